@@ -1,0 +1,1 @@
+//! The command line: clients of the same gRPC API, one file a command.

@@ -1,0 +1,3 @@
+//! The program: reads the command, hands over.
+
+fn main() {}

@@ -1,0 +1,18 @@
+//! Models: their names, specifications, arithmetic and file. Pure: no clock, no disk, no network.
+
+pub mod artifact;
+pub mod autoencoder;
+pub mod gradient;
+pub mod id;
+pub mod matrix;
+pub mod normalisation;
+pub mod report;
+pub mod spec;
+
+pub use artifact::{Artifact, ArtifactError};
+pub use autoencoder::{Autoencoder, Reconstruction, TiedLayer};
+pub use id::{Alias, IdError, ModelKey, ModelName, Selector, Version};
+pub use matrix::{Matrix, MatrixError, Values};
+pub use normalisation::Normaliser;
+pub use report::{EpochLosses, Evaluation, TrainingReport};
+pub use spec::{Loss, ModelSpec, NormalisationKind, SpecError};

@@ -1,0 +1,11 @@
+//! Matrix products, activations, decompositions and random numbers. Pure: knows nothing of models, files or clocks.
+
+pub mod activation;
+pub mod lanes;
+pub mod linalg;
+pub mod matmul;
+pub mod reduce;
+pub mod rng;
+
+pub use activation::Activation;
+pub use lanes::{LANES, Lanes};

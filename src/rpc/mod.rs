@@ -1,0 +1,3 @@
+//! gRPC in and out: conversions, status codes, handlers. Thin.
+
+pub mod pb;

@@ -1,0 +1,1 @@
+//! Logs. (Metrics come with a later release.)
