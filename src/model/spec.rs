@@ -1,5 +1,7 @@
 //! The specification of a model: what must be known to use its tensors. Checked once, then trusted.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::numeric::Activation;
@@ -35,12 +37,130 @@ pub enum NormalisationKind {
     UnitInterval,
 }
 
-/// Why a specification is refused. TODO(A): variants, each naming what was expected and what came.
+/// Longest feature name, in bytes.
+pub const FEATURE_NAME_BYTES_MAX: usize = 200;
+/// Most bytes of all feature names together: keeps the header of a model's file small.
+pub const FEATURE_NAMES_BYTES_MAX: usize = 4 << 20;
+
+/// Why a specification is refused. Layers and features count from 0.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpecError {
-    /// Placeholder of the skeleton.
-    #[error("{0}")]
-    Other(String),
+    /// Not 2 to 17 widths.
+    #[error("widths has {got} numbers, expected 2 to {} (from the input to the code)", LAYERS_MAX + 1)]
+    WidthCount {
+        /// How many came.
+        got: usize,
+    },
+    /// A layer of no or too many units.
+    #[error("widths[{index}] is {got}, expected 1 to {WIDTH_MAX}")]
+    Width {
+        /// Which.
+        index: usize,
+        /// What came.
+        got: usize,
+    },
+    /// More than [`PARAMETERS_MAX`].
+    #[error("the widths make {got} parameters, expected at most {PARAMETERS_MAX}")]
+    Parameters {
+        /// What they make.
+        got: u64,
+    },
+    /// Not one activation per layer.
+    #[error("{field} has {got} entries, expected {expected}, one per layer")]
+    ActivationCount {
+        /// `encoder_activations` or `decoder_activations`.
+        field: &'static str,
+        /// How many came.
+        got: usize,
+        /// The number of layers.
+        expected: usize,
+    },
+    /// The parameter of an activation.
+    #[error("the {parameter} of {field}[{index}] is {got}, expected {expected}")]
+    ActivationParameter {
+        /// `encoder_activations` or `decoder_activations`.
+        field: &'static str,
+        /// Which layer.
+        index: usize,
+        /// `slope` or `alpha`.
+        parameter: &'static str,
+        /// What came.
+        got: f32,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// Binary cross-entropy without a sigmoid at the end.
+    #[error("binary cross-entropy needs the sigmoid as decoder_activations[0], got {got:?}")]
+    CrossEntropyOutput {
+        /// What came.
+        got: Activation,
+    },
+    /// Binary cross-entropy on data that leaves [0, 1].
+    #[error(
+        "binary cross-entropy needs data in [0, 1]: normalisation is standardise, expected none, min-max or unit interval"
+    )]
+    CrossEntropyStandardise,
+    /// A gain that no layer would have.
+    #[error("gain has no effect: the only decoder layer reads a linear code, expected gain off or a non-linear code")]
+    GainWithoutEffect,
+    /// Not one name per feature.
+    #[error("feature_names has {got} names, expected none or {expected}, one per feature")]
+    FeatureNameCount {
+        /// How many came.
+        got: usize,
+        /// The number of features.
+        expected: usize,
+    },
+    /// A name that is too long.
+    #[error("feature_names[{index}] has {got} bytes, expected at most {FEATURE_NAME_BYTES_MAX}")]
+    FeatureNameBytes {
+        /// Which.
+        index: usize,
+        /// Its length.
+        got: usize,
+    },
+    /// Names that are too long together.
+    #[error("feature_names has {got} bytes in all, expected at most {FEATURE_NAMES_BYTES_MAX}")]
+    FeatureNamesBytes {
+        /// Their length.
+        got: usize,
+    },
+    /// A line break, say, in a name.
+    #[error("feature_names[{index}] is {got:?}, expected no control characters")]
+    FeatureNameControl {
+        /// Which.
+        index: usize,
+        /// The name.
+        got: String,
+    },
+    /// A name twice.
+    #[error("feature_names[{index}] is {got:?} as is feature_names[{first}], expected different names")]
+    FeatureNameTwice {
+        /// The later one.
+        index: usize,
+        /// The earlier one.
+        first: usize,
+        /// The name.
+        got: String,
+    },
+}
+
+impl SpecError {
+    /// The field of the specification that is wrong.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::WidthCount { .. } | Self::Width { .. } | Self::Parameters { .. } => "widths",
+            Self::ActivationCount { field, .. } | Self::ActivationParameter { field, .. } => field,
+            Self::CrossEntropyOutput { .. } => "decoder_activations",
+            Self::CrossEntropyStandardise => "normalisation",
+            Self::GainWithoutEffect => "gain",
+            Self::FeatureNameCount { .. }
+            | Self::FeatureNameBytes { .. }
+            | Self::FeatureNamesBytes { .. }
+            | Self::FeatureNameControl { .. }
+            | Self::FeatureNameTwice { .. } => "feature_names",
+        }
+    }
 }
 
 /// The shape of a model; K = `layers()` encoder layers. Only [`ModelSpec::new`] and deserialising make one, and both check.
@@ -75,41 +195,92 @@ pub struct RawModelSpec {
 impl ModelSpec {
     /// Checks everything a file or a caller could get wrong.
     pub fn new(raw: RawModelSpec) -> Result<Self, SpecError> {
-        Ok(Self { raw })
+        check_widths(&raw.widths)?;
+        let layers = raw.widths.len() - 1;
+        check_activations("encoder_activations", &raw.encoder_activations, layers)?;
+        check_activations("decoder_activations", &raw.decoder_activations, layers)?;
+        if raw.loss == Loss::BinaryCrossEntropy {
+            if raw.decoder_activations[0] != Activation::Sigmoid {
+                return Err(SpecError::CrossEntropyOutput { got: raw.decoder_activations[0] });
+            }
+            if raw.normalisation == NormalisationKind::Standardise {
+                return Err(SpecError::CrossEntropyStandardise);
+            }
+        }
+        check_feature_names(&raw.feature_names, raw.widths[0])?;
+        let spec = Self { raw };
+        if spec.raw.gain && (0..layers).all(|layer| !spec.has_gain(layer)) {
+            return Err(SpecError::GainWithoutEffect);
+        }
+        let got = spec.tensor_bytes() / 4;
+        if got > PARAMETERS_MAX as u64 { Err(SpecError::Parameters { got }) } else { Ok(spec) }
     }
+
     /// The fields.
     pub fn raw(&self) -> &RawModelSpec {
         &self.raw
     }
+
     /// Number of encoder layers, K.
     pub fn layers(&self) -> usize {
         self.raw.widths.len() - 1
     }
+
     /// d_0.
     pub fn features(&self) -> usize {
         self.raw.widths[0]
     }
+
     /// d_K, the latent dimension.
     pub fn code_length(&self) -> usize {
         self.raw.widths[self.layers()]
     }
+
     /// Whether decoder layer l (the one that uses W_lᵀ) reads through a gain: `gain` is on and its input is not a
     /// linear code.
     pub fn has_gain(&self, layer: usize) -> bool {
         let linear_code = self.raw.encoder_activations[self.layers() - 1] == Activation::Linear;
         self.raw.gain && !(layer + 1 == self.layers() && linear_code)
     }
+
+    /// Whether a decoder layer has a gain at all.
+    pub fn has_any_gain(&self) -> bool {
+        (0..self.layers()).any(|layer| self.has_gain(layer))
+    }
+
+    /// Whether hidden units or the code saturate (tanh, sigmoid) and decode without a gain: with tied weights they
+    /// reconstruct badly, which is worth a warning.
+    pub fn saturates_without_gain(&self) -> bool {
+        let saturates = |f: &Activation| matches!(f, Activation::Tanh | Activation::Sigmoid);
+        !self.raw.gain
+            && (self.raw.encoder_activations.iter().any(saturates)
+                || self.raw.decoder_activations[1..].iter().any(saturates))
+    }
+
     /// Bytes of all tensors, each matrix once, normalisation vectors included.
     pub fn tensor_bytes(&self) -> u64 {
-        todo!()
+        // At most 16 matrices of 2^32 numbers: no overflow.
+        let width = |l: usize| self.raw.widths[l] as u64;
+        let layers = 0..self.layers();
+        let biases: u64 = layers.clone().map(|l| width(l + 1) + width(l)).sum();
+        let gains: u64 = layers.filter(|l| self.has_gain(*l)).map(|l| width(l + 1)).sum();
+        let normalisation = if self.raw.normalisation == NormalisationKind::None { 0 } else { 2 * width(0) };
+        4 * (self.matrix_values() + biases + gains + normalisation)
     }
+
     /// Bytes of the same model with a matrix of its own for every decoder layer.
     pub fn untied_tensor_bytes(&self) -> u64 {
-        todo!()
+        self.tensor_bytes() + 4 * self.matrix_values()
     }
+
+    /// Numbers in all matrices.
+    fn matrix_values(&self) -> u64 {
+        self.raw.widths.windows(2).map(|pair| pair[0] as u64 * pair[1] as u64).sum()
+    }
+
     /// FLOPs per row of one direction (2 per weight).
     pub fn flops_per_row(&self) -> u64 {
-        self.raw.widths.windows(2).map(|pair| 2 * pair[0] as u64 * pair[1] as u64).sum()
+        2 * self.matrix_values()
     }
 }
 
@@ -123,5 +294,249 @@ impl TryFrom<RawModelSpec> for ModelSpec {
 impl From<ModelSpec> for RawModelSpec {
     fn from(spec: ModelSpec) -> Self {
         spec.raw
+    }
+}
+
+/// 1 to 16 layers of 1 to 65,536 units.
+pub(crate) fn check_widths(widths: &[usize]) -> Result<(), SpecError> {
+    if !(2..=LAYERS_MAX + 1).contains(&widths.len()) {
+        return Err(SpecError::WidthCount { got: widths.len() });
+    }
+    match widths.iter().enumerate().find(|(_, width)| !(1..=WIDTH_MAX).contains(*width)) {
+        Some((index, &got)) => Err(SpecError::Width { index, got }),
+        None => Ok(()),
+    }
+}
+
+/// One per layer, each with a parameter that makes it a function worth having.
+fn check_activations(field: &'static str, activations: &[Activation], layers: usize) -> Result<(), SpecError> {
+    if activations.len() != layers {
+        return Err(SpecError::ActivationCount { field, got: activations.len(), expected: layers });
+    }
+    let found = activations.iter().enumerate().find_map(|(index, &f)| Some((index, wrong_parameter(f)?)));
+    match found {
+        Some((index, (parameter, got, expected))) => {
+            Err(SpecError::ActivationParameter { field, index, parameter, got, expected })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Name, value and expectation of a parameter that is out of range.
+pub(crate) fn wrong_parameter(activation: Activation) -> Option<(&'static str, f32, &'static str)> {
+    match activation {
+        Activation::LeakyRelu { slope } if !(0.0..1.0).contains(&slope) => {
+            Some(("slope", slope, "a number from 0 to below 1"))
+        }
+        Activation::Elu { alpha } if !(alpha > 0.0 && alpha.is_finite()) => {
+            Some(("alpha", alpha, "a finite number above 0"))
+        }
+        Activation::Linear
+        | Activation::Relu
+        | Activation::LeakyRelu { .. }
+        | Activation::Elu { .. }
+        | Activation::Gelu
+        | Activation::Tanh
+        | Activation::Sigmoid => None,
+    }
+}
+
+/// None or one per feature: short, printable, different.
+fn check_feature_names(names: &[String], features: usize) -> Result<(), SpecError> {
+    if !names.is_empty() && names.len() != features {
+        return Err(SpecError::FeatureNameCount { got: names.len(), expected: features });
+    }
+    let bytes: usize = names.iter().map(String::len).sum();
+    let mut seen = HashMap::with_capacity(names.len());
+    for (index, name) in names.iter().enumerate() {
+        if name.len() > FEATURE_NAME_BYTES_MAX {
+            return Err(SpecError::FeatureNameBytes { index, got: name.len() });
+        }
+        if name.chars().any(char::is_control) {
+            return Err(SpecError::FeatureNameControl { index, got: name.clone() });
+        }
+        if let Some(first) = seen.insert(name.as_str(), index) {
+            return Err(SpecError::FeatureNameTwice { index, first, got: name.clone() });
+        }
+    }
+    if bytes > FEATURE_NAMES_BYTES_MAX { Err(SpecError::FeatureNamesBytes { got: bytes }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A valid specification: ELU inside, linear code and output.
+    pub(crate) fn raw(widths: &[usize]) -> RawModelSpec {
+        let layers = widths.len() - 1;
+        let mut encoder_activations = vec![Activation::Elu { alpha: 1.0 }; layers];
+        encoder_activations[layers - 1] = Activation::Linear;
+        let mut decoder_activations = vec![Activation::Elu { alpha: 1.0 }; layers];
+        decoder_activations[0] = Activation::Linear;
+        RawModelSpec {
+            widths: widths.to_vec(),
+            encoder_activations,
+            decoder_activations,
+            loss: Loss::SquaredError,
+            normalisation: NormalisationKind::Standardise,
+            gain: false,
+            feature_names: Vec::new(),
+        }
+    }
+
+    #[track_caller]
+    fn check_refused(change: impl FnOnce(&mut RawModelSpec), expected: &SpecError, text: &str) {
+        let mut wrong = raw(&[4, 3, 2]);
+        change(&mut wrong);
+        let error = ModelSpec::new(wrong).expect_err("refused");
+        assert_eq!(&error, expected);
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn sixteen_layers_are_allowed_and_seventeen_are_not() {
+        assert!(ModelSpec::new(raw(&[3; 17])).is_ok());
+        assert_eq!(ModelSpec::new(raw(&[3; 18])), Err(SpecError::WidthCount { got: 18 }));
+        check_refused(
+            |raw| raw.widths = vec![4],
+            &SpecError::WidthCount { got: 1 },
+            "widths has 1 numbers, expected 2 to 17 (from the input to the code)",
+        );
+    }
+
+    #[test]
+    fn a_width_is_from_1_to_65536() {
+        check_refused(
+            |raw| raw.widths[1] = 0,
+            &SpecError::Width { index: 1, got: 0 },
+            "widths[1] is 0, expected 1 to 65536",
+        );
+        assert_eq!(ModelSpec::new(raw(&[65_537, 1])), Err(SpecError::Width { index: 0, got: 65_537 }));
+        assert!(ModelSpec::new(raw(&[65_536, 1])).is_ok());
+    }
+
+    #[test]
+    fn parameters_are_bounded() {
+        let error = ModelSpec::new(raw(&[65_536; 17])).expect_err("2^36 parameters");
+        assert!(matches!(error, SpecError::Parameters { got } if got > 1 << 36), "{error}");
+    }
+
+    #[test]
+    fn activations_count_layers_and_have_sane_parameters() {
+        check_refused(
+            |raw| raw.encoder_activations.truncate(1),
+            &SpecError::ActivationCount { field: "encoder_activations", got: 1, expected: 2 },
+            "encoder_activations has 1 entries, expected 2, one per layer",
+        );
+        for slope in [1.0, -0.1, f32::NAN, f32::INFINITY] {
+            let mut wrong = raw(&[4, 2]);
+            wrong.decoder_activations[0] = Activation::LeakyRelu { slope };
+            assert!(matches!(ModelSpec::new(wrong), Err(SpecError::ActivationParameter { index: 0, .. })), "{slope}");
+        }
+        for alpha in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            let mut wrong = raw(&[4, 2]);
+            wrong.encoder_activations[0] = Activation::Elu { alpha };
+            assert!(matches!(ModelSpec::new(wrong), Err(SpecError::ActivationParameter { index: 0, .. })), "{alpha}");
+        }
+    }
+
+    #[test]
+    fn cross_entropy_wants_a_sigmoid_and_data_in_the_unit_interval() {
+        check_refused(
+            |raw| raw.loss = Loss::BinaryCrossEntropy,
+            &SpecError::CrossEntropyOutput { got: Activation::Linear },
+            "binary cross-entropy needs the sigmoid as decoder_activations[0], got Linear",
+        );
+        let mut bce = raw(&[4, 2]);
+        bce.loss = Loss::BinaryCrossEntropy;
+        bce.decoder_activations[0] = Activation::Sigmoid;
+        assert_eq!(ModelSpec::new(bce.clone()), Err(SpecError::CrossEntropyStandardise));
+        bce.normalisation = NormalisationKind::MinMax;
+        assert!(ModelSpec::new(bce).is_ok());
+    }
+
+    #[test]
+    fn a_gain_is_never_on_a_linear_code() {
+        let mut deep = raw(&[4, 3, 2]);
+        deep.gain = true;
+        let spec = ModelSpec::new(deep.clone()).expect("valid");
+        assert_eq!([spec.has_gain(0), spec.has_gain(1)], [true, false]);
+        deep.encoder_activations[1] = Activation::Tanh;
+        assert!(ModelSpec::new(deep).expect("valid").has_gain(1));
+        let mut flat = raw(&[4, 2]);
+        flat.gain = true;
+        assert_eq!(ModelSpec::new(flat), Err(SpecError::GainWithoutEffect));
+    }
+
+    #[test]
+    fn saturating_units_without_a_gain_are_noticed_and_a_sigmoid_output_is_not() {
+        let mut deep = raw(&[4, 3, 2]);
+        deep.decoder_activations[0] = Activation::Sigmoid;
+        assert!(!ModelSpec::new(deep.clone()).expect("valid").saturates_without_gain());
+        deep.decoder_activations[1] = Activation::Tanh;
+        assert!(ModelSpec::new(deep.clone()).expect("valid").saturates_without_gain());
+        deep.gain = true;
+        assert!(!ModelSpec::new(deep).expect("valid").saturates_without_gain());
+    }
+
+    #[test]
+    fn feature_names_are_none_or_one_per_feature_and_differ() {
+        let names = |list: [&str; 4]| list.map(str::to_owned).to_vec();
+        let mut good = raw(&[4, 2]);
+        good.feature_names = names(["a", "b", "größe", ""]);
+        assert!(ModelSpec::new(good).is_ok());
+        check_refused(
+            |raw| raw.feature_names = vec!["a".into()],
+            &SpecError::FeatureNameCount { got: 1, expected: 4 },
+            "feature_names has 1 names, expected none or 4, one per feature",
+        );
+        check_refused(
+            |raw| raw.feature_names = names(["a", "b", "a", "d"]),
+            &SpecError::FeatureNameTwice { index: 2, first: 0, got: "a".into() },
+            "feature_names[2] is \"a\" as is feature_names[0], expected different names",
+        );
+        check_refused(
+            |raw| raw.feature_names = names(["a", "b\n", "c", "d"]),
+            &SpecError::FeatureNameControl { index: 1, got: "b\n".into() },
+            "feature_names[1] is \"b\\n\", expected no control characters",
+        );
+        check_refused(
+            |raw| raw.feature_names = names(["a", &"b".repeat(201), "c", "d"]),
+            &SpecError::FeatureNameBytes { index: 1, got: 201 },
+            "feature_names[1] has 201 bytes, expected at most 200",
+        );
+        let mut wide = raw(&[65_536, 1]);
+        wide.feature_names = (0..65_536).map(|i| format!("{i:0>100}")).collect();
+        assert_eq!(ModelSpec::new(wide), Err(SpecError::FeatureNamesBytes { got: 6_553_600 }));
+    }
+
+    #[test]
+    fn tensor_bytes_count_every_tensor_once() {
+        let mut deep = raw(&[4, 3, 2]);
+        let bytes = |raw: &RawModelSpec| ModelSpec::new(raw.clone()).expect("valid").tensor_bytes();
+        // Matrices 12 + 6, encoder biases 3 + 2, decoder biases 4 + 3, normalisation 2 x 4.
+        assert_eq!(bytes(&deep), 4 * (18 + 5 + 7 + 8));
+        deep.normalisation = NormalisationKind::None;
+        assert_eq!(bytes(&deep), 4 * (18 + 5 + 7));
+        deep.gain = true;
+        assert_eq!(bytes(&deep), 4 * (18 + 5 + 7 + 3));
+        assert_eq!(ModelSpec::new(deep).expect("valid").untied_tensor_bytes(), 4 * (18 + 18 + 5 + 7 + 3));
+    }
+
+    #[test]
+    fn tying_halves_the_published_deep_autoencoder() {
+        let spec = ModelSpec::new(raw(&[784, 1000, 500, 250, 30])).expect("valid");
+        let share = spec.tensor_bytes() as f64 / spec.untied_tensor_bytes() as f64;
+        assert!(share <= 0.502, "{share}");
+        assert_eq!(spec.tensor_bytes(), 5_689_528);
+    }
+
+    #[test]
+    fn deserialising_checks_too() {
+        let spec = ModelSpec::new(raw(&[4, 3, 2])).expect("valid");
+        let text = serde_json::to_string(&spec).expect("serialises");
+        assert_eq!(serde_json::from_str::<ModelSpec>(&text).expect("valid"), spec);
+        let error = serde_json::from_str::<ModelSpec>(&text.replace("[4,3,2]", "[4,0,2]")).expect_err("refused");
+        assert!(error.to_string().starts_with("widths[1] is 0"), "{error}");
     }
 }

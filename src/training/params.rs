@@ -1,9 +1,19 @@
 //! What a caller asks to be trained: as sent, and checked.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Loss, ModelName, NormalisationKind, SpecError};
+use crate::model::spec::{RawModelSpec, check_widths, wrong_parameter};
+use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, SpecError};
 use crate::numeric::Activation;
+
+/// Most passes over the training rows.
+pub const EPOCHS_MAX: u32 = 100_000;
+/// Most rows of a mini-batch.
+pub const BATCH_ROWS_MAX: u32 = 65_536;
+/// Share of the steps over which the learning rate rises, unless another is asked for.
+pub const WARMUP_FRACTION: f64 = 0.05;
 
 /// How to draw the first weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +81,7 @@ pub struct TrainSpec {
     pub feature_names: Vec<String>,
 }
 
-/// Why parameters are refused. `field` is the name in the API. TODO(A): complete.
+/// Why parameters are refused. `field` is the name in the API.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ParamError {
     /// The model's shape.
@@ -87,10 +97,39 @@ pub enum ParamError {
         /// What is allowed.
         expected: &'static str,
     },
+    /// Two fields that cannot both be meant.
+    #[error("{field} is set together with {other}, expected one of them")]
+    Both {
+        /// Name of the field in the API.
+        field: &'static str,
+        /// The other field.
+        other: &'static str,
+    },
+    /// A field that has no meaning beside another's value.
+    #[error("{field} is set, which needs {needs}, got {got}")]
+    Needs {
+        /// Name of the field in the API.
+        field: &'static str,
+        /// What it needs.
+        needs: &'static str,
+        /// What came instead.
+        got: String,
+    },
+}
+
+impl ParamError {
+    /// The field of the API's `TrainSpec` that is wrong.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Spec(error) => error.field(),
+            Self::Range { field, .. } | Self::Both { field, .. } | Self::Needs { field, .. } => field,
+        }
+    }
 }
 
 /// A specification with nothing wrong that can be known before the rows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "TrainSpec", into = "TrainSpec")]
 pub struct CheckedTrainSpec {
     spec: TrainSpec,
 }
@@ -98,12 +137,176 @@ pub struct CheckedTrainSpec {
 impl TrainSpec {
     /// A specification with every default.
     pub fn new(model_name: ModelName, widths: Vec<usize>) -> Self {
-        let _ = (model_name, widths);
-        todo!()
+        Self {
+            model_name,
+            widths,
+            hidden_activation: None,
+            code_activation: None,
+            output_activation: None,
+            encoder_activations: Vec::new(),
+            decoder_activations: Vec::new(),
+            loss: None,
+            normalisation: None,
+            value_range: None,
+            gain: false,
+            optimiser: Optimiser::default(),
+            initialisation: None,
+            epochs: None,
+            batch_rows: None,
+            validation_fraction: None,
+            patience_epochs: None,
+            seed: 0,
+            feature_names: Vec::new(),
+        }
     }
+
     /// Checks all that can be checked before the rows.
     pub fn check(self) -> Result<CheckedTrainSpec, ParamError> {
+        check_widths(&self.widths)?;
+        self.check_activations()?;
+        self.check_loss()?;
+        self.check_numbers()?;
+        self.check_value_range()?;
+        // The widest normalisation that the loss allows: whichever is chosen from the rows needs no more.
+        ModelSpec::new(self.raw_model_spec(self.normalisation.unwrap_or(NormalisationKind::UnitInterval)))?;
         Ok(CheckedTrainSpec { spec: self })
+    }
+
+    fn check_activations(&self) -> Result<(), ParamError> {
+        let (encoder, decoder) = (!self.encoder_activations.is_empty(), !self.decoder_activations.is_empty());
+        let conflicts = [
+            (self.code_activation.is_some() && encoder, "code_activation", "encoder_activations"),
+            (self.output_activation.is_some() && decoder, "output_activation", "decoder_activations"),
+            (
+                self.hidden_activation.is_some() && encoder && decoder,
+                "hidden_activation",
+                "encoder_activations and decoder_activations",
+            ),
+        ];
+        if let Some((_, field, other)) = conflicts.into_iter().find(|(conflict, ..)| *conflict) {
+            return Err(ParamError::Both { field, other });
+        }
+        let layers = self.widths.len() - 1;
+        let lists =
+            [("encoder_activations", &self.encoder_activations), ("decoder_activations", &self.decoder_activations)];
+        for (field, list) in lists {
+            if !list.is_empty() && list.len() != layers {
+                return Err(SpecError::ActivationCount { field, got: list.len(), expected: layers }.into());
+            }
+        }
+        let single = [
+            ("hidden_activation", self.hidden_activation),
+            ("code_activation", self.code_activation),
+            ("output_activation", self.output_activation),
+        ];
+        for (field, activation) in single {
+            if let Some((parameter, got, expected)) = activation.and_then(wrong_parameter) {
+                return Err(ParamError::Range { field, got: format!("of {parameter} {got}"), expected });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_loss(&self) -> Result<(), ParamError> {
+        if self.loss != Some(Loss::BinaryCrossEntropy) {
+            return Ok(());
+        }
+        match self.output_activation {
+            None | Some(Activation::Sigmoid) => {}
+            Some(other) => {
+                return Err(ParamError::Range {
+                    field: "output_activation",
+                    got: format!("{other:?}"),
+                    expected: "the sigmoid under binary cross-entropy",
+                });
+            }
+        }
+        if self.normalisation == Some(NormalisationKind::Standardise) {
+            return Err(SpecError::CrossEntropyStandardise.into());
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), ParamError> {
+        let Optimiser { learning_rate, weight_decay, warmup_fraction } = self.optimiser;
+        check(
+            "epochs",
+            self.epochs,
+            |n| (1..=EPOCHS_MAX).contains(&n),
+            "1 to 100000 (or unset, to choose from the data)",
+        )?;
+        check("batch_rows", self.batch_rows, |n| (1..=BATCH_ROWS_MAX).contains(&n), "1 to 65536")?;
+        check("patience_epochs", self.patience_epochs, |n| n >= 1, "1 or more")?;
+        check("validation_fraction", self.validation_fraction, |x| (0.0..=0.9).contains(&x), "0 to 0.9")?;
+        check("optimiser.learning_rate", learning_rate, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
+        check("optimiser.weight_decay", Some(weight_decay), |x| (0.0..=1.0).contains(&x), "0 to 1")?;
+        check("optimiser.warmup_fraction", warmup_fraction, |x| (0.0..=1.0).contains(&x), "0 to 1")?;
+        if self.patience_epochs.is_some() && self.validation_fraction == Some(0.0) {
+            return Err(ParamError::Needs {
+                field: "patience_epochs",
+                needs: "validation rows",
+                got: "validation_fraction 0".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_value_range(&self) -> Result<(), ParamError> {
+        let Some((minimum, maximum)) = self.value_range else { return Ok(()) };
+        // The difference is what rows are divided by: it must be finite too.
+        if !(minimum < maximum && (maximum - minimum).is_finite()) {
+            return Err(ParamError::Range {
+                field: "value_range",
+                got: format!("{minimum} to {maximum}"),
+                expected: "two finite numbers, the maximum above the minimum, with a finite difference",
+            });
+        }
+        match self.normalisation {
+            None | Some(NormalisationKind::UnitInterval) => Ok(()),
+            Some(other) => Err(ParamError::Needs {
+                field: "value_range",
+                needs: "normalisation unit interval (or none chosen)",
+                got: format!("{other:?}"),
+            }),
+        }
+    }
+
+    /// With every activation and the loss filled in.
+    fn raw_model_spec(&self, normalisation: NormalisationKind) -> RawModelSpec {
+        let layers = self.widths.len() - 1;
+        let loss = self.loss.unwrap_or(Loss::SquaredError);
+        let hidden = self.hidden_activation.unwrap_or(Activation::Elu { alpha: 1.0 });
+        let code = self.code_activation.unwrap_or(Activation::Linear);
+        let output = self.output_activation.unwrap_or(match loss {
+            Loss::SquaredError => Activation::Linear,
+            Loss::BinaryCrossEntropy => Activation::Sigmoid,
+        });
+        let chosen = |list: &[Option<Activation>], l: usize| list.get(l).copied().flatten();
+        let encoder =
+            |l: usize| chosen(&self.encoder_activations, l).unwrap_or(if l + 1 == layers { code } else { hidden });
+        let decoder = |l: usize| chosen(&self.decoder_activations, l).unwrap_or(if l == 0 { output } else { hidden });
+        RawModelSpec {
+            widths: self.widths.clone(),
+            encoder_activations: (0..layers).map(encoder).collect(),
+            decoder_activations: (0..layers).map(decoder).collect(),
+            loss,
+            normalisation,
+            gain: self.gain,
+            feature_names: self.feature_names.clone(),
+        }
+    }
+}
+
+/// Refuses a value that is set and not allowed.
+fn check<T: Copy + Display>(
+    field: &'static str,
+    value: Option<T>,
+    allowed: impl Fn(T) -> bool,
+    expected: &'static str,
+) -> Result<(), ParamError> {
+    match value {
+        Some(got) if !allowed(got) => Err(ParamError::Range { field, got: got.to_string(), expected }),
+        _ => Ok(()),
     }
 }
 
@@ -112,8 +315,276 @@ impl CheckedTrainSpec {
     pub fn spec(&self) -> &TrainSpec {
         &self.spec
     }
+
     /// Width of the rows.
     pub fn features(&self) -> usize {
         self.spec.widths[0]
+    }
+
+    /// What training minimises.
+    pub fn loss(&self) -> Loss {
+        self.spec.loss.unwrap_or(Loss::SquaredError)
+    }
+
+    /// How the first weights are drawn.
+    pub fn initialisation(&self) -> Initialisation {
+        self.spec.initialisation.unwrap_or(Initialisation::Orthogonal)
+    }
+
+    /// Share of the steps over which the learning rate rises.
+    pub fn warmup_fraction(&self) -> f64 {
+        self.spec.optimiser.warmup_fraction.unwrap_or(WARMUP_FRACTION)
+    }
+
+    /// The normalisation to use. `whole_bytes`: every value of the training rows is a whole number from 0 to 255.
+    ///
+    /// As asked for; else unit interval for such data or where the common range is given; else standardise, or min-max
+    /// under binary cross-entropy, which needs data in [0, 1].
+    pub fn normalisation(&self, whole_bytes: bool) -> NormalisationKind {
+        self.spec.normalisation.unwrap_or(if whole_bytes || self.spec.value_range.is_some() {
+            NormalisationKind::UnitInterval
+        } else {
+            match self.loss() {
+                Loss::SquaredError => NormalisationKind::Standardise,
+                Loss::BinaryCrossEntropy => NormalisationKind::MinMax,
+            }
+        })
+    }
+
+    /// The shape of the model, with every activation and the loss filled in.
+    ///
+    /// # Panics
+    /// If `normalisation` is standardise under binary cross-entropy, which [`CheckedTrainSpec::normalisation`] never is.
+    pub fn model_spec(&self, normalisation: NormalisationKind) -> ModelSpec {
+        ModelSpec::new(self.spec.raw_model_spec(normalisation)).expect("checked when this was made")
+    }
+}
+
+impl TryFrom<TrainSpec> for CheckedTrainSpec {
+    type Error = ParamError;
+    fn try_from(spec: TrainSpec) -> Result<Self, ParamError> {
+        spec.check()
+    }
+}
+
+impl From<CheckedTrainSpec> for TrainSpec {
+    fn from(checked: CheckedTrainSpec) -> Self {
+        checked.spec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spec(widths: &[usize]) -> TrainSpec {
+        TrainSpec::new("digits".parse().expect("a name"), widths.to_vec())
+    }
+
+    #[track_caller]
+    fn check_refused(change: impl FnOnce(&mut TrainSpec), field: &str, text: &str) {
+        let mut wrong = spec(&[64, 32, 8]);
+        change(&mut wrong);
+        let error = wrong.check().expect_err("refused");
+        assert_eq!((error.field(), error.to_string().as_str()), (field, text));
+    }
+
+    #[track_caller]
+    fn check_allowed(change: impl FnOnce(&mut TrainSpec)) -> CheckedTrainSpec {
+        let mut good = spec(&[64, 32, 8]);
+        change(&mut good);
+        good.check().expect("allowed")
+    }
+
+    #[test]
+    fn defaults_are_elu_inside_and_linear_at_the_ends() {
+        let checked = check_allowed(|_| ());
+        let elu = Activation::Elu { alpha: 1.0 };
+        let model = checked.model_spec(checked.normalisation(false));
+        assert_eq!(model.raw().encoder_activations, [elu, Activation::Linear]);
+        assert_eq!(model.raw().decoder_activations, [Activation::Linear, elu]);
+        assert_eq!(model.raw().loss, Loss::SquaredError);
+        assert_eq!(model.raw().normalisation, NormalisationKind::Standardise);
+        assert_eq!(checked.normalisation(true), NormalisationKind::UnitInterval);
+        assert_eq!(checked.initialisation(), Initialisation::Orthogonal);
+    }
+
+    #[test]
+    fn cross_entropy_ends_in_a_sigmoid_and_never_standardises() {
+        let checked = check_allowed(|spec| spec.loss = Some(Loss::BinaryCrossEntropy));
+        let model = checked.model_spec(checked.normalisation(false));
+        assert_eq!(model.raw().decoder_activations[0], Activation::Sigmoid);
+        assert_eq!(model.raw().normalisation, NormalisationKind::MinMax);
+        check_refused(
+            |spec| {
+                spec.loss = Some(Loss::BinaryCrossEntropy);
+                spec.output_activation = Some(Activation::Linear);
+            },
+            "output_activation",
+            "output_activation is Linear, expected the sigmoid under binary cross-entropy",
+        );
+        check_refused(
+            |spec| {
+                spec.loss = Some(Loss::BinaryCrossEntropy);
+                spec.decoder_activations = vec![Some(Activation::Tanh), None];
+            },
+            "decoder_activations",
+            "binary cross-entropy needs the sigmoid as decoder_activations[0], got Tanh",
+        );
+        check_refused(
+            |spec| {
+                spec.loss = Some(Loss::BinaryCrossEntropy);
+                spec.normalisation = Some(NormalisationKind::Standardise);
+            },
+            "normalisation",
+            &SpecError::CrossEntropyStandardise.to_string(),
+        );
+    }
+
+    #[test]
+    fn lists_replace_the_three_and_leave_gaps_to_the_defaults() {
+        let checked = check_allowed(|spec| {
+            spec.hidden_activation = Some(Activation::Relu);
+            spec.encoder_activations = vec![Some(Activation::Gelu), None];
+        });
+        let model = checked.model_spec(NormalisationKind::None);
+        assert_eq!(model.raw().encoder_activations, [Activation::Gelu, Activation::Linear]);
+        assert_eq!(model.raw().decoder_activations, [Activation::Linear, Activation::Relu]);
+        check_refused(
+            |spec| spec.decoder_activations = vec![None; 3],
+            "decoder_activations",
+            "decoder_activations has 3 entries, expected 2, one per layer",
+        );
+        check_refused(
+            |spec| {
+                spec.encoder_activations = vec![None; 2];
+                spec.code_activation = Some(Activation::Tanh);
+            },
+            "code_activation",
+            "code_activation is set together with encoder_activations, expected one of them",
+        );
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_named() {
+        check_refused(
+            |spec| spec.epochs = Some(0),
+            "epochs",
+            "epochs is 0, expected 1 to 100000 (or unset, to choose from the data)",
+        );
+        check_refused(|spec| spec.batch_rows = Some(65_537), "batch_rows", "batch_rows is 65537, expected 1 to 65536");
+        check_refused(
+            |spec| spec.patience_epochs = Some(0),
+            "patience_epochs",
+            "patience_epochs is 0, expected 1 or more",
+        );
+        check_refused(
+            |spec| spec.validation_fraction = Some(0.91),
+            "validation_fraction",
+            "validation_fraction is 0.91, expected 0 to 0.9",
+        );
+        for rate in [0.0, -1.0, 1.01, f64::NAN, f64::INFINITY] {
+            check_refused(
+                |spec| spec.optimiser.learning_rate = Some(rate),
+                "optimiser.learning_rate",
+                &format!("optimiser.learning_rate is {rate}, expected above 0 and at most 1"),
+            );
+        }
+        check_refused(
+            |spec| spec.optimiser.weight_decay = f64::NAN,
+            "optimiser.weight_decay",
+            "optimiser.weight_decay is NaN, expected 0 to 1",
+        );
+        check_refused(
+            |spec| spec.optimiser.warmup_fraction = Some(-0.1),
+            "optimiser.warmup_fraction",
+            "optimiser.warmup_fraction is -0.1, expected 0 to 1",
+        );
+    }
+
+    #[test]
+    fn patience_needs_validation_rows() {
+        check_refused(
+            |spec| {
+                spec.patience_epochs = Some(3);
+                spec.validation_fraction = Some(0.0);
+            },
+            "patience_epochs",
+            "patience_epochs is set, which needs validation rows, got validation_fraction 0",
+        );
+    }
+
+    #[test]
+    fn a_value_range_rises_and_belongs_to_the_unit_interval() {
+        let checked = check_allowed(|spec| spec.value_range = Some((0.0, 255.0)));
+        assert_eq!(checked.normalisation(false), NormalisationKind::UnitInterval);
+        for range in [(1.0, 1.0), (1.0, 0.0), (f32::NAN, 1.0), (0.0, f32::INFINITY), (f32::MIN, f32::MAX)] {
+            let mut wrong = spec(&[4, 2]);
+            wrong.value_range = Some(range);
+            assert_eq!(wrong.check().expect_err("refused").field(), "value_range", "{range:?}");
+        }
+        check_refused(
+            |spec| {
+                spec.value_range = Some((0.0, 1.0));
+                spec.normalisation = Some(NormalisationKind::MinMax);
+            },
+            "value_range",
+            "value_range is set, which needs normalisation unit interval (or none chosen), got MinMax",
+        );
+    }
+
+    #[test]
+    fn shapes_are_refused_as_a_file_would_refuse_them() {
+        check_refused(
+            |spec| spec.widths = Vec::new(),
+            "widths",
+            "widths has 0 numbers, expected 2 to 17 (from the input to the code)",
+        );
+        check_refused(
+            |spec| {
+                spec.widths = vec![64, 8];
+                spec.gain = true;
+            },
+            "gain",
+            &SpecError::GainWithoutEffect.to_string(),
+        );
+        check_refused(
+            |spec| spec.feature_names = vec!["a".to_owned()],
+            "feature_names",
+            "feature_names has 1 names, expected none or 64, one per feature",
+        );
+        check_refused(
+            |spec| spec.hidden_activation = Some(Activation::Elu { alpha: -1.0 }),
+            "hidden_activation",
+            "hidden_activation is of alpha -1, expected a finite number above 0",
+        );
+        check_refused(
+            |spec| spec.widths = vec![65_536, 4_096],
+            "widths",
+            &format!("the widths make {} parameters, expected at most 134217728", (1_u64 << 28) + 3 * 65_536 + 4_096),
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_stored_form_gives_back_the_same_bits(
+            rate in 0.0_f64..=1.0,
+            decay in 0.0_f64..=1.0,
+            slope in 0.0_f32..1.0,
+            low in -1e30_f32..0.0,
+            high in 1e-30_f32..1e30,
+            seed: u64,
+        ) {
+            let mut original = spec(&[64, 32, 8]);
+            original.optimiser = Optimiser { learning_rate: Some(rate), weight_decay: decay, warmup_fraction: None };
+            original.hidden_activation = Some(Activation::LeakyRelu { slope });
+            original.encoder_activations = vec![None, Some(Activation::Elu { alpha: slope + 0.5 })];
+            original.value_range = Some((low, high));
+            original.seed = seed;
+            let text = serde_json::to_string(&original).expect("serialises");
+            prop_assert_eq!(serde_json::from_str::<TrainSpec>(&text).expect("reads"), original);
+        }
     }
 }
