@@ -8,6 +8,7 @@ pub struct EpochLosses {
     /// From 1.
     pub epoch: u32,
     /// Mean over the epoch's mini-batches.
+    #[serde(with = "number")]
     pub training_loss: f64,
     /// On the validation rows after the epoch.
     pub validation_loss: Option<f64>,
@@ -20,18 +21,25 @@ pub struct Evaluation {
     /// Rows measured.
     pub rows: u64,
     /// The training loss on these rows, per row, normalised space.
+    #[serde(with = "number")]
     pub loss: f64,
     /// Normalised space.
+    #[serde(with = "number")]
     pub squared_error: f64,
     /// In the units of the input.
+    #[serde(with = "number")]
     pub squared_error_input_units: f64,
     /// PCA, normalised space.
+    #[serde(with = "number")]
     pub pca_squared_error: f64,
     /// PCA, in the units of the input.
+    #[serde(with = "number")]
     pub pca_squared_error_input_units: f64,
     /// 1 - squared error / squared distance to the mean training row.
+    #[serde(with = "number")]
     pub explained_variance: f64,
     /// The same for PCA.
+    #[serde(with = "number")]
     pub pca_explained_variance: f64,
     /// Binary cross-entropy only: the entropy of the targets, in nats per row.
     pub loss_floor: Option<f64>,
@@ -39,6 +47,7 @@ pub struct Evaluation {
 
 /// How a version came to be. Deterministic but for `duration_seconds`, `software` and `job_id`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TrainingReport {
     /// Losses by epoch.
     pub epochs: Vec<EpochLosses>,
@@ -57,6 +66,7 @@ pub struct TrainingReport {
     /// The seed of every random number.
     pub seed: u64,
     /// From the start of training to the finished model.
+    #[serde(with = "number")]
     pub duration_seconds: f64,
     /// For example "halfhitch 0.1.0".
     pub software: String,
@@ -65,7 +75,41 @@ pub struct TrainingReport {
     /// Rows of a mini-batch.
     pub batch_rows: u32,
     /// Peak learning rate.
+    #[serde(with = "number")]
     pub learning_rate: f64,
     /// For people: which defaults were chosen and why, warnings.
     pub notes: Vec<String>,
+}
+
+/// JSON has no NaN: a figure that is not finite is written as null and read as NaN, so that an undefined one (the
+/// explained variance of constant rows, say) cannot make a model unreadable.
+mod number {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        if number.is_finite() { serializer.serialize_f64(*number) } else { serializer.serialize_none() }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_undefined_figure_does_not_make_a_report_unreadable() {
+        let losses = EpochLosses { epoch: 1, training_loss: f64::NAN, validation_loss: Some(f64::INFINITY) };
+        let text = serde_json::to_string(&losses).expect("serialises");
+        let read: EpochLosses = serde_json::from_str(&text).expect("reads");
+        assert!(read.training_loss.is_nan() && read.validation_loss.is_none(), "{read:?}");
+    }
+
+    #[test]
+    fn a_report_may_lack_fields() {
+        let read: TrainingReport = serde_json::from_str(r#"{"seed":7}"#).expect("reads");
+        assert_eq!(read, TrainingReport { seed: 7, ..TrainingReport::default() });
+    }
 }

@@ -1,0 +1,112 @@
+//! The metadata of a model's file: canonical JSON in one key.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::error::ArtifactError;
+use crate::model::spec::RawModelSpec;
+use crate::model::{ModelSpec, TrainingReport};
+
+/// The version of the file format that this program writes and reads.
+pub const FORMAT_VERSION: u64 = 1;
+
+/// The key of the file's `__metadata__`.
+pub(super) const KEY: &str = "halfhitch";
+
+const SHA256: &str = "sha256";
+
+/// The metadata, checked.
+#[derive(Debug)]
+pub(super) struct Metadata {
+    pub(super) spec: ModelSpec,
+    pub(super) report: Option<TrainingReport>,
+    /// As recorded.
+    pub(super) sha256: Option<String>,
+    /// The canonical JSON without `sha256`: what the checksum covers.
+    pub(super) canonical: String,
+}
+
+/// The metadata as it stands in the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMetadata {
+    #[serde(default = "format_version")]
+    format_version: u64,
+    specification: RawModelSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    report: Option<TrainingReport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+/// What a file from elsewhere means that does not say.
+fn format_version() -> u64 {
+    FORMAT_VERSION
+}
+
+impl Metadata {
+    /// From the text of the key.
+    pub(super) fn read(text: &str) -> Result<Self, ArtifactError> {
+        let invalid = |error: serde_json::Error| ArtifactError::Metadata { reason: error.to_string() };
+        let mut value: Value = serde_json::from_str(text).map_err(invalid)?;
+        // First of all: another version may have other fields.
+        match value.get("format_version") {
+            None => {}
+            Some(version) if version.as_u64() == Some(FORMAT_VERSION) => {}
+            Some(other) => {
+                return Err(ArtifactError::FormatVersion { got: other.to_string().chars().take(80).collect() });
+            }
+        }
+        let raw: RawMetadata = serde_json::from_str(text).map_err(invalid)?;
+        if let Some(object) = value.as_object_mut() {
+            object.remove(SHA256);
+        }
+        let canonical = canonical(value);
+        Ok(Self { spec: ModelSpec::new(raw.specification)?, report: raw.report, sha256: raw.sha256, canonical })
+    }
+
+    /// Refuses what a file of the store never has.
+    pub(super) fn check_canonical(&self, text: &str) -> Result<(), ArtifactError> {
+        let sha256 = self.sha256.as_deref().ok_or(ArtifactError::NoChecksum)?;
+        let with_checksum = serde_json::from_str(&self.canonical).map(|value| with_checksum(value, sha256));
+        if !with_checksum.is_ok_and(|expected| expected == text) {
+            return Err(ArtifactError::NotCanonical { what: "the metadata is not canonical JSON" });
+        }
+        if !self.canonical.contains("\"format_version\"") {
+            return Err(ArtifactError::FormatVersion { got: "missing".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// The text of the key: canonical JSON with the checksum that `checksum` gives for the JSON without it.
+pub(super) fn write(
+    spec: &ModelSpec,
+    report: Option<&TrainingReport>,
+    checksum: impl FnOnce(&str) -> String,
+) -> String {
+    let raw = RawMetadata {
+        format_version: FORMAT_VERSION,
+        specification: spec.raw().clone(),
+        report: report.cloned(),
+        sha256: None,
+    };
+    // Through text: it spells an f32 by its own shortest digits, where a `Value` would spell the f64 of it.
+    let text = serde_json::to_string(&raw).expect("plain structures with text keys serialise");
+    let value: Value = serde_json::from_str(&text).expect("what was just written is JSON");
+    let sha256 = checksum(&canonical(value.clone()));
+    with_checksum(value, &sha256)
+}
+
+/// Sorted keys, no white space.
+fn canonical(mut value: Value) -> String {
+    value.sort_all_objects();
+    value.to_string()
+}
+
+fn with_checksum(mut value: Value, sha256: &str) -> String {
+    if let Some(object) = value.as_object_mut() {
+        object.insert(SHA256.to_owned(), Value::from(sha256));
+    }
+    canonical(value)
+}

@@ -1,0 +1,156 @@
+//! A model's file: safetensors bytes to and from a model with its report.
+//!
+//! # Format, version 1
+//!
+//! A [safetensors](https://github.com/huggingface/safetensors) file: 8 bytes (little-endian length of the header), the
+//! header (JSON, padded with spaces), the data. Tensors are F32, l counts encoder layers from 0, d_0 is the number of
+//! features and d_K the length of the code:
+//!
+//! | tensor | shape | |
+//! |---|---|---|
+//! | `encoder.{l}.weight` | (d_{l+1}, d_l), row-major | W_l: the decoder layer uses its transpose, so it is stored once |
+//! | `encoder.{l}.bias` | (d_{l+1}) | |
+//! | `decoder.{l}.bias` | (d_l) | of the decoder layer that uses the transpose of `encoder.{l}.weight` |
+//! | `decoder.{l}.gain` | (d_{l+1}) | multiplies that layer's input; with `gain`, never on a linear code |
+//! | `normalisation.offset`, `normalisation.scale` | (d_0) | normalised = (x - offset) / scale; not with `none` |
+//!
+//! `__metadata__` has the key `halfhitch`, its value is canonical JSON (keys sorted, no white space):
+//!
+//! ```json
+//! {"format_version":1,
+//!  "report":{"best_epoch":15},
+//!  "sha256":"…",
+//!  "specification":{"widths":[64,32,8],
+//!    "encoder_activations":[{"kind":"elu","alpha":1.0},{"kind":"linear"}],
+//!    "decoder_activations":[{"kind":"linear"},{"kind":"elu","alpha":1.0}],
+//!    "loss":"squared_error","normalisation":"standardise","gain":false,"feature_names":[]}}
+//! ```
+//!
+//! `sha256` is taken over the data (everything behind the header) and then this JSON without `sha256`. The data holds
+//! the tensors in the order of their names, without gaps; shapes follow from the specification; so the checksum fixes
+//! everything that the file means, and [`Artifact::from_bytes`] refuses any other spelling of the header.
+//!
+//! A file written elsewhere needs only `specification` (see `tests/golden/make.py`) and enters through
+//! [`Artifact::import`].
+
+mod error;
+mod header;
+mod metadata;
+mod tensors;
+
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+
+use self::header::Header;
+use self::metadata::Metadata;
+use super::{Autoencoder, ModelSpec, TrainingReport};
+
+pub use self::error::ArtifactError;
+pub use self::header::{HEADER_BYTES_MAX, header_bytes};
+pub use self::metadata::FORMAT_VERSION;
+
+/// A model with its report: what a version's file holds.
+#[derive(Debug)]
+pub struct Artifact {
+    /// The model.
+    pub model: Autoencoder,
+    /// How it came to be; none for a file from elsewhere without one.
+    pub report: Option<Arc<TrainingReport>>,
+    /// SHA-256 recorded in the file (hexadecimal); empty before it was written.
+    pub sha256: String,
+}
+
+/// How much a file must bring along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Written by [`Artifact::to_bytes`]: a checksum, and the one canonical spelling.
+    Store,
+    /// Written by anything that knows safetensors.
+    Elsewhere,
+}
+
+impl Artifact {
+    /// The file: canonical, the same model and report give the same bytes. `sha256` is computed, not taken from `self`.
+    ///
+    /// # Panics
+    /// If the report is so long that the header passes [`HEADER_BYTES_MAX`]: neither training nor importing makes one.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let spec = self.model.spec();
+        let tensors = tensors::of(&self.model);
+        let text = metadata::write(spec, self.report.as_deref(), |canonical| tensors::checksum(&tensors, canonical));
+        assert!(header::length_with(&text) <= HEADER_BYTES_MAX, "the report fits a header of {HEADER_BYTES_MAX} bytes");
+        let metadata = [(metadata::KEY.to_owned(), text)].into();
+        safetensors::serialize(tensors, Some(metadata)).expect("shapes and lengths agree, and the header is short")
+    }
+
+    /// Reads a file of the store; it must carry a checksum that fits.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ArtifactError> {
+        Self::read(bytes, Origin::Store)
+    }
+
+    /// Reads a file from elsewhere: only the specification is required; a checksum, if there is one, must fit.
+    /// Metadata keys other than `halfhitch` are ignored.
+    pub fn import(bytes: &[u8]) -> Result<Self, ArtifactError> {
+        let artifact = Self::read(bytes, Origin::Elsewhere)?;
+        // Another spelling of the same header can be shorter than ours, which must fit when this is published.
+        let text = metadata::write(artifact.model.spec(), artifact.report.as_deref(), |_| "0".repeat(64));
+        let got = header::length_with(&text) as u64;
+        if got > HEADER_BYTES_MAX as u64 {
+            return Err(ArtifactError::HeaderLength { got, max: HEADER_BYTES_MAX });
+        }
+        Ok(artifact)
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.model.spec().tensor_bytes()
+    }
+
+    fn read(bytes: &[u8], origin: Origin) -> Result<Self, ArtifactError> {
+        let (header, metadata) = read_header(bytes, origin)?;
+        let expected = header.length as u64 + metadata.spec.tensor_bytes();
+        let got = bytes.len() as u64;
+        if got < expected {
+            return Err(ArtifactError::Truncated { got, expected });
+        }
+        if got > expected {
+            return Err(ArtifactError::TrailingBytes { got, expected });
+        }
+        // The crate checks that offsets are without gaps and overlaps and fit shapes and file. Names, types and shapes
+        // are known to be right already, and their number to be small.
+        let file = SafeTensors::deserialize(bytes).map_err(|e| ArtifactError::Layout { reason: e.to_string() })?;
+        let computed = tensors::checksum_of_bytes(&bytes[header.length..], &metadata.canonical);
+        match &metadata.sha256 {
+            Some(recorded) if *recorded != computed => {
+                return Err(ArtifactError::Checksum { got: computed, expected: recorded.chars().take(80).collect() });
+            }
+            _ => {}
+        }
+        let model = tensors::load(metadata.spec, &file)?;
+        Ok(Self { model, report: metadata.report.map(Arc::new), sha256: metadata.sha256.unwrap_or_default() })
+    }
+}
+
+/// What a listing shows of a version, from the first bytes of its file: [`header_bytes`] says how many. The checksum is
+/// read, not verified: that takes the data.
+pub fn peek(prefix: &[u8]) -> Result<(ModelSpec, Option<TrainingReport>, String), ArtifactError> {
+    let (_, metadata) = read_header(prefix, Origin::Store)?;
+    Ok((metadata.spec, metadata.report, metadata.sha256.unwrap_or_default()))
+}
+
+/// Everything but the data: the header's own form, the metadata, and the tensors that the specification demands.
+fn read_header(bytes: &[u8], origin: Origin) -> Result<(Header, Metadata), ArtifactError> {
+    let header = Header::read(bytes)?;
+    let text = header.metadata.as_deref().ok_or(ArtifactError::NoMetadata)?;
+    let metadata = Metadata::read(text)?;
+    if origin == Origin::Store {
+        metadata.check_canonical(text)?;
+        header.check_canonical()?;
+    }
+    header.check_tensors(&tensors::shapes(&metadata.spec))?;
+    Ok((header, metadata))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! The tensors of a model's file: names, shapes, values, checksum.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use sha2::{Digest, Sha256};
+
+use super::error::ArtifactError;
+use crate::model::{Autoencoder, ModelSpec, NormalisationKind, Normaliser, TiedLayer};
+use crate::numeric::matmul::Weights;
+
+const OFFSET: &str = "normalisation.offset";
+const SCALE: &str = "normalisation.scale";
+
+fn name(side: &str, layer: usize, part: &str) -> String {
+    format!("{side}.{layer}.{part}")
+}
+
+/// Name and shape of every tensor that a specification demands.
+pub(super) fn shapes(spec: &ModelSpec) -> BTreeMap<String, Vec<usize>> {
+    let widths = &spec.raw().widths;
+    let mut shapes = BTreeMap::new();
+    for l in 0..spec.layers() {
+        let (inputs, outputs) = (widths[l], widths[l + 1]);
+        shapes.insert(name("encoder", l, "weight"), vec![outputs, inputs]);
+        shapes.insert(name("encoder", l, "bias"), vec![outputs]);
+        shapes.insert(name("decoder", l, "bias"), vec![inputs]);
+        if spec.has_gain(l) {
+            shapes.insert(name("decoder", l, "gain"), vec![outputs]);
+        }
+    }
+    if spec.raw().normalisation != NormalisationKind::None {
+        shapes.insert(OFFSET.to_owned(), vec![spec.features()]);
+        shapes.insert(SCALE.to_owned(), vec![spec.features()]);
+    }
+    shapes
+}
+
+/// A tensor of a model in memory, turned into bytes only while it is written.
+#[derive(Debug)]
+pub(super) struct Tensor<'a> {
+    shape: Vec<usize>,
+    values: &'a [f32],
+}
+
+impl View for Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut bytes = vec![0; self.data_len()];
+        for (number, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(self.values) {
+            *number = value.to_le_bytes();
+        }
+        bytes.into()
+    }
+    fn data_len(&self) -> usize {
+        self.values.len() * 4
+    }
+}
+
+/// The tensors of a model in the order of the file.
+pub(super) fn of(model: &Autoencoder) -> BTreeMap<String, Tensor<'_>> {
+    let vector = |values| Tensor { shape: vec![<[f32]>::len(values)], values };
+    let mut tensors = BTreeMap::new();
+    for (l, layer) in model.layers().iter().enumerate() {
+        let weight = &layer.weight;
+        let matrix = Tensor { shape: vec![weight.outputs(), weight.inputs()], values: weight.row_major() };
+        tensors.insert(name("encoder", l, "weight"), matrix);
+        tensors.insert(name("encoder", l, "bias"), vector(&layer.encoder_bias));
+        tensors.insert(name("decoder", l, "bias"), vector(&layer.decoder_bias));
+        if let Some(gain) = &layer.gain {
+            tensors.insert(name("decoder", l, "gain"), vector(gain));
+        }
+    }
+    let normaliser = model.normaliser();
+    if normaliser.kind != NormalisationKind::None {
+        tensors.insert(OFFSET.to_owned(), vector(&normaliser.offset));
+        tensors.insert(SCALE.to_owned(), vector(&normaliser.scale));
+    }
+    tensors
+}
+
+/// SHA-256 of the tensors' bytes, then of the metadata, in hexadecimal.
+pub(super) fn checksum(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &str) -> String {
+    let mut hash = Sha256::new();
+    for tensor in tensors.values() {
+        hash.update(tensor.data());
+    }
+    hash.update(metadata);
+    hexadecimal(&hash.finalize())
+}
+
+/// The same from the data of a file.
+pub(super) fn checksum_of_bytes(data: &[u8], metadata: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(data);
+    hash.update(metadata);
+    hexadecimal(&hash.finalize())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The model, from a file whose names, types and shapes are those of [`shapes`].
+pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencoder, ArtifactError> {
+    let widths = spec.raw().widths.clone();
+    let mut layers = Vec::with_capacity(spec.layers());
+    for l in 0..spec.layers() {
+        let (inputs, outputs) = (widths[l], widths[l + 1]);
+        layers.push(TiedLayer {
+            weight: Weights::from_row_major(outputs, inputs, finite(file, &name("encoder", l, "weight"))?),
+            encoder_bias: finite(file, &name("encoder", l, "bias"))?,
+            decoder_bias: finite(file, &name("decoder", l, "bias"))?,
+            gain: if spec.has_gain(l) { Some(finite(file, &name("decoder", l, "gain"))?) } else { None },
+        });
+    }
+    let kind = spec.raw().normalisation;
+    let (offset, scale) = match kind {
+        NormalisationKind::None => (Vec::new(), Vec::new()),
+        _ => (finite(file, OFFSET)?, finite(file, SCALE)?),
+    };
+    if let Some((feature, &got)) = scale.iter().enumerate().find(|(_, scale)| **scale <= 0.0) {
+        return Err(ArtifactError::Scale { feature, got });
+    }
+    Ok(Autoencoder::new(spec, Normaliser { kind, offset, scale }, layers))
+}
+
+/// The values of one tensor, none of them NaN or infinite.
+fn finite(file: &SafeTensors<'_>, name: &str) -> Result<Vec<f32>, ArtifactError> {
+    let view = file.tensor(name).map_err(|e| ArtifactError::Layout { reason: e.to_string() })?;
+    let (numbers, _) = view.data().as_chunks::<4>();
+    let values: Vec<f32> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    match values.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+        Some((index, got)) => Err(ArtifactError::NotFinite { name: name.to_owned(), index, got: got.to_string() }),
+        None => Ok(values),
+    }
+}
