@@ -1,1 +1,3 @@
 //! The whole program, tested from outside.
+mod golden;
+mod layering;

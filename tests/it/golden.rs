@@ -1,0 +1,106 @@
+//! The arithmetic of the models beside PyTorch's: `tests/golden/make.py` made the references.
+
+use std::path::{Path, PathBuf};
+
+use halfhitch::model::Artifact;
+use halfhitch::numeric::Lanes;
+use serde::Deserialize;
+
+/// float32 against float64 over a few short sums: 1e-5 of the largest entry is what the format promises.
+const TOLERANCE: f32 = 1e-5;
+/// A squared error doubles the relative error of a difference that is itself smaller than its terms.
+const TOLERANCE_OF_ERRORS: f32 = 1e-4;
+
+/// What PyTorch says, in float64. Matrices are row-major.
+#[derive(Deserialize)]
+struct Reference {
+    rows: Vec<f32>,
+    codes: Vec<f32>,
+    reconstruction: Vec<f32>,
+    squared_errors: Vec<f32>,
+    squared_errors_input_units: Vec<f32>,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The names of all models in the folder.
+fn names() -> Vec<String> {
+    let files = std::fs::read_dir(folder()).expect("the folder of the references");
+    let paths = files.map(|file| file.expect("an entry").path());
+    let mut names: Vec<String> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 11, "one for every configuration of make.py: {names:?}");
+    names
+}
+
+fn read(name: &str) -> (Artifact, Reference) {
+    let file = std::fs::read(folder().join(name).with_extension("safetensors")).expect("the model");
+    let text = std::fs::read_to_string(folder().join(name).with_extension("json")).expect("the reference");
+    (Artifact::import(&file).expect("a valid model"), serde_json::from_str(&text).expect("a valid reference"))
+}
+
+fn lanes(values: &[f32], columns: usize) -> Lanes {
+    let mut lanes = Lanes::zeros(values.len() / columns, columns);
+    lanes.load(0, values);
+    lanes
+}
+
+fn row_major(lanes: &Lanes) -> Vec<f32> {
+    let mut values = Vec::new();
+    lanes.store(0..lanes.rows(), &mut values);
+    values
+}
+
+#[track_caller]
+fn check_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (got - expected).abs();
+        assert!(error <= tolerance * largest, "{what}[{i}] is {got}, expected {expected}, largest {largest}");
+    }
+}
+
+#[test]
+fn codes_are_pytorchs() {
+    for name in names() {
+        let (Artifact { model, .. }, reference) = read(&name);
+        let codes = model.encode(&lanes(&reference.rows, model.spec().features()));
+        check_close(&name, &row_major(&codes), &reference.codes, TOLERANCE);
+    }
+}
+
+#[test]
+fn decoded_codes_are_pytorchs() {
+    for name in names() {
+        let (Artifact { model, .. }, reference) = read(&name);
+        let rows = model.decode(&lanes(&reference.codes, model.spec().code_length()));
+        check_close(&name, &row_major(&rows), &reference.reconstruction, TOLERANCE);
+    }
+}
+
+#[test]
+fn reconstructions_and_their_errors_are_pytorchs() {
+    for name in names() {
+        let (Artifact { model, .. }, reference) = read(&name);
+        let got = model.reconstruct(&lanes(&reference.rows, model.spec().features()));
+        check_close(&name, &row_major(&got.rows), &reference.reconstruction, TOLERANCE);
+        check_close(&name, &got.squared_errors, &reference.squared_errors, TOLERANCE_OF_ERRORS);
+        let expected = &reference.squared_errors_input_units;
+        check_close(&name, &got.squared_errors_input_units, expected, TOLERANCE_OF_ERRORS);
+    }
+}
+
+#[test]
+fn a_file_of_pytorch_becomes_a_file_of_the_store() {
+    for name in names() {
+        let (imported, _) = read(&name);
+        let stored = Artifact::from_bytes(&imported.to_bytes()).expect("a valid file");
+        assert_eq!(stored.model, imported.model, "{name}");
+    }
+}
