@@ -149,3 +149,111 @@ impl Matrix {
 fn first_not_finite(values: impl Iterator<Item = f32>) -> Option<(usize, f32)> {
     values.enumerate().find(|(_, value)| !value.is_finite())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn le(values: &[f32]) -> Values {
+        Values::Float32Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
+    }
+
+    /// The same numbers in both forms.
+    fn both(values: &[f32]) -> [Values; 2] {
+        [le(values), Values::Floats(values.to_vec())]
+    }
+
+    #[track_caller]
+    fn check_refused(rows: u32, columns: u32, values: Values, text: &str) {
+        assert_eq!(Matrix::new(rows, columns, values).expect_err("refused").to_string(), text);
+    }
+
+    #[test]
+    fn a_matrix_has_rows_and_columns() {
+        for values in both(&[]) {
+            check_refused(0, 3, values.clone(), "matrix has 0 rows, expected at least 1");
+            check_refused(3, 0, values, "matrix has 0 columns, expected at least 1");
+        }
+    }
+
+    #[test]
+    fn length_and_shape_agree() {
+        check_refused(2, 3, Values::Floats(vec![0.0; 5]), "matrix of 2 x 3 has 5 floats, expected 6");
+        check_refused(2, 3, Values::Floats(vec![0.0; 7]), "matrix of 2 x 3 has 7 floats, expected 6");
+        check_refused(1, 1, Values::Float32Le(Bytes::from_static(b"abc")), "matrix of 1 x 1 has 3 bytes, expected 4");
+    }
+
+    #[test]
+    fn a_shape_that_overflows_is_refused() {
+        for values in both(&[0.0]) {
+            assert!(Matrix::new(u32::MAX, u32::MAX, values).is_err());
+        }
+        // In 64 bits 2^31 x 2^31 x 4 bytes wrap around to nothing.
+        check_refused(
+            1 << 31,
+            1 << 31,
+            Values::Float32Le(Bytes::new()),
+            "matrix of 2147483648 x 2147483648 has 0 bytes, expected 18446744073709551616",
+        );
+    }
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_named() {
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for values in both(&[0.0, 1.0, 2.0, 3.0, wrong, f32::NAN]) {
+                let matrix = Matrix::new(2, 3, values).expect("a matrix");
+                let error = matrix.check_finite().expect_err("refused");
+                let expected = format!("value at row 1, column 1 is {wrong}, expected a finite number");
+                assert_eq!(error.to_string(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_and_the_smallest_numbers_are_finite() {
+        for values in both(&[f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -0.0]) {
+            assert_eq!(Matrix::new(1, 5, values).expect("a matrix").check_finite(), Ok(()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_right_length_is_taken(rows in 0_u32..9, columns in 0_u32..9, bytes in 0_usize..400) {
+            let fits = rows > 0 && columns > 0 && bytes == (rows * columns * 4) as usize;
+            let values = Values::Float32Le(vec![0; bytes].into());
+            prop_assert_eq!(Matrix::new(rows, columns, values).is_ok(), fits);
+        }
+
+        #[test]
+        fn no_shape_and_no_bytes_panic(rows: u32, columns: u32, bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(matrix) = Matrix::new(rows, columns, Values::Float32Le(bytes.clone().into())) {
+                prop_assert_eq!(matrix.bytes(), bytes.len());
+                let _ = matrix.check_finite();
+            }
+        }
+
+        #[test]
+        fn rows_land_where_they_belong_in_either_form(
+            (rows, columns) in (1_usize..40, 1_usize..6),
+            (from, to) in (0_usize..40, 0_usize..40),
+            first in 0_usize..20,
+        ) {
+            let (from, to) = (from.min(to).min(rows), to.max(from).min(rows));
+            let values: Vec<f32> = (0..rows * columns).map(|i| i as f32 + 1.0).collect();
+            for form in both(&values) {
+                let matrix = Matrix::new(rows as u32, columns as u32, form).expect("a matrix");
+                let mut batch = Lanes::zeros(60, columns);
+                matrix.load_into(from..to, &mut batch, first);
+                for row in 0..60 {
+                    for column in 0..columns {
+                        let inside = (first..first + to - from).contains(&row);
+                        let expected = if inside { values[(from + row - first) * columns + column] } else { 0.0 };
+                        prop_assert_eq!(batch.at(row, column).to_bits(), expected.to_bits());
+                    }
+                }
+            }
+        }
+    }
+}

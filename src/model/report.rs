@@ -86,6 +86,7 @@ pub struct TrainingReport {
 mod number {
     use serde::{Deserialize, Deserializer, Serializer};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         if number.is_finite() { serializer.serialize_f64(*number) } else { serializer.serialize_none() }
     }

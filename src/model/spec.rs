@@ -174,7 +174,7 @@ pub struct ModelSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawModelSpec {
-    /// d_0 (features) to d_K (code), K + 1 numbers.
+    /// `d_0` (features) to `d_K` (code), K + 1 numbers.
     pub widths: Vec<usize>,
     /// K activations in the order of encoding.
     pub encoder_activations: Vec<Activation>,
@@ -226,17 +226,17 @@ impl ModelSpec {
         self.raw.widths.len() - 1
     }
 
-    /// d_0.
+    /// `d_0`.
     pub fn features(&self) -> usize {
         self.raw.widths[0]
     }
 
-    /// d_K, the latent dimension.
+    /// `d_K`, the latent dimension.
     pub fn code_length(&self) -> usize {
         self.raw.widths[self.layers()]
     }
 
-    /// Whether decoder layer l (the one that uses W_lᵀ) reads through a gain: `gain` is on and its input is not a
+    /// Whether decoder layer l (the one that uses `W_lᵀ`) reads through a gain: `gain` is on and its input is not a
     /// linear code.
     pub fn has_gain(&self, layer: usize) -> bool {
         let linear_code = self.raw.encoder_activations[self.layers() - 1] == Activation::Linear;

@@ -27,7 +27,7 @@ pub enum Initialisation {
     Orthogonal,
 }
 
-/// AdamW with linear warm-up and cosine decay.
+/// `AdamW` with linear warm-up and cosine decay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Optimiser {
     /// Peak rate; none: chosen.
@@ -43,7 +43,7 @@ pub struct Optimiser {
 pub struct TrainSpec {
     /// The model to make a version of.
     pub model_name: ModelName,
-    /// d_0 to d_K.
+    /// `d_0` to `d_K`.
     pub widths: Vec<usize>,
     /// Of hidden layers; none: ELU.
     pub hidden_activation: Option<Activation>,
@@ -53,7 +53,7 @@ pub struct TrainSpec {
     pub output_activation: Option<Activation>,
     /// Instead of the three: empty or one per encoder layer (`None`: that layer's default).
     pub encoder_activations: Vec<Option<Activation>>,
-    /// Instead of the three: empty or one per decoder layer, entry l for the one that uses W_lᵀ.
+    /// Instead of the three: empty or one per decoder layer, entry l for the one that uses `W_lᵀ`.
     pub decoder_activations: Vec<Option<Activation>>,
     /// None: squared error.
     pub loss: Option<Loss>,

@@ -1,4 +1,4 @@
-//! The arithmetic of the models beside PyTorch's: `tests/golden/make.py` made the references.
+//! The arithmetic of the models beside `PyTorch`'s: `tests/golden/make.py` made the references.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ const TOLERANCE: f32 = 1e-5;
 /// A squared error doubles the relative error of a difference that is itself smaller than its terms.
 const TOLERANCE_OF_ERRORS: f32 = 1e-4;
 
-/// What PyTorch says, in float64. Matrices are row-major.
+/// What `PyTorch` says, in float64. Matrices are row-major.
 #[derive(Deserialize)]
 struct Reference {
     rows: Vec<f32>,

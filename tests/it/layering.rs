@@ -167,7 +167,7 @@ fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<String>) {
             i = end_of_group(tokens, i + 1);
         }
         let item = i;
-        let is_use = tokens[item..].iter().take(6).any(|token| token.text == "use");
+        let is_use = tokens[item..].iter().take_while(|token| token.text != "{").any(|token| token.text == "use");
         while i < tokens.len() && tokens[i].text != ";" {
             let group = matches!(tokens[i].text.as_str(), "(" | "[" | "{");
             let body = tokens[i].text == "{" && !is_use;
@@ -386,7 +386,7 @@ fn banned_words_are_found_and_comments_strings_and_tests_are_not_code() {
     check_found(
         "model",
         &format!("{harmless}\nuse crate::store;"),
-        &["12: model imports store, it may import numeric"],
+        &["13: model imports store, it may import numeric"],
     );
 }
 

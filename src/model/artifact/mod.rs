@@ -3,16 +3,16 @@
 //! # Format, version 1
 //!
 //! A [safetensors](https://github.com/huggingface/safetensors) file: 8 bytes (little-endian length of the header), the
-//! header (JSON, padded with spaces), the data. Tensors are F32, l counts encoder layers from 0, d_0 is the number of
-//! features and d_K the length of the code:
+//! header (JSON, padded with spaces), the data. Tensors are F32, l counts encoder layers from 0, `d_0` is the number of
+//! features and `d_K` the length of the code:
 //!
 //! | tensor | shape | |
 //! |---|---|---|
-//! | `encoder.{l}.weight` | (d_{l+1}, d_l), row-major | W_l: the decoder layer uses its transpose, so it is stored once |
+//! | `encoder.{l}.weight` | (`d_{l+1}`, `d_l`), row-major | `W_l`: the decoder layer uses its transpose, so it is stored once |
 //! | `encoder.{l}.bias` | (d_{l+1}) | |
-//! | `decoder.{l}.bias` | (d_l) | of the decoder layer that uses the transpose of `encoder.{l}.weight` |
-//! | `decoder.{l}.gain` | (d_{l+1}) | multiplies that layer's input; with `gain`, never on a linear code |
-//! | `normalisation.offset`, `normalisation.scale` | (d_0) | normalised = (x - offset) / scale; not with `none` |
+//! | `decoder.{l}.bias` | (`d_l`) | of the decoder layer that uses the transpose of `encoder.{l}.weight` |
+//! | `decoder.{l}.gain` | (`d_{l+1}`) | multiplies that layer's input; with `gain`, never on a linear code |
+//! | `normalisation.offset`, `normalisation.scale` | (`d_0`) | normalised = (x - offset) / scale; not with `none` |
 //!
 //! `__metadata__` has the key `halfhitch`, its value is canonical JSON (keys sorted, no white space):
 //!

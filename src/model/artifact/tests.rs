@@ -265,7 +265,7 @@ fn values_that_would_poison_every_result_are_named() {
     for (wrong, text) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
         check_import_refused(
             |_, tensors| {
-                tensors.get_mut("encoder.0.weight").expect("there").2[8..12].copy_from_slice(&wrong.to_le_bytes())
+                tensors.get_mut("encoder.0.weight").expect("there").2[8..12].copy_from_slice(&wrong.to_le_bytes());
             },
             &format!("tensor encoder.0.weight has {text} at index 2 (row-major), expected a finite number"),
         );
