@@ -51,6 +51,21 @@ pub struct ServerConfig {
     pub shutdown_grace: Duration,
 }
 
+impl ServerConfig {
+    /// Every default, over a folder.
+    pub fn new(store: PathBuf) -> Self {
+        Self {
+            jobs: JobsConfig::new(store.join("jobs")),
+            store,
+            message_bytes_max: 16 << 20,
+            batching: BatchingConfig::default(),
+            executor: ExecutorConfig::default(),
+            registry: RegistryConfig::default(),
+            shutdown_grace: Duration::from_secs(25),
+        }
+    }
+}
+
 /// Why a server could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
