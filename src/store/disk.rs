@@ -68,12 +68,18 @@ pub(super) enum Bounded {
     TooLarge(u64),
 }
 
-/// Reads a plain file of at most `bytes_max` bytes. A link is not followed.
-pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
-    if !fs::symlink_metadata(path)?.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "expected a plain file"));
+/// Opens a plain file. A link is not followed.
+fn open_plain(path: &Path) -> io::Result<File> {
+    if fs::symlink_metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(io::Error::new(ErrorKind::InvalidInput, "expected a plain file"))
     }
-    let file = File::open(path)?;
+}
+
+/// Reads a plain file of at most `bytes_max` bytes.
+pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
+    let file = open_plain(path)?;
     let length = file.metadata()?.len();
     if length > bytes_max {
         return Ok(Bounded::TooLarge(length));
@@ -84,6 +90,19 @@ pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     let got = bytes.len() as u64;
     Ok(if got > bytes_max { Bounded::TooLarge(got) } else { Bounded::Bytes(bytes) })
+}
+
+/// Reads the header of a safetensors file with the 8 bytes of its length before it, or as much of it as there is up to
+/// `bytes_max`: whether it is whole is judged by who understands it.
+pub(super) fn read_header(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut file = open_plain(path)?;
+    let mut bytes = Vec::new();
+    (&mut file).take(8).read_to_end(&mut bytes)?;
+    if let Some(length) = bytes.first_chunk::<8>() {
+        let rest = u64::from_le_bytes(*length).min(bytes_max.saturating_sub(8));
+        file.take(rest).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Removes a file, a link (not what it points at) or a whole folder. Nothing there is fine.
@@ -103,5 +122,35 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
 pub(super) fn remove_or_warn(path: &Path) {
     if let Err(error) = remove(path) {
         tracing::warn!(%error, "a temporary stays behind; the next start of a writer removes it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_header(file: &[u8], expected: &[u8]) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("file");
+        write_new(&path, file).expect("written");
+        assert_eq!(read_header(&path, 16).expect("readable"), expected);
+    }
+
+    #[test]
+    fn a_header_ends_where_its_length_says_the_file_ends_or_the_limit_is() {
+        check_header(b"\x02\0\0\0\0\0\0\0{}tensors", b"\x02\0\0\0\0\0\0\0{}");
+        check_header(b"\x09\0\0\0\0\0\0\0abcdefghi", b"\x09\0\0\0\0\0\0\0abcdefgh");
+        check_header(b"\xff\xff\xff\xff\xff\xff\xff\xff{}", b"\xff\xff\xff\xff\xff\xff\xff\xff{}");
+        check_header(b"\x02\0\0", b"\x02\0\0");
+        check_header(b"", b"");
+    }
+
+    #[test]
+    fn a_full_disk_has_a_variant_of_its_own() {
+        let error = |kind: ErrorKind| failed("cannot write", Path::new("x"))(kind.into());
+        assert!(matches!(error(ErrorKind::StorageFull), StoreError::DiskFull { .. }));
+        assert!(matches!(error(ErrorKind::QuotaExceeded), StoreError::DiskFull { .. }));
+        assert!(matches!(error(ErrorKind::PermissionDenied), StoreError::Io { .. }));
     }
 }

@@ -75,7 +75,8 @@ pub enum StoreError {
     /// The index of a model is damaged: its versions are served, but its aliases and the numbers already used are
     /// unknown, so nothing may be changed.
     #[error(
-        "the index of model {name} is damaged: {reason}; its versions are served by number, but nothing can be changed: put {path} back from a copy, or remove it to rebuild it without aliases (numbers of deleted versions may then come back)"
+        "the index of model {name} is damaged: {reason}; its versions are served by number, but nothing can be changed: \
+         put {path} back from a copy, or remove it to rebuild it without aliases (numbers of deleted versions may then come back)"
     )]
     BadIndex {
         /// The model.

@@ -6,17 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::SystemTime;
 
 use super::disk::{self, Bounded, failed};
 use super::index::{INDEX_FILE, Index, VERSION_MAX};
 use super::lock::WriterLock;
 use super::scan::{self, MODEL_FILE};
-use super::{ALIASES_MAX, FILE_BYTES_MAX, ModelEntry, ModelStore, StoreError, VersionEntry};
+use super::{ALIASES_MAX, FILE_BYTES_MAX, HEADER_BYTES_MAX, ModelEntry, ModelStore, StoreError, VersionEntry};
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
 
 type Catalogue = BTreeMap<ModelName, ModelEntry>;
@@ -129,7 +130,17 @@ impl LocalStore {
     }
 
     fn install(&self, model: ModelEntry) {
-        self.catalogue.write().unwrap_or_else(PoisonError::into_inner).insert(model.name.clone(), model);
+        let mut catalogue = self.lock_catalogue();
+        if model.is_blank() {
+            // Names that were only asked about take no memory.
+            catalogue.remove(&model.name);
+        } else {
+            catalogue.insert(model.name.clone(), model);
+        }
+    }
+
+    fn lock_catalogue(&self) -> RwLockWriteGuard<'_, Catalogue> {
+        self.catalogue.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with_catalogue<T>(&self, read: impl FnOnce(&Catalogue) -> T) -> T {
@@ -180,6 +191,22 @@ impl LocalStore {
             tracing::warn!(path = %place.display(), "a version that may not survive a crash cannot be taken back");
         }
         durable
+    }
+
+    /// Reads from the file of a version that the catalogue lists.
+    fn read_file<T>(&self, key: &ModelKey, read: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, StoreError> {
+        let asked = Selector::Version(key.version);
+        self.resolve(&key.name, &asked)?;
+        let path = self.version_folder(key).join(MODEL_FILE);
+        read(&path).or_else(|error| {
+            if error.kind() == ErrorKind::NotFound {
+                // Another writer removed it since the last look.
+                let _writer = self.lock_writer();
+                self.install(self.look(&key.name)?);
+                self.resolve(&key.name, &asked)?;
+            }
+            Err(failed("cannot read", &path)(error))
+        })
     }
 
     /// Removes temporaries and empty folders of models. Only with the lock: another writer's would be alive.
@@ -246,23 +273,16 @@ impl ModelStore for LocalStore {
     }
 
     fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
-        self.resolve(&key.name, &Selector::Version(key.version))?;
-        let path = self.version_folder(key).join(MODEL_FILE);
-        match disk::read_bounded(&path, FILE_BYTES_MAX) {
-            Ok(Bounded::Bytes(bytes)) => Ok(bytes),
-            Ok(Bounded::TooLarge(bytes)) => {
+        match self.read_file(key, |path| disk::read_bounded(path, FILE_BYTES_MAX))? {
+            Bounded::Bytes(bytes) => Ok(bytes),
+            Bounded::TooLarge(bytes) => {
                 Err(StoreError::TooLarge { what: key.to_string(), bytes, bytes_max: FILE_BYTES_MAX })
             }
-            Err(error) => {
-                if error.kind() == ErrorKind::NotFound {
-                    // Another writer removed it since the last look.
-                    let _writer = self.lock_writer();
-                    self.install(self.look(&key.name)?);
-                    self.resolve(&key.name, &Selector::Version(key.version))?;
-                }
-                Err(failed("cannot read", &path)(error))
-            }
         }
+    }
+
+    fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
+        self.read_file(key, |path| disk::read_header(path, HEADER_BYTES_MAX))
     }
 
     fn publish_bytes(&self, name: &ModelName, bytes: &[u8]) -> Result<Version, StoreError> {
@@ -372,16 +392,21 @@ impl ModelStore for LocalStore {
             *writer = lock;
         }
         let mut scan = scan::scan_store(&self.models)?;
-        let mut catalogue = self.catalogue.write().unwrap_or_else(PoisonError::into_inner);
-        for name in &scan.unreadable {
-            // What was served goes on being served, as far as its files allow.
-            if let Some(model) = catalogue.remove(name) {
-                scan.models.insert(name.clone(), model);
+        let differs = self.with_catalogue(|known| {
+            for name in &scan.unreadable {
+                // What was served goes on being served, as far as its files allow.
+                if let Some(model) = known.get(name) {
+                    scan.models.insert(name.clone(), model.clone());
+                }
             }
+            *known != scan.models
+        });
+        if differs {
+            // Nobody else changed it meanwhile: `writer` is held. Requests wait for the swap alone.
+            let old = mem::replace(&mut *self.lock_catalogue(), scan.models);
+            drop(old);
+            changed = true;
         }
-        changed |= *catalogue != scan.models;
-        *catalogue = scan.models;
-        drop(catalogue);
         self.warn(scan.warnings);
         Ok(changed)
     }
@@ -404,162 +429,4 @@ fn check_alias(model: &ModelEntry, alias: &Alias, expected: Option<Version>) -> 
         return Ok(());
     }
     Err(StoreError::AliasMoved { name: model.name.clone(), alias: alias.clone(), expected, got })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::conformance::Fixture;
-    use super::*;
-
-    struct Folder {
-        folder: tempfile::TempDir,
-        store: Option<LocalStore>,
-    }
-
-    impl Folder {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().expect("a temporary folder");
-            let store = LocalStore::open(folder.path()).expect("a store");
-            Self { folder, store: Some(store) }
-        }
-    }
-
-    impl Fixture for Folder {
-        fn store(&self) -> &dyn ModelStore {
-            self.store.as_ref().expect("open")
-        }
-        fn reopen(&mut self) {
-            self.store = None; // frees the lock
-            self.store = Some(LocalStore::open(self.folder.path()).expect("a store"));
-        }
-    }
-
-    conformance!(Folder::new());
-
-    fn name(text: &str) -> ModelName {
-        text.parse().expect("a name")
-    }
-
-    fn key(number: u64) -> ModelKey {
-        ModelKey { name: name("a"), version: Version::new(number).expect("not zero") }
-    }
-
-    fn prod() -> Alias {
-        "prod".parse().expect("an alias")
-    }
-
-    #[test]
-    fn a_second_server_reads_notices_and_takes_over() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let writer = LocalStore::open(folder.path()).expect("a store");
-        writer.publish_bytes(&name("a"), b"one").expect("published");
-        let reader = LocalStore::open(folder.path()).expect("a store");
-        assert!(writer.is_writable() && !reader.is_writable());
-        assert_eq!(reader.read(&key(1)).expect("stored"), b"one");
-        let error = reader.publish_bytes(&name("a"), b"two").expect_err("read-only");
-        assert!(error.to_string().contains("another server writes to it"), "{error}");
-        assert!(matches!(reader.delete(&key(1)), Err(StoreError::ReadOnly { .. })));
-        assert!(matches!(reader.set_alias(&key(1), &prod(), None), Err(StoreError::ReadOnly { .. })));
-        assert!(matches!(reader.delete_alias(&name("a"), &prod(), None), Err(StoreError::ReadOnly { .. })));
-
-        writer.publish_bytes(&name("a"), b"two").expect("published");
-        writer.set_alias(&key(2), &prod(), None).expect("set");
-        assert!(reader.refresh().expect("readable"));
-        assert!(!reader.refresh().expect("readable"), "nothing new");
-        assert_eq!(reader.resolve(&name("a"), &Selector::Alias(prod())).expect("an alias"), key(2));
-
-        // What the other writer is building is not swept by a reader, and is by the next writer.
-        let alive = folder.path().join("models/a/.tmp-alive");
-        fs::create_dir(&alive).expect("a temporary");
-        reader.refresh().expect("readable");
-        assert!(alive.exists());
-        drop(writer);
-        assert!(reader.refresh().expect("readable"));
-        assert!(reader.is_writable());
-        assert!(!alive.exists());
-        assert_eq!(reader.publish_bytes(&name("a"), b"three").expect("published").number(), 3);
-    }
-
-    #[test]
-    fn a_version_removed_by_another_writer_is_unknown_even_before_a_refresh() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let writer = LocalStore::open(folder.path()).expect("a store");
-        for content in ["one", "two"] {
-            writer.publish_bytes(&name("a"), content.as_bytes()).expect("published");
-        }
-        let reader = LocalStore::open(folder.path()).expect("a store");
-        writer.delete(&key(2)).expect("deleted");
-        let error = reader.read(&key(2)).expect_err("removed");
-        assert_eq!(error.to_string(), "a version 2 does not exist; the newest version is 1");
-    }
-
-    #[test]
-    fn a_damaged_index_stops_changes_of_that_model_alone() {
-        let mut fixture = Folder::new();
-        for model in ["a", "b"] {
-            fixture.store().publish_bytes(&name(model), b"one").expect("published");
-        }
-        let index = fixture.folder.path().join("models/a/index.json");
-        fs::write(&index, "{").expect("damage");
-        fixture.reopen();
-        let store = fixture.store();
-        assert_eq!(store.read(&key(1)).expect("served by number"), b"one");
-        assert_eq!(store.resolve(&name("a"), &Selector::Latest).expect("served as the latest"), key(1));
-        assert!(matches!(store.resolve(&name("a"), &Selector::Alias(prod())), Err(StoreError::BadIndex { .. })));
-        assert!(matches!(store.publish_bytes(&name("a"), b"two"), Err(StoreError::BadIndex { .. })));
-        assert!(matches!(store.delete(&key(1)), Err(StoreError::BadIndex { .. })));
-        assert_eq!(store.publish_bytes(&name("b"), b"two").expect("the others go on").number(), 2);
-        // The way out that the error names.
-        fs::remove_file(&index).expect("removed");
-        assert_eq!(store.publish_bytes(&name("a"), b"two").expect("rebuilt").number(), 2);
-    }
-
-    #[test]
-    fn a_huge_file_is_refused_before_it_is_read() {
-        let mut fixture = Folder::new();
-        fixture.store().publish_bytes(&name("a"), b"one").expect("published");
-        let path = fixture.folder.path().join("models/a/1/model.safetensors");
-        let file = fs::OpenOptions::new().write(true).open(path).expect("a file");
-        file.set_len(FILE_BYTES_MAX + 1).expect("a sparse file");
-        fixture.reopen();
-        let error = fixture.store().read(&key(1)).expect_err("too large");
-        assert_eq!(error.to_string(), "a version 1 has 1073741825 bytes, expected at most 1073741824");
-    }
-
-    #[test]
-    fn the_last_number_is_not_passed() {
-        let mut fixture = Folder::new();
-        fixture.store().publish_bytes(&name("a"), b"one").expect("published");
-        fs::create_dir(fixture.folder.path().join("models/a").join(i64::MAX.to_string())).expect("a folder by hand");
-        fixture.reopen();
-        assert!(matches!(fixture.store().publish_bytes(&name("a"), b"two"), Err(StoreError::NoVersionLeft { .. })));
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_made_is_an_error_and_one_that_cannot_be_locked_is_read_only() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("file");
-        fs::write(&file, "").expect("a file");
-        let error = LocalStore::open(&file).expect_err("a file is no folder");
-        assert!(error.to_string().contains("cannot create the store's folder"), "{error}");
-
-        LocalStore::open(folder.path()).expect("a store").publish_bytes(&name("a"), b"one").expect("published");
-        fs::remove_file(folder.path().join(".lock")).expect("removed");
-        fs::create_dir(folder.path().join(".lock")).expect("in its place");
-        let store = LocalStore::open(folder.path()).expect("a store");
-        assert!(!store.is_writable());
-        assert_eq!(store.read(&key(1)).expect("stored"), b"one");
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn nothing_is_written_through_a_link() {
-        use std::os::unix::fs::symlink;
-        let outside = tempfile::tempdir().expect("a temporary folder");
-        let fixture = Folder::new();
-        symlink(outside.path(), fixture.folder.path().join("models/a")).expect("a link");
-        let error = fixture.store().publish_bytes(&name("a"), b"one").expect_err("a link");
-        assert!(matches!(error, StoreError::NotAFolder { .. }), "{error}");
-        assert_eq!(fs::read_dir(outside.path()).expect("a folder").count(), 0);
-    }
 }

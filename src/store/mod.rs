@@ -23,15 +23,19 @@ mod crash;
 mod disk;
 mod error;
 mod index;
-mod local;
+pub mod local;
 mod lock;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 pub use error::StoreError;
 pub use local::LocalStore;
 
 /// Largest file of a version, in bytes: twice the tensors of the largest model.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Most bytes of [`ModelStore::read_header`]: the limit of the safetensors format and the 8 bytes before.
+pub const HEADER_BYTES_MAX: u64 = 100_000_008;
 /// Most aliases of a model.
 pub const ALIASES_MAX: usize = 100;
 /// Aliases that an error names.
@@ -79,6 +83,11 @@ impl ModelEntry {
     /// The newest complete version.
     pub fn latest(&self) -> Option<Version> {
         self.versions.last_key_value().map(|(version, _)| *version)
+    }
+
+    /// Whether there is nothing to know about it: no version, now or ever.
+    fn is_blank(&self) -> bool {
+        self.version_highest.is_none() && self.index_damage.is_none()
     }
 
     /// Which version a selector means.
@@ -137,6 +146,9 @@ pub trait ModelStore: Send + Sync + Debug {
     fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError>;
     /// The bytes of a version's file, as stored. Never more than [`FILE_BYTES_MAX`].
     fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
+    /// The beginning of a version's file, up to its tensors: the 8 bytes of the length of the safetensors header, and
+    /// the header. Shorter if the file is; never more than [`HEADER_BYTES_MAX`].
+    fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
     /// Publishes durably as the next version: when this returns, it survives any crash.
     fn publish(&self, name: &ModelName, artifact: &Artifact) -> Result<Version, StoreError> {
         self.publish_bytes(name, &artifact.to_bytes())
@@ -147,7 +159,6 @@ pub trait ModelStore: Send + Sync + Debug {
     /// Removes a version; its number never comes back.
     fn delete(&self, key: &ModelKey) -> Result<(), StoreError>;
     /// Points an alias; `expected`: outer none = do not check, inner none = must not exist. Returns where it pointed.
-    #[expect(clippy::option_option, reason = "three cases: do not check, must not exist, must point there")]
     fn set_alias(
         &self,
         key: &ModelKey,

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::disk::{TEMPORARY_PREFIX, failed};
+use super::disk::{TEMPORARY_PREFIX, check_folder, failed};
 use super::index::{INDEX_FILE, Index, VERSION_MAX};
 use super::{ModelEntry, StoreError, VersionEntry};
 use crate::model::{ModelName, Version};
@@ -18,7 +18,7 @@ pub(super) const MODEL_FILE: &str = "model.safetensors";
 /// All models of a folder.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// By name, models without versions included.
+    /// By name, models of which only the highest version ever used is known included.
     pub(super) models: BTreeMap<ModelName, ModelEntry>,
     /// Models that are there and could not be read now.
     pub(super) unreadable: BTreeSet<ModelName>,
@@ -43,6 +43,7 @@ pub(super) fn scan_store(models: &Path) -> Result<Scan, StoreError> {
             continue;
         };
         match scan_model(models, &name, &mut scan.warnings) {
+            Ok(model) if model.is_blank() => {}
             Ok(model) => {
                 scan.models.insert(name, model);
             }
@@ -63,13 +64,13 @@ pub(super) fn scan_model(
 ) -> Result<ModelEntry, StoreError> {
     let folder = models.join(name.as_str());
     let mut model = ModelEntry::new(name.clone());
+    match fs::symlink_metadata(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(model),
+        _ => check_folder(&folder)?,
+    }
     // The index comes first: a writer publishes before it points an alias, so each alias read here has its version.
     let index = Index::read(&folder);
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(model),
-        Err(error) => return Err(failed("cannot list", &folder)(error)),
-    };
+    let entries = fs::read_dir(&folder).map_err(failed("cannot list", &folder))?;
     for entry in entries {
         let entry = entry.map_err(failed("cannot list", &folder))?;
         let file_name = entry.file_name();
