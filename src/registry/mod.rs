@@ -4,13 +4,18 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{FutureExt, Shared};
 
+use self::residents::Residents;
+
 use crate::model::{Artifact, ModelKey, ModelName, Selector};
 use crate::store::{ModelStore, StoreError};
+
+mod residents;
+#[cfg(test)]
+mod tests;
 
 /// Most versions that are being loaded, or wait for it, at once; callers of the same version count once.
 pub const LOADS_MAX: usize = 64;
@@ -27,7 +32,7 @@ pub struct LoadedModel {
 }
 
 /// How much memory models may take. Every value is possible: the model loaded last always stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistryConfig {
     /// Resident models are evicted, least recently used first, while their tensors take more than this.
     pub resident_bytes_max: u64,
@@ -200,85 +205,5 @@ impl Drop for EndOfLoad {
     fn drop(&mut self) {
         let ended = self.inner.lock_loading().remove(&self.key);
         drop(ended); // after the lock: it may hold the last reference to the model
-    }
-}
-
-/// Least recently used values by key, bounded in bytes.
-struct Residents<T> {
-    slots: RwLock<Slots<T>>,
-    /// Counts uses: a larger number was used later.
-    clock: AtomicU64,
-    bytes_max: u64,
-}
-
-struct Slots<T> {
-    by_key: HashMap<ModelKey, Slot<T>>,
-    bytes: u64,
-}
-
-struct Slot<T> {
-    value: Arc<T>,
-    bytes: u64,
-    last_used: AtomicU64,
-}
-
-impl<T> Residents<T> {
-    fn new(bytes_max: u64) -> Self {
-        let slots = Slots { by_key: HashMap::new(), bytes: 0 };
-        Self { slots: RwLock::new(slots), clock: AtomicU64::new(0), bytes_max }
-    }
-
-    fn tick(&self) -> u64 {
-        self.clock.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn get(&self, key: &ModelKey) -> Option<Arc<T>> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let slot = slots.by_key.get(key)?;
-        slot.last_used.store(self.tick(), Ordering::Relaxed);
-        Some(Arc::clone(&slot.value))
-    }
-
-    /// Adds a value and evicts others, least recently used first, while the bytes are above the bound.
-    fn insert(&self, key: &ModelKey, value: Arc<T>, bytes: u64) {
-        let mut evicted = Vec::new();
-        {
-            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-            let slot = Slot { value, bytes, last_used: AtomicU64::new(self.tick()) };
-            evicted.extend(slots.remove(key));
-            slots.bytes += bytes;
-            slots.by_key.insert(key.clone(), slot);
-            while slots.bytes > self.bytes_max {
-                let Some(oldest) = slots.oldest_but(key) else { break };
-                evicted.extend(slots.remove(&oldest));
-            }
-        }
-        drop(evicted); // outside the lock: giving back a large model takes a while
-    }
-
-    fn remove(&self, key: &ModelKey) {
-        let removed = self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(key);
-        drop(removed);
-    }
-
-    fn list(&self) -> Vec<ResidentModel> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let one = |(key, slot): (&ModelKey, &Slot<T>)| ResidentModel { key: key.clone(), tensor_bytes: slot.bytes };
-        let mut list: Vec<ResidentModel> = slots.by_key.iter().map(one).collect();
-        list.sort_by(|a, b| a.key.cmp(&b.key));
-        list
-    }
-}
-
-impl<T> Slots<T> {
-    fn oldest_but(&self, kept: &ModelKey) -> Option<ModelKey> {
-        let others = self.by_key.iter().filter(|(key, _)| *key != kept);
-        others.min_by_key(|(_, slot)| slot.last_used.load(Ordering::Relaxed)).map(|(key, _)| key.clone())
-    }
-
-    fn remove(&mut self, key: &ModelKey) -> Option<Slot<T>> {
-        let slot = self.by_key.remove(key)?;
-        self.bytes -= slot.bytes;
-        Some(slot)
     }
 }
