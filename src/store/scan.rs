@@ -56,64 +56,112 @@ pub(super) fn scan_store(models: &Path) -> Result<Scan, StoreError> {
     Ok(scan)
 }
 
-/// Reads the folder of one model; no folder is a model without versions.
+/// Looks at a model at most this often before what seems inconsistent is believed.
+const LOOKS_MAX: usize = 5;
+
+/// Reads the folder of one model; no folder is a model without versions. Another writer may be at work meanwhile:
+/// what looks inconsistent is looked at again.
 pub(super) fn scan_model(
     models: &Path,
     name: &ModelName,
     warnings: &mut BTreeSet<String>,
 ) -> Result<ModelEntry, StoreError> {
-    let folder = models.join(name.as_str());
-    let mut model = ModelEntry::new(name.clone());
-    match fs::symlink_metadata(&folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(model),
-        _ => check_folder(&folder)?,
+    let mut looked = 1;
+    loop {
+        let mut look = Look { model: ModelEntry::new(name.clone()), warnings: BTreeSet::new(), settled: true };
+        look.fill(models)?;
+        if look.settled || looked >= LOOKS_MAX {
+            warnings.append(&mut look.warnings);
+            return Ok(look.model);
+        }
+        looked += 1;
     }
-    // The index comes first: a writer publishes before it points an alias, so each alias read here has its version.
-    let index = Index::read(&folder);
-    let entries = fs::read_dir(&folder).map_err(failed("cannot list", &folder))?;
-    for entry in entries {
-        let entry = entry.map_err(failed("cannot list", &folder))?;
-        let file_name = entry.file_name();
-        if file_name == INDEX_FILE || is_temporary(&file_name) {
-            continue;
+}
+
+/// One look at the folder of a model.
+struct Look {
+    model: ModelEntry,
+    warnings: BTreeSet<String>,
+    /// Whether it was free of traces of a change during the look.
+    settled: bool,
+}
+
+impl Look {
+    fn fill(&mut self, models: &Path) -> Result<(), StoreError> {
+        let folder = models.join(self.model.name.as_str());
+        match fs::symlink_metadata(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            _ => check_folder(&folder)?,
         }
-        let path = entry.path();
-        let Some(version) = version_number(&file_name) else {
-            warnings.insert(format!("{} is not a version: ignored", path.display()));
-            continue;
-        };
-        // Complete or not, the number is taken.
-        model.version_highest = model.version_highest.max(Some(version));
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            warnings.insert(format!("{} is not a folder: ignored", path.display()));
-            continue;
+        // The index comes first: a writer publishes before it points an alias, so each alias read here has its version.
+        let index = Index::read(&folder);
+        let entries = fs::read_dir(&folder).map_err(failed("cannot list", &folder))?;
+        for entry in entries {
+            let entry = entry.map_err(failed("cannot list", &folder))?;
+            let file_name = entry.file_name();
+            if file_name == INDEX_FILE || is_temporary(&file_name) {
+                continue;
+            }
+            let path = entry.path();
+            let Some(version) = version_number(&file_name) else {
+                self.warnings.insert(format!("{} is not a version: ignored", path.display()));
+                continue;
+            };
+            // Complete or not, the number is taken.
+            self.model.version_highest = self.model.version_highest.max(Some(version));
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.warnings.insert(format!("{} is not a folder: ignored", path.display()));
+                continue;
+            }
+            match stat_version(&path) {
+                Ok(Some(found)) => {
+                    self.model.versions.insert(version, found);
+                }
+                Ok(None) if path.exists() => {
+                    self.warnings.insert(format!("{} has no file {MODEL_FILE}: ignored", path.display()));
+                }
+                // Removed since it was listed, and another may have been published: this look saw neither.
+                Ok(None) => self.settled = false,
+                Err(error) => {
+                    self.warnings.insert(error.to_string());
+                }
+            }
         }
-        match stat_version(&path) {
-            Ok(Some(found)) => {
-                model.versions.insert(version, found);
+        match index {
+            Ok(Some(index)) => self.add_index(index),
+            Ok(None) if self.model.versions.is_empty() => {}
+            Ok(None) => {
+                // Damage by hand, or the first version came since the index was looked for.
+                self.settled = false;
+                self.warnings
+                    .insert(format!("model {} has no {INDEX_FILE}: taken as one without aliases", self.model.name));
             }
-            // Not if the writer just removed it.
-            Ok(None) if path.exists() => {
-                warnings.insert(format!("{} has no file {MODEL_FILE}: ignored", path.display()));
+            Err(damage) => {
+                self.warnings.insert(format!("the index {} is damaged: {}", damage.path, damage.reason));
+                self.model.index_damage = Some(damage);
             }
-            Ok(None) => {}
-            Err(error) => {
-                warnings.insert(error.to_string());
+        }
+        Ok(())
+    }
+
+    fn add_index(&mut self, index: Index) {
+        let Self { model, warnings, settled } = self;
+        model.version_highest = model.version_highest.max(index.version_highest);
+        // All deleted, or those listed went and one that was not yet listed came.
+        *settled &= index.version_highest.is_none() || !model.versions.is_empty();
+        for (alias, version) in index.aliases {
+            if model.versions.contains_key(&version) {
+                model.aliases.insert(alias, version);
+            } else {
+                // Damage by hand, or the writer moved it and deleted its version since the index was read.
+                *settled = false;
+                warnings.insert(format!(
+                    "alias {alias} of model {} points at version {version}, which does not exist: ignored",
+                    model.name
+                ));
             }
         }
     }
-    match index {
-        Ok(Some(index)) => add_index(&mut model, index, warnings),
-        Ok(None) if model.versions.is_empty() => {}
-        Ok(None) => {
-            warnings.insert(format!("model {name} has no {INDEX_FILE}: taken as one without aliases"));
-        }
-        Err(damage) => {
-            warnings.insert(format!("the index {} is damaged: {}", damage.path, damage.reason));
-            model.index_damage = Some(damage);
-        }
-    }
-    Ok(model)
 }
 
 /// Size and time of a complete version; none if it is not complete.
@@ -146,20 +194,6 @@ fn version_number(file_name: &OsStr) -> Option<Version> {
     let number: u64 = text.parse().ok()?;
     let version = Version::new(number).ok()?;
     (number <= VERSION_MAX && version.to_string() == text).then_some(version)
-}
-
-fn add_index(model: &mut ModelEntry, index: Index, warnings: &mut BTreeSet<String>) {
-    model.version_highest = model.version_highest.max(index.version_highest);
-    for (alias, version) in index.aliases {
-        if model.versions.contains_key(&version) {
-            model.aliases.insert(alias, version);
-        } else {
-            warnings.insert(format!(
-                "alias {alias} of model {} points at version {version}, which does not exist: ignored",
-                model.name
-            ));
-        }
-    }
 }
 
 #[cfg(test)]
