@@ -1,3 +1,24 @@
-//! gRPC in and out: conversions, status codes, handlers. Thin.
+//! gRPC in and out: handlers (thin), conversions (total), status codes (one table).
 
+pub mod autoencoder;
+pub mod convert;
+pub mod jobs;
+pub mod limits;
+pub mod models;
 pub mod pb;
+pub mod status;
+mod stream;
+
+/// The handlers of all three services over the use cases.
+#[derive(Clone, Debug)]
+pub struct Api {
+    service: crate::service::Service,
+    imports: std::sync::Arc<tokio::sync::Semaphore>,
+}
+
+impl Api {
+    /// Over the use cases.
+    pub fn new(service: crate::service::Service) -> Self {
+        Self { service, imports: std::sync::Arc::new(tokio::sync::Semaphore::new(models::IMPORTS_MAX)) }
+    }
+}

@@ -1,1 +1,202 @@
-//! Listens, serves, stops.
+//! Listens, serves, stops: everything of the program that outlives a request.
+
+pub mod health;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tower::util::MapResponseLayer;
+
+use crate::batching::{Batcher, BatchingConfig};
+use crate::executor::ExecutorConfig;
+use crate::jobs::{JobError, Jobs, JobsConfig};
+use crate::registry::{Registry, RegistryConfig};
+use crate::rpc::{Api, limits, pb};
+use crate::service::Service;
+use crate::store::local::LocalStore;
+use crate::store::{ModelStore, StoreError};
+
+/// How often the store's folder is looked at for what another server did.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
+/// Flow-control window of one stream, and of one connection. A larger window costs memory only while it is used.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// HTTP/2 frames: fewer, larger frames cost less for bulk.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// Requests in flight on one connection.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+
+/// What a server is told. Each layer checks its own part.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Folder of the models (and of the jobs' rows).
+    pub store: PathBuf,
+    /// Largest message that is taken in or given out, in bytes.
+    pub message_bytes_max: usize,
+    /// Bounds of the batching layer.
+    pub batching: BatchingConfig,
+    /// Threads.
+    pub executor: ExecutorConfig,
+    /// Bounds of the jobs.
+    pub jobs: JobsConfig,
+    /// Bounds of the models in memory.
+    pub registry: RegistryConfig,
+    /// From the signal to stop until everything that was accepted must have been answered.
+    pub shutdown_grace: Duration,
+}
+
+impl ServerConfig {
+    /// Every default, over a folder.
+    pub fn new(store: PathBuf) -> Self {
+        Self {
+            jobs: JobsConfig::new(store.join("jobs")),
+            store,
+            message_bytes_max: 16 << 20,
+            batching: BatchingConfig::default(),
+            executor: ExecutorConfig::default(),
+            registry: RegistryConfig::default(),
+            shutdown_grace: Duration::from_secs(25),
+        }
+    }
+}
+
+/// Why a server could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The models' folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The jobs' folder.
+    #[error(transparent)]
+    Jobs(#[from] JobError),
+    /// The system refused threads.
+    #[error("threads cannot be started: {0}")]
+    Threads(io::Error),
+    /// The network.
+    #[error("serving failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves on `listener` until `shutdown` resolves, then stops in order: not ready, no new connections, answer what was
+/// accepted, stop training (it goes on at the next start), return.
+pub async fn run(
+    listener: TcpListener,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServerError> {
+    let folder = config.store.clone();
+    let store = blocking(move || LocalStore::open(&folder)).await?;
+    let store: Arc<dyn ModelStore> = Arc::new(store);
+    let registry = Registry::new(Arc::clone(&store), config.registry);
+    let batcher = Batcher::start(config.batching, config.executor.serving_threads).map_err(ServerError::Threads)?;
+    let jobs = Jobs::open(config.jobs, registry.clone())?;
+    let api = Api::new(Service::new(registry, batcher.clone(), jobs.clone()));
+
+    let (stop, stopping) = watch::channel(false);
+    let refresher = tokio::spawn(refresh(store, stopping.clone()));
+    let (health, health_service) = health::Health::new();
+    health.ready().await;
+
+    let router = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
+        .add_service(health_service)
+        .add_service(
+            pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
+                .max_decoding_message_size(config.message_bytes_max)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(
+            pb::model_service_server::ModelServiceServer::new(api.clone())
+                .max_decoding_message_size(config.message_bytes_max),
+        )
+        .add_service(
+            pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(config.message_bytes_max),
+        );
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let mut stopped = stopping;
+    let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
+        // An error means that `run` itself was dropped: stop too.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }));
+    tokio::pin!(serving);
+
+    let outcome = tokio::select! {
+        // The transport ended by itself: that is an error, or a fault of ours.
+        ended = &mut serving => joined(ended),
+        () = shutdown => {
+            tracing::info!("shutting down");
+            health.not_ready().await;
+            let _ = stop.send(true);
+            // Ends the streams that watch jobs, which would otherwise keep their connections.
+            jobs.shut_down().await;
+            if let Ok(ended) = tokio::time::timeout(config.shutdown_grace, &mut serving).await {
+                joined(ended)
+            } else {
+                tracing::warn!(grace = ?config.shutdown_grace, "some connections did not close in time");
+                serving.abort();
+                Ok(())
+            }
+        }
+    };
+    let _ = stop.send(true);
+    jobs.shut_down().await;
+    blocking(move || batcher.drain()).await;
+    let _ = refresher.await;
+    tracing::info!("stopped");
+    Ok(outcome?)
+}
+
+/// Looks at the store's folder now and then: versions that another server published, a lock that became free.
+async fn refresh(store: Arc<dyn ModelStore>, mut stopping: watch::Receiver<bool>) {
+    let mut told = false;
+    loop {
+        if tokio::time::timeout(REFRESH_INTERVAL, stopping.wait_for(|stop| *stop)).await.is_ok() {
+            return;
+        }
+        let looked = Arc::clone(&store);
+        match blocking(move || looked.refresh()).await {
+            Ok(changed) => {
+                told = false;
+                if changed {
+                    tracing::info!(writable = store.is_writable(), "the store's folder has changed");
+                }
+            }
+            // Once: the same folder fails the same way twice a second.
+            Err(error) if !told => {
+                told = true;
+                tracing::warn!(%error, "the store's folder cannot be read; what is known goes on being served");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Runs blocking work off the async threads; a panic in it goes on here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn joined(
+    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+) -> Result<(), tonic::transport::Error> {
+    match ended {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Ok(()),
+    }
+}

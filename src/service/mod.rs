@@ -1,1 +1,112 @@
-//! The use cases, free of transport.
+//! The use cases, free of transport: what a caller can ask for, whatever protocol it speaks.
+//!
+//! The types that the use cases speak are re-exported here, so that a protocol needs this module alone.
+
+pub mod error;
+pub mod models;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use crate::batching::{BatchError, Batcher, Operation, Output};
+pub use crate::jobs::{
+    Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Progress, RowRole, Upload,
+};
+pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
+pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};
+pub use crate::model::{
+    Alias, ArtifactError, IdError, Matrix, MatrixError, ModelKey, ModelName, Selector, Values, Version,
+};
+pub use crate::numeric::Activation;
+pub use crate::registry::Registry;
+pub use crate::store::{ModelEntry, StoreError};
+pub use crate::training::{Initialisation, Optimiser, ParamError, TrainSpec};
+pub use error::{Kind, ServiceError};
+pub use models::VersionDescription;
+
+/// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.
+pub const FILE_BYTES_MAX: u64 = (crate::model::spec::PARAMETERS_MAX * 4 + (16 << 20)) as u64;
+
+/// Every use case of the server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Service {
+    registry: Registry,
+    batcher: Batcher,
+    jobs: Jobs,
+}
+
+/// What a request for rows got.
+#[derive(Debug)]
+pub struct Served {
+    /// The version that served it.
+    pub version: Version,
+    /// The results, in the form in which the question came.
+    pub output: Output,
+}
+
+impl Service {
+    /// Over the layers below.
+    pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs) -> Self {
+        Self { registry, batcher, jobs }
+    }
+
+    /// The training jobs.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Rows (n, d_0) to codes (n, d_K).
+    pub async fn encode(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        rows: Matrix,
+        deadline: Option<Instant>,
+    ) -> Result<Served, ServiceError> {
+        self.compute(name, selector, Operation::Encode, rows, deadline).await
+    }
+
+    /// Codes (n, d_K) to rows (n, d_0). The version must be named: codes belong to the version that made them, and
+    /// decoding them with another would be silent garbage.
+    pub async fn decode(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        codes: Matrix,
+        deadline: Option<Instant>,
+    ) -> Result<Served, ServiceError> {
+        if *selector == Selector::Latest {
+            let newest = self.registry.resolve(name, selector)?.version;
+            return Err(ServiceError::VersionRequired { name: name.clone(), newest });
+        }
+        self.compute(name, selector, Operation::Decode, codes, deadline).await
+    }
+
+    /// Rows (n, d_0) to codes and back, with the error of each row.
+    pub async fn reconstruct(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        rows: Matrix,
+        deadline: Option<Instant>,
+    ) -> Result<Served, ServiceError> {
+        self.compute(name, selector, Operation::Reconstruct, rows, deadline).await
+    }
+
+    async fn compute(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        operation: Operation,
+        rows: Matrix,
+        deadline: Option<Instant>,
+    ) -> Result<Served, ServiceError> {
+        let key = self.registry.resolve(name, selector)?;
+        let model = match self.registry.resident(&key) {
+            Some(model) => model,
+            None => self.registry.load(&key).await?,
+        };
+        let output = self.batcher.submit(Arc::clone(&model), operation, rows, deadline).await?;
+        Ok(Served { version: key.version, output })
+    }
+}

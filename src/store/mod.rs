@@ -1,10 +1,45 @@
 //! Published models on disk.
+//!
+//! [`ModelStore`] is what the rest of the program knows; [`LocalStore`] keeps the models in a folder:
+//!
+//! ```text
+//! <folder>/.lock                                      held by the one process that may write
+//! <folder>/models/<name>/index.json                   aliases, and the highest version ever used
+//! <folder>/models/<name>/<version>/model.safetensors  complete, or not there
+//! <folder>/models/<name>/.tmp-<uuid>                  being built or being removed; swept by the next writer
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::SystemTime;
 
-use crate::model::{Alias, Artifact, ModelKey, ModelName, Version};
+use crate::model::{Alias, Artifact, ModelKey, ModelName, Selector, Version};
+
+#[cfg(test)]
+#[macro_use]
+pub(crate) mod conformance;
+#[cfg(test)]
+mod crash;
+mod disk;
+mod error;
+mod index;
+pub mod local;
+mod lock;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub use error::StoreError;
+pub use local::LocalStore;
+
+/// Largest file of a version, in bytes: twice the tensors of the largest model.
+pub const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Most bytes of [`ModelStore::read_header`]: the limit of the safetensors format and the 8 bytes before.
+pub const HEADER_BYTES_MAX: u64 = 100_000_008;
+/// Most aliases of a model.
+pub const ALIASES_MAX: usize = 100;
+/// Aliases that an error names.
+const ALIASES_NAMED_MAX: usize = 10;
 
 /// A model as the store knows it. Every version listed is complete.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +52,17 @@ pub struct ModelEntry {
     pub aliases: BTreeMap<Alias, Version>,
     /// The highest version ever used; outlives deletion.
     pub version_highest: Option<Version>,
+    /// Set if the index is damaged: then aliases are unknown and nothing of this model can be changed.
+    pub index_damage: Option<IndexDamage>,
+}
+
+/// What is wrong with the index of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexDamage {
+    /// The file.
+    pub path: String,
+    /// What was expected and what came.
+    pub reason: String,
 }
 
 /// What a listing says of a version without reading its file.
@@ -28,89 +74,88 @@ pub struct VersionEntry {
     pub published: SystemTime,
 }
 
-/// Why the store refuses or fails. TODO(B): complete.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// No such model.
-    #[error("model {0:?} does not exist")]
-    UnknownModel(String),
-    /// No such version.
-    #[error("{key} does not exist{}", newest.map_or(String::new(), |v| format!("; the newest version is {v}")))]
-    UnknownVersion {
-        /// What was asked for.
-        key: ModelKey,
-        /// What there is.
-        newest: Option<Version>,
-    },
-    /// No such alias.
-    #[error("model {name} has no alias {alias}")]
-    UnknownAlias {
-        /// The model.
-        name: ModelName,
-        /// What was asked for.
-        alias: Alias,
-    },
-    /// The alias points elsewhere than the caller believes.
-    #[error("alias {alias} of model {name} points at {}, expected {}", show(*got), show(*expected))]
-    AliasMoved {
-        /// The model.
-        name: ModelName,
-        /// The alias.
-        alias: Alias,
-        /// Where the caller believes it to point; none: nowhere.
-        expected: Option<Version>,
-        /// Where it points.
-        got: Option<Version>,
-    },
-    /// The version to delete has an alias.
-    #[error("{key} cannot be deleted: alias {alias} points at it; move or delete the alias first")]
-    Aliased {
-        /// The version.
-        key: ModelKey,
-        /// The alias.
-        alias: Alias,
-    },
-    /// Another server holds the lock.
-    #[error("the store is read-only here: another server writes to {folder}")]
-    ReadOnly {
-        /// The folder.
-        folder: String,
-    },
-    /// The file of a version is damaged.
-    #[error("the file of {key} is damaged: {reason}")]
-    Damaged {
-        /// The version.
-        key: ModelKey,
-        /// What is wrong.
-        reason: crate::model::ArtifactError,
-    },
-    /// The disk.
-    #[error("{action} {path}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: String,
-        /// What the system says.
-        source: std::io::Error,
-    },
+impl ModelEntry {
+    /// A model without versions.
+    pub fn new(name: ModelName) -> Self {
+        Self { name, versions: BTreeMap::new(), aliases: BTreeMap::new(), version_highest: None, index_damage: None }
+    }
+
+    /// The newest complete version.
+    pub fn latest(&self) -> Option<Version> {
+        self.versions.last_key_value().map(|(version, _)| *version)
+    }
+
+    /// Whether there is nothing to know about it: no version, now or ever.
+    fn is_blank(&self) -> bool {
+        self.version_highest.is_none() && self.index_damage.is_none()
+    }
+
+    /// Which version a selector means.
+    ///
+    /// # Errors
+    /// The errors of [`ModelStore::resolve`].
+    pub fn resolve(&self, selector: &Selector) -> Result<Version, StoreError> {
+        let Some(newest) = self.latest() else {
+            return Err(StoreError::UnknownModel(self.name.as_str().to_owned()));
+        };
+        match selector {
+            Selector::Latest => Ok(newest),
+            Selector::Version(version) if self.versions.contains_key(version) => Ok(*version),
+            Selector::Version(version) => Err(StoreError::UnknownVersion {
+                key: ModelKey { name: self.name.clone(), version: *version },
+                newest: Some(newest),
+            }),
+            Selector::Alias(alias) => match self.aliases.get(alias) {
+                Some(version) => Ok(*version),
+                None => Err(self.unknown_alias(alias)),
+            },
+        }
+    }
+
+    /// Refuses a model whose index is damaged.
+    fn check_index(&self) -> Result<(), StoreError> {
+        match &self.index_damage {
+            None => Ok(()),
+            Some(IndexDamage { path, reason }) => {
+                Err(StoreError::BadIndex { name: self.name.clone(), path: path.clone(), reason: reason.clone() })
+            }
+        }
+    }
+
+    fn unknown_alias(&self, alias: &Alias) -> StoreError {
+        // Whether a damaged index knew the alias cannot be told.
+        self.check_index().err().unwrap_or_else(|| StoreError::UnknownAlias {
+            name: self.name.clone(),
+            alias: alias.clone(),
+            aliases: self.aliases.keys().take(ALIASES_NAMED_MAX).cloned().collect(),
+        })
+    }
 }
 
-fn show(version: Option<Version>) -> String {
-    version.map_or_else(|| "no version".to_owned(), |v| format!("version {v}"))
-}
-
-/// Where models live. Blocking: callers on async threads go through `spawn_blocking`, except for `entry`, `entries`
-/// and `is_writable`, which answer from memory.
+/// Where models live. Blocking: callers on async threads go through `spawn_blocking`, except for `entry`, `entries`,
+/// `resolve` and `is_writable`, which answer from memory.
 pub trait ModelStore: Send + Sync + Debug {
     /// All models with at least one complete version, by name. From memory.
     fn entries(&self) -> Vec<ModelEntry>;
-    /// One model. From memory.
+    /// One model, if it has at least one complete version. From memory.
     fn entry(&self, name: &ModelName) -> Option<ModelEntry>;
-    /// The bytes of a version's file, as stored.
+    /// Which version a selector means now. From memory, and without copying the entry: part of every request.
+    ///
+    /// # Errors
+    /// `UnknownModel`, `UnknownVersion`, `UnknownAlias`; `BadIndex` for an alias of a model whose index is damaged.
+    fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError>;
+    /// The bytes of a version's file, as stored. Never more than [`FILE_BYTES_MAX`].
     fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
+    /// The beginning of a version's file, up to its tensors: the 8 bytes of the length of the safetensors header, and
+    /// the header. Shorter if the file is; never more than [`HEADER_BYTES_MAX`].
+    fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
     /// Publishes durably as the next version: when this returns, it survives any crash.
-    fn publish(&self, name: &ModelName, artifact: &Artifact) -> Result<Version, StoreError>;
+    fn publish(&self, name: &ModelName, artifact: &Artifact) -> Result<Version, StoreError> {
+        self.publish_bytes(name, &artifact.to_bytes())
+    }
+    /// [`ModelStore::publish`] of a file that [`Artifact::to_bytes`] made. The bytes are not looked at: files from
+    /// elsewhere go through [`Artifact::import`] first.
+    fn publish_bytes(&self, name: &ModelName, bytes: &[u8]) -> Result<Version, StoreError>;
     /// Removes a version; its number never comes back.
     fn delete(&self, key: &ModelKey) -> Result<(), StoreError>;
     /// Points an alias; `expected`: outer none = do not check, inner none = must not exist. Returns where it pointed.
@@ -122,7 +167,7 @@ pub trait ModelStore: Send + Sync + Debug {
     ) -> Result<Option<Version>, StoreError>;
     /// Removes an alias; `expected`: none = do not check.
     fn delete_alias(&self, name: &ModelName, alias: &Alias, expected: Option<Version>) -> Result<(), StoreError>;
-    /// Whether this process holds the writer's lock.
+    /// Whether this process holds the writer's lock. From memory.
     fn is_writable(&self) -> bool;
     /// Looks at the folder again (new versions of another writer) and takes the lock if it is free. True if anything
     /// changed.

@@ -1,3 +1,16 @@
-//! The whole program, tested from outside.
+//! The whole program, tested from outside: one file a theme.
+
+#![allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test fails by panicking, and bits are compared as bits")]
+
+mod bits;
+mod crash;
+mod errors;
 mod golden;
+mod jobs;
 mod layering;
+mod memory;
+mod models;
+mod serving;
+mod support;
+mod training;
+mod two_servers;

@@ -1,0 +1,209 @@
+//! Models in memory: (name, version) to `Arc<Model>`; loads once, evicts by bytes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::{FutureExt, Shared};
+
+use self::residents::Residents;
+
+use crate::model::{Artifact, ModelKey, ModelName, Selector};
+use crate::store::{ModelStore, StoreError};
+
+mod residents;
+#[cfg(test)]
+mod tests;
+
+/// Most versions that are being loaded, or wait for it, at once; callers of the same version count once.
+pub const LOADS_MAX: usize = 64;
+
+/// A model ready to serve.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// Which.
+    pub key: ModelKey,
+    /// The model and its report.
+    pub artifact: Artifact,
+    /// Size of the stored file.
+    pub file_bytes: u64,
+}
+
+/// How much memory models may take. Every value is possible: the model loaded last always stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegistryConfig {
+    /// Resident models are evicted, least recently used first, while their tensors take more than this.
+    pub resident_bytes_max: u64,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self { resident_bytes_max: 4 << 30 }
+    }
+}
+
+/// A model in memory, for listings and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResidentModel {
+    /// Which.
+    pub key: ModelKey,
+    /// What its tensors take.
+    pub tensor_bytes: u64,
+}
+
+type Loading = Shared<Pin<Box<dyn Future<Output = Result<Arc<LoadedModel>, StoreError>> + Send>>>;
+
+/// Models in memory. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn ModelStore>,
+    residents: Residents<LoadedModel>,
+    /// What is being loaded: callers of the same version wait for the same load.
+    loading: Mutex<HashMap<ModelKey, Loading>>,
+    /// Held while a file is read and decoded: one at a time, so that memory holds one file beside the models.
+    one_at_a_time: Mutex<()>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { store, residents, .. } = &*self.inner;
+        f.debug_struct("Registry").field("store", store).field("resident", &residents.list()).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// Over a store.
+    pub fn new(store: Arc<dyn ModelStore>, config: RegistryConfig) -> Self {
+        let RegistryConfig { resident_bytes_max } = config;
+        let residents = Residents::new(resident_bytes_max);
+        Self { inner: Arc::new(Inner { store, residents, loading: Mutex::default(), one_at_a_time: Mutex::default() }) }
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<dyn ModelStore> {
+        &self.inner.store
+    }
+
+    /// Which version a selector means now. From memory; a version that was deleted is unknown, resident or not.
+    ///
+    /// # Errors
+    /// The errors of [`ModelStore::resolve`], which name what there is.
+    pub fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError> {
+        self.inner.store.resolve(name, selector)
+    }
+
+    /// The model if it is in memory (never blocks on disk): the fast path of every request.
+    pub fn resident(&self, key: &ModelKey) -> Option<Arc<LoadedModel>> {
+        self.inner.residents.get(key)
+    }
+
+    /// The model, loaded if need be: concurrent callers load once. Blocking on disk is moved off the async threads.
+    /// A load goes on when its callers leave. A failure is told to all who wait, and the next call tries again.
+    ///
+    /// # Errors
+    /// Those of [`ModelStore::read`]; `Damaged` if the file is; `LoadsFull` above [`LOADS_MAX`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn load(&self, key: &ModelKey) -> Result<Arc<LoadedModel>, StoreError> {
+        if let Some(model) = self.resident(key) {
+            return Ok(model);
+        }
+        let load = {
+            let mut loading = self.inner.lock_loading();
+            if let Some(load) = loading.get(key) {
+                load.clone()
+            } else if let Some(model) = self.resident(key) {
+                // A load ended between the first look and the lock.
+                return Ok(model);
+            } else if loading.len() >= LOADS_MAX {
+                return Err(StoreError::LoadsFull { key: key.clone(), loads_max: LOADS_MAX });
+            } else {
+                let load = Inner::start_load(&self.inner, key.clone());
+                loading.insert(key.clone(), load.clone());
+                load
+            }
+        };
+        load.await
+    }
+
+    /// Forgets a deleted version (those that still serve it keep it alive).
+    pub fn forget(&self, key: &ModelKey) {
+        self.inner.residents.remove(key);
+    }
+
+    /// Forgets every version that the store no longer has: for after a refresh that changed something.
+    pub fn forget_deleted(&self) {
+        for ResidentModel { key, .. } in self.resident_models() {
+            if !self.inner.exists(&key) {
+                self.forget(&key);
+            }
+        }
+    }
+
+    /// What is in memory, by name and version.
+    pub fn resident_models(&self) -> Vec<ResidentModel> {
+        self.inner.residents.list()
+    }
+}
+
+impl Inner {
+    fn lock_loading(&self) -> MutexGuard<'_, HashMap<ModelKey, Loading>> {
+        self.loading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exists(&self, key: &ModelKey) -> bool {
+        self.store.resolve(&key.name, &Selector::Version(key.version)).is_ok()
+    }
+
+    /// Starts reading on a thread for blocking work; whoever awaits the result or does not.
+    fn start_load(inner: &Arc<Self>, key: ModelKey) -> Loading {
+        // Part of the closure, so that the entry goes even if the runtime drops it without running it.
+        let ends = EndOfLoad { inner: Arc::clone(inner), key: key.clone() };
+        let task = tokio::task::spawn_blocking(move || ends.inner.load_now(&ends.key));
+        async move {
+            match task.await {
+                Ok(outcome) => outcome,
+                Err(lost) => Err(StoreError::LoadLost { key, reason: lost.to_string() }),
+            }
+        }
+        .boxed()
+        .shared()
+    }
+
+    fn load_now(&self, key: &ModelKey) -> Result<Arc<LoadedModel>, StoreError> {
+        let model = {
+            let _turn = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = self.store.read(key)?;
+            let artifact =
+                Artifact::from_bytes(&bytes).map_err(|reason| StoreError::Damaged { key: key.clone(), reason })?;
+            Arc::new(LoadedModel { key: key.clone(), artifact, file_bytes: bytes.len() as u64 })
+        };
+        let tensor_bytes = model.artifact.model.spec().tensor_bytes();
+        self.residents.insert(key, Arc::clone(&model), tensor_bytes);
+        if !self.exists(key) {
+            // Deleted meanwhile, and `forget` may have come before the insertion: serve who waits, keep nothing.
+            self.residents.remove(key);
+        }
+        Ok(model)
+    }
+}
+
+/// Takes a load off the list when it ends, however it ends.
+struct EndOfLoad {
+    inner: Arc<Inner>,
+    key: ModelKey,
+}
+
+impl Drop for EndOfLoad {
+    fn drop(&mut self) {
+        let ended = self.inner.lock_loading().remove(&self.key);
+        drop(ended); // after the lock: it may hold the last reference to the model
+    }
+}

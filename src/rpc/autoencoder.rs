@@ -1,0 +1,170 @@
+//! `AutoencoderService`.
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Api;
+use super::convert;
+use super::jobs::follow;
+use super::limits::{deadline, translate_status};
+use super::pb;
+use super::pb::autoencoder_service_server::AutoencoderService;
+use super::pb::train_request::Message as Question;
+use super::pb::train_response::Message as Answer;
+use super::stream::{AnswerStream, Answers, Ending, driven};
+use crate::service::{Begun, JobError, JobSnapshot, JobState, Service, ServiceError, Upload};
+
+#[tonic::async_trait]
+impl AutoencoderService for Api {
+    type TrainStream = AnswerStream<pb::TrainResponse>;
+
+    async fn train(
+        &self,
+        request: Request<Streaming<pb::TrainRequest>>,
+    ) -> Result<Response<Self::TrainStream>, Status> {
+        let service = self.service.clone();
+        let questions = request.into_inner();
+        Ok(Response::new(driven(|answers| train(service, questions, answers))))
+    }
+
+    async fn encode(&self, request: Request<pb::EncodeRequest>) -> Result<Response<pb::EncodeResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let pb::EncodeRequest { model, rows } = request.into_inner();
+        let (name, selector) = convert::model_ref(model)?;
+        let rows = convert::matrix("rows", rows)?;
+        let served = self.service.encode(&name, &selector, rows, deadline).await?;
+        Ok(Response::new(pb::EncodeResponse {
+            version: served.version.number(),
+            codes: Some(convert::matrix_answer(served.output.matrix)),
+        }))
+    }
+
+    async fn decode(&self, request: Request<pb::DecodeRequest>) -> Result<Response<pb::DecodeResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let pb::DecodeRequest { model, codes } = request.into_inner();
+        let (name, selector) = convert::model_ref(model)?;
+        let codes = convert::matrix("codes", codes)?;
+        let served = self.service.decode(&name, &selector, codes, deadline).await?;
+        Ok(Response::new(pb::DecodeResponse {
+            version: served.version.number(),
+            rows: Some(convert::matrix_answer(served.output.matrix)),
+        }))
+    }
+
+    async fn reconstruct(
+        &self,
+        request: Request<pb::ReconstructRequest>,
+    ) -> Result<Response<pb::ReconstructResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let pb::ReconstructRequest { model, rows } = request.into_inner();
+        let (name, selector) = convert::model_ref(model)?;
+        let rows = convert::matrix("rows", rows)?;
+        let served = self.service.reconstruct(&name, &selector, rows, deadline).await?;
+        Ok(Response::new(pb::ReconstructResponse {
+            version: served.version.number(),
+            rows: Some(convert::matrix_answer(served.output.matrix)),
+            squared_errors: served.output.squared_errors,
+            squared_errors_input_units: served.output.squared_errors_input_units,
+        }))
+    }
+}
+
+/// One `Train` stream, from specification to result.
+async fn train(
+    service: Service,
+    mut questions: Streaming<pb::TrainRequest>,
+    answers: Answers<pb::TrainResponse>,
+) -> Result<(), Ending> {
+    let spec = match next(&mut questions).await? {
+        Some(Question::Spec(spec)) => spec,
+        other => return Err(out_of_order("`spec` first", other.as_ref()).into()),
+    };
+    let (spec, key) = convert::train_spec(spec)?;
+    let spec = spec.check().map_err(JobError::from)?;
+    let job = match service.jobs().begin(spec, key).await? {
+        Begun::Uploading { upload, snapshot, last_chunk } => {
+            answers.send(accepted(snapshot, last_chunk)).await?;
+            receive(upload, &mut questions, &answers).await?
+        }
+        // The rows are all here: whatever the client still sends is settled already.
+        Begun::Complete { snapshot, last_chunk } => {
+            answers.send(accepted(snapshot.clone(), last_chunk)).await?;
+            snapshot
+        }
+    };
+    let news = |job| answer(Answer::Progress(convert::job(job, convert::Report::Without)));
+    let ended = follow(&service, &job.id, &answers, news).await?;
+    answers.send(result(ended)?).await
+}
+
+/// Puts the chunks of one stream on disk, acknowledging each, until `finish`; returns the queued job.
+async fn receive(
+    mut upload: Upload,
+    questions: &mut Streaming<pb::TrainRequest>,
+    answers: &Answers<pb::TrainResponse>,
+) -> Result<JobSnapshot, Ending> {
+    loop {
+        let question = tokio::select! {
+            question = next(questions) => question?,
+            error = upload.taken_over() => return Err(error.into()),
+        };
+        match question {
+            Some(Question::Chunk(chunk)) => {
+                let number = chunk.number;
+                let role = convert::row_role(chunk.role)?;
+                let rows = convert::matrix("chunk.rows", chunk.rows)?;
+                let row_count = upload.append(number, role, rows).await?;
+                answers.send(answer(Answer::Acknowledged(pb::ChunkAcknowledged { number, row_count }))).await?;
+            }
+            Some(Question::Finish(finish)) => {
+                return Ok(upload.finish(finish.chunk_count, finish.row_count).await?);
+            }
+            other => return Err(out_of_order("a `chunk` or `finish`", other.as_ref()).into()),
+        }
+    }
+}
+
+/// The next message; `None` when the client has closed its side.
+async fn next(questions: &mut Streaming<pb::TrainRequest>) -> Result<Option<Question>, Ending> {
+    match questions.message().await {
+        Ok(None) => Ok(None),
+        Ok(Some(pb::TrainRequest { message: Some(message) })) => Ok(Some(message)),
+        Ok(Some(pb::TrainRequest { message: None })) => {
+            Err(ServiceError::invalid("message", "nothing is set, expected `spec`, `chunk` or `finish`").into())
+        }
+        Err(status) => Err(Ending::Status(translate_status(status))),
+    }
+}
+
+fn out_of_order(expected: &str, came: Option<&Question>) -> ServiceError {
+    let came = match came {
+        Some(Question::Spec(_)) => "a second `spec`",
+        Some(Question::Chunk(_)) => "a `chunk`",
+        Some(Question::Finish(_)) => "`finish`",
+        None => "the end of the stream (acknowledged chunks are kept: come back with the same idempotency key)",
+    };
+    ServiceError::invalid("message", format!("expected {expected}, got {came}"))
+}
+
+fn answer(message: Answer) -> pb::TrainResponse {
+    pb::TrainResponse { message: Some(message) }
+}
+
+fn accepted(snapshot: JobSnapshot, last_chunk_number: u64) -> pb::TrainResponse {
+    let job = convert::job(snapshot, convert::Report::Without);
+    answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number }))
+}
+
+/// The last answer: the version, or why there is none.
+fn result(ended: JobSnapshot) -> Result<pb::TrainResponse, ServiceError> {
+    match (ended.state, ended.version) {
+        (JobState::Succeeded, Some(version)) => Ok(answer(Answer::Result(pb::TrainResult {
+            model_name: ended.model_name.to_string(),
+            version: version.number(),
+            training_report: ended.report.as_deref().map(convert::report),
+        }))),
+        (state, _) => {
+            let reason = ended.failure.map_or(String::new(), |reason| format!(": {reason}"));
+            Err(ServiceError::JobEnded(format!("job {} {}{reason}", ended.id, state.ended_as())))
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Between the generated types and ours. Total: no input can panic; what is wrong names its field.
+
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use super::pb;
+use crate::service::{
+    Activation, Alias, EpochLosses, Evaluation, IdError, IdempotencyKey, Initialisation, JobError, JobId, JobSnapshot,
+    JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, Optimiser, Progress, RowRole,
+    Selector, ServiceError, TrainSpec, TrainingReport, Values, Version, VersionDescription,
+};
+
+/// Whether an answer carries the training report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It does.
+    With,
+    /// It does not: listings stay small.
+    Without,
+}
+
+/// Entries of a page where the caller does not say.
+const PAGE_DEFAULT: u32 = 100;
+/// Entries of a page at most.
+const PAGE_MAX: u32 = 1000;
+
+// ---- names and pages ----
+
+/// A model's name in `field`.
+pub fn model_name(field: &'static str, text: &str) -> Result<ModelName, ServiceError> {
+    text.parse().map_err(|error: IdError| ServiceError::invalid(field, error))
+}
+
+/// An alias in `field`.
+pub fn alias(field: &'static str, text: &str) -> Result<Alias, ServiceError> {
+    text.parse().map_err(|error: IdError| ServiceError::invalid(field, error))
+}
+
+/// A version number in `field`.
+pub fn version_number(field: &'static str, number: u64) -> Result<Version, ServiceError> {
+    Version::new(number).map_err(|error| ServiceError::invalid(field, error))
+}
+
+/// A job's id. One that cannot be an id is simply unknown.
+pub fn job_id(text: &str) -> Result<JobId, ServiceError> {
+    text.parse().map_err(|error: JobError| error.into())
+}
+
+/// A reference to a model in the field `model`.
+pub fn model_ref(model: Option<pb::ModelRef>) -> Result<(ModelName, Selector), ServiceError> {
+    let model = model.ok_or_else(|| ServiceError::invalid("model", "is not set, expected the name of a model"))?;
+    let name = model_name("model.name", &model.name)?;
+    let selector = match model.selector {
+        None => Selector::Latest,
+        Some(pb::model_ref::Selector::Version(number)) => Selector::Version(version_number("model.version", number)?),
+        Some(pb::model_ref::Selector::Alias(text)) => Selector::Alias(alias("model.alias", &text)?),
+    };
+    Ok((name, selector))
+}
+
+/// The last entry of the page before; `None` for the first page.
+pub fn page_token<T: FromStr>(token: &str) -> Result<Option<T>, ServiceError> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token.parse().map(Some).map_err(|_| bad_token(token))
+}
+
+/// The same where entries are versions.
+pub fn version_token(token: &str) -> Result<Option<Version>, ServiceError> {
+    let number: Option<u64> = page_token(token)?;
+    number.map(|number| Version::new(number).map_err(|_| bad_token(token))).transpose()
+}
+
+fn bad_token(token: &str) -> ServiceError {
+    let shown: String = token.chars().take(80).collect();
+    ServiceError::invalid("page_token", format!("{shown:?} is not a token of this list, expected `next_page_token`"))
+}
+
+/// Cuts a page off `entries`, and names the token of the next (empty on the last).
+pub fn page<T>(entries: impl Iterator<Item = T>, size: u32, token: impl Fn(&T) -> String) -> (Vec<T>, String) {
+    let size = if size == 0 { PAGE_DEFAULT } else { size.min(PAGE_MAX) } as usize;
+    let mut entries = entries.peekable();
+    let page: Vec<T> = entries.by_ref().take(size).collect();
+    let next = if entries.peek().is_some() { page.last().map(token).unwrap_or_default() } else { String::new() };
+    (page, next)
+}
+
+// ---- matrices ----
+
+/// A matrix in `field`, its shape checked against its length.
+pub fn matrix(field: &'static str, matrix: Option<pb::Matrix>) -> Result<Matrix, ServiceError> {
+    let matrix = matrix.ok_or_else(|| ServiceError::invalid(field, "is not set, expected a matrix"))?;
+    let values = match matrix.values {
+        Some(pb::matrix::Values::Float32Le(bytes)) => Values::Float32Le(bytes),
+        Some(pb::matrix::Values::Floats(list)) => Values::Floats(list.values),
+        None => Values::Floats(Vec::new()),
+    };
+    Matrix::new(matrix.rows, matrix.columns, values).map_err(|error| ServiceError::invalid(field, error))
+}
+
+/// A matrix as an answer, in the form in which the question came.
+pub fn matrix_answer(matrix: Matrix) -> pb::Matrix {
+    // Results are as many rows as the question and as many columns as a layer: both came as u32 or fit by the limit
+    // on widths.
+    let (rows, columns) = (matrix.rows() as u32, matrix.columns() as u32);
+    let values = match matrix.into_values() {
+        Values::Float32Le(bytes) => pb::matrix::Values::Float32Le(bytes),
+        Values::Floats(values) => pb::matrix::Values::Floats(pb::FloatList { values }),
+    };
+    pb::Matrix { rows, columns, values: Some(values) }
+}
+
+// ---- specifications ----
+
+fn unknown_enum(field: &'static str, number: i32) -> ServiceError {
+    ServiceError::invalid(field, format!("{number} is not a value of this enumeration that the server knows"))
+}
+
+fn activation(field: &'static str, number: i32) -> Result<Option<Activation>, ServiceError> {
+    Ok(match pb::Activation::try_from(number).map_err(|_| unknown_enum(field, number))? {
+        pb::Activation::Unspecified => None,
+        pb::Activation::Linear => Some(Activation::Linear),
+        pb::Activation::Relu => Some(Activation::Relu),
+        pb::Activation::LeakyRelu => Some(Activation::LeakyRelu { slope: 0.01 }),
+        pb::Activation::Elu => Some(Activation::Elu { alpha: 1.0 }),
+        pb::Activation::Gelu => Some(Activation::Gelu),
+        pb::Activation::Tanh => Some(Activation::Tanh),
+        pb::Activation::Sigmoid => Some(Activation::Sigmoid),
+    })
+}
+
+fn activation_answer(activation: Activation) -> i32 {
+    let activation = match activation {
+        Activation::Linear => pb::Activation::Linear,
+        Activation::Relu => pb::Activation::Relu,
+        Activation::LeakyRelu { .. } => pb::Activation::LeakyRelu,
+        Activation::Elu { .. } => pb::Activation::Elu,
+        Activation::Gelu => pb::Activation::Gelu,
+        Activation::Tanh => pb::Activation::Tanh,
+        Activation::Sigmoid => pb::Activation::Sigmoid,
+    };
+    activation.into()
+}
+
+fn loss(number: i32) -> Result<Option<Loss>, ServiceError> {
+    Ok(match pb::Loss::try_from(number).map_err(|_| unknown_enum("spec.loss", number))? {
+        pb::Loss::Unspecified => None,
+        pb::Loss::SquaredError => Some(Loss::SquaredError),
+        pb::Loss::BinaryCrossEntropy => Some(Loss::BinaryCrossEntropy),
+    })
+}
+
+fn normalisation(number: i32) -> Result<Option<NormalisationKind>, ServiceError> {
+    Ok(match pb::Normalisation::try_from(number).map_err(|_| unknown_enum("spec.normalisation", number))? {
+        pb::Normalisation::Unspecified => None,
+        pb::Normalisation::None => Some(NormalisationKind::None),
+        pb::Normalisation::Standardise => Some(NormalisationKind::Standardise),
+        pb::Normalisation::MinMax => Some(NormalisationKind::MinMax),
+        pb::Normalisation::UnitInterval => Some(NormalisationKind::UnitInterval),
+    })
+}
+
+fn initialisation(number: i32) -> Result<Option<Initialisation>, ServiceError> {
+    Ok(match pb::Initialisation::try_from(number).map_err(|_| unknown_enum("spec.initialisation", number))? {
+        pb::Initialisation::Unspecified => None,
+        pb::Initialisation::He => Some(Initialisation::He),
+        pb::Initialisation::Glorot => Some(Initialisation::Glorot),
+        pb::Initialisation::Orthogonal => Some(Initialisation::Orthogonal),
+    })
+}
+
+/// What a chunk's rows are for.
+pub fn row_role(number: i32) -> Result<RowRole, ServiceError> {
+    match pb::RowRole::try_from(number).map_err(|_| unknown_enum("chunk.role", number))? {
+        pb::RowRole::Unspecified | pb::RowRole::Training => Ok(RowRole::Training),
+        pb::RowRole::Test => Ok(RowRole::Test),
+    }
+}
+
+/// What to train, as sent, and the key to come back with. Numbers that mean "the server's choice" become `None`; the
+/// rest is checked by [`TrainSpec::check`].
+pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyKey>), ServiceError> {
+    let key = match spec.idempotency_key.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|error: JobError| ServiceError::invalid("spec.idempotency_key", error))?),
+    };
+    let activations = |field, numbers: Vec<i32>| -> Result<Vec<_>, ServiceError> {
+        numbers.into_iter().map(|number| activation(field, number)).collect()
+    };
+    let optimiser = spec.optimiser.unwrap_or_default();
+    let spec = TrainSpec {
+        model_name: model_name("spec.model_name", &spec.model_name)?,
+        widths: spec.widths.into_iter().map(|width| width as usize).collect(),
+        hidden_activation: activation("spec.hidden_activation", spec.hidden_activation)?,
+        code_activation: activation("spec.code_activation", spec.code_activation)?,
+        output_activation: activation("spec.output_activation", spec.output_activation)?,
+        encoder_activations: activations("spec.encoder_activations", spec.encoder_activations)?,
+        decoder_activations: activations("spec.decoder_activations", spec.decoder_activations)?,
+        loss: loss(spec.loss)?,
+        normalisation: normalisation(spec.normalisation)?,
+        value_range: spec.value_range.map(|range| (range.minimum, range.maximum)),
+        gain: spec.gain,
+        optimiser: Optimiser {
+            learning_rate: (optimiser.learning_rate != 0.0).then_some(optimiser.learning_rate),
+            weight_decay: optimiser.weight_decay,
+            warmup_fraction: optimiser.warmup_fraction,
+        },
+        initialisation: initialisation(spec.initialisation)?,
+        epochs: (spec.epochs != 0).then_some(spec.epochs),
+        batch_rows: (spec.batch_rows != 0).then_some(spec.batch_rows),
+        validation_fraction: spec.validation_fraction,
+        patience_epochs: spec.patience_epochs,
+        seed: spec.seed,
+        feature_names: spec.feature_names,
+    };
+    Ok((spec, key))
+}
+
+fn spec_answer(spec: &ModelSpec) -> pb::ModelSpec {
+    let raw = spec.raw();
+    let normalisation = match raw.normalisation {
+        NormalisationKind::None => pb::Normalisation::None,
+        NormalisationKind::Standardise => pb::Normalisation::Standardise,
+        NormalisationKind::MinMax => pb::Normalisation::MinMax,
+        NormalisationKind::UnitInterval => pb::Normalisation::UnitInterval,
+    };
+    let loss = match raw.loss {
+        Loss::SquaredError => pb::Loss::SquaredError,
+        Loss::BinaryCrossEntropy => pb::Loss::BinaryCrossEntropy,
+    };
+    pb::ModelSpec {
+        widths: raw.widths.iter().map(|width| *width as u32).collect(),
+        encoder_activations: raw.encoder_activations.iter().copied().map(activation_answer).collect(),
+        decoder_activations: raw.decoder_activations.iter().copied().map(activation_answer).collect(),
+        loss: loss.into(),
+        normalisation: normalisation.into(),
+        gain: raw.gain,
+        feature_names: raw.feature_names.clone(),
+    }
+}
+
+// ---- models and reports ----
+
+/// A model in a listing.
+pub fn model(entry: ModelEntry) -> pb::Model {
+    pb::Model {
+        name: entry.name.to_string(),
+        latest_version: entry.versions.keys().next_back().map_or(0, |version| version.number()),
+        version_count: entry.versions.len() as u64,
+        aliases: entry
+            .aliases
+            .iter()
+            .map(|(alias, version)| pb::Alias { alias: alias.to_string(), version: version.number() })
+            .collect(),
+    }
+}
+
+/// A version.
+pub fn version(description: VersionDescription, with: Report) -> pb::ModelVersion {
+    let report = description.report.as_ref().filter(|_| with == Report::With);
+    pb::ModelVersion {
+        name: description.key.name.to_string(),
+        version: description.key.version.number(),
+        aliases: description.aliases.iter().map(ToString::to_string).collect(),
+        create_time: Some(timestamp(description.published)),
+        spec: Some(spec_answer(&description.spec)),
+        training_report: report.map(self::report),
+        file_bytes: description.file_bytes,
+        tensor_bytes: description.spec.tensor_bytes(),
+        untied_tensor_bytes: description.spec.untied_tensor_bytes(),
+        sha256: description.sha256,
+    }
+}
+
+/// A training report.
+pub fn report(report: &TrainingReport) -> pb::TrainingReport {
+    pb::TrainingReport {
+        epochs: report.epochs.iter().map(epoch_losses).collect(),
+        best_epoch: report.best_epoch,
+        validation: report.validation.as_ref().map(evaluation),
+        test: report.test.as_ref().map(evaluation),
+        training_rows: report.training_rows,
+        pca_rows: report.pca_rows,
+        data_sha256: report.data_sha256.clone(),
+        seed: report.seed,
+        duration_seconds: report.duration_seconds,
+        software: report.software.clone(),
+        job_id: report.job_id.clone(),
+        batch_rows: report.batch_rows,
+        learning_rate: report.learning_rate,
+        notes: report.notes.clone(),
+    }
+}
+
+fn epoch_losses(losses: &EpochLosses) -> pb::EpochLosses {
+    pb::EpochLosses {
+        epoch: losses.epoch,
+        training_loss: losses.training_loss,
+        validation_loss: losses.validation_loss,
+    }
+}
+
+fn evaluation(evaluation: &Evaluation) -> pb::Evaluation {
+    pb::Evaluation {
+        rows: evaluation.rows,
+        loss: evaluation.loss,
+        squared_error: evaluation.squared_error,
+        squared_error_input_units: evaluation.squared_error_input_units,
+        pca_squared_error: evaluation.pca_squared_error,
+        pca_squared_error_input_units: evaluation.pca_squared_error_input_units,
+        explained_variance: evaluation.explained_variance,
+        pca_explained_variance: evaluation.pca_explained_variance,
+        loss_floor: evaluation.loss_floor,
+    }
+}
+
+// ---- jobs ----
+
+/// A job.
+pub fn job(snapshot: JobSnapshot, with: Report) -> pb::Job {
+    let state = match snapshot.state {
+        JobState::Uploading => pb::JobState::Uploading,
+        JobState::Queued => pb::JobState::Queued,
+        JobState::Running => pb::JobState::Running,
+        JobState::Paused => pb::JobState::Paused,
+        JobState::Succeeded => pb::JobState::Succeeded,
+        JobState::Failed => pb::JobState::Failed,
+        JobState::Cancelled => pb::JobState::Cancelled,
+    };
+    pb::Job {
+        id: snapshot.id.to_string(),
+        model_name: snapshot.model_name.to_string(),
+        state: state.into(),
+        create_time: Some(timestamp(snapshot.created)),
+        update_time: Some(timestamp(snapshot.updated)),
+        upload_expire_time: snapshot.upload_expires.map(timestamp),
+        chunk_count: snapshot.chunks,
+        row_count: snapshot.training_rows,
+        test_row_count: snapshot.test_rows,
+        progress: snapshot.progress.as_ref().map(progress),
+        version: snapshot.version.map_or(0, Version::number),
+        training_report: snapshot.report.as_deref().filter(|_| with == Report::With).map(report),
+        failure: snapshot.failure.unwrap_or_default(),
+        idempotency_key: snapshot.idempotency_key.map(|key| key.to_string()).unwrap_or_default(),
+    }
+}
+
+fn progress(progress: &Progress) -> pb::Progress {
+    pb::Progress {
+        epoch: progress.epoch,
+        epoch_count: progress.epoch_count,
+        training_loss: progress.training_loss,
+        validation_loss: progress.validation_loss,
+        rows_per_second: progress.rows_per_second,
+        time_left: progress.time_left.and_then(duration),
+        explained_variance: progress.explained_variance,
+        pca_explained_variance: progress.pca_explained_variance,
+        step: progress.step,
+        step_count: progress.step_count,
+    }
+}
+
+fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}
+
+fn timestamp(time: SystemTime) -> prost_types::Timestamp {
+    time.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_page_names_its_last_entry_until_there_is_no_more() {
+        let entries = || ["a", "b", "c"].into_iter();
+        let token = |entry: &&str| (*entry).to_owned();
+        assert_eq!(page(entries(), 2, token), (vec!["a", "b"], "b".to_owned()));
+        assert_eq!(page(entries(), 3, token), (vec!["a", "b", "c"], String::new()));
+        assert_eq!(page(entries(), 0, token), (vec!["a", "b", "c"], String::new()));
+        assert_eq!(page(std::iter::empty(), 5, token), (vec![], String::new()));
+    }
+
+    #[test]
+    fn a_reference_without_selector_means_the_newest() {
+        let reference = pb::ModelRef { name: "digits".into(), selector: None };
+        assert_eq!(model_ref(Some(reference)).expect("valid").1, Selector::Latest);
+    }
+
+    #[track_caller]
+    fn check_field(result: Result<impl std::fmt::Debug, ServiceError>, expected: &str) {
+        match result {
+            Err(error) => assert_eq!(error.field().as_deref(), Some(expected), "{error}"),
+            Ok(value) => panic!("accepted {value:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_names_its_field() {
+        let reference = |name: &str, selector| Some(pb::ModelRef { name: name.into(), selector });
+        check_field(model_ref(None), "model");
+        check_field(model_ref(reference("../x", None)), "model.name");
+        check_field(model_ref(reference("x", Some(pb::model_ref::Selector::Version(0)))), "model.version");
+        check_field(model_ref(reference("x", Some(pb::model_ref::Selector::Alias("7".into())))), "model.alias");
+        check_field(matrix("rows", None), "rows");
+        check_field(matrix("rows", Some(pb::Matrix { rows: 1, columns: 1, values: None })), "rows");
+        check_field(page_token::<JobId>("x"), "page_token");
+        check_field(version_token("0"), "page_token");
+        check_field(row_role(77), "chunk.role");
+        let spec = pb::TrainSpec { model_name: "m".into(), loss: 99, ..Default::default() };
+        check_field(train_spec(spec), "spec.loss");
+        let spec = pb::TrainSpec { model_name: "m".into(), hidden_activation: -1, ..Default::default() };
+        check_field(train_spec(spec), "spec.hidden_activation");
+    }
+
+    proptest! {
+        /// No message of any content panics, and a matrix that is accepted has as many values as it says.
+        #[test]
+        fn any_matrix_is_refused_or_whole(rows in any::<u32>(), columns in any::<u32>(), bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let length = bytes.len();
+            let values = Some(pb::matrix::Values::Float32Le(bytes.into()));
+            if let Ok(matrix) = matrix("rows", Some(pb::Matrix { rows, columns, values })) {
+                prop_assert_eq!(matrix.rows() * matrix.columns() * 4, length);
+            }
+        }
+
+        #[test]
+        fn small_shapes_are_accepted_exactly_when_they_fit(rows in 0u32..6, columns in 0u32..6, count in 0usize..40) {
+            let values = Some(pb::matrix::Values::Floats(pb::FloatList { values: vec![1.0; count] }));
+            let fits = rows > 0 && columns > 0 && (rows * columns) as usize == count;
+            prop_assert_eq!(matrix("rows", Some(pb::Matrix { rows, columns, values })).is_ok(), fits);
+        }
+
+        /// Bytes that decode as any request convert without a panic.
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            use prost::Message as _;
+            if let Ok(spec) = pb::TrainSpec::decode(bytes.as_slice()) {
+                let _ = train_spec(spec).map(|(spec, _)| spec.check());
+            }
+            if let Ok(request) = pb::EncodeRequest::decode(bytes.as_slice()) {
+                let _ = model_ref(request.model);
+                let _ = matrix("rows", request.rows);
+            }
+        }
+
+        /// A matrix comes back as it went, in the same form.
+        #[test]
+        fn answers_use_the_form_of_the_question(values in proptest::collection::vec(any::<f32>(), 1..30), as_bytes in any::<bool>()) {
+            let form = if as_bytes {
+                pb::matrix::Values::Float32Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
+            } else {
+                pb::matrix::Values::Floats(pb::FloatList { values: values.iter().map(|v| if v.is_nan() { 0.0 } else { *v }).collect() })
+            };
+            let question = pb::Matrix { rows: 1, columns: values.len() as u32, values: Some(form) };
+            let answer = matrix_answer(matrix("rows", Some(question.clone())).expect("valid"));
+            prop_assert_eq!(answer, question);
+        }
+    }
+}

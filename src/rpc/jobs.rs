@@ -1,0 +1,81 @@
+//! `JobService`.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use super::Api;
+use super::convert;
+use super::pb;
+use super::pb::job_service_server::JobService;
+use super::stream::{AnswerStream, Answers, Ending, driven};
+use crate::service::{JobId, JobSnapshot, Service, ServiceError};
+
+/// A watcher hears of a job at least this often.
+const NEWS_INTERVAL: Duration = Duration::from_secs(1);
+
+#[tonic::async_trait]
+impl JobService for Api {
+    type WatchJobStream = AnswerStream<pb::WatchJobResponse>;
+
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let pb::ListJobsRequest { page_size, page_token } = request.into_inner();
+        let after = convert::page_token::<JobId>(&page_token)?;
+        let (jobs, next) = convert::page(
+            self.service.jobs().list().into_iter().skip_while(|job| after.as_ref().is_some_and(|last| job.id >= *last)),
+            page_size,
+            |job| job.id.to_string(),
+        );
+        let jobs = jobs.into_iter().map(|job| convert::job(job, convert::Report::Without)).collect();
+        Ok(Response::new(pb::ListJobsResponse { jobs, next_page_token: next }))
+    }
+
+    async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
+        let id = convert::job_id(&request.into_inner().id)?;
+        let snapshot = self.service.jobs().snapshot(&id).map_err(ServiceError::from)?;
+        Ok(Response::new(pb::GetJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
+    }
+
+    async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let id = convert::job_id(&request.into_inner().id)?;
+        self.service.jobs().snapshot(&id).map_err(ServiceError::from)?;
+        let service = self.service.clone();
+        Ok(Response::new(driven(|answers| async move {
+            let news = |job| pb::WatchJobResponse { job: Some(convert::job(job, convert::Report::With)) };
+            follow(&service, &id, &answers, news).await.map(|_| ())
+        })))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<pb::CancelJobRequest>,
+    ) -> Result<Response<pb::CancelJobResponse>, Status> {
+        let id = convert::job_id(&request.into_inner().id)?;
+        let snapshot = self.service.jobs().cancel(&id).await.map_err(ServiceError::from)?;
+        Ok(Response::new(pb::CancelJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
+    }
+}
+
+/// Answers with the job now, at every change and at least every second, until it has ended; returns how.
+pub(super) async fn follow<T>(
+    service: &Service,
+    id: &JobId,
+    answers: &Answers<T>,
+    news: impl Fn(JobSnapshot) -> T,
+) -> Result<JobSnapshot, Ending> {
+    let mut job = service.jobs().watch(id)?;
+    loop {
+        let snapshot = job.borrow_and_update().clone();
+        let ended = snapshot.state.has_ended();
+        answers.send(news(snapshot.clone())).await?;
+        if ended {
+            return Ok(snapshot);
+        }
+        match tokio::time::timeout(NEWS_INTERVAL, job.changed()).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(_)) => {
+                return Err(ServiceError::ShuttingDown("the job goes on when the server starts again").into());
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `ModelService`.
+
+use bytes::Bytes;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Api;
+use super::convert;
+use super::limits::translate_status;
+use super::pb;
+use super::pb::import_model_version_request::Message as ImportMessage;
+use super::pb::model_service_server::ModelService;
+use super::stream::{AnswerStream, driven};
+use crate::service::{FILE_BYTES_MAX, ModelKey, ServiceError, Version};
+
+/// Files that are received at the same time, at most: each is held in memory while it is checked.
+pub const IMPORTS_MAX: usize = 2;
+
+/// Bytes of a chunk of an exported file.
+const EXPORT_CHUNK_BYTES: usize = 1 << 20;
+
+#[tonic::async_trait]
+impl ModelService for Api {
+    type ExportModelVersionStream = AnswerStream<pb::ExportModelVersionResponse>;
+
+    async fn list_models(
+        &self,
+        request: Request<pb::ListModelsRequest>,
+    ) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let pb::ListModelsRequest { page_size, page_token } = request.into_inner();
+        let after = convert::page_token(&page_token)?;
+        let (models, next) = convert::page(
+            self.service
+                .models()
+                .into_iter()
+                .skip_while(|model| after.as_ref().is_some_and(|last| model.name <= *last)),
+            page_size,
+            |model| model.name.to_string(),
+        );
+        let models = models.into_iter().map(convert::model).collect();
+        Ok(Response::new(pb::ListModelsResponse { models, next_page_token: next }))
+    }
+
+    async fn list_model_versions(
+        &self,
+        request: Request<pb::ListModelVersionsRequest>,
+    ) -> Result<Response<pb::ListModelVersionsResponse>, Status> {
+        let pb::ListModelVersionsRequest { name, page_size, page_token } = request.into_inner();
+        let name = convert::model_name("name", &name)?;
+        let after = convert::version_token(&page_token)?;
+        let entry = self.service.model(&name)?;
+        let newest_first = entry.versions.keys().rev().copied();
+        let (versions, next) = convert::page(
+            newest_first.skip_while(|version| after.is_some_and(|last| *version >= last)),
+            page_size,
+            |version: &Version| version.to_string(),
+        );
+        let keys = versions.into_iter().map(|version| ModelKey { name: name.clone(), version }).collect();
+        let versions = self.service.describe_all(keys).await?;
+        let versions = versions.into_iter().map(|one| convert::version(one, convert::Report::Without)).collect();
+        Ok(Response::new(pb::ListModelVersionsResponse { versions, next_page_token: next }))
+    }
+
+    async fn get_model_version(
+        &self,
+        request: Request<pb::GetModelVersionRequest>,
+    ) -> Result<Response<pb::GetModelVersionResponse>, Status> {
+        let (name, selector) = convert::model_ref(request.into_inner().model)?;
+        let description = self.service.describe(&name, &selector).await?;
+        let version = Some(convert::version(description, convert::Report::With));
+        Ok(Response::new(pb::GetModelVersionResponse { version }))
+    }
+
+    async fn delete_model_version(
+        &self,
+        request: Request<pb::DeleteModelVersionRequest>,
+    ) -> Result<Response<pb::DeleteModelVersionResponse>, Status> {
+        let pb::DeleteModelVersionRequest { name, version } = request.into_inner();
+        let name = convert::model_name("name", &name)?;
+        let version = convert::version_number("version", version)?;
+        self.service.delete_version(ModelKey { name, version }).await?;
+        Ok(Response::new(pb::DeleteModelVersionResponse {}))
+    }
+
+    async fn set_alias(&self, request: Request<pb::SetAliasRequest>) -> Result<Response<pb::SetAliasResponse>, Status> {
+        let pb::SetAliasRequest { name, alias, version, expected_version } = request.into_inner();
+        let name = convert::model_name("name", &name)?;
+        let alias = convert::alias("alias", &alias)?;
+        let version = convert::version_number("version", version)?;
+        let expected = match expected_version {
+            None => None,
+            Some(0) => Some(None),
+            Some(number) => Some(Some(convert::version_number("expected_version", number)?)),
+        };
+        let before = self.service.set_alias(ModelKey { name, version }, alias.clone(), expected).await?;
+        Ok(Response::new(pb::SetAliasResponse {
+            alias: Some(pb::Alias { alias: alias.to_string(), version: version.number() }),
+            previous_version: before.map_or(0, Version::number),
+        }))
+    }
+
+    async fn delete_alias(
+        &self,
+        request: Request<pb::DeleteAliasRequest>,
+    ) -> Result<Response<pb::DeleteAliasResponse>, Status> {
+        let pb::DeleteAliasRequest { name, alias, expected_version } = request.into_inner();
+        let name = convert::model_name("name", &name)?;
+        let alias = convert::alias("alias", &alias)?;
+        let expected =
+            expected_version.map(|number| convert::version_number("expected_version", number)).transpose()?;
+        self.service.delete_alias(name, alias, expected).await?;
+        Ok(Response::new(pb::DeleteAliasResponse {}))
+    }
+
+    async fn import_model_version(
+        &self,
+        request: Request<Streaming<pb::ImportModelVersionRequest>>,
+    ) -> Result<Response<pb::ImportModelVersionResponse>, Status> {
+        let mut messages = request.into_inner();
+        let Some(ImportMessage::Target(target)) = next(&mut messages).await? else {
+            return Err(ServiceError::invalid("message", "expected `target` first").into());
+        };
+        let name = convert::model_name("target.name", &target.name)?;
+        let _place = self.imports.acquire().await.map_err(|_| ServiceError::ShuttingDown("no import is taken"))?;
+        let mut file = Vec::new();
+        while let Some(message) = next(&mut messages).await? {
+            let ImportMessage::Chunk(chunk) = message else {
+                return Err(ServiceError::invalid("message", "expected a `chunk`, got a second `target`").into());
+            };
+            if (file.len() + chunk.len()) as u64 > FILE_BYTES_MAX {
+                return Err(ServiceError::FileTooLarge { bytes_max: FILE_BYTES_MAX }.into());
+            }
+            file.extend_from_slice(&chunk);
+        }
+        let description = self.service.import(name, file).await?;
+        let version = Some(convert::version(description, convert::Report::With));
+        Ok(Response::new(pb::ImportModelVersionResponse { version }))
+    }
+
+    async fn export_model_version(
+        &self,
+        request: Request<pb::ExportModelVersionRequest>,
+    ) -> Result<Response<Self::ExportModelVersionStream>, Status> {
+        let (name, selector) = convert::model_ref(request.into_inner().model)?;
+        let (key, file) = self.service.export(&name, &selector).await?;
+        let version = key.version.number();
+        let mut rest = Bytes::from(file);
+        let file_bytes = rest.len() as u64;
+        Ok(Response::new(driven(|answers| async move {
+            while !rest.is_empty() {
+                let chunk = rest.split_to(rest.len().min(EXPORT_CHUNK_BYTES));
+                answers.send(pb::ExportModelVersionResponse { version, file_bytes, chunk }).await?;
+            }
+            Ok(())
+        })))
+    }
+}
+
+/// The next message; `None` at the end.
+async fn next(messages: &mut Streaming<pb::ImportModelVersionRequest>) -> Result<Option<ImportMessage>, Status> {
+    match messages.message().await {
+        Ok(None) => Ok(None),
+        Ok(Some(pb::ImportModelVersionRequest { message: Some(message) })) => Ok(Some(message)),
+        Ok(Some(pb::ImportModelVersionRequest { message: None })) => {
+            Err(ServiceError::invalid("message", "nothing is set, expected `target` or `chunk`").into())
+        }
+        Err(status) => Err(translate_status(status)),
+    }
+}

@@ -1,0 +1,127 @@
+//! The one place where errors become gRPC status codes.
+//!
+//! | kind | code | details |
+//! |---|---|---|
+//! | `NotFound` | `NOT_FOUND` | |
+//! | `Invalid` | `INVALID_ARGUMENT` | `BadRequest` with the field |
+//! | `Exhausted` | `RESOURCE_EXHAUSTED` | `RetryInfo` where a delay is known |
+//! | `DeadlineExceeded` | `DEADLINE_EXCEEDED` | |
+//! | `Precondition` | `FAILED_PRECONDITION` | |
+//! | `Aborted` | `ABORTED` | |
+//! | `AlreadyExists` | `ALREADY_EXISTS` | |
+//! | `NotRepresentable` | `OUT_OF_RANGE` | |
+//! | `Unavailable` | `UNAVAILABLE` | |
+//! | `Damaged` | `DATA_LOSS` | |
+//! | `Internal` | `INTERNAL` | an opaque id that the log carries too |
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::service::{Kind, ServiceError};
+
+/// The code of a kind.
+pub fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::NotFound => Code::NotFound,
+        Kind::Invalid => Code::InvalidArgument,
+        Kind::Exhausted => Code::ResourceExhausted,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Precondition => Code::FailedPrecondition,
+        Kind::Aborted => Code::Aborted,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::NotRepresentable => Code::OutOfRange,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Damaged => Code::DataLoss,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+/// What a caller is told. A fault of ours is logged under an opaque id, and only the id is told.
+#[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
+pub fn status(error: ServiceError) -> Status {
+    let kind = error.kind();
+    if kind == Kind::Internal {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        tracing::error!(%id, %error, "internal error");
+        return Status::internal(format!("internal error {id}: the server's log has more under this id"));
+    }
+    let mut details = ErrorDetails::new();
+    if let Some(field) = error.field() {
+        details.add_bad_request_violation(field, error.to_string());
+    }
+    if let Some(delay) = error.retry_after() {
+        details.set_retry_info(Some(delay));
+    }
+    Status::with_error_details(code(kind), error.to_string(), details)
+}
+
+impl From<ServiceError> for Status {
+    fn from(error: ServiceError) -> Self {
+        status(error)
+    }
+}
+
+/// Says of a status that tonic made itself what this API promises: a message above the limit is
+/// `RESOURCE_EXHAUSTED` (tonic: `OUT_OF_RANGE`), bytes that are no message of ours are `INVALID_ARGUMENT` (tonic:
+/// `INTERNAL`). `None`: leave it as it is.
+pub(super) fn translate(status: &Status) -> Option<Status> {
+    let text = status.message();
+    if status.code() == Code::OutOfRange && text.starts_with("Error, decoded message length too large") {
+        let sizes = text.rsplit_once("large: ").map_or(text, |(_, sizes)| sizes);
+        return Some(Status::resource_exhausted(format!("message too large ({sizes}): send the rows in parts")));
+    }
+    if status.code() == Code::Internal && text.starts_with("failed to decode Protobuf message") {
+        return Some(Status::invalid_argument(text.to_owned()));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::service::BatchError;
+
+    #[test]
+    fn a_wrong_field_is_a_field_violation() {
+        let status = status(ServiceError::invalid("rows", "matrix has 0 rows, expected at least 1"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let violation = &details.bad_request().expect("details").field_violations[0];
+        assert_eq!(violation.field, "rows");
+        assert!(violation.description.contains("expected at least 1"), "{violation:?}");
+    }
+
+    #[test]
+    fn a_full_queue_says_when_to_come_back() {
+        let full = BatchError::Full {
+            waiting_rows: 10,
+            waiting_bytes: 40,
+            rows_max: 10,
+            bytes_max: 100,
+            retry_after: Duration::from_millis(25),
+        };
+        let status = status(full.into());
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let details = status.get_error_details();
+        assert_eq!(details.retry_info().and_then(|info| info.retry_delay), Some(Duration::from_millis(25)));
+    }
+
+    #[test]
+    fn an_internal_error_tells_its_id_alone() {
+        let status = status(ServiceError::Internal("secret path".to_owned()));
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("secret"), "{}", status.message());
+    }
+
+    #[test]
+    fn a_message_above_the_limit_is_resource_exhausted() {
+        let tonic =
+            Status::out_of_range("Error, decoded message length too large: found 20 bytes, the limit is: 10 bytes");
+        let ours = translate(&tonic).expect("translated");
+        assert_eq!(ours.code(), Code::ResourceExhausted);
+        assert!(ours.message().contains("found 20 bytes, the limit is: 10 bytes"), "{}", ours.message());
+        assert!(translate(&Status::out_of_range("the result of row 3 is not finite")).is_none());
+    }
+}

@@ -1,0 +1,180 @@
+//! What can go wrong in a use case, and of which kind it is.
+
+use std::time::Duration;
+
+use crate::batching::BatchError;
+use crate::jobs::JobError;
+use crate::model::{ArtifactError, IdError, MatrixError, ModelName, Version};
+use crate::store::StoreError;
+use crate::training::ParamError;
+
+/// The kinds of failure a caller can tell apart, each with one meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What was asked for does not exist.
+    NotFound,
+    /// The request can never succeed as it is.
+    Invalid,
+    /// No room now: come back later, or send less.
+    Exhausted,
+    /// The caller's deadline passed.
+    DeadlineExceeded,
+    /// The state of the system forbids it; the message says what would have to change.
+    Precondition,
+    /// Somebody else was faster.
+    Aborted,
+    /// The key is taken.
+    AlreadyExists,
+    /// The result cannot be represented.
+    NotRepresentable,
+    /// A stored file is damaged.
+    Damaged,
+    /// Not now, perhaps elsewhere: the server is shutting down.
+    Unavailable,
+    /// A fault of ours.
+    Internal,
+}
+
+/// Why a use case failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// A field of a request.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// Path of the field in the API.
+        field: String,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// Decode without a version.
+    #[error(
+        "name the version or alias that made these codes, they belong to it alone; the newest version of {name} is {newest}"
+    )]
+    VersionRequired {
+        /// The model.
+        name: ModelName,
+        /// Its newest version.
+        newest: Version,
+    },
+    /// A file that is imported is larger than the server takes.
+    #[error("the file is larger than {bytes_max} bytes, the most that this server imports")]
+    FileTooLarge {
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// A file that is imported.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// Batching.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Jobs.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The job that a stream waited for failed.
+    #[error("{0}")]
+    JobEnded(String),
+    /// The server stops.
+    #[error("the server is shutting down: {0}")]
+    ShuttingDown(&'static str),
+    /// A fault of ours.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ServiceError {
+    /// A field of a request that is wrong.
+    pub fn invalid(field: impl Into<String>, message: impl ToString) -> Self {
+        Self::Invalid { field: field.into(), message: message.to_string() }
+    }
+
+    /// Of which kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Invalid { .. } | Self::VersionRequired { .. } | Self::Artifact(_) => Kind::Invalid,
+            Self::FileTooLarge { .. } => Kind::Exhausted,
+            Self::Batch(error) => batch_kind(error),
+            Self::Store(error) => store_kind(error),
+            Self::Job(error) => job_kind(error),
+            Self::JobEnded(_) => Kind::Precondition,
+            Self::ShuttingDown(_) => Kind::Unavailable,
+            Self::Internal(_) => Kind::Internal,
+        }
+    }
+
+    /// The field that is wrong, as a path in the request, if one is.
+    pub fn field(&self) -> Option<String> {
+        match self {
+            Self::Invalid { field, .. } => Some(field.clone()),
+            Self::VersionRequired { .. } => Some("model.selector".to_owned()),
+            Self::Artifact(_) => Some("chunk".to_owned()),
+            Self::Batch(BatchError::Columns { .. } | BatchError::Matrix(_)) => Some("matrix".to_owned()),
+            Self::Job(JobError::Spec(ParamError::Range { field, .. })) => Some(format!("spec.{field}")),
+            Self::Job(JobError::Spec(_)) => Some("spec".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// When it is worth coming back, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Batch(BatchError::Full { retry_after, .. }) => Some(*retry_after),
+            _ => None,
+        }
+    }
+}
+
+fn batch_kind(error: &BatchError) -> Kind {
+    match error {
+        BatchError::Columns { .. } | BatchError::Matrix(_) => Kind::Invalid,
+        BatchError::ResultNotFinite { .. } => Kind::NotRepresentable,
+        BatchError::Full { .. } | BatchError::TooLarge { .. } => Kind::Exhausted,
+        BatchError::DeadlineExceeded => Kind::DeadlineExceeded,
+        BatchError::ShuttingDown => Kind::Unavailable,
+        BatchError::WorkerLost => Kind::Internal,
+    }
+}
+
+fn store_kind(error: &StoreError) -> Kind {
+    match error {
+        StoreError::UnknownModel(_) | StoreError::UnknownVersion { .. } | StoreError::UnknownAlias { .. } => {
+            Kind::NotFound
+        }
+        StoreError::AliasMoved { .. } => Kind::Aborted,
+        StoreError::Aliased { .. } | StoreError::ReadOnly { .. } => Kind::Precondition,
+        StoreError::Damaged { .. } => Kind::Damaged,
+        StoreError::Io { source, .. } => io_kind(source),
+    }
+}
+
+/// A full disk is the operator's to mend and no fault of ours.
+fn io_kind(error: &std::io::Error) -> Kind {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::Exhausted,
+        _ => Kind::Internal,
+    }
+}
+
+fn job_kind(error: &JobError) -> Kind {
+    match error {
+        JobError::Unknown(_) => Kind::NotFound,
+        JobError::Spec(_) | JobError::Id(_) => Kind::Invalid,
+        JobError::KeyTaken { .. } => Kind::AlreadyExists,
+        JobError::TakenOver(_) => Kind::Aborted,
+    }
+}
+
+impl From<(&'static str, IdError)> for ServiceError {
+    fn from((field, error): (&'static str, IdError)) -> Self {
+        Self::invalid(field, error)
+    }
+}
+
+impl From<(&'static str, MatrixError)> for ServiceError {
+    fn from((field, error): (&'static str, MatrixError)) -> Self {
+        Self::invalid(field, error)
+    }
+}

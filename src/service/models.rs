@@ -1,0 +1,144 @@
+//! Use cases of published models: list, describe, move, remove, import, export.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Service, ServiceError};
+use crate::model::{Alias, Artifact, ModelKey, ModelName, ModelSpec, Selector, TrainingReport, Version};
+use crate::store::{ModelEntry, ModelStore, StoreError};
+
+/// One version, described without its tensors.
+#[derive(Clone, Debug)]
+pub struct VersionDescription {
+    /// Which.
+    pub key: ModelKey,
+    /// Aliases that point at it.
+    pub aliases: Vec<Alias>,
+    /// When it was published.
+    pub published: SystemTime,
+    /// Its shape.
+    pub spec: ModelSpec,
+    /// Its report, if it has one.
+    pub report: Option<TrainingReport>,
+    /// Size of the stored file.
+    pub file_bytes: u64,
+    /// As recorded in the file, hexadecimal.
+    pub sha256: String,
+}
+
+impl Service {
+    /// All models, by name.
+    pub fn models(&self) -> Vec<ModelEntry> {
+        self.registry.store().entries()
+    }
+
+    /// One model.
+    pub fn model(&self, name: &ModelName) -> Result<ModelEntry, ServiceError> {
+        Ok(self.registry.store().entry(name).ok_or_else(|| StoreError::UnknownModel(name.to_string()))?)
+    }
+
+    /// Describes the version that is meant, from its file's header.
+    pub async fn describe(&self, name: &ModelName, selector: &Selector) -> Result<VersionDescription, ServiceError> {
+        let key = self.registry.resolve(name, selector)?;
+        self.blocking(move |store| describe(store.as_ref(), key)).await
+    }
+
+    /// Describes several versions of one model in one go, in the given order. A version whose file is damaged or has
+    /// just been deleted is left out, with a warning in the log.
+    pub async fn describe_all(&self, keys: Vec<ModelKey>) -> Result<Vec<VersionDescription>, ServiceError> {
+        self.blocking(move |store| {
+            Ok(keys
+                .into_iter()
+                .filter_map(|key| match describe(store.as_ref(), key) {
+                    Ok(description) => Some(description),
+                    Err(error) => {
+                        tracing::warn!(%error, "a version is left out of a listing");
+                        None
+                    }
+                })
+                .collect())
+        })
+        .await
+    }
+
+    /// Removes a version for good.
+    pub async fn delete_version(&self, key: ModelKey) -> Result<(), ServiceError> {
+        let deleted = key.clone();
+        self.blocking(move |store| Ok(store.delete(&deleted)?)).await?;
+        self.registry.forget(&key);
+        Ok(())
+    }
+
+    /// Points an alias at a version; `expected` as in [`ModelStore::set_alias`]. Returns where it pointed before.
+    pub async fn set_alias(
+        &self,
+        key: ModelKey,
+        alias: Alias,
+        expected: Option<Option<Version>>,
+    ) -> Result<Option<Version>, ServiceError> {
+        self.blocking(move |store| Ok(store.set_alias(&key, &alias, expected)?)).await
+    }
+
+    /// Removes an alias; the version stays.
+    pub async fn delete_alias(
+        &self,
+        name: ModelName,
+        alias: Alias,
+        expected: Option<Version>,
+    ) -> Result<(), ServiceError> {
+        self.blocking(move |store| Ok(store.delete_alias(&name, &alias, expected)?)).await
+    }
+
+    /// Checks a file made here or elsewhere and publishes it as a new version.
+    pub async fn import(&self, name: ModelName, file: Vec<u8>) -> Result<VersionDescription, ServiceError> {
+        self.blocking(move |store| {
+            let artifact = Artifact::import(&file)?;
+            drop(file);
+            let version = store.publish(&name, &artifact)?;
+            describe(store.as_ref(), ModelKey { name, version })
+        })
+        .await
+    }
+
+    /// The file of a version, as it is stored and checked to be whole.
+    pub async fn export(&self, name: &ModelName, selector: &Selector) -> Result<(ModelKey, Vec<u8>), ServiceError> {
+        let key = self.registry.resolve(name, selector)?;
+        self.blocking(move |store| {
+            let file = store.read(&key)?;
+            Artifact::from_bytes(&file).map_err(|reason| StoreError::Damaged { key: key.clone(), reason })?;
+            Ok((key, file))
+        })
+        .await
+    }
+
+    /// Disk work, off the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<dyn ModelStore>) -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let store = Arc::clone(self.registry.store());
+        tokio::task::spawn_blocking(move || work(store))
+            .await
+            .unwrap_or_else(|error| Err(ServiceError::Internal(format!("a disk task was lost: {error}"))))
+    }
+}
+
+fn describe(store: &dyn ModelStore, key: ModelKey) -> Result<VersionDescription, ServiceError> {
+    let entry = store.entry(&key.name).ok_or_else(|| StoreError::UnknownModel(key.name.to_string()))?;
+    let unknown =
+        || StoreError::UnknownVersion { key: key.clone(), newest: entry.versions.keys().next_back().copied() };
+    let version = entry.versions.get(&key.version).ok_or_else(unknown)?;
+    let header = store.read_header(&key)?;
+    let (spec, report, sha256) =
+        Artifact::peek(&header).map_err(|reason| StoreError::Damaged { key: key.clone(), reason })?;
+    let aliases = entry.aliases.iter().filter(|(_, at)| **at == key.version).map(|(alias, _)| alias.clone()).collect();
+    Ok(VersionDescription {
+        aliases,
+        published: version.published,
+        spec,
+        report,
+        file_bytes: version.file_bytes,
+        sha256,
+        key,
+    })
+}

@@ -1,0 +1,156 @@
+//! Durable steps on files and folders, and what their failures mean.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::StoreError;
+
+/// Names that begin so are being built or being removed; the next writer sweeps them.
+pub(super) const TEMPORARY_PREFIX: &str = ".tmp-";
+
+/// Turns an I/O error into one of the store, naming what was tried: `.map_err(failed("cannot read", path))`.
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.display().to_string();
+    move |error| {
+        let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        let source = Arc::new(error);
+        if full { StoreError::DiskFull { action, path, source } } else { StoreError::Io { action, path, source } }
+    }
+}
+
+/// A name in `folder` that nothing has yet.
+pub(super) fn temporary_in(folder: &Path) -> PathBuf {
+    folder.join(format!("{TEMPORARY_PREFIX}{}", uuid::Uuid::new_v4().simple()))
+}
+
+/// Makes `folder` if it is not there. Refuses to take a file or a symbolic link for it.
+pub(super) fn ensure_folder(folder: &Path) -> Result<(), StoreError> {
+    match fs::create_dir(folder) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => check_folder(folder),
+        Err(error) => Err(failed("cannot create the folder", folder)(error)),
+    }
+}
+
+/// Refuses what is not a folder itself: a link may lead out of the store.
+pub(super) fn check_folder(folder: &Path) -> Result<(), StoreError> {
+    let kind = fs::symlink_metadata(folder).map_err(failed("cannot look at", folder))?.file_type();
+    if kind.is_dir() {
+        return Ok(());
+    }
+    let found = if kind.is_symlink() { "a symbolic link" } else { "a file" };
+    Err(StoreError::NotAFolder { path: folder.display().to_string(), found })
+}
+
+/// Writes a new file and waits until its bytes are on the disk. Its name is durable only after [`sync_folder`].
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed("cannot create", path))?;
+    file.write_all(bytes).map_err(failed("cannot write", path))?;
+    file.sync_all().map_err(failed("cannot make durable", path))
+}
+
+/// Waits until the names in `folder` are on the disk.
+pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    if cfg!(not(unix)) {
+        // Elsewhere folders cannot be opened, and renames are as durable as the system makes them.
+        return Ok(());
+    }
+    File::open(folder).and_then(|file| file.sync_all()).map_err(failed("cannot make durable", folder))
+}
+
+/// What [`read_bounded`] found.
+pub(super) enum Bounded {
+    /// The bytes.
+    Bytes(Vec<u8>),
+    /// More bytes than allowed; they were not read.
+    TooLarge(u64),
+}
+
+/// Opens a plain file. A link is not followed.
+fn open_plain(path: &Path) -> io::Result<File> {
+    if fs::symlink_metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(io::Error::new(ErrorKind::InvalidInput, "expected a plain file"))
+    }
+}
+
+/// Reads a plain file of at most `bytes_max` bytes.
+pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
+    let file = open_plain(path)?;
+    let length = file.metadata()?.len();
+    if length > bytes_max {
+        return Ok(Bounded::TooLarge(length));
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(usize::try_from(length).unwrap_or(usize::MAX))?;
+    // One byte more than allowed shows a file that grew meanwhile.
+    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    let got = bytes.len() as u64;
+    Ok(if got > bytes_max { Bounded::TooLarge(got) } else { Bounded::Bytes(bytes) })
+}
+
+/// Reads the header of a safetensors file with the 8 bytes of its length before it, or as much of it as there is up to
+/// `bytes_max`: whether it is whole is judged by who understands it.
+pub(super) fn read_header(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut file = open_plain(path)?;
+    let mut bytes = Vec::new();
+    (&mut file).take(8).read_to_end(&mut bytes)?;
+    if let Some(length) = bytes.first_chunk::<8>() {
+        let rest = u64::from_le_bytes(*length).min(bytes_max.saturating_sub(8));
+        file.take(rest).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Removes a file, a link (not what it points at) or a whole folder. Nothing there is fine.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    let outcome = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("cannot remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// [`remove`] where failing changes nothing: the next writer tries again.
+pub(super) fn remove_or_warn(path: &Path) {
+    if let Err(error) = remove(path) {
+        tracing::warn!(%error, "a temporary stays behind; the next start of a writer removes it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_header(file: &[u8], expected: &[u8]) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("file");
+        write_new(&path, file).expect("written");
+        assert_eq!(read_header(&path, 16).expect("readable"), expected);
+    }
+
+    #[test]
+    fn a_header_ends_where_its_length_says_the_file_ends_or_the_limit_is() {
+        check_header(b"\x02\0\0\0\0\0\0\0{}tensors", b"\x02\0\0\0\0\0\0\0{}");
+        check_header(b"\x09\0\0\0\0\0\0\0abcdefghi", b"\x09\0\0\0\0\0\0\0abcdefgh");
+        check_header(b"\xff\xff\xff\xff\xff\xff\xff\xff{}", b"\xff\xff\xff\xff\xff\xff\xff\xff{}");
+        check_header(b"\x02\0\0", b"\x02\0\0");
+        check_header(b"", b"");
+    }
+
+    #[test]
+    fn a_full_disk_has_a_variant_of_its_own() {
+        let error = |kind: ErrorKind| failed("cannot write", Path::new("x"))(kind.into());
+        assert!(matches!(error(ErrorKind::StorageFull), StoreError::DiskFull { .. }));
+        assert!(matches!(error(ErrorKind::QuotaExceeded), StoreError::DiskFull { .. }));
+        assert!(matches!(error(ErrorKind::PermissionDenied), StoreError::Io { .. }));
+    }
+}

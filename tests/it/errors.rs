@@ -1,0 +1,126 @@
+//! Every refusal has its code, and says what was expected and what came.
+
+use std::time::Duration;
+
+use halfhitch::rpc::pb;
+use halfhitch::server::ServerConfig;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+use crate::support::{TestServer, alias, matrix, newest, sample, served, temporary_store, version};
+
+#[track_caller]
+fn check<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, texts: &[&str]) -> Status {
+    let status = result.expect_err("refused");
+    assert_eq!(status.code(), code, "{status:?}");
+    for text in texts {
+        assert!(status.message().contains(text), "{:?} does not say {text:?}", status.message());
+    }
+    if code == Code::InvalidArgument {
+        assert!(status.get_error_details().bad_request().is_some(), "{status:?} names no field");
+    }
+    status
+}
+
+fn encode(model: Option<pb::ModelRef>, rows: Option<pb::Matrix>) -> pb::EncodeRequest {
+    pb::EncodeRequest { model, rows }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unhappy_requests_are_told_why() {
+    let store = temporary_store();
+    let server = served(store.path(), "here", &[6, 2]).await;
+    let mut client = server.autoencoder().await;
+    let rows = sample(2, 6, 1);
+    let good = || Some(matrix(6, &rows));
+
+    let result = client.encode(encode(newest("nowhere"), good())).await;
+    check(result, Code::NotFound, &["nowhere"]);
+    let result = client.encode(encode(version("here", 9), good())).await;
+    check(result, Code::NotFound, &["9", "version 1", "here"]);
+    let result = client.encode(encode(alias("here", "prod"), good())).await;
+    check(result, Code::NotFound, &["prod"]);
+    let result = client.encode(encode(newest("No Such"), good())).await;
+    check(result, Code::InvalidArgument, &["No Such"]);
+    let result = client.encode(encode(None, good())).await;
+    check(result, Code::InvalidArgument, &["model"]);
+    let result = client.encode(encode(newest("here"), None)).await;
+    check(result, Code::InvalidArgument, &["rows"]);
+    let result = client.encode(encode(newest("here"), Some(matrix(5, &rows[..10])))).await;
+    check(result, Code::InvalidArgument, &["5", "6"]);
+    let mut wrong = matrix(6, &rows);
+    wrong.rows = 3;
+    let result = client.encode(encode(newest("here"), Some(wrong))).await;
+    check(result, Code::InvalidArgument, &["48", "72"]);
+    let mut overflowing = matrix(6, &rows);
+    (overflowing.rows, overflowing.columns) = (u32::MAX, u32::MAX);
+    let result = client.encode(encode(newest("here"), Some(overflowing))).await;
+    check(result, Code::InvalidArgument, &["48"]);
+    let empty = pb::Matrix { rows: 0, columns: 6, values: Some(pb::matrix::Values::Float32Le(Vec::new().into())) };
+    let result = client.encode(encode(newest("here"), Some(empty))).await;
+    check(result, Code::InvalidArgument, &["0 rows"]);
+    for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut values = rows.clone();
+        values[8] = broken;
+        let result = client.encode(encode(newest("here"), Some(matrix(6, &values)))).await;
+        check(result, Code::InvalidArgument, &["row 1", "column 2"]);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn codes_belong_to_the_version_that_made_them() {
+    let store = temporary_store();
+    let server = served(store.path(), "codes", &[6, 2]).await;
+    let mut client = server.autoencoder().await;
+    let codes = || Some(matrix(2, &[0.1, 0.2]));
+    let result = client.decode(pb::DecodeRequest { model: newest("codes"), codes: codes() }).await;
+    check(result, Code::InvalidArgument, &["version", "newest", "1"]);
+    let result = client.decode(pb::DecodeRequest { model: newest("nowhere"), codes: codes() }).await;
+    check(result, Code::NotFound, &["nowhere"]);
+    let wide = Some(matrix(3, &[0.1, 0.2, 0.3]));
+    let result = client.decode(pb::DecodeRequest { model: version("codes", 1), codes: wide }).await;
+    check(result, Code::InvalidArgument, &["3", "2"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_above_the_limit_is_resource_exhausted() {
+    let store = temporary_store();
+    let mut config = ServerConfig::new(store.path().to_owned());
+    config.message_bytes_max = 10_000;
+    let server = TestServer::start_with(config).await;
+    let rows = matrix(6, &sample(1000, 6, 1));
+    let result = server.autoencoder().await.encode(encode(newest("any"), Some(rows))).await;
+    check(result, Code::ResourceExhausted, &["10000 bytes"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_can_never_fit_the_queue_is_refused_at_once() {
+    let store = temporary_store();
+    served(store.path(), "narrow", &[6, 2]).await.stop().await;
+    let mut config = ServerConfig::new(store.path().to_owned());
+    config.batching.queue_rows_max = 100;
+    config.batching.batch_rows_max = 64;
+    let server = TestServer::start_with(config).await;
+    let rows = matrix(6, &sample(101, 6, 1));
+    let result = server.autoencoder().await.encode(encode(newest("narrow"), Some(rows))).await;
+    check(result, Code::ResourceExhausted, &["101", "100"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_has_passed_is_told_as_such() {
+    let store = temporary_store();
+    let server = served(store.path(), "late", &[6, 2]).await;
+    let mut client = server.autoencoder().await;
+    let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));
+    // Sent as a header alone, so that the server decides and not the client's own timer.
+    request.metadata_mut().insert("grpc-timeout", "0n".parse().expect("a header"));
+    check(client.encode(request).await, Code::DeadlineExceeded, &["deadline"]);
+    let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));
+    request.set_timeout(Duration::from_secs(20));
+    client.encode(request).await.expect("in time");
+    server.stop().await;
+}

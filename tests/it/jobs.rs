@@ -1,0 +1,104 @@
+//! Jobs as others see them: listed, watched, cancelled.
+
+use halfhitch::rpc::pb;
+use tonic::Code;
+
+use crate::support::{TestServer, question, sample, spec, temporary_store, train, whole_upload};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_listed_newest_first() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut client = server.autoencoder().await;
+    for name in ["first", "second", "third"] {
+        train(&mut client, spec(name, &[5, 2]), &sample(40, 5, 1)).await.expect("trains");
+    }
+    let mut jobs = server.jobs().await;
+    let mut names = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page = jobs.list_jobs(pb::ListJobsRequest { page_size: 2, page_token }).await.expect("lists").into_inner();
+        names.extend(page.jobs.iter().map(|job| job.model_name.clone()));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, ["third", "second", "first"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_job_is_not_found() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut jobs = server.jobs().await;
+    for id in ["", "x", "../..", "01890a5d-ac96-774b-bcce-b302099a8057"] {
+        let id = id.to_owned();
+        let status = jobs.get_job(pb::GetJobRequest { id: id.clone() }).await.expect_err("unknown");
+        assert_eq!(status.code(), Code::NotFound, "{id}");
+        let status = jobs.cancel_job(pb::CancelJobRequest { id: id.clone() }).await.expect_err("unknown");
+        assert_eq!(status.code(), Code::NotFound, "{id}");
+        let status = jobs.watch_job(pb::WatchJobRequest { id: id.clone() }).await.expect_err("unknown");
+        assert_eq!(status.code(), Code::NotFound, "{id}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_job_can_be_cancelled() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut endless = spec("endless", &[5, 2]);
+    endless.epochs = 100_000;
+    let questions = whole_upload(endless, &sample(500, 5, 1), 500);
+    let mut answers =
+        server.autoencoder().await.train(tokio_stream::iter(questions)).await.expect("accepted").into_inner();
+    // Wait until it trains.
+    let id = loop {
+        let answer = answers.message().await.expect("goes well").expect("an answer");
+        if let Some(pb::train_response::Message::Progress(job)) = answer.message
+            && job.state() == pb::JobState::Running
+            && job.progress.as_ref().is_some_and(|progress| progress.step > 0)
+        {
+            break job.id;
+        }
+    };
+    let mut jobs = server.jobs().await;
+    let cancelled = jobs.cancel_job(pb::CancelJobRequest { id: id.clone() }).await.expect("runs").into_inner();
+    assert_eq!(cancelled.job.expect("a job").state(), pb::JobState::Cancelled);
+    let ending = loop {
+        match answers.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ending.code(), Code::FailedPrecondition);
+    assert!(ending.message().contains("cancelled"), "{ending:?}");
+    let again = jobs.cancel_job(pb::CancelJobRequest { id: id.clone() }).await.expect_err("has ended");
+    assert_eq!(again.code(), Code::FailedPrecondition);
+    let spooled = store.path().join("jobs").join(&id).join("rows.spool");
+    assert!(!spooled.exists(), "the rows of a cancelled job are removed");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_can_be_cancelled() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let first = question(pb::train_request::Message::Spec(spec("waits", &[5, 2])));
+    let questions = tokio_stream::StreamExt::chain(tokio_stream::iter([first]), tokio_stream::pending());
+    let mut answers = server.autoencoder().await.train(questions).await.expect("accepted").into_inner();
+    let accepted = answers.message().await.expect("goes well").and_then(|answer| answer.message);
+    let Some(pb::train_response::Message::Accepted(accepted)) = accepted else { panic!("{accepted:?}") };
+    let job = accepted.job.expect("a job");
+    assert_eq!(job.state(), pb::JobState::Uploading);
+    assert!(job.upload_expire_time.is_some());
+    let request = pb::CancelJobRequest { id: job.id };
+    let cancelled = server.jobs().await.cancel_job(request).await.expect("uploading").into_inner();
+    assert_eq!(cancelled.job.expect("a job").state(), pb::JobState::Cancelled);
+    let ending = answers.message().await.expect_err("told");
+    assert_eq!(ending.code(), Code::FailedPrecondition, "{ending:?}");
+    server.stop().await;
+}

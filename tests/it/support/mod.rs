@@ -1,0 +1,201 @@
+//! A real server on port 0 over a temporary store, clients of it, and seeded data.
+
+pub(crate) mod process;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use halfhitch::rpc::pb;
+use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use halfhitch::rpc::pb::job_service_client::JobServiceClient;
+use halfhitch::rpc::pb::model_service_client::ModelServiceClient;
+use halfhitch::server::{self, ServerConfig, ServerError};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::Status;
+use tonic::transport::Channel;
+
+/// A server in this process.
+#[derive(Debug)]
+pub(crate) struct TestServer {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), ServerError>>,
+}
+
+impl TestServer {
+    /// With defaults, over `store`.
+    pub(crate) async fn start(store: &Path) -> Self {
+        Self::start_with(ServerConfig::new(store.to_owned())).await
+    }
+
+    pub(crate) async fn start_with(config: ServerConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(server::run(listener, config, async {
+            let _ = stopped.await;
+        }));
+        Self { address, stop, task }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        channel(self.address).await
+    }
+
+    pub(crate) async fn autoencoder(&self) -> AutoencoderServiceClient<Channel> {
+        AutoencoderServiceClient::new(self.channel().await).max_decoding_message_size(64 << 20)
+    }
+
+    pub(crate) async fn models(&self) -> ModelServiceClient<Channel> {
+        ModelServiceClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel().await)
+    }
+
+    /// Stops in order, and says how that went.
+    pub(crate) async fn stop(self) {
+        let _ = self.stop.send(());
+        self.task.await.expect("the server does not panic").expect("the server ends well");
+    }
+}
+
+/// Connects, waiting until the server listens: the listener is bound, so the first try succeeds.
+pub(crate) async fn channel(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).expect("a URL").connect().await.expect("the server listens")
+}
+
+pub(crate) fn temporary_store() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// Where the real data lies, if it does.
+pub(crate) fn real_data(file: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("HALFHITCH_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+    Some(folder.join(file)).filter(|path| path.exists())
+}
+
+/// `rows` rows of `columns` features that lie near a plane of `columns / 2` dimensions, row-major.
+pub(crate) fn sample(rows: usize, columns: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut uniform = move || {
+        // xorshift64* (Vigna 2016): all a test needs.
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let hidden = (columns / 2).max(1);
+    let mut values = Vec::with_capacity(rows * columns);
+    for _ in 0..rows {
+        let z: Vec<f32> = (0..hidden).map(|_| uniform()).collect();
+        for column in 0..columns {
+            let mixed: f32 =
+                z.iter().enumerate().map(|(i, z)| z * (((column * 7 + i * 3) % 11) as f32 / 11.0 - 0.4)).sum();
+            values.push(mixed + 0.02 * uniform() + column as f32 * 0.1);
+        }
+    }
+    values
+}
+
+/// As the fast form of the API.
+pub(crate) fn matrix(columns: usize, values: &[f32]) -> pb::Matrix {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    pb::Matrix {
+        rows: (values.len() / columns) as u32,
+        columns: columns as u32,
+        values: Some(pb::matrix::Values::Float32Le(bytes.into())),
+    }
+}
+
+/// As the convenient form of the API.
+pub(crate) fn float_matrix(columns: usize, values: &[f32]) -> pb::Matrix {
+    pb::Matrix {
+        rows: (values.len() / columns) as u32,
+        columns: columns as u32,
+        values: Some(pb::matrix::Values::Floats(pb::FloatList { values: values.to_vec() })),
+    }
+}
+
+/// The numbers of an answer, whatever its form.
+pub(crate) fn numbers(matrix: Option<pb::Matrix>) -> Vec<f32> {
+    match matrix.and_then(|matrix| matrix.values).expect("values") {
+        pb::matrix::Values::Float32Le(bytes) => {
+            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        }
+        pb::matrix::Values::Floats(list) => list.values,
+    }
+}
+
+pub(crate) fn newest(name: &str) -> Option<pb::ModelRef> {
+    Some(pb::ModelRef { name: name.to_owned(), selector: None })
+}
+
+pub(crate) fn version(name: &str, version: u64) -> Option<pb::ModelRef> {
+    Some(pb::ModelRef { name: name.to_owned(), selector: Some(pb::model_ref::Selector::Version(version)) })
+}
+
+pub(crate) fn alias(name: &str, alias: &str) -> Option<pb::ModelRef> {
+    Some(pb::ModelRef { name: name.to_owned(), selector: Some(pb::model_ref::Selector::Alias(alias.to_owned())) })
+}
+
+/// A small specification that trains in a moment.
+pub(crate) fn spec(name: &str, widths: &[u32]) -> pb::TrainSpec {
+    pb::TrainSpec { model_name: name.to_owned(), widths: widths.to_vec(), epochs: 3, seed: 1, ..Default::default() }
+}
+
+pub(crate) fn question(message: pb::train_request::Message) -> pb::TrainRequest {
+    pb::TrainRequest { message: Some(message) }
+}
+
+pub(crate) fn chunk(number: u64, columns: usize, values: &[f32]) -> pb::TrainRequest {
+    question(pb::train_request::Message::Chunk(pb::RowChunk {
+        number,
+        rows: Some(matrix(columns, values)),
+        role: pb::RowRole::Training.into(),
+    }))
+}
+
+pub(crate) fn finish(chunk_count: u64, row_count: u64) -> pb::TrainRequest {
+    question(pb::train_request::Message::Finish(pb::TrainFinish { chunk_count, row_count }))
+}
+
+/// Everything a `Train` stream sends for `values`, in chunks of `chunk_rows`.
+pub(crate) fn whole_upload(spec: pb::TrainSpec, values: &[f32], chunk_rows: usize) -> Vec<pb::TrainRequest> {
+    let columns = spec.widths[0] as usize;
+    let mut questions = vec![question(pb::train_request::Message::Spec(spec))];
+    let chunks = values.chunks(chunk_rows * columns);
+    let count = chunks.len() as u64;
+    questions.extend(chunks.enumerate().map(|(i, values)| chunk(i as u64 + 1, columns, values)));
+    questions.push(finish(count, (values.len() / columns) as u64));
+    questions
+}
+
+/// Trains and waits for the result.
+pub(crate) async fn train(
+    client: &mut AutoencoderServiceClient<Channel>,
+    spec: pb::TrainSpec,
+    values: &[f32],
+) -> Result<pb::TrainResult, Status> {
+    let questions = whole_upload(spec, values, 64);
+    let mut answers = client.train(tokio_stream::iter(questions)).await?.into_inner();
+    while let Some(answer) = answers.message().await? {
+        if let Some(pb::train_response::Message::Result(result)) = answer.message {
+            return Ok(result);
+        }
+    }
+    Err(Status::unknown("the stream ended without a result"))
+}
+
+/// A server with one trained model, `name` of `widths`.
+pub(crate) async fn served(store: &Path, name: &str, widths: &[u32]) -> TestServer {
+    let server = TestServer::start(store).await;
+    let rows = sample(200, widths[0] as usize, 7);
+    train(&mut server.autoencoder().await, spec(name, widths), &rows).await.expect("trains");
+    server
+}

@@ -1,0 +1,92 @@
+//! The binary as a process of its own: to be killed, measured, and told to stop.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use halfhitch::rpc::pb::model_service_client::ModelServiceClient;
+use tonic::transport::Channel;
+
+/// `halfhitch` with no setting of the environment around.
+pub(crate) fn halfhitch() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_halfhitch"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HALFHITCH_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A running `halfhitch serve`; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct ServerProcess {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl ServerProcess {
+    pub(crate) fn start(store: &Path) -> Self {
+        let mut child = halfhitch()
+            .args(["serve", "--listen", "127.0.0.1:0", "--store"])
+            .arg(store)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let address = loop {
+            let line = lines.next().expect("the server says where it listens").expect("text");
+            if let Some((_, address)) = line.rsplit_once("http://") {
+                break address.trim().parse().expect("an address");
+            }
+        };
+        Self { child, address }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        super::channel(self.address).await
+    }
+
+    pub(crate) async fn autoencoder(&self) -> AutoencoderServiceClient<Channel> {
+        AutoencoderServiceClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn models(&self) -> ModelServiceClient<Channel> {
+        ModelServiceClient::new(self.channel().await)
+    }
+
+    /// SIGKILL: no instruction of the server runs after this.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it has ended");
+    }
+
+    /// SIGTERM, and its exit code.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().expect("kill exists");
+        assert!(sent.success(), "the server runs");
+        self.child.wait().expect("it has ended").code()
+    }
+
+    /// A figure of /proc/PID/status in KiB, for example `RssAnon`.
+    pub(crate) fn memory_kib(&self, name: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
