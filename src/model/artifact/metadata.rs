@@ -22,6 +22,8 @@ pub(super) struct Metadata {
     pub(super) report: Option<TrainingReport>,
     /// As recorded.
     pub(super) sha256: Option<String>,
+    /// Whether the file names its format version; from elsewhere it need not.
+    names_version: bool,
     /// The canonical JSON without `sha256`: what the checksum covers.
     pub(super) canonical: String,
 }
@@ -30,18 +32,12 @@ pub(super) struct Metadata {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawMetadata {
-    #[serde(default = "format_version")]
-    format_version: u64,
+    format_version: Option<u64>,
     specification: RawModelSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     report: Option<TrainingReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
-}
-
-/// What a file from elsewhere means that does not say.
-fn format_version() -> u64 {
-    FORMAT_VERSION
 }
 
 impl Metadata {
@@ -62,7 +58,13 @@ impl Metadata {
             object.remove(SHA256);
         }
         let canonical = canonical(value);
-        Ok(Self { spec: ModelSpec::new(raw.specification)?, report: raw.report, sha256: raw.sha256, canonical })
+        Ok(Self {
+            spec: ModelSpec::new(raw.specification)?,
+            report: raw.report,
+            sha256: raw.sha256,
+            names_version: raw.format_version.is_some(),
+            canonical,
+        })
     }
 
     /// Refuses what a file of the store never has.
@@ -72,7 +74,7 @@ impl Metadata {
         if !with_checksum.is_ok_and(|expected| expected == text) {
             return Err(ArtifactError::NotCanonical { what: "the metadata is not canonical JSON" });
         }
-        if !self.canonical.contains("\"format_version\"") {
+        if !self.names_version {
             return Err(ArtifactError::FormatVersion { got: "missing".to_owned() });
         }
         Ok(())
@@ -86,7 +88,7 @@ pub(super) fn write(
     checksum: impl FnOnce(&str) -> String,
 ) -> String {
     let raw = RawMetadata {
-        format_version: FORMAT_VERSION,
+        format_version: Some(FORMAT_VERSION),
         specification: spec.raw().clone(),
         report: report.cloned(),
         sha256: None,
