@@ -24,7 +24,7 @@ const DIMENSIONS_MAX: usize = 8;
 /// Characters of a foreign name in an error.
 const SHOWN_CHARS_MAX: usize = 80;
 
-/// Of how many bytes, from the start of the file, [`super::peek`] needs: read from the file's first 8.
+/// Of how many bytes, from the start of the file, [`super::Artifact::peek`] needs: read from the file's first 8.
 pub fn header_bytes(prefix: &[u8]) -> Result<usize, ArtifactError> {
     let Some(length) = prefix.first_chunk::<8>() else {
         return Err(ArtifactError::Truncated { got: prefix.len() as u64, expected: 8 });

@@ -102,6 +102,13 @@ impl Artifact {
         Ok(artifact)
     }
 
+    /// What a listing shows of a version, from the first bytes of its file: [`header_bytes`] says how many. The
+    /// checksum is read, not verified: that takes the data.
+    pub fn peek(prefix: &[u8]) -> Result<(ModelSpec, Option<TrainingReport>, String), ArtifactError> {
+        let (_, metadata) = read_header(prefix, Origin::Store)?;
+        Ok((metadata.spec, metadata.report, metadata.sha256.unwrap_or_default()))
+    }
+
     /// Bytes of all tensors.
     pub fn tensor_bytes(&self) -> u64 {
         self.model.spec().tensor_bytes()
@@ -130,13 +137,6 @@ impl Artifact {
         let model = tensors::load(metadata.spec, &file)?;
         Ok(Self { model, report: metadata.report.map(Arc::new), sha256: metadata.sha256.unwrap_or_default() })
     }
-}
-
-/// What a listing shows of a version, from the first bytes of its file: [`header_bytes`] says how many. The checksum is
-/// read, not verified: that takes the data.
-pub fn peek(prefix: &[u8]) -> Result<(ModelSpec, Option<TrainingReport>, String), ArtifactError> {
-    let (_, metadata) = read_header(prefix, Origin::Store)?;
-    Ok((metadata.spec, metadata.report, metadata.sha256.unwrap_or_default()))
 }
 
 /// Everything but the data: the header's own form, the metadata, and the tensors that the specification demands.

@@ -132,12 +132,12 @@ fn every_normalisation_loss_and_depth_survives() {
 fn a_listing_needs_only_the_header() {
     let bytes = artifact().to_bytes();
     let length = header_bytes(&bytes[..8]).expect("a length");
-    let (spec, read, sha256) = peek(&bytes[..length]).expect("valid");
+    let (spec, read, sha256) = Artifact::peek(&bytes[..length]).expect("valid");
     assert_eq!(spec, *artifact().model.spec());
     assert_eq!(read, Some(report()));
     assert_eq!(sha256, Artifact::from_bytes(&bytes).expect("valid").sha256);
     assert_eq!(
-        peek(&bytes[..length - 1]).expect_err("incomplete"),
+        Artifact::peek(&bytes[..length - 1]).expect_err("incomplete"),
         ArtifactError::Truncated { got: length as u64 - 1, expected: length as u64 }
     );
 }
@@ -317,7 +317,7 @@ proptest! {
     fn arbitrary_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         prop_assert!(Artifact::from_bytes(&bytes).is_err());
         prop_assert!(Artifact::import(&bytes).is_err());
-        prop_assert!(peek(&bytes).is_err());
+        prop_assert!(Artifact::peek(&bytes).is_err());
     }
 
     #[test]
