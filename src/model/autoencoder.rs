@@ -19,6 +19,9 @@ pub struct TiedLayer {
 }
 
 /// A complete model. Each matrix exists once: the decoder uses the transposed view of the encoder's.
+///
+/// With h_0 = normalise(x), encoding is h_{l+1} = f_l(W_l h_l + b_l) and the code is h_K; with g_K = code, decoding is
+/// g_l = f'_l(W_lᵀ(γ_l∘g_{l+1}) + c_l), and x̂ = denormalise(g_0).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Autoencoder {
     spec: ModelSpec,
@@ -26,7 +29,7 @@ pub struct Autoencoder {
     layers: Vec<TiedLayer>,
 }
 
-/// Rows, their reconstructions' errors.
+/// Rows, and their reconstructions' errors.
 #[derive(Debug)]
 pub struct Reconstruction {
     /// (n, d_0), in the units of the input.
@@ -43,33 +46,109 @@ impl Autoencoder {
     /// # Panics
     /// If a shape disagrees with the specification: files and callers check before.
     pub fn new(spec: ModelSpec, normaliser: Normaliser, layers: Vec<TiedLayer>) -> Self {
+        assert_eq!(layers.len(), spec.layers(), "as many layers as the specification");
+        for (l, (layer, pair)) in layers.iter().zip(spec.raw().widths.windows(2)).enumerate() {
+            assert_eq!((layer.weight.inputs(), layer.weight.outputs()), (pair[0], pair[1]), "shape of matrix {l}");
+            assert_eq!((layer.decoder_bias.len(), layer.encoder_bias.len()), (pair[0], pair[1]), "biases {l}");
+            assert_eq!(layer.gain.as_ref().map(Vec::len), spec.has_gain(l).then_some(pair[1]), "gain {l}");
+        }
         Self { spec, normaliser, layers }
     }
+
     /// Its specification.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
+
     /// Its normalisation.
     pub fn normaliser(&self) -> &Normaliser {
         &self.normaliser
     }
+
     /// Its layers, in the order of encoding.
     pub fn layers(&self) -> &[TiedLayer] {
         &self.layers
     }
-    /// Rows (n, d_0) in input units to codes (n, d_K). Pads with zero rows to a multiple of 16: any n gives the same bits.
+
+    /// The same, for the optimiser.
+    pub fn layers_mut(&mut self) -> &mut [TiedLayer] {
+        &mut self.layers
+    }
+
+    /// Rows (n, d_0) in input units to codes (n, d_K). A row's code has the same bits in every batch.
+    ///
+    /// # Panics
+    /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn encode(&self, rows: &Lanes) -> Lanes {
-        let _ = rows;
-        todo!()
+        let mut x = rows.clone();
+        self.normaliser.apply(&mut x);
+        self.encode_normalised(x)
     }
-    /// Codes (n, d_K) to rows (n, d_0) in input units.
+
+    /// Codes (n, d_K) to rows (n, d_0) in input units. A code's row has the same bits in every batch.
+    ///
+    /// # Panics
+    /// If the codes are not d_K wide; callers check that at the edge.
     pub fn decode(&self, codes: &Lanes) -> Lanes {
-        let _ = codes;
-        todo!()
+        let mut rows = self.decode_normalised(codes.clone());
+        self.normaliser.undo(&mut rows);
+        rows
     }
-    /// Rows to codes and back, with the error of each row.
+
+    /// Rows (n, d_0) to codes and back, with the error of each row.
+    ///
+    /// # Panics
+    /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn reconstruct(&self, rows: &Lanes) -> Reconstruction {
-        let _ = rows;
-        todo!()
+        let mut x = rows.clone();
+        self.normaliser.apply(&mut x);
+        let mut x_hat = self.decode_normalised(self.encode_normalised(x.clone()));
+        let squared_errors = squared_distances(&x, &x_hat);
+        self.normaliser.undo(&mut x_hat);
+        let squared_errors_input_units = squared_distances(rows, &x_hat);
+        Reconstruction { rows: x_hat, squared_errors, squared_errors_input_units }
     }
+
+    /// The encoder in the normalised space.
+    pub fn encode_normalised(&self, x: Lanes) -> Lanes {
+        let (mut h, mut next) = (x, Lanes::default());
+        for (layer, activation) in self.layers.iter().zip(&self.spec.raw().encoder_activations) {
+            layer.weight.encode(&h, &mut next);
+            activation.apply_with_bias(&mut next, &layer.encoder_bias);
+            std::mem::swap(&mut h, &mut next);
+        }
+        h
+    }
+
+    /// The decoder in the normalised space.
+    pub fn decode_normalised(&self, code: Lanes) -> Lanes {
+        let (mut g, mut next) = (code, Lanes::default());
+        for (layer, activation) in self.layers.iter().zip(&self.spec.raw().decoder_activations).rev() {
+            if let Some(gain) = &layer.gain {
+                scale_columns(&mut g, gain);
+            }
+            layer.weight.decode(&g, &mut next);
+            activation.apply_with_bias(&mut next, &layer.decoder_bias);
+            std::mem::swap(&mut g, &mut next);
+        }
+        g
+    }
+}
+
+/// `G = G·diag(γ)`. Shapes: `g` (n, d), `gain` (d,).
+pub(super) fn scale_columns(g: &mut Lanes, gain: &[f32]) {
+    for (j, factor) in gain.iter().enumerate() {
+        g.column_mut(j).iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
+/// Per row the sum over columns of (a - b)², column after column.
+fn squared_distances(a: &Lanes, b: &Lanes) -> Vec<f32> {
+    let mut sums = vec![0.0f32; a.rows()];
+    for j in 0..a.columns() {
+        for ((sum, a), b) in sums.iter_mut().zip(a.column(j)).zip(b.column(j)) {
+            *sum += (a - b) * (a - b);
+        }
+    }
+    sums
 }

@@ -1,6 +1,7 @@
 //! Between the units of the input and the space in which a model works.
 
 use super::spec::NormalisationKind;
+use crate::numeric::Lanes;
 
 /// A learnt affine map per feature: normalised = (x - offset) / scale. No vectors for [`NormalisationKind::None`].
 #[derive(Clone, Debug, PartialEq)]
@@ -11,4 +12,178 @@ pub struct Normaliser {
     pub offset: Vec<f32>,
     /// (d_0,), each finite and above 0, or empty for `None`.
     pub scale: Vec<f32>,
+}
+
+/// A feature whose values are too large for its range to be a number.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("feature {feature} spans {minimum} to {maximum}, more than a 32-bit float can hold: scale the values down")]
+pub struct RangeTooLarge {
+    /// Its index, from 0.
+    pub feature: usize,
+    /// Least value.
+    pub minimum: f32,
+    /// Greatest value.
+    pub maximum: f32,
+}
+
+/// What is known of one feature.
+#[derive(Clone, Copy, Debug)]
+struct Summary {
+    minimum: f32,
+    maximum: f32,
+    mean: f64,
+    /// Sum of squared distances to the mean (Welford 1962).
+    squares: f64,
+}
+
+impl Normaliser {
+    /// Learns from rows (each `features` long); `range` is the common range for the unit interval, where it is known.
+    pub fn learn<'a>(
+        kind: NormalisationKind,
+        features: usize,
+        rows: impl Iterator<Item = &'a [f32]>,
+        range: Option<(f32, f32)>,
+    ) -> Result<Self, RangeTooLarge> {
+        if kind == NormalisationKind::None {
+            return Ok(Self { kind, offset: Vec::new(), scale: Vec::new() });
+        }
+        let first = Summary { minimum: f32::INFINITY, maximum: f32::NEG_INFINITY, mean: 0.0, squares: 0.0 };
+        let mut summaries = vec![first; features];
+        let mut count = 0.0;
+        for row in rows {
+            count += 1.0;
+            for (summary, &value) in summaries.iter_mut().zip(row) {
+                summary.minimum = summary.minimum.min(value);
+                summary.maximum = summary.maximum.max(value);
+                let before = f64::from(value) - summary.mean;
+                summary.mean += before / count;
+                summary.squares += before * (f64::from(value) - summary.mean);
+            }
+        }
+        let common = range.unwrap_or_else(|| {
+            let minimum = summaries.iter().fold(f32::INFINITY, |least, s| least.min(s.minimum));
+            let maximum = summaries.iter().fold(f32::NEG_INFINITY, |most, s| most.max(s.maximum));
+            (minimum, maximum)
+        });
+        let (mut offset, mut scale) = (Vec::with_capacity(features), Vec::with_capacity(features));
+        for (feature, summary) in summaries.iter().enumerate() {
+            let (from, width) = match kind {
+                NormalisationKind::Standardise => (summary.mean as f32, (summary.squares / count).sqrt() as f32),
+                NormalisationKind::MinMax => (summary.minimum, summary.maximum - summary.minimum),
+                NormalisationKind::UnitInterval => (common.0, common.1 - common.0),
+                NormalisationKind::None => (0.0, 1.0),
+            };
+            if !from.is_finite() || !width.is_finite() {
+                return Err(RangeTooLarge { feature, minimum: summary.minimum, maximum: summary.maximum });
+            }
+            offset.push(from);
+            // A constant feature has no width (nor one that is only rounding): it becomes 0.
+            let constant = summary.minimum == summary.maximum && kind != NormalisationKind::UnitInterval;
+            scale.push(if constant || width < f32::MIN_POSITIVE { 1.0 } else { width });
+        }
+        Ok(Self { kind, offset, scale })
+    }
+
+    /// Input units to normalised, in place. Shape (n, d_0).
+    pub fn apply(&self, rows: &mut Lanes) {
+        for (j, (offset, scale)) in self.offset.iter().zip(&self.scale).enumerate() {
+            for x in rows.column_mut(j) {
+                *x = (*x - offset) / scale;
+            }
+        }
+    }
+
+    /// Normalised to input units, in place. Shape (n, d_0).
+    pub fn undo(&self, rows: &mut Lanes) {
+        for (j, (offset, scale)) in self.offset.iter().zip(&self.scale).enumerate() {
+            for x in rows.column_mut(j) {
+                *x = *x * scale + offset;
+            }
+        }
+    }
+
+    /// One value of feature `j`, normalised: the same bits as [`Normaliser::apply`].
+    pub fn value(&self, j: usize, x: f32) -> f32 {
+        match (self.offset.get(j), self.scale.get(j)) {
+            (Some(offset), Some(scale)) => (x - offset) / scale,
+            _ => x,
+        }
+    }
+
+    /// What a distance of 1 in feature `j` is in the units of the input.
+    pub fn unit(&self, j: usize) -> f32 {
+        self.scale.get(j).copied().unwrap_or(1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: [[f32; 3]; 4] = [[0.0, 10.0, 7.0], [255.0, 20.0, 7.0], [100.0, 30.0, 7.0], [45.0, 40.0, 7.0]];
+
+    fn learn(kind: NormalisationKind, range: Option<(f32, f32)>) -> Normaliser {
+        Normaliser::learn(kind, 3, ROWS.iter().map(<[f32; 3]>::as_slice), range).expect("small numbers")
+    }
+
+    fn normalised(normaliser: &Normaliser) -> Vec<Vec<f32>> {
+        let mut lanes = Lanes::zeros(4, 3);
+        lanes.load(0, &ROWS.concat());
+        normaliser.apply(&mut lanes);
+        (0..3).map(|j| lanes.column(j).to_vec()).collect()
+    }
+
+    #[test]
+    fn standardised_features_have_mean_0_and_variance_1() {
+        let columns = normalised(&learn(NormalisationKind::Standardise, None));
+        for column in &columns[..2] {
+            let mean = column.iter().sum::<f32>() / 4.0;
+            let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 4.0;
+            assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-5, "{column:?}");
+        }
+        assert_eq!(columns[2], [0.0; 4], "a constant feature becomes 0");
+    }
+
+    #[test]
+    fn ranges_are_each_features_own_or_common() {
+        assert_eq!(normalised(&learn(NormalisationKind::MinMax, None))[1][3], 1.0);
+        assert_eq!(normalised(&learn(NormalisationKind::MinMax, None))[2], [0.0; 4]);
+        let common = learn(NormalisationKind::UnitInterval, None);
+        assert_eq!((common.offset[1], common.scale[1]), (0.0, 255.0));
+        let given = learn(NormalisationKind::UnitInterval, Some((0.0, 510.0)));
+        assert_eq!(normalised(&given)[0][1], 0.5);
+    }
+
+    #[test]
+    fn undoing_gives_the_input_back() {
+        for kind in [
+            NormalisationKind::None,
+            NormalisationKind::Standardise,
+            NormalisationKind::MinMax,
+            NormalisationKind::UnitInterval,
+        ] {
+            let normaliser = learn(kind, None);
+            let mut lanes = Lanes::zeros(4, 3);
+            lanes.load(0, &ROWS.concat());
+            normaliser.apply(&mut lanes);
+            for (i, row) in ROWS.iter().enumerate() {
+                for (j, x) in row.iter().enumerate() {
+                    assert_eq!(lanes.at(i, j).to_bits(), normaliser.value(j, *x).to_bits());
+                }
+            }
+            normaliser.undo(&mut lanes);
+            for (i, row) in ROWS.iter().enumerate() {
+                for (j, x) in row.iter().enumerate() {
+                    assert!((lanes.at(i, j) - x).abs() <= 1e-4, "{kind:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_beyond_floats_is_refused() {
+        let rows = [[f32::MAX], [-f32::MAX]];
+        let error = Normaliser::learn(NormalisationKind::MinMax, 1, rows.iter().map(<[f32; 1]>::as_slice), None);
+        assert_eq!(error, Err(RangeTooLarge { feature: 0, minimum: -f32::MAX, maximum: f32::MAX }));
+    }
 }

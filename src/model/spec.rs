@@ -42,6 +42,18 @@ pub const FEATURE_NAME_BYTES_MAX: usize = 200;
 /// Most bytes of all feature names together: keeps the header of a model's file small.
 pub const FEATURE_NAMES_BYTES_MAX: usize = 4 << 20;
 
+impl NormalisationKind {
+    /// In words, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Standardise => "standardise",
+            Self::MinMax => "min-max",
+            Self::UnitInterval => "unit interval",
+        }
+    }
+}
+
 /// Why a specification is refused. Layers and features count from 0.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpecError {

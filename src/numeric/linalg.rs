@@ -1,1 +1,307 @@
-//! (skeleton)
+//! Decompositions: PCA (the yardstick, through faer) and orthonormal matrices (first weights, in our own fixed order).
+
+use std::ops::ControlFlow;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
+
+/// Rows that are centred and multiplied at a time.
+const BLOCK_ROWS: usize = 512;
+/// Floating-point operations that a fit may cost: about two seconds of one core.
+const FIT_FLOPS_MAX: f64 = 1e11;
+/// Largest matrix whose eigenvectors are computed.
+const EIGEN_SIZE_MAX: usize = 2048;
+
+/// The principal subspace of some rows: their mean, and `k` orthonormal directions of greatest variance.
+#[derive(Clone, Debug)]
+pub struct Pca {
+    mean: Vec<f64>,
+    /// (d, k)
+    directions: Mat<f64>,
+}
+
+/// Rows of width d, one at a time: `read(i, row)` writes row i.
+pub trait RowSource {
+    /// Number of rows.
+    fn rows(&self) -> usize;
+    /// Width d.
+    fn columns(&self) -> usize;
+    /// Writes row `index` to `row` (d,).
+    fn read(&self, index: usize, row: &mut [f64]);
+}
+
+/// How many of `rows` rows of width `columns` a fit can afford; the caller samples that many.
+pub fn affordable_rows(rows: usize, columns: usize) -> usize {
+    let d = columns as f64;
+    let by_covariance = if columns <= EIGEN_SIZE_MAX { (FIT_FLOPS_MAX / (2.0 * d * d)) as usize } else { 0 };
+    // Fewer rows than columns: the Gram matrix of the rows is the smaller one.
+    let by_gram = ((FIT_FLOPS_MAX / (2.0 * d)).sqrt() as usize).min(EIGEN_SIZE_MAX);
+    rows.min(by_covariance.max(by_gram))
+}
+
+impl Pca {
+    /// Fits `k` directions (fewer where there are fewer rows or columns). Covariance in f64, eigenvectors through faer.
+    /// `None` if `go_on` breaks or the eigenvectors do not converge.
+    ///
+    /// # Panics
+    /// If there are no rows.
+    pub fn fit(source: &dyn RowSource, k: usize, go_on: &mut dyn FnMut() -> ControlFlow<()>) -> Option<Self> {
+        let (rows, columns) = (source.rows(), source.columns());
+        assert!(rows > 0, "a mean needs rows");
+        let mut mean = vec![0.0; columns];
+        let mut row = vec![0.0; columns];
+        for index in 0..rows {
+            source.read(index, &mut row);
+            mean.iter_mut().zip(&row).for_each(|(sum, value)| *sum += value);
+        }
+        mean.iter_mut().for_each(|sum| *sum /= rows as f64);
+        let k = k.min(columns).min(rows);
+        let directions =
+            if rows < columns { by_gram(source, &mean, k, go_on)? } else { by_covariance(source, &mean, k, go_on)? };
+        Some(Self { mean, directions })
+    }
+
+    /// The mean of the rows it was fitted on (d,).
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
+    /// What is left of each row of `source` when it is projected: calls `residual(row index, x - x̂)` in order.
+    pub fn residuals(&self, source: &dyn RowSource, mut residual: impl FnMut(usize, &[f64])) {
+        let columns = source.columns();
+        let mut left = vec![0.0; columns];
+        blocks(source, &self.mean, |first, block| {
+            // (n, d)·(d, k)·(k, d)
+            let projected = block * &self.directions;
+            let back = &projected * self.directions.transpose();
+            for row in 0..block.nrows() {
+                for column in 0..columns {
+                    left[column] = block[(row, column)] - back[(row, column)];
+                }
+                residual(first + row, &left);
+            }
+            ControlFlow::Continue(())
+        });
+    }
+}
+
+/// Calls `work(first row, centred block)` block by block; false if it broke.
+fn blocks(
+    source: &dyn RowSource,
+    mean: &[f64],
+    mut work: impl FnMut(usize, MatRef<'_, f64>) -> ControlFlow<()>,
+) -> bool {
+    let (rows, columns) = (source.rows(), source.columns());
+    let mut values = vec![0.0; BLOCK_ROWS.min(rows) * columns];
+    for first in (0..rows).step_by(BLOCK_ROWS) {
+        let count = BLOCK_ROWS.min(rows - first);
+        for (i, row) in values.chunks_exact_mut(columns).take(count).enumerate() {
+            source.read(first + i, row);
+            row.iter_mut().zip(mean).for_each(|(value, mean)| *value -= mean);
+        }
+        let block = MatRef::from_row_major_slice(&values[..count * columns], count, columns);
+        if work(first, block).is_break() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Eigenvectors of the covariance (d, d).
+fn by_covariance(
+    source: &dyn RowSource,
+    mean: &[f64],
+    k: usize,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Option<Mat<f64>> {
+    let columns = source.columns();
+    let mut covariance = Mat::<f64>::zeros(columns, columns);
+    let whole = blocks(source, mean, |_, block| {
+        matmul(covariance.as_mut(), Accum::Add, block.transpose(), block, 1.0, Par::Seq);
+        go_on()
+    });
+    if !whole {
+        return None;
+    }
+    let vectors = covariance.self_adjoint_eigen(Side::Lower).ok()?;
+    // In the order of growing eigenvalues: the last ones are wanted.
+    Some(vectors.U().subcols(columns - k, k).to_owned())
+}
+
+/// The same through the Gram matrix (n, n) of fewer rows than columns: if G u = λ u then Xᵀu / √λ is a direction.
+fn by_gram(
+    source: &dyn RowSource,
+    mean: &[f64],
+    k: usize,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Option<Mat<f64>> {
+    let (rows, columns) = (source.rows(), source.columns());
+    let mut centred = Mat::<f64>::zeros(rows, columns);
+    let whole = blocks(source, mean, |first, block| {
+        centred.as_mut().subrows_mut(first, block.nrows()).copy_from(block);
+        go_on()
+    });
+    if !whole {
+        return None;
+    }
+    let mut gram = Mat::<f64>::zeros(rows, rows);
+    matmul(gram.as_mut(), Accum::Replace, centred.as_ref(), centred.as_ref().transpose(), 1.0, Par::Seq);
+    let eigen = gram.self_adjoint_eigen(Side::Lower).ok()?;
+    let largest = eigen.S()[rows - 1].max(0.0);
+    let mut directions = Mat::<f64>::zeros(columns, k);
+    for j in 0..k {
+        let value = eigen.S()[rows - k + j];
+        // Directions without variance stay zero: they project nothing.
+        if value > largest * 1e-12 && value > 0.0 {
+            let u = eigen.U().col(rows - k + j);
+            let direction = MatMut::from_column_major_slice_mut(
+                directions.as_mut().col_mut(j).try_as_col_major_mut()?.as_slice_mut(),
+                columns,
+                1,
+            );
+            matmul(direction, Accum::Replace, centred.as_ref().transpose(), u.as_mat(), 1.0 / value.sqrt(), Par::Seq);
+        }
+    }
+    Some(directions)
+}
+
+/// Makes the rows of a row-major (rows, columns) matrix orthonormal, rows ≤ columns: modified Gram-Schmidt, twice
+/// (Giraud, Langou and Rozložník 2005: twice is enough), in f64 and in one fixed order, since the result becomes weights.
+/// A row that the earlier ones span is left zero.
+///
+/// # Panics
+/// If there are more rows than columns.
+pub fn orthonormalise_rows(values: &mut [f64], columns: usize) {
+    let rows = values.len() / columns;
+    assert!(rows <= columns, "at most as many orthonormal rows as columns");
+    for i in 0..rows {
+        let (done, rest) = values.split_at_mut(i * columns);
+        let row = &mut rest[..columns];
+        for _ in 0..2 {
+            for other in done.chunks_exact(columns) {
+                let along = dot(row, other);
+                row.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
+            }
+        }
+        let norm = dot(row, row).sqrt();
+        let scale = if norm > 1e-12 { 1.0 / norm } else { 0.0 };
+        row.iter_mut().for_each(|value| *value *= scale);
+    }
+}
+
+/// Four partial sums, added in a fixed order: vector code without a change of bits.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (a_chunks, a_rest) = a.as_chunks::<8>();
+    let (b_chunks, b_rest) = b.as_chunks::<8>();
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::rng::{Stream, Use};
+
+    struct Table {
+        values: Vec<f64>,
+        columns: usize,
+    }
+
+    impl RowSource for Table {
+        fn rows(&self) -> usize {
+            self.values.len() / self.columns
+        }
+        fn columns(&self) -> usize {
+            self.columns
+        }
+        fn read(&self, index: usize, row: &mut [f64]) {
+            row.copy_from_slice(&self.values[index * self.columns..][..self.columns]);
+        }
+    }
+
+    /// Rows on a plane of `k` dimensions in `columns`, away from the origin, with a little noise.
+    fn plane(rows: usize, columns: usize, k: usize, noise: f64) -> Table {
+        let mut stream = Stream::new(1, 0, 0, Use::Weights);
+        let basis: Vec<f64> = (0..k * columns).map(|_| stream.normal()).collect();
+        let mut values = Vec::new();
+        for _ in 0..rows {
+            let z: Vec<f64> = (0..k).map(|_| stream.normal()).collect();
+            for j in 0..columns {
+                let on_plane: f64 = (0..k).map(|i| z[i] * basis[i * columns + j]).sum();
+                values.push(5.0 + on_plane + noise * stream.normal());
+            }
+        }
+        Table { values, columns }
+    }
+
+    fn mean_residual(pca: &Pca, table: &Table) -> f64 {
+        let mut sum = 0.0;
+        pca.residuals(table, |_, left| sum += left.iter().map(|v| v * v).sum::<f64>());
+        sum / table.rows() as f64
+    }
+
+    #[track_caller]
+    fn fitted(table: &Table, k: usize) -> Pca {
+        Pca::fit(table, k, &mut || ControlFlow::Continue(())).expect("goes on")
+    }
+
+    #[test]
+    fn a_plane_is_reproduced_by_as_many_directions() {
+        for (rows, columns) in [(700, 9), (7, 40)] {
+            let table = plane(rows, columns, 3, 0.0);
+            assert!(mean_residual(&fitted(&table, 3), &table) < 1e-20, "{rows} x {columns}");
+            assert!(mean_residual(&fitted(&table, 2), &table) > 1e-2, "{rows} x {columns}");
+        }
+    }
+
+    #[test]
+    fn covariance_and_gram_agree() {
+        let wide = plane(30, 40, 5, 0.3);
+        let by_gram = mean_residual(&fitted(&wide, 4), &wide);
+        let mean = fitted(&wide, 4).mean().to_vec();
+        let directions = by_covariance(&wide, &mean, 4, &mut || ControlFlow::Continue(())).expect("goes on");
+        let by_covariance = mean_residual(&Pca { mean, directions }, &wide);
+        assert!((by_gram - by_covariance).abs() < 1e-9 * by_covariance, "{by_gram} {by_covariance}");
+    }
+
+    #[test]
+    fn more_directions_than_there_are_is_everything() {
+        let table = plane(4, 6, 2, 0.5);
+        assert!(mean_residual(&fitted(&table, 6), &table) < 1e-20);
+        let constant = Table { values: vec![2.0; 12], columns: 3 };
+        assert!(mean_residual(&fitted(&constant, 2), &constant) < 1e-20);
+    }
+
+    #[test]
+    fn a_fit_can_be_stopped() {
+        let table = plane(50, 5, 2, 0.1);
+        assert!(Pca::fit(&table, 2, &mut || ControlFlow::Break(())).is_none());
+    }
+
+    #[test]
+    fn rows_become_orthonormal() {
+        let mut stream = Stream::new(2, 0, 0, Use::Weights);
+        let mut values: Vec<f64> = (0..12 * 30).map(|_| stream.normal()).collect();
+        orthonormalise_rows(&mut values, 30);
+        for (i, a) in values.chunks_exact(30).enumerate() {
+            for (j, b) in values.chunks_exact(30).enumerate() {
+                let expected = f64::from(u8::from(i == j));
+                assert!((dot(a, b) - expected).abs() < 1e-14);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_affordable_shrinks_with_the_width() {
+        assert_eq!(affordable_rows(60_000, 784), 60_000);
+        assert!(affordable_rows(1_000_000, 784) < 100_000);
+        assert!(affordable_rows(1_000_000, 65_536) > 500);
+        assert!(affordable_rows(1_000_000, 65_536) <= EIGEN_SIZE_MAX);
+    }
+}

@@ -4,7 +4,6 @@ pub mod activation;
 pub mod lanes;
 pub mod linalg;
 pub mod matmul;
-pub mod reduce;
 pub mod rng;
 
 pub use activation::Activation;

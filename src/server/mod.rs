@@ -93,13 +93,13 @@ pub async fn run(
     let folder = config.store.clone();
     let store = blocking(move || LocalStore::open(&folder)).await?;
     let store: Arc<dyn ModelStore> = Arc::new(store);
-    let registry = Registry::new(Arc::clone(&store), config.registry);
+    let registry = Registry::new(store, config.registry);
     let batcher = Batcher::start(config.batching, config.executor.serving_threads).map_err(ServerError::Threads)?;
     let jobs = Jobs::open(config.jobs, registry.clone())?;
-    let api = Api::new(Service::new(registry, batcher.clone(), jobs.clone()));
+    let api = Api::new(Service::new(registry.clone(), batcher.clone(), jobs.clone()));
 
     let (stop, stopping) = watch::channel(false);
-    let refresher = tokio::spawn(refresh(store, stopping.clone()));
+    let refresher = tokio::spawn(refresh(registry, stopping.clone()));
     let (health, health_service) = health::Health::new();
     health.ready().await;
 
@@ -159,18 +159,19 @@ pub async fn run(
 }
 
 /// Looks at the store's folder now and then: versions that another server published, a lock that became free.
-async fn refresh(store: Arc<dyn ModelStore>, mut stopping: watch::Receiver<bool>) {
+async fn refresh(registry: Registry, mut stopping: watch::Receiver<bool>) {
     let mut told = false;
     loop {
         if tokio::time::timeout(REFRESH_INTERVAL, stopping.wait_for(|stop| *stop)).await.is_ok() {
             return;
         }
-        let looked = Arc::clone(&store);
-        match blocking(move || looked.refresh()).await {
+        let store = Arc::clone(registry.store());
+        match blocking(move || store.refresh()).await {
             Ok(changed) => {
                 told = false;
                 if changed {
-                    tracing::info!(writable = store.is_writable(), "the store's folder has changed");
+                    tracing::info!(writable = registry.store().is_writable(), "the store's folder has changed");
+                    registry.forget_deleted();
                 }
             }
             // Once: the same folder fails the same way twice a second.

@@ -8,6 +8,9 @@ use crate::model::{ArtifactError, IdError, MatrixError, ModelName, Version};
 use crate::store::StoreError;
 use crate::training::ParamError;
 
+/// Models are read from disk one at a time: a moment later there is room again.
+const LOAD_RETRY_AFTER: Duration = Duration::from_millis(500);
+
 /// The kinds of failure a caller can tell apart, each with one meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -122,6 +125,7 @@ impl ServiceError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Batch(BatchError::Full { retry_after, .. }) => Some(*retry_after),
+            Self::Store(StoreError::LoadsFull { .. }) => Some(LOAD_RETRY_AFTER),
             _ => None,
         }
     }
@@ -144,8 +148,17 @@ fn store_kind(error: &StoreError) -> Kind {
             Kind::NotFound
         }
         StoreError::AliasMoved { .. } => Kind::Aborted,
-        StoreError::Aliased { .. } | StoreError::ReadOnly { .. } => Kind::Precondition,
+        StoreError::Aliased { .. }
+        | StoreError::ReadOnly { .. }
+        | StoreError::BadIndex { .. }
+        | StoreError::NoVersionLeft { .. }
+        | StoreError::NotAFolder { .. } => Kind::Precondition,
+        StoreError::TooManyAliases { .. }
+        | StoreError::TooLarge { .. }
+        | StoreError::DiskFull { .. }
+        | StoreError::LoadsFull { .. } => Kind::Exhausted,
         StoreError::Damaged { .. } => Kind::Damaged,
+        StoreError::LoadLost { .. } => Kind::Internal,
         StoreError::Io { source, .. } => io_kind(source),
     }
 }

@@ -1,0 +1,32 @@
+//! The learning rate by step: linear warm-up, then a cosine to 0 (Loshchilov and Hutter 2017, without restarts).
+
+/// The rate of `step` (from 0) of `steps`.
+pub fn learning_rate(step: u64, steps: u64, warmup_fraction: f64, peak: f64) -> f64 {
+    let warmup = ((steps as f64 * warmup_fraction) as u64).min(steps.saturating_sub(1));
+    if step < warmup {
+        return peak * (step + 1) as f64 / (warmup + 1) as f64;
+    }
+    let done = (step - warmup) as f64 / (steps - warmup).max(1) as f64;
+    // libm's cosine: the same bits everywhere.
+    0.5 * peak * (1.0 + libm::cos(std::f64::consts::PI * done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_rises_to_the_peak_and_falls_to_almost_nothing() {
+        let rates: Vec<f64> = (0..1000).map(|step| learning_rate(step, 1000, 0.1, 2.0)).collect();
+        assert!(rates[..100].is_sorted());
+        assert!((rates[100] - 2.0).abs() < 1e-12);
+        assert!(rates[100..].iter().rev().is_sorted());
+        assert!(rates[999] < 1e-4 && rates.iter().all(|rate| *rate > 0.0));
+    }
+
+    #[test]
+    fn a_single_step_has_the_peak() {
+        assert!((learning_rate(0, 1, 0.05, 0.5) - 0.5).abs() < 1e-12);
+        assert!((learning_rate(0, 1, 1.0, 0.5) - 0.5).abs() < 1e-12);
+    }
+}

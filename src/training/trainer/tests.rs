@@ -1,0 +1,180 @@
+//! The whole of training on small data: bits, defaults, and what goes wrong.
+
+use super::*;
+use crate::model::NormalisationKind;
+use crate::numeric::Activation;
+use crate::numeric::rng::{Stream, Use};
+use crate::training::TrainSpec;
+
+fn plane(rows: usize, features: usize, hidden: usize) -> Vec<f32> {
+    let mut stream = Stream::new(11, 0, 0, Use::Sample);
+    let basis: Vec<f64> = (0..hidden * features).map(|_| stream.normal()).collect();
+    let mut values = Vec::new();
+    for _ in 0..rows {
+        let z: Vec<f64> = (0..hidden).map(|_| stream.normal()).collect();
+        for j in 0..features {
+            let on_plane: f64 = (0..hidden).map(|i| z[i] * basis[i * features + j]).sum();
+            values.push((3.0 + on_plane + 0.3 * stream.normal()) as f32);
+        }
+    }
+    values
+}
+
+fn spec(widths: &[usize]) -> TrainSpec {
+    TrainSpec { epochs: Some(3), seed: 1, ..TrainSpec::new("test".parse().expect("a name"), widths.to_vec()) }
+}
+
+fn pool(threads: usize) -> rayon::ThreadPool {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads")
+}
+
+fn run(spec: TrainSpec, values: &[f32], threads: usize) -> Result<Trained, TrainError> {
+    let spec = spec.check().expect("a valid specification");
+    let features = spec.features();
+    let rows = Rows { values, features };
+    train(&spec, rows, Rows { values: &[], features }, &pool(threads), &mut |_| ControlFlow::Continue(()))
+}
+
+fn bits(model: &Autoencoder) -> Vec<u32> {
+    let layers = model.layers().iter();
+    layers
+        .flat_map(|layer| [layer.weight.row_major(), &layer.encoder_bias, &layer.decoder_bias].concat())
+        .map(f32::to_bits)
+        .collect()
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for hidden in [Activation::Elu { alpha: 1.0 }, Activation::Gelu] {
+        let mut spec = spec(&[120, 150, 140, 20]);
+        spec.hidden_activation = Some(hidden);
+        spec.batch_rows = Some(256);
+        spec.epochs = Some(2);
+        let values = plane(600, 120, 9);
+        let one = run(spec.clone(), &values, 1).expect("trains");
+        for threads in [2, 5] {
+            let more = run(spec.clone(), &values, threads).expect("trains");
+            assert_eq!(bits(&one.model), bits(&more.model), "{hidden:?}, {threads} threads");
+            assert_eq!(one.report, more.report);
+        }
+    }
+}
+
+#[test]
+fn a_linear_model_comes_to_the_principal_subspace() {
+    let mut spec = spec(&[10, 3]);
+    spec.epochs = Some(150);
+    spec.normalisation = Some(NormalisationKind::Standardise);
+    let trained = run(spec, &plane(600, 10, 3), 1).expect("trains");
+    let figures = trained.report.validation.expect("validation rows");
+    let ratio = figures.squared_error / figures.pca_squared_error;
+    assert!((ratio - 1.0).abs() < 0.01, "ratio to PCA {ratio}");
+}
+
+#[test]
+fn every_default_is_told() {
+    let mut asked = spec(&[6, 2]);
+    asked.epochs = None;
+    let trained = run(asked, &plane(40, 6, 2), 1).expect("trains");
+    for word in ["normalisation", "batch size", "epochs", "learning rate", "validation"] {
+        assert!(trained.report.notes.iter().any(|note| note.starts_with(word)), "{word}: {:?}", trained.report.notes);
+    }
+    assert_eq!(trained.report.epochs.len(), 500);
+}
+
+#[test]
+fn the_best_weights_are_kept() {
+    let mut asked = spec(&[8, 6, 2]);
+    asked.epochs = Some(40);
+    let trained = run(asked, &plane(60, 8, 2), 1).expect("trains");
+    let losses: Vec<f64> = trained.report.epochs.iter().filter_map(|epoch| epoch.validation_loss).collect();
+    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let kept = trained.report.validation.expect("validation rows").loss;
+    assert!((kept - best).abs() < 1e-12, "{kept} is not the best of {losses:?}");
+    assert_eq!(losses[trained.report.best_epoch as usize - 1].to_bits(), best.to_bits());
+}
+
+#[test]
+fn patience_ends_training_early() {
+    let mut asked = spec(&[6, 4, 2]);
+    (asked.epochs, asked.patience_epochs) = (Some(400), Some(3));
+    asked.optimiser.learning_rate = Some(0.05);
+    let trained = run(asked, &plane(50, 6, 2), 1).expect("trains");
+    assert!(trained.report.epochs.len() < 400);
+    assert_eq!(trained.report.epochs.len() as u32, trained.report.best_epoch + 3);
+}
+
+#[test]
+fn few_rows_and_constant_rows_train() {
+    for (rows, values) in [(1, plane(1, 5, 2)), (2, plane(2, 5, 2)), (9, vec![4.0; 45])] {
+        let trained = run(spec(&[5, 4, 3]), &values, 1).expect("trains");
+        assert!(finite(&trained.model), "{rows} rows");
+        assert_eq!(trained.report.training_rows, rows);
+    }
+}
+
+#[test]
+fn an_observer_stops_it() {
+    let checked = spec(&[5, 2]).check().expect("valid");
+    let values = plane(50, 5, 2);
+    for after in [0, 1, 4] {
+        let mut calls = 0;
+        let mut observer = |_: &Event| {
+            calls += 1;
+            if calls > after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let rows = Rows { values: &values, features: 5 };
+        let stopped = train(&checked, rows, Rows { values: &[], features: 5 }, &pool(1), &mut observer);
+        assert_eq!(stopped.expect_err("stopped"), TrainError::Stopped);
+    }
+}
+
+#[test]
+fn divergence_names_the_step_and_the_rate() {
+    let mut asked = spec(&[5, 4, 2]);
+    asked.optimiser.learning_rate = Some(1.0);
+    asked.normalisation = Some(NormalisationKind::None);
+    asked.validation_fraction = Some(0.0);
+    asked.epochs = Some(200);
+    let values: Vec<f32> = plane(50, 5, 2).into_iter().map(|x| x * 1e20).collect();
+    match run(asked, &values, 1) {
+        Err(TrainError::Diverged { step, learning_rate, .. }) => {
+            assert!(step >= 1);
+            assert!((learning_rate - 1.0).abs() < 1e-12);
+        }
+        other => panic!("{:?}", other.map(|trained| trained.report.epochs.len())),
+    }
+}
+
+#[test]
+fn cross_entropy_refuses_values_outside_the_unit_interval() {
+    let mut asked = spec(&[5, 2]);
+    asked.loss = Some(Loss::BinaryCrossEntropy);
+    asked.normalisation = Some(NormalisationKind::None);
+    asked.validation_fraction = Some(0.0);
+    let mut values = vec![0.5; 50];
+    values[23] = 1.5;
+    let error = run(asked.clone(), &values, 1).expect_err("refused");
+    assert_eq!(error, TrainError::OutsideUnitInterval { row: 4, feature: 3, value: 1.5 });
+    values[23] = 1.0;
+    let trained = run(asked, &values, 1).expect("trains");
+    assert!(trained.report.validation.is_none());
+}
+
+#[test]
+fn saturating_units_without_gain_are_warned_of() {
+    let mut asked = spec(&[6, 4, 2]);
+    asked.hidden_activation = Some(Activation::Tanh);
+    let warned = |spec: TrainSpec| {
+        let trained = run(spec, &plane(50, 6, 2), 1).expect("trains");
+        trained.report.notes.iter().any(|note| note.contains("gain"))
+    };
+    assert!(warned(asked.clone()));
+    asked.gain = true;
+    assert!(!warned(asked));
+}
+
+#[test]
+fn no_rows_are_refused() {
+    assert_eq!(run(spec(&[5, 2]), &[], 1).expect_err("refused"), TrainError::NoRows);
+}
