@@ -210,6 +210,32 @@ impl JobsConfig {
     }
 }
 
+/// A bound that admits nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} is 0, expected at least 1")]
+pub struct BadJobs {
+    /// Its name.
+    pub setting: &'static str,
+}
+
+impl JobsConfig {
+    /// Refuses bounds that admit nothing.
+    pub fn check(&self) -> Result<(), BadJobs> {
+        for (setting, is_zero) in [
+            ("upload_idle_max", self.upload_idle_max.is_zero()),
+            ("open_jobs_max", self.open_jobs_max == 0),
+            ("ended_jobs_max", self.ended_jobs_max == 0),
+            ("spool_bytes_max", self.spool_bytes_max == 0),
+            ("training_threads", self.training_threads == 0),
+        ] {
+            if is_zero {
+                return Err(BadJobs { setting });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How an upload began.
 #[derive(Debug)]
 pub enum Begun {

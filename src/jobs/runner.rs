@@ -21,6 +21,9 @@ use crate::training::{Event, Rows, TrainError, train};
 const TICK: Duration = Duration::from_millis(500);
 /// Watchers hear of steps at most this often.
 const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+/// How often, and after which pause, it is tried to write down how a job ended.
+const SETTLE_TRIES: usize = 5;
+const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 /// Newest versions that are searched for the one of a job that a crash caught.
 const ADOPTION_SEARCH_MAX: usize = 1000;
 
@@ -137,33 +140,44 @@ async fn look_after(table: &Arc<Table>) {
     let _ = done.await;
 }
 
-/// Writes down how a job ended.
+/// Writes down how a job ended. Where the disk refuses, its rows make room, and it is tried again; at last those who wait
+/// are told, and a restart settles it (a published version is found again by its job's id).
 fn settle(table: &Table, job: &Job, outcome: Outcome) {
-    let written = match outcome {
+    let (next, failure, published) = match outcome {
         Outcome::Stopped => return,
         Outcome::Published(version, report) => {
             tracing::info!(job = %job.id, %version, "published");
-            job.go(JobState::Succeeded, |record| {
-                record.version = Some(version);
-                record.report = Some(*report);
-            })
+            (JobState::Succeeded, None, Some((version, report)))
         }
-        Outcome::Cancelled => job.go(JobState::Cancelled, |_| ()),
+        Outcome::Cancelled => (JobState::Cancelled, None, None),
         Outcome::Failed(reason) => {
             tracing::warn!(job = %job.id, %reason, "training failed");
-            job.go(JobState::Failed, |record| record.failure = Some(reason))
+            (JobState::Failed, Some(reason), None)
         }
     };
-    match written {
-        Ok(_) => table.drop_rows(job),
-        // The version, if there is one, is found again at the next start.
-        Err(error) => tracing::error!(job = %job.id, %error, "how a job ended cannot be written down"),
+    for _ in 0..SETTLE_TRIES {
+        let written = job.go(next, |record| {
+            record.failure.clone_from(&failure);
+            if let Some((version, report)) = &published {
+                record.version = Some(*version);
+                record.report = Some(report.as_ref().clone());
+            }
+        });
+        table.drop_rows(job);
+        match written {
+            Ok(_) => return,
+            Err(error) => tracing::error!(job = %job.id, %error, "how a job ended cannot be written down yet"),
+        }
+        std::thread::sleep(SETTLE_PAUSE);
     }
+    let what = published.map_or(String::new(), |(version, _)| format!("version {version} was published, but "));
+    let reason = failure.unwrap_or_else(|| format!("{what}how the job ended cannot be written down"));
+    job.end_in_memory(JobState::Failed, reason);
 }
 
 /// Reads the rows, trains, publishes.
 pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
-    if job.caught {
+    if job.may_be_published {
         match published_already(table, job) {
             Ok(Some((version, report))) => return Outcome::Published(version, report),
             Ok(None) => {}
@@ -237,10 +251,14 @@ fn published_already(table: &Table, job: &Job) -> Result<Option<(Version, Box<Tr
     let Some(entry) = store.entry(name) else { return Ok(None) };
     for version in entry.versions.keys().rev().take(ADOPTION_SEARCH_MAX) {
         let key = ModelKey { name: name.clone(), version: *version };
-        let report = match Artifact::peek(&store.read_header(&key)?) {
+        let header = store.read_header(&key).map_err(|error| error.to_string());
+        let report = match header.and_then(|header| Artifact::peek(&header).map_err(|error| error.to_string())) {
             Ok((_, report, _)) => report,
-            // Not ours then: ours was complete.
-            Err(_) => None,
+            Err(error) => {
+                // Most likely not ours: ours was complete.
+                tracing::warn!(%key, %error, "a version cannot be read while a job looks for its own");
+                None
+            }
         };
         if let Some(report) = report.filter(|report| report.job_id == job.id.as_str()) {
             return Ok(Some((*version, Box::new(report))));

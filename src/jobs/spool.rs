@@ -67,6 +67,11 @@ pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("rows.spool")
 }
 
+/// Whether rows were received for the job in `folder`.
+pub(super) fn holds_chunks(folder: &Path) -> bool {
+    path(folder).metadata().is_ok_and(|data| data.len() > HEAD_BYTES)
+}
+
 impl Spool {
     /// A new spool in `folder`. Its name is durable once the caller has synced the folder.
     pub(super) fn create(folder: &Path, columns: usize) -> Result<Self, JobError> {

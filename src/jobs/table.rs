@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::journal::{Record, is_missing, unix_ms};
 use super::spool::{self, Counts, Spool};
 use super::upload::Upload;
-use super::{Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, JobsConfig};
+use super::{Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig};
 use crate::registry::Registry;
 use crate::store::StoreError;
 use crate::store::disk::{ensure_folder, failed, remove, sync_folder};
@@ -31,8 +31,14 @@ pub(super) struct Job {
     pub(super) stream: watch::Sender<u64>,
     /// Set to stop training.
     pub(super) cancelled: AtomicBool,
-    /// Whether a crash caught it while it ran: its version may be published already.
-    pub(super) caught: bool,
+    /// Whether it comes from before a restart, and may have run then: its version may be published already.
+    pub(super) may_be_published: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Durable {
+    Yes,
+    No,
 }
 
 /// All jobs.
@@ -62,7 +68,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Job {
-    fn new(record: Record, folder: PathBuf, spool: Option<Spool>, caught: bool) -> Result<Self, JobError> {
+    fn new(record: Record, folder: PathBuf, spool: Option<Spool>, may_be_published: bool) -> Result<Self, JobError> {
         let spec = record.spec.clone().check()?;
         let snapshot = snapshot(&record);
         Ok(Self {
@@ -74,7 +80,7 @@ impl Job {
             spool: Arc::new(tokio::sync::Mutex::new(spool)),
             stream: watch::Sender::new(0),
             cancelled: AtomicBool::new(false),
-            caught,
+            may_be_published,
         })
     }
 
@@ -110,12 +116,38 @@ impl Job {
 
     /// Moves to another state: refused if there is no such move, else on disk before anybody hears of it.
     pub(super) fn go(&self, next: JobState, change: impl FnOnce(&mut Record)) -> Result<JobSnapshot, JobError> {
-        let mut record = lock(&self.record);
+        self.go_from(lock(&self.record), next, change, Durable::Yes)
+    }
+
+    /// Cancels a job that does not train, and says whether it did: one that trains is stopped by its training.
+    pub(super) fn cancel_unless_running(&self, reason: Option<String>) -> Result<bool, JobError> {
+        let record = lock(&self.record);
+        if record.state == JobState::Running {
+            return Ok(false);
+        }
+        self.go_from(record, JobState::Cancelled, |record| record.failure = reason, Durable::Yes).map(|_| true)
+    }
+
+    /// Ends a job whose end cannot be written down: those who wait are told, and a restart settles it again.
+    pub(super) fn end_in_memory(&self, next: JobState, failure: String) {
+        // Refused only if it has ended.
+        let _ = self.go_from(lock(&self.record), next, |record| record.failure = Some(failure), Durable::No);
+    }
+
+    fn go_from(
+        &self,
+        mut record: MutexGuard<'_, Record>,
+        next: JobState,
+        change: impl FnOnce(&mut Record),
+        durable: Durable,
+    ) -> Result<JobSnapshot, JobError> {
         let mut changed = record.clone();
         changed.state = record.state.to(next)?;
         changed.updated_unix_ms = unix_ms(SystemTime::now());
         change(&mut changed);
-        changed.write(&self.folder)?;
+        if durable == Durable::Yes {
+            changed.write(&self.folder)?;
+        }
         *record = changed;
         let mut told = snapshot(&record);
         self.news.send_modify(|current| {
@@ -194,7 +226,11 @@ impl Table {
             };
             match self.recover(&id, path.clone()) {
                 Ok(Some(job)) => {
-                    if job.state() == JobState::Queued {
+                    if job.state() == JobState::Running {
+                        // It was caught while it ran: it is the first to run again.
+                        job.go(JobState::Queued, |_| ())?;
+                        queued.push((0, id));
+                    } else if job.state() == JobState::Queued {
                         queued.push((lock(&job.record).updated_unix_ms, id));
                     }
                     self.insert(job);
@@ -216,7 +252,8 @@ impl Table {
     fn recover(&self, id: &JobId, folder: PathBuf) -> Result<Option<Job>, JobError> {
         let record = match Record::read(&folder) {
             Ok(record) => record,
-            Err(error) if is_missing(&error) => {
+            // The journal is written before the first chunk is taken: rows without a journal are not ours to remove.
+            Err(error) if is_missing(&error) && !spool::holds_chunks(&folder) => {
                 remove(&folder)?;
                 return Ok(None);
             }
@@ -234,7 +271,7 @@ impl Table {
             }
         }
         let columns = record.spec.widths.first().copied().unwrap_or_default();
-        let (state, caught) = (record.state, record.state == JobState::Running);
+        let state = record.state;
         if state.has_ended() {
             remove(&spool::path(&folder))?;
             return Job::new(record, folder, None, false).map(Some);
@@ -260,11 +297,8 @@ impl Table {
         }
         let bytes = spool::path(&folder).metadata().map_or(0, |data| data.len());
         self.spool_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let job = Job::new(record, folder, None, caught)?;
-        if caught {
-            job.go(JobState::Queued, |_| ())?;
-        }
-        Ok(Some(job))
+        // QUEUED too: it may have run before the last restart but one.
+        Job::new(record, folder, None, true).map(Some)
     }
 
     fn insert(&self, job: Job) -> Arc<Job> {
@@ -320,8 +354,10 @@ impl Table {
             return Ok(Begun::Complete { last_chunk: snapshot.chunks, snapshot });
         }
         let last_chunk = spool.as_ref().map_or(0, |spool| spool.counts().chunks);
+        // While the spool is held: what the stream before could still have appended is counted.
+        let upload = Upload::take_over(Arc::clone(self), Arc::clone(&job));
         drop(spool);
-        Ok(Begun::Uploading { upload: Upload::take_over(Arc::clone(self), job), snapshot, last_chunk })
+        Ok(Begun::Uploading { upload, snapshot, last_chunk })
     }
 
     fn make(&self, spec: CheckedTrainSpec, key: Option<IdempotencyKey>) -> Result<Arc<Job>, JobError> {
@@ -400,23 +436,12 @@ impl Table {
         let job = self.job(id)?;
         let spool = job.spool.blocking_lock();
         job.cancelled.store(true, Ordering::Release);
-        match job.state() {
-            JobState::Running => return Ok(false),
-            state if state.has_ended() => {
-                return Err(IllegalMove { from: state, to: JobState::Cancelled }.into());
-            }
-            _ => {}
+        if !job.cancel_unless_running(None)? {
+            return Ok(false);
         }
-        // It may have begun to run this moment: then the runner sees the flag.
-        match job.go(JobState::Cancelled, |_| ()) {
-            Ok(_) => {
-                drop(spool);
-                self.drop_rows(&job);
-                Ok(true)
-            }
-            Err(_) if job.state() == JobState::Running => Ok(false),
-            Err(error) => Err(error),
-        }
+        drop(spool);
+        self.drop_rows(&job);
+        Ok(true)
     }
 
     /// Ends a job that cannot go on.
@@ -453,7 +478,7 @@ impl Table {
             }
             let idle = self.config.upload_idle_max;
             let reason = format!("the upload expired: no chunk came for {idle:?}");
-            let gone = job.go(JobState::Cancelled, |record| record.failure = Some(reason));
+            let gone = job.cancel_unless_running(Some(reason));
             drop(spool);
             match gone {
                 Ok(_) => self.drop_rows(&job),

@@ -11,7 +11,7 @@ use super::table::Job;
 use super::*;
 use crate::model::{Matrix, Values};
 use crate::registry::RegistryConfig;
-use crate::store::{LocalStore, ModelStore, StoreError};
+use crate::store::{LocalStore, StoreError};
 use crate::training::TrainSpec;
 
 /// Training that never ends by itself.
@@ -292,6 +292,8 @@ async fn a_version_published_before_the_crash_is_adopted() {
         tokio::task::yield_now().await;
     }
     server.crash().await;
+    // A second restart before it runs again must not forget that it may have published.
+    Server::open(folder.path(), until_stopped).await.crash().await;
     let server = Server::open(folder.path(), train_and_publish).await;
     let ended = server.until(&id, JobState::Succeeded).await;
     assert_eq!(ended.version, Some(Version::FIRST), "{ended:?}");
