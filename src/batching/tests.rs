@@ -110,7 +110,7 @@ async fn callers_get_their_own_rows_back() {
         .map(|i| {
             let (batcher, model) = (batcher.clone(), Arc::clone(&models[i % 2]));
             tokio::spawn(async move {
-                let values: Vec<f32> = (0..1 + i % 40).flat_map(|row| [(i * 100 + row) as f32, 0.0]).collect();
+                let values: Vec<f32> = (0..=i % 40).flat_map(|row| [(i * 100 + row) as f32, 0.0]).collect();
                 let output = batcher.submit(model, Operation::Encode, rows(&values), None).await.expect("served");
                 let expected: Vec<f32> = values.iter().step_by(2).copied().collect();
                 assert_eq!(floats(output), expected);
@@ -343,15 +343,17 @@ async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
     }
 }
 
+/// Counts its end.
+struct Counted(Arc<AtomicUsize>);
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_threads_end_with_the_last_handle() {
     let ended = Arc::new(AtomicUsize::new(0));
-    struct Counted(Arc<AtomicUsize>);
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
     let counted = Counted(Arc::clone(&ended));
     let batcher = started(
         config(),

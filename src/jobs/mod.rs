@@ -201,7 +201,7 @@ impl JobsConfig {
     pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
-            upload_idle_max: Duration::from_secs(3600),
+            upload_idle_max: Duration::from_hours(1),
             open_jobs_max: 64,
             ended_jobs_max: 1000,
             spool_bytes_max: 64 << 30,

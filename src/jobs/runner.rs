@@ -1,5 +1,6 @@
 //! Trains queued jobs, one after the other, and looks after the others meanwhile.
 
+use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -177,12 +178,10 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) {
 
 /// Reads the rows, trains, publishes.
 pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
-    if job.may_be_published {
-        match published_already(table, job) {
-            Ok(Some((version, report))) => return Outcome::Published(version, report),
-            Ok(None) => {}
-            Err(error) => return Outcome::Failed(error.to_string()),
-        }
+    if job.may_be_published
+        && let Some((version, report)) = published_already(table, job)
+    {
+        return Outcome::Published(version, report);
     }
     match attempt(table, job) {
         Ok(outcome) => outcome,
@@ -245,10 +244,10 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
 }
 
 /// The version that this job published before a crash kept it from saying so.
-fn published_already(table: &Table, job: &Job) -> Result<Option<(Version, Box<TrainingReport>)>, JobError> {
+fn published_already(table: &Table, job: &Job) -> Option<(Version, Box<TrainingReport>)> {
     let store = table.registry.store();
     let name = &job.spec.spec().model_name;
-    let Some(entry) = store.entry(name) else { return Ok(None) };
+    let entry = store.entry(name)?;
     for version in entry.versions.keys().rev().take(ADOPTION_SEARCH_MAX) {
         let key = ModelKey { name: name.clone(), version: *version };
         let header = store.read_header(&key).map_err(|error| error.to_string());
@@ -261,10 +260,10 @@ fn published_already(table: &Table, job: &Job) -> Result<Option<(Version, Box<Tr
             }
         };
         if let Some(report) = report.filter(|report| report.job_id == job.id.as_str()) {
-            return Ok(Some((*version, Box::new(report))));
+            return Some((*version, Box::new(report)));
         }
     }
-    Ok(None)
+    None
 }
 
 /// SHA-256 of the training rows and then the test rows, each after their count.
@@ -277,7 +276,10 @@ fn digest(training: &[f32], test: &[f32]) -> String {
             hasher.update(&bytes);
         }
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher.finalize().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Turns training's events into what watchers are told.

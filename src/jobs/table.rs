@@ -345,7 +345,7 @@ impl Table {
                 return Err(JobError::KeyTaken { key: key.to_string(), job: job.id.clone() });
             }
             (Some(job), _) => job,
-            (None, key) => self.make(spec, key)?,
+            (None, key) => self.make(&spec, key)?,
         };
         // Whoever sends rows now gets to finish the chunk that it is writing.
         let spool = job.spool.blocking_lock();
@@ -360,7 +360,7 @@ impl Table {
         Ok(Begun::Uploading { upload, snapshot, last_chunk })
     }
 
-    fn make(&self, spec: CheckedTrainSpec, key: Option<IdempotencyKey>) -> Result<Arc<Job>, JobError> {
+    fn make(&self, spec: &CheckedTrainSpec, key: Option<IdempotencyKey>) -> Result<Arc<Job>, JobError> {
         let open = lock(&self.jobs).by_id.values().filter(|job| !job.state().has_ended()).count();
         if open >= self.config.open_jobs_max {
             return Err(JobError::TooManyJobs { open_jobs_max: self.config.open_jobs_max });

@@ -2,7 +2,6 @@
 //! crash: nothing is written on the way out.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proptest::prelude::*;
 
@@ -97,13 +96,6 @@ fn rows(count: usize, from: usize) -> Matrix {
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
-}
-
-/// File locks belong to open files of one process; tests that crash and reopen must not overlap with a lock still held by
-/// a runtime that is going down.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,7 +316,6 @@ async fn rotten_rows_fail_their_job_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_only_reads_takes_no_jobs_until_it_may_write() {
-    let _alone = alone();
     let folder = folder();
     let writer = Server::open(folder.path(), until_stopped).await;
     let reader = Server::open(folder.path(), until_stopped).await;

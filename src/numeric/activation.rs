@@ -105,6 +105,9 @@ impl Activation {
 
     /// `H = f(H + b)`, column by column. Shapes: `h` (n, d), `bias` (d,). Padding rows are transformed too, and stay
     /// finite as long as the bias is.
+    ///
+    /// # Panics
+    /// If there is not one bias per column.
     pub fn apply_with_bias(&self, h: &mut Lanes, bias: &[f32]) {
         assert_eq!(h.columns(), bias.len(), "one bias per column");
         match *self {

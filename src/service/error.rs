@@ -89,6 +89,7 @@ pub enum ServiceError {
 
 impl ServiceError {
     /// A field of a request that is wrong.
+    #[expect(clippy::needless_pass_by_value, reason = "errors and literals, all about to be text")]
     pub fn invalid(field: impl Into<String>, message: impl ToString) -> Self {
         Self::Invalid { field: field.into(), message: message.to_string() }
     }
