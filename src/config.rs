@@ -1,1 +1,444 @@
-//! Flags, environment and file: read once, checked once.
+//! Settings of the server: flags, `HALFHITCH_*` variables and a TOML file, in that order of strength.
+//!
+//! Two steps: what was written ([`ServeArgs`], text), and what it means ([`Settings`], checked). This is the only module
+//! that reads the environment.
+
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::batching::BatchingConfig;
+use crate::executor::ExecutorConfig;
+use crate::jobs::JobsConfig;
+use crate::registry::RegistryConfig;
+use crate::server::ServerConfig;
+use crate::telemetry::LogFormat;
+
+/// Where a server listens, and clients look for one, when nobody says otherwise.
+pub const ADDRESS_DEFAULT: &str = "127.0.0.1:50051";
+
+/// Variables with our prefix that are not settings of the server.
+const OTHER_VARIABLES: [&str; 4] =
+    ["HALFHITCH_CONFIG", "HALFHITCH_SERVER", "HALFHITCH_DATA", "HALFHITCH_TEST_REQUESTS"];
+
+/// Flags of `halfhitch serve`, as written.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServeArgs {
+    /// A TOML file with the settings below, by their names with _ for - [variable: HALFHITCH_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the settings that are in force and where each came from, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Folder of the models and of the jobs' rows; made if it is not there [default: halfhitch-store]
+    #[arg(long, value_name = "FOLDER")]
+    pub store: Option<String>,
+    /// Largest message taken in [default: 16MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub message_bytes_max: Option<String>,
+    /// Most rows computed together [default: 256]
+    #[arg(long, value_name = "ROWS")]
+    pub batch_rows_max: Option<String>,
+    /// Most rows that wait to be computed [default: 65536]
+    #[arg(long, value_name = "ROWS")]
+    pub queue_rows_max: Option<String>,
+    /// Most bytes that wait to be computed, with room for their answers [default: 256MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub queue_bytes_max: Option<String>,
+    /// Threads that serve [default: the number of cores]
+    #[arg(long, value_name = "COUNT")]
+    pub serving_threads: Option<String>,
+    /// Threads that train, at the lowest priority [default: the number of cores]
+    #[arg(long, value_name = "COUNT")]
+    pub training_threads: Option<String>,
+    /// Models in memory; the least recently used leave above this [default: 4GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub resident_bytes_max: Option<String>,
+    /// An upload without a chunk for this long expires [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    pub upload_idle_seconds_max: Option<String>,
+    /// Jobs that have not ended [default: 64]
+    #[arg(long, value_name = "COUNT")]
+    pub open_jobs_max: Option<String>,
+    /// Ended jobs that are remembered [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    pub ended_jobs_max: Option<String>,
+    /// Rows of all jobs on disk [default: 64GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub spool_bytes_max: Option<String>,
+    /// From SIGTERM until everything accepted must be answered [default: 25]
+    #[arg(long, value_name = "SECONDS")]
+    pub shutdown_grace_seconds: Option<String>,
+    /// What to log: error, warn, info, debug, trace, or targets with levels [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How to log: human or json [default: human]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// A variable of the environment.
+    Variable(String),
+    /// The file.
+    File(PathBuf),
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// Why settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value.
+    #[error("setting {setting} ({origin}) is {got:?}, expected {expected}")]
+    Value {
+        /// Its name.
+        setting: &'static str,
+        /// Where it came from.
+        origin: Source,
+        /// What came.
+        got: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// The file cannot be read.
+    #[error("settings file {path}: {source}")]
+    Unreadable {
+        /// Which.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("settings file {path} is not TOML: {reason}")]
+    Syntax {
+        /// Which.
+        path: String,
+        /// Where and what.
+        reason: String,
+    },
+    /// A key that no setting has.
+    #[error("settings file {path} has the unknown key {key:?}, expected one of: {known}")]
+    UnknownKey {
+        /// Which.
+        path: String,
+        /// What came.
+        key: String,
+        /// All settings.
+        known: String,
+    },
+}
+
+/// What is in force, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The server's own.
+    pub server: ServerConfig,
+    /// What to log.
+    pub log: String,
+    /// How to log.
+    pub log_format: LogFormat,
+    /// Things to tell the operator.
+    pub warnings: Vec<String>,
+    /// Name, value as TOML, source.
+    told: Vec<(&'static str, String, Source)>,
+}
+
+impl Settings {
+    /// Reads this process's environment and the file, if one is named.
+    pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
+        let variables: Vec<(String, String)> =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        Self::from(args, &variables)
+    }
+
+    fn from(args: &ServeArgs, variables: &[(String, String)]) -> Result<Self, ConfigError> {
+        let variable = |name: &str| variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+        let path = args.config.clone().or_else(|| variable("HALFHITCH_CONFIG").map(PathBuf::from));
+        let file = path.as_deref().map_or_else(|| Ok(toml::Table::new()), read)?;
+        let mut layers = Layers { variables, path: path.unwrap_or_default(), file, told: Vec::new() };
+
+        let listen = layers.take("listen", args.listen.as_ref(), ADDRESS_DEFAULT, "an address and a port, for example 0.0.0.0:50051", |text| text.parse::<SocketAddr>().ok())?;
+        let store = layers.take("store", args.store.as_ref(), "halfhitch-store", "a folder", |text| {
+            (!text.is_empty()).then(|| PathBuf::from(text))
+        })?;
+        let defaults = ServerConfig::new(store.clone());
+        let message_bytes_max =
+            layers.bytes("message_bytes_max", args.message_bytes_max.as_ref(), defaults.message_bytes_max as u64, 1 << 10, 2 << 30)? as usize;
+        let batching = BatchingConfig {
+            batch_rows_max: layers.count("batch_rows_max", args.batch_rows_max.as_ref(), defaults.batching.batch_rows_max as u64, 1, 65_536)? as usize,
+            queue_rows_max: layers.count("queue_rows_max", args.queue_rows_max.as_ref(), defaults.batching.queue_rows_max as u64, 1, 1 << 32)? as usize,
+            queue_bytes_max: layers.bytes("queue_bytes_max", args.queue_bytes_max.as_ref(), defaults.batching.queue_bytes_max as u64, 1 << 10, 1 << 40)? as usize,
+        };
+        let threads_max = crate::executor::THREADS_MAX as u64;
+        let executor = ExecutorConfig {
+            serving_threads: layers.count("serving_threads", args.serving_threads.as_ref(), defaults.executor.serving_threads as u64, 1, threads_max)? as usize,
+            training_threads: layers.count("training_threads", args.training_threads.as_ref(), defaults.executor.training_threads as u64, 1, threads_max)? as usize,
+        };
+        let registry = RegistryConfig {
+            resident_bytes_max: layers.bytes("resident_bytes_max", args.resident_bytes_max.as_ref(), defaults.registry.resident_bytes_max, 0, 1 << 50)?,
+        };
+        let jobs = JobsConfig {
+            folder: store.join("jobs"),
+            upload_idle_max: Duration::from_secs(layers.count("upload_idle_seconds_max", args.upload_idle_seconds_max.as_ref(), defaults.jobs.upload_idle_max.as_secs(), 1, 365 * 86_400)?),
+            open_jobs_max: layers.count("open_jobs_max", args.open_jobs_max.as_ref(), defaults.jobs.open_jobs_max as u64, 1, 100_000)? as usize,
+            ended_jobs_max: layers.count("ended_jobs_max", args.ended_jobs_max.as_ref(), defaults.jobs.ended_jobs_max as u64, 1, 100_000)? as usize,
+            spool_bytes_max: layers.bytes("spool_bytes_max", args.spool_bytes_max.as_ref(), defaults.jobs.spool_bytes_max, 1 << 10, 1 << 50)?,
+            training_threads: executor.training_threads,
+        };
+        let shutdown_grace = Duration::from_secs(layers.count("shutdown_grace_seconds", args.shutdown_grace_seconds.as_ref(), defaults.shutdown_grace.as_secs(), 0, 86_400)?);
+        let log = layers.take("log", args.log.as_ref(), "info", "a filter", |text| Some(text.to_owned()))?;
+        let log_format = layers.take("log_format", args.log_format.as_ref(), "human", "human or json", |text| match text {
+            "human" => Some(LogFormat::Human),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        })?;
+        let (told, warnings) = layers.finish()?;
+        let server = ServerConfig { store, message_bytes_max, batching, executor, jobs, registry, shutdown_grace };
+        Ok(Self { listen, server, log, log_format, warnings, told })
+    }
+
+    /// All settings as a TOML file, each with where it came from: it can be fed back with `--config`.
+    pub fn print(&self) -> String {
+        let width = self.told.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0) + 3;
+        self.told.iter().fold(String::new(), |mut text, (name, value, source)| {
+            let setting = format!("{name} = {value}");
+            let _ = writeln!(text, "{setting:width$}  # {source}");
+            text
+        })
+    }
+}
+
+/// Where clients look for the server: the flag, `HALFHITCH_SERVER`, or the default.
+pub fn server_url(flag: Option<String>) -> String {
+    flag.or_else(|| std::env::var("HALFHITCH_SERVER").ok()).unwrap_or_else(|| format!("http://{ADDRESS_DEFAULT}"))
+}
+
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let shown = path.display().to_string();
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: shown.clone(), source })?;
+    text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax { path: shown, reason: error.to_string() })
+}
+
+/// The three places, strongest first.
+struct Layers<'a> {
+    variables: &'a [(String, String)],
+    path: PathBuf,
+    file: toml::Table,
+    told: Vec<(&'static str, String, Source)>,
+}
+
+impl Layers<'_> {
+    /// The text of a setting and where it came from.
+    fn text(&mut self, name: &'static str, flag: Option<&String>, default: &str) -> (String, Source) {
+        let from_file = self.file.remove(name).map(|value| match value {
+            toml::Value::String(text) => text,
+            other => other.to_string(),
+        });
+        if let Some(text) = flag {
+            return (text.clone(), Source::Flag);
+        }
+        let variable = format!("HALFHITCH_{}", name.to_uppercase());
+        if let Some((_, text)) = self.variables.iter().find(|(other, _)| *other == variable) {
+            return (text.clone(), Source::Variable(variable));
+        }
+        match from_file {
+            Some(text) => (text, Source::File(self.path.clone())),
+            None => (default.to_owned(), Source::Default),
+        }
+    }
+
+    fn take<T>(
+        &mut self,
+        name: &'static str,
+        flag: Option<&String>,
+        default: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        let (text, origin) = self.text(name, flag, default);
+        let Some(value) = parse(&text) else {
+            return Err(ConfigError::Value { setting: name, origin, got: text, expected: expected.to_owned() });
+        };
+        self.told.push((name, toml::Value::String(text).to_string(), origin));
+        Ok(value)
+    }
+
+    fn number(
+        &mut self,
+        name: &'static str,
+        flag: Option<&String>,
+        default: u64,
+        range: std::ops::RangeInclusive<u64>,
+        parse: impl FnOnce(&str) -> Option<u64>,
+        unit: &str,
+    ) -> Result<u64, ConfigError> {
+        let (text, origin) = self.text(name, flag, &default.to_string());
+        match parse(&text).filter(|number| range.contains(number)) {
+            Some(number) => {
+                self.told.push((name, number.to_string(), origin));
+                Ok(number)
+            }
+            None => {
+                let expected = format!("{unit} from {} to {}", range.start(), range.end());
+                Err(ConfigError::Value { setting: name, origin, got: text, expected })
+            }
+        }
+    }
+
+    fn count(&mut self, name: &'static str, flag: Option<&String>, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+        self.number(name, flag, default, min..=max, |text| text.parse().ok(), "a whole number")
+    }
+
+    fn bytes(&mut self, name: &'static str, flag: Option<&String>, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+        self.number(name, flag, default, min..=max, parse_bytes, "bytes (KiB, MiB, GiB are understood)")
+    }
+
+    /// Nothing may be left over: a key that no setting has is a mistake.
+    fn finish(self) -> Result<(Vec<(&'static str, String, Source)>, Vec<String>), ConfigError> {
+        let names: Vec<&str> = self.told.iter().map(|(name, ..)| *name).collect();
+        if let Some(key) = self.file.keys().next() {
+            return Err(ConfigError::UnknownKey {
+                path: self.path.display().to_string(),
+                key: key.clone(),
+                known: names.join(", "),
+            });
+        }
+        let known = |variable: &str| {
+            OTHER_VARIABLES.contains(&variable)
+                || names.iter().any(|name| variable == format!("HALFHITCH_{}", name.to_uppercase()))
+        };
+        let unknown = self.variables.iter().filter(|(name, _)| name.starts_with("HALFHITCH_") && !known(name));
+        let warnings = unknown.map(|(name, _)| format!("variable {name} is not a setting and changes nothing")).collect();
+        Ok((self.told, warnings))
+    }
+}
+
+/// A whole number, or one with KiB, MiB or GiB.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let (digits, shift) = [("KiB", 10), ("MiB", 20), ("GiB", 30)]
+        .into_iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?.trim_end(), shift)))
+        .unwrap_or((text, 0));
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn with_file(text: &str) -> (tempfile::TempDir, ServeArgs) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("halfhitch.toml");
+        std::fs::write(&path, text).expect("writes");
+        (folder, ServeArgs { config: Some(path), ..ServeArgs::default() })
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let settings = Settings::from(&ServeArgs::default(), &[]).expect("defaults");
+        assert_eq!(settings.listen.to_string(), ADDRESS_DEFAULT);
+        assert_eq!(settings.server.batching, BatchingConfig::default());
+        assert!(settings.told.iter().all(|(_, _, source)| *source == Source::Default));
+    }
+
+    #[test]
+    fn a_flag_is_stronger_than_a_variable_and_that_than_the_file() {
+        let (_folder, mut args) = with_file("batch_rows_max = 32\nqueue_rows_max = 33\nopen_jobs_max = 34\n");
+        let variables =
+            variables(&[("HALFHITCH_BATCH_ROWS_MAX", "64"), ("HALFHITCH_QUEUE_ROWS_MAX", "65")]);
+        args.batch_rows_max = Some("128".to_owned());
+        let settings = Settings::from(&args, &variables).expect("valid");
+        assert_eq!(settings.server.batching.batch_rows_max, 128);
+        assert_eq!(settings.server.batching.queue_rows_max, 65);
+        assert_eq!(settings.server.jobs.open_jobs_max, 34);
+        let printed = settings.print();
+        let line = |name: &str| printed.lines().find(|line| line.starts_with(name)).expect("printed").to_owned();
+        assert!(line("batch_rows_max").ends_with("# flag"), "{printed}");
+        assert!(line("queue_rows_max").ends_with("# variable HALFHITCH_QUEUE_ROWS_MAX"), "{printed}");
+        assert!(line("open_jobs_max").contains("# file "), "{printed}");
+    }
+
+    #[test]
+    fn what_is_printed_can_be_fed_back() {
+        let args = ServeArgs { message_bytes_max: Some("3MiB".to_owned()), ..ServeArgs::default() };
+        let printed = Settings::from(&args, &[]).expect("valid").print();
+        let (_folder, args) = with_file(&printed);
+        let again = Settings::from(&args, &[]).expect("valid");
+        assert_eq!(again.server.message_bytes_max, 3 << 20);
+        assert!(again.told.iter().all(|(_, _, source)| matches!(source, Source::File(_))));
+    }
+
+    #[track_caller]
+    fn check_error(args: &ServeArgs, variables: &[(String, String)], texts: &[&str]) {
+        let error = Settings::from(args, variables).expect_err("refused").to_string();
+        for text in texts {
+            assert!(error.contains(text), "{error:?} does not say {text:?}");
+        }
+    }
+
+    #[test]
+    fn mistakes_name_the_setting_its_place_and_what_was_expected() {
+        let flag = |args: ServeArgs| args;
+        check_error(
+            &flag(ServeArgs { listen: Some("nowhere".to_owned()), ..ServeArgs::default() }),
+            &[],
+            &["listen", "flag", "nowhere", "an address and a port"],
+        );
+        check_error(
+            &ServeArgs::default(),
+            &variables(&[("HALFHITCH_SERVING_THREADS", "0")]),
+            &["serving_threads", "variable HALFHITCH_SERVING_THREADS", "\"0\"", "from 1 to 1024"],
+        );
+        let (_folder, args) = with_file("batch_rows_max = -1\n");
+        check_error(&args, &[], &["batch_rows_max", "file ", "\"-1\""]);
+        let (_folder, args) = with_file("batch_rows = 1\n");
+        check_error(&args, &[], &["unknown key", "batch_rows", "batch_rows_max"]);
+        let (_folder, args) = with_file("batch_rows_max = \n");
+        check_error(&args, &[], &["not TOML"]);
+        let gone = ServeArgs { config: Some("/nowhere/at/all.toml".into()), ..ServeArgs::default() };
+        check_error(&gone, &[], &["/nowhere/at/all.toml"]);
+    }
+
+    #[test]
+    fn an_unknown_variable_is_warned_of() {
+        let settings = Settings::from(&ServeArgs::default(), &variables(&[("HALFHITCH_LISTN", "x"), ("PATH", "y")]));
+        assert_eq!(settings.expect("valid").warnings.len(), 1);
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(parse_bytes("17"), Some(17));
+        assert_eq!(parse_bytes("2KiB"), Some(2048));
+        assert_eq!(parse_bytes("3 GiB"), Some(3 << 30));
+        for bad in ["", "KiB", "-1", "1.5MiB", "99999999999999GiB"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,3 +1,16 @@
-//! The program: reads the command, hands over.
+//! The program: reads the command, runs it, says what went wrong.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use halfhitch::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    match cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("halfhitch: {error}");
+            error.exit_code()
+        }
+    }
+}

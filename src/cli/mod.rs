@@ -1,1 +1,115 @@
 //! The command line: clients of the same gRPC API, one file a command.
+
+mod client;
+mod data;
+mod draw;
+pub mod files;
+mod health;
+mod jobs;
+mod models;
+mod quickstart;
+mod report;
+mod rows;
+mod serve;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use client::CliError;
+
+/// Train and serve tied-weight autoencoders over gRPC.
+///
+/// Decoder layers use the transposes of the encoder's matrices, so a model stores half of them. One process trains and
+/// serves; everything here is also an RPC.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Begin with:\n  halfhitch quickstart                      see it work on handwritten digits\n  halfhitch serve                           start a server on 127.0.0.1:50051\n  halfhitch train NAME rows.npy --code 8    train a model of your rows\n  halfhitch encode NAME rows.npy -o codes.npy"
+)]
+pub struct Cli {
+    /// Where the server is [default: http://127.0.0.1:50051, variable: HALFHITCH_SERVER]
+    #[arg(long, global = true, value_name = "URL")]
+    server: Option<String>,
+    /// Answer in JSON, one object a line, for programs
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the server
+    Serve(crate::config::ServeArgs),
+    /// Train, encode and decode handwritten digits, all in one go and with nothing to prepare
+    Quickstart(quickstart::QuickstartArgs),
+    /// Train a model of rows in files
+    Train(train::TrainArgs),
+    /// Rows to codes
+    Encode(rows::RowsArgs),
+    /// Codes back to rows; the version must be named
+    Decode(rows::RowsArgs),
+    /// Rows to codes and back, with the error of each row
+    Reconstruct(rows::ReconstructArgs),
+    /// List, show, move and remove published models
+    #[command(subcommand)]
+    Models(models::ModelsCommand),
+    /// List, show, watch and cancel training jobs
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
+    /// Ask the server whether it is ready: exit code 0 if it is
+    Health(health::HealthArgs),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What went wrong, with what to do next.
+pub fn run(cli: Cli) -> Result<(), CliError> {
+    if let Command::Serve(args) = &cli.command {
+        return serve::run(args);
+    }
+    if let Command::Quickstart(args) = &cli.command {
+        return quickstart::run(args, cli.json);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
+    let context = client::Context { url: crate::config::server_url(cli.server), json: cli.json };
+    runtime.block_on(async move {
+        match cli.command {
+            Command::Serve(_) | Command::Quickstart(_) => Ok(()),
+            Command::Train(args) => train::run(&context, args).await,
+            Command::Encode(args) => rows::encode(&context, args).await,
+            Command::Decode(args) => rows::decode(&context, args).await,
+            Command::Reconstruct(args) => rows::reconstruct(&context, args).await,
+            Command::Models(command) => models::run(&context, command).await,
+            Command::Jobs(command) => jobs::run(&context, command).await,
+            Command::Health(args) => health::run(&context, args).await,
+        }
+    })
+}
+
+/// What the exit code is: 2 for a mistake in the command, 1 for everything else.
+impl CliError {
+    /// For `main`.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

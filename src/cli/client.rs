@@ -1,0 +1,201 @@
+//! What all client commands share: where the server is, how errors look, how models are named.
+
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::files::FileError;
+use crate::config::ConfigError;
+use crate::rpc::pb;
+use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use crate::rpc::pb::job_service_client::JobServiceClient;
+use crate::rpc::pb::model_service_client::ModelServiceClient;
+
+/// What went wrong, with what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A mistake in the command.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The server said no.
+    #[error("{}", explain(.0))]
+    Status(Box<Status>),
+    /// There is no server.
+    #[error("no server answers at {url}: {reason}\n  start one with `halfhitch serve`, or say where it is with --server URL")]
+    NoServer {
+        /// Where it was looked for.
+        url: String,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+impl From<Status> for CliError {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// Code, message, and what the details add.
+fn explain(status: &Status) -> String {
+    let mut text = format!("{}: {}", code_name(status.code()), status.message());
+    let details = status.get_error_details();
+    if let Some(bad) = details.bad_request() {
+        for violation in &bad.field_violations {
+            if !status.message().starts_with(&violation.field) {
+                text.push_str(&format!("\n  field {}", violation.field));
+            }
+        }
+    }
+    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
+        text.push_str(&format!("\n  try again in {delay:?}"));
+    }
+    text
+}
+
+/// As the protocol spells it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// What every client command knows.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) url: String,
+    pub(super) json: bool,
+}
+
+/// Answers that a client takes, at most.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+impl Context {
+    pub(super) async fn channel(&self) -> Result<Channel, CliError> {
+        let endpoint = Endpoint::from_shared(self.url.clone())
+            .map_err(|error| {
+                CliError::Usage(format!("--server {:?} is no URL ({error}), expected for example http://host:50051", self.url))
+            })?
+            .connect_timeout(Duration::from_secs(10))
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .tcp_nodelay(true);
+        endpoint.connect().await.map_err(|error| CliError::NoServer { url: self.url.clone(), reason: innermost(&error) })
+    }
+
+    pub(super) async fn autoencoder(&self) -> Result<AutoencoderServiceClient<Channel>, CliError> {
+        Ok(AutoencoderServiceClient::new(self.channel().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    pub(super) async fn models(&self) -> Result<ModelServiceClient<Channel>, CliError> {
+        Ok(ModelServiceClient::new(self.channel().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    pub(super) async fn jobs(&self) -> Result<JobServiceClient<Channel>, CliError> {
+        Ok(JobServiceClient::new(self.channel().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+}
+
+/// The cause that says most.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// `NAME`, `NAME@VERSION` or `NAME@ALIAS`.
+pub(super) fn model_ref(text: &str) -> Result<pb::ModelRef, CliError> {
+    let (name, selector) = match text.split_once('@') {
+        None | Some((_, "latest")) => (text.split('@').next().unwrap_or(text), None),
+        Some((name, selector)) if !selector.is_empty() => match selector.parse() {
+            Ok(version) => (name, Some(pb::model_ref::Selector::Version(version))),
+            Err(_) => (name, Some(pb::model_ref::Selector::Alias(selector.to_owned()))),
+        },
+        Some(_) => {
+            return Err(CliError::Usage(format!("model {text:?}: expected NAME, NAME@VERSION or NAME@ALIAS")));
+        }
+    };
+    Ok(pb::ModelRef { name: name.to_owned(), selector })
+}
+
+/// A matrix in the fast form of the API.
+pub(super) fn matrix(columns: usize, values: &[f32]) -> pb::Matrix {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    pb::Matrix {
+        rows: (values.len() / columns.max(1)) as u32,
+        columns: columns as u32,
+        values: Some(pb::matrix::Values::Float32Le(bytes.into())),
+    }
+}
+
+/// The numbers of an answer, and their width.
+pub(super) fn numbers(matrix: Option<pb::Matrix>) -> Result<(Vec<f32>, usize), CliError> {
+    let matrix = matrix.ok_or_else(|| CliError::Failed("the server's answer has no matrix".to_owned()))?;
+    let values = match matrix.values {
+        Some(pb::matrix::Values::Float32Le(bytes)) => {
+            bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
+        }
+        Some(pb::matrix::Values::Floats(list)) => list.values,
+        None => Vec::new(),
+    };
+    Ok((values, matrix.columns as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pb::model_ref::Selector;
+
+    #[track_caller]
+    fn check_ref(text: &str, name: &str, selector: Option<Selector>) {
+        let got = model_ref(text).expect("a reference");
+        assert_eq!((got.name.as_str(), got.selector), (name, selector));
+    }
+
+    #[test]
+    fn models_are_named_with_or_without_a_version() {
+        check_ref("digits", "digits", None);
+        check_ref("digits@latest", "digits", None);
+        check_ref("digits@3", "digits", Some(Selector::Version(3)));
+        check_ref("digits@prod", "digits", Some(Selector::Alias("prod".into())));
+        assert!(model_ref("digits@").is_err());
+    }
+
+    #[test]
+    fn details_of_a_status_are_told() {
+        let mut details = tonic_types::ErrorDetails::new();
+        details.set_retry_info(Some(Duration::from_millis(20)));
+        let status = Status::with_error_details(Code::ResourceExhausted, "full", details);
+        let text = CliError::from(status).to_string();
+        assert!(text.starts_with("RESOURCE_EXHAUSTED: full") && text.contains("20ms"), "{text}");
+    }
+}
