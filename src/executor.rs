@@ -61,13 +61,16 @@ fn check_count(field: &'static str, got: usize) -> Result<(), ExecutorConfigErro
 pub struct Panicked {
     /// The panic's text.
     pub message: String,
+    /// The opaque id under which the log tells of it.
+    pub id: String,
 }
 
 impl Panicked {
     fn new(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<&str>().copied();
         let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        Self { message: text.unwrap_or("no message").to_owned() }
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        Self { message: text.unwrap_or("no message").to_owned(), id }
     }
 }
 
@@ -77,8 +80,7 @@ impl Panicked {
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let panicked = Panicked::new(payload.as_ref());
-        let id = uuid::Uuid::new_v4().simple();
-        tracing::error!(%id, message = %panicked.message, "a worker panicked");
+        tracing::error!(id = panicked.id, reason = panicked.message, "a worker panicked");
         panicked
     })
 }
@@ -110,7 +112,8 @@ impl ServingThreads {
     pub fn join(self) {
         for handle in self.handles {
             if let Err(payload) = handle.join() {
-                tracing::error!(error = %Panicked::new(payload.as_ref()), "a serving thread ended early");
+                let Panicked { message, id } = Panicked::new(payload.as_ref());
+                tracing::error!(id, reason = message, "a serving thread ended early");
             }
         }
     }
