@@ -1,10 +1,29 @@
 //! Groups the rows of many callers into large products. Invisible: a row's result does not depend on its neighbours.
+//!
+//! Requests wait in one line per (version, operation); serving threads pull batches whenever they are free, so that a
+//! batch is as large as what came while the last one was computed, and no timer delays anybody. `policy` says what forms
+//! a batch, `load` how much is accepted, `queue` joins them under a lock, `worker` computes, `reply` puts answers together.
 
-use std::sync::Arc;
+mod load;
+mod policy;
+mod queue;
+mod reply;
+mod request;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::executor::ServingThreads;
 use crate::model::Matrix;
+use crate::numeric::LANES;
 use crate::registry::LoadedModel;
+use queue::{Admitted, Queue};
+use request::{Key, Question};
+use worker::Compute;
 
 /// What to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,15 +36,51 @@ pub enum Operation {
     Reconstruct,
 }
 
-/// Bounds. TODO(C): `check`, defaults.
-#[derive(Clone, Debug)]
+/// Bounds of what is computed at once and of what waits. Rows count until they are computed, bytes (of the question and
+/// its answer) until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchingConfig {
-    /// Most rows of one batch.
+    /// Most rows of one batch: a multiple of 16.
     pub batch_rows_max: usize,
     /// Most rows that wait, of all queues.
     pub queue_rows_max: usize,
     /// Most bytes that wait, of all queues.
     pub queue_bytes_max: usize,
+}
+
+/// Why a [`BatchingConfig`] is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {got}, expected {expected}")]
+pub struct BatchingConfigError {
+    /// Its name.
+    pub field: &'static str,
+    /// What came.
+    pub got: usize,
+    /// What is possible.
+    pub expected: &'static str,
+}
+
+impl Default for BatchingConfig {
+    fn default() -> Self {
+        Self { batch_rows_max: 256, queue_rows_max: 65_536, queue_bytes_max: 256 << 20 }
+    }
+}
+
+impl BatchingConfig {
+    /// Refuses what cannot be meant.
+    pub fn check(&self) -> Result<(), BatchingConfigError> {
+        let refused = |field, got, expected| Err(BatchingConfigError { field, got, expected });
+        if !(LANES..=65_536).contains(&self.batch_rows_max) || !self.batch_rows_max.is_multiple_of(LANES) {
+            return refused("batch_rows_max", self.batch_rows_max, "a multiple of 16 from 16 to 65536 rows");
+        }
+        if self.queue_rows_max == 0 {
+            return refused("queue_rows_max", self.queue_rows_max, "at least 1 row");
+        }
+        if self.queue_bytes_max == 0 {
+            return refused("queue_bytes_max", self.queue_bytes_max, "at least 1 byte");
+        }
+        Ok(())
+    }
 }
 
 /// Results of one request, in the form in which it came.
@@ -39,7 +94,7 @@ pub struct Output {
     pub squared_errors_input_units: Vec<f32>,
 }
 
-/// Why a request got no result. TODO(C): complete.
+/// Why a request got no result.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BatchError {
     /// Wrong width.
@@ -79,12 +134,12 @@ pub enum BatchError {
     },
     /// Larger than the whole queue: never admissible.
     #[error(
-        "the request has {rows} rows of {bytes} bytes, the server queues at most {rows_max} rows and {bytes_max} bytes: send it in parts"
+        "the request has {rows} rows and takes {bytes} bytes with its answer, the server queues at most {rows_max} rows and {bytes_max} bytes: send it in parts"
     )]
     TooLarge {
         /// Rows that came.
         rows: usize,
-        /// Bytes that came.
+        /// Bytes of the request and its answer.
         bytes: usize,
         /// Limit.
         rows_max: usize,
@@ -102,17 +157,58 @@ pub enum BatchError {
     WorkerLost,
 }
 
+/// How much was and is to be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Batches computed so far.
+    pub batches: u64,
+    /// Rows computed so far.
+    pub rows: u64,
+    /// Rows accepted and not yet computed.
+    pub waiting_rows: usize,
+    /// Bytes of requests, and of their answers, that are not yet answered.
+    pub waiting_bytes: usize,
+}
+
 /// The batching layer. Cheap to clone.
+///
+/// Its threads end with [`Batcher::drain`], or soon after the last handle is dropped.
 #[derive(Clone, Debug)]
-pub struct Batcher {}
+pub struct Batcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    queue: Arc<Queue>,
+    /// None once they were joined.
+    threads: Mutex<Option<ServingThreads>>,
+}
 
 impl Batcher {
     /// Starts `serving_threads` threads that pull.
-    pub fn start(config: BatchingConfig, serving_threads: usize) -> std::io::Result<Self> {
-        let _ = (config, serving_threads);
-        todo!()
+    ///
+    /// # Errors
+    /// If the system refuses a thread, or [`io::ErrorKind::InvalidInput`] for bounds that cannot be meant.
+    pub fn start(config: BatchingConfig, serving_threads: usize) -> io::Result<Self> {
+        Self::start_with(config, serving_threads, Compute::of_models())
     }
-    /// Checks the width, queues, waits. Dropping the future drops what has not started.
+
+    fn start_with(config: BatchingConfig, serving_threads: usize, compute: Compute) -> io::Result<Self> {
+        config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let queue = Arc::new(Queue::new(config, serving_threads));
+        let pulled = Arc::clone(&queue);
+        let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &compute));
+        // Those that did start end again.
+        let threads = threads.inspect_err(|_| queue.close())?;
+        Ok(Self { inner: Arc::new(Inner { queue, threads: Mutex::new(Some(threads)) }) })
+    }
+
+    /// Checks the width, queues, waits; an answer comes at the deadline at the latest. Dropping the future drops what has
+    /// not started.
+    ///
+    /// # Panics
+    /// With a deadline, outside of a tokio runtime that has a timer.
     pub async fn submit(
         &self,
         model: Arc<LoadedModel>,
@@ -120,11 +216,63 @@ impl Batcher {
         rows: Matrix,
         deadline: Option<Instant>,
     ) -> Result<Output, BatchError> {
-        let _ = (model, operation, rows, deadline);
-        todo!()
+        let question = Question { model, operation, rows, deadline };
+        question.check(Instant::now())?;
+        let queue = &*self.inner.queue;
+        let Admitted { key, ticket, answer } = queue.admit(question)?;
+        let mut place = Place { queue, key, ticket, answered: false };
+        let answer = match deadline {
+            None => answer.await,
+            // On the way out the place is left: what has not started is forgotten.
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| BatchError::DeadlineExceeded)?
+            }
+        };
+        place.answered = true;
+        answer.unwrap_or(Err(BatchError::WorkerLost))
     }
-    /// Refuses new requests, answers those that were accepted, joins the threads. Blocking.
+
+    /// What was computed, and what waits.
+    pub fn stats(&self) -> Stats {
+        self.inner.queue.stats()
+    }
+
+    /// Refuses new requests, answers those that were accepted, joins the threads. Blocking; a second call does no harm.
     pub fn drain(&self) {
-        todo!()
+        self.inner.queue.close();
+        // Held while joining: whoever drains at the same time returns when it is done, too.
+        let mut threads = lock(&self.inner.threads);
+        if let Some(threads) = threads.take() {
+            threads.join();
+        }
     }
+}
+
+impl Drop for Inner {
+    /// Nobody can be waiting any more, so the threads end after the batches that they are at. They are not joined: this
+    /// may be an async thread.
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// A caller's place in its line; dropped without an answer, it leaves the line.
+struct Place<'a> {
+    queue: &'a Queue,
+    key: Key,
+    ticket: u64,
+    answered: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.queue.withdraw(&self.key, self.ticket);
+        }
+    }
+}
+
+/// A panic elsewhere leaves nothing half changed under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

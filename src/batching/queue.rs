@@ -1,0 +1,147 @@
+//! What waits: admission, turns, and the end of it. One lock, held for moments; nothing is computed or freed under it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::load::{Load, Pace};
+use super::policy::{Lines, Piece, Turn};
+use super::request::{Key, Question, Request};
+use super::{BatchError, BatchingConfig, Output, Stats, lock};
+
+/// Waiting requests of all models and operations.
+#[derive(Debug)]
+pub(super) struct Queue {
+    config: BatchingConfig,
+    threads: usize,
+    load: Arc<Load>,
+    state: Mutex<State>,
+    /// Told when a line gets its first request, when a batch leaves some behind, and at the end.
+    work: Condvar,
+    batches: AtomicU64,
+    rows: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    lines: Lines<Key, Arc<Request>>,
+    pace: Pace,
+    /// Nothing is accepted any more.
+    closed: bool,
+}
+
+/// Where an accepted request waits, and where its answer comes from.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) key: Key,
+    pub(super) ticket: u64,
+    pub(super) answer: oneshot::Receiver<Result<Output, BatchError>>,
+}
+
+impl Queue {
+    /// For `threads` threads that take from it.
+    pub(super) fn new(config: BatchingConfig, threads: usize) -> Self {
+        Self {
+            config,
+            threads,
+            load: Arc::default(),
+            state: Mutex::new(State { lines: Lines::new(), pace: Pace::default(), closed: false }),
+            work: Condvar::new(),
+            batches: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+        }
+    }
+
+    /// Accepts a question that was checked, or refuses it at once.
+    pub(super) fn admit(&self, question: Question) -> Result<Admitted, BatchError> {
+        let (rows, bytes, key) = (question.rows.rows(), question.bytes(), question.key());
+        let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
+        if rows > rows_max || bytes > bytes_max {
+            return Err(BatchError::TooLarge { rows, bytes, rows_max, bytes_max });
+        }
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(BatchError::ShuttingDown);
+        }
+        // Claims are made under this lock alone: these numbers can only fall meanwhile.
+        let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
+        if rows > rows_max.saturating_sub(waiting_rows) || bytes > bytes_max.saturating_sub(waiting_bytes) {
+            let retry_after = state.pace.time_for(waiting_rows, self.threads);
+            return Err(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after });
+        }
+        let (request, answer) = Request::new(question, &self.load);
+        let ticket = state.lines.push(key.clone(), request, rows);
+        drop(state);
+        self.work.notify_one();
+        Ok(Admitted { key, ticket, answer })
+    }
+
+    /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.
+    pub(super) fn take(&self, now: Instant) -> Option<Vec<Piece<Arc<Request>>>> {
+        let mut state = lock(&self.state);
+        let Turn { batch, dropped } = state.lines.next(self.config.batch_rows_max, |request| request.is_wanted(now));
+        let more = !state.lines.is_empty();
+        drop(state);
+        if more {
+            // What is left may have been announced once only, to this thread.
+            self.work.notify_one();
+        }
+        for request in dropped {
+            request.answer(Err(BatchError::DeadlineExceeded));
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// Blocks until something waits (true), or nothing does and nothing will (false).
+    pub(super) fn wait(&self) -> bool {
+        let mut state = lock(&self.state);
+        while state.lines.is_empty() {
+            if state.closed {
+                return false;
+            }
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    /// Fails a request of which a piece went wrong, and forgets the rest of it.
+    pub(super) fn fail(&self, piece: &Piece<Arc<Request>>, error: BatchError) {
+        self.withdraw(&piece.request.question().key(), piece.ticket);
+        piece.request.answer(Err(error));
+    }
+
+    /// Forgets what is left of a request, if anything is.
+    pub(super) fn withdraw(&self, key: &Key, ticket: u64) {
+        let withdrawn = lock(&self.state).lines.withdraw(key, ticket);
+        // After the lock: it may be the last to hold the rows.
+        drop(withdrawn);
+    }
+
+    /// Accepts nothing from now on; what was accepted still goes into batches.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.work.notify_all();
+    }
+
+    /// Counts a batch that was computed.
+    pub(super) fn count(&self, rows: usize) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// Learns the pace from a batch whose answers are out.
+    pub(super) fn record(&self, now: Instant, rows: usize, busy: Duration) {
+        lock(&self.state).pace.record(now, rows, busy);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            batches: self.batches.load(Ordering::Relaxed),
+            rows: self.rows.load(Ordering::Relaxed),
+            waiting_rows: self.load.rows(),
+            waiting_bytes: self.load.bytes(),
+        }
+    }
+}

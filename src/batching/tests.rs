@@ -1,0 +1,500 @@
+//! Tests of the whole layer, with arithmetic that echoes, blocks, panics or overflows on command.
+
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
+use std::task::Poll;
+
+use super::reply::Computed;
+use super::*;
+use crate::model::normalisation::Normaliser;
+use crate::model::spec::RawModelSpec;
+use crate::model::{
+    Artifact, Autoencoder, Loss, MatrixError, ModelKey, ModelSpec, NormalisationKind, TiedLayer, Values, Version,
+};
+use crate::numeric::matmul::Weights;
+use crate::numeric::{Activation, Lanes};
+
+const FEATURES: usize = 3;
+const CODE: usize = 2;
+
+/// A value in the first column that makes the echo panic, or answer infinity for its row.
+const PANICS: f32 = -1.0;
+const OVERFLOWS: f32 = -2.0;
+
+fn model(version: u64) -> Arc<LoadedModel> {
+    let spec = ModelSpec::new(RawModelSpec {
+        widths: vec![FEATURES, CODE],
+        encoder_activations: vec![Activation::Linear],
+        decoder_activations: vec![Activation::Linear],
+        loss: Loss::SquaredError,
+        normalisation: NormalisationKind::None,
+        gain: false,
+        feature_names: vec![],
+    })
+    .expect("a specification");
+    let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+    let layer = TiedLayer {
+        weight: Weights::from_row_major(CODE, FEATURES, vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.25]),
+        encoder_bias: vec![0.5, -0.5],
+        decoder_bias: vec![1.0, 2.0, 3.0],
+        gain: None,
+    };
+    Arc::new(LoadedModel {
+        key: ModelKey { name: "echo".parse().expect("a name"), version: Version::new(version).expect("a version") },
+        artifact: Artifact {
+            model: Autoencoder::new(spec, normaliser, vec![layer]),
+            report: None,
+            sha256: String::new(),
+        },
+        file_bytes: 0,
+    })
+}
+
+fn widths(operation: Operation) -> (usize, usize) {
+    match operation {
+        Operation::Encode => (FEATURES, CODE),
+        Operation::Decode => (CODE, FEATURES),
+        Operation::Reconstruct => (FEATURES, FEATURES),
+    }
+}
+
+/// What the echo adds to every number: tells versions and operations apart.
+fn offset(model: &LoadedModel, operation: Operation) -> f32 {
+    let operation = match operation {
+        Operation::Encode => 0.25,
+        Operation::Decode => 0.5,
+        Operation::Reconstruct => 0.75,
+    };
+    operation + 100_000.0 * model.key.version.number() as f32
+}
+
+/// Every number of a row is the row's first plus the offset; the error of a row is its first number.
+fn echo(model: &LoadedModel, operation: Operation, batch: &Lanes) -> Computed {
+    let firsts = batch.column(0).to_vec();
+    assert!(!firsts.contains(&PANICS), "told to panic");
+    let mut values = Lanes::zeros(batch.rows(), widths(operation).1);
+    for j in 0..values.columns() {
+        for (value, first) in values.column_mut(j).iter_mut().zip(&firsts) {
+            *value = if *first == OVERFLOWS { f32::INFINITY } else { first + offset(model, operation) };
+        }
+    }
+    let squared_errors = if operation == Operation::Reconstruct { firsts } else { vec![] };
+    let squared_errors_input_units = squared_errors.iter().map(|error| error * 2.0).collect();
+    Computed { values, squared_errors, squared_errors_input_units }
+}
+
+/// The echo, which tells of every batch (its first column) before it computes it, and then waits for a word.
+struct Gate {
+    batches: Receiver<Vec<f32>>,
+    go: Sender<()>,
+}
+
+impl Gate {
+    fn new() -> (Self, Compute) {
+        let (entered, batches) = channel();
+        let (go, wait) = channel();
+        let wait = Mutex::new(wait);
+        let compute = Compute::new(move |model, operation, batch| {
+            let _ = entered.send(batch.column(0).to_vec());
+            // Without a gate any more everything passes.
+            let _: Result<(), _> = lock(&wait).recv();
+            echo(model, operation, batch)
+        });
+        (Self { batches, go }, compute)
+    }
+
+    /// The next batch has begun: its first column.
+    #[track_caller]
+    fn entered(&self) -> Vec<f32> {
+        self.batches.recv().expect("a batch")
+    }
+
+    fn release(&self) {
+        self.go.send(()).expect("a thread");
+    }
+}
+
+fn small_batches() -> BatchingConfig {
+    BatchingConfig { batch_rows_max: 16, ..BatchingConfig::default() }
+}
+
+fn echoing(threads: usize) -> Batcher {
+    Batcher::start_with(small_batches(), threads, Compute::new(echo)).expect("starts")
+}
+
+/// One thread behind a gate, and busy with a batch of one row, 0.
+fn busy(config: BatchingConfig) -> (Batcher, Gate, Submission) {
+    let (gate, compute) = Gate::new();
+    let batcher = Batcher::start_with(config, 1, compute).expect("starts");
+    let mut first = submission(&batcher, Operation::Encode, matrix(FEATURES, &[0.0]), None);
+    assert!(admit(&mut first).is_none());
+    assert_eq!(gate.entered(), [0.0]);
+    (batcher, gate, first)
+}
+
+/// Rows whose numbers are all the same.
+fn matrix(columns: usize, firsts: &[f32]) -> Matrix {
+    let values = firsts.iter().flat_map(|first| std::iter::repeat_n(*first, columns)).collect();
+    Matrix::new(firsts.len() as u32, columns as u32, Values::Floats(values)).expect("a matrix")
+}
+
+fn as_bytes(matrix: Matrix) -> Matrix {
+    let Values::Floats(floats) = matrix.values() else { panic!("floats") };
+    let bytes: Vec<u8> = floats.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let (rows, columns) = (matrix.rows() as u32, matrix.columns() as u32);
+    Matrix::new(rows, columns, Values::Float32Le(bytes.into())).expect("a matrix")
+}
+
+fn numbers(matrix: &Matrix) -> Vec<f32> {
+    match matrix.values() {
+        Values::Floats(floats) => floats.clone(),
+        Values::Float32Le(bytes) => bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect(),
+    }
+}
+
+type Submission = Pin<Box<dyn Future<Output = Result<Output, BatchError>> + Send>>;
+
+fn submission(batcher: &Batcher, operation: Operation, rows: Matrix, deadline: Option<Instant>) -> Submission {
+    let batcher = batcher.clone();
+    Box::pin(async move { batcher.submit(model(1), operation, rows, deadline).await })
+}
+
+/// Lets a submission come as far as it can without waiting: it is refused or queued. Its answer, if it has one.
+#[track_caller]
+fn admit(submission: &mut Submission) -> Option<Result<Output, BatchError>> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match submission.as_mut().poll(&mut context) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => None,
+    }
+}
+
+#[track_caller]
+fn queued(batcher: &Batcher, rows: Matrix) -> Submission {
+    let mut submission = submission(batcher, Operation::Encode, rows, None);
+    assert!(admit(&mut submission).is_none(), "it waits");
+    submission
+}
+
+#[track_caller]
+fn refused(batcher: &Batcher, operation: Operation, rows: Matrix) -> BatchError {
+    let mut submission = submission(batcher, operation, rows, None);
+    admit(&mut submission).expect("at once").expect_err("refused")
+}
+
+#[track_caller]
+fn check_echo(output: &Output, operation: Operation, model: &LoadedModel, firsts: &[f32]) {
+    let columns = widths(operation).1;
+    let expected: Vec<f32> =
+        firsts.iter().flat_map(|first| std::iter::repeat_n(first + offset(model, operation), columns)).collect();
+    assert_eq!((output.matrix.rows(), output.matrix.columns()), (firsts.len(), columns));
+    assert_eq!(numbers(&output.matrix), expected);
+    let errors: &[f32] = if operation == Operation::Reconstruct { firsts } else { &[] };
+    assert_eq!(output.squared_errors, errors);
+    assert_eq!(output.squared_errors_input_units, errors.iter().map(|error| error * 2.0).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_caller_gets_their_own_rows_back() {
+    let batcher = echoing(3);
+    let models: Vec<_> = (1..=3).map(model).collect();
+    let callers: Vec<_> = (0..300_usize)
+        .map(|caller| {
+            let (batcher, model) = (batcher.clone(), Arc::clone(&models[caller % 3]));
+            let operation = [Operation::Encode, Operation::Decode, Operation::Reconstruct][caller / 3 % 3];
+            let firsts: Vec<f32> = (0..1 + caller * 7 % 50).map(|row| (caller * 100 + row) as f32).collect();
+            tokio::spawn(async move {
+                let rows = matrix(widths(operation).0, &firsts);
+                let in_bytes = caller % 2 == 0;
+                let rows = if in_bytes { as_bytes(rows) } else { rows };
+                let output = batcher.submit(Arc::clone(&model), operation, rows, None).await.expect("an answer");
+                assert_eq!(
+                    matches!(output.matrix.values(), Values::Float32Le(_)),
+                    in_bytes,
+                    "the form of the question"
+                );
+                check_echo(&output, operation, &model, &firsts);
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.expect("no panic");
+    }
+    let stats = batcher.stats();
+    assert_eq!((stats.waiting_rows, stats.waiting_bytes), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_larger_than_a_batch_is_split_and_put_together() {
+    for threads in [1, 4] {
+        let batcher = echoing(threads);
+        let firsts: Vec<f32> = (0..1_003).map(|row| row as f32).collect();
+        let output = batcher.submit(model(1), Operation::Reconstruct, matrix(FEATURES, &firsts), None).await;
+        check_echo(&output.expect("an answer"), Operation::Reconstruct, &model(1), &firsts);
+        let stats = batcher.stats();
+        assert_eq!((stats.batches, stats.rows), (63, 1_003));
+    }
+}
+
+#[tokio::test]
+async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
+    let batcher = Batcher::start(small_batches(), 2).expect("starts");
+    let model = model(1);
+    let firsts: Vec<f32> = (0..40).map(|row| row as f32 / 7.0).collect();
+    let mut alone = Lanes::zeros(1, FEATURES);
+    let rows = matrix(FEATURES, &firsts);
+    let codes = batcher.submit(Arc::clone(&model), Operation::Encode, rows.clone(), None).await.expect("codes");
+    let back = batcher.submit(Arc::clone(&model), Operation::Decode, codes.matrix.clone(), None).await.expect("rows");
+    let both = batcher.submit(Arc::clone(&model), Operation::Reconstruct, rows.clone(), None).await.expect("rows");
+    assert_eq!(back.matrix, both.matrix);
+    assert_eq!((both.squared_errors.len(), both.squared_errors_input_units.len()), (40, 40));
+    for row in 0..40 {
+        rows.load_into(row..row + 1, &mut alone, 0);
+        let code = model.artifact.model.encode(&alone);
+        assert_eq!(numbers(&codes.matrix)[row * CODE..][..CODE], [code.at(0, 0), code.at(0, 1)], "row {row}");
+    }
+}
+
+#[tokio::test]
+async fn what_came_during_a_batch_forms_the_next() {
+    let (batcher, gate, first) = busy(small_batches());
+    let waiting: Vec<_> = (1..=10_u8).map(|row| queued(&batcher, matrix(FEATURES, &[f32::from(row)]))).collect();
+    gate.release();
+    gate.release();
+    first.await.expect("an answer");
+    for (row, submission) in (1..=10_u8).zip(waiting) {
+        check_echo(&submission.await.expect("an answer"), Operation::Encode, &model(1), &[f32::from(row)]);
+    }
+    let stats = batcher.stats();
+    assert_eq!((stats.batches, stats.rows), (2, 11));
+}
+
+#[tokio::test]
+async fn departed_callers_are_not_computed() {
+    let (batcher, gate, first) = busy(small_batches());
+    let departs = queued(&batcher, matrix(FEATURES, &[1.0]));
+    let stays = queued(&batcher, matrix(FEATURES, &[2.0]));
+    assert_eq!(batcher.stats().waiting_rows, 3);
+    drop(departs);
+    assert_eq!(batcher.stats().waiting_rows, 2, "its place is free at once");
+    gate.release();
+    gate.release();
+    first.await.expect("an answer");
+    assert_eq!(gate.entered(), [2.0]);
+    stays.await.expect("an answer");
+}
+
+#[tokio::test]
+async fn a_caller_that_departs_in_the_middle_leaves_the_rest_undone() {
+    let (batcher, gate, first) = busy(small_batches());
+    let firsts: Vec<f32> = (1_u8..=40).map(f32::from).collect();
+    let departs = queued(&batcher, matrix(FEATURES, &firsts));
+    let stays = queued(&batcher, matrix(FEATURES, &[99.0]));
+    gate.release();
+    assert_eq!(gate.entered(), firsts[..16]);
+    drop(departs);
+    gate.release();
+    assert_eq!(gate.entered(), [99.0]);
+    gate.release();
+    first.await.expect("an answer");
+    stays.await.expect("an answer");
+    assert_eq!(batcher.stats().waiting_bytes, 0);
+}
+
+#[test]
+fn expired_requests_are_dropped_when_their_turn_comes() {
+    let queue = Queue::new(small_batches(), 1);
+    let now = Instant::now();
+    let admitted: Vec<_> = [None, Some(now + Duration::from_secs(5)), Some(now + Duration::from_secs(50))]
+        .into_iter()
+        .zip([1.0, 2.0, 3.0])
+        .map(|(deadline, first)| {
+            let rows = matrix(FEATURES, &[first]);
+            let question = Question { model: model(1), operation: Operation::Encode, rows, deadline };
+            queue.admit(question).expect("room")
+        })
+        .collect();
+    let batch = queue.take(now + Duration::from_secs(5)).expect("a batch");
+    let tickets: Vec<u64> = batch.iter().map(|piece| piece.ticket).collect();
+    assert_eq!(tickets, [admitted[0].ticket, admitted[2].ticket]);
+    let [_, mut expired, _] = <[Admitted; 3]>::try_from(admitted).expect("three");
+    assert_eq!(expired.answer.try_recv().expect("answered").expect_err("late"), BatchError::DeadlineExceeded);
+    assert_eq!(queue.stats().waiting_rows, 2);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_the_wait_though_the_thread_is_busy() {
+    let (batcher, gate, first) = busy(small_batches());
+    let deadline = Some(Instant::now() + Duration::from_millis(5));
+    let late = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), deadline).await;
+    assert_eq!(late.expect_err("late"), BatchError::DeadlineExceeded);
+    assert_eq!(batcher.stats().waiting_rows, 1, "its place is free");
+    let past = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), Some(Instant::now())).await;
+    assert_eq!(past.expect_err("late"), BatchError::DeadlineExceeded);
+    gate.release();
+    first.await.expect("an answer");
+    assert_eq!(batcher.stats().rows, 1);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
+    let (batcher, gate, first) = busy(BatchingConfig { queue_rows_max: 10, ..small_batches() });
+    let waits = queued(&batcher, matrix(FEATURES, &[1.0; 6]));
+    match refused(&batcher, Operation::Encode, matrix(FEATURES, &[2.0; 4])) {
+        BatchError::Full { waiting_rows: 7, rows_max: 10, waiting_bytes, retry_after, .. } => {
+            assert_eq!(waiting_bytes, 7 * (FEATURES + CODE) * 4, "questions and answers");
+            assert!((Duration::from_millis(1)..=Duration::from_secs(10)).contains(&retry_after), "{retry_after:?}");
+        }
+        other => panic!("{other}"),
+    }
+    let fits = queued(&batcher, matrix(FEATURES, &[2.0; 3]));
+    gate.release();
+    gate.release();
+    for submission in [first, waits, fits] {
+        submission.await.expect("an answer");
+    }
+    // Whoever has an answer finds the room that it took.
+    gate.release();
+    queued(&batcher, matrix(FEATURES, &[3.0; 10])).await.expect("an answer");
+}
+
+#[tokio::test]
+async fn bytes_are_bounded_too() {
+    let row_bytes = (FEATURES + CODE) * 4;
+    let (batcher, gate, first) = busy(BatchingConfig { queue_bytes_max: 4 * row_bytes, ..small_batches() });
+    let error = refused(&batcher, Operation::Encode, matrix(FEATURES, &[1.0; 4]));
+    assert!(matches!(error, BatchError::Full { waiting_rows: 1, .. }), "{error}");
+    let error = refused(&batcher, Operation::Encode, matrix(FEATURES, &[1.0; 5]));
+    let expected = BatchError::TooLarge { rows: 5, bytes: 100, rows_max: 65_536, bytes_max: 80 };
+    assert_eq!(error, expected, "never admissible");
+    gate.release();
+    first.await.expect("an answer");
+}
+
+#[test]
+fn a_wrong_width_is_refused_before_it_waits() {
+    let batcher = echoing(1);
+    let expected = BatchError::Columns { what: "the code", got: FEATURES, expected: CODE };
+    assert_eq!(refused(&batcher, Operation::Decode, matrix(FEATURES, &[1.0])), expected);
+    for operation in [Operation::Encode, Operation::Reconstruct] {
+        let expected = BatchError::Columns { what: "the input", got: CODE, expected: FEATURES };
+        assert_eq!(refused(&batcher, operation, matrix(CODE, &[1.0])), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_fails_its_batch_alone() {
+    let (batcher, gate, first) = busy(small_batches());
+    let members: Vec<_> = [1.0, PANICS, 3.0].map(|row| queued(&batcher, matrix(FEATURES, &[row]))).into();
+    gate.release();
+    gate.release();
+    first.await.expect("an answer");
+    for member in members {
+        assert_eq!(member.await.expect_err("lost"), BatchError::WorkerLost);
+    }
+    gate.release();
+    queued(&batcher, matrix(FEATURES, &[4.0])).await.expect("the thread goes on");
+    assert_eq!(batcher.stats().waiting_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_panic_fails_the_whole_of_a_split_request() {
+    let batcher = echoing(1);
+    let mut firsts = vec![1.0; 500];
+    firsts[100] = PANICS;
+    let lost = batcher.submit(model(1), Operation::Encode, matrix(FEATURES, &firsts), None).await;
+    assert_eq!(lost.expect_err("lost"), BatchError::WorkerLost);
+    batcher.drain();
+    let stats = batcher.stats();
+    assert_eq!(stats.rows, 96, "six batches before it, and none after");
+    assert_eq!((stats.waiting_rows, stats.waiting_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn not_a_number_fails_its_own_request_alone() {
+    let not_finite = |row| MatrixError::NotFinite { row, column: 0, value: f32::INFINITY };
+    let (batcher, gate, first) = busy(BatchingConfig::default());
+    // A few rows are looked through before they wait.
+    let mut firsts = vec![1.0; 2_000];
+    firsts[7] = f32::INFINITY;
+    let error = refused(&batcher, Operation::Encode, matrix(FEATURES, &firsts[..10]));
+    assert_eq!(error, BatchError::Matrix(not_finite(7)));
+    // Many are, before they join a batch, whichever of them is wrong.
+    firsts[7] = 1.0;
+    firsts[1_999] = f32::INFINITY;
+    let before = queued(&batcher, matrix(FEATURES, &[2.0]));
+    let wrong = queued(&batcher, matrix(FEATURES, &firsts));
+    let after = queued(&batcher, matrix(FEATURES, &[3.0]));
+    for _ in 0..3 {
+        gate.release();
+    }
+    assert_eq!(wrong.await.expect_err("refused"), BatchError::Matrix(not_finite(1_999)));
+    for mate in [first, before, after] {
+        mate.await.expect("an answer");
+    }
+    assert_eq!(batcher.stats().rows, 3, "no row of it was computed");
+}
+
+#[tokio::test]
+async fn a_result_that_is_not_finite_fails_its_own_request_alone() {
+    let (batcher, gate, first) = busy(small_batches());
+    let before = queued(&batcher, matrix(FEATURES, &[1.0, 2.0]));
+    let mut firsts = [3.0; 20];
+    firsts[17] = OVERFLOWS;
+    let wrong = queued(&batcher, matrix(FEATURES, &firsts));
+    let after = queued(&batcher, matrix(FEATURES, &[4.0]));
+    for _ in 0..3 {
+        gate.release();
+    }
+    assert_eq!(wrong.await.expect_err("too large"), BatchError::ResultNotFinite { row: 17 });
+    check_echo(&before.await.expect("an answer"), Operation::Encode, &model(1), &[1.0, 2.0]);
+    check_echo(&after.await.expect("an answer"), Operation::Encode, &model(1), &[4.0]);
+    first.await.expect("an answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
+    let (batcher, gate, first) = busy(small_batches());
+    let mut accepted = vec![first];
+    accepted.extend((1..=40_u8).map(|row| queued(&batcher, matrix(FEATURES, &[f32::from(row)]))));
+    batcher.inner.queue.close();
+    assert_eq!(refused(&batcher, Operation::Encode, matrix(FEATURES, &[41.0])), BatchError::ShuttingDown);
+    drop(gate);
+    batcher.drain();
+    for mut submission in accepted {
+        admit(&mut submission).expect("answered already").expect("an answer");
+    }
+    batcher.drain();
+    assert_eq!(refused(&batcher, Operation::Encode, matrix(FEATURES, &[41.0])), BatchError::ShuttingDown);
+}
+
+#[test]
+fn dropping_the_last_handle_ends_the_threads() {
+    let (gate, compute) = Gate::new();
+    let batcher = Batcher::start_with(small_batches(), 3, compute).expect("starts");
+    let other = batcher.clone();
+    drop(batcher);
+    assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "one handle is left");
+    drop(other);
+    // The threads hold the other end of this channel, between them, until the last of them returns.
+    assert_eq!(gate.batches.recv(), Err(RecvError));
+}
+
+#[track_caller]
+fn check_bounds(config: BatchingConfig, expected: &str) {
+    assert_eq!(config.check().expect_err("refused").to_string(), expected);
+    assert_eq!(Batcher::start(config, 1).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn bounds_that_cannot_be_meant_are_refused() {
+    let default = BatchingConfig::default();
+    assert_eq!(default.check(), Ok(()));
+    for got in [0, 8, 100, 65_552] {
+        let expected = format!("batch_rows_max is {got}, expected a multiple of 16 from 16 to 65536 rows");
+        check_bounds(BatchingConfig { batch_rows_max: got, ..default }, &expected);
+    }
+    check_bounds(BatchingConfig { queue_rows_max: 0, ..default }, "queue_rows_max is 0, expected at least 1 row");
+    check_bounds(BatchingConfig { queue_bytes_max: 0, ..default }, "queue_bytes_max is 0, expected at least 1 byte");
+    assert_eq!(Batcher::start(default, 0).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+}
