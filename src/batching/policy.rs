@@ -8,8 +8,8 @@ use std::ops::Range;
 #[derive(Debug)]
 pub(super) struct Lines<K, T> {
     /// None is empty.
-    lines: HashMap<K, VecDeque<Waiting<T>>>,
-    /// The keys of `lines`, each once; the first is served next.
+    by_key: HashMap<K, VecDeque<Waiting<T>>>,
+    /// The keys of `by_key`, each once; the first is served next.
     turns: VecDeque<K>,
     tickets: u64,
 }
@@ -45,7 +45,7 @@ pub(super) struct Turn<T> {
 
 impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
     pub(super) fn new() -> Self {
-        Self { lines: HashMap::new(), turns: VecDeque::new(), tickets: 0 }
+        Self { by_key: HashMap::new(), turns: VecDeque::new(), tickets: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,10 +57,10 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
         debug_assert!(rows > 0, "a request has rows");
         self.tickets += 1;
         let waiting = Waiting { ticket: self.tickets, request, rows: 0..rows };
-        if let Some(line) = self.lines.get_mut(&key) {
+        if let Some(line) = self.by_key.get_mut(&key) {
             line.push_back(waiting);
         } else {
-            self.lines.insert(key.clone(), VecDeque::from([waiting]));
+            self.by_key.insert(key.clone(), VecDeque::from([waiting]));
             self.turns.push_back(key);
         }
         self.tickets
@@ -68,11 +68,11 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
 
     /// Takes out what is left of a request; `None` if all its rows went into batches.
     pub(super) fn withdraw(&mut self, key: &K, ticket: u64) -> Option<T> {
-        let line = self.lines.get_mut(key)?;
+        let line = self.by_key.get_mut(key)?;
         let place = line.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
         let withdrawn = line.remove(place);
         if line.is_empty() {
-            self.lines.remove(key);
+            self.by_key.remove(key);
             self.turns.retain(|waiting| waiting != key);
         }
         withdrawn.map(|waiting| waiting.request)
@@ -83,10 +83,10 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
     pub(super) fn next(&mut self, rows_max: usize, mut wanted: impl FnMut(&T) -> bool) -> Turn<T> {
         let mut dropped = Vec::new();
         while let Some(key) = self.turns.pop_front() {
-            let Some(line) = self.lines.get_mut(&key) else { continue };
+            let Some(line) = self.by_key.get_mut(&key) else { continue };
             let batch = cut(line, rows_max, &mut wanted, &mut dropped);
             if line.is_empty() {
-                self.lines.remove(&key);
+                self.by_key.remove(&key);
             } else {
                 self.turns.push_back(key);
             }
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(lines.withdraw(&"a", tickets[0]), Some(0), "what is left of it");
         assert_eq!(lines.withdraw(&"b", tickets[2]), None, "another line");
         assert_eq!(lines.withdraw(&"a", tickets[2]), Some(2));
-        assert!(lines.is_empty() && lines.lines.is_empty(), "no empty line stays");
+        assert!(lines.is_empty() && lines.by_key.is_empty(), "no empty line stays");
     }
 
     proptest! {
@@ -240,7 +240,7 @@ mod tests {
                 }
                 // Only a line that has run out leaves room in its batch.
                 if let Some(first) = turn.batch.first() && rows < rows_max {
-                    prop_assert!(!lines.lines.contains_key(&requests[first.request].0));
+                    prop_assert!(!lines.by_key.contains_key(&requests[first.request].0));
                 }
                 match coming.next() {
                     Some((request, (key, rows))) => { lines.push(*key, request, *rows); }

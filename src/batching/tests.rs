@@ -138,7 +138,7 @@ fn matrix(columns: usize, firsts: &[f32]) -> Matrix {
     Matrix::new(firsts.len() as u32, columns as u32, Values::Floats(values)).expect("a matrix")
 }
 
-fn as_bytes(matrix: Matrix) -> Matrix {
+fn as_bytes(matrix: &Matrix) -> Matrix {
     let Values::Floats(floats) = matrix.values() else { panic!("floats") };
     let bytes: Vec<u8> = floats.iter().flat_map(|value| value.to_le_bytes()).collect();
     let (rows, columns) = (matrix.rows() as u32, matrix.columns() as u32);
@@ -202,11 +202,11 @@ async fn every_caller_gets_their_own_rows_back() {
         .map(|caller| {
             let (batcher, model) = (batcher.clone(), Arc::clone(&models[caller % 3]));
             let operation = [Operation::Encode, Operation::Decode, Operation::Reconstruct][caller / 3 % 3];
-            let firsts: Vec<f32> = (0..1 + caller * 7 % 50).map(|row| (caller * 100 + row) as f32).collect();
+            let firsts: Vec<f32> = (0..=caller * 7 % 50).map(|row| (caller * 100 + row) as f32).collect();
             tokio::spawn(async move {
                 let rows = matrix(widths(operation).0, &firsts);
                 let in_bytes = caller % 2 == 0;
-                let rows = if in_bytes { as_bytes(rows) } else { rows };
+                let rows = if in_bytes { as_bytes(&rows) } else { rows };
                 let output = batcher.submit(Arc::clone(&model), operation, rows, None).await.expect("an answer");
                 assert_eq!(
                     matches!(output.matrix.values(), Values::Float32Le(_)),
@@ -354,8 +354,9 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
         submission.await.expect("an answer");
     }
     // Whoever has an answer finds the room that it took.
+    let again = queued(&batcher, matrix(FEATURES, &[3.0; 10]));
     gate.release();
-    queued(&batcher, matrix(FEATURES, &[3.0; 10])).await.expect("an answer");
+    again.await.expect("an answer");
 }
 
 #[tokio::test]
@@ -392,8 +393,9 @@ async fn a_panic_fails_its_batch_alone() {
     for member in members {
         assert_eq!(member.await.expect_err("lost"), BatchError::WorkerLost);
     }
+    let next = queued(&batcher, matrix(FEATURES, &[4.0]));
     gate.release();
-    queued(&batcher, matrix(FEATURES, &[4.0])).await.expect("the thread goes on");
+    next.await.expect("the thread goes on");
     assert_eq!(batcher.stats().waiting_bytes, 0);
 }
 

@@ -17,8 +17,10 @@ use crate::registry::LoadedModel;
 /// A thread without work keeps at most this much for its next batch.
 const IDLE_BATCH_BYTES_MAX: usize = 1 << 20;
 
+type Arithmetic = dyn Fn(&LoadedModel, Operation, &Lanes) -> Computed + Send + Sync;
+
 /// The arithmetic of a batch: tests put their own here.
-pub(super) struct Compute(Box<dyn Fn(&LoadedModel, Operation, &Lanes) -> Computed + Send + Sync>);
+pub(super) struct Compute(Box<Arithmetic>);
 
 impl Compute {
     pub(super) fn new(compute: impl Fn(&LoadedModel, Operation, &Lanes) -> Computed + Send + Sync + 'static) -> Self {
