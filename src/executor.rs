@@ -4,8 +4,7 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::thread::{Builder, JoinHandle};
 
 use thread_priority::{Error as PriorityError, ThreadPriority};
@@ -23,12 +22,12 @@ pub struct ExecutorConfig {
     pub training_threads: usize,
 }
 
-/// Why an [`ExecutorConfig`] is refused.
+/// A number of threads that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {got}, expected 1 to {THREADS_MAX}")]
-pub struct ExecutorConfigError {
+#[error("{setting} is {got}, expected 1 to {THREADS_MAX}")]
+pub struct BadThreads {
     /// `serving_threads` or `training_threads`.
-    pub field: &'static str,
+    pub setting: &'static str,
     /// What came.
     pub got: usize,
 }
@@ -43,16 +42,16 @@ impl Default for ExecutorConfig {
 
 impl ExecutorConfig {
     /// Refuses what cannot be meant.
-    pub fn check(&self) -> Result<(), ExecutorConfigError> {
-        for (field, got) in [("serving_threads", self.serving_threads), ("training_threads", self.training_threads)] {
-            check_count(field, got)?;
+    pub fn check(&self) -> Result<(), BadThreads> {
+        for (setting, got) in [("serving_threads", self.serving_threads), ("training_threads", self.training_threads)] {
+            check_count(setting, got)?;
         }
         Ok(())
     }
 }
 
-fn check_count(field: &'static str, got: usize) -> Result<(), ExecutorConfigError> {
-    if (1..=THREADS_MAX).contains(&got) { Ok(()) } else { Err(ExecutorConfigError { field, got }) }
+fn check_count(setting: &'static str, got: usize) -> Result<(), BadThreads> {
+    if (1..=THREADS_MAX).contains(&got) { Ok(()) } else { Err(BadThreads { setting, got }) }
 }
 
 /// A panic in CPU work, made an error.
@@ -120,14 +119,13 @@ impl ServingThreads {
 }
 
 /// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority.
-pub fn training_pool(threads: usize) -> io::Result<Arc<rayon::ThreadPool>> {
+pub fn training_pool(threads: usize) -> io::Result<rayon::ThreadPool> {
     check_count("training_threads", threads).map_err(invalid)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("train-{index}"))
         .start_handler(|_| lower_priority())
         .build()
-        .map(Arc::new)
         .map_err(io::Error::other)
 }
 
@@ -149,7 +147,7 @@ pub fn spawn_training<T: Send + 'static>(
     Ok(receiver)
 }
 
-fn invalid(error: ExecutorConfigError) -> io::Error {
+fn invalid(error: BadThreads) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 

@@ -4,6 +4,7 @@
 //! batch is as large as what came while the last one was computed, and no timer delays anybody. `policy` says what forms
 //! a batch, `load` how much is accepted, `queue` joins them under a lock, `worker` computes, `reply` puts answers together.
 
+mod error;
 mod load;
 mod policy;
 mod queue;
@@ -15,7 +16,9 @@ mod worker;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+pub use error::{BadBatching, BatchError};
 
 use crate::executor::ServingThreads;
 use crate::model::Matrix;
@@ -48,18 +51,6 @@ pub struct BatchingConfig {
     pub queue_bytes_max: usize,
 }
 
-/// Why a [`BatchingConfig`] is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {got}, expected {expected}")]
-pub struct BatchingConfigError {
-    /// Its name.
-    pub field: &'static str,
-    /// What came.
-    pub got: usize,
-    /// What is possible.
-    pub expected: &'static str,
-}
-
 impl Default for BatchingConfig {
     fn default() -> Self {
         Self { batch_rows_max: 256, queue_rows_max: 65_536, queue_bytes_max: 256 << 20 }
@@ -68,8 +59,8 @@ impl Default for BatchingConfig {
 
 impl BatchingConfig {
     /// Refuses what cannot be meant.
-    pub fn check(&self) -> Result<(), BatchingConfigError> {
-        let refused = |field, got, expected| Err(BatchingConfigError { field, got, expected });
+    pub fn check(&self) -> Result<(), BadBatching> {
+        let refused = |setting, got, expected| Err(BadBatching { setting, got, expected });
         if !(LANES..=65_536).contains(&self.batch_rows_max) || !self.batch_rows_max.is_multiple_of(LANES) {
             return refused("batch_rows_max", self.batch_rows_max, "a multiple of 16 from 16 to 65536 rows");
         }
@@ -84,7 +75,7 @@ impl BatchingConfig {
 }
 
 /// Results of one request, in the form in which it came.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Output {
     /// Codes or rows.
     pub matrix: Matrix,
@@ -92,69 +83,6 @@ pub struct Output {
     pub squared_errors: Vec<f32>,
     /// Reconstruct only: per row, units of the input.
     pub squared_errors_input_units: Vec<f32>,
-}
-
-/// Why a request got no result.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum BatchError {
-    /// Wrong width.
-    #[error("rows have {got} columns, {what} of the model has {expected}")]
-    Columns {
-        /// "the input" or "the code".
-        what: &'static str,
-        /// What came.
-        got: usize,
-        /// What the model wants.
-        expected: usize,
-    },
-    /// NaN or infinity in the request.
-    #[error(transparent)]
-    Matrix(#[from] crate::model::MatrixError),
-    /// NaN or infinity in the result.
-    #[error("the result of row {row} is not finite: the values of that row are too large for this model")]
-    ResultNotFinite {
-        /// Row of the request, from 0.
-        row: usize,
-    },
-    /// Queue full.
-    #[error(
-        "the queue is full: {waiting_rows} rows of {waiting_bytes} bytes wait, the limits are {rows_max} rows and {bytes_max} bytes"
-    )]
-    Full {
-        /// Rows that wait.
-        waiting_rows: usize,
-        /// Bytes that wait.
-        waiting_bytes: usize,
-        /// Limit.
-        rows_max: usize,
-        /// Limit.
-        bytes_max: usize,
-        /// When it is worth coming back, from the rate of the last seconds.
-        retry_after: Duration,
-    },
-    /// Larger than the whole queue: never admissible.
-    #[error(
-        "the request has {rows} rows and takes {bytes} bytes with its answer, the server queues at most {rows_max} rows and {bytes_max} bytes: send it in parts"
-    )]
-    TooLarge {
-        /// Rows that came.
-        rows: usize,
-        /// Bytes of the request and its answer.
-        bytes: usize,
-        /// Limit.
-        rows_max: usize,
-        /// Limit.
-        bytes_max: usize,
-    },
-    /// The deadline passed before the result was there.
-    #[error("the deadline passed while the request waited")]
-    DeadlineExceeded,
-    /// Draining.
-    #[error("the server is shutting down")]
-    ShuttingDown,
-    /// A panic failed this batch.
-    #[error("a worker was lost")]
-    WorkerLost,
 }
 
 /// How much was and is to be computed.

@@ -1,6 +1,6 @@
 //! The answer of one request, put together from the pieces that batches computed, in the form in which it was asked.
 
-use std::collections::BTreeMap;
+use std::mem::take;
 use std::ops::Range;
 
 use super::{BatchError, Output};
@@ -59,49 +59,8 @@ fn are_finite(numbers: &[f32]) -> bool {
 #[derive(Debug)]
 pub(super) struct Assembly {
     rows: usize,
-    done: Part,
-    /// Pieces that were ready before one that comes before them, by their first row.
-    early: BTreeMap<usize, Part>,
-}
-
-impl Assembly {
-    /// For `rows` rows; `form` is the question, whose form the answer takes.
-    pub(super) fn new(rows: usize, form: &Values) -> Self {
-        Self { rows, done: Part::new(form), early: BTreeMap::new() }
-    }
-
-    /// Adds rows `rows` of the request, which are the rows from `first` on of the batch. The answer, once it is whole.
-    ///
-    /// Each row is to be added once.
-    pub(super) fn add(
-        &mut self,
-        rows: Range<usize>,
-        computed: &Computed,
-        first: usize,
-    ) -> Option<Result<Output, BatchError>> {
-        let source = first..first + rows.len();
-        if rows.start == self.done.rows {
-            // Once and for all rows, so that the answer is never moved while it grows.
-            if self.done.rows == 0 {
-                self.done.reserve(self.rows, computed);
-            }
-            self.done.append(source, computed);
-        } else {
-            let mut part = self.done.of_same_form();
-            part.append(source, computed);
-            self.early.insert(rows.start, part);
-        }
-        while let Some(part) = self.early.remove(&self.done.rows) {
-            self.done.join(part);
-        }
-        (self.done.rows == self.rows).then(|| std::mem::take(&mut self.done).into_output(computed.values.columns()))
-    }
-}
-
-/// Consecutive rows of an answer.
-#[derive(Debug)]
-struct Part {
-    rows: usize,
+    rows_missing: usize,
+    /// Empty until the first piece is there: a request that waits holds no room for its answer.
     values: Numbers,
     squared_errors: Vec<f32>,
     squared_errors_input_units: Vec<f32>,
@@ -114,80 +73,62 @@ enum Numbers {
     Floats(Vec<f32>),
 }
 
-impl Default for Part {
-    fn default() -> Self {
-        Self::with(Numbers::Floats(Vec::new()))
-    }
-}
-
-impl Part {
-    fn with(values: Numbers) -> Self {
-        Self { rows: 0, values, squared_errors: Vec::new(), squared_errors_input_units: Vec::new() }
-    }
-
-    fn new(form: &Values) -> Self {
-        Self::with(match form {
+impl Assembly {
+    /// For `rows` rows; `form` is the question, whose form the answer takes.
+    pub(super) fn new(rows: usize, form: &Values) -> Self {
+        let values = match form {
             Values::Float32Le(_) => Numbers::Float32Le(Vec::new()),
             Values::Floats(_) => Numbers::Floats(Vec::new()),
-        })
+        };
+        Self { rows, rows_missing: rows, values, squared_errors: Vec::new(), squared_errors_input_units: Vec::new() }
     }
 
-    fn of_same_form(&self) -> Self {
-        Self::with(match self.values {
-            Numbers::Float32Le(_) => Numbers::Float32Le(Vec::new()),
-            Numbers::Floats(_) => Numbers::Floats(Vec::new()),
-        })
-    }
-
-    fn reserve(&mut self, rows: usize, like: &Computed) {
+    /// Writes rows `rows` of the request, which are the rows from `first` on of the batch, to their place: the one copy
+    /// from the result to the answer. Pieces come in any order, each row once. The answer, once it is whole.
+    pub(super) fn add(
+        &mut self,
+        rows: Range<usize>,
+        computed: &Computed,
+        first: usize,
+    ) -> Option<Result<Output, BatchError>> {
+        let source = first..first + rows.len();
+        let columns = computed.values.columns();
+        let numbers = rows.start * columns..rows.end * columns;
         match &mut self.values {
-            Numbers::Float32Le(bytes) => bytes.reserve_exact(rows * like.values.columns() * 4),
-            Numbers::Floats(floats) => floats.reserve_exact(rows * like.values.columns()),
-        }
-        if !like.squared_errors.is_empty() {
-            self.squared_errors.reserve_exact(rows);
-            self.squared_errors_input_units.reserve_exact(rows);
-        }
-    }
-
-    /// The one copy from the result to the answer.
-    fn append(&mut self, rows: Range<usize>, computed: &Computed) {
-        self.rows += rows.len();
-        match &mut self.values {
-            Numbers::Float32Le(bytes) => computed.values.store_le(rows.clone(), bytes),
-            Numbers::Floats(floats) => computed.values.store(rows.clone(), floats),
-        }
-        if !computed.squared_errors.is_empty() {
-            self.squared_errors.extend_from_slice(&computed.squared_errors[rows.clone()]);
-            self.squared_errors_input_units.extend_from_slice(&computed.squared_errors_input_units[rows]);
-        }
-    }
-
-    fn join(&mut self, next: Self) {
-        self.rows += next.rows;
-        match (&mut self.values, next.values) {
-            (Numbers::Float32Le(bytes), Numbers::Float32Le(more)) => bytes.extend_from_slice(&more),
-            (Numbers::Floats(floats), Numbers::Floats(more)) => floats.extend_from_slice(&more),
-            (Numbers::Float32Le(_), Numbers::Floats(_)) | (Numbers::Floats(_), Numbers::Float32Le(_)) => {
-                unreachable!("the parts of an answer have one form")
+            Numbers::Float32Le(bytes) => {
+                bytes.resize(self.rows * columns * 4, 0);
+                computed.values.store_le(source.clone(), &mut bytes[numbers.start * 4..numbers.end * 4]);
+            }
+            Numbers::Floats(floats) => {
+                floats.resize(self.rows * columns, 0.0);
+                computed.values.store(source.clone(), &mut floats[numbers]);
             }
         }
-        self.squared_errors.extend_from_slice(&next.squared_errors);
-        self.squared_errors_input_units.extend_from_slice(&next.squared_errors_input_units);
+        for (errors, computed) in [
+            (&mut self.squared_errors, &computed.squared_errors),
+            (&mut self.squared_errors_input_units, &computed.squared_errors_input_units),
+        ] {
+            if !computed.is_empty() {
+                errors.resize(self.rows, 0.0);
+                errors[rows.clone()].copy_from_slice(&computed[source.clone()]);
+            }
+        }
+        self.rows_missing -= rows.len();
+        (self.rows_missing == 0).then(|| self.take(columns))
     }
 
-    fn into_output(self, columns: usize) -> Result<Output, BatchError> {
-        let values = match self.values {
-            Numbers::Float32Le(bytes) => Values::Float32Le(bytes.into()),
-            Numbers::Floats(floats) => Values::Floats(floats),
+    fn take(&mut self, columns: usize) -> Result<Output, BatchError> {
+        let values = match &mut self.values {
+            Numbers::Float32Le(bytes) => Values::Float32Le(take(bytes).into()),
+            Numbers::Floats(floats) => Values::Floats(take(floats)),
         };
         // Neither fails: as many rows as the request, whose count came as 32 bits, and a width of the model.
         let shape = (u32::try_from(self.rows), u32::try_from(columns));
         let (Ok(rows), Ok(columns)) = shape else { return Err(BatchError::WorkerLost) };
         Ok(Output {
             matrix: Matrix::new(rows, columns, values)?,
-            squared_errors: self.squared_errors,
-            squared_errors_input_units: self.squared_errors_input_units,
+            squared_errors: take(&mut self.squared_errors),
+            squared_errors_input_units: take(&mut self.squared_errors_input_units),
         })
     }
 }

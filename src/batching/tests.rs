@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 use std::task::Poll;
+use std::time::Duration;
 
 use super::reply::Computed;
 use super::*;

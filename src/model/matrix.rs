@@ -120,15 +120,27 @@ impl Matrix {
 
     /// Refuses NaN and infinities, naming the first.
     pub fn check_finite(&self) -> Result<(), MatrixError> {
+        self.check_finite_rows(0..self.rows)
+    }
+
+    /// The same for the rows of `range`.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn check_finite_rows(&self, range: Range<usize>) -> Result<(), MatrixError> {
+        let numbers = range.start * self.columns..range.end * self.columns;
         let found = match &self.values {
             Values::Float32Le(bytes) => {
-                first_not_finite(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)))
+                let (numbers, _) = bytes[numbers.start * 4..numbers.end * 4].as_chunks::<4>();
+                first_not_finite(numbers.iter().map(|number| f32::from_le_bytes(*number)))
             }
-            Values::Floats(floats) => first_not_finite(floats.iter().copied()),
+            Values::Floats(floats) => first_not_finite(floats[numbers].iter().copied()),
         };
         match found {
             None => Ok(()),
-            Some((i, value)) => Err(MatrixError::NotFinite { row: i / self.columns, column: i % self.columns, value }),
+            Some((i, value)) => {
+                Err(MatrixError::NotFinite { row: range.start + i / self.columns, column: i % self.columns, value })
+            }
         }
     }
 

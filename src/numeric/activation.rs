@@ -287,7 +287,7 @@ mod tests {
         let mut h = Lanes::zeros(3, 2);
         h.load(0, &[1.0, -2.0, 0.5, 3.0, -1.0, -1.0]);
         Activation::Relu.apply_with_bias(&mut h, &[0.5, 1.0]);
-        let mut rows = Vec::new();
+        let mut rows = [0.0; 6];
         h.store(0..3, &mut rows);
         assert_eq!(rows, [1.5, 0.0, 1.0, 4.0, 0.0, 0.0]);
     }

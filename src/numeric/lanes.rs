@@ -108,31 +108,67 @@ impl Lanes {
         }
     }
 
-    /// Appends the rows of `range`, row-major, to `out`.
-    pub fn store(&self, range: Range<usize>, out: &mut Vec<f32>) {
-        let start = out.len();
-        out.resize(start + range.len() * self.columns, 0.0);
-        let columns = self.columns;
-        self.store_with(range, |i, value| out[start + i] = value, columns);
+    /// Writes the rows of `range`, row-major, to `out`.
+    ///
+    /// # Panics
+    /// If `out` is not as long as they are.
+    pub fn store(&self, range: Range<usize>, out: &mut [f32]) {
+        self.store_with(range, out, |value| value);
     }
 
-    /// Appends the rows of `range`, row-major little-endian binary32, to `out`.
-    pub fn store_le(&self, range: Range<usize>, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.resize(start + range.len() * self.columns * 4, 0);
-        let (numbers, _) = out[start..].as_chunks_mut::<4>();
-        self.store_with(range, |i, value| numbers[i] = value.to_le_bytes(), self.columns);
+    /// Writes the rows of `range`, row-major little-endian binary32, to `out`.
+    ///
+    /// # Panics
+    /// If `out` is not as long as they are.
+    pub fn store_le(&self, range: Range<usize>, out: &mut [u8]) {
+        let (numbers, rest) = out.as_chunks_mut::<4>();
+        assert!(rest.is_empty(), "four bytes a number");
+        self.store_with(range, numbers, f32::to_le_bytes);
     }
 
-    fn store_with(&self, range: Range<usize>, mut put: impl FnMut(usize, f32), columns: usize) {
+    fn store_with<T>(&self, range: Range<usize>, out: &mut [T], form: impl Fn(f32) -> T) {
         assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
+        assert_eq!(out.len(), range.len() * self.columns, "room for the rows");
         for block in range.clone().step_by(LANES) {
             let block_end = range.end.min(block + LANES);
-            for column in 0..columns {
+            for column in 0..self.columns {
                 for row in block..block_end {
-                    put((row - range.start) * columns + column, self.values[column * self.stride + row]);
+                    out[(row - range.start) * self.columns + column] = form(self.values[column * self.stride + row]);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn rows_come_back_as_they_went(rows in 1usize..70, columns in 1usize..9, first in 0usize..5) {
+            let values: Vec<f32> = (0..rows * columns).map(|i| i as f32 - 3.5).collect();
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let (mut a, mut b) = (Lanes::zeros(first + rows, columns), Lanes::zeros(first + rows, columns));
+            a.load(first, &values);
+            b.load_le(first, &bytes);
+            prop_assert_eq!(a.values(), b.values());
+            prop_assert_eq!(a.stride() % LANES, 0);
+            let (mut back, mut back_le) = (vec![0.0; values.len()], vec![0; bytes.len()]);
+            a.store(first..first + rows, &mut back);
+            a.store_le(first..first + rows, &mut back_le);
+            prop_assert_eq!(back, values);
+            prop_assert_eq!(back_le, bytes);
+        }
+    }
+
+    #[test]
+    fn a_reset_matrix_is_zero_again() {
+        let mut lanes = Lanes::zeros(3, 2);
+        lanes.load(0, &[1.0; 6]);
+        lanes.reset(2, 2);
+        assert_eq!((lanes.rows(), lanes.stride(), lanes.values()), (2, LANES, &[0.0; 32][..]));
     }
 }
