@@ -6,7 +6,7 @@
 //! - [`numeric`]: matrix products, activations, decompositions, random numbers
 //! - [`model`]: names, specifications, the autoencoder, its gradient, its file
 //! - [`training`]: from rows to a trained model; pure, no clock and no disk
-//! - [`telemetry`]: logs
+//! - [`telemetry`][]: logs
 //! - [`executor`]: the CPU threads; [`store`]: models on disk
 //! - [`registry`]: models in memory
 //! - [`batching`]: many callers, large products; [`jobs`]: durable training jobs

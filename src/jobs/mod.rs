@@ -1,62 +1,75 @@
 //! Durable training jobs: received rows on disk, states, one runner.
+//!
+//! ```text
+//! <folder>/<id>/job.json    the journal of a job (`journal.rs`)
+//! <folder>/<id>/rows.spool  its rows, until it has ended (`spool.rs`)
+//! ```
 
+mod error;
+mod journal;
+mod runner;
+mod spool;
+mod state;
+mod table;
+mod upload;
+
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::model::{IdError, Matrix, ModelName, TrainingReport, Version};
-use crate::registry::Registry;
-use crate::training::{CheckedTrainSpec, ParamError, TrainSpec};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-/// Where a job is in its life. TODO(D): state.rs, illegal moves are errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    /// Rows are being received, or awaited.
-    Uploading,
-    /// All rows are here.
-    Queued,
-    /// It trains.
-    Running,
-    /// Paused by an operator.
-    Paused,
-    /// A version was published.
-    Succeeded,
-    /// Ended without a version.
-    Failed,
-    /// Cancelled.
-    Cancelled,
-}
+pub use error::JobError;
+pub use state::{IllegalMove, JobState};
+pub use upload::Upload;
+
+use self::table::Table;
+use crate::model::{ModelName, TrainingReport, Version};
+use crate::registry::Registry;
+use crate::training::CheckedTrainSpec;
 
 /// Names a job: text of a UUID v7, so that ids sort by age.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobId(Arc<str>);
 
 impl JobId {
+    /// One that no job has.
+    #[expect(clippy::new_without_default, reason = "a default that differs every time would surprise")]
+    pub fn new() -> Self {
+        Self(Arc::from(uuid::Uuid::now_v7().hyphenated().to_string()))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
-impl std::fmt::Display for JobId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
-impl std::str::FromStr for JobId {
+
+impl FromStr for JobId {
     type Err = JobError;
     fn from_str(text: &str) -> Result<Self, JobError> {
         let id = uuid::Uuid::try_parse(text).map_err(|_| JobError::Unknown(text.chars().take(80).collect()))?;
         Ok(Self(Arc::from(id.hyphenated().to_string())))
     }
 }
+
 impl TryFrom<String> for JobId {
     type Error = JobError;
     fn try_from(text: String) -> Result<Self, JobError> {
         text.parse()
     }
 }
+
 impl From<JobId> for String {
     fn from(id: JobId) -> Self {
         id.0.as_ref().to_owned()
@@ -64,11 +77,42 @@ impl From<JobId> for String {
 }
 
 /// A client's key to come back with: 1 to 128 printable ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct IdempotencyKey(String);
 
+impl FromStr for IdempotencyKey {
+    type Err = JobError;
+    fn from_str(text: &str) -> Result<Self, JobError> {
+        if (1..=128).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(JobError::Key { got: text.chars().take(80).collect() })
+        }
+    }
+}
+
+impl TryFrom<String> for IdempotencyKey {
+    type Error = JobError;
+    fn try_from(text: String) -> Result<Self, JobError> {
+        text.parse()
+    }
+}
+
+impl From<IdempotencyKey> for String {
+    fn from(key: IdempotencyKey) -> Self {
+        key.0
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What rows are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowRole {
     /// Trained on; validation rows are taken from these.
@@ -78,9 +122,9 @@ pub enum RowRole {
 }
 
 /// How far training is.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
-    /// What training says.
+    /// From 1; 0 while preparing.
     pub epoch: u32,
     /// In all.
     pub epoch_count: u32,
@@ -129,14 +173,14 @@ pub struct JobSnapshot {
     pub version: Option<Version>,
     /// If it succeeded.
     pub report: Option<Arc<TrainingReport>>,
-    /// If it failed.
+    /// If it failed or expired.
     pub failure: Option<String>,
     /// If one was given.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
-/// TODO(D): `check`, defaults (1 h, ...).
-#[derive(Clone, Debug)]
+/// Bounds of the jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobsConfig {
     /// Folder of the jobs, beside the models.
     pub folder: PathBuf,
@@ -152,40 +196,45 @@ pub struct JobsConfig {
     pub training_threads: usize,
 }
 
-/// Why a job is refused or fails. TODO(D): complete, each naming what was expected and what came.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// No such job.
-    #[error("job {0:?} does not exist")]
-    Unknown(String),
-    /// The specification.
-    #[error(transparent)]
-    Spec(#[from] ParamError),
-    /// A name.
-    #[error(transparent)]
-    Id(#[from] IdError),
-    /// The key belongs to another specification.
-    #[error(
-        "idempotency key {key:?} belongs to job {job} with another specification: use another key, or send the same specification"
-    )]
-    KeyTaken {
-        /// The key.
-        key: String,
-        /// Its job.
-        job: JobId,
-    },
-    /// Another stream with the same key took over.
-    #[error("another stream took over the upload of job {0}")]
-    TakenOver(JobId),
+impl JobsConfig {
+    /// Every default, over a folder.
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            upload_idle_max: Duration::from_hours(1),
+            open_jobs_max: 64,
+            ended_jobs_max: 1000,
+            spool_bytes_max: 64 << 30,
+            training_threads: crate::executor::ExecutorConfig::default().training_threads,
+        }
+    }
 }
 
-/// All jobs of this server. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Jobs {}
+/// A bound that admits nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} is 0, expected at least 1")]
+pub struct BadJobs {
+    /// Its name.
+    pub setting: &'static str,
+}
 
-/// The receiving end of one upload. Dropping it leaves the upload to be resumed.
-#[derive(Debug)]
-pub struct Upload {}
+impl JobsConfig {
+    /// Refuses bounds that admit nothing.
+    pub fn check(&self) -> Result<(), BadJobs> {
+        for (setting, is_zero) in [
+            ("upload_idle_max", self.upload_idle_max.is_zero()),
+            ("open_jobs_max", self.open_jobs_max == 0),
+            ("ended_jobs_max", self.ended_jobs_max == 0),
+            ("spool_bytes_max", self.spool_bytes_max == 0),
+            ("training_threads", self.training_threads == 0),
+        ] {
+            if is_zero {
+                return Err(BadJobs { setting });
+            }
+        }
+        Ok(())
+    }
+}
 
 /// How an upload began.
 #[derive(Debug)]
@@ -208,58 +257,77 @@ pub enum Begun {
     },
 }
 
+/// All jobs of this server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Jobs {
+    table: Arc<Table>,
+    runner: Arc<runner::Runner>,
+}
+
 impl Jobs {
-    /// Recovers the folder: drops torn chunks, expires uploads, queues again what a crash caught.
+    /// Opens the folder, if this server may write to it (otherwise as soon as it may): cuts off torn chunks, expires
+    /// uploads, queues again what a crash caught. Blocking; within a runtime, since it starts the runner.
     pub fn open(config: JobsConfig, registry: Registry) -> Result<Self, JobError> {
-        let _ = (config, registry);
-        todo!()
+        let table = Arc::new(Table::new(config, registry));
+        table.activate()?;
+        let runner = Arc::new(runner::Runner::start(Arc::clone(&table), runner::train_and_publish));
+        Ok(Self { table, runner })
     }
+
     /// Starts an upload, or finds the one of the key and takes it over.
     pub async fn begin(&self, spec: CheckedTrainSpec, key: Option<IdempotencyKey>) -> Result<Begun, JobError> {
-        let _ = (spec, key);
-        todo!()
+        let table = Arc::clone(&self.table);
+        blocking(move || table.begin(spec, key)).await
     }
+
     /// All jobs, newest first.
     pub fn list(&self) -> Vec<JobSnapshot> {
-        todo!()
+        self.table.list()
     }
+
     /// One job.
     pub fn snapshot(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
-        let _ = id;
-        todo!()
+        Ok(self.table.job(id)?.snapshot())
     }
-    /// The job at every change; the last value has ended.
-    pub fn watch(&self, id: &JobId) -> Result<tokio::sync::watch::Receiver<JobSnapshot>, JobError> {
-        let _ = id;
-        todo!()
+
+    /// The job at every change; the last value has ended. Closed without that when the server stops.
+    pub fn watch(&self, id: &JobId) -> Result<watch::Receiver<JobSnapshot>, JobError> {
+        Ok(self.table.job(id)?.watch())
     }
+
     /// Stops a job; returns once it is cancelled.
     pub async fn cancel(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
-        let _ = id;
-        todo!()
+        let (table, job) = (Arc::clone(&self.table), self.table.job(id)?);
+        let mut news = job.watch();
+        drop(job);
+        let cancelled = id.clone();
+        if blocking(move || table.cancel(&cancelled)).await? {
+            return self.snapshot(id);
+        }
+        // It runs: the training loop looks at the flag at every step.
+        let ended = news.wait_for(|job| job.state.has_ended()).await.map_err(|_| JobError::ShuttingDown)?.clone();
+        if ended.state == JobState::Cancelled {
+            Ok(ended)
+        } else {
+            Err(IllegalMove { from: ended.state, to: JobState::Cancelled }.into())
+        }
     }
-    /// Accepts no more, stops running jobs (they start again from their spool), joins its tasks.
+
+    /// Takes nothing more, stops training (it starts again at the next start), ends the streams that watch. Again is
+    /// harmless.
     pub async fn shut_down(&self) {
-        todo!()
+        self.table.close();
+        self.runner.join().await;
+        self.table.forget_all();
     }
 }
 
-impl Upload {
-    /// Appends a chunk and returns once it is on disk: the rows on disk, of both roles.
-    pub async fn append(&mut self, number: u64, role: RowRole, rows: Matrix) -> Result<u64, JobError> {
-        let _ = (number, role, rows);
-        todo!()
-    }
-    /// Ends the upload if the counts agree; the job is QUEUED.
-    pub async fn finish(self, chunks: u64, rows: u64) -> Result<JobSnapshot, JobError> {
-        let _ = (chunks, rows);
-        todo!()
-    }
-    /// Resolves when another stream takes this upload over, or the job ends.
-    pub async fn taken_over(&mut self) -> JobError {
-        todo!()
-    }
+/// Disk work, off the async threads. It goes on to its end even if nobody waits for it any more.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(JobError::TaskLost(error.to_string())))
 }
 
-#[expect(dead_code, reason = "skeleton")]
-fn uses(_: TrainSpec) {}
+#[cfg(test)]
+mod tests;

@@ -79,7 +79,11 @@ impl Normaliser {
             offset.push(from);
             // A constant feature has no width (nor one that is only rounding): it becomes 0.
             let constant = summary.minimum == summary.maximum && kind != NormalisationKind::UnitInterval;
-            scale.push(if constant || width < f32::MIN_POSITIVE { 1.0 } else { width });
+            let width = if constant || width < f32::MIN_POSITIVE { 1.0 } else { width };
+            if !((summary.minimum - from) / width).is_finite() || !((summary.maximum - from) / width).is_finite() {
+                return Err(RangeTooLarge { feature, minimum: summary.minimum, maximum: summary.maximum });
+            }
+            scale.push(width);
         }
         Ok(Self { kind, offset, scale })
     }
@@ -182,8 +186,10 @@ mod tests {
 
     #[test]
     fn a_range_beyond_floats_is_refused() {
-        let rows = [[f32::MAX], [-f32::MAX]];
-        let error = Normaliser::learn(NormalisationKind::MinMax, 1, rows.iter().map(<[f32; 1]>::as_slice), None);
-        assert_eq!(error, Err(RangeTooLarge { feature: 0, minimum: -f32::MAX, maximum: f32::MAX }));
+        let rows = [[f32::MAX], [-f32::MAX], [-f32::MAX], [-f32::MAX]];
+        for kind in [NormalisationKind::MinMax, NormalisationKind::Standardise] {
+            let error = Normaliser::learn(kind, 1, rows.iter().map(<[f32; 1]>::as_slice), None);
+            assert_eq!(error, Err(RangeTooLarge { feature: 0, minimum: -f32::MAX, maximum: f32::MAX }));
+        }
     }
 }

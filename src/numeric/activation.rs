@@ -105,6 +105,9 @@ impl Activation {
 
     /// `H = f(H + b)`, column by column. Shapes: `h` (n, d), `bias` (d,). Padding rows are transformed too, and stay
     /// finite as long as the bias is.
+    ///
+    /// # Panics
+    /// If there is not one bias per column.
     pub fn apply_with_bias(&self, h: &mut Lanes, bias: &[f32]) {
         assert_eq!(h.columns(), bias.len(), "one bias per column");
         match *self {
@@ -144,18 +147,20 @@ fn each(h: &mut Lanes, bias: &[f32], f: impl Fn(f32) -> f32) {
     }
 }
 
+// The comparisons are such that NaN stays NaN: a result that is no number must not look like one.
+
 fn relu(x: f32) -> f32 {
-    if x > 0.0 { x } else { 0.0 }
+    if x < 0.0 { 0.0 } else { x }
 }
 
 fn leaky_relu(x: f32, slope: f32) -> f32 {
-    if x > 0.0 { x } else { slope * x }
+    if x < 0.0 { slope * x } else { x }
 }
 
 fn elu(x: f32, alpha: f32) -> f32 {
-    // The minimum keeps the branch that is not taken from overflowing.
-    let below = alpha * (exp(x.min(0.0)) - 1.0);
-    if x > 0.0 { x } else { below }
+    // The clamp keeps the branch that is not taken from overflowing.
+    let below = alpha * (exp(x.clamp(-87.0, 0.0)) - 1.0);
+    if x < 0.0 { below } else { x }
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -280,6 +285,13 @@ mod tests {
             assert!(bad.check().is_err(), "{bad:?}");
         }
         assert!(ALL.iter().all(|activation| activation.check().is_ok()));
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for activation in ALL {
+            assert!(activation.value(f32::NAN).is_nan(), "{activation:?}");
+        }
     }
 
     #[test]

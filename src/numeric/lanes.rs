@@ -69,6 +69,9 @@ impl Lanes {
     }
 
     /// One value.
+    ///
+    /// # Panics
+    /// If there is no such row or column.
     pub fn at(&self, row: usize, column: usize) -> f32 {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         self.values[column * self.stride + row]

@@ -243,7 +243,7 @@ fn spec_answer(spec: &ModelSpec) -> pb::ModelSpec {
 // ---- models and reports ----
 
 /// A model in a listing.
-pub fn model(entry: ModelEntry) -> pb::Model {
+pub fn model(entry: &ModelEntry) -> pb::Model {
     pb::Model {
         name: entry.name.to_string(),
         latest_version: entry.versions.keys().next_back().map_or(0, |version| version.number()),

@@ -29,7 +29,7 @@ pub fn translate_status(status: Status) -> Status {
 pub fn deadline(metadata: &MetadataMap) -> Option<Instant> {
     let timeout = timeout(metadata.as_ref())?;
     let margin = (timeout / 10).min(Duration::from_millis(2));
-    Instant::now().checked_add(timeout - margin)
+    Instant::now().checked_add(timeout.saturating_sub(margin))
 }
 
 /// `grpc-timeout`: 1 to 8 digits and a unit (gRPC over HTTP/2, "Timeout"). Anything else is no timeout.
@@ -64,8 +64,8 @@ mod tests {
 
     #[test]
     fn every_unit_is_understood() {
-        check_timeout("2H", Some(Duration::from_secs(7200)));
-        check_timeout("3M", Some(Duration::from_secs(180)));
+        check_timeout("2H", Some(Duration::from_hours(2)));
+        check_timeout("3M", Some(Duration::from_mins(3)));
         check_timeout("10S", Some(Duration::from_secs(10)));
         check_timeout("250m", Some(Duration::from_millis(250)));
         check_timeout("7u", Some(Duration::from_micros(7)));

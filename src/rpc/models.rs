@@ -36,7 +36,7 @@ impl ModelService for Api {
             page_size,
             |model| model.name.to_string(),
         );
-        let models = models.into_iter().map(convert::model).collect();
+        let models = models.iter().map(convert::model).collect();
         Ok(Response::new(pb::ListModelsResponse { models, next_page_token: next }))
     }
 

@@ -95,7 +95,10 @@ pub async fn run(
     let store: Arc<dyn ModelStore> = Arc::new(store);
     let registry = Registry::new(store, config.registry);
     let batcher = Batcher::start(config.batching, config.executor.serving_threads).map_err(ServerError::Threads)?;
-    let jobs = Jobs::open(config.jobs, registry.clone())?;
+    let jobs = {
+        let registry = registry.clone();
+        blocking(move || Jobs::open(config.jobs, registry)).await?
+    };
     let api = Api::new(Service::new(registry.clone(), batcher.clone(), jobs.clone()));
 
     let (stop, stopping) = watch::channel(false);

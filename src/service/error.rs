@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crate::batching::BatchError;
 use crate::jobs::JobError;
-use crate::model::{ArtifactError, IdError, MatrixError, ModelName, Version};
+use crate::model::{ArtifactError, ModelName, Version};
 use crate::store::StoreError;
-use crate::training::ParamError;
 
 /// Models are read from disk one at a time: a moment later there is room again.
 const LOAD_RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -90,6 +89,7 @@ pub enum ServiceError {
 
 impl ServiceError {
     /// A field of a request that is wrong.
+    #[expect(clippy::needless_pass_by_value, reason = "errors and literals, all about to be text")]
     pub fn invalid(field: impl Into<String>, message: impl ToString) -> Self {
         Self::Invalid { field: field.into(), message: message.to_string() }
     }
@@ -115,8 +115,7 @@ impl ServiceError {
             Self::VersionRequired { .. } => Some("model.selector".to_owned()),
             Self::Artifact(_) => Some("chunk".to_owned()),
             Self::Batch(BatchError::Columns { .. } | BatchError::Matrix(_)) => Some("matrix".to_owned()),
-            Self::Job(JobError::Spec(ParamError::Range { field, .. })) => Some(format!("spec.{field}")),
-            Self::Job(JobError::Spec(_)) => Some("spec".to_owned()),
+            Self::Job(error) => job_field(error),
             _ => None,
         }
     }
@@ -128,6 +127,19 @@ impl ServiceError {
             Self::Store(StoreError::LoadsFull { .. }) => Some(LOAD_RETRY_AFTER),
             _ => None,
         }
+    }
+}
+
+/// The field of a `Train` stream that is wrong, if one is.
+fn job_field(error: &JobError) -> Option<String> {
+    match error {
+        JobError::Spec(error) => Some(format!("spec.{}", error.field())),
+        JobError::Id(_) => Some("spec.model_name".to_owned()),
+        JobError::Key { .. } => Some("spec.idempotency_key".to_owned()),
+        JobError::Columns { .. } | JobError::Matrix(_) => Some("chunk.rows".to_owned()),
+        JobError::ChunkOrder { .. } => Some("chunk.number".to_owned()),
+        JobError::CountsDiffer { .. } | JobError::NoTrainingRows => Some("finish".to_owned()),
+        _ => None,
     }
 }
 
@@ -158,36 +170,28 @@ fn store_kind(error: &StoreError) -> Kind {
         | StoreError::DiskFull { .. }
         | StoreError::LoadsFull { .. } => Kind::Exhausted,
         StoreError::Damaged { .. } => Kind::Damaged,
-        StoreError::LoadLost { .. } => Kind::Internal,
-        StoreError::Io { source, .. } => io_kind(source),
-    }
-}
-
-/// A full disk is the operator's to mend and no fault of ours.
-fn io_kind(error: &std::io::Error) -> Kind {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::Exhausted,
-        _ => Kind::Internal,
+        StoreError::LoadLost { .. } | StoreError::Io { .. } => Kind::Internal,
     }
 }
 
 fn job_kind(error: &JobError) -> Kind {
     match error {
         JobError::Unknown(_) => Kind::NotFound,
-        JobError::Spec(_) | JobError::Id(_) => Kind::Invalid,
+        JobError::Spec(_)
+        | JobError::Id(_)
+        | JobError::Key { .. }
+        | JobError::Columns { .. }
+        | JobError::Matrix(_)
+        | JobError::ChunkOrder { .. }
+        | JobError::CountsDiffer { .. }
+        | JobError::NoTrainingRows => Kind::Invalid,
         JobError::KeyTaken { .. } => Kind::AlreadyExists,
         JobError::TakenOver(_) => Kind::Aborted,
-    }
-}
-
-impl From<(&'static str, IdError)> for ServiceError {
-    fn from((field, error): (&'static str, IdError)) -> Self {
-        Self::invalid(field, error)
-    }
-}
-
-impl From<(&'static str, MatrixError)> for ServiceError {
-    fn from((field, error): (&'static str, MatrixError)) -> Self {
-        Self::invalid(field, error)
+        JobError::Ended { .. } | JobError::IllegalMove(_) => Kind::Precondition,
+        JobError::TooManyJobs { .. } | JobError::SpoolFull { .. } => Kind::Exhausted,
+        JobError::Damaged { .. } => Kind::Damaged,
+        JobError::Store(error) => store_kind(error),
+        JobError::ShuttingDown => Kind::Unavailable,
+        JobError::TaskLost(_) => Kind::Internal,
     }
 }

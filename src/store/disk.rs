@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::StoreError;
 
 /// Names that begin so are being built or being removed; the next writer sweeps them.
-pub(super) const TEMPORARY_PREFIX: &str = ".tmp-";
+pub(crate) const TEMPORARY_PREFIX: &str = ".tmp-";
 
 /// Turns an I/O error into one of the store, naming what was tried: `.map_err(failed("cannot read", path))`.
-pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.display().to_string();
     move |error| {
         let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
@@ -21,12 +21,12 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
 }
 
 /// A name in `folder` that nothing has yet.
-pub(super) fn temporary_in(folder: &Path) -> PathBuf {
+pub(crate) fn temporary_in(folder: &Path) -> PathBuf {
     folder.join(format!("{TEMPORARY_PREFIX}{}", uuid::Uuid::new_v4().simple()))
 }
 
 /// Makes `folder` if it is not there. Refuses to take a file or a symbolic link for it.
-pub(super) fn ensure_folder(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn ensure_folder(folder: &Path) -> Result<(), StoreError> {
     match fs::create_dir(folder) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => check_folder(folder),
@@ -35,7 +35,7 @@ pub(super) fn ensure_folder(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// Refuses what is not a folder itself: a link may lead out of the store.
-pub(super) fn check_folder(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn check_folder(folder: &Path) -> Result<(), StoreError> {
     let kind = fs::symlink_metadata(folder).map_err(failed("cannot look at", folder))?.file_type();
     if kind.is_dir() {
         return Ok(());
@@ -45,14 +45,14 @@ pub(super) fn check_folder(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// Writes a new file and waits until its bytes are on the disk. Its name is durable only after [`sync_folder`].
-pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed("cannot create", path))?;
     file.write_all(bytes).map_err(failed("cannot write", path))?;
     file.sync_all().map_err(failed("cannot make durable", path))
 }
 
 /// Waits until the names in `folder` are on the disk.
-pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     if cfg!(not(unix)) {
         // Elsewhere folders cannot be opened, and renames are as durable as the system makes them.
         return Ok(());
@@ -61,7 +61,7 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// What [`read_bounded`] found.
-pub(super) enum Bounded {
+pub(crate) enum Bounded {
     /// The bytes.
     Bytes(Vec<u8>),
     /// More bytes than allowed; they were not read.
@@ -78,7 +78,7 @@ fn open_plain(path: &Path) -> io::Result<File> {
 }
 
 /// Reads a plain file of at most `bytes_max` bytes.
-pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
+pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
     let file = open_plain(path)?;
     let length = file.metadata()?.len();
     if length > bytes_max {
@@ -94,7 +94,7 @@ pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
 
 /// Reads the header of a safetensors file with the 8 bytes of its length before it, or as much of it as there is up to
 /// `bytes_max`: whether it is whole is judged by who understands it.
-pub(super) fn read_header(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_header(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut file = open_plain(path)?;
     let mut bytes = Vec::new();
     (&mut file).take(8).read_to_end(&mut bytes)?;
@@ -106,7 +106,7 @@ pub(super) fn read_header(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Removes a file, a link (not what it points at) or a whole folder. Nothing there is fine.
-pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     let outcome = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -119,7 +119,7 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
 }
 
 /// [`remove`] where failing changes nothing: the next writer tries again.
-pub(super) fn remove_or_warn(path: &Path) {
+pub(crate) fn remove_or_warn(path: &Path) {
     if let Err(error) = remove(path) {
         tracing::warn!(%error, "a temporary stays behind; the next start of a writer removes it");
     }

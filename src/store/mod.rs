@@ -20,7 +20,7 @@ use crate::model::{Alias, Artifact, ModelKey, ModelName, Selector, Version};
 pub(crate) mod conformance;
 #[cfg(test)]
 mod crash;
-mod disk;
+pub(crate) mod disk;
 mod error;
 mod index;
 pub mod local;

@@ -272,9 +272,19 @@ impl TrainSpec {
     }
 
     /// With every activation and the loss filled in.
+    /// As asked for; else cross-entropy for rows in the unit interval (unless their reconstruction is not a sigmoid), which
+    /// gives the lower squared error there too, and squared error for the rest.
+    fn resolved_loss(&self, normalisation: NormalisationKind) -> Loss {
+        let output = self.decoder_activations.first().copied().flatten().or(self.output_activation);
+        self.loss.unwrap_or(match (normalisation, output) {
+            (NormalisationKind::UnitInterval, None | Some(Activation::Sigmoid)) => Loss::BinaryCrossEntropy,
+            _ => Loss::SquaredError,
+        })
+    }
+
     fn raw_model_spec(&self, normalisation: NormalisationKind) -> RawModelSpec {
         let layers = self.widths.len() - 1;
-        let loss = self.loss.unwrap_or(Loss::SquaredError);
+        let loss = self.resolved_loss(normalisation);
         let hidden = self.hidden_activation.unwrap_or(Activation::Elu { alpha: 1.0 });
         let code = self.code_activation.unwrap_or(Activation::Linear);
         let output = self.output_activation.unwrap_or(match loss {
@@ -321,11 +331,6 @@ impl CheckedTrainSpec {
         self.spec.widths[0]
     }
 
-    /// What training minimises.
-    pub fn loss(&self) -> Loss {
-        self.spec.loss.unwrap_or(Loss::SquaredError)
-    }
-
     /// How the first weights are drawn.
     pub fn initialisation(&self) -> Initialisation {
         self.spec.initialisation.unwrap_or(Initialisation::Orthogonal)
@@ -344,9 +349,9 @@ impl CheckedTrainSpec {
         self.spec.normalisation.unwrap_or(if whole_bytes || self.spec.value_range.is_some() {
             NormalisationKind::UnitInterval
         } else {
-            match self.loss() {
-                Loss::SquaredError => NormalisationKind::Standardise,
-                Loss::BinaryCrossEntropy => NormalisationKind::MinMax,
+            match self.spec.loss {
+                None | Some(Loss::SquaredError) => NormalisationKind::Standardise,
+                Some(Loss::BinaryCrossEntropy) => NormalisationKind::MinMax,
             }
         })
     }

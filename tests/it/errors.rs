@@ -37,7 +37,7 @@ async fn unhappy_requests_are_told_why() {
     let result = client.encode(encode(newest("nowhere"), good())).await;
     check(result, Code::NotFound, &["nowhere"]);
     let result = client.encode(encode(version("here", 9), good())).await;
-    check(result, Code::NotFound, &["9", "version 1", "here"]);
+    check(result, Code::NotFound, &["version 9", "newest version is 1", "here"]);
     let result = client.encode(encode(alias("here", "prod"), good())).await;
     check(result, Code::NotFound, &["prod"]);
     let result = client.encode(encode(newest("No Such"), good())).await;

@@ -51,7 +51,7 @@ fn lanes(values: &[f32], columns: usize) -> Lanes {
 }
 
 fn row_major(lanes: &Lanes) -> Vec<f32> {
-    let mut values = Vec::new();
+    let mut values = vec![0.0; lanes.rows() * lanes.columns()];
     lanes.store(0..lanes.rows(), &mut values);
     values
 }

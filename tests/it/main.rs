@@ -1,6 +1,10 @@
 //! The whole program, tested from outside: one file a theme.
 
-#![allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test fails by panicking, and bits are compared as bits")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::unnecessary_wraps,
+    reason = "a test fails by panicking; helpers fit the messages"
+)]
 
 mod bits;
 mod crash;

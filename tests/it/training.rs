@@ -300,7 +300,7 @@ async fn bad_specifications_name_what_is_wrong() {
         (pb::TrainSpec { widths: vec![6, 0], ..base() }, "0"),
         (pb::TrainSpec { widths: vec![6, 70_000], ..base() }, "65536"),
         (pb::TrainSpec { widths: vec![65_536, 65_536], ..base() }, "parameters"),
-        (pb::TrainSpec { widths: vec![4; 18], ..base() }, "16"),
+        (pb::TrainSpec { widths: vec![4; 18], ..base() }, "2 to 17"),
         (pb::TrainSpec { epochs: 1_000_000, ..base() }, "100000"),
         (pb::TrainSpec { batch_rows: 100_000, ..base() }, "65536"),
         (pb::TrainSpec { validation_fraction: Some(1.5), ..base() }, "1.5"),

@@ -84,6 +84,9 @@ fn plain(model: &Autoencoder) -> Vec<Plain> {
     layers.collect()
 }
 
+/// A tensor of a layer.
+type Part = fn(&mut Plain) -> &mut Vec<f64>;
+
 /// The mean loss over the rows, written down again from the definition.
 fn loss(model: &Autoencoder, layers: &[Plain], rows: &[f32]) -> f64 {
     let raw = model.spec().raw();
@@ -157,7 +160,7 @@ fn check(widths: &[usize], hidden: Activation, code: Activation, kind: Loss, gai
         let case = format!("{widths:?} {hidden:?} {code:?} {kind:?} gain {gain}");
         assert!((value - expected).abs() < 1e-5 * expected, "{case}: loss {value}, expected {expected}");
         for l in 0..layers.len() {
-            let parts: [(&str, fn(&mut Plain) -> &mut Vec<f64>, Option<&Vec<f32>>); 4] = [
+            let parts: [(&str, Part, Option<&Vec<f32>>); 4] = [
                 ("weight", |layer| &mut layer.weight, Some(&gradient.layers[l].weight)),
                 ("encoder bias", |layer| &mut layer.encoder_bias, Some(&gradient.layers[l].encoder_bias)),
                 ("decoder bias", |layer| &mut layer.decoder_bias, Some(&gradient.layers[l].decoder_bias)),

@@ -1,0 +1,182 @@
+//! What is known of a job across restarts: one small checksummed file, replaced atomically at every change of state.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{IdempotencyKey, JobError, JobId, JobState};
+use crate::model::{TrainingReport, Version};
+use crate::store::StoreError;
+use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
+use crate::training::TrainSpec;
+
+/// The format that this software writes.
+const FORMAT_VERSION: u32 = 1;
+/// Larger than any journal of ours: reports have a line per epoch.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// What is known of a job across restarts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) format_version: u32,
+    pub(super) id: JobId,
+    pub(super) state: JobState,
+    pub(super) spec: TrainSpec,
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) created_unix_ms: u64,
+    pub(super) updated_unix_ms: u64,
+    /// Counted when the upload was finished.
+    pub(super) chunks: u64,
+    pub(super) training_rows: u64,
+    pub(super) test_rows: u64,
+    pub(super) version: Option<Version>,
+    pub(super) report: Option<TrainingReport>,
+    pub(super) failure: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    crc32: u32,
+    job: Value,
+}
+
+impl Record {
+    pub(super) fn new(id: JobId, spec: TrainSpec, key: Option<IdempotencyKey>, now: SystemTime) -> Self {
+        let now = unix_ms(now);
+        Self {
+            format_version: FORMAT_VERSION,
+            id,
+            state: JobState::Uploading,
+            spec,
+            key,
+            created_unix_ms: now,
+            updated_unix_ms: now,
+            chunks: 0,
+            training_rows: 0,
+            test_rows: 0,
+            version: None,
+            report: None,
+            failure: None,
+        }
+    }
+
+    /// Writes `job.json` in `folder`: after this, it survives any crash.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), JobError> {
+        let path = path(folder);
+        let encode = |error: serde_json::Error| JobError::Damaged {
+            path: path.display().to_string(),
+            reason: format!("it cannot be written: {error}"),
+        };
+        let job = serde_json::to_value(self).map_err(encode)?;
+        let file = File { crc32: checksum(&job), job };
+        let bytes = serde_json::to_vec(&file).map_err(encode)?;
+        let temporary = temporary_in(folder);
+        write_new(&temporary, &bytes)
+            .and_then(|()| std::fs::rename(&temporary, &path).map_err(failed("cannot rename to", &path)))
+            .inspect_err(|_| {
+                // What was half written is of no use; the old journal stays.
+                let _ = std::fs::remove_file(&temporary);
+            })?;
+        Ok(sync_folder(folder)?)
+    }
+
+    /// Reads the journal in `folder`.
+    pub(super) fn read(folder: &Path) -> Result<Self, JobError> {
+        let path = path(folder);
+        let damaged = |reason: String| JobError::Damaged { path: path.display().to_string(), reason };
+        let bytes = match read_bounded(&path, BYTES_MAX).map_err(failed("cannot read", &path))? {
+            Bounded::Bytes(bytes) => bytes,
+            Bounded::TooLarge(bytes) => return Err(damaged(format!("{bytes} bytes, expected at most {BYTES_MAX}"))),
+        };
+        let file: File = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let expected = checksum(&file.job);
+        if file.crc32 != expected {
+            return Err(damaged(format!("its checksum is {:08x}, its content has {expected:08x}", file.crc32)));
+        }
+        let record: Self = serde_json::from_value(file.job).map_err(|error| damaged(error.to_string()))?;
+        if record.format_version != FORMAT_VERSION {
+            let got = record.format_version;
+            return Err(damaged(format!("format version {got}, this software knows {FORMAT_VERSION}")));
+        }
+        Ok(record)
+    }
+
+    pub(super) fn created(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.created_unix_ms)
+    }
+
+    pub(super) fn updated(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.updated_unix_ms)
+    }
+}
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join("job.json")
+}
+
+/// Of the canonical form: sorted keys, no white space.
+fn checksum(job: &Value) -> u32 {
+    crc32fast::hash(job.to_string().as_bytes())
+}
+
+/// Milliseconds since 1970; 0 for a clock before that.
+pub(super) fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Whether an error says that there is nothing, rather than something broken.
+pub(super) fn is_missing(error: &JobError) -> bool {
+    matches!(error, JobError::Store(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let spec = TrainSpec::new("digits".parse().expect("a name"), vec![64, 8]);
+        let mut record = Record::new(JobId::new(), spec, Some("key".parse().expect("a key")), SystemTime::now());
+        record.report = Some(TrainingReport { learning_rate: 0.1, ..TrainingReport::default() });
+        record
+    }
+
+    #[test]
+    fn it_comes_back_as_it_went() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let record = record();
+        record.write(folder.path()).expect("writes");
+        record.write(folder.path()).expect("replaces");
+        assert_eq!(Record::read(folder.path()).expect("reads"), record);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1, "nothing temporary stays");
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let record = record();
+        record.write(folder.path()).expect("writes");
+        let path = folder.path().join("job.json");
+        let bytes = std::fs::read(&path).expect("reads");
+        for index in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[index] ^= 1 << (index % 8);
+            std::fs::write(&path, &flipped).expect("writes");
+            // A flip may spell the same content otherwise (1e5 for 1E5); it may never become another content.
+            if let Ok(read) = Record::read(folder.path()) {
+                assert_eq!(read, record, "byte {index}");
+            }
+            std::fs::write(&path, &bytes[..index]).expect("writes");
+            assert!(Record::read(folder.path()).is_err(), "cut to {index} bytes");
+        }
+    }
+
+    #[test]
+    fn a_missing_journal_is_told_from_a_broken_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(is_missing(&Record::read(folder.path()).expect_err("nothing there")));
+        std::fs::write(folder.path().join("job.json"), "{}").expect("writes");
+        assert!(!is_missing(&Record::read(folder.path()).expect_err("broken")));
+    }
+}

@@ -1,0 +1,121 @@
+//! Where a job is in its life, and which moves there are.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Rows are being received, or awaited.
+    Uploading,
+    /// All rows are here.
+    Queued,
+    /// It trains.
+    Running,
+    /// Paused by an operator.
+    Paused,
+    /// A version was published.
+    Succeeded,
+    /// Ended without a version.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+}
+
+/// A move that a job cannot make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the job is {}: it cannot become {}", from.name(), to.name())]
+pub struct IllegalMove {
+    /// Where it is.
+    pub from: JobState,
+    /// Where it was to go.
+    pub to: JobState,
+}
+
+impl JobState {
+    /// All states.
+    pub const ALL: [Self; 7] =
+        [Self::Uploading, Self::Queued, Self::Running, Self::Paused, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// The state after the move, if there is such a move. RUNNING to QUEUED is what a restart makes of a job that a crash
+    /// caught.
+    pub fn to(self, next: Self) -> Result<Self, IllegalMove> {
+        let allowed = match self {
+            Self::Uploading => matches!(next, Self::Queued | Self::Failed | Self::Cancelled),
+            Self::Queued => matches!(next, Self::Running | Self::Paused | Self::Failed | Self::Cancelled),
+            Self::Running => {
+                matches!(next, Self::Queued | Self::Paused | Self::Succeeded | Self::Failed | Self::Cancelled)
+            }
+            Self::Paused => matches!(next, Self::Queued | Self::Failed | Self::Cancelled),
+            Self::Succeeded | Self::Failed | Self::Cancelled => false,
+        };
+        if allowed { Ok(next) } else { Err(IllegalMove { from: self, to: next }) }
+    }
+
+    /// Whether nothing more will happen.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// In words: "the job is ...".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uploading => "uploading",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// In words: "the job ...".
+    pub fn ended_as(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "was cancelled",
+            Self::Uploading | Self::Queued | Self::Running | Self::Paused => "has not ended",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_move_is_allowed_or_not() {
+        use JobState::*;
+        let allowed = [
+            (Uploading, Queued),
+            (Uploading, Failed),
+            (Uploading, Cancelled),
+            (Queued, Running),
+            (Queued, Paused),
+            (Queued, Failed),
+            (Queued, Cancelled),
+            (Running, Queued),
+            (Running, Paused),
+            (Running, Succeeded),
+            (Running, Failed),
+            (Running, Cancelled),
+            (Paused, Queued),
+            (Paused, Failed),
+            (Paused, Cancelled),
+        ];
+        for from in JobState::ALL {
+            for to in JobState::ALL {
+                assert_eq!(from.to(to).is_ok(), allowed.contains(&(from, to)), "{from:?} to {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_ended_stays() {
+        for from in JobState::ALL {
+            assert_eq!(from.has_ended(), JobState::ALL.iter().all(|to| from.to(*to).is_err()), "{from:?}");
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Jobs over a real folder, with a training that the tests control. Dropping everything and opening the folder again is a
+//! crash: nothing is written on the way out.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::runner::{Outcome, Runner, Work, train_and_publish};
+use super::table::Job;
+use super::*;
+use crate::model::{Matrix, Values};
+use crate::registry::RegistryConfig;
+use crate::store::{LocalStore, StoreError};
+use crate::training::TrainSpec;
+
+/// Training that never ends by itself.
+fn until_stopped(table: &Table, job: &Job) -> Outcome {
+    loop {
+        if job.cancelled.load(std::sync::atomic::Ordering::Acquire) {
+            return Outcome::Cancelled;
+        }
+        if table.is_closing() {
+            return Outcome::Stopped;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn failing(_: &Table, _: &Job) -> Outcome {
+    Outcome::Failed("it rained".to_owned())
+}
+
+fn panicking(_: &Table, _: &Job) -> Outcome {
+    panic!("a bug")
+}
+
+struct Server {
+    jobs: Jobs,
+}
+
+impl Server {
+    async fn open_with(folder: &Path, work: Work, change: impl FnOnce(&mut JobsConfig)) -> Self {
+        let store = LocalStore::open(folder).expect("a store");
+        let mut config = JobsConfig { training_threads: 1, ..JobsConfig::new(folder.join("jobs")) };
+        change(&mut config);
+        let registry = Registry::new(Arc::new(store), RegistryConfig::default());
+        let table = Arc::new(Table::new(config, registry));
+        let opened = Arc::clone(&table);
+        tokio::task::spawn_blocking(move || opened.activate()).await.expect("no panic").expect("opens");
+        let runner = Arc::new(Runner::start(Arc::clone(&table), work));
+        Self { jobs: Jobs { table, runner } }
+    }
+
+    async fn open(folder: &Path, work: Work) -> Self {
+        Self::open_with(folder, work, |_| ()).await
+    }
+
+    /// As if killed: whatever runs is stopped, and nothing is written about it.
+    async fn crash(self) {
+        self.jobs.shut_down().await;
+    }
+
+    async fn uploading(&self, spec: TrainSpec, key: &str) -> (Upload, JobSnapshot, u64) {
+        match self.begin(spec, key).await.expect("begins") {
+            Begun::Uploading { upload, snapshot, last_chunk } => (upload, snapshot, last_chunk),
+            Begun::Complete { snapshot, .. } => panic!("complete: {snapshot:?}"),
+        }
+    }
+
+    async fn begin(&self, spec: TrainSpec, key: &str) -> Result<Begun, JobError> {
+        let key = (!key.is_empty()).then(|| key.parse().expect("a key"));
+        self.jobs.begin(spec.check().expect("valid"), key).await
+    }
+
+    async fn finished(&self, spec: TrainSpec, key: &str, count: usize) -> JobId {
+        let (mut upload, snapshot, _) = self.uploading(spec, key).await;
+        upload.append(1, RowRole::Training, rows(count, 0)).await.expect("appends");
+        upload.finish(1, count as u64).await.expect("finishes");
+        snapshot.id
+    }
+
+    async fn until(&self, id: &JobId, state: JobState) -> JobSnapshot {
+        let mut news = self.jobs.watch(id).expect("known");
+        news.wait_for(|job| job.state == state || job.state.has_ended()).await.expect("news").clone()
+    }
+}
+
+fn spec() -> TrainSpec {
+    TrainSpec { epochs: Some(2), ..TrainSpec::new("model".parse().expect("a name"), vec![3, 2]) }
+}
+
+fn rows(count: usize, from: usize) -> Matrix {
+    let values = (0..count * 3).map(|i| ((i + from) % 17) as f32).collect();
+    Matrix::new(count as u32, 3, Values::Floats(values)).expect("whole rows")
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_become_a_published_version() {
+    let folder = folder();
+    let server = Server::open(folder.path(), train_and_publish).await;
+    let id = server.finished(spec(), "", 40).await;
+    let ended = server.until(&id, JobState::Succeeded).await;
+    assert_eq!((ended.state, ended.version), (JobState::Succeeded, Some(Version::FIRST)), "{ended:?}");
+    let report = ended.report.expect("a report");
+    assert_eq!((report.job_id.as_str(), report.data_sha256.len()), (id.as_str(), 64));
+    assert!(server.jobs.table.registry.store().entry(&"model".parse().expect("a name")).is_some());
+    server.crash().await;
+    let spool = spool::path(&folder.path().join("jobs").join(id.as_str()));
+    assert!(!spool.exists(), "the rows are removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_chunks_survive_and_the_upload_goes_on() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (mut upload, first, last) = server.uploading(spec(), "key").await;
+    assert_eq!(last, 0);
+    assert_eq!(upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends"), 5);
+    assert_eq!(upload.append(2, RowRole::Test, rows(2, 5)).await.expect("appends"), 7);
+    drop(upload);
+    server.crash().await;
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (mut upload, again, last) = server.uploading(spec(), "key").await;
+    assert_eq!((again.id, last, again.training_rows, again.test_rows), (first.id.clone(), 2, 5, 2));
+    assert_eq!(upload.append(2, RowRole::Test, rows(2, 5)).await.expect("again"), 7);
+    let gap = upload.append(4, RowRole::Training, rows(1, 0)).await;
+    assert!(matches!(gap, Err(JobError::ChunkOrder { got: 4, expected: 3 })), "{gap:?}");
+    let zero = upload.append(0, RowRole::Training, rows(1, 0)).await;
+    assert!(matches!(zero, Err(JobError::ChunkOrder { got: 0, expected: 3 })), "{zero:?}");
+    upload.finish(2, 7).await.expect("finishes");
+    assert_eq!(server.until(&first.id, JobState::Running).await.state, JobState::Running);
+    match server.begin(spec(), "key").await.expect("known") {
+        Begun::Complete { snapshot, last_chunk } => assert_eq!((snapshot.id, last_chunk), (first.id, 2)),
+        other => panic!("{other:?}"),
+    }
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_belongs_to_one_specification_and_its_last_stream() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (mut first, snapshot, _) = server.uploading(spec(), "key").await;
+    let other = TrainSpec { seed: 9, ..spec() };
+    assert!(matches!(server.begin(other, "key").await, Err(JobError::KeyTaken { job, .. }) if job == snapshot.id));
+    let (mut second, ..) = server.uploading(spec(), "key").await;
+    assert!(matches!(first.taken_over().await, JobError::TakenOver(id) if id == snapshot.id));
+    assert!(matches!(first.append(1, RowRole::Training, rows(1, 0)).await, Err(JobError::TakenOver(_))));
+    assert!(matches!(first.finish(0, 0).await, Err(JobError::TakenOver(_))));
+    second.append(1, RowRole::Training, rows(1, 0)).await.expect("has it now");
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_add_up_is_refused() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (mut upload, ..) = server.uploading(spec(), "sums").await;
+    let wide = Matrix::new(1, 4, Values::Floats(vec![0.0; 4])).expect("whole");
+    let refused = upload.append(1, RowRole::Training, wide).await;
+    assert!(matches!(refused, Err(JobError::Columns { got: 4, expected: 3 })), "{refused:?}");
+    let broken = Matrix::new(1, 3, Values::Floats(vec![0.0, f32::NAN, 0.0])).expect("whole");
+    assert!(matches!(upload.append(1, RowRole::Training, broken).await, Err(JobError::Matrix(_))));
+    upload.append(1, RowRole::Test, rows(2, 0)).await.expect("appends");
+    let refused = upload.finish(1, 2).await;
+    assert!(matches!(refused, Err(JobError::NoTrainingRows)), "{refused:?}");
+    let (mut upload, _, last) = server.uploading(spec(), "sums").await;
+    assert_eq!(last, 1, "a refused finish loses nothing");
+    upload.append(2, RowRole::Training, rows(3, 0)).await.expect("appends");
+    let refused = upload.finish(2, 6).await;
+    assert!(matches!(refused, Err(JobError::CountsDiffer { rows: 6, rows_here: 5, .. })), "{refused:?}");
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_are_kept() {
+    let folder = folder();
+    let server = Server::open_with(folder.path(), until_stopped, |config| {
+        config.open_jobs_max = 2;
+        config.spool_bytes_max = 200;
+    })
+    .await;
+    let (mut upload, ..) = server.uploading(spec(), "a").await;
+    let refused = upload.append(1, RowRole::Training, rows(20, 0)).await;
+    assert!(matches!(refused, Err(JobError::SpoolFull { bytes_max: 200, .. })), "{refused:?}");
+    upload.append(1, RowRole::Training, rows(5, 0)).await.expect("fits");
+    server.uploading(spec(), "b").await;
+    let refused = server.begin(spec(), "c").await;
+    assert!(matches!(refused, Err(JobError::TooManyJobs { open_jobs_max: 2 })), "{refused:?}");
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_can_be_cancelled_in_every_state_but_ended() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let running = server.finished(spec(), "", 4).await;
+    server.until(&running, JobState::Running).await;
+    let queued = server.finished(spec(), "", 4).await;
+    let (mut upload, uploading, _) = server.uploading(spec(), "").await;
+    for id in [&queued, &uploading.id, &running] {
+        let cancelled = server.jobs.cancel(id).await.expect("has not ended");
+        assert_eq!(cancelled.state, JobState::Cancelled);
+        let again = server.jobs.cancel(id).await;
+        assert!(matches!(again, Err(JobError::IllegalMove(_))), "{again:?}");
+        assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists() || id == &running);
+    }
+    assert!(matches!(upload.taken_over().await, JobError::Ended { .. }));
+    assert!(matches!(upload.append(1, RowRole::Training, rows(1, 0)).await, Err(JobError::Ended { .. })));
+    let unknown = server.jobs.cancel(&JobId::new()).await;
+    assert!(matches!(unknown, Err(JobError::Unknown(_))));
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_and_panics_end_a_job_with_their_reason() {
+    for (work, reason) in [(failing as Work, "it rained"), (panicking, "a bug")] {
+        let folder = folder();
+        let server = Server::open(folder.path(), work).await;
+        let id = server.finished(spec(), "key", 4).await;
+        let ended = server.until(&id, JobState::Failed).await;
+        assert_eq!(ended.state, JobState::Failed);
+        assert!(ended.failure.as_ref().is_some_and(|text| text.contains(reason)), "{ended:?}");
+        server.crash().await;
+        let server = Server::open(folder.path(), work).await;
+        let after = server.jobs.snapshot(&id).expect("remembered");
+        assert_eq!((after.state, after.failure), (JobState::Failed, ended.failure));
+        server.crash().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_upload_expires() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (mut upload, snapshot, _) = server.uploading(spec(), "slow").await;
+    let expires = snapshot.upload_expires.expect("an upload");
+    for (now, state) in [
+        (expires - Duration::from_secs(1), JobState::Uploading),
+        (expires + Duration::from_secs(1), JobState::Cancelled),
+    ] {
+        let table = Arc::clone(&server.jobs.table);
+        tokio::task::spawn_blocking(move || table.expire(now)).await.expect("no panic");
+        assert_eq!(server.jobs.snapshot(&snapshot.id).expect("known").state, state);
+    }
+    let error = upload.taken_over().await;
+    assert!(error.to_string().contains("expired"), "{error}");
+    assert!(matches!(server.begin(spec(), "slow").await, Ok(Begun::Complete { .. })));
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_caught_starts_again() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let id = server.finished(spec(), "", 30).await;
+    let waits = server.finished(spec(), "", 20).await;
+    server.until(&id, JobState::Running).await;
+    server.crash().await;
+    let server = Server::open(folder.path(), train_and_publish).await;
+    assert_eq!(server.until(&id, JobState::Succeeded).await.version, Some(Version::FIRST));
+    assert_eq!(server.until(&waits, JobState::Succeeded).await.version, Some(Version::FIRST.next()));
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_published_before_the_crash_is_adopted() {
+    /// Publishes, and "crashes" before anybody is told.
+    fn publish_and_vanish(table: &Table, job: &Job) -> Outcome {
+        match train_and_publish(table, job) {
+            Outcome::Published(..) => until_stopped(table, job),
+            other => other,
+        }
+    }
+    let folder = folder();
+    let server = Server::open(folder.path(), publish_and_vanish).await;
+    let id = server.finished(spec(), "", 30).await;
+    let name = "model".parse().expect("a name");
+    while server.jobs.table.registry.store().entry(&name).is_none() {
+        tokio::task::yield_now().await;
+    }
+    server.crash().await;
+    // A second restart before it runs again must not forget that it may have published.
+    Server::open(folder.path(), until_stopped).await.crash().await;
+    let server = Server::open(folder.path(), train_and_publish).await;
+    let ended = server.until(&id, JobState::Succeeded).await;
+    assert_eq!(ended.version, Some(Version::FIRST), "{ended:?}");
+    let entry = server.jobs.table.registry.store().entry(&name).expect("published");
+    assert_eq!(entry.versions.len(), 1, "not trained twice");
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotten_rows_fail_their_job_alone() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let first = server.finished(spec(), "", 30).await;
+    let second = server.finished(spec(), "", 30).await;
+    server.until(&first, JobState::Running).await;
+    server.crash().await;
+    let path = spool::path(&folder.path().join("jobs").join(first.as_str()));
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).expect("writes");
+    let server = Server::open(folder.path(), train_and_publish).await;
+    let failed = server.until(&first, JobState::Failed).await;
+    assert!(failed.failure.as_ref().is_some_and(|text| text.contains("checksum")), "{failed:?}");
+    assert_eq!(server.until(&second, JobState::Succeeded).await.state, JobState::Succeeded);
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_only_reads_takes_no_jobs_until_it_may_write() {
+    let folder = folder();
+    let writer = Server::open(folder.path(), until_stopped).await;
+    let reader = Server::open(folder.path(), until_stopped).await;
+    let refused = reader.begin(spec(), "").await;
+    assert!(matches!(refused, Err(JobError::Store(StoreError::ReadOnly { .. }))), "{refused:?}");
+    writer.uploading(spec(), "mine").await;
+    writer.crash().await;
+    let store = Arc::clone(reader.jobs.table.registry.store());
+    let took = tokio::task::spawn_blocking(move || store.refresh()).await.expect("no panic").expect("refreshes");
+    assert!(took);
+    let (_, snapshot, _) = reader.uploading(spec(), "mine").await;
+    assert_eq!(reader.jobs.list().len(), 1, "the writer's job is known: {snapshot:?}");
+    reader.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_ended_jobs_are_forgotten() {
+    let folder = folder();
+    let server = Server::open_with(folder.path(), failing, |config| config.ended_jobs_max = 2).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let id = server.finished(spec(), "", 4).await;
+        server.until(&id, JobState::Failed).await;
+        ids.push(id);
+    }
+    assert!(matches!(server.jobs.snapshot(&ids[0]), Err(JobError::Unknown(_))));
+    let known: Vec<JobId> = server.jobs.list().into_iter().map(|job| job.id).collect();
+    assert_eq!(known.first(), ids.last(), "newest first");
+    assert!(known.len() <= 3, "{known:?}");
+    assert!(!folder.path().join("jobs").join(ids[0].as_str()).exists());
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_ends_watchers_and_uploads() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let id = server.finished(spec(), "", 4).await;
+    server.until(&id, JobState::Running).await;
+    let (mut upload, ..) = server.uploading(spec(), "open").await;
+    let mut news = server.jobs.watch(&id).expect("known");
+    server.jobs.shut_down().await;
+    assert!(matches!(upload.taken_over().await, JobError::ShuttingDown));
+    assert!(matches!(upload.append(1, RowRole::Training, rows(1, 0)).await, Err(JobError::ShuttingDown)));
+    assert!(matches!(server.begin(spec(), "").await, Err(JobError::ShuttingDown)));
+    while news.changed().await.is_ok() {}
+    server.jobs.shut_down().await;
+}
+
+#[test]
+fn keys_are_printable_ascii() {
+    for good in ["a", " ", "~", &"x".repeat(128)] {
+        assert!(good.parse::<IdempotencyKey>().is_ok(), "{good:?}");
+    }
+    for bad in ["", "ü", "a\n", &"x".repeat(129)] {
+        assert!(bad.parse::<IdempotencyKey>().is_err(), "{bad:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever order chunks come in, what is on disk is exactly what was acknowledged as new.
+    #[test]
+    fn any_order_of_chunks_keeps_exactly_the_acknowledged_rows(numbers in proptest::collection::vec(0u64..7, 1..25)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let folder = folder();
+            let server = Server::open(folder.path(), until_stopped).await;
+            let (mut upload, snapshot, _) = server.uploading(spec(), "order").await;
+            let mut expected = Vec::new();
+            let mut last = 0;
+            for number in numbers {
+                let chunk = rows(1 + number as usize, number as usize);
+                let Values::Floats(values) = chunk.values().clone() else { unreachable!("made of floats") };
+                let outcome = upload.append(number, RowRole::Training, chunk).await;
+                let allowed = number >= 1 && number <= last + 1;
+                assert_eq!(outcome.is_ok(), allowed, "chunk {number} after {last}");
+                if number == last + 1 {
+                    last = number;
+                    expected.extend(values);
+                }
+            }
+            let (kept, _) = spool::read_all(&folder.path().join("jobs").join(snapshot.id.as_str()), 3).expect("reads");
+            assert_eq!(kept.training, expected);
+            server.crash().await;
+        });
+    }
+}
