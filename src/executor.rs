@@ -1,22 +1,24 @@
-//! The only door from async to CPU work: threads that serve, threads that train, and panics made errors.
+//! The only door from async to CPU work: serving threads that pull, training threads at the lowest priority, and panics
+//! made errors.
 
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 use std::thread::{Builder, JoinHandle};
 
-use thread_priority::{ThreadPriority, set_current_thread_priority};
+use thread_priority::{Error as PriorityError, ThreadPriority};
 use tokio::sync::oneshot;
 
-/// Most threads of either kind.
+/// Most threads of one kind.
 pub const THREADS_MAX: usize = 1024;
 
 /// How many threads do what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExecutorConfig {
-    /// Threads that serve batches, 1 to [`THREADS_MAX`].
+    /// Threads that serve batches.
     pub serving_threads: usize,
-    /// Threads that train, 1 to [`THREADS_MAX`].
+    /// Threads that train.
     pub training_threads: usize,
 }
 
@@ -31,23 +33,25 @@ pub struct BadThreads {
 }
 
 impl Default for ExecutorConfig {
-    /// As many of each as the machine has cores: training gives way by its priority.
+    /// As many of each as the process may use cores: training runs on what serving leaves.
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_MAX));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         Self { serving_threads: cores, training_threads: cores }
     }
 }
 
 impl ExecutorConfig {
-    /// Refuses numbers of threads that cannot be.
+    /// Refuses what cannot be meant.
     pub fn check(&self) -> Result<(), BadThreads> {
         for (setting, got) in [("serving_threads", self.serving_threads), ("training_threads", self.training_threads)] {
-            if !(1..=THREADS_MAX).contains(&got) {
-                return Err(BadThreads { setting, got });
-            }
+            check_count(setting, got)?;
         }
         Ok(())
     }
+}
+
+fn check_count(setting: &'static str, got: usize) -> Result<(), BadThreads> {
+    if (1..=THREADS_MAX).contains(&got) { Ok(()) } else { Err(BadThreads { setting, got }) }
 }
 
 /// A panic in CPU work, made an error.
@@ -56,81 +60,126 @@ impl ExecutorConfig {
 pub struct Panicked {
     /// The panic's text.
     pub message: String,
+    /// The opaque id under which the log tells of it.
+    pub id: String,
 }
 
-/// Runs `work`; a panic becomes an error, logged under an opaque id. What `work` was changing may be half changed: callers
-/// throw it away.
-pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
+impl Panicked {
+    fn new(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         let id = uuid::Uuid::new_v4().simple().to_string();
-        tracing::error!(%id, %message, "a worker panicked");
-        Panicked { message }
+        Self { message: text.unwrap_or("no message").to_owned(), id }
+    }
+}
+
+/// Runs `work`; a panic is logged under an opaque id and becomes an error.
+///
+/// What `work` was changing when it panicked may be half changed: the caller throws it away.
+pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let panicked = Panicked::new(payload.as_ref());
+        tracing::error!(id = panicked.id, reason = panicked.message, "a worker panicked");
+        panicked
     })
 }
 
-/// Named threads that each run one body until it returns.
+/// Named threads that each run `body(index)`; joined by [`ServingThreads::join`].
+///
+/// Dropping it leaves them running until their bodies return.
 #[derive(Debug)]
 pub struct ServingThreads {
-    threads: Vec<JoinHandle<()>>,
+    handles: Vec<JoinHandle<()>>,
 }
 
 impl ServingThreads {
-    /// Starts `count` threads, thread i runs `body(i)`.
+    /// Starts `count` of them, 1 to [`THREADS_MAX`]. If the system refuses one, those already started go on: the caller
+    /// tells their bodies to return.
     pub fn spawn(count: usize, body: impl Fn(usize) + Send + Sync + 'static) -> io::Result<Self> {
+        check_count("serving_threads", count).map_err(invalid)?;
         let body = Arc::new(body);
-        let threads = (0..count)
+        let handles = (0..count)
             .map(|index| {
                 let body = Arc::clone(&body);
                 Builder::new().name(format!("serve-{index}")).spawn(move || body(index))
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { threads })
+        Ok(Self { handles })
     }
 
-    /// Waits until every body has returned.
+    /// Waits until every `body` has returned.
     pub fn join(self) {
-        for thread in self.threads {
-            // A panic was caught where it happened; one that was not has been printed by the runtime.
-            let _ = thread.join();
+        for handle in self.handles {
+            if let Err(payload) = handle.join() {
+                let Panicked { message, id } = Panicked::new(payload.as_ref());
+                tracing::error!(id, reason = message, "a serving thread ended early");
+            }
         }
     }
 }
 
-/// A rayon pool whose threads run at the lowest scheduling priority.
+/// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority.
 pub fn training_pool(threads: usize) -> io::Result<rayon::ThreadPool> {
+    check_count("training_threads", threads).map_err(invalid)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("train-{index}"))
-        .start_handler(|_| give_way())
+        .start_handler(|_| lower_priority())
         .build()
         .map_err(io::Error::other)
 }
 
-/// Runs `work` on a named thread of its own at the lowest priority; the receiver gets its result or the panic.
+/// Runs `work` on a thread of its own, called `name`, at the lowest scheduling priority; the receiver gets its result or
+/// the panic.
+///
+/// # Panics
+/// If `name` contains a NUL.
 pub fn spawn_training<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<oneshot::Receiver<Result<T, Panicked>>> {
     let (sender, receiver) = oneshot::channel();
     Builder::new().name(name.to_owned()).spawn(move || {
-        give_way();
-        // Nobody may wait any more.
+        lower_priority();
+        // Nobody may be waiting any more; then the result is dropped.
         let _ = sender.send(catch(work));
     })?;
     Ok(receiver)
 }
 
-/// Lowers this thread below everything that serves.
-fn give_way() {
+fn invalid(error: BadThreads) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
+/// Training at normal priority is still training: a system that refuses is told of once.
+fn lower_priority() {
     static WARNED: Once = Once::new();
-    if let Err(error) = set_current_thread_priority(ThreadPriority::Min) {
-        WARNED.call_once(|| tracing::warn!(?error, "training threads run at normal priority"));
+    if let Err(error) = lowest_priority() {
+        WARNED.call_once(|| tracing::warn!(%error, "training threads keep the normal priority"));
     }
+}
+
+/// `SCHED_IDLE`, and nice 19 where that is refused.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn lowest_priority() -> Result<(), PriorityError> {
+    use thread_priority::{
+        NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+        thread_schedule_policy,
+    };
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+    // After the policy the call sets nice to 0, which a process that was started with a higher value may not. The
+    // policy is then in force all the same.
+    if set.is_ok() || thread_schedule_policy().is_ok_and(|policy| policy == idle) {
+        return Ok(());
+    }
+    let normal = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, normal)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn lowest_priority() -> Result<(), PriorityError> {
+    thread_priority::set_current_thread_priority(ThreadPriority::Min)
 }
 
 #[cfg(test)]
@@ -142,37 +191,77 @@ mod tests {
     #[test]
     fn a_panic_becomes_an_error_with_its_text() {
         assert_eq!(catch(|| 7).expect("no panic"), 7);
-        assert_eq!(catch(|| panic!("at {}", 3)).expect_err("a panic").message, "at 3");
+        assert_eq!(catch(|| panic!("plain")).expect_err("a panic").message, "plain");
+        let formatted = catch(|| panic!("row {}", 3)).expect_err("a panic");
+        assert_eq!(formatted.to_string(), "a worker panicked: row 3");
+        assert_eq!(catch(|| std::panic::panic_any(5)).expect_err("a panic").message, "no message");
     }
 
     #[test]
-    fn every_thread_runs_once_and_is_joined() {
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&count);
+    fn every_serving_thread_runs_its_body_and_is_joined() {
+        let sum = Arc::new(AtomicUsize::new(0));
+        let shared = Arc::clone(&sum);
         let threads = ServingThreads::spawn(4, move |index| {
-            counted.fetch_add(index + 1, Ordering::SeqCst);
+            assert_eq!(std::thread::current().name(), Some(format!("serve-{index}").as_str()));
+            shared.fetch_add(index + 1, Ordering::SeqCst);
         });
-        threads.expect("threads").join();
-        assert_eq!(count.load(Ordering::SeqCst), 10);
-    }
-
-    #[tokio::test]
-    async fn training_answers_or_tells_of_its_panic() {
-        let answer = spawn_training("test", || 5).expect("a thread").await.expect("answers");
-        assert_eq!(answer.expect("no panic"), 5);
-        let answer = spawn_training("test", || -> u8 { panic!("lost") }).expect("a thread").await.expect("answers");
-        assert_eq!(answer.expect_err("a panic").message, "lost");
+        threads.expect("starts").join();
+        assert_eq!(sum.load(Ordering::SeqCst), 10);
     }
 
     #[test]
-    fn a_training_pool_computes() {
-        assert_eq!(training_pool(2).expect("threads").install(|| 3 + 4), 7);
+    fn joining_survives_a_body_that_panics() {
+        ServingThreads::spawn(2, |index| assert_eq!(index, 1)).expect("starts").join();
     }
 
     #[test]
-    fn no_threads_are_refused() {
-        let config = ExecutorConfig { serving_threads: 0, ..ExecutorConfig::default() };
-        assert_eq!(config.check(), Err(BadThreads { setting: "serving_threads", got: 0 }));
+    fn counts_of_threads_are_bounded() {
         assert_eq!(ExecutorConfig::default().check(), Ok(()));
+        for got in [0, THREADS_MAX + 1] {
+            let config = ExecutorConfig { training_threads: got, ..ExecutorConfig::default() };
+            let expected = format!("training_threads is {got}, expected 1 to 1024");
+            assert_eq!(config.check().expect_err("refused").to_string(), expected);
+            assert_eq!(training_pool(got).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(ServingThreads::spawn(got, |_| {}).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn training_work_gives_its_result_or_its_panic() {
+        let result = spawn_training("train", || 6 * 7).expect("starts").blocking_recv().expect("sent");
+        assert_eq!(result.expect("no panic"), 42);
+        let result = spawn_training("train", || panic!("diverged")).expect("starts").blocking_recv().expect("sent");
+        let result: Result<(), Panicked> = result;
+        assert_eq!(result.expect_err("a panic").message, "diverged");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn training_threads_give_way_to_all_others() {
+        use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
+        if lowest_priority_is_refused_here() {
+            eprintln!("skipped: this system does not let threads lower their priority");
+            return;
+        }
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let pool = training_pool(2).expect("a pool");
+        for policy in pool.broadcast(|_| thread_schedule_policy().expect("a policy")) {
+            assert_eq!(policy, idle);
+        }
+        let alone = spawn_training("train", || thread_schedule_policy().expect("a policy")).expect("starts");
+        assert_eq!(alone.blocking_recv().expect("sent").expect("no panic"), idle);
+        assert_ne!(thread_schedule_policy().expect("a policy"), idle, "the caller keeps its own");
+    }
+
+    /// Some sandboxes have one policy only.
+    #[cfg(target_os = "linux")]
+    fn lowest_priority_is_refused_here() -> bool {
+        use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let on_its_own = std::thread::spawn(move || {
+            let _ = lowest_priority();
+            thread_schedule_policy().is_ok_and(|policy| policy == idle)
+        });
+        !on_its_own.join().expect("no panic")
     }
 }

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use crate::model::MatrixError;
 
-/// A bound that admits nothing.
+/// A bound that cannot be meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} is 0, expected at least 1")]
+#[error("{setting} is {got}, expected {expected}")]
 pub struct BadBatching {
     /// Its name.
     pub setting: &'static str,
+    /// What came.
+    pub got: usize,
+    /// What is possible.
+    pub expected: &'static str,
 }
 
 /// Why a request got no result.

@@ -1,28 +1,32 @@
 //! Groups the rows of many callers into large products. Invisible: a row's result does not depend on its neighbours.
 //!
-//! A queue per (version, operation); threads of their own pull batches as soon as they are free, so that under load the
-//! batch grows by itself, and without load nobody waits for a timer.
+//! Requests wait in one line per (version, operation); serving threads pull batches whenever they are free, so that a
+//! batch is as large as what came while the last one was computed, and no timer delays anybody. `policy` says what forms
+//! a batch, `load` how much is accepted, `queue` joins them under a lock, `worker` computes, `reply` puts answers together.
 
 mod error;
+mod load;
 mod policy;
 mod queue;
 mod reply;
+mod request;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-use tokio::sync::oneshot;
 
 pub use error::{BadBatching, BatchError};
 
-use self::queue::Queue;
-use self::reply::Request;
-use self::worker::{Compute, compute};
 use crate::executor::ServingThreads;
 use crate::model::Matrix;
+use crate::numeric::LANES;
 use crate::registry::LoadedModel;
+use queue::{Admitted, Queue};
+use request::{Key, Question};
+use worker::Compute;
 
 /// What to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,26 +39,15 @@ pub enum Operation {
     Reconstruct,
 }
 
-impl Operation {
-    /// Columns of the question and of the answer.
-    fn columns(self, model: &LoadedModel) -> (usize, usize) {
-        let spec = model.artifact.model.spec();
-        match self {
-            Self::Encode => (spec.features(), spec.code_length()),
-            Self::Decode => (spec.code_length(), spec.features()),
-            Self::Reconstruct => (spec.features(), spec.features()),
-        }
-    }
-}
-
-/// Bounds.
+/// Bounds of what is computed at once and of what waits. Rows count until they are computed, bytes (of the question and
+/// its answer) until it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchingConfig {
-    /// Most rows of one batch, at least 1. More rows no longer make the products faster.
+    /// Most rows of one batch: a multiple of 16.
     pub batch_rows_max: usize,
     /// Most rows that wait, of all queues.
     pub queue_rows_max: usize,
-    /// Most bytes that wait (questions and room for their answers), of all queues.
+    /// Most bytes that wait, of all queues.
     pub queue_bytes_max: usize,
 }
 
@@ -65,16 +58,17 @@ impl Default for BatchingConfig {
 }
 
 impl BatchingConfig {
-    /// Refuses bounds that admit nothing.
+    /// Refuses what cannot be meant.
     pub fn check(&self) -> Result<(), BadBatching> {
-        for (setting, got) in [
-            ("batch_rows_max", self.batch_rows_max),
-            ("queue_rows_max", self.queue_rows_max),
-            ("queue_bytes_max", self.queue_bytes_max),
-        ] {
-            if got == 0 {
-                return Err(BadBatching { setting });
-            }
+        let refused = |setting, got, expected| Err(BadBatching { setting, got, expected });
+        if !(LANES..=65_536).contains(&self.batch_rows_max) || !self.batch_rows_max.is_multiple_of(LANES) {
+            return refused("batch_rows_max", self.batch_rows_max, "a multiple of 16 from 16 to 65536 rows");
+        }
+        if self.queue_rows_max == 0 {
+            return refused("queue_rows_max", self.queue_rows_max, "at least 1 row");
+        }
+        if self.queue_bytes_max == 0 {
+            return refused("queue_bytes_max", self.queue_bytes_max, "at least 1 byte");
         }
         Ok(())
     }
@@ -91,7 +85,22 @@ pub struct Output {
     pub squared_errors_input_units: Vec<f32>,
 }
 
-/// The batching layer. Cheap to clone; the threads end with the last clone, or with [`Batcher::drain`].
+/// How much was and is to be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Batches computed so far.
+    pub batches: u64,
+    /// Rows computed so far.
+    pub rows: u64,
+    /// Rows accepted and not yet computed.
+    pub waiting_rows: usize,
+    /// Bytes of requests, and of their answers, that are not yet answered.
+    pub waiting_bytes: usize,
+}
+
+/// The batching layer. Cheap to clone.
+///
+/// Its threads end with [`Batcher::drain`], or soon after the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Batcher {
     inner: Arc<Inner>,
@@ -100,27 +109,34 @@ pub struct Batcher {
 #[derive(Debug)]
 struct Inner {
     queue: Arc<Queue>,
+    /// None once they were joined.
     threads: Mutex<Option<ServingThreads>>,
 }
 
 impl Batcher {
     /// Starts `serving_threads` threads that pull.
+    ///
+    /// # Errors
+    /// If the system refuses a thread, or [`io::ErrorKind::InvalidInput`] for bounds that cannot be meant.
     pub fn start(config: BatchingConfig, serving_threads: usize) -> io::Result<Self> {
-        Self::start_with(config, serving_threads, Arc::new(compute))
+        Self::start_with(config, serving_threads, Compute::of_models())
     }
 
-    /// The same with another arithmetic, for tests of the queue.
-    fn start_with(config: BatchingConfig, serving_threads: usize, compute: Arc<Compute>) -> io::Result<Self> {
+    fn start_with(config: BatchingConfig, serving_threads: usize, compute: Compute) -> io::Result<Self> {
+        config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let queue = Arc::new(Queue::new(config, serving_threads));
         let pulled = Arc::clone(&queue);
-        let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, compute.as_ref()))?;
+        let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &compute));
+        // Those that did start end again.
+        let threads = threads.inspect_err(|_| queue.close())?;
         Ok(Self { inner: Arc::new(Inner { queue, threads: Mutex::new(Some(threads)) }) })
     }
 
-    /// Checks the width, queues, waits. Dropping the future drops what has not started.
+    /// Checks the width, queues, waits; an answer comes at the deadline at the latest. Dropping the future drops what has
+    /// not started.
     ///
-    /// # Errors
-    /// See [`BatchError`].
+    /// # Panics
+    /// With a deadline, outside of a tokio runtime that has a timer.
     pub async fn submit(
         &self,
         model: Arc<LoadedModel>,
@@ -128,46 +144,63 @@ impl Batcher {
         rows: Matrix,
         deadline: Option<Instant>,
     ) -> Result<Output, BatchError> {
-        let (expected, answered) = operation.columns(&model);
-        if rows.columns() != expected {
-            let what = if operation == Operation::Decode { "the code" } else { "the input" };
-            return Err(BatchError::Columns { what, got: rows.columns(), expected });
-        }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(BatchError::DeadlineExceeded);
-        }
-        let (reply, answer) = oneshot::channel();
-        self.inner.queue.admit(model, operation, Request::new(rows, answered, operation, deadline, reply))?;
+        let question = Question { model, operation, rows, deadline };
+        question.check(Instant::now())?;
+        let queue = &*self.inner.queue;
+        let Admitted { key, ticket, answer } = queue.admit(question)?;
+        let mut place = Place { queue, key, ticket, answered: false };
         let answer = match deadline {
             None => answer.await,
+            // On the way out the place is left: what has not started is forgotten.
             Some(deadline) => {
                 tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| BatchError::DeadlineExceeded)?
             }
         };
-        answer.map_err(|_| BatchError::WorkerLost)?
+        place.answered = true;
+        answer.unwrap_or(Err(BatchError::WorkerLost))
     }
 
-    /// Refuses new requests, answers those that were accepted, joins the threads. Blocking; again is harmless.
+    /// What was computed, and what waits.
+    pub fn stats(&self) -> Stats {
+        self.inner.queue.stats()
+    }
+
+    /// Refuses new requests, answers those that were accepted, joins the threads. Blocking; a second call does no harm.
     pub fn drain(&self) {
-        self.inner.drain();
-    }
-}
-
-impl Inner {
-    fn drain(&self) {
-        self.queue.close();
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(threads) = threads {
+        self.inner.queue.close();
+        // Held while joining: whoever drains at the same time returns when it is done, too.
+        let mut threads = lock(&self.inner.threads);
+        if let Some(threads) = threads.take() {
             threads.join();
         }
     }
 }
 
 impl Drop for Inner {
+    /// Nobody can be waiting any more, so the threads end after the batches that they are at. They are not joined: this
+    /// may be an async thread.
     fn drop(&mut self) {
-        self.drain();
+        self.queue.close();
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// A caller's place in its line; dropped without an answer, it leaves the line.
+struct Place<'a> {
+    queue: &'a Queue,
+    key: Key,
+    ticket: u64,
+    answered: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.queue.withdraw(&self.key, self.ticket);
+        }
+    }
+}
+
+/// A panic elsewhere leaves nothing half changed under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

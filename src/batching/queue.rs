@@ -1,218 +1,147 @@
-//! What waits: a queue per (version, operation), served in turn; admission is immediate or refused.
+//! What waits: admission, turns, and the end of it. One lock, held for moments; nothing is computed or freed under it.
 
-use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::policy;
-use super::reply::Request;
-use super::{BatchError, BatchingConfig, Operation};
-use crate::model::ModelKey;
-use crate::registry::LoadedModel;
+use tokio::sync::oneshot;
 
-/// A refused caller is told to come back no sooner and no later than this.
-const RETRY_MIN: Duration = Duration::from_millis(1);
-const RETRY_MAX: Duration = Duration::from_secs(10);
+use super::load::{Load, Pace};
+use super::policy::{Lines, Piece, Turn};
+use super::request::{Key, Question, Request};
+use super::{BatchError, BatchingConfig, Output, Stats, lock};
 
-/// Rows of requests that are computed together: one version, one operation.
-#[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) model: Arc<LoadedModel>,
-    pub(super) operation: Operation,
-    /// Each with the rows of it that are in this batch, one after the other.
-    pub(super) members: Vec<(Arc<Request>, Range<usize>)>,
-}
-
-impl Batch {
-    pub(super) fn rows(&self) -> usize {
-        self.members.iter().map(|(_, rows)| rows.len()).sum()
-    }
-}
-
-/// All queues, and the threads' bell.
+/// Waiting requests of all models and operations.
 #[derive(Debug)]
 pub(super) struct Queue {
     config: BatchingConfig,
     threads: usize,
+    load: Arc<Load>,
     state: Mutex<State>,
-    bell: Condvar,
+    /// Told when a line gets its first request, when a batch leaves some behind, and at the end.
+    work: Condvar,
+    batches: AtomicU64,
+    rows: AtomicU64,
 }
 
-type Key = (ModelKey, Operation);
-
-#[derive(Debug, Default)]
-struct State {
-    lines: HashMap<Key, Line>,
-    /// Lines that are not empty, in the order in which they are served.
-    turns: VecDeque<Key>,
-    rows: usize,
-    bytes: usize,
-    closed: bool,
-    /// Of one thread, by the last batches.
-    seconds_per_row: f64,
-}
-
-/// Requests for one version and operation, first come first served.
 #[derive(Debug)]
-struct Line {
-    model: Arc<LoadedModel>,
-    /// Each with the first row that has not been taken yet.
-    requests: VecDeque<(Arc<Request>, usize)>,
+struct State {
+    lines: Lines<Key, Arc<Request>>,
+    pace: Pace,
+    /// Nothing is accepted any more.
+    closed: bool,
+}
+
+/// Where an accepted request waits, and where its answer comes from.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) key: Key,
+    pub(super) ticket: u64,
+    pub(super) answer: oneshot::Receiver<Result<Output, BatchError>>,
 }
 
 impl Queue {
+    /// For `threads` threads that take from it.
     pub(super) fn new(config: BatchingConfig, threads: usize) -> Self {
-        Self { config, threads: threads.max(1), state: Mutex::default(), bell: Condvar::new() }
+        Self {
+            config,
+            threads,
+            load: Arc::default(),
+            state: Mutex::new(State { lines: Lines::new(), pace: Pace::default(), closed: false }),
+            work: Condvar::new(),
+            batches: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+        }
     }
 
-    /// Puts a request in line, or refuses it at once.
-    pub(super) fn admit(
-        &self,
-        model: Arc<LoadedModel>,
-        operation: Operation,
-        request: Request,
-    ) -> Result<(), BatchError> {
-        let rows = request.rows.rows();
-        let bytes = rows.saturating_mul(request.row_bytes());
+    /// Accepts a question that was checked, or refuses it at once.
+    pub(super) fn admit(&self, question: Question) -> Result<Admitted, BatchError> {
+        let (rows, bytes, key) = (question.rows.rows(), question.bytes(), question.key());
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         if rows > rows_max || bytes > bytes_max {
             return Err(BatchError::TooLarge { rows, bytes, rows_max, bytes_max });
         }
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if state.closed {
             return Err(BatchError::ShuttingDown);
         }
-        if state.rows + rows > rows_max || state.bytes + bytes > bytes_max {
-            // Callers that have left may still hold places.
-            state.sweep(Instant::now());
+        // Claims are made under this lock alone: these numbers can only fall meanwhile.
+        let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
+        if rows > rows_max.saturating_sub(waiting_rows) || bytes > bytes_max.saturating_sub(waiting_bytes) {
+            let retry_after = state.pace.time_for(waiting_rows, self.threads);
+            return Err(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after });
         }
-        if state.rows + rows > rows_max || state.bytes + bytes > bytes_max {
-            let seconds = state.rows as f64 * state.seconds_per_row / self.threads as f64;
-            let retry_after = Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_MAX).clamp(RETRY_MIN, RETRY_MAX);
-            return Err(BatchError::Full {
-                waiting_rows: state.rows,
-                waiting_bytes: state.bytes,
-                rows_max,
-                bytes_max,
-                retry_after,
-            });
-        }
-        state.rows += rows;
-        state.bytes += bytes;
-        let key = (model.key.clone(), operation);
-        let line = state.lines.entry(key.clone()).or_insert_with(|| Line { model, requests: VecDeque::new() });
-        let was_empty = line.requests.is_empty();
-        line.requests.push_back((Arc::new(request), 0));
-        if was_empty {
-            state.turns.push_back(key);
-        }
+        let (request, answer) = Request::new(question, &self.load);
+        let ticket = state.lines.push(key.clone(), request, rows);
         drop(state);
-        self.bell.notify_one();
-        Ok(())
+        self.work.notify_one();
+        Ok(Admitted { key, ticket, answer })
     }
 
-    /// The next batch; waits for one. `None` once the queue is closed and empty.
-    pub(super) fn next(&self) -> Option<Batch> {
-        let mut state = self.state();
-        loop {
-            if let Some(batch) = state.cut(self.config.batch_rows_max, Instant::now()) {
-                if !state.turns.is_empty() {
-                    self.bell.notify_one();
-                }
-                return Some(batch);
-            }
+    /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.
+    pub(super) fn take(&self, now: Instant) -> Option<Vec<Piece<Arc<Request>>>> {
+        let mut state = lock(&self.state);
+        let Turn { batch, dropped } = state.lines.next(self.config.batch_rows_max, |request| request.is_wanted(now));
+        let more = !state.lines.is_empty();
+        drop(state);
+        if more {
+            // What is left may have been announced once only, to this thread.
+            self.work.notify_one();
+        }
+        for request in dropped {
+            request.answer(Err(BatchError::DeadlineExceeded));
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// Blocks until something waits (true), or nothing does and nothing will (false).
+    pub(super) fn wait(&self) -> bool {
+        let mut state = lock(&self.state);
+        while state.lines.is_empty() {
             if state.closed {
-                return None;
+                return false;
             }
-            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        true
     }
 
-    /// Learns from a batch how long a row takes.
-    pub(super) fn served(&self, rows: usize, took: Duration) {
-        let seconds = took.as_secs_f64() / rows.max(1) as f64;
-        let mut state = self.state();
-        state.seconds_per_row =
-            if state.seconds_per_row == 0.0 { seconds } else { 0.9 * state.seconds_per_row + 0.1 * seconds };
+    /// Fails a request of which a piece went wrong, and forgets the rest of it.
+    pub(super) fn fail(&self, piece: &Piece<Arc<Request>>, error: BatchError) {
+        self.withdraw(&piece.request.question().key(), piece.ticket);
+        piece.request.answer(Err(error));
     }
 
-    /// Admits nothing more; the threads end when what was admitted is served.
+    /// Forgets what is left of a request, if anything is.
+    pub(super) fn withdraw(&self, key: &Key, ticket: u64) {
+        let withdrawn = lock(&self.state).lines.withdraw(key, ticket);
+        // After the lock: it may be the last to hold the rows.
+        drop(withdrawn);
+    }
+
+    /// Accepts nothing from now on; what was accepted still goes into batches.
     pub(super) fn close(&self) {
-        self.state().closed = true;
-        self.bell.notify_all();
+        lock(&self.state).closed = true;
+        self.work.notify_all();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts a batch that was computed.
+    pub(super) fn count(&self, rows: usize) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
-    /// Rows and bytes that wait.
-    #[cfg(test)]
-    pub(super) fn waiting(&self) -> (usize, usize) {
-        let state = self.state();
-        (state.rows, state.bytes)
+    /// Learns the pace from a batch whose answers are out.
+    pub(super) fn record(&self, now: Instant, rows: usize, busy: Duration) {
+        lock(&self.state).pace.record(now, rows, busy);
     }
-}
 
-impl State {
-    /// Cuts a batch from the line whose turn it is. A line that is not empty afterwards goes to the end of the turns.
-    fn cut(&mut self, rows_max: usize, now: Instant) -> Option<Batch> {
-        while let Some(key) = self.turns.pop_front() {
-            self.drop_unwanted(&key, now);
-            let Some(line) = self.lines.get_mut(&key) else { continue };
-            let wanted = line.requests.iter().map(|(request, next)| request.rows.rows() - next);
-            let taken = policy::cut(wanted, rows_max);
-            let mut members = Vec::with_capacity(taken.len());
-            for rows in taken {
-                let Some((request, next)) = line.requests.front_mut() else { break };
-                let range = *next..*next + rows;
-                *next = range.end;
-                self.rows -= rows;
-                self.bytes -= rows * request.row_bytes();
-                members.push((Arc::clone(request), range.clone()));
-                if range.end == request.rows.rows() {
-                    line.requests.pop_front();
-                }
-            }
-            if members.is_empty() {
-                self.lines.remove(&key);
-                continue;
-            }
-            let batch = Batch { model: Arc::clone(&line.model), operation: key.1, members };
-            if line.requests.is_empty() {
-                // No line outlives its requests: versions come and go.
-                self.lines.remove(&key);
-            } else {
-                self.turns.push_back(key);
-            }
-            return Some(batch);
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            batches: self.batches.load(Ordering::Relaxed),
+            rows: self.rows.load(Ordering::Relaxed),
+            waiting_rows: self.load.rows(),
+            waiting_bytes: self.load.bytes(),
         }
-        None
-    }
-
-    /// Drops the requests of a line whose callers have left or whose deadlines have passed.
-    fn drop_unwanted(&mut self, key: &Key, now: Instant) {
-        let Some(line) = self.lines.get_mut(key) else { return };
-        let (rows, bytes) = (&mut self.rows, &mut self.bytes);
-        line.requests.retain(|(request, next)| {
-            let wanted = request.is_wanted(now);
-            if !wanted {
-                let left = request.rows.rows() - next;
-                *rows -= left;
-                *bytes -= left * request.row_bytes();
-            }
-            wanted
-        });
-    }
-
-    /// The same for all lines.
-    fn sweep(&mut self, now: Instant) {
-        let keys: Vec<Key> = self.turns.iter().cloned().collect();
-        for key in &keys {
-            self.drop_unwanted(key, now);
-        }
-        self.turns.retain(|key| self.lines.get(key).is_some_and(|line| !line.requests.is_empty()));
-        self.lines.retain(|_, line| !line.requests.is_empty());
     }
 }

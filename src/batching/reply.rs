@@ -1,146 +1,223 @@
-//! A request, and its answer as it grows piece by piece.
+//! The answer of one request, put together from the pieces that batches computed, in the form in which it was asked.
 
+use std::mem::take;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
-use tokio::sync::oneshot;
+use super::{BatchError, Output};
+use crate::model::{Matrix, Reconstruction, Values};
+use crate::numeric::Lanes;
 
-use super::worker::Computed;
-use super::{BatchError, Operation, Output};
-use crate::model::{Matrix, Values};
-
-/// The rows of one caller. Its pieces may be computed by several threads at once.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) rows: Matrix,
-    deadline: Option<Instant>,
-    answered_columns: usize,
-    answer: Mutex<Answer>,
+/// Results of one batch.
+#[derive(Debug, Default)]
+pub(super) struct Computed {
+    /// Codes or rows.
+    pub(super) values: Lanes,
+    /// Reconstruct only: one per row.
+    pub(super) squared_errors: Vec<f32>,
+    /// Reconstruct only: one per row.
+    pub(super) squared_errors_input_units: Vec<f32>,
 }
 
+impl From<Lanes> for Computed {
+    fn from(values: Lanes) -> Self {
+        Self { values, ..Self::default() }
+    }
+}
+
+impl From<Reconstruction> for Computed {
+    fn from(reconstruction: Reconstruction) -> Self {
+        let Reconstruction { rows, squared_errors, squared_errors_input_units } = reconstruction;
+        Self { values: rows, squared_errors, squared_errors_input_units }
+    }
+}
+
+impl Computed {
+    /// Whether every number of every row is finite. Padding does not count.
+    pub(super) fn is_finite(&self) -> bool {
+        (0..self.values.columns()).all(|j| are_finite(self.values.column(j)))
+            && are_finite(&self.squared_errors)
+            && are_finite(&self.squared_errors_input_units)
+    }
+
+    /// The first row of `range` with a number that is not finite.
+    pub(super) fn first_not_finite(&self, range: Range<usize>) -> Option<usize> {
+        let number = |numbers: &[f32]| {
+            let numbers = numbers.get(range.clone()).unwrap_or_default();
+            numbers.iter().position(|value| !value.is_finite()).map(|row| range.start + row)
+        };
+        let columns = (0..self.values.columns()).filter_map(|j| number(self.values.column(j)));
+        columns.chain(number(&self.squared_errors)).chain(number(&self.squared_errors_input_units)).min()
+    }
+}
+
+/// All of them are looked at, without a way out: that is one vector operation for many.
+fn are_finite(numbers: &[f32]) -> bool {
+    numbers.iter().fold(true, |finite, value| finite & value.is_finite())
+}
+
+/// A request's answer as far as it goes.
 #[derive(Debug)]
-struct Answer {
-    /// Gone once the caller has been answered.
-    reply: Option<oneshot::Sender<Result<Output, BatchError>>>,
-    values: Buffer,
+pub(super) struct Assembly {
+    rows: usize,
+    rows_missing: usize,
+    /// Empty until the first piece is there: a request that waits holds no room for its answer.
+    values: Numbers,
     squared_errors: Vec<f32>,
     squared_errors_input_units: Vec<f32>,
-    rows_missing: usize,
 }
 
-/// Row-major, in the form in which the question came; empty until the first piece is there.
+/// Row-major numbers in one of the forms of [`Values`].
 #[derive(Debug)]
-enum Buffer {
+enum Numbers {
     Float32Le(Vec<u8>),
     Floats(Vec<f32>),
 }
 
-impl Request {
-    pub(super) fn new(
-        rows: Matrix,
-        answered_columns: usize,
-        operation: Operation,
-        deadline: Option<Instant>,
-        reply: oneshot::Sender<Result<Output, BatchError>>,
-    ) -> Self {
-        let values = match rows.values() {
-            Values::Float32Le(_) => Buffer::Float32Le(Vec::new()),
-            Values::Floats(_) => Buffer::Floats(Vec::new()),
+impl Assembly {
+    /// For `rows` rows; `form` is the question, whose form the answer takes.
+    pub(super) fn new(rows: usize, form: &Values) -> Self {
+        let values = match form {
+            Values::Float32Le(_) => Numbers::Float32Le(Vec::new()),
+            Values::Floats(_) => Numbers::Floats(Vec::new()),
         };
-        let errors = if operation == Operation::Reconstruct { rows.rows() } else { 0 };
-        let answer = Answer {
-            reply: Some(reply),
-            values,
-            squared_errors: vec![0.0; errors],
-            squared_errors_input_units: vec![0.0; errors],
-            rows_missing: rows.rows(),
-        };
-        Self { rows, deadline, answered_columns, answer: Mutex::new(answer) }
+        Self { rows, rows_missing: rows, values, squared_errors: Vec::new(), squared_errors_input_units: Vec::new() }
     }
 
-    /// Bytes of a row of the question and of the answer.
-    pub(super) fn row_bytes(&self) -> usize {
-        (self.rows.columns() + self.answered_columns) * 4
-    }
-
-    /// Whether it is still worth computing at `now`. One whose deadline has passed is told so.
-    pub(super) fn is_wanted(&self, now: Instant) -> bool {
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.fail(BatchError::DeadlineExceeded);
-        }
-        self.answer().reply.as_ref().is_some_and(|reply| !reply.is_closed())
-    }
-
-    /// Answers with an error, unless it has been answered.
-    pub(super) fn fail(&self, error: BatchError) {
-        if let Some(reply) = self.answer().reply.take() {
-            // A caller that has left needs no answer.
-            let _ = reply.send(Err(error));
-        }
-    }
-
-    /// Takes the results of the rows `piece`, which lie in `computed` from row `first` on; answers if they are the last.
-    pub(super) fn put(&self, piece: Range<usize>, computed: &Computed, first: usize) {
-        let source = first..first + piece.len();
-        let columns = self.answered_columns;
-        let numbers = piece.start * columns..piece.end * columns;
-        let total = self.rows.rows() * columns;
-        let mut answer = self.answer();
-        if answer.reply.is_none() {
-            return;
-        }
-        // One copy from the result to the reply.
-        let broken = match &mut answer.values {
-            Buffer::Float32Le(bytes) => {
-                bytes.resize(total * 4, 0);
-                let target = &mut bytes[numbers.start * 4..numbers.end * 4];
-                computed.values.store_le(source.clone(), target);
-                let (numbers, _) = target.as_chunks::<4>();
-                numbers.iter().position(|number| !f32::from_le_bytes(*number).is_finite())
+    /// Writes rows `rows` of the request, which are the rows from `first` on of the batch, to their place: the one copy
+    /// from the result to the answer. Pieces come in any order, each row once. The answer, once it is whole.
+    pub(super) fn add(
+        &mut self,
+        rows: Range<usize>,
+        computed: &Computed,
+        first: usize,
+    ) -> Option<Result<Output, BatchError>> {
+        let source = first..first + rows.len();
+        let columns = computed.values.columns();
+        let numbers = rows.start * columns..rows.end * columns;
+        match &mut self.values {
+            Numbers::Float32Le(bytes) => {
+                bytes.resize(self.rows * columns * 4, 0);
+                computed.values.store_le(source.clone(), &mut bytes[numbers.start * 4..numbers.end * 4]);
             }
-            Buffer::Floats(floats) => {
-                floats.resize(total, 0.0);
-                let target = &mut floats[numbers];
-                computed.values.store(source.clone(), target);
-                target.iter().position(|number| !number.is_finite())
+            Numbers::Floats(floats) => {
+                floats.resize(self.rows * columns, 0.0);
+                computed.values.store(source.clone(), &mut floats[numbers]);
             }
-        };
-        let mut broken_row = broken.map(|index| index / columns);
-        if let Some((errors, errors_input_units)) = &computed.errors {
-            answer.squared_errors[piece.clone()].copy_from_slice(&errors[source.clone()]);
-            answer.squared_errors_input_units[piece.clone()].copy_from_slice(&errors_input_units[source.clone()]);
-            let finite = |row: usize| errors[row].is_finite() && errors_input_units[row].is_finite();
-            broken_row = broken_row.or_else(|| source.clone().position(|row| !finite(row)));
         }
-        answer.rows_missing -= piece.len();
-        let result = match broken_row {
-            Some(row) => Err(BatchError::ResultNotFinite { row: piece.start + row }),
-            None if answer.rows_missing > 0 => return,
-            None => answer.output(self.rows.rows(), columns),
-        };
-        if let Some(reply) = answer.reply.take() {
-            let _ = reply.send(result);
+        for (errors, computed) in [
+            (&mut self.squared_errors, &computed.squared_errors),
+            (&mut self.squared_errors_input_units, &computed.squared_errors_input_units),
+        ] {
+            if !computed.is_empty() {
+                errors.resize(self.rows, 0.0);
+                errors[rows.clone()].copy_from_slice(&computed[source.clone()]);
+            }
         }
+        self.rows_missing -= rows.len();
+        (self.rows_missing == 0).then(|| self.take(columns))
     }
 
-    fn answer(&self) -> std::sync::MutexGuard<'_, Answer> {
-        // A panic while it was held failed the request; nothing of it is used again.
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take(&mut self, columns: usize) -> Result<Output, BatchError> {
+        let values = match &mut self.values {
+            Numbers::Float32Le(bytes) => Values::Float32Le(take(bytes).into()),
+            Numbers::Floats(floats) => Values::Floats(take(floats)),
+        };
+        // Neither fails: as many rows as the request, whose count came as 32 bits, and a width of the model.
+        let shape = (u32::try_from(self.rows), u32::try_from(columns));
+        let (Ok(rows), Ok(columns)) = shape else { return Err(BatchError::WorkerLost) };
+        Ok(Output {
+            matrix: Matrix::new(rows, columns, values)?,
+            squared_errors: take(&mut self.squared_errors),
+            squared_errors_input_units: take(&mut self.squared_errors_input_units),
+        })
     }
 }
 
-impl Answer {
-    fn output(&mut self, rows: usize, columns: usize) -> Result<Output, BatchError> {
-        let values = match &mut self.values {
-            Buffer::Float32Le(bytes) => Values::Float32Le(std::mem::take(bytes).into()),
-            Buffer::Floats(floats) => Values::Floats(std::mem::take(floats)),
-        };
-        Ok(Output {
-            // Rows came as u32, columns are at most the greatest width.
-            matrix: Matrix::new(rows as u32, columns as u32, values)?,
-            squared_errors: std::mem::take(&mut self.squared_errors),
-            squared_errors_input_units: std::mem::take(&mut self.squared_errors_input_units),
-        })
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Rows `rows` of a request whose number at (row, column) is `10 row + column`, from row `first` of a batch on.
+    fn computed(rows: Range<usize>, columns: usize, first: usize, errors: bool) -> Computed {
+        let mut values = Lanes::zeros(first + rows.len() + 3, columns);
+        let mut squared_errors = vec![0.0; if errors { values.rows() } else { 0 }];
+        for (place, row) in rows.enumerate() {
+            for column in 0..columns {
+                values.column_mut(column)[first + place] = (10 * row + column) as f32;
+            }
+            if errors {
+                squared_errors[first + place] = row as f32;
+            }
+        }
+        let squared_errors_input_units = squared_errors.iter().map(|error| error * 2.0).collect();
+        Computed { values, squared_errors, squared_errors_input_units }
+    }
+
+    fn expected(rows: usize, columns: usize) -> Vec<f32> {
+        (0..rows).flat_map(|row| (0..columns).map(move |column| (10 * row + column) as f32)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_in_any_order_make_the_whole(
+            sizes in prop::collection::vec(1_usize..20, 1..8),
+            order in any::<prop::sample::Index>(),
+            (columns, first) in (1_usize..5, 0_usize..20),
+            (as_bytes, errors) in (any::<bool>(), any::<bool>()),
+        ) {
+            let rows: usize = sizes.iter().sum();
+            let mut start = 0;
+            let mut pieces: Vec<Range<usize>> = sizes.iter().map(|size| {
+                start += size;
+                start - size..start
+            }).collect();
+            let shift = order.index(pieces.len());
+            pieces.rotate_left(shift);
+            let form = if as_bytes { Values::Float32Le(bytes::Bytes::new()) } else { Values::Floats(vec![]) };
+            let mut assembly = Assembly::new(rows, &form);
+            let mut answer = None;
+            for piece in pieces {
+                prop_assert!(answer.is_none(), "whole before its last piece");
+                answer = assembly.add(piece.clone(), &computed(piece, columns, first, errors), first);
+            }
+            let output = answer.expect("whole").expect("a matrix");
+            prop_assert_eq!((output.matrix.rows(), output.matrix.columns()), (rows, columns));
+            match output.matrix.values() {
+                Values::Float32Le(bytes) => {
+                    prop_assert!(as_bytes);
+                    let numbers = bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number));
+                    prop_assert_eq!(numbers.collect::<Vec<_>>(), expected(rows, columns));
+                }
+                Values::Floats(floats) => {
+                    prop_assert!(!as_bytes);
+                    prop_assert_eq!(floats, &expected(rows, columns));
+                }
+            }
+            let row_numbers: Vec<f32> = (0..if errors { rows } else { 0 }).map(|row| row as f32).collect();
+            let doubled: Vec<f32> = row_numbers.iter().map(|error| error * 2.0).collect();
+            prop_assert_eq!(output.squared_errors, row_numbers);
+            prop_assert_eq!(output.squared_errors_input_units, doubled);
+        }
+    }
+
+    #[test]
+    fn the_first_row_that_is_not_finite_is_found_within_its_range() {
+        let mut computed = computed(0..8, 3, 0, true);
+        assert!(computed.is_finite());
+        computed.values.column_mut(2)[4] = f32::NAN;
+        computed.squared_errors[6] = f32::INFINITY;
+        assert!(!computed.is_finite());
+        assert_eq!(computed.first_not_finite(0..8), Some(4));
+        assert_eq!(computed.first_not_finite(5..8), Some(6));
+        assert_eq!(computed.first_not_finite(0..4), None);
+    }
+
+    #[test]
+    fn padding_may_be_anything() {
+        let mut computed = computed(0..8, 3, 0, false);
+        computed.values.values_mut()[15] = f32::NAN;
+        assert!(computed.is_finite());
     }
 }

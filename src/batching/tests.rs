@@ -1,20 +1,30 @@
-//! The queue and its threads, with an arithmetic that the test controls.
+//! Tests of the whole layer, with arithmetic that echoes, blocks, panics or overflows on command.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
+use std::task::Poll;
 use std::time::Duration;
 
-use super::worker::Computed;
+use super::reply::Computed;
 use super::*;
-use crate::model::spec::{Loss, ModelSpec, NormalisationKind, RawModelSpec};
-use crate::model::{Artifact, Autoencoder, MatrixError, ModelKey, Normaliser, TiedLayer, Values, Version};
+use crate::model::normalisation::Normaliser;
+use crate::model::spec::RawModelSpec;
+use crate::model::{
+    Artifact, Autoencoder, Loss, MatrixError, ModelKey, ModelSpec, NormalisationKind, TiedLayer, Values, Version,
+};
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, Lanes};
 
-/// A model of 2 features and a code of 1, never used to compute.
-fn model(name: &str) -> Arc<LoadedModel> {
+const FEATURES: usize = 3;
+const CODE: usize = 2;
+
+/// A value in the first column that makes the echo panic, or answer infinity for its row.
+const PANICS: f32 = -1.0;
+const OVERFLOWS: f32 = -2.0;
+
+fn model(version: u64) -> Arc<LoadedModel> {
     let spec = ModelSpec::new(RawModelSpec {
-        widths: vec![2, 1],
+        widths: vec![FEATURES, CODE],
         encoder_activations: vec![Activation::Linear],
         decoder_activations: vec![Activation::Linear],
         loss: Loss::SquaredError,
@@ -22,366 +32,472 @@ fn model(name: &str) -> Arc<LoadedModel> {
         gain: false,
         feature_names: vec![],
     })
-    .expect("valid");
+    .expect("a specification");
+    let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
     let layer = TiedLayer {
-        weight: Weights::from_row_major(1, 2, vec![1.0, 0.0]),
-        encoder_bias: vec![0.0],
-        decoder_bias: vec![0.0; 2],
+        weight: Weights::from_row_major(CODE, FEATURES, vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.25]),
+        encoder_bias: vec![0.5, -0.5],
+        decoder_bias: vec![1.0, 2.0, 3.0],
         gain: None,
     };
-    let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
-    let key = ModelKey { name: name.parse().expect("a name"), version: Version::FIRST };
-    let artifact =
-        Artifact { model: Autoencoder::new(spec, normaliser, vec![layer]), report: None, sha256: String::new() };
-    Arc::new(LoadedModel { key, artifact, file_bytes: 0 })
+    Arc::new(LoadedModel {
+        key: ModelKey { name: "echo".parse().expect("a name"), version: Version::new(version).expect("a version") },
+        artifact: Artifact {
+            model: Autoencoder::new(spec, normaliser, vec![layer]),
+            report: None,
+            sha256: String::new(),
+        },
+        file_bytes: 0,
+    })
 }
 
-fn rows(values: &[f32]) -> Matrix {
-    Matrix::new((values.len() / 2) as u32, 2, Values::Floats(values.to_vec())).expect("whole rows")
-}
-
-fn floats(output: Output) -> Vec<f32> {
-    match output.matrix.into_values() {
-        Values::Floats(values) => values,
-        Values::Float32Le(_) => panic!("asked in floats"),
+fn widths(operation: Operation) -> (usize, usize) {
+    match operation {
+        Operation::Encode => (FEATURES, CODE),
+        Operation::Decode => (CODE, FEATURES),
+        Operation::Reconstruct => (FEATURES, FEATURES),
     }
 }
 
-/// The first feature as the code.
-fn echo(_: &LoadedModel, _: Operation, rows: &Lanes) -> Computed {
-    let mut values = Lanes::zeros(rows.rows(), 1);
-    values.column_mut(0).copy_from_slice(rows.column(0));
-    Computed { values, errors: None }
-}
-
-fn config() -> BatchingConfig {
-    BatchingConfig { batch_rows_max: 16, queue_rows_max: 1000, queue_bytes_max: 1 << 20 }
-}
-
-fn started(config: BatchingConfig, threads: usize, compute: Arc<Compute>) -> Batcher {
-    Batcher::start_with(config, threads, compute).expect("threads")
-}
-
-/// An arithmetic that waits at a gate: `entered` tells of each batch's rows, `open` lets one through.
-struct Gate {
-    entered: Mutex<mpsc::Receiver<usize>>,
-    open: mpsc::Sender<()>,
-}
-
-fn gated() -> (Gate, Arc<Compute>) {
-    let (tell, entered) = mpsc::channel();
-    let (open, opened) = mpsc::channel();
-    let (tell, opened) = (Mutex::new(tell), Mutex::new(opened));
-    let compute = move |model: &LoadedModel, operation, rows: &Lanes| {
-        tell.lock().expect("no panic").send(rows.rows()).expect("the test listens");
-        opened.lock().expect("no panic").recv().expect("the test opens");
-        echo(model, operation, rows)
+/// What the echo adds to every number: tells versions and operations apart.
+fn offset(model: &LoadedModel, operation: Operation) -> f32 {
+    let operation = match operation {
+        Operation::Encode => 0.25,
+        Operation::Decode => 0.5,
+        Operation::Reconstruct => 0.75,
     };
-    (Gate { entered: Mutex::new(entered), open }, Arc::new(compute))
+    operation + 100_000.0 * model.key.version.number() as f32
+}
+
+/// Every number of a row is the row's first plus the offset; the error of a row is its first number.
+fn echo(model: &LoadedModel, operation: Operation, batch: &Lanes) -> Computed {
+    let firsts = batch.column(0).to_vec();
+    assert!(!firsts.contains(&PANICS), "told to panic");
+    let mut values = Lanes::zeros(batch.rows(), widths(operation).1);
+    for j in 0..values.columns() {
+        for (value, first) in values.column_mut(j).iter_mut().zip(&firsts) {
+            *value = if *first == OVERFLOWS { f32::INFINITY } else { first + offset(model, operation) };
+        }
+    }
+    let squared_errors = if operation == Operation::Reconstruct { firsts } else { vec![] };
+    let squared_errors_input_units = squared_errors.iter().map(|error| error * 2.0).collect();
+    Computed { values, squared_errors, squared_errors_input_units }
+}
+
+/// The echo, which tells of every batch (its first column) before it computes it, and then waits for a word.
+struct Gate {
+    batches: Receiver<Vec<f32>>,
+    go: Sender<()>,
 }
 
 impl Gate {
-    fn entered(&self) -> usize {
-        self.entered.lock().expect("no panic").recv().expect("a batch comes")
+    fn new() -> (Self, Compute) {
+        let (entered, batches) = channel();
+        let (go, wait) = channel();
+        let wait = Mutex::new(wait);
+        let compute = Compute::new(move |model, operation, batch| {
+            let _ = entered.send(batch.column(0).to_vec());
+            // Without a gate any more everything passes.
+            let _: Result<(), _> = lock(&wait).recv();
+            echo(model, operation, batch)
+        });
+        (Self { batches, go }, compute)
     }
-    fn open(&self) {
-        self.open.send(()).expect("the worker waits");
+
+    /// The next batch has begun: its first column.
+    #[track_caller]
+    fn entered(&self) -> Vec<f32> {
+        self.batches.recv().expect("a batch")
+    }
+
+    fn release(&self) {
+        self.go.send(()).expect("a thread");
     }
 }
 
-/// Waits (bounded) until as many rows wait as expected: submitting is a task of its own.
-async fn until_waiting(batcher: &Batcher, rows: usize) {
-    for _ in 0..100_000 {
-        if batcher.inner.queue.waiting().0 == rows {
-            return;
-        }
-        tokio::task::yield_now().await;
-        std::thread::yield_now();
-    }
-    panic!("{} rows wait, expected {rows}", batcher.inner.queue.waiting().0);
+fn small_batches() -> BatchingConfig {
+    BatchingConfig { batch_rows_max: 16, ..BatchingConfig::default() }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn callers_get_their_own_rows_back() {
-    let room = BatchingConfig { queue_rows_max: 100_000, ..config() };
-    let batcher = started(room, 3, Arc::new(echo));
-    let models = [model("a"), model("b")];
-    let callers: Vec<_> = (0..200usize)
-        .map(|i| {
-            let (batcher, model) = (batcher.clone(), Arc::clone(&models[i % 2]));
+fn echoing(threads: usize) -> Batcher {
+    Batcher::start_with(small_batches(), threads, Compute::new(echo)).expect("starts")
+}
+
+/// One thread behind a gate, and busy with a batch of one row, 0.
+fn busy(config: BatchingConfig) -> (Batcher, Gate, Submission) {
+    let (gate, compute) = Gate::new();
+    let batcher = Batcher::start_with(config, 1, compute).expect("starts");
+    let mut first = submission(&batcher, Operation::Encode, matrix(FEATURES, &[0.0]), None);
+    assert!(admit(&mut first).is_none());
+    assert_eq!(gate.entered(), [0.0]);
+    (batcher, gate, first)
+}
+
+/// Rows whose numbers are all the same.
+fn matrix(columns: usize, firsts: &[f32]) -> Matrix {
+    let values = firsts.iter().flat_map(|first| std::iter::repeat_n(*first, columns)).collect();
+    Matrix::new(firsts.len() as u32, columns as u32, Values::Floats(values)).expect("a matrix")
+}
+
+fn as_bytes(matrix: &Matrix) -> Matrix {
+    let Values::Floats(floats) = matrix.values() else { panic!("floats") };
+    let bytes: Vec<u8> = floats.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let (rows, columns) = (matrix.rows() as u32, matrix.columns() as u32);
+    Matrix::new(rows, columns, Values::Float32Le(bytes.into())).expect("a matrix")
+}
+
+fn numbers(matrix: &Matrix) -> Vec<f32> {
+    match matrix.values() {
+        Values::Floats(floats) => floats.clone(),
+        Values::Float32Le(bytes) => bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect(),
+    }
+}
+
+type Submission = Pin<Box<dyn Future<Output = Result<Output, BatchError>> + Send>>;
+
+fn submission(batcher: &Batcher, operation: Operation, rows: Matrix, deadline: Option<Instant>) -> Submission {
+    let batcher = batcher.clone();
+    Box::pin(async move { batcher.submit(model(1), operation, rows, deadline).await })
+}
+
+/// Lets a submission come as far as it can without waiting: it is refused or queued. Its answer, if it has one.
+#[track_caller]
+fn admit(submission: &mut Submission) -> Option<Result<Output, BatchError>> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match submission.as_mut().poll(&mut context) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => None,
+    }
+}
+
+#[track_caller]
+fn queued(batcher: &Batcher, rows: Matrix) -> Submission {
+    let mut submission = submission(batcher, Operation::Encode, rows, None);
+    assert!(admit(&mut submission).is_none(), "it waits");
+    submission
+}
+
+#[track_caller]
+fn refused(batcher: &Batcher, operation: Operation, rows: Matrix) -> BatchError {
+    let mut submission = submission(batcher, operation, rows, None);
+    admit(&mut submission).expect("at once").expect_err("refused")
+}
+
+#[track_caller]
+fn check_echo(output: &Output, operation: Operation, model: &LoadedModel, firsts: &[f32]) {
+    let columns = widths(operation).1;
+    let expected: Vec<f32> =
+        firsts.iter().flat_map(|first| std::iter::repeat_n(first + offset(model, operation), columns)).collect();
+    assert_eq!((output.matrix.rows(), output.matrix.columns()), (firsts.len(), columns));
+    assert_eq!(numbers(&output.matrix), expected);
+    let errors: &[f32] = if operation == Operation::Reconstruct { firsts } else { &[] };
+    assert_eq!(output.squared_errors, errors);
+    assert_eq!(output.squared_errors_input_units, errors.iter().map(|error| error * 2.0).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_caller_gets_their_own_rows_back() {
+    let batcher = echoing(3);
+    let models: Vec<_> = (1..=3).map(model).collect();
+    let callers: Vec<_> = (0..300_usize)
+        .map(|caller| {
+            let (batcher, model) = (batcher.clone(), Arc::clone(&models[caller % 3]));
+            let operation = [Operation::Encode, Operation::Decode, Operation::Reconstruct][caller / 3 % 3];
+            let firsts: Vec<f32> = (0..=caller * 7 % 50).map(|row| (caller * 100 + row) as f32).collect();
             tokio::spawn(async move {
-                let values: Vec<f32> = (0..=i % 40).flat_map(|row| [(i * 100 + row) as f32, 0.0]).collect();
-                let output = batcher.submit(model, Operation::Encode, rows(&values), None).await.expect("served");
-                let expected: Vec<f32> = values.iter().step_by(2).copied().collect();
-                assert_eq!(floats(output), expected);
+                let rows = matrix(widths(operation).0, &firsts);
+                let in_bytes = caller % 2 == 0;
+                let rows = if in_bytes { as_bytes(&rows) } else { rows };
+                let output = batcher.submit(Arc::clone(&model), operation, rows, None).await.expect("an answer");
+                assert_eq!(
+                    matches!(output.matrix.values(), Values::Float32Le(_)),
+                    in_bytes,
+                    "the form of the question"
+                );
+                check_echo(&output, operation, &model, &firsts);
             })
         })
         .collect();
     for caller in callers {
         caller.await.expect("no panic");
     }
-    assert_eq!(batcher.inner.queue.waiting(), (0, 0));
+    let stats = batcher.stats();
+    assert_eq!((stats.waiting_rows, stats.waiting_bytes), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_wait_share_a_batch() {
-    let (gate, compute) = gated();
-    let batcher = started(config(), 1, compute);
-    let submit = |value: f32| {
-        let (batcher, model) = (batcher.clone(), model("a"));
-        tokio::spawn(async move { batcher.submit(model, Operation::Encode, rows(&[value, 0.0]), None).await })
-    };
-    let first = submit(0.0);
-    assert_eq!(gate.entered(), 1);
-    let others: Vec<_> = (1..=10u8).map(|i| submit(f32::from(i))).collect();
-    until_waiting(&batcher, 10).await;
-    gate.open();
-    assert_eq!(gate.entered(), 10, "all that waited, in one batch");
-    gate.open();
-    first.await.expect("no panic").expect("served");
-    for (i, other) in others.into_iter().enumerate() {
-        assert_eq!(floats(other.await.expect("no panic").expect("served")), [(i + 1) as f32]);
+async fn a_request_larger_than_a_batch_is_split_and_put_together() {
+    for threads in [1, 4] {
+        let batcher = echoing(threads);
+        let firsts: Vec<f32> = (0..1_003).map(|row| row as f32).collect();
+        let output = batcher.submit(model(1), Operation::Reconstruct, matrix(FEATURES, &firsts), None).await;
+        check_echo(&output.expect("an answer"), Operation::Reconstruct, &model(1), &firsts);
+        let stats = batcher.stats();
+        assert_eq!((stats.batches, stats.rows), (63, 1_003));
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_model_does_not_keep_a_small_one_waiting() {
-    let (gate, compute) = gated();
-    let batcher = started(config(), 1, compute);
-    let large = {
-        let batcher = batcher.clone();
-        tokio::spawn(async move { batcher.submit(model("large"), Operation::Encode, rows(&[0.0; 200]), None).await })
-    };
-    assert_eq!(gate.entered(), 16);
-    let small = {
-        let batcher = batcher.clone();
-        tokio::spawn(async move { batcher.submit(model("small"), Operation::Encode, rows(&[7.0, 0.0]), None).await })
-    };
-    until_waiting(&batcher, 85).await;
-    gate.open();
-    // The large request waited first, the small one's turn is next.
-    let mut sizes = vec![gate.entered()];
-    for _ in 0..6 {
-        gate.open();
-        sizes.push(gate.entered());
+#[tokio::test]
+async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
+    let batcher = Batcher::start(small_batches(), 2).expect("starts");
+    let model = model(1);
+    let firsts: Vec<f32> = (0..40).map(|row| row as f32 / 7.0).collect();
+    let mut alone = Lanes::zeros(1, FEATURES);
+    let rows = matrix(FEATURES, &firsts);
+    let codes = batcher.submit(Arc::clone(&model), Operation::Encode, rows.clone(), None).await.expect("codes");
+    let back = batcher.submit(Arc::clone(&model), Operation::Decode, codes.matrix.clone(), None).await.expect("rows");
+    let both = batcher.submit(Arc::clone(&model), Operation::Reconstruct, rows.clone(), None).await.expect("rows");
+    assert_eq!(back.matrix, both.matrix);
+    assert_eq!((both.squared_errors.len(), both.squared_errors_input_units.len()), (40, 40));
+    for row in 0..40 {
+        rows.load_into(row..row + 1, &mut alone, 0);
+        let code = model.artifact.model.encode(&alone);
+        assert_eq!(numbers(&codes.matrix)[row * CODE..][..CODE], [code.at(0, 0), code.at(0, 1)], "row {row}");
     }
-    gate.open();
-    assert!(sizes.iter().position(|rows| *rows == 1).expect("the small one") <= 1, "{sizes:?}");
-    assert_eq!(floats(small.await.expect("no panic").expect("served")), [7.0]);
-    assert_eq!(floats(large.await.expect("no panic").expect("served")), [0.0; 100]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
+async fn what_came_during_a_batch_forms_the_next() {
+    let (batcher, gate, first) = busy(small_batches());
+    let waiting: Vec<_> = (1..=10_u8).map(|row| queued(&batcher, matrix(FEATURES, &[f32::from(row)]))).collect();
+    gate.release();
+    gate.release();
+    first.await.expect("an answer");
+    for (row, submission) in (1..=10_u8).zip(waiting) {
+        check_echo(&submission.await.expect("an answer"), Operation::Encode, &model(1), &[f32::from(row)]);
+    }
+    let stats = batcher.stats();
+    assert_eq!((stats.batches, stats.rows), (2, 11));
+}
+
+#[tokio::test]
 async fn departed_callers_are_not_computed() {
-    let (gate, compute) = gated();
-    let batcher = started(config(), 1, compute);
-    let submit = |count: usize| {
-        let batcher = batcher.clone();
-        tokio::spawn(
-            async move { batcher.submit(model("a"), Operation::Encode, rows(&vec![1.0; count * 2]), None).await },
-        )
-    };
-    let first = submit(1);
-    assert_eq!(gate.entered(), 1);
-    let leaves = submit(5);
-    until_waiting(&batcher, 5).await;
-    let stays = submit(3);
-    until_waiting(&batcher, 8).await;
-    leaves.abort();
-    assert!(leaves.await.expect_err("aborted").is_cancelled());
-    gate.open();
-    assert_eq!(gate.entered(), 3, "only the one that stayed");
-    gate.open();
-    first.await.expect("no panic").expect("served");
-    stays.await.expect("no panic").expect("served");
+    let (batcher, gate, first) = busy(small_batches());
+    let departs = queued(&batcher, matrix(FEATURES, &[1.0]));
+    let stays = queued(&batcher, matrix(FEATURES, &[2.0]));
+    assert_eq!(batcher.stats().waiting_rows, 3);
+    drop(departs);
+    assert_eq!(batcher.stats().waiting_rows, 2, "its place is free at once");
+    gate.release();
+    gate.release();
+    first.await.expect("an answer");
+    assert_eq!(gate.entered(), [2.0]);
+    stays.await.expect("an answer");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn deadlines_are_kept_in_the_queue() {
-    let (gate, compute) = gated();
-    let batcher = started(config(), 1, compute);
-    let first = {
-        let batcher = batcher.clone();
-        tokio::spawn(async move { batcher.submit(model("a"), Operation::Encode, rows(&[1.0, 0.0]), None).await })
-    };
-    assert_eq!(gate.entered(), 1);
-    let soon = Instant::now() + Duration::from_millis(5);
-    let late = batcher.submit(model("a"), Operation::Encode, rows(&[2.0; 8]), Some(soon)).await;
-    assert_eq!(late, Err(BatchError::DeadlineExceeded));
-    let past = Instant::now();
-    let late = batcher.submit(model("a"), Operation::Encode, rows(&[2.0, 0.0]), Some(past)).await;
-    assert_eq!(late, Err(BatchError::DeadlineExceeded));
-    gate.open();
-    first.await.expect("no panic").expect("served");
-    let next = {
-        let batcher = batcher.clone();
-        tokio::spawn(async move { batcher.submit(model("a"), Operation::Encode, rows(&[3.0, 0.0]), None).await })
-    };
-    assert_eq!(gate.entered(), 1, "the expired rows are not computed");
-    gate.open();
-    next.await.expect("no panic").expect("served");
+#[tokio::test]
+async fn a_caller_that_departs_in_the_middle_leaves_the_rest_undone() {
+    let (batcher, gate, first) = busy(small_batches());
+    let firsts: Vec<f32> = (1_u8..=40).map(f32::from).collect();
+    let departs = queued(&batcher, matrix(FEATURES, &firsts));
+    let stays = queued(&batcher, matrix(FEATURES, &[99.0]));
+    gate.release();
+    assert_eq!(gate.entered(), firsts[..16]);
+    drop(departs);
+    gate.release();
+    assert_eq!(gate.entered(), [99.0]);
+    gate.release();
+    first.await.expect("an answer");
+    stays.await.expect("an answer");
+    assert_eq!(batcher.stats().waiting_bytes, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_refuses_at_once_and_makes_room_for_those_who_left() {
-    let (gate, compute) = gated();
-    let batcher = started(BatchingConfig { queue_rows_max: 10, ..config() }, 1, compute);
-    let submit = |count: usize| {
-        let batcher = batcher.clone();
-        tokio::spawn(
-            async move { batcher.submit(model("a"), Operation::Encode, rows(&vec![1.0; count * 2]), None).await },
-        )
-    };
-    let first = submit(1);
-    assert_eq!(gate.entered(), 1);
-    let waits = submit(8);
-    until_waiting(&batcher, 8).await;
-    let refused = batcher.submit(model("a"), Operation::Encode, rows(&[1.0; 6]), None).await;
-    match refused {
-        Err(BatchError::Full { waiting_rows: 8, rows_max: 10, retry_after, .. }) => {
-            assert!((RETRY.0..=RETRY.1).contains(&retry_after), "{retry_after:?}");
+#[test]
+fn expired_requests_are_dropped_when_their_turn_comes() {
+    let queue = Queue::new(small_batches(), 1);
+    let now = Instant::now();
+    let admitted: Vec<_> = [None, Some(now + Duration::from_secs(5)), Some(now + Duration::from_secs(50))]
+        .into_iter()
+        .zip([1.0, 2.0, 3.0])
+        .map(|(deadline, first)| {
+            let rows = matrix(FEATURES, &[first]);
+            let question = Question { model: model(1), operation: Operation::Encode, rows, deadline };
+            queue.admit(question).expect("room")
+        })
+        .collect();
+    let batch = queue.take(now + Duration::from_secs(5)).expect("a batch");
+    let tickets: Vec<u64> = batch.iter().map(|piece| piece.ticket).collect();
+    assert_eq!(tickets, [admitted[0].ticket, admitted[2].ticket]);
+    let [_, mut expired, _] = <[Admitted; 3]>::try_from(admitted).expect("three");
+    assert_eq!(expired.answer.try_recv().expect("answered").expect_err("late"), BatchError::DeadlineExceeded);
+    assert_eq!(queue.stats().waiting_rows, 2);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_the_wait_though_the_thread_is_busy() {
+    let (batcher, gate, first) = busy(small_batches());
+    let deadline = Some(Instant::now() + Duration::from_millis(5));
+    let late = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), deadline).await;
+    assert_eq!(late.expect_err("late"), BatchError::DeadlineExceeded);
+    assert_eq!(batcher.stats().waiting_rows, 1, "its place is free");
+    let past = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), Some(Instant::now())).await;
+    assert_eq!(past.expect_err("late"), BatchError::DeadlineExceeded);
+    gate.release();
+    first.await.expect("an answer");
+    assert_eq!(batcher.stats().rows, 1);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
+    let (batcher, gate, first) = busy(BatchingConfig { queue_rows_max: 10, ..small_batches() });
+    let waits = queued(&batcher, matrix(FEATURES, &[1.0; 6]));
+    match refused(&batcher, Operation::Encode, matrix(FEATURES, &[2.0; 4])) {
+        BatchError::Full { waiting_rows: 7, rows_max: 10, waiting_bytes, retry_after, .. } => {
+            assert_eq!(waiting_bytes, 7 * (FEATURES + CODE) * 4, "questions and answers");
+            assert!((Duration::from_millis(1)..=Duration::from_secs(10)).contains(&retry_after), "{retry_after:?}");
         }
-        other => panic!("{other:?}"),
+        other => panic!("{other}"),
     }
-    let never = batcher.submit(model("a"), Operation::Encode, rows(&[1.0; 22]), None).await;
-    assert!(matches!(never, Err(BatchError::TooLarge { rows: 11, rows_max: 10, .. })), "{never:?}");
-    waits.abort();
-    assert!(waits.await.is_err());
-    let fits = submit(3);
-    until_waiting(&batcher, 3).await;
-    gate.open();
-    assert_eq!(gate.entered(), 3);
-    gate.open();
-    first.await.expect("no panic").expect("served");
-    fits.await.expect("no panic").expect("served");
-}
-
-const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(10));
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_panic_fails_its_batch_and_the_thread_goes_on() {
-    let compute = |model: &LoadedModel, operation: Operation, rows: &Lanes| {
-        assert!(rows.at(0, 0) >= 0.0, "a bug");
-        echo(model, operation, rows)
-    };
-    let batcher = started(config(), 1, Arc::new(compute));
-    let lost = batcher.submit(model("a"), Operation::Encode, rows(&[-1.0, 0.0]), None).await;
-    assert_eq!(lost, Err(BatchError::WorkerLost));
-    let served = batcher.submit(model("a"), Operation::Encode, rows(&[4.0, 0.0]), None).await;
-    assert_eq!(floats(served.expect("served")), [4.0]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_members_numbers_do_not_touch_its_batch_mates() {
-    let (gate, compute) = gated();
-    let batcher = started(config(), 1, compute);
-    let submit = |values: Vec<f32>| {
-        let batcher = batcher.clone();
-        tokio::spawn(async move { batcher.submit(model("a"), Operation::Encode, rows(&values), None).await })
-    };
-    let first = submit(vec![0.0, 0.0]);
-    assert_eq!(gate.entered(), 1);
-    let nan = submit(vec![1.0, 0.0, 1.0, f32::NAN]);
-    until_waiting(&batcher, 2).await;
-    let good = submit(vec![5.0, 0.0]);
-    until_waiting(&batcher, 3).await;
-    gate.open();
-    assert_eq!(gate.entered(), 1, "the broken request never joins the batch");
-    gate.open();
-    first.await.expect("no panic").expect("served");
-    match nan.await.expect("no panic") {
-        Err(BatchError::Matrix(MatrixError::NotFinite { row: 1, column: 1, .. })) => {}
-        other => panic!("{other:?}"),
+    let fits = queued(&batcher, matrix(FEATURES, &[2.0; 3]));
+    gate.release();
+    gate.release();
+    for submission in [first, waits, fits] {
+        submission.await.expect("an answer");
     }
-    assert_eq!(floats(good.await.expect("no panic").expect("served")), [5.0]);
+    // Whoever has an answer finds the room that it took.
+    let again = queued(&batcher, matrix(FEATURES, &[3.0; 10]));
+    gate.release();
+    again.await.expect("an answer");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_is_not_finite_names_its_row() {
-    let compute = |model: &LoadedModel, operation: Operation, rows: &Lanes| {
-        let mut computed = echo(model, operation, rows);
-        for value in computed.values.column_mut(0) {
-            *value = if *value == 9.0 { f32::INFINITY } else { *value };
-        }
-        computed
-    };
-    let batcher = started(config(), 1, Arc::new(compute));
-    // 20 rows are two batches: the row of the request is named, not that of the batch.
-    let mut values = vec![0.0; 40];
-    values[36] = 9.0;
-    let broken = batcher.submit(model("a"), Operation::Encode, rows(&values), None).await;
-    assert_eq!(broken, Err(BatchError::ResultNotFinite { row: 18 }));
+#[tokio::test]
+async fn bytes_are_bounded_too() {
+    let row_bytes = (FEATURES + CODE) * 4;
+    let (batcher, gate, first) = busy(BatchingConfig { queue_bytes_max: 4 * row_bytes, ..small_batches() });
+    let error = refused(&batcher, Operation::Encode, matrix(FEATURES, &[1.0; 4]));
+    assert!(matches!(error, BatchError::Full { waiting_rows: 1, .. }), "{error}");
+    let error = refused(&batcher, Operation::Encode, matrix(FEATURES, &[1.0; 5]));
+    let expected = BatchError::TooLarge { rows: 5, bytes: 100, rows_max: 65_536, bytes_max: 80 };
+    assert_eq!(error, expected, "never admissible");
+    gate.release();
+    first.await.expect("an answer");
+}
+
+#[test]
+fn a_wrong_width_is_refused_before_it_waits() {
+    let batcher = echoing(1);
+    let expected = BatchError::Columns { what: "the code", got: FEATURES, expected: CODE };
+    assert_eq!(refused(&batcher, Operation::Decode, matrix(FEATURES, &[1.0])), expected);
+    for operation in [Operation::Encode, Operation::Reconstruct] {
+        let expected = BatchError::Columns { what: "the input", got: CODE, expected: FEATURES };
+        assert_eq!(refused(&batcher, operation, matrix(CODE, &[1.0])), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_fails_its_batch_alone() {
+    let (batcher, gate, first) = busy(small_batches());
+    let members: Vec<_> = [1.0, PANICS, 3.0].map(|row| queued(&batcher, matrix(FEATURES, &[row]))).into();
+    gate.release();
+    gate.release();
+    first.await.expect("an answer");
+    for member in members {
+        assert_eq!(member.await.expect_err("lost"), BatchError::WorkerLost);
+    }
+    let next = queued(&batcher, matrix(FEATURES, &[4.0]));
+    gate.release();
+    next.await.expect("the thread goes on");
+    assert_eq!(batcher.stats().waiting_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_panic_fails_the_whole_of_a_split_request() {
+    let batcher = echoing(1);
+    let mut firsts = vec![1.0; 500];
+    firsts[100] = PANICS;
+    let lost = batcher.submit(model(1), Operation::Encode, matrix(FEATURES, &firsts), None).await;
+    assert_eq!(lost.expect_err("lost"), BatchError::WorkerLost);
+    batcher.drain();
+    let stats = batcher.stats();
+    assert_eq!(stats.rows, 96, "six batches before it, and none after");
+    assert_eq!((stats.waiting_rows, stats.waiting_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn not_a_number_fails_its_own_request_alone() {
+    let not_finite = |row| MatrixError::NotFinite { row, column: 0, value: f32::INFINITY };
+    let (batcher, gate, first) = busy(BatchingConfig::default());
+    // A few rows are looked through before they wait.
+    let mut firsts = vec![1.0; 2_000];
+    firsts[7] = f32::INFINITY;
+    let error = refused(&batcher, Operation::Encode, matrix(FEATURES, &firsts[..10]));
+    assert_eq!(error, BatchError::Matrix(not_finite(7)));
+    // Many are, before they join a batch, whichever of them is wrong.
+    firsts[7] = 1.0;
+    firsts[1_999] = f32::INFINITY;
+    let before = queued(&batcher, matrix(FEATURES, &[2.0]));
+    let wrong = queued(&batcher, matrix(FEATURES, &firsts));
+    let after = queued(&batcher, matrix(FEATURES, &[3.0]));
+    for _ in 0..3 {
+        gate.release();
+    }
+    assert_eq!(wrong.await.expect_err("refused"), BatchError::Matrix(not_finite(1_999)));
+    for mate in [first, before, after] {
+        mate.await.expect("an answer");
+    }
+    assert_eq!(batcher.stats().rows, 3, "no row of it was computed");
+}
+
+#[tokio::test]
+async fn a_result_that_is_not_finite_fails_its_own_request_alone() {
+    let (batcher, gate, first) = busy(small_batches());
+    let before = queued(&batcher, matrix(FEATURES, &[1.0, 2.0]));
+    let mut firsts = [3.0; 20];
+    firsts[17] = OVERFLOWS;
+    let wrong = queued(&batcher, matrix(FEATURES, &firsts));
+    let after = queued(&batcher, matrix(FEATURES, &[4.0]));
+    for _ in 0..3 {
+        gate.release();
+    }
+    assert_eq!(wrong.await.expect_err("too large"), BatchError::ResultNotFinite { row: 17 });
+    check_echo(&before.await.expect("an answer"), Operation::Encode, &model(1), &[1.0, 2.0]);
+    check_echo(&after.await.expect("an answer"), Operation::Encode, &model(1), &[4.0]);
+    first.await.expect("an answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
-    let (gate, compute) = gated();
-    let batcher = started(config(), 1, compute);
-    let accepted: Vec<_> = (0..5)
-        .map(|_| {
-            let batcher = batcher.clone();
-            tokio::spawn(async move { batcher.submit(model("a"), Operation::Encode, rows(&[1.0; 40]), None).await })
-        })
-        .collect();
-    assert_eq!(gate.entered(), 16);
-    until_waiting(&batcher, 84).await;
+    let (batcher, gate, first) = busy(small_batches());
+    let mut accepted = vec![first];
+    accepted.extend((1..=40_u8).map(|row| queued(&batcher, matrix(FEATURES, &[f32::from(row)]))));
     batcher.inner.queue.close();
-    let refused = batcher.submit(model("a"), Operation::Encode, rows(&[1.0, 0.0]), None).await;
-    assert_eq!(refused, Err(BatchError::ShuttingDown));
-    for _ in 0..7 {
-        gate.open();
+    assert_eq!(refused(&batcher, Operation::Encode, matrix(FEATURES, &[41.0])), BatchError::ShuttingDown);
+    drop(gate);
+    batcher.drain();
+    for mut submission in accepted {
+        admit(&mut submission).expect("answered already").expect("an answer");
     }
-    let drained = batcher.clone();
-    tokio::task::spawn_blocking(move || {
-        drained.drain();
-        drained.drain();
-    })
-    .await
-    .expect("no panic");
-    for caller in accepted {
-        assert_eq!(floats(caller.await.expect("no panic").expect("answered")), [1.0; 20]);
-    }
-}
-
-/// Counts its end.
-struct Counted(Arc<AtomicUsize>);
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_threads_end_with_the_last_handle() {
-    let ended = Arc::new(AtomicUsize::new(0));
-    let counted = Counted(Arc::clone(&ended));
-    let batcher = started(
-        config(),
-        2,
-        Arc::new(move |model: &LoadedModel, operation, rows: &Lanes| {
-            let _ = &counted;
-            echo(model, operation, rows)
-        }),
-    );
-    drop(batcher.clone());
-    assert_eq!(ended.load(Ordering::SeqCst), 0);
-    tokio::task::spawn_blocking(move || drop(batcher)).await.expect("no panic");
-    assert_eq!(ended.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
-async fn a_wrong_width_is_refused_before_it_waits() {
-    let batcher = started(config(), 1, Arc::new(echo));
-    let wide = Matrix::new(1, 3, Values::Floats(vec![0.0; 3])).expect("whole");
-    let refused = batcher.submit(model("a"), Operation::Encode, wide.clone(), None).await;
-    assert_eq!(refused, Err(BatchError::Columns { what: "the input", got: 3, expected: 2 }));
-    let refused = batcher.submit(model("a"), Operation::Decode, wide, None).await;
-    assert_eq!(refused, Err(BatchError::Columns { what: "the code", got: 3, expected: 1 }));
+    batcher.drain();
+    assert_eq!(refused(&batcher, Operation::Encode, matrix(FEATURES, &[41.0])), BatchError::ShuttingDown);
 }
 
 #[test]
-fn bounds_that_admit_nothing_are_refused() {
-    let none = BatchingConfig { batch_rows_max: 0, ..BatchingConfig::default() };
-    assert_eq!(none.check(), Err(BadBatching { setting: "batch_rows_max" }));
-    assert_eq!(BatchingConfig::default().check(), Ok(()));
+fn dropping_the_last_handle_ends_the_threads() {
+    let (gate, compute) = Gate::new();
+    let batcher = Batcher::start_with(small_batches(), 3, compute).expect("starts");
+    let other = batcher.clone();
+    drop(batcher);
+    assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "one handle is left");
+    drop(other);
+    // The threads hold the other end of this channel, between them, until the last of them returns.
+    assert_eq!(gate.batches.recv(), Err(RecvError));
+}
+
+#[track_caller]
+fn check_bounds(config: BatchingConfig, expected: &str) {
+    assert_eq!(config.check().expect_err("refused").to_string(), expected);
+    assert_eq!(Batcher::start(config, 1).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn bounds_that_cannot_be_meant_are_refused() {
+    let default = BatchingConfig::default();
+    assert_eq!(default.check(), Ok(()));
+    for got in [0, 8, 100, 65_552] {
+        let expected = format!("batch_rows_max is {got}, expected a multiple of 16 from 16 to 65536 rows");
+        check_bounds(BatchingConfig { batch_rows_max: got, ..default }, &expected);
+    }
+    check_bounds(BatchingConfig { queue_rows_max: 0, ..default }, "queue_rows_max is 0, expected at least 1 row");
+    check_bounds(BatchingConfig { queue_bytes_max: 0, ..default }, "queue_bytes_max is 0, expected at least 1 byte");
+    assert_eq!(Batcher::start(default, 0).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
 }

@@ -1,0 +1,141 @@
+//! One caller's rows, from the moment they are accepted to their answer.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::load::{Claim, Load};
+use super::reply::{Assembly, Computed};
+use super::{BatchError, Operation, Output, lock};
+use crate::model::{Matrix, MatrixError, ModelKey};
+use crate::registry::LoadedModel;
+
+/// Larger requests are looked through for NaN on the compute threads: an async thread has some 50 µs for all it does.
+const INLINE_CHECK_BYTES_MAX: usize = 16 << 10;
+
+/// What a batch has in common.
+pub(super) type Key = (ModelKey, Operation);
+
+/// What a caller wants.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) model: Arc<LoadedModel>,
+    pub(super) operation: Operation,
+    pub(super) rows: Matrix,
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Question {
+    /// Refuses a wrong width, a deadline that has passed, and NaN in the rows if there are few.
+    pub(super) fn check(&self, now: Instant) -> Result<(), BatchError> {
+        let spec = self.model.artifact.model.spec();
+        let (what, expected) = match self.operation {
+            Operation::Encode | Operation::Reconstruct => ("the input", spec.features()),
+            Operation::Decode => ("the code", spec.code_length()),
+        };
+        if self.rows.columns() != expected {
+            return Err(BatchError::Columns { what, got: self.rows.columns(), expected });
+        }
+        if has_passed(self.deadline, now) {
+            return Err(BatchError::DeadlineExceeded);
+        }
+        if self.is_small() {
+            self.rows.check_finite()?;
+        }
+        Ok(())
+    }
+
+    fn is_small(&self) -> bool {
+        self.rows.bytes() <= INLINE_CHECK_BYTES_MAX
+    }
+
+    pub(super) fn key(&self) -> Key {
+        (self.model.key.clone(), self.operation)
+    }
+
+    /// What the question and its answer take in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let spec = self.model.artifact.model.spec();
+        let answer_columns = match self.operation {
+            Operation::Encode => spec.code_length(),
+            Operation::Decode => spec.features(),
+            // Two errors beside each row.
+            Operation::Reconstruct => spec.features() + 2,
+        };
+        self.rows.rows().saturating_mul(answer_columns * 4).saturating_add(self.rows.bytes())
+    }
+}
+
+fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {
+    deadline.is_some_and(|deadline| deadline <= now)
+}
+
+/// A question that was accepted.
+#[derive(Debug)]
+pub(super) struct Request {
+    question: Question,
+    claim: Claim,
+    /// Found out by the first thread that needs it.
+    finite: OnceLock<Result<(), MatrixError>>,
+    /// Taken by the answer. Locked for a moment only, also under the queue's lock.
+    sender: Mutex<Option<oneshot::Sender<Result<Output, BatchError>>>>,
+    /// Locked while rows are copied; never under the queue's lock.
+    assembly: Mutex<Assembly>,
+}
+
+impl Request {
+    /// A question that [`Question::check`] has let pass.
+    pub(super) fn new(
+        question: Question,
+        load: &Arc<Load>,
+    ) -> (Arc<Self>, oneshot::Receiver<Result<Output, BatchError>>) {
+        let (sender, receiver) = oneshot::channel();
+        let request = Self {
+            claim: Claim::new(load, question.rows.rows(), question.bytes()),
+            finite: if question.is_small() { OnceLock::from(Ok(())) } else { OnceLock::new() },
+            sender: Mutex::new(Some(sender)),
+            assembly: Mutex::new(Assembly::new(question.rows.rows(), question.rows.values())),
+            question,
+        };
+        (Arc::new(request), receiver)
+    }
+
+    pub(super) fn question(&self) -> &Question {
+        &self.question
+    }
+
+    /// Whether somebody waits for an answer that can still be in time.
+    pub(super) fn is_wanted(&self, now: Instant) -> bool {
+        !has_passed(self.question.deadline, now)
+            && lock(&self.sender).as_ref().is_some_and(|sender| !sender.is_closed())
+    }
+
+    /// Refuses NaN and infinities anywhere in the request.
+    pub(super) fn check_finite(&self) -> Result<(), MatrixError> {
+        self.finite.get_or_init(|| self.question.rows.check_finite()).clone()
+    }
+
+    /// Adds computed rows (see [`Assembly::add`]) and answers if they were the last.
+    pub(super) fn add(&self, rows: Range<usize>, computed: &Computed, first: usize) {
+        if lock(&self.sender).is_none() {
+            return; // Another piece has failed it.
+        }
+        self.claim.rows_done(rows.len());
+        let whole = lock(&self.assembly).add(rows, computed, first);
+        if let Some(answer) = whole {
+            self.answer(answer);
+        }
+    }
+
+    /// The first answer is the one that counts; a caller that left gets none.
+    pub(super) fn answer(&self, answer: Result<Output, BatchError>) {
+        let sender = lock(&self.sender).take();
+        if let Some(sender) = sender {
+            // Before the answer is out: whoever has it finds room for the next request.
+            self.claim.release();
+            let _ = sender.send(answer);
+        }
+    }
+}
