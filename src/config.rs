@@ -168,8 +168,9 @@ pub struct Settings {
 impl Settings {
     /// Reads this process's environment and the file, if one is named.
     pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
-        let variables: Vec<(String, String)> =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        let variables: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
         Self::from(args, &variables)
     }
 
@@ -179,41 +180,122 @@ impl Settings {
         let file = path.as_deref().map_or_else(|| Ok(toml::Table::new()), read)?;
         let mut layers = Layers { variables, path: path.unwrap_or_default(), file, told: Vec::new() };
 
-        let listen = layers.take("listen", args.listen.as_ref(), ADDRESS_DEFAULT, "an address and a port, for example 0.0.0.0:50051", |text| text.parse::<SocketAddr>().ok())?;
+        let listen = layers.take(
+            "listen",
+            args.listen.as_ref(),
+            ADDRESS_DEFAULT,
+            "an address and a port, for example 0.0.0.0:50051",
+            |text| text.parse::<SocketAddr>().ok(),
+        )?;
         let store = layers.take("store", args.store.as_ref(), "halfhitch-store", "a folder", |text| {
             (!text.is_empty()).then(|| PathBuf::from(text))
         })?;
         let defaults = ServerConfig::new(store.clone());
-        let message_bytes_max =
-            layers.bytes("message_bytes_max", args.message_bytes_max.as_ref(), defaults.message_bytes_max as u64, 1 << 10, 2 << 30)? as usize;
+        let message_bytes_max = layers.bytes(
+            "message_bytes_max",
+            args.message_bytes_max.as_ref(),
+            defaults.message_bytes_max as u64,
+            1 << 10,
+            2 << 30,
+        )? as usize;
         let batching = BatchingConfig {
-            batch_rows_max: layers.count("batch_rows_max", args.batch_rows_max.as_ref(), defaults.batching.batch_rows_max as u64, 1, 65_536)? as usize,
-            queue_rows_max: layers.count("queue_rows_max", args.queue_rows_max.as_ref(), defaults.batching.queue_rows_max as u64, 1, 1 << 32)? as usize,
-            queue_bytes_max: layers.bytes("queue_bytes_max", args.queue_bytes_max.as_ref(), defaults.batching.queue_bytes_max as u64, 1 << 10, 1 << 40)? as usize,
+            batch_rows_max: layers.count(
+                "batch_rows_max",
+                args.batch_rows_max.as_ref(),
+                defaults.batching.batch_rows_max as u64,
+                1,
+                65_536,
+            )? as usize,
+            queue_rows_max: layers.count(
+                "queue_rows_max",
+                args.queue_rows_max.as_ref(),
+                defaults.batching.queue_rows_max as u64,
+                1,
+                1 << 32,
+            )? as usize,
+            queue_bytes_max: layers.bytes(
+                "queue_bytes_max",
+                args.queue_bytes_max.as_ref(),
+                defaults.batching.queue_bytes_max as u64,
+                1 << 10,
+                1 << 40,
+            )? as usize,
         };
+        if let Err(bad) = batching.check() {
+            return Err(layers.refused(bad.setting, bad.got.to_string(), bad.expected));
+        }
         let threads_max = crate::executor::THREADS_MAX as u64;
         let executor = ExecutorConfig {
-            serving_threads: layers.count("serving_threads", args.serving_threads.as_ref(), defaults.executor.serving_threads as u64, 1, threads_max)? as usize,
-            training_threads: layers.count("training_threads", args.training_threads.as_ref(), defaults.executor.training_threads as u64, 1, threads_max)? as usize,
+            serving_threads: layers.count(
+                "serving_threads",
+                args.serving_threads.as_ref(),
+                defaults.executor.serving_threads as u64,
+                1,
+                threads_max,
+            )? as usize,
+            training_threads: layers.count(
+                "training_threads",
+                args.training_threads.as_ref(),
+                defaults.executor.training_threads as u64,
+                1,
+                threads_max,
+            )? as usize,
         };
         let registry = RegistryConfig {
-            resident_bytes_max: layers.bytes("resident_bytes_max", args.resident_bytes_max.as_ref(), defaults.registry.resident_bytes_max, 0, 1 << 50)?,
+            resident_bytes_max: layers.bytes(
+                "resident_bytes_max",
+                args.resident_bytes_max.as_ref(),
+                defaults.registry.resident_bytes_max,
+                0,
+                1 << 50,
+            )?,
         };
         let jobs = JobsConfig {
             folder: store.join("jobs"),
-            upload_idle_max: Duration::from_secs(layers.count("upload_idle_seconds_max", args.upload_idle_seconds_max.as_ref(), defaults.jobs.upload_idle_max.as_secs(), 1, 365 * 86_400)?),
-            open_jobs_max: layers.count("open_jobs_max", args.open_jobs_max.as_ref(), defaults.jobs.open_jobs_max as u64, 1, 100_000)? as usize,
-            ended_jobs_max: layers.count("ended_jobs_max", args.ended_jobs_max.as_ref(), defaults.jobs.ended_jobs_max as u64, 1, 100_000)? as usize,
-            spool_bytes_max: layers.bytes("spool_bytes_max", args.spool_bytes_max.as_ref(), defaults.jobs.spool_bytes_max, 1 << 10, 1 << 50)?,
+            upload_idle_max: Duration::from_secs(layers.count(
+                "upload_idle_seconds_max",
+                args.upload_idle_seconds_max.as_ref(),
+                defaults.jobs.upload_idle_max.as_secs(),
+                1,
+                365 * 86_400,
+            )?),
+            open_jobs_max: layers.count(
+                "open_jobs_max",
+                args.open_jobs_max.as_ref(),
+                defaults.jobs.open_jobs_max as u64,
+                1,
+                100_000,
+            )? as usize,
+            ended_jobs_max: layers.count(
+                "ended_jobs_max",
+                args.ended_jobs_max.as_ref(),
+                defaults.jobs.ended_jobs_max as u64,
+                1,
+                100_000,
+            )? as usize,
+            spool_bytes_max: layers.bytes(
+                "spool_bytes_max",
+                args.spool_bytes_max.as_ref(),
+                defaults.jobs.spool_bytes_max,
+                1 << 10,
+                1 << 50,
+            )?,
             training_threads: executor.training_threads,
         };
-        let shutdown_grace = Duration::from_secs(layers.count("shutdown_grace_seconds", args.shutdown_grace_seconds.as_ref(), defaults.shutdown_grace.as_secs(), 0, 86_400)?);
+        let shutdown_grace = Duration::from_secs(layers.count(
+            "shutdown_grace_seconds",
+            args.shutdown_grace_seconds.as_ref(),
+            defaults.shutdown_grace.as_secs(),
+            0,
+            86_400,
+        )?);
         let log = layers.take("log", args.log.as_ref(), "info", "a filter", |text| Some(text.to_owned()))?;
-        let log_format = layers.take("log_format", args.log_format.as_ref(), "human", "human or json", |text| match text {
-            "human" => Some(LogFormat::Human),
-            "json" => Some(LogFormat::Json),
-            _ => None,
-        })?;
+        let log_format =
+            layers.take("log_format", args.log_format.as_ref(), "human", "human or json", |text| match text {
+                "human" => Some(LogFormat::Human),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            })?;
         let (told, warnings) = layers.finish()?;
         let server = ServerConfig { store, message_bytes_max, batching, executor, jobs, registry, shutdown_grace };
         Ok(Self { listen, server, log, log_format, warnings, told })
@@ -308,12 +390,33 @@ impl Layers<'_> {
         }
     }
 
-    fn count(&mut self, name: &'static str, flag: Option<&String>, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    fn count(
+        &mut self,
+        name: &'static str,
+        flag: Option<&String>,
+        default: u64,
+        min: u64,
+        max: u64,
+    ) -> Result<u64, ConfigError> {
         self.number(name, flag, default, min..=max, |text| text.parse().ok(), "a whole number")
     }
 
-    fn bytes(&mut self, name: &'static str, flag: Option<&String>, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    fn bytes(
+        &mut self,
+        name: &'static str,
+        flag: Option<&String>,
+        default: u64,
+        min: u64,
+        max: u64,
+    ) -> Result<u64, ConfigError> {
         self.number(name, flag, default, min..=max, parse_bytes, "bytes (KiB, MiB, GiB are understood)")
+    }
+
+    /// A value that the layer it belongs to refuses.
+    fn refused(&self, setting: &'static str, got: String, expected: &str) -> ConfigError {
+        let origin =
+            self.told.iter().find(|(name, ..)| *name == setting).map_or(Source::Default, |(.., origin)| origin.clone());
+        ConfigError::Value { setting, origin, got, expected: expected.to_owned() }
     }
 
     /// Nothing may be left over: a key that no setting has is a mistake.
@@ -331,7 +434,8 @@ impl Layers<'_> {
                 || names.iter().any(|name| variable == format!("HALFHITCH_{}", name.to_uppercase()))
         };
         let unknown = self.variables.iter().filter(|(name, _)| name.starts_with("HALFHITCH_") && !known(name));
-        let warnings = unknown.map(|(name, _)| format!("variable {name} is not a setting and changes nothing")).collect();
+        let warnings =
+            unknown.map(|(name, _)| format!("variable {name} is not a setting and changes nothing")).collect();
         Ok((self.told, warnings))
     }
 }
@@ -371,8 +475,7 @@ mod tests {
     #[test]
     fn a_flag_is_stronger_than_a_variable_and_that_than_the_file() {
         let (_folder, mut args) = with_file("batch_rows_max = 32\nqueue_rows_max = 33\nopen_jobs_max = 34\n");
-        let variables =
-            variables(&[("HALFHITCH_BATCH_ROWS_MAX", "64"), ("HALFHITCH_QUEUE_ROWS_MAX", "65")]);
+        let variables = variables(&[("HALFHITCH_BATCH_ROWS_MAX", "64"), ("HALFHITCH_QUEUE_ROWS_MAX", "65")]);
         args.batch_rows_max = Some("128".to_owned());
         let settings = Settings::from(&args, &variables).expect("valid");
         assert_eq!(settings.server.batching.batch_rows_max, 128);

@@ -32,7 +32,9 @@ pub enum CliError {
     #[error("{}", explain(.0))]
     Status(Box<Status>),
     /// There is no server.
-    #[error("no server answers at {url}: {reason}\n  start one with `halfhitch serve`, or say where it is with --server URL")]
+    #[error(
+        "no server answers at {url}: {reason}\n  start one with `halfhitch serve`, or say where it is with --server URL"
+    )]
     NoServer {
         /// Where it was looked for.
         url: String,
@@ -101,13 +103,19 @@ impl Context {
     pub(super) async fn channel(&self) -> Result<Channel, CliError> {
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|error| {
-                CliError::Usage(format!("--server {:?} is no URL ({error}), expected for example http://host:50051", self.url))
+                CliError::Usage(format!(
+                    "--server {:?} is no URL ({error}), expected for example http://host:50051",
+                    self.url
+                ))
             })?
             .connect_timeout(Duration::from_secs(10))
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .tcp_nodelay(true);
-        endpoint.connect().await.map_err(|error| CliError::NoServer { url: self.url.clone(), reason: innermost(&error) })
+        endpoint
+            .connect()
+            .await
+            .map_err(|error| CliError::NoServer { url: self.url.clone(), reason: innermost(&error) })
     }
 
     pub(super) async fn autoencoder(&self) -> Result<AutoencoderServiceClient<Channel>, CliError> {

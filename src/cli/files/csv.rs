@@ -36,7 +36,9 @@ pub(super) fn open(path: &str, input: Input, options: &ReadOptions) -> Result<Bo
             let known = if names.is_empty() { "it has no header".to_owned() } else { names.join(", ") };
             return Err(content(
                 path,
-                format!("column {column:?} to drop is not there: expected a number from 1 to {fields} or a name ({known})"),
+                format!(
+                    "column {column:?} to drop is not there: expected a number from 1 to {fields} or a name ({known})"
+                ),
             ));
         };
         dropped.push(index);

@@ -195,17 +195,24 @@ impl RowReader for Binary {
             return Err(content(&self.path, format!("it ends after {got} rows, its header promises {}", self.rows)));
         }
         self.rows_read += wanted as u64;
-        let values: Vec<f32> = bytes
-            .chunks_exact(self.kind.bytes())
-            .map(|number| self.kind.number(number, self.big_endian))
-            .collect();
+        let values: Vec<f32> =
+            bytes.chunks_exact(self.kind.bytes()).map(|number| self.kind.number(number, self.big_endian)).collect();
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             let row = self.rows_read - wanted as u64 + (index / self.columns) as u64 + 1;
             let column = index % self.columns + 1;
-            return Err(content(&self.path, format!("row {row}, column {column} is {}, expected a finite number", values[index])));
+            return Err(content(
+                &self.path,
+                format!("row {row}, column {column} is {}, expected a finite number", values[index]),
+            ));
         }
-        if wanted > 0 && self.rows_read == self.rows && !self.input.fill_buf().map_err(|source| FileError::Io { path: self.path.clone(), source })?.is_empty() {
-            return Err(content(&self.path, format!("it goes on after the {} rows that its header promises", self.rows)));
+        if wanted > 0
+            && self.rows_read == self.rows
+            && !self.input.fill_buf().map_err(|source| FileError::Io { path: self.path.clone(), source })?.is_empty()
+        {
+            return Err(content(
+                &self.path,
+                format!("it goes on after the {} rows that its header promises", self.rows),
+            ));
         }
         Ok(values)
     }

@@ -31,7 +31,9 @@ pub(super) fn open(path: &str, mut input: Input) -> Result<Box<dyn RowReader>, F
         Some([count]) => {
             return Err(content(
                 path,
-                format!("it is one row of numbers (shape ({count},)), expected two dimensions: save it with reshape(-1, d)"),
+                format!(
+                    "it is one row of numbers (shape ({count},)), expected two dimensions: save it with reshape(-1, d)"
+                ),
             ));
         }
         _ => return Err(content(path, format!("its shape is {shape}, expected (rows, columns)"))),
@@ -85,9 +87,8 @@ fn value<'a>(path: &str, header: &'a str, key: &str) -> Result<&'a str, FileErro
 
 fn kind(path: &str, descr: &str) -> Result<(Kind, bool), FileError> {
     let text = descr.trim_matches(['\'', '"']);
-    let unknown = || {
-        content(path, format!("its numbers are {descr}, expected f4, f8, or whole numbers of 1 to 8 bytes"))
-    };
+    let unknown =
+        || content(path, format!("its numbers are {descr}, expected f4, f8, or whole numbers of 1 to 8 bytes"));
     let (order, kind) = text.split_at_checked(1).ok_or_else(unknown)?;
     let big_endian = match order {
         "<" | "|" | "=" => false,
@@ -114,7 +115,10 @@ fn kind(path: &str, descr: &str) -> Result<(Kind, bool), FileError> {
 fn turned(mut binary: Binary) -> Result<Box<dyn RowReader>, FileError> {
     let (rows, columns) = (binary.rows, binary.columns);
     if rows.saturating_mul(columns as u64 * 4) > FORTRAN_BYTES_MAX {
-        return Err(content(&binary.path, "it is in Fortran order and too large to turn: save it with np.ascontiguousarray"));
+        return Err(content(
+            &binary.path,
+            "it is in Fortran order and too large to turn: save it with np.ascontiguousarray",
+        ));
     }
     // As if it had the shape of its transpose.
     (binary.rows, binary.columns) = (columns as u64, rows as usize);

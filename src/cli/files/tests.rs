@@ -83,7 +83,11 @@ fn bad_csv_names_the_line_and_the_field() {
 #[test]
 fn npy_is_read_in_every_type_and_order() {
     check_read(&npy("<f4", "False", "(2, 2)", &floats(&[1.0, 2.0, 3.0, 4.0])), &[1.0, 2.0, 3.0, 4.0], 2);
-    check_read(&npy("<f4", "True", "(2, 3)", &floats(&[1.0, 4.0, 2.0, 5.0, 3.0, 6.0])), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
+    check_read(
+        &npy("<f4", "True", "(2, 3)", &floats(&[1.0, 4.0, 2.0, 5.0, 3.0, 6.0])),
+        &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        3,
+    );
     check_read(&npy("|u1", "False", "(1, 3)", &[0, 128, 255]), &[0.0, 128.0, 255.0], 3);
     check_read(&npy("|i1", "False", "(1, 2)", &[0xff, 1]), &[-1.0, 1.0], 2);
     check_read(&npy(">i2", "False", "(1, 2)", &[0xff, 0xfe, 0, 3]), &[-2.0, 3.0], 2);

@@ -1,0 +1,80 @@
+//! Rows that are sent chunk by chunk: from files, or from memory.
+
+use super::files::{self, FileError, ReadOptions, RowReader};
+use crate::rpc::pb::RowRole;
+
+/// Bytes of the values of a chunk or a request: large enough to be fast, far below the server's limit.
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
+
+/// Rows of a chunk. A function of the width alone, so that an upload that goes on later cuts the same chunks.
+pub(super) fn chunk_rows(columns: usize) -> usize {
+    (CHUNK_BYTES / (4 * columns.max(1))).max(1)
+}
+
+/// Something to train on that can be read again from the beginning.
+pub(super) enum Source {
+    /// Training files and test files.
+    Files { training: Vec<String>, test: Vec<String>, options: ReadOptions },
+    /// Rows in memory, row-major.
+    Memory { training: Vec<f32>, test: Vec<f32> },
+}
+
+/// A chunk and what it is for.
+pub(super) type Chunk = (RowRole, Vec<f32>);
+
+impl Source {
+    /// Calls `found` with each chunk in turn, until it says false.
+    pub(super) async fn each<F: Future<Output = bool>>(
+        &self,
+        columns: usize,
+        mut found: impl FnMut(Chunk) -> F,
+    ) -> Result<(), FileError> {
+        match self {
+            Self::Memory { training, test } => {
+                for (role, values) in [(RowRole::Training, training), (RowRole::Test, test)] {
+                    for chunk in values.chunks(chunk_rows(columns) * columns) {
+                        if !found((role, chunk.to_vec())).await {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            Self::Files { training, test, options } => {
+                for (role, paths) in [(RowRole::Training, training), (RowRole::Test, test)] {
+                    for path in paths {
+                        let mut reader = files::open(path, options)?;
+                        check_columns(path, reader.as_ref(), columns)?;
+                        loop {
+                            let values = reader.next_block(chunk_rows(columns))?;
+                            if values.is_empty() {
+                                break;
+                            }
+                            if !found((role, values)).await {
+                                return Ok(());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a second reading is possible.
+    pub(super) fn can_be_read_again(&self) -> bool {
+        match self {
+            Self::Memory { .. } => true,
+            Self::Files { training, test, .. } => !training.iter().chain(test).any(|path| path == "-"),
+        }
+    }
+}
+
+fn check_columns(path: &str, reader: &dyn RowReader, columns: usize) -> Result<(), FileError> {
+    if reader.columns() == columns {
+        return Ok(());
+    }
+    Err(FileError::Content {
+        path: path.to_owned(),
+        reason: format!("its rows have {} numbers, expected {columns}", reader.columns()),
+    })
+}

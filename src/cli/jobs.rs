@@ -1,0 +1,115 @@
+//! `halfhitch jobs`.
+
+use clap::Subcommand;
+
+use super::client::Context;
+use super::train::Display;
+use super::{CliError, report};
+use crate::rpc::pb;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JobsCommand {
+    /// All jobs that the server remembers, newest first
+    List,
+    /// One job
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Follow a job until it has ended
+    Watch {
+        /// Its id
+        id: String,
+    },
+    /// Stop a job; its rows are removed
+    Cancel {
+        /// Its id
+        id: String,
+    },
+}
+
+pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), CliError> {
+    let mut client = context.jobs().await?;
+    match command {
+        JobsCommand::List => {
+            let mut page_token = String::new();
+            let mut any = false;
+            loop {
+                let page = client.list_jobs(pb::ListJobsRequest { page_size: 0, page_token }).await?.into_inner();
+                for job in page.jobs {
+                    if context.json {
+                        println!("{}", report::job_json(&job));
+                        continue;
+                    }
+                    if !any {
+                        println!("{:<36}  {:<10} {:<24} {:>10}  version", "id", "state", "model", "rows");
+                    }
+                    any = true;
+                    let version = if job.version == 0 { String::new() } else { job.version.to_string() };
+                    println!(
+                        "{:<36}  {:<10} {:<24} {:>10}  {version}",
+                        job.id,
+                        state(&job),
+                        job.model_name,
+                        job.row_count
+                    );
+                }
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+        JobsCommand::Show { id } => {
+            let job = client.get_job(pb::GetJobRequest { id }).await?.into_inner().job;
+            tell(context, &job.unwrap_or_default());
+            Ok(())
+        }
+        JobsCommand::Watch { id } => {
+            let mut news = client.watch_job(pb::WatchJobRequest { id }).await?.into_inner();
+            let mut display = Display::new(context.json);
+            let mut last = pb::Job::default();
+            while let Some(message) = news.message().await? {
+                last = message.job.unwrap_or_default();
+                display.progress(&last);
+            }
+            display.finish();
+            tell(context, &last);
+            if last.state() == pb::JobState::Succeeded {
+                Ok(())
+            } else {
+                Err(CliError::Failed(format!("job {} ended as {}", last.id, state(&last))))
+            }
+        }
+        JobsCommand::Cancel { id } => {
+            let job = client.cancel_job(pb::CancelJobRequest { id }).await?.into_inner().job;
+            tell(context, &job.unwrap_or_default());
+            Ok(())
+        }
+    }
+}
+
+fn state(job: &pb::Job) -> String {
+    report::short(job.state().as_str_name(), "JOB_STATE_")
+}
+
+fn tell(context: &Context, job: &pb::Job) {
+    if context.json {
+        println!("{}", report::job_json(job));
+        return;
+    }
+    println!("job {} for {}: {}", job.id, job.model_name, state(job));
+    println!("  rows: {} to train on, {} to test on, in {} chunks", job.row_count, job.test_row_count, job.chunk_count);
+    if let Some(progress) = &job.progress {
+        println!("  epoch {} of {}, training loss {:.4}", progress.epoch, progress.epoch_count, progress.training_loss);
+    }
+    if job.version > 0 {
+        println!("  published: {}@{}", job.model_name, job.version);
+    }
+    if !job.failure.is_empty() {
+        println!("  because: {}", job.failure);
+    }
+    if job.state() == pb::JobState::Uploading && !job.idempotency_key.is_empty() {
+        println!("  to go on: halfhitch train ... --idempotency-key {}", job.idempotency_key);
+    }
+}

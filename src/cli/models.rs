@@ -1,0 +1,322 @@
+//! `halfhitch models`.
+
+use std::io::Write;
+use std::path::Path;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::client::{Context, model_ref};
+use super::data::CHUNK_BYTES;
+use super::{CliError, report};
+use crate::rpc::pb;
+use crate::rpc::pb::import_model_version_request::Message as Import;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ModelsCommand {
+    /// All models, or all versions of one
+    List {
+        /// A model, for its versions
+        name: Option<String>,
+    },
+    /// One version: shape, sizes, training report
+    Show {
+        /// NAME, NAME@VERSION or NAME@ALIAS
+        model: String,
+    },
+    /// Remove a version for good
+    Delete {
+        /// NAME@VERSION
+        model: String,
+    },
+    /// Publish a safetensors file as a new version
+    Import {
+        /// The model to publish it under
+        name: String,
+        /// The file
+        file: String,
+    },
+    /// Write the safetensors file of a version
+    Export {
+        /// NAME, NAME@VERSION or NAME@ALIAS
+        model: String,
+        /// Where to; - for standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: String,
+    },
+    /// Point names at versions
+    #[command(subcommand)]
+    Alias(AliasCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AliasCommand {
+    /// Point an alias at a version
+    Set {
+        /// NAME@VERSION
+        model: String,
+        /// The alias
+        alias: String,
+        /// Only if it points at this version now (0: only if it is new)
+        #[arg(long, value_name = "VERSION")]
+        expected: Option<u64>,
+    },
+    /// Remove an alias; the version stays
+    Delete {
+        /// NAME
+        name: String,
+        /// The alias
+        alias: String,
+        /// Only if it points at this version now
+        #[arg(long, value_name = "VERSION")]
+        expected: Option<u64>,
+    },
+}
+
+pub(super) async fn run(context: &Context, command: ModelsCommand) -> Result<(), CliError> {
+    match command {
+        ModelsCommand::List { name: None } => list(context).await,
+        ModelsCommand::List { name: Some(name) } => versions(context, name).await,
+        ModelsCommand::Show { model } => show(context, &model).await,
+        ModelsCommand::Delete { model } => delete(context, &model).await,
+        ModelsCommand::Import { name, file } => import(context, name, &file).await,
+        ModelsCommand::Export { model, output } => export(context, &model, &output).await,
+        ModelsCommand::Alias(command) => alias(context, command).await,
+    }
+}
+
+async fn list(context: &Context) -> Result<(), CliError> {
+    let mut client = context.models().await?;
+    let mut page_token = String::new();
+    let mut any = false;
+    loop {
+        let page = client.list_models(pb::ListModelsRequest { page_size: 0, page_token }).await?.into_inner();
+        for model in page.models {
+            let aliases: Vec<String> =
+                model.aliases.iter().map(|alias| format!("{}={}", alias.alias, alias.version)).collect();
+            if context.json {
+                let aliases: serde_json::Map<_, _> =
+                    model.aliases.iter().map(|alias| (alias.alias.clone(), json!(alias.version))).collect();
+                println!(
+                    "{}",
+                    json!({
+                        "name": model.name,
+                        "latest_version": model.latest_version,
+                        "version_count": model.version_count,
+                        "aliases": aliases,
+                    })
+                );
+            } else {
+                if !any {
+                    println!("{:<32} {:>8} {:>8}  aliases", "name", "latest", "versions");
+                }
+                println!(
+                    "{:<32} {:>8} {:>8}  {}",
+                    model.name,
+                    model.latest_version,
+                    model.version_count,
+                    aliases.join(" ")
+                );
+            }
+            any = true;
+        }
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if !any && !context.json {
+        println!("no models yet: halfhitch train NAME FILE --code LENGTH");
+    }
+    Ok(())
+}
+
+async fn versions(context: &Context, name: String) -> Result<(), CliError> {
+    let mut client = context.models().await?;
+    let mut page_token = String::new();
+    let mut any = false;
+    loop {
+        let request = pb::ListModelVersionsRequest { name: name.clone(), page_size: 0, page_token };
+        let page = client.list_model_versions(request).await?.into_inner();
+        for version in page.versions {
+            if context.json {
+                println!("{}", report::version_json(&version));
+                continue;
+            }
+            if !any {
+                println!("{:>8}  {:<28} {:>12}  {:<24} aliases", "version", "widths", "file", "published");
+            }
+            any = true;
+            println!(
+                "{:>8}  {:<28} {:>12}  {:<24} {}",
+                version.version,
+                widths(version.spec.as_ref()),
+                report::bytes(version.file_bytes),
+                version.create_time.map(|time| time.to_string()).unwrap_or_default(),
+                version.aliases.join(" ")
+            );
+        }
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+fn widths(spec: Option<&pb::ModelSpec>) -> String {
+    let widths = spec.map(|spec| spec.widths.as_slice()).unwrap_or_default();
+    widths.iter().map(ToString::to_string).collect::<Vec<_>>().join("-")
+}
+
+async fn show(context: &Context, model: &str) -> Result<(), CliError> {
+    let request = pb::GetModelVersionRequest { model: Some(model_ref(model)?) };
+    let version = context.models().await?.get_model_version(request).await?.into_inner().version.unwrap_or_default();
+    if context.json {
+        println!("{}", report::version_json(&version));
+        return Ok(());
+    }
+    let names = |numbers: &[i32]| -> String {
+        let names: Vec<String> = numbers
+            .iter()
+            .map(|number| pb::Activation::try_from(*number).map_or("?", |one| one.as_str_name()))
+            .map(|name| report::short(name, "ACTIVATION_"))
+            .collect();
+        names.join(", ")
+    };
+    println!("{} version {}", version.name, version.version);
+    if let Some(spec) = &version.spec {
+        println!("  widths: {}", widths(Some(spec)));
+        println!(
+            "  encoder: {}; decoder (as it undoes each): {}",
+            names(&spec.encoder_activations),
+            names(&spec.decoder_activations)
+        );
+        println!(
+            "  loss: {}, normalisation: {}{}",
+            report::short(spec.loss().as_str_name(), "LOSS_"),
+            report::short(spec.normalisation().as_str_name(), "NORMALISATION_"),
+            if spec.gain { ", with gain" } else { "" }
+        );
+    }
+    println!(
+        "  size: {} of tensors, {} untied; file {}; sha256 {}",
+        report::bytes(version.tensor_bytes),
+        report::bytes(version.untied_tensor_bytes),
+        report::bytes(version.file_bytes),
+        version.sha256
+    );
+    println!(
+        "  published: {}{}",
+        version.create_time.map(|time| time.to_string()).unwrap_or_default(),
+        if version.aliases.is_empty() { String::new() } else { format!("; aliases: {}", version.aliases.join(" ")) }
+    );
+    let code_length = version.spec.as_ref().and_then(|spec| spec.widths.last().copied()).unwrap_or_default();
+    for line in version.training_report.iter().flat_map(|one| report::report_lines(one, code_length as usize)) {
+        println!("  {line}");
+    }
+    Ok(())
+}
+
+/// A model with a version number: what changes something must not guess.
+fn exact(model: &str) -> Result<(String, u64), CliError> {
+    match model_ref(model)? {
+        pb::ModelRef { name, selector: Some(pb::model_ref::Selector::Version(version)) } => Ok((name, version)),
+        _ => Err(CliError::Usage(format!("{model:?}: expected NAME@VERSION with a version number"))),
+    }
+}
+
+async fn delete(context: &Context, model: &str) -> Result<(), CliError> {
+    let (name, version) = exact(model)?;
+    let request = pb::DeleteModelVersionRequest { name: name.clone(), version };
+    context.models().await?.delete_model_version(request).await?;
+    if context.json {
+        println!("{}", json!({ "deleted": { "name": name, "version": version } }));
+    } else {
+        println!("{name} version {version} is removed; its number never comes back");
+    }
+    Ok(())
+}
+
+async fn import(context: &Context, name: String, path: &str) -> Result<(), CliError> {
+    let file = std::fs::read(path).map_err(|error| CliError::Failed(format!("{path}: {error}")))?;
+    let target = Import::Target(pb::ImportTarget { name });
+    let file = bytes::Bytes::from(file);
+    let chunks = (0..file.len())
+        .step_by(CHUNK_BYTES)
+        .map(move |at| Import::Chunk(file.slice(at..file.len().min(at + CHUNK_BYTES))));
+    let messages =
+        std::iter::once(target).chain(chunks).map(|message| pb::ImportModelVersionRequest { message: Some(message) });
+    let answer = context.models().await?.import_model_version(tokio_stream::iter(messages)).await?.into_inner();
+    let version = answer.version.unwrap_or_default();
+    if context.json {
+        println!("{}", report::version_json(&version));
+    } else {
+        println!("{} version {} is published ({})", version.name, version.version, widths(version.spec.as_ref()));
+    }
+    Ok(())
+}
+
+async fn export(context: &Context, model: &str, output: &str) -> Result<(), CliError> {
+    let request = pb::ExportModelVersionRequest { model: Some(model_ref(model)?) };
+    let mut chunks = context.models().await?.export_model_version(request).await?.into_inner();
+    let failed = |error: std::io::Error| CliError::Failed(format!("{output}: {error}"));
+    // Beside its place and moved there when it is whole: nobody sees half a file.
+    let folder = Path::new(output).parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = if output == "-" { None } else { Some(tempfile::NamedTempFile::new_in(folder).map_err(failed)?) };
+    let (mut written, mut expected, mut version) = (0u64, None, 0);
+    while let Some(message) = chunks.message().await? {
+        match &mut file {
+            Some(file) => file.write_all(&message.chunk).map_err(failed)?,
+            None => std::io::stdout().write_all(&message.chunk).map_err(failed)?,
+        }
+        written += message.chunk.len() as u64;
+        (expected, version) = (Some(message.file_bytes), message.version);
+    }
+    if expected != Some(written) {
+        return Err(CliError::Failed(format!(
+            "the server sent {written} bytes, expected {}",
+            expected.unwrap_or_default()
+        )));
+    }
+    match file {
+        Some(file) => {
+            file.persist(output).map_err(|error| failed(error.error))?;
+        }
+        None => return std::io::stdout().flush().map_err(failed),
+    }
+    if context.json {
+        println!("{}", json!({ "model": model, "version": version, "file_bytes": written, "output": output }));
+    } else {
+        println!("{output}: version {version}, {}", report::bytes(written));
+    }
+    Ok(())
+}
+
+async fn alias(context: &Context, command: AliasCommand) -> Result<(), CliError> {
+    let mut client = context.models().await?;
+    match command {
+        AliasCommand::Set { model, alias, expected } => {
+            let (name, version) = exact(&model)?;
+            let request =
+                pb::SetAliasRequest { name: name.clone(), alias: alias.clone(), version, expected_version: expected };
+            let before = client.set_alias(request).await?.into_inner().previous_version;
+            if context.json {
+                println!("{}", json!({ "name": name, "alias": alias, "version": version, "previous_version": before }));
+            } else {
+                let moved = if before == 0 { String::new() } else { format!(" (before: {before})") };
+                println!("{name}@{alias} is version {version} now{moved}");
+            }
+        }
+        AliasCommand::Delete { name, alias, expected } => {
+            let request =
+                pb::DeleteAliasRequest { name: name.clone(), alias: alias.clone(), expected_version: expected };
+            client.delete_alias(request).await?;
+            if context.json {
+                println!("{}", json!({ "deleted": { "name": name, "alias": alias } }));
+            } else {
+                println!("{name}@{alias} is removed");
+            }
+        }
+    }
+    Ok(())
+}

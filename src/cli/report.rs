@@ -1,0 +1,180 @@
+//! Reports for people and for programs.
+
+use serde_json::{Value, json};
+
+use super::draw;
+use crate::rpc::pb;
+
+/// The lines that tell how good a model is.
+pub(super) fn evaluation_lines(name: &str, evaluation: &pb::Evaluation, code_length: usize) -> Vec<String> {
+    let ratio = evaluation.squared_error / evaluation.pca_squared_error;
+    let mut lines = vec![
+        format!(
+            "{name}: reconstruction error {:.4} a row, PCA with {code_length} components {:.4} (ratio {ratio:.3}), {} rows",
+            evaluation.squared_error, evaluation.pca_squared_error, evaluation.rows
+        ),
+        format!(
+            "{:width$}  in input units {:.6}, PCA {:.6}; variance explained {:.2} %, PCA {:.2} %",
+            "",
+            evaluation.squared_error_input_units,
+            evaluation.pca_squared_error_input_units,
+            100.0 * evaluation.explained_variance,
+            100.0 * evaluation.pca_explained_variance,
+            width = name.len()
+        ),
+    ];
+    if let Some(floor) = evaluation.loss_floor {
+        lines.push(format!(
+            "{:width$}  cross-entropy {:.4} nats a row, {:.4} above the floor that the data set",
+            "",
+            evaluation.loss,
+            evaluation.loss - floor,
+            width = name.len()
+        ));
+    }
+    lines
+}
+
+/// A whole training report.
+pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(validation) = &report.validation {
+        lines.extend(evaluation_lines("validation", validation, code_length));
+    }
+    if let Some(test) = &report.test {
+        lines.extend(evaluation_lines("test", test, code_length));
+    }
+    lines.push(format!(
+        "training: {} rows, {} epochs in {:.1} s, best after epoch {}, batch {} rows, peak learning rate {}, seed {}",
+        report.training_rows,
+        report.epochs.len(),
+        report.duration_seconds,
+        report.best_epoch,
+        report.batch_rows,
+        report.learning_rate,
+        report.seed
+    ));
+    let losses: Vec<f64> =
+        report.epochs.iter().map(|epoch| epoch.validation_loss.unwrap_or(epoch.training_loss)).collect();
+    if losses.len() > 1 {
+        let what = if report.validation.is_some() { "validation loss" } else { "training loss" };
+        lines.push(format!(
+            "{what} by epoch: {} {:.4} to {:.4}",
+            draw::sparkline(&losses, 60),
+            losses[0],
+            losses[losses.len() - 1]
+        ));
+    }
+    lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    lines
+}
+
+pub(super) fn evaluation_json(evaluation: &pb::Evaluation) -> Value {
+    json!({
+        "rows": evaluation.rows,
+        "loss": evaluation.loss,
+        "squared_error": evaluation.squared_error,
+        "squared_error_input_units": evaluation.squared_error_input_units,
+        "pca_squared_error": evaluation.pca_squared_error,
+        "pca_squared_error_input_units": evaluation.pca_squared_error_input_units,
+        "explained_variance": evaluation.explained_variance,
+        "pca_explained_variance": evaluation.pca_explained_variance,
+        "loss_floor": evaluation.loss_floor,
+    })
+}
+
+pub(super) fn report_json(report: &pb::TrainingReport) -> Value {
+    json!({
+        "epochs": report.epochs.iter().map(|epoch| json!({
+            "epoch": epoch.epoch,
+            "training_loss": epoch.training_loss,
+            "validation_loss": epoch.validation_loss,
+        })).collect::<Vec<_>>(),
+        "best_epoch": report.best_epoch,
+        "validation": report.validation.as_ref().map(evaluation_json),
+        "test": report.test.as_ref().map(evaluation_json),
+        "training_rows": report.training_rows,
+        "pca_rows": report.pca_rows,
+        "data_sha256": report.data_sha256,
+        "seed": report.seed,
+        "duration_seconds": report.duration_seconds,
+        "software": report.software,
+        "job_id": report.job_id,
+        "batch_rows": report.batch_rows,
+        "learning_rate": report.learning_rate,
+        "notes": report.notes,
+    })
+}
+
+pub(super) fn version_json(version: &pb::ModelVersion) -> Value {
+    let spec = version.spec.as_ref();
+    let activations = |numbers: &[i32]| -> Vec<&'static str> {
+        numbers.iter().map(|number| enum_word(pb::Activation::try_from(*number).map(|a| a.as_str_name()))).collect()
+    };
+    json!({
+        "name": version.name,
+        "version": version.version,
+        "aliases": version.aliases,
+        "created": version.create_time.as_ref().map(ToString::to_string),
+        "widths": spec.map(|spec| &spec.widths),
+        "encoder_activations": spec.map(|spec| activations(&spec.encoder_activations)),
+        "decoder_activations": spec.map(|spec| activations(&spec.decoder_activations)),
+        "loss": spec.map(|spec| spec.loss().as_str_name()),
+        "normalisation": spec.map(|spec| spec.normalisation().as_str_name()),
+        "gain": spec.map(|spec| spec.gain),
+        "feature_names": spec.map(|spec| &spec.feature_names),
+        "file_bytes": version.file_bytes,
+        "tensor_bytes": version.tensor_bytes,
+        "untied_tensor_bytes": version.untied_tensor_bytes,
+        "sha256": version.sha256,
+        "training_report": version.training_report.as_ref().map(report_json),
+    })
+}
+
+fn enum_word<E>(name: Result<&'static str, E>) -> &'static str {
+    name.unwrap_or("UNKNOWN")
+}
+
+/// The value of an enumeration without its prefix, in small letters.
+pub(super) fn short(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_lowercase().replace('_', "-")
+}
+
+pub(super) fn job_json(job: &pb::Job) -> Value {
+    json!({
+        "id": job.id,
+        "model_name": job.model_name,
+        "state": job.state().as_str_name(),
+        "created": job.create_time.as_ref().map(ToString::to_string),
+        "updated": job.update_time.as_ref().map(ToString::to_string),
+        "upload_expires": job.upload_expire_time.as_ref().map(ToString::to_string),
+        "chunk_count": job.chunk_count,
+        "row_count": job.row_count,
+        "test_row_count": job.test_row_count,
+        "progress": job.progress.as_ref().map(|progress| json!({
+            "epoch": progress.epoch,
+            "epoch_count": progress.epoch_count,
+            "step": progress.step,
+            "step_count": progress.step_count,
+            "training_loss": progress.training_loss,
+            "validation_loss": progress.validation_loss,
+            "rows_per_second": progress.rows_per_second,
+            "time_left_seconds": progress.time_left.as_ref().map(|left| left.seconds),
+            "explained_variance": progress.explained_variance,
+            "pca_explained_variance": progress.pca_explained_variance,
+        })),
+        "version": job.version,
+        "failure": job.failure,
+        "idempotency_key": job.idempotency_key,
+        "training_report": job.training_report.as_ref().map(report_json),
+    })
+}
+
+/// Bytes for people.
+pub(super) fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} bytes"),
+        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        _ => format!("{:.2} MB", count as f64 / 1e6),
+    }
+}

@@ -1,0 +1,207 @@
+//! `halfhitch encode`, `decode`, `reconstruct`: a file in, a file out, in order, with a few requests in flight.
+
+use futures_util::stream::{self, StreamExt};
+use serde_json::json;
+use tonic::transport::Channel;
+
+use super::client::{Context, matrix, model_ref, numbers};
+use super::data::chunk_rows;
+use super::files::{self, Format, RowReader};
+use super::train::ReadArgs;
+use super::{CliError, report};
+use crate::rpc::pb;
+use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+
+/// Requests under way at once.
+const REQUESTS_MAX: usize = 4;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  halfhitch encode digits rows.npy -o codes.npy     the newest version\n  halfhitch encode digits@prod rows.csv             the version behind an alias, CSV to standard output\n  halfhitch decode digits@3 codes.npy -o rows.npy   codes belong to the version that made them"
+)]
+pub(super) struct RowsArgs {
+    /// NAME, NAME@VERSION or NAME@ALIAS
+    model: String,
+    /// Rows: .csv, .npy or IDX, plain or gzip; - for standard input
+    file: String,
+    #[command(flatten)]
+    write: WriteArgs,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReconstructArgs {
+    #[command(flatten)]
+    rows: RowsArgs,
+    /// Write the error of each row here: normalised space, input units
+    #[arg(long, value_name = "FILE")]
+    errors: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct WriteArgs {
+    /// Where results go; .npy or .csv by its name
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: String,
+    /// Format of the results, where the name does not say it
+    #[arg(long, value_enum)]
+    output_format: Option<Format>,
+}
+
+/// An answer of any of the three calls.
+struct Answer {
+    version: u64,
+    values: Vec<f32>,
+    columns: usize,
+    errors: Vec<f32>,
+    errors_input_units: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+enum Call {
+    Encode,
+    Decode,
+    Reconstruct,
+}
+
+async fn call(
+    mut client: AutoencoderServiceClient<Channel>,
+    call: Call,
+    model: pb::ModelRef,
+    columns: usize,
+    values: Vec<f32>,
+) -> Result<Answer, CliError> {
+    let (model, rows) = (Some(model), Some(matrix(columns, &values)));
+    let (version, matrix, errors, errors_input_units) = match call {
+        Call::Encode => {
+            let answer = client.encode(pb::EncodeRequest { model, rows }).await?.into_inner();
+            (answer.version, answer.codes, Vec::new(), Vec::new())
+        }
+        Call::Decode => {
+            let answer = client.decode(pb::DecodeRequest { model, codes: rows }).await?.into_inner();
+            (answer.version, answer.rows, Vec::new(), Vec::new())
+        }
+        Call::Reconstruct => {
+            let answer = client.reconstruct(pb::ReconstructRequest { model, rows }).await?.into_inner();
+            (answer.version, answer.rows, answer.squared_errors, answer.squared_errors_input_units)
+        }
+    };
+    let (values, columns) = numbers(matrix)?;
+    Ok(Answer { version, values, columns, errors, errors_input_units })
+}
+
+pub(super) async fn encode(context: &Context, args: RowsArgs) -> Result<(), CliError> {
+    run(context, Call::Encode, args, |_| Ok(())).await.map(|_| ())
+}
+
+pub(super) async fn decode(context: &Context, args: RowsArgs) -> Result<(), CliError> {
+    run(context, Call::Decode, args, |_| Ok(())).await.map(|_| ())
+}
+
+pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Result<(), CliError> {
+    let mut file = args.errors.as_deref().map(|path| files::create(path, None)).transpose()?;
+    let (mut sum, mut sum_input_units, mut rows) = (0.0, 0.0, 0usize);
+    let model = args.rows.model.clone();
+    let version = run(context, Call::Reconstruct, args.rows, |answer| {
+        sum += answer.errors.iter().map(|error| f64::from(*error)).sum::<f64>();
+        sum_input_units += answer.errors_input_units.iter().map(|error| f64::from(*error)).sum::<f64>();
+        rows += answer.errors.len();
+        if let Some(file) = &mut file {
+            let pairs: Vec<f32> =
+                answer.errors.iter().zip(&answer.errors_input_units).flat_map(|(a, b)| [*a, *b]).collect();
+            file.write(&pairs, 2)?;
+        }
+        Ok(())
+    })
+    .await?;
+    if let Some(file) = file {
+        file.finish()?;
+    }
+    let (mean, mean_input_units) = (sum / rows.max(1) as f64, sum_input_units / rows.max(1) as f64);
+    if context.json {
+        eprintln!(
+            "{}",
+            json!({
+                "model": model,
+                "version": version,
+                "rows": rows,
+                "squared_error": mean,
+                "squared_error_input_units": mean_input_units,
+            })
+        );
+    } else {
+        eprintln!(
+            "{rows} rows: reconstruction error {mean:.6} a row (in input units {mean_input_units:.6}), version {version}"
+        );
+    }
+    Ok(())
+}
+
+/// Sends a file through a call and writes the results in order; returns the version that served them.
+async fn run(
+    context: &Context,
+    kind: Call,
+    args: RowsArgs,
+    mut seen: impl FnMut(&Answer) -> Result<(), CliError>,
+) -> Result<u64, CliError> {
+    let model = model_ref(&args.model)?;
+    let mut reader = files::open(&args.file, &args.read.options())?;
+    let columns = reader.columns();
+    let block_rows = chunk_rows(columns);
+    let client = context.autoencoder().await?;
+    // The first answer says which version serves; the rest of the file stays with it.
+    let first = reader.next_block(block_rows)?;
+    let first = call(client.clone(), kind, model.clone(), columns, first).await?;
+    let version = first.version;
+    let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
+    let mut writer = files::create(&args.write.output, args.write.output_format)?;
+    seen(&first)?;
+    let mut rows = first.values.len() / first.columns.max(1);
+    writer.write(&first.values, first.columns)?;
+    let mut answers = stream::iter(Blocks { reader, block_rows })
+        .map(|block| {
+            let (client, model) = (client.clone(), model.clone());
+            async move { call(client, kind, model, columns, block?).await }
+        })
+        .buffered(REQUESTS_MAX);
+    while let Some(answer) = answers.next().await {
+        let answer = answer?;
+        seen(&answer)?;
+        rows += answer.values.len() / answer.columns.max(1);
+        writer.write(&answer.values, answer.columns)?;
+    }
+    writer.finish()?;
+    if !matches!(kind, Call::Reconstruct) && args.write.output != "-" {
+        if context.json {
+            eprintln!(
+                "{}",
+                json!({ "model": args.model, "version": version, "rows": rows, "output": args.write.output })
+            );
+        } else {
+            let what = if matches!(kind, Call::Encode) { "codes" } else { "rows" };
+            eprintln!(
+                "{rows} {what} of version {version} in {} ({})",
+                args.write.output,
+                report::bytes(std::fs::metadata(&args.write.output).map_or(0, |data| data.len()))
+            );
+        }
+    }
+    Ok(version)
+}
+
+/// The rest of a file, block by block.
+struct Blocks {
+    reader: Box<dyn RowReader>,
+    block_rows: usize,
+}
+
+impl Iterator for Blocks {
+    type Item = Result<Vec<f32>, files::FileError>;
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.reader.next_block(self.block_rows) {
+            Ok(block) if block.is_empty() => None,
+            other => Some(other),
+        }
+    }
+}

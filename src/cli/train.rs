@@ -1,0 +1,532 @@
+//! `halfhitch train`: streams rows, comes back after a broken connection, shows progress.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::client::{Context, matrix};
+use super::data::{Chunk, Source};
+use super::files::{self, Format, ReadOptions};
+use super::{CliError, report};
+use crate::rpc::pb;
+use crate::rpc::pb::train_request::Message as Question;
+use crate::rpc::pb::train_response::Message as Answer;
+
+/// How often a broken connection is tried again, and the pause before the first of these tries (then doubled).
+const RETRIES_MAX: u32 = 8;
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// Chunks that wait to be sent.
+const CHUNKS_WAITING_MAX: usize = 4;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n\nEverything but the widths has a default; the result says what was chosen."
+)]
+pub(super) struct TrainArgs {
+    /// The model to make a new version of
+    name: String,
+    /// Training rows: .csv, .npy or IDX, plain or gzip; - for standard input
+    #[arg(required = true)]
+    files: Vec<String>,
+    /// Rows that are only measured on, never trained on
+    #[arg(long, value_name = "FILE")]
+    test: Vec<String>,
+    /// Widths from the input to the code, for example 784,1000,500,250,30
+    #[arg(long, value_delimiter = ',', value_name = "D0,...,DK", conflicts_with_all = ["code", "hidden"])]
+    widths: Vec<u32>,
+    /// Length of the code; the input is as wide as the rows
+    #[arg(long, value_name = "K", required_unless_present = "widths")]
+    code: Option<u32>,
+    /// Widths between input and code
+    #[arg(long, value_delimiter = ',', value_name = "D1,...")]
+    hidden: Vec<u32>,
+    /// Passes over the rows [default: about 4,000 steps, 15 to 500 epochs]
+    #[arg(long)]
+    epochs: Option<u32>,
+    /// Rows of a mini-batch [default: by the number of rows]
+    #[arg(long, value_name = "ROWS")]
+    batch_rows: Option<u32>,
+    /// Peak learning rate [default: by the widths]
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
+    /// Decoupled weight decay
+    #[arg(long, value_name = "DECAY", default_value_t = 0.0)]
+    weight_decay: f64,
+    /// Share of the steps over which the learning rate rises [default: 0.05]
+    #[arg(long, value_name = "SHARE")]
+    warmup_fraction: Option<f64>,
+    /// What to minimise [default: cross-entropy for values in the unit interval, else squared error]
+    #[arg(long, value_enum)]
+    loss: Option<LossArg>,
+    /// How to normalise [default: unit interval for whole numbers from 0 to 255, else standardise]
+    #[arg(long, value_enum)]
+    normalisation: Option<NormalisationArg>,
+    /// Activation of the hidden layers [default: elu]
+    #[arg(long, value_enum)]
+    hidden_activation: Option<ActivationArg>,
+    /// Activation of the code [default: linear]
+    #[arg(long, value_enum)]
+    code_activation: Option<ActivationArg>,
+    /// Activation of the reconstruction [default: sigmoid with cross-entropy, else linear]
+    #[arg(long, value_enum)]
+    output_activation: Option<ActivationArg>,
+    /// A stored gain per decoder unit: worth it with tanh or sigmoid
+    #[arg(long)]
+    gain: bool,
+    /// First weights [default: orthogonal]
+    #[arg(long, value_enum)]
+    init: Option<InitArg>,
+    /// The seed of every random number
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Share of the rows held back for validation [default: 0.05]
+    #[arg(long, value_name = "SHARE")]
+    validation_fraction: Option<f64>,
+    /// Stop after this many epochs without a better validation loss [default: never]
+    #[arg(long, value_name = "EPOCHS")]
+    patience_epochs: Option<u32>,
+    /// Come back to an interrupted upload under the key that it had [default: a new key, printed]
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Leave once the rows are there; `halfhitch jobs watch ID` attaches again
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+/// How files are read.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ReadArgs {
+    /// Format of the files [default: seen from their first bytes]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// CSV: whether the first line names the columns [default: seen from whether it is all numbers]
+    #[arg(long)]
+    header: Option<bool>,
+    /// CSV: columns to leave out, by name or by number from 1
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
+    drop_columns: Vec<String>,
+}
+
+impl ReadArgs {
+    pub(super) fn options(&self) -> ReadOptions {
+        ReadOptions { format: self.format, header: self.header, drop_columns: self.drop_columns.clone() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LossArg {
+    SquaredError,
+    BinaryCrossEntropy,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum NormalisationArg {
+    None,
+    Standardise,
+    MinMax,
+    UnitInterval,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ActivationArg {
+    Linear,
+    Relu,
+    LeakyRelu,
+    Elu,
+    Gelu,
+    Tanh,
+    Sigmoid,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum InitArg {
+    He,
+    Glorot,
+    Orthogonal,
+}
+
+fn activation(arg: Option<ActivationArg>) -> i32 {
+    let activation = match arg {
+        None => pb::Activation::Unspecified,
+        Some(ActivationArg::Linear) => pb::Activation::Linear,
+        Some(ActivationArg::Relu) => pb::Activation::Relu,
+        Some(ActivationArg::LeakyRelu) => pb::Activation::LeakyRelu,
+        Some(ActivationArg::Elu) => pb::Activation::Elu,
+        Some(ActivationArg::Gelu) => pb::Activation::Gelu,
+        Some(ActivationArg::Tanh) => pb::Activation::Tanh,
+        Some(ActivationArg::Sigmoid) => pb::Activation::Sigmoid,
+    };
+    activation.into()
+}
+
+impl TrainArgs {
+    /// What the server is asked for, and where the rows are.
+    fn request(self) -> Result<(pb::TrainSpec, Source, bool), CliError> {
+        let options = self.read.options();
+        // Standard input can be opened once only: its width is the server's to check.
+        let known = match self.files.iter().find(|path| *path != "-") {
+            Some(path) => {
+                let reader = files::open(path, &options)?;
+                Some((reader.columns() as u32, reader.names().to_vec(), reader.is_bytes()))
+            }
+            None => None,
+        };
+        let (columns, names, is_bytes) = match known {
+            Some((columns, names, is_bytes)) => (Some(columns), names, is_bytes),
+            None => (None, Vec::new(), false),
+        };
+        let widths = if self.widths.is_empty() {
+            let Some(columns) = columns else {
+                return Err(CliError::Usage("rows from standard input need --widths".to_owned()));
+            };
+            [vec![columns], self.hidden, self.code.into_iter().collect()].concat()
+        } else {
+            self.widths
+        };
+        if let Some(columns) = columns
+            && widths[0] != columns
+        {
+            let file = &self.files[0];
+            return Err(CliError::Usage(format!(
+                "--widths begins with {}, but the rows of {file} have {columns} numbers",
+                widths[0]
+            )));
+        }
+        let normalisation = match self.normalisation {
+            // Pixels: their range is known, whatever these rows happen to hold.
+            None if is_bytes => pb::Normalisation::UnitInterval,
+            None => pb::Normalisation::Unspecified,
+            Some(NormalisationArg::None) => pb::Normalisation::None,
+            Some(NormalisationArg::Standardise) => pb::Normalisation::Standardise,
+            Some(NormalisationArg::MinMax) => pb::Normalisation::MinMax,
+            Some(NormalisationArg::UnitInterval) => pb::Normalisation::UnitInterval,
+        };
+        let loss = match self.loss {
+            None => pb::Loss::Unspecified,
+            Some(LossArg::SquaredError) => pb::Loss::SquaredError,
+            Some(LossArg::BinaryCrossEntropy) => pb::Loss::BinaryCrossEntropy,
+        };
+        let initialisation = match self.init {
+            None => pb::Initialisation::Unspecified,
+            Some(InitArg::He) => pb::Initialisation::He,
+            Some(InitArg::Glorot) => pb::Initialisation::Glorot,
+            Some(InitArg::Orthogonal) => pb::Initialisation::Orthogonal,
+        };
+        let bytes_range = is_bytes && normalisation == pb::Normalisation::UnitInterval;
+        let spec = pb::TrainSpec {
+            model_name: self.name,
+            feature_names: if names.len() == widths[0] as usize { names } else { Vec::new() },
+            widths,
+            hidden_activation: activation(self.hidden_activation),
+            code_activation: activation(self.code_activation),
+            output_activation: activation(self.output_activation),
+            loss: loss.into(),
+            normalisation: normalisation.into(),
+            value_range: bytes_range.then_some(pb::ValueRange { minimum: 0.0, maximum: 255.0 }),
+            gain: self.gain,
+            optimiser: Some(pb::Optimiser {
+                learning_rate: self.learning_rate.unwrap_or(0.0),
+                weight_decay: self.weight_decay,
+                warmup_fraction: self.warmup_fraction,
+            }),
+            initialisation: initialisation.into(),
+            epochs: self.epochs.unwrap_or(0),
+            batch_rows: self.batch_rows.unwrap_or(0),
+            validation_fraction: self.validation_fraction,
+            patience_epochs: self.patience_epochs,
+            seed: self.seed,
+            idempotency_key: self.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+            ..pb::TrainSpec::default()
+        };
+        Ok((spec, Source::Files { training: self.files, test: self.test, options }, self.detach))
+    }
+}
+
+pub(super) async fn run(context: &Context, args: TrainArgs) -> Result<(), CliError> {
+    let (spec, source, detach) = args.request()?;
+    let code_length = spec.widths.last().copied().unwrap_or_default() as usize;
+    match train(context, &spec, &source, detach).await? {
+        Ended::Detached(id) => {
+            if context.json {
+                println!("{}", json!({ "job_id": id }));
+            } else {
+                println!("job {id} goes on: halfhitch jobs watch {id}");
+            }
+        }
+        Ended::Trained(result) => {
+            let reference = pb::ModelRef {
+                name: result.model_name.clone(),
+                selector: Some(pb::model_ref::Selector::Version(result.version)),
+            };
+            let request = pb::GetModelVersionRequest { model: Some(reference) };
+            let version = context.models().await?.get_model_version(request).await?.into_inner().version;
+            if context.json {
+                println!(
+                    "{}",
+                    json!({
+                        "model_name": result.model_name,
+                        "version": result.version,
+                        "model": version.as_ref().map(report::version_json),
+                    })
+                );
+                return Ok(());
+            }
+            println!("{} version {} is published", result.model_name, result.version);
+            for line in result.training_report.iter().flat_map(|one| report::report_lines(one, code_length)) {
+                println!("  {line}");
+            }
+            if let Some(version) = version {
+                println!(
+                    "  size: {} of tensors, {} untied ({:.1} %), file {}",
+                    report::bytes(version.tensor_bytes),
+                    report::bytes(version.untied_tensor_bytes),
+                    100.0 * version.tensor_bytes as f64 / version.untied_tensor_bytes as f64,
+                    report::bytes(version.file_bytes)
+                );
+            }
+            println!("next: halfhitch encode {}@{} FILE -o codes.npy", result.model_name, result.version);
+        }
+    }
+    Ok(())
+}
+
+/// How a training command ended.
+pub(super) enum Ended {
+    /// With a version.
+    Trained(pb::TrainResult),
+    /// The job goes on.
+    Detached(String),
+}
+
+/// Uploads, and waits for the result; a connection that breaks is made again, and the upload goes on where it was.
+pub(super) async fn train(
+    context: &Context,
+    spec: &pb::TrainSpec,
+    source: &Source,
+    detach: bool,
+) -> Result<Ended, CliError> {
+    let mut display = Display::new(context.json);
+    let mut retries = 0;
+    loop {
+        let error = match attempt(context, spec, source, detach, &mut display).await {
+            Ok(ended) => {
+                display.finish();
+                return Ok(ended);
+            }
+            Err(error) => error,
+        };
+        let broken = match &error {
+            CliError::Status(status) => is_broken_connection(status),
+            CliError::NoServer { .. } => retries > 0,
+            _ => false,
+        };
+        if !broken || retries == RETRIES_MAX || !source.can_be_read_again() {
+            display.finish();
+            if broken {
+                eprintln!("to go on later, add: --idempotency-key {}", spec.idempotency_key);
+            }
+            return Err(error);
+        }
+        let pause = RETRY_PAUSE * 2u32.pow(retries);
+        retries += 1;
+        display.say(&format!("the connection broke, trying again in {pause:?} ({retries} of {RETRIES_MAX})"));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Whether the same may succeed over another connection.
+fn is_broken_connection(status: &Status) -> bool {
+    let transport = std::error::Error::source(status).is_some();
+    status.code() == Code::Unavailable
+        || (transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))
+}
+
+async fn attempt(
+    context: &Context,
+    spec: &pb::TrainSpec,
+    source: &Source,
+    detach: bool,
+    display: &mut Display,
+) -> Result<Ended, CliError> {
+    let mut client = context.autoencoder().await?;
+    let (questions, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_WAITING_MAX);
+    let ask = |message| pb::TrainRequest { message: Some(message) };
+    // The channel is empty: this does not wait.
+    let _ = questions.send(ask(Question::Spec(spec.clone()))).await;
+    let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
+    let accepted = match answers.message().await?.and_then(|answer| answer.message) {
+        Some(Answer::Accepted(accepted)) => accepted,
+        other => return Err(CliError::Failed(format!("expected `accepted` from the server, got {other:?}"))),
+    };
+    let job = accepted.job.unwrap_or_default();
+    display.accepted(&job, spec, accepted.last_chunk_number);
+    let columns = spec.widths.first().copied().unwrap_or_default() as usize;
+    let upload = async {
+        if job.state() != pb::JobState::Uploading {
+            return Ok(());
+        }
+        upload(source, columns, accepted.last_chunk_number, &questions).await
+    };
+    let listen = async {
+        loop {
+            match answers.message().await? {
+                None => return Err(CliError::Failed("the server ended the stream without a result".to_owned())),
+                Some(pb::TrainResponse { message: Some(Answer::Result(result)) }) => return Ok(Ended::Trained(result)),
+                Some(pb::TrainResponse { message: Some(Answer::Progress(job)) }) => {
+                    if detach && job.state() != pb::JobState::Uploading {
+                        return Ok(Ended::Detached(job.id));
+                    }
+                    display.progress(&job);
+                }
+                Some(pb::TrainResponse { message: Some(Answer::Acknowledged(acknowledged)) }) => {
+                    display.acknowledged(&acknowledged);
+                }
+                Some(_) => {}
+            }
+        }
+    };
+    tokio::pin!(upload, listen);
+    // What the server says wins: an upload that cannot go on is told by it why. A file that cannot be read ends all.
+    tokio::select! {
+        biased;
+        ended = &mut listen => ended,
+        uploaded = &mut upload => { uploaded?; listen.await }
+    }
+}
+
+/// Sends the chunks after `last`, and `finish`.
+async fn upload(
+    source: &Source,
+    columns: usize,
+    last: u64,
+    questions: &mpsc::Sender<pb::TrainRequest>,
+) -> Result<(), CliError> {
+    let (mut number, mut rows) = (0u64, 0u64);
+    source
+        .each(columns, |(role, values): Chunk| {
+            number += 1;
+            rows += (values.len() / columns.max(1)) as u64;
+            let chunk = (number > last).then(|| pb::RowChunk {
+                number,
+                rows: Some(matrix(columns, &values)),
+                role: role.into(),
+            });
+            async move {
+                match chunk {
+                    None => true,
+                    Some(chunk) => {
+                        let question = pb::TrainRequest { message: Some(Question::Chunk(chunk)) };
+                        questions.send(question).await.is_ok()
+                    }
+                }
+            }
+        })
+        .await?;
+    let finish = pb::TrainFinish { chunk_count: number, row_count: rows };
+    // If the stream has ended, its answer says why.
+    let _ = questions.send(pb::TrainRequest { message: Some(Question::Finish(finish)) }).await;
+    Ok(())
+}
+
+/// Progress on standard error: a bar on a terminal, lines elsewhere, JSON lines where asked.
+pub(super) struct Display {
+    bar: Option<ProgressBar>,
+    json: bool,
+    epoch_told: u32,
+}
+
+impl Display {
+    pub(super) fn new(json: bool) -> Self {
+        let bar = (!json && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        Self { bar, json, epoch_told: 0 }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn accepted(&self, job: &pb::Job, spec: &pb::TrainSpec, last_chunk: u64) {
+        if self.json {
+            return;
+        }
+        let resumed = if last_chunk > 0 { format!(", going on after chunk {last_chunk}") } else { String::new() };
+        self.say(&format!(
+            "job {} trains {} (idempotency key {}){resumed}",
+            job.id, spec.model_name, spec.idempotency_key
+        ));
+    }
+
+    fn acknowledged(&self, acknowledged: &pb::ChunkAcknowledged) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{} rows are safe on the server's disk", acknowledged.row_count));
+        }
+    }
+
+    pub(super) fn progress(&mut self, job: &pb::Job) {
+        if self.json {
+            eprintln!("{}", report::job_json(job));
+            return;
+        }
+        let Some(progress) = &job.progress else {
+            if let Some(bar) = &self.bar {
+                bar.set_message(report::short(job.state().as_str_name(), "JOB_STATE_"));
+            }
+            return;
+        };
+        let text = progress_text(progress);
+        if let Some(bar) = &self.bar {
+            if bar.length() != Some(progress.step_count) {
+                bar.set_length(progress.step_count);
+                if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
+                    bar.set_style(style);
+                }
+            }
+            bar.set_position(progress.step);
+            bar.set_message(text);
+        } else if progress.epoch != self.epoch_told && progress.epoch > 0 {
+            self.epoch_told = progress.epoch;
+            // A line an epoch; for many epochs, a line every so often.
+            if progress.epoch % (progress.epoch_count / 20).max(1) == 0 || progress.epoch == 1 {
+                eprintln!("{text}");
+            }
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn progress_text(progress: &pb::Progress) -> String {
+    let mut text = format!("epoch {}/{}, loss {:.4}", progress.epoch, progress.epoch_count, progress.training_loss);
+    if let Some(loss) = progress.validation_loss {
+        text.push_str(&format!(", validation {loss:.4}"));
+    }
+    if let Some(explained) = progress.explained_variance {
+        text.push_str(&format!(", variance explained {:.1} %", 100.0 * explained));
+    }
+    if let Some(explained) = progress.pca_explained_variance {
+        text.push_str(&format!(" (PCA {:.1} %)", 100.0 * explained));
+    }
+    text.push_str(&format!(", {:.0} rows/s", progress.rows_per_second));
+    if let Some(left) = &progress.time_left {
+        text.push_str(&format!(", {} s left", left.seconds));
+    }
+    text
+}
