@@ -191,10 +191,11 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
         test.squared_error, test.pca_squared_error
     ));
     say(&format!(
-        "file size                 {} ({} of tensors); untied the tensors would be {}",
-        report::bytes(described.file_bytes),
+        "size of the tensors       {}, untied they would be {} ({:.0} %); the file with its report {}",
         report::bytes(described.tensor_bytes),
-        report::bytes(described.untied_tensor_bytes)
+        report::bytes(described.untied_tensor_bytes),
+        100.0 * described.tensor_bytes as f64 / described.untied_tensor_bytes as f64,
+        report::bytes(described.file_bytes)
     ));
     say(&format!(
         "speed                     trained {training_a_second:.0} rows/s, encoded {encoded_a_second:.0} rows/s over gRPC"

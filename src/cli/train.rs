@@ -439,7 +439,8 @@ async fn upload(
 pub(super) struct Display {
     bar: Option<ProgressBar>,
     json: bool,
-    epoch_told: u32,
+    /// Where there is no bar: the epoch that is under way, and what was last said of it.
+    latest: (u32, String),
 }
 
 impl Display {
@@ -449,7 +450,7 @@ impl Display {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { bar, json, epoch_told: 0 }
+        Self { bar, json, latest: (0, String::new()) }
     }
 
     fn say(&self, text: &str) {
@@ -497,18 +498,21 @@ impl Display {
             }
             bar.set_position(progress.step);
             bar.set_message(text);
-        } else if progress.epoch != self.epoch_told && progress.epoch > 0 {
-            self.epoch_told = progress.epoch;
-            // A line an epoch; for many epochs, a line every so often.
-            if progress.epoch % (progress.epoch_count / 20).max(1) == 0 || progress.epoch == 1 {
-                eprintln!("{text}");
+        } else {
+            // A line as an epoch closes; of many epochs, one every so often.
+            let (epoch, said) = &self.latest;
+            if progress.epoch > *epoch && *epoch > 0 && epoch % (progress.epoch_count / 20).max(1) == 0 {
+                eprintln!("{said}");
             }
+            self.latest = (progress.epoch, text);
         }
     }
 
     pub(super) fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        match &self.bar {
+            Some(bar) => bar.finish_and_clear(),
+            None if self.latest.0 > 0 => eprintln!("{}", self.latest.1),
+            None => {}
         }
     }
 }

@@ -297,7 +297,11 @@ impl News {
             return;
         }
         self.last = Some(now);
-        let (since, rows, steps) = *self.started.get_or_insert((now, event.rows_processed, event.step));
+        if event.step > 0 {
+            // From the first step on: what comes before is no measure of the speed.
+            self.started.get_or_insert((now, event.rows_processed, event.step));
+        }
+        let (since, rows, steps) = self.started.unwrap_or((now, event.rows_processed, event.step));
         let seconds = (now - since).as_secs_f64();
         let (rows, steps) = (event.rows_processed - rows, event.step - steps);
         let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };

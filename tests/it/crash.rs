@@ -129,6 +129,23 @@ async fn a_server_killed_while_it_publishes_starts_clean() {
         publishing.await.expect("ends when the server does");
     }
     let server = ServerProcess::start(store.path());
+    // Jobs that a kill caught start again; what they publish may not be half there while the folder is listed.
+    let mut jobs = pb::job_service_client::JobServiceClient::new(server.channel().await);
+    for job in jobs
+        .list_jobs(pb::ListJobsRequest { page_size: 1000, ..Default::default() })
+        .await
+        .expect("lists")
+        .into_inner()
+        .jobs
+    {
+        let state = job.state();
+        if state == pb::JobState::Uploading {
+            jobs.cancel_job(pb::CancelJobRequest { id: job.id }).await.expect("nobody goes on with it");
+            continue;
+        }
+        let mut news = jobs.watch_job(pb::WatchJobRequest { id: job.id }).await.expect("known").into_inner();
+        while news.message().await.expect("goes well").is_some() {}
+    }
     let models = store.path().join("models");
     let mut found = Vec::new();
     files(&models, &models, &mut found);

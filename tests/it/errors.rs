@@ -1,9 +1,13 @@
 //! Every refusal has its code, and says what was expected and what came.
 
-use std::time::Duration;
-
-use halfhitch::rpc::pb;
+use halfhitch::batching::{Batcher, BatchingConfig};
+use halfhitch::jobs::{Jobs, JobsConfig};
+use halfhitch::registry::{Registry, RegistryConfig};
+use halfhitch::rpc::pb::autoencoder_service_server::AutoencoderService;
+use halfhitch::rpc::{Api, pb};
 use halfhitch::server::ServerConfig;
+use halfhitch::service::Service;
+use halfhitch::store::LocalStore;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
@@ -110,17 +114,22 @@ async fn a_request_that_can_never_fit_the_queue_is_refused_at_once() {
     server.stop().await;
 }
 
+/// Through the handler itself: over a connection the client's own timer would answer first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_has_passed_is_told_as_such() {
     let store = temporary_store();
-    let server = served(store.path(), "late", &[6, 2]).await;
-    let mut client = server.autoencoder().await;
-    let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));
-    // Sent as a header alone, so that the server decides and not the client's own timer.
-    request.metadata_mut().insert("grpc-timeout", "0n".parse().expect("a header"));
-    check(client.encode(request).await, Code::DeadlineExceeded, &["deadline"]);
-    let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));
-    request.set_timeout(Duration::from_secs(20));
-    client.encode(request).await.expect("in time");
-    server.stop().await;
+    served(store.path(), "late", &[6, 2]).await.stop().await;
+    let store = std::sync::Arc::new(LocalStore::open(store.path()).expect("opens"));
+    let registry = Registry::new(store, RegistryConfig::default());
+    let batcher = Batcher::start(BatchingConfig::default(), 1).expect("threads");
+    let folder = temporary_store();
+    let jobs = Jobs::open(JobsConfig::new(folder.path().join("jobs")), registry.clone()).expect("opens");
+    let api = Api::new(Service::new(registry, batcher, jobs.clone()));
+    for (timeout, expected) in [("0n", Err(Code::DeadlineExceeded)), ("20S", Ok(1))] {
+        let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));
+        request.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a header"));
+        let answer = AutoencoderService::encode(&api, request).await;
+        assert_eq!(answer.map(|answer| answer.into_inner().version).map_err(|status| status.code()), expected);
+    }
+    jobs.shut_down().await;
 }

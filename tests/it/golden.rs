@@ -1,8 +1,10 @@
 //! The arithmetic of the models beside `PyTorch`'s: `tests/golden/make.py` made the references.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use halfhitch::model::Artifact;
+use halfhitch::model::gradient::{Gradient, Tape};
 use halfhitch::numeric::Lanes;
 use serde::Deserialize;
 
@@ -19,6 +21,10 @@ struct Reference {
     reconstruction: Vec<f32>,
     squared_errors: Vec<f32>,
     squared_errors_input_units: Vec<f32>,
+    /// Mean over the rows.
+    loss: f64,
+    /// Of the mean loss, by tensor.
+    gradients: BTreeMap<String, Vec<f32>>,
 }
 
 fn folder() -> PathBuf {
@@ -102,5 +108,43 @@ fn a_file_of_pytorch_becomes_a_file_of_the_store() {
         let (imported, _) = read(&name);
         let stored = Artifact::from_bytes(&imported.to_bytes()).expect("a valid file");
         assert_eq!(stored.model, imported.model, "{name}");
+    }
+}
+
+/// The tied gradient beside autograd's.
+#[test]
+fn losses_and_gradients_are_pytorchs() {
+    for name in names() {
+        let (artifact, reference) = read(&name);
+        let model = &artifact.model;
+        let mut tape = Tape::new(model.layers().len());
+        let mut rows = lanes(&reference.rows, model.spec().features());
+        model.normaliser().apply(&mut rows);
+        let count = rows.rows();
+        *tape.rows_mut() = rows;
+        tape.forward(model);
+        tape.backward(model, count);
+        let loss = tape.loss() / count as f64;
+        assert!((loss - reference.loss).abs() <= 1e-5 * reference.loss, "{name}: {loss}, expected {}", reference.loss);
+        let mut gradient = Gradient::zeros(model);
+        gradient.collect(&[tape], false);
+        for (l, layer) in gradient.layers.iter().enumerate() {
+            let parts = [
+                ("encoder", "weight", Some(&layer.weight)),
+                ("encoder", "bias", Some(&layer.encoder_bias)),
+                ("decoder", "bias", Some(&layer.decoder_bias)),
+                ("decoder", "gain", layer.gain.as_ref()),
+            ];
+            for (side, part, got) in parts {
+                let tensor = format!("{side}.{l}.{part}");
+                match (got, reference.gradients.get(&tensor)) {
+                    // Sums of products of rounded numbers: a digit less than a value has.
+                    (Some(got), Some(expected)) => {
+                        check_close(&format!("{name}: gradient of {tensor}"), got, expected, TOLERANCE_OF_ERRORS);
+                    }
+                    (got, expected) => assert_eq!(got.is_some(), expected.is_some(), "{name}: {tensor}"),
+                }
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@
 )]
 
 mod bits;
+mod cli;
 mod crash;
 mod errors;
 mod golden;

@@ -20,7 +20,10 @@ pub(super) fn open(path: &str, mut input: Input) -> Result<Box<dyn RowReader>, F
         [0, 0, 0x0d, _] => Kind::F32,
         [0, 0, 0x0e, _] => Kind::F64,
         _ => {
-            return Err(content(path, format!("it begins with {magic:02x?}, expected the magic number of an IDX file")));
+            return Err(content(
+                path,
+                format!("it begins with {magic:02x?}, expected the magic number of an IDX file"),
+            ));
         }
     };
     let dimensions = usize::from(magic[3]);

@@ -3,7 +3,7 @@
 pub(crate) mod process;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use halfhitch::rpc::pb;
 use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
@@ -71,13 +71,6 @@ pub(crate) async fn channel(address: SocketAddr) -> Channel {
 
 pub(crate) fn temporary_store() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
-}
-
-/// Where the real data lies, if it does.
-pub(crate) fn real_data(file: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("HALFHITCH_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    Some(folder.join(file)).filter(|path| path.exists())
 }
 
 /// `rows` rows of `columns` features that lie near a plane of `columns / 2` dimensions, row-major.

@@ -1,0 +1,205 @@
+//! The command line, as people and scripts use it.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::process::{ServerProcess, halfhitch};
+use crate::support::{sample, temporary_store};
+
+fn run(server: &ServerProcess, folder: &Path, args: &[&str]) -> Output {
+    halfhitch().current_dir(folder).args(["--server", &server.url()]).args(args).output().expect("the binary runs")
+}
+
+#[track_caller]
+fn succeeds(server: &ServerProcess, folder: &Path, args: &[&str]) -> String {
+    let output = run(server, folder, args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[track_caller]
+fn json(text: &str) -> Value {
+    serde_json::from_str(text.lines().next().expect("a line")).expect("JSON")
+}
+
+#[track_caller]
+fn fails(server: &ServerProcess, folder: &Path, args: &[&str], code: i32, texts: &[&str]) {
+    let output = run(server, folder, args);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
+    for text in texts {
+        assert!(errors.contains(text), "{args:?}: {errors:?} does not say {text:?}");
+    }
+}
+
+fn csv(path: &Path, columns: usize, values: &[f32]) {
+    let text: String = values
+        .chunks(columns)
+        .map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(",") + "\n")
+        .collect();
+    std::fs::write(path, text).expect("writes");
+}
+
+#[test]
+fn a_file_is_trained_encoded_decoded_and_reconstructed() {
+    let store = temporary_store();
+    let server = ServerProcess::start(store.path());
+    let folder = temporary_store();
+    let at = |name: &str| folder.path().join(name);
+    let rows = sample(400, 10, 1);
+    csv(&at("rows.csv"), 10, &rows);
+    csv(&at("test.csv"), 10, &sample(50, 10, 2));
+    let train =
+        ["--json", "train", "plane", "rows.csv", "--test", "test.csv", "--hidden", "8", "--code", "4", "--epochs", "5"];
+    let trained = json(&succeeds(&server, folder.path(), &train));
+    assert_eq!(trained["version"], 1);
+    assert_eq!(trained["model"]["widths"], serde_json::json!([10, 8, 4]));
+    assert_eq!(trained["model"]["training_report"]["test"]["rows"], 50);
+
+    succeeds(&server, folder.path(), &["encode", "plane", "rows.csv", "-o", "codes.npy"]);
+    succeeds(&server, folder.path(), &["decode", "plane@1", "codes.npy", "-o", "back.csv"]);
+    succeeds(
+        &server,
+        folder.path(),
+        &["reconstruct", "plane", "rows.csv", "-o", "again.csv", "--errors", "errors.csv"],
+    );
+    let read = |name: &str| std::fs::read_to_string(at(name)).expect("written");
+    assert_eq!(read("back.csv"), read("again.csv"), "decode after encode is reconstruct");
+    assert_eq!(read("back.csv").lines().count(), 400);
+    assert_eq!(read("errors.csv").lines().count(), 400);
+    let to_output = succeeds(&server, folder.path(), &["encode", "plane", "rows.csv"]);
+    assert_eq!(to_output.lines().count(), 400);
+
+    assert!(succeeds(&server, folder.path(), &["models", "list"]).contains("plane"));
+    assert!(succeeds(&server, folder.path(), &["models", "show", "plane"]).contains("10-8-4"));
+    succeeds(&server, folder.path(), &["models", "export", "plane", "-o", "plane.safetensors"]);
+    succeeds(&server, folder.path(), &["models", "import", "copy", "plane.safetensors"]);
+    succeeds(&server, folder.path(), &["models", "alias", "set", "copy@1", "prod"]);
+    assert_eq!(succeeds(&server, folder.path(), &["encode", "copy@prod", "rows.csv"]), to_output);
+    fails(&server, folder.path(), &["models", "delete", "copy@1"], 1, &["FAILED_PRECONDITION", "prod"]);
+    succeeds(&server, folder.path(), &["models", "alias", "delete", "copy", "prod", "--expected", "1"]);
+    succeeds(&server, folder.path(), &["models", "delete", "copy@1"]);
+
+    let jobs = json(&succeeds(&server, folder.path(), &["--json", "jobs", "list"]));
+    assert_eq!(jobs["state"], "JOB_STATE_SUCCEEDED");
+    let id = jobs["id"].as_str().expect("an id");
+    succeeds(&server, folder.path(), &["jobs", "watch", id]);
+    fails(&server, folder.path(), &["jobs", "cancel", id], 1, &["FAILED_PRECONDITION", "succeeded"]);
+    assert_eq!(succeeds(&server, folder.path(), &["health"]).trim(), "SERVING");
+}
+
+#[test]
+fn mistakes_say_what_to_do() {
+    let store = temporary_store();
+    let server = ServerProcess::start(store.path());
+    let folder = temporary_store();
+    csv(&folder.path().join("rows.csv"), 4, &sample(30, 4, 1));
+    std::fs::write(folder.path().join("bad.csv"), "1,2\n3,x\n").expect("writes");
+    let case = |args: &[&str], code, texts: &[&str]| fails(&server, folder.path(), args, code, texts);
+    case(&["encode", "nobody", "rows.csv"], 1, &["NOT_FOUND", "nobody"]);
+    case(&["encode", "x", "nowhere.csv"], 1, &["nowhere.csv"]);
+    case(&["encode", "x", "bad.csv"], 1, &["line 2", "field 2", "\"x\""]);
+    case(&["train", "x", "rows.csv", "--widths", "5,2"], 2, &["--widths", "5", "4"]);
+    case(&["train", "Bad Name", "rows.csv", "--code", "2"], 1, &["INVALID_ARGUMENT", "model name"]);
+    case(&["train", "x", "rows.csv"], 2, &["--code"]);
+    case(&["models", "delete", "x"], 2, &["NAME@VERSION"]);
+    case(&["jobs", "show", "nonsense"], 1, &["NOT_FOUND"]);
+    let nobody = halfhitch().args(["--server", "http://127.0.0.1:1", "models", "list"]).output().expect("runs");
+    let errors = String::from_utf8_lossy(&nobody.stderr);
+    assert!(!nobody.status.success() && errors.contains("halfhitch serve"), "{errors}");
+    let serve = halfhitch().args(["serve", "--listen", "nowhere"]).output().expect("runs");
+    let errors = String::from_utf8_lossy(&serve.stderr);
+    assert!(!serve.status.success() && errors.contains("listen") && errors.contains("nowhere"), "{errors}");
+}
+
+#[test]
+fn settings_are_printed_with_where_they_came_from() {
+    let printed = halfhitch()
+        .env("HALFHITCH_BATCH_ROWS_MAX", "64")
+        .args(["serve", "--print-config", "--open-jobs-max", "3"])
+        .output()
+        .expect("runs");
+    let text = String::from_utf8(printed.stdout).expect("text");
+    assert!(printed.status.success());
+    let line = |name: &str| text.lines().find(|line| line.starts_with(name)).expect("printed");
+    assert!(line("batch_rows_max = 64").ends_with("# variable HALFHITCH_BATCH_ROWS_MAX"), "{text}");
+    assert!(line("open_jobs_max = 3").ends_with("# flag"), "{text}");
+    assert!(line("listen").ends_with("# default"), "{text}");
+}
+
+/// The figure of the README: held-out digits from codes of 8 numbers, beside PCA with 8 components.
+#[test]
+fn the_quickstart_beats_pca_on_held_out_digits() {
+    for seed in ["1", "2", "3"] {
+        let output = halfhitch().args(["--json", "quickstart", "--seed", seed]).output().expect("runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let figures = json(&String::from_utf8(output.stdout).expect("text"));
+        let ratio = figures["ratio_to_pca"].as_f64().expect("a number");
+        assert!(ratio <= 0.90, "seed {seed}: {ratio}");
+    }
+}
+
+/// One linear layer comes to what PCA does.
+#[test]
+fn a_linear_model_of_the_digits_is_within_one_percent_of_pca() {
+    let store = temporary_store();
+    let server = ServerProcess::start(store.path());
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits.csv.gz");
+    let digits = digits.to_str().expect("a path");
+    let linear = [
+        "--json",
+        "train",
+        "linear",
+        digits,
+        "--drop-columns",
+        "65",
+        "--code",
+        "8",
+        "--loss",
+        "squared-error",
+        "--output-activation",
+        "linear",
+    ];
+    for seed in ["1", "2", "3"] {
+        let trained = json(&succeeds(&server, store.path(), &[&linear[..], &["--seed", seed]].concat()));
+        let figures = &trained["model"]["training_report"]["validation"];
+        let ratio = figures["squared_error"].as_f64().expect("a number")
+            / figures["pca_squared_error"].as_f64().expect("a number");
+        assert!((ratio - 1.0).abs() <= 0.01, "seed {seed}: {ratio}");
+    }
+}
+
+/// A client that is killed while it uploads comes back with its key; the rows are exactly those of an undisturbed upload.
+#[test]
+fn a_killed_client_resumes_its_upload() {
+    let store = temporary_store();
+    let server = ServerProcess::start(store.path());
+    let folder = temporary_store();
+    csv(&folder.path().join("rows.csv"), 16, &sample(60_000, 16, 3));
+    let args = ["--json", "train", "killed", "rows.csv", "--code", "2", "--epochs", "1", "--idempotency-key", "again"];
+    for pause_ms in [40, 120, 200] {
+        let mut client = halfhitch()
+            .current_dir(folder.path())
+            .args(["--server", &server.url()])
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("runs");
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        client.kill().expect("killed, or ended already");
+        client.wait().expect("ended");
+    }
+    let resumed = json(&succeeds(&server, folder.path(), &args));
+    let whole = ["--json", "train", "whole", "rows.csv", "--code", "2", "--epochs", "1"];
+    let whole = json(&succeeds(&server, folder.path(), &whole));
+    let digest = |trained: &Value| trained["model"]["training_report"]["data_sha256"].clone();
+    assert_eq!(digest(&resumed), digest(&whole));
+    assert!(digest(&whole).is_string());
+    let jobs = succeeds(&server, folder.path(), &["--json", "jobs", "list"]);
+    assert_eq!(jobs.lines().count(), 2, "one job for the key, whatever happened to its client");
+}
