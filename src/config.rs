@@ -317,6 +317,35 @@ pub fn server_url(flag: Option<String>) -> String {
     flag.or_else(|| std::env::var("HALFHITCH_SERVER").ok()).unwrap_or_else(|| format!("http://{ADDRESS_DEFAULT}"))
 }
 
+/// From this size on the system's allocator shall give memory back at once, in bytes.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const GIVEN_BACK_BYTES_MIN: &str = "262144";
+
+/// Starts this process anew, under the same id, with an allocator that gives memory back.
+///
+/// The GNU allocator raises the size from which it does so with every large piece that is freed, up to 32 MiB, and then keeps
+/// what training used: 113 MB instead of 12 MB after a job on MNIST. Fixing the size is a matter of one variable that is read
+/// before `main`, or of unsafe code; so it is the variable. Where it is set already, or where the system has another
+/// allocator, nothing happens; where the new start fails, the process goes on as it is.
+pub fn settle_allocator() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::os::unix::process::CommandExt;
+        const VARIABLE: &str = "MALLOC_MMAP_THRESHOLD_";
+        if std::env::var_os(VARIABLE).is_none()
+            && let Ok(program) = std::env::current_exe()
+        {
+            let mut arguments = std::env::args_os();
+            let mut again = std::process::Command::new(program);
+            if let Some(name) = arguments.next() {
+                again.arg0(name);
+            }
+            // Comes back only if it failed.
+            let _ = again.args(arguments).env(VARIABLE, GIVEN_BACK_BYTES_MIN).exec();
+        }
+    }
+}
+
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     let shown = path.display().to_string();
     let text =

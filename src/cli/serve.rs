@@ -15,6 +15,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         print!("{}", settings.print());
         return Ok(());
     }
+    crate::config::settle_allocator();
     telemetry::init(settings.log_format, &settings.log).map_err(|error| CliError::Usage(error.to_string()))?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");

@@ -141,8 +141,7 @@ async fn look_after(table: &Arc<Table>) {
     let _ = done.await;
 }
 
-/// Writes down how a job ended. Where the disk refuses, its rows make room, and it is tried again; at last those who wait
-/// are told, and a restart settles it (a published version is found again by its job's id).
+/// Writes down how a job ended. Where the disk refuses, it is tried again; at last those who wait are told, and a restart settles it (a published version is found again by its job's id).
 fn settle(table: &Table, job: &Job, outcome: Outcome) {
     let (next, failure, published) = match outcome {
         Outcome::Stopped => return,
@@ -156,6 +155,9 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) {
             (JobState::Failed, Some(reason), None)
         }
     };
+    // Before anybody is told: who hears that a job has ended finds its rows gone. A crash in between finds a version that was
+    // published, or a job that fails for want of rows.
+    table.drop_rows(job);
     for _ in 0..SETTLE_TRIES {
         let written = job.go(next, |record| {
             record.failure.clone_from(&failure);
@@ -164,7 +166,6 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) {
                 record.report = Some(report.as_ref().clone());
             }
         });
-        table.drop_rows(job);
         match written {
             Ok(_) => return,
             Err(error) => tracing::error!(job = %job.id, %error, "how a job ended cannot be written down yet"),
