@@ -148,6 +148,9 @@ pub enum ConfigError {
     },
 }
 
+/// Name, value as TOML, where it came from.
+type Told = (&'static str, String, Source);
+
 /// What is in force, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -162,7 +165,7 @@ pub struct Settings {
     /// Things to tell the operator.
     pub warnings: Vec<String>,
     /// Name, value as TOML, source.
-    told: Vec<(&'static str, String, Source)>,
+    told: Vec<Told>,
 }
 
 impl Settings {
@@ -174,6 +177,7 @@ impl Settings {
         Self::from(args, &variables)
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: every setting once")]
     fn from(args: &ServeArgs, variables: &[(String, String)]) -> Result<Self, ConfigError> {
         let variable = |name: &str| variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
         let path = args.config.clone().or_else(|| variable("HALFHITCH_CONFIG").map(PathBuf::from));
@@ -358,7 +362,7 @@ struct Layers<'a> {
     variables: &'a [(String, String)],
     path: PathBuf,
     file: toml::Table,
-    told: Vec<(&'static str, String, Source)>,
+    told: Vec<Told>,
 }
 
 impl Layers<'_> {
@@ -449,7 +453,7 @@ impl Layers<'_> {
     }
 
     /// Nothing may be left over: a key that no setting has is a mistake.
-    fn finish(self) -> Result<(Vec<(&'static str, String, Source)>, Vec<String>), ConfigError> {
+    fn finish(self) -> Result<(Vec<Told>, Vec<String>), ConfigError> {
         let names: Vec<&str> = self.told.iter().map(|(name, ..)| *name).collect();
         if let Some(key) = self.file.keys().next() {
             return Err(ConfigError::UnknownKey {

@@ -94,6 +94,7 @@ fn digits() -> Result<(Vec<f32>, Vec<f32>), CliError> {
     Ok((training, held_out))
 }
 
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> {
     let say = |text: &str| {
         if !context.json {

@@ -1,6 +1,9 @@
 //! `halfhitch encode`, `decode`, `reconstruct`: a file in, a file out, in order, with a few requests in flight.
 
+use std::io::IsTerminal;
+
 use futures_util::stream::{self, StreamExt};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -156,6 +159,7 @@ async fn run(
     let version = first.version;
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
     let mut writer = files::create(&args.write.output, args.write.output_format)?;
+    let bar = progress_bar(context, reader.row_count());
     seen(&first)?;
     let mut rows = first.values.len() / first.columns.max(1);
     writer.write(&first.values, first.columns)?;
@@ -169,8 +173,10 @@ async fn run(
         let answer = answer?;
         seen(&answer)?;
         rows += answer.values.len() / answer.columns.max(1);
+        bar.set_position(rows as u64);
         writer.write(&answer.values, answer.columns)?;
     }
+    bar.finish_and_clear();
     writer.finish()?;
     if !matches!(kind, Call::Reconstruct) && args.write.output != "-" {
         if context.json {
@@ -188,6 +194,18 @@ async fn run(
         }
     }
     Ok(version)
+}
+
+/// Rows done of those in the file, on a terminal; a count where the file does not say how many there are.
+fn progress_bar(context: &Context, rows: Option<u64>) -> ProgressBar {
+    if context.json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match rows {
+        Some(rows) => (ProgressBar::new(rows), "{bar:30} {pos}/{len} rows, {per_sec}, {eta} left"),
+        None => (ProgressBar::no_length(), "{spinner} {pos} rows, {per_sec}"),
+    };
+    ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
 }
 
 /// The rest of a file, block by block.

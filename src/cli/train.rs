@@ -300,7 +300,7 @@ pub(super) async fn run(context: &Context, args: TrainArgs) -> Result<(), CliErr
 /// How a training command ended.
 pub(super) enum Ended {
     /// With a version.
-    Trained(pb::TrainResult),
+    Trained(Box<pb::TrainResult>),
     /// The job goes on.
     Detached(String),
 }
@@ -378,7 +378,9 @@ async fn attempt(
         loop {
             match answers.message().await? {
                 None => return Err(CliError::Failed("the server ended the stream without a result".to_owned())),
-                Some(pb::TrainResponse { message: Some(Answer::Result(result)) }) => return Ok(Ended::Trained(result)),
+                Some(pb::TrainResponse { message: Some(Answer::Result(result)) }) => {
+                    return Ok(Ended::Trained(Box::new(result)));
+                }
                 Some(pb::TrainResponse { message: Some(Answer::Progress(job)) }) => {
                     if detach && job.state() != pb::JobState::Uploading {
                         return Ok(Ended::Detached(job.id));

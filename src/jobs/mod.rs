@@ -277,7 +277,7 @@ impl Jobs {
     /// Starts an upload, or finds the one of the key and takes it over.
     pub async fn begin(&self, spec: CheckedTrainSpec, key: Option<IdempotencyKey>) -> Result<Begun, JobError> {
         let table = Arc::clone(&self.table);
-        blocking(move || table.begin(spec, key)).await
+        blocking(move || table.begin(&spec, key)).await
     }
 
     /// All jobs, newest first.

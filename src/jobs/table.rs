@@ -321,7 +321,7 @@ impl Table {
 
     pub(super) fn begin(
         self: &Arc<Self>,
-        spec: CheckedTrainSpec,
+        spec: &CheckedTrainSpec,
         key: Option<IdempotencyKey>,
     ) -> Result<Begun, JobError> {
         self.activate()?;
@@ -341,11 +341,11 @@ impl Table {
             jobs.by_id.get(jobs.by_key.get(key)?).cloned()
         });
         let job = match (known, key) {
-            (Some(job), Some(key)) if job.spec != spec => {
+            (Some(job), Some(key)) if job.spec != *spec => {
                 return Err(JobError::KeyTaken { key: key.to_string(), job: job.id.clone() });
             }
             (Some(job), _) => job,
-            (None, key) => self.make(&spec, key)?,
+            (None, key) => self.make(spec, key)?,
         };
         // Whoever sends rows now gets to finish the chunk that it is writing.
         let spool = job.spool.blocking_lock();

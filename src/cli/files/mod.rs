@@ -152,10 +152,10 @@ impl Kind {
         let bits = u64::from_le_bytes(raw);
         match self {
             Self::U8 | Self::U16 | Self::U32 | Self::U64 => bits as f32,
-            Self::I8 => f32::from(bits as u8 as i8),
-            Self::I16 => f32::from(bits as u16 as i16),
-            Self::I32 => bits as u32 as i32 as f32,
-            Self::I64 => bits as i64 as f32,
+            Self::I8 => f32::from((bits as u8).cast_signed()),
+            Self::I16 => f32::from((bits as u16).cast_signed()),
+            Self::I32 => (bits as u32).cast_signed() as f32,
+            Self::I64 => bits.cast_signed() as f32,
             Self::F32 => f32::from_bits(bits as u32),
             Self::F64 => f64::from_bits(bits) as f32,
         }
