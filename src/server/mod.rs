@@ -142,9 +142,12 @@ pub async fn run(
             tracing::info!("shutting down");
             health.not_ready().await;
             let _ = stop.send(true);
+            let until = tokio::time::Instant::now() + config.shutdown_grace;
             // Ends the streams that watch jobs, which would otherwise keep their connections.
-            jobs.shut_down().await;
-            if let Ok(ended) = tokio::time::timeout(config.shutdown_grace, &mut serving).await {
+            if tokio::time::timeout_at(until, jobs.shut_down()).await.is_err() {
+                tracing::warn!("training did not stop in time: its job starts again");
+            }
+            if let Ok(ended) = tokio::time::timeout_at(until, &mut serving).await {
                 joined(ended)
             } else {
                 tracing::warn!(grace = ?config.shutdown_grace, "some connections did not close in time");
@@ -154,7 +157,7 @@ pub async fn run(
         }
     };
     let _ = stop.send(true);
-    jobs.shut_down().await;
+    let _ = tokio::time::timeout(config.shutdown_grace, jobs.shut_down()).await;
     blocking(move || batcher.drain()).await;
     let _ = refresher.await;
     tracing::info!("stopped");
