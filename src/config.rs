@@ -67,7 +67,7 @@ pub struct ServeArgs {
     /// Ended jobs that are remembered [default: 1000]
     #[arg(long, value_name = "COUNT")]
     pub ended_jobs_max: Option<String>,
-    /// Rows of all jobs on disk [default: 64GiB]
+    /// Rows of all jobs on disk; those of the job that trains are in memory too [default: 8GiB]
     #[arg(long, value_name = "BYTES")]
     pub spool_bytes_max: Option<String>,
     /// From SIGTERM until everything accepted must be answered [default: 25]

@@ -204,7 +204,8 @@ impl JobsConfig {
             upload_idle_max: Duration::from_hours(1),
             open_jobs_max: 64,
             ended_jobs_max: 1000,
-            spool_bytes_max: 64 << 30,
+            // A job's rows are held in memory while it trains.
+            spool_bytes_max: 8 << 30,
             training_threads: crate::executor::ExecutorConfig::default().training_threads,
         }
     }

@@ -193,8 +193,8 @@ pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
 fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     let started = Instant::now();
     let features = job.spec.features();
-    let (rows, counts) = spool::read_all(&job.folder, features)?;
     let told = job.snapshot();
+    let (rows, counts) = spool::read_all(&job.folder, features, told.training_rows)?;
     if (counts.chunks, counts.training_rows, counts.test_rows) != (told.chunks, told.training_rows, told.test_rows) {
         return Err(JobError::Damaged {
             path: spool::path(&job.folder).display().to_string(),

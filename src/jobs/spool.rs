@@ -137,11 +137,18 @@ impl Spool {
     }
 }
 
-/// All rows of the finished spool in `folder`.
-pub(super) fn read_all(folder: &Path, columns: usize) -> Result<(SpooledRows, Counts), JobError> {
+/// All rows of the finished spool in `folder`; `training_rows` of them are expected to be trained on.
+pub(super) fn read_all(folder: &Path, columns: usize, training_rows: u64) -> Result<(SpooledRows, Counts), JobError> {
     let path = path(folder);
     let mut file = File::open(&path).map_err(failed("cannot open", &path))?;
+    let length = file.metadata().map_err(failed("cannot read", &path))?.len();
     let mut rows = SpooledRows::default();
+    // In one piece: growing would need room for the rows twice. Never more than the file can hold.
+    let numbers = training_rows.saturating_mul(columns as u64).min(length / 4);
+    rows.training.try_reserve_exact(usize::try_from(numbers).unwrap_or(usize::MAX)).map_err(|_| JobError::Damaged {
+        path: path.display().to_string(),
+        reason: format!("its {training_rows} rows do not fit this machine's memory"),
+    })?;
     let counts = read(&mut file, &path, columns, Tail::IsWhole, &mut |head, bytes| {
         let target = match head.role {
             RowRole::Training => &mut rows.training,
@@ -276,7 +283,7 @@ mod tests {
     fn rows_come_back_by_role_and_in_order() {
         let folder = tempfile::tempdir().expect("a folder");
         spool_of(folder.path(), &three());
-        let (rows, counts) = read_all(folder.path(), 2).expect("reads");
+        let (rows, counts) = read_all(folder.path(), 2, 3).expect("reads");
         assert_eq!(rows.training, [1.0, 2.0, 3.0, 4.0, 7.0, 8.0]);
         assert_eq!(rows.test, [5.0, 6.0]);
         assert_eq!((counts.chunks, counts.training_rows, counts.test_rows), (3, 3, 1));
@@ -307,7 +314,7 @@ mod tests {
             let mut flipped = whole.clone();
             flipped[index] ^= 1 << (index % 8);
             std::fs::write(&path, &flipped).expect("writes");
-            assert!(read_all(folder.path(), 2).is_err(), "byte {index}");
+            assert!(read_all(folder.path(), 2, 3).is_err(), "byte {index}");
             // Recovery keeps whole chunks before the flip alone, or refuses.
             if let Ok(spool) = Spool::recover(folder.path(), 2) {
                 let whole_before = ends.iter().filter(|end| **end <= index as u64).count() as u64;
@@ -330,7 +337,7 @@ mod tests {
             let mut file = if with_head { [&MARK[..], &2u32.to_le_bytes()].concat() } else { Vec::new() };
             file.extend_from_slice(&bytes);
             std::fs::write(path(folder.path()), &file).expect("writes");
-            let _ = read_all(folder.path(), 2);
+            let _ = read_all(folder.path(), 2, 3);
             let _ = Spool::recover(folder.path(), 2);
         }
     }

@@ -399,7 +399,7 @@ proptest! {
                     expected.extend(values);
                 }
             }
-            let (kept, _) = spool::read_all(&folder.path().join("jobs").join(snapshot.id.as_str()), 3).expect("reads");
+            let (kept, _) = spool::read_all(&folder.path().join("jobs").join(snapshot.id.as_str()), 3, 0).expect("reads");
             assert_eq!(kept.training, expected);
             server.crash().await;
         });
