@@ -8,16 +8,18 @@ use crate::rpc::pb;
 /// The lines that tell how good a model is.
 pub(super) fn evaluation_lines(name: &str, evaluation: &pb::Evaluation, code_length: usize) -> Vec<String> {
     let ratio = evaluation.squared_error / evaluation.pca_squared_error;
+    // Where the code has as many numbers as the rows have dimensions, PCA leaves rounding errors alone.
+    let ratio = if ratio < 1e6 { format!("ratio {ratio:.3}") } else { "which is exact".to_owned() };
     let mut lines = vec![
         format!(
-            "{name}: reconstruction error {:.4} a row, PCA with {code_length} components {:.4} (ratio {ratio:.3}), {} rows",
+            "{name}: reconstruction error {:.4} a row, PCA with {code_length} components {:.4} ({ratio}), {} rows",
             evaluation.squared_error, evaluation.pca_squared_error, evaluation.rows
         ),
         format!(
-            "{:width$}  in input units {:.6}, PCA {:.6}; variance explained {:.2} %, PCA {:.2} %",
+            "{:width$}  in input units {}, PCA {}; variance explained {:.2} %, PCA {:.2} %",
             "",
-            evaluation.squared_error_input_units,
-            evaluation.pca_squared_error_input_units,
+            number(evaluation.squared_error_input_units),
+            number(evaluation.pca_squared_error_input_units),
             100.0 * evaluation.explained_variance,
             100.0 * evaluation.pca_explained_variance,
             width = name.len()
@@ -33,6 +35,11 @@ pub(super) fn evaluation_lines(name: &str, evaluation: &pb::Evaluation, code_len
         ));
     }
     lines
+}
+
+/// A figure of any size.
+fn number(value: f64) -> String {
+    if value == 0.0 || (1e-4..1e9).contains(&value.abs()) { format!("{value:.4}") } else { format!("{value:.4e}") }
 }
 
 /// A whole training report.

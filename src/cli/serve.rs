@@ -38,11 +38,11 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
                 _ = tokio::signal::ctrl_c() => {}
             }
         };
-        let serving = server::run(listener, settings.server, shutdown);
+        let opened = server::open(settings.server).await.map_err(|error| CliError::Failed(error.to_string()))?;
         // Whoever started this may wait for the line; it may also have closed its end.
         let mut output = std::io::stdout();
         let _ = writeln!(output, "halfhitch {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
         let _ = output.flush();
-        serving.await.map_err(|error| CliError::Failed(error.to_string()))
+        opened.serve(listener, shutdown).await.map_err(|error| CliError::Failed(error.to_string()))
     })
 }

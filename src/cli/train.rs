@@ -530,7 +530,9 @@ fn progress_text(progress: &pb::Progress) -> String {
     if let Some(explained) = progress.pca_explained_variance {
         text.push_str(&format!(" (PCA {:.1} %)", 100.0 * explained));
     }
-    text.push_str(&format!(", {:.0} rows/s", progress.rows_per_second));
+    if progress.rows_per_second > 0.0 {
+        text.push_str(&format!(", {:.0} rows/s", progress.rows_per_second));
+    }
     if let Some(left) = &progress.time_left {
         text.push_str(&format!(", {} s left", left.seconds));
     }

@@ -83,85 +83,113 @@ pub enum ServerError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves on `listener` until `shutdown` resolves, then stops in order: not ready, no new connections, answer what was
-/// accepted, stop training (it goes on at the next start), return.
+/// Opens and serves: see [`open`] and [`Opened::serve`].
 pub async fn run(
     listener: TcpListener,
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
+    open(config).await?.serve(listener, shutdown).await
+}
+
+/// A server whose folder is open and whose threads run.
+#[derive(Debug)]
+pub struct Opened {
+    registry: Registry,
+    batcher: Batcher,
+    jobs: Jobs,
+    message_bytes_max: usize,
+    shutdown_grace: Duration,
+}
+
+/// Opens everything that can fail before the first request.
+pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     let folder = config.store.clone();
     let store = blocking(move || LocalStore::open(&folder)).await?;
     let store: Arc<dyn ModelStore> = Arc::new(store);
     let registry = Registry::new(store, config.registry);
     let batcher = Batcher::start(config.batching, config.executor.serving_threads).map_err(ServerError::Threads)?;
     let jobs = {
-        let registry = registry.clone();
-        blocking(move || Jobs::open(config.jobs, registry)).await?
+        let (registry, jobs) = (registry.clone(), config.jobs.clone());
+        blocking(move || Jobs::open(jobs, registry)).await?
     };
-    let api = Api::new(Service::new(registry.clone(), batcher.clone(), jobs.clone()));
+    let ServerConfig { message_bytes_max, shutdown_grace, .. } = config;
+    Ok(Opened { registry, batcher, jobs, message_bytes_max, shutdown_grace })
+}
 
-    let (stop, stopping) = watch::channel(false);
-    let refresher = tokio::spawn(refresh(registry, stopping.clone()));
-    let (health, health_service) = health::Health::new();
-    health.ready().await;
+impl Opened {
+    /// Serves on `listener` until `shutdown` resolves, then stops in order: not ready, no new connections, answer what was
+    /// accepted, stop training (it goes on at the next start), return.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), ServerError> {
+        let Self { registry, batcher, jobs, message_bytes_max, shutdown_grace } = self;
+        let api = Api::new(Service::new(registry.clone(), batcher.clone(), jobs.clone()));
 
-    let router = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
-        .add_service(health_service)
-        .add_service(
-            pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
-                .max_decoding_message_size(config.message_bytes_max)
-                .max_encoding_message_size(usize::MAX),
-        )
-        .add_service(
-            pb::model_service_server::ModelServiceServer::new(api.clone())
-                .max_decoding_message_size(config.message_bytes_max),
-        )
-        .add_service(
-            pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(config.message_bytes_max),
-        );
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut stopped = stopping;
-    let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
-        // An error means that `run` itself was dropped: stop too.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    }));
-    tokio::pin!(serving);
+        let (stop, stopping) = watch::channel(false);
+        let refresher = tokio::spawn(refresh(registry, stopping.clone()));
+        let (health, health_service) = health::Health::new();
+        health.ready().await;
 
-    let outcome = tokio::select! {
-        // The transport ended by itself: that is an error, or a fault of ours.
-        ended = &mut serving => joined(ended),
-        () = shutdown => {
-            tracing::info!("shutting down");
-            health.not_ready().await;
-            let _ = stop.send(true);
-            let until = tokio::time::Instant::now() + config.shutdown_grace;
-            // Ends the streams that watch jobs, which would otherwise keep their connections.
-            if tokio::time::timeout_at(until, jobs.shut_down()).await.is_err() {
-                tracing::warn!("training did not stop in time: its job starts again");
+        let router = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
+            .add_service(health_service)
+            .add_service(
+                pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
+                    .max_decoding_message_size(message_bytes_max)
+                    .max_encoding_message_size(usize::MAX),
+            )
+            .add_service(
+                pb::model_service_server::ModelServiceServer::new(api.clone())
+                    .max_decoding_message_size(message_bytes_max),
+            )
+            .add_service(
+                pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(message_bytes_max),
+            );
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let mut stopped = stopping;
+        let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
+            // An error means that `run` itself was dropped: stop too.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }));
+        tokio::pin!(serving);
+
+        let outcome = tokio::select! {
+            // The transport ended by itself: that is an error, or a fault of ours.
+            ended = &mut serving => joined(ended),
+            () = shutdown => {
+                tracing::info!("shutting down");
+                health.not_ready().await;
+                let _ = stop.send(true);
+                let until = tokio::time::Instant::now() + shutdown_grace;
+                // Ends the streams that watch jobs, which would otherwise keep their connections.
+                if tokio::time::timeout_at(until, jobs.shut_down()).await.is_err() {
+                    tracing::warn!("training did not stop in time: its job starts again");
+                }
+                if let Ok(ended) = tokio::time::timeout_at(until, &mut serving).await {
+                    joined(ended)
+                } else {
+                    tracing::warn!(grace = ?shutdown_grace, "some connections did not close in time");
+                    serving.abort();
+                    Ok(())
+                }
             }
-            if let Ok(ended) = tokio::time::timeout_at(until, &mut serving).await {
-                joined(ended)
-            } else {
-                tracing::warn!(grace = ?config.shutdown_grace, "some connections did not close in time");
-                serving.abort();
-                Ok(())
-            }
-        }
-    };
-    let _ = stop.send(true);
-    let _ = tokio::time::timeout(config.shutdown_grace, jobs.shut_down()).await;
-    blocking(move || batcher.drain()).await;
-    let _ = refresher.await;
-    tracing::info!("stopped");
-    Ok(outcome?)
+        };
+        let _ = stop.send(true);
+        let _ = tokio::time::timeout(shutdown_grace, jobs.shut_down()).await;
+        blocking(move || batcher.drain()).await;
+        let _ = refresher.await;
+        tracing::info!("stopped");
+        Ok(outcome?)
+    }
 }
 
 /// Looks at the store's folder now and then: versions that another server published, a lock that became free.

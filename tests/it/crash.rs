@@ -153,7 +153,11 @@ async fn a_server_killed_while_it_publishes_starts_clean() {
     let listed = server
         .models()
         .await
-        .list_model_versions(pb::ListModelVersionsRequest { name: "busy".into(), ..Default::default() })
+        .list_model_versions(pb::ListModelVersionsRequest {
+            name: "busy".into(),
+            page_size: 1000,
+            ..Default::default()
+        })
         .await
         .expect("lists")
         .into_inner()
