@@ -35,7 +35,7 @@ fn model(version: u64) -> Arc<LoadedModel> {
     .expect("a specification");
     let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
     let layer = TiedLayer {
-        weight: Weights::from_row_major(CODE, FEATURES, vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.25]),
+        weight: Weights::from_row_major(CODE, FEATURES, &[1.0, 2.0, 3.0, -1.0, 0.5, 0.25]),
         encoder_bias: vec![0.5, -0.5],
         decoder_bias: vec![1.0, 2.0, 3.0],
         gain: None,
@@ -71,12 +71,12 @@ fn offset(model: &LoadedModel, operation: Operation) -> f32 {
 
 /// Every number of a row is the row's first plus the offset; the error of a row is its first number.
 fn echo(model: &LoadedModel, operation: Operation, batch: &Lanes) -> Computed {
-    let firsts = batch.column(0).to_vec();
+    let firsts = batch.column(0);
     assert!(!firsts.contains(&PANICS), "told to panic");
     let mut values = Lanes::zeros(batch.rows(), widths(operation).1);
     for j in 0..values.columns() {
-        for (value, first) in values.column_mut(j).iter_mut().zip(&firsts) {
-            *value = if *first == OVERFLOWS { f32::INFINITY } else { first + offset(model, operation) };
+        for (row, first) in firsts.iter().enumerate() {
+            *values.at_mut(row, j) = if *first == OVERFLOWS { f32::INFINITY } else { first + offset(model, operation) };
         }
     }
     let squared_errors = if operation == Operation::Reconstruct { firsts } else { vec![] };
@@ -96,7 +96,7 @@ impl Gate {
         let (go, wait) = channel();
         let wait = Mutex::new(wait);
         let compute = Compute::new(move |model, operation, batch| {
-            let _ = entered.send(batch.column(0).to_vec());
+            let _ = entered.send(batch.column(0));
             // Without a gate any more everything passes.
             let _: Result<(), _> = lock(&wait).recv();
             echo(model, operation, batch)

@@ -113,8 +113,7 @@ impl Autoencoder {
     pub fn encode_normalised(&self, x: Lanes) -> Lanes {
         let (mut h, mut next) = (x, Lanes::default());
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().encoder_activations) {
-            layer.weight.encode(&h, &mut next);
-            activation.apply_with_bias(&mut next, &layer.encoder_bias);
+            layer.weight.encode_layer(&h, &layer.encoder_bias, *activation, &mut next);
             std::mem::swap(&mut h, &mut next);
         }
         h
@@ -127,8 +126,7 @@ impl Autoencoder {
             if let Some(gain) = &layer.gain {
                 scale_columns(&mut g, gain);
             }
-            layer.weight.decode(&g, &mut next);
-            activation.apply_with_bias(&mut next, &layer.decoder_bias);
+            layer.weight.decode_layer(&g, &layer.decoder_bias, *activation, &mut next);
             std::mem::swap(&mut g, &mut next);
         }
         g
@@ -137,17 +135,16 @@ impl Autoencoder {
 
 /// `G = G·diag(γ)`. Shapes: `g` (n, d), `gain` (d,).
 pub(super) fn scale_columns(g: &mut Lanes, gain: &[f32]) {
-    for (j, factor) in gain.iter().enumerate() {
-        g.column_mut(j).iter_mut().for_each(|value| *value *= factor);
-    }
+    g.each_column_mut(|j, part| part.iter_mut().for_each(|value| *value *= gain[j]));
 }
 
 /// Per row the sum over columns of (a - b)², column after column.
 fn squared_distances(a: &Lanes, b: &Lanes) -> Vec<f32> {
     let mut sums = vec![0.0f32; a.rows()];
-    for j in 0..a.columns() {
-        for ((sum, a), b) in sums.iter_mut().zip(a.column(j)).zip(b.column(j)) {
-            *sum += (a - b) * (a - b);
+    for ((first, rows, a), (_, _, b)) in a.panels().zip(b.panels()) {
+        let sums = &mut sums[first..first + rows];
+        for (a, b) in a.chunks_exact(rows).zip(b.chunks_exact(rows)) {
+            sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += (a - b) * (a - b));
         }
     }
     sums

@@ -15,13 +15,11 @@ use rayon::prelude::*;
 use super::Autoencoder;
 use super::autoencoder::scale_columns;
 use super::spec::Loss;
-use crate::numeric::matmul::Panel;
-use crate::numeric::{LANES, Lanes};
+use crate::numeric::matmul::{self, Panel};
+use crate::numeric::Lanes;
 
 /// Rows of a tape.
 pub const TAPE_ROWS: usize = 64;
-/// Outputs of a panel.
-const PANEL_OUTPUTS: usize = 128;
 
 /// A number for each parameter of a model: its gradient, or a moment of it.
 #[derive(Clone, Debug)]
@@ -33,7 +31,7 @@ pub struct Gradient {
 /// A number for each parameter of a tied layer, in the same shapes.
 #[derive(Clone, Debug)]
 pub struct LayerGradient {
-    /// (d_{l+1}, d_l), row-major.
+    /// (d_{l+1}, d_l), in the layout of [`Weights::panels`](crate::numeric::matmul::Weights::panels).
     pub weight: Vec<f32>,
     /// (d_{l+1},)
     pub encoder_bias: Vec<f32>,
@@ -47,7 +45,7 @@ impl Gradient {
     /// Zeros in the shapes of a model's parameters.
     pub fn zeros(model: &Autoencoder) -> Self {
         let layers = model.layers().iter().map(|layer| LayerGradient {
-            weight: vec![0.0; layer.weight.row_major().len()],
+            weight: vec![0.0; layer.weight.panels().len()],
             encoder_bias: vec![0.0; layer.encoder_bias.len()],
             decoder_bias: vec![0.0; layer.decoder_bias.len()],
             gain: layer.gain.as_ref().map(|gain| vec![0.0; gain.len()]),
@@ -69,10 +67,8 @@ impl Gradient {
                 gain.fill(0.0);
                 tapes.iter().for_each(|tape| add(gain, &tape.gain[l]));
             }
-            let inputs = layer.decoder_bias.len();
-            for (i, values) in layer.weight.chunks_mut(PANEL_OUTPUTS * inputs).enumerate() {
-                panels.push((l, Panel { values, first: i * PANEL_OUTPUTS, inputs }));
-            }
+            let (outputs, inputs) = (layer.encoder_bias.len(), layer.decoder_bias.len());
+            panels.extend(matmul::panels(&mut layer.weight, outputs, inputs).map(|panel| (l, panel)));
         }
         let fill = |(l, panel): &mut (usize, Panel<'_>)| {
             for (i, tape) in tapes.iter().enumerate() {
@@ -152,13 +148,14 @@ impl Tape {
         self.loss
     }
 
-    /// After [`Tape::forward`]: calls `found(row, column, x, x̂)` for every number, normalised, column by column.
+    /// After [`Tape::forward`]: calls `found(row, column, x, x̂)` for every number, normalised, in an order that depends on the shape alone.
     pub fn each_reconstructed(&self, model: &Autoencoder, mut found: impl FnMut(usize, usize, f32, f32)) {
         let activation = model.spec().raw().decoder_activations[0];
         let logits = model.spec().raw().loss == Loss::BinaryCrossEntropy;
-        for column in 0..self.h[0].columns() {
-            for (row, (x, g)) in self.h[0].column(column).iter().zip(self.g[0].column(column)).enumerate() {
-                found(row, column, *x, if logits { activation.value(*g) } else { *g });
+        for ((first, rows, x), (_, _, g)) in self.h[0].panels().zip(self.g[0].panels()) {
+            for (place, (x, g)) in x.iter().zip(g).enumerate() {
+                let x_hat = if logits { activation.value(*g) } else { *g };
+                found(first + place % rows, place / rows, *x, x_hat);
             }
         }
     }
@@ -250,10 +247,7 @@ fn keep_slope(slope: &mut Option<Lanes>, activation: crate::numeric::Activation,
     }
     let slope = slope.get_or_insert_default();
     slope.clone_from(product);
-    let stride = slope.stride();
-    for (column, b) in slope.values_mut().chunks_exact_mut(stride).zip(bias) {
-        column.iter_mut().for_each(|x| *x = activation.slope_at(*x + b));
-    }
+    slope.each_column_mut(|j, part| part.iter_mut().for_each(|x| *x = activation.slope_at(*x + bias[j])));
 }
 
 fn multiply_slope(delta: &mut Lanes, activation: crate::numeric::Activation, outputs: &Lanes, slope: Option<&Lanes>) {
@@ -263,10 +257,9 @@ fn multiply_slope(delta: &mut Lanes, activation: crate::numeric::Activation, out
     }
 }
 
-/// Sum of `f(x, g)` over the rows without padding.
+/// Sum of `f(x, g)` over all numbers.
 fn pairs(x: &Lanes, g: &Lanes, f: impl Fn(f32, f32) -> f64) -> f64 {
-    let column = |j| -> f64 { x.column(j).iter().zip(g.column(j)).map(|(x, g)| f(*x, *g)).sum() };
-    (0..x.columns()).map(column).sum()
+    x.values().iter().zip(g.values()).map(|(x, g)| f(*x, *g)).sum()
 }
 
 /// -x ln σ(z) - (1-x) ln(1-σ(z)) = max(z, 0) - x z + ln(1 + exp(-|z|)).
@@ -274,36 +267,35 @@ fn cross_entropy(x: f32, z: f32) -> f64 {
     f64::from(z.max(0.0) - x * z) + f64::from(libm::log1pf(libm::expf(-z.abs())))
 }
 
-/// The derivative of the loss by x̂ (by the logits under cross-entropy), times `share`; zero in the padding, which keeps
-/// the padding out of every gradient.
+/// The derivative of the loss by x̂ (by the logits under cross-entropy), times `share`.
 fn output_delta(loss: Loss, share: f32, x: &Lanes, g: &Lanes, delta: &mut Lanes) {
     delta.reset(x.rows(), x.columns());
-    for j in 0..x.columns() {
-        for ((d, x), g) in delta.column_mut(j).iter_mut().zip(x.column(j)).zip(g.column(j)) {
-            *d = match loss {
-                Loss::SquaredError => 2.0 * share * (g - x),
-                Loss::BinaryCrossEntropy => share * (crate::numeric::Activation::Sigmoid.value(*g) - x),
-            };
+    let numbers = delta.values_mut().iter_mut().zip(x.values()).zip(g.values());
+    match loss {
+        Loss::SquaredError => numbers.for_each(|((d, x), g)| *d = 2.0 * share * (g - x)),
+        Loss::BinaryCrossEntropy => {
+            numbers.for_each(|((d, x), g)| *d = share * (crate::numeric::Activation::Sigmoid.value(*g) - x));
         }
     }
 }
 
-/// Sums of the columns: 16 chains, added in order.
+/// Sums of the columns, panel after panel.
 fn column_sums(delta: &Lanes, sums: &mut Vec<f32>) {
     sums.clear();
-    sums.extend(delta.values().chunks_exact(delta.stride().max(1)).map(|column| {
-        let mut chains = [0.0f32; LANES];
-        for lanes in column.as_chunks::<LANES>().0 {
-            chains.iter_mut().zip(lanes).for_each(|(chain, value)| *chain += value);
-        }
-        chains.iter().sum::<f32>()
-    }));
+    sums.resize(delta.columns(), 0.0);
+    for (_, rows, panel) in delta.panels() {
+        sums.iter_mut().zip(panel.chunks_exact(rows)).for_each(|(sum, part)| *sum += part.iter().sum::<f32>());
+    }
 }
 
 /// Sums of the columns of a∘b.
 fn column_dots(a: &Lanes, b: &Lanes, sums: &mut Vec<f32>) {
     sums.clear();
-    sums.extend((0..a.columns()).map(|j| a.column(j).iter().zip(b.column(j)).map(|(a, b)| a * b).sum::<f32>()));
+    sums.resize(a.columns(), 0.0);
+    for ((_, rows, a), (_, _, b)) in a.panels().zip(b.panels()) {
+        let parts = a.chunks_exact(rows).zip(b.chunks_exact(rows));
+        sums.iter_mut().zip(parts).for_each(|(sum, (a, b))| *sum += a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>());
+    }
 }
 
 #[cfg(test)]

@@ -1,46 +1,76 @@
-//! Column-major batches: the rows of a batch lie along the SIMD lanes.
+//! Batches whose rows lie along the SIMD lanes.
 //!
 //! Requests arrive row-major; the copy into the batch turns them, so that no further copy is needed.
 
 use std::ops::Range;
 
-/// Batches are padded with zero rows to a multiple of this. Fewer rows would send the products down other code paths
-/// and change the bits of a result.
-pub const LANES: usize = 16;
+use bytemuck::{Pod, Zeroable};
 
-/// A column-major matrix of `rows` x `columns`, its columns padded with zeros to a multiple of [`LANES`] rows.
+use super::kernels::PANEL;
+
+/// Rows of a panel. A batch of a multiple of this many rows makes full use of the machine.
+pub const LANES: usize = PANEL;
+
+/// A cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// Floats that begin at a cache line: a vector then never lies across two of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Floats {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Floats {
+    pub(super) fn zeros(len: usize) -> Self {
+        Self { lines: vec![Line::zeroed(); len.div_ceil(16)], len }
+    }
+
+    /// Another length; keeps the memory where it suffices, and what is in it.
+    pub(super) fn resize(&mut self, len: usize) {
+        self.lines.resize(len.div_ceil(16), Line::zeroed());
+        self.len = len;
+    }
+
+    pub(super) fn as_slice(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+/// A matrix of `rows` x `columns`, cut into panels of [`LANES`] rows. A panel is column-major; the last one holds the rows
+/// that are left, and no padding.
+///
+/// So one row is plain, and 16 rows or more are columns of 16 with no large stride between them, whatever their number.
 #[derive(Clone, Debug, Default)]
 pub struct Lanes {
-    values: Vec<f32>,
+    values: Floats,
     rows: usize,
-    stride: usize,
     columns: usize,
 }
 
 impl Lanes {
     /// All zeros.
     pub fn zeros(rows: usize, columns: usize) -> Self {
-        let stride = rows.next_multiple_of(LANES);
-        Self { values: vec![0.0; stride * columns], rows, stride, columns }
+        Self { values: Floats::zeros(rows * columns), rows, columns }
     }
 
-    /// Becomes a matrix of zeros of another shape; keeps the memory where it suffices.
+    /// Becomes a matrix of another shape; keeps the memory where it suffices. The values are whatever was there: to be
+    /// overwritten.
     pub fn reset(&mut self, rows: usize, columns: usize) {
         self.rows = rows;
         self.columns = columns;
-        self.stride = rows.next_multiple_of(LANES);
-        self.values.clear();
-        self.values.resize(self.stride * columns, 0.0);
+        self.values.resize(rows * columns);
     }
 
-    /// Rows without padding.
+    /// Rows.
     pub fn rows(&self) -> usize {
         self.rows
-    }
-
-    /// Rows with padding: the distance between columns.
-    pub fn stride(&self) -> usize {
-        self.stride
     }
 
     /// Columns.
@@ -48,24 +78,14 @@ impl Lanes {
         self.columns
     }
 
-    /// Column-major values with padding, `stride * columns` of them.
+    /// All `rows * columns` values, in the order of the panels: for what treats every number alike.
     pub fn values(&self) -> &[f32] {
-        &self.values
+        self.values.as_slice()
     }
 
-    /// The same, to write. The padding rows must stay finite.
+    /// The same, to write.
     pub fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
-    }
-
-    /// Column `j` without its padding.
-    pub fn column(&self, j: usize) -> &[f32] {
-        &self.values[j * self.stride..j * self.stride + self.rows]
-    }
-
-    /// Column `j` without its padding, to write.
-    pub fn column_mut(&mut self, j: usize) -> &mut [f32] {
-        &mut self.values[j * self.stride..j * self.stride + self.rows]
+        self.values.as_mut_slice()
     }
 
     /// One value.
@@ -73,8 +93,49 @@ impl Lanes {
     /// # Panics
     /// If there is no such row or column.
     pub fn at(&self, row: usize, column: usize) -> f32 {
-        assert!(row < self.rows, "row {row} of {}", self.rows);
-        self.values[column * self.stride + row]
+        assert!(row < self.rows && column < self.columns, "row {row}, column {column} of {}x{}", self.rows, self.columns);
+        let (first, width) = self.panel_of(row);
+        self.values()[first * self.columns + column * width + row - first]
+    }
+
+    /// The same, to write.
+    ///
+    /// # Panics
+    /// If there is no such row or column.
+    pub fn at_mut(&mut self, row: usize, column: usize) -> &mut f32 {
+        assert!(row < self.rows && column < self.columns, "row {row}, column {column} of {}x{}", self.rows, self.columns);
+        let (first, width) = self.panel_of(row);
+        let place = first * self.columns + column * width + row - first;
+        &mut self.values_mut()[place]
+    }
+
+    /// A copy of one column.
+    ///
+    /// # Panics
+    /// If there is no such column.
+    pub fn column(&self, column: usize) -> Vec<f32> {
+        (0..self.rows).map(|row| self.at(row, column)).collect()
+    }
+
+    /// First row and number of rows of the panel that `row` is in.
+    fn panel_of(&self, row: usize) -> (usize, usize) {
+        let first = row / LANES * LANES;
+        (first, LANES.min(self.rows - first))
+    }
+
+    /// The panels in order: (first row, number of rows, their columns one after another).
+    pub fn panels(&self) -> impl Iterator<Item = (usize, usize, &[f32])> {
+        let panels = self.values().chunks((LANES * self.columns).max(1)).enumerate();
+        panels.map(|(i, panel)| (i * LANES, panel.len() / self.columns, panel))
+    }
+
+    /// Calls `change(j, part)` for the part of each column j that lies in a panel, panel after panel.
+    pub fn each_column_mut(&mut self, mut change: impl FnMut(usize, &mut [f32])) {
+        let columns = self.columns;
+        for panel in self.values_mut().chunks_mut((LANES * columns).max(1)) {
+            let rows = panel.len() / columns;
+            panel.chunks_exact_mut(rows).enumerate().for_each(|(j, part)| change(j, part));
+        }
     }
 
     /// Writes row-major `rows` into this matrix from row `first` on.
@@ -82,7 +143,7 @@ impl Lanes {
     /// # Panics
     /// If `rows` is not a whole number of rows or does not fit.
     pub fn load(&mut self, first: usize, rows: &[f32]) {
-        self.load_with(first, rows.len(), |i| rows[i]);
+        self.load_with(first, rows, |value| value);
     }
 
     /// Writes row-major little-endian binary32 `bytes` into this matrix from row `first` on.
@@ -92,22 +153,26 @@ impl Lanes {
     pub fn load_le(&mut self, first: usize, bytes: &[u8]) {
         let (numbers, rest) = bytes.as_chunks::<4>();
         assert!(rest.is_empty(), "four bytes a number");
-        self.load_with(first, numbers.len(), |i| f32::from_le_bytes(numbers[i]));
+        self.load_with(first, numbers, f32::from_le_bytes);
     }
 
-    fn load_with(&mut self, first: usize, count: usize, value: impl Fn(usize) -> f32) {
-        assert_eq!(count % self.columns.max(1), 0, "a whole number of rows");
-        let rows = count / self.columns.max(1);
-        assert!(first + rows <= self.rows, "rows {first}..{} of {}", first + rows, self.rows);
-        // Blocks of 16 rows keep the cache lines that a column writes to in the first-level cache.
-        for block in (0..rows).step_by(LANES) {
-            let block_end = rows.min(block + LANES);
-            for column in 0..self.columns {
-                let target = column * self.stride + first;
-                for row in block..block_end {
-                    self.values[target + row] = value(row * self.columns + column);
-                }
+    fn load_with<T: Copy>(&mut self, first: usize, numbers: &[T], value: impl Fn(T) -> f32) {
+        let columns = self.columns;
+        assert_eq!(numbers.len() % columns.max(1), 0, "a whole number of rows");
+        let count = numbers.len() / columns.max(1);
+        assert!(first + count <= self.rows, "rows {first}..{} of {}", first + count, self.rows);
+        let mut row = first;
+        while row < first + count {
+            let (panel, width) = self.panel_of(row);
+            let end = (panel + width).min(first + count);
+            let source = &numbers[(row - first) * columns..(end - first) * columns];
+            let target = &mut self.values_mut()[panel * columns..(panel + width) * columns];
+            if width == 1 {
+                target.iter_mut().zip(source).for_each(|(target, number)| *target = value(*number));
+            } else {
+                turn_in(source, columns, target, width, row - panel, &value);
             }
+            row = end;
         }
     }
 
@@ -130,14 +195,65 @@ impl Lanes {
     }
 
     fn store_with<T>(&self, range: Range<usize>, out: &mut [T], form: impl Fn(f32) -> T) {
+        let columns = self.columns;
         assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
-        assert_eq!(out.len(), range.len() * self.columns, "room for the rows");
-        for block in range.clone().step_by(LANES) {
-            let block_end = range.end.min(block + LANES);
-            for column in 0..self.columns {
-                for row in block..block_end {
-                    out[(row - range.start) * self.columns + column] = form(self.values[column * self.stride + row]);
-                }
+        assert_eq!(out.len(), range.len() * columns, "room for the rows");
+        let mut row = range.start;
+        while row < range.end {
+            let (panel, width) = self.panel_of(row);
+            let end = (panel + width).min(range.end);
+            let target = &mut out[(row - range.start) * columns..(end - range.start) * columns];
+            let source = &self.values()[panel * columns..(panel + width) * columns];
+            if width == 1 {
+                target.iter_mut().zip(source).for_each(|(target, value)| *target = form(*value));
+            } else {
+                turn_out(source, width, row - panel, target, columns, &form);
+            }
+            row = end;
+        }
+    }
+}
+
+/// Columns that are turned at once: their lines and those of the rows stay in the first-level cache.
+const TURNED_COLUMNS: usize = 16;
+
+/// Row-major `source` to rows `first..` of a panel of `width` rows.
+#[inline]
+fn turn_in<T: Copy>(
+    source: &[T],
+    columns: usize,
+    target: &mut [f32],
+    width: usize,
+    first: usize,
+    value: &impl Fn(T) -> f32,
+) {
+    for start in (0..columns).step_by(TURNED_COLUMNS) {
+        let end = columns.min(start + TURNED_COLUMNS);
+        let target = &mut target[start * width..end * width];
+        for (row, numbers) in source.chunks_exact(columns).enumerate() {
+            for (column, number) in target.chunks_exact_mut(width).zip(&numbers[start..end]) {
+                column[first + row] = value(*number);
+            }
+        }
+    }
+}
+
+/// Rows `first..` of a panel of `width` rows to row-major `target`.
+#[inline]
+fn turn_out<T>(
+    source: &[f32],
+    width: usize,
+    first: usize,
+    target: &mut [T],
+    columns: usize,
+    form: &impl Fn(f32) -> T,
+) {
+    for start in (0..columns).step_by(TURNED_COLUMNS) {
+        let end = columns.min(start + TURNED_COLUMNS);
+        let source = &source[start * width..end * width];
+        for (row, numbers) in target.chunks_exact_mut(columns).enumerate() {
+            for (number, column) in numbers[start..end].iter_mut().zip(source.chunks_exact(width)) {
+                *number = form(column[first + row]);
             }
         }
     }
@@ -151,27 +267,37 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_back_as_they_went(rows in 1usize..70, columns in 1usize..9, first in 0usize..5) {
+        fn rows_come_back_as_they_went(rows in 1usize..70, columns in 1usize..40, first in 0usize..35) {
             let values: Vec<f32> = (0..rows * columns).map(|i| i as f32 - 3.5).collect();
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             let (mut a, mut b) = (Lanes::zeros(first + rows, columns), Lanes::zeros(first + rows, columns));
             a.load(first, &values);
             b.load_le(first, &bytes);
             prop_assert_eq!(a.values(), b.values());
-            prop_assert_eq!(a.stride() % LANES, 0);
             let (mut back, mut back_le) = (vec![0.0; values.len()], vec![0; bytes.len()]);
             a.store(first..first + rows, &mut back);
             a.store_le(first..first + rows, &mut back_le);
+            prop_assert_eq!(a.at(first + rows - 1, columns - 1).to_bits(), values[values.len() - 1].to_bits());
             prop_assert_eq!(back, values);
             prop_assert_eq!(back_le, bytes);
+            let panels: Vec<f32> = a.panels().flat_map(|(_, _, panel)| panel.to_vec()).collect();
+            prop_assert_eq!(&panels, a.values());
         }
     }
 
     #[test]
-    fn a_reset_matrix_is_zero_again() {
-        let mut lanes = Lanes::zeros(3, 2);
-        lanes.load(0, &[1.0; 6]);
-        lanes.reset(2, 2);
-        assert_eq!((lanes.rows(), lanes.stride(), lanes.values()), (2, LANES, &[0.0; 32][..]));
+    fn columns_are_changed_with_their_numbers() {
+        let mut lanes = Lanes::zeros(18, 2);
+        lanes.each_column_mut(|j, part| part.fill(j as f32 + 1.0));
+        for row in 0..18 {
+            assert_eq!((lanes.at(row, 0), lanes.at(row, 1)), (1.0, 2.0));
+        }
+    }
+
+    #[test]
+    fn floats_begin_at_a_cache_line() {
+        for len in [1, 15, 16, 1000] {
+            assert_eq!(Floats::zeros(len).as_slice().as_ptr().addr() % 64, 0);
+        }
     }
 }

@@ -1,35 +1,76 @@
 //! Every matrix product of the program.
 //!
-//! Activations are column-major and padded to a multiple of 16 rows ([`Lanes`]), W is row-major (outputs, inputs), and
-//! one copy of it serves both directions. The products go through faer, single-threaded: callers spread rows or outputs
-//! over threads, and nothing is ever added across threads.
+//! W is in memory once, in panels of 16 outputs ([`Weights`]), activations are in panels of 16 rows ([`Lanes`]): encode
+//! and decode read the same bytes. Callers spread rows or outputs over threads; nothing is ever added across threads.
 //!
 //! # Order
-//! Each number of a result is a sum over the reduction index whose order depends on the shape of W alone: not on the
-//! number of rows (any multiple of 16), nor on a row's position or neighbours. So a row has the same bits in every
-//! batch; the test `a_row_has_the_same_bits_in_every_batch` prints any size for which it has not.
+//! Each number of a result is one chain of fused multiply-adds, s ← fma(w, x, s) from s = 0, each rounded once:
+//!
+//! - [`Weights::encode`]: y\[n, o\] over the inputs i = 0, 1, 2, ...
+//! - [`Weights::decode`]: y\[n, i\] over the outputs o = 0, 1, 2, ...
+//! - [`Panel::replace`] and [`Panel::add`]: dW\[o, i\] over the rows n = 0, 1, 2, ..., from what was there where it is added.
+//!
+//! A bias is added after the last step, and the activation is taken of that. So the bits of a row depend on the row and W
+//! alone: not on the number of rows, nor its position, its neighbours, the threads or the instructions. `kernels` computes
+//! these chains in several ways; the tests compare each with the loop above, bit for bit.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
-
-use super::Lanes;
+use super::kernels::{self, Direction, Outer, PANEL, Product};
+use super::lanes::Floats;
+use super::{Activation, Lanes};
 
 /// A weight matrix W of shape (outputs, inputs). Both directions of a tied layer read this one copy.
+///
+/// In memory: `[outputs / 16][inputs][16]`, the last panel as narrow as the outputs that are left.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
-    values: Vec<f32>,
+    values: Floats,
     outputs: usize,
     inputs: usize,
 }
 
+/// Panels whose distance is a multiple of this many floats share their places in the caches: decoding, which goes from
+/// panel to panel, would find none of them there a second time.
+const ALIASING_FLOATS: usize = 2048;
+/// So they are moved apart by 16 lines, where that costs little.
+const GAP_FLOATS: usize = PANEL * PANEL;
+const GAP_INPUTS_MIN: usize = 512;
+
+/// Floats from one panel to the next.
+fn stride(inputs: usize) -> usize {
+    let panel = PANEL * inputs;
+    if inputs >= GAP_INPUTS_MIN && panel.is_multiple_of(ALIASING_FLOATS) { panel + GAP_FLOATS } else { panel }
+}
+
+/// Floats of all panels of `outputs`, the gaps between them included.
+fn length(outputs: usize, inputs: usize) -> usize {
+    let (full, rest) = (outputs / PANEL, outputs % PANEL);
+    let gap = stride(inputs) - PANEL * inputs;
+    full * stride(inputs) + rest * inputs - if rest == 0 && full > 0 { gap } else { 0 }
+}
+
 impl Weights {
-    /// From row-major (outputs, inputs) values.
+    /// All zeros.
+    pub fn zeros(outputs: usize, inputs: usize) -> Self {
+        Self { values: Floats::zeros(length(outputs, inputs)), outputs, inputs }
+    }
+
+    /// From row-major (outputs, inputs) values, as the file holds them.
     ///
     /// # Panics
     /// If there are not `outputs * inputs` of them.
-    pub fn from_row_major(outputs: usize, inputs: usize, values: Vec<f32>) -> Self {
+    pub fn from_row_major(outputs: usize, inputs: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), outputs * inputs, "outputs x inputs values");
-        Self { values, outputs, inputs }
+        let mut weights = Self::zeros(outputs, inputs);
+        let panels = weights.values.as_mut_slice().chunks_mut(stride(inputs).max(1));
+        for (panel, rows) in panels.zip(values.chunks((PANEL * inputs).max(1))) {
+            let width = rows.len() / inputs;
+            for (o, row) in rows.chunks_exact(inputs).enumerate() {
+                for (i, value) in row.iter().enumerate() {
+                    panel[i * width + o] = *value;
+                }
+            }
+        }
+        weights
     }
 
     /// Rows of W.
@@ -42,14 +83,31 @@ impl Weights {
         self.inputs
     }
 
-    /// W in row-major order, as the file holds it.
-    pub fn row_major(&self) -> &[f32] {
-        &self.values
+    /// W\[output, input\].
+    ///
+    /// # Panics
+    /// If there is no such number.
+    pub fn at(&self, output: usize, input: usize) -> f32 {
+        assert!(output < self.outputs && input < self.inputs, "W[{output}, {input}] exists");
+        let panel = output / PANEL;
+        let width = PANEL.min(self.outputs - panel * PANEL);
+        self.panels()[panel * stride(self.inputs) + input * width + output % PANEL]
     }
 
-    /// The same, for the optimiser.
-    pub fn row_major_mut(&mut self) -> &mut [f32] {
-        &mut self.values
+    /// A copy in row-major order, as the file holds it.
+    pub fn to_row_major(&self) -> Vec<f32> {
+        let rows = (0..self.outputs).flat_map(|o| (0..self.inputs).map(move |i| (o, i)));
+        rows.map(|(o, i)| self.at(o, i)).collect()
+    }
+
+    /// The numbers in the order of the panels, zeros between them included: for what treats every number alike.
+    pub fn panels(&self) -> &[f32] {
+        self.values.as_slice()
+    }
+
+    /// The same, for the optimiser. What is zero between the panels must stay finite.
+    pub fn panels_mut(&mut self) -> &mut [f32] {
+        self.values.as_mut_slice()
     }
 
     /// `Y = X·Wᵀ`. Shapes: `x` (n, inputs) → `y` (n, outputs), which is overwritten.
@@ -57,9 +115,15 @@ impl Weights {
     /// # Panics
     /// If the shapes disagree.
     pub fn encode(&self, x: &Lanes, y: &mut Lanes) {
-        assert_eq!(x.columns(), self.inputs, "X has one column per input of W");
-        y.reset(x.rows(), self.outputs);
-        matmul(columns_mut(y), Accum::Replace, columns(x), self.matrix().transpose(), 1.0, Par::Seq);
+        self.product(Direction::Encode, x, None, Activation::Linear, y);
+    }
+
+    /// `Y = f(X·Wᵀ + b)`. Shapes: `x` (n, inputs), `bias` (outputs,) → `y` (n, outputs), which is overwritten.
+    ///
+    /// # Panics
+    /// If the shapes disagree.
+    pub fn encode_layer(&self, x: &Lanes, bias: &[f32], activation: Activation, y: &mut Lanes) {
+        self.product(Direction::Encode, x, Some(bias), activation, y);
     }
 
     /// `Y = X·W`. Shapes: `x` (n, outputs) → `y` (n, inputs), which is overwritten.
@@ -67,56 +131,90 @@ impl Weights {
     /// # Panics
     /// If the shapes disagree.
     pub fn decode(&self, x: &Lanes, y: &mut Lanes) {
-        assert_eq!(x.columns(), self.outputs, "X has one column per output of W");
-        y.reset(x.rows(), self.inputs);
-        matmul(columns_mut(y), Accum::Replace, columns(x), self.matrix(), 1.0, Par::Seq);
+        self.product(Direction::Decode, x, None, Activation::Linear, y);
     }
 
-    fn matrix(&self) -> MatRef<'_, f32> {
-        MatRef::from_row_major_slice(&self.values, self.outputs, self.inputs)
+    /// `Y = f(X·W + c)`. Shapes: `x` (n, outputs), `bias` (inputs,) → `y` (n, inputs), which is overwritten.
+    ///
+    /// # Panics
+    /// If the shapes disagree.
+    pub fn decode_layer(&self, x: &Lanes, bias: &[f32], activation: Activation, y: &mut Lanes) {
+        self.product(Direction::Decode, x, Some(bias), activation, y);
+    }
+
+    fn product(&self, direction: Direction, x: &Lanes, bias: Option<&[f32]>, activation: Activation, y: &mut Lanes) {
+        let (x_columns, y_columns) = match direction {
+            Direction::Encode => (self.inputs, self.outputs),
+            Direction::Decode => (self.outputs, self.inputs),
+        };
+        assert_eq!(x.columns(), x_columns, "X is as wide as W");
+        y.reset(x.rows(), y_columns);
+        kernels::product(&mut Product {
+            direction,
+            w: self.values.as_slice(),
+            w_stride: stride(self.inputs),
+            outputs: self.outputs,
+            inputs: self.inputs,
+            rows: x.rows(),
+            x: x.values(),
+            y: y.values_mut(),
+            bias,
+            activation,
+        });
     }
 }
 
-/// A panel of outputs of a gradient: rows `first..first + count` of a matrix of the shape of W, row-major.
+/// Outputs of a [`Panel`].
+const PANEL_OUTPUTS: usize = 128;
+
+/// Some outputs of the gradient of a matrix, in the layout of [`Weights::panels`].
 #[derive(Debug)]
 pub struct Panel<'a> {
-    /// (count, inputs), row-major.
-    pub values: &'a mut [f32],
-    /// First output.
-    pub first: usize,
-    /// Number of inputs.
-    pub inputs: usize,
+    values: &'a mut [f32],
+    first: usize,
+    outputs: usize,
+    inputs: usize,
+}
+
+/// Cuts the gradient of a matrix of shape (outputs, inputs), in the layout of [`Weights::panels`], into panels that
+/// threads can share out. The cuts depend on the shape alone.
+pub fn panels(values: &mut [f32], outputs: usize, inputs: usize) -> impl Iterator<Item = Panel<'_>> {
+    let chunks = values.chunks_mut((PANEL_OUTPUTS / PANEL * stride(inputs)).max(1)).enumerate();
+    chunks.map(move |(i, values)| Panel { values, first: i * PANEL_OUTPUTS, outputs, inputs })
 }
 
 impl Panel<'_> {
-    /// `dW = Uᵀ·V` on this panel. Shapes: `u` (n, outputs), `v` (n, inputs). Padding rows of `u` or of `v` must be zero.
+    /// `dW = Uᵀ·V` on this panel. Shapes: `u` (n, outputs), `v` (n, inputs).
+    ///
+    /// # Panics
+    /// If the shapes disagree.
     pub fn replace(&mut self, u: &Lanes, v: &Lanes) {
-        self.product(Accum::Replace, u, v);
+        self.product(false, u, v);
     }
 
     /// `dW += Uᵀ·V` on this panel.
+    ///
+    /// # Panics
+    /// If the shapes disagree.
     pub fn add(&mut self, u: &Lanes, v: &Lanes) {
-        self.product(Accum::Add, u, v);
+        self.product(true, u, v);
     }
 
-    fn product(&mut self, accumulate: Accum, u: &Lanes, v: &Lanes) {
-        assert_eq!(u.stride(), v.stride(), "as many rows in U as in V");
-        assert_eq!(v.columns(), self.inputs, "V has one column per input");
-        let count = self.values.len() / self.inputs;
-        let u = columns(u).subcols(self.first, count);
-        let target = MatMut::from_row_major_slice_mut(self.values, count, self.inputs);
-        matmul(target, accumulate, u.transpose(), columns(v), 1.0, Par::Seq);
+    fn product(&mut self, add: bool, u: &Lanes, v: &Lanes) {
+        assert_eq!(u.rows(), v.rows(), "as many rows in U as in V");
+        kernels::outer(&mut Outer {
+            w: self.values,
+            w_stride: stride(self.inputs),
+            count: PANEL_OUTPUTS.min(self.outputs - self.first),
+            first: self.first,
+            outputs: self.outputs,
+            inputs: self.inputs,
+            rows: u.rows(),
+            u: u.values(),
+            v: v.values(),
+            add,
+        });
     }
-}
-
-/// The whole padded matrix, for faer.
-fn columns(x: &Lanes) -> MatRef<'_, f32> {
-    MatRef::from_column_major_slice(x.values(), x.stride(), x.columns())
-}
-
-fn columns_mut(x: &mut Lanes) -> MatMut<'_, f32> {
-    let (stride, columns) = (x.stride(), x.columns());
-    MatMut::from_column_major_slice_mut(x.values_mut(), stride, columns)
 }
 
 #[cfg(test)]
@@ -142,12 +240,12 @@ mod tests {
     #[test]
     fn both_directions_agree_with_a_plain_loop() {
         for (outputs, inputs) in SHAPES {
-            let w = Weights::from_row_major(outputs, inputs, random(outputs, inputs, 1));
+            let w = Weights::from_row_major(outputs, inputs, &random(outputs, inputs, 1));
             let (x, c) = (random(5, inputs, 2), random(5, outputs, 3));
             let (mut y, mut z) = (Lanes::default(), Lanes::default());
             w.encode(&lanes(5, inputs, &x), &mut y);
             w.decode(&lanes(5, outputs, &c), &mut z);
-            let weight = |o: usize, i: usize| f64::from(w.row_major()[o * inputs + i]);
+            let weight = |o: usize, i: usize| f64::from(w.at(o, i));
             for row in 0..5 {
                 for o in 0..outputs {
                     let expected: f64 = (0..inputs).map(|i| weight(o, i) * f64::from(x[row * inputs + i])).sum();
@@ -168,7 +266,7 @@ mod tests {
     fn a_row_has_the_same_bits_in_every_batch() {
         let mut failed = Vec::new();
         for (outputs, inputs) in SHAPES {
-            let w = Weights::from_row_major(outputs, inputs, random(outputs, inputs, 1));
+            let w = Weights::from_row_major(outputs, inputs, &random(outputs, inputs, 1));
             let (x, c) = (random(1, inputs, 2), random(1, outputs, 3));
             let (mut y, mut z) = (Lanes::default(), Lanes::default());
             w.encode(&lanes(1, inputs, &x), &mut y);
@@ -195,18 +293,33 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_panel_is_a_sum_over_rows() {
-        let (u, v) = (random(20, 6, 4), random(20, 3, 5));
-        let (ul, vl) = (lanes(20, 6, &u), lanes(20, 3, &v));
-        let mut values = vec![f32::NAN; 2 * 3];
-        let mut panel = Panel { values: &mut values, first: 4, inputs: 3 };
-        panel.replace(&ul, &vl);
-        panel.add(&ul, &vl);
-        for o in 0..2 {
-            for i in 0..3 {
-                let expected: f32 = 2.0 * (0..20).map(|n| u[n * 6 + 4 + o] * v[n * 3 + i]).sum::<f32>();
-                assert!((values[o * 3 + i] - expected).abs() < 1e-4);
+    fn a_gradient_is_a_sum_over_rows() {
+        for (outputs, inputs, rows) in [(6, 3, 20), (1, 1, 1), (130, 21, 16), (300, 515, 70), (16, 1024, 129)] {
+            let (u, v) = (random(rows, outputs, 4), random(rows, inputs, 5));
+            let (ul, vl) = (lanes(rows, outputs, &u), lanes(rows, inputs, &v));
+            let mut gradient = Weights::zeros(outputs, inputs);
+            for mut panel in panels(gradient.panels_mut(), outputs, inputs) {
+                panel.replace(&ul, &vl);
+                panel.add(&ul, &vl);
             }
+            for o in 0..outputs {
+                for i in 0..inputs {
+                    let chain = |from| (0..rows).fold(from, |sum, n| u[n * outputs + o].mul_add(v[n * inputs + i], sum));
+                    assert_eq!(gradient.at(o, i).to_bits(), chain(chain(0.0f32)).to_bits(), "{outputs}x{inputs}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn row_major_goes_in_and_comes_out() {
+        for (outputs, inputs) in SHAPES.into_iter().chain([(17, 512), (48, 1024), (16, 2048), (33, 2048)]) {
+            let values = random(outputs, inputs, 9);
+            let w = Weights::from_row_major(outputs, inputs, &values);
+            assert_eq!(w.to_row_major(), values);
+            // The gaps are few.
+            let floats = w.panels().len();
+            assert!(floats as f64 <= 1.04 * values.len() as f64, "{outputs}x{inputs} takes {floats} floats");
         }
     }
 }

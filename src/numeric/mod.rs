@@ -1,10 +1,12 @@
 //! Matrix products, activations, decompositions and random numbers. Pure: knows nothing of models, files or clocks.
 
 pub mod activation;
+pub mod kernels;
 pub mod lanes;
 pub mod linalg;
 pub mod matmul;
 pub mod rng;
 
 pub use activation::Activation;
+pub use kernels::{Isa, IsaError, init, isa};
 pub use lanes::{LANES, Lanes};

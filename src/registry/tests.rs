@@ -117,7 +117,7 @@ fn artifact() -> Artifact {
     .expect("a good specification");
     let normaliser = Normaliser { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new() };
     let layer = TiedLayer {
-        weight: Weights::from_row_major(1, 2, vec![0.6, 0.8]),
+        weight: Weights::from_row_major(1, 2, &[0.6, 0.8]),
         encoder_bias: vec![0.0],
         decoder_bias: vec![0.0, 0.0],
         gain: None,

@@ -86,6 +86,6 @@ mod tests {
         let normaliser = Normaliser { kind: NormalisationKind::MinMax, offset: vec![1.0, 2.0], scale: vec![4.0, 2.0] };
         let mut lanes = Lanes::default();
         rows.gather(&[2, 0], &normaliser, &mut lanes);
-        assert_eq!((lanes.column(0), lanes.column(1)), (&[1.0, 0.0][..], &[2.0, 0.0][..]));
+        assert_eq!((lanes.column(0), lanes.column(1)), (vec![1.0, 0.0], vec![2.0, 0.0]));
     }
 }

@@ -24,7 +24,7 @@ pub fn model(spec: ModelSpec, normaliser: Normaliser, initialisation: Initialisa
         let (inputs, outputs) = (pair[0], pair[1]);
         let stream = Stream::new(seed, 0, l as u64, Use::Weights);
         TiedLayer {
-            weight: Weights::from_row_major(outputs, inputs, matrix(outputs, inputs, initialisation, stream)),
+            weight: Weights::from_row_major(outputs, inputs, &matrix(outputs, inputs, initialisation, stream)),
             encoder_bias: vec![0.0; outputs],
             decoder_bias: vec![0.0; inputs],
             gain: spec.has_gain(l).then(|| vec![1.0; outputs]),

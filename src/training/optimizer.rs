@@ -49,7 +49,7 @@ impl AdamW {
         let decay = self.weight_decay;
         let moments = self.first.layers.iter_mut().zip(&mut self.second.layers);
         for ((layer, gradient), (first, second)) in model.layers_mut().iter_mut().zip(&gradient.layers).zip(moments) {
-            let weights = layer.weight.row_major_mut();
+            let weights = layer.weight.panels_mut();
             if parallel {
                 weights
                     .par_chunks_mut(CHUNK)

@@ -485,7 +485,7 @@ fn entropy(x: f64) -> f64 {
 fn finite(model: &Autoencoder) -> bool {
     let all = |values: &[f32]| values.iter().all(|value| value.is_finite());
     model.layers().iter().all(|layer| {
-        all(layer.weight.row_major())
+        all(layer.weight.panels())
             && all(&layer.encoder_bias)
             && all(&layer.decoder_bias)
             && layer.gain.as_deref().is_none_or(all)

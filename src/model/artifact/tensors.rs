@@ -42,7 +42,7 @@ pub(super) fn shapes(spec: &ModelSpec) -> BTreeMap<String, Vec<usize>> {
 #[derive(Debug)]
 pub(super) struct Tensor<'a> {
     shape: Vec<usize>,
-    values: &'a [f32],
+    values: Cow<'a, [f32]>,
 }
 
 impl View for Tensor<'_> {
@@ -54,7 +54,7 @@ impl View for Tensor<'_> {
     }
     fn data(&self) -> Cow<'_, [u8]> {
         let mut bytes = vec![0; self.data_len()];
-        for (number, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(self.values) {
+        for (number, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&*self.values) {
             *number = value.to_le_bytes();
         }
         bytes.into()
@@ -66,11 +66,11 @@ impl View for Tensor<'_> {
 
 /// The tensors of a model in the order of the file.
 pub(super) fn of(model: &Autoencoder) -> BTreeMap<String, Tensor<'_>> {
-    let vector = |values| Tensor { shape: vec![<[f32]>::len(values)], values };
+    let vector = |values| Tensor { shape: vec![<[f32]>::len(values)], values: Cow::Borrowed(values) };
     let mut tensors = BTreeMap::new();
     for (l, layer) in model.layers().iter().enumerate() {
         let weight = &layer.weight;
-        let matrix = Tensor { shape: vec![weight.outputs(), weight.inputs()], values: weight.row_major() };
+        let matrix = Tensor { shape: vec![weight.outputs(), weight.inputs()], values: Cow::Owned(weight.to_row_major()) };
         tensors.insert(name("encoder", l, "weight"), matrix);
         tensors.insert(name("encoder", l, "bias"), vector(&layer.encoder_bias));
         tensors.insert(name("decoder", l, "bias"), vector(&layer.decoder_bias));
@@ -119,7 +119,7 @@ pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencode
     for l in 0..spec.layers() {
         let (inputs, outputs) = (widths[l], widths[l + 1]);
         layers.push(TiedLayer {
-            weight: Weights::from_row_major(outputs, inputs, finite(file, &name("encoder", l, "weight"))?),
+            weight: Weights::from_row_major(outputs, inputs, &finite(file, &name("encoder", l, "weight"))?),
             encoder_bias: finite(file, &name("encoder", l, "bias"))?,
             decoder_bias: finite(file, &name("decoder", l, "bias"))?,
             gain: if spec.has_gain(l) { Some(finite(file, &name("decoder", l, "gain"))?) } else { None },

@@ -20,7 +20,7 @@ fn model(raw: RawModelSpec) -> Autoencoder {
     let spec = ModelSpec::new(raw).expect("valid");
     let widths = spec.raw().widths.clone();
     let layer = |l: usize| TiedLayer {
-        weight: Weights::from_row_major(widths[l + 1], widths[l], numbers(widths[l] * widths[l + 1], l)),
+        weight: Weights::from_row_major(widths[l + 1], widths[l], &numbers(widths[l] * widths[l + 1], l)),
         encoder_bias: numbers(widths[l + 1], 100 + l),
         decoder_bias: numbers(widths[l], 200 + l),
         gain: spec.has_gain(l).then(|| numbers(widths[l + 1], 300 + l)),
@@ -351,7 +351,7 @@ proptest! {
         let template = model(raw);
         let mut layers = template.layers().to_vec();
         for layer in &mut layers {
-            for (weight, value) in layer.weight.row_major_mut().iter_mut().zip(&values) {
+            for (weight, value) in layer.weight.panels_mut().iter_mut().zip(&values) {
                 *weight = *value;
             }
         }

@@ -30,7 +30,7 @@ fn model(widths: &[usize], hidden: Activation, code: Activation, loss: Loss, gai
     let mut random =
         |count: usize, size: f64| -> Vec<f32> { (0..count).map(|_| (stream.normal() * size) as f32).collect() };
     let tied = widths.windows(2).enumerate().map(|(l, pair)| TiedLayer {
-        weight: Weights::from_row_major(pair[1], pair[0], random(pair[0] * pair[1], 0.5)),
+        weight: Weights::from_row_major(pair[1], pair[0], &random(pair[0] * pair[1], 0.5)),
         encoder_bias: random(pair[1], 0.3),
         decoder_bias: random(pair[0], 0.3),
         gain: spec.has_gain(l).then(|| random(pair[1], 0.5).iter().map(|g| 1.0 + g).collect()),
@@ -76,7 +76,7 @@ struct Plain {
 fn plain(model: &Autoencoder) -> Vec<Plain> {
     let wide = |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
     let layers = model.layers().iter().map(|layer| Plain {
-        weight: wide(layer.weight.row_major()),
+        weight: wide(&layer.weight.to_row_major()),
         encoder_bias: wide(&layer.encoder_bias),
         decoder_bias: wide(&layer.decoder_bias),
         gain: layer.gain.as_deref().map_or(vec![1.0; layer.encoder_bias.len()], wide),

@@ -38,7 +38,7 @@ fn run(spec: TrainSpec, values: &[f32], threads: usize) -> Result<Trained, Train
 fn bits(model: &Autoencoder) -> Vec<u32> {
     let layers = model.layers().iter();
     layers
-        .flat_map(|layer| [layer.weight.row_major(), &layer.encoder_bias, &layer.decoder_bias].concat())
+        .flat_map(|layer| [&layer.weight.to_row_major()[..], &layer.encoder_bias, &layer.decoder_bias].concat())
         .map(f32::to_bits)
         .collect()
 }

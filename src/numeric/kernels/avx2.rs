@@ -1,0 +1,155 @@
+//! AVX2 with FMA: 16 floats are two registers of the sixteen.
+
+use std::arch::x86_64::{
+    __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_cmpgt_epi32, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps,
+    _mm256_storeu_ps,
+};
+
+use super::PANEL;
+use super::vector::Vector;
+
+/// Eight floats.
+#[derive(Clone, Copy)]
+pub(super) struct Eight(__m256);
+
+/// Sixteen floats.
+#[derive(Clone, Copy)]
+pub(super) struct Sixteen(Eight, Eight);
+
+/// All bits of the first `count` lanes.
+#[inline(always)]
+unsafe fn mask(count: usize) -> __m256i {
+    // SAFETY: the caller's: AVX2 is there.
+    unsafe {
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(count.min(8) as i32), lanes)
+    }
+}
+
+// SAFETY, of every block below: the caller has checked that AVX2 and FMA are there, and vouches for its pointers.
+impl Vector for Eight {
+    const LANES: usize = 8;
+    const TILE: usize = 8;
+    const FEW_ROWS_MAX: usize = 0;
+    const FEW_SUMS_MAX: usize = 0;
+    const TURNED_ROWS_MAX: usize = 0;
+    type Half = Self;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        unsafe { Self(_mm256_setzero_ps()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { Self(_mm256_set1_ps(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Self(_mm256_loadu_ps(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        unsafe { Self(_mm256_maskload_ps(from, mask(count))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe { _mm256_maskstore_ps(to, mask(count), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { Self(_mm256_add_ps(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
+        unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, sum.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    unsafe fn turned(_from: *const f32) -> [Self; PANEL] {
+        unreachable!("TURNED_ROWS_MAX is 0")
+    }
+}
+
+impl Vector for Sixteen {
+    const LANES: usize = 16;
+    const TILE: usize = 6;
+    const FEW_ROWS_MAX: usize = 6;
+    const FEW_SUMS_MAX: usize = 6;
+    const TURNED_ROWS_MAX: usize = 0;
+    type Half = Eight;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        unsafe { Self(Eight::zero(), Eight::zero()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe {
+            let eight = Eight::splat(value);
+            Self(eight, eight)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Self(Eight::load(from), Eight::load(from.add(8))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // A mask of nothing reads nothing, wherever the pointer is.
+        unsafe { Self(Eight::load_first(from, count), Eight::load_first(from.wrapping_add(8), count.saturating_sub(8))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe {
+            self.0.store(to);
+            self.1.store(to.add(8));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe {
+            self.0.store_first(to, count);
+            self.1.store_first(to.wrapping_add(8), count.saturating_sub(8));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { Self(self.0.add(other.0), self.1.add(other.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
+        unsafe { Self(self.0.multiply_add(factor.0, sum.0), self.1.multiply_add(factor.1, sum.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        unsafe { Eight::prefetch(at) }
+    }
+
+    unsafe fn turned(_from: *const f32) -> [Self; PANEL] {
+        unreachable!("TURNED_ROWS_MAX is 0")
+    }
+}

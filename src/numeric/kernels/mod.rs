@@ -1,0 +1,118 @@
+//! The inner loops, one for each kind of machine, and the only `unsafe` of the program.
+//!
+//! A kernel is written once, over [`vector::Vector`]; a machine is an implementation of that trait and the functions
+//! below that compile the kernels for it. All give the same bits.
+#![allow(unsafe_code)]
+// Without these there is no kernel: what is not inlined is compiled for a machine without the instructions.
+#![allow(clippy::inline_always)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod isa;
+mod outer;
+mod portable;
+mod product;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+pub use isa::{Isa, IsaError, init, isa};
+#[cfg(test)]
+pub(crate) use isa::on;
+pub(super) use outer::Outer;
+pub(super) use product::{Direction, Product};
+
+use super::activation::Activation;
+
+/// Rows of a panel of W, X or Y: the lanes of the widest vector.
+pub const PANEL: usize = 16;
+
+/// `product` on the machine that [`init`] chose.
+pub(super) fn product(product: &mut Product<'_>) {
+    product.check();
+    // SAFETY: the product was checked, and `isa` names what the machine has.
+    match isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { x86::product_avx512(product) },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86::product_avx2(product) },
+        _ => unsafe { product::run::<portable::Floats<16>>(product, activate_portable) },
+    }
+}
+
+/// `outer` on the machine that [`init`] chose.
+pub(super) fn outer(outer: &mut Outer<'_>) {
+    outer.check();
+    // SAFETY: as above.
+    match isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { x86::outer_avx512(outer) },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86::outer_avx2(outer) },
+        _ => unsafe { outer::run::<portable::Floats<16>>(outer) },
+    }
+}
+
+/// `values = f(values)`, on the machine that [`init`] chose.
+pub(super) fn activate(activation: Activation, values: &mut [f32]) {
+    match isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::activate_avx512(activation, values),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86::activate_avx2(activation, values),
+        _ => activate_portable(activation, values),
+    }
+}
+
+fn activate_portable(activation: Activation, values: &mut [f32]) {
+    activation.apply(values);
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Activation, Outer, Product, avx2, avx512, outer, product};
+
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+    pub(super) unsafe fn product_avx512(job: &mut Product<'_>) {
+        // SAFETY: the caller's.
+        unsafe { product::run::<avx512::Sixteen>(job, activate_avx512) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn product_avx2(job: &mut Product<'_>) {
+        // SAFETY: the caller's.
+        unsafe { product::run::<avx2::Sixteen>(job, activate_avx2) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+    pub(super) unsafe fn outer_avx512(job: &mut Outer<'_>) {
+        // SAFETY: the caller's.
+        unsafe { outer::run::<avx512::Sixteen>(job) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn outer_avx2(job: &mut Outer<'_>) {
+        // SAFETY: the caller's.
+        unsafe { outer::run::<avx2::Sixteen>(job) }
+    }
+
+    pub(super) fn activate_avx512(activation: Activation, values: &mut [f32]) {
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+        fn compiled(activation: Activation, values: &mut [f32]) {
+            activation.apply(values);
+        }
+        // SAFETY: called only where the machine has it.
+        unsafe { compiled(activation, values) }
+    }
+
+    pub(super) fn activate_avx2(activation: Activation, values: &mut [f32]) {
+        #[target_feature(enable = "avx2,fma")]
+        fn compiled(activation: Activation, values: &mut [f32]) {
+            activation.apply(values);
+        }
+        // SAFETY: called only where the machine has it.
+        unsafe { compiled(activation, values) }
+    }
+}

@@ -1,0 +1,74 @@
+//! The twin that the others are tested against: plain floats, right on every machine.
+
+use std::array::from_fn;
+
+use super::PANEL;
+use super::vector::Vector;
+
+/// `N` plain floats. Without FMA in the target, `mul_add` is a call for each of them: right, and slow.
+#[derive(Clone, Copy)]
+pub(super) struct Floats<const N: usize>([f32; N]);
+
+impl<const N: usize> Vector for Floats<N> {
+    const LANES: usize = N;
+    const TILE: usize = 8;
+    const FEW_ROWS_MAX: usize = 4;
+    const FEW_SUMS_MAX: usize = 4;
+    const TURNED_ROWS_MAX: usize = 3;
+    type Half = Floats<8>;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self([0.0; N])
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; N])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Self(from_fn(|lane| unsafe { *from.add(lane) }))
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // SAFETY: the caller's.
+        Self(from_fn(|lane| if lane < count { unsafe { *from.add(lane) } } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { self.store_first(to, N) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        for (lane, value) in self.0.into_iter().enumerate().take(count) {
+            // SAFETY: the caller's.
+            unsafe { *to.add(lane) = value }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(from_fn(|lane| self.0[lane] + other.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
+        Self(from_fn(|lane| self.0[lane].mul_add(factor.0[lane], sum.0[lane])))
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const f32) {}
+
+    #[inline(always)]
+    unsafe fn turned(from: *const f32) -> [Self; PANEL] {
+        // SAFETY: the caller's; this is called with N = 16 alone.
+        from_fn(|k| Self(from_fn(|lane| unsafe { *from.add(lane * PANEL + k) })))
+    }
+}

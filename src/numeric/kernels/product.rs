@@ -1,0 +1,488 @@
+//! The products of a layer, in both directions from one copy of W, written once over [`Vector`].
+//!
+//! Every sum is one chain of FMAs from 0 in the order of the reduction index, whichever of these kernels computes it.
+//! That is what makes a row's bits independent of everything around it. See `matmul` for the definition.
+
+use super::PANEL;
+use super::vector::Vector;
+use crate::numeric::activation::Activation;
+
+/// Which way through W.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::numeric) enum Direction {
+    /// Y = X·Wᵀ.
+    Encode,
+    /// Y = X·W.
+    Decode,
+}
+
+/// Y = f(X·Wᵀ + b) or f(X·W + b).
+///
+/// W, X and Y are cut into panels of 16 of their rows; see [`crate::numeric::Lanes`]. The lengths agree: [`Product::check`].
+#[derive(Debug)]
+pub(in crate::numeric) struct Product<'a> {
+    pub(in crate::numeric) direction: Direction,
+    /// (outputs, inputs), panel after panel.
+    pub(in crate::numeric) w: &'a [f32],
+    /// Floats from one panel of W to the next, at least 16 x inputs.
+    pub(in crate::numeric) w_stride: usize,
+    pub(in crate::numeric) outputs: usize,
+    pub(in crate::numeric) inputs: usize,
+    /// Rows of X and of Y.
+    pub(in crate::numeric) rows: usize,
+    pub(in crate::numeric) x: &'a [f32],
+    pub(in crate::numeric) y: &'a mut [f32],
+    /// One for each column of Y, or none.
+    pub(in crate::numeric) bias: Option<&'a [f32]>,
+    pub(in crate::numeric) activation: Activation,
+}
+
+/// The panels of X that stay in the second-level cache while W goes by.
+const X_CACHED_BYTES: usize = 384 << 10;
+
+impl Product<'_> {
+    fn columns(&self) -> (usize, usize) {
+        match self.direction {
+            Direction::Encode => (self.inputs, self.outputs),
+            Direction::Decode => (self.outputs, self.inputs),
+        }
+    }
+
+    /// # Panics
+    /// If a length disagrees: the kernels rely on them.
+    pub(super) fn check(&self) {
+        let (x_columns, y_columns) = self.columns();
+        let (full, rest) = (self.outputs / PANEL, self.outputs % PANEL);
+        assert!(self.w_stride >= PANEL * self.inputs, "panels of W do not overlap");
+        let w_len = if rest > 0 {
+            full * self.w_stride + rest * self.inputs
+        } else {
+            full.saturating_sub(1) * self.w_stride + PANEL * self.inputs
+        };
+        assert!(self.outputs == 0 || self.w.len() >= w_len, "all of W is there");
+        assert_eq!(self.x.len(), self.rows * x_columns, "X has rows x columns numbers");
+        assert_eq!(self.y.len(), self.rows * y_columns, "Y has rows x columns numbers");
+        assert!(self.bias.is_none_or(|bias| bias.len() == y_columns), "one bias per column");
+    }
+}
+
+/// A function that applies an activation to numbers in place.
+pub(super) type Activate = fn(Activation, &mut [f32]);
+
+/// # Safety
+/// As for [`Vector`]; `product` was checked.
+#[inline(always)]
+pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activate) {
+    let (x_columns, y_columns) = product.columns();
+    let job = Job {
+        w: product.w.as_ptr(),
+        w_stride: product.w_stride,
+        outputs: product.outputs,
+        inputs: product.inputs,
+        bias: product.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
+        activation: product.activation,
+        activate,
+    };
+    let (blocks, rest) = (product.rows / PANEL, product.rows % PANEL);
+    let (x, y) = (product.x.as_ptr(), product.y.as_mut_ptr());
+    let group = (X_CACHED_BYTES / (PANEL * 4 * x_columns.max(1))).max(1);
+    // SAFETY: every pointer below stays within what `check` has found to be there.
+    unsafe {
+        for first in (0..blocks).step_by(group) {
+            let count = group.min(blocks - first);
+            let x = x.add(first * PANEL * x_columns);
+            let y = y.add(first * PANEL * y_columns);
+            match product.direction {
+                Direction::Encode => encode_blocks::<V, false>(&job, x, y, count, PANEL),
+                Direction::Decode => decode_blocks::<V, false>(&job, x, y, count, PANEL),
+            }
+        }
+        if rest > 0 {
+            let (x, y) = (x.add(blocks * PANEL * x_columns), y.add(blocks * PANEL * y_columns));
+            match product.direction {
+                Direction::Encode if rest <= V::FEW_ROWS_MAX => few::encode::<V>(&job, x, y, rest),
+                Direction::Encode if rest <= V::Half::LANES => encode_blocks::<V::Half, true>(&job, x, y, 1, rest),
+                Direction::Encode => encode_blocks::<V, true>(&job, x, y, 1, rest),
+                Direction::Decode if rest <= V::TURNED_ROWS_MAX => few::decode_turned::<V>(&job, x, y, rest),
+                Direction::Decode if rest <= V::Half::LANES => decode_blocks::<V::Half, true>(&job, x, y, 1, rest),
+                Direction::Decode => decode_blocks::<V, true>(&job, x, y, 1, rest),
+            }
+        }
+    }
+}
+
+/// What all kernels of a product share.
+pub(super) struct Job {
+    pub(super) w: *const f32,
+    pub(super) w_stride: usize,
+    pub(super) outputs: usize,
+    pub(super) inputs: usize,
+    /// Null: none.
+    pub(super) bias: *const f32,
+    pub(super) activation: Activation,
+    pub(super) activate: Activate,
+}
+
+impl Job {
+    /// # Safety
+    /// `count` floats are at `y`.
+    #[inline(always)]
+    pub(super) unsafe fn finish(&self, y: *mut f32, count: usize) {
+        if self.activation != Activation::Linear {
+            // SAFETY: the caller's.
+            (self.activate)(self.activation, unsafe { std::slice::from_raw_parts_mut(y, count) });
+        }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn bias(&self, column: usize) -> f32 {
+        // SAFETY: a bias has as many numbers as Y has columns.
+        if self.bias.is_null() { 0.0 } else { unsafe { *self.bias.add(column) } }
+    }
+}
+
+/// Calls `$tile::<V, MASKED, O>(first, ..)` over `$count` columns, as many at once as the registers hold.
+macro_rules! tiles {
+    ($V:ident, $MASKED:ident, $count:expr, $tile:ident($($argument:expr),*)) => {{
+        let count = $count;
+        let mut first = 0;
+        while first < count {
+            let left = count - first;
+            first += if $V::TILE == 16 && left >= 16 {
+                $tile::<$V, $MASKED, 16>(first, $($argument),*);
+                16
+            } else if $V::TILE >= 8 && left >= 8 {
+                $tile::<$V, $MASKED, 8>(first, $($argument),*);
+                8
+            } else if $V::TILE == 6 && left >= 6 && left != 8 {
+                $tile::<$V, $MASKED, 6>(first, $($argument),*);
+                6
+            } else if left >= 4 {
+                $tile::<$V, $MASKED, 4>(first, $($argument),*);
+                4
+            } else if left >= 2 {
+                $tile::<$V, $MASKED, 2>(first, $($argument),*);
+                2
+            } else {
+                $tile::<$V, $MASKED, 1>(first, $($argument),*);
+                1
+            };
+        }
+    }};
+}
+
+/// `count` panels of X and of Y, `lanes` rows each; `MASKED` if that is fewer than the vector has.
+#[inline(always)]
+unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
+    job: &Job,
+    x: *const f32,
+    y: *mut f32,
+    count: usize,
+    lanes: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        for panel in 0..job.outputs.div_ceil(PANEL) {
+            let width = PANEL.min(job.outputs - panel * PANEL);
+            for block in 0..count {
+                let x = x.add(block * lanes * job.inputs);
+                let y = y.add(block * lanes * job.outputs);
+                tiles!(V, MASKED, width, encode_tile(job, panel, width, x, y, lanes));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn encode_tile<V: Vector, const MASKED: bool, const O: usize>(
+    first: usize,
+    job: &Job,
+    panel: usize,
+    width: usize,
+    x: *const f32,
+    y: *mut f32,
+    lanes: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = [V::zero(); O];
+        let w = job.w.add(panel * job.w_stride + first);
+        if width == PANEL && !MASKED {
+            chain::<V, false, O>(&mut sums, job.inputs, x, PANEL, w, PANEL, 1);
+        } else {
+            chain::<V, MASKED, O>(&mut sums, job.inputs, x, lanes, w, width, 1);
+        }
+        put::<V, MASKED, O>(job, sums, y, panel * PANEL + first, lanes);
+    }
+}
+
+/// As [`encode_blocks`], the other way.
+#[inline(always)]
+unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
+    job: &Job,
+    x: *const f32,
+    y: *mut f32,
+    count: usize,
+    lanes: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        // Sixteen inputs at a time: the cache lines of W that they are in stay in the cache for all blocks.
+        for start in (0..job.inputs).step_by(PANEL) {
+            for block in 0..count {
+                let x = x.add(block * lanes * job.outputs);
+                let y = y.add(block * lanes * job.inputs);
+                tiles!(V, MASKED, PANEL.min(job.inputs - start), decode_tile(job, start, x, y, lanes));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn decode_tile<V: Vector, const MASKED: bool, const O: usize>(
+    first: usize,
+    job: &Job,
+    start: usize,
+    x: *const f32,
+    y: *mut f32,
+    lanes: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = [V::zero(); O];
+        let first = start + first;
+        let (panels, rest) = (job.outputs / PANEL, job.outputs % PANEL);
+        let x_step = if MASKED { lanes } else { PANEL };
+        for panel in 0..panels {
+            let w = job.w.add(panel * job.w_stride + first * PANEL);
+            // The panels are far apart: nothing else would ask for the next one in time.
+            let next = w.wrapping_add(job.w_stride);
+            for line in 0..O {
+                V::prefetch(next.wrapping_add(line * PANEL));
+            }
+            chain::<V, MASKED, O>(&mut sums, PANEL, x.add(panel * PANEL * x_step), x_step, w, 1, PANEL);
+        }
+        if rest > 0 {
+            let w = job.w.add(panels * job.w_stride + first * rest);
+            chain::<V, MASKED, O>(&mut sums, rest, x.add(panels * PANEL * x_step), x_step, w, 1, rest);
+        }
+        put::<V, MASKED, O>(job, sums, y, first, lanes);
+    }
+}
+
+/// Continues `O` chains over `k` steps: sums[o] += w[o]·x, lanes along the rows.
+#[inline(always)]
+unsafe fn chain<V: Vector, const MASKED: bool, const O: usize>(
+    sums: &mut [V; O],
+    k: usize,
+    mut x: *const f32,
+    x_step: usize,
+    mut w: *const f32,
+    w_step: usize,
+    w_output: usize,
+) {
+    for _ in 0..k {
+        // SAFETY: the caller's.
+        unsafe {
+            let rows = if MASKED { V::load_first(x, x_step) } else { V::load(x) };
+            for (o, sum) in sums.iter_mut().enumerate() {
+                *sum = rows.multiply_add(V::splat(*w.add(o * w_output)), *sum);
+            }
+        }
+        x = x.wrapping_add(x_step);
+        w = w.wrapping_add(w_step);
+    }
+}
+
+/// Adds the bias and writes `O` columns of a panel of Y, from `first` on.
+#[inline(always)]
+unsafe fn put<V: Vector, const MASKED: bool, const O: usize>(
+    job: &Job,
+    sums: [V; O],
+    y: *mut f32,
+    first: usize,
+    lanes: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let lanes = if MASKED { lanes } else { PANEL };
+        let y = y.add(first * lanes);
+        for (o, sum) in sums.into_iter().enumerate() {
+            let sum = if job.bias.is_null() { sum } else { sum.add(V::splat(job.bias(first + o))) };
+            if MASKED {
+                sum.store_first(y.add(o * lanes), lanes);
+            } else {
+                sum.store(y.add(o * lanes));
+            }
+        }
+        job.finish(y, O * lanes);
+    }
+}
+
+/// Kernels for fewer rows than lanes: here the numbers of W lie along the lanes, and W is read once, as a stream.
+mod few {
+    use super::{Job, PANEL, Vector};
+
+    /// Calls `$kernel::<V, ROWS>(job, x, y)` with the rows as a constant, so that the sums stay in registers.
+    macro_rules! by_rows {
+        ($V:ident, $rows:expr, $most:expr, $kernel:ident($job:ident, $x:ident, $y:ident), [$($count:literal)*]) => {
+            match $rows {
+                $($count if $count <= $most => $kernel::<$V, $count>($job, $x, $y),)*
+                _ => unreachable!("the caller has looked at the number of rows"),
+            }
+        };
+    }
+
+    /// # Safety
+    /// As for [`Vector`]; 1 to `V::FEW_ROWS_MAX` rows.
+    #[inline(always)]
+    pub(super) unsafe fn encode<V: Vector>(job: &Job, x: *const f32, y: *mut f32, rows: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            by_rows!(V, rows, V::FEW_ROWS_MAX, encode_rows(job, x, y), [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn encode_rows<V: Vector, const ROWS: usize>(job: &Job, x: *const f32, y: *mut f32) {
+        let full = job.outputs / PANEL;
+        let mut panel = 0;
+        // SAFETY: the caller's.
+        unsafe {
+            // Several panels at once: one chain alone would wait for its own additions.
+            if 4 * ROWS <= V::FEW_SUMS_MAX {
+                while panel + 4 <= full {
+                    encode_panels::<V, ROWS, 4, false>(job, x, y, panel);
+                    panel += 4;
+                }
+            }
+            if 2 * ROWS <= V::FEW_SUMS_MAX {
+                while panel + 2 <= full {
+                    encode_panels::<V, ROWS, 2, false>(job, x, y, panel);
+                    panel += 2;
+                }
+            }
+            while panel < full {
+                encode_panels::<V, ROWS, 1, false>(job, x, y, panel);
+                panel += 1;
+            }
+            if panel * PANEL < job.outputs {
+                encode_panels::<V, ROWS, 1, true>(job, x, y, panel);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn encode_panels<V: Vector, const ROWS: usize, const PANELS: usize, const NARROW: bool>(
+        job: &Job,
+        x: *const f32,
+        y: *mut f32,
+        first: usize,
+    ) {
+        let width = if NARROW { job.outputs - first * PANEL } else { PANEL };
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [[V::zero(); PANELS]; ROWS];
+            let w = job.w.add(first * job.w_stride);
+            for i in 0..job.inputs {
+                let mut weights = [V::zero(); PANELS];
+                for (p, weights) in weights.iter_mut().enumerate() {
+                    let at = w.add(p * job.w_stride + i * width);
+                    *weights = if NARROW { V::load_first(at, width) } else { V::load(at) };
+                }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let number = V::splat(*x.add(i * ROWS + row));
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = weights.multiply_add(number, *sum);
+                    }
+                }
+            }
+            for p in 0..PANELS {
+                let mut column_sums = [V::zero(); ROWS];
+                for (sum, sums) in column_sums.iter_mut().zip(&sums) {
+                    *sum = sums[p];
+                }
+                put::<V, ROWS>(job, column_sums, y, (first + p) * PANEL, width);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Vector`]; 1 to `V::TURNED_ROWS_MAX` rows.
+    #[inline(always)]
+    pub(super) unsafe fn decode_turned<V: Vector>(job: &Job, x: *const f32, y: *mut f32, rows: usize) {
+        // SAFETY: the caller's.
+        unsafe { by_rows!(V, rows, V::TURNED_ROWS_MAX, decode_rows(job, x, y), [1 2 3]) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode_rows<V: Vector, const ROWS: usize>(job: &Job, x: *const f32, y: *mut f32) {
+        let (panels, rest) = (job.outputs / PANEL, job.outputs % PANEL);
+        // SAFETY: the caller's.
+        unsafe {
+            for first in (0..job.inputs).step_by(PANEL) {
+                let count = PANEL.min(job.inputs - first);
+                let mut sums = [V::zero(); ROWS];
+                for panel in 0..panels {
+                    let w = job.w.add(panel * job.w_stride + first * PANEL);
+                    let next = w.wrapping_add(job.w_stride);
+                    for line in 0..PANEL {
+                        V::prefetch(next.wrapping_add(line * PANEL));
+                    }
+                    let weights = if count == PANEL { V::turned(w) } else { turned_part::<V>(w, count, PANEL) };
+                    chains::<V, ROWS>(&mut sums, &weights, x.add(panel * PANEL * ROWS));
+                }
+                if rest > 0 {
+                    let weights = turned_part::<V>(job.w.add(panels * job.w_stride + first * rest), count, rest);
+                    chains::<V, ROWS>(&mut sums, &weights[..rest], x.add(panels * PANEL * ROWS));
+                }
+                put::<V, ROWS>(job, sums, y, first, count);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn chains<V: Vector, const ROWS: usize>(sums: &mut [V; ROWS], weights: &[V], x: *const f32) {
+        for (o, weights) in weights.iter().enumerate() {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's.
+                unsafe { *sum = weights.multiply_add(V::splat(*x.add(o * ROWS + row)), *sum) }
+            }
+        }
+    }
+
+    /// [`Vector::turned`] of `lines` lines of `width` floats; the rest is zero.
+    #[inline(always)]
+    unsafe fn turned_part<V: Vector>(from: *const f32, lines: usize, width: usize) -> [V; PANEL] {
+        let mut square = [0.0; PANEL * PANEL];
+        for line in 0..lines {
+            for number in 0..width {
+                // SAFETY: the caller's.
+                square[line * PANEL + number] = unsafe { *from.add(line * width + number) };
+            }
+        }
+        // SAFETY: a square is 16 lines of 16.
+        unsafe { V::turned(square.as_ptr()) }
+    }
+
+    /// Adds the bias and writes `count` columns of Y, from `first` on; here the columns lie along the lanes.
+    #[inline(always)]
+    unsafe fn put<V: Vector, const ROWS: usize>(job: &Job, sums: [V; ROWS], y: *mut f32, first: usize, count: usize) {
+        let mut rows = [[0.0; PANEL]; ROWS];
+        // SAFETY: the caller's.
+        unsafe {
+            for (row, sum) in rows.iter_mut().zip(sums) {
+                let biased =
+                    if job.bias.is_null() { sum } else { sum.add(V::load_first(job.bias.add(first), count)) };
+                biased.store(row.as_mut_ptr());
+            }
+            job.finish(rows.as_mut_ptr().cast(), ROWS * PANEL);
+            let y = y.add(first * ROWS);
+            for column in 0..count {
+                for (row, numbers) in rows.iter().enumerate() {
+                    *y.add(column * ROWS + row) = numbers[column];
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Every path against the definition in `matmul`, bit for bit, between guard regions.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::numeric::matmul::Weights;
+use crate::numeric::rng::{Stream, Use};
+use crate::numeric::{Activation, Lanes};
+
+const ACTIVATIONS: [Activation; 7] = [
+    Activation::Linear,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.01 },
+    Activation::Elu { alpha: 1.0 },
+    Activation::Gelu,
+    Activation::Tanh,
+    Activation::Sigmoid,
+];
+
+fn random(count: usize, seed: u64) -> Vec<f32> {
+    let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+    (0..count).map(|_| stream.normal() as f32).collect()
+}
+
+fn lanes(rows: usize, columns: usize, row_major: &[f32]) -> Lanes {
+    let mut lanes = Lanes::zeros(rows, columns);
+    lanes.load(0, row_major);
+    lanes
+}
+
+/// The definition.
+fn expected(direction: Direction, w: &[f32], (outputs, inputs): (usize, usize), x: &[f32], bias: &[f32], f: Activation) -> Vec<f32> {
+    let (reduced, columns) = match direction {
+        Direction::Encode => (inputs, outputs),
+        Direction::Decode => (outputs, inputs),
+    };
+    let mut y = Vec::new();
+    for row in x.chunks_exact(reduced) {
+        for column in 0..columns {
+            let weight = |k: usize| match direction {
+                Direction::Encode => w[column * inputs + k],
+                Direction::Decode => w[k * inputs + column],
+            };
+            let sum = (0..reduced).fold(0.0f32, |sum, k| weight(k).mul_add(row[k], sum));
+            y.push(f.value(sum + bias[column]));
+        }
+    }
+    y
+}
+
+/// Compares every path that this machine has with the definition.
+fn check(outputs: usize, inputs: usize, rows: usize, f: Activation, seed: u64) -> Result<(), TestCaseError> {
+    let w = random(outputs * inputs, seed);
+    let weights = Weights::from_row_major(outputs, inputs, &w);
+    for direction in [Direction::Encode, Direction::Decode] {
+        let (x_columns, y_columns) = if direction == Direction::Encode { (inputs, outputs) } else { (outputs, inputs) };
+        let (x, bias) = (random(rows * x_columns, seed + 1), random(y_columns, seed + 2));
+        let expected = expected(direction, &w, (outputs, inputs), &x, &bias, f);
+        let x = lanes(rows, x_columns, &x);
+        for isa in Isa::available() {
+            let mut y = Lanes::default();
+            on(isa, || match direction {
+                Direction::Encode => weights.encode_layer(&x, &bias, f, &mut y),
+                Direction::Decode => weights.decode_layer(&x, &bias, f, &mut y),
+            });
+            let mut got = vec![0.0; expected.len()];
+            y.store(0..rows, &mut got);
+            let differs = got.iter().zip(&expected).position(|(got, expected)| got.to_bits() != expected.to_bits());
+            prop_assert_eq!(differs, None, "{:?} {} {}x{} rows={} {:?}", direction, isa, outputs, inputs, rows, f);
+        }
+    }
+    Ok(())
+}
+
+fn say_paths() {
+    let paths: Vec<String> = Isa::available().map(|isa| isa.to_string()).collect();
+    println!("paths that ran: {}", paths.join(", "));
+}
+
+#[test]
+fn every_path_is_the_definition_for_every_number_of_rows() {
+    say_paths();
+    for rows in 1..=49 {
+        for (outputs, inputs) in [(37, 29), (5, 18), (64, 32)] {
+            check(outputs, inputs, rows, Activation::Linear, rows as u64).expect("the same bits");
+        }
+    }
+}
+
+#[test]
+fn every_path_is_the_definition_where_panels_are_apart() {
+    say_paths();
+    for rows in [1, 2, 3, 7, 16, 35] {
+        check(50, 512, rows, Activation::Relu, 3).expect("the same bits");
+    }
+}
+
+#[test]
+fn every_activation_has_the_same_bits_on_every_path() {
+    say_paths();
+    let values: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.007).chain([f32::MAX, -f32::MAX, 1e-40, -0.0]).collect();
+    for f in ACTIVATIONS {
+        for isa in Isa::available() {
+            let mut got = values.clone();
+            on(isa, || activate(f, &mut got));
+            for (x, y) in values.iter().zip(&got) {
+                assert_eq!(y.to_bits(), f.value(*x).to_bits(), "{f:?}({x}) on {isa}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_path_is_the_definition(
+        (outputs, inputs) in (1_usize..70, 1_usize..70),
+        rows in 1_usize..70,
+        f in prop::sample::select(&ACTIVATIONS[..]),
+        seed: u32,
+    ) {
+        check(outputs, inputs, rows, f, u64::from(seed))?;
+    }
+
+    #[test]
+    fn every_path_sums_a_gradient_in_order(
+        (outputs, inputs) in (1_usize..150, 1_usize..40),
+        rows in 1_usize..150,
+        seed: u32,
+    ) {
+        let seed = u64::from(seed);
+        let (u, v) = (lanes(rows, outputs, &random(rows * outputs, seed)), lanes(rows, inputs, &random(rows * inputs, seed + 1)));
+        let sums = Isa::available().map(|isa| on(isa, || {
+            let mut gradient = Weights::zeros(outputs, inputs);
+            for mut panel in crate::numeric::matmul::panels(gradient.panels_mut(), outputs, inputs) {
+                panel.replace(&u, &v);
+            }
+            gradient.to_row_major()
+        }));
+        for sum in sums {
+            for o in 0..outputs {
+                for i in 0..inputs {
+                    let expected = (0..rows).fold(0.0f32, |sum, n| u.at(n, o).mul_add(v.at(n, i), sum));
+                    prop_assert_eq!(sum[o * inputs + i].to_bits(), expected.to_bits());
+                }
+            }
+        }
+    }
+}
