@@ -320,7 +320,7 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
     assert_eq!(tickets, [admitted[0].ticket, admitted[2].ticket]);
     let [_, mut expired, _] = <[Admitted; 3]>::try_from(admitted).expect("three");
     assert_eq!(expired.answer.try_recv().expect("answered").expect_err("late"), BatchError::DeadlineExceeded);
-    assert_eq!(queue.stats().waiting_rows, 2);
+    assert_eq!(queue.waiting().0, 2);
 }
 
 #[tokio::test]
