@@ -1,0 +1,14 @@
+//! What it takes to put load on a real server: cores, models, processes.
+#![allow(dead_code, reason = "each benchmark uses a part of this")]
+
+mod cores;
+mod latency;
+mod models;
+mod process;
+mod server;
+
+pub(crate) use cores::Cores;
+pub(crate) use latency::percentile;
+pub(crate) use models::{EMBED, MNIST_DEEP, Model, TELEMETRY, publish};
+pub(crate) use process::{Failure, Owned};
+pub(crate) use server::RunningServer;
