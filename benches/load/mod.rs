@@ -1,5 +1,5 @@
 //! What it takes to put load on a real server: cores, models, processes.
-#![allow(dead_code, reason = "each benchmark uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each benchmark uses a part of this")]
 
 mod cores;
 mod latency;
@@ -10,5 +10,5 @@ mod server;
 pub(crate) use cores::Cores;
 pub(crate) use latency::percentile;
 pub(crate) use models::{EMBED, MNIST_DEEP, Model, TELEMETRY, publish};
-pub(crate) use process::{Failure, Owned};
+pub(crate) use process::{Failure, Memory, Owned, cpu_of};
 pub(crate) use server::RunningServer;

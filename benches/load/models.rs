@@ -54,6 +54,11 @@ impl Model {
         init::model(spec.expect("a valid specification"), normaliser, Initialisation::He, 1)
     }
 
+    /// Of encoding: 2 per weight.
+    pub(crate) fn flops_per_row(self) -> f64 {
+        self.widths.windows(2).map(|pair| 2.0 * pair[0] as f64 * pair[1] as f64).sum()
+    }
+
     /// `rows` rows, row-major: smooth, finite, and different from each other.
     fn values(self, rows: usize) -> Vec<f32> {
         (0..rows * self.widths[0]).map(|i| (i as f32 * 0.37).sin()).collect()

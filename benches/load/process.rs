@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -50,22 +50,39 @@ impl Owned {
     }
 
     /// Processor time of all its threads so far.
-    pub(crate) fn cpu(&self) -> io::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The second field is the name in brackets, which may hold anything; utime and stime are fields 14 and 15, in
-        // ticks of which Linux shows programs 100 a second.
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks: u64 =
-            after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(10 * ticks))
+    pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
+        cpu_of(self.child.id())
     }
 
+    /// To look at while it runs.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory { process: self.child.id() }
+    }
+}
+
+/// The memory of a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    process: u32,
+}
+
+impl Memory {
     /// Anonymous resident memory, in KiB.
-    pub(crate) fn anonymous_kib(&self) -> Result<u64, Failure> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+    pub(crate) fn anonymous_kib(self) -> Result<u64, Failure> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process))?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
+}
+
+/// Processor time of all threads of a process so far.
+pub(crate) fn cpu_of(process: u32) -> Result<Duration, Failure> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The second field is the name in brackets, which may hold anything; utime and stime are fields 14 and 15, in ticks
+    // of which Linux shows programs 100 a second.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(10 * ticks))
 }
 
 impl Drop for Owned {

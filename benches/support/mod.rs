@@ -1,5 +1,5 @@
 //! What every benchmark shares: its arguments, its report, its statistics.
-#![allow(dead_code, reason = "each benchmark uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each benchmark uses a part of this")]
 
 mod options;
 mod report;

@@ -1,0 +1,105 @@
+//! What callers are told, and how often.
+
+use std::fmt;
+use std::time::Duration;
+
+use halfhitch::rpc::pb::EncodeRequest;
+use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+use crate::load::Failure;
+
+pub(crate) type Client = AutoencoderServiceClient<Channel>;
+
+/// How a request ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Result,
+    /// `RESOURCE_EXHAUSTED` with `RetryInfo`.
+    Full {
+        retry_after: Duration,
+    },
+    /// `DEADLINE_EXCEEDED`, from the server.
+    Expired,
+    /// The caller's own clock ran out before an answer came.
+    GaveUp,
+    /// Anything else: the API promises that there is nothing else under load.
+    Untyped(String),
+}
+
+/// Sends one request with a deadline.
+pub(crate) async fn ask(client: &mut Client, question: EncodeRequest, timeout: Duration) -> Answer {
+    let mut request = Request::new(question);
+    request.set_timeout(timeout);
+    match client.encode(request).await {
+        Ok(_) => Answer::Result,
+        Err(status) => of(&status),
+    }
+}
+
+fn of(status: &Status) -> Answer {
+    let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    match (status.code(), retry_after) {
+        (Code::ResourceExhausted, Some(retry_after)) => Answer::Full { retry_after },
+        (Code::DeadlineExceeded, _) => Answer::Expired,
+        // Made by the client's transport: what came over the wire carries headers.
+        (Code::Cancelled, _) if status.metadata().is_empty() => Answer::GaveUp,
+        (code, _) => Answer::Untyped(format!("{code:?}: {}", status.message())),
+    }
+}
+
+/// How often each came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) results: u64,
+    pub(crate) full: u64,
+    pub(crate) expired: u64,
+    pub(crate) gave_up: u64,
+    /// Callers that left without waiting for an answer.
+    pub(crate) departed: u64,
+    untyped: u64,
+    first_untyped: Option<String>,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Result => self.results += 1,
+            Answer::Full { .. } => self.full += 1,
+            Answer::Expired => self.expired += 1,
+            Answer::GaveUp => self.gave_up += 1,
+            Answer::Untyped(text) => {
+                self.untyped += 1;
+                self.first_untyped.get_or_insert_with(|| text.clone());
+            }
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.results += other.results;
+        self.full += other.full;
+        self.expired += other.expired;
+        self.gave_up += other.gave_up;
+        self.departed += other.departed;
+        self.untyped += other.untyped;
+        self.first_untyped = self.first_untyped.take().or(other.first_untyped);
+    }
+
+    /// An answer that the API does not promise voids the run.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match &self.first_untyped {
+            None => Ok(()),
+            Some(text) => Err(format!("void: {} answers are not typed, the first: {text}", self.untyped).into()),
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { results, full, expired, gave_up, departed, untyped, .. } = self;
+        write!(f, "OK {results}, RESOURCE_EXHAUSTED {full}, DEADLINE_EXCEEDED {expired}, ")?;
+        write!(f, "gave up first {gave_up}, left {departed}, not typed {untyped}")
+    }
+}
