@@ -1,6 +1,5 @@
 //! What callers are told, and how often.
 
-use std::fmt;
 use std::time::Duration;
 
 use halfhitch::rpc::pb::EncodeRequest;
@@ -10,6 +9,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use crate::load::Failure;
+use crate::support::Report;
 
 pub(crate) type Client = AutoencoderServiceClient<Channel>;
 
@@ -87,19 +87,28 @@ impl Tally {
         self.first_untyped = self.first_untyped.take().or(other.first_untyped);
     }
 
-    /// An answer that the API does not promise voids the run.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
-        match &self.first_untyped {
-            None => Ok(()),
-            Some(text) => Err(format!("void: {} answers are not typed, the first: {text}", self.untyped).into()),
+    /// One figure for each kind.
+    pub(crate) fn print(&self, case: &str, report: &mut Report) {
+        let counts = [
+            (self.results, "answers OK"),
+            (self.full, "answers RESOURCE_EXHAUSTED"),
+            (self.expired, "answers DEADLINE_EXCEEDED"),
+            (self.gave_up, "callers whose clock was first"),
+            (self.departed, "callers that left"),
+            (self.untyped, "answers without a promised type"),
+        ];
+        for (count, unit) in counts {
+            report.figure(case, count as f64, unit);
         }
     }
-}
 
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { results, full, expired, gave_up, departed, untyped, .. } = self;
-        write!(f, "OK {results}, RESOURCE_EXHAUSTED {full}, DEADLINE_EXCEEDED {expired}, ")?;
-        write!(f, "gave up first {gave_up}, left {departed}, not typed {untyped}")
+    /// An answer that the API does not promise voids the run.
+    pub(crate) fn check(&self, case: &str) -> Result<(), Failure> {
+        match &self.first_untyped {
+            None => Ok(()),
+            Some(text) => {
+                Err(format!("{case}: void: {} answers are not typed, the first: {text}", self.untyped).into())
+            }
+        }
     }
 }

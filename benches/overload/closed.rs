@@ -83,25 +83,25 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     let case = format!("{name} callers={}", 10 * callers);
     report.against(&case, flooded.rows_per_second(), "rows/s", most);
     report.against(&case, flooded.gflops(), "GFLOP/s", most_gflops);
-    for (model, told) in MODELS.iter().zip(&flooded.flood) {
-        let case = format!("{case} {}", model.name);
-        report.against(&case, told.p99_us() / 1e3, "p99 of accepted ms", TIMEOUT.as_secs_f64() * 1e3);
-        report.note(&format!("{}: {}", model.name, told.tally));
-    }
     if let Some((middle, last)) = flooded.memory_kib {
         report.against(&case, last, "RssAnon KiB, last third", middle);
     }
     report.figure(&case, flooded.generator_busy, "generator's core, busy");
+    for (model, told) in MODELS.iter().zip(&flooded.flood) {
+        let case = format!("{case} {}", model.name);
+        report.against(&case, told.p99_us() / 1e3, "p99 of accepted ms", TIMEOUT.as_secs_f64() * 1e3);
+        told.tally.print(&case, report);
+    }
 
     let small = format!("{case} telemetry");
     report.figure(&small, alone.p99_us(), "p99 us, alone");
     report.figure(&small, saturated.small.p99_us(), "p99 us, saturated");
     report.against(&small, flooded.small.p99_us(), "p99 us, flooded", alone.p99_us());
-    report.note(&format!("telemetry, flooded: {}", flooded.small.tally));
+    flooded.small.tally.print(&small, report);
 
     let gave_up: u64 = levels.iter().map(|(_, outcome)| outcome.gave_up()).sum::<u64>() + flooded.gave_up();
     for told in levels.iter().map(|(_, outcome)| outcome).chain([&flooded]).flat_map(Outcome::everybody) {
-        told.tally.check()?;
+        told.tally.check(&name)?;
     }
     // Who gave up may have been answered all the same.
     let counted = server.stop()?.answered;

@@ -44,9 +44,10 @@ fn run(options: &Options) -> Result<(), Failure> {
     publish(store.path())?;
     // One thread: the clients have one core.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut closed = Ok(());
         if options.wants(&closed::case_name()) {
-            closed::run(cores, store.path(), options.quick, &mut report).await?;
+            closed = closed::run(cores, store.path(), options.quick, &mut report).await;
         }
-        open::run(cores, store.path(), options, &mut report).await
+        closed.and(open::run(cores, store.path(), options, &mut report).await)
     })
 }

@@ -46,6 +46,8 @@ pub(crate) async fn run(cores: Cores, store: &Path, options: &Options, report: &
     }
     // Loads the model, for which nobody is in a hurry yet.
     clients[0].encode(MNIST_DEEP.question(1)).await?;
+    // The other rates are worth seeing all the same.
+    let mut checked = Ok(());
     for rate in rates {
         let watch = Watch::start(server.process.memory());
         let (start, cpu) = (Instant::now(), cpu_of(std::process::id())?);
@@ -58,11 +60,11 @@ pub(crate) async fn run(cores: Cores, store: &Path, options: &Options, report: &
             report.against(&case, last, "RssAnon KiB, last third", middle);
         }
         report.figure(&case, busy, "generator's core, busy");
-        report.note(&format!("{started} started: {tally}"));
-        tally.check()?;
+        tally.print(&case, report);
+        checked = checked.and(tally.check(&case));
     }
     server.stop()?;
-    Ok(())
+    checked
 }
 
 /// Starts `rate` callers a second; how many it were, and what they were told.

@@ -52,15 +52,18 @@ impl Report {
             return;
         }
         if !self.begun {
-            println!("{:52} {:>12} {:26} {:>12} {:>6}", "case", "figure", "unit", "ceiling", "ratio");
+            println!("{:>12} {:32} {:>12} {:>6}", "figure", "unit", "ceiling", "ratio");
             self.begun = true;
         }
-        // A case's name once: its figures belong together.
-        let shown = if case == self.last_case { "" } else { case };
-        let optional = |value: Option<f64>| value.map_or_else(String::new, rounded);
+        // A case's name once, above its figures.
+        if case != self.last_case {
+            println!("{case}");
+            case.clone_into(&mut self.last_case);
+        }
+        let ceiling = ceiling.map_or_else(String::new, rounded);
         let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}"));
-        println!("{shown:52} {:>12} {unit:26} {:>12} {ratio:>6}", rounded(figure), optional(ceiling));
-        case.clone_into(&mut self.last_case);
+        let row = format!("{:>12} {unit:32} {ceiling:>12} {ratio:>6}", rounded(figure));
+        println!("{}", row.trim_end());
     }
 
     /// Something that the reader of the figures must know. Kept out of the way of programs.
