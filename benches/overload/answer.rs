@@ -1,5 +1,6 @@
 //! What callers are told, and how often.
 
+use std::error::Error;
 use std::time::Duration;
 
 use halfhitch::rpc::pb::EncodeRequest;
@@ -10,6 +11,9 @@ use tonic_types::StatusExt;
 
 use crate::load::Failure;
 use crate::support::Report;
+
+/// Causes of an error that are told.
+const CAUSES_MAX: usize = 5;
 
 pub(crate) type Client = AutoencoderServiceClient<Channel>;
 
@@ -46,8 +50,19 @@ fn of(status: &Status) -> Answer {
         (Code::DeadlineExceeded, _) => Answer::Expired,
         // Made by the client's transport: what came over the wire carries headers.
         (Code::Cancelled, _) if status.metadata().is_empty() => Answer::GaveUp,
-        (code, _) => Answer::Untyped(format!("{code:?}: {}", status.message())),
+        (code, _) => Answer::Untyped(format!("{code:?}: {}{}", status.message(), causes(status))),
     }
+}
+
+/// What the transport says was the matter, if it was the transport.
+fn causes(status: &Status) -> String {
+    let (mut text, mut next) = (String::new(), status.source());
+    for _ in 0..CAUSES_MAX {
+        let Some(cause) = next else { break };
+        text.push_str(&format!(", because {cause}"));
+        next = cause.source();
+    }
+    text
 }
 
 /// How often each came.

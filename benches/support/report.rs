@@ -72,8 +72,11 @@ impl Report {
     }
 }
 
-/// Four digits are more than any of these figures deserves.
+/// Counts as they are; of others four digits are more than they deserve.
 fn rounded(value: f64) -> String {
+    if value.fract() == 0.0 {
+        return format!("{value:.0}");
+    }
     let digits = (3.0 - value.abs().max(1e-3).log10().floor()).clamp(0.0, 3.0);
     format!("{value:.*}", digits as usize)
 }
