@@ -10,5 +10,5 @@ mod server;
 pub(crate) use cores::Cores;
 pub(crate) use latency::percentile;
 pub(crate) use models::{EMBED, MNIST_DEEP, Model, TELEMETRY, publish};
-pub(crate) use process::{Failure, Memory, Owned, cpu_of};
+pub(crate) use process::{Failure, Memory, Owned, cpu_of, cpu_of_this_thread};
 pub(crate) use server::RunningServer;

@@ -77,12 +77,21 @@ impl Memory {
 
 /// Processor time of all threads of a process so far.
 pub(crate) fn cpu_of(process: u32) -> Result<Duration, Failure> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    cpu_in(&format!("/proc/{process}/stat"))
+}
+
+/// Processor time of this thread so far.
+pub(crate) fn cpu_of_this_thread() -> Result<Duration, Failure> {
+    cpu_in("/proc/thread-self/stat")
+}
+
+fn cpu_in(path: &str) -> Result<Duration, Failure> {
+    let stat = fs::read_to_string(path)?;
     // The second field is the name in brackets, which may hold anything; utime and stime are fields 14 and 15, in ticks
     // of which Linux shows programs 100 a second.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
-    Ok(Duration::from_millis(10 * ticks))
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    Ok(Duration::from_millis(10 * ticks.sum::<Result<u64, _>>()?))
 }
 
 impl Drop for Owned {

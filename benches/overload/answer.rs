@@ -1,5 +1,6 @@
 //! What callers are told, and how often.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tonic_types::StatusExt;
 use crate::load::Failure;
 use crate::support::Report;
 
+/// Kinds of unpromised answers that are told.
+const KINDS_MAX: usize = 10;
 /// Causes of an error that are told.
 const CAUSES_MAX: usize = 5;
 
@@ -74,8 +77,8 @@ pub(crate) struct Tally {
     pub(crate) gave_up: u64,
     /// Callers that left without waiting for an answer.
     pub(crate) departed: u64,
-    untyped: u64,
-    first_untyped: Option<String>,
+    /// What they said, and how often.
+    untyped: BTreeMap<String, u64>,
 }
 
 impl Tally {
@@ -85,10 +88,7 @@ impl Tally {
             Answer::Full { .. } => self.full += 1,
             Answer::Expired => self.expired += 1,
             Answer::GaveUp => self.gave_up += 1,
-            Answer::Untyped(text) => {
-                self.untyped += 1;
-                self.first_untyped.get_or_insert_with(|| text.clone());
-            }
+            Answer::Untyped(text) => *self.untyped.entry(text.clone()).or_default() += 1,
         }
     }
 
@@ -98,8 +98,9 @@ impl Tally {
         self.expired += other.expired;
         self.gave_up += other.gave_up;
         self.departed += other.departed;
-        self.untyped += other.untyped;
-        self.first_untyped = self.first_untyped.take().or(other.first_untyped);
+        for (text, count) in other.untyped {
+            *self.untyped.entry(text).or_default() += count;
+        }
     }
 
     /// One figure for each kind.
@@ -110,7 +111,7 @@ impl Tally {
             (self.expired, "answers DEADLINE_EXCEEDED"),
             (self.gave_up, "callers whose clock was first"),
             (self.departed, "callers that left"),
-            (self.untyped, "answers without a promised type"),
+            (self.untyped.values().sum(), "answers without a promised type"),
         ];
         for (count, unit) in counts {
             report.figure(case, count as f64, unit);
@@ -119,11 +120,10 @@ impl Tally {
 
     /// An answer that the API does not promise voids the run.
     pub(crate) fn check(&self, case: &str) -> Result<(), Failure> {
-        match &self.first_untyped {
-            None => Ok(()),
-            Some(text) => {
-                Err(format!("{case}: void: {} answers are not typed, the first: {text}", self.untyped).into())
-            }
+        if self.untyped.is_empty() {
+            return Ok(());
         }
+        let kinds = self.untyped.iter().take(KINDS_MAX).map(|(text, count)| format!("\n  {count} x {text}"));
+        Err(format!("void: {case}: answers that the API does not promise:{}", kinds.collect::<String>()).into())
     }
 }

@@ -1,5 +1,6 @@
 //! One case: rounds of echo, compute and server, and what comes of them.
 
+use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,17 @@ use prost::Message;
 
 use crate::drive::{Driven, Driver, Shape, Target};
 use crate::echo;
-use crate::load::{Cores, Failure, Model, RunningServer};
+use crate::load::{Cores, Failure, Model, RunningServer, cpu_of_this_thread};
 use crate::support::{Line, Report, median};
 
 const ENCODE_PATH: &str = "/halfhitch.v1.AutoencoderService/Encode";
 /// Requests of one run, whatever the speed.
 const REQUESTS_MAX: f64 = 1e6;
 /// Batches of one measurement of the arithmetic, whatever the speed.
-const BATCHES_MAX: usize = 1_000_000;
+const BATCHES_MAX: u32 = 1_000_000;
+
+/// Ticks of 10 ms are counted: a quick run cannot tell less.
+const CORE_SHARE_MIN: f64 = 0.85;
 
 /// Equal requests, so many at once.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +46,7 @@ impl Effort {
     fn new(quick: bool) -> Self {
         let ms = Duration::from_millis;
         if quick {
-            Self { rounds: 5, run: ms(120), compute: ms(20) }
+            Self { rounds: 5, run: ms(120), compute: ms(40) }
         } else {
             Self { rounds: 5, run: ms(1500), compute: ms(300) }
         }
@@ -68,6 +72,8 @@ impl Round {
 pub(crate) struct Figures {
     rounds: Vec<Round>,
     server_cpu_us: f64,
+    /// What the arithmetic got of the server's core: below 1, something else runs there.
+    core_share: f64,
     callers: usize,
 }
 
@@ -98,17 +104,19 @@ impl Case {
         let batch_requests = if self.rows == 1 { self.shape.callers } else { 1 };
         let batch = self.model.batch(self.rows * batch_requests);
         let mut rounds = Vec::new();
-        let mut cpu = Duration::ZERO;
+        let (mut cpu, mut compute_wall, mut compute_cpu) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         for _ in 0..effort.rounds {
             let echo = driver.drive(&bare, self.shape, echo_count)?;
-            let batches_per_second = cores.on_server_core(|| batches_per_second(&model, &batch, effort.compute));
+            let arithmetic = cores.on_server_core(|| Arithmetic::measure(&model, &batch, effort.compute))?;
+            compute_wall += arithmetic.wall;
+            compute_cpu += arithmetic.cpu;
             let before = server.process.cpu()?;
             let served = driver.drive(&real, self.shape, server_count)?;
             cpu += server.process.cpu()?.saturating_sub(before);
             asked += server_count;
             rounds.push(Round {
                 echo,
-                compute_requests_per_second: batches_per_second * batch_requests as f64,
+                compute_requests_per_second: arithmetic.batches_per_second * batch_requests as f64,
                 server: served,
             });
         }
@@ -117,7 +125,8 @@ impl Case {
             return Err(format!("{}: void: {asked} requests were sent, the server says {counts:?}", self.name()).into());
         }
         let server_cpu_us = cpu.as_secs_f64() * 1e6 / (effort.rounds * server_count) as f64;
-        Ok(Figures { rounds, server_cpu_us, callers: self.shape.callers })
+        let core_share = compute_cpu.as_secs_f64() / compute_wall.as_secs_f64();
+        Ok(Figures { rounds, server_cpu_us, core_share, callers: self.shape.callers })
     }
 
     /// How many requests take as long as `run`, and how many were sent to find out.
@@ -155,6 +164,10 @@ impl Figures {
         report.figure(case, of(|round| round.server.p50_us), "p50 us");
         report.figure(case, of(|round| round.server.p99_us), "p99 us");
         report.figure(case, self.server_cpu_us, "server cpu us/request");
+        if self.core_share < CORE_SHARE_MIN {
+            let others = 100.0 * (1.0 - self.core_share);
+            report.note(&format!("something else took {others:.0} % of the server's core: the ratio means little"));
+        }
         if self.callers == 1 {
             report.figure(case, of(|round| round.server.p50_us - round.echo.p50_us), "p50 above echo us");
         }
@@ -169,16 +182,26 @@ fn ask(server: &RunningServer, question: EncodeRequest) -> Result<usize, Failure
     })
 }
 
-/// The arithmetic alone.
-fn batches_per_second(model: &Autoencoder, batch: &Lanes, run: Duration) -> f64 {
-    // The first one finds neither weights nor pages in the caches.
-    std::hint::black_box(model.encode(batch));
-    let start = Instant::now();
-    for done in 1..=BATCHES_MAX {
-        std::hint::black_box(model.encode(std::hint::black_box(batch)));
-        if start.elapsed() >= run {
-            return done as f64 / start.elapsed().as_secs_f64();
+/// The arithmetic alone, with one thread.
+#[derive(Clone, Copy, Debug)]
+struct Arithmetic {
+    batches_per_second: f64,
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Arithmetic {
+    fn measure(model: &Autoencoder, batch: &Lanes, run: Duration) -> Result<Self, Failure> {
+        // The first one finds neither weights nor pages in the caches.
+        black_box(model.encode(batch));
+        let (start, cpu) = (Instant::now(), cpu_of_this_thread()?);
+        let mut batches = 0;
+        while batches < BATCHES_MAX && start.elapsed() < run {
+            black_box(model.encode(black_box(batch)));
+            batches += 1;
         }
+        let wall = start.elapsed();
+        let cpu = cpu_of_this_thread()?.saturating_sub(cpu);
+        Ok(Self { batches_per_second: f64::from(batches) / wall.as_secs_f64(), wall, cpu })
     }
-    BATCHES_MAX as f64 / start.elapsed().as_secs_f64()
 }
