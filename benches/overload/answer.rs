@@ -32,6 +32,8 @@ pub(crate) enum Answer {
     Expired,
     /// The caller's own clock ran out before an answer came.
     GaveUp,
+    /// The caller's own transport gave its connection up: h2 counts answers that come after their callers have left.
+    OwnFault,
     /// Anything else: the API promises that there is nothing else under load.
     Untyped(String),
 }
@@ -53,7 +55,11 @@ fn of(status: &Status) -> Answer {
         (Code::DeadlineExceeded, _) => Answer::Expired,
         // Made by the client's transport: what came over the wire carries headers.
         (Code::Cancelled, _) if status.metadata().is_empty() => Answer::GaveUp,
-        (code, _) => Answer::Untyped(format!("{code:?}: {}{}", status.message(), causes(status))),
+        (code, _) => {
+            let text = format!("{code:?}: {}{}", status.message(), causes(status));
+            // "detected" on this side, "received" when the server closed the connection.
+            if text.contains("connection error detected") { Answer::OwnFault } else { Answer::Untyped(text) }
+        }
     }
 }
 
@@ -77,6 +83,7 @@ pub(crate) struct Tally {
     pub(crate) gave_up: u64,
     /// Callers that left without waiting for an answer.
     pub(crate) departed: u64,
+    pub(crate) own_faults: u64,
     /// What they said, and how often.
     untyped: BTreeMap<String, u64>,
 }
@@ -88,6 +95,7 @@ impl Tally {
             Answer::Full { .. } => self.full += 1,
             Answer::Expired => self.expired += 1,
             Answer::GaveUp => self.gave_up += 1,
+            Answer::OwnFault => self.own_faults += 1,
             Answer::Untyped(text) => *self.untyped.entry(text.clone()).or_default() += 1,
         }
     }
@@ -98,6 +106,7 @@ impl Tally {
         self.expired += other.expired;
         self.gave_up += other.gave_up;
         self.departed += other.departed;
+        self.own_faults += other.own_faults;
         for (text, count) in other.untyped {
             *self.untyped.entry(text).or_default() += count;
         }
@@ -111,6 +120,7 @@ impl Tally {
             (self.expired, "answers DEADLINE_EXCEEDED"),
             (self.gave_up, "callers whose clock was first"),
             (self.departed, "callers that left"),
+            (self.own_faults, "callers whose transport failed"),
             (self.untyped.values().sum(), "answers without a promised type"),
         ];
         for (count, unit) in counts {

@@ -107,7 +107,7 @@ async fn call(mut client: Client, question: EncodeRequest, timeout: Duration, un
             Answer::Result => told.latencies_us.push(start.elapsed().as_secs_f64() * 1e6),
             Answer::Full { retry_after } => tokio::time::sleep(retry_after).await,
             // A fault that is at once there again would fill the tally with itself.
-            Answer::Expired | Answer::GaveUp | Answer::Untyped(_) => {
+            Answer::Expired | Answer::GaveUp | Answer::OwnFault | Answer::Untyped(_) => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }

@@ -234,6 +234,10 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
         check_echo(&output.expect("an answer"), Operation::Reconstruct, &model(1), &firsts);
         let stats = batcher.stats();
         assert_eq!((stats.batches, stats.rows), (63, 1_003));
+        let narrow = batcher.submit(model(1), Operation::Reconstruct, matrix(FEATURES - 1, &[1.0]), None).await;
+        assert!(narrow.is_err(), "{narrow:?}");
+        let stats = batcher.stats();
+        assert_eq!((stats.answered, stats.refused), (1, 1));
     }
 }
 
