@@ -15,6 +15,7 @@ mod tests;
 mod worker;
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -88,6 +89,10 @@ pub struct Output {
 /// How much was and is to be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
+    /// Requests answered with a result so far.
+    pub answered: u64,
+    /// Requests answered with an error so far. Callers that left are in neither.
+    pub refused: u64,
     /// Batches computed so far.
     pub batches: u64,
     /// Rows computed so far.
@@ -109,6 +114,8 @@ pub struct Batcher {
 #[derive(Debug)]
 struct Inner {
     queue: Arc<Queue>,
+    answered: AtomicU64,
+    refused: AtomicU64,
     /// None once they were joined.
     threads: Mutex<Option<ServingThreads>>,
 }
@@ -129,7 +136,14 @@ impl Batcher {
         let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &compute));
         // Those that did start end again.
         let threads = threads.inspect_err(|_| queue.close())?;
-        Ok(Self { inner: Arc::new(Inner { queue, threads: Mutex::new(Some(threads)) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                queue,
+                answered: AtomicU64::new(0),
+                refused: AtomicU64::new(0),
+                threads: Mutex::new(Some(threads)),
+            }),
+        })
     }
 
     /// Checks the width, queues, waits; an answer comes at the deadline at the latest. Dropping the future drops what has
@@ -138,6 +152,19 @@ impl Batcher {
     /// # Panics
     /// With a deadline, outside of a tokio runtime that has a timer.
     pub async fn submit(
+        &self,
+        model: Arc<LoadedModel>,
+        operation: Operation,
+        rows: Matrix,
+        deadline: Option<Instant>,
+    ) -> Result<Output, BatchError> {
+        let outcome = self.ask(model, operation, rows, deadline).await;
+        let count = if outcome.is_ok() { &self.inner.answered } else { &self.inner.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+
+    async fn ask(
         &self,
         model: Arc<LoadedModel>,
         operation: Operation,
@@ -160,9 +187,19 @@ impl Batcher {
         answer.unwrap_or(Err(BatchError::WorkerLost))
     }
 
-    /// What was computed, and what waits.
+    /// What was answered and computed, and what waits.
     pub fn stats(&self) -> Stats {
-        self.inner.queue.stats()
+        let Inner { queue, answered, refused, .. } = &*self.inner;
+        let (batches, rows) = queue.computed();
+        let (waiting_rows, waiting_bytes) = queue.waiting();
+        Stats {
+            answered: answered.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
+            batches,
+            rows,
+            waiting_rows,
+            waiting_bytes,
+        }
     }
 
     /// Refuses new requests, answers those that were accepted, joins the threads. Blocking; a second call does no harm.

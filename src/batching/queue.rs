@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::load::{Load, Pace};
 use super::policy::{Lines, Piece, Turn};
 use super::request::{Key, Question, Request};
-use super::{BatchError, BatchingConfig, Output, Stats, lock};
+use super::{BatchError, BatchingConfig, Output, lock};
 
 /// Waiting requests of all models and operations.
 #[derive(Debug)]
@@ -136,12 +136,13 @@ impl Queue {
         lock(&self.state).pace.record(now, rows, busy);
     }
 
-    pub(super) fn stats(&self) -> Stats {
-        Stats {
-            batches: self.batches.load(Ordering::Relaxed),
-            rows: self.rows.load(Ordering::Relaxed),
-            waiting_rows: self.load.rows(),
-            waiting_bytes: self.load.bytes(),
-        }
+    /// Batches and rows computed so far.
+    pub(super) fn computed(&self) -> (u64, u64) {
+        (self.batches.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed))
+    }
+
+    /// Rows and bytes that wait.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.load.rows(), self.load.bytes())
     }
 }

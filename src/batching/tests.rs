@@ -234,6 +234,10 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
         check_echo(&output.expect("an answer"), Operation::Reconstruct, &model(1), &firsts);
         let stats = batcher.stats();
         assert_eq!((stats.batches, stats.rows), (63, 1_003));
+        let narrow = batcher.submit(model(1), Operation::Reconstruct, matrix(FEATURES - 1, &[1.0]), None).await;
+        assert!(narrow.is_err(), "{narrow:?}");
+        let stats = batcher.stats();
+        assert_eq!((stats.answered, stats.refused), (1, 1));
     }
 }
 
@@ -320,7 +324,7 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
     assert_eq!(tickets, [admitted[0].ticket, admitted[2].ticket]);
     let [_, mut expired, _] = <[Admitted; 3]>::try_from(admitted).expect("three");
     assert_eq!(expired.answer.try_recv().expect("answered").expect_err("late"), BatchError::DeadlineExceeded);
-    assert_eq!(queue.stats().waiting_rows, 2);
+    assert_eq!(queue.waiting().0, 2);
 }
 
 #[tokio::test]

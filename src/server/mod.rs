@@ -13,7 +13,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tower::util::MapResponseLayer;
 
-use crate::batching::{Batcher, BatchingConfig};
+use crate::batching::{Batcher, BatchingConfig, Stats};
 use crate::executor::ExecutorConfig;
 use crate::jobs::{JobError, Jobs, JobsConfig};
 use crate::registry::{Registry, RegistryConfig};
@@ -133,13 +133,7 @@ impl Opened {
         let (health, health_service) = health::Health::new();
         health.ready().await;
 
-        let router = Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(FRAME_BYTES_MAX)
-            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        let router = transport()
             .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
             .add_service(health_service)
             .add_service(
@@ -185,11 +179,24 @@ impl Opened {
         };
         let _ = stop.send(true);
         let _ = tokio::time::timeout(shutdown_grace, jobs.shut_down()).await;
-        blocking(move || batcher.drain()).await;
+        let drained = batcher.clone();
+        blocking(move || drained.drain()).await;
         let _ = refresher.await;
-        tracing::info!("stopped");
+        let Stats { answered, refused, batches, rows, .. } = batcher.stats();
+        tracing::info!(answered, refused, batches, rows, "stopped");
         Ok(outcome?)
     }
+}
+
+/// HTTP/2 as this server speaks it, without services.
+pub fn transport() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
 
 /// Looks at the store's folder now and then: versions that another server published, a lock that became free.

@@ -1,0 +1,102 @@
+//! Processes that end with their owner, and what the system says of them.
+
+use std::error::Error;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Why there is no figure.
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+/// Lines of output that may come before the one that says where a server listens.
+const LINES_BEFORE_ADDRESS_MAX: usize = 20;
+
+/// A process; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    child: Child,
+}
+
+impl Owned {
+    /// Starts a server, and reads where it listens from a line of its output that ends with `http://ADDRESS`.
+    ///
+    /// Its standard input stays open as long as this process lives: a child can watch it.
+    pub(crate) fn server(mut command: Command) -> Result<(Self, SocketAddr), Failure> {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut owned = Self { child };
+        let output = owned.child.stdout.take().ok_or("no output")?;
+        for line in BufReader::new(output).lines().take(LINES_BEFORE_ADDRESS_MAX) {
+            if let Some((_, address)) = line?.rsplit_once("http://") {
+                return Ok((owned, address.trim().parse()?));
+            }
+        }
+        Err("the server ended before it listened".into())
+    }
+
+    /// SIGTERM, and its end.
+    pub(crate) fn terminate(mut self, wait_max: Duration) -> Result<ExitStatus, Failure> {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        let until = Instant::now() + wait_max;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Err(format!("the server did not stop within {wait_max:?}").into())
+    }
+
+    /// Processor time of all its threads so far.
+    pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
+        cpu_of(self.child.id())
+    }
+
+    /// To look at while it runs.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory { process: self.child.id() }
+    }
+}
+
+/// The memory of a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    process: u32,
+}
+
+impl Memory {
+    /// Anonymous resident memory, in KiB.
+    pub(crate) fn anonymous_kib(self) -> Result<u64, Failure> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+}
+
+/// Processor time of all threads of a process so far.
+pub(crate) fn cpu_of(process: u32) -> Result<Duration, Failure> {
+    cpu_in(&format!("/proc/{process}/stat"))
+}
+
+/// Processor time of this thread so far.
+pub(crate) fn cpu_of_this_thread() -> Result<Duration, Failure> {
+    cpu_in("/proc/thread-self/stat")
+}
+
+fn cpu_in(path: &str) -> Result<Duration, Failure> {
+    let stat = fs::read_to_string(path)?;
+    // The second field is the name in brackets, which may hold anything; utime and stime are fields 14 and 15, in ticks
+    // of which Linux shows programs 100 a second.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    Ok(Duration::from_millis(10 * ticks.sum::<Result<u64, _>>()?))
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

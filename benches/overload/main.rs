@@ -1,0 +1,53 @@
+//! Far more work than the server can do: what it does get done, what it says to the rest, and what it keeps.
+
+#[path = "../load/mod.rs"]
+mod load;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answer;
+mod callers;
+mod closed;
+mod memory;
+mod open;
+
+use std::process::ExitCode;
+
+use load::{Cores, Failure, publish};
+use support::{Options, Report};
+
+const ABOUT: &str = "\
+closed: ten times as many callers as saturate the server, 64 rows a request of two large models, each with a deadline of
+2 s; who is refused waits as RetryInfo says. Throughput beside the saturated maximum, p99 of accepted requests beside the
+deadline, every status, memory (last third beside middle third), and the p99 of a small model's callers, alone and in the
+flood. The bound of the queue is lowered so that the flood fills it.
+open: single rows at rising rates, deadlines of 50 ms, every fifth caller leaves at a random instant: results beside
+requests offered.
+An answer that the API does not promise under load voids the run.";
+
+fn main() -> ExitCode {
+    let options = Options::from_arguments(ABOUT);
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("overload: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    let mut report = Report::new("overload", options);
+    let cores = Cores::take();
+    report.note(&cores.describe());
+    let store = tempfile::tempdir()?;
+    publish(store.path())?;
+    // One thread: the clients have one core.
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut closed = Ok(());
+        if options.wants(&closed::case_name()) {
+            closed = closed::run(cores, store.path(), options.quick, &mut report).await;
+        }
+        closed.and(open::run(cores, store.path(), options, &mut report).await)
+    })
+}

@@ -1,0 +1,95 @@
+//! The fastest that tonic can be: takes a message, answers with a fixed one, does nothing in between.
+//!
+//! It runs as a process of its own, this program started again, under the same HTTP/2 settings and the same kind of
+//! runtime as the real server.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use halfhitch::server::transport;
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service};
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use crate::load::{Cores, Failure, Owned};
+use crate::raw::Raw;
+
+/// The hidden argument; the bytes of the answer follow.
+const ARGUMENT: &str = "--echo-server";
+/// Where it answers.
+pub(crate) const PATH: &str = "/bench.Echo/Echo";
+
+/// Becomes the echo server if this process was started as one.
+pub(crate) fn run_if_asked() -> Option<Result<(), Failure>> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next()? != ARGUMENT {
+        return None;
+    }
+    let bytes = arguments.next().and_then(|bytes| bytes.parse().ok());
+    Some(bytes.ok_or_else(|| "bytes of the answer are missing".into()).and_then(run))
+}
+
+/// Starts one that answers with `reply_bytes` bytes.
+pub(crate) fn start(cores: Cores, reply_bytes: usize) -> Result<(Owned, SocketAddr), Failure> {
+    let program = std::env::current_exe()?;
+    let mut command = cores.server_command(program.to_str().ok_or("the path of this program is not text")?);
+    command.args([ARGUMENT, &reply_bytes.to_string()]);
+    Owned::server(command)
+}
+
+fn run(reply_bytes: usize) -> Result<(), Failure> {
+    // Whoever started this holds the other end: it closes even when that process is killed.
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        println!("http://{}", listener.local_addr()?);
+        std::io::stdout().flush()?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let echo = Echo { reply: vec![7; reply_bytes].into() };
+        transport().add_service(echo).serve_with_incoming(incoming).await?;
+        Ok(())
+    })
+}
+
+#[derive(Clone, Debug)]
+struct Echo {
+    reply: Bytes,
+}
+
+impl NamedService for Echo {
+    const NAME: &'static str = "bench.Echo";
+}
+
+impl Service<http::Request<Body>> for Echo {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let echo = self.clone();
+        Box::pin(async move { Ok(Grpc::new(Raw).unary(echo, request).await) })
+    }
+}
+
+impl UnaryService<Bytes> for Echo {
+    type Response = Bytes;
+    type Future = Ready<Result<Response<Bytes>, Status>>;
+
+    fn call(&mut self, _: Request<Bytes>) -> Self::Future {
+        ready(Ok(Response::new(self.reply.clone())))
+    }
+}

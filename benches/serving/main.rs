@@ -1,0 +1,73 @@
+//! What gRPC and batching cost: the real server beside a bare echo server and the model's own arithmetic.
+
+#[path = "../load/mod.rs"]
+mod load;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod case;
+mod drive;
+mod echo;
+mod h2load;
+mod raw;
+mod tonic_client;
+
+use std::process::ExitCode;
+
+use case::Case;
+use drive::{Driver, Shape};
+use load::{Cores, EMBED, Failure, MNIST_DEEP, TELEMETRY, publish};
+use support::{Options, Report};
+
+const ABOUT: &str = "\
+Requests to the real server, beside a bare echo server with the same bytes (echo) and the model's own arithmetic on the
+same core (compute), all three in turn in every round; medians of the rounds. A request costs at least what both cost:
+  ceiling of requests/s = 1 / (1 / echo + 1 / compute)
+Compute has batches of the request's rows, and for single rows batches of as many rows as there are callers. The ratio
+is the median of the rounds' ratios. A run in which the server counts other answers than the client is void.
+Drives with h2load (Debian: nghttp2-client) where it is installed.";
+
+fn main() -> ExitCode {
+    let outcome = echo::run_if_asked().unwrap_or_else(|| {
+        let options = Options::from_arguments(ABOUT);
+        run(&options)
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("serving: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    let mut report = Report::new("serving", options);
+    let (cores, driver) = (Cores::take(), Driver::choose());
+    report.note(&cores.describe());
+    if driver == Driver::Tonic {
+        report
+            .note("h2load is not installed: driven by a client in Rust, which is itself the limit for small messages");
+    }
+    let store = tempfile::tempdir()?;
+    publish(store.path())?;
+    for case in cases().iter().filter(|case| options.wants(&case.name())) {
+        let figures = case.measure(cores, driver, store.path(), options.quick)?;
+        figures.print(&case.name(), case.rows, &mut report);
+    }
+    Ok(())
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for model in [MNIST_DEEP, EMBED, TELEMETRY] {
+        for (rows, callers) in [(1, 1), (1, 16), (1, 64), (64, 4)] {
+            for connections in [1, 4] {
+                if connections <= callers {
+                    cases.push(Case { model, rows, shape: Shape { callers, connections } });
+                }
+            }
+        }
+    }
+    cases
+}

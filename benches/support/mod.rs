@@ -1,0 +1,10 @@
+//! What every benchmark shares: its arguments, its report, its statistics.
+#![allow(dead_code, unused_imports, reason = "each benchmark uses a part of this")]
+
+mod options;
+mod report;
+mod statistics;
+
+pub(crate) use options::Options;
+pub(crate) use report::{Line, Report};
+pub(crate) use statistics::median;
