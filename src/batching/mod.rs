@@ -108,6 +108,7 @@ pub struct Batcher {
 
 #[derive(Debug)]
 struct Inner {
+    config: BatchingConfig,
     queue: Arc<Queue>,
     /// None once they were joined.
     threads: Mutex<Option<ServingThreads>>,
@@ -129,7 +130,7 @@ impl Batcher {
         let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &compute));
         // Those that did start end again.
         let threads = threads.inspect_err(|_| queue.close())?;
-        Ok(Self { inner: Arc::new(Inner { queue, threads: Mutex::new(Some(threads)) }) })
+        Ok(Self { inner: Arc::new(Inner { config, queue, threads: Mutex::new(Some(threads)) }) })
     }
 
     /// Checks the width, queues, waits; an answer comes at the deadline at the latest. Dropping the future drops what has
@@ -158,6 +159,11 @@ impl Batcher {
         };
         place.answered = true;
         answer.unwrap_or(Err(BatchError::WorkerLost))
+    }
+
+    /// Its bounds.
+    pub fn config(&self) -> BatchingConfig {
+        self.inner.config
     }
 
     /// What was computed, and what waits.

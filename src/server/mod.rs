@@ -126,7 +126,8 @@ impl Opened {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServerError> {
         let Self { registry, batcher, jobs, message_bytes_max, shutdown_grace } = self;
-        let api = Api::new(Service::new(registry.clone(), batcher.clone(), jobs.clone()));
+        let service = Service::new(registry.clone(), batcher.clone(), jobs.clone());
+        let api = Api::new(service.clone());
 
         let (stop, stopping) = watch::channel(false);
         let refresher = tokio::spawn(refresh(registry, stopping.clone()));
@@ -169,6 +170,7 @@ impl Opened {
                 tracing::info!("shutting down");
                 health.not_ready().await;
                 let _ = stop.send(true);
+                service.stop_streams();
                 let until = tokio::time::Instant::now() + shutdown_grace;
                 // Ends the streams that watch jobs, which would otherwise keep their connections.
                 if tokio::time::timeout_at(until, jobs.shut_down()).await.is_err() {

@@ -7,6 +7,7 @@
 )]
 
 mod bits;
+mod bulk;
 mod cli;
 mod crash;
 mod errors;
