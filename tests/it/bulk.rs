@@ -59,7 +59,7 @@ struct Inside {
 }
 
 impl Inside {
-    async fn start(store: &Path, name: &str, widths: &[usize], batching: BatchingConfig) -> Self {
+    fn start(store: &Path, name: &str, widths: &[usize], batching: BatchingConfig) -> Self {
         let opened = LocalStore::open(store).expect("opens");
         opened.publish(&name.parse().expect("a name"), &untrained(widths)).expect("publishes");
         let registry = Registry::new(Arc::new(opened), RegistryConfig::default());
@@ -80,7 +80,7 @@ impl Inside {
 
     /// Rows computed, once nothing waits and no more are computed for a while.
     async fn settled(&self) -> u64 {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         let mut before = self.batcher.stats();
         loop {
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -194,7 +194,7 @@ fn many_codes(
 /// gets all of them.
 async fn check_reader_who_pauses(rows: usize, computed_max: u64) {
     let store = temporary_store();
-    let server = Inside::start(store.path(), "paused", &[64, 8], BatchingConfig::default()).await;
+    let server = Inside::start(store.path(), "paused", &[64, 8], BatchingConfig::default());
     let (questions, sent) = many_codes("paused", rows, 100);
     let answers = server.client().await.decode_stream(questions).await.expect("opens").into_inner();
     let computed = server.settled().await / rows as u64;
@@ -224,7 +224,7 @@ async fn a_reader_who_pauses_stops_the_reading_of_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_departs_leaves_nothing_behind() {
     let store = temporary_store();
-    let server = Inside::start(store.path(), "left", &[2048, 1024, 8], BatchingConfig::default()).await;
+    let server = Inside::start(store.path(), "left", &[2048, 1024, 8], BatchingConfig::default());
     for paused in [true, false] {
         let before = server.batcher.stats().rows;
         let (questions, _) = many_codes("left", 512, 10_000);
@@ -243,7 +243,7 @@ async fn a_client_that_departs_leaves_nothing_behind() {
 async fn bulk_waits_for_room_and_leaves_some() {
     let store = temporary_store();
     let batching = BatchingConfig { queue_rows_max: 100, batch_rows_max: 64, ..BatchingConfig::default() };
-    let server = Inside::start(store.path(), "narrow", &[512, 256, 8], batching).await;
+    let server = Inside::start(store.path(), "narrow", &[512, 256, 8], batching);
     // A reader who never comes back takes no room from the others.
     let (questions, _) = many_codes("narrow", 40, 1_000);
     let paused = server.client().await.decode_stream(questions).await.expect("opens");
@@ -376,7 +376,7 @@ async fn a_message_above_the_limit_is_named() {
     let store = temporary_store();
     served(store.path(), "small", &[6, 2]).await.stop().await;
     let mut config = halfhitch::server::ServerConfig::new(store.path().to_owned());
-    config.message_bytes_max = 10_000;
+    config.transport.message_bytes_max = 10_000;
     let server = TestServer::start_with(config).await;
     let questions = [encode(newest("small"), 6, &sample(2, 6, 1)), encode(None, 6, &sample(1000, 6, 1))];
     let (given, end) = encoded(server.autoencoder().await, tokio_stream::iter(questions)).await;

@@ -92,7 +92,7 @@ async fn codes_belong_to_the_version_that_made_them() {
 async fn a_message_above_the_limit_is_resource_exhausted() {
     let store = temporary_store();
     let mut config = ServerConfig::new(store.path().to_owned());
-    config.message_bytes_max = 10_000;
+    config.transport.message_bytes_max = 10_000;
     let server = TestServer::start_with(config).await;
     let rows = matrix(6, &sample(1000, 6, 1));
     let result = server.autoencoder().await.encode(encode(newest("any"), Some(rows))).await;

@@ -19,4 +19,5 @@ mod models;
 mod serving;
 mod support;
 mod training;
+mod transport;
 mod two_servers;

@@ -46,6 +46,10 @@ impl TestServer {
         Self { address, stop, task }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) async fn channel(&self) -> Channel {
         channel(self.address).await
     }
