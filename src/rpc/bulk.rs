@@ -14,7 +14,7 @@ use super::convert;
 use super::limits::{deadline, translate_status};
 use super::pb;
 use super::stream::AnswerStream;
-use crate::service::{BatchError, Bulk, Operation, Served, Service, ServiceError};
+use crate::service::{BatchError, Bulk, Operation, Served, Service, ServiceError, field};
 
 /// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
 const MESSAGES_AHEAD_MAX: usize = 8;
@@ -171,8 +171,7 @@ impl<Q: Into<Question>> Exchange<Q> {
                 &self.opened.insert((model.unwrap_or_default(), bulk)).1
             }
         };
-        let field = if self.operation == Operation::Decode { "codes" } else { "rows" };
-        let matrix = convert::matrix(field, matrix)?;
+        let matrix = convert::matrix(field(self.operation), matrix)?;
         let bytes = bulk.bytes(&matrix);
         let (bulk, deadline) = (bulk.clone(), self.deadline);
         let task = tokio::spawn(async move { bulk.compute(matrix, deadline).await });

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::{Served, Service, ServiceError};
 use crate::batching::{BatchError, BatchingConfig, Operation};
-use crate::model::{Matrix, ModelKey, ModelName, Selector, Version};
+use crate::model::{Matrix, ModelKey, ModelName, Selector};
 
 /// A refused message comes back no later than this: other room may become free earlier than was said.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(100);
@@ -92,11 +92,6 @@ impl Service {
 }
 
 impl Bulk {
-    /// The version that serves this.
-    pub fn version(&self) -> Version {
-        self.key.version
-    }
-
     /// What a message takes in memory together with its answer.
     pub fn bytes(&self, rows: &Matrix) -> usize {
         rows.rows().saturating_mul(self.answer_columns * 4).saturating_add(rows.bytes())

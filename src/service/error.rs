@@ -129,7 +129,6 @@ impl ServiceError {
             Self::Invalid { field, .. } => Some(field.clone()),
             Self::VersionRequired { .. } => Some("model.selector".to_owned()),
             Self::Artifact(_) => Some("chunk".to_owned()),
-            Self::Batch(BatchError::Columns { .. } | BatchError::Matrix(_)) => Some("matrix".to_owned()),
             Self::Job(error) => job_field(error),
             Self::Message { error, .. } => error.field(),
             _ => None,

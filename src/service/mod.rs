@@ -19,7 +19,8 @@ pub use crate::model::{
     Alias, ArtifactError, IdError, Matrix, MatrixError, ModelKey, ModelName, Selector, Values, Version,
 };
 pub use crate::numeric::Activation;
-pub use crate::registry::{LoadedModel, Registry};
+use crate::registry::LoadedModel;
+pub use crate::registry::Registry;
 pub use crate::store::{ModelEntry, StoreError};
 pub use crate::training::{Initialisation, Optimiser, ParamError, TrainSpec};
 pub use bulk::Bulk;
@@ -45,6 +46,14 @@ pub struct Served {
     pub version: Version,
     /// The results, in the form in which the question came.
     pub output: Output,
+}
+
+/// The field that a question's rows come in.
+pub fn field(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Encode | Operation::Reconstruct => "rows",
+        Operation::Decode => "codes",
+    }
 }
 
 impl Service {
@@ -113,7 +122,10 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let model = self.loaded(key).await?;
-        let output = self.batcher.submit(model, operation, rows, deadline).await?;
+        let output = self.batcher.submit(model, operation, rows, deadline).await.map_err(|error| match error {
+            BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(field(operation), error),
+            other => other.into(),
+        })?;
         Ok(Served { version: key.version, output })
     }
 

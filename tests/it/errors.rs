@@ -28,6 +28,11 @@ fn check<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, texts: &[&st
     status
 }
 
+/// The field that a refusal names.
+fn field(status: &Status) -> String {
+    status.get_error_details().bad_request().expect("details").field_violations[0].field.clone()
+}
+
 fn encode(model: Option<pb::ModelRef>, rows: Option<pb::Matrix>) -> pb::EncodeRequest {
     pb::EncodeRequest { model, rows }
 }
@@ -53,7 +58,8 @@ async fn unhappy_requests_are_told_why() {
     let result = client.encode(encode(newest("here"), None)).await;
     check(result, Code::InvalidArgument, &["rows"]);
     let result = client.encode(encode(newest("here"), Some(matrix(5, &rows[..10])))).await;
-    check(result, Code::InvalidArgument, &["5", "6"]);
+    let status = check(result, Code::InvalidArgument, &["5", "6"]);
+    assert_eq!(field(&status), "rows");
     let mut wrong = matrix(6, &rows);
     wrong.rows = 3;
     let result = client.encode(encode(newest("here"), Some(wrong))).await;
@@ -86,7 +92,8 @@ async fn codes_belong_to_the_version_that_made_them() {
     check(result, Code::NotFound, &["nowhere"]);
     let wide = Some(matrix(3, &[0.1, 0.2, 0.3]));
     let result = client.decode(pb::DecodeRequest { model: version("codes", 1), codes: wide }).await;
-    check(result, Code::InvalidArgument, &["3", "2"]);
+    let status = check(result, Code::InvalidArgument, &["3", "2"]);
+    assert_eq!(field(&status), "codes");
     server.stop().await;
 }
 
