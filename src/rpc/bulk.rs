@@ -19,7 +19,7 @@ use crate::service::{BatchError, Bulk, Operation, Served, Service, ServiceError,
 /// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
 const MESSAGES_AHEAD_MAX: usize = 8;
 /// Bytes of such messages and their answers, beyond which no further one is read.
-const BYTES_AHEAD_MAX: usize = 8 << 20;
+const BYTES_AHEAD_MAX: usize = 4 << 20;
 
 /// A message of either stream.
 pub(super) struct Question {
