@@ -107,7 +107,7 @@ pub struct TransportArgs {
     #[arg(long, value_name = "SECONDS")]
     pub keepalive_timeout_seconds: Option<String>,
     /// Ask clients to connect anew after this long, give or take 10 %, so that load spreads over servers that came later;
-    /// calls under way go on to their end; 0: never [default: 0]
+    /// calls under way go on to their end, one that crosses with the notice has to be sent again; 0: never [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub connection_age_seconds_max: Option<String>,
 }

@@ -4,13 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::future::{try_join, try_join_all};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
+use super::lingering::Lingering;
 use super::transport::TransportConfig;
 use crate::rpc::limits;
 
@@ -22,7 +23,7 @@ const ACCEPTED_WAITING_MAX: usize = 16;
 /// Where the system has no room for another connection (no file descriptor, most often), it is asked again after this.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-type Accepted = Result<TcpStream, io::Error>;
+type Accepted = Result<Lingering, io::Error>;
 
 /// Serves `routes` on `listener` until it is told to stop; then accepts nothing and returns when all connections are
 /// closed.
@@ -82,7 +83,7 @@ async fn accept(listener: TcpListener, servers: Vec<mpsc::Sender<Accepted>>) {
         if let Err(error) = connection.set_nodelay(true) {
             tracing::debug!(%error, "a connection goes on without TCP_NODELAY");
         }
-        if server.send(Ok(connection)).await.is_err() {
+        if server.send(Ok(connection.into())).await.is_err() {
             return;
         }
     }

@@ -2,6 +2,7 @@
 
 mod connections;
 pub mod health;
+mod lingering;
 pub mod transport;
 
 use std::io;

@@ -23,7 +23,8 @@ pub struct TransportConfig {
     pub keepalive_interval: Option<Duration>,
     /// A connection that does not answer that for this long is closed.
     pub keepalive_timeout: Duration,
-    /// A connection of this age, give or take 10 %, takes no new calls and closes after the last; `None`: any age.
+    /// A connection of this age, give or take 10 %, takes no new calls and closes after the last; `None`: any age. A
+    /// call that crosses with the notice is not served; clients that do not send it again by themselves see it fail.
     pub connection_age_max: Option<Duration>,
 }
 

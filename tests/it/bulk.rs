@@ -313,11 +313,10 @@ async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
     let rows = sample(500, 32, 3);
     let question = pb::EncodeRequest { model: newest("works"), rows: Some(matrix(32, &rows)) };
     let expected = server.autoencoder().await.encode(question).await.expect("encodes").into_inner().codes;
-    let (told, mut first) = mpsc::channel(1);
     let mut streams = Vec::new();
     for _ in 0..4 {
-        let (mut client, told, rows, expected) =
-            (server.autoencoder().await, told.clone(), matrix(32, &rows), expected.clone());
+        let (mut client, rows, expected) = (server.autoencoder().await, matrix(32, &rows), expected.clone());
+        let (told, mut first) = mpsc::channel(1);
         streams.push(tokio::spawn(async move {
             let questions = tokio_stream::iter(0..100_000)
                 .map(move |_| pb::EncodeStreamRequest { model: newest("works"), rows: Some(rows.clone()) });
@@ -335,8 +334,8 @@ async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
                 }
             }
         }));
+        first.recv().await.expect("an answer");
     }
-    first.recv().await.expect("an answer");
     server.stop().await;
     for stream in streams {
         let (count, end) = stream.await.expect("no panic");
