@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::batching::BatchingConfig;
 use crate::executor::ExecutorConfig;
 use crate::jobs::JobsConfig;
 use crate::registry::RegistryConfig;
-use crate::server::ServerConfig;
+use crate::server::{ServerConfig, TransportConfig, transport};
 use crate::telemetry::LogFormat;
 
 /// Where a server listens, and clients look for one, when nobody says otherwise.
@@ -37,9 +38,9 @@ pub struct ServeArgs {
     /// Folder of the models and of the jobs' rows; made if it is not there [default: halfhitch-store]
     #[arg(long, value_name = "FOLDER")]
     pub store: Option<String>,
-    /// Largest message taken in [default: 16MiB]
-    #[arg(long, value_name = "BYTES")]
-    pub message_bytes_max: Option<String>,
+    /// Messages, windows, connections
+    #[command(flatten)]
+    pub transport: TransportArgs,
     /// Most rows computed together [default: 256]
     #[arg(long, value_name = "ROWS")]
     pub batch_rows_max: Option<String>,
@@ -79,6 +80,36 @@ pub struct ServeArgs {
     /// How to log: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+}
+
+/// Flags of the transport, as written.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TransportArgs {
+    /// Largest message taken in [default: 16MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub message_bytes_max: Option<String>,
+    /// What a client may send of one call before it is read; more is faster over long distances [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub stream_window_bytes: Option<String>,
+    /// The same for all calls of a connection together, at least as much as for one [default: 4MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub connection_window_bytes: Option<String>,
+    /// Largest HTTP/2 frame taken in: larger ones cost less for bulk, and hold up other calls for longer [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub frame_bytes_max: Option<String>,
+    /// Calls in flight on one connection; clients hold back what is more [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub streams_per_connection_max: Option<String>,
+    /// Ask a connection that was silent for this long whether it is alive; 0: never [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub keepalive_interval_seconds: Option<String>,
+    /// Close a connection that has not answered that for this long [default: 20]
+    #[arg(long, value_name = "SECONDS")]
+    pub keepalive_timeout_seconds: Option<String>,
+    /// Ask clients to connect anew after this long, give or take 10 %, so that load spreads over servers that came later;
+    /// calls under way go on to their end, one that crosses with the notice has to be sent again; 0: never [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub connection_age_seconds_max: Option<String>,
 }
 
 /// Where a value came from.
@@ -195,13 +226,7 @@ impl Settings {
             (!text.is_empty()).then(|| PathBuf::from(text))
         })?;
         let defaults = ServerConfig::new(store.clone());
-        let message_bytes_max = layers.bytes(
-            "message_bytes_max",
-            args.message_bytes_max.as_ref(),
-            defaults.message_bytes_max as u64,
-            1 << 10,
-            2 << 30,
-        )? as usize;
+        let transport = layers.transport(&args.transport, &defaults.transport)?;
         let batching = BatchingConfig {
             batch_rows_max: layers.count(
                 "batch_rows_max",
@@ -301,7 +326,7 @@ impl Settings {
                 _ => None,
             })?;
         let (told, warnings) = layers.finish()?;
-        let server = ServerConfig { store, message_bytes_max, batching, executor, jobs, registry, shutdown_grace };
+        let server = ServerConfig { store, transport, batching, executor, jobs, registry, shutdown_grace };
         Ok(Self { listen, server, log, log_format, warnings, told })
     }
 
@@ -406,7 +431,7 @@ impl Layers<'_> {
         name: &'static str,
         flag: Option<&String>,
         default: u64,
-        range: std::ops::RangeInclusive<u64>,
+        range: RangeInclusive<u64>,
         parse: impl FnOnce(&str) -> Option<u64>,
         unit: &str,
     ) -> Result<u64, ConfigError> {
@@ -443,6 +468,85 @@ impl Layers<'_> {
         max: u64,
     ) -> Result<u64, ConfigError> {
         self.number(name, flag, default, min..=max, parse_bytes, "bytes (KiB, MiB, GiB are understood)")
+    }
+
+    /// Seconds; 0 for none.
+    fn seconds(
+        &mut self,
+        name: &'static str,
+        flag: Option<&String>,
+        default: Option<Duration>,
+        range: &RangeInclusive<u64>,
+    ) -> Result<Option<Duration>, ConfigError> {
+        let seconds = self.count(name, flag, default.map_or(0, |default| default.as_secs()), 0, *range.end())?;
+        Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
+    }
+
+    fn transport(&mut self, args: &TransportArgs, defaults: &TransportConfig) -> Result<TransportConfig, ConfigError> {
+        let bytes = |layers: &mut Self, name, flag: &Option<String>, default: u32, range: &RangeInclusive<u32>| {
+            let (min, max) = (u64::from(*range.start()), u64::from(*range.end()));
+            layers.bytes(name, flag.as_ref(), default.into(), min, max).map(|bytes| bytes as u32)
+        };
+        let windows = &transport::WINDOW_BYTES;
+        let streams = &transport::STREAMS_PER_CONNECTION_MAX;
+        let config = TransportConfig {
+            message_bytes_max: self.bytes(
+                "message_bytes_max",
+                args.message_bytes_max.as_ref(),
+                defaults.message_bytes_max as u64,
+                *transport::MESSAGE_BYTES_MAX.start() as u64,
+                *transport::MESSAGE_BYTES_MAX.end() as u64,
+            )? as usize,
+            stream_window_bytes: bytes(
+                self,
+                "stream_window_bytes",
+                &args.stream_window_bytes,
+                defaults.stream_window_bytes,
+                windows,
+            )?,
+            connection_window_bytes: bytes(
+                self,
+                "connection_window_bytes",
+                &args.connection_window_bytes,
+                defaults.connection_window_bytes,
+                windows,
+            )?,
+            frame_bytes_max: bytes(
+                self,
+                "frame_bytes_max",
+                &args.frame_bytes_max,
+                defaults.frame_bytes_max,
+                &transport::FRAME_BYTES_MAX,
+            )?,
+            streams_per_connection_max: self.count(
+                "streams_per_connection_max",
+                args.streams_per_connection_max.as_ref(),
+                defaults.streams_per_connection_max.into(),
+                u64::from(*streams.start()),
+                u64::from(*streams.end()),
+            )? as u32,
+            keepalive_interval: self.seconds(
+                "keepalive_interval_seconds",
+                args.keepalive_interval_seconds.as_ref(),
+                defaults.keepalive_interval,
+                &transport::KEEPALIVE_SECONDS,
+            )?,
+            keepalive_timeout: Duration::from_secs(self.count(
+                "keepalive_timeout_seconds",
+                args.keepalive_timeout_seconds.as_ref(),
+                defaults.keepalive_timeout.as_secs(),
+                *transport::KEEPALIVE_SECONDS.start(),
+                *transport::KEEPALIVE_SECONDS.end(),
+            )?),
+            connection_age_max: self.seconds(
+                "connection_age_seconds_max",
+                args.connection_age_seconds_max.as_ref(),
+                defaults.connection_age_max,
+                &transport::CONNECTION_AGE_SECONDS,
+            )?,
+        };
+        config.check().map_err(|bad| self.refused(bad.setting, bad.got, &bad.expected))?;
+        Ok(config)
     }
 
     /// A value that the layer it belongs to refuses.
@@ -523,12 +627,38 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_fed_back() {
-        let args = ServeArgs { message_bytes_max: Some("3MiB".to_owned()), ..ServeArgs::default() };
+        let mut args = ServeArgs::default();
+        args.transport.message_bytes_max = Some("3MiB".to_owned());
         let printed = Settings::from(&args, &[]).expect("valid").print();
         let (_folder, args) = with_file(&printed);
         let again = Settings::from(&args, &[]).expect("valid");
-        assert_eq!(again.server.message_bytes_max, 3 << 20);
+        assert_eq!(again.server.transport.message_bytes_max, 3 << 20);
         assert!(again.told.iter().all(|(_, _, source)| matches!(source, Source::File(_))));
+    }
+
+    #[test]
+    fn the_transport_is_set_like_everything_else() {
+        let defaults = Settings::from(&ServeArgs::default(), &[]).expect("defaults");
+        assert_eq!(defaults.server.transport, TransportConfig::default());
+        let (_folder, mut args) = with_file("stream_window_bytes = \"2MiB\"\nframe_bytes_max = 16384\n");
+        args.transport.connection_window_bytes = Some("8MiB".to_owned());
+        args.transport.streams_per_connection_max = Some("7".to_owned());
+        let variables = variables(&[
+            ("HALFHITCH_KEEPALIVE_INTERVAL_SECONDS", "0"),
+            ("HALFHITCH_KEEPALIVE_TIMEOUT_SECONDS", "5"),
+            ("HALFHITCH_CONNECTION_AGE_SECONDS_MAX", "600"),
+        ]);
+        let expected = TransportConfig {
+            stream_window_bytes: 2 << 20,
+            connection_window_bytes: 8 << 20,
+            frame_bytes_max: 1 << 14,
+            streams_per_connection_max: 7,
+            keepalive_interval: None,
+            keepalive_timeout: Duration::from_secs(5),
+            connection_age_max: Some(Duration::from_mins(10)),
+            ..TransportConfig::default()
+        };
+        assert_eq!(Settings::from(&args, &variables).expect("valid").server.transport, expected);
     }
 
     #[track_caller]
@@ -552,6 +682,15 @@ mod tests {
             &variables(&[("HALFHITCH_SERVING_THREADS", "0")]),
             &["serving_threads", "variable HALFHITCH_SERVING_THREADS", "\"0\"", "from 1 to 1024"],
         );
+        check_error(
+            &ServeArgs::default(),
+            &variables(&[("HALFHITCH_FRAME_BYTES_MAX", "16MiB")]),
+            &["frame_bytes_max", "variable HALFHITCH_FRAME_BYTES_MAX", "from 16384 to 16777215"],
+        );
+        let (_folder, args) = with_file("connection_window_bytes = \"512KiB\"\n");
+        check_error(&args, &[], &["connection_window_bytes", "file ", "at least stream_window_bytes, 1048576"]);
+        let (_folder, args) = with_file("keepalive_timeout_seconds = 0\n");
+        check_error(&args, &[], &["keepalive_timeout_seconds", "from 1 to 86400"]);
         let (_folder, args) = with_file("batch_rows_max = -1\n");
         check_error(&args, &[], &["batch_rows_max", "file ", "\"-1\""]);
         let (_folder, args) = with_file("batch_rows = 1\n");

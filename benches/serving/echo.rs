@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use halfhitch::server::transport;
+use halfhitch::server::TransportConfig;
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
@@ -56,7 +56,7 @@ fn run(reply_bytes: usize) -> Result<(), Failure> {
         std::io::stdout().flush()?;
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let echo = Echo { reply: vec![7; reply_bytes].into() };
-        transport().add_service(echo).serve_with_incoming(incoming).await?;
+        TransportConfig::default().builder(None).add_service(echo).serve_with_incoming(incoming).await?;
         Ok(())
     })
 }

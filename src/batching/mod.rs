@@ -113,6 +113,7 @@ pub struct Batcher {
 
 #[derive(Debug)]
 struct Inner {
+    config: BatchingConfig,
     queue: Arc<Queue>,
     answered: AtomicU64,
     refused: AtomicU64,
@@ -136,14 +137,8 @@ impl Batcher {
         let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &compute));
         // Those that did start end again.
         let threads = threads.inspect_err(|_| queue.close())?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                queue,
-                answered: AtomicU64::new(0),
-                refused: AtomicU64::new(0),
-                threads: Mutex::new(Some(threads)),
-            }),
-        })
+        let (answered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { inner: Arc::new(Inner { config, queue, answered, refused, threads: Mutex::new(Some(threads)) }) })
     }
 
     /// Checks the width, queues, waits; an answer comes at the deadline at the latest. Dropping the future drops what has
@@ -185,6 +180,11 @@ impl Batcher {
         };
         place.answered = true;
         answer.unwrap_or(Err(BatchError::WorkerLost))
+    }
+
+    /// Its bounds.
+    pub fn config(&self) -> BatchingConfig {
+        self.inner.config
     }
 
     /// What was answered and computed, and what waits.

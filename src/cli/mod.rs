@@ -42,7 +42,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the server
-    Serve(crate::config::ServeArgs),
+    Serve(Box<crate::config::ServeArgs>),
     /// Train, encode and decode handwritten digits, all in one go and with nothing to prepare
     Quickstart(quickstart::QuickstartArgs),
     /// Train a model of rows in files

@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
+use super::bulk;
 use super::convert;
 use super::jobs::follow;
 use super::limits::{deadline, translate_status};
@@ -11,11 +12,13 @@ use super::pb::autoencoder_service_server::AutoencoderService;
 use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{AnswerStream, Answers, Ending, driven};
-use crate::service::{Begun, JobError, JobSnapshot, JobState, Service, ServiceError, Upload};
+use crate::service::{Begun, JobError, JobSnapshot, JobState, Operation, Served, Service, ServiceError, Upload};
 
 #[tonic::async_trait]
 impl AutoencoderService for Api {
     type TrainStream = AnswerStream<pb::TrainResponse>;
+    type EncodeStreamStream = AnswerStream<pb::EncodeStreamResponse>;
+    type DecodeStreamStream = AnswerStream<pb::DecodeStreamResponse>;
 
     async fn train(
         &self,
@@ -65,6 +68,28 @@ impl AutoencoderService for Api {
             squared_errors: served.output.squared_errors,
             squared_errors_input_units: served.output.squared_errors_input_units,
         }))
+    }
+
+    async fn encode_stream(
+        &self,
+        request: Request<Streaming<pb::EncodeStreamRequest>>,
+    ) -> Result<Response<Self::EncodeStreamStream>, Status> {
+        let answer = |served: Served| pb::EncodeStreamResponse {
+            version: served.version.number(),
+            codes: Some(convert::matrix_answer(served.output.matrix)),
+        };
+        Ok(Response::new(bulk::answers(&self.service, Operation::Encode, request, answer)))
+    }
+
+    async fn decode_stream(
+        &self,
+        request: Request<Streaming<pb::DecodeStreamRequest>>,
+    ) -> Result<Response<Self::DecodeStreamStream>, Status> {
+        let answer = |served: Served| pb::DecodeStreamResponse {
+            version: served.version.number(),
+            rows: Some(convert::matrix_answer(served.output.matrix)),
+        };
+        Ok(Response::new(bulk::answers(&self.service, Operation::Decode, request, answer)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! gRPC in and out: handlers (thin), conversions (total), status codes (one table).
 
 pub mod autoencoder;
+mod bulk;
 pub mod convert;
 pub mod jobs;
 pub mod limits;

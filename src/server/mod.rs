@@ -1,6 +1,9 @@
 //! Listens, serves, stops: everything of the program that outlives a request.
 
+mod connections;
 pub mod health;
+mod lingering;
+pub mod transport;
 
 use std::io;
 use std::path::PathBuf;
@@ -9,36 +12,28 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tower::util::MapResponseLayer;
+use tonic::service::Routes;
 
 use crate::batching::{Batcher, BatchingConfig, Stats};
 use crate::executor::ExecutorConfig;
 use crate::jobs::{JobError, Jobs, JobsConfig};
 use crate::registry::{Registry, RegistryConfig};
-use crate::rpc::{Api, limits, pb};
+use crate::rpc::{Api, pb};
 use crate::service::Service;
 use crate::store::local::LocalStore;
 use crate::store::{ModelStore, StoreError};
+pub use transport::{BadTransport, TransportConfig};
 
 /// How often the store's folder is looked at for what another server did.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
-/// Flow-control window of one stream, and of one connection. A larger window costs memory only while it is used.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-/// HTTP/2 frames: fewer, larger frames cost less for bulk.
-const FRAME_BYTES_MAX: u32 = 1 << 20;
-/// Requests in flight on one connection.
-const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 
 /// What a server is told. Each layer checks its own part.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// Folder of the models (and of the jobs' rows).
     pub store: PathBuf,
-    /// Largest message that is taken in or given out, in bytes.
-    pub message_bytes_max: usize,
+    /// Messages, windows, connections.
+    pub transport: TransportConfig,
     /// Bounds of the batching layer.
     pub batching: BatchingConfig,
     /// Threads.
@@ -57,7 +52,7 @@ impl ServerConfig {
         Self {
             jobs: JobsConfig::new(store.join("jobs")),
             store,
-            message_bytes_max: 16 << 20,
+            transport: TransportConfig::default(),
             batching: BatchingConfig::default(),
             executor: ExecutorConfig::default(),
             registry: RegistryConfig::default(),
@@ -78,6 +73,9 @@ pub enum ServerError {
     /// The system refused threads.
     #[error("threads cannot be started: {0}")]
     Threads(io::Error),
+    /// A setting of the transport.
+    #[error(transparent)]
+    Setting(#[from] BadTransport),
     /// The network.
     #[error("serving failed: {0}")]
     Transport(#[from] tonic::transport::Error),
@@ -98,12 +96,13 @@ pub struct Opened {
     registry: Registry,
     batcher: Batcher,
     jobs: Jobs,
-    message_bytes_max: usize,
+    transport: TransportConfig,
     shutdown_grace: Duration,
 }
 
 /// Opens everything that can fail before the first request.
 pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
+    config.transport.check()?;
     let folder = config.store.clone();
     let store = blocking(move || LocalStore::open(&folder)).await?;
     let store: Arc<dyn ModelStore> = Arc::new(store);
@@ -113,8 +112,8 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         let (registry, jobs) = (registry.clone(), config.jobs.clone());
         blocking(move || Jobs::open(jobs, registry)).await?
     };
-    let ServerConfig { message_bytes_max, shutdown_grace, .. } = config;
-    Ok(Opened { registry, batcher, jobs, message_bytes_max, shutdown_grace })
+    let ServerConfig { transport, shutdown_grace, .. } = config;
+    Ok(Opened { registry, batcher, jobs, transport, shutdown_grace })
 }
 
 impl Opened {
@@ -125,35 +124,27 @@ impl Opened {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServerError> {
-        let Self { registry, batcher, jobs, message_bytes_max, shutdown_grace } = self;
-        let api = Api::new(Service::new(registry.clone(), batcher.clone(), jobs.clone()));
+        let Self { registry, batcher, jobs, transport, shutdown_grace } = self;
+        let service = Service::new(registry.clone(), batcher.clone(), jobs.clone());
+        let api = Api::new(service.clone());
 
         let (stop, stopping) = watch::channel(false);
         let refresher = tokio::spawn(refresh(registry, stopping.clone()));
         let (health, health_service) = health::Health::new();
         health.ready().await;
 
-        let router = transport()
-            .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
-            .add_service(health_service)
+        let bytes_max = transport.message_bytes_max;
+        let routes = Routes::new(health_service)
             .add_service(
                 pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
-                    .max_decoding_message_size(message_bytes_max)
+                    .max_decoding_message_size(bytes_max)
                     .max_encoding_message_size(usize::MAX),
             )
             .add_service(
-                pb::model_service_server::ModelServiceServer::new(api.clone())
-                    .max_decoding_message_size(message_bytes_max),
+                pb::model_service_server::ModelServiceServer::new(api.clone()).max_decoding_message_size(bytes_max),
             )
-            .add_service(
-                pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(message_bytes_max),
-            );
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let mut stopped = stopping;
-        let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
-            // An error means that `run` itself was dropped: stop too.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        }));
+            .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max));
+        let serving = tokio::spawn(connections::serve(listener, transport, routes, stopping));
         tokio::pin!(serving);
 
         let outcome = tokio::select! {
@@ -163,6 +154,7 @@ impl Opened {
                 tracing::info!("shutting down");
                 health.not_ready().await;
                 let _ = stop.send(true);
+                service.stop_streams();
                 let until = tokio::time::Instant::now() + shutdown_grace;
                 // Ends the streams that watch jobs, which would otherwise keep their connections.
                 if tokio::time::timeout_at(until, jobs.shut_down()).await.is_err() {
@@ -186,17 +178,6 @@ impl Opened {
         tracing::info!(answered, refused, batches, rows, "stopped");
         Ok(outcome?)
     }
-}
-
-/// HTTP/2 as this server speaks it, without services.
-pub fn transport() -> Server {
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
 
 /// Looks at the store's folder now and then: versions that another server published, a lock that became free.

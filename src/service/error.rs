@@ -79,6 +79,14 @@ pub enum ServiceError {
     /// The job that a stream waited for failed.
     #[error("{0}")]
     JobEnded(String),
+    /// One of many messages of a stream.
+    #[error("message {number}: {error}")]
+    Message {
+        /// Which, from 1.
+        number: u64,
+        /// Why.
+        error: Box<ServiceError>,
+    },
     /// The server stops.
     #[error("the server is shutting down: {0}")]
     ShuttingDown(&'static str),
@@ -94,6 +102,12 @@ impl ServiceError {
         Self::Invalid { field: field.into(), message: message.to_string() }
     }
 
+    /// The same error, of one message of a stream.
+    #[must_use]
+    pub fn of_message(self, number: u64) -> Self {
+        Self::Message { number, error: Box::new(self) }
+    }
+
     /// Of which kind it is.
     pub fn kind(&self) -> Kind {
         match self {
@@ -103,6 +117,7 @@ impl ServiceError {
             Self::Store(error) => store_kind(error),
             Self::Job(error) => job_kind(error),
             Self::JobEnded(_) => Kind::Precondition,
+            Self::Message { error, .. } => error.kind(),
             Self::ShuttingDown(_) => Kind::Unavailable,
             Self::Internal(_) => Kind::Internal,
         }
@@ -114,8 +129,8 @@ impl ServiceError {
             Self::Invalid { field, .. } => Some(field.clone()),
             Self::VersionRequired { .. } => Some("model.selector".to_owned()),
             Self::Artifact(_) => Some("chunk".to_owned()),
-            Self::Batch(BatchError::Columns { .. } | BatchError::Matrix(_)) => Some("matrix".to_owned()),
             Self::Job(error) => job_field(error),
+            Self::Message { error, .. } => error.field(),
             _ => None,
         }
     }
@@ -125,6 +140,7 @@ impl ServiceError {
         match self {
             Self::Batch(BatchError::Full { retry_after, .. }) => Some(*retry_after),
             Self::Store(StoreError::LoadsFull { .. }) => Some(LOAD_RETRY_AFTER),
+            Self::Message { error, .. } => error.retry_after(),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! The types that the use cases speak are re-exported here, so that a protocol needs this module alone.
 
+pub mod bulk;
 pub mod error;
 pub mod models;
 
@@ -18,9 +19,11 @@ pub use crate::model::{
     Alias, ArtifactError, IdError, Matrix, MatrixError, ModelKey, ModelName, Selector, Values, Version,
 };
 pub use crate::numeric::Activation;
+use crate::registry::LoadedModel;
 pub use crate::registry::Registry;
 pub use crate::store::{ModelEntry, StoreError};
 pub use crate::training::{Initialisation, Optimiser, ParamError, TrainSpec};
+pub use bulk::Bulk;
 pub use error::{Kind, ServiceError};
 pub use models::VersionDescription;
 
@@ -33,6 +36,7 @@ pub struct Service {
     registry: Registry,
     batcher: Batcher,
     jobs: Jobs,
+    room: Arc<bulk::Room>,
 }
 
 /// What a request for rows got.
@@ -44,10 +48,19 @@ pub struct Served {
     pub output: Output,
 }
 
+/// The field that a question's rows come in.
+pub fn field(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Encode | Operation::Reconstruct => "rows",
+        Operation::Decode => "codes",
+    }
+}
+
 impl Service {
     /// Over the layers below.
     pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs) -> Self {
-        Self { registry, batcher, jobs }
+        let room = Arc::new(bulk::Room::new(batcher.config()));
+        Self { registry, batcher, jobs, room }
     }
 
     /// The training jobs.
@@ -63,11 +76,11 @@ impl Service {
         rows: Matrix,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        self.compute(name, selector, Operation::Encode, rows, deadline).await
+        let key = self.choose(name, selector, Operation::Encode)?;
+        self.compute(&key, Operation::Encode, rows, deadline).await
     }
 
-    /// Codes (n, d_K) to rows (n, d_0). The version must be named: codes belong to the version that made them, and
-    /// decoding them with another would be silent garbage.
+    /// Codes (n, d_K) to rows (n, d_0). The version must be named.
     pub async fn decode(
         &self,
         name: &ModelName,
@@ -75,11 +88,8 @@ impl Service {
         codes: Matrix,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        if *selector == Selector::Latest {
-            let newest = self.registry.resolve(name, selector)?.version;
-            return Err(ServiceError::VersionRequired { name: name.clone(), newest });
-        }
-        self.compute(name, selector, Operation::Decode, codes, deadline).await
+        let key = self.choose(name, selector, Operation::Decode)?;
+        self.compute(&key, Operation::Decode, codes, deadline).await
     }
 
     /// Rows (n, d_0) to codes and back, with the error of each row.
@@ -90,23 +100,39 @@ impl Service {
         rows: Matrix,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        self.compute(name, selector, Operation::Reconstruct, rows, deadline).await
+        let key = self.choose(name, selector, Operation::Reconstruct)?;
+        self.compute(&key, Operation::Reconstruct, rows, deadline).await
+    }
+
+    /// The version that is meant. To decode it must be named: codes belong to the version that made them, and decoding
+    /// them with another would be silent garbage.
+    fn choose(&self, name: &ModelName, selector: &Selector, operation: Operation) -> Result<ModelKey, ServiceError> {
+        let key = self.registry.resolve(name, selector)?;
+        if operation == Operation::Decode && *selector == Selector::Latest {
+            return Err(ServiceError::VersionRequired { name: key.name, newest: key.version });
+        }
+        Ok(key)
     }
 
     async fn compute(
         &self,
-        name: &ModelName,
-        selector: &Selector,
+        key: &ModelKey,
         operation: Operation,
         rows: Matrix,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        let key = self.registry.resolve(name, selector)?;
-        let model = match self.registry.resident(&key) {
-            Some(model) => model,
-            None => self.registry.load(&key).await?,
-        };
-        let output = self.batcher.submit(Arc::clone(&model), operation, rows, deadline).await?;
+        let model = self.loaded(key).await?;
+        let output = self.batcher.submit(model, operation, rows, deadline).await.map_err(|error| match error {
+            BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(field(operation), error),
+            other => other.into(),
+        })?;
         Ok(Served { version: key.version, output })
+    }
+
+    async fn loaded(&self, key: &ModelKey) -> Result<Arc<LoadedModel>, ServiceError> {
+        match self.registry.resident(key) {
+            Some(model) => Ok(model),
+            None => Ok(self.registry.load(key).await?),
+        }
     }
 }

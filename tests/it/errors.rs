@@ -1,5 +1,7 @@
 //! Every refusal has its code, and says what was expected and what came.
 
+use std::time::Duration;
+
 use halfhitch::batching::{Batcher, BatchingConfig};
 use halfhitch::jobs::{Jobs, JobsConfig};
 use halfhitch::registry::{Registry, RegistryConfig};
@@ -7,11 +9,11 @@ use halfhitch::rpc::pb::autoencoder_service_server::AutoencoderService;
 use halfhitch::rpc::{Api, pb};
 use halfhitch::server::ServerConfig;
 use halfhitch::service::Service;
-use halfhitch::store::LocalStore;
+use halfhitch::store::{LocalStore, ModelStore};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use crate::support::{TestServer, alias, matrix, newest, sample, served, temporary_store, version};
+use crate::support::{TestServer, alias, matrix, newest, sample, served, temporary_store, untrained, version};
 
 #[track_caller]
 fn check<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, texts: &[&str]) -> Status {
@@ -24,6 +26,11 @@ fn check<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, texts: &[&st
         assert!(status.get_error_details().bad_request().is_some(), "{status:?} names no field");
     }
     status
+}
+
+/// The field that a refusal names.
+fn field(status: &Status) -> String {
+    status.get_error_details().bad_request().expect("details").field_violations[0].field.clone()
 }
 
 fn encode(model: Option<pb::ModelRef>, rows: Option<pb::Matrix>) -> pb::EncodeRequest {
@@ -51,7 +58,8 @@ async fn unhappy_requests_are_told_why() {
     let result = client.encode(encode(newest("here"), None)).await;
     check(result, Code::InvalidArgument, &["rows"]);
     let result = client.encode(encode(newest("here"), Some(matrix(5, &rows[..10])))).await;
-    check(result, Code::InvalidArgument, &["5", "6"]);
+    let status = check(result, Code::InvalidArgument, &["5", "6"]);
+    assert_eq!(field(&status), "rows");
     let mut wrong = matrix(6, &rows);
     wrong.rows = 3;
     let result = client.encode(encode(newest("here"), Some(wrong))).await;
@@ -84,7 +92,8 @@ async fn codes_belong_to_the_version_that_made_them() {
     check(result, Code::NotFound, &["nowhere"]);
     let wide = Some(matrix(3, &[0.1, 0.2, 0.3]));
     let result = client.decode(pb::DecodeRequest { model: version("codes", 1), codes: wide }).await;
-    check(result, Code::InvalidArgument, &["3", "2"]);
+    let status = check(result, Code::InvalidArgument, &["3", "2"]);
+    assert_eq!(field(&status), "codes");
     server.stop().await;
 }
 
@@ -92,7 +101,7 @@ async fn codes_belong_to_the_version_that_made_them() {
 async fn a_message_above_the_limit_is_resource_exhausted() {
     let store = temporary_store();
     let mut config = ServerConfig::new(store.path().to_owned());
-    config.message_bytes_max = 10_000;
+    config.transport.message_bytes_max = 10_000;
     let server = TestServer::start_with(config).await;
     let rows = matrix(6, &sample(1000, 6, 1));
     let result = server.autoencoder().await.encode(encode(newest("any"), Some(rows))).await;
@@ -111,6 +120,41 @@ async fn a_request_that_can_never_fit_the_queue_is_refused_at_once() {
     let rows = matrix(6, &sample(101, 6, 1));
     let result = server.autoencoder().await.encode(encode(newest("narrow"), Some(rows))).await;
     check(result, Code::ResourceExhausted, &["101", "100"]);
+    server.stop().await;
+}
+
+/// As many callers at once as fill a small queue a few times over: those who are refused are told when to come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_says_over_the_wire_when_to_come_back() {
+    let store = temporary_store();
+    let opened = LocalStore::open(store.path()).expect("opens");
+    opened.publish(&"full".parse().expect("a name"), &untrained(&[1024, 2048, 8])).expect("publishes");
+    drop(opened);
+    let mut config = ServerConfig::new(store.path().to_owned());
+    config.batching.queue_rows_max = 100;
+    let server = TestServer::start_with(config).await;
+    let client = server.autoencoder().await;
+    let rows = matrix(1024, &sample(90, 1024, 1));
+    let callers: Vec<_> = (0..16)
+        .map(|_| {
+            let (mut client, question) = (client.clone(), encode(newest("full"), Some(rows.clone())));
+            tokio::spawn(async move { client.encode(question).await })
+        })
+        .collect();
+    let (mut served, mut refused) = (0, 0);
+    for caller in callers {
+        let answer = caller.await.expect("no panic");
+        if answer.is_ok() {
+            served += 1;
+            continue;
+        }
+        refused += 1;
+        let status = check(answer, Code::ResourceExhausted, &["the queue is full", "100 rows"]);
+        let details = status.get_error_details();
+        let delay = details.retry_info().and_then(|info| info.retry_delay).expect("RetryInfo with a delay");
+        assert!(!delay.is_zero() && delay <= Duration::from_secs(10), "{delay:?}");
+    }
+    assert!(served > 0 && refused > 0, "{served} served, {refused} refused");
     server.stop().await;
 }
 

@@ -7,6 +7,7 @@
 )]
 
 mod bits;
+mod bulk;
 mod cli;
 mod crash;
 mod errors;
@@ -18,4 +19,5 @@ mod models;
 mod serving;
 mod support;
 mod training;
+mod transport;
 mod two_servers;

@@ -1,47 +1,12 @@
 //! Memory of the idle server with a large model loaded, and over many requests.
 
-use halfhitch::model::normalisation::Normaliser;
-use halfhitch::model::spec::RawModelSpec;
-use halfhitch::model::{Artifact, Autoencoder, Loss, ModelSpec, NormalisationKind, TiedLayer};
-use halfhitch::numeric::Activation;
-use halfhitch::numeric::matmul::Weights;
 use halfhitch::rpc::pb;
 use pb::import_model_version_request::Message as Import;
 
 use crate::support::process::ServerProcess;
-use crate::support::{matrix, newest, sample, temporary_store};
+use crate::support::{matrix, newest, sample, temporary_store, untrained};
 
 const IDLE_KIB_MAX: u64 = 60 * 1024;
-
-/// 784-1000-500-250-30 with small weights, as a file from elsewhere.
-fn deep_model() -> Vec<u8> {
-    let widths = vec![784, 1000, 500, 250, 30];
-    let elu = Activation::Elu { alpha: 1.0 };
-    let layers = widths
-        .windows(2)
-        .map(|pair| {
-            let values = sample(pair[1], pair[0], 5).into_iter().map(|value| (value % 1.0) * 0.05).collect();
-            TiedLayer {
-                weight: Weights::from_row_major(pair[1], pair[0], values),
-                encoder_bias: vec![0.0; pair[1]],
-                decoder_bias: vec![0.0; pair[0]],
-                gain: None,
-            }
-        })
-        .collect();
-    let spec = ModelSpec::new(RawModelSpec {
-        widths,
-        encoder_activations: vec![elu, elu, elu, Activation::Linear],
-        decoder_activations: vec![Activation::Linear, elu, elu, elu],
-        loss: Loss::SquaredError,
-        normalisation: NormalisationKind::None,
-        gain: false,
-        feature_names: vec![],
-    })
-    .expect("a valid specification");
-    let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
-    Artifact { model: Autoencoder::new(spec, normaliser, layers), report: None, sha256: String::new() }.to_bytes()
-}
 
 /// `HALFHITCH_TEST_REQUESTS` sets the number of requests (2,000 by default, 100,000 for the figure in the README).
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +15,7 @@ async fn an_idle_server_is_small_and_does_not_grow() {
     let store = temporary_store();
     let server = ServerProcess::start(store.path());
     let target = Import::Target(pb::ImportTarget { name: "deep".into() });
-    let file = deep_model();
+    let file = untrained(&[784, 1000, 500, 250, 30]).to_bytes();
     let chunks: Vec<_> = file.chunks(1 << 20).map(|chunk| Import::Chunk(chunk.to_vec().into())).collect();
     let messages =
         std::iter::once(target).chain(chunks).map(|message| pb::ImportModelVersionRequest { message: Some(message) });

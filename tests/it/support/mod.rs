@@ -5,6 +5,11 @@ pub(crate) mod process;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use halfhitch::model::normalisation::Normaliser;
+use halfhitch::model::spec::RawModelSpec;
+use halfhitch::model::{Artifact, Autoencoder, Loss, ModelSpec, NormalisationKind, TiedLayer};
+use halfhitch::numeric::Activation;
+use halfhitch::numeric::matmul::Weights;
 use halfhitch::rpc::pb;
 use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use halfhitch::rpc::pb::job_service_client::JobServiceClient;
@@ -39,6 +44,10 @@ impl TestServer {
             let _ = stopped.await;
         }));
         Self { address, stop, task }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) async fn channel(&self) -> Channel {
@@ -191,4 +200,37 @@ pub(crate) async fn served(store: &Path, name: &str, widths: &[u32]) -> TestServ
     let rows = sample(200, widths[0] as usize, 7);
     train(&mut server.autoencoder().await, spec(name, widths), &rows).await.expect("trains");
     server
+}
+
+/// A model of `widths` with small weights, as from elsewhere: for tests of a size that would take long to train.
+pub(crate) fn untrained(widths: &[usize]) -> Artifact {
+    let elu = Activation::Elu { alpha: 1.0 };
+    let layers = widths
+        .windows(2)
+        .map(|pair| {
+            let values = sample(pair[1], pair[0], 5).into_iter().map(|value| (value % 1.0) * 0.05).collect();
+            TiedLayer {
+                weight: Weights::from_row_major(pair[1], pair[0], values),
+                encoder_bias: vec![0.0; pair[1]],
+                decoder_bias: vec![0.0; pair[0]],
+                gain: None,
+            }
+        })
+        .collect();
+    let mut encoder_activations = vec![elu; widths.len() - 1];
+    let mut decoder_activations = encoder_activations.clone();
+    encoder_activations[widths.len() - 2] = Activation::Linear;
+    decoder_activations[0] = Activation::Linear;
+    let spec = ModelSpec::new(RawModelSpec {
+        widths: widths.to_vec(),
+        encoder_activations,
+        decoder_activations,
+        loss: Loss::SquaredError,
+        normalisation: NormalisationKind::None,
+        gain: false,
+        feature_names: vec![],
+    })
+    .expect("a valid specification");
+    let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+    Artifact { model: Autoencoder::new(spec, normaliser, layers), report: None, sha256: String::new() }
 }

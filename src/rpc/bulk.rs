@@ -1,0 +1,212 @@
+//! `EncodeStream` and `DecodeStream`: an answer per message, in order, no further ahead than the reader lets.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::time::Instant;
+
+use futures_util::stream::{self, StreamExt};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
+use tonic::{Code, Request, Status, Streaming};
+
+use super::convert;
+use super::limits::{deadline, translate_status};
+use super::pb;
+use super::stream::AnswerStream;
+use crate::service::{BatchError, Bulk, Operation, Served, Service, ServiceError, field};
+
+/// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
+const MESSAGES_AHEAD_MAX: usize = 8;
+/// Bytes of such messages and their answers, beyond which no further one is read.
+const BYTES_AHEAD_MAX: usize = 4 << 20;
+
+/// A message of either stream.
+pub(super) struct Question {
+    model: Option<pb::ModelRef>,
+    matrix: Option<pb::Matrix>,
+}
+
+impl From<pb::EncodeStreamRequest> for Question {
+    fn from(request: pb::EncodeStreamRequest) -> Self {
+        Self { model: request.model, matrix: request.rows }
+    }
+}
+
+impl From<pb::DecodeStreamRequest> for Question {
+    fn from(request: pb::DecodeStreamRequest) -> Self {
+        Self { model: request.model, matrix: request.codes }
+    }
+}
+
+/// The answers to `questions`.
+///
+/// Polled by the transport alone, and only while the reader takes answers away: a reader that stops stops the reading.
+pub(super) fn answers<Q, A>(
+    service: &Service,
+    operation: Operation,
+    request: Request<Streaming<Q>>,
+    answer: impl Fn(Served) -> A + Send + 'static,
+) -> AnswerStream<A>
+where
+    Q: Into<Question> + Send + 'static,
+    A: 'static,
+{
+    let exchange = Exchange {
+        service: service.clone(),
+        operation,
+        deadline: deadline(request.metadata()),
+        questions: request.into_inner(),
+        stopping: service.stopping(),
+        opened: None,
+        messages_read: 0,
+        end: None,
+        under_way: VecDeque::new(),
+        bytes_ahead: 0,
+    };
+    let served = stream::unfold(Some(exchange), |exchange| async move {
+        let mut exchange = exchange?;
+        match exchange.next().await {
+            Ok(Some(served)) => Some((Ok(served), Some(exchange))),
+            Ok(None) => None,
+            Err(status) => Some((Err(status), None)),
+        }
+    });
+    Box::pin(served.map(move |served| served.map(&answer)))
+}
+
+/// One stream, from its first message to its last answer.
+struct Exchange<Q> {
+    service: Service,
+    operation: Operation,
+    deadline: Option<Instant>,
+    questions: Streaming<Q>,
+    stopping: watch::Receiver<bool>,
+    /// What the first message named, and the version that was chosen for it.
+    opened: Option<(pb::ModelRef, Bulk)>,
+    messages_read: u64,
+    /// Why no further message is read: there is none, or the status that the stream ends with.
+    end: Option<Result<(), Status>>,
+    /// Read and not yet answered, in order.
+    under_way: VecDeque<UnderWay>,
+    bytes_ahead: usize,
+}
+
+/// A message that is being served.
+///
+/// Its task goes on while the reader pauses, so that a reader who never comes back keeps no place in the queue that
+/// others wait for. It ends with its owner.
+struct UnderWay {
+    number: u64,
+    bytes: usize,
+    task: JoinHandle<Result<Served, ServiceError>>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<Q: Into<Question>> Exchange<Q> {
+    /// The next answer; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Served>, Status> {
+        loop {
+            if self.under_way.is_empty()
+                && let Some(end) = self.end.take()
+            {
+                return end.map(|()| None);
+            }
+            let reads = self.end.is_none();
+            let has_room = self.under_way.len() < MESSAGES_AHEAD_MAX && self.bytes_ahead < BYTES_AHEAD_MAX;
+            tokio::select! {
+                // Reading comes before answering: what is read can be computed meanwhile.
+                biased;
+                () = passed(self.deadline) => return Err(ServiceError::from(BatchError::DeadlineExceeded).into()),
+                () = stopped(&mut self.stopping), if reads => {
+                    let error = ServiceError::ShuttingDown("what was answered stands, send the rest again");
+                    self.end = Some(Err(error.into()));
+                }
+                question = self.questions.message(), if reads && has_room => {
+                    if let Err(end) = self.take(question).await {
+                        self.end = Some(end);
+                    }
+                }
+                served = first(&mut self.under_way), if !self.under_way.is_empty() => {
+                    let Some(answered) = self.under_way.pop_front() else { continue };
+                    self.bytes_ahead -= answered.bytes;
+                    return Ok(Some(served.map_err(|error| error.of_message(answered.number))?));
+                }
+            }
+        }
+    }
+
+    /// Starts on a message, or says why it is the end.
+    async fn take(&mut self, question: Result<Option<Q>, Status>) -> Result<(), Result<(), Status>> {
+        let number = self.messages_read + 1;
+        match question {
+            Ok(None) => Err(Ok(())),
+            Ok(Some(question)) => {
+                self.messages_read = number;
+                self.start(number, question.into()).await.map_err(|error| Err(error.of_message(number).into()))
+            }
+            Err(status) => Err(Err(of_message(number, translate_status(status)))),
+        }
+    }
+
+    async fn start(&mut self, number: u64, question: Question) -> Result<(), ServiceError> {
+        let Question { model, matrix } = question;
+        let bulk = match (&self.opened, model) {
+            (Some((_, bulk)), None) => bulk,
+            (Some((first, bulk)), Some(model)) if *first == model => bulk,
+            (Some(_), Some(_)) => {
+                return Err(ServiceError::invalid(
+                    "model",
+                    "is another one than in the first message: open another stream",
+                ));
+            }
+            (None, model) => {
+                let (name, selector) = convert::model_ref(model.clone())?;
+                let bulk = self.service.bulk(&name, &selector, self.operation, self.deadline).await?;
+                &self.opened.insert((model.unwrap_or_default(), bulk)).1
+            }
+        };
+        let matrix = convert::matrix(field(self.operation), matrix)?;
+        let bytes = bulk.bytes(&matrix);
+        let (bulk, deadline) = (bulk.clone(), self.deadline);
+        let task = tokio::spawn(async move { bulk.compute(matrix, deadline).await });
+        self.under_way.push_back(UnderWay { number, bytes, task });
+        self.bytes_ahead += bytes;
+        Ok(())
+    }
+}
+
+/// What came of the first of them; never, if there is none.
+async fn first(under_way: &mut VecDeque<UnderWay>) -> Result<Served, ServiceError> {
+    match under_way.front_mut() {
+        Some(first) => (&mut first.task).await.unwrap_or_else(|lost| Err(ServiceError::Internal(lost.to_string()))),
+        None => pending().await,
+    }
+}
+
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the service is gone: that is a stop, too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// Says which message could not be read, if it was the message and not the connection.
+fn of_message(number: u64, status: Status) -> Status {
+    match status.code() {
+        Code::InvalidArgument | Code::ResourceExhausted => {
+            Status::new(status.code(), format!("message {number}: {}", status.message()))
+        }
+        _ => status,
+    }
+}

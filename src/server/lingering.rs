@@ -1,0 +1,134 @@
+//! A connection that is closed without losing what was said last.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// How long a client may take to close its side.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+const DISCARDED_AT_ONCE_BYTES: usize = 16 << 10;
+
+/// Closing a socket that has unread bytes resets it, and a reset takes from the client what it has not read yet: the
+/// status that ended its stream, while it was still sending. So, after the last byte out, what comes in is thrown away
+/// until the client closes too, or [`LINGER_MAX`] has passed.
+#[derive(Debug)]
+pub(super) struct Lingering {
+    stream: TcpStream,
+    /// There once our side is closed.
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl From<TcpStream> for Lingering {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream, until: None }
+    }
+}
+
+impl Lingering {
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
+        Pin::new(&mut self.get_mut().stream)
+    }
+}
+
+impl Connected for Lingering {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, until } = self.get_mut();
+        let mut stream = Pin::new(stream);
+        let until = match until {
+            Some(until) => until,
+            None => {
+                ready!(stream.as_mut().poll_shutdown(cx))?;
+                until.insert(Box::pin(sleep(LINGER_MAX)))
+            }
+        };
+        let mut discarded = [0; DISCARDED_AT_ONCE_BYTES];
+        while until.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut discarded);
+            let read = ready!(stream.as_mut().poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn connected() -> (TcpStream, Lingering) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (client.expect("connects"), accepted.expect("accepts").0.into())
+    }
+
+    #[tokio::test]
+    async fn the_last_word_arrives_though_the_client_is_still_talking() {
+        let (mut client, mut server) = connected().await;
+        let talk = vec![1; 100_000];
+        client.write_all(&talk).await.expect("sends");
+        let closing = tokio::spawn(async move {
+            server.write_all(b"enough").await.expect("sends");
+            server.shutdown().await.expect("closes");
+        });
+        for _ in 0..10 {
+            client.write_all(&talk).await.expect("sends");
+        }
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.expect("no reset");
+        assert_eq!(heard, b"enough");
+        drop(client);
+        closing.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_closes_is_left() {
+        let (_client, mut server) = connected().await;
+        tokio::time::timeout(LINGER_MAX * 10, server.shutdown()).await.expect("ends by itself").expect("closes");
+    }
+}
