@@ -1,9 +1,10 @@
 //! AVX2 with FMA: 16 floats are two registers of the sixteen.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_cmpgt_epi32, _mm256_fmadd_ps, _mm256_loadu_ps,
+    __m256, __m256i, _MM_HINT_T0, _mm_loadu_ps, _mm_prefetch, _mm256_add_ps, _mm256_castpd_ps, _mm256_castps_pd,
+    _mm256_castps128_ps256, _mm256_cmpgt_epi32, _mm256_fmadd_ps, _mm256_insertf128_ps, _mm256_loadu_ps,
     _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps,
-    _mm256_storeu_ps,
+    _mm256_storeu_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd, _mm256_unpacklo_ps,
 };
 
 use super::PANEL;
@@ -27,13 +28,37 @@ unsafe fn mask(count: usize) -> __m256i {
     }
 }
 
+/// See [`Vector::turned`]. The loads do a part of it: lines j and j + 4 in the halves of one register.
+#[inline(always)]
+pub(super) unsafe fn turned(from: *const f32) -> [__m256; 4] {
+    // SAFETY: the caller's.
+    unsafe {
+        let line = |j: usize| {
+            let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(j * PANEL)));
+            _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add((j + 4) * PANEL)))
+        };
+        let (line0, line1, line2, line3) = (line(0), line(1), line(2), line(3));
+        let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(line0, line1));
+        let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(line0, line1));
+        let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(line2, line3));
+        let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(line2, line3));
+        [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)),
+        ]
+    }
+}
+
 // SAFETY, of every block below: the caller has checked that AVX2 and FMA are there, and vouches for its pointers.
 impl Vector for Eight {
     const LANES: usize = 8;
     const TILE: usize = 8;
     const FEW_ROWS_MAX: usize = 0;
-    const FEW_SUMS_MAX: usize = 0;
-    const TURNED_ROWS_MAX: usize = 0;
+    const FEW_SUMS_MAX: usize = 8;
+    const TURNED_ROWS_MAX: usize = 4;
+    const TURNED_HALVES_ROWS_MAX: usize = 4;
     type Half = Self;
 
     #[inline(always)]
@@ -81,8 +106,9 @@ impl Vector for Eight {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
-    unsafe fn turned(_from: *const f32) -> [Self; PANEL] {
-        unreachable!("TURNED_ROWS_MAX is 0")
+    #[inline(always)]
+    unsafe fn turned(from: *const f32) -> [Self; 4] {
+        unsafe { turned(from).map(Self) }
     }
 }
 
@@ -91,7 +117,8 @@ impl Vector for Sixteen {
     const TILE: usize = 6;
     const FEW_ROWS_MAX: usize = 6;
     const FEW_SUMS_MAX: usize = 6;
-    const TURNED_ROWS_MAX: usize = 0;
+    const TURNED_ROWS_MAX: usize = 4;
+    const TURNED_HALVES_ROWS_MAX: usize = 4;
     type Half = Eight;
 
     #[inline(always)]
@@ -149,7 +176,11 @@ impl Vector for Sixteen {
         unsafe { Eight::prefetch(at) }
     }
 
-    unsafe fn turned(_from: *const f32) -> [Self; PANEL] {
-        unreachable!("TURNED_ROWS_MAX is 0")
+    #[inline(always)]
+    unsafe fn turned(from: *const f32) -> [Self; 4] {
+        unsafe {
+            let (low, high) = (Eight::turned(from), Eight::turned(from.add(8 * PANEL)));
+            [Self(low[0], high[0]), Self(low[1], high[1]), Self(low[2], high[2]), Self(low[3], high[3])]
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! AVX-512: 16 floats are one register of thirty-two, and a mask costs nothing.
 
 use std::arch::x86_64::{
-    __m256, __m512, __mmask8, __mmask16, _MM_HINT_T0, _mm_loadu_ps, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_mask_storeu_ps, _mm256_maskz_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    _mm512_add_ps, _mm512_broadcast_f32x4, _mm512_castps_pd, _mm512_castpd_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_mask_broadcast_f32x4, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m256, __m512, __mmask8, __mmask16, _MM_HINT_T0, _mm_loadu_ps, _mm_prefetch, _mm256_add_ps, _mm256_castps_pd,
+    _mm256_castps128_ps256, _mm256_fmadd_ps, _mm256_insertf128_ps, _mm256_loadu_ps, _mm256_mask_storeu_ps,
+    _mm256_maskz_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_castpd_ps,
+    _mm512_castpd256_pd512, _mm512_castps_pd, _mm512_fmadd_ps, _mm512_insertf64x4, _mm512_loadu_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
-use super::PANEL;
+use super::{PANEL, avx2};
 use super::vector::Vector;
 
 /// Eight floats, with masks and thirty-two registers.
@@ -24,8 +25,9 @@ impl Vector for Eight {
     const LANES: usize = 8;
     const TILE: usize = 16;
     const FEW_ROWS_MAX: usize = 0;
-    const FEW_SUMS_MAX: usize = 0;
-    const TURNED_ROWS_MAX: usize = 0;
+    const FEW_SUMS_MAX: usize = 16;
+    const TURNED_ROWS_MAX: usize = 4;
+    const TURNED_HALVES_ROWS_MAX: usize = 4;
     type Half = Self;
 
     #[inline(always)]
@@ -73,8 +75,9 @@ impl Vector for Eight {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
-    unsafe fn turned(_from: *const f32) -> [Self; PANEL] {
-        unreachable!("TURNED_ROWS_MAX is 0")
+    #[inline(always)]
+    unsafe fn turned(from: *const f32) -> [Self; 4] {
+        unsafe { avx2::turned(from).map(Self) }
     }
 }
 
@@ -88,8 +91,9 @@ impl Vector for Sixteen {
     const LANES: usize = 16;
     const TILE: usize = 16;
     const FEW_ROWS_MAX: usize = 15;
-    const FEW_SUMS_MAX: usize = 28;
+    const FEW_SUMS_MAX: usize = 24;
     const TURNED_ROWS_MAX: usize = 3;
+    const TURNED_HALVES_ROWS_MAX: usize = 3;
     type Half = Eight;
 
     #[inline(always)]
@@ -137,31 +141,29 @@ impl Vector for Sixteen {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
-    /// The loads do half of the turning: a vector of line j, j + 4, j + 8, j + 12 (four floats of each) leaves squares of
-    /// 4 x 4 within the quarters of the registers, so that 32 shuffles do what 64 would.
     #[inline(always)]
-    unsafe fn turned(from: *const f32) -> [Self; PANEL] {
-        let mut turned = [unsafe { Self::zero() }; PANEL];
-        for quarter in 0..4 {
-            let line = |j: usize| unsafe {
-                let at = from.add(j * PANEL + 4 * quarter);
-                let lines = _mm512_broadcast_f32x4(_mm_loadu_ps(at));
-                let lines = _mm512_mask_broadcast_f32x4(lines, 0x00f0, _mm_loadu_ps(at.add(4 * PANEL)));
-                let lines = _mm512_mask_broadcast_f32x4(lines, 0x0f00, _mm_loadu_ps(at.add(8 * PANEL)));
-                _mm512_mask_broadcast_f32x4(lines, 0xf000, _mm_loadu_ps(at.add(12 * PANEL)))
+    unsafe fn turned(from: *const f32) -> [Self; 4] {
+        unsafe {
+            // Lines j, j + 4, j + 8 and j + 12 in the quarters of one register.
+            let lines = |j: usize| {
+                let pair = |j: usize| {
+                    let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(j * PANEL)));
+                    _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add((j + 4) * PANEL)))
+                };
+                let (low, high) = (_mm256_castps_pd(pair(j)), _mm256_castps_pd(pair(j + 8)));
+                _mm512_castpd_ps(_mm512_insertf64x4::<1>(_mm512_castpd256_pd512(low), high))
             };
-            let lines: [__m512; 4] = [line(0), line(1), line(2), line(3)];
-            unsafe {
-                let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(lines[0], lines[1]));
-                let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(lines[0], lines[1]));
-                let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(lines[2], lines[3]));
-                let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(lines[2], lines[3]));
-                turned[4 * quarter] = Self(_mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23)));
-                turned[4 * quarter + 1] = Self(_mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23)));
-                turned[4 * quarter + 2] = Self(_mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23)));
-                turned[4 * quarter + 3] = Self(_mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)));
-            }
+            let (line0, line1, line2, line3) = (lines(0), lines(1), lines(2), lines(3));
+            let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(line0, line1));
+            let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(line0, line1));
+            let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(line2, line3));
+            let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(line2, line3));
+            [
+                Self(_mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23))),
+                Self(_mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23))),
+                Self(_mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23))),
+                Self(_mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23))),
+            ]
         }
-        turned
     }
 }

@@ -37,8 +37,20 @@ pub(in crate::numeric) struct Product<'a> {
     pub(in crate::numeric) activation: Activation,
 }
 
-/// The panels of X that stay in the second-level cache while W goes by.
-const X_CACHED_BYTES: usize = 384 << 10;
+/// How W and X are gone through, so that both come from near: `x_bytes` of X stay in the second-level cache while W goes by,
+/// and chains stop after at most `steps_max` steps, to go on after all others have come as far.
+struct Blocking {
+    x_bytes: usize,
+    steps_max: usize,
+}
+
+/// W is in the third-level cache, and the fewer stops the better.
+const BLOCKING: Blocking = Blocking { x_bytes: 256 << 10, steps_max: 1600 };
+/// W comes from memory: many rows for each time that it does.
+const BLOCKING_OF_LARGE: Blocking = Blocking { x_bytes: 512 << 10, steps_max: 512 };
+const LARGE_BYTES: usize = 8 << 20;
+/// A multiple of 16.
+const DECODE_FEW_STEPS: usize = 64;
 
 impl Product<'_> {
     fn columns(&self) -> (usize, usize) {
@@ -85,29 +97,66 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
     };
     let (blocks, rest) = (product.rows / PANEL, product.rows % PANEL);
     let (x, y) = (product.x.as_ptr(), product.y.as_mut_ptr());
-    let group = (X_CACHED_BYTES / (PANEL * 4 * x_columns.max(1))).max(1);
+    let large = 4 * product.outputs * product.inputs > LARGE_BYTES;
+    let blocking = if large { BLOCKING_OF_LARGE } else { BLOCKING };
+    // Parts of about the same length, each a whole number of panels.
+    let parts = x_columns.div_ceil(blocking.steps_max).max(1);
+    let steps = x_columns.div_ceil(parts).next_multiple_of(PANEL);
+    let group = (blocking.x_bytes / (PANEL * 4 * steps.max(1))).max(1);
     // SAFETY: every pointer below stays within what `check` has found to be there.
     unsafe {
         for first in (0..blocks).step_by(group) {
             let count = group.min(blocks - first);
             let x = x.add(first * PANEL * x_columns);
             let y = y.add(first * PANEL * y_columns);
-            match product.direction {
-                Direction::Encode => encode_blocks::<V, false>(&job, x, y, count, PANEL),
-                Direction::Decode => decode_blocks::<V, false>(&job, x, y, count, PANEL),
+            let mut from = 0;
+            loop {
+                let part = Part { from, to: x_columns.min(from + steps), all: x_columns };
+                match product.direction {
+                    Direction::Encode => encode_blocks::<V, false>(&job, part, x, y, count, PANEL),
+                    Direction::Decode => decode_blocks::<V, false>(&job, part, x, y, count, PANEL),
+                }
+                from = part.to;
+                if part.is_last() {
+                    break;
+                }
             }
         }
         if rest > 0 {
             let (x, y) = (x.add(blocks * PANEL * x_columns), y.add(blocks * PANEL * y_columns));
+            let whole = Part { from: 0, to: x_columns, all: x_columns };
             match product.direction {
                 Direction::Encode if rest <= V::FEW_ROWS_MAX => few::encode::<V>(&job, x, y, rest),
-                Direction::Encode if rest <= V::Half::LANES => encode_blocks::<V::Half, true>(&job, x, y, 1, rest),
-                Direction::Encode => encode_blocks::<V, true>(&job, x, y, 1, rest),
+                Direction::Encode if rest <= V::Half::LANES => encode_blocks::<V::Half, true>(&job, whole, x, y, 1, rest),
+                Direction::Encode => encode_blocks::<V, true>(&job, whole, x, y, 1, rest),
+                Direction::Decode if rest <= V::TURNED_HALVES_ROWS_MAX => {
+                    few::decode_turned::<V::Half>(&job, x, y, rest);
+                }
                 Direction::Decode if rest <= V::TURNED_ROWS_MAX => few::decode_turned::<V>(&job, x, y, rest),
-                Direction::Decode if rest <= V::Half::LANES => decode_blocks::<V::Half, true>(&job, x, y, 1, rest),
-                Direction::Decode => decode_blocks::<V, true>(&job, x, y, 1, rest),
+                Direction::Decode if rest <= V::Half::LANES => {
+                    // In short parts W is read nearly as it lies; with so few rows to use it on, that counts.
+                    for from in (0..x_columns).step_by(DECODE_FEW_STEPS) {
+                        let part = Part { from, to: x_columns.min(from + DECODE_FEW_STEPS), all: x_columns };
+                        decode_blocks::<V::Half, true>(&job, part, x, y, 1, rest);
+                    }
+                }
+                Direction::Decode => decode_blocks::<V, true>(&job, whole, x, y, 1, rest),
             }
         }
+    }
+}
+
+/// Steps `from..to` of all chains, which have `all` of them. Chains stop in Y and go on from there.
+#[derive(Clone, Copy)]
+struct Part {
+    from: usize,
+    to: usize,
+    all: usize,
+}
+
+impl Part {
+    fn is_last(self) -> bool {
+        self.to == self.all
     }
 }
 
@@ -154,9 +203,13 @@ macro_rules! tiles {
             } else if $V::TILE >= 8 && left >= 8 {
                 $tile::<$V, $MASKED, 8>(first, $($argument),*);
                 8
-            } else if $V::TILE == 6 && left >= 6 && left != 8 {
+            } else if $V::TILE == 6 && left >= 6 && left != 8 && left != 10 {
                 $tile::<$V, $MASKED, 6>(first, $($argument),*);
                 6
+            } else if $V::TILE == 6 && left >= 5 && left != 8 {
+                // Sixteen are 6 + 5 + 5: fewer than ten chains would wait for their own additions.
+                $tile::<$V, $MASKED, 5>(first, $($argument),*);
+                5
             } else if left >= 4 {
                 $tile::<$V, $MASKED, 4>(first, $($argument),*);
                 4
@@ -175,6 +228,7 @@ macro_rules! tiles {
 #[inline(always)]
 unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
     job: &Job,
+    part: Part,
     x: *const f32,
     y: *mut f32,
     count: usize,
@@ -187,7 +241,7 @@ unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
             for block in 0..count {
                 let x = x.add(block * lanes * job.inputs);
                 let y = y.add(block * lanes * job.outputs);
-                tiles!(V, MASKED, width, encode_tile(job, panel, width, x, y, lanes));
+                tiles!(V, MASKED, width, encode_tile(job, part, panel, width, x, y, lanes));
             }
         }
     }
@@ -197,6 +251,7 @@ unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
 unsafe fn encode_tile<V: Vector, const MASKED: bool, const O: usize>(
     first: usize,
     job: &Job,
+    part: Part,
     panel: usize,
     width: usize,
     x: *const f32,
@@ -205,14 +260,16 @@ unsafe fn encode_tile<V: Vector, const MASKED: bool, const O: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = [V::zero(); O];
-        let w = job.w.add(panel * job.w_stride + first);
+        let output = panel * PANEL + first;
+        let mut sums = begin::<V, MASKED, O>(part, y, output, lanes);
+        let w = job.w.add(panel * job.w_stride + part.from * width + first);
+        let (x, steps) = (x.add(part.from * lanes), part.to - part.from);
         if width == PANEL && !MASKED {
-            chain::<V, false, O>(&mut sums, job.inputs, x, PANEL, w, PANEL, 1);
+            chain::<V, false, O>(&mut sums, steps, x, PANEL, w, PANEL, 1);
         } else {
-            chain::<V, MASKED, O>(&mut sums, job.inputs, x, lanes, w, width, 1);
+            chain::<V, MASKED, O>(&mut sums, steps, x, lanes, w, width, 1);
         }
-        put::<V, MASKED, O>(job, sums, y, panel * PANEL + first, lanes);
+        put::<V, MASKED, O>(job, part, sums, y, output, lanes);
     }
 }
 
@@ -220,6 +277,7 @@ unsafe fn encode_tile<V: Vector, const MASKED: bool, const O: usize>(
 #[inline(always)]
 unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
     job: &Job,
+    part: Part,
     x: *const f32,
     y: *mut f32,
     count: usize,
@@ -232,7 +290,7 @@ unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
             for block in 0..count {
                 let x = x.add(block * lanes * job.outputs);
                 let y = y.add(block * lanes * job.inputs);
-                tiles!(V, MASKED, PANEL.min(job.inputs - start), decode_tile(job, start, x, y, lanes));
+                tiles!(V, MASKED, PANEL.min(job.inputs - start), decode_tile(job, part, start, x, y, lanes));
             }
         }
     }
@@ -242,6 +300,7 @@ unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
 unsafe fn decode_tile<V: Vector, const MASKED: bool, const O: usize>(
     first: usize,
     job: &Job,
+    part: Part,
     start: usize,
     x: *const f32,
     y: *mut f32,
@@ -249,11 +308,12 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const O: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = [V::zero(); O];
         let first = start + first;
-        let (panels, rest) = (job.outputs / PANEL, job.outputs % PANEL);
+        let mut sums = begin::<V, MASKED, O>(part, y, first, lanes);
+        let (panels, rest) = (part.to / PANEL, part.to % PANEL);
         let x_step = if MASKED { lanes } else { PANEL };
-        for panel in 0..panels {
+        // A part begins with a panel.
+        for panel in part.from / PANEL..panels {
             let w = job.w.add(panel * job.w_stride + first * PANEL);
             // The panels are far apart: nothing else would ask for the next one in time.
             let next = w.wrapping_add(job.w_stride);
@@ -266,7 +326,7 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const O: usize>(
             let w = job.w.add(panels * job.w_stride + first * rest);
             chain::<V, MASKED, O>(&mut sums, rest, x.add(panels * PANEL * x_step), x_step, w, 1, rest);
         }
-        put::<V, MASKED, O>(job, sums, y, first, lanes);
+        put::<V, MASKED, O>(job, part, sums, y, first, lanes);
     }
 }
 
@@ -294,10 +354,32 @@ unsafe fn chain<V: Vector, const MASKED: bool, const O: usize>(
     }
 }
 
-/// Adds the bias and writes `O` columns of a panel of Y, from `first` on.
+/// Sums of `O` columns of a panel of Y, from `first` on, as far as they are.
+#[inline(always)]
+unsafe fn begin<V: Vector, const MASKED: bool, const O: usize>(
+    part: Part,
+    y: *const f32,
+    first: usize,
+    lanes: usize,
+) -> [V; O] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = [V::zero(); O];
+        if part.from > 0 {
+            for (o, sum) in sums.iter_mut().enumerate() {
+                let at = y.add((first + o) * lanes);
+                *sum = if MASKED { V::load_first(at, lanes) } else { V::load(at) };
+            }
+        }
+        sums
+    }
+}
+
+/// Writes them; if that was the last part, with bias and activation.
 #[inline(always)]
 unsafe fn put<V: Vector, const MASKED: bool, const O: usize>(
     job: &Job,
+    part: Part,
     sums: [V; O],
     y: *mut f32,
     first: usize,
@@ -308,14 +390,17 @@ unsafe fn put<V: Vector, const MASKED: bool, const O: usize>(
         let lanes = if MASKED { lanes } else { PANEL };
         let y = y.add(first * lanes);
         for (o, sum) in sums.into_iter().enumerate() {
-            let sum = if job.bias.is_null() { sum } else { sum.add(V::splat(job.bias(first + o))) };
+            let bare = job.bias.is_null() || !part.is_last();
+            let sum = if bare { sum } else { sum.add(V::splat(job.bias(first + o))) };
             if MASKED {
                 sum.store_first(y.add(o * lanes), lanes);
             } else {
                 sum.store(y.add(o * lanes));
             }
         }
-        job.finish(y, O * lanes);
+        if part.is_last() {
+            job.finish(y, O * lanes);
+        }
     }
 }
 
@@ -398,11 +483,11 @@ mod few {
                 }
             }
             for p in 0..PANELS {
-                let mut column_sums = [V::zero(); ROWS];
-                for (sum, sums) in column_sums.iter_mut().zip(&sums) {
-                    *sum = sums[p];
+                let mut rows = [[0.0; PANEL]; ROWS];
+                for (row, sums) in rows.iter_mut().zip(&sums) {
+                    sums[p].store(row.as_mut_ptr());
                 }
-                put::<V, ROWS>(job, column_sums, y, (first + p) * PANEL, width);
+                put::<ROWS>(job, rows.as_mut_ptr().cast(), PANEL, y, (first + p) * PANEL, width);
             }
         }
     }
@@ -412,77 +497,121 @@ mod few {
     #[inline(always)]
     pub(super) unsafe fn decode_turned<V: Vector>(job: &Job, x: *const f32, y: *mut f32, rows: usize) {
         // SAFETY: the caller's.
-        unsafe { by_rows!(V, rows, V::TURNED_ROWS_MAX, decode_rows(job, x, y), [1 2 3]) }
+        unsafe {
+            by_rows!(V, rows, V::TURNED_ROWS_MAX, decode_rows(job, x, y), [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
+        }
     }
 
+    /// Goes through W as it lies, panel after panel; the sums of all inputs wait in between.
     #[inline(always)]
     unsafe fn decode_rows<V: Vector, const ROWS: usize>(job: &Job, x: *const f32, y: *mut f32) {
         let (panels, rest) = (job.outputs / PANEL, job.outputs % PANEL);
+        let places = job.inputs.next_multiple_of(PANEL);
+        let mut waiting = vec![0.0; ROWS * places];
+        let sums = waiting.as_mut_ptr();
+        let whole = job.inputs / V::LANES * V::LANES;
         // SAFETY: the caller's.
         unsafe {
-            for first in (0..job.inputs).step_by(PANEL) {
-                let count = PANEL.min(job.inputs - first);
-                let mut sums = [V::zero(); ROWS];
+            for panel in 0..panels {
+                let (w, x) = (job.w.add(panel * job.w_stride), x.add(panel * PANEL * ROWS));
+                for first in (0..whole).step_by(V::LANES) {
+                    chains::<V, ROWS>(sums.add(first), places, w.add(first * PANEL), x, PANEL);
+                }
+            }
+            // What is not a whole square is made one.
+            let (full, narrow) = (job.w, job.w.add(panels * job.w_stride));
+            if whole < job.inputs {
                 for panel in 0..panels {
-                    let w = job.w.add(panel * job.w_stride + first * PANEL);
-                    let next = w.wrapping_add(job.w_stride);
-                    for line in 0..PANEL {
-                        V::prefetch(next.wrapping_add(line * PANEL));
+                    let w = full.add(panel * job.w_stride + whole * PANEL);
+                    let square = square::<V>(w, job.inputs - whole, PANEL);
+                    chains::<V, ROWS>(sums.add(whole), places, square.as_ptr(), x.add(panel * PANEL * ROWS), PANEL);
+                }
+            }
+            if rest > 0 {
+                for first in (0..job.inputs).step_by(V::LANES) {
+                    let square = square::<V>(narrow.add(first * rest), V::LANES.min(job.inputs - first), rest);
+                    chains::<V, ROWS>(sums.add(first), places, square.as_ptr(), x.add(panels * PANEL * ROWS), rest);
+                }
+            }
+            for first in (0..job.inputs).step_by(PANEL) {
+                put::<ROWS>(job, sums.add(first), places, y, first, PANEL.min(job.inputs - first));
+            }
+        }
+    }
+
+    /// Continues the chains of some inputs over the `steps` outputs of a panel.
+    #[inline(always)]
+    unsafe fn chains<V: Vector, const ROWS: usize>(
+        sums: *mut f32,
+        places: usize,
+        w: *const f32,
+        x: *const f32,
+        steps: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut chains = [V::zero(); ROWS];
+            for (row, chain) in chains.iter_mut().enumerate() {
+                *chain = V::load(sums.add(row * places));
+            }
+            for quarter in 0..4 {
+                let weights = V::turned(w.add(4 * quarter));
+                for (k, weights) in weights.into_iter().enumerate() {
+                    let step = 4 * quarter + k;
+                    if step < steps {
+                        for (row, chain) in chains.iter_mut().enumerate() {
+                            *chain = weights.multiply_add(V::splat(*x.add(step * ROWS + row)), *chain);
+                        }
                     }
-                    let weights = if count == PANEL { V::turned(w) } else { turned_part::<V>(w, count, PANEL) };
-                    chains::<V, ROWS>(&mut sums, &weights, x.add(panel * PANEL * ROWS));
                 }
-                if rest > 0 {
-                    let weights = turned_part::<V>(job.w.add(panels * job.w_stride + first * rest), count, rest);
-                    chains::<V, ROWS>(&mut sums, &weights[..rest], x.add(panels * PANEL * ROWS));
-                }
-                put::<V, ROWS>(job, sums, y, first, count);
+            }
+            for (row, chain) in chains.into_iter().enumerate() {
+                chain.store(sums.add(row * places));
             }
         }
     }
 
+    /// A copy of `lines` lines of `width` floats, as lines of 16; the rest is zero.
     #[inline(always)]
-    unsafe fn chains<V: Vector, const ROWS: usize>(sums: &mut [V; ROWS], weights: &[V], x: *const f32) {
-        for (o, weights) in weights.iter().enumerate() {
-            for (row, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's.
-                unsafe { *sum = weights.multiply_add(V::splat(*x.add(o * ROWS + row)), *sum) }
-            }
-        }
-    }
-
-    /// [`Vector::turned`] of `lines` lines of `width` floats; the rest is zero.
-    #[inline(always)]
-    unsafe fn turned_part<V: Vector>(from: *const f32, lines: usize, width: usize) -> [V; PANEL] {
+    unsafe fn square<V: Vector>(from: *const f32, lines: usize, width: usize) -> [f32; PANEL * PANEL] {
         let mut square = [0.0; PANEL * PANEL];
         for line in 0..lines {
-            for number in 0..width {
+            for first in (0..width).step_by(V::LANES) {
                 // SAFETY: the caller's.
-                square[line * PANEL + number] = unsafe { *from.add(line * width + number) };
-            }
-        }
-        // SAFETY: a square is 16 lines of 16.
-        unsafe { V::turned(square.as_ptr()) }
-    }
-
-    /// Adds the bias and writes `count` columns of Y, from `first` on; here the columns lie along the lanes.
-    #[inline(always)]
-    unsafe fn put<V: Vector, const ROWS: usize>(job: &Job, sums: [V; ROWS], y: *mut f32, first: usize, count: usize) {
-        let mut rows = [[0.0; PANEL]; ROWS];
-        // SAFETY: the caller's.
-        unsafe {
-            for (row, sum) in rows.iter_mut().zip(sums) {
-                let biased =
-                    if job.bias.is_null() { sum } else { sum.add(V::load_first(job.bias.add(first), count)) };
-                biased.store(row.as_mut_ptr());
-            }
-            job.finish(rows.as_mut_ptr().cast(), ROWS * PANEL);
-            let y = y.add(first * ROWS);
-            for column in 0..count {
-                for (row, numbers) in rows.iter().enumerate() {
-                    *y.add(column * ROWS + row) = numbers[column];
+                unsafe {
+                    let part = V::load_first(from.add(line * width + first), V::LANES.min(width - first));
+                    part.store(square.as_mut_ptr().add(line * PANEL + first));
                 }
             }
+        }
+        square
+    }
+
+    /// Adds the bias and writes `count` columns of Y, from `first` on. Row r of the sums is at `sums + r * step`, with room
+    /// for 16.
+    #[inline(always)]
+    unsafe fn put<const ROWS: usize>(
+        job: &Job,
+        sums: *mut f32,
+        step: usize,
+        y: *mut f32,
+        first: usize,
+        count: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let y = y.add(first * ROWS);
+            for row in 0..ROWS {
+                let sums = std::slice::from_raw_parts_mut(sums.add(row * step), count);
+                if !job.bias.is_null() {
+                    let bias = std::slice::from_raw_parts(job.bias.add(first), count);
+                    sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+                }
+                for (column, sum) in sums.iter().enumerate() {
+                    *y.add(column * ROWS + row) = *sum;
+                }
+            }
+            job.finish(y, ROWS * count);
         }
     }
 }

@@ -16,9 +16,11 @@ pub(super) trait Vector: Copy {
     const FEW_ROWS_MAX: usize;
     /// Registers that the kernel for few rows may fill with sums.
     const FEW_SUMS_MAX: usize;
-    /// Most rows for which turning W in registers is the faster way to decode; 0: never.
+    /// Most rows for which turning W in registers is the faster way to decode.
     const TURNED_ROWS_MAX: usize;
-    /// A vector of half the lanes, for batches of 4 to 8 rows.
+    /// Most rows for which half a vector does that faster: up to there it is the turning that takes the time.
+    const TURNED_HALVES_ROWS_MAX: usize;
+    /// A vector of half the lanes.
     type Half: Vector;
 
     unsafe fn zero() -> Self;
@@ -34,7 +36,7 @@ pub(super) trait Vector: Copy {
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
     /// Asks for the cache line of `at`, which need not be valid.
     unsafe fn prefetch(at: *const f32);
-    /// A square of [`super::PANEL`] x [`super::PANEL`] floats, line j at `from + j * 16`, turned: lane j of vector k is
-    /// float k of line j. Called only where `TURNED_ROWS_MAX` is not 0.
-    unsafe fn turned(from: *const f32) -> [Self; super::PANEL];
+    /// Four floats of as many lines as there are lanes, line j at `from + j * 16`, turned: lane j of vector k is float k
+    /// of line j.
+    unsafe fn turned(from: *const f32) -> [Self; 4];
 }
