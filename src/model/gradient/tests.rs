@@ -160,8 +160,11 @@ fn check(widths: &[usize], hidden: Activation, code: Activation, kind: Loss, gai
         let case = format!("{widths:?} {hidden:?} {code:?} {kind:?} gain {gain}");
         assert!((value - expected).abs() < 1e-5 * expected, "{case}: loss {value}, expected {expected}");
         for l in 0..layers.len() {
+            let mut weight = Weights::zeros(widths[l + 1], widths[l]);
+            weight.panels_mut().copy_from_slice(&gradient.layers[l].weight);
+            let weight = weight.to_row_major();
             let parts: [(&str, Part, Option<&Vec<f32>>); 4] = [
-                ("weight", |layer| &mut layer.weight, Some(&gradient.layers[l].weight)),
+                ("weight", |layer| &mut layer.weight, Some(&weight)),
                 ("encoder bias", |layer| &mut layer.encoder_bias, Some(&gradient.layers[l].encoder_bias)),
                 ("decoder bias", |layer| &mut layer.decoder_bias, Some(&gradient.layers[l].decoder_bias)),
                 ("gain", |layer| &mut layer.gain, gradient.layers[l].gain.as_ref()),
