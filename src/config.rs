@@ -348,7 +348,9 @@ pub fn server_url(flag: Option<String>) -> String {
 
 /// From this size on the system's allocator shall give memory back at once, in bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const GIVEN_BACK_BYTES_MIN: &str = "262144";
+const GIVEN_BACK_BYTES_MIN: &str = "1048576";
+/// What it keeps of the smaller ones, for the next: without it every batch would ask the system anew.
+const KEPT_BYTES: &str = "16777216";
 
 /// Starts this process anew, under the same id, with an allocator that gives memory back.
 ///
@@ -370,7 +372,11 @@ pub fn settle_allocator() {
                 again.arg0(name);
             }
             // Comes back only if it failed.
-            let _ = again.args(arguments).env(VARIABLE, GIVEN_BACK_BYTES_MIN).exec();
+            let _ = again
+                .args(arguments)
+                .env(VARIABLE, GIVEN_BACK_BYTES_MIN)
+                .env("MALLOC_TRIM_THRESHOLD_", KEPT_BYTES)
+                .exec();
         }
     }
 }

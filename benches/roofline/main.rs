@@ -88,7 +88,7 @@ fn measure(
         let rate = 1.0 / time(&mut product, seconds);
         peaks.push(Round { figure: flops * rate / 1e9, ceiling: peak / 1e9 });
         if rows == 1 {
-            let read = 1.0 / time(|| drop(black_box(ceiling::read(isa, black_box(weights.panels())))), seconds);
+            let read = 1.0 / time(|| _ = black_box(ceiling::read(isa, black_box(weights.panels()))), seconds);
             let rate = rate.max(1.0 / time(&mut product, seconds));
             reads.push(Round { figure: bytes * rate / 1e9, ceiling: bytes * read / 1e9 });
         }

@@ -3,8 +3,10 @@
 //! Requests wait in one line per (version, operation); serving threads pull batches whenever they are free, so that a
 //! batch is as large as what came while the last one was computed, and no timer delays anybody. `policy` says what forms
 //! a batch, `load` how much is accepted, `queue` joins them under a lock, `worker` computes, `reply` puts answers together.
+//! Tiny questions do not wait at all: `inline`.
 
 mod error;
+mod inline;
 mod load;
 mod policy;
 mod queue;
@@ -114,6 +116,8 @@ pub struct Batcher {
 #[derive(Debug)]
 struct Inner {
     config: BatchingConfig,
+    /// Whether tiny questions are answered at once.
+    inline: bool,
     queue: Arc<Queue>,
     answered: AtomicU64,
     refused: AtomicU64,
@@ -127,18 +131,18 @@ impl Batcher {
     /// # Errors
     /// If the system refuses a thread, or [`io::ErrorKind::InvalidInput`] for bounds that cannot be meant.
     pub fn start(config: BatchingConfig, serving_threads: usize) -> io::Result<Self> {
-        Self::start_with(config, serving_threads, Compute::of_models())
+        Self::start_with(config, serving_threads, Compute::of_models(), true)
     }
 
-    fn start_with(config: BatchingConfig, serving_threads: usize, compute: Compute) -> io::Result<Self> {
+    fn start_with(config: BatchingConfig, serving_threads: usize, compute: Compute, inline: bool) -> io::Result<Self> {
         config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let queue = Arc::new(Queue::new(config, serving_threads));
         let pulled = Arc::clone(&queue);
         let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &compute));
         // Those that did start end again.
         let threads = threads.inspect_err(|_| queue.close())?;
-        let (answered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { inner: Arc::new(Inner { config, queue, answered, refused, threads: Mutex::new(Some(threads)) }) })
+        let (answered, refused, threads) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Some(threads)));
+        Ok(Self { inner: Arc::new(Inner { config, inline, queue, answered, refused, threads }) })
     }
 
     /// Checks the width, queues, waits; an answer comes at the deadline at the latest. Dropping the future drops what has
@@ -169,6 +173,9 @@ impl Batcher {
         let question = Question { model, operation, rows, deadline };
         question.check(Instant::now())?;
         let queue = &*self.inner.queue;
+        if self.inner.inline && inline::is_tiny(&question) {
+            return inline::answer(queue, &question);
+        }
         let Admitted { key, ticket, answer } = queue.admit(question)?;
         let mut place = Place { queue, key, ticket, answered: false };
         let answer = match deadline {

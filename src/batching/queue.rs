@@ -141,6 +141,11 @@ impl Queue {
         (self.batches.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed))
     }
 
+    /// Whether nothing is accepted any more.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
     /// Rows and bytes that wait.
     pub(super) fn waiting(&self) -> (usize, usize) {
         (self.load.rows(), self.load.bytes())

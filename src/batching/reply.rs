@@ -213,5 +213,4 @@ mod tests {
         assert_eq!(computed.first_not_finite(5..8), Some(6));
         assert_eq!(computed.first_not_finite(0..4), None);
     }
-
 }

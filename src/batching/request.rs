@@ -47,8 +47,17 @@ impl Question {
         Ok(())
     }
 
-    fn is_small(&self) -> bool {
+    /// Whether it was looked through for NaN by [`Question::check`].
+    pub(super) fn is_small(&self) -> bool {
         self.rows.bytes() <= INLINE_CHECK_BYTES_MAX
+    }
+
+    /// Fused multiply-adds of its arithmetic.
+    pub(super) fn multiply_adds(&self) -> usize {
+        let widths = &self.model.artifact.model.spec().raw().widths;
+        let once: usize = widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
+        let passes = if self.operation == Operation::Reconstruct { 2 } else { 1 };
+        self.rows.rows().saturating_mul(passes * once)
     }
 
     pub(super) fn key(&self) -> Key {

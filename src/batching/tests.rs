@@ -120,13 +120,13 @@ fn small_batches() -> BatchingConfig {
 }
 
 fn echoing(threads: usize) -> Batcher {
-    Batcher::start_with(small_batches(), threads, Compute::new(echo)).expect("starts")
+    Batcher::start_with(small_batches(), threads, Compute::new(echo), false).expect("starts")
 }
 
 /// One thread behind a gate, and busy with a batch of one row, 0.
 fn busy(config: BatchingConfig) -> (Batcher, Gate, Submission) {
     let (gate, compute) = Gate::new();
-    let batcher = Batcher::start_with(config, 1, compute).expect("starts");
+    let batcher = Batcher::start_with(config, 1, compute, false).expect("starts");
     let mut first = submission(&batcher, Operation::Encode, matrix(FEATURES, &[0.0]), None);
     assert!(admit(&mut first).is_none());
     assert_eq!(gate.entered(), [0.0]);
@@ -478,7 +478,7 @@ async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
 #[test]
 fn dropping_the_last_handle_ends_the_threads() {
     let (gate, compute) = Gate::new();
-    let batcher = Batcher::start_with(small_batches(), 3, compute).expect("starts");
+    let batcher = Batcher::start_with(small_batches(), 3, compute, false).expect("starts");
     let other = batcher.clone();
     drop(batcher);
     assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "one handle is left");

@@ -29,14 +29,17 @@ impl Compute {
 
     /// The model's own.
     pub(super) fn of_models() -> Self {
-        Self::new(|model, operation, batch| {
-            let model = &model.artifact.model;
-            match operation {
-                Operation::Encode => model.encode(batch).into(),
-                Operation::Decode => model.decode(batch).into(),
-                Operation::Reconstruct => model.reconstruct(batch).into(),
-            }
-        })
+        Self::new(of_model)
+    }
+}
+
+/// The model's own arithmetic.
+pub(super) fn of_model(model: &LoadedModel, operation: Operation, batch: &Lanes) -> Computed {
+    let model = &model.artifact.model;
+    match operation {
+        Operation::Encode => model.encode(batch).into(),
+        Operation::Decode => model.decode(batch).into(),
+        Operation::Reconstruct => model.reconstruct(batch).into(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! A tied-weight autoencoder: encode, decode, reconstruct.
 
+use std::borrow::Cow;
+
 use super::normalisation::Normaliser;
-use super::spec::ModelSpec;
+use super::spec::{ModelSpec, NormalisationKind};
 use crate::numeric::Lanes;
 use crate::numeric::matmul::Weights;
 
@@ -80,9 +82,16 @@ impl Autoencoder {
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn encode(&self, rows: &Lanes) -> Lanes {
-        let mut x = rows.clone();
-        self.normaliser.apply(&mut x);
-        self.encode_normalised(x)
+        self.encode_normalised(&self.normalised(rows))
+    }
+
+    /// The rows themselves where nothing changes them.
+    fn normalised<'a>(&self, rows: &'a Lanes) -> Cow<'a, Lanes> {
+        let mut x = Cow::Borrowed(rows);
+        if self.normaliser.kind != NormalisationKind::None {
+            self.normaliser.apply(x.to_mut());
+        }
+        x
     }
 
     /// Codes (n, d_K) to rows (n, d_0) in input units. A code's row has the same bits in every batch.
@@ -90,7 +99,7 @@ impl Autoencoder {
     /// # Panics
     /// If the codes are not d_K wide; callers check that at the edge.
     pub fn decode(&self, codes: &Lanes) -> Lanes {
-        let mut rows = self.decode_normalised(codes.clone());
+        let mut rows = self.decode_normalised(codes);
         self.normaliser.undo(&mut rows);
         rows
     }
@@ -100,9 +109,8 @@ impl Autoencoder {
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn reconstruct(&self, rows: &Lanes) -> Reconstruction {
-        let mut x = rows.clone();
-        self.normaliser.apply(&mut x);
-        let mut x_hat = self.decode_normalised(self.encode_normalised(x.clone()));
+        let x = self.normalised(rows);
+        let mut x_hat = self.decode_normalised(&self.encode_normalised(&x));
         let squared_errors = squared_distances(&x, &x_hat);
         self.normaliser.undo(&mut x_hat);
         let squared_errors_input_units = squared_distances(rows, &x_hat);
@@ -110,26 +118,31 @@ impl Autoencoder {
     }
 
     /// The encoder in the normalised space.
-    pub fn encode_normalised(&self, x: Lanes) -> Lanes {
-        let (mut h, mut next) = (x, Lanes::default());
-        for (layer, activation) in self.layers.iter().zip(&self.spec.raw().encoder_activations) {
-            layer.weight.encode_layer(&h, &layer.encoder_bias, *activation, &mut next);
+    pub fn encode_normalised(&self, x: &Lanes) -> Lanes {
+        let (mut h, mut next) = (Lanes::default(), Lanes::default());
+        for (l, (layer, activation)) in self.layers.iter().zip(&self.spec.raw().encoder_activations).enumerate() {
+            let input = if l == 0 { x } else { &h };
+            layer.weight.encode_layer(input, &layer.encoder_bias, *activation, &mut next);
             std::mem::swap(&mut h, &mut next);
         }
         h
     }
 
     /// The decoder in the normalised space.
-    pub fn decode_normalised(&self, code: Lanes) -> Lanes {
-        let (mut g, mut next) = (code, Lanes::default());
+    pub fn decode_normalised(&self, code: &Lanes) -> Lanes {
+        let (mut g, mut next) = (Cow::Borrowed(code), Lanes::default());
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().decoder_activations).rev() {
             if let Some(gain) = &layer.gain {
-                scale_columns(&mut g, gain);
+                scale_columns(g.to_mut(), gain);
             }
             layer.weight.decode_layer(&g, &layer.decoder_bias, *activation, &mut next);
-            std::mem::swap(&mut g, &mut next);
+            // What was read makes room for what the next layer writes.
+            let done = std::mem::replace(&mut g, Cow::Owned(std::mem::take(&mut next)));
+            if let Cow::Owned(done) = done {
+                next = done;
+            }
         }
-        g
+        g.into_owned()
     }
 }
 

@@ -15,8 +15,8 @@ use rayon::prelude::*;
 use super::Autoencoder;
 use super::autoencoder::scale_columns;
 use super::spec::Loss;
-use crate::numeric::matmul::{self, Panel};
 use crate::numeric::Lanes;
+use crate::numeric::matmul::{self, Panel};
 
 /// Rows of a tape.
 pub const TAPE_ROWS: usize = 64;

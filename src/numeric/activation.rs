@@ -3,6 +3,9 @@
 //! Exponential and error function are ours: polynomials in plain operations without branches, which the compiler turns
 //! into vector code for each kind of machine, with the same bits wherever it runs.
 
+// The kernels compile these functions for each kind of machine: only what is inlined there becomes vector code.
+#![allow(clippy::inline_always)]
+
 use serde::{Deserialize, Serialize};
 
 use super::{Lanes, kernels};

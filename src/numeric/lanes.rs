@@ -93,7 +93,12 @@ impl Lanes {
     /// # Panics
     /// If there is no such row or column.
     pub fn at(&self, row: usize, column: usize) -> f32 {
-        assert!(row < self.rows && column < self.columns, "row {row}, column {column} of {}x{}", self.rows, self.columns);
+        assert!(
+            row < self.rows && column < self.columns,
+            "row {row}, column {column} of {}x{}",
+            self.rows,
+            self.columns
+        );
         let (first, width) = self.panel_of(row);
         self.values()[first * self.columns + column * width + row - first]
     }
@@ -103,7 +108,12 @@ impl Lanes {
     /// # Panics
     /// If there is no such row or column.
     pub fn at_mut(&mut self, row: usize, column: usize) -> &mut f32 {
-        assert!(row < self.rows && column < self.columns, "row {row}, column {column} of {}x{}", self.rows, self.columns);
+        assert!(
+            row < self.rows && column < self.columns,
+            "row {row}, column {column} of {}x{}",
+            self.rows,
+            self.columns
+        );
         let (first, width) = self.panel_of(row);
         let place = first * self.columns + column * width + row - first;
         &mut self.values_mut()[place]
@@ -240,14 +250,7 @@ fn turn_in<T: Copy>(
 
 /// Rows `first..` of a panel of `width` rows to row-major `target`.
 #[inline]
-fn turn_out<T>(
-    source: &[f32],
-    width: usize,
-    first: usize,
-    target: &mut [T],
-    columns: usize,
-    form: &impl Fn(f32) -> T,
-) {
+fn turn_out<T>(source: &[f32], width: usize, first: usize, target: &mut [T], columns: usize, form: &impl Fn(f32) -> T) {
     for start in (0..columns).step_by(TURNED_COLUMNS) {
         let end = columns.min(start + TURNED_COLUMNS);
         let source = &source[start * width..end * width];

@@ -304,7 +304,8 @@ mod tests {
             }
             for o in 0..outputs {
                 for i in 0..inputs {
-                    let chain = |from| (0..rows).fold(from, |sum, n| u[n * outputs + o].mul_add(v[n * inputs + i], sum));
+                    let chain =
+                        |from| (0..rows).fold(from, |sum, n| u[n * outputs + o].mul_add(v[n * inputs + i], sum));
                     assert_eq!(gradient.at(o, i).to_bits(), chain(chain(0.0f32)).to_bits(), "{outputs}x{inputs}");
                 }
             }

@@ -101,6 +101,8 @@ impl TransportConfig {
             .initial_connection_window_size(self.connection_window_bytes)
             .max_frame_size(self.frame_bytes_max)
             .max_concurrent_streams(self.streams_per_connection_max)
+            // All of them may depart before this thread looks at one: no reason to close the connection of the others.
+            .http2_max_pending_accept_reset_streams(Some(self.streams_per_connection_max as usize))
             .http2_keepalive_interval(self.keepalive_interval)
             .http2_keepalive_timeout(Some(self.keepalive_timeout));
         match age {

@@ -70,7 +70,8 @@ pub(super) fn of(model: &Autoencoder) -> BTreeMap<String, Tensor<'_>> {
     let mut tensors = BTreeMap::new();
     for (l, layer) in model.layers().iter().enumerate() {
         let weight = &layer.weight;
-        let matrix = Tensor { shape: vec![weight.outputs(), weight.inputs()], values: Cow::Owned(weight.to_row_major()) };
+        let matrix =
+            Tensor { shape: vec![weight.outputs(), weight.inputs()], values: Cow::Owned(weight.to_row_major()) };
         tensors.insert(name("encoder", l, "weight"), matrix);
         tensors.insert(name("encoder", l, "bias"), vector(&layer.encoder_bias));
         tensors.insert(name("decoder", l, "bias"), vector(&layer.decoder_bias));

@@ -24,7 +24,7 @@ unsafe fn mask(count: usize) -> __m256i {
     // SAFETY: the caller's: AVX2 is there.
     unsafe {
         let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(count.min(8) as i32), lanes)
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(i32::from(count.min(8) as u8)), lanes)
     }
 }
 
@@ -142,7 +142,9 @@ impl Vector for Sixteen {
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
         // A mask of nothing reads nothing, wherever the pointer is.
-        unsafe { Self(Eight::load_first(from, count), Eight::load_first(from.wrapping_add(8), count.saturating_sub(8))) }
+        unsafe {
+            Self(Eight::load_first(from, count), Eight::load_first(from.wrapping_add(8), count.saturating_sub(8)))
+        }
     }
 
     #[inline(always)]

@@ -10,6 +10,9 @@ const LANES: usize = 16;
 
 /// FMAs in registers and nothing else, `steps` times over; the second number is how many floating-point operations that
 /// was (an FMA is two).
+///
+/// # Panics
+/// If the machine does not have these instructions.
 pub fn multiply_adds(isa: Isa, steps: usize) -> (f32, f64) {
     assert!(isa.is_available(), "{isa}");
     // SAFETY: the machine has it.
@@ -25,6 +28,9 @@ pub fn multiply_adds(isa: Isa, steps: usize) -> (f32, f64) {
 }
 
 /// Reads all of `values` once, in vectors, and does next to nothing with them.
+///
+/// # Panics
+/// If the machine does not have these instructions.
 pub fn read(isa: Isa, values: &[f32]) -> f32 {
     assert!(isa.is_available(), "{isa}");
     // SAFETY: the machine has it.

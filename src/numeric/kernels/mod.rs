@@ -19,9 +19,9 @@ mod product;
 mod tests;
 mod vector;
 
-pub use isa::{Isa, IsaError, init, isa};
 #[cfg(test)]
 pub(crate) use isa::on;
+pub use isa::{Isa, IsaError, init, isa};
 pub(super) use outer::Outer;
 pub(super) use product::{Direction, Product};
 

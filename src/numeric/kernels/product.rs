@@ -127,7 +127,9 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
             let whole = Part { from: 0, to: x_columns, all: x_columns };
             match product.direction {
                 Direction::Encode if rest <= V::FEW_ROWS_MAX => few::encode::<V>(&job, x, y, rest),
-                Direction::Encode if rest <= V::Half::LANES => encode_blocks::<V::Half, true>(&job, whole, x, y, 1, rest),
+                Direction::Encode if rest <= V::Half::LANES => {
+                    encode_blocks::<V::Half, true>(&job, whole, x, y, 1, rest);
+                }
                 Direction::Encode => encode_blocks::<V, true>(&job, whole, x, y, 1, rest),
                 Direction::Decode if rest <= V::TURNED_HALVES_ROWS_MAX => {
                     few::decode_turned::<V::Half>(&job, x, y, rest);
@@ -248,6 +250,7 @@ unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
 }
 
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
 unsafe fn encode_tile<V: Vector, const MASKED: bool, const O: usize>(
     first: usize,
     job: &Job,
@@ -590,14 +593,7 @@ mod few {
     /// Adds the bias and writes `count` columns of Y, from `first` on. Row r of the sums is at `sums + r * step`, with room
     /// for 16.
     #[inline(always)]
-    unsafe fn put<const ROWS: usize>(
-        job: &Job,
-        sums: *mut f32,
-        step: usize,
-        y: *mut f32,
-        first: usize,
-        count: usize,
-    ) {
+    unsafe fn put<const ROWS: usize>(job: &Job, sums: *mut f32, step: usize, y: *mut f32, first: usize, count: usize) {
         // SAFETY: the caller's.
         unsafe {
             let y = y.add(first * ROWS);

@@ -29,7 +29,14 @@ fn lanes(rows: usize, columns: usize, row_major: &[f32]) -> Lanes {
 }
 
 /// The definition.
-fn expected(direction: Direction, w: &[f32], (outputs, inputs): (usize, usize), x: &[f32], bias: &[f32], f: Activation) -> Vec<f32> {
+fn expected(
+    direction: Direction,
+    w: &[f32],
+    (outputs, inputs): (usize, usize),
+    x: &[f32],
+    bias: &[f32],
+    f: Activation,
+) -> Vec<f32> {
     let (reduced, columns) = match direction {
         Direction::Encode => (inputs, outputs),
         Direction::Decode => (outputs, inputs),

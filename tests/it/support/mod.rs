@@ -208,9 +208,9 @@ pub(crate) fn untrained(widths: &[usize]) -> Artifact {
     let layers = widths
         .windows(2)
         .map(|pair| {
-            let values = sample(pair[1], pair[0], 5).into_iter().map(|value| (value % 1.0) * 0.05).collect();
+            let values: Vec<f32> = sample(pair[1], pair[0], 5).into_iter().map(|value| (value % 1.0) * 0.05).collect();
             TiedLayer {
-                weight: Weights::from_row_major(pair[1], pair[0], values),
+                weight: Weights::from_row_major(pair[1], pair[0], &values),
                 encoder_bias: vec![0.0; pair[1]],
                 decoder_bias: vec![0.0; pair[0]],
                 gain: None,
