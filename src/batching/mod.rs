@@ -173,6 +173,7 @@ impl Batcher {
         let question = Question { model, operation, rows, deadline };
         question.check(Instant::now())?;
         let queue = &*self.inner.queue;
+        queue.check_size(&question)?;
         if self.inner.inline && inline::is_tiny(&question) {
             return inline::answer(queue, &question);
         }

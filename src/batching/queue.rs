@@ -54,13 +54,20 @@ impl Queue {
         }
     }
 
-    /// Accepts a question that was checked, or refuses it at once.
-    pub(super) fn admit(&self, question: Question) -> Result<Admitted, BatchError> {
-        let (rows, bytes, key) = (question.rows.rows(), question.bytes(), question.key());
+    /// Refuses a question that is larger than the whole queue: it would never be accepted.
+    pub(super) fn check_size(&self, question: &Question) -> Result<(), BatchError> {
+        let (rows, bytes) = (question.rows.rows(), question.bytes());
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         if rows > rows_max || bytes > bytes_max {
             return Err(BatchError::TooLarge { rows, bytes, rows_max, bytes_max });
         }
+        Ok(())
+    }
+
+    /// Accepts a question that was checked, or refuses it at once.
+    pub(super) fn admit(&self, question: Question) -> Result<Admitted, BatchError> {
+        let (rows, bytes, key) = (question.rows.rows(), question.bytes(), question.key());
+        let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         let mut state = lock(&self.state);
         if state.closed {
             return Err(BatchError::ShuttingDown);

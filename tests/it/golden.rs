@@ -129,8 +129,11 @@ fn losses_and_gradients_are_pytorchs() {
         let mut gradient = Gradient::zeros(model);
         gradient.collect(&[tape], false);
         for (l, layer) in gradient.layers.iter().enumerate() {
+            let mut weight = model.layers()[l].weight.clone();
+            weight.panels_mut().copy_from_slice(&layer.weight);
+            let weight = weight.to_row_major();
             let parts = [
-                ("encoder", "weight", Some(&layer.weight)),
+                ("encoder", "weight", Some(&weight)),
                 ("encoder", "bias", Some(&layer.encoder_bias)),
                 ("decoder", "bias", Some(&layer.decoder_bias)),
                 ("decoder", "gain", layer.gain.as_ref()),
