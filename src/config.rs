@@ -3,6 +3,7 @@
 //! Two steps: what was written ([`ServeArgs`], text), and what it means ([`Settings`], checked). This is the only module
 //! that reads the environment.
 
+use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crate::batching::BatchingConfig;
 use crate::executor::ExecutorConfig;
 use crate::jobs::JobsConfig;
+use crate::numeric::{Isa, IsaError, init};
 use crate::registry::RegistryConfig;
 use crate::server::{ServerConfig, TransportConfig, transport};
 use crate::telemetry::LogFormat;
@@ -20,8 +22,8 @@ use crate::telemetry::LogFormat;
 pub const ADDRESS_DEFAULT: &str = "127.0.0.1:50051";
 
 /// Variables with our prefix that are not settings of the server.
-const OTHER_VARIABLES: [&str; 4] =
-    ["HALFHITCH_CONFIG", "HALFHITCH_SERVER", "HALFHITCH_DATA", "HALFHITCH_TEST_REQUESTS"];
+const OTHER_VARIABLES: [&str; 5] =
+    ["HALFHITCH_CONFIG", "HALFHITCH_SERVER", "HALFHITCH_ISA", "HALFHITCH_DATA", "HALFHITCH_TEST_REQUESTS"];
 
 /// Flags of `halfhitch serve`, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -139,6 +141,9 @@ impl fmt::Display for Source {
 /// Why settings are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Instructions that cannot be used.
+    #[error("variable HALFHITCH_ISA: {0}")]
+    Instructions(IsaError),
     /// A value.
     #[error("setting {setting} ({origin}) is {got:?}, expected {expected}")]
     Value {
@@ -346,10 +351,25 @@ pub fn server_url(flag: Option<String>) -> String {
     flag.or_else(|| std::env::var("HALFHITCH_SERVER").ok()).unwrap_or_else(|| format!("http://{ADDRESS_DEFAULT}"))
 }
 
+/// Chooses the instructions of all products: those that `HALFHITCH_ISA` names, or the fastest of this machine. The results
+/// are the same bits with any.
+///
+/// # Errors
+/// If it names none, or some that this machine does not have.
+pub fn choose_instructions() -> Result<Isa, ConfigError> {
+    instructions(std::env::var_os("HALFHITCH_ISA"))
+}
+
+fn instructions(named: Option<OsString>) -> Result<Isa, ConfigError> {
+    let named = named.map(|name| name.to_string_lossy().parse()).transpose();
+    named.and_then(init).map_err(ConfigError::Instructions)
+}
+
 /// From this size on the system's allocator shall give memory back at once, in bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const GIVEN_BACK_BYTES_MIN: &str = "1048576";
 /// What it keeps of the smaller ones, for the next: without it every batch would ask the system anew.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_BYTES: &str = "16777216";
 
 /// Starts this process anew, under the same id, with an allocator that gives memory back.
@@ -705,6 +725,13 @@ mod tests {
         check_error(&args, &[], &["not TOML"]);
         let gone = ServeArgs { config: Some("/nowhere/at/all.toml".into()), ..ServeArgs::default() };
         check_error(&gone, &[], &["/nowhere/at/all.toml"]);
+    }
+
+    #[test]
+    fn instructions_are_named_or_found_out() {
+        assert!(instructions(None).expect("the fastest").is_available());
+        let error = instructions(Some("AVX512".into())).expect_err("refused").to_string();
+        assert_eq!(error, "variable HALFHITCH_ISA: instruction set is `AVX512`, expected avx512, avx2 or portable");
     }
 
     #[test]

@@ -68,6 +68,7 @@ enum Command {
 /// # Errors
 /// What went wrong, with what to do next.
 pub fn run(cli: Cli) -> Result<(), CliError> {
+    crate::config::choose_instructions()?;
     if let Command::Serve(args) = &cli.command {
         return serve::run(args);
     }

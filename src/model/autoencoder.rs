@@ -162,3 +162,6 @@ fn squared_distances(a: &Lanes, b: &Lanes) -> Vec<f32> {
     }
     sums
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use crate::batching::{Batcher, BatchingConfig, Stats};
 use crate::executor::ExecutorConfig;
 use crate::jobs::{JobError, Jobs, JobsConfig};
+use crate::numeric::isa;
 use crate::registry::{Registry, RegistryConfig};
 use crate::rpc::{Api, pb};
 use crate::service::Service;
@@ -107,6 +108,7 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     let store = blocking(move || LocalStore::open(&folder)).await?;
     let store: Arc<dyn ModelStore> = Arc::new(store);
     let registry = Registry::new(store, config.registry);
+    tracing::info!(instructions = %isa(), "matrix products");
     let batcher = Batcher::start(config.batching, config.executor.serving_threads).map_err(ServerError::Threads)?;
     let jobs = {
         let (registry, jobs) = (registry.clone(), config.jobs.clone());

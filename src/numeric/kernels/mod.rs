@@ -1,6 +1,6 @@
 //! The inner loops, one for each kind of machine, and the only `unsafe` of the program.
 //!
-//! A kernel is written once, over [`vector::Vector`]; a machine is an implementation of that trait and the functions
+//! A kernel is written once, over `vector::Vector`; a machine is an implementation of that trait and the functions
 //! below that compile the kernels for it. All give the same bits.
 #![allow(unsafe_code)]
 // Without these there is no kernel: what is not inlined is compiled for a machine without the instructions.

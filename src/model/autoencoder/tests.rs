@@ -1,0 +1,118 @@
+//! The promise: a row's result is the same bits whatever is computed beside it, and with whatever instructions.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::spec::{Loss, NormalisationKind, RawModelSpec};
+use crate::numeric::kernels::on;
+use crate::numeric::rng::{Stream, Use};
+use crate::numeric::{Activation, Isa};
+
+const ACTIVATIONS: [Activation; 7] = [
+    Activation::Linear,
+    Activation::Relu,
+    Activation::LeakyRelu { slope: 0.01 },
+    Activation::Elu { alpha: 1.0 },
+    Activation::Gelu,
+    Activation::Tanh,
+    Activation::Sigmoid,
+];
+
+fn numbers(stream: &mut Stream, count: usize, size: f64) -> Vec<f32> {
+    (0..count).map(|_| (stream.normal() * size) as f32).collect()
+}
+
+fn model(widths: &[usize], activation: Activation, gain: bool, normalised: bool, stream: &mut Stream) -> Autoencoder {
+    let layers = widths.len() - 1;
+    let (mut encoder_activations, mut decoder_activations) = (vec![activation; layers], vec![activation; layers]);
+    encoder_activations[layers - 1] = Activation::Linear;
+    decoder_activations[0] = Activation::Linear;
+    let normalisation = if normalised { NormalisationKind::Standardise } else { NormalisationKind::None };
+    // A linear code is never decoded through one: with a single layer it is refused.
+    let gain = gain && layers > 1;
+    let spec = ModelSpec::new(RawModelSpec {
+        widths: widths.to_vec(),
+        encoder_activations,
+        decoder_activations,
+        loss: Loss::SquaredError,
+        normalisation,
+        gain,
+        feature_names: vec![],
+    })
+    .expect("a valid specification");
+    let tied = widths.windows(2).enumerate().map(|(l, pair)| TiedLayer {
+        weight: Weights::from_row_major(pair[1], pair[0], &numbers(stream, pair[0] * pair[1], 0.3)),
+        encoder_bias: numbers(stream, pair[1], 0.3),
+        decoder_bias: numbers(stream, pair[0], 0.3),
+        gain: spec.has_gain(l).then(|| numbers(stream, pair[1], 0.5)),
+    });
+    let tied = tied.collect();
+    let features = if normalised { widths[0] } else { 0 };
+    let offset = numbers(stream, features, 1.0);
+    let scale = numbers(stream, features, 1.0).iter().map(|value| 1.0 + value.abs()).collect();
+    Autoencoder::new(spec, Normaliser { kind: normalisation, offset, scale }, tied)
+}
+
+fn bits(lanes: &Lanes, row: usize) -> Vec<u32> {
+    (0..lanes.columns()).map(|column| lanes.at(row, column).to_bits()).collect()
+}
+
+/// The rows of `x` from `from` on.
+fn part(x: &Lanes, from: usize, count: usize) -> Lanes {
+    let mut part = Lanes::zeros(count, x.columns());
+    for row in 0..count {
+        for column in 0..x.columns() {
+            *part.at_mut(row, column) = x.at(from + row, column);
+        }
+    }
+    part
+}
+
+/// Code, decoded code, reconstruction and its errors of every row.
+fn results(model: &Autoencoder, x: &Lanes) -> Vec<Vec<u32>> {
+    let codes = model.encode(x);
+    let decoded = model.decode(&codes);
+    let reconstruction = model.reconstruct(x);
+    (0..x.rows())
+        .map(|row| {
+            let errors = [
+                reconstruction.squared_errors[row].to_bits(),
+                reconstruction.squared_errors_input_units[row].to_bits(),
+            ];
+            [bits(&codes, row), bits(&decoded, row), bits(&reconstruction.rows, row), errors.to_vec()].concat()
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_row_has_the_same_bits_in_any_company_with_any_instructions(
+        widths in prop::collection::vec(1_usize..80, 2..6),
+        activation in prop::sample::select(&ACTIVATIONS[..]),
+        (gain, normalised) in (any::<bool>(), any::<bool>()),
+        rows in 1_usize..70,
+        cuts in prop::collection::vec(1_usize..40, 1..6),
+        seed in any::<u64>(),
+    ) {
+        let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+        let model = model(&widths, activation, gain, normalised, &mut stream);
+        let mut x = Lanes::zeros(rows, widths[0]);
+        for row in 0..rows {
+            for column in 0..widths[0] {
+                *x.at_mut(row, column) = stream.normal() as f32;
+            }
+        }
+        let expected = on(Isa::Portable, || results(&model, &x));
+        for isa in Isa::available() {
+            prop_assert_eq!(&on(isa, || results(&model, &x)), &expected, "{} rows together, {}", rows, isa);
+            let (mut from, mut cuts) = (0, cuts.iter().cycle());
+            while from < rows {
+                let count = cuts.next().copied().unwrap_or(1).min(rows - from);
+                let got = on(isa, || results(&model, &part(&x, from, count)));
+                prop_assert_eq!(&got[..], &expected[from..from + count], "rows {}..{}, {}", from, from + count, isa);
+                from += count;
+            }
+        }
+    }
+}
