@@ -51,7 +51,7 @@ pub enum BatchError {
         rows_max: usize,
         /// Limit.
         bytes_max: usize,
-        /// When what waits now will have been served, by the speed of the last batches.
+        /// When what waits now, and those who were refused before, will have been served, by the speed of the last batches.
         retry_after: Duration,
     },
     /// Larger than the whole queue: never admissible.

@@ -86,13 +86,34 @@ impl Pace {
         self.last = Some(now);
     }
 
-    /// When `rows` will have been computed by `threads`: 1 ms to 10 s.
-    pub(super) fn time_for(&self, rows: usize, threads: usize) -> Duration {
+    /// How long `threads` take for `rows`; `None` before anything was measured.
+    pub(super) fn time_for(&self, rows: usize, threads: usize) -> Option<Duration> {
         if self.rows <= 0.0 {
-            return RETRY_AFTER_UNKNOWN;
+            return None;
         }
         let seconds = rows as f64 * self.busy_seconds / (self.rows * threads as f64);
-        Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER_MAX).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER_MAX).min(RETRY_AFTER_MAX))
+    }
+}
+
+/// When those who were refused are to come back: one after the other, each when the work of those before it will be done.
+///
+/// Told the same time, all would come back together, and nearly all in vain: a refusal costs as much receiving as an answer.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Nobody was told a later time.
+    until: Option<Instant>,
+}
+
+impl Returns {
+    /// How long a refused request is to wait that takes `own`, while what takes `ahead` waits already: 1 ms to 10 s.
+    pub(super) fn next(&mut self, now: Instant, ahead: Option<Duration>, own: Option<Duration>) -> Duration {
+        let (Some(ahead), Some(own)) = (ahead, own) else { return RETRY_AFTER_UNKNOWN };
+        let first = now + ahead;
+        // Beyond the longest time that is told, nobody is put in order any more.
+        let at = self.until.map_or(first, |until| until.max(first)).min(now + RETRY_AFTER_MAX);
+        self.until = Some(at + own);
+        at.saturating_duration_since(now).max(RETRY_AFTER_MIN)
     }
 }
 
@@ -124,7 +145,8 @@ mod tests {
         for (second, rows, busy_ms) in batches {
             pace.record(start + Duration::from_secs(*second), *rows, Duration::from_millis(*busy_ms));
         }
-        let (got, expected) = (pace.time_for(rows, threads).as_secs_f64(), expected.as_secs_f64());
+        let got = pace.time_for(rows, threads).expect("measured");
+        let (got, expected) = (got.as_secs_f64(), expected.as_secs_f64());
         assert!((got - expected).abs() <= 0.01 * expected, "{got} s, expected {expected} s");
     }
 
@@ -147,9 +169,30 @@ mod tests {
 
     #[test]
     fn the_time_is_never_silly() {
-        check_time(&[], 1_000, 1, RETRY_AFTER_UNKNOWN);
-        check_time(&[(0, 1, 0)], 1_000, 1, RETRY_AFTER_MIN);
-        check_time(&[(0, 1, 10)], 0, 1, RETRY_AFTER_MIN);
+        assert_eq!(Pace::default().time_for(1_000, 1), None);
+        check_time(&[(0, 1, 10)], 0, 1, Duration::ZERO);
         check_time(&[(0, 1, 60_000)], 65_536, 1, RETRY_AFTER_MAX);
+    }
+
+    #[test]
+    fn the_refused_come_back_one_after_the_other() {
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let mut returns = Returns::default();
+        let times: Vec<Duration> = (0..3).map(|_| returns.next(now, Some(ms(100)), Some(ms(5)))).collect();
+        assert_eq!(times, [ms(100), ms(105), ms(110)]);
+        // Later on, those before have come: what waits now is what counts.
+        let later = now + ms(1_000);
+        assert_eq!(returns.next(later, Some(ms(20)), Some(ms(5))), ms(20));
+        assert_eq!(returns.next(later, Some(ms(0)), Some(ms(5))), ms(25), "after the last who was told");
+    }
+
+    #[test]
+    fn nobody_is_told_a_silly_time() {
+        let (now, mut returns) = (Instant::now(), Returns::default());
+        assert_eq!(returns.next(now, None, None), RETRY_AFTER_UNKNOWN);
+        assert_eq!(returns.next(now, Some(Duration::ZERO), Some(Duration::ZERO)), RETRY_AFTER_MIN);
+        for _ in 0..100 {
+            assert!(returns.next(now, Some(Duration::from_secs(1)), Some(Duration::from_secs(1))) <= RETRY_AFTER_MAX);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::load::{Load, Pace};
+use super::load::{Load, Pace, Returns};
 use super::policy::{Lines, Piece, Turn};
 use super::request::{Key, Question, Request};
 use super::{BatchError, BatchingConfig, Output, lock};
@@ -28,6 +28,7 @@ pub(super) struct Queue {
 struct State {
     lines: Lines<Key, Arc<Request>>,
     pace: Pace,
+    returns: Returns,
     /// Nothing is accepted any more.
     closed: bool,
 }
@@ -47,7 +48,12 @@ impl Queue {
             config,
             threads,
             load: Arc::default(),
-            state: Mutex::new(State { lines: Lines::new(), pace: Pace::default(), closed: false }),
+            state: Mutex::new(State {
+                lines: Lines::new(),
+                pace: Pace::default(),
+                returns: Returns::default(),
+                closed: false,
+            }),
             work: Condvar::new(),
             batches: AtomicU64::new(0),
             rows: AtomicU64::new(0),
@@ -75,7 +81,9 @@ impl Queue {
         // Claims are made under this lock alone: these numbers can only fall meanwhile.
         let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
         if rows > rows_max.saturating_sub(waiting_rows) || bytes > bytes_max.saturating_sub(waiting_bytes) {
-            let retry_after = state.pace.time_for(waiting_rows, self.threads);
+            let (ahead, own) =
+                (state.pace.time_for(waiting_rows, self.threads), state.pace.time_for(rows, self.threads));
+            let retry_after = state.returns.next(Instant::now(), ahead, own);
             return Err(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after });
         }
         let (request, answer) = Request::new(question, &self.load);
