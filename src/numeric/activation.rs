@@ -37,6 +37,18 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// One of each, for tests.
+    #[cfg(test)]
+    pub(crate) const EACH: [Self; 7] = [
+        Self::Linear,
+        Self::Relu,
+        Self::LeakyRelu { slope: 0.01 },
+        Self::Elu { alpha: 1.0 },
+        Self::Gelu,
+        Self::Tanh,
+        Self::Sigmoid,
+    ];
+
     /// Refuses parameters that make no sense, saying what was expected and what came.
     pub fn check(&self) -> Result<(), String> {
         match *self {
@@ -241,16 +253,6 @@ fn exp(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    const ALL: [Activation; 7] = [
-        Activation::Linear,
-        Activation::Relu,
-        Activation::LeakyRelu { slope: 0.01 },
-        Activation::Elu { alpha: 1.0 },
-        Activation::Gelu,
-        Activation::Tanh,
-        Activation::Sigmoid,
-    ];
-
     fn reference(activation: Activation, x: f64) -> f64 {
         match activation {
             Activation::Linear => x,
@@ -281,7 +283,7 @@ mod tests {
 
     #[test]
     fn values_are_within_2e_7() {
-        for activation in ALL {
+        for activation in Activation::EACH {
             for x in points() {
                 let expected = reference(activation, f64::from(x));
                 let got = f64::from(activation.value(x));
@@ -293,7 +295,7 @@ mod tests {
 
     #[test]
     fn slopes_are_finite_differences() {
-        for activation in ALL {
+        for activation in Activation::EACH {
             for x in points().filter(|x| x.abs() < 10.0 && x.abs() > 1e-3) {
                 let (x64, step) = (f64::from(x), 1e-6);
                 let expected = (reference(activation, x64 + step) - reference(activation, x64 - step)) / (2.0 * step);
@@ -314,12 +316,12 @@ mod tests {
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }
-        assert!(ALL.iter().all(|activation| activation.check().is_ok()));
+        assert!(Activation::EACH.iter().all(|activation| activation.check().is_ok()));
     }
 
     #[test]
     fn what_is_no_number_stays_none() {
-        for activation in ALL {
+        for activation in Activation::EACH {
             assert!(activation.value(f32::NAN).is_nan(), "{activation:?}");
         }
     }

@@ -8,16 +8,6 @@ use crate::numeric::kernels::on;
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{Activation, Isa};
 
-const ACTIVATIONS: [Activation; 7] = [
-    Activation::Linear,
-    Activation::Relu,
-    Activation::LeakyRelu { slope: 0.01 },
-    Activation::Elu { alpha: 1.0 },
-    Activation::Gelu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-];
-
 fn numbers(stream: &mut Stream, count: usize, size: f64) -> Vec<f32> {
     (0..count).map(|_| (stream.normal() * size) as f32).collect()
 }
@@ -89,7 +79,7 @@ proptest! {
     #[test]
     fn a_row_has_the_same_bits_in_any_company_with_any_instructions(
         widths in prop::collection::vec(1_usize..80, 2..6),
-        activation in prop::sample::select(&ACTIVATIONS[..]),
+        activation in prop::sample::select(&Activation::EACH[..]),
         (gain, normalised) in (any::<bool>(), any::<bool>()),
         rows in 1_usize..70,
         cuts in prop::collection::vec(1_usize..40, 1..6),

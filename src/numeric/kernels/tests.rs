@@ -7,16 +7,6 @@ use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{Activation, Lanes};
 
-const ACTIVATIONS: [Activation; 7] = [
-    Activation::Linear,
-    Activation::Relu,
-    Activation::LeakyRelu { slope: 0.01 },
-    Activation::Elu { alpha: 1.0 },
-    Activation::Gelu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-];
-
 fn random(count: usize, seed: u64) -> Vec<f32> {
     let mut stream = Stream::new(seed, 0, 0, Use::Weights);
     (0..count).map(|_| stream.normal() as f32).collect()
@@ -106,7 +96,7 @@ fn every_path_is_the_definition_where_panels_are_apart() {
 fn every_activation_has_the_same_bits_on_every_path() {
     say_paths();
     let values: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.007).chain([f32::MAX, -f32::MAX, 1e-40, -0.0]).collect();
-    for f in ACTIVATIONS {
+    for f in Activation::EACH {
         for isa in Isa::available() {
             let mut got = values.clone();
             on(isa, || activate(f, &mut got));
@@ -124,7 +114,7 @@ proptest! {
     fn every_path_is_the_definition(
         (outputs, inputs) in (1_usize..70, 1_usize..70),
         rows in 1_usize..70,
-        f in prop::sample::select(&ACTIVATIONS[..]),
+        f in prop::sample::select(&Activation::EACH[..]),
         seed: u32,
     ) {
         check(outputs, inputs, rows, f, u64::from(seed))?;
