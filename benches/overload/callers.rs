@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use halfhitch::rpc::pb::EncodeRequest;
+use tokio::time::MissedTickBehavior;
 use tonic::transport::Endpoint;
 
 use crate::answer::{Answer, Client, Tally, ask};
@@ -12,8 +13,10 @@ use crate::load::{Failure, Model, TELEMETRY, percentile};
 
 /// Answers may be larger than tonic's default.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Callers of the small model.
+/// Callers of the small model, and how often each asks: what they ask for is the same alone and in the flood, so that
+/// neither their own load nor what they leave for the others depends on how fast they are answered.
 const PROBE_CALLERS: usize = 4;
+const PROBE_EVERY: Duration = Duration::from_millis(4);
 
 /// What one kind of callers was told.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +67,7 @@ pub(crate) async fn flood(
         .map(|i| {
             // Both models over every connection.
             let client = clients[(i / 2) % connections].clone();
-            tokio::spawn(call(client, questions[i % 2].clone(), timeout, until))
+            tokio::spawn(call(client, questions[i % 2].clone(), timeout, until, None))
         })
         .collect();
     let mut told = [Vec::new(), Vec::new()];
@@ -80,13 +83,13 @@ pub(crate) fn probe(
     timeout: Duration,
     duration: Duration,
 ) -> thread::JoinHandle<Result<Told, Failure>> {
-    thread::spawn(move || {
+    let probe = thread::Builder::new().name("probe".to_owned()).spawn(move || {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let client = connect(address).await?;
             let until = Instant::now() + duration;
             let question = TELEMETRY.question(1);
             let callers: Vec<_> = (0..PROBE_CALLERS)
-                .map(|_| tokio::spawn(call(client.clone(), question.clone(), timeout, until)))
+                .map(|_| tokio::spawn(call(client.clone(), question.clone(), timeout, until, Some(PROBE_EVERY))))
                 .collect();
             let mut told = Vec::new();
             for caller in callers {
@@ -94,12 +97,27 @@ pub(crate) fn probe(
             }
             Ok(Told::gather(told))
         })
-    })
+    });
+    probe.expect("a thread starts")
 }
 
-async fn call(mut client: Client, question: EncodeRequest, timeout: Duration, until: Instant) -> Told {
+/// Asks until then: again at once, or every so often at most.
+async fn call(
+    mut client: Client,
+    question: EncodeRequest,
+    timeout: Duration,
+    until: Instant,
+    every: Option<Duration>,
+) -> Told {
     let mut told = Told::default();
+    let mut clock = every.map(tokio::time::interval);
+    if let Some(clock) = &mut clock {
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     while Instant::now() < until {
+        if let Some(clock) = &mut clock {
+            clock.tick().await;
+        }
         let start = Instant::now();
         let answer = ask(&mut client, question.clone(), timeout).await;
         told.tally.add(&answer);

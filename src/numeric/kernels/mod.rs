@@ -11,6 +11,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod ceiling;
+#[cfg(all(test, unix))]
+mod guarded;
 mod isa;
 mod outer;
 mod portable;

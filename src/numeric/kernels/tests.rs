@@ -1,4 +1,4 @@
-//! Every path against the definition in `matmul`, bit for bit, between guard regions.
+//! Every path against the definition in `matmul`, bit for bit, also where nothing lies around what it is given.
 
 use proptest::prelude::*;
 
@@ -102,6 +102,75 @@ fn every_activation_has_the_same_bits_on_every_path() {
             on(isa, || activate(f, &mut got));
             for (x, y) in values.iter().zip(&got) {
                 assert_eq!(y.to_bits(), f.value(*x).to_bits(), "{f:?}({x}) on {isa}");
+            }
+        }
+    }
+}
+
+/// Ragged sizes: no kernel reads or writes beside what it is given, wherever it lies.
+#[cfg(unix)]
+#[test]
+fn no_path_touches_what_lies_beside() {
+    use super::guarded::{Guarded, Home};
+    say_paths();
+    for (outputs, inputs) in [(1, 1), (3, 5), (16, 16), (17, 15), (31, 33), (50, 23), (32, 64)] {
+        let w = Weights::from_row_major(outputs, inputs, &random(outputs * inputs, 1));
+        for rows in (1..=18).chain([24, 31, 32, 47, 50, 65]) {
+            for direction in [Direction::Encode, Direction::Decode] {
+                let (x_columns, y_columns) = match direction {
+                    Direction::Encode => (inputs, outputs),
+                    Direction::Decode => (outputs, inputs),
+                };
+                let (x, bias) = (random(rows * x_columns, 2), random(y_columns, 3));
+                let results = Isa::available().flat_map(|isa| Home::ALL.map(|home| (isa, home))).map(|(isa, home)| {
+                    let mut y = Guarded::new(&vec![f32::NAN; rows * y_columns], home);
+                    on(isa, || {
+                        product(&mut Product {
+                            direction,
+                            w: &Guarded::new(w.panels(), home),
+                            w_stride: PANEL * inputs,
+                            outputs,
+                            inputs,
+                            rows,
+                            x: &Guarded::new(&x, home),
+                            y: &mut y,
+                            bias: Some(&Guarded::new(&bias, home)),
+                            activation: Activation::Elu { alpha: 1.0 },
+                        });
+                    });
+                    y.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+                });
+                let results: Vec<_> = results.collect();
+                assert!(
+                    results.windows(2).all(|pair| pair[0] == pair[1]),
+                    "{direction:?} {outputs}x{inputs} rows={rows}"
+                );
+            }
+            let (u, v) = (random(rows * outputs, 4), random(rows * inputs, 5));
+            for (isa, home) in Isa::available().flat_map(|isa| Home::ALL.map(|home| (isa, home))) {
+                let mut gradient = Guarded::new(&vec![0.0; outputs * inputs], home);
+                on(isa, || {
+                    outer(&mut Outer {
+                        w: &mut gradient,
+                        w_stride: PANEL * inputs,
+                        count: outputs,
+                        first: 0,
+                        outputs,
+                        inputs,
+                        rows,
+                        u: &Guarded::new(&u, home),
+                        v: &Guarded::new(&v, home),
+                        add: rows % 2 == 0,
+                    });
+                });
+            }
+        }
+    }
+    let values = random(67, 6);
+    for (isa, home) in Isa::available().flat_map(|isa| Home::ALL.map(|home| (isa, home))) {
+        for len in 1..=values.len() {
+            for f in Activation::EACH {
+                on(isa, || activate(f, &mut Guarded::new(&values[..len], home)));
             }
         }
     }
