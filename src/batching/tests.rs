@@ -1,5 +1,7 @@
 //! Tests of the whole layer, with arithmetic that echoes, blocks, panics or overflows on command.
 
+mod departures;
+
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 use std::task::Poll;

@@ -10,6 +10,7 @@ mod bits;
 mod bulk;
 mod cli;
 mod crash;
+mod departures;
 mod errors;
 mod golden;
 mod jobs;

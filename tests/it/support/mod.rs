@@ -234,3 +234,16 @@ pub(crate) fn untrained(widths: &[usize]) -> Artifact {
     let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
     Artifact { model: Autoencoder::new(spec, normaliser, layers), report: None, sha256: String::new() }
 }
+
+/// Imports an untrained model; the size of its file in bytes.
+pub(crate) async fn import(server: &process::ServerProcess, name: &str, widths: &[usize]) -> usize {
+    use pb::import_model_version_request::Message as Import;
+    let target = Import::Target(pb::ImportTarget { name: name.into() });
+    let file = untrained(widths).to_bytes();
+    let chunks: Vec<_> = file.chunks(1 << 20).map(|chunk| Import::Chunk(chunk.to_vec().into())).collect();
+    let messages =
+        std::iter::once(target).chain(chunks).map(|message| pb::ImportModelVersionRequest { message: Some(message) });
+    let mut models = server.models().await;
+    models.import_model_version(tokio_stream::iter(messages.collect::<Vec<_>>())).await.expect("imports");
+    file.len()
+}
