@@ -1,8 +1,9 @@
 //! How much is accepted and not yet answered, and how fast it goes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use super::sync::atomic::{AtomicUsize, Ordering};
 
 /// Rows not yet computed and bytes not yet answered, of all requests.
 ///

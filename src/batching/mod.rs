@@ -12,13 +12,13 @@ mod policy;
 mod queue;
 mod reply;
 mod request;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod worker;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 pub use error::{BadBatching, BatchError};
@@ -29,6 +29,8 @@ use crate::numeric::LANES;
 use crate::registry::LoadedModel;
 use queue::{Admitted, Queue};
 use request::{Key, Question};
+use sync::atomic::{AtomicU64, Ordering};
+use sync::{Mutex, MutexGuard};
 use worker::Compute;
 
 /// What to compute.

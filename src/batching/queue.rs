@@ -1,7 +1,6 @@
 //! What waits: admission, turns, and the end of it. One lock, held for moments; nothing is computed or freed under it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -9,6 +8,8 @@ use tokio::sync::oneshot;
 use super::load::{Load, Pace, Returns};
 use super::policy::{Lines, Piece, Turn};
 use super::request::{Key, Question, Request};
+use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::{Condvar, Mutex};
 use super::{BatchError, BatchingConfig, Output, lock};
 
 /// Waiting requests of all models and operations.

@@ -1,13 +1,14 @@
 //! One caller's rows, from the moment they are accepted to their answer.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::load::{Claim, Load};
 use super::reply::{Assembly, Computed};
+use super::sync::Mutex;
 use super::{BatchError, Operation, Output, lock};
 use crate::model::{Matrix, MatrixError, ModelKey};
 use crate::registry::LoadedModel;

@@ -1,6 +1,8 @@
 //! Tests of the whole layer, with arithmetic that echoes, blocks, panics or overflows on command.
 
 mod departures;
+#[cfg(feature = "interleavings")]
+mod interleavings;
 
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};

@@ -1,0 +1,80 @@
+//! Callers, serving threads and the end of the queue in many orders of their steps, chosen by a checker that also finds
+//! threads that wait for each other, and wake-ups that are lost.
+//!
+//! Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010, is what half of
+//! the schedules come from; the others are random.
+
+use shuttle::future::block_on;
+use shuttle::thread;
+
+use super::*;
+
+const SCHEDULES: usize = 20_000;
+/// Orderings that a bug of the kind that is looked for depends on.
+const DEPTH: usize = 4;
+
+const SERVING_THREADS: usize = 2;
+const CALLERS: usize = 4;
+
+/// A batcher whose threads are the checker's.
+fn started(config: BatchingConfig, compute: Compute) -> (Batcher, Vec<thread::JoinHandle<()>>) {
+    let (queue, compute) = (Arc::new(Queue::new(config, SERVING_THREADS)), Arc::new(compute));
+    let threads = (0..SERVING_THREADS).map(|_| {
+        let (queue, compute) = (Arc::clone(&queue), Arc::clone(&compute));
+        thread::spawn(move || worker::run(&queue, &compute))
+    });
+    let threads = threads.collect();
+    let (answered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    let inner = Inner { config, inline: false, queue, answered, refused, threads: Mutex::new(None) };
+    (Batcher { inner: Arc::new(inner) }, threads)
+}
+
+/// What every order of steps must keep to.
+fn callers_come_and_leave() {
+    // Room for some, so that refusals are among the answers; batches that split requests.
+    let config = BatchingConfig { batch_rows_max: 16, queue_rows_max: 50, ..BatchingConfig::default() };
+    let (batcher, threads) = started(config, Compute::new(echo));
+    let model = model(1);
+    let callers = (0..CALLERS).map(|caller| {
+        let (batcher, model) = (batcher.clone(), Arc::clone(&model));
+        thread::spawn(move || {
+            let firsts: Vec<f32> = (0..5 + 6 * caller).map(|row| (100 * caller + row) as f32).collect();
+            for operation in [Operation::Encode, Operation::Decode] {
+                let rows = matrix(widths(operation).0, &firsts);
+                let mut question = Box::pin(batcher.submit(Arc::clone(&model), operation, rows, None));
+                if caller == 1 {
+                    // Leaves: before the batch, in it, or when the answer is there.
+                    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                    let _ = question.as_mut().poll(&mut context);
+                    thread::yield_now();
+                    continue;
+                }
+                match block_on(question) {
+                    Ok(output) => check_echo(&output, operation, &model, &firsts),
+                    Err(BatchError::Full { .. } | BatchError::ShuttingDown) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        })
+    });
+    let mut callers: Vec<_> = callers.collect();
+    let last = callers.pop();
+    callers.into_iter().for_each(|caller| caller.join().expect("no panic"));
+    // While the last caller is at it.
+    batcher.inner.queue.close();
+    last.into_iter().for_each(|caller| caller.join().expect("no panic"));
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    let stats = batcher.stats();
+    assert_eq!((stats.waiting_rows, stats.waiting_bytes), (0, 0));
+    assert_eq!(Arc::strong_count(&model), 1, "every request is gone");
+}
+
+#[test]
+fn nobody_is_lost_in_random_orders() {
+    shuttle::check_random(callers_come_and_leave, SCHEDULES);
+}
+
+#[test]
+fn nobody_is_lost_in_orders_with_few_switches() {
+    shuttle::check_pct(callers_come_and_leave, SCHEDULES, DEPTH);
+}
