@@ -368,9 +368,10 @@ fn instructions(named: Option<OsString>) -> Result<Isa, ConfigError> {
 /// From this size on the system's allocator shall give memory back at once, in bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const GIVEN_BACK_BYTES_MIN: &str = "1048576";
-/// What it keeps of the smaller ones, for the next: without it every batch would ask the system anew.
+/// What each of its arenas keeps of the smaller ones, for the next: without it every message would ask the system anew, which
+/// costs a fifth of the time of a request of 400 KB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_BYTES: &str = "16777216";
+const KEPT_BYTES: &str = "524288";
 
 /// Starts this process anew, under the same id, with an allocator that gives memory back.
 ///
@@ -386,6 +387,8 @@ pub fn settle_allocator() {
         if std::env::var_os(VARIABLE).is_none()
             && let Ok(program) = std::env::current_exe()
         {
+            // Each keeps for itself what a large message took: few keep little, and fewer than cores suffice.
+            let arenas = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
             let mut arguments = std::env::args_os();
             let mut again = std::process::Command::new(program);
             if let Some(name) = arguments.next() {
@@ -396,6 +399,7 @@ pub fn settle_allocator() {
                 .args(arguments)
                 .env(VARIABLE, GIVEN_BACK_BYTES_MIN)
                 .env("MALLOC_TRIM_THRESHOLD_", KEPT_BYTES)
+                .env("MALLOC_ARENA_MAX", arenas.to_string())
                 .exec();
         }
     }

@@ -6,7 +6,7 @@ use super::request::Question;
 use super::worker::of_model;
 use super::{BatchError, Output};
 use crate::executor::catch;
-use crate::numeric::Lanes;
+use crate::numeric::{Lanes, Spare};
 
 /// About 5 us of arithmetic with AVX-512, and less than the two wake-ups that it replaces. An async thread has 50.
 const MULTIPLY_ADDS_MAX: usize = 200_000;
@@ -25,7 +25,7 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Result<Output, Batch
     let computed = catch(|| {
         let mut batch = Lanes::zeros(rows, question.rows.columns());
         question.rows.load_into(0..rows, &mut batch, 0);
-        of_model(&question.model, question.operation, &batch)
+        of_model(&question.model, question.operation, &batch, &mut Spare::default())
     });
     let computed = computed.map_err(|_| BatchError::WorkerLost)?;
     queue.count(rows);

@@ -34,6 +34,17 @@ struct State {
     closed: bool,
 }
 
+/// What came of waiting for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// There is some.
+    Work,
+    /// There was none for the time that was said.
+    Quiet,
+    /// There is none, and there will be none.
+    End,
+}
+
 /// Where an accepted request waits, and where its answer comes from.
 #[derive(Debug)]
 pub(super) struct Admitted {
@@ -110,16 +121,20 @@ impl Queue {
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// Blocks until something waits (true), or nothing does and nothing will (false).
-    pub(super) fn wait(&self) -> bool {
+    /// Blocks until something waits, or nothing does and nothing will, or nothing has for some time.
+    pub(super) fn wait(&self, at_most: Duration) -> Wait {
         let mut state = lock(&self.state);
         while state.lines.is_empty() {
             if state.closed {
-                return false;
+                return Wait::End;
             }
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let (locked, timeout) = self.work.wait_timeout(state, at_most).unwrap_or_else(PoisonError::into_inner);
+            state = locked;
+            if timeout.timed_out() && state.lines.is_empty() && !state.closed {
+                return Wait::Quiet;
+            }
         }
-        true
+        Wait::Work
     }
 
     /// Fails a request of which a piece went wrong, and forgets the rest of it.

@@ -17,7 +17,7 @@ use crate::model::{
     Artifact, Autoencoder, Loss, MatrixError, ModelKey, ModelSpec, NormalisationKind, TiedLayer, Values, Version,
 };
 use crate::numeric::matmul::Weights;
-use crate::numeric::{Activation, Lanes};
+use crate::numeric::{Activation, Lanes, Spare};
 
 const FEATURES: usize = 3;
 const CODE: usize = 2;
@@ -74,7 +74,7 @@ fn offset(model: &LoadedModel, operation: Operation) -> f32 {
 }
 
 /// Every number of a row is the row's first plus the offset; the error of a row is its first number.
-fn echo(model: &LoadedModel, operation: Operation, batch: &Lanes) -> Computed {
+fn echo(model: &LoadedModel, operation: Operation, batch: &Lanes, _: &mut Spare) -> Computed {
     let firsts = batch.column(0);
     assert!(!firsts.contains(&PANICS), "told to panic");
     let mut values = Lanes::zeros(batch.rows(), widths(operation).1);
@@ -99,11 +99,11 @@ impl Gate {
         let (entered, batches) = channel();
         let (go, wait) = channel();
         let wait = Mutex::new(wait);
-        let compute = Compute::new(move |model, operation, batch| {
+        let compute = Compute::new(move |model, operation, batch, spare| {
             let _ = entered.send(batch.column(0));
             // Without a gate any more everything passes.
             let _: Result<(), _> = lock(&wait).recv();
-            echo(model, operation, batch)
+            echo(model, operation, batch, spare)
         });
         (Self { batches, go }, compute)
     }
@@ -259,7 +259,7 @@ async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
     assert_eq!((both.squared_errors.len(), both.squared_errors_input_units.len()), (40, 40));
     for row in 0..40 {
         rows.load_into(row..row + 1, &mut alone, 0);
-        let code = model.artifact.model.encode(&alone);
+        let code = model.artifact.model.encode(&alone, &mut Spare::default());
         assert_eq!(numbers(&codes.matrix)[row * CODE..][..CODE], [code.at(0, 0), code.at(0, 1)], "row {row}");
     }
 }

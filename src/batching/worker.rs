@@ -3,27 +3,29 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::policy::Piece;
-use super::queue::Queue;
+use super::queue::{Queue, Wait};
 use super::reply::Computed;
 use super::request::Request;
 use super::{BatchError, Operation};
 use crate::executor::catch;
-use crate::numeric::Lanes;
+use crate::numeric::{Lanes, Spare};
 use crate::registry::LoadedModel;
 
-/// A thread without work keeps at most this much for its next batch.
-const IDLE_BATCH_BYTES_MAX: usize = 1 << 20;
+/// How long a thread without work keeps the matrices of its last batches for the next.
+const SPARE_KEPT: Duration = Duration::from_millis(50);
 
-type Arithmetic = dyn Fn(&LoadedModel, Operation, &Lanes) -> Computed + Send + Sync;
+type Arithmetic = dyn Fn(&LoadedModel, Operation, &Lanes, &mut Spare) -> Computed + Send + Sync;
 
 /// The arithmetic of a batch: tests put their own here.
 pub(super) struct Compute(Box<Arithmetic>);
 
 impl Compute {
-    pub(super) fn new(compute: impl Fn(&LoadedModel, Operation, &Lanes) -> Computed + Send + Sync + 'static) -> Self {
+    pub(super) fn new(
+        compute: impl Fn(&LoadedModel, Operation, &Lanes, &mut Spare) -> Computed + Send + Sync + 'static,
+    ) -> Self {
         Self(Box::new(compute))
     }
 
@@ -34,12 +36,12 @@ impl Compute {
 }
 
 /// The model's own arithmetic.
-pub(super) fn of_model(model: &LoadedModel, operation: Operation, batch: &Lanes) -> Computed {
+pub(super) fn of_model(model: &LoadedModel, operation: Operation, batch: &Lanes, spare: &mut Spare) -> Computed {
     let model = &model.artifact.model;
     match operation {
-        Operation::Encode => model.encode(batch).into(),
-        Operation::Decode => model.decode(batch).into(),
-        Operation::Reconstruct => model.reconstruct(batch).into(),
+        Operation::Encode => model.encode(batch, spare).into(),
+        Operation::Decode => model.decode(batch, spare).into(),
+        Operation::Reconstruct => model.reconstruct(batch, spare).into(),
     }
 }
 
@@ -51,22 +53,24 @@ impl fmt::Debug for Compute {
 
 /// Serves until the queue is closed and empty.
 pub(super) fn run(queue: &Queue, compute: &Compute) {
-    let mut batch = Lanes::default();
-    let mut batch_bytes_max = 0;
+    let mut spare = Spare::default();
     loop {
         let Some(pieces) = queue.take(Instant::now()) else {
-            if batch_bytes_max > IDLE_BATCH_BYTES_MAX {
-                (batch, batch_bytes_max) = (Lanes::default(), 0);
+            match queue.wait(SPARE_KEPT) {
+                Wait::Work => {}
+                Wait::Quiet => {
+                    spare = Spare::default();
+                    if queue.wait(Duration::MAX) == Wait::End {
+                        return;
+                    }
+                }
+                Wait::End => return,
             }
-            if queue.wait() {
-                continue;
-            }
-            return;
+            continue;
         };
-        let served = catch(|| serve(queue, compute, &pieces, &mut batch));
-        batch_bytes_max = batch_bytes_max.max(size_of_val(batch.values()));
+        let served = catch(|| serve(queue, compute, &pieces, &mut spare));
         if let Err(panicked) = served {
-            batch = Lanes::default();
+            spare = Spare::default();
             if let Some(piece) = pieces.first() {
                 let question = piece.request.question();
                 let (model, operation) = (&question.model.key, question.operation);
@@ -92,7 +96,7 @@ impl Member<'_> {
 }
 
 /// Computes one batch and answers the requests that end in it.
-fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], batch: &mut Lanes) {
+fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare: &mut Spare) {
     let mut members = Vec::with_capacity(pieces.len());
     let mut rows = 0;
     for piece in pieces {
@@ -106,14 +110,15 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], batch
     }
     let Some(first) = members.first() else { return };
     let question = first.piece.request.question();
+    let mut batch = spare.take();
     batch.reset(rows, question.rows.columns());
     for member in &members {
         let rows_of_request = member.piece.rows.clone();
-        member.piece.request.question().rows.load_into(rows_of_request, batch, member.first);
+        member.piece.request.question().rows.load_into(rows_of_request, &mut batch, member.first);
     }
 
     let started = Instant::now();
-    let computed = (compute.0)(&question.model, question.operation, batch);
+    let computed = (compute.0)(&question.model, question.operation, &batch, spare);
     assert_eq!(computed.values.rows(), rows, "a result for every row of the batch");
     let ended = Instant::now();
     queue.count(rows);
@@ -129,4 +134,6 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], batch
         }
     }
     queue.record(ended, rows, ended - started);
+    spare.put(batch);
+    spare.put(computed.values);
 }

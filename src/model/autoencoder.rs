@@ -1,11 +1,9 @@
 //! A tied-weight autoencoder: encode, decode, reconstruct.
 
-use std::borrow::Cow;
-
 use super::normalisation::Normaliser;
 use super::spec::{ModelSpec, NormalisationKind};
-use crate::numeric::Lanes;
 use crate::numeric::matmul::Weights;
+use crate::numeric::{Lanes, Spare};
 
 /// Encoder layer l and the decoder layer that uses its transpose (l counts from 0).
 #[derive(Clone, Debug, PartialEq)]
@@ -79,27 +77,27 @@ impl Autoencoder {
 
     /// Rows (n, d_0) in input units to codes (n, d_K). A row's code has the same bits in every batch.
     ///
+    /// Needs matrices for what lies between; `spare` has them ready if it was used before.
+    ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode(&self, rows: &Lanes) -> Lanes {
-        self.encode_normalised(&self.normalised(rows))
-    }
-
-    /// The rows themselves where nothing changes them.
-    fn normalised<'a>(&self, rows: &'a Lanes) -> Cow<'a, Lanes> {
-        let mut x = Cow::Borrowed(rows);
-        if self.normaliser.kind != NormalisationKind::None {
-            self.normaliser.apply(x.to_mut());
+    pub fn encode(&self, rows: &Lanes, spare: &mut Spare) -> Lanes {
+        if self.normaliser.kind == NormalisationKind::None {
+            return self.encode_normalised(rows, spare);
         }
-        x
+        let mut x = spare.take();
+        self.normaliser.apply_to(rows, &mut x);
+        let codes = self.encode_normalised(&x, spare);
+        spare.put(x);
+        codes
     }
 
     /// Codes (n, d_K) to rows (n, d_0) in input units. A code's row has the same bits in every batch.
     ///
     /// # Panics
     /// If the codes are not d_K wide; callers check that at the edge.
-    pub fn decode(&self, codes: &Lanes) -> Lanes {
-        let mut rows = self.decode_normalised(codes);
+    pub fn decode(&self, codes: &Lanes, spare: &mut Spare) -> Lanes {
+        let mut rows = self.decode_normalised(codes, spare);
         self.normaliser.undo(&mut rows);
         rows
     }
@@ -108,41 +106,44 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn reconstruct(&self, rows: &Lanes) -> Reconstruction {
-        let x = self.normalised(rows);
-        let mut x_hat = self.decode_normalised(&self.encode_normalised(&x));
+    pub fn reconstruct(&self, rows: &Lanes, spare: &mut Spare) -> Reconstruction {
+        let mut x = spare.take();
+        self.normaliser.apply_to(rows, &mut x);
+        let codes = self.encode_normalised(&x, spare);
+        let mut x_hat = self.decode_normalised(&codes, spare);
         let squared_errors = squared_distances(&x, &x_hat);
         self.normaliser.undo(&mut x_hat);
         let squared_errors_input_units = squared_distances(rows, &x_hat);
+        spare.put(codes);
+        spare.put(x);
         Reconstruction { rows: x_hat, squared_errors, squared_errors_input_units }
     }
 
     /// The encoder in the normalised space.
-    pub fn encode_normalised(&self, x: &Lanes) -> Lanes {
-        let (mut h, mut next) = (Lanes::default(), Lanes::default());
-        for (l, (layer, activation)) in self.layers.iter().zip(&self.spec.raw().encoder_activations).enumerate() {
-            let input = if l == 0 { x } else { &h };
-            layer.weight.encode_layer(input, &layer.encoder_bias, *activation, &mut next);
-            std::mem::swap(&mut h, &mut next);
+    fn encode_normalised(&self, x: &Lanes, spare: &mut Spare) -> Lanes {
+        let mut h = None;
+        for (layer, activation) in self.layers.iter().zip(&self.spec.raw().encoder_activations) {
+            let mut next = spare.take();
+            layer.weight.encode_layer(h.as_ref().unwrap_or(x), &layer.encoder_bias, *activation, &mut next);
+            h.replace(next).into_iter().for_each(|done| spare.put(done));
         }
-        h
+        h.unwrap_or_default()
     }
 
     /// The decoder in the normalised space.
-    pub fn decode_normalised(&self, code: &Lanes) -> Lanes {
-        let (mut g, mut next) = (Cow::Borrowed(code), Lanes::default());
+    fn decode_normalised(&self, codes: &Lanes, spare: &mut Spare) -> Lanes {
+        let mut g: Option<Lanes> = None;
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().decoder_activations).rev() {
             if let Some(gain) = &layer.gain {
-                scale_columns(g.to_mut(), gain);
+                let mut scaled = spare.take();
+                scaled.map_from(g.as_ref().unwrap_or(codes), |j, value| value * gain[j]);
+                g.replace(scaled).into_iter().for_each(|done| spare.put(done));
             }
-            layer.weight.decode_layer(&g, &layer.decoder_bias, *activation, &mut next);
-            // What was read makes room for what the next layer writes.
-            let done = std::mem::replace(&mut g, Cow::Owned(std::mem::take(&mut next)));
-            if let Cow::Owned(done) = done {
-                next = done;
-            }
+            let mut next = spare.take();
+            layer.weight.decode_layer(g.as_ref().unwrap_or(codes), &layer.decoder_bias, *activation, &mut next);
+            g.replace(next).into_iter().for_each(|done| spare.put(done));
         }
-        g.into_owned()
+        g.unwrap_or_default()
     }
 }
 

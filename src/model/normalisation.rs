@@ -99,6 +99,15 @@ impl Normaliser {
         });
     }
 
+    /// The same, from `rows` into `x`, which is overwritten.
+    pub fn apply_to(&self, rows: &Lanes, x: &mut Lanes) {
+        if self.offset.is_empty() {
+            x.map_from(rows, |_, value| value);
+        } else {
+            x.map_from(rows, |j, value| (value - self.offset[j]) / self.scale[j]);
+        }
+    }
+
     /// Normalised to input units, in place. Shape (n, d_0).
     pub fn undo(&self, rows: &mut Lanes) {
         if self.offset.is_empty() {

@@ -4,44 +4,11 @@
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
+use super::floats::Floats;
 use super::kernels::PANEL;
 
 /// Rows of a panel. A batch of a multiple of this many rows makes full use of the machine.
 pub const LANES: usize = PANEL;
-
-/// A cache line.
-#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// Floats that begin at a cache line: a vector then never lies across two of them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Floats {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-impl Floats {
-    pub(super) fn zeros(len: usize) -> Self {
-        Self { lines: vec![Line::zeroed(); len.div_ceil(16)], len }
-    }
-
-    /// Another length; keeps the memory where it suffices, and what is in it.
-    pub(super) fn resize(&mut self, len: usize) {
-        self.lines.resize(len.div_ceil(16), Line::zeroed());
-        self.len = len;
-    }
-
-    pub(super) fn as_slice(&self) -> &[f32] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
-    }
-
-    pub(super) fn as_mut_slice(&mut self) -> &mut [f32] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
-    }
-}
 
 /// A matrix of `rows` x `columns`, cut into panels of [`LANES`] rows. A panel is column-major; the last one holds the rows
 /// that are left, and no padding.
@@ -65,7 +32,7 @@ impl Lanes {
     pub fn reset(&mut self, rows: usize, columns: usize) {
         self.rows = rows;
         self.columns = columns;
-        self.values.resize(rows * columns);
+        self.values.reset(rows * columns);
     }
 
     /// Rows.
@@ -137,6 +104,20 @@ impl Lanes {
     pub fn panels(&self) -> impl Iterator<Item = (usize, usize, &[f32])> {
         let panels = self.values().chunks((LANES * self.columns).max(1)).enumerate();
         panels.map(|(i, panel)| (i * LANES, panel.len() / self.columns, panel))
+    }
+
+    /// Becomes `f(j, value)` of each value of `source`, j being its column.
+    pub fn map_from(&mut self, source: &Self, f: impl Fn(usize, f32) -> f32) {
+        self.reset(source.rows, source.columns);
+        let columns = self.columns.max(1);
+        let panels = self.values_mut().chunks_mut(LANES * columns).zip(source.values().chunks(LANES * columns));
+        for (target, source) in panels {
+            let rows = target.len() / columns;
+            let columns = target.chunks_exact_mut(rows).zip(source.chunks_exact(rows));
+            columns.enumerate().for_each(|(j, (target, source))| {
+                target.iter_mut().zip(source).for_each(|(target, value)| *target = f(j, *value));
+            });
+        }
     }
 
     /// Calls `change(j, part)` for the part of each column j that lies in a panel, panel after panel.
@@ -224,6 +205,24 @@ impl Lanes {
     }
 }
 
+/// Matrices that are not needed any more, for what needs some next: their pages are there and warm.
+#[derive(Debug, Default)]
+pub struct Spare {
+    matrices: Vec<Lanes>,
+}
+
+impl Spare {
+    /// A matrix of some shape with some values, to be [`Lanes::reset`].
+    pub fn take(&mut self) -> Lanes {
+        self.matrices.pop().unwrap_or_default()
+    }
+
+    /// The counterpart of [`Spare::take`].
+    pub fn put(&mut self, matrix: Lanes) {
+        self.matrices.push(matrix);
+    }
+}
+
 /// Columns that are turned at once: their lines and those of the rows stay in the first-level cache.
 const TURNED_COLUMNS: usize = 16;
 
@@ -294,13 +293,6 @@ mod tests {
         lanes.each_column_mut(|j, part| part.fill(j as f32 + 1.0));
         for row in 0..18 {
             assert_eq!((lanes.at(row, 0), lanes.at(row, 1)), (1.0, 2.0));
-        }
-    }
-
-    #[test]
-    fn floats_begin_at_a_cache_line() {
-        for len in [1, 15, 16, 1000] {
-            assert_eq!(Floats::zeros(len).as_slice().as_ptr().addr() % 64, 0);
         }
     }
 }

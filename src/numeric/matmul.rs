@@ -14,8 +14,8 @@
 //! alone: not on the number of rows, nor its position, its neighbours, the threads or the instructions. `kernels` computes
 //! these chains in several ways; the tests compare each with the loop above, bit for bit.
 
+use super::floats::Floats;
 use super::kernels::{self, Direction, Outer, PANEL, Product};
-use super::lanes::Floats;
 use super::{Activation, Lanes};
 
 /// A weight matrix W of shape (outputs, inputs). Both directions of a tied layer read this one copy.

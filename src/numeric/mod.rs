@@ -1,6 +1,7 @@
 //! Matrix products, activations, decompositions and random numbers. Pure: knows nothing of models, files or clocks.
 
 pub mod activation;
+mod floats;
 pub mod kernels;
 pub mod lanes;
 pub mod linalg;
@@ -9,4 +10,4 @@ pub mod rng;
 
 pub use activation::Activation;
 pub use kernels::{Isa, IsaError, init, isa};
-pub use lanes::{LANES, Lanes};
+pub use lanes::{LANES, Lanes, Spare};

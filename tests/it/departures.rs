@@ -41,7 +41,7 @@ async fn ten_thousand_departed_callers_leave_no_trace() {
                     let random = (n * AT_ONCE + place).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
                     let count = 1 + random % 24;
                     let question = client.encode(questions[count - 1].clone());
-                    let answer = if random % 4 == 0 {
+                    let answer = if random.is_multiple_of(4) {
                         Ok(question.await)
                     } else {
                         // Within some 16 ms: from before anything was sent to after the answer.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use halfhitch::model::Artifact;
 use halfhitch::model::gradient::{Gradient, Tape};
-use halfhitch::numeric::Lanes;
+use halfhitch::numeric::{Lanes, Spare};
 use serde::Deserialize;
 
 /// float32 against float64 over a few short sums: 1e-5 of the largest entry is what the format promises.
@@ -76,7 +76,7 @@ fn check_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
 fn codes_are_pytorchs() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
-        let codes = model.encode(&lanes(&reference.rows, model.spec().features()));
+        let codes = model.encode(&lanes(&reference.rows, model.spec().features()), &mut Spare::default());
         check_close(&name, &row_major(&codes), &reference.codes, TOLERANCE);
     }
 }
@@ -85,7 +85,7 @@ fn codes_are_pytorchs() {
 fn decoded_codes_are_pytorchs() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
-        let rows = model.decode(&lanes(&reference.codes, model.spec().code_length()));
+        let rows = model.decode(&lanes(&reference.codes, model.spec().code_length()), &mut Spare::default());
         check_close(&name, &row_major(&rows), &reference.reconstruction, TOLERANCE);
     }
 }
@@ -94,7 +94,7 @@ fn decoded_codes_are_pytorchs() {
 fn reconstructions_and_their_errors_are_pytorchs() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
-        let got = model.reconstruct(&lanes(&reference.rows, model.spec().features()));
+        let got = model.reconstruct(&lanes(&reference.rows, model.spec().features()), &mut Spare::default());
         check_close(&name, &row_major(&got.rows), &reference.reconstruction, TOLERANCE);
         check_close(&name, &got.squared_errors, &reference.squared_errors, TOLERANCE_OF_ERRORS);
         let expected = &reference.squared_errors_input_units;

@@ -60,9 +60,11 @@ fn part(x: &Lanes, from: usize, count: usize) -> Lanes {
 
 /// Code, decoded code, reconstruction and its errors of every row.
 fn results(model: &Autoencoder, x: &Lanes) -> Vec<Vec<u32>> {
-    let codes = model.encode(x);
-    let decoded = model.decode(&codes);
-    let reconstruction = model.reconstruct(x);
+    // What was there before must not show.
+    let mut spare = Spare::default();
+    let codes = model.encode(x, &mut spare);
+    let decoded = model.decode(&codes, &mut spare);
+    let reconstruction = model.reconstruct(x, &mut spare);
     (0..x.rows())
         .map(|row| {
             let errors = [

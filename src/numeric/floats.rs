@@ -1,0 +1,157 @@
+//! Memory for many floats.
+
+use bytemuck::{Pod, Zeroable};
+use memmap2::MmapMut;
+
+/// From here on floats have pages of their own: they go back to the system the moment they are dropped, whatever the
+/// allocator would keep of them.
+const OWN_PAGES_BYTES_MIN: usize = 128 << 10;
+/// What the processor's table of pages holds in one place, where the system has such: decoding jumps from panel to panel
+/// of W, and would look up nearly every one of its small pages anew.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+#[derive(Debug)]
+enum Memory {
+    Lines(Vec<Line>),
+    Pages(MmapMut),
+}
+
+impl Memory {
+    /// Zeros, at least `len` of them.
+    fn zeros(len: usize) -> Self {
+        let bytes = size_of::<f32>() * len;
+        if bytes >= OWN_PAGES_BYTES_MIN
+            && let Some(pages) = pages(bytes)
+        {
+            return Self::Pages(pages);
+        }
+        Self::Lines(vec![Line::zeroed(); len.div_ceil(16)])
+    }
+
+    fn as_slice(&self) -> &[f32] {
+        match self {
+            Self::Lines(lines) => bytemuck::cast_slice(lines),
+            Self::Pages(pages) => bytemuck::cast_slice(pages),
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [f32] {
+        match self {
+            Self::Lines(lines) => bytemuck::cast_slice_mut(lines),
+            Self::Pages(pages) => bytemuck::cast_slice_mut(pages),
+        }
+    }
+}
+
+/// `None` where the system has none to give: the allocator has the last word then.
+fn pages(bytes: usize) -> Option<MmapMut> {
+    // A whole number of huge pages begins at one. What is never touched takes no memory.
+    let mapped = if bytes < HUGE_PAGE_BYTES { bytes } else { bytes.next_multiple_of(HUGE_PAGE_BYTES) };
+    let pages = MmapMut::map_anon(mapped).ok()?;
+    #[cfg(target_os = "linux")]
+    {
+        // The last of them would be touched in part and taken whole.
+        let huge = bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+        if huge > 0 {
+            // A wish: small pages are right, too.
+            let _ = pages.advise_range(memmap2::Advice::HugePage, 0, huge);
+        }
+    }
+    Some(pages)
+}
+
+/// Floats that begin at a cache line: a vector then never lies across two of them.
+#[derive(Debug)]
+pub(super) struct Floats {
+    memory: Memory,
+    len: usize,
+}
+
+impl Floats {
+    pub(super) fn zeros(len: usize) -> Self {
+        Self { memory: Memory::zeros(len), len }
+    }
+
+    /// Another length. The memory is kept where it suffices; the values are whatever was there.
+    pub(super) fn reset(&mut self, len: usize) {
+        if len > self.memory.as_slice().len() {
+            self.memory = Memory::zeros(len);
+        }
+        self.len = len;
+    }
+
+    pub(super) fn as_slice(&self) -> &[f32] {
+        &self.memory.as_slice()[..self.len]
+    }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.memory.as_mut_slice()[..self.len]
+    }
+}
+
+impl Default for Floats {
+    fn default() -> Self {
+        Self::zeros(0)
+    }
+}
+
+impl Clone for Floats {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeros(self.len);
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
+    }
+}
+
+impl PartialEq for Floats {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Below and above what has pages of its own, and huge ones.
+    const LENGTHS: [usize; 8] = [0, 1, 16, 1_000, 32_767, 32_768, 600_001, 1 << 20];
+
+    #[test]
+    fn floats_begin_as_zeros_at_a_cache_line() {
+        for len in LENGTHS {
+            let floats = Floats::zeros(len);
+            assert_eq!(floats.as_slice().len(), len);
+            assert_eq!(floats.as_slice().as_ptr().addr() % 64, 0);
+            assert!(floats.as_slice().iter().all(|value| *value == 0.0));
+        }
+    }
+
+    #[test]
+    fn a_copy_is_its_own() {
+        for len in LENGTHS {
+            let mut floats = Floats::zeros(len);
+            floats.as_mut_slice().iter_mut().enumerate().for_each(|(i, value)| *value = i as f32);
+            let copy = floats.clone();
+            assert_eq!(copy, floats);
+            if let Some(last) = floats.as_mut_slice().last_mut() {
+                *last = -1.0;
+                assert_ne!(copy, floats);
+            }
+        }
+    }
+
+    #[test]
+    fn another_length_fits_whatever_was_before() {
+        let mut floats = Floats::default();
+        for len in LENGTHS.into_iter().chain(LENGTHS.into_iter().rev()) {
+            floats.reset(len);
+            assert_eq!(floats.as_mut_slice().len(), len);
+            floats.as_mut_slice().fill(1.0);
+        }
+    }
+}
