@@ -101,7 +101,10 @@ impl ServingThreads {
         let handles = (0..count)
             .map(|index| {
                 let body = Arc::clone(&body);
-                Builder::new().name(format!("serve-{index}")).spawn(move || body(index))
+                Builder::new().name(format!("serve-{index}")).spawn(move || {
+                    do_not_interrupt();
+                    body(index)
+                })
             })
             .collect::<io::Result<_>>()?;
         Ok(Self { handles })
@@ -150,6 +153,27 @@ pub fn spawn_training<T: Send + 'static>(
 fn invalid(error: BadThreads) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
+
+/// A serving thread that is woken waits until its core is free instead of taking it from the thread that receives: that one
+/// goes on receiving, and the batch grows. Its share of the core is the same.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn do_not_interrupt() {
+    use rustix::process::{getpriority_process, setpriority_process};
+    use thread_priority::{
+        NormalThreadSchedulePolicy, ThreadPriorityValue, ThreadSchedulePolicy, set_thread_priority_and_policy,
+        thread_native_id,
+    };
+    // What the crate calls 49 of 99 is nice 0; it sets that with the policy, whatever the thread had.
+    let nice = getpriority_process(None);
+    let middle = ThreadPriorityValue::try_from(49).map_or(ThreadPriority::Min, ThreadPriority::Crossplatform);
+    let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
+    // Where it is refused, serving is a little slower.
+    let _ = set_thread_priority_and_policy(thread_native_id(), middle, batch);
+    let _ = nice.and_then(|nice| setpriority_process(None, nice));
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn do_not_interrupt() {}
 
 /// Training at normal priority is still training: a system that refuses is told of once.
 fn lower_priority() {
@@ -251,6 +275,26 @@ mod tests {
         let alone = spawn_training("train", || thread_schedule_policy().expect("a policy")).expect("starts");
         assert_eq!(alone.blocking_recv().expect("sent").expect("no panic"), idle);
         assert_ne!(thread_schedule_policy().expect("a policy"), idle, "the caller keeps its own");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn serving_threads_do_not_interrupt_and_keep_their_share() {
+        use rustix::process::getpriority_process;
+        use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
+        if lowest_priority_is_refused_here() {
+            eprintln!("skipped: this system does not let threads change their policy");
+            return;
+        }
+        let before = getpriority_process(None).expect("a nice value");
+        let threads = ServingThreads::spawn(1, move |_| {
+            let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
+            assert_eq!(thread_schedule_policy().expect("a policy"), batch);
+            assert_eq!(getpriority_process(None).expect("a nice value"), before);
+        });
+        for handle in threads.expect("starts").handles {
+            handle.join().expect("as it should be");
+        }
     }
 
     /// Some sandboxes have one policy only.
