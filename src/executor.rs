@@ -103,7 +103,7 @@ impl ServingThreads {
                 let body = Arc::clone(&body);
                 Builder::new().name(format!("serve-{index}")).spawn(move || {
                     do_not_interrupt();
-                    body(index)
+                    body(index);
                 })
             })
             .collect::<io::Result<_>>()?;

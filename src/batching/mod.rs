@@ -165,6 +165,19 @@ impl Batcher {
         outcome
     }
 
+    /// Whether so much waits that [`Batcher::refuse_early`] may have something to say.
+    pub fn is_busy(&self) -> bool {
+        self.inner.queue.is_busy()
+    }
+
+    /// The refusal of a question of which `message_bytes` are known to come, if one that was no larger was refused and
+    /// would be refused again. Counts as refused.
+    pub fn refuse_early(&self, message_bytes: usize) -> Option<BatchError> {
+        let refusal = self.inner.queue.refuse_early(message_bytes)?;
+        self.inner.refused.fetch_add(1, Ordering::Relaxed);
+        Some(refusal)
+    }
+
     async fn ask(
         &self,
         model: Arc<LoadedModel>,

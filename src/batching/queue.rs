@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::load::{Load, Pace, Returns};
 use super::policy::{Lines, Piece, Turn};
-use super::request::{Key, Question, Request};
+use super::request::{Key, Question, Request, SMALL_BYTES_MAX};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
 use super::{BatchError, BatchingConfig, Output, lock};
@@ -30,8 +30,20 @@ struct State {
     lines: Lines<Key, Arc<Request>>,
     pace: Pace,
     returns: Returns,
+    /// The smallest question that was refused since there was room for one like it.
+    refused: Option<Refused>,
     /// Nothing is accepted any more.
     closed: bool,
+}
+
+/// A question that was refused.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    /// Of the matrix: less than its message takes on the wire.
+    matrix_bytes: usize,
+    /// What it would have taken of the bounds.
+    rows: usize,
+    bytes: usize,
 }
 
 /// What came of waiting for work.
@@ -64,6 +76,7 @@ impl Queue {
                 lines: Lines::new(),
                 pace: Pace::default(),
                 returns: Returns::default(),
+                refused: None,
                 closed: false,
             }),
             work: Condvar::new(),
@@ -85,24 +98,55 @@ impl Queue {
     /// Accepts a question that was checked, or refuses it at once.
     pub(super) fn admit(&self, question: Question) -> Result<Admitted, BatchError> {
         let (rows, bytes, key) = (question.rows.rows(), question.bytes(), question.key());
-        let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         let mut state = lock(&self.state);
         if state.closed {
             return Err(BatchError::ShuttingDown);
         }
-        // Claims are made under this lock alone: these numbers can only fall meanwhile.
-        let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
-        if rows > rows_max.saturating_sub(waiting_rows) || bytes > bytes_max.saturating_sub(waiting_bytes) {
-            let (ahead, own) =
-                (state.pace.time_for(waiting_rows, self.threads), state.pace.time_for(rows, self.threads));
-            let retry_after = state.returns.next(Instant::now(), ahead, own);
-            return Err(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after });
+        if let Some(refusal) = self.refusal(&mut state, rows, bytes) {
+            let matrix_bytes = question.rows.bytes();
+            if state.refused.is_none_or(|smallest| matrix_bytes < smallest.matrix_bytes) {
+                state.refused = Some(Refused { matrix_bytes, rows, bytes });
+            }
+            return Err(refusal);
         }
         let (request, answer) = Request::new(question, &self.load);
         let ticket = state.lines.push(key.clone(), request, rows);
         drop(state);
         self.work.notify_one();
         Ok(Admitted { key, ticket, answer })
+    }
+
+    /// Refuses what would exceed a bound.
+    fn refusal(&self, state: &mut State, rows: usize, bytes: usize) -> Option<BatchError> {
+        let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
+        // Claims are made under the queue's lock alone: these numbers can only fall meanwhile.
+        let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
+        if rows <= rows_max.saturating_sub(waiting_rows) && bytes <= bytes_max.saturating_sub(waiting_bytes) {
+            return None;
+        }
+        let (ahead, own) = (state.pace.time_for(waiting_rows, self.threads), state.pace.time_for(rows, self.threads));
+        let retry_after = state.returns.next(Instant::now(), ahead, own);
+        Some(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after })
+    }
+
+    /// Whether more than half of a bound is taken.
+    pub(super) fn is_busy(&self) -> bool {
+        self.load.rows() > self.config.queue_rows_max / 2 || self.load.bytes() > self.config.queue_bytes_max / 2
+    }
+
+    /// The refusal of a question whose message has so many bytes, if a question that was no larger was refused and would
+    /// be again. Small ones are not looked at: they may be tiny.
+    pub(super) fn refuse_early(&self, message_bytes: usize) -> Option<BatchError> {
+        let mut state = lock(&self.state);
+        let Refused { matrix_bytes, rows, bytes } = state.refused?;
+        if message_bytes < matrix_bytes || message_bytes <= SMALL_BYTES_MAX {
+            return None;
+        }
+        let refusal = self.refusal(&mut state, rows, bytes);
+        if refusal.is_none() {
+            state.refused = None;
+        }
+        refusal
     }
 
     /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.

@@ -14,7 +14,7 @@ use crate::model::{Matrix, MatrixError, ModelKey};
 use crate::registry::LoadedModel;
 
 /// Larger requests are looked through for NaN on the compute threads: an async thread has some 50 µs for all it does.
-const INLINE_CHECK_BYTES_MAX: usize = 16 << 10;
+pub(super) const SMALL_BYTES_MAX: usize = 16 << 10;
 
 /// What a batch has in common.
 pub(super) type Key = (ModelKey, Operation);
@@ -50,7 +50,7 @@ impl Question {
 
     /// Whether it was looked through for NaN by [`Question::check`].
     pub(super) fn is_small(&self) -> bool {
-        self.rows.bytes() <= INLINE_CHECK_BYTES_MAX
+        self.rows.bytes() <= SMALL_BYTES_MAX
     }
 
     /// Fused multiply-adds of its arithmetic.

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::reply::Computed;
+use super::request::SMALL_BYTES_MAX;
 use super::*;
 use crate::model::normalisation::Normaliser;
 use crate::model::spec::RawModelSpec;
@@ -366,6 +367,35 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     let again = queued(&batcher, matrix(FEATURES, &[3.0; 10]));
     gate.release();
     again.await.expect("an answer");
+}
+
+#[tokio::test]
+async fn what_is_no_smaller_than_the_refused_is_refused_by_its_length() {
+    let width = SMALL_BYTES_MAX; // In floats: one row is large.
+    let large = |rows: usize| Question {
+        model: model(1),
+        operation: Operation::Encode,
+        rows: matrix(width, &vec![1.0; rows]),
+        deadline: None,
+    };
+    let queue = Queue::new(BatchingConfig { queue_rows_max: 10, ..small_batches() }, 1);
+    assert!(!queue.is_busy());
+    let Ok(first) = queue.admit(large(8)) else { panic!("there is room") };
+    assert!(queue.is_busy());
+    let message_bytes = 3 * width * 4 + 20;
+    assert_eq!(queue.refuse_early(message_bytes), None, "nobody was refused yet");
+    assert!(matches!(queue.admit(large(3)), Err(BatchError::Full { .. })));
+    match queue.refuse_early(message_bytes) {
+        Some(BatchError::Full { waiting_rows: 8, rows_max: 10, retry_after, .. }) => {
+            assert!(retry_after >= Duration::from_millis(1));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(queue.refuse_early(2 * width * 4 + 20), None, "two rows might fit");
+    assert!(queue.admit(large(2)).is_ok());
+    queue.withdraw(&first.key, first.ticket);
+    drop(first);
+    assert_eq!(queue.refuse_early(message_bytes), None, "there is room again");
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::service::Routes;
+use tonic::service::{LayerExt, Routes};
+use tower::util::MapRequestLayer;
 
 use crate::batching::{Batcher, BatchingConfig, Stats};
 use crate::executor::ExecutorConfig;
@@ -138,9 +139,11 @@ impl Opened {
         let bytes_max = transport.message_bytes_max;
         let routes = Routes::new(health_service)
             .add_service(
-                pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
-                    .max_decoding_message_size(bytes_max)
-                    .max_encoding_message_size(usize::MAX),
+                MapRequestLayer::new(api.early()).named_layer(
+                    pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
+                        .max_decoding_message_size(bytes_max)
+                        .max_encoding_message_size(usize::MAX),
+                ),
             )
             .add_service(
                 pb::model_service_server::ModelServiceServer::new(api.clone()).max_decoding_message_size(bytes_max),

@@ -104,6 +104,16 @@ impl Service {
         self.compute(&key, Operation::Reconstruct, rows, deadline).await
     }
 
+    /// Whether so much waits that large questions may find no room.
+    pub fn is_busy(&self) -> bool {
+        self.batcher.is_busy()
+    }
+
+    /// The refusal of a question that takes `message_bytes` on the wire, where that is certain before it was received.
+    pub fn refuse_early(&self, message_bytes: usize) -> Option<ServiceError> {
+        self.batcher.refuse_early(message_bytes).map(ServiceError::from)
+    }
+
     /// The version that is meant. To decode it must be named: codes belong to the version that made them, and decoding
     /// them with another would be silent garbage.
     fn choose(&self, name: &ModelName, selector: &Selector, operation: Operation) -> Result<ModelKey, ServiceError> {
