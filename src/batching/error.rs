@@ -40,7 +40,7 @@ pub enum BatchError {
     },
     /// Queue full.
     #[error(
-        "the queue is full: {waiting_rows} rows of {waiting_bytes} bytes wait, the limits are {rows_max} rows and {bytes_max} bytes; come back in {retry_after:?}"
+        "the queue is full for this model: {waiting_rows} rows of {waiting_bytes} bytes wait in all, the limits are {rows_max} rows and {bytes_max} bytes, and no model may take all of them; come back in {retry_after:?}"
     )]
     Full {
         /// Rows that wait.

@@ -1,5 +1,7 @@
 //! How much is accepted and not yet answered, and how fast it goes.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,33 +26,73 @@ impl Load {
     }
 }
 
-/// One request's share of the [`Load`]. Dropping it gives back what is left of it.
+/// What one line may have at most, as a multiple of what is free: the dynamic threshold of Choudhury and Hahne, "Dynamic
+/// Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6(2), 1998.
+///
+/// One line alone gets 4/5 of a bound, two that both want all of it 4/9 each: whoever comes first takes it from nobody.
+const LINE_PER_FREE: usize = 4;
+
+/// Whether something of a size goes into what is bounded by `max`, of which `all` is taken, `line` by its own line.
+pub(super) fn has_room(size: usize, line: usize, all: usize, max: usize) -> bool {
+    let free = max.saturating_sub(all);
+    // Whatever the whole has room for goes into an empty line.
+    size <= free && (line == 0 || line.saturating_add(size) <= LINE_PER_FREE.saturating_mul(free))
+}
+
+/// The load of each line.
+#[derive(Debug)]
+pub(super) struct Loads<K>(HashMap<K, Arc<Load>>);
+
+impl<K: Clone + Eq + Hash> Loads<K> {
+    pub(super) fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// Of a line that may be new.
+    pub(super) fn line(&mut self, key: &K) -> Arc<Load> {
+        if !self.0.contains_key(key) {
+            // Those that nobody claims a part of are empty.
+            self.0.retain(|_, load| Arc::strong_count(load) > 1);
+        }
+        Arc::clone(self.0.entry(key.clone()).or_default())
+    }
+}
+
+/// One request's share of the [`Load`]s of its line and of all. Dropping it gives back what is left of it.
 #[derive(Debug)]
 pub(super) struct Claim {
-    load: Arc<Load>,
+    loads: [Arc<Load>; 2],
     rows: AtomicUsize,
     bytes: AtomicUsize,
 }
 
 impl Claim {
-    pub(super) fn new(load: &Arc<Load>, rows: usize, bytes: usize) -> Self {
-        load.rows.fetch_add(rows, Ordering::AcqRel);
-        load.bytes.fetch_add(bytes, Ordering::AcqRel);
-        Self { load: Arc::clone(load), rows: AtomicUsize::new(rows), bytes: AtomicUsize::new(bytes) }
+    pub(super) fn new(loads: [Arc<Load>; 2], rows: usize, bytes: usize) -> Self {
+        for load in &loads {
+            load.rows.fetch_add(rows, Ordering::AcqRel);
+            load.bytes.fetch_add(bytes, Ordering::AcqRel);
+        }
+        Self { loads, rows: AtomicUsize::new(rows), bytes: AtomicUsize::new(bytes) }
     }
 
     /// `count` more rows are computed; each row is given back once.
     pub(super) fn rows_done(&self, count: usize) {
         let update = |left: usize| Some(left.saturating_sub(count));
         if let Ok(left) = self.rows.fetch_update(Ordering::AcqRel, Ordering::Acquire, update) {
-            self.load.rows.fetch_sub(left.min(count), Ordering::AcqRel);
+            self.give_back(left.min(count), 0);
         }
     }
 
     /// Gives everything back.
     pub(super) fn release(&self) {
-        self.load.rows.fetch_sub(self.rows.swap(0, Ordering::AcqRel), Ordering::AcqRel);
-        self.load.bytes.fetch_sub(self.bytes.swap(0, Ordering::AcqRel), Ordering::AcqRel);
+        self.give_back(self.rows.swap(0, Ordering::AcqRel), self.bytes.swap(0, Ordering::AcqRel));
+    }
+
+    fn give_back(&self, rows: usize, bytes: usize) {
+        for load in &self.loads {
+            load.rows.fetch_sub(rows, Ordering::AcqRel);
+            load.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        }
     }
 }
 
@@ -124,8 +166,10 @@ mod tests {
 
     #[test]
     fn a_claim_gives_back_all_it_took_and_no_more() {
-        let load = Arc::new(Load::default());
-        let (first, second) = (Claim::new(&load, 10, 100), Claim::new(&load, 5, 50));
+        let [load, a, b] = [(); 3].map(|()| Arc::new(Load::default()));
+        let first = Claim::new([Arc::clone(&load), Arc::clone(&a)], 10, 100);
+        let second = Claim::new([Arc::clone(&load), Arc::clone(&b)], 5, 50);
+        assert_eq!((a.rows(), a.bytes(), b.rows(), b.bytes()), (10, 100, 5, 50));
         first.rows_done(4);
         assert_eq!((load.rows(), load.bytes()), (11, 150));
         first.rows_done(100);
@@ -135,7 +179,53 @@ mod tests {
         drop(first);
         assert_eq!((load.rows(), load.bytes()), (5, 50));
         drop(second);
-        assert_eq!((load.rows(), load.bytes()), (0, 0));
+        for load in [load, a, b] {
+            assert_eq!((load.rows(), load.bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn loads_of_lines_that_are_empty_are_forgotten() {
+        let mut loads = Loads::new();
+        for key in 0..1_000 {
+            let line = loads.line(&key);
+            drop(Claim::new([line, Arc::default()], 1, 1));
+        }
+        assert_eq!(loads.0.len(), 1);
+        let line = loads.line(&7);
+        let kept = Claim::new([line, Arc::default()], 1, 1);
+        assert_eq!((loads.line(&8).rows(), loads.line(&9).rows(), loads.line(&7).rows()), (0, 0, 1));
+        drop(kept);
+    }
+
+    /// Requests of `size`, from lines in turn, until none of them has room for one more: what each has.
+    #[track_caller]
+    fn check_shares(max: usize, size: usize, expected: &[usize]) {
+        let mut lines = vec![0; expected.len()];
+        while let Some(line) = (0..lines.len())
+            .filter(|line| has_room(size, lines[*line], lines.iter().sum(), max))
+            .min_by_key(|line| lines[*line])
+        {
+            lines[line] += size;
+        }
+        assert_eq!(lines, expected, "{max} in pieces of {size}");
+    }
+
+    #[test]
+    fn one_line_leaves_room_for_another() {
+        check_shares(1_000, 1, &[800]);
+        check_shares(900, 1, &[400, 400]);
+        check_shares(1_024, 64, &[832]);
+        check_shares(100, 90, &[90]);
+    }
+
+    #[test]
+    fn an_empty_line_gets_what_the_whole_has_room_for() {
+        assert!(has_room(100, 0, 0, 100));
+        assert!(has_room(20, 0, 80, 100));
+        assert!(!has_room(21, 0, 80, 100));
+        assert!(!has_room(1, 800, 800, 1_000));
+        assert!(has_room(1, 799, 799, 1_000));
     }
 
     /// After batches of (seconds since the start, rows, milliseconds of computing).

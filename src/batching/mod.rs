@@ -170,10 +170,15 @@ impl Batcher {
         self.inner.queue.is_busy()
     }
 
-    /// The refusal of a question of which `message_bytes` are known to come, if one that was no larger was refused and
-    /// would be refused again. Counts as refused.
-    pub fn refuse_early(&self, message_bytes: usize) -> Option<BatchError> {
-        let refusal = self.inner.queue.refuse_early(message_bytes)?;
+    /// The refusal of a question that did not come yet, but whose matrix will take `matrix_bytes`, if there is no room for
+    /// it. Small ones are let through: they may not need any. Counts as refused.
+    pub fn refuse_early(&self, model: &LoadedModel, operation: Operation, matrix_bytes: usize) -> Option<BatchError> {
+        if matrix_bytes <= request::SMALL_BYTES_MAX {
+            return None;
+        }
+        let rows = matrix_bytes / (4 * request::columns(model, operation));
+        let bytes = request::answer_bytes(model, operation, rows).saturating_add(matrix_bytes);
+        let refusal = self.inner.queue.refuse_early(&(model.key.clone(), operation), rows, bytes)?;
         self.inner.refused.fetch_add(1, Ordering::Relaxed);
         Some(refusal)
     }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::load::{Load, Pace, Returns};
+use super::load::{Load, Loads, Pace, Returns, has_room};
 use super::policy::{Lines, Piece, Turn};
-use super::request::{Key, Question, Request, SMALL_BYTES_MAX};
+use super::request::{Key, Question, Request};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
 use super::{BatchError, BatchingConfig, Output, lock};
@@ -30,20 +30,9 @@ struct State {
     lines: Lines<Key, Arc<Request>>,
     pace: Pace,
     returns: Returns,
-    /// The smallest question that was refused since there was room for one like it.
-    refused: Option<Refused>,
+    loads: Loads<Key>,
     /// Nothing is accepted any more.
     closed: bool,
-}
-
-/// A question that was refused.
-#[derive(Clone, Copy, Debug)]
-struct Refused {
-    /// Of the matrix: less than its message takes on the wire.
-    matrix_bytes: usize,
-    /// What it would have taken of the bounds.
-    rows: usize,
-    bytes: usize,
 }
 
 /// What came of waiting for work.
@@ -76,7 +65,7 @@ impl Queue {
                 lines: Lines::new(),
                 pace: Pace::default(),
                 returns: Returns::default(),
-                refused: None,
+                loads: Loads::new(),
                 closed: false,
             }),
             work: Condvar::new(),
@@ -102,26 +91,25 @@ impl Queue {
         if state.closed {
             return Err(BatchError::ShuttingDown);
         }
-        if let Some(refusal) = self.refusal(&mut state, rows, bytes) {
-            let matrix_bytes = question.rows.bytes();
-            if state.refused.is_none_or(|smallest| matrix_bytes < smallest.matrix_bytes) {
-                state.refused = Some(Refused { matrix_bytes, rows, bytes });
-            }
+        let line = state.loads.line(&key);
+        if let Some(refusal) = self.refusal(&mut state, &line, rows, bytes) {
             return Err(refusal);
         }
-        let (request, answer) = Request::new(question, &self.load);
+        let (request, answer) = Request::new(question, [Arc::clone(&self.load), line]);
         let ticket = state.lines.push(key.clone(), request, rows);
         drop(state);
         self.work.notify_one();
         Ok(Admitted { key, ticket, answer })
     }
 
-    /// Refuses what would exceed a bound.
-    fn refusal(&self, state: &mut State, rows: usize, bytes: usize) -> Option<BatchError> {
+    /// Refuses what would exceed a bound, or its line's share of it.
+    fn refusal(&self, state: &mut State, line: &Load, rows: usize, bytes: usize) -> Option<BatchError> {
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         // Claims are made under the queue's lock alone: these numbers can only fall meanwhile.
         let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
-        if rows <= rows_max.saturating_sub(waiting_rows) && bytes <= bytes_max.saturating_sub(waiting_bytes) {
+        if has_room(rows, line.rows(), waiting_rows, rows_max)
+            && has_room(bytes, line.bytes(), waiting_bytes, bytes_max)
+        {
             return None;
         }
         let (ahead, own) = (state.pace.time_for(waiting_rows, self.threads), state.pace.time_for(rows, self.threads));
@@ -129,24 +117,16 @@ impl Queue {
         Some(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after })
     }
 
-    /// Whether more than half of a bound is taken.
+    /// Whether a third of a bound is taken: with less, few are refused.
     pub(super) fn is_busy(&self) -> bool {
-        self.load.rows() > self.config.queue_rows_max / 2 || self.load.bytes() > self.config.queue_bytes_max / 2
+        self.load.rows() > self.config.queue_rows_max / 3 || self.load.bytes() > self.config.queue_bytes_max / 3
     }
 
-    /// The refusal of a question whose message has so many bytes, if a question that was no larger was refused and would
-    /// be again. Small ones are not looked at: they may be tiny.
-    pub(super) fn refuse_early(&self, message_bytes: usize) -> Option<BatchError> {
+    /// The refusal of a question that did not come yet, if there is no room for it.
+    pub(super) fn refuse_early(&self, key: &Key, rows: usize, bytes: usize) -> Option<BatchError> {
         let mut state = lock(&self.state);
-        let Refused { matrix_bytes, rows, bytes } = state.refused?;
-        if message_bytes < matrix_bytes || message_bytes <= SMALL_BYTES_MAX {
-            return None;
-        }
-        let refusal = self.refusal(&mut state, rows, bytes);
-        if refusal.is_none() {
-            state.refused = None;
-        }
-        refusal
+        let line = state.loads.line(key);
+        self.refusal(&mut state, &line, rows, bytes)
     }
 
     /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.

@@ -31,11 +31,8 @@ pub(super) struct Question {
 impl Question {
     /// Refuses a wrong width, a deadline that has passed, and NaN in the rows if there are few.
     pub(super) fn check(&self, now: Instant) -> Result<(), BatchError> {
-        let spec = self.model.artifact.model.spec();
-        let (what, expected) = match self.operation {
-            Operation::Encode | Operation::Reconstruct => ("the input", spec.features()),
-            Operation::Decode => ("the code", spec.code_length()),
-        };
+        let expected = columns(&self.model, self.operation);
+        let what = if self.operation == Operation::Decode { "the code" } else { "the input" };
         if self.rows.columns() != expected {
             return Err(BatchError::Columns { what, got: self.rows.columns(), expected });
         }
@@ -67,15 +64,29 @@ impl Question {
 
     /// What the question and its answer take in memory.
     pub(super) fn bytes(&self) -> usize {
-        let spec = self.model.artifact.model.spec();
-        let answer_columns = match self.operation {
-            Operation::Encode => spec.code_length(),
-            Operation::Decode => spec.features(),
-            // Two errors beside each row.
-            Operation::Reconstruct => spec.features() + 2,
-        };
-        self.rows.rows().saturating_mul(answer_columns * 4).saturating_add(self.rows.bytes())
+        answer_bytes(&self.model, self.operation, self.rows.rows()).saturating_add(self.rows.bytes())
     }
+}
+
+/// Columns of the rows that are asked about.
+pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
+    let spec = model.artifact.model.spec();
+    match operation {
+        Operation::Encode | Operation::Reconstruct => spec.features(),
+        Operation::Decode => spec.code_length(),
+    }
+}
+
+/// What the answer about so many rows takes in memory.
+pub(super) fn answer_bytes(model: &LoadedModel, operation: Operation, rows: usize) -> usize {
+    let spec = model.artifact.model.spec();
+    let columns = match operation {
+        Operation::Encode => spec.code_length(),
+        Operation::Decode => spec.features(),
+        // Two errors beside each row.
+        Operation::Reconstruct => spec.features() + 2,
+    };
+    rows.saturating_mul(columns * 4)
 }
 
 fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {
@@ -99,11 +110,11 @@ impl Request {
     /// A question that [`Question::check`] has let pass.
     pub(super) fn new(
         question: Question,
-        load: &Arc<Load>,
+        loads: [Arc<Load>; 2],
     ) -> (Arc<Self>, oneshot::Receiver<Result<Output, BatchError>>) {
         let (sender, receiver) = oneshot::channel();
         let request = Self {
-            claim: Claim::new(load, question.rows.rows(), question.bytes()),
+            claim: Claim::new(loads, question.rows.rows(), question.bytes()),
             finite: if question.is_small() { OnceLock::from(Ok(())) } else { OnceLock::new() },
             sender: Mutex::new(Some(sender)),
             assembly: Mutex::new(Assembly::new(question.rows.rows(), question.rows.values())),

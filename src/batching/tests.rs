@@ -10,7 +10,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::reply::Computed;
-use super::request::SMALL_BYTES_MAX;
 use super::*;
 use crate::model::normalisation::Normaliser;
 use crate::model::spec::RawModelSpec;
@@ -369,33 +368,29 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     again.await.expect("an answer");
 }
 
-#[tokio::test]
-async fn what_is_no_smaller_than_the_refused_is_refused_by_its_length() {
-    let width = SMALL_BYTES_MAX; // In floats: one row is large.
-    let large = |rows: usize| Question {
-        model: model(1),
-        operation: Operation::Encode,
-        rows: matrix(width, &vec![1.0; rows]),
-        deadline: None,
-    };
-    let queue = Queue::new(BatchingConfig { queue_rows_max: 10, ..small_batches() }, 1);
-    assert!(!queue.is_busy());
-    let Ok(first) = queue.admit(large(8)) else { panic!("there is room") };
-    assert!(queue.is_busy());
-    let message_bytes = 3 * width * 4 + 20;
-    assert_eq!(queue.refuse_early(message_bytes), None, "nobody was refused yet");
-    assert!(matches!(queue.admit(large(3)), Err(BatchError::Full { .. })));
-    match queue.refuse_early(message_bytes) {
-        Some(BatchError::Full { waiting_rows: 8, rows_max: 10, retry_after, .. }) => {
-            assert!(retry_after >= Duration::from_millis(1));
-        }
+/// In a model with one large row more than what is small.
+#[test]
+fn what_has_no_room_is_refused_before_it_comes() {
+    let batcher =
+        Batcher::start_with(BatchingConfig { queue_rows_max: 100_000, ..small_batches() }, 1, Gate::new().1, false)
+            .expect("starts");
+    let model = model(1);
+    let bytes = |rows: usize| rows * FEATURES * 4;
+    let early = |rows: usize| batcher.refuse_early(&model, Operation::Encode, bytes(rows));
+    assert!(!batcher.is_busy());
+    assert_eq!(early(10_000), None);
+    let _waits = queued(&batcher, matrix(FEATURES, &vec![1.0; 60_000]));
+    assert!(batcher.is_busy());
+    assert_eq!(early(20_000), None, "there is room");
+    match early(45_000) {
+        Some(BatchError::Full { waiting_rows, rows_max: 100_000, .. }) => assert!(waiting_rows >= 59_984),
         other => panic!("{other:?}"),
     }
-    assert_eq!(queue.refuse_early(2 * width * 4 + 20), None, "two rows might fit");
-    assert!(queue.admit(large(2)).is_ok());
-    queue.withdraw(&first.key, first.ticket);
-    drop(first);
-    assert_eq!(queue.refuse_early(message_bytes), None, "there is room again");
+    assert_eq!(batcher.stats().refused, 1);
+    let _waits = queued(&batcher, matrix(FEATURES, &vec![1.0; 20_000]));
+    assert!(matches!(early(5_000), Some(BatchError::Full { .. })), "the line has its share");
+    assert_eq!(batcher.refuse_early(&model, Operation::Decode, bytes(5_000)), None, "another has not");
+    assert_eq!(early(request::SMALL_BYTES_MAX / bytes(1)), None, "a small one may need no room");
 }
 
 #[tokio::test]

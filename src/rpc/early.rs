@@ -1,4 +1,5 @@
-//! A large question for which there is no room is refused by its length: what follows is read off the wire and thrown away.
+//! A large question for which there is no room is refused by its beginning, which tells its model and its length: what
+//! follows is read off the wire and thrown away.
 //!
 //! Under overload most questions are refused, and to put one together costs nearly as much as to answer it.
 
@@ -8,14 +9,20 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
+use prost::Message as _;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Api;
-use crate::service::Service;
+use super::{Api, convert, pb};
+use crate::service::{Operation, Service, ServiceError};
 
 /// One question, one answer: the methods that wait in the queue.
-const UNARY: [&str; 3] = ["/Encode", "/Decode", "/Reconstruct"];
+const UNARY: [(&str, Operation); 3] =
+    [("/Encode", Operation::Encode), ("/Decode", Operation::Decode), ("/Reconstruct", Operation::Reconstruct)];
+/// The model is field 1 of all three questions, and a message.
+const MODEL_TAG: u8 = 0x0a;
+/// Of a question, at most, beside its model and its matrix: tags and lengths.
+const FRAMING_BYTES_MAX: usize = 64;
 /// gRPC's prefix of a message: one byte for compression, four for the length, big-endian.
 const PREFIX_BYTES: usize = 5;
 
@@ -24,11 +31,14 @@ impl Api {
     pub fn early(&self) -> impl Fn(Request<Body>) -> Request<Body> + Clone + use<> {
         let service = self.service.clone();
         move |request| {
-            let waits = UNARY.iter().any(|method| request.uri().path().ends_with(method));
-            if !waits || !service.is_busy() {
-                return request;
+            let method = UNARY.iter().find(|(method, _)| request.uri().path().ends_with(method));
+            match method {
+                Some((_, operation)) if service.is_busy() => {
+                    let (service, state) = (service.clone(), State::Beginning(*operation));
+                    request.map(|inner| Body::new(Watched { inner, service, state }))
+                }
+                _ => request,
             }
-            request.map(|inner| Body::new(Watched { inner, service: service.clone(), state: State::Beginning }))
         }
     }
 }
@@ -42,7 +52,7 @@ struct Watched {
 
 enum State {
     /// Nothing of it was seen.
-    Beginning,
+    Beginning(Operation),
     /// It goes through as it is.
     Passing,
     /// The rest is thrown away; then comes this.
@@ -65,10 +75,9 @@ impl http_body::Body for Watched {
                     self.state = State::Passing;
                     return Poll::Ready(Some(Err(status)));
                 }
-                (State::Beginning, frame) => {
-                    let bytes = frame.as_ref().and_then(|frame| message_bytes(frame.as_ref().ok()?.data_ref()?));
-                    let refusal = bytes.and_then(|bytes| self.service.refuse_early(bytes));
-                    if let Some(refusal) = refusal {
+                (State::Beginning(operation), frame) => {
+                    let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                    if let Some(refusal) = data.and_then(|data| refusal(&self.service, *operation, data)) {
                         self.state = State::Refused(refusal.into());
                     } else {
                         self.state = State::Passing;
@@ -80,20 +89,64 @@ impl http_body::Body for Watched {
     }
 }
 
-/// The length of the message that begins here, if that much is there.
-fn message_bytes(data: &Bytes) -> Option<usize> {
-    let [_, length @ ..] = data.first_chunk::<PREFIX_BYTES>()?;
-    usize::try_from(u32::from_be_bytes(*length)).ok()
+/// The refusal of the question that begins here, if that much of it can be told.
+fn refusal(service: &Service, operation: Operation, data: &[u8]) -> Option<ServiceError> {
+    let (model, rest_bytes) = beginning(data)?;
+    let (name, selector) = convert::model_ref(Some(model)).ok()?;
+    service.refuse_early(&name, &selector, operation, rest_bytes.saturating_sub(FRAMING_BYTES_MAX))
+}
+
+/// The model, and how many bytes of the message follow it.
+fn beginning(data: &[u8]) -> Option<(pb::ModelRef, usize)> {
+    let ([_, length @ ..], message) = data.split_first_chunk::<PREFIX_BYTES>()?;
+    let message_bytes = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (&MODEL_TAG, mut model) = message.split_first()? else { return None };
+    let model_bytes = usize::try_from(prost::encoding::decode_varint(&mut model).ok()?).ok()?;
+    let model_ref = pb::ModelRef::decode(model.get(..model_bytes)?).ok()?;
+    Some((model_ref, message_bytes.checked_sub(model_bytes)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn on_the_wire(question: &pb::EncodeRequest) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend((question.encoded_len() as u32).to_be_bytes());
+        question.encode(&mut bytes).expect("room");
+        bytes
+    }
+
+    fn question(columns: u32) -> pb::EncodeRequest {
+        let values = pb::matrix::Values::Float32Le(vec![1; 4 * columns as usize].into());
+        pb::EncodeRequest {
+            model: Some(pb::ModelRef { name: "m".into(), selector: Some(pb::model_ref::Selector::Version(3)) }),
+            rows: Some(pb::Matrix { rows: 1, columns, values: Some(values) }),
+        }
+    }
+
     #[test]
-    fn a_length_is_read_where_it_is_whole() {
-        assert_eq!(message_bytes(&Bytes::from_static(&[0, 0, 1, 0, 2, 9])), Some(65_538));
-        assert_eq!(message_bytes(&Bytes::from_static(&[0, 0, 1, 0])), None);
-        assert_eq!(message_bytes(&Bytes::new()), None);
+    fn the_beginning_tells_the_model_and_how_much_follows() {
+        for columns in [1, 100, 10_000] {
+            let bytes = on_the_wire(&question(columns));
+            for seen in [40, bytes.len()] {
+                let (model, rest_bytes) = beginning(&bytes[..seen.min(bytes.len())]).expect("it is all there");
+                assert_eq!(Some(model), question(columns).model);
+                let matrix_bytes = 4 * columns as usize;
+                assert!((matrix_bytes..=matrix_bytes + FRAMING_BYTES_MAX).contains(&rest_bytes), "{rest_bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_left_to_those_who_read_all_of_it() {
+        let bytes = on_the_wire(&question(100));
+        for seen in 0..14 {
+            assert!(beginning(&bytes[..seen]).is_none() || seen > 10, "{seen} bytes");
+        }
+        assert_eq!(beginning(&on_the_wire(&pb::EncodeRequest { model: None, ..question(5) })), None);
+        let mut other = bytes;
+        other[6] = 0xff;
+        assert_eq!(beginning(&other), None);
     }
 }

@@ -109,9 +109,18 @@ impl Service {
         self.batcher.is_busy()
     }
 
-    /// The refusal of a question that takes `message_bytes` on the wire, where that is certain before it was received.
-    pub fn refuse_early(&self, message_bytes: usize) -> Option<ServiceError> {
-        self.batcher.refuse_early(message_bytes).map(ServiceError::from)
+    /// The refusal of a question that did not come yet, but whose matrix will take `matrix_bytes`, if there is no room for
+    /// it. Of anything else that may be wrong with it nothing is said.
+    pub fn refuse_early(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        operation: Operation,
+        matrix_bytes: usize,
+    ) -> Option<ServiceError> {
+        let key = self.choose(name, selector, operation).ok()?;
+        let model = self.registry.resident(&key)?;
+        self.batcher.refuse_early(&model, operation, matrix_bytes).map(ServiceError::from)
     }
 
     /// The version that is meant. To decode it must be named: codes belong to the version that made them, and decoding
