@@ -13,7 +13,7 @@ const MULTIPLY_ADDS_MAX: usize = 200_000;
 
 /// Whether a question that was checked is worth no hand-over.
 pub(super) fn is_tiny(question: &Question) -> bool {
-    question.is_small() && question.multiply_adds() <= MULTIPLY_ADDS_MAX
+    question.is_small() && question.size().work() <= MULTIPLY_ADDS_MAX
 }
 
 /// The answer, with the bits that it would have from any batch.

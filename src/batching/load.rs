@@ -7,13 +7,31 @@ use std::time::{Duration, Instant};
 
 use super::sync::atomic::{AtomicUsize, Ordering};
 
-/// Rows not yet computed and bytes not yet answered, of all requests.
+/// What a request takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) rows: usize,
+    /// Of the question and its answer.
+    pub(super) bytes: usize,
+    /// Fused multiply-adds of a row.
+    pub(super) row_work: usize,
+}
+
+impl Size {
+    /// Fused multiply-adds.
+    pub(super) fn work(self) -> usize {
+        self.rows.saturating_mul(self.row_work)
+    }
+}
+
+/// Rows and their work not yet computed, and bytes not yet answered.
 ///
 /// They rise under the queue's lock alone, so that nothing comes between the check and the claim; they fall anywhere.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     rows: AtomicUsize,
     bytes: AtomicUsize,
+    work: AtomicUsize,
 }
 
 impl Load {
@@ -23,6 +41,10 @@ impl Load {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn work(&self) -> usize {
+        self.work.load(Ordering::Acquire)
     }
 }
 
@@ -64,15 +86,18 @@ pub(super) struct Claim {
     loads: [Arc<Load>; 2],
     rows: AtomicUsize,
     bytes: AtomicUsize,
+    row_work: usize,
 }
 
 impl Claim {
-    pub(super) fn new(loads: [Arc<Load>; 2], rows: usize, bytes: usize) -> Self {
+    pub(super) fn new(loads: [Arc<Load>; 2], size: Size) -> Self {
+        let Size { rows, bytes, row_work } = size;
         for load in &loads {
             load.rows.fetch_add(rows, Ordering::AcqRel);
             load.bytes.fetch_add(bytes, Ordering::AcqRel);
+            load.work.fetch_add(size.work(), Ordering::AcqRel);
         }
-        Self { loads, rows: AtomicUsize::new(rows), bytes: AtomicUsize::new(bytes) }
+        Self { loads, rows: AtomicUsize::new(rows), bytes: AtomicUsize::new(bytes), row_work }
     }
 
     /// `count` more rows are computed; each row is given back once.
@@ -92,6 +117,7 @@ impl Claim {
         for load in &self.loads {
             load.rows.fetch_sub(rows, Ordering::AcqRel);
             load.bytes.fetch_sub(bytes, Ordering::AcqRel);
+            load.work.fetch_sub(rows.saturating_mul(self.row_work), Ordering::AcqRel);
         }
     }
 }
@@ -109,32 +135,32 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Said before anything was measured.
 const RETRY_AFTER_UNKNOWN: Duration = Duration::from_millis(100);
 
-/// Rows per second of computing, over the last seconds of work.
+/// Fused multiply-adds per second of computing, over the last seconds of work.
 ///
 /// Idle time does not count: a queue that fills after a quiet hour empties at the speed of the work, not of the hour.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     last: Option<Instant>,
-    rows: f64,
+    work: f64,
     busy_seconds: f64,
 }
 
 impl Pace {
-    /// One thread computed `rows` in `busy`, until `now`.
-    pub(super) fn record(&mut self, now: Instant, rows: usize, busy: Duration) {
+    /// One thread did `work` in `busy`, until `now`.
+    pub(super) fn record(&mut self, now: Instant, work: usize, busy: Duration) {
         let age = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         let weight = (-age.as_secs_f64() / HALF_LIFE_SECONDS).exp2();
-        self.rows = self.rows * weight + rows as f64;
+        self.work = self.work * weight + work as f64;
         self.busy_seconds = self.busy_seconds * weight + busy.as_secs_f64();
         self.last = Some(now);
     }
 
-    /// How long `threads` take for `rows`; `None` before anything was measured.
-    pub(super) fn time_for(&self, rows: usize, threads: usize) -> Option<Duration> {
-        if self.rows <= 0.0 {
+    /// How long `threads` take for `work`; `None` before anything was measured.
+    pub(super) fn time_for(&self, work: usize, threads: usize) -> Option<Duration> {
+        if self.work <= 0.0 {
             return None;
         }
-        let seconds = rows as f64 * self.busy_seconds / (self.rows * threads as f64);
+        let seconds = work as f64 * self.busy_seconds / (self.work * threads as f64);
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER_MAX).min(RETRY_AFTER_MAX))
     }
 }
@@ -167,11 +193,11 @@ mod tests {
     #[test]
     fn a_claim_gives_back_all_it_took_and_no_more() {
         let [load, a, b] = [(); 3].map(|()| Arc::new(Load::default()));
-        let first = Claim::new([Arc::clone(&load), Arc::clone(&a)], 10, 100);
-        let second = Claim::new([Arc::clone(&load), Arc::clone(&b)], 5, 50);
+        let first = Claim::new([Arc::clone(&load), Arc::clone(&a)], Size { rows: 10, bytes: 100, row_work: 7 });
+        let second = Claim::new([Arc::clone(&load), Arc::clone(&b)], Size { rows: 5, bytes: 50, row_work: 2 });
         assert_eq!((a.rows(), a.bytes(), b.rows(), b.bytes()), (10, 100, 5, 50));
         first.rows_done(4);
-        assert_eq!((load.rows(), load.bytes()), (11, 150));
+        assert_eq!((load.rows(), load.bytes(), load.work()), (11, 150, 6 * 7 + 5 * 2));
         first.rows_done(100);
         assert_eq!((load.rows(), load.bytes()), (5, 150));
         first.release();
@@ -180,20 +206,20 @@ mod tests {
         assert_eq!((load.rows(), load.bytes()), (5, 50));
         drop(second);
         for load in [load, a, b] {
-            assert_eq!((load.rows(), load.bytes()), (0, 0));
+            assert_eq!((load.rows(), load.bytes(), load.work()), (0, 0, 0));
         }
     }
 
     #[test]
     fn loads_of_lines_that_are_empty_are_forgotten() {
-        let mut loads = Loads::new();
+        let (mut loads, one) = (Loads::new(), Size { rows: 1, bytes: 1, row_work: 1 });
         for key in 0..1_000 {
             let line = loads.line(&key);
-            drop(Claim::new([line, Arc::default()], 1, 1));
+            drop(Claim::new([line, Arc::default()], one));
         }
         assert_eq!(loads.0.len(), 1);
         let line = loads.line(&7);
-        let kept = Claim::new([line, Arc::default()], 1, 1);
+        let kept = Claim::new([line, Arc::default()], one);
         assert_eq!((loads.line(&8).rows(), loads.line(&9).rows(), loads.line(&7).rows()), (0, 0, 1));
         drop(kept);
     }
@@ -228,21 +254,21 @@ mod tests {
         assert!(has_room(1, 799, 799, 1_000));
     }
 
-    /// After batches of (seconds since the start, rows, milliseconds of computing).
+    /// After batches of (seconds since the start, work, milliseconds of computing).
     #[track_caller]
-    fn check_time(batches: &[(u64, usize, u64)], rows: usize, threads: usize, expected: Duration) {
+    fn check_time(batches: &[(u64, usize, u64)], work: usize, threads: usize, expected: Duration) {
         let start = Instant::now();
         let mut pace = Pace::default();
-        for (second, rows, busy_ms) in batches {
-            pace.record(start + Duration::from_secs(*second), *rows, Duration::from_millis(*busy_ms));
+        for (second, done, busy_ms) in batches {
+            pace.record(start + Duration::from_secs(*second), *done, Duration::from_millis(*busy_ms));
         }
-        let got = pace.time_for(rows, threads).expect("measured");
+        let got = pace.time_for(work, threads).expect("measured");
         let (got, expected) = (got.as_secs_f64(), expected.as_secs_f64());
         assert!((got - expected).abs() <= 0.01 * expected, "{got} s, expected {expected} s");
     }
 
     #[test]
-    fn the_time_is_rows_over_pace() {
+    fn the_time_is_work_over_pace() {
         check_time(&[(0, 100, 10)], 1_000, 1, Duration::from_millis(100));
         check_time(&[(0, 100, 10)], 1_000, 4, Duration::from_millis(25));
         check_time(&[(0, 100, 10), (0, 100, 30)], 1_000, 1, Duration::from_millis(200));

@@ -177,8 +177,8 @@ impl Batcher {
             return None;
         }
         let rows = matrix_bytes / (4 * request::columns(model, operation));
-        let bytes = request::answer_bytes(model, operation, rows).saturating_add(matrix_bytes);
-        let refusal = self.inner.queue.refuse_early(&(model.key.clone(), operation), rows, bytes)?;
+        let size = request::size(model, operation, rows, matrix_bytes);
+        let refusal = self.inner.queue.refuse_early(&(model.key.clone(), operation), size)?;
         self.inner.refused.fetch_add(1, Ordering::Relaxed);
         Some(refusal)
     }

@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::load::{Load, Loads, Pace, Returns, has_room};
+use super::load::{Load, Loads, Pace, Returns, Size, has_room};
 use super::policy::{Lines, Piece, Turn};
 use super::request::{Key, Question, Request};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
 use super::{BatchError, BatchingConfig, Output, lock};
+
+/// A request is refused for its deadline if even this many times the measured pace would come too late: models differ, and
+/// what could have been answered is not refused.
+const PREDICTION_ERROR: u32 = 2;
 
 /// Waiting requests of all models and operations.
 #[derive(Debug)]
@@ -76,7 +80,7 @@ impl Queue {
 
     /// Refuses a question that is larger than the whole queue: it would never be accepted.
     pub(super) fn check_size(&self, question: &Question) -> Result<(), BatchError> {
-        let (rows, bytes) = (question.rows.rows(), question.bytes());
+        let Size { rows, bytes, .. } = question.size();
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         if rows > rows_max || bytes > bytes_max {
             return Err(BatchError::TooLarge { rows, bytes, rows_max, bytes_max });
@@ -86,33 +90,39 @@ impl Queue {
 
     /// Accepts a question that was checked, or refuses it at once.
     pub(super) fn admit(&self, question: Question) -> Result<Admitted, BatchError> {
-        let (rows, bytes, key) = (question.rows.rows(), question.bytes(), question.key());
+        let (size, key) = (question.size(), question.key());
         let mut state = lock(&self.state);
         if state.closed {
             return Err(BatchError::ShuttingDown);
         }
         let line = state.loads.line(&key);
-        if let Some(refusal) = self.refusal(&mut state, &line, rows, bytes) {
+        if let Some(refusal) = self.refusal(&mut state, &line, size) {
             return Err(refusal);
         }
+        if let Some(deadline) = question.deadline
+            && let Some(ahead) = state.pace.time_for(line.work(), self.threads)
+            && Instant::now() + ahead / PREDICTION_ERROR > deadline
+        {
+            return Err(BatchError::DeadlineExceeded);
+        }
         let (request, answer) = Request::new(question, [Arc::clone(&self.load), line]);
-        let ticket = state.lines.push(key.clone(), request, rows);
+        let ticket = state.lines.push(key.clone(), request, size.rows);
         drop(state);
         self.work.notify_one();
         Ok(Admitted { key, ticket, answer })
     }
 
     /// Refuses what would exceed a bound, or its line's share of it.
-    fn refusal(&self, state: &mut State, line: &Load, rows: usize, bytes: usize) -> Option<BatchError> {
+    fn refusal(&self, state: &mut State, line: &Load, size: Size) -> Option<BatchError> {
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         // Claims are made under the queue's lock alone: these numbers can only fall meanwhile.
         let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
-        if has_room(rows, line.rows(), waiting_rows, rows_max)
-            && has_room(bytes, line.bytes(), waiting_bytes, bytes_max)
+        if has_room(size.rows, line.rows(), waiting_rows, rows_max)
+            && has_room(size.bytes, line.bytes(), waiting_bytes, bytes_max)
         {
             return None;
         }
-        let (ahead, own) = (state.pace.time_for(waiting_rows, self.threads), state.pace.time_for(rows, self.threads));
+        let [ahead, own] = [self.load.work(), size.work()].map(|work| state.pace.time_for(work, self.threads));
         let retry_after = state.returns.next(Instant::now(), ahead, own);
         Some(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after })
     }
@@ -123,10 +133,10 @@ impl Queue {
     }
 
     /// The refusal of a question that did not come yet, if there is no room for it.
-    pub(super) fn refuse_early(&self, key: &Key, rows: usize, bytes: usize) -> Option<BatchError> {
+    pub(super) fn refuse_early(&self, key: &Key, size: Size) -> Option<BatchError> {
         let mut state = lock(&self.state);
         let line = state.loads.line(key);
-        self.refusal(&mut state, &line, rows, bytes)
+        self.refusal(&mut state, &line, size)
     }
 
     /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.
@@ -187,8 +197,8 @@ impl Queue {
     }
 
     /// Learns the pace from a batch whose answers are out.
-    pub(super) fn record(&self, now: Instant, rows: usize, busy: Duration) {
-        lock(&self.state).pace.record(now, rows, busy);
+    pub(super) fn record(&self, now: Instant, work: usize, busy: Duration) {
+        lock(&self.state).pace.record(now, work, busy);
     }
 
     /// Batches and rows computed so far.

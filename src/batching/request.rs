@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::load::{Claim, Load};
+use super::load::{Claim, Load, Size};
 use super::reply::{Assembly, Computed};
 use super::sync::Mutex;
 use super::{BatchError, Operation, Output, lock};
@@ -50,21 +50,12 @@ impl Question {
         self.rows.bytes() <= SMALL_BYTES_MAX
     }
 
-    /// Fused multiply-adds of its arithmetic.
-    pub(super) fn multiply_adds(&self) -> usize {
-        let widths = &self.model.artifact.model.spec().raw().widths;
-        let once: usize = widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
-        let passes = if self.operation == Operation::Reconstruct { 2 } else { 1 };
-        self.rows.rows().saturating_mul(passes * once)
-    }
-
     pub(super) fn key(&self) -> Key {
         (self.model.key.clone(), self.operation)
     }
 
-    /// What the question and its answer take in memory.
-    pub(super) fn bytes(&self) -> usize {
-        answer_bytes(&self.model, self.operation, self.rows.rows()).saturating_add(self.rows.bytes())
+    pub(super) fn size(&self) -> Size {
+        size(&self.model, self.operation, self.rows.rows(), self.rows.bytes())
     }
 }
 
@@ -77,16 +68,19 @@ pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
     }
 }
 
-/// What the answer about so many rows takes in memory.
-pub(super) fn answer_bytes(model: &LoadedModel, operation: Operation, rows: usize) -> usize {
+/// What a question about so many rows takes.
+pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matrix_bytes: usize) -> Size {
     let spec = model.artifact.model.spec();
-    let columns = match operation {
+    let answer_columns = match operation {
         Operation::Encode => spec.code_length(),
         Operation::Decode => spec.features(),
         // Two errors beside each row.
         Operation::Reconstruct => spec.features() + 2,
     };
-    rows.saturating_mul(columns * 4)
+    let once: usize = spec.raw().widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
+    let passes = if operation == Operation::Reconstruct { 2 } else { 1 };
+    let bytes = rows.saturating_mul(answer_columns * 4).saturating_add(matrix_bytes);
+    Size { rows, bytes, row_work: passes * once }
 }
 
 fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {
@@ -114,7 +108,7 @@ impl Request {
     ) -> (Arc<Self>, oneshot::Receiver<Result<Output, BatchError>>) {
         let (sender, receiver) = oneshot::channel();
         let request = Self {
-            claim: Claim::new(loads, question.rows.rows(), question.bytes()),
+            claim: Claim::new(loads, question.size()),
             finite: if question.is_small() { OnceLock::from(Ok(())) } else { OnceLock::new() },
             sender: Mutex::new(Some(sender)),
             assembly: Mutex::new(Assembly::new(question.rows.rows(), question.rows.values())),

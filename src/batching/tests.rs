@@ -331,6 +331,27 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
     assert_eq!(queue.waiting().0, 2);
 }
 
+#[test]
+fn a_deadline_that_cannot_be_met_is_told_at_once() {
+    let queue = Queue::new(BatchingConfig::default(), 1);
+    let now = Instant::now();
+    let question = |rows: usize, ms: Option<u64>| Question {
+        model: model(1),
+        operation: Operation::Encode,
+        rows: matrix(FEATURES, &vec![1.0; rows]),
+        deadline: ms.map(|ms| now + Duration::from_millis(ms)),
+    };
+    queue.admit(question(1_000, None)).expect("room");
+    queue.admit(question(1, Some(1_000))).expect("nothing was measured yet");
+    queue.record(now, 100 * FEATURES * CODE, Duration::from_secs(1));
+    let refused = queue.admit(question(1, Some(4_000))).expect_err("10 s of work are before it");
+    assert_eq!(refused, BatchError::DeadlineExceeded);
+    queue.admit(question(1, Some(9_000))).expect("the pace may be twice what was measured");
+    queue.admit(question(1, None)).expect("without a deadline it waits");
+    let other = Question { operation: Operation::Reconstruct, ..question(1, Some(4_000)) };
+    queue.admit(other).expect("its line is empty, and lines take turns");
+}
+
 #[tokio::test]
 async fn a_deadline_ends_the_wait_though_the_thread_is_busy() {
     let (batcher, gate, first) = busy(small_batches());

@@ -133,7 +133,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
             Some(row) => queue.fail(piece, BatchError::ResultNotFinite { row: piece.rows.start + row - first }),
         }
     }
-    queue.record(ended, rows, ended - started);
+    queue.record(ended, rows * question.size().row_work, ended - started);
     spare.put(batch);
     spare.put(computed.values);
 }
