@@ -30,12 +30,12 @@ unsafe fn mask(count: usize) -> __m256i {
 
 /// See [`Vector::turned`]. The loads do a part of it: lines j and j + 4 in the halves of one register.
 #[inline(always)]
-pub(super) unsafe fn turned(from: *const f32) -> [__m256; 4] {
+pub(super) unsafe fn turned(from: *const f32, step: usize) -> [__m256; 4] {
     // SAFETY: the caller's.
     unsafe {
         let line = |j: usize| {
-            let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(j * PANEL)));
-            _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add((j + 4) * PANEL)))
+            let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(j * step)));
+            _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add((j + 4) * step)))
         };
         let (line0, line1, line2, line3) = (line(0), line(1), line(2), line(3));
         let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(line0, line1));
@@ -58,7 +58,6 @@ impl Vector for Eight {
     const FEW_ROWS_MAX: usize = 0;
     const FEW_SUMS_MAX: usize = 8;
     const TURNED_ROWS_MAX: usize = 4;
-    const TURNED_HALVES_ROWS_MAX: usize = 4;
     type Half = Self;
 
     #[inline(always)]
@@ -107,8 +106,8 @@ impl Vector for Eight {
     }
 
     #[inline(always)]
-    unsafe fn turned(from: *const f32) -> [Self; 4] {
-        unsafe { turned(from).map(Self) }
+    unsafe fn turned(from: *const f32, step: usize) -> [Self; 4] {
+        unsafe { turned(from, step).map(Self) }
     }
 }
 
@@ -117,8 +116,7 @@ impl Vector for Sixteen {
     const TILE: usize = 6;
     const FEW_ROWS_MAX: usize = 6;
     const FEW_SUMS_MAX: usize = 6;
-    const TURNED_ROWS_MAX: usize = 4;
-    const TURNED_HALVES_ROWS_MAX: usize = 4;
+    const TURNED_ROWS_MAX: usize = 0;
     type Half = Eight;
 
     #[inline(always)]
@@ -179,9 +177,9 @@ impl Vector for Sixteen {
     }
 
     #[inline(always)]
-    unsafe fn turned(from: *const f32) -> [Self; 4] {
+    unsafe fn turned(from: *const f32, step: usize) -> [Self; 4] {
         unsafe {
-            let (low, high) = (Eight::turned(from), Eight::turned(from.add(8 * PANEL)));
+            let (low, high) = (Eight::turned(from, step), Eight::turned(from.add(8 * step), step));
             [Self(low[0], high[0]), Self(low[1], high[1]), Self(low[2], high[2]), Self(low[3], high[3])]
         }
     }

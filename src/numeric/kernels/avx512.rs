@@ -26,8 +26,7 @@ impl Vector for Eight {
     const TILE: usize = 16;
     const FEW_ROWS_MAX: usize = 0;
     const FEW_SUMS_MAX: usize = 16;
-    const TURNED_ROWS_MAX: usize = 4;
-    const TURNED_HALVES_ROWS_MAX: usize = 4;
+    const TURNED_ROWS_MAX: usize = 3;
     type Half = Self;
 
     #[inline(always)]
@@ -76,8 +75,8 @@ impl Vector for Eight {
     }
 
     #[inline(always)]
-    unsafe fn turned(from: *const f32) -> [Self; 4] {
-        unsafe { avx2::turned(from).map(Self) }
+    unsafe fn turned(from: *const f32, step: usize) -> [Self; 4] {
+        unsafe { avx2::turned(from, step).map(Self) }
     }
 }
 
@@ -92,8 +91,7 @@ impl Vector for Sixteen {
     const TILE: usize = 16;
     const FEW_ROWS_MAX: usize = 15;
     const FEW_SUMS_MAX: usize = 24;
-    const TURNED_ROWS_MAX: usize = 3;
-    const TURNED_HALVES_ROWS_MAX: usize = 3;
+    const TURNED_ROWS_MAX: usize = 1;
     type Half = Eight;
 
     #[inline(always)]
@@ -142,13 +140,13 @@ impl Vector for Sixteen {
     }
 
     #[inline(always)]
-    unsafe fn turned(from: *const f32) -> [Self; 4] {
+    unsafe fn turned(from: *const f32, step: usize) -> [Self; 4] {
         unsafe {
             // Lines j, j + 4, j + 8 and j + 12 in the quarters of one register.
             let lines = |j: usize| {
                 let pair = |j: usize| {
-                    let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(j * PANEL)));
-                    _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add((j + 4) * PANEL)))
+                    let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(j * step)));
+                    _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add((j + 4) * step)))
                 };
                 let (low, high) = (_mm256_castps_pd(pair(j)), _mm256_castps_pd(pair(j + 8)));
                 _mm512_castpd_ps(_mm512_insertf64x4::<1>(_mm512_castpd256_pd512(low), high))

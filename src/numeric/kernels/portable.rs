@@ -15,7 +15,6 @@ impl<const N: usize> Vector for Floats<N> {
     const FEW_ROWS_MAX: usize = 4;
     const FEW_SUMS_MAX: usize = 4;
     const TURNED_ROWS_MAX: usize = 3;
-    const TURNED_HALVES_ROWS_MAX: usize = 1;
     type Half = Floats<8>;
 
     #[inline(always)]
@@ -68,8 +67,8 @@ impl<const N: usize> Vector for Floats<N> {
     unsafe fn prefetch(_at: *const f32) {}
 
     #[inline(always)]
-    unsafe fn turned(from: *const f32) -> [Self; 4] {
+    unsafe fn turned(from: *const f32, step: usize) -> [Self; 4] {
         // SAFETY: the caller's.
-        from_fn(|k| Self(from_fn(|lane| unsafe { *from.add(lane * PANEL + k) })))
+        from_fn(|k| Self(from_fn(|lane| unsafe { *from.add(lane * step + k) })))
     }
 }

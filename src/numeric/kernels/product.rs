@@ -131,10 +131,10 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
                     encode_blocks::<V::Half, true>(&job, whole, x, y, 1, rest);
                 }
                 Direction::Encode => encode_blocks::<V, true>(&job, whole, x, y, 1, rest),
-                Direction::Decode if rest <= V::TURNED_HALVES_ROWS_MAX => {
+                Direction::Decode if rest <= V::TURNED_ROWS_MAX => few::decode_turned::<V>(&job, x, y, rest),
+                Direction::Decode if rest <= V::Half::TURNED_ROWS_MAX => {
                     few::decode_turned::<V::Half>(&job, x, y, rest);
                 }
-                Direction::Decode if rest <= V::TURNED_ROWS_MAX => few::decode_turned::<V>(&job, x, y, rest),
                 Direction::Decode if rest <= V::Half::LANES => {
                     // In short parts W is read nearly as it lies; with so few rows to use it on, that counts.
                     for from in (0..x_columns).step_by(DECODE_FEW_STEPS) {
@@ -510,31 +510,29 @@ mod few {
     unsafe fn decode_rows<V: Vector, const ROWS: usize>(job: &Job, x: *const f32, y: *mut f32) {
         let (panels, rest) = (job.outputs / PANEL, job.outputs % PANEL);
         let places = job.inputs.next_multiple_of(PANEL);
-        let mut waiting = vec![0.0; ROWS * places];
-        let sums = waiting.as_mut_ptr();
-        let whole = job.inputs / V::LANES * V::LANES;
+        // One row lies in Y as its sums do.
+        let in_place = ROWS == 1 && job.inputs >= V::LANES;
+        let mut waiting = vec![0.0; if in_place { 0 } else { ROWS * places }];
         // SAFETY: the caller's.
         unsafe {
+            let sums = if in_place {
+                y.write_bytes(0, job.inputs);
+                y
+            } else {
+                waiting.as_mut_ptr()
+            };
             for panel in 0..panels {
-                let (w, x) = (job.w.add(panel * job.w_stride), x.add(panel * PANEL * ROWS));
-                for first in (0..whole).step_by(V::LANES) {
-                    chains::<V, ROWS>(sums.add(first), places, w.add(first * PANEL), x, PANEL);
-                }
-            }
-            // What is not a whole square is made one.
-            let (full, narrow) = (job.w, job.w.add(panels * job.w_stride));
-            if whole < job.inputs {
-                for panel in 0..panels {
-                    let w = full.add(panel * job.w_stride + whole * PANEL);
-                    let square = square::<V>(w, job.inputs - whole, PANEL);
-                    chains::<V, ROWS>(sums.add(whole), places, square.as_ptr(), x.add(panel * PANEL * ROWS), PANEL);
-                }
+                let numbers = Numbers::<V, ROWS>::of(x.add(panel * PANEL * ROWS), PANEL);
+                add_panel(job, sums, places, job.w.add(panel * job.w_stride), PANEL, &numbers);
             }
             if rest > 0 {
-                for first in (0..job.inputs).step_by(V::LANES) {
-                    let square = square::<V>(narrow.add(first * rest), V::LANES.min(job.inputs - first), rest);
-                    chains::<V, ROWS>(sums.add(first), places, square.as_ptr(), x.add(panels * PANEL * ROWS), rest);
-                }
+                let numbers = Numbers::<V, ROWS>::of(x.add(panels * PANEL * ROWS), rest);
+                add_panel(job, sums, places, job.w.add(panels * job.w_stride), rest, &numbers);
+            }
+            if in_place {
+                add_bias(job, y, 0, job.inputs);
+                job.finish(y, job.inputs);
+                return;
             }
             for first in (0..job.inputs).step_by(PANEL) {
                 put::<ROWS>(job, sums.add(first), places, y, first, PANEL.min(job.inputs - first));
@@ -542,35 +540,132 @@ mod few {
         }
     }
 
-    /// Continues the chains of some inputs over the `steps` outputs of a panel.
+    /// Continues all chains over the outputs of a panel, whose `width` floats of every input lie at `w`.
     #[inline(always)]
-    unsafe fn chains<V: Vector, const ROWS: usize>(
+    unsafe fn add_panel<V: Vector, const ROWS: usize>(
+        job: &Job,
         sums: *mut f32,
         places: usize,
         w: *const f32,
+        width: usize,
+        numbers: &Numbers<V, ROWS>,
+    ) {
+        let whole = job.inputs / V::LANES * V::LANES;
+        // SAFETY: the caller's.
+        unsafe {
+            // The last inputs, as many as there are lanes, of which the last whole block has some too: both find the same
+            // sums before and leave the same after.
+            let mut last = [V::zero(); ROWS];
+            let first_of_last = job.inputs.saturating_sub(V::LANES);
+            if whole < job.inputs {
+                last = block(job, sums, places, w, width, numbers, first_of_last);
+            }
+            if width == PANEL {
+                let (mut sums, mut w) = (sums, w);
+                for _ in 0..whole / V::LANES {
+                    store(chains(sums, places, w, PANEL, numbers), sums, places);
+                    (sums, w) = (sums.add(V::LANES), w.add(V::LANES * PANEL));
+                }
+            } else {
+                for first in (0..whole).step_by(V::LANES) {
+                    store(block(job, sums, places, w, width, numbers, first), sums.add(first), places);
+                }
+            }
+            if whole < job.inputs {
+                store(last, sums.add(first_of_last), places);
+            }
+        }
+    }
+
+    /// The sums from input `first` on, as many as there are lanes, with the outputs of a panel added.
+    #[inline(always)]
+    unsafe fn block<V: Vector, const ROWS: usize>(
+        job: &Job,
+        sums: *const f32,
+        places: usize,
+        w: *const f32,
+        width: usize,
+        numbers: &Numbers<V, ROWS>,
+        first: usize,
+    ) -> [V; ROWS] {
+        // SAFETY: the caller's.
+        unsafe {
+            let (sums, lines) = (sums.add(first), w.add(first * width));
+            // Floats are read four at a time, those of a narrow line up to three too many.
+            let read = (first + V::LANES) * width + if width < PANEL { 3 } else { 0 };
+            if read <= job.inputs * width {
+                return chains(sums, places, lines, width, numbers);
+            }
+            let square = square::<V>(lines, V::LANES.min(job.inputs - first), width);
+            chains(sums, places, square.as_ptr(), PANEL, numbers)
+        }
+    }
+
+    /// The numbers of X that go with the outputs of a panel.
+    struct Numbers<V, const ROWS: usize> {
         x: *const f32,
         steps: usize,
-    ) {
+        /// Of one row alone, for which they fit into registers.
+        splat: [V; PANEL],
+    }
+
+    impl<V: Vector, const ROWS: usize> Numbers<V, ROWS> {
+        #[inline(always)]
+        unsafe fn of(x: *const f32, steps: usize) -> Self {
+            // SAFETY: the caller's.
+            unsafe {
+                let mut splat = [V::zero(); PANEL];
+                if ROWS == 1 {
+                    for (step, splat) in splat.iter_mut().enumerate().take(steps) {
+                        *splat = V::splat(*x.add(step));
+                    }
+                }
+                Self { x, steps, splat }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn at(&self, step: usize, row: usize) -> V {
+            // SAFETY: the caller's.
+            if ROWS == 1 { self.splat[step] } else { unsafe { V::splat(*self.x.add(step * ROWS + row)) } }
+        }
+    }
+
+    /// The sums of as many inputs as there are lanes, with the outputs of a panel added. The line of an input is at
+    /// `w + line * input`.
+    #[inline(always)]
+    unsafe fn chains<V: Vector, const ROWS: usize>(
+        sums: *const f32,
+        places: usize,
+        w: *const f32,
+        line: usize,
+        numbers: &Numbers<V, ROWS>,
+    ) -> [V; ROWS] {
         // SAFETY: the caller's.
         unsafe {
             let mut chains = [V::zero(); ROWS];
             for (row, chain) in chains.iter_mut().enumerate() {
                 *chain = V::load(sums.add(row * places));
             }
-            for quarter in 0..4 {
-                let weights = V::turned(w.add(4 * quarter));
+            for first in (0..PANEL).step_by(4).take_while(|first| *first < numbers.steps) {
+                let weights = V::turned(w.add(first), line);
                 for (k, weights) in weights.into_iter().enumerate() {
-                    let step = 4 * quarter + k;
-                    if step < steps {
+                    if first + k < numbers.steps {
                         for (row, chain) in chains.iter_mut().enumerate() {
-                            *chain = weights.multiply_add(V::splat(*x.add(step * ROWS + row)), *chain);
+                            *chain = weights.multiply_add(numbers.at(first + k, row), *chain);
                         }
                     }
                 }
             }
-            for (row, chain) in chains.into_iter().enumerate() {
-                chain.store(sums.add(row * places));
-            }
+            chains
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<V: Vector, const ROWS: usize>(chains: [V; ROWS], sums: *mut f32, places: usize) {
+        for (row, chain) in chains.into_iter().enumerate() {
+            // SAFETY: the caller's.
+            unsafe { chain.store(sums.add(row * places)) };
         }
     }
 
@@ -590,6 +685,18 @@ mod few {
         square
     }
 
+    /// Adds the bias of `count` columns of Y, from `first` on, to the sums of a row.
+    #[inline(always)]
+    unsafe fn add_bias(job: &Job, sums: *mut f32, first: usize, count: usize) {
+        if !job.bias.is_null() {
+            // SAFETY: the caller's; a bias has as many numbers as Y has columns.
+            let (sums, bias) = unsafe {
+                (std::slice::from_raw_parts_mut(sums, count), std::slice::from_raw_parts(job.bias.add(first), count))
+            };
+            sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+        }
+    }
+
     /// Adds the bias and writes `count` columns of Y, from `first` on. Row r of the sums is at `sums + r * step`, with room
     /// for 16.
     #[inline(always)]
@@ -598,13 +705,10 @@ mod few {
         unsafe {
             let y = y.add(first * ROWS);
             for row in 0..ROWS {
-                let sums = std::slice::from_raw_parts_mut(sums.add(row * step), count);
-                if !job.bias.is_null() {
-                    let bias = std::slice::from_raw_parts(job.bias.add(first), count);
-                    sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
-                }
-                for (column, sum) in sums.iter().enumerate() {
-                    *y.add(column * ROWS + row) = *sum;
+                let sums = sums.add(row * step);
+                add_bias(job, sums, first, count);
+                for column in 0..count {
+                    *y.add(column * ROWS + row) = *sums.add(column);
                 }
             }
             job.finish(y, ROWS * count);

@@ -16,10 +16,8 @@ pub(super) trait Vector: Copy {
     const FEW_ROWS_MAX: usize;
     /// Registers that the kernel for few rows may fill with sums.
     const FEW_SUMS_MAX: usize;
-    /// Most rows for which turning W in registers is the faster way to decode.
+    /// Most rows for which turning W in registers is the faster way to decode; beyond, those of `Half` are looked at.
     const TURNED_ROWS_MAX: usize;
-    /// Most rows for which half a vector does that faster: up to there it is the turning that takes the time.
-    const TURNED_HALVES_ROWS_MAX: usize;
     /// A vector of half the lanes.
     type Half: Vector;
 
@@ -36,7 +34,7 @@ pub(super) trait Vector: Copy {
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
     /// Asks for the cache line of `at`, which need not be valid.
     unsafe fn prefetch(at: *const f32);
-    /// Four floats of as many lines as there are lanes, line j at `from + j * 16`, turned: lane j of vector k is float k
+    /// Four floats of as many lines as there are lanes, line j at `from + j * step`, turned: lane j of vector k is float k
     /// of line j.
-    unsafe fn turned(from: *const f32) -> [Self; 4];
+    unsafe fn turned(from: *const f32, step: usize) -> [Self; 4];
 }
