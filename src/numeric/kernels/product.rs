@@ -433,33 +433,33 @@ mod few {
 
     #[inline(always)]
     unsafe fn encode_rows<V: Vector, const ROWS: usize>(job: &Job, x: *const f32, y: *mut f32) {
-        let full = job.outputs / PANEL;
+        let panels = job.outputs.div_ceil(PANEL);
+        // Several panels at once: one chain alone would wait for its own additions.
+        let most = (V::FEW_SUMS_MAX / ROWS).clamp(1, 4);
         let mut panel = 0;
-        // SAFETY: the caller's.
-        unsafe {
-            // Several panels at once: one chain alone would wait for its own additions.
-            if 4 * ROWS <= V::FEW_SUMS_MAX {
-                while panel + 4 <= full {
-                    encode_panels::<V, ROWS, 4, false>(job, x, y, panel);
-                    panel += 4;
+        while panel < panels {
+            let left = panels - panel;
+            // Nor shall the last be alone.
+            let count = if most > 2 && left == most + 1 { most - 1 } else { left.min(most) };
+            let narrow = count == left && !job.outputs.is_multiple_of(PANEL);
+            // SAFETY: the caller's.
+            unsafe {
+                match (count, narrow) {
+                    (4, false) if most >= 4 => encode_panels::<V, ROWS, 4, false>(job, x, y, panel),
+                    (4, true) if most >= 4 => encode_panels::<V, ROWS, 4, true>(job, x, y, panel),
+                    (3, false) if most >= 3 => encode_panels::<V, ROWS, 3, false>(job, x, y, panel),
+                    (3, true) if most >= 3 => encode_panels::<V, ROWS, 3, true>(job, x, y, panel),
+                    (2, false) if most >= 2 => encode_panels::<V, ROWS, 2, false>(job, x, y, panel),
+                    (2, true) if most >= 2 => encode_panels::<V, ROWS, 2, true>(job, x, y, panel),
+                    (_, false) => encode_panels::<V, ROWS, 1, false>(job, x, y, panel),
+                    (_, true) => encode_panels::<V, ROWS, 1, true>(job, x, y, panel),
                 }
             }
-            if 2 * ROWS <= V::FEW_SUMS_MAX {
-                while panel + 2 <= full {
-                    encode_panels::<V, ROWS, 2, false>(job, x, y, panel);
-                    panel += 2;
-                }
-            }
-            while panel < full {
-                encode_panels::<V, ROWS, 1, false>(job, x, y, panel);
-                panel += 1;
-            }
-            if panel * PANEL < job.outputs {
-                encode_panels::<V, ROWS, 1, true>(job, x, y, panel);
-            }
+            panel += count;
         }
     }
 
+    /// Panels `first..first + PANELS`, of which the last is `NARROW` if it has fewer than 16 outputs.
     #[inline(always)]
     unsafe fn encode_panels<V: Vector, const ROWS: usize, const PANELS: usize, const NARROW: bool>(
         job: &Job,
@@ -467,7 +467,7 @@ mod few {
         y: *mut f32,
         first: usize,
     ) {
-        let width = if NARROW { job.outputs - first * PANEL } else { PANEL };
+        let width_of_last = if NARROW { job.outputs - (first + PANELS - 1) * PANEL } else { PANEL };
         // SAFETY: the caller's.
         unsafe {
             let mut sums = [[V::zero(); PANELS]; ROWS];
@@ -475,8 +475,12 @@ mod few {
             for i in 0..job.inputs {
                 let mut weights = [V::zero(); PANELS];
                 for (p, weights) in weights.iter_mut().enumerate() {
-                    let at = w.add(p * job.w_stride + i * width);
-                    *weights = if NARROW { V::load_first(at, width) } else { V::load(at) };
+                    let w = w.add(p * job.w_stride);
+                    *weights = if NARROW && p == PANELS - 1 {
+                        V::load_first(w.add(i * width_of_last), width_of_last)
+                    } else {
+                        V::load(w.add(i * PANEL))
+                    };
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let number = V::splat(*x.add(i * ROWS + row));
@@ -490,6 +494,7 @@ mod few {
                 for (row, sums) in rows.iter_mut().zip(&sums) {
                     sums[p].store(row.as_mut_ptr());
                 }
+                let width = if p == PANELS - 1 { width_of_last } else { PANEL };
                 put::<ROWS>(job, rows.as_mut_ptr().cast(), PANEL, y, (first + p) * PANEL, width);
             }
         }
