@@ -57,7 +57,7 @@ impl Vector for Eight {
     const TILE: usize = 8;
     const FEW_ROWS_MAX: usize = 0;
     const FEW_SUMS_MAX: usize = 8;
-    const TURNED_ROWS_MAX: usize = 4;
+    const TURNED_ROWS_MAX: usize = 10;
     type Half = Self;
 
     #[inline(always)]

@@ -26,7 +26,7 @@ impl Vector for Eight {
     const TILE: usize = 16;
     const FEW_ROWS_MAX: usize = 0;
     const FEW_SUMS_MAX: usize = 16;
-    const TURNED_ROWS_MAX: usize = 3;
+    const TURNED_ROWS_MAX: usize = 0;
     type Half = Self;
 
     #[inline(always)]
@@ -91,7 +91,7 @@ impl Vector for Sixteen {
     const TILE: usize = 16;
     const FEW_ROWS_MAX: usize = 15;
     const FEW_SUMS_MAX: usize = 24;
-    const TURNED_ROWS_MAX: usize = 1;
+    const TURNED_ROWS_MAX: usize = 11;
     type Half = Eight;
 
     #[inline(always)]

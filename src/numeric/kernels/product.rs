@@ -131,7 +131,10 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
                     encode_blocks::<V::Half, true>(&job, whole, x, y, 1, rest);
                 }
                 Direction::Encode => encode_blocks::<V, true>(&job, whole, x, y, 1, rest),
-                Direction::Decode if rest <= V::TURNED_ROWS_MAX => few::decode_turned::<V>(&job, x, y, rest),
+                // Half a vector of rows wastes no lane.
+                Direction::Decode if rest <= V::TURNED_ROWS_MAX && rest != V::Half::LANES => {
+                    few::decode_turned::<V>(&job, x, y, rest);
+                }
                 Direction::Decode if rest <= V::Half::TURNED_ROWS_MAX => {
                     few::decode_turned::<V::Half>(&job, x, y, rest);
                 }
