@@ -154,10 +154,14 @@ fn invalid(error: BadThreads) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
-/// A serving thread that is woken waits until its core is free instead of taking it from the thread that receives: that one
-/// goes on receiving, and the batch grows. Its share of the core is the same.
+/// From now on this thread, when it is woken, waits until a core is free instead of taking one from a thread that works. Its
+/// share of the cores stays the same.
+///
+/// For threads that compute and threads that receive alike, where they share a core: whoever receives goes on receiving, and
+/// the batch grows; whoever computes keeps its caches, and finds more in the next batch. Where the system refuses, serving
+/// is a little slower.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn do_not_interrupt() {
+pub fn do_not_interrupt() {
     use rustix::process::{getpriority_process, setpriority_process};
     use thread_priority::{
         NormalThreadSchedulePolicy, ThreadPriorityValue, ThreadSchedulePolicy, set_thread_priority_and_policy,
@@ -167,13 +171,13 @@ fn do_not_interrupt() {
     let nice = getpriority_process(None);
     let middle = ThreadPriorityValue::try_from(49).map_or(ThreadPriority::Min, ThreadPriority::Crossplatform);
     let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
-    // Where it is refused, serving is a little slower.
     let _ = set_thread_priority_and_policy(thread_native_id(), middle, batch);
     let _ = nice.and_then(|nice| setpriority_process(None, nice));
 }
 
+/// Only Linux has such threads.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn do_not_interrupt() {}
+pub fn do_not_interrupt() {}
 
 /// Training at normal priority is still training: a system that refuses is told of once.
 fn lower_priority() {

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::CliError;
 use crate::config::{ServeArgs, Settings};
-use crate::{server, telemetry};
+use crate::{executor, server, telemetry};
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let settings = Settings::load(args)?;
@@ -22,6 +22,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_start(executor::do_not_interrupt)
         .build()
         .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
     runtime.block_on(async move {
