@@ -7,7 +7,6 @@ use std::arch::x86_64::{
     _mm256_storeu_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd, _mm256_unpacklo_ps,
 };
 
-use super::PANEL;
 use super::vector::Vector;
 
 /// Eight floats.

@@ -9,8 +9,8 @@ use std::arch::x86_64::{
     _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
+use super::avx2;
 use super::vector::Vector;
-use super::{PANEL, avx2};
 
 /// Eight floats, with masks and thirty-two registers.
 #[derive(Clone, Copy)]

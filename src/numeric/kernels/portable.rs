@@ -2,7 +2,6 @@
 
 use std::array::from_fn;
 
-use super::PANEL;
 use super::vector::Vector;
 
 /// `N` plain floats. Without FMA in the target, `mul_add` is a call for each of them: right, and slow.
