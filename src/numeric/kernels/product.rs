@@ -4,6 +4,7 @@
 //! That is what makes a row's bits independent of everything around it. See `matmul` for the definition.
 
 use super::PANEL;
+use super::turns;
 use super::vector::Vector;
 use crate::numeric::activation::Activation;
 
@@ -248,6 +249,7 @@ unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
                 let y = y.add(block * lanes * job.outputs);
                 tiles!(V, MASKED, width, encode_tile(job, part, panel, width, x, y, lanes));
             }
+            turns::done(width * count * lanes * (part.to - part.from));
         }
     }
 }
@@ -298,6 +300,7 @@ unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
                 let y = y.add(block * lanes * job.inputs);
                 tiles!(V, MASKED, PANEL.min(job.inputs - start), decode_tile(job, part, start, x, y, lanes));
             }
+            turns::done(PANEL * count * lanes * (part.to - part.from));
         }
     }
 }
