@@ -165,6 +165,10 @@ impl Pace {
     }
 }
 
+/// What they are apart who come back, as a multiple of the time that each takes: those who were answered ask again too, and
+/// nobody told them when.
+const RETURNS_APART: u32 = 2;
+
 /// When those who were refused are to come back: one after the other, each when the work of those before it will be done.
 ///
 /// Told the same time, all would come back together, and nearly all in vain: a refusal costs as much receiving as an answer.
@@ -181,7 +185,7 @@ impl Returns {
         let first = now + ahead;
         // Beyond the longest time that is told, nobody is put in order any more.
         let at = self.until.map_or(first, |until| until.max(first)).min(now + RETRY_AFTER_MAX);
-        self.until = Some(at + own);
+        self.until = Some(at + own.saturating_mul(RETURNS_APART));
         at.saturating_duration_since(now).max(RETRY_AFTER_MIN)
     }
 }
@@ -296,11 +300,11 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let mut returns = Returns::default();
         let times: Vec<Duration> = (0..3).map(|_| returns.next(now, Some(ms(100)), Some(ms(5)))).collect();
-        assert_eq!(times, [ms(100), ms(105), ms(110)]);
+        assert_eq!(times, [ms(100), ms(110), ms(120)]);
         // Later on, those before have come: what waits now is what counts.
         let later = now + ms(1_000);
         assert_eq!(returns.next(later, Some(ms(20)), Some(ms(5))), ms(20));
-        assert_eq!(returns.next(later, Some(ms(0)), Some(ms(5))), ms(25), "after the last who was told");
+        assert_eq!(returns.next(later, Some(ms(0)), Some(ms(5))), ms(30), "after the last who was told");
     }
 
     #[test]
