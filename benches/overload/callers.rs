@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use halfhitch::executor::spawn_training;
 use halfhitch::rpc::pb::EncodeRequest;
 use tokio::time::MissedTickBehavior;
 use tonic::transport::Endpoint;
@@ -48,7 +49,25 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Client, Failure> {
 }
 
 /// `callers` of `models` in turn, over `connections`, for `duration`: what the callers of each model were told.
+///
+/// On a thread that gives way to the probe's, whose figures would else be those of waiting for this one.
 pub(crate) async fn flood(
+    address: SocketAddr,
+    models: [Model; 2],
+    rows: usize,
+    callers: usize,
+    connections: usize,
+    timeout: Duration,
+    duration: Duration,
+) -> Result<[Told; 2], Failure> {
+    let flood = spawn_training("flood", move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(call_all(address, models, rows, callers, connections, timeout, duration))
+    });
+    flood?.await??
+}
+
+async fn call_all(
     address: SocketAddr,
     models: [Model; 2],
     rows: usize,
