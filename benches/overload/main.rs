@@ -8,6 +8,7 @@ mod support;
 mod answer;
 mod callers;
 mod closed;
+mod fair;
 mod memory;
 mod open;
 
@@ -21,6 +22,8 @@ closed: ten times as many callers as saturate the server, 64 rows a request of t
 2 s; who is refused waits as RetryInfo says. Throughput beside the saturated maximum, p99 of accepted requests beside the
 deadline, every status, memory (last third beside middle third), and the p99 of a small model's callers, alone and in the
 flood. The bound of the queue is lowered so that the flood fills it.
+fair: a small model and a large one, each with more callers than it can serve: rows/s of each beside half of what it does
+alone.
 open: single rows at rising rates, deadlines of 50 ms, every fifth caller leaves at a random instant: results beside
 requests offered.
 An answer that the API does not promise under load voids the run.";
@@ -48,6 +51,10 @@ fn run(options: &Options) -> Result<(), Failure> {
         if options.wants(&closed::case_name()) {
             closed = closed::run(cores, store.path(), options.quick, &mut report).await;
         }
-        closed.and(open::run(cores, store.path(), options, &mut report).await)
+        let mut fair = Ok(());
+        if options.wants(&fair::case_name()) {
+            fair = fair::run(cores, store.path(), options.quick, &mut report).await;
+        }
+        closed.and(fair).and(open::run(cores, store.path(), options, &mut report).await)
     })
 }
