@@ -155,13 +155,66 @@ impl Pace {
         self.last = Some(now);
     }
 
+    /// How long one thread takes for a multiply-add; `None` before anything was measured.
+    fn seconds(&self) -> Option<f64> {
+        (self.work > 0.0).then(|| self.busy_seconds / self.work)
+    }
+
     /// How long `threads` take for `work`; `None` before anything was measured.
     pub(super) fn time_for(&self, work: usize, threads: usize) -> Option<Duration> {
-        if self.work <= 0.0 {
-            return None;
-        }
-        let seconds = work as f64 * self.busy_seconds / (self.work * threads as f64);
+        let seconds = work as f64 * self.seconds()? / threads as f64;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER_MAX).min(RETRY_AFTER_MAX))
+    }
+}
+
+/// Lines whose pace is remembered.
+const PACES_MAX: usize = 1024;
+/// Of one fused multiply-add, before anything was measured: half of what AVX-512 does.
+const SECONDS_UNKNOWN: f64 = 1.0 / 32e9;
+
+/// The pace of each line, and of all of them.
+///
+/// Multiply-adds say how models compare on paper; where rows are copied more than computed, or W comes from memory, they
+/// take longer.
+#[derive(Debug)]
+pub(super) struct Paces<K> {
+    all: Pace,
+    by_line: HashMap<K, Pace>,
+}
+
+impl<K: Clone + Eq + Hash> Paces<K> {
+    pub(super) fn new() -> Self {
+        Self { all: Pace::default(), by_line: HashMap::new() }
+    }
+
+    /// One thread did `work` of a line in `busy`, until `now`.
+    pub(super) fn record(&mut self, key: &K, now: Instant, work: usize, busy: Duration) {
+        self.all.record(now, work, busy);
+        if let Some(line) = self.by_line.get_mut(key) {
+            line.record(now, work, busy);
+            return;
+        }
+        if self.by_line.len() >= PACES_MAX {
+            // Those that go on are measured again in a moment.
+            self.by_line.clear();
+        }
+        self.by_line.entry(key.clone()).or_default().record(now, work, busy);
+    }
+
+    /// Of all lines together.
+    pub(super) fn all(&self) -> &Pace {
+        &self.all
+    }
+
+    /// How long one thread takes for a multiply-add of a line, as far as that is known. Above zero.
+    pub(super) fn seconds(&self, key: &K) -> f64 {
+        let known = self.by_line.get(key).unwrap_or(&self.all).seconds();
+        known.unwrap_or(SECONDS_UNKNOWN).max(f64::MIN_POSITIVE)
+    }
+
+    /// How long `threads` take for `work` of a line; `None` before anything was measured.
+    pub(super) fn time_for(&self, key: &K, work: usize, threads: usize) -> Option<Duration> {
+        self.by_line.get(key).unwrap_or(&self.all).time_for(work, threads)
     }
 }
 
@@ -293,6 +346,29 @@ mod tests {
         assert_eq!(Pace::default().time_for(1_000, 1), None);
         check_time(&[(0, 1, 10)], 0, 1, Duration::ZERO);
         check_time(&[(0, 1, 60_000)], 65_536, 1, RETRY_AFTER_MAX);
+    }
+
+    #[test]
+    fn each_line_has_its_own_pace() {
+        let (mut paces, now) = (Paces::new(), Instant::now());
+        assert_eq!(paces.seconds(&"new"), SECONDS_UNKNOWN);
+        paces.record(&"copies", now, 100, Duration::from_secs(3));
+        paces.record(&"computes", now, 300, Duration::from_secs(1));
+        assert_eq!((paces.seconds(&"copies"), paces.seconds(&"computes")), (0.03, 1.0 / 300.0));
+        assert_eq!(paces.seconds(&"new"), 0.01, "that of all");
+        assert_eq!(paces.time_for(&"copies", 10, 2), Some(Duration::from_millis(150)));
+        assert_eq!(paces.all().time_for(10, 2), Some(Duration::from_millis(50)));
+        paces.record(&"instant", now, 100, Duration::ZERO);
+        assert!(paces.seconds(&"instant") > 0.0);
+    }
+
+    #[test]
+    fn no_more_paces_are_remembered_than_a_fixed_number() {
+        let (mut paces, now) = (Paces::new(), Instant::now());
+        for key in 0..3 * PACES_MAX {
+            paces.record(&key, now, 1, Duration::from_secs(1));
+            assert!(paces.by_line.len() <= PACES_MAX);
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 pub use error::{BadBatching, BatchError};
+pub use policy::Urgency;
 
 use crate::executor::ServingThreads;
 use crate::model::Matrix;
@@ -158,8 +159,9 @@ impl Batcher {
         operation: Operation,
         rows: Matrix,
         deadline: Option<Instant>,
+        urgency: Urgency,
     ) -> Result<Output, BatchError> {
-        let outcome = self.ask(model, operation, rows, deadline).await;
+        let outcome = self.ask(Question { model, operation, rows, deadline, urgency }).await;
         let count = if outcome.is_ok() { &self.inner.answered } else { &self.inner.refused };
         count.fetch_add(1, Ordering::Relaxed);
         outcome
@@ -183,14 +185,8 @@ impl Batcher {
         Some(refusal)
     }
 
-    async fn ask(
-        &self,
-        model: Arc<LoadedModel>,
-        operation: Operation,
-        rows: Matrix,
-        deadline: Option<Instant>,
-    ) -> Result<Output, BatchError> {
-        let question = Question { model, operation, rows, deadline };
+    async fn ask(&self, question: Question) -> Result<Output, BatchError> {
+        let deadline = question.deadline;
         question.check(Instant::now())?;
         let queue = &*self.inner.queue;
         queue.check_size(&question)?;

@@ -1,17 +1,64 @@
-//! Which rows form the next batch. Pure: knows neither time nor threads nor what a request is.
+//! Which rows form the next batch. Pure: time and cost are arguments; it knows neither threads nor what a request is.
+//!
+//! Lines share the threads by deficit round-robin (Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit
+//! Round-Robin", IEEE/ACM Transactions on Networking 4(3), 1996), in seconds of computing: a turn is worth the same to every
+//! line, however many rows that is. Within a line the first to come is the first to go, and bulk counts as having come later.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
-/// Waiting requests, one line per key. The lines take turns; within a line the first to come is the first to go.
+use crate::numeric::LANES;
+
+/// What a line may have computed when its turn comes, and about what one batch takes: shorter ones would go through W more
+/// often for the same rows, longer ones would keep the other lines waiting.
+const TURN: Duration = Duration::from_millis(2);
+
+/// A batch may have as many rows as this, however long they take: with fewer the products are slower by the row.
+const CUT_ROWS_MIN: usize = 4 * LANES;
+
+/// Turns that a line can have used in advance, at most: one wrong measurement shall not shut it out for long.
+const DEBT_TURNS_MAX: f64 = 64.0;
+
+/// Bulk waits as if it had come so much later: long enough to let everybody else by, short enough to come forward where they
+/// alone are more than can be served.
+const BULK_YIELDS: Duration = Duration::from_millis(100);
+
+/// Who waits for the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody, now.
+    #[default]
+    Interactive,
+    /// A stream that has more where this came from.
+    Bulk,
+}
+
+/// Waiting requests, one line per key. The lines take turns.
 #[derive(Debug)]
 pub(super) struct Lines<K, T> {
     /// None is empty.
-    by_key: HashMap<K, VecDeque<Waiting<T>>>,
+    by_key: HashMap<K, Line<T>>,
     /// The keys of `by_key`, each once; the first is served next.
     turns: VecDeque<K>,
     tickets: u64,
+}
+
+#[derive(Debug)]
+struct Line<T> {
+    interactive: Wait<T>,
+    bulk: Wait<T>,
+    /// Seconds of computing that are left of its turn; below zero, those that it used in advance.
+    credit: f64,
+}
+
+/// Requests of one urgency, in order of arrival.
+#[derive(Debug)]
+struct Wait<T> {
+    requests: VecDeque<Waiting<T>>,
+    /// Of all of them.
+    rows: usize,
 }
 
 /// A request, or what is left of it.
@@ -22,6 +69,8 @@ struct Waiting<T> {
     request: T,
     /// Its rows that are in no batch yet, never empty.
     rows: Range<usize>,
+    /// It goes before whatever has a later one.
+    due: Instant,
 }
 
 /// Rows of one request, as part of a batch.
@@ -52,43 +101,80 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
         self.turns.is_empty()
     }
 
-    /// Queues a request of `rows` rows, at least 1; the ticket finds it again.
-    pub(super) fn push(&mut self, key: K, request: T, rows: usize) -> u64 {
+    /// Lines in which something waits.
+    pub(super) fn count(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Rows that would go before a request that came now.
+    pub(super) fn rows_before(&self, key: &K, urgency: Urgency) -> usize {
+        self.by_key.get(key).map_or(0, |line| match urgency {
+            Urgency::Interactive => line.interactive.rows,
+            Urgency::Bulk => line.rows(),
+        })
+    }
+
+    /// Queues a request of `rows` rows, at least 1, that comes `now`; the ticket finds it again.
+    pub(super) fn push(&mut self, key: K, request: T, rows: usize, urgency: Urgency, now: Instant) -> u64 {
         debug_assert!(rows > 0, "a request has rows");
         self.tickets += 1;
-        let waiting = Waiting { ticket: self.tickets, request, rows: 0..rows };
-        if let Some(line) = self.by_key.get_mut(&key) {
-            line.push_back(waiting);
-        } else {
-            self.by_key.insert(key.clone(), VecDeque::from([waiting]));
+        let due = match urgency {
+            Urgency::Interactive => now,
+            Urgency::Bulk => now + BULK_YIELDS,
+        };
+        let waiting = Waiting { ticket: self.tickets, request, rows: 0..rows, due };
+        let line = self.by_key.entry(key.clone()).or_insert_with(|| {
             self.turns.push_back(key);
-        }
+            Line { interactive: Wait::new(), bulk: Wait::new(), credit: TURN.as_secs_f64() }
+        });
+        let wait = match urgency {
+            Urgency::Interactive => &mut line.interactive,
+            Urgency::Bulk => &mut line.bulk,
+        };
+        wait.rows += rows;
+        wait.requests.push_back(waiting);
         self.tickets
     }
 
     /// Takes out what is left of a request; `None` if all its rows went into batches.
     pub(super) fn withdraw(&mut self, key: &K, ticket: u64) -> Option<T> {
         let line = self.by_key.get_mut(key)?;
-        let place = line.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
-        let withdrawn = line.remove(place);
-        if line.is_empty() {
+        let withdrawn = line.interactive.remove(ticket).or_else(|| line.bulk.remove(ticket))?;
+        if line.rows() == 0 {
             self.by_key.remove(key);
             self.turns.retain(|waiting| waiting != key);
         }
-        withdrawn.map(|waiting| waiting.request)
+        Some(withdrawn)
     }
 
-    /// Cuts the next batch, of at most `rows_max` rows, from the line whose turn it is. A request that does not fit
-    /// leaves the rest of its rows at the head of its line.
-    pub(super) fn next(&mut self, rows_max: usize, mut wanted: impl FnMut(&T) -> bool) -> Turn<T> {
-        let mut dropped = Vec::new();
-        while let Some(key) = self.turns.pop_front() {
-            let Some(line) = self.by_key.get_mut(&key) else { continue };
-            let batch = cut(line, rows_max, &mut wanted, &mut dropped);
-            if line.is_empty() {
+    /// Cuts the next batch, of at most `rows_max` rows, from the line whose turn it is. A request that does not fit leaves
+    /// the rest of its rows at the head of its line. `row_seconds`, of a line's key and a request in it, is how long a row
+    /// takes.
+    pub(super) fn next(
+        &mut self,
+        rows_max: usize,
+        row_seconds: impl Fn(&K, &T) -> f64,
+        mut wanted: impl FnMut(&T) -> bool,
+    ) -> Turn<T> {
+        let (turn, mut dropped) = (TURN.as_secs_f64(), Vec::new());
+        // Each time round every line comes closer to its turn.
+        while let Some(key) = self.turns.front().cloned() {
+            let Some(line) = self.by_key.get_mut(&key) else {
+                self.turns.pop_front();
+                continue;
+            };
+            if line.credit <= 0.0 {
+                line.credit += turn;
+                self.turns.rotate_left(1);
+                continue;
+            }
+            let row_seconds = line.head().map_or(0.0, |head| row_seconds(&key, head));
+            let batch = line.cut(room(rows_max, line.rows(), row_seconds), &mut wanted, &mut dropped);
+            let rows: usize = batch.iter().map(|piece| piece.rows.len()).sum();
+            line.credit = (line.credit - rows as f64 * row_seconds).max(-turn * DEBT_TURNS_MAX);
+            if line.rows() == 0 {
                 self.by_key.remove(&key);
-            } else {
-                self.turns.push_back(key);
+                self.turns.pop_front();
             }
             if !batch.is_empty() {
                 return Turn { batch, dropped };
@@ -98,32 +184,70 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
     }
 }
 
-/// Fills a batch from the head of `line`. Empty only if the line is.
-fn cut<T: Clone>(
-    line: &mut VecDeque<Waiting<T>>,
-    rows_max: usize,
-    wanted: &mut impl FnMut(&T) -> bool,
-    dropped: &mut Vec<T>,
-) -> Vec<Piece<T>> {
-    let mut batch = Vec::new();
-    let mut room = rows_max.max(1);
-    while room > 0
-        && let Some(mut waiting) = line.pop_front()
-    {
-        if !wanted(&waiting.request) {
-            dropped.push(waiting.request);
-            continue;
-        }
-        let end = waiting.rows.end.min(waiting.rows.start + room);
-        let rows = waiting.rows.start..end;
-        room -= rows.len();
-        batch.push(Piece { ticket: waiting.ticket, request: waiting.request.clone(), rows });
-        if end < waiting.rows.end {
-            waiting.rows.start = end;
-            line.push_front(waiting);
-        }
+/// Rows of a batch, where `waiting` wait that take `row_seconds` each. Where some are left over, a multiple of 16: those of a
+/// narrower panel would take as long.
+fn room(rows_max: usize, waiting: usize, row_seconds: f64) -> usize {
+    // Whatever comes of a strange cost is saturated.
+    let in_a_turn = (TURN.as_secs_f64() / row_seconds) as usize;
+    let room = in_a_turn.max(CUT_ROWS_MIN).min(rows_max);
+    if waiting <= room { waiting } else { (room / LANES * LANES).max(1) }
+}
+
+impl<T> Wait<T> {
+    fn new() -> Self {
+        Self { requests: VecDeque::new(), rows: 0 }
     }
-    batch
+
+    fn due(&self) -> Option<Instant> {
+        self.requests.front().map(|first| first.due)
+    }
+
+    /// Takes out what is left of a request.
+    fn remove(&mut self, ticket: u64) -> Option<T> {
+        let place = self.requests.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
+        let removed = self.requests.remove(place)?;
+        self.rows -= removed.rows.len();
+        Some(removed.request)
+    }
+}
+
+impl<T: Clone> Line<T> {
+    fn rows(&self) -> usize {
+        self.interactive.rows + self.bulk.rows
+    }
+
+    fn head(&self) -> Option<&T> {
+        let first = self.interactive.requests.front().or_else(|| self.bulk.requests.front());
+        first.map(|waiting| &waiting.request)
+    }
+
+    /// Fills a batch of at most `room` rows from the head. Empty only if the line is.
+    fn cut(&mut self, mut room: usize, wanted: &mut impl FnMut(&T) -> bool, dropped: &mut Vec<T>) -> Vec<Piece<T>> {
+        let mut batch = Vec::new();
+        while room > 0 {
+            let wait = match (self.interactive.due(), self.bulk.due()) {
+                (Some(interactive), Some(bulk)) if bulk < interactive => &mut self.bulk,
+                (Some(_), _) => &mut self.interactive,
+                (None, _) => &mut self.bulk,
+            };
+            let Some(mut waiting) = wait.requests.pop_front() else { break };
+            if !wanted(&waiting.request) {
+                wait.rows -= waiting.rows.len();
+                dropped.push(waiting.request);
+                continue;
+            }
+            let end = waiting.rows.end.min(waiting.rows.start + room);
+            let rows = waiting.rows.start..end;
+            room -= rows.len();
+            wait.rows -= rows.len();
+            batch.push(Piece { ticket: waiting.ticket, request: waiting.request.clone(), rows });
+            if end < waiting.rows.end {
+                waiting.rows.start = end;
+                wait.requests.push_front(waiting);
+            }
+        }
+        batch
+    }
 }
 
 #[cfg(test)]
@@ -132,16 +256,31 @@ mod tests {
 
     use super::*;
 
+    /// So cheap that time bounds nothing.
+    const FREE: f64 = 1e-12;
+
+    fn push<K: Clone + Eq + Hash, T: Clone>(lines: &mut Lines<K, T>, key: K, request: T, rows: usize) -> u64 {
+        lines.push(key, request, rows, Urgency::Interactive, Instant::now())
+    }
+
+    fn next<K: Clone + Eq + Hash, T: Clone>(lines: &mut Lines<K, T>, rows_max: usize) -> Turn<T> {
+        lines.next(rows_max, |_, _| FREE, |_| true)
+    }
+
+    fn rows<T>(turn: &Turn<T>) -> usize {
+        turn.batch.iter().map(|piece| piece.rows.len()).sum()
+    }
+
     /// Requests of these sizes in one line, cut into batches: (request, rows) by batch.
     #[track_caller]
     fn check_batches(sizes: &[usize], rows_max: usize, expected: &[&[(usize, Range<usize>)]]) {
         let mut lines = Lines::new();
         for (request, rows) in sizes.iter().enumerate() {
-            lines.push("line", request, *rows);
+            push(&mut lines, "line", request, *rows);
         }
         let mut batches = Vec::new();
         while !lines.is_empty() {
-            let turn = lines.next(rows_max, |_| true);
+            let turn = next(&mut lines, rows_max);
             batches.push(turn.batch.into_iter().map(|piece| (piece.request, piece.rows)).collect::<Vec<_>>());
         }
         assert_eq!(batches, expected);
@@ -149,126 +288,241 @@ mod tests {
 
     #[test]
     fn small_requests_share_a_batch() {
-        check_batches(&[3, 4, 1], 8, &[&[(0, 0..3), (1, 0..4), (2, 0..1)]]);
+        check_batches(&[3, 4, 1], 16, &[&[(0, 0..3), (1, 0..4), (2, 0..1)]]);
     }
 
     #[test]
     fn a_request_that_does_not_fit_is_split() {
-        check_batches(&[3, 4, 2], 4, &[&[(0, 0..3), (1, 0..1)], &[(1, 1..4), (2, 0..1)], &[(2, 1..2)]]);
+        check_batches(&[12, 20, 2], 16, &[&[(0, 0..12), (1, 0..4)], &[(1, 4..20)], &[(2, 0..2)]]);
     }
 
     #[test]
     fn a_request_larger_than_a_batch_is_never_stranded() {
-        check_batches(&[10], 4, &[&[(0, 0..4)], &[(0, 4..8)], &[(0, 8..10)]]);
+        check_batches(&[70], 32, &[&[(0, 0..32)], &[(0, 32..64)], &[(0, 64..70)]]);
     }
 
     #[test]
     fn nothing_waiting_gives_no_batch() {
-        let turn = Lines::<u8, u8>::new().next(16, |_| true);
+        let turn = next(&mut Lines::<u8, u8>::new(), 16);
         assert!(turn.batch.is_empty() && turn.dropped.is_empty());
+    }
+
+    #[track_caller]
+    fn check_room(rows_max: usize, waiting: usize, row_seconds: f64, expected: usize) {
+        assert_eq!(room(rows_max, waiting, row_seconds), expected);
+    }
+
+    #[test]
+    fn a_batch_is_as_many_rows_as_a_turn_is_long() {
+        let turn = TURN.as_secs_f64();
+        check_room(256, 10_000, turn / 100.5, 96);
+        check_room(256, 100, turn / 100.5, 100);
+        check_room(256, 10_000, FREE, 256);
+        check_room(256, 7, FREE, 7);
+        check_room(256, 10_000, 1.0, CUT_ROWS_MIN);
+        check_room(16, 10_000, 1.0, 16);
+        check_room(256, 10_000, f64::MIN_POSITIVE, 256);
+        check_room(256, 10_000, f64::INFINITY, CUT_ROWS_MIN);
     }
 
     #[test]
     fn lines_take_turns() {
         let mut lines = Lines::new();
         for (key, request) in [("a", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
-            lines.push(key, request, 4);
+            push(&mut lines, key, request, 64);
         }
-        let order: Vec<usize> = (0..5).map(|_| lines.next(4, |_| true).batch[0].request).collect();
+        // Each batch takes a whole turn.
+        let seconds = TURN.as_secs_f64() / 64.0;
+        let order: Vec<usize> = (0..5).map(|_| lines.next(64, |_, _| seconds, |_| true).batch[0].request).collect();
         assert_eq!(order, [0, 2, 4, 1, 3]);
+    }
+
+    #[test]
+    fn a_turn_is_worth_the_same_to_every_line() {
+        let mut lines = Lines::new();
+        // Rows of the second line take 500 times as long; both have more than can be served.
+        let seconds = |key: &&str, _: &()| if *key == "small" { 1e-7 } else { 5e-5 };
+        let mut served: HashMap<&str, f64> = HashMap::new();
+        for key in ["small", "large"] {
+            lines.push(key, (), 10_000_000, Urgency::Interactive, Instant::now());
+        }
+        for _ in 0..10_000 {
+            let before = lines.rows_before(&"small", Urgency::Interactive);
+            let count = rows(&lines.next(256, seconds, |()| true)) as f64;
+            let key = if lines.rows_before(&"small", Urgency::Interactive) < before { "small" } else { "large" };
+            *served.entry(key).or_default() += count * seconds(&key, &());
+        }
+        let ratio = served["small"] / served["large"];
+        assert!((0.99..1.01).contains(&ratio), "{served:?}");
+    }
+
+    #[test]
+    fn a_line_with_little_to_do_leaves_its_time_to_the_others() {
+        let mut lines = Lines::new();
+        let seconds = TURN.as_secs_f64() / 64.0;
+        push(&mut lines, "flood", "flood", 64 * 100);
+        let mut batches = 0;
+        for _ in 0..30 {
+            push(&mut lines, "sparse", "sparse", 1);
+            // The one that comes is served after one turn of the other at most.
+            let order: Vec<&str> = (0..2).map(|_| lines.next(256, |_, _| seconds, |_| true).batch[0].request).collect();
+            assert!(order.contains(&"sparse"), "{order:?}");
+            batches += 1;
+        }
+        assert_eq!(lines.rows_before(&"flood", Urgency::Interactive), 64 * (100 - batches), "the rest is the flood's");
+    }
+
+    #[test]
+    fn a_row_that_takes_many_turns_is_served_all_the_same() {
+        let mut lines = Lines::new();
+        push(&mut lines, "slow", 0, 640);
+        push(&mut lines, "quick", 1, 64 * 1000);
+        let seconds = |key: &&str, _: &i32| if *key == "slow" { 1.0 } else { TURN.as_secs_f64() / 64.0 };
+        let mut slow = 0;
+        for _ in 0..200 {
+            slow += usize::from(lines.next(256, seconds, |_| true).batch[0].request == 0);
+        }
+        assert!((3..=4).contains(&slow), "once, and again after {DEBT_TURNS_MAX} turns each time: {slow}");
+    }
+
+    #[test]
+    fn bulk_goes_after_those_who_wait() {
+        let (mut lines, now) = (Lines::new(), Instant::now());
+        for request in 0..3 {
+            lines.push("a", request, 64, Urgency::Bulk, now);
+        }
+        lines.push("a", 3, 64, Urgency::Interactive, now + BULK_YIELDS / 2);
+        assert_eq!(
+            (lines.rows_before(&"a", Urgency::Interactive), lines.rows_before(&"a", Urgency::Bulk)),
+            (64, 4 * 64)
+        );
+        let order: Vec<i32> = (0..4).map(|_| next(&mut lines, 64).batch[0].request).collect();
+        assert_eq!(order, [3, 0, 1, 2]);
+    }
+
+    #[test]
+    fn bulk_that_has_waited_long_goes_before_those_who_came_later() {
+        let (mut lines, now) = (Lines::new(), Instant::now());
+        lines.push("a", 0, 64, Urgency::Bulk, now);
+        lines.push("a", 1, 64, Urgency::Interactive, now + BULK_YIELDS);
+        lines.push("a", 2, 64, Urgency::Interactive, now + BULK_YIELDS * 2);
+        lines.push("a", 3, 64, Urgency::Bulk, now + BULK_YIELDS * 2);
+        let order: Vec<i32> = (0..4).map(|_| next(&mut lines, 64).batch[0].request).collect();
+        assert_eq!(order, [1, 0, 2, 3]);
+    }
+
+    #[test]
+    fn both_urgencies_share_a_batch() {
+        let (mut lines, now) = (Lines::new(), Instant::now());
+        lines.push("a", 0, 5, Urgency::Bulk, now);
+        lines.push("a", 1, 3, Urgency::Interactive, now);
+        let batch: Vec<_> = next(&mut lines, 16).batch.into_iter().map(|piece| (piece.request, piece.rows)).collect();
+        assert_eq!(batch, [(1, 0..3), (0, 0..5)]);
+        assert!(lines.is_empty() && lines.by_key.is_empty());
     }
 
     #[test]
     fn unwanted_requests_take_no_room() {
         let mut lines = Lines::new();
         for request in 0..4 {
-            lines.push("a", request, 4);
+            push(&mut lines, "a", request, 4);
         }
-        lines.push("b", 4, 4);
-        let turn = lines.next(8, |request| *request % 2 == 1);
+        push(&mut lines, "b", 4, 4);
+        let turn = lines.next(16, |_, _| TURN.as_secs_f64(), |request| *request % 2 == 1);
         let batch: Vec<_> = turn.batch.iter().map(|piece| piece.request).collect();
         assert_eq!((batch, turn.dropped), (vec![1, 3], vec![0, 2]));
         // A line of unwanted requests alone gives its turn to the next.
-        lines.push("c", 5, 4);
-        let turn = lines.next(8, |request| *request == 5);
+        push(&mut lines, "c", 5, 4);
+        let turn = lines.next(16, |_, _| FREE, |request| *request == 5);
         assert_eq!((turn.batch[0].request, turn.dropped), (5, vec![4]));
         assert!(lines.is_empty());
     }
 
     #[test]
     fn a_withdrawn_request_leaves_its_line() {
-        let mut lines = Lines::new();
-        let tickets: Vec<u64> = (0..3).map(|request| lines.push("a", request, 6)).collect();
-        assert_eq!(lines.withdraw(&"a", tickets[1]), Some(1));
-        assert_eq!(lines.withdraw(&"a", tickets[1]), None, "once");
-        assert_eq!(lines.next(4, |_| true).batch[0].request, 0);
-        assert_eq!(lines.withdraw(&"a", tickets[0]), Some(0), "what is left of it");
-        assert_eq!(lines.withdraw(&"b", tickets[2]), None, "another line");
-        assert_eq!(lines.withdraw(&"a", tickets[2]), Some(2));
-        assert!(lines.is_empty() && lines.by_key.is_empty(), "no empty line stays");
+        for urgency in [Urgency::Interactive, Urgency::Bulk] {
+            let mut lines = Lines::new();
+            let tickets: Vec<u64> =
+                (0..3).map(|request| lines.push("a", request, 20, urgency, Instant::now())).collect();
+            assert_eq!(lines.withdraw(&"a", tickets[1]), Some(1));
+            assert_eq!(lines.withdraw(&"a", tickets[1]), None, "once");
+            assert_eq!(next(&mut lines, 16).batch[0].request, 0);
+            assert_eq!(lines.rows_before(&"a", urgency), 24);
+            assert_eq!(lines.withdraw(&"a", tickets[0]), Some(0), "what is left of it");
+            assert_eq!(lines.withdraw(&"b", tickets[2]), None, "another line");
+            assert_eq!(lines.withdraw(&"a", tickets[2]), Some(2));
+            assert!(lines.is_empty() && lines.by_key.is_empty(), "no empty line stays");
+        }
     }
 
     proptest! {
         #[test]
         fn every_row_appears_once_and_in_order(
-            requests in prop::collection::vec((0_u8..4, 1_usize..70), 1..40),
-            rows_max in 1_usize..33,
+            requests in prop::collection::vec((0_u8..4, 1_usize..70, any::<bool>()), 1..40),
+            rows_max in 1_usize..5,
             early in 0_usize..40,
         ) {
-            let mut lines = Lines::new();
+            let (mut lines, now) = (Lines::new(), Instant::now());
+            let rows_max = rows_max * LANES;
+            let seconds = |key: &u8, _: &usize| [FREE, 1e-5, 1e-4, 1.0][usize::from(*key)];
             let mut seen = vec![0; requests.len()];
-            let mut last_of_line: HashMap<u8, usize> = HashMap::new();
+            let mut last_of: HashMap<(u8, bool), usize> = HashMap::new();
+            let come = |lines: &mut Lines<u8, usize>, (request, (key, rows, bulk)): (usize, &(u8, usize, bool))| {
+                let urgency = if *bulk { Urgency::Bulk } else { Urgency::Interactive };
+                lines.push(*key, request, *rows, urgency, now + Duration::from_millis(10 * request as u64));
+            };
             // Some come before the first batch, and one more after every batch.
             let mut coming = requests.iter().enumerate();
-            for (request, (key, rows)) in coming.by_ref().take(early) {
-                lines.push(*key, request, *rows);
-            }
+            coming.by_ref().take(early).for_each(|request| come(&mut lines, request));
             loop {
-                let turn = lines.next(rows_max, |_| true);
+                let turn = lines.next(rows_max, seconds, |_| true);
                 prop_assert!(turn.dropped.is_empty());
-                let rows: usize = turn.batch.iter().map(|piece| piece.rows.len()).sum();
+                let rows = rows(&turn);
                 prop_assert!(rows <= rows_max, "{rows} rows in a batch of at most {rows_max}");
                 for piece in &turn.batch {
                     prop_assert!(!piece.rows.is_empty());
                     prop_assert_eq!(piece.rows.start, seen[piece.request], "in order, without a gap");
                     seen[piece.request] = piece.rows.end;
-                    let key = requests[piece.request].0;
+                    let (key, _, bulk) = requests[piece.request];
                     prop_assert_eq!(key, requests[turn.batch[0].request].0, "one line a batch");
-                    let last = last_of_line.entry(key).or_insert(0);
+                    let last = last_of.entry((key, bulk)).or_insert(0);
                     prop_assert!(*last <= piece.request, "first come, first served");
                     *last = piece.request;
                 }
-                // Only a line that has run out leaves room in its batch.
-                if let Some(first) = turn.batch.first() && rows < rows_max {
-                    prop_assert!(!lines.by_key.contains_key(&requests[first.request].0));
+                // Whole panels, as long as more is waiting.
+                if let Some(first) = turn.batch.first() && lines.by_key.contains_key(&requests[first.request].0) {
+                    prop_assert!(rows.is_multiple_of(LANES), "{rows} rows");
                 }
                 match coming.next() {
-                    Some((request, (key, rows))) => { lines.push(*key, request, *rows); }
+                    Some(request) => come(&mut lines, request),
                     None if lines.is_empty() => break,
                     None => prop_assert!(!turn.batch.is_empty()),
                 }
             }
-            for (seen, (_, rows)) in seen.iter().zip(&requests) {
+            for (seen, (_, rows, _)) in seen.iter().zip(&requests) {
                 prop_assert_eq!(seen, rows);
             }
+            prop_assert!(lines.by_key.is_empty());
         }
 
+        /// Whatever rows cost: between two batches of a line no other line has more than the turns that the first one
+        /// used in advance, and one.
         #[test]
-        fn no_line_starves(sizes in prop::collection::vec(1_usize..200, 2..8), rows_max in 1_usize..17) {
+        fn no_line_starves(costs in prop::collection::vec(1e-8_f64..1e-4, 2..8)) {
             let mut lines = Lines::new();
-            for (key, rows) in sizes.iter().enumerate() {
-                lines.push(key, key, *rows);
+            let seconds = |key: &usize, _: &usize| costs[*key];
+            for key in 0..costs.len() {
+                push(&mut lines, key, key, 1_000_000_000);
             }
-            let mut waited = vec![0; sizes.len()];
-            for _ in 0..100 {
-                let served = lines.next(rows_max, |_| true).batch[0].request;
-                // It comes back for more at once.
-                lines.push(served, served, rows_max);
-                for (key, waited) in waited.iter_mut().enumerate() {
-                    *waited = if key == served { 0 } else { *waited + 1 };
-                    prop_assert!(*waited < sizes.len(), "line {} waited for {} batches", key, waited);
-                }
+            let mut used = vec![0.0_f64; costs.len()];
+            for _ in 0..2_000 {
+                let turn = lines.next(256, seconds, |_| true);
+                used[turn.batch[0].request] += rows(&turn) as f64 * costs[turn.batch[0].request];
             }
+            let most = used.iter().copied().fold(0.0, f64::max);
+            let least = used.iter().copied().fold(f64::INFINITY, f64::min);
+            let batch = CUT_ROWS_MIN as f64 * costs.iter().copied().fold(0.0, f64::max);
+            prop_assert!(most - least <= 2.0 * (TURN.as_secs_f64() + batch), "{used:?}");
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::load::{Load, Loads, Pace, Returns, Size, has_room};
-use super::policy::{Lines, Piece, Turn};
+use super::load::{Load, Loads, Paces, Returns, Size, has_room};
+use super::policy::{Lines, Piece, Turn, Urgency};
 use super::request::{Key, Question, Request};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
@@ -32,7 +32,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct State {
     lines: Lines<Key, Arc<Request>>,
-    pace: Pace,
+    paces: Paces<Key>,
     returns: Returns,
     loads: Loads<Key>,
     /// Nothing is accepted any more.
@@ -67,7 +67,7 @@ impl Queue {
             load: Arc::default(),
             state: Mutex::new(State {
                 lines: Lines::new(),
-                pace: Pace::default(),
+                paces: Paces::new(),
                 returns: Returns::default(),
                 loads: Loads::new(),
                 closed: false,
@@ -99,17 +99,28 @@ impl Queue {
         if let Some(refusal) = self.refusal(&mut state, &line, size) {
             return Err(refusal);
         }
+        let now = Instant::now();
         if let Some(deadline) = question.deadline
-            && let Some(ahead) = state.pace.time_for(line.work(), self.threads)
-            && Instant::now() + ahead / PREDICTION_ERROR > deadline
+            && let Some(ahead) = self.predicted_wait(&state, &key, size.row_work, question.urgency)
+            && now + ahead / PREDICTION_ERROR > deadline
         {
             return Err(BatchError::DeadlineExceeded);
         }
+        let urgency = question.urgency;
         let (request, answer) = Request::new(question, [Arc::clone(&self.load), line]);
-        let ticket = state.lines.push(key.clone(), request, size.rows);
+        let ticket = state.lines.push(key.clone(), request, size.rows, urgency, now);
         drop(state);
         self.work.notify_one();
         Ok(Admitted { key, ticket, answer })
+    }
+
+    /// How long a request would wait that came now: for those before it in its line, and meanwhile as long for each of the
+    /// other lines, but no longer than for all that there is.
+    fn predicted_wait(&self, state: &State, key: &Key, row_work: usize, urgency: Urgency) -> Option<Duration> {
+        let before = state.lines.rows_before(key, urgency).saturating_mul(row_work);
+        let line = state.paces.time_for(key, before.saturating_mul(state.lines.count()), self.threads)?;
+        let all = state.paces.all().time_for(self.load.work(), self.threads)?;
+        Some(line.min(all))
     }
 
     /// Refuses what would exceed a bound, or its line's share of it.
@@ -122,7 +133,7 @@ impl Queue {
         {
             return None;
         }
-        let [ahead, own] = [self.load.work(), size.work()].map(|work| state.pace.time_for(work, self.threads));
+        let [ahead, own] = [self.load.work(), size.work()].map(|work| state.paces.all().time_for(work, self.threads));
         let retry_after = state.returns.next(Instant::now(), ahead, own);
         Some(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after })
     }
@@ -142,7 +153,11 @@ impl Queue {
     /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.
     pub(super) fn take(&self, now: Instant) -> Option<Vec<Piece<Arc<Request>>>> {
         let mut state = lock(&self.state);
-        let Turn { batch, dropped } = state.lines.next(self.config.batch_rows_max, |request| request.is_wanted(now));
+        let State { lines, paces, .. } = &mut *state;
+        let row_seconds =
+            |key: &Key, request: &Arc<Request>| paces.seconds(key) * request.question().size().row_work as f64;
+        let Turn { batch, dropped } =
+            lines.next(self.config.batch_rows_max, row_seconds, |request| request.is_wanted(now));
         let more = !state.lines.is_empty();
         drop(state);
         if more {
@@ -197,8 +212,8 @@ impl Queue {
     }
 
     /// Learns the pace from a batch whose answers are out.
-    pub(super) fn record(&self, now: Instant, work: usize, busy: Duration) {
-        lock(&self.state).pace.record(now, work, busy);
+    pub(super) fn record(&self, key: &Key, now: Instant, work: usize, busy: Duration) {
+        lock(&self.state).paces.record(key, now, work, busy);
     }
 
     /// Batches and rows computed so far.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::load::{Claim, Load, Size};
+use super::policy::Urgency;
 use super::reply::{Assembly, Computed};
 use super::sync::Mutex;
 use super::{BatchError, Operation, Output, lock};
@@ -26,6 +27,7 @@ pub(super) struct Question {
     pub(super) operation: Operation,
     pub(super) rows: Matrix,
     pub(super) deadline: Option<Instant>,
+    pub(super) urgency: Urgency,
 }
 
 impl Question {

@@ -161,7 +161,7 @@ type Submission = Pin<Box<dyn Future<Output = Result<Output, BatchError>> + Send
 
 fn submission(batcher: &Batcher, operation: Operation, rows: Matrix, deadline: Option<Instant>) -> Submission {
     let batcher = batcher.clone();
-    Box::pin(async move { batcher.submit(model(1), operation, rows, deadline).await })
+    Box::pin(async move { batcher.submit(model(1), operation, rows, deadline, Urgency::Interactive).await })
 }
 
 /// Lets a submission come as far as it can without waiting: it is refused or queued. Its answer, if it has one.
@@ -212,7 +212,10 @@ async fn every_caller_gets_their_own_rows_back() {
                 let rows = matrix(widths(operation).0, &firsts);
                 let in_bytes = caller % 2 == 0;
                 let rows = if in_bytes { as_bytes(&rows) } else { rows };
-                let output = batcher.submit(Arc::clone(&model), operation, rows, None).await.expect("an answer");
+                let output = batcher
+                    .submit(Arc::clone(&model), operation, rows, None, Urgency::Interactive)
+                    .await
+                    .expect("an answer");
                 assert_eq!(
                     matches!(output.matrix.values(), Values::Float32Le(_)),
                     in_bytes,
@@ -234,11 +237,15 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
     for threads in [1, 4] {
         let batcher = echoing(threads);
         let firsts: Vec<f32> = (0..1_003).map(|row| row as f32).collect();
-        let output = batcher.submit(model(1), Operation::Reconstruct, matrix(FEATURES, &firsts), None).await;
+        let output = batcher
+            .submit(model(1), Operation::Reconstruct, matrix(FEATURES, &firsts), None, Urgency::Interactive)
+            .await;
         check_echo(&output.expect("an answer"), Operation::Reconstruct, &model(1), &firsts);
         let stats = batcher.stats();
         assert_eq!((stats.batches, stats.rows), (63, 1_003));
-        let narrow = batcher.submit(model(1), Operation::Reconstruct, matrix(FEATURES - 1, &[1.0]), None).await;
+        let narrow = batcher
+            .submit(model(1), Operation::Reconstruct, matrix(FEATURES - 1, &[1.0]), None, Urgency::Interactive)
+            .await;
         assert!(narrow.is_err(), "{narrow:?}");
         let stats = batcher.stats();
         assert_eq!((stats.answered, stats.refused), (1, 1));
@@ -252,9 +259,18 @@ async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
     let firsts: Vec<f32> = (0..40).map(|row| row as f32 / 7.0).collect();
     let mut alone = Lanes::zeros(1, FEATURES);
     let rows = matrix(FEATURES, &firsts);
-    let codes = batcher.submit(Arc::clone(&model), Operation::Encode, rows.clone(), None).await.expect("codes");
-    let back = batcher.submit(Arc::clone(&model), Operation::Decode, codes.matrix.clone(), None).await.expect("rows");
-    let both = batcher.submit(Arc::clone(&model), Operation::Reconstruct, rows.clone(), None).await.expect("rows");
+    let codes = batcher
+        .submit(Arc::clone(&model), Operation::Encode, rows.clone(), None, Urgency::Interactive)
+        .await
+        .expect("codes");
+    let back = batcher
+        .submit(Arc::clone(&model), Operation::Decode, codes.matrix.clone(), None, Urgency::Interactive)
+        .await
+        .expect("rows");
+    let both = batcher
+        .submit(Arc::clone(&model), Operation::Reconstruct, rows.clone(), None, Urgency::Interactive)
+        .await
+        .expect("rows");
     assert_eq!(back.matrix, both.matrix);
     assert_eq!((both.squared_errors.len(), both.squared_errors_input_units.len()), (40, 40));
     for row in 0..40 {
@@ -319,7 +335,8 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
         .zip([1.0, 2.0, 3.0])
         .map(|(deadline, first)| {
             let rows = matrix(FEATURES, &[first]);
-            let question = Question { model: model(1), operation: Operation::Encode, rows, deadline };
+            let urgency = Urgency::Interactive;
+            let question = Question { model: model(1), operation: Operation::Encode, rows, deadline, urgency };
             queue.admit(question).expect("room")
         })
         .collect();
@@ -340,10 +357,11 @@ fn a_deadline_that_cannot_be_met_is_told_at_once() {
         operation: Operation::Encode,
         rows: matrix(FEATURES, &vec![1.0; rows]),
         deadline: ms.map(|ms| now + Duration::from_millis(ms)),
+        urgency: Urgency::Interactive,
     };
     queue.admit(question(1_000, None)).expect("room");
     queue.admit(question(1, Some(1_000))).expect("nothing was measured yet");
-    queue.record(now, 100 * FEATURES * CODE, Duration::from_secs(1));
+    queue.record(&question(1, None).key(), now, 100 * FEATURES * CODE, Duration::from_secs(1));
     let refused = queue.admit(question(1, Some(4_000))).expect_err("10 s of work are before it");
     assert_eq!(refused, BatchError::DeadlineExceeded);
     queue.admit(question(1, Some(9_000))).expect("the pace may be twice what was measured");
@@ -459,7 +477,7 @@ async fn a_panic_fails_the_whole_of_a_split_request() {
     let batcher = echoing(1);
     let mut firsts = vec![1.0; 500];
     firsts[100] = PANICS;
-    let lost = batcher.submit(model(1), Operation::Encode, matrix(FEATURES, &firsts), None).await;
+    let lost = batcher.submit(model(1), Operation::Encode, matrix(FEATURES, &firsts), None, Urgency::Interactive).await;
     assert_eq!(lost.expect_err("lost"), BatchError::WorkerLost);
     batcher.drain();
     let stats = batcher.stats();

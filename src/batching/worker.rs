@@ -97,6 +97,7 @@ impl Member<'_> {
 
 /// Computes one batch and answers the requests that end in it.
 fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare: &mut Spare) {
+    let started = Instant::now();
     let mut members = Vec::with_capacity(pieces.len());
     let mut rows = 0;
     for piece in pieces {
@@ -117,10 +118,8 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
         member.piece.request.question().rows.load_into(rows_of_request, &mut batch, member.first);
     }
 
-    let started = Instant::now();
     let computed = (compute.0)(&question.model, question.operation, &batch, spare);
     assert_eq!(computed.values.rows(), rows, "a result for every row of the batch");
-    let ended = Instant::now();
     queue.count(rows);
 
     // Almost always all is well, and one quick look over the batch says so.
@@ -133,7 +132,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
             Some(row) => queue.fail(piece, BatchError::ResultNotFinite { row: piece.rows.start + row - first }),
         }
     }
-    queue.record(ended, rows * question.size().row_work, ended - started);
+    queue.record(&question.key(), Instant::now(), rows * question.size().row_work, started.elapsed());
     spare.put(batch);
     spare.put(computed.values);
 }

@@ -6,7 +6,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{sleep, timeout_at};
 
 use super::{Served, Service, ServiceError};
-use crate::batching::{BatchError, BatchingConfig, Operation};
+use crate::batching::{BatchError, BatchingConfig, Operation, Urgency};
 use crate::model::{Matrix, ModelKey, ModelName, Selector};
 
 /// A refused message comes back no later than this: other room may become free earlier than was said.
@@ -102,7 +102,7 @@ impl Bulk {
         let Self { service, key, operation, .. } = self;
         let _place = by(deadline, service.room.place(rows.rows(), self.bytes(&rows))).await??;
         // The copy is one of a pointer, except of rows in the convenient form.
-        patiently(deadline, || service.compute(key, *operation, rows.clone(), deadline)).await
+        patiently(deadline, || service.compute(key, *operation, rows.clone(), deadline, Urgency::Bulk)).await
     }
 }
 

@@ -9,7 +9,7 @@ pub mod models;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use crate::batching::{BatchError, Batcher, Operation, Output};
+pub use crate::batching::{BatchError, Batcher, Operation, Output, Urgency};
 pub use crate::jobs::{
     Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Progress, RowRole, Upload,
 };
@@ -77,7 +77,7 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let key = self.choose(name, selector, Operation::Encode)?;
-        self.compute(&key, Operation::Encode, rows, deadline).await
+        self.compute(&key, Operation::Encode, rows, deadline, Urgency::Interactive).await
     }
 
     /// Codes (n, d_K) to rows (n, d_0). The version must be named.
@@ -89,7 +89,7 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let key = self.choose(name, selector, Operation::Decode)?;
-        self.compute(&key, Operation::Decode, codes, deadline).await
+        self.compute(&key, Operation::Decode, codes, deadline, Urgency::Interactive).await
     }
 
     /// Rows (n, d_0) to codes and back, with the error of each row.
@@ -101,7 +101,7 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let key = self.choose(name, selector, Operation::Reconstruct)?;
-        self.compute(&key, Operation::Reconstruct, rows, deadline).await
+        self.compute(&key, Operation::Reconstruct, rows, deadline, Urgency::Interactive).await
     }
 
     /// Whether so much waits that large questions may find no room.
@@ -139,12 +139,14 @@ impl Service {
         operation: Operation,
         rows: Matrix,
         deadline: Option<Instant>,
+        urgency: Urgency,
     ) -> Result<Served, ServiceError> {
         let model = self.loaded(key).await?;
-        let output = self.batcher.submit(model, operation, rows, deadline).await.map_err(|error| match error {
-            BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(field(operation), error),
-            other => other.into(),
-        })?;
+        let output =
+            self.batcher.submit(model, operation, rows, deadline, urgency).await.map_err(|error| match error {
+                BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(field(operation), error),
+                other => other.into(),
+            })?;
         Ok(Served { version: key.version, output })
     }
 

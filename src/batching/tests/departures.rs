@@ -9,9 +9,11 @@ const CALLERS: u32 = 10_000;
 
 fn ask(batcher: &Batcher, model: &Arc<LoadedModel>, id: u32, rows: usize) -> Submission {
     let (batcher, model) = (batcher.clone(), Arc::clone(model));
-    Box::pin(
-        async move { batcher.submit(model, Operation::Encode, matrix(FEATURES, &vec![id as f32; rows]), None).await },
-    )
+    Box::pin(async move {
+        batcher
+            .submit(model, Operation::Encode, matrix(FEATURES, &vec![id as f32; rows]), None, Urgency::Interactive)
+            .await
+    })
 }
 
 /// Nothing is left behind: no room taken, no request kept.
