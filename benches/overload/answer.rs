@@ -57,8 +57,10 @@ fn of(status: &Status) -> Answer {
         (Code::Cancelled, _) if status.metadata().is_empty() => Answer::GaveUp,
         (code, _) => {
             let text = format!("{code:?}: {}{}", status.message(), causes(status));
-            // "detected" on this side, "received" when the server closed the connection.
-            if text.contains("connection error detected") { Answer::OwnFault } else { Answer::Untyped(text) }
+            // "detected" on this side, "received" when the server closed the connection; and what was still on its way on a
+            // connection that was given up.
+            let own = ["connection error detected", "dispatch task is gone"];
+            if own.iter().any(|fault| text.contains(fault)) { Answer::OwnFault } else { Answer::Untyped(text) }
         }
     }
 }

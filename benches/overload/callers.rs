@@ -10,11 +10,11 @@ use tokio::time::MissedTickBehavior;
 use tonic::transport::Endpoint;
 
 use crate::answer::{Answer, Client, Tally, ask};
-use crate::load::{Failure, Model, TELEMETRY, percentile};
+use crate::load::{Failure, Model, percentile};
 
 /// Answers may be larger than tonic's default.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Callers of the small model, and how often each asks: what they ask for is the same alone and in the flood, so that
+/// Callers of the probe, and how often each asks: what they ask for is the same alone and in the flood, so that
 /// neither their own load nor what they leave for the others depends on how fast they are answered.
 const PROBE_CALLERS: usize = 4;
 const PROBE_EVERY: Duration = Duration::from_millis(4);
@@ -96,9 +96,10 @@ async fn call_all(
     Ok(told.map(Told::gather))
 }
 
-/// Callers of the small model, on a thread and a connection of their own: the flood's client shall not delay them.
+/// Callers of single rows, on a thread and a connection of their own: the flood's client shall not delay them.
 pub(crate) fn probe(
     address: SocketAddr,
+    model: Model,
     timeout: Duration,
     duration: Duration,
 ) -> thread::JoinHandle<Result<Told, Failure>> {
@@ -106,7 +107,7 @@ pub(crate) fn probe(
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let client = connect(address).await?;
             let until = Instant::now() + duration;
-            let question = TELEMETRY.question(1);
+            let question = model.question(1);
             let callers: Vec<_> = (0..PROBE_CALLERS)
                 .map(|_| tokio::spawn(call(client.clone(), question.clone(), timeout, until, Some(PROBE_EVERY))))
                 .collect();

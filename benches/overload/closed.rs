@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::callers::{Told, flood, probe};
-use crate::load::{Cores, EMBED, Failure, MNIST_DEEP, Model, RunningServer, cpu_of};
+use crate::load::{Cores, EMBED, Failure, MNIST_DEEP, Model, RunningServer, TELEMETRY, cpu_of};
 use crate::memory::Watch;
 use crate::support::Report;
 
@@ -62,7 +62,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
 
     // Loads the models.
     let mut answered = load(&server, 4, Duration::from_millis(300)).await?.answered();
-    let alone = probe(server.address, TIMEOUT, short);
+    let alone = probe(server.address, TELEMETRY, TIMEOUT, short);
     let alone = tokio::task::spawn_blocking(move || alone.join()).await?.map_err(|_| "the probe panicked")??;
     answered += alone.tally.results;
 
@@ -129,7 +129,7 @@ impl Outcome {
 async fn load(server: &RunningServer, callers: usize, duration: Duration) -> Result<Outcome, Failure> {
     let watch = Watch::start(server.process.memory());
     let (start, cpu) = (Instant::now(), cpu_of(std::process::id())?);
-    let small = probe(server.address, TIMEOUT, duration);
+    let small = probe(server.address, TELEMETRY, TIMEOUT, duration);
     let flood = flood(server.address, MODELS, ROWS, callers, CONNECTIONS, TIMEOUT, duration).await?;
     let wall = start.elapsed();
     let generator_busy = cpu_of(std::process::id())?.saturating_sub(cpu).as_secs_f64() / wall.as_secs_f64();

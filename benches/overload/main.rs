@@ -6,6 +6,7 @@ mod load;
 mod support;
 
 mod answer;
+mod bulk;
 mod callers;
 mod closed;
 mod fair;
@@ -22,6 +23,8 @@ closed: ten times as many callers as saturate the server, 64 rows a request of t
 2 s; who is refused waits as RetryInfo says. Throughput beside the saturated maximum, p99 of accepted requests beside the
 deadline, every status, memory (last third beside middle third), and the p99 of a small model's callers, alone and in the
 flood. The bound of the queue is lowered so that the flood fills it.
+bulk: streams with more rows than can be served, beside single rows of a few callers (their p99), and beside more single calls
+than can be served: rows/s of the streams.
 fair: a small model and a large one, each with more callers than it can serve: rows/s of each beside half of what it does
 alone.
 open: single rows at rising rates, deadlines of 50 ms, every fifth caller leaves at a random instant: results beside
@@ -55,6 +58,10 @@ fn run(options: &Options) -> Result<(), Failure> {
         if options.wants(&fair::case_name()) {
             fair = fair::run(cores, store.path(), options.quick, &mut report).await;
         }
-        closed.and(fair).and(open::run(cores, store.path(), options, &mut report).await)
+        let mut bulk = Ok(());
+        if options.wants(&bulk::case_name()) {
+            bulk = bulk::run(cores, store.path(), options.quick, &mut report).await;
+        }
+        closed.and(fair).and(bulk).and(open::run(cores, store.path(), options, &mut report).await)
     })
 }

@@ -1,13 +1,14 @@
-//! Which rows form the next batch. Pure: time and cost are arguments; it knows neither threads nor what a request is.
+//! Which rows form the next batch. Pure: the cost is an argument, time is not even asked for; it knows neither threads nor what a request is.
 //!
 //! Lines share the threads by deficit round-robin (Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit
 //! Round-Robin", IEEE/ACM Transactions on Networking 4(3), 1996), in seconds of computing: a turn is worth the same to every
-//! line, however many rows that is. Within a line the first to come is the first to go, and bulk counts as having come later.
+//! line, however many rows that is. Within a line bulk gives way, but for a share of its own; the first to come is the first
+//! to go.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::numeric::LANES;
 
@@ -21,9 +22,8 @@ const CUT_ROWS_MIN: usize = 4 * LANES;
 /// Turns that a line can have used in advance, at most: one wrong measurement shall not shut it out for long.
 const DEBT_TURNS_MAX: f64 = 64.0;
 
-/// Bulk waits as if it had come so much later: long enough to let everybody else by, short enough to come forward where they
-/// alone are more than can be served.
-const BULK_YIELDS: Duration = Duration::from_millis(100);
+/// While both wait, a row of bulk is computed for so many others: enough never to stand still.
+const ROWS_PER_BULK_ROW: usize = 7;
 
 /// Who waits for the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(super) struct Lines<K, T> {
 struct Line<T> {
     interactive: Wait<T>,
     bulk: Wait<T>,
+    /// Rows of others that were computed while bulk waited, less what bulk had for it.
+    owed_to_bulk: usize,
     /// Seconds of computing that are left of its turn; below zero, those that it used in advance.
     credit: f64,
 }
@@ -69,8 +71,6 @@ struct Waiting<T> {
     request: T,
     /// Its rows that are in no batch yet, never empty.
     rows: Range<usize>,
-    /// It goes before whatever has a later one.
-    due: Instant,
 }
 
 /// Rows of one request, as part of a batch.
@@ -114,18 +114,14 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
         })
     }
 
-    /// Queues a request of `rows` rows, at least 1, that comes `now`; the ticket finds it again.
-    pub(super) fn push(&mut self, key: K, request: T, rows: usize, urgency: Urgency, now: Instant) -> u64 {
+    /// Queues a request of `rows` rows, at least 1; the ticket finds it again.
+    pub(super) fn push(&mut self, key: K, request: T, rows: usize, urgency: Urgency) -> u64 {
         debug_assert!(rows > 0, "a request has rows");
         self.tickets += 1;
-        let due = match urgency {
-            Urgency::Interactive => now,
-            Urgency::Bulk => now + BULK_YIELDS,
-        };
-        let waiting = Waiting { ticket: self.tickets, request, rows: 0..rows, due };
+        let waiting = Waiting { ticket: self.tickets, request, rows: 0..rows };
         let line = self.by_key.entry(key.clone()).or_insert_with(|| {
             self.turns.push_back(key);
-            Line { interactive: Wait::new(), bulk: Wait::new(), credit: TURN.as_secs_f64() }
+            Line { interactive: Wait::new(), bulk: Wait::new(), owed_to_bulk: 0, credit: TURN.as_secs_f64() }
         });
         let wait = match urgency {
             Urgency::Interactive => &mut line.interactive,
@@ -198,10 +194,6 @@ impl<T> Wait<T> {
         Self { requests: VecDeque::new(), rows: 0 }
     }
 
-    fn due(&self) -> Option<Instant> {
-        self.requests.front().map(|first| first.due)
-    }
-
     /// Takes out what is left of a request.
     fn remove(&mut self, ticket: u64) -> Option<T> {
         let place = self.requests.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
@@ -225,26 +217,34 @@ impl<T: Clone> Line<T> {
     fn cut(&mut self, mut room: usize, wanted: &mut impl FnMut(&T) -> bool, dropped: &mut Vec<T>) -> Vec<Piece<T>> {
         let mut batch = Vec::new();
         while room > 0 {
-            let wait = match (self.interactive.due(), self.bulk.due()) {
-                (Some(interactive), Some(bulk)) if bulk < interactive => &mut self.bulk,
-                (Some(_), _) => &mut self.interactive,
-                (None, _) => &mut self.bulk,
-            };
+            if self.bulk.rows == 0 {
+                self.owed_to_bulk = 0;
+            }
+            let owed = self.owed_to_bulk / ROWS_PER_BULK_ROW;
+            // Not row by row: each piece of a request costs something.
+            let bulk_first = owed >= CUT_ROWS_MIN || self.interactive.rows == 0;
+            let most = if bulk_first && self.interactive.rows > 0 { room.min(owed) } else { room };
+            let wait = if bulk_first { &mut self.bulk } else { &mut self.interactive };
             let Some(mut waiting) = wait.requests.pop_front() else { break };
             if !wanted(&waiting.request) {
                 wait.rows -= waiting.rows.len();
                 dropped.push(waiting.request);
                 continue;
             }
-            let end = waiting.rows.end.min(waiting.rows.start + room);
+            let end = waiting.rows.end.min(waiting.rows.start + most);
             let rows = waiting.rows.start..end;
             room -= rows.len();
             wait.rows -= rows.len();
-            batch.push(Piece { ticket: waiting.ticket, request: waiting.request.clone(), rows });
+            batch.push(Piece { ticket: waiting.ticket, request: waiting.request.clone(), rows: rows.clone() });
             if end < waiting.rows.end {
                 waiting.rows.start = end;
                 wait.requests.push_front(waiting);
             }
+            self.owed_to_bulk = if bulk_first {
+                self.owed_to_bulk.saturating_sub(ROWS_PER_BULK_ROW * rows.len())
+            } else {
+                self.owed_to_bulk + rows.len()
+            };
         }
         batch
     }
@@ -260,7 +260,7 @@ mod tests {
     const FREE: f64 = 1e-12;
 
     fn push<K: Clone + Eq + Hash, T: Clone>(lines: &mut Lines<K, T>, key: K, request: T, rows: usize) -> u64 {
-        lines.push(key, request, rows, Urgency::Interactive, Instant::now())
+        lines.push(key, request, rows, Urgency::Interactive)
     }
 
     fn next<K: Clone + Eq + Hash, T: Clone>(lines: &mut Lines<K, T>, rows_max: usize) -> Turn<T> {
@@ -341,10 +341,10 @@ mod tests {
     fn a_turn_is_worth_the_same_to_every_line() {
         let mut lines = Lines::new();
         // Rows of the second line take 500 times as long; both have more than can be served.
-        let seconds = |key: &&str, _: &()| if *key == "small" { 1e-7 } else { 5e-5 };
+        let seconds = |key: &&str, (): &()| if *key == "small" { 1e-7 } else { 5e-5 };
         let mut served: HashMap<&str, f64> = HashMap::new();
         for key in ["small", "large"] {
-            lines.push(key, (), 10_000_000, Urgency::Interactive, Instant::now());
+            lines.push(key, (), 10_000_000, Urgency::Interactive);
         }
         for _ in 0..10_000 {
             let before = lines.rows_before(&"small", Urgency::Interactive);
@@ -387,35 +387,57 @@ mod tests {
 
     #[test]
     fn bulk_goes_after_those_who_wait() {
-        let (mut lines, now) = (Lines::new(), Instant::now());
+        let mut lines = Lines::new();
         for request in 0..3 {
-            lines.push("a", request, 64, Urgency::Bulk, now);
+            lines.push("a", request, 64, Urgency::Bulk);
         }
-        lines.push("a", 3, 64, Urgency::Interactive, now + BULK_YIELDS / 2);
-        assert_eq!(
-            (lines.rows_before(&"a", Urgency::Interactive), lines.rows_before(&"a", Urgency::Bulk)),
-            (64, 4 * 64)
-        );
+        push(&mut lines, "a", 3, 64);
+        assert_eq!(lines.rows_before(&"a", Urgency::Interactive), 64);
+        assert_eq!(lines.rows_before(&"a", Urgency::Bulk), 4 * 64);
         let order: Vec<i32> = (0..4).map(|_| next(&mut lines, 64).batch[0].request).collect();
         assert_eq!(order, [3, 0, 1, 2]);
     }
 
     #[test]
-    fn bulk_that_has_waited_long_goes_before_those_who_came_later() {
-        let (mut lines, now) = (Lines::new(), Instant::now());
-        lines.push("a", 0, 64, Urgency::Bulk, now);
-        lines.push("a", 1, 64, Urgency::Interactive, now + BULK_YIELDS);
-        lines.push("a", 2, 64, Urgency::Interactive, now + BULK_YIELDS * 2);
-        lines.push("a", 3, 64, Urgency::Bulk, now + BULK_YIELDS * 2);
-        let order: Vec<i32> = (0..4).map(|_| next(&mut lines, 64).batch[0].request).collect();
-        assert_eq!(order, [1, 0, 2, 3]);
+    fn bulk_does_not_stand_still_however_many_others_come() {
+        for rows_max in [16, 64, 256] {
+            let mut lines = Lines::new();
+            lines.push("a", "bulk", 100_000, Urgency::Bulk);
+            lines.push("a", "other", 1_000_000, Urgency::Interactive);
+            let (mut bulk, mut others, mut others_in_a_row) = (0, 0, 0);
+            while others < 50_000 {
+                for piece in next(&mut lines, rows_max).batch {
+                    if piece.request == "bulk" {
+                        bulk += piece.rows.len();
+                        others_in_a_row = 0;
+                    } else {
+                        others += piece.rows.len();
+                        others_in_a_row += piece.rows.len();
+                    }
+                    assert!(others_in_a_row <= ROWS_PER_BULK_ROW * CUT_ROWS_MIN + rows_max);
+                }
+            }
+            let share = bulk as f64 * ROWS_PER_BULK_ROW as f64 / others as f64;
+            assert!((0.98..=1.02).contains(&share), "{bulk} rows of bulk, {others} of others");
+        }
+    }
+
+    #[test]
+    fn bulk_is_owed_nothing_for_the_time_when_there_was_none() {
+        let mut lines = Lines::new();
+        push(&mut lines, "a", 0, 64 * 100);
+        for _ in 0..50 {
+            next(&mut lines, 64);
+        }
+        lines.push("a", 1, 64, Urgency::Bulk);
+        assert_eq!(next(&mut lines, 64).batch[0].request, 0);
     }
 
     #[test]
     fn both_urgencies_share_a_batch() {
-        let (mut lines, now) = (Lines::new(), Instant::now());
-        lines.push("a", 0, 5, Urgency::Bulk, now);
-        lines.push("a", 1, 3, Urgency::Interactive, now);
+        let mut lines = Lines::new();
+        lines.push("a", 0, 5, Urgency::Bulk);
+        push(&mut lines, "a", 1, 3);
         let batch: Vec<_> = next(&mut lines, 16).batch.into_iter().map(|piece| (piece.request, piece.rows)).collect();
         assert_eq!(batch, [(1, 0..3), (0, 0..5)]);
         assert!(lines.is_empty() && lines.by_key.is_empty());
@@ -442,8 +464,7 @@ mod tests {
     fn a_withdrawn_request_leaves_its_line() {
         for urgency in [Urgency::Interactive, Urgency::Bulk] {
             let mut lines = Lines::new();
-            let tickets: Vec<u64> =
-                (0..3).map(|request| lines.push("a", request, 20, urgency, Instant::now())).collect();
+            let tickets: Vec<u64> = (0..3).map(|request| lines.push("a", request, 20, urgency)).collect();
             assert_eq!(lines.withdraw(&"a", tickets[1]), Some(1));
             assert_eq!(lines.withdraw(&"a", tickets[1]), None, "once");
             assert_eq!(next(&mut lines, 16).batch[0].request, 0);
@@ -462,14 +483,14 @@ mod tests {
             rows_max in 1_usize..5,
             early in 0_usize..40,
         ) {
-            let (mut lines, now) = (Lines::new(), Instant::now());
+            let mut lines = Lines::new();
             let rows_max = rows_max * LANES;
             let seconds = |key: &u8, _: &usize| [FREE, 1e-5, 1e-4, 1.0][usize::from(*key)];
             let mut seen = vec![0; requests.len()];
             let mut last_of: HashMap<(u8, bool), usize> = HashMap::new();
             let come = |lines: &mut Lines<u8, usize>, (request, (key, rows, bulk)): (usize, &(u8, usize, bool))| {
                 let urgency = if *bulk { Urgency::Bulk } else { Urgency::Interactive };
-                lines.push(*key, request, *rows, urgency, now + Duration::from_millis(10 * request as u64));
+                lines.push(*key, request, *rows, urgency);
             };
             // Some come before the first batch, and one more after every batch.
             let mut coming = requests.iter().enumerate();

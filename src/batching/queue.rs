@@ -12,9 +12,10 @@ use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
 use super::{BatchError, BatchingConfig, Output, lock};
 
-/// A request is refused for its deadline if even this many times the measured pace would come too late: models differ, and
-/// what could have been answered is not refused.
-const PREDICTION_ERROR: u32 = 2;
+/// A request is refused for its deadline if this many times the predicted wait would come too late. What is predicted is the
+/// wait for a thread that computes; before it the request is received, after it the answer is sent, by threads that may want
+/// the same cores. With less, nearly all that is accepted under overload is answered a moment too late: work for nobody.
+const WAITS_UNTIL_ANSWER: u32 = 2;
 
 /// Waiting requests of all models and operations.
 #[derive(Debug)]
@@ -99,16 +100,15 @@ impl Queue {
         if let Some(refusal) = self.refusal(&mut state, &line, size) {
             return Err(refusal);
         }
-        let now = Instant::now();
         if let Some(deadline) = question.deadline
             && let Some(ahead) = self.predicted_wait(&state, &key, size.row_work, question.urgency)
-            && now + ahead / PREDICTION_ERROR > deadline
+            && Instant::now() + ahead * WAITS_UNTIL_ANSWER > deadline
         {
             return Err(BatchError::DeadlineExceeded);
         }
         let urgency = question.urgency;
         let (request, answer) = Request::new(question, [Arc::clone(&self.load), line]);
-        let ticket = state.lines.push(key.clone(), request, size.rows, urgency, now);
+        let ticket = state.lines.push(key.clone(), request, size.rows, urgency);
         drop(state);
         self.work.notify_one();
         Ok(Admitted { key, ticket, answer })

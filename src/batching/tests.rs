@@ -362,11 +362,11 @@ fn a_deadline_that_cannot_be_met_is_told_at_once() {
     queue.admit(question(1_000, None)).expect("room");
     queue.admit(question(1, Some(1_000))).expect("nothing was measured yet");
     queue.record(&question(1, None).key(), now, 100 * FEATURES * CODE, Duration::from_secs(1));
-    let refused = queue.admit(question(1, Some(4_000))).expect_err("10 s of work are before it");
+    let refused = queue.admit(question(1, Some(19_000))).expect_err("10 s of work are before it");
     assert_eq!(refused, BatchError::DeadlineExceeded);
-    queue.admit(question(1, Some(9_000))).expect("the pace may be twice what was measured");
+    queue.admit(question(1, Some(21_000))).expect("there is as much time again for what comes before and after");
     queue.admit(question(1, None)).expect("without a deadline it waits");
-    let other = Question { operation: Operation::Reconstruct, ..question(1, Some(4_000)) };
+    let other = Question { operation: Operation::Reconstruct, ..question(1, Some(400)) };
     queue.admit(other).expect("its line is empty, and lines take turns");
 }
 

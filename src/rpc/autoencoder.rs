@@ -5,8 +5,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Api;
 use super::bulk;
 use super::convert;
+use super::deadline::deadline;
 use super::jobs::follow;
-use super::limits::{deadline, translate_status};
+use super::limits::translate_status;
 use super::pb;
 use super::pb::autoencoder_service_server::AutoencoderService;
 use super::pb::train_request::Message as Question;
@@ -30,7 +31,7 @@ impl AutoencoderService for Api {
     }
 
     async fn encode(&self, request: Request<pb::EncodeRequest>) -> Result<Response<pb::EncodeResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.extensions());
         let pb::EncodeRequest { model, rows } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let rows = convert::matrix("rows", rows)?;
@@ -42,7 +43,7 @@ impl AutoencoderService for Api {
     }
 
     async fn decode(&self, request: Request<pb::DecodeRequest>) -> Result<Response<pb::DecodeResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.extensions());
         let pb::DecodeRequest { model, codes } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let codes = convert::matrix("codes", codes)?;
@@ -57,7 +58,7 @@ impl AutoencoderService for Api {
         &self,
         request: Request<pb::ReconstructRequest>,
     ) -> Result<Response<pb::ReconstructResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(request.extensions());
         let pb::ReconstructRequest { model, rows } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let rows = convert::matrix("rows", rows)?;

@@ -11,7 +11,8 @@ use tokio::time::sleep_until;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::convert;
-use super::limits::{deadline, translate_status};
+use super::deadline::deadline;
+use super::limits::translate_status;
 use super::pb;
 use super::stream::AnswerStream;
 use crate::service::{BatchError, Bulk, Operation, Served, Service, ServiceError, field};
@@ -55,7 +56,7 @@ where
     let exchange = Exchange {
         service: service.clone(),
         operation,
-        deadline: deadline(request.metadata()),
+        deadline: deadline(request.extensions()),
         questions: request.into_inner(),
         stopping: service.stopping(),
         opened: None,

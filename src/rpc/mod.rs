@@ -3,6 +3,7 @@
 pub mod autoencoder;
 mod bulk;
 pub mod convert;
+pub mod deadline;
 mod early;
 pub mod jobs;
 pub mod limits;

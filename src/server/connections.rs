@@ -9,10 +9,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
+use tower::layer::layer_fn;
 use tower::util::MapResponseLayer;
 
 use super::lingering::Lingering;
 use super::transport::TransportConfig;
+use crate::rpc::deadline::InTime;
 use crate::rpc::limits;
 
 /// Ages that connections reach in turn, all within 10 % of the setting: clients that came together, after a restart for
@@ -39,6 +41,7 @@ pub(super) async fn serve(
             let (sender, accepted) = mpsc::channel(ACCEPTED_WAITING_MAX);
             let router = transport
                 .builder(age)
+                .layer(layer_fn(InTime::new))
                 .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
                 .add_routes(routes.clone());
             let stopping = stopping.clone();

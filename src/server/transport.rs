@@ -17,7 +17,7 @@ pub struct TransportConfig {
     pub connection_window_bytes: u32,
     /// Largest HTTP/2 frame that is taken in: fewer, larger frames cost less for bulk.
     pub frame_bytes_max: u32,
-    /// Requests in flight on one connection.
+    /// Requests in flight on one connection; further ones wait in the client, where they cost nothing if they are given up.
     pub streams_per_connection_max: u32,
     /// A connection on which nothing comes for this long is asked whether it is alive; `None`: never.
     pub keepalive_interval: Option<Duration>,
@@ -60,7 +60,7 @@ impl Default for TransportConfig {
             stream_window_bytes: 1 << 20,
             connection_window_bytes: 4 << 20,
             frame_bytes_max: 1 << 20,
-            streams_per_connection_max: 1024,
+            streams_per_connection_max: 256,
             keepalive_interval: Some(Duration::from_secs(30)),
             keepalive_timeout: Duration::from_secs(20),
             connection_age_max: None,

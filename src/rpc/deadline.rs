@@ -1,0 +1,168 @@
+//! When a caller stops waiting, and that it is told so by us.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, Map};
+use http::{Extensions, HeaderMap, Request, Response};
+use tokio::time::error::Elapsed;
+use tokio::time::{Timeout, timeout_at};
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+use crate::service::{BatchError, ServiceError};
+
+/// From the moment when the call's headers were there: to receive the rest takes part of the time too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Deadline(Instant);
+
+/// When the caller stops waiting, of a call that came through [`InTime`].
+pub(super) fn deadline(extensions: &Extensions) -> Option<Instant> {
+    extensions.get::<Deadline>().map(|deadline| deadline.0)
+}
+
+/// Answers `DEADLINE_EXCEEDED` where the service inside does not answer in time, even if the question is not all there yet.
+///
+/// tonic would answer `CANCELLED`.
+#[derive(Clone, Debug)]
+pub struct InTime<S> {
+    inner: S,
+}
+
+impl<S> InTime<S> {
+    /// Around a service.
+    pub fn new(inner: S) -> Self {
+        Self { inner }
+    }
+}
+
+type Answer = Result<Response<Body>, Infallible>;
+
+impl<S, B> Service<Request<B>> for InTime<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Map<Timeout<S::Future>, fn(Result<Answer, Elapsed>) -> Answer>, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Some(deadline) = told(request.headers(), Instant::now()) else {
+            return Either::Right(self.inner.call(request));
+        };
+        request.extensions_mut().insert(deadline);
+        Either::Left(timeout_at(deadline.0.into(), self.inner.call(request)).map(in_time))
+    }
+}
+
+fn in_time(answer: Result<Answer, Elapsed>) -> Answer {
+    answer.unwrap_or_else(|_| Ok(Status::from(ServiceError::from(BatchError::DeadlineExceeded)).into_http()))
+}
+
+/// A little before the caller's own clock and the transport's: who is last to know is told.
+fn told(headers: &HeaderMap, now: Instant) -> Option<Deadline> {
+    let timeout = timeout(headers)?;
+    let margin = (timeout / 10).min(Duration::from_millis(2));
+    now.checked_add(timeout.saturating_sub(margin)).map(Deadline)
+}
+
+/// `grpc-timeout`: 1 to 8 digits and a unit (gRPC over HTTP/2, "Timeout"). Anything else is no timeout.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_timeout(text: &str, expected: Option<Duration>) {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().expect("a header value"));
+        assert_eq!(timeout(&headers), expected, "{text:?}");
+    }
+
+    #[test]
+    fn every_unit_is_understood() {
+        check_timeout("2H", Some(Duration::from_hours(2)));
+        check_timeout("3M", Some(Duration::from_mins(3)));
+        check_timeout("10S", Some(Duration::from_secs(10)));
+        check_timeout("250m", Some(Duration::from_millis(250)));
+        check_timeout("7u", Some(Duration::from_micros(7)));
+        check_timeout("99999999n", Some(Duration::from_nanos(99_999_999)));
+    }
+
+    #[test]
+    fn anything_else_is_no_timeout() {
+        for text in ["", "S", "10", "1x", "-1S", "+1S", "123456789S", "1.5S", "ä"] {
+            let mut headers = HeaderMap::new();
+            let Ok(value) = http::HeaderValue::from_bytes(text.as_bytes()) else { continue };
+            headers.insert("grpc-timeout", value);
+            assert_eq!(timeout(&headers), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn our_deadline_is_before_the_transports() {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", "100m".parse().expect("a value"));
+        let now = Instant::now();
+        assert_eq!(told(&headers, now).map(|deadline| deadline.0), Some(now + Duration::from_millis(98)));
+        headers.insert("grpc-timeout", "1m".parse().expect("a value"));
+        assert_eq!(told(&headers, now).map(|deadline| deadline.0), Some(now + Duration::from_micros(900)));
+    }
+
+    /// Answers with the deadline that it finds, or never.
+    async fn answer(request: Request<bool>) -> Result<Response<Body>, Infallible> {
+        if *request.body() {
+            std::future::pending::<()>().await;
+        }
+        let mut response = Response::new(Body::empty());
+        if let Some(deadline) = deadline(request.extensions()) {
+            response.extensions_mut().insert(deadline);
+        }
+        Ok(response)
+    }
+
+    async fn ask(timeout: Option<&'static str>, never: bool) -> Response<Body> {
+        let mut request = Request::new(never);
+        if let Some(timeout) = timeout {
+            request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static(timeout));
+        }
+        InTime::new(tower::service_fn(answer)).call(request).await.expect("infallible")
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_at_the_deadline() {
+        let response = ask(Some("20m"), true).await;
+        let status = Status::from_header_map(response.headers()).expect("a status");
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_in_time_passes_and_the_handler_knows_the_deadline() {
+        assert!(ask(Some("10S"), false).await.extensions().get::<Instant>().is_some());
+        assert!(ask(None, false).await.extensions().get::<Instant>().is_none());
+    }
+}
