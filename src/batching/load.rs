@@ -219,8 +219,8 @@ impl<K: Clone + Eq + Hash> Paces<K> {
 }
 
 /// What they are apart who come back, as a multiple of the time that each takes: those who were answered ask again too, and
-/// nobody told them when.
-const RETURNS_APART: u32 = 2;
+/// nobody told them when. With half of it twice as many are refused again, and to refuse a large request is to receive it.
+const RETURNS_APART: u32 = 4;
 
 /// When those who were refused are to come back: one after the other, each when the work of those before it will be done.
 ///
@@ -376,11 +376,11 @@ mod tests {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let mut returns = Returns::default();
         let times: Vec<Duration> = (0..3).map(|_| returns.next(now, Some(ms(100)), Some(ms(5)))).collect();
-        assert_eq!(times, [ms(100), ms(110), ms(120)]);
+        assert_eq!(times, [ms(100), ms(120), ms(140)]);
         // Later on, those before have come: what waits now is what counts.
         let later = now + ms(1_000);
         assert_eq!(returns.next(later, Some(ms(20)), Some(ms(5))), ms(20));
-        assert_eq!(returns.next(later, Some(ms(0)), Some(ms(5))), ms(30), "after the last who was told");
+        assert_eq!(returns.next(later, Some(ms(0)), Some(ms(5))), ms(40), "after the last who was told");
     }
 
     #[test]
