@@ -5,7 +5,9 @@ use std::time::Duration;
 use halfhitch::batching::{Batcher, BatchingConfig};
 use halfhitch::jobs::{Jobs, JobsConfig};
 use halfhitch::registry::{Registry, RegistryConfig};
-use halfhitch::rpc::pb::autoencoder_service_server::AutoencoderService;
+use halfhitch::rpc::deadline::InTime;
+use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use halfhitch::rpc::pb::autoencoder_service_server::AutoencoderServiceServer;
 use halfhitch::rpc::{Api, pb};
 use halfhitch::server::ServerConfig;
 use halfhitch::service::Service;
@@ -160,7 +162,7 @@ async fn a_full_queue_says_over_the_wire_when_to_come_back() {
     server.stop().await;
 }
 
-/// Through the handler itself: over a connection the client's own timer would answer first.
+/// Without a connection: over one the client's own timer would answer first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_has_passed_is_told_as_such() {
     let store = temporary_store();
@@ -174,7 +176,8 @@ async fn a_deadline_that_has_passed_is_told_as_such() {
     for (timeout, expected) in [("0n", Err(Code::DeadlineExceeded)), ("20S", Ok(1))] {
         let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));
         request.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a header"));
-        let answer = AutoencoderService::encode(&api, request).await;
+        let server = InTime::new(AutoencoderServiceServer::new(api.clone()));
+        let answer = AutoencoderServiceClient::new(server).encode(request).await;
         assert_eq!(answer.map(|answer| answer.into_inner().version).map_err(|status| status.code()), expected);
     }
     jobs.shut_down().await;
