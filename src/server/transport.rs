@@ -53,6 +53,9 @@ pub struct BadTransport {
     pub expected: String,
 }
 
+/// Calls that may depart before anything looks at them: whoever leaves makes place for the next, who may leave as well.
+const RESETS_MIN: usize = 1024;
+
 impl Default for TransportConfig {
     fn default() -> Self {
         Self {
@@ -102,7 +105,7 @@ impl TransportConfig {
             .max_frame_size(self.frame_bytes_max)
             .max_concurrent_streams(self.streams_per_connection_max)
             // All of them may depart before this thread looks at one: no reason to close the connection of the others.
-            .http2_max_pending_accept_reset_streams(Some(self.streams_per_connection_max as usize))
+            .http2_max_pending_accept_reset_streams(Some(RESETS_MIN.max(self.streams_per_connection_max as usize)))
             .http2_keepalive_interval(self.keepalive_interval)
             .http2_keepalive_timeout(Some(self.keepalive_timeout));
         match age {
