@@ -1,4 +1,5 @@
-//! Which rows form the next batch. Pure: the cost is an argument, time is not even asked for; it knows neither threads nor what a request is.
+//! Which rows form the next batch. Pure: what rows cost is an argument; it knows neither clocks nor threads, nor what a
+//! request is.
 //!
 //! Lines share the threads by deficit round-robin (Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit
 //! Round-Robin", IEEE/ACM Transactions on Networking 4(3), 1996), in seconds of computing: a turn is worth the same to every
