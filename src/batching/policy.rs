@@ -27,10 +27,9 @@ const DEBT_TURNS_MAX: f64 = 64.0;
 const ROWS_PER_BULK_ROW: usize = 7;
 
 /// Who waits for the answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
     /// Somebody, now.
-    #[default]
     Interactive,
     /// A stream that has more where this came from.
     Bulk,
@@ -170,6 +169,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
             let rows: usize = batch.iter().map(|piece| piece.rows.len()).sum();
             line.credit = (line.credit - rows as f64 * row_seconds).max(-turn * DEBT_TURNS_MAX);
             if line.rows() == 0 {
+                // What it used in advance is forgotten with it: a batch at most, of rows that take long.
                 self.by_key.remove(&key);
                 self.turns.pop_front();
             }

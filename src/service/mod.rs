@@ -9,7 +9,8 @@ pub mod models;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use crate::batching::{BatchError, Batcher, Operation, Output, Urgency};
+use crate::batching::Urgency;
+pub use crate::batching::{BatchError, Batcher, Operation, Output};
 pub use crate::jobs::{
     Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Progress, RowRole, Upload,
 };
