@@ -128,7 +128,10 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
             let whole = Part { from: 0, to: x_columns, all: x_columns };
             match product.direction {
                 Direction::Encode if rest <= V::FEW_ROWS_MAX => few::encode::<V>(&job, x, y, rest),
-                Direction::Encode if rest <= V::Half::LANES => {
+                Direction::Encode if rest == V::Half::LANES => {
+                    encode_blocks::<V::Half, false>(&job, whole, x, y, 1, rest);
+                }
+                Direction::Encode if rest < V::Half::LANES => {
                     encode_blocks::<V::Half, true>(&job, whole, x, y, 1, rest);
                 }
                 Direction::Encode => encode_blocks::<V, true>(&job, whole, x, y, 1, rest),
@@ -136,14 +139,18 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
                 Direction::Decode if rest <= V::TURNED_ROWS_MAX && rest != V::Half::LANES => {
                     few::decode_turned::<V>(&job, x, y, rest);
                 }
-                Direction::Decode if rest <= V::Half::TURNED_ROWS_MAX => {
+                Direction::Decode if rest <= V::Half::TURNED_ROWS_MAX && rest != V::Half::LANES => {
                     few::decode_turned::<V::Half>(&job, x, y, rest);
                 }
                 Direction::Decode if rest <= V::Half::LANES => {
                     // In short parts W is read nearly as it lies; with so few rows to use it on, that counts.
                     for from in (0..x_columns).step_by(DECODE_FEW_STEPS) {
                         let part = Part { from, to: x_columns.min(from + DECODE_FEW_STEPS), all: x_columns };
-                        decode_blocks::<V::Half, true>(&job, part, x, y, 1, rest);
+                        if rest == V::Half::LANES {
+                            decode_blocks::<V::Half, false>(&job, part, x, y, 1, rest);
+                        } else {
+                            decode_blocks::<V::Half, true>(&job, part, x, y, 1, rest);
+                        }
                     }
                 }
                 Direction::Decode => decode_blocks::<V, true>(&job, whole, x, y, 1, rest),
@@ -230,7 +237,7 @@ macro_rules! tiles {
     }};
 }
 
-/// `count` panels of X and of Y, `lanes` rows each; `MASKED` if that is fewer than the vector has.
+/// `count` panels of X and of Y, `lanes` rows each; `MASKED` if that is fewer than the vector has lanes.
 #[inline(always)]
 unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
     job: &Job,
@@ -273,7 +280,7 @@ unsafe fn encode_tile<V: Vector, const MASKED: bool, const O: usize>(
         let w = job.w.add(panel * job.w_stride + part.from * width + first);
         let (x, steps) = (x.add(part.from * lanes), part.to - part.from);
         if width == PANEL && !MASKED {
-            chain::<V, false, O>(&mut sums, steps, x, PANEL, w, PANEL, 1);
+            chain::<V, false, O>(&mut sums, steps, x, V::LANES, w, PANEL, 1);
         } else {
             chain::<V, MASKED, O>(&mut sums, steps, x, lanes, w, width, 1);
         }
@@ -320,7 +327,7 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const O: usize>(
         let first = start + first;
         let mut sums = begin::<V, MASKED, O>(part, y, first, lanes);
         let (panels, rest) = (part.to / PANEL, part.to % PANEL);
-        let x_step = if MASKED { lanes } else { PANEL };
+        let x_step = if MASKED { lanes } else { V::LANES };
         // A part begins with a panel.
         for panel in part.from / PANEL..panels {
             let w = job.w.add(panel * job.w_stride + first * PANEL);
@@ -396,7 +403,7 @@ unsafe fn put<V: Vector, const MASKED: bool, const O: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let lanes = if MASKED { lanes } else { PANEL };
+        let lanes = if MASKED { lanes } else { V::LANES };
         let y = y.add(first * lanes);
         for (o, sum) in sums.into_iter().enumerate() {
             let bare = job.bias.is_null() || !part.is_last();
@@ -551,6 +558,9 @@ mod few {
         }
     }
 
+    /// Between asking for a line of W and turning it: what the machine asks for by itself comes a little late.
+    const AHEAD_FLOATS: usize = 512;
+
     /// Continues all chains over the outputs of a panel, whose `width` floats of every input lie at `w`.
     #[inline(always)]
     unsafe fn add_panel<V: Vector, const ROWS: usize>(
@@ -574,6 +584,9 @@ mod few {
             if width == PANEL {
                 let (mut sums, mut w) = (sums, w);
                 for _ in 0..whole / V::LANES {
+                    for line in 0..V::LANES {
+                        V::prefetch(w.wrapping_add(AHEAD_FLOATS + line * PANEL));
+                    }
                     store(chains(sums, places, w, PANEL, numbers), sums, places);
                     (sums, w) = (sums.add(V::LANES), w.add(V::LANES * PANEL));
                 }
