@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::ops::Sub;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -54,9 +55,48 @@ impl Owned {
         cpu_of(self.child.id())
     }
 
+    /// What the scheduler gave to its threads whose names begin with `prefix`, so far.
+    pub(crate) fn scheduled(&self, prefix: &str) -> Result<Scheduled, Failure> {
+        let mut all = Scheduled::default();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let thread = thread?.path();
+            if !fs::read_to_string(thread.join("comm"))?.starts_with(prefix) {
+                continue;
+            }
+            let text = fs::read_to_string(thread.join("schedstat"))?;
+            let nanoseconds: Vec<u64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+            let [ran, waited, _] = nanoseconds[..] else { return Err("no schedstat".into()) };
+            all.ran += Duration::from_nanos(ran);
+            all.waited += Duration::from_nanos(waited);
+        }
+        Ok(all)
+    }
+
     /// To look at while it runs.
     pub(crate) fn memory(&self) -> Memory {
         Memory { process: self.child.id() }
+    }
+}
+
+/// For how long threads ran, and for how long they could have run and others did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scheduled {
+    ran: Duration,
+    waited: Duration,
+}
+
+impl Scheduled {
+    pub(crate) fn ran_share(self) -> f64 {
+        self.ran.as_secs_f64() / (self.ran + self.waited).as_secs_f64()
+    }
+}
+
+impl Sub for Scheduled {
+    type Output = Self;
+
+    /// What came since `earlier`, of threads that are still there.
+    fn sub(self, earlier: Self) -> Self {
+        Self { ran: self.ran.saturating_sub(earlier.ran), waited: self.waited.saturating_sub(earlier.waited) }
     }
 }
 

@@ -32,6 +32,10 @@ impl Told {
         if self.latencies_us.is_empty() { f64::NAN } else { percentile(&self.latencies_us, 0.99) }
     }
 
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self::gather([self, other])
+    }
+
     fn gather(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut all = Self::default();
         for part in parts {

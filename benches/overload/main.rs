@@ -12,6 +12,7 @@ mod closed;
 mod fair;
 mod memory;
 mod open;
+mod training;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ bulk: streams with more rows than can be served, beside single rows of a few cal
 than can be served: rows/s of the streams.
 fair: a small model and a large one, each with more callers than it can serve: rows/s of each beside half of what it does
 alone.
+training: a job beside more callers than can be served, and beside a few: its steps/s beside those when it has the server for
+itself, its share of the time in which it could run; what the callers lose.
 open: single rows at rising rates, deadlines of 50 ms, every fifth caller leaves at a random instant: results beside
 requests offered.
 An answer that the API does not promise under load voids the run.";
@@ -62,6 +65,10 @@ fn run(options: &Options) -> Result<(), Failure> {
         if options.wants(&bulk::case_name()) {
             bulk = bulk::run(cores, store.path(), options.quick, &mut report).await;
         }
-        closed.and(fair).and(bulk).and(open::run(cores, store.path(), options, &mut report).await)
+        let mut training = Ok(());
+        if options.wants(&training::case_name()) {
+            training = training::run(cores, store.path(), options.quick, &mut report).await;
+        }
+        closed.and(fair).and(bulk).and(training).and(open::run(cores, store.path(), options, &mut report).await)
     })
 }
