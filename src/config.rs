@@ -58,6 +58,10 @@ pub struct ServeArgs {
     /// Threads that train, at the lowest priority [default: the number of cores]
     #[arg(long, value_name = "COUNT")]
     pub training_threads: Option<String>,
+    /// Training gets at least this much of the time in which it could run, however much is to be served; 0 to 50
+    /// [default: 5]
+    #[arg(long, value_name = "PERCENT")]
+    pub training_percent_min: Option<String>,
     /// Models in memory; the least recently used leave above this [default: 4GiB]
     #[arg(long, value_name = "BYTES")]
     pub resident_bytes_max: Option<String>,
@@ -273,6 +277,13 @@ impl Settings {
                 defaults.executor.training_threads as u64,
                 1,
                 threads_max,
+            )? as usize,
+            training_percent_min: layers.count(
+                "training_percent_min",
+                args.training_percent_min.as_ref(),
+                defaults.executor.training_percent_min as u64,
+                0,
+                crate::executor::TRAINING_PERCENT_MIN_MAX as u64,
             )? as usize,
         };
         let registry = RegistryConfig {

@@ -1,6 +1,8 @@
 //! The only door from async to CPU work: serving threads that pull, training threads at the lowest priority, and panics
 //! made errors.
 
+mod floor;
+
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,8 +12,13 @@ use std::thread::{Builder, JoinHandle};
 use thread_priority::{Error as PriorityError, ThreadPriority};
 use tokio::sync::oneshot;
 
+pub use floor::Floor;
+
 /// Most threads of one kind.
 pub const THREADS_MAX: usize = 1024;
+
+/// Most that training may be promised, in per cent.
+pub const TRAINING_PERCENT_MIN_MAX: usize = 50;
 
 /// How many threads do what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,38 +27,53 @@ pub struct ExecutorConfig {
     pub serving_threads: usize,
     /// Threads that train.
     pub training_threads: usize,
+    /// Training gets at least this percentage of the time in which it could run, 0 to [`TRAINING_PERCENT_MIN_MAX`].
+    pub training_percent_min: usize,
 }
 
-/// A number of threads that cannot be.
+/// A setting that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} is {got}, expected 1 to {THREADS_MAX}")]
-pub struct BadThreads {
-    /// `serving_threads` or `training_threads`.
+#[error("{setting} is {got}, expected {expected}")]
+pub struct BadExecutor {
+    /// Its name.
     pub setting: &'static str,
     /// What came.
     pub got: usize,
+    /// What would do.
+    pub expected: &'static str,
 }
 
 impl Default for ExecutorConfig {
-    /// As many of each as the process may use cores: training runs on what serving leaves.
+    /// As many of each as the process may use cores: training runs on what serving leaves, and gets a twentieth where that is
+    /// less.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        Self { serving_threads: cores, training_threads: cores }
+        Self { serving_threads: cores, training_threads: cores, training_percent_min: 5 }
     }
 }
 
 impl ExecutorConfig {
     /// Refuses what cannot be meant.
-    pub fn check(&self) -> Result<(), BadThreads> {
+    pub fn check(&self) -> Result<(), BadExecutor> {
         for (setting, got) in [("serving_threads", self.serving_threads), ("training_threads", self.training_threads)] {
             check_count(setting, got)?;
         }
+        if self.training_percent_min > TRAINING_PERCENT_MIN_MAX {
+            let (setting, got) = ("training_percent_min", self.training_percent_min);
+            return Err(BadExecutor { setting, got, expected: "0 to 50" });
+        }
         Ok(())
+    }
+
+    /// What is promised to training; [`io::ErrorKind::InvalidInput`] for a configuration that cannot be meant.
+    pub fn floor(&self) -> io::Result<Floor> {
+        self.check().map_err(invalid)?;
+        Ok(Floor::new(self.training_percent_min as f64 / 100.0))
     }
 }
 
-fn check_count(setting: &'static str, got: usize) -> Result<(), BadThreads> {
-    if (1..=THREADS_MAX).contains(&got) { Ok(()) } else { Err(BadThreads { setting, got }) }
+fn check_count(setting: &'static str, got: usize) -> Result<(), BadExecutor> {
+    if (1..=THREADS_MAX).contains(&got) { Ok(()) } else { Err(BadExecutor { setting, got, expected: "1 to 1024" }) }
 }
 
 /// A panic in CPU work, made an error.
@@ -121,13 +143,16 @@ impl ServingThreads {
     }
 }
 
-/// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority.
-pub fn training_pool(threads: usize) -> io::Result<rayon::ThreadPool> {
+/// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority, above `floor`.
+pub fn training_pool(threads: usize, floor: Arc<Floor>) -> io::Result<rayon::ThreadPool> {
     check_count("training_threads", threads).map_err(invalid)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("train-{index}"))
-        .start_handler(|_| lower_priority())
+        .start_handler(move |_| {
+            lower_priority();
+            floor.watch_this_thread();
+        })
         .build()
         .map_err(io::Error::other)
 }
@@ -150,7 +175,7 @@ pub fn spawn_training<T: Send + 'static>(
     Ok(receiver)
 }
 
-fn invalid(error: BadThreads) -> io::Error {
+fn invalid(error: BadExecutor) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
@@ -249,9 +274,11 @@ mod tests {
             let config = ExecutorConfig { training_threads: got, ..ExecutorConfig::default() };
             let expected = format!("training_threads is {got}, expected 1 to 1024");
             assert_eq!(config.check().expect_err("refused").to_string(), expected);
-            assert_eq!(training_pool(got).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(training_pool(got, Arc::default()).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
             assert_eq!(ServingThreads::spawn(got, |_| {}).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
         }
+        let config = ExecutorConfig { training_percent_min: 51, ..ExecutorConfig::default() };
+        assert_eq!(config.check().expect_err("refused").to_string(), "training_percent_min is 51, expected 0 to 50");
     }
 
     #[test]
@@ -272,7 +299,7 @@ mod tests {
             return;
         }
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        let pool = training_pool(2).expect("a pool");
+        let pool = training_pool(2, Arc::default()).expect("a pool");
         for policy in pool.broadcast(|_| thread_schedule_policy().expect("a policy")) {
             assert_eq!(policy, idle);
         }

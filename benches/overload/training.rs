@@ -24,7 +24,7 @@ const WIDTHS: [u32; 3] = [256, 128, 16];
 const TRAINING_ROWS: usize = 8192;
 /// More than the benchmark lasts.
 const EPOCHS: u32 = 10_000;
-const START_WAIT_MAX: Duration = Duration::from_secs(60);
+const START_WAIT_MAX: Duration = Duration::from_mins(1);
 
 pub(crate) fn case_name() -> String {
     format!("training beside mnist-deep rows={ROWS} callers={CALLERS}")
@@ -44,8 +44,9 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
         tokio::task::spawn_blocking(move || singles.join()).await?.map_err(|_| Failure::from("the probe panicked"))?
     };
 
-    // The first loads the models.
-    (ask().await?, serve().await?);
+    // These load the models.
+    ask().await?;
+    serve().await?;
     let (singles_alone, serving_alone) = (ask().await?, serve().await?);
     let mut job = Job::start(address).await?;
     let training_alone = job.steps_in(async || {

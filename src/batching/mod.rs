@@ -24,7 +24,7 @@ use std::time::Instant;
 pub use error::{BadBatching, BatchError};
 pub use policy::Urgency;
 
-use crate::executor::ServingThreads;
+use crate::executor::{Floor, ServingThreads};
 use crate::model::Matrix;
 use crate::numeric::LANES;
 use crate::registry::LoadedModel;
@@ -129,19 +129,25 @@ struct Inner {
 }
 
 impl Batcher {
-    /// Starts `serving_threads` threads that pull.
+    /// Starts `serving_threads` threads that pull, and leave training what `floor` promises.
     ///
     /// # Errors
     /// If the system refuses a thread, or [`io::ErrorKind::InvalidInput`] for bounds that cannot be meant.
-    pub fn start(config: BatchingConfig, serving_threads: usize) -> io::Result<Self> {
-        Self::start_with(config, serving_threads, Compute::of_models(), true)
+    pub fn start(config: BatchingConfig, serving_threads: usize, floor: Arc<Floor>) -> io::Result<Self> {
+        Self::start_with(config, serving_threads, floor, Compute::of_models(), true)
     }
 
-    fn start_with(config: BatchingConfig, serving_threads: usize, compute: Compute, inline: bool) -> io::Result<Self> {
+    fn start_with(
+        config: BatchingConfig,
+        serving_threads: usize,
+        floor: Arc<Floor>,
+        compute: Compute,
+        inline: bool,
+    ) -> io::Result<Self> {
         config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let queue = Arc::new(Queue::new(config, serving_threads));
         let pulled = Arc::clone(&queue);
-        let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &compute));
+        let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &floor, &compute));
         // Those that did start end again.
         let threads = threads.inspect_err(|_| queue.close())?;
         let (answered, refused, threads) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Some(threads)));

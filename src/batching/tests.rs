@@ -124,13 +124,13 @@ fn small_batches() -> BatchingConfig {
 }
 
 fn echoing(threads: usize) -> Batcher {
-    Batcher::start_with(small_batches(), threads, Compute::new(echo), false).expect("starts")
+    Batcher::start_with(small_batches(), threads, Arc::default(), Compute::new(echo), false).expect("starts")
 }
 
 /// One thread behind a gate, and busy with a batch of one row, 0.
 fn busy(config: BatchingConfig) -> (Batcher, Gate, Submission) {
     let (gate, compute) = Gate::new();
-    let batcher = Batcher::start_with(config, 1, compute, false).expect("starts");
+    let batcher = Batcher::start_with(config, 1, Arc::default(), compute, false).expect("starts");
     let mut first = submission(&batcher, Operation::Encode, matrix(FEATURES, &[0.0]), None);
     assert!(admit(&mut first).is_none());
     assert_eq!(gate.entered(), [0.0]);
@@ -254,7 +254,7 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
 
 #[tokio::test]
 async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
-    let batcher = Batcher::start(small_batches(), 2).expect("starts");
+    let batcher = Batcher::start(small_batches(), 2, Arc::default()).expect("starts");
     let model = model(1);
     let firsts: Vec<f32> = (0..40).map(|row| row as f32 / 7.0).collect();
     let mut alone = Lanes::zeros(1, FEATURES);
@@ -410,9 +410,9 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
 /// In a model with one large row more than what is small.
 #[test]
 fn what_has_no_room_is_refused_before_it_comes() {
-    let batcher =
-        Batcher::start_with(BatchingConfig { queue_rows_max: 100_000, ..small_batches() }, 1, Gate::new().1, false)
-            .expect("starts");
+    let (_gate, compute) = Gate::new();
+    let config = BatchingConfig { queue_rows_max: 100_000, ..small_batches() };
+    let batcher = Batcher::start_with(config, 1, Arc::default(), compute, false).expect("starts");
     let model = model(1);
     let bytes = |rows: usize| rows * FEATURES * 4;
     let early = |rows: usize| batcher.refuse_early(&model, Operation::Encode, bytes(rows));
@@ -546,7 +546,7 @@ async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
 #[test]
 fn dropping_the_last_handle_ends_the_threads() {
     let (gate, compute) = Gate::new();
-    let batcher = Batcher::start_with(small_batches(), 3, compute, false).expect("starts");
+    let batcher = Batcher::start_with(small_batches(), 3, Arc::default(), compute, false).expect("starts");
     let other = batcher.clone();
     drop(batcher);
     assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "one handle is left");
@@ -558,7 +558,7 @@ fn dropping_the_last_handle_ends_the_threads() {
 #[track_caller]
 fn check_bounds(config: BatchingConfig, expected: &str) {
     assert_eq!(config.check().expect_err("refused").to_string(), expected);
-    assert_eq!(Batcher::start(config, 1).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(Batcher::start(config, 1, Arc::default()).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
 }
 
 #[test]
@@ -571,5 +571,5 @@ fn bounds_that_cannot_be_meant_are_refused() {
     }
     check_bounds(BatchingConfig { queue_rows_max: 0, ..default }, "queue_rows_max is 0, expected at least 1 row");
     check_bounds(BatchingConfig { queue_bytes_max: 0, ..default }, "queue_bytes_max is 0, expected at least 1 byte");
-    assert_eq!(Batcher::start(default, 0).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(Batcher::start(default, 0, Arc::default()).expect_err("refused").kind(), io::ErrorKind::InvalidInput);
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::policy::Piece;
@@ -10,7 +11,7 @@ use super::queue::{Queue, Wait};
 use super::reply::Computed;
 use super::request::Request;
 use super::{BatchError, Operation};
-use crate::executor::catch;
+use crate::executor::{Floor, catch};
 use crate::numeric::{Lanes, Spare};
 use crate::registry::LoadedModel;
 
@@ -52,9 +53,10 @@ impl fmt::Debug for Compute {
 }
 
 /// Serves until the queue is closed and empty.
-pub(super) fn run(queue: &Queue, compute: &Compute) {
+pub(super) fn run(queue: &Queue, floor: &Floor, compute: &Compute) {
     let mut spare = Spare::default();
     loop {
+        thread::sleep(floor.pause(Instant::now()));
         let Some(pieces) = queue.take(Instant::now()) else {
             match queue.wait(SPARE_KEPT) {
                 Wait::Work => {}

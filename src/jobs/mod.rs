@@ -27,6 +27,7 @@ pub use state::{IllegalMove, JobState};
 pub use upload::Upload;
 
 use self::table::Table;
+use crate::executor::Floor;
 use crate::model::{ModelName, TrainingReport, Version};
 use crate::registry::Registry;
 use crate::training::CheckedTrainSpec;
@@ -268,8 +269,8 @@ pub struct Jobs {
 impl Jobs {
     /// Opens the folder, if this server may write to it (otherwise as soon as it may): cuts off torn chunks, expires
     /// uploads, queues again what a crash caught. Blocking; within a runtime, since it starts the runner.
-    pub fn open(config: JobsConfig, registry: Registry) -> Result<Self, JobError> {
-        let table = Arc::new(Table::new(config, registry));
+    pub fn open(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Result<Self, JobError> {
+        let table = Arc::new(Table::new(config, registry, floor));
         table.activate()?;
         let runner = Arc::new(runner::Runner::start(Arc::clone(&table), runner::train_and_publish));
         Ok(Self { table, runner })

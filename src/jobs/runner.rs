@@ -208,7 +208,7 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
         });
     }
     let data_sha256 = digest(&rows.training, &rows.test);
-    let pool = match training_pool(table.config.training_threads) {
+    let pool = match training_pool(table.config.training_threads, Arc::clone(&table.floor)) {
         Ok(pool) => pool,
         Err(error) => return Ok(Outcome::Failed(format!("no threads to train on: {error}"))),
     };

@@ -12,6 +12,7 @@ use super::journal::{Record, is_missing, unix_ms};
 use super::spool::{self, Counts, Spool};
 use super::upload::Upload;
 use super::{Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig};
+use crate::executor::Floor;
 use crate::registry::Registry;
 use crate::store::StoreError;
 use crate::store::disk::{ensure_folder, failed, remove, sync_folder};
@@ -46,6 +47,7 @@ enum Durable {
 pub(super) struct Table {
     pub(super) config: JobsConfig,
     pub(super) registry: Registry,
+    pub(super) floor: Arc<Floor>,
     jobs: Mutex<Jobs>,
     /// Serialises what makes and forgets jobs, so that `jobs` is never held during disk work.
     making: Mutex<()>,
@@ -193,10 +195,11 @@ fn snapshot(record: &Record) -> JobSnapshot {
 }
 
 impl Table {
-    pub(super) fn new(config: JobsConfig, registry: Registry) -> Self {
+    pub(super) fn new(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Self {
         Self {
             config,
             registry,
+            floor,
             jobs: Mutex::default(),
             making: Mutex::default(),
             spool_bytes: AtomicU64::new(0),

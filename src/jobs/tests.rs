@@ -44,7 +44,7 @@ impl Server {
         let mut config = JobsConfig { training_threads: 1, ..JobsConfig::new(folder.join("jobs")) };
         change(&mut config);
         let registry = Registry::new(Arc::new(store), RegistryConfig::default());
-        let table = Arc::new(Table::new(config, registry));
+        let table = Arc::new(Table::new(config, registry, Arc::default()));
         let opened = Arc::clone(&table);
         tokio::task::spawn_blocking(move || opened.activate()).await.expect("no panic").expect("opens");
         let runner = Arc::new(Runner::start(Arc::clone(&table), work));

@@ -110,10 +110,12 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     let store: Arc<dyn ModelStore> = Arc::new(store);
     let registry = Registry::new(store, config.registry);
     tracing::info!(instructions = %isa(), "matrix products");
-    let batcher = Batcher::start(config.batching, config.executor.serving_threads).map_err(ServerError::Threads)?;
+    let floor = Arc::new(config.executor.floor().map_err(ServerError::Threads)?);
+    let batcher = Batcher::start(config.batching, config.executor.serving_threads, Arc::clone(&floor));
+    let batcher = batcher.map_err(ServerError::Threads)?;
     let jobs = {
         let (registry, jobs) = (registry.clone(), config.jobs.clone());
-        blocking(move || Jobs::open(jobs, registry)).await?
+        blocking(move || Jobs::open(jobs, registry, floor)).await?
     };
     let ServerConfig { transport, shutdown_grace, .. } = config;
     Ok(Opened { registry, batcher, jobs, transport, shutdown_grace })

@@ -63,8 +63,8 @@ impl Inside {
         let opened = LocalStore::open(store).expect("opens");
         opened.publish(&name.parse().expect("a name"), &untrained(widths)).expect("publishes");
         let registry = Registry::new(Arc::new(opened), RegistryConfig::default());
-        let batcher = Batcher::start(batching, 1).expect("threads");
-        let jobs = Jobs::open(JobsConfig::new(store.join("jobs")), registry.clone()).expect("opens");
+        let batcher = Batcher::start(batching, 1, Arc::default()).expect("threads");
+        let jobs = Jobs::open(JobsConfig::new(store.join("jobs")), registry.clone(), Arc::default()).expect("opens");
         let api = Api::new(Service::new(registry, batcher.clone(), jobs.clone()));
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = incoming.local_addr().expect("bound");

@@ -1,5 +1,6 @@
 //! Every refusal has its code, and says what was expected and what came.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use halfhitch::batching::{Batcher, BatchingConfig};
@@ -167,11 +168,12 @@ async fn a_full_queue_says_over_the_wire_when_to_come_back() {
 async fn a_deadline_that_has_passed_is_told_as_such() {
     let store = temporary_store();
     served(store.path(), "late", &[6, 2]).await.stop().await;
-    let store = std::sync::Arc::new(LocalStore::open(store.path()).expect("opens"));
+    let store = Arc::new(LocalStore::open(store.path()).expect("opens"));
     let registry = Registry::new(store, RegistryConfig::default());
-    let batcher = Batcher::start(BatchingConfig::default(), 1).expect("threads");
+    let batcher = Batcher::start(BatchingConfig::default(), 1, Arc::default()).expect("threads");
     let folder = temporary_store();
-    let jobs = Jobs::open(JobsConfig::new(folder.path().join("jobs")), registry.clone()).expect("opens");
+    let jobs =
+        Jobs::open(JobsConfig::new(folder.path().join("jobs")), registry.clone(), Arc::default()).expect("opens");
     let api = Api::new(Service::new(registry, batcher, jobs.clone()));
     for (timeout, expected) in [("0n", Err(Code::DeadlineExceeded)), ("20S", Ok(1))] {
         let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));

@@ -29,7 +29,7 @@ fn check_nothing_is_left(batcher: &Batcher, model: &Arc<LoadedModel>) {
 #[tokio::test]
 async fn who_left_the_queue_is_in_no_later_batch() {
     let (model, (gate, compute)) = (model(1), Gate::new());
-    let batcher = Batcher::start_with(small_batches(), 1, compute, false).expect("starts");
+    let batcher = Batcher::start_with(small_batches(), 1, Arc::default(), compute, false).expect("starts");
     let random = &mut Stream::new(1, 0, 0, Use::Shuffle);
     let comes = |id: u32, rows: usize| {
         let mut submission = ask(&batcher, &model, id, rows);
@@ -64,7 +64,7 @@ async fn who_left_the_queue_is_in_no_later_batch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn who_stays_is_answered_whoever_leaves() {
     let model = model(1);
-    let batcher = Batcher::start_with(small_batches(), 3, Compute::new(echo), false).expect("starts");
+    let batcher = Batcher::start_with(small_batches(), 3, Arc::default(), Compute::new(echo), false).expect("starts");
     let callers: Vec<_> = (0..CALLERS)
         .map(|id| {
             let (batcher, model) = (batcher.clone(), Arc::clone(&model));
