@@ -21,7 +21,7 @@ fn started(config: BatchingConfig, compute: Compute) -> (Batcher, Vec<thread::Jo
     let (queue, compute) = (Arc::new(Queue::new(config, SERVING_THREADS)), Arc::new(compute));
     let threads = (0..SERVING_THREADS).map(|_| {
         let (queue, compute) = (Arc::clone(&queue), Arc::clone(&compute));
-        thread::spawn(move || worker::run(&queue, &compute))
+        thread::spawn(move || worker::run(&queue, &Floor::default(), &compute))
     });
     let threads = threads.collect();
     let (answered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
