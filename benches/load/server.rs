@@ -27,6 +27,10 @@ pub(crate) struct Counts {
     pub(crate) answered: u64,
     /// Requests answered with an error.
     pub(crate) refused: u64,
+    /// Batches computed.
+    pub(crate) batches: u64,
+    /// Rows of them.
+    pub(crate) rows: u64,
 }
 
 impl RunningServer {
@@ -58,6 +62,11 @@ impl RunningServer {
         let stopped = last.into_iter().find(|line| line["fields"]["message"] == "stopped");
         let fields = &stopped.ok_or("the server's log does not say that it stopped")?["fields"];
         let count = |name: &str| fields[name].as_u64().ok_or(format!("the server's last line has no {name}"));
-        Ok(Counts { answered: count("answered")?, refused: count("refused")? })
+        Ok(Counts {
+            answered: count("answered")?,
+            refused: count("refused")?,
+            batches: count("batches")?,
+            rows: count("rows")?,
+        })
     }
 }

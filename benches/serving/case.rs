@@ -74,6 +74,8 @@ impl Round {
 pub(crate) struct Figures {
     rounds: Vec<Round>,
     server_cpu_us: f64,
+    /// Mean of all that the server computed.
+    rows_per_batch: f64,
     /// What the arithmetic got of the server's core: below 1, something else runs there.
     core_share: f64,
     callers: usize,
@@ -128,7 +130,8 @@ impl Case {
         }
         let server_cpu_us = cpu.as_secs_f64() * 1e6 / (effort.rounds * server_count) as f64;
         let core_share = compute_cpu.as_secs_f64() / compute_wall.as_secs_f64();
-        Ok(Figures { rounds, server_cpu_us, core_share, callers: self.shape.callers })
+        let rows_per_batch = counts.rows as f64 / counts.batches as f64;
+        Ok(Figures { rounds, server_cpu_us, rows_per_batch, core_share, callers: self.shape.callers })
     }
 
     /// How many requests take as long as `run`, and how many were sent to find out.
@@ -166,6 +169,7 @@ impl Figures {
         report.figure(case, of(|round| round.server.p50_us), "p50 us");
         report.figure(case, of(|round| round.server.p99_us), "p99 us");
         report.figure(case, self.server_cpu_us, "server cpu us/request");
+        report.figure(case, self.rows_per_batch, "rows/batch");
         if self.core_share < CORE_SHARE_MIN {
             let others = 100.0 * (1.0 - self.core_share);
             report.note(&format!(
