@@ -12,6 +12,7 @@ use tonic::service::Routes;
 use tower::layer::layer_fn;
 use tower::util::MapResponseLayer;
 
+use super::gathering::Gathering;
 use super::lingering::Lingering;
 use super::transport::TransportConfig;
 use crate::rpc::deadline::InTime;
@@ -25,7 +26,7 @@ const ACCEPTED_WAITING_MAX: usize = 16;
 /// Where the system has no room for another connection (no file descriptor, most often), it is asked again after this.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-type Accepted = Result<Lingering, io::Error>;
+type Accepted = Result<Gathering<Lingering>, io::Error>;
 
 /// Serves `routes` on `listener` until it is told to stop; then accepts nothing and returns when all connections are
 /// closed.
@@ -86,7 +87,7 @@ async fn accept(listener: TcpListener, servers: Vec<mpsc::Sender<Accepted>>) {
         if let Err(error) = connection.set_nodelay(true) {
             tracing::debug!(%error, "a connection goes on without TCP_NODELAY");
         }
-        if server.send(Ok(connection.into())).await.is_err() {
+        if server.send(Ok(Gathering::new(connection.into()))).await.is_err() {
             return;
         }
     }

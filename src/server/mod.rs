@@ -1,6 +1,7 @@
 //! Listens, serves, stops: everything of the program that outlives a request.
 
 mod connections;
+mod gathering;
 pub mod health;
 mod lingering;
 pub mod transport;

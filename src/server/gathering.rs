@@ -1,0 +1,313 @@
+//! Small writes of one moment go out together.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+
+/// A write of so many bytes goes out at once, behind what was gathered.
+const GATHERED_BYTES_MAX: usize = 16 << 10;
+
+/// HTTP/2 writes and flushes every answer by itself, two or three times, and a system call is dearer than all else that
+/// there is to do for a small answer. The answers of a batch come at the same moment, but each wakes the connection's task
+/// before the next is there. So what is to be flushed waits until that task has its next turn, which it asks for: all that
+/// were to be woken have run by then, and their answers are one write.
+///
+/// For a task that begins each turn by reading until nothing is there, as hyper's does: there is where the writing is done.
+#[derive(Debug)]
+pub(super) struct Gathering<S> {
+    stream: S,
+    gathered: Vec<u8>,
+    /// Of `gathered`.
+    written: usize,
+    flush: bool,
+}
+
+impl<S: AsyncWrite + Unpin> Gathering<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, gathered: Vec::new(), written: 0, flush: false }
+    }
+
+    /// Writes all that was gathered.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.gathered.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.written += count,
+            }
+        }
+        (self.written, self.flush) = (0, false);
+        // What a connection keeps while it is idle.
+        if self.gathered.capacity() > GATHERED_BYTES_MAX {
+            self.gathered = Vec::new();
+        }
+        self.gathered.clear();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Connected> Connected for Gathering<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // Where the other side takes nothing at the moment, it may still have something to say.
+        if this.flush {
+            let _ = this.poll_send(cx)?;
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if this.gathered.len() + bytes <= GATHERED_BYTES_MAX {
+            parts.iter().for_each(|part| this.gathered.extend_from_slice(part));
+            return Poll::Ready(Ok(bytes));
+        }
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.gathered.is_empty() {
+            return Pin::new(&mut this.stream).poll_flush(cx);
+        }
+        if !this.flush {
+            this.flush = true;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Has nothing to say, and takes `room` bytes until it blocks.
+    #[derive(Debug, Default)]
+    struct Other {
+        room: usize,
+        heard: Vec<u8>,
+        writes: usize,
+        broken: bool,
+        closed: bool,
+    }
+
+    impl AsyncRead for Other {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Other {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let this = self.get_mut();
+            if this.broken {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let count = bytes.len().min(this.room);
+            if count == 0 {
+                return Poll::Pending;
+            }
+            this.room -= count;
+            this.heard.extend_from_slice(&bytes[..count]);
+            this.writes += 1;
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.get_mut().closed = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[derive(Debug, Default)]
+    struct Turns(AtomicUsize);
+
+    impl Wake for Turns {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A connection and the task that has it.
+    #[derive(Debug)]
+    struct Task {
+        connection: Gathering<Other>,
+        turns: Arc<Turns>,
+    }
+
+    impl Task {
+        fn new(room: usize) -> Self {
+            Self { connection: Gathering::new(Other { room, ..Other::default() }), turns: Arc::default() }
+        }
+
+        fn with<T>(&mut self, act: impl FnOnce(Pin<&mut Gathering<Other>>, &mut Context<'_>) -> T) -> T {
+            let waker = Waker::from(Arc::clone(&self.turns));
+            act(Pin::new(&mut self.connection), &mut Context::from_waker(&waker))
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.with(|connection, cx| connection.poll_write(cx, bytes))
+        }
+
+        fn flush(&mut self) -> Poll<io::Result<()>> {
+            self.with(Gathering::poll_flush)
+        }
+
+        fn read(&mut self) -> Poll<io::Result<()>> {
+            self.with(|connection, cx| connection.poll_read(cx, &mut ReadBuf::new(&mut [0; 8])))
+        }
+
+        fn turns_asked_for(&self) -> usize {
+            self.turns.0.load(Ordering::SeqCst)
+        }
+
+        fn other(&self) -> &Other {
+            &self.connection.stream
+        }
+    }
+
+    #[test]
+    fn what_is_flushed_in_one_turn_is_one_write_of_the_next() {
+        let mut task = Task::new(usize::MAX);
+        for answer in [b"one, ", b"two, "] {
+            assert!(matches!(task.write(answer), Poll::Ready(Ok(5))));
+            assert!(matches!(task.flush(), Poll::Ready(Ok(()))));
+        }
+        assert_eq!((task.other().writes, task.turns_asked_for()), (0, 1));
+        assert!(task.read().is_pending());
+        assert_eq!((task.other().heard.as_slice(), task.other().writes), (b"one, two, ".as_slice(), 1));
+        // Nothing is owed any more, and the next answer asks for a turn again.
+        assert!(task.flush().is_ready() && task.read().is_pending());
+        assert_eq!((task.other().writes, task.turns_asked_for()), (1, 1));
+        assert!(task.write(b"three").is_ready() && task.flush().is_ready());
+        assert_eq!(task.turns_asked_for(), 2);
+    }
+
+    #[test]
+    fn what_is_not_flushed_yet_waits() {
+        let mut task = Task::new(usize::MAX);
+        assert!(task.write(b"half").is_ready() && task.read().is_pending());
+        assert_eq!((task.other().writes, task.turns_asked_for()), (0, 0));
+    }
+
+    #[test]
+    fn much_goes_out_at_once_behind_what_was_gathered() {
+        let mut task = Task::new(usize::MAX);
+        let much = vec![7; GATHERED_BYTES_MAX];
+        assert!(task.write(b"little").is_ready());
+        assert!(matches!(task.write(&much), Poll::Ready(Ok(GATHERED_BYTES_MAX))));
+        assert_eq!(task.other().heard, [b"little".as_slice(), &much].concat());
+    }
+
+    #[test]
+    fn who_takes_nothing_is_given_a_bounded_amount_and_still_heard() {
+        let mut task = Task::new(0);
+        let mut accepted = 0;
+        while let Poll::Ready(Ok(count)) = task.write(&[1; 1000]) {
+            accepted += count;
+            assert!(task.flush().is_ready());
+            assert!(accepted <= GATHERED_BYTES_MAX);
+        }
+        assert!(task.read().is_pending(), "not an error");
+        task.connection.stream.room = accepted;
+        assert!(task.read().is_pending());
+        assert_eq!(task.other().heard.len(), accepted);
+        assert_eq!(
+            task.connection.gathered.capacity().max(GATHERED_BYTES_MAX),
+            GATHERED_BYTES_MAX,
+            "nothing more is kept"
+        );
+    }
+
+    #[test]
+    fn closing_sends_what_was_gathered() {
+        let mut task = Task::new(2);
+        assert!(task.write(b"bye").is_ready());
+        assert!(task.with(Gathering::poll_shutdown).is_pending() && !task.other().closed);
+        task.connection.stream.room = 1;
+        assert!(task.with(Gathering::poll_shutdown).is_ready() && task.other().closed);
+        assert_eq!(task.other().heard, b"bye");
+    }
+
+    #[test]
+    fn a_write_that_fails_later_is_told() {
+        let mut task = Task::new(usize::MAX);
+        assert!(task.write(b"lost").is_ready() && task.flush().is_ready());
+        task.connection.stream.broken = true;
+        match task.read() {
+            Poll::Ready(Err(error)) => assert_eq!(error.kind(), io::ErrorKind::BrokenPipe),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        /// A turn: (bytes of each write, what the other side takes before it).
+        #[test]
+        fn every_byte_arrives_once_and_in_order(
+            turns in prop::collection::vec((prop::collection::vec(0_usize..20_000, 0..6), 0_usize..50_000), 1..20),
+        ) {
+            let mut task = Task::new(0);
+            let (mut said, mut next) = (Vec::new(), 0_u8);
+            for (writes, room) in turns {
+                task.connection.stream.room += room;
+                prop_assert!(task.read().is_pending());
+                for size in writes {
+                    let bytes: Vec<u8> = (0..size).map(|_| { next = next.wrapping_mul(5).wrapping_add(1); next }).collect();
+                    let mut rest = bytes.as_slice();
+                    while !rest.is_empty() && let Poll::Ready(count) = task.write(rest) {
+                        rest = &rest[count.expect("no error")..];
+                    }
+                    said.extend_from_slice(&bytes[..size - rest.len()]);
+                    prop_assert!(task.connection.gathered.len() <= GATHERED_BYTES_MAX);
+                }
+                prop_assert!(task.flush().is_ready());
+            }
+            task.connection.stream.room = usize::MAX;
+            prop_assert!(task.read().is_pending());
+            prop_assert!(task.other().heard == said, "{} of {} bytes", task.other().heard.len(), said.len());
+        }
+    }
+}
