@@ -40,15 +40,14 @@ pub struct BadExecutor {
     /// What came.
     pub got: usize,
     /// What would do.
-    pub expected: &'static str,
+    pub expected: String,
 }
 
 impl Default for ExecutorConfig {
     /// As many of each as the process may use cores: training runs on what serving leaves, and gets a twentieth where that is
     /// less.
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        Self { serving_threads: cores, training_threads: cores, training_percent_min: 5 }
+        Self { serving_threads: cores(), training_threads: cores(), training_percent_min: 5 }
     }
 }
 
@@ -60,7 +59,7 @@ impl ExecutorConfig {
         }
         if self.training_percent_min > TRAINING_PERCENT_MIN_MAX {
             let (setting, got) = ("training_percent_min", self.training_percent_min);
-            return Err(BadExecutor { setting, got, expected: "0 to 50" });
+            return Err(BadExecutor { setting, got, expected: format!("0 to {TRAINING_PERCENT_MIN_MAX}") });
         }
         Ok(())
     }
@@ -68,12 +67,18 @@ impl ExecutorConfig {
     /// What is promised to training; [`io::ErrorKind::InvalidInput`] for a configuration that cannot be meant.
     pub fn floor(&self) -> io::Result<Floor> {
         self.check().map_err(invalid)?;
-        Ok(Floor::new(self.training_percent_min as f64 / 100.0))
+        Ok(Floor::new(self.training_percent_min as f64 / 100.0, cores()))
     }
 }
 
+/// That this process may use, 1 to [`THREADS_MAX`].
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
+}
+
 fn check_count(setting: &'static str, got: usize) -> Result<(), BadExecutor> {
-    if (1..=THREADS_MAX).contains(&got) { Ok(()) } else { Err(BadExecutor { setting, got, expected: "1 to 1024" }) }
+    let good = (1..=THREADS_MAX).contains(&got);
+    if good { Ok(()) } else { Err(BadExecutor { setting, got, expected: format!("1 to {THREADS_MAX}") }) }
 }
 
 /// A panic in CPU work, made an error.

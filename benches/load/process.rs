@@ -60,7 +60,8 @@ impl Owned {
         let mut all = Scheduled::default();
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let thread = thread?.path();
-            if !fs::read_to_string(thread.join("comm"))?.starts_with(prefix) {
+            // It may have ended meanwhile.
+            if !fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with(prefix)) {
                 continue;
             }
             let text = fs::read_to_string(thread.join("schedstat"))?;

@@ -121,6 +121,7 @@ struct Inner {
     config: BatchingConfig,
     /// Whether tiny questions are answered at once.
     inline: bool,
+    floor: Arc<Floor>,
     queue: Arc<Queue>,
     answered: AtomicU64,
     refused: AtomicU64,
@@ -146,12 +147,12 @@ impl Batcher {
     ) -> io::Result<Self> {
         config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let queue = Arc::new(Queue::new(config, serving_threads));
-        let pulled = Arc::clone(&queue);
-        let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &floor, &compute));
+        let (pulled, given_way) = (Arc::clone(&queue), Arc::clone(&floor));
+        let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &given_way, &compute));
         // Those that did start end again.
         let threads = threads.inspect_err(|_| queue.close())?;
         let (answered, refused, threads) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Some(threads)));
-        Ok(Self { inner: Arc::new(Inner { config, inline, queue, answered, refused, threads }) })
+        Ok(Self { inner: Arc::new(Inner { config, inline, floor, queue, answered, refused, threads }) })
     }
 
     /// Checks the width, queues, waits; an answer comes at the deadline at the latest. Dropping the future drops what has
@@ -192,11 +193,12 @@ impl Batcher {
     }
 
     async fn ask(&self, question: Question) -> Result<Output, BatchError> {
-        let deadline = question.deadline;
-        question.check(Instant::now())?;
+        let (deadline, now) = (question.deadline, Instant::now());
+        question.check(now)?;
         let queue = &*self.inner.queue;
         queue.check_size(&question)?;
-        if self.inner.inline && inline::is_tiny(&question) {
+        // What training is owed can only be given by serving threads.
+        if self.inner.inline && inline::is_tiny(&question) && !self.inner.floor.is_owed(now) {
             return inline::answer(queue, &question);
         }
         let Admitted { key, ticket, answer } = queue.admit(question)?;

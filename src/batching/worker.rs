@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::policy::Piece;
@@ -56,7 +55,6 @@ impl fmt::Debug for Compute {
 pub(super) fn run(queue: &Queue, floor: &Floor, compute: &Compute) {
     let mut spare = Spare::default();
     loop {
-        thread::sleep(floor.pause(Instant::now()));
         let Some(pieces) = queue.take(Instant::now()) else {
             match queue.wait(SPARE_KEPT) {
                 Wait::Work => {}
@@ -82,6 +80,8 @@ pub(super) fn run(queue: &Queue, floor: &Floor, compute: &Compute) {
                 queue.fail(piece, BatchError::WorkerLost);
             }
         }
+        // Here, where no caller was promised this thread: who comes meanwhile wakes another.
+        floor.give_way(Instant::now());
     }
 }
 

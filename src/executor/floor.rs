@@ -6,24 +6,28 @@
 //! for what is missing.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// Times are looked at this often. A serving thread pauses about as often, so that this times the share is how long a
-/// request may wait for training.
+/// Times are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(40);
-/// Pauses, beside the share: where training gains nothing by them, because others take the core, serving loses no more.
+/// A pause takes at most this times the share of the time between two looks, and so do all of them on each core: what
+/// training cannot use, because others take the core, costs serving no more.
 const PAUSES_PER_SHARE: f64 = 2.0;
 
-/// Training's share, and who trains. Without a share, which is the default, and on systems that do not say for how long a thread ran, training
-/// gets what is left.
+/// Training's share of the time, and who trains. [`Floor::default`] has no share: training gets what is left. So it does on
+/// systems that do not say for how long a thread ran.
 #[derive(Debug, Default)]
 pub struct Floor {
     share: f64,
-    /// Of `clocks`: most of the time there is none, and nothing to lock.
+    cores: usize,
+    /// Of the clocks: most of the time there is none, and nothing to lock.
     watched: AtomicUsize,
+    /// Serving threads that pause.
+    pausing: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -35,82 +39,107 @@ struct State {
 }
 
 impl Floor {
-    /// Training gets at least `share` of the time in which it could run, 0 to 0.5.
+    /// Training gets at least `share` of the time in which it could run, 0 to 1, on `cores`.
     ///
     /// # Panics
     /// With any other share.
-    pub fn new(share: f64) -> Self {
-        assert!((0.0..=0.5).contains(&share), "a share of 0 to 0.5, got {share}");
-        Self { share, watched: AtomicUsize::new(0), state: Mutex::default() }
+    pub fn new(share: f64, cores: usize) -> Self {
+        assert!((0.0..=1.0).contains(&share), "a share of 0 to 1, got {share}");
+        Self { share, cores, ..Self::default() }
     }
 
     /// From now on, until it ends, this thread is one of those that train.
     pub(super) fn watch_this_thread(&self) {
+        static WARNED: Once = Once::new();
         if self.share == 0.0 {
             return;
         }
         match Clock::of_this_thread() {
             Ok(clock) => {
-                let mut state = self.lock();
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                // Those of jobs before, where nobody has looked since.
+                state.clocks.retain_mut(|clock| clock.since_last().is_some());
                 state.clocks.push(clock);
                 self.watched.store(state.clocks.len(), Ordering::Release);
             }
-            Err(error) => {
-                tracing::debug!(%error, "this system does not say how long threads ran: no floor for training");
-            }
+            Err(error) => WARNED.call_once(|| {
+                tracing::warn!(%error, "this system does not say how long threads ran: training gets what serving leaves");
+            }),
         }
     }
 
-    /// For how long a serving thread that asks at `now` shall leave its core to those that train; zero most of the time.
-    pub fn pause(&self, now: Instant) -> Duration {
+    /// Whether those who serve have to leave their core to training, or do so at the moment. Then nothing is computed that
+    /// could wait for them.
+    pub fn is_owed(&self, now: Instant) -> bool {
+        self.watched.load(Ordering::Acquire) > 0
+            && (self.pausing.load(Ordering::Acquire) > 0
+                || self.looked(now).is_some_and(|state| state.debt.payable > 0.0))
+    }
+
+    /// A serving thread that is between two batches pauses, if training is owed something.
+    pub fn give_way(&self, now: Instant) {
         if self.watched.load(Ordering::Acquire) == 0 {
-            return Duration::ZERO;
+            return;
         }
-        // Whoever holds it looks for all.
-        let Ok(mut state) = self.state.try_lock() else { return Duration::ZERO };
-        let State { clocks, looked, debt } = &mut *state;
+        let pause = self.looked(now).map_or(Duration::ZERO, |mut state| state.debt.pay());
+        if pause > Duration::ZERO {
+            self.pausing.fetch_add(1, Ordering::AcqRel);
+            thread::sleep(pause);
+            self.pausing.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The state, not older than [`LOOK_EVERY`]; `None` while somebody else has it.
+    fn looked(&self, now: Instant) -> Option<MutexGuard<'_, State>> {
+        let mut guard = match self.state.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let State { clocks, looked, debt } = &mut *guard;
         let since = looked.map_or(LOOK_EVERY, |looked| now.saturating_duration_since(looked));
         if since >= LOOK_EVERY {
             *looked = Some(now);
-            let mut all = Times::default();
+            let mut times = Times::default();
             clocks.retain_mut(|clock| {
-                clock.since_last().is_some_and(|times| {
-                    all.ran += times.ran;
-                    all.waited += times.waited;
+                clock.since_last().is_some_and(|since_last| {
+                    times.ran += since_last.ran;
+                    times.waited += since_last.waited;
                     true
                 })
             });
             self.watched.store(clocks.len(), Ordering::Release);
-            debt.look(self.share, all, since);
+            debt.look(self.share, self.cores, times, since);
         }
-        debt.pay()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Some(guard)
     }
 }
 
-/// What training is owed.
+/// What training is owed, in seconds.
 #[derive(Debug, Default)]
 struct Debt {
-    /// Seconds that it ran for less than its share; what it ran for more is not kept.
+    /// For how much less than its share it ran. What it ran for more is not kept.
     missing: f64,
-    /// Seconds of pauses that may still be given before the next look.
+    /// Of that, what may be paid before the next look.
     payable: f64,
-    /// Of one pause.
+    /// Most that one pause pays.
     pause_max: f64,
 }
 
 impl Debt {
-    /// The training threads ran and waited for `times` in the `since` that have passed.
-    fn look(&mut self, share: f64, times: Times, since: Duration) {
-        let wanted = share * (times.ran + times.waited).as_secs_f64();
-        // Of a debt that cannot be paid, no more is kept than is paid until the next look.
-        let most = PAUSES_PER_SHARE * wanted;
-        self.missing = (self.missing + wanted - times.ran.as_secs_f64()).clamp(0.0, most);
-        self.payable = self.missing;
+    /// All training threads together ran and waited for `times` in the `since` that have passed.
+    fn look(&mut self, share: f64, cores: usize, times: Times, since: Duration) {
         self.pause_max = PAUSES_PER_SHARE * share * since.min(LOOK_EVERY).as_secs_f64();
+        let most = self.pause_max * cores as f64;
+        // More threads than cores wait for each other, too.
+        let could_run = (times.ran + times.waited).as_secs_f64().min(since.as_secs_f64() * cores as f64);
+        self.missing = if could_run > 0.0 {
+            (self.missing + share * could_run - times.ran.as_secs_f64()).clamp(0.0, most)
+        } else {
+            // They sleep, or have waited all the time: the system counts a wait when it is over.
+            self.missing / 2.0
+        };
+        self.payable = self.missing;
     }
 
     /// One serving thread's part of it.
@@ -138,13 +167,13 @@ struct Clock {
 
 impl Clock {
     /// See proc_pid_schedstat in the kernel's `Documentation/scheduler/sched-stats`.
-    fn of_this_thread() -> std::io::Result<Self> {
+    fn of_this_thread() -> io::Result<Self> {
         let mut clock = Self { schedstat: File::open("/proc/thread-self/schedstat")?, last: Times::default() };
         clock.last = clock.read()?;
         Ok(clock)
     }
 
-    fn read(&mut self) -> std::io::Result<Times> {
+    fn read(&mut self) -> io::Result<Times> {
         let mut text = String::with_capacity(64);
         self.schedstat.rewind()?;
         self.schedstat.read_to_string(&mut text)?;
@@ -152,7 +181,7 @@ impl Clock {
             text.split_ascii_whitespace().map_while(|number| number.parse().ok()).map(Duration::from_nanos);
         match (numbers.next(), numbers.next()) {
             (Some(ran), Some(waited)) => Ok(Times { ran, waited }),
-            _ => Err(std::io::Error::other("expected nanoseconds that the thread ran and waited")),
+            _ => Err(io::Error::other(format!("expected nanoseconds that the thread ran and waited, got {text:?}"))),
         }
     }
 
@@ -169,86 +198,118 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const SHARE: f64 = 0.05;
 
-    fn paid(debt: &mut Debt) -> Vec<Duration> {
-        std::iter::repeat_with(|| debt.pay()).take_while(|pause| *pause > Duration::ZERO).take(100).collect()
+    fn paid(debt: &mut Debt) -> Vec<u128> {
+        let pauses = std::iter::repeat_with(|| debt.pay()).take_while(|pause| *pause > Duration::ZERO);
+        pauses.take(100).map(|pause| pause.as_micros()).collect()
     }
 
+    /// Pauses, in microseconds, after one look at threads that ran and waited for so many milliseconds.
     #[track_caller]
-    fn check_pauses(ran: Duration, waited: Duration, expected: &[Duration]) {
+    fn check_pauses(cores: usize, ran_ms: u32, waited_ms: u32, expected: &[u128]) {
         let mut debt = Debt::default();
-        debt.look(0.05, Times { ran, waited }, LOOK_EVERY);
-        let pauses: Vec<_> = paid(&mut debt).into_iter().map(|pause| pause.as_micros()).collect();
-        assert_eq!(pauses, expected.iter().map(Duration::as_micros).collect::<Vec<_>>());
+        debt.look(SHARE, cores, Times { ran: ran_ms * MS, waited: waited_ms * MS }, LOOK_EVERY);
+        assert_eq!(paid(&mut debt), expected);
     }
 
     #[test]
     fn serving_pauses_for_what_is_missing() {
-        check_pauses(Duration::ZERO, 40 * MS, &[2 * MS]);
-        check_pauses(MS, 39 * MS, &[MS]);
-        // Those who wait for nothing but their own kind, and those who have enough.
-        check_pauses(2 * MS, 38 * MS, &[]);
-        check_pauses(40 * MS, Duration::ZERO, &[]);
-        check_pauses(Duration::ZERO, Duration::ZERO, &[]);
+        check_pauses(1, 0, 40, &[2000]);
+        check_pauses(1, 1, 39, &[1000]);
+        // Those who have enough, and those who want nothing.
+        check_pauses(1, 2, 38, &[]);
+        check_pauses(1, 40, 0, &[]);
+        check_pauses(1, 0, 0, &[]);
     }
 
     #[test]
-    fn the_pauses_of_many_threads_are_for_many_serving_threads() {
-        check_pauses(Duration::ZERO, 16 * 40 * MS, &[4 * MS; 8]);
+    fn many_threads_are_owed_pauses_on_many_cores() {
+        check_pauses(16, 0, 16 * 40, &[4000; 8]);
+        // No more than that, however many wait for each other.
+        check_pauses(16, 0, 1000 * 40, &[4000; 8]);
+        check_pauses(2, 4, 1000 * 40, &[]);
     }
 
     #[test]
-    fn a_debt_that_cannot_be_paid_does_not_grow() {
+    fn what_is_owed_has_a_bound() {
+        let most = LOOK_EVERY.mul_f64(PAUSES_PER_SHARE * SHARE).as_micros();
         let mut debt = Debt::default();
-        let starved = Times { ran: Duration::ZERO, waited: 40 * MS };
-        for _ in 0..1000 {
-            debt.look(0.05, starved, LOOK_EVERY);
-            let paused: Duration = paid(&mut debt).iter().sum();
-            assert!(paused <= LOOK_EVERY.mul_f64(PAUSES_PER_SHARE * 0.05) + MS / 1000, "{paused:?}");
+        for round in 0..1000 {
+            // A wait of a second, counted when it was over, after a look that was late.
+            let waited = if round % 10 == 0 { 1000 } else { 40 };
+            debt.look(SHARE, 1, Times { ran: Duration::ZERO, waited: waited * MS }, waited * MS);
+            assert!(paid(&mut debt).iter().sum::<u128>() <= most);
         }
-        // Paid at last.
-        debt.look(0.05, Times { ran: 40 * MS, waited: Duration::ZERO }, LOOK_EVERY);
-        assert_eq!(paid(&mut debt), []);
+        debt.look(SHARE, 1, Times { ran: 40 * MS, waited: Duration::ZERO }, LOOK_EVERY);
+        assert_eq!(paid(&mut debt), [0_u128; 0], "paid at last");
     }
 
     #[test]
-    fn nobody_pauses_where_nobody_trains() {
-        let floor = Floor::new(0.5);
+    fn a_debt_to_threads_that_nothing_is_heard_of_fades() {
+        let mut debt = Debt::default();
+        debt.look(SHARE, 1, Times { ran: Duration::ZERO, waited: 40 * MS }, LOOK_EVERY);
+        for expected in [[1000], [500], [250]] {
+            debt.look(SHARE, 1, Times::default(), LOOK_EVERY);
+            assert_eq!(paid(&mut debt), expected);
+        }
+    }
+
+    #[test]
+    fn nothing_is_owed_where_nobody_trains() {
+        let floor = Floor::new(0.5, 1);
         let mut now = Instant::now();
         for _ in 0..10 {
-            assert_eq!(floor.pause(now), Duration::ZERO);
+            floor.give_way(now);
+            assert!(!floor.is_owed(now));
             now += LOOK_EVERY;
         }
+    }
+
+    #[test]
+    fn what_could_wait_does_while_somebody_pauses() {
+        let floor = Floor::new(0.5, 1);
+        floor.watched.store(1, Ordering::Release);
+        let now = Instant::now();
+        // Looked at, so that nobody looks again.
+        floor.state.lock().expect("not poisoned").looked = Some(now);
+        assert!(!floor.is_owed(now));
+        floor.state.lock().expect("not poisoned").debt.payable = 0.001;
+        assert!(floor.is_owed(now));
+        floor.state.lock().expect("not poisoned").debt.payable = 0.0;
+        floor.pausing.store(1, Ordering::Release);
+        assert!(floor.is_owed(now));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn threads_that_have_ended_are_forgotten() {
-        let floor = Floor::new(0.5);
+        let floor = Floor::new(0.5, 1);
         if Clock::of_this_thread().is_err() {
             eprintln!("skipped: this system does not say how long threads ran");
             return;
         }
-        std::thread::scope(|scope| {
-            scope.spawn(|| floor.watch_this_thread()).join().expect("no panic");
-        });
-        assert_eq!(floor.watched.load(Ordering::Acquire), 1);
+        // Though nobody looks; the system may take a moment to put a thread away.
+        for _ in 0..100 {
+            thread::scope(|scope| scope.spawn(|| floor.watch_this_thread()).join()).expect("no panic");
+            assert!((1..=50).contains(&floor.watched.load(Ordering::Acquire)));
+            thread::sleep(MS);
+        }
         let mut now = Instant::now();
-        // The system may take a moment to put the thread away.
         for _ in 0..1000 {
             now += LOOK_EVERY;
-            assert_eq!(floor.pause(now), Duration::ZERO);
+            assert!(!floor.is_owed(now));
             if floor.watched.load(Ordering::Acquire) == 0 {
                 return;
             }
-            std::thread::sleep(MS);
+            thread::sleep(MS);
         }
         panic!("a thread that has ended is still watched");
     }
 
     #[test]
     fn without_a_share_nobody_is_watched() {
-        let floor = Floor::new(0.0);
+        let floor = Floor::default();
         floor.watch_this_thread();
         assert_eq!(floor.watched.load(Ordering::Acquire), 0);
     }

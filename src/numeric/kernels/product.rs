@@ -50,7 +50,7 @@ const BLOCKING: Blocking = Blocking { x_bytes: 256 << 10, steps_max: 1600 };
 /// W comes from memory: many rows for each time that it does.
 const BLOCKING_OF_LARGE: Blocking = Blocking { x_bytes: 512 << 10, steps_max: 512 };
 const LARGE_BYTES: usize = 8 << 20;
-/// A multiple of 16.
+/// Of a part of the few-rows decode: a multiple of 16.
 const DECODE_FEW_STEPS: usize = 64;
 
 impl Product<'_> {
@@ -136,22 +136,19 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
                 }
                 Direction::Encode => encode_blocks::<V, true>(&job, whole, x, y, 1, rest),
                 // Half a vector of rows wastes no lane.
-                Direction::Decode if rest <= V::TURNED_ROWS_MAX && rest != V::Half::LANES => {
-                    few::decode_turned::<V>(&job, x, y, rest);
-                }
-                Direction::Decode if rest <= V::Half::TURNED_ROWS_MAX && rest != V::Half::LANES => {
-                    few::decode_turned::<V::Half>(&job, x, y, rest);
-                }
-                Direction::Decode if rest <= V::Half::LANES => {
+                Direction::Decode if rest == V::Half::LANES => {
                     // In short parts W is read nearly as it lies; with so few rows to use it on, that counts.
                     for from in (0..x_columns).step_by(DECODE_FEW_STEPS) {
                         let part = Part { from, to: x_columns.min(from + DECODE_FEW_STEPS), all: x_columns };
-                        if rest == V::Half::LANES {
-                            decode_blocks::<V::Half, false>(&job, part, x, y, 1, rest);
-                        } else {
-                            decode_blocks::<V::Half, true>(&job, part, x, y, 1, rest);
-                        }
+                        decode_blocks::<V::Half, false>(&job, part, x, y, 1, rest);
                     }
+                }
+                Direction::Decode if rest <= V::TURNED_ROWS_MAX => few::decode_turned::<V>(&job, x, y, rest),
+                Direction::Decode if rest <= V::Half::TURNED_ROWS_MAX => {
+                    few::decode_turned::<V::Half>(&job, x, y, rest);
+                }
+                Direction::Decode if rest < V::Half::LANES => {
+                    decode_blocks::<V::Half, true>(&job, whole, x, y, 1, rest);
                 }
                 Direction::Decode => decode_blocks::<V, true>(&job, whole, x, y, 1, rest),
             }
