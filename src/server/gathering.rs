@@ -3,31 +3,62 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// A write of so many bytes goes out at once, behind what was gathered.
+/// No more than this is gathered: what would exceed it goes out at once, behind the rest.
 const GATHERED_BYTES_MAX: usize = 16 << 10;
+/// What an idle connection keeps of it.
+const KEPT_BYTES_MAX: usize = 4 << 10;
+/// A connection that is flushed so often gathers: with fewer, the system calls take a hundredth of a core.
+const FLUSHES_PER_SECOND_MIN: u32 = 2500;
+/// Over so many flushes.
+const WINDOW_FLUSHES: u32 = 32;
 
-/// HTTP/2 writes and flushes every answer by itself, two or three times, and a system call is dearer than all else that
-/// there is to do for a small answer. The answers of a batch come at the same moment, but each wakes the connection's task
-/// before the next is there. So what is to be flushed waits until that task has its next turn, which it asks for: all that
-/// were to be woken have run by then, and their answers are one write.
+/// HTTP/2 writes and flushes every answer by itself, often twice, and a system call is dearer than all else that there is to
+/// do for a small answer. The answers of a batch come at the same moment, but each wakes the connection's task before the
+/// next is there. So what is to be flushed waits until that task has its next turn, which it asks for: those who are ready
+/// have theirs before (tokio takes what another thread has woken by the handful), and most of their answers are one write.
+///
+/// Who asks seldom does not wait for that: under load the next turn may be far, and there is little to gain.
 ///
 /// For a task that begins each turn by reading until nothing is there, as hyper's does: there is where the writing is done.
 #[derive(Debug)]
 pub(super) struct Gathering<S> {
     stream: S,
     gathered: Vec<u8>,
-    /// Of `gathered`.
+    /// Bytes of `gathered` that are out.
     written: usize,
+    /// The next turn shall send it.
     flush: bool,
+    rate: Rate,
+}
+
+/// Whether a connection is flushed often.
+#[derive(Debug, Default)]
+struct Rate {
+    is_high: bool,
+    /// Of this window.
+    flushes: u32,
+    begun: Option<Instant>,
+}
+
+impl Rate {
+    fn count(&mut self, now: impl FnOnce() -> Instant) {
+        self.flushes += 1;
+        if self.flushes == WINDOW_FLUSHES {
+            let (now, most) = (now(), Duration::from_secs(1) * WINDOW_FLUSHES / FLUSHES_PER_SECOND_MIN);
+            self.is_high = self.begun.is_some_and(|begun| now.saturating_duration_since(begun) <= most);
+            (self.flushes, self.begun) = (0, Some(now));
+        }
+    }
 }
 
 impl<S: AsyncWrite + Unpin> Gathering<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, gathered: Vec::new(), written: 0, flush: false }
+        Self { stream, gathered: Vec::new(), written: 0, flush: false, rate: Rate::default() }
     }
 
     /// Writes all that was gathered.
@@ -39,11 +70,8 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
             }
         }
         (self.written, self.flush) = (0, false);
-        // What a connection keeps while it is idle.
-        if self.gathered.capacity() > GATHERED_BYTES_MAX {
-            self.gathered = Vec::new();
-        }
         self.gathered.clear();
+        self.gathered.shrink_to(KEPT_BYTES_MAX);
         Poll::Ready(Ok(()))
     }
 }
@@ -95,6 +123,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
         let this = self.get_mut();
         if this.gathered.is_empty() {
             return Pin::new(&mut this.stream).poll_flush(cx);
+        }
+        this.rate.count(Instant::now);
+        if !this.rate.is_high {
+            return this.poll_send(cx);
         }
         if !this.flush {
             this.flush = true;
@@ -179,8 +211,11 @@ mod tests {
     }
 
     impl Task {
+        /// With answers to gather.
         fn new(room: usize) -> Self {
-            Self { connection: Gathering::new(Other { room, ..Other::default() }), turns: Arc::default() }
+            let mut connection = Gathering::new(Other { room, ..Other::default() });
+            connection.rate.is_high = true;
+            Self { connection, turns: Arc::default() }
         }
 
         fn with<T>(&mut self, act: impl FnOnce(Pin<&mut Gathering<Other>>, &mut Context<'_>) -> T) -> T {
@@ -227,6 +262,34 @@ mod tests {
     }
 
     #[test]
+    fn answers_to_those_who_ask_seldom_do_not_wait() {
+        let mut task = Task::new(usize::MAX);
+        task.connection.rate.is_high = false;
+        for writes in 1..WINDOW_FLUSHES as usize {
+            assert!(task.write(b"answer").is_ready() && task.flush().is_ready());
+            assert_eq!((task.other().writes, task.turns_asked_for()), (writes, 0));
+        }
+    }
+
+    #[test]
+    fn a_rate_is_that_of_the_last_flushes() {
+        let (mut rate, mut now) = (Rate::default(), Instant::now());
+        let mut after = |times: u32, every: Duration| {
+            for _ in 0..times {
+                now += every;
+                rate.count(|| now);
+            }
+            rate.is_high
+        };
+        let [often, seldom] = [3000, 2000].map(|per_second| Duration::from_secs(1) / per_second);
+        assert!(!after(2 * WINDOW_FLUSHES - 1, often), "not known yet");
+        assert!(after(1, often));
+        assert!(!after(WINDOW_FLUSHES, seldom));
+        assert!(after(WINDOW_FLUSHES, often));
+        assert!(!after(WINDOW_FLUSHES, Duration::from_hours(1)));
+    }
+
+    #[test]
     fn what_is_not_flushed_yet_waits() {
         let mut task = Task::new(usize::MAX);
         assert!(task.write(b"half").is_ready() && task.read().is_pending());
@@ -255,11 +318,7 @@ mod tests {
         task.connection.stream.room = accepted;
         assert!(task.read().is_pending());
         assert_eq!(task.other().heard.len(), accepted);
-        assert_eq!(
-            task.connection.gathered.capacity().max(GATHERED_BYTES_MAX),
-            GATHERED_BYTES_MAX,
-            "nothing more is kept"
-        );
+        assert!(task.connection.gathered.capacity() <= KEPT_BYTES_MAX, "little is kept");
     }
 
     #[test]
