@@ -19,13 +19,14 @@ const CALLERS: usize = 4;
 /// A batcher whose threads are the checker's.
 fn started(config: BatchingConfig, compute: Compute) -> (Batcher, Vec<thread::JoinHandle<()>>) {
     let (queue, compute) = (Arc::new(Queue::new(config, SERVING_THREADS)), Arc::new(compute));
+    let floor: Arc<Floor> = Arc::default();
     let threads = (0..SERVING_THREADS).map(|_| {
-        let (queue, compute) = (Arc::clone(&queue), Arc::clone(&compute));
-        thread::spawn(move || worker::run(&queue, &Floor::default(), &compute))
+        let (queue, floor, compute) = (Arc::clone(&queue), Arc::clone(&floor), Arc::clone(&compute));
+        thread::spawn(move || worker::run(&queue, &floor, &compute))
     });
     let threads = threads.collect();
     let (answered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-    let inner = Inner { config, inline: false, queue, answered, refused, threads: Mutex::new(None) };
+    let inner = Inner { config, inline: false, floor, queue, answered, refused, threads: Mutex::new(None) };
     (Batcher { inner: Arc::new(inner) }, threads)
 }
 
