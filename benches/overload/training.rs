@@ -18,6 +18,8 @@ use crate::support::Report;
 
 const CALLERS: usize = 16;
 const ROWS: usize = 64;
+/// Of single rows of a small model.
+const TINY_CALLERS: usize = 64;
 const CONNECTIONS: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(2);
 const WIDTHS: [u32; 3] = [256, 128, 16];
@@ -58,6 +60,11 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     let cpu = server.process.scheduled("train-")?;
     let (training, serving) = job.steps_in(serve).await?;
     let cpu = server.process.scheduled("train-")? - cpu;
+    // What is answered where it is asked: no serving thread has anything to do.
+    let tiny_cpu = server.process.scheduled("train-")?;
+    let [tiny, others] = flood(address, [TELEMETRY; 2], 1, TINY_CALLERS, CONNECTIONS, TIMEOUT, duration).await?;
+    let tiny = tiny.and(others);
+    let tiny_cpu = server.process.scheduled("train-")? - tiny_cpu;
     job.cancel().await?;
     // Once more: what else the machine does changes in a minute.
     let serving_alone = [serving_alone, serve().await?];
@@ -65,12 +72,13 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     let case = case_name();
     report.against(&case, training, "training steps/s, beside alone", training_alone);
     report.figure(&case, cpu.ran_share(), "of the time it could run, it ran");
+    report.figure(&case, tiny_cpu.ran_share(), "the same beside single rows");
     let rate = |told: &Told| told.tally.results as f64 * ROWS as f64 / duration.as_secs_f64();
     let alone = |figure: &dyn Fn(&Told) -> f64| serving_alone.iter().map(figure).sum::<f64>() / 2.0;
     report.against(&case, rate(&serving), "rows/s served, beside alone", alone(&rate));
     report.against(&case, serving.p99_us(), "p99 us of these", alone(&Told::p99_us));
     report.against(&case, singles.p99_us(), "p99 us of single rows, unsaturated", singles_alone.p99_us());
-    for told in serving_alone.iter().chain([&singles_alone, &singles, &serving]) {
+    for told in serving_alone.iter().chain([&singles_alone, &singles, &serving, &tiny]) {
         told.tally.check(&case)?;
     }
     server.stop()?;

@@ -18,6 +18,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(40);
 /// training cannot use, because others take the core, costs serving no more.
 const PAUSES_PER_SHARE: f64 = 2.0;
 
+/// A wait is believed up to this length.
+const UNHEARD_MAX: Duration = Duration::from_secs(1);
+/// Of what may be paid from one look to the next, so much is remembered.
+const MISSING_LOOKS_MAX: f64 = 4.0;
+/// What is kept of it from a look at which nothing was heard of any thread: it fades within a second, if they sleep.
+const KEPT_UNHEARD: f64 = 0.8;
+
 /// Training's share of the time, and who trains. [`Floor::default`] has no share: training gets what is left. So it does on
 /// systems that do not say for how long a thread ran.
 #[derive(Debug, Default)]
@@ -120,6 +127,8 @@ impl Floor {
 struct Debt {
     /// For how much less than its share it ran. What it ran for more is not kept.
     missing: f64,
+    /// Of all cores, that nothing was heard of yet: the system counts a wait when it is over.
+    unheard: f64,
     /// Of that, what may be paid before the next look.
     payable: f64,
     /// Most that one pause pays.
@@ -132,14 +141,16 @@ impl Debt {
         self.pause_max = PAUSES_PER_SHARE * share * since.min(LOOK_EVERY).as_secs_f64();
         let most = self.pause_max * cores as f64;
         // More threads than cores wait for each other, too.
-        let could_run = (times.ran + times.waited).as_secs_f64().min(since.as_secs_f64() * cores as f64);
+        let heard = self.unheard + since.as_secs_f64() * cores as f64;
+        let could_run = (times.ran + times.waited).as_secs_f64().min(heard);
+        self.unheard = (heard - could_run).min(UNHEARD_MAX.as_secs_f64() * cores as f64);
         self.missing = if could_run > 0.0 {
-            (self.missing + share * could_run - times.ran.as_secs_f64()).clamp(0.0, most)
+            (self.missing + share * could_run - times.ran.as_secs_f64()).clamp(0.0, MISSING_LOOKS_MAX * most)
         } else {
-            // They sleep, or have waited all the time: the system counts a wait when it is over.
-            self.missing / 2.0
+            // They wait, or they sleep.
+            self.missing * KEPT_UNHEARD
         };
-        self.payable = self.missing;
+        self.payable = self.missing.min(most);
     }
 
     /// One serving thread's part of it.
@@ -246,10 +257,22 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_that_is_heard_of_late_counts() {
+        let mut debt = Debt::default();
+        debt.look(SHARE, 1, Times::default(), LOOK_EVERY);
+        assert_eq!(paid(&mut debt), [0_u128; 0]);
+        debt.look(SHARE, 1, Times { ran: Duration::ZERO, waited: 80 * MS }, LOOK_EVERY);
+        assert_eq!(paid(&mut debt), [4000]);
+        // More than there was time for does not.
+        debt.look(SHARE, 1, Times { ran: 4 * MS, waited: 80 * MS }, LOOK_EVERY);
+        assert_eq!(paid(&mut debt), [2000]);
+    }
+
+    #[test]
     fn a_debt_to_threads_that_nothing_is_heard_of_fades() {
         let mut debt = Debt::default();
         debt.look(SHARE, 1, Times { ran: Duration::ZERO, waited: 40 * MS }, LOOK_EVERY);
-        for expected in [[1000], [500], [250]] {
+        for expected in [[1600], [1280], [1024]] {
             debt.look(SHARE, 1, Times::default(), LOOK_EVERY);
             assert_eq!(paid(&mut debt), expected);
         }
