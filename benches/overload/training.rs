@@ -56,7 +56,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
         Ok(())
     });
     let (training_alone, ()) = training_alone.await?;
-    let (_, singles) = job.steps_in(ask).await?;
+    let singles = ask().await?;
     let cpu = server.process.scheduled("train-")?;
     let (training, serving) = job.steps_in(serve).await?;
     let cpu = server.process.scheduled("train-")? - cpu;

@@ -543,6 +543,28 @@ async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
     assert_eq!(refused(&batcher, Operation::Encode, matrix(FEATURES, &[41.0])), BatchError::ShuttingDown);
 }
 
+#[tokio::test]
+async fn tiny_questions_wait_while_training_is_owed_something() {
+    let (floor, (gate, compute)) = (Arc::new(Floor::in_debt(Duration::from_millis(1))), Gate::new());
+    let batcher = Batcher::start_with(small_batches(), 1, Arc::clone(&floor), compute, true).expect("starts");
+    let mut waits = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), None);
+    assert!(admit(&mut waits).is_none());
+    assert_eq!(gate.entered(), [1.0]);
+    gate.release();
+    waits.await.expect("an answer");
+    // The thread that computed it pauses, and then nothing is owed.
+    for _ in 0..10_000 {
+        if !floor.is_owed(Instant::now()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!floor.is_owed(Instant::now()), "the thread paused");
+    let at_once = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), None);
+    at_once.await.expect("an answer");
+    assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "computed where it was asked");
+}
+
 #[test]
 fn dropping_the_last_handle_ends_the_threads() {
     let (gate, compute) = Gate::new();

@@ -55,6 +55,19 @@ impl Floor {
         Self { share, cores, ..Self::default() }
     }
 
+    /// With one pause to be made, of `debt`.
+    #[cfg(test)]
+    pub(crate) fn in_debt(debt: Duration) -> Self {
+        let seconds = debt.as_secs_f64();
+        let state = State {
+            // So late that nobody looks again.
+            looked: Some(Instant::now() + Duration::from_hours(1)),
+            debt: Debt { payable: seconds, pause_max: seconds, ..Debt::default() },
+            ..State::default()
+        };
+        Self { watched: AtomicUsize::new(1), state: Mutex::new(state), ..Self::default() }
+    }
+
     /// From now on, until it ends, this thread is one of those that train.
     pub(super) fn watch_this_thread(&self) {
         static WARNED: Once = Once::new();
@@ -291,15 +304,10 @@ mod tests {
 
     #[test]
     fn what_could_wait_does_while_somebody_pauses() {
-        let floor = Floor::new(0.5, 1);
-        floor.watched.store(1, Ordering::Release);
-        let now = Instant::now();
-        // Looked at, so that nobody looks again.
-        floor.state.lock().expect("not poisoned").looked = Some(now);
-        assert!(!floor.is_owed(now));
-        floor.state.lock().expect("not poisoned").debt.payable = 0.001;
+        let (floor, now) = (Floor::in_debt(MS), Instant::now());
         assert!(floor.is_owed(now));
-        floor.state.lock().expect("not poisoned").debt.payable = 0.0;
+        floor.give_way(now);
+        assert!(!floor.is_owed(now), "paid, and nobody pauses any more");
         floor.pausing.store(1, Ordering::Release);
         assert!(floor.is_owed(now));
     }
