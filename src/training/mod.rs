@@ -6,9 +6,11 @@ pub mod init;
 pub mod optimizer;
 pub mod params;
 pub mod schedule;
+pub mod source;
 pub mod trainer;
 pub mod yardstick;
 
 pub use batches::Rows;
 pub use params::{CheckedTrainSpec, Initialisation, Optimiser, ParamError, TrainSpec};
+pub use source::{MemoryRows, RowSource, SourceError};
 pub use trainer::{Event, TrainError, Trained, train};

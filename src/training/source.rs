@@ -1,0 +1,52 @@
+//! Where rows come from.
+
+/// Rows in a fixed order that can be read again: in memory, or on disk.
+pub trait RowSource: Send + Sync {
+    /// Number of rows.
+    fn count(&self) -> u64;
+    /// Numbers in a row.
+    fn features(&self) -> usize;
+    /// Fills `values` (row-major, whole rows) with the rows from `first` on, all finite, in the units of the input.
+    fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError>;
+}
+
+/// Why rows could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+/// Rows in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryRows {
+    values: Vec<f32>,
+    features: usize,
+}
+
+impl MemoryRows {
+    /// From row-major values.
+    ///
+    /// # Panics
+    /// If they are not whole rows of `features` numbers, or `features` is 0.
+    pub fn new(values: Vec<f32>, features: usize) -> Self {
+        assert!(values.len().is_multiple_of(features), "whole rows");
+        Self { values, features }
+    }
+}
+
+impl RowSource for MemoryRows {
+    fn count(&self) -> u64 {
+        (self.values.len() / self.features) as u64
+    }
+
+    fn features(&self) -> usize {
+        self.features
+    }
+
+    fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError> {
+        let from = usize::try_from(first).ok().and_then(|first| first.checked_mul(self.features));
+        let rows = from.and_then(|from| self.values.get(from..)?.get(..values.len()));
+        let rows = rows.ok_or_else(|| SourceError(format!("there are no rows {first} and on, of {}", self.count())))?;
+        values.copy_from_slice(rows);
+        Ok(())
+    }
+}
