@@ -1,7 +1,6 @@
 //! Trains queued jobs, one after the other, and looks after the others meanwhile.
 
 use std::fmt::Write as _;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -16,7 +15,7 @@ use super::table::{Job, Table};
 use super::{JobError, JobState, Progress};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version};
-use crate::training::{Event, Rows, TrainError, train};
+use crate::training::{Event, MemoryRows, Next, RowSource, Start, TrainError, train};
 
 /// How often uploads are looked at for their age, and the store for whether it has become writable.
 const TICK: Duration = Duration::from_millis(500);
@@ -213,30 +212,20 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
         Err(error) => return Ok(Outcome::Failed(format!("no threads to train on: {error}"))),
     };
     let mut news = News { last: None, started: None };
-    let trained = train(
-        &job.spec,
-        Rows { values: &rows.training, features },
-        Rows { values: &rows.test, features },
-        &pool,
-        &mut |event| {
-            news.tell(job, event);
-            if table.is_closing() || job.cancelled.load(Ordering::Acquire) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        },
-    );
+    let training: Arc<dyn RowSource> = Arc::new(MemoryRows::new(rows.training, features));
+    let test = MemoryRows::new(rows.test, features);
+    let trained = train(&job.spec, &training, &test, Start::Fresh, &pool, &mut |event: &Event| {
+        news.tell(job, event);
+        if table.is_closing() || job.cancelled.load(Ordering::Acquire) { Next::Stop } else { Next::GoOn }
+    });
     let mut trained = match trained {
         Ok(trained) => trained,
         Err(TrainError::Stopped) if job.cancelled.load(Ordering::Acquire) => return Ok(Outcome::Cancelled),
         Err(TrainError::Stopped) => return Ok(Outcome::Stopped),
         Err(error) => return Ok(Outcome::Failed(error.to_string())),
     };
-    drop(rows);
     trained.report.data_sha256 = data_sha256;
     trained.report.duration_seconds = started.elapsed().as_secs_f64();
-    trained.report.software = format!("halfhitch {}", env!("CARGO_PKG_VERSION"));
     trained.report.job_id = job.id.to_string();
     let artifact =
         Artifact { model: trained.model, report: Some(Arc::new(trained.report.clone())), sha256: String::new() };

@@ -53,13 +53,38 @@ impl Gradient {
         Self { layers: layers.collect() }
     }
 
+    /// All numbers, by name.
+    pub fn tensors(&self) -> Vec<(String, &[f32])> {
+        let mut tensors = Vec::new();
+        for (l, layer) in self.layers.iter().enumerate() {
+            tensors.push((format!("{l}.weight"), &layer.weight[..]));
+            tensors.push((format!("{l}.encoder_bias"), &layer.encoder_bias[..]));
+            tensors.push((format!("{l}.decoder_bias"), &layer.decoder_bias[..]));
+            tensors.extend(layer.gain.as_deref().map(|gain| (format!("{l}.gain"), gain)));
+        }
+        tensors
+    }
+
+    /// The same, to write.
+    pub fn tensors_mut(&mut self) -> Vec<(String, &mut [f32])> {
+        let mut tensors = Vec::new();
+        for (l, layer) in self.layers.iter_mut().enumerate() {
+            tensors.push((format!("{l}.weight"), &mut layer.weight[..]));
+            tensors.push((format!("{l}.encoder_bias"), &mut layer.encoder_bias[..]));
+            tensors.push((format!("{l}.decoder_bias"), &mut layer.decoder_bias[..]));
+            tensors.extend(layer.gain.as_deref_mut().map(|gain| (format!("{l}.gain"), gain)));
+        }
+        tensors
+    }
+
     /// Sums the tapes of a mini-batch into this gradient, which is overwritten.
-    pub fn collect(&mut self, tapes: &[Tape], parallel: bool) {
+    pub fn collect<'a>(&mut self, tapes: impl Iterator<Item = &'a Tape>, parallel: bool) {
+        let tapes: Vec<&Tape> = tapes.collect();
         let mut panels = Vec::new();
         for (l, layer) in self.layers.iter_mut().enumerate() {
             layer.encoder_bias.fill(0.0);
             layer.decoder_bias.fill(0.0);
-            for tape in tapes {
+            for tape in &tapes {
                 add(&mut layer.encoder_bias, &tape.encoder_bias[l]);
                 add(&mut layer.decoder_bias, &tape.decoder_bias[l]);
             }

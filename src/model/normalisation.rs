@@ -36,30 +36,49 @@ struct Summary {
     squares: f64,
 }
 
-impl Normaliser {
-    /// Learns from rows (each `features` long); `range` is the common range for the unit interval, where it is known.
-    pub fn learn<'a>(
-        kind: NormalisationKind,
-        features: usize,
-        rows: impl Iterator<Item = &'a [f32]>,
-        range: Option<(f32, f32)>,
-    ) -> Result<Self, RangeTooLarge> {
-        if kind == NormalisationKind::None {
-            return Ok(Self { kind, offset: Vec::new(), scale: Vec::new() });
-        }
+/// Learns a [`Normaliser`] from rows, one after another.
+#[derive(Clone, Debug)]
+pub struct Learner {
+    summaries: Vec<Summary>,
+    count: f64,
+}
+
+impl Learner {
+    /// For rows of `features` numbers.
+    pub fn new(features: usize) -> Self {
         let first = Summary { minimum: f32::INFINITY, maximum: f32::NEG_INFINITY, mean: 0.0, squares: 0.0 };
-        let mut summaries = vec![first; features];
-        let mut count = 0.0;
-        for row in rows {
-            count += 1.0;
-            for (summary, &value) in summaries.iter_mut().zip(row) {
-                summary.minimum = summary.minimum.min(value);
-                summary.maximum = summary.maximum.max(value);
-                let before = f64::from(value) - summary.mean;
-                summary.mean += before / count;
-                summary.squares += before * (f64::from(value) - summary.mean);
-            }
+        Self { summaries: vec![first; features], count: 0.0 }
+    }
+
+    /// Takes a row into account.
+    pub fn add(&mut self, row: &[f32]) {
+        self.count += 1.0;
+        // A division by row, not by number.
+        let share = 1.0 / self.count;
+        for (summary, &value) in self.summaries.iter_mut().zip(row) {
+            summary.minimum = summary.minimum.min(value);
+            summary.maximum = summary.maximum.max(value);
+            let before = f64::from(value) - summary.mean;
+            summary.mean += before * share;
+            summary.squares += before * (f64::from(value) - summary.mean);
         }
+    }
+
+    /// Least and greatest value of feature `j` so far.
+    ///
+    /// # Panics
+    /// If there is no such feature.
+    pub fn range(&self, j: usize) -> (f32, f32) {
+        (self.summaries[j].minimum, self.summaries[j].maximum)
+    }
+
+    /// What was learnt; `range` is the common range for the unit interval, where it is known.
+    pub fn normaliser(&self, kind: NormalisationKind, range: Option<(f32, f32)>) -> Result<Normaliser, RangeTooLarge> {
+        if kind == NormalisationKind::None {
+            return Ok(Normaliser { kind, offset: Vec::new(), scale: Vec::new() });
+        }
+        let Self { summaries, count } = self;
+        let features = summaries.len();
         let common = range.unwrap_or_else(|| {
             let minimum = summaries.iter().fold(f32::INFINITY, |least, s| least.min(s.minimum));
             let maximum = summaries.iter().fold(f32::NEG_INFINITY, |most, s| most.max(s.maximum));
@@ -85,9 +104,11 @@ impl Normaliser {
             }
             scale.push(width);
         }
-        Ok(Self { kind, offset, scale })
+        Ok(Normaliser { kind, offset, scale })
     }
+}
 
+impl Normaliser {
     /// Input units to normalised, in place. Shape (n, d_0).
     pub fn apply(&self, rows: &mut Lanes) {
         if self.offset.is_empty() {
@@ -140,7 +161,17 @@ mod tests {
     const ROWS: [[f32; 3]; 4] = [[0.0, 10.0, 7.0], [255.0, 20.0, 7.0], [100.0, 30.0, 7.0], [45.0, 40.0, 7.0]];
 
     fn learn(kind: NormalisationKind, range: Option<(f32, f32)>) -> Normaliser {
-        Normaliser::learn(kind, 3, ROWS.iter().map(<[f32; 3]>::as_slice), range).expect("small numbers")
+        learn_from(&ROWS, kind, range).expect("small numbers")
+    }
+
+    fn learn_from<const D: usize>(
+        rows: &[[f32; D]],
+        kind: NormalisationKind,
+        range: Option<(f32, f32)>,
+    ) -> Result<Normaliser, RangeTooLarge> {
+        let mut learner = Learner::new(D);
+        rows.iter().for_each(|row| learner.add(row));
+        learner.normaliser(kind, range)
     }
 
     fn normalised(normaliser: &Normaliser) -> Vec<Vec<f32>> {
@@ -201,7 +232,7 @@ mod tests {
     fn a_range_beyond_floats_is_refused() {
         let rows = [[f32::MAX], [-f32::MAX], [-f32::MAX], [-f32::MAX]];
         for kind in [NormalisationKind::MinMax, NormalisationKind::Standardise] {
-            let error = Normaliser::learn(kind, 1, rows.iter().map(<[f32; 1]>::as_slice), None);
+            let error = learn_from(&rows, kind, None);
             assert_eq!(error, Err(RangeTooLarge { feature: 0, minimum: -f32::MAX, maximum: f32::MAX }));
         }
     }

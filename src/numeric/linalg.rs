@@ -20,14 +20,14 @@ pub struct Pca {
     directions: Mat<f64>,
 }
 
-/// Rows of width d, one at a time: `read(i, row)` writes row i.
-pub trait RowSource {
+/// Rows of width d, which can be gone through again.
+pub trait RowsInTurn {
     /// Number of rows.
     fn rows(&self) -> usize;
     /// Width d.
     fn columns(&self) -> usize;
-    /// Writes row `index` to `row` (d,).
-    fn read(&self, index: usize, row: &mut [f64]);
+    /// Calls `found` with each row (d,) in order, until it breaks, or until the rows cannot be read; then it breaks too.
+    fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()>;
 }
 
 /// How many of `rows` rows of width `columns` a fit can afford; the caller samples that many.
@@ -41,18 +41,20 @@ pub fn affordable_rows(rows: usize, columns: usize) -> usize {
 
 impl Pca {
     /// Fits `k` directions (fewer where there are fewer rows or columns). Covariance in f64, eigenvectors through faer.
-    /// `None` if `go_on` breaks or the eigenvectors do not converge.
+    /// `None` if `go_on` or `source` breaks, or the eigenvectors do not converge.
     ///
     /// # Panics
     /// If there are no rows.
-    pub fn fit(source: &dyn RowSource, k: usize, go_on: &mut dyn FnMut() -> ControlFlow<()>) -> Option<Self> {
+    pub fn fit(source: &dyn RowsInTurn, k: usize, go_on: &mut dyn FnMut() -> ControlFlow<()>) -> Option<Self> {
         let (rows, columns) = (source.rows(), source.columns());
         assert!(rows > 0, "a mean needs rows");
         let mut mean = vec![0.0; columns];
-        let mut row = vec![0.0; columns];
-        for index in 0..rows {
-            source.read(index, &mut row);
-            mean.iter_mut().zip(&row).for_each(|(sum, value)| *sum += value);
+        let read = source.each(&mut |row| {
+            mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            ControlFlow::Continue(())
+        });
+        if read.is_break() {
+            return None;
         }
         mean.iter_mut().for_each(|sum| *sum /= rows as f64);
         let k = k.min(columns).min(rows);
@@ -61,55 +63,74 @@ impl Pca {
         Some(Self { mean, directions })
     }
 
+    /// From what [`Pca::mean`] and [`Pca::directions`] gave.
+    ///
+    /// # Panics
+    /// If the directions are not whole columns as long as the mean.
+    pub fn from_parts(mean: Vec<f64>, directions: &[f64]) -> Self {
+        let columns = mean.len();
+        assert!(directions.len().is_multiple_of(columns), "whole directions");
+        let directions = MatRef::from_column_major_slice(directions, columns, directions.len() / columns).to_owned();
+        Self { mean, directions }
+    }
+
     /// The mean of the rows it was fitted on (d,).
     pub fn mean(&self) -> &[f64] {
         &self.mean
     }
 
-    /// What is left of each row of `source` when it is projected: calls `residual(row index, x - x̂)` in order.
-    pub fn residuals(&self, source: &dyn RowSource, mut residual: impl FnMut(usize, &[f64])) {
+    /// The k orthonormal directions, one after another, each (d,), in the order of growing variance. A direction without
+    /// variance may be zero.
+    pub fn directions(&self) -> Vec<f64> {
+        self.directions.col_iter().flat_map(|column| column.iter().copied()).collect()
+    }
+
+    /// What is left of each row of `source` when it is projected: calls `residual(x - mean, x - x̂)` in order.
+    pub fn residuals(&self, source: &dyn RowsInTurn, mut residual: impl FnMut(&[f64], &[f64])) {
         let columns = source.columns();
-        let mut left = vec![0.0; columns];
-        blocks(source, &self.mean, |first, block| {
+        let (mut centred, mut left) = (vec![0.0; columns], vec![0.0; columns]);
+        blocks(source, &self.mean, |_, block| {
             // (n, d)·(d, k)·(k, d)
             let projected = block * &self.directions;
             let back = &projected * self.directions.transpose();
             for row in 0..block.nrows() {
                 for column in 0..columns {
+                    centred[column] = block[(row, column)];
                     left[column] = block[(row, column)] - back[(row, column)];
                 }
-                residual(first + row, &left);
+                residual(&centred, &left);
             }
             ControlFlow::Continue(())
         });
     }
 }
 
-/// Calls `work(first row, centred block)` block by block; false if it broke.
+/// Calls `work(first row, centred block)` block by block; false if it, or the source, broke.
 fn blocks(
-    source: &dyn RowSource,
+    source: &dyn RowsInTurn,
     mean: &[f64],
     mut work: impl FnMut(usize, MatRef<'_, f64>) -> ControlFlow<()>,
 ) -> bool {
-    let (rows, columns) = (source.rows(), source.columns());
-    let mut values = vec![0.0; BLOCK_ROWS.min(rows) * columns];
-    for first in (0..rows).step_by(BLOCK_ROWS) {
-        let count = BLOCK_ROWS.min(rows - first);
-        for (i, row) in values.chunks_exact_mut(columns).take(count).enumerate() {
-            source.read(first + i, row);
-            row.iter_mut().zip(mean).for_each(|(value, mean)| *value -= mean);
-        }
-        let block = MatRef::from_row_major_slice(&values[..count * columns], count, columns);
-        if work(first, block).is_break() {
-            return false;
-        }
-    }
-    true
+    let columns = source.columns();
+    let mut values = Vec::with_capacity(BLOCK_ROWS.min(source.rows()) * columns);
+    let mut first = 0;
+    let mut flush = |values: &mut Vec<f64>| {
+        let rows = values.len() / columns;
+        let said = work(first, MatRef::from_row_major_slice(values, rows, columns));
+        first += rows;
+        values.clear();
+        said
+    };
+    let read = source.each(&mut |row| {
+        values.extend(row.iter().zip(mean).map(|(value, mean)| value - mean));
+        if values.len() == BLOCK_ROWS * columns { flush(&mut values) } else { ControlFlow::Continue(()) }
+    });
+    read.is_continue() && (values.is_empty() || flush(&mut values).is_continue())
 }
 
 /// Eigenvectors of the covariance (d, d).
 fn by_covariance(
-    source: &dyn RowSource,
+    source: &dyn RowsInTurn,
     mean: &[f64],
     k: usize,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
@@ -130,7 +151,7 @@ fn by_covariance(
 
 /// The same through the Gram matrix (n, n) of fewer rows than columns: if G u = λ u then Xᵀu / √λ is a direction.
 fn by_gram(
-    source: &dyn RowSource,
+    source: &dyn RowsInTurn,
     mean: &[f64],
     k: usize,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
@@ -213,15 +234,15 @@ mod tests {
         columns: usize,
     }
 
-    impl RowSource for Table {
+    impl RowsInTurn for Table {
         fn rows(&self) -> usize {
             self.values.len() / self.columns
         }
         fn columns(&self) -> usize {
             self.columns
         }
-        fn read(&self, index: usize, row: &mut [f64]) {
-            row.copy_from_slice(&self.values[index * self.columns..][..self.columns]);
+        fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()> {
+            self.values.chunks_exact(self.columns).try_for_each(found)
         }
     }
 

@@ -1,91 +1,526 @@
-//! Which rows are trained on, in which order, and the way of a mini-batch into column-major tapes.
+//! Which rows are trained on and which are held back, in which order, and how they come from their source.
+//!
+//! Rows are cut into blocks, which are read in one piece. Blocks are put together to windows, which are what is in memory:
+//! all of them, where the rows are few enough, and otherwise as many as memory is worth; an epoch takes the blocks in an
+//! order of its own and shuffles the rows of each window. So memory does not grow with the number of rows, and the disk is
+//! read in pieces that it likes. All of it is a function of the seed, the epoch and the shape of the data.
 
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::source::{RowSource, SourceError};
 use crate::model::Normaliser;
-use crate::numeric::Lanes;
 use crate::numeric::rng::{Stream, Use};
+use crate::numeric::{LANES, Lanes};
 
-/// Row-major rows in the units of the input, all finite.
-#[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
-    /// rows x features.
-    pub values: &'a [f32],
-    /// Columns.
-    pub features: usize,
+/// Bytes of a block: what a disk reads at its full speed.
+const BLOCK_BYTES: u64 = 256 << 10;
+/// Rows that take no more than this are all in memory.
+const RESIDENT_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of a window of rows that do not fit; the next one is read meanwhile.
+const WINDOW_BYTES: u64 = 64 << 20;
+/// A row of a window is two numbers of the order, too.
+const WINDOW_ROWS_MAX: u64 = 1 << 20;
+/// Held-back rows that take no more than this are kept in memory; more are read anew each time.
+const HELD_BACK_BYTES_MAX: u64 = 64 << 20;
+
+/// How rows are cut: a function of their number, their width and the seed.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    rows: u64,
+    features: usize,
+    held_back: u64,
+    seed: u64,
+    block_rows: u64,
+    window_blocks: u64,
 }
 
-impl<'a> Rows<'a> {
-    /// Number of rows.
-    pub fn count(&self) -> usize {
-        self.values.len() / self.features
+impl Cut {
+    /// Of `rows` rows, of which `held_back` are not trained on; one is left to train on, whatever is asked.
+    pub fn new(rows: u64, features: usize, held_back: u64, seed: u64) -> Self {
+        Self::sized(rows, features, held_back, seed, RESIDENT_BYTES_MAX, WINDOW_BYTES)
     }
 
-    /// Row `index` (features,).
-    pub fn row(&self, index: usize) -> &'a [f32] {
-        &self.values[index * self.features..][..self.features]
+    fn sized(rows: u64, features: usize, held_back: u64, seed: u64, resident_max: u64, window: u64) -> Self {
+        let row_bytes = 4 * features as u64;
+        let block_rows = (BLOCK_BYTES.min(window) / row_bytes).max(1);
+        let blocks = rows.div_ceil(block_rows).max(1);
+        let resident = rows.saturating_mul(row_bytes) <= resident_max;
+        let window_rows = (window / row_bytes).min(WINDOW_ROWS_MAX);
+        let window_blocks = if resident { blocks } else { (window_rows / block_rows).max(1) };
+        let held_back = held_back.min(rows.saturating_sub(1));
+        Self { rows, features, held_back, seed, block_rows, window_blocks }
     }
 
-    /// Writes the rows `indices`, normalised, to `lanes`.
-    pub fn gather(&self, indices: &[u32], normaliser: &Normaliser, lanes: &mut Lanes) {
-        lanes.reset(indices.len(), self.features);
-        for (i, index) in indices.iter().enumerate() {
-            lanes.load(i, self.row(*index as usize));
+    /// Rows to train on.
+    pub fn training_rows(&self) -> u64 {
+        self.rows - self.held_back
+    }
+
+    fn blocks(&self) -> u64 {
+        self.rows.div_ceil(self.block_rows)
+    }
+
+    fn resident(&self) -> bool {
+        self.window_blocks >= self.blocks()
+    }
+
+    /// First row of a block and its number of rows.
+    fn block(&self, block: u64) -> (u64, u64) {
+        let first = block * self.block_rows;
+        (first, self.block_rows.min(self.rows - first))
+    }
+
+    /// How many of the rows before `row` (the end of a block) are held back: the same share everywhere.
+    fn held_back_before(&self, row: u64) -> u64 {
+        (u128::from(row) * u128::from(self.held_back) / u128::from(self.rows.max(1))) as u64
+    }
+
+    fn training_of_block(&self, block: u64) -> u64 {
+        let (first, rows) = self.block(block);
+        rows - (self.held_back_before(first + rows) - self.held_back_before(first))
+    }
+
+    /// The places in a block of the rows to train on, and of those held back, both in growing order.
+    fn split(&self, block: u64) -> (Vec<u32>, Vec<u32>) {
+        let rows = self.block(block).1;
+        let mut places: Vec<u32> = (0..rows as u32).collect();
+        if self.held_back == 0 {
+            return (places, Vec::new());
+        }
+        Stream::new(self.seed, 0, block, Use::Split).shuffle(&mut places);
+        let mut held_back = places.split_off(self.training_of_block(block) as usize);
+        places.sort_unstable();
+        held_back.sort_unstable();
+        (places, held_back)
+    }
+
+    /// The blocks in the order of an epoch (from 1); growing where all are in memory: their rows are shuffled as a whole.
+    fn order(&self, epoch: u32) -> Vec<u32> {
+        let mut blocks: Vec<u32> = (0..self.blocks() as u32).collect();
+        if !self.resident() {
+            Stream::new(self.seed, u64::from(epoch), u64::MAX, Use::Shuffle).shuffle(&mut blocks);
+        }
+        blocks
+    }
+}
+
+/// Some blocks in memory, one after another.
+#[derive(Debug, Default)]
+struct Window {
+    values: Vec<f32>,
+    blocks: Vec<u32>,
+}
+
+impl Window {
+    fn read(mut self, source: &dyn RowSource, cut: &Cut, blocks: &[u32]) -> Result<Self, SourceError> {
+        self.blocks.clear();
+        self.blocks.extend_from_slice(blocks);
+        let rows: u64 = blocks.iter().map(|block| cut.block(u64::from(*block)).1).sum();
+        let length = rows as usize * cut.features;
+        // In one piece, once: what grows is copied, and needs room twice.
+        if self.values.capacity() < length {
+            self.values = Vec::with_capacity(length);
+        }
+        self.values.resize(length, 0.0);
+        let mut rest = &mut self.values[..];
+        for block in blocks {
+            let (first, rows) = cut.block(u64::from(*block));
+            let (part, others) = rest.split_at_mut(rows as usize * cut.features);
+            source.read(first, part)?;
+            rest = others;
+        }
+        Ok(self)
+    }
+}
+
+/// A row of a window: its place there, and its number among all rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    local: u32,
+    row: u64,
+}
+
+/// Gives the rows to train on, epoch by epoch, batch by batch.
+#[derive(Debug)]
+pub struct Feeder {
+    source: Arc<dyn RowSource>,
+    cut: Arc<Cut>,
+    window: Window,
+    /// Read meanwhile, on a thread of its own.
+    coming: Option<JoinHandle<Result<Window, SourceError>>>,
+    epoch: u32,
+    /// The blocks of this epoch, and how many windows of them were begun.
+    blocks: Vec<u32>,
+    windows_begun: usize,
+    /// The rows of the window, shuffled, and how many of them were given.
+    order: Vec<Place>,
+    given: usize,
+}
+
+impl std::fmt::Debug for dyn RowSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} rows of {} numbers", self.count(), self.features())
+    }
+}
+
+/// The rows of a mini-batch: where they are until the next one is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Row-major, in the units of the input, only where the rows lie in more than one window.
+    copied: Vec<f32>,
+    places: Vec<Place>,
+}
+
+impl Feeder {
+    /// Nothing is read yet.
+    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Cut>) -> Self {
+        Self {
+            source,
+            cut,
+            window: Window::default(),
+            coming: None,
+            epoch: 0,
+            blocks: Vec::new(),
+            windows_begun: 0,
+            order: Vec::new(),
+            given: 0,
+        }
+    }
+
+    /// Begins an epoch (from 1) after its first `given` rows.
+    pub fn begin(&mut self, epoch: u32, given: u64) -> Result<(), SourceError> {
+        self.epoch = epoch;
+        self.blocks = self.cut.order(epoch);
+        self.windows_begun = 0;
+        self.order.clear();
+        self.given = 0;
+        // What was read ahead belongs to another epoch.
+        if let Some(coming) = self.coming.take() {
+            let _ = coming.join();
+        }
+        let mut left = given;
+        while left > 0 {
+            let rows: u64 = self.next_blocks().iter().map(|block| self.cut.training_of_block(u64::from(*block))).sum();
+            if rows > left {
+                self.next_window()?;
+                self.given = left as usize;
+                return Ok(());
+            }
+            left -= rows;
+            self.windows_begun += 1;
+        }
+        Ok(())
+    }
+
+    fn next_blocks(&self) -> &[u32] {
+        let size = self.cut.window_blocks as usize;
+        let from = (self.windows_begun * size).min(self.blocks.len());
+        &self.blocks[from..(from + size).min(self.blocks.len())]
+    }
+
+    /// The next window of this epoch, and its order.
+    fn next_window(&mut self) -> Result<(), SourceError> {
+        let blocks = self.next_blocks().to_vec();
+        // All of the rows stay where they are from epoch to epoch.
+        if self.window.blocks != blocks {
+            self.window = match self.coming.take() {
+                Some(coming) => {
+                    coming.join().map_err(|_| SourceError("the thread that reads rows panicked".into()))??
+                }
+                None => std::mem::take(&mut self.window).read(self.source.as_ref(), &self.cut, &blocks)?,
+            };
+        }
+        self.order.clear();
+        let mut first_local = 0;
+        for block in &blocks {
+            let (first, rows) = self.cut.block(u64::from(*block));
+            let (training, _) = self.cut.split(u64::from(*block));
+            self.order.extend(
+                training.iter().map(|place| Place { local: first_local + place, row: first + u64::from(*place) }),
+            );
+            first_local += rows as u32;
+        }
+        let window = self.windows_begun as u64;
+        Stream::new(self.cut.seed, u64::from(self.epoch), window, Use::Shuffle).shuffle(&mut self.order);
+        (self.given, self.windows_begun) = (0, self.windows_begun + 1);
+        let ahead = self.next_blocks().to_vec();
+        if !ahead.is_empty() {
+            let (source, cut) = (Arc::clone(&self.source), Arc::clone(&self.cut));
+            let read = move || Window::default().read(source.as_ref(), &cut, &ahead);
+            self.coming = std::thread::Builder::new().name("read-rows".to_owned()).spawn(read).ok();
+        }
+        Ok(())
+    }
+
+    /// The next `rows` rows of the epoch, fewer at its end.
+    pub fn next(&mut self, rows: usize, batch: &mut Batch) -> Result<(), SourceError> {
+        batch.copied.clear();
+        batch.places.clear();
+        while batch.places.len() < rows {
+            if self.given == self.order.len() {
+                if self.next_blocks().is_empty() {
+                    return Ok(());
+                }
+                if !batch.places.is_empty() {
+                    // The window goes: what the batch has of it is copied.
+                    self.copy(batch);
+                }
+                self.next_window()?;
+                continue;
+            }
+            let count = (rows - batch.places.len()).min(self.order.len() - self.given);
+            batch.places.extend_from_slice(&self.order[self.given..self.given + count]);
+            self.given += count;
+        }
+        if !batch.copied.is_empty() {
+            self.copy(batch);
+        }
+        Ok(())
+    }
+
+    /// Copies the rows of the batch that are not copied yet.
+    fn copy(&self, batch: &mut Batch) {
+        let features = self.cut.features;
+        for place in &batch.places[batch.copied.len() / features..] {
+            batch.copied.extend_from_slice(&self.window.values[place.local as usize * features..][..features]);
+        }
+    }
+
+    /// Writes rows `first..first + count` of the batch, normalised, to `lanes`; `scratch` is room that can be used again.
+    pub fn gather(
+        &self,
+        batch: &Batch,
+        first: usize,
+        count: usize,
+        normaliser: &Normaliser,
+        scratch: &mut Vec<f32>,
+        lanes: &mut Lanes,
+    ) {
+        let features = self.cut.features;
+        lanes.reset(count, features);
+        let row = |i: usize| match batch.copied.get(i * features..(i + 1) * features) {
+            Some(row) => row,
+            None => &self.window.values[batch.places[i].local as usize * features..][..features],
+        };
+        for start in (0..count).step_by(LANES) {
+            scratch.clear();
+            let rows = LANES.min(count - start);
+            (0..rows).for_each(|i| scratch.extend_from_slice(row(first + start + i)));
+            lanes.load(start, scratch);
         }
         normaliser.apply(lanes);
     }
 }
 
-/// Splits `rows` rows into those to train on and those held back for validation, both in growing order. The split is a
-/// function of the seed. At least one row is left to train on.
-pub fn split(rows: usize, validation: usize, seed: u64) -> (Vec<u32>, Vec<u32>) {
-    let mut order: Vec<u32> = (0..rows as u32).collect();
-    Stream::new(seed, 0, 0, Use::Split).shuffle(&mut order);
-    let mut held_back = order.split_off(rows - validation.min(rows.saturating_sub(1)));
-    order.sort_unstable();
-    held_back.sort_unstable();
-    (order, held_back)
+impl Batch {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether the epoch has ended.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The number, among all rows, of row `i`: what its random numbers belong to.
+    pub fn row(&self, i: usize) -> u64 {
+        self.places[i].row
+    }
 }
 
-/// The order of an epoch (from 1): a function of the seed and the epoch alone.
-pub fn shuffled(rows: &[u32], seed: u64, epoch: u32, order: &mut Vec<u32>) {
-    order.clear();
-    order.extend_from_slice(rows);
-    Stream::new(seed, u64::from(epoch), 0, Use::Shuffle).shuffle(order);
+/// The rows that are held back.
+#[derive(Debug)]
+pub struct HeldBack {
+    source: Arc<dyn RowSource>,
+    cut: Arc<Cut>,
+    /// All of them, where they are few.
+    values: Option<Vec<f32>>,
+}
+
+impl HeldBack {
+    /// Reads them, where they are few.
+    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Cut>) -> Result<Self, SourceError> {
+        let bytes = (cut.held_back * 4).saturating_mul(cut.features as u64);
+        let mut held_back = Self { source, cut, values: None };
+        if bytes <= HELD_BACK_BYTES_MAX {
+            let mut values = Vec::with_capacity(bytes as usize / 4);
+            held_back.each(&mut |rows| {
+                values.extend_from_slice(rows);
+                Ok(())
+            })?;
+            held_back.values = Some(values);
+        }
+        Ok(held_back)
+    }
+
+    /// Their number.
+    pub fn count(&self) -> u64 {
+        self.cut.held_back
+    }
+
+    /// Calls `found` with all of them in order, some at a time (row-major); its error ends it.
+    pub fn each<E: From<SourceError>>(&self, found: &mut dyn FnMut(&[f32]) -> Result<(), E>) -> Result<(), E> {
+        if let Some(values) = &self.values {
+            return if values.is_empty() { Ok(()) } else { found(values) };
+        }
+        if self.cut.held_back == 0 {
+            return Ok(());
+        }
+        let features = self.cut.features;
+        let (mut block_values, mut values) = (Vec::new(), Vec::new());
+        for block in 0..self.cut.blocks() {
+            let (_, held_back) = self.cut.split(block);
+            if held_back.is_empty() {
+                continue;
+            }
+            let (first, rows) = self.cut.block(block);
+            block_values.resize(rows as usize * features, 0.0);
+            self.source.read(first, &mut block_values)?;
+            values.clear();
+            for place in held_back {
+                values.extend_from_slice(&block_values[place as usize * features..][..features]);
+            }
+            found(&values)?;
+        }
+        Ok(())
+    }
+}
+
+/// Calls `found(number of the first row, rows)` with all rows of a source in order, some at a time (row-major); its error
+/// ends it.
+pub fn each_block<E: From<SourceError>>(
+    source: &dyn RowSource,
+    found: &mut dyn FnMut(u64, &[f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    let features = source.features();
+    let cut = Cut::new(source.count(), features, 0, 0);
+    let mut values = Vec::new();
+    for block in 0..cut.blocks() {
+        let (first, rows) = cut.block(block);
+        values.resize(rows as usize * features, 0.0);
+        source.read(first, &mut values)?;
+        found(first, &values)?;
+    }
+    Ok(())
+}
+
+/// Calls `found(number of the row, row)` with the rows to train on, in order; its error ends it.
+pub fn each_training_row<E: From<SourceError>>(
+    source: &dyn RowSource,
+    cut: &Cut,
+    found: &mut dyn FnMut(u64, &[f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    let features = cut.features;
+    let mut values = Vec::new();
+    for block in 0..cut.blocks() {
+        let (first, rows) = cut.block(block);
+        values.resize(rows as usize * features, 0.0);
+        source.read(first, &mut values)?;
+        for place in cut.split(block).0 {
+            found(first + u64::from(place), &values[place as usize * features..][..features])?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::NormalisationKind;
+    use crate::training::source::MemoryRows;
+
+    /// Row i is (i, i + 0.5).
+    fn numbered(rows: u64) -> Arc<dyn RowSource> {
+        Arc::new(MemoryRows::new((0..rows).flat_map(|i| [i as f32, i as f32 + 0.5]).collect(), 2))
+    }
+
+    /// Windows of four rows, blocks of two, where the rows are not all in memory.
+    fn cut(rows: u64, held_back: u64, resident: bool) -> Arc<Cut> {
+        let mut cut = Cut::sized(rows, 2, held_back, 7, if resident { u64::MAX } else { 0 }, 32);
+        if !resident {
+            (cut.block_rows, cut.window_blocks) = (2, 2);
+        }
+        Arc::new(cut)
+    }
+
+    fn epoch(feeder: &mut Feeder, epoch: u32, given: u64, rows: usize) -> Vec<u64> {
+        feeder.begin(epoch, given).expect("begins");
+        let plain = Normaliser { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new() };
+        let (mut batch, mut scratch, mut lanes) = (Batch::default(), Vec::new(), Lanes::default());
+        let mut seen = Vec::new();
+        loop {
+            feeder.next(rows, &mut batch).expect("reads");
+            if batch.is_empty() {
+                return seen;
+            }
+            feeder.gather(&batch, 0, batch.len(), &plain, &mut scratch, &mut lanes);
+            for i in 0..batch.len() {
+                assert_eq!((lanes.at(i, 0), lanes.at(i, 1)), (batch.row(i) as f32, batch.row(i) as f32 + 0.5));
+                seen.push(batch.row(i));
+            }
+        }
+    }
 
     #[test]
-    fn a_split_loses_no_row() {
-        for (rows, validation) in [(1, 0), (1, 5), (10, 3), (1000, 100)] {
-            let (training, held_back) = split(rows, validation, 7);
-            assert_eq!(held_back.len(), validation.min(rows - 1));
-            let mut all = [training, held_back].concat();
-            all.sort_unstable();
-            assert_eq!(all, (0..rows as u32).collect::<Vec<_>>());
+    fn every_row_is_either_given_once_an_epoch_or_held_back() {
+        for (rows, held_back) in [(1, 0), (1, 1), (2, 1), (9, 0), (23, 5), (40, 39)] {
+            for resident in [false, true] {
+                let cut = cut(rows, held_back, resident);
+                let mut feeder = Feeder::new(numbered(rows), Arc::clone(&cut));
+                let mut held = Vec::new();
+                let keep = HeldBack::new(numbered(rows), Arc::clone(&cut)).expect("reads");
+                let mut found = |values: &[f32]| -> Result<(), SourceError> {
+                    held.extend(values.as_chunks::<2>().0.iter().map(|row| row[0] as u64));
+                    Ok(())
+                };
+                keep.each(&mut found).expect("reads");
+                HeldBack { values: None, ..keep }.each(&mut found).expect("reads them anew");
+                let half = held.len() / 2;
+                assert_eq!(held[..half], held[half..]);
+                held.truncate(half);
+                assert_eq!(held.len() as u64, held_back.min(rows - 1));
+                for number in 1..4 {
+                    let mut all = [epoch(&mut feeder, number, 0, 3), held.clone()].concat();
+                    all.sort_unstable();
+                    assert_eq!(all, (0..rows).collect::<Vec<_>>(), "{rows} rows, {held_back} held back, {resident}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_epoch_goes_on_wherever_it_was_left() {
+        for resident in [false, true] {
+            let cut = cut(23, 4, resident);
+            let mut feeder = Feeder::new(numbered(23), Arc::clone(&cut));
+            let whole = epoch(&mut feeder, 2, 0, 3);
+            for given in 0..=whole.len() {
+                let mut fresh = Feeder::new(numbered(23), Arc::clone(&cut));
+                assert_eq!(epoch(&mut fresh, 2, given as u64, 3), whole[given..], "after {given}");
+            }
         }
     }
 
     #[test]
     fn every_epoch_has_an_order_of_its_own() {
-        let rows: Vec<u32> = (0..50).collect();
-        let order = |epoch| {
-            let mut order = Vec::new();
-            shuffled(&rows, 3, epoch, &mut order);
-            order
-        };
-        assert_eq!(order(1), order(1));
-        assert_ne!(order(1), order(2));
+        for resident in [false, true] {
+            let mut feeder = Feeder::new(numbered(50), cut(50, 0, resident));
+            let first = epoch(&mut feeder, 1, 0, 7);
+            assert_ne!(epoch(&mut feeder, 2, 0, 7), first);
+            assert_eq!(epoch(&mut feeder, 1, 0, 7), first);
+        }
     }
 
     #[test]
     fn rows_are_gathered_normalised() {
-        let rows = Rows { values: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], features: 2 };
         let normaliser = Normaliser { kind: NormalisationKind::MinMax, offset: vec![1.0, 2.0], scale: vec![4.0, 2.0] };
-        let mut lanes = Lanes::default();
-        rows.gather(&[2, 0], &normaliser, &mut lanes);
-        assert_eq!((lanes.column(0), lanes.column(1)), (vec![1.0, 0.0], vec![2.0, 0.0]));
+        let mut feeder = Feeder::new(numbered(1), cut(1, 0, true));
+        feeder.begin(1, 0).expect("begins");
+        let (mut batch, mut lanes) = (Batch::default(), Lanes::default());
+        feeder.next(1, &mut batch).expect("reads");
+        feeder.gather(&batch, 0, 1, &normaliser, &mut Vec::new(), &mut lanes);
+        assert_eq!((lanes.column(0), lanes.column(1)), (vec![-0.25], vec![-0.75]));
     }
 }

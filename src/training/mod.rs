@@ -1,16 +1,21 @@
 //! From rows to a trained model. Pure: same specification and rows, same bits, at any number of threads. It neither logs
-//! nor sleeps nor reads a clock: progress goes to an observer, which stops it by `ControlFlow::Break`.
+//! nor sleeps nor reads a clock nor writes: all that goes to an [`Observer`], which also stops it.
 
 pub mod batches;
+mod checkpoint;
+mod evaluate;
 pub mod init;
+pub mod observer;
 pub mod optimizer;
 pub mod params;
+mod plan;
 pub mod schedule;
 pub mod source;
 pub mod trainer;
 pub mod yardstick;
 
-pub use batches::Rows;
+pub use checkpoint::CheckpointError;
+pub use observer::{Event, Next, Observer};
 pub use params::{CheckedTrainSpec, Initialisation, Optimiser, ParamError, TrainSpec};
 pub use source::{MemoryRows, RowSource, SourceError};
-pub use trainer::{Event, TrainError, Trained, train};
+pub use trainer::{Start, TrainError, Trained, train};

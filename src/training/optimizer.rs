@@ -1,6 +1,9 @@
 //! `AdamW` (Loshchilov and Hutter 2019): Adam with decoupled weight decay, on the matrices alone.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::model::Autoencoder;
 use crate::model::gradient::Gradient;
@@ -22,6 +25,15 @@ pub struct AdamW {
     weight_decay: f32,
 }
 
+/// The single numbers that an optimiser keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scalars {
+    /// β₁ᵗ
+    start_1: f64,
+    /// β₂ᵗ
+    start_2: f64,
+}
+
 /// The numbers of one step.
 #[derive(Clone, Copy)]
 struct Step {
@@ -35,6 +47,44 @@ impl AdamW {
     pub fn new(model: &Autoencoder, weight_decay: f64) -> Self {
         let zeros = Gradient::zeros(model);
         Self { first: zeros.clone(), second: zeros, start_1: 1.0, start_2: 1.0, weight_decay: weight_decay as f32 }
+    }
+
+    /// All numbers that are kept from step to step, by name.
+    pub fn tensors(&self) -> Vec<(String, &[f32])> {
+        let moments = [("first", &self.first), ("second", &self.second)];
+        moments
+            .into_iter()
+            .flat_map(|(moment, gradient)| {
+                gradient.tensors().into_iter().map(move |(name, values)| (format!("{moment}.{name}"), values))
+            })
+            .collect()
+    }
+
+    /// The single numbers that are kept from step to step.
+    pub fn scalars(&self) -> Scalars {
+        Scalars { start_1: self.start_1, start_2: self.start_2 }
+    }
+
+    /// Becomes what [`AdamW::scalars`] and [`AdamW::tensors`] gave, of the same model.
+    ///
+    /// # Errors
+    /// In words, which tensor is missing or of another length.
+    pub fn restore(&mut self, scalars: Scalars, tensors: Vec<(String, Vec<f32>)>) -> Result<(), String> {
+        let mut tensors: HashMap<String, Vec<f32>> = tensors.into_iter().collect();
+        for (moment, gradient) in [("first", &mut self.first), ("second", &mut self.second)] {
+            for (name, values) in gradient.tensors_mut() {
+                let name = format!("{moment}.{name}");
+                match tensors.remove(&name) {
+                    Some(kept) if kept.len() == values.len() => values.copy_from_slice(&kept),
+                    Some(kept) => {
+                        return Err(format!("{name} has {} numbers, expected {}", kept.len(), values.len()));
+                    }
+                    None => return Err(format!("{name} is missing")),
+                }
+            }
+        }
+        (self.start_1, self.start_2) = (scalars.start_1, scalars.start_2);
+        Ok(())
     }
 
     /// Moves every parameter against its gradient. Element by element: the same bits on any number of threads.

@@ -1,22 +1,25 @@
 //! The best that PCA could do: fitted on the same training rows, measured on the same held-out rows.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 
-use super::batches::Rows;
+use super::batches::{Cut, HeldBack, each_block, each_training_row};
+use super::source::{RowSource, SourceError};
 use crate::model::Normaliser;
-use crate::numeric::linalg::{Pca, RowSource, affordable_rows};
+use crate::numeric::linalg::{Pca, RowsInTurn, affordable_rows};
 use crate::numeric::rng::{Stream, Use};
 
 /// PCA of normalised rows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Yardstick {
-    pca: Pca,
+    /// The principal subspace, normalised space.
+    pub pca: Pca,
     /// Rows that it was fitted on.
-    pub fitted_rows: usize,
+    pub fitted_rows: u64,
 }
 
 /// What PCA leaves of some rows: sums over features, means over rows.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Measured {
     /// Normalised space.
     pub squared_error: f64,
@@ -26,68 +29,132 @@ pub struct Measured {
     pub spread: f64,
 }
 
-/// Chosen rows as the model sees them.
-struct Normalised<'a> {
-    rows: Rows<'a>,
-    indices: &'a [u32],
-    normaliser: &'a Normaliser,
+/// Some rows, whoever gives them.
+type Each<'a> = &'a dyn Fn(&mut dyn FnMut(&[f32]) -> Result<(), Break>) -> Result<(), Break>;
+
+/// Why rows end early: they cannot be read, or are not wanted.
+enum Break {
+    Source(SourceError),
+    Enough,
 }
 
-impl RowSource for Normalised<'_> {
+impl From<SourceError> for Break {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+/// Rows as the model sees them.
+struct Normalised<'a> {
+    rows: u64,
+    features: usize,
+    each: Each<'a>,
+    normaliser: &'a Normaliser,
+    failed: RefCell<Option<SourceError>>,
+}
+
+impl<'a> Normalised<'a> {
+    fn new(rows: u64, features: usize, normaliser: &'a Normaliser, each: Each<'a>) -> Self {
+        Self { rows, features, each, normaliser, failed: RefCell::new(None) }
+    }
+
+    fn failure(self) -> Result<(), SourceError> {
+        self.failed.into_inner().map_or(Ok(()), Err)
+    }
+}
+
+impl RowsInTurn for Normalised<'_> {
     fn rows(&self) -> usize {
-        self.indices.len()
+        self.rows as usize
     }
     fn columns(&self) -> usize {
-        self.rows.features
+        self.features
     }
-    fn read(&self, index: usize, row: &mut [f64]) {
-        let values = self.rows.row(self.indices[index] as usize);
-        for (j, (target, value)) in row.iter_mut().zip(values).enumerate() {
-            *target = f64::from(self.normaliser.value(j, *value));
+    fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()> {
+        let mut normalised = vec![0.0; self.features];
+        let read = (self.each)(&mut |rows| {
+            for row in rows.chunks_exact(self.features) {
+                for (j, (target, value)) in normalised.iter_mut().zip(row).enumerate() {
+                    *target = f64::from(self.normaliser.value(j, *value));
+                }
+                if found(&normalised).is_break() {
+                    return Err(Break::Enough);
+                }
+            }
+            Ok(())
+        });
+        match read {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(Break::Enough) => ControlFlow::Break(()),
+            Err(Break::Source(error)) => {
+                *self.failed.borrow_mut() = Some(error);
+                ControlFlow::Break(())
+            }
         }
     }
 }
 
 impl Yardstick {
-    /// Fits as many directions as the code has numbers, on the rows `indices`, or on an even sample of them where all
+    /// Fits as many directions as the code has numbers, on the rows to train on, or on an even sample of them where all
     /// would be too dear. `None` if `go_on` breaks or the decomposition does not converge.
     pub fn fit(
-        rows: Rows<'_>,
-        indices: &[u32],
+        source: &dyn RowSource,
+        cut: &Cut,
         normaliser: &Normaliser,
         code_length: usize,
         seed: u64,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
-    ) -> Option<Self> {
-        let affordable = affordable_rows(indices.len(), rows.features);
-        let mut sample = indices.to_vec();
-        if affordable < sample.len() {
-            Stream::new(seed, 0, 0, Use::Sample).shuffle(&mut sample);
-            sample.truncate(affordable);
-            sample.sort_unstable();
+    ) -> Result<Option<Self>, SourceError> {
+        let features = source.features();
+        let rows = cut.training_rows();
+        let affordable = affordable_rows(usize::try_from(rows).unwrap_or(usize::MAX), features) as u64;
+        let share = affordable as f64 / rows as f64;
+        let chosen = |row: u64| affordable >= rows || Stream::new(seed, 0, row, Use::Sample).uniform() < share;
+        let mut count = 0;
+        if affordable < rows {
+            each_training_row(source, cut, &mut |row, _| {
+                count += u64::from(chosen(row));
+                Ok::<_, SourceError>(())
+            })?;
+        } else {
+            count = rows;
         }
-        let source = Normalised { rows, indices: &sample, normaliser };
-        Some(Self { pca: Pca::fit(&source, code_length, go_on)?, fitted_rows: sample.len() })
+        let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| {
+            each_training_row(source, cut, &mut |row, values| if chosen(row) { found(values) } else { Ok(()) })
+        };
+        let sample = Normalised::new(count, features, normaliser, &each);
+        let pca = Pca::fit(&sample, code_length, go_on);
+        sample.failure()?;
+        Ok(pca.map(|pca| Self { pca, fitted_rows: count }))
     }
 
-    /// What it leaves of the rows `indices`.
-    pub fn measure(&self, rows: Rows<'_>, indices: &[u32], normaliser: &Normaliser) -> Measured {
-        let source = Normalised { rows, indices, normaliser };
+    /// What it leaves of the rows that are held back.
+    pub fn measure_held_back(&self, rows: &HeldBack, normaliser: &Normaliser) -> Result<Measured, SourceError> {
+        let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| rows.each(found);
+        self.measure(Normalised::new(rows.count(), self.pca.mean().len(), normaliser, &each))
+    }
+
+    /// What it leaves of the rows of a source.
+    pub fn measure_all(&self, source: &dyn RowSource, normaliser: &Normaliser) -> Result<Measured, SourceError> {
+        let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| each_block(source, &mut |_, rows| found(rows));
+        self.measure(Normalised::new(source.count(), source.features(), normaliser, &each))
+    }
+
+    fn measure(&self, rows: Normalised<'_>) -> Result<Measured, SourceError> {
         let (mut squared, mut input_units, mut spread) = (0.0, 0.0, 0.0);
-        let mut row = vec![0.0; rows.features];
-        self.pca.residuals(&source, |index, left| {
-            source.read(index, &mut row);
-            for (j, left) in left.iter().enumerate() {
+        self.pca.residuals(&rows, |centred, left| {
+            for (j, (centred, left)) in centred.iter().zip(left).enumerate() {
                 squared += left * left;
-                input_units += (left * f64::from(normaliser.unit(j))).powi(2);
-                spread += (row[j] - self.pca.mean()[j]).powi(2);
+                input_units += (left * f64::from(rows.normaliser.unit(j))).powi(2);
+                spread += centred.powi(2);
             }
         });
-        let count = indices.len() as f64;
-        Measured {
+        let count = rows.rows as f64;
+        rows.failure()?;
+        Ok(Measured {
             squared_error: squared / count,
             squared_error_input_units: input_units / count,
             spread: spread / count,
-        }
+        })
     }
 }

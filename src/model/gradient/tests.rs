@@ -143,7 +143,7 @@ fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize) -> (f64, Gradient) 
         })
         .collect();
     let mut gradient = Gradient::zeros(model);
-    gradient.collect(&tapes, false);
+    gradient.collect(tapes.iter(), false);
     (tapes.iter().map(Tape::loss).sum::<f64>() / ROWS as f64, gradient)
 }
 

@@ -1,10 +1,12 @@
 //! The whole of training on small data: bits, defaults, and what goes wrong.
 
+use std::time::Duration;
+
 use super::*;
 use crate::model::NormalisationKind;
 use crate::numeric::Activation;
 use crate::numeric::rng::{Stream, Use};
-use crate::training::TrainSpec;
+use crate::training::{MemoryRows, TrainSpec};
 
 fn plane(rows: usize, features: usize, hidden: usize) -> Vec<f32> {
     let mut stream = Stream::new(11, 0, 0, Use::Sample);
@@ -30,9 +32,20 @@ fn pool(threads: usize) -> rayon::ThreadPool {
 
 fn run(spec: TrainSpec, values: &[f32], threads: usize) -> Result<Trained, TrainError> {
     let spec = spec.check().expect("a valid specification");
-    let features = spec.features();
-    let rows = Rows { values, features };
-    train(&spec, rows, Rows { values: &[], features }, &pool(threads), &mut |_| ControlFlow::Continue(()))
+    go(&spec, values, &[], Start::Fresh, threads, &mut |_: &Event| Next::GoOn)
+}
+
+fn go(
+    spec: &CheckedTrainSpec,
+    values: &[f32],
+    test: &[f32],
+    start: Start,
+    threads: usize,
+    observer: &mut dyn Observer,
+) -> Result<Trained, TrainError> {
+    let rows = |values: &[f32]| MemoryRows::new(values.to_vec(), spec.features());
+    let training: Arc<dyn RowSource> = Arc::new(rows(values));
+    train(spec, &training, &rows(test), start, &pool(threads), observer)
 }
 
 fn bits(model: &Autoencoder) -> Vec<u32> {
@@ -68,9 +81,9 @@ fn a_linear_model_comes_to_the_principal_subspace() {
     spec.normalisation = Some(NormalisationKind::Standardise);
     spec.validation_fraction = Some(0.0);
     let values = plane(600, 10, 3);
-    let rows = Rows { values: &values, features: 10 };
     let checked = spec.check().expect("valid");
-    let trained = train(&checked, rows, rows, &pool(1), &mut |_| ControlFlow::Continue(())).expect("trains");
+    let go_on = &mut |_: &Event| Next::GoOn;
+    let trained = go(&checked, &values, &values, Start::Fresh, 1, go_on).expect("trains");
     let figures = trained.report.test.expect("test rows");
     let ratio = figures.squared_error / figures.pca_squared_error;
     assert!((0.9999..1.01).contains(&ratio), "ratio to PCA {ratio}");
@@ -113,8 +126,85 @@ fn patience_ends_training_early() {
 fn few_rows_and_constant_rows_train() {
     for (rows, values) in [(1, plane(1, 5, 2)), (2, plane(2, 5, 2)), (9, vec![4.0; 45])] {
         let trained = run(spec(&[5, 4, 3]), &values, 1).expect("trains");
-        assert!(finite(&trained.model), "{rows} rows");
+        assert!(is_finite(&trained.model), "{rows} rows");
         assert_eq!(trained.report.training_rows, rows);
+    }
+}
+
+/// Has its state saved after every so many steps, and is stopped then.
+struct Interrupted {
+    every: u64,
+    kept: Option<Vec<u8>>,
+}
+
+impl Observer for Interrupted {
+    fn look(&mut self, event: &Event) -> Next {
+        if event.step > 0 && event.step.is_multiple_of(self.every) && self.kept.is_none() {
+            Next::SaveAndStop
+        } else {
+            Next::GoOn
+        }
+    }
+
+    fn save(&mut self, checkpoint: &[u8]) -> Result<(), String> {
+        self.kept = Some(checkpoint.to_vec());
+        Ok(())
+    }
+
+    fn time(&mut self, work: &mut dyn FnMut()) -> Duration {
+        work();
+        Duration::ZERO
+    }
+}
+
+#[test]
+fn wherever_it_is_interrupted_the_bits_are_the_same() {
+    let mut asked = spec(&[8, 6, 2]);
+    (asked.epochs, asked.batch_rows, asked.gain) = (Some(4), Some(16), true);
+    asked.hidden_activation = Some(Activation::Tanh);
+    let checked = asked.clone().check().expect("valid");
+    let values = plane(100, 8, 2);
+    let whole = run(asked, &values, 1).expect("trains");
+    for every in 1..=24 {
+        let (mut start, mut interruptions) = (Start::Fresh, 0);
+        let trained = loop {
+            // A step is done before the next stop, however often.
+            let mut observer = Interrupted { every, kept: None };
+            match go(&checked, &values, &[], start, 1, &mut observer) {
+                Ok(trained) => break trained,
+                Err(TrainError::Stopped) => {
+                    start = Start::Checkpoint(observer.kept.expect("saved"));
+                    interruptions += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert!(interruptions >= 24 / every, "{interruptions} interruptions every {every} steps");
+        assert_eq!(bits(&trained.model), bits(&whole.model), "stopped every {every} steps");
+        assert_eq!(trained.report, whole.report, "stopped every {every} steps");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_refused() {
+    let values = plane(100, 8, 2);
+    let checked = spec(&[8, 6, 2]).check().expect("valid");
+    let mut observer = Interrupted { every: 2, kept: None };
+    let stopped = go(&checked, &values, &[], Start::Fresh, 1, &mut observer);
+    assert_eq!(stopped.expect_err("stopped"), TrainError::Stopped);
+    let bytes = observer.kept.expect("saved");
+    let resume = |spec: &CheckedTrainSpec, values: &[f32], bytes: &[u8]| {
+        let go_on = &mut |_: &Event| Next::GoOn;
+        go(spec, values, &[], Start::Checkpoint(bytes.to_vec()), 1, go_on).map(|_| ())
+    };
+    assert_eq!(resume(&checked, &values, &bytes), Ok(()));
+    let other = TrainSpec { seed: 5, ..spec(&[8, 6, 2]) }.check().expect("valid");
+    assert_eq!(resume(&other, &values, &bytes), Err(CheckpointError::Specification.into()));
+    let fewer = resume(&checked, &values[..80], &bytes);
+    assert_eq!(fewer, Err(CheckpointError::Rows { got: 100, expected: 10 }.into()));
+    for cut in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
+        let error = resume(&checked, &values, &bytes[..cut]).expect_err("refused");
+        assert!(matches!(error, TrainError::Checkpoint(CheckpointError::Unreadable(_))), "{error}");
     }
 }
 
@@ -126,10 +216,9 @@ fn an_observer_stops_it() {
         let mut calls = 0;
         let mut observer = |_: &Event| {
             calls += 1;
-            if calls > after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if calls > after { Next::Stop } else { Next::GoOn }
         };
-        let rows = Rows { values: &values, features: 5 };
-        let stopped = train(&checked, rows, Rows { values: &[], features: 5 }, &pool(1), &mut observer);
+        let stopped = go(&checked, &values, &[], Start::Fresh, 1, &mut observer);
         assert_eq!(stopped.expect_err("stopped"), TrainError::Stopped);
     }
 }

@@ -1,0 +1,204 @@
+//! The whole state of training between two steps, as bytes: what goes on from them ends with the same bits.
+//!
+//! A safetensors container: the state as JSON in its metadata; the weights, and the best ones so far, as model files; the
+//! optimiser's tensors; PCA. Whoever keeps the bytes guards them against rot.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::Scalars;
+use super::params::TrainSpec;
+use super::plan::Plan;
+use super::yardstick::{Measured, Yardstick};
+use crate::model::{Artifact, Autoencoder, TrainingReport};
+use crate::numeric::linalg::Pca;
+
+const KEY: &str = "halfhitch.checkpoint";
+const OPTIMISER: &str = "optimiser.";
+
+/// Why a checkpoint cannot be gone on from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// Not what this software writes.
+    #[error("the checkpoint cannot be read: {0}")]
+    Unreadable(String),
+    /// Of something else.
+    #[error("the checkpoint belongs to another specification")]
+    Specification,
+    /// Of other rows.
+    #[error("the checkpoint was made with {got} training rows, there are {expected}")]
+    Rows {
+        /// As recorded.
+        got: u64,
+        /// As they are.
+        expected: u64,
+    },
+    /// Of another software: its order of arithmetic may be another.
+    #[error("the checkpoint was written by {got}, this is {expected}")]
+    Software {
+        /// As recorded.
+        got: String,
+        /// This.
+        expected: String,
+    },
+}
+
+/// Where training is and what it has seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) software: String,
+    pub(super) spec: TrainSpec,
+    pub(super) source_rows: u64,
+    pub(super) plan: Plan,
+    pub(super) notes: Vec<String>,
+    pub(super) validation_yardstick: Option<Measured>,
+    pub(super) pca_rows: u64,
+    /// The epoch that is under way, from 1.
+    pub(super) epoch: u32,
+    /// Of this epoch.
+    pub(super) rows_done: u64,
+    pub(super) loss_sum: f64,
+    /// Of all epochs.
+    pub(super) steps_done: u64,
+    pub(super) rows_processed: u64,
+    /// On the held-back rows, after the last full epoch.
+    pub(super) explained_variance: Option<f64>,
+    /// What a loss is measured by: far above it, training has failed.
+    pub(super) loss_start: Option<f64>,
+    /// Whether training began again with a smaller rate.
+    pub(super) retried: bool,
+    pub(super) report: TrainingReport,
+    pub(super) best_loss: Option<f64>,
+    pub(super) optimiser: Scalars,
+}
+
+/// A checkpoint, read.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) state: State,
+    pub(super) model: Autoencoder,
+    pub(super) best: Option<Autoencoder>,
+    pub(super) yardstick: Yardstick,
+    /// By name.
+    pub(super) optimiser: Vec<(String, Vec<f32>)>,
+}
+
+struct Tensor<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl View for Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+fn bytes(bytes: Vec<u8>) -> Tensor<'static> {
+    Tensor { dtype: Dtype::U8, shape: vec![bytes.len()], bytes: bytes.into() }
+}
+
+fn doubles(values: &[f64]) -> Tensor<'static> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Tensor { dtype: Dtype::F64, shape: vec![values.len()], bytes: bytes.into() }
+}
+
+fn floats(values: &[f32]) -> Tensor<'_> {
+    let bytes = if cfg!(target_endian = "little") {
+        bytemuck::cast_slice(values).into()
+    } else {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    };
+    Tensor { dtype: Dtype::F32, shape: vec![values.len()], bytes }
+}
+
+fn model_bytes(model: &Autoencoder) -> Tensor<'static> {
+    bytes(Artifact { model: model.clone(), report: None::<Arc<TrainingReport>>, sha256: String::new() }.to_bytes())
+}
+
+/// Writes a checkpoint.
+///
+/// # Panics
+/// If a number of the state is not finite: training has failed before.
+pub(super) fn write(
+    state: &State,
+    model: &Autoencoder,
+    best: Option<&Autoencoder>,
+    yardstick: &Yardstick,
+    optimiser: &[(String, &[f32])],
+) -> Vec<u8> {
+    let mut tensors = vec![
+        ("model".to_owned(), model_bytes(model)),
+        ("pca.mean".to_owned(), doubles(yardstick.pca.mean())),
+        ("pca.directions".to_owned(), doubles(&yardstick.pca.directions())),
+    ];
+    tensors.extend(best.map(|best| ("best".to_owned(), model_bytes(best))));
+    tensors.extend(optimiser.iter().map(|(name, values)| (format!("{OPTIMISER}{name}"), floats(values))));
+    let text = serde_json::to_string(state).expect("numbers and texts");
+    safetensors::serialize(tensors, Some([(KEY.to_owned(), text)].into())).expect("shapes and lengths agree")
+}
+
+impl Checkpoint {
+    /// Reads one, of this software.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let unreadable = |error: &dyn std::fmt::Display| CheckpointError::Unreadable(error.to_string());
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| unreadable(&error))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| unreadable(&error))?;
+        let text = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+        let text = text.ok_or_else(|| unreadable(&"it has no state"))?;
+        // First of all: other software may have another state.
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+        let got = value.get("software").and_then(serde_json::Value::as_str).unwrap_or_default();
+        if got != software() {
+            return Err(CheckpointError::Software { got: got.to_owned(), expected: software() });
+        }
+        let state: State = serde_json::from_value(value).map_err(|error| unreadable(&error))?;
+        let model = |name: &str| -> Result<Option<Autoencoder>, CheckpointError> {
+            let Ok(tensor) = tensors.tensor(name) else { return Ok(None) };
+            Artifact::from_bytes(tensor.data()).map(|artifact| Some(artifact.model)).map_err(|error| unreadable(&error))
+        };
+        let doubles = |name: &str| -> Result<Vec<f64>, CheckpointError> {
+            let tensor = tensors.tensor(name).map_err(|error| unreadable(&error))?;
+            let (numbers, rest) = tensor.data().as_chunks::<8>();
+            if tensor.dtype() != Dtype::F64 || !rest.is_empty() {
+                return Err(unreadable(&format!("{name} holds no doubles")));
+            }
+            Ok(numbers.iter().map(|number| f64::from_le_bytes(*number)).collect())
+        };
+        let (mean, directions) = (doubles("pca.mean")?, doubles("pca.directions")?);
+        let weights = model("model")?.ok_or_else(|| unreadable(&"it has no model"))?;
+        if mean.len() != weights.spec().features() || !directions.len().is_multiple_of(mean.len()) {
+            return Err(unreadable(&"its principal components have another width"));
+        }
+        let mut optimiser = Vec::new();
+        for (name, tensor) in tensors.tensors() {
+            if let Some(name) = name.strip_prefix(OPTIMISER) {
+                if tensor.dtype() != Dtype::F32 {
+                    return Err(unreadable(&format!("{name} holds no floats")));
+                }
+                let numbers = tensor.data().as_chunks::<4>().0;
+                optimiser.push((name.to_owned(), numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()));
+            }
+        }
+        let yardstick = Yardstick { pca: Pca::from_parts(mean, &directions), fitted_rows: state.pca_rows };
+        Ok(Self { best: model("best")?, model: weights, yardstick, optimiser, state })
+    }
+}
+
+/// This software, as reports name it.
+pub(super) fn software() -> String {
+    format!("halfhitch {}", env!("CARGO_PKG_VERSION"))
+}
