@@ -15,8 +15,8 @@ use rayon::prelude::*;
 use super::Autoencoder;
 use super::autoencoder::scale_columns;
 use super::spec::Loss;
-use crate::numeric::Lanes;
 use crate::numeric::matmul::{self, Panel};
+use crate::numeric::{Activation, Lanes, losses};
 
 /// Rows of a tape.
 pub const TAPE_ROWS: usize = 64;
@@ -185,15 +185,21 @@ impl Tape {
         }
     }
 
-    /// Encodes and decodes the rows, keeping every activation, and takes the loss.
-    pub fn forward(&mut self, model: &Autoencoder) {
+    /// Encodes and decodes the rows, keeping every activation, and takes the loss and its derivative, as a part of a batch
+    /// of `batch_rows` rows.
+    pub fn forward(&mut self, model: &Autoencoder, batch_rows: usize) {
         let (raw, layers) = (model.spec().raw(), model.layers());
         for (l, layer) in layers.iter().enumerate() {
             let (done, next) = self.h.split_at_mut(l + 1);
-            layer.weight.encode(&done[l], &mut next[0]);
+            let (input, output, bias) = (&done[l], &mut next[0], &layer.encoder_bias);
             let activation = raw.encoder_activations[l];
-            keep_slope(&mut self.encoder_slope[l], activation, &next[0], &layer.encoder_bias);
-            activation.apply_with_bias(&mut next[0], &layer.encoder_bias);
+            if activation.has_slope_from_output() {
+                layer.weight.encode_layer(input, bias, activation, output);
+            } else {
+                layer.weight.encode(input, output);
+                keep_slope(&mut self.encoder_slope[l], activation, output, bias);
+                activation.apply_with_bias(output, bias);
+            }
         }
         for (l, layer) in layers.iter().enumerate().rev() {
             let (g, done) = self.g.split_at_mut(l + 1);
@@ -206,26 +212,31 @@ impl Tape {
                     &self.gained[l]
                 }
             };
-            layer.weight.decode(input, &mut g[l]);
             let mut activation = raw.decoder_activations[l];
             if l == 0 && raw.loss == Loss::BinaryCrossEntropy {
                 // The loss is taken on the logits, where it cannot overflow.
-                activation = crate::numeric::Activation::Linear;
+                activation = Activation::Linear;
             }
-            keep_slope(&mut self.decoder_slope[l], activation, &g[l], &layer.decoder_bias);
-            activation.apply_with_bias(&mut g[l], &layer.decoder_bias);
+            let (output, bias) = (&mut g[l], &layer.decoder_bias);
+            if activation.has_slope_from_output() {
+                layer.weight.decode_layer(input, bias, activation, output);
+            } else {
+                layer.weight.decode(input, output);
+                keep_slope(&mut self.decoder_slope[l], activation, output, bias);
+                activation.apply_with_bias(output, bias);
+            }
         }
+        let share = 1.0 / batch_rows as f32;
+        let (x, g, delta) = (&self.h[0], &self.g[0], &mut self.decoder_delta[0]);
         self.loss = match raw.loss {
-            Loss::SquaredError => pairs(&self.h[0], &self.g[0], |x, g| f64::from((g - x) * (g - x))),
-            Loss::BinaryCrossEntropy => pairs(&self.h[0], &self.g[0], cross_entropy),
+            Loss::SquaredError => losses::squared_error(x, g, share, delta),
+            Loss::BinaryCrossEntropy => losses::cross_entropy(x, g, share, delta),
         };
     }
 
-    /// The derivatives of the mean loss over `batch_rows` rows by everything, after [`Tape::forward`].
-    pub fn backward(&mut self, model: &Autoencoder, batch_rows: usize) {
+    /// The derivatives of the mean loss over the batch by everything, after [`Tape::forward`].
+    pub fn backward(&mut self, model: &Autoencoder) {
         let (raw, layers) = (model.spec().raw(), model.layers());
-        let share = 1.0 / batch_rows as f32;
-        output_delta(raw.loss, share, &self.h[0], &self.g[0], &mut self.decoder_delta[0]);
         if raw.loss == Loss::SquaredError {
             let activation = raw.decoder_activations[0];
             multiply_slope(&mut self.decoder_delta[0], activation, &self.g[0], self.decoder_slope[0].as_ref());
@@ -234,13 +245,13 @@ impl Tape {
         for (l, layer) in layers.iter().enumerate() {
             let (known, next) = self.decoder_delta.split_at_mut(l + 1);
             let delta = &known[l];
-            column_sums(delta, &mut self.decoder_bias[l]);
+            losses::column_sums(delta, &mut self.decoder_bias[l]);
             // What decoder layer l reads is g_{l+1}, or the code.
             let (target, outputs) =
                 if l == last { (&mut self.encoder_delta[l], &self.h[l + 1]) } else { (&mut next[0], &self.g[l + 1]) };
             layer.weight.encode(delta, target);
             if let Some(gain) = &layer.gain {
-                column_dots(target, outputs, &mut self.gain[l]);
+                losses::column_dots(target, Some(outputs), &mut self.gain[l]);
                 scale_columns(target, gain);
             }
             if l == last {
@@ -250,7 +261,7 @@ impl Tape {
             }
         }
         for l in (0..layers.len()).rev() {
-            column_sums(&self.encoder_delta[l], &mut self.encoder_bias[l]);
+            losses::column_sums(&self.encoder_delta[l], &mut self.encoder_bias[l]);
             if l > 0 {
                 let (target, known) = self.encoder_delta.split_at_mut(l);
                 layers[l].weight.decode(&known[0], &mut target[l - 1]);
@@ -266,60 +277,16 @@ impl Tape {
     }
 }
 
-fn keep_slope(slope: &mut Option<Lanes>, activation: crate::numeric::Activation, product: &Lanes, bias: &[f32]) {
-    if activation.has_slope_from_output() {
-        return;
-    }
+fn keep_slope(slope: &mut Option<Lanes>, activation: Activation, product: &Lanes, bias: &[f32]) {
     let slope = slope.get_or_insert_default();
     slope.clone_from(product);
     slope.each_column_mut(|j, part| part.iter_mut().for_each(|x| *x = activation.slope_at(*x + bias[j])));
 }
 
-fn multiply_slope(delta: &mut Lanes, activation: crate::numeric::Activation, outputs: &Lanes, slope: Option<&Lanes>) {
+fn multiply_slope(delta: &mut Lanes, activation: Activation, outputs: &Lanes, slope: Option<&Lanes>) {
     match slope {
         Some(slope) => delta.values_mut().iter_mut().zip(slope.values()).for_each(|(d, s)| *d *= s),
         None => activation.multiply_slope(delta, outputs),
-    }
-}
-
-/// Sum of `f(x, g)` over all numbers.
-fn pairs(x: &Lanes, g: &Lanes, f: impl Fn(f32, f32) -> f64) -> f64 {
-    x.values().iter().zip(g.values()).map(|(x, g)| f(*x, *g)).sum()
-}
-
-/// -x ln σ(z) - (1-x) ln(1-σ(z)) = max(z, 0) - x z + ln(1 + exp(-|z|)).
-fn cross_entropy(x: f32, z: f32) -> f64 {
-    f64::from(z.max(0.0) - x * z) + f64::from(libm::log1pf(libm::expf(-z.abs())))
-}
-
-/// The derivative of the loss by x̂ (by the logits under cross-entropy), times `share`.
-fn output_delta(loss: Loss, share: f32, x: &Lanes, g: &Lanes, delta: &mut Lanes) {
-    delta.reset(x.rows(), x.columns());
-    let numbers = delta.values_mut().iter_mut().zip(x.values()).zip(g.values());
-    match loss {
-        Loss::SquaredError => numbers.for_each(|((d, x), g)| *d = 2.0 * share * (g - x)),
-        Loss::BinaryCrossEntropy => {
-            numbers.for_each(|((d, x), g)| *d = share * (crate::numeric::Activation::Sigmoid.value(*g) - x));
-        }
-    }
-}
-
-/// Sums of the columns, panel after panel.
-fn column_sums(delta: &Lanes, sums: &mut Vec<f32>) {
-    sums.clear();
-    sums.resize(delta.columns(), 0.0);
-    for (_, rows, panel) in delta.panels() {
-        sums.iter_mut().zip(panel.chunks_exact(rows)).for_each(|(sum, part)| *sum += part.iter().sum::<f32>());
-    }
-}
-
-/// Sums of the columns of a∘b.
-fn column_dots(a: &Lanes, b: &Lanes, sums: &mut Vec<f32>) {
-    sums.clear();
-    sums.resize(a.columns(), 0.0);
-    for ((_, rows, a), (_, _, b)) in a.panels().zip(b.panels()) {
-        let parts = a.chunks_exact(rows).zip(b.chunks_exact(rows));
-        sums.iter_mut().zip(parts).for_each(|(sum, (a, b))| *sum += a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>());
     }
 }
 

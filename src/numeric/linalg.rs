@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 
+use super::vectorised;
+
 /// Rows that are centred and multiplied at a time.
 const BLOCK_ROWS: usize = 512;
 /// Floating-point operations that a fit may cost: about two seconds of one core.
@@ -198,19 +200,23 @@ pub fn orthonormalise_rows(values: &mut [f64], columns: usize) {
     for i in 0..rows {
         let (done, rest) = values.split_at_mut(i * columns);
         let row = &mut rest[..columns];
-        for _ in 0..2 {
-            for other in done.chunks_exact(columns) {
-                let along = dot(row, other);
-                row.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
+        vectorised(|| {
+            for _ in 0..2 {
+                for other in done.chunks_exact(columns) {
+                    let along = dot(row, other);
+                    row.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
+                }
             }
-        }
-        let norm = dot(row, row).sqrt();
-        let scale = if norm > 1e-12 { 1.0 / norm } else { 0.0 };
-        row.iter_mut().for_each(|value| *value *= scale);
+            let norm = dot(row, row).sqrt();
+            let scale = if norm > 1e-12 { 1.0 / norm } else { 0.0 };
+            row.iter_mut().for_each(|value| *value *= scale);
+        });
     }
 }
 
-/// Four partial sums, added in a fixed order: vector code without a change of bits.
+/// Partial sums, added in a fixed order: vector code without a change of bits.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "what is not inlined is compiled for a machine without vectors")]
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a_chunks, a_rest) = a.as_chunks::<8>();

@@ -5,9 +5,10 @@ mod floats;
 pub mod kernels;
 pub mod lanes;
 pub mod linalg;
+pub mod losses;
 pub mod matmul;
 pub mod rng;
 
 pub use activation::Activation;
-pub use kernels::{Isa, IsaError, init, isa};
+pub use kernels::{Isa, IsaError, init, isa, vectorised};
 pub use lanes::{LANES, Lanes, Spare};

@@ -69,7 +69,8 @@ fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) -> Sums {
     lanes.reset(rows.len() / features, features);
     lanes.load(0, rows);
     model.normaliser().apply(lanes);
-    tape.forward(model);
+    let count = rows.len() / features;
+    tape.forward(model, count);
     let mut sums = Sums { rows: (rows.len() / features) as u64, loss: tape.loss(), ..Sums::default() };
     let cross_entropy = model.spec().raw().loss == Loss::BinaryCrossEntropy;
     tape.each_reconstructed(model, |_, column, x, x_hat| {

@@ -423,37 +423,43 @@ struct Steps {
     batch: Batch,
     /// Each with room for rows before they are turned.
     tapes: Vec<(Tape, Vec<f32>)>,
+    /// Tapes of the batch that was measured last.
+    used: usize,
     gradient: Gradient,
 }
 
 impl Steps {
     fn new(model: &Autoencoder) -> Self {
-        Self { batch: Batch::default(), tapes: Vec::new(), gradient: Gradient::zeros(model) }
+        Self { batch: Batch::default(), tapes: Vec::new(), used: 0, gradient: Gradient::zeros(model) }
     }
 
     /// Forward and backward of a mini-batch, tape by tape; returns the sum of the loss over its rows.
     fn measure(&mut self, trainer: &Trainer<'_>, batch: &Batch) -> f64 {
         let (model, feeder) = (&trainer.model, &trainer.feeder);
         let used = batch.len().div_ceil(TAPE_ROWS);
-        self.tapes.resize_with(used, || (Tape::new(model.layers().len()), Vec::new()));
+        self.used = used;
+        // The last batch of an epoch is smaller; the room for others stays.
+        self.tapes.resize_with(used.max(self.tapes.len()), || (Tape::new(model.layers().len()), Vec::new()));
+        let tapes = &mut self.tapes[..used];
         let work = |(index, (tape, scratch)): (usize, &mut (Tape, Vec<f32>))| {
             let first = index * TAPE_ROWS;
             let count = TAPE_ROWS.min(batch.len() - first);
             feeder.gather(batch, first, count, model.normaliser(), scratch, tape.rows_mut());
-            tape.forward(model);
-            tape.backward(model, batch.len());
+            tape.forward(model, batch.len());
+            tape.backward(model);
         };
         if trainer.parallel && used > 1 {
-            self.tapes.par_iter_mut().enumerate().for_each(work);
+            tapes.par_iter_mut().enumerate().for_each(work);
         } else {
-            self.tapes.iter_mut().enumerate().for_each(work);
+            tapes.iter_mut().enumerate().for_each(work);
         }
-        self.tapes.iter().map(|(tape, _)| tape.loss()).sum()
+        tapes.iter().map(|(tape, _)| tape.loss()).sum()
     }
 
     /// Moves the weights by what [`Steps::measure`] has found.
     fn apply(&mut self, trainer: &mut Trainer<'_>, rate: f64) {
-        self.gradient.collect(self.tapes.iter().map(|(tape, _)| tape), trainer.parallel);
+        let tapes = self.tapes[..self.used].iter().map(|(tape, _)| tape);
+        self.gradient.collect(tapes, trainer.parallel);
         trainer.optimizer.step(&mut trainer.model, &self.gradient, rate, trainer.parallel);
     }
 }

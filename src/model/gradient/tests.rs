@@ -137,8 +137,8 @@ fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize) -> (f64, Gradient) 
             let mut tape = Tape::new(model.layers().len());
             tape.rows_mut().reset(part.len() / features, features);
             tape.rows_mut().load(0, part);
-            tape.forward(model);
-            tape.backward(model, ROWS);
+            tape.forward(model, ROWS);
+            tape.backward(model);
             tape
         })
         .collect();

@@ -70,6 +70,23 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
     }
 }
 
+/// `work`, compiled for the machine that [`init`] chose: loops over floats become its vectors. The bits are the same
+/// everywhere: no operation is fused or reordered.
+///
+/// Only what is inlined into `work` is compiled so: `work` must be short, and what it calls small or `#[inline(always)]`.
+#[inline]
+pub fn vectorised<T>(work: impl FnOnce() -> T) -> T {
+    match isa() {
+        // SAFETY: `isa` names what the machine has.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { x86::vectorised_avx512(work) },
+        // SAFETY: the same.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86::vectorised_avx2(work) },
+        _ => work(),
+    }
+}
+
 fn activate_portable(activation: Activation, values: &mut [f32]) {
     activation.apply(values);
 }
@@ -100,6 +117,16 @@ mod x86 {
     pub(super) unsafe fn outer_avx2(job: &mut Outer<'_>) {
         // SAFETY: the caller's.
         unsafe { outer::run::<avx2::Sixteen>(job) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+    pub(super) unsafe fn vectorised_avx512<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn vectorised_avx2<T>(work: impl FnOnce() -> T) -> T {
+        work()
     }
 
     pub(super) fn activate_avx512(activation: Activation, values: &mut [f32]) {

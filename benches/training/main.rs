@@ -1,0 +1,159 @@
+//! Training steps beside the FMA peak of the threads that do them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use halfhitch::model::Loss;
+use halfhitch::numeric::kernels::ceiling;
+use halfhitch::numeric::{init, isa};
+use halfhitch::training::{
+    CheckedTrainSpec, Event, Initialisation, MemoryRows, Next, Observer, RowSource, Start, TrainSpec, train,
+};
+use support::{Line, Options, Report, median};
+
+const ABOUT: &str = "\
+Steps of training: mini-batches are gathered and normalised, go forward and backward, and the weights move (AdamW).
+Samples a second; GFLOP/s of the products alone (forward through both sides, backward through both but for the rows
+themselves, the gradient of both uses), beside the FMA peak of as many threads at once. Every round measures both in
+turn; the ratio is the median of the rounds' ratios.";
+
+/// Name, widths, loss.
+const MODELS: [(&str, &[usize], Loss); 3] = [
+    ("mnist-deep", &[784, 1000, 500, 250, 30], Loss::BinaryCrossEntropy),
+    ("embed", &[1536, 384], Loss::SquaredError),
+    ("telemetry", &[64, 32, 8], Loss::SquaredError),
+];
+const BATCHES: [u32; 4] = [32, 128, 512, 2048];
+/// More than any of the models' batches, and more than the caches hold.
+const ROWS: usize = 8192;
+/// FMAs of a measurement of the peak, in steps of 12 vectors.
+const PEAK_STEPS: usize = 300_000;
+
+fn main() {
+    let options = Options::from_arguments(ABOUT);
+    let mut report = Report::new("training", &options);
+    init(None).expect("the best of this machine");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut threads: Vec<usize> = vec![1, cores];
+    threads.dedup();
+    for (name, widths, loss) in MODELS {
+        let rows: Arc<dyn RowSource> = Arc::new(MemoryRows::new(numbers(ROWS * widths[0]), widths[0]));
+        for batch in BATCHES {
+            for &threads in &threads {
+                let case = format!("{name} batch={batch} threads={threads}");
+                if options.wants(&case) {
+                    let rounds = measure(&specification(widths, loss, batch), &rows, threads, options.quick);
+                    print(&case, widths, &rounds, &mut report);
+                }
+            }
+        }
+    }
+}
+
+/// One that never comes to its end.
+fn specification(widths: &[usize], loss: Loss, batch_rows: u32) -> CheckedTrainSpec {
+    let mut spec = TrainSpec::new("bench".parse().expect("a name"), widths.to_vec());
+    (spec.loss, spec.batch_rows, spec.epochs) = (Some(loss), Some(batch_rows), Some(100_000));
+    spec.validation_fraction = Some(0.0);
+    spec.value_range = Some((0.0, 1.0));
+    // The first weights cost the least.
+    (spec.optimiser.learning_rate, spec.initialisation) = (Some(1e-4), Some(Initialisation::Glorot));
+    spec.check().expect("a specification")
+}
+
+/// What a round found.
+struct Round {
+    samples_per_second: f64,
+    /// Of all threads at once, FLOP/s.
+    peak: f64,
+}
+
+/// Takes the time of steps, and of the peak between them.
+struct Watch {
+    wanted: usize,
+    at_least: Duration,
+    /// When the steps of this round began, and the rows before them.
+    since: Option<(Instant, u64)>,
+    rounds: Vec<Round>,
+}
+
+impl Observer for Watch {
+    fn look(&mut self, event: &Event) -> Next {
+        if event.epoch_ended || event.step == 0 {
+            return Next::GoOn;
+        }
+        let Some((since, rows)) = self.since else {
+            self.since = Some((Instant::now(), event.rows_processed));
+            return Next::GoOn;
+        };
+        let elapsed = since.elapsed();
+        if elapsed >= self.at_least {
+            let samples_per_second = (event.rows_processed - rows) as f64 / elapsed.as_secs_f64();
+            self.rounds.push(Round { samples_per_second, peak: peak() });
+            self.since = None;
+        }
+        if self.rounds.len() == self.wanted { Next::Stop } else { Next::GoOn }
+    }
+
+    fn save(&mut self, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn time(&mut self, work: &mut dyn FnMut()) -> Duration {
+        let started = Instant::now();
+        work();
+        started.elapsed()
+    }
+}
+
+/// Of all threads of this pool at once.
+fn peak() -> f64 {
+    let rates = rayon::broadcast(|_| {
+        let started = Instant::now();
+        let (sum, flops) = ceiling::multiply_adds(isa(), PEAK_STEPS);
+        black_box(sum);
+        flops / started.elapsed().as_secs_f64()
+    });
+    rates.iter().sum()
+}
+
+fn measure(spec: &CheckedTrainSpec, rows: &Arc<dyn RowSource>, threads: usize, quick: bool) -> Vec<Round> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+    let (wanted, at_least) = if quick { (3, 150) } else { (7, 600) };
+    let mut watch = Watch { wanted, at_least: Duration::from_millis(at_least), since: None, rounds: Vec::new() };
+    let none = MemoryRows::new(Vec::new(), spec.features());
+    // Stopped by the watch, which is no failure.
+    let _ = train(spec, rows, &none, Start::Fresh, &pool, &mut watch);
+    assert_eq!(watch.rounds.len(), wanted, "training went on until all rounds were measured");
+    watch.rounds
+}
+
+/// Floating-point operations of the products of a step, per row.
+fn flops(widths: &[usize]) -> f64 {
+    let sizes: Vec<usize> = widths.windows(2).map(|pair| pair[0] * pair[1]).collect();
+    let all: usize = sizes.iter().sum();
+    // Forward, backward and gradient of both uses of each matrix; nothing goes back to the rows.
+    (12 * all - 2 * sizes[0]) as f64
+}
+
+fn print(case: &str, widths: &[usize], rounds: &[Round], report: &mut Report) {
+    let flops = flops(widths);
+    let over = |f: &dyn Fn(&Round) -> f64| median(rounds.iter().map(f));
+    report.figure(case, over(&|round| round.samples_per_second), "samples/s");
+    report.line(&Line {
+        case,
+        figure: over(&|round| round.samples_per_second * flops / 1e9),
+        unit: "GFLOP/s",
+        ceiling: Some(over(&|round| round.peak / 1e9)),
+        ratio: Some(over(&|round| round.samples_per_second * flops / round.peak)),
+    });
+}
+
+/// From 0 to 1.
+fn numbers(count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7_919) % 100_003) as f32 / 100_003.0).collect()
+}

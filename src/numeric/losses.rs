@@ -1,0 +1,165 @@
+//! Losses with their derivatives, and sums over rows: what training does to every number once.
+//!
+//! Sums run in 16 lanes, added in a fixed order at the end: vector code, and the same bits on every machine.
+
+use super::Lanes;
+use super::activation::logistic;
+use super::kernels::{PANEL, vectorised};
+
+/// Sum of (x̂ - x)² over all numbers; `delta` becomes its derivative by x̂, times `share`. Shapes: all (n, d).
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn squared_error(x: &Lanes, x_hat: &Lanes, share: f32, delta: &mut Lanes) -> f64 {
+    pairs(x, x_hat, delta, |x, x_hat| {
+        let difference = x_hat - x;
+        (2.0 * share * difference, difference * difference)
+    })
+}
+
+/// Sum of -x ln σ(z) - (1-x) ln(1-σ(z)) = max(z, 0) - x z + ln(1 + exp(-|z|)) over all numbers, in nats; `delta` becomes
+/// its derivative σ(z) - x by the logits z, times `share`. Shapes: all (n, d).
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn cross_entropy(x: &Lanes, z: &Lanes, share: f32, delta: &mut Lanes) -> f64 {
+    pairs(x, z, delta, |x, z| {
+        let logistic = logistic(z);
+        (share * (logistic.sigmoid - x), (z.max(0.0) - x * z) + logistic.log_term)
+    })
+}
+
+/// Sets each number of `delta` to the first of what `f` gives, and sums up the second.
+#[inline(always)]
+fn pairs(x: &Lanes, g: &Lanes, delta: &mut Lanes, f: impl Fn(f32, f32) -> (f32, f32)) -> f64 {
+    assert_eq!((x.rows(), x.columns()), (g.rows(), g.columns()), "a reconstruction for each number");
+    delta.reset(x.rows(), x.columns());
+    let (x, g, delta) = (x.values(), g.values(), delta.values_mut());
+    vectorised(
+        #[inline(always)]
+        || {
+            let mut sums = [0.0f64; PANEL];
+            let (x, x_rest) = x.as_chunks::<PANEL>();
+            let (g, g_rest) = g.as_chunks::<PANEL>();
+            let (delta, delta_rest) = delta.as_chunks_mut::<PANEL>();
+            for ((x, g), delta) in x.iter().zip(g).zip(delta) {
+                for i in 0..PANEL {
+                    let (slope, loss) = f(x[i], g[i]);
+                    delta[i] = slope;
+                    sums[i] += f64::from(loss);
+                }
+            }
+            for (i, ((x, g), delta)) in x_rest.iter().zip(g_rest).zip(delta_rest).enumerate() {
+                let (slope, loss) = f(*x, *g);
+                *delta = slope;
+                sums[i] += f64::from(loss);
+            }
+            sums.iter().sum()
+        },
+    )
+}
+
+/// Sums of the columns. Shape: (n, d) → (d,).
+pub fn column_sums(values: &Lanes, sums: &mut Vec<f32>) {
+    column_dots(values, None, sums);
+}
+
+/// Sums of the columns of a∘b, or of a. Shapes: (n, d) → (d,).
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn column_dots(a: &Lanes, b: Option<&Lanes>, sums: &mut Vec<f32>) {
+    let (rows, columns) = (a.rows(), a.columns());
+    assert!(b.is_none_or(|b| (b.rows(), b.columns()) == (rows, columns)), "pairs of numbers");
+    sums.clear();
+    sums.resize(columns, 0.0);
+    let (a, b) = (a.values(), b.map(Lanes::values));
+    let (whole, rest) = (rows / PANEL, rows % PANEL);
+    vectorised(
+        #[inline(always)]
+        || {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                let mut lanes = [0.0f32; PANEL];
+                for panel in 0..whole {
+                    let at = (panel * columns + j) * PANEL;
+                    let part = &a[at..at + PANEL];
+                    match b {
+                        None => (0..PANEL).for_each(|i| lanes[i] += part[i]),
+                        Some(b) => {
+                            let other = &b[at..at + PANEL];
+                            (0..PANEL).for_each(|i| lanes[i] += part[i] * other[i]);
+                        }
+                    }
+                }
+                let at = whole * PANEL * columns + j * rest;
+                for i in 0..rest {
+                    lanes[i] += a[at + i] * b.map_or(1.0, |b| b[at + i]);
+                }
+                for half in [8, 4, 2, 1] {
+                    (0..half).for_each(|i| lanes[i] += lanes[i + half]);
+                }
+                *sum = lanes[0];
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::kernels::{Isa, on};
+    use crate::numeric::rng::{Stream, Use};
+
+    fn random(rows: usize, columns: usize, seed: u64, f: impl Fn(f64) -> f64) -> Lanes {
+        let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+        let values: Vec<f32> = (0..rows * columns).map(|_| f(stream.normal()) as f32).collect();
+        let mut lanes = Lanes::zeros(rows, columns);
+        lanes.load(0, &values);
+        lanes
+    }
+
+    #[test]
+    fn losses_are_what_their_formulas_say_on_every_machine() {
+        for (rows, columns) in [(1, 1), (7, 3), (16, 5), (64, 33), (75, 2)] {
+            let x = random(rows, columns, 1, |v| 1.0 / (1.0 + v.abs()));
+            let z = random(rows, columns, 2, |v| 3.0 * v);
+            let expected = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+                x.values().iter().zip(z.values()).map(|(x, z)| f(f64::from(*x), f64::from(*z))).sum()
+            };
+            let squared = expected(&|x, z| (z - x) * (z - x));
+            let entropy = expected(&|x, z| z.max(0.0) - x * z + (-z.abs()).exp().ln_1p());
+            let mut seen: Option<(u64, u64, Vec<u32>)> = None;
+            for isa in Isa::available() {
+                let (mut by_square, mut by_entropy) = (Lanes::default(), Lanes::default());
+                let (a, b) = on(isa, || {
+                    (squared_error(&x, &z, 0.5, &mut by_square), cross_entropy(&x, &z, 0.5, &mut by_entropy))
+                });
+                // Single precision a number, double precision for the sum.
+                assert!((a - squared).abs() < 1e-6 * squared && (b - entropy).abs() < 1e-6 * entropy, "{a} {b}");
+                for (i, (x, z)) in x.values().iter().zip(z.values()).enumerate() {
+                    assert!((by_square.values()[i] - (z - x)).abs() < 1e-6);
+                    let sigma = 1.0 / (1.0 + (-f64::from(*z)).exp());
+                    assert!((f64::from(by_entropy.values()[i]) - 0.5 * (sigma - f64::from(*x))).abs() < 1e-6);
+                }
+                let bits = by_entropy.values().iter().map(|value| value.to_bits()).collect();
+                let bits = (a.to_bits(), b.to_bits(), bits);
+                assert_eq!(*seen.get_or_insert_with(|| bits.clone()), bits, "{isa}");
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_summed_in_any_shape() {
+        for (rows, columns) in [(1, 1), (7, 3), (16, 5), (64, 33), (75, 2)] {
+            let (a, b) = (random(rows, columns, 3, |v| v), random(rows, columns, 4, |v| v));
+            let (mut sums, mut dots) = (Vec::new(), Vec::new());
+            column_sums(&a, &mut sums);
+            column_dots(&a, Some(&b), &mut dots);
+            for j in 0..columns {
+                let sum: f64 = (0..rows).map(|i| f64::from(a.at(i, j))).sum();
+                let dot: f64 = (0..rows).map(|i| f64::from(a.at(i, j)) * f64::from(b.at(i, j))).sum();
+                assert!((f64::from(sums[j]) - sum).abs() < 1e-4 && (f64::from(dots[j]) - dot).abs() < 1e-4);
+            }
+        }
+    }
+}
