@@ -77,6 +77,14 @@ impl Gradient {
         tensors
     }
 
+    /// Adds the derivative of `2·l2·‖W‖²` of every matrix.
+    pub fn add_l2(&mut self, model: &Autoencoder, l2: f32) {
+        for (gradient, layer) in self.layers.iter_mut().zip(model.layers()) {
+            let pairs = gradient.weight.iter_mut().zip(layer.weight.panels());
+            pairs.for_each(|(gradient, weight)| *gradient += 4.0 * l2 * weight);
+        }
+    }
+
     /// Sums the tapes of a mini-batch into this gradient, which is overwritten.
     pub fn collect<'a>(&mut self, tapes: impl Iterator<Item = &'a Tape>, parallel: bool) {
         let tapes: Vec<&Tape> = tapes.collect();
@@ -123,6 +131,10 @@ fn add(sum: &mut [f32], values: &[f32]) {
 pub struct Tape {
     /// h_0 (the normalised rows) to h_K (the code).
     h: Vec<Lanes>,
+    /// What is to be reconstructed, where that is not h_0.
+    clean: Option<Lanes>,
+    /// 1 / rows of the batch.
+    share: f32,
     /// g_0 (x̂; logits under cross-entropy) to g_{K-1}.
     g: Vec<Lanes>,
     /// What decoder layer l reads, where that is not g_{l+1} itself.
@@ -145,6 +157,8 @@ impl Tape {
     pub fn new(layers: usize) -> Self {
         Self {
             h: vec![Lanes::default(); layers + 1],
+            clean: None,
+            share: 1.0,
             g: vec![Lanes::default(); layers],
             gained: vec![Lanes::default(); layers],
             encoder_slope: vec![None; layers],
@@ -160,6 +174,12 @@ impl Tape {
 
     /// Where the normalised rows (n, d_0) go.
     pub fn rows_mut(&mut self) -> &mut Lanes {
+        &mut self.h[0]
+    }
+
+    /// The normalised rows, to be corrupted: what they are now is what is to be reconstructed.
+    pub fn corrupted_mut(&mut self) -> &mut Lanes {
+        self.clean.get_or_insert_default().clone_from(&self.h[0]);
         &mut self.h[0]
     }
 
@@ -226,16 +246,18 @@ impl Tape {
                 activation.apply_with_bias(output, bias);
             }
         }
-        let share = 1.0 / batch_rows as f32;
-        let (x, g, delta) = (&self.h[0], &self.g[0], &mut self.decoder_delta[0]);
+        self.share = 1.0 / batch_rows as f32;
+        let x = self.clean.as_ref().unwrap_or(&self.h[0]);
+        let (g, delta) = (&self.g[0], &mut self.decoder_delta[0]);
         self.loss = match raw.loss {
-            Loss::SquaredError => losses::squared_error(x, g, share, delta),
-            Loss::BinaryCrossEntropy => losses::cross_entropy(x, g, share, delta),
+            Loss::SquaredError => losses::squared_error(x, g, self.share, delta),
+            Loss::BinaryCrossEntropy => losses::cross_entropy(x, g, self.share, delta),
         };
     }
 
-    /// The derivatives of the mean loss over the batch by everything, after [`Tape::forward`].
-    pub fn backward(&mut self, model: &Autoencoder) {
+    /// The derivatives of the mean over the batch of the loss and of `activity_l2`·‖code‖² by everything, after
+    /// [`Tape::forward`].
+    pub fn backward(&mut self, model: &Autoencoder, activity_l2: f32) {
         let (raw, layers) = (model.spec().raw(), model.layers());
         if raw.loss == Loss::SquaredError {
             let activation = raw.decoder_activations[0];
@@ -255,6 +277,10 @@ impl Tape {
                 scale_columns(target, gain);
             }
             if l == last {
+                if activity_l2 > 0.0 {
+                    let slope = 2.0 * activity_l2 * self.share;
+                    target.values_mut().iter_mut().zip(outputs.values()).for_each(|(d, code)| *d += slope * code);
+                }
                 multiply_slope(target, raw.encoder_activations[l], outputs, self.encoder_slope[l].as_ref());
             } else {
                 multiply_slope(target, raw.decoder_activations[l + 1], outputs, self.decoder_slope[l + 1].as_ref());

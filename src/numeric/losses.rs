@@ -31,6 +31,7 @@ pub fn cross_entropy(x: &Lanes, z: &Lanes, share: f32, delta: &mut Lanes) -> f64
 
 /// Sets each number of `delta` to the first of what `f` gives, and sums up the second.
 #[inline(always)]
+#[expect(clippy::inline_always, reason = "what is not inlined is compiled for a machine without vectors")]
 fn pairs(x: &Lanes, g: &Lanes, delta: &mut Lanes, f: impl Fn(f32, f32) -> (f32, f32)) -> f64 {
     assert_eq!((x.rows(), x.columns()), (g.rows(), g.columns()), "a reconstruction for each number");
     delta.reset(x.rows(), x.columns());

@@ -14,6 +14,8 @@ pub enum Use {
     Shuffle,
     /// Which rows a yardstick samples.
     Sample,
+    /// How a row is corrupted.
+    Corruption,
 }
 
 /// A stream of random numbers.

@@ -388,12 +388,12 @@ impl HeldBack {
     }
 }
 
+/// Takes a number and the row or rows that begin with it.
+type Found<'a, E> = &'a mut dyn FnMut(u64, &[f32]) -> Result<(), E>;
+
 /// Calls `found(number of the first row, rows)` with all rows of a source in order, some at a time (row-major); its error
 /// ends it.
-pub fn each_block<E: From<SourceError>>(
-    source: &dyn RowSource,
-    found: &mut dyn FnMut(u64, &[f32]) -> Result<(), E>,
-) -> Result<(), E> {
+pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_, E>) -> Result<(), E> {
     let features = source.features();
     let cut = Cut::new(source.count(), features, 0, 0);
     let mut values = Vec::new();
@@ -410,7 +410,7 @@ pub fn each_block<E: From<SourceError>>(
 pub fn each_training_row<E: From<SourceError>>(
     source: &dyn RowSource,
     cut: &Cut,
-    found: &mut dyn FnMut(u64, &[f32]) -> Result<(), E>,
+    found: Found<'_, E>,
 ) -> Result<(), E> {
     let features = cut.features;
     let mut values = Vec::new();

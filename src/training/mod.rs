@@ -3,6 +3,7 @@
 
 pub mod batches;
 mod checkpoint;
+mod corruption;
 mod evaluate;
 pub mod init;
 pub mod observer;

@@ -446,7 +446,7 @@ impl Steps {
             let count = TAPE_ROWS.min(batch.len() - first);
             feeder.gather(batch, first, count, model.normaliser(), scratch, tape.rows_mut());
             tape.forward(model, batch.len());
-            tape.backward(model);
+            tape.backward(model, 0.0);
         };
         if trainer.parallel && used > 1 {
             tapes.par_iter_mut().enumerate().for_each(work);

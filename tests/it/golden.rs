@@ -122,12 +122,12 @@ fn losses_and_gradients_are_pytorchs() {
         model.normaliser().apply(&mut rows);
         let count = rows.rows();
         *tape.rows_mut() = rows;
-        tape.forward(model);
-        tape.backward(model, count);
+        tape.forward(model, count);
+        tape.backward(model, 0.0);
         let loss = tape.loss() / count as f64;
         assert!((loss - reference.loss).abs() <= 1e-5 * reference.loss, "{name}: {loss}, expected {}", reference.loss);
         let mut gradient = Gradient::zeros(model);
-        gradient.collect(&[tape], false);
+        gradient.collect([tape].iter(), false);
         for (l, layer) in gradient.layers.iter().enumerate() {
             let mut weight = model.layers()[l].weight.clone();
             weight.panels_mut().copy_from_slice(&layer.weight);

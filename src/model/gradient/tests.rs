@@ -87,8 +87,17 @@ fn plain(model: &Autoencoder) -> Vec<Plain> {
 /// A tensor of a layer.
 type Part = fn(&mut Plain) -> &mut Vec<f64>;
 
+/// Terms of the loss besides that of the reconstruction.
+#[derive(Clone, Copy, Debug)]
+struct Penalty {
+    l2: f32,
+    activity_l2: f32,
+}
+
+const NONE: Penalty = Penalty { l2: 0.0, activity_l2: 0.0 };
+
 /// The mean loss over the rows, written down again from the definition.
-fn loss(model: &Autoencoder, layers: &[Plain], rows: &[f32]) -> f64 {
+fn loss(model: &Autoencoder, layers: &[Plain], rows: &[f32], penalty: Penalty) -> f64 {
     let raw = model.spec().raw();
     let features = raw.widths[0];
     let mut sum = 0.0;
@@ -104,6 +113,7 @@ fn loss(model: &Autoencoder, layers: &[Plain], rows: &[f32]) -> f64 {
                 })
                 .collect();
         }
+        sum += f64::from(penalty.activity_l2) * h.iter().map(|code| code * code).sum::<f64>();
         for (l, layer) in layers.iter().enumerate().rev() {
             let inputs = raw.widths[l];
             h = (0..inputs)
@@ -121,7 +131,8 @@ fn loss(model: &Autoencoder, layers: &[Plain], rows: &[f32]) -> f64 {
             }
         };
     }
-    sum / (rows.len() / features) as f64
+    let squares: f64 = layers.iter().flat_map(|layer| &layer.weight).map(|w| w * w).sum();
+    sum / (rows.len() / features) as f64 + 2.0 * f64::from(penalty.l2) * squares
 }
 
 fn rows(features: usize) -> Vec<f32> {
@@ -129,7 +140,7 @@ fn rows(features: usize) -> Vec<f32> {
     (0..ROWS * features).map(|_| stream.uniform() as f32).collect()
 }
 
-fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize) -> (f64, Gradient) {
+fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize, penalty: Penalty) -> (f64, Gradient) {
     let features = model.spec().features();
     let tapes: Vec<Tape> = rows
         .chunks(ROWS.div_ceil(tapes) * features)
@@ -138,12 +149,13 @@ fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize) -> (f64, Gradient) 
             tape.rows_mut().reset(part.len() / features, features);
             tape.rows_mut().load(0, part);
             tape.forward(model, ROWS);
-            tape.backward(model);
+            tape.backward(model, penalty.activity_l2);
             tape
         })
         .collect();
     let mut gradient = Gradient::zeros(model);
     gradient.collect(tapes.iter(), false);
+    gradient.add_l2(model, penalty.l2);
     (tapes.iter().map(Tape::loss).sum::<f64>() / ROWS as f64, gradient)
 }
 
@@ -151,12 +163,17 @@ fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize) -> (f64, Gradient) 
 /// size 1 through a few layers leaves about 1e-6 of the largest entry. 1e-4 holds with margin and no mistake passes it.
 #[track_caller]
 fn check(widths: &[usize], hidden: Activation, code: Activation, kind: Loss, gain: bool) {
+    check_with(widths, hidden, code, kind, gain, NONE);
+}
+
+#[track_caller]
+fn check_with(widths: &[usize], hidden: Activation, code: Activation, kind: Loss, gain: bool, penalty: Penalty) {
     let model = model(widths, hidden, code, kind, gain);
     let rows = rows(widths[0]);
     for tapes in [1, 2] {
-        let (value, gradient) = gradient(&model, &rows, tapes);
+        let (value, gradient) = gradient(&model, &rows, tapes, penalty);
         let mut layers = plain(&model);
-        let expected = loss(&model, &layers, &rows);
+        let expected = loss(&model, &layers, &rows, NONE);
         let case = format!("{widths:?} {hidden:?} {code:?} {kind:?} gain {gain}");
         assert!((value - expected).abs() < 1e-5 * expected, "{case}: loss {value}, expected {expected}");
         for l in 0..layers.len() {
@@ -176,7 +193,7 @@ fn check(widths: &[usize], hidden: Activation, code: Activation, kind: Loss, gai
                     let middle = part(&mut layers[l])[i];
                     let mut at = |value| {
                         part(&mut layers[l])[i] = value;
-                        loss(&model, layers, &rows)
+                        loss(&model, layers, &rows, penalty)
                     };
                     let slope = (at(middle + STEP) - at(middle - STEP)) / (2.0 * STEP);
                     part(&mut layers[l])[i] = middle;
@@ -215,6 +232,14 @@ fn a_gain_has_its_gradient() {
         check(&[6, 5, 4, 2], hidden, Activation::Linear, Loss::SquaredError, true);
         check(&[6, 4, 3], hidden, hidden, Loss::BinaryCrossEntropy, true);
         check(&[6, 3], hidden, hidden, Loss::SquaredError, true);
+    }
+}
+
+#[test]
+fn penalties_have_their_gradient() {
+    for code in [Activation::Linear, Activation::Tanh] {
+        let penalty = Penalty { l2: 0.1, activity_l2: 0.3 };
+        check_with(&[6, 4, 3], Activation::Elu { alpha: 1.0 }, code, Loss::SquaredError, true, penalty);
     }
 }
 

@@ -1,0 +1,72 @@
+//! Denoising: rows are spoilt before they are encoded, and compared with what they were (Vincent et al. 2008).
+
+use crate::numeric::Lanes;
+use crate::numeric::rng::{Stream, Use};
+
+/// How rows are spoilt, in the normalised space. All zeros: not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Corruption {
+    /// Probability that a number is set to 0.
+    pub(super) masking: f64,
+    /// What stays is multiplied with this.
+    pub(super) scale: f32,
+    /// Standard deviation of what is added.
+    pub(super) gaussian: f64,
+}
+
+impl Corruption {
+    pub(super) fn is_none(&self) -> bool {
+        self.masking == 0.0 && self.gaussian == 0.0
+    }
+
+    /// Spoils row `index` of `rows`, which is row `number` of all, in an epoch: a function of these and of the seed.
+    pub(super) fn apply(&self, rows: &mut Lanes, index: usize, number: u64, epoch: u32, seed: u64) {
+        let mut stream = Stream::new(seed, u64::from(epoch), number, Use::Corruption);
+        for column in 0..rows.columns() {
+            let value = rows.at_mut(index, column);
+            if self.gaussian > 0.0 {
+                *value += (self.gaussian * stream.normal()) as f32;
+            }
+            if self.masking > 0.0 {
+                *value = if stream.uniform() < self.masking { 0.0 } else { *value * self.scale };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spoilt(corruption: Corruption, number: u64, epoch: u32) -> Vec<f32> {
+        let mut rows = Lanes::zeros(2, 10_000);
+        rows.load(0, &vec![1.0; 20_000]);
+        corruption.apply(&mut rows, 1, number, epoch, 3);
+        assert_eq!(rows.at(0, 5), 1.0, "other rows are left alone");
+        (0..10_000).map(|j| rows.at(1, j)).collect()
+    }
+
+    #[test]
+    fn masks_hit_as_often_as_asked_and_noise_is_as_wide() {
+        let masked = spoilt(Corruption { masking: 0.3, scale: 1.0, gaussian: 0.0 }, 7, 1);
+        let zeros = masked.iter().filter(|x| **x == 0.0).count() as f64 / 1e4;
+        // Four standard errors.
+        assert!((zeros - 0.3).abs() < 4.0 * (0.21f64 / 1e4).sqrt(), "{zeros}");
+        assert!(masked.iter().all(|x| *x == 0.0 || *x == 1.0));
+        let scaled = spoilt(Corruption { masking: 0.5, scale: 2.0, gaussian: 0.0 }, 7, 1);
+        let mean = scaled.iter().map(|x| f64::from(*x)).sum::<f64>() / 1e4;
+        assert!((mean - 1.0).abs() < 4.0 / 100.0, "{mean}");
+        let noisy = spoilt(Corruption { masking: 0.0, scale: 1.0, gaussian: 0.5 }, 7, 1);
+        let variance = noisy.iter().map(|x| f64::from(x - 1.0).powi(2)).sum::<f64>() / 1e4;
+        assert!((variance / 0.25 - 1.0).abs() < 4.0 * (2.0f64 / 1e4).sqrt(), "{variance}");
+    }
+
+    #[test]
+    fn each_row_is_spoilt_anew_in_each_epoch() {
+        let corruption = Corruption { masking: 0.5, scale: 1.0, gaussian: 0.1 };
+        let one = spoilt(corruption, 7, 1);
+        assert_eq!(one, spoilt(corruption, 7, 1));
+        assert_ne!(one, spoilt(corruption, 8, 1));
+        assert_ne!(one, spoilt(corruption, 7, 2));
+    }
+}
