@@ -103,10 +103,8 @@ impl Observer for Watch {
         Ok(())
     }
 
-    fn time(&mut self, work: &mut dyn FnMut()) -> Duration {
-        let started = Instant::now();
-        work();
-        started.elapsed()
+    fn elapsed(&mut self) -> Duration {
+        Duration::ZERO
     }
 }
 

@@ -51,8 +51,8 @@ pub trait Observer: Send {
     /// In words, why it could not; training then fails with them.
     fn save(&mut self, checkpoint: &[u8]) -> Result<(), String>;
 
-    /// Does `work` and says how long it took.
-    fn time(&mut self, work: &mut dyn FnMut()) -> Duration;
+    /// Time since training began: what a time budget is measured by.
+    fn elapsed(&mut self) -> Duration;
 }
 
 /// Looks on; keeps nothing and has no clock.
@@ -65,8 +65,7 @@ impl<F: FnMut(&Event) -> Next + Send> Observer for F {
         Ok(())
     }
 
-    fn time(&mut self, work: &mut dyn FnMut()) -> Duration {
-        work();
+    fn elapsed(&mut self) -> Duration {
         Duration::ZERO
     }
 }

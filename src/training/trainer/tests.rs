@@ -151,8 +151,7 @@ impl Observer for Interrupted {
         Ok(())
     }
 
-    fn time(&mut self, work: &mut dyn FnMut()) -> Duration {
-        work();
+    fn elapsed(&mut self) -> Duration {
         Duration::ZERO
     }
 }
