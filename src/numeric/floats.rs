@@ -67,29 +67,32 @@ fn pages(bytes: usize) -> Option<MmapMut> {
 
 /// Floats that begin at a cache line: a vector then never lies across two of them.
 #[derive(Debug)]
-pub(super) struct Floats {
+pub struct Floats {
     memory: Memory,
     len: usize,
 }
 
 impl Floats {
-    pub(super) fn zeros(len: usize) -> Self {
+    /// `len` zeros.
+    pub fn zeros(len: usize) -> Self {
         Self { memory: Memory::zeros(len), len }
     }
 
     /// Another length. The memory is kept where it suffices; the values are whatever was there.
-    pub(super) fn reset(&mut self, len: usize) {
+    pub fn reset(&mut self, len: usize) {
         if len > self.memory.as_slice().len() {
             self.memory = Memory::zeros(len);
         }
         self.len = len;
     }
 
-    pub(super) fn as_slice(&self) -> &[f32] {
+    /// All of them.
+    pub fn as_slice(&self) -> &[f32] {
         &self.memory.as_slice()[..self.len]
     }
 
-    pub(super) fn as_mut_slice(&mut self) -> &mut [f32] {
+    /// The same, to write.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
         &mut self.memory.as_mut_slice()[..self.len]
     }
 }

@@ -8,7 +8,9 @@ pub mod linalg;
 pub mod losses;
 pub mod matmul;
 pub mod rng;
+pub mod update;
 
 pub use activation::Activation;
+pub use floats::Floats;
 pub use kernels::{Isa, IsaError, init, isa, vectorised};
 pub use lanes::{LANES, Lanes, Spare};

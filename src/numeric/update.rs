@@ -1,0 +1,246 @@
+//! What an optimiser does to each number: the formulas, compiled for each kind of machine.
+//!
+//! All of it is element by element, with one rounding after each operation of the formula as it is written and nothing
+//! contracted: the same bits with any instructions, wherever a tensor is cut.
+
+// Only what is inlined into `vectorised` becomes vector code.
+#![allow(clippy::inline_always)]
+
+use rayon::prelude::*;
+
+use super::kernels::vectorised;
+
+/// One step of `AdamW` (Loshchilov and Hutter 2019), with g′ = scale·g:
+///
+/// m ← β₁m + (1-β₁)g′, v ← β₂v + (1-β₂)g′², w ← w - rate·(m·c₁ / (√(v·c₂) + ε) + decay·w), with c = 1 / (1 - βᵗ).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Below 1 where the gradient is too long.
+    pub scale: f32,
+    /// β₁
+    pub beta1: f32,
+    /// β₂
+    pub beta2: f32,
+    /// c₁
+    pub correction1: f32,
+    /// c₂
+    pub correction2: f32,
+    /// Learning rate.
+    pub rate: f32,
+    /// Decoupled weight decay.
+    pub decay: f32,
+}
+
+/// ε of [`Adam`].
+const EPSILON: f32 = 1e-8;
+
+impl Adam {
+    /// Moves `weights` and both moments. All of one length.
+    ///
+    /// # Panics
+    /// If they are not.
+    pub fn apply(self, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+        check_lengths(&[weights.len(), gradient.len(), first.len(), second.len()]);
+        vectorised(
+            #[inline(always)]
+            || adam(self, weights, gradient, first, second),
+        );
+    }
+}
+
+// A function of its own: what does not overlap is known of its arguments, so that vectors come of it without a test.
+#[inline(always)]
+fn adam(step: Adam, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+    let Adam { scale, beta1, beta2, correction1, correction2, rate, decay } = step;
+    for (((w, g), m), v) in weights.iter_mut().zip(gradient).zip(first).zip(second) {
+        let g = scale * g;
+        *m = beta1 * *m + (1.0 - beta1) * g;
+        *v = beta2 * *v + (1.0 - beta2) * g * g;
+        let direction = (*m * correction1) / ((*v * correction2).sqrt() + EPSILON);
+        *w -= rate * (direction + decay * *w);
+    }
+}
+
+/// One step with Nesterov momentum, in the form of Sutskever et al. (2013) that needs no look ahead, with g′ = scale·g:
+///
+/// u ← μu + g′, w ← w - rate·(g′ + μu + decay·w).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Nesterov {
+    /// Below 1 where the gradient is too long.
+    pub scale: f32,
+    /// μ
+    pub momentum: f32,
+    /// Learning rate.
+    pub rate: f32,
+    /// Decoupled weight decay.
+    pub decay: f32,
+}
+
+impl Nesterov {
+    /// Moves `weights` and `velocity` (u). All of one length.
+    ///
+    /// # Panics
+    /// If they are not.
+    pub fn apply(self, weights: &mut [f32], gradient: &[f32], velocity: &mut [f32]) {
+        check_lengths(&[weights.len(), gradient.len(), velocity.len()]);
+        vectorised(
+            #[inline(always)]
+            || nesterov(self, weights, gradient, velocity),
+        );
+    }
+}
+
+#[inline(always)]
+fn nesterov(step: Nesterov, weights: &mut [f32], gradient: &[f32], velocity: &mut [f32]) {
+    let Nesterov { scale, momentum, rate, decay } = step;
+    for ((w, g), u) in weights.iter_mut().zip(gradient).zip(velocity) {
+        let g = scale * g;
+        *u = momentum * *u + g;
+        *w -= rate * (g + momentum * *u + decay * *w);
+    }
+}
+
+fn check_lengths(lengths: &[usize]) {
+    assert!(lengths.windows(2).all(|pair| pair[0] == pair[1]), "a number of each kind for every weight: {lengths:?}");
+}
+
+/// Numbers that are squared and added at a time. Parts are added in order, so their size is a part of the definition.
+const PART: usize = 1 << 14;
+
+/// Σ x², in f64: parts of 16,384 numbers in order, each as eight chains over every eighth number, added in order. The same
+/// bits on any number of threads.
+pub fn squared_norm(values: &[f32], parallel: bool) -> f64 {
+    let part = |values: &[f32]| {
+        vectorised(
+            #[inline(always)]
+            || squares(values),
+        )
+    };
+    if parallel && values.len() > PART {
+        let parts: Vec<f64> = values.par_chunks(PART).map(part).collect();
+        parts.into_iter().sum()
+    } else {
+        values.chunks(PART).map(part).sum()
+    }
+}
+
+#[inline(always)]
+fn squares(values: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let mut sums = [0.0f64; 8];
+    let (whole, rest) = values.as_chunks::<8>();
+    for values in whole {
+        for i in 0..8 {
+            sums[i] += square(values[i]);
+        }
+    }
+    sums.iter_mut().zip(rest).for_each(|(sum, value)| *sum += square(*value));
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::kernels::on;
+    use crate::numeric::rng::{Stream, Use};
+    use crate::numeric::{Isa, isa};
+
+    fn adam_at(t: i32, rate: f32, decay: f32) -> Adam {
+        let correction = |beta: f64| (1.0 / (1.0 - beta.powi(t))) as f32;
+        Adam {
+            scale: 1.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            correction1: correction(0.9),
+            correction2: correction(0.999),
+            rate,
+            decay,
+        }
+    }
+
+    fn random(count: usize, seed: u64) -> Vec<f32> {
+        let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+        (0..count).map(|_| stream.normal() as f32).collect()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[test]
+    fn the_first_step_has_the_size_of_the_rate() {
+        let (mut w, mut m, mut v) = ([1.0, 1.0], [0.0; 2], [0.0; 2]);
+        adam_at(1, 0.1, 0.0).apply(&mut w, &[1e-3, -50.0], &mut m, &mut v);
+        assert!((w[0] - 0.9).abs() < 1e-4 && (w[1] - 1.1).abs() < 1e-6, "{w:?}");
+    }
+
+    #[test]
+    fn decay_shrinks_without_a_gradient() {
+        let (mut w, mut m, mut v) = ([2.0], [0.0], [0.0]);
+        adam_at(1, 0.1, 0.5).apply(&mut w, &[0.0], &mut m, &mut v);
+        assert!((w[0] - 1.9).abs() < 1e-6, "{w:?}");
+        let (mut w, mut u) = ([2.0], [0.0]);
+        Nesterov { scale: 1.0, momentum: 0.9, rate: 0.1, decay: 0.5 }.apply(&mut w, &[0.0], &mut u);
+        assert!((w[0] - 1.9).abs() < 1e-6, "{w:?}");
+    }
+
+    #[test]
+    fn both_find_the_lowest_point_of_a_bowl() {
+        let gradient = |w: [f32; 2]| [2.0 * (w[0] - 1.0), 20.0 * (w[1] - 0.5)];
+        let (mut w, mut m, mut v) = ([3.0, -2.0], [0.0; 2], [0.0; 2]);
+        for t in 1..2000 {
+            let g = gradient(w);
+            adam_at(t, 0.01, 0.0).apply(&mut w, &g, &mut m, &mut v);
+        }
+        assert!((w[0] - 1.0).abs() < 1e-3 && (w[1] - 0.5).abs() < 1e-3, "{w:?}");
+        let (mut w, mut u) = ([3.0, -2.0], [0.0; 2]);
+        for _ in 0..500 {
+            let g = gradient(w);
+            Nesterov { scale: 1.0, momentum: 0.9, rate: 0.01, decay: 0.0 }.apply(&mut w, &g, &mut u);
+        }
+        assert!((w[0] - 1.0).abs() < 1e-3 && (w[1] - 0.5).abs() < 1e-3, "{w:?}");
+    }
+
+    #[test]
+    fn a_scale_is_a_part_of_the_gradient() {
+        let (mut a, mut b) = ([4.0, -2.0], [4.0, -2.0]);
+        let (mut ua, mut ub) = ([0.0; 2], [0.0; 2]);
+        let step = Nesterov { scale: 0.25, momentum: 0.9, rate: 0.1, decay: 0.0 };
+        step.apply(&mut a, &[1.0, 3.0], &mut ua);
+        Nesterov { scale: 1.0, ..step }.apply(&mut b, &[0.25, 0.75], &mut ub);
+        assert_eq!((a, ua), (b, ub));
+    }
+
+    /// Lengths around those of the vectors, so that their ends are met.
+    #[test]
+    fn every_path_has_the_same_bits() {
+        for count in [0, 1, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 1000, PART + 5] {
+            let (w, g) = (random(count, 1), random(count, 2));
+            let (m, v) = (random(count, 3), random(count, 4).iter().map(|v| v * v).collect::<Vec<f32>>());
+            let results = Isa::available().map(|path| {
+                on(path, || {
+                    assert_eq!(isa(), path);
+                    let (mut w, mut m, mut v, mut u) = (w.clone(), m.clone(), v.clone(), m.clone());
+                    Adam { scale: 0.7, ..adam_at(3, 0.01, 0.1) }.apply(&mut w, &g, &mut m, &mut v);
+                    Nesterov { scale: 0.7, momentum: 0.9, rate: 0.01, decay: 0.1 }.apply(&mut w, &g, &mut u);
+                    let norm = squared_norm(&g, false);
+                    (bits(&w), bits(&m), bits(&v), bits(&u), norm.to_bits())
+                })
+            });
+            let results: Vec<_> = results.collect();
+            assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{count} numbers");
+        }
+    }
+
+    #[test]
+    fn a_norm_is_a_sum_of_squares_however_it_is_shared_out() {
+        let g = random(100_003, 5);
+        let plain: f64 = g.iter().map(|g| f64::from(*g).powi(2)).sum();
+        let one = squared_norm(&g, false);
+        assert!((one / plain - 1.0).abs() < 1e-12, "{one} {plain}");
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            assert_eq!(pool.install(|| squared_norm(&g, true)).to_bits(), one.to_bits());
+        }
+    }
+}
