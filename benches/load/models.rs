@@ -51,7 +51,7 @@ impl Model {
             offset: vec![0.1; features],
             scale: vec![0.9; features],
         };
-        init::model(spec.expect("a valid specification"), normaliser, Initialisation::He, 1)
+        init::model(spec.expect("a valid specification"), normaliser, Initialisation::He, 1, None)
     }
 
     /// Of encoding: 2 per weight.

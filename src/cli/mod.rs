@@ -3,6 +3,7 @@
 mod client;
 mod data;
 mod draw;
+mod duration;
 pub mod files;
 mod health;
 mod jobs;

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use super::client::{Context, matrix};
 use super::data::{Chunk, Source};
 use super::files::{self, Format, ReadOptions};
-use super::{CliError, report};
+use super::{CliError, duration, report};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as Question;
 use crate::rpc::pb::train_response::Message as Answer;
@@ -46,20 +46,56 @@ pub(super) struct TrainArgs {
     #[arg(long, value_delimiter = ',', value_name = "D1,...")]
     hidden: Vec<u32>,
     /// Passes over the rows [default: about 4,000 steps, 15 to 500 epochs]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "time_budget")]
     epochs: Option<u32>,
+    /// How long to train, for example 90s, 10m or 1h30m, instead of --epochs
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    time_budget: Option<Duration>,
     /// Rows of a mini-batch [default: by the number of rows]
     #[arg(long, value_name = "ROWS")]
     batch_rows: Option<u32>,
     /// Peak learning rate [default: by the widths]
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
+    /// Find the peak learning rate by a sweep before training
+    #[arg(long, conflicts_with = "learning_rate")]
+    find_learning_rate: bool,
+    /// How weights are moved by their gradient [default: adamw]
+    #[arg(long, value_enum)]
+    optimiser: Option<OptimiserArg>,
+    /// Share of the direction of earlier steps that is kept; beta 1 of AdamW [default: 0.9, with muon 0.95]
+    #[arg(long, value_name = "SHARE")]
+    momentum: Option<f64>,
+    /// Share of the mean square of earlier gradients that AdamW keeps [default: 0.999]
+    #[arg(long, value_name = "SHARE")]
+    beta2: Option<f64>,
+    /// How the learning rate goes after the warm-up [default: cosine, which ends at 0]
+    #[arg(long, value_enum)]
+    schedule: Option<ScheduleArg>,
+    /// Scale longer gradients down to this Euclidean norm [default: none is scaled]
+    #[arg(long, value_name = "NORM")]
+    gradient_norm_max: Option<f64>,
     /// Decoupled weight decay
     #[arg(long, value_name = "DECAY", default_value_t = 0.0)]
     weight_decay: f64,
     /// Share of the steps over which the learning rate rises [default: 0.05]
     #[arg(long, value_name = "SHARE")]
     warmup_fraction: Option<f64>,
+    /// Add 2 L2 times the sum of squared weights to the loss; unlike --weight-decay not scaled by AdamW
+    #[arg(long, value_name = "L2", default_value_t = 0.0)]
+    l2: f64,
+    /// Add this times the mean squared length of the codes to the loss
+    #[arg(long, value_name = "L2", default_value_t = 0.0)]
+    activity_l2: f64,
+    /// Denoising: set this share of each training row to 0
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "input_dropout")]
+    masking: f64,
+    /// Denoising: add normal noise of this standard deviation to the normalised training rows
+    #[arg(long, value_name = "DEVIATION", default_value_t = 0.0)]
+    gaussian: f64,
+    /// Set this share of each training row to 0 and scale up what stays
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    input_dropout: f64,
     /// What to minimise [default: cross-entropy for values in the unit interval, else squared error]
     #[arg(long, value_enum)]
     loss: Option<LossArg>,
@@ -150,6 +186,24 @@ enum InitArg {
     He,
     Glorot,
     Orthogonal,
+    /// Principal directions of the rows
+    Pca,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum OptimiserArg {
+    #[value(name = "adamw")]
+    AdamW,
+    /// With Nesterov momentum
+    Sgd,
+    /// Momentum made orthogonal; biases by AdamW
+    Muon,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ScheduleArg {
+    Cosine,
+    Constant,
 }
 
 fn activation(arg: Option<ActivationArg>) -> i32 {
@@ -218,6 +272,25 @@ impl TrainArgs {
             Some(InitArg::He) => pb::Initialisation::He,
             Some(InitArg::Glorot) => pb::Initialisation::Glorot,
             Some(InitArg::Orthogonal) => pb::Initialisation::Orthogonal,
+            Some(InitArg::Pca) => pb::Initialisation::Pca,
+        };
+        let kind = match self.optimiser {
+            None => pb::OptimiserKind::Unspecified,
+            Some(OptimiserArg::AdamW) => pb::OptimiserKind::Adamw,
+            Some(OptimiserArg::Sgd) => pb::OptimiserKind::Sgd,
+            Some(OptimiserArg::Muon) => pb::OptimiserKind::Muon,
+        };
+        let schedule = match self.schedule {
+            None => pb::Schedule::Unspecified,
+            Some(ScheduleArg::Cosine) => pb::Schedule::Cosine,
+            Some(ScheduleArg::Constant) => pb::Schedule::Constant,
+        };
+        let regularisation = pb::Regularisation {
+            l2: self.l2,
+            activity_l2: self.activity_l2,
+            masking: self.masking,
+            gaussian: self.gaussian,
+            input_dropout: self.input_dropout,
         };
         let bytes_range = is_bytes && normalisation == pb::Normalisation::UnitInterval;
         let spec = pb::TrainSpec {
@@ -235,7 +308,16 @@ impl TrainArgs {
                 learning_rate: self.learning_rate.unwrap_or(0.0),
                 weight_decay: self.weight_decay,
                 warmup_fraction: self.warmup_fraction,
+                kind: kind.into(),
+                momentum: self.momentum,
+                beta2: self.beta2,
+                schedule: schedule.into(),
+                gradient_norm_max: self.gradient_norm_max,
+                find_learning_rate: self.find_learning_rate,
             }),
+            regularisation: Some(regularisation),
+            // Parsing has a limit that every duration of the wire format holds.
+            time_budget: self.time_budget.and_then(|budget| budget.try_into().ok()),
             initialisation: initialisation.into(),
             epochs: self.epochs.unwrap_or(0),
             batch_rows: self.batch_rows.unwrap_or(0),

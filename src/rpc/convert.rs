@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use super::pb;
 use crate::service::{
     Activation, Alias, EpochLosses, Evaluation, IdError, IdempotencyKey, Initialisation, JobError, JobId, JobSnapshot,
-    JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, Optimiser, Progress, RowRole,
-    Selector, ServiceError, TrainSpec, TrainingReport, Values, Version, VersionDescription,
+    JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec,
+    Progress, Regularisation, RowRole, Schedule, Selector, ServiceError, TrainSpec, TrainingReport, Values, Version,
+    VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -167,7 +168,51 @@ fn initialisation(number: i32) -> Result<Option<Initialisation>, ServiceError> {
         pb::Initialisation::He => Some(Initialisation::He),
         pb::Initialisation::Glorot => Some(Initialisation::Glorot),
         pb::Initialisation::Orthogonal => Some(Initialisation::Orthogonal),
+        pb::Initialisation::Pca => Some(Initialisation::Pca),
     })
+}
+
+fn optimiser(optimiser: pb::Optimiser) -> Result<OptimiserSpec, ServiceError> {
+    let kind =
+        pb::OptimiserKind::try_from(optimiser.kind).map_err(|_| unknown_enum("spec.optimiser.kind", optimiser.kind))?;
+    let schedule = pb::Schedule::try_from(optimiser.schedule)
+        .map_err(|_| unknown_enum("spec.optimiser.schedule", optimiser.schedule))?;
+    Ok(OptimiserSpec {
+        learning_rate: (optimiser.learning_rate != 0.0).then_some(optimiser.learning_rate),
+        weight_decay: optimiser.weight_decay,
+        warmup_fraction: optimiser.warmup_fraction,
+        kind: match kind {
+            pb::OptimiserKind::Unspecified | pb::OptimiserKind::Adamw => OptimiserKind::AdamW,
+            pb::OptimiserKind::Sgd => OptimiserKind::Sgd,
+            pb::OptimiserKind::Muon => OptimiserKind::Muon,
+        },
+        momentum: optimiser.momentum,
+        beta2: optimiser.beta2,
+        schedule: match schedule {
+            pb::Schedule::Unspecified | pb::Schedule::Cosine => Schedule::Cosine,
+            pb::Schedule::Constant => Schedule::Constant,
+        },
+        gradient_norm_max: optimiser.gradient_norm_max,
+        find_learning_rate: optimiser.find_learning_rate,
+    })
+}
+
+fn regularisation(regularisation: pb::Regularisation) -> Regularisation {
+    let pb::Regularisation { l2, activity_l2, masking, gaussian, input_dropout } = regularisation;
+    Regularisation { l2, activity_l2, masking, gaussian, input_dropout }
+}
+
+/// A length of time in `field`: the past is refused, its range is not looked at.
+fn length_of_time(
+    field: &'static str,
+    duration: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, ServiceError> {
+    let positive = |duration: prost_types::Duration| {
+        let (seconds, nanos) = (duration.seconds, duration.nanos);
+        Duration::try_from(duration)
+            .map_err(|_| ServiceError::invalid(field, format!("is {seconds} s and {nanos} ns, expected 0 or more")))
+    };
+    duration.map(positive).transpose()
 }
 
 /// What a chunk's rows are for.
@@ -188,7 +233,6 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
     let activations = |field, numbers: Vec<i32>| -> Result<Vec<_>, ServiceError> {
         numbers.into_iter().map(|number| activation(field, number)).collect()
     };
-    let optimiser = spec.optimiser.unwrap_or_default();
     let spec = TrainSpec {
         model_name: model_name("spec.model_name", &spec.model_name)?,
         widths: spec.widths.into_iter().map(|width| width as usize).collect(),
@@ -201,11 +245,7 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
         normalisation: normalisation(spec.normalisation)?,
         value_range: spec.value_range.map(|range| (range.minimum, range.maximum)),
         gain: spec.gain,
-        optimiser: Optimiser {
-            learning_rate: (optimiser.learning_rate != 0.0).then_some(optimiser.learning_rate),
-            weight_decay: optimiser.weight_decay,
-            warmup_fraction: optimiser.warmup_fraction,
-        },
+        optimiser: optimiser(spec.optimiser.unwrap_or_default())?,
         initialisation: initialisation(spec.initialisation)?,
         epochs: (spec.epochs != 0).then_some(spec.epochs),
         batch_rows: (spec.batch_rows != 0).then_some(spec.batch_rows),
@@ -213,6 +253,8 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
         patience_epochs: spec.patience_epochs,
         seed: spec.seed,
         feature_names: spec.feature_names,
+        time_budget: length_of_time("spec.time_budget", spec.time_budget)?,
+        regularisation: regularisation(spec.regularisation.unwrap_or_default()),
     };
     Ok((spec, key))
 }
@@ -415,6 +457,61 @@ mod tests {
         check_field(train_spec(spec), "spec.loss");
         let spec = pb::TrainSpec { model_name: "m".into(), hidden_activation: -1, ..Default::default() };
         check_field(train_spec(spec), "spec.hidden_activation");
+        let optimising =
+            |optimiser| pb::TrainSpec { model_name: "m".into(), optimiser: Some(optimiser), ..Default::default() };
+        check_field(train_spec(optimising(pb::Optimiser { kind: 9, ..Default::default() })), "spec.optimiser.kind");
+        let schedule = pb::Optimiser { schedule: -1, ..Default::default() };
+        check_field(train_spec(optimising(schedule)), "spec.optimiser.schedule");
+        let time_budget = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+        let spec = pb::TrainSpec { model_name: "m".into(), time_budget, ..Default::default() };
+        check_field(train_spec(spec), "spec.time_budget");
+    }
+
+    #[test]
+    fn a_recipe_comes_through_whole() {
+        let spec = pb::TrainSpec {
+            model_name: "m".into(),
+            widths: vec![8, 3],
+            initialisation: pb::Initialisation::Pca.into(),
+            optimiser: Some(pb::Optimiser {
+                kind: pb::OptimiserKind::Muon.into(),
+                momentum: Some(0.0),
+                beta2: Some(0.99),
+                schedule: pb::Schedule::Constant.into(),
+                gradient_norm_max: Some(1.5),
+                find_learning_rate: true,
+                ..Default::default()
+            }),
+            time_budget: Some(prost_types::Duration { seconds: 90, nanos: 500_000_000 }),
+            regularisation: Some(pb::Regularisation {
+                l2: 0.1,
+                activity_l2: 0.2,
+                masking: 0.0,
+                gaussian: 0.4,
+                input_dropout: 0.5,
+            }),
+            ..Default::default()
+        };
+        let (spec, _) = train_spec(spec).expect("converts");
+        let spec = spec.check().expect("valid").spec().clone();
+        assert_eq!(spec.initialisation, Some(Initialisation::Pca));
+        assert_eq!(
+            spec.optimiser,
+            OptimiserSpec {
+                kind: OptimiserKind::Muon,
+                momentum: Some(0.0),
+                beta2: Some(0.99),
+                schedule: Schedule::Constant,
+                gradient_norm_max: Some(1.5),
+                find_learning_rate: true,
+                ..OptimiserSpec::default()
+            }
+        );
+        assert_eq!(spec.time_budget, Some(Duration::from_millis(90_500)));
+        assert_eq!(
+            spec.regularisation,
+            Regularisation { l2: 0.1, activity_l2: 0.2, masking: 0.0, gaussian: 0.4, input_dropout: 0.5 }
+        );
     }
 
     proptest! {

@@ -23,7 +23,9 @@ pub use crate::numeric::Activation;
 use crate::registry::LoadedModel;
 pub use crate::registry::Registry;
 pub use crate::store::{ModelEntry, StoreError};
-pub use crate::training::{Initialisation, Optimiser, ParamError, TrainSpec};
+pub use crate::training::{
+    Initialisation, OptimiserKind, OptimiserSpec, ParamError, Regularisation, Schedule, TrainSpec,
+};
 pub use bulk::Bulk;
 pub use error::{Kind, ServiceError};
 pub use models::VersionDescription;

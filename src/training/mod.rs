@@ -10,6 +10,7 @@ pub mod observer;
 pub mod optimizer;
 pub mod params;
 mod plan;
+pub mod recipe;
 pub mod schedule;
 pub mod source;
 pub mod trainer;
@@ -17,6 +18,7 @@ pub mod yardstick;
 
 pub use checkpoint::CheckpointError;
 pub use observer::{Event, Next, Observer};
-pub use params::{CheckedTrainSpec, Initialisation, Optimiser, ParamError, TrainSpec};
+pub use params::{CheckedTrainSpec, Initialisation, ParamError, TrainSpec};
+pub use recipe::{OptimiserKind, OptimiserSpec, Regularisation, Schedule};
 pub use source::{MemoryRows, RowSource, SourceError};
 pub use trainer::{Start, TrainError, Trained, train};

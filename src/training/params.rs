@@ -1,9 +1,12 @@
 //! What a caller asks to be trained: as sent, and checked.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::recipe::{OptimiserSpec, Regularisation};
 use crate::model::spec::{RawModelSpec, check_widths, wrong_parameter};
 use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, SpecError};
 use crate::numeric::Activation;
@@ -14,6 +17,8 @@ pub const EPOCHS_MAX: u32 = 100_000;
 pub const BATCH_ROWS_MAX: u32 = 65_536;
 /// Share of the steps over which the learning rate rises, unless another is asked for.
 pub const WARMUP_FRACTION: f64 = 0.05;
+/// Least and greatest time that training may be given.
+pub const TIME_BUDGET: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
 /// How to draw the first weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,17 +30,8 @@ pub enum Initialisation {
     Glorot,
     /// Orthonormal rows or columns, whichever are fewer (Saxe et al. 2014).
     Orthogonal,
-}
-
-/// `AdamW` with linear warm-up and cosine decay.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Optimiser {
-    /// Peak rate; none: chosen.
-    pub learning_rate: Option<f64>,
-    /// Decoupled weight decay of the matrices.
-    pub weight_decay: f64,
-    /// Share of steps; none: 0.05.
-    pub warmup_fraction: Option<f64>,
+    /// Principal directions first: see [`super::init`].
+    Pca,
 }
 
 /// What a caller asks for, as sent: `None` means the default. Equality decides whether two uploads are the same.
@@ -64,10 +60,10 @@ pub struct TrainSpec {
     /// A stored gain per decoder unit.
     pub gain: bool,
     /// How to optimise.
-    pub optimiser: Optimiser,
+    pub optimiser: OptimiserSpec,
     /// None: orthogonal.
     pub initialisation: Option<Initialisation>,
-    /// None: from the data.
+    /// None: by the time budget, or from the data.
     pub epochs: Option<u32>,
     /// None: from the data.
     pub batch_rows: Option<u32>,
@@ -79,6 +75,12 @@ pub struct TrainSpec {
     pub seed: u64,
     /// Empty or one per feature.
     pub feature_names: Vec<String>,
+    /// Instead of `epochs`.
+    #[serde(default)]
+    pub time_budget: Option<Duration>,
+    /// What keeps it from learning the rows by heart.
+    #[serde(default)]
+    pub regularisation: Regularisation,
 }
 
 /// Why parameters are refused. `field` is the name in the API.
@@ -149,7 +151,7 @@ impl TrainSpec {
             normalisation: None,
             value_range: None,
             gain: false,
-            optimiser: Optimiser::default(),
+            optimiser: OptimiserSpec::default(),
             initialisation: None,
             epochs: None,
             batch_rows: None,
@@ -157,6 +159,8 @@ impl TrainSpec {
             patience_epochs: None,
             seed: 0,
             feature_names: Vec::new(),
+            time_budget: None,
+            regularisation: Regularisation::default(),
         }
     }
 
@@ -228,7 +232,6 @@ impl TrainSpec {
     }
 
     fn check_numbers(&self) -> Result<(), ParamError> {
-        let Optimiser { learning_rate, weight_decay, warmup_fraction } = self.optimiser;
         check(
             "epochs",
             self.epochs,
@@ -238,9 +241,9 @@ impl TrainSpec {
         check("batch_rows", self.batch_rows, |n| (1..=BATCH_ROWS_MAX).contains(&n), "1 to 65536")?;
         check("patience_epochs", self.patience_epochs, |n| n >= 1, "1 or more")?;
         check("validation_fraction", self.validation_fraction, |x| (0.0..=0.9).contains(&x), "0 to 0.9")?;
-        check("optimiser.learning_rate", learning_rate, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
-        check("optimiser.weight_decay", Some(weight_decay), |x| (0.0..=1.0).contains(&x), "0 to 1")?;
-        check("optimiser.warmup_fraction", warmup_fraction, |x| (0.0..=1.0).contains(&x), "0 to 1")?;
+        self.optimiser.check()?;
+        self.regularisation.check()?;
+        self.check_time_budget()?;
         if self.patience_epochs.is_some() && self.validation_fraction == Some(0.0) {
             return Err(ParamError::Needs {
                 field: "patience_epochs",
@@ -249,6 +252,21 @@ impl TrainSpec {
             });
         }
         Ok(())
+    }
+
+    fn check_time_budget(&self) -> Result<(), ParamError> {
+        let Some(budget) = self.time_budget else { return Ok(()) };
+        if !TIME_BUDGET.contains(&budget) {
+            return Err(ParamError::Range {
+                field: "time_budget",
+                got: format!("{budget:?}"),
+                expected: "1 second to 30 days",
+            });
+        }
+        match self.epochs {
+            Some(_) => Err(ParamError::Both { field: "time_budget", other: "epochs" }),
+            None => Ok(()),
+        }
     }
 
     fn check_value_range(&self) -> Result<(), ParamError> {
@@ -308,7 +326,7 @@ impl TrainSpec {
 }
 
 /// Refuses a value that is set and not allowed.
-fn check<T: Copy + Display>(
+pub(super) fn check<T: Copy + Display>(
     field: &'static str,
     value: Option<T>,
     allowed: impl Fn(T) -> bool,
@@ -383,6 +401,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::training::OptimiserKind;
 
     fn spec(widths: &[usize]) -> TrainSpec {
         TrainSpec::new("digits".parse().expect("a name"), widths.to_vec())
@@ -510,6 +529,103 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_is_checked_by_field() {
+        for momentum in [-0.1, 1.0, f64::NAN] {
+            check_refused(
+                |spec| spec.optimiser.momentum = Some(momentum),
+                "optimiser.momentum",
+                &format!("optimiser.momentum is {momentum}, expected 0 to below 1"),
+            );
+        }
+        check_refused(
+            |spec| {
+                spec.optimiser.kind = OptimiserKind::Sgd;
+                spec.optimiser.beta2 = Some(0.9);
+            },
+            "optimiser.beta2",
+            "optimiser.beta2 is set, which needs AdamW or Muon, got SGD",
+        );
+        for norm in [0.0, f64::INFINITY, f64::NAN] {
+            check_refused(
+                |spec| spec.optimiser.gradient_norm_max = Some(norm),
+                "optimiser.gradient_norm_max",
+                &format!("optimiser.gradient_norm_max is {norm}, expected a finite number above 0"),
+            );
+        }
+        check_refused(
+            |spec| {
+                spec.optimiser.find_learning_rate = true;
+                spec.optimiser.learning_rate = Some(0.1);
+            },
+            "optimiser.find_learning_rate",
+            "optimiser.find_learning_rate is set together with optimiser.learning_rate, expected one of them",
+        );
+        check_allowed(|spec| {
+            spec.optimiser.kind = OptimiserKind::Muon;
+            spec.optimiser.beta2 = Some(0.0);
+            spec.optimiser.find_learning_rate = true;
+        });
+    }
+
+    #[test]
+    fn regularisation_is_checked_by_field() {
+        let wrong: [(fn(&mut Regularisation), &str, &str); 5] = [
+            (|r| r.l2 = -1.0, "regularisation.l2", "0 to 1000"),
+            (|r| r.activity_l2 = f64::NAN, "regularisation.activity_l2", "0 to 1000"),
+            (|r| r.masking = 0.96, "regularisation.masking", "0 to 0.95"),
+            (|r| r.gaussian = 10.5, "regularisation.gaussian", "0 to 10"),
+            (|r| r.input_dropout = 1.0, "regularisation.input_dropout", "0 to 0.95"),
+        ];
+        for (change, field, expected) in wrong {
+            let mut wrong = spec(&[64, 8]);
+            change(&mut wrong.regularisation);
+            let error = wrong.check().expect_err("refused");
+            assert_eq!(error.field(), field);
+            assert!(error.to_string().ends_with(&format!(", expected {expected}")), "{error}");
+        }
+        check_refused(
+            |spec| (spec.regularisation.masking, spec.regularisation.input_dropout) = (0.1, 0.2),
+            "regularisation.input_dropout",
+            "regularisation.input_dropout is set together with regularisation.masking, expected one of them",
+        );
+        let noisy = check_allowed(|spec| (spec.regularisation.masking, spec.regularisation.gaussian) = (0.95, 10.0));
+        assert!(noisy.spec().regularisation.corrupts());
+        assert!(!check_allowed(|spec| spec.regularisation.l2 = 1.0).spec().regularisation.corrupts());
+    }
+
+    #[test]
+    fn a_time_budget_stands_instead_of_epochs() {
+        check_allowed(|spec| spec.time_budget = Some(Duration::from_secs(1)));
+        check_allowed(|spec| spec.time_budget = Some(*TIME_BUDGET.end()));
+        for (budget, shown) in [(Duration::from_millis(999), "999ms"), (Duration::from_secs(2_592_001), "2592001s")] {
+            check_refused(
+                |spec| spec.time_budget = Some(budget),
+                "time_budget",
+                &format!("time_budget is {shown}, expected 1 second to 30 days"),
+            );
+        }
+        check_refused(
+            |spec| (spec.time_budget, spec.epochs) = (Some(Duration::from_mins(10)), Some(3)),
+            "time_budget",
+            "time_budget is set together with epochs, expected one of them",
+        );
+    }
+
+    /// As version 0.1.0 wrote them, before there were recipes.
+    #[test]
+    fn old_journals_are_read() {
+        let text = r#"{"model_name":"digits","widths":[64,8],"hidden_activation":null,"code_activation":null,
+            "output_activation":null,"encoder_activations":[],"decoder_activations":[],"loss":null,"normalisation":null,
+            "value_range":null,"gain":false,"optimiser":{"learning_rate":0.01,"weight_decay":0.0,"warmup_fraction":null},
+            "initialisation":"orthogonal","epochs":5,"batch_rows":null,"validation_fraction":null,"patience_epochs":null,
+            "seed":7,"feature_names":[]}"#;
+        let mut expected = spec(&[64, 8]);
+        expected.optimiser.learning_rate = Some(0.01);
+        (expected.initialisation, expected.epochs, expected.seed) = (Some(Initialisation::Orthogonal), Some(5), 7);
+        assert_eq!(serde_json::from_str::<TrainSpec>(text).expect("reads"), expected);
+    }
+
+    #[test]
     fn patience_needs_validation_rows() {
         check_refused(
             |spec| {
@@ -583,7 +699,11 @@ mod tests {
             seed: u64,
         ) {
             let mut original = spec(&[64, 32, 8]);
-            original.optimiser = Optimiser { learning_rate: Some(rate), weight_decay: decay, warmup_fraction: None };
+            original.optimiser.learning_rate = Some(rate);
+            original.optimiser.weight_decay = decay;
+            original.optimiser.beta2 = Some(rate);
+            original.regularisation = Regularisation { l2: decay, gaussian: rate, ..Regularisation::default() };
+            original.time_budget = Some(Duration::from_nanos(seed));
             original.hidden_activation = Some(Activation::LeakyRelu { slope });
             original.encoder_activations = vec![None, Some(Activation::Elu { alpha: slope + 0.5 })];
             original.value_range = Some((low, high));

@@ -196,12 +196,15 @@ impl<'a> Trainer<'a> {
         if initialisation != spec.initialisation() {
             notes.push("first weights: Glorot, orthogonal ones would take long at these widths".to_owned());
         }
+        if initialisation == Initialisation::Pca {
+            notes.extend(init::pca_note(&model_spec));
+        }
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut))?;
         let validation_yardstick = match held_back.count() {
             0 => None,
             _ => Some(yardstick.measure_held_back(&held_back, &normaliser)?),
         };
-        let model = init::model(model_spec, normaliser, initialisation, seed);
+        let model = init::model(model_spec, normaliser, initialisation, seed, Some(&yardstick.pca));
         let optimizer = AdamW::new(&model, spec.spec().optimiser.weight_decay);
         let report = TrainingReport {
             training_rows: cut.training_rows(),
@@ -413,7 +416,8 @@ impl<'a> Trainer<'a> {
         (state.retried, state.best_loss, state.explained_variance) = (true, None, None);
         self.best = None;
         let (spec, normaliser) = (self.model.spec().clone(), self.model.normaliser().clone());
-        self.model = init::model(spec, normaliser, initialisation(self.spec, self.model.spec()), self.spec.spec().seed);
+        let (initialisation, seed) = (initialisation(self.spec, &spec), self.spec.spec().seed);
+        self.model = init::model(spec, normaliser, initialisation, seed, Some(&self.yardstick.pca));
         self.optimizer = AdamW::new(&self.model, self.spec.spec().optimiser.weight_decay);
     }
 }

@@ -14,9 +14,9 @@ struct Rule {
 }
 
 const GRPC: &[&str] = &["tonic", "prost"];
-/// No async, no transport, no clock, no disk, no environment.
+/// No async, no transport, no clock, no disk, no environment. (A `Duration` is no clock.)
 const IMPURE: &[&str] =
-    &["tokio", "tonic", "prost", "tracing", "Instant", "SystemTime", "std::time", "std::fs", "std::env", "std::net"];
+    &["tokio", "tonic", "prost", "tracing", "Instant", "SystemTime", "std::fs", "std::env", "std::net"];
 const SERVICE_AND_BELOW: &[&str] =
     &["numeric", "model", "training", "telemetry", "executor", "store", "registry", "batching", "jobs", "service"];
 
@@ -367,10 +367,7 @@ fn banned_words_are_found_and_comments_strings_and_tests_are_not_code() {
     check_found(
         "training",
         "\n\nlet t = std::time::Instant::now();",
-        &[
-            "3: training mentions Instant: see the table of ARCHITECTURE.md",
-            "3: training mentions std::time: see the table of ARCHITECTURE.md",
-        ],
+        &["3: training mentions Instant: see the table of ARCHITECTURE.md"],
     );
     check_found("store", "use tonic_types::X;", &["1: store mentions tonic: see the table of ARCHITECTURE.md"]);
     check_found("cli", "use std::{fs, env};", &["1: cli mentions std::env: only config reads the environment"]);

@@ -318,6 +318,25 @@ async fn bad_specifications_name_what_is_wrong() {
             },
             "standardise",
         ),
+        (
+            pb::TrainSpec { time_budget: Some(prost_types::Duration { seconds: 60, nanos: 0 }), ..base() },
+            "together with epochs",
+        ),
+        (
+            pb::TrainSpec { epochs: 0, time_budget: Some(prost_types::Duration { seconds: -60, nanos: 0 }), ..base() },
+            "-60 s",
+        ),
+        (
+            pb::TrainSpec {
+                regularisation: Some(pb::Regularisation { masking: 0.99, ..Default::default() }),
+                ..base()
+            },
+            "regularisation.masking is 0.99",
+        ),
+        (
+            pb::TrainSpec { optimiser: Some(pb::Optimiser { momentum: Some(1.0), ..Default::default() }), ..base() },
+            "optimiser.momentum is 1",
+        ),
         (pb::TrainSpec { idempotency_key: "ü".into(), ..base() }, "ASCII"),
     ];
     for (spec, text) in cases {

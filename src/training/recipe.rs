@@ -1,0 +1,139 @@
+//! The parts of a training specification that say how to optimise and how to regularise: as sent, each default "off".
+
+use serde::{Deserialize, Serialize};
+
+use super::params::{ParamError, check};
+
+/// How parameters are moved by their gradient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimiserKind {
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    #[default]
+    AdamW,
+    /// Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013).
+    Sgd,
+    /// Momentum made orthogonal (Jordan et al. 2024) for the matrices, `AdamW` for biases and gains.
+    Muon,
+}
+
+impl OptimiserKind {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AdamW => "AdamW",
+            Self::Sgd => "SGD",
+            Self::Muon => "Muon",
+        }
+    }
+
+    /// The momentum where none is asked for; `AdamW` calls it β₁.
+    pub fn momentum_default(self) -> f64 {
+        match self {
+            Self::AdamW | Self::Sgd => 0.9,
+            Self::Muon => 0.95,
+        }
+    }
+}
+
+/// The learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Falls from the peak to 0 by half a cosine (Loshchilov and Hutter 2017, without restarts).
+    #[default]
+    Cosine,
+    /// Stays at the peak.
+    Constant,
+}
+
+/// How to optimise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OptimiserSpec {
+    /// Peak rate; none: chosen.
+    pub learning_rate: Option<f64>,
+    /// Decoupled weight decay of the matrices.
+    pub weight_decay: f64,
+    /// Share of steps; none: 0.05.
+    pub warmup_fraction: Option<f64>,
+    /// Which method.
+    pub kind: OptimiserKind,
+    /// From 0 to below 1; none: [`OptimiserKind::momentum_default`].
+    pub momentum: Option<f64>,
+    /// β₂ of `AdamW`, from 0 to below 1; none: 0.999.
+    pub beta2: Option<f64>,
+    /// How the rate goes after the warm-up.
+    pub schedule: Schedule,
+    /// Norm of the whole gradient to which longer ones are scaled; none: none is.
+    pub gradient_norm_max: Option<f64>,
+    /// Whether the peak rate is found by a sweep.
+    pub find_learning_rate: bool,
+}
+
+/// What keeps a model from learning the training rows by heart. Zeros are off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Regularisation {
+    /// A term 2·l2·‖W‖² of the loss, over all matrices.
+    pub l2: f64,
+    /// A term `activity_l2` · ‖code‖² of the loss, mean over rows.
+    pub activity_l2: f64,
+    /// Probability with which a number of a training row is set to 0, normalised space.
+    pub masking: f64,
+    /// Standard deviation of the noise added to a training row, normalised space.
+    pub gaussian: f64,
+    /// As `masking`, and what stays is divided by 1 - `input_dropout`.
+    pub input_dropout: f64,
+}
+
+impl Regularisation {
+    /// Whether training rows differ from what they are compared with.
+    pub fn corrupts(&self) -> bool {
+        self.masking > 0.0 || self.gaussian > 0.0 || self.input_dropout > 0.0
+    }
+
+    pub(super) fn check(&self) -> Result<(), ParamError> {
+        let Self { l2, activity_l2, masking, gaussian, input_dropout } = *self;
+        let of_loss = |field, value| check(field, Some(value), |x| (0.0..=1000.0).contains(&x), "0 to 1000");
+        let of_inputs = |field, value| check(field, Some(value), |x| (0.0..=0.95).contains(&x), "0 to 0.95");
+        of_loss("regularisation.l2", l2)?;
+        of_loss("regularisation.activity_l2", activity_l2)?;
+        of_inputs("regularisation.masking", masking)?;
+        check("regularisation.gaussian", Some(gaussian), |x| (0.0..=10.0).contains(&x), "0 to 10")?;
+        of_inputs("regularisation.input_dropout", input_dropout)?;
+        if masking > 0.0 && input_dropout > 0.0 {
+            return Err(ParamError::Both { field: "regularisation.input_dropout", other: "regularisation.masking" });
+        }
+        Ok(())
+    }
+}
+
+impl OptimiserSpec {
+    pub(super) fn check(&self) -> Result<(), ParamError> {
+        let share = |field, value| check(field, value, |x| (0.0..=1.0).contains(&x), "0 to 1");
+        let kept = |field, value| check(field, value, |x| (0.0..1.0).contains(&x), "0 to below 1");
+        check("optimiser.learning_rate", self.learning_rate, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
+        share("optimiser.weight_decay", Some(self.weight_decay))?;
+        share("optimiser.warmup_fraction", self.warmup_fraction)?;
+        kept("optimiser.momentum", self.momentum)?;
+        kept("optimiser.beta2", self.beta2)?;
+        check(
+            "optimiser.gradient_norm_max",
+            self.gradient_norm_max,
+            |x| x > 0.0 && x.is_finite(),
+            "a finite number above 0",
+        )?;
+        if self.beta2.is_some() && self.kind == OptimiserKind::Sgd {
+            return Err(ParamError::Needs {
+                field: "optimiser.beta2",
+                needs: "AdamW or Muon",
+                got: self.kind.name().to_owned(),
+            });
+        }
+        if self.find_learning_rate && self.learning_rate.is_some() {
+            return Err(ParamError::Both { field: "optimiser.find_learning_rate", other: "optimiser.learning_rate" });
+        }
+        Ok(())
+    }
+}
