@@ -10,6 +10,7 @@ pub mod observer;
 pub mod optimizer;
 pub mod params;
 mod plan;
+pub mod range_finder;
 pub mod recipe;
 pub mod schedule;
 pub mod source;

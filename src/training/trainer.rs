@@ -9,7 +9,7 @@ use super::checkpoint::{self, Checkpoint, CheckpointError, State, software};
 use super::evaluate::{evaluate, explained};
 use super::init;
 use super::observer::{Event, Next, Observer};
-use super::optimizer::AdamW;
+use super::optimizer::Optimiser;
 use super::params::{CheckedTrainSpec, Initialisation};
 use super::plan::{Plan, tell_choices, validation_rows};
 use super::schedule::learning_rate;
@@ -133,7 +133,7 @@ struct Trainer<'a> {
     state: State,
     model: Autoencoder,
     best: Option<Autoencoder>,
-    optimizer: AdamW,
+    optimizer: Optimiser,
     yardstick: Yardstick,
     parallel: bool,
 }
@@ -205,7 +205,7 @@ impl<'a> Trainer<'a> {
             _ => Some(yardstick.measure_held_back(&held_back, &normaliser)?),
         };
         let model = init::model(model_spec, normaliser, initialisation, seed, Some(&yardstick.pca));
-        let optimizer = AdamW::new(&model, spec.spec().optimiser.weight_decay);
+        let optimizer = Optimiser::new(&model, &spec.spec().optimiser);
         let report = TrainingReport {
             training_rows: cut.training_rows(),
             pca_rows: yardstick.fitted_rows,
@@ -249,8 +249,9 @@ impl<'a> Trainer<'a> {
         if state.source_rows != source.count() {
             return Err(CheckpointError::Rows { got: state.source_rows, expected: source.count() }.into());
         }
-        let mut optimizer = AdamW::new(&model, spec.spec().optimiser.weight_decay);
-        optimizer.restore(state.optimiser, optimiser).map_err(CheckpointError::Unreadable)?;
+        let mut optimizer = Optimiser::new(&model, &spec.spec().optimiser);
+        let restored = optimizer.restore(state.optimiser, optimiser);
+        restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
         let held_back = validation_rows(spec, source.count(), &mut Vec::new());
         let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut))?;
@@ -309,7 +310,8 @@ impl<'a> Trainer<'a> {
                 return Ok(Epoch::Diverged(diverged(&self.state, per_row)));
             }
             let (step, plan) = (self.state.steps_done, &self.state.plan);
-            let rate = learning_rate(step, plan.steps(), self.spec.warmup_fraction(), plan.learning_rate);
+            let (schedule, warmup) = (self.spec.spec().optimiser.schedule, self.spec.warmup_fraction());
+            let rate = learning_rate(schedule, step, plan.steps(), warmup, plan.learning_rate);
             steps.apply(self, rate);
             let state = &mut self.state;
             state.loss_sum += loss;
@@ -418,7 +420,7 @@ impl<'a> Trainer<'a> {
         let (spec, normaliser) = (self.model.spec().clone(), self.model.normaliser().clone());
         let (initialisation, seed) = (initialisation(self.spec, &spec), self.spec.spec().seed);
         self.model = init::model(spec, normaliser, initialisation, seed, Some(&self.yardstick.pca));
-        self.optimizer = AdamW::new(&self.model, self.spec.spec().optimiser.weight_decay);
+        self.optimizer = Optimiser::new(&self.model, &self.spec.spec().optimiser);
     }
 }
 

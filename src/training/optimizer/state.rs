@@ -1,0 +1,115 @@
+//! What an optimiser keeps from step to step, to be saved and to go on from with the same bits.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Optimiser, Rule, Tensor};
+use crate::numeric::Floats;
+
+/// The single numbers that an optimiser keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scalars {
+    /// β₁ᵗ: how much of the first moments is still their start at zero.
+    pub(super) start_1: f64,
+    /// β₂ᵗ
+    pub(super) start_2: f64,
+}
+
+impl Default for Scalars {
+    /// Before the first step.
+    fn default() -> Self {
+        Self { start_1: 1.0, start_2: 1.0 }
+    }
+}
+
+/// Why a state is not that of this optimiser.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// A tensor that it does not have.
+    #[error("the optimiser's {0} is missing")]
+    Missing(String),
+    /// A tensor of another model.
+    #[error("the optimiser's {name} has {got} numbers, expected {expected}")]
+    Length {
+        /// Of the tensor.
+        name: String,
+        /// As saved.
+        got: usize,
+        /// As the model has parameters.
+        expected: usize,
+    },
+    /// A tensor of another method.
+    #[error("the optimiser's {0} is not a part of this method")]
+    Unknown(String),
+}
+
+impl Tensor {
+    fn kept(&self) -> Vec<(&'static str, &[f32])> {
+        match &self.rule {
+            Rule::Adam { first, second } => vec![("first", first.as_slice()), ("second", second.as_slice())],
+            Rule::Nesterov { velocity } => vec![("velocity", velocity.as_slice())],
+            Rule::Muon(muon) => vec![("velocity", muon.velocity())],
+        }
+    }
+
+    fn kept_mut(&mut self) -> Vec<(&'static str, &mut [f32])> {
+        let slice = Floats::as_mut_slice;
+        match &mut self.rule {
+            Rule::Adam { first, second } => vec![("first", slice(first)), ("second", slice(second))],
+            Rule::Nesterov { velocity } => vec![("velocity", slice(velocity))],
+            Rule::Muon(muon) => vec![("velocity", muon.velocity_mut())],
+        }
+    }
+}
+
+impl Optimiser {
+    /// All numbers that are kept from step to step, by name: `first.0.weight` is the first moment of the matrix of layer 0,
+    /// in the layout of [`Weights::panels`](crate::numeric::matmul::Weights::panels).
+    pub fn tensors(&self) -> Vec<(String, &[f32])> {
+        let tensors = self.tensors.iter();
+        tensors
+            .flat_map(|tensor| tensor.kept().into_iter().map(|(kind, kept)| (full(kind, &tensor.name), kept)))
+            .collect()
+    }
+
+    /// The same, to write.
+    pub fn tensors_mut(&mut self) -> Vec<(String, &mut [f32])> {
+        let mut all = Vec::new();
+        for tensor in &mut self.tensors {
+            let name = tensor.name.clone();
+            all.extend(tensor.kept_mut().into_iter().map(|(kind, kept)| (full(kind, &name), kept)));
+        }
+        all
+    }
+
+    /// The single numbers that are kept from step to step.
+    pub fn scalars(&self) -> Scalars {
+        self.scalars
+    }
+
+    /// Becomes what [`Optimiser::scalars`] and [`Optimiser::tensors`] gave, of the same method and shapes.
+    ///
+    /// # Errors
+    /// If a tensor is missing, too many, or of another length; nothing is promised of the state then.
+    pub fn restore(&mut self, scalars: Scalars, tensors: Vec<(String, Vec<f32>)>) -> Result<(), RestoreError> {
+        let mut tensors: HashMap<String, Vec<f32>> = tensors.into_iter().collect();
+        for (name, values) in self.tensors_mut() {
+            let Some(kept) = tensors.remove(&name) else { return Err(RestoreError::Missing(name)) };
+            if kept.len() != values.len() {
+                return Err(RestoreError::Length { name, got: kept.len(), expected: values.len() });
+            }
+            values.copy_from_slice(&kept);
+        }
+        // The first by name: always the same words for the same state.
+        if let Some(name) = tensors.into_keys().min() {
+            return Err(RestoreError::Unknown(name));
+        }
+        self.scalars = scalars;
+        Ok(())
+    }
+}
+
+fn full(kind: &str, name: &str) -> String {
+    format!("{kind}.{name}")
+}

@@ -1,0 +1,141 @@
+//! The optimisers as a whole: bits, state, and clipping.
+
+use super::*;
+use crate::model::{NormalisationKind, Normaliser};
+use crate::numeric::rng::{Stream, Use};
+use crate::training::{Initialisation, TrainSpec, init};
+
+const KINDS: [OptimiserKind; 3] = [OptimiserKind::AdamW, OptimiserKind::Sgd, OptimiserKind::Muon];
+
+/// Large enough that chunks and panels are several, with gains.
+fn model() -> Autoencoder {
+    let mut spec = TrainSpec::new("test".parse().expect("a name"), vec![260, 140, 20]);
+    spec.gain = true;
+    let spec = spec.check().expect("valid").model_spec(NormalisationKind::None);
+    let normaliser = Normaliser { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new() };
+    init::model(spec, normaliser, Initialisation::Glorot, 1, None)
+}
+
+fn gradient(model: &Autoencoder, seed: u64) -> Gradient {
+    let mut gradient = Gradient::zeros(model);
+    let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+    for (_, values) in gradient.tensors_mut() {
+        values.iter_mut().for_each(|value| *value = stream.normal() as f32);
+    }
+    gradient
+}
+
+fn spec(kind: OptimiserKind) -> OptimiserSpec {
+    OptimiserSpec { kind, weight_decay: 0.01, gradient_norm_max: Some(5.0), ..OptimiserSpec::default() }
+}
+
+fn values(model: &Autoencoder) -> impl Iterator<Item = f32> {
+    let tensors = model.layers().iter().flat_map(|layer| parts(layer).into_iter().flatten());
+    tensors.flat_map(|(_, values)| values.iter().copied())
+}
+
+fn bits(model: &Autoencoder) -> Vec<u32> {
+    values(model).map(f32::to_bits).collect()
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for kind in KINDS {
+        let run = |threads: Option<usize>| {
+            let mut model = model();
+            let mut optimiser = Optimiser::new(&model, &spec(kind));
+            for step in 0..3 {
+                let gradient = gradient(&model, step);
+                let mut work = |parallel| optimiser.step(&mut model, &gradient, 0.01, parallel);
+                match threads {
+                    None => work(false),
+                    Some(threads) => {
+                        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+                        pool.install(|| work(true));
+                    }
+                }
+            }
+            bits(&model)
+        };
+        let one = run(None);
+        for threads in [1, 2, 5] {
+            assert!(run(Some(threads)) == one, "{kind:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn what_was_saved_goes_on_with_the_same_bits() {
+    for kind in KINDS {
+        let (spec, mut model) = (spec(kind), model());
+        let mut optimiser = Optimiser::new(&model, &spec);
+        for step in 0..3 {
+            let gradient = gradient(&model, step);
+            optimiser.step(&mut model, &gradient, 0.01, false);
+        }
+        let tensors = optimiser.tensors().into_iter().map(|(name, values)| (name, values.to_vec())).collect();
+        let scalars = serde_json::to_string(&optimiser.scalars()).expect("serialises");
+        let mut other_model = model.clone();
+        let mut other = Optimiser::new(&other_model, &spec);
+        other.restore(serde_json::from_str(&scalars).expect("reads"), tensors).expect("fits");
+        for step in 3..6 {
+            let gradient = gradient(&model, step);
+            optimiser.step(&mut model, &gradient, 0.01, false);
+            other.step(&mut other_model, &gradient, 0.01, false);
+        }
+        assert!(bits(&model) == bits(&other_model), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_state_of_something_else_is_refused_by_name() {
+    let model = model();
+    let adam = Optimiser::new(&model, &OptimiserSpec::default());
+    let kept = || adam.tensors().into_iter().map(|(name, values)| (name, values.to_vec())).collect::<Vec<_>>();
+    let restored = |kind, tensors| Optimiser::new(&model, &spec(kind)).restore(Scalars::default(), tensors);
+    assert_eq!(restored(OptimiserKind::AdamW, kept()), Ok(()));
+    assert_eq!(restored(OptimiserKind::Sgd, kept()), Err(RestoreError::Missing("velocity.0.weight".to_owned())));
+    let mut shorter = kept();
+    shorter[1].1.pop();
+    let expected = adam.tensors()[1].1.len();
+    assert_eq!(
+        restored(OptimiserKind::AdamW, shorter),
+        Err(RestoreError::Length { name: "second.0.weight".to_owned(), got: expected - 1, expected })
+    );
+    let more = [kept(), vec![("third.0.weight".to_owned(), vec![1.0])]].concat();
+    assert_eq!(restored(OptimiserKind::AdamW, more), Err(RestoreError::Unknown("third.0.weight".to_owned())));
+}
+
+#[test]
+fn every_method_goes_down() {
+    for kind in KINDS {
+        // The bowl Σ (w - 0.1)², whose gradient is 2 (w - 0.1).
+        let mut model = model();
+        let mut optimiser = Optimiser::new(&model, &OptimiserSpec { kind, ..OptimiserSpec::default() });
+        let height = |model: &Autoencoder| -> f64 { values(model).map(|w| f64::from(w - 0.1).powi(2)).sum() };
+        let (start, mut gradient) = (height(&model), Gradient::zeros(&model));
+        for step in 0..200 {
+            let mut slopes = values(&model).map(|w| 2.0 * (w - 0.1)).collect::<Vec<_>>().into_iter();
+            for (_, tensor) in gradient.tensors_mut() {
+                tensor.iter_mut().zip(&mut slopes).for_each(|(g, slope)| *g = slope);
+            }
+            // Muon's steps are as long as the rate says, whatever the slope: only a falling rate comes to rest.
+            optimiser.step(&mut model, &gradient, 0.01 * (1.0 - f64::from(step) / 200.0), false);
+        }
+        assert!(height(&model) < 0.1 * start, "{kind:?}: {} of {start}", height(&model));
+    }
+}
+
+#[test]
+fn a_long_gradient_is_scaled_and_a_short_one_left_alone() {
+    let model = model();
+    let gradient = gradient(&model, 7);
+    let squares = gradient.tensors().into_iter().flat_map(|(_, g)| g.iter().map(|g| f64::from(*g).powi(2)));
+    let norm = squares.sum::<f64>().sqrt();
+    let scale = |norm_max| {
+        let spec = OptimiserSpec { gradient_norm_max: norm_max, ..OptimiserSpec::default() };
+        Optimiser::new(&model, &spec).scale(&gradient, false)
+    };
+    assert!((f64::from(scale(Some(norm / 4.0))) - 0.25).abs() < 1e-6);
+    assert_eq!((scale(Some(norm * 1.001)), scale(None)), (1.0, 1.0));
+}

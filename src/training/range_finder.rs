@@ -1,0 +1,156 @@
+//! The range test of Smith (2017, "Cyclical learning rates for training neural networks"): a short sweep over growing
+//! learning rates, whose losses say which one to train with.
+//!
+//! # The sweep
+//! Rates grow from [`RATE_FIRST`] to [`RATE_LAST`] by the same factor from step to step, one mini-batch each. It ends early
+//! where [`Sweep::add`] says so: the loss explodes, and what follows says nothing more.
+//!
+//! # The rule
+//! Losses are smoothed by an exponential mean with weight 0.1 for the newest, without bias at the start (as Adam's moments),
+//! because single mini-batches differ. Where the smoothed loss falls most steeply over the logarithm of the rate, up to its
+//! lowest point, training is fastest; that mean looks some ten steps back, and a rate that is right for a few steps from
+//! the start is near the edge for thousands of them. So: the rate at the steepest descent, divided by [`MARGIN`].
+
+/// Where a sweep begins.
+pub const RATE_FIRST: f64 = 1e-6;
+/// Where it ends at the latest: the greatest rate that may be asked for.
+pub const RATE_LAST: f64 = 1.0;
+/// What the rate of the steepest descent is divided with.
+pub const MARGIN: f64 = 3.0;
+/// Steps of a sweep: a factor of 1.15 each, fine enough for a figure that means no more than its first digit.
+pub const STEPS: u32 = 100;
+
+/// Weight of the mean so far.
+const KEPT: f64 = 0.9;
+/// A smoothed loss this many times the lowest is an explosion (as fast.ai's finder has it).
+const EXPLODED: f64 = 4.0;
+/// Losses below which nothing can be said.
+const LOSSES_MIN: usize = 10;
+
+/// The losses of a sweep so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sweep {
+    losses: Vec<f64>,
+    mean: f64,
+    kept: f64,
+    lowest: Option<f64>,
+}
+
+impl Sweep {
+    /// The rate of the next step; `None` at the end.
+    pub fn rate(&self) -> Option<f64> {
+        let step = self.losses.len() as u32;
+        (step < STEPS).then(|| rate(step))
+    }
+
+    /// Takes the loss (per row) that was measured before the step with [`Sweep::rate`]; false if the sweep is over.
+    pub fn add(&mut self, loss: f64) -> bool {
+        if !loss.is_finite() {
+            return false;
+        }
+        self.kept = if self.losses.is_empty() { KEPT } else { self.kept * KEPT };
+        self.mean = KEPT * self.mean + (1.0 - KEPT) * loss;
+        let smooth = self.mean / (1.0 - self.kept);
+        self.losses.push(smooth);
+        let lowest = self.lowest.map_or(smooth, |lowest| lowest.min(smooth));
+        self.lowest = Some(lowest);
+        smooth <= EXPLODED * lowest && self.rate().is_some()
+    }
+
+    /// The rate to train with, to two digits; `None` if the loss never fell, or the sweep was too short to say.
+    pub fn chosen(&self) -> Option<f64> {
+        let rates: Vec<f64> = (0..self.losses.len() as u32).map(rate).collect();
+        Some(two_digits(steepest(&rates, &self.losses)? / MARGIN))
+    }
+}
+
+/// Of step `step`, from 0.
+fn rate(step: u32) -> f64 {
+    RATE_FIRST * libm::pow(RATE_LAST / RATE_FIRST, f64::from(step) / f64::from(STEPS - 1))
+}
+
+/// The rate at which the smoothed `losses` fall most steeply over the logarithm of the rate, up to the lowest of them.
+/// `None` if there are fewer than ten or they never fall.
+fn steepest(rates: &[f64], losses: &[f64]) -> Option<f64> {
+    if losses.len() < LOSSES_MIN {
+        return None;
+    }
+    let lowest = (0..losses.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b]))?;
+    // Rates grow by one factor: a difference of losses is a slope. Over two steps, around the one in the middle.
+    let slope = |i: usize| losses[i + 1] - losses[i - 1];
+    let best = (1..lowest.min(losses.len() - 1)).min_by(|a, b| slope(*a).total_cmp(&slope(*b)))?;
+    (slope(best) < 0.0).then(|| rates[best])
+}
+
+fn two_digits(rate: f64) -> f64 {
+    let unit = libm::pow(10.0, libm::floor(libm::log10(rate)) - 1.0);
+    // Divided by its inverse where it is below one: 31 / 1000 is the nearest number to 0.031, 31 * 0.001 is not.
+    (rate / unit).round() / (1.0 / unit).round()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::rng::{Stream, Use};
+
+    /// Flat, then down around `middle`, then up beyond `edge`, with some noise.
+    fn loss(rate: f64, middle: f64, edge: f64, noise: f64) -> f64 {
+        let x = (rate / middle).ln();
+        10.0 - 8.0 / (1.0 + (-2.0 * x).exp()) + (rate / edge).powi(3) + noise
+    }
+
+    fn swept(middle: f64, edge: f64, noise: f64, seed: u64) -> Sweep {
+        let mut stream = Stream::new(seed, 0, 0, Use::Sample);
+        let mut sweep = Sweep::default();
+        while let Some(rate) = sweep.rate() {
+            if !sweep.add(loss(rate, middle, edge, noise * stream.normal())) {
+                break;
+            }
+        }
+        sweep
+    }
+
+    #[test]
+    fn rates_grow_by_one_factor_from_end_to_end() {
+        assert!((rate(0) / RATE_FIRST - 1.0).abs() < 1e-12 && (rate(STEPS - 1) / RATE_LAST - 1.0).abs() < 1e-12);
+        let factor = rate(1) / rate(0);
+        assert!((1..STEPS).all(|step| (rate(step) / rate(step - 1) / factor - 1.0).abs() < 1e-9));
+    }
+
+    /// The mean looks back by about ten steps of a factor 1.15: at most 4 times too high, which the margin takes back.
+    #[test]
+    fn the_steepest_descent_is_found_through_noise() {
+        for middle in [1e-4, 1e-3, 1e-2] {
+            for (seed, noise) in [(1, 0.0), (2, 0.1), (3, 0.3)] {
+                let chosen = swept(middle, middle * 30.0, noise, seed).chosen().expect("it falls");
+                assert!((0.2..3.0).contains(&(chosen / middle)), "{chosen} for {middle}, noise {noise}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_explosion_ends_the_sweep() {
+        let sweep = swept(1e-4, 1e-3, 0.0, 1);
+        assert!(sweep.losses.len() < STEPS as usize, "{} losses", sweep.losses.len());
+        assert!(sweep.chosen().is_some_and(|rate| rate < 1e-3));
+        let mut sweep = swept(1e-3, 1e9, 0.0, 1);
+        assert!(!sweep.add(f64::NAN));
+    }
+
+    #[test]
+    fn a_loss_that_never_falls_chooses_nothing() {
+        let mut sweep = Sweep::default();
+        while sweep.rate().is_some_and(|_| sweep.add(1.0 + sweep.losses.len() as f64 * 0.01)) {}
+        assert_eq!(sweep.chosen(), None);
+        let mut short = Sweep::default();
+        (0..5).for_each(|i| assert!(short.add(5.0 - f64::from(i))));
+        assert_eq!(short.chosen(), None);
+    }
+
+    #[test]
+    fn a_rate_means_two_digits() {
+        for (rate, rounded) in [(0.003_149, 0.0031), (0.098_7, 0.099), (1.0 / 3.0, 0.33), (9.99e-5, 1e-4)] {
+            assert_eq!(two_digits(rate), rounded);
+        }
+    }
+}
