@@ -7,7 +7,7 @@
 //! - [`model`]: names, specifications, the autoencoder, its gradient, its file
 //! - [`training`]: from rows to a trained model; pure, no clock and no disk
 //! - [`telemetry`][]: logs
-//! - [`executor`]: the CPU threads; [`store`]: models on disk
+//! - [`executor`]: the CPU threads; [`store`]: models on disk; [`files`]: rows on disk
 //! - [`registry`]: models in memory
 //! - [`batching`]: many callers, large products; [`jobs`]: durable training jobs
 //! - [`service`]: the use cases, free of transport
@@ -18,6 +18,7 @@ pub mod batching;
 pub mod cli;
 pub mod config;
 pub mod executor;
+pub mod files;
 pub mod jobs;
 pub mod model;
 pub mod numeric;

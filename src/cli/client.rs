@@ -6,8 +6,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::files::FileError;
 use crate::config::ConfigError;
+use crate::files::FileError;
 use crate::rpc::pb;
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use crate::rpc::pb::job_service_client::JobServiceClient;

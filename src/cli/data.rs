@@ -1,6 +1,6 @@
 //! Rows that are sent chunk by chunk: from files, or from memory.
 
-use super::files::{self, FileError, ReadOptions, RowReader};
+use crate::files::{self, FileError, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
 /// Bytes of the values of a chunk or a request: large enough to be fast, far below the server's limit.

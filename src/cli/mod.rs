@@ -4,7 +4,6 @@ mod client;
 mod data;
 mod draw;
 mod duration;
-pub mod files;
 mod health;
 mod jobs;
 mod models;

@@ -9,9 +9,9 @@ use tonic::transport::Channel;
 
 use super::client::{Context, matrix, model_ref, numbers};
 use super::data::chunk_rows;
-use super::files::{self, Format, RowReader};
 use super::train::ReadArgs;
 use super::{CliError, report};
+use crate::files::{self, Format, RowReader};
 use crate::rpc::pb;
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 

@@ -11,8 +11,8 @@ use tonic::{Code, Status};
 
 use super::client::{Context, matrix};
 use super::data::{Chunk, Source};
-use super::files::{self, Format, ReadOptions};
 use super::{CliError, duration, report};
+use crate::files::{self, Format, ReadOptions};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as Question;
 use crate::rpc::pb::train_response::Message as Answer;
