@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::client::Context;
-use super::train::Display;
+use super::live::Display;
 use super::{CliError, report};
 use crate::rpc::pb;
 

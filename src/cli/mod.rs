@@ -6,6 +6,7 @@ mod draw;
 mod duration;
 mod health;
 mod jobs;
+mod live;
 mod models;
 mod quickstart;
 mod report;
