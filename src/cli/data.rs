@@ -1,6 +1,7 @@
 //! Rows that are sent chunk by chunk: from files, or from memory.
 
-use crate::files::{self, FileError, ReadOptions, RowReader};
+use super::reading;
+use crate::files::{FileError, Place, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
 /// Bytes of the values of a chunk or a request: large enough to be fast, far below the server's limit.
@@ -42,11 +43,11 @@ impl Source {
             Self::Files { training, test, options } => {
                 for (role, paths) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for path in paths {
-                        let mut reader = files::open(path, options)?;
+                        let mut reader = reading::open(path, options)?;
                         check_columns(path, reader.as_ref(), columns)?;
                         loop {
-                            let values = reader.next_block(chunk_rows(columns))?;
-                            if values.is_empty() {
+                            let mut values = Vec::new();
+                            if reader.next_rows(&mut values, chunk_rows(columns))? == 0 {
                                 break;
                             }
                             if !found((role, values)).await {
@@ -75,6 +76,8 @@ fn check_columns(path: &str, reader: &dyn RowReader, columns: usize) -> Result<(
     }
     Err(FileError::Content {
         path: path.to_owned(),
-        reason: format!("its rows have {} numbers, expected {columns}", reader.columns()),
+        place: Place::Whole,
+        got: format!("its rows have {} numbers", reader.columns()),
+        expected: columns.to_string(),
     })
 }

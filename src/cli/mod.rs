@@ -9,6 +9,7 @@ mod jobs;
 mod live;
 mod models;
 mod quickstart;
+mod reading;
 mod report;
 mod rows;
 mod serve;

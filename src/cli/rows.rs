@@ -9,9 +9,9 @@ use tonic::transport::Channel;
 
 use super::client::{Context, matrix, model_ref, numbers};
 use super::data::chunk_rows;
-use super::train::ReadArgs;
+use super::reading::{self, ReadArgs};
 use super::{CliError, report};
-use crate::files::{self, Format, RowReader};
+use crate::files::{self, FileError, Format, RowReader};
 use crate::rpc::pb;
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 
@@ -25,7 +25,7 @@ const REQUESTS_MAX: usize = 4;
 pub(super) struct RowsArgs {
     /// NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows: .csv, .npy or IDX, plain or gzip; - for standard input
+    /// Rows: .csv, .npy, IDX (and .parquet, .arrow if built with them), plain or gzip; - for standard input
     file: String,
     #[command(flatten)]
     write: WriteArgs,
@@ -49,7 +49,22 @@ struct WriteArgs {
     output: String,
     /// Format of the results, where the name does not say it
     #[arg(long, value_enum)]
-    output_format: Option<Format>,
+    output_format: Option<OutputFormat>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum OutputFormat {
+    Csv,
+    Npy,
+}
+
+impl WriteArgs {
+    fn format(&self) -> Option<Format> {
+        self.output_format.map(|format| match format {
+            OutputFormat::Csv => Format::Csv,
+            OutputFormat::Npy => Format::Npy,
+        })
+    }
 }
 
 /// An answer of any of the three calls.
@@ -149,17 +164,18 @@ async fn run(
     mut seen: impl FnMut(&Answer) -> Result<(), CliError>,
 ) -> Result<u64, CliError> {
     let model = model_ref(&args.model)?;
-    let mut reader = files::open(&args.file, &args.read.options())?;
+    let mut reader = reading::open(&args.file, &args.read.options())?;
     let columns = reader.columns();
     let block_rows = chunk_rows(columns);
     let client = context.autoencoder().await?;
     // The first answer says which version serves; the rest of the file stays with it.
-    let first = reader.next_block(block_rows)?;
+    let mut first = Vec::new();
+    reader.next_rows(&mut first, block_rows)?;
     let first = call(client.clone(), kind, model.clone(), columns, first).await?;
     let version = first.version;
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
-    let mut writer = files::create(&args.write.output, args.write.output_format)?;
-    let bar = progress_bar(context, reader.row_count());
+    let mut writer = files::create(&args.write.output, args.write.format())?;
+    let bar = progress_bar(context, reader.rows_hint());
     seen(&first)?;
     let mut rows = first.values.len() / first.columns.max(1);
     writer.write(&first.values, first.columns)?;
@@ -215,11 +231,13 @@ struct Blocks {
 }
 
 impl Iterator for Blocks {
-    type Item = Result<Vec<f32>, files::FileError>;
+    type Item = Result<Vec<f32>, FileError>;
     fn next(&mut self) -> Option<Self::Item> {
-        match self.reader.next_block(self.block_rows) {
-            Ok(block) if block.is_empty() => None,
-            other => Some(other),
+        let mut block = Vec::new();
+        match self.reader.next_rows(&mut block, self.block_rows) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(block)),
+            Err(error) => Some(Err(error)),
         }
     }
 }

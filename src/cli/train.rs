@@ -10,8 +10,8 @@ use tonic::{Code, Status};
 use super::client::{Context, matrix};
 use super::data::{Chunk, Source};
 use super::live::Display;
+use super::reading::{self, ReadArgs};
 use super::{CliError, duration, report};
-use crate::files::{self, Format, ReadOptions};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as Question;
 use crate::rpc::pb::train_response::Message as Answer;
@@ -29,7 +29,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 pub(super) struct TrainArgs {
     /// The model to make a new version of
     name: String,
-    /// Training rows: .csv, .npy or IDX, plain or gzip; - for standard input
+    /// Training rows: .csv, .npy, IDX (and .parquet, .arrow if built with them), plain or gzip; - for standard input
     #[arg(required = true)]
     files: Vec<String>,
     /// Rows that are only measured on, never trained on
@@ -135,26 +135,6 @@ pub(super) struct TrainArgs {
     read: ReadArgs,
 }
 
-/// How files are read.
-#[derive(Debug, Clone, clap::Args)]
-pub(super) struct ReadArgs {
-    /// Format of the files [default: seen from their first bytes]
-    #[arg(long, value_enum)]
-    format: Option<Format>,
-    /// CSV: whether the first line names the columns [default: seen from whether it is all numbers]
-    #[arg(long)]
-    header: Option<bool>,
-    /// CSV: columns to leave out, by name or by number from 1
-    #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
-    drop_columns: Vec<String>,
-}
-
-impl ReadArgs {
-    pub(super) fn options(&self) -> ReadOptions {
-        ReadOptions { format: self.format, header: self.header, drop_columns: self.drop_columns.clone() }
-    }
-}
-
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum LossArg {
     SquaredError,
@@ -226,7 +206,7 @@ impl TrainArgs {
         // Standard input can be opened once only: its width is the server's to check.
         let known = match self.files.iter().find(|path| *path != "-") {
             Some(path) => {
-                let reader = files::open(path, &options)?;
+                let reader = reading::open(path, &options)?;
                 Some((reader.columns() as u32, reader.names().to_vec(), reader.is_bytes()))
             }
             None => None,

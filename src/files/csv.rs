@@ -1,10 +1,18 @@
 //! Comma-separated numbers.
 
-use super::{COLUMNS_MAX, FileError, Input, ReadOptions, RowReader, content};
+use std::io::{self, Read};
+
+use super::input::Input;
+use super::{COLUMNS_MAX, FileError, Place, ReadOptions, RowReader};
+
+/// Longest record: the widest rows with 200 characters a number, so that a file without line ends is not read whole.
+const RECORD_BYTES_MAX: usize = COLUMNS_MAX * 200;
+/// What is shown of a field that is no number.
+const SHOWN_CHARACTERS_MAX: usize = 40;
 
 struct Csv {
     path: String,
-    records: csv::Reader<Input>,
+    records: csv::Reader<Rationed>,
     names: Vec<String>,
     /// Which fields of a record are kept.
     kept: Vec<usize>,
@@ -12,49 +20,81 @@ struct Csv {
     fields: usize,
     /// A first line that was no header.
     first: Option<csv::StringRecord>,
+    /// The record that was read last.
+    record: csv::StringRecord,
+    /// Whether there was a row.
+    any: bool,
 }
 
-pub(super) fn open(path: &str, input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+/// Bytes, until a record would be too long.
+struct Rationed {
+    input: Input,
+    left: usize,
+}
+
+impl Read for Rationed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            let reason = format!("a record has more than {RECORD_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        let read = self.input.stream.read(buffer)?;
+        self.left = self.left.saturating_sub(read);
+        Ok(read)
+    }
+}
+
+pub(super) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    let path = input.path.clone();
+    let rationed = Rationed { input, left: RECORD_BYTES_MAX };
     let mut records =
-        csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(input);
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(rationed);
     let mut first = csv::StringRecord::new();
-    if !records.read_record(&mut first).map_err(|error| content(path, error.to_string()))? {
-        return Err(content(path, "it has no rows"));
+    if !records.read_record(&mut first).map_err(|error| broken(&path, error))? {
+        return Err(FileError::content(&path, "it has no rows", "at least one"));
     }
     let fields = first.len();
     if fields > COLUMNS_MAX {
-        return Err(content(path, format!("its rows have {fields} numbers, expected at most {COLUMNS_MAX}")));
+        let got = format!("its rows have {fields} numbers");
+        return Err(FileError::content(&path, got, format!("at most {COLUMNS_MAX}")));
     }
     let all_numbers = first.iter().all(|field| field.parse::<f32>().is_ok());
     let has_header = options.header.unwrap_or(!all_numbers);
     let names: Vec<String> = if has_header { first.iter().map(str::to_owned).collect() } else { Vec::new() };
-    let mut dropped = Vec::new();
-    for column in &options.drop_columns {
-        let by_name = names.iter().position(|name| name == column);
-        let by_number = column.parse::<usize>().ok().filter(|number| (1..=fields).contains(number)).map(|n| n - 1);
-        let Some(index) = by_name.or(by_number) else {
-            let known = if names.is_empty() { "it has no header".to_owned() } else { names.join(", ") };
-            return Err(content(
-                path,
-                format!(
-                    "column {column:?} to drop is not there: expected a number from 1 to {fields} or a name ({known})"
-                ),
-            ));
-        };
-        dropped.push(index);
-    }
-    let kept: Vec<usize> = (0..fields).filter(|index| !dropped.contains(index)).collect();
-    if kept.is_empty() {
-        return Err(content(path, "every column is dropped, expected at least one to stay"));
-    }
+    let kept = options.kept(&path, &names, fields)?;
     Ok(Box::new(Csv {
-        path: path.to_owned(),
+        path,
         records,
         names: if has_header { kept.iter().map(|index| names[*index].clone()).collect() } else { Vec::new() },
         kept,
         fields,
         first: (!has_header).then_some(first),
+        record: csv::StringRecord::new(),
+        any: false,
     }))
+}
+
+fn broken(path: &str, error: csv::Error) -> FileError {
+    let place = error.position().map_or(Place::Whole, |position| Place::Line(position.line()));
+    match error.into_kind() {
+        csv::ErrorKind::Io(source) => FileError::Io { path: path.to_owned(), source },
+        csv::ErrorKind::Utf8 { .. } => FileError::at(path, place, "it is no text", "numbers as UTF-8, and commas"),
+        other => FileError::at(path, place, format!("it is not readable ({other:?})"), "numbers and commas"),
+    }
+}
+
+impl Csv {
+    /// The next record is read: its line, or nothing at the end.
+    fn advance(&mut self) -> Result<Option<u64>, FileError> {
+        if let Some(first) = self.first.take() {
+            self.record = first;
+            return Ok(Some(1));
+        }
+        self.records.get_mut().left = RECORD_BYTES_MAX;
+        let line = self.records.position().line();
+        let read = self.records.read_record(&mut self.record).map_err(|error| broken(&self.path, error))?;
+        Ok(read.then(|| self.record.position().map_or(line, csv::Position::line)))
+    }
 }
 
 impl RowReader for Csv {
@@ -64,43 +104,31 @@ impl RowReader for Csv {
     fn names(&self) -> &[String] {
         &self.names
     }
-    fn next_block(&mut self, rows_max: usize) -> Result<Vec<f32>, FileError> {
-        let mut values = Vec::new();
-        let mut record = csv::StringRecord::new();
-        for _ in 0..rows_max {
-            let line = match self.first.take() {
-                Some(first) => {
-                    record = first;
-                    1
+    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+        for row in 0..rows_max {
+            let Some(line) = self.advance()? else {
+                if self.any {
+                    return Ok(row);
                 }
-                None => {
-                    let line = self.records.position().line();
-                    if !self.records.read_record(&mut record).map_err(|error| content(&self.path, error.to_string()))? {
-                        break;
-                    }
-                    record.position().map_or(line, csv::Position::line)
-                }
+                return Err(FileError::content(&self.path, "it has a header and no rows", "at least one"));
             };
-            if record.len() != self.fields {
-                return Err(content(
-                    &self.path,
-                    format!("line {line} has {} fields, the first has {}", record.len(), self.fields),
-                ));
+            self.any = true;
+            if self.record.len() != self.fields {
+                let got = format!("it has {} fields", self.record.len());
+                return Err(FileError::at(&self.path, Place::Line(line), got, format!("{} as before", self.fields)));
             }
             for index in &self.kept {
-                let field = &record[*index];
+                let field = &self.record[*index];
                 match field.parse::<f32>() {
                     Ok(value) if value.is_finite() => values.push(value),
                     _ => {
-                        let shown: String = field.chars().take(40).collect();
-                        return Err(content(
-                            &self.path,
-                            format!("line {line}, field {}: {shown:?} is not a finite number", index + 1),
-                        ));
+                        let shown: String = field.chars().take(SHOWN_CHARACTERS_MAX).collect();
+                        let place = Place::Field { line, field: index + 1 };
+                        return Err(FileError::at(&self.path, place, format!("{shown:?}"), "a finite number"));
                     }
                 }
             }
         }
-        Ok(values)
+        Ok(rows_max)
     }
 }

@@ -3,15 +3,21 @@
 
 use std::io::Read;
 
-use super::{Binary, FileError, Input, Kind, RowReader, check_shape, content};
+use super::binary::{Binary, Encoding, Kind, check_shape};
+use super::input::Input;
+use super::{FileError, RowReader};
 
 /// Images have three dimensions; nobody needs more than this.
 const DIMENSIONS_MAX: usize = 8;
 
-pub(super) fn open(path: &str, mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
-    let short = |source| FileError::Io { path: path.to_owned(), source };
-    let mut magic = [0; 4];
-    input.read_exact(&mut magic).map_err(short)?;
+pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
+    let Input { path, stream, .. } = &mut input;
+    let mut read = || -> Result<[u8; 4], FileError> {
+        let mut bytes = [0; 4];
+        stream.read_exact(&mut bytes).map_err(FileError::short(path, "its header"))?;
+        Ok(bytes)
+    };
+    let magic = read()?;
     let kind = match magic {
         [0, 0, 0x08, _] => Kind::U8,
         [0, 0, 0x09, _] => Kind::I8,
@@ -20,26 +26,23 @@ pub(super) fn open(path: &str, mut input: Input) -> Result<Box<dyn RowReader>, F
         [0, 0, 0x0d, _] => Kind::F32,
         [0, 0, 0x0e, _] => Kind::F64,
         _ => {
-            return Err(content(
-                path,
-                format!("it begins with {magic:02x?}, expected the magic number of an IDX file"),
-            ));
+            let got = format!("it begins with {magic:02x?}");
+            return Err(FileError::content(path, got, "the magic number of an IDX file"));
         }
     };
     let dimensions = usize::from(magic[3]);
     if dimensions == 1 {
-        return Err(content(path, "it has one dimension, expected rows: this looks like a file of labels"));
+        return Err(FileError::content(path, "it has one dimension", "rows: this looks like a file of labels"));
     }
     if !(2..=DIMENSIONS_MAX).contains(&dimensions) {
-        return Err(content(path, format!("it has {dimensions} dimensions, expected 2 to {DIMENSIONS_MAX}")));
+        let got = format!("it has {dimensions} dimensions");
+        return Err(FileError::content(path, got, format!("2 to {DIMENSIONS_MAX}")));
     }
     let mut sizes = Vec::new();
     for _ in 0..dimensions {
-        let mut size = [0; 4];
-        input.read_exact(&mut size).map_err(short)?;
-        sizes.push(u64::from(u32::from_be_bytes(size)));
+        sizes.push(u64::from(u32::from_be_bytes(read()?)));
     }
     let columns = sizes[1..].iter().try_fold(1u64, |product, size| product.checked_mul(*size)).unwrap_or(u64::MAX);
     let columns = check_shape(path, sizes[0], columns)?;
-    Ok(Box::new(Binary { path: path.to_owned(), input, kind, big_endian: true, columns, rows: sizes[0], rows_read: 0 }))
+    Ok(Box::new(Binary::new(input, Encoding { kind, big_endian: true }, columns, sizes[0])))
 }

@@ -2,20 +2,22 @@
 
 use std::io::Read;
 
-use super::{Binary, FileError, Input, Kind, RowReader, check_shape, content};
+use super::binary::{Binary, Encoding, Kind, check_shape};
+use super::input::Input;
+use super::turned::Turned;
+use super::{FileError, RowReader};
 
 /// Longer than any header of a plain array.
 const HEADER_BYTES_MAX: usize = 1 << 16;
-/// Column-major files are turned in memory, up to this size.
-const FORTRAN_BYTES_MAX: u64 = 4 << 30;
 
-pub(super) fn open(path: &str, mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
-    let header = header(path, &mut input)?;
-    let (kind, big_endian) = kind(path, value(path, &header, "descr")?)?;
+pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
+    let (header, start) = header(&mut input)?;
+    let path = input.path.as_str();
+    let encoding = encoding(path, value(path, &header, "descr")?)?;
     let fortran = match value(path, &header, "fortran_order")? {
         "False" => false,
         "True" => true,
-        other => return Err(content(path, format!("fortran_order is {other}, expected True or False"))),
+        other => return Err(FileError::content(path, format!("fortran_order is {other}"), "True or False")),
     };
     let shape = value(path, &header, "shape")?;
     let numbers: Option<Vec<u64>> = shape
@@ -29,52 +31,57 @@ pub(super) fn open(path: &str, mut input: Input) -> Result<Box<dyn RowReader>, F
     let (rows, columns) = match numbers.as_deref() {
         Some([rows, columns]) => (*rows, *columns),
         Some([count]) => {
-            return Err(content(
-                path,
-                format!(
-                    "it is one row of numbers (shape ({count},)), expected two dimensions: save it with reshape(-1, d)"
-                ),
-            ));
+            let got = format!("it is one row of numbers (shape ({count},))");
+            return Err(FileError::content(path, got, "two dimensions: save it with reshape(-1, d)"));
         }
-        _ => return Err(content(path, format!("its shape is {shape}, expected (rows, columns)"))),
+        _ => return Err(FileError::content(path, format!("its shape is {shape}"), "(rows, columns)")),
     };
     let columns = check_shape(path, rows, columns)?;
-    let binary = Binary { path: path.to_owned(), input, kind, big_endian, columns, rows, rows_read: 0 };
-    if fortran { turned(binary) } else { Ok(Box::new(binary)) }
+    if fortran {
+        return Ok(Box::new(Turned::new(input, start, encoding, columns, rows)?));
+    }
+    Ok(Box::new(Binary::new(input, encoding, columns, rows)))
 }
 
-/// The dictionary behind the magic string.
-fn header(path: &str, input: &mut Input) -> Result<String, FileError> {
-    let short = |source| FileError::Io { path: path.to_owned(), source };
+/// The dictionary behind the magic string, and where the numbers begin.
+fn header(input: &mut Input) -> Result<(String, u64), FileError> {
+    let Input { path, stream, .. } = input;
+    let mut read = |bytes: &mut [u8]| stream.read_exact(bytes).map_err(FileError::short(path, "its header"));
     let mut start = [0; 8];
-    input.read_exact(&mut start).map_err(short)?;
+    read(&mut start)?;
     if !start.starts_with(b"\x93NUMPY") {
-        return Err(content(path, "it does not begin like a .npy file"));
+        return Err(FileError::content(
+            path,
+            format!("it begins with {:02x?}", &start[..6]),
+            "the mark of a .npy file",
+        ));
     }
-    let length = match start[6] {
+    let (length, begins) = match start[6] {
         1 => {
             let mut length = [0; 2];
-            input.read_exact(&mut length).map_err(short)?;
-            usize::from(u16::from_le_bytes(length))
+            read(&mut length)?;
+            (usize::from(u16::from_le_bytes(length)), 10)
         }
         2 | 3 => {
             let mut length = [0; 4];
-            input.read_exact(&mut length).map_err(short)?;
-            u32::from_le_bytes(length) as usize
+            read(&mut length)?;
+            (u32::from_le_bytes(length) as usize, 12)
         }
-        other => return Err(content(path, format!("format version {other}, expected 1, 2 or 3"))),
+        other => return Err(FileError::content(path, format!("its format has version {other}"), "1, 2 or 3")),
     };
     if length > HEADER_BYTES_MAX {
-        return Err(content(path, format!("its header has {length} bytes, expected at most {HEADER_BYTES_MAX}")));
+        let got = format!("its header has {length} bytes");
+        return Err(FileError::content(path, got, format!("at most {HEADER_BYTES_MAX}")));
     }
     let mut header = vec![0; length];
-    input.read_exact(&mut header).map_err(short)?;
-    String::from_utf8(header).map_err(|_| content(path, "its header is not text"))
+    read(&mut header)?;
+    let header = String::from_utf8(header).map_err(|_| FileError::content(path, "its header is no text", "UTF-8"))?;
+    Ok((header, begins + length as u64))
 }
 
 /// The value of a key of the dictionary, as written.
 fn value<'a>(path: &str, header: &'a str, key: &str) -> Result<&'a str, FileError> {
-    let missing = || content(path, format!("its header has no {key:?}"));
+    let missing = || FileError::content(path, format!("its header has no {key:?}"), "descr, fortran_order and shape");
     let (_, rest) = header.split_once(&format!("'{key}'")).ok_or_else(missing)?;
     let rest = rest.trim_start().strip_prefix(':').ok_or_else(missing)?.trim_start();
     let end = match rest.chars().next() {
@@ -85,13 +92,14 @@ fn value<'a>(path: &str, header: &'a str, key: &str) -> Result<&'a str, FileErro
     Ok(rest[..end.ok_or_else(missing)?].trim())
 }
 
-fn kind(path: &str, descr: &str) -> Result<(Kind, bool), FileError> {
+fn encoding(path: &str, descr: &str) -> Result<Encoding, FileError> {
     let text = descr.trim_matches(['\'', '"']);
     let unknown =
-        || content(path, format!("its numbers are {descr}, expected f4, f8, or whole numbers of 1 to 8 bytes"));
+        || FileError::content(path, format!("its numbers are {descr}"), "f2, f4, f8, or whole numbers of 1 to 8 bytes");
     let (order, kind) = text.split_at_checked(1).ok_or_else(unknown)?;
     let big_endian = match order {
-        "<" | "|" | "=" => false,
+        "<" | "|" => false,
+        "=" => cfg!(target_endian = "big"),
         ">" => true,
         _ => return Err(unknown()),
     };
@@ -104,62 +112,10 @@ fn kind(path: &str, descr: &str) -> Result<(Kind, bool), FileError> {
         "i4" => Kind::I32,
         "u8" => Kind::U64,
         "i8" => Kind::I64,
+        "f2" => Kind::F16,
         "f4" => Kind::F32,
         "f8" => Kind::F64,
         _ => return Err(unknown()),
     };
-    Ok((kind, big_endian))
-}
-
-/// A file in column-major order is read whole and turned.
-fn turned(mut binary: Binary) -> Result<Box<dyn RowReader>, FileError> {
-    let (rows, columns) = (binary.rows, binary.columns);
-    if rows.saturating_mul(columns as u64 * 4) > FORTRAN_BYTES_MAX {
-        return Err(content(
-            &binary.path,
-            "it is in Fortran order and too large to turn: save it with np.ascontiguousarray",
-        ));
-    }
-    // As if it had the shape of its transpose.
-    (binary.rows, binary.columns) = (columns as u64, rows as usize);
-    let path = binary.path.clone();
-    let is_bytes = binary.is_bytes();
-    let mut by_column = Vec::new();
-    loop {
-        let block = binary.next_block(64)?;
-        if block.is_empty() {
-            break;
-        }
-        by_column.extend(block);
-    }
-    let rows = rows as usize;
-    let values = (0..rows * columns).map(|i| by_column[(i % columns) * rows + i / columns]).collect();
-    Ok(Box::new(Memory { path, values, columns, next: 0, is_bytes }))
-}
-
-/// Rows in memory.
-struct Memory {
-    path: String,
-    values: Vec<f32>,
-    columns: usize,
-    next: usize,
-    is_bytes: bool,
-}
-
-impl RowReader for Memory {
-    fn columns(&self) -> usize {
-        self.columns
-    }
-    fn row_count(&self) -> Option<u64> {
-        Some((self.values.len() / self.columns) as u64)
-    }
-    fn is_bytes(&self) -> bool {
-        self.is_bytes
-    }
-    fn next_block(&mut self, rows_max: usize) -> Result<Vec<f32>, FileError> {
-        let end = self.values.len().min(self.next + rows_max * self.columns);
-        let block = self.values.get(self.next..end).ok_or_else(|| content(&self.path, "it was read to its end"))?;
-        self.next = end;
-        Ok(block.to_vec())
-    }
+    Ok(Encoding { kind, big_endian })
 }

@@ -7,26 +7,49 @@ use proptest::prelude::*;
 use super::*;
 
 fn read_bytes(bytes: &[u8], options: &ReadOptions) -> Result<(Vec<f32>, usize), FileError> {
-    let mut reader = read("file", Box::new(Cursor::new(bytes.to_vec())), options)?;
-    let mut values = Vec::new();
+    read_all(read("file", Cursor::new(bytes.to_vec()), options)?)
+}
+
+fn read_all(mut reader: Box<dyn RowReader>) -> Result<(Vec<f32>, usize), FileError> {
+    let (mut values, columns) = (Vec::new(), reader.columns());
     loop {
-        let block = reader.next_block(2)?;
-        if block.is_empty() {
-            return Ok((values, reader.columns()));
+        let before = values.len();
+        let rows = reader.next_rows(&mut values, 2)?;
+        assert_eq!(values.len() - before, rows * columns, "whole rows");
+        if rows == 0 {
+            return Ok((values, columns));
         }
-        values.extend(block);
     }
+}
+
+/// The same bytes as a file: some formats are read otherwise then.
+fn read_file(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<(Vec<f32>, usize), FileError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).expect("writes");
+    read_all(open(&path, options)?)
 }
 
 #[track_caller]
 fn check_read(bytes: &[u8], values: &[f32], columns: usize) {
-    let got = read_bytes(bytes, &ReadOptions::default()).expect("reads");
-    assert_eq!((got.0.as_slice(), got.1), (values, columns));
+    let options = ReadOptions::default();
+    for got in [read_bytes(bytes, &options), read_file("rows", bytes, &options)] {
+        let got = got.expect("reads");
+        assert_eq!((got.0.as_slice(), got.1), (values, columns));
+    }
 }
 
 #[track_caller]
 fn check_refused(bytes: &[u8], texts: &[&str]) {
-    let error = read_bytes(bytes, &ReadOptions::default()).expect_err("refused").to_string();
+    let options = ReadOptions::default();
+    for got in [read_bytes(bytes, &options), read_file("rows", bytes, &options)] {
+        check_says(got, texts);
+    }
+}
+
+#[track_caller]
+fn check_says<T: std::fmt::Debug>(got: Result<T, FileError>, texts: &[&str]) {
+    let error = got.expect_err("refused").to_string();
     for text in texts {
         assert!(error.contains(text), "{error:?} does not say {text:?}");
     }
@@ -67,17 +90,39 @@ fn csv_columns_can_be_dropped_by_name_or_number() {
     };
     assert_eq!(read_bytes(b"a,b,label\n1,2,x\n3,4,y\n", &drop(&["label"])).expect("reads").0, [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(read_bytes(b"1,2,3\n", &drop(&["3", "1"])).expect("reads").0, [2.0]);
-    assert!(read_bytes(b"1,2,3\n", &drop(&["4"])).expect_err("refused").to_string().contains("1 to 3"));
-    assert!(read_bytes(b"1\n", &drop(&["1"])).is_err());
+    check_says(read_bytes(b"1,2,3\n", &drop(&["4"])), &["\"4\"", "1 to 3", "no names"]);
+    check_says(read_bytes(b"1\n", &drop(&["1"])), &["every column is dropped"]);
+    check_says(read_bytes(&idx(8, &[1, 2], &[1, 2]), &drop(&["1"])), &["columns are chosen", "CSV, Parquet or Arrow"]);
+}
+
+#[test]
+fn csv_columns_can_be_taken_in_any_order() {
+    let take = |columns: &[&str]| ReadOptions {
+        columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+        drop_columns: vec!["2".to_owned()],
+        ..ReadOptions::default()
+    };
+    let rows = b"a,b,c\n1,x,3\n4,y,6\n";
+    assert_eq!(read_bytes(rows, &take(&["c", "a"])).expect("reads").0, [3.0, 1.0, 6.0, 4.0]);
+    assert_eq!(read("f", &rows[..], &take(&["c", "1"])).expect("opens").names(), ["c", "a"]);
+    check_says(read_bytes(rows, &take(&["d"])), &["\"d\" to take", "a, b, c"]);
+    check_says(read_bytes(rows, &take(&["c", "3"])), &["\"3\" is named twice"]);
 }
 
 #[test]
 fn bad_csv_names_the_line_and_the_field() {
-    check_refused(b"1,2\n3\n", &["line 2", "1 fields", "2"]);
+    check_refused(b"1,2\n3\n", &["line 2: it has 1 fields, expected 2"]);
     check_refused(b"a,b\n1,2\n3,x\n", &["line 3", "field 2", "\"x\""]);
     check_refused(b"1,2\n3,nan\n", &["line 2", "field 2", "finite"]);
     check_refused(b"1,2\n3,\n", &["line 2", "field 2"]);
     check_refused(b"", &["empty"]);
+    check_refused(b"a,b\n", &["a header and no rows"]);
+    check_refused(b"1,2\n3,\xff\n", &["line 2", "UTF-8"]);
+}
+
+#[test]
+fn a_csv_file_without_line_ends_is_not_read_whole() {
+    check_says(read("file", std::io::repeat(b'1'), &ReadOptions::default()).map(|_| ()), &["more than", "bytes"]);
 }
 
 #[test]
@@ -92,6 +137,13 @@ fn npy_is_read_in_every_type_and_order() {
     check_read(&npy("|i1", "False", "(1, 2)", &[0xff, 1]), &[-1.0, 1.0], 2);
     check_read(&npy(">i2", "False", "(1, 2)", &[0xff, 0xfe, 0, 3]), &[-2.0, 3.0], 2);
     check_read(&npy("<f8", "False", "(1, 1)", &2.5f64.to_le_bytes()), &[2.5], 1);
+    check_read(&npy(">f4", "False", "(1, 1)", &2.5f32.to_be_bytes()), &[2.5], 1);
+    check_read(
+        &npy("<f2", "False", "(1, 3)", &[0x00, 0x3c, 0xff, 0x7b, 0x01, 0x80]),
+        &[1.0, 65504.0, -5.960_464_5e-8],
+        3,
+    );
+    check_read(&npy(">u2", "True", "(2, 2)", &[0, 1, 1, 0, 0, 2, 2, 0]), &[1.0, 2.0, 256.0, 512.0], 2);
     check_read(&npy("<i8", "False", "(1, 1)", &(-7i64).to_le_bytes()), &[-7.0], 1);
 }
 
@@ -104,8 +156,16 @@ fn bad_npy_says_what_was_expected() {
     check_refused(&npy("<c8", "False", "(1, 1)", &[0; 8]), &["<c8", "f4"]);
     check_refused(&npy("<f4", "False", "(1, 2)", &floats(&[1.0, f32::INFINITY])), &["row 1, column 2"]);
     check_refused(&npy("<f4", "False", "(99999999999, 65536)", &[]), &["ends after 0 rows"]);
+    check_refused(&npy("<f4", "True", "(2, 2)", &floats(&[1.0, 2.0, 3.0])), &["12 bytes", "16 for the 2 x 2"]);
+    check_refused(&npy("<f4", "True", "(1, 1)", &floats(&[1.0, 2.0])), &["bytes follow its header", "4 for the 1 x 1"]);
+    check_refused(&npy("<f4", "True", "(2, 2)", &floats(&[1.0, 2.0, 3.0, f32::NAN])), &["row 2, column 2: NaN"]);
+    check_refused(&npy("<f2", "False", "(1, 1)", &[0, 0x7c]), &["row 1, column 1: inf, expected a finite number"]);
     check_refused(&npy("<f4", "False", "(1, 65537)", &[]), &["65537", "65536"]);
-    check_refused(&npy("<f4", "True", "(99999999999, 65536)", &[]), &["ascontiguousarray"]);
+    check_says(
+        read_bytes(&npy("<f4", "True", "(9999, 65536)", &[]), &ReadOptions::default()),
+        &["Fortran order", "ascontiguousarray"],
+    );
+    check_refused(&npy("<f8", "True", "(999999999999999, 65536)", &[]), &["a size that a file can have"]);
     check_refused(&npy("<f4", "False", "(0, 2)", &[]), &["0 x 2"]);
     check_refused(b"\x93NUMPY\x09\x00\x00\x00", &["version 9"]);
     check_refused(b"\x93NUMPY\x02\x00\xff\xff\xff\xff", &["header has"]);
@@ -134,19 +194,88 @@ fn what_is_written_is_read_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let values = [1.0f32, -0.1, 3e-30, 16_777_217.0, 5.5, -0.0];
     for name in ["rows.csv", "rows.npy"] {
-        let path = folder.path().join(name).to_string_lossy().into_owned();
-        let mut writer = create(&path, None).expect("creates");
+        let path = folder.path().join(name);
+        let mut writer = create(&path.to_string_lossy(), None).expect("creates");
         writer.write(&values[..2], 2).expect("writes");
         writer.write(&values[2..], 2).expect("writes");
         writer.finish().expect("finishes");
-        let mut reader = open(&path, &ReadOptions::default()).expect("opens");
-        assert_eq!(reader.columns(), 2);
-        let back = reader.next_block(10).expect("reads");
+        let (back, columns) = read_all(open(&path, &ReadOptions::default()).expect("opens")).expect("reads");
+        assert_eq!(columns, 2);
         assert!(back.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: {back:?}");
     }
 }
 
+#[test]
+fn a_column_major_file_is_turned_tile_by_tile() {
+    // Three tiles and a bit: 65,536 columns leave 128 rows in one.
+    let (rows, columns) = (3 * 128 + 1, COLUMNS_MAX);
+    let bytes: Vec<u8> = (0..columns).flat_map(|c| (0..rows).map(move |r| (r * 31 + c * 7) as u8)).collect();
+    let (values, _) =
+        read_file("rows.npy", &npy("|u1", "True", &format!("({rows}, {columns})"), &bytes), &ReadOptions::default())
+            .expect("reads");
+    assert_eq!(values.len(), rows * columns);
+    assert!(values.iter().enumerate().all(|(i, v)| *v == f32::from(((i / columns) * 31 + (i % columns) * 7) as u8)));
+}
+
+#[test]
+fn rows_can_be_asked_for_in_any_number() {
+    let bytes: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
+    let file = idx(8, &[1_000_000, 3], &bytes);
+    for rows_max in [1, 77, 400_000, usize::MAX] {
+        let mut reader = read("file", Cursor::new(file.clone()), &ReadOptions::default()).expect("opens");
+        assert_eq!(reader.rows_hint(), Some(1_000_000));
+        let mut values = Vec::new();
+        while reader.next_rows(&mut values, rows_max).expect("reads") > 0 {}
+        assert!(values.len() == bytes.len() && values.iter().zip(&bytes).all(|(v, b)| *v == f32::from(*b)));
+    }
+}
+
+#[test]
+fn formats_that_were_left_out_say_how_to_get_them() {
+    for (name, start) in [("rows.parquet", &b"PAR1"[..]), ("rows.parquet", b"x"), ("rows.feather", b"ARROW1\0\0")] {
+        check_says(read_file(name, start, &ReadOptions::default()), &[name, "--features arrow"]);
+    }
+}
+
+/// A small file of each format that is always there.
+fn samples() -> Vec<Vec<u8>> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(b"1,2\n3,4\n").expect("compresses");
+    vec![
+        npy("<f4", "False", "(2, 2)", &floats(&[1.0, 2.0, 3.0, 4.0])),
+        npy(">f4", "True", "(2, 2)", &floats(&[1.0, 2.0, 3.0, 4.0])),
+        idx(8, &[2, 2, 1], &[1, 2, 3, 4]),
+        packed.finish().expect("compresses"),
+    ]
+}
+
+#[test]
+fn no_truncated_file_is_taken_for_a_whole_one() {
+    for whole in samples() {
+        for length in 0..whole.len() {
+            let got = read_file("rows", &whole[..length], &ReadOptions::default());
+            assert!(got.is_err(), "{length} of {} bytes of {whole:02x?}: {got:?}", whole.len());
+            assert!(read_bytes(&whole[..length], &ReadOptions::default()).is_err());
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn flipped_bits_never_panic(which in 0usize..4, flips in proptest::collection::vec((any::<usize>(), 0u8..8), 1..6)) {
+        let mut bytes = samples().swap_remove(which);
+        for (at, bit) in flips {
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+        }
+        let options = ReadOptions::default();
+        // Column-major, a file is read otherwise.
+        let from_file = (which == 1).then(|| read_file("rows", &bytes, &options));
+        for got in from_file.into_iter().chain([read_bytes(&bytes, &options)]) {
+            prop_assert!(got.map_or(true, |(values, _)| values.iter().all(|value| value.is_finite())));
+        }
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), head in 0usize..4) {
         let start: &[u8] = [&b""[..], b"\x93NUMPY\x01\x00", b"\0\0\x08\x02", b"\x1f\x8b\x08\x00"][head];

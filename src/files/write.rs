@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
-use super::{FileError, Format, content};
+use super::{FileError, Format};
 
 /// Writes rows as they come.
 pub trait RowWriter {
@@ -17,7 +17,9 @@ pub trait RowWriter {
 pub fn create(path: &str, format: Option<Format>) -> Result<Box<dyn RowWriter>, FileError> {
     let npy = path.rsplit_once('.').is_some_and(|(_, ending)| ending.eq_ignore_ascii_case("npy"));
     match format.unwrap_or(if npy { Format::Npy } else { Format::Csv }) {
-        Format::Idx => Err(content(path, "rows are written as csv or npy, not as idx")),
+        Format::Idx | Format::Parquet | Format::Arrow => {
+            Err(FileError::content(path, "rows are not written in this format", "csv or npy"))
+        }
         Format::Csv => Ok(Box::new(CsvWriter { path: path.to_owned(), output: output(path)? })),
         Format::Npy if path == "-" => Ok(Box::new(NpyBuffer::default())),
         Format::Npy => {

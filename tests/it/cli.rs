@@ -73,6 +73,17 @@ fn a_file_is_trained_encoded_decoded_and_reconstructed() {
     assert_eq!(read("errors.csv").lines().count(), 400);
     let to_output = succeeds(&server, folder.path(), &["encode", "plane", "rows.csv"]);
     assert_eq!(to_output.lines().count(), 400);
+    // The same rows beside others, in a file with names.
+    let wide = read("rows.csv").lines().map(|line| ["x,", line, "\n"].concat()).collect::<String>();
+    std::fs::write(
+        at("wide.csv"),
+        format!("label,{}\n{wide}", ('a'..='j').map(String::from).collect::<Vec<_>>().join(",")),
+    )
+    .expect("writes");
+    for choice in [["--columns", "a,b,c,d,e,f,g,h,i,j"], ["--drop-columns", "label"]] {
+        let args = [&["encode", "plane", "wide.csv"][..], &choice].concat();
+        assert_eq!(succeeds(&server, folder.path(), &args), to_output);
+    }
 
     assert!(succeeds(&server, folder.path(), &["models", "list"]).contains("plane"));
     assert!(succeeds(&server, folder.path(), &["models", "show", "plane"]).contains("10-8-4"));
@@ -103,6 +114,7 @@ fn mistakes_say_what_to_do() {
     case(&["encode", "nobody", "rows.csv"], 1, &["NOT_FOUND", "nobody"]);
     case(&["encode", "x", "nowhere.csv"], 1, &["nowhere.csv"]);
     case(&["encode", "x", "bad.csv"], 1, &["line 2", "field 2", "\"x\""]);
+    case(&["encode", "x", "rows.csv", "--columns", "5"], 1, &["\"5\" to take", "1 to 4"]);
     case(&["train", "x", "rows.csv", "--widths", "5,2"], 2, &["--widths", "5", "4"]);
     case(&["train", "Bad Name", "rows.csv", "--code", "2"], 1, &["INVALID_ARGUMENT", "model name"]);
     case(&["train", "x", "rows.csv"], 2, &["--code"]);

@@ -1,0 +1,51 @@
+//! How commands read files.
+
+use std::io;
+use std::path::Path;
+
+use crate::files::{self, FileError, Format, ReadOptions, RowReader};
+
+/// How files are read.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ReadArgs {
+    /// Format of the files [default: seen from their first bytes]
+    #[arg(long, value_enum)]
+    format: Option<FormatArg>,
+    /// CSV: whether the first line names the columns [default: seen from whether it is all numbers]
+    #[arg(long)]
+    header: Option<bool>,
+    /// CSV, Parquet, Arrow: columns to take, in this order, by name or by number from 1 [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
+    columns: Vec<String>,
+    /// CSV, Parquet, Arrow: columns to leave out, likewise
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
+    drop_columns: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FormatArg {
+    Csv,
+    Npy,
+    Idx,
+    Parquet,
+    Arrow,
+}
+
+impl ReadArgs {
+    pub(super) fn options(&self) -> ReadOptions {
+        let format = self.format.map(|format| match format {
+            FormatArg::Csv => Format::Csv,
+            FormatArg::Npy => Format::Npy,
+            FormatArg::Idx => Format::Idx,
+            FormatArg::Parquet => Format::Parquet,
+            FormatArg::Arrow => Format::Arrow,
+        });
+        let (columns, drop_columns) = (self.columns.clone(), self.drop_columns.clone());
+        ReadOptions { format, header: self.header, columns, drop_columns }
+    }
+}
+
+/// Opens a file, or standard input for `-`.
+pub(super) fn open(path: &str, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    if path == "-" { files::read(path, io::stdin(), options) } else { files::open(Path::new(path), options) }
+}

@@ -1,0 +1,163 @@
+//! Numbers of one kind, row after row: what NPY and IDX come down to.
+
+use std::io::Read;
+
+use super::input::Input;
+use super::{COLUMNS_MAX, FileError, Place, RowReader};
+
+/// Bytes that are read at a time.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// How a number is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    U8,
+    I8,
+    U16,
+    I16,
+    U32,
+    I32,
+    U64,
+    I64,
+    F16,
+    F32,
+    F64,
+}
+
+/// A kind in an order of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Encoding {
+    pub(super) kind: Kind,
+    pub(super) big_endian: bool,
+}
+
+impl Encoding {
+    /// Bytes of a number.
+    pub(super) fn bytes(self) -> usize {
+        match self.kind {
+            Kind::U8 | Kind::I8 => 1,
+            Kind::U16 | Kind::I16 | Kind::F16 => 2,
+            Kind::U32 | Kind::I32 | Kind::F32 => 4,
+            Kind::U64 | Kind::I64 | Kind::F64 => 8,
+        }
+    }
+
+    /// One number of exactly [`Encoding::bytes`] bytes; wider ones are rounded.
+    pub(super) fn number(self, bytes: &[u8]) -> f32 {
+        let mut raw = [0; 8];
+        raw[..bytes.len()].copy_from_slice(bytes);
+        if self.big_endian {
+            raw[..bytes.len()].reverse();
+        }
+        let bits = u64::from_le_bytes(raw);
+        match self.kind {
+            Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 => bits as f32,
+            Kind::I8 => f32::from((bits as u8).cast_signed()),
+            Kind::I16 => f32::from((bits as u16).cast_signed()),
+            Kind::I32 => (bits as u32).cast_signed() as f32,
+            Kind::I64 => bits.cast_signed() as f32,
+            Kind::F16 => half(bits as u16),
+            Kind::F32 => f32::from_bits(bits as u32),
+            Kind::F64 => f64::from_bits(bits) as f32,
+        }
+    }
+}
+
+/// A binary16: sign, 5 bits of exponent, 10 of mantissa. Every one is a binary32.
+pub(super) fn half(bits: u16) -> f32 {
+    let (exponent, mantissa) = (i32::from((bits >> 10) & 0x1f), f32::from(bits & 0x3ff));
+    let size = match exponent {
+        0 => mantissa * 2f32.powi(-24),
+        0x1f if mantissa == 0.0 => f32::INFINITY,
+        0x1f => f32::NAN,
+        _ => (1024.0 + mantissa) * 2f32.powi(exponent - 25),
+    };
+    if bits >> 15 == 1 { -size } else { size }
+}
+
+/// What a header claims, checked before anything is read by it: the width of a row.
+pub(super) fn check_shape(path: &str, rows: u64, columns: u64) -> Result<usize, FileError> {
+    if rows == 0 || columns == 0 {
+        return Err(FileError::content(path, format!("its shape is {rows} x {columns}"), "at least 1 x 1"));
+    }
+    if columns > COLUMNS_MAX as u64 {
+        let got = format!("its rows have {columns} numbers");
+        return Err(FileError::content(path, got, format!("at most {COLUMNS_MAX}")));
+    }
+    Ok(columns as usize)
+}
+
+/// Refuses the first number that is not finite; `first_row` (from 0) is the row of the first of `values`.
+pub(super) fn check_finite(path: &str, values: &[f32], columns: usize, first_row: u64) -> Result<(), FileError> {
+    let Some(index) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let row = first_row + (index / columns) as u64 + 1;
+    let place = Place::Cell { row, column: (index % columns + 1).to_string() };
+    Err(FileError::at(path, place, values[index].to_string(), "a finite number"))
+}
+
+/// Rows of fixed size, one after the other.
+pub(super) struct Binary {
+    input: Input,
+    encoding: Encoding,
+    columns: usize,
+    rows: u64,
+    rows_read: u64,
+    /// Bytes of a few rows.
+    piece: Vec<u8>,
+}
+
+impl Binary {
+    /// What follows in `input` is `rows` rows.
+    pub(super) fn new(input: Input, encoding: Encoding, columns: usize, rows: u64) -> Self {
+        Self { input, encoding, columns, rows, rows_read: 0, piece: Vec::new() }
+    }
+
+    /// The next rows, at most a piece of them and at most `rows_max`.
+    fn next_piece(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+        let row_bytes = self.columns * self.encoding.bytes();
+        let left = usize::try_from(self.rows - self.rows_read).unwrap_or(usize::MAX);
+        let wanted = rows_max.min(left).min((PIECE_BYTES / row_bytes).max(1));
+        let path = &self.input.path;
+        self.piece.clear();
+        let mut taken = (&mut self.input.stream).take((wanted * row_bytes) as u64);
+        taken.read_to_end(&mut self.piece).map_err(FileError::io(path))?;
+        if self.piece.len() < wanted * row_bytes {
+            let rows = self.rows_read + (self.piece.len() / row_bytes) as u64;
+            return Err(FileError::Truncated { path: path.clone(), rows, rows_promised: self.rows });
+        }
+        let before = values.len();
+        values.extend(self.piece.chunks_exact(self.encoding.bytes()).map(|number| self.encoding.number(number)));
+        check_finite(path, &values[before..], self.columns, self.rows_read)?;
+        self.rows_read += wanted as u64;
+        if wanted > 0 && self.rows_read == self.rows {
+            let rest = self.input.stream.fill_buf().map_err(FileError::io(path))?;
+            if !rest.is_empty() {
+                let got = format!("it goes on after its {} rows", self.rows);
+                return Err(FileError::content(path, got, "as many rows as its header promises"));
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+impl RowReader for Binary {
+    fn columns(&self) -> usize {
+        self.columns
+    }
+    fn rows_hint(&self) -> Option<u64> {
+        Some(self.rows)
+    }
+    fn is_bytes(&self) -> bool {
+        self.encoding.kind == Kind::U8
+    }
+    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+        let mut rows = 0;
+        while rows < rows_max {
+            match self.next_piece(values, rows_max - rows)? {
+                0 => break,
+                read => rows += read,
+            }
+        }
+        Ok(rows)
+    }
+}

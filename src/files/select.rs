@@ -1,0 +1,50 @@
+//! Which columns of a file are wanted.
+
+use super::{FileError, ReadOptions};
+
+impl ReadOptions {
+    /// Whether the caller names columns.
+    pub(super) fn names_columns(&self) -> bool {
+        !self.columns.is_empty() || !self.drop_columns.is_empty()
+    }
+
+    /// The columns to keep, of `count`, in the order in which they are given. `names` is empty where there are none; a
+    /// name is stronger than a number.
+    pub(super) fn kept(&self, path: &str, names: &[String], count: usize) -> Result<Vec<usize>, FileError> {
+        let find = |column: &String, purpose: &str| {
+            let by_name = names.iter().position(|name| name == column);
+            let by_number = column.parse::<usize>().ok().filter(|number| (1..=count).contains(number)).map(|n| n - 1);
+            by_name.or(by_number).ok_or_else(|| {
+                let known = if names.is_empty() { "it has no names".to_owned() } else { shown(names) };
+                let got = format!("column {column:?} to {purpose} is not there");
+                FileError::content(path, got, format!("a number from 1 to {count} or a name ({known})"))
+            })
+        };
+        let mut wanted = Vec::new();
+        for column in &self.columns {
+            let index = find(column, "take")?;
+            if wanted.contains(&index) {
+                return Err(FileError::content(path, format!("column {column:?} is named twice"), "each once"));
+            }
+            wanted.push(index);
+        }
+        if self.columns.is_empty() {
+            wanted.extend(0..count);
+        }
+        for column in &self.drop_columns {
+            let index = find(column, "drop")?;
+            wanted.retain(|kept| *kept != index);
+        }
+        if wanted.is_empty() {
+            return Err(FileError::content(path, "every column is dropped", "at least one to stay"));
+        }
+        Ok(wanted)
+    }
+}
+
+/// A list of names that stays readable.
+fn shown(names: &[String]) -> String {
+    const SHOWN_MAX: usize = 20;
+    let more = if names.len() > SHOWN_MAX { format!(", and {} more", names.len() - SHOWN_MAX) } else { String::new() };
+    names.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ") + &more
+}

@@ -1,0 +1,134 @@
+//! Column-major numbers, read as rows: some rows of every column at a time.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+use super::binary::{Encoding, Kind, check_finite};
+use super::input::Input;
+use super::{FileError, RowReader};
+
+/// Numbers that are turned at a time: enough for long reads, little beside a model in training.
+const TILE_BYTES: usize = 32 << 20;
+/// What has no positions (a gzip stream, standard input) is kept whole, up to this size.
+const KEPT_BYTES_MAX: u64 = 256 << 20;
+
+/// Columns, one after the other.
+enum Columns {
+    /// In a file, from a byte on.
+    File(File, u64),
+    /// In memory.
+    Kept(Vec<u8>),
+}
+
+/// The rows of a column-major file.
+pub(super) struct Turned {
+    path: String,
+    source: Columns,
+    encoding: Encoding,
+    columns: usize,
+    rows: u64,
+    /// Rows that were turned, row-major, and the next of them.
+    tile: Vec<f32>,
+    next: usize,
+    rows_turned: u64,
+    /// Bytes of a column's part.
+    part: Vec<u8>,
+}
+
+impl Turned {
+    /// `rows` x `columns` numbers follow in `input`, of which `start` bytes were read.
+    pub(super) fn new(
+        input: Input,
+        start: u64,
+        encoding: Encoding,
+        columns: usize,
+        rows: u64,
+    ) -> Result<Self, FileError> {
+        let path = input.path;
+        let expected = rows.checked_mul((columns * encoding.bytes()) as u64);
+        let expected = expected.ok_or_else(|| {
+            FileError::content(&path, format!("its shape is {rows} x {columns}"), "a size that a file can have")
+        })?;
+        let got = |bytes: String| {
+            let got = format!("{bytes} bytes follow its header");
+            FileError::content(&path, got, format!("{expected} for the {rows} x {columns} numbers that it promises"))
+        };
+        let source = if let Some(file) = input.file {
+            let bytes = file.metadata().map_err(FileError::io(&path))?.len().saturating_sub(start);
+            if bytes != expected {
+                return Err(got(bytes.to_string()));
+            }
+            Columns::File(file, start)
+        } else {
+            if expected > KEPT_BYTES_MAX {
+                return Err(FileError::content(
+                    &path,
+                    "it is in Fortran order, and not a plain file",
+                    format!("at most {KEPT_BYTES_MAX} bytes of such: unpack it, or save it with np.ascontiguousarray"),
+                ));
+            }
+            let mut bytes = Vec::new();
+            input.stream.take(expected + 1).read_to_end(&mut bytes).map_err(FileError::io(&path))?;
+            if bytes.len() as u64 > expected {
+                return Err(got(format!("more than {expected}")));
+            }
+            if (bytes.len() as u64) < expected {
+                return Err(got(bytes.len().to_string()));
+            }
+            Columns::Kept(bytes)
+        };
+        let (tile, part) = (Vec::new(), Vec::new());
+        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_turned: 0, part })
+    }
+
+    /// Turns the next rows; false at the end.
+    fn turn(&mut self) -> Result<bool, FileError> {
+        let rows_max = (TILE_BYTES / (4 * self.columns)).max(1) as u64;
+        let rows = rows_max.min(self.rows - self.rows_turned) as usize;
+        let size = self.encoding.bytes();
+        self.tile.clear();
+        self.tile.resize(rows * self.columns, 0.0);
+        self.next = 0;
+        for column in 0..self.columns {
+            let first = (column as u64 * self.rows + self.rows_turned) * size as u64;
+            let part = match &self.source {
+                Columns::Kept(bytes) => &bytes[first as usize..][..rows * size],
+                Columns::File(file, start) => {
+                    self.part.resize(rows * size, 0);
+                    let read = file.read_exact_at(&mut self.part, start + first);
+                    read.map_err(FileError::short(&self.path, "its numbers"))?;
+                    &self.part
+                }
+            };
+            for (row, number) in part.chunks_exact(size).enumerate() {
+                self.tile[row * self.columns + column] = self.encoding.number(number);
+            }
+        }
+        check_finite(&self.path, &self.tile, self.columns, self.rows_turned)?;
+        self.rows_turned += rows as u64;
+        Ok(rows > 0)
+    }
+}
+
+impl RowReader for Turned {
+    fn columns(&self) -> usize {
+        self.columns
+    }
+    fn rows_hint(&self) -> Option<u64> {
+        Some(self.rows)
+    }
+    fn is_bytes(&self) -> bool {
+        self.encoding.kind == Kind::U8
+    }
+    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+        let mut rows = 0;
+        while rows < rows_max && (self.next < self.tile.len() || self.turn()?) {
+            let wanted = (rows_max - rows).min((self.tile.len() - self.next) / self.columns);
+            values.extend_from_slice(&self.tile[self.next..][..wanted * self.columns]);
+            self.next += wanted * self.columns;
+            rows += wanted;
+        }
+        Ok(rows)
+    }
+}
