@@ -40,6 +40,10 @@ pub struct ServeArgs {
     /// Folder of the models and of the jobs' rows; made if it is not there [default: halfhitch-store]
     #[arg(long, value_name = "FOLDER")]
     pub store: Option<String>,
+    /// Folder whose files clients may train on, by paths relative to it; without one no file is read for them
+    /// [default: none]
+    #[arg(long, value_name = "FOLDER")]
+    pub train_folder: Option<String>,
     /// Messages, windows, connections
     #[command(flatten)]
     pub transport: TransportArgs,
@@ -234,6 +238,9 @@ impl Settings {
         let store = layers.take("store", args.store.as_ref(), "halfhitch-store", "a folder", |text| {
             (!text.is_empty()).then(|| PathBuf::from(text))
         })?;
+        let train_folder = layers.take("train_folder", args.train_folder.as_ref(), "", "a folder", |text| {
+            Some((!text.is_empty()).then(|| PathBuf::from(text)))
+        })?;
         let defaults = ServerConfig::new(store.clone());
         let transport = layers.transport(&args.transport, &defaults.transport)?;
         let batching = BatchingConfig {
@@ -342,7 +349,8 @@ impl Settings {
                 _ => None,
             })?;
         let (told, warnings) = layers.finish()?;
-        let server = ServerConfig { store, transport, batching, executor, jobs, registry, shutdown_grace };
+        let server =
+            ServerConfig { store, train_folder, transport, batching, executor, jobs, registry, shutdown_grace };
         Ok(Self { listen, server, log, log_format, warnings, told })
     }
 
@@ -688,6 +696,22 @@ mod tests {
         let again = Settings::from(&args, &[]).expect("valid");
         assert_eq!(again.server.transport.message_bytes_max, 3 << 20);
         assert!(again.told.iter().all(|(_, _, source)| matches!(source, Source::File(_))));
+    }
+
+    #[test]
+    fn files_are_read_for_clients_only_where_a_folder_is_named() {
+        assert_eq!(Settings::from(&ServeArgs::default(), &[]).expect("defaults").server.train_folder, None);
+        let (_folder, mut args) = with_file("train_folder = \"from-file\"\n");
+        let set = |args: &ServeArgs, pairs: &[(&str, &str)]| {
+            Settings::from(args, &variables(pairs)).expect("valid").server.train_folder
+        };
+        assert_eq!(set(&args, &[]), Some("from-file".into()));
+        let variable = ("HALFHITCH_TRAIN_FOLDER", "from-variable");
+        assert_eq!(set(&args, &[variable]), Some("from-variable".into()));
+        args.train_folder = Some("from-flag".to_owned());
+        assert_eq!(set(&args, &[variable]), Some("from-flag".into()));
+        args.train_folder = Some(String::new());
+        assert_eq!(set(&args, &[variable]), None, "a flag can take it back");
     }
 
     #[test]

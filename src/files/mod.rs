@@ -4,6 +4,7 @@
 mod binary;
 mod csv;
 mod error;
+pub mod folder;
 mod idx;
 mod input;
 mod npy;

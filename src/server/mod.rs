@@ -35,6 +35,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 pub struct ServerConfig {
     /// Folder of the models (and of the jobs' rows).
     pub store: PathBuf,
+    /// Folder whose files clients may train on; none: no file is read for them.
+    pub train_folder: Option<PathBuf>,
     /// Messages, windows, connections.
     pub transport: TransportConfig,
     /// Bounds of the batching layer.
@@ -55,6 +57,7 @@ impl ServerConfig {
         Self {
             jobs: JobsConfig::new(store.join("jobs")),
             store,
+            train_folder: None,
             transport: TransportConfig::default(),
             batching: BatchingConfig::default(),
             executor: ExecutorConfig::default(),
@@ -76,6 +79,14 @@ pub enum ServerError {
     /// The system refused threads.
     #[error("threads cannot be started: {0}")]
     Threads(io::Error),
+    /// The folder of files to train on.
+    #[error("setting train_folder is {folder:?}, expected a folder that can be read: {source}")]
+    TrainFolder {
+        /// What is set.
+        folder: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// A setting of the transport.
     #[error(transparent)]
     Setting(#[from] BadTransport),
@@ -106,6 +117,13 @@ pub struct Opened {
 /// Opens everything that can fail before the first request.
 pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     config.transport.check()?;
+    if let Some(folder) = config.train_folder.clone() {
+        blocking(move || match std::fs::read_dir(&folder) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(ServerError::TrainFolder { folder, source }),
+        })
+        .await?;
+    }
     let folder = config.store.clone();
     let store = blocking(move || LocalStore::open(&folder)).await?;
     let store: Arc<dyn ModelStore> = Arc::new(store);

@@ -126,6 +126,13 @@ fn mistakes_say_what_to_do() {
     let serve = halfhitch().args(["serve", "--listen", "nowhere"]).output().expect("runs");
     let errors = String::from_utf8_lossy(&serve.stderr);
     assert!(!serve.status.success() && errors.contains("listen") && errors.contains("nowhere"), "{errors}");
+    let serve = halfhitch()
+        .current_dir(folder.path())
+        .args(["serve", "--listen", "127.0.0.1:0", "--train-folder", "nowhere"])
+        .output()
+        .expect("runs");
+    let errors = String::from_utf8_lossy(&serve.stderr);
+    assert!(!serve.status.success() && errors.contains("train_folder") && errors.contains("nowhere"), "{errors}");
 }
 
 #[test]

@@ -1,0 +1,211 @@
+//! Files that a client may name: those below one folder, and no others.
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// Why a path that a client gave is refused. The texts name what was asked and nothing else of the server's disk.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The server has no folder for this.
+    #[error("file {asked:?} is asked for, but this server reads no files: it was started without train_folder")]
+    NotConfigured {
+        /// What the client asked for.
+        asked: String,
+    },
+    /// The path does not say where below the folder the file is.
+    #[error("file {asked:?} is {got}, expected a path below the server's train_folder, without `..`")]
+    Path {
+        /// What the client asked for.
+        asked: String,
+        /// What is wrong with it.
+        got: &'static str,
+    },
+    /// A symbolic link leads elsewhere.
+    #[error("file {asked:?} leads out of the server's train_folder, expected a file below it")]
+    Outside {
+        /// What the client asked for.
+        asked: String,
+    },
+    /// It is there, but holds no bytes in order.
+    #[error("file {asked:?} is {got}, expected a regular file")]
+    NotRegular {
+        /// What the client asked for.
+        asked: String,
+        /// What it is.
+        got: &'static str,
+    },
+    /// There is no such file.
+    #[error("file {asked:?} is not in the server's train_folder")]
+    NotFound {
+        /// What the client asked for.
+        asked: String,
+    },
+    /// The system.
+    #[error("file {asked:?}: {source}")]
+    Io {
+        /// What the client asked for.
+        asked: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// The file that a client means by `asked`, a path relative to `folder`: canonical, regular and below the folder, whatever
+/// symbolic links there are. It is not opened: a pipe would wait for its other end.
+///
+/// # Errors
+/// If there is no folder, or the path is none of a regular file below it.
+pub fn resolve(folder: Option<&Path>, asked: &str) -> Result<PathBuf, FolderError> {
+    let name = || asked.to_owned();
+    let folder = folder.ok_or_else(|| FolderError::NotConfigured { asked: name() })?;
+    if let Some(got) = wrong(Path::new(asked)) {
+        return Err(FolderError::Path { asked: name(), got });
+    }
+    let failed = |source: io::Error| match source.kind() {
+        // The same answer for what is not there, wherever a link would have led.
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FolderError::NotFound { asked: name() },
+        _ => FolderError::Io { asked: name(), source },
+    };
+    let folder = folder.canonicalize().map_err(failed)?;
+    let path = folder.join(asked).canonicalize().map_err(failed)?;
+    if !path.starts_with(&folder) {
+        return Err(FolderError::Outside { asked: name() });
+    }
+    let kind = path.metadata().map_err(failed)?.file_type();
+    if kind.is_dir() {
+        return Err(FolderError::NotRegular { asked: name(), got: "a folder" });
+    }
+    if !kind.is_file() {
+        return Err(FolderError::NotRegular { asked: name(), got: "a pipe, a socket or a device" });
+    }
+    Ok(path)
+}
+
+/// What a path has that one below a folder has not.
+fn wrong(asked: &Path) -> Option<&'static str> {
+    if asked.as_os_str().is_empty() {
+        return Some("empty");
+    }
+    asked.components().find_map(|component| match component {
+        Component::Normal(_) | Component::CurDir => None,
+        Component::ParentDir => Some("a path with `..`"),
+        Component::RootDir | Component::Prefix(_) => Some("an absolute path"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A folder with a file in a folder in it, and a file beside it.
+    fn folder() -> (TempDir, PathBuf) {
+        let above = tempfile::tempdir().expect("a folder");
+        let folder = above.path().join("train");
+        fs::create_dir_all(folder.join("deep")).expect("creates");
+        fs::write(folder.join("deep/rows.csv"), "1,2\n").expect("writes");
+        fs::write(above.path().join("secret"), "1,2\n").expect("writes");
+        (above, folder)
+    }
+
+    #[track_caller]
+    fn check_refused(folder: Option<&Path>, asked: &str, text: &str) {
+        let error = resolve(folder, asked).expect_err("refused").to_string();
+        assert!(error.contains(text) && error.contains(&format!("{asked:?}")), "{error:?} does not say {text:?}");
+    }
+
+    #[test]
+    fn a_file_below_the_folder_is_found() {
+        let (_above, folder) = folder();
+        let expected = folder.canonicalize().expect("there").join("deep/rows.csv");
+        for asked in ["deep/rows.csv", "./deep/./rows.csv", "deep//rows.csv"] {
+            assert_eq!(resolve(Some(&folder), asked).expect("found"), expected, "{asked}");
+        }
+    }
+
+    #[test]
+    fn without_a_folder_every_file_is_refused() {
+        assert!(matches!(resolve(None, "rows.csv"), Err(FolderError::NotConfigured { asked }) if asked == "rows.csv"));
+        check_refused(None, "rows.csv", "without train_folder");
+    }
+
+    #[test]
+    fn absolute_paths_are_refused_even_of_the_folder_itself() {
+        let (_above, folder) = folder();
+        check_refused(Some(&folder), "/etc/passwd", "an absolute path");
+        let inside = folder.join("deep/rows.csv").to_string_lossy().into_owned();
+        check_refused(Some(&folder), &inside, "an absolute path");
+    }
+
+    #[test]
+    fn dot_dot_is_refused_wherever_it_leads() {
+        let (_above, folder) = folder();
+        for asked in ["..", "../secret", "deep/../../secret", "deep/../deep/rows.csv", "deep/.."] {
+            check_refused(Some(&folder), asked, "`..`");
+        }
+    }
+
+    #[test]
+    fn links_are_followed_within_the_folder_and_not_out_of_it() {
+        let (above, folder) = folder();
+        symlink("deep/rows.csv", folder.join("inside")).expect("links");
+        symlink(above.path().join("secret"), folder.join("outside")).expect("links");
+        symlink("..", folder.join("up")).expect("links");
+        symlink("/nowhere/at/all", folder.join("dangling")).expect("links");
+        symlink("loop", folder.join("loop")).expect("links");
+        resolve(Some(&folder), "inside").expect("found");
+        check_refused(Some(&folder), "outside", "leads out");
+        check_refused(Some(&folder), "up/secret", "leads out");
+        check_refused(Some(&folder), "dangling", "is not in the server's train_folder");
+        check_refused(Some(&folder), "loop", "");
+    }
+
+    #[test]
+    fn a_folder_beside_it_with_the_same_beginning_is_outside() {
+        let (above, folder) = folder();
+        fs::create_dir(above.path().join("training")).expect("creates");
+        fs::write(above.path().join("training/rows.csv"), "1\n").expect("writes");
+        symlink("../training/rows.csv", folder.join("rows.csv")).expect("links");
+        check_refused(Some(&folder), "rows.csv", "leads out");
+    }
+
+    #[test]
+    fn the_folder_itself_may_be_a_link() {
+        let (above, folder) = folder();
+        let link = above.path().join("link");
+        symlink(&folder, &link).expect("links");
+        resolve(Some(&link), "deep/rows.csv").expect("found");
+        check_refused(Some(&above.path().join("gone")), "rows.csv", "is not in");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_and_not_opened() {
+        let (above, folder) = folder();
+        check_refused(Some(&folder), "deep", "a folder");
+        check_refused(Some(&folder), ".", "a folder");
+        let _socket = std::os::unix::net::UnixListener::bind(folder.join("socket")).expect("binds");
+        check_refused(Some(&folder), "socket", "a pipe, a socket or a device");
+        let made = std::process::Command::new("mkfifo").arg(folder.join("pipe")).status();
+        if made.is_ok_and(|status| status.success()) {
+            check_refused(Some(&folder), "pipe", "a pipe, a socket or a device");
+        }
+        symlink("/dev/zero", folder.join("zero")).expect("links");
+        check_refused(Some(&folder), "zero", "leads out");
+        check_refused(Some(Path::new("/dev")), "zero", "a pipe, a socket or a device");
+        drop(above);
+    }
+
+    #[test]
+    fn what_is_not_there_and_what_can_be_no_name_is_refused() {
+        let (_above, folder) = folder();
+        check_refused(Some(&folder), "nothing.csv", "is not in");
+        check_refused(Some(&folder), "deep/rows.csv/more", "is not in");
+        check_refused(Some(&folder), "", "empty");
+        check_refused(Some(&folder), "a\0b", "");
+        check_refused(Some(&folder), &"x".repeat(100_000), "");
+    }
+}
