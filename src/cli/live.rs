@@ -1,31 +1,40 @@
-//! What a command shows of a job while it goes on, on standard error.
+//! What a command shows of a job while it goes on, on standard error: a picture in a terminal, lines elsewhere, JSON lines
+//! where asked. There is no colour in any of them.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::picture::Picture;
 use super::report;
 use crate::rpc::pb;
 
-/// Progress on standard error: a bar on a terminal, lines elsewhere, JSON lines where asked.
+/// How often the sign of life moves while rows are sent.
+const SPIN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Progress on standard error.
 pub(super) struct Display {
+    /// Keeps its lines at the end of the terminal and draws all of them in one go; absent where that is not possible:
+    /// no terminal, or one that calls itself dumb.
     bar: Option<ProgressBar>,
     json: bool,
+    picture: Picture,
     /// Where there is no bar: the epoch that is under way, and what was last said of it.
     latest: (u32, String),
 }
 
 impl Display {
     pub(super) fn new(json: bool) -> Self {
-        let bar = (!json && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::new_spinner();
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
-        Self { bar, json, latest: (0, String::new()) }
+        let bar = ProgressBar::new_spinner();
+        let bar = (!json && !bar.is_hidden()).then_some(bar);
+        if let Some(bar) = &bar {
+            bar.enable_steady_tick(SPIN_INTERVAL);
+        }
+        Self { bar, json, picture: Picture::default(), latest: (0, String::new()) }
     }
 
+    /// A line that stays.
     pub(super) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -61,23 +70,16 @@ impl Display {
             }
             return;
         };
-        let text = progress_text(progress);
         if let Some(bar) = &self.bar {
-            if bar.length() != Some(progress.step_count) {
-                bar.set_length(progress.step_count);
-                if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
-                    bar.set_style(style);
-                }
-            }
-            bar.set_position(progress.step);
-            bar.set_message(text);
+            self.picture.add(progress);
+            draw(bar, &self.picture);
         } else {
             // A line as an epoch closes; of many epochs, one every so often.
             let (epoch, said) = &self.latest;
             if progress.epoch > *epoch && *epoch > 0 && epoch % (progress.epoch_count / 20).max(1) == 0 {
                 eprintln!("{said}");
             }
-            self.latest = (progress.epoch, text);
+            self.latest = (progress.epoch, line(progress));
         }
     }
 
@@ -90,7 +92,19 @@ impl Display {
     }
 }
 
-fn progress_text(progress: &pb::Progress) -> String {
+/// Draws as news come, and not in between.
+fn draw(bar: &ProgressBar, picture: &Picture) {
+    bar.disable_steady_tick();
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        bar.set_style(style);
+    }
+    // A line that fills the last column would make some terminals go on below it.
+    let (_, columns) = Term::stderr().size();
+    bar.set_message(picture.lines(usize::from(columns).saturating_sub(1)).join("\n"));
+}
+
+/// All of it in one line.
+fn line(progress: &pb::Progress) -> String {
     let mut text = format!("epoch {}/{}, loss {:.4}", progress.epoch, progress.epoch_count, progress.training_loss);
     if let Some(loss) = progress.validation_loss {
         text.push_str(&format!(", validation {loss:.4}"));

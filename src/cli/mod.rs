@@ -1,6 +1,7 @@
 //! The command line: clients of the same gRPC API, one file a command.
 
 mod client;
+mod curve;
 mod data;
 mod draw;
 mod duration;
@@ -8,6 +9,7 @@ mod health;
 mod jobs;
 mod live;
 mod models;
+mod picture;
 mod quickstart;
 mod reading;
 mod report;
