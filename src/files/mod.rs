@@ -1,6 +1,8 @@
-//! Rows in files: CSV, NPY, IDX. Read from front to back, a few rows
+//! Rows in files: CSV, NPY, IDX, and with the feature `arrow` Parquet and Arrow IPC. Read from front to back, a few rows
 //! in memory at a time, so that a file may be larger than that.
 
+#[cfg(feature = "arrow")]
+mod arrow;
 mod binary;
 mod csv;
 mod error;
@@ -97,7 +99,13 @@ fn choose(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>,
         Format::Csv => csv::open(input, options),
         Format::Npy => npy::open(input),
         Format::Idx => idx::open(input),
+        #[cfg(feature = "arrow")]
+        Format::Parquet => arrow::parquet(input, options),
+        #[cfg(feature = "arrow")]
+        Format::Arrow => arrow::ipc(input, options),
+        #[cfg(not(feature = "arrow"))]
         Format::Parquet => Err(FileError::NotBuiltIn { path: input.path, format: "Parquet" }),
+        #[cfg(not(feature = "arrow"))]
         Format::Arrow => Err(FileError::NotBuiltIn { path: input.path, format: "Arrow IPC" }),
     }
 }

@@ -115,6 +115,11 @@ fn mistakes_say_what_to_do() {
     case(&["encode", "x", "nowhere.csv"], 1, &["nowhere.csv"]);
     case(&["encode", "x", "bad.csv"], 1, &["line 2", "field 2", "\"x\""]);
     case(&["encode", "x", "rows.csv", "--columns", "5"], 1, &["\"5\" to take", "1 to 4"]);
+    #[cfg(not(feature = "arrow"))]
+    {
+        std::fs::write(folder.path().join("rows.parquet"), "PAR1").expect("writes");
+        case(&["encode", "x", "rows.parquet"], 1, &["rows.parquet", "Parquet", "--features arrow"]);
+    }
     case(&["train", "x", "rows.csv", "--widths", "5,2"], 2, &["--widths", "5", "4"]);
     case(&["train", "Bad Name", "rows.csv", "--code", "2"], 1, &["INVALID_ARGUMENT", "model name"]);
     case(&["train", "x", "rows.csv"], 2, &["--code"]);

@@ -1,0 +1,291 @@
+//! Arrow's inter-process format, message by message, as a stream or as a file: a file is a stream between a mark and a
+//! footer, which says where each batch is.
+//!
+//! The framing is read here and not by the crate, so that a length that lies takes no memory, and so that an end without
+//! its mark is seen: to the crate it is an end like any other. Files are read by their footer where that is possible: Polars
+//! writes a beginning that is none of a stream. Only what comes through a pipe or as gzip is read from front to back.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::vec;
+
+use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
+use arrow_ipc::convert::try_fb_to_schema;
+use arrow_ipc::reader::read_record_batch;
+use arrow_ipc::{Endianness, Message, MessageHeader, Schema, root_as_footer, root_as_message};
+use arrow_schema::SchemaRef;
+
+use super::position::FromPosition;
+use super::{Batches, chosen, decode, table};
+use crate::files::input::Input;
+use crate::files::{FileError, Place, ReadOptions, RowReader};
+
+const FILE_MARK: &[u8; 6] = b"ARROW1";
+/// The mark of a file is filled up with zeros, to this.
+const FILE_MARK_BYTES: u64 = 8;
+/// Some fill it up to this; elsewhere they would be the mark of the end.
+const FILE_MARK_BYTES_MAX: u64 = 64;
+/// At the end of a file: the length of the footer, and the mark.
+const FILE_END_BYTES: u64 = 10;
+/// Before the length of a message, since version 0.15 of Arrow.
+const CONTINUATION: [u8; 4] = [0xff; 4];
+/// Longest description of a message: 65,536 columns with long names.
+const METADATA_BYTES_MAX: u32 = 64 << 20;
+/// Largest batch, packed or unpacked: one is in memory at a time.
+const BATCH_BYTES_MAX: u64 = 1 << 30;
+/// What is called of the file in errors.
+const WHAT: &str = "Arrow IPC";
+
+struct Ipc {
+    input: Input,
+    /// Bytes that were read.
+    at: u64,
+    is_file: bool,
+    /// Of a file that is read by its footer: where the batches are that are still to come.
+    blocks: Option<(Arc<File>, vec::IntoIter<u64>)>,
+    schema: SchemaRef,
+    /// The columns to decode; nothing for all.
+    fields: Option<Vec<usize>>,
+    /// Messages come of it as long as it is open.
+    ended: bool,
+}
+
+pub(in crate::files) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    let path = input.path.clone();
+    let start = input.stream.fill_buf().map_err(FileError::io(&path))?;
+    if start.starts_with(b"FEA1") {
+        return Err(FileError::content(&path, "it is Feather of version 1", "version 2, which is an Arrow IPC file"));
+    }
+    let is_file = start.starts_with(FILE_MARK);
+    let file = input.file.take().filter(|_| is_file);
+    let schema = SchemaRef::new(arrow_schema::Schema::empty());
+    let mut ipc = Ipc { input, at: 0, is_file, blocks: None, schema, fields: None, ended: false };
+    ipc.schema = match file {
+        Some(file) => ipc.read_footer(file)?,
+        None => ipc.read_front()?,
+    };
+    let chosen = chosen(&path, &ipc.schema, options)?;
+    ipc.fields = (chosen.fields.len() < ipc.schema.fields().len()).then_some(chosen.fields);
+    table(&path, ipc, &chosen.order)
+}
+
+fn schema(schema: Option<Schema<'_>>) -> Result<SchemaRef, String> {
+    let schema = schema.ok_or("no schema where it has to be")?;
+    if schema.endianness() != Endianness::Little {
+        return Err("its numbers are big-endian".to_owned());
+    }
+    try_fb_to_schema(schema).map(SchemaRef::new).map_err(|error| error.to_string())
+}
+
+impl Ipc {
+    /// Reads the schema, which is the first message.
+    fn read_front(&mut self) -> Result<SchemaRef, FileError> {
+        if self.is_file {
+            self.bytes(FILE_MARK_BYTES, "the mark of an Arrow file")?;
+        }
+        let place = Place::Byte(self.at);
+        let message = self.message()?;
+        let path = &self.input.path;
+        let Some((metadata, _)) = message else {
+            return Err(FileError::at(path, place, "the end of the stream", "a schema"));
+        };
+        decode(path, WHAT, || schema(root_as_message(&metadata).map_err(|error| error.to_string())?.header_as_schema()))
+    }
+
+    /// Reads the footer: the schema, and where the batches are.
+    fn read_footer(&mut self, file: File) -> Result<SchemaRef, FileError> {
+        let path = &self.input.path;
+        let length = file.metadata().map_err(FileError::io(path))?.len();
+        let read = |count: usize, at: u64| {
+            let mut bytes = vec![0; count];
+            file.read_exact_at(&mut bytes, at).map_err(FileError::short(path, "its footer")).map(|()| bytes)
+        };
+        let end = length.saturating_sub(FILE_END_BYTES).max(FILE_MARK_BYTES);
+        let tail = read(FILE_END_BYTES as usize, end)?;
+        let (count, mark) = tail.split_at(4);
+        if mark != FILE_MARK {
+            let got = format!("it ends with {mark:02x?}");
+            return Err(FileError::at(path, Place::Byte(length), got, "the mark of an Arrow file, ARROW1"));
+        }
+        let count = count.first_chunk::<4>().map_or(0, |count| u32::from_le_bytes(*count));
+        if count > METADATA_BYTES_MAX || u64::from(count) > end - FILE_MARK_BYTES {
+            let got = format!("a footer of {count} bytes");
+            let most = (end - FILE_MARK_BYTES).min(METADATA_BYTES_MAX.into());
+            return Err(FileError::at(path, Place::Byte(end), got, format!("at most {most}")));
+        }
+        let footer = read(count as usize, end - u64::from(count))?;
+        let (schema, blocks) = decode(path, WHAT, || {
+            let footer = root_as_footer(&footer).map_err(|error| error.to_string())?;
+            let batches = footer.recordBatches().into_iter().flatten();
+            let blocks: Result<Vec<u64>, _> = batches.map(|block| u64::try_from(block.offset())).collect();
+            let blocks = blocks.map_err(|_| "a batch before the beginning of the file".to_owned())?;
+            Ok::<_, String>((schema(footer.schema())?, blocks))
+        })?;
+        self.blocks = Some((Arc::new(file), blocks.into_iter()));
+        Ok(schema)
+    }
+
+    /// The next message that may be a batch, and where it is.
+    fn next_message(&mut self) -> Result<Option<(Place, Vec<u8>, Buffer)>, FileError> {
+        let Some((file, blocks)) = &mut self.blocks else {
+            let place = Place::Byte(self.at);
+            let message = if self.ended { None } else { self.message()? };
+            return Ok(message.map(|(metadata, body)| (place, metadata, body)));
+        };
+        let Some(position) = blocks.next() else { return Ok(None) };
+        self.input.stream = Box::new(BufReader::new(FromPosition { file: Arc::clone(file), position }));
+        self.at = position;
+        let place = Place::Byte(position);
+        match self.message()? {
+            Some((metadata, body)) => Ok(Some((place, metadata, body))),
+            None => Err(FileError::at(&self.input.path, place, "nothing", "a batch, as the footer promises")),
+        }
+    }
+}
+
+impl Ipc {
+    /// The next bytes; memory is taken as they come.
+    fn bytes(&mut self, count: u64, what: &str) -> Result<Vec<u8>, FileError> {
+        let mut bytes = Vec::new();
+        let mut taken = (&mut self.input.stream).take(count);
+        taken.read_to_end(&mut bytes).map_err(FileError::io(&self.input.path))?;
+        if (bytes.len() as u64) < count {
+            let got = format!("it ends after {} bytes", self.at + bytes.len() as u64);
+            return Err(FileError::at(&self.input.path, Place::Byte(self.at), got, format!("{count} bytes: {what}")));
+        }
+        self.at += count;
+        Ok(bytes)
+    }
+
+    fn number(&mut self, what: &str) -> Result<[u8; 4], FileError> {
+        let bytes = self.bytes(4, what)?;
+        Ok([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+
+    /// The next message: its description and its body. Nothing at the mark of the end.
+    fn message(&mut self) -> Result<Option<(Vec<u8>, Buffer)>, FileError> {
+        let at = self.at;
+        let mut length = self.number("a message, or the mark of the end")?;
+        while self.is_file && self.blocks.is_none() && self.at <= FILE_MARK_BYTES_MAX && length == [0; 4] {
+            length = self.number("a schema")?;
+        }
+        if length == CONTINUATION {
+            length = self.number("the length of a message")?;
+        }
+        let length = u32::from_le_bytes(length);
+        if length == 0 {
+            self.ended = true;
+            if self.blocks.is_none() {
+                self.check_end()?;
+            }
+            return Ok(None);
+        }
+        let path = self.input.path.clone();
+        if length > METADATA_BYTES_MAX {
+            let got = format!("a description of {length} bytes");
+            return Err(FileError::at(&path, Place::Byte(at), got, format!("at most {METADATA_BYTES_MAX}")));
+        }
+        let metadata = self.bytes(u64::from(length), "the description of a message")?;
+        let body = decode(&path, WHAT, || root_as_message(&metadata).map(|message| message.bodyLength()))?;
+        let length = u64::try_from(body).ok().filter(|length| *length <= BATCH_BYTES_MAX);
+        let length = length.ok_or_else(|| {
+            let got = format!("a batch of {body} bytes");
+            FileError::at(&path, Place::Byte(at), got, format!("at most {BATCH_BYTES_MAX}: write smaller batches"))
+        })?;
+        let body = self.bytes(length, "a batch")?;
+        Ok(Some((metadata, Buffer::from_vec(body))))
+    }
+
+    /// Behind the mark of the end there is nothing, or the footer of a file and its mark.
+    fn check_end(&mut self) -> Result<(), FileError> {
+        let path = &self.input.path;
+        let mut tail = [0; FILE_MARK.len()];
+        let mut length = 0u64;
+        loop {
+            let piece = self.input.stream.fill_buf().map_err(FileError::io(path))?;
+            if piece.is_empty() {
+                break;
+            }
+            for byte in &piece[piece.len().saturating_sub(tail.len())..] {
+                tail.rotate_left(1);
+                tail[tail.len() - 1] = *byte;
+            }
+            let count = piece.len();
+            length += count as u64;
+            self.input.stream.consume(count);
+        }
+        if self.is_file && &tail != FILE_MARK {
+            let got = format!("it ends with {tail:02x?}");
+            return Err(FileError::at(path, Place::Byte(self.at + length), got, "the mark of an Arrow file, ARROW1"));
+        }
+        if !self.is_file && length > 0 {
+            return Err(FileError::at(path, Place::Byte(self.at), format!("{length} more bytes"), "the end"));
+        }
+        Ok(())
+    }
+}
+
+impl Batches for Ipc {
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, FileError> {
+        while let Some((place, metadata, body)) = self.next_message()? {
+            let path = &self.input.path;
+            let batch = decode(path, WHAT, || {
+                let message = root_as_message(&metadata).map_err(|error| error.to_string())?;
+                self.batch(&message, &body)
+            });
+            match batch {
+                Ok(None) => {}
+                Ok(Some(batch)) => return Ok(Some(batch)),
+                Err(FileError::Content { path, got, expected, .. }) => {
+                    return Err(FileError::Content { path, place, got, expected });
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(None)
+    }
+    fn rows(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Ipc {
+    /// The batch of a message; nothing for one of dictionaries, which columns of numbers do not have.
+    fn batch(&self, message: &Message<'_>, body: &Buffer) -> Result<Option<RecordBatch>, String> {
+        if message.header_type() == MessageHeader::DictionaryBatch {
+            return Ok(None);
+        }
+        let batch = message.header_as_record_batch().ok_or("a message that is no batch of rows")?;
+        check_buffers(&batch, body)?;
+        let (schema, version) = (self.schema.clone(), message.version());
+        read_record_batch(body, batch, schema, &HashMap::new(), self.fields.as_deref(), &version)
+            .map(Some)
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Refuses buffers that are not in the body, or that would be too large once unpacked: the crate trusts both.
+fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<(), String> {
+    let packed = batch.compression().is_some();
+    let mut unpacked = 0u64;
+    for buffer in batch.buffers().into_iter().flatten() {
+        let (offset, length) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
+        let bytes = offset.ok().zip(length.ok()).and_then(|(offset, length)| body.get(offset..)?.get(..length));
+        let Some(bytes) = bytes else {
+            let (offset, length) = (buffer.offset(), buffer.length());
+            return Err(format!("a buffer of {length} bytes at {offset} in a batch of {}", body.len()));
+        };
+        // Packed, it begins with its length; a negative one says that it is not packed after all.
+        if packed && let Some(length) = bytes.first_chunk::<8>() {
+            unpacked = unpacked.saturating_add(u64::try_from(i64::from_le_bytes(*length)).unwrap_or(0));
+        }
+    }
+    if unpacked > BATCH_BYTES_MAX {
+        return Err(format!("a batch of {unpacked} bytes unpacked, of which {BATCH_BYTES_MAX} are allowed"));
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Columns of numbers from Parquet and Arrow IPC, by the crates of Apache Arrow.
+
+mod columns;
+mod ipc;
+mod parquet;
+mod position;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+
+use self::columns::{Column, width};
+use super::binary::check_shape;
+use super::{FileError, Place, ReadOptions, RowReader};
+
+pub(super) use self::ipc::open as ipc;
+pub(super) use self::parquet::open as parquet;
+
+/// What comes of a file in batches.
+trait Batches: Send {
+    /// The next batch of the chosen columns, in the order of the file; nothing at the end.
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, FileError>;
+    /// Rows of the whole file, if it says so.
+    fn rows(&self) -> Option<u64>;
+}
+
+/// Calls into the crates that decode. They take bytes for what they ought to be: should one panic over them all the same,
+/// that is a mistake in the file, and not the end of whoever reads it.
+fn decode<T, E: std::fmt::Display>(
+    path: &str,
+    what: &str,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, FileError> {
+    let expected = || format!("{what} that can be decoded");
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(decoded)) => Ok(decoded),
+        Ok(Err(error)) => Err(FileError::content(path, error.to_string(), expected())),
+        Err(_) => Err(FileError::content(path, "its bytes contradict each other", expected())),
+    }
+}
+
+/// Rows from batches.
+struct Table<B> {
+    path: String,
+    batches: B,
+    columns: Vec<Column>,
+    names: Vec<String>,
+    width: usize,
+    rows_read: u64,
+    batch: RecordBatch,
+    /// The next row of the batch.
+    next: usize,
+}
+
+/// The columns that the caller wants: their places in the schema, ascending, and where each of these goes.
+struct Chosen {
+    fields: Vec<usize>,
+    /// In the order of the caller: which of `fields`.
+    order: Vec<usize>,
+}
+
+fn chosen(path: &str, schema: &SchemaRef, options: &ReadOptions) -> Result<Chosen, FileError> {
+    let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+    if names.is_empty() {
+        return Err(FileError::content(path, "it has no columns", "at least one"));
+    }
+    let kept = options.kept(path, &names, names.len())?;
+    for index in &kept {
+        columns::check_type(path, schema.field(*index))?;
+    }
+    let mut fields = kept.clone();
+    fields.sort_unstable();
+    let order = kept.iter().filter_map(|index| fields.binary_search(index).ok()).collect();
+    Ok(Chosen { fields, order })
+}
+
+/// Reads the first rows, for the widths of lists.
+fn table<B: Batches + 'static>(path: &str, mut batches: B, order: &[usize]) -> Result<Box<dyn RowReader>, FileError> {
+    let batch = loop {
+        match batches.next_batch()? {
+            None => return Err(FileError::content(path, "it has no rows", "at least one")),
+            Some(batch) if batch.num_rows() > 0 => break batch,
+            Some(_) => {}
+        }
+    };
+    let (mut columns, mut names, mut first) = (Vec::new(), Vec::new(), 0);
+    let schema = batch.schema();
+    for index in order {
+        let field = schema.field(*index);
+        let width = width(path, field, batch.column(*index))?;
+        let column = Column { name: field.name().clone(), index: *index, first, width };
+        names.extend((0..width.unwrap_or(1)).map(|place| column.name_of(place)));
+        first += width.unwrap_or(1);
+        check_shape(path, batches.rows().unwrap_or(1), first as u64)?;
+        columns.push(column);
+    }
+    let path = path.to_owned();
+    Ok(Box::new(Table { path, batches, columns, names, width: first, rows_read: 0, batch, next: 0 }))
+}
+
+impl<B: Batches> Table<B> {
+    /// A batch with rows that were not taken is there; false at the end.
+    fn advance(&mut self) -> Result<bool, FileError> {
+        while self.next == self.batch.num_rows() {
+            let Some(batch) = self.batches.next_batch()? else {
+                return match self.batches.rows() {
+                    Some(rows_promised) if rows_promised != self.rows_read => {
+                        Err(FileError::Truncated { path: self.path.clone(), rows: self.rows_read, rows_promised })
+                    }
+                    _ => Ok(false),
+                };
+            };
+            (self.batch, self.next) = (batch, 0);
+        }
+        Ok(true)
+    }
+}
+
+impl<B: Batches> RowReader for Table<B> {
+    fn columns(&self) -> usize {
+        self.width
+    }
+    fn names(&self) -> &[String] {
+        &self.names
+    }
+    fn rows_hint(&self) -> Option<u64> {
+        self.batches.rows()
+    }
+    fn is_bytes(&self) -> bool {
+        self.columns.iter().all(|column| columns::is_bytes(self.batch.column(column.index)))
+    }
+    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+        let mut rows = 0;
+        while rows < rows_max && self.advance()? {
+            let wanted = (rows_max - rows).min(self.batch.num_rows() - self.next);
+            let before = values.len();
+            values.resize(before + wanted * self.width, 0.0);
+            let target = &mut values[before..];
+            for column in &self.columns {
+                let array = self.batch.column(column.index);
+                let filled = column.fill(array, self.next, wanted, target, self.width);
+                filled.map_err(|wrong| {
+                    let place = Place::Cell { row: self.rows_read + wrong.row as u64 + 1, column: wrong.column };
+                    FileError::at(&self.path, place, wrong.got, wrong.expected)
+                })?;
+            }
+            if let Some(index) = target.iter().position(|value| !value.is_finite()) {
+                let row = self.rows_read + (index / self.width) as u64 + 1;
+                let place = Place::Cell { row, column: self.names[index % self.width].clone() };
+                return Err(FileError::at(&self.path, place, target[index].to_string(), "a finite number"));
+            }
+            self.next += wanted;
+            self.rows_read += wanted as u64;
+            rows += wanted;
+        }
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests;
