@@ -50,7 +50,7 @@ enum Command {
     /// Train, encode and decode handwritten digits, all in one go and with nothing to prepare
     Quickstart(quickstart::QuickstartArgs),
     /// Train a model of rows in files
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     /// Rows to codes
     Encode(rows::RowsArgs),
     /// Codes back to rows; the version must be named
@@ -87,7 +87,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
     runtime.block_on(async move {
         match cli.command {
             Command::Serve(_) | Command::Quickstart(_) => Ok(()),
-            Command::Train(args) => train::run(&context, args).await,
+            Command::Train(args) => train::run(&context, *args).await,
             Command::Encode(args) => rows::encode(&context, args).await,
             Command::Decode(args) => rows::decode(&context, args).await,
             Command::Reconstruct(args) => rows::reconstruct(&context, args).await,

@@ -203,6 +203,7 @@ impl TrainArgs {
     /// What the server is asked for, and where the rows are.
     fn request(self) -> Result<(pb::TrainSpec, Source, bool), CliError> {
         let options = self.read.options();
+        let (optimiser, regularisation) = (self.optimiser(), self.regularisation());
         // Standard input can be opened once only: its width is the server's to check.
         let known = match self.files.iter().find(|path| *path != "-") {
             Some(path) => {
@@ -253,24 +254,6 @@ impl TrainArgs {
             Some(InitArg::Orthogonal) => pb::Initialisation::Orthogonal,
             Some(InitArg::Pca) => pb::Initialisation::Pca,
         };
-        let kind = match self.optimiser {
-            None => pb::OptimiserKind::Unspecified,
-            Some(OptimiserArg::AdamW) => pb::OptimiserKind::Adamw,
-            Some(OptimiserArg::Sgd) => pb::OptimiserKind::Sgd,
-            Some(OptimiserArg::Muon) => pb::OptimiserKind::Muon,
-        };
-        let schedule = match self.schedule {
-            None => pb::Schedule::Unspecified,
-            Some(ScheduleArg::Cosine) => pb::Schedule::Cosine,
-            Some(ScheduleArg::Constant) => pb::Schedule::Constant,
-        };
-        let regularisation = pb::Regularisation {
-            l2: self.l2,
-            activity_l2: self.activity_l2,
-            masking: self.masking,
-            gaussian: self.gaussian,
-            input_dropout: self.input_dropout,
-        };
         let bytes_range = is_bytes && normalisation == pb::Normalisation::UnitInterval;
         let spec = pb::TrainSpec {
             model_name: self.name,
@@ -283,17 +266,7 @@ impl TrainArgs {
             normalisation: normalisation.into(),
             value_range: bytes_range.then_some(pb::ValueRange { minimum: 0.0, maximum: 255.0 }),
             gain: self.gain,
-            optimiser: Some(pb::Optimiser {
-                learning_rate: self.learning_rate.unwrap_or(0.0),
-                weight_decay: self.weight_decay,
-                warmup_fraction: self.warmup_fraction,
-                kind: kind.into(),
-                momentum: self.momentum,
-                beta2: self.beta2,
-                schedule: schedule.into(),
-                gradient_norm_max: self.gradient_norm_max,
-                find_learning_rate: self.find_learning_rate,
-            }),
+            optimiser: Some(optimiser),
             regularisation: Some(regularisation),
             // Parsing has a limit that every duration of the wire format holds.
             time_budget: self.time_budget.and_then(|budget| budget.try_into().ok()),
@@ -307,6 +280,41 @@ impl TrainArgs {
             ..pb::TrainSpec::default()
         };
         Ok((spec, Source::Files { training: self.files, test: self.test, options }, self.detach))
+    }
+
+    fn optimiser(&self) -> pb::Optimiser {
+        let kind = match self.optimiser {
+            None => pb::OptimiserKind::Unspecified,
+            Some(OptimiserArg::AdamW) => pb::OptimiserKind::Adamw,
+            Some(OptimiserArg::Sgd) => pb::OptimiserKind::Sgd,
+            Some(OptimiserArg::Muon) => pb::OptimiserKind::Muon,
+        };
+        let schedule = match self.schedule {
+            None => pb::Schedule::Unspecified,
+            Some(ScheduleArg::Cosine) => pb::Schedule::Cosine,
+            Some(ScheduleArg::Constant) => pb::Schedule::Constant,
+        };
+        pb::Optimiser {
+            learning_rate: self.learning_rate.unwrap_or(0.0),
+            weight_decay: self.weight_decay,
+            warmup_fraction: self.warmup_fraction,
+            kind: kind.into(),
+            momentum: self.momentum,
+            beta2: self.beta2,
+            schedule: schedule.into(),
+            gradient_norm_max: self.gradient_norm_max,
+            find_learning_rate: self.find_learning_rate,
+        }
+    }
+
+    fn regularisation(&self) -> pb::Regularisation {
+        pb::Regularisation {
+            l2: self.l2,
+            activity_l2: self.activity_l2,
+            masking: self.masking,
+            gaussian: self.gaussian,
+            input_dropout: self.input_dropout,
+        }
     }
 }
 

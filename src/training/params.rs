@@ -569,7 +569,8 @@ mod tests {
 
     #[test]
     fn regularisation_is_checked_by_field() {
-        let wrong: [(fn(&mut Regularisation), &str, &str); 5] = [
+        type Change = fn(&mut Regularisation);
+        let wrong: [(Change, &str, &str); 5] = [
             (|r| r.l2 = -1.0, "regularisation.l2", "0 to 1000"),
             (|r| r.activity_l2 = f64::NAN, "regularisation.activity_l2", "0 to 1000"),
             (|r| r.masking = 0.96, "regularisation.masking", "0 to 0.95"),

@@ -123,6 +123,12 @@ fn mistakes_say_what_to_do() {
     case(&["train", "x", "rows.csv", "--widths", "5,2"], 2, &["--widths", "5", "4"]);
     case(&["train", "Bad Name", "rows.csv", "--code", "2"], 1, &["INVALID_ARGUMENT", "model name"]);
     case(&["train", "x", "rows.csv"], 2, &["--code"]);
+    let train = |more: &[&'static str]| [&["train", "x", "rows.csv", "--code", "2"], more].concat();
+    case(&train(&["--time-budget", "ten minutes"]), 2, &["--time-budget", "90s"]);
+    case(&train(&["--time-budget", "10m", "--epochs", "3"]), 2, &["--time-budget", "--epochs"]);
+    case(&train(&["--time-budget", "100ms"]), 1, &["INVALID_ARGUMENT", "time_budget is 100ms"]);
+    case(&train(&["--masking", "0.99"]), 1, &["INVALID_ARGUMENT", "regularisation.masking is 0.99"]);
+    case(&train(&["--optimiser", "sgd", "--beta2", "0.9"]), 1, &["optimiser.beta2", "needs AdamW or Muon"]);
     case(&["models", "delete", "x"], 2, &["NAME@VERSION"]);
     case(&["jobs", "show", "nonsense"], 1, &["NOT_FOUND"]);
     let nobody = halfhitch().args(["--server", "http://127.0.0.1:1", "models", "list"]).output().expect("runs");
