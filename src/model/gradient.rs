@@ -10,8 +10,6 @@
 //! panels of a fixed number of outputs; each of its numbers is one chain over the tapes in the order of their rows. Nothing
 //! is added across threads.
 
-use rayon::prelude::*;
-
 use super::Autoencoder;
 use super::autoencoder::scale_columns;
 use super::spec::Loss;
@@ -77,49 +75,52 @@ impl Gradient {
         tensors
     }
 
-    /// Adds the derivative of `2·l2·‖W‖²` of every matrix.
-    pub fn add_l2(&mut self, model: &Autoencoder, l2: f32) {
-        for (gradient, layer) in self.layers.iter_mut().zip(model.layers()) {
-            let pairs = gradient.weight.iter_mut().zip(layer.weight.panels());
-            pairs.for_each(|(gradient, weight)| *gradient += 4.0 * l2 * weight);
-        }
-    }
-
-    /// Sums the tapes of a mini-batch into this gradient, which is overwritten.
-    pub fn collect<'a>(&mut self, tapes: impl Iterator<Item = &'a Tape>, parallel: bool) {
-        let tapes: Vec<&Tape> = tapes.collect();
-        let mut panels = Vec::new();
+    /// Sums the tapes of a mini-batch into the gradients of biases and gains, which are overwritten.
+    pub fn collect_vectors<'a>(&mut self, tapes: impl Iterator<Item = &'a Tape> + Clone) {
         for (l, layer) in self.layers.iter_mut().enumerate() {
             layer.encoder_bias.fill(0.0);
             layer.decoder_bias.fill(0.0);
-            for tape in &tapes {
+            for tape in tapes.clone() {
                 add(&mut layer.encoder_bias, &tape.encoder_bias[l]);
                 add(&mut layer.decoder_bias, &tape.decoder_bias[l]);
             }
             if let Some(gain) = &mut layer.gain {
                 gain.fill(0.0);
-                tapes.iter().for_each(|tape| add(gain, &tape.gain[l]));
+                tapes.clone().for_each(|tape| add(gain, &tape.gain[l]));
             }
-            let (outputs, inputs) = (layer.encoder_bias.len(), layer.decoder_bias.len());
-            panels.extend(matmul::panels(&mut layer.weight, outputs, inputs).map(|panel| (l, panel)));
-        }
-        let fill = |(l, panel): &mut (usize, Panel<'_>)| {
-            for (i, tape) in tapes.iter().enumerate() {
-                let l = *l;
-                if i == 0 {
-                    panel.replace(&tape.encoder_delta[l], &tape.h[l]);
-                } else {
-                    panel.add(&tape.encoder_delta[l], &tape.h[l]);
-                }
-                panel.add(tape.decoder_input(l), &tape.decoder_delta[l]);
-            }
-        };
-        if parallel {
-            panels.par_iter_mut().for_each(fill);
-        } else {
-            panels.iter_mut().for_each(fill);
         }
     }
+
+    /// Cuts the gradient of the matrix of layer `l` into panels.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn panels(&mut self, l: usize) -> impl Iterator<Item = Panel<'_>> {
+        let layer = &mut self.layers[l];
+        let (outputs, inputs) = (layer.encoder_bias.len(), layer.decoder_bias.len());
+        matmul::panels(&mut layer.weight, outputs, inputs)
+    }
+}
+
+/// Sums the tapes of a mini-batch into a panel of the gradient of the matrix of layer `l`, which is overwritten: both uses.
+///
+/// # Panics
+/// If there is no such layer, or the panel is not of its matrix.
+pub fn fill<'a>(panel: &mut Panel<'_>, tapes: impl Iterator<Item = &'a Tape>, l: usize) {
+    for (i, tape) in tapes.enumerate() {
+        if i == 0 {
+            panel.replace(&tape.encoder_delta[l], &tape.h[l]);
+        } else {
+            panel.add(&tape.encoder_delta[l], &tape.h[l]);
+        }
+        panel.add(tape.decoder_input(l), &tape.decoder_delta[l]);
+    }
+}
+
+/// The derivative of `l2`'s term of the loss, 2·l2·‖W‖², by a weight.
+#[inline]
+pub fn l2_slope(l2: f32, weight: f32) -> f32 {
+    4.0 * l2 * weight
 }
 
 fn add(sum: &mut [f32], values: &[f32]) {

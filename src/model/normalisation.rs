@@ -72,6 +72,14 @@ impl Learner {
         (self.summaries[j].minimum, self.summaries[j].maximum)
     }
 
+    /// Mean squared distance of feature `j` to its mean so far.
+    ///
+    /// # Panics
+    /// If there is no such feature.
+    pub fn variance(&self, j: usize) -> f64 {
+        self.summaries[j].squares / self.count
+    }
+
     /// What was learnt; `range` is the common range for the unit interval, where it is known.
     pub fn normaliser(&self, kind: NormalisationKind, range: Option<(f32, f32)>) -> Result<Normaliser, RangeTooLarge> {
         if kind == NormalisationKind::None {

@@ -249,14 +249,24 @@ pub struct Panel<'a> {
     inputs: usize,
 }
 
-/// Cuts the gradient of a matrix of shape (outputs, inputs), in the layout of [`Weights::panels`], into panels that
-/// threads can share out. The cuts depend on the shape alone.
+/// Floats of a [`Panel`] in the layout of [`Weights::panels`]; the last one of a matrix may have fewer.
+pub fn panel_floats(inputs: usize) -> usize {
+    (PANEL_OUTPUTS / PANEL * stride(inputs)).max(1)
+}
+
+/// Cuts the gradient of a matrix of shape (outputs, inputs), in the layout of [`Weights::panels`], into panels of
+/// [`panel_floats`] that threads can share out. The cuts depend on the shape alone.
 pub fn panels(values: &mut [f32], outputs: usize, inputs: usize) -> impl Iterator<Item = Panel<'_>> {
-    let chunks = values.chunks_mut((PANEL_OUTPUTS / PANEL * stride(inputs)).max(1)).enumerate();
+    let chunks = values.chunks_mut(panel_floats(inputs)).enumerate();
     chunks.map(move |(i, values)| Panel { values, first: i * PANEL_OUTPUTS, outputs, inputs })
 }
 
 impl Panel<'_> {
+    /// Its numbers, in the layout of [`Weights::panels`].
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.values
+    }
+
     /// `dW = Uᵀ·V` on this panel. Shapes: `u` (n, outputs), `v` (n, inputs).
     ///
     /// # Panics

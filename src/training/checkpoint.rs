@@ -66,8 +66,12 @@ pub(super) struct State {
     pub(super) rows_processed: u64,
     /// On the held-back rows, after the last full epoch.
     pub(super) explained_variance: Option<f64>,
+    /// Mean squared distance of the training rows to their mean, normalised space.
+    pub(super) spread: f64,
     /// What a loss is measured by: far above it, training has failed.
     pub(super) loss_start: Option<f64>,
+    /// Whether trials have said what only they can.
+    pub(super) settled: bool,
     /// Whether training began again with a smaller rate.
     pub(super) retried: bool,
     pub(super) report: TrainingReport,

@@ -1,5 +1,6 @@
 //! Denoising: rows are spoilt before they are encoded, and compared with what they were (Vincent et al. 2008).
 
+use super::recipe::Regularisation;
 use crate::numeric::Lanes;
 use crate::numeric::rng::{Stream, Use};
 
@@ -15,6 +16,12 @@ pub(super) struct Corruption {
 }
 
 impl Corruption {
+    pub(super) fn new(asked: &Regularisation) -> Self {
+        // The check has refused both at once.
+        let masking = asked.masking.max(asked.input_dropout);
+        Self { masking, scale: (1.0 / (1.0 - asked.input_dropout)) as f32, gaussian: asked.gaussian }
+    }
+
     pub(super) fn is_none(&self) -> bool {
         self.masking == 0.0 && self.gaussian == 0.0
     }

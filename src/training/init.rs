@@ -86,7 +86,7 @@ pub fn model(
 }
 
 /// The directions of `pca` that have variance, the greatest first.
-fn leading(pca: &Pca) -> Vec<Vec<f64>> {
+pub(super) fn leading(pca: &Pca) -> Vec<Vec<f64>> {
     let directions = pca.directions();
     let growing = directions.chunks_exact(pca.mean().len());
     growing.rev().filter(|direction| direction.iter().any(|x| *x != 0.0)).map(<[f64]>::to_vec).collect()
@@ -107,7 +107,7 @@ fn completed(mut given: Vec<f64>, outputs: usize, inputs: usize, mut stream: Str
 }
 
 /// Biases that take the mean row away and add it again.
-fn centre(first: &mut TiedLayer, mean: &[f64], output: Activation) {
+pub(super) fn centre(first: &mut TiedLayer, mean: &[f64], output: Activation) {
     assert_eq!(mean.len(), first.decoder_bias.len(), "PCA of rows as wide as the model's");
     for (o, bias) in first.encoder_bias.iter_mut().enumerate() {
         let along: f64 = mean.iter().enumerate().map(|(i, mean)| f64::from(first.weight.at(o, i)) * mean).sum();

@@ -6,6 +6,7 @@ mod checkpoint;
 mod corruption;
 mod evaluate;
 pub mod init;
+mod linear;
 pub mod observer;
 pub mod optimizer;
 pub mod params;
@@ -14,7 +15,9 @@ pub mod range_finder;
 pub mod recipe;
 pub mod schedule;
 pub mod source;
+mod steps;
 pub mod trainer;
+mod trial;
 pub mod yardstick;
 
 pub use checkpoint::CheckpointError;

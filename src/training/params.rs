@@ -359,6 +359,20 @@ impl CheckedTrainSpec {
         self.spec.optimiser.warmup_fraction.unwrap_or(WARMUP_FRACTION)
     }
 
+    /// Whether a linear model may be chosen instead: the caller said nothing of activations, loss or what keeps the model from
+    /// learning by heart.
+    pub fn may_be_linear(&self) -> bool {
+        let spec = &self.spec;
+        spec.hidden_activation.is_none()
+            && spec.code_activation.is_none()
+            && spec.output_activation.is_none()
+            && spec.encoder_activations.is_empty()
+            && spec.decoder_activations.is_empty()
+            && spec.loss.is_none()
+            && !spec.gain
+            && spec.regularisation == Regularisation::default()
+    }
+
     /// The normalisation to use. `whole_bytes`: every value of the training rows is a whole number from 0 to 255.
     ///
     /// As asked for; else unit interval for such data or where the common range is given; else standardise, or min-max

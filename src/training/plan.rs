@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::params::CheckedTrainSpec;
+use super::recipe::OptimiserKind;
 use crate::model::spec::RawModelSpec;
 use crate::model::{Loss, ModelSpec, NormalisationKind};
 use crate::numeric::Activation;
@@ -13,7 +14,14 @@ const EPOCHS_DEFAULT: std::ops::RangeInclusive<u64> = 15..=500;
 /// Peak learning rate times the root of the greatest width: measured on the digits (64-32-8) and on MNIST
 /// (784-1000-500-250-30). A model that is linear throughout bears twice as much.
 const LEARNING_RATE_WIDTH_DEFAULT: f64 = 0.1;
+/// SGD's steps are as long as the gradient, which sums over features.
+const LEARNING_RATE_SGD_DEFAULT: f64 = 1e-3;
+/// Of the rate, where the first weights are those of a version.
+const GOING_ON: f64 = 0.25;
 const VALIDATION_FRACTION_DEFAULT: f64 = 0.05;
+/// A choice by validation rows needs some, as long as they are not a large part of all.
+const VALIDATION_ROWS_DEFAULT_MIN: u64 = 100;
+const VALIDATION_FRACTION_DEFAULT_MAX: f64 = 0.2;
 
 /// What is settled before the first step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +33,14 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(spec: &CheckedTrainSpec, model: &ModelSpec, rows: u64, notes: &mut Vec<String>) -> Self {
+    /// `goes_on`: it begins with the weights of another version.
+    pub(super) fn new(
+        spec: &CheckedTrainSpec,
+        model: &ModelSpec,
+        rows: u64,
+        goes_on: bool,
+        notes: &mut Vec<String>,
+    ) -> Self {
         let asked = spec.spec();
         let batch_rows = asked.batch_rows.map_or_else(
             || {
@@ -38,15 +53,19 @@ impl Plan {
         let steps_per_epoch = rows.div_ceil(batch_rows as u64);
         let epochs = asked.epochs.unwrap_or_else(|| {
             let chosen = STEPS_DEFAULT.div_ceil(steps_per_epoch).clamp(*EPOCHS_DEFAULT.start(), *EPOCHS_DEFAULT.end());
-            notes.push(format!("epochs: {chosen}, about {} steps of {batch_rows} rows", chosen * steps_per_epoch));
+            if asked.time_budget.is_none() {
+                notes.push(format!("epochs: {chosen}, about {} steps of {batch_rows} rows", chosen * steps_per_epoch));
+            }
             chosen as u32
         });
         let learning_rate = asked.optimiser.learning_rate.unwrap_or_else(|| {
-            let chosen = default_learning_rate(model.raw());
-            notes.push(format!(
-                "learning rate: {chosen}, for these widths, rising at first and falling to 0 by a cosine"
-            ));
-            chosen
+            let (rate, why) = default_learning_rate(model.raw(), asked.optimiser.kind);
+            let (rate, more) =
+                if goes_on { (rate * GOING_ON, ", and weights that are good already") } else { (rate, "") };
+            if !asked.optimiser.find_learning_rate {
+                notes.push(format!("learning rate: {rate}, for {why}{more}"));
+            }
+            rate
         });
         Self { epochs, batch_rows, learning_rate, steps_per_epoch }
     }
@@ -66,12 +85,18 @@ fn default_batch_rows(rows: u64) -> usize {
     }
 }
 
-/// Rounded to two digits, which is all that it means.
-fn default_learning_rate(model: &RawModelSpec) -> f64 {
-    let width = model.widths.iter().copied().max().unwrap_or(1) as f64;
+/// Rounded to what it means, and what it is for.
+fn default_learning_rate(model: &RawModelSpec, kind: OptimiserKind) -> (f64, String) {
+    let width = model.widths.iter().copied().max().unwrap_or(1);
     let linear = model.encoder_activations.iter().chain(&model.decoder_activations).all(|f| *f == Activation::Linear);
-    let rate = LEARNING_RATE_WIDTH_DEFAULT / width.sqrt() * if linear { 2.0 } else { 1.0 };
-    ((rate * 1e4).round() / 1e4).clamp(1e-4, 0.05)
+    let by_width = LEARNING_RATE_WIDTH_DEFAULT / (width as f64).sqrt() * if linear { 2.0 } else { 1.0 };
+    match kind {
+        // Scaled such that the rates of AdamW fit.
+        OptimiserKind::AdamW | OptimiserKind::Muon => {
+            (((by_width * 1e4).round() / 1e4).clamp(1e-4, 0.05), format!("widths of up to {width}"))
+        }
+        OptimiserKind::Sgd => (LEARNING_RATE_SGD_DEFAULT, "SGD with momentum".to_owned()),
+    }
 }
 
 /// How many of `rows` rows are held back.
@@ -79,8 +104,9 @@ pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, notes: &mut Ve
     match spec.spec().validation_fraction {
         Some(fraction) => (rows as f64 * fraction).round() as u64,
         None => {
-            let share = (rows as f64 * VALIDATION_FRACTION_DEFAULT).round() as u64;
-            let chosen = if rows >= 1000 { share.max(100) } else { share };
+            let share = |fraction: f64| (rows as f64 * fraction).round() as u64;
+            let most = share(VALIDATION_FRACTION_DEFAULT_MAX);
+            let chosen = share(VALIDATION_FRACTION_DEFAULT).max(VALIDATION_ROWS_DEFAULT_MIN.min(most));
             notes.push(format!("validation: {chosen} of {rows} rows are held back"));
             chosen
         }
@@ -107,6 +133,9 @@ pub(super) fn tell_choices(
                     .to_owned()
             }
         });
+    }
+    if spec.may_be_linear() && model.layers() > 1 {
+        notes.push("hidden activation: ELU, unless PCA turns out to be as good on held-out rows".to_owned());
     }
     if model.saturates_without_gain() {
         notes.push(

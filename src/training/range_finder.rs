@@ -7,16 +7,17 @@
 //!
 //! # The rule
 //! Losses are smoothed by an exponential mean with weight 0.1 for the newest, without bias at the start (as Adam's moments),
-//! because single mini-batches differ. Where the smoothed loss falls most steeply over the logarithm of the rate, up to its
-//! lowest point, training is fastest; that mean looks some ten steps back, and a rate that is right for a few steps from
-//! the start is near the edge for thousands of them. So: the rate at the steepest descent, divided by [`MARGIN`].
+//! because single mini-batches differ. Where the smoothed loss is lowest the next greater rates begin to undo what was
+//! learnt; that mean looks some ten steps back, and a rate that is right for a few steps from the start is beyond the edge
+//! for thousands of them. So: the rate at the lowest loss, divided by [`MARGIN`]. (The steepest descent, which others take,
+//! is a difference of neighbours: with small batches it is found in the noise of rates that do nothing at all.)
 
 /// Where a sweep begins.
 pub const RATE_FIRST: f64 = 1e-6;
 /// Where it ends at the latest: the greatest rate that may be asked for.
 pub const RATE_LAST: f64 = 1.0;
-/// What the rate of the steepest descent is divided with.
-pub const MARGIN: f64 = 3.0;
+/// What the rate of the lowest loss is divided with.
+pub const MARGIN: f64 = 10.0;
 /// Steps of a sweep: a factor of 1.15 each, fine enough for a figure that means no more than its first digit.
 pub const STEPS: u32 = 100;
 
@@ -24,6 +25,8 @@ pub const STEPS: u32 = 100;
 const KEPT: f64 = 0.9;
 /// A smoothed loss this many times the lowest is an explosion (as fast.ai's finder has it).
 const EXPLODED: f64 = 4.0;
+/// A fall to less than this share of the first loss is one.
+const FALLEN: f64 = 0.95;
 /// Losses below which nothing can be said.
 const LOSSES_MIN: usize = 10;
 
@@ -60,7 +63,7 @@ impl Sweep {
     /// The rate to train with, to two digits; `None` if the loss never fell, or the sweep was too short to say.
     pub fn chosen(&self) -> Option<f64> {
         let rates: Vec<f64> = (0..self.losses.len() as u32).map(rate).collect();
-        Some(two_digits(steepest(&rates, &self.losses)? / MARGIN))
+        Some(two_digits(lowest(&rates, &self.losses)? / MARGIN))
     }
 }
 
@@ -69,17 +72,14 @@ fn rate(step: u32) -> f64 {
     RATE_FIRST * libm::pow(RATE_LAST / RATE_FIRST, f64::from(step) / f64::from(STEPS - 1))
 }
 
-/// The rate at which the smoothed `losses` fall most steeply over the logarithm of the rate, up to the lowest of them.
-/// `None` if there are fewer than ten or they never fall.
-fn steepest(rates: &[f64], losses: &[f64]) -> Option<f64> {
+/// The rate at which the smoothed `losses` are lowest. `None` if there are fewer than ten or they never fall by as much as a
+/// twentieth.
+fn lowest(rates: &[f64], losses: &[f64]) -> Option<f64> {
     if losses.len() < LOSSES_MIN {
         return None;
     }
     let lowest = (0..losses.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b]))?;
-    // Rates grow by one factor: a difference of losses is a slope. Over two steps, around the one in the middle.
-    let slope = |i: usize| losses[i + 1] - losses[i - 1];
-    let best = (1..lowest.min(losses.len() - 1)).min_by(|a, b| slope(*a).total_cmp(&slope(*b)))?;
-    (slope(best) < 0.0).then(|| rates[best])
+    (losses[lowest] < FALLEN * losses[0]).then(|| rates[lowest])
 }
 
 fn two_digits(rate: f64) -> f64 {
@@ -117,13 +117,12 @@ mod tests {
         assert!((1..STEPS).all(|step| (rate(step) / rate(step - 1) / factor - 1.0).abs() < 1e-9));
     }
 
-    /// The mean looks back by about ten steps of a factor 1.15: at most 4 times too high, which the margin takes back.
     #[test]
-    fn the_steepest_descent_is_found_through_noise() {
+    fn a_rate_is_found_through_noise() {
         for middle in [1e-4, 1e-3, 1e-2] {
             for (seed, noise) in [(1, 0.0), (2, 0.1), (3, 0.3)] {
                 let chosen = swept(middle, middle * 30.0, noise, seed).chosen().expect("it falls");
-                assert!((0.2..3.0).contains(&(chosen / middle)), "{chosen} for {middle}, noise {noise}");
+                assert!((0.3..6.0).contains(&(chosen / middle)), "{chosen} for {middle}, noise {noise}");
             }
         }
     }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::batches::{Batch, Cut, Feeder, HeldBack, each_block, each_training_row};
 use super::checkpoint::{self, Checkpoint, CheckpointError, State, software};
 use super::evaluate::{evaluate, explained};
@@ -14,8 +12,9 @@ use super::params::{CheckedTrainSpec, Initialisation};
 use super::plan::{Plan, tell_choices, validation_rows};
 use super::schedule::learning_rate;
 use super::source::{RowSource, SourceError};
-use super::yardstick::Yardstick;
-use crate::model::gradient::{Gradient, TAPE_ROWS, Tape};
+use super::steps::{Steps, is_parallel};
+use super::yardstick::{Measured, Yardstick};
+use super::{linear, trial};
 use crate::model::normalisation::{Learner, RangeTooLarge};
 use crate::model::{Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, Normaliser, TrainingReport};
 
@@ -81,8 +80,6 @@ pub enum TrainError {
     NotSaved(String),
 }
 
-/// Floating-point operations of a tape below which other threads are not worth waking.
-const PARALLEL_FLOPS_MIN: u64 = 4_000_000;
 /// A loss this many times that of the start is no bad batch any more: training fails.
 const EXPLODED: f64 = 1e4;
 /// What the learning rate is multiplied with when training begins again.
@@ -96,6 +93,8 @@ const LOOK_ROWS: u64 = 10_000;
 pub enum Start {
     /// With weights as the specification says.
     Fresh,
+    /// With the weights of a model, whose shape and normalisation are kept.
+    Model(Arc<Autoencoder>),
     /// Where a checkpoint was taken, with the same specification and rows.
     Checkpoint(Vec<u8>),
 }
@@ -107,7 +106,7 @@ pub enum Start {
 /// See [`TrainError`]; [`TrainError::Stopped`] when `observer` says so.
 ///
 /// # Panics
-/// If the rows are not as wide as the specification says.
+/// If the rows are not as wide as the specification says, or a model to begin with has other widths.
 pub fn train(
     spec: &CheckedTrainSpec,
     training: &Arc<dyn RowSource>,
@@ -119,7 +118,8 @@ pub fn train(
     assert!(training.features() == spec.features() && test.features() == spec.features(), "rows as wide as specified");
     pool.install(|| {
         let trainer = match start {
-            Start::Fresh => Trainer::prepare(spec, training, observer)?,
+            Start::Fresh => Trainer::prepare(spec, training, None, observer)?,
+            Start::Model(base) => Trainer::prepare(spec, training, Some(&base), observer)?,
             Start::Checkpoint(bytes) => Trainer::resume(spec, training, &bytes)?,
         };
         trainer.run(test, observer)
@@ -131,11 +131,13 @@ struct Trainer<'a> {
     feeder: Feeder,
     held_back: HeldBack,
     state: State,
+    /// What to begin with, and again.
+    base: Option<Arc<Autoencoder>>,
     model: Autoencoder,
     best: Option<Autoencoder>,
     optimizer: Optimiser,
+    steps: Steps,
     yardstick: Yardstick,
-    parallel: bool,
 }
 
 /// How an epoch ended.
@@ -149,6 +151,7 @@ impl<'a> Trainer<'a> {
     fn prepare(
         spec: &'a CheckedTrainSpec,
         source: &Arc<dyn RowSource>,
+        base: Option<&Arc<Autoencoder>>,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         let count = source.count();
@@ -171,14 +174,28 @@ impl<'a> Trainer<'a> {
             if seen.is_multiple_of(LOOK_ROWS) { look(&event) } else { Ok(()) }
         })?;
         look(&event)?;
-        let kind = spec.normalisation(whole_bytes);
-        let normaliser = learner.normaliser(kind, spec.spec().value_range)?;
-        let model_spec = spec.model_spec(kind);
-        if model_spec.raw().loss == Loss::BinaryCrossEntropy {
-            check_unit_interval(source.as_ref(), &cut, &normaliser, &learner)?;
-        }
-        tell_choices(spec, &model_spec, kind, whole_bytes, &mut notes);
-        let plan = Plan::new(spec, &model_spec, cut.training_rows(), &mut notes);
+        let (normaliser, model_spec) = match base {
+            Some(base) => {
+                assert_eq!(
+                    base.spec().raw().widths,
+                    spec.spec().widths,
+                    "a model to begin with has the widths asked for"
+                );
+                (base.normaliser().clone(), base.spec().clone())
+            }
+            None => {
+                let kind = spec.normalisation(whole_bytes);
+                let normaliser = learner.normaliser(kind, spec.spec().value_range)?;
+                let model_spec = spec.model_spec(kind);
+                if model_spec.raw().loss == Loss::BinaryCrossEntropy {
+                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner)?;
+                }
+                tell_choices(spec, &model_spec, kind, whole_bytes, &mut notes);
+                (normaliser, model_spec)
+            }
+        };
+        let spread = (0..spec.features()).map(|j| learner.variance(j) / f64::from(normaliser.unit(j)).powi(2)).sum();
+        let plan = Plan::new(spec, &model_spec, cut.training_rows(), base.is_some(), &mut notes);
         let event = Event { epoch_count: plan.epochs, step_count: plan.steps(), ..Event::default() };
         let mut stopped = false;
         let code_length = model_spec.code_length();
@@ -192,19 +209,15 @@ impl<'a> Trainer<'a> {
             None => return Err(TrainError::Yardstick),
         };
         look(&event)?;
-        let initialisation = initialisation(spec, &model_spec);
-        if initialisation != spec.initialisation() {
-            notes.push("first weights: Glorot, orthogonal ones would take long at these widths".to_owned());
-        }
-        if initialisation == Initialisation::Pca {
-            notes.extend(init::pca_note(&model_spec));
-        }
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut))?;
         let validation_yardstick = match held_back.count() {
             0 => None,
             _ => Some(yardstick.measure_held_back(&held_back, &normaliser)?),
         };
-        let model = init::model(model_spec, normaliser, initialisation, seed, Some(&yardstick.pca));
+        let model = match base {
+            Some(base) => Autoencoder::clone(base),
+            None => first_weights(spec, model_spec, normaliser, &yardstick, &mut notes),
+        };
         let optimizer = Optimiser::new(&model, &spec.spec().optimiser);
         let report = TrainingReport {
             training_rows: cut.training_rows(),
@@ -229,15 +242,17 @@ impl<'a> Trainer<'a> {
             steps_done: 0,
             rows_processed: 0,
             explained_variance: None,
+            spread,
             loss_start: None,
+            settled: false,
             retried: false,
             report,
             best_loss: None,
             optimiser: optimizer.scalars(),
         };
-        let parallel = is_parallel(&model);
-        let feeder = Feeder::new(Arc::clone(source), cut);
-        Ok(Self { spec, feeder, held_back, state, model, best: None, optimizer, yardstick, parallel })
+        let steps = Steps::new(&model, &spec.spec().regularisation, seed);
+        let (feeder, base) = (Feeder::new(Arc::clone(source), cut), base.cloned());
+        Ok(Self { spec, feeder, held_back, state, base, model, best: None, optimizer, steps, yardstick })
     }
 
     /// As a checkpoint has it.
@@ -255,23 +270,23 @@ impl<'a> Trainer<'a> {
         let held_back = validation_rows(spec, source.count(), &mut Vec::new());
         let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut))?;
-        let parallel = is_parallel(&model);
+        let steps = Steps::new(&model, &spec.spec().regularisation, spec.spec().seed);
         let feeder = Feeder::new(Arc::clone(source), cut);
-        Ok(Self { spec, feeder, held_back, state, model, best, optimizer, yardstick, parallel })
+        Ok(Self { spec, feeder, held_back, state, base: None, model, best, optimizer, steps, yardstick })
     }
 
     /// All epochs, then the figures.
     fn run(mut self, test: &dyn RowSource, observer: &mut dyn Observer) -> Result<Trained, TrainError> {
-        let mut steps = Steps::new(&self.model);
+        self.settle(observer)?;
         while self.state.epoch <= self.state.plan.epochs {
-            match self.epoch(&mut steps, observer)? {
+            match self.epoch(observer)? {
                 Epoch::Done if self.is_patient() => {}
                 Epoch::Done => break,
                 Epoch::Diverged(error) if self.may_retry() => self.begin_again(&error),
                 Epoch::Diverged(error) => return Err(error),
             }
         }
-        let Self { held_back, mut state, mut model, best, yardstick, parallel, .. } = self;
+        let Self { spec, held_back, mut state, base, mut model, best, yardstick, .. } = self;
         match best {
             Some(best) => model = best,
             None => state.report.best_epoch = state.report.epochs.last().map_or(0, |last| last.epoch),
@@ -280,39 +295,75 @@ impl<'a> Trainer<'a> {
             return Err(diverged(&state, f64::NAN));
         }
         let mut report = state.report;
-        report.validation = match state.validation_yardstick {
-            Some(pca) => Some(evaluate(&model, &|found| held_back.each(found), &pca, parallel)?),
-            None => None,
+        let figures = |model: &Autoencoder, pca: &Measured| {
+            evaluate(model, &|found| held_back.each(found), pca, is_parallel(model))
         };
+        if let Some(pca) = state.validation_yardstick {
+            let mut of_model = figures(&model, &pca)?;
+            if base.is_none() && spec.may_be_linear() {
+                let plain = linear::model(model.spec(), model.normaliser().clone(), &yardstick.pca);
+                let of_plain = figures(&plain, &pca)?;
+                if let Some(note) = linear::is_enough(&of_model, &of_plain) {
+                    state.notes.push(note);
+                    (model, of_model) = (plain, of_plain);
+                }
+            }
+            report.validation = Some(of_model);
+        }
         if test.count() > 0 {
             let pca = yardstick.measure_all(test, model.normaliser())?;
             let each =
                 |found: &mut dyn FnMut(&[f32]) -> Result<(), SourceError>| each_block(test, &mut |_, rows| found(rows));
-            report.test = Some(evaluate(&model, &each, &pca, parallel)?);
+            report.test = Some(evaluate(&model, &each, &pca, is_parallel(&model))?);
         }
         report.notes = state.notes;
         Ok(Trained { model, report })
     }
 
+    /// What only trials can tell: the learning rate, if it is to be found, and how many epochs a time budget is. Once.
+    fn settle(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if self.state.settled {
+            return Ok(());
+        }
+        self.state.settled = true;
+        let Self { spec, feeder, held_back, state, model, steps, .. } = self;
+        let (asked, plan) = (spec.spec(), &mut state.plan);
+        let mut bench = trial::Bench { spec: asked, feeder, model, steps, plan, observer };
+        if asked.optimiser.find_learning_rate {
+            let note = bench.find_learning_rate()?;
+            state.notes.push(note);
+            state.report.learning_rate = bench.plan.learning_rate;
+        }
+        if let Some(budget) = asked.time_budget {
+            let validate = || evaluate(model, &|found| held_back.each(found), &Measured::default(), is_parallel(model));
+            let note = bench.fit_budget(budget, &mut || validate().map(|_| ()))?;
+            state.notes.push(note);
+            // What was measured once is not measured again, whatever happens.
+            self.save(observer)?;
+        }
+        Ok(())
+    }
+
     /// From where the state is to the end of its epoch.
-    fn epoch(&mut self, steps: &mut Steps, observer: &mut dyn Observer) -> Result<Epoch, TrainError> {
+    fn epoch(&mut self, observer: &mut dyn Observer) -> Result<Epoch, TrainError> {
         self.feeder.begin(self.state.epoch, self.state.rows_done)?;
-        let mut batch = std::mem::take(&mut steps.batch);
+        let mut batch = Batch::default();
         loop {
             self.feeder.next(self.state.plan.batch_rows, &mut batch)?;
             if batch.is_empty() {
                 break;
             }
-            let loss = steps.measure(self, &batch);
+            let loss = self.steps.measure(&self.model, &self.feeder, &batch, self.state.epoch);
             let per_row = loss / batch.len() as f64;
-            let start = *self.state.loss_start.get_or_insert(per_row);
+            // A start may be a good one: then what the rows vary by is the measure.
+            let start = *self.state.loss_start.get_or_insert(per_row.max(self.state.spread));
             if !per_row.is_finite() || per_row > EXPLODED * start {
                 return Ok(Epoch::Diverged(diverged(&self.state, per_row)));
             }
             let (step, plan) = (self.state.steps_done, &self.state.plan);
             let (schedule, warmup) = (self.spec.spec().optimiser.schedule, self.spec.warmup_fraction());
             let rate = learning_rate(schedule, step, plan.steps(), warmup, plan.learning_rate);
-            steps.apply(self, rate);
+            self.steps.apply(&mut self.model, &mut self.optimizer, rate);
             let state = &mut self.state;
             state.loss_sum += loss;
             state.rows_done += batch.len() as u64;
@@ -321,7 +372,6 @@ impl<'a> Trainer<'a> {
             let (epoch, training_loss) = (state.epoch, state.loss_sum / state.rows_done as f64);
             self.tell(observer, epoch, training_loss, false)?;
         }
-        steps.batch = batch;
         let figures = self.validate()?;
         let state = &mut self.state;
         let training_loss = state.loss_sum / state.rows_done as f64;
@@ -386,7 +436,7 @@ impl<'a> Trainer<'a> {
     /// What the model does on the held-back rows, if there are any.
     fn validate(&self) -> Result<Option<Evaluation>, SourceError> {
         let Some(pca) = self.state.validation_yardstick else { return Ok(None) };
-        evaluate(&self.model, &|found| self.held_back.each(found), &pca, self.parallel).map(Some)
+        evaluate(&self.model, &|found| self.held_back.each(found), &pca, is_parallel(&self.model)).map(Some)
     }
 
     /// Whether another epoch is worth it; a note if not.
@@ -417,68 +467,36 @@ impl<'a> Trainer<'a> {
         (state.steps_done, state.rows_processed, state.loss_start) = (0, 0, None);
         (state.retried, state.best_loss, state.explained_variance) = (true, None, None);
         self.best = None;
-        let (spec, normaliser) = (self.model.spec().clone(), self.model.normaliser().clone());
-        let (initialisation, seed) = (initialisation(self.spec, &spec), self.spec.spec().seed);
-        self.model = init::model(spec, normaliser, initialisation, seed, Some(&self.yardstick.pca));
+        self.model = match &self.base {
+            Some(base) => Autoencoder::clone(base),
+            None => {
+                let (spec, normaliser) = (self.model.spec().clone(), self.model.normaliser().clone());
+                first_weights(self.spec, spec, normaliser, &self.yardstick, &mut Vec::new())
+            }
+        };
         self.optimizer = Optimiser::new(&self.model, &self.spec.spec().optimiser);
     }
 }
 
-/// What a step needs besides the model; used again from step to step.
-struct Steps {
-    batch: Batch,
-    /// Each with room for rows before they are turned.
-    tapes: Vec<(Tape, Vec<f32>)>,
-    /// Tapes of the batch that was measured last.
-    used: usize,
-    gradient: Gradient,
-}
-
-impl Steps {
-    fn new(model: &Autoencoder) -> Self {
-        Self { batch: Batch::default(), tapes: Vec::new(), used: 0, gradient: Gradient::zeros(model) }
-    }
-
-    /// Forward and backward of a mini-batch, tape by tape; returns the sum of the loss over its rows.
-    fn measure(&mut self, trainer: &Trainer<'_>, batch: &Batch) -> f64 {
-        let (model, feeder) = (&trainer.model, &trainer.feeder);
-        let used = batch.len().div_ceil(TAPE_ROWS);
-        self.used = used;
-        // The last batch of an epoch is smaller; the room for others stays.
-        self.tapes.resize_with(used.max(self.tapes.len()), || (Tape::new(model.layers().len()), Vec::new()));
-        let tapes = &mut self.tapes[..used];
-        let work = |(index, (tape, scratch)): (usize, &mut (Tape, Vec<f32>))| {
-            let first = index * TAPE_ROWS;
-            let count = TAPE_ROWS.min(batch.len() - first);
-            feeder.gather(batch, first, count, model.normaliser(), scratch, tape.rows_mut());
-            tape.forward(model, batch.len());
-            tape.backward(model, 0.0);
-        };
-        if trainer.parallel && used > 1 {
-            tapes.par_iter_mut().enumerate().for_each(work);
-        } else {
-            tapes.iter_mut().enumerate().for_each(work);
+/// A model with the first weights that are asked for, or that are affordable.
+fn first_weights(
+    spec: &CheckedTrainSpec,
+    model: ModelSpec,
+    normaliser: Normaliser,
+    yardstick: &Yardstick,
+    notes: &mut Vec<String>,
+) -> Autoencoder {
+    let initialisation = match spec.spec().initialisation {
+        None if !init::orthogonal_is_cheap(&model) => {
+            notes.push("first weights: Glorot, orthogonal ones would take long at these widths".to_owned());
+            Initialisation::Glorot
         }
-        tapes.iter().map(|(tape, _)| tape.loss()).sum()
-    }
-
-    /// Moves the weights by what [`Steps::measure`] has found.
-    fn apply(&mut self, trainer: &mut Trainer<'_>, rate: f64) {
-        let tapes = self.tapes[..self.used].iter().map(|(tape, _)| tape);
-        self.gradient.collect(tapes, trainer.parallel);
-        trainer.optimizer.step(&mut trainer.model, &self.gradient, rate, trainer.parallel);
-    }
-}
-
-fn initialisation(spec: &CheckedTrainSpec, model: &ModelSpec) -> Initialisation {
-    match spec.spec().initialisation {
-        None if !init::orthogonal_is_cheap(model) => Initialisation::Glorot,
         _ => spec.initialisation(),
+    };
+    if initialisation == Initialisation::Pca {
+        notes.extend(init::pca_note(&model));
     }
-}
-
-fn is_parallel(model: &Autoencoder) -> bool {
-    model.spec().flops_per_row() * TAPE_ROWS as u64 >= PARALLEL_FLOPS_MIN
+    init::model(model, normaliser, initialisation, spec.spec().seed, Some(&yardstick.pca))
 }
 
 fn diverged(state: &State, loss: f64) -> TrainError {

@@ -154,8 +154,12 @@ fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize, penalty: Penalty) -
         })
         .collect();
     let mut gradient = Gradient::zeros(model);
-    gradient.collect(tapes.iter(), false);
-    gradient.add_l2(model, penalty.l2);
+    gradient.collect_vectors(tapes.iter());
+    for (l, layer) in model.layers().iter().enumerate() {
+        gradient.panels(l).for_each(|mut panel| fill(&mut panel, tapes.iter(), l));
+        let pairs = gradient.layers[l].weight.iter_mut().zip(layer.weight.panels());
+        pairs.for_each(|(gradient, weight)| *gradient += l2_slope(penalty.l2, *weight));
+    }
     (tapes.iter().map(Tape::loss).sum::<f64>() / ROWS as f64, gradient)
 }
 

@@ -14,10 +14,11 @@ pub use state::{RestoreError, Scalars};
 
 use self::muon::{Block, Muon};
 use super::recipe::{OptimiserKind, OptimiserSpec};
-use crate::model::gradient::{Gradient, LayerGradient};
+use crate::model::gradient::{Gradient, LayerGradient, l2_slope};
 use crate::model::{Autoencoder, TiedLayer};
-use crate::numeric::Floats;
+use crate::numeric::matmul::{Panel, panel_floats, panels};
 use crate::numeric::update::{Adam, Nesterov, squared_norm};
+use crate::numeric::{Floats, vectorised};
 
 /// β₂ of `AdamW`, unless another is asked for.
 const BETA2: f64 = 0.999;
@@ -39,6 +40,36 @@ pub struct Optimiser {
     norm_max: Option<f64>,
     /// Room for [`Muon`], used again from matrix to matrix.
     blocks: Vec<Block>,
+}
+
+/// How a step is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Learning rate.
+    pub rate: f64,
+    /// Of the term 2·l2·‖W‖² of the loss.
+    pub l2: f32,
+    /// Whether other threads of the pool help.
+    pub parallel: bool,
+}
+
+/// The single numbers of one step, without decay.
+#[derive(Clone, Copy)]
+struct Numbers {
+    adam: Adam,
+    nesterov: Nesterov,
+}
+
+/// What is kept of a panel of a matrix.
+enum Kept<'a> {
+    Adam(&'a mut [f32], &'a mut [f32]),
+    Nesterov(&'a mut [f32]),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    Vectors,
 }
 
 /// The state of one tensor of parameters.
@@ -91,28 +122,122 @@ impl Optimiser {
     }
 
     /// Moves every parameter against its gradient.
-    pub fn step(&mut self, model: &mut Autoencoder, gradient: &Gradient, rate: f64, parallel: bool) {
-        let scale = self.scale(gradient, parallel);
+    ///
+    /// `gradient` has those of biases and gains; `fill(l, panel)` writes those of the matrix of layer l, panel by panel, on
+    /// the threads of the caller's pool if `parallel`. Where a matrix can be moved number by number, a panel is moved while
+    /// its gradient is in the cache. `l2` is that of the term 2·l2·‖W‖² of the loss.
+    pub fn step(
+        &mut self,
+        model: &mut Autoencoder,
+        gradient: &mut Gradient,
+        fill: &(dyn Fn(usize, &mut Panel<'_>) + Sync),
+        step: Step,
+    ) {
+        let each_alone =
+            self.norm_max.is_none() && self.tensors.iter().all(|tensor| !matches!(tensor.rule, Rule::Muon(_)));
+        if each_alone {
+            let numbers = self.begin(step.rate, 1.0);
+            self.move_matrices(model, gradient, fill, step, numbers);
+            self.move_tensors(model, gradient, step.parallel, numbers, Which::Vectors);
+        } else {
+            for (l, layer) in model.layers().iter().enumerate() {
+                let work = |(mut panel, weights): (Panel<'_>, &[f32])| {
+                    fill(l, &mut panel);
+                    penalise(panel.values_mut(), weights, step.l2);
+                };
+                let weights = layer.weight.panels().chunks(panel_floats(layer.weight.inputs()));
+                let jobs: Vec<_> = gradient.panels(l).zip(weights).collect();
+                if step.parallel { jobs.into_par_iter().for_each(work) } else { jobs.into_iter().for_each(work) }
+            }
+            let numbers = self.begin(step.rate, self.scale(gradient, step.parallel));
+            self.move_tensors(model, gradient, step.parallel, numbers, Which::All);
+        }
+    }
+
+    /// The single numbers of the next step.
+    fn begin(&mut self, rate: f64, scale: f32) -> Numbers {
         self.scalars.start_1 *= self.beta1;
         self.scalars.start_2 *= self.beta2;
         let correction = |start: f64| (1.0 / (1.0 - start)) as f32;
         let (correction1, correction2) = (correction(self.scalars.start_1), correction(self.scalars.start_2));
-        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
-        let (momentum, rate) = (self.momentum, rate as f32);
-        for (tensor, (w, g)) in self.tensors.iter_mut().zip(each_mut(model, gradient)) {
-            let decay = if tensor.is_matrix { self.decay } else { 0.0 };
-            let nesterov = Nesterov { scale, momentum, rate, decay };
+        let (beta1, beta2, rate) = (self.beta1 as f32, self.beta2 as f32, rate as f32);
+        Numbers {
+            adam: Adam { scale, beta1, beta2, correction1, correction2, rate, decay: 0.0 },
+            nesterov: Nesterov { scale, momentum: self.momentum, rate, decay: 0.0 },
+        }
+    }
+
+    /// Panel by panel: gradient, penalty, update.
+    fn move_matrices(
+        &mut self,
+        model: &mut Autoencoder,
+        gradient: &mut Gradient,
+        fill: &(dyn Fn(usize, &mut Panel<'_>) + Sync),
+        step: Step,
+        numbers: Numbers,
+    ) {
+        let Numbers { mut adam, mut nesterov } = numbers;
+        (adam.decay, nesterov.decay) = (self.decay, self.decay);
+        let matrices = self.tensors.iter_mut().filter(|tensor| tensor.is_matrix);
+        let layers = model.layers_mut().iter_mut().zip(&mut gradient.layers).zip(matrices).enumerate();
+        let mut jobs = Vec::new();
+        for (l, ((layer, gradient), tensor)) in layers {
+            let (outputs, inputs) = (layer.weight.outputs(), layer.weight.inputs());
+            let floats = panel_floats(inputs);
+            let weights = layer.weight.panels_mut().chunks_mut(floats);
+            let panels = panels(&mut gradient.weight, outputs, inputs).zip(weights);
             match &mut tensor.rule {
                 Rule::Adam { first, second } => {
-                    let step = Adam { scale, beta1, beta2, correction1, correction2, rate, decay };
+                    let (first, second) = (first.as_mut_slice(), second.as_mut_slice());
+                    let kept = first.chunks_mut(floats).zip(second.chunks_mut(floats));
+                    jobs.extend(panels.zip(kept).map(|((g, w), (m, v))| (l, g, w, Kept::Adam(m, v))));
+                }
+                Rule::Nesterov { velocity } => {
+                    let kept = velocity.as_mut_slice().chunks_mut(floats);
+                    jobs.extend(panels.zip(kept).map(|((g, w), u)| (l, g, w, Kept::Nesterov(u))));
+                }
+                Rule::Muon(_) => unreachable!("Muon moves a matrix as a whole"),
+            }
+        }
+        let work = |(l, mut panel, w, kept): (usize, Panel<'_>, &mut [f32], Kept<'_>)| {
+            fill(l, &mut panel);
+            let g = panel.values_mut();
+            penalise(g, w, step.l2);
+            match kept {
+                Kept::Adam(m, v) => adam.apply(w, g, m, v),
+                Kept::Nesterov(u) => nesterov.apply(w, g, u),
+            }
+        };
+        if step.parallel { jobs.into_par_iter().for_each(work) } else { jobs.into_iter().for_each(work) }
+    }
+
+    /// Tensor by tensor, each with the whole of its gradient.
+    fn move_tensors(
+        &mut self,
+        model: &mut Autoencoder,
+        gradient: &Gradient,
+        parallel: bool,
+        numbers: Numbers,
+        which: Which,
+    ) {
+        for (tensor, (w, g)) in self.tensors.iter_mut().zip(each_mut(model, gradient)) {
+            if which == Which::Vectors && tensor.is_matrix {
+                continue;
+            }
+            let Numbers { mut adam, mut nesterov } = numbers;
+            if tensor.is_matrix {
+                (adam.decay, nesterov.decay) = (self.decay, self.decay);
+            }
+            match &mut tensor.rule {
+                Rule::Adam { first, second } => {
                     let (m, v) = (first.as_mut_slice(), second.as_mut_slice());
                     if parallel && w.len() > CHUNK {
                         w.par_chunks_mut(CHUNK)
                             .zip(g.par_chunks(CHUNK))
                             .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
-                            .for_each(|((w, g), (m, v))| step.apply(w, g, m, v));
+                            .for_each(|((w, g), (m, v))| adam.apply(w, g, m, v));
                     } else {
-                        step.apply(w, g, m, v);
+                        adam.apply(w, g, m, v);
                     }
                 }
                 Rule::Nesterov { velocity } => {
@@ -138,6 +263,13 @@ impl Optimiser {
         let squares = tensors.map(|tensor| squared_norm(tensor, parallel));
         let norm = squares.sum::<f64>().sqrt();
         if norm > norm_max { (norm_max / norm) as f32 } else { 1.0 }
+    }
+}
+
+/// Adds the slope of the L2 term.
+fn penalise(gradient: &mut [f32], weights: &[f32], l2: f32) {
+    if l2 > 0.0 {
+        vectorised(|| gradient.iter_mut().zip(weights).for_each(|(g, w)| *g += l2_slope(l2, *w)));
     }
 }
 

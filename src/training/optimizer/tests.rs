@@ -34,6 +34,11 @@ fn values(model: &Autoencoder) -> impl Iterator<Item = f32> {
     tensors.flat_map(|(_, values)| values.iter().copied())
 }
 
+/// A step with a gradient that is there already.
+fn go(optimiser: &mut Optimiser, model: &mut Autoencoder, gradient: &Gradient, rate: f64, parallel: bool) {
+    optimiser.step(model, &mut gradient.clone(), &|_, _| {}, Step { rate, l2: 0.0, parallel });
+}
+
 fn bits(model: &Autoencoder) -> Vec<u32> {
     values(model).map(f32::to_bits).collect()
 }
@@ -46,7 +51,7 @@ fn any_number_of_threads_gives_the_same_bits() {
             let mut optimiser = Optimiser::new(&model, &spec(kind));
             for step in 0..3 {
                 let gradient = gradient(&model, step);
-                let mut work = |parallel| optimiser.step(&mut model, &gradient, 0.01, parallel);
+                let mut work = |parallel| go(&mut optimiser, &mut model, &gradient, 0.01, parallel);
                 match threads {
                     None => work(false),
                     Some(threads) => {
@@ -71,7 +76,7 @@ fn what_was_saved_goes_on_with_the_same_bits() {
         let mut optimiser = Optimiser::new(&model, &spec);
         for step in 0..3 {
             let gradient = gradient(&model, step);
-            optimiser.step(&mut model, &gradient, 0.01, false);
+            go(&mut optimiser, &mut model, &gradient, 0.01, false);
         }
         let tensors = optimiser.tensors().into_iter().map(|(name, values)| (name, values.to_vec())).collect();
         let scalars = serde_json::to_string(&optimiser.scalars()).expect("serialises");
@@ -80,8 +85,8 @@ fn what_was_saved_goes_on_with_the_same_bits() {
         other.restore(serde_json::from_str(&scalars).expect("reads"), tensors).expect("fits");
         for step in 3..6 {
             let gradient = gradient(&model, step);
-            optimiser.step(&mut model, &gradient, 0.01, false);
-            other.step(&mut other_model, &gradient, 0.01, false);
+            go(&mut optimiser, &mut model, &gradient, 0.01, false);
+            go(&mut other, &mut other_model, &gradient, 0.01, false);
         }
         assert!(bits(&model) == bits(&other_model), "{kind:?}");
     }
@@ -120,7 +125,7 @@ fn every_method_goes_down() {
                 tensor.iter_mut().zip(&mut slopes).for_each(|(g, slope)| *g = slope);
             }
             // Muon's steps are as long as the rate says, whatever the slope: a falling rate that has far to go.
-            optimiser.step(&mut model, &gradient, 0.1 * (1.0 - f64::from(step) / 200.0), false);
+            go(&mut optimiser, &mut model, &gradient, 0.1 * (1.0 - f64::from(step) / 200.0), false);
         }
         assert!(height(&model) < 0.1 * start, "{kind:?}: {} of {start}", height(&model));
     }
@@ -138,4 +143,21 @@ fn a_long_gradient_is_scaled_and_a_short_one_left_alone() {
     };
     assert!((f64::from(scale(Some(norm / 4.0))) - 0.25).abs() < 1e-6);
     assert_eq!((scale(Some(norm * 1.001)), scale(None)), (1.0, 1.0));
+}
+
+#[test]
+fn panel_by_panel_gives_the_same_bits_as_all_at_once() {
+    for kind in [OptimiserKind::AdamW, OptimiserKind::Sgd] {
+        let run = |gradient_norm_max| {
+            let mut model = model();
+            let mut optimiser = Optimiser::new(&model, &OptimiserSpec { gradient_norm_max, ..spec(kind) });
+            for step in 0..3 {
+                let mut slopes = gradient(&model, step);
+                optimiser.step(&mut model, &mut slopes, &|_, _| {}, Step { rate: 0.01, l2: 0.1, parallel: false });
+            }
+            bits(&model)
+        };
+        // A norm that nothing reaches.
+        assert!(run(None) == run(Some(1e30)), "{kind:?}");
+    }
 }

@@ -103,7 +103,7 @@ fn every_default_is_told() {
 #[test]
 fn the_best_weights_are_kept() {
     let mut asked = spec(&[8, 6, 2]);
-    asked.epochs = Some(40);
+    (asked.epochs, asked.hidden_activation) = (Some(40), Some(Activation::Elu { alpha: 1.0 }));
     let trained = run(asked, &plane(60, 8, 2), 1).expect("trains");
     let losses: Vec<f64> = trained.report.epochs.iter().filter_map(|epoch| epoch.validation_loss).collect();
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
@@ -127,7 +127,7 @@ fn few_rows_and_constant_rows_train() {
     for (rows, values) in [(1, plane(1, 5, 2)), (2, plane(2, 5, 2)), (9, vec![4.0; 45])] {
         let trained = run(spec(&[5, 4, 3]), &values, 1).expect("trains");
         assert!(is_finite(&trained.model), "{rows} rows");
-        assert_eq!(trained.report.training_rows, rows);
+        assert_eq!(trained.report.training_rows, rows - rows / 4, "a fifth is held back, from 3 rows on");
     }
 }
 
@@ -160,6 +160,7 @@ impl Observer for Interrupted {
 fn wherever_it_is_interrupted_the_bits_are_the_same() {
     let mut asked = spec(&[8, 6, 2]);
     (asked.epochs, asked.batch_rows, asked.gain) = (Some(4), Some(16), true);
+    asked.validation_fraction = Some(0.05);
     asked.hidden_activation = Some(Activation::Tanh);
     let checked = asked.clone().check().expect("valid");
     let values = plane(100, 8, 2);
@@ -270,4 +271,155 @@ fn saturating_units_without_gain_are_warned_of() {
 #[test]
 fn no_rows_are_refused() {
     assert_eq!(run(spec(&[5, 2]), &[], 1).expect_err("refused"), TrainError::NoRows);
+}
+
+/// A clock that goes on by the same time whenever it is looked at.
+struct Ticking {
+    tick: Duration,
+    now: Duration,
+    saved: u32,
+}
+
+impl Observer for Ticking {
+    fn look(&mut self, _: &Event) -> Next {
+        Next::GoOn
+    }
+
+    fn save(&mut self, _: &[u8]) -> Result<(), String> {
+        self.saved += 1;
+        Ok(())
+    }
+
+    fn elapsed(&mut self) -> Duration {
+        self.now += self.tick;
+        self.now
+    }
+}
+
+#[test]
+fn a_time_budget_becomes_a_number_of_epochs_once() {
+    let mut asked = spec(&[8, 6, 2]);
+    (asked.epochs, asked.batch_rows, asked.validation_fraction) = (None, Some(10), Some(0.2));
+    asked.time_budget = Some(Duration::from_secs(100));
+    let values = plane(50, 8, 2);
+    let run = |tick: f64| {
+        let mut clock = Ticking { tick: Duration::from_secs_f64(tick), now: Duration::ZERO, saved: 0 };
+        let checked = asked.clone().check().expect("valid");
+        let trained = go(&checked, &values, &[], Start::Fresh, 1, &mut clock).expect("trains");
+        assert_eq!(clock.saved, 1, "what was measured is kept");
+        trained
+    };
+    // Four steps an epoch and a validation, a second each.
+    let by_budget = run(1.0);
+    let epochs = by_budget.report.epochs.len();
+    assert!((17..=19).contains(&epochs), "{epochs}: {:?}", by_budget.report.notes);
+    assert!(by_budget.report.notes.iter().any(|note| note.starts_with("epochs: ") && note.contains("100s")));
+    assert_eq!(run(30.0).report.epochs.len(), 1);
+    // As many epochs give the same bits.
+    let by_number = TrainSpec { time_budget: None, epochs: Some(epochs as u32), ..asked.clone() };
+    assert_eq!(bits(&run_with(by_number, &values).model), bits(&by_budget.model));
+}
+
+fn run_with(spec: TrainSpec, values: &[f32]) -> Trained {
+    run(spec, values, 1).expect("trains")
+}
+
+#[test]
+fn a_learning_rate_is_found_and_trains() {
+    let mut asked = spec(&[8, 6, 2]);
+    (asked.epochs, asked.batch_rows, asked.optimiser.find_learning_rate) = (Some(20), Some(10), true);
+    let trained = run_with(asked, &plane(200, 8, 2));
+    let note = trained.report.notes.iter().find(|note| note.starts_with("learning rate: ")).expect("told");
+    assert!(note.contains("sweep"), "{note}");
+    assert!(trained.report.learning_rate > 1e-4 && trained.report.learning_rate < 1.0, "{note}");
+    let losses = &trained.report.epochs;
+    assert!(losses[19].training_loss < 0.5 * losses[0].training_loss, "{note}: {losses:?}");
+}
+
+#[test]
+fn what_is_linear_is_found_to_be_and_what_is_bent_too() {
+    // On a plane with noise PCA is the best there is.
+    let mut asked = spec(&[10, 8, 3]);
+    asked.epochs = Some(30);
+    let trained = run_with(asked.clone(), &plane(400, 10, 3));
+    let figures = trained.report.validation.expect("validation rows");
+    assert!(figures.squared_error < 1.0001 * figures.pca_squared_error, "{figures:?}");
+    assert!(trained.model.spec().raw().encoder_activations.iter().all(|f| *f == Activation::Linear));
+    assert!(
+        trained.report.notes.iter().any(|note| note.starts_with("activations: linear")),
+        "{:?}",
+        trained.report.notes
+    );
+    // Who asked for a bend gets it.
+    let bent = TrainSpec { hidden_activation: Some(Activation::Tanh), ..asked };
+    assert_eq!(run_with(bent, &plane(400, 10, 3)).model.spec().raw().encoder_activations[0], Activation::Tanh);
+    // A parabola has one dimension, which is no line.
+    let parabola: Vec<f32> = (0..2000).map(|i| i as f32 * 0.001 - 1.0).flat_map(|t| [t, t * t]).collect();
+    let mut asked = spec(&[2, 32, 16, 1]);
+    asked.epochs = Some(60);
+    let figures = run_with(asked, &parabola).report.validation.expect("validation rows");
+    assert!(figures.squared_error < 0.5 * figures.pca_squared_error, "{figures:?}");
+}
+
+#[test]
+fn training_goes_on_from_a_model() {
+    let mut asked = spec(&[8, 6, 2]);
+    (asked.epochs, asked.hidden_activation) = (Some(30), Some(Activation::Elu { alpha: 1.0 }));
+    let values = plane(300, 8, 2);
+    let first = run_with(asked.clone(), &values);
+    let before = first.report.validation.expect("validation rows").loss;
+    asked.epochs = Some(3);
+    let checked = asked.clone().check().expect("valid");
+    let go_on = &mut |_: &Event| Next::GoOn;
+    let second = go(&checked, &values, &[], Start::Model(Arc::new(first.model)), 1, go_on).expect("trains");
+    let after = second.report.validation.expect("validation rows").loss;
+    assert!(after < 1.1 * before, "{after} after {before}");
+    let fresh = run_with(asked, &values).report.validation.expect("validation rows").loss;
+    assert!(after < 0.8 * fresh, "{after}, from nothing {fresh}");
+}
+
+#[test]
+fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywhere() {
+    let mut asked = spec(&[120, 150, 20]);
+    (asked.epochs, asked.batch_rows) = (Some(2), Some(128));
+    let values = plane(300, 120, 9);
+    let plain = bits(&run(asked.clone(), &values, 1).expect("trains").model);
+    let changes: [fn(&mut TrainSpec); 5] = [
+        |spec| spec.regularisation.l2 = 0.01,
+        |spec| spec.regularisation.activity_l2 = 0.1,
+        |spec| spec.regularisation.masking = 0.2,
+        |spec| spec.regularisation.gaussian = 0.2,
+        |spec| spec.regularisation.input_dropout = 0.2,
+    ];
+    for (i, change) in changes.iter().enumerate() {
+        let mut changed = asked.clone();
+        change(&mut changed);
+        let one = bits(&run(changed.clone(), &values, 1).expect("trains").model);
+        assert!(one != plain, "change {i}");
+        assert!(one == bits(&run(changed, &values, 3).expect("trains").model), "change {i}");
+    }
+}
+
+/// Theory 2 of the design: of each principal direction 1 - l2 / variance is kept.
+#[test]
+fn l2_shrinks_a_linear_model_as_predicted() {
+    let mut asked = spec(&[4, 2]);
+    (asked.epochs, asked.batch_rows, asked.validation_fraction) = (Some(400), Some(200), Some(0.0));
+    (asked.normalisation, asked.regularisation.l2) = (Some(NormalisationKind::None), 0.5);
+    asked.optimiser.learning_rate = Some(0.02);
+    // Independent, with variances 4, 2, 0.01 and 0.01.
+    let mut stream = Stream::new(5, 0, 0, Use::Sample);
+    let deviations = [2.0, 2.0f64.sqrt(), 0.1, 0.1];
+    let values: Vec<f32> = (0..200 * 4).map(|i| (deviations[i % 4] * stream.normal()) as f32).collect();
+    let trained = run_with(asked, &values);
+    let variance = |j: usize| {
+        let column: Vec<f64> = values.iter().skip(j).step_by(4).map(|x| f64::from(*x)).collect();
+        let mean = column.iter().sum::<f64>() / 200.0;
+        column.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 200.0
+    };
+    // The directions are nearly the axes, and the trace of WᵀW is that of WWᵀ.
+    let w = trained.model.layers()[0].weight.to_row_major();
+    let trace: f64 = w.iter().map(|w| f64::from(*w).powi(2)).sum();
+    let expected = (1.0 - 0.5 / variance(0)) + (1.0 - 0.5 / variance(1));
+    assert!((trace - expected).abs() < 0.01 * expected, "{trace}, expected {expected}");
 }

@@ -1,0 +1,86 @@
+//! One step: forward and backward of a mini-batch, and what the weights move by.
+
+use rayon::prelude::*;
+
+use super::batches::{Batch, Feeder};
+use super::corruption::Corruption;
+use super::optimizer::{Optimiser, Step};
+use super::recipe::Regularisation;
+use crate::model::Autoencoder;
+use crate::model::gradient::{Gradient, TAPE_ROWS, Tape, fill};
+use crate::numeric::matmul::Panel;
+
+/// Floating-point operations of a tape below which other threads are not worth waking.
+const PARALLEL_FLOPS_MIN: u64 = 4_000_000;
+
+/// Whether threads share the work of a step.
+pub(super) fn is_parallel(model: &Autoencoder) -> bool {
+    model.spec().flops_per_row() * TAPE_ROWS as u64 >= PARALLEL_FLOPS_MIN
+}
+
+/// What a step needs besides model and optimiser; used again from step to step.
+#[derive(Debug)]
+pub(super) struct Steps {
+    /// Each with room for rows before they are turned.
+    tapes: Vec<(Tape, Vec<f32>)>,
+    /// Tapes of the batch that was measured last.
+    used: usize,
+    gradient: Gradient,
+    corruption: Corruption,
+    activity_l2: f32,
+    l2: f32,
+    seed: u64,
+    parallel: bool,
+}
+
+impl Steps {
+    pub(super) fn new(model: &Autoencoder, regularisation: &Regularisation, seed: u64) -> Self {
+        Self {
+            tapes: Vec::new(),
+            used: 0,
+            gradient: Gradient::zeros(model),
+            corruption: Corruption::new(regularisation),
+            activity_l2: regularisation.activity_l2 as f32,
+            l2: regularisation.l2 as f32,
+            seed,
+            parallel: is_parallel(model),
+        }
+    }
+
+    /// Forward and backward of a mini-batch of an epoch, tape by tape; returns the sum of the reconstruction's loss over its
+    /// rows.
+    pub(super) fn measure(&mut self, model: &Autoencoder, feeder: &Feeder, batch: &Batch, epoch: u32) -> f64 {
+        self.used = batch.len().div_ceil(TAPE_ROWS);
+        // The last batch of an epoch is smaller; the room for others stays.
+        let room = self.used.max(self.tapes.len());
+        self.tapes.resize_with(room, || (Tape::new(model.layers().len()), Vec::new()));
+        let tapes = &mut self.tapes[..self.used];
+        let (corruption, activity_l2, seed) = (self.corruption, self.activity_l2, self.seed);
+        let work = |(index, (tape, scratch)): (usize, &mut (Tape, Vec<f32>))| {
+            let first = index * TAPE_ROWS;
+            let count = TAPE_ROWS.min(batch.len() - first);
+            feeder.gather(batch, first, count, model.normaliser(), scratch, tape.rows_mut());
+            if !corruption.is_none() {
+                let rows = tape.corrupted_mut();
+                (0..count).for_each(|i| corruption.apply(rows, i, batch.row(first + i), epoch, seed));
+            }
+            tape.forward(model, batch.len());
+            tape.backward(model, activity_l2);
+        };
+        if self.parallel && tapes.len() > 1 {
+            tapes.par_iter_mut().enumerate().for_each(work);
+        } else {
+            tapes.iter_mut().enumerate().for_each(work);
+        }
+        tapes.iter().map(|(tape, _)| tape.loss()).sum()
+    }
+
+    /// Moves the weights by what [`Steps::measure`] has found.
+    pub(super) fn apply(&mut self, model: &mut Autoencoder, optimiser: &mut Optimiser, rate: f64) {
+        let tapes = &self.tapes[..self.used];
+        self.gradient.collect_vectors(tapes.iter().map(|(tape, _)| tape));
+        let step = Step { rate, l2: self.l2, parallel: self.parallel };
+        let of_tapes = |l: usize, panel: &mut Panel<'_>| fill(panel, tapes.iter().map(|(tape, _)| tape), l);
+        optimiser.step(model, &mut self.gradient, &of_tapes, step);
+    }
+}

@@ -1,0 +1,128 @@
+//! Trials on a copy of the model, before training begins: what cannot be known without them.
+
+use std::time::Duration;
+
+use super::TrainError;
+use super::batches::{Batch, Feeder};
+use super::observer::{Event, Next, Observer};
+use super::optimizer::Optimiser;
+use super::params::TrainSpec;
+use super::plan::Plan;
+use super::range_finder::Sweep;
+use super::source::SourceError;
+use super::steps::Steps;
+use crate::model::Autoencoder;
+
+/// How long steps are timed, at most, and as a share of the budget.
+const TIMED: Duration = Duration::from_secs(2);
+const TIMED_SHARE: u32 = 20;
+/// Share of a budget that is planned with: what comes after training takes time too.
+const PLANNED: f64 = 0.95;
+/// A budget never becomes more epochs than this: rows so few are known by heart long before.
+const EPOCHS_MAX: f64 = 1000.0;
+
+/// What trials are made with.
+pub(super) struct Bench<'a> {
+    pub(super) spec: &'a TrainSpec,
+    pub(super) feeder: &'a mut Feeder,
+    /// As it begins; trials leave it alone.
+    pub(super) model: &'a Autoencoder,
+    pub(super) steps: &'a mut Steps,
+    pub(super) plan: &'a mut Plan,
+    pub(super) observer: &'a mut dyn Observer,
+}
+
+impl Bench<'_> {
+    /// A range test (Smith 2017); a note of what it found. Where it finds nothing the rate stays.
+    pub(super) fn find_learning_rate(&mut self) -> Result<String, TrainError> {
+        let mut sweep = Sweep::default();
+        self.run(&mut |loss, _| if sweep.add(loss?) { sweep.rate() } else { None }, sweep_start())?;
+        Ok(match sweep.chosen() {
+            Some(rate) => {
+                self.plan.learning_rate = rate;
+                format!("learning rate: {rate}, found by a sweep (Smith 2017)")
+            }
+            None => format!("learning rate: {}, a sweep found no better one", self.plan.learning_rate),
+        })
+    }
+
+    /// Makes a number of epochs of a time budget; a note of it. `validate` is what ends an epoch.
+    pub(super) fn fit_budget(
+        &mut self,
+        budget: Duration,
+        validate: &mut dyn FnMut() -> Result<(), SourceError>,
+    ) -> Result<String, TrainError> {
+        let (mut steps, mut begun, mut seconds_per_step) = (0u32, Duration::ZERO, 0.0);
+        let timed = TIMED.min(budget / TIMED_SHARE);
+        let rate = self.plan.learning_rate;
+        self.run(
+            &mut |_, now| {
+                // The first step asks for memory, which the others have.
+                if steps == 0 {
+                    begun = now;
+                }
+                let taken = now.saturating_sub(begun);
+                if steps > 0 {
+                    seconds_per_step = taken.as_secs_f64() / f64::from(steps);
+                }
+                steps += 1;
+                (taken < timed && steps <= STEPS_MAX).then_some(rate)
+            },
+            rate,
+        )?;
+        let before = self.observer.elapsed();
+        validate()?;
+        let now = self.observer.elapsed();
+        let validation = now.saturating_sub(before).as_secs_f64();
+        let seconds_per_epoch = seconds_per_step * self.plan.steps_per_epoch as f64 + validation;
+        let left = budget.saturating_sub(now).as_secs_f64() * PLANNED;
+        if seconds_per_epoch > 0.0 {
+            self.plan.epochs = (left / seconds_per_epoch).clamp(1.0, EPOCHS_MAX) as u32;
+        }
+        Ok(format!(
+            "epochs: {}, what a budget of {budget:?} was worth here, {seconds_per_epoch:.3} s each; for the same bits ask for as \
+             many epochs",
+            self.plan.epochs
+        ))
+    }
+
+    /// Steps on a copy, the first with `rate`, for as long as `next(loss per row, time)` gives another one. A loss of `None`
+    /// is none that is a number.
+    fn run(
+        &mut self,
+        next: &mut dyn FnMut(Option<f64>, Duration) -> Option<f64>,
+        mut rate: f64,
+    ) -> Result<(), TrainError> {
+        let mut model = self.model.clone();
+        let mut optimiser = Optimiser::new(&model, &self.spec.optimiser);
+        let mut batch = Batch::default();
+        let event = Event { epoch_count: self.plan.epochs, step_count: self.plan.steps(), ..Event::default() };
+        for epoch in 1.. {
+            self.feeder.begin(epoch, 0)?;
+            loop {
+                self.feeder.next(self.plan.batch_rows, &mut batch)?;
+                if batch.is_empty() {
+                    break;
+                }
+                let loss = self.steps.measure(&model, self.feeder, &batch, epoch) / batch.len() as f64;
+                self.steps.apply(&mut model, &mut optimiser, rate);
+                if matches!(self.observer.look(&event), Next::Stop | Next::SaveAndStop) {
+                    return Err(TrainError::Stopped);
+                }
+                let now = self.observer.elapsed();
+                match next(loss.is_finite().then_some(loss), now) {
+                    Some(another) => rate = another,
+                    None => return Ok(()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Steps that are timed at most: a clock that stands still ends there too.
+const STEPS_MAX: u32 = 2000;
+
+fn sweep_start() -> f64 {
+    super::range_finder::RATE_FIRST
+}
