@@ -38,7 +38,7 @@ impl Picture {
         if let Some(loss) = progress.validation_loss {
             set(&mut self.validation, full, loss);
         }
-        self.progress = progress.clone();
+        self.progress = *progress;
     }
 
     /// The picture for a terminal of `columns`: no line is longer, and their number depends on the width and on what is

@@ -76,7 +76,7 @@ impl Gradient {
     }
 
     /// Sums the tapes of a mini-batch into the gradients of biases and gains, which are overwritten.
-    pub fn collect_vectors<'a>(&mut self, tapes: impl Iterator<Item = &'a Tape> + Clone) {
+    pub fn collect_vectors<'a>(&mut self, tapes: &(impl Iterator<Item = &'a Tape> + Clone)) {
         for (l, layer) in self.layers.iter_mut().enumerate() {
             layer.encoder_bias.fill(0.0);
             layer.decoder_bias.fill(0.0);

@@ -6,6 +6,9 @@ use super::Lanes;
 use super::activation::logistic;
 use super::kernels::{PANEL, vectorised};
 
+/// Numbers whose losses are taken before they are added.
+const BLOCK: usize = 64 * PANEL;
+
 /// Sum of (x̂ - x)² over all numbers; `delta` becomes its derivative by x̂, times `share`. Shapes: all (n, d).
 ///
 /// # Panics
@@ -40,20 +43,20 @@ fn pairs(x: &Lanes, g: &Lanes, delta: &mut Lanes, f: impl Fn(f32, f32) -> (f32, 
         #[inline(always)]
         || {
             let mut sums = [0.0f64; PANEL];
-            let (x, x_rest) = x.as_chunks::<PANEL>();
-            let (g, g_rest) = g.as_chunks::<PANEL>();
-            let (delta, delta_rest) = delta.as_chunks_mut::<PANEL>();
-            for ((x, g), delta) in x.iter().zip(g).zip(delta) {
-                for i in 0..PANEL {
-                    let (slope, loss) = f(x[i], g[i]);
-                    delta[i] = slope;
-                    sums[i] += f64::from(loss);
+            let mut losses = [0.0f32; BLOCK];
+            for ((x, g), delta) in x.chunks(BLOCK).zip(g.chunks(BLOCK)).zip(delta.chunks_mut(BLOCK)) {
+                // A loop of its own, long enough for the compiler to see vectors in it.
+                let losses = &mut losses[..x.len()];
+                for (((x, g), delta), loss) in x.iter().zip(g).zip(delta).zip(&mut *losses) {
+                    (*delta, *loss) = f(*x, *g);
                 }
-            }
-            for (i, ((x, g), delta)) in x_rest.iter().zip(g_rest).zip(delta_rest).enumerate() {
-                let (slope, loss) = f(*x, *g);
-                *delta = slope;
-                sums[i] += f64::from(loss);
+                let (whole, rest) = losses.as_chunks::<PANEL>();
+                for part in whole {
+                    for i in 0..PANEL {
+                        sums[i] += f64::from(part[i]);
+                    }
+                }
+                rest.iter().zip(&mut sums).for_each(|(loss, sum)| *sum += f64::from(*loss));
             }
             sums.iter().sum()
         },
@@ -83,14 +86,8 @@ pub fn column_dots(a: &Lanes, b: Option<&Lanes>, sums: &mut Vec<f32>) {
                 let mut lanes = [0.0f32; PANEL];
                 for panel in 0..whole {
                     let at = (panel * columns + j) * PANEL;
-                    let part = &a[at..at + PANEL];
-                    match b {
-                        None => (0..PANEL).for_each(|i| lanes[i] += part[i]),
-                        Some(b) => {
-                            let other = &b[at..at + PANEL];
-                            (0..PANEL).for_each(|i| lanes[i] += part[i] * other[i]);
-                        }
-                    }
+                    let part = part(a, b, at);
+                    lanes = std::array::from_fn(|i| lanes[i] + part[i]);
                 }
                 let at = whole * PANEL * columns + j * rest;
                 for i in 0..rest {
@@ -103,6 +100,18 @@ pub fn column_dots(a: &Lanes, b: Option<&Lanes>, sums: &mut Vec<f32>) {
             }
         },
     );
+}
+
+/// 16 numbers of a∘b, or of a.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "what is not inlined is compiled for a machine without vectors")]
+fn part(a: &[f32], b: Option<&[f32]>, at: usize) -> [f32; PANEL] {
+    let of = |values: &[f32]| -> [f32; PANEL] { values[at..at + PANEL].try_into().expect("16 numbers") };
+    let a = of(a);
+    b.map_or(a, |b| {
+        let b = of(b);
+        std::array::from_fn(|i| a[i] * b[i])
+    })
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Steps {
     /// Moves the weights by what [`Steps::measure`] has found.
     pub(super) fn apply(&mut self, model: &mut Autoencoder, optimiser: &mut Optimiser, rate: f64) {
         let tapes = &self.tapes[..self.used];
-        self.gradient.collect_vectors(tapes.iter().map(|(tape, _)| tape));
+        self.gradient.collect_vectors(&tapes.iter().map(|(tape, _)| tape));
         let step = Step { rate, l2: self.l2, parallel: self.parallel };
         let of_tapes = |l: usize, panel: &mut Panel<'_>| fill(panel, tapes.iter().map(|(tape, _)| tape), l);
         optimiser.step(model, &mut self.gradient, &of_tapes, step);

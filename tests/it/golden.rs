@@ -127,7 +127,7 @@ fn losses_and_gradients_are_pytorchs() {
         let loss = tape.loss() / count as f64;
         assert!((loss - reference.loss).abs() <= 1e-5 * reference.loss, "{name}: {loss}, expected {}", reference.loss);
         let mut gradient = Gradient::zeros(model);
-        gradient.collect_vectors([&tape].into_iter());
+        gradient.collect_vectors(&[&tape].into_iter());
         (0..model.layers().len())
             .for_each(|l| gradient.panels(l).for_each(|mut panel| fill(&mut panel, [&tape].into_iter(), l)));
         for (l, layer) in gradient.layers.iter().enumerate() {

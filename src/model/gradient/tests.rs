@@ -154,7 +154,7 @@ fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize, penalty: Penalty) -
         })
         .collect();
     let mut gradient = Gradient::zeros(model);
-    gradient.collect_vectors(tapes.iter());
+    gradient.collect_vectors(&tapes.iter());
     for (l, layer) in model.layers().iter().enumerate() {
         gradient.panels(l).for_each(|mut panel| fill(&mut panel, tapes.iter(), l));
         let pairs = gradient.layers[l].weight.iter_mut().zip(layer.weight.panels());

@@ -124,6 +124,16 @@ unsafe fn tile<V: Vector, const I: usize>(
         for first in (0..rows).step_by(PANEL) {
             let lanes = PANEL.min(rows - first);
             let v = v.add(first * inputs + input * lanes);
+            if lanes == PANEL {
+                // Of a whole panel the distances are known: one address does for all inputs.
+                for row in 0..PANEL {
+                    let outputs = V::load(turned.as_ptr().add((first + row) * PANEL));
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        *sum = outputs.multiply_add(V::splat(*v.add(i * PANEL + row)), *sum);
+                    }
+                }
+                continue;
+            }
             for row in 0..lanes {
                 let outputs = V::load(turned.as_ptr().add((first + row) * PANEL));
                 for (i, sum) in sums.iter_mut().enumerate() {
