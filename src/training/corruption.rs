@@ -32,13 +32,22 @@ impl Corruption {
         for column in 0..rows.columns() {
             let value = rows.at_mut(index, column);
             if self.gaussian > 0.0 {
-                *value += (self.gaussian * stream.normal()) as f32;
+                *value += (self.gaussian * bell(&mut stream)) as f32;
             }
             if self.masking > 0.0 {
                 *value = if stream.uniform() < self.masking { 0.0 } else { *value * self.scale };
             }
         }
     }
+}
+
+/// Mean 0, variance 1, and normal for what noise is for: the heads of 128 coins, spread evenly between whole numbers (de
+/// Moivre 1733). Kurtosis -0.016, none beyond 11 deviations; exact in integers, and in a tenth of the time that logarithms
+/// take, which would be as long as the rest of a step.
+fn bell(stream: &mut Stream) -> f64 {
+    const COINS: f64 = 128.0;
+    let heads = stream.bits().count_ones() + stream.bits().count_ones();
+    (f64::from(heads) - COINS / 2.0 + stream.uniform() - 0.5) / (COINS / 4.0 + 1.0 / 12.0).sqrt()
 }
 
 #[cfg(test)]
@@ -66,6 +75,20 @@ mod tests {
         let noisy = spoilt(Corruption { masking: 0.0, scale: 1.0, gaussian: 0.5 }, 7, 1);
         let variance = noisy.iter().map(|x| f64::from(x - 1.0).powi(2)).sum::<f64>() / 1e4;
         assert!((variance / 0.25 - 1.0).abs() < 4.0 * (2.0f64 / 1e4).sqrt(), "{variance}");
+    }
+
+    #[test]
+    fn noise_is_normal_enough() {
+        let mut stream = Stream::new(9, 0, 0, Use::Corruption);
+        let draws: Vec<f64> = (0..100_000).map(|_| bell(&mut stream)).collect();
+        let moment = |k| draws.iter().map(|x| x.powi(k)).sum::<f64>() / 1e5;
+        // Four standard errors of each, and the shares within one and two deviations.
+        assert!(moment(1).abs() < 0.013 && (moment(2) - 1.0).abs() < 0.018, "{} {}", moment(1), moment(2));
+        assert!((moment(4) - 3.0).abs() < 0.13, "{}", moment(4));
+        for (bound, share) in [(1.0, 0.6827), (2.0, 0.9545)] {
+            let within = draws.iter().filter(|x| x.abs() < bound).count() as f64 / 1e5;
+            assert!((within - share).abs() < 0.006, "{within} within {bound}");
+        }
     }
 
     #[test]
