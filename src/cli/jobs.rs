@@ -21,6 +21,16 @@ pub(super) enum JobsCommand {
         /// Its id
         id: String,
     },
+    /// Let a job that waits or trains wait until it is resumed
+    Pause {
+        /// Its id
+        id: String,
+    },
+    /// Put a paused job in line again
+    Resume {
+        /// Its id
+        id: String,
+    },
     /// Stop a job; its rows are removed
     Cancel {
         /// Its id
@@ -81,6 +91,16 @@ pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), C
                 Err(CliError::Failed(format!("job {} ended as {}", last.id, state(&last))))
             }
         }
+        JobsCommand::Pause { id } => {
+            let job = client.pause_job(pb::PauseJobRequest { id }).await?.into_inner().job;
+            tell(context, &job.unwrap_or_default());
+            Ok(())
+        }
+        JobsCommand::Resume { id } => {
+            let job = client.resume_job(pb::ResumeJobRequest { id }).await?.into_inner().job;
+            tell(context, &job.unwrap_or_default());
+            Ok(())
+        }
         JobsCommand::Cancel { id } => {
             let job = client.cancel_job(pb::CancelJobRequest { id }).await?.into_inner().job;
             tell(context, &job.unwrap_or_default());
@@ -108,6 +128,9 @@ fn tell(context: &Context, job: &pb::Job) {
     }
     if !job.failure.is_empty() {
         println!("  because: {}", job.failure);
+    }
+    if job.state() == pb::JobState::Paused {
+        println!("  to go on: halfhitch jobs resume {}", job.id);
     }
     if job.state() == pb::JobState::Uploading && !job.idempotency_key.is_empty() {
         println!("  to go on: halfhitch train ... --idempotency-key {}", job.idempotency_key);

@@ -315,6 +315,32 @@ impl Jobs {
         }
     }
 
+    /// Lets a job wait; returns once it is paused. One that trains stops at its next step.
+    pub async fn pause(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
+        let job = self.table.job(id)?;
+        let mut news = job.watch();
+        let pausing = Arc::clone(&job);
+        if blocking(move || pausing.pause()).await? {
+            return Ok(job.snapshot());
+        }
+        let asked = Arc::downgrade(&job);
+        drop(job);
+        // Paused and resumed at once, it may be in line again before this hears of it: then the wish is gone.
+        let answered = |now: &JobSnapshot| {
+            now.state == JobState::Paused
+                || now.state.has_ended()
+                || asked.upgrade().is_none_or(|job| job.wish() == table::Wish::GoOn)
+        };
+        let now = news.wait_for(answered).await.map_err(|_| JobError::ShuttingDown)?.clone();
+        if now.state.has_ended() { Err(IllegalMove { from: now.state, to: JobState::Paused }.into()) } else { Ok(now) }
+    }
+
+    /// Puts a paused job in line again.
+    pub async fn resume(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
+        let (table, id) = (Arc::clone(&self.table), id.clone());
+        blocking(move || table.resume(&id)).await
+    }
+
     /// Takes nothing more, stops training (it starts again at the next start), ends the streams that watch. Again is
     /// harmless.
     pub async fn shut_down(&self) {

@@ -4,14 +4,13 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
 use super::spool;
-use super::table::{Job, Table};
+use super::table::{Job, Table, Wish};
 use super::{JobError, JobState, Progress};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version};
@@ -34,10 +33,23 @@ pub(super) enum Outcome {
     Published(Version, Box<TrainingReport>),
     /// It was cancelled.
     Cancelled,
+    /// It was paused.
+    Paused,
     /// The server stops; the job starts again.
     Stopped,
     /// It failed.
     Failed(String),
+}
+
+impl Outcome {
+    /// Of a job whose training was stopped.
+    pub(super) fn stopped(job: &Job) -> Self {
+        match job.wish() {
+            Wish::GoOn => Self::Stopped,
+            Wish::Pause => Self::Paused,
+            Wish::Cancel => Self::Cancelled,
+        }
+    }
 }
 
 /// Trains a job. Runs on a thread of its own.
@@ -144,6 +156,9 @@ async fn look_after(table: &Arc<Table>) {
 fn settle(table: &Table, job: &Job, outcome: Outcome) {
     let (next, failure, published) = match outcome {
         Outcome::Stopped => return,
+        // Who cancels meanwhile is stronger.
+        Outcome::Paused if job.settle_as_paused() => return,
+        Outcome::Paused => (JobState::Cancelled, None, None),
         Outcome::Published(version, report) => {
             tracing::info!(job = %job.id, %version, "published");
             (JobState::Succeeded, None, Some((version, report)))
@@ -216,12 +231,11 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     let test = MemoryRows::new(rows.test, features);
     let trained = train(&job.spec, &training, &test, Start::Fresh, &pool, &mut |event: &Event| {
         news.tell(job, event);
-        if table.is_closing() || job.cancelled.load(Ordering::Acquire) { Next::Stop } else { Next::GoOn }
+        if table.is_closing() || job.wish() != Wish::GoOn { Next::Stop } else { Next::GoOn }
     });
     let mut trained = match trained {
         Ok(trained) => trained,
-        Err(TrainError::Stopped) if job.cancelled.load(Ordering::Acquire) => return Ok(Outcome::Cancelled),
-        Err(TrainError::Stopped) => return Ok(Outcome::Stopped),
+        Err(TrainError::Stopped) => return Ok(Outcome::stopped(job)),
         Err(error) => return Ok(Outcome::Failed(error.to_string())),
     };
     trained.report.data_sha256 = data_sha256;

@@ -24,12 +24,29 @@ pub enum JobState {
 
 /// A move that a job cannot make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the job is {}: it cannot become {}", from.name(), to.name())]
+#[error("the job is {}: it cannot become {}; {}", from.name(), to.name(), self.advice())]
 pub struct IllegalMove {
     /// Where it is.
     pub from: JobState,
     /// Where it was to go.
     pub to: JobState,
+}
+
+impl IllegalMove {
+    /// What would have to change.
+    fn advice(self) -> &'static str {
+        match (self.from, self.to) {
+            (JobState::Succeeded | JobState::Failed | JobState::Cancelled, _) => {
+                "it has ended, train again to have a new one"
+            }
+            (JobState::Uploading, _) => "finish its upload first",
+            (JobState::Paused, JobState::Paused) => "resume it first",
+            (JobState::Paused, _) => "resume it first, then wait until it runs",
+            (JobState::Queued | JobState::Running, JobState::Queued) => "only one that is paused can be resumed",
+            (JobState::Queued, _) => "wait until it runs",
+            (JobState::Running, _) => "wait until it has ended, or cancel it",
+        }
+    }
 }
 
 impl JobState {
@@ -38,7 +55,7 @@ impl JobState {
         [Self::Uploading, Self::Queued, Self::Running, Self::Paused, Self::Succeeded, Self::Failed, Self::Cancelled];
 
     /// The state after the move, if there is such a move. RUNNING to QUEUED is what a restart makes of a job that a crash
-    /// caught.
+    /// caught; nobody can ask for it.
     pub fn to(self, next: Self) -> Result<Self, IllegalMove> {
         let allowed = match self {
             Self::Uploading => matches!(next, Self::Queued | Self::Failed | Self::Cancelled),
@@ -110,6 +127,18 @@ mod tests {
                 assert_eq!(from.to(to).is_ok(), allowed.contains(&(from, to)), "{from:?} to {to:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_refusal_says_what_would_have_to_change() {
+        let text = |from: JobState, to| from.to(to).expect_err("no such move").to_string();
+        assert_eq!(
+            text(JobState::Uploading, JobState::Paused),
+            "the job is uploading: it cannot become paused; finish its upload first"
+        );
+        assert!(text(JobState::Queued, JobState::Queued).ends_with("only one that is paused can be resumed"));
+        assert!(text(JobState::Paused, JobState::Paused).ends_with("resume it first"));
+        assert!(text(JobState::Succeeded, JobState::Queued).contains("it has ended"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::journal::{Record, is_missing, unix_ms};
 use super::spool::{self, Counts, Spool};
 use super::upload::Upload;
-use super::{Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig};
+use super::{Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, JobsConfig};
 use crate::executor::Floor;
 use crate::registry::Registry;
 use crate::store::StoreError;
@@ -30,10 +30,22 @@ pub(super) struct Job {
     pub(super) spool: Arc<tokio::sync::Mutex<Option<Spool>>>,
     /// Counts the streams that took the upload over; each holds the number that was its own.
     pub(super) stream: watch::Sender<u64>,
-    /// Set to stop training.
-    pub(super) cancelled: AtomicBool,
+    /// What training is asked for.
+    wish: AtomicU8,
     /// Whether it comes from before a restart, and may have run then: its version may be published already.
     pub(super) may_be_published: bool,
+}
+
+/// What whoever trains a job is asked to do, at the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Wish {
+    /// Go on.
+    GoOn,
+    /// Stop, and let it wait.
+    Pause,
+    /// Stop for good.
+    Cancel,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -81,7 +93,7 @@ impl Job {
             news: watch::Sender::new(snapshot),
             spool: Arc::new(tokio::sync::Mutex::new(spool)),
             stream: watch::Sender::new(0),
-            cancelled: AtomicBool::new(false),
+            wish: AtomicU8::new(Wish::GoOn as u8),
             may_be_published,
         })
     }
@@ -96,6 +108,20 @@ impl Job {
 
     pub(super) fn state(&self) -> JobState {
         lock(&self.record).state
+    }
+
+    /// What its training is asked for.
+    pub(super) fn wish(&self) -> Wish {
+        match self.wish.load(Ordering::Acquire) {
+            wish if wish == Wish::GoOn as u8 => Wish::GoOn,
+            wish if wish == Wish::Pause as u8 => Wish::Pause,
+            _ => Wish::Cancel,
+        }
+    }
+
+    /// Asks its training to stop. Who cancels is stronger than who pauses.
+    fn ask(&self, wish: Wish) {
+        self.wish.fetch_max(wish as u8, Ordering::AcqRel);
     }
 
     /// Tells watchers of a change that needs no journal.
@@ -125,15 +151,53 @@ impl Job {
     pub(super) fn cancel_unless_running(&self, reason: Option<String>) -> Result<bool, JobError> {
         let record = lock(&self.record);
         if record.state == JobState::Running {
+            self.ask(Wish::Cancel);
             return Ok(false);
         }
         self.go_from(record, JobState::Cancelled, |record| record.failure = reason, Durable::Yes).map(|_| true)
+    }
+
+    /// Pauses a job that waits, and says whether it did: one that trains is told to stop.
+    pub(super) fn pause(&self) -> Result<bool, JobError> {
+        let record = lock(&self.record);
+        if record.state == JobState::Running {
+            self.ask(Wish::Pause);
+            return Ok(false);
+        }
+        self.go_from(record, JobState::Paused, |_| (), Durable::Yes).map(|_| true)
+    }
+
+    /// Lets a paused job wait for its turn.
+    pub(super) fn resume(&self) -> Result<JobSnapshot, JobError> {
+        let record = lock(&self.record);
+        if record.state != JobState::Paused {
+            return Err(IllegalMove { from: record.state, to: JobState::Queued }.into());
+        }
+        // Whoever cancels holds the lock too: what is forgotten here is that it was paused.
+        self.wish.store(Wish::GoOn as u8, Ordering::Release);
+        self.go_from(record, JobState::Queued, |_| (), Durable::Yes)
     }
 
     /// Ends a job whose end cannot be written down: those who wait are told, and a restart settles it again.
     pub(super) fn end_in_memory(&self, next: JobState, failure: String) {
         // Refused only if it has ended.
         let _ = self.go_from(lock(&self.record), next, |record| record.failure = Some(failure), Durable::No);
+    }
+
+    /// Writes down that a job whose training was stopped waits until it is resumed, and says true; false for one that is to
+    /// be cancelled. Where the disk refuses, it waits all the same, and starts again at the next start of the server.
+    pub(super) fn settle_as_paused(&self) -> bool {
+        let record = lock(&self.record);
+        if self.wish() == Wish::Cancel {
+            return false;
+        }
+        tracing::info!(job = %self.id, "paused");
+        if let Err(error) = self.go_from(record, JobState::Paused, |_| (), Durable::Yes) {
+            tracing::error!(job = %self.id, %error, "that a job is paused cannot be written down");
+            // Refused only if it has ended.
+            let _ = self.go_from(lock(&self.record), JobState::Paused, |_| (), Durable::No);
+        }
+        true
     }
 
     fn go_from(
@@ -438,13 +502,19 @@ impl Table {
     pub(super) fn cancel(&self, id: &JobId) -> Result<bool, JobError> {
         let job = self.job(id)?;
         let spool = job.spool.blocking_lock();
-        job.cancelled.store(true, Ordering::Release);
         if !job.cancel_unless_running(None)? {
             return Ok(false);
         }
         drop(spool);
         self.drop_rows(&job);
         Ok(true)
+    }
+
+    /// Puts a paused job in line again.
+    pub(super) fn resume(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
+        let snapshot = self.job(id)?.resume()?;
+        self.enqueue(id.clone());
+        Ok(snapshot)
     }
 
     /// Ends a job that cannot go on.

@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::runner::{Outcome, Runner, Work, train_and_publish};
-use super::table::Job;
+use super::table::{Job, Wish};
 use super::*;
 use crate::model::{Matrix, Values};
 use crate::registry::RegistryConfig;
@@ -16,11 +16,8 @@ use crate::training::TrainSpec;
 /// Training that never ends by itself.
 fn until_stopped(table: &Table, job: &Job) -> Outcome {
     loop {
-        if job.cancelled.load(std::sync::atomic::Ordering::Acquire) {
-            return Outcome::Cancelled;
-        }
-        if table.is_closing() {
-            return Outcome::Stopped;
+        if table.is_closing() || job.wish() != Wish::GoOn {
+            return Outcome::stopped(job);
         }
         std::thread::yield_now();
     }
@@ -213,6 +210,70 @@ async fn a_job_can_be_cancelled_in_every_state_but_ended() {
     assert!(matches!(upload.append(1, RowRole::Training, rows(1, 0)).await, Err(JobError::Ended { .. })));
     let unknown = server.jobs.cancel(&JobId::new()).await;
     assert!(matches!(unknown, Err(JobError::Unknown(_))));
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_or_runs_can_be_paused_and_resumed() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let running = server.finished(spec(), "", 4).await;
+    server.until(&running, JobState::Running).await;
+    let queued = server.finished(spec(), "", 4).await;
+    for id in [&queued, &running] {
+        assert_eq!(server.jobs.pause(id).await.expect("waits or runs").state, JobState::Paused);
+        let again = server.jobs.pause(id).await;
+        assert!(matches!(again, Err(JobError::IllegalMove(_))), "{again:?}");
+    }
+    let third = server.finished(spec(), "", 4).await;
+    server.until(&third, JobState::Running).await;
+    server.jobs.cancel(&third).await.expect("runs");
+    assert_eq!(server.jobs.resume(&queued).await.expect("is paused").state, JobState::Queued);
+    let again = server.jobs.resume(&queued).await;
+    assert!(matches!(again, Err(JobError::IllegalMove(_))), "{again:?}");
+    server.until(&queued, JobState::Running).await;
+    let resumed = server.jobs.resume(&queued).await;
+    assert!(matches!(resumed, Err(JobError::IllegalMove(_))), "a job that runs is not put in line twice: {resumed:?}");
+    server.crash().await;
+
+    let server = Server::open(folder.path(), train_and_publish).await;
+    assert_eq!(server.until(&queued, JobState::Succeeded).await.state, JobState::Succeeded);
+    assert_eq!(server.jobs.snapshot(&running).expect("known").state, JobState::Paused, "a restart changes nothing");
+    server.jobs.resume(&running).await.expect("is paused");
+    assert_eq!(server.until(&running, JobState::Succeeded).await.state, JobState::Succeeded);
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_paused_or_resumed_says_what_would_have_to_change() {
+    let folder = folder();
+    let server = Server::open(folder.path(), failing).await;
+    let (_upload, uploading, _) = server.uploading(spec(), "").await;
+    let ended = server.finished(spec(), "", 4).await;
+    server.until(&ended, JobState::Failed).await;
+    for (outcome, advice) in [
+        (server.jobs.pause(&uploading.id).await, "finish its upload first"),
+        (server.jobs.resume(&uploading.id).await, "finish its upload first"),
+        (server.jobs.pause(&ended).await, "train again"),
+        (server.jobs.resume(&ended).await, "train again"),
+    ] {
+        let error = outcome.expect_err("refused").to_string();
+        assert!(error.contains(advice), "{error:?} does not say {advice:?}");
+    }
+    assert!(matches!(server.jobs.pause(&JobId::new()).await, Err(JobError::Unknown(_))));
+    assert!(matches!(server.jobs.resume(&JobId::new()).await, Err(JobError::Unknown(_))));
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_job_can_be_cancelled() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let id = server.finished(spec(), "", 4).await;
+    server.until(&id, JobState::Running).await;
+    server.jobs.pause(&id).await.expect("runs");
+    assert_eq!(server.jobs.cancel(&id).await.expect("is paused").state, JobState::Cancelled);
+    assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists());
     server.crash().await;
 }
 

@@ -54,6 +54,21 @@ impl JobService for Api {
         let snapshot = self.service.jobs().cancel(&id).await.map_err(ServiceError::from)?;
         Ok(Response::new(pb::CancelJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
     }
+
+    async fn pause_job(&self, request: Request<pb::PauseJobRequest>) -> Result<Response<pb::PauseJobResponse>, Status> {
+        let id = convert::job_id(&request.into_inner().id)?;
+        let snapshot = self.service.jobs().pause(&id).await.map_err(ServiceError::from)?;
+        Ok(Response::new(pb::PauseJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<pb::ResumeJobRequest>,
+    ) -> Result<Response<pb::ResumeJobResponse>, Status> {
+        let id = convert::job_id(&request.into_inner().id)?;
+        let snapshot = self.service.jobs().resume(&id).await.map_err(ServiceError::from)?;
+        Ok(Response::new(pb::ResumeJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
+    }
 }
 
 /// Answers with the job now, at every change and at least every second, until it has ended; returns how.
