@@ -78,9 +78,27 @@ pub struct ServeArgs {
     /// Ended jobs that are remembered [default: 1000]
     #[arg(long, value_name = "COUNT")]
     pub ended_jobs_max: Option<String>,
-    /// Rows of all jobs on disk; those of the job that trains are in memory too [default: 8GiB]
+    /// Jobs that train at the same time [default: 2]
+    #[arg(long, value_name = "COUNT")]
+    pub running_jobs_max: Option<String>,
+    /// A paused job that is not resumed for this long is cancelled [default: 604800]
+    #[arg(long, value_name = "SECONDS")]
+    pub paused_seconds_max: Option<String>,
+    /// Rows of one job [default: 1000000000]
+    #[arg(long, value_name = "ROWS")]
+    pub job_rows_max: Option<String>,
+    /// Rows and checkpoint of one job on disk [default: 32GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub job_bytes_max: Option<String>,
+    /// Rows and checkpoints of all jobs on disk [default: 64GiB]
     #[arg(long, value_name = "BYTES")]
     pub spool_bytes_max: Option<String>,
+    /// What jobs leave free on the disk [default: 256MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub disk_free_bytes_min: Option<String>,
+    /// A job that trains writes down this often where it could go on [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub checkpoint_seconds: Option<String>,
     /// From SIGTERM until everything accepted must be answered [default: 25]
     #[arg(long, value_name = "SECONDS")]
     pub shutdown_grace_seconds: Option<String>,
@@ -325,6 +343,48 @@ impl Settings {
                 1,
                 100_000,
             )? as usize,
+            running_jobs_max: layers.count(
+                "running_jobs_max",
+                args.running_jobs_max.as_ref(),
+                defaults.jobs.running_jobs_max as u64,
+                1,
+                64,
+            )? as usize,
+            paused_max: Duration::from_secs(layers.count(
+                "paused_seconds_max",
+                args.paused_seconds_max.as_ref(),
+                defaults.jobs.paused_max.as_secs(),
+                1,
+                10 * 365 * 86_400,
+            )?),
+            job_rows_max: layers.count(
+                "job_rows_max",
+                args.job_rows_max.as_ref(),
+                defaults.jobs.job_rows_max,
+                1,
+                1 << 40,
+            )?,
+            job_bytes_max: layers.bytes(
+                "job_bytes_max",
+                args.job_bytes_max.as_ref(),
+                defaults.jobs.job_bytes_max,
+                1 << 10,
+                1 << 50,
+            )?,
+            disk_free_bytes_min: layers.bytes(
+                "disk_free_bytes_min",
+                args.disk_free_bytes_min.as_ref(),
+                defaults.jobs.disk_free_bytes_min,
+                0,
+                1 << 50,
+            )?,
+            checkpoint_every: Duration::from_secs(layers.count(
+                "checkpoint_seconds",
+                args.checkpoint_seconds.as_ref(),
+                defaults.jobs.checkpoint_every.as_secs(),
+                1,
+                86_400,
+            )?),
             spool_bytes_max: layers.bytes(
                 "spool_bytes_max",
                 args.spool_bytes_max.as_ref(),

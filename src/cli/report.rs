@@ -156,6 +156,7 @@ pub(super) fn job_json(job: &pb::Job) -> Value {
         "updated": job.update_time.as_ref().map(ToString::to_string),
         "upload_expires": job.upload_expire_time.as_ref().map(ToString::to_string),
         "chunk_count": job.chunk_count,
+        "priority": job.priority,
         "row_count": job.row_count,
         "test_row_count": job.test_row_count,
         "progress": job.progress.as_ref().map(|progress| json!({

@@ -125,6 +125,9 @@ pub(super) struct TrainArgs {
     /// Stop after this many epochs without a better validation loss [default: never]
     #[arg(long, value_name = "EPOCHS")]
     patience_epochs: Option<u32>,
+    /// How urgent it is among the jobs that wait, -10 to 10, the higher the earlier
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-10..=10))]
+    priority: i32,
     /// Come back to an interrupted upload under the key that it had [default: a new key, printed]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -276,6 +279,7 @@ impl TrainArgs {
             validation_fraction: self.validation_fraction,
             patience_epochs: self.patience_epochs,
             seed: self.seed,
+            priority: self.priority,
             idempotency_key: self.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             ..pb::TrainSpec::default()
         };

@@ -1,9 +1,15 @@
 //! Why a job is refused or fails: each variant names what was expected and what came.
 
-use super::{IllegalMove, JobId};
+use std::path::Path;
+use std::time::Duration;
+
+use super::{IllegalMove, JobId, Priority};
 use crate::model::{IdError, MatrixError};
 use crate::store::StoreError;
 use crate::training::ParamError;
+
+/// What was sent ahead of its turn stays for a moment only.
+const AHEAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a job is refused or fails.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -22,6 +28,12 @@ pub enum JobError {
     Key {
         /// What came, cut to a printable length.
         got: String,
+    },
+    /// Not a priority.
+    #[error("priority {got} is not allowed: expected {} to {}", Priority::RANGE.start(), Priority::RANGE.end())]
+    Priority {
+        /// What came.
+        got: i32,
     },
     /// The key belongs to another specification.
     #[error(
@@ -60,13 +72,39 @@ pub enum JobError {
     /// NaN or infinity.
     #[error(transparent)]
     Matrix(#[from] MatrixError),
-    /// A chunk that leaves a gap.
-    #[error("chunk {got} came, expected {expected} (or an earlier one again)")]
-    ChunkOrder {
-        /// What came.
-        got: u64,
+    /// Not the number of a chunk.
+    #[error("a chunk with number 0 came, expected numbers from 1 on; the next is {expected}")]
+    ChunkZero {
         /// What was expected.
         expected: u64,
+    },
+    /// A number that came before, with other rows.
+    #[error("chunk {number} came before with other rows or another role: expected the same again, or another number")]
+    ChunkDiffers {
+        /// Of both.
+        number: u64,
+    },
+    /// Too much that waits for a chunk that did not come.
+    #[error(
+        "chunk {next} has not come yet: at most {chunks_max} chunks and {bytes_max} bytes are kept meanwhile; send it, and what came after it again"
+    )]
+    TooFarAhead {
+        /// What was expected.
+        next: u64,
+        /// The limit.
+        chunks_max: usize,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The same, of all uploads together.
+    #[error(
+        "chunk {next} has not come yet, and what all uploads sent ahead of its turn takes {bytes_max} bytes, the most allowed: come back, and send chunks in their order"
+    )]
+    AheadFull {
+        /// What was expected.
+        next: u64,
+        /// The limit.
+        bytes_max: u64,
     },
     /// `finish` that does not count what came.
     #[error("finish counts {chunks} chunks and {rows} rows, on disk are {chunks_here} chunks and {rows_here} rows")]
@@ -88,6 +126,24 @@ pub enum JobError {
     TooManyJobs {
         /// The limit.
         open_jobs_max: usize,
+        /// When one may have ended.
+        retry_after: Duration,
+    },
+    /// Too many rows of one job.
+    #[error("the job would have {rows} rows, at most {rows_max} are allowed: train on a sample of them")]
+    TooManyRows {
+        /// With this chunk.
+        rows: u64,
+        /// The limit.
+        rows_max: u64,
+    },
+    /// Too many bytes of one job.
+    #[error("the job would take {bytes} bytes on disk, at most {bytes_max} are allowed: train on a sample of its rows")]
+    JobTooLarge {
+        /// With this chunk.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
     },
     /// Too many bytes of rows.
     #[error(
@@ -98,6 +154,32 @@ pub enum JobError {
         bytes: u64,
         /// The limit.
         bytes_max: u64,
+        /// When a job may have ended.
+        retry_after: Duration,
+    },
+    /// The disk is nearly full.
+    #[error(
+        "{free} bytes are free on the disk of {folder}, {free_min} have to stay so: wait for a job to end, or free some"
+    )]
+    DiskReserve {
+        /// Where rows go.
+        folder: String,
+        /// What is free.
+        free: u64,
+        /// The limit.
+        free_min: u64,
+        /// When a job may have ended.
+        retry_after: Duration,
+    },
+    /// The disk is full: the job has failed.
+    #[error(
+        "the disk of {folder} is full ({reason}): free some of it, then send the rows again as a new job (with another idempotency key)"
+    )]
+    DiskFull {
+        /// Of the job.
+        folder: String,
+        /// What was tried, and what the system says.
+        reason: String,
     },
     /// A file of the job is damaged.
     #[error("{path} is damaged: {reason}")]
@@ -116,4 +198,28 @@ pub enum JobError {
     /// A task of ours was lost.
     #[error("a disk task was lost: {0}")]
     TaskLost(String),
+}
+
+impl JobError {
+    /// The same error, but that of a full disk says what to do: its job has failed.
+    #[must_use]
+    pub(super) fn in_folder(self, folder: &Path) -> Self {
+        match self {
+            Self::Store(error @ StoreError::DiskFull { .. }) => {
+                Self::DiskFull { folder: folder.display().to_string(), reason: error.to_string() }
+            }
+            other => other,
+        }
+    }
+
+    /// When it is worth coming back, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooManyJobs { retry_after, .. }
+            | Self::SpoolFull { retry_after, .. }
+            | Self::DiskReserve { retry_after, .. } => Some(*retry_after),
+            Self::AheadFull { .. } => Some(AHEAD_RETRY_AFTER),
+            _ => None,
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{IdempotencyKey, JobError, JobId, JobState};
+use super::{IdempotencyKey, JobError, JobId, JobState, Priority};
 use crate::model::{TrainingReport, Version};
 use crate::store::StoreError;
 use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
@@ -25,6 +25,9 @@ pub(super) struct Record {
     pub(super) state: JobState,
     pub(super) spec: TrainSpec,
     pub(super) key: Option<IdempotencyKey>,
+    /// Journals of before there were priorities have none.
+    #[serde(default)]
+    pub(super) priority: Priority,
     pub(super) created_unix_ms: u64,
     pub(super) updated_unix_ms: u64,
     /// Counted when the upload was finished.
@@ -43,7 +46,13 @@ struct File {
 }
 
 impl Record {
-    pub(super) fn new(id: JobId, spec: TrainSpec, key: Option<IdempotencyKey>, now: SystemTime) -> Self {
+    pub(super) fn new(
+        id: JobId,
+        spec: TrainSpec,
+        key: Option<IdempotencyKey>,
+        priority: Priority,
+        now: SystemTime,
+    ) -> Self {
         let now = unix_ms(now);
         Self {
             format_version: FORMAT_VERSION,
@@ -51,6 +60,7 @@ impl Record {
             state: JobState::Uploading,
             spec,
             key,
+            priority,
             created_unix_ms: now,
             updated_unix_ms: now,
             chunks: 0,
@@ -137,7 +147,13 @@ mod tests {
 
     fn record() -> Record {
         let spec = TrainSpec::new("digits".parse().expect("a name"), vec![64, 8]);
-        let mut record = Record::new(JobId::new(), spec, Some("key".parse().expect("a key")), SystemTime::now());
+        let mut record = Record::new(
+            JobId::new(),
+            spec,
+            Some("key".parse().expect("a key")),
+            Priority::default(),
+            SystemTime::now(),
+        );
         record.report = Some(TrainingReport { learning_rate: 0.1, ..TrainingReport::default() });
         record
     }
@@ -170,6 +186,17 @@ mod tests {
             std::fs::write(&path, &bytes[..index]).expect("writes");
             assert!(Record::read(folder.path()).is_err(), "cut to {index} bytes");
         }
+    }
+
+    #[test]
+    fn a_journal_of_before_there_were_priorities_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let record = record();
+        let mut job = serde_json::to_value(&record).expect("writes");
+        job.as_object_mut().expect("an object").remove("priority").expect("it is there");
+        let file = File { crc32: checksum(&job), job };
+        std::fs::write(path(folder.path()), serde_json::to_vec(&file).expect("writes")).expect("writes");
+        assert_eq!(Record::read(folder.path()).expect("reads"), record);
     }
 
     #[test]

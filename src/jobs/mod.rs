@@ -3,10 +3,19 @@
 //! ```text
 //! <folder>/<id>/job.json    the journal of a job (`journal.rs`)
 //! <folder>/<id>/rows.spool  its rows, until it has ended (`spool.rs`)
+//! <folder>/<id>/checkpoint  where its training can go on, until it has ended (`checkpoint.rs`)
 //! ```
 
+mod ahead;
+mod checkpoint;
 mod error;
+mod index;
+mod job;
 mod journal;
+mod overseer;
+mod queue;
+mod quota;
+mod rows;
 mod runner;
 mod spool;
 mod state;
@@ -23,8 +32,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use error::JobError;
+pub use queue::Priority;
 pub use state::{IllegalMove, JobState};
-pub use upload::Upload;
+pub use upload::{Acknowledged, Upload};
 
 use self::table::Table;
 use crate::executor::Floor;
@@ -160,6 +170,8 @@ pub struct JobSnapshot {
     pub created: SystemTime,
     /// When it last changed.
     pub updated: SystemTime,
+    /// Among those that wait.
+    pub priority: Priority,
     /// While uploading: when it expires.
     pub upload_expires: Option<SystemTime>,
     /// On disk.
@@ -174,7 +186,7 @@ pub struct JobSnapshot {
     pub version: Option<Version>,
     /// If it succeeded.
     pub report: Option<Arc<TrainingReport>>,
-    /// If it failed or expired.
+    /// If it failed, or the server cancelled it.
     pub failure: Option<String>,
     /// If one was given.
     pub idempotency_key: Option<IdempotencyKey>,
@@ -191,8 +203,20 @@ pub struct JobsConfig {
     pub open_jobs_max: usize,
     /// Ended jobs remembered, at most (oldest forgotten first).
     pub ended_jobs_max: usize,
-    /// Bytes of spooled rows of all jobs, at most.
+    /// A paused job is cancelled after this long.
+    pub paused_max: Duration,
+    /// Jobs that train at the same time, at most.
+    pub running_jobs_max: usize,
+    /// Rows of one job, of both roles, at most.
+    pub job_rows_max: u64,
+    /// Bytes that one job has on disk (rows and checkpoint), at most.
+    pub job_bytes_max: u64,
+    /// Bytes that all jobs have on disk, at most.
     pub spool_bytes_max: u64,
+    /// Bytes of the disk that jobs leave free.
+    pub disk_free_bytes_min: u64,
+    /// How often a job that trains writes down where it could go on.
+    pub checkpoint_every: Duration,
     /// Threads that train.
     pub training_threads: usize,
 }
@@ -205,8 +229,13 @@ impl JobsConfig {
             upload_idle_max: Duration::from_hours(1),
             open_jobs_max: 64,
             ended_jobs_max: 1000,
-            // A job's rows are held in memory while it trains.
-            spool_bytes_max: 8 << 30,
+            paused_max: Duration::from_hours(7 * 24),
+            running_jobs_max: 2,
+            job_rows_max: 1_000_000_000,
+            job_bytes_max: 32 << 30,
+            spool_bytes_max: 64 << 30,
+            disk_free_bytes_min: 256 << 20,
+            checkpoint_every: Duration::from_secs(30),
             training_threads: crate::executor::ExecutorConfig::default().training_threads,
         }
     }
@@ -227,7 +256,12 @@ impl JobsConfig {
             ("upload_idle_max", self.upload_idle_max.is_zero()),
             ("open_jobs_max", self.open_jobs_max == 0),
             ("ended_jobs_max", self.ended_jobs_max == 0),
+            ("paused_max", self.paused_max.is_zero()),
+            ("running_jobs_max", self.running_jobs_max == 0),
+            ("job_rows_max", self.job_rows_max == 0),
+            ("job_bytes_max", self.job_bytes_max == 0),
             ("spool_bytes_max", self.spool_bytes_max == 0),
+            ("checkpoint_every", self.checkpoint_every.is_zero()),
             ("training_threads", self.training_threads == 0),
         ] {
             if is_zero {
@@ -276,10 +310,16 @@ impl Jobs {
         Ok(Self { table, runner })
     }
 
-    /// Starts an upload, or finds the one of the key and takes it over.
-    pub async fn begin(&self, spec: CheckedTrainSpec, key: Option<IdempotencyKey>) -> Result<Begun, JobError> {
+    /// Starts an upload, or finds the one of the key and takes it over; that keeps the priority that it has.
+    pub async fn begin(
+        &self,
+        spec: CheckedTrainSpec,
+        key: Option<IdempotencyKey>,
+        priority: Priority,
+    ) -> Result<Begun, JobError> {
         let table = Arc::clone(&self.table);
-        blocking(move || table.begin(&spec, key)).await
+        let turn = Arc::clone(&table.turn).lock_owned().await;
+        blocking(move || table.begin(&spec, key, priority, turn)).await
     }
 
     /// All jobs, newest first.
@@ -329,7 +369,7 @@ impl Jobs {
         let answered = |now: &JobSnapshot| {
             now.state == JobState::Paused
                 || now.state.has_ended()
-                || asked.upgrade().is_none_or(|job| job.wish() == table::Wish::GoOn)
+                || asked.upgrade().is_none_or(|job| job.wish() == job::Wish::GoOn)
         };
         let now = news.wait_for(answered).await.map_err(|_| JobError::ShuttingDown)?.clone();
         if now.state.has_ended() { Err(IllegalMove { from: now.state, to: JobState::Paused }.into()) } else { Ok(now) }

@@ -1,25 +1,23 @@
-//! Trains queued jobs, one after the other, and looks after the others meanwhile.
+//! Trains queued jobs, a few at a time, and looks after the others meanwhile.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
-use sha2::{Digest, Sha256};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
-use super::spool;
-use super::table::{Job, Table, Wish};
-use super::{JobError, JobState, Progress};
+use super::job::{Job, Wish};
+use super::overseer::Overseer;
+use super::spool::Counts;
+use super::table::Table;
+use super::{JobError, JobState, checkpoint, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version};
-use crate::training::{Event, MemoryRows, Next, RowSource, Start, TrainError, train};
+use crate::training::{CheckpointError, RowSource, Start, TrainError, train};
 
 /// How often uploads are looked at for their age, and the store for whether it has become writable.
 const TICK: Duration = Duration::from_millis(500);
-/// Watchers hear of steps at most this often.
-const NEWS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often, and after which pause, it is tried to write down how a job ended.
 const SETTLE_TRIES: usize = 5;
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
@@ -76,68 +74,54 @@ impl Runner {
 }
 
 async fn run(table: Arc<Table>, work: Work) {
-    let mut running: Option<(Arc<Job>, tokio::sync::oneshot::Receiver<_>)> = None;
+    let mut running = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        if running.is_none() && !table.is_closing() {
-            running = start(&table, work).await;
-        }
-        let ended = match &mut running {
-            None if table.is_closing() => return,
-            None => tokio::select! {
-                () = table.bell.notified() => None,
-                _ = tick.tick() => { look_after(&table).await; None }
-            },
-            Some((_, outcome)) => tokio::select! {
-                outcome = outcome => Some(outcome),
-                _ = tick.tick() => { look_after(&table).await; None }
-            },
-        };
-        if let Some(outcome) = ended
-            && let Some((job, _)) = running.take()
+        while running.len() < table.config.running_jobs_max
+            && !table.is_closing()
+            && let Some(job) = table.next()
         {
-            let outcome = match outcome {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(panicked)) => Outcome::Failed(format!("a fault of the server: {panicked}")),
-                Err(_) => Outcome::Failed("a fault of the server: the training thread was lost".to_owned()),
-            };
-            let settled = Arc::clone(&table);
-            let _ = tokio::task::spawn_blocking(move || settle(&settled, &job, outcome)).await;
+            running.spawn(see_through(Arc::clone(&table), job, work));
+        }
+        if table.is_closing() && running.is_empty() {
+            return;
+        }
+        tokio::select! {
+            () = table.bell.notified() => {}
+            Some(_) = running.join_next() => {}
+            _ = tick.tick() => look_after(&table).await,
         }
     }
 }
 
-/// Starts the next job that can start.
-async fn start(
-    table: &Arc<Table>,
-    work: Work,
-) -> Option<(Arc<Job>, tokio::sync::oneshot::Receiver<Result<Outcome, crate::executor::Panicked>>)> {
-    while let Some(job) = table.next() {
-        let (starting, at) = (Arc::clone(&job), Arc::clone(table));
-        let started = tokio::task::spawn_blocking(move || starting.go(JobState::Running, |_| ()));
-        match started.await {
-            Ok(Ok(_)) => {}
-            // Cancelled meanwhile, or its journal cannot be written.
-            Ok(Err(JobError::IllegalMove(_))) | Err(_) => continue,
-            Ok(Err(error)) => {
-                let failed = Arc::clone(&job);
-                let _ = tokio::task::spawn_blocking(move || at.fail(&failed, &error)).await;
-                continue;
-            }
+/// Trains one job, if it can still start, and writes down how it ended.
+async fn see_through(table: Arc<Table>, job: Arc<Job>, work: Work) {
+    let (starting, at) = (Arc::clone(&job), Arc::clone(&table));
+    let started = tokio::task::spawn_blocking(move || match starting.go(JobState::Running, |_| ()) {
+        Ok(_) => true,
+        // Cancelled or paused meanwhile.
+        Err(JobError::IllegalMove(_)) => false,
+        // Its journal cannot be written.
+        Err(error) => {
+            at.fail(&starting, &error.in_folder(&starting.folder));
+            false
         }
-        tracing::info!(job = %job.id, model = %job.spec.spec().model_name, "training starts");
-        let (trained, at) = (Arc::clone(&job), Arc::clone(table));
-        match spawn_training("train", move || work(&at, &trained)) {
-            Ok(outcome) => return Some((job, outcome)),
-            Err(error) => {
-                let (failed, at) = (Arc::clone(&job), Arc::clone(table));
-                let reason = format!("no thread to train on: {error}");
-                let _ = tokio::task::spawn_blocking(move || settle(&at, &failed, Outcome::Failed(reason))).await;
-            }
-        }
+    });
+    if !started.await.unwrap_or(false) {
+        return;
     }
-    None
+    tracing::info!(job = %job.id, model = %job.spec.spec().model_name, "training starts");
+    let (trained, at) = (Arc::clone(&job), Arc::clone(&table));
+    let outcome = match spawn_training("train", move || work(&at, &trained)) {
+        Ok(outcome) => match outcome.await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panicked)) => Outcome::Failed(format!("a fault of the server: {panicked}")),
+            Err(_) => Outcome::Failed("a fault of the server: the training thread was lost".to_owned()),
+        },
+        Err(error) => Outcome::Failed(format!("no thread to train on: {error}")),
+    };
+    let _ = tokio::task::spawn_blocking(move || settle(&table, &job, outcome)).await;
 }
 
 /// What goes on beside training.
@@ -200,45 +184,42 @@ pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
     }
     match attempt(table, job) {
         Ok(outcome) => outcome,
-        Err(error) => Outcome::Failed(error.to_string()),
+        Err(error) => Outcome::Failed(error.in_folder(&job.folder).to_string()),
     }
 }
 
 fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     let started = Instant::now();
-    let features = job.spec.features();
     let told = job.snapshot();
-    let (rows, counts) = spool::read_all(&job.folder, features, told.training_rows)?;
-    if (counts.chunks, counts.training_rows, counts.test_rows) != (told.chunks, told.training_rows, told.test_rows) {
-        return Err(JobError::Damaged {
-            path: spool::path(&job.folder).display().to_string(),
-            reason: format!(
-                "it holds {} chunks with {} rows, {} chunks with {} rows were acknowledged",
-                counts.chunks,
-                counts.rows(),
-                told.chunks,
-                told.training_rows + told.test_rows
-            ),
-        });
-    }
-    let data_sha256 = digest(&rows.training, &rows.test);
+    let acknowledged =
+        Counts { chunks: told.chunks, training_rows: told.training_rows, test_rows: told.test_rows, bytes: 0 };
+    let go_on = || !table.is_closing() && job.wish() == Wish::GoOn;
+    let Some(received) = rows::open(&job.folder, job.spec.features(), acknowledged, &go_on)? else {
+        return Ok(Outcome::stopped(job));
+    };
+    let start = match checkpoint::read(&job.folder)? {
+        Some(checkpoint) => Start::Checkpoint(checkpoint),
+        None => Start::Fresh,
+    };
+    // A pool of its own: with one for all jobs, a thread that waits for its part of one job's step takes up another job, and
+    // comes back only when that has ended.
     let pool = match training_pool(table.config.training_threads, Arc::clone(&table.floor)) {
         Ok(pool) => pool,
         Err(error) => return Ok(Outcome::Failed(format!("no threads to train on: {error}"))),
     };
-    let mut news = News { last: None, started: None };
-    let training: Arc<dyn RowSource> = Arc::new(MemoryRows::new(rows.training, features));
-    let test = MemoryRows::new(rows.test, features);
-    let trained = train(&job.spec, &training, &test, Start::Fresh, &pool, &mut |event: &Event| {
-        news.tell(job, event);
-        if table.is_closing() || job.wish() != Wish::GoOn { Next::Stop } else { Next::GoOn }
-    });
+    let training: Arc<dyn RowSource> = Arc::new(received.training);
+    let mut overseer = Overseer::new(table, job);
+    let mut trained = train(&job.spec, &training, &received.test, start, &pool, &mut overseer);
+    if let Err(TrainError::Checkpoint(error @ CheckpointError::Software { .. })) = &trained {
+        tracing::warn!(job = %job.id, %error, "training begins anew");
+        trained = train(&job.spec, &training, &received.test, Start::Fresh, &pool, &mut overseer);
+    }
     let mut trained = match trained {
         Ok(trained) => trained,
         Err(TrainError::Stopped) => return Ok(Outcome::stopped(job)),
         Err(error) => return Ok(Outcome::Failed(error.to_string())),
     };
-    trained.report.data_sha256 = data_sha256;
+    trained.report.data_sha256 = received.sha256;
     trained.report.duration_seconds = started.elapsed().as_secs_f64();
     trained.report.job_id = job.id.to_string();
     let artifact =
@@ -268,61 +249,4 @@ fn published_already(table: &Table, job: &Job) -> Option<(Version, Box<TrainingR
         }
     }
     None
-}
-
-/// SHA-256 of the training rows and then the test rows, each after their count.
-fn digest(training: &[f32], test: &[f32]) -> String {
-    let mut hasher = Sha256::new();
-    for values in [training, test] {
-        hasher.update((values.len() as u64).to_le_bytes());
-        for block in values.chunks(1 << 14) {
-            let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
-            hasher.update(&bytes);
-        }
-    }
-    hasher.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Turns training's events into what watchers are told.
-struct News {
-    last: Option<Instant>,
-    /// When the first step was done, and how many rows and steps were done then.
-    started: Option<(Instant, u64, u64)>,
-}
-
-impl News {
-    fn tell(&mut self, job: &Job, event: &Event) {
-        let now = Instant::now();
-        let due = self.last.is_none_or(|last| now - last >= NEWS_INTERVAL);
-        if !due && !event.epoch_ended {
-            return;
-        }
-        self.last = Some(now);
-        if event.step > 0 {
-            // From the first step on: what comes before is no measure of the speed.
-            self.started.get_or_insert((now, event.rows_processed, event.step));
-        }
-        let (since, rows, steps) = self.started.unwrap_or((now, event.rows_processed, event.step));
-        let seconds = (now - since).as_secs_f64();
-        let (rows, steps) = (event.rows_processed - rows, event.step - steps);
-        let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
-        let left = (event.step_count - event.step.min(event.step_count)) as f64;
-        let time_left = (steps > 0).then(|| Duration::try_from_secs_f64(left / rate(steps)).ok()).flatten();
-        let progress = Progress {
-            epoch: event.epoch,
-            epoch_count: event.epoch_count,
-            step: event.step,
-            step_count: event.step_count,
-            training_loss: event.training_loss,
-            validation_loss: event.validation_loss,
-            explained_variance: event.explained_variance,
-            pca_explained_variance: event.pca_explained_variance,
-            rows_per_second: rate(rows),
-            time_left,
-        };
-        job.tell(|snapshot| snapshot.progress = Some(progress));
-    }
 }

@@ -1,58 +1,31 @@
 //! All jobs by id and by key, and every change of their states: on disk first, then in memory.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedMutexGuard};
 
-use super::journal::{Record, is_missing, unix_ms};
-use super::spool::{self, Counts, Spool};
+use super::ahead::AllAhead;
+use super::job::{Job, lock};
+use super::journal::{Record, is_missing};
+use super::queue::{self, Waiting};
+use super::quota::Quota;
+use super::spool::{self, Spool};
 use super::upload::Upload;
-use super::{Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, JobsConfig};
+use super::{Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Priority, checkpoint};
 use crate::executor::Floor;
+use crate::model::ModelName;
 use crate::registry::Registry;
 use crate::store::StoreError;
 use crate::store::disk::{ensure_folder, failed, remove, sync_folder};
 use crate::training::CheckedTrainSpec;
 
-/// A job in memory.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) id: JobId,
-    pub(super) spec: CheckedTrainSpec,
-    pub(super) folder: PathBuf,
-    record: Mutex<Record>,
-    news: watch::Sender<JobSnapshot>,
-    /// Where rows go while it uploads; whoever appends holds it.
-    pub(super) spool: Arc<tokio::sync::Mutex<Option<Spool>>>,
-    /// Counts the streams that took the upload over; each holds the number that was its own.
-    pub(super) stream: watch::Sender<u64>,
-    /// What training is asked for.
-    wish: AtomicU8,
-    /// Whether it comes from before a restart, and may have run then: its version may be published already.
-    pub(super) may_be_published: bool,
-}
-
-/// What whoever trains a job is asked to do, at the next step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Wish {
-    /// Go on.
-    GoOn,
-    /// Stop, and let it wait.
-    Pause,
-    /// Stop for good.
-    Cancel,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Durable {
-    Yes,
-    No,
-}
+/// Jobs that run say when they end; this is said where none does, and the most.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
 /// All jobs.
 #[derive(Debug)]
@@ -63,7 +36,10 @@ pub(super) struct Table {
     jobs: Mutex<Jobs>,
     /// Serialises what makes and forgets jobs, so that `jobs` is never held during disk work.
     making: Mutex<()>,
-    spool_bytes: AtomicU64,
+    /// Whose turn it is to begin an upload: who has left meanwhile takes no thread to wait for `making`.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) quota: Quota,
+    pub(super) ahead: AllAhead,
     pub(super) closing: AtomicBool,
     pub(super) bell: Notify,
 }
@@ -72,201 +48,25 @@ pub(super) struct Table {
 struct Jobs {
     by_id: BTreeMap<JobId, Arc<Job>>,
     by_key: HashMap<IdempotencyKey, JobId>,
-    queue: VecDeque<JobId>,
+    /// In the order in which they came.
+    waiting: Vec<JobId>,
+    /// How many jobs have started, and when the last of a name did.
+    starts: u64,
+    last_start: HashMap<ModelName, u64>,
     active: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is held but for a fault of ours, and what is behind it stays consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Job {
-    fn new(record: Record, folder: PathBuf, spool: Option<Spool>, may_be_published: bool) -> Result<Self, JobError> {
-        let spec = record.spec.clone().check()?;
-        let snapshot = snapshot(&record);
-        Ok(Self {
-            id: record.id.clone(),
-            spec,
-            folder,
-            record: Mutex::new(record),
-            news: watch::Sender::new(snapshot),
-            spool: Arc::new(tokio::sync::Mutex::new(spool)),
-            stream: watch::Sender::new(0),
-            wish: AtomicU8::new(Wish::GoOn as u8),
-            may_be_published,
-        })
-    }
-
-    pub(super) fn snapshot(&self) -> JobSnapshot {
-        self.news.borrow().clone()
-    }
-
-    pub(super) fn watch(&self) -> watch::Receiver<JobSnapshot> {
-        self.news.subscribe()
-    }
-
-    pub(super) fn state(&self) -> JobState {
-        lock(&self.record).state
-    }
-
-    /// What its training is asked for.
-    pub(super) fn wish(&self) -> Wish {
-        match self.wish.load(Ordering::Acquire) {
-            wish if wish == Wish::GoOn as u8 => Wish::GoOn,
-            wish if wish == Wish::Pause as u8 => Wish::Pause,
-            _ => Wish::Cancel,
-        }
-    }
-
-    /// Asks its training to stop. Who cancels is stronger than who pauses.
-    fn ask(&self, wish: Wish) {
-        self.wish.fetch_max(wish as u8, Ordering::AcqRel);
-    }
-
-    /// Tells watchers of a change that needs no journal.
-    pub(super) fn tell(&self, change: impl FnOnce(&mut JobSnapshot)) {
-        self.news.send_modify(|snapshot| {
-            change(snapshot);
-            snapshot.updated = SystemTime::now();
-        });
-    }
-
-    /// What is on disk now, for watchers.
-    pub(super) fn tell_counts(&self, counts: Counts, expires: Option<SystemTime>) {
-        self.tell(|snapshot| {
-            snapshot.chunks = counts.chunks;
-            snapshot.training_rows = counts.training_rows;
-            snapshot.test_rows = counts.test_rows;
-            snapshot.upload_expires = expires;
-        });
-    }
-
-    /// Moves to another state: refused if there is no such move, else on disk before anybody hears of it.
-    pub(super) fn go(&self, next: JobState, change: impl FnOnce(&mut Record)) -> Result<JobSnapshot, JobError> {
-        self.go_from(lock(&self.record), next, change, Durable::Yes)
-    }
-
-    /// Cancels a job that does not train, and says whether it did: one that trains is stopped by its training.
-    pub(super) fn cancel_unless_running(&self, reason: Option<String>) -> Result<bool, JobError> {
-        let record = lock(&self.record);
-        if record.state == JobState::Running {
-            self.ask(Wish::Cancel);
-            return Ok(false);
-        }
-        self.go_from(record, JobState::Cancelled, |record| record.failure = reason, Durable::Yes).map(|_| true)
-    }
-
-    /// Pauses a job that waits, and says whether it did: one that trains is told to stop.
-    pub(super) fn pause(&self) -> Result<bool, JobError> {
-        let record = lock(&self.record);
-        if record.state == JobState::Running {
-            self.ask(Wish::Pause);
-            return Ok(false);
-        }
-        self.go_from(record, JobState::Paused, |_| (), Durable::Yes).map(|_| true)
-    }
-
-    /// Lets a paused job wait for its turn.
-    pub(super) fn resume(&self) -> Result<JobSnapshot, JobError> {
-        let record = lock(&self.record);
-        if record.state != JobState::Paused {
-            return Err(IllegalMove { from: record.state, to: JobState::Queued }.into());
-        }
-        // Whoever cancels holds the lock too: what is forgotten here is that it was paused.
-        self.wish.store(Wish::GoOn as u8, Ordering::Release);
-        self.go_from(record, JobState::Queued, |_| (), Durable::Yes)
-    }
-
-    /// Ends a job whose end cannot be written down: those who wait are told, and a restart settles it again.
-    pub(super) fn end_in_memory(&self, next: JobState, failure: String) {
-        // Refused only if it has ended.
-        let _ = self.go_from(lock(&self.record), next, |record| record.failure = Some(failure), Durable::No);
-    }
-
-    /// Writes down that a job whose training was stopped waits until it is resumed, and says true; false for one that is to
-    /// be cancelled. Where the disk refuses, it waits all the same, and starts again at the next start of the server.
-    pub(super) fn settle_as_paused(&self) -> bool {
-        let record = lock(&self.record);
-        if self.wish() == Wish::Cancel {
-            return false;
-        }
-        tracing::info!(job = %self.id, "paused");
-        if let Err(error) = self.go_from(record, JobState::Paused, |_| (), Durable::Yes) {
-            tracing::error!(job = %self.id, %error, "that a job is paused cannot be written down");
-            // Refused only if it has ended.
-            let _ = self.go_from(lock(&self.record), JobState::Paused, |_| (), Durable::No);
-        }
-        true
-    }
-
-    fn go_from(
-        &self,
-        mut record: MutexGuard<'_, Record>,
-        next: JobState,
-        change: impl FnOnce(&mut Record),
-        durable: Durable,
-    ) -> Result<JobSnapshot, JobError> {
-        let mut changed = record.clone();
-        changed.state = record.state.to(next)?;
-        changed.updated_unix_ms = unix_ms(SystemTime::now());
-        change(&mut changed);
-        if durable == Durable::Yes {
-            changed.write(&self.folder)?;
-        }
-        *record = changed;
-        let mut told = snapshot(&record);
-        self.news.send_modify(|current| {
-            if !next.has_ended() && told.chunks == 0 {
-                (told.chunks, told.training_rows, told.test_rows) =
-                    (current.chunks, current.training_rows, current.test_rows);
-            }
-            told.progress = current.progress.take();
-            *current = told;
-        });
-        drop(record);
-        if next.has_ended() {
-            // Wakes a stream that still uploads.
-            self.stream.send_modify(|_| ());
-        }
-        Ok(self.snapshot())
-    }
-
-    /// Why a stream cannot go on with this upload.
-    pub(super) fn ended_error(&self) -> JobError {
-        let snapshot = self.snapshot();
-        JobError::Ended { id: self.id.clone(), how: snapshot.state.ended_as(), reason: snapshot.failure }
-    }
-}
-
-fn snapshot(record: &Record) -> JobSnapshot {
-    JobSnapshot {
-        id: record.id.clone(),
-        model_name: record.spec.model_name.clone(),
-        state: record.state,
-        created: record.created(),
-        updated: record.updated(),
-        upload_expires: None,
-        chunks: record.chunks,
-        training_rows: record.training_rows,
-        test_rows: record.test_rows,
-        progress: None,
-        version: record.version,
-        report: record.report.clone().map(Arc::new),
-        failure: record.failure.clone(),
-        idempotency_key: record.key.clone(),
-    }
 }
 
 impl Table {
     pub(super) fn new(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Self {
         Self {
+            quota: Quota::new(&config),
+            ahead: AllAhead::default(),
             config,
             registry,
             floor,
             jobs: Mutex::default(),
             making: Mutex::default(),
-            spool_bytes: AtomicU64::new(0),
+            turn: Arc::default(),
             closing: AtomicBool::new(false),
             bell: Notify::new(),
         }
@@ -295,10 +95,10 @@ impl Table {
                 Ok(Some(job)) => {
                     if job.state() == JobState::Running {
                         // It was caught while it ran: it is the first to run again.
-                        job.go(JobState::Queued, |_| ())?;
+                        job.put_back();
                         queued.push((0, id));
                     } else if job.state() == JobState::Queued {
-                        queued.push((lock(&job.record).updated_unix_ms, id));
+                        queued.push((lock(&job.record).updated_unix_ms.max(1), id));
                     }
                     self.insert(job);
                 }
@@ -308,7 +108,7 @@ impl Table {
         }
         queued.sort();
         let mut jobs = lock(&self.jobs);
-        jobs.queue.extend(queued.into_iter().map(|(_, id)| id));
+        jobs.waiting.extend(queued.into_iter().map(|(_, id)| id));
         jobs.active = true;
         drop(jobs);
         self.bell.notify_one();
@@ -333,7 +133,7 @@ impl Table {
         for entry in std::fs::read_dir(&folder).map_err(failed("cannot list", &folder))? {
             let path = entry.map_err(failed("cannot list", &folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name != "job.json" && name != "rows.spool" {
+            if !matches!(name, "job.json" | "rows.spool" | "checkpoint") {
                 remove(&path)?;
             }
         }
@@ -341,15 +141,16 @@ impl Table {
         let state = record.state;
         if state.has_ended() {
             remove(&spool::path(&folder))?;
+            remove(&checkpoint::path(&folder))?;
             return Job::new(record, folder, None, false).map(Some);
         }
         if state == JobState::Uploading {
             let job = match Spool::recover(&folder, columns) {
                 Ok(spool) => {
                     let counts = spool.counts();
-                    self.spool_bytes.fetch_add(counts.bytes, Ordering::Relaxed);
                     let written = spool::path(&folder).metadata().and_then(|data| data.modified()).ok();
                     let job = Job::new(record, folder, Some(spool), false)?;
+                    self.quota.add(&job.share, counts.bytes);
                     let last = written.unwrap_or_else(SystemTime::now);
                     job.tell_counts(counts, last.checked_add(self.config.upload_idle_max));
                     job
@@ -362,10 +163,12 @@ impl Table {
             };
             return Ok(Some(job));
         }
-        let bytes = spool::path(&folder).metadata().map_or(0, |data| data.len());
-        self.spool_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let bytes = |path: PathBuf| path.metadata().map_or(0, |data| data.len());
+        let bytes = bytes(spool::path(&folder)) + bytes(checkpoint::path(&folder));
         // QUEUED too: it may have run before the last restart but one.
-        Job::new(record, folder, None, true).map(Some)
+        let job = Job::new(record, folder, None, true)?;
+        self.quota.add(&job.share, bytes);
+        Ok(Some(job))
     }
 
     fn insert(&self, job: Job) -> Arc<Job> {
@@ -390,9 +193,11 @@ impl Table {
         self: &Arc<Self>,
         spec: &CheckedTrainSpec,
         key: Option<IdempotencyKey>,
+        priority: Priority,
+        turn: OwnedMutexGuard<()>,
     ) -> Result<Begun, JobError> {
         self.activate()?;
-        let _making = lock(&self.making);
+        let making = lock(&self.making);
         if self.is_closing() {
             return Err(JobError::ShuttingDown);
         }
@@ -412,10 +217,11 @@ impl Table {
                 return Err(JobError::KeyTaken { key: key.to_string(), job: job.id.clone() });
             }
             (Some(job), _) => job,
-            (None, key) => self.make(spec, key)?,
+            (None, key) => self.make(spec, key, priority)?,
         };
+        drop((making, turn));
         // Whoever sends rows now gets to finish the chunk that it is writing.
-        let spool = job.spool.blocking_lock();
+        let spool = lock(&job.spool);
         let snapshot = job.snapshot();
         if snapshot.state != JobState::Uploading {
             return Ok(Begun::Complete { last_chunk: snapshot.chunks, snapshot });
@@ -427,26 +233,38 @@ impl Table {
         Ok(Begun::Uploading { upload, snapshot, last_chunk })
     }
 
-    fn make(&self, spec: &CheckedTrainSpec, key: Option<IdempotencyKey>) -> Result<Arc<Job>, JobError> {
+    fn make(
+        &self,
+        spec: &CheckedTrainSpec,
+        key: Option<IdempotencyKey>,
+        priority: Priority,
+    ) -> Result<Arc<Job>, JobError> {
         let open = lock(&self.jobs).by_id.values().filter(|job| !job.state().has_ended()).count();
         if open >= self.config.open_jobs_max {
-            return Err(JobError::TooManyJobs { open_jobs_max: self.config.open_jobs_max });
+            return Err(JobError::TooManyJobs {
+                open_jobs_max: self.config.open_jobs_max,
+                retry_after: self.retry_after(),
+            });
         }
         self.forget_oldest()?;
         let id = JobId::new();
         let folder = self.config.folder.join(id.as_str());
         ensure_folder(&folder)?;
         let made = Spool::create(&folder, spec.features()).and_then(|spool| {
-            let record = Record::new(id, spec.spec().clone(), key, SystemTime::now());
+            let record = Record::new(id, spec.spec().clone(), key, priority, SystemTime::now());
             record.write(&folder)?;
             sync_folder(&self.config.folder)?;
             Ok((record, spool))
         });
-        let (record, spool) = made.inspect_err(|_| {
+        let made = made.and_then(|(record, spool)| {
+            let bytes = spool.counts().bytes;
+            let job = Job::new(record, folder.clone(), Some(spool), false)?;
+            self.quota.reserve(&job.share, bytes, || self.retry_after())?;
+            Ok(job)
+        });
+        let job = made.inspect_err(|_| {
             let _ = remove(&folder);
         })?;
-        self.spool_bytes.fetch_add(spool.counts().bytes, Ordering::Relaxed);
-        let job = Job::new(record, folder, Some(spool), false)?;
         job.tell(|snapshot| snapshot.upload_expires = SystemTime::now().checked_add(self.config.upload_idle_max));
         Ok(self.insert(job))
     }
@@ -458,50 +276,86 @@ impl Table {
         let surplus = (ended.len() + 1).saturating_sub(self.config.ended_jobs_max.max(1));
         for job in &ended[..surplus.min(ended.len())] {
             remove(&job.folder)?;
+            // Where its rows could not be removed before.
+            self.quota.release_all(&job.share);
             let mut jobs = lock(&self.jobs);
             jobs.by_id.remove(&job.id);
             jobs.by_key.retain(|_, id| *id != job.id);
         }
-        Ok(())
-    }
-
-    /// Takes `bytes` more of the disk that rows may use, or refuses.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<(), JobError> {
-        let bytes_max = self.config.spool_bytes_max;
-        let taken = self.spool_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if taken > bytes_max {
-            self.release(bytes);
-            return Err(JobError::SpoolFull { bytes: taken, bytes_max });
+        let mut jobs = lock(&self.jobs);
+        let Jobs { by_id, last_start, .. } = &mut *jobs;
+        if last_start.len() > by_id.len() {
+            last_start.retain(|name, _| by_id.values().any(|job| job.spec.spec().model_name == *name));
         }
         Ok(())
     }
 
-    /// Gives them back.
-    pub(super) fn release(&self, bytes: u64) {
-        self.spool_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Takes `bytes` more of the disk for a job, or refuses.
+    pub(super) fn reserve(&self, job: &Job, bytes: u64) -> Result<(), JobError> {
+        self.quota.reserve(&job.share, bytes, || self.retry_after())
+    }
+
+    /// When a job that runs may have ended, and its rows are gone.
+    fn retry_after(&self) -> Duration {
+        let jobs = lock(&self.jobs);
+        let running = jobs.by_id.values().filter(|job| job.told_state() == JobState::Running);
+        let left = running.filter_map(|job| job.snapshot().progress?.time_left).min();
+        left.unwrap_or(RETRY_AFTER).clamp(Duration::from_secs(1), RETRY_AFTER_MAX)
     }
 
     /// Puts a job whose rows are all here in line.
     pub(super) fn enqueue(&self, id: JobId) {
-        lock(&self.jobs).queue.push_back(id);
+        let mut jobs = lock(&self.jobs);
+        // One that was paused and resumed comes last.
+        jobs.waiting.retain(|other| *other != id);
+        jobs.waiting.push(id);
+        drop(jobs);
         self.bell.notify_one();
     }
 
-    /// The next job to train.
+    /// The next job to train, in the order of [`queue::next`].
     pub(super) fn next(&self) -> Option<Arc<Job>> {
         let mut jobs = lock(&self.jobs);
-        while let Some(id) = jobs.queue.pop_front() {
-            if let Some(job) = jobs.by_id.get(&id) {
-                return Some(Arc::clone(job));
+        let Jobs { by_id, waiting, starts, last_start, .. } = &mut *jobs;
+        // Others were cancelled or paused meanwhile.
+        waiting.retain(|id| by_id.get(id).is_some_and(|job| job.told_state() == JobState::Queued));
+        let candidates: Vec<&Arc<Job>> = waiting.iter().filter_map(|id| by_id.get(id)).collect();
+        let place = queue::next(
+            candidates.iter().map(|job| Waiting { name: &job.spec.spec().model_name, priority: job.priority }),
+            |name| last_start.get(name).copied(),
+        )?;
+        let job = Arc::clone(candidates.get(place)?);
+        waiting.remove(place);
+        *starts += 1;
+        last_start.insert(job.spec.spec().model_name.clone(), *starts);
+        Some(job)
+    }
+
+    /// Writes down where a job's training can go on.
+    ///
+    /// # Errors
+    /// Those of the quota, which harm nothing: the checkpoint before stays. Others, a full disk above all, are to fail the
+    /// job.
+    pub(super) fn save_checkpoint(&self, job: &Job, bytes: &[u8]) -> Result<(), JobError> {
+        let path = checkpoint::path(&job.folder);
+        let before = path.metadata().map_or(0, |data| data.len());
+        let bytes_now = checkpoint::bytes_on_disk(bytes);
+        // Both are there for a moment.
+        self.reserve(job, bytes_now)?;
+        match checkpoint::write(&job.folder, bytes) {
+            Ok(()) => self.quota.release(&job.share, before),
+            Err(error) => {
+                self.quota.release(&job.share, bytes_now);
+                return Err(error.in_folder(&job.folder));
             }
         }
-        None
+        Ok(())
     }
 
     /// Cancels a job that does not run and says true; tells one that runs to stop and says false.
     pub(super) fn cancel(&self, id: &JobId) -> Result<bool, JobError> {
         let job = self.job(id)?;
-        let spool = job.spool.blocking_lock();
+        let spool = lock(&job.spool);
         if !job.cancel_unless_running(None)? {
             return Ok(false);
         }
@@ -517,47 +371,68 @@ impl Table {
         Ok(snapshot)
     }
 
-    /// Ends a job that cannot go on.
+    /// Ends a job that cannot go on. Its rows go first: where the disk is full, there is room for its journal then.
     pub(super) fn fail(&self, job: &Job, error: &JobError) {
-        tracing::warn!(job = %job.id, %error, "a job failed");
-        let text = error.to_string();
-        if let Err(error) = job.go(JobState::Failed, |record| record.failure = Some(text)) {
-            tracing::error!(job = %job.id, %error, "that it failed cannot be written down");
-        }
-        self.drop_rows(job);
+        self.fail_upload(job, &mut lock(&job.spool), error);
     }
 
-    /// Removes the rows of a job that has ended.
-    pub(super) fn drop_rows(&self, job: &Job) {
-        if let Some(spool) = job.spool.blocking_lock().take() {
-            drop(spool);
+    /// The same for whoever holds the spool.
+    pub(super) fn fail_upload(&self, job: &Job, spool: &mut Option<Spool>, error: &JobError) {
+        tracing::warn!(job = %job.id, %error, "a job failed");
+        *spool = None;
+        self.remove_rows(job);
+        let text = error.to_string();
+        if let Err(error) = job.go(JobState::Failed, |record| record.failure = Some(text.clone())) {
+            tracing::error!(job = %job.id, %error, "that it failed cannot be written down");
+            job.end_in_memory(JobState::Failed, text);
         }
-        let path = spool::path(&job.folder);
-        let bytes = path.metadata().map_or(0, |data| data.len());
-        match remove(&path) {
-            Ok(()) => self.release(bytes),
+    }
+
+    /// Removes the rows and the checkpoint of a job that has ended.
+    pub(super) fn drop_rows(&self, job: &Job) {
+        *lock(&job.spool) = None;
+        self.remove_rows(job);
+    }
+
+    fn remove_rows(&self, job: &Job) {
+        let removed = remove(&spool::path(&job.folder)).and_then(|()| remove(&checkpoint::path(&job.folder)));
+        match removed {
+            Ok(()) => self.quota.release_all(&job.share),
             Err(error) => tracing::warn!(job = %job.id, %error, "the rows of an ended job stay on disk"),
         }
     }
 
-    /// Cancels uploads that nobody has sent a chunk to for too long.
+    /// Cancels uploads that nobody has sent a chunk to for too long, and jobs that nobody has resumed.
     pub(super) fn expire(&self, now: SystemTime) {
         let open: Vec<Arc<Job>> = lock(&self.jobs).by_id.values().cloned().collect();
         for job in open {
-            let spool = job.spool.blocking_lock();
-            let expired = job.snapshot().upload_expires.is_some_and(|at| at <= now);
-            if job.state() != JobState::Uploading || !expired {
-                continue;
-            }
-            let idle = self.config.upload_idle_max;
-            let reason = format!("the upload expired: no chunk came for {idle:?}");
-            let gone = job.cancel_unless_running(Some(reason));
-            drop(spool);
+            let gone = match job.told_state() {
+                JobState::Uploading => self.expire_upload(&job, now),
+                JobState::Paused => self.expire_paused(&job, now),
+                _ => Ok(false),
+            };
             match gone {
-                Ok(_) => self.drop_rows(&job),
-                Err(error) => tracing::warn!(job = %job.id, %error, "an upload that expired cannot be ended"),
+                Ok(true) => self.drop_rows(&job),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(job = %job.id, %error, "a job that expired cannot be ended"),
             }
         }
+    }
+
+    fn expire_upload(&self, job: &Job, now: SystemTime) -> Result<bool, JobError> {
+        let _spool = lock(&job.spool);
+        let expired = job.snapshot().upload_expires.is_some_and(|at| at <= now);
+        if job.state() != JobState::Uploading || !expired {
+            return Ok(false);
+        }
+        let idle = self.config.upload_idle_max;
+        job.cancel_unless_running(Some(format!("the upload expired: no chunk came for {idle:?}")))
+    }
+
+    fn expire_paused(&self, job: &Job, now: SystemTime) -> Result<bool, JobError> {
+        let Some(since) = now.checked_sub(self.config.paused_max) else { return Ok(false) };
+        let reason = format!("it was paused, and not resumed for {:?}", self.config.paused_max);
+        job.cancel_if_paused_before(since, reason)
     }
 
     /// Takes nothing more, and tells everybody.
@@ -574,6 +449,6 @@ impl Table {
         let mut jobs = lock(&self.jobs);
         jobs.by_id.clear();
         jobs.by_key.clear();
-        jobs.queue.clear();
+        jobs.waiting.clear();
     }
 }

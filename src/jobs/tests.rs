@@ -5,8 +5,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::job::{Job, Wish};
 use super::runner::{Outcome, Runner, Work, train_and_publish};
-use super::table::{Job, Wish};
+use super::table::Table;
 use super::*;
 use crate::model::{Matrix, Values};
 use crate::registry::RegistryConfig;
@@ -38,7 +39,8 @@ struct Server {
 impl Server {
     async fn open_with(folder: &Path, work: Work, change: impl FnOnce(&mut JobsConfig)) -> Self {
         let store = LocalStore::open(folder).expect("a store");
-        let mut config = JobsConfig { training_threads: 1, ..JobsConfig::new(folder.join("jobs")) };
+        let jobs = folder.join("jobs");
+        let mut config = JobsConfig { training_threads: 1, running_jobs_max: 1, ..JobsConfig::new(jobs) };
         change(&mut config);
         let registry = Registry::new(Arc::new(store), RegistryConfig::default());
         let table = Arc::new(Table::new(config, registry, Arc::default()));
@@ -66,7 +68,7 @@ impl Server {
 
     async fn begin(&self, spec: TrainSpec, key: &str) -> Result<Begun, JobError> {
         let key = (!key.is_empty()).then(|| key.parse().expect("a key"));
-        self.jobs.begin(spec.check().expect("valid"), key).await
+        self.jobs.begin(spec.check().expect("valid"), key, Priority::default()).await
     }
 
     async fn finished(&self, spec: TrainSpec, key: &str, count: usize) -> JobId {
@@ -89,6 +91,10 @@ fn spec() -> TrainSpec {
 fn rows(count: usize, from: usize) -> Matrix {
     let values = (0..count * 3).map(|i| ((i + from) % 17) as f32).collect();
     Matrix::new(count as u32, 3, Values::Floats(values)).expect("whole rows")
+}
+
+fn at(number: u64, rows: u64) -> Acknowledged {
+    Acknowledged { number, rows }
 }
 
 fn folder() -> tempfile::TempDir {
@@ -116,18 +122,20 @@ async fn acknowledged_chunks_survive_and_the_upload_goes_on() {
     let server = Server::open(folder.path(), until_stopped).await;
     let (mut upload, first, last) = server.uploading(spec(), "key").await;
     assert_eq!(last, 0);
-    assert_eq!(upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends"), 5);
-    assert_eq!(upload.append(2, RowRole::Test, rows(2, 5)).await.expect("appends"), 7);
+    assert_eq!(upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends"), [at(1, 5)]);
+    assert_eq!(upload.append(2, RowRole::Test, rows(2, 5)).await.expect("appends"), [at(2, 7)]);
     drop(upload);
     server.crash().await;
     let server = Server::open(folder.path(), until_stopped).await;
     let (mut upload, again, last) = server.uploading(spec(), "key").await;
     assert_eq!((again.id, last, again.training_rows, again.test_rows), (first.id.clone(), 2, 5, 2));
-    assert_eq!(upload.append(2, RowRole::Test, rows(2, 5)).await.expect("again"), 7);
-    let gap = upload.append(4, RowRole::Training, rows(1, 0)).await;
-    assert!(matches!(gap, Err(JobError::ChunkOrder { got: 4, expected: 3 })), "{gap:?}");
+    assert_eq!(upload.append(2, RowRole::Test, rows(2, 5)).await.expect("again"), [at(2, 7)]);
+    for (role, other) in [(RowRole::Training, rows(2, 5)), (RowRole::Test, rows(2, 6)), (RowRole::Test, rows(3, 5))] {
+        let differs = upload.append(2, role, other).await;
+        assert!(matches!(differs, Err(JobError::ChunkDiffers { number: 2 })), "{differs:?}");
+    }
     let zero = upload.append(0, RowRole::Training, rows(1, 0)).await;
-    assert!(matches!(zero, Err(JobError::ChunkOrder { got: 0, expected: 3 })), "{zero:?}");
+    assert!(matches!(zero, Err(JobError::ChunkZero { expected: 3 })), "{zero:?}");
     upload.finish(2, 7).await.expect("finishes");
     assert_eq!(server.until(&first.id, JobState::Running).await.state, JobState::Running);
     match server.begin(spec(), "key").await.expect("known") {
@@ -187,8 +195,301 @@ async fn bounds_are_kept() {
     upload.append(1, RowRole::Training, rows(5, 0)).await.expect("fits");
     server.uploading(spec(), "b").await;
     let refused = server.begin(spec(), "c").await;
-    assert!(matches!(refused, Err(JobError::TooManyJobs { open_jobs_max: 2 })), "{refused:?}");
+    assert!(matches!(refused, Err(JobError::TooManyJobs { open_jobs_max: 2, .. })), "{refused:?}");
     server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_has_so_many_rows_and_bytes_and_what_is_refused_loses_nothing() {
+    let folder = folder();
+    let server = Server::open_with(folder.path(), until_stopped, |config| {
+        config.job_rows_max = 7;
+        config.job_bytes_max = 200;
+    })
+    .await;
+    let (mut upload, ..) = server.uploading(spec(), "rows").await;
+    upload.append(1, RowRole::Training, rows(5, 0)).await.expect("fits");
+    let refused = upload.append(2, RowRole::Test, rows(3, 0)).await;
+    assert!(matches!(refused, Err(JobError::TooManyRows { rows: 8, rows_max: 7 })), "{refused:?}");
+    upload.append(2, RowRole::Test, rows(2, 0)).await.expect("fits");
+    upload.finish(2, 7).await.expect("finishes");
+    server.crash().await;
+
+    let server = Server::open_with(folder.path(), until_stopped, |config| config.job_bytes_max = 200).await;
+    let (mut upload, ..) = server.uploading(spec(), "bytes").await;
+    upload.append(1, RowRole::Training, rows(13, 0)).await.expect("takes 12 + 20 + 156 bytes");
+    let refused = upload.append(2, RowRole::Test, rows(1, 0)).await;
+    assert!(matches!(refused, Err(JobError::JobTooLarge { bytes: 220, bytes_max: 200 })), "{refused:?}");
+    server.crash().await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reserve_stays_free_on_the_disk() {
+    let folder = folder();
+    let server = Server::open_with(folder.path(), until_stopped, |config| config.disk_free_bytes_min = u64::MAX).await;
+    let refused = server.begin(spec(), "").await;
+    assert!(matches!(refused, Err(JobError::DiskReserve { .. })), "{refused:?}");
+    assert_eq!(server.jobs.list(), []);
+    let left = std::fs::read_dir(folder.path().join("jobs")).expect("lists").count();
+    assert_eq!(left, 0, "nothing stays of a job that was refused");
+    server.crash().await;
+}
+
+/// What the quota thinks that all jobs have must be what they have, after everything that can become of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_given_back_whatever_becomes_of_a_job() {
+    let folder = folder();
+    let room = 12 + 20 + 4 * 12;
+    let only_one = |config: &mut JobsConfig| config.spool_bytes_max = room;
+    let server = Server::open_with(folder.path(), until_stopped, only_one).await;
+    for _ in 0..2 {
+        let (mut upload, uploading, _) = server.uploading(spec(), "").await;
+        upload.append(1, RowRole::Training, rows(4, 0)).await.expect("there is room");
+        server.jobs.cancel(&uploading.id).await.expect("uploads");
+        let running = server.finished(spec(), "", 4).await;
+        server.until(&running, JobState::Running).await;
+        server.jobs.pause(&running).await.expect("runs");
+        server.jobs.cancel(&running).await.expect("is paused");
+        let running = server.finished(spec(), "", 4).await;
+        server.until(&running, JobState::Running).await;
+        server.jobs.cancel(&running).await.expect("runs");
+    }
+    let waits = server.finished(spec(), "", 4).await;
+    server.crash().await;
+    let server = Server::open_with(folder.path(), until_stopped, only_one).await;
+    let refused = server.begin(spec(), "").await;
+    assert!(matches!(refused, Err(JobError::SpoolFull { .. })), "what is on disk is counted: {refused:?}");
+    server.until(&waits, JobState::Running).await;
+    server.jobs.cancel(&waits).await.expect("runs");
+    server.finished(spec(), "", 4).await;
+    server.crash().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_fails_the_job_that_met_it_and_frees_its_rows() {
+    let folder = folder();
+    let server = Server::open(folder.path(), train_and_publish).await;
+    let (mut other, untouched, _) = server.uploading(spec(), "other").await;
+    other.append(1, RowRole::Training, rows(30, 0)).await.expect("appends");
+    let (mut upload, failing, _) = server.uploading(spec(), "full").await;
+    upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
+    let job = server.jobs.table.job(&failing.id).expect("known");
+    job::lock(&job.spool).as_mut().expect("uploads").fill_the_disk();
+    let error = upload.append(2, RowRole::Training, rows(5, 0)).await.expect_err("the disk is full");
+    assert!(matches!(error, JobError::DiskFull { .. }), "{error}");
+    let ended = server.jobs.snapshot(&failing.id).expect("known");
+    assert_eq!(ended.state, JobState::Failed);
+    let text = ended.failure.expect("a reason");
+    assert!(text.contains(failing.id.as_str()) && text.contains("is full") && text.contains("free some"), "{text}");
+    assert!(!spool::path(&job.folder).exists(), "its rows are gone");
+    assert!(matches!(upload.append(2, RowRole::Training, rows(5, 0)).await, Err(JobError::Ended { .. })));
+    drop((upload, job));
+    other.finish(1, 30).await.expect("goes on");
+    assert_eq!(server.until(&untouched.id, JobState::Succeeded).await.state, JobState::Succeeded);
+    server.crash().await;
+    let server = Server::open(folder.path(), train_and_publish).await;
+    assert_eq!(server.jobs.snapshot(&failing.id).expect("remembered").failure, Some(text));
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_ahead_of_its_turn_is_stored_when_those_before_it_have_come() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (mut upload, snapshot, _) = server.uploading(spec(), "ahead").await;
+    assert_eq!(upload.append(3, RowRole::Test, rows(3, 3)).await.expect("is kept"), []);
+    assert_eq!(upload.append(2, RowRole::Training, rows(2, 2)).await.expect("is kept"), []);
+    assert_eq!(upload.append(3, RowRole::Test, rows(3, 3)).await.expect("is kept once"), []);
+    let differs = upload.append(3, RowRole::Test, rows(3, 4)).await;
+    assert!(matches!(differs, Err(JobError::ChunkDiffers { number: 3 })), "{differs:?}");
+    let wide = Matrix::new(1, 4, Values::Floats(vec![0.0; 4])).expect("whole");
+    assert!(matches!(upload.append(4, RowRole::Test, wide).await, Err(JobError::Columns { .. })), "at once");
+    let early = upload.append(1, RowRole::Training, rows(1, 1)).await.expect("is next");
+    assert_eq!(early, [at(1, 1), at(2, 3), at(3, 6)]);
+    assert_eq!(upload.append(5, RowRole::Training, rows(1, 1)).await.expect("is kept"), []);
+    drop(upload);
+    let (upload, again, last) = server.uploading(spec(), "ahead").await;
+    assert_eq!((again.id, last), (snapshot.id, 3), "what was kept went with its stream");
+    upload.finish(3, 6).await.expect("finishes");
+    server.crash().await;
+}
+
+/// Whoever holds a spool has a thread: others that wait for it, be they ever so many, cannot take it away.
+#[test]
+fn many_uploads_need_few_threads() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let folder = folder();
+        let server = Server::open(folder.path(), until_stopped).await;
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..60 {
+            let jobs = server.jobs.clone();
+            clients.spawn(async move {
+                for _ in 0..4 {
+                    let key = format!("{}", client % 6).parse().expect("a key");
+                    let begun = jobs.begin(spec().check().expect("valid"), Some(key), Priority::default()).await;
+                    let Ok(Begun::Uploading { mut upload, last_chunk, .. }) = begun else { panic!("{begun:?}") };
+                    match upload.append(last_chunk + 1, RowRole::Training, rows(3, 0)).await {
+                        Ok(_) | Err(JobError::TakenOver(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+        let all = tokio::time::timeout(Duration::from_mins(1), clients.join_all());
+        all.await.expect("nobody waits for ever");
+        server.crash().await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_jobs_run_at_once_and_the_others_wait_their_turn() {
+    let folder = folder();
+    let server = Server::open_with(folder.path(), until_stopped, |config| config.running_jobs_max = 2).await;
+    let named = |name: &str| TrainSpec { model_name: name.parse().expect("a name"), ..spec() };
+    let (a, b) = (server.finished(named("a"), "", 4).await, server.finished(named("a"), "", 4).await);
+    server.until(&a, JobState::Running).await;
+    server.until(&b, JobState::Running).await;
+    let again = server.finished(named("a"), "", 4).await;
+    let other = server.finished(named("b"), "", 4).await;
+    let urgent = {
+        let begun =
+            server.jobs.begin(named("a").check().expect("valid"), None, Priority::try_from(3).expect("in range"));
+        let Ok(Begun::Uploading { mut upload, snapshot, .. }) = begun.await else { panic!("a new job") };
+        assert_eq!(snapshot.priority.number(), 3);
+        upload.append(1, RowRole::Training, rows(4, 0)).await.expect("appends");
+        upload.finish(1, 4).await.expect("finishes");
+        snapshot.id
+    };
+    let running = || {
+        let jobs = server.jobs.list();
+        jobs.into_iter().filter(|job| job.state == JobState::Running).map(|job| job.id).collect::<Vec<_>>()
+    };
+    for (ends, starts) in [(&a, &urgent), (&b, &other), (&urgent, &again)] {
+        assert_eq!(server.jobs.snapshot(starts).expect("known").state, JobState::Queued);
+        server.jobs.cancel(ends).await.expect("runs");
+        server.until(starts, JobState::Running).await;
+        assert_eq!(running().len(), 2);
+    }
+    server.crash().await;
+    let server = Server::open_with(folder.path(), until_stopped, |config| config.running_jobs_max = 2).await;
+    for id in [&other, &again] {
+        server.until(id, JobState::Running).await;
+    }
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_job_expires() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let id = server.finished(spec(), "", 4).await;
+    server.until(&id, JobState::Running).await;
+    let paused = server.jobs.pause(&id).await.expect("runs").updated;
+    let week = server.jobs.table.config.paused_max;
+    for (now, state) in [
+        (paused + week - Duration::from_secs(1), JobState::Paused),
+        (paused + week + Duration::from_secs(1), JobState::Cancelled),
+    ] {
+        let table = Arc::clone(&server.jobs.table);
+        tokio::task::spawn_blocking(move || table.expire(now)).await.expect("no panic");
+        assert_eq!(server.jobs.snapshot(&id).expect("known").state, state);
+    }
+    let reason = server.jobs.snapshot(&id).expect("known").failure.expect("a reason");
+    assert!(reason.contains("paused, and not resumed"), "{reason}");
+    assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists(), "the rows are removed");
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_kept_over_a_restart_counted_and_removed_with_the_rows() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let id = server.finished(spec(), "", 4).await;
+    server.until(&id, JobState::Running).await;
+    let (table, job) = (&server.jobs.table, server.jobs.table.job(&id).expect("known"));
+    for bytes in [&[1; 50][..], &[2; 70]] {
+        table.save_checkpoint(&job, bytes).expect("there is room");
+    }
+    let path = checkpoint::path(&job.folder);
+    drop(job);
+    server.crash().await;
+    // 80 bytes of rows and 90 of the checkpoint.
+    let server = Server::open_with(folder.path(), until_stopped, |config| config.spool_bytes_max = 80 + 90 + 12).await;
+    server.until(&id, JobState::Running).await;
+    let job = server.jobs.table.job(&id).expect("known");
+    assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]));
+    let refused = server.jobs.table.save_checkpoint(&job, &[3; 10]);
+    assert!(matches!(refused, Err(JobError::SpoolFull { .. })), "{refused:?}");
+    assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]), "the one before stays");
+    let (_upload, ..) = server.uploading(spec(), "").await;
+    server.jobs.cancel(&id).await.expect("runs");
+    assert!(!path.exists());
+    server.finished(spec(), "", 5).await;
+    server.crash().await;
+}
+
+/// Paused, over a restart, and stopped with its server: the rest has the same losses to the last bit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_interrupted_goes_on_as_if_nothing_had_been() {
+    let long = || TrainSpec { epochs: Some(3000), ..spec() };
+    let folder = folder();
+    let mut server = Server::open(folder.path(), train_and_publish).await;
+    let id = server.finished(long(), "", 60).await;
+    let trains = async |server: &Server, step: u64| {
+        let mut news = server.jobs.watch(&id).expect("known");
+        let past = |job: &JobSnapshot| job.progress.as_ref().is_some_and(|progress| progress.step > step);
+        let now = news.wait_for(|job| past(job) || job.state.has_ended()).await.expect("news").clone();
+        assert_eq!(now.state, JobState::Running, "it ended before it could be interrupted: {now:?}");
+        now.progress.expect("it trains").step
+    };
+    let step = trains(&server, 0).await;
+    server.jobs.pause(&id).await.expect("runs");
+    let path = checkpoint::path(&folder.path().join("jobs").join(id.as_str()));
+    let saved = std::fs::read(&path).expect("where it can go on is written down");
+    server.crash().await;
+    server = Server::open(folder.path(), train_and_publish).await;
+    server.jobs.resume(&id).await.expect("is paused");
+    trains(&server, step).await;
+    server.crash().await;
+    assert_ne!(std::fs::read(&path).expect("is written again"), saved, "it went on from there");
+    server = Server::open(folder.path(), train_and_publish).await;
+    let ended = server.until(&id, JobState::Succeeded).await;
+    assert!(!path.exists());
+    let quiet = server.finished(long(), "", 60).await;
+    let expected = server.until(&quiet, JobState::Succeeded).await.report.expect("a report");
+    let report = ended.report.unwrap_or_else(|| panic!("{:?}", ended.failure));
+    assert_eq!((&report.epochs, &report.data_sha256), (&expected.epochs, &expected.data_sha256));
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_checkpoint_fails_its_job_alone() {
+    for damage in [|bytes: &mut Vec<u8>| bytes[40] ^= 1, |bytes: &mut Vec<u8>| bytes.truncate(30)] {
+        let folder = folder();
+        let server = Server::open(folder.path(), until_stopped).await;
+        let first = server.finished(spec(), "", 30).await;
+        let second = server.finished(spec(), "", 30).await;
+        server.until(&first, JobState::Running).await;
+        let job = server.jobs.table.job(&first).expect("known");
+        server.jobs.table.save_checkpoint(&job, &[1; 50]).expect("there is room");
+        let path = checkpoint::path(&job.folder);
+        drop(job);
+        server.crash().await;
+        let mut bytes = std::fs::read(&path).expect("reads");
+        damage(&mut bytes);
+        std::fs::write(&path, bytes).expect("writes");
+        let server = Server::open(folder.path(), train_and_publish).await;
+        let failed = server.until(&first, JobState::Failed).await;
+        let text = failed.failure.expect("a reason");
+        assert!(text.contains("checkpoint is damaged") && text.contains("train again"), "{text}");
+        assert!(!path.exists(), "nothing stays of it");
+        assert_eq!(server.until(&second, JobState::Succeeded).await.version, Some(Version::FIRST));
+        server.crash().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,6 +499,7 @@ async fn a_job_can_be_cancelled_in_every_state_but_ended() {
     let running = server.finished(spec(), "", 4).await;
     server.until(&running, JobState::Running).await;
     let queued = server.finished(spec(), "", 4).await;
+    assert_eq!(server.jobs.snapshot(&queued).expect("known").state, JobState::Queued);
     let (mut upload, uploading, _) = server.uploading(spec(), "").await;
     for id in [&queued, &uploading.id, &running] {
         let cancelled = server.jobs.cancel(id).await.expect("has not ended");
@@ -426,6 +728,19 @@ async fn stopping_ends_watchers_and_uploads() {
     server.jobs.shut_down().await;
 }
 
+/// The training rows on disk.
+fn kept(server: &Server, id: &JobId) -> Vec<f32> {
+    use crate::training::RowSource as _;
+    let told = server.jobs.snapshot(id).expect("known");
+    let (chunks, training_rows, test_rows) = (told.chunks, told.training_rows, told.test_rows);
+    let counts = spool::Counts { chunks, training_rows, test_rows, bytes: 0 };
+    let job = server.jobs.table.job(id).expect("known");
+    let received = rows::open(&job.folder, 3, counts, &|| true).expect("whole").expect("nobody stops it");
+    let mut values = vec![0.0; training_rows as usize * 3];
+    received.training.read(0, &mut values).expect("reads");
+    values
+}
+
 #[test]
 fn keys_are_printable_ascii() {
     for good in ["a", " ", "~", &"x".repeat(128)] {
@@ -439,29 +754,35 @@ fn keys_are_printable_ascii() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whatever order chunks come in, what is on disk is exactly what was acknowledged as new.
+    /// Whatever order chunks come in, what is on disk is exactly what was acknowledged, each number once.
     #[test]
-    fn any_order_of_chunks_keeps_exactly_the_acknowledged_rows(numbers in proptest::collection::vec(0u64..7, 1..25)) {
+    fn any_order_of_chunks_keeps_exactly_the_acknowledged_rows(numbers in proptest::collection::vec(0u64..9, 1..25)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let folder = folder();
             let server = Server::open(folder.path(), until_stopped).await;
             let (mut upload, snapshot, _) = server.uploading(spec(), "order").await;
-            let mut expected = Vec::new();
-            let mut last = 0;
+            let (mut came, mut stored) = (std::collections::BTreeSet::new(), 0u64);
             for number in numbers {
-                let chunk = rows(1 + number as usize, number as usize);
-                let Values::Floats(values) = chunk.values().clone() else { unreachable!("made of floats") };
-                let outcome = upload.append(number, RowRole::Training, chunk).await;
-                let allowed = number >= 1 && number <= last + 1;
-                assert_eq!(outcome.is_ok(), allowed, "chunk {number} after {last}");
-                if number == last + 1 {
-                    last = number;
-                    expected.extend(values);
+                let outcome = upload.append(number, RowRole::Training, rows(1 + number as usize, number as usize)).await;
+                if number == 0 {
+                    outcome.expect_err("numbers begin with 1");
+                    continue;
                 }
+                came.insert(number);
+                let next = (1..).find(|number| !came.contains(number)).expect("numbers do not end");
+                let expected: Vec<u64> = if number <= stored { vec![number] } else { (stored + 1..next).collect() };
+                stored = next - 1;
+                let acknowledged: Vec<u64> = outcome.expect("is taken").iter().map(|one| one.number).collect();
+                assert_eq!(acknowledged, expected, "chunk {number} of {came:?}");
             }
-            let (kept, _) = spool::read_all(&folder.path().join("jobs").join(snapshot.id.as_str()), 3, 0).expect("reads");
-            assert_eq!(kept.training, expected);
+            let expected: Vec<f32> = (1..=stored)
+                .flat_map(|number| match rows(1 + number as usize, number as usize).into_values() {
+                    Values::Floats(values) => values,
+                    Values::Float32Le(_) => unreachable!("made of floats"),
+                })
+                .collect();
+            assert_eq!(kept(&server, &snapshot.id), expected);
             server.crash().await;
         });
     }

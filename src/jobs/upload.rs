@@ -1,12 +1,14 @@
 //! The receiving end of one upload.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::spool::Spool;
-use super::table::{Job, Table};
+use super::ahead::Ahead;
+use super::job::{Job, lock};
+use super::spool::{Chunk, Spool};
+use super::table::Table;
 use super::{JobError, JobSnapshot, JobState, RowRole, blocking};
 use crate::model::Matrix;
 
@@ -18,6 +20,16 @@ pub struct Upload {
     /// The number of this stream among those that took the upload over.
     number: u64,
     stream: watch::Receiver<u64>,
+    ahead: Arc<Mutex<Ahead>>,
+}
+
+/// A chunk is safe on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Its number.
+    pub number: u64,
+    /// Rows on disk then, of both roles.
+    pub rows: u64,
 }
 
 impl Upload {
@@ -29,32 +41,25 @@ impl Upload {
             number = *current;
         });
         let stream = job.stream.subscribe();
-        Self { table, job, number, stream }
+        let ahead = Arc::new(Mutex::new(Ahead::new(table.ahead.clone())));
+        Self { table, job, number, stream, ahead }
     }
 
-    /// Appends a chunk and returns once it is on disk: the rows on disk, of both roles. A chunk that is there already is
-    /// not stored twice. Dropping the future does not tear the chunk: it is on disk whole, or not at all.
-    pub async fn append(&mut self, number: u64, role: RowRole, rows: Matrix) -> Result<u64, JobError> {
+    /// Takes a chunk, and returns which chunks are on disk now and were not acknowledged before: none if it came ahead of its
+    /// turn (it is kept, within bounds), several if others waited for it. One that is there already, with the same rows, is
+    /// acknowledged again and not stored twice. Dropping the future does not tear a chunk: it is on disk whole, or not at all.
+    pub async fn append(&mut self, number: u64, role: RowRole, rows: Matrix) -> Result<Vec<Acknowledged>, JobError> {
         let (table, job, stream) = (Arc::clone(&self.table), Arc::clone(&self.job), self.number);
-        let mut guard = Arc::clone(&job.spool).lock_owned().await;
+        let ahead = Arc::clone(&self.ahead);
         blocking(move || {
-            let spool = usable(&table, &job, stream, guard.as_mut())?;
-            let counts = spool.counts();
-            if number >= 1 && number <= counts.chunks {
-                return Ok(counts.rows());
-            }
-            if number != counts.chunks + 1 {
-                return Err(JobError::ChunkOrder { got: number, expected: counts.chunks + 1 });
-            }
-            if rows.columns() != spool.columns() {
-                return Err(JobError::Columns { got: rows.columns(), expected: spool.columns() });
-            }
-            rows.check_finite()?;
-            let bytes = Spool::chunk_bytes(&rows);
-            table.reserve(bytes)?;
-            let counts = spool.append(role, &rows).inspect_err(|_| table.release(bytes))?;
-            job.tell_counts(counts, SystemTime::now().checked_add(table.config.upload_idle_max));
-            Ok(counts.rows())
+            let mut spool = lock(&job.spool);
+            let taken = usable(&table, &job, stream, spool.as_mut())
+                .and_then(|spool| take(&table, &job, spool, &mut lock(&ahead), (number, role, rows)));
+            taken.inspect_err(|error| {
+                if matches!(error, JobError::DiskFull { .. }) {
+                    table.fail_upload(&job, &mut spool, error);
+                }
+            })
         })
         .await
     }
@@ -62,8 +67,8 @@ impl Upload {
     /// Ends the upload if the counts agree; the job is QUEUED.
     pub async fn finish(self, chunks: u64, rows: u64) -> Result<JobSnapshot, JobError> {
         let Self { table, job, number, .. } = self;
-        let mut guard = Arc::clone(&job.spool).lock_owned().await;
         blocking(move || {
+            let mut guard = lock(&job.spool);
             let counts = usable(&table, &job, number, guard.as_mut())?.counts();
             if (chunks, rows) != (counts.chunks, counts.rows()) {
                 return Err(JobError::CountsDiffer {
@@ -106,6 +111,61 @@ impl Upload {
             }
         }
     }
+}
+
+/// Keeps, knows or stores a chunk, and stores those that waited for it. Where one of these fails, what was stored before is
+/// safe, though nobody is told: who comes back is.
+fn take(
+    table: &Table,
+    job: &Job,
+    spool: &mut Spool,
+    ahead: &mut Ahead,
+    (number, role, rows): (u64, RowRole, Matrix),
+) -> Result<Vec<Acknowledged>, JobError> {
+    let next = spool.counts().chunks + 1;
+    if number == 0 {
+        return Err(JobError::ChunkZero { expected: next });
+    }
+    if rows.columns() != spool.columns() {
+        return Err(JobError::Columns { got: rows.columns(), expected: spool.columns() });
+    }
+    rows.check_finite()?;
+    let chunk = Chunk::new(number, role, &rows);
+    drop(rows);
+    if number > next {
+        ahead.keep(chunk, next)?;
+        return Ok(Vec::new());
+    }
+    if number < next {
+        return if spool.holds(&chunk)? {
+            Ok(vec![Acknowledged { number, rows: spool.counts().rows() }])
+        } else {
+            Err(JobError::ChunkDiffers { number })
+        };
+    }
+    let mut acknowledged = Vec::new();
+    let mut turn = Some(chunk);
+    while let Some(chunk) = turn {
+        let rows = store(table, job, spool, &chunk)?;
+        acknowledged.push(Acknowledged { number: chunk.number(), rows });
+        turn = ahead.take(chunk.number() + 1);
+    }
+    Ok(acknowledged)
+}
+
+/// Puts the next chunk on disk, within the bounds: the rows on disk then.
+fn store(table: &Table, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u64, JobError> {
+    let (rows, rows_max) = (spool.counts().rows() + chunk.rows(), table.config.job_rows_max);
+    if rows > rows_max {
+        return Err(JobError::TooManyRows { rows, rows_max });
+    }
+    table.reserve(job, chunk.bytes())?;
+    let counts = spool.append(chunk).map_err(|error| {
+        table.quota.release(&job.share, chunk.bytes());
+        error.in_folder(&job.folder)
+    })?;
+    job.tell_counts(counts, SystemTime::now().checked_add(table.config.upload_idle_max));
+    Ok(counts.rows())
 }
 
 /// The spool, if this stream may still write to it.

@@ -13,7 +13,9 @@ use super::pb::autoencoder_service_server::AutoencoderService;
 use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{AnswerStream, Answers, Ending, driven};
-use crate::service::{Begun, JobError, JobSnapshot, JobState, Operation, Served, Service, ServiceError, Upload};
+use crate::service::{
+    Acknowledged, Begun, JobError, JobSnapshot, JobState, Operation, Served, Service, ServiceError, Upload,
+};
 
 #[tonic::async_trait]
 impl AutoencoderService for Api {
@@ -104,9 +106,10 @@ async fn train(
         Some(Question::Spec(spec)) => spec,
         other => return Err(out_of_order("`spec` first", other.as_ref()).into()),
     };
+    let priority = convert::priority(spec.priority)?;
     let (spec, key) = convert::train_spec(spec)?;
     let spec = spec.check().map_err(JobError::from)?;
-    let job = match service.jobs().begin(spec, key).await? {
+    let job = match service.jobs().begin(spec, key, priority).await? {
         Begun::Uploading { upload, snapshot, last_chunk } => {
             answers.send(accepted(snapshot, last_chunk)).await?;
             receive(upload, &mut questions, &answers).await?
@@ -138,8 +141,10 @@ async fn receive(
                 let number = chunk.number;
                 let role = convert::row_role(chunk.role)?;
                 let rows = convert::matrix("chunk.rows", chunk.rows)?;
-                let row_count = upload.append(number, role, rows).await?;
-                answers.send(answer(Answer::Acknowledged(pb::ChunkAcknowledged { number, row_count }))).await?;
+                for Acknowledged { number, rows } in upload.append(number, role, rows).await? {
+                    let acknowledged = pb::ChunkAcknowledged { number, row_count: rows };
+                    answers.send(answer(Answer::Acknowledged(acknowledged))).await?;
+                }
             }
             Some(Question::Finish(finish)) => {
                 return Ok(upload.finish(finish.chunk_count, finish.row_count).await?);

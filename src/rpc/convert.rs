@@ -7,8 +7,8 @@ use super::pb;
 use crate::service::{
     Activation, Alias, EpochLosses, Evaluation, IdError, IdempotencyKey, Initialisation, JobError, JobId, JobSnapshot,
     JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec,
-    Progress, Regularisation, RowRole, Schedule, Selector, ServiceError, TrainSpec, TrainingReport, Values, Version,
-    VersionDescription,
+    Priority, Progress, Regularisation, RowRole, Schedule, Selector, ServiceError, TrainSpec, TrainingReport, Values,
+    Version, VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -223,6 +223,11 @@ pub fn row_role(number: i32) -> Result<RowRole, ServiceError> {
     }
 }
 
+/// Among the jobs that wait.
+pub fn priority(number: i32) -> Result<Priority, ServiceError> {
+    Priority::try_from(number).map_err(ServiceError::from)
+}
+
 /// What to train, as sent, and the key to come back with. Numbers that mean "the server's choice" become `None`; the
 /// rest is checked by [`TrainSpec::check`].
 pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyKey>), ServiceError> {
@@ -374,6 +379,7 @@ pub fn job(snapshot: JobSnapshot, with: Report) -> pb::Job {
         id: snapshot.id.to_string(),
         model_name: snapshot.model_name.to_string(),
         state: state.into(),
+        priority: snapshot.priority.number(),
         create_time: Some(timestamp(snapshot.created)),
         update_time: Some(timestamp(snapshot.updated)),
         upload_expire_time: snapshot.upload_expires.map(timestamp),

@@ -140,6 +140,7 @@ impl ServiceError {
         match self {
             Self::Batch(BatchError::Full { retry_after, .. }) => Some(*retry_after),
             Self::Store(StoreError::LoadsFull { .. }) => Some(LOAD_RETRY_AFTER),
+            Self::Job(error) => error.retry_after(),
             Self::Message { error, .. } => error.retry_after(),
             _ => None,
         }
@@ -153,7 +154,8 @@ fn job_field(error: &JobError) -> Option<String> {
         JobError::Id(_) => Some("spec.model_name".to_owned()),
         JobError::Key { .. } => Some("spec.idempotency_key".to_owned()),
         JobError::Columns { .. } | JobError::Matrix(_) => Some("chunk.rows".to_owned()),
-        JobError::ChunkOrder { .. } => Some("chunk.number".to_owned()),
+        JobError::Priority { .. } => Some("spec.priority".to_owned()),
+        JobError::ChunkZero { .. } | JobError::ChunkDiffers { .. } => Some("chunk.number".to_owned()),
         JobError::CountsDiffer { .. } | JobError::NoTrainingRows => Some("finish".to_owned()),
         _ => None,
     }
@@ -198,13 +200,22 @@ fn job_kind(error: &JobError) -> Kind {
         | JobError::Key { .. }
         | JobError::Columns { .. }
         | JobError::Matrix(_)
-        | JobError::ChunkOrder { .. }
+        | JobError::Priority { .. }
+        | JobError::ChunkZero { .. }
+        | JobError::ChunkDiffers { .. }
         | JobError::CountsDiffer { .. }
         | JobError::NoTrainingRows => Kind::Invalid,
         JobError::KeyTaken { .. } => Kind::AlreadyExists,
         JobError::TakenOver(_) => Kind::Aborted,
         JobError::Ended { .. } | JobError::IllegalMove(_) => Kind::Precondition,
-        JobError::TooManyJobs { .. } | JobError::SpoolFull { .. } => Kind::Exhausted,
+        JobError::TooManyJobs { .. }
+        | JobError::TooManyRows { .. }
+        | JobError::JobTooLarge { .. }
+        | JobError::SpoolFull { .. }
+        | JobError::DiskReserve { .. }
+        | JobError::DiskFull { .. }
+        | JobError::TooFarAhead { .. }
+        | JobError::AheadFull { .. } => Kind::Exhausted,
         JobError::Damaged { .. } => Kind::Damaged,
         JobError::Store(error) => store_kind(error),
         JobError::ShuttingDown => Kind::Unavailable,

@@ -12,7 +12,8 @@ use std::time::Instant;
 use crate::batching::Urgency;
 pub use crate::batching::{BatchError, Batcher, Operation, Output};
 pub use crate::jobs::{
-    Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Progress, RowRole, Upload,
+    Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Priority, Progress,
+    RowRole, Upload,
 };
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};

@@ -1,0 +1,141 @@
+//! Where a job's training can go on after a crash: one checksummed file, replaced atomically.
+//!
+//! An 8-byte mark, the length of what follows (u64), a CRC-32 of mark, length and the rest (u32), and the rest. All
+//! little-endian.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::JobError;
+use crate::store::disk::{failed, remove_or_warn, sync_folder, temporary_in};
+
+const MARK: &[u8; 8] = b"hhpoint1";
+const HEAD_BYTES: usize = 20;
+
+/// Where the checkpoint of the job in `folder` is.
+pub(super) fn path(folder: &Path) -> PathBuf {
+    folder.join("checkpoint")
+}
+
+/// Bytes that a checkpoint of `bytes` takes.
+pub(super) fn bytes_on_disk(bytes: &[u8]) -> u64 {
+    (HEAD_BYTES + bytes.len()) as u64
+}
+
+/// Replaces the checkpoint of the job in `folder`: after this, it survives any crash; before, the old one does.
+pub(super) fn write(folder: &Path, bytes: &[u8]) -> Result<(), JobError> {
+    let (path, temporary) = (path(folder), temporary_in(folder));
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(MARK);
+    head[8..16].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+    let crc32 = checksum(&head[..16], bytes);
+    head[16..].copy_from_slice(&crc32.to_le_bytes());
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        file.write_all(&head)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        std::fs::rename(&temporary, &path)
+    };
+    if let Err(error) = write() {
+        // What was half written is of no use; the old one stays.
+        remove_or_warn(&temporary);
+        return Err(failed("cannot write", &path)(error).into());
+    }
+    Ok(sync_folder(folder)?)
+}
+
+/// The checkpoint of the job in `folder`, if it has one.
+///
+/// # Errors
+/// [`JobError::Damaged`] for one that is not as it was written.
+pub(super) fn read(folder: &Path) -> Result<Option<Vec<u8>>, JobError> {
+    let path = path(folder);
+    let damaged = |reason: String| JobError::Damaged {
+        path: path.display().to_string(),
+        reason: format!("{reason}; its job cannot go on from there: train again, with the rows sent anew"),
+    };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("cannot read", &path)(error).into()),
+    };
+    let length = file.metadata().map_err(failed("cannot read", &path))?.len();
+    let mut head = [0; HEAD_BYTES];
+    if length < HEAD_BYTES as u64 {
+        return Err(damaged(format!("{length} bytes, expected at least {HEAD_BYTES}")));
+    }
+    file.read_exact(&mut head).map_err(failed("cannot read", &path))?;
+    let told = head[8..16].first_chunk().map_or(0, |told| u64::from_le_bytes(*told));
+    if head[..8] != *MARK {
+        return Err(damaged("it does not begin like a checkpoint".to_owned()));
+    }
+    // Before anything of that size is asked for.
+    if told != length - HEAD_BYTES as u64 {
+        return Err(damaged(format!("it holds {} bytes, expected {told}", length - HEAD_BYTES as u64)));
+    }
+    let mut bytes = Vec::new();
+    let room = usize::try_from(told).ok().and_then(|told| bytes.try_reserve_exact(told).ok());
+    room.ok_or_else(|| damaged(format!("its {told} bytes do not fit this machine's memory")))?;
+    file.take(told).read_to_end(&mut bytes).map_err(failed("cannot read", &path))?;
+    if head[16..] != checksum(&head[..16], &bytes).to_le_bytes() {
+        return Err(damaged("it does not fit its checksum".to_owned()));
+    }
+    Ok(Some(bytes))
+}
+
+fn checksum(head: &[u8], bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(head);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_comes_back_as_it_went_and_the_last_one_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(read(folder.path()).expect("nothing is broken"), None);
+        for bytes in [&b"first"[..], b"", &[7; 100_000]] {
+            write(folder.path(), bytes).expect("writes");
+            assert_eq!(read(folder.path()).expect("reads").as_deref(), Some(bytes));
+            assert_eq!(path(folder.path()).metadata().expect("there").len(), bytes_on_disk(bytes));
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1, "nothing temporary stays");
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_other_length_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(folder.path(), b"weights, moments, position").expect("writes");
+        let path = path(folder.path());
+        let whole = std::fs::read(&path).expect("reads");
+        for index in 0..whole.len() {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[index] ^= 1 << bit;
+                std::fs::write(&path, &flipped).expect("writes");
+                let error = read(folder.path()).expect_err("damaged").to_string();
+                assert!(error.contains("damaged") && error.contains("train again"), "byte {index}: {error}");
+            }
+            std::fs::write(&path, &whole[..index]).expect("writes");
+            assert!(matches!(read(folder.path()), Err(JobError::Damaged { .. })), "cut to {index} bytes");
+        }
+        std::fs::write(&path, [&whole[..], b"x"].concat()).expect("writes");
+        assert!(matches!(read(folder.path()), Err(JobError::Damaged { .. })), "a byte more");
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_old_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(folder.path(), b"old").expect("writes");
+        let gone = folder.path().join("gone");
+        let error = write(&gone, b"new").expect_err("no such folder");
+        assert!(error.to_string().contains("cannot write"), "{error}");
+        assert_eq!(read(folder.path()).expect("reads").as_deref(), Some(&b"old"[..]));
+    }
+}

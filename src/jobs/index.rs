@@ -1,0 +1,140 @@
+//! Where chunks are in a spool: runs of equal ones, so that a spool of any size has a small index.
+
+use super::RowRole;
+
+/// Equal chunks, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    /// Number of its first chunk.
+    chunk: u64,
+    chunks: u64,
+    /// Rows of its role before it.
+    row: u64,
+    rows_per_chunk: u64,
+    /// Where it begins in the file.
+    offset: u64,
+    bytes_per_chunk: u64,
+}
+
+impl Run {
+    fn rows(&self) -> u64 {
+        self.chunks * self.rows_per_chunk
+    }
+}
+
+/// Where the rows of one role are: a piece of one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Where its chunk begins in the file.
+    pub(super) chunk_offset: u64,
+    /// Rows of the chunk before the piece.
+    pub(super) row_in_chunk: u64,
+    /// Rows from there to the end of the chunk.
+    pub(super) rows: u64,
+}
+
+/// Where the chunks of a spool are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Index {
+    training: Vec<Run>,
+    test: Vec<Run>,
+    chunks: u64,
+}
+
+impl Index {
+    /// Adds the next chunk, which begins at `offset` and takes `bytes`.
+    pub(super) fn push(&mut self, role: RowRole, rows: u64, offset: u64, bytes: u64) {
+        let number = self.chunks + 1;
+        self.chunks = number;
+        let runs = match role {
+            RowRole::Training => &mut self.training,
+            RowRole::Test => &mut self.test,
+        };
+        if let Some(last) = runs.last_mut()
+            && last.rows_per_chunk == rows
+            && last.chunk + last.chunks == number
+        {
+            last.chunks += 1;
+            return;
+        }
+        let row = runs.last().map_or(0, |last| last.row + last.rows());
+        runs.push(Run { chunk: number, chunks: 1, row, rows_per_chunk: rows, offset, bytes_per_chunk: bytes });
+    }
+
+    /// Where chunk `number` begins in the file, if there is one.
+    pub(super) fn chunk(&self, number: u64) -> Option<u64> {
+        [&self.training, &self.test].into_iter().find_map(|runs| {
+            let after = runs.partition_point(|run| run.chunk <= number);
+            let run = runs.get(after.checked_sub(1)?)?;
+            let before = number - run.chunk;
+            (before < run.chunks).then(|| run.offset + before * run.bytes_per_chunk)
+        })
+    }
+
+    /// Where row `row` of a role is, if there is one, with those that follow it in its chunk.
+    pub(super) fn row(&self, role: RowRole, row: u64) -> Option<Place> {
+        let runs = match role {
+            RowRole::Training => &self.training,
+            RowRole::Test => &self.test,
+        };
+        let after = runs.partition_point(|run| run.row <= row);
+        let run = runs.get(after.checked_sub(1)?)?;
+        let before = row - run.row;
+        (before < run.rows()).then(|| {
+            let (chunk, row_in_chunk) = (before / run.rows_per_chunk, before % run.rows_per_chunk);
+            let chunk_offset = run.offset + chunk * run.bytes_per_chunk;
+            Place { chunk_offset, row_in_chunk, rows: run.rows_per_chunk - row_in_chunk }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_million_equal_chunks_are_one_run() {
+        let mut index = Index::default();
+        for chunk in 0..1_000_000 {
+            index.push(RowRole::Training, 64, 12 + chunk * 100, 100);
+        }
+        index.push(RowRole::Training, 5, 100_000_012, 30);
+        index.push(RowRole::Test, 5, 100_000_042, 30);
+        assert_eq!((index.training.len(), index.test.len()), (2, 1));
+        assert_eq!(
+            index.row(RowRole::Training, 64 * 999_999 + 3),
+            Some(Place { chunk_offset: 99_999_912, row_in_chunk: 3, rows: 61 })
+        );
+        assert_eq!(index.chunk(1_000_002), Some(100_000_042));
+        assert_eq!(index.chunk(1_000_003), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_chunk_and_every_row_is_found(chunks in proptest::collection::vec((any::<bool>(), 1u64..4), 0..40)) {
+            let mut index = Index::default();
+            let (mut offset, mut expected, mut rows) = (12, Vec::new(), [Vec::new(), Vec::new()]);
+            for (is_test, count) in chunks {
+                let role = if is_test { RowRole::Test } else { RowRole::Training };
+                index.push(role, count, offset, 20 + 8 * count);
+                expected.push(offset);
+                for row in 0..count {
+                    rows[usize::from(is_test)].push(Place { chunk_offset: offset, row_in_chunk: row, rows: count - row });
+                }
+                offset += 20 + 8 * count;
+            }
+            for (number, offset) in (1..).zip(&expected) {
+                prop_assert_eq!(index.chunk(number), Some(*offset));
+            }
+            prop_assert_eq!((index.chunk(0), index.chunk(expected.len() as u64 + 1)), (None, None));
+            for (role, places) in [(RowRole::Training, &rows[0]), (RowRole::Test, &rows[1])] {
+                for (row, place) in (0..).zip(places) {
+                    prop_assert_eq!(index.row(role, row), Some(*place));
+                }
+                prop_assert_eq!(index.row(role, places.len() as u64), None);
+            }
+        }
+    }
+}

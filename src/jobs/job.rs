@@ -1,0 +1,266 @@
+//! One job in memory, and its moves: on disk first, then told.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use super::journal::{Record, unix_ms};
+use super::quota::Share;
+use super::spool::{Counts, Spool};
+use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Priority};
+use crate::training::CheckedTrainSpec;
+
+/// A job in memory.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: JobId,
+    pub(super) spec: CheckedTrainSpec,
+    pub(super) priority: Priority,
+    pub(super) folder: PathBuf,
+    /// What it has on disk.
+    pub(super) share: Share,
+    pub(super) record: Mutex<Record>,
+    news: watch::Sender<JobSnapshot>,
+    /// Where rows go while it uploads; whoever appends holds it. Locked on threads for disk work alone, so that who holds it has
+    /// one, however many wait.
+    pub(super) spool: Mutex<Option<Spool>>,
+    /// Counts the streams that took the upload over; each holds the number that was its own.
+    pub(super) stream: watch::Sender<u64>,
+    /// What training is asked for.
+    wish: AtomicU8,
+    /// Whether it comes from before a restart, and may have run then: its version may be published already.
+    pub(super) may_be_published: bool,
+}
+
+/// What whoever trains a job is asked to do, at the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Wish {
+    /// Go on.
+    GoOn,
+    /// Stop, and let it wait.
+    Pause,
+    /// Stop for good.
+    Cancel,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Durable {
+    Yes,
+    No,
+}
+
+impl Job {
+    pub(super) fn new(
+        record: Record,
+        folder: PathBuf,
+        spool: Option<Spool>,
+        may_be_published: bool,
+    ) -> Result<Self, JobError> {
+        let spec = record.spec.clone().check()?;
+        let snapshot = snapshot(&record);
+        Ok(Self {
+            id: record.id.clone(),
+            spec,
+            priority: record.priority,
+            folder,
+            share: Share::default(),
+            record: Mutex::new(record),
+            news: watch::Sender::new(snapshot),
+            spool: Mutex::new(spool),
+            stream: watch::Sender::new(0),
+            wish: AtomicU8::new(Wish::GoOn as u8),
+            may_be_published,
+        })
+    }
+
+    pub(super) fn snapshot(&self) -> JobSnapshot {
+        self.news.borrow().clone()
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<JobSnapshot> {
+        self.news.subscribe()
+    }
+
+    /// The state that everybody was told of: waits for no disk.
+    pub(super) fn told_state(&self) -> JobState {
+        self.news.borrow().state
+    }
+
+    pub(super) fn state(&self) -> JobState {
+        lock(&self.record).state
+    }
+
+    /// What its training is asked for.
+    pub(super) fn wish(&self) -> Wish {
+        match self.wish.load(Ordering::Acquire) {
+            wish if wish == Wish::GoOn as u8 => Wish::GoOn,
+            wish if wish == Wish::Pause as u8 => Wish::Pause,
+            _ => Wish::Cancel,
+        }
+    }
+
+    /// Asks its training to stop. Who cancels is stronger than who pauses.
+    fn ask(&self, wish: Wish) {
+        self.wish.fetch_max(wish as u8, Ordering::AcqRel);
+    }
+
+    /// Tells watchers of a change that needs no journal.
+    pub(super) fn tell(&self, change: impl FnOnce(&mut JobSnapshot)) {
+        self.news.send_modify(|snapshot| {
+            change(snapshot);
+            snapshot.updated = SystemTime::now();
+        });
+    }
+
+    /// What is on disk now, for watchers.
+    pub(super) fn tell_counts(&self, counts: Counts, expires: Option<SystemTime>) {
+        self.tell(|snapshot| {
+            snapshot.chunks = counts.chunks;
+            snapshot.training_rows = counts.training_rows;
+            snapshot.test_rows = counts.test_rows;
+            snapshot.upload_expires = expires;
+        });
+    }
+
+    /// Moves to another state: refused if there is no such move, else on disk before anybody hears of it.
+    pub(super) fn go(&self, next: JobState, change: impl FnOnce(&mut Record)) -> Result<JobSnapshot, JobError> {
+        self.go_from(lock(&self.record), next, change, Durable::Yes)
+    }
+
+    /// Lets a job that was caught while it ran wait again. Its journal may say that it runs: the next start understands the
+    /// same, and a disk that is full keeps no server from starting.
+    pub(super) fn put_back(&self) {
+        // There is such a move.
+        let _ = self.go_from(lock(&self.record), JobState::Queued, |_| (), Durable::No);
+    }
+
+    /// Cancels a job that does not train, and says whether it did: one that trains is stopped by its training.
+    pub(super) fn cancel_unless_running(&self, reason: Option<String>) -> Result<bool, JobError> {
+        let record = lock(&self.record);
+        if record.state == JobState::Running {
+            self.ask(Wish::Cancel);
+            return Ok(false);
+        }
+        self.go_from(record, JobState::Cancelled, |record| record.failure = reason, Durable::Yes).map(|_| true)
+    }
+
+    /// Cancels a job that is paused since before `since`, and says whether it did.
+    pub(super) fn cancel_if_paused_before(&self, since: SystemTime, reason: String) -> Result<bool, JobError> {
+        let record = lock(&self.record);
+        if record.state != JobState::Paused || record.updated() > since {
+            return Ok(false);
+        }
+        self.go_from(record, JobState::Cancelled, |record| record.failure = Some(reason), Durable::Yes).map(|_| true)
+    }
+
+    /// Pauses a job that waits, and says whether it did: one that trains is told to stop.
+    pub(super) fn pause(&self) -> Result<bool, JobError> {
+        let record = lock(&self.record);
+        if record.state == JobState::Running {
+            self.ask(Wish::Pause);
+            return Ok(false);
+        }
+        self.go_from(record, JobState::Paused, |_| (), Durable::Yes).map(|_| true)
+    }
+
+    /// Lets a paused job wait for its turn.
+    pub(super) fn resume(&self) -> Result<JobSnapshot, JobError> {
+        let record = lock(&self.record);
+        if record.state != JobState::Paused {
+            return Err(IllegalMove { from: record.state, to: JobState::Queued }.into());
+        }
+        // Whoever cancels holds the lock too: what is forgotten here is that it was paused.
+        self.wish.store(Wish::GoOn as u8, Ordering::Release);
+        self.go_from(record, JobState::Queued, |_| (), Durable::Yes)
+    }
+
+    /// Ends a job whose end cannot be written down: those who wait are told, and a restart settles it again.
+    pub(super) fn end_in_memory(&self, next: JobState, failure: String) {
+        // Refused only if it has ended.
+        let _ = self.go_from(lock(&self.record), next, |record| record.failure = Some(failure), Durable::No);
+    }
+
+    /// Writes down that a job whose training was stopped waits until it is resumed, and says true; false for one that is to
+    /// be cancelled. Where the disk refuses, it waits all the same, and starts again at the next start of the server.
+    pub(super) fn settle_as_paused(&self) -> bool {
+        let record = lock(&self.record);
+        if self.wish() == Wish::Cancel {
+            return false;
+        }
+        tracing::info!(job = %self.id, "paused");
+        if let Err(error) = self.go_from(record, JobState::Paused, |_| (), Durable::Yes) {
+            tracing::error!(job = %self.id, %error, "that a job is paused cannot be written down");
+            // Refused only if it has ended.
+            let _ = self.go_from(lock(&self.record), JobState::Paused, |_| (), Durable::No);
+        }
+        true
+    }
+
+    fn go_from(
+        &self,
+        mut record: MutexGuard<'_, Record>,
+        next: JobState,
+        change: impl FnOnce(&mut Record),
+        durable: Durable,
+    ) -> Result<JobSnapshot, JobError> {
+        let mut changed = record.clone();
+        changed.state = record.state.to(next)?;
+        changed.updated_unix_ms = unix_ms(SystemTime::now());
+        change(&mut changed);
+        if durable == Durable::Yes {
+            changed.write(&self.folder)?;
+        }
+        *record = changed;
+        let mut told = snapshot(&record);
+        self.news.send_modify(|current| {
+            if !next.has_ended() && told.chunks == 0 {
+                (told.chunks, told.training_rows, told.test_rows) =
+                    (current.chunks, current.training_rows, current.test_rows);
+            }
+            told.progress = current.progress.take();
+            *current = told;
+        });
+        drop(record);
+        if next.has_ended() {
+            // Wakes a stream that still uploads.
+            self.stream.send_modify(|_| ());
+        }
+        Ok(self.snapshot())
+    }
+
+    /// Why a stream cannot go on with this upload.
+    pub(super) fn ended_error(&self) -> JobError {
+        let snapshot = self.snapshot();
+        JobError::Ended { id: self.id.clone(), how: snapshot.state.ended_as(), reason: snapshot.failure }
+    }
+}
+
+fn snapshot(record: &Record) -> JobSnapshot {
+    JobSnapshot {
+        id: record.id.clone(),
+        model_name: record.spec.model_name.clone(),
+        state: record.state,
+        created: record.created(),
+        updated: record.updated(),
+        priority: record.priority,
+        upload_expires: None,
+        chunks: record.chunks,
+        training_rows: record.training_rows,
+        test_rows: record.test_rows,
+        progress: None,
+        version: record.version,
+        report: record.report.clone().map(Arc::new),
+        failure: record.failure.clone(),
+        idempotency_key: record.key.clone(),
+    }
+}
+
+/// Locks, whatever became of those who held it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held but for a fault of ours, and what is behind it stays consistent.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

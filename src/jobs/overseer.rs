@@ -1,0 +1,102 @@
+//! Who looks on while a job trains: tells watchers, has its state saved now and then, and stops it when it is asked to.
+
+use std::time::{Duration, Instant};
+
+use super::job::{Job, Wish};
+use super::table::Table;
+use super::{JobError, Progress};
+use crate::training::{Event, Next, Observer};
+
+/// Watchers hear of steps at most this often.
+const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Looks on while a job trains.
+#[derive(Debug)]
+pub(super) struct Overseer<'a> {
+    table: &'a Table,
+    job: &'a Job,
+    news: News,
+    started: Instant,
+    /// When its state was saved last, or training began.
+    saved: Instant,
+}
+
+impl<'a> Overseer<'a> {
+    pub(super) fn new(table: &'a Table, job: &'a Job) -> Self {
+        let now = Instant::now();
+        Self { table, job, news: News::default(), started: now, saved: now }
+    }
+}
+
+impl Observer for Overseer<'_> {
+    fn look(&mut self, event: &Event) -> Next {
+        self.news.tell(self.job, event);
+        match self.job.wish() {
+            Wish::Cancel => Next::Stop,
+            Wish::Pause => Next::SaveAndStop,
+            Wish::GoOn if self.table.is_closing() => Next::SaveAndStop,
+            Wish::GoOn if self.saved.elapsed() >= self.table.config.checkpoint_every => Next::Save,
+            Wish::GoOn => Next::GoOn,
+        }
+    }
+
+    fn save(&mut self, checkpoint: &[u8]) -> Result<(), String> {
+        let saved = self.table.save_checkpoint(self.job, checkpoint);
+        self.saved = Instant::now();
+        match saved {
+            Ok(()) => Ok(()),
+            // The checkpoint before stays: after a crash a little more is done again.
+            Err(error @ (JobError::SpoolFull { .. } | JobError::JobTooLarge { .. } | JobError::DiskReserve { .. })) => {
+                tracing::warn!(job = %self.job.id, %error, "where training could go on is not written down");
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn elapsed(&mut self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// Turns training's events into what watchers are told.
+#[derive(Debug, Default)]
+struct News {
+    last: Option<Instant>,
+    /// When the first step was done, and how many rows and steps were done then.
+    started: Option<(Instant, u64, u64)>,
+}
+
+impl News {
+    fn tell(&mut self, job: &Job, event: &Event) {
+        let now = Instant::now();
+        let due = self.last.is_none_or(|last| now - last >= NEWS_INTERVAL);
+        if !due && !event.epoch_ended {
+            return;
+        }
+        self.last = Some(now);
+        if event.step > 0 {
+            // From the first step on: what comes before is no measure of the speed.
+            self.started.get_or_insert((now, event.rows_processed, event.step));
+        }
+        let (since, rows, steps) = self.started.unwrap_or((now, event.rows_processed, event.step));
+        let seconds = (now - since).as_secs_f64();
+        let (rows, steps) = (event.rows_processed - rows, event.step - steps);
+        let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let left = (event.step_count - event.step.min(event.step_count)) as f64;
+        let time_left = (steps > 0).then(|| Duration::try_from_secs_f64(left / rate(steps)).ok()).flatten();
+        let progress = Progress {
+            epoch: event.epoch,
+            epoch_count: event.epoch_count,
+            step: event.step,
+            step_count: event.step_count,
+            training_loss: event.training_loss,
+            validation_loss: event.validation_loss,
+            explained_variance: event.explained_variance,
+            pca_explained_variance: event.pca_explained_variance,
+            rows_per_second: rate(rows),
+            time_left,
+        };
+        job.tell(|snapshot| snapshot.progress = Some(progress));
+    }
+}

@@ -1,0 +1,158 @@
+//! Which of the jobs that wait is the next: higher priorities first, then names in turn, then the oldest.
+
+use std::cmp::Reverse;
+
+use serde::{Deserialize, Serialize};
+
+use super::JobError;
+use crate::model::ModelName;
+
+/// How urgent a job is among those that wait: -10 to 10, the higher the earlier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i32", into = "i32")]
+pub struct Priority(i8);
+
+impl Priority {
+    /// The least and the greatest.
+    pub const RANGE: std::ops::RangeInclusive<i32> = -10..=10;
+
+    /// The number.
+    pub fn number(self) -> i32 {
+        self.0.into()
+    }
+}
+
+impl TryFrom<i32> for Priority {
+    type Error = JobError;
+    fn try_from(number: i32) -> Result<Self, JobError> {
+        match i8::try_from(number) {
+            Ok(small) if Self::RANGE.contains(&number) => Ok(Self(small)),
+            _ => Err(JobError::Priority { got: number }),
+        }
+    }
+}
+
+impl From<Priority> for i32 {
+    fn from(priority: Priority) -> Self {
+        priority.number()
+    }
+}
+
+/// What is to be known of a job that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting<'a> {
+    pub(super) name: &'a ModelName,
+    pub(super) priority: Priority,
+}
+
+/// The place of the next to start among `waiting`, which are in the order in which they came; `None` if nobody waits.
+///
+/// Among those of the highest priority names take turns: it is the turn of the name whose last start is the longest ago, of
+/// those that never started first. `last_start` counts starts. Within a name, and where names are equal, the oldest is next.
+pub(super) fn next<'a>(
+    waiting: impl Iterator<Item = Waiting<'a>>,
+    last_start: impl Fn(&ModelName) -> Option<u64>,
+) -> Option<usize> {
+    let place = |(place, job): (usize, Waiting<'a>)| (Reverse(job.priority), last_start(job.name), place);
+    waiting.enumerate().map(place).min().map(|(_, _, place)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn named(text: &str) -> ModelName {
+        text.parse().expect("a name")
+    }
+
+    /// The names in the order in which they start, one after the other.
+    fn order(jobs: &[(&str, i32)]) -> Vec<usize> {
+        let mut waiting: Vec<(usize, ModelName, Priority)> = jobs
+            .iter()
+            .enumerate()
+            .map(|(number, (name, priority))| (number, named(name), Priority::try_from(*priority).expect("in range")))
+            .collect();
+        let mut starts = BTreeMap::new();
+        let mut started = Vec::new();
+        while let Some(place) =
+            next(waiting.iter().map(|(_, name, priority)| Waiting { name, priority: *priority }), |name| {
+                starts.get(name).copied()
+            })
+        {
+            let (number, name, _) = waiting.remove(place);
+            starts.insert(name, started.len() as u64);
+            started.push(number);
+        }
+        started
+    }
+
+    #[track_caller]
+    fn check(jobs: &[(&str, i32)], expected: &[usize]) {
+        assert_eq!(order(jobs), expected, "{jobs:?}");
+    }
+
+    #[test]
+    fn nobody_waits() {
+        check(&[], &[]);
+    }
+
+    #[test]
+    fn the_oldest_of_a_name_is_first() {
+        check(&[("a", 0), ("a", 0), ("a", 0)], &[0, 1, 2]);
+    }
+
+    #[test]
+    fn names_take_turns_however_many_jobs_they_have() {
+        check(&[("a", 0), ("a", 0), ("a", 0), ("b", 0), ("b", 0), ("c", 0)], &[0, 3, 5, 1, 4, 2]);
+    }
+
+    #[test]
+    fn a_higher_priority_is_first_and_takes_its_names_turn() {
+        check(&[("a", 0), ("b", 0), ("a", 3)], &[2, 1, 0]);
+        check(&[("a", -10), ("b", 10), ("c", 0)], &[1, 2, 0]);
+    }
+
+    #[test]
+    fn a_name_that_never_started_goes_before_one_that_did() {
+        let (old, new) = (named("old"), named("new"));
+        let waiting = [&old, &new].map(|name| Waiting { name, priority: Priority::default() });
+        assert_eq!(next(waiting.into_iter(), |name| (*name == old).then_some(0)), Some(1));
+    }
+
+    #[test]
+    fn a_priority_is_from_minus_ten_to_ten() {
+        for number in -10..=10 {
+            assert_eq!(Priority::try_from(number).expect("in range").number(), number);
+        }
+        for number in [-11, 11, i32::MIN, i32::MAX, 256] {
+            let error = Priority::try_from(number).expect_err("out of range").to_string();
+            assert!(error.contains(&number.to_string()) && error.contains("-10 to 10"), "{error}");
+        }
+    }
+
+    proptest! {
+        /// Nobody is forgotten, priorities are never crossed, and while two names wait with the same priority, neither
+        /// starts twice before the other does.
+        #[test]
+        fn turns_are_fair(jobs in proptest::collection::vec((0usize..4, -2i32..=2), 0..40)) {
+            let named: Vec<(&str, i32)> = jobs.iter().map(|(name, priority)| (["a", "b", "c", "d"][*name], *priority)).collect();
+            let order = order(&named);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(sorted, (0..jobs.len()).collect::<Vec<_>>());
+            for pair in order.windows(2) {
+                prop_assert!(named[pair[0]].1 >= named[pair[1]].1);
+                if named[pair[0]] == named[pair[1]] {
+                    prop_assert!(pair[0] < pair[1]);
+                    // The same name twice: nobody else of this priority waited.
+                    let at = order.iter().position(|job| *job == pair[1]).expect("started");
+                    prop_assert!(order[at..].iter().all(|job| named[*job].1 < named[pair[1]].1 || named[*job].0 == named[pair[1]].0));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The rows of a finished spool, read where they are: what training sees of them.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use super::index::Index;
+use super::spool::{CHUNK_HEAD_BYTES, Counts, Seen, Tail, damaged, path, read_exact_at, scan};
+use super::{JobError, RowRole};
+use crate::store::disk::failed;
+use crate::training::{RowSource, SourceError};
+
+/// Numbers that are put into the digest at a time.
+const BLOCK_NUMBERS: usize = 1 << 16;
+
+/// The rows of one role in a spool whose checksums were right when it was opened.
+#[derive(Clone, Debug)]
+pub(super) struct SpooledRows {
+    spool: Arc<OpenSpool>,
+    role: RowRole,
+    count: u64,
+}
+
+#[derive(Debug)]
+struct OpenSpool {
+    path: PathBuf,
+    file: File,
+    columns: usize,
+    index: Index,
+    /// When it was opened: a file that somebody changes is noticed.
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+/// A finished spool.
+#[derive(Clone, Debug)]
+pub(super) struct Received {
+    /// Rows to train on.
+    pub(super) training: SpooledRows,
+    /// Rows to measure on.
+    pub(super) test: SpooledRows,
+    /// Of the training rows and then the test rows, each after the count of their numbers.
+    pub(super) sha256: String,
+}
+
+/// Opens the finished spool in `folder`, which must hold what `expected` says (but for its bytes), and verifies it: every
+/// chunk once, a block in memory at a time. `None` if `go_on` said no meanwhile.
+pub(super) fn open(
+    folder: &Path,
+    columns: usize,
+    expected: Counts,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Received>, JobError> {
+    let path = path(folder);
+    let mut file = File::open(&path).map_err(failed("cannot open", &path))?;
+    let data = file.metadata().map_err(failed("cannot read", &path))?;
+    let (length, modified) = (data.len(), data.modified().ok());
+    let mut index = Index::default();
+    let mut digest = Sha256::new();
+    let mut stopped = false;
+    digest.update(expected.training_rows.saturating_mul(columns as u64).to_le_bytes());
+    let counts = scan(&mut file, &path, columns, Tail::IsWhole, &mut |seen| {
+        if let Seen::Values(RowRole::Training, bytes) = seen {
+            digest.update(bytes);
+        }
+        seen.add_to(&mut index, columns);
+        stopped = !go_on();
+        if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if stopped {
+        return Ok(None);
+    }
+    if (counts.chunks, counts.training_rows, counts.test_rows)
+        != (expected.chunks, expected.training_rows, expected.test_rows)
+    {
+        let (here, told) = (counts.rows(), expected.rows());
+        let reason = format!(
+            "it holds {} chunks with {here} rows, {} chunks with {told} rows were acknowledged",
+            counts.chunks, expected.chunks
+        );
+        return Err(damaged(&path, &reason));
+    }
+    let spool = Arc::new(OpenSpool { path, file, columns, index, length, modified });
+    let training = SpooledRows { spool: Arc::clone(&spool), role: RowRole::Training, count: counts.training_rows };
+    let test = SpooledRows { spool, role: RowRole::Test, count: counts.test_rows };
+    // Test rows may lie between training rows: they are read again.
+    digest.update(counts.test_rows.saturating_mul(columns as u64).to_le_bytes());
+    let block = (BLOCK_NUMBERS / columns).max(1) as u64;
+    let (mut values, mut first) = (Vec::new(), 0);
+    while first < test.count {
+        let rows = block.min(test.count - first);
+        values.resize(rows as usize * columns, 0.0);
+        test.read(first, &mut values).map_err(|error| damaged(&test.spool.path, &error.to_string()))?;
+        // As they lie on disk.
+        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
+        digest.update(bytemuck::cast_slice::<f32, u8>(&values));
+        first += rows;
+        if !go_on() {
+            return Ok(None);
+        }
+    }
+    let sha256 = digest.finalize().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    Ok(Some(Received { training, test, sha256 }))
+}
+
+impl RowSource for SpooledRows {
+    fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn features(&self) -> usize {
+        self.spool.columns
+    }
+
+    fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError> {
+        let OpenSpool { path, file, columns, index, .. } = self.spool.as_ref();
+        let failed = |reason: String| SourceError(format!("{}: {reason}", path.display()));
+        self.spool.check_unchanged().map_err(failed)?;
+        let (mut row, mut unread) = (first, values);
+        while !unread.is_empty() {
+            let Some(place) = index.row(self.role, row) else {
+                return Err(failed(format!("there is no row {row}, it has {}", self.count)));
+            };
+            let rows = place.rows.min((unread.len() / columns) as u64).max(1);
+            let numbers = unread.len().min(rows as usize * columns);
+            let (piece, rest) = unread.split_at_mut(numbers);
+            let offset = place.chunk_offset + CHUNK_HEAD_BYTES as u64 + place.row_in_chunk * *columns as u64 * 4;
+            read_exact_at(file, bytemuck::cast_slice_mut::<f32, u8>(piece), offset)
+                .map_err(|error| failed(error.to_string()))?;
+            piece.iter_mut().for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
+            row += rows;
+            unread = rest;
+        }
+        Ok(())
+    }
+}
+
+impl OpenSpool {
+    /// Refuses a file that was written to after its checksums were right.
+    fn check_unchanged(&self) -> Result<(), String> {
+        let data = self.file.metadata().map_err(|error| error.to_string())?;
+        if (data.len(), data.modified().ok()) == (self.length, self.modified) {
+            Ok(())
+        } else {
+            Err("it was changed while it was read; its rows have to be sent again, as a new job".to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spool::{Chunk, Spool};
+    use super::*;
+    use crate::model::{Matrix, Values};
+
+    const COLUMNS: usize = 2;
+
+    fn chunks() -> Vec<(RowRole, Vec<f32>)> {
+        let mut value = 0.0;
+        [(0, 3), (0, 3), (1, 2), (0, 3), (0, 1), (1, 2), (1, 2), (0, 3), (0, 3)]
+            .map(|(role, rows)| {
+                let values = (0..rows * COLUMNS).map(|_| {
+                    value += 0.5;
+                    value
+                });
+                (if role == 0 { RowRole::Training } else { RowRole::Test }, values.collect())
+            })
+            .to_vec()
+    }
+
+    fn spooled(folder: &Path) -> Counts {
+        let mut spool = Spool::create(folder, COLUMNS).expect("creates");
+        for (number, (role, values)) in (1..).zip(chunks()) {
+            let rows = Matrix::new((values.len() / COLUMNS) as u32, COLUMNS as u32, Values::Floats(values));
+            spool.append(&Chunk::new(number, role, &rows.expect("whole rows"))).expect("appends");
+        }
+        spool.counts()
+    }
+
+    fn values(role: RowRole) -> Vec<f32> {
+        chunks().into_iter().filter(|chunk| chunk.0 == role).flat_map(|chunk| chunk.1).collect()
+    }
+
+    fn received(folder: &Path, counts: Counts) -> Received {
+        open(folder, COLUMNS, counts, &|| true).expect("whole").expect("nobody stops it")
+    }
+
+    #[test]
+    fn rows_come_back_by_role_from_any_row_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let counts = spooled(folder.path());
+        let received = received(folder.path(), counts);
+        for (role, rows) in [(RowRole::Training, &received.training), (RowRole::Test, &received.test)] {
+            let expected = values(role);
+            assert_eq!((rows.count() as usize * COLUMNS, rows.features()), (expected.len(), COLUMNS));
+            for first in 0..=rows.count() as usize {
+                for last in first..=rows.count() as usize {
+                    let mut read = vec![0.0; (last - first) * COLUMNS];
+                    rows.read(first as u64, &mut read).expect("there");
+                    assert_eq!(read, expected[first * COLUMNS..last * COLUMNS], "rows {first} to {last}");
+                }
+            }
+            let error = rows.read(rows.count(), &mut [0.0; COLUMNS]).expect_err("behind the end");
+            assert!(error.to_string().contains("there is no row"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_digest_is_of_training_rows_and_then_test_rows_each_after_their_count() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let counts = spooled(folder.path());
+        let mut digest = Sha256::new();
+        for role in [RowRole::Training, RowRole::Test] {
+            let values = values(role);
+            digest.update((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|value| digest.update(value.to_le_bytes()));
+        }
+        let expected = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(received(folder.path(), counts).sha256, expected);
+    }
+
+    #[test]
+    fn a_spool_that_holds_something_else_than_was_acknowledged_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let counts = spooled(folder.path());
+        for other in [
+            Counts { chunks: counts.chunks + 1, ..counts },
+            Counts { training_rows: counts.training_rows - 1, ..counts },
+            Counts { test_rows: 0, ..counts },
+        ] {
+            let error = open(folder.path(), COLUMNS, other, &|| true).expect_err("refused").to_string();
+            assert!(error.contains("were acknowledged") && error.contains("sent again"), "{error}");
+        }
+    }
+
+    #[test]
+    fn opening_can_be_stopped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let counts = spooled(folder.path());
+        assert!(open(folder.path(), COLUMNS, counts, &|| false).expect("no damage").is_none());
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_noticed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let counts = spooled(folder.path());
+        for change in [|file: &File| file.set_len(50), |file: &File| file.set_modified(SystemTime::UNIX_EPOCH)] {
+            let _ = std::fs::remove_file(path(folder.path()));
+            spooled(folder.path());
+            let received = received(folder.path(), counts);
+            let file = File::options().write(true).open(path(folder.path())).expect("there");
+            change(&file).expect("changes");
+            let error = received.training.read(0, &mut [0.0; COLUMNS]).expect_err("noticed").to_string();
+            assert!(error.contains("was changed"), "{error}");
+        }
+    }
+}
