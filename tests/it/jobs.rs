@@ -39,6 +39,10 @@ async fn an_unknown_job_is_not_found() {
         assert_eq!(status.code(), Code::NotFound, "{id}");
         let status = jobs.cancel_job(pb::CancelJobRequest { id: id.clone() }).await.expect_err("unknown");
         assert_eq!(status.code(), Code::NotFound, "{id}");
+        let status = jobs.pause_job(pb::PauseJobRequest { id: id.clone() }).await.expect_err("unknown");
+        assert_eq!(status.code(), Code::NotFound, "{id}");
+        let status = jobs.resume_job(pb::ResumeJobRequest { id: id.clone() }).await.expect_err("unknown");
+        assert_eq!(status.code(), Code::NotFound, "{id}");
         let status = jobs.watch_job(pb::WatchJobRequest { id: id.clone() }).await.expect_err("unknown");
         assert_eq!(status.code(), Code::NotFound, "{id}");
     }
@@ -80,6 +84,81 @@ async fn a_running_job_can_be_cancelled() {
     assert_eq!(again.code(), Code::FailedPrecondition);
     let spooled = store.path().join("jobs").join(&id).join("rows.spool");
     assert!(!spooled.exists(), "the rows of a cancelled job are removed");
+    server.stop().await;
+}
+
+/// Uploads rows for a job that goes on for ever, and waits until it trains; its id.
+async fn endless(server: &TestServer, name: &str) -> String {
+    let endless = pb::TrainSpec { epochs: 100_000, ..spec(name, &[5, 2]) };
+    let questions = whole_upload(endless, &sample(500, 5, 1), 500);
+    let mut answers =
+        server.autoencoder().await.train(tokio_stream::iter(questions)).await.expect("accepted").into_inner();
+    loop {
+        let answer = answers.message().await.expect("goes well").expect("an answer");
+        if let Some(pb::train_response::Message::Progress(job)) = answer.message
+            && job.progress.as_ref().is_some_and(|progress| progress.step > 0)
+        {
+            return job.id;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_job_can_be_paused_over_a_restart_and_resumed() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let id = endless(&server, "endless").await;
+    let mut jobs = server.jobs().await;
+    let paused = jobs.pause_job(pb::PauseJobRequest { id: id.clone() }).await.expect("runs").into_inner();
+    assert_eq!(paused.job.expect("a job").state(), pb::JobState::Paused);
+    let again = jobs.pause_job(pb::PauseJobRequest { id: id.clone() }).await.expect_err("is paused");
+    assert_eq!(again.code(), Code::FailedPrecondition);
+    assert!(again.message().contains("resume it first"), "{again:?}");
+    server.stop().await;
+
+    let server = TestServer::start(store.path()).await;
+    let mut jobs = server.jobs().await;
+    let after = jobs.get_job(pb::GetJobRequest { id: id.clone() }).await.expect("known").into_inner();
+    assert_eq!(after.job.expect("a job").state(), pb::JobState::Paused);
+    let resumed = jobs.resume_job(pb::ResumeJobRequest { id: id.clone() }).await.expect("is paused").into_inner();
+    assert_eq!(resumed.job.expect("a job").state(), pb::JobState::Queued);
+    let mut news = jobs.watch_job(pb::WatchJobRequest { id: id.clone() }).await.expect("known").into_inner();
+    while news.message().await.expect("goes well").expect("news").job.expect("a job").progress.is_none() {}
+    let again = jobs.resume_job(pb::ResumeJobRequest { id: id.clone() }).await.expect_err("runs");
+    assert_eq!(again.code(), Code::FailedPrecondition);
+    jobs.cancel_job(pb::CancelJobRequest { id }).await.expect("runs");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_jobs_train_at_the_same_time_and_each_can_be_stopped() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    // Wide enough that training uses its threads.
+    let (first, second) = (endless(&server, "first").await, endless(&server, "second").await);
+    let mut jobs = server.jobs().await;
+    for id in [first, second] {
+        let job = jobs.get_job(pb::GetJobRequest { id: id.clone() }).await.expect("known").into_inner().job;
+        assert_eq!(job.expect("a job").state(), pb::JobState::Running);
+        let paused = jobs.pause_job(pb::PauseJobRequest { id }).await.expect("runs").into_inner();
+        assert_eq!(paused.job.expect("a job").state(), pb::JobState::Paused);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_priority_out_of_range_is_refused() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut client = server.autoencoder().await;
+    let urgent = pb::TrainSpec { priority: 11, ..spec("urgent", &[5, 2]) };
+    let error = train(&mut client, urgent, &sample(20, 5, 1)).await.expect_err("refused");
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("-10 to 10"), "{error:?}");
+    let urgent = pb::TrainSpec { priority: 10, ..spec("urgent", &[5, 2]) };
+    train(&mut client, urgent, &sample(20, 5, 1)).await.expect("trains");
+    let jobs = server.jobs().await.list_jobs(pb::ListJobsRequest::default()).await.expect("lists").into_inner().jobs;
+    assert_eq!(jobs[0].priority, 10);
     server.stop().await;
 }
 

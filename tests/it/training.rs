@@ -244,8 +244,15 @@ async fn what_does_not_add_up_is_refused_and_the_upload_goes_on() {
     stream.send(finish(1, 21)).await;
     check(&stream.error().await, Code::InvalidArgument, "21");
     let mut stream = open().await;
+    stream.send(chunk(0, 6, &rows)).await;
+    check(&stream.error().await, Code::InvalidArgument, "from 1 on");
+    let mut stream = open().await;
+    stream.send(chunk(1, 6, &rows[..60])).await;
+    check(&stream.error().await, Code::InvalidArgument, "chunk 1 came before with other rows");
+    let mut stream = open().await;
     stream.send(chunk(3, 6, &rows)).await;
-    check(&stream.error().await, Code::InvalidArgument, "3");
+    stream.send(finish(3, 60)).await;
+    check(&stream.error().await, Code::InvalidArgument, "finish counts 3 chunks");
     let mut stream = open().await;
     stream.send(chunk(2, 5, &rows[..10])).await;
     check(&stream.error().await, Code::InvalidArgument, "6");

@@ -22,6 +22,9 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 use tonic::transport::Channel;
 
+/// A client of the service under test.
+pub(crate) type AutoencoderClient = AutoencoderServiceClient<Channel>;
+
 /// A server in this process.
 #[derive(Debug)]
 pub(crate) struct TestServer {

@@ -11,7 +11,11 @@ use tonic::transport::Channel;
 
 /// `halfhitch` with no setting of the environment around.
 pub(crate) fn halfhitch() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_halfhitch"));
+    undisturbed(env!("CARGO_BIN_EXE_halfhitch"))
+}
+
+fn undisturbed(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HALFHITCH_") {
             command.env_remove(name);
@@ -29,13 +33,30 @@ pub(crate) struct ServerProcess {
 
 impl ServerProcess {
     pub(crate) fn start(store: &Path) -> Self {
-        let mut child = halfhitch()
-            .args(["serve", "--listen", "127.0.0.1:0", "--store"])
+        Self::start_with(store, &[])
+    }
+
+    /// With more flags.
+    pub(crate) fn start_with(store: &Path, flags: &[&str]) -> Self {
+        let mut command = halfhitch();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store).args(flags);
+        Self::spawn(command)
+    }
+
+    /// In a mount namespace of its own, over a disk of `size` that ends with it.
+    pub(crate) fn start_on_small_disk(store: &Path, size: &str, flags: &[&str]) -> Self {
+        let mut command = undisturbed("unshare");
+        command
+            .args(["-rm", "sh", "-c", r#"mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@""#, "sh", size])
             .arg(store)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
+            .args([env!("CARGO_BIN_EXE_halfhitch"), "serve", "--listen", "127.0.0.1:0", "--store"])
+            .arg(store)
+            .args(flags);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let address = loop {
             let line = lines.next().expect("the server says where it listens").expect("text");
@@ -44,6 +65,10 @@ impl ServerProcess {
             }
         };
         Self { child, address }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn url(&self) -> String {
