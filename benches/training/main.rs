@@ -2,6 +2,7 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+mod untied;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ const ABOUT: &str = "\
 Steps of training: mini-batches are gathered and normalised, go forward and backward, and the weights move (AdamW).
 Samples a second; GFLOP/s of the products alone (forward through both sides, backward through both but for the rows
 themselves, the gradient of both uses), beside the FMA peak of as many threads at once. Every round measures both in
-turn; the ratio is the median of the rounds' ratios.";
+turn; the ratio is the median of the rounds' ratios. Last, the same step tied and untied (an experiment): what one matrix
+a pair saves in the optimiser's traffic.";
 
 /// Name, widths, loss.
 const MODELS: [(&str, &[usize], Loss); 3] = [
@@ -50,6 +52,21 @@ fn main() {
                     print(&case, widths, &rounds, &mut report);
                 }
             }
+        }
+    }
+    compare(&options, &mut report);
+}
+
+/// Of one thread, in turn; the untied speed stands where a ceiling would.
+fn compare(options: &Options, report: &mut Report) {
+    let (name, widths, _) = MODELS[0];
+    for batch in [32, 128, 512] {
+        let case = format!("{name} tied beside untied batch={batch} threads=1");
+        if options.wants(&case) {
+            let (rounds, seconds) = if options.quick { (3, 0.15) } else { (7, 0.6) };
+            let (tied, untied, ratio) = untied::compare(widths, batch, rounds, seconds);
+            let (figure, ceiling, ratio) = (tied, Some(untied), Some(ratio));
+            report.line(&Line { case: &case, figure, unit: "samples/s, beside untied", ceiling, ratio });
         }
     }
 }
