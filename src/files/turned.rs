@@ -31,7 +31,7 @@ pub(super) struct Turned {
     /// Rows that were turned, row-major, and the next of them.
     tile: Vec<f32>,
     next: usize,
-    turned_rows: u64,
+    rows_done: u64,
     /// Bytes of a column's part.
     part: Vec<u8>,
 }
@@ -79,19 +79,19 @@ impl Turned {
             Columns::Kept(bytes)
         };
         let (tile, part) = (Vec::new(), Vec::new());
-        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, turned_rows: 0, part })
+        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_done: 0, part })
     }
 
     /// Turns the next rows; false at the end.
     fn turn(&mut self) -> Result<bool, FileError> {
         let rows_max = (TILE_BYTES / (4 * self.columns)).max(1) as u64;
-        let rows = rows_max.min(self.rows - self.turned_rows) as usize;
+        let rows = rows_max.min(self.rows - self.rows_done) as usize;
         let size = self.encoding.bytes();
         self.tile.clear();
         self.tile.resize(rows * self.columns, 0.0);
         self.next = 0;
         for column in 0..self.columns {
-            let first = (column as u64 * self.rows + self.turned_rows) * size as u64;
+            let first = (column as u64 * self.rows + self.rows_done) * size as u64;
             let part = match &self.source {
                 Columns::Kept(bytes) => &bytes[first as usize..][..rows * size],
                 Columns::File(file, start) => {
@@ -105,8 +105,8 @@ impl Turned {
                 self.tile[row * self.columns + column] = self.encoding.number(number);
             }
         }
-        check_finite(&self.path, &self.tile, self.columns, self.turned_rows)?;
-        self.turned_rows += rows as u64;
+        check_finite(&self.path, &self.tile, self.columns, self.rows_done)?;
+        self.rows_done += rows as u64;
         Ok(rows > 0)
     }
 }

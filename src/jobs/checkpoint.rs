@@ -100,7 +100,8 @@ mod tests {
     fn it_comes_back_as_it_went_and_the_last_one_counts() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(read(folder.path()).expect("nothing is broken"), None);
-        for bytes in [&b"first"[..], b"", &[7; 100_000]] {
+        let long = vec![7; 100_000];
+        for bytes in [&b"first"[..], b"", &long] {
             write(folder.path(), bytes).expect("writes");
             assert_eq!(read(folder.path()).expect("reads").as_deref(), Some(bytes));
             assert_eq!(path(folder.path()).metadata().expect("there").len(), bytes_on_disk(bytes));

@@ -223,7 +223,7 @@ mod tests {
             digest.update((values.len() as u64).to_le_bytes());
             values.iter().for_each(|value| digest.update(value.to_le_bytes()));
         }
-        let expected = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let expected = digest.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         assert_eq!(received(folder.path(), counts).sha256, expected);
     }
 

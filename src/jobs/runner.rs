@@ -140,14 +140,13 @@ async fn look_after(table: &Arc<Table>) {
 fn settle(table: &Table, job: &Job, outcome: Outcome) {
     let (next, failure, published) = match outcome {
         Outcome::Stopped => return,
-        // Who cancels meanwhile is stronger.
         Outcome::Paused if job.settle_as_paused() => return,
-        Outcome::Paused => (JobState::Cancelled, None, None),
         Outcome::Published(version, report) => {
             tracing::info!(job = %job.id, %version, "published");
             (JobState::Succeeded, None, Some((version, report)))
         }
-        Outcome::Cancelled => (JobState::Cancelled, None, None),
+        // Who cancels while it is about to pause is stronger.
+        Outcome::Cancelled | Outcome::Paused => (JobState::Cancelled, None, None),
         Outcome::Failed(reason) => {
             tracing::warn!(job = %job.id, %reason, "training failed");
             (JobState::Failed, Some(reason), None)
