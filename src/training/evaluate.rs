@@ -63,14 +63,40 @@ pub(super) fn evaluate(
     })
 }
 
-fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) -> Sums {
+/// Squared errors, normalised space, row by row, of `rows_max` rows at most.
+pub(super) fn row_errors(model: &Autoencoder, each: EachRows<'_>, rows_max: usize) -> Result<Vec<f64>, SourceError> {
     let features = model.spec().features();
-    let lanes = tape.rows_mut();
-    lanes.reset(rows.len() / features, features);
+    let mut tape = Tape::new(model.layers().len());
+    let mut errors = Vec::new();
+    each(&mut |rows| {
+        for rows in rows.chunks(TAPE_ROWS * features) {
+            let first = errors.len();
+            if first >= rows_max {
+                break;
+            }
+            forward(model, &mut tape, rows);
+            errors.resize(first + rows.len() / features, 0.0);
+            tape.each_reconstructed(model, |row, _, x, x_hat| {
+                errors[first + row] += (f64::from(x) - f64::from(x_hat)).powi(2);
+            });
+        }
+        Ok(())
+    })?;
+    Ok(errors)
+}
+
+fn forward(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) {
+    let features = model.spec().features();
+    let (lanes, count) = (tape.rows_mut(), rows.len() / features);
+    lanes.reset(count, features);
     lanes.load(0, rows);
     model.normaliser().apply(lanes);
-    let count = rows.len() / features;
     tape.forward(model, count);
+}
+
+fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) -> Sums {
+    let features = model.spec().features();
+    forward(model, tape, rows);
     let mut sums = Sums { rows: (rows.len() / features) as u64, loss: tape.loss(), ..Sums::default() };
     let cross_entropy = model.spec().raw().loss == Loss::BinaryCrossEntropy;
     tape.each_reconstructed(model, |_, column, x, x_hat| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::batches::{Batch, Cut, Feeder, HeldBack, each_block, each_training_row};
 use super::checkpoint::{self, Checkpoint, CheckpointError, State, software};
-use super::evaluate::{evaluate, explained};
+use super::evaluate::{evaluate, explained, row_errors};
 use super::init;
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimiser;
@@ -302,10 +302,11 @@ impl<'a> Trainer<'a> {
             let mut of_model = figures(&model, &pca)?;
             if base.is_none() && spec.may_be_linear() {
                 let plain = linear::model(model.spec(), model.normaliser().clone(), &yardstick.pca);
-                let of_plain = figures(&plain, &pca)?;
-                if let Some(note) = linear::is_enough(&of_model, &of_plain) {
+                let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
+                if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
                     state.notes.push(note);
-                    (model, of_model) = (plain, of_plain);
+                    of_model = figures(&plain, &pca)?;
+                    model = plain;
                 }
             }
             report.validation = Some(of_model);

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking; helpers fit the messages"
 )]
 
+mod auto;
 mod bits;
 mod bulk;
 mod cli;
