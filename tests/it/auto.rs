@@ -94,7 +94,7 @@ fn every_table_and_the_embeddings() {
             let (values, features) = npz(&path);
             let code = (features / 4).clamp(2, 32);
             check(&name, &values, features, &[], code);
-            check(&name, &values, features, &[(features + code) / 2], code);
+            check(&name, &values, features, &[usize::midpoint(features, code)], code);
             check(&name, &values, features, &[2 * features, features], code);
         }
     }
