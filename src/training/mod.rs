@@ -14,6 +14,7 @@ mod plan;
 pub mod range_finder;
 pub mod recipe;
 pub mod schedule;
+mod shares;
 pub mod source;
 mod steps;
 pub mod trainer;

@@ -1,11 +1,10 @@
 //! One step: forward and backward of a mini-batch, and what the weights move by.
 
-use rayon::prelude::*;
-
 use super::batches::{Batch, Feeder};
 use super::corruption::Corruption;
 use super::optimizer::{Optimiser, Step};
 use super::recipe::Regularisation;
+use super::shares::share_out;
 use crate::model::Autoencoder;
 use crate::model::gradient::{Gradient, TAPE_ROWS, Tape, fill};
 use crate::numeric::matmul::Panel;
@@ -67,11 +66,7 @@ impl Steps {
             tape.forward(model, batch.len());
             tape.backward(model, activity_l2);
         };
-        if self.parallel && tapes.len() > 1 {
-            tapes.par_iter_mut().enumerate().for_each(work);
-        } else {
-            tapes.iter_mut().enumerate().for_each(work);
-        }
+        share_out(tapes.iter_mut().enumerate().collect(), self.parallel, |_| 1, work);
         tapes.iter().map(|(tape, _)| tape.loss()).sum()
     }
 

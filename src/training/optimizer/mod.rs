@@ -14,6 +14,7 @@ pub use state::{RestoreError, Scalars};
 
 use self::muon::{Block, Muon};
 use super::recipe::{OptimiserKind, OptimiserSpec};
+use super::shares::share_out;
 use crate::model::gradient::{Gradient, LayerGradient, l2_slope};
 use crate::model::{Autoencoder, TiedLayer};
 use crate::numeric::matmul::{Panel, panel_floats, panels};
@@ -146,8 +147,7 @@ impl Optimiser {
                     penalise(panel.values_mut(), weights, step.l2);
                 };
                 let weights = layer.weight.panels().chunks(panel_floats(layer.weight.inputs()));
-                let jobs: Vec<_> = gradient.panels(l).zip(weights).collect();
-                if step.parallel { jobs.into_par_iter().for_each(work) } else { jobs.into_iter().for_each(work) }
+                share_out(gradient.panels(l).zip(weights).collect(), step.parallel, |(_, w)| w.len(), work);
             }
             let numbers = self.begin(step.rate, self.scale(gradient, step.parallel));
             self.move_tensors(model, gradient, step.parallel, numbers, Which::All);
@@ -199,6 +199,7 @@ impl Optimiser {
                 Rule::Muon(_) => unreachable!("Muon moves a matrix as a whole"),
             }
         }
+        let cost = |(_, _, w, _): &(usize, Panel<'_>, &mut [f32], Kept<'_>)| w.len();
         let work = |(l, mut panel, w, kept): (usize, Panel<'_>, &mut [f32], Kept<'_>)| {
             fill(l, &mut panel);
             let g = panel.values_mut();
@@ -208,7 +209,7 @@ impl Optimiser {
                 Kept::Nesterov(u) => nesterov.apply(w, g, u),
             }
         };
-        if step.parallel { jobs.into_par_iter().for_each(work) } else { jobs.into_iter().for_each(work) }
+        share_out(jobs, step.parallel, cost, work);
     }
 
     /// Tensor by tensor, each with the whole of its gradient.

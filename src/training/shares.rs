@@ -1,0 +1,69 @@
+//! Work shared out over the threads of a pool, to the same thread every time.
+//!
+//! Who steals whatever comes next works on what another core has just written: moments of a panel, activations of a tape.
+//! Fetching it from there takes longer than the arithmetic. So every piece has an owner, and is only taken by others when
+//! they have nothing left: a core that is busy with something else holds nobody up.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Calls `work` with each of `jobs` on the threads of the current pool; `cost` says how long they take, in any unit. The same
+/// costs give the same owners. Without `parallel`, one after the other.
+pub(super) fn share_out<J: Send>(jobs: Vec<J>, parallel: bool, cost: impl Fn(&J) -> usize, work: impl Fn(J) + Sync) {
+    let threads = rayon::current_num_threads();
+    if !parallel || threads == 1 || jobs.len() == 1 {
+        return jobs.into_iter().for_each(work);
+    }
+    let owners = owners(&jobs.iter().map(cost).collect::<Vec<_>>(), threads);
+    let jobs: Vec<Mutex<Option<J>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
+    rayon::broadcast(|context| {
+        let me = context.index();
+        let own = (0..jobs.len()).filter(|i| owners[*i] == me);
+        let others = (0..jobs.len()).filter(|i| owners[*i] != me).rev();
+        for i in own.chain(others) {
+            let job = jobs[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(job) = job {
+                work(job);
+            }
+        }
+    });
+}
+
+/// The owner of each job: the dearest first, to whoever has the least so far (Graham 1969).
+fn owners(costs: &[usize], threads: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..costs.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(costs[*i]));
+    let (mut owners, mut loads) = (vec![0; costs.len()], vec![0; threads]);
+    for i in order {
+        let least = (0..threads).min_by_key(|thread| loads[*thread]).unwrap_or(0);
+        (owners[i], loads[least]) = (least, loads[least] + costs[i]);
+    }
+    owners
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn every_job_is_done_once() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
+        for count in [0, 1, 2, 3, 10, 100] {
+            let done: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            let count_one = |i: usize| _ = done[i].fetch_add(1, Ordering::Relaxed);
+            pool.install(|| share_out((0..count).collect(), true, |i| *i, count_one));
+            assert!(done.iter().all(|times| times.load(Ordering::Relaxed) == 1), "{count} jobs");
+        }
+    }
+
+    #[test]
+    fn shares_are_even() {
+        let costs = [8, 8, 8, 8, 8, 8, 8, 1, 5, 5, 5, 5, 2, 2];
+        let owners = owners(&costs, 3);
+        let loads: Vec<usize> = (0..3)
+            .map(|me| costs.iter().zip(&owners).filter(|(_, owner)| **owner == me).map(|(cost, _)| cost).sum())
+            .collect();
+        assert!(loads.iter().max().expect("some") - loads.iter().min().expect("some") <= 3, "{loads:?}");
+    }
+}
