@@ -149,13 +149,14 @@ impl Activation {
     pub fn multiply_slope(&self, delta: &mut Lanes, outputs: &Lanes) {
         assert_eq!((delta.rows(), delta.columns()), (outputs.rows(), outputs.columns()), "one slope for each number");
         let (delta, y) = (delta.values_mut(), outputs.values());
-        kernels::vectorised(|| match *self {
+        let activation = *self;
+        kernels::vectorised(move || match activation {
             Self::Linear | Self::Gelu => {}
-            Self::Elu { alpha } => each_pair(delta, y, |y| if y > 0.0 { 1.0 } else { y + alpha }),
-            Self::Relu => each_pair(delta, y, |y| if y > 0.0 { 1.0 } else { 0.0 }),
-            Self::LeakyRelu { slope } => each_pair(delta, y, |y| if y > 0.0 { 1.0 } else { slope }),
-            Self::Tanh => each_pair(delta, y, |y| 1.0 - y * y),
-            Self::Sigmoid => each_pair(delta, y, |y| y * (1.0 - y)),
+            Self::Elu { alpha } => each_pair(delta, y, move |y| if y > 0.0 { 1.0 } else { y + alpha }),
+            Self::Relu => each_pair(delta, y, move |y| if y > 0.0 { 1.0 } else { 0.0 }),
+            Self::LeakyRelu { slope } => each_pair(delta, y, move |y| if y > 0.0 { 1.0 } else { slope }),
+            Self::Tanh => each_pair(delta, y, move |y| 1.0 - y * y),
+            Self::Sigmoid => each_pair(delta, y, move |y| y * (1.0 - y)),
         });
     }
 }

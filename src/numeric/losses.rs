@@ -14,7 +14,7 @@ const BLOCK: usize = 64 * PANEL;
 /// # Panics
 /// If the shapes disagree.
 pub fn squared_error(x: &Lanes, x_hat: &Lanes, share: f32, delta: &mut Lanes) -> f64 {
-    pairs(x, x_hat, delta, |x, x_hat| {
+    pairs(x, x_hat, delta, move |x, x_hat| {
         let difference = x_hat - x;
         (2.0 * share * difference, difference * difference)
     })
@@ -26,9 +26,11 @@ pub fn squared_error(x: &Lanes, x_hat: &Lanes, share: f32, delta: &mut Lanes) ->
 /// # Panics
 /// If the shapes disagree.
 pub fn cross_entropy(x: &Lanes, z: &Lanes, share: f32, delta: &mut Lanes) -> f64 {
-    pairs(x, z, delta, |x, z| {
+    pairs(x, z, delta, move |x, z| {
         let logistic = logistic(z);
-        (share * (logistic.sigmoid - x), (z.max(0.0) - x * z) + logistic.log_term)
+        // No `max`: the compiler makes no vectors of it.
+        let above = if z > 0.0 { z } else { 0.0 };
+        (share * (logistic.sigmoid - x), (above - x * z) + logistic.log_term)
     })
 }
 
@@ -40,8 +42,9 @@ fn pairs(x: &Lanes, g: &Lanes, delta: &mut Lanes, f: impl Fn(f32, f32) -> (f32, 
     delta.reset(x.rows(), x.columns());
     let (x, g, delta) = (x.values(), g.values(), delta.values_mut());
     vectorised(
+        // What is only referred to might be written to meanwhile, for all that the compiler knows: no vectors.
         #[inline(always)]
-        || {
+        move || {
             let mut sums = [0.0f64; PANEL];
             let mut losses = [0.0f32; BLOCK];
             for ((x, g), delta) in x.chunks(BLOCK).zip(g.chunks(BLOCK)).zip(delta.chunks_mut(BLOCK)) {

@@ -249,6 +249,11 @@ pub struct Panel<'a> {
     inputs: usize,
 }
 
+/// Whether there are floats between the panels of a matrix of so many inputs, which belong to none of its numbers.
+pub fn has_gaps(inputs: usize) -> bool {
+    stride(inputs) > PANEL * inputs
+}
+
 /// Floats of a [`Panel`] in the layout of [`Weights::panels`]; the last one of a matrix may have fewer.
 pub fn panel_floats(inputs: usize) -> usize {
     (PANEL_OUTPUTS / PANEL * stride(inputs)).max(1)
@@ -258,10 +263,25 @@ pub fn panel_floats(inputs: usize) -> usize {
 /// [`panel_floats`] that threads can share out. The cuts depend on the shape alone.
 pub fn panels(values: &mut [f32], outputs: usize, inputs: usize) -> impl Iterator<Item = Panel<'_>> {
     let chunks = values.chunks_mut(panel_floats(inputs)).enumerate();
-    chunks.map(move |(i, values)| Panel { values, first: i * PANEL_OUTPUTS, outputs, inputs })
+    chunks.map(move |(index, values)| Panel::new(values, index, outputs, inputs))
 }
 
-impl Panel<'_> {
+impl<'a> Panel<'a> {
+    /// Panel `index` of a matrix of shape (outputs, inputs), in memory of its own: as many floats as the panel has.
+    ///
+    /// # Panics
+    /// If there is no such panel.
+    pub fn new(values: &'a mut [f32], index: usize, outputs: usize, inputs: usize) -> Self {
+        let first = index * PANEL_OUTPUTS;
+        assert!(first < outputs, "a panel of the matrix");
+        Self { values, first, outputs, inputs }
+    }
+
+    /// Which of the panels of its matrix it is.
+    pub fn index(&self) -> usize {
+        self.first / PANEL_OUTPUTS
+    }
+
     /// Its numbers, in the layout of [`Weights::panels`].
     pub fn values_mut(&mut self) -> &mut [f32] {
         self.values

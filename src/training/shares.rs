@@ -9,20 +9,35 @@ use std::sync::{Mutex, PoisonError};
 /// Calls `work` with each of `jobs` on the threads of the current pool; `cost` says how long they take, in any unit. The same
 /// costs give the same owners. Without `parallel`, one after the other.
 pub(super) fn share_out<J: Send>(jobs: Vec<J>, parallel: bool, cost: impl Fn(&J) -> usize, work: impl Fn(J) + Sync) {
+    share_out_with(&mut Vec::new(), jobs, parallel, cost, |(): &mut (), job| work(job));
+}
+
+/// The same, with something that each thread keeps to itself: `kept` grows to one for each.
+pub(super) fn share_out_with<K: Default + Send, J: Send>(
+    kept: &mut Vec<Mutex<K>>,
+    jobs: Vec<J>,
+    parallel: bool,
+    cost: impl Fn(&J) -> usize,
+    work: impl Fn(&mut K, J) + Sync,
+) {
     let threads = rayon::current_num_threads();
+    kept.resize_with(threads.max(kept.len()), Mutex::default);
     if !parallel || threads == 1 || jobs.len() == 1 {
-        return jobs.into_iter().for_each(work);
+        let kept = kept[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+        return jobs.into_iter().for_each(|job| work(kept, job));
     }
     let owners = owners(&jobs.iter().map(cost).collect::<Vec<_>>(), threads);
+    let kept = &*kept;
     let jobs: Vec<Mutex<Option<J>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
     rayon::broadcast(|context| {
         let me = context.index();
+        let mut kept = kept[me].lock().unwrap_or_else(PoisonError::into_inner);
         let own = (0..jobs.len()).filter(|i| owners[*i] == me);
         let others = (0..jobs.len()).filter(|i| owners[*i] != me).rev();
         for i in own.chain(others) {
             let job = jobs[i].lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(job) = job {
-                work(job);
+                work(&mut kept, job);
             }
         }
     });

@@ -8,16 +8,18 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Mutex;
+
 use rayon::prelude::*;
 
 pub use state::{RestoreError, Scalars};
 
 use self::muon::{Block, Muon};
 use super::recipe::{OptimiserKind, OptimiserSpec};
-use super::shares::share_out;
+use super::shares::{share_out, share_out_with};
 use crate::model::gradient::{Gradient, LayerGradient, l2_slope};
 use crate::model::{Autoencoder, TiedLayer};
-use crate::numeric::matmul::{Panel, panel_floats, panels};
+use crate::numeric::matmul::{Panel, has_gaps, panel_floats};
 use crate::numeric::update::{Adam, Nesterov, squared_norm};
 use crate::numeric::{Floats, vectorised};
 
@@ -41,6 +43,8 @@ pub struct Optimiser {
     norm_max: Option<f64>,
     /// Room for [`Muon`], used again from matrix to matrix.
     blocks: Vec<Block>,
+    /// Room for the gradient of a panel, one for each thread: it never leaves the cache.
+    panels: Vec<Mutex<Vec<f32>>>,
 }
 
 /// How a step is made.
@@ -59,6 +63,16 @@ pub struct Step {
 struct Numbers {
     adam: Adam,
     nesterov: Nesterov,
+}
+
+/// A panel of a matrix, to be moved.
+struct Part<'a> {
+    l: usize,
+    index: usize,
+    outputs: usize,
+    inputs: usize,
+    weights: &'a mut [f32],
+    kept: Kept<'a>,
 }
 
 /// What is kept of a panel of a matrix.
@@ -95,8 +109,8 @@ impl Optimiser {
     pub fn new(model: &Autoencoder, spec: &OptimiserSpec) -> Self {
         let momentum = spec.momentum.unwrap_or(spec.kind.momentum_default());
         let adam = |len| Rule::Adam { first: Floats::zeros(len), second: Floats::zeros(len) };
-        let rule = |layer: &TiedLayer, part: Part, len| match (spec.kind, part) {
-            (OptimiserKind::Muon, Part::Weight) => {
+        let rule = |layer: &TiedLayer, part: Place, len| match (spec.kind, part) {
+            (OptimiserKind::Muon, Place::Weight) => {
                 Rule::Muon(Box::new(Muon::new(layer.weight.outputs(), layer.weight.inputs())))
             }
             (OptimiserKind::AdamW | OptimiserKind::Muon, _) => adam(len),
@@ -106,7 +120,7 @@ impl Optimiser {
             let parts = parts(layer).into_iter().flatten();
             parts.map(move |(part, values)| Tensor {
                 name: format!("{l}.{}", part.name()),
-                is_matrix: part == Part::Weight,
+                is_matrix: part == Place::Weight,
                 rule: rule(layer, part, values.len()),
             })
         });
@@ -119,6 +133,7 @@ impl Optimiser {
             decay: spec.weight_decay as f32,
             norm_max: spec.gradient_norm_max,
             blocks: Vec::new(),
+            panels: Vec::new(),
         }
     }
 
@@ -138,7 +153,7 @@ impl Optimiser {
             self.norm_max.is_none() && self.tensors.iter().all(|tensor| !matches!(tensor.rule, Rule::Muon(_)));
         if each_alone {
             let numbers = self.begin(step.rate, 1.0);
-            self.move_matrices(model, gradient, fill, step, numbers);
+            self.move_matrices(model, fill, step, numbers);
             self.move_tensors(model, gradient, step.parallel, numbers, Which::Vectors);
         } else {
             for (l, layer) in model.layers().iter().enumerate() {
@@ -171,7 +186,6 @@ impl Optimiser {
     fn move_matrices(
         &mut self,
         model: &mut Autoencoder,
-        gradient: &mut Gradient,
         fill: &(dyn Fn(usize, &mut Panel<'_>) + Sync),
         step: Step,
         numbers: Numbers,
@@ -179,37 +193,40 @@ impl Optimiser {
         let Numbers { mut adam, mut nesterov } = numbers;
         (adam.decay, nesterov.decay) = (self.decay, self.decay);
         let matrices = self.tensors.iter_mut().filter(|tensor| tensor.is_matrix);
-        let layers = model.layers_mut().iter_mut().zip(&mut gradient.layers).zip(matrices).enumerate();
+        let layers = model.layers_mut().iter_mut().zip(matrices).enumerate();
         let mut jobs = Vec::new();
-        for (l, ((layer, gradient), tensor)) in layers {
+        for (l, (layer, tensor)) in layers {
             let (outputs, inputs) = (layer.weight.outputs(), layer.weight.inputs());
             let floats = panel_floats(inputs);
-            let weights = layer.weight.panels_mut().chunks_mut(floats);
-            let panels = panels(&mut gradient.weight, outputs, inputs).zip(weights);
+            let weights = layer.weight.panels_mut().chunks_mut(floats).enumerate();
+            let part = move |index, weights, kept| Part { l, index, outputs, inputs, weights, kept };
             match &mut tensor.rule {
                 Rule::Adam { first, second } => {
                     let (first, second) = (first.as_mut_slice(), second.as_mut_slice());
                     let kept = first.chunks_mut(floats).zip(second.chunks_mut(floats));
-                    jobs.extend(panels.zip(kept).map(|((g, w), (m, v))| (l, g, w, Kept::Adam(m, v))));
+                    jobs.extend(weights.zip(kept).map(|((i, w), (m, v))| part(i, w, Kept::Adam(m, v))));
                 }
                 Rule::Nesterov { velocity } => {
                     let kept = velocity.as_mut_slice().chunks_mut(floats);
-                    jobs.extend(panels.zip(kept).map(|((g, w), u)| (l, g, w, Kept::Nesterov(u))));
+                    jobs.extend(weights.zip(kept).map(|((i, w), u)| part(i, w, Kept::Nesterov(u))));
                 }
                 Rule::Muon(_) => unreachable!("Muon moves a matrix as a whole"),
             }
         }
-        let cost = |(_, _, w, _): &(usize, Panel<'_>, &mut [f32], Kept<'_>)| w.len();
-        let work = |(l, mut panel, w, kept): (usize, Panel<'_>, &mut [f32], Kept<'_>)| {
-            fill(l, &mut panel);
-            let g = panel.values_mut();
-            penalise(g, w, step.l2);
-            match kept {
-                Kept::Adam(m, v) => adam.apply(w, g, m, v),
-                Kept::Nesterov(u) => nesterov.apply(w, g, u),
+        let work = |gradient: &mut Vec<f32>, part: Part<'_>| {
+            gradient.resize(part.weights.len(), 0.0);
+            if has_gaps(part.inputs) {
+                // What lies between the panels of W stays zero, whatever another matrix has left there.
+                gradient.fill(0.0);
+            }
+            fill(part.l, &mut Panel::new(gradient, part.index, part.outputs, part.inputs));
+            penalise(gradient, part.weights, step.l2);
+            match part.kept {
+                Kept::Adam(m, v) => adam.apply(part.weights, gradient, m, v),
+                Kept::Nesterov(u) => nesterov.apply(part.weights, gradient, u),
             }
         };
-        share_out(jobs, step.parallel, cost, work);
+        share_out_with(&mut self.panels, jobs, step.parallel, |part| part.weights.len(), work);
     }
 
     /// Tensor by tensor, each with the whole of its gradient.
@@ -270,20 +287,20 @@ impl Optimiser {
 /// Adds the slope of the L2 term.
 fn penalise(gradient: &mut [f32], weights: &[f32], l2: f32) {
     if l2 > 0.0 {
-        vectorised(|| gradient.iter_mut().zip(weights).for_each(|(g, w)| *g += l2_slope(l2, *w)));
+        vectorised(move || gradient.iter_mut().zip(weights).for_each(move |(g, w)| *g += l2_slope(l2, *w)));
     }
 }
 
 /// The tensors of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum Place {
     Weight,
     EncoderBias,
     DecoderBias,
     Gain,
 }
 
-impl Part {
+impl Place {
     fn name(self) -> &'static str {
         match self {
             Self::Weight => "weight",
@@ -295,12 +312,12 @@ impl Part {
 }
 
 /// The order in which all below go through a layer.
-fn parts(layer: &TiedLayer) -> [Option<(Part, &[f32])>; 4] {
+fn parts(layer: &TiedLayer) -> [Option<(Place, &[f32])>; 4] {
     [
-        Some((Part::Weight, layer.weight.panels())),
-        Some((Part::EncoderBias, &layer.encoder_bias[..])),
-        Some((Part::DecoderBias, &layer.decoder_bias[..])),
-        layer.gain.as_deref().map(|gain| (Part::Gain, gain)),
+        Some((Place::Weight, layer.weight.panels())),
+        Some((Place::EncoderBias, &layer.encoder_bias[..])),
+        Some((Place::DecoderBias, &layer.decoder_bias[..])),
+        layer.gain.as_deref().map(|gain| (Place::Gain, gain)),
     ]
 }
 

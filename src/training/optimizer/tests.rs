@@ -36,7 +36,15 @@ fn values(model: &Autoencoder) -> impl Iterator<Item = f32> {
 
 /// A step with a gradient that is there already.
 fn go(optimiser: &mut Optimiser, model: &mut Autoencoder, gradient: &Gradient, rate: f64, parallel: bool) {
-    optimiser.step(model, &mut gradient.clone(), &|_, _| {}, Step { rate, l2: 0.0, parallel });
+    let step = Step { rate, l2: 0.0, parallel };
+    optimiser.step(model, &mut gradient.clone(), &|l, panel| copy(gradient, l, panel), step);
+}
+
+fn copy(gradient: &Gradient, l: usize, panel: &mut Panel<'_>) {
+    let layer = &gradient.layers[l];
+    let start = panel.index() * panel_floats(layer.decoder_bias.len());
+    let values = panel.values_mut();
+    values.copy_from_slice(&layer.weight[start..start + values.len()]);
 }
 
 fn bits(model: &Autoencoder) -> Vec<u32> {
@@ -152,8 +160,9 @@ fn panel_by_panel_gives_the_same_bits_as_all_at_once() {
             let mut model = model();
             let mut optimiser = Optimiser::new(&model, &OptimiserSpec { gradient_norm_max, ..spec(kind) });
             for step in 0..3 {
-                let mut slopes = gradient(&model, step);
-                optimiser.step(&mut model, &mut slopes, &|_, _| {}, Step { rate: 0.01, l2: 0.1, parallel: false });
+                let slopes = gradient(&model, step);
+                let step = Step { rate: 0.01, l2: 0.1, parallel: false };
+                optimiser.step(&mut model, &mut slopes.clone(), &|l, panel| copy(&slopes, l, panel), step);
             }
             bits(&model)
         };
