@@ -65,6 +65,7 @@ pub(super) struct State {
     pub(super) steps_done: u64,
     pub(super) rows_processed: u64,
     /// On the held-back rows, after the last full epoch.
+    pub(super) squared_error: Option<f64>,
     pub(super) explained_variance: Option<f64>,
     /// Mean squared distance of the training rows to their mean, normalised space.
     pub(super) spread: f64,

@@ -19,6 +19,8 @@ pub struct Event {
     pub training_loss: f64,
     /// After the last full epoch.
     pub validation_loss: Option<f64>,
+    /// After the last full epoch, on validation rows: sum over features, mean over rows, normalised space.
+    pub squared_error: Option<f64>,
     /// After the last full epoch, on validation rows.
     pub explained_variance: Option<f64>,
     /// PCA on the validation rows.

@@ -241,6 +241,7 @@ impl<'a> Trainer<'a> {
             loss_sum: 0.0,
             steps_done: 0,
             rows_processed: 0,
+            squared_error: None,
             explained_variance: None,
             spread,
             loss_start: None,
@@ -388,6 +389,7 @@ impl<'a> Trainer<'a> {
                 None => self.best = Some(self.model.clone()),
             }
         }
+        state.squared_error = figures.as_ref().map(|figures| figures.squared_error);
         state.explained_variance = figures.map(|figures| figures.explained_variance);
         let ended = state.epoch;
         // The position of the next epoch, before anybody saves it.
@@ -413,6 +415,7 @@ impl<'a> Trainer<'a> {
             rows_processed: state.rows_processed,
             training_loss,
             validation_loss: state.report.epochs.last().and_then(|last| last.validation_loss),
+            squared_error: state.squared_error,
             explained_variance: state.explained_variance,
             pca_explained_variance: state.validation_yardstick.map(|pca| explained(pca.squared_error, pca.spread)),
             epoch_ended,
@@ -466,7 +469,8 @@ impl<'a> Trainer<'a> {
         state.report.epochs.clear();
         (state.epoch, state.rows_done, state.loss_sum) = (1, 0, 0.0);
         (state.steps_done, state.rows_processed, state.loss_start) = (0, 0, None);
-        (state.retried, state.best_loss, state.explained_variance) = (true, None, None);
+        (state.squared_error, state.explained_variance) = (None, None);
+        (state.retried, state.best_loss) = (true, None);
         self.best = None;
         self.model = match &self.base {
             Some(base) => Autoencoder::clone(base),
