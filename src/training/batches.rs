@@ -22,7 +22,7 @@ const WINDOW_BYTES: u64 = 64 << 20;
 /// A row of a window is two numbers of the order, too.
 const WINDOW_ROWS_MAX: u64 = 1 << 20;
 /// Held-back rows that take no more than this are kept in memory; more are read anew each time.
-const HELD_BACK_BYTES_MAX: u64 = 64 << 20;
+pub(super) const HELD_BACK_BYTES_MAX: u64 = 64 << 20;
 
 /// How rows are cut: a function of their number, their width and the seed.
 #[derive(Clone, Debug)]
@@ -161,6 +161,15 @@ pub struct Feeder {
 impl std::fmt::Debug for dyn RowSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} rows of {} numbers", self.count(), self.features())
+    }
+}
+
+impl Drop for Feeder {
+    /// Whoever reads ahead has the file open.
+    fn drop(&mut self) {
+        if let Some(coming) = self.coming.take() {
+            let _ = coming.join();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::batches::HELD_BACK_BYTES_MAX;
 use super::params::CheckedTrainSpec;
 use super::recipe::OptimiserKind;
 use crate::model::spec::RawModelSpec;
@@ -106,7 +107,10 @@ pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, notes: &mut Ve
         None => {
             let share = |fraction: f64| (rows as f64 * fraction).round() as u64;
             let most = share(VALIDATION_FRACTION_DEFAULT_MAX);
-            let chosen = share(VALIDATION_FRACTION_DEFAULT).max(VALIDATION_ROWS_DEFAULT_MIN.min(most));
+            // More than fits into memory would be read anew in every epoch, with all the rows around it.
+            let kept = HELD_BACK_BYTES_MAX / (4 * spec.features() as u64);
+            let least = VALIDATION_ROWS_DEFAULT_MIN.min(most);
+            let chosen = share(VALIDATION_FRACTION_DEFAULT).min(kept).max(least);
             notes.push(format!("validation: {chosen} of {rows} rows are held back"));
             chosen
         }
