@@ -142,7 +142,7 @@ fn measure(spec: &CheckedTrainSpec, rows: &Arc<dyn RowSource>, threads: usize, q
     let mut watch = Watch { wanted, at_least: Duration::from_millis(at_least), since: None, rounds: Vec::new() };
     let none = MemoryRows::new(Vec::new(), spec.features());
     // Stopped by the watch, which is no failure.
-    let _ = train(spec, rows, &none, Start::Fresh, &pool, &mut watch);
+    let _ = train(spec, rows, &[], &none, Start::Fresh, &pool, &mut watch);
     assert_eq!(watch.rounds.len(), wanted, "training went on until all rounds were measured");
     watch.rounds
 }

@@ -139,7 +139,8 @@ impl fmt::Display for Version {
 }
 
 /// Which version of a model is meant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Selector {
     /// The newest complete one.
     Latest,
@@ -150,7 +151,7 @@ pub enum Selector {
 }
 
 /// One version of one model: what never changes its bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModelKey {
     /// The model.
     pub name: ModelName,

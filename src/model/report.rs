@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ModelKey;
+
 /// Losses at the end of one epoch, per row, in the normalised space.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochLosses {
@@ -79,6 +81,10 @@ pub struct TrainingReport {
     pub learning_rate: f64,
     /// For people: which defaults were chosen and why, warnings.
     pub notes: Vec<String>,
+    /// The version whose weights training began with, if it did.
+    pub base: Option<ModelKey>,
+    /// What that version does on the validation rows, measured before the first step, if there were any.
+    pub base_validation: Option<Evaluation>,
 }
 
 /// JSON has no NaN: a figure that is not finite is written as null and read as NaN, so that an undefined one (the

@@ -346,13 +346,16 @@ pub struct HeldBack {
     cut: Arc<Cut>,
     /// All of them, where they are few.
     values: Option<Vec<f32>>,
+    /// From elsewhere, measured on beside them.
+    more: Vec<f32>,
 }
 
 impl HeldBack {
-    /// Reads them, where they are few.
-    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Cut>) -> Result<Self, SourceError> {
+    /// Reads them, where they are few. `more` (row-major) are rows from elsewhere, of which the first are taken: at most as
+    /// many as are held back here.
+    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Cut>, more: &[f32]) -> Result<Self, SourceError> {
         let bytes = (cut.held_back * 4).saturating_mul(cut.features as u64);
-        let mut held_back = Self { source, cut, values: None };
+        let mut held_back = Self { source, cut, values: None, more: Vec::new() };
         if bytes <= HELD_BACK_BYTES_MAX {
             let mut values = Vec::with_capacity(bytes as usize / 4);
             held_back.each(&mut |rows| {
@@ -361,18 +364,25 @@ impl HeldBack {
             })?;
             held_back.values = Some(values);
         }
+        let taken = (held_back.cut.held_back as usize).saturating_mul(held_back.cut.features).min(more.len());
+        held_back.more = more[..taken].to_vec();
         Ok(held_back)
     }
 
     /// Their number.
     pub fn count(&self) -> u64 {
-        self.cut.held_back
+        self.cut.held_back + (self.more.len() / self.cut.features) as u64
     }
 
     /// Calls `found` with all of them in order, some at a time (row-major); its error ends it.
     pub fn each<E: From<SourceError>>(&self, found: &mut dyn FnMut(&[f32]) -> Result<(), E>) -> Result<(), E> {
         if let Some(values) = &self.values {
-            return if values.is_empty() { Ok(()) } else { found(values) };
+            for values in [values, &self.more] {
+                if !values.is_empty() {
+                    found(values)?;
+                }
+            }
+            return Ok(());
         }
         if self.cut.held_back == 0 {
             return Ok(());
@@ -393,7 +403,7 @@ impl HeldBack {
             }
             found(&values)?;
         }
-        Ok(())
+        if self.more.is_empty() { Ok(()) } else { found(&self.more) }
     }
 }
 
@@ -479,7 +489,7 @@ mod tests {
                 let cut = cut(rows, held_back, resident);
                 let mut feeder = Feeder::new(numbered(rows), Arc::clone(&cut));
                 let mut held = Vec::new();
-                let keep = HeldBack::new(numbered(rows), Arc::clone(&cut)).expect("reads");
+                let keep = HeldBack::new(numbered(rows), Arc::clone(&cut), &[]).expect("reads");
                 let mut found = |values: &[f32]| -> Result<(), SourceError> {
                     held.extend(values.as_chunks::<2>().0.iter().map(|row| row[0] as u64));
                     Ok(())

@@ -5,6 +5,7 @@ pub mod batches;
 mod checkpoint;
 mod corruption;
 mod evaluate;
+pub mod gate;
 pub mod init;
 mod linear;
 pub mod observer;
@@ -23,7 +24,7 @@ pub mod yardstick;
 
 pub use checkpoint::CheckpointError;
 pub use observer::{Event, Next, Observer};
-pub use params::{CheckedTrainSpec, Initialisation, ParamError, TrainSpec};
+pub use params::{Base, CheckedTrainSpec, Initialisation, ParamError, TrainSpec};
 pub use recipe::{OptimiserKind, OptimiserSpec, Regularisation, Schedule};
 pub use source::{MemoryRows, RowSource, SourceError};
 pub use trainer::{Start, TrainError, Trained, train};

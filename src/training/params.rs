@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recipe::{OptimiserSpec, Regularisation};
 use crate::model::spec::{RawModelSpec, check_widths, wrong_parameter};
-use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, SpecError};
+use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, Selector, SpecError};
 use crate::numeric::Activation;
 
 /// Most passes over the training rows.
@@ -34,12 +34,23 @@ pub enum Initialisation {
     Pca,
 }
 
+/// The version whose weights training begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Its model.
+    pub name: ModelName,
+    /// Which of its versions; the newest is that of the moment when training begins.
+    pub selector: Selector,
+    /// Whether training begins with fresh weights where the model has no version yet.
+    pub or_fresh: bool,
+}
+
 /// What a caller asks for, as sent: `None` means the default. Equality decides whether two uploads are the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSpec {
     /// The model to make a version of.
     pub model_name: ModelName,
-    /// `d_0` to `d_K`.
+    /// `d_0` to `d_K`; may be empty where a base has them.
     pub widths: Vec<usize>,
     /// Of hidden layers; none: ELU.
     pub hidden_activation: Option<Activation>,
@@ -81,6 +92,12 @@ pub struct TrainSpec {
     /// What keeps it from learning the rows by heart.
     #[serde(default)]
     pub regularisation: Regularisation,
+    /// What to begin with; none: fresh weights.
+    #[serde(default)]
+    pub base: Option<Base>,
+    /// Whether a version that is no better than its base on the validation rows is kept back.
+    #[serde(default)]
+    pub publish_if_better: bool,
 }
 
 /// Why parameters are refused. `field` is the name in the API.
@@ -107,6 +124,20 @@ pub enum ParamError {
         /// The other field.
         other: &'static str,
     },
+    /// A field that the base settles.
+    #[error("{field} is set together with base, which has it already: expected it unset")]
+    OfBase {
+        /// Name of the field in the API.
+        field: &'static str,
+    },
+    /// Other widths than those of the base.
+    #[error("widths are {got:?}, those of the base are {expected:?}: leave them out, or train without a base")]
+    BaseWidths {
+        /// What came.
+        got: Vec<usize>,
+        /// What the base has.
+        expected: Vec<usize>,
+    },
     /// A field that has no meaning beside another's value.
     #[error("{field} is set, which needs {needs}, got {got}")]
     Needs {
@@ -124,7 +155,11 @@ impl ParamError {
     pub fn field(&self) -> &'static str {
         match self {
             Self::Spec(error) => error.field(),
-            Self::Range { field, .. } | Self::Both { field, .. } | Self::Needs { field, .. } => field,
+            Self::Range { field, .. }
+            | Self::Both { field, .. }
+            | Self::Needs { field, .. }
+            | Self::OfBase { field } => field,
+            Self::BaseWidths { .. } => "widths",
         }
     }
 }
@@ -161,11 +196,18 @@ impl TrainSpec {
             feature_names: Vec::new(),
             time_budget: None,
             regularisation: Regularisation::default(),
+            base: None,
+            publish_if_better: false,
         }
     }
 
-    /// Checks all that can be checked before the rows.
+    /// Checks all that can be checked before the rows, and before the base is known.
     pub fn check(self) -> Result<CheckedTrainSpec, ParamError> {
+        self.check_base()?;
+        if self.widths.is_empty() && self.base.as_ref().is_some_and(|base| !base.or_fresh) {
+            self.check_numbers()?;
+            return Ok(CheckedTrainSpec { spec: self });
+        }
         check_widths(&self.widths)?;
         self.check_activations()?;
         self.check_loss()?;
@@ -174,6 +216,41 @@ impl TrainSpec {
         // The widest normalisation that the loss allows: whichever is chosen from the rows needs no more.
         ModelSpec::new(self.raw_model_spec(self.normalisation.unwrap_or(NormalisationKind::UnitInterval)))?;
         Ok(CheckedTrainSpec { spec: self })
+    }
+
+    fn check_base(&self) -> Result<(), ParamError> {
+        let needs = |field, needs, got: &str| Err(ParamError::Needs { field, needs, got: got.to_owned() });
+        if self.publish_if_better && self.validation_fraction == Some(0.0) {
+            return needs("publish_if_better", "validation rows", "validation_fraction 0");
+        }
+        let Some(base) = &self.base else {
+            return if self.publish_if_better { needs("publish_if_better", "a base", "none") } else { Ok(()) };
+        };
+        if base.or_fresh {
+            return match base.selector {
+                Selector::Latest => Ok(()),
+                Selector::Version(_) | Selector::Alias(_) => {
+                    needs("fresh_without_base", "a base that is the newest version", "one that is named exactly")
+                }
+            };
+        }
+        let set = [
+            (self.hidden_activation.is_some(), "hidden_activation"),
+            (self.code_activation.is_some(), "code_activation"),
+            (self.output_activation.is_some(), "output_activation"),
+            (!self.encoder_activations.is_empty(), "encoder_activations"),
+            (!self.decoder_activations.is_empty(), "decoder_activations"),
+            (self.loss.is_some(), "loss"),
+            (self.normalisation.is_some(), "normalisation"),
+            (self.value_range.is_some(), "value_range"),
+            (self.gain, "gain"),
+            (self.initialisation.is_some(), "initialisation"),
+            (!self.feature_names.is_empty(), "feature_names"),
+        ];
+        match set.into_iter().find(|(is_set, _)| *is_set) {
+            Some((_, field)) => Err(ParamError::OfBase { field }),
+            None => Ok(()),
+        }
     }
 
     fn check_activations(&self) -> Result<(), ParamError> {
@@ -345,8 +422,23 @@ impl CheckedTrainSpec {
     }
 
     /// Width of the rows.
+    ///
+    /// # Panics
+    /// If the widths are left to the base: see [`CheckedTrainSpec::with_base`].
     pub fn features(&self) -> usize {
         self.spec.widths[0]
+    }
+
+    /// The same with the widths of its base.
+    ///
+    /// # Errors
+    /// [`ParamError::BaseWidths`] if other widths were asked for.
+    pub fn with_base(&self, base: &ModelSpec) -> Result<Self, ParamError> {
+        let expected = &base.raw().widths;
+        if !self.spec.widths.is_empty() && self.spec.widths != *expected {
+            return Err(ParamError::BaseWidths { got: self.spec.widths.clone(), expected: expected.clone() });
+        }
+        Ok(Self { spec: TrainSpec { widths: expected.clone(), ..self.spec.clone() } })
     }
 
     /// How the first weights are drawn.

@@ -95,12 +95,13 @@ pub enum Start {
     Fresh,
     /// With the weights of a model, whose shape and normalisation are kept.
     Model(Arc<Autoencoder>),
-    /// Where a checkpoint was taken, with the same specification and rows.
-    Checkpoint(Vec<u8>),
+    /// Where a checkpoint was taken, with the same specification, rows and base.
+    Checkpoint(Vec<u8>, Option<Arc<Autoencoder>>),
 }
 
-/// Trains on `training`, measures on `test` (may be empty), on the threads of `pool`. The result has the same bits for any
-/// number of threads, and wherever it was stopped and went on.
+/// Trains on `training`, measures on `test` (may be empty), on the threads of `pool`. `held_out` (row-major, may be empty) are
+/// rows of before: the first of them, at most as many as are held back of `training`, are measured on together with those.
+/// The result has the same bits for any number of threads, and wherever it was stopped and went on.
 ///
 /// # Errors
 /// See [`TrainError`]; [`TrainError::Stopped`] when `observer` says so.
@@ -110,6 +111,7 @@ pub enum Start {
 pub fn train(
     spec: &CheckedTrainSpec,
     training: &Arc<dyn RowSource>,
+    held_out: &[f32],
     test: &dyn RowSource,
     start: Start,
     pool: &rayon::ThreadPool,
@@ -118,9 +120,9 @@ pub fn train(
     assert!(training.features() == spec.features() && test.features() == spec.features(), "rows as wide as specified");
     pool.install(|| {
         let trainer = match start {
-            Start::Fresh => Trainer::prepare(spec, training, None, observer)?,
-            Start::Model(base) => Trainer::prepare(spec, training, Some(&base), observer)?,
-            Start::Checkpoint(bytes) => Trainer::resume(spec, training, &bytes)?,
+            Start::Fresh => Trainer::prepare(spec, training, held_out, None, observer)?,
+            Start::Model(base) => Trainer::prepare(spec, training, held_out, Some(&base), observer)?,
+            Start::Checkpoint(bytes, base) => Trainer::resume(spec, training, held_out, &bytes, base)?,
         };
         trainer.run(test, observer)
     })
@@ -151,6 +153,7 @@ impl<'a> Trainer<'a> {
     fn prepare(
         spec: &'a CheckedTrainSpec,
         source: &Arc<dyn RowSource>,
+        held_out: &[f32],
         base: Option<&Arc<Autoencoder>>,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
@@ -209,10 +212,14 @@ impl<'a> Trainer<'a> {
             None => return Err(TrainError::Yardstick),
         };
         look(&event)?;
-        let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut))?;
+        let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
         let validation_yardstick = match held_back.count() {
             0 => None,
             _ => Some(yardstick.measure_held_back(&held_back, &normaliser)?),
+        };
+        let base_validation = match (base, &validation_yardstick) {
+            (Some(base), Some(pca)) => Some(evaluate(base, &|found| held_back.each(found), pca, is_parallel(base))?),
+            _ => None,
         };
         let model = match base {
             Some(base) => Autoencoder::clone(base),
@@ -226,6 +233,7 @@ impl<'a> Trainer<'a> {
             batch_rows: plan.batch_rows as u32,
             learning_rate: plan.learning_rate,
             software: software(),
+            base_validation,
             ..TrainingReport::default()
         };
         let state = State {
@@ -257,7 +265,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// As a checkpoint has it.
-    fn resume(spec: &'a CheckedTrainSpec, source: &Arc<dyn RowSource>, bytes: &[u8]) -> Result<Self, TrainError> {
+    fn resume(
+        spec: &'a CheckedTrainSpec,
+        source: &Arc<dyn RowSource>,
+        held_out: &[f32],
+        bytes: &[u8],
+        base: Option<Arc<Autoencoder>>,
+    ) -> Result<Self, TrainError> {
         let Checkpoint { state, model, best, yardstick, optimiser } = Checkpoint::read(bytes)?;
         if state.spec != *spec.spec() {
             return Err(CheckpointError::Specification.into());
@@ -270,10 +284,10 @@ impl<'a> Trainer<'a> {
         restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
         let held_back = validation_rows(spec, source.count(), &mut Vec::new());
         let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
-        let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut))?;
+        let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
         let steps = Steps::new(&model, &spec.spec().regularisation, spec.spec().seed);
         let feeder = Feeder::new(Arc::clone(source), cut);
-        Ok(Self { spec, feeder, held_back, state, base: None, model, best, optimizer, steps, yardstick })
+        Ok(Self { spec, feeder, held_back, state, base, model, best, optimizer, steps, yardstick })
     }
 
     /// All epochs, then the figures.

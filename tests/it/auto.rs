@@ -50,7 +50,8 @@ fn check(name: &str, values: &[f32], features: usize, hidden: &[usize], code: us
     let spec = TrainSpec { seed: 1, ..TrainSpec::new("auto".parse().expect("a name"), widths.clone()) };
     let spec = spec.check().expect("a specification");
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
-    let trained = train(&spec, &training, &test, Start::Fresh, &pool, &mut |_: &Event| Next::GoOn).expect("trains");
+    let trained =
+        train(&spec, &training, &[], &test, Start::Fresh, &pool, &mut |_: &Event| Next::GoOn).expect("trains");
     let figures = trained.report.test.expect("test rows");
     let ratio = figures.squared_error / figures.pca_squared_error;
     println!("{name} {widths:?}: {ratio:.3} of PCA's error");

@@ -45,7 +45,7 @@ fn go(
 ) -> Result<Trained, TrainError> {
     let rows = |values: &[f32]| MemoryRows::new(values.to_vec(), spec.features());
     let training: Arc<dyn RowSource> = Arc::new(rows(values));
-    train(spec, &training, &rows(test), start, &pool(threads), observer)
+    train(spec, &training, &[], &rows(test), start, &pool(threads), observer)
 }
 
 fn bits(model: &Autoencoder) -> Vec<u32> {
@@ -173,7 +173,7 @@ fn wherever_it_is_interrupted_the_bits_are_the_same() {
             match go(&checked, &values, &[], start, 1, &mut observer) {
                 Ok(trained) => break trained,
                 Err(TrainError::Stopped) => {
-                    start = Start::Checkpoint(observer.kept.expect("saved"));
+                    start = Start::Checkpoint(observer.kept.expect("saved"), None);
                     interruptions += 1;
                 }
                 Err(error) => panic!("{error}"),
@@ -195,7 +195,7 @@ fn a_checkpoint_of_something_else_is_refused() {
     let bytes = observer.kept.expect("saved");
     let resume = |spec: &CheckedTrainSpec, values: &[f32], bytes: &[u8]| {
         let go_on = &mut |_: &Event| Next::GoOn;
-        go(spec, values, &[], Start::Checkpoint(bytes.to_vec()), 1, go_on).map(|_| ())
+        go(spec, values, &[], Start::Checkpoint(bytes.to_vec(), None), 1, go_on).map(|_| ())
     };
     assert_eq!(resume(&checked, &values, &bytes), Ok(()));
     let other = TrainSpec { seed: 5, ..spec(&[8, 6, 2]) }.check().expect("valid");
@@ -376,6 +376,41 @@ fn training_goes_on_from_a_model() {
     assert!(after < 1.1 * before, "{after} after {before}");
     let fresh = run_with(asked, &values).report.validation.expect("validation rows").loss;
     assert!(after < 0.8 * fresh, "{after}, from nothing {fresh}");
+    let of_base = second.report.base_validation.expect("measured before the first step").loss;
+    assert!((of_base - before).abs() < 1e-9 * before, "{of_base}, the base's report says {before}");
+}
+
+#[test]
+fn training_from_a_model_that_is_interrupted_begins_again_with_the_model_where_it_diverges() {
+    let values = plane(300, 8, 2);
+    let asked = TrainSpec { epochs: Some(20), ..spec(&[8, 6, 2]) };
+    let base = Arc::new(run_with(asked, &values).model);
+    let checked = TrainSpec { epochs: Some(2), ..spec(&[8, 6, 2]) }.check().expect("valid");
+    let mut once = Interrupted { every: 4, kept: None };
+    let stopped = go(&checked, &values, &[], Start::Model(Arc::clone(&base)), 1, &mut once);
+    assert_eq!(stopped.expect_err("stopped"), TrainError::Stopped);
+    let bytes = once.kept.expect("saved");
+    let training: Arc<dyn RowSource> = Arc::new(MemoryRows::new(values.clone(), 8));
+    let mut resumed = Trainer::resume(&checked, &training, &[], &bytes, Some(Arc::clone(&base))).expect("resumes");
+    resumed.begin_again(&TrainError::NoRows);
+    assert_eq!(bits(&resumed.model), bits(&base));
+}
+
+#[test]
+fn rows_of_before_are_measured_on_beside_those_held_back_and_no_more_of_them() {
+    let values = plane(300, 8, 2);
+    let (older, fraction) = (plane(100, 8, 3), Some(0.1));
+    let checked = TrainSpec { validation_fraction: fraction, ..spec(&[8, 6, 2]) }.check().expect("valid");
+    let training: Arc<dyn RowSource> = Arc::new(MemoryRows::new(values.clone(), 8));
+    let measured = |held_out: &[f32]| {
+        let test = MemoryRows::new(Vec::new(), 8);
+        let go_on = &mut |_: &Event| Next::GoOn;
+        let trained = train(&checked, &training, held_out, &test, Start::Fresh, &pool(1), go_on).expect("trains");
+        trained.report.validation.expect("validation rows")
+    };
+    assert_eq!(measured(&[]).rows, 30);
+    assert_eq!(measured(&older[..20 * 8]).rows, 50);
+    assert_eq!(measured(&older), measured(&older[..30 * 8]));
 }
 
 #[test]
