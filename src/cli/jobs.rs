@@ -55,7 +55,11 @@ pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), C
                         println!("{:<36}  {:<10} {:<24} {:>10}  version", "id", "state", "model", "rows");
                     }
                     any = true;
-                    let version = if job.version == 0 { String::new() } else { job.version.to_string() };
+                    let version = match job.version {
+                        0 if job.kept_back.is_empty() => String::new(),
+                        0 => "kept back".to_owned(),
+                        version => version.to_string(),
+                    };
                     println!(
                         "{:<36}  {:<10} {:<24} {:>10}  {version}",
                         job.id,
@@ -125,6 +129,9 @@ fn tell(context: &Context, job: &pb::Job) {
     }
     if job.version > 0 {
         println!("  published: {}@{}", job.model_name, job.version);
+    }
+    if !job.kept_back.is_empty() {
+        println!("  kept back: {}", job.kept_back);
     }
     if !job.failure.is_empty() {
         println!("  because: {}", job.failure);

@@ -51,6 +51,13 @@ pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize) -> V
     if let Some(test) = &report.test {
         lines.extend(evaluation_lines("test", test, code_length));
     }
+    if report.base_version > 0 {
+        let figures = report.base_validation.as_ref().map_or(String::new(), |base| {
+            let new = report.validation.as_ref().map_or(f64::NAN, |validation| validation.loss);
+            format!(", whose validation loss is {:.4}; the new one's is {new:.4}", base.loss)
+        });
+        lines.push(format!("began with {}@{}{figures}", report.base_model_name, report.base_version));
+    }
     lines.push(format!(
         "training: {} rows, {} epochs in {:.1} s, best after epoch {}, batch {} rows, peak learning rate {}, seed {}",
         report.training_rows,
@@ -110,6 +117,9 @@ pub(super) fn report_json(report: &pb::TrainingReport) -> Value {
         "batch_rows": report.batch_rows,
         "learning_rate": report.learning_rate,
         "notes": report.notes,
+        "base_model_name": report.base_model_name,
+        "base_version": report.base_version,
+        "base_validation": report.base_validation.as_ref().map(evaluation_json),
     })
 }
 
@@ -173,6 +183,7 @@ pub(super) fn job_json(job: &pb::Job) -> Value {
         })),
         "version": job.version,
         "failure": job.failure,
+        "kept_back": job.kept_back,
         "idempotency_key": job.idempotency_key,
         "training_report": job.training_report.as_ref().map(report_json),
     })

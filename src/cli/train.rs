@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::client::{Context, matrix};
+use super::client::{Context, matrix, model_ref};
 use super::data::{Chunk, Source};
 use super::live::Display;
 use super::reading::{self, ReadArgs};
@@ -24,7 +24,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n\nEverything but the widths has a default; the result says what was chosen."
+    after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n\nEverything but the widths has a default; the result says what was chosen."
 )]
 pub(super) struct TrainArgs {
     /// The model to make a new version of
@@ -39,11 +39,17 @@ pub(super) struct TrainArgs {
     #[arg(long, value_delimiter = ',', value_name = "D0,...,DK", conflicts_with_all = ["code", "hidden"])]
     widths: Vec<u32>,
     /// Length of the code; the input is as wide as the rows
-    #[arg(long, value_name = "K", required_unless_present = "widths")]
+    #[arg(long, value_name = "K", required_unless_present_any = ["widths", "from"])]
     code: Option<u32>,
     /// Widths between input and code
     #[arg(long, value_delimiter = ',', value_name = "D1,...")]
     hidden: Vec<u32>,
+    /// Begin with the weights of a version: NAME@VERSION, NAME@ALIAS, or NAME for the newest
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["code", "hidden", "loss", "normalisation", "hidden_activation", "code_activation", "output_activation", "gain", "init"])]
+    from: Option<String>,
+    /// Publish only if the validation loss is below that of --from on the same rows
+    #[arg(long, requires = "from")]
+    publish_if_better: bool,
     /// Passes over the rows [default: about 4,000 steps, 15 to 500 epochs]
     #[arg(long, conflicts_with = "time_budget")]
     epochs: Option<u32>,
@@ -236,7 +242,10 @@ impl TrainArgs {
                 widths[0]
             )));
         }
+        let base = self.from.as_deref().map(model_ref).transpose()?;
         let normalisation = match self.normalisation {
+            // The base has one.
+            None if base.is_some() => pb::Normalisation::Unspecified,
             // Pixels: their range is known, whatever these rows happen to hold.
             None if is_bytes => pb::Normalisation::UnitInterval,
             None => pb::Normalisation::Unspecified,
@@ -260,7 +269,7 @@ impl TrainArgs {
         let bytes_range = is_bytes && normalisation == pb::Normalisation::UnitInterval;
         let spec = pb::TrainSpec {
             model_name: self.name,
-            feature_names: if names.len() == widths[0] as usize { names } else { Vec::new() },
+            feature_names: if base.is_none() && names.len() == widths[0] as usize { names } else { Vec::new() },
             widths,
             hidden_activation: activation(self.hidden_activation),
             code_activation: activation(self.code_activation),
@@ -279,6 +288,8 @@ impl TrainArgs {
             validation_fraction: self.validation_fraction,
             patience_epochs: self.patience_epochs,
             seed: self.seed,
+            base,
+            publish_if_better: self.publish_if_better,
             priority: self.priority,
             idempotency_key: self.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             ..pb::TrainSpec::default()
@@ -322,7 +333,10 @@ impl TrainArgs {
     }
 }
 
-pub(super) async fn run(context: &Context, args: TrainArgs) -> Result<(), CliError> {
+pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), CliError> {
+    if let Some(from) = args.from.as_deref().filter(|_| args.widths.is_empty()) {
+        args.widths = widths_of(context, from).await?;
+    }
     let (spec, source, detach) = args.request()?;
     let code_length = spec.widths.last().copied().unwrap_or_default() as usize;
     match train(context, &spec, &source, detach).await? {
@@ -332,6 +346,14 @@ pub(super) async fn run(context: &Context, args: TrainArgs) -> Result<(), CliErr
             } else {
                 println!("job {id} goes on: halfhitch jobs watch {id}");
             }
+        }
+        Ended::Trained(result) if result.version == 0 => {
+            if context.json {
+                println!("{}", kept_back_json(&result));
+                return Ok(());
+            }
+            println!("{}: no version is published, {}", result.model_name, result.kept_back);
+            tell_report(&result, code_length);
         }
         Ended::Trained(result) => {
             let reference = pb::ModelRef {
@@ -352,9 +374,7 @@ pub(super) async fn run(context: &Context, args: TrainArgs) -> Result<(), CliErr
                 return Ok(());
             }
             println!("{} version {} is published", result.model_name, result.version);
-            for line in result.training_report.iter().flat_map(|one| report::report_lines(one, code_length)) {
-                println!("  {line}");
-            }
+            tell_report(&result, code_length);
             if let Some(version) = version {
                 println!(
                     "  size: {} of tensors, {} untied ({:.1} %), file {}",
@@ -368,6 +388,28 @@ pub(super) async fn run(context: &Context, args: TrainArgs) -> Result<(), CliErr
         }
     }
     Ok(())
+}
+
+fn tell_report(result: &pb::TrainResult, code_length: usize) {
+    for line in result.training_report.iter().flat_map(|one| report::report_lines(one, code_length)) {
+        println!("  {line}");
+    }
+}
+
+fn kept_back_json(result: &pb::TrainResult) -> serde_json::Value {
+    json!({
+        "model_name": result.model_name,
+        "version": serde_json::Value::Null,
+        "kept_back": result.kept_back,
+        "training_report": result.training_report.as_ref().map(report::report_json),
+    })
+}
+
+/// The widths of a version: rows are cut into chunks by the first of them.
+async fn widths_of(context: &Context, model: &str) -> Result<Vec<u32>, CliError> {
+    let request = pb::GetModelVersionRequest { model: Some(model_ref(model)?) };
+    let version = context.models().await?.get_model_version(request).await?.into_inner().version;
+    Ok(version.and_then(|version| version.spec).unwrap_or_default().widths)
 }
 
 /// How a training command ended.

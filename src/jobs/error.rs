@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{IllegalMove, JobId, Priority};
-use crate::model::{IdError, MatrixError};
+use crate::model::{IdError, MatrixError, ModelKey};
 use crate::store::StoreError;
 use crate::training::ParamError;
 
@@ -121,6 +121,22 @@ pub enum JobError {
     /// Nothing to train on.
     #[error("no training rows came, expected at least 1")]
     NoTrainingRows,
+    /// The base is not there any more.
+    #[error("the version that training was to begin with is gone: {reason}; train again from another one")]
+    BaseGone {
+        /// What the store says.
+        reason: String,
+    },
+    /// The newest version became one of another width meanwhile.
+    #[error("{base}, the base, takes rows of {expected} numbers, those that came have {got}")]
+    BaseWidth {
+        /// The base.
+        base: ModelKey,
+        /// What came.
+        got: usize,
+        /// What was expected.
+        expected: usize,
+    },
     /// Too many jobs.
     #[error("{open_jobs_max} jobs have not ended yet, the most allowed: wait for one, or cancel one")]
     TooManyJobs {

@@ -18,6 +18,8 @@ use crate::training::CheckedTrainSpec;
 pub(super) struct Job {
     pub(super) id: JobId,
     pub(super) spec: CheckedTrainSpec,
+    /// Width of the rows.
+    pub(super) columns: usize,
     pub(super) priority: Priority,
     pub(super) folder: PathBuf,
     /// What it has on disk.
@@ -65,6 +67,7 @@ impl Job {
         Ok(Self {
             id: record.id.clone(),
             spec,
+            columns: record.columns(),
             priority: record.priority,
             folder,
             share: Share::default(),
@@ -129,6 +132,16 @@ impl Job {
     /// Moves to another state: refused if there is no such move, else on disk before anybody hears of it.
     pub(super) fn go(&self, next: JobState, change: impl FnOnce(&mut Record)) -> Result<JobSnapshot, JobError> {
         self.go_from(lock(&self.record), next, change, Durable::Yes)
+    }
+
+    /// Writes down what was found out while it runs: on disk when this returns.
+    pub(super) fn write_down(&self, change: impl FnOnce(&mut Record)) -> Result<(), JobError> {
+        let mut record = lock(&self.record);
+        let mut changed = record.clone();
+        change(&mut changed);
+        changed.write(&self.folder)?;
+        *record = changed;
+        Ok(())
     }
 
     /// Lets a job that was caught while it ran wait again. Its journal may say that it runs: the next start understands the
@@ -255,6 +268,7 @@ fn snapshot(record: &Record) -> JobSnapshot {
         version: record.version,
         report: record.report.clone().map(Arc::new),
         failure: record.failure.clone(),
+        kept_back: record.kept_back.clone(),
         idempotency_key: record.key.clone(),
     }
 }

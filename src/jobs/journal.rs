@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{IdempotencyKey, JobError, JobId, JobState, Priority};
-use crate::model::{TrainingReport, Version};
+use crate::model::{ModelKey, TrainingReport, Version};
 use crate::store::StoreError;
 use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
 use crate::training::TrainSpec;
@@ -16,6 +16,16 @@ use crate::training::TrainSpec;
 const FORMAT_VERSION: u32 = 1;
 /// Larger than any journal of ours: reports have a line per epoch.
 const BYTES_MAX: u64 = 64 << 20;
+
+/// What training began with, settled once: a crash changes nothing of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Beginning {
+    /// Its base had no version yet.
+    Fresh,
+    /// This version.
+    From(ModelKey),
+}
 
 /// What is known of a job across restarts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +47,15 @@ pub(super) struct Record {
     pub(super) version: Option<Version>,
     pub(super) report: Option<TrainingReport>,
     pub(super) failure: Option<String>,
+    /// Width of the rows, where the specification leaves it to the base.
+    #[serde(default)]
+    pub(super) columns: Option<usize>,
+    /// Where the specification names a base, and training has begun.
+    #[serde(default)]
+    pub(super) beginning: Option<Beginning>,
+    /// Why there is no version, of one that is no better than its base.
+    #[serde(default)]
+    pub(super) kept_back: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,7 +88,15 @@ impl Record {
             version: None,
             report: None,
             failure: None,
+            columns: None,
+            beginning: None,
+            kept_back: None,
         }
+    }
+
+    /// Width of the rows.
+    pub(super) fn columns(&self) -> usize {
+        self.columns.or(self.spec.widths.first().copied()).unwrap_or_default()
     }
 
     /// Writes `job.json` in `folder`: after this, it survives any crash.

@@ -7,6 +7,7 @@
 //! ```
 
 mod ahead;
+mod base;
 mod checkpoint;
 mod error;
 mod index;
@@ -182,12 +183,14 @@ pub struct JobSnapshot {
     pub test_rows: u64,
     /// Once it runs.
     pub progress: Option<Progress>,
-    /// If it succeeded.
+    /// If it succeeded, and was not kept back.
     pub version: Option<Version>,
     /// If it succeeded.
     pub report: Option<Arc<TrainingReport>>,
     /// If it failed, or the server cancelled it.
     pub failure: Option<String>,
+    /// If it succeeded without a version: why, with both figures.
+    pub kept_back: Option<String>,
     /// If one was given.
     pub idempotency_key: Option<IdempotencyKey>,
 }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::job::{Job, Wish};
+use super::job::{Job, Wish, lock};
 use super::overseer::Overseer;
 use super::spool::Counts;
 use super::table::Table;
-use super::{JobError, JobState, checkpoint, rows};
+use super::{JobError, JobState, base, checkpoint, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version};
-use crate::training::{CheckpointError, RowSource, Start, TrainError, train};
+use crate::training::{CheckpointError, RowSource, Start, TrainError, gate, train};
 
 /// How often uploads are looked at for their age, and the store for whether it has become writable.
 const TICK: Duration = Duration::from_millis(500);
@@ -29,6 +29,8 @@ const ADOPTION_SEARCH_MAX: usize = 1000;
 pub(super) enum Outcome {
     /// A version was published.
     Published(Version, Box<TrainingReport>),
+    /// It is no better than its base, as its journal says already.
+    KeptBack,
     /// It was cancelled.
     Cancelled,
     /// It was paused.
@@ -145,6 +147,10 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) {
             tracing::info!(job = %job.id, %version, "published");
             (JobState::Succeeded, None, Some((version, report)))
         }
+        Outcome::KeptBack => {
+            tracing::info!(job = %job.id, "kept back");
+            (JobState::Succeeded, None, None)
+        }
         // Who cancels while it is about to pause is stronger.
         Outcome::Cancelled | Outcome::Paused => (JobState::Cancelled, None, None),
         Outcome::Failed(reason) => {
@@ -181,6 +187,10 @@ pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
     {
         return Outcome::Published(version, report);
     }
+    // A crash caught it after that was written down.
+    if lock(&job.record).kept_back.is_some() {
+        return Outcome::KeptBack;
+    }
     match attempt(table, job) {
         Ok(outcome) => outcome,
         Err(error) => Outcome::Failed(error.in_folder(&job.folder).to_string()),
@@ -193,12 +203,15 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     let acknowledged =
         Counts { chunks: told.chunks, training_rows: told.training_rows, test_rows: told.test_rows, bytes: 0 };
     let go_on = || !table.is_closing() && job.wish() == Wish::GoOn;
-    let Some(received) = rows::open(&job.folder, job.spec.features(), acknowledged, &go_on)? else {
+    let Some(received) = rows::open(&job.folder, job.columns, acknowledged, &go_on)? else {
         return Ok(Outcome::stopped(job));
     };
+    let base::Settled { spec, base } = base::settle(table, job)?;
+    let model = base.as_ref().map(|(_, model)| Arc::clone(model));
+    let anew = || model.clone().map_or(Start::Fresh, Start::Model);
     let start = match checkpoint::read(&job.folder)? {
-        Some(checkpoint) => Start::Checkpoint(checkpoint),
-        None => Start::Fresh,
+        Some(checkpoint) => Start::Checkpoint(checkpoint, model.clone()),
+        None => anew(),
     };
     // A pool of its own: with one for all jobs, a thread that waits for its part of one job's step takes up another job, and
     // comes back only when that has ended.
@@ -208,10 +221,10 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     };
     let training: Arc<dyn RowSource> = Arc::new(received.training);
     let mut overseer = Overseer::new(table, job);
-    let mut trained = train(&job.spec, &training, &received.test, start, &pool, &mut overseer);
+    let mut trained = train(&spec, &training, &[], &received.test, start, &pool, &mut overseer);
     if let Err(TrainError::Checkpoint(error @ CheckpointError::Software { .. })) = &trained {
         tracing::warn!(job = %job.id, %error, "training begins anew");
-        trained = train(&job.spec, &training, &received.test, Start::Fresh, &pool, &mut overseer);
+        trained = train(&spec, &training, &[], &received.test, anew(), &pool, &mut overseer);
     }
     let mut trained = match trained {
         Ok(trained) => trained,
@@ -221,6 +234,14 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     trained.report.data_sha256 = received.sha256;
     trained.report.duration_seconds = started.elapsed().as_secs_f64();
     trained.report.job_id = job.id.to_string();
+    trained.report.base = base.map(|(key, _)| key);
+    if job.spec.spec().publish_if_better
+        && let Some(reason) = gate::kept_back(&trained.report)
+    {
+        // Before the rows go: after a crash there is nothing to find that out from again.
+        job.write_down(|record| (record.kept_back, record.report) = (Some(reason), Some(trained.report)))?;
+        return Ok(Outcome::KeptBack);
+    }
     let artifact =
         Artifact { model: trained.model, report: Some(Arc::new(trained.report.clone())), sha256: String::new() };
     let version = table.registry.store().publish(&job.spec.spec().model_name, &artifact)?;

@@ -15,7 +15,7 @@ use super::queue::{self, Waiting};
 use super::quota::Quota;
 use super::spool::{self, Spool};
 use super::upload::Upload;
-use super::{Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Priority, checkpoint};
+use super::{Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Priority, base, checkpoint};
 use crate::executor::Floor;
 use crate::model::ModelName;
 use crate::registry::Registry;
@@ -137,7 +137,7 @@ impl Table {
                 remove(&path)?;
             }
         }
-        let columns = record.spec.widths.first().copied().unwrap_or_default();
+        let columns = record.columns();
         let state = record.state;
         if state.has_ended() {
             remove(&spool::path(&folder))?;
@@ -246,12 +246,14 @@ impl Table {
                 retry_after: self.retry_after(),
             });
         }
+        let columns = base::columns(self, spec)?;
         self.forget_oldest()?;
         let id = JobId::new();
         let folder = self.config.folder.join(id.as_str());
         ensure_folder(&folder)?;
-        let made = Spool::create(&folder, spec.features()).and_then(|spool| {
-            let record = Record::new(id, spec.spec().clone(), key, priority, SystemTime::now());
+        let made = Spool::create(&folder, columns).and_then(|spool| {
+            let mut record = Record::new(id, spec.spec().clone(), key, priority, SystemTime::now());
+            record.columns = Some(columns);
             record.write(&folder)?;
             sync_folder(&self.config.folder)?;
             Ok((record, spool))

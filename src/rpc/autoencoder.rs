@@ -14,7 +14,7 @@ use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{AnswerStream, Answers, Ending, driven};
 use crate::service::{
-    Acknowledged, Begun, JobError, JobSnapshot, JobState, Operation, Served, Service, ServiceError, Upload,
+    Acknowledged, Begun, JobError, JobSnapshot, JobState, Operation, Served, Service, ServiceError, Upload, Version,
 };
 
 #[tonic::async_trait]
@@ -185,17 +185,17 @@ fn accepted(snapshot: JobSnapshot, last_chunk_number: u64) -> pb::TrainResponse 
     answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number }))
 }
 
-/// The last answer: the version, or why there is none.
+/// The last answer: the version or why it is kept back, or why there is none.
 fn result(ended: JobSnapshot) -> Result<pb::TrainResponse, ServiceError> {
-    match (ended.state, ended.version) {
-        (JobState::Succeeded, Some(version)) => Ok(answer(Answer::Result(pb::TrainResult {
+    if ended.state == JobState::Succeeded {
+        return Ok(answer(Answer::Result(pb::TrainResult {
             model_name: ended.model_name.to_string(),
-            version: version.number(),
+            version: ended.version.map_or(0, Version::number),
             training_report: ended.report.as_deref().map(convert::report),
-        }))),
-        (state, _) => {
-            let reason = ended.failure.map_or(String::new(), |reason| format!(": {reason}"));
-            Err(ServiceError::JobEnded(format!("job {} {}{reason}", ended.id, state.ended_as())))
-        }
+            kept_back: ended.kept_back.unwrap_or_default(),
+            job_id: ended.id.to_string(),
+        })));
     }
+    let reason = ended.failure.map_or(String::new(), |reason| format!(": {reason}"));
+    Err(ServiceError::JobEnded(format!("job {} {}{reason}", ended.id, ended.state.ended_as())))
 }

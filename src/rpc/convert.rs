@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::pb;
 use crate::service::{
-    Activation, Alias, EpochLosses, Evaluation, IdError, IdempotencyKey, Initialisation, JobError, JobId, JobSnapshot,
-    JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec,
-    Priority, Progress, Regularisation, RowRole, Schedule, Selector, ServiceError, TrainSpec, TrainingReport, Values,
-    Version, VersionDescription,
+    Activation, Alias, Base, EpochLosses, Evaluation, IdError, IdempotencyKey, Initialisation, JobError, JobId,
+    JobSnapshot, JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind,
+    OptimiserSpec, Priority, Progress, Regularisation, RowRole, Schedule, Selector, ServiceError, TrainSpec,
+    TrainingReport, Values, Version, VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -50,11 +50,16 @@ pub fn job_id(text: &str) -> Result<JobId, ServiceError> {
 /// A reference to a model in the field `model`.
 pub fn model_ref(model: Option<pb::ModelRef>) -> Result<(ModelName, Selector), ServiceError> {
     let model = model.ok_or_else(|| ServiceError::invalid("model", "is not set, expected the name of a model"))?;
-    let name = model_name("model.name", &model.name)?;
+    name_and_selector(model, ["model.name", "model.version", "model.alias"])
+}
+
+/// The same in any field; `fields` are those of its name, version and alias.
+fn name_and_selector(model: pb::ModelRef, fields: [&'static str; 3]) -> Result<(ModelName, Selector), ServiceError> {
+    let name = model_name(fields[0], &model.name)?;
     let selector = match model.selector {
         None => Selector::Latest,
-        Some(pb::model_ref::Selector::Version(number)) => Selector::Version(version_number("model.version", number)?),
-        Some(pb::model_ref::Selector::Alias(text)) => Selector::Alias(alias("model.alias", &text)?),
+        Some(pb::model_ref::Selector::Version(number)) => Selector::Version(version_number(fields[1], number)?),
+        Some(pb::model_ref::Selector::Alias(text)) => Selector::Alias(alias(fields[2], &text)?),
     };
     Ok((name, selector))
 }
@@ -202,6 +207,16 @@ fn regularisation(regularisation: pb::Regularisation) -> Regularisation {
     Regularisation { l2, activity_l2, masking, gaussian, input_dropout }
 }
 
+/// What training begins with, if anything.
+fn base(model: Option<pb::ModelRef>, or_fresh: bool) -> Result<Option<Base>, ServiceError> {
+    let Some(model) = model else {
+        let needs = || ServiceError::invalid("spec.fresh_without_base", "is set, which needs a base, got none");
+        return if or_fresh { Err(needs()) } else { Ok(None) };
+    };
+    let (name, selector) = name_and_selector(model, ["spec.base.name", "spec.base.version", "spec.base.alias"])?;
+    Ok(Some(Base { name, selector, or_fresh }))
+}
+
 /// A length of time in `field`: the past is refused, its range is not looked at.
 fn length_of_time(
     field: &'static str,
@@ -260,6 +275,8 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
         feature_names: spec.feature_names,
         time_budget: length_of_time("spec.time_budget", spec.time_budget)?,
         regularisation: regularisation(spec.regularisation.unwrap_or_default()),
+        base: base(spec.base, spec.fresh_without_base)?,
+        publish_if_better: spec.publish_if_better,
     };
     Ok((spec, key))
 }
@@ -337,6 +354,9 @@ pub fn report(report: &TrainingReport) -> pb::TrainingReport {
         batch_rows: report.batch_rows,
         learning_rate: report.learning_rate,
         notes: report.notes.clone(),
+        base_model_name: report.base.as_ref().map(|base| base.name.to_string()).unwrap_or_default(),
+        base_version: report.base.as_ref().map_or(0, |base| base.version.number()),
+        base_validation: report.base_validation.as_ref().map(evaluation),
     }
 }
 
@@ -390,6 +410,7 @@ pub fn job(snapshot: JobSnapshot, with: Report) -> pb::Job {
         version: snapshot.version.map_or(0, Version::number),
         training_report: snapshot.report.as_deref().filter(|_| with == Report::With).map(report),
         failure: snapshot.failure.unwrap_or_default(),
+        kept_back: snapshot.kept_back.unwrap_or_default(),
         idempotency_key: snapshot.idempotency_key.map(|key| key.to_string()).unwrap_or_default(),
     }
 }

@@ -207,7 +207,9 @@ fn job_kind(error: &JobError) -> Kind {
         | JobError::NoTrainingRows => Kind::Invalid,
         JobError::KeyTaken { .. } => Kind::AlreadyExists,
         JobError::TakenOver(_) => Kind::Aborted,
-        JobError::Ended { .. } | JobError::IllegalMove(_) => Kind::Precondition,
+        JobError::Ended { .. } | JobError::IllegalMove(_) | JobError::BaseGone { .. } | JobError::BaseWidth { .. } => {
+            Kind::Precondition
+        }
         JobError::TooManyJobs { .. }
         | JobError::TooManyRows { .. }
         | JobError::JobTooLarge { .. }

@@ -25,7 +25,7 @@ use crate::registry::LoadedModel;
 pub use crate::registry::Registry;
 pub use crate::store::{ModelEntry, StoreError};
 pub use crate::training::{
-    Initialisation, OptimiserKind, OptimiserSpec, ParamError, Regularisation, Schedule, TrainSpec,
+    Base, Initialisation, OptimiserKind, OptimiserSpec, ParamError, Regularisation, Schedule, TrainSpec,
 };
 pub use bulk::Bulk;
 pub use error::{Kind, ServiceError};

@@ -10,6 +10,7 @@ mod auto;
 mod bits;
 mod bulk;
 mod cli;
+mod r#continue;
 mod crash;
 mod departures;
 mod disk;

@@ -1,0 +1,76 @@
+//! The version that a job begins with: looked up when its upload begins, settled when it begins to train.
+
+use std::sync::Arc;
+
+use super::JobError;
+use super::job::{Job, lock};
+use super::journal::Beginning;
+use super::table::Table;
+use crate::model::{Artifact, Autoencoder, ModelKey, Selector};
+use crate::store::StoreError;
+use crate::training::{Base, CheckedTrainSpec};
+
+/// What a job trains with: its specification with the widths of its base, and the base.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) spec: CheckedTrainSpec,
+    pub(super) base: Option<(ModelKey, Arc<Autoencoder>)>,
+}
+
+/// The version that is meant now; `None`: there is none yet, and training may begin fresh.
+fn resolve(table: &Table, base: &Base) -> Result<Option<ModelKey>, StoreError> {
+    match table.registry.resolve(&base.name, &base.selector) {
+        Ok(key) => Ok(Some(key)),
+        Err(StoreError::UnknownModel(_)) if base.or_fresh => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Width of the rows of a job that is to be made: its base must exist and have the widths that are asked for.
+pub(super) fn columns(table: &Table, spec: &CheckedTrainSpec) -> Result<usize, JobError> {
+    let key = spec.spec().base.as_ref().map_or(Ok(None), |base| resolve(table, base))?;
+    let Some(key) = key else { return Ok(spec.features()) };
+    let header = table.registry.store().read_header(&key)?;
+    let (shape, ..) = Artifact::peek(&header).map_err(|reason| StoreError::Damaged { key, reason })?;
+    Ok(spec.with_base(&shape)?.features())
+}
+
+/// Settles what a job begins with, and writes it down: after a crash it is the same.
+pub(super) fn settle(table: &Table, job: &Job) -> Result<Settled, JobError> {
+    let Some(base) = &job.spec.spec().base else { return Ok(Settled { spec: job.spec.clone(), base: None }) };
+    let known = lock(&job.record).beginning.clone();
+    let beginning = match known {
+        Some(beginning) => beginning,
+        None => {
+            let beginning = resolve(table, base)
+                .map_err(|error| JobError::BaseGone { reason: error.to_string() })?
+                .map_or(Beginning::Fresh, Beginning::From);
+            job.write_down(|record| record.beginning = Some(beginning.clone()))?;
+            beginning
+        }
+    };
+    let key = match beginning {
+        Beginning::Fresh => return Ok(Settled { spec: job.spec.clone(), base: None }),
+        Beginning::From(key) => key,
+    };
+    let model = load(table, &key)?;
+    let spec = job.spec.with_base(model.spec())?;
+    if spec.features() != job.columns {
+        return Err(JobError::BaseWidth { base: key, got: job.columns, expected: spec.features() });
+    }
+    Ok(Settled { spec, base: Some((key, Arc::new(model))) })
+}
+
+fn load(table: &Table, key: &ModelKey) -> Result<Autoencoder, JobError> {
+    // One that was deleted may be in memory still: that it is gone is the same for all.
+    table
+        .registry
+        .resolve(&key.name, &Selector::Version(key.version))
+        .map_err(|error| JobError::BaseGone { reason: error.to_string() })?;
+    if let Some(resident) = table.registry.resident(key) {
+        return Ok(resident.artifact.model.clone());
+    }
+    let bytes = table.registry.store().read(key)?;
+    let artifact = Artifact::from_bytes(&bytes).map_err(|reason| StoreError::Damaged { key: key.clone(), reason })?;
+    Ok(artifact.model)
+}
