@@ -104,7 +104,7 @@ fn run(case: &str, spec: &CheckedTrainSpec, training: &Arc<dyn RowSource>, test:
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
     let below = vec![(LOGISTIC_PCA, None), (PUBLISHED, None)];
     let mut watch = Watch { started: Instant::now(), below };
-    let trained = train(spec, training, test, Start::Fresh, &pool, &mut watch).expect("trains");
+    let trained = train(spec, training, &[], test, Start::Fresh, &pool, &mut watch).expect("trains");
     let seconds = watch.started.elapsed().as_secs_f64();
     for note in &trained.report.notes {
         report.note(note);

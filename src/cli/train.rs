@@ -26,6 +26,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 #[command(
     after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n\nEverything but the widths has a default; the result says what was chosen."
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct TrainArgs {
     /// The model to make a new version of
     name: String,

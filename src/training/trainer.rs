@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::batches::{Batch, Cut, Feeder, HeldBack, each_block, each_training_row};
@@ -200,17 +201,9 @@ impl<'a> Trainer<'a> {
         let spread = (0..spec.features()).map(|j| learner.variance(j) / f64::from(normaliser.unit(j)).powi(2)).sum();
         let plan = Plan::new(spec, &model_spec, cut.training_rows(), base.is_some(), &mut notes);
         let event = Event { epoch_count: plan.epochs, step_count: plan.steps(), ..Event::default() };
-        let mut stopped = false;
         let code_length = model_spec.code_length();
-        let yardstick = Yardstick::fit(source.as_ref(), &cut, &normaliser, code_length, seed, &mut || {
-            stopped |= look(&event).is_err();
-            if stopped { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
-        })?;
-        let yardstick = match yardstick {
-            Some(yardstick) => yardstick,
-            None if stopped => return Err(TrainError::Stopped),
-            None => return Err(TrainError::Yardstick),
-        };
+        let yardstick =
+            fit_yardstick(source.as_ref(), &cut, &normaliser, code_length, seed, &mut || look(&event).is_ok())?;
         look(&event)?;
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
         let validation_yardstick = match held_back.count() {
@@ -494,6 +487,27 @@ impl<'a> Trainer<'a> {
             }
         };
         self.optimizer = Optimiser::new(&self.model, &self.spec.spec().optimiser);
+    }
+}
+
+/// PCA, for as long as `go_on` says so.
+fn fit_yardstick(
+    source: &dyn RowSource,
+    cut: &Cut,
+    normaliser: &Normaliser,
+    code_length: usize,
+    seed: u64,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Yardstick, TrainError> {
+    let mut stopped = false;
+    let fitted = Yardstick::fit(source, cut, normaliser, code_length, seed, &mut || {
+        stopped |= !go_on();
+        if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    match fitted {
+        Some(yardstick) => Ok(yardstick),
+        None if stopped => Err(TrainError::Stopped),
+        None => Err(TrainError::Yardstick),
     }
 }
 
