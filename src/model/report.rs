@@ -82,8 +82,10 @@ pub struct TrainingReport {
     /// For people: which defaults were chosen and why, warnings.
     pub notes: Vec<String>,
     /// The version whose weights training began with, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<ModelKey>,
     /// What that version does on the validation rows, measured before the first step, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub base_validation: Option<Evaluation>,
 }
 
