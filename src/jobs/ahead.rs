@@ -53,6 +53,11 @@ impl Ahead {
         }
     }
 
+    /// Whether none is kept.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
     /// The chunk of this number, if it was kept.
     pub(super) fn take(&mut self, number: u64) -> Option<Chunk> {
         let chunk = self.chunks.remove(&number)?;

@@ -25,7 +25,12 @@ pub(super) fn bytes_on_disk(bytes: &[u8]) -> u64 {
 
 /// Replaces the checkpoint of the job in `folder`: after this, it survives any crash; before, the old one does.
 pub(super) fn write(folder: &Path, bytes: &[u8]) -> Result<(), JobError> {
-    let (path, temporary) = (path(folder), temporary_in(folder));
+    write_at(folder, &path(folder), bytes)
+}
+
+/// The same for another file in that folder.
+pub(super) fn write_at(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), JobError> {
+    let temporary = temporary_in(folder);
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(MARK);
     head[8..16].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
@@ -36,12 +41,12 @@ pub(super) fn write(folder: &Path, bytes: &[u8]) -> Result<(), JobError> {
         file.write_all(&head)?;
         file.write_all(bytes)?;
         file.sync_data()?;
-        std::fs::rename(&temporary, &path)
+        std::fs::rename(&temporary, path)
     };
     if let Err(error) = write() {
         // What was half written is of no use; the old one stays.
         remove_or_warn(&temporary);
-        return Err(failed("cannot write", &path)(error).into());
+        return Err(failed("cannot write", path)(error).into());
     }
     Ok(sync_folder(folder)?)
 }
@@ -51,22 +56,26 @@ pub(super) fn write(folder: &Path, bytes: &[u8]) -> Result<(), JobError> {
 /// # Errors
 /// [`JobError::Damaged`] for one that is not as it was written.
 pub(super) fn read(folder: &Path) -> Result<Option<Vec<u8>>, JobError> {
-    let path = path(folder);
+    read_at(&path(folder))
+}
+
+/// The same for any file that was written so.
+pub(super) fn read_at(path: &Path) -> Result<Option<Vec<u8>>, JobError> {
     let damaged = |reason: String| JobError::Damaged {
         path: path.display().to_string(),
         reason: format!("{reason}; its job cannot go on from there: train again, with the rows sent anew"),
     };
-    let mut file = match File::open(&path) {
+    let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("cannot read", &path)(error).into()),
+        Err(error) => return Err(failed("cannot read", path)(error).into()),
     };
-    let length = file.metadata().map_err(failed("cannot read", &path))?.len();
+    let length = file.metadata().map_err(failed("cannot read", path))?.len();
     let mut head = [0; HEAD_BYTES];
     if length < HEAD_BYTES as u64 {
         return Err(damaged(format!("{length} bytes, expected at least {HEAD_BYTES}")));
     }
-    file.read_exact(&mut head).map_err(failed("cannot read", &path))?;
+    file.read_exact(&mut head).map_err(failed("cannot read", path))?;
     let told = head[8..16].first_chunk().map_or(0, |told| u64::from_le_bytes(*told));
     if head[..8] != *MARK {
         return Err(damaged("it does not begin like a checkpoint".to_owned()));
@@ -78,7 +87,7 @@ pub(super) fn read(folder: &Path) -> Result<Option<Vec<u8>>, JobError> {
     let mut bytes = Vec::new();
     let room = usize::try_from(told).ok().and_then(|told| bytes.try_reserve_exact(told).ok());
     room.ok_or_else(|| damaged(format!("its {told} bytes do not fit this machine's memory")))?;
-    file.take(told).read_to_end(&mut bytes).map_err(failed("cannot read", &path))?;
+    file.take(told).read_to_end(&mut bytes).map_err(failed("cannot read", path))?;
     if head[16..] != checksum(&head[..16], &bytes).to_le_bytes() {
         return Err(damaged("it does not fit its checksum".to_owned()));
     }

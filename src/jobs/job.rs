@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::journal::{Record, unix_ms};
 use super::quota::Share;
 use super::spool::{Counts, Spool};
-use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Priority};
+use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Priority, Round};
 use crate::training::CheckedTrainSpec;
 
 /// A job in memory.
@@ -21,6 +21,7 @@ pub(super) struct Job {
     /// Width of the rows.
     pub(super) columns: usize,
     pub(super) priority: Priority,
+    pub(super) round: Option<Round>,
     pub(super) folder: PathBuf,
     /// What it has on disk.
     pub(super) share: Share,
@@ -69,6 +70,7 @@ impl Job {
             spec,
             columns: record.columns(),
             priority: record.priority,
+            round: record.round.clone(),
             folder,
             share: Share::default(),
             record: Mutex::new(record),
@@ -270,6 +272,7 @@ fn snapshot(record: &Record) -> JobSnapshot {
         failure: record.failure.clone(),
         kept_back: record.kept_back.clone(),
         idempotency_key: record.key.clone(),
+        round: record.round.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{IdempotencyKey, JobError, JobId, JobState, Priority};
+use super::{IdempotencyKey, JobError, JobId, JobState, Priority, Round};
 use crate::model::{ModelKey, TrainingReport, Version};
 use crate::store::StoreError;
 use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
@@ -56,6 +56,9 @@ pub(super) struct Record {
     /// Why there is no version, of one that is no better than its base.
     #[serde(default)]
     pub(super) kept_back: Option<String>,
+    /// Of a stream.
+    #[serde(default)]
+    pub(super) round: Option<Round>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -91,6 +94,7 @@ impl Record {
             columns: None,
             beginning: None,
             kept_back: None,
+            round: None,
         }
     }
 

@@ -10,12 +10,14 @@ mod ahead;
 mod base;
 mod checkpoint;
 mod error;
+mod held_out;
 mod index;
 mod job;
 mod journal;
 mod overseer;
 mod queue;
 mod quota;
+mod round;
 mod rows;
 mod runner;
 mod spool;
@@ -34,6 +36,7 @@ use tokio::sync::watch;
 
 pub use error::JobError;
 pub use queue::Priority;
+pub use round::Round;
 pub use state::{IllegalMove, JobState};
 pub use upload::{Acknowledged, Upload};
 
@@ -193,6 +196,8 @@ pub struct JobSnapshot {
     pub kept_back: Option<String>,
     /// If one was given.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// If it is a round of a stream.
+    pub round: Option<Round>,
 }
 
 /// Bounds of the jobs.
@@ -322,7 +327,40 @@ impl Jobs {
     ) -> Result<Begun, JobError> {
         let table = Arc::clone(&self.table);
         let turn = Arc::clone(&table.turn).lock_owned().await;
-        blocking(move || table.begin(&spec, key, priority, turn)).await
+        blocking(move || table.begin(&spec, key, priority, None, turn)).await
+    }
+
+    /// Starts a stream that is cut into rounds, or finds that of the key and takes its newest round over.
+    pub async fn begin_round(
+        &self,
+        spec: CheckedTrainSpec,
+        stream: &IdempotencyKey,
+        priority: Priority,
+    ) -> Result<(Round, Begun), JobError> {
+        loop {
+            let (table, spec, stream) = (Arc::clone(&self.table), spec.clone(), stream.clone());
+            let turn = Arc::clone(&table.turn).lock_owned().await;
+            let (round, begun) = blocking(move || {
+                table.activate()?;
+                table.finish_cut_rounds();
+                let round = table.newest_round(&stream).unwrap_or_else(|| Round::first(stream));
+                Ok((round.clone(), table.begin(&spec, Some(round.key()), priority, Some(round), turn)?))
+            })
+            .await?;
+            // Whoever had the stream may have cut it meanwhile.
+            let newest = self.table.newest_round(&round.stream);
+            if newest.is_none_or(|newest| newest.number <= round.number) {
+                return Ok((round, begun));
+            }
+        }
+    }
+
+    /// The rounds of a stream that are remembered, oldest first.
+    pub fn rounds(&self, stream: &IdempotencyKey) -> Vec<JobSnapshot> {
+        let of_stream = |job: &JobSnapshot| job.round.as_ref().is_some_and(|round| round.stream == *stream);
+        let mut rounds: Vec<JobSnapshot> = self.table.list().into_iter().filter(of_stream).collect();
+        rounds.sort_by_key(|job| job.round.as_ref().map(|round| round.number));
+        rounds
     }
 
     /// All jobs, newest first.

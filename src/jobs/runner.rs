@@ -11,7 +11,7 @@ use super::job::{Job, Wish, lock};
 use super::overseer::Overseer;
 use super::spool::Counts;
 use super::table::Table;
-use super::{JobError, JobState, base, checkpoint, rows};
+use super::{JobError, JobState, base, checkpoint, held_out, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version};
 use crate::training::{CheckpointError, RowSource, Start, TrainError, gate, train};
@@ -219,12 +219,13 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
         Ok(pool) => pool,
         Err(error) => return Ok(Outcome::Failed(format!("no threads to train on: {error}"))),
     };
+    let held_out = held_out::read(&job.folder, job.columns)?;
     let training: Arc<dyn RowSource> = Arc::new(received.training);
     let mut overseer = Overseer::new(table, job);
-    let mut trained = train(&spec, &training, &[], &received.test, start, &pool, &mut overseer);
+    let mut trained = train(&spec, &training, &held_out, &received.test, start, &pool, &mut overseer);
     if let Err(TrainError::Checkpoint(error @ CheckpointError::Software { .. })) = &trained {
         tracing::warn!(job = %job.id, %error, "training begins anew");
-        trained = train(&spec, &training, &[], &received.test, anew(), &pool, &mut overseer);
+        trained = train(&spec, &training, &held_out, &received.test, anew(), &pool, &mut overseer);
     }
     let mut trained = match trained {
         Ok(trained) => trained,

@@ -14,8 +14,11 @@ use super::journal::{Record, is_missing};
 use super::queue::{self, Waiting};
 use super::quota::Quota;
 use super::spool::{self, Spool};
-use super::upload::Upload;
-use super::{Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Priority, base, checkpoint};
+use super::upload::{self, Upload};
+use super::{
+    Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Priority, Round, base, checkpoint,
+    held_out,
+};
 use crate::executor::Floor;
 use crate::model::ModelName;
 use crate::registry::Registry;
@@ -111,6 +114,8 @@ impl Table {
         jobs.waiting.extend(queued.into_iter().map(|(_, id)| id));
         jobs.active = true;
         drop(jobs);
+        // What a crash left between two rounds.
+        self.finish_cut_rounds();
         self.bell.notify_one();
         Ok(())
     }
@@ -133,7 +138,7 @@ impl Table {
         for entry in std::fs::read_dir(&folder).map_err(failed("cannot list", &folder))? {
             let path = entry.map_err(failed("cannot list", &folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if !matches!(name, "job.json" | "rows.spool" | "checkpoint") {
+            if !matches!(name, "job.json" | "rows.spool" | "checkpoint" | "held_out") {
                 remove(&path)?;
             }
         }
@@ -142,6 +147,7 @@ impl Table {
         if state.has_ended() {
             remove(&spool::path(&folder))?;
             remove(&checkpoint::path(&folder))?;
+            remove(&held_out::path(&folder))?;
             return Job::new(record, folder, None, false).map(Some);
         }
         if state == JobState::Uploading {
@@ -150,7 +156,8 @@ impl Table {
                     let counts = spool.counts();
                     let written = spool::path(&folder).metadata().and_then(|data| data.modified()).ok();
                     let job = Job::new(record, folder, Some(spool), false)?;
-                    self.quota.add(&job.share, counts.bytes);
+                    let given = held_out::path(&job.folder).metadata().map_or(0, |data| data.len());
+                    self.quota.add(&job.share, counts.bytes + given);
                     let last = written.unwrap_or_else(SystemTime::now);
                     job.tell_counts(counts, last.checked_add(self.config.upload_idle_max));
                     job
@@ -164,7 +171,7 @@ impl Table {
             return Ok(Some(job));
         }
         let bytes = |path: PathBuf| path.metadata().map_or(0, |data| data.len());
-        let bytes = bytes(spool::path(&folder)) + bytes(checkpoint::path(&folder));
+        let bytes = bytes(spool::path(&folder)) + bytes(checkpoint::path(&folder)) + bytes(held_out::path(&folder));
         // QUEUED too: it may have run before the last restart but one.
         let job = Job::new(record, folder, None, true)?;
         self.quota.add(&job.share, bytes);
@@ -194,6 +201,7 @@ impl Table {
         spec: &CheckedTrainSpec,
         key: Option<IdempotencyKey>,
         priority: Priority,
+        round: Option<Round>,
         turn: OwnedMutexGuard<()>,
     ) -> Result<Begun, JobError> {
         self.activate()?;
@@ -208,16 +216,13 @@ impl Table {
             }
             .into());
         }
-        let known = key.as_ref().and_then(|key| {
-            let jobs = lock(&self.jobs);
-            jobs.by_id.get(jobs.by_key.get(key)?).cloned()
-        });
+        let known = key.as_ref().and_then(|key| self.of_key(key));
         let job = match (known, key) {
-            (Some(job), Some(key)) if job.spec != *spec => {
+            (Some(job), Some(key)) if job.spec != *spec || job.round != round => {
                 return Err(JobError::KeyTaken { key: key.to_string(), job: job.id.clone() });
             }
             (Some(job), _) => job,
-            (None, key) => self.make(spec, key, priority)?,
+            (None, key) => self.make(spec, key, priority, round, &[])?,
         };
         drop((making, turn));
         // Whoever sends rows now gets to finish the chunk that it is writing.
@@ -233,11 +238,68 @@ impl Table {
         Ok(Begun::Uploading { upload, snapshot, last_chunk })
     }
 
+    fn of_key(&self, key: &IdempotencyKey) -> Option<Arc<Job>> {
+        let jobs = lock(&self.jobs);
+        jobs.by_id.get(jobs.by_key.get(key)?).cloned()
+    }
+
+    /// The newest round of a stream that is remembered.
+    pub(super) fn newest_round(&self, stream: &IdempotencyKey) -> Option<Round> {
+        let jobs = lock(&self.jobs);
+        let rounds = jobs.by_id.values().filter_map(|job| job.round.as_ref());
+        rounds.filter(|round| round.stream == *stream).max_by_key(|round| round.number).cloned()
+    }
+
+    /// Makes the round after that of `job`, which had so much, and gives it the held-out rows; finds it, if that was done
+    /// before.
+    pub(super) fn next_round(&self, job: &Job, round: &Round, held_out: &[f32]) -> Result<Arc<Job>, JobError> {
+        let _making = lock(&self.making);
+        let key = round.key();
+        match self.of_key(&key) {
+            Some(known) if known.round.as_ref() == Some(round) && known.spec == job.spec => Ok(known),
+            Some(known) => Err(JobError::KeyTaken { key: key.to_string(), job: known.id.clone() }),
+            None => self.make(&job.spec, Some(key), job.priority, Some(round.clone()), held_out),
+        }
+    }
+
+    /// Ends the uploads of rounds whose next round is there: a crash came between the two.
+    pub(super) fn finish_cut_rounds(&self) {
+        let rounds: Vec<Arc<Job>> =
+            lock(&self.jobs).by_id.values().filter(|job| job.round.is_some()).cloned().collect();
+        let has_next = |job: &Job| {
+            rounds.iter().any(|other| match (&other.round, &job.round) {
+                (Some(other), Some(round)) => other.is_after(round),
+                _ => false,
+            })
+        };
+        for job in rounds.iter().filter(|job| job.told_state() == JobState::Uploading && has_next(job)) {
+            let mut spool = lock(&job.spool);
+            // Whoever cuts it holds the spool until it is done.
+            if job.state() != JobState::Uploading {
+                continue;
+            }
+            if let Err(error) = upload::queue(self, job, &mut spool) {
+                tracing::warn!(job = %job.id, %error, "the upload of a round cannot be ended");
+            }
+        }
+    }
+
+    /// Whether a round before that of `job` has its rows, and has not ended: rounds build on each other.
+    fn waits_for_a_round(by_id: &BTreeMap<JobId, Arc<Job>>, job: &Job) -> bool {
+        job.round.as_ref().is_some_and(|round| {
+            by_id.values().any(|other| {
+                other.round.as_ref().is_some_and(|other| round.is_after(other)) && !other.told_state().has_ended()
+            })
+        })
+    }
+
     fn make(
         &self,
         spec: &CheckedTrainSpec,
         key: Option<IdempotencyKey>,
         priority: Priority,
+        round: Option<Round>,
+        held_out: &[f32],
     ) -> Result<Arc<Job>, JobError> {
         let open = lock(&self.jobs).by_id.values().filter(|job| !job.state().has_ended()).count();
         if open >= self.config.open_jobs_max {
@@ -254,12 +316,14 @@ impl Table {
         let made = Spool::create(&folder, columns).and_then(|spool| {
             let mut record = Record::new(id, spec.spec().clone(), key, priority, SystemTime::now());
             record.columns = Some(columns);
+            record.round = round;
+            let given = held_out::write(&folder, held_out)?;
             record.write(&folder)?;
             sync_folder(&self.config.folder)?;
-            Ok((record, spool))
+            Ok((record, spool, given))
         });
-        let made = made.and_then(|(record, spool)| {
-            let bytes = spool.counts().bytes;
+        let made = made.and_then(|(record, spool, given)| {
+            let bytes = spool.counts().bytes + given;
             let job = Job::new(record, folder.clone(), Some(spool), false)?;
             self.quota.reserve(&job.share, bytes, || self.retry_after())?;
             Ok(job)
@@ -321,13 +385,14 @@ impl Table {
         let Jobs { by_id, waiting, starts, last_start, .. } = &mut *jobs;
         // Others were cancelled or paused meanwhile.
         waiting.retain(|id| by_id.get(id).is_some_and(|job| job.told_state() == JobState::Queued));
-        let candidates: Vec<&Arc<Job>> = waiting.iter().filter_map(|id| by_id.get(id)).collect();
+        let candidates: Vec<&Arc<Job>> =
+            waiting.iter().filter_map(|id| by_id.get(id)).filter(|job| !Self::waits_for_a_round(by_id, job)).collect();
         let place = queue::next(
             candidates.iter().map(|job| Waiting { name: &job.spec.spec().model_name, priority: job.priority }),
             |name| last_start.get(name).copied(),
         )?;
         let job = Arc::clone(candidates.get(place)?);
-        waiting.remove(place);
+        waiting.retain(|id| *id != job.id);
         *starts += 1;
         last_start.insert(job.spec.spec().model_name.clone(), *starts);
         Some(job)
@@ -397,7 +462,8 @@ impl Table {
     }
 
     fn remove_rows(&self, job: &Job) {
-        let removed = remove(&spool::path(&job.folder)).and_then(|()| remove(&checkpoint::path(&job.folder)));
+        let files = [spool::path(&job.folder), checkpoint::path(&job.folder), held_out::path(&job.folder)];
+        let removed = files.iter().try_for_each(|path| remove(path));
         match removed {
             Ok(()) => self.quota.release_all(&job.share),
             Err(error) => tracing::warn!(job = %job.id, %error, "the rows of an ended job stay on disk"),

@@ -787,3 +787,49 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_two_rounds_ends_the_first_and_hands_on_its_held_out_rows() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (key, checked) = ("key".parse().expect("a key"), spec().check().expect("valid"));
+    let begun = server.jobs.begin_round(checked, &key, Priority::default()).await.expect("begins");
+    let (round, Begun::Uploading { mut upload, snapshot, .. }) = begun else { panic!("{begun:?}") };
+    upload.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
+    // The first half of a cut.
+    let table = Arc::clone(&server.jobs.table);
+    let next = {
+        let job = table.job(&snapshot.id).expect("known");
+        let counts = job.spool.lock().expect("free").as_ref().expect("a spool").counts();
+        let handed_on = held_out::hand_on(&job, counts).expect("reads");
+        assert_eq!(handed_on.len(), 8 * 3, "a fifth");
+        table.next_round(&job, &round.next(1, 40), &handed_on).expect("makes").id.clone()
+    };
+    drop((upload, table));
+    server.crash().await;
+
+    let server = Server::open(folder.path(), until_stopped).await;
+    assert_eq!(server.until(&snapshot.id, JobState::Running).await.state, JobState::Running);
+    let given = held_out::read(&folder.path().join("jobs").join(next.as_str()), 3).expect("reads");
+    assert_eq!(given.len(), 8 * 3);
+    let checked = spec().check().expect("valid");
+    let (round, begun) = server.jobs.begin_round(checked, &key, Priority::default()).await.expect("begins");
+    assert_eq!((round.number, round.chunks_before, round.rows_before), (2, 1, 40));
+    let Begun::Uploading { mut upload, .. } = begun else { panic!("{begun:?}") };
+    upload.append(1, RowRole::Training, rows(40, 5)).await.expect("appends");
+    let (second, round) = upload.cut().await.expect("cuts");
+    assert_eq!((second.state, round.number, round.rows_before), (JobState::Queued, 3, 80));
+    let given = held_out::read(&folder.path().join("jobs").join(upload_id(&server, &key, 3)), 3).expect("reads");
+    assert_eq!(given.len(), 16 * 3, "its own, and those of the round before");
+    // Its turn comes when the round before has ended.
+    assert_eq!(server.jobs.snapshot(&second.id).expect("known").state, JobState::Queued);
+    server.jobs.cancel(&snapshot.id).await.expect("runs");
+    assert_eq!(server.until(&second.id, JobState::Running).await.state, JobState::Running);
+    server.crash().await;
+}
+
+fn upload_id(server: &Server, stream: &IdempotencyKey, number: u64) -> String {
+    let rounds = server.jobs.rounds(stream);
+    let found = rounds.iter().find(|job| job.round.as_ref().is_some_and(|round| round.number == number));
+    found.expect("a round").id.to_string()
+}

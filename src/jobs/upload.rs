@@ -9,7 +9,7 @@ use super::ahead::Ahead;
 use super::job::{Job, lock};
 use super::spool::{Chunk, Spool};
 use super::table::Table;
-use super::{JobError, JobSnapshot, JobState, RowRole, blocking};
+use super::{JobError, JobSnapshot, JobState, Round, RowRole, blocking, held_out};
 use crate::model::Matrix;
 
 /// The receiving end of one upload. Dropping it leaves the upload to be resumed.
@@ -78,20 +78,67 @@ impl Upload {
                     rows_here: counts.rows(),
                 });
             }
+            queue(&table, &job, &mut guard)
+        })
+        .await
+    }
+
+    /// Ends the upload, and begins that of the next round of its stream, which this is from then on: the job as it is, QUEUED,
+    /// and the next round. The next round comes first, so that a crash between the two loses nothing: it ends this one then.
+    ///
+    /// # Panics
+    /// If the job is no round.
+    pub async fn cut(&mut self) -> Result<(JobSnapshot, Round), JobError> {
+        let (table, job, stream) = (Arc::clone(&self.table), Arc::clone(&self.job), self.number);
+        let (ended, next, round) = blocking(move || {
+            let mut guard = lock(&job.spool);
+            let counts = usable(&table, &job, stream, guard.as_mut())?.counts();
             if counts.training_rows == 0 {
                 return Err(JobError::NoTrainingRows);
             }
-            let snapshot = job.go(JobState::Queued, |record| {
-                record.chunks = counts.chunks;
-                record.training_rows = counts.training_rows;
-                record.test_rows = counts.test_rows;
-            })?;
-            // Nothing more is written: the file is closed.
-            *guard = None;
-            table.enqueue(job.id.clone());
-            Ok(snapshot)
+            let round = job.round.as_ref().expect("a round").next(counts.chunks, counts.rows());
+            let rows = held_out::hand_on(&job, counts)?;
+            let next = table.next_round(&job, &round, &rows)?;
+            Ok((queue(&table, &job, &mut guard)?, next, round))
+        })
+        .await?;
+        *self = Self::take_over(Arc::clone(&self.table), next);
+        Ok((ended, round))
+    }
+
+    /// Cancels a job for which no row came.
+    pub async fn leave(self, reason: &'static str) -> Result<JobSnapshot, JobError> {
+        let Self { table, job, number, .. } = self;
+        blocking(move || {
+            let mut guard = lock(&job.spool);
+            usable(&table, &job, number, guard.as_mut())?;
+            job.cancel_unless_running(Some(reason.to_owned()))?;
+            drop(guard);
+            table.drop_rows(&job);
+            Ok(job.snapshot())
         })
         .await
+    }
+
+    /// Chunks on disk.
+    pub fn chunks(&self) -> u64 {
+        self.job.snapshot().chunks
+    }
+
+    /// Rows on disk, of both roles.
+    pub fn rows(&self) -> u64 {
+        let snapshot = self.job.snapshot();
+        snapshot.training_rows + snapshot.test_rows
+    }
+
+    /// Rows to train on, on disk.
+    pub fn training_rows(&self) -> u64 {
+        self.job.snapshot().training_rows
+    }
+
+    /// Whether a chunk came ahead of its turn, and waits for one before it.
+    pub fn waits_for_a_chunk(&self) -> bool {
+        !lock(&self.ahead).is_empty()
     }
 
     /// Resolves when another stream takes this upload over, when the job ends, or when the server stops.
@@ -111,6 +158,23 @@ impl Upload {
             }
         }
     }
+}
+
+/// Ends an upload whose spool is held: the job is QUEUED.
+pub(super) fn queue(table: &Table, job: &Job, spool: &mut Option<Spool>) -> Result<JobSnapshot, JobError> {
+    let counts = spool.as_ref().map(Spool::counts).unwrap_or_default();
+    if counts.training_rows == 0 {
+        return Err(JobError::NoTrainingRows);
+    }
+    let snapshot = job.go(JobState::Queued, |record| {
+        record.chunks = counts.chunks;
+        record.training_rows = counts.training_rows;
+        record.test_rows = counts.test_rows;
+    })?;
+    // Nothing more is written: the file is closed.
+    *spool = None;
+    table.enqueue(job.id.clone());
+    Ok(snapshot)
 }
 
 /// Keeps, knows or stores a chunk, and stores those that waited for it. Where one of these fails, what was stored before is

@@ -6,6 +6,7 @@ use super::Api;
 use super::bulk;
 use super::convert;
 use super::deadline::deadline;
+use super::incremental;
 use super::jobs::follow;
 use super::limits::translate_status;
 use super::pb;
@@ -102,12 +103,17 @@ async fn train(
     mut questions: Streaming<pb::TrainRequest>,
     answers: Answers<pb::TrainResponse>,
 ) -> Result<(), Ending> {
-    let spec = match next(&mut questions).await? {
+    let mut spec = match next(&mut questions).await? {
         Some(Question::Spec(spec)) => spec,
         other => return Err(out_of_order("`spec` first", other.as_ref()).into()),
     };
     let priority = convert::priority(spec.priority)?;
+    let incremental = spec.incremental.take();
     let (spec, key) = convert::train_spec(spec)?;
+    if let Some(incremental) = incremental {
+        let cadence = convert::cadence(incremental)?;
+        return incremental::train(service, (spec, cadence, key, priority), questions, answers).await;
+    }
     let spec = spec.check().map_err(JobError::from)?;
     let job = match service.jobs().begin(spec, key, priority).await? {
         Begun::Uploading { upload, snapshot, last_chunk } => {
@@ -141,9 +147,8 @@ async fn receive(
                 let number = chunk.number;
                 let role = convert::row_role(chunk.role)?;
                 let rows = convert::matrix("chunk.rows", chunk.rows)?;
-                for Acknowledged { number, rows } in upload.append(number, role, rows).await? {
-                    let acknowledged = pb::ChunkAcknowledged { number, row_count: rows };
-                    answers.send(answer(Answer::Acknowledged(acknowledged))).await?;
+                for one in upload.append(number, role, rows).await? {
+                    answers.send(acknowledged(one)).await?;
                 }
             }
             Some(Question::Finish(finish)) => {
@@ -155,7 +160,7 @@ async fn receive(
 }
 
 /// The next message; `None` when the client has closed its side.
-async fn next(questions: &mut Streaming<pb::TrainRequest>) -> Result<Option<Question>, Ending> {
+pub(super) async fn next(questions: &mut Streaming<pb::TrainRequest>) -> Result<Option<Question>, Ending> {
     match questions.message().await {
         Ok(None) => Ok(None),
         Ok(Some(pb::TrainRequest { message: Some(message) })) => Ok(Some(message)),
@@ -166,7 +171,7 @@ async fn next(questions: &mut Streaming<pb::TrainRequest>) -> Result<Option<Ques
     }
 }
 
-fn out_of_order(expected: &str, came: Option<&Question>) -> ServiceError {
+pub(super) fn out_of_order(expected: &str, came: Option<&Question>) -> ServiceError {
     let came = match came {
         Some(Question::Spec(_)) => "a second `spec`",
         Some(Question::Chunk(_)) => "a `chunk`",
@@ -176,7 +181,7 @@ fn out_of_order(expected: &str, came: Option<&Question>) -> ServiceError {
     ServiceError::invalid("message", format!("expected {expected}, got {came}"))
 }
 
-fn answer(message: Answer) -> pb::TrainResponse {
+pub(super) fn answer(message: Answer) -> pb::TrainResponse {
     pb::TrainResponse { message: Some(message) }
 }
 
@@ -185,16 +190,31 @@ fn accepted(snapshot: JobSnapshot, last_chunk_number: u64) -> pb::TrainResponse 
     answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number }))
 }
 
+pub(super) fn acknowledged(Acknowledged { number, rows }: Acknowledged) -> pb::TrainResponse {
+    answer(Answer::Acknowledged(pb::ChunkAcknowledged { number, row_count: rows }))
+}
+
+/// How a job ended.
+pub(super) fn result_of(ended: JobSnapshot) -> pb::TrainResult {
+    let failure = match ended.state {
+        JobState::Succeeded => String::new(),
+        state => format!("the job {}: {}", state.ended_as(), ended.failure.as_deref().unwrap_or("nobody said why")),
+    };
+    pb::TrainResult {
+        model_name: ended.model_name.to_string(),
+        version: ended.version.map_or(0, Version::number),
+        training_report: ended.report.as_deref().map(convert::report),
+        kept_back: ended.kept_back.unwrap_or_default(),
+        job_id: ended.id.to_string(),
+        failure,
+        round: ended.round.map_or(0, |round| round.number),
+    }
+}
+
 /// The last answer: the version or why it is kept back, or why there is none.
 fn result(ended: JobSnapshot) -> Result<pb::TrainResponse, ServiceError> {
     if ended.state == JobState::Succeeded {
-        return Ok(answer(Answer::Result(pb::TrainResult {
-            model_name: ended.model_name.to_string(),
-            version: ended.version.map_or(0, Version::number),
-            training_report: ended.report.as_deref().map(convert::report),
-            kept_back: ended.kept_back.unwrap_or_default(),
-            job_id: ended.id.to_string(),
-        })));
+        return Ok(answer(Answer::Result(result_of(ended))));
     }
     let reason = ended.failure.map_or(String::new(), |reason| format!(": {reason}"));
     Err(ServiceError::JobEnded(format!("job {} {}{reason}", ended.id, ended.state.ended_as())))

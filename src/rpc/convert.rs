@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use super::pb;
 use crate::service::{
-    Activation, Alias, Base, EpochLosses, Evaluation, IdError, IdempotencyKey, Initialisation, JobError, JobId,
-    JobSnapshot, JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind,
+    Activation, Alias, Base, Cadence, EpochLosses, Evaluation, IdError, IdempotencyKey, Initialisation, JobError,
+    JobId, JobSnapshot, JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind,
     OptimiserSpec, Priority, Progress, Regularisation, RowRole, Schedule, Selector, ServiceError, TrainSpec,
     TrainingReport, Values, Version, VersionDescription,
 };
@@ -230,6 +230,12 @@ fn length_of_time(
     duration.map(positive).transpose()
 }
 
+/// When the rounds of a stream end.
+pub fn cadence(incremental: pb::Incremental) -> Result<Cadence, ServiceError> {
+    let rows = (incremental.publish_rows != 0).then_some(incremental.publish_rows);
+    Cadence::new(rows, length_of_time("spec.incremental.publish_interval", incremental.publish_interval)?)
+}
+
 /// What a chunk's rows are for.
 pub fn row_role(number: i32) -> Result<RowRole, ServiceError> {
     match pb::RowRole::try_from(number).map_err(|_| unknown_enum("chunk.role", number))? {
@@ -411,6 +417,7 @@ pub fn job(snapshot: JobSnapshot, with: Report) -> pb::Job {
         training_report: snapshot.report.as_deref().filter(|_| with == Report::With).map(report),
         failure: snapshot.failure.unwrap_or_default(),
         kept_back: snapshot.kept_back.unwrap_or_default(),
+        round: snapshot.round.map_or(0, |round| round.number),
         idempotency_key: snapshot.idempotency_key.map(|key| key.to_string()).unwrap_or_default(),
     }
 }

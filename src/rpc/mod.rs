@@ -5,6 +5,7 @@ mod bulk;
 pub mod convert;
 pub mod deadline;
 mod early;
+mod incremental;
 pub mod jobs;
 pub mod limits;
 pub mod models;

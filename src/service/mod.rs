@@ -4,6 +4,7 @@
 
 pub mod bulk;
 pub mod error;
+pub mod incremental;
 pub mod models;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::batching::Urgency;
 pub use crate::batching::{BatchError, Batcher, Operation, Output};
 pub use crate::jobs::{
     Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Priority, Progress,
-    RowRole, Upload,
+    Round, RowRole, Upload,
 };
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};
@@ -29,6 +30,7 @@ pub use crate::training::{
 };
 pub use bulk::Bulk;
 pub use error::{Kind, ServiceError};
+pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
 pub use models::VersionDescription;
 
 /// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.

@@ -407,6 +407,21 @@ impl HeldBack {
     }
 }
 
+/// The rows that training with this seed would hold back of a source, in order and row-major: the same as [`HeldBack`]'s.
+pub fn held_back_rows(source: &dyn RowSource, held_back: u64, seed: u64) -> Result<Vec<f32>, SourceError> {
+    let cut = Cut::new(source.count(), source.features(), held_back, seed);
+    let (mut block_values, mut values) = (Vec::new(), Vec::new());
+    for block in 0..cut.blocks() {
+        let (first, rows) = cut.block(block);
+        block_values.resize(rows as usize * cut.features, 0.0);
+        source.read(first, &mut block_values)?;
+        for place in cut.split(block).1 {
+            values.extend_from_slice(&block_values[place as usize * cut.features..][..cut.features]);
+        }
+    }
+    Ok(values)
+}
+
 /// Takes a number and the row or rows that begin with it.
 type Found<'a, E> = &'a mut dyn FnMut(u64, &[f32]) -> Result<(), E>;
 

@@ -27,4 +27,4 @@ pub use observer::{Event, Next, Observer};
 pub use params::{Base, CheckedTrainSpec, Initialisation, ParamError, TrainSpec};
 pub use recipe::{OptimiserKind, OptimiserSpec, Regularisation, Schedule};
 pub use source::{MemoryRows, RowSource, SourceError};
-pub use trainer::{Start, TrainError, Trained, train};
+pub use trainer::{Start, TrainError, Trained, held_out, train};

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::batches::{Batch, Cut, Feeder, HeldBack, each_block, each_training_row};
+use super::batches::{Batch, Cut, Feeder, HeldBack, each_block, each_training_row, held_back_rows};
 use super::checkpoint::{self, Checkpoint, CheckpointError, State, software};
 use super::evaluate::{evaluate, explained, row_errors};
 use super::init;
@@ -127,6 +127,12 @@ pub fn train(
         };
         trainer.run(test, observer)
     })
+}
+
+/// The rows (row-major, in order) that training on `training` holds out: what may be given to a later training as `held_out`.
+pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource) -> Result<Vec<f32>, SourceError> {
+    let count = validation_rows(spec, training.count(), &mut Vec::new());
+    held_back_rows(training, count, spec.spec().seed)
 }
 
 struct Trainer<'a> {

@@ -16,6 +16,7 @@ mod departures;
 mod disk;
 mod errors;
 mod golden;
+mod incremental;
 mod jobs;
 mod layering;
 mod memory;

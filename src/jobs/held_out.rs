@@ -1,0 +1,49 @@
+//! Held-out rows that a round of a stream hands on to the next: a checksummed file beside the rows of that round, so that what
+//! its version has to be better on is more than its own few rows.
+
+use std::path::{Path, PathBuf};
+
+use super::job::Job;
+use super::spool::Counts;
+use super::{JobError, checkpoint, rows};
+use crate::training::held_out;
+
+/// Rows that are handed on, at most, and their bytes: the newest.
+const ROWS_MAX: usize = 4096;
+const BYTES_MAX: usize = 16 << 20;
+
+/// Where the rows are that the job in `folder` was given.
+pub(super) fn path(folder: &Path) -> PathBuf {
+    folder.join("held_out")
+}
+
+/// Writes them (row-major) for the job in `folder`; bytes on disk.
+pub(super) fn write(folder: &Path, rows: &[f32]) -> Result<u64, JobError> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+    checkpoint::write_at(folder, &path(folder), &bytes)?;
+    Ok(checkpoint::bytes_on_disk(&bytes))
+}
+
+/// Reads those of the job in `folder`; none if it was given none.
+pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f32>, JobError> {
+    let bytes = checkpoint::read_at(&path(folder))?.unwrap_or_default();
+    let (numbers, _) = bytes.as_chunks::<4>();
+    let values: Vec<f32> = numbers.iter().map(|number| f32::from_le_bytes(*number)).collect();
+    let whole = values.len() / columns * columns;
+    Ok(values[..whole].to_vec())
+}
+
+/// What a job whose rows are on disk hands on, newest first: the rows that its training will hold out, and those that it was
+/// given itself.
+pub(super) fn hand_on(job: &Job, counts: Counts) -> Result<Vec<f32>, JobError> {
+    let Some(received) = rows::open(&job.folder, job.columns, counts, &|| true)? else { return Ok(Vec::new()) };
+    let damaged = |reason: String| JobError::Damaged { path: job.folder.display().to_string(), reason };
+    let mut values = held_out(&job.spec, &received.training).map_err(|error| damaged(error.to_string()))?;
+    values.extend(read(&job.folder, job.columns)?);
+    let rows_max = ROWS_MAX.min(BYTES_MAX / (4 * job.columns)).max(1);
+    values.truncate(rows_max * job.columns);
+    Ok(values)
+}

@@ -1,0 +1,197 @@
+//! A `Train` stream whose rows never end: chunks go in, rounds are cut off, and each round's end is told.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tonic::Streaming;
+
+use super::autoencoder::{acknowledged, answer, next, out_of_order, result_of};
+use super::convert;
+use super::pb;
+use super::pb::train_request::Message as Question;
+use super::pb::train_response::Message as Answer;
+use super::stream::{Answers, Ending};
+use crate::service::{
+    Cadence, IdempotencyKey, JobId, JobSnapshot, JobState, Matrix, Priority, RoundStream, RowRole, Service,
+    ServiceError, StreamBegun, Taken, TrainSpec,
+};
+
+/// Where there is no room for a chunk or another job, it is looked again after this long.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// A chunk for which there was no room.
+struct Waiting {
+    number: u64,
+    role: RowRole,
+    rows: Matrix,
+}
+
+/// What a stream knows between two events.
+struct Driver {
+    service: Service,
+    answers: Answers<pb::TrainResponse>,
+    stream: RoundStream,
+    /// Rounds that have their rows and whose end was not told, oldest first: they train in this order.
+    rounds: VecDeque<JobId>,
+    /// News of the first of them.
+    news: Option<watch::Receiver<JobSnapshot>>,
+    /// What came and could not be kept yet.
+    waiting: Option<Waiting>,
+    /// There was no room, before this nothing is tried again.
+    not_before: Option<Instant>,
+}
+
+/// What happens next.
+enum Happens {
+    Came(Option<Question>),
+    Due,
+    Again,
+    News,
+}
+
+/// One stream of rounds, from its specification to the result of its last round.
+pub(super) async fn train(
+    service: Service,
+    (spec, cadence, key, priority): (TrainSpec, Cadence, Option<IdempotencyKey>, Priority),
+    mut questions: Streaming<pb::TrainRequest>,
+    answers: Answers<pb::TrainResponse>,
+) -> Result<(), Ending> {
+    let StreamBegun { stream, snapshot, last_chunk, rounds } =
+        service.train_in_rounds(spec, cadence, key, priority).await?;
+    let job = convert::job(snapshot, convert::Report::Without);
+    answers.send(answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number: last_chunk }))).await?;
+    let mut driver =
+        Driver { service, answers, stream, rounds: rounds.into(), news: None, waiting: None, not_before: None };
+    driver.watch_first();
+    while driver.stream.is_open() || !driver.rounds.is_empty() {
+        match driver.next(&mut questions).await? {
+            Happens::Came(question) => driver.take(question).await?,
+            Happens::Due => driver.cut().await?,
+            Happens::Again => driver.try_again().await?,
+            Happens::News => driver.tell().await?,
+        }
+    }
+    Ok(())
+}
+
+impl Driver {
+    async fn next(&mut self, questions: &mut Streaming<pb::TrainRequest>) -> Result<Happens, Ending> {
+        let has_room = self.stream.has_room(self.rounds.len());
+        let is_stuck = self.not_before.is_some();
+        // Where rounds wait, or there is no room, nothing is read: the client's side fills up and waits, too.
+        let reads = self.stream.is_open() && has_room && !is_stuck && !self.stream.is_due();
+        let due_at = self.stream.due_at().filter(|_| has_room && !is_stuck).map(Instant::from_std);
+        let due_now = has_room && !is_stuck && self.stream.is_due();
+        let (news, again) = (self.news.as_mut(), self.not_before);
+        tokio::select! {
+            error = self.stream.taken_over() => Err(error.into()),
+            changed = news_of(news) => match changed {
+                Ok(()) => Ok(Happens::News),
+                Err(_) => Err(ServiceError::ShuttingDown("come back with the same idempotency key").into()),
+            },
+            () = until(again) => Ok(Happens::Again),
+            () = until(due_at.or_else(|| due_now.then(Instant::now))) => Ok(Happens::Due),
+            question = next(questions), if reads => Ok(Happens::Came(question?)),
+        }
+    }
+
+    async fn take(&mut self, question: Option<Question>) -> Result<(), Ending> {
+        match question {
+            Some(Question::Chunk(chunk)) => {
+                let role = convert::row_role(chunk.role)?;
+                let rows = convert::matrix("chunk.rows", chunk.rows)?;
+                self.append(Waiting { number: chunk.number, role, rows }).await
+            }
+            Some(Question::Finish(finish)) => {
+                let last = self.stream.finish(finish.chunk_count, finish.row_count).await?;
+                self.follow(last);
+                Ok(())
+            }
+            other => Err(out_of_order("a `chunk` or `finish`", other.as_ref()).into()),
+        }
+    }
+
+    async fn append(&mut self, Waiting { number, role, rows }: Waiting) -> Result<(), Ending> {
+        match self.stream.append(number, role, rows, !self.rounds.is_empty()).await? {
+            Taken::Acknowledged(all) => {
+                for one in all {
+                    self.answers.send(acknowledged(one)).await?;
+                }
+            }
+            Taken::Later(rows) => {
+                self.waiting = Some(Waiting { number, role, rows });
+                self.not_before = Some(Instant::now() + RETRY_PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    async fn cut(&mut self) -> Result<(), Ending> {
+        match self.stream.cut().await? {
+            Some(ended) => self.follow(Some(ended)),
+            None => self.not_before = Some(Instant::now() + RETRY_PAUSE),
+        }
+        Ok(())
+    }
+
+    async fn try_again(&mut self) -> Result<(), Ending> {
+        self.not_before = None;
+        match self.waiting.take() {
+            Some(waiting) => self.append(waiting).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Tells how the first round is, or how it ended.
+    async fn tell(&mut self) -> Result<(), Ending> {
+        let Some(news) = &mut self.news else { return Ok(()) };
+        let snapshot = news.borrow_and_update().clone();
+        if !snapshot.state.has_ended() {
+            if snapshot.state == JobState::Running {
+                let job = convert::job(snapshot, convert::Report::Without);
+                self.answers.send(answer(Answer::Progress(job))).await?;
+            }
+            return Ok(());
+        }
+        self.rounds.pop_front();
+        self.watch_first();
+        self.answers.send(answer(Answer::Result(result_of(snapshot)))).await
+    }
+
+    fn follow(&mut self, round: Option<JobSnapshot>) {
+        self.rounds.extend(round.map(|round| round.id));
+        if self.news.is_none() {
+            self.watch_first();
+        }
+    }
+
+    fn watch_first(&mut self) {
+        self.news = None;
+        while let Some(id) = self.rounds.front() {
+            if let Ok(mut news) = self.service.jobs().watch(id) {
+                news.mark_changed();
+                self.news = Some(news);
+                return;
+            }
+            // Forgotten: it ended long ago.
+            self.rounds.pop_front();
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+async fn news_of(news: Option<&mut watch::Receiver<JobSnapshot>>) -> Result<(), watch::error::RecvError> {
+    match news {
+        Some(news) => news.changed().await,
+        None => pending().await,
+    }
+}
