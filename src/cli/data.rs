@@ -70,7 +70,7 @@ impl Source {
     }
 }
 
-fn check_columns(path: &str, reader: &dyn RowReader, columns: usize) -> Result<(), FileError> {
+pub(super) fn check_columns(path: &str, reader: &dyn RowReader, columns: usize) -> Result<(), FileError> {
     if reader.columns() == columns {
         return Ok(());
     }

@@ -5,6 +5,7 @@ mod curve;
 mod data;
 mod draw;
 mod duration;
+mod follow;
 mod health;
 mod jobs;
 mod live;

@@ -11,20 +11,20 @@ use super::client::{Context, matrix, model_ref};
 use super::data::{Chunk, Source};
 use super::live::Display;
 use super::reading::{self, ReadArgs};
-use super::{CliError, duration, report};
+use super::{CliError, duration, follow, report};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as Question;
 use crate::rpc::pb::train_response::Message as Answer;
 
 /// How often a broken connection is tried again, and the pause before the first of these tries (then doubled).
-const RETRIES_MAX: u32 = 8;
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const RETRIES_MAX: u32 = 8;
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Chunks that wait to be sent.
 const CHUNKS_WAITING_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n\nEverything but the widths has a default; the result says what was chosen."
+    after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n\nEverything but the widths has a default; the result says what was chosen."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct TrainArgs {
@@ -51,6 +51,15 @@ pub(super) struct TrainArgs {
     /// Publish only if the validation loss is below that of --from on the same rows
     #[arg(long, requires = "from")]
     publish_if_better: bool,
+    /// Rows keep coming: train on them in rounds, each of which begins with the newest version and is published if it is better
+    #[arg(long, conflicts_with_all = ["from", "test", "detach", "idempotency_key"])]
+    follow: bool,
+    /// With --follow: training rows of a round
+    #[arg(long, value_name = "ROWS", requires = "follow")]
+    publish_rows: Option<u64>,
+    /// With --follow: time of a round, for example 30s or 10m
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "follow")]
+    publish_interval: Option<Duration>,
     /// Passes over the rows [default: about 4,000 steps, 15 to 500 epochs]
     #[arg(long, conflicts_with = "time_budget")]
     epochs: Option<u32>,
@@ -338,6 +347,18 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
     if let Some(from) = args.from.as_deref().filter(|_| args.widths.is_empty()) {
         args.widths = widths_of(context, from).await?;
     }
+    if args.follow {
+        if args.publish_rows.is_none() && args.publish_interval.is_none() {
+            return Err(CliError::Usage("--follow needs --publish-rows, --publish-interval, or both".to_owned()));
+        }
+        let incremental = pb::Incremental {
+            publish_rows: args.publish_rows.unwrap_or(0),
+            publish_interval: args.publish_interval.and_then(|interval| interval.try_into().ok()),
+        };
+        let (files, options) = (args.files.clone(), args.read.options());
+        let (spec, ..) = args.request()?;
+        return follow::run(context, pb::TrainSpec { incremental: Some(incremental), ..spec }, files, options).await;
+    }
     let (spec, source, detach) = args.request()?;
     let code_length = spec.widths.last().copied().unwrap_or_default() as usize;
     match train(context, &spec, &source, detach).await? {
@@ -458,7 +479,7 @@ pub(super) async fn train(
 }
 
 /// Whether the same may succeed over another connection.
-fn is_broken_connection(status: &Status) -> bool {
+pub(super) fn is_broken_connection(status: &Status) -> bool {
     let transport = std::error::Error::source(status).is_some();
     status.code() == Code::Unavailable
         || (transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))

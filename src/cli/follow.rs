@@ -1,0 +1,302 @@
+//! `halfhitch train --follow`: rows keep coming, and become version after version; a line is printed for each round.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::client::{Context, matrix};
+use super::data::chunk_rows;
+use super::live::Display;
+use super::reading;
+use super::train::{RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
+use super::{CliError, report};
+use crate::files::{FileError, ReadOptions};
+use crate::rpc::pb;
+use crate::rpc::pb::train_request::Message as Question;
+use crate::rpc::pb::train_response::Message as Answer;
+
+/// Rows of a chunk, at most: rounds end with chunks.
+const CHUNK_ROWS_MAX: usize = 1000;
+/// Rows are sent after this long, however few.
+const CHUNK_AGE_MAX: Duration = Duration::from_millis(500);
+/// Chunks that are kept until the server has them on its disk.
+const CHUNKS_KEPT_MAX: usize = 32;
+/// Rows that were read and are in no chunk yet.
+const ROWS_READ_MAX: usize = 1000;
+
+/// Rows on their way to the server.
+struct Rows {
+    coming: mpsc::Receiver<Result<Vec<f32>, FileError>>,
+    columns: usize,
+    chunk_rows: usize,
+    /// Of the next chunk, and when the first of them came.
+    next: Vec<f32>,
+    since: Option<Instant>,
+    /// What the server may not have yet.
+    kept: VecDeque<pb::RowChunk>,
+    chunks: u64,
+    rows: u64,
+    ended: bool,
+}
+
+impl Rows {
+    /// Reads files one after the other, on a thread of its own: standard input may let it wait.
+    fn read(files: Vec<String>, options: ReadOptions, columns: usize, publish_rows: u64) -> Self {
+        let (sender, coming) = mpsc::channel(ROWS_READ_MAX);
+        // Nobody joins it: it may wait for standard input when all else has ended.
+        std::thread::spawn(move || {
+            if let Err(error) = each_row(&files, &options, columns, &sender) {
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        let by_round = usize::try_from(publish_rows).ok().filter(|rows| *rows > 0).unwrap_or(usize::MAX);
+        let chunk_rows = chunk_rows(columns).min(CHUNK_ROWS_MAX).min(by_round);
+        Self {
+            coming,
+            columns,
+            chunk_rows,
+            next: Vec::new(),
+            since: None,
+            kept: VecDeque::new(),
+            chunks: 0,
+            rows: 0,
+            ended: false,
+        }
+    }
+
+    /// The next chunk, when it is full or old enough; `None` at the end. May be dropped and called again.
+    async fn chunk(&mut self) -> Result<Option<pb::RowChunk>, CliError> {
+        while self.next.len() < self.chunk_rows * self.columns {
+            let old = self.since.map(|since| since + CHUNK_AGE_MAX);
+            let row = tokio::select! {
+                row = self.coming.recv() => row,
+                () = sleep_until(old.unwrap_or_else(Instant::now)), if old.is_some() => break,
+            };
+            match row {
+                Some(row) => self.next.extend(row?),
+                None => break,
+            }
+            self.since.get_or_insert_with(Instant::now);
+        }
+        if self.next.is_empty() {
+            self.ended = true;
+            return Ok(None);
+        }
+        let values = std::mem::take(&mut self.next);
+        self.since = None;
+        self.chunks += 1;
+        self.rows += (values.len() / self.columns) as u64;
+        let rows = Some(matrix(self.columns, &values));
+        let chunk = pb::RowChunk { number: self.chunks, rows, role: pb::RowRole::Training.into() };
+        self.kept.push_back(chunk.clone());
+        Ok(Some(chunk))
+    }
+
+    /// Chunks up to this number are on the server's disk.
+    fn are_safe(&mut self, number: u64) {
+        while self.kept.front().is_some_and(|chunk| chunk.number <= number) {
+            self.kept.pop_front();
+        }
+    }
+
+    fn finish(&self) -> Question {
+        Question::Finish(pb::TrainFinish { chunk_count: self.chunks, row_count: self.rows })
+    }
+}
+
+fn each_row(
+    files: &[String],
+    options: &ReadOptions,
+    columns: usize,
+    sender: &mpsc::Sender<Result<Vec<f32>, FileError>>,
+) -> Result<(), FileError> {
+    for path in files {
+        let mut reader = reading::open(path, options)?;
+        super::data::check_columns(path, reader.as_ref(), columns)?;
+        loop {
+            let mut row = Vec::with_capacity(columns);
+            if reader.next_rows(&mut row, 1)? == 0 {
+                break;
+            }
+            if sender.blocking_send(Ok(row)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends rows until they end, and tells of each round; a connection that breaks is made again.
+pub(super) async fn run(
+    context: &Context,
+    spec: pb::TrainSpec,
+    files: Vec<String>,
+    options: ReadOptions,
+) -> Result<(), CliError> {
+    let columns = spec.widths.first().copied().unwrap_or_default() as usize;
+    let publish_rows = spec.incremental.map_or(0, |incremental| incremental.publish_rows);
+    let mut rows = Rows::read(files, options, columns, publish_rows);
+    let display = Display::new(context.json);
+    let (mut told, mut retries) = (0, 0);
+    loop {
+        let before = (told, rows.chunks);
+        let error = match attempt(context, &spec, &mut rows, &display, &mut told).await {
+            Ok(()) => {
+                display.finish();
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if before != (told, rows.chunks) {
+            retries = 0;
+        }
+        let broken = match &error {
+            CliError::Status(status) => is_broken_connection(status),
+            CliError::NoServer { .. } => rows.chunks > 0,
+            _ => false,
+        };
+        if !broken || retries == RETRIES_MAX {
+            display.finish();
+            return Err(error);
+        }
+        let pause = RETRY_PAUSE * 2u32.pow(retries);
+        retries += 1;
+        display.say(&format!("the connection broke, trying again in {pause:?} ({retries} of {RETRIES_MAX})"));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn attempt(
+    context: &Context,
+    spec: &pb::TrainSpec,
+    rows: &mut Rows,
+    display: &Display,
+    told: &mut u64,
+) -> Result<(), CliError> {
+    let mut client = context.autoencoder().await?;
+    // Room for all that is kept, and `spec` and `finish`: sending never waits, so that answers are always heard.
+    let (questions, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_KEPT_MAX + 2);
+    let ask = async |message| {
+        // If the stream has ended, its answer says why.
+        let _ = questions.send(pb::TrainRequest { message: Some(message) }).await;
+    };
+    ask(Question::Spec(spec.clone())).await;
+    let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
+    let accepted = match answers.message().await?.and_then(|answer| answer.message) {
+        Some(Answer::Accepted(accepted)) => accepted,
+        other => return Err(CliError::Failed(format!("expected `accepted` from the server, got {other:?}"))),
+    };
+    rows.are_safe(accepted.last_chunk_number);
+    for chunk in &rows.kept {
+        ask(Question::Chunk(chunk.clone())).await;
+    }
+    if rows.ended {
+        ask(rows.finish()).await;
+    }
+    loop {
+        let sends = !rows.ended && rows.kept.len() < CHUNKS_KEPT_MAX;
+        tokio::select! {
+            answer = answers.message() => match answer? {
+                None if rows.ended => return Ok(()),
+                None => return Err(CliError::Failed("the server ended the stream before the rows did".to_owned())),
+                Some(pb::TrainResponse { message: Some(Answer::Acknowledged(one)) }) => {
+                    rows.are_safe(one.number);
+                    display.acknowledged(&one);
+                }
+                // Who comes back is told of the newest rounds again.
+                Some(pb::TrainResponse { message: Some(Answer::Result(result)) }) if result.round > *told => {
+                    *told = result.round;
+                    tell(context, &result);
+                }
+                Some(_) => {}
+            },
+            chunk = rows.chunk(), if sends => match chunk? {
+                Some(chunk) => ask(Question::Chunk(chunk)).await,
+                None => ask(rows.finish()).await,
+            },
+        }
+    }
+}
+
+/// A line for a round that ended.
+fn tell(context: &Context, result: &pb::TrainResult) {
+    if context.json {
+        println!(
+            "{}",
+            json!({
+                "round": result.round,
+                "job_id": result.job_id,
+                "model_name": result.model_name,
+                "version": (result.version > 0).then_some(result.version),
+                "kept_back": result.kept_back,
+                "failure": result.failure,
+                "training_report": result.training_report.as_ref().map(report::report_json),
+            })
+        );
+    } else {
+        println!("{}", line(result));
+    }
+}
+
+fn line(result: &pb::TrainResult) -> String {
+    let round = result.round;
+    if !result.failure.is_empty() {
+        return format!("round {round}: {}", result.failure);
+    }
+    if !result.kept_back.is_empty() {
+        return format!("round {round}: kept back, {}", result.kept_back);
+    }
+    let report = result.training_report.clone().unwrap_or_default();
+    let mut text = format!("round {round}: {}@{} is published", result.model_name, result.version);
+    if let Some(validation) = &report.validation {
+        text.push_str(&format!(", validation loss {:.4}", validation.loss));
+    }
+    if let Some(base) = &report.base_validation {
+        text.push_str(&format!(" ({}@{} has {:.4})", report.base_model_name, report.base_version, base.loss));
+    }
+    text.push_str(&format!(", {} rows", report.training_rows));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows_of(values: &[f32], columns: usize, publish_rows: u64) -> (tempfile::TempDir, Rows) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("rows.csv");
+        let text: String = values
+            .chunks(columns)
+            .map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(",") + "\n")
+            .collect();
+        std::fs::write(&path, text).expect("writes");
+        let files = vec![path.display().to_string()];
+        (folder, Rows::read(files, ReadOptions::default(), columns, publish_rows))
+    }
+
+    #[tokio::test]
+    async fn rows_become_chunks_that_are_kept_until_they_are_safe() {
+        let values: Vec<f32> = (0..50).map(|i| i as f32).collect();
+        let (_folder, mut rows) = rows_of(&values, 2, 10);
+        let mut sizes = Vec::new();
+        while let Some(chunk) = rows.chunk().await.expect("reads") {
+            sizes.push(chunk.rows.expect("rows").rows);
+        }
+        assert_eq!((sizes.iter().sum::<u32>(), rows.rows, rows.chunks), (25, 25, sizes.len() as u64));
+        assert!(sizes.iter().all(|rows| *rows <= 10), "{sizes:?}");
+        rows.are_safe(rows.chunks - 1);
+        assert_eq!(rows.kept.len(), 1);
+    }
+
+    #[test]
+    fn a_round_is_told_in_a_line() {
+        let result = pb::TrainResult { round: 2, model_name: "m".into(), version: 3, ..Default::default() };
+        assert!(line(&result).starts_with("round 2: m@3 is published"));
+        let kept = pb::TrainResult { round: 3, kept_back: "it is worse".into(), ..Default::default() };
+        assert_eq!(line(&kept), "round 3: kept back, it is worse");
+    }
+}
