@@ -378,13 +378,12 @@ impl Settings {
                 0,
                 1 << 50,
             )?,
-            checkpoint_every: Duration::from_secs(layers.count(
+            checkpoint_every: layers.decimal_seconds(
                 "checkpoint_seconds",
                 args.checkpoint_seconds.as_ref(),
-                defaults.jobs.checkpoint_every.as_secs(),
-                1,
-                86_400,
-            )?),
+                defaults.jobs.checkpoint_every,
+                0.01..=86_400.0,
+            )?,
             spool_bytes_max: layers.bytes(
                 "spool_bytes_max",
                 args.spool_bytes_max.as_ref(),
@@ -592,6 +591,23 @@ impl Layers<'_> {
         self.number(name, flag, default, min..=max, parse_bytes, "bytes (KiB, MiB, GiB are understood)")
     }
 
+    /// Seconds and parts of them.
+    fn decimal_seconds(
+        &mut self,
+        name: &'static str,
+        flag: Option<&String>,
+        default: Duration,
+        range: RangeInclusive<f64>,
+    ) -> Result<Duration, ConfigError> {
+        let (text, origin) = self.text(name, flag, &default.as_secs_f64().to_string());
+        let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| range.contains(seconds)) else {
+            let expected = format!("a number from {} to {}", range.start(), range.end());
+            return Err(ConfigError::Value { setting: name, origin, got: text, expected });
+        };
+        self.told.push((name, seconds.to_string(), origin));
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
     /// Seconds; 0 for none.
     fn seconds(
         &mut self,
@@ -772,6 +788,20 @@ mod tests {
         assert_eq!(set(&args, &[variable]), Some("from-flag".into()));
         args.train_folder = Some(String::new());
         assert_eq!(set(&args, &[variable]), None, "a flag can take it back");
+    }
+
+    #[test]
+    fn checkpoints_may_be_parts_of_a_second_apart() {
+        let every = |text: &str| {
+            let args = ServeArgs { checkpoint_seconds: Some(text.to_owned()), ..ServeArgs::default() };
+            Settings::from(&args, &[]).map(|settings| settings.server.jobs.checkpoint_every)
+        };
+        assert_eq!(every("0.25").expect("valid"), Duration::from_millis(250));
+        assert_eq!(every("86400").expect("valid"), Duration::from_hours(24));
+        for wrong in ["0", "-1", "NaN", "inf", "1e9", "soon", ""] {
+            let error = every(wrong).expect_err("refused").to_string();
+            assert!(error.contains("a number from 0.01 to 86400"), "{error}");
+        }
     }
 
     #[test]
