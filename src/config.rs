@@ -22,8 +22,14 @@ use crate::telemetry::LogFormat;
 pub const ADDRESS_DEFAULT: &str = "127.0.0.1:50051";
 
 /// Variables with our prefix that are not settings of the server.
-const OTHER_VARIABLES: [&str; 5] =
-    ["HALFHITCH_CONFIG", "HALFHITCH_SERVER", "HALFHITCH_ISA", "HALFHITCH_DATA", "HALFHITCH_TEST_REQUESTS"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "HALFHITCH_CONFIG",
+    "HALFHITCH_SERVER",
+    "HALFHITCH_ISA",
+    "HALFHITCH_DATA",
+    "HALFHITCH_TEST_REQUESTS",
+    "HALFHITCH_TEST_KILLS",
+];
 
 /// Flags of `halfhitch serve`, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -392,6 +398,7 @@ impl Settings {
                 1 << 50,
             )?,
             training_threads: executor.training_threads,
+            train_folder,
         };
         let shutdown_grace = Duration::from_secs(layers.count(
             "shutdown_grace_seconds",
@@ -408,8 +415,7 @@ impl Settings {
                 _ => None,
             })?;
         let (told, warnings) = layers.finish()?;
-        let server =
-            ServerConfig { store, train_folder, transport, batching, executor, jobs, registry, shutdown_grace };
+        let server = ServerConfig { store, transport, batching, executor, jobs, registry, shutdown_grace };
         Ok(Self { listen, server, log, log_format, warnings, told })
     }
 
@@ -776,10 +782,10 @@ mod tests {
 
     #[test]
     fn files_are_read_for_clients_only_where_a_folder_is_named() {
-        assert_eq!(Settings::from(&ServeArgs::default(), &[]).expect("defaults").server.train_folder, None);
+        assert_eq!(Settings::from(&ServeArgs::default(), &[]).expect("defaults").server.jobs.train_folder, None);
         let (_folder, mut args) = with_file("train_folder = \"from-file\"\n");
         let set = |args: &ServeArgs, pairs: &[(&str, &str)]| {
-            Settings::from(args, &variables(pairs)).expect("valid").server.train_folder
+            Settings::from(args, &variables(pairs)).expect("valid").server.jobs.train_folder
         };
         assert_eq!(set(&args, &[]), Some("from-file".into()));
         let variable = ("HALFHITCH_TRAIN_FOLDER", "from-variable");

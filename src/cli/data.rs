@@ -16,6 +16,8 @@ pub(super) fn chunk_rows(columns: usize) -> usize {
 pub(super) enum Source {
     /// Training files and test files.
     Files { training: Vec<String>, test: Vec<String>, options: ReadOptions },
+    /// The server reads the rows: there is nothing to send.
+    Server,
     /// Rows in memory, row-major.
     Memory { training: Vec<f32>, test: Vec<f32> },
 }
@@ -31,6 +33,7 @@ impl Source {
         mut found: impl FnMut(Chunk) -> F,
     ) -> Result<(), FileError> {
         match self {
+            Self::Server => {}
             Self::Memory { training, test } => {
                 for (role, values) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for chunk in values.chunks(chunk_rows(columns) * columns) {
@@ -64,7 +67,7 @@ impl Source {
     /// Whether a second reading is possible.
     pub(super) fn can_be_read_again(&self) -> bool {
         match self {
-            Self::Memory { .. } => true,
+            Self::Server | Self::Memory { .. } => true,
             Self::Files { training, test, .. } => !training.iter().chain(test).any(|path| path == "-"),
         }
     }

@@ -29,6 +29,7 @@ const CHUNKS_KEPT_MAX: usize = 32;
 const ROWS_READ_MAX: usize = 1000;
 
 /// Rows on their way to the server.
+#[expect(clippy::struct_field_names, reason = "each counts other rows")]
 struct Rows {
     coming: mpsc::Receiver<Result<Vec<f32>, FileError>>,
     columns: usize,

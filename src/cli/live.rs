@@ -66,7 +66,7 @@ impl Display {
         }
         let Some(progress) = &job.progress else {
             if let Some(bar) = &self.bar {
-                bar.set_message(report::short(job.state().as_str_name(), "JOB_STATE_"));
+                bar.set_message(before_training(job));
             }
             return;
         };
@@ -89,6 +89,15 @@ impl Display {
             None if self.latest.0 > 0 => eprintln!("{}", self.latest.1),
             None => {}
         }
+    }
+}
+
+/// What is to be said of a job that does not train yet.
+fn before_training(job: &pb::Job) -> String {
+    let state = report::short(job.state().as_str_name(), "JOB_STATE_");
+    match job.row_count + job.test_row_count {
+        rows if rows > 0 && job.state() == pb::JobState::Running => format!("{state}: {rows} rows are here"),
+        _ => state,
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::files::{self, FileError, Format, ReadOptions, RowReader};
+use crate::rpc::pb;
 
 /// How files are read.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,6 +43,20 @@ impl ReadArgs {
         });
         let (columns, drop_columns) = (self.columns.clone(), self.drop_columns.clone());
         ReadOptions { format, header: self.header, columns, drop_columns }
+    }
+
+    /// The same for files of the server.
+    pub(super) fn server_files(self, paths: Vec<String>, test_paths: Vec<String>) -> pb::ServerFiles {
+        let format = match self.format {
+            None => pb::FileFormat::Unspecified,
+            Some(FormatArg::Csv) => pb::FileFormat::Csv,
+            Some(FormatArg::Npy) => pb::FileFormat::Npy,
+            Some(FormatArg::Idx) => pb::FileFormat::Idx,
+            Some(FormatArg::Parquet) => pb::FileFormat::Parquet,
+            Some(FormatArg::Arrow) => pb::FileFormat::Arrow,
+        };
+        let Self { header, columns, drop_columns, .. } = self;
+        pb::ServerFiles { paths, test_paths, format: format.into(), header, columns, drop_columns }
     }
 }
 

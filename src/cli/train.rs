@@ -24,18 +24,24 @@ const CHUNKS_WAITING_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n\nEverything but the widths has a default; the result says what was chosen."
+    after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEverything but the widths has a default; the result says what was chosen."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct TrainArgs {
     /// The model to make a new version of
     name: String,
     /// Training rows: .csv, .npy, IDX (and .parquet, .arrow if built with them), plain or gzip; - for standard input
-    #[arg(required = true)]
+    #[arg(required_unless_present = "server_files")]
     files: Vec<String>,
     /// Rows that are only measured on, never trained on
     #[arg(long, value_name = "FILE")]
     test: Vec<String>,
+    /// Training rows in files of the server instead, below its train_folder
+    #[arg(long, value_delimiter = ',', value_name = "PATH,...", conflicts_with_all = ["files", "test"], requires = "widths")]
+    server_files: Vec<String>,
+    /// Rows in files of the server that are only measured on
+    #[arg(long, value_delimiter = ',', value_name = "PATH,...", requires = "server_files")]
+    server_test: Vec<String>,
     /// Widths from the input to the code, for example 784,1000,500,250,30
     #[arg(long, value_delimiter = ',', value_name = "D0,...,DK", conflicts_with_all = ["code", "hidden"])]
     widths: Vec<u32>,
@@ -304,7 +310,11 @@ impl TrainArgs {
             idempotency_key: self.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             ..pb::TrainSpec::default()
         };
-        Ok((spec, Source::Files { training: self.files, test: self.test, options }, self.detach))
+        if self.server_files.is_empty() {
+            return Ok((spec, Source::Files { training: self.files, test: self.test, options }, self.detach));
+        }
+        let files = Some(self.read.server_files(self.server_files, self.server_test));
+        Ok((pb::TrainSpec { files, ..spec }, Source::Server, self.detach))
     }
 
     fn optimiser(&self) -> pb::Optimiser {

@@ -21,14 +21,13 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Opens a file.
-    pub(super) fn open(path: &Path) -> Result<Self, FileError> {
-        let name = path.display().to_string();
-        let file = File::open(path).map_err(FileError::io(&name))?;
+    /// Opens a file that is called `name` in errors.
+    pub(super) fn open(name: &str, path: &Path) -> Result<Self, FileError> {
+        let file = File::open(path).map_err(FileError::io(name))?;
         // Reading at a position is for files alone: a pipe has none.
         let again = file.metadata().is_ok_and(|data| data.is_file()).then(|| file.try_clone()).transpose();
-        let again = again.map_err(FileError::io(&name))?;
-        Self::new(&name, Box::new(file), again)
+        let again = again.map_err(FileError::io(name))?;
+        Self::new(name, Box::new(file), again)
     }
 
     /// Takes what comes from a reader.

@@ -17,6 +17,8 @@ mod write;
 use std::io::Read;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 pub use error::{FileError, Place};
 use input::Input;
 pub use write::{RowWriter, create};
@@ -25,7 +27,8 @@ pub use write::{RowWriter, create};
 const COLUMNS_MAX: usize = crate::model::spec::WIDTH_MAX;
 
 /// Which format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Format {
     /// Numbers separated by commas, with or without a header.
     Csv,
@@ -40,7 +43,7 @@ pub enum Format {
 }
 
 /// How to read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadOptions {
     /// Otherwise seen from the first bytes, or from the name.
     pub format: Option<Format>,
@@ -76,7 +79,12 @@ pub trait RowReader: Send {
 
 /// Opens a file, whatever of the formats it has, plain or gzip.
 pub fn open(path: &Path, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    choose(Input::open(path)?, options)
+    open_as(&path.display().to_string(), path, options)
+}
+
+/// The same for a file that is called `name` in errors, and told by it where its first bytes do not say what it is.
+pub fn open_as(name: &str, path: &Path, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    choose(Input::open(name, path)?, options)
 }
 
 /// The same for bytes from anywhere, which are called `name` in errors.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{IllegalMove, JobId, Priority};
+use super::{IllegalMove, JobId, Priority, ServerFilesError};
 use crate::model::{IdError, MatrixError, ModelKey};
 use crate::store::StoreError;
 use crate::training::ParamError;
@@ -20,6 +20,9 @@ pub enum JobError {
     /// The specification.
     #[error(transparent)]
     Spec(#[from] ParamError),
+    /// The files that it names.
+    #[error(transparent)]
+    ServerFiles(#[from] ServerFilesError),
     /// A name.
     #[error(transparent)]
     Id(#[from] IdError),

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::journal::{Record, unix_ms};
 use super::quota::Share;
 use super::spool::{Counts, Spool};
-use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Priority, Round};
+use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Priority, Round, ServerFiles};
 use crate::training::CheckedTrainSpec;
 
 /// A job in memory.
@@ -129,6 +129,27 @@ impl Job {
             snapshot.test_rows = counts.test_rows;
             snapshot.upload_expires = expires;
         });
+    }
+
+    /// The files whose rows are not all in the spool yet.
+    pub(super) fn files_to_import(&self) -> Option<ServerFiles> {
+        let record = lock(&self.record);
+        if record.waits_for_import() { record.files.clone() } else { None }
+    }
+
+    /// Writes down that the rows of its files are in the spool: after this, no crash makes it look at the files again.
+    pub(super) fn settle_import(&self, counts: Counts) -> Result<(), JobError> {
+        let mut record = lock(&self.record);
+        let mut changed = record.clone();
+        changed.imported = true;
+        changed.chunks = counts.chunks;
+        changed.training_rows = counts.training_rows;
+        changed.test_rows = counts.test_rows;
+        changed.write(&self.folder)?;
+        *record = changed;
+        drop(record);
+        self.tell_counts(counts, None);
+        Ok(())
     }
 
     /// Moves to another state: refused if there is no such move, else on disk before anybody hears of it.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{IdempotencyKey, JobError, JobId, JobState, Priority, Round};
+use super::{IdempotencyKey, JobError, JobId, JobState, Priority, Round, ServerFiles};
 use crate::model::{ModelKey, TrainingReport, Version};
 use crate::store::StoreError;
 use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
@@ -38,9 +38,15 @@ pub(super) struct Record {
     /// Journals of before there were priorities have none.
     #[serde(default)]
     pub(super) priority: Priority,
+    /// Where its rows come from, unless they are uploaded.
+    #[serde(default)]
+    pub(super) files: Option<ServerFiles>,
+    /// Whether the rows of `files` are all in the spool.
+    #[serde(default)]
+    pub(super) imported: bool,
     pub(super) created_unix_ms: u64,
     pub(super) updated_unix_ms: u64,
-    /// Counted when the upload was finished.
+    /// Counted when the upload was finished, or the import.
     pub(super) chunks: u64,
     pub(super) training_rows: u64,
     pub(super) test_rows: u64,
@@ -71,6 +77,7 @@ impl Record {
     pub(super) fn new(
         id: JobId,
         spec: TrainSpec,
+        files: Option<ServerFiles>,
         key: Option<IdempotencyKey>,
         priority: Priority,
         now: SystemTime,
@@ -79,10 +86,13 @@ impl Record {
         Self {
             format_version: FORMAT_VERSION,
             id,
-            state: JobState::Uploading,
+            // Nobody is waited for where the server reads the rows.
+            state: if files.is_some() { JobState::Queued } else { JobState::Uploading },
             spec,
             key,
             priority,
+            files,
+            imported: false,
             created_unix_ms: now,
             updated_unix_ms: now,
             chunks: 0,
@@ -144,6 +154,11 @@ impl Record {
         Ok(record)
     }
 
+    /// Whether its rows have yet to be copied from files.
+    pub(super) fn waits_for_import(&self) -> bool {
+        self.files.is_some() && !self.imported
+    }
+
     pub(super) fn created(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.created_unix_ms)
     }
@@ -178,9 +193,15 @@ mod tests {
 
     fn record() -> Record {
         let spec = TrainSpec::new("digits".parse().expect("a name"), vec![64, 8]);
+        let files = ServerFiles {
+            paths: vec!["a.csv".to_owned(), "deep/b.npy".to_owned()],
+            test_paths: Vec::new(),
+            options: crate::files::ReadOptions { header: Some(true), ..Default::default() },
+        };
         let mut record = Record::new(
             JobId::new(),
             spec,
+            Some(files),
             Some("key".parse().expect("a key")),
             Priority::default(),
             SystemTime::now(),
@@ -220,11 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_of_before_there_were_priorities_is_read() {
+    fn a_journal_of_before_there_were_priorities_and_files_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
-        let record = record();
+        let record = Record { files: None, ..record() };
         let mut job = serde_json::to_value(&record).expect("writes");
-        job.as_object_mut().expect("an object").remove("priority").expect("it is there");
+        for newer in ["priority", "files", "imported"] {
+            job.as_object_mut().expect("an object").remove(newer).expect("it is there");
+        }
         let file = File { crc32: checksum(&job), job };
         std::fs::write(path(folder.path()), serde_json::to_vec(&file).expect("writes")).expect("writes");
         assert_eq!(Record::read(folder.path()).expect("reads"), record);

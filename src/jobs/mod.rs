@@ -1,4 +1,4 @@
-//! Durable training jobs: received rows on disk, states, one runner.
+//! Durable training jobs: rows on disk, received or copied from files; states, one runner.
 //!
 //! ```text
 //! <folder>/<id>/job.json    the journal of a job (`journal.rs`)
@@ -10,7 +10,9 @@ mod ahead;
 mod base;
 mod checkpoint;
 mod error;
+pub mod files;
 mod held_out;
+mod import;
 mod index;
 mod job;
 mod journal;
@@ -35,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use error::JobError;
+pub use files::{ServerFiles, ServerFilesError};
 pub use queue::Priority;
 pub use round::Round;
 pub use state::{IllegalMove, JobState};
@@ -227,6 +230,8 @@ pub struct JobsConfig {
     pub checkpoint_every: Duration,
     /// Threads that train.
     pub training_threads: usize,
+    /// Folder whose files clients may train on; none: no file is read for them.
+    pub train_folder: Option<PathBuf>,
 }
 
 impl JobsConfig {
@@ -245,6 +250,7 @@ impl JobsConfig {
             disk_free_bytes_min: 256 << 20,
             checkpoint_every: Duration::from_secs(30),
             training_threads: crate::executor::ExecutorConfig::default().training_threads,
+            train_folder: None,
         }
     }
 }
@@ -327,7 +333,7 @@ impl Jobs {
     ) -> Result<Begun, JobError> {
         let table = Arc::clone(&self.table);
         let turn = Arc::clone(&table.turn).lock_owned().await;
-        blocking(move || table.begin(&spec, key, priority, None, turn)).await
+        blocking(move || table.begin(&spec, None, key, priority, None, turn)).await
     }
 
     /// Starts a stream that is cut into rounds, or finds that of the key and takes its newest round over.
@@ -344,7 +350,7 @@ impl Jobs {
                 table.activate()?;
                 table.finish_cut_rounds();
                 let round = table.newest_round(&stream).unwrap_or_else(|| Round::first(stream));
-                Ok((round.clone(), table.begin(&spec, Some(round.key()), priority, Some(round), turn)?))
+                Ok((round.clone(), table.begin(&spec, None, Some(round.key()), priority, Some(round), turn)?))
             })
             .await?;
             // Whoever had the stream may have cut it meanwhile.
@@ -361,6 +367,36 @@ impl Jobs {
         let mut rounds: Vec<JobSnapshot> = self.table.list().into_iter().filter(of_stream).collect();
         rounds.sort_by_key(|job| job.round.as_ref().map(|round| round.number));
         rounds
+    }
+
+    /// Makes a job whose rows the server reads from its own files, or finds the one of the key. The files are looked at first,
+    /// unless the key's job is there already.
+    pub async fn begin_with_files(
+        &self,
+        spec: CheckedTrainSpec,
+        files: ServerFiles,
+        key: Option<IdempotencyKey>,
+        priority: Priority,
+    ) -> Result<JobSnapshot, JobError> {
+        let table = Arc::clone(&self.table);
+        // One at a time: a file system that answers slowly takes one thread, and keeps nobody from uploading.
+        let looking = Arc::clone(&table.looking).lock_owned().await;
+        let (at, asked, of, known) = (Arc::clone(&table), files.clone(), spec.clone(), key.clone());
+        blocking(move || {
+            at.activate()?;
+            let looked = if at.knows(known.as_ref()) {
+                Ok(())
+            } else {
+                base::columns(&at, &of).and_then(|columns| at.check_files(&asked, columns))
+            };
+            drop(looking);
+            looked
+        })
+        .await?;
+        let turn = Arc::clone(&table.turn).lock_owned().await;
+        match blocking(move || table.begin(&spec, Some(files), key, priority, None, turn)).await? {
+            Begun::Complete { snapshot, .. } | Begun::Uploading { snapshot, .. } => Ok(snapshot),
+        }
     }
 
     /// All jobs, newest first.

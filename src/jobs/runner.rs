@@ -11,7 +11,7 @@ use super::job::{Job, Wish, lock};
 use super::overseer::Overseer;
 use super::spool::Counts;
 use super::table::Table;
-use super::{JobError, JobState, base, checkpoint, held_out, rows};
+use super::{JobError, JobState, base, checkpoint, held_out, import, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version};
 use crate::training::{CheckpointError, RowSource, Start, TrainError, gate, train};
@@ -180,7 +180,7 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) {
     job.end_in_memory(JobState::Failed, reason);
 }
 
-/// Reads the rows, trains, publishes.
+/// Copies the rows, where they are in files; reads them, trains, publishes.
 pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
     if job.may_be_published
         && let Some((version, report)) = published_already(table, job)
@@ -199,10 +199,13 @@ pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
 
 fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     let started = Instant::now();
+    let go_on = || !table.is_closing() && job.wish() == Wish::GoOn;
+    if !import::import(table, job, &go_on)? {
+        return Ok(Outcome::stopped(job));
+    }
     let told = job.snapshot();
     let acknowledged =
         Counts { chunks: told.chunks, training_rows: told.training_rows, test_rows: told.test_rows, bytes: 0 };
-    let go_on = || !table.is_closing() && job.wish() == Wish::GoOn;
     let Some(received) = rows::open(&job.folder, job.columns, acknowledged, &go_on)? else {
         return Ok(Outcome::stopped(job));
     };

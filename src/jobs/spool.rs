@@ -185,8 +185,25 @@ impl Spool {
     /// # Panics
     /// If it is not the next.
     pub(super) fn append(&mut self, chunk: &Chunk) -> Result<Counts, JobError> {
+        self.write(chunk, File::sync_data)
+    }
+
+    /// The same, but it survives a crash only after [`Spool::sync`].
+    ///
+    /// # Panics
+    /// If it is not the next.
+    pub(super) fn put(&mut self, chunk: &Chunk) -> Result<Counts, JobError> {
+        self.write(chunk, |_| Ok(()))
+    }
+
+    /// Waits until everything that was put is on the disk.
+    pub(super) fn sync(&self) -> Result<(), JobError> {
+        Ok(self.file.sync_data().map_err(failed("cannot make durable", &self.path))?)
+    }
+
+    fn write(&mut self, chunk: &Chunk, sync: fn(&File) -> io::Result<()>) -> Result<Counts, JobError> {
         assert_eq!(chunk.number(), self.counts.chunks + 1, "chunks are appended in their order");
-        if let Err(error) = self.file.write_all(&chunk.bytes).and_then(|()| self.file.sync_data()) {
+        if let Err(error) = self.file.write_all(&chunk.bytes).and_then(|()| sync(&self.file)) {
             // Back to the last whole chunk, so that the next append does not follow half a chunk.
             let _ = self.file.set_len(self.counts.bytes);
             let _ = self.file.seek(SeekFrom::Start(self.counts.bytes));

@@ -16,8 +16,8 @@ use super::quota::Quota;
 use super::spool::{self, Spool};
 use super::upload::{self, Upload};
 use super::{
-    Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Priority, Round, base, checkpoint,
-    held_out,
+    Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Priority, Round, ServerFiles, base,
+    checkpoint, held_out,
 };
 use crate::executor::Floor;
 use crate::model::ModelName;
@@ -41,6 +41,8 @@ pub(super) struct Table {
     making: Mutex<()>,
     /// Whose turn it is to begin an upload: who has left meanwhile takes no thread to wait for `making`.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    /// Whose turn it is to look at the files that a job names.
+    pub(super) looking: Arc<tokio::sync::Mutex<()>>,
     pub(super) quota: Quota,
     pub(super) ahead: AllAhead,
     pub(super) closing: AtomicBool,
@@ -70,6 +72,7 @@ impl Table {
             jobs: Mutex::default(),
             making: Mutex::default(),
             turn: Arc::default(),
+            looking: Arc::default(),
             closing: AtomicBool::new(false),
             bell: Notify::new(),
         }
@@ -170,6 +173,11 @@ impl Table {
             };
             return Ok(Some(job));
         }
+        if record.waits_for_import() {
+            // What was copied is forgotten: the files may have changed.
+            remove(&spool::path(&folder))?;
+            tracing::info!(job = %id, "its rows are copied from files anew");
+        }
         let bytes = |path: PathBuf| path.metadata().map_or(0, |data| data.len());
         let bytes = bytes(spool::path(&folder)) + bytes(checkpoint::path(&folder)) + bytes(held_out::path(&folder));
         // QUEUED too: it may have run before the last restart but one.
@@ -196,9 +204,29 @@ impl Table {
         lock(&self.jobs).by_id.values().rev().map(|job| job.snapshot()).collect()
     }
 
+    /// Whether the key has a job.
+    pub(super) fn knows(&self, key: Option<&IdempotencyKey>) -> bool {
+        key.is_some_and(|key| lock(&self.jobs).by_key.contains_key(key))
+    }
+
+    /// Looks at the files that a job names, as far as that is possible without reading them.
+    pub(super) fn check_files(&self, files: &ServerFiles, columns: usize) -> Result<(), JobError> {
+        let rows = files.check(self.config.train_folder.as_deref(), columns)?;
+        let (rows_max, bytes_max) = (self.config.job_rows_max, self.config.job_bytes_max);
+        if rows > rows_max {
+            return Err(JobError::TooManyRows { rows, rows_max });
+        }
+        let bytes = rows.saturating_mul(columns as u64 * 4);
+        if bytes > bytes_max {
+            return Err(JobError::JobTooLarge { bytes, bytes_max });
+        }
+        Ok(())
+    }
+
     pub(super) fn begin(
         self: &Arc<Self>,
         spec: &CheckedTrainSpec,
+        files: Option<ServerFiles>,
         key: Option<IdempotencyKey>,
         priority: Priority,
         round: Option<Round>,
@@ -218,11 +246,11 @@ impl Table {
         }
         let known = key.as_ref().and_then(|key| self.of_key(key));
         let job = match (known, key) {
-            (Some(job), Some(key)) if job.spec != *spec || job.round != round => {
+            (Some(job), Some(key)) if job.spec != *spec || job.round != round || lock(&job.record).files != files => {
                 return Err(JobError::KeyTaken { key: key.to_string(), job: job.id.clone() });
             }
             (Some(job), _) => job,
-            (None, key) => self.make(spec, key, priority, round, &[])?,
+            (None, key) => self.make(spec, files, key, priority, round, &[])?,
         };
         drop((making, turn));
         // Whoever sends rows now gets to finish the chunk that it is writing.
@@ -258,7 +286,7 @@ impl Table {
         match self.of_key(&key) {
             Some(known) if known.round.as_ref() == Some(round) && known.spec == job.spec => Ok(known),
             Some(known) => Err(JobError::KeyTaken { key: key.to_string(), job: known.id.clone() }),
-            None => self.make(&job.spec, Some(key), job.priority, Some(round.clone()), held_out),
+            None => self.make(&job.spec, None, Some(key), job.priority, Some(round.clone()), held_out),
         }
     }
 
@@ -296,6 +324,7 @@ impl Table {
     fn make(
         &self,
         spec: &CheckedTrainSpec,
+        files: Option<ServerFiles>,
         key: Option<IdempotencyKey>,
         priority: Priority,
         round: Option<Round>,
@@ -313,26 +342,32 @@ impl Table {
         let id = JobId::new();
         let folder = self.config.folder.join(id.as_str());
         ensure_folder(&folder)?;
-        let made = Spool::create(&folder, columns).and_then(|spool| {
-            let mut record = Record::new(id, spec.spec().clone(), key, priority, SystemTime::now());
+        let make = || {
+            // Rows from files have their spool once they are copied.
+            let spool = if files.is_none() { Some(Spool::create(&folder, columns)?) } else { None };
+            let mut record = Record::new(id, spec.spec().clone(), files, key, priority, SystemTime::now());
             record.columns = Some(columns);
             record.round = round;
             let given = held_out::write(&folder, held_out)?;
             record.write(&folder)?;
             sync_folder(&self.config.folder)?;
-            Ok((record, spool, given))
-        });
-        let made = made.and_then(|(record, spool, given)| {
-            let bytes = spool.counts().bytes + given;
-            let job = Job::new(record, folder.clone(), Some(spool), false)?;
+            let bytes = spool.as_ref().map_or(0, |spool| spool.counts().bytes) + given;
+            let job = Job::new(record, folder.clone(), spool, false)?;
             self.quota.reserve(&job.share, bytes, || self.retry_after())?;
             Ok(job)
-        });
-        let job = made.inspect_err(|_| {
+        };
+        let job = make().inspect_err(|_: &JobError| {
             let _ = remove(&folder);
         })?;
-        job.tell(|snapshot| snapshot.upload_expires = SystemTime::now().checked_add(self.config.upload_idle_max));
-        Ok(self.insert(job))
+        let uploads = job.state() == JobState::Uploading;
+        if uploads {
+            job.tell(|snapshot| snapshot.upload_expires = SystemTime::now().checked_add(self.config.upload_idle_max));
+        }
+        let job = self.insert(job);
+        if !uploads {
+            self.enqueue(job.id.clone());
+        }
+        Ok(job)
     }
 
     /// Forgets ended jobs beyond the limit, oldest first.

@@ -109,12 +109,26 @@ async fn train(
     };
     let priority = convert::priority(spec.priority)?;
     let incremental = spec.incremental.take();
+    let files = spec.files.take().map(convert::server_files).transpose()?;
     let (spec, key) = convert::train_spec(spec)?;
     if let Some(incremental) = incremental {
+        if files.is_some() {
+            let reason =
+                "files are set together with incremental, expected one of them: rounds are of rows that are sent";
+            return Err(ServiceError::invalid("spec.files", reason).into());
+        }
         let cadence = convert::cadence(incremental)?;
         return incremental::train(service, (spec, cadence, key, priority), questions, answers).await;
     }
     let spec = spec.check().map_err(JobError::from)?;
+    if let Some(files) = files {
+        let job = service.jobs().begin_with_files(spec, files, key, priority).await?;
+        answers.send(accepted(job.clone(), job.chunks)).await?;
+        return tokio::select! {
+            ended = see_through(&service, job, &answers) => ended,
+            refused = no_rows(&mut questions) => Err(refused),
+        };
+    }
     let job = match service.jobs().begin(spec, key, priority).await? {
         Begun::Uploading { upload, snapshot, last_chunk } => {
             answers.send(accepted(snapshot, last_chunk)).await?;
@@ -126,9 +140,33 @@ async fn train(
             snapshot
         }
     };
+    see_through(&service, job, &answers).await
+}
+
+/// Tells of a job whose rows are the server's until it has ended, and how.
+async fn see_through(service: &Service, job: JobSnapshot, answers: &Answers<pb::TrainResponse>) -> Result<(), Ending> {
     let news = |job| answer(Answer::Progress(convert::job(job, convert::Report::Without)));
-    let ended = follow(&service, &job.id, &answers, news).await?;
+    let ended = follow(service, &job.id, answers, news).await?;
     answers.send(result(ended)?).await
+}
+
+/// Resolves if a client sends rows to a job that has files.
+async fn no_rows(questions: &mut Streaming<pb::TrainRequest>) -> Ending {
+    loop {
+        match next(questions).await {
+            Ok(Some(Question::Finish(pb::TrainFinish { chunk_count: 0, row_count: 0 }))) => {}
+            Ok(None) => return std::future::pending().await,
+            Ok(Some(Question::Finish(_))) => {
+                return ServiceError::invalid("finish", "it counts rows, expected 0: the server reads `spec.files`")
+                    .into();
+            }
+            Ok(other) => {
+                return out_of_order("nothing but `finish`, since the server reads `spec.files`", other.as_ref())
+                    .into();
+            }
+            Err(ending) => return ending,
+        }
+    }
 }
 
 /// Puts the chunks of one stream on disk, acknowledging each, until `finish`; returns the queued job.

@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::pb;
 use crate::service::{
-    Activation, Alias, Base, Cadence, EpochLosses, Evaluation, IdError, IdempotencyKey, Initialisation, JobError,
-    JobId, JobSnapshot, JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind,
-    OptimiserSpec, Priority, Progress, Regularisation, RowRole, Schedule, Selector, ServiceError, TrainSpec,
-    TrainingReport, Values, Version, VersionDescription,
+    Activation, Alias, Base, Cadence, EpochLosses, Evaluation, FileFormat, IdError, IdempotencyKey, Initialisation,
+    JobError, JobId, JobSnapshot, JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind,
+    OptimiserKind, OptimiserSpec, Priority, Progress, ReadOptions, Regularisation, RowRole, Schedule, Selector,
+    ServerFiles, ServiceError, TrainSpec, TrainingReport, Values, Version, VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -247,6 +247,20 @@ pub fn row_role(number: i32) -> Result<RowRole, ServiceError> {
 /// Among the jobs that wait.
 pub fn priority(number: i32) -> Result<Priority, ServiceError> {
     Priority::try_from(number).map_err(ServiceError::from)
+}
+
+/// The files to read rows from.
+pub fn server_files(files: pb::ServerFiles) -> Result<ServerFiles, ServiceError> {
+    let pb::ServerFiles { paths, test_paths, format, header, columns, drop_columns } = files;
+    let format = match pb::FileFormat::try_from(format).map_err(|_| unknown_enum("spec.files.format", format))? {
+        pb::FileFormat::Unspecified => None,
+        pb::FileFormat::Csv => Some(FileFormat::Csv),
+        pb::FileFormat::Npy => Some(FileFormat::Npy),
+        pb::FileFormat::Idx => Some(FileFormat::Idx),
+        pb::FileFormat::Parquet => Some(FileFormat::Parquet),
+        pb::FileFormat::Arrow => Some(FileFormat::Arrow),
+    };
+    Ok(ServerFiles { paths, test_paths, options: ReadOptions { format, header, columns, drop_columns } })
 }
 
 /// What to train, as sent, and the key to come back with. Numbers that mean "the server's choice" become `None`; the
@@ -499,6 +513,7 @@ mod tests {
         let time_budget = Some(prost_types::Duration { seconds: -1, nanos: 0 });
         let spec = pb::TrainSpec { model_name: "m".into(), time_budget, ..Default::default() };
         check_field(train_spec(spec), "spec.time_budget");
+        check_field(server_files(pb::ServerFiles { format: 9, ..Default::default() }), "spec.files.format");
     }
 
     #[test]

@@ -45,6 +45,7 @@ struct Driver {
 }
 
 /// What happens next.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and not kept")]
 enum Happens {
     Came(Option<Question>),
     Due,

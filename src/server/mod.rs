@@ -35,8 +35,6 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 pub struct ServerConfig {
     /// Folder of the models (and of the jobs' rows).
     pub store: PathBuf,
-    /// Folder whose files clients may train on; none: no file is read for them.
-    pub train_folder: Option<PathBuf>,
     /// Messages, windows, connections.
     pub transport: TransportConfig,
     /// Bounds of the batching layer.
@@ -57,7 +55,6 @@ impl ServerConfig {
         Self {
             jobs: JobsConfig::new(store.join("jobs")),
             store,
-            train_folder: None,
             transport: TransportConfig::default(),
             batching: BatchingConfig::default(),
             executor: ExecutorConfig::default(),
@@ -117,7 +114,7 @@ pub struct Opened {
 /// Opens everything that can fail before the first request.
 pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     config.transport.check()?;
-    if let Some(folder) = config.train_folder.clone() {
+    if let Some(folder) = config.jobs.train_folder.clone() {
         blocking(move || match std::fs::read_dir(&folder) {
             Ok(_) => Ok(()),
             Err(source) => Err(ServerError::TrainFolder { folder, source }),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::batching::BatchError;
-use crate::jobs::JobError;
+use crate::files::folder::FolderError;
+use crate::jobs::{JobError, ServerFilesError};
 use crate::model::{ArtifactError, ModelName, Version};
 use crate::store::StoreError;
 
@@ -151,6 +152,7 @@ impl ServiceError {
 fn job_field(error: &JobError) -> Option<String> {
     match error {
         JobError::Spec(error) => Some(format!("spec.{}", error.field())),
+        JobError::ServerFiles(error) if files_kind(error) == Kind::Invalid => Some("spec.files".to_owned()),
         JobError::Id(_) => Some("spec.model_name".to_owned()),
         JobError::Key { .. } => Some("spec.idempotency_key".to_owned()),
         JobError::Columns { .. } | JobError::Matrix(_) => Some("chunk.rows".to_owned()),
@@ -205,6 +207,7 @@ fn job_kind(error: &JobError) -> Kind {
         | JobError::ChunkDiffers { .. }
         | JobError::CountsDiffer { .. }
         | JobError::NoTrainingRows => Kind::Invalid,
+        JobError::ServerFiles(error) => files_kind(error),
         JobError::KeyTaken { .. } => Kind::AlreadyExists,
         JobError::TakenOver(_) => Kind::Aborted,
         JobError::Ended { .. } | JobError::IllegalMove(_) | JobError::BaseGone { .. } | JobError::BaseWidth { .. } => {
@@ -222,5 +225,22 @@ fn job_kind(error: &JobError) -> Kind {
         JobError::Store(error) => store_kind(error),
         JobError::ShuttingDown => Kind::Unavailable,
         JobError::TaskLost(_) => Kind::Internal,
+    }
+}
+
+fn files_kind(error: &ServerFilesError) -> Kind {
+    match error {
+        ServerFilesError::NoPaths
+        | ServerFilesError::TooMany { .. }
+        | ServerFilesError::Content(_)
+        | ServerFilesError::Columns { .. } => Kind::Invalid,
+        ServerFilesError::Folder(error) => match error.as_ref() {
+            FolderError::NotConfigured { .. } => Kind::Precondition,
+            FolderError::NotFound { .. } => Kind::NotFound,
+            FolderError::Path { .. }
+            | FolderError::Outside { .. }
+            | FolderError::NotRegular { .. }
+            | FolderError::Io { .. } => Kind::Invalid,
+        },
     }
 }

@@ -12,9 +12,10 @@ use std::time::Instant;
 
 use crate::batching::Urgency;
 pub use crate::batching::{BatchError, Batcher, Operation, Output};
+pub use crate::files::{Format as FileFormat, ReadOptions};
 pub use crate::jobs::{
     Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Priority, Progress,
-    Round, RowRole, Upload,
+    Round, RowRole, ServerFiles, Upload,
 };
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};

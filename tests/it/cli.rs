@@ -36,6 +36,28 @@ fn fails(server: &ServerProcess, folder: &Path, args: &[&str], code: i32, texts:
     }
 }
 
+#[test]
+fn files_of_the_server_are_trained_on_and_not_sent() {
+    let (store, folder, here) = (temporary_store(), temporary_store(), temporary_store());
+    let folder_flag = folder.path().to_string_lossy();
+    let server = ServerProcess::start_with(store.path(), &["--train-folder", &folder_flag]);
+    csv(&folder.path().join("rows.csv"), 6, &sample(200, 6, 1));
+    csv(&folder.path().join("test.csv"), 6, &sample(30, 6, 2));
+    let train = ["--json", "train", "far", "--server-files", "rows.csv,rows.csv", "--server-test", "test.csv"];
+    let train = [&train[..], &["--columns", "1,2,5", "--widths", "3,2", "--epochs", "2"]].concat();
+    let trained = json(&succeeds(&server, here.path(), &train));
+    let report = &trained["model"]["training_report"];
+    assert_eq!(report["test"]["rows"], 30);
+    let rows = report["training_rows"].as_u64().zip(report["validation"]["rows"].as_u64());
+    assert_eq!(rows.map(|(training, validation)| training + validation), Some(400));
+
+    let away = ["train", "far", "--server-files", "gone.csv", "--widths", "6,2"];
+    fails(&server, here.path(), &away, 1, &["gone.csv", "train_folder"]);
+    fails(&server, here.path(), &["train", "far", "--server-files", "rows.csv", "--code", "2"], 2, &["--widths"]);
+    let both = ["train", "far", "here.csv", "--server-files", "rows.csv", "--widths", "6,2"];
+    fails(&server, here.path(), &both, 2, &["cannot be used with"]);
+}
+
 fn csv(path: &Path, columns: usize, values: &[f32]) {
     let text: String = values
         .chunks(columns)

@@ -21,6 +21,7 @@ mod jobs;
 mod layering;
 mod memory;
 mod models;
+mod server_files;
 mod serving;
 mod support;
 mod torture;

@@ -1,5 +1,6 @@
 //! A real server on port 0 over a temporary store, clients of it, and seeded data.
 
+pub(crate) mod files;
 pub(crate) mod process;
 
 use std::net::SocketAddr;

@@ -38,8 +38,14 @@ impl ServerProcess {
 
     /// With more flags.
     pub(crate) fn start_with(store: &Path, flags: &[&str]) -> Self {
+        Self::start_in(store, flags, &[])
+    }
+
+    /// With more flags, and variables of the environment.
+    pub(crate) fn start_in(store: &Path, flags: &[&str], variables: &[(&str, String)]) -> Self {
         let mut command = halfhitch();
         command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store).args(flags);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         Self::spawn(command)
     }
 

@@ -1,0 +1,158 @@
+//! The files of the server whose rows a job is to train on: which, how they are read, and what may be wrong with them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::RowRole;
+use crate::files::folder::{self, FolderError};
+use crate::files::{self, FileError, ReadOptions, RowReader};
+
+/// Files of one job, of both roles.
+pub const FILES_MAX: usize = 10_000;
+
+/// Files below the server's folder of such, as a client names them. Equality decides whether two specifications are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerFiles {
+    /// Rows to train on, in this order; relative to the folder.
+    pub paths: Vec<String>,
+    /// Rows to measure on, likewise.
+    pub test_paths: Vec<String>,
+    /// How all of them are read.
+    pub options: ReadOptions,
+}
+
+/// What is wrong with the files that a client names. The texts name what was asked and nothing else of the server's disk.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServerFilesError {
+    /// None to train on.
+    #[error("no file to train on is named, expected at least 1")]
+    NoPaths,
+    /// Too many.
+    #[error("{got} files are named, expected at most {FILES_MAX}")]
+    TooMany {
+        /// What came.
+        got: usize,
+    },
+    /// Where it is.
+    #[error(transparent)]
+    Folder(Arc<FolderError>),
+    /// What is in it.
+    #[error(transparent)]
+    Content(Arc<FileError>),
+    /// Rows of another width.
+    #[error("file {asked:?}: its rows have {got} numbers, expected {expected}, the specification's first width")]
+    Columns {
+        /// What the client asked for.
+        asked: String,
+        /// What came.
+        got: usize,
+        /// What was expected.
+        expected: usize,
+    },
+}
+
+impl From<FolderError> for ServerFilesError {
+    fn from(error: FolderError) -> Self {
+        Self::Folder(Arc::new(error))
+    }
+}
+
+impl From<FileError> for ServerFilesError {
+    fn from(error: FileError) -> Self {
+        Self::Content(Arc::new(error))
+    }
+}
+
+impl ServerFiles {
+    /// The files in the order in which they are read, each with what its rows are for.
+    pub(super) fn each(&self) -> impl Iterator<Item = (RowRole, &str)> {
+        let of = |role, paths| std::iter::repeat(role).zip(paths);
+        of(RowRole::Training, &self.paths)
+            .chain(of(RowRole::Test, &self.test_paths))
+            .map(|(role, path)| (role, path.as_str()))
+    }
+
+    /// Looks at every file without reading its rows: that it is there, can be read, and is `columns` wide. Returns how many
+    /// rows those files say to have that say it.
+    pub(super) fn check(&self, folder: Option<&Path>, columns: usize) -> Result<u64, ServerFilesError> {
+        if self.paths.is_empty() {
+            return Err(ServerFilesError::NoPaths);
+        }
+        let got = self.paths.len() + self.test_paths.len();
+        if got > FILES_MAX {
+            return Err(ServerFilesError::TooMany { got });
+        }
+        self.each().try_fold(0u64, |rows, (_, asked)| {
+            Ok(rows.saturating_add(self.open(folder, asked, columns)?.rows_hint().unwrap_or(0)))
+        })
+    }
+
+    /// Opens one of the files.
+    pub(super) fn open(
+        &self,
+        folder: Option<&Path>,
+        asked: &str,
+        columns: usize,
+    ) -> Result<Box<dyn RowReader>, ServerFilesError> {
+        let path = folder::resolve(folder, asked)?;
+        let reader = files::open_as(asked, &path, &self.options)?;
+        let got = reader.columns();
+        if got == columns {
+            Ok(reader)
+        } else {
+            Err(ServerFilesError::Columns { asked: asked.to_owned(), got, expected: columns })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(paths: &[&str], test_paths: &[&str]) -> ServerFiles {
+        let owned = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
+        ServerFiles { paths: owned(paths), test_paths: owned(test_paths), options: ReadOptions::default() }
+    }
+
+    #[test]
+    fn training_files_come_first_and_each_is_looked_at() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("writes");
+        write("a.csv", "1,2\n");
+        write("b.csv", "3,4\n");
+        write("wide.csv", "1,2,3\n");
+        let files = named(&["b.csv", "a.csv"], &["a.csv"]);
+        let order: Vec<_> = files.each().collect();
+        assert_eq!(order, [(RowRole::Training, "b.csv"), (RowRole::Training, "a.csv"), (RowRole::Test, "a.csv")]);
+        files.check(Some(folder.path()), 2).expect("all are good");
+
+        let refused = |files: ServerFiles| files.check(Some(folder.path()), 2).expect_err("refused");
+        assert!(matches!(refused(named(&[], &["a.csv"])), ServerFilesError::NoPaths));
+        let many = vec!["a.csv"; FILES_MAX + 1];
+        assert!(matches!(refused(named(&many, &[])), ServerFilesError::TooMany { got: 10_001 }));
+        let wide = refused(named(&["a.csv"], &["wide.csv"]));
+        assert!(matches!(wide, ServerFilesError::Columns { got: 3, expected: 2, .. }), "{wide:?}");
+        let gone = refused(named(&["a.csv", "gone.csv"], &[]));
+        assert!(matches!(gone, ServerFilesError::Folder(_)) && gone.to_string().contains("gone.csv"), "{gone:?}");
+        let error = files.check(None, 2).expect_err("no folder").to_string();
+        assert!(error.contains("train_folder"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_told_of_where_the_folder_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("empty.npy"), "").expect("writes");
+        std::fs::write(folder.path().join("text.csv"), "1,2\n3,x\n").expect("writes");
+        let secret = folder.path().file_name().expect("a name").to_string_lossy().into_owned();
+        for asked in ["empty.npy", "gone.csv", "../up.csv"] {
+            let error = named(&[asked], &[]).check(Some(folder.path()), 2).expect_err("refused").to_string();
+            assert!(error.contains(asked) && !error.contains(&secret), "{error}");
+        }
+        let files = named(&["text.csv"], &[]);
+        let mut reader = files.open(Some(folder.path()), "text.csv", 2).expect("its first line is good");
+        let error = reader.next_rows(&mut Vec::new(), 10).expect_err("its second is not").to_string();
+        assert!(error.starts_with("text.csv: line 2, field 2"), "{error}");
+    }
+}

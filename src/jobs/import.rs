@@ -1,0 +1,141 @@
+//! Copies the rows of files to a job's spool, so that what it trains on is its own from then on: checksummed, digested, and
+//! the same after any restart, whatever becomes of the files.
+//!
+//! An import ends in the journal. One that was cut off before that begins anew: the files may have changed meanwhile.
+
+use super::files::ServerFiles;
+use super::job::Job;
+use super::spool::{self, Chunk, Counts, Spool};
+use super::table::Table;
+use super::{JobError, RowRole, ServerFilesError};
+use crate::model::{Matrix, Values};
+use crate::store::disk::remove;
+
+/// Bytes of the values of a chunk: what a disk writes at its full speed, and little to be undone where it is refused.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Chunks that are written before it is waited until they are on the disk: who cancels waits no longer than for these.
+const UNSYNCED_CHUNKS_MAX: u64 = 32;
+
+/// Copies the rows of the job's files to its spool, unless that was done before, within the bounds. False, and nothing left
+/// on disk, if `go_on` said no meanwhile.
+pub(super) fn import(table: &Table, job: &Job, go_on: &dyn Fn() -> bool) -> Result<bool, JobError> {
+    let Some(files) = job.files_to_import() else { return Ok(true) };
+    forget(table, job)?;
+    tracing::info!(job = %job.id, files = files.paths.len() + files.test_paths.len(), "rows are copied from files");
+    match copy(table, job, &files, go_on)? {
+        Some(counts) => {
+            job.settle_import(counts)?;
+            tracing::info!(job = %job.id, rows = counts.rows(), "rows are copied");
+            Ok(true)
+        }
+        None => {
+            forget(table, job)?;
+            tracing::info!(job = %job.id, "stopped before all rows were copied: that begins anew");
+            Ok(false)
+        }
+    }
+}
+
+/// Removes what an import that was cut off left.
+fn forget(table: &Table, job: &Job) -> Result<(), JobError> {
+    remove(&spool::path(&job.folder))?;
+    table.quota.release_all(&job.share);
+    job.tell_counts(Counts::default(), None);
+    Ok(())
+}
+
+/// What is on the disk then; `None` if it was stopped.
+fn copy(table: &Table, job: &Job, files: &ServerFiles, go_on: &dyn Fn() -> bool) -> Result<Option<Counts>, JobError> {
+    let folder = table.config.train_folder.as_deref();
+    let columns = job.columns;
+    let mut copying = Copying::new(table, job)?;
+    for (role, asked) in files.each() {
+        copying.turn_to(role)?;
+        let mut reader = files.open(folder, asked, columns)?;
+        loop {
+            if !go_on() {
+                return Ok(None);
+            }
+            let rows_max = copying.rows_free();
+            let read = reader.next_rows(&mut copying.values, rows_max).map_err(ServerFilesError::from)?;
+            if read < rows_max {
+                break;
+            }
+            copying.put()?;
+        }
+    }
+    copying.finish().map(Some)
+}
+
+/// A spool, and the rows that do not fill a chunk yet: chunks go across files, but not across roles.
+struct Copying<'a> {
+    table: &'a Table,
+    job: &'a Job,
+    spool: Spool,
+    columns: usize,
+    chunk_rows: usize,
+    role: RowRole,
+    values: Vec<f32>,
+}
+
+impl<'a> Copying<'a> {
+    fn new(table: &'a Table, job: &'a Job) -> Result<Self, JobError> {
+        let columns = job.columns;
+        table.reserve(job, spool::HEAD_BYTES)?;
+        let spool = Spool::create(&job.folder, columns)?;
+        let chunk_rows = (CHUNK_BYTES / (4 * columns)).max(1);
+        let values = Vec::with_capacity(chunk_rows * columns);
+        Ok(Self { table, job, spool, columns, chunk_rows, role: RowRole::Training, values })
+    }
+
+    fn rows_free(&self) -> usize {
+        self.chunk_rows - self.values.len() / self.columns
+    }
+
+    /// What comes now is for `role`.
+    fn turn_to(&mut self, role: RowRole) -> Result<(), JobError> {
+        if self.role != role {
+            self.put()?;
+            self.role = role;
+        }
+        Ok(())
+    }
+
+    /// Writes the rows that are there as a chunk.
+    fn put(&mut self) -> Result<(), JobError> {
+        if self.values.is_empty() {
+            return Ok(());
+        }
+        let Self { table, job, spool, columns, .. } = self;
+        let rows = self.values.len() / *columns;
+        let all = spool.counts().rows() + rows as u64;
+        if all > table.config.job_rows_max {
+            return Err(JobError::TooManyRows { rows: all, rows_max: table.config.job_rows_max });
+        }
+        let full = std::mem::take(&mut self.values);
+        let matrix = Matrix::new(rows as u32, *columns as u32, Values::Floats(full))?;
+        let chunk = Chunk::new(spool.counts().chunks + 1, self.role, &matrix);
+        table.reserve(job, chunk.bytes())?;
+        let counts = spool.put(&chunk)?;
+        if counts.chunks.is_multiple_of(UNSYNCED_CHUNKS_MAX) {
+            spool.sync()?;
+        }
+        job.tell_counts(counts, None);
+        if let Values::Floats(room) = matrix.into_values() {
+            self.values = room;
+            self.values.clear();
+        }
+        Ok(())
+    }
+
+    /// Everything is on the disk when this returns; the spool's name is once its folder was synced.
+    fn finish(mut self) -> Result<Counts, JobError> {
+        self.put()?;
+        self.spool.sync()?;
+        let counts = self.spool.counts();
+        if counts.training_rows == 0 {
+            return Err(JobError::NoTrainingRows);
+        }
+        Ok(counts)
+    }
+}
