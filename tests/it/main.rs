@@ -21,6 +21,7 @@ mod jobs;
 mod layering;
 mod memory;
 mod models;
+mod same_bits;
 mod server_files;
 mod serving;
 mod support;
