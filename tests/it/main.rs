@@ -27,5 +27,6 @@ mod serving;
 mod support;
 mod torture;
 mod training;
+mod training_memory;
 mod transport;
 mod two_servers;
