@@ -100,7 +100,7 @@ impl Stream {
         Ok(())
     }
 
-    async fn to_the_end(&mut self) -> Result<(), Status> {
+    async fn until_it_ends(&mut self) -> Result<(), Status> {
         while self.hear().await? {}
         Ok(())
     }
@@ -139,7 +139,7 @@ async fn versions_follow_a_drift() {
         errors.push(error_of_newest(&mut client, &fresh).await);
     }
     stream.finish(&all).await;
-    stream.to_the_end().await.expect("ends well");
+    stream.until_it_ends().await.expect("ends well");
     let published: Vec<u64> = stream.results.iter().filter(|one| one.version > 0).map(|one| one.round).collect();
     assert_eq!(published[0], 1, "there is nothing to be better than");
     assert!(published.iter().any(|round| *round > 4), "{published:?}");
@@ -172,13 +172,13 @@ async fn a_client_that_is_killed_comes_back_and_no_row_is_lost_or_doubled() {
     // Twice at once: the second has it.
     let mut first = Stream::open(&mut client, spec()).await.expect("accepted");
     let mut stream = Stream::open(&mut client, spec()).await.expect("accepted");
-    assert_eq!(first.to_the_end().await.expect_err("taken over").code(), Code::Aborted);
+    assert_eq!(first.until_it_ends().await.expect_err("taken over").code(), Code::Aborted);
     let last = stream.accepted.last_chunk_number;
     assert!((7..=10).contains(&last), "{last}");
     // Some again, of a round that has ended too.
     stream.send(2, &all).await;
     stream.finish(&all).await;
-    stream.to_the_end().await.expect("ends well");
+    stream.until_it_ends().await.expect("ends well");
     assert_eq!(stream.acknowledged, pb::ChunkAcknowledged { number: 21, row_count: 1030 });
     assert_eq!(stream.results.last().expect("results").round, 6);
     let jobs = rounds(&mut server.jobs().await).await;
@@ -187,7 +187,7 @@ async fn a_client_that_is_killed_comes_back_and_no_row_is_lost_or_doubled() {
     // Who comes back after the end is told the results again, and then that it is the end.
     let mut again = Stream::open(&mut client, spec()).await.expect("accepted");
     assert_eq!(again.accepted.last_chunk_number, 21);
-    again.to_the_end().await.expect("ends well");
+    again.until_it_ends().await.expect("ends well");
     assert_eq!(again.results.iter().map(|one| one.round).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
     let other = pb::TrainSpec { seed: 9, ..spec() };
     let refused = Stream::open(&mut client, other).await.err().expect("another specification");
@@ -216,7 +216,7 @@ async fn a_server_that_is_killed_goes_on_with_every_round() {
     let mut stream = Stream::open(&mut server.autoencoder().await, spec()).await.expect("accepted");
     stream.send(stream.accepted.last_chunk_number + 1, &all).await;
     stream.finish(&all).await;
-    stream.to_the_end().await.expect("ends well");
+    stream.until_it_ends().await.expect("ends well");
     let mut jobs = pb::job_service_client::JobServiceClient::new(server.channel().await);
     let jobs = rounds(&mut jobs).await;
     assert_eq!(jobs.iter().map(|job| job.row_count).sum::<u64>(), 1200);
@@ -241,7 +241,7 @@ async fn a_round_ends_by_time_while_nothing_comes() {
     stream.until_round(1).await.expect("goes well");
     assert_eq!(stream.results[0].version, 1);
     stream.finish(&all).await;
-    stream.to_the_end().await.expect("ends well");
+    stream.until_it_ends().await.expect("ends well");
     server.stop().await;
 }
 
@@ -255,7 +255,7 @@ async fn where_too_many_rounds_wait_the_stream_is_slowed_and_does_not_fail() {
     let mut stream = Stream::open(&mut server.autoencoder().await, stream_spec("flood", 50)).await.expect("accepted");
     stream.send(1, &all).await;
     stream.finish(&all).await;
-    stream.to_the_end().await.expect("ends well");
+    stream.until_it_ends().await.expect("ends well");
     assert_eq!(stream.results.iter().map(|one| one.round).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
     assert!(stream.results.iter().all(|one| one.failure.is_empty()), "{:?}", stream.results);
     server.stop().await;
@@ -285,7 +285,7 @@ async fn a_round_that_is_cancelled_does_not_end_the_stream() {
         stream.until_round(round).await.expect("goes on");
         assert!(stream.results.last().expect("a result").failure.contains("cancelled"));
     }
-    stream.to_the_end().await.expect("ends well");
+    stream.until_it_ends().await.expect("ends well");
     server.stop().await;
 }
 
@@ -311,7 +311,7 @@ async fn what_rounds_cannot_be_is_refused() {
     let mut stream = Stream::open(&mut client, good()).await.expect("accepted");
     stream.send(1, &rows(120, 1, false)).await;
     let _ = stream.questions.send(finish(3, 121)).await;
-    let refused = stream.to_the_end().await.expect_err("refused");
+    let refused = stream.until_it_ends().await.expect_err("refused");
     assert!(refused.message().contains("finish counts 3 chunks and 121 rows"), "{refused:?}");
     server.stop().await;
 }
