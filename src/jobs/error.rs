@@ -231,6 +231,20 @@ impl JobError {
         }
     }
 
+    /// The same error of a round, with the numbers that its stream's client knows: so many chunks were in the rounds before.
+    #[must_use]
+    pub fn of_stream(self, chunks_before: u64) -> Self {
+        match self {
+            Self::ChunkZero { expected } => Self::ChunkZero { expected: expected + chunks_before },
+            Self::ChunkDiffers { number } => Self::ChunkDiffers { number: number + chunks_before },
+            Self::TooFarAhead { next, chunks_max, bytes_max } => {
+                Self::TooFarAhead { next: next + chunks_before, chunks_max, bytes_max }
+            }
+            Self::AheadFull { next, bytes_max } => Self::AheadFull { next: next + chunks_before, bytes_max },
+            other => other,
+        }
+    }
+
     /// When it is worth coming back, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -41,9 +41,9 @@ pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f32>, JobError> 
 pub(super) fn hand_on(job: &Job, counts: Counts) -> Result<Vec<f32>, JobError> {
     let Some(received) = rows::open(&job.folder, job.columns, counts, &|| true)? else { return Ok(Vec::new()) };
     let damaged = |reason: String| JobError::Damaged { path: job.folder.display().to_string(), reason };
-    let mut values = held_out(&job.spec, &received.training).map_err(|error| damaged(error.to_string()))?;
-    values.extend(read(&job.folder, job.columns)?);
     let rows_max = ROWS_MAX.min(BYTES_MAX / (4 * job.columns)).max(1);
+    let mut values = held_out(&job.spec, &received.training, rows_max).map_err(|error| damaged(error.to_string()))?;
+    values.extend(read(&job.folder, job.columns)?);
     values.truncate(rows_max * job.columns);
     Ok(values)
 }

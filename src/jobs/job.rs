@@ -268,6 +268,18 @@ impl Job {
         Ok(self.snapshot())
     }
 
+    /// That it has, or had, all its rows, or that none was wanted.
+    pub(super) fn check_not_cut_off(&self) -> Result<(), JobError> {
+        let record = lock(&self.record);
+        // Counted when the upload ends.
+        let had_rows = record.training_rows > 0;
+        if had_rows || record.failure.as_deref() == Some(Round::LEFT) {
+            return Ok(());
+        }
+        drop(record);
+        Err(self.ended_error())
+    }
+
     /// Why a stream cannot go on with this upload.
     pub(super) fn ended_error(&self) -> JobError {
         let snapshot = self.snapshot();

@@ -337,6 +337,10 @@ impl Jobs {
     }
 
     /// Starts a stream that is cut into rounds, or finds that of the key and takes its newest round over.
+    ///
+    /// # Errors
+    /// Besides those of every upload [`JobError::Ended`], if that round ended before it had its rows: what was acknowledged of
+    /// them is gone.
     pub async fn begin_round(
         &self,
         spec: CheckedTrainSpec,
@@ -350,7 +354,12 @@ impl Jobs {
                 table.activate()?;
                 table.finish_cut_rounds();
                 let round = table.newest_round(&stream).unwrap_or_else(|| Round::first(stream));
-                Ok((round.clone(), table.begin(&spec, None, Some(round.key()), priority, Some(round), turn)?))
+                let begun = table.begin(&spec, None, Some(round.key()), priority, Some(round.clone()), turn)?;
+                match &begun {
+                    Begun::Complete { snapshot, .. } => table.job(&snapshot.id)?.check_not_cut_off()?,
+                    Begun::Uploading { .. } => {}
+                }
+                Ok((round, begun))
             })
             .await?;
             // Whoever had the stream may have cut it meanwhile.

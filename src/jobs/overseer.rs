@@ -76,12 +76,13 @@ impl News {
         }
         self.last = Some(now);
         if event.step > 0 {
-            // From the first step on: what comes before is no measure of the speed.
+            // From the first step on: what comes before is no measure of the speed. Training may begin again.
+            self.started = self.started.filter(|(.., step)| *step <= event.step);
             self.started.get_or_insert((now, event.rows_processed, event.step));
         }
         let (since, rows, steps) = self.started.unwrap_or((now, event.rows_processed, event.step));
         let seconds = (now - since).as_secs_f64();
-        let (rows, steps) = (event.rows_processed - rows, event.step - steps);
+        let (rows, steps) = (event.rows_processed.saturating_sub(rows), event.step.saturating_sub(steps));
         let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let left = (event.step_count - event.step.min(event.step_count)) as f64;
         let time_left = (steps > 0).then(|| Duration::try_from_secs_f64(left / rate(steps)).ok()).flatten();

@@ -21,6 +21,9 @@ impl Round {
     /// Bytes of a stream's key, at most: those of its rounds are longer.
     pub const STREAM_KEY_BYTES_MAX: usize = 100;
 
+    /// Why a round was cancelled for which no row came; its stream has ended well.
+    pub const LEFT: &str = "the stream ended, and no row came for another round";
+
     /// The first round of a stream.
     pub fn first(stream: IdempotencyKey) -> Self {
         Self { stream, number: 1, chunks_before: 0, rows_before: 0 }

@@ -523,9 +523,17 @@ impl Table {
     }
 
     fn expire_upload(&self, job: &Job, now: SystemTime) -> Result<bool, JobError> {
+        let expired = || {
+            // A stream of rounds that is connected may wait for rounds, not for its client; its rows may be few and far between.
+            let waits = job.round.is_some() && job.stream.receiver_count() > 0;
+            !waits && job.snapshot().upload_expires.is_some_and(|at| at <= now)
+        };
+        // Not to wait for a chunk that is being written.
+        if !expired() {
+            return Ok(false);
+        }
         let _spool = lock(&job.spool);
-        let expired = job.snapshot().upload_expires.is_some_and(|at| at <= now);
-        if job.state() != JobState::Uploading || !expired {
+        if job.state() != JobState::Uploading || !expired() {
             return Ok(false);
         }
         let idle = self.config.upload_idle_max;

@@ -617,6 +617,26 @@ async fn an_idle_upload_expires() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_round_expires_only_where_its_stream_is_gone_and_then_says_so() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let key: IdempotencyKey = "rounds".parse().expect("a key");
+    let begin = async || server.jobs.begin_round(spec().check().expect("valid"), &key, Priority::default()).await;
+    let Ok((_, Begun::Uploading { mut upload, snapshot, .. })) = begin().await else { panic!("a new stream") };
+    upload.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
+    let late = SystemTime::now() + 10 * JobsConfig::new(folder.path().to_owned()).upload_idle_max;
+    for (upload, state) in [(Some(upload), JobState::Uploading), (None, JobState::Cancelled)] {
+        let table = Arc::clone(&server.jobs.table);
+        tokio::task::spawn_blocking(move || table.expire(late)).await.expect("no panic");
+        assert_eq!(server.jobs.snapshot(&snapshot.id).expect("known").state, state);
+        drop(upload);
+    }
+    let error = begin().await.expect_err("its rows are gone");
+    assert!(matches!(&error, JobError::Ended { .. }) && error.to_string().contains("expired"), "{error}");
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_was_caught_starts_again() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;

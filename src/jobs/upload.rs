@@ -106,13 +106,13 @@ impl Upload {
         Ok((ended, round))
     }
 
-    /// Cancels a job for which no row came.
-    pub async fn leave(self, reason: &'static str) -> Result<JobSnapshot, JobError> {
+    /// Cancels a round for which no row came: see [`Round::LEFT`].
+    pub async fn leave(self) -> Result<JobSnapshot, JobError> {
         let Self { table, job, number, .. } = self;
         blocking(move || {
             let mut guard = lock(&job.spool);
             usable(&table, &job, number, guard.as_mut())?;
-            job.cancel_unless_running(Some(reason.to_owned()))?;
+            job.cancel_unless_running(Some(Round::LEFT.to_owned()))?;
             drop(guard);
             table.drop_rows(&job);
             Ok(job.snapshot())

@@ -91,15 +91,16 @@ pub struct TrainingReport {
 
 /// JSON has no NaN: a figure that is not finite is written as null and read as NaN, so that an undefined one (the
 /// explained variance of constant rows, say) cannot make a model unreadable.
-mod number {
+pub mod number {
     use serde::{Deserialize, Deserializer, Serializer};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    /// A number, or null.
+    pub fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         if number.is_finite() { serializer.serialize_f64(*number) } else { serializer.serialize_none() }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    /// A number; NaN for null.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
     }
 }

@@ -14,11 +14,23 @@ pub const LANES: usize = PANEL;
 /// that are left, and no padding.
 ///
 /// So one row is plain, and 16 rows or more are columns of 16 with no large stride between them, whatever their number.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Lanes {
     values: Floats,
     rows: usize,
     columns: usize,
+}
+
+impl Clone for Lanes {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), ..*self }
+    }
+
+    /// Keeps the memory where it suffices.
+    fn clone_from(&mut self, source: &Self) {
+        self.reset(source.rows, source.columns);
+        self.values_mut().copy_from_slice(source.values());
+    }
 }
 
 impl Lanes {

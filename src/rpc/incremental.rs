@@ -124,7 +124,8 @@ impl Driver {
             }
             Taken::Later(rows) => {
                 self.waiting = Some(Waiting { number, role, rows });
-                self.not_before = Some(Instant::now() + RETRY_PAUSE);
+                // Where the round is full, its end is what comes next.
+                self.not_before = (!self.stream.is_due()).then(|| Instant::now() + RETRY_PAUSE);
             }
         }
         Ok(())
@@ -132,7 +133,10 @@ impl Driver {
 
     async fn cut(&mut self) -> Result<(), Ending> {
         match self.stream.cut().await? {
-            Some(ended) => self.follow(Some(ended)),
+            Some(ended) => {
+                self.follow(Some(ended));
+                return self.try_again().await;
+            }
             None => self.not_before = Some(Instant::now() + RETRY_PAUSE),
         }
         Ok(())

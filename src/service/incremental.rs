@@ -18,8 +18,6 @@ pub const PUBLISH_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_
 pub const INTERVAL_ROWS_MIN: u64 = 100;
 /// Rounds of a stream that have their rows and have not ended, at most: the stream waits then.
 const ROUNDS_WAITING_MAX: usize = 8;
-/// Why a round was cancelled for which no row came; its stream has ended well.
-const LEFT: &str = "the stream ended, and no row came for another round";
 /// Rounds whose results are told again to who comes back.
 const RETOLD_MAX: usize = 16;
 
@@ -73,6 +71,8 @@ pub struct RoundStream {
     cadence: Cadence,
     /// When the first chunk of the round came, or the stream came back to it.
     began: Option<Instant>,
+    /// It has as many rows as a job may have.
+    is_full: bool,
 }
 
 /// How a stream began.
@@ -93,7 +93,7 @@ pub struct StreamBegun {
 pub enum Taken {
     /// These are on disk now; numbers and rows are those of the stream.
     Acknowledged(Vec<Acknowledged>),
-    /// There is no room for it now; rounds that end make some: it is to be given again.
+    /// There is no room for it now: it is to be given again once a round has ended, or this one was cut.
     Later(Matrix),
 }
 
@@ -145,13 +145,14 @@ impl Service {
         let retold = rounds.split_off(rounds.len().saturating_sub(RETOLD_MAX));
         let last_chunk = round.chunks_before + last_chunk;
         let began = (snapshot.chunks > 0).then(Instant::now);
-        Ok(StreamBegun { stream: RoundStream { upload, round, cadence, began }, snapshot, last_chunk, rounds: retold })
+        let stream = RoundStream { upload, round, cadence, began, is_full: false };
+        Ok(StreamBegun { stream, snapshot, last_chunk, rounds: retold })
     }
 }
 
 /// Whether a round was given up because no row came for it.
 fn is_left(snapshot: &JobSnapshot) -> bool {
-    snapshot.state == JobState::Cancelled && snapshot.failure.as_deref() == Some(LEFT)
+    snapshot.state == JobState::Cancelled && snapshot.failure.as_deref() == Some(Round::LEFT)
 }
 
 impl RoundStream {
@@ -189,11 +190,18 @@ impl RoundStream {
                 };
                 Ok(Taken::Acknowledged(taken.into_iter().map(of_stream).collect()))
             }
+            // The next round takes it.
+            Err(JobError::TooManyRows { .. } | JobError::JobTooLarge { .. })
+                if upload.training_rows() > 0 && !was_ahead =>
+            {
+                self.is_full = true;
+                Ok(Taken::Later(rows))
+            }
             // With chunks that wait for others it is not known which of them there was no room for.
             Err(JobError::SpoolFull { .. } | JobError::DiskReserve { .. }) if may_wait && !was_ahead => {
                 Ok(Taken::Later(rows))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error.of_stream(chunks_before).into()),
         }
     }
 
@@ -201,7 +209,7 @@ impl RoundStream {
     pub fn is_due(&self) -> bool {
         let Some(upload) = &self.upload else { return false };
         let age = self.began.map_or(Duration::ZERO, |began| began.elapsed());
-        self.cadence.is_due(upload.training_rows(), age) && !upload.waits_for_a_chunk()
+        (self.is_full || self.cadence.is_due(upload.training_rows(), age)) && !upload.waits_for_a_chunk()
     }
 
     /// When the round comes to its end by time, if it has the rows for that.
@@ -216,7 +224,7 @@ impl RoundStream {
         let upload = self.upload()?;
         match upload.cut().await {
             Ok((ended, round)) => {
-                (self.round, self.began) = (round, None);
+                (self.round, self.began, self.is_full) = (round, None, false);
                 Ok(Some(ended))
             }
             Err(JobError::TooManyJobs { .. } | JobError::SpoolFull { .. } | JobError::DiskReserve { .. }) => Ok(None),
@@ -232,8 +240,8 @@ impl RoundStream {
         if (chunks, rows) != (chunks_here, rows_here) {
             return Err(JobError::CountsDiffer { chunks, rows, chunks_here, rows_here }.into());
         }
-        if upload.training_rows() == 0 && number > 1 {
-            upload.leave(LEFT).await?;
+        if upload.rows() == 0 && number > 1 {
+            upload.leave().await?;
             return Ok(None);
         }
         Ok(Some(upload.finish(chunks - chunks_before, rows - rows_before).await?))

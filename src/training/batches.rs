@@ -66,7 +66,7 @@ impl Cut {
     }
 
     /// First row of a block and its number of rows.
-    fn block(&self, block: u64) -> (u64, u64) {
+    pub(super) fn block(&self, block: u64) -> (u64, u64) {
         let first = block * self.block_rows;
         (first, self.block_rows.min(self.rows - first))
     }
@@ -82,7 +82,7 @@ impl Cut {
     }
 
     /// The places in a block of the rows to train on, and of those held back, both in growing order.
-    fn split(&self, block: u64) -> (Vec<u32>, Vec<u32>) {
+    pub(super) fn split(&self, block: u64) -> (Vec<u32>, Vec<u32>) {
         let rows = self.block(block).1;
         let mut places: Vec<u32> = (0..rows as u32).collect();
         if self.held_back == 0 {
@@ -407,11 +407,20 @@ impl HeldBack {
     }
 }
 
-/// The rows that training with this seed would hold back of a source, in order and row-major: the same as [`HeldBack`]'s.
-pub fn held_back_rows(source: &dyn RowSource, held_back: u64, seed: u64) -> Result<Vec<f32>, SourceError> {
+/// The rows that training with this seed would hold back of a source, row-major: the same as
+/// [`HeldBack`]'s, block by block from the last on, at most `rows_max` of them; no more of the source is read than has these.
+pub fn held_back_rows(
+    source: &dyn RowSource,
+    held_back: u64,
+    seed: u64,
+    rows_max: usize,
+) -> Result<Vec<f32>, SourceError> {
     let cut = Cut::new(source.count(), source.features(), held_back, seed);
     let (mut block_values, mut values) = (Vec::new(), Vec::new());
-    for block in 0..cut.blocks() {
+    for block in (0..cut.blocks()).rev() {
+        if values.len() >= rows_max * cut.features {
+            break;
+        }
         let (first, rows) = cut.block(block);
         block_values.resize(rows as usize * cut.features, 0.0);
         source.read(first, &mut block_values)?;
@@ -419,6 +428,7 @@ pub fn held_back_rows(source: &dyn RowSource, held_back: u64, seed: u64) -> Resu
             values.extend_from_slice(&block_values[place as usize * cut.features..][..cut.features]);
         }
     }
+    values.truncate(rows_max * cut.features);
     Ok(values)
 }
 

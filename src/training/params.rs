@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::ValueKind;
 use super::recipe::{OptimiserSpec, Regularisation};
 use crate::model::spec::{RawModelSpec, check_widths, wrong_parameter};
 use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, Selector, SpecError};
@@ -15,6 +16,11 @@ use crate::numeric::Activation;
 pub const EPOCHS_MAX: u32 = 100_000;
 /// Most rows of a mini-batch.
 pub const BATCH_ROWS_MAX: u32 = 65_536;
+/// Bytes that a mini-batch may take on its way forward and backward.
+const BATCH_BYTES_MAX: u64 = 4 << 30;
+/// Numbers that are kept by row and unit, at most: what goes into a layer, and the derivatives by it, in both directions; slopes
+/// and gains where there are some.
+const KEPT_PER_UNIT: u64 = 7;
 /// Share of the steps over which the learning rate rises, unless another is asked for.
 pub const WARMUP_FRACTION: f64 = 0.05;
 /// Least and greatest time that training may be given.
@@ -138,6 +144,17 @@ pub enum ParamError {
         /// What the base has.
         expected: Vec<usize>,
     },
+    /// A mini-batch whose activations would not fit into memory.
+    #[error(
+        "batch_rows is {got}, expected at most {expected} for these widths: more would take over {} GiB on its way forward and \
+         backward", BATCH_BYTES_MAX >> 30
+    )]
+    BatchTooLarge {
+        /// What came.
+        got: u32,
+        /// What the widths allow.
+        expected: u64,
+    },
     /// A field that has no meaning beside another's value.
     #[error("{field} is set, which needs {needs}, got {got}")]
     Needs {
@@ -160,6 +177,7 @@ impl ParamError {
             | Self::Needs { field, .. }
             | Self::OfBase { field } => field,
             Self::BaseWidths { .. } => "widths",
+            Self::BatchTooLarge { .. } => "batch_rows",
         }
     }
 }
@@ -212,6 +230,7 @@ impl TrainSpec {
         self.check_activations()?;
         self.check_loss()?;
         self.check_numbers()?;
+        self.check_batch()?;
         self.check_value_range()?;
         // The widest normalisation that the loss allows: whichever is chosen from the rows needs no more.
         ModelSpec::new(self.raw_model_spec(self.normalisation.unwrap_or(NormalisationKind::UnitInterval)))?;
@@ -331,6 +350,16 @@ impl TrainSpec {
         Ok(())
     }
 
+    /// For widths that are known.
+    fn check_batch(&self) -> Result<(), ParamError> {
+        let units: u64 = self.widths.iter().map(|width| *width as u64).sum();
+        let expected = BATCH_BYTES_MAX / (4 * KEPT_PER_UNIT * units);
+        match self.batch_rows {
+            Some(got) if u64::from(got) > expected => Err(ParamError::BatchTooLarge { got, expected }),
+            _ => Ok(()),
+        }
+    }
+
     fn check_time_budget(&self) -> Result<(), ParamError> {
         let Some(budget) = self.time_budget else { return Ok(()) };
         if !TIME_BUDGET.contains(&budget) {
@@ -366,7 +395,6 @@ impl TrainSpec {
         }
     }
 
-    /// With every activation and the loss filled in.
     /// As asked for; else cross-entropy for rows in the unit interval (unless their reconstruction is not a sigmoid), which
     /// gives the lower squared error there too, and squared error for the rest.
     fn resolved_loss(&self, normalisation: NormalisationKind) -> Loss {
@@ -432,13 +460,16 @@ impl CheckedTrainSpec {
     /// The same with the widths of its base.
     ///
     /// # Errors
-    /// [`ParamError::BaseWidths`] if other widths were asked for.
+    /// [`ParamError::BaseWidths`] if other widths were asked for, [`ParamError::BatchTooLarge`] if these are too wide for the
+    /// mini-batch.
     pub fn with_base(&self, base: &ModelSpec) -> Result<Self, ParamError> {
         let expected = &base.raw().widths;
         if !self.spec.widths.is_empty() && self.spec.widths != *expected {
             return Err(ParamError::BaseWidths { got: self.spec.widths.clone(), expected: expected.clone() });
         }
-        Ok(Self { spec: TrainSpec { widths: expected.clone(), ..self.spec.clone() } })
+        let spec = TrainSpec { widths: expected.clone(), ..self.spec.clone() };
+        spec.check_batch()?;
+        Ok(Self { spec })
     }
 
     /// How the first weights are drawn.
@@ -451,8 +482,8 @@ impl CheckedTrainSpec {
         self.spec.optimiser.warmup_fraction.unwrap_or(WARMUP_FRACTION)
     }
 
-    /// Whether a linear model may be chosen instead: the caller said nothing of activations, loss or what keeps the model from
-    /// learning by heart.
+    /// Whether a linear model may be chosen instead: the caller said nothing of activations, loss, first weights or what keeps
+    /// the model from learning by heart.
     pub fn may_be_linear(&self) -> bool {
         let spec = &self.spec;
         spec.hidden_activation.is_none()
@@ -462,15 +493,17 @@ impl CheckedTrainSpec {
             && spec.decoder_activations.is_empty()
             && spec.loss.is_none()
             && !spec.gain
+            && spec.initialisation.is_none()
+            && spec.optimiser.weight_decay == 0.0
             && spec.regularisation == Regularisation::default()
     }
 
-    /// The normalisation to use. `whole_bytes`: every value of the training rows is a whole number from 0 to 255.
+    /// The normalisation to use for training rows of such `values`.
     ///
-    /// As asked for; else unit interval for such data or where the common range is given; else standardise, or min-max
-    /// under binary cross-entropy, which needs data in [0, 1].
-    pub fn normalisation(&self, whole_bytes: bool) -> NormalisationKind {
-        self.spec.normalisation.unwrap_or(if whole_bytes || self.spec.value_range.is_some() {
+    /// As asked for; else unit interval for bytes, for values in it, or where the common range is given; else standardise, or
+    /// min-max under binary cross-entropy, which needs data in [0, 1].
+    pub fn normalisation(&self, values: ValueKind) -> NormalisationKind {
+        self.spec.normalisation.unwrap_or(if values != ValueKind::Any || self.spec.value_range.is_some() {
             NormalisationKind::UnitInterval
         } else {
             match self.spec.loss {
@@ -532,19 +565,19 @@ mod tests {
     fn defaults_are_elu_inside_and_linear_at_the_ends() {
         let checked = check_allowed(|_| ());
         let elu = Activation::Elu { alpha: 1.0 };
-        let model = checked.model_spec(checked.normalisation(false));
+        let model = checked.model_spec(checked.normalisation(ValueKind::Any));
         assert_eq!(model.raw().encoder_activations, [elu, Activation::Linear]);
         assert_eq!(model.raw().decoder_activations, [Activation::Linear, elu]);
         assert_eq!(model.raw().loss, Loss::SquaredError);
         assert_eq!(model.raw().normalisation, NormalisationKind::Standardise);
-        assert_eq!(checked.normalisation(true), NormalisationKind::UnitInterval);
+        assert_eq!(checked.normalisation(ValueKind::Bytes), NormalisationKind::UnitInterval);
         assert_eq!(checked.initialisation(), Initialisation::Orthogonal);
     }
 
     #[test]
     fn cross_entropy_ends_in_a_sigmoid_and_never_standardises() {
         let checked = check_allowed(|spec| spec.loss = Some(Loss::BinaryCrossEntropy));
-        let model = checked.model_spec(checked.normalisation(false));
+        let model = checked.model_spec(checked.normalisation(ValueKind::Any));
         assert_eq!(model.raw().decoder_activations[0], Activation::Sigmoid);
         assert_eq!(model.raw().normalisation, NormalisationKind::MinMax);
         check_refused(
@@ -632,6 +665,31 @@ mod tests {
             "optimiser.warmup_fraction",
             "optimiser.warmup_fraction is -0.1, expected 0 to 1",
         );
+    }
+
+    #[test]
+    fn a_mini_batch_fits_into_memory() {
+        check_allowed(|spec| spec.batch_rows = Some(BATCH_ROWS_MAX));
+        let wide = |spec: &mut TrainSpec| (spec.widths, spec.batch_rows) = (vec![65_536, 2, 65_536], Some(1171));
+        let text = "batch_rows is 1171, expected at most 1170 for these widths: \
+                    more would take over 4 GiB on its way forward and backward";
+        check_refused(wide, "batch_rows", text);
+        // Widths that only the base knows.
+        let widest = ModelSpec::new(
+            check_allowed(|spec| spec.widths = vec![65_536, 2]).spec.raw_model_spec(NormalisationKind::None),
+        );
+        let mut later = spec(&[]);
+        later.base = Some(Base { name: later.model_name.clone(), selector: Selector::Latest, or_fresh: false });
+        later.batch_rows = Some(BATCH_ROWS_MAX);
+        let later = later.check().expect("allowed as far as is known");
+        let refused = later.with_base(&widest.expect("a shape"));
+        assert_eq!(refused, Err(ParamError::BatchTooLarge { got: BATCH_ROWS_MAX, expected: 2340 }));
+        // What is chosen where nobody chooses always fits: the widest model that there may be.
+        check_allowed(|spec| {
+            spec.widths = [65_536, 1].repeat(8);
+            spec.widths.push(65_536);
+            spec.batch_rows = Some(128);
+        });
     }
 
     #[test]
@@ -747,7 +805,7 @@ mod tests {
     #[test]
     fn a_value_range_rises_and_belongs_to_the_unit_interval() {
         let checked = check_allowed(|spec| spec.value_range = Some((0.0, 255.0)));
-        assert_eq!(checked.normalisation(false), NormalisationKind::UnitInterval);
+        assert_eq!(checked.normalisation(ValueKind::Any), NormalisationKind::UnitInterval);
         for range in [(1.0, 1.0), (1.0, 0.0), (f32::NAN, 1.0), (0.0, f32::INFINITY), (f32::MIN, f32::MAX)] {
             let mut wrong = spec(&[4, 2]);
             wrong.value_range = Some(range);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::batches::HELD_BACK_BYTES_MAX;
 use super::params::CheckedTrainSpec;
 use super::recipe::OptimiserKind;
+use crate::model::normalisation::Learner;
 use crate::model::spec::RawModelSpec;
 use crate::model::{Loss, ModelSpec, NormalisationKind};
 use crate::numeric::Activation;
@@ -100,19 +101,68 @@ fn default_learning_rate(model: &RawModelSpec, kind: OptimiserKind) -> (f64, Str
     }
 }
 
-/// How many of `rows` rows are held back.
-pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, notes: &mut Vec<String>) -> u64 {
+/// How many of `rows` rows of `features` numbers are held back.
+pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, features: usize, notes: &mut Vec<String>) -> u64 {
     match spec.spec().validation_fraction {
         Some(fraction) => (rows as f64 * fraction).round() as u64,
         None => {
             let share = |fraction: f64| (rows as f64 * fraction).round() as u64;
             let most = share(VALIDATION_FRACTION_DEFAULT_MAX);
             // More than fits into memory would be read anew in every epoch, with all the rows around it.
-            let kept = HELD_BACK_BYTES_MAX / (4 * spec.features() as u64);
+            let kept = HELD_BACK_BYTES_MAX / (4 * features as u64);
             let least = VALIDATION_ROWS_DEFAULT_MIN.min(most);
             let chosen = share(VALIDATION_FRACTION_DEFAULT).min(kept).max(least);
             notes.push(format!("validation: {chosen} of {rows} rows are held back"));
             chosen
+        }
+    }
+}
+
+/// What all values of the training rows have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// Whole numbers from 0 to 255 of one range: pixels and the like.
+    Bytes,
+    /// From 0 to 1, of one range.
+    Unit,
+    /// Neither.
+    Any,
+}
+
+/// What is found out of [`ValueKind`], row after row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SeenValues {
+    bytes: bool,
+    unit: bool,
+}
+
+impl Default for SeenValues {
+    fn default() -> Self {
+        Self { bytes: true, unit: true }
+    }
+}
+
+impl SeenValues {
+    pub(super) fn add(&mut self, row: &[f32]) {
+        self.bytes = self.bytes && row.iter().all(|x| (0.0..=255.0).contains(x) && x.fract() == 0.0);
+        self.unit = self.unit && row.iter().all(|x| (0.0..=1.0).contains(x));
+    }
+
+    /// `learner` has seen the same rows. Columns of a table that only happen to be whole numbers, or shares, have ranges of
+    /// their own: in one range most of those that are not constant go beyond half of the greatest value.
+    pub(super) fn kind(self, learner: &Learner, features: usize) -> ValueKind {
+        let ranges = (0..features).map(|j| learner.range(j));
+        let greatest = ranges.clone().fold(0.0, |most: f32, (_, maximum)| most.max(maximum));
+        let (mut varied, mut wide) = (0, 0);
+        for (_, maximum) in ranges.filter(|(minimum, maximum)| minimum < maximum) {
+            varied += 1;
+            wide += usize::from(maximum > 0.5 * greatest);
+        }
+        match (self.bytes, self.unit) {
+            _ if 2 * wide < varied => ValueKind::Any,
+            (_, true) => ValueKind::Unit,
+            (true, false) => ValueKind::Bytes,
+            (false, false) => ValueKind::Any,
         }
     }
 }
@@ -122,11 +172,18 @@ pub(super) fn tell_choices(
     spec: &CheckedTrainSpec,
     model: &ModelSpec,
     kind: NormalisationKind,
-    whole_bytes: bool,
+    values: ValueKind,
+    holds_back: bool,
     notes: &mut Vec<String>,
 ) {
     if spec.spec().normalisation.is_none() {
-        let why = if whole_bytes { "every value is a whole number from 0 to 255" } else { "for values of any kind" };
+        let why = match values {
+            _ if spec.spec().value_range.is_some() => "for the range that is given",
+            _ if kind == NormalisationKind::MinMax => "for binary cross-entropy",
+            ValueKind::Bytes => "every value is a whole number from 0 to 255, and all share one range",
+            ValueKind::Unit => "every value is from 0 to 1, and all share one range",
+            ValueKind::Any => "for values of any kind",
+        };
         notes.push(format!("normalisation: {}, {why}", kind.name()));
     }
     if spec.spec().loss.is_none() {
@@ -138,7 +195,7 @@ pub(super) fn tell_choices(
             }
         });
     }
-    if spec.may_be_linear() && model.layers() > 1 {
+    if spec.may_be_linear() && holds_back && model.layers() > 1 {
         notes.push("hidden activation: ELU, unless PCA turns out to be as good on held-out rows".to_owned());
     }
     if model.saturates_without_gain() {

@@ -10,7 +10,7 @@ use super::init;
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimiser;
 use super::params::{CheckedTrainSpec, Initialisation};
-use super::plan::{Plan, tell_choices, validation_rows};
+use super::plan::{Plan, SeenValues, ValueKind, tell_choices, validation_rows};
 use super::schedule::learning_rate;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
@@ -49,6 +49,19 @@ pub enum TrainError {
          choose the normalisation min-max or unit interval, or the squared error"
     )]
     OutsideUnitInterval {
+        /// From 0.
+        row: u64,
+        /// From 0.
+        feature: usize,
+        /// Normalised.
+        value: f32,
+    },
+    /// The same for a base, whose normalisation and loss stay.
+    #[error(
+        "binary cross-entropy, which the base has, wants values from 0 to 1 after the base's normalisation, training row {row} \
+         has {value} in feature {feature}: train without a base, then the range is that of these rows"
+    )]
+    OutsideBase {
         /// From 0.
         row: u64,
         /// From 0.
@@ -129,10 +142,11 @@ pub fn train(
     })
 }
 
-/// The rows (row-major, in order) that training on `training` holds out: what may be given to a later training as `held_out`.
-pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource) -> Result<Vec<f32>, SourceError> {
-    let count = validation_rows(spec, training.count(), &mut Vec::new());
-    held_back_rows(training, count, spec.spec().seed)
+/// At most `rows_max` of the rows (row-major, the newest first) that training on `training` holds out: what may be given to a
+/// later training as `held_out`. The widths may be left to a base.
+pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usize) -> Result<Vec<f32>, SourceError> {
+    let count = validation_rows(spec, training.count(), training.features(), &mut Vec::new());
+    held_back_rows(training, count, spec.spec().seed, rows_max)
 }
 
 struct Trainer<'a> {
@@ -170,20 +184,14 @@ impl<'a> Trainer<'a> {
         }
         let mut notes = Vec::new();
         let seed = spec.spec().seed;
-        let cut = Arc::new(Cut::new(count, spec.features(), validation_rows(spec, count, &mut notes), seed));
+        let cut =
+            Arc::new(Cut::new(count, spec.features(), validation_rows(spec, count, spec.features(), &mut notes), seed));
         let mut look = |event: &Event| match observer.look(event) {
             Next::GoOn | Next::Save => Ok(()),
             Next::Stop | Next::SaveAndStop => Err(TrainError::Stopped),
         };
         let event = Event::default();
-        let (mut learner, mut whole_bytes, mut seen) = (Learner::new(spec.features()), true, 0u64);
-        each_training_row(source.as_ref(), &cut, &mut |_, row| {
-            learner.add(row);
-            whole_bytes = whole_bytes && row.iter().all(|x| *x >= 0.0 && *x <= 255.0 && x.fract() == 0.0);
-            seen += 1;
-            if seen.is_multiple_of(LOOK_ROWS) { look(&event) } else { Ok(()) }
-        })?;
-        look(&event)?;
+        let (learner, values) = look_through(source.as_ref(), &cut, &mut || look(&event))?;
         let (normaliser, model_spec) = match base {
             Some(base) => {
                 assert_eq!(
@@ -191,16 +199,20 @@ impl<'a> Trainer<'a> {
                     spec.spec().widths,
                     "a model to begin with has the widths asked for"
                 );
-                (base.normaliser().clone(), base.spec().clone())
+                let (normaliser, model_spec) = (base.normaliser().clone(), base.spec().clone());
+                if model_spec.raw().loss == Loss::BinaryCrossEntropy {
+                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, outside_base)?;
+                }
+                (normaliser, model_spec)
             }
             None => {
-                let kind = spec.normalisation(whole_bytes);
+                let kind = spec.normalisation(values);
                 let normaliser = learner.normaliser(kind, spec.spec().value_range)?;
                 let model_spec = spec.model_spec(kind);
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
-                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner)?;
+                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, outside)?;
                 }
-                tell_choices(spec, &model_spec, kind, whole_bytes, &mut notes);
+                tell_choices(spec, &model_spec, kind, values, cut.training_rows() < count, &mut notes);
                 (normaliser, model_spec)
             }
         };
@@ -281,7 +293,7 @@ impl<'a> Trainer<'a> {
         let mut optimizer = Optimiser::new(&model, &spec.spec().optimiser);
         let restored = optimizer.restore(state.optimiser, optimiser);
         restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
-        let held_back = validation_rows(spec, source.count(), &mut Vec::new());
+        let held_back = validation_rows(spec, source.count(), spec.features(), &mut Vec::new());
         let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
         let steps = Steps::new(&model, &spec.spec().regularisation, spec.spec().seed);
@@ -292,10 +304,10 @@ impl<'a> Trainer<'a> {
     /// All epochs, then the figures.
     fn run(mut self, test: &dyn RowSource, observer: &mut dyn Observer) -> Result<Trained, TrainError> {
         self.settle(observer)?;
-        while self.state.epoch <= self.state.plan.epochs {
+        // Asked before an epoch, not after it: who goes on from a checkpoint of its end asks too.
+        while self.state.epoch <= self.state.plan.epochs && self.is_patient() {
             match self.epoch(observer)? {
-                Epoch::Done if self.is_patient() => {}
-                Epoch::Done => break,
+                Epoch::Done => {}
                 Epoch::Diverged(error) if self.may_retry() => self.begin_again(&error),
                 Epoch::Diverged(error) => return Err(error),
             }
@@ -304,9 +316,6 @@ impl<'a> Trainer<'a> {
         match best {
             Some(best) => model = best,
             None => state.report.best_epoch = state.report.epochs.last().map_or(0, |last| last.epoch),
-        }
-        if !is_finite(&model) {
-            return Err(diverged(&state, f64::NAN));
         }
         let mut report = state.report;
         let figures = |model: &Autoencoder, pca: &Measured| {
@@ -318,6 +327,8 @@ impl<'a> Trainer<'a> {
                 let plain = linear::model(model.spec(), model.normaliser().clone(), &yardstick.pca);
                 let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
                 if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
+                    // They speak of what was trained.
+                    state.notes.retain(|note| !["loss:", "hidden activation:"].iter().any(|of| note.starts_with(of)));
                     state.notes.push(note);
                     of_model = figures(&plain, &pca)?;
                     model = plain;
@@ -372,7 +383,9 @@ impl<'a> Trainer<'a> {
             let per_row = loss / batch.len() as f64;
             // A start may be a good one: then what the rows vary by is the measure.
             let start = *self.state.loss_start.get_or_insert(per_row.max(self.state.spread));
-            if !per_row.is_finite() || per_row > EXPLODED * start {
+            // All that the rows vary by may be in one of them.
+            let of_one = self.state.spread * self.state.report.training_rows as f64 / batch.len() as f64;
+            if !per_row.is_finite() || per_row > EXPLODED * start + 4.0 * of_one {
                 return Ok(Epoch::Diverged(diverged(&self.state, per_row)));
             }
             let (step, plan) = (self.state.steps_done, &self.state.plan);
@@ -387,12 +400,17 @@ impl<'a> Trainer<'a> {
             let (epoch, training_loss) = (state.epoch, state.loss_sum / state.rows_done as f64);
             self.tell(observer, epoch, training_loss, false)?;
         }
+        // A loss may hide it: some activations make a number of what is none.
+        if !is_finite(&self.model) {
+            return Ok(Epoch::Diverged(diverged(&self.state, f64::NAN)));
+        }
         let figures = self.validate()?;
         let state = &mut self.state;
         let training_loss = state.loss_sum / state.rows_done as f64;
         let validation_loss = figures.as_ref().map(|figures| figures.loss);
         state.report.epochs.push(EpochLosses { epoch: state.epoch, training_loss, validation_loss });
-        if let Some(loss) = validation_loss
+        // One that is no number, a held-back row of enormous values makes it, tells nothing.
+        if let Some(loss) = validation_loss.filter(|loss| loss.is_finite())
             && state.best_loss.is_none_or(|best| loss < best)
         {
             state.report.best_epoch = state.epoch;
@@ -441,8 +459,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        // What becomes of that must not depend on when it is saved: the end of the epoch tells.
         if !is_finite(&self.model) {
-            return Err(diverged(&self.state, f64::NAN));
+            return Ok(());
         }
         self.state.optimiser = self.optimizer.scalars();
         let tensors = self.optimizer.tensors();
@@ -461,7 +480,7 @@ impl<'a> Trainer<'a> {
         let state = &mut self.state;
         let Some(patience) = self.spec.spec().patience_epochs else { return true };
         let done = state.epoch - 1;
-        if state.best_loss.is_none() || done - state.report.best_epoch < patience || done == state.plan.epochs {
+        if state.best_loss.is_none() || done - state.report.best_epoch < patience {
             return true;
         }
         state.notes.push(format!("stopped early after epoch {done}: no better validation loss"));
@@ -494,6 +513,24 @@ impl<'a> Trainer<'a> {
         };
         self.optimizer = Optimiser::new(&self.model, &self.spec.spec().optimiser);
     }
+}
+
+/// What everything is chosen by: the training rows, for as long as `go_on` says so.
+fn look_through(
+    source: &dyn RowSource,
+    cut: &Cut,
+    go_on: &mut dyn FnMut() -> Result<(), TrainError>,
+) -> Result<(Learner, ValueKind), TrainError> {
+    let (mut learner, mut values, mut seen) = (Learner::new(source.features()), SeenValues::default(), 0u64);
+    each_training_row(source, cut, &mut |_, row| {
+        learner.add(row);
+        values.add(row);
+        seen += 1;
+        if seen.is_multiple_of(LOOK_ROWS) { go_on() } else { Ok(()) }
+    })?;
+    go_on()?;
+    let values = values.kind(&learner, source.features());
+    Ok((learner, values))
 }
 
 /// PCA, for as long as `go_on` says so.
@@ -543,11 +580,20 @@ fn diverged(state: &State, loss: f64) -> TrainError {
     TrainError::Diverged { epoch, step, loss, learning_rate: state.plan.learning_rate }
 }
 
+fn outside(row: u64, feature: usize, value: f32) -> TrainError {
+    TrainError::OutsideUnitInterval { row, feature, value }
+}
+
+fn outside_base(row: u64, feature: usize, value: f32) -> TrainError {
+    TrainError::OutsideBase { row, feature, value }
+}
+
 fn check_unit_interval(
     source: &dyn RowSource,
     cut: &Cut,
     normaliser: &Normaliser,
     learner: &Learner,
+    refuse: fn(u64, usize, f32) -> TrainError,
 ) -> Result<(), TrainError> {
     let allowed = 0.0..=1.0;
     let fits = |j| {
@@ -562,7 +608,7 @@ fn check_unit_interval(
         for (feature, x) in values.iter().enumerate() {
             let value = normaliser.value(feature, *x);
             if !allowed.contains(&value) {
-                return Err(TrainError::OutsideUnitInterval { row, feature, value });
+                return Err(refuse(row, feature, value));
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use super::batches::{Cut, HeldBack, each_block, each_training_row};
 use super::source::{RowSource, SourceError};
 use crate::model::Normaliser;
+use crate::model::report::number;
 use crate::numeric::linalg::{Pca, RowsInTurn, affordable_rows};
 use crate::numeric::rng::{Stream, Use};
 
@@ -22,10 +23,13 @@ pub struct Yardstick {
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Measured {
     /// Normalised space.
+    #[serde(with = "number")]
     pub squared_error: f64,
     /// Units of the input.
+    #[serde(with = "number")]
     pub squared_error_input_units: f64,
     /// Squared distance of the rows to the mean training row, normalised space.
+    #[serde(with = "number")]
     pub spread: f64,
 }
 

@@ -245,6 +245,89 @@ async fn a_round_ends_by_time_while_nothing_comes() {
     server.stop().await;
 }
 
+/// The newest version has the widths.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_may_leave_the_widths_to_the_newest_version() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut client = server.autoencoder().await;
+    let all = rows(300, 1, false);
+    for (key, widths, chunks) in [("first", vec![COLUMNS as u32, 5, 3], 1), ("then", Vec::new(), 6)] {
+        let part = &all[..chunks * CHUNK_ROWS * COLUMNS];
+        let asked = pb::TrainSpec { widths, ..stream_spec(key, 100) };
+        let mut stream = Stream::open(&mut client, asked).await.expect("accepted");
+        stream.send(1, part).await;
+        stream.finish(part).await;
+        stream.until_it_ends().await.expect("ends well");
+        assert_eq!(stream.results.len(), chunks.div_ceil(2));
+        assert!(stream.results.iter().all(|one| one.failure.is_empty()), "{:?}", stream.results);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_that_has_as_many_rows_as_a_job_may_have_is_cut_before_it_is_due() {
+    let store = temporary_store();
+    let mut config = ServerConfig::new(store.path().to_owned());
+    config.jobs.job_rows_max = 120;
+    let server = TestServer::start_with(config).await;
+    let mut client = server.autoencoder().await;
+    let all = rows(300, 1, false);
+    let mut stream = Stream::open(&mut client, stream_spec("full", 10_000)).await.expect("accepted");
+    stream.send(1, &all).await;
+    stream.finish(&all).await;
+    stream.until_it_ends().await.expect("ends well");
+    assert_eq!(stream.acknowledged.number, 6);
+    assert_eq!(stream.results.iter().map(|one| one.round).collect::<Vec<_>>(), [1, 2, 3]);
+    // A chunk that no round has room for.
+    let stream = Stream::open(&mut client, stream_spec("large", 10_000)).await.expect("accepted");
+    let _ = stream.questions.send(chunk(1, COLUMNS, &rows(121, 1, false))).await;
+    let refused = { stream }.until_it_ends().await.expect_err("refused");
+    assert!(refused.message().contains("121 rows, at most 120"), "{refused:?}");
+    server.stop().await;
+}
+
+/// Numbers that come in errors are those that the client gave.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_a_later_round_count_the_chunks_of_the_stream() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut client = server.autoencoder().await;
+    let all = rows(150, 1, false);
+    let mut stream = Stream::open(&mut client, stream_spec("numbers", 100)).await.expect("accepted");
+    stream.send(1, &all).await;
+    stream.until_acknowledged(3).await.expect("taken");
+    let _ = stream.questions.send(chunk(3, COLUMNS, &rows(50, 9, false))).await;
+    let refused = stream.until_it_ends().await.expect_err("refused");
+    assert!(
+        refused.message().starts_with("chunk.number: chunk 3 came before")
+            || refused.message().contains("chunk 3 came before"),
+        "{refused:?}"
+    );
+    server.stop().await;
+}
+
+/// Rows to measure on that come after the last cut are rows of a round like any others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_round_with_test_rows_alone_says_so() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let all = rows(150, 1, false);
+    let mut stream = Stream::open(&mut server.autoencoder().await, stream_spec("test", 100)).await.expect("accepted");
+    stream.send(1, &all[..100 * COLUMNS]).await;
+    stream.until_round(1).await.expect("goes well");
+    let mut last = chunk(3, COLUMNS, &all[100 * COLUMNS..]);
+    if let Some(pb::train_request::Message::Chunk(chunk)) = &mut last.message {
+        chunk.role = pb::RowRole::Test.into();
+    }
+    let _ = stream.questions.send(last).await;
+    stream.until_acknowledged(3).await.expect("taken");
+    stream.finish(&all).await;
+    let refused = stream.until_it_ends().await.expect_err("refused");
+    assert!(refused.message().contains("no training rows came"), "{refused:?}");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_too_many_rounds_wait_the_stream_is_slowed_and_does_not_fail() {
     let store = temporary_store();

@@ -123,6 +123,85 @@ fn patience_ends_training_early() {
 }
 
 #[test]
+fn patience_is_the_same_whoever_goes_on_from_the_end_of_an_epoch() {
+    let mut asked = spec(&[6, 4, 2]);
+    (asked.epochs, asked.patience_epochs, asked.batch_rows) = (Some(400), Some(3), Some(50));
+    asked.optimiser.learning_rate = Some(0.05);
+    let checked = asked.check().expect("valid");
+    let values = plane(50, 6, 2);
+    let whole = go(&checked, &values, &[], Start::Fresh, 1, &mut |_: &Event| Next::GoOn).expect("trains");
+    // An epoch is a step, or what ends it: every checkpoint is one of an end.
+    let mut start = Start::Fresh;
+    for _ in 0..2000 {
+        let mut once = AtEnds { kept: None };
+        match go(&checked, &values, &[], start, 1, &mut once) {
+            Err(TrainError::Stopped) => start = Start::Checkpoint(once.kept.expect("saved"), None),
+            Err(error) => panic!("{error}"),
+            Ok(trained) => {
+                assert_eq!(trained.report, whole.report);
+                assert_eq!(bits(&trained.model), bits(&whole.model));
+                return;
+            }
+        }
+    }
+    panic!("it never ended");
+}
+
+/// Stops at the end of every epoch.
+struct AtEnds {
+    kept: Option<Vec<u8>>,
+}
+
+impl Observer for AtEnds {
+    fn look(&mut self, event: &Event) -> Next {
+        if event.epoch_ended { Next::SaveAndStop } else { Next::GoOn }
+    }
+
+    fn save(&mut self, checkpoint: &[u8]) -> Result<(), String> {
+        self.kept = Some(checkpoint.to_vec());
+        Ok(())
+    }
+
+    fn elapsed(&mut self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// A row of enormous values that is held back makes the validation loss no number, in every epoch.
+#[test]
+fn a_validation_loss_that_is_no_number_chooses_nothing() {
+    let mut asked = spec(&[6, 4, 2]);
+    (asked.hidden_activation, asked.normalisation) = (Some(Activation::Tanh), Some(NormalisationKind::None));
+    let mut values = plane(50, 6, 2);
+    let found = run(asked.clone(), &values, 1).expect("trains");
+    assert!(found.report.epochs.iter().all(|epoch| epoch.validation_loss.is_some_and(f64::is_finite)));
+    let cut = Cut::new(50, 6, 10, asked.seed);
+    let (first, row) = (cut.split(0).1, cut.block(0).0);
+    values[(row as usize + first[0] as usize) * 6] = 3e38;
+    let checked = asked.check().expect("valid");
+    let go_on = &mut |_: &Event| Next::GoOn;
+    let trained = go(&checked, &values, &[], Start::Fresh, 1, go_on).expect("trains");
+    assert!(trained.report.epochs.iter().all(|epoch| epoch.validation_loss.is_some_and(|loss| !loss.is_finite())));
+    assert_eq!(trained.report.best_epoch, 3, "the last");
+    // The figures of PCA are no numbers either, and a checkpoint has them.
+    let mut once = Interrupted { every: 2, kept: None };
+    go(&checked, &values, &[], Start::Fresh, 1, &mut once).expect_err("stopped");
+    let from = Start::Checkpoint(once.kept.expect("saved"), None);
+    let resumed = go(&checked, &values, &[], from, 1, &mut |_: &Event| Next::GoOn).expect("goes on");
+    assert_eq!(bits(&resumed.model), bits(&trained.model));
+}
+
+#[test]
+fn one_row_far_from_all_others_is_no_divergence() {
+    let mut asked = spec(&[3, 2]);
+    (asked.batch_rows, asked.validation_fraction) = (Some(1), Some(0.0));
+    asked.optimiser.learning_rate = Some(1e-6);
+    let mut values = plane(30_000, 3, 1);
+    values[300] = 1e9;
+    run(asked, &values, 1).expect("trains");
+}
+
+#[test]
 fn few_rows_and_constant_rows_train() {
     for (rows, values) in [(1, plane(1, 5, 2)), (2, plane(2, 5, 2)), (9, vec![4.0; 45])] {
         let trained = run(spec(&[5, 4, 3]), &values, 1).expect("trains");
@@ -256,6 +335,39 @@ fn cross_entropy_refuses_values_outside_the_unit_interval() {
 }
 
 #[test]
+fn rows_that_the_loss_of_a_base_does_not_fit_are_refused() {
+    let mut asked = spec(&[5, 2]);
+    (asked.loss, asked.normalisation) = (Some(Loss::BinaryCrossEntropy), Some(NormalisationKind::MinMax));
+    let base = run(asked, &plane(50, 5, 2), 1).expect("trains").model;
+    let mut values = plane(50, 5, 2);
+    values[11] = 1e6;
+    let checked = TrainSpec { validation_fraction: Some(0.0), ..spec(&[5, 2]) }.check().expect("valid");
+    let go_on = &mut |_: &Event| Next::GoOn;
+    let error = go(&checked, &values, &[], Start::Model(Arc::new(base)), 1, go_on).expect_err("refused");
+    assert!(matches!(error, TrainError::OutsideBase { row: 2, feature: 1, .. }), "{error}");
+}
+
+#[test]
+fn what_values_have_in_common_is_found() {
+    let of = |rows: &[[f32; 4]]| {
+        let (mut learner, mut seen) = (Learner::new(4), SeenValues::default());
+        rows.iter().for_each(|row| {
+            learner.add(row);
+            seen.add(row);
+        });
+        seen.kind(&learner, 4)
+    };
+    assert_eq!(of(&[[0.0, 255.0, 0.0, 9.0], [0.0, 20.0, 200.0, 180.0]]), ValueKind::Bytes);
+    assert_eq!(of(&[[0.0, 1.0, 0.0, 0.2], [0.0, 0.3, 0.9, 0.7]]), ValueKind::Unit);
+    assert_eq!(of(&[[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]]), ValueKind::Unit);
+    assert_eq!(of(&[[0.0, -1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]]), ValueKind::Any);
+    // An age, children, a size, rooms.
+    assert_eq!(of(&[[44.0, 1.0, 180.0, 3.0], [70.0, 3.0, 165.0, 5.0]]), ValueKind::Any);
+    assert_eq!(of(&[[0.01, 0.9, 0.02, 0.001], [0.0, 0.1, 0.03, 0.002]]), ValueKind::Any);
+    assert_eq!(of(&[[7.0; 4]; 2]), ValueKind::Bytes, "constant");
+}
+
+#[test]
 fn saturating_units_without_gain_are_warned_of() {
     let mut asked = spec(&[6, 4, 2]);
     asked.hidden_activation = Some(Activation::Tanh);
@@ -350,6 +462,8 @@ fn what_is_linear_is_found_to_be_and_what_is_bent_too() {
         "{:?}",
         trained.report.notes
     );
+    let of_what_was_left = |note: &&String| note.starts_with("hidden activation") || note.starts_with("loss");
+    assert_eq!(trained.report.notes.iter().find(of_what_was_left), None);
     // Who asked for a bend gets it.
     let bent = TrainSpec { hidden_activation: Some(Activation::Tanh), ..asked };
     assert_eq!(run_with(bent, &plane(400, 10, 3)).model.spec().raw().encoder_activations[0], Activation::Tanh);
