@@ -848,6 +848,30 @@ async fn a_crash_between_two_rounds_ends_the_first_and_hands_on_its_held_out_row
     server.crash().await;
 }
 
+/// A stream that is cut while another one comes back to it does not take the next round from that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_back_between_two_rounds_has_the_next_one() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let key: IdempotencyKey = "key".parse().expect("a key");
+    let begin = async || server.jobs.begin_round(spec().check().expect("valid"), &key, Priority::default()).await;
+    let Ok((round, Begun::Uploading { upload: mut old, snapshot, .. })) = begin().await else { panic!("new") };
+    old.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
+    // The next round is there, and the old stream has not come to it yet.
+    let table = Arc::clone(&server.jobs.table);
+    let job = table.job(&snapshot.id).expect("known");
+    table.next_round(&job, &round.next(1, 40), &[]).expect("makes");
+    let next = table.newest_round(&key).expect("made");
+    let turn = Arc::clone(&table.turn).lock_owned().await;
+    let checked = spec().check().expect("valid");
+    let begun = table.begin(&checked, None, Some(next.key()), Priority::default(), Some(next), turn);
+    let Ok(Begun::Uploading { upload: mut new, .. }) = begun else { panic!("{begun:?}") };
+    let error = old.cut().await.expect_err("too late");
+    assert!(matches!(error, JobError::TakenOver(_)), "{error}");
+    new.append(1, RowRole::Training, rows(40, 5)).await.expect("still has it");
+    server.crash().await;
+}
+
 fn upload_id(server: &Server, stream: &IdempotencyKey, number: u64) -> String {
     let rounds = server.jobs.rounds(stream);
     let found = rounds.iter().find(|job| job.round.as_ref().is_some_and(|round| round.number == number));

@@ -40,6 +40,20 @@ impl Upload {
             *current += 1;
             number = *current;
         });
+        Self::with_number(table, job, number)
+    }
+
+    /// Has the upload, unless a stream had it before.
+    fn take_first(table: Arc<Table>, job: Arc<Job>) -> Result<Self, JobError> {
+        let is_first = job.stream.send_if_modified(|current| {
+            let is_first = *current == 0;
+            *current = (*current).max(1);
+            is_first
+        });
+        if is_first { Ok(Self::with_number(table, job, 1)) } else { Err(JobError::TakenOver(job.id.clone())) }
+    }
+
+    fn with_number(table: Arc<Table>, job: Arc<Job>, number: u64) -> Self {
         let stream = job.stream.subscribe();
         let ahead = Arc::new(Mutex::new(Ahead::new(table.ahead.clone())));
         Self { table, job, number, stream, ahead }
@@ -102,7 +116,8 @@ impl Upload {
             Ok((queue(&table, &job, &mut guard)?, next, round))
         })
         .await?;
-        *self = Self::take_over(Arc::clone(&self.table), next);
+        // Whoever came back to the stream meanwhile may have found the next round already: then it is theirs.
+        *self = Self::take_first(Arc::clone(&self.table), next)?;
         Ok((ended, round))
     }
 
