@@ -1,7 +1,10 @@
 //! Files that a client may name: those below one folder, and no others.
 
+use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 /// Why a path that a client gave is refused. The texts name what was asked and nothing else of the server's disk.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +82,42 @@ pub fn resolve(folder: Option<&Path>, asked: &str) -> Result<PathBuf, FolderErro
         return Err(FolderError::NotRegular { asked: name(), got: "a pipe, a socket or a device" });
     }
     Ok(path)
+}
+
+/// The same file, open. What was put in its place since [`resolve`] looked does not get anything else opened, nor waited for.
+pub fn open(folder: Option<&Path>, asked: &str) -> Result<File, FolderError> {
+    let path = resolve(folder, asked)?;
+    open_resolved(&path, asked)
+}
+
+fn open_resolved(path: &Path, asked: &str) -> Result<File, FolderError> {
+    let name = || asked.to_owned();
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FolderError::NotFound { asked: name() },
+        _ => FolderError::Io { asked: name(), source },
+    };
+    // It is canonical: no part of it is a link, unless somebody has made one of it.
+    let opened = without_links(path).map_err(|error| failed(error.into()))?;
+    let file = File::from(opened);
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(FolderError::NotRegular { asked: name(), got: "something else by now" });
+    }
+    Ok(file)
+}
+
+/// Opens a file to read; a pipe does not wait for its other end.
+fn without_links(path: &Path) -> rustix::io::Result<std::os::fd::OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, ResolveFlags, openat2};
+        match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            // Of Linux 5.6: an older one, or a sandbox, does not have it.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
+            other => return other,
+        }
+    }
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// What a path has that one below a folder has not.
@@ -197,6 +236,34 @@ mod tests {
         check_refused(Some(&folder), "zero", "leads out");
         check_refused(Some(Path::new("/dev")), "zero", "a pipe, a socket or a device");
         drop(above);
+    }
+
+    #[test]
+    fn what_is_put_in_the_place_of_a_file_is_not_opened() {
+        let (above, folder) = folder();
+        let path = resolve(Some(&folder), "deep/rows.csv").expect("found");
+        open_resolved(&path, "deep/rows.csv").expect("opens");
+        let refused = |why: &str| {
+            let error = open_resolved(&path, "deep/rows.csv").expect_err(why).to_string();
+            assert!(error.contains("deep/rows.csv"), "{why}: {error}");
+        };
+        fs::remove_file(&path).expect("removes");
+        refused("nothing");
+        symlink(above.path().join("secret"), &path).expect("links");
+        refused("a link");
+        fs::remove_file(&path).expect("removes");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        if made.is_ok_and(|status| status.success()) {
+            refused("a pipe");
+        }
+        // A link that would lead to another file of that name.
+        fs::remove_dir_all(folder.join("deep")).expect("removes");
+        fs::create_dir(above.path().join("other")).expect("creates");
+        fs::write(above.path().join("other/rows.csv"), "7\n").expect("writes");
+        symlink(above.path().join("other"), folder.join("deep")).expect("links");
+        if cfg!(target_os = "linux") {
+            refused("a link on the way");
+        }
     }
 
     #[test]

@@ -21,9 +21,13 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Opens a file that is called `name` in errors.
+    /// Opens a file; `name` is what it is called in errors.
     pub(super) fn open(name: &str, path: &Path) -> Result<Self, FileError> {
-        let file = File::open(path).map_err(FileError::io(name))?;
+        Self::of_file(name, File::open(path).map_err(FileError::io(name))?)
+    }
+
+    /// Takes a file that is open.
+    pub(super) fn of_file(name: &str, file: File) -> Result<Self, FileError> {
         // Reading at a position is for files alone: a pipe has none.
         let again = file.metadata().is_ok_and(|data| data.is_file()).then(|| file.try_clone()).transpose();
         let again = again.map_err(FileError::io(name))?;

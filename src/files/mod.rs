@@ -14,6 +14,7 @@ mod select;
 mod turned;
 mod write;
 
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -79,12 +80,12 @@ pub trait RowReader: Send {
 
 /// Opens a file, whatever of the formats it has, plain or gzip.
 pub fn open(path: &Path, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    open_as(&path.display().to_string(), path, options)
+    choose(Input::open(&path.display().to_string(), path)?, options)
 }
 
-/// The same for a file that is called `name` in errors, and told by it where its first bytes do not say what it is.
-pub fn open_as(name: &str, path: &Path, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    choose(Input::open(name, path)?, options)
+/// The same for a file that is open: called `name` in errors, and told by it where its first bytes do not say what it is.
+pub fn read_file(name: &str, file: File, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    choose(Input::of_file(name, file)?, options)
 }
 
 /// The same for bytes from anywhere, which are called `name` in errors.

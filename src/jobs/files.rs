@@ -12,6 +12,9 @@ use crate::files::{self, FileError, ReadOptions, RowReader};
 /// Files of one job, of both roles.
 pub const FILES_MAX: usize = 10_000;
 
+/// Bytes of everything that names them and their columns: it is kept with the job.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+
 /// Files below the server's folder of such, as a client names them. Equality decides whether two specifications are the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerFiles {
@@ -32,6 +35,14 @@ pub enum ServerFilesError {
     /// Too many.
     #[error("{got} files are named, expected at most {FILES_MAX}")]
     TooMany {
+        /// What came.
+        got: usize,
+    },
+    /// Too much text.
+    #[error(
+        "the names of files and columns take {got} bytes, expected at most {TEXT_BYTES_MAX}: name fewer, or shorter ones"
+    )]
+    TooLong {
         /// What came.
         got: usize,
     },
@@ -84,6 +95,12 @@ impl ServerFiles {
         if got > FILES_MAX {
             return Err(ServerFilesError::TooMany { got });
         }
+        let ReadOptions { columns: taken, drop_columns: dropped, .. } = &self.options;
+        let texts = [&self.paths, &self.test_paths, taken, dropped].into_iter().flatten();
+        let got = texts.map(|text| text.len() + 1).sum();
+        if got > TEXT_BYTES_MAX {
+            return Err(ServerFilesError::TooLong { got });
+        }
         self.each().try_fold(0u64, |rows, (_, asked)| {
             Ok(rows.saturating_add(self.open(folder, asked, columns)?.rows_hint().unwrap_or(0)))
         })
@@ -96,8 +113,7 @@ impl ServerFiles {
         asked: &str,
         columns: usize,
     ) -> Result<Box<dyn RowReader>, ServerFilesError> {
-        let path = folder::resolve(folder, asked)?;
-        let reader = files::open_as(asked, &path, &self.options)?;
+        let reader = files::read_file(asked, folder::open(folder, asked)?, &self.options)?;
         let got = reader.columns();
         if got == columns {
             Ok(reader)
@@ -132,6 +148,9 @@ mod tests {
         assert!(matches!(refused(named(&[], &["a.csv"])), ServerFilesError::NoPaths));
         let many = vec!["a.csv"; FILES_MAX + 1];
         assert!(matches!(refused(named(&many, &[])), ServerFilesError::TooMany { got: 10_001 }));
+        let mut long = named(&["a.csv"], &[]);
+        long.options.drop_columns = vec![String::new(); TEXT_BYTES_MAX];
+        assert!(matches!(refused(long), ServerFilesError::TooLong { got } if got == TEXT_BYTES_MAX + 6));
         let wide = refused(named(&["a.csv"], &["wide.csv"]));
         assert!(matches!(wide, ServerFilesError::Columns { got: 3, expected: 2, .. }), "{wide:?}");
         let gone = refused(named(&["a.csv", "gone.csv"], &[]));

@@ -99,6 +99,12 @@ async fn run(table: Arc<Table>, work: Work) {
 
 /// Trains one job, if it can still start, and writes down how it ended.
 async fn see_through(table: Arc<Table>, job: Arc<Job>, work: Work) {
+    let id = job.id.clone();
+    run_one(Arc::clone(&table), job, work).await;
+    table.has_stopped(&id);
+}
+
+async fn run_one(table: Arc<Table>, job: Arc<Job>, work: Work) {
     let (starting, at) = (Arc::clone(&job), Arc::clone(&table));
     let started = tokio::task::spawn_blocking(move || match starting.go(JobState::Running, |_| ()) {
         Ok(_) => true,

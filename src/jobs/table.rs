@@ -1,6 +1,6 @@
 //! All jobs by id and by key, and every change of their states: on disk first, then in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -55,6 +55,8 @@ struct Jobs {
     by_key: HashMap<IdempotencyKey, JobId>,
     /// In the order in which they came.
     waiting: Vec<JobId>,
+    /// Those that [`Table::next`] gave and that have not stopped.
+    started: HashSet<JobId>,
     /// How many jobs have started, and when the last of a name did.
     starts: u64,
     last_start: HashMap<ModelName, u64>,
@@ -165,11 +167,13 @@ impl Table {
                     job.tell_counts(counts, last.checked_add(self.config.upload_idle_max));
                     job
                 }
-                Err(error) => {
+                // Nothing that another start would find better.
+                Err(error) if matches!(error, JobError::Damaged { .. }) || is_missing(&error) => {
                     let job = Job::new(record, folder, None, false)?;
                     self.fail(&job, &error);
                     job
                 }
+                Err(error) => return Err(error),
             };
             return Ok(Some(job));
         }
@@ -417,20 +421,34 @@ impl Table {
     /// The next job to train, in the order of [`queue::next`].
     pub(super) fn next(&self) -> Option<Arc<Job>> {
         let mut jobs = lock(&self.jobs);
-        let Jobs { by_id, waiting, starts, last_start, .. } = &mut *jobs;
+        let Jobs { by_id, waiting, started, starts, last_start, .. } = &mut *jobs;
         // Others were cancelled or paused meanwhile.
         waiting.retain(|id| by_id.get(id).is_some_and(|job| job.told_state() == JobState::Queued));
-        let candidates: Vec<&Arc<Job>> =
-            waiting.iter().filter_map(|id| by_id.get(id)).filter(|job| !Self::waits_for_a_round(by_id, job)).collect();
+        // What runs may publish the version that another job of its name has to be better than.
+        let runs = |name: &ModelName| {
+            started.iter().filter_map(|id| by_id.get(id)).any(|job| job.spec.spec().model_name == *name)
+        };
+        let waits_for_its_name = |job: &Job| {
+            let spec = job.spec.spec();
+            spec.publish_if_better && runs(&spec.model_name)
+        };
+        let may_start = |job: &&Arc<Job>| !Self::waits_for_a_round(by_id, job) && !waits_for_its_name(job);
+        let candidates: Vec<&Arc<Job>> = waiting.iter().filter_map(|id| by_id.get(id)).filter(may_start).collect();
         let place = queue::next(
             candidates.iter().map(|job| Waiting { name: &job.spec.spec().model_name, priority: job.priority }),
             |name| last_start.get(name).copied(),
         )?;
         let job = Arc::clone(candidates.get(place)?);
         waiting.retain(|id| *id != job.id);
+        started.insert(job.id.clone());
         *starts += 1;
         last_start.insert(job.spec.spec().model_name.clone(), *starts);
         Some(job)
+    }
+
+    /// A job that [`Table::next`] gave does not run any more.
+    pub(super) fn has_stopped(&self, id: &JobId) {
+        lock(&self.jobs).started.remove(id);
     }
 
     /// Writes down where a job's training can go on.

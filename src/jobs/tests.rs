@@ -9,10 +9,10 @@ use super::job::{Job, Wish};
 use super::runner::{Outcome, Runner, Work, train_and_publish};
 use super::table::Table;
 use super::*;
-use crate::model::{Matrix, Values};
+use crate::model::{Matrix, Selector, Values};
 use crate::registry::RegistryConfig;
 use crate::store::{LocalStore, StoreError};
-use crate::training::TrainSpec;
+use crate::training::{Base, TrainSpec};
 
 /// Training that never ends by itself.
 fn until_stopped(table: &Table, job: &Job) -> Outcome {
@@ -379,6 +379,28 @@ async fn several_jobs_run_at_once_and_the_others_wait_their_turn() {
     for id in [&other, &again] {
         server.until(id, JobState::Running).await;
     }
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_to_be_better_than_the_newest_version_waits_until_that_is_known() {
+    let folder = folder();
+    let server = Server::open_with(folder.path(), until_stopped, |config| config.running_jobs_max = 2).await;
+    let plain = server.finished(spec(), "", 4).await;
+    server.until(&plain, JobState::Running).await;
+    let name = spec().model_name;
+    let base = Some(Base { name, selector: Selector::Latest, or_fresh: true });
+    let better = server.finished(TrainSpec { base, publish_if_better: true, ..spec() }, "", 4).await;
+    let other = TrainSpec { model_name: "other".parse().expect("a name"), ..spec() };
+    let other = server.finished(other, "", 4).await;
+    // Though it came later.
+    server.until(&other, JobState::Running).await;
+    assert_eq!(server.jobs.snapshot(&better).expect("known").state, JobState::Queued);
+    server.jobs.cancel(&other).await.expect("runs");
+    server.until(&other, JobState::Cancelled).await;
+    assert_eq!(server.jobs.snapshot(&better).expect("known").state, JobState::Queued);
+    server.jobs.cancel(&plain).await.expect("runs");
+    server.until(&better, JobState::Running).await;
     server.crash().await;
 }
 

@@ -232,6 +232,7 @@ fn files_kind(error: &ServerFilesError) -> Kind {
     match error {
         ServerFilesError::NoPaths
         | ServerFilesError::TooMany { .. }
+        | ServerFilesError::TooLong { .. }
         | ServerFilesError::Content(_)
         | ServerFilesError::Columns { .. } => Kind::Invalid,
         ServerFilesError::Folder(error) => match error.as_ref() {

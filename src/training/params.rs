@@ -694,11 +694,11 @@ mod tests {
 
     #[test]
     fn a_recipe_is_checked_by_field() {
-        for momentum in [-0.1, 1.0, f64::NAN] {
+        for momentum in [-0.1, 0.999_999_9, f64::NAN] {
             check_refused(
                 |spec| spec.optimiser.momentum = Some(momentum),
                 "optimiser.momentum",
-                &format!("optimiser.momentum is {momentum}, expected 0 to below 1"),
+                &format!("optimiser.momentum is {momentum}, expected 0 to 0.999999"),
             );
         }
         check_refused(

@@ -59,9 +59,9 @@ pub struct OptimiserSpec {
     pub warmup_fraction: Option<f64>,
     /// Which method.
     pub kind: OptimiserKind,
-    /// From 0 to below 1; none: [`OptimiserKind::momentum_default`].
+    /// From 0 to 0.999999; none: [`OptimiserKind::momentum_default`].
     pub momentum: Option<f64>,
-    /// β₂ of `AdamW`, from 0 to below 1; none: 0.999.
+    /// β₂ of `AdamW`, from 0 to 0.999999; none: 0.999.
     pub beta2: Option<f64>,
     /// How the rate goes after the warm-up.
     pub schedule: Schedule,
@@ -112,7 +112,8 @@ impl Regularisation {
 impl OptimiserSpec {
     pub(super) fn check(&self) -> Result<(), ParamError> {
         let share = |field, value| check(field, value, |x| (0.0..=1.0).contains(&x), "0 to 1");
-        let kept = |field, value| check(field, value, |x| (0.0..1.0).contains(&x), "0 to below 1");
+        // Nearer to 1 is 1, in 32 bits, or keeps nothing new.
+        let kept = |field, value| check(field, value, |x| (0.0..=0.999_999).contains(&x), "0 to 0.999999");
         check("optimiser.learning_rate", self.learning_rate, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
         share("optimiser.weight_decay", Some(self.weight_decay))?;
         share("optimiser.warmup_fraction", self.warmup_fraction)?;

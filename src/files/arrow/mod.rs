@@ -90,9 +90,10 @@ fn table<B: Batches + 'static>(path: &str, mut batches: B, order: &[usize]) -> R
         let field = schema.field(*index);
         let width = width(path, field, batch.column(*index))?;
         let column = Column { name: field.name().clone(), index: *index, first, width };
-        names.extend((0..width.unwrap_or(1)).map(|place| column.name_of(place)));
         first += width.unwrap_or(1);
+        // Before there is a name for each.
         check_shape(path, batches.rows().unwrap_or(1), first as u64)?;
+        names.extend((0..width.unwrap_or(1)).map(|place| column.name_of(place)));
         columns.push(column);
     }
     let path = path.to_owned();

@@ -76,7 +76,10 @@ impl Muon {
     }
 }
 
-/// Makes `w` near orthogonal; zeros stay zeros. `gram` is square, of the smaller side.
+/// A shorter direction is rounding: to make more of it would leave the numbers.
+const NORM_MIN: f64 = 1e-30;
+
+/// Makes `w` near orthogonal; zeros, and what is hardly more, stay. `gram` is square, of the smaller side.
 ///
 /// With X (n, m) the matrix or its transpose, n ≥ m, the polynomial is X ← αX + (βX + γXG)G, G = XᵀX: all products are the
 /// fixed-order ones, cut by the shape alone.
@@ -85,7 +88,7 @@ fn orthogonalise(w: &mut Weights, gram: &mut Weights, blocks: &mut Vec<Block>, p
     let (side, rows, columns) =
         if outputs >= inputs { (Side::Outputs, outputs, inputs) } else { (Side::Inputs, inputs, outputs) };
     let norm = squared_norm(w.panels(), parallel).sqrt();
-    if norm == 0.0 {
+    if norm < NORM_MIN {
         return;
     }
     let shrink = (1.0 / norm) as f32;
