@@ -48,6 +48,44 @@ impl Adam {
     }
 }
 
+/// How much longer than usual a gradient may be.
+const SURGE: f64 = 2.0;
+
+impl Adam {
+    /// The same step, but with a gradient that is more than twice as long as usual scaled down to that; usual is the root mean
+    /// square of those before, which the second moments (v) add up to. Of one gradient out of proportion the first moments
+    /// would remember ten times as much as the second ones, and move every weight for many steps by several times the rate:
+    /// that is how a model is lost in one step. In the manner of `AdaGC` (Wang et al. 2025), whose mean is one of norms.
+    ///
+    /// Adds in a fixed order: what is one tensor, or one panel of it, is a part of the definition.
+    #[must_use]
+    pub fn tamed(self, gradient: &[f32], second: &[f32]) -> Self {
+        let sum = vectorised(
+            #[inline(always)]
+            move || sum(second),
+        );
+        // The correction is that of this step, whose gradient the moments do not have yet: by 1 step in 1000 too low, and
+        // half of what it should be at the second.
+        let most = SURGE * SURGE * sum * f64::from(self.correction2);
+        let now = squared_norm(gradient, false) * f64::from(self.scale).powi(2);
+        // Nothing is usual at the first step.
+        if most > 0.0 && now > most { Self { scale: self.scale * (most / now).sqrt() as f32, ..self } } else { self }
+    }
+}
+
+#[inline(always)]
+fn sum(values: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 8];
+    let (whole, rest) = values.as_chunks::<8>();
+    for values in whole {
+        for i in 0..8 {
+            sums[i] += f64::from(values[i]);
+        }
+    }
+    sums.iter_mut().zip(rest).for_each(|(sum, value)| *sum += f64::from(*value));
+    sums.iter().sum()
+}
+
 // A function of its own: what does not overlap is known of its arguments, so that vectors come of it without a test.
 #[inline(always)]
 fn adam(step: Adam, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
@@ -172,6 +210,41 @@ mod tests {
         let (mut w, mut m, mut v) = ([1.0, 1.0], [0.0; 2], [0.0; 2]);
         adam_at(1, 0.1, 0.0).apply(&mut w, &[1e-3, -50.0], &mut m, &mut v);
         assert!((w[0] - 0.9).abs() < 1e-4 && (w[1] - 1.1).abs() < 1e-6, "{w:?}");
+    }
+
+    #[test]
+    fn a_gradient_out_of_proportion_is_scaled_down_to_twice_the_usual() {
+        let (g, usual) =
+            (random(999, 1), |scale: f32| random(999, 2).iter().map(|g| scale * g * g).collect::<Vec<_>>());
+        let norm = |g: &[f32]| squared_norm(g, false).sqrt();
+        // (1-β₂)·g² once, which the correction of that step makes g² again.
+        let (step, second) = (adam_at(1, 0.1, 0.0), usual(0.001));
+        let usual_norm = norm(&random(999, 2));
+        let scaled = |factor: f32| -> f64 {
+            let long: Vec<f32> = g.iter().map(|g| factor * g).collect();
+            let scale = f64::from(step.tamed(&long, &second).scale);
+            scale * norm(&long) / usual_norm
+        };
+        assert!((scaled(1.0) - norm(&g) / usual_norm).abs() < 1e-9, "a usual one is left alone");
+        for factor in [3.0, 1e3, 1e15] {
+            assert!((scaled(factor) - 2.0).abs() < 1e-3, "{factor}: {}", scaled(factor));
+        }
+        // Nothing is usual before the first.
+        assert_eq!(step.tamed(&g, &[0.0; 999]), step);
+        // One that was scaled already is looked at as it is then.
+        let halved = Adam { scale: 0.5, ..step };
+        let long: Vec<f32> = g.iter().map(|g| 3.0 * g).collect();
+        assert_eq!(halved.tamed(&long, &second), halved);
+        // What is no number shows in the weights.
+        assert!(step.tamed(&[f32::NAN; 3], &[1.0; 3]).scale.to_bits() == 1f32.to_bits());
+    }
+
+    #[test]
+    fn taming_has_the_same_bits_with_any_instructions() {
+        let (g, v) = (random(1003, 1), random(1003, 2).iter().map(|v| 1e-4 * v * v).collect::<Vec<_>>());
+        let scale = |isa| on(isa, || adam_at(9, 0.1, 0.0).tamed(&g, &v).scale.to_bits());
+        let scales: Vec<u32> = Isa::available().map(scale).collect();
+        assert!(scales.iter().all(|bits| *bits == scales[0] && f32::from_bits(*bits) < 1.0), "{scales:?}");
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub enum TrainError {
 
 /// A loss this many times that of the start is no bad batch any more: training fails.
 const EXPLODED: f64 = 1e4;
+/// An epoch whose loss is this many times the lowest of those before has lost what they had learnt.
+const COLLAPSED: f64 = 3.0;
 /// What the learning rate is multiplied with when training begins again.
 const RETRY_RATE: f64 = 0.25;
 
@@ -404,9 +406,12 @@ impl<'a> Trainer<'a> {
         if !is_finite(&self.model) {
             return Ok(Epoch::Diverged(diverged(&self.state, f64::NAN)));
         }
+        let training_loss = self.state.loss_sum / self.state.rows_done as f64;
+        if self.may_retry() && self.has_collapsed(training_loss) {
+            return Ok(Epoch::Diverged(diverged(&self.state, training_loss)));
+        }
         let figures = self.validate()?;
         let state = &mut self.state;
-        let training_loss = state.loss_sum / state.rows_done as f64;
         let validation_loss = figures.as_ref().map(|figures| figures.loss);
         state.report.epochs.push(EpochLosses { epoch: state.epoch, training_loss, validation_loss });
         // One that is no number, a held-back row of enormous values makes it, tells nothing.
@@ -485,6 +490,14 @@ impl<'a> Trainer<'a> {
         }
         state.notes.push(format!("stopped early after epoch {done}: no better validation loss"));
         false
+    }
+
+    /// Whether an epoch lost what those before it had learnt: its loss is several times the lowest of theirs, and not only for
+    /// want of a better one to begin with.
+    fn has_collapsed(&self, training_loss: f64) -> bool {
+        let losses = self.state.report.epochs.iter().map(|epoch| epoch.training_loss);
+        let lowest = losses.fold(f64::INFINITY, f64::min);
+        training_loss > COLLAPSED * lowest && self.state.loss_start.is_some_and(|start| training_loss > 0.1 * start)
     }
 
     /// A rate that was chosen for the caller may have been chosen wrong, once.

@@ -94,6 +94,8 @@ struct Tensor {
     name: String,
     /// Decay is for matrices.
     is_matrix: bool,
+    /// Numbers of a panel of a matrix; others are one.
+    panel: usize,
     rule: Rule,
 }
 
@@ -121,6 +123,7 @@ impl Optimiser {
             parts.map(move |(part, values)| Tensor {
                 name: format!("{l}.{}", part.name()),
                 is_matrix: part == Place::Weight,
+                panel: if part == Place::Weight { panel_floats(layer.weight.inputs()) } else { usize::MAX },
                 rule: rule(layer, part, values.len()),
             })
         });
@@ -222,7 +225,7 @@ impl Optimiser {
             fill(part.l, &mut Panel::new(gradient, part.index, part.outputs, part.inputs));
             penalise(gradient, part.weights, step.l2);
             match part.kept {
-                Kept::Adam(m, v) => adam.apply(part.weights, gradient, m, v),
+                Kept::Adam(m, v) => adam.tamed(gradient, v).apply(part.weights, gradient, m, v),
                 Kept::Nesterov(u) => nesterov.apply(part.weights, gradient, u),
             }
         };
@@ -249,14 +252,15 @@ impl Optimiser {
             match &mut tensor.rule {
                 Rule::Adam { first, second } => {
                     let (m, v) = (first.as_mut_slice(), second.as_mut_slice());
-                    if parallel && w.len() > CHUNK {
-                        w.par_chunks_mut(CHUNK)
-                            .zip(g.par_chunks(CHUNK))
-                            .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
-                            .for_each(|((w, g), (m, v))| adam.apply(w, g, m, v));
-                    } else {
-                        adam.apply(w, g, m, v);
+                    // As panel by panel.
+                    let chunk = tensor.panel.min(w.len().max(1));
+                    let mut jobs = Vec::new();
+                    for ((w, g), (m, v)) in
+                        w.chunks_mut(chunk).zip(g.chunks(chunk)).zip(m.chunks_mut(chunk).zip(v.chunks_mut(chunk)))
+                    {
+                        jobs.push((w, g, m, v));
                     }
+                    share_out(jobs, parallel, |(w, ..)| w.len(), |(w, g, m, v)| adam.tamed(g, v).apply(w, g, m, v));
                 }
                 Rule::Nesterov { velocity } => {
                     let u = velocity.as_mut_slice();

@@ -153,6 +153,30 @@ fn a_long_gradient_is_scaled_and_a_short_one_left_alone() {
     assert_eq!((scale(Some(norm * 1.001)), scale(None)), (1.0, 1.0));
 }
 
+/// AdamW as published would move every weight by some thirty times the rate.
+#[test]
+fn one_gradient_out_of_proportion_does_not_lose_the_model() {
+    let mut model = model();
+    let mut optimiser = Optimiser::new(&model, &OptimiserSpec::default());
+    for step in 0..300 {
+        let slopes = gradient(&model, step);
+        go(&mut optimiser, &mut model, &slopes, 1e-3, false);
+    }
+    let before: Vec<f32> = values(&model).collect();
+    let mut surge = gradient(&model, 300);
+    for (_, g) in surge.tensors_mut() {
+        g.iter_mut().for_each(|g| *g *= 1e6);
+    }
+    go(&mut optimiser, &mut model, &surge, 1e-3, false);
+    for step in 301..320 {
+        let slopes = gradient(&model, step);
+        go(&mut optimiser, &mut model, &slopes, 1e-3, false);
+    }
+    let moved: Vec<f64> = values(&model).zip(&before).map(|(now, before)| f64::from(now - before).powi(2)).collect();
+    let rms = (moved.iter().sum::<f64>() / moved.len() as f64).sqrt();
+    assert!(rms < 8e-3, "{rms}, in twenty steps of at most 0.001");
+}
+
 #[test]
 fn panel_by_panel_gives_the_same_bits_as_all_at_once() {
     for kind in [OptimiserKind::AdamW, OptimiserKind::Sgd] {

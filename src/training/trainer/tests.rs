@@ -511,6 +511,21 @@ fn training_from_a_model_that_is_interrupted_begins_again_with_the_model_where_i
 }
 
 #[test]
+fn an_epoch_that_loses_what_was_learnt_is_a_collapse_and_noise_is_none() {
+    let checked = spec(&[8, 6, 2]).check().expect("valid");
+    let training: Arc<dyn RowSource> = Arc::new(MemoryRows::new(plane(300, 8, 2), 8));
+    let mut trainer = Trainer::prepare(&checked, &training, &[], None, &mut |_: &Event| Next::GoOn).expect("prepares");
+    trainer.state.loss_start = Some(8.0);
+    assert!(!trainer.has_collapsed(1e9), "the first epoch");
+    let epoch = |epoch, training_loss| EpochLosses { epoch, training_loss, validation_loss: None };
+    trainer.state.report.epochs = vec![epoch(1, 2.0), epoch(2, 0.4), epoch(3, 0.5)];
+    assert!(!trainer.has_collapsed(1.1) && trainer.has_collapsed(1.3));
+    // Of next to nothing there may be many times more.
+    trainer.state.report.epochs = vec![epoch(1, 2.0), epoch(2, 1e-9)];
+    assert!(!trainer.has_collapsed(0.7) && trainer.has_collapsed(0.9));
+}
+
+#[test]
 fn rows_of_before_are_measured_on_beside_those_held_back_and_no_more_of_them() {
     let values = plane(300, 8, 2);
     let (older, fraction) = (plane(100, 8, 3), Some(0.1));
