@@ -211,6 +211,7 @@ mod tests {
                 time_left: Some(prost_types::Duration { seconds: 83, nanos: 0 }),
                 explained_variance: validated.map(|loss| 1.0 - loss / 40.0),
                 pca_explained_variance: validated.map(|_| 0.86),
+                serving_paused: None,
             });
         }
         picture
@@ -314,6 +315,7 @@ mod tests {
                 time_left: Some(prost_types::Duration { seconds, nanos: 0 }),
                 explained_variance: Some(explained),
                 pca_explained_variance: Some(pca),
+                serving_paused: None,
             });
             prop_assert!(picture.lines(columns).iter().all(|line| line.chars().count() <= columns));
         }

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ pub struct Floor {
     watched: AtomicUsize,
     /// Serving threads that pause.
     pausing: AtomicUsize,
+    /// For how long all of them did, in nanoseconds.
+    paused_ns: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -103,10 +105,19 @@ impl Floor {
         }
         let pause = self.looked(now).map_or(Duration::ZERO, |mut state| state.debt.pay());
         if pause > Duration::ZERO {
+            let began = Instant::now();
             self.pausing.fetch_add(1, Ordering::AcqRel);
             thread::sleep(pause);
             self.pausing.fetch_sub(1, Ordering::AcqRel);
+            // A sleeper is woken late.
+            let slept_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.paused_ns.fetch_add(slept_ns, Ordering::Relaxed);
         }
+    }
+
+    /// What training has cost those who are served: for how long serving threads have paused for it, all of them added up.
+    pub fn paused(&self) -> Duration {
+        Duration::from_nanos(self.paused_ns.load(Ordering::Relaxed))
     }
 
     /// The state, not older than [`LOOK_EVERY`]; `None` while somebody else has it.

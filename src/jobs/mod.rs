@@ -162,6 +162,8 @@ pub struct Progress {
     pub rows_per_second: f64,
     /// If every step takes as long as those so far.
     pub time_left: Option<Duration>,
+    /// For how long serving threads, added up, have paused for training since the job started or went on.
+    pub serving_paused: Duration,
 }
 
 /// A job as it is now.

@@ -17,6 +17,8 @@ pub(super) struct Overseer<'a> {
     job: &'a Job,
     news: News,
     started: Instant,
+    /// For how long serving had paused before.
+    paused_before: Duration,
     /// When its state was saved last, or training began.
     saved: Instant,
 }
@@ -24,13 +26,14 @@ pub(super) struct Overseer<'a> {
 impl<'a> Overseer<'a> {
     pub(super) fn new(table: &'a Table, job: &'a Job) -> Self {
         let now = Instant::now();
-        Self { table, job, news: News::default(), started: now, saved: now }
+        Self { table, job, news: News::default(), started: now, paused_before: table.floor.paused(), saved: now }
     }
 }
 
 impl Observer for Overseer<'_> {
     fn look(&mut self, event: &Event) -> Next {
-        self.news.tell(self.job, event);
+        let paused = self.table.floor.paused().saturating_sub(self.paused_before);
+        self.news.tell(self.job, event, paused);
         match self.job.wish() {
             Wish::Cancel => Next::Stop,
             Wish::Pause => Next::SaveAndStop,
@@ -68,7 +71,7 @@ struct News {
 }
 
 impl News {
-    fn tell(&mut self, job: &Job, event: &Event) {
+    fn tell(&mut self, job: &Job, event: &Event, serving_paused: Duration) {
         let now = Instant::now();
         let due = self.last.is_none_or(|last| now - last >= NEWS_INTERVAL);
         if !due && !event.epoch_ended {
@@ -97,6 +100,7 @@ impl News {
             pca_explained_variance: event.pca_explained_variance,
             rows_per_second: rate(rows),
             time_left,
+            serving_paused,
         };
         job.tell(|snapshot| snapshot.progress = Some(progress));
     }

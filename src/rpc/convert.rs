@@ -448,6 +448,7 @@ fn progress(progress: &Progress) -> pb::Progress {
         pca_explained_variance: progress.pca_explained_variance,
         step: progress.step,
         step_count: progress.step_count,
+        serving_paused: duration(progress.serving_paused),
     }
 }
 
