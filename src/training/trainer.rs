@@ -331,7 +331,7 @@ impl<'a> Trainer<'a> {
                 if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
                     // They speak of what was trained.
                     state.notes.retain(|note| !["loss:", "hidden activation:"].iter().any(|of| note.starts_with(of)));
-                    state.notes.push(note);
+                    state.notes.extend([note, "loss: squared error, as of a linear model".to_owned()]);
                     of_model = figures(&plain, &pca)?;
                     model = plain;
                 }
