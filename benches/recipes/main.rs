@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use halfhitch::files::{self, ReadOptions};
 use halfhitch::model::Artifact;
 use halfhitch::numeric::init;
-use halfhitch::training::{
-    CheckedTrainSpec, Event, MemoryRows, Next, Observer, OptimiserKind, RowSource, Start, TrainSpec, train,
-};
+use halfhitch::training::{CheckedTrainSpec, Event, MemoryRows, Next, Observer, RowSource, Start, TrainSpec, train};
 use support::{Line, Options, Report};
 
 const ABOUT: &str = "\
@@ -20,7 +18,7 @@ const ABOUT: &str = "\
 error (pixels / 255, sum over pixels, mean over images). The published table (Hinton and Salakhutdinov 2006) has 3.00, untied,
 8.01 for logistic PCA and 13.87 for PCA. `auto` is what a caller gets who names the widths and a time budget; `recipe` takes
 all rows, with everything else as `auto` chose it. How long it took until the held-out error was below 8.01 and 3.00 is
-measured with `auto`, which holds rows back; last, the same with AdamW and with Muon, each with as few epochs as it needs.
+measured with `auto`, which holds rows back.
 Wants the folder `mnist` of the data for tests: beside the project, in ../shared/data, or where HALFHITCH_DATA says.
 A case takes ten minutes; with --quick one, with a smaller budget, which comes nowhere near.";
 
@@ -31,10 +29,6 @@ const PUBLISHED: f64 = 3.00;
 const LOGISTIC_PCA: f64 = 8.01;
 /// Of the recipe: as many as `auto` makes of six to thirteen minutes on two cores.
 const EPOCHS: u32 = 80;
-
-/// Time to target: each with about the fewest epochs in which it gets to 3.00.
-const METHODS: [(&str, OptimiserKind, u32); 2] =
-    [("adamw", OptimiserKind::AdamW, 22), ("muon", OptimiserKind::Muon, 10)];
 
 fn main() {
     let options = Options::from_arguments(ABOUT);
@@ -64,14 +58,6 @@ fn main() {
         }
         if options.quick {
             break;
-        }
-    }
-    for (name, kind, epochs) in METHODS {
-        let case = format!("mnist-deep {name} epochs={epochs} seed=1");
-        if options.wants(&case) && !options.quick {
-            let mut asked = TrainSpec { epochs: Some(epochs), ..asked(1) };
-            asked.optimiser.kind = kind;
-            run(&case, &asked.check().expect("valid"), &training, &test, &mut report);
         }
     }
 }

@@ -84,7 +84,7 @@ pub(super) struct TrainArgs {
     /// How weights are moved by their gradient [default: adamw]
     #[arg(long, value_enum)]
     optimiser: Option<OptimiserArg>,
-    /// Share of the direction of earlier steps that is kept; beta 1 of AdamW [default: 0.9, with muon 0.95]
+    /// Share of the direction of earlier steps that is kept; beta 1 of AdamW [default: 0.9]
     #[arg(long, value_name = "SHARE")]
     momentum: Option<f64>,
     /// Share of the mean square of earlier gradients that AdamW keeps [default: 0.999]
@@ -200,8 +200,6 @@ enum OptimiserArg {
     AdamW,
     /// With Nesterov momentum
     Sgd,
-    /// Momentum made orthogonal; biases by AdamW
-    Muon,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -322,7 +320,6 @@ impl TrainArgs {
             None => pb::OptimiserKind::Unspecified,
             Some(OptimiserArg::AdamW) => pb::OptimiserKind::Adamw,
             Some(OptimiserArg::Sgd) => pb::OptimiserKind::Sgd,
-            Some(OptimiserArg::Muon) => pb::OptimiserKind::Muon,
         };
         let schedule = match self.schedule {
             None => pb::Schedule::Unspecified,

@@ -28,15 +28,6 @@ pub struct Weights {
     inputs: usize,
 }
 
-/// Which lines of a matrix are meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Its rows: one line an output.
-    Outputs,
-    /// Its columns: one line an input.
-    Inputs,
-}
-
 /// Panels whose distance is a multiple of this many floats share their places in the caches: decoding, which goes from
 /// panel to panel, would find none of them there a second time.
 const ALIASING_FLOATS: usize = 2048;
@@ -117,70 +108,6 @@ impl Weights {
     /// The same, for the optimiser. What is zero between the panels must stay finite.
     pub fn panels_mut(&mut self) -> &mut [f32] {
         self.values.as_mut_slice()
-    }
-
-    /// Writes the lines of W from `first` on to the rows of `lines`, as many as it has. Its columns are the other side.
-    ///
-    /// # Panics
-    /// If there are not so many, `first` is in the middle of a panel, or the last line in that of one of outputs.
-    pub fn read(&self, side: Side, first: usize, lines: &mut Lanes) {
-        let (rows, w) = (lines.rows(), self.panels());
-        assert_eq!(lines.columns(), self.across(side), "lines as long as those of W");
-        let lines = lines.values_mut();
-        self.each_pair(side, first, rows, |at, line| lines[line] = w[at]);
-    }
-
-    /// The counterpart of [`Weights::read`]: writes `lines` to W.
-    ///
-    /// # Panics
-    /// As there.
-    pub fn write(&mut self, side: Side, first: usize, lines: &Lanes) {
-        assert_eq!(lines.columns(), self.across(side), "lines as long as those of W");
-        let (rows, lines) = (lines.rows(), lines.values());
-        let mut values = std::mem::take(&mut self.values);
-        let w = values.as_mut_slice();
-        self.each_pair(side, first, rows, |at, line| w[at] = lines[line]);
-        self.values = values;
-    }
-
-    fn across(&self, side: Side) -> usize {
-        match side {
-            Side::Outputs => self.inputs,
-            Side::Inputs => self.outputs,
-        }
-    }
-
-    /// Calls `pair(place in the panels, place in the lanes)` for every number of some lines.
-    #[inline]
-    fn each_pair(&self, side: Side, first: usize, rows: usize, mut pair: impl FnMut(usize, usize)) {
-        assert!(first.is_multiple_of(PANEL), "lines from the beginning of a panel on");
-        let stride = stride(self.inputs);
-        match side {
-            // Panels of outputs are laid out as panels of rows are: only the gaps make a difference.
-            Side::Outputs => {
-                let end = first + rows;
-                assert!(end == self.outputs || end < self.outputs && end.is_multiple_of(PANEL), "whole panels");
-                for row in (0..rows).step_by(PANEL) {
-                    let (from, to) = ((first + row) / PANEL * stride, row * self.inputs);
-                    (0..PANEL.min(rows - row) * self.inputs).for_each(|i| pair(from + i, to + i));
-                }
-            }
-            // Squares of 16 x 16, turned.
-            Side::Inputs => {
-                assert!(first + rows <= self.inputs, "lines that exist");
-                for output in (0..self.outputs).step_by(PANEL) {
-                    let width = PANEL.min(self.outputs - output);
-                    let panel = output / PANEL * stride;
-                    for row in (0..rows).step_by(PANEL) {
-                        let lanes = PANEL.min(rows - row);
-                        let (from, to) = (panel + (first + row) * width, row * self.outputs + output * lanes);
-                        for o in 0..width {
-                            (0..lanes).for_each(|lane| pair(from + lane * width + o, to + o * lanes + lane));
-                        }
-                    }
-                }
-            }
-        }
     }
 
     /// `Y = X·Wᵀ`. Shapes: `x` (n, inputs) → `y` (n, outputs), which is overwritten.
@@ -411,28 +338,6 @@ mod tests {
                         |from| (0..rows).fold(from, |sum, n| u[n * outputs + o].mul_add(v[n * inputs + i], sum));
                     assert_eq!(gradient.at(o, i).to_bits(), chain(chain(0.0f32)).to_bits(), "{outputs}x{inputs}");
                 }
-            }
-        }
-    }
-
-    #[test]
-    fn lines_of_either_side_are_rows_of_a_batch() {
-        for (outputs, inputs) in SHAPES.into_iter().chain([(48, 1024), (600, 512), (33, 2048)]) {
-            let w = Weights::from_row_major(outputs, inputs, &random(outputs, inputs, 3));
-            for (side, lines, across) in [(Side::Outputs, outputs, inputs), (Side::Inputs, inputs, outputs)] {
-                let mut copy = Weights::zeros(outputs, inputs);
-                for first in (0..lines).step_by(128) {
-                    let mut batch = Lanes::zeros(128.min(lines - first), across);
-                    w.read(side, first, &mut batch);
-                    for line in 0..batch.rows() {
-                        let (o, i) = if side == Side::Outputs { (first + line, 0) } else { (0, first + line) };
-                        assert_eq!(batch.at(line, 0), w.at(o, i));
-                        let (o, i) = if side == Side::Outputs { (o, inputs - 1) } else { (outputs - 1, i) };
-                        assert_eq!(batch.at(line, across - 1), w.at(o, i));
-                    }
-                    copy.write(side, first, &batch);
-                }
-                assert_eq!(copy, w, "{outputs}x{inputs} {side:?}");
             }
         }
     }

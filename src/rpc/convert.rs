@@ -189,7 +189,6 @@ fn optimiser(optimiser: pb::Optimiser) -> Result<OptimiserSpec, ServiceError> {
         kind: match kind {
             pb::OptimiserKind::Unspecified | pb::OptimiserKind::Adamw => OptimiserKind::AdamW,
             pb::OptimiserKind::Sgd => OptimiserKind::Sgd,
-            pb::OptimiserKind::Muon => OptimiserKind::Muon,
         },
         momentum: optimiser.momentum,
         beta2: optimiser.beta2,
@@ -524,7 +523,7 @@ mod tests {
             widths: vec![8, 3],
             initialisation: pb::Initialisation::Pca.into(),
             optimiser: Some(pb::Optimiser {
-                kind: pb::OptimiserKind::Muon.into(),
+                kind: pb::OptimiserKind::Adamw.into(),
                 momentum: Some(0.0),
                 beta2: Some(0.99),
                 schedule: pb::Schedule::Constant.into(),
@@ -548,7 +547,7 @@ mod tests {
         assert_eq!(
             spec.optimiser,
             OptimiserSpec {
-                kind: OptimiserKind::Muon,
+                kind: OptimiserKind::AdamW,
                 momentum: Some(0.0),
                 beta2: Some(0.99),
                 schedule: Schedule::Constant,

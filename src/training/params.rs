@@ -707,7 +707,7 @@ mod tests {
                 spec.optimiser.beta2 = Some(0.9);
             },
             "optimiser.beta2",
-            "optimiser.beta2 is set, which needs AdamW or Muon, got SGD",
+            "optimiser.beta2 is set, which needs AdamW, got SGD",
         );
         for norm in [0.0, f64::INFINITY, f64::NAN] {
             check_refused(
@@ -725,7 +725,6 @@ mod tests {
             "optimiser.find_learning_rate is set together with optimiser.learning_rate, expected one of them",
         );
         check_allowed(|spec| {
-            spec.optimiser.kind = OptimiserKind::Muon;
             spec.optimiser.beta2 = Some(0.0);
             spec.optimiser.find_learning_rate = true;
         });

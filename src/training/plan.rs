@@ -93,8 +93,7 @@ fn default_learning_rate(model: &RawModelSpec, kind: OptimiserKind) -> (f64, Str
     let linear = model.encoder_activations.iter().chain(&model.decoder_activations).all(|f| *f == Activation::Linear);
     let by_width = LEARNING_RATE_WIDTH_DEFAULT / (width as f64).sqrt() * if linear { 2.0 } else { 1.0 };
     match kind {
-        // Scaled such that the rates of AdamW fit.
-        OptimiserKind::AdamW | OptimiserKind::Muon => {
+        OptimiserKind::AdamW => {
             (((by_width * 1e4).round() / 1e4).clamp(1e-4, 0.05), format!("widths of up to {width}"))
         }
         OptimiserKind::Sgd => (LEARNING_RATE_SGD_DEFAULT, "SGD with momentum".to_owned()),

@@ -13,8 +13,6 @@ pub enum OptimiserKind {
     AdamW,
     /// Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013).
     Sgd,
-    /// Momentum made orthogonal (Jordan et al. 2024) for the matrices, `AdamW` for biases and gains.
-    Muon,
 }
 
 impl OptimiserKind {
@@ -23,15 +21,6 @@ impl OptimiserKind {
         match self {
             Self::AdamW => "AdamW",
             Self::Sgd => "SGD",
-            Self::Muon => "Muon",
-        }
-    }
-
-    /// The momentum where none is asked for; `AdamW` calls it β₁.
-    pub fn momentum_default(self) -> f64 {
-        match self {
-            Self::AdamW | Self::Sgd => 0.9,
-            Self::Muon => 0.95,
         }
     }
 }
@@ -59,7 +48,7 @@ pub struct OptimiserSpec {
     pub warmup_fraction: Option<f64>,
     /// Which method.
     pub kind: OptimiserKind,
-    /// From 0 to 0.999999; none: [`OptimiserKind::momentum_default`].
+    /// From 0 to 0.999999; `AdamW` calls it β₁; none: 0.9.
     pub momentum: Option<f64>,
     /// β₂ of `AdamW`, from 0 to 0.999999; none: 0.999.
     pub beta2: Option<f64>,
@@ -128,7 +117,7 @@ impl OptimiserSpec {
         if self.beta2.is_some() && self.kind == OptimiserKind::Sgd {
             return Err(ParamError::Needs {
                 field: "optimiser.beta2",
-                needs: "AdamW or Muon",
+                needs: "AdamW",
                 got: self.kind.name().to_owned(),
             });
         }

@@ -1,9 +1,8 @@
-//! Moves the parameters of a model by their gradient: `AdamW`, SGD with Nesterov momentum, or Muon.
+//! Moves the parameters of a model by their gradient: `AdamW`, or SGD with Nesterov momentum.
 //!
-//! Every number is moved by itself (Muon: by fixed-order products), and norms are added in a fixed order: the same bits on
+//! Every number is moved by itself, and norms are added in a fixed order: the same bits on
 //! any number of threads and with any instructions.
 
-mod muon;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,7 +13,6 @@ use rayon::prelude::*;
 
 pub use state::{RestoreError, Scalars};
 
-use self::muon::{Block, Muon};
 use super::recipe::{OptimiserKind, OptimiserSpec};
 use super::shares::{share_out, share_out_with};
 use crate::model::gradient::{Gradient, LayerGradient, l2_slope};
@@ -23,6 +21,8 @@ use crate::numeric::matmul::{Panel, has_gaps, panel_floats};
 use crate::numeric::update::{Adam, Nesterov, squared_norm};
 use crate::numeric::{Floats, vectorised};
 
+/// β₁ of `AdamW`, and the momentum of SGD, unless another is asked for.
+const MOMENTUM: f64 = 0.9;
 /// β₂ of `AdamW`, unless another is asked for.
 const BETA2: f64 = 0.999;
 /// Parameters that one thread moves at a time.
@@ -35,14 +35,12 @@ pub struct Optimiser {
     tensors: Vec<Tensor>,
     scalars: Scalars,
     momentum: f32,
-    /// β₁ of `AdamW`, also of that beside Muon.
+    /// β₁ of `AdamW`.
     beta1: f64,
     beta2: f64,
     /// Decoupled.
     decay: f32,
     norm_max: Option<f64>,
-    /// Room for [`Muon`], used again from matrix to matrix.
-    blocks: Vec<Block>,
     /// Room for the gradient of a panel, one for each thread: it never leaves the cache.
     panels: Vec<Mutex<Vec<f32>>>,
 }
@@ -103,20 +101,15 @@ struct Tensor {
 enum Rule {
     Adam { first: Floats, second: Floats },
     Nesterov { velocity: Floats },
-    Muon(Box<Muon>),
 }
 
 impl Optimiser {
     /// At rest.
     pub fn new(model: &Autoencoder, spec: &OptimiserSpec) -> Self {
-        let momentum = spec.momentum.unwrap_or(spec.kind.momentum_default());
-        let adam = |len| Rule::Adam { first: Floats::zeros(len), second: Floats::zeros(len) };
-        let rule = |layer: &TiedLayer, part: Place, len| match (spec.kind, part) {
-            (OptimiserKind::Muon, Place::Weight) => {
-                Rule::Muon(Box::new(Muon::new(layer.weight.outputs(), layer.weight.inputs())))
-            }
-            (OptimiserKind::AdamW | OptimiserKind::Muon, _) => adam(len),
-            (OptimiserKind::Sgd, _) => Rule::Nesterov { velocity: Floats::zeros(len) },
+        let momentum = spec.momentum.unwrap_or(MOMENTUM);
+        let rule = |len| match spec.kind {
+            OptimiserKind::AdamW => Rule::Adam { first: Floats::zeros(len), second: Floats::zeros(len) },
+            OptimiserKind::Sgd => Rule::Nesterov { velocity: Floats::zeros(len) },
         };
         let tensors = model.layers().iter().enumerate().flat_map(|(l, layer)| {
             let parts = parts(layer).into_iter().flatten();
@@ -124,18 +117,17 @@ impl Optimiser {
                 name: format!("{l}.{}", part.name()),
                 is_matrix: part == Place::Weight,
                 panel: if part == Place::Weight { panel_floats(layer.weight.inputs()) } else { usize::MAX },
-                rule: rule(layer, part, values.len()),
+                rule: rule(values.len()),
             })
         });
         Self {
             tensors: tensors.collect(),
             scalars: Scalars::default(),
             momentum: momentum as f32,
-            beta1: if spec.kind == OptimiserKind::AdamW { momentum } else { OptimiserKind::AdamW.momentum_default() },
+            beta1: momentum,
             beta2: spec.beta2.unwrap_or(BETA2),
             decay: spec.weight_decay as f32,
             norm_max: spec.gradient_norm_max,
-            blocks: Vec::new(),
             panels: Vec::new(),
         }
     }
@@ -143,8 +135,8 @@ impl Optimiser {
     /// Moves every parameter against its gradient.
     ///
     /// `gradient` has those of biases and gains; `fill(l, panel)` writes those of the matrix of layer l, panel by panel, on
-    /// the threads of the caller's pool if `parallel`. Where a matrix can be moved number by number, a panel is moved while
-    /// its gradient is in the cache. `l2` is that of the term 2·l2·‖W‖² of the loss.
+    /// the threads of the caller's pool if `parallel`. Unless the norm of the whole gradient is asked for first, a panel is
+    /// moved while its gradient is in the cache. `l2` is that of the term 2·l2·‖W‖² of the loss.
     pub fn step(
         &mut self,
         model: &mut Autoencoder,
@@ -152,9 +144,7 @@ impl Optimiser {
         fill: &(dyn Fn(usize, &mut Panel<'_>) + Sync),
         step: Step,
     ) {
-        let each_alone =
-            self.norm_max.is_none() && self.tensors.iter().all(|tensor| !matches!(tensor.rule, Rule::Muon(_)));
-        if each_alone {
+        if self.norm_max.is_none() {
             let numbers = self.begin(step.rate, 1.0);
             self.move_matrices(model, fill, step, numbers);
             self.move_tensors(model, gradient, step.parallel, numbers, Which::Vectors);
@@ -213,7 +203,6 @@ impl Optimiser {
                     let kept = velocity.as_mut_slice().chunks_mut(floats);
                     jobs.extend(weights.zip(kept).map(|((i, w), u)| part(i, w, Kept::Nesterov(u))));
                 }
-                Rule::Muon(_) => unreachable!("Muon moves a matrix as a whole"),
             }
         }
         let work = |gradient: &mut Vec<f32>, part: Part<'_>| {
@@ -272,7 +261,6 @@ impl Optimiser {
                         nesterov.apply(w, g, u);
                     }
                 }
-                Rule::Muon(muon) => muon.step(nesterov, w, g, &mut self.blocks, parallel),
             }
         }
     }

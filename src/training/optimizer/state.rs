@@ -49,7 +49,6 @@ impl Tensor {
         match &self.rule {
             Rule::Adam { first, second } => vec![("first", first.as_slice()), ("second", second.as_slice())],
             Rule::Nesterov { velocity } => vec![("velocity", velocity.as_slice())],
-            Rule::Muon(muon) => vec![("velocity", muon.velocity())],
         }
     }
 
@@ -58,7 +57,6 @@ impl Tensor {
         match &mut self.rule {
             Rule::Adam { first, second } => vec![("first", slice(first)), ("second", slice(second))],
             Rule::Nesterov { velocity } => vec![("velocity", slice(velocity))],
-            Rule::Muon(muon) => vec![("velocity", muon.velocity_mut())],
         }
     }
 }

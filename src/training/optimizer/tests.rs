@@ -5,7 +5,7 @@ use crate::model::{NormalisationKind, Normaliser};
 use crate::numeric::rng::{Stream, Use};
 use crate::training::{Initialisation, TrainSpec, init};
 
-const KINDS: [OptimiserKind; 3] = [OptimiserKind::AdamW, OptimiserKind::Sgd, OptimiserKind::Muon];
+const KINDS: [OptimiserKind; 2] = [OptimiserKind::AdamW, OptimiserKind::Sgd];
 
 /// Large enough that chunks and panels are several, with gains.
 fn model() -> Autoencoder {
@@ -132,7 +132,6 @@ fn every_method_goes_down() {
             for (_, tensor) in gradient.tensors_mut() {
                 tensor.iter_mut().zip(&mut slopes).for_each(|(g, slope)| *g = slope);
             }
-            // Muon's steps are as long as the rate says, whatever the slope: a falling rate that has far to go.
             go(&mut optimiser, &mut model, &gradient, 0.1 * (1.0 - f64::from(step) / 200.0), false);
         }
         assert!(height(&model) < 0.1 * start, "{kind:?}: {} of {start}", height(&model));
