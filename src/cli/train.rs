@@ -141,7 +141,7 @@ pub(super) struct TrainArgs {
     /// The seed of every random number
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Share of the rows held back for validation [default: 0.05]
+    /// Share of the rows held back for validation [default: 0.05, at most 50000 rows]
     #[arg(long, value_name = "SHARE")]
     validation_fraction: Option<f64>,
     /// Stop after this many epochs without a better validation loss [default: never]

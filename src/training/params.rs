@@ -84,7 +84,7 @@ pub struct TrainSpec {
     pub epochs: Option<u32>,
     /// None: from the data.
     pub batch_rows: Option<u32>,
-    /// None: 0.05, at least 100 rows where there are 1,000 or more.
+    /// None: 0.05, at least 100 rows where there are 500 or more, at most 50,000.
     pub validation_fraction: Option<f64>,
     /// None: never stop early.
     pub patience_epochs: Option<u32>,

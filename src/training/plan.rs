@@ -24,6 +24,8 @@ const VALIDATION_FRACTION_DEFAULT: f64 = 0.05;
 /// A choice by validation rows needs some, as long as they are not a large part of all.
 const VALIDATION_ROWS_DEFAULT_MIN: u64 = 100;
 const VALIDATION_FRACTION_DEFAULT_MAX: f64 = 0.2;
+/// More would make a choice no better, and memory would grow with the rows.
+const VALIDATION_ROWS_DEFAULT_MAX: u64 = 50_000;
 
 /// What is settled before the first step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,7 +110,7 @@ pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, features: usiz
             let share = |fraction: f64| (rows as f64 * fraction).round() as u64;
             let most = share(VALIDATION_FRACTION_DEFAULT_MAX);
             // More than fits into memory would be read anew in every epoch, with all the rows around it.
-            let kept = HELD_BACK_BYTES_MAX / (4 * features as u64);
+            let kept = VALIDATION_ROWS_DEFAULT_MAX.min(HELD_BACK_BYTES_MAX / (4 * features as u64));
             let least = VALIDATION_ROWS_DEFAULT_MIN.min(most);
             let chosen = share(VALIDATION_FRACTION_DEFAULT).min(kept).max(least);
             notes.push(format!("validation: {chosen} of {rows} rows are held back"));
