@@ -19,6 +19,7 @@ mod portable;
 mod product;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod turns;
 mod vector;
 

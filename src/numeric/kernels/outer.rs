@@ -1,10 +1,8 @@
 //! The gradient of W: sums over the rows of a batch, in the layout of W.
 
 use super::PANEL;
+use super::tiles::tiles;
 use super::vector::Vector;
-
-/// Inputs whose sums are in registers at once.
-const TILE: usize = 4;
 
 /// dW (+)= Uᵀ·V for some panels of outputs. Each number is one chain of FMAs in the order of the rows.
 #[derive(Debug)]
@@ -67,21 +65,10 @@ pub(super) unsafe fn run<V: Vector>(outer: &mut Outer<'_>) {
             unsafe {
                 let w = outer.w.as_mut_ptr().add(panel * outer.w_stride);
                 let v = outer.v.as_ptr().add(start * outer.inputs);
-                let mut input = 0;
-                // Four at a time on machines of few registers, and four times that on the others.
-                if V::TILE == 16 {
-                    while input + 4 * TILE <= outer.inputs {
-                        tile::<V, { 4 * TILE }>(&turned, rows, v, outer.inputs, input, w, width, add);
-                        input += 4 * TILE;
-                    }
-                }
-                while input + TILE <= outer.inputs {
-                    tile::<V, TILE>(&turned, rows, v, outer.inputs, input, w, width, add);
-                    input += TILE;
-                }
-                while input < outer.inputs {
-                    tile::<V, 1>(&turned, rows, v, outer.inputs, input, w, width, add);
-                    input += 1;
+                if width == PANEL {
+                    tiles!(V, false, outer.inputs, tile(&turned, rows, v, outer.inputs, w, PANEL, add));
+                } else {
+                    tiles!(V, true, outer.inputs, tile(&turned, rows, v, outer.inputs, w, width, add));
                 }
             }
         }
@@ -100,14 +87,15 @@ fn turn(outer: &Outer<'_>, start: usize, rows: usize, output: usize, width: usiz
     }
 }
 
+/// Sums of `I` inputs for the outputs of a panel; `MASKED` if it is narrow.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
-unsafe fn tile<V: Vector, const I: usize>(
+unsafe fn tile<V: Vector, const MASKED: bool, const I: usize>(
+    input: usize,
     turned: &[f32; TURNED_ROWS * PANEL],
     rows: usize,
     v: *const f32,
     inputs: usize,
-    input: usize,
     w: *mut f32,
     width: usize,
     add: bool,
@@ -118,7 +106,8 @@ unsafe fn tile<V: Vector, const I: usize>(
         let w = w.add(input * width);
         if add {
             for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = V::load_first(w.add(i * width), width);
+                let at = w.add(i * width);
+                *sum = if MASKED { V::load_first(at, width) } else { V::load(at) };
             }
         }
         for first in (0..rows).step_by(PANEL) {
@@ -142,7 +131,9 @@ unsafe fn tile<V: Vector, const I: usize>(
             }
         }
         for (i, sum) in sums.into_iter().enumerate() {
-            sum.store_first(w.add(i * width), width);
+            let at = w.add(i * width);
+            // A masked store takes some machines as long as a whole chain.
+            if MASKED { sum.store_first(at, width) } else { sum.store(at) };
         }
     }
 }

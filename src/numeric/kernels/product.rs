@@ -4,6 +4,7 @@
 //! That is what makes a row's bits independent of everything around it. See `matmul` for the definition.
 
 use super::PANEL;
+use super::tiles::tiles;
 use super::turns;
 use super::vector::Vector;
 use crate::numeric::activation::Activation;
@@ -198,40 +199,6 @@ impl Job {
         // SAFETY: a bias has as many numbers as Y has columns.
         if self.bias.is_null() { 0.0 } else { unsafe { *self.bias.add(column) } }
     }
-}
-
-/// Calls `$tile::<V, MASKED, O>(first, ..)` over `$count` columns, as many at once as the registers hold.
-macro_rules! tiles {
-    ($V:ident, $MASKED:ident, $count:expr, $tile:ident($($argument:expr),*)) => {{
-        let count = $count;
-        let mut first = 0;
-        while first < count {
-            let left = count - first;
-            first += if $V::TILE == 16 && left >= 16 {
-                $tile::<$V, $MASKED, 16>(first, $($argument),*);
-                16
-            } else if $V::TILE >= 8 && left >= 8 {
-                $tile::<$V, $MASKED, 8>(first, $($argument),*);
-                8
-            } else if $V::TILE == 6 && left >= 6 && left != 8 && left != 10 {
-                $tile::<$V, $MASKED, 6>(first, $($argument),*);
-                6
-            } else if $V::TILE == 6 && left >= 5 && left != 8 {
-                // Sixteen are 6 + 5 + 5: fewer than ten chains would wait for their own additions.
-                $tile::<$V, $MASKED, 5>(first, $($argument),*);
-                5
-            } else if left >= 4 {
-                $tile::<$V, $MASKED, 4>(first, $($argument),*);
-                4
-            } else if left >= 2 {
-                $tile::<$V, $MASKED, 2>(first, $($argument),*);
-                2
-            } else {
-                $tile::<$V, $MASKED, 1>(first, $($argument),*);
-                1
-            };
-        }
-    }};
 }
 
 /// `count` panels of X and of Y, `lanes` rows each; `MASKED` if that is fewer than the vector has lanes.
