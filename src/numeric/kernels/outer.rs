@@ -133,7 +133,11 @@ unsafe fn tile<V: Vector, const MASKED: bool, const I: usize>(
         for (i, sum) in sums.into_iter().enumerate() {
             let at = w.add(i * width);
             // A masked store takes some machines as long as a whole chain.
-            if MASKED { sum.store_first(at, width) } else { sum.store(at) };
+            if MASKED {
+                sum.store_first(at, width);
+            } else {
+                sum.store(at);
+            }
         }
     }
 }
