@@ -1,11 +1,9 @@
-//! Decompositions: PCA (the yardstick, through faer) and orthonormal matrices (first weights, in our own fixed order).
+//! PCA: the yardstick, in f64 through faer.
 
 use std::ops::ControlFlow;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
-
-use super::vectorised;
 
 /// Rows that are centred and multiplied at a time.
 const BLOCK_ROWS: usize = 512;
@@ -188,48 +186,6 @@ fn by_gram(
     Some(directions)
 }
 
-/// Makes the rows of a row-major (rows, columns) matrix orthonormal, rows ≤ columns: modified Gram-Schmidt, twice
-/// (Giraud, Langou and Rozložník 2005: twice is enough), in f64 and in one fixed order, since the result becomes weights.
-/// A row that the earlier ones span is left zero.
-///
-/// # Panics
-/// If there are more rows than columns.
-pub fn orthonormalise_rows(values: &mut [f64], columns: usize) {
-    let rows = values.len() / columns;
-    assert!(rows <= columns, "at most as many orthonormal rows as columns");
-    for i in 0..rows {
-        let (done, rest) = values.split_at_mut(i * columns);
-        let row = &mut rest[..columns];
-        vectorised(|| {
-            for _ in 0..2 {
-                for other in done.chunks_exact(columns) {
-                    let along = dot(row, other);
-                    row.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
-                }
-            }
-            let norm = dot(row, row).sqrt();
-            let scale = if norm > 1e-12 { 1.0 / norm } else { 0.0 };
-            row.iter_mut().for_each(|value| *value *= scale);
-        });
-    }
-}
-
-/// Partial sums, added in a fixed order: vector code without a change of bits.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "what is not inlined is compiled for a machine without vectors")]
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let (a_chunks, a_rest) = a.as_chunks::<8>();
-    let (b_chunks, b_rest) = b.as_chunks::<8>();
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for i in 0..8 {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f64>() + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,19 +265,6 @@ mod tests {
     fn a_fit_can_be_stopped() {
         let table = plane(50, 5, 2, 0.1);
         assert!(Pca::fit(&table, 2, &mut || ControlFlow::Break(())).is_none());
-    }
-
-    #[test]
-    fn rows_become_orthonormal() {
-        let mut stream = Stream::new(2, 0, 0, Use::Weights);
-        let mut values: Vec<f64> = (0..12 * 30).map(|_| stream.normal()).collect();
-        orthonormalise_rows(&mut values, 30);
-        for (i, a) in values.chunks_exact(30).enumerate() {
-            for (j, b) in values.chunks_exact(30).enumerate() {
-                let expected = f64::from(u8::from(i == j));
-                assert!((dot(a, b) - expected).abs() < 1e-14);
-            }
-        }
     }
 
     #[test]
