@@ -169,7 +169,7 @@ fn tell(began: Instant, result: &pb::TrainResult, tally: &mut Tally) {
 /// Of the newest version: squared, a row, in the units of the rows; `None` if there is no version yet.
 async fn error(client: &mut AutoencoderServiceClient<Channel>, rows: &[f32]) -> Option<f64> {
     let model = Some(pb::ModelRef { name: "drift".to_owned(), selector: None });
-    let request = pb::ReconstructRequest { model, rows: Some(matrix(rows)) };
+    let request = pb::ReconstructRequest { model, rows: Some(matrix(rows)), ..Default::default() };
     let errors = client.reconstruct(request).await.ok()?.into_inner().squared_errors_input_units;
     Some(errors.iter().map(|error| f64::from(*error)).sum::<f64>() / errors.len() as f64)
 }

@@ -43,6 +43,22 @@ pub enum Operation {
     Decode,
     /// Rows to rows, with errors.
     Reconstruct,
+    /// Codes to rows, through the pseudo-inverse of each matrix.
+    DecodePseudoInverse,
+    /// Rows to rows, with errors, likewise.
+    ReconstructPseudoInverse,
+}
+
+impl Operation {
+    /// Whether it decodes with [`LoadedModel::inverse`], which must be there.
+    pub fn needs_inverse(self) -> bool {
+        matches!(self, Self::DecodePseudoInverse | Self::ReconstructPseudoInverse)
+    }
+
+    /// Whether it begins with codes.
+    pub fn decodes(self) -> bool {
+        matches!(self, Self::Decode | Self::DecodePseudoInverse)
+    }
 }
 
 /// Bounds of what is computed at once and of what waits. Rows count until they are computed, bytes (of the question and

@@ -34,7 +34,7 @@ impl Question {
     /// Refuses a wrong width, a deadline that has passed, and NaN in the rows if there are few.
     pub(super) fn check(&self, now: Instant) -> Result<(), BatchError> {
         let expected = columns(&self.model, self.operation);
-        let what = if self.operation == Operation::Decode { "the code" } else { "the input" };
+        let what = if self.operation.decodes() { "the code" } else { "the input" };
         if self.rows.columns() != expected {
             return Err(BatchError::Columns { what, got: self.rows.columns(), expected });
         }
@@ -65,8 +65,8 @@ impl Question {
 pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
     let spec = model.artifact.model.spec();
     match operation {
-        Operation::Encode | Operation::Reconstruct => spec.features(),
-        Operation::Decode => spec.code_length(),
+        Operation::Encode | Operation::Reconstruct | Operation::ReconstructPseudoInverse => spec.features(),
+        Operation::Decode | Operation::DecodePseudoInverse => spec.code_length(),
     }
 }
 
@@ -75,14 +75,20 @@ pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matri
     let spec = model.artifact.model.spec();
     let answer_columns = match operation {
         Operation::Encode => spec.code_length(),
-        Operation::Decode => spec.features(),
+        Operation::Decode | Operation::DecodePseudoInverse => spec.features(),
         // Two errors beside each row.
-        Operation::Reconstruct => spec.features() + 2,
+        Operation::Reconstruct | Operation::ReconstructPseudoInverse => spec.features() + 2,
     };
     let once: usize = spec.raw().widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
-    let passes = if operation == Operation::Reconstruct { 2 } else { 1 };
+    let inverse = || model.inverse().map_or(once, |inverse| inverse.multiply_adds(&model.artifact.model));
+    let row_work = match operation {
+        Operation::Encode | Operation::Decode => once,
+        Operation::Reconstruct => 2 * once,
+        Operation::DecodePseudoInverse => inverse(),
+        Operation::ReconstructPseudoInverse => once + inverse(),
+    };
     let bytes = rows.saturating_mul(answer_columns * 4).saturating_add(matrix_bytes);
-    Size { rows, bytes, row_work: passes * once }
+    Size { rows, bytes, row_work }
 }
 
 fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {

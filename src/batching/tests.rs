@@ -44,22 +44,16 @@ fn model(version: u64) -> Arc<LoadedModel> {
         decoder_bias: vec![1.0, 2.0, 3.0],
         gain: None,
     };
-    Arc::new(LoadedModel {
-        key: ModelKey { name: "echo".parse().expect("a name"), version: Version::new(version).expect("a version") },
-        artifact: Artifact {
-            model: Autoencoder::new(spec, normaliser, vec![layer]),
-            report: None,
-            sha256: String::new(),
-        },
-        file_bytes: 0,
-    })
+    let key = ModelKey { name: "echo".parse().expect("a name"), version: Version::new(version).expect("a version") };
+    let model = Autoencoder::new(spec, normaliser, vec![layer]);
+    Arc::new(LoadedModel::new(key, Artifact { model, report: None, sha256: String::new() }, 0))
 }
 
 fn widths(operation: Operation) -> (usize, usize) {
     match operation {
         Operation::Encode => (FEATURES, CODE),
-        Operation::Decode => (CODE, FEATURES),
-        Operation::Reconstruct => (FEATURES, FEATURES),
+        Operation::Decode | Operation::DecodePseudoInverse => (CODE, FEATURES),
+        Operation::Reconstruct | Operation::ReconstructPseudoInverse => (FEATURES, FEATURES),
     }
 }
 
@@ -67,8 +61,8 @@ fn widths(operation: Operation) -> (usize, usize) {
 fn offset(model: &LoadedModel, operation: Operation) -> f32 {
     let operation = match operation {
         Operation::Encode => 0.25,
-        Operation::Decode => 0.5,
-        Operation::Reconstruct => 0.75,
+        Operation::Decode | Operation::DecodePseudoInverse => 0.5,
+        Operation::Reconstruct | Operation::ReconstructPseudoInverse => 0.75,
     };
     operation + 100_000.0 * model.key.version.number() as f32
 }

@@ -11,6 +11,7 @@ use super::reply::Computed;
 use super::request::Request;
 use super::{BatchError, Operation};
 use crate::executor::{Floor, catch};
+use crate::model::Decoder;
 use crate::numeric::{Lanes, Spare};
 use crate::registry::LoadedModel;
 
@@ -37,11 +38,15 @@ impl Compute {
 
 /// The model's own arithmetic.
 pub(super) fn of_model(model: &LoadedModel, operation: Operation, batch: &Lanes, spare: &mut Spare) -> Computed {
+    // A question that needs it is refused where there is none.
+    let inverse = || Decoder::PseudoInverse(model.inverse().expect("the model has a pseudo-inverse"));
     let model = &model.artifact.model;
     match operation {
         Operation::Encode => model.encode(batch, spare).into(),
-        Operation::Decode => model.decode(batch, spare).into(),
-        Operation::Reconstruct => model.reconstruct(batch, spare).into(),
+        Operation::Decode => model.decode(batch, Decoder::Transpose, spare).into(),
+        Operation::Reconstruct => model.reconstruct(batch, Decoder::Transpose, spare).into(),
+        Operation::DecodePseudoInverse => model.decode(batch, inverse(), spare).into(),
+        Operation::ReconstructPseudoInverse => model.reconstruct(batch, inverse(), spare).into(),
     }
 }
 

@@ -7,6 +7,7 @@ mod draw;
 mod duration;
 mod follow;
 mod health;
+mod inspect;
 mod jobs;
 mod live;
 mod models;
@@ -55,9 +56,11 @@ enum Command {
     /// Rows to codes
     Encode(rows::RowsArgs),
     /// Codes back to rows; the version must be named
-    Decode(rows::RowsArgs),
+    Decode(rows::DecodeArgs),
     /// Rows to codes and back, with the error of each row
     Reconstruct(rows::ReconstructArgs),
+    /// How orthonormal the matrices of a model are, and what decodes best: transpose, pseudo-inverse or PCA
+    Inspect(inspect::InspectArgs),
     /// List, show, move and remove published models
     #[command(subcommand)]
     Models(models::ModelsCommand),
@@ -92,6 +95,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Command::Encode(args) => rows::encode(&context, args).await,
             Command::Decode(args) => rows::decode(&context, args).await,
             Command::Reconstruct(args) => rows::reconstruct(&context, args).await,
+            Command::Inspect(args) => inspect::run(&context, args).await,
             Command::Models(command) => models::run(&context, command).await,
             Command::Jobs(command) => jobs::run(&context, command).await,
             Command::Health(args) => health::run(&context, args).await,

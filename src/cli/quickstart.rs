@@ -132,7 +132,7 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     let model = || Some(pb::ModelRef { name: "digits".to_owned(), selector: version.clone() });
     let request = pb::EncodeRequest { model: model(), rows: Some(matrix(FEATURES, &held_out)) };
     let encoded = client.encode(request.clone()).await?.into_inner();
-    let request_back = pb::DecodeRequest { model: model(), codes: encoded.codes.clone() };
+    let request_back = pb::DecodeRequest { model: model(), codes: encoded.codes.clone(), ..Default::default() };
     let decoded = client.decode(request_back).await?.into_inner();
     let (codes, code_length) = numbers(encoded.codes)?;
     let (back, _) = numbers(decoded.rows)?;

@@ -79,8 +79,23 @@ pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize) -> V
             losses[losses.len() - 1]
         ));
     }
+    lines.extend(defect_lines(report));
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     lines
+}
+
+/// By matrix, how orthonormal training has made it.
+fn defect_lines(report: &pb::TrainingReport) -> Vec<String> {
+    let looks: Vec<&[f64]> =
+        report.epochs.iter().map(|epoch| &epoch.defects[..]).filter(|defects| !defects.is_empty()).collect();
+    let matrices = looks.first().map_or(0, |first| first.len());
+    let line = |l: usize| {
+        let of_one: Vec<f64> = looks.iter().filter_map(|look| look.get(l).copied()).collect();
+        let (first, last) = (of_one.first()?, of_one.last()?);
+        let picture = if of_one.len() > 1 { draw::sparkline(&of_one, 60) + " " } else { String::new() };
+        Some(format!("matrix {} from orthonormal, by epoch: {picture}{first:.3e} to {last:.3e}", l + 1))
+    };
+    (0..matrices).filter_map(line).collect()
 }
 
 pub(super) fn evaluation_json(evaluation: &pb::Evaluation) -> Value {
@@ -103,6 +118,8 @@ pub(super) fn report_json(report: &pb::TrainingReport) -> Value {
             "epoch": epoch.epoch,
             "training_loss": epoch.training_loss,
             "validation_loss": epoch.validation_loss,
+            "squared_error": epoch.squared_error,
+            "defects": epoch.defects,
         })).collect::<Vec<_>>(),
         "best_epoch": report.best_epoch,
         "validation": report.validation.as_ref().map(evaluation_json),

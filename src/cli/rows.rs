@@ -34,9 +34,41 @@ pub(super) struct RowsArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct DecodeArgs {
+    #[command(flatten)]
+    rows: RowsArgs,
+    #[command(flatten)]
+    decoder: DecoderArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct DecoderArgs {
+    /// What decodes: the transpose of each matrix, as trained, or its pseudo-inverse, which is exact for linear models
+    #[arg(long, value_enum, default_value = "transpose")]
+    decoder: DecoderChoice,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum DecoderChoice {
+    Transpose,
+    PseudoInverse,
+}
+
+impl From<DecoderArgs> for pb::Decoder {
+    fn from(args: DecoderArgs) -> Self {
+        match args.decoder {
+            DecoderChoice::Transpose => Self::Transpose,
+            DecoderChoice::PseudoInverse => Self::PseudoInverse,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct ReconstructArgs {
     #[command(flatten)]
     rows: RowsArgs,
+    #[command(flatten)]
+    decoder: DecoderArgs,
     /// Write the error of each row here: normalised space, input units
     #[arg(long, value_name = "FILE")]
     errors: Option<String>,
@@ -74,13 +106,14 @@ struct Answer {
     columns: usize,
     errors: Vec<f32>,
     errors_input_units: Vec<f32>,
+    pseudo_inverse: Option<pb::PseudoInverse>,
 }
 
 #[derive(Clone, Copy)]
 enum Call {
     Encode,
-    Decode,
-    Reconstruct,
+    Decode(pb::Decoder),
+    Reconstruct(pb::Decoder),
 }
 
 async fn call(
@@ -91,37 +124,42 @@ async fn call(
     values: Vec<f32>,
 ) -> Result<Answer, CliError> {
     let (model, rows) = (Some(model), Some(matrix(columns, &values)));
+    let mut pseudo_inverse = None;
     let (version, matrix, errors, errors_input_units) = match call {
         Call::Encode => {
             let answer = client.encode(pb::EncodeRequest { model, rows }).await?.into_inner();
             (answer.version, answer.codes, Vec::new(), Vec::new())
         }
-        Call::Decode => {
-            let answer = client.decode(pb::DecodeRequest { model, codes: rows }).await?.into_inner();
+        Call::Decode(decoder) => {
+            let request = pb::DecodeRequest { model, codes: rows, decoder: decoder.into() };
+            let answer = client.decode(request).await?.into_inner();
+            pseudo_inverse = answer.pseudo_inverse;
             (answer.version, answer.rows, Vec::new(), Vec::new())
         }
-        Call::Reconstruct => {
-            let answer = client.reconstruct(pb::ReconstructRequest { model, rows }).await?.into_inner();
+        Call::Reconstruct(decoder) => {
+            let request = pb::ReconstructRequest { model, rows, decoder: decoder.into() };
+            let answer = client.reconstruct(request).await?.into_inner();
+            pseudo_inverse = answer.pseudo_inverse;
             (answer.version, answer.rows, answer.squared_errors, answer.squared_errors_input_units)
         }
     };
     let (values, columns) = numbers(matrix)?;
-    Ok(Answer { version, values, columns, errors, errors_input_units })
+    Ok(Answer { version, values, columns, errors, errors_input_units, pseudo_inverse })
 }
 
 pub(super) async fn encode(context: &Context, args: RowsArgs) -> Result<(), CliError> {
     run(context, Call::Encode, args, |_| Ok(())).await.map(|_| ())
 }
 
-pub(super) async fn decode(context: &Context, args: RowsArgs) -> Result<(), CliError> {
-    run(context, Call::Decode, args, |_| Ok(())).await.map(|_| ())
+pub(super) async fn decode(context: &Context, args: DecodeArgs) -> Result<(), CliError> {
+    run(context, Call::Decode(args.decoder.into()), args.rows, |_| Ok(())).await.map(|_| ())
 }
 
 pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Result<(), CliError> {
     let mut file = args.errors.as_deref().map(|path| files::create(path, None)).transpose()?;
     let (mut sum, mut sum_input_units, mut rows) = (0.0, 0.0, 0usize);
     let model = args.rows.model.clone();
-    let version = run(context, Call::Reconstruct, args.rows, |answer| {
+    let version = run(context, Call::Reconstruct(args.decoder.into()), args.rows, |answer| {
         sum += answer.errors.iter().map(|error| f64::from(*error)).sum::<f64>();
         sum_input_units += answer.errors_input_units.iter().map(|error| f64::from(*error)).sum::<f64>();
         rows += answer.errors.len();
@@ -173,6 +211,9 @@ async fn run(
     reader.next_rows(&mut first, block_rows)?;
     let first = call(client.clone(), kind, model.clone(), columns, first).await?;
     let version = first.version;
+    if let Some(trust) = &first.pseudo_inverse {
+        eprintln!("{}", caution(trust));
+    }
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
     let mut writer = files::create(&args.write.output, args.write.format())?;
     let bar = progress_bar(context, reader.rows_hint());
@@ -194,7 +235,7 @@ async fn run(
     }
     bar.finish_and_clear();
     writer.finish()?;
-    if !matches!(kind, Call::Reconstruct) && args.write.output != "-" {
+    if !matches!(kind, Call::Reconstruct(_)) && args.write.output != "-" {
         if context.json {
             eprintln!(
                 "{}",
@@ -210,6 +251,17 @@ async fn run(
         }
     }
     Ok(version)
+}
+
+/// What is to be known of rows that the pseudo-inverse decoded.
+fn caution(trust: &pb::PseudoInverse) -> String {
+    let exact = if trust.is_linear_approximation {
+        "a linear approximation, since the model is not linear"
+    } else {
+        "exact, since the model is linear"
+    };
+    let regularised = if trust.is_regularised { ", regularised" } else { "" };
+    format!("decoded with the pseudo-inverse: {exact} (condition number {:.3}{regularised})", trust.condition)
 }
 
 /// Rows done of those in the file, on a terminal; a count where the file does not say how many there are.

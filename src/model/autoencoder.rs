@@ -1,5 +1,6 @@
 //! A tied-weight autoencoder: encode, decode, reconstruct.
 
+use super::inverse::PseudoInverse;
 use super::normalisation::Normaliser;
 use super::spec::{ModelSpec, NormalisationKind};
 use crate::numeric::matmul::Weights;
@@ -27,6 +28,15 @@ pub struct Autoencoder {
     spec: ModelSpec,
     normaliser: Normaliser,
     layers: Vec<TiedLayer>,
+}
+
+/// What decodes.
+#[derive(Clone, Copy, Debug)]
+pub enum Decoder<'a> {
+    /// Wᵀ, as trained.
+    Transpose,
+    /// W⁺: see [`PseudoInverse`].
+    PseudoInverse(&'a PseudoInverse),
 }
 
 /// Rows, and their reconstructions' errors.
@@ -96,8 +106,8 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the codes are not d_K wide; callers check that at the edge.
-    pub fn decode(&self, codes: &Lanes, spare: &mut Spare) -> Lanes {
-        let mut rows = self.decode_normalised(codes, spare);
+    pub fn decode(&self, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
+        let mut rows = self.decode_normalised(codes, decoder, spare);
         self.normaliser.undo(&mut rows);
         rows
     }
@@ -106,11 +116,11 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn reconstruct(&self, rows: &Lanes, spare: &mut Spare) -> Reconstruction {
+    pub fn reconstruct(&self, rows: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Reconstruction {
         let mut x = spare.take();
         self.normaliser.apply_to(rows, &mut x);
         let codes = self.encode_normalised(&x, spare);
-        let mut x_hat = self.decode_normalised(&codes, spare);
+        let mut x_hat = self.decode_normalised(&codes, decoder, spare);
         let squared_errors = squared_distances(&x, &x_hat);
         self.normaliser.undo(&mut x_hat);
         let squared_errors_input_units = squared_distances(rows, &x_hat);
@@ -131,8 +141,15 @@ impl Autoencoder {
     }
 
     /// The decoder in the normalised space.
-    fn decode_normalised(&self, codes: &Lanes, spare: &mut Spare) -> Lanes {
+    fn decode_normalised(&self, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
         let mut g: Option<Lanes> = None;
+        if let Decoder::PseudoInverse(inverse) = decoder {
+            for l in (0..self.layers.len()).rev() {
+                let next = inverse.decode_layer(self, l, g.as_ref().unwrap_or(codes), spare);
+                g.replace(next).into_iter().for_each(|done| spare.put(done));
+            }
+            return g.unwrap_or_default();
+        }
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().decoder_activations).rev() {
             if let Some(gain) = &layer.gain {
                 let mut scaled = spare.take();

@@ -298,6 +298,11 @@ impl Tape {
         }
     }
 
+    /// After [`Tape::forward`]: what encoder layer l gives (n, d_{l+1}).
+    pub(super) fn encoded(&self, l: usize) -> &Lanes {
+        &self.h[l + 1]
+    }
+
     /// What decoder layer l reads: γ_l∘g_{l+1}, g_{l+1}, or the code.
     fn decoder_input(&self, l: usize) -> &Lanes {
         if self.gain[l].is_empty() { self.g.get(l + 1).unwrap_or(&self.h[l + 1]) } else { &self.gained[l] }

@@ -14,6 +14,20 @@ pub struct EpochLosses {
     pub training_loss: f64,
     /// On the validation rows after the epoch.
     pub validation_loss: Option<f64>,
+    /// After some of the epochs, and the last if all of them were trained: squared error on the validation rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub squared_error: Option<f64>,
+    /// After the same epochs: by matrix, how far its rows (columns, where it has more outputs than inputs) are from
+    /// orthonormal: ‖G - I‖ / √n of its smaller Gram matrix G, which has n rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub defects: Vec<f64>,
+}
+
+impl EpochLosses {
+    /// The losses alone.
+    pub fn new(epoch: u32, training_loss: f64, validation_loss: Option<f64>) -> Self {
+        Self { epoch, training_loss, validation_loss, squared_error: None, defects: Vec::new() }
+    }
 }
 
 /// What a model does on held-out rows, beside PCA with the same code size. Squared errors are sums over features,
@@ -111,7 +125,7 @@ mod tests {
 
     #[test]
     fn an_undefined_figure_does_not_make_a_report_unreadable() {
-        let losses = EpochLosses { epoch: 1, training_loss: f64::NAN, validation_loss: Some(f64::INFINITY) };
+        let losses = EpochLosses::new(1, f64::NAN, Some(f64::INFINITY));
         let text = serde_json::to_string(&losses).expect("serialises");
         let read: EpochLosses = serde_json::from_str(&text).expect("reads");
         assert!(read.training_loss.is_nan() && read.validation_loss.is_none(), "{read:?}");

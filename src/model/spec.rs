@@ -269,6 +269,12 @@ impl ModelSpec {
                 || self.raw.decoder_activations[1..].iter().any(saturates))
     }
 
+    /// Whether all of its layers are linear.
+    pub fn is_linear(&self) -> bool {
+        let mut activations = self.raw.encoder_activations.iter().chain(&self.raw.decoder_activations);
+        activations.all(|activation| *activation == Activation::Linear)
+    }
+
     /// Bytes of all tensors, each matrix once, normalisation vectors included.
     pub fn tensor_bytes(&self) -> u64 {
         // At most 16 matrices of 2^32 numbers: no overflow.

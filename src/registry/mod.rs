@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::future::{FutureExt, Shared};
 
 use self::residents::Residents;
 
-use crate::model::{Artifact, ModelKey, ModelName, Selector};
+use crate::model::{Artifact, InverseError, ModelKey, ModelName, PseudoInverse, Selector};
 use crate::store::{ModelStore, StoreError};
 
 mod residents;
@@ -29,6 +29,24 @@ pub struct LoadedModel {
     pub artifact: Artifact,
     /// Size of the stored file.
     pub file_bytes: u64,
+    inverse: OnceLock<Result<PseudoInverse, InverseError>>,
+}
+
+impl LoadedModel {
+    /// A model that was read.
+    pub fn new(key: ModelKey, artifact: Artifact, file_bytes: u64) -> Self {
+        Self { key, artifact, file_bytes, inverse: OnceLock::new() }
+    }
+
+    /// The pseudo-inverses of its matrices, if [`Registry::load_inverse`] has made them and there are any.
+    pub fn inverse(&self) -> Option<&PseudoInverse> {
+        self.inverse.get()?.as_ref().ok()
+    }
+
+    /// What it takes in memory.
+    fn bytes(&self) -> u64 {
+        self.artifact.model.spec().tensor_bytes() + self.inverse().map_or(0, PseudoInverse::bytes) as u64
+    }
 }
 
 /// How much memory models may take. Every value is possible: the model loaded last always stays.
@@ -49,7 +67,7 @@ impl Default for RegistryConfig {
 pub struct ResidentModel {
     /// Which.
     pub key: ModelKey,
-    /// What its tensors take.
+    /// What its tensors take, and what was made of them.
     pub tensor_bytes: u64,
 }
 
@@ -68,6 +86,8 @@ struct Inner {
     loading: Mutex<HashMap<ModelKey, Loading>>,
     /// Held while a file is read and decoded: one at a time, so that memory holds one file beside the models.
     one_at_a_time: Mutex<()>,
+    /// Held while pseudo-inverses are made: some take a core for seconds.
+    one_inverse_at_a_time: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Registry {
@@ -82,7 +102,15 @@ impl Registry {
     pub fn new(store: Arc<dyn ModelStore>, config: RegistryConfig) -> Self {
         let RegistryConfig { resident_bytes_max } = config;
         let residents = Residents::new(resident_bytes_max);
-        Self { inner: Arc::new(Inner { store, residents, loading: Mutex::default(), one_at_a_time: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                residents,
+                loading: Mutex::default(),
+                one_at_a_time: Mutex::default(),
+                one_inverse_at_a_time: tokio::sync::Mutex::default(),
+            }),
+        }
     }
 
     /// The store below.
@@ -131,6 +159,25 @@ impl Registry {
             }
         };
         load.await
+    }
+
+    /// Makes the pseudo-inverses of a model's matrices unless they were made before, on a thread for blocking work, one model
+    /// at a time. They stay as long as the model, and count with it.
+    ///
+    /// # Errors
+    /// Those of [`PseudoInverse::of`]; they stay, too.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, and if the arithmetic does.
+    pub async fn load_inverse(&self, model: &Arc<LoadedModel>) -> Result<(), InverseError> {
+        if let Some(inverse) = model.inverse.get() {
+            return inverse.as_ref().map(|_| ()).map_err(Clone::clone);
+        }
+        let turn = self.inner.one_inverse_at_a_time.lock().await;
+        let (inner, inverted) = (Arc::clone(&self.inner), Arc::clone(model));
+        let made = tokio::task::spawn_blocking(move || inner.invert_now(&inverted)).await;
+        drop(turn);
+        made.unwrap_or_else(|lost| std::panic::resume_unwind(lost.into_panic()))
     }
 
     /// Forgets a deleted version (those that still serve it keep it alive).
@@ -183,15 +230,31 @@ impl Inner {
             let bytes = self.store.read(key)?;
             let artifact =
                 Artifact::from_bytes(&bytes).map_err(|reason| StoreError::Damaged { key: key.clone(), reason })?;
-            Arc::new(LoadedModel { key: key.clone(), artifact, file_bytes: bytes.len() as u64 })
+            Arc::new(LoadedModel::new(key.clone(), artifact, bytes.len() as u64))
         };
-        let tensor_bytes = model.artifact.model.spec().tensor_bytes();
-        self.residents.insert(key, Arc::clone(&model), tensor_bytes);
-        if !self.exists(key) {
-            // Deleted meanwhile, and `forget` may have come before the insertion: serve who waits, keep nothing.
-            self.residents.remove(key);
-        }
+        self.keep(&model);
         Ok(model)
+    }
+
+    fn keep(&self, model: &Arc<LoadedModel>) {
+        self.residents.insert(&model.key, Arc::clone(model), model.bytes());
+        if !self.exists(&model.key) {
+            // Deleted meanwhile, and `forget` may have come before the insertion: serve who waits, keep nothing.
+            self.residents.remove(&model.key);
+        }
+    }
+
+    fn invert_now(&self, model: &Arc<LoadedModel>) -> Result<(), InverseError> {
+        let mut made = false;
+        let inverse = model.inverse.get_or_init(|| {
+            made = true;
+            PseudoInverse::of(&model.artifact.model)
+        });
+        if made {
+            // It takes more from now on.
+            self.keep(model);
+        }
+        inverse.as_ref().map(|_| ()).map_err(Clone::clone)
     }
 }
 

@@ -47,11 +47,12 @@ impl AutoencoderService for Api {
 
     async fn decode(&self, request: Request<pb::DecodeRequest>) -> Result<Response<pb::DecodeResponse>, Status> {
         let deadline = deadline(request.extensions());
-        let pb::DecodeRequest { model, codes } = request.into_inner();
+        let pb::DecodeRequest { model, codes, decoder } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let codes = convert::matrix("codes", codes)?;
-        let served = self.service.decode(&name, &selector, codes, deadline).await?;
+        let served = self.service.decode(&name, &selector, codes, convert::decoder(decoder)?, deadline).await?;
         Ok(Response::new(pb::DecodeResponse {
+            pseudo_inverse: served.inverted.map(convert::inverted),
             version: served.version.number(),
             rows: Some(convert::matrix_answer(served.output.matrix)),
         }))
@@ -62,11 +63,12 @@ impl AutoencoderService for Api {
         request: Request<pb::ReconstructRequest>,
     ) -> Result<Response<pb::ReconstructResponse>, Status> {
         let deadline = deadline(request.extensions());
-        let pb::ReconstructRequest { model, rows } = request.into_inner();
+        let pb::ReconstructRequest { model, rows, decoder } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let rows = convert::matrix("rows", rows)?;
-        let served = self.service.reconstruct(&name, &selector, rows, deadline).await?;
+        let served = self.service.reconstruct(&name, &selector, rows, convert::decoder(decoder)?, deadline).await?;
         Ok(Response::new(pb::ReconstructResponse {
+            pseudo_inverse: served.inverted.map(convert::inverted),
             version: served.version.number(),
             rows: Some(convert::matrix_answer(served.output.matrix)),
             squared_errors: served.output.squared_errors,

@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use super::pb;
 use crate::service::{
-    Activation, Alias, Base, Cadence, EpochLosses, Evaluation, FileFormat, IdError, IdempotencyKey, Initialisation,
-    JobError, JobId, JobSnapshot, JobState, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind,
-    OptimiserKind, OptimiserSpec, Priority, Progress, ReadOptions, Regularisation, RowRole, Schedule, Selector,
-    ServerFiles, ServiceError, TrainSpec, TrainingReport, Values, Version, VersionDescription,
+    Activation, Alias, Base, Cadence, Comparison, Decoder, EpochLosses, Evaluation, FileFormat, IdError,
+    IdempotencyKey, Initialisation, Inspection, Inverted, JobError, JobId, JobSnapshot, JobState, LayerInspection,
+    Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec, Priority,
+    Progress, ReadOptions, Regularisation, RowRole, Schedule, Selector, ServerFiles, ServiceError, TrainSpec,
+    TrainingReport, Values, Version, VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -243,6 +244,58 @@ pub fn row_role(number: i32) -> Result<RowRole, ServiceError> {
     }
 }
 
+/// What decodes.
+pub fn decoder(number: i32) -> Result<Decoder, ServiceError> {
+    match pb::Decoder::try_from(number).map_err(|_| unknown_enum("decoder", number))? {
+        pb::Decoder::Unspecified | pb::Decoder::Transpose => Ok(Decoder::Transpose),
+        pb::Decoder::PseudoInverse => Ok(Decoder::PseudoInverse),
+    }
+}
+
+/// How far the pseudo-inverse can be trusted.
+pub fn inverted(inverted: Inverted) -> pb::PseudoInverse {
+    let Inverted { condition, regularised, approximate } = inverted;
+    pb::PseudoInverse { is_linear_approximation: approximate, condition, is_regularised: regularised }
+}
+
+/// What was seen of a version.
+pub fn inspection(seen: Inspection) -> pb::InspectModelResponse {
+    pb::InspectModelResponse {
+        version: seen.key.version.number(),
+        layers: seen.layers.into_iter().map(layer_inspection).collect(),
+        comparison: seen.comparison.map(comparison),
+        tensor_bytes: seen.tensor_bytes,
+        untied_tensor_bytes: seen.untied_tensor_bytes,
+    }
+}
+
+fn layer_inspection(layer: LayerInspection) -> pb::LayerInspection {
+    pb::LayerInspection {
+        outputs: layer.outputs as u32,
+        inputs: layer.inputs as u32,
+        defect: layer.defect.frobenius,
+        defect_per_row: layer.defect.per_row,
+        defect_largest: layer.defect.largest,
+        singular_values: layer.singular_values,
+        condition: layer.condition,
+        rank: layer.rank as u32,
+        row_norms: layer.row_norms,
+        dead_units: layer.zero_units.into_iter().map(|unit| unit as u32).collect(),
+    }
+}
+
+fn comparison(found: Comparison) -> pb::DecoderComparison {
+    let no_pseudo_inverse = found.pseudo_inverse.as_ref().err().map(ToString::to_string);
+    pb::DecoderComparison {
+        rows: found.rows as u64,
+        transpose_squared_error: found.transpose,
+        pseudo_inverse_squared_error: found.pseudo_inverse.ok(),
+        pca_squared_error: found.pca,
+        spread: found.spread,
+        no_pseudo_inverse: no_pseudo_inverse.unwrap_or_default(),
+    }
+}
+
 /// Among the jobs that wait.
 pub fn priority(number: i32) -> Result<Priority, ServiceError> {
     Priority::try_from(number).map_err(ServiceError::from)
@@ -384,6 +437,8 @@ fn epoch_losses(losses: &EpochLosses) -> pb::EpochLosses {
         epoch: losses.epoch,
         training_loss: losses.training_loss,
         validation_loss: losses.validation_loss,
+        squared_error: losses.squared_error,
+        defects: losses.defects.clone(),
     }
 }
 

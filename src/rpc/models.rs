@@ -70,6 +70,17 @@ impl ModelService for Api {
         Ok(Response::new(pb::GetModelVersionResponse { version }))
     }
 
+    async fn inspect_model(
+        &self,
+        request: Request<pb::InspectModelRequest>,
+    ) -> Result<Response<pb::InspectModelResponse>, Status> {
+        let pb::InspectModelRequest { model, rows } = request.into_inner();
+        let (name, selector) = convert::model_ref(model)?;
+        let rows = rows.map(|rows| convert::matrix("rows", Some(rows))).transpose()?;
+        let seen = self.service.inspect(&name, &selector, rows).await?;
+        Ok(Response::new(convert::inspection(seen)))
+    }
+
     async fn delete_model_version(
         &self,
         request: Request<pb::DeleteModelVersionRequest>,

@@ -75,7 +75,7 @@ impl Service {
         let spec = model.artifact.model.spec();
         let answer_columns = match operation {
             Operation::Encode => spec.code_length(),
-            Operation::Decode | Operation::Reconstruct => spec.features(),
+            _ => spec.features(),
         };
         Ok(Bulk { service: self.clone(), key, operation, answer_columns })
     }

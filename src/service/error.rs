@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::batching::BatchError;
 use crate::files::folder::FolderError;
 use crate::jobs::{JobError, ServerFilesError};
-use crate::model::{ArtifactError, ModelName, Version};
+use crate::model::{ArtifactError, InspectError, InverseError, ModelKey, ModelName, Version};
 use crate::store::StoreError;
 
 /// Models are read from disk one at a time: a moment later there is room again.
@@ -74,6 +74,22 @@ pub enum ServiceError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Decoding with the pseudo-inverse.
+    #[error("{key} has no pseudo-inverse: {error}")]
+    NoInverse {
+        /// The version.
+        key: ModelKey,
+        /// Why.
+        error: InverseError,
+    },
+    /// Inspecting.
+    #[error("{key} cannot be inspected: {error}")]
+    NotInspected {
+        /// The version.
+        key: ModelKey,
+        /// Why.
+        error: InspectError,
+    },
     /// Jobs.
     #[error(transparent)]
     Job(#[from] JobError),
@@ -117,7 +133,7 @@ impl ServiceError {
             Self::Batch(error) => batch_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Job(error) => job_kind(error),
-            Self::JobEnded(_) => Kind::Precondition,
+            Self::JobEnded(_) | Self::NoInverse { .. } | Self::NotInspected { .. } => Kind::Precondition,
             Self::Message { error, .. } => error.kind(),
             Self::ShuttingDown(_) => Kind::Unavailable,
             Self::Internal(_) => Kind::Internal,

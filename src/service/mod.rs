@@ -5,6 +5,7 @@
 pub mod bulk;
 pub mod error;
 pub mod incremental;
+pub mod inspect;
 pub mod models;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ pub use crate::jobs::{
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};
 pub use crate::model::{
-    Alias, ArtifactError, IdError, Matrix, MatrixError, ModelKey, ModelName, Selector, Values, Version,
+    Alias, ArtifactError, Comparison, IdError, LayerInspection, Matrix, MatrixError, ModelKey, ModelName, Selector,
+    Values, Version,
 };
 pub use crate::numeric::Activation;
 use crate::registry::LoadedModel;
@@ -32,6 +34,7 @@ pub use crate::training::{
 pub use bulk::Bulk;
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
+pub use inspect::Inspection;
 pub use models::VersionDescription;
 
 /// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.
@@ -44,6 +47,7 @@ pub struct Service {
     batcher: Batcher,
     jobs: Jobs,
     room: Arc<bulk::Room>,
+    inspecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What a request for rows got.
@@ -53,13 +57,36 @@ pub struct Served {
     pub version: Version,
     /// The results, in the form in which the question came.
     pub output: Output,
+    /// What is to be known of them, if they were decoded with the pseudo-inverse.
+    pub inverted: Option<Inverted>,
+}
+
+/// What decodes codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Decoder {
+    /// The transpose of each matrix, as trained.
+    #[default]
+    Transpose,
+    /// Its pseudo-inverse.
+    PseudoInverse,
+}
+
+/// How far decoding with the pseudo-inverse can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Inverted {
+    /// The greatest condition number of a matrix.
+    pub condition: f64,
+    /// Whether a matrix was regularised for it.
+    pub regularised: bool,
+    /// Whether the model is not linear: activations are not undone.
+    pub approximate: bool,
 }
 
 /// The field that a question's rows come in.
 pub fn field(operation: Operation) -> &'static str {
     match operation {
-        Operation::Encode | Operation::Reconstruct => "rows",
-        Operation::Decode => "codes",
+        Operation::Encode | Operation::Reconstruct | Operation::ReconstructPseudoInverse => "rows",
+        Operation::Decode | Operation::DecodePseudoInverse => "codes",
     }
 }
 
@@ -67,7 +94,7 @@ impl Service {
     /// Over the layers below.
     pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs) -> Self {
         let room = Arc::new(bulk::Room::new(batcher.config()));
-        Self { registry, batcher, jobs, room }
+        Self { registry, batcher, jobs, room, inspecting: Arc::default() }
     }
 
     /// The training jobs.
@@ -93,10 +120,15 @@ impl Service {
         name: &ModelName,
         selector: &Selector,
         codes: Matrix,
+        decoder: Decoder,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        let key = self.choose(name, selector, Operation::Decode)?;
-        self.compute(&key, Operation::Decode, codes, deadline, Urgency::Interactive).await
+        let operation = match decoder {
+            Decoder::Transpose => Operation::Decode,
+            Decoder::PseudoInverse => Operation::DecodePseudoInverse,
+        };
+        let key = self.choose(name, selector, operation)?;
+        self.compute(&key, operation, codes, deadline, Urgency::Interactive).await
     }
 
     /// Rows (n, d_0) to codes and back, with the error of each row.
@@ -105,10 +137,15 @@ impl Service {
         name: &ModelName,
         selector: &Selector,
         rows: Matrix,
+        decoder: Decoder,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        let key = self.choose(name, selector, Operation::Reconstruct)?;
-        self.compute(&key, Operation::Reconstruct, rows, deadline, Urgency::Interactive).await
+        let operation = match decoder {
+            Decoder::Transpose => Operation::Reconstruct,
+            Decoder::PseudoInverse => Operation::ReconstructPseudoInverse,
+        };
+        let key = self.choose(name, selector, operation)?;
+        self.compute(&key, operation, rows, deadline, Urgency::Interactive).await
     }
 
     /// Whether so much waits that large questions may find no room.
@@ -134,7 +171,7 @@ impl Service {
     /// them with another would be silent garbage.
     fn choose(&self, name: &ModelName, selector: &Selector, operation: Operation) -> Result<ModelKey, ServiceError> {
         let key = self.registry.resolve(name, selector)?;
-        if operation == Operation::Decode && *selector == Selector::Latest {
+        if operation.decodes() && *selector == Selector::Latest {
             return Err(ServiceError::VersionRequired { name: key.name, newest: key.version });
         }
         Ok(key)
@@ -149,12 +186,22 @@ impl Service {
         urgency: Urgency,
     ) -> Result<Served, ServiceError> {
         let model = self.loaded(key).await?;
+        if operation.needs_inverse() {
+            self.registry
+                .load_inverse(&model)
+                .await
+                .map_err(|error| ServiceError::NoInverse { key: key.clone(), error })?;
+        }
+        let inverted = model.inverse().filter(|_| operation.needs_inverse()).map(|inverse| {
+            let (condition, regularised) = inverse.condition();
+            Inverted { condition, regularised, approximate: !model.artifact.model.spec().is_linear() }
+        });
         let output =
             self.batcher.submit(model, operation, rows, deadline, urgency).await.map_err(|error| match error {
                 BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(field(operation), error),
                 other => other.into(),
             })?;
-        Ok(Served { version: key.version, output })
+        Ok(Served { version: key.version, output, inverted })
     }
 
     async fn loaded(&self, key: &ModelKey) -> Result<Arc<LoadedModel>, ServiceError> {

@@ -4,6 +4,7 @@
 pub mod batches;
 mod checkpoint;
 mod corruption;
+mod defects;
 mod evaluate;
 pub mod gate;
 pub mod init;

@@ -15,7 +15,7 @@ use super::schedule::learning_rate;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
 use super::yardstick::{Measured, Yardstick};
-use super::{linear, trial};
+use super::{defects, linear, trial};
 use crate::model::normalisation::{Learner, RangeTooLarge};
 use crate::model::{Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, Normaliser, TrainingReport};
 
@@ -413,7 +413,13 @@ impl<'a> Trainer<'a> {
         let figures = self.validate()?;
         let state = &mut self.state;
         let validation_loss = figures.as_ref().map(|figures| figures.loss);
-        state.report.epochs.push(EpochLosses { epoch: state.epoch, training_loss, validation_loss });
+        let mut losses = EpochLosses::new(state.epoch, training_loss, validation_loss);
+        if defects::is_due(&state.plan, self.model.spec(), state.report.training_rows, state.epoch) {
+            losses.defects = defects::of(&self.model);
+            losses.squared_error =
+                figures.as_ref().map(|figures| figures.squared_error).filter(|error| error.is_finite());
+        }
+        state.report.epochs.push(losses);
         // One that is no number, a held-back row of enormous values makes it, tells nothing.
         if let Some(loss) = validation_loss.filter(|loss| loss.is_finite())
             && state.best_loss.is_none_or(|best| loss < best)

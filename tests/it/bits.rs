@@ -20,7 +20,11 @@ async fn a_row_is_the_same_in_every_batch() {
         };
         let mut client = server.autoencoder().await;
         let mut decode = async |codes: &[f32]| {
-            let question = pb::DecodeRequest { model: version("bits", 1), codes: Some(matrix(length, codes)) };
+            let question = pb::DecodeRequest {
+                model: version("bits", 1),
+                codes: Some(matrix(length, codes)),
+                ..Default::default()
+            };
             numbers(client.decode(question).await.expect("decodes").into_inner().rows)
         };
         let code = encode(&row).await;

@@ -124,7 +124,8 @@ async fn answers_come_in_order_with_the_bits_of_single_calls() {
     let rows: Vec<_> = answers.map(|answer| answer.expect("decodes")).collect().await;
     assert_eq!(rows.len(), pieces.len());
     for (codes, answer) in codes.iter().zip(&rows) {
-        let question = pb::DecodeRequest { model: version("bulk", 1), codes: Some(matrix(5, codes)) };
+        let question =
+            pb::DecodeRequest { model: version("bulk", 1), codes: Some(matrix(5, codes)), ..Default::default() };
         let alone = client.decode(question).await.expect("decodes").into_inner();
         assert_eq!((answer.version, &answer.rows), (alone.version, &alone.rows));
     }

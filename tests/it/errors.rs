@@ -89,12 +89,15 @@ async fn codes_belong_to_the_version_that_made_them() {
     let server = served(store.path(), "codes", &[6, 2]).await;
     let mut client = server.autoencoder().await;
     let codes = || Some(matrix(2, &[0.1, 0.2]));
-    let result = client.decode(pb::DecodeRequest { model: newest("codes"), codes: codes() }).await;
+    let result =
+        client.decode(pb::DecodeRequest { model: newest("codes"), codes: codes(), ..Default::default() }).await;
     check(result, Code::InvalidArgument, &["version", "newest", "1"]);
-    let result = client.decode(pb::DecodeRequest { model: newest("nowhere"), codes: codes() }).await;
+    let result =
+        client.decode(pb::DecodeRequest { model: newest("nowhere"), codes: codes(), ..Default::default() }).await;
     check(result, Code::NotFound, &["nowhere"]);
     let wide = Some(matrix(3, &[0.1, 0.2, 0.3]));
-    let result = client.decode(pb::DecodeRequest { model: version("codes", 1), codes: wide }).await;
+    let result =
+        client.decode(pb::DecodeRequest { model: version("codes", 1), codes: wide, ..Default::default() }).await;
     let status = check(result, Code::InvalidArgument, &["3", "2"]);
     assert_eq!(field(&status), "codes");
     server.stop().await;

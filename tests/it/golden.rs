@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use halfhitch::model::Artifact;
 use halfhitch::model::gradient::{Gradient, Tape, fill};
+use halfhitch::model::{Artifact, Decoder};
 use halfhitch::numeric::{Lanes, Spare};
 use serde::Deserialize;
 
@@ -85,7 +85,11 @@ fn codes_are_pytorchs() {
 fn decoded_codes_are_pytorchs() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
-        let rows = model.decode(&lanes(&reference.codes, model.spec().code_length()), &mut Spare::default());
+        let rows = model.decode(
+            &lanes(&reference.codes, model.spec().code_length()),
+            Decoder::Transpose,
+            &mut Spare::default(),
+        );
         check_close(&name, &row_major(&rows), &reference.reconstruction, TOLERANCE);
     }
 }
@@ -94,7 +98,11 @@ fn decoded_codes_are_pytorchs() {
 fn reconstructions_and_their_errors_are_pytorchs() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
-        let got = model.reconstruct(&lanes(&reference.rows, model.spec().features()), &mut Spare::default());
+        let got = model.reconstruct(
+            &lanes(&reference.rows, model.spec().features()),
+            Decoder::Transpose,
+            &mut Spare::default(),
+        );
         check_close(&name, &row_major(&got.rows), &reference.reconstruction, TOLERANCE);
         check_close(&name, &got.squared_errors, &reference.squared_errors, TOLERANCE_OF_ERRORS);
         let expected = &reference.squared_errors_input_units;

@@ -107,7 +107,8 @@ impl Stream {
 }
 
 async fn error_of_newest(client: &mut AutoencoderClient, values: &[f32]) -> f64 {
-    let request = pb::ReconstructRequest { model: newest("plane"), rows: Some(matrix(COLUMNS, values)) };
+    let request =
+        pb::ReconstructRequest { model: newest("plane"), rows: Some(matrix(COLUMNS, values)), ..Default::default() };
     let answer = client.reconstruct(request).await.expect("serves").into_inner();
     let errors = answer.squared_errors_input_units;
     errors.iter().map(|error| f64::from(*error)).sum::<f64>() / errors.len() as f64

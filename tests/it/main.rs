@@ -17,6 +17,7 @@ mod disk;
 mod errors;
 mod golden;
 mod incremental;
+mod inverse;
 mod jobs;
 mod layering;
 mod memory;

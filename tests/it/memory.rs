@@ -22,8 +22,11 @@ async fn loaded(widths: &[usize]) -> (usize, Option<u64>) {
         let encode =
             pb::EncodeRequest { model: newest("m"), rows: Some(matrix(inputs, &sample(rows, inputs, rows as u64))) };
         client.encode(encode).await.expect("encodes");
-        let decode =
-            pb::DecodeRequest { model: version("m", 1), codes: Some(matrix(code, &sample(rows, code, rows as u64))) };
+        let decode = pb::DecodeRequest {
+            model: version("m", 1),
+            codes: Some(matrix(code, &sample(rows, code, rows as u64))),
+            ..Default::default()
+        };
         client.decode(decode).await.expect("decodes");
     }
     // Serving threads keep what they computed with for a moment.

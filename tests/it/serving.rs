@@ -38,9 +38,17 @@ async fn mixed_callers_get_their_own_rows_back() {
                 let rows = sample(1 + (i as usize * 37) % 300, 10, i);
                 let question = pb::EncodeRequest { model: newest("mixed"), rows: Some(matrix(10, &rows)) };
                 let codes = client.encode(question).await.expect("encodes").into_inner();
-                let question = pb::DecodeRequest { model: version("mixed", codes.version), codes: codes.codes };
+                let question = pb::DecodeRequest {
+                    model: version("mixed", codes.version),
+                    codes: codes.codes,
+                    ..Default::default()
+                };
                 let decoded = numbers(client.decode(question).await.expect("decodes").into_inner().rows);
-                let question = pb::ReconstructRequest { model: newest("mixed"), rows: Some(matrix(10, &rows)) };
+                let question = pb::ReconstructRequest {
+                    model: newest("mixed"),
+                    rows: Some(matrix(10, &rows)),
+                    ..Default::default()
+                };
                 let answer = client.reconstruct(question).await.expect("reconstructs").into_inner();
                 assert_eq!(answer.squared_errors.len(), rows.len() / 10);
                 assert_eq!(numbers(answer.rows), decoded);
@@ -63,7 +71,8 @@ async fn a_row_that_overflows_fails_alone() {
             let mut client = client.clone();
             tokio::spawn(async move {
                 let row = if i == 7 { vec![f32::MAX; 6] } else { sample(1, 6, i) };
-                let question = pb::ReconstructRequest { model: newest("huge"), rows: Some(matrix(6, &row)) };
+                let question =
+                    pb::ReconstructRequest { model: newest("huge"), rows: Some(matrix(6, &row)), ..Default::default() };
                 (i, client.reconstruct(question).await)
             })
         })

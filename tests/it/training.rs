@@ -32,9 +32,10 @@ async fn rows_become_a_version_that_encodes_and_decodes() {
     let question = pb::EncodeRequest { model: newest("plane"), rows: Some(matrix(12, &rows)) };
     let encoded = client.encode(question).await.expect("encodes").into_inner();
     assert_eq!(encoded.version, 1);
-    let question = pb::DecodeRequest { model: version("plane", 1), codes: encoded.codes };
+    let question = pb::DecodeRequest { model: version("plane", 1), codes: encoded.codes, ..Default::default() };
     let decoded = client.decode(question).await.expect("decodes").into_inner();
-    let question = pb::ReconstructRequest { model: newest("plane"), rows: Some(matrix(12, &rows)) };
+    let question =
+        pb::ReconstructRequest { model: newest("plane"), rows: Some(matrix(12, &rows)), ..Default::default() };
     let reconstructed = client.reconstruct(question).await.expect("reconstructs").into_inner();
     let decoded = numbers(decoded.rows);
     assert_eq!(decoded, numbers(reconstructed.rows), "decode after encode is reconstruct");

@@ -35,7 +35,11 @@ fn model(raw: RawModelSpec) -> Autoencoder {
 
 fn report() -> TrainingReport {
     TrainingReport {
-        epochs: vec![EpochLosses { epoch: 1, training_loss: 0.1, validation_loss: Some(1e-7) }],
+        epochs: vec![EpochLosses {
+            squared_error: Some(0.3),
+            defects: vec![1e-3, 0.5],
+            ..EpochLosses::new(1, 0.1, Some(1e-7))
+        }],
         best_epoch: 1,
         seed: u64::MAX,
         notes: vec!["a \"note\"\n".to_owned()],

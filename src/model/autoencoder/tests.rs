@@ -63,15 +63,20 @@ fn results(model: &Autoencoder, x: &Lanes) -> Vec<Vec<u32>> {
     // What was there before must not show.
     let mut spare = Spare::default();
     let codes = model.encode(x, &mut spare);
-    let decoded = model.decode(&codes, &mut spare);
-    let reconstruction = model.reconstruct(x, &mut spare);
+    let decoded = model.decode(&codes, Decoder::Transpose, &mut spare);
+    let reconstruction = model.reconstruct(x, Decoder::Transpose, &mut spare);
+    // A matrix that chance has made singular has none.
+    let inverse = PseudoInverse::of(model).ok();
+    let inverted = inverse.map(|inverse| model.decode(&codes, Decoder::PseudoInverse(&inverse), &mut spare));
     (0..x.rows())
         .map(|row| {
             let errors = [
                 reconstruction.squared_errors[row].to_bits(),
                 reconstruction.squared_errors_input_units[row].to_bits(),
             ];
-            [bits(&codes, row), bits(&decoded, row), bits(&reconstruction.rows, row), errors.to_vec()].concat()
+            let inverted = inverted.as_ref().map_or(vec![], |rows| bits(rows, row));
+            [bits(&codes, row), bits(&decoded, row), bits(&reconstruction.rows, row), errors.to_vec(), inverted]
+                .concat()
         })
         .collect()
 }

@@ -518,7 +518,7 @@ fn an_epoch_that_loses_what_was_learnt_is_a_collapse_and_noise_is_none() {
     let mut trainer = Trainer::prepare(&checked, &training, &[], None, &mut |_: &Event| Next::GoOn).expect("prepares");
     trainer.state.loss_start = Some(8.0);
     assert!(!trainer.has_collapsed(1e9), "the first epoch");
-    let epoch = |epoch, training_loss| EpochLosses { epoch, training_loss, validation_loss: None };
+    let epoch = |epoch, training_loss| EpochLosses::new(epoch, training_loss, None);
     trainer.state.report.epochs = vec![epoch(1, 2.0), epoch(2, 0.4), epoch(3, 0.5)];
     assert!(!trainer.has_collapsed(1.1) && trainer.has_collapsed(1.3));
     // Of next to nothing there may be many times more.

@@ -1,0 +1,287 @@
+//! Decoding with the pseudo-inverse of each matrix instead of its transpose.
+//!
+//! Of all h with W·h + b = g the one nearest c is h = W⁺(g - b) + (I - W⁺W)c: so a decoder layer reads
+//! f'(W⁺(g - b) + (I - W⁺W)c), biases and all. Exact where every activation is linear, else a linear approximation: the
+//! activation that made g is not undone. Gains are left out: they are there for the transpose.
+//!
+//! W is not copied. With M the inverse Cholesky factor of the smaller Gram matrix, W⁺ is Wᵀ·MᵀM where W does not expand, and
+//! MᵀM·Wᵀ where it does: two small products beside the large one, each through a matrix that is read both ways.
+
+use super::Autoencoder;
+use crate::numeric::linalg::Gram;
+use crate::numeric::matmul::Weights;
+use crate::numeric::{Activation, Lanes, Spare};
+
+/// Up to this condition number W⁺ is taken as it is.
+pub const CONDITION_EXACT_MAX: f64 = 1e4;
+/// Beyond that, (σ / [`CONDITION_EXACT_MAX`])² of the greatest singular value σ, or up to twice that, is added to the Gram
+/// matrix's diagonal; and beyond this one there is no pseudo-inverse worth the name.
+pub const CONDITION_MAX: f64 = 1e6;
+/// Largest smaller side of a matrix: the factor costs its cube.
+pub const SIZE_MAX: usize = 4096;
+
+/// Why a model has no pseudo-inverse.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum InverseError {
+    /// Rows (or columns) of W that the others span.
+    #[error(
+        "the matrix of layer {layer} is singular: {rank} of its {size} singular values are above 1e-6 of the greatest, \
+         expected all of them; decode with the transpose, or train with fewer units"
+    )]
+    Singular {
+        /// From 1.
+        layer: usize,
+        /// Of its smaller side.
+        size: usize,
+        /// Singular values that count.
+        rank: usize,
+    },
+    /// Too large to factor.
+    #[error(
+        "the smaller side of the matrix of layer {layer} is {size}, expected at most {SIZE_MAX} for its pseudo-inverse"
+    )]
+    TooLarge {
+        /// From 1.
+        layer: usize,
+        /// Of its smaller side.
+        size: usize,
+    },
+    /// The eigenvalues did not converge.
+    #[error("the singular values of the matrix of layer {layer} cannot be computed; decode with the transpose")]
+    NoSpectrum {
+        /// From 1.
+        layer: usize,
+    },
+}
+
+/// What decoding one layer with W⁺ needs beside W.
+#[derive(Clone, Debug)]
+struct Factor {
+    /// M, (n, n).
+    inverse: Weights,
+    /// (n,): what z = M·… starts from, so that biases come out right.
+    offset: Vec<f32>,
+    of_rows: bool,
+    condition: f64,
+    regularised: bool,
+}
+
+/// The factors of all layers of a model. Belongs to the model that it was made of.
+#[derive(Clone, Debug)]
+pub struct PseudoInverse {
+    layers: Vec<Factor>,
+}
+
+impl PseudoInverse {
+    /// Factors the smaller Gram matrix of every layer, in f64 and in one fixed order.
+    ///
+    /// # Errors
+    /// If a matrix is singular, or too large.
+    pub fn of(model: &Autoencoder) -> Result<Self, InverseError> {
+        let layers = model.layers().iter().enumerate().map(|(l, layer)| {
+            let (w, number) = (&layer.weight, l + 1);
+            let size = w.outputs().min(w.inputs());
+            if size > SIZE_MAX {
+                return Err(InverseError::TooLarge { layer: number, size });
+            }
+            let gram = Gram::of(w);
+            let values = gram.singular_values().ok_or(InverseError::NoSpectrum { layer: number })?;
+            let (greatest, least) = (values[0], values[size - 1]);
+            let rank = rank(&values);
+            let singular = InverseError::Singular { layer: number, size, rank };
+            if rank < size {
+                return Err(singular);
+            }
+            let condition = greatest / least;
+            let regularised = condition > CONDITION_EXACT_MAX;
+            // A power of two: the singular values are those of a library, whose last bits are another machine's business.
+            let ridge = if regularised { (greatest / CONDITION_EXACT_MAX).powi(2).log2().ceil().exp2() } else { 0.0 };
+            let inverse = gram.inverse_factor(ridge).ok_or(singular)?;
+            let offset = offset(&inverse, w, &layer.encoder_bias, &layer.decoder_bias, gram.is_of_rows());
+            let inverse: Vec<f32> = inverse.iter().map(|value| *value as f32).collect();
+            let inverse = Weights::from_row_major(size, size, &inverse);
+            Ok(Factor { inverse, offset, of_rows: gram.is_of_rows(), condition, regularised })
+        });
+        Ok(Self { layers: layers.collect::<Result<_, _>>()? })
+    }
+
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(|factor| 4 * (factor.inverse.panels().len() + factor.offset.len())).sum()
+    }
+
+    /// The greatest condition number of a matrix, and whether one was regularised for it.
+    pub fn condition(&self) -> (f64, bool) {
+        let condition = self.layers.iter().map(|factor| factor.condition).fold(1.0, f64::max);
+        (condition, self.layers.iter().any(|factor| factor.regularised))
+    }
+
+    /// Multiply-adds a row, those of the transpose included.
+    pub fn multiply_adds(&self, model: &Autoencoder) -> usize {
+        let squares = self.layers.iter().map(|factor| 2 * factor.inverse.outputs().pow(2));
+        let products = model.layers().iter().map(|layer| layer.weight.outputs() * layer.weight.inputs());
+        squares.sum::<usize>() + products.sum::<usize>()
+    }
+
+    /// What decoder layer l makes of `g` (n, d_{l+1}), in place of f'(Wᵀg + c).
+    pub(super) fn decode_layer(&self, model: &Autoencoder, l: usize, g: &Lanes, spare: &mut Spare) -> Lanes {
+        let (layer, factor) = (&model.layers()[l], &self.layers[l]);
+        let activation = model.spec().raw().decoder_activations[l];
+        let (mut narrow, mut z, mut wide) = (spare.take(), spare.take(), spare.take());
+        if factor.of_rows {
+            factor.inverse.encode_layer(g, &factor.offset, Activation::Linear, &mut z);
+            factor.inverse.decode(&z, &mut narrow);
+            layer.weight.decode_layer(&narrow, &layer.decoder_bias, activation, &mut wide);
+        } else {
+            layer.weight.decode(g, &mut narrow);
+            factor.inverse.encode_layer(&narrow, &factor.offset, Activation::Linear, &mut z);
+            factor.inverse.decode_layer(&z, &layer.decoder_bias, activation, &mut wide);
+        }
+        spare.put(narrow);
+        spare.put(z);
+        wide
+    }
+}
+
+/// Singular values that count, of those given from the greatest on.
+pub fn rank(values: &[f64]) -> usize {
+    let greatest = values.first().copied().unwrap_or(0.0);
+    values.iter().filter(|value| **value > 0.0 && **value * CONDITION_MAX >= greatest).count()
+}
+
+/// -M(b + W·c), and where W expands -M·Wᵀ(b + W·c): then what c adds at the end is taken away as far as W sees it.
+fn offset(inverse: &[f64], w: &Weights, encoder_bias: &[f32], decoder_bias: &[f32], of_rows: bool) -> Vec<f32> {
+    let at = |o: usize, i: usize| f64::from(w.at(o, i));
+    let mut seen: Vec<f64> = (0..w.outputs())
+        .map(|o| {
+            f64::from(encoder_bias[o]) + (0..w.inputs()).map(|i| at(o, i) * f64::from(decoder_bias[i])).sum::<f64>()
+        })
+        .collect();
+    if !of_rows {
+        seen = (0..w.inputs()).map(|i| (0..w.outputs()).map(|o| at(o, i) * seen[o]).sum()).collect();
+    }
+    inverse.chunks_exact(seen.len()).map(|row| -row.iter().zip(&seen).map(|(m, s)| m * s).sum::<f64>() as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::{Loss, NormalisationKind, RawModelSpec};
+    use crate::model::{Decoder, ModelSpec, Normaliser, TiedLayer};
+    use crate::numeric::rng::{Stream, Use};
+
+    /// A linear model of random numbers; `change` may have a last look at each matrix, row-major.
+    fn linear(widths: &[usize], change: impl Fn(&mut [f32])) -> Autoencoder {
+        let mut stream = Stream::new(5, 0, 0, Use::Weights);
+        let mut numbers = |count: usize| (0..count).map(|_| stream.normal() as f32 * 0.5).collect::<Vec<_>>();
+        let layers = widths.len() - 1;
+        let spec = ModelSpec::new(RawModelSpec {
+            widths: widths.to_vec(),
+            encoder_activations: vec![Activation::Linear; layers],
+            decoder_activations: vec![Activation::Linear; layers],
+            loss: Loss::SquaredError,
+            normalisation: NormalisationKind::None,
+            gain: false,
+            feature_names: vec![],
+        });
+        let tied = widths.windows(2).map(|pair| {
+            let mut matrix = numbers(pair[0] * pair[1]);
+            change(&mut matrix);
+            TiedLayer {
+                weight: Weights::from_row_major(pair[1], pair[0], &matrix),
+                encoder_bias: numbers(pair[1]),
+                decoder_bias: numbers(pair[0]),
+                gain: None,
+            }
+        });
+        let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+        let tied = tied.collect();
+        Autoencoder::new(spec.expect("a specification"), normaliser, tied)
+    }
+
+    fn rows(count: usize, columns: usize) -> Lanes {
+        let mut stream = Stream::new(6, 0, 0, Use::Weights);
+        let mut rows = Lanes::zeros(count, columns);
+        rows.load(0, &(0..count * columns).map(|_| stream.normal() as f32).collect::<Vec<_>>());
+        rows
+    }
+
+    fn distance(a: &Lanes, b: &Lanes) -> f32 {
+        a.values().iter().zip(b.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn what_is_decoded_has_the_code_that_it_was_decoded_from() {
+        for widths in [&[12, 5][..], &[40, 20, 6], &[3, 1], &[7, 7]] {
+            let model = linear(widths, |_| ());
+            let inverse = PseudoInverse::of(&model).expect("it has one");
+            let codes = rows(9, widths[widths.len() - 1]);
+            let spare = &mut Spare::default();
+            let decoded = model.decode(&codes, Decoder::PseudoInverse(&inverse), spare);
+            assert!(distance(&model.encode(&decoded, spare), &codes) < 2e-4, "{widths:?}");
+            let transposed = model.decode(&codes, Decoder::Transpose, spare);
+            assert!(distance(&model.encode(&transposed, spare), &codes) > 0.1, "{widths:?}: there is a difference");
+        }
+    }
+
+    #[test]
+    fn of_all_that_have_the_code_it_is_the_nearest_to_the_bias() {
+        // Of one output: what is added to c lies along the only row of W.
+        let model = linear(&[6, 1], |_| ());
+        let inverse = PseudoInverse::of(&model).expect("it has one");
+        let decoded = model.decode(&rows(1, 1), Decoder::PseudoInverse(&inverse), &mut Spare::default());
+        let layer = &model.layers()[0];
+        let along: Vec<f32> =
+            (0..6).map(|i| (decoded.at(0, i) - layer.decoder_bias[i]) / layer.weight.at(0, i)).collect();
+        assert!(along.iter().all(|a| (a / along[0] - 1.0).abs() < 1e-4), "{along:?}");
+    }
+
+    #[test]
+    fn a_layer_that_expands_is_undone() {
+        let model = linear(&[4, 9], |_| ());
+        let inverse = PseudoInverse::of(&model).expect("it has one");
+        let (x, spare) = (rows(20, 4), &mut Spare::default());
+        let codes = model.encode(&x, spare);
+        assert!(distance(&model.decode(&codes, Decoder::PseudoInverse(&inverse), spare), &x) < 1e-4);
+    }
+
+    #[test]
+    fn orthonormal_rows_make_it_the_transpose() {
+        let model = linear(&[30, 8], |matrix| {
+            let mut rows: Vec<f64> = matrix.iter().map(|value| f64::from(*value)).collect();
+            crate::numeric::linalg::orthonormalise_rows(&mut rows, 30);
+            matrix.iter_mut().zip(rows).for_each(|(value, row)| *value = row as f32);
+        });
+        let mut model = model;
+        // Where both sides agree on the centre: b = -W·c.
+        let layer = &mut model.layers_mut()[0];
+        for o in 0..8 {
+            layer.encoder_bias[o] = -(0..30).map(|i| layer.weight.at(o, i) * layer.decoder_bias[i]).sum::<f32>();
+        }
+        let inverse = PseudoInverse::of(&model).expect("it has one");
+        let (codes, spare) = (rows(5, 8), &mut Spare::default());
+        let (a, b) = (Decoder::Transpose, Decoder::PseudoInverse(&inverse));
+        assert!(distance(&model.decode(&codes, a, spare), &model.decode(&codes, b, spare)) < 1e-5);
+        assert!((inverse.condition().0 - 1.0).abs() < 1e-5 && !inverse.condition().1);
+    }
+
+    #[test]
+    fn what_is_ill_conditioned_is_regularised_and_what_is_singular_refused() {
+        // Two rows that differ by one part in `steepness`.
+        let nearly = |steepness: f32| {
+            linear(&[4, 2], move |matrix| {
+                matrix.copy_from_slice(&[1.0, 0.0, 0.0, 0.0, 1.0, 1.0 / steepness, 0.0, 0.0]);
+            })
+        };
+        let (condition, regularised) = PseudoInverse::of(&nearly(100.0)).expect("it has one").condition();
+        assert!(!regularised && (condition - 200.0).abs() < 1.0, "{condition}");
+        let inverse = PseudoInverse::of(&nearly(1e5)).expect("it has one");
+        assert!(inverse.condition().1, "{:?}", inverse.condition());
+        let decoded = nearly(1e5).decode(&rows(1, 2), Decoder::PseudoInverse(&inverse), &mut Spare::default());
+        assert!(decoded.values().iter().all(|value| value.abs() < 2e4), "{decoded:?}");
+        let refused = PseudoInverse::of(&nearly(1e9)).map(|_| ()).expect_err("singular");
+        assert_eq!(refused, InverseError::Singular { layer: 1, size: 2, rank: 1 });
+        let dead = linear(&[5, 3], |matrix| matrix[5..10].fill(0.0));
+        assert_eq!(PseudoInverse::of(&dead).map(|_| ()), Err(InverseError::Singular { layer: 1, size: 3, rank: 2 }));
+    }
+}
