@@ -22,14 +22,16 @@ use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
 
 /// Floating-point operations of Gram-Schmidt above which orthogonal is not chosen by default: some ten seconds.
-const ORTHOGONAL_FLOPS_MAX: f64 = 2e10;
+pub(super) const ORTHOGONAL_FLOPS_MAX: f64 = 2e10;
+
+/// What it takes to make `rows` rows of a width orthonormal.
+pub(super) fn orthogonal_flops(rows: usize, width: usize) -> f64 {
+    4.0 * (rows * rows) as f64 * width as f64
+}
 
 /// Whether orthogonal first weights of this model take no more than moments.
 pub fn orthogonal_is_cheap(spec: &ModelSpec) -> bool {
-    let flops = |pair: &[usize]| {
-        let (small, large) = (pair[0].min(pair[1]) as f64, pair[0].max(pair[1]) as f64);
-        4.0 * small * small * large
-    };
+    let flops = |pair: &[usize]| orthogonal_flops(pair[0].min(pair[1]), pair[0].max(pair[1]));
     spec.raw().widths.windows(2).map(flops).sum::<f64>() <= ORTHOGONAL_FLOPS_MAX
 }
 
@@ -93,13 +95,13 @@ pub(super) fn leading(pca: &Pca) -> Vec<Vec<f64>> {
 }
 
 /// The first `rows` rows of the identity, row-major.
-fn identity(rows: usize, columns: usize) -> Vec<f64> {
+pub(super) fn identity(rows: usize, columns: usize) -> Vec<f64> {
     (0..rows * columns).map(|at| f64::from(u8::from(at / columns == at % columns))).collect()
 }
 
 /// Row-major (outputs, inputs), outputs ≤ inputs: the orthonormal rows `given`, as many as there is room for, and random
 /// ones orthonormal to them.
-fn completed(mut given: Vec<f64>, outputs: usize, inputs: usize, mut stream: Stream) -> Vec<f32> {
+pub(super) fn completed(mut given: Vec<f64>, outputs: usize, inputs: usize, mut stream: Stream) -> Vec<f32> {
     given.truncate(outputs * inputs);
     given.extend((given.len()..outputs * inputs).map(|_| stream.normal()));
     orthonormalise_rows(&mut given, inputs);
@@ -158,6 +160,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
+    use crate::model::Decoder;
     use crate::model::NormalisationKind;
     use crate::numeric::linalg::RowsInTurn;
     use crate::numeric::{Lanes, Spare};
@@ -227,7 +230,7 @@ mod tests {
             let model = from_pca(widths, Activation::Linear, &pca);
             let mut rows = Lanes::zeros(300, 12);
             rows.load(0, &table.0.iter().map(|x| *x as f32).collect::<Vec<_>>());
-            let errors = model.reconstruct(&rows, &mut Spare::default()).squared_errors;
+            let errors = model.reconstruct(&rows, Decoder::Transpose, &mut Spare::default()).squared_errors;
             let got: f64 = errors.into_iter().map(f64::from).sum();
             assert!((got / expected - 1.0).abs() < 1e-4, "{got} {expected} of {widths:?}");
         }

@@ -1,11 +1,12 @@
 //! PCA as a model: what a caller who left the choice to us gets where nothing bent is better on held-out rows.
 
-use super::init::{centre, leading};
+use super::init::{ORTHOGONAL_FLOPS_MAX, centre, completed, identity, leading, orthogonal_flops};
 use crate::model::spec::RawModelSpec;
 use crate::model::{Autoencoder, Loss, ModelSpec, Normaliser, TiedLayer};
 use crate::numeric::Activation;
 use crate::numeric::linalg::Pca;
 use crate::numeric::matmul::Weights;
+use crate::numeric::rng::{Stream, Use};
 
 /// Rows on which both are compared, at most.
 pub(super) const COMPARED_ROWS_MAX: usize = 100_000;
@@ -13,9 +14,10 @@ pub(super) const COMPARED_ROWS_MAX: usize = 100_000;
 const DEVIATIONS: f64 = 2.0;
 
 /// The linear model of the same widths and normalisation that encodes by `pca`: the first rows of the first matrix are the
-/// principal directions, the other matrices hand them on, and whatever else there is stays 0. Where every width has room for
-/// the code, its squared error is PCA's.
-pub(super) fn model(like: &ModelSpec, normaliser: Normaliser, pca: &Pca) -> Autoencoder {
+/// principal directions, and the other matrices hand them on. Where every width has room for the code, its squared error is
+/// PCA's. Hidden units beyond that carry random directions as far as the code, so that every matrix has orthonormal rows, or
+/// columns, and a pseudo-inverse; where these would take long they stay 0.
+pub(super) fn model(like: &ModelSpec, normaliser: Normaliser, pca: &Pca, seed: u64) -> Autoencoder {
     let like = like.raw();
     let layers = like.widths.len() - 1;
     let spec = ModelSpec::new(RawModelSpec {
@@ -29,14 +31,15 @@ pub(super) fn model(like: &ModelSpec, normaliser: Normaliser, pca: &Pca) -> Auto
     let directions = leading(pca);
     let tied = like.widths.windows(2).enumerate().map(|(l, pair)| {
         let (inputs, outputs) = (pair[0], pair[1]);
-        let mut values = vec![0.0; outputs * inputs];
-        for (o, row) in values.chunks_exact_mut(inputs).take(directions.len()).enumerate() {
-            if l == 0 {
-                row.iter_mut().zip(&directions[o]).for_each(|(value, direction)| *value = *direction as f32);
-            } else if o < inputs {
-                row[o] = 1.0;
-            }
-        }
+        let rank = inputs.min(outputs);
+        let mut values: Vec<f32> = if l > 0 {
+            identity(rank, inputs).into_iter().map(|value| value as f32).collect()
+        } else if orthogonal_flops(rank, inputs) <= ORTHOGONAL_FLOPS_MAX {
+            completed(directions.concat(), rank, inputs, Stream::new(seed, 0, 0, Use::Weights))
+        } else {
+            directions.concat().into_iter().map(|value| value as f32).take(rank * inputs).collect()
+        };
+        values.resize(outputs * inputs, 0.0);
         TiedLayer {
             weight: Weights::from_row_major(outputs, inputs, &values),
             encoder_bias: vec![0.0; outputs],
@@ -75,7 +78,60 @@ pub(super) fn is_enough(bent: &[f64], linear: &[f64]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
+    use crate::model::{Decoder, NormalisationKind, PseudoInverse};
+    use crate::numeric::linalg::{Gram, RowsInTurn};
+    use crate::numeric::{Lanes, Spare};
+
+    /// 25 rows of 8.
+    struct Rows(Vec<f64>);
+
+    impl RowsInTurn for Rows {
+        fn rows(&self) -> usize {
+            self.0.len() / 8
+        }
+        fn columns(&self) -> usize {
+            8
+        }
+        fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()> {
+            self.0.chunks_exact(8).try_for_each(found)
+        }
+    }
+
+    #[test]
+    fn every_matrix_is_orthonormal_and_the_error_is_that_of_pca() {
+        let table = Rows((0..200).map(|i| f64::from(i * i % 37) - f64::from(i % 7) * 0.3).collect());
+        let pca = Pca::fit(&table, 2, &mut || ControlFlow::Continue(())).expect("goes on");
+        let mut expected = 0.0;
+        pca.residuals(&table, |_, left| expected += left.iter().map(|x| x * x).sum::<f64>());
+        for widths in [&[8, 2][..], &[8, 6, 3, 2], &[8, 20, 10, 2], &[8, 4, 5, 2]] {
+            let layers = widths.len() - 1;
+            let like = ModelSpec::new(RawModelSpec {
+                widths: widths.to_vec(),
+                encoder_activations: vec![Activation::Relu; layers],
+                decoder_activations: vec![Activation::Relu; layers],
+                loss: Loss::SquaredError,
+                normalisation: NormalisationKind::None,
+                gain: false,
+                feature_names: vec![],
+            });
+            let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+            let model = model(&like.expect("a specification"), normaliser, &pca, 1);
+            for layer in model.layers() {
+                assert!(Gram::of(&layer.weight).defect().largest < 1e-5, "{widths:?}");
+            }
+            let inverse = PseudoInverse::of(&model).expect("it has one");
+            let mut rows = Lanes::zeros(25, 8);
+            rows.load(0, &table.0.iter().map(|x| *x as f32).collect::<Vec<_>>());
+            for decoder in [Decoder::Transpose, Decoder::PseudoInverse(&inverse)] {
+                let errors = model.reconstruct(&rows, decoder, &mut Spare::default()).squared_errors;
+                let got: f64 = errors.into_iter().map(f64::from).sum();
+                assert!((got / expected - 1.0).abs() < 1e-4, "{widths:?} {decoder:?}: {got} {expected}");
+            }
+        }
+    }
 
     #[test]
     fn a_bent_model_must_be_better_by_more_than_chance() {

@@ -326,7 +326,7 @@ impl<'a> Trainer<'a> {
         if let Some(pca) = state.validation_yardstick {
             let mut of_model = figures(&model, &pca)?;
             if base.is_none() && spec.may_be_linear() {
-                let plain = linear::model(model.spec(), model.normaliser().clone(), &yardstick.pca);
+                let plain = linear::model(model.spec(), model.normaliser().clone(), &yardstick.pca, spec.spec().seed);
                 let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
                 if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
                     // They speak of what was trained.
