@@ -3,36 +3,12 @@
 use std::ops::ControlFlow;
 
 use super::gradient::{TAPE_ROWS, Tape};
-use super::inverse::{self, PseudoInverse};
+use super::inverse::{Factor, PseudoInverse};
+use super::spectrum::{Spectrum, SpectrumError};
 use super::{Autoencoder, Decoder, InverseError, Matrix};
-use crate::numeric::linalg::{Defect, Gram, Pca, RowsInTurn, affordable_rows};
+use crate::numeric::linalg::{Defect, Pca, RowsInTurn, affordable_rows};
+use crate::numeric::matmul::Weights;
 use crate::numeric::{Lanes, Spare};
-
-/// Largest smaller side of a matrix that is looked at: its eigenvalues cost the cube.
-pub const SIZE_MAX: usize = inverse::SIZE_MAX;
-
-/// Why a model cannot be inspected.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum InspectError {
-    /// Too large.
-    #[error(
-        "the smaller side of the matrix of layer {layer} is {size}, expected at most {SIZE_MAX} for its singular values"
-    )]
-    TooLarge {
-        /// From 1.
-        layer: usize,
-        /// Of its smaller side.
-        size: usize,
-    },
-    /// The eigenvalues did not converge.
-    #[error(
-        "the singular values of the matrix of layer {layer} cannot be computed: its numbers are not finite, or too far apart"
-    )]
-    NoSpectrum {
-        /// From 1.
-        layer: usize,
-    },
-}
 
 /// One matrix W (outputs, inputs).
 #[derive(Clone, Debug, PartialEq)]
@@ -51,8 +27,9 @@ pub struct LayerInspection {
     pub rank: usize,
     /// (outputs,): Euclidean norms of the rows.
     pub row_norms: Vec<f64>,
-    /// Units whose weights are all next to nothing (below a millionth of the longest row), from 0.
-    pub zero_units: Vec<usize>,
+    /// Units that cannot matter, from 0: whose weights are all next to nothing (a millionth of the longest row), or whose output
+    /// was the same for every row.
+    pub dead_units: Vec<usize>,
 }
 
 /// What a model makes of some rows. Squared errors are sums over features, means over rows, normalised space.
@@ -68,54 +45,75 @@ pub struct Comparison {
     pub pca: f64,
     /// The squared distance to their mean.
     pub spread: f64,
-    /// By encoder layer: units with the same output for every one of these rows, from 0.
-    pub dead_units: Vec<Vec<usize>>,
 }
 
-/// Looks at every matrix.
+/// What there is to see.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inspection {
+    /// In the order of encoding.
+    pub layers: Vec<LayerInspection>,
+    /// On rows, if there were any.
+    pub comparison: Option<Comparison>,
+}
+
+/// Looks at every matrix and, on rows (n, d_0) in the units of the input, at what becomes of them.
 ///
 /// # Errors
-/// If one is too large, or has no singular values.
-pub fn layers(model: &Autoencoder) -> Result<Vec<LayerInspection>, InspectError> {
-    let one = |(l, layer): (usize, &super::TiedLayer)| {
-        let w = &layer.weight;
-        let (outputs, inputs) = (w.outputs(), w.inputs());
-        let size = outputs.min(inputs);
-        if size > SIZE_MAX {
-            return Err(InspectError::TooLarge { layer: l + 1, size });
-        }
-        let gram = Gram::of(w);
-        let singular_values = gram.singular_values().ok_or(InspectError::NoSpectrum { layer: l + 1 })?;
-        let square = |o: usize| (0..inputs).map(|i| f64::from(w.at(o, i)).powi(2)).sum::<f64>();
-        let row_norms: Vec<f64> = (0..outputs).map(|o| square(o).sqrt()).collect();
-        let longest = row_norms.iter().copied().fold(0.0, f64::max);
-        let zero_units = (0..outputs).filter(|o| row_norms[*o] <= longest * 1e-6).collect();
-        Ok(LayerInspection {
-            outputs,
-            inputs,
-            defect: gram.defect(),
-            condition: singular_values[0] / singular_values[size - 1],
-            rank: inverse::rank(&singular_values),
-            singular_values,
-            row_norms,
-            zero_units,
-        })
-    };
-    model.layers().iter().enumerate().map(one).collect()
-}
-
-/// Measures a model on rows (n, d_0) in the units of the input.
+/// If a matrix is too large, or has no known singular values.
 ///
 /// # Panics
-/// If they are not d_0 wide.
-pub fn compare(model: &Autoencoder, rows: &Matrix) -> Comparison {
+/// If the rows are not d_0 wide.
+pub fn inspect(model: &Autoencoder, rows: Option<&Matrix>) -> Result<Inspection, SpectrumError> {
+    let mut layers = Vec::new();
+    let mut factors = Vec::new();
+    for (l, layer) in model.layers().iter().enumerate() {
+        let spectrum = Spectrum::of(l + 1, &layer.weight)?;
+        if rows.is_some() {
+            factors.push(Factor::of(l + 1, layer, &spectrum));
+        }
+        layers.push(look_at(&layer.weight, spectrum));
+    }
+    let comparison = rows.map(|rows| {
+        let mut outputs: Vec<Ranges> = layers.iter().map(|layer| Ranges::new(layer.outputs)).collect();
+        let comparison = compare(model, rows, factors.into_iter().collect(), &mut outputs);
+        for (layer, outputs) in layers.iter_mut().zip(outputs) {
+            // Of one row everything is the same.
+            let same = |unit: &usize| rows.rows() > 1 && outputs.is_constant(*unit);
+            layer.dead_units =
+                (0..layer.outputs).filter(|unit| layer.dead_units.contains(unit) || same(unit)).collect();
+        }
+        comparison
+    });
+    Ok(Inspection { layers, comparison })
+}
+
+fn look_at(w: &Weights, spectrum: Spectrum) -> LayerInspection {
+    let (outputs, inputs) = (w.outputs(), w.inputs());
+    let square = |o: usize| (0..inputs).map(|i| f64::from(w.at(o, i)).powi(2)).sum::<f64>();
+    let row_norms: Vec<f64> = (0..outputs).map(|o| square(o).sqrt()).collect();
+    let longest = row_norms.iter().copied().fold(0.0, f64::max);
+    LayerInspection {
+        outputs,
+        inputs,
+        defect: spectrum.gram.defect(),
+        condition: spectrum.condition(),
+        rank: spectrum.rank(),
+        dead_units: (0..outputs).filter(|o| row_norms[*o] <= longest * 1e-6).collect(),
+        row_norms,
+        singular_values: spectrum.singular_values,
+    }
+}
+
+/// Measures a model on rows, and adds what each encoder layer gives for them to `outputs`.
+fn compare(
+    model: &Autoencoder,
+    rows: &Matrix,
+    inverse: Result<PseudoInverse, InverseError>,
+    outputs: &mut [Ranges],
+) -> Comparison {
     let (features, count) = (model.spec().features(), rows.rows());
     assert_eq!(rows.columns(), features, "as wide as the input");
-    let inverse = PseudoInverse::of(model);
-    let mut transposed = Sum::default();
-    let mut inverted = Sum::default();
-    let mut ranges: Vec<Vec<(f32, f32)>> =
-        model.layers().iter().map(|layer| vec![(f32::INFINITY, f32::NEG_INFINITY); layer.weight.outputs()]).collect();
+    let (mut transposed, mut inverted) = (Sum::default(), Sum::default());
     let mut normalised = Vec::with_capacity(count * features);
     let (mut tape, spare) = (Tape::new(model.layers().len()), &mut Spare::default());
     for first in (0..count).step_by(TAPE_ROWS) {
@@ -132,28 +130,37 @@ pub fn compare(model: &Autoencoder, rows: &Matrix) -> Comparison {
         }
         *tape.rows_mut() = x;
         tape.forward(model, count);
-        for (l, ranges) in ranges.iter_mut().enumerate() {
-            for (unit, (least, most)) in ranges.iter_mut().enumerate() {
-                for value in tape.encoded(l).column(unit) {
-                    (*least, *most) = (least.min(value), most.max(value));
-                }
-            }
-        }
+        outputs.iter_mut().enumerate().for_each(|(l, outputs)| outputs.add(tape.encoded(l)));
     }
-    let table = Table { values: normalised, columns: features };
-    let (pca, spread) = table.pca(model.spec().code_length());
-    let dead = |ranges: Vec<(f32, f32)>| {
-        let is_dead = |(least, most): &(f32, f32)| most - least <= 1e-6 * least.abs().max(most.abs());
-        ranges.iter().enumerate().filter(|(_, range)| is_dead(range)).map(|(unit, _)| unit).collect()
-    };
+    let (pca, spread) = pca(&normalised, features, model.spec().code_length());
     Comparison {
         rows: count,
         transpose: transposed.mean(),
         pseudo_inverse: inverse.map(|_| inverted.mean()),
         pca,
         spread,
-        // Of one row everything is the same.
-        dead_units: if count > 1 { ranges.into_iter().map(dead).collect() } else { vec![vec![]; model.layers().len()] },
+    }
+}
+
+/// The least and the greatest that each unit of a layer gave.
+struct Ranges(Vec<(f32, f32)>);
+
+impl Ranges {
+    fn new(units: usize) -> Self {
+        Self(vec![(f32::INFINITY, f32::NEG_INFINITY); units])
+    }
+
+    fn add(&mut self, outputs: &Lanes) {
+        for (unit, (least, most)) in self.0.iter_mut().enumerate() {
+            for value in outputs.column(unit) {
+                (*least, *most) = (least.min(value), most.max(value));
+            }
+        }
+    }
+
+    fn is_constant(&self, unit: usize) -> bool {
+        let (least, most) = self.0[unit];
+        most - least <= 1e-6 * least.abs().max(most.abs())
     }
 }
 
@@ -174,42 +181,37 @@ impl Sum {
     }
 }
 
-/// Normalised rows.
-struct Table {
-    values: Vec<f64>,
+/// Normalised rows, every `step`th of them.
+struct Table<'a> {
+    values: &'a [f64],
     columns: usize,
+    step: usize,
 }
 
-impl RowsInTurn for Table {
+impl RowsInTurn for Table<'_> {
     fn rows(&self) -> usize {
-        self.values.len() / self.columns
+        (self.values.len() / self.columns).div_ceil(self.step)
     }
     fn columns(&self) -> usize {
         self.columns
     }
     fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()> {
-        self.values.chunks_exact(self.columns).try_for_each(found)
+        self.values.chunks_exact(self.columns).step_by(self.step).try_for_each(found)
     }
 }
 
-impl Table {
-    /// What `k` directions leave of a row in the mean, and its squared distance to the mean row. NaN where the decomposition
-    /// does not converge. Fitted on as many rows, evenly taken, as that can be afforded for.
-    fn pca(&self, k: usize) -> (f64, f64) {
-        let affordable = affordable_rows(self.rows(), self.columns);
-        let step = self.rows().div_ceil(affordable.max(1));
-        let sample = Self {
-            values: self.values.chunks_exact(self.columns).step_by(step).flatten().copied().collect(),
-            columns: self.columns,
-        };
-        let Some(pca) = Pca::fit(&sample, k, &mut || ControlFlow::Continue(())) else { return (f64::NAN, f64::NAN) };
-        let (mut left, mut spread) = (0.0, 0.0);
-        pca.residuals(self, |centred, residual| {
-            spread += centred.iter().map(|x| x * x).sum::<f64>();
-            left += residual.iter().map(|x| x * x).sum::<f64>();
-        });
-        (left / self.rows() as f64, spread / self.rows() as f64)
-    }
+/// What `k` directions leave of a row in the mean, and its squared distance to the mean row. NaN where the decomposition does
+/// not converge. Fitted on as many rows, evenly taken, as that can be afforded for.
+fn pca(values: &[f64], columns: usize, k: usize) -> (f64, f64) {
+    let all = Table { values, columns, step: 1 };
+    let sample = Table { step: all.rows().div_ceil(affordable_rows(all.rows(), columns).max(1)), ..all };
+    let Some(pca) = Pca::fit(&sample, k, &mut || ControlFlow::Continue(())) else { return (f64::NAN, f64::NAN) };
+    let (mut left, mut spread) = (0.0, 0.0);
+    pca.residuals(&all, |centred, residual| {
+        spread += centred.iter().map(|x| x * x).sum::<f64>();
+        left += residual.iter().map(|x| x * x).sum::<f64>();
+    });
+    (left / all.rows() as f64, spread / all.rows() as f64)
 }
 
 #[cfg(test)]

@@ -7,26 +7,23 @@
 //! W is not copied. With M the inverse Cholesky factor of the smaller Gram matrix, W⁺ is Wᵀ·MᵀM where W does not expand, and
 //! MᵀM·Wᵀ where it does: two small products beside the large one, each through a matrix that is read both ways.
 
-use super::Autoencoder;
-use crate::numeric::linalg::Gram;
+use super::spectrum::{CONDITION_MAX, Spectrum, SpectrumError};
+use super::{Autoencoder, TiedLayer};
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, Lanes, Spare};
 
-/// Up to this condition number W⁺ is taken as it is.
+/// Up to this condition number W⁺ is taken as it is. Beyond that, (σ / this)² of the greatest singular value σ, or up to twice
+/// that, is added to the Gram matrix's diagonal; beyond [`CONDITION_MAX`] there is no pseudo-inverse worth the name.
 pub const CONDITION_EXACT_MAX: f64 = 1e4;
-/// Beyond that, (σ / [`CONDITION_EXACT_MAX`])² of the greatest singular value σ, or up to twice that, is added to the Gram
-/// matrix's diagonal; and beyond this one there is no pseudo-inverse worth the name.
-pub const CONDITION_MAX: f64 = 1e6;
-/// Largest smaller side of a matrix: the factor costs its cube.
-pub const SIZE_MAX: usize = 4096;
 
 /// Why a model has no pseudo-inverse.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum InverseError {
     /// Rows (or columns) of W that the others span.
     #[error(
-        "the matrix of layer {layer} is singular: {rank} of its {size} singular values are above 1e-6 of the greatest, \
-         expected all of them; decode with the transpose, or train with fewer units"
+        "the matrix of layer {layer} is singular: {rank} of its {size} singular values are above {share:e} of the greatest, \
+         expected all of them; decode with the transpose, or train with fewer units",
+        share = 1.0 / CONDITION_MAX
     )]
     Singular {
         /// From 1.
@@ -36,27 +33,14 @@ pub enum InverseError {
         /// Singular values that count.
         rank: usize,
     },
-    /// Too large to factor.
-    #[error(
-        "the smaller side of the matrix of layer {layer} is {size}, expected at most {SIZE_MAX} for its pseudo-inverse"
-    )]
-    TooLarge {
-        /// From 1.
-        layer: usize,
-        /// Of its smaller side.
-        size: usize,
-    },
-    /// The eigenvalues did not converge.
-    #[error("the singular values of the matrix of layer {layer} cannot be computed; decode with the transpose")]
-    NoSpectrum {
-        /// From 1.
-        layer: usize,
-    },
+    /// Its singular values are not known.
+    #[error(transparent)]
+    Spectrum(#[from] SpectrumError),
 }
 
 /// What decoding one layer with W⁺ needs beside W.
 #[derive(Clone, Debug)]
-struct Factor {
+pub(super) struct Factor {
     /// M, (n, n).
     inverse: Weights,
     /// (n,): what z = M·… starts from, so that biases come out right.
@@ -66,10 +50,37 @@ struct Factor {
     regularised: bool,
 }
 
+impl Factor {
+    /// Of layer `number`, from 1.
+    pub(super) fn of(number: usize, layer: &TiedLayer, spectrum: &Spectrum) -> Result<Self, InverseError> {
+        let Spectrum { gram, singular_values } = spectrum;
+        let (size, rank, of_rows) = (singular_values.len(), spectrum.rank(), gram.is_of_rows());
+        let singular = InverseError::Singular { layer: number, size, rank };
+        if rank < size {
+            return Err(singular);
+        }
+        let condition = spectrum.condition();
+        let regularised = condition > CONDITION_EXACT_MAX;
+        // A power of two: the singular values are those of a library, whose last bits are another machine's business.
+        let ridge = || (spectrum.greatest() / CONDITION_EXACT_MAX).powi(2).log2().ceil().exp2();
+        let inverse = gram.inverse_factor(if regularised { ridge() } else { 0.0 }).ok_or(singular)?;
+        let offset = offset(&inverse, layer, of_rows);
+        let inverse: Vec<f32> = inverse.iter().map(|value| *value as f32).collect();
+        Ok(Self { inverse: Weights::from_row_major(size, size, &inverse), offset, of_rows, condition, regularised })
+    }
+}
+
 /// The factors of all layers of a model. Belongs to the model that it was made of.
 #[derive(Clone, Debug)]
 pub struct PseudoInverse {
     layers: Vec<Factor>,
+}
+
+impl FromIterator<Factor> for PseudoInverse {
+    /// In the order of encoding.
+    fn from_iter<T: IntoIterator<Item = Factor>>(factors: T) -> Self {
+        Self { layers: factors.into_iter().collect() }
+    }
 }
 
 impl PseudoInverse {
@@ -78,31 +89,11 @@ impl PseudoInverse {
     /// # Errors
     /// If a matrix is singular, or too large.
     pub fn of(model: &Autoencoder) -> Result<Self, InverseError> {
-        let layers = model.layers().iter().enumerate().map(|(l, layer)| {
-            let (w, number) = (&layer.weight, l + 1);
-            let size = w.outputs().min(w.inputs());
-            if size > SIZE_MAX {
-                return Err(InverseError::TooLarge { layer: number, size });
-            }
-            let gram = Gram::of(w);
-            let values = gram.singular_values().ok_or(InverseError::NoSpectrum { layer: number })?;
-            let (greatest, least) = (values[0], values[size - 1]);
-            let rank = rank(&values);
-            let singular = InverseError::Singular { layer: number, size, rank };
-            if rank < size {
-                return Err(singular);
-            }
-            let condition = greatest / least;
-            let regularised = condition > CONDITION_EXACT_MAX;
-            // A power of two: the singular values are those of a library, whose last bits are another machine's business.
-            let ridge = if regularised { (greatest / CONDITION_EXACT_MAX).powi(2).log2().ceil().exp2() } else { 0.0 };
-            let inverse = gram.inverse_factor(ridge).ok_or(singular)?;
-            let offset = offset(&inverse, w, &layer.encoder_bias, &layer.decoder_bias, gram.is_of_rows());
-            let inverse: Vec<f32> = inverse.iter().map(|value| *value as f32).collect();
-            let inverse = Weights::from_row_major(size, size, &inverse);
-            Ok(Factor { inverse, offset, of_rows: gram.is_of_rows(), condition, regularised })
+        let factors = model.layers().iter().enumerate().map(|(l, layer)| {
+            let spectrum = Spectrum::of(l + 1, &layer.weight)?;
+            Factor::of(l + 1, layer, &spectrum)
         });
-        Ok(Self { layers: layers.collect::<Result<_, _>>()? })
+        factors.collect()
     }
 
     /// What it takes in memory.
@@ -143,20 +134,12 @@ impl PseudoInverse {
     }
 }
 
-/// Singular values that count, of those given from the greatest on.
-pub fn rank(values: &[f64]) -> usize {
-    let greatest = values.first().copied().unwrap_or(0.0);
-    values.iter().filter(|value| **value > 0.0 && **value * CONDITION_MAX >= greatest).count()
-}
-
 /// -M(b + W·c), and where W expands -M·Wᵀ(b + W·c): then what c adds at the end is taken away as far as W sees it.
-fn offset(inverse: &[f64], w: &Weights, encoder_bias: &[f32], decoder_bias: &[f32], of_rows: bool) -> Vec<f32> {
+fn offset(inverse: &[f64], layer: &TiedLayer, of_rows: bool) -> Vec<f32> {
+    let TiedLayer { weight: w, encoder_bias: b, decoder_bias: c, .. } = layer;
     let at = |o: usize, i: usize| f64::from(w.at(o, i));
-    let mut seen: Vec<f64> = (0..w.outputs())
-        .map(|o| {
-            f64::from(encoder_bias[o]) + (0..w.inputs()).map(|i| at(o, i) * f64::from(decoder_bias[i])).sum::<f64>()
-        })
-        .collect();
+    let sum = |o: usize| (0..w.inputs()).map(|i| at(o, i) * f64::from(c[i])).sum::<f64>();
+    let mut seen: Vec<f64> = (0..w.outputs()).map(|o| f64::from(b[o]) + sum(o)).collect();
     if !of_rows {
         seen = (0..w.inputs()).map(|i| (0..w.outputs()).map(|o| at(o, i) * seen[o]).sum()).collect();
     }
@@ -166,24 +149,14 @@ fn offset(inverse: &[f64], w: &Weights, encoder_bias: &[f32], decoder_bias: &[f3
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::spec::{Loss, NormalisationKind, RawModelSpec};
-    use crate::model::{Decoder, ModelSpec, Normaliser, TiedLayer};
+    use crate::model::spec::tests::plain;
+    use crate::model::{Decoder, NormalisationKind, Normaliser};
     use crate::numeric::rng::{Stream, Use};
 
     /// A linear model of random numbers; `change` may have a last look at each matrix, row-major.
     fn linear(widths: &[usize], change: impl Fn(&mut [f32])) -> Autoencoder {
         let mut stream = Stream::new(5, 0, 0, Use::Weights);
         let mut numbers = |count: usize| (0..count).map(|_| stream.normal() as f32 * 0.5).collect::<Vec<_>>();
-        let layers = widths.len() - 1;
-        let spec = ModelSpec::new(RawModelSpec {
-            widths: widths.to_vec(),
-            encoder_activations: vec![Activation::Linear; layers],
-            decoder_activations: vec![Activation::Linear; layers],
-            loss: Loss::SquaredError,
-            normalisation: NormalisationKind::None,
-            gain: false,
-            feature_names: vec![],
-        });
         let tied = widths.windows(2).map(|pair| {
             let mut matrix = numbers(pair[0] * pair[1]);
             change(&mut matrix);
@@ -196,7 +169,7 @@ mod tests {
         });
         let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
         let tied = tied.collect();
-        Autoencoder::new(spec.expect("a specification"), normaliser, tied)
+        Autoencoder::new(plain(widths, Activation::Linear), normaliser, tied)
     }
 
     fn rows(count: usize, columns: usize) -> Lanes {

@@ -10,13 +10,15 @@ pub mod matrix;
 pub mod normalisation;
 pub mod report;
 pub mod spec;
+pub mod spectrum;
 
 pub use artifact::{Artifact, ArtifactError};
 pub use autoencoder::{Autoencoder, Decoder, Reconstruction, TiedLayer};
 pub use id::{Alias, IdError, ModelKey, ModelName, Selector, Version};
-pub use inspect::{Comparison, InspectError, LayerInspection};
+pub use inspect::{Comparison, LayerInspection};
 pub use inverse::{InverseError, PseudoInverse};
 pub use matrix::{Matrix, MatrixError, Values};
 pub use normalisation::Normaliser;
 pub use report::{EpochLosses, Evaluation, TrainingReport};
 pub use spec::{Loss, ModelSpec, NormalisationKind, SpecError};
+pub use spectrum::SpectrumError;

@@ -402,6 +402,16 @@ pub(crate) mod tests {
         }
     }
 
+    /// Rows as they are, the code and the output linear, and this activation between.
+    pub(crate) fn plain(widths: &[usize], hidden: Activation) -> ModelSpec {
+        let mut raw = raw(widths);
+        raw.normalisation = NormalisationKind::None;
+        let layers = widths.len() - 1;
+        raw.encoder_activations[..layers - 1].fill(hidden);
+        raw.decoder_activations[1..].fill(hidden);
+        ModelSpec::new(raw).expect("a specification")
+    }
+
     #[track_caller]
     fn check_refused(change: impl FnOnce(&mut RawModelSpec), expected: &SpecError, text: &str) {
         let mut wrong = raw(&[4, 3, 2]);

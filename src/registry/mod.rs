@@ -87,7 +87,7 @@ struct Inner {
     /// Held while a file is read and decoded: one at a time, so that memory holds one file beside the models.
     one_at_a_time: Mutex<()>,
     /// Held while pseudo-inverses are made: some take a core for seconds.
-    one_inverse_at_a_time: tokio::sync::Mutex<()>,
+    one_inverse_at_a_time: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl fmt::Debug for Registry {
@@ -108,7 +108,7 @@ impl Registry {
                 residents,
                 loading: Mutex::default(),
                 one_at_a_time: Mutex::default(),
-                one_inverse_at_a_time: tokio::sync::Mutex::default(),
+                one_inverse_at_a_time: Arc::default(),
             }),
         }
     }
@@ -165,19 +165,22 @@ impl Registry {
     /// at a time. They stay as long as the model, and count with it.
     ///
     /// # Errors
-    /// Those of [`PseudoInverse::of`]; they stay, too.
+    /// `LoadLost` if the work was; inside, those of [`PseudoInverse::of`], which stay, too.
     ///
     /// # Panics
-    /// Outside a tokio runtime, and if the arithmetic does.
-    pub async fn load_inverse(&self, model: &Arc<LoadedModel>) -> Result<(), InverseError> {
+    /// Outside a tokio runtime.
+    pub async fn load_inverse(&self, model: &Arc<LoadedModel>) -> Result<Result<(), InverseError>, StoreError> {
         if let Some(inverse) = model.inverse.get() {
-            return inverse.as_ref().map(|_| ()).map_err(Clone::clone);
+            return Ok(inverse.as_ref().map(|_| ()).map_err(Clone::clone));
         }
-        let turn = self.inner.one_inverse_at_a_time.lock().await;
+        let turn = Arc::clone(&self.inner.one_inverse_at_a_time).lock_owned().await;
         let (inner, inverted) = (Arc::clone(&self.inner), Arc::clone(model));
-        let made = tokio::task::spawn_blocking(move || inner.invert_now(&inverted)).await;
-        drop(turn);
-        made.unwrap_or_else(|lost| std::panic::resume_unwind(lost.into_panic()))
+        let made = tokio::task::spawn_blocking(move || {
+            // Whoever leaves meanwhile leaves the turn to the work.
+            let _turn = turn;
+            inner.invert_now(&inverted)
+        });
+        made.await.map_err(|lost| StoreError::LoadLost { key: model.key.clone(), reason: lost.to_string() })
     }
 
     /// Forgets a deleted version (those that still serve it keep it alive).

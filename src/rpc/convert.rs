@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use super::pb;
 use crate::service::{
     Activation, Alias, Base, Cadence, Comparison, Decoder, EpochLosses, Evaluation, FileFormat, IdError,
-    IdempotencyKey, Initialisation, Inspection, Inverted, JobError, JobId, JobSnapshot, JobState, LayerInspection,
-    Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec, Priority,
-    Progress, ReadOptions, Regularisation, RowRole, Schedule, Selector, ServerFiles, ServiceError, TrainSpec,
-    TrainingReport, Values, Version, VersionDescription,
+    IdempotencyKey, Initialisation, Inspected, Inverted, JobError, JobId, JobSnapshot, JobState, LayerInspection, Loss,
+    Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec, Priority, Progress,
+    ReadOptions, Regularisation, RowRole, Schedule, Selector, ServerFiles, ServiceError, TrainSpec, TrainingReport,
+    Values, Version, VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -259,13 +259,14 @@ pub fn inverted(inverted: Inverted) -> pb::PseudoInverse {
 }
 
 /// What was seen of a version.
-pub fn inspection(seen: Inspection) -> pb::InspectModelResponse {
+pub fn inspection(inspected: Inspected) -> pb::InspectModelResponse {
+    let Inspected { key, seen, tensor_bytes, untied_tensor_bytes } = inspected;
     pb::InspectModelResponse {
-        version: seen.key.version.number(),
+        version: key.version.number(),
         layers: seen.layers.into_iter().map(layer_inspection).collect(),
         comparison: seen.comparison.map(comparison),
-        tensor_bytes: seen.tensor_bytes,
-        untied_tensor_bytes: seen.untied_tensor_bytes,
+        tensor_bytes,
+        untied_tensor_bytes,
     }
 }
 
@@ -280,7 +281,7 @@ fn layer_inspection(layer: LayerInspection) -> pb::LayerInspection {
         condition: layer.condition,
         rank: layer.rank as u32,
         row_norms: layer.row_norms,
-        dead_units: layer.zero_units.into_iter().map(|unit| unit as u32).collect(),
+        dead_units: layer.dead_units.into_iter().map(|unit| unit as u32).collect(),
     }
 }
 

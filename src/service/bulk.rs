@@ -75,7 +75,10 @@ impl Service {
         let spec = model.artifact.model.spec();
         let answer_columns = match operation {
             Operation::Encode => spec.code_length(),
-            _ => spec.features(),
+            Operation::Decode
+            | Operation::DecodePseudoInverse
+            | Operation::Reconstruct
+            | Operation::ReconstructPseudoInverse => spec.features(),
         };
         Ok(Bulk { service: self.clone(), key, operation, answer_columns })
     }

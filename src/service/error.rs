@@ -5,11 +5,14 @@ use std::time::Duration;
 use crate::batching::BatchError;
 use crate::files::folder::FolderError;
 use crate::jobs::{JobError, ServerFilesError};
-use crate::model::{ArtifactError, InspectError, InverseError, ModelKey, ModelName, Version};
+use crate::model::{ArtifactError, InverseError, ModelKey, ModelName, SpectrumError, Version};
 use crate::store::StoreError;
 
 /// Models are read from disk one at a time: a moment later there is room again.
 const LOAD_RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// An inspection takes from moments to a minute.
+const INSPECTION_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The kinds of failure a caller can tell apart, each with one meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,13 @@ pub enum ServiceError {
         /// The version.
         key: ModelKey,
         /// Why.
-        error: InspectError,
+        error: SpectrumError,
+    },
+    /// Too many at once.
+    #[error("{max} inspections run or wait already, the most that this server takes; come back in a while")]
+    InspectionsFull {
+        /// The limit.
+        max: usize,
     },
     /// Jobs.
     #[error(transparent)]
@@ -129,7 +138,7 @@ impl ServiceError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Invalid { .. } | Self::VersionRequired { .. } | Self::Artifact(_) => Kind::Invalid,
-            Self::FileTooLarge { .. } => Kind::Exhausted,
+            Self::FileTooLarge { .. } | Self::InspectionsFull { .. } => Kind::Exhausted,
             Self::Batch(error) => batch_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Job(error) => job_kind(error),
@@ -157,6 +166,7 @@ impl ServiceError {
         match self {
             Self::Batch(BatchError::Full { retry_after, .. }) => Some(*retry_after),
             Self::Store(StoreError::LoadsFull { .. }) => Some(LOAD_RETRY_AFTER),
+            Self::InspectionsFull { .. } => Some(INSPECTION_RETRY_AFTER),
             Self::Job(error) => error.retry_after(),
             Self::Message { error, .. } => error.retry_after(),
             _ => None,

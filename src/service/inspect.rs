@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use super::{Service, ServiceError};
-use crate::model::inspect;
-use crate::model::{Comparison, LayerInspection, Matrix, ModelKey, ModelName, Selector};
+use crate::model::inspect::{Inspection, inspect};
+use crate::model::{Matrix, ModelKey, ModelName, Selector};
+
+/// Inspections that run or wait at once; more are refused. Each keeps its rows meanwhile.
+pub(super) const INSPECTIONS_MAX: usize = 4;
 
 /// What was seen.
 #[derive(Clone, Debug)]
-pub struct Inspection {
+pub struct Inspected {
     /// Of which version.
     pub key: ModelKey,
-    /// In the order of encoding.
-    pub layers: Vec<LayerInspection>,
-    /// On the rows that came along, if any did.
-    pub comparison: Option<Comparison>,
+    /// Its matrices, and what became of the rows that came along.
+    pub seen: Inspection,
     /// Each matrix once.
     pub tensor_bytes: u64,
     /// With a matrix of its own for every decoder layer.
@@ -28,7 +29,7 @@ impl Service {
         name: &ModelName,
         selector: &Selector,
         rows: Option<Matrix>,
-    ) -> Result<Inspection, ServiceError> {
+    ) -> Result<Inspected, ServiceError> {
         let key = self.registry.resolve(name, selector)?;
         let loaded = self.loaded(&key).await?;
         if let Some(rows) = &rows {
@@ -39,24 +40,20 @@ impl Service {
                 return Err(ServiceError::invalid("rows", message));
             }
         }
-        // One at a time: it may take a core for a minute.
+        let (key_of_error, full) = (key.clone(), |_| ServiceError::InspectionsFull { max: INSPECTIONS_MAX });
+        let place = Arc::clone(&self.inspections).try_acquire_owned().map_err(full)?;
+        // One at a time: it may take a core for a minute. Who leaves meanwhile leaves the rest to its end.
         let turn = Arc::clone(&self.inspecting).lock_owned().await;
         let looked = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _place_and_turn = (place, turn);
             if let Some(rows) = &rows {
                 rows.check_finite().map_err(|error| ServiceError::invalid("rows", error))?;
             }
             let model = &loaded.artifact.model;
-            let no = |error| ServiceError::NotInspected { key: key.clone(), error };
-            let mut layers = inspect::layers(model).map_err(no)?;
-            let comparison = rows.map(|rows| inspect::compare(model, &rows));
-            for (layer, dead) in layers.iter_mut().zip(comparison.iter().flat_map(|found| &found.dead_units)) {
-                layer.zero_units.extend(dead);
-                layer.zero_units.sort_unstable();
-                layer.zero_units.dedup();
-            }
+            let seen = inspect(model, rows.as_ref());
+            let seen = seen.map_err(|error| ServiceError::NotInspected { key: key_of_error, error })?;
             let (tensor_bytes, untied_tensor_bytes) = (model.spec().tensor_bytes(), model.spec().untied_tensor_bytes());
-            Ok(Inspection { key, layers, comparison, tensor_bytes, untied_tensor_bytes })
+            Ok(Inspected { key, seen, tensor_bytes, untied_tensor_bytes })
         });
         looked.await.unwrap_or_else(|lost| Err(ServiceError::Internal(format!("an inspection was lost: {lost}"))))
     }

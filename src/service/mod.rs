@@ -11,6 +11,8 @@ pub mod models;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::{Mutex, Semaphore};
+
 use crate::batching::Urgency;
 pub use crate::batching::{BatchError, Batcher, Operation, Output};
 pub use crate::files::{Format as FileFormat, ReadOptions};
@@ -34,7 +36,7 @@ pub use crate::training::{
 pub use bulk::Bulk;
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
-pub use inspect::Inspection;
+pub use inspect::Inspected;
 pub use models::VersionDescription;
 
 /// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.
@@ -47,7 +49,8 @@ pub struct Service {
     batcher: Batcher,
     jobs: Jobs,
     room: Arc<bulk::Room>,
-    inspecting: Arc<tokio::sync::Mutex<()>>,
+    inspections: Arc<Semaphore>,
+    inspecting: Arc<Mutex<()>>,
 }
 
 /// What a request for rows got.
@@ -94,7 +97,8 @@ impl Service {
     /// Over the layers below.
     pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs) -> Self {
         let room = Arc::new(bulk::Room::new(batcher.config()));
-        Self { registry, batcher, jobs, room, inspecting: Arc::default() }
+        let inspections = Arc::new(Semaphore::new(inspect::INSPECTIONS_MAX));
+        Self { registry, batcher, jobs, room, inspections, inspecting: Arc::default() }
     }
 
     /// The training jobs.
@@ -189,7 +193,7 @@ impl Service {
         if operation.needs_inverse() {
             self.registry
                 .load_inverse(&model)
-                .await
+                .await?
                 .map_err(|error| ServiceError::NoInverse { key: key.clone(), error })?;
         }
         let inverted = model.inverse().filter(|_| operation.needs_inverse()).map(|inverse| {

@@ -35,32 +35,22 @@ pub(super) fn of(model: &Autoencoder) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::spec::{Loss, NormalisationKind, RawModelSpec};
+    use crate::model::spec::tests::plain;
     use crate::numeric::Activation;
 
     fn due(widths: &[usize], epochs: u32, rows: u64) -> Vec<u32> {
-        let layers = widths.len() - 1;
-        let spec = ModelSpec::new(RawModelSpec {
-            widths: widths.to_vec(),
-            encoder_activations: vec![Activation::Linear; layers],
-            decoder_activations: vec![Activation::Linear; layers],
-            loss: Loss::SquaredError,
-            normalisation: NormalisationKind::None,
-            gain: false,
-            feature_names: vec![],
-        });
-        let spec = spec.expect("a specification");
+        let spec = plain(widths, Activation::Linear);
         let plan = Plan { epochs, batch_rows: 1, learning_rate: 0.1, steps_per_epoch: rows };
         (1..=epochs).filter(|epoch| is_due(&plan, &spec, rows, *epoch)).collect()
     }
 
     #[test]
-    fn all_epochs_where_they_are_dear_and_few() {
+    fn every_epoch_where_epochs_are_few_and_long() {
         assert_eq!(due(&[784, 1000, 500, 250, 30], 5, 60_000), [1, 2, 3, 4, 5]);
     }
 
     #[test]
-    fn fewer_where_they_are_cheap_or_many_and_always_the_last() {
+    fn fewer_where_epochs_are_many_or_short_and_always_the_last() {
         let many = due(&[64, 8], 1001, 1_000_000);
         assert!(many.len() <= 201 && many.last() == Some(&1001), "{many:?}");
         assert_eq!(due(&[2048, 2048], 7, 10), [7]);

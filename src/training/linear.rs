@@ -81,6 +81,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
+    use crate::model::spec::tests::plain;
     use crate::model::{Decoder, NormalisationKind, PseudoInverse};
     use crate::numeric::linalg::{Gram, RowsInTurn};
     use crate::numeric::{Lanes, Spare};
@@ -107,18 +108,8 @@ mod tests {
         let mut expected = 0.0;
         pca.residuals(&table, |_, left| expected += left.iter().map(|x| x * x).sum::<f64>());
         for widths in [&[8, 2][..], &[8, 6, 3, 2], &[8, 20, 10, 2], &[8, 4, 5, 2]] {
-            let layers = widths.len() - 1;
-            let like = ModelSpec::new(RawModelSpec {
-                widths: widths.to_vec(),
-                encoder_activations: vec![Activation::Relu; layers],
-                decoder_activations: vec![Activation::Relu; layers],
-                loss: Loss::SquaredError,
-                normalisation: NormalisationKind::None,
-                gain: false,
-                feature_names: vec![],
-            });
             let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
-            let model = model(&like.expect("a specification"), normaliser, &pca, 1);
+            let model = model(&plain(widths, Activation::Relu), normaliser, &pca, 1);
             for layer in model.layers() {
                 assert!(Gram::of(&layer.weight).defect().largest < 1e-5, "{widths:?}");
             }

@@ -1,9 +1,11 @@
 //! The transpose beside the pseudo-inverse, and what there is to see of a model.
 
+use futures_util::future::join_all;
 use halfhitch::numeric::matmul::Weights;
 use halfhitch::rpc::pb;
 use halfhitch::store::{LocalStore, ModelStore};
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::{TestServer, matrix, newest, numbers, sample, spec, temporary_store, train, untrained, version};
@@ -118,6 +120,29 @@ async fn a_singular_matrix_has_no_pseudo_inverse_but_can_be_looked_at() {
     let found = seen.comparison.expect("rows were sent");
     assert!(found.no_pseudo_inverse.contains("singular") && found.pseudo_inverse_squared_error.is_none(), "{found:?}");
     assert!(found.transpose_squared_error > found.pca_squared_error, "{found:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_inspections_than_there_is_room_for_are_told_to_come_back() {
+    let store = temporary_store();
+    let name = "wide".parse().expect("a name");
+    LocalStore::open(store.path()).expect("opens").publish(&name, &untrained(&[700, 700])).expect("publishes");
+    let server = TestServer::start(store.path()).await;
+    let models = server.models().await;
+    let inspect = || {
+        let mut models = models.clone();
+        async move { models.inspect_model(pb::InspectModelRequest { model: newest("wide"), rows: None }).await }
+    };
+    // The first of them takes longer than it takes all of them to come.
+    let answers = join_all((0..16).map(|_| inspect())).await;
+    let (seen, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert!(seen.len() >= 4 && !refused.is_empty(), "{} seen, {} refused", seen.len(), refused.len());
+    for status in refused.into_iter().filter_map(Result::err) {
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.get_details_retry_info().is_some(), "{status}");
+    }
+    inspect().await.expect("there is room again");
     server.stop().await;
 }
 

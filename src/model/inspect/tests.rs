@@ -1,24 +1,12 @@
 use super::*;
-use crate::model::spec::{Loss, NormalisationKind, RawModelSpec};
-use crate::model::{ModelSpec, Normaliser, TiedLayer, Values};
+use crate::model::spec::tests::plain;
+use crate::model::{NormalisationKind, Normaliser, TiedLayer, Values, spectrum};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
 
 /// A model of one or more layers with these matrices, row-major, and no biases.
 fn model(widths: &[usize], activation: Activation, matrices: &[Vec<f32>]) -> Autoencoder {
-    let layers = widths.len() - 1;
-    let (mut encoder_activations, mut decoder_activations) = (vec![activation; layers], vec![activation; layers]);
-    (encoder_activations[layers - 1], decoder_activations[0]) = (Activation::Linear, Activation::Linear);
-    let spec = ModelSpec::new(RawModelSpec {
-        widths: widths.to_vec(),
-        encoder_activations,
-        decoder_activations,
-        loss: Loss::SquaredError,
-        normalisation: NormalisationKind::None,
-        gain: false,
-        feature_names: vec![],
-    });
     let tied = widths.windows(2).zip(matrices).map(|(pair, matrix)| TiedLayer {
         weight: Weights::from_row_major(pair[1], pair[0], matrix),
         encoder_bias: vec![0.0; pair[1]],
@@ -26,12 +14,20 @@ fn model(widths: &[usize], activation: Activation, matrices: &[Vec<f32>]) -> Aut
         gain: None,
     });
     let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
-    Autoencoder::new(spec.expect("a specification"), normaliser, tied.collect())
+    Autoencoder::new(plain(widths, activation), normaliser, tied.collect())
 }
 
 fn table(columns: usize, values: &[f32]) -> Matrix {
     let rows = (values.len() / columns) as u32;
     Matrix::new(rows, columns as u32, Values::Floats(values.to_vec())).expect("a matrix")
+}
+
+fn compared(model: &Autoencoder, rows: &Matrix) -> Comparison {
+    inspect(model, Some(rows)).expect("small").comparison.expect("rows were given")
+}
+
+fn dead(model: &Autoencoder, rows: &Matrix) -> Vec<Vec<usize>> {
+    inspect(model, Some(rows)).expect("small").layers.into_iter().map(|layer| layer.dead_units).collect()
 }
 
 fn normal(count: usize) -> Vec<f32> {
@@ -42,13 +38,13 @@ fn normal(count: usize) -> Vec<f32> {
 #[test]
 fn a_matrix_is_described() {
     let matrix = vec![3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0];
-    let seen = layers(&model(&[3, 3], Activation::Linear, &[matrix])).expect("small");
-    let layer = &seen[0];
+    let seen = inspect(&model(&[3, 3], Activation::Linear, &[matrix]), None).expect("small");
+    let layer = &seen.layers[0];
     assert_eq!((layer.outputs, layer.inputs, layer.rank), (3, 3, 2));
     assert_eq!(layer.row_norms, [3.0, 2.0, 0.0]);
-    assert_eq!(layer.zero_units, [2]);
+    assert_eq!(layer.dead_units, [2]);
     assert_eq!(layer.defect.largest, 8.0);
-    assert!(layer.condition > 1e6, "{}", layer.condition);
+    assert!(layer.condition.is_infinite(), "{}", layer.condition);
     for (value, expected) in layer.singular_values.iter().zip([3.0, 2.0, 0.0]) {
         assert!((value - expected).abs() < 1e-6, "{:?}", layer.singular_values);
     }
@@ -56,9 +52,10 @@ fn a_matrix_is_described() {
 
 #[test]
 fn what_is_too_large_is_refused() {
-    let wide = SIZE_MAX + 1;
+    let wide = spectrum::SIZE_MAX + 1;
     let model = model(&[wide, wide], Activation::Linear, &[vec![0.0; wide * wide]]);
-    assert_eq!(layers(&model), Err(InspectError::TooLarge { layer: 1, size: wide }));
+    let refused = inspect(&model, None).expect_err("too large");
+    assert_eq!(refused, SpectrumError::TooLarge { layer: 1, size: wide });
 }
 
 #[test]
@@ -66,14 +63,14 @@ fn the_first_axes_are_as_good_as_pca_where_the_data_lies_along_them() {
     // Of three features the first two vary the most, each around 0.
     let rows: Vec<f32> = normal(300).chunks(3).flat_map(|x| [3.0 * x[0], 2.0 * x[1], 0.1 * x[2]]).collect();
     let axes = |size: f32| model(&[3, 2], Activation::Linear, &[vec![size, 0.0, 0.0, 0.0, size, 0.0]]);
-    let found = compare(&axes(1.0), &table(3, &rows));
+    let found = compared(&axes(1.0), &table(3, &rows));
     assert_eq!(found.rows, 100);
     let inverse = found.pseudo_inverse.expect("it has one");
     // PCA may turn its axes a little, and moves its centre.
     assert!(found.transpose < 1.1 * found.pca && (found.transpose / inverse - 1.0).abs() < 1e-5, "{}", found.transpose);
     assert!(found.pca <= found.transpose && found.spread > 5.0, "{} {}", found.pca, found.spread);
     // Rows of another length: the transpose is wrong by as much, the pseudo-inverse is not.
-    let found = compare(&axes(0.5), &table(3, &rows));
+    let found = compared(&axes(0.5), &table(3, &rows));
     let inverse = found.pseudo_inverse.expect("it has one");
     assert!(found.transpose > 100.0 * inverse && inverse < 1.1 * found.pca, "{} {inverse}", found.transpose);
 }
@@ -84,18 +81,14 @@ fn units_that_never_change_are_dead() {
     let first = vec![1.0, 0.0, 0.0, -1.0, 1.0, 1.0];
     let model = model(&[2, 3, 1], Activation::Relu, &[first, vec![1.0, 1.0, 1.0]]);
     let rows: Vec<f32> = normal(40).iter().map(|x| x.abs()).collect();
-    assert_eq!(compare(&model, &table(2, &rows)).dead_units, [vec![1], vec![]]);
-    assert_eq!(
-        compare(&model, &table(2, &rows[..2])).dead_units,
-        [vec![], vec![]] as [Vec<usize>; 2],
-        "of one row nothing is said"
-    );
+    assert_eq!(dead(&model, &table(2, &rows)), [vec![1], vec![]]);
+    assert_eq!(dead(&model, &table(2, &rows[..2])), [vec![], vec![]] as [Vec<usize>; 2], "of one row nothing is said");
 }
 
 #[test]
 fn without_a_pseudo_inverse_the_rest_is_there() {
     let singular = model(&[3, 2], Activation::Linear, &[vec![1.0, 2.0, 0.0, 2.0, 4.0, 0.0]]);
-    let found = compare(&singular, &table(3, &normal(30)));
+    let found = compared(&singular, &table(3, &normal(30)));
     assert_eq!(found.pseudo_inverse, Err(InverseError::Singular { layer: 1, size: 2, rank: 1 }));
     assert!(found.transpose.is_finite() && found.pca.is_finite());
 }
