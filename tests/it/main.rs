@@ -26,6 +26,7 @@ mod same_bits;
 mod server_files;
 mod serving;
 mod support;
+mod theory;
 mod torture;
 mod training;
 mod training_memory;

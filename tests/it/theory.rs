@@ -1,0 +1,176 @@
+//! What is known of tied weights, found again by the trainer: orthonormal rows come by themselves in a linear model, L2 in the
+//! loss takes them away predictably, and saturating units want a gain.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use halfhitch::files::{self, ReadOptions};
+use halfhitch::model::inspect::{Inspection, inspect};
+use halfhitch::model::{Matrix, NormalisationKind, Values};
+use halfhitch::numeric::Activation;
+use halfhitch::numeric::linalg::{Pca, RowsInTurn};
+use halfhitch::numeric::rng::{Stream, Use};
+use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, Trained, train};
+
+/// The digits, 64 pixels from 0 to 16, without their labels.
+fn digits() -> Vec<f32> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits.csv.gz");
+    let options = ReadOptions { drop_columns: vec!["65".to_owned()], ..ReadOptions::default() };
+    let mut reader = files::open(&path, &options).expect("the digits");
+    let mut values = Vec::new();
+    while reader.next_rows(&mut values, 4096).expect("rows") > 0 {}
+    assert_eq!(values.len(), 1797 * 64);
+    values
+}
+
+fn trained(spec: TrainSpec, values: &[f32]) -> Trained {
+    let features = spec.widths[0];
+    let rows: Arc<dyn RowSource> = Arc::new(MemoryRows::new(values.to_vec(), features));
+    let none = MemoryRows::new(Vec::new(), features);
+    let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
+    let spec = TrainSpec { validation_fraction: Some(0.0), ..spec }.check().expect("a specification");
+    train(&spec, &rows, &[], &none, Start::Fresh, &pool, &mut |_: &Event| Next::GoOn).expect("trains")
+}
+
+fn seen(trained: &Trained, values: &[f32]) -> Inspection {
+    let features = trained.model.spec().features();
+    let rows = u32::try_from(values.len() / features).expect("few");
+    let rows = Matrix::new(rows, features as u32, Values::Floats(values.to_vec())).expect("a matrix");
+    inspect(&trained.model, Some(&rows)).expect("small matrices")
+}
+
+/// Linear throughout, squared error, of the digits as they are over 16.
+fn linear(code: usize) -> TrainSpec {
+    TrainSpec {
+        hidden_activation: Some(Activation::Linear),
+        code_activation: Some(Activation::Linear),
+        output_activation: Some(Activation::Linear),
+        loss: Some(halfhitch::model::Loss::SquaredError),
+        normalisation: Some(NormalisationKind::UnitInterval),
+        value_range: Some((0.0, 16.0)),
+        epochs: Some(500),
+        seed: 1,
+        ..TrainSpec::new("linear".parse().expect("a name"), vec![64, code])
+    }
+}
+
+#[test]
+fn a_linear_model_becomes_pca_with_orthonormal_rows() {
+    let digits = digits();
+    for code in [8, 30] {
+        let seen = seen(&trained(linear(code), &digits), &digits);
+        let (layer, figures) = (&seen.layers[0], seen.comparison.expect("rows"));
+        let inverse = figures.pseudo_inverse.clone().expect("it has one");
+        println!(
+            "k = {code}: {:.6} of PCA's error, defect {:.1e}, transpose {:.6} pseudo-inverse {inverse:.6}",
+            figures.transpose / figures.pca,
+            layer.defect.frobenius,
+            figures.transpose
+        );
+        assert!(figures.transpose < 1.001 * figures.pca, "k = {code}: {figures:?}");
+        assert!(layer.defect.frobenius < 1e-3, "k = {code}: {:?}", layer.defect);
+        assert!((figures.transpose / inverse - 1.0).abs() < 1e-4, "k = {code}");
+    }
+}
+
+/// Rows of 64.
+struct Table(Vec<f64>);
+
+impl RowsInTurn for Table {
+    fn rows(&self) -> usize {
+        self.0.len() / 64
+    }
+    fn columns(&self) -> usize {
+        64
+    }
+    fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.0.chunks_exact(64).try_for_each(found)
+    }
+}
+
+/// The `k` greatest variances along the principal directions: what each direction more takes off the error.
+fn variances(table: &Table, k: usize) -> Vec<f64> {
+    let left = |k| {
+        let pca = Pca::fit(table, k, &mut || ControlFlow::Continue(())).expect("goes on");
+        let (mut left, mut spread) = (0.0, 0.0);
+        pca.residuals(table, |centred, residual| {
+            left += residual.iter().map(|x| x * x).sum::<f64>();
+            spread += centred.iter().map(|x| x * x).sum::<f64>();
+        });
+        (left / table.rows() as f64, spread / table.rows() as f64)
+    };
+    let lefts: Vec<f64> = std::iter::once(left(1).1).chain((1..=k).map(|k| left(k).0)).collect();
+    lefts.windows(2).map(|pair| pair[0] - pair[1]).collect()
+}
+
+#[test]
+fn l2_in_the_loss_shrinks_the_eigenvalues_as_predicted_and_the_pseudo_inverse_repairs_it() {
+    const L2: f64 = 0.05;
+    let digits = digits();
+    let mut spec = linear(8);
+    spec.regularisation.l2 = L2;
+    let seen = seen(&trained(spec, &digits), &digits);
+    let table = Table(digits.iter().map(|value| f64::from(*value) / 16.0).collect());
+    let predicted: Vec<f64> = variances(&table, 8).iter().map(|variance| (1.0 - L2 / variance).max(0.0)).collect();
+    for (singular, predicted) in seen.layers[0].singular_values.iter().zip(&predicted) {
+        println!("eigenvalue {:.4}, predicted {predicted:.4}", singular * singular);
+        assert!((singular * singular - predicted).abs() < 0.01 * predicted, "{predicted}");
+    }
+    let figures = seen.comparison.expect("rows");
+    let inverse = figures.pseudo_inverse.clone().expect("it has one");
+    println!(
+        "of PCA's error: transpose {:.4}, pseudo-inverse {:.4}",
+        figures.transpose / figures.pca,
+        inverse / figures.pca
+    );
+    assert!(figures.transpose > 1.01 * figures.pca, "{figures:?}");
+    assert!(inverse < 1.001 * figures.pca, "{figures:?}");
+}
+
+/// 2,000 rows of 20 features: normal, with standard deviations from 1 down to 0.01 along random directions.
+fn toy() -> Vec<f32> {
+    const D: usize = 20;
+    let mut stream = Stream::new(7, 0, 0, Use::Sample);
+    let mut directions: Vec<f64> = (0..D * D).map(|_| stream.normal()).collect();
+    halfhitch::numeric::linalg::orthonormalise_rows(&mut directions, D);
+    let mut rows = Vec::new();
+    for _ in 0..2000 {
+        let along: Vec<f64> = (0..D).map(|i| stream.normal() * 10f64.powf(-(i as f64) / 9.5)).collect();
+        rows.extend((0..D).map(|j| (0..D).map(|i| along[i] * directions[i * D + j]).sum::<f64>() as f32));
+    }
+    rows
+}
+
+#[test]
+fn saturating_units_want_a_gain_and_are_warned_of() {
+    let toy = toy();
+    let run = |activation, gain| {
+        let spec = TrainSpec {
+            encoder_activations: vec![Some(activation)],
+            output_activation: Some(Activation::Linear),
+            loss: Some(halfhitch::model::Loss::SquaredError),
+            normalisation: Some(NormalisationKind::None),
+            gain,
+            epochs: Some(300),
+            seed: 1,
+            ..TrainSpec::new("toy".parse().expect("a name"), vec![20, 5])
+        };
+        let trained = trained(spec, &toy);
+        let figures = seen(&trained, &toy).comparison.expect("rows");
+        let ratio = figures.transpose / figures.pca;
+        let warned = trained.report.notes.iter().any(|note| note.contains("switch `gain` on"));
+        println!("{activation:?}{}: {ratio:.3} of PCA's error", if gain { " with gain" } else { "" });
+        (ratio, warned)
+    };
+    let elu = Activation::Elu { alpha: 1.0 };
+    for bent in [Activation::Linear, Activation::Relu, elu, Activation::LeakyRelu { slope: 0.01 }] {
+        let (ratio, warned) = run(bent, false);
+        assert!(ratio < 1.05 && !warned, "{bent:?}: {ratio}");
+    }
+    for saturating in [Activation::Tanh, Activation::Sigmoid] {
+        let ((tied, warned), (gained, warned_with_gain)) = (run(saturating, false), run(saturating, true));
+        assert!(tied > 1.3 && warned, "{saturating:?}: {tied}");
+        assert!(gained < 1.2 && gained < tied && !warned_with_gain, "{saturating:?} with gain: {gained}");
+    }
+}
