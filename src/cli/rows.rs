@@ -43,7 +43,8 @@ pub(super) struct DecodeArgs {
 
 #[derive(Debug, clap::Args)]
 struct DecoderArgs {
-    /// What decodes: the transpose of each matrix, as trained, or its pseudo-inverse, which is exact for linear models
+    /// What decodes: the transpose of each matrix, as trained, or its pseudo-inverse: `halfhitch inspect` shows
+    /// which of them is nearer to the data
     #[arg(long, value_enum, default_value = "transpose")]
     decoder: DecoderChoice,
 }
@@ -258,7 +259,7 @@ fn caution(trust: &pb::PseudoInverse) -> String {
     let exact = if trust.is_linear_approximation {
         "a linear approximation, since the model is not linear"
     } else {
-        "exact, since the model is linear"
+        "the rows have these very codes, since the model is linear"
     };
     let regularised = if trust.is_regularised { ", regularised" } else { "" };
     format!("decoded with the pseudo-inverse: {exact} (condition number {:.3}{regularised})", trust.condition)

@@ -1,8 +1,9 @@
 //! Decoding with the pseudo-inverse of each matrix instead of its transpose.
 //!
 //! Of all h with W·h + b = g the one nearest c is h = W⁺(g - b) + (I - W⁺W)c: so a decoder layer reads
-//! f'(W⁺(g - b) + (I - W⁺W)c), biases and all. Exact where every activation is linear, else a linear approximation: the
-//! activation that made g is not undone. Gains are left out: they are there for the transpose.
+//! f'(W⁺(g - b) + (I - W⁺W)c), biases and all. Where every activation is linear, what is decoded has that very
+//! code, and with one layer it is the best that can be decoded; with more, the transpose may be far nearer to the data. Else it
+//! is a linear approximation: the activation that made g is not undone. Gains are left out: they are there for the transpose.
 //!
 //! W is not copied. With M the inverse Cholesky factor of the smaller Gram matrix, W⁺ is Wᵀ·MᵀM where W does not expand, and
 //! MᵀM·Wᵀ where it does: two small products beside the large one, each through a matrix that is read both ways.
