@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use halfhitch::files::{self, ReadOptions};
 use halfhitch::model::inspect::{Inspection, inspect};
-use halfhitch::model::{Matrix, NormalisationKind, Values};
+use halfhitch::model::{Loss, Matrix, NormalisationKind, Values};
 use halfhitch::numeric::Activation;
-use halfhitch::numeric::linalg::{Pca, RowsInTurn};
+use halfhitch::numeric::linalg::{Pca, RowsInTurn, orthonormalise_rows};
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, Trained, train};
 
@@ -46,7 +46,7 @@ fn linear(code: usize) -> TrainSpec {
         hidden_activation: Some(Activation::Linear),
         code_activation: Some(Activation::Linear),
         output_activation: Some(Activation::Linear),
-        loss: Some(halfhitch::model::Loss::SquaredError),
+        loss: Some(Loss::SquaredError),
         normalisation: Some(NormalisationKind::UnitInterval),
         value_range: Some((0.0, 16.0)),
         epochs: Some(500),
@@ -89,19 +89,17 @@ impl RowsInTurn for Table {
     }
 }
 
-/// The `k` greatest variances along the principal directions: what each direction more takes off the error.
+/// The `k` greatest variances along the principal directions, the greatest first.
 fn variances(table: &Table, k: usize) -> Vec<f64> {
-    let left = |k| {
-        let pca = Pca::fit(table, k, &mut || ControlFlow::Continue(())).expect("goes on");
-        let (mut left, mut spread) = (0.0, 0.0);
-        pca.residuals(table, |centred, residual| {
-            left += residual.iter().map(|x| x * x).sum::<f64>();
-            spread += centred.iter().map(|x| x * x).sum::<f64>();
-        });
-        (left / table.rows() as f64, spread / table.rows() as f64)
-    };
-    let lefts: Vec<f64> = std::iter::once(left(1).1).chain((1..=k).map(|k| left(k).0)).collect();
-    lefts.windows(2).map(|pair| pair[0] - pair[1]).collect()
+    let pca = Pca::fit(table, k, &mut || ControlFlow::Continue(())).expect("goes on");
+    let directions = pca.directions();
+    let mut sums = vec![0.0; k];
+    pca.residuals(table, |centred, _| {
+        for (sum, direction) in sums.iter_mut().zip(directions.chunks_exact(64).rev()) {
+            *sum += direction.iter().zip(centred).map(|(w, x)| w * x).sum::<f64>().powi(2);
+        }
+    });
+    sums.into_iter().map(|sum| sum / table.rows() as f64).collect()
 }
 
 #[test]
@@ -133,7 +131,7 @@ fn toy() -> Vec<f32> {
     const D: usize = 20;
     let mut stream = Stream::new(7, 0, 0, Use::Sample);
     let mut directions: Vec<f64> = (0..D * D).map(|_| stream.normal()).collect();
-    halfhitch::numeric::linalg::orthonormalise_rows(&mut directions, D);
+    orthonormalise_rows(&mut directions, D);
     let mut rows = Vec::new();
     for _ in 0..2000 {
         let along: Vec<f64> = (0..D).map(|i| stream.normal() * 10f64.powf(-(i as f64) / 9.5)).collect();
@@ -149,7 +147,7 @@ fn saturating_units_want_a_gain_and_are_warned_of() {
         let spec = TrainSpec {
             encoder_activations: vec![Some(activation)],
             output_activation: Some(Activation::Linear),
-            loss: Some(halfhitch::model::Loss::SquaredError),
+            loss: Some(Loss::SquaredError),
             normalisation: Some(NormalisationKind::None),
             gain,
             epochs: Some(300),
