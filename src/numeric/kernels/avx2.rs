@@ -54,6 +54,7 @@ pub(super) unsafe fn turned(from: *const f32, step: usize) -> [__m256; 4] {
 impl Vector for Eight {
     const LANES: usize = 8;
     const TILE: usize = 8;
+    const ABREAST: usize = 1;
     const FEW_ROWS_MAX: usize = 0;
     const FEW_SUMS_MAX: usize = 8;
     const TURNED_ROWS_MAX: usize = 10;
@@ -113,6 +114,7 @@ impl Vector for Eight {
 impl Vector for Sixteen {
     const LANES: usize = 16;
     const TILE: usize = 6;
+    const ABREAST: usize = 1;
     const FEW_ROWS_MAX: usize = 6;
     const FEW_SUMS_MAX: usize = 6;
     const TURNED_ROWS_MAX: usize = 0;

@@ -24,6 +24,7 @@ pub(super) struct Sixteen(__m512);
 impl Vector for Eight {
     const LANES: usize = 8;
     const TILE: usize = 16;
+    const ABREAST: usize = 1;
     const FEW_ROWS_MAX: usize = 0;
     const FEW_SUMS_MAX: usize = 16;
     const TURNED_ROWS_MAX: usize = 0;
@@ -89,6 +90,7 @@ fn mask(count: usize) -> __mmask16 {
 impl Vector for Sixteen {
     const LANES: usize = 16;
     const TILE: usize = 16;
+    const ABREAST: usize = 2;
     const FEW_ROWS_MAX: usize = 15;
     const FEW_SUMS_MAX: usize = 24;
     const TURNED_ROWS_MAX: usize = 11;

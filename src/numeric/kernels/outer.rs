@@ -48,34 +48,45 @@ impl Outer<'_> {
 /// Rows of U that are turned at once.
 const TURNED_ROWS: usize = 64;
 
+/// Outputs of a panel, row after row, as the lanes want them: 16 side by side.
+type Turned = [f32; TURNED_ROWS * PANEL];
+
 /// # Safety
 /// As for [`Vector`]; `outer` was checked.
 #[inline(always)]
 pub(super) unsafe fn run<V: Vector>(outer: &mut Outer<'_>) {
-    // Row after row, as the lanes want it: 16 outputs side by side.
-    let mut turned = [0.0; TURNED_ROWS * PANEL];
+    let mut turned = [[0.0; TURNED_ROWS * PANEL]; 2];
+    let (whole, panels) = (outer.count / PANEL, outer.count.div_ceil(PANEL));
     for start in (0..outer.rows).step_by(TURNED_ROWS) {
         let rows = TURNED_ROWS.min(outer.rows - start);
         let add = outer.add || start > 0;
-        for panel in 0..outer.count.div_ceil(PANEL) {
+        let mut panel = 0;
+        while panel < panels {
+            let abreast = if panel + V::ABREAST <= whole { V::ABREAST } else { 1 };
             let output = outer.first + panel * PANEL;
             let width = PANEL.min(outer.outputs - output);
-            turn(outer, start, rows, output, width, &mut turned);
+            for (r, turned) in turned.iter_mut().enumerate().take(abreast) {
+                turn(outer, start, rows, output + r * PANEL, width, turned);
+            }
             // SAFETY: `check` has found all that these pointers reach.
             unsafe {
-                let w = outer.w.as_mut_ptr().add(panel * outer.w_stride);
-                let v = outer.v.as_ptr().add(start * outer.inputs);
-                if width == PANEL {
-                    tiles!(V, false, outer.inputs, tile(&turned, rows, v, outer.inputs, w, PANEL, add));
+                let (stride, inputs) = (outer.w_stride, outer.inputs);
+                let w = outer.w.as_mut_ptr().add(panel * stride);
+                let v = outer.v.as_ptr().add(start * inputs);
+                if abreast == 2 {
+                    tiles!(V, false, 2, inputs, tile(&turned, rows, v, inputs, w, stride, PANEL, add));
+                } else if width == PANEL {
+                    tiles!(V, false, 1, inputs, tile(&turned, rows, v, inputs, w, stride, PANEL, add));
                 } else {
-                    tiles!(V, true, outer.inputs, tile(&turned, rows, v, outer.inputs, w, width, add));
+                    tiles!(V, true, 1, inputs, tile(&turned, rows, v, inputs, w, stride, width, add));
                 }
             }
+            panel += abreast;
         }
     }
 }
 
-fn turn(outer: &Outer<'_>, start: usize, rows: usize, output: usize, width: usize, turned: &mut [f32]) {
+fn turn(outer: &Outer<'_>, start: usize, rows: usize, output: usize, width: usize, turned: &mut Turned) {
     for first in (0..rows).step_by(PANEL) {
         let lanes = PANEL.min(outer.rows - start - first);
         let block = &outer.u[(start + first) * outer.outputs..][output * lanes..(output + width) * lanes];
@@ -87,27 +98,30 @@ fn turn(outer: &Outer<'_>, start: usize, rows: usize, output: usize, width: usiz
     }
 }
 
-/// Sums of `I` inputs for the outputs of a panel; `MASKED` if it is narrow.
+/// Sums of `I` inputs for the outputs of `R` panels; `MASKED` if there is one and it is narrow.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
-unsafe fn tile<V: Vector, const MASKED: bool, const I: usize>(
+unsafe fn tile<V: Vector, const MASKED: bool, const R: usize, const I: usize>(
     input: usize,
-    turned: &[f32; TURNED_ROWS * PANEL],
+    turned: &[Turned; 2],
     rows: usize,
     v: *const f32,
     inputs: usize,
     w: *mut f32,
+    w_stride: usize,
     width: usize,
     add: bool,
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = [V::zero(); I];
+        let mut sums = [[V::zero(); I]; R];
         let w = w.add(input * width);
         if add {
-            for (i, sum) in sums.iter_mut().enumerate() {
-                let at = w.add(i * width);
-                *sum = if MASKED { V::load_first(at, width) } else { V::load(at) };
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    let at = w.add(r * w_stride + i * width);
+                    *sum = if MASKED { V::load_first(at, width) } else { V::load(at) };
+                }
             }
         }
         for first in (0..rows).step_by(PANEL) {
@@ -116,27 +130,44 @@ unsafe fn tile<V: Vector, const MASKED: bool, const I: usize>(
             if lanes == PANEL {
                 // Of a whole panel the distances are known: one address does for all inputs.
                 for row in 0..PANEL {
-                    let outputs = V::load(turned.as_ptr().add((first + row) * PANEL));
-                    for (i, sum) in sums.iter_mut().enumerate() {
-                        *sum = outputs.multiply_add(V::splat(*v.add(i * PANEL + row)), *sum);
-                    }
+                    step(&mut sums, turned, first + row, v.add(row), PANEL);
                 }
-                continue;
-            }
-            for row in 0..lanes {
-                let outputs = V::load(turned.as_ptr().add((first + row) * PANEL));
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = outputs.multiply_add(V::splat(*v.add(i * lanes + row)), *sum);
+            } else {
+                for row in 0..lanes {
+                    step(&mut sums, turned, first + row, v.add(row), lanes);
                 }
             }
         }
-        for (i, sum) in sums.into_iter().enumerate() {
-            let at = w.add(i * width);
-            // A masked store takes some machines as long as a whole chain.
-            if MASKED {
-                sum.store_first(at, width);
-            } else {
-                sum.store(at);
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (i, sum) in sums.into_iter().enumerate() {
+                let at = w.add(r * w_stride + i * width);
+                // A masked store takes some machines as long as a whole chain.
+                if MASKED {
+                    sum.store_first(at, width);
+                } else {
+                    sum.store(at);
+                }
+            }
+        }
+    }
+}
+
+/// Adds a row to the chains: sums\[r\]\[i\] += u\[r\]·v\[i\], where v\[i\] is at `v + i * v_apart`.
+#[inline(always)]
+unsafe fn step<V: Vector, const R: usize, const I: usize>(
+    sums: &mut [[V; I]; R],
+    turned: &[Turned; 2],
+    row: usize,
+    v: *const f32,
+    v_apart: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let outputs: [V; R] = std::array::from_fn(|r| V::load(turned.as_ptr().cast::<f32>().add((r * TURNED_ROWS + row) * PANEL)));
+        for i in 0..I {
+            let number = V::splat(*v.add(i * v_apart));
+            for (sums, outputs) in sums.iter_mut().zip(outputs) {
+                sums[i] = outputs.multiply_add(number, sums[i]);
             }
         }
     }

@@ -11,6 +11,7 @@ pub(super) struct Floats<const N: usize>([f32; N]);
 impl<const N: usize> Vector for Floats<N> {
     const LANES: usize = N;
     const TILE: usize = 8;
+    const ABREAST: usize = 1;
     const FEW_ROWS_MAX: usize = 4;
     const FEW_SUMS_MAX: usize = 4;
     const TURNED_ROWS_MAX: usize = 3;

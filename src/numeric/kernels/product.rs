@@ -215,10 +215,17 @@ unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
     unsafe {
         for panel in 0..job.outputs.div_ceil(PANEL) {
             let width = PANEL.min(job.outputs - panel * PANEL);
-            for block in 0..count {
+            let mut block = 0;
+            while block < count {
                 let x = x.add(block * lanes * job.inputs);
                 let y = y.add(block * lanes * job.outputs);
-                tiles!(V, MASKED, width, encode_tile(job, part, panel, width, x, y, lanes));
+                if !MASKED && V::ABREAST == 2 && block + 2 <= count {
+                    tiles!(V, MASKED, 2, width, encode_tile(job, part, panel, width, x, y, lanes));
+                    block += 2;
+                } else {
+                    tiles!(V, MASKED, 1, width, encode_tile(job, part, panel, width, x, y, lanes));
+                    block += 1;
+                }
             }
             turns::done(width * count * lanes * (part.to - part.from));
         }
@@ -227,7 +234,7 @@ unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
-unsafe fn encode_tile<V: Vector, const MASKED: bool, const O: usize>(
+unsafe fn encode_tile<V: Vector, const MASKED: bool, const R: usize, const O: usize>(
     first: usize,
     job: &Job,
     part: Part,
@@ -240,15 +247,19 @@ unsafe fn encode_tile<V: Vector, const MASKED: bool, const O: usize>(
     // SAFETY: the caller's.
     unsafe {
         let output = panel * PANEL + first;
-        let mut sums = begin::<V, MASKED, O>(part, y, output, lanes);
+        let (x_apart, y_apart) = (lanes * job.inputs, lanes * job.outputs);
+        let mut sums: [[V; O]; R] =
+            std::array::from_fn(|r| begin::<V, MASKED, O>(part, y.add(r * y_apart), output, lanes));
         let w = job.w.add(panel * job.w_stride + part.from * width + first);
         let (x, steps) = (x.add(part.from * lanes), part.to - part.from);
         if width == PANEL && !MASKED {
-            chain::<V, false, O>(&mut sums, steps, x, V::LANES, w, PANEL, 1);
+            chain::<V, false, R, O>(&mut sums, steps, x, x_apart, V::LANES, w, PANEL, 1);
         } else {
-            chain::<V, MASKED, O>(&mut sums, steps, x, lanes, w, width, 1);
+            chain::<V, MASKED, R, O>(&mut sums, steps, x, x_apart, lanes, w, width, 1);
         }
-        put::<V, MASKED, O>(job, part, sums, y, output, lanes);
+        for (r, sums) in sums.into_iter().enumerate() {
+            put::<V, MASKED, O>(job, part, sums, y.add(r * y_apart), output, lanes);
+        }
     }
 }
 
@@ -266,10 +277,18 @@ unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
     unsafe {
         // Sixteen inputs at a time: the cache lines of W that they are in stay in the cache for all blocks.
         for start in (0..job.inputs).step_by(PANEL) {
-            for block in 0..count {
+            let width = PANEL.min(job.inputs - start);
+            let mut block = 0;
+            while block < count {
                 let x = x.add(block * lanes * job.outputs);
                 let y = y.add(block * lanes * job.inputs);
-                tiles!(V, MASKED, PANEL.min(job.inputs - start), decode_tile(job, part, start, x, y, lanes));
+                if !MASKED && V::ABREAST == 2 && block + 2 <= count {
+                    tiles!(V, MASKED, 2, width, decode_tile(job, part, start, x, y, lanes));
+                    block += 2;
+                } else {
+                    tiles!(V, MASKED, 1, width, decode_tile(job, part, start, x, y, lanes));
+                    block += 1;
+                }
             }
             turns::done(PANEL * count * lanes * (part.to - part.from));
         }
@@ -277,7 +296,7 @@ unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
 }
 
 #[inline(always)]
-unsafe fn decode_tile<V: Vector, const MASKED: bool, const O: usize>(
+unsafe fn decode_tile<V: Vector, const MASKED: bool, const R: usize, const O: usize>(
     first: usize,
     job: &Job,
     part: Part,
@@ -289,7 +308,9 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const O: usize>(
     // SAFETY: the caller's.
     unsafe {
         let first = start + first;
-        let mut sums = begin::<V, MASKED, O>(part, y, first, lanes);
+        let (x_apart, y_apart) = (lanes * job.outputs, lanes * job.inputs);
+        let mut sums: [[V; O]; R] =
+            std::array::from_fn(|r| begin::<V, MASKED, O>(part, y.add(r * y_apart), first, lanes));
         let (panels, rest) = (part.to / PANEL, part.to % PANEL);
         let x_step = if MASKED { lanes } else { V::LANES };
         // A part begins with a panel.
@@ -300,22 +321,27 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const O: usize>(
             for line in 0..O {
                 V::prefetch(next.wrapping_add(line * PANEL));
             }
-            chain::<V, MASKED, O>(&mut sums, PANEL, x.add(panel * PANEL * x_step), x_step, w, 1, PANEL);
+            chain::<V, MASKED, R, O>(&mut sums, PANEL, x.add(panel * PANEL * x_step), x_apart, x_step, w, 1, PANEL);
         }
         if rest > 0 {
             let w = job.w.add(panels * job.w_stride + first * rest);
-            chain::<V, MASKED, O>(&mut sums, rest, x.add(panels * PANEL * x_step), x_step, w, 1, rest);
+            chain::<V, MASKED, R, O>(&mut sums, rest, x.add(panels * PANEL * x_step), x_apart, x_step, w, 1, rest);
         }
-        put::<V, MASKED, O>(job, part, sums, y, first, lanes);
+        for (r, sums) in sums.into_iter().enumerate() {
+            put::<V, MASKED, O>(job, part, sums, y.add(r * y_apart), first, lanes);
+        }
     }
 }
 
-/// Continues `O` chains over `k` steps: sums[o] += w[o]·x, lanes along the rows.
+/// Continues `R` times `O` chains over `k` steps: sums[r][o] += w[o]·x[r], lanes along the rows; the vectors of x are
+/// `x_apart` floats apart.
 #[inline(always)]
-unsafe fn chain<V: Vector, const MASKED: bool, const O: usize>(
-    sums: &mut [V; O],
+#[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
+unsafe fn chain<V: Vector, const MASKED: bool, const R: usize, const O: usize>(
+    sums: &mut [[V; O]; R],
     k: usize,
     mut x: *const f32,
+    x_apart: usize,
     x_step: usize,
     mut w: *const f32,
     w_step: usize,
@@ -324,9 +350,16 @@ unsafe fn chain<V: Vector, const MASKED: bool, const O: usize>(
     for _ in 0..k {
         // SAFETY: the caller's.
         unsafe {
-            let rows = if MASKED { V::load_first(x, x_step) } else { V::load(x) };
-            for (o, sum) in sums.iter_mut().enumerate() {
-                *sum = rows.multiply_add(V::splat(*w.add(o * w_output)), *sum);
+            let mut rows = [V::zero(); R];
+            for (r, rows) in rows.iter_mut().enumerate() {
+                let x = x.add(r * x_apart);
+                *rows = if MASKED { V::load_first(x, x_step) } else { V::load(x) };
+            }
+            for o in 0..O {
+                let weight = V::splat(*w.add(o * w_output));
+                for (sums, rows) in sums.iter_mut().zip(rows) {
+                    sums[o] = rows.multiply_add(weight, sums[o]);
+                }
             }
         }
         x = x.wrapping_add(x_step);

@@ -12,6 +12,8 @@ pub(super) trait Vector: Copy {
     const LANES: usize;
     /// Outputs that a tile of many rows keeps in registers: 16, 8 or 6.
     const TILE: usize;
+    /// Vectors of rows that share each number of W: 1 or 2. Where the machine multiplies as fast as it loads, two.
+    const ABREAST: usize;
     /// Most rows of the kernel for few rows.
     const FEW_ROWS_MAX: usize;
     /// Registers that the kernel for few rows may fill with sums.
