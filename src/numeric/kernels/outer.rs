@@ -66,7 +66,7 @@ pub(super) unsafe fn run<V: Vector>(outer: &mut Outer<'_>) {
             let output = outer.first + panel * PANEL;
             let width = PANEL.min(outer.outputs - output);
             for (r, turned) in turned.iter_mut().enumerate().take(abreast) {
-                turn(outer, start, rows, output + r * PANEL, width, turned);
+                turn::<V>(outer, start, rows, output + r * PANEL, width, turned);
             }
             // SAFETY: `check` has found all that these pointers reach.
             unsafe {
@@ -86,13 +86,35 @@ pub(super) unsafe fn run<V: Vector>(outer: &mut Outer<'_>) {
     }
 }
 
-fn turn(outer: &Outer<'_>, start: usize, rows: usize, output: usize, width: usize, turned: &mut Turned) {
+#[inline(always)]
+fn turn<V: Vector>(outer: &Outer<'_>, start: usize, rows: usize, output: usize, width: usize, turned: &mut Turned) {
     for first in (0..rows).step_by(PANEL) {
         let lanes = PANEL.min(outer.rows - start - first);
         let block = &outer.u[(start + first) * outer.outputs..][output * lanes..(output + width) * lanes];
+        if lanes == PANEL && width == PANEL {
+            let square = &mut turned[first * PANEL..][..PANEL * PANEL];
+            // SAFETY: both are 16 x 16 floats.
+            unsafe { turn_square::<V>(block.as_ptr(), square.as_mut_ptr()) };
+            continue;
+        }
         for (o, column) in block.chunks_exact(lanes).enumerate() {
             for (row, value) in column.iter().enumerate() {
                 turned[(first + row) * PANEL + o] = *value;
+            }
+        }
+    }
+}
+
+/// The same of 16 rows of 16 outputs, in registers.
+#[inline(always)]
+unsafe fn turn_square<V: Vector>(from: *const f32, to: *mut f32) {
+    for output in (0..PANEL).step_by(V::LANES) {
+        for row in (0..PANEL).step_by(4) {
+            // SAFETY: the caller's.
+            unsafe {
+                for (r, outputs) in V::turned(from.add(output * PANEL + row), PANEL).into_iter().enumerate() {
+                    outputs.store(to.add((row + r) * PANEL + output));
+                }
             }
         }
     }
@@ -163,7 +185,10 @@ unsafe fn step<V: Vector, const R: usize, const I: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let outputs: [V; R] = std::array::from_fn(|r| V::load(turned.as_ptr().cast::<f32>().add((r * TURNED_ROWS + row) * PANEL)));
+        let mut outputs = [V::zero(); R];
+        for (outputs, turned) in outputs.iter_mut().zip(turned) {
+            *outputs = V::load(turned.as_ptr().add(row * PANEL));
+        }
         for i in 0..I {
             let number = V::splat(*v.add(i * v_apart));
             for (sums, outputs) in sums.iter_mut().zip(outputs) {

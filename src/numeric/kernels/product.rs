@@ -248,8 +248,10 @@ unsafe fn encode_tile<V: Vector, const MASKED: bool, const R: usize, const O: us
     unsafe {
         let output = panel * PANEL + first;
         let (x_apart, y_apart) = (lanes * job.inputs, lanes * job.outputs);
-        let mut sums: [[V; O]; R] =
-            std::array::from_fn(|r| begin::<V, MASKED, O>(part, y.add(r * y_apart), output, lanes));
+        let mut sums = [[V::zero(); O]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            *sums = begin::<V, MASKED, O>(part, y.add(r * y_apart), output, lanes);
+        }
         let w = job.w.add(panel * job.w_stride + part.from * width + first);
         let (x, steps) = (x.add(part.from * lanes), part.to - part.from);
         if width == PANEL && !MASKED {
@@ -309,8 +311,10 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const R: usize, const O: us
     unsafe {
         let first = start + first;
         let (x_apart, y_apart) = (lanes * job.outputs, lanes * job.inputs);
-        let mut sums: [[V; O]; R] =
-            std::array::from_fn(|r| begin::<V, MASKED, O>(part, y.add(r * y_apart), first, lanes));
+        let mut sums = [[V::zero(); O]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            *sums = begin::<V, MASKED, O>(part, y.add(r * y_apart), first, lanes);
+        }
         let (panels, rest) = (part.to / PANEL, part.to % PANEL);
         let x_step = if MASKED { lanes } else { V::LANES };
         // A part begins with a panel.
