@@ -89,7 +89,7 @@ impl Model {
 pub(crate) fn publish(folder: &Path) -> Result<(), Failure> {
     let store = LocalStore::open(folder)?;
     for model in [MNIST_DEEP, EMBED, TELEMETRY] {
-        let artifact = Artifact { model: model.build(), report: None, sha256: String::new() };
+        let artifact = Artifact { model: model.build(), report: None, statistics: None, sha256: String::new() };
         store.publish(&model.name.parse::<ModelName>()?, &artifact)?;
     }
     Ok(())

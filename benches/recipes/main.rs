@@ -123,7 +123,7 @@ fn run(case: &str, spec: &CheckedTrainSpec, training: &Arc<dyn RowSource>, test:
             report.figure(case, when.as_secs_f64(), &format!("s until the held-out error was {bound:.2}"));
         }
     }
-    let artifact = Artifact { model: trained.model, report: None, sha256: String::new() };
+    let artifact = Artifact { model: trained.model, report: None, statistics: None, sha256: String::new() };
     let untied: usize = 2 * WIDTHS.windows(2).map(|pair| 4 * pair[0] * pair[1]).sum::<usize>();
     report.against(case, artifact.to_bytes().len() as f64, "bytes, beside the matrices untied", untied as f64);
 }

@@ -47,12 +47,21 @@ pub enum Operation {
     DecodePseudoInverse,
     /// Rows to rows, with errors, likewise.
     ReconstructPseudoInverse,
+    /// Rows to squared errors and squared distances of their codes.
+    Score,
+    /// The same, and what each feature contributes.
+    Explain,
 }
 
 impl Operation {
     /// Whether it decodes with [`LoadedModel::inverse`], which must be there.
     pub fn needs_inverse(self) -> bool {
         matches!(self, Self::DecodePseudoInverse | Self::ReconstructPseudoInverse)
+    }
+
+    /// Whether it needs [`LoadedModel::scorer`], which must be there.
+    pub fn needs_scorer(self) -> bool {
+        matches!(self, Self::Score | Self::Explain)
     }
 
     /// Whether it begins with codes.

@@ -11,7 +11,7 @@ use super::policy::Urgency;
 use super::reply::{Assembly, Computed};
 use super::sync::Mutex;
 use super::{BatchError, Operation, Output, lock};
-use crate::model::{Matrix, MatrixError, ModelKey};
+use crate::model::{Matrix, MatrixError, ModelKey, Scorer};
 use crate::registry::LoadedModel;
 
 /// Larger requests are looked through for NaN on the compute threads: an async thread has some 50 µs for all it does.
@@ -65,7 +65,11 @@ impl Question {
 pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
     let spec = model.artifact.model.spec();
     match operation {
-        Operation::Encode | Operation::Reconstruct | Operation::ReconstructPseudoInverse => spec.features(),
+        Operation::Encode
+        | Operation::Reconstruct
+        | Operation::ReconstructPseudoInverse
+        | Operation::Score
+        | Operation::Explain => spec.features(),
         Operation::Decode | Operation::DecodePseudoInverse => spec.code_length(),
     }
 }
@@ -77,15 +81,20 @@ pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matri
         Operation::Encode => spec.code_length(),
         Operation::Decode | Operation::DecodePseudoInverse => spec.features(),
         // Two errors beside each row.
-        Operation::Reconstruct | Operation::ReconstructPseudoInverse => spec.features() + 2,
+        Operation::Reconstruct | Operation::ReconstructPseudoInverse | Operation::Explain => spec.features() + 2,
+        Operation::Score => 2,
     };
     let once: usize = spec.raw().widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
     let inverse = || model.inverse().map_or(once, |inverse| inverse.multiply_adds(&model.artifact.model));
+    let whitening = model.scorer().map_or(0, Scorer::multiply_adds);
     let row_work = match operation {
         Operation::Encode | Operation::Decode => once,
         Operation::Reconstruct => 2 * once,
         Operation::DecodePseudoInverse => inverse(),
         Operation::ReconstructPseudoInverse => once + inverse(),
+        Operation::Score => 2 * once + whitening,
+        // There, there again and back.
+        Operation::Explain => 6 * once + 3 * whitening,
     };
     let bytes = rows.saturating_mul(answer_columns * 4).saturating_add(matrix_bytes);
     Size { rows, bytes, row_work }

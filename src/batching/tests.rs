@@ -46,7 +46,7 @@ fn model(version: u64) -> Arc<LoadedModel> {
     };
     let key = ModelKey { name: "echo".parse().expect("a name"), version: Version::new(version).expect("a version") };
     let model = Autoencoder::new(spec, normaliser, vec![layer]);
-    Arc::new(LoadedModel::new(key, Artifact { model, report: None, sha256: String::new() }, 0))
+    Arc::new(LoadedModel::new(key, Artifact { model, report: None, statistics: None, sha256: String::new() }, 0))
 }
 
 fn widths(operation: Operation) -> (usize, usize) {
@@ -54,6 +54,7 @@ fn widths(operation: Operation) -> (usize, usize) {
         Operation::Encode => (FEATURES, CODE),
         Operation::Decode | Operation::DecodePseudoInverse => (CODE, FEATURES),
         Operation::Reconstruct | Operation::ReconstructPseudoInverse => (FEATURES, FEATURES),
+        Operation::Score | Operation::Explain => (FEATURES, 2),
     }
 }
 
@@ -63,6 +64,7 @@ fn offset(model: &LoadedModel, operation: Operation) -> f32 {
         Operation::Encode => 0.25,
         Operation::Decode | Operation::DecodePseudoInverse => 0.5,
         Operation::Reconstruct | Operation::ReconstructPseudoInverse => 0.75,
+        Operation::Score | Operation::Explain => 0.875,
     };
     operation + 100_000.0 * model.key.version.number() as f32
 }

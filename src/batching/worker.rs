@@ -40,13 +40,16 @@ impl Compute {
 pub(super) fn of_model(model: &LoadedModel, operation: Operation, batch: &Lanes, spare: &mut Spare) -> Computed {
     // A question that needs it is refused where there is none.
     let inverse = || Decoder::PseudoInverse(model.inverse().expect("the model has a pseudo-inverse"));
-    let model = &model.artifact.model;
+    let scorer = || model.scorer().expect("the model has statistics");
+    let autoencoder = &model.artifact.model;
     match operation {
-        Operation::Encode => model.encode(batch, spare).into(),
-        Operation::Decode => model.decode(batch, Decoder::Transpose, spare).into(),
-        Operation::Reconstruct => model.reconstruct(batch, Decoder::Transpose, spare).into(),
-        Operation::DecodePseudoInverse => model.decode(batch, inverse(), spare).into(),
-        Operation::ReconstructPseudoInverse => model.reconstruct(batch, inverse(), spare).into(),
+        Operation::Encode => autoencoder.encode(batch, spare).into(),
+        Operation::Decode => autoencoder.decode(batch, Decoder::Transpose, spare).into(),
+        Operation::Reconstruct => autoencoder.reconstruct(batch, Decoder::Transpose, spare).into(),
+        Operation::DecodePseudoInverse => autoencoder.decode(batch, inverse(), spare).into(),
+        Operation::ReconstructPseudoInverse => autoencoder.reconstruct(batch, inverse(), spare).into(),
+        Operation::Score => scorer().score(autoencoder, batch, spare).into(),
+        Operation::Explain => scorer().explain(autoencoder, batch, spare).into(),
     }
 }
 

@@ -252,8 +252,12 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
         job.write_down(|record| (record.kept_back, record.report) = (Some(reason), Some(trained.report)))?;
         return Ok(Outcome::KeptBack);
     }
-    let artifact =
-        Artifact { model: trained.model, report: Some(Arc::new(trained.report.clone())), sha256: String::new() };
+    let artifact = Artifact {
+        model: trained.model,
+        report: Some(Arc::new(trained.report.clone())),
+        statistics: trained.statistics,
+        sha256: String::new(),
+    };
     let version = table.registry.store().publish(&job.spec.spec().model_name, &artifact)?;
     Ok(Outcome::Published(version, Box::new(trained.report)))
 }

@@ -129,6 +129,22 @@ impl Autoencoder {
         Reconstruction { rows: x_hat, squared_errors, squared_errors_input_units }
     }
 
+    /// Rows (n, d_0) in input units to codes (n, d_K), with the squared error of each reconstruction in the normalised space:
+    /// the bits of [`Autoencoder::encode`] and [`Autoencoder::reconstruct`].
+    ///
+    /// # Panics
+    /// If the rows are not d_0 wide; callers check that at the edge.
+    pub fn encode_with_errors(&self, rows: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
+        let mut x = spare.take();
+        self.normaliser.apply_to(rows, &mut x);
+        let codes = self.encode_normalised(&x, spare);
+        let x_hat = self.decode_normalised(&codes, Decoder::Transpose, spare);
+        let squared_errors = squared_distances(&x, &x_hat);
+        spare.put(x);
+        spare.put(x_hat);
+        (codes, squared_errors)
+    }
+
     /// The encoder in the normalised space.
     fn encode_normalised(&self, x: &Lanes, spare: &mut Spare) -> Lanes {
         let mut h = None;

@@ -256,14 +256,55 @@ impl Tape {
         };
     }
 
+    /// After [`Tape::forward`]: of each row the squared derivative of the loss by x̂ (logits under cross-entropy), which grows
+    /// as the squared error does.
+    pub fn squared_slopes(&self) -> Vec<f32> {
+        let delta = &self.decoder_delta[0];
+        let mut sums = vec![0.0; delta.rows()];
+        for (first, rows, delta) in delta.panels() {
+            for column in delta.chunks_exact(rows) {
+                sums[first..].iter_mut().zip(column).for_each(|(sum, value)| *sum += value * value);
+            }
+        }
+        sums
+    }
+
+    /// Before [`Tape::backward`]: makes the derivatives those of the mean of the loss over the rows that are `kept`, of which the
+    /// batch has a share of 1 / `scale`.
+    ///
+    /// # Panics
+    /// If it is not said of every row.
+    pub fn count_only(&mut self, kept: &[bool], scale: f32) {
+        let delta = &mut self.decoder_delta[0];
+        assert_eq!(kept.len(), delta.rows(), "one for each row");
+        for row in 0..kept.len() {
+            for column in 0..delta.columns() {
+                let value = delta.at_mut(row, column);
+                *value = if kept[row] { *value * scale } else { 0.0 };
+            }
+        }
+    }
+
     /// The derivatives of the mean over the batch of the loss and of `activity_l2`·‖code‖² by everything, after
     /// [`Tape::forward`].
     pub fn backward(&mut self, model: &Autoencoder, activity_l2: f32) {
-        let (raw, layers) = (model.spec().raw(), model.layers());
-        if raw.loss == Loss::SquaredError {
-            let activation = raw.decoder_activations[0];
+        if model.spec().raw().loss == Loss::SquaredError {
+            let activation = model.spec().raw().decoder_activations[0];
             multiply_slope(&mut self.decoder_delta[0], activation, &self.g[0], self.decoder_slope[0].as_ref());
         }
+        self.back_to_code(model);
+        if activity_l2 > 0.0 {
+            let slope = 2.0 * activity_l2 * self.share;
+            let last = model.layers().len() - 1;
+            let (target, code) = (&mut self.encoder_delta[last], &self.h[last + 1]);
+            target.values_mut().iter_mut().zip(code.values()).for_each(|(d, code)| *d += slope * code);
+        }
+        self.back_from_code(model);
+    }
+
+    /// From δᵈ_0 to the derivative by the code, which takes the place of δᵉ_{K-1}.
+    fn back_to_code(&mut self, model: &Autoencoder) {
+        let (raw, layers) = (model.spec().raw(), model.layers());
         let last = layers.len() - 1;
         for (l, layer) in layers.iter().enumerate() {
             let (known, next) = self.decoder_delta.split_at_mut(l + 1);
@@ -277,25 +318,57 @@ impl Tape {
                 losses::column_dots(target, Some(outputs), &mut self.gain[l]);
                 scale_columns(target, gain);
             }
-            if l == last {
-                if activity_l2 > 0.0 {
-                    let slope = 2.0 * activity_l2 * self.share;
-                    target.values_mut().iter_mut().zip(outputs.values()).for_each(|(d, code)| *d += slope * code);
-                }
-                multiply_slope(target, raw.encoder_activations[l], outputs, self.encoder_slope[l].as_ref());
-            } else {
+            if l < last {
                 multiply_slope(target, raw.decoder_activations[l + 1], outputs, self.decoder_slope[l + 1].as_ref());
             }
         }
+    }
+
+    /// From the derivative by the code to all δᵉ.
+    fn back_from_code(&mut self, model: &Autoencoder) {
+        let (raw, layers) = (model.spec().raw(), model.layers());
         for l in (0..layers.len()).rev() {
-            losses::column_sums(&self.encoder_delta[l], &mut self.encoder_bias[l]);
-            if l > 0 {
-                let (target, known) = self.encoder_delta.split_at_mut(l);
-                layers[l].weight.decode(&known[0], &mut target[l - 1]);
-                let activation = raw.encoder_activations[l - 1];
-                multiply_slope(&mut target[l - 1], activation, &self.h[l], self.encoder_slope[l - 1].as_ref());
+            if l + 1 < layers.len() {
+                let (target, known) = self.encoder_delta.split_at_mut(l + 1);
+                layers[l + 1].weight.decode(&known[0], &mut target[l]);
             }
+            let (delta, slope) = (&mut self.encoder_delta[l], self.encoder_slope[l].as_ref());
+            multiply_slope(delta, raw.encoder_activations[l], &self.h[l + 1], slope);
+            losses::column_sums(delta, &mut self.encoder_bias[l]);
         }
+    }
+
+    /// After [`Tape::forward`]: ½ ∂/∂x of ‖x - x̂‖²·`precision` + a(code), where `pull` (n, d_K) is ½ ∂a/∂code; (n, d_0), in the
+    /// normalised space. What the tape knew of a gradient is gone.
+    pub(super) fn score_slopes(&mut self, model: &Autoencoder, pull: &Lanes, precision: f32) -> Lanes {
+        let (raw, layers) = (model.spec().raw(), model.layers());
+        let activation = raw.decoder_activations[0];
+        let logits = raw.loss == Loss::BinaryCrossEntropy;
+        let mut x_hat = self.g[0].clone();
+        if logits {
+            x_hat.map_from(&self.g[0], |_, logit| activation.value(logit));
+        }
+        let mut error = Lanes::default();
+        error.clone_from(&self.h[0]);
+        for (error, x_hat) in error.values_mut().iter_mut().zip(x_hat.values()) {
+            *error = (*error - x_hat) * precision;
+        }
+        self.decoder_delta[0].map_from(&error, |_, error| -error);
+        let slope = if logits { None } else { self.decoder_slope[0].as_ref() };
+        multiply_slope(&mut self.decoder_delta[0], activation, &x_hat, slope);
+        self.back_to_code(model);
+        let by_code = &mut self.encoder_delta[layers.len() - 1];
+        by_code.values_mut().iter_mut().zip(pull.values()).for_each(|(d, pull)| *d += pull);
+        self.back_from_code(model);
+        let mut slopes = Lanes::default();
+        layers[0].weight.decode(&self.encoder_delta[0], &mut slopes);
+        slopes.values_mut().iter_mut().zip(error.values()).for_each(|(slope, error)| *slope += error);
+        slopes
+    }
+
+    /// After [`Tape::forward`]: the code (n, d_K).
+    pub(super) fn code(&self) -> &Lanes {
+        &self.h[self.h.len() - 1]
     }
 
     /// After [`Tape::forward`]: what encoder layer l gives (n, d_{l+1}).

@@ -9,8 +9,10 @@ pub mod inverse;
 pub mod matrix;
 pub mod normalisation;
 pub mod report;
+pub mod score;
 pub mod spec;
 pub mod spectrum;
+pub mod statistics;
 
 pub use artifact::{Artifact, ArtifactError};
 pub use autoencoder::{Autoencoder, Decoder, Reconstruction, TiedLayer};
@@ -20,5 +22,7 @@ pub use inverse::{InverseError, PseudoInverse};
 pub use matrix::{Matrix, MatrixError, Values};
 pub use normalisation::Normaliser;
 pub use report::{EpochLosses, Evaluation, TrainingReport};
+pub use score::Scorer;
 pub use spec::{Loss, ModelSpec, NormalisationKind, SpecError};
 pub use spectrum::SpectrumError;
+pub use statistics::Statistics;

@@ -10,7 +10,7 @@ use futures_util::future::{FutureExt, Shared};
 
 use self::residents::Residents;
 
-use crate::model::{Artifact, InverseError, ModelKey, ModelName, PseudoInverse, Selector};
+use crate::model::{Artifact, InverseError, ModelKey, ModelName, PseudoInverse, Scorer, Selector, Statistics};
 use crate::store::{ModelStore, StoreError};
 
 mod residents;
@@ -30,12 +30,19 @@ pub struct LoadedModel {
     /// Size of the stored file.
     pub file_bytes: u64,
     inverse: OnceLock<Result<PseudoInverse, InverseError>>,
+    scorer: Option<Scorer>,
 }
 
 impl LoadedModel {
-    /// A model that was read.
+    /// A model that was read. Where the code is long, what scores its rows takes a core for a second.
     pub fn new(key: ModelKey, artifact: Artifact, file_bytes: u64) -> Self {
-        Self { key, artifact, file_bytes, inverse: OnceLock::new() }
+        let scorer = artifact.statistics.as_ref().and_then(Scorer::new);
+        Self { key, artifact, file_bytes, inverse: OnceLock::new(), scorer }
+    }
+
+    /// What scores rows, if the version has statistics.
+    pub fn scorer(&self) -> Option<&Scorer> {
+        self.scorer.as_ref()
     }
 
     /// The pseudo-inverses of its matrices, if [`Registry::load_inverse`] has made them and there are any.
@@ -45,7 +52,9 @@ impl LoadedModel {
 
     /// What it takes in memory.
     fn bytes(&self) -> u64 {
-        self.artifact.model.spec().tensor_bytes() + self.inverse().map_or(0, PseudoInverse::bytes) as u64
+        let kept = self.artifact.statistics.as_ref().map_or(0, Statistics::bytes);
+        let made = self.inverse().map_or(0, PseudoInverse::bytes) + self.scorer().map_or(0, Scorer::bytes);
+        self.artifact.model.spec().tensor_bytes() + (kept + made) as u64
     }
 }
 

@@ -122,7 +122,12 @@ fn artifact() -> Artifact {
         decoder_bias: vec![0.0, 0.0],
         gain: None,
     };
-    Artifact { model: Autoencoder::new(spec, normaliser, vec![layer]), report: None, sha256: String::new() }
+    Artifact {
+        model: Autoencoder::new(spec, normaliser, vec![layer]),
+        report: None,
+        statistics: None,
+        sha256: String::new(),
+    }
 }
 
 /// A registry over a store with versions 1 to `versions` of model "a"; memory for `models_max` of them.

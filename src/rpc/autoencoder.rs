@@ -15,7 +15,8 @@ use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{AnswerStream, Answers, Ending, driven};
 use crate::service::{
-    Acknowledged, Begun, JobError, JobSnapshot, JobState, Operation, Served, Service, ServiceError, Upload, Version,
+    Acknowledged, Begun, JobError, JobSnapshot, JobState, Operation, ScoreOptions, Served, Service, ServiceError,
+    Upload, Version,
 };
 
 #[tonic::async_trait]
@@ -74,6 +75,16 @@ impl AutoencoderService for Api {
             squared_errors: served.output.squared_errors,
             squared_errors_input_units: served.output.squared_errors_input_units,
         }))
+    }
+
+    async fn score(&self, request: Request<pb::ScoreRequest>) -> Result<Response<pb::ScoreResponse>, Status> {
+        let deadline = deadline(request.extensions());
+        let pb::ScoreRequest { model, rows, reasons, false_alarm_rate } = request.into_inner();
+        let (name, selector) = convert::model_ref(model)?;
+        let rows = convert::matrix("rows", rows)?;
+        let options = ScoreOptions { reasons, false_alarm_rate };
+        let scored = self.service.score(&name, &selector, rows, options, deadline).await?;
+        Ok(Response::new(convert::scored(scored)))
     }
 
     async fn encode_stream(

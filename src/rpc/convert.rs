@@ -8,8 +8,8 @@ use crate::service::{
     Activation, Alias, Base, Cadence, Comparison, Decoder, EpochLosses, Evaluation, FileFormat, IdError,
     IdempotencyKey, Initialisation, Inspected, Inverted, JobError, JobId, JobSnapshot, JobState, LayerInspection, Loss,
     Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec, Priority, Progress,
-    ReadOptions, Regularisation, RowRole, Schedule, Selector, ServerFiles, ServiceError, TrainSpec, TrainingReport,
-    Values, Version, VersionDescription,
+    ReadOptions, Regularisation, RowRole, Schedule, Scored, Selector, ServerFiles, ServiceError, TrainSpec,
+    TrainingReport, Values, Version, VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -203,8 +203,8 @@ fn optimiser(optimiser: pb::Optimiser) -> Result<OptimiserSpec, ServiceError> {
 }
 
 fn regularisation(regularisation: pb::Regularisation) -> Regularisation {
-    let pb::Regularisation { l2, activity_l2, masking, gaussian, input_dropout } = regularisation;
-    Regularisation { l2, activity_l2, masking, gaussian, input_dropout }
+    let pb::Regularisation { l2, activity_l2, masking, gaussian, input_dropout, trim } = regularisation;
+    Regularisation { l2, activity_l2, masking, gaussian, input_dropout, trim }
 }
 
 /// What training begins with, if anything.
@@ -256,6 +256,26 @@ pub fn decoder(number: i32) -> Result<Decoder, ServiceError> {
 pub fn inverted(inverted: Inverted) -> pb::PseudoInverse {
     let Inverted { condition, regularised, approximate } = inverted;
     pb::PseudoInverse { is_linear_approximation: approximate, condition, is_regularised: regularised }
+}
+
+/// How unusual rows are.
+pub fn scored(scored: Scored) -> pb::ScoreResponse {
+    let Scored { version, scores, threshold, calibration_rows, residual_variance, feature_names } = scored;
+    let name = |feature: u32| feature_names.get(feature as usize).cloned().unwrap_or_default();
+    let reason = |(feature, contribution)| pb::Reason { feature, name: name(feature), contribution };
+    let reasons = scores.reasons.into_iter();
+    pb::ScoreResponse {
+        version: version.number(),
+        squared_errors: scores.squared_errors,
+        code_distances: scores.code_distances,
+        scores: scores.scores,
+        p_values: scores.p_values,
+        alarms: scores.alarms,
+        threshold,
+        reasons: reasons.map(|row| pb::Reasons { features: row.into_iter().map(reason).collect() }).collect(),
+        calibration_rows: calibration_rows as u32,
+        residual_variance,
+    }
 }
 
 /// What was seen of a version.
@@ -590,10 +610,11 @@ mod tests {
             time_budget: Some(prost_types::Duration { seconds: 90, nanos: 500_000_000 }),
             regularisation: Some(pb::Regularisation {
                 l2: 0.1,
-                activity_l2: 0.2,
+                activity_l2: 0.0,
                 masking: 0.0,
                 gaussian: 0.4,
                 input_dropout: 0.5,
+                trim: 0.1,
             }),
             ..Default::default()
         };
@@ -615,7 +636,7 @@ mod tests {
         assert_eq!(spec.time_budget, Some(Duration::from_millis(90_500)));
         assert_eq!(
             spec.regularisation,
-            Regularisation { l2: 0.1, activity_l2: 0.2, masking: 0.0, gaussian: 0.4, input_dropout: 0.5 }
+            Regularisation { l2: 0.1, activity_l2: 0.0, masking: 0.0, gaussian: 0.4, input_dropout: 0.5, trim: 0.1 }
         );
     }
 

@@ -17,9 +17,13 @@ use super::{Api, convert, pb};
 use crate::service::{Operation, Service, ServiceError};
 
 /// One question, one answer: the methods that wait in the queue.
-const UNARY: [(&str, Operation); 3] =
-    [("/Encode", Operation::Encode), ("/Decode", Operation::Decode), ("/Reconstruct", Operation::Reconstruct)];
-/// The model is field 1 of all three questions, and a message.
+const UNARY: [(&str, Operation); 4] = [
+    ("/Encode", Operation::Encode),
+    ("/Decode", Operation::Decode),
+    ("/Reconstruct", Operation::Reconstruct),
+    ("/Score", Operation::Score),
+];
+/// The model is field 1 of all questions, and a message.
 const MODEL_TAG: u8 = 0x0a;
 /// Of a question, at most, beside its model and its matrix: tags and lengths.
 const FRAMING_BYTES_MAX: usize = 64;

@@ -79,6 +79,8 @@ impl Service {
             | Operation::DecodePseudoInverse
             | Operation::Reconstruct
             | Operation::ReconstructPseudoInverse => spec.features(),
+            Operation::Score => 2,
+            Operation::Explain => spec.features() + 2,
         };
         Ok(Bulk { service: self.clone(), key, operation, answer_columns })
     }

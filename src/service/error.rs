@@ -85,6 +85,11 @@ pub enum ServiceError {
         /// Why.
         error: InverseError,
     },
+    /// Scoring.
+    #[error(
+        "{0} has no statistics to score by: train it again, with validation rows held out and a code of at most 1024 numbers"
+    )]
+    NoStatistics(ModelKey),
     /// Inspecting.
     #[error("{key} cannot be inspected: {error}")]
     NotInspected {
@@ -142,7 +147,9 @@ impl ServiceError {
             Self::Batch(error) => batch_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Job(error) => job_kind(error),
-            Self::JobEnded(_) | Self::NoInverse { .. } | Self::NotInspected { .. } => Kind::Precondition,
+            Self::JobEnded(_) | Self::NoInverse { .. } | Self::NoStatistics(_) | Self::NotInspected { .. } => {
+                Kind::Precondition
+            }
             Self::Message { error, .. } => error.kind(),
             Self::ShuttingDown(_) => Kind::Unavailable,
             Self::Internal(_) => Kind::Internal,

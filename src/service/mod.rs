@@ -7,6 +7,7 @@ pub mod error;
 pub mod incremental;
 pub mod inspect;
 pub mod models;
+pub mod score;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +39,7 @@ pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
 pub use inspect::Inspected;
 pub use models::VersionDescription;
+pub use score::{ScoreOptions, Scored};
 
 /// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.
 pub const FILE_BYTES_MAX: u64 = (crate::model::spec::PARAMETERS_MAX * 4 + (16 << 20)) as u64;
@@ -88,7 +90,11 @@ pub struct Inverted {
 /// The field that a question's rows come in.
 pub fn field(operation: Operation) -> &'static str {
     match operation {
-        Operation::Encode | Operation::Reconstruct | Operation::ReconstructPseudoInverse => "rows",
+        Operation::Encode
+        | Operation::Reconstruct
+        | Operation::ReconstructPseudoInverse
+        | Operation::Score
+        | Operation::Explain => "rows",
         Operation::Decode | Operation::DecodePseudoInverse => "codes",
     }
 }

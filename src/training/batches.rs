@@ -164,6 +164,13 @@ impl std::fmt::Debug for dyn RowSource {
     }
 }
 
+impl Feeder {
+    /// Where its rows come from, and how they are cut.
+    pub(super) fn parts(&self) -> (&dyn RowSource, &Cut) {
+        (self.source.as_ref(), &self.cut)
+    }
+}
+
 impl Drop for Feeder {
     /// Whoever reads ahead has the file open.
     fn drop(&mut self) {

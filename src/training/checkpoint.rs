@@ -131,7 +131,10 @@ fn floats(values: &[f32]) -> Tensor<'_> {
 }
 
 fn model_bytes(model: &Autoencoder) -> Tensor<'static> {
-    bytes(Artifact { model: model.clone(), report: None::<Arc<TrainingReport>>, sha256: String::new() }.to_bytes())
+    bytes(
+        Artifact { model: model.clone(), report: None::<Arc<TrainingReport>>, statistics: None, sha256: String::new() }
+            .to_bytes(),
+    )
 }
 
 /// Writes a checkpoint.

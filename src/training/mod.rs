@@ -2,6 +2,7 @@
 //! nor sleeps nor reads a clock nor writes: all that goes to an [`Observer`], which also stops it.
 
 pub mod batches;
+mod calibrate;
 mod checkpoint;
 mod corruption;
 mod defects;

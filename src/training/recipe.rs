@@ -74,6 +74,14 @@ pub struct Regularisation {
     pub gaussian: f64,
     /// As `masking`, and what stays is divided by 1 - `input_dropout`.
     pub input_dropout: f64,
+    /// Share of the rows of a mini-batch, those with the greatest squared error, that do not count.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub trim: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Regularisation {
@@ -83,7 +91,7 @@ impl Regularisation {
     }
 
     pub(super) fn check(&self) -> Result<(), ParamError> {
-        let Self { l2, activity_l2, masking, gaussian, input_dropout } = *self;
+        let Self { l2, activity_l2, masking, gaussian, input_dropout, trim } = *self;
         let of_loss = |field, value| check(field, Some(value), |x| (0.0..=1000.0).contains(&x), "0 to 1000");
         let of_inputs = |field, value| check(field, Some(value), |x| (0.0..=0.95).contains(&x), "0 to 0.95");
         of_loss("regularisation.l2", l2)?;
@@ -91,6 +99,10 @@ impl Regularisation {
         of_inputs("regularisation.masking", masking)?;
         check("regularisation.gaussian", Some(gaussian), |x| (0.0..=10.0).contains(&x), "0 to 10")?;
         of_inputs("regularisation.input_dropout", input_dropout)?;
+        check("regularisation.trim", Some(trim), |x| (0.0..=0.5).contains(&x), "0 to 0.5")?;
+        if trim > 0.0 && activity_l2 > 0.0 {
+            return Err(ParamError::Both { field: "regularisation.trim", other: "regularisation.activity_l2" });
+        }
         if masking > 0.0 && input_dropout > 0.0 {
             return Err(ParamError::Both { field: "regularisation.input_dropout", other: "regularisation.masking" });
         }

@@ -1,6 +1,7 @@
 //! One step: forward and backward of a mini-batch, and what the weights move by.
 
 use super::batches::{Batch, Feeder};
+use super::calibrate;
 use super::corruption::Corruption;
 use super::optimizer::{Optimiser, Step};
 use super::recipe::Regularisation;
@@ -28,6 +29,7 @@ pub(super) struct Steps {
     corruption: Corruption,
     activity_l2: f32,
     l2: f32,
+    trim: f64,
     seed: u64,
     parallel: bool,
 }
@@ -41,6 +43,7 @@ impl Steps {
             corruption: Corruption::new(regularisation),
             activity_l2: regularisation.activity_l2 as f32,
             l2: regularisation.l2 as f32,
+            trim: regularisation.trim,
             seed,
             parallel: is_parallel(model),
         }
@@ -54,7 +57,7 @@ impl Steps {
         let room = self.used.max(self.tapes.len());
         self.tapes.resize_with(room, || (Tape::new(model.layers().len()), Vec::new()));
         let tapes = &mut self.tapes[..self.used];
-        let (corruption, activity_l2, seed) = (self.corruption, self.activity_l2, self.seed);
+        let (corruption, activity_l2, trim, seed) = (self.corruption, self.activity_l2, self.trim, self.seed);
         let work = |(index, (tape, scratch)): (usize, &mut (Tape, Vec<f32>))| {
             let first = index * TAPE_ROWS;
             let count = TAPE_ROWS.min(batch.len() - first);
@@ -64,9 +67,22 @@ impl Steps {
                 (0..count).for_each(|i| corruption.apply(rows, i, batch.row(first + i), epoch, seed));
             }
             tape.forward(model, batch.len());
-            tape.backward(model, activity_l2);
+            if trim == 0.0 {
+                tape.backward(model, activity_l2);
+            }
         };
         share_out(tapes.iter_mut().enumerate().collect(), self.parallel, |_| 1, work);
+        if trim > 0.0 {
+            let errors: Vec<Vec<f32>> = tapes.iter().map(|(tape, _)| tape.squared_slopes()).collect();
+            let kept = calibrate::lowest(&errors.concat(), trim);
+            let scale = batch.len() as f32 / kept.iter().filter(|kept| **kept).count() as f32;
+            let work = |((tape, _), kept): (&mut (Tape, Vec<f32>), &[bool])| {
+                tape.count_only(kept, scale);
+                tape.backward(model, activity_l2);
+            };
+            let jobs = tapes.iter_mut().zip(kept.chunks(TAPE_ROWS)).collect();
+            share_out(jobs, self.parallel, |_| 1, work);
+        }
         tapes.iter().map(|(tape, _)| tape.loss()).sum()
     }
 

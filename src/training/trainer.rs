@@ -15,9 +15,9 @@ use super::schedule::learning_rate;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
 use super::yardstick::{Measured, Yardstick};
-use super::{defects, linear, trial};
+use super::{calibrate, defects, linear, trial};
 use crate::model::normalisation::{Learner, RangeTooLarge};
-use crate::model::{Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, Normaliser, TrainingReport};
+use crate::model::{Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, Normaliser, Statistics, TrainingReport};
 
 /// A trained model and how it went. The caller fills `data_sha256`, `duration_seconds`, `job_id`.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Trained {
     pub model: Autoencoder,
     /// How it went.
     pub report: TrainingReport,
+    /// What scores need, where rows were held out.
+    pub statistics: Option<Statistics>,
 }
 
 /// Why training ended without a model.
@@ -314,7 +316,7 @@ impl<'a> Trainer<'a> {
                 Epoch::Diverged(error) => return Err(error),
             }
         }
-        let Self { spec, held_back, mut state, base, mut model, best, yardstick, .. } = self;
+        let Self { spec, feeder, held_back, mut state, base, mut model, best, yardstick, .. } = self;
         match best {
             Some(best) => model = best,
             None => state.report.best_epoch = state.report.epochs.last().map_or(0, |last| last.epoch),
@@ -344,8 +346,10 @@ impl<'a> Trainer<'a> {
                 |found: &mut dyn FnMut(&[f32]) -> Result<(), SourceError>| each_block(test, &mut |_, rows| found(rows));
             report.test = Some(evaluate(&model, &each, &pca, is_parallel(&model))?);
         }
+        let (source, cut) = feeder.parts();
+        let statistics = calibrate::statistics(&model, source, cut, &held_back, spec.spec().regularisation.trim)?;
         report.notes = state.notes;
-        Ok(Trained { model, report })
+        Ok(Trained { model, report, statistics })
     }
 
     /// What only trials can tell: the learning rate, if it is to be found, and how many epochs a time budget is. Once.
@@ -426,9 +430,12 @@ impl<'a> Trainer<'a> {
         {
             state.report.best_epoch = state.epoch;
             state.best_loss = Some(loss);
-            match &mut self.best {
-                Some(best) => best.clone_from(&self.model),
-                None => self.best = Some(self.model.clone()),
+            // What was held out has its share of bad rows, too: where these are not to count, the loss does not say what is best.
+            if self.spec.spec().regularisation.trim == 0.0 {
+                match &mut self.best {
+                    Some(best) => best.clone_from(&self.model),
+                    None => self.best = Some(self.model.clone()),
+                }
             }
         }
         state.squared_error = figures.as_ref().map(|figures| figures.squared_error);

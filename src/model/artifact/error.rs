@@ -123,6 +123,12 @@ pub enum ArtifactError {
         /// What came.
         got: String,
     },
+    /// What scores need.
+    #[error("statistics: {reason}")]
+    Statistics {
+        /// What was expected and what came.
+        reason: String,
+    },
     /// Rows are divided by this.
     #[error("normalisation.scale is {got} for feature {feature}, expected a number above 0")]
     Scale {

@@ -15,8 +15,8 @@ use crate::model::spec::LAYERS_MAX;
 /// Longest header, in bytes: room for 4 MiB of feature names, escaped twice, and 100,000 epochs of losses.
 pub const HEADER_BYTES_MAX: usize = 32 << 20;
 
-/// Four a layer, two of the normalisation.
-const TENSORS_MAX: usize = 4 * LAYERS_MAX + 2;
+/// Four a layer, two of the normalisation, four of the statistics.
+const TENSORS_MAX: usize = 4 * LAYERS_MAX + 6;
 /// Keys of `__metadata__`, ours and those of others.
 const METADATA_KEYS_MAX: usize = 64;
 /// Dimensions of a tensor.

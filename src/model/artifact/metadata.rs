@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::error::ArtifactError;
 use crate::model::spec::RawModelSpec;
-use crate::model::{ModelSpec, TrainingReport};
+use crate::model::statistics::{CALIBRATION_ROWS_MAX, STATISTICS_CODE_MAX};
+use crate::model::{ModelSpec, Statistics, TrainingReport};
 
 /// The version of the file format that this program writes and reads.
 pub const FORMAT_VERSION: u64 = 1;
@@ -20,12 +21,40 @@ const SHA256: &str = "sha256";
 pub(super) struct Metadata {
     pub(super) spec: ModelSpec,
     pub(super) report: Option<TrainingReport>,
+    pub(super) statistics: Option<Figures>,
     /// As recorded.
     pub(super) sha256: Option<String>,
     /// Whether the file names its format version; from elsewhere it need not.
     names_version: bool,
     /// The canonical JSON without `sha256`: what the checksum covers.
     pub(super) canonical: String,
+}
+
+/// The numbers of [`Statistics`] that are no tensors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Figures {
+    pub(super) calibration_rows: usize,
+    pub(super) code_rows: u64,
+    pub(super) residual_variance: f64,
+}
+
+impl Figures {
+    fn check(&self, spec: &ModelSpec) -> Result<(), ArtifactError> {
+        let refused = |reason: String| Err(ArtifactError::Statistics { reason });
+        if !Statistics::are_possible(spec) {
+            let (got, max) = (spec.code_length(), STATISTICS_CODE_MAX);
+            return refused(format!("the code has {got} numbers, expected at most {max}"));
+        }
+        if !(1..=CALIBRATION_ROWS_MAX).contains(&self.calibration_rows) {
+            let got = self.calibration_rows;
+            return refused(format!("`calibration_rows` is {got}, expected 1 to {CALIBRATION_ROWS_MAX}"));
+        }
+        if self.residual_variance.is_nan() || self.residual_variance < 0.0 {
+            return refused(format!("`residual_variance` is {}, expected at least 0", self.residual_variance));
+        }
+        Ok(())
+    }
 }
 
 /// The metadata as it stands in the file.
@@ -36,6 +65,8 @@ struct RawMetadata {
     specification: RawModelSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     report: Option<TrainingReport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    statistics: Option<Figures>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
 }
@@ -58,9 +89,12 @@ impl Metadata {
             object.remove(SHA256);
         }
         let canonical = canonical(value);
+        let spec = ModelSpec::new(raw.specification)?;
+        raw.statistics.as_ref().map_or(Ok(()), |figures| figures.check(&spec))?;
         Ok(Self {
-            spec: ModelSpec::new(raw.specification)?,
+            spec,
             report: raw.report,
+            statistics: raw.statistics,
             sha256: raw.sha256,
             names_version: raw.format_version.is_some(),
             canonical,
@@ -85,12 +119,18 @@ impl Metadata {
 pub(super) fn write(
     spec: &ModelSpec,
     report: Option<&TrainingReport>,
+    statistics: Option<&Statistics>,
     checksum: impl FnOnce(&str) -> String,
 ) -> String {
     let raw = RawMetadata {
         format_version: Some(FORMAT_VERSION),
         specification: spec.raw().clone(),
         report: report.cloned(),
+        statistics: statistics.map(|statistics| Figures {
+            calibration_rows: statistics.calibration.len(),
+            code_rows: statistics.code_rows,
+            residual_variance: statistics.residual_variance,
+        }),
         sha256: None,
     };
     // Through text: it spells an f32 by its own shortest digits, where a `Value` would spell the f64 of it.

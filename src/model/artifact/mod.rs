@@ -13,6 +13,10 @@
 //! | `decoder.{l}.bias` | (`d_l`) | of the decoder layer that uses the transpose of `encoder.{l}.weight` |
 //! | `decoder.{l}.gain` | (`d_{l+1}`) | multiplies that layer's input; with `gain`, never on a linear code |
 //! | `normalisation.offset`, `normalisation.scale` | (`d_0`) | normalised = (x - offset) / scale; not with `none` |
+//! | `statistics.code_mean` | (`d_K`) | this one and those below only with `statistics` in the metadata |
+//! | `statistics.code_covariance` | (`d_K`, `d_K`) | |
+//! | `statistics.curvature` | (`d_0`) | |
+//! | `statistics.calibration` | (`calibration_rows`) | ascending |
 //!
 //! `__metadata__` has the key `halfhitch`, its value is canonical JSON (keys sorted, no white space):
 //!
@@ -25,6 +29,8 @@
 //!    "decoder_activations":[{"kind":"linear"},{"kind":"elu","alpha":1.0}],
 //!    "loss":"squared_error","normalisation":"standardise","gain":false,"feature_names":[]}}
 //! ```
+//!
+//! What scores need besides is optional: `"statistics":{"calibration_rows":500,"code_rows":9000,"residual_variance":0.25}`.
 //!
 //! `sha256` is taken over the data (everything behind the header) and then this JSON without `sha256`. The data holds
 //! the tensors in the order of their names, without gaps; shapes follow from the specification; so the checksum fixes
@@ -44,7 +50,7 @@ use safetensors::SafeTensors;
 
 use self::header::Header;
 use self::metadata::Metadata;
-use super::{Autoencoder, ModelSpec, TrainingReport};
+use super::{Autoencoder, ModelSpec, Statistics, TrainingReport};
 
 pub use self::error::ArtifactError;
 pub use self::header::{HEADER_BYTES_MAX, header_bytes};
@@ -57,6 +63,8 @@ pub struct Artifact {
     pub model: Autoencoder,
     /// How it came to be; none for a file from elsewhere without one.
     pub report: Option<Arc<TrainingReport>>,
+    /// What scores need; none for a model that was made without held-out rows, or elsewhere.
+    pub statistics: Option<Statistics>,
     /// SHA-256 recorded in the file (hexadecimal); empty before it was written.
     pub sha256: String,
 }
@@ -77,8 +85,9 @@ impl Artifact {
     /// If the report is so long that the header passes [`HEADER_BYTES_MAX`]: neither training nor importing makes one.
     pub fn to_bytes(&self) -> Vec<u8> {
         let spec = self.model.spec();
-        let tensors = tensors::of(&self.model);
-        let text = metadata::write(spec, self.report.as_deref(), |canonical| tensors::checksum(&tensors, canonical));
+        let tensors = tensors::of(&self.model, self.statistics.as_ref());
+        let (report, statistics) = (self.report.as_deref(), self.statistics.as_ref());
+        let text = metadata::write(spec, report, statistics, |canonical| tensors::checksum(&tensors, canonical));
         assert!(header::length_with(&text) <= HEADER_BYTES_MAX, "the report fits a header of {HEADER_BYTES_MAX} bytes");
         let metadata = [(metadata::KEY.to_owned(), text)].into();
         safetensors::serialize(tensors, Some(metadata)).expect("shapes and lengths agree, and the header is short")
@@ -94,7 +103,8 @@ impl Artifact {
     pub fn import(bytes: &[u8]) -> Result<Self, ArtifactError> {
         let artifact = Self::read(bytes, Origin::Elsewhere)?;
         // Another spelling of the same header can be shorter than ours, which must fit when this is published.
-        let text = metadata::write(artifact.model.spec(), artifact.report.as_deref(), |_| "0".repeat(64));
+        let (report, statistics) = (artifact.report.as_deref(), artifact.statistics.as_ref());
+        let text = metadata::write(artifact.model.spec(), report, statistics, |_| "0".repeat(64));
         let got = header::length_with(&text) as u64;
         if got > HEADER_BYTES_MAX as u64 {
             return Err(ArtifactError::HeaderLength { got, max: HEADER_BYTES_MAX });
@@ -109,14 +119,9 @@ impl Artifact {
         Ok((metadata.spec, metadata.report, metadata.sha256.unwrap_or_default()))
     }
 
-    /// Bytes of all tensors.
-    pub fn tensor_bytes(&self) -> u64 {
-        self.model.spec().tensor_bytes()
-    }
-
     fn read(bytes: &[u8], origin: Origin) -> Result<Self, ArtifactError> {
         let (header, metadata) = read_header(bytes, origin)?;
-        let expected = header.length as u64 + metadata.spec.tensor_bytes();
+        let expected = header.length as u64 + tensors::bytes(&metadata);
         let got = bytes.len() as u64;
         if got < expected {
             return Err(ArtifactError::Truncated { got, expected });
@@ -134,8 +139,10 @@ impl Artifact {
             }
             _ => {}
         }
+        let statistics = metadata.statistics.map(|figures| tensors::load_statistics(figures, &file)).transpose()?;
         let model = tensors::load(metadata.spec, &file)?;
-        Ok(Self { model, report: metadata.report.map(Arc::new), sha256: metadata.sha256.unwrap_or_default() })
+        let (report, sha256) = (metadata.report.map(Arc::new), metadata.sha256.unwrap_or_default());
+        Ok(Self { model, report, statistics, sha256 })
     }
 }
 
@@ -148,7 +155,7 @@ fn read_header(bytes: &[u8], origin: Origin) -> Result<(Header, Metadata), Artif
         metadata.check_canonical(text)?;
         header.check_canonical()?;
     }
-    header.check_tensors(&tensors::shapes(&metadata.spec))?;
+    header.check_tensors(&tensors::shapes(&metadata))?;
     Ok((header, metadata))
 }
 

@@ -8,18 +8,24 @@ use safetensors::tensor::{Dtype, SafeTensors, View};
 use sha2::{Digest, Sha256};
 
 use super::error::ArtifactError;
-use crate::model::{Autoencoder, ModelSpec, NormalisationKind, Normaliser, TiedLayer};
+use super::metadata::{Figures, Metadata};
+use crate::model::{Autoencoder, ModelSpec, NormalisationKind, Normaliser, Statistics, TiedLayer};
 use crate::numeric::matmul::Weights;
 
 const OFFSET: &str = "normalisation.offset";
 const SCALE: &str = "normalisation.scale";
+const CALIBRATION: &str = "statistics.calibration";
+const CODE_COVARIANCE: &str = "statistics.code_covariance";
+const CODE_MEAN: &str = "statistics.code_mean";
+const CURVATURE: &str = "statistics.curvature";
 
 fn name(side: &str, layer: usize, part: &str) -> String {
     format!("{side}.{layer}.{part}")
 }
 
-/// Name and shape of every tensor that a specification demands.
-pub(super) fn shapes(spec: &ModelSpec) -> BTreeMap<String, Vec<usize>> {
+/// Name and shape of every tensor that the metadata demands.
+pub(super) fn shapes(metadata: &Metadata) -> BTreeMap<String, Vec<usize>> {
+    let spec = &metadata.spec;
     let widths = &spec.raw().widths;
     let mut shapes = BTreeMap::new();
     for l in 0..spec.layers() {
@@ -35,7 +41,18 @@ pub(super) fn shapes(spec: &ModelSpec) -> BTreeMap<String, Vec<usize>> {
         shapes.insert(OFFSET.to_owned(), vec![spec.features()]);
         shapes.insert(SCALE.to_owned(), vec![spec.features()]);
     }
+    if let Some(figures) = &metadata.statistics {
+        shapes.insert(CALIBRATION.to_owned(), vec![figures.calibration_rows]);
+        shapes.insert(CODE_COVARIANCE.to_owned(), vec![spec.code_length(); 2]);
+        shapes.insert(CODE_MEAN.to_owned(), vec![spec.code_length()]);
+        shapes.insert(CURVATURE.to_owned(), vec![spec.features()]);
+    }
     shapes
+}
+
+/// Bytes of all of them.
+pub(super) fn bytes(metadata: &Metadata) -> u64 {
+    shapes(metadata).values().map(|shape| 4 * shape.iter().map(|length| *length as u64).product::<u64>()).sum()
 }
 
 /// A tensor of a model in memory, turned into bytes only while it is written.
@@ -65,7 +82,7 @@ impl View for Tensor<'_> {
 }
 
 /// The tensors of a model in the order of the file.
-pub(super) fn of(model: &Autoencoder) -> BTreeMap<String, Tensor<'_>> {
+pub(super) fn of<'a>(model: &'a Autoencoder, statistics: Option<&'a Statistics>) -> BTreeMap<String, Tensor<'a>> {
     let vector = |values| Tensor { shape: vec![<[f32]>::len(values)], values: Cow::Borrowed(values) };
     let mut tensors = BTreeMap::new();
     for (l, layer) in model.layers().iter().enumerate() {
@@ -83,6 +100,14 @@ pub(super) fn of(model: &Autoencoder) -> BTreeMap<String, Tensor<'_>> {
     if normaliser.kind != NormalisationKind::None {
         tensors.insert(OFFSET.to_owned(), vector(&normaliser.offset));
         tensors.insert(SCALE.to_owned(), vector(&normaliser.scale));
+    }
+    if let Some(statistics) = statistics {
+        let covariance = &statistics.code_covariance[..];
+        let matrix = Tensor { shape: vec![statistics.code_mean.len(); 2], values: Cow::Borrowed(covariance) };
+        tensors.insert(CALIBRATION.to_owned(), vector(&statistics.calibration));
+        tensors.insert(CODE_COVARIANCE.to_owned(), matrix);
+        tensors.insert(CODE_MEAN.to_owned(), vector(&statistics.code_mean));
+        tensors.insert(CURVATURE.to_owned(), vector(&statistics.curvature));
     }
     tensors
 }
@@ -135,6 +160,25 @@ pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencode
         return Err(ArtifactError::Scale { feature, got });
     }
     Ok(Autoencoder::new(spec, Normaliser { kind, offset, scale }, layers))
+}
+
+/// What scores need, from such a file.
+pub(super) fn load_statistics(figures: Figures, file: &SafeTensors<'_>) -> Result<Statistics, ArtifactError> {
+    let refused = |reason: &str| Err(ArtifactError::Statistics { reason: reason.to_owned() });
+    let Figures { code_rows, residual_variance, .. } = figures;
+    let (code_mean, code_covariance) = (finite(file, CODE_MEAN)?, finite(file, CODE_COVARIANCE)?);
+    let (curvature, calibration) = (finite(file, CURVATURE)?, finite(file, CALIBRATION)?);
+    let k = code_mean.len();
+    if (0..k).any(|i| (0..i).any(|j| code_covariance[i * k + j].to_bits() != code_covariance[j * k + i].to_bits())) {
+        return refused("`statistics.code_covariance` is not symmetric");
+    }
+    if !calibration.is_sorted() {
+        return refused("`statistics.calibration` is not ascending");
+    }
+    if curvature.iter().any(|value| *value < 0.0) {
+        return refused("`statistics.curvature` has a negative number");
+    }
+    Ok(Statistics { code_rows, residual_variance, code_mean, code_covariance, curvature, calibration })
 }
 
 /// The values of one tensor, none of them NaN or infinite.

@@ -93,45 +93,50 @@ impl Gram {
         Some(eigenvalues.into_iter().map(|value| value.max(0.0).sqrt()).collect())
     }
 
-    /// M = L⁻¹ of the Cholesky factor L·Lᵀ = G + `ridge`·I, so that MᵀM is its inverse: row-major (n, n), lower triangular.
-    /// `None` if it is not positive definite.
-    ///
-    /// Row by row with inner products (Golub and Van Loan 2013, 4.2), then forward substitution.
+    /// M = L⁻¹ of the Cholesky factor L·Lᵀ = G + `ridge`·I: see [`inverse_factor`].
     pub fn inverse_factor(&self, ridge: f64) -> Option<Vec<f64>> {
-        let n = self.size;
-        let mut factor = vec![0.0; n * n];
-        for i in 0..n {
-            let (done, rest) = factor.split_at_mut(i * n);
-            let row = &mut rest[..n];
-            let definite = vectorised(|| {
-                for j in 0..i {
-                    let other = &done[j * n..][..=j];
-                    row[j] = (self.values[i * n + j] - dot(&row[..j], &other[..j])) / other[j];
-                }
-                let square = self.values[i * n + i] + ridge - dot(&row[..i], &row[..i]);
-                row[i] = square.sqrt();
-                square > 0.0 && square.is_finite()
-            });
-            if !definite {
-                return None;
-            }
-        }
-        // L·M = I. Columns of M as rows here, so that the sums run over neighbours.
-        let mut turned = vec![0.0; n * n];
-        for (j, column) in turned.chunks_exact_mut(n).enumerate() {
-            vectorised(|| {
-                for i in j..n {
-                    let row = &factor[i * n..][..=i];
-                    let unit = f64::from(u8::from(i == j));
-                    column[i] = (unit - dot(&row[j..i], &column[j..i])) / row[i];
-                }
-            });
-        }
-        for (i, row) in factor.chunks_exact_mut(n).enumerate() {
-            row.iter_mut().enumerate().for_each(|(j, value)| *value = turned[j * n + i]);
-        }
-        Some(factor)
+        inverse_factor(&self.values, self.size, ridge)
     }
+}
+
+/// M = L⁻¹ of the Cholesky factor L·Lᵀ = G + `ridge`·I of a symmetric matrix G (n, n; row-major), so that MᵀM is its inverse:
+/// row-major (n, n), lower triangular.
+/// `None` if it is not positive definite.
+///
+/// Row by row with inner products (Golub and Van Loan 2013, 4.2), then forward substitution.
+pub fn inverse_factor(values: &[f64], n: usize, ridge: f64) -> Option<Vec<f64>> {
+    let mut factor = vec![0.0; n * n];
+    for i in 0..n {
+        let (done, rest) = factor.split_at_mut(i * n);
+        let row = &mut rest[..n];
+        let definite = vectorised(|| {
+            for j in 0..i {
+                let other = &done[j * n..][..=j];
+                row[j] = (values[i * n + j] - dot(&row[..j], &other[..j])) / other[j];
+            }
+            let square = values[i * n + i] + ridge - dot(&row[..i], &row[..i]);
+            row[i] = square.sqrt();
+            square > 0.0 && square.is_finite()
+        });
+        if !definite {
+            return None;
+        }
+    }
+    // L·M = I. Columns of M as rows here, so that the sums run over neighbours.
+    let mut turned = vec![0.0; n * n];
+    for (j, column) in turned.chunks_exact_mut(n).enumerate() {
+        vectorised(|| {
+            for i in j..n {
+                let row = &factor[i * n..][..=i];
+                let unit = f64::from(u8::from(i == j));
+                column[i] = (unit - dot(&row[j..i], &column[j..i])) / row[i];
+            }
+        });
+    }
+    for (i, row) in factor.chunks_exact_mut(n).enumerate() {
+        row.iter_mut().enumerate().for_each(|(j, value)| *value = turned[j * n + i]);
+    }
+    Some(factor)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Decompositions. What reaches weights or answers is added in our own fixed order; faer serves what is only shown.
 
+mod covariance;
 mod gram;
 mod orthonormal;
 mod pca;
 
-pub use gram::{Defect, Gram};
+pub use covariance::covariance;
+pub use gram::{Defect, Gram, inverse_factor};
 pub use orthonormal::orthonormalise_rows;
 pub use pca::{Pca, RowsInTurn, affordable_rows};
 

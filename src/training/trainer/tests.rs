@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::NormalisationKind;
-use crate::numeric::Activation;
+use crate::model::{Decoder, NormalisationKind};
 use crate::numeric::rng::{Stream, Use};
+use crate::numeric::{Activation, Lanes, Spare};
 use crate::training::{MemoryRows, TrainSpec};
 
 fn plane(rows: usize, features: usize, hidden: usize) -> Vec<f32> {
@@ -549,12 +549,13 @@ fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywher
     (asked.epochs, asked.batch_rows) = (Some(2), Some(128));
     let values = plane(300, 120, 9);
     let plain = bits(&run(asked.clone(), &values, 1).expect("trains").model);
-    let changes: [fn(&mut TrainSpec); 5] = [
+    let changes: [fn(&mut TrainSpec); 6] = [
         |spec| spec.regularisation.l2 = 0.01,
         |spec| spec.regularisation.activity_l2 = 0.1,
         |spec| spec.regularisation.masking = 0.2,
         |spec| spec.regularisation.gaussian = 0.2,
         |spec| spec.regularisation.input_dropout = 0.2,
+        |spec| spec.regularisation.trim = 0.2,
     ];
     for (i, change) in changes.iter().enumerate() {
         let mut changed = asked.clone();
@@ -563,6 +564,37 @@ fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywher
         assert!(one != plain, "change {i}");
         assert!(one == bits(&run(changed, &values, 3).expect("trains").model), "change {i}");
     }
+}
+
+#[test]
+fn bad_rows_do_not_count_where_they_are_trimmed() {
+    let mut asked = spec(&[6, 2]);
+    (asked.epochs, asked.batch_rows) = (Some(200), Some(100));
+    asked.normalisation = Some(NormalisationKind::None);
+    asked.hidden_activation = Some(Activation::Linear);
+    // One row of ten is noise of many times the size.
+    let (clean, mut stream) = (plane(400, 6, 3), Stream::new(8, 0, 0, Use::Sample));
+    let mut values = clean.clone();
+    for row in values.chunks_exact_mut(6).step_by(10) {
+        row.iter_mut().for_each(|x| *x = (20.0 * stream.normal()) as f32);
+    }
+    let error = |asked: TrainSpec| {
+        let trained = run_with(asked, &values);
+        let mut rows = Lanes::zeros(400, 6);
+        rows.load(0, &clean);
+        let errors = trained.model.reconstruct(&rows, Decoder::Transpose, &mut Spare::default()).squared_errors;
+        (errors.iter().map(|error| f64::from(*error)).sum::<f64>() / 400.0, trained.statistics.expect("held out"))
+    };
+    let (plain, of_plain) = error(asked.clone());
+    asked.regularisation.trim = 0.15;
+    let (robust, of_robust) = error(asked);
+    assert!(robust < 0.1 * plain, "{robust} of {plain}");
+    // Nor do they say how large a usual error is.
+    assert!(of_robust.residual_variance < 0.1 * of_plain.residual_variance);
+    assert!(
+        of_robust.code_covariance[0] + of_robust.code_covariance[3]
+            < 0.5 * (of_plain.code_covariance[0] + of_plain.code_covariance[3])
+    );
 }
 
 /// Theory 2 of the design: of each principal direction 1 - l2 / variance is kept.

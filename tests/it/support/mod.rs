@@ -236,7 +236,12 @@ pub(crate) fn untrained(widths: &[usize]) -> Artifact {
     })
     .expect("a valid specification");
     let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
-    Artifact { model: Autoencoder::new(spec, normaliser, layers), report: None, sha256: String::new() }
+    Artifact {
+        model: Autoencoder::new(spec, normaliser, layers),
+        report: None,
+        statistics: None,
+        sha256: String::new(),
+    }
 }
 
 /// Imports an untrained model; the size of its file in bytes.

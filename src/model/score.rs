@@ -1,0 +1,249 @@
+//! How unusual a row is for a model, and why.
+//!
+//! With e = x - x̂ in the normalised space, c the code, m and Σ mean and covariance of codes and σ² the residual variance:
+//!
+//! score = (c - m)ᵀ Σ⁻¹ (c - m) + ‖e‖² / σ²
+//!
+//! which for a linear model is, but for a constant, -2 times the log likelihood under probabilistic PCA (Tipping and Bishop
+//! 1999): far from the other codes, or far from what codes can say. Σ is shrunk (Chen et al. 2010), and units that never
+//! change are left out.
+//!
+//! The reasons are reconstruction-based contributions (Alcala and Qin 2009): with g = ½ ∂score/∂x and h = ½ ∂²score/∂x²,
+//! feature j contributes `g_j² / h_j`. That is by how much the score would fall if this feature alone took its most usual value:
+//! exactly for a linear model, and about so for others, where h is a mean over held-out rows. If one feature of a usual row is
+//! moved far enough, it is the first reason.
+
+use super::gradient::{TAPE_ROWS, Tape};
+use super::{Autoencoder, Statistics};
+use crate::numeric::linalg::inverse_factor;
+use crate::numeric::matmul::Weights;
+use crate::numeric::{Lanes, Spare};
+
+/// A unit whose variance is this share of the largest, or less, never changes.
+const DEAD: f64 = 1e-12;
+/// So little residual variance is none: what is reconstructed without error gives no scale.
+const RESIDUAL_VARIANCE_MIN: f64 = 1e-12;
+/// Least share of the mean curvature that a feature counts with: one that hardly matters would be a reason for everything.
+const CURVATURE_MIN: f64 = 1e-6;
+
+/// What a feature is moved by to see how its slope changes, in the normalised space.
+const STEP: f32 = 0.01;
+
+/// Scores rows.
+#[derive(Clone, Debug)]
+pub struct Scorer {
+    mean: Vec<f32>,
+    /// M of Σ⁻¹ = MᵀM: (live units, k). None where no unit lives.
+    whitening: Option<Weights>,
+    /// 1 / σ²
+    precision: f32,
+    /// (d,): h.
+    curvature: Vec<f32>,
+}
+
+impl Scorer {
+    /// From what the model keeps; `None` where the covariance has no inverse.
+    pub fn new(statistics: &Statistics) -> Option<Self> {
+        let k = statistics.code_mean.len();
+        let covariance: Vec<f64> = statistics.code_covariance.iter().map(|value| f64::from(*value)).collect();
+        let largest = (0..k).map(|i| covariance[i * k + i]).fold(0.0, f64::max);
+        let live: Vec<usize> = (0..k).filter(|i| covariance[i * k + i] > largest * DEAD).collect();
+        let n = live.len();
+        let mut shrunk: Vec<f64> =
+            live.iter().flat_map(|i| live.iter().map(move |j| (i, j))).map(|(i, j)| covariance[i * k + j]).collect();
+        shrink(&mut shrunk, n, statistics.code_rows as f64);
+        let whitening = if n == 0 {
+            None
+        } else {
+            let factor = inverse_factor(&shrunk, n, 0.0)?;
+            let mut rows = vec![0.0; n * k];
+            for (row, factor) in rows.chunks_exact_mut(k).zip(factor.chunks_exact(n)) {
+                live.iter().zip(factor).for_each(|(unit, value)| row[*unit] = *value as f32);
+            }
+            rows.iter().all(|value| value.is_finite()).then(|| Weights::from_row_major(n, k, &rows)).map(Some)?
+        };
+        let curvature = &statistics.curvature;
+        let mean = curvature.iter().map(|value| f64::from(*value)).sum::<f64>() / curvature.len().max(1) as f64;
+        let least = ((mean * CURVATURE_MIN) as f32).max(f32::MIN_POSITIVE);
+        Some(Self {
+            mean: statistics.code_mean.clone(),
+            whitening,
+            precision: (1.0 / statistics.residual_variance.max(RESIDUAL_VARIANCE_MIN)) as f32,
+            curvature: curvature.iter().map(|value| value.max(least)).collect(),
+        })
+    }
+
+    /// The score of a row, from what [`Scorer::score`] found.
+    pub fn combined(&self, squared_error: f32, squared_distance: f32) -> f32 {
+        squared_error.mul_add(self.precision, squared_distance)
+    }
+
+    /// Of rows (n, d) in the units of the input: (n, 2), squared error in the normalised space and squared Mahalanobis distance
+    /// of the code. A row's figures have the same bits in every batch.
+    ///
+    /// # Panics
+    /// If the rows are not as wide as the model, or it is another model's.
+    pub fn score(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
+        let (codes, squared_errors) = model.encode_with_errors(rows, spare);
+        let distances = self.squared_distances(&codes);
+        spare.put(codes);
+        let mut scores = spare.take();
+        scores.reset(rows.rows(), 2);
+        for (row, (error, distance)) in squared_errors.into_iter().zip(distances).enumerate() {
+            (*scores.at_mut(row, 0), *scores.at_mut(row, 1)) = (error, distance);
+        }
+        scores
+    }
+
+    /// The same, and what each feature contributes: (n, 2 + d). A contribution has the sign of g: positive where a smaller value
+    /// would make the row more usual.
+    ///
+    /// # Panics
+    /// As [`Scorer::score`].
+    pub fn explain(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
+        let features = model.spec().features();
+        let scores = self.score(model, rows, spare);
+        let mut explained = spare.take();
+        explained.reset(rows.rows(), 2 + features);
+        for row in 0..rows.rows() {
+            (0..2).for_each(|j| *explained.at_mut(row, j) = scores.at(row, j));
+        }
+        self.each_slope(model, rows, |row, feature, slope| {
+            // Signed, and where the square would leave the floats, the largest of them.
+            let contribution = (slope.abs() / self.curvature[feature].sqrt()).powi(2).min(f32::MAX);
+            *explained.at_mut(row, 2 + feature) = contribution.copysign(slope);
+        });
+        spare.put(scores);
+        explained
+    }
+
+    /// Calls `found(row, feature, g)` with g = ½ ∂score/∂x in the normalised space, for every number of `rows`.
+    pub(crate) fn each_slope(&self, model: &Autoencoder, rows: &Lanes, mut found: impl FnMut(usize, usize, f32)) {
+        let features = model.spec().features();
+        let mut tape = Tape::new(model.layers().len());
+        let mut x = Lanes::default();
+        model.normaliser().apply_to(rows, &mut x);
+        let mut values = vec![0.0; TAPE_ROWS * features];
+        for first in (0..rows.rows()).step_by(TAPE_ROWS) {
+            let count = TAPE_ROWS.min(rows.rows() - first);
+            let values = &mut values[..count * features];
+            x.store(first..first + count, values);
+            let slopes = self.slopes(model, &mut tape, values);
+            for row in 0..count {
+                for feature in 0..features {
+                    found(first + row, feature, slopes.at(row, feature));
+                }
+            }
+        }
+    }
+
+    /// h by feature, mean over `rows` in the units of the input, from differences of g.
+    pub(crate) fn curvatures(&self, model: &Autoencoder, rows: &Lanes) -> Vec<f64> {
+        let (features, count) = (model.spec().features(), rows.rows());
+        let mut tape = Tape::new(model.layers().len());
+        let mut lanes = Lanes::default();
+        model.normaliser().apply_to(rows, &mut lanes);
+        let mut x = vec![0.0; count * features];
+        lanes.store(0..count, &mut x);
+        let mut curvatures = vec![0.0; features];
+        for x in x.chunks_exact(features) {
+            let base = self.slopes(model, &mut tape, x);
+            for first in (0..features).step_by(TAPE_ROWS) {
+                let moved = TAPE_ROWS.min(features - first);
+                let mut values = x.repeat(moved);
+                for (place, row) in values.chunks_exact_mut(features).enumerate() {
+                    row[first + place] += STEP;
+                }
+                let slopes = self.slopes(model, &mut tape, &values);
+                for place in 0..moved {
+                    let by = values[place * features + first + place] - x[first + place];
+                    let rise = slopes.at(place, first + place) - base.at(0, first + place);
+                    curvatures[first + place] += f64::from(rise) / f64::from(by) / count as f64;
+                }
+            }
+        }
+        curvatures
+    }
+
+    /// g of rows (n, d; row-major) in the normalised space.
+    fn slopes(&self, model: &Autoencoder, tape: &mut Tape, x: &[f32]) -> Lanes {
+        let features = model.spec().features();
+        let count = x.len() / features;
+        tape.rows_mut().reset(count, features);
+        tape.rows_mut().load(0, x);
+        tape.forward(model, count);
+        let mut pull = self.centred(tape.code());
+        if let Some(whitening) = &self.whitening {
+            let mut white = Lanes::default();
+            whitening.encode(&pull, &mut white);
+            whitening.decode(&white, &mut pull);
+        } else {
+            pull.values_mut().fill(0.0);
+        }
+        tape.score_slopes(model, &pull, self.precision)
+    }
+
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let floats = self.whitening.as_ref().map_or(0, |whitening| whitening.panels().len());
+        4 * (floats + self.mean.len() + self.curvature.len())
+    }
+
+    /// Multiply-adds of a row besides those of the model.
+    pub fn multiply_adds(&self) -> usize {
+        self.whitening.as_ref().map_or(0, |whitening| whitening.outputs() * whitening.inputs())
+    }
+
+    fn centred(&self, codes: &Lanes) -> Lanes {
+        let mut centred = Lanes::default();
+        centred.map_from(codes, |unit, value| value - self.mean[unit]);
+        centred
+    }
+
+    /// Of codes (n, k; row-major).
+    pub(crate) fn squared_distances_of(&self, codes: &[f32]) -> Vec<f32> {
+        let k = self.mean.len();
+        let mut distances = Vec::with_capacity(codes.len() / k);
+        for codes in codes.chunks(TAPE_ROWS * k) {
+            let mut lanes = Lanes::zeros(codes.len() / k, k);
+            lanes.load(0, codes);
+            distances.extend(self.squared_distances(&lanes));
+        }
+        distances
+    }
+
+    fn squared_distances(&self, codes: &Lanes) -> Vec<f32> {
+        let mut sums = vec![0.0; codes.rows()];
+        let Some(whitening) = &self.whitening else { return sums };
+        let mut white = Lanes::default();
+        whitening.encode(&self.centred(codes), &mut white);
+        for (first, rows, white) in white.panels() {
+            let sums = &mut sums[first..first + rows];
+            for white in white.chunks_exact(rows) {
+                sums.iter_mut().zip(white).for_each(|(sum, value)| *sum += value * value);
+            }
+        }
+        sums
+    }
+}
+
+/// Oracle approximating shrinkage of a covariance (n, n) of `rows` rows towards its mean variance (Chen et al. 2010).
+fn shrink(covariance: &mut [f64], n: usize, rows: f64) {
+    if n == 0 {
+        return;
+    }
+    let size = n as f64;
+    let mean = (0..n).map(|i| covariance[i * n + i]).sum::<f64>() / size;
+    let square = covariance.iter().map(|value| value * value).sum::<f64>() / (size * size);
+    let by = (rows + 1.0) * (square - mean * mean / size);
+    let share = if by > 0.0 { ((square + mean * mean) / by).min(1.0) } else { 1.0 };
+    for (place, value) in covariance.iter_mut().enumerate() {
+        *value *= 1.0 - share;
+        if place / n == place % n {
+            *value += share * mean;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+use super::*;
+use crate::model::{Loss, ModelSpec, NormalisationKind, Normaliser, TiedLayer, spec::RawModelSpec};
+use crate::numeric::Activation;
+use crate::numeric::rng::{Stream, Use};
+
+fn random(count: usize, seed: u64) -> Vec<f32> {
+    let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+    (0..count).map(|_| stream.normal() as f32).collect()
+}
+
+/// Six features through five units to a code of three.
+fn model(hidden: Activation, loss: Loss, gain: bool) -> Autoencoder {
+    let output = if loss == Loss::BinaryCrossEntropy { Activation::Sigmoid } else { hidden };
+    // Cross-entropy wants data in [0, 1].
+    let kind =
+        if loss == Loss::BinaryCrossEntropy { NormalisationKind::MinMax } else { NormalisationKind::Standardise };
+    let spec = ModelSpec::new(RawModelSpec {
+        widths: vec![6, 5, 3],
+        encoder_activations: vec![hidden, Activation::Linear],
+        decoder_activations: vec![output, hidden],
+        loss,
+        normalisation: kind,
+        gain,
+        feature_names: vec![],
+    })
+    .expect("a model");
+    let layer = |l: usize, outputs: usize, inputs: usize| TiedLayer {
+        weight: Weights::from_row_major(
+            outputs,
+            inputs,
+            &random(outputs * inputs, l as u64 + 1).iter().map(|w| 0.4 * w).collect::<Vec<_>>(),
+        ),
+        encoder_bias: random(outputs, 11).iter().map(|b| 0.1 * b).collect(),
+        decoder_bias: random(inputs, 12).iter().map(|b| 0.1 * b).collect(),
+        gain: spec.has_gain(l).then(|| random(outputs, 13).iter().map(|g| 1.0 + 0.1 * g).collect()),
+    };
+    let layers = vec![layer(0, 5, 6), layer(1, 3, 5)];
+    let offset = vec![0.5, -1.0, 0.0, 2.0, 0.0, 0.0];
+    let normaliser = Normaliser { kind, offset, scale: vec![1.0, 2.0, 0.5, 1.0, 1.0, 1.0] };
+    Autoencoder::new(spec, normaliser, layers)
+}
+
+fn statistics(code_covariance: Vec<f32>) -> Statistics {
+    Statistics {
+        code_rows: 1_000_000_000,
+        residual_variance: 0.25,
+        code_mean: vec![0.1, -0.2, 0.3],
+        code_covariance,
+        curvature: vec![1.0; 6],
+        calibration: vec![1.0],
+    }
+}
+
+fn lanes(rows: usize, values: &[f32]) -> Lanes {
+    let mut lanes = Lanes::zeros(rows, values.len() / rows);
+    lanes.load(0, values);
+    lanes
+}
+
+const COVARIANCE: [f32; 9] = [2.0, 0.3, 0.1, 0.3, 1.0, -0.2, 0.1, -0.2, 0.5];
+
+#[test]
+fn a_score_is_what_the_definition_says() {
+    // Independent units of variance 4, 1 and 1/4.
+    let model = model(Activation::Linear, Loss::SquaredError, false);
+    let mut of = statistics(vec![4.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.25]);
+    let scorer = Scorer::new(&of).expect("definite");
+    let (rows, spare) = (lanes(20, &random(120, 3)), &mut Spare::default());
+    let scores = scorer.score(&model, &rows, spare);
+    let codes = model.encode(&rows, spare);
+    let errors = model.reconstruct(&rows, crate::model::Decoder::Transpose, spare).squared_errors;
+    for row in 0..20 {
+        let centred: Vec<f32> = (0..3).map(|unit| codes.at(row, unit) - of.code_mean[unit]).collect();
+        let expected = centred[0].powi(2) / 4.0 + centred[1].powi(2) + centred[2].powi(2) * 4.0;
+        let distance = scores.at(row, 1);
+        assert!((distance - expected).abs() < 1e-5 * expected.max(1.0), "{distance} {expected}");
+        assert_eq!(scores.at(row, 0).to_bits(), errors[row].to_bits());
+        let combined = scorer.combined(errors[row], distance);
+        assert!((combined - (distance + errors[row] / 0.25)).abs() < 1e-4 * combined.max(1.0));
+    }
+    // A dead unit changes nothing, whatever it says.
+    (of.code_covariance[0], of.code_mean[0]) = (0.0, 1e9);
+    let without = Scorer::new(&of).expect("definite").score(&model, &rows, spare);
+    for row in 0..20 {
+        let expected = (codes.at(row, 1) + 0.2).powi(2) + (codes.at(row, 2) - 0.3).powi(2) * 4.0;
+        assert!((without.at(row, 1) - expected).abs() < 1e-5 * expected.max(1.0));
+    }
+}
+
+#[test]
+fn slopes_are_finite_differences() {
+    let cases = [
+        (Activation::Linear, Loss::SquaredError, false),
+        (Activation::Tanh, Loss::SquaredError, true),
+        (Activation::Gelu, Loss::SquaredError, false),
+        (Activation::Elu { alpha: 1.0 }, Loss::BinaryCrossEntropy, false),
+    ];
+    for (hidden, loss, gain) in cases {
+        let model = model(hidden, loss, gain);
+        let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
+        let rows = 70;
+        let values: Vec<f32> = random(rows * 6, 4).iter().map(|x| 0.5 + 0.2 * x).collect();
+        let combined = |values: &[f32]| -> Vec<f64> {
+            let scores = scorer.score(&model, &lanes(rows, values), &mut Spare::default());
+            (0..rows).map(|row| f64::from(scores.at(row, 1)) + f64::from(scores.at(row, 0)) / 0.25).collect()
+        };
+        let mut slopes = vec![0.0f32; rows * 6];
+        scorer.each_slope(&model, &lanes(rows, &values), |row, feature, slope| slopes[row * 6 + feature] = slope);
+        for feature in 0..6 {
+            // A step in the normalised space.
+            let step = 2e-2 * model.normaliser().unit(feature);
+            let moved = |by: f32| {
+                let mut moved = values.clone();
+                moved.iter_mut().skip(feature).step_by(6).for_each(|x| *x += by);
+                combined(&moved)
+            };
+            let (up, down) = (moved(step), moved(-step));
+            for row in 0..rows {
+                let expected = 0.5 * (up[row] - down[row]) / 4e-2;
+                let slope = f64::from(slopes[row * 6 + feature]);
+                assert!(
+                    (slope - expected).abs() < 2e-2 * expected.abs().max(0.5),
+                    "{hidden:?} row {row} feature {feature}: {slope} {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_figures_in_every_batch() {
+    let model = model(Activation::Tanh, Loss::SquaredError, true);
+    let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
+    let values = random(100 * 6, 5);
+    let spare = &mut Spare::default();
+    let together = scorer.explain(&model, &lanes(100, &values), spare);
+    let scores = scorer.score(&model, &lanes(100, &values), spare);
+    for row in 0..100 {
+        let alone = scorer.explain(&model, &lanes(1, &values[row * 6..][..6]), spare);
+        for column in 0..8 {
+            assert_eq!(alone.at(0, column).to_bits(), together.at(row, column).to_bits(), "row {row} column {column}");
+        }
+        assert_eq!(scores.at(row, 0).to_bits(), together.at(row, 0).to_bits());
+        assert_eq!(scores.at(row, 1).to_bits(), together.at(row, 1).to_bits());
+    }
+}
+
+#[test]
+fn what_sticks_out_is_the_reason() {
+    let model = model(Activation::Linear, Loss::SquaredError, false);
+    let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
+    for feature in 0..6 {
+        let mut row = model.normaliser().offset.clone();
+        row[feature] -= 50.0;
+        let explained = scorer.explain(&model, &lanes(1, &row), &mut Spare::default());
+        let contributions: Vec<f32> = (0..6).map(|j| explained.at(0, 2 + j)).collect();
+        let first = (0..6).max_by(|a, b| contributions[*a].abs().total_cmp(&contributions[*b].abs()));
+        assert_eq!(first, Some(feature), "{contributions:?}");
+        assert!(contributions[feature] < 0.0, "too small a value");
+    }
+}
+
+#[test]
+fn shrinking_keeps_the_trace() {
+    let mut values = [2.0, 0.5, 0.5, 1.0];
+    shrink(&mut values, 2, 5.0);
+    assert!(
+        (values[0] + values[3] - 3.0).abs() < 1e-12 && values[1] < 0.5 && values[1].to_bits() == values[2].to_bits()
+    );
+    // Of many rows hardly anything is to be shrunk.
+    let mut values = [2.0, 0.5, 0.5, 1.0];
+    shrink(&mut values, 2, 1e12);
+    assert!((values[1] - 0.5).abs() < 1e-9);
+}
+
+#[test]
+fn of_dead_units_only_the_error_counts() {
+    let scorer = Scorer::new(&statistics(vec![0.0; 9])).expect("nothing to invert");
+    let model = model(Activation::Linear, Loss::SquaredError, false);
+    let explained = scorer.explain(&model, &lanes(1, &[1.0; 6]), &mut Spare::default());
+    assert_eq!(explained.at(0, 1), 0.0);
+    assert!(explained.at(0, 0) > 0.0 && explained.values().iter().all(|value| value.is_finite()));
+}

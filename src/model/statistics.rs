@@ -1,0 +1,105 @@
+//! What a model keeps of the rows that it was made from, to tell unusual ones: figures, never rows.
+
+use crate::model::ModelSpec;
+
+/// Longest code that has statistics: its covariance is a square matrix.
+pub const STATISTICS_CODE_MAX: usize = 1024;
+
+/// Most calibration scores that are kept.
+pub const CALIBRATION_ROWS_MAX: usize = 4096;
+
+/// Of k-long codes of rows of d features, in the normalised space.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistics {
+    /// Training rows whose codes were looked at.
+    pub code_rows: u64,
+    /// Mean squared error of held-out rows by residual dimension, of which there are d - k, at least 1.
+    pub residual_variance: f64,
+    /// (k,)
+    pub code_mean: Vec<f32>,
+    /// (k, k), row-major, symmetric.
+    pub code_covariance: Vec<f32>,
+    /// (d,): ½ ∂²score/∂x² by feature, mean over some held-out rows. How steeply the score rises when a feature alone moves.
+    pub curvature: Vec<f32>,
+    /// Scores of held-out rows, ascending: 1 to [`CALIBRATION_ROWS_MAX`].
+    pub calibration: Vec<f32>,
+}
+
+impl Statistics {
+    /// Whether a model can have any.
+    pub fn are_possible(spec: &ModelSpec) -> bool {
+        spec.code_length() <= STATISTICS_CODE_MAX
+    }
+
+    /// What they take in memory.
+    pub fn bytes(&self) -> usize {
+        let Self { code_mean, code_covariance, curvature, calibration, .. } = self;
+        4 * (code_mean.len() + code_covariance.len() + curvature.len() + calibration.len())
+    }
+
+    /// d - k, at least 1.
+    pub fn residual_dimensions(spec: &ModelSpec) -> usize {
+        spec.features().saturating_sub(spec.code_length()).max(1)
+    }
+
+    /// The probability that a row like those that were held out scores at least as high, (1 + #{calibration ≥ score}) / (n + 1):
+    /// split conformal (Vovk, Gammerman and Shafer 2005; Bates et al. 2023).
+    pub fn p_value(&self, score: f32) -> f64 {
+        let below = self.calibration.partition_point(|calibration| *calibration < score);
+        (self.calibration.len() - below + 1) as f64 / (self.calibration.len() + 1) as f64
+    }
+
+    /// The score above which a row is an alarm, so that of rows like those that were held out at most the share `false_alarm_rate`
+    /// is: their p-values are at most that.
+    ///
+    /// # Errors
+    /// The least rate that so few calibration scores allow, 1 / (n + 1), if it is greater.
+    pub fn threshold(&self, false_alarm_rate: f64) -> Result<f32, f64> {
+        let count = self.calibration.len();
+        let least = 1.0 / (count as f64 + 1.0);
+        // What is meant to be 1 / (n + 1) may be a rounding below it.
+        let places = (false_alarm_rate * (count as f64 + 1.0) + 1e-9).floor() as usize;
+        match count.checked_sub(places) {
+            _ if places == 0 => Err(least),
+            Some(place) => Ok(self.calibration[place]),
+            None => Ok(f32::NEG_INFINITY),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statistics(calibration: Vec<f32>) -> Statistics {
+        Statistics {
+            code_rows: 1,
+            residual_variance: 1.0,
+            code_mean: vec![0.0],
+            code_covariance: vec![1.0],
+            curvature: vec![1.0],
+            calibration,
+        }
+    }
+
+    #[test]
+    fn p_values_count_what_scores_at_least_as_high() {
+        let of = statistics(vec![1.0, 2.0, 2.0, 3.0]);
+        for (score, expected) in [(0.0, 1.0), (1.0, 1.0), (1.5, 0.8), (2.0, 0.8), (2.5, 0.4), (3.0, 0.4), (9.0, 0.2)] {
+            assert!((of.p_value(score) - expected).abs() < 1e-15, "{score}: {}", of.p_value(score));
+        }
+    }
+
+    #[test]
+    fn an_alarm_is_a_p_value_of_at_most_the_rate() {
+        let of = statistics((1..=99).map(|i| i as f32).collect());
+        for rate in [0.01, 0.02, 0.05, 0.5, 0.995] {
+            let threshold = of.threshold(rate).expect("enough rows");
+            for score in (0..=200).map(|i| i as f32 / 2.0) {
+                assert_eq!(score > threshold, of.p_value(score) <= rate + 1e-12, "{score} at {rate}");
+            }
+        }
+        assert_eq!(of.threshold(0.009), Err(0.01));
+        assert_eq!(of.threshold(0.0), Err(0.01));
+    }
+}

@@ -1,0 +1,154 @@
+//! How unusual rows are, and why.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Operation, Service, ServiceError};
+use crate::batching::Urgency;
+use crate::model::{Matrix, ModelName, Selector, Values, Version};
+use crate::registry::LoadedModel;
+
+/// Most features that are named for a row.
+pub const REASONS_MAX: u32 = 100;
+/// Numbers of an answer that are looked through where they arrive; more are on a thread for blocking work.
+const NUMBERS_AT_ONCE_MAX: usize = 10_000;
+
+/// What is to be known of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ScoreOptions {
+    /// Features to name for each row.
+    pub reasons: u32,
+    /// Share of usual rows that may be an alarm.
+    pub false_alarm_rate: Option<f64>,
+}
+
+/// How unusual rows are: one number, or list, per row.
+#[derive(Clone, Debug, Default)]
+pub struct Scores {
+    /// Sums over features, normalised space.
+    pub squared_errors: Vec<f32>,
+    /// Mahalanobis distances of the codes.
+    pub code_distances: Vec<f32>,
+    /// Both in one: see [`crate::model::score`].
+    pub scores: Vec<f32>,
+    /// Among the scores of held-out rows.
+    pub p_values: Vec<f64>,
+    /// With a false-alarm rate.
+    pub alarms: Vec<bool>,
+    /// Feature and contribution, the greatest first; with reasons.
+    pub reasons: Vec<Vec<(u32, f32)>>,
+}
+
+/// The same, and what it is judged by.
+#[derive(Clone, Debug)]
+pub struct Scored {
+    /// The version that served it.
+    pub version: Version,
+    /// By row.
+    pub scores: Scores,
+    /// The score above which a row is an alarm, with a false-alarm rate.
+    pub threshold: Option<f32>,
+    /// Held-out rows.
+    pub calibration_rows: usize,
+    /// Mean squared error of held-out rows by residual dimension.
+    pub residual_variance: f64,
+    /// Of the model; empty, or one per feature.
+    pub feature_names: Vec<String>,
+}
+
+impl Service {
+    /// Scores rows (n, d_0).
+    pub async fn score(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        rows: Matrix,
+        options: ScoreOptions,
+        deadline: Option<Instant>,
+    ) -> Result<Scored, ServiceError> {
+        let ScoreOptions { reasons, false_alarm_rate } = options;
+        if reasons > REASONS_MAX {
+            let message = format!("is {reasons}, expected at most {REASONS_MAX}");
+            return Err(ServiceError::invalid("reasons", message));
+        }
+        let operation = if reasons > 0 { Operation::Explain } else { Operation::Score };
+        let key = self.choose(name, selector, operation)?;
+        let model = self.loaded(&key).await?;
+        let statistics = model.artifact.statistics.as_ref().filter(|_| model.scorer().is_some());
+        let statistics = statistics.ok_or_else(|| ServiceError::NoStatistics(key.clone()))?;
+        let threshold = false_alarm_rate.map(|rate| {
+            let refused =
+                |expected: String| ServiceError::invalid("false_alarm_rate", format!("is {rate}, expected {expected}"));
+            if !(0.0..=1.0).contains(&rate) {
+                return Err(refused("0 to 1".to_owned()));
+            }
+            statistics.threshold(rate).map_err(|least| {
+                let rows = statistics.calibration.len();
+                refused(format!("at least {least}: {rows} held-out rows can tell no smaller rate"))
+            })
+        });
+        let threshold = threshold.transpose()?;
+        let served = self.compute(&key, operation, rows, deadline, Urgency::Interactive).await?;
+        let (calibration_rows, residual_variance) = (statistics.calibration.len(), statistics.residual_variance);
+        let feature_names = model.artifact.model.spec().raw().feature_names.clone();
+        let (matrix, judged) = (served.output.matrix, Arc::clone(&model));
+        let scores = if matrix.rows() * matrix.columns() <= NUMBERS_AT_ONCE_MAX {
+            judge(&judged, matrix, reasons, threshold)
+        } else {
+            let judging = tokio::task::spawn_blocking(move || judge(&judged, matrix, reasons, threshold));
+            judging.await.map_err(|lost| ServiceError::Internal(format!("scores were lost: {lost}")))?
+        };
+        Ok(Scored { version: served.version, scores, threshold, calibration_rows, residual_variance, feature_names })
+    }
+}
+
+/// What the figures of [`crate::model::Scorer::score`] or `explain` say of each row.
+fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f32>) -> Scores {
+    let mut all = Scores::default();
+    // The caller has looked for both.
+    let (Some(scorer), Some(statistics)) = (model.scorer(), &model.artifact.statistics) else { return all };
+    let columns = figures.columns();
+    let numbers = match figures.into_values() {
+        Values::Floats(numbers) => numbers,
+        Values::Float32Le(bytes) => bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect(),
+    };
+    for row in numbers.chunks_exact(columns) {
+        let (squared_error, squared_distance) = (row[0], row[1]);
+        let score = scorer.combined(squared_error, squared_distance);
+        all.squared_errors.push(squared_error);
+        all.code_distances.push(squared_distance.sqrt());
+        all.scores.push(score);
+        all.p_values.push(statistics.p_value(score));
+        all.alarms.extend(threshold.map(|threshold| score > threshold));
+        if reasons > 0 {
+            all.reasons.push(greatest(&row[2..], reasons as usize));
+        }
+    }
+    all
+}
+
+/// The numbers that are furthest from 0, with their places, the furthest first.
+fn greatest(numbers: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut all: Vec<(u32, f32)> = (0..).zip(numbers.iter().copied()).collect();
+    let further = |a: &(u32, f32), b: &(u32, f32)| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0));
+    if count < all.len() {
+        all.select_nth_unstable_by(count, further);
+        all.truncate(count);
+    }
+    all.sort_unstable_by(further);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_furthest_from_zero_come_first() {
+        let numbers = [1.0, -5.0, 3.0, 0.0, 5.0];
+        assert_eq!(greatest(&numbers, 3), [(1, -5.0), (4, 5.0), (2, 3.0)]);
+        assert_eq!(greatest(&numbers, 9).len(), 5);
+        assert_eq!(greatest(&numbers, 1), [(1, -5.0)]);
+        assert_eq!(greatest(&[], 3), []);
+    }
+}

@@ -1,0 +1,205 @@
+//! What a finished model keeps to score rows by: statistics of codes and of held-out rows.
+
+use super::batches::{Cut, HeldBack, each_training_row};
+use super::source::{RowSource, SourceError};
+use crate::model::gradient::TAPE_ROWS;
+use crate::model::statistics::CALIBRATION_ROWS_MAX;
+use crate::model::{Autoencoder, Scorer, Statistics};
+use crate::numeric::linalg::covariance;
+use crate::numeric::{Lanes, Spare};
+
+/// Training rows whose codes are looked at, however long these are: sixteen for each number of the longest.
+const CODE_ROWS_ALWAYS: u64 = 16_384;
+/// Beyond that as many as these multiply-adds make a covariance of: some seconds.
+const COVARIANCE_WORK_MAX: u64 = 10_000_000_000;
+/// Most bytes of codes, or of held-out rows, that are kept for a moment.
+const BYTES_MAX: usize = 32 << 20;
+/// Held-out rows whose curvatures are averaged, where the model is not linear.
+const CURVATURE_ROWS: usize = 8;
+/// More features are not moved one by one: reasons are then those of the greatest slopes.
+const CURVATURE_FEATURES_MAX: usize = 4096;
+/// How often rows are left out, and those to leave out chosen anew.
+const TRIM_ROUNDS: usize = 3;
+
+/// The statistics of a model: the codes are those of the training rows, everything else is of those held out. Of rows that are
+/// not what they should be, the share `trim` that scores highest is left out (but for the calibration). None where nothing was
+/// held out, the code is too long, or figures leave the numbers.
+pub(super) fn statistics(
+    model: &Autoencoder,
+    source: &dyn RowSource,
+    cut: &Cut,
+    held_back: &HeldBack,
+    trim: f64,
+) -> Result<Option<Statistics>, SourceError> {
+    let spec = model.spec();
+    if held_back.count() == 0 || !Statistics::are_possible(spec) {
+        return Ok(None);
+    }
+    let spare = &mut Spare::default();
+    let k = spec.code_length() as u64;
+    let code_rows_max = (COVARIANCE_WORK_MAX / (k * k)).max(CODE_ROWS_ALWAYS);
+    let mut of_training = Sample::new(model, cut.training_rows(), code_rows_max, spec.code_length());
+    each_training_row(source, cut, &mut |_, row| {
+        of_training.take(row, spare);
+        Ok::<(), SourceError>(())
+    })?;
+    of_training.flush(spare);
+    let mut held_out = Vec::new();
+    let mut turns = Turns::new(held_back.count(), CALIBRATION_ROWS_MAX as u64, spec.features());
+    held_back.each(&mut |rows| {
+        let chosen = rows.chunks_exact(spec.features()).filter(|_| turns.next());
+        chosen.for_each(|row| held_out.extend_from_slice(row));
+        Ok(())
+    })?;
+    let count = held_out.len() / spec.features();
+    let mut lanes = Lanes::zeros(count, spec.features());
+    lanes.load(0, &held_out);
+    drop(held_out);
+
+    let Sample { codes, errors, .. } = of_training;
+    let of_held_out = model.encode_with_errors(&lanes, spare).1;
+    let dimensions = Statistics::residual_dimensions(spec) as f64;
+    let (mut trained, mut held) = (vec![true; errors.len()], vec![true; count]);
+    let mut rounds = if trim > 0.0 { TRIM_ROUNDS } else { 0 };
+    let (mut found, scorer) = loop {
+        let (mean, covariance) = covariance(&codes, spec.code_length(), |row| trained[row]);
+        let kept = of_held_out.iter().zip(&held).filter(|(_, held)| **held);
+        let (sum, rows) = kept.fold((0.0, 0.0), |(sum, rows), (error, _)| (sum + f64::from(*error), rows + 1.0));
+        let found = Statistics {
+            code_rows: trained.iter().filter(|trained| **trained).count() as u64,
+            residual_variance: sum / rows / dimensions,
+            code_mean: mean.into_iter().map(|value| value as f32).collect(),
+            code_covariance: covariance.into_iter().map(|value| value as f32).collect(),
+            curvature: Vec::new(),
+            calibration: Vec::new(),
+        };
+        let Some(scorer) = Scorer::new(&found).filter(|_| found.residual_variance.is_finite()) else {
+            return Ok(None);
+        };
+        if rounds == 0 {
+            break (found, scorer);
+        }
+        rounds -= 1;
+        let combined = |code_distances: Vec<f32>, errors: &[f32]| -> Vec<f32> {
+            code_distances.into_iter().zip(errors).map(|(distance, error)| scorer.combined(*error, distance)).collect()
+        };
+        trained = lowest(&combined(scorer.squared_distances_of(&codes), &errors), trim);
+        held = lowest(&scores(&scorer, model, &lanes, spare), trim);
+    };
+    found.curvature = curvatures(&scorer, model, &lanes, &held);
+    found.calibration = scores(&scorer, model, &lanes, spare);
+    found.calibration.sort_unstable_by(f32::total_cmp);
+    let all = found.calibration.iter().chain(&found.curvature).chain(&found.code_covariance).chain(&found.code_mean);
+    Ok(all.copied().all(f32::is_finite).then_some(found))
+}
+
+/// By feature, of a few of the rows that are `held`; the same for all where there are too many.
+fn curvatures(scorer: &Scorer, model: &Autoencoder, rows: &Lanes, held: &[bool]) -> Vec<f32> {
+    let features = model.spec().features();
+    let wanted = if model.spec().is_linear() { 1 } else { CURVATURE_ROWS };
+    let chosen: Vec<usize> = (0..rows.rows()).filter(|row| held[*row]).take(wanted).collect();
+    if features > CURVATURE_FEATURES_MAX {
+        return vec![1.0; features];
+    }
+    let mut some = Lanes::zeros(chosen.len(), features);
+    for (place, row) in chosen.into_iter().enumerate() {
+        (0..features).for_each(|j| *some.at_mut(place, j) = rows.at(row, j));
+    }
+    scorer.curvatures(model, &some).into_iter().map(|value| value.max(0.0) as f32).collect()
+}
+
+fn scores(scorer: &Scorer, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Vec<f32> {
+    let scores = scorer.score(model, rows, spare);
+    (0..rows.rows()).map(|row| scorer.combined(scores.at(row, 0), scores.at(row, 1))).collect()
+}
+
+/// Which are among the lowest, all but the share `trim` of them; at least one is.
+pub(super) fn lowest(scores: &[f32], trim: f64) -> Vec<bool> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
+    let kept = (((1.0 - trim) * scores.len() as f64).round() as usize).max(1);
+    let mut lowest = vec![false; scores.len()];
+    order.into_iter().take(kept).for_each(|row| lowest[row] = true);
+    lowest
+}
+
+/// Every so many rows one, so that few enough are taken, from everywhere.
+struct Turns {
+    step: u64,
+    seen: u64,
+}
+
+impl Turns {
+    /// Of `rows` rows at most `rows_max`, and as many as [`BYTES_MAX`] has room for at `columns` numbers each.
+    fn new(rows: u64, rows_max: u64, columns: usize) -> Self {
+        let fit = (BYTES_MAX / (4 * columns)).max(1) as u64;
+        Self { step: rows.div_ceil(rows_max.min(fit)).max(1), seen: 0 }
+    }
+
+    fn next(&mut self) -> bool {
+        self.seen += 1;
+        (self.seen - 1).is_multiple_of(self.step)
+    }
+}
+
+/// Codes and squared errors of some rows.
+struct Sample<'a> {
+    model: &'a Autoencoder,
+    turns: Turns,
+    waiting: Vec<f32>,
+    /// Row-major.
+    codes: Vec<f32>,
+    errors: Vec<f32>,
+}
+
+impl<'a> Sample<'a> {
+    fn new(model: &'a Autoencoder, rows: u64, rows_max: u64, columns: usize) -> Self {
+        let turns = Turns::new(rows, rows_max, columns);
+        Self { model, turns, waiting: Vec::new(), codes: Vec::new(), errors: Vec::new() }
+    }
+
+    fn take(&mut self, row: &[f32], spare: &mut Spare) {
+        if self.turns.next() {
+            self.waiting.extend_from_slice(row);
+            if self.waiting.len() == TAPE_ROWS * row.len() {
+                self.flush(spare);
+            }
+        }
+    }
+
+    fn flush(&mut self, spare: &mut Spare) {
+        let features = self.model.spec().features();
+        let mut lanes = Lanes::zeros(self.waiting.len() / features, features);
+        lanes.load(0, &self.waiting);
+        self.waiting.clear();
+        let (codes, errors) = self.model.encode_with_errors(&lanes, spare);
+        let first = self.codes.len();
+        self.codes.resize(first + codes.rows() * codes.columns(), 0.0);
+        codes.store(0..codes.rows(), &mut self.codes[first..]);
+        self.errors.extend(errors);
+        spare.put(codes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_are_left_out() {
+        assert_eq!(lowest(&[3.0, 1.0, 9.0, 2.0], 0.25), [true, true, false, true]);
+        assert_eq!(lowest(&[3.0, 1.0], 0.9), [false, true]);
+        assert!(lowest(&[], 0.5).is_empty());
+    }
+
+    #[test]
+    fn turns_come_from_everywhere() {
+        for (rows, rows_max) in [(10, 20), (20, 20), (21, 20), (1000, 16), (1, 1)] {
+            let mut turns = Turns::new(rows, rows_max, 1);
+            let taken: Vec<u64> = (0..rows).filter(|_| turns.next()).collect();
+            assert!(taken.len() as u64 <= rows_max && !taken.is_empty(), "{taken:?}");
+            let last = taken.last().expect("some");
+            assert!(rows - last <= rows.div_ceil(rows_max), "{taken:?} of {rows}");
+        }
+    }
+}
