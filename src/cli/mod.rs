@@ -16,6 +16,7 @@ mod quickstart;
 mod reading;
 mod report;
 mod rows;
+mod score;
 mod serve;
 mod train;
 
@@ -59,6 +60,8 @@ enum Command {
     Decode(rows::DecodeArgs),
     /// Rows to codes and back, with the error of each row
     Reconstruct(rows::ReconstructArgs),
+    /// How unusual rows are, with p-values, alarms and the features behind them
+    Score(score::ScoreArgs),
     /// How orthonormal the matrices of a model are, and what decodes best: transpose, pseudo-inverse or PCA
     Inspect(inspect::InspectArgs),
     /// List, show, move and remove published models
@@ -95,6 +98,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Command::Encode(args) => rows::encode(&context, args).await,
             Command::Decode(args) => rows::decode(&context, args).await,
             Command::Reconstruct(args) => rows::reconstruct(&context, args).await,
+            Command::Score(args) => score::run(&context, args).await,
             Command::Inspect(args) => inspect::run(&context, args).await,
             Command::Models(command) => models::run(&context, command).await,
             Command::Jobs(command) => jobs::run(&context, command).await,

@@ -16,7 +16,7 @@ use crate::rpc::pb;
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 
 /// Requests under way at once.
-const REQUESTS_MAX: usize = 4;
+pub(super) const REQUESTS_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -266,7 +266,7 @@ fn caution(trust: &pb::PseudoInverse) -> String {
 }
 
 /// Rows done of those in the file, on a terminal; a count where the file does not say how many there are.
-fn progress_bar(context: &Context, rows: Option<u64>) -> ProgressBar {
+pub(super) fn progress_bar(context: &Context, rows: Option<u64>) -> ProgressBar {
     if context.json || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -278,9 +278,9 @@ fn progress_bar(context: &Context, rows: Option<u64>) -> ProgressBar {
 }
 
 /// The rest of a file, block by block.
-struct Blocks {
-    reader: Box<dyn RowReader>,
-    block_rows: usize,
+pub(super) struct Blocks {
+    pub(super) reader: Box<dyn RowReader>,
+    pub(super) block_rows: usize,
 }
 
 impl Iterator for Blocks {

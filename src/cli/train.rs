@@ -117,6 +117,9 @@ pub(super) struct TrainArgs {
     /// Set this share of each training row to 0 and scale up what stays
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     input_dropout: f64,
+    /// Share of the rows of each mini-batch, those that reconstruct worst, that do not count: for data with bad rows in it
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "activity_l2")]
+    trim: f64,
     /// What to minimise [default: cross-entropy for values in the unit interval, else squared error]
     #[arg(long, value_enum)]
     loss: Option<LossArg>,
@@ -346,6 +349,7 @@ impl TrainArgs {
             masking: self.masking,
             gaussian: self.gaussian,
             input_dropout: self.input_dropout,
+            trim: self.trim,
         }
     }
 }

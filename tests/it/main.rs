@@ -23,6 +23,7 @@ mod layering;
 mod memory;
 mod models;
 mod same_bits;
+mod score;
 mod server_files;
 mod serving;
 mod support;

@@ -1,0 +1,177 @@
+//! `halfhitch score`: how unusual the rows of a file are, and why.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+
+use futures_util::stream::{self, StreamExt};
+use serde_json::json;
+
+use super::CliError;
+use super::client::{Context, matrix, model_ref};
+use super::data::chunk_rows;
+use super::reading::{self, ReadArgs};
+use super::rows::{Blocks, REQUESTS_MAX, progress_bar};
+use crate::files::FileError;
+use crate::rpc::pb;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  halfhitch score sensors today.csv                            one line a row: score, p-value, and the features behind it\n  halfhitch score sensors today.csv --false-alarm-rate 0.001   and whether it is an alarm\n  halfhitch score sensors today.npy --only-alarms --false-alarm-rate 0.001 -o alarms.csv\n\nA p-value is the share of rows, among those that training held out, that are at least as unusual. Where the training rows\nhave anomalies in them, train with --trim 0.1."
+)]
+pub(super) struct ScoreArgs {
+    /// NAME, NAME@VERSION or NAME@ALIAS
+    model: String,
+    /// Rows: .csv, .npy, IDX (and .parquet, .arrow if built with them), plain or gzip; - for standard input
+    file: String,
+    /// Features to name for each row, those that contribute most; positive where the value is too great
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    reasons: u32,
+    /// Raise an alarm where the p-value is at most this: of usual rows at most this share is one
+    #[arg(long, value_name = "SHARE")]
+    false_alarm_rate: Option<f64>,
+    /// Write alarms alone
+    #[arg(long, requires = "false_alarm_rate")]
+    only_alarms: bool,
+    /// Where the CSV goes; - for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: String,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+/// Lines of CSV.
+struct Lines {
+    writer: csv::Writer<Box<dyn Write>>,
+    path: String,
+    alarms: bool,
+    reasons: usize,
+    only_alarms: bool,
+    rows: u64,
+    alarm_count: u64,
+}
+
+impl Lines {
+    fn create(args: &ScoreArgs, features: usize) -> Result<Self, CliError> {
+        let failed = |source| FileError::Io { path: args.output.clone(), source };
+        let output: Box<dyn Write> = match args.output.as_str() {
+            "-" => Box::new(io::stdout()),
+            path => Box::new(File::create(path).map_err(failed)?),
+        };
+        let mut lines = Self {
+            writer: csv::Writer::from_writer(Box::new(BufWriter::new(output))),
+            path: args.output.clone(),
+            alarms: args.false_alarm_rate.is_some(),
+            reasons: features.min(args.reasons as usize),
+            only_alarms: args.only_alarms,
+            rows: 0,
+            alarm_count: 0,
+        };
+        let head = ["row", "score", "p_value", "squared_error", "code_distance"].map(str::to_owned);
+        let alarm = lines.alarms.then(|| "alarm".to_owned());
+        let reasons = (1..=lines.reasons).flat_map(|i| [format!("reason_{i}"), format!("contribution_{i}")]);
+        let head: Vec<String> = head.into_iter().chain(alarm).chain(reasons).collect();
+        lines.write(&head)?;
+        Ok(lines)
+    }
+
+    fn add(&mut self, answer: &pb::ScoreResponse) -> Result<(), CliError> {
+        let rows = answer.scores.len();
+        let lists = [answer.p_values.len(), answer.squared_errors.len(), answer.code_distances.len()];
+        let wanted = |wanted: bool, length: usize| !wanted || length == rows;
+        let whole = wanted(self.alarms, answer.alarms.len()) && wanted(self.reasons > 0, answer.reasons.len());
+        if lists.iter().any(|length| *length != rows) || !whole {
+            return Err(CliError::Failed("the server's answer does not have one figure per row".to_owned()));
+        }
+        for row in 0..rows {
+            self.rows += 1;
+            let alarm = self.alarms && answer.alarms[row];
+            self.alarm_count += u64::from(alarm);
+            if self.only_alarms && !alarm {
+                continue;
+            }
+            let mut line = vec![
+                self.rows.to_string(),
+                answer.scores[row].to_string(),
+                answer.p_values[row].to_string(),
+                answer.squared_errors[row].to_string(),
+                answer.code_distances[row].to_string(),
+            ];
+            line.extend(self.alarms.then(|| u8::from(alarm).to_string()));
+            let reasons = answer.reasons.get(row).map_or(&[][..], |reasons| &reasons.features);
+            for place in 0..self.reasons {
+                // Features without names have numbers, from 1 as columns have.
+                let name = |reason: &pb::Reason| match reason.name.as_str() {
+                    "" => (reason.feature + 1).to_string(),
+                    name => name.to_owned(),
+                };
+                let reason = reasons.get(place);
+                line.push(reason.map_or(String::new(), name));
+                line.push(reason.map_or(String::new(), |reason| reason.contribution.to_string()));
+            }
+            self.write(&line)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, line: &[String]) -> Result<(), CliError> {
+        let path = self.path.clone();
+        self.writer.write_record(line).map_err(|error| CliError::from(FileError::Io { path, source: error.into() }))
+    }
+}
+
+pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliError> {
+    let model = model_ref(&args.model)?;
+    let mut reader = reading::open(&args.file, &args.read.options())?;
+    let columns = reader.columns();
+    let block_rows = chunk_rows(columns);
+    let client = context.autoencoder().await?;
+    let ask = |model: pb::ModelRef, values: Vec<f32>| {
+        let request = pb::ScoreRequest {
+            model: Some(model),
+            rows: Some(matrix(columns, &values)),
+            reasons: args.reasons,
+            false_alarm_rate: args.false_alarm_rate,
+        };
+        let mut client = client.clone();
+        async move { Ok::<_, CliError>(client.score(request).await?.into_inner()) }
+    };
+    // The first answer says which version serves; the rest of the file stays with it.
+    let mut first = Vec::new();
+    reader.next_rows(&mut first, block_rows)?;
+    let first = ask(model.clone(), first).await?;
+    let (version, threshold, held_out) = (first.version, first.threshold, first.calibration_rows);
+    let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
+    let bar = progress_bar(context, reader.rows_hint());
+    let mut lines = Lines::create(&args, columns)?;
+    lines.add(&first)?;
+    let blocks = stream::iter(Blocks { reader, block_rows });
+    let ask = &ask;
+    let mut answers = blocks
+        .map(|block| {
+            let model = model.clone();
+            async move { ask(model, block?).await }
+        })
+        .buffered(REQUESTS_MAX);
+    while let Some(answer) = answers.next().await {
+        lines.add(&answer?)?;
+        bar.set_position(lines.rows);
+    }
+    bar.finish_and_clear();
+    let failed = |source| FileError::Io { path: args.output.clone(), source };
+    lines.writer.flush().map_err(failed)?;
+    let (rows, alarms) = (lines.rows, lines.alarms.then_some(lines.alarm_count));
+    if context.json {
+        let said = json!({
+            "model": args.model, "version": version, "rows": rows, "calibration_rows": held_out,
+            "threshold": threshold, "alarms": alarms,
+        });
+        eprintln!("{said}");
+        return Ok(());
+    }
+    let found = match (alarms, threshold) {
+        (Some(alarms), Some(threshold)) => format!(": {alarms} alarms, scores above {threshold:.3}"),
+        _ => String::new(),
+    };
+    eprintln!("{rows} rows scored by version {version} beside {held_out} held-out rows{found}");
+    Ok(())
+}
