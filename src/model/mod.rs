@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod autoencoder;
+pub mod canonical;
 pub mod gradient;
 pub mod id;
 pub mod inspect;
@@ -16,6 +17,7 @@ pub mod statistics;
 
 pub use artifact::{Artifact, ArtifactError};
 pub use autoencoder::{Autoencoder, Decoder, Reconstruction, TiedLayer};
+pub use canonical::{CanonicalError, canonicalise};
 pub use id::{Alias, IdError, ModelKey, ModelName, Selector, Version};
 pub use inspect::{Comparison, LayerInspection};
 pub use inverse::{InverseError, PseudoInverse};

@@ -42,6 +42,16 @@ impl Statistics {
         spec.features().saturating_sub(spec.code_length()).max(1)
     }
 
+    /// Whether codes have mean 0 and uncorrelated units, the greatest variance first: see [`super::canonical`]. Then the first
+    /// numbers of a code are the best few.
+    pub fn are_canonical(&self) -> bool {
+        let k = self.code_mean.len();
+        let variances = (0..k).map(|i| self.code_covariance[i * k + i]);
+        self.code_mean.iter().all(|mean| *mean == 0.0)
+            && variances.is_sorted_by(|a, b| a >= b)
+            && self.code_covariance.iter().enumerate().all(|(place, value)| place / k == place % k || *value == 0.0)
+    }
+
     /// The probability that a row like those that were held out scores at least as high, (1 + #{calibration ≥ score}) / (n + 1):
     /// split conformal (Vovk, Gammerman and Shafer 2005; Bates et al. 2023).
     pub fn p_value(&self, score: f32) -> f64 {

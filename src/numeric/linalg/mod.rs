@@ -1,10 +1,12 @@
 //! Decompositions. What reaches weights or answers is added in our own fixed order; faer serves what is only shown.
 
+mod axes;
 mod covariance;
 mod gram;
 mod orthonormal;
 mod pca;
 
+pub use axes::symmetric_axes;
 pub use covariance::covariance;
 pub use gram::{Defect, Gram, inverse_factor};
 pub use orthonormal::orthonormalise_rows;

@@ -1,0 +1,183 @@
+//! A linear code, centred and turned onto its principal axes: the same reconstructions, and codes that can be cut short.
+//!
+//! With m the mean of the codes and R a rotation whose rows are the principal axes of the codes, the greatest variance first:
+//! W' = R·W, b' = R·(b - m), c' = c + Wᵀ·m for the layer that makes the code. A code becomes h' = R·(h - m), and since
+//! W'ᵀh' + c' = WᵀRᵀR(h - m) + c + Wᵀm = Wᵀh + c, what it decodes to stays. Codes then have mean 0 and uncorrelated units, so
+//! that the first few numbers are the best few, and a number that is missing, 0, is average.
+
+use super::{Autoencoder, Statistics};
+use crate::numeric::Activation;
+use crate::numeric::linalg::symmetric_axes;
+use crate::numeric::matmul::Weights;
+
+/// Why codes cannot be made canonical.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CanonicalError {
+    /// What is turned must come out of the activation as it went in.
+    #[error("the activation of its code is {0}, expected linear: a rotation passes through no other")]
+    Activation(String),
+    /// Not known where the codes are.
+    #[error(
+        "it has no statistics of its codes: train it again, with validation rows held out and a code of at most 1024 numbers"
+    )]
+    NoStatistics,
+    /// They are already.
+    #[error("its codes are canonical already")]
+    Already,
+    /// Eigenvalues that do not converge.
+    #[error("the principal axes of its codes could not be computed: their values may be too large")]
+    Axes,
+}
+
+/// The model with canonical codes, and its statistics.
+///
+/// # Errors
+/// See [`CanonicalError`].
+pub fn canonicalise(
+    model: &Autoencoder,
+    statistics: Option<&Statistics>,
+) -> Result<(Autoencoder, Statistics), CanonicalError> {
+    let activation = model.spec().raw().encoder_activations.last().copied().unwrap_or(Activation::Linear);
+    if activation != Activation::Linear {
+        return Err(CanonicalError::Activation(format!("{activation:?}")));
+    }
+    let statistics = statistics.ok_or(CanonicalError::NoStatistics)?;
+    if statistics.are_canonical() {
+        return Err(CanonicalError::Already);
+    }
+    let k = statistics.code_mean.len();
+    let covariance: Vec<f64> = statistics.code_covariance.iter().map(|value| f64::from(*value)).collect();
+    let (variances, axes) = symmetric_axes(&covariance, k).ok_or(CanonicalError::Axes)?;
+
+    let mut turned = model.clone();
+    let layer = turned.layers_mut().last_mut().expect("a model has layers");
+    let (w, d) = (layer.weight.to_row_major(), layer.weight.inputs());
+    let mean: Vec<f64> = statistics.code_mean.iter().map(|value| f64::from(*value)).collect();
+    // Of W and of b - m, row by row of R, in f64: rounded once.
+    let mut values = Vec::with_capacity(k * d);
+    let mut bias = Vec::with_capacity(k);
+    for axis in axes.chunks_exact(k) {
+        let mut row = vec![0.0; d];
+        for (share, w) in axis.iter().zip(w.chunks_exact(d)) {
+            row.iter_mut().zip(w).for_each(|(sum, w)| *sum += share * f64::from(*w));
+        }
+        values.extend(row.into_iter().map(|value| value as f32));
+        let shifted = layer.encoder_bias.iter().zip(&mean).map(|(bias, mean)| f64::from(*bias) - mean);
+        bias.push(axis.iter().zip(shifted).map(|(share, value)| share * value).sum::<f64>() as f32);
+    }
+    for (j, bias) in layer.decoder_bias.iter_mut().enumerate() {
+        let moved: f64 = mean.iter().enumerate().map(|(unit, mean)| mean * f64::from(w[unit * d + j])).sum();
+        *bias = (f64::from(*bias) + moved) as f32;
+    }
+    layer.weight = Weights::from_row_major(k, d, &values);
+    layer.encoder_bias = bias;
+
+    let mut code_covariance = vec![0.0; k * k];
+    variances
+        .iter()
+        .enumerate()
+        .for_each(|(unit, variance)| code_covariance[unit * k + unit] = variance.max(0.0) as f32);
+    let statistics = Statistics { code_mean: vec![0.0; k], code_covariance, ..statistics.clone() };
+    Ok((turned, statistics))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::RawModelSpec;
+    use crate::model::{Decoder, Loss, ModelSpec, NormalisationKind, Normaliser, Scorer, TiedLayer};
+    use crate::numeric::linalg::covariance;
+    use crate::numeric::rng::{Stream, Use};
+    use crate::numeric::{Lanes, Spare};
+
+    const ROWS: usize = 500;
+
+    fn random(count: usize, seed: u64) -> Vec<f32> {
+        let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+        (0..count).map(|_| stream.normal() as f32).collect()
+    }
+
+    fn model(code: Activation) -> Autoencoder {
+        let elu = Activation::Elu { alpha: 1.0 };
+        let spec = ModelSpec::new(RawModelSpec {
+            widths: vec![7, 6, 4],
+            encoder_activations: vec![elu, code],
+            decoder_activations: vec![Activation::Linear, elu],
+            loss: Loss::SquaredError,
+            normalisation: NormalisationKind::None,
+            gain: false,
+            feature_names: vec![],
+        })
+        .expect("a model");
+        let layer = |seed, outputs, inputs| TiedLayer {
+            weight: Weights::from_row_major(outputs, inputs, &random(outputs * inputs, seed)),
+            encoder_bias: random(outputs, seed + 1),
+            decoder_bias: random(inputs, seed + 2),
+            gain: None,
+        };
+        let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+        Autoencoder::new(spec, normaliser, vec![layer(1, 6, 7), layer(4, 4, 6)])
+    }
+
+    fn rows() -> Lanes {
+        let mut lanes = Lanes::zeros(ROWS, 7);
+        lanes.load(0, &random(ROWS * 7, 9));
+        lanes
+    }
+
+    fn statistics(model: &Autoencoder) -> Statistics {
+        let codes = model.encode(&rows(), &mut Spare::default());
+        let mut values = vec![0.0; ROWS * 4];
+        codes.store(0..ROWS, &mut values);
+        let (mean, covariance) = covariance(&values, 4, |_| true);
+        Statistics {
+            code_rows: ROWS as u64,
+            residual_variance: 1.0,
+            code_mean: mean.into_iter().map(|value| value as f32).collect(),
+            code_covariance: covariance.into_iter().map(|value| value as f32).collect(),
+            curvature: vec![1.0; 7],
+            calibration: vec![1.0],
+        }
+    }
+
+    #[test]
+    fn rows_stay_and_codes_are_uncorrelated_and_ordered() {
+        let model = model(Activation::Linear);
+        let before = statistics(&model);
+        let (turned, after) = canonicalise(&model, Some(&before)).expect("a linear code");
+        let (spare, rows) = (&mut Spare::default(), rows());
+        let old = model.reconstruct(&rows, Decoder::Transpose, spare).rows;
+        let new = turned.reconstruct(&rows, Decoder::Transpose, spare).rows;
+        let size = old.values().iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        for (old, new) in old.values().iter().zip(new.values()) {
+            assert!((old - new).abs() < 1e-5 * size, "{old} {new}");
+        }
+        let measured = statistics(&turned);
+        for i in 0..4 {
+            let variance = measured.code_covariance[i * 4 + i];
+            assert!(measured.code_mean[i].abs() < 1e-4 * variance.sqrt(), "centred");
+            assert!((variance - after.code_covariance[i * 4 + i]).abs() < 1e-4 * variance);
+            for j in 0..i {
+                let other = measured.code_covariance[j * 4 + j];
+                assert!(other >= variance, "ordered");
+                assert!(measured.code_covariance[i * 4 + j].abs() < 1e-4 * (variance * other).sqrt(), "[{i}, {j}]");
+            }
+        }
+        // Nor does it change how unusual a row is.
+        let (old, new) = (Scorer::new(&before).expect("definite"), Scorer::new(&after).expect("definite"));
+        let (old, new) = (old.score(&model, &rows, spare), new.score(&turned, &rows, spare));
+        for row in 0..ROWS {
+            assert!((old.at(row, 1) - new.at(row, 1)).abs() < 1e-3 * old.at(row, 1).max(1.0), "row {row}");
+        }
+        assert!(after.are_canonical() && !before.are_canonical());
+        assert_eq!(canonicalise(&turned, Some(&after)).expect_err("done"), CanonicalError::Already);
+    }
+
+    #[test]
+    fn what_cannot_be_turned_says_why() {
+        let tanh = model(Activation::Tanh);
+        let error = canonicalise(&tanh, Some(&statistics(&tanh))).expect_err("not linear");
+        assert!(error.to_string().contains("expected linear"), "{error}");
+        assert_eq!(canonicalise(&model(Activation::Linear), None).expect_err("none"), CanonicalError::NoStatistics);
+    }
+}
