@@ -70,7 +70,11 @@ async fn train_and_use(url: String) -> Result<(), Box<dyn std::error::Error>> {
     let selector = Some(pb::model_ref::Selector::Version(version));
     let model = Some(pb::ModelRef { name: "example".to_owned(), selector });
     let some = matrix(&rows[..2 * FEATURES]);
-    let codes = client.encode(pb::EncodeRequest { model: model.clone(), rows: Some(some) }).await?.into_inner().codes;
+    let codes = client
+        .encode(pb::EncodeRequest { model: model.clone(), rows: Some(some), ..Default::default() })
+        .await?
+        .into_inner()
+        .codes;
     let back = client.decode(pb::DecodeRequest { model, codes, ..Default::default() }).await?.into_inner().rows;
     if let Some(pb::Matrix { values: Some(pb::matrix::Values::Floats(back)), .. }) = back {
         println!("sent {:?}\nback {:?}", &rows[..FEATURES], &back.values[..FEATURES]);

@@ -172,7 +172,7 @@ fn area(scores: &[f32], anomalies: &[bool]) -> f64 {
     let (mut ranks, mut first) = (0.0, 0);
     while first < order.len() {
         let same = order[first..].iter().take_while(|i| scores[**i] == scores[order[first]]).count();
-        let rank = first as f64 + (same as f64 + 1.0) / 2.0;
+        let rank = first as f64 + f64::midpoint(same as f64, 1.0);
         ranks += rank * order[first..first + same].iter().filter(|i| anomalies[**i]).count() as f64;
         first += same;
     }

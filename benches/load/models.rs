@@ -81,6 +81,7 @@ impl Model {
                 columns: self.widths[0] as u32,
                 values: Some(pb::matrix::Values::Float32Le(Bytes::from(bytes))),
             }),
+            ..Default::default()
         }
     }
 }

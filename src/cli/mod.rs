@@ -55,7 +55,7 @@ enum Command {
     /// Train a model of rows in files
     Train(Box<train::TrainArgs>),
     /// Rows to codes
-    Encode(rows::RowsArgs),
+    Encode(rows::EncodeArgs),
     /// Codes back to rows; the version must be named
     Decode(rows::DecodeArgs),
     /// Rows to codes and back, with the error of each row

@@ -36,6 +36,11 @@ pub(super) enum ModelsCommand {
         /// The file
         file: String,
     },
+    /// Make a version that reconstructs the same and whose codes can be cut short: centred, and turned onto their principal axes
+    Canonicalise {
+        /// NAME, NAME@VERSION or NAME@ALIAS
+        model: String,
+    },
     /// Write the safetensors file of a version
     Export {
         /// NAME, NAME@VERSION or NAME@ALIAS
@@ -80,6 +85,7 @@ pub(super) async fn run(context: &Context, command: ModelsCommand) -> Result<(),
         ModelsCommand::Show { model } => show(context, &model).await,
         ModelsCommand::Delete { model } => delete(context, &model).await,
         ModelsCommand::Import { name, file } => import(context, name, &file).await,
+        ModelsCommand::Canonicalise { model } => canonicalise(context, &model).await,
         ModelsCommand::Export { model, output } => export(context, &model, &output).await,
         ModelsCommand::Alias(command) => alias(context, command).await,
     }
@@ -252,6 +258,29 @@ async fn import(context: &Context, name: String, path: &str) -> Result<(), CliEr
         println!("{}", report::version_json(&version));
     } else {
         println!("{} version {} is published ({})", version.name, version.version, widths(version.spec.as_ref()));
+    }
+    Ok(())
+}
+
+async fn canonicalise(context: &Context, model: &str) -> Result<(), CliError> {
+    let request = pb::CanonicaliseModelVersionRequest { model: Some(model_ref(model)?) };
+    let answer = context.models().await?.canonicalise_model_version(request).await?.into_inner();
+    let version = answer.version.unwrap_or_default();
+    if context.json {
+        let variances = answer.code_variances;
+        println!("{}", json!({ "name": version.name, "version": version.version, "code_variances": variances }));
+        return Ok(());
+    }
+    println!(
+        "{} version {} is published: it reconstructs as {model} does, and its codes can be cut short",
+        version.name, version.version
+    );
+    let whole: f64 = answer.code_variances.iter().sum();
+    let mut sum = 0.0;
+    println!("{:>11} {:>12} {:>22}", "code length", "variance", "of the code's variance");
+    for (i, variance) in answer.code_variances.iter().enumerate() {
+        sum += variance;
+        println!("{:>11} {variance:>12.5} {:>20.2} %", i + 1, 100.0 * sum / whole);
     }
     Ok(())
 }

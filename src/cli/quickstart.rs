@@ -130,7 +130,7 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     let mut client = context.autoencoder().await?;
     let version = Some(pb::model_ref::Selector::Version(result.version));
     let model = || Some(pb::ModelRef { name: "digits".to_owned(), selector: version.clone() });
-    let request = pb::EncodeRequest { model: model(), rows: Some(matrix(FEATURES, &held_out)) };
+    let request = pb::EncodeRequest { model: model(), rows: Some(matrix(FEATURES, &held_out)), ..Default::default() };
     let encoded = client.encode(request.clone()).await?.into_inner();
     let request_back = pb::DecodeRequest { model: model(), codes: encoded.codes.clone(), ..Default::default() };
     let decoded = client.decode(request_back).await?.into_inner();

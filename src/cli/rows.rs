@@ -34,6 +34,15 @@ pub(super) struct RowsArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct EncodeArgs {
+    #[command(flatten)]
+    rows: RowsArgs,
+    /// Only the first numbers of each code, so many: for versions that `halfhitch models canonicalise` made
+    #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
+    code_length: u32,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct DecodeArgs {
     #[command(flatten)]
     rows: RowsArgs,
@@ -112,7 +121,8 @@ struct Answer {
 
 #[derive(Clone, Copy)]
 enum Call {
-    Encode,
+    /// The first numbers of each code, so many; 0: all of them.
+    Encode(u32),
     Decode(pb::Decoder),
     Reconstruct(pb::Decoder),
 }
@@ -127,8 +137,8 @@ async fn call(
     let (model, rows) = (Some(model), Some(matrix(columns, &values)));
     let mut pseudo_inverse = None;
     let (version, matrix, errors, errors_input_units) = match call {
-        Call::Encode => {
-            let answer = client.encode(pb::EncodeRequest { model, rows }).await?.into_inner();
+        Call::Encode(code_length) => {
+            let answer = client.encode(pb::EncodeRequest { model, rows, code_length }).await?.into_inner();
             (answer.version, answer.codes, Vec::new(), Vec::new())
         }
         Call::Decode(decoder) => {
@@ -148,8 +158,8 @@ async fn call(
     Ok(Answer { version, values, columns, errors, errors_input_units, pseudo_inverse })
 }
 
-pub(super) async fn encode(context: &Context, args: RowsArgs) -> Result<(), CliError> {
-    run(context, Call::Encode, args, |_| Ok(())).await.map(|_| ())
+pub(super) async fn encode(context: &Context, args: EncodeArgs) -> Result<(), CliError> {
+    run(context, Call::Encode(args.code_length), args.rows, |_| Ok(())).await.map(|_| ())
 }
 
 pub(super) async fn decode(context: &Context, args: DecodeArgs) -> Result<(), CliError> {
@@ -243,7 +253,7 @@ async fn run(
                 json!({ "model": args.model, "version": version, "rows": rows, "output": args.write.output })
             );
         } else {
-            let what = if matches!(kind, Call::Encode) { "codes" } else { "rows" };
+            let what = if matches!(kind, Call::Encode(_)) { "codes" } else { "rows" };
             eprintln!(
                 "{rows} {what} of version {version} in {} ({})",
                 args.write.output,

@@ -17,9 +17,7 @@ pub enum CanonicalError {
     #[error("the activation of its code is {0}, expected linear: a rotation passes through no other")]
     Activation(String),
     /// Not known where the codes are.
-    #[error(
-        "it has no statistics of its codes: train it again, with validation rows held out and a code of at most 1024 numbers"
-    )]
+    #[error("it has no statistics of its codes: train it again, with a code of at most 1024 numbers")]
     NoStatistics,
     /// They are already.
     #[error("its codes are canonical already")]
@@ -50,7 +48,7 @@ pub fn canonicalise(
     let (variances, axes) = symmetric_axes(&covariance, k).ok_or(CanonicalError::Axes)?;
 
     let mut turned = model.clone();
-    let layer = turned.layers_mut().last_mut().expect("a model has layers");
+    let Some(layer) = turned.layers_mut().last_mut() else { return Err(CanonicalError::Already) };
     let (w, d) = (layer.weight.to_row_major(), layer.weight.inputs());
     let mean: Vec<f64> = statistics.code_mean.iter().map(|value| f64::from(*value)).collect();
     // Of W and of b - m, row by row of R, in f64: rounded once.

@@ -277,10 +277,10 @@ impl Tape {
     pub fn count_only(&mut self, kept: &[bool], scale: f32) {
         let delta = &mut self.decoder_delta[0];
         assert_eq!(kept.len(), delta.rows(), "one for each row");
-        for row in 0..kept.len() {
+        for (row, kept) in kept.iter().enumerate() {
             for column in 0..delta.columns() {
                 let value = delta.at_mut(row, column);
-                *value = if kept[row] { *value * scale } else { 0.0 };
+                *value = if *kept { *value * scale } else { 0.0 };
             }
         }
     }

@@ -118,6 +118,23 @@ impl Matrix {
         self.values
     }
 
+    /// With the first `columns` of each row, and zeros where it has fewer.
+    ///
+    /// # Panics
+    /// If there are to be none.
+    #[must_use]
+    pub fn resized(self, columns: usize) -> Self {
+        assert!(columns > 0, "at least one column");
+        let kept = self.columns.min(columns);
+        let values = match self.values {
+            Values::Floats(numbers) => Values::Floats(resized(&numbers, self.columns, kept, columns)),
+            Values::Float32Le(bytes) => {
+                Values::Float32Le(resized(&bytes, 4 * self.columns, 4 * kept, 4 * columns).into())
+            }
+        };
+        Self { rows: self.rows, columns, values }
+    }
+
     /// Refuses NaN and infinities, naming the first.
     pub fn check_finite(&self) -> Result<(), MatrixError> {
         self.check_finite_rows(0..self.rows)
@@ -156,6 +173,15 @@ impl Matrix {
             Values::Floats(floats) => batch.load(first, &floats[numbers]),
         }
     }
+}
+
+/// Of each `from` numbers the first `kept`, then zeros until there are `to`.
+fn resized<T: Copy + Default>(numbers: &[T], from: usize, kept: usize, to: usize) -> Vec<T> {
+    let mut resized = vec![T::default(); numbers.len() / from * to];
+    for (new, old) in resized.chunks_exact_mut(to).zip(numbers.chunks_exact(from)) {
+        new[..kept].copy_from_slice(&old[..kept]);
+    }
+    resized
 }
 
 fn first_not_finite(values: impl Iterator<Item = f32> + Clone) -> Option<(usize, f32)> {

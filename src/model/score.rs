@@ -42,8 +42,16 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// From what the model keeps; `None` where the covariance has no inverse.
+    /// From what the model keeps; `None` where the covariance has no inverse, or no rows were held out.
     pub fn new(statistics: &Statistics) -> Option<Self> {
+        if statistics.calibration.is_empty() {
+            return None;
+        }
+        Self::uncalibrated(statistics)
+    }
+
+    /// The same, to find the scores of held-out rows with.
+    pub(crate) fn uncalibrated(statistics: &Statistics) -> Option<Self> {
         let k = statistics.code_mean.len();
         let covariance: Vec<f64> = statistics.code_covariance.iter().map(|value| f64::from(*value)).collect();
         let largest = (0..k).map(|i| covariance[i * k + i]).fold(0.0, f64::max);

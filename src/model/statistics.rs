@@ -21,7 +21,8 @@ pub struct Statistics {
     pub code_covariance: Vec<f32>,
     /// (d,): ½ ∂²score/∂x² by feature, mean over some held-out rows. How steeply the score rises when a feature alone moves.
     pub curvature: Vec<f32>,
-    /// Scores of held-out rows, ascending: 1 to [`CALIBRATION_ROWS_MAX`].
+    /// Scores of held-out rows, ascending: at most [`CALIBRATION_ROWS_MAX`]. None where no rows were held out: then nothing can be
+    /// scored, and what is said of held-out rows is 0.
     pub calibration: Vec<f32>,
 }
 

@@ -36,10 +36,10 @@ impl AutoencoderService for Api {
 
     async fn encode(&self, request: Request<pb::EncodeRequest>) -> Result<Response<pb::EncodeResponse>, Status> {
         let deadline = deadline(request.extensions());
-        let pb::EncodeRequest { model, rows } = request.into_inner();
+        let pb::EncodeRequest { model, rows, code_length } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let rows = convert::matrix("rows", rows)?;
-        let served = self.service.encode(&name, &selector, rows, deadline).await?;
+        let served = self.service.encode(&name, &selector, rows, code_length, deadline).await?;
         Ok(Response::new(pb::EncodeResponse {
             version: served.version.number(),
             codes: Some(convert::matrix_answer(served.output.matrix)),

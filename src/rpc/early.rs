@@ -126,6 +126,7 @@ mod tests {
         pb::EncodeRequest {
             model: Some(pb::ModelRef { name: "m".into(), selector: Some(pb::model_ref::Selector::Version(3)) }),
             rows: Some(pb::Matrix { rows: 1, columns, values: Some(values) }),
+            ..Default::default()
         }
     }
 

@@ -147,6 +147,17 @@ impl ModelService for Api {
         Ok(Response::new(pb::ImportModelVersionResponse { version }))
     }
 
+    async fn canonicalise_model_version(
+        &self,
+        request: Request<pb::CanonicaliseModelVersionRequest>,
+    ) -> Result<Response<pb::CanonicaliseModelVersionResponse>, Status> {
+        let (name, selector) = convert::model_ref(request.into_inner().model)?;
+        let (description, variances) = self.service.canonicalise(&name, &selector).await?;
+        let version = Some(convert::version(description, convert::Report::With));
+        let code_variances = variances.into_iter().map(f64::from).collect();
+        Ok(Response::new(pb::CanonicaliseModelVersionResponse { version, code_variances }))
+    }
+
     async fn export_model_version(
         &self,
         request: Request<pb::ExportModelVersionRequest>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::batching::BatchError;
 use crate::files::folder::FolderError;
 use crate::jobs::{JobError, ServerFilesError};
-use crate::model::{ArtifactError, InverseError, ModelKey, ModelName, SpectrumError, Version};
+use crate::model::{ArtifactError, CanonicalError, InverseError, ModelKey, ModelName, SpectrumError, Version};
 use crate::store::StoreError;
 
 /// Models are read from disk one at a time: a moment later there is room again.
@@ -90,6 +90,20 @@ pub enum ServiceError {
         "{0} has no statistics to score by: train it again, with validation rows held out and a code of at most 1024 numbers"
     )]
     NoStatistics(ModelKey),
+    /// Codes that are to be cut short.
+    #[error(
+        "the codes of {0} are not canonical, their first numbers are not the best: `halfhitch models canonicalise` makes a version \
+         whose are"
+    )]
+    NotCanonical(ModelKey),
+    /// Making codes canonical.
+    #[error("{key} cannot be made canonical: {error}")]
+    Canonical {
+        /// The version.
+        key: ModelKey,
+        /// Why.
+        error: CanonicalError,
+    },
     /// Inspecting.
     #[error("{key} cannot be inspected: {error}")]
     NotInspected {
@@ -147,9 +161,12 @@ impl ServiceError {
             Self::Batch(error) => batch_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Job(error) => job_kind(error),
-            Self::JobEnded(_) | Self::NoInverse { .. } | Self::NoStatistics(_) | Self::NotInspected { .. } => {
-                Kind::Precondition
-            }
+            Self::JobEnded(_)
+            | Self::NoInverse { .. }
+            | Self::NoStatistics(_)
+            | Self::NotInspected { .. }
+            | Self::NotCanonical(_)
+            | Self::Canonical { .. } => Kind::Precondition,
             Self::Message { error, .. } => error.kind(),
             Self::ShuttingDown(_) => Kind::Unavailable,
             Self::Internal(_) => Kind::Internal,

@@ -112,16 +112,32 @@ impl Service {
         &self.jobs
     }
 
-    /// Rows (n, d_0) to codes (n, d_K).
+    /// Rows (n, d_0) to codes (n, d_K), or to their first numbers, `code_length` of them if that is not 0.
     pub async fn encode(
         &self,
         name: &ModelName,
         selector: &Selector,
         rows: Matrix,
+        code_length: u32,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let key = self.choose(name, selector, Operation::Encode)?;
-        self.compute(&key, Operation::Encode, rows, deadline, Urgency::Interactive).await
+        if code_length > 0 {
+            let model = self.loaded(&key).await?;
+            let most = model.artifact.model.spec().code_length();
+            if code_length as usize > most {
+                let message = format!("is {code_length}, expected at most {most}: the length of its codes");
+                return Err(ServiceError::invalid("code_length", message));
+            }
+            if !model.artifact.has_canonical_codes() {
+                return Err(ServiceError::NotCanonical(key));
+            }
+        }
+        let mut served = self.compute(&key, Operation::Encode, rows, deadline, Urgency::Interactive).await?;
+        if code_length > 0 {
+            served.output.matrix = served.output.matrix.resized(code_length as usize);
+        }
+        Ok(served)
     }
 
     /// Codes (n, d_K) to rows (n, d_0). The version must be named.
@@ -202,6 +218,10 @@ impl Service {
                 .await?
                 .map_err(|error| ServiceError::NoInverse { key: key.clone(), error })?;
         }
+        let code_length = model.artifact.model.spec().code_length();
+        let is_short = operation.decodes() && rows.columns() < code_length && model.artifact.has_canonical_codes();
+        // What is missing of a canonical code is average: 0.
+        let rows = if is_short { rows.resized(code_length) } else { rows };
         let inverted = model.inverse().filter(|_| operation.needs_inverse()).map(|inverse| {
             let (condition, regularised) = inverse.condition();
             Inverted { condition, regularised, approximate: !model.artifact.model.spec().is_linear() }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Service, ServiceError};
-use crate::model::{Alias, Artifact, ModelKey, ModelName, ModelSpec, Selector, TrainingReport, Version};
+use crate::model::{Alias, Artifact, ModelKey, ModelName, ModelSpec, Selector, TrainingReport, Version, canonicalise};
 use crate::store::{ModelEntry, ModelStore, StoreError};
 
 /// One version, described without its tensors.
@@ -96,6 +96,34 @@ impl Service {
             drop(file);
             let version = store.publish(&name, &artifact)?;
             describe(store.as_ref(), ModelKey { name, version })
+        })
+        .await
+    }
+
+    /// Publishes a version with canonical codes: see [`crate::model::canonical`]. Returns it, and the variances of its codes.
+    pub async fn canonicalise(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+    ) -> Result<(VersionDescription, Vec<f32>), ServiceError> {
+        let key = self.registry.resolve(name, selector)?;
+        let loaded = self.loaded(&key).await?;
+        self.blocking(move |store| {
+            let Artifact { model, report, statistics, .. } = &loaded.artifact;
+            let made = canonicalise(model, statistics.as_ref());
+            let (model, statistics) = made.map_err(|error| ServiceError::Canonical { key: key.clone(), error })?;
+            let k = statistics.code_mean.len();
+            let variances = (0..k).map(|unit| statistics.code_covariance[unit * k + unit]).collect();
+            let report = report.as_deref().map(|report| {
+                let mut report = report.clone();
+                report.notes.push(format!("codes: centred and turned onto their principal axes, made from {key}"));
+                // No job made this version: one that begins again must not take it for its own.
+                (report.base, report.job_id) = (Some(key.clone()), String::new());
+                Arc::new(report)
+            });
+            let artifact = Artifact { model, report, statistics: Some(statistics), sha256: String::new() };
+            let version = store.publish(&key.name, &artifact)?;
+            Ok((describe(store.as_ref(), ModelKey { name: key.name, version })?, variances))
         })
         .await
     }

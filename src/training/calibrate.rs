@@ -21,9 +21,9 @@ const CURVATURE_FEATURES_MAX: usize = 4096;
 /// How often rows are left out, and those to leave out chosen anew.
 const TRIM_ROUNDS: usize = 3;
 
-/// The statistics of a model: the codes are those of the training rows, everything else is of those held out. Of rows that are
-/// not what they should be, the share `trim` that scores highest is left out (but for the calibration). None where nothing was
-/// held out, the code is too long, or figures leave the numbers.
+/// The statistics of a model: the codes are those of the training rows, everything else is of those held out, if there are any.
+/// Of rows that are not what they should be, the share `trim` that scores highest is left out (but for the calibration). None
+/// where the code is too long, or figures leave the numbers.
 pub(super) fn statistics(
     model: &Autoencoder,
     source: &dyn RowSource,
@@ -32,7 +32,7 @@ pub(super) fn statistics(
     trim: f64,
 ) -> Result<Option<Statistics>, SourceError> {
     let spec = model.spec();
-    if held_back.count() == 0 || !Statistics::are_possible(spec) {
+    if !Statistics::are_possible(spec) {
         return Ok(None);
     }
     let spare = &mut Spare::default();
@@ -57,6 +57,18 @@ pub(super) fn statistics(
     drop(held_out);
 
     let Sample { codes, errors, .. } = of_training;
+    if count == 0 {
+        let (mean, covariance) = covariance(&codes, spec.code_length(), |_| true);
+        let found = Statistics {
+            code_rows: errors.len() as u64,
+            residual_variance: 0.0,
+            code_mean: mean.into_iter().map(|value| value as f32).collect(),
+            code_covariance: covariance.into_iter().map(|value| value as f32).collect(),
+            curvature: vec![0.0; spec.features()],
+            calibration: Vec::new(),
+        };
+        return Ok(is_finite(&found).then_some(found));
+    }
     let of_held_out = model.encode_with_errors(&lanes, spare).1;
     let dimensions = Statistics::residual_dimensions(spec) as f64;
     let (mut trained, mut held) = (vec![true; errors.len()], vec![true; count]);
@@ -73,7 +85,7 @@ pub(super) fn statistics(
             curvature: Vec::new(),
             calibration: Vec::new(),
         };
-        let Some(scorer) = Scorer::new(&found).filter(|_| found.residual_variance.is_finite()) else {
+        let Some(scorer) = Scorer::uncalibrated(&found).filter(|_| found.residual_variance.is_finite()) else {
             return Ok(None);
         };
         if rounds == 0 {
@@ -89,8 +101,12 @@ pub(super) fn statistics(
     found.curvature = curvatures(&scorer, model, &lanes, &held);
     found.calibration = scores(&scorer, model, &lanes, spare);
     found.calibration.sort_unstable_by(f32::total_cmp);
+    Ok(is_finite(&found).then_some(found))
+}
+
+fn is_finite(found: &Statistics) -> bool {
     let all = found.calibration.iter().chain(&found.curvature).chain(&found.code_covariance).chain(&found.code_mean);
-    Ok(all.copied().all(f32::is_finite).then_some(found))
+    all.copied().all(f32::is_finite)
 }
 
 /// By feature, of a few of the rows that are `held`; the same for all where there are too many.

@@ -15,7 +15,8 @@ async fn a_row_is_the_same_in_every_batch() {
         let length = *widths.last().expect("widths") as usize;
         let row = sample(1, columns, 99);
         let mut encode = async |rows: &[f32]| {
-            let question = pb::EncodeRequest { model: newest("bits"), rows: Some(matrix(columns, rows)) };
+            let question =
+                pb::EncodeRequest { model: newest("bits"), rows: Some(matrix(columns, rows)), ..Default::default() };
             numbers(client.encode(question).await.expect("encodes").into_inner().codes)
         };
         let mut client = server.autoencoder().await;
@@ -56,7 +57,7 @@ async fn neighbours_do_not_change_a_row() {
     let store = temporary_store();
     let server = served(store.path(), "bits", &[16, 9, 4]).await;
     let rows = sample(64, 16, 5);
-    let question = pb::EncodeRequest { model: newest("bits"), rows: Some(matrix(16, &rows)) };
+    let question = pb::EncodeRequest { model: newest("bits"), rows: Some(matrix(16, &rows)), ..Default::default() };
     let together = numbers(server.autoencoder().await.encode(question).await.expect("encodes").into_inner().codes);
     let client = server.autoencoder().await;
     let callers: Vec<_> = (0..64)
@@ -64,7 +65,8 @@ async fn neighbours_do_not_change_a_row() {
             let mut client = client.clone();
             let row = rows[i * 16..][..16].to_vec();
             tokio::spawn(async move {
-                let question = pb::EncodeRequest { model: newest("bits"), rows: Some(matrix(16, &row)) };
+                let question =
+                    pb::EncodeRequest { model: newest("bits"), rows: Some(matrix(16, &row)), ..Default::default() };
                 numbers(client.encode(question).await.expect("encodes").into_inner().codes)
             })
         })

@@ -112,7 +112,7 @@ async fn answers_come_in_order_with_the_bits_of_single_calls() {
     end.expect("ends well");
     assert_eq!(codes.len(), pieces.len());
     for (rows, answer) in pieces.iter().zip(&codes) {
-        let question = pb::EncodeRequest { model: newest("bulk"), rows: Some(matrix(20, rows)) };
+        let question = pb::EncodeRequest { model: newest("bulk"), rows: Some(matrix(20, rows)), ..Default::default() };
         let alone = client.encode(question).await.expect("encodes").into_inner();
         assert_eq!((answer.version, &answer.codes), (alone.version, &alone.codes));
     }
@@ -262,7 +262,7 @@ async fn bulk_waits_for_room_and_leaves_some() {
     let mut client = server.client().await;
     let row = matrix(512, &sample(50, 512, 1));
     for _ in 0..50 {
-        let question = pb::EncodeRequest { model: newest("narrow"), rows: Some(row.clone()) };
+        let question = pb::EncodeRequest { model: newest("narrow"), rows: Some(row.clone()), ..Default::default() };
         client.encode(question).await.expect("half of the queue is free");
     }
     for stream in streams {
@@ -312,7 +312,7 @@ async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
     let store = temporary_store();
     let server = served(store.path(), "works", &[32, 8]).await;
     let rows = sample(500, 32, 3);
-    let question = pb::EncodeRequest { model: newest("works"), rows: Some(matrix(32, &rows)) };
+    let question = pb::EncodeRequest { model: newest("works"), rows: Some(matrix(32, &rows)), ..Default::default() };
     let expected = server.autoencoder().await.encode(question).await.expect("encodes").into_inner().codes;
     let mut streams = Vec::new();
     for _ in 0..4 {

@@ -105,7 +105,11 @@ fn files(folder: &Path, below: &Path, found: &mut Vec<String>) {
 async fn a_server_killed_while_it_publishes_starts_clean() {
     let store = temporary_store();
     let rows = sample(60, COLUMNS, 5);
-    let question = |number| pb::EncodeRequest { model: version("busy", number), rows: Some(matrix(COLUMNS, &rows)) };
+    let question = |number| pb::EncodeRequest {
+        model: version("busy", number),
+        rows: Some(matrix(COLUMNS, &rows)),
+        ..Default::default()
+    };
     let mut codes: BTreeMap<u64, pb::EncodeResponse> = BTreeMap::new();
     for round in 0..8u64 {
         let server = ServerProcess::start(store.path());

@@ -24,6 +24,7 @@ async fn ten_thousand_departed_callers_leave_no_trace() {
     let ask = |count: usize| pb::EncodeRequest {
         model: newest("m"),
         rows: Some(matrix(WIDTHS[0], &rows[..count * WIDTHS[0]])),
+        ..Default::default()
     };
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {

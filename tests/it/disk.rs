@@ -100,7 +100,7 @@ async fn a_full_disk_fails_the_job_that_met_it_and_nothing_else() {
     other.chunk(2, &large).await.expect("there is room again");
     other.questions.send(finish(2, 8_060)).await.expect("the stream is open");
     assert_eq!(other.result().await.expect("trains").version, 1);
-    let encode = pb::EncodeRequest { model: newest("kept"), rows: Some(matrix(COLUMNS, &small)) };
+    let encode = pb::EncodeRequest { model: newest("kept"), rows: Some(matrix(COLUMNS, &small)), ..Default::default() };
     server.autoencoder().await.encode(encode).await.expect("encodes");
     assert_eq!(server.terminate(), Some(0));
 }

@@ -37,7 +37,7 @@ fn field(status: &Status) -> String {
 }
 
 fn encode(model: Option<pb::ModelRef>, rows: Option<pb::Matrix>) -> pb::EncodeRequest {
-    pb::EncodeRequest { model, rows }
+    pb::EncodeRequest { model, rows, ..Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ async fn the_pseudo_inverse_gives_rows_that_have_the_code() {
     let trust = answer.pseudo_inverse.expect("said with the rows");
     assert!(!trust.is_linear_approximation && !trust.is_regularised && trust.condition >= 1.0, "{trust:?}");
     let rows = answer.rows;
-    let back = pb::EncodeRequest { model: newest("linear"), rows: rows.clone() };
+    let back = pb::EncodeRequest { model: newest("linear"), rows: rows.clone(), ..Default::default() };
     let back = numbers(client.encode(back).await.expect("encodes").into_inner().codes);
     assert!(codes.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-3), "{codes:?} {back:?}");
 

@@ -9,6 +9,7 @@
 mod auto;
 mod bits;
 mod bulk;
+mod canonical;
 mod cli;
 mod r#continue;
 mod crash;

@@ -19,8 +19,11 @@ async fn loaded(widths: &[usize]) -> (usize, Option<u64>) {
     let (inputs, code) = (widths[0], widths[widths.len() - 1]);
     // Every kernel, and messages so small that what the allocator keeps of them does not count.
     for rows in [1, 7, 16, 17].into_iter().cycle().take(40) {
-        let encode =
-            pb::EncodeRequest { model: newest("m"), rows: Some(matrix(inputs, &sample(rows, inputs, rows as u64))) };
+        let encode = pb::EncodeRequest {
+            model: newest("m"),
+            rows: Some(matrix(inputs, &sample(rows, inputs, rows as u64))),
+            ..Default::default()
+        };
         client.encode(encode).await.expect("encodes");
         let decode = pb::DecodeRequest {
             model: version("m", 1),
@@ -67,7 +70,8 @@ async fn an_idle_server_is_small_and_does_not_grow() {
                 let row = row.clone();
                 tokio::spawn(async move {
                     for _ in 0..count / 8 {
-                        let question = pb::EncodeRequest { model: newest("deep"), rows: Some(row.clone()) };
+                        let question =
+                            pb::EncodeRequest { model: newest("deep"), rows: Some(row.clone()), ..Default::default() };
                         client.encode(question).await.expect("encodes");
                     }
                 })

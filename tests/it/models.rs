@@ -90,7 +90,11 @@ async fn an_alias_moves_only_from_where_it_is_believed_to_be() {
     assert_eq!(previous(models.set_alias(set(1, None)).await), Ok(2));
     assert_eq!(previous(models.set_alias(set(7, None)).await), Err(Code::NotFound));
 
-    let question = pb::EncodeRequest { model: alias("moves", "prod"), rows: Some(matrix(6, &sample(1, 6, 1))) };
+    let question = pb::EncodeRequest {
+        model: alias("moves", "prod"),
+        rows: Some(matrix(6, &sample(1, 6, 1))),
+        ..Default::default()
+    };
     assert_eq!(server.autoencoder().await.encode(question).await.expect("encodes").into_inner().version, 1);
 
     let delete = |version| pb::DeleteModelVersionRequest { name: "moves".into(), version };
@@ -118,7 +122,8 @@ async fn a_deleted_versions_number_never_comes_back() {
     let delete = |version| pb::DeleteModelVersionRequest { name: "gone".into(), version };
     models.delete_model_version(delete(1)).await.expect("exists");
     assert_eq!(models.delete_model_version(delete(1)).await.expect_err("gone").code(), Code::NotFound);
-    let question = pb::EncodeRequest { model: version("gone", 1), rows: Some(matrix(6, &sample(1, 6, 1))) };
+    let question =
+        pb::EncodeRequest { model: version("gone", 1), rows: Some(matrix(6, &sample(1, 6, 1))), ..Default::default() };
     assert_eq!(server.autoencoder().await.encode(question).await.expect_err("gone").code(), Code::NotFound);
     server.stop().await;
     let server = TestServer::start(store.path()).await;
@@ -160,7 +165,7 @@ async fn an_exported_file_comes_back_as_the_same_model() {
     let rows = sample(4, 9, 3);
     let mut client = server.autoencoder().await;
     let mut codes = async |name| {
-        let question = pb::EncodeRequest { model: newest(name), rows: Some(matrix(9, &rows)) };
+        let question = pb::EncodeRequest { model: newest(name), rows: Some(matrix(9, &rows)), ..Default::default() };
         numbers(client.encode(question).await.expect("encodes").into_inner().codes)
     };
     assert_eq!(codes("travels").await, codes("copy").await);
@@ -199,7 +204,8 @@ async fn a_damaged_version_fails_alone() {
     std::fs::write(&path, bytes).expect("writes");
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
-    let question = |name| pb::EncodeRequest { model: newest(name), rows: Some(matrix(6, &sample(1, 6, 1))) };
+    let question =
+        |name| pb::EncodeRequest { model: newest(name), rows: Some(matrix(6, &sample(1, 6, 1))), ..Default::default() };
     let status = client.encode(question("rots")).await.expect_err("damaged");
     assert_eq!(status.code(), Code::DataLoss, "{status:?}");
     assert!(status.message().contains("damaged"), "{status:?}");

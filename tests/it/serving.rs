@@ -15,7 +15,7 @@ async fn answers_use_the_form_of_the_question() {
     let mut client = server.autoencoder().await;
     let rows = sample(3, 6, 1);
     let mut encode = async |rows| {
-        let question = pb::EncodeRequest { model: newest("forms"), rows: Some(rows) };
+        let question = pb::EncodeRequest { model: newest("forms"), rows: Some(rows), ..Default::default() };
         client.encode(question).await.expect("encodes").into_inner().codes
     };
     let bytes = encode(matrix(6, &rows)).await;
@@ -36,7 +36,8 @@ async fn mixed_callers_get_their_own_rows_back() {
             let mut client = client.clone();
             tokio::spawn(async move {
                 let rows = sample(1 + (i as usize * 37) % 300, 10, i);
-                let question = pb::EncodeRequest { model: newest("mixed"), rows: Some(matrix(10, &rows)) };
+                let question =
+                    pb::EncodeRequest { model: newest("mixed"), rows: Some(matrix(10, &rows)), ..Default::default() };
                 let codes = client.encode(question).await.expect("encodes").into_inner();
                 let question = pb::DecodeRequest {
                     model: version("mixed", codes.version),
@@ -105,7 +106,7 @@ async fn what_was_published_is_served_after_a_restart() {
     let store = temporary_store();
     let server = served(store.path(), "stays", &[6, 2]).await;
     let rows = sample(5, 6, 8);
-    let question = || pb::EncodeRequest { model: newest("stays"), rows: Some(matrix(6, &rows)) };
+    let question = || pb::EncodeRequest { model: newest("stays"), rows: Some(matrix(6, &rows)), ..Default::default() };
     let before = server.autoencoder().await.encode(question()).await.expect("encodes").into_inner();
     server.stop().await;
     let server = TestServer::start(store.path()).await;

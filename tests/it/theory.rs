@@ -2,15 +2,15 @@
 //! loss takes them away predictably, and saturating units want a gain.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use halfhitch::files::{self, ReadOptions};
 use halfhitch::model::inspect::{Inspection, inspect};
-use halfhitch::model::{Loss, Matrix, NormalisationKind, Values};
-use halfhitch::numeric::Activation;
-use halfhitch::numeric::linalg::{Pca, RowsInTurn, orthonormalise_rows};
+use halfhitch::model::{Decoder, Loss, Matrix, NormalisationKind, Values, canonicalise};
+use halfhitch::numeric::linalg::{Pca, RowsInTurn, covariance, orthonormalise_rows};
 use halfhitch::numeric::rng::{Stream, Use};
+use halfhitch::numeric::{Activation, Lanes, Spare};
 use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, Trained, train};
 
 /// The digits, 64 pixels from 0 to 16, without their labels.
@@ -22,6 +22,13 @@ fn digits() -> Vec<f32> {
     while reader.next_rows(&mut values, 4096).expect("rows") > 0 {}
     assert_eq!(values.len(), 1797 * 64);
     values
+}
+
+/// Where data for tests is, if it is there.
+fn data() -> Option<PathBuf> {
+    let folder = std::env::var_os("HALFHITCH_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+    folder.is_dir().then_some(folder)
 }
 
 fn trained(spec: TrainSpec, values: &[f32]) -> Trained {
@@ -74,18 +81,101 @@ fn a_linear_model_becomes_pca_with_orthonormal_rows() {
     }
 }
 
-/// Rows of 64.
-struct Table(Vec<f64>);
+/// Mean squared error of codes cut to `m` numbers, and what PCA leaves with as many directions.
+fn cut_short(trained: &Trained, values: &[f32], m: usize) -> f64 {
+    let features = trained.model.spec().features();
+    let rows = values.len() / features;
+    let mut lanes = Lanes::zeros(rows, features);
+    lanes.load(0, values);
+    let spare = &mut Spare::default();
+    let mut codes = trained.model.encode(&lanes, spare);
+    codes.each_column_mut(|j, part| {
+        if j >= m {
+            part.fill(0.0);
+        }
+    });
+    let decoded = trained.model.decode(&codes, Decoder::Transpose, spare);
+    let scale = f64::from(trained.model.normaliser().unit(0));
+    let squares = lanes.values().iter().zip(decoded.values()).map(|(a, b)| (f64::from(a - b) / scale).powi(2));
+    squares.sum::<f64>() / rows as f64
+}
+
+/// As it is, and with canonical codes.
+fn canonical(trained: Trained) -> (Trained, Trained) {
+    let (model, statistics) = canonicalise(&trained.model, trained.statistics.as_ref()).expect("a linear code");
+    let report = trained.report.clone();
+    (trained, Trained { model, report, statistics: Some(statistics) })
+}
+
+#[track_caller]
+fn check_cut_short(trained: &Trained, values: &[f32], range: f64, lengths: &[usize]) {
+    let features = trained.model.spec().features();
+    let table = Table(values.iter().map(|value| f64::from(*value) / range).collect(), features);
+    let k = trained.model.spec().code_length();
+    let along = variances(&table, k);
+    let mean: Vec<f64> =
+        (0..features).map(|j| table.0.iter().skip(j).step_by(features).sum::<f64>() / table.rows() as f64).collect();
+    let spread = table.0.chunks_exact(features).flat_map(|row| row.iter().zip(&mean).map(|(x, m)| (x - m).powi(2)));
+    let spread = spread.sum::<f64>() / table.rows() as f64;
+    for m in lengths {
+        let (error, pca) = (cut_short(trained, values, *m), spread - along[..*m].iter().sum::<f64>());
+        println!("k = {k}, cut to {m}: {error:.4}, {:.5} of PCA's with {m}", error / pca);
+        assert!(error < 1.01 * pca, "cut to {m}: {error}, PCA has {pca}");
+    }
+}
+
+#[test]
+fn canonical_codes_can_be_cut_short() {
+    let digits = digits();
+    let (plain, turned) = canonical(trained(linear(30), &digits));
+    let (before, after) = (cut_short(&plain, &digits, 30), cut_short(&turned, &digits, 30));
+    assert!((after / before - 1.0).abs() < 1e-5, "{before} {after}");
+    check_cut_short(&turned, &digits, 16.0, &(1..=30).collect::<Vec<_>>());
+    // Otherwise they cannot.
+    assert!(cut_short(&plain, &digits, 8) > 1.2 * cut_short(&turned, &digits, 8));
+}
+
+#[test]
+#[ignore = "takes a minute: cargo test --release --test it mnist_codes -- --ignored --nocapture"]
+fn mnist_codes_can_be_cut_short() {
+    let Some(folder) = data() else { return eprintln!("skipped: no data for tests") };
+    let path = folder.join("mnist/train-images-idx3-ubyte.gz");
+    let mut reader = files::open(&path, &ReadOptions::default()).expect("images");
+    let mut images = Vec::new();
+    while reader.next_rows(&mut images, 10_000).expect("images") > 0 {}
+    let spec = TrainSpec { widths: vec![784, 30], value_range: Some((0.0, 255.0)), epochs: Some(60), ..linear(30) };
+    let (plain, turned) = canonical(trained(spec, &images));
+    let mut lanes = Lanes::zeros(60_000, 784);
+    lanes.load(0, &images);
+    let spare = &mut Spare::default();
+    let [before, after] = [&plain, &turned].map(|of| of.model.reconstruct(&lanes, Decoder::Transpose, spare).rows);
+    let largest = before.values().iter().zip(after.values()).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+    let size = before.values().iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    println!("a reconstructed pixel changes by at most {:.1e} of the largest", largest / size);
+    assert!(largest < 1e-5 * size, "{largest} of {size}");
+    let codes = turned.model.encode(&lanes, spare);
+    let mut values = vec![0.0; 60_000 * 30];
+    codes.store(0..60_000, &mut values);
+    let covariance = covariance(&values, 30, |_| true).1;
+    let off = |i: usize, j: usize| covariance[i * 30 + j].abs() / (covariance[i * 31] * covariance[j * 31]).sqrt();
+    let largest = (0..30).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| off(i, j)).fold(0.0, f64::max);
+    println!("codes are correlated by at most {largest:.1e}");
+    assert!(largest < 1e-3, "{largest}");
+    check_cut_short(&turned, &images, 255.0, &(1..=30).collect::<Vec<_>>());
+}
+
+/// Rows, and how wide they are.
+struct Table(Vec<f64>, usize);
 
 impl RowsInTurn for Table {
     fn rows(&self) -> usize {
-        self.0.len() / 64
+        self.0.len() / self.1
     }
     fn columns(&self) -> usize {
-        64
+        self.1
     }
     fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()> {
-        self.0.chunks_exact(64).try_for_each(found)
+        self.0.chunks_exact(self.1).try_for_each(found)
     }
 }
 
@@ -95,7 +185,7 @@ fn variances(table: &Table, k: usize) -> Vec<f64> {
     let directions = pca.directions();
     let mut sums = vec![0.0; k];
     pca.residuals(table, |centred, _| {
-        for (sum, direction) in sums.iter_mut().zip(directions.chunks_exact(64).rev()) {
+        for (sum, direction) in sums.iter_mut().zip(directions.chunks_exact(table.1).rev()) {
             *sum += direction.iter().zip(centred).map(|(w, x)| w * x).sum::<f64>().powi(2);
         }
     });
@@ -109,7 +199,7 @@ fn l2_in_the_loss_shrinks_the_eigenvalues_as_predicted_and_the_pseudo_inverse_re
     let mut spec = linear(8);
     spec.regularisation.l2 = L2;
     let seen = seen(&trained(spec, &digits), &digits);
-    let table = Table(digits.iter().map(|value| f64::from(*value) / 16.0).collect());
+    let table = Table(digits.iter().map(|value| f64::from(*value) / 16.0).collect(), 64);
     let predicted: Vec<f64> = variances(&table, 8).iter().map(|variance| (1.0 - L2 / variance).max(0.0)).collect();
     for (singular, predicted) in seen.layers[0].singular_values.iter().zip(&predicted) {
         println!("eigenvalue {:.4}, predicted {predicted:.4}", singular * singular);

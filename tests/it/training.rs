@@ -29,7 +29,7 @@ async fn rows_become_a_version_that_encodes_and_decodes() {
     assert_eq!(report.epochs.len(), 60);
     assert_eq!(report.training_rows + validation.rows, 300);
 
-    let question = pb::EncodeRequest { model: newest("plane"), rows: Some(matrix(12, &rows)) };
+    let question = pb::EncodeRequest { model: newest("plane"), rows: Some(matrix(12, &rows)), ..Default::default() };
     let encoded = client.encode(question).await.expect("encodes").into_inner();
     assert_eq!(encoded.version, 1);
     let question = pb::DecodeRequest { model: version("plane", 1), codes: encoded.codes, ..Default::default() };
@@ -59,7 +59,7 @@ async fn the_same_seed_gives_the_same_tensors() {
     other.seed = 2;
     train(&mut client, other, &rows).await.expect("trains");
     let codes = async |name: &str| {
-        let question = pb::EncodeRequest { model: newest(name), rows: Some(matrix(10, &rows)) };
+        let question = pb::EncodeRequest { model: newest(name), rows: Some(matrix(10, &rows)), ..Default::default() };
         let codes = server.autoencoder().await.encode(question).await.expect("encodes").into_inner().codes;
         numbers(codes).into_iter().map(f32::to_bits).collect::<Vec<_>>()
     };

@@ -146,7 +146,8 @@ async fn calls_go_on_while_connections_age() {
     config.transport.connection_age_max = Some(Duration::from_secs(1));
     let server = TestServer::start_with(config).await;
     let mut client = server.autoencoder().await;
-    let question = pb::EncodeRequest { model: newest("ages"), rows: Some(matrix(6, &sample(2, 6, 1))) };
+    let question =
+        pb::EncodeRequest { model: newest("ages"), rows: Some(matrix(6, &sample(2, 6, 1))), ..Default::default() };
     let mut crossed = 0;
     let until = Instant::now() + Duration::from_millis(3_500);
     while Instant::now() < until {

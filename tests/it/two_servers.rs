@@ -24,7 +24,7 @@ async fn the_second_reads_notices_and_takes_over() {
     let writer = served(store.path(), "shared", &[6, 2]).await;
     let reader = TestServer::start(store.path()).await;
     let rows = sample(50, 6, 1);
-    let question = || pb::EncodeRequest { model: newest("shared"), rows: Some(matrix(6, &rows)) };
+    let question = || pb::EncodeRequest { model: newest("shared"), rows: Some(matrix(6, &rows)), ..Default::default() };
 
     let from_writer = writer.autoencoder().await.encode(question()).await.expect("serves").into_inner();
     let from_reader = reader.autoencoder().await.encode(question()).await.expect("serves").into_inner();

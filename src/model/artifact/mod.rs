@@ -119,6 +119,11 @@ impl Artifact {
         Ok((metadata.spec, metadata.report, metadata.sha256.unwrap_or_default()))
     }
 
+    /// Whether the first numbers of its codes are the best few: see [`super::canonical`].
+    pub fn has_canonical_codes(&self) -> bool {
+        self.statistics.as_ref().is_some_and(Statistics::are_canonical)
+    }
+
     fn read(bytes: &[u8], origin: Origin) -> Result<Self, ArtifactError> {
         let (header, metadata) = read_header(bytes, origin)?;
         let expected = header.length as u64 + tensors::bytes(&metadata);

@@ -69,14 +69,14 @@ fn a_score_is_what_the_definition_says() {
     let scores = scorer.score(&model, &rows, spare);
     let codes = model.encode(&rows, spare);
     let errors = model.reconstruct(&rows, crate::model::Decoder::Transpose, spare).squared_errors;
-    for row in 0..20 {
+    for (row, error) in errors.iter().enumerate() {
         let centred: Vec<f32> = (0..3).map(|unit| codes.at(row, unit) - of.code_mean[unit]).collect();
         let expected = centred[0].powi(2) / 4.0 + centred[1].powi(2) + centred[2].powi(2) * 4.0;
         let distance = scores.at(row, 1);
         assert!((distance - expected).abs() < 1e-5 * expected.max(1.0), "{distance} {expected}");
-        assert_eq!(scores.at(row, 0).to_bits(), errors[row].to_bits());
-        let combined = scorer.combined(errors[row], distance);
-        assert!((combined - (distance + errors[row] / 0.25)).abs() < 1e-4 * combined.max(1.0));
+        assert_eq!(scores.at(row, 0).to_bits(), error.to_bits());
+        let combined = scorer.combined(*error, distance);
+        assert!((combined - (distance + error / 0.25)).abs() < 1e-4 * combined.max(1.0));
     }
     // A dead unit changes nothing, whatever it says.
     (of.code_covariance[0], of.code_mean[0]) = (0.0, 1e9);

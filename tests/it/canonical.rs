@@ -1,0 +1,97 @@
+//! Codes that can be cut short.
+
+use halfhitch::rpc::pb;
+use halfhitch::store::{LocalStore, ModelStore};
+use tonic::Code;
+
+use crate::support::{TestServer, matrix, newest, numbers, sample, spec, temporary_store, train, untrained, version};
+
+fn question(of: Option<pb::ModelRef>, rows: &[f32], code_length: u32) -> pb::EncodeRequest {
+    pb::EncodeRequest { model: of, rows: Some(matrix(8, rows)), code_length }
+}
+
+/// A linear code of four numbers.
+async fn trained(server: &TestServer, name: &str) {
+    let mut spec = spec(name, &[8, 6, 4]);
+    spec.hidden_activation = pb::Activation::Elu.into();
+    train(&mut server.autoencoder().await, spec, &sample(300, 8, 7)).await.expect("trains");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canonical_version_reconstructs_the_same_and_its_codes_can_be_cut_short() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    trained(&server, "m").await;
+    let mut models = server.models().await;
+    let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
+    let made = models.canonicalise_model_version(request).await.expect("makes one").into_inner();
+    let described = made.version.expect("described");
+    assert_eq!((described.version, made.code_variances.len()), (2, 4));
+    assert!(made.code_variances.is_sorted_by(|a, b| a >= b), "{:?}", made.code_variances);
+    let report = described.training_report.expect("that of its base");
+    assert!(report.notes.iter().any(|note| note.contains("m version 1")), "{:?}", report.notes);
+
+    let mut client = server.autoencoder().await;
+    let rows = sample(50, 8, 3);
+    let mut rebuilt = Vec::new();
+    for number in [1, 2] {
+        let question = pb::ReconstructRequest { model: version("m", number), rows: Some(matrix(8, &rows)), decoder: 0 };
+        rebuilt.push(numbers(client.reconstruct(question).await.expect("reconstructs").into_inner().rows));
+    }
+    let size = rebuilt[0].iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    assert!(rebuilt[0].iter().zip(&rebuilt[1]).all(|(a, b)| (a - b).abs() < 1e-5 * size));
+
+    let whole = client.encode(question(version("m", 2), &rows, 0)).await.expect("encodes").into_inner();
+    let whole = numbers(whole.codes);
+    let short = client.encode(question(version("m", 2), &rows, 3)).await.expect("encodes").into_inner().codes;
+    let short = numbers(short);
+    for (short, whole) in short.chunks_exact(3).zip(whole.chunks_exact(4)) {
+        assert_eq!(short, &whole[..3]);
+    }
+    // What is missing is average.
+    let mut filled = whole.clone();
+    filled.iter_mut().skip(3).step_by(4).for_each(|value| *value = 0.0);
+    let decode = |columns, codes: &[f32]| pb::DecodeRequest {
+        model: version("m", 2),
+        codes: Some(matrix(columns, codes)),
+        decoder: 0,
+    };
+    let from_short = numbers(client.decode(decode(3, &short)).await.expect("decodes").into_inner().rows);
+    let from_filled = numbers(client.decode(decode(4, &filled)).await.expect("decodes").into_inner().rows);
+    assert_eq!(from_short, from_filled);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused() {
+    let store = temporary_store();
+    let foreign = "foreign".parse().expect("a name");
+    LocalStore::open(store.path()).expect("opens").publish(&foreign, &untrained(&[8, 4])).expect("publishes");
+    let server = TestServer::start(store.path()).await;
+    trained(&server, "m").await;
+    let mut bent = spec("bent", &[8, 4]);
+    bent.code_activation = pb::Activation::Tanh.into();
+    train(&mut server.autoencoder().await, bent, &sample(300, 8, 7)).await.expect("trains");
+    let mut models = server.models().await;
+    let mut client = server.autoencoder().await;
+    for (name, why) in [("foreign", "no statistics"), ("bent", "expected linear"), ("nowhere", "nowhere")] {
+        let request = pb::CanonicaliseModelVersionRequest { model: newest(name) };
+        let refused = models.canonicalise_model_version(request).await.expect_err("cannot be");
+        let expected = if name == "nowhere" { Code::NotFound } else { Code::FailedPrecondition };
+        assert!(refused.code() == expected && refused.message().contains(why), "{refused}");
+    }
+    let rows = sample(2, 8, 1);
+    let refused = client.encode(question(newest("m"), &rows, 3)).await.expect_err("not canonical");
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("canonicalise"), "{refused}");
+    let short = pb::DecodeRequest { model: version("m", 1), codes: Some(matrix(3, &[0.0; 3])), decoder: 0 };
+    assert_eq!(client.decode(short).await.expect_err("not canonical").code(), Code::InvalidArgument);
+    let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
+    models.canonicalise_model_version(request.clone()).await.expect("makes one");
+    let refused = models.canonicalise_model_version(request).await.expect_err("done");
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("already"), "{refused}");
+    let refused = client.encode(question(newest("m"), &rows, 5)).await.expect_err("too long");
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("at most 4"), "{refused}");
+    let long = pb::DecodeRequest { model: version("m", 2), codes: Some(matrix(5, &[0.0; 5])), decoder: 0 };
+    assert_eq!(client.decode(long).await.expect_err("too long").code(), Code::InvalidArgument);
+    server.stop().await;
+}
