@@ -93,9 +93,10 @@ impl Floor {
     /// Whether those who serve have to leave their core to training, or do so at the moment. Then nothing is computed that
     /// could wait for them.
     pub fn is_owed(&self, now: Instant) -> bool {
+        // In this order: who pays says so before the debt can be seen to be gone. While somebody else looks, all is possible.
         self.watched.load(Ordering::Acquire) > 0
-            && (self.pausing.load(Ordering::Acquire) > 0
-                || self.looked(now).is_some_and(|state| state.debt.payable > 0.0))
+            && (self.looked(now).is_none_or(|state| state.debt.payable > 0.0)
+                || self.pausing.load(Ordering::Acquire) > 0)
     }
 
     /// A serving thread that is between two batches pauses, if training is owed something.
@@ -103,10 +104,16 @@ impl Floor {
         if self.watched.load(Ordering::Acquire) == 0 {
             return;
         }
-        let pause = self.looked(now).map_or(Duration::ZERO, |mut state| state.debt.pay());
+        let pause = self.looked(now).map_or(Duration::ZERO, |mut state| {
+            let pause = state.debt.pay();
+            if pause > Duration::ZERO {
+                // Under the lock: there is no moment at which training seems to have what it is owed.
+                self.pausing.fetch_add(1, Ordering::AcqRel);
+            }
+            pause
+        });
         if pause > Duration::ZERO {
             let began = Instant::now();
-            self.pausing.fetch_add(1, Ordering::AcqRel);
             thread::sleep(pause);
             self.pausing.fetch_sub(1, Ordering::AcqRel);
             // A sleeper is woken late.

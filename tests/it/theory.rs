@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use halfhitch::files::{self, ReadOptions};
 use halfhitch::model::inspect::{Inspection, inspect};
-use halfhitch::model::{Decoder, Loss, Matrix, NormalisationKind, Values, canonicalise};
+use halfhitch::model::{Autoencoder, Decoder, Loss, Matrix, NormalisationKind, Values, canonicalise};
 use halfhitch::numeric::linalg::{Pca, RowsInTurn, covariance, orthonormalise_rows};
+use halfhitch::numeric::matmul::Weights;
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::{Activation, Lanes, Spare};
 use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, Trained, train};
@@ -79,6 +80,42 @@ fn a_linear_model_becomes_pca_with_orthonormal_rows() {
         assert!(layer.defect.frobenius < 1e-3, "k = {code}: {:?}", layer.defect);
         assert!((figures.transpose / inverse - 1.0).abs() < 1e-4, "k = {code}");
     }
+}
+
+/// W' = L·W with orthonormal rows, and b' = L·b: codes become L·h, which is one-to-one.
+fn gram_schmidt(trained: &Trained) -> Autoencoder {
+    let mut model = trained.model.clone();
+    let layer = &mut model.layers_mut()[0];
+    let (k, d) = (layer.weight.outputs(), layer.weight.inputs());
+    let w: Vec<f64> = layer.weight.to_row_major().into_iter().map(f64::from).collect();
+    let mut rows = w.clone();
+    orthonormalise_rows(&mut rows, d);
+    // W = R·W' with R = W·W'ᵀ, lower triangular: R·b' = b.
+    let r = |i: usize, j: usize| (0..d).map(|x| w[i * d + x] * rows[j * d + x]).sum::<f64>();
+    let mut bias: Vec<f64> = Vec::new();
+    for i in 0..k {
+        let known: f64 = bias.iter().enumerate().map(|(j, bias)| r(i, j) * bias).sum();
+        bias.push((f64::from(layer.encoder_bias[i]) - known) / r(i, i));
+    }
+    layer.weight = Weights::from_row_major(k, d, &rows.iter().map(|value| *value as f32).collect::<Vec<_>>());
+    layer.encoder_bias = bias.into_iter().map(|value| value as f32).collect();
+    model
+}
+
+#[test]
+fn gram_schmidt_keeps_what_the_code_knows_but_not_what_a_tied_model_reconstructs() {
+    let digits = digits();
+    let mut spec = linear(8);
+    spec.regularisation.l2 = 0.05;
+    let before = trained(spec, &digits);
+    let (model, report) = (gram_schmidt(&before), before.report.clone());
+    let after = Trained { model, report, statistics: None };
+    let [old, new] = [&before, &after].map(|of| seen(of, &digits).comparison.expect("rows"));
+    let [old_inverse, new_inverse] = [&old, &new].map(|of| of.pseudo_inverse.clone().expect("it has one"));
+    println!("with the pseudo-inverse {old_inverse:.5} -> {new_inverse:.5}, PCA {:.5}", old.pca);
+    println!("with the transpose {:.5} -> {:.5}", old.transpose, new.transpose);
+    assert!((new_inverse / old_inverse - 1.0).abs() < 1e-4, "the same information");
+    assert!((new.transpose / old.transpose - 1.0).abs() > 0.01, "another reconstruction");
 }
 
 /// Mean squared error of codes cut to `m` numbers, and what PCA leaves with as many directions.
