@@ -7,8 +7,6 @@ use super::reading::{self, ReadArgs};
 use super::{CliError, draw, report};
 use crate::rpc::pb;
 
-/// Rows that are sent: what they take at most, below the server's default for a message.
-const ROWS_BYTES_MAX: usize = 8 << 20;
 /// Characters of a picture of singular values.
 const SPARKLINE_WIDTH: usize = 40;
 
@@ -28,7 +26,8 @@ pub(super) struct InspectArgs {
 
 pub(super) async fn run(context: &Context, args: InspectArgs) -> Result<(), CliError> {
     let model = Some(model_ref(&args.model)?);
-    let rows = args.file.as_deref().map(|file| first_rows(file, &args.read)).transpose()?;
+    let rows = args.file.as_deref().map(|file| reading::first_rows(file, &args.read, None)).transpose()?;
+    let rows = rows.map(|rows| matrix(rows.columns, &rows.values));
     let mut client = context.models().await?;
     let seen = client.inspect_model(pb::InspectModelRequest { model, rows }).await?.into_inner();
     if context.json {
@@ -37,18 +36,6 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Result<(), CliE
         lines(&args.model, &seen).iter().for_each(|line| println!("{line}"));
     }
     Ok(())
-}
-
-fn first_rows(file: &str, read: &ReadArgs) -> Result<pb::Matrix, CliError> {
-    let mut reader = reading::open(file, &read.options())?;
-    let columns = reader.columns();
-    let most = (ROWS_BYTES_MAX / (4 * columns)).max(1);
-    let mut values = Vec::new();
-    reader.next_rows(&mut values, most)?;
-    if values.is_empty() {
-        return Err(CliError::Usage(format!("{file} has no rows, expected at least one to measure on")));
-    }
-    Ok(matrix(columns, &values))
 }
 
 /// For people.

@@ -15,6 +15,7 @@ mod picture;
 mod quickstart;
 mod reading;
 mod report;
+mod report_page;
 mod rows;
 mod score;
 mod serve;
@@ -64,6 +65,8 @@ enum Command {
     Score(score::ScoreArgs),
     /// How orthonormal the matrices of a model are, and what decodes best: transpose, pseudo-inverse or PCA
     Inspect(inspect::InspectArgs),
+    /// One HTML page about a model: how it was trained, its matrices, its errors, and rows beside their reconstructions
+    Report(Box<report_page::ReportArgs>),
     /// List, show, move and remove published models
     #[command(subcommand)]
     Models(models::ModelsCommand),
@@ -100,6 +103,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Command::Reconstruct(args) => rows::reconstruct(&context, args).await,
             Command::Score(args) => score::run(&context, args).await,
             Command::Inspect(args) => inspect::run(&context, args).await,
+            Command::Report(args) => report_page::run(&context, *args).await,
             Command::Models(command) => models::run(&context, command).await,
             Command::Jobs(command) => jobs::run(&context, command).await,
             Command::Health(args) => health::run(&context, args).await,

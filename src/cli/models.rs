@@ -169,7 +169,7 @@ async fn versions(context: &Context, name: String) -> Result<(), CliError> {
     }
 }
 
-fn widths(spec: Option<&pb::ModelSpec>) -> String {
+pub(super) fn widths(spec: Option<&pb::ModelSpec>) -> String {
     let widths = spec.map(|spec| spec.widths.as_slice()).unwrap_or_default();
     widths.iter().map(ToString::to_string).collect::<Vec<_>>().join("-")
 }

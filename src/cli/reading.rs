@@ -3,8 +3,13 @@
 use std::io;
 use std::path::Path;
 
+use super::CliError;
+use super::data::check_columns;
 use crate::files::{self, FileError, Format, ReadOptions, RowReader};
 use crate::rpc::pb;
+
+/// First rows: what they take at most, below the server's default for a message.
+const FIRST_ROWS_BYTES_MAX: usize = 8 << 20;
 
 /// How files are read.
 #[derive(Debug, Clone, clap::Args)]
@@ -63,4 +68,31 @@ impl ReadArgs {
 /// Opens a file, or standard input for `-`.
 pub(super) fn open(path: &str, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
     if path == "-" { files::read(path, io::stdin(), options) } else { files::open(Path::new(path), options) }
+}
+
+/// The rows that a file begins with, as many as one message has room for.
+pub(super) struct FirstRows {
+    pub(super) columns: usize,
+    /// Row-major.
+    pub(super) values: Vec<f32>,
+    /// Whether the file has no more.
+    pub(super) is_all: bool,
+}
+
+/// Reads them; `expected` is the width that they must have, if there is one.
+///
+/// # Errors
+/// What is wrong with the file, or that it has no rows.
+pub(super) fn first_rows(path: &str, read: &ReadArgs, expected: Option<usize>) -> Result<FirstRows, CliError> {
+    let mut reader = open(path, &read.options())?;
+    let columns = reader.columns();
+    check_columns(path, reader.as_ref(), expected.unwrap_or(columns))?;
+    let most = (FIRST_ROWS_BYTES_MAX / (4 * columns)).max(1);
+    let mut values = Vec::new();
+    reader.next_rows(&mut values, most)?;
+    if values.is_empty() {
+        return Err(CliError::Usage(format!("{path} has no rows, expected at least one to measure on")));
+    }
+    let is_all = reader.next_rows(&mut Vec::new(), 1)? == 0;
+    Ok(FirstRows { columns, values, is_all })
 }

@@ -9,12 +9,12 @@ use serde_json::Value;
 use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::{sample, temporary_store};
 
-fn run(server: &ServerProcess, folder: &Path, args: &[&str]) -> Output {
+pub(crate) fn run(server: &ServerProcess, folder: &Path, args: &[&str]) -> Output {
     halfhitch().current_dir(folder).args(["--server", &server.url()]).args(args).output().expect("the binary runs")
 }
 
 #[track_caller]
-fn succeeds(server: &ServerProcess, folder: &Path, args: &[&str]) -> String {
+pub(crate) fn succeeds(server: &ServerProcess, folder: &Path, args: &[&str]) -> String {
     let output = run(server, folder, args);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {errors}");
@@ -27,7 +27,7 @@ fn json(text: &str) -> Value {
 }
 
 #[track_caller]
-fn fails(server: &ServerProcess, folder: &Path, args: &[&str], code: i32, texts: &[&str]) {
+pub(crate) fn fails(server: &ServerProcess, folder: &Path, args: &[&str], code: i32, texts: &[&str]) {
     let output = run(server, folder, args);
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
@@ -58,7 +58,7 @@ fn files_of_the_server_are_trained_on_and_not_sent() {
     fails(&server, here.path(), &both, 2, &["cannot be used with"]);
 }
 
-fn csv(path: &Path, columns: usize, values: &[f32]) {
+pub(crate) fn csv(path: &Path, columns: usize, values: &[f32]) {
     let text: String = values
         .chunks(columns)
         .map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(",") + "\n")

@@ -23,6 +23,7 @@ mod jobs;
 mod layering;
 mod memory;
 mod models;
+mod report_page;
 mod same_bits;
 mod score;
 mod server_files;

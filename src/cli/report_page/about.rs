@@ -1,0 +1,126 @@
+//! What the model is: name, shape, and how it came to be.
+
+use maud::{Markup, html};
+
+use crate::cli::{models, report};
+use crate::rpc::pb;
+
+/// Names of features that are listed; of more, their number is told.
+const FEATURE_NAMES_MAX: usize = 24;
+
+/// The head of the page.
+pub(super) fn header(version: &pb::ModelVersion) -> Markup {
+    let spec = version.spec.clone().unwrap_or_default();
+    html! {
+        header {
+            p.kicker { "Tied-weight autoencoder" }
+            h1 { (version.name) " " span.version { "version " (version.version) } }
+            p.lead {
+                (models::widths(Some(&spec)))
+                @for alias in &version.aliases { " " span.tag { (alias) } }
+            }
+        }
+    }
+}
+
+/// Its shape.
+pub(super) fn shape(version: &pb::ModelVersion) -> Markup {
+    let spec = version.spec.clone().unwrap_or_default();
+    html! {
+        dl {
+            (entry("widths", &html! { (models::widths(Some(&spec))) " (the last is the length of the code)" }))
+            (entry("encoder", &html! { (activations(&spec.encoder_activations)) }))
+            (entry("decoder", &html! { (activations(&spec.decoder_activations)) @if spec.gain { ", with gain" } }))
+            (entry("loss", &html! { (report::short(spec.loss().as_str_name(), "LOSS_")) }))
+            (entry("normalisation", &html! { (report::short(spec.normalisation().as_str_name(), "NORMALISATION_")) }))
+            @if let Some(time) = &version.create_time {
+                (entry("published", &html! { (to_the_second(&time.to_string())) }))
+            }
+            @if !spec.feature_names.is_empty() {
+                (entry("features", &feature_names(&spec.feature_names)))
+            }
+            (entry("SHA-256", &html! { code { (version.sha256) } }))
+        }
+    }
+}
+
+/// How it was trained.
+pub(super) fn training(report: &pb::TrainingReport) -> Markup {
+    html! {
+        dl {
+            (entry("rows", &html! { (report.training_rows) " to train on" }))
+            (entry("epochs", &html! {
+                (report.epochs.len()) " in " (format!("{:.1} s", report.duration_seconds))
+                ", the best after epoch " (report.best_epoch)
+            }))
+            (entry("batch", &html! { (report.batch_rows) " rows" }))
+            (entry("learning rate", &html! { (report.learning_rate) " at its peak" }))
+            (entry("seed", &html! { (report.seed) }))
+            @if report.base_version > 0 {
+                (entry("began with", &html! { (report.base_model_name) "@" (report.base_version) }))
+            }
+            (entry("software", &html! { (report.software) }))
+            (entry("rows, SHA-256", &html! { code { (report.data_sha256) } }))
+        }
+        @if !report.notes.is_empty() {
+            h3 { "Notes" }
+            ul { @for note in &report.notes { li { (note) } } }
+        }
+    }
+}
+
+/// `2026-01-31T12:00:00.5Z` as `2026-01-31 12:00:00 UTC`.
+fn to_the_second(time: &str) -> String {
+    let whole = time.trim_end_matches('Z');
+    whole.split('.').next().unwrap_or(whole).replace('T', " ") + " UTC"
+}
+
+fn entry(name: &str, value: &Markup) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+fn activations(numbers: &[i32]) -> String {
+    let name = |number: &i32| pb::Activation::try_from(*number).map_or("?", |one| one.as_str_name());
+    let names: Vec<String> = numbers.iter().map(|number| report::short(name(number), "ACTIVATION_")).collect();
+    names.join(", ")
+}
+
+fn feature_names(names: &[String]) -> Markup {
+    let more = names.len().saturating_sub(FEATURE_NAMES_MAX);
+    html! {
+        (names[..names.len() - more].join(", "))
+        @if more > 0 { " and " (more) " more" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_server_says_is_text() {
+        let bad = "<script>\"&'".to_owned();
+        let spec = pb::ModelSpec { feature_names: vec![bad.clone()], ..Default::default() };
+        let version =
+            pb::ModelVersion { name: bad.clone(), aliases: vec![bad.clone()], spec: Some(spec), ..Default::default() };
+        let report =
+            pb::TrainingReport { notes: vec![bad.clone()], software: bad, base_version: 1, ..Default::default() };
+        let page = [header(&version), shape(&version), training(&report)].map(Markup::into_string).concat();
+        assert!(!page.contains("<script"), "{page}");
+        assert_eq!(page.matches("&lt;script&gt;&quot;&amp;").count(), 5, "{page}");
+    }
+
+    #[test]
+    fn times_are_told_to_the_second() {
+        for time in ["2026-01-31T12:00:00.5Z", "2026-01-31T12:00:00Z"] {
+            assert_eq!(to_the_second(time), "2026-01-31 12:00:00 UTC");
+        }
+    }
+
+    #[test]
+    fn of_many_features_some_are_named() {
+        let names: Vec<String> = (0..1000).map(|i| format!("f{i}")).collect();
+        let text = feature_names(&names).into_string();
+        assert!(text.ends_with("f23 and 976 more") && text.starts_with("f0, "), "{text}");
+    }
+}

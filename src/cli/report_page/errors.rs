@@ -1,0 +1,105 @@
+//! How the errors of the rows are distributed.
+
+use maud::{Markup, html};
+
+use super::chart::{Bar, Chart, Level, Scale};
+use super::figures::number;
+use super::measured::Measured;
+use crate::cli::CliError;
+
+const BARS_MAX: usize = 48;
+/// The axis ends at this many times the 99 % quantile: a single row far away would press all others into one bar.
+const END_BY_QUANTILE: f64 = 1.5;
+
+/// The histogram, with its quantiles.
+pub(super) fn distribution(measured: &Measured) -> Result<Markup, CliError> {
+    let mut sorted: Vec<f64> = measured.errors.iter().map(|error| f64::from(*error)).collect();
+    sorted.sort_by(f64::total_cmp);
+    let (median, q95, q99) = (quantile(&sorted, 0.5), quantile(&sorted, 0.95), quantile(&sorted, 0.99));
+    let end = quantile(&sorted, 1.0).min(END_BY_QUANTILE * q99);
+    let beyond = sorted.iter().filter(|error| **error > end).count();
+    let chart = Chart {
+        title: "Distribution of the squared reconstruction errors".to_owned(),
+        x: "squared error",
+        y: "rows",
+        scale: Scale::FromZero,
+        bars: histogram(&sorted, end),
+        uprights: vec![
+            Level { name: format!("95 % of the rows have at most {}", number(q95)), at: q95 },
+            Level { name: format!("99 % at most {}", number(q99)), at: q99 },
+        ],
+        ..Chart::default()
+    };
+    chart.figure(&html! {
+        "Squared errors of " (measured.described()) ", in the normalised space; half of them are at most " (number(median))
+        ", the greatest is " (number(quantile(&sorted, 1.0))) "."
+        @if beyond > 0 { " The last bar also holds the " (beyond) " rows beyond the end of the axis." }
+    })
+}
+
+/// The least value that at least this share of all are not above (nearest rank); of nothing 0.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
+}
+
+/// Bars of the same width from the least value to `end`; the last one also counts what lies beyond.
+fn histogram(sorted: &[f64], end: f64) -> Vec<Bar> {
+    let Some(&start) = sorted.first() else { return Vec::new() };
+    let count = ((2.0 * (sorted.len() as f64).sqrt()).ceil() as usize).min(BARS_MAX);
+    let width = (end - start) / count as f64;
+    if width <= 0.0 {
+        // All the same: one bar, wide enough to be seen.
+        let half = if start == 0.0 { 0.5 } else { 0.05 * start.abs() };
+        return vec![Bar { from: start - half, to: start + half, height: sorted.len() as f64 }];
+    }
+    let mut heights = vec![0.0; count];
+    for value in sorted {
+        heights[(((value - start) / width) as usize).min(count - 1)] += 1.0;
+    }
+    let from = |i: usize| start + i as f64 * width;
+    heights.iter().enumerate().map(|(i, height)| Bar { from: from(i), to: from(i + 1), height: *height }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_came() {
+        let values: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.95, 0.99, 1.0].map(|share| quantile(&values, share)), [1.0, 50.0, 95.0, 99.0, 100.0]);
+        assert_eq!(quantile(&[7.0], 0.95), 7.0);
+        assert_eq!(quantile(&[], 0.95), 0.0);
+    }
+
+    #[test]
+    fn every_row_is_in_one_bar() {
+        let values: Vec<f64> = (0..1000).map(f64::from).collect();
+        for end in [999.0, 500.0] {
+            let bars = histogram(&values, end);
+            assert_eq!(bars.iter().map(|bar| bar.height).sum::<f64>(), 1000.0);
+            assert_eq!((bars.len(), bars[0].from, bars[bars.len() - 1].to), (BARS_MAX, 0.0, end));
+        }
+        let few = histogram(&[1.0, 1.0, 2.0, 5.0], 5.0);
+        assert_eq!(few.iter().map(|bar| bar.height).collect::<Vec<_>>(), [2.0, 1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn errors_that_are_all_the_same_are_one_bar() {
+        for value in [0.0, 3.0] {
+            let bars = histogram(&[value; 5], value);
+            assert!(bars.len() == 1 && bars[0].from < value && value < bars[0].to, "{bars:?}");
+        }
+        assert_eq!(histogram(&[], 1.0), []);
+    }
+
+    #[test]
+    fn rows_far_away_are_counted_at_the_end() {
+        let errors = [vec![1.0; 500], vec![2.0; 498], vec![1000.0, 2000.0]].concat();
+        let measured = Measured { source: "<x>".to_owned(), errors, ..Measured::default() };
+        let text = distribution(&measured).expect("draws").into_string();
+        assert!(text.contains("the 2 rows beyond the end") && text.contains("the greatest is 2000"), "{text}");
+        assert!(text.contains("1000 rows of &lt;x&gt;"), "{text}");
+    }
+}

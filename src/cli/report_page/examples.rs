@@ -1,0 +1,213 @@
+//! Rows beside their reconstructions: as images, or by feature.
+
+use maud::{Markup, html};
+
+use super::figures::number;
+use super::image::{self, ImageChoice, ImageSize};
+use super::measured::Measured;
+use crate::cli::CliError;
+
+/// Rows shown of each kind.
+const EXAMPLES_MAX: usize = 6;
+/// All pixels of all images: what keeps the page small.
+const PIXELS_MAX: usize = 800_000;
+/// Features shown.
+const FEATURES_MAX: usize = 20;
+
+/// Examples, as images if the rows are that.
+pub(super) fn examples(
+    measured: &Measured,
+    choice: Option<ImageChoice>,
+    feature_names: &[String],
+) -> Result<Markup, CliError> {
+    match image::size(choice, measured.columns) {
+        Some(size) => images(measured, size),
+        None => Ok(features(measured, feature_names)),
+    }
+}
+
+/// The best, the median and the worst.
+fn images(measured: &Measured, size: ImageSize) -> Result<Markup, CliError> {
+    let order = measured.by_error();
+    let count = examples_of_each(order.len(), measured.columns);
+    let middle = (order.len() - count) / 2;
+    let kinds = [
+        ("Best", &order[..count]),
+        ("Median", &order[middle..middle + count]),
+        ("Worst", &order[order.len() - count..]),
+    ];
+    let mut shown = Vec::new();
+    let (darkest, brightest) = ends(&measured.rows);
+    for (kind, numbers) in kinds {
+        let mut pairs = Vec::new();
+        for &i in numbers {
+            let uri = |values: &[f32]| image::uri(values, size, darkest, brightest);
+            pairs.push((i, uri(measured.row(i))?, uri(measured.reconstruction(i))?));
+        }
+        shown.push((kind, pairs));
+    }
+    Ok(html! {
+        p.note {
+            "Rows of " (measured.source) " as images of " (size.width) " × " (size.height)
+            " pixels, each above its reconstruction; black is " (number(f64::from(darkest))) ", white "
+            (number(f64::from(brightest))) "."
+        }
+        @for (kind, pairs) in shown {
+            h3 { (kind) }
+            div.images {
+                @for (i, row, back) in pairs {
+                    figure {
+                        img src=(row) width=(size.width) height=(size.height) alt=(format!("row {}", i + 1));
+                        img src=(back) width=(size.width) height=(size.height)
+                            alt=(format!("row {} reconstructed", i + 1));
+                        figcaption { "row " (i + 1) br; (number(f64::from(measured.errors[i]))) }
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// A third of the rows at most, so that no row is of two kinds unless there are fewer than three.
+fn examples_of_each(rows: usize, pixels: usize) -> usize {
+    // Three kinds, each row twice.
+    (PIXELS_MAX / (6 * pixels)).min(rows / 3).clamp(1, EXAMPLES_MAX)
+}
+
+fn ends(values: &[f32]) -> (f32, f32) {
+    values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), value| (least.min(*value), most.max(*value)))
+}
+
+/// The features that are reconstructed worst.
+fn features(measured: &Measured, names: &[String]) -> Markup {
+    let mut errors: Vec<FeatureError> = (0..measured.columns).map(|feature| feature_error(measured, feature)).collect();
+    errors.sort_by(|a, b| b.squared_error.total_cmp(&a.squared_error));
+    errors.truncate(FEATURES_MAX);
+    html! {
+        p.note {
+            "The features with the greatest mean squared error in " (measured.described()) ", of " (measured.columns)
+            ", in the units of the input. Rows that are images are shown with " code { "--image WIDTHxHEIGHT" } "."
+        }
+        div.scroll {
+            table {
+                thead {
+                    tr {
+                        @for name in ["feature", "mean squared error", "variance", "variance explained"] {
+                            th scope="col" { (name) }
+                        }
+                    }
+                }
+                tbody {
+                    @for error in &errors {
+                        tr {
+                            th scope="row" { (name(names, error.feature)) }
+                            td { (number(error.squared_error)) }
+                            td { (number(error.variance)) }
+                            td { (explained(error)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct FeatureError {
+    /// Which, from 0.
+    feature: usize,
+    /// Mean over rows of (x - x_hat)^2.
+    squared_error: f64,
+    /// Mean over rows of (x - mean)^2.
+    variance: f64,
+}
+
+fn feature_error(measured: &Measured, feature: usize) -> FeatureError {
+    let of = |values: &'_ [f32]| -> Vec<f64> {
+        values.iter().skip(feature).step_by(measured.columns).map(|value| f64::from(*value)).collect()
+    };
+    let (rows, back) = (of(&measured.rows), of(&measured.reconstructions));
+    let count = rows.len() as f64;
+    let mean = rows.iter().sum::<f64>() / count;
+    let squared_error = rows.iter().zip(&back).map(|(x, y)| (x - y).powi(2)).sum::<f64>() / count;
+    let variance = rows.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+    FeatureError { feature, squared_error, variance }
+}
+
+fn name(names: &[String], feature: usize) -> String {
+    names.get(feature).cloned().unwrap_or_else(|| format!("number {}", feature + 1))
+}
+
+fn explained(error: &FeatureError) -> String {
+    if error.variance > 0.0 {
+        format!("{:.2} %", 100.0 * (1.0 - error.squared_error / error.variance))
+    } else {
+        "constant".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of zeros, whose reconstructions are off by what `off` says.
+    fn measured(columns: usize, rows: usize, off: impl Fn(usize, usize) -> f32) -> Measured {
+        let reconstructions: Vec<f32> =
+            (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))).map(|(i, j)| off(i, j)).collect();
+        let errors = reconstructions.chunks(columns).map(|row| row.iter().map(|x| x * x).sum()).collect();
+        Measured {
+            source: "x".to_owned(),
+            is_all: true,
+            columns,
+            rows: vec![0.0; rows * columns],
+            reconstructions,
+            errors,
+        }
+    }
+
+    #[test]
+    fn the_best_the_median_and_the_worst_are_images() {
+        let measured = measured(64, 9, |i, _| [5.0, 1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0, 6.0][i]);
+        let text = examples(&measured, None, &[]).expect("draws").into_string();
+        let rows: Vec<&str> = text.split("<figcaption>row ").skip(1).map(|rest| &rest[..1]).collect();
+        assert_eq!(rows, ["2", "4", "6", "8", "1", "9", "7", "5", "3"], "by rising error, from 1");
+        assert_eq!(text.matches("data:image/png;base64,").count(), 18);
+    }
+
+    #[test]
+    fn fewer_rows_or_larger_images_are_fewer_examples() {
+        assert_eq!(examples_of_each(1, 64), 1);
+        assert_eq!(examples_of_each(8, 64), 2);
+        assert_eq!(examples_of_each(1000, 64), 6);
+        assert_eq!(examples_of_each(1000, 65_536), 2);
+        for rows in 1..4 {
+            let few = measured(64, rows, |i, _| i as f32);
+            assert!(examples(&few, None, &[]).is_ok(), "{rows}");
+        }
+    }
+
+    #[test]
+    fn rows_that_are_no_images_are_a_table_by_feature() {
+        let measured = measured(3, 2, |_, j| [1.0, 3.0, 2.0][j]);
+        let names = ["a", "<b>"].map(str::to_owned);
+        let text = examples(&measured, None, &names).expect("text").into_string();
+        let order: Vec<usize> =
+            ["&lt;b&gt;", "number 3", ">a<"].iter().map(|name| text.find(name).expect(name)).collect();
+        assert!(order.is_sorted(), "{text}");
+        assert!(text.contains("9.000") && text.contains("constant"), "{text}");
+    }
+
+    #[test]
+    fn errors_by_feature_are_means_over_rows() {
+        let measured = Measured {
+            columns: 2,
+            rows: vec![1.0, 10.0, 3.0, 10.0],
+            reconstructions: vec![2.0, 10.0, 3.0, 14.0],
+            errors: vec![1.0, 16.0],
+            ..Measured::default()
+        };
+        let of = |feature| feature_error(&measured, feature);
+        assert_eq!(of(0), FeatureError { feature: 0, squared_error: 0.5, variance: 1.0 });
+        assert_eq!(of(1), FeatureError { feature: 1, squared_error: 8.0, variance: 0.0 });
+    }
+}

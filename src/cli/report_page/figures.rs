@@ -1,0 +1,204 @@
+//! Figures of the model: what decodes best, the errors beside PCA's, and what it takes to store.
+
+use maud::{Markup, html};
+
+use crate::cli::report;
+use crate::rpc::pb;
+
+/// A reconstruction error, in one of the tables.
+struct Line {
+    name: String,
+    squared_error: f64,
+    pca_squared_error: f64,
+    explained_variance: f64,
+}
+
+/// Errors with the transpose, the pseudo-inverse and PCA of the rows that were given.
+pub(super) fn decoders(found: &pb::DecoderComparison, described: &str) -> Markup {
+    let pca = found.pca_squared_error;
+    let line = |name: &str, squared_error: f64| Line {
+        name: name.to_owned(),
+        squared_error,
+        pca_squared_error: pca,
+        explained_variance: 1.0 - squared_error / found.spread,
+    };
+    let mut lines = vec![line("transpose, as trained", found.transpose_squared_error)];
+    lines.extend(found.pseudo_inverse_squared_error.map(|error| line("pseudo-inverse", error)));
+    lines.push(line("PCA, fitted on these rows", pca));
+    html! {
+        h3 { "Decoders" }
+        p.note { "Squared error of " (described) ": the sum over features, the mean over rows, in the normalised space." }
+        (table("decoder", &lines))
+        @if found.pseudo_inverse_squared_error.is_none() {
+            p.note { "There is no pseudo-inverse: " (found.no_pseudo_inverse) "." }
+        }
+    }
+}
+
+/// Errors on the rows that training held out.
+pub(super) fn evaluations(report: &pb::TrainingReport, code_length: usize) -> Markup {
+    let both = [("validation", &report.validation), ("test", &report.test)];
+    let lines: Vec<Line> = both
+        .into_iter()
+        .filter_map(|(name, evaluation)| Some((name, evaluation.as_ref()?)))
+        .flat_map(|(name, evaluation)| of_evaluation(name, evaluation, code_length))
+        .collect();
+    html! {
+        h3 { "Held-out rows" }
+        @if lines.is_empty() {
+            p.missing { "No rows were held out: " code { "halfhitch train --test FILE" } " measures on rows of their own." }
+        } @else {
+            p.note { "Squared error, as the training report has it." }
+            (table("rows", &lines))
+        }
+    }
+}
+
+/// The model, and PCA on the same rows.
+fn of_evaluation(name: &str, evaluation: &pb::Evaluation, code_length: usize) -> [Line; 2] {
+    let line = |name: String, squared_error: f64, explained_variance: f64| Line {
+        name,
+        squared_error,
+        pca_squared_error: evaluation.pca_squared_error,
+        explained_variance,
+    };
+    let rows = evaluation.rows;
+    [
+        line(format!("{name}, {rows} rows"), evaluation.squared_error, evaluation.explained_variance),
+        line(
+            format!("{name}, PCA with {code_length} components"),
+            evaluation.pca_squared_error,
+            evaluation.pca_explained_variance,
+        ),
+    ]
+}
+
+fn table(what: &str, lines: &[Line]) -> Markup {
+    let most = lines.iter().map(|line| line.squared_error).fold(0.0, f64::max);
+    html! {
+        div.scroll {
+            table {
+                thead {
+                    tr {
+                        th scope="col" { (what) }
+                        th scope="col" { "squared error a row" }
+                        th scope="col" { "of PCA's" }
+                        th scope="col" { "variance explained" }
+                        th.wide aria-hidden="true" {}
+                    }
+                }
+                tbody {
+                    @for line in lines {
+                        tr {
+                            th scope="row" { (line.name) }
+                            td { (number(line.squared_error)) }
+                            td { (ratio(line.squared_error / line.pca_squared_error)) }
+                            td { (format!("{:.2} %", 100.0 * line.explained_variance)) }
+                            td.wide aria-hidden="true" { (bar(line.squared_error / most)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes stored, beside those of a model whose decoder has matrices of its own.
+pub(super) fn sizes(version: &pb::ModelVersion) -> Markup {
+    let (tied, untied) = (version.tensor_bytes, version.untied_tensor_bytes);
+    let share = tied as f64 / untied.max(1) as f64;
+    html! {
+        h3 { "Size" }
+        div.scroll {
+            table {
+                tbody {
+                    tr {
+                        th scope="row" { "tensors, each matrix once" }
+                        td { (report::bytes(tied)) }
+                        td { (format!("{:.0} %", 100.0 * share)) }
+                        td.wide aria-hidden="true" { (bar(share)) }
+                    }
+                    tr {
+                        th scope="row" { "the same untied" }
+                        td { (report::bytes(untied)) }
+                        td { "100 %" }
+                        td.wide aria-hidden="true" { (bar(1.0)) }
+                    }
+                }
+            }
+        }
+        p.note { "The file, with its training report, has " (report::bytes(version.file_bytes)) "." }
+    }
+}
+
+fn bar(share: f64) -> Markup {
+    let percent = if share.is_finite() { 100.0 * share.clamp(0.0, 1.0) } else { 0.0 };
+    html! { span.bar style=(format!("width:{percent:.1}%")) {} }
+}
+
+/// Where PCA leaves rounding errors alone, there is nothing to compare with.
+fn ratio(value: f64) -> String {
+    if value < 1e6 { format!("{value:.3}") } else { "PCA is exact".to_owned() }
+}
+
+/// A figure of any size, in four digits.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size @ 1e-3..1e5 => {
+            let decimals = (3 - size.log10().floor() as i32).max(0) as usize;
+            format!("{value:.decimals$}")
+        }
+        _ => format!("{value:.3e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comparison(pseudo_inverse_squared_error: Option<f64>) -> pb::DecoderComparison {
+        pb::DecoderComparison {
+            rows: 10,
+            transpose_squared_error: 2.0,
+            pseudo_inverse_squared_error,
+            pca_squared_error: 4.0,
+            spread: 8.0,
+            no_pseudo_inverse: if pseudo_inverse_squared_error.is_some() { String::new() } else { "<rank>".to_owned() },
+        }
+    }
+
+    #[test]
+    fn decoders_stand_beside_pca() {
+        let text = decoders(&comparison(Some(1.0)), "10 rows of x.csv").into_string();
+        for cell in ["2.000", "0.500", "75.00 %", "1.000", "0.250", "87.50 %", "4.000", "1.000", "50.00 %"] {
+            assert!(text.contains(&format!("<td>{cell}</td>")), "{cell} in {text}");
+        }
+    }
+
+    #[test]
+    fn why_there_is_no_pseudo_inverse_is_told() {
+        let text = decoders(&comparison(None), "10 rows").into_string();
+        assert!(text.contains("There is no pseudo-inverse: &lt;rank&gt;."), "{text}");
+    }
+
+    #[test]
+    fn nothing_held_out_says_how_to() {
+        let text = evaluations(&pb::TrainingReport::default(), 2).into_string();
+        assert!(text.contains("class=\"missing\"") && text.contains("--test FILE"), "{text}");
+    }
+
+    #[test]
+    fn figures_have_four_digits_whatever_their_size() {
+        let values = [0.0, 0.123_456, -1.5, 12.3456, 99_999.4, 123_456.0, 0.000_123_456, f64::INFINITY];
+        assert_eq!(values.map(number), ["0", "0.1235", "-1.500", "12.35", "99999", "1.235e5", "1.235e-4", "inf"]);
+    }
+
+    #[test]
+    fn half_the_bytes_are_a_bar_of_half_the_width() {
+        let version = pb::ModelVersion { tensor_bytes: 500, untied_tensor_bytes: 1000, ..Default::default() };
+        let text = sizes(&version).into_string();
+        assert!(text.contains("<td>50 %</td>") && text.contains("width:50.0%"), "{text}");
+        assert!(bar(f64::NAN).into_string().contains("width:0.0%"));
+    }
+}

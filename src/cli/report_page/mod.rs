@@ -1,0 +1,117 @@
+//! `halfhitch report`: one HTML page about a model, which needs nothing but itself.
+
+mod about;
+mod chart;
+mod errors;
+mod examples;
+mod figures;
+mod image;
+mod matrices;
+mod measured;
+mod output;
+mod page;
+mod training;
+
+use std::path::Path;
+
+use serde_json::json;
+use tonic::Code;
+
+use super::client::{Context, matrix, model_ref};
+use super::reading::{self, FirstRows, ReadArgs};
+use super::{CliError, report};
+use crate::rpc::pb;
+use image::ImageChoice;
+use measured::Measured;
+use output::Output;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  halfhitch report digits -o digits.html                         how it was trained, and its matrices\n  halfhitch report digits@3 rows.npy -o digits.html              and what version 3 makes of these rows\n  halfhitch report faces rows.npy --image 32x24 -o faces.html    rows that are images of 32 x 24 pixels"
+)]
+pub(super) struct ReportArgs {
+    /// NAME, NAME@VERSION or NAME@ALIAS
+    model: String,
+    /// Rows to measure on, the first 8 MiB of them: .csv, .npy, IDX (and .parquet, .arrow if built with them); - for
+    /// standard input
+    file: Option<String>,
+    /// Where the page goes, replaced if it exists; - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Output,
+    /// Rows are images of this size, for example 28x28; none: they are no images [default: seen from whether their length
+    /// is a square of at least 64]
+    #[arg(long, value_name = "WIDTHxHEIGHT", requires = "file")]
+    image: Option<ImageChoice>,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+/// What a page tells of.
+struct Facts {
+    version: pb::ModelVersion,
+    /// Or why the server does not look at matrices of this size.
+    inspection: Result<pb::InspectModelResponse, String>,
+    measured: Option<Measured>,
+    image: Option<ImageChoice>,
+}
+
+pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliError> {
+    let model = model_ref(&args.model)?;
+    // A page that cannot be written is better known before rows are sent.
+    args.output.check()?;
+    let mut client = context.models().await?;
+    let request = pb::GetModelVersionRequest { model: Some(model) };
+    let version = client.get_model_version(request).await?.into_inner().version.unwrap_or_default();
+    let columns = version.spec.as_ref().and_then(|spec| spec.widths.first().copied()).unwrap_or_default() as usize;
+    if let Some(image) = args.image {
+        image.check(columns)?;
+    }
+    let rows = args.file.as_deref().map(|file| reading::first_rows(file, &args.read, Some(columns))).transpose()?;
+    // The rest is of the version that was found, whatever is published meanwhile.
+    let exact =
+        pb::ModelRef { name: version.name.clone(), selector: Some(pb::model_ref::Selector::Version(version.version)) };
+    let inspection = inspect(context, exact.clone(), rows.as_ref()).await?;
+    let measured = match rows {
+        Some(rows) => Some(measured::measure(context, &exact, file_name(args.file.as_deref()), rows).await?),
+        None => None,
+    };
+    let facts = Facts { version, inspection, measured, image: args.image };
+    let page = page::page(&facts)?;
+    args.output.write(page.as_bytes())?;
+    told(context, &args.output, &facts, page.len());
+    Ok(())
+}
+
+async fn inspect(
+    context: &Context,
+    model: pb::ModelRef,
+    rows: Option<&FirstRows>,
+) -> Result<Result<pb::InspectModelResponse, String>, CliError> {
+    let rows = rows.map(|rows| matrix(rows.columns, &rows.values));
+    let request = pb::InspectModelRequest { model: Some(model), rows };
+    match context.models().await?.inspect_model(request).await {
+        Ok(answer) => Ok(Ok(answer.into_inner())),
+        // Of matrices that are too large to look into, the rest can still be told.
+        Err(status) if status.code() == Code::FailedPrecondition => Ok(Err(status.message().to_owned())),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// How the page calls the rows: where they lie on this machine is nobody's business.
+fn file_name(path: Option<&str>) -> String {
+    match path {
+        None | Some("-") => "standard input".to_owned(),
+        Some(path) => Path::new(path).file_name().map_or(path.into(), |name| name.to_string_lossy().into_owned()),
+    }
+}
+
+fn told(context: &Context, output: &Output, facts: &Facts, page_bytes: usize) {
+    let (name, version) = (&facts.version.name, facts.version.version);
+    if context.json {
+        let rows = facts.measured.as_ref().map(Measured::row_count);
+        let told = json!({ "model": name, "version": version, "rows": rows, "output": output.as_str(), "page_bytes": page_bytes });
+        eprintln!("{told}");
+    } else {
+        eprintln!("{output}: {name} version {version}, {}", report::bytes(page_bytes as u64));
+    }
+}

@@ -1,0 +1,160 @@
+//! The page: its sections in order, and what stands where a section has no data.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::measured::Measured;
+use super::{Facts, about, chart, errors, examples, figures, matrices, training};
+use crate::cli::CliError;
+
+const STYLE: &str = include_str!("style.css");
+
+/// All of it.
+///
+/// # Errors
+/// [`CliError::Failed`] if a chart cannot be drawn.
+pub(super) fn page(facts: &Facts) -> Result<String, CliError> {
+    let version = &facts.version;
+    let title = format!("{} version {}", version.name, version.version);
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                // The browser would ask the server of the page for one otherwise.
+                link rel="icon" href="data:,";
+                title { (title) }
+                style { (PreEscaped(STYLE)) (PreEscaped(chart::style())) }
+            }
+            body {
+                main {
+                    (about::header(version))
+                    (section("model", "Model", &about::shape(version)))
+                    (section("training", "Training", &trained(facts)?))
+                    (section("orthonormality", "Orthonormality while training", &orthonormality(facts)?))
+                    (section("matrices", "Matrices", &matrices::matrices(&facts.inspection)?))
+                    (section("figures", "Figures", &figures(facts)))
+                    (section("errors", "Errors of the rows", &row_errors(facts)?))
+                    (section("examples", "Rows and their reconstructions", &row_examples(facts)?))
+                }
+            }
+        }
+    };
+    Ok(page.into_string())
+}
+
+fn section(id: &str, title: &str, content: &Markup) -> Markup {
+    html! { section id=(id) { h2 { (title) } (content) } }
+}
+
+fn trained(facts: &Facts) -> Result<Markup, CliError> {
+    let Some(report) = &facts.version.training_report else { return Ok(no_report()) };
+    Ok(html! {
+        (about::training(report))
+        (training::losses(report)?)
+        (training::squared_errors(report, code_length(facts))?)
+    })
+}
+
+fn orthonormality(facts: &Facts) -> Result<Markup, CliError> {
+    facts.version.training_report.as_ref().map_or_else(|| Ok(no_report()), training::defects)
+}
+
+fn figures(facts: &Facts) -> Markup {
+    let comparison = facts.inspection.as_ref().ok().and_then(|seen| seen.comparison.as_ref());
+    html! {
+        @match (comparison, &facts.measured) {
+            (Some(found), Some(measured)) => (figures::decoders(found, &measured.described())),
+            _ => {
+                h3 { "Decoders" }
+                (no_rows(facts, "the error with the transpose, the pseudo-inverse and PCA"))
+            }
+        }
+        @match &facts.version.training_report {
+            Some(report) => (figures::evaluations(report, code_length(facts))),
+            None => { h3 { "Held-out rows" } (no_report()) }
+        }
+        (figures::sizes(&facts.version))
+    }
+}
+
+fn row_errors(facts: &Facts) -> Result<Markup, CliError> {
+    let missing = || Ok(no_rows(facts, "how their errors are distributed"));
+    facts.measured.as_ref().map_or_else(missing, errors::distribution)
+}
+
+fn row_examples(facts: &Facts) -> Result<Markup, CliError> {
+    let names = facts.version.spec.as_ref().map_or(&[][..], |spec| &spec.feature_names);
+    let missing = || Ok(no_rows(facts, "those that are reconstructed best and worst"));
+    let shown = |measured: &Measured| examples::examples(measured, facts.image, names);
+    facts.measured.as_ref().map_or_else(missing, shown)
+}
+
+fn no_report() -> Markup {
+    html! {
+        p.missing {
+            "This version has no training report, since it was imported: a version that " code { "halfhitch train" }
+            " makes has one."
+        }
+    }
+}
+
+/// Rows were not named, or the server could not compare decoders on them.
+fn no_rows(facts: &Facts, what: &str) -> Markup {
+    let command = format!("halfhitch report {} rows.npy -o report.html", facts.version.name);
+    html! {
+        p.missing {
+            @match &facts.inspection {
+                Err(reason) if facts.measured.is_some() => { "The server did not compare decoders: " (reason) "." }
+                _ => { "Name a file of rows to see " (what) ": " code { (command) } "." }
+            }
+        }
+    }
+}
+
+fn code_length(facts: &Facts) -> usize {
+    facts.version.spec.as_ref().and_then(|spec| spec.widths.last().copied()).unwrap_or_default() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::pb;
+
+    fn facts() -> Facts {
+        let version = pb::ModelVersion { name: "x".to_owned(), version: 3, ..Default::default() };
+        Facts { version, inspection: Ok(pb::InspectModelResponse::default()), measured: None, image: None }
+    }
+
+    #[test]
+    fn a_bare_version_is_a_page_that_says_what_is_missing() {
+        let page = page(&facts()).expect("a page");
+        assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<title>x version 3</title>"), "{page}");
+        for id in ["model", "training", "orthonormality", "matrices", "figures", "errors", "examples"] {
+            assert!(page.contains(&format!("<section id=\"{id}\">")), "{id}");
+        }
+        assert_eq!(page.matches("halfhitch report x rows.npy").count(), 3);
+        assert_eq!(page.matches("has no training report").count(), 3);
+    }
+
+    #[test]
+    fn matrices_too_large_to_look_into_leave_the_errors_of_the_rows() {
+        let measured = Measured {
+            columns: 2,
+            rows: vec![1.0; 2],
+            reconstructions: vec![0.0; 2],
+            errors: vec![2.0],
+            ..Measured::default()
+        };
+        let facts = Facts { inspection: Err("too large".to_owned()), measured: Some(measured), ..facts() };
+        let page = page(&facts).expect("a page");
+        assert!(page.contains("did not compare decoders: too large.") && page.contains("Distribution of the squared"));
+    }
+
+    #[test]
+    fn nothing_is_loaded_from_elsewhere() {
+        for word in ["http:", "https:", "url(", "@import", "<script"] {
+            assert!(!STYLE.contains(word), "{word}");
+        }
+    }
+}

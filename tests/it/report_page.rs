@@ -1,0 +1,122 @@
+//! The page of `halfhitch report`, as a browser would take it.
+
+use std::path::Path;
+
+use crate::cli::{csv, fails, run, succeeds};
+use crate::support::process::ServerProcess;
+use crate::support::{import, sample, temporary_store};
+
+const FEATURES: usize = 64;
+const SECTIONS: [&str; 7] = ["model", "training", "orthonormality", "matrices", "figures", "errors", "examples"];
+const PAGE_BYTES_MAX: usize = 2_000_000;
+
+/// Rows with names that are no markup, unless they are taken for it.
+fn named_csv(path: &Path, rows: usize) {
+    csv(path, FEATURES, &sample(rows, FEATURES, 4));
+    let names: Vec<String> = (1..=FEATURES).map(|i| format!("<script>{i}&")).collect();
+    let text = std::fs::read_to_string(path).expect("written");
+    std::fs::write(path, names.join(",") + "\n" + &text).expect("writes");
+}
+
+/// The page, which is one whatever it tells.
+#[track_caller]
+fn page(folder: &Path, name: &str) -> String {
+    let page = std::fs::read_to_string(folder.join(name)).expect("a page");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page}");
+    assert!(page.len() < PAGE_BYTES_MAX, "{} bytes", page.len());
+    for id in SECTIONS {
+        assert!(page.contains(&format!("<section id=\"{id}\">")), "{id}");
+    }
+    // Nothing from elsewhere, and nothing that runs.
+    for word in ["http:", "https:", "//", "url(", "@import", "<script", "<iframe", "<object"] {
+        assert!(!page.contains(word), "{word}");
+    }
+    let sources = page.matches("src=\"").count() + page.matches("href=\"").count();
+    assert_eq!(sources, page.matches("=\"data:").count(), "all of them are in the page");
+    // Each drawing says what it is, and each tag that opens is closed.
+    assert_eq!(page.matches("<svg ").count(), page.matches("role=\"img\"><title>").count());
+    for tag in ["svg", "figure", "table", "section", "div", "ul", "dl"] {
+        let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+        assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+    page
+}
+
+#[test]
+fn a_page_tells_of_training_matrices_and_rows() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    named_csv(&folder.path().join("rows.csv"), 300);
+    let train = ["train", "tiny", "rows.csv", "--hidden", "12", "--code", "4", "--epochs", "3"];
+    succeeds(&server, folder.path(), &train);
+
+    succeeds(&server, folder.path(), &["report", "tiny", "-o", "page.html"]);
+    let plain = page(folder.path(), "page.html");
+    for text in ["tiny version 1", "64-12-4", "PCA with 4 components", "matrix 2", "Singular values of matrix 2"] {
+        assert!(plain.contains(text), "{text}");
+    }
+    assert_eq!(plain.matches("halfhitch report tiny rows.npy").count(), 3, "what rows would add is told");
+
+    // In the place of the page before. Rows of 64 numbers are images of 8 x 8 pixels.
+    succeeds(&server, folder.path(), &["report", "tiny@1", "rows.csv", "-o", "page.html"]);
+    let with_rows = page(folder.path(), "page.html");
+    for text in ["300 rows of rows.csv", "pseudo-inverse", "PCA, fitted on these rows", "95 % of the rows"] {
+        assert!(with_rows.contains(text), "{text}");
+    }
+    // Six of three kinds, each above its reconstruction.
+    assert_eq!(with_rows.matches("data:image/png;base64,").count(), 36);
+    assert!(!with_rows.contains("class=\"missing\""), "everything is told");
+
+    let features = ["report", "tiny", "rows.csv", "--image", "none", "-o", "features.html"];
+    succeeds(&server, folder.path(), &features);
+    let features = page(folder.path(), "features.html");
+    assert!(features.contains("&lt;script&gt;1&amp;") && !features.contains("image/png"));
+
+    // The same model and rows: the same page, wherever it goes.
+    let output = run(&server, folder.path(), &["--json", "report", "tiny", "rows.csv", "-o", "-"]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).expect("text"), with_rows);
+    let told: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
+    assert_eq!((&told["version"], &told["rows"]), (&1.into(), &300.into()));
+    assert_eq!(told["page_bytes"], with_rows.len());
+}
+
+#[tokio::test]
+async fn a_version_without_a_training_report_has_a_page() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    import(&server, "foreign", &[FEATURES, 16, 3]).await;
+    csv(&folder.path().join("one.csv"), FEATURES, &sample(1, FEATURES, 2));
+    succeeds(&server, folder.path(), &["report", "foreign", "one.csv", "--image", "4x16", "-o", "page.html"]);
+    let page = page(folder.path(), "page.html");
+    assert!(page.contains("has no training report") && page.contains("4 × 16"));
+}
+
+#[test]
+fn mistakes_are_told_and_leave_the_page_before() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    named_csv(&folder.path().join("rows.csv"), 60);
+    csv(&folder.path().join("narrow.csv"), 4, &sample(10, 4, 1));
+    std::fs::write(folder.path().join("page.html"), "the page before").expect("writes");
+    succeeds(&server, folder.path(), &["train", "tiny", "rows.csv", "--code", "2", "--epochs", "1"]);
+    let case = |more: &[&str], code, texts: &[&str]| {
+        let args = [&["report", "-o", "page.html"], more].concat();
+        fails(&server, folder.path(), &args, code, texts);
+    };
+    case(&["Bad Name"], 1, &["INVALID_ARGUMENT", "name"]);
+    case(&["tiny@"], 2, &["NAME@VERSION"]);
+    case(&["tiny@9"], 1, &["NOT_FOUND", "9"]);
+    case(&["nobody"], 1, &["NOT_FOUND", "nobody"]);
+    case(&["tiny", "away.csv"], 1, &["away.csv"]);
+    case(&["tiny", "narrow.csv"], 1, &["narrow.csv", "4 numbers", "expected 64"]);
+    case(&["tiny", "rows.csv", "--image", "8"], 2, &["--image", "WIDTHxHEIGHT"]);
+    case(&["tiny", "rows.csv", "--image", "7x9"], 2, &["7x9", "63 pixels", "64 numbers"]);
+    case(&["tiny", "--image", "8x8"], 2, &["FILE"]);
+    fails(&server, folder.path(), &["report", "tiny"], 2, &["--output"]);
+    fails(&server, folder.path(), &["report", "tiny", "-o", "away/page.html"], 2, &["away", "does not exist"]);
+    fails(&server, folder.path(), &["report", "tiny", "-o", "."], 2, &["is a folder"]);
+    let before = std::fs::read_to_string(folder.path().join("page.html")).expect("still there");
+    assert_eq!(before, "the page before");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 3, "and nothing beside it");
+}
