@@ -118,7 +118,7 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     input_dropout: f64,
     /// Share of the rows of each mini-batch, those that reconstruct worst, that do not count: for data with bad rows in it
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "activity_l2")]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with_all = ["activity_l2", "patience_epochs"])]
     trim: f64,
     /// What to minimise [default: cross-entropy for values in the unit interval, else squared error]
     #[arg(long, value_enum)]

@@ -5,10 +5,14 @@
 //! W'ᵀh' + c' = WᵀRᵀR(h - m) + c + Wᵀm = Wᵀh + c, what it decodes to stays. Codes then have mean 0 and uncorrelated units, so
 //! that the first few numbers are the best few, and a number that is missing, 0, is average.
 
+use super::score::is_live;
 use super::{Autoencoder, Statistics};
 use crate::numeric::Activation;
 use crate::numeric::linalg::symmetric_axes;
 use crate::numeric::matmul::Weights;
+
+/// Share of the greatest variance that every unit has at least, if it lives: more than that of one that is taken for dead.
+const LEAST_VARIANCE: f64 = 1e-11;
 
 /// Why codes cannot be made canonical.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,14 +71,21 @@ pub fn canonicalise(
         let moved: f64 = mean.iter().enumerate().map(|(unit, mean)| mean * f64::from(w[unit * d + j])).sum();
         *bias = (f64::from(*bias) + moved) as f32;
     }
+    let numbers = values.iter().chain(&bias).chain(&layer.decoder_bias);
+    if !numbers.copied().chain(variances.iter().map(|variance| *variance as f32)).all(f32::is_finite) {
+        return Err(CanonicalError::Axes);
+    }
     layer.weight = Weights::from_row_major(k, d, &values);
     layer.encoder_bias = bias;
 
+    // As many units stay alive as there were: the scores of before were made with these.
+    let largest = (0..k).map(|unit| covariance[unit * k + unit]).fold(0.0, f64::max);
+    let live = (0..k).filter(|unit| is_live(covariance[unit * k + unit], largest)).count();
+    let least = variances.first().copied().unwrap_or(0.0) * LEAST_VARIANCE;
     let mut code_covariance = vec![0.0; k * k];
-    variances
-        .iter()
-        .enumerate()
-        .for_each(|(unit, variance)| code_covariance[unit * k + unit] = variance.max(0.0) as f32);
+    for (unit, variance) in variances.iter().enumerate() {
+        code_covariance[unit * k + unit] = if unit < live { variance.max(least) as f32 } else { 0.0 };
+    }
     let statistics = Statistics { code_mean: vec![0.0; k], code_covariance, ..statistics.clone() };
     Ok((turned, statistics))
 }
@@ -169,6 +180,29 @@ mod tests {
         }
         assert!(after.are_canonical() && !before.are_canonical());
         assert_eq!(canonicalise(&turned, Some(&after)).expect_err("done"), CanonicalError::Already);
+    }
+
+    #[test]
+    fn units_that_depend_on_each_other_stay_alive() {
+        let mut model = model(Activation::Linear);
+        let layer = &mut model.layers_mut()[1];
+        let mut w = layer.weight.to_row_major();
+        // The last unit says what the first does.
+        w.copy_within(0..6, 18);
+        layer.weight = Weights::from_row_major(4, 6, &w);
+        let before = statistics(&model);
+        let after = canonicalise(&model, Some(&before)).expect("a linear code").1;
+        let variances: Vec<f32> = (0..4).map(|unit| after.code_covariance[unit * 5]).collect();
+        assert!(variances[3] > 0.0 && variances[3] < 1e-5 * variances[0], "{variances:?}");
+        // Beside what rows vary by, the shrunk covariance is the same: so is the distance of a code that no row has.
+        let distance = |of: &Statistics, code: &[f64]| {
+            let code: Vec<f32> = code.iter().map(|x| *x as f32).collect();
+            f64::from(Scorer::new(of).expect("definite").squared_distances_of(&code)[0])
+        };
+        let mean: Vec<f64> = before.code_mean.iter().map(|mean| f64::from(*mean)).collect();
+        let apart = [mean[0] + 1.0, mean[1], mean[2], mean[3] - 1.0];
+        let (old, new) = (distance(&before, &apart), distance(&after, &[0.0, 0.0, 0.0, 2f64.sqrt()]));
+        assert!((new / old - 1.0).abs() < 0.05, "{old} {new}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::numeric::{Lanes, Spare};
 /// A unit whose variance is this share of the largest, or less, never changes.
 const DEAD: f64 = 1e-12;
 /// So little residual variance is none: what is reconstructed without error gives no scale.
-const RESIDUAL_VARIANCE_MIN: f64 = 1e-12;
+const RESIDUAL_VARIANCE_MIN: f64 = 1e-10;
 /// Least share of the mean curvature that a feature counts with: one that hardly matters would be a reason for everything.
 const CURVATURE_MIN: f64 = 1e-6;
 
@@ -55,7 +55,7 @@ impl Scorer {
         let k = statistics.code_mean.len();
         let covariance: Vec<f64> = statistics.code_covariance.iter().map(|value| f64::from(*value)).collect();
         let largest = (0..k).map(|i| covariance[i * k + i]).fold(0.0, f64::max);
-        let live: Vec<usize> = (0..k).filter(|i| covariance[i * k + i] > largest * DEAD).collect();
+        let live: Vec<usize> = (0..k).filter(|i| is_live(covariance[i * k + i], largest)).collect();
         let n = live.len();
         let mut shrunk: Vec<f64> =
             live.iter().flat_map(|i| live.iter().map(move |j| (i, j))).map(|(i, j)| covariance[i * k + j]).collect();
@@ -118,7 +118,8 @@ impl Scorer {
         }
         self.each_slope(model, rows, |row, feature, slope| {
             // Signed, and where the square would leave the floats, the largest of them.
-            let contribution = (slope.abs() / self.curvature[feature].sqrt()).powi(2).min(f32::MAX);
+            let contribution = (slope.abs() / self.curvature[feature].sqrt()).powi(2);
+            let contribution = if contribution > f32::MAX { f32::MAX } else { contribution };
             *explained.at_mut(row, 2 + feature) = contribution.copysign(slope);
         });
         spare.put(scores);
@@ -153,6 +154,8 @@ impl Scorer {
         model.normaliser().apply_to(rows, &mut lanes);
         let mut x = vec![0.0; count * features];
         lanes.store(0..count, &mut x);
+        // Exact at any distance where the model is linear, and the further the less of it is rounding.
+        let step = if model.spec().is_linear() { 8.0 } else { STEP };
         let mut curvatures = vec![0.0; features];
         for x in x.chunks_exact(features) {
             let base = self.slopes(model, &mut tape, x);
@@ -160,7 +163,7 @@ impl Scorer {
                 let moved = TAPE_ROWS.min(features - first);
                 let mut values = x.repeat(moved);
                 for (place, row) in values.chunks_exact_mut(features).enumerate() {
-                    row[first + place] += STEP;
+                    row[first + place] += step;
                 }
                 let slopes = self.slopes(model, &mut tape, &values);
                 for place in 0..moved {
@@ -233,6 +236,11 @@ impl Scorer {
         }
         sums
     }
+}
+
+/// Whether a unit of such a variance, beside the `largest`, ever changes.
+pub(super) fn is_live(variance: f64, largest: f64) -> bool {
+    variance > largest * DEAD
 }
 
 /// Oracle approximating shrinkage of a covariance (n, n) of `rows` rows towards its mean variance (Chen et al. 2010).

@@ -59,6 +59,7 @@ pub struct Bulk {
     key: ModelKey,
     operation: Operation,
     answer_columns: usize,
+    code_length: usize,
 }
 
 impl Service {
@@ -82,7 +83,7 @@ impl Service {
             Operation::Score => 2,
             Operation::Explain => spec.features() + 2,
         };
-        Ok(Bulk { service: self.clone(), key, operation, answer_columns })
+        Ok(Bulk { service: self.clone(), key, operation, answer_columns, code_length: spec.code_length() })
     }
 
     /// Tells all streams that the server stops.
@@ -99,7 +100,9 @@ impl Service {
 impl Bulk {
     /// What a message takes in memory together with its answer.
     pub fn bytes(&self, rows: &Matrix) -> usize {
-        rows.rows().saturating_mul(self.answer_columns * 4).saturating_add(rows.bytes())
+        // Short codes are completed.
+        let columns = rows.columns().max(if self.operation.decodes() { self.code_length } else { 0 });
+        rows.rows().saturating_mul((self.answer_columns + columns) * 4)
     }
 
     /// One message: as the call for a single one, but it waits until there is room.

@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::batching::Urgency;
 pub use crate::batching::{BatchError, Batcher, Operation, Output};
+use crate::batching::{BatchingConfig, Urgency};
 pub use crate::files::{Format as FileFormat, ReadOptions};
 pub use crate::jobs::{
     Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Priority, Progress,
@@ -43,6 +43,9 @@ pub use score::{ScoreOptions, Scored};
 
 /// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.
 pub const FILE_BYTES_MAX: u64 = (crate::model::spec::PARAMETERS_MAX * 4 + (16 << 20)) as u64;
+
+/// What is copied where it arrives; more is on a thread for blocking work.
+const COPIED_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// Every use case of the server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -220,8 +223,7 @@ impl Service {
         }
         let code_length = model.artifact.model.spec().code_length();
         let is_short = operation.decodes() && rows.columns() < code_length && model.artifact.has_canonical_codes();
-        // What is missing of a canonical code is average: 0.
-        let rows = if is_short { rows.resized(code_length) } else { rows };
+        let rows = if is_short { self.completed(rows, code_length).await? } else { rows };
         let inverted = model.inverse().filter(|_| operation.needs_inverse()).map(|inverse| {
             let (condition, regularised) = inverse.condition();
             Inverted { condition, regularised, approximate: !model.artifact.model.spec().is_linear() }
@@ -232,6 +234,21 @@ impl Service {
                 other => other.into(),
             })?;
         Ok(Served { version: key.version, output, inverted })
+    }
+
+    /// Short codes as whole ones: what is missing of a canonical code is average, 0.
+    async fn completed(&self, codes: Matrix, code_length: usize) -> Result<Matrix, ServiceError> {
+        let BatchingConfig { queue_rows_max: rows_max, queue_bytes_max: bytes_max, .. } = self.batcher.config();
+        let (rows, bytes) = (codes.rows(), codes.rows().saturating_mul(4 * code_length));
+        // Before they take that room.
+        if rows > rows_max || bytes > bytes_max {
+            return Err(BatchError::TooLarge { rows, bytes, rows_max, bytes_max }.into());
+        }
+        if bytes <= COPIED_AT_ONCE_BYTES_MAX {
+            return Ok(codes.resized(code_length));
+        }
+        let resized = tokio::task::spawn_blocking(move || codes.resized(code_length)).await;
+        resized.map_err(|lost| ServiceError::Internal(format!("codes were lost: {lost}")))
     }
 
     async fn loaded(&self, key: &ModelKey) -> Result<Arc<LoadedModel>, ServiceError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::inspect::INSPECTIONS_MAX;
 use super::{Service, ServiceError};
 use crate::model::{Alias, Artifact, ModelKey, ModelName, ModelSpec, Selector, TrainingReport, Version, canonicalise};
 use crate::store::{ModelEntry, ModelStore, StoreError};
@@ -107,8 +108,13 @@ impl Service {
         selector: &Selector,
     ) -> Result<(VersionDescription, Vec<f32>), ServiceError> {
         let key = self.registry.resolve(name, selector)?;
+        let full = |_| ServiceError::InspectionsFull { max: INSPECTIONS_MAX };
+        // Of the same size as an inspection, and as few at a time.
+        let place = Arc::clone(&self.inspections).try_acquire_owned().map_err(full)?;
+        let turn = Arc::clone(&self.inspecting).lock_owned().await;
         let loaded = self.loaded(&key).await?;
         self.blocking(move |store| {
+            let _place_and_turn = (place, turn);
             let Artifact { model, report, statistics, .. } = &loaded.artifact;
             let made = canonicalise(model, statistics.as_ref());
             let (model, statistics) = made.map_err(|error| ServiceError::Canonical { key: key.clone(), error })?;

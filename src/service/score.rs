@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Operation, Service, ServiceError};
+use super::{BatchError, Operation, Service, ServiceError};
 use crate::batching::Urgency;
 use crate::model::{Matrix, ModelName, Selector, Values, Version};
 use crate::registry::LoadedModel;
@@ -12,6 +12,8 @@ use crate::registry::LoadedModel;
 pub const REASONS_MAX: u32 = 100;
 /// Numbers of an answer that are looked through where they arrive; more are on a thread for blocking work.
 const NUMBERS_AT_ONCE_MAX: usize = 10_000;
+/// Reasons of all rows of a question: each comes with the name of its feature.
+const REASONS_OF_ALL_MAX: usize = 262_144;
 
 /// What is to be known of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -71,6 +73,13 @@ impl Service {
             let message = format!("is {reasons}, expected at most {REASONS_MAX}");
             return Err(ServiceError::invalid("reasons", message));
         }
+        let of_all = rows.rows().saturating_mul(rows.columns().min(reasons as usize));
+        if of_all > REASONS_OF_ALL_MAX {
+            let (count, max) = (rows.rows(), REASONS_OF_ALL_MAX);
+            let message =
+                format!("is {reasons} for each of {count} rows, expected at most {max} in all: send fewer rows");
+            return Err(ServiceError::invalid("reasons", message));
+        }
         let operation = if reasons > 0 { Operation::Explain } else { Operation::Score };
         let key = self.choose(name, selector, operation)?;
         let model = self.loaded(&key).await?;
@@ -93,28 +102,31 @@ impl Service {
         let feature_names = model.artifact.model.spec().raw().feature_names.clone();
         let (matrix, judged) = (served.output.matrix, Arc::clone(&model));
         let scores = if matrix.rows() * matrix.columns() <= NUMBERS_AT_ONCE_MAX {
-            judge(&judged, matrix, reasons, threshold)
+            judge(&judged, matrix, reasons, threshold)?
         } else {
             let judging = tokio::task::spawn_blocking(move || judge(&judged, matrix, reasons, threshold));
-            judging.await.map_err(|lost| ServiceError::Internal(format!("scores were lost: {lost}")))?
+            judging.await.map_err(|lost| ServiceError::Internal(format!("scores were lost: {lost}")))??
         };
         Ok(Scored { version: served.version, scores, threshold, calibration_rows, residual_variance, feature_names })
     }
 }
 
 /// What the figures of [`crate::model::Scorer::score`] or `explain` say of each row.
-fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f32>) -> Scores {
+fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f32>) -> Result<Scores, BatchError> {
     let mut all = Scores::default();
     // The caller has looked for both.
-    let (Some(scorer), Some(statistics)) = (model.scorer(), &model.artifact.statistics) else { return all };
+    let (Some(scorer), Some(statistics)) = (model.scorer(), &model.artifact.statistics) else { return Ok(all) };
     let columns = figures.columns();
     let numbers = match figures.into_values() {
         Values::Floats(numbers) => numbers,
         Values::Float32Le(bytes) => bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect(),
     };
-    for row in numbers.chunks_exact(columns) {
+    for (place, row) in numbers.chunks_exact(columns).enumerate() {
         let (squared_error, squared_distance) = (row[0], row[1]);
         let score = scorer.combined(squared_error, squared_distance);
+        if !score.is_finite() {
+            return Err(BatchError::ResultNotFinite { row: place });
+        }
         all.squared_errors.push(squared_error);
         all.code_distances.push(squared_distance.sqrt());
         all.scores.push(score);
@@ -124,7 +136,7 @@ fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f
             all.reasons.push(greatest(&row[2..], reasons as usize));
         }
     }
-    all
+    Ok(all)
 }
 
 /// The numbers that are furthest from 0, with their places, the furthest first.

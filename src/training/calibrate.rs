@@ -1,7 +1,8 @@
 //! What a finished model keeps to score rows by: statistics of codes and of held-out rows.
 
 use super::batches::{Cut, HeldBack, each_training_row};
-use super::source::{RowSource, SourceError};
+use super::source::RowSource;
+use super::trainer::TrainError;
 use crate::model::gradient::TAPE_ROWS;
 use crate::model::statistics::CALIBRATION_ROWS_MAX;
 use crate::model::{Autoencoder, Scorer, Statistics};
@@ -12,12 +13,16 @@ use crate::numeric::{Lanes, Spare};
 const CODE_ROWS_ALWAYS: u64 = 16_384;
 /// Beyond that as many as these multiply-adds make a covariance of: some seconds.
 const COVARIANCE_WORK_MAX: u64 = 10_000_000_000;
+/// And no more than these.
+const CODE_ROWS_MAX: u64 = 1_000_000;
 /// Most bytes of codes, or of held-out rows, that are kept for a moment.
 const BYTES_MAX: usize = 32 << 20;
 /// Held-out rows whose curvatures are averaged, where the model is not linear.
 const CURVATURE_ROWS: usize = 8;
 /// More features are not moved one by one: reasons are then those of the greatest slopes.
 const CURVATURE_FEATURES_MAX: usize = 4096;
+/// Nor where that would take longer than some minutes: floating-point operations of the forward and backward of one row.
+const CURVATURE_WORK_MAX: u64 = 1_000_000_000_000;
 /// How often rows are left out, and those to leave out chosen anew.
 const TRIM_ROUNDS: usize = 3;
 
@@ -30,18 +35,19 @@ pub(super) fn statistics(
     cut: &Cut,
     held_back: &HeldBack,
     trim: f64,
-) -> Result<Option<Statistics>, SourceError> {
+    go_on: &mut dyn FnMut() -> Result<(), TrainError>,
+) -> Result<Option<Statistics>, TrainError> {
     let spec = model.spec();
     if !Statistics::are_possible(spec) {
         return Ok(None);
     }
     let spare = &mut Spare::default();
     let k = spec.code_length() as u64;
-    let code_rows_max = (COVARIANCE_WORK_MAX / (k * k)).max(CODE_ROWS_ALWAYS);
+    let code_rows_max = (COVARIANCE_WORK_MAX / (k * k)).clamp(CODE_ROWS_ALWAYS, CODE_ROWS_MAX);
     let mut of_training = Sample::new(model, cut.training_rows(), code_rows_max, spec.code_length());
     each_training_row(source, cut, &mut |_, row| {
         of_training.take(row, spare);
-        Ok::<(), SourceError>(())
+        go_on()
     })?;
     of_training.flush(spare);
     let mut held_out = Vec::new();
@@ -49,12 +55,9 @@ pub(super) fn statistics(
     held_back.each(&mut |rows| {
         let chosen = rows.chunks_exact(spec.features()).filter(|_| turns.next());
         chosen.for_each(|row| held_out.extend_from_slice(row));
-        Ok(())
+        go_on()
     })?;
     let count = held_out.len() / spec.features();
-    let mut lanes = Lanes::zeros(count, spec.features());
-    lanes.load(0, &held_out);
-    drop(held_out);
 
     let Sample { codes, errors, .. } = of_training;
     if count == 0 {
@@ -69,7 +72,7 @@ pub(super) fn statistics(
         };
         return Ok(is_finite(&found).then_some(found));
     }
-    let of_held_out = model.encode_with_errors(&lanes, spare).1;
+    let of_held_out = each_part(model, &held_out, |rows| model.encode_with_errors(rows, spare).1);
     let dimensions = Statistics::residual_dimensions(spec) as f64;
     let (mut trained, mut held) = (vec![true; errors.len()], vec![true; count]);
     let mut rounds = if trim > 0.0 { TRIM_ROUNDS } else { 0 };
@@ -96,10 +99,10 @@ pub(super) fn statistics(
             code_distances.into_iter().zip(errors).map(|(distance, error)| scorer.combined(*error, distance)).collect()
         };
         trained = lowest(&combined(scorer.squared_distances_of(&codes), &errors), trim);
-        held = lowest(&scores(&scorer, model, &lanes, spare), trim);
+        held = lowest(&scores(&scorer, model, &held_out, spare), trim);
     };
-    found.curvature = curvatures(&scorer, model, &lanes, &held);
-    found.calibration = scores(&scorer, model, &lanes, spare);
+    found.curvature = curvatures(&scorer, model, &held_out, &held, go_on)?;
+    found.calibration = scores(&scorer, model, &held_out, spare);
     found.calibration.sort_unstable_by(f32::total_cmp);
     Ok(is_finite(&found).then_some(found))
 }
@@ -109,24 +112,50 @@ fn is_finite(found: &Statistics) -> bool {
     all.copied().all(f32::is_finite)
 }
 
-/// By feature, of a few of the rows that are `held`; the same for all where there are too many.
-fn curvatures(scorer: &Scorer, model: &Autoencoder, rows: &Lanes, held: &[bool]) -> Vec<f32> {
+/// What `figures` has of some rows at a time, of all `values` (row-major): memory does not grow with the rows.
+fn each_part(model: &Autoencoder, values: &[f32], mut figures: impl FnMut(&Lanes) -> Vec<f32>) -> Vec<f32> {
     let features = model.spec().features();
-    let wanted = if model.spec().is_linear() { 1 } else { CURVATURE_ROWS };
-    let chosen: Vec<usize> = (0..rows.rows()).filter(|row| held[*row]).take(wanted).collect();
-    if features > CURVATURE_FEATURES_MAX {
-        return vec![1.0; features];
-    }
-    let mut some = Lanes::zeros(chosen.len(), features);
-    for (place, row) in chosen.into_iter().enumerate() {
-        (0..features).for_each(|j| *some.at_mut(place, j) = rows.at(row, j));
-    }
-    scorer.curvatures(model, &some).into_iter().map(|value| value.max(0.0) as f32).collect()
+    let mut lanes = Lanes::default();
+    let part = |values: &[f32]| {
+        lanes.reset(values.len() / features, features);
+        lanes.load(0, values);
+        figures(&lanes)
+    };
+    values.chunks(TAPE_ROWS * features).flat_map(part).collect()
 }
 
-fn scores(scorer: &Scorer, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Vec<f32> {
-    let scores = scorer.score(model, rows, spare);
-    (0..rows.rows()).map(|row| scorer.combined(scores.at(row, 0), scores.at(row, 1))).collect()
+/// By feature, of a few of the rows that are `held`; the same for all where there are too many.
+fn curvatures(
+    scorer: &Scorer,
+    model: &Autoencoder,
+    rows: &[f32],
+    held: &[bool],
+    go_on: &mut dyn FnMut() -> Result<(), TrainError>,
+) -> Result<Vec<f32>, TrainError> {
+    let features = model.spec().features();
+    let work = model.spec().flops_per_row().saturating_mul(features as u64);
+    if features > CURVATURE_FEATURES_MAX || work > CURVATURE_WORK_MAX {
+        return Ok(vec![1.0; features]);
+    }
+    let wanted = if model.spec().is_linear() { 1 } else { CURVATURE_ROWS };
+    let chosen = rows.chunks_exact(features).zip(held).filter(|(_, held)| **held).map(|(row, _)| row).take(wanted);
+    let (mut sums, mut count, mut one) = (vec![0.0; features], 0.0, Lanes::zeros(1, features));
+    for row in chosen {
+        go_on()?;
+        one.load(0, row);
+        sums.iter_mut().zip(scorer.curvatures(model, &one)).for_each(|(sum, value)| *sum += value);
+        count += 1.0;
+    }
+    Ok(sums.into_iter().map(|sum: f64| (sum / count).max(0.0) as f32).collect())
+}
+
+fn scores(scorer: &Scorer, model: &Autoencoder, rows: &[f32], spare: &mut Spare) -> Vec<f32> {
+    each_part(model, rows, |rows| {
+        let scores = scorer.score(model, rows, spare);
+        let of = (0..rows.rows()).map(|row| scorer.combined(scores.at(row, 0), scores.at(row, 1))).collect();
+        spare.put(scores);
+        of
+    })
 }
 
 /// Which are among the lowest, all but the share `trim` of them; at least one is.

@@ -340,6 +340,10 @@ impl TrainSpec {
         self.optimiser.check()?;
         self.regularisation.check()?;
         self.check_time_budget()?;
+        if self.patience_epochs.is_some() && self.regularisation.trim > 0.0 {
+            // What is held out has its share of bad rows: its loss does not say when to stop.
+            return Err(ParamError::Both { field: "patience_epochs", other: "regularisation.trim" });
+        }
         if self.patience_epochs.is_some() && self.validation_fraction == Some(0.0) {
             return Err(ParamError::Needs {
                 field: "patience_epochs",
@@ -751,6 +755,11 @@ mod tests {
             |spec| (spec.regularisation.masking, spec.regularisation.input_dropout) = (0.1, 0.2),
             "regularisation.input_dropout",
             "regularisation.input_dropout is set together with regularisation.masking, expected one of them",
+        );
+        check_refused(
+            |spec| (spec.regularisation.trim, spec.patience_epochs) = (0.1, Some(5)),
+            "patience_epochs",
+            "patience_epochs is set together with regularisation.trim, expected one of them",
         );
         let noisy = check_allowed(|spec| (spec.regularisation.masking, spec.regularisation.gaussian) = (0.95, 10.0));
         assert!(noisy.spec().regularisation.corrupts());

@@ -347,7 +347,28 @@ impl<'a> Trainer<'a> {
             report.test = Some(evaluate(&model, &each, &pca, is_parallel(&model))?);
         }
         let (source, cut) = feeder.parts();
-        let statistics = calibrate::statistics(&model, source, cut, &held_back, spec.spec().regularisation.trim)?;
+        let event = Event {
+            epoch: state.epoch - 1,
+            epoch_count: state.plan.epochs,
+            step: state.steps_done,
+            step_count: state.plan.steps(),
+            rows_processed: state.rows_processed,
+            training_loss: report.epochs.last().map_or(0.0, |last| last.training_loss),
+            validation_loss: report.epochs.last().and_then(|last| last.validation_loss),
+            squared_error: state.squared_error,
+            explained_variance: state.explained_variance,
+            ..Event::default()
+        };
+        let mut looks = 0u64;
+        let mut go_on = || {
+            looks += 1;
+            match looks.is_multiple_of(LOOK_ROWS).then(|| observer.look(&event)) {
+                Some(Next::Stop | Next::SaveAndStop) => Err(TrainError::Stopped),
+                _ => Ok(()),
+            }
+        };
+        let trim = spec.spec().regularisation.trim;
+        let statistics = calibrate::statistics(&model, source, cut, &held_back, trim, &mut go_on)?;
         report.notes = state.notes;
         Ok(Trained { model, report, statistics })
     }

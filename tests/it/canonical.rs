@@ -89,6 +89,10 @@ async fn what_cannot_be_is_refused() {
     models.canonicalise_model_version(request.clone()).await.expect("makes one");
     let refused = models.canonicalise_model_version(request).await.expect_err("done");
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("already"), "{refused}");
+    // Completed it would be more than waits: refused before it takes that room.
+    let many = pb::DecodeRequest { model: version("m", 2), codes: Some(matrix(1, &vec![0.0; 70_000])), decoder: 0 };
+    let refused = client.decode(many).await.expect_err("too many rows");
+    assert!(refused.message().contains("70000 rows") && refused.message().contains("65536"), "{refused}");
     let refused = client.encode(question(newest("m"), &rows, 5)).await.expect_err("too long");
     assert!(refused.code() == Code::InvalidArgument && refused.message().contains("at most 4"), "{refused}");
     let long = pb::DecodeRequest { model: version("m", 2), codes: Some(matrix(5, &[0.0; 5])), decoder: 0 };

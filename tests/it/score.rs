@@ -100,6 +100,7 @@ async fn what_cannot_be_is_refused() {
     }
     let cases = [
         (question("m", &rows, 101, None), "reasons: is 101, expected at most 100"),
+        (question("m", &sample(40_000, FEATURES, 1), 8, None), "expected at most 262144 in all"),
         (question("m", &rows, 0, Some(1.5)), "false_alarm_rate: is 1.5, expected 0 to 1"),
         (question("m", &rows, 0, Some(f64::NAN)), "false_alarm_rate: is NaN, expected 0 to 1"),
         (question("m", &rows, 0, Some(0.009)), "false_alarm_rate: is 0.009, expected at least 0.0099"),

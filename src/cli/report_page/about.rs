@@ -30,7 +30,7 @@ pub(super) fn shape(version: &pb::ModelVersion) -> Markup {
         dl {
             (entry("widths", &html! { (models::widths(Some(&spec))) " (the last is the length of the code)" }))
             (entry("encoder", &html! { (activations(&spec.encoder_activations)) }))
-            (entry("decoder", &html! { (activations(&spec.decoder_activations)) @if spec.gain { ", with gain" } }))
+            (entry("decoder, as it undoes each", &html! { (activations(&spec.decoder_activations)) @if spec.gain { ", with gain" } }))
             (entry("loss", &html! { (report::short(spec.loss().as_str_name(), "LOSS_")) }))
             (entry("normalisation", &html! { (report::short(spec.normalisation().as_str_name(), "NORMALISATION_")) }))
             @if let Some(time) = &version.create_time {

@@ -74,8 +74,8 @@ pub(super) fn defects(report: &pb::TrainingReport) -> Result<Markup, CliError> {
     let scale = Scale::Decades;
     let chart = Chart { title, x: "epoch", y: "defect per row", scale, series, ..Chart::default() };
     chart.figure(&html! {
-        "How far W Wᵀ of each matrix is from the identity, as a Frobenius norm divided by the square root of its rows. "
-        "At 0 the transpose is the pseudo-inverse."
+        "How far W Wᵀ of each matrix (Wᵀ W, if it has more rows than columns) is from the identity, as a Frobenius norm "
+        "divided by the square root of its rows. At 0 the transpose is the pseudo-inverse."
     })
 }
 

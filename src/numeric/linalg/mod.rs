@@ -1,4 +1,5 @@
-//! Decompositions. What reaches weights or answers is added in our own fixed order; faer serves what is only shown.
+//! Decompositions. What trains, and what answers are made of, is added in our own fixed order; faer serves what is
+//! shown, and what is made once and kept: principal directions and axes.
 
 mod axes;
 mod covariance;
