@@ -110,6 +110,7 @@ impl Scorer {
     /// As [`Scorer::score`].
     pub fn explain(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
         let features = model.spec().features();
+        // Not from the tape below, though it has them too: these have the bits that a score without reasons has.
         let scores = self.score(model, rows, spare);
         let mut explained = spare.take();
         explained.reset(rows.rows(), 2 + features);

@@ -138,7 +138,7 @@ impl Service {
         }
         let mut served = self.compute(&key, Operation::Encode, rows, deadline, Urgency::Interactive).await?;
         if code_length > 0 {
-            served.output.matrix = served.output.matrix.resized(code_length as usize);
+            served.output.matrix = self.resized(served.output.matrix, code_length as usize).await?;
         }
         Ok(served)
     }
@@ -223,7 +223,8 @@ impl Service {
         }
         let code_length = model.artifact.model.spec().code_length();
         let is_short = operation.decodes() && rows.columns() < code_length && model.artifact.has_canonical_codes();
-        let rows = if is_short { self.completed(rows, code_length).await? } else { rows };
+        // What is missing of a canonical code is average: 0.
+        let rows = if is_short { self.resized(rows, code_length).await? } else { rows };
         let inverted = model.inverse().filter(|_| operation.needs_inverse()).map(|inverse| {
             let (condition, regularised) = inverse.condition();
             Inverted { condition, regularised, approximate: !model.artifact.model.spec().is_linear() }
@@ -236,8 +237,8 @@ impl Service {
         Ok(Served { version: key.version, output, inverted })
     }
 
-    /// Short codes as whole ones: what is missing of a canonical code is average, 0.
-    async fn completed(&self, codes: Matrix, code_length: usize) -> Result<Matrix, ServiceError> {
+    /// Codes with so many numbers, the first of each and zeros where there are fewer. Refused if they do not fit the queue.
+    async fn resized(&self, codes: Matrix, code_length: usize) -> Result<Matrix, ServiceError> {
         let BatchingConfig { queue_rows_max: rows_max, queue_bytes_max: bytes_max, .. } = self.batcher.config();
         let (rows, bytes) = (codes.rows(), codes.rows().saturating_mul(4 * code_length));
         // Before they take that room.

@@ -26,7 +26,7 @@ pub struct Trained {
     pub model: Autoencoder,
     /// How it went.
     pub report: TrainingReport,
-    /// What scores need, where rows were held out.
+    /// Of its codes, if these are not too long, and, where rows were held out, what scores need.
     pub statistics: Option<Statistics>,
 }
 

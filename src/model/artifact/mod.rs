@@ -63,7 +63,8 @@ pub struct Artifact {
     pub model: Autoencoder,
     /// How it came to be; none for a file from elsewhere without one.
     pub report: Option<Arc<TrainingReport>>,
-    /// What scores need; none for a model that was made without held-out rows, or elsewhere.
+    /// What is kept of its codes and, where rows were held out, what scores need; none for a model made elsewhere, or whose code is
+    /// too long.
     pub statistics: Option<Statistics>,
     /// SHA-256 recorded in the file (hexadecimal); empty before it was written.
     pub sha256: String,
