@@ -3,7 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use halfhitch::model::{Autoencoder, Scorer, Statistics};
@@ -12,7 +12,7 @@ use halfhitch::numeric::{Activation, Lanes, Spare, init};
 use halfhitch::training::{
     Event, Initialisation, MemoryRows, Next, Regularisation, RowSource, Start, TrainSpec, train,
 };
-use support::{Options, Report, npz};
+use support::{Options, Report, data};
 
 const ABOUT: &str = "\
 Tables of ADBench, cut into 60 % to train on, anomalies among them and unknown to training, and 40 % to score; 20 cuts with
@@ -37,13 +37,11 @@ fn main() {
     let options = Options::from_arguments(ABOUT);
     let mut report = Report::new("anomalies", &options);
     init(None).expect("the best of this machine");
-    let folder = std::env::var_os("HALFHITCH_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from)
-        .join("adbench");
-    if !folder.is_dir() {
-        report.note(&format!("skipped: there is no {}", folder.display()));
+    let folder = data::folder().map(|folder| folder.join("adbench")).filter(|folder| folder.is_dir());
+    let Some(folder) = folder else {
+        report.note("skipped: there is no folder `adbench` of the data for tests");
         return;
-    }
+    };
     let cuts = if options.quick { 2 } else { 20 };
     let (mut all, mut sets) = ([0.0; 3], 0);
     for name in SIX.into_iter().chain(OTHERS) {
@@ -80,7 +78,7 @@ struct Table {
 
 impl Table {
     fn read(path: &Path) -> Self {
-        let (values, features, anomalies) = npz::labelled(path);
+        let (values, features, anomalies) = data::labelled(path);
         Self { values, features, anomalies }
     }
 

@@ -3,7 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use halfhitch::files::{self, ReadOptions};
 use halfhitch::model::Artifact;
 use halfhitch::numeric::init;
 use halfhitch::training::{CheckedTrainSpec, Event, MemoryRows, Next, Observer, RowSource, Start, TrainSpec, train};
-use support::{Line, Options, Report};
+use support::{Line, Options, Report, data};
 
 const ABOUT: &str = "\
 784-1000-500-250-30 on the 60,000 training images of MNIST, measured on the 10,000 test images, which are used once: squared
@@ -34,13 +34,11 @@ fn main() {
     let options = Options::from_arguments(ABOUT);
     let mut report = Report::new("recipes", &options);
     init(None).expect("the best of this machine");
-    let folder = std::env::var_os("HALFHITCH_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from)
-        .join("mnist");
-    if !folder.is_dir() {
-        report.note(&format!("skipped: there is no {}", folder.display()));
+    let folder = data::folder().map(|folder| folder.join("mnist")).filter(|folder| folder.is_dir());
+    let Some(folder) = folder else {
+        report.note("skipped: there is no folder `mnist` of the data for tests");
         return;
-    }
+    };
     let training: Arc<dyn RowSource> = Arc::new(read(&folder.join("train-images-idx3-ubyte.gz")));
     let test = read(&folder.join("t10k-images-idx3-ubyte.gz"));
     let seconds = if options.quick { 30 } else { 480 };

@@ -1,7 +1,7 @@
 //! What every benchmark shares: its arguments, its report, its statistics.
 #![allow(dead_code, unused_imports, reason = "each benchmark uses a part of this")]
 
-pub(crate) mod npz;
+pub(crate) mod data;
 mod options;
 mod report;
 mod statistics;

@@ -259,14 +259,7 @@ impl Tape {
     /// After [`Tape::forward`]: of each row the squared derivative of the loss by x̂ (logits under cross-entropy), which grows
     /// as the squared error does.
     pub fn squared_slopes(&self) -> Vec<f32> {
-        let delta = &self.decoder_delta[0];
-        let mut sums = vec![0.0; delta.rows()];
-        for (first, rows, delta) in delta.panels() {
-            for column in delta.chunks_exact(rows) {
-                sums[first..].iter_mut().zip(column).for_each(|(sum, value)| *sum += value * value);
-            }
-        }
-        sums
+        self.decoder_delta[0].squares_by_row()
     }
 
     /// Before [`Tape::backward`]: makes the derivatives those of the mean of the loss over the rows that are `kept`, of which the

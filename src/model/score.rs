@@ -225,17 +225,10 @@ impl Scorer {
     }
 
     fn squared_distances(&self, codes: &Lanes) -> Vec<f32> {
-        let mut sums = vec![0.0; codes.rows()];
-        let Some(whitening) = &self.whitening else { return sums };
+        let Some(whitening) = &self.whitening else { return vec![0.0; codes.rows()] };
         let mut white = Lanes::default();
         whitening.encode(&self.centred(codes), &mut white);
-        for (first, rows, white) in white.panels() {
-            let sums = &mut sums[first..first + rows];
-            for white in white.chunks_exact(rows) {
-                sums.iter_mut().zip(white).for_each(|(sum, value)| *sum += value * value);
-            }
-        }
-        sums
+        white.squares_by_row()
     }
 }
 

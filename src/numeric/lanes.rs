@@ -118,6 +118,18 @@ impl Lanes {
         panels.map(|(i, panel)| (i * LANES, panel.len() / self.columns, panel))
     }
 
+    /// The sum of the squares of each row, column after column: the same bits in every batch.
+    pub fn squares_by_row(&self) -> Vec<f32> {
+        let mut sums = vec![0.0; self.rows];
+        for (first, rows, panel) in self.panels() {
+            let sums = &mut sums[first..first + rows];
+            for column in panel.chunks_exact(rows) {
+                sums.iter_mut().zip(column).for_each(|(sum, value)| *sum += value * value);
+            }
+        }
+        sums
+    }
+
     /// Becomes `f(j, value)` of each value of `source`, j being its column.
     pub fn map_from(&mut self, source: &Self, f: impl Fn(usize, f32) -> f32) {
         self.reset(source.rows, source.columns);

@@ -61,15 +61,7 @@ pub(super) fn statistics(
 
     let Sample { codes, errors, .. } = of_training;
     if count == 0 {
-        let (mean, covariance) = covariance(&codes, spec.code_length(), |_| true);
-        let found = Statistics {
-            code_rows: errors.len() as u64,
-            residual_variance: 0.0,
-            code_mean: mean.into_iter().map(|value| value as f32).collect(),
-            code_covariance: covariance.into_iter().map(|value| value as f32).collect(),
-            curvature: vec![0.0; spec.features()],
-            calibration: Vec::new(),
-        };
+        let found = of_codes(model, &codes, &vec![true; errors.len()]);
         return Ok(is_finite(&found).then_some(found));
     }
     let of_held_out = each_part(model, &held_out, |rows| model.encode_with_errors(rows, spare).1);
@@ -77,17 +69,9 @@ pub(super) fn statistics(
     let (mut trained, mut held) = (vec![true; errors.len()], vec![true; count]);
     let mut rounds = if trim > 0.0 { TRIM_ROUNDS } else { 0 };
     let (mut found, scorer) = loop {
-        let (mean, covariance) = covariance(&codes, spec.code_length(), |row| trained[row]);
         let kept = of_held_out.iter().zip(&held).filter(|(_, held)| **held);
         let (sum, rows) = kept.fold((0.0, 0.0), |(sum, rows), (error, _)| (sum + f64::from(*error), rows + 1.0));
-        let found = Statistics {
-            code_rows: trained.iter().filter(|trained| **trained).count() as u64,
-            residual_variance: sum / rows / dimensions,
-            code_mean: mean.into_iter().map(|value| value as f32).collect(),
-            code_covariance: covariance.into_iter().map(|value| value as f32).collect(),
-            curvature: Vec::new(),
-            calibration: Vec::new(),
-        };
+        let found = Statistics { residual_variance: sum / rows / dimensions, ..of_codes(model, &codes, &trained) };
         let Some(scorer) = Scorer::uncalibrated(&found).filter(|_| found.residual_variance.is_finite()) else {
             return Ok(None);
         };
@@ -105,6 +89,19 @@ pub(super) fn statistics(
     found.calibration = scores(&scorer, model, &held_out, spare);
     found.calibration.sort_unstable_by(f32::total_cmp);
     Ok(is_finite(&found).then_some(found))
+}
+
+/// What there is to know of codes (row-major), of those that `count`; of rows that were held out nothing.
+fn of_codes(model: &Autoencoder, codes: &[f32], count: &[bool]) -> Statistics {
+    let (mean, covariance) = covariance(codes, model.spec().code_length(), |row| count[row]);
+    Statistics {
+        code_rows: count.iter().filter(|counts| **counts).count() as u64,
+        residual_variance: 0.0,
+        code_mean: mean.into_iter().map(|value| value as f32).collect(),
+        code_covariance: covariance.into_iter().map(|value| value as f32).collect(),
+        curvature: vec![0.0; model.spec().features()],
+        calibration: Vec::new(),
+    }
 }
 
 fn is_finite(found: &Statistics) -> bool {

@@ -1,6 +1,6 @@
 //! What is chosen for a caller who names a size and nothing else: never much worse than PCA on rows that nobody has seen.
 
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,15 +8,10 @@ use halfhitch::files::{self, ReadOptions};
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, train};
 
+use crate::support::data;
+
 /// Worse than PCA's error by more than this share is a failure.
 const WORSE_MAX: f64 = 0.02;
-
-/// Where data for tests is, if it is there.
-fn data() -> Option<PathBuf> {
-    let folder = std::env::var_os("HALFHITCH_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    folder.is_dir().then_some(folder)
-}
 
 /// Row-major values and their width.
 fn read(name: &str, bytes: impl Read + Send + 'static, options: &ReadOptions) -> (Vec<f32>, usize) {
@@ -24,16 +19,6 @@ fn read(name: &str, bytes: impl Read + Send + 'static, options: &ReadOptions) ->
     let mut values = Vec::new();
     while reader.next_rows(&mut values, 4096).expect("rows") > 0 {}
     (values, reader.columns())
-}
-
-/// The first entry of a zip archive, which numpy compresses.
-fn npz(path: &Path) -> (Vec<f32>, usize) {
-    let archive = std::fs::read(path).expect("an archive");
-    let number =
-        |at: usize, bytes: usize| archive[at..at + bytes].iter().rev().fold(0, |n, byte| n << 8 | usize::from(*byte));
-    let start = 30 + number(26, 2) + number(28, 2);
-    let entry = archive[start..start + number(18, 4)].to_vec();
-    read("X.npy", flate2::read::DeflateDecoder::new(Cursor::new(entry)), &ReadOptions::default())
 }
 
 /// Trains on four fifths, and compares with PCA on the rest.
@@ -77,22 +62,22 @@ fn digits() {
 
 #[test]
 fn a_small_table() {
-    let Some(folder) = data() else { return eprintln!("skipped: no data for tests") };
-    let (values, features) = npz(&folder.join("adbench/18_Ionosphere.npz"));
+    let Some(folder) = data::folder() else { return eprintln!("skipped: no data for tests") };
+    let (values, features, _) = data::labelled(&folder.join("adbench/18_Ionosphere.npz"));
     check("Ionosphere", &values, features, &[24], 8);
 }
 
 #[test]
 #[ignore = "takes minutes: cargo test --release --test it auto -- --ignored --nocapture"]
 fn every_table_and_the_embeddings() {
-    let folder = data().expect("data for tests");
+    let folder = data::folder().expect("data for tests");
     for set in ["adbench", "embeddings"] {
         let mut paths: Vec<PathBuf> =
             std::fs::read_dir(folder.join(set)).expect("sets").map(|entry| entry.expect("an entry").path()).collect();
         paths.sort();
         for path in paths {
             let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-            let (values, features) = npz(&path);
+            let (values, features, _) = data::labelled(&path);
             let code = (features / 4).clamp(2, 32);
             check(&name, &values, features, &[], code);
             check(&name, &values, features, &[usize::midpoint(features, code)], code);

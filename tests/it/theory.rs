@@ -2,7 +2,7 @@
 //! loss takes them away predictably, and saturating units want a gain.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use halfhitch::files::{self, ReadOptions};
@@ -14,6 +14,8 @@ use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::{Activation, Lanes, Spare};
 use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, Trained, train};
 
+use crate::support::data;
+
 /// The digits, 64 pixels from 0 to 16, without their labels.
 fn digits() -> Vec<f32> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits.csv.gz");
@@ -23,13 +25,6 @@ fn digits() -> Vec<f32> {
     while reader.next_rows(&mut values, 4096).expect("rows") > 0 {}
     assert_eq!(values.len(), 1797 * 64);
     values
-}
-
-/// Where data for tests is, if it is there.
-fn data() -> Option<PathBuf> {
-    let folder = std::env::var_os("HALFHITCH_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    folder.is_dir().then_some(folder)
 }
 
 fn trained(spec: TrainSpec, values: &[f32]) -> Trained {
@@ -175,7 +170,7 @@ fn canonical_codes_can_be_cut_short() {
 #[test]
 #[ignore = "takes a minute: cargo test --release --test it mnist_codes -- --ignored --nocapture"]
 fn mnist_codes_can_be_cut_short() {
-    let Some(folder) = data() else { return eprintln!("skipped: no data for tests") };
+    let Some(folder) = data::folder() else { return eprintln!("skipped: no data for tests") };
     let path = folder.join("mnist/train-images-idx3-ubyte.gz");
     let mut reader = files::open(&path, &ReadOptions::default()).expect("images");
     let mut images = Vec::new();

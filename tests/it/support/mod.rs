@@ -1,5 +1,7 @@
 //! A real server on port 0 over a temporary store, clients of it, and seeded data.
 
+#[path = "../../../benches/support/data.rs"]
+pub(crate) mod data;
 pub(crate) mod files;
 pub(crate) mod process;
 
