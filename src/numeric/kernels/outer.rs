@@ -152,7 +152,16 @@ unsafe fn tile<V: Vector, const MASKED: bool, const R: usize, const I: usize>(
             if lanes == PANEL {
                 // Of a whole panel the distances are known: one address does for all inputs.
                 for row in 0..PANEL {
+                    // Of the next tile, which may have to come from far.
+                    if row < I {
+                        V::prefetch(v.wrapping_add((I + row) * PANEL));
+                    }
                     step(&mut sums, turned, first + row, v.add(row), PANEL);
+                }
+                if first < R * PANEL {
+                    for i in I..2 * I {
+                        V::prefetch(w.wrapping_add(first / PANEL * w_stride + i * width));
+                    }
                 }
             } else {
                 for row in 0..lanes {
