@@ -44,12 +44,14 @@ impl Model {
             normalisation: NormalisationKind::Standardise,
             gain: false,
             feature_names: Vec::new(),
+            missing_values: false,
         });
         let features = self.widths[0];
         let normaliser = Normaliser {
             kind: NormalisationKind::Standardise,
             offset: vec![0.1; features],
             scale: vec![0.9; features],
+            fill: Vec::new(),
         };
         init::model(spec.expect("a valid specification"), normaliser, Initialisation::He, 1, None)
     }

@@ -51,6 +51,8 @@ pub enum Operation {
     Score,
     /// The same, and what each feature contributes.
     Explain,
+    /// Rows with missing values to whole ones, for models that take such.
+    Impute,
 }
 
 impl Operation {

@@ -11,7 +11,7 @@ use super::policy::Urgency;
 use super::reply::{Assembly, Computed};
 use super::sync::Mutex;
 use super::{BatchError, Operation, Output, lock};
-use crate::model::{Matrix, MatrixError, ModelKey, Scorer};
+use crate::model::{Matrix, MatrixError, Missing, ModelKey, Scorer};
 use crate::registry::LoadedModel;
 
 /// Larger requests are looked through for NaN on the compute threads: an async thread has some 50 µs for all it does.
@@ -42,9 +42,15 @@ impl Question {
             return Err(BatchError::DeadlineExceeded);
         }
         if self.is_small() {
-            self.rows.check_finite()?;
+            self.check_values()?;
         }
         Ok(())
+    }
+
+    /// Refuses infinities, and NaN unless the model takes missing values and these are rows for it.
+    fn check_values(&self) -> Result<(), MatrixError> {
+        let takes = self.model.artifact.model.spec().raw().missing_values && !self.operation.decodes();
+        self.rows.check_values(if takes { Missing::Allowed } else { Missing::Refused })
     }
 
     /// Whether it was looked through for NaN by [`Question::check`].
@@ -69,7 +75,8 @@ pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
         | Operation::Reconstruct
         | Operation::ReconstructPseudoInverse
         | Operation::Score
-        | Operation::Explain => spec.features(),
+        | Operation::Explain
+        | Operation::Impute => spec.features(),
         Operation::Decode | Operation::DecodePseudoInverse => spec.code_length(),
     }
 }
@@ -79,7 +86,7 @@ pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matri
     let spec = model.artifact.model.spec();
     let answer_columns = match operation {
         Operation::Encode => spec.code_length(),
-        Operation::Decode | Operation::DecodePseudoInverse => spec.features(),
+        Operation::Decode | Operation::DecodePseudoInverse | Operation::Impute => spec.features(),
         // Two errors beside each row.
         Operation::Reconstruct | Operation::ReconstructPseudoInverse | Operation::Explain => spec.features() + 2,
         Operation::Score => 2,
@@ -89,7 +96,7 @@ pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matri
     let whitening = model.scorer().map_or(0, Scorer::multiply_adds);
     let row_work = match operation {
         Operation::Encode | Operation::Decode => once,
-        Operation::Reconstruct => 2 * once,
+        Operation::Reconstruct | Operation::Impute => 2 * once,
         Operation::DecodePseudoInverse => inverse(),
         Operation::ReconstructPseudoInverse => once + inverse(),
         Operation::Score => 2 * once + whitening,
@@ -110,7 +117,7 @@ pub(super) struct Request {
     question: Question,
     claim: Claim,
     /// Found out by the first thread that needs it.
-    finite: OnceLock<Result<(), MatrixError>>,
+    checked: OnceLock<Result<(), MatrixError>>,
     /// Taken by the answer. Locked for a moment only, also under the queue's lock.
     sender: Mutex<Option<oneshot::Sender<Result<Output, BatchError>>>>,
     /// Locked while rows are copied; never under the queue's lock.
@@ -126,7 +133,7 @@ impl Request {
         let (sender, receiver) = oneshot::channel();
         let request = Self {
             claim: Claim::new(loads, question.size()),
-            finite: if question.is_small() { OnceLock::from(Ok(())) } else { OnceLock::new() },
+            checked: if question.is_small() { OnceLock::from(Ok(())) } else { OnceLock::new() },
             sender: Mutex::new(Some(sender)),
             assembly: Mutex::new(Assembly::new(question.rows.rows(), question.rows.values())),
             question,
@@ -144,9 +151,9 @@ impl Request {
             && lock(&self.sender).as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
-    /// Refuses NaN and infinities anywhere in the request.
-    pub(super) fn check_finite(&self) -> Result<(), MatrixError> {
-        self.finite.get_or_init(|| self.question.rows.check_finite()).clone()
+    /// As [`Question::check_values`].
+    pub(super) fn check_values(&self) -> Result<(), MatrixError> {
+        self.checked.get_or_init(|| self.question.check_values()).clone()
     }
 
     /// Adds computed rows (see [`Assembly::add`]) and answers if they were the last.

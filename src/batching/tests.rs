@@ -35,9 +35,10 @@ fn model(version: u64) -> Arc<LoadedModel> {
         normalisation: NormalisationKind::None,
         gain: false,
         feature_names: vec![],
+        missing_values: false,
     })
     .expect("a specification");
-    let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+    let normaliser = Normaliser::none();
     let layer = TiedLayer {
         weight: Weights::from_row_major(CODE, FEATURES, &[1.0, 2.0, 3.0, -1.0, 0.5, 0.25]),
         encoder_bias: vec![0.5, -0.5],
@@ -53,7 +54,7 @@ fn widths(operation: Operation) -> (usize, usize) {
     match operation {
         Operation::Encode => (FEATURES, CODE),
         Operation::Decode | Operation::DecodePseudoInverse => (CODE, FEATURES),
-        Operation::Reconstruct | Operation::ReconstructPseudoInverse => (FEATURES, FEATURES),
+        Operation::Reconstruct | Operation::ReconstructPseudoInverse | Operation::Impute => (FEATURES, FEATURES),
         Operation::Score | Operation::Explain => (FEATURES, 2),
     }
 }
@@ -65,6 +66,7 @@ fn offset(model: &LoadedModel, operation: Operation) -> f32 {
         Operation::Decode | Operation::DecodePseudoInverse => 0.5,
         Operation::Reconstruct | Operation::ReconstructPseudoInverse => 0.75,
         Operation::Score | Operation::Explain => 0.875,
+        Operation::Impute => 0.125,
     };
     operation + 100_000.0 * model.key.version.number() as f32
 }

@@ -48,6 +48,7 @@ pub(super) fn of_model(model: &LoadedModel, operation: Operation, batch: &Lanes,
         Operation::Reconstruct => autoencoder.reconstruct(batch, Decoder::Transpose, spare).into(),
         Operation::DecodePseudoInverse => autoencoder.decode(batch, inverse(), spare).into(),
         Operation::ReconstructPseudoInverse => autoencoder.reconstruct(batch, inverse(), spare).into(),
+        Operation::Impute => autoencoder.impute(batch, spare).into(),
         Operation::Score => scorer().score(autoencoder, batch, spare).into(),
         Operation::Explain => scorer().explain(autoencoder, batch, spare).into(),
     }
@@ -111,7 +112,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
     let mut members = Vec::with_capacity(pieces.len());
     let mut rows = 0;
     for piece in pieces {
-        match piece.request.check_finite() {
+        match piece.request.check_values() {
             Ok(()) => {
                 members.push(Member { piece, first: rows });
                 rows += piece.rows.len();

@@ -61,6 +61,8 @@ enum Command {
     Decode(rows::DecodeArgs),
     /// Rows to codes and back, with the error of each row
     Reconstruct(rows::ReconstructArgs),
+    /// Fill in what is missing of rows
+    Impute(rows::ImputeArgs),
     /// How unusual rows are, with p-values, alarms and the features behind them
     Score(score::ScoreArgs),
     /// How orthonormal the matrices of a model are, and what decodes best: transpose, pseudo-inverse or PCA
@@ -101,6 +103,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
             Command::Encode(args) => rows::encode(&context, args).await,
             Command::Decode(args) => rows::decode(&context, args).await,
             Command::Reconstruct(args) => rows::reconstruct(&context, args).await,
+            Command::Impute(args) => rows::impute(&context, args).await,
             Command::Score(args) => score::run(&context, args).await,
             Command::Inspect(args) => inspect::run(&context, args).await,
             Command::Report(args) => report_page::run(&context, *args).await,

@@ -26,6 +26,9 @@ pub(super) struct ReadArgs {
     /// CSV, Parquet, Arrow: columns to leave out, likewise
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     drop_columns: Vec<String>,
+    /// Values may be missing: NaN, and in CSV empty fields, NA or null, in Parquet and Arrow nulls
+    #[arg(long)]
+    missing_values: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -47,7 +50,17 @@ impl ReadArgs {
             FormatArg::Arrow => Format::Arrow,
         });
         let (columns, drop_columns) = (self.columns.clone(), self.drop_columns.clone());
-        ReadOptions { format, header: self.header, columns, drop_columns }
+        ReadOptions { format, header: self.header, columns, drop_columns, missing_values: self.missing_values }
+    }
+
+    /// Whether or not it was asked for.
+    pub(super) fn allow_missing_values(&mut self) {
+        self.missing_values = true;
+    }
+
+    /// Whether values may be missing.
+    pub(super) fn missing_values(&self) -> bool {
+        self.missing_values
     }
 
     /// The same for files of the server.

@@ -1,4 +1,4 @@
-//! `halfhitch encode`, `decode`, `reconstruct`: a file in, a file out, in order, with a few requests in flight.
+//! `halfhitch encode`, `decode`, `reconstruct`, `impute`: a file in, a file out, in order, with a few requests in flight.
 
 use std::io::IsTerminal;
 
@@ -85,6 +85,22 @@ pub(super) struct ReconstructArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  halfhitch train sensors history.csv --code 8 --missing-values\n  halfhitch impute sensors gaps.csv -o whole.csv\n\nWhat is there is written as it came; what is missing is taken from the row's reconstruction."
+)]
+pub(super) struct ImputeArgs {
+    /// NAME, NAME@VERSION or NAME@ALIAS, trained with --missing-values
+    model: String,
+    /// Rows: .csv, .npy (and .parquet, .arrow if built with them), plain or gzip; - for standard input. NaN is missing, and in CSV
+    /// an empty field, NA or null, in Parquet and Arrow a null
+    file: String,
+    #[command(flatten)]
+    write: WriteArgs,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, clap::Args)]
 struct WriteArgs {
     /// Where results go; .npy or .csv by its name
     #[arg(short, long, value_name = "FILE", default_value = "-")]
@@ -125,6 +141,7 @@ enum Call {
     Encode(u32),
     Decode(pb::Decoder),
     Reconstruct(pb::Decoder),
+    Impute,
 }
 
 async fn call(
@@ -147,6 +164,10 @@ async fn call(
             pseudo_inverse = answer.pseudo_inverse;
             (answer.version, answer.rows, Vec::new(), Vec::new())
         }
+        Call::Impute => {
+            let answer = client.impute(pb::ImputeRequest { model, rows }).await?.into_inner();
+            (answer.version, answer.rows, Vec::new(), Vec::new())
+        }
         Call::Reconstruct(decoder) => {
             let request = pb::ReconstructRequest { model, rows, decoder: decoder.into() };
             let answer = client.reconstruct(request).await?.into_inner();
@@ -164,6 +185,12 @@ pub(super) async fn encode(context: &Context, args: EncodeArgs) -> Result<(), Cl
 
 pub(super) async fn decode(context: &Context, args: DecodeArgs) -> Result<(), CliError> {
     run(context, Call::Decode(args.decoder.into()), args.rows, |_| Ok(())).await.map(|_| ())
+}
+
+pub(super) async fn impute(context: &Context, args: ImputeArgs) -> Result<(), CliError> {
+    let ImputeArgs { model, file, write, mut read } = args;
+    read.allow_missing_values();
+    run(context, Call::Impute, RowsArgs { model, file, write, read }, |_| Ok(())).await.map(|_| ())
 }
 
 pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Result<(), CliError> {

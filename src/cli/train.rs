@@ -307,6 +307,7 @@ impl TrainArgs {
             seed: self.seed,
             base,
             publish_if_better: self.publish_if_better,
+            missing_values: self.read.missing_values(),
             priority: self.priority,
             idempotency_key: self.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             ..pb::TrainSpec::default()

@@ -88,11 +88,18 @@ pub(super) fn check_shape(path: &str, rows: u64, columns: u64) -> Result<usize, 
 }
 
 /// Refuses the first number that is not finite; `first_row` (from 0) is the row of the first of `values`.
-pub(super) fn check_finite(path: &str, values: &[f32], columns: usize, first_row: u64) -> Result<(), FileError> {
-    let Some(index) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+pub(super) fn check_values(
+    path: &str,
+    values: &[f32],
+    columns: usize,
+    first_row: u64,
+    missing_values: bool,
+) -> Result<(), FileError> {
+    let refused = |value: &f32| !(value.is_finite() || missing_values && value.is_nan());
+    let Some(index) = values.iter().position(refused) else { return Ok(()) };
     let row = first_row + (index / columns) as u64 + 1;
     let place = Place::Cell { row, column: (index % columns + 1).to_string() };
-    Err(FileError::at(path, place, values[index].to_string(), "a finite number"))
+    Err(FileError::at(path, place, values[index].to_string(), FileError::finite(values[index])))
 }
 
 /// Rows of fixed size, one after the other.
@@ -127,7 +134,7 @@ impl Binary {
         }
         let before = values.len();
         values.extend(self.piece.chunks_exact(self.encoding.bytes()).map(|number| self.encoding.number(number)));
-        check_finite(path, &values[before..], self.columns, self.rows_read)?;
+        check_values(path, &values[before..], self.columns, self.rows_read, self.input.missing_values)?;
         self.rows_read += wanted as u64;
         if wanted > 0 && self.rows_read == self.rows {
             let rest = self.input.stream.fill_buf().map_err(FileError::io(path))?;

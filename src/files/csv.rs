@@ -24,6 +24,7 @@ struct Csv {
     record: csv::StringRecord,
     /// Whether there was a row.
     any: bool,
+    missing_values: bool,
 }
 
 /// Bytes, until a record would be too long.
@@ -45,7 +46,7 @@ impl Read for Rationed {
 }
 
 pub(super) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    let path = input.path.clone();
+    let (path, missing_values) = (input.path.clone(), input.missing_values);
     let rationed = Rationed { input, left: RECORD_BYTES_MAX };
     let mut records =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(rationed);
@@ -58,7 +59,7 @@ pub(super) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowRea
         let got = format!("its rows have {fields} numbers");
         return Err(FileError::content(&path, got, format!("at most {COLUMNS_MAX}")));
     }
-    let all_numbers = first.iter().all(|field| field.parse::<f32>().is_ok());
+    let all_numbers = first.iter().all(|field| field.parse::<f32>().is_ok() || missing_values && is_missing(field));
     let has_header = options.header.unwrap_or(!all_numbers);
     let names: Vec<String> = if has_header { first.iter().map(str::to_owned).collect() } else { Vec::new() };
     let kept = options.kept(&path, &names, fields)?;
@@ -71,7 +72,13 @@ pub(super) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowRea
         first: (!has_header).then_some(first),
         record: csv::StringRecord::new(),
         any: false,
+        missing_values,
     }))
+}
+
+/// What is written where there is no value.
+fn is_missing(field: &str) -> bool {
+    field.is_empty() || ["nan", "na", "null"].iter().any(|word| field.eq_ignore_ascii_case(word))
 }
 
 fn broken(path: &str, error: csv::Error) -> FileError {
@@ -121,10 +128,12 @@ impl RowReader for Csv {
                 let field = &self.record[*index];
                 match field.parse::<f32>() {
                     Ok(value) if value.is_finite() => values.push(value),
-                    _ => {
+                    _ if self.missing_values && is_missing(field) => values.push(f32::NAN),
+                    parsed => {
+                        let value = if is_missing(field) { f32::NAN } else { parsed.unwrap_or(0.0) };
                         let shown: String = field.chars().take(SHOWN_CHARACTERS_MAX).collect();
                         let place = Place::Field { line, field: index + 1 };
-                        return Err(FileError::at(&self.path, place, format!("{shown:?}"), "a finite number"));
+                        return Err(FileError::at(&self.path, place, format!("{shown:?}"), FileError::finite(value)));
                     }
                 }
             }

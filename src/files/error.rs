@@ -101,6 +101,11 @@ impl FileError {
         Self::Content { path: path.to_owned(), place, got: got.into(), expected: expected.into() }
     }
 
+    /// What was expected where `value` is no number that may be.
+    pub(super) fn finite(value: f32) -> &'static str {
+        if value.is_nan() { "a finite number, unless values may be missing" } else { "a finite number" }
+    }
+
     /// What the system says, of a file.
     pub(super) fn io(path: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), source }

@@ -18,6 +18,8 @@ pub(super) struct Input {
     pub(super) stream: Box<dyn BufRead + Send>,
     /// The file itself where its bytes are those of the stream: for formats that are not read from front to back.
     pub(super) file: Option<File>,
+    /// Whether values may be missing.
+    pub(super) missing_values: bool,
 }
 
 impl Input {
@@ -43,7 +45,7 @@ impl Input {
         } else {
             Box::new(raw)
         };
-        Ok(Self { path: path.to_owned(), stream, file: file.filter(|_| !is_gzip) })
+        Ok(Self { path: path.to_owned(), stream, file: file.filter(|_| !is_gzip), missing_values: false })
     }
 
     /// The format: by the first bytes, else by the name, else CSV.

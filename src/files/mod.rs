@@ -55,6 +55,9 @@ pub struct ReadOptions {
     pub columns: Vec<String>,
     /// Columns to leave out, likewise.
     pub drop_columns: Vec<String>,
+    /// Whether values may be missing: NaN, in CSV also an empty field, `NA` or `null`, in Parquet and Arrow a null.
+    #[serde(default)]
+    pub missing_values: bool,
 }
 
 /// Rows, some at a time.
@@ -73,7 +76,7 @@ pub trait RowReader: Send {
     fn is_bytes(&self) -> bool {
         false
     }
-    /// Appends the next rows to `values`, row-major and finite, at most `rows_max`; returns how many, fewer only at the end.
+    /// Appends the next rows to `values`, row-major and finite (NaN where a value is missing and may be), at most `rows_max`; returns how many, fewer only at the end.
     /// After an error, what was appended to `values` is of no use, and neither is the reader.
     fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError>;
 }
@@ -98,6 +101,7 @@ pub fn read(
 }
 
 fn choose(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    input.missing_values = options.missing_values;
     let seen = input.format()?;
     let format = options.format.unwrap_or(seen);
     if options.names_columns() && matches!(format, Format::Npy | Format::Idx) {

@@ -121,6 +121,30 @@ fn bad_csv_names_the_line_and_the_field() {
 }
 
 #[test]
+fn values_may_be_missing_where_that_is_allowed() {
+    let nan = f32::NAN;
+    let allowed = ReadOptions { missing_values: true, ..ReadOptions::default() };
+    let present = |values: &[f32]| values.iter().map(|v| Some(*v).filter(|v| !v.is_nan())).collect::<Vec<_>>();
+    let check = |bytes: &[u8], expected: &[f32]| {
+        for got in [read_bytes(bytes, &allowed), read_file("rows", bytes, &allowed)] {
+            assert_eq!(present(&got.expect("reads").0), present(expected));
+        }
+    };
+    check(b"a,b\n,2\n3, NaN\nNA,null\n", &[nan, 2.0, 3.0, nan, nan, nan]);
+    // The first line is no header for having gaps.
+    check(b"1,,3\n4,5,\n", &[1.0, nan, 3.0, 4.0, 5.0, nan]);
+    for fortran in ["False", "True"] {
+        check(&npy("<f4", fortran, "(1, 3)", &floats(&[1.0, nan, 3.0])), &[1.0, nan, 3.0]);
+    }
+    check_says(read_bytes(b"1,2\n3,inf\n", &allowed), &["line 2, field 2", "\"inf\"", "expected a finite number"]);
+    check_says(read_bytes(b"1,2\n3,x\n", &allowed), &["line 2, field 2", "\"x\""]);
+    let infinite = npy("<f4", "False", "(1, 2)", &floats(&[1.0, f32::INFINITY]));
+    check_says(read_bytes(&infinite, &allowed), &["row 1, column 2: inf", "expected a finite number"]);
+    check_refused(b"1,2\n3,\n", &["line 2, field 2: \"\"", "unless values may be missing"]);
+    check_refused(&npy("<f4", "False", "(1, 2)", &floats(&[1.0, nan])), &["unless values may be missing"]);
+}
+
+#[test]
 fn a_csv_file_without_line_ends_is_not_read_whole() {
     check_says(read("file", std::io::repeat(b'1'), &ReadOptions::default()).map(|_| ()), &["more than", "bytes"]);
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-use super::binary::{Encoding, Kind, check_finite};
+use super::binary::{Encoding, Kind, check_values};
 use super::input::Input;
 use super::{FileError, RowReader};
 
@@ -32,6 +32,7 @@ pub(super) struct Turned {
     tile: Vec<f32>,
     next: usize,
     rows_done: u64,
+    missing_values: bool,
     /// Bytes of a column's part.
     part: Vec<u8>,
 }
@@ -45,7 +46,7 @@ impl Turned {
         columns: usize,
         rows: u64,
     ) -> Result<Self, FileError> {
-        let path = input.path;
+        let (path, missing_values) = (input.path, input.missing_values);
         let expected = rows.checked_mul((columns * encoding.bytes()) as u64);
         let expected = expected.ok_or_else(|| {
             FileError::content(&path, format!("its shape is {rows} x {columns}"), "a size that a file can have")
@@ -79,7 +80,7 @@ impl Turned {
             Columns::Kept(bytes)
         };
         let (tile, part) = (Vec::new(), Vec::new());
-        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_done: 0, part })
+        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_done: 0, missing_values, part })
     }
 
     /// Turns the next rows; false at the end.
@@ -105,7 +106,7 @@ impl Turned {
                 self.tile[row * self.columns + column] = self.encoding.number(number);
             }
         }
-        check_finite(&self.path, &self.tile, self.columns, self.rows_done)?;
+        check_values(&self.path, &self.tile, self.columns, self.rows_done, self.missing_values)?;
         self.rows_done += rows as u64;
         Ok(rows > 0)
     }

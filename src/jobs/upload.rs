@@ -10,7 +10,7 @@ use super::job::{Job, lock};
 use super::spool::{Chunk, Spool};
 use super::table::Table;
 use super::{JobError, JobSnapshot, JobState, Round, RowRole, blocking, held_out};
-use crate::model::Matrix;
+use crate::model::{Matrix, Missing};
 
 /// The receiving end of one upload. Dropping it leaves the upload to be resumed.
 #[derive(Debug)]
@@ -208,7 +208,7 @@ fn take(
     if rows.columns() != spool.columns() {
         return Err(JobError::Columns { got: rows.columns(), expected: spool.columns() });
     }
-    rows.check_finite()?;
+    rows.check_values(if job.spec.spec().missing_values { Missing::Allowed } else { Missing::Refused })?;
     let chunk = Chunk::new(number, role, &rows);
     drop(rows);
     if number > next {

@@ -62,6 +62,7 @@ impl Autoencoder {
             assert_eq!((layer.decoder_bias.len(), layer.encoder_bias.len()), (pair[0], pair[1]), "biases {l}");
             assert_eq!(layer.gain.as_ref().map(Vec::len), spec.has_gain(l).then_some(pair[1]), "gain {l}");
         }
+        assert_eq!(normaliser.takes_missing(), spec.raw().missing_values, "what stands for missing values");
         Self { spec, normaliser, layers }
     }
 
@@ -92,11 +93,12 @@ impl Autoencoder {
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn encode(&self, rows: &Lanes, spare: &mut Spare) -> Lanes {
-        if self.normaliser.kind == NormalisationKind::None {
+        if self.normaliser.kind == NormalisationKind::None && !self.normaliser.takes_missing() {
             return self.encode_normalised(rows, spare);
         }
         let mut x = spare.take();
         self.normaliser.apply_to(rows, &mut x);
+        self.normaliser.fill_missing(&mut x);
         let codes = self.encode_normalised(&x, spare);
         spare.put(x);
         codes
@@ -112,14 +114,14 @@ impl Autoencoder {
         rows
     }
 
-    /// Rows (n, d_0) to codes and back, with the error of each row.
+    /// Rows (n, d_0) to codes and back, with the error of each row; what is missing of it has none.
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn reconstruct(&self, rows: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Reconstruction {
         let mut x = spare.take();
         self.normaliser.apply_to(rows, &mut x);
-        let codes = self.encode_normalised(&x, spare);
+        let codes = self.encode_with_missing(&x, spare);
         let mut x_hat = self.decode_normalised(&codes, decoder, spare);
         let squared_errors = squared_distances(&x, &x_hat);
         self.normaliser.undo(&mut x_hat);
@@ -137,12 +139,38 @@ impl Autoencoder {
     pub fn encode_with_errors(&self, rows: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
         let mut x = spare.take();
         self.normaliser.apply_to(rows, &mut x);
-        let codes = self.encode_normalised(&x, spare);
+        let codes = self.encode_with_missing(&x, spare);
         let x_hat = self.decode_normalised(&codes, Decoder::Transpose, spare);
         let squared_errors = squared_distances(&x, &x_hat);
         spare.put(x);
         spare.put(x_hat);
         (codes, squared_errors)
+    }
+
+    /// Rows (n, d_0) with what is missing of them taken from their reconstruction, in the units of the input; all other values
+    /// as they came. A row has the same bits in every batch.
+    ///
+    /// # Panics
+    /// If the rows are not d_0 wide; callers check that at the edge.
+    pub fn impute(&self, rows: &Lanes, spare: &mut Spare) -> Lanes {
+        let Reconstruction { rows: mut whole, .. } = self.reconstruct(rows, Decoder::Transpose, spare);
+        for (whole, value) in whole.values_mut().iter_mut().zip(rows.values()) {
+            *whole = if value.is_nan() { *whole } else { *value };
+        }
+        whole
+    }
+
+    /// The encoder in the normalised space, of rows with missing values.
+    fn encode_with_missing(&self, x: &Lanes, spare: &mut Spare) -> Lanes {
+        if !self.normaliser.takes_missing() {
+            return self.encode_normalised(x, spare);
+        }
+        let mut whole = spare.take();
+        whole.clone_from(x);
+        self.normaliser.fill_missing(&mut whole);
+        let codes = self.encode_normalised(&whole, spare);
+        spare.put(whole);
+        codes
     }
 
     /// The encoder in the normalised space.
@@ -185,13 +213,15 @@ pub(super) fn scale_columns(g: &mut Lanes, gain: &[f32]) {
     g.each_column_mut(|j, part| part.iter_mut().for_each(|value| *value *= gain[j]));
 }
 
-/// Per row the sum over columns of (a - b)², column after column.
+/// Per row the sum over columns of (a - b)², column after column, but where a is missing.
 fn squared_distances(a: &Lanes, b: &Lanes) -> Vec<f32> {
     let mut sums = vec![0.0f32; a.rows()];
     for ((first, rows, a), (_, _, b)) in a.panels().zip(b.panels()) {
         let sums = &mut sums[first..first + rows];
         for (a, b) in a.chunks_exact(rows).zip(b.chunks_exact(rows)) {
-            sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += (a - b) * (a - b));
+            sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| {
+                *sum += if a.is_nan() { 0.0 } else { (a - b) * (a - b) };
+            });
         }
     }
     sums

@@ -116,6 +116,7 @@ mod tests {
             normalisation: NormalisationKind::None,
             gain: false,
             feature_names: vec![],
+            missing_values: false,
         })
         .expect("a model");
         let layer = |seed, outputs, inputs| TiedLayer {
@@ -124,7 +125,7 @@ mod tests {
             decoder_bias: random(inputs, seed + 2),
             gain: None,
         };
-        let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+        let normaliser = Normaliser::none();
         Autoencoder::new(spec, normaliser, vec![layer(1, 6, 7), layer(4, 4, 6)])
     }
 

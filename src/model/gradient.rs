@@ -132,7 +132,7 @@ fn add(sum: &mut [f32], values: &[f32]) {
 pub struct Tape {
     /// h_0 (the normalised rows) to h_K (the code).
     h: Vec<Lanes>,
-    /// What is to be reconstructed, where that is not h_0.
+    /// What is to be reconstructed, where that is not h_0; NaN where there is nothing to compare with.
     clean: Option<Lanes>,
     /// 1 / rows of the batch.
     share: f32,
@@ -178,8 +178,8 @@ impl Tape {
         &mut self.h[0]
     }
 
-    /// The normalised rows, to be corrupted: what they are now is what is to be reconstructed.
-    pub fn corrupted_mut(&mut self) -> &mut Lanes {
+    /// The normalised rows, to be changed: what they are now is what is to be reconstructed, but for what is missing (NaN).
+    pub fn changed_mut(&mut self) -> &mut Lanes {
         self.clean.get_or_insert_default().clone_from(&self.h[0]);
         &mut self.h[0]
     }
@@ -194,12 +194,12 @@ impl Tape {
         self.loss
     }
 
-    /// After [`Tape::forward`]: calls `found(row, column, x, x̂)` for every number, normalised, in an order that depends on the shape alone.
+    /// After [`Tape::forward`]: calls `found(row, column, x, x̂)` for every number that is not missing, normalised, in an order that depends on the shape alone.
     pub fn each_reconstructed(&self, model: &Autoencoder, mut found: impl FnMut(usize, usize, f32, f32)) {
         let activation = model.spec().raw().decoder_activations[0];
         let logits = model.spec().raw().loss == Loss::BinaryCrossEntropy;
-        for ((first, rows, x), (_, _, g)) in self.h[0].panels().zip(self.g[0].panels()) {
-            for (place, (x, g)) in x.iter().zip(g).enumerate() {
+        for ((first, rows, x), (_, _, g)) in self.target().panels().zip(self.g[0].panels()) {
+            for (place, (x, g)) in x.iter().zip(g).enumerate().filter(|(_, (x, _))| !x.is_nan()) {
                 let x_hat = if logits { activation.value(*g) } else { *g };
                 found(first + place % rows, place / rows, *x, x_hat);
             }
@@ -248,8 +248,7 @@ impl Tape {
             }
         }
         self.share = 1.0 / batch_rows as f32;
-        let x = self.clean.as_ref().unwrap_or(&self.h[0]);
-        let (g, delta) = (&self.g[0], &mut self.decoder_delta[0]);
+        let (x, g, delta) = (self.clean.as_ref().unwrap_or(&self.h[0]), &self.g[0], &mut self.decoder_delta[0]);
         self.loss = match raw.loss {
             Loss::SquaredError => losses::squared_error(x, g, self.share, delta),
             Loss::BinaryCrossEntropy => losses::cross_entropy(x, g, self.share, delta),
@@ -332,7 +331,7 @@ impl Tape {
     }
 
     /// After [`Tape::forward`]: ½ ∂/∂x of ‖x - x̂‖²·`precision` + a(code), where `pull` (n, d_K) is ½ ∂a/∂code; (n, d_0), in the
-    /// normalised space. What the tape knew of a gradient is gone.
+    /// normalised space; 0 where x is missing. What the tape knew of a gradient is gone.
     pub(super) fn score_slopes(&mut self, model: &Autoencoder, pull: &Lanes, precision: f32) -> Lanes {
         let (raw, layers) = (model.spec().raw(), model.layers());
         let activation = raw.decoder_activations[0];
@@ -342,9 +341,9 @@ impl Tape {
             x_hat.map_from(&self.g[0], |_, logit| activation.value(logit));
         }
         let mut error = Lanes::default();
-        error.clone_from(&self.h[0]);
+        error.clone_from(self.target());
         for (error, x_hat) in error.values_mut().iter_mut().zip(x_hat.values()) {
-            *error = (*error - x_hat) * precision;
+            *error = if error.is_nan() { 0.0 } else { (*error - x_hat) * precision };
         }
         self.decoder_delta[0].map_from(&error, |_, error| -error);
         let slope = if logits { None } else { self.decoder_slope[0].as_ref() };
@@ -356,7 +355,16 @@ impl Tape {
         let mut slopes = Lanes::default();
         layers[0].weight.decode(&self.encoder_delta[0], &mut slopes);
         slopes.values_mut().iter_mut().zip(error.values()).for_each(|(slope, error)| *slope += error);
+        if let Some(x) = &self.clean {
+            let missing = slopes.values_mut().iter_mut().zip(x.values()).filter(|(_, x)| x.is_nan());
+            missing.for_each(|(slope, _)| *slope = 0.0);
+        }
         slopes
+    }
+
+    /// What is to be reconstructed.
+    fn target(&self) -> &Lanes {
+        self.clean.as_ref().unwrap_or(&self.h[0])
     }
 
     /// After [`Tape::forward`]: the code (n, d_K).

@@ -151,7 +151,7 @@ fn offset(inverse: &[f64], layer: &TiedLayer, of_rows: bool) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::model::spec::tests::plain;
-    use crate::model::{Decoder, NormalisationKind, Normaliser};
+    use crate::model::{Decoder, Normaliser};
     use crate::numeric::rng::{Stream, Use};
 
     /// A linear model of random numbers; `change` may have a last look at each matrix, row-major.
@@ -168,7 +168,7 @@ mod tests {
                 gain: None,
             }
         });
-        let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+        let normaliser = Normaliser::none();
         let tied = tied.collect();
         Autoencoder::new(plain(widths, Activation::Linear), normaliser, tied)
     }

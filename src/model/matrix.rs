@@ -43,7 +43,7 @@ pub enum MatrixError {
         expected: u128,
     },
     /// NaN or infinity.
-    #[error("value at row {row}, column {column} is {value}, expected a finite number")]
+    #[error("value at row {row}, column {column} is {value}, expected a finite number{}", of_missing(*value))]
     NotFinite {
         /// Row, from 0.
         row: usize,
@@ -52,6 +52,25 @@ pub enum MatrixError {
         /// What came.
         value: f32,
     },
+}
+
+/// Whether values of a matrix may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Every value is a finite number.
+    Refused,
+    /// NaN is a value that is missing.
+    Allowed,
+}
+
+impl Missing {
+    fn allows(self, value: f32) -> bool {
+        value.is_finite() || self == Self::Allowed && value.is_nan()
+    }
+}
+
+fn of_missing(value: f32) -> &'static str {
+    if value.is_nan() { " (values may be missing only for models trained with `missing_values`)" } else { "" }
 }
 
 /// Row-major values in one of the forms of the API.
@@ -64,7 +83,7 @@ pub enum Values {
 }
 
 /// A checked matrix: at least 1 x 1, and exactly rows x columns values. They may still be NaN:
-/// see [`Matrix::check_finite`].
+/// see [`Matrix::check_values`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     rows: usize,
@@ -137,27 +156,21 @@ impl Matrix {
 
     /// Refuses NaN and infinities, naming the first.
     pub fn check_finite(&self) -> Result<(), MatrixError> {
-        self.check_finite_rows(0..self.rows)
+        self.check_values(Missing::Refused)
     }
 
-    /// The same for the rows of `range`.
-    ///
-    /// # Panics
-    /// If there are no such rows.
-    pub fn check_finite_rows(&self, range: Range<usize>) -> Result<(), MatrixError> {
-        let numbers = range.start * self.columns..range.end * self.columns;
+    /// Refuses NaN, unless it may be missing, and infinities, naming the first.
+    pub fn check_values(&self, missing: Missing) -> Result<(), MatrixError> {
         let found = match &self.values {
             Values::Float32Le(bytes) => {
-                let (numbers, _) = bytes[numbers.start * 4..numbers.end * 4].as_chunks::<4>();
-                first_not_finite(numbers.iter().map(|number| f32::from_le_bytes(*number)))
+                let (numbers, _) = bytes.as_chunks::<4>();
+                first_refused(numbers.iter().map(|number| f32::from_le_bytes(*number)), missing)
             }
-            Values::Floats(floats) => first_not_finite(floats[numbers].iter().copied()),
+            Values::Floats(floats) => first_refused(floats.iter().copied(), missing),
         };
         match found {
             None => Ok(()),
-            Some((i, value)) => {
-                Err(MatrixError::NotFinite { row: range.start + i / self.columns, column: i % self.columns, value })
-            }
+            Some((i, value)) => Err(MatrixError::NotFinite { row: i / self.columns, column: i % self.columns, value }),
         }
     }
 
@@ -184,12 +197,12 @@ fn resized<T: Copy + Default>(numbers: &[T], from: usize, kept: usize, to: usize
     resized
 }
 
-fn first_not_finite(values: impl Iterator<Item = f32> + Clone) -> Option<(usize, f32)> {
+fn first_refused(values: impl Iterator<Item = f32> + Clone, missing: Missing) -> Option<(usize, f32)> {
     // Almost always all are: one look without a way out is a vector operation for many.
-    if values.clone().fold(true, |finite, value| finite & value.is_finite()) {
+    if values.clone().fold(true, |allowed, value| allowed & missing.allows(value)) {
         return None;
     }
-    values.enumerate().find(|(_, value)| !value.is_finite())
+    values.enumerate().find(|(_, value)| !missing.allows(*value))
 }
 
 #[cfg(test)]
@@ -248,7 +261,8 @@ mod tests {
                 let matrix = Matrix::new(2, 3, values).expect("a matrix");
                 let error = matrix.check_finite().expect_err("refused");
                 let expected = format!("value at row 1, column 1 is {wrong}, expected a finite number");
-                assert_eq!(error.to_string(), expected);
+                assert!(error.to_string().starts_with(&expected), "{error}");
+                assert_eq!(matrix.check_values(Missing::Allowed).is_ok(), wrong.is_nan());
             }
         }
     }

@@ -21,7 +21,7 @@ pub use canonical::{CanonicalError, canonicalise};
 pub use id::{Alias, IdError, ModelKey, ModelName, Selector, Version};
 pub use inspect::{Comparison, LayerInspection};
 pub use inverse::{InverseError, PseudoInverse};
-pub use matrix::{Matrix, MatrixError, Values};
+pub use matrix::{Matrix, MatrixError, Missing, Values};
 pub use normalisation::Normaliser;
 pub use report::{EpochLosses, Evaluation, TrainingReport};
 pub use score::Scorer;

@@ -1,4 +1,7 @@
 //! Between the units of the input and the space in which a model works.
+//!
+//! A missing value is NaN, in the units of the input and in the normalised space. A model that takes missing values reads the
+//! mean of the feature in their place.
 
 use super::spec::NormalisationKind;
 use crate::numeric::Lanes;
@@ -12,6 +15,8 @@ pub struct Normaliser {
     pub offset: Vec<f32>,
     /// (d_0,), each finite and above 0, or empty for `None`.
     pub scale: Vec<f32>,
+    /// (d_0,): what stands for a missing value, normalised space; empty where none may be missing.
+    pub fill: Vec<f32>,
 }
 
 /// A feature whose values are too large for its range to be a number.
@@ -34,6 +39,8 @@ struct Summary {
     mean: f64,
     /// Sum of squared distances to the mean (Welford 1962).
     squares: f64,
+    /// Rows in which it is missing.
+    missing: f64,
 }
 
 /// Learns a [`Normaliser`] from rows, one after another.
@@ -46,7 +53,8 @@ pub struct Learner {
 impl Learner {
     /// For rows of `features` numbers.
     pub fn new(features: usize) -> Self {
-        let first = Summary { minimum: f32::INFINITY, maximum: f32::NEG_INFINITY, mean: 0.0, squares: 0.0 };
+        let first =
+            Summary { minimum: f32::INFINITY, maximum: f32::NEG_INFINITY, mean: 0.0, squares: 0.0, missing: 0.0 };
         Self { summaries: vec![first; features], count: 0.0 }
     }
 
@@ -56,6 +64,11 @@ impl Learner {
         // A division by row, not by number.
         let share = 1.0 / self.count;
         for (summary, &value) in self.summaries.iter_mut().zip(row) {
+            if value.is_nan() {
+                summary.missing += 1.0;
+                continue;
+            }
+            let share = if summary.missing == 0.0 { share } else { 1.0 / (self.count - summary.missing) };
             summary.minimum = summary.minimum.min(value);
             summary.maximum = summary.maximum.max(value);
             let before = f64::from(value) - summary.mean;
@@ -72,7 +85,7 @@ impl Learner {
         (self.summaries[j].minimum, self.summaries[j].maximum)
     }
 
-    /// Mean squared distance of feature `j` to its mean so far.
+    /// Sum of squared distances of feature `j` to its mean so far, over all rows: what is missing has none.
     ///
     /// # Panics
     /// If there is no such feature.
@@ -80,10 +93,36 @@ impl Learner {
         self.summaries[j].squares / self.count
     }
 
+    /// Share of all values that are missing so far.
+    pub fn missing_share(&self) -> f64 {
+        let missing: f64 = self.summaries.iter().map(|summary| summary.missing).sum();
+        missing / (self.count * self.summaries.len() as f64)
+    }
+
+    /// The first feature that is missing in every row so far.
+    pub fn first_without_values(&self) -> Option<usize> {
+        self.summaries.iter().position(|summary| summary.missing == self.count)
+    }
+
+    /// What was learnt, for rows that may have missing values.
+    ///
+    /// # Errors
+    /// As [`Learner::normaliser`].
+    pub fn normaliser_with_fill(
+        &self,
+        kind: NormalisationKind,
+        range: Option<(f32, f32)>,
+    ) -> Result<Normaliser, RangeTooLarge> {
+        let mut normaliser = self.normaliser(kind, range)?;
+        let means = self.summaries.iter().enumerate();
+        normaliser.fill = means.map(|(j, summary)| normaliser.value(j, summary.mean as f32)).collect();
+        Ok(normaliser)
+    }
+
     /// What was learnt; `range` is the common range for the unit interval, where it is known.
     pub fn normaliser(&self, kind: NormalisationKind, range: Option<(f32, f32)>) -> Result<Normaliser, RangeTooLarge> {
         if kind == NormalisationKind::None {
-            return Ok(Normaliser { kind, offset: Vec::new(), scale: Vec::new() });
+            return Ok(Normaliser::none());
         }
         let Self { summaries, count } = self;
         let features = summaries.len();
@@ -95,7 +134,9 @@ impl Learner {
         let (mut offset, mut scale) = (Vec::with_capacity(features), Vec::with_capacity(features));
         for (feature, summary) in summaries.iter().enumerate() {
             let (from, width) = match kind {
-                NormalisationKind::Standardise => (summary.mean as f32, (summary.squares / count).sqrt() as f32),
+                NormalisationKind::Standardise => {
+                    (summary.mean as f32, (summary.squares / (count - summary.missing)).sqrt() as f32)
+                }
                 NormalisationKind::MinMax => (summary.minimum, summary.maximum - summary.minimum),
                 NormalisationKind::UnitInterval => (common.0, common.1 - common.0),
                 NormalisationKind::None => (0.0, 1.0),
@@ -112,12 +153,32 @@ impl Learner {
             }
             scale.push(width);
         }
-        Ok(Normaliser { kind, offset, scale })
+        Ok(Normaliser { kind, offset, scale, fill: Vec::new() })
     }
 }
 
 impl Normaliser {
-    /// Input units to normalised, in place. Shape (n, d_0).
+    /// Values as they are, none missing.
+    pub fn none() -> Self {
+        Self { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new(), fill: Vec::new() }
+    }
+
+    /// Whether values may be missing.
+    pub fn takes_missing(&self) -> bool {
+        !self.fill.is_empty()
+    }
+
+    /// Puts the mean of its feature in the place of every missing value, in place. Shape (n, d_0), normalised space.
+    pub fn fill_missing(&self, x: &mut Lanes) {
+        if self.takes_missing() {
+            x.each_column_mut(|j, part| {
+                let fill = self.fill[j];
+                part.iter_mut().for_each(|x| *x = if x.is_nan() { fill } else { *x });
+            });
+        }
+    }
+
+    /// Input units to normalised, in place; what is missing stays NaN. Shape (n, d_0).
     pub fn apply(&self, rows: &mut Lanes) {
         if self.offset.is_empty() {
             return;
@@ -148,8 +209,12 @@ impl Normaliser {
         });
     }
 
-    /// One value of feature `j`, normalised: the same bits as [`Normaliser::apply`].
+    /// One value of feature `j`, normalised, and filled if it is missing: the same bits as [`Normaliser::apply`] and
+    /// [`Normaliser::fill_missing`].
     pub fn value(&self, j: usize, x: f32) -> f32 {
+        if let (true, Some(fill)) = (x.is_nan(), self.fill.get(j)) {
+            return *fill;
+        }
         match (self.offset.get(j), self.scale.get(j)) {
             (Some(offset), Some(scale)) => (x - offset) / scale,
             _ => x,
@@ -208,6 +273,32 @@ mod tests {
         assert_eq!((common.offset[1], common.scale[1]), (0.0, 255.0));
         let given = learn(NormalisationKind::UnitInterval, Some((0.0, 510.0)));
         assert_eq!(normalised(&given)[0][1], 0.5);
+    }
+
+    #[test]
+    fn what_is_missing_is_left_out_and_filled_with_the_mean() {
+        let nan = f32::NAN;
+        let gaps = [[0.0, nan], [255.0, 20.0], [nan, 30.0], [45.0, 40.0]];
+        for kind in [NormalisationKind::None, NormalisationKind::Standardise, NormalisationKind::MinMax] {
+            let mut learner = Learner::new(2);
+            gaps.iter().for_each(|row| learner.add(row));
+            let found = learner.normaliser_with_fill(kind, None).expect("small numbers");
+            for j in 0..2 {
+                let present: Vec<[f32; 1]> = gaps.iter().map(|row| [row[j]]).filter(|row| !row[0].is_nan()).collect();
+                let alone = learn_from(&present, kind, None).expect("small numbers");
+                let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs());
+                assert!(found.offset.is_empty() || close(&found.offset[j..=j], &alone.offset), "{kind:?}");
+                assert!(found.scale.is_empty() || close(&found.scale[j..=j], &alone.scale), "{kind:?}");
+                let mean = present.iter().map(|row| row[0]).sum::<f32>() / 3.0;
+                assert!((found.fill[j] - found.value(j, mean)).abs() < 1e-6, "{kind:?}");
+                assert_eq!(found.value(j, nan).to_bits(), found.fill[j].to_bits());
+            }
+            assert!((learner.missing_share() - 0.25).abs() < 1e-12);
+            assert_eq!(learner.first_without_values(), None);
+        }
+        let mut learner = Learner::new(2);
+        [[1.0, nan], [2.0, nan]].iter().for_each(|row| learner.add(row));
+        assert_eq!(learner.first_without_values(), Some(1));
     }
 
     #[test]

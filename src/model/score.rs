@@ -104,7 +104,7 @@ impl Scorer {
     }
 
     /// The same, and what each feature contributes: (n, 2 + d). A contribution has the sign of g: positive where a smaller value
-    /// would make the row more usual.
+    /// would make the row more usual. What is missing contributes nothing.
     ///
     /// # Panics
     /// As [`Scorer::score`].
@@ -153,6 +153,7 @@ impl Scorer {
         let mut tape = Tape::new(model.layers().len());
         let mut lanes = Lanes::default();
         model.normaliser().apply_to(rows, &mut lanes);
+        model.normaliser().fill_missing(&mut lanes);
         let mut x = vec![0.0; count * features];
         lanes.store(0..count, &mut x);
         // Exact at any distance where the model is linear, and the further the less of it is rounding.
@@ -183,6 +184,9 @@ impl Scorer {
         let count = x.len() / features;
         tape.rows_mut().reset(count, features);
         tape.rows_mut().load(0, x);
+        if model.normaliser().takes_missing() {
+            model.normaliser().fill_missing(tape.changed_mut());
+        }
         tape.forward(model, count);
         let mut pull = self.centred(tape.code());
         if let Some(whitening) = &self.whitening {

@@ -202,6 +202,14 @@ pub struct RawModelSpec {
     /// Empty or one per feature.
     #[serde(default)]
     pub feature_names: Vec<String>,
+    /// Whether values of a row may be missing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub missing_values: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl ModelSpec {
@@ -283,7 +291,8 @@ impl ModelSpec {
         let biases: u64 = layers.clone().map(|l| width(l + 1) + width(l)).sum();
         let gains: u64 = layers.filter(|l| self.has_gain(*l)).map(|l| width(l + 1)).sum();
         let normalisation = if self.raw.normalisation == NormalisationKind::None { 0 } else { 2 * width(0) };
-        4 * (self.matrix_values() + biases + gains + normalisation)
+        let fill = if self.raw.missing_values { width(0) } else { 0 };
+        4 * (self.matrix_values() + biases + gains + normalisation + fill)
     }
 
     /// Bytes of the same model with a matrix of its own for every decoder layer.
@@ -399,6 +408,7 @@ pub(crate) mod tests {
             normalisation: NormalisationKind::Standardise,
             gain: false,
             feature_names: Vec::new(),
+            missing_values: false,
         }
     }
 

@@ -9,7 +9,7 @@ use super::kernels::{PANEL, vectorised};
 /// Numbers whose losses are taken before they are added.
 const BLOCK: usize = 64 * PANEL;
 
-/// Sum of (x̂ - x)² over all numbers; `delta` becomes its derivative by x̂, times `share`. Shapes: all (n, d).
+/// Sum of (x̂ - x)² over all numbers, but where x is NaN: what is missing counts as reconstructed. `delta` becomes its derivative by x̂, times `share`. Shapes: all (n, d).
 ///
 /// # Panics
 /// If the shapes disagree.
@@ -20,8 +20,8 @@ pub fn squared_error(x: &Lanes, x_hat: &Lanes, share: f32, delta: &mut Lanes) ->
     })
 }
 
-/// Sum of -x ln σ(z) - (1-x) ln(1-σ(z)) = max(z, 0) - x z + ln(1 + exp(-|z|)) over all numbers, in nats; `delta` becomes
-/// its derivative σ(z) - x by the logits z, times `share`. Shapes: all (n, d).
+/// Sum of -x ln σ(z) - (1-x) ln(1-σ(z)) = max(z, 0) - x z + ln(1 + exp(-|z|)) over all numbers, in nats, but where
+/// x is NaN; `delta` becomes its derivative σ(z) - x by the logits z, times `share`. Shapes: all (n, d).
 ///
 /// # Panics
 /// If the shapes disagree.
@@ -51,7 +51,8 @@ fn pairs(x: &Lanes, g: &Lanes, delta: &mut Lanes, f: impl Fn(f32, f32) -> (f32, 
                 // A loop of its own, long enough for the compiler to see vectors in it.
                 let losses = &mut losses[..x.len()];
                 for (((x, g), delta), loss) in x.iter().zip(g).zip(delta).zip(&mut *losses) {
-                    (*delta, *loss) = f(*x, *g);
+                    let (derivative, of_one) = f(*x, *g);
+                    (*delta, *loss) = if x.is_nan() { (0.0, 0.0) } else { (derivative, of_one) };
                 }
                 let (whole, rest) = losses.as_chunks::<PANEL>();
                 for part in whole {
@@ -158,6 +159,37 @@ mod tests {
                 let bits = (a.to_bits(), b.to_bits(), bits);
                 assert_eq!(*seen.get_or_insert_with(|| bits.clone()), bits, "{isa}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_counts_as_reconstructed() {
+        let (rows, columns) = (75, 3);
+        let (mut x, z) = (random(rows, columns, 1, |v| 1.0 / (1.0 + v.abs())), random(rows, columns, 2, |v| 3.0 * v));
+        let missing = |row: usize, column: usize| (row * columns + column).is_multiple_of(5);
+        let losses = [squared_error, cross_entropy];
+        for loss in losses {
+            let (mut all, mut left) = (Lanes::default(), Lanes::default());
+            let mut of_missing = 0.0;
+            let whole = loss(&x, &z, 0.5, &mut all);
+            let kept = x.clone();
+            for row in 0..rows {
+                for column in (0..columns).filter(|column| missing(row, *column)) {
+                    let (mut one, mut other) = (Lanes::zeros(1, 1), Lanes::zeros(1, 1));
+                    (*one.at_mut(0, 0), *other.at_mut(0, 0)) = (x.at(row, column), z.at(row, column));
+                    of_missing += loss(&one, &other, 0.5, &mut Lanes::default());
+                    *x.at_mut(row, column) = f32::NAN;
+                }
+            }
+            let got = loss(&x, &z, 0.5, &mut left);
+            assert!((got + of_missing - whole).abs() < 1e-9 * whole, "{got} {of_missing} {whole}");
+            for row in 0..rows {
+                for column in 0..columns {
+                    let expected = if missing(row, column) { 0.0 } else { all.at(row, column) };
+                    assert_eq!(left.at(row, column).to_bits(), expected.to_bits());
+                }
+            }
+            x = kept;
         }
     }
 

@@ -113,9 +113,10 @@ fn artifact() -> Artifact {
         normalisation: NormalisationKind::None,
         gain: false,
         feature_names: Vec::new(),
+        missing_values: false,
     })
     .expect("a good specification");
-    let normaliser = Normaliser { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new() };
+    let normaliser = Normaliser::none();
     let layer = TiedLayer {
         weight: Weights::from_row_major(1, 2, &[0.6, 0.8]),
         encoder_bias: vec![0.0],

@@ -87,6 +87,18 @@ impl AutoencoderService for Api {
         Ok(Response::new(convert::scored(scored)))
     }
 
+    async fn impute(&self, request: Request<pb::ImputeRequest>) -> Result<Response<pb::ImputeResponse>, Status> {
+        let deadline = deadline(request.extensions());
+        let pb::ImputeRequest { model, rows } = request.into_inner();
+        let (name, selector) = convert::model_ref(model)?;
+        let rows = convert::matrix("rows", rows)?;
+        let served = self.service.impute(&name, &selector, rows, deadline).await?;
+        Ok(Response::new(pb::ImputeResponse {
+            version: served.version.number(),
+            rows: Some(convert::matrix_answer(served.output.matrix)),
+        }))
+    }
+
     async fn encode_stream(
         &self,
         request: Request<Streaming<pb::EncodeStreamRequest>>,
@@ -122,7 +134,8 @@ async fn train(
     };
     let priority = convert::priority(spec.priority)?;
     let incremental = spec.incremental.take();
-    let files = spec.files.take().map(convert::server_files).transpose()?;
+    let missing = spec.missing_values;
+    let files = spec.files.take().map(|files| convert::server_files(files, missing)).transpose()?;
     let (spec, key) = convert::train_spec(spec)?;
     if let Some(incremental) = incremental {
         if files.is_some() {

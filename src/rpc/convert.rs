@@ -322,8 +322,8 @@ pub fn priority(number: i32) -> Result<Priority, ServiceError> {
     Priority::try_from(number).map_err(ServiceError::from)
 }
 
-/// The files to read rows from.
-pub fn server_files(files: pb::ServerFiles) -> Result<ServerFiles, ServiceError> {
+/// The files to read rows from, in which values may be missing.
+pub fn server_files(files: pb::ServerFiles, missing_values: bool) -> Result<ServerFiles, ServiceError> {
     let pb::ServerFiles { paths, test_paths, format, header, columns, drop_columns } = files;
     let format = match pb::FileFormat::try_from(format).map_err(|_| unknown_enum("spec.files.format", format))? {
         pb::FileFormat::Unspecified => None,
@@ -333,7 +333,11 @@ pub fn server_files(files: pb::ServerFiles) -> Result<ServerFiles, ServiceError>
         pb::FileFormat::Parquet => Some(FileFormat::Parquet),
         pb::FileFormat::Arrow => Some(FileFormat::Arrow),
     };
-    Ok(ServerFiles { paths, test_paths, options: ReadOptions { format, header, columns, drop_columns } })
+    Ok(ServerFiles {
+        paths,
+        test_paths,
+        options: ReadOptions { format, header, columns, drop_columns, missing_values },
+    })
 }
 
 /// What to train, as sent, and the key to come back with. Numbers that mean "the server's choice" become `None`; the
@@ -370,6 +374,7 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
         regularisation: regularisation(spec.regularisation.unwrap_or_default()),
         base: base(spec.base, spec.fresh_without_base)?,
         publish_if_better: spec.publish_if_better,
+        missing_values: spec.missing_values,
     };
     Ok((spec, key))
 }
@@ -394,6 +399,7 @@ fn spec_answer(spec: &ModelSpec) -> pb::ModelSpec {
         normalisation: normalisation.into(),
         gain: raw.gain,
         feature_names: raw.feature_names.clone(),
+        missing_values: raw.missing_values,
     }
 }
 
@@ -589,7 +595,7 @@ mod tests {
         let time_budget = Some(prost_types::Duration { seconds: -1, nanos: 0 });
         let spec = pb::TrainSpec { model_name: "m".into(), time_budget, ..Default::default() };
         check_field(train_spec(spec), "spec.time_budget");
-        check_field(server_files(pb::ServerFiles { format: 9, ..Default::default() }), "spec.files.format");
+        check_field(server_files(pb::ServerFiles { format: 9, ..Default::default() }, false), "spec.files.format");
     }
 
     #[test]

@@ -17,11 +17,12 @@ use super::{Api, convert, pb};
 use crate::service::{Operation, Service, ServiceError};
 
 /// One question, one answer: the methods that wait in the queue.
-const UNARY: [(&str, Operation); 4] = [
+const UNARY: [(&str, Operation); 5] = [
     ("/Encode", Operation::Encode),
     ("/Decode", Operation::Decode),
     ("/Reconstruct", Operation::Reconstruct),
     ("/Score", Operation::Score),
+    ("/Impute", Operation::Impute),
 ];
 /// The model is field 1 of all questions, and a message.
 const MODEL_TAG: u8 = 0x0a;

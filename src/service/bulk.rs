@@ -78,6 +78,7 @@ impl Service {
             Operation::Encode => spec.code_length(),
             Operation::Decode
             | Operation::DecodePseudoInverse
+            | Operation::Impute
             | Operation::Reconstruct
             | Operation::ReconstructPseudoInverse => spec.features(),
             Operation::Score => 2,

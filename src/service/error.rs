@@ -90,6 +90,12 @@ pub enum ServiceError {
         "{0} has no statistics to score by: train it again, with validation rows held out and a code of at most 1024 numbers"
     )]
     NoStatistics(ModelKey),
+    /// Filling in what is missing.
+    #[error("{key} does not take missing values: train it with `missing_values` (`halfhitch train --missing-values`)")]
+    NoMissingValues {
+        /// The version.
+        key: ModelKey,
+    },
     /// Codes that are to be cut short.
     #[error(
         "the codes of {0} are not canonical, their first numbers are not the best: `halfhitch models canonicalise` makes a version \
@@ -164,6 +170,7 @@ impl ServiceError {
             Self::JobEnded(_)
             | Self::NoInverse { .. }
             | Self::NoStatistics(_)
+            | Self::NoMissingValues { .. }
             | Self::NotInspected { .. }
             | Self::NotCanonical(_)
             | Self::Canonical { .. } => Kind::Precondition,

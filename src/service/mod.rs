@@ -97,7 +97,8 @@ pub fn field(operation: Operation) -> &'static str {
         | Operation::Reconstruct
         | Operation::ReconstructPseudoInverse
         | Operation::Score
-        | Operation::Explain => "rows",
+        | Operation::Explain
+        | Operation::Impute => "rows",
         Operation::Decode | Operation::DecodePseudoInverse => "codes",
     }
 }
@@ -175,6 +176,21 @@ impl Service {
         };
         let key = self.choose(name, selector, operation)?;
         self.compute(&key, operation, rows, deadline, Urgency::Interactive).await
+    }
+
+    /// Rows (n, d_0) with missing values to whole ones.
+    pub async fn impute(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        rows: Matrix,
+        deadline: Option<Instant>,
+    ) -> Result<Served, ServiceError> {
+        let key = self.choose(name, selector, Operation::Impute)?;
+        if !self.loaded(&key).await?.artifact.model.normaliser().takes_missing() {
+            return Err(ServiceError::NoMissingValues { key });
+        }
+        self.compute(&key, Operation::Impute, rows, deadline, Urgency::Interactive).await
     }
 
     /// Whether so much waits that large questions may find no room.

@@ -498,7 +498,7 @@ mod tests {
 
     fn epoch(feeder: &mut Feeder, epoch: u32, given: u64, rows: usize) -> Vec<u64> {
         feeder.begin(epoch, given).expect("begins");
-        let plain = Normaliser { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new() };
+        let plain = Normaliser::none();
         let (mut batch, mut scratch, mut lanes) = (Batch::default(), Vec::new(), Lanes::default());
         let mut seen = Vec::new();
         loop {
@@ -566,7 +566,8 @@ mod tests {
 
     #[test]
     fn rows_are_gathered_normalised() {
-        let normaliser = Normaliser { kind: NormalisationKind::MinMax, offset: vec![1.0, 2.0], scale: vec![4.0, 2.0] };
+        let normaliser =
+            Normaliser { kind: NormalisationKind::MinMax, offset: vec![1.0, 2.0], scale: vec![4.0, 2.0], fill: vec![] };
         let mut feeder = Feeder::new(numbered(1), cut(1, 0, true));
         feeder.begin(1, 0).expect("begins");
         let (mut batch, mut lanes) = (Batch::default(), Lanes::default());

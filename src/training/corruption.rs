@@ -7,7 +7,7 @@ use crate::numeric::rng::{Stream, Use};
 /// How rows are spoilt, in the normalised space. All zeros: not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Corruption {
-    /// Probability that a number is set to 0.
+    /// Probability that a number is set to 0, or taken for missing where a model takes missing values.
     pub(super) masking: f64,
     /// What stays is multiplied with this.
     pub(super) scale: f32,
@@ -26,8 +26,12 @@ impl Corruption {
         self.masking == 0.0 && self.gaussian == 0.0
     }
 
-    /// Spoils row `index` of `rows`, which is row `number` of all, in an epoch: a function of these and of the seed.
-    pub(super) fn apply(&self, rows: &mut Lanes, index: usize, number: u64, epoch: u32, seed: u64) {
+    /// Spoils row `index` of `rows`, which is row `number` of all, in an epoch: a function of these and of the seed. `fill` is
+    /// what stands for missing values; empty where there are none.
+    pub(super) fn apply(&self, rows: &mut Lanes, index: usize, number: u64, epoch: u32, seed: u64, fill: &[f32]) {
+        if self.is_none() {
+            return;
+        }
         let mut stream = Stream::new(seed, u64::from(epoch), number, Use::Corruption);
         for column in 0..rows.columns() {
             let value = rows.at_mut(index, column);
@@ -35,7 +39,8 @@ impl Corruption {
                 *value += (self.gaussian * bell(&mut stream)) as f32;
             }
             if self.masking > 0.0 {
-                *value = if stream.uniform() < self.masking { 0.0 } else { *value * self.scale };
+                let masked = fill.get(column).copied().unwrap_or(0.0);
+                *value = if stream.uniform() < self.masking { masked } else { *value * self.scale };
             }
         }
     }
@@ -57,7 +62,7 @@ mod tests {
     fn spoilt(corruption: Corruption, number: u64, epoch: u32) -> Vec<f32> {
         let mut rows = Lanes::zeros(2, 10_000);
         rows.load(0, &vec![1.0; 20_000]);
-        corruption.apply(&mut rows, 1, number, epoch, 3);
+        corruption.apply(&mut rows, 1, number, epoch, 3, &[]);
         assert_eq!(rows.at(0, 5), 1.0, "other rows are left alone");
         (0..10_000).map(|j| rows.at(1, j)).collect()
     }

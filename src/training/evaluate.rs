@@ -91,6 +91,9 @@ fn forward(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) {
     lanes.reset(count, features);
     lanes.load(0, rows);
     model.normaliser().apply(lanes);
+    if model.normaliser().takes_missing() {
+        model.normaliser().fill_missing(tape.changed_mut());
+    }
     tape.forward(model, count);
 }
 

@@ -212,7 +212,7 @@ mod tests {
         let mut spec = TrainSpec::new("test".parse().expect("a name"), widths.to_vec());
         spec.hidden_activation = Some(activation);
         let spec = spec.check().expect("valid").model_spec(NormalisationKind::None);
-        let normaliser = Normaliser { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new() };
+        let normaliser = Normaliser::none();
         model(spec, normaliser, Initialisation::Pca, 1, Some(pca))
     }
 

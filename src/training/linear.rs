@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::model::spec::tests::plain;
-    use crate::model::{Decoder, NormalisationKind, PseudoInverse};
+    use crate::model::{Decoder, PseudoInverse};
     use crate::numeric::linalg::{Gram, RowsInTurn};
     use crate::numeric::{Lanes, Spare};
 
@@ -108,7 +108,7 @@ mod tests {
         let mut expected = 0.0;
         pca.residuals(&table, |_, left| expected += left.iter().map(|x| x * x).sum::<f64>());
         for widths in [&[8, 2][..], &[8, 6, 3, 2], &[8, 20, 10, 2], &[8, 4, 5, 2]] {
-            let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+            let normaliser = Normaliser::none();
             let model = model(&plain(widths, Activation::Relu), normaliser, &pca, 1);
             for layer in model.layers() {
                 assert!(Gram::of(&layer.weight).defect().largest < 1e-5, "{widths:?}");

@@ -145,8 +145,8 @@ impl Default for SeenValues {
 
 impl SeenValues {
     pub(super) fn add(&mut self, row: &[f32]) {
-        self.bytes = self.bytes && row.iter().all(|x| (0.0..=255.0).contains(x) && x.fract() == 0.0);
-        self.unit = self.unit && row.iter().all(|x| (0.0..=1.0).contains(x));
+        self.bytes = self.bytes && row.iter().all(|x| x.is_nan() || (0.0..=255.0).contains(x) && x.fract() == 0.0);
+        self.unit = self.unit && row.iter().all(|x| x.is_nan() || (0.0..=1.0).contains(x));
     }
 
     /// `learner` has seen the same rows. Columns of a table that only happen to be whole numbers, or shares, have ranges of
@@ -198,6 +198,12 @@ pub(super) fn tell_choices(
     }
     if spec.may_be_linear() && holds_back && model.layers() > 1 {
         notes.push("hidden activation: ELU, unless PCA turns out to be as good on held-out rows".to_owned());
+    }
+    if spec.regularisation() != spec.spec().regularisation {
+        notes.push(format!(
+            "masking: {}, since values may be missing: what is hidden in training teaches the model to fill in what is missing",
+            spec.regularisation().masking
+        ));
     }
     if model.saturates_without_gain() {
         notes.push(

@@ -6,7 +6,8 @@ pub trait RowSource: Send + Sync {
     fn count(&self) -> u64;
     /// Numbers in a row.
     fn features(&self) -> usize;
-    /// Fills `values` (row-major, whole rows) with the rows from `first` on, all finite, in the units of the input.
+    /// Fills `values` (row-major, whole rows) with the rows from `first` on, in the units of the input: finite, or NaN where they are
+    /// missing and may be.
     fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError>;
 }
 

@@ -62,9 +62,11 @@ impl Steps {
             let first = index * TAPE_ROWS;
             let count = TAPE_ROWS.min(batch.len() - first);
             feeder.gather(batch, first, count, model.normaliser(), scratch, tape.rows_mut());
-            if !corruption.is_none() {
-                let rows = tape.corrupted_mut();
-                (0..count).for_each(|i| corruption.apply(rows, i, batch.row(first + i), epoch, seed));
+            let normaliser = model.normaliser();
+            if !corruption.is_none() || normaliser.takes_missing() {
+                let rows = tape.changed_mut();
+                normaliser.fill_missing(rows);
+                (0..count).for_each(|i| corruption.apply(rows, i, batch.row(first + i), epoch, seed, &normaliser.fill));
             }
             tape.forward(model, batch.len());
             if trim == 0.0 {

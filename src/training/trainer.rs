@@ -17,7 +17,9 @@ use super::steps::{Steps, is_parallel};
 use super::yardstick::{Measured, Yardstick};
 use super::{calibrate, defects, linear, trial};
 use crate::model::normalisation::{Learner, RangeTooLarge};
-use crate::model::{Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, Normaliser, Statistics, TrainingReport};
+use crate::model::{
+    Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, NormalisationKind, Normaliser, Statistics, TrainingReport,
+};
 
 /// A trained model and how it went. The caller fills `data_sha256`, `duration_seconds`, `job_id`.
 #[derive(Debug)]
@@ -45,6 +47,12 @@ pub enum TrainError {
     /// A feature that cannot be normalised.
     #[error(transparent)]
     Range(#[from] RangeTooLarge),
+    /// A feature that no row has.
+    #[error("feature {feature} is missing in every training row: leave it out, or send rows that have it")]
+    NoValues {
+        /// From 0.
+        feature: usize,
+    },
     /// Cross-entropy wants [0, 1].
     #[error(
         "binary cross-entropy wants values from 0 to 1 after normalisation, training row {row} has {value} in feature {feature}: \
@@ -211,7 +219,7 @@ impl<'a> Trainer<'a> {
             }
             None => {
                 let kind = spec.normalisation(values);
-                let normaliser = learner.normaliser(kind, spec.spec().value_range)?;
+                let normaliser = fresh_normaliser(spec, &learner, kind)?;
                 let model_spec = spec.model_spec(kind);
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
                     check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, outside)?;
@@ -220,6 +228,7 @@ impl<'a> Trainer<'a> {
                 (normaliser, model_spec)
             }
         };
+        notes.extend(missing_note(&learner));
         let spread = (0..spec.features()).map(|j| learner.variance(j) / f64::from(normaliser.unit(j)).powi(2)).sum();
         let plan = Plan::new(spec, &model_spec, cut.training_rows(), base.is_some(), &mut notes);
         let event = Event { epoch_count: plan.epochs, step_count: plan.steps(), ..Event::default() };
@@ -274,7 +283,7 @@ impl<'a> Trainer<'a> {
             best_loss: None,
             optimiser: optimizer.scalars(),
         };
-        let steps = Steps::new(&model, &spec.spec().regularisation, seed);
+        let steps = Steps::new(&model, &spec.regularisation(), seed);
         let (feeder, base) = (Feeder::new(Arc::clone(source), cut), base.cloned());
         Ok(Self { spec, feeder, held_back, state, base, model, best: None, optimizer, steps, yardstick })
     }
@@ -300,7 +309,7 @@ impl<'a> Trainer<'a> {
         let held_back = validation_rows(spec, source.count(), spec.features(), &mut Vec::new());
         let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
-        let steps = Steps::new(&model, &spec.spec().regularisation, spec.spec().seed);
+        let steps = Steps::new(&model, &spec.regularisation(), spec.spec().seed);
         let feeder = Feeder::new(Arc::clone(source), cut);
         Ok(Self { spec, feeder, held_back, state, base, model, best, optimizer, steps, yardstick })
     }
@@ -578,6 +587,28 @@ fn look_through(
     go_on()?;
     let values = values.kind(&learner, source.features());
     Ok((learner, values))
+}
+
+/// How much of the training rows is missing.
+fn missing_note(learner: &Learner) -> Option<String> {
+    let percent = 100.0 * learner.missing_share();
+    (percent > 0.0).then(|| format!("missing values: {percent:.2} % of those of the training rows"))
+}
+
+/// What the training rows come to.
+fn fresh_normaliser(
+    spec: &CheckedTrainSpec,
+    learner: &Learner,
+    kind: NormalisationKind,
+) -> Result<Normaliser, TrainError> {
+    let range = spec.spec().value_range;
+    if !spec.spec().missing_values {
+        return Ok(learner.normaliser(kind, range)?);
+    }
+    match learner.first_without_values() {
+        Some(feature) => Err(TrainError::NoValues { feature }),
+        None => Ok(learner.normaliser_with_fill(kind, range)?),
+    }
 }
 
 /// PCA, for as long as `go_on` says so.

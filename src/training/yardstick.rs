@@ -1,6 +1,8 @@
-//! The best that PCA could do: fitted on the same training rows, measured on the same held-out rows.
+//! The best that PCA could do: fitted on the same training rows, measured on the same held-out rows. Where values are missing, it
+//! is fitted with means in their place, and measured on the others.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use super::batches::{Cut, HeldBack, each_block, each_training_row};
@@ -55,11 +57,23 @@ struct Normalised<'a> {
     each: Each<'a>,
     normaliser: &'a Normaliser,
     failed: RefCell<Option<SourceError>>,
+    /// Whether the next is wanted.
+    keeps_missing: bool,
+    /// Which values of the rows that were given, and not measured yet, are missing; empty where none may be.
+    missing: RefCell<VecDeque<bool>>,
 }
 
 impl<'a> Normalised<'a> {
     fn new(rows: u64, features: usize, normaliser: &'a Normaliser, each: Each<'a>) -> Self {
-        Self { rows, features, each, normaliser, failed: RefCell::new(None) }
+        Self {
+            rows,
+            features,
+            each,
+            normaliser,
+            failed: RefCell::new(None),
+            keeps_missing: false,
+            missing: RefCell::default(),
+        }
     }
 
     fn failure(self) -> Result<(), SourceError> {
@@ -80,6 +94,9 @@ impl RowsInTurn for Normalised<'_> {
             for row in rows.chunks_exact(self.features) {
                 for (j, (target, value)) in normalised.iter_mut().zip(row).enumerate() {
                     *target = f64::from(self.normaliser.value(j, *value));
+                }
+                if self.keeps_missing {
+                    self.missing.borrow_mut().extend(row.iter().map(|value| value.is_nan()));
                 }
                 if found(&normalised).is_break() {
                     return Err(Break::Enough);
@@ -145,9 +162,14 @@ impl Yardstick {
     }
 
     fn measure(&self, rows: Normalised<'_>) -> Result<Measured, SourceError> {
+        let rows = Normalised { keeps_missing: rows.normaliser.takes_missing(), ..rows };
         let (mut squared, mut input_units, mut spread) = (0.0, 0.0, 0.0);
         self.pca.residuals(&rows, |centred, left| {
+            let mut missing = rows.missing.borrow_mut();
             for (j, (centred, left)) in centred.iter().zip(left).enumerate() {
+                if missing.pop_front() == Some(true) {
+                    continue;
+                }
                 squared += left * left;
                 input_units += (left * f64::from(rows.normaliser.unit(j))).powi(2);
                 spread += centred.powi(2);

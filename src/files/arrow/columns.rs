@@ -83,7 +83,9 @@ impl Column {
         if self.width.is_some() { format!("{}[{place}]", self.name) } else { self.name.clone() }
     }
 
-    /// Writes the numbers of `rows` rows from `next` on to their places in `target`, rows of `stride` numbers.
+    /// Writes the numbers of `rows` rows from `next` on to their places in `target`, rows of `stride` numbers; NaN where one is null
+    /// and may be missing.
+    #[expect(clippy::too_many_arguments, reason = "where from, where to, and how")]
     pub(super) fn fill(
         &self,
         array: &ArrayRef,
@@ -91,12 +93,15 @@ impl Column {
         rows: usize,
         target: &mut [f32],
         stride: usize,
+        missing_values: bool,
     ) -> Result<(), Wrong> {
-        if let Some(row) = (0..rows).find(|row| array.is_null(next + row)) {
+        // A list that is missing altogether has no length.
+        let whole = self.width.is_some() || !missing_values;
+        if whole && let Some(row) = (0..rows).find(|row| array.is_null(next + row)) {
             return Err(wrong(row, self.name.clone(), "null", "a value in every row"));
         }
         let Some(width) = self.width else {
-            return self.spread(&array.slice(next, rows), 1, target, stride);
+            return self.spread(&array.slice(next, rows), 1, target, stride, missing_values);
         };
         let numbers = match array.data_type() {
             DataType::List(_) => {
@@ -114,7 +119,7 @@ impl Column {
                 list.values().slice(list.value_offset_at(next), rows * width)
             }
         };
-        self.spread(&numbers, width, target, stride)
+        self.spread(&numbers, width, target, stride, missing_values)
     }
 
     fn check_lengths(&self, width: usize, rows: usize, length: impl Fn(usize) -> usize) -> Result<(), Wrong> {
@@ -124,14 +129,25 @@ impl Column {
     }
 
     /// Numbers of which `width` belong to each row.
-    fn spread(&self, array: &ArrayRef, width: usize, target: &mut [f32], stride: usize) -> Result<(), Wrong> {
-        if array.null_count() > 0
+    fn spread(
+        &self,
+        array: &ArrayRef,
+        width: usize,
+        target: &mut [f32],
+        stride: usize,
+        missing_values: bool,
+    ) -> Result<(), Wrong> {
+        if !missing_values
+            && array.null_count() > 0
             && let Some(index) = (0..array.len()).find(|index| array.is_null(*index))
         {
             let name = self.name_of(index % width);
             return Err(wrong(index / width, name, "null", "a number"));
         }
-        let mut place = |index: usize, value: f32| target[index / width * stride + self.first + index % width] = value;
+        let mut place = |index: usize, value: f32| {
+            let value = if array.is_null(index) { f32::NAN } else { value };
+            target[index / width * stride + self.first + index % width] = value;
+        };
         match array.data_type() {
             DataType::Int8 => each::<Int8Type>(array, f32::from, &mut place),
             DataType::Int16 => each::<Int16Type>(array, f32::from, &mut place),

@@ -51,6 +51,7 @@ struct Table<B> {
     batch: RecordBatch,
     /// The next row of the batch.
     next: usize,
+    missing_values: bool,
 }
 
 /// The columns that the caller wants: their places in the schema, ascending, and where each of these goes.
@@ -58,6 +59,7 @@ struct Chosen {
     fields: Vec<usize>,
     /// In the order of the caller: which of `fields`.
     order: Vec<usize>,
+    missing_values: bool,
 }
 
 fn chosen(path: &str, schema: &SchemaRef, options: &ReadOptions) -> Result<Chosen, FileError> {
@@ -72,11 +74,16 @@ fn chosen(path: &str, schema: &SchemaRef, options: &ReadOptions) -> Result<Chose
     let mut fields = kept.clone();
     fields.sort_unstable();
     let order = kept.iter().filter_map(|index| fields.binary_search(index).ok()).collect();
-    Ok(Chosen { fields, order })
+    Ok(Chosen { fields, order, missing_values: options.missing_values })
 }
 
 /// Reads the first rows, for the widths of lists.
-fn table<B: Batches + 'static>(path: &str, mut batches: B, order: &[usize]) -> Result<Box<dyn RowReader>, FileError> {
+fn table<B: Batches + 'static>(
+    path: &str,
+    mut batches: B,
+    order: &[usize],
+    missing_values: bool,
+) -> Result<Box<dyn RowReader>, FileError> {
     let batch = loop {
         match batches.next_batch()? {
             None => return Err(FileError::content(path, "it has no rows", "at least one")),
@@ -97,7 +104,7 @@ fn table<B: Batches + 'static>(path: &str, mut batches: B, order: &[usize]) -> R
         columns.push(column);
     }
     let path = path.to_owned();
-    Ok(Box::new(Table { path, batches, columns, names, width: first, rows_read: 0, batch, next: 0 }))
+    Ok(Box::new(Table { path, batches, columns, names, width: first, rows_read: 0, batch, next: 0, missing_values }))
 }
 
 impl<B: Batches> Table<B> {
@@ -140,16 +147,22 @@ impl<B: Batches> RowReader for Table<B> {
             let target = &mut values[before..];
             for column in &self.columns {
                 let array = self.batch.column(column.index);
-                let filled = column.fill(array, self.next, wanted, target, self.width);
+                let filled = column.fill(array, self.next, wanted, target, self.width, self.missing_values);
                 filled.map_err(|wrong| {
                     let place = Place::Cell { row: self.rows_read + wrong.row as u64 + 1, column: wrong.column };
                     FileError::at(&self.path, place, wrong.got, wrong.expected)
                 })?;
             }
-            if let Some(index) = target.iter().position(|value| !value.is_finite()) {
+            let refused = |value: &f32| !(value.is_finite() || self.missing_values && value.is_nan());
+            if let Some(index) = target.iter().position(refused) {
                 let row = self.rows_read + (index / self.width) as u64 + 1;
                 let place = Place::Cell { row, column: self.names[index % self.width].clone() };
-                return Err(FileError::at(&self.path, place, target[index].to_string(), "a finite number"));
+                return Err(FileError::at(
+                    &self.path,
+                    place,
+                    target[index].to_string(),
+                    FileError::finite(target[index]),
+                ));
             }
             self.next += wanted;
             self.rows_read += wanted as u64;

@@ -212,6 +212,19 @@ fn nulls_and_what_is_not_finite_are_refused_by_row_and_column() {
     check_column_refused(large, &["row 2, column bad: inf"]);
 }
 
+#[test]
+fn nulls_are_missing_values_where_that_is_allowed() {
+    let column: ArrayRef = Arc::new(Float32Array::from(vec![Some(1.0), None, Some(f32::NAN), Some(4.0)]));
+    let whole: ArrayRef = Arc::new(Int16Array::from(vec![Some(1), Some(2), None, Some(4)]));
+    let batch = RecordBatch::try_from_iter_with_nullable([("whole", whole, true), ("gaps", column, true)]);
+    let options = ReadOptions { missing_values: true, ..ReadOptions::default() };
+    for (name, bytes) in files(&batch.expect("columns of one length")) {
+        let values = read_file(name, &bytes, &options).expect("reads");
+        let found: Vec<Option<f32>> = values.into_iter().map(|value| Some(value).filter(|v| !v.is_nan())).collect();
+        assert_eq!(found, [Some(1.0), Some(1.0), Some(2.0), None, None, None, Some(4.0), Some(4.0)]);
+    }
+}
+
 #[track_caller]
 fn check_lists_refused(lists: &[Option<&[Option<f32>]>], texts: &[&str]) {
     let mut builder = ListBuilder::new(Float32Builder::new());

@@ -14,6 +14,7 @@ use crate::numeric::matmul::Weights;
 
 const OFFSET: &str = "normalisation.offset";
 const SCALE: &str = "normalisation.scale";
+const FILL: &str = "normalisation.fill";
 const CALIBRATION: &str = "statistics.calibration";
 const CODE_COVARIANCE: &str = "statistics.code_covariance";
 const CODE_MEAN: &str = "statistics.code_mean";
@@ -40,6 +41,9 @@ pub(super) fn shapes(metadata: &Metadata) -> BTreeMap<String, Vec<usize>> {
     if spec.raw().normalisation != NormalisationKind::None {
         shapes.insert(OFFSET.to_owned(), vec![spec.features()]);
         shapes.insert(SCALE.to_owned(), vec![spec.features()]);
+    }
+    if spec.raw().missing_values {
+        shapes.insert(FILL.to_owned(), vec![spec.features()]);
     }
     if let Some(figures) = &metadata.statistics {
         shapes.insert(CALIBRATION.to_owned(), vec![figures.calibration_rows]);
@@ -101,6 +105,9 @@ pub(super) fn of<'a>(model: &'a Autoencoder, statistics: Option<&'a Statistics>)
         tensors.insert(OFFSET.to_owned(), vector(&normaliser.offset));
         tensors.insert(SCALE.to_owned(), vector(&normaliser.scale));
     }
+    if normaliser.takes_missing() {
+        tensors.insert(FILL.to_owned(), vector(&normaliser.fill));
+    }
     if let Some(statistics) = statistics {
         let covariance = &statistics.code_covariance[..];
         let matrix = Tensor { shape: vec![statistics.code_mean.len(); 2], values: Cow::Borrowed(covariance) };
@@ -159,7 +166,8 @@ pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencode
     if let Some((feature, &got)) = scale.iter().enumerate().find(|(_, scale)| **scale <= 0.0) {
         return Err(ArtifactError::Scale { feature, got });
     }
-    Ok(Autoencoder::new(spec, Normaliser { kind, offset, scale }, layers))
+    let fill = if spec.raw().missing_values { finite(file, FILL)? } else { Vec::new() };
+    Ok(Autoencoder::new(spec, Normaliser { kind, offset, scale, fill }, layers))
 }
 
 /// What scores need, from such a file.

@@ -29,7 +29,9 @@ fn model(raw: RawModelSpec) -> Autoencoder {
     let kind = spec.raw().normalisation;
     let vector = |values: Vec<f32>| if kind == NormalisationKind::None { Vec::new() } else { values };
     let features = spec.features();
-    let normaliser = Normaliser { kind, offset: vector(numbers(features, 400)), scale: vector(vec![0.5; features]) };
+    let fill = if spec.raw().missing_values { numbers(features, 500) } else { Vec::new() };
+    let (offset, scale) = (vector(numbers(features, 400)), vector(vec![0.5; features]));
+    let normaliser = Normaliser { kind, offset, scale, fill };
     Autoencoder::new(spec, normaliser, layers)
 }
 
@@ -131,6 +133,22 @@ fn with_statistics() -> Artifact {
         calibration: vec![1.0, 2.0, 2.0, 5.5],
     };
     Artifact { statistics: Some(statistics), ..original }
+}
+
+#[test]
+fn what_stands_for_missing_values_is_kept() {
+    use NormalisationKind::{MinMax, None, Standardise, UnitInterval};
+    for normalisation in [None, Standardise, MinMax, UnitInterval] {
+        let mut raw = raw(&[5, 3]);
+        (raw.normalisation, raw.missing_values) = (normalisation, true);
+        let original =
+            Artifact { model: model(raw), report: Option::None, statistics: Option::None, sha256: String::new() };
+        let bytes = original.to_bytes();
+        let read = Artifact::from_bytes(&bytes).expect("valid");
+        assert_eq!(read.model, original.model);
+        assert!(read.model.normaliser().takes_missing());
+        assert_eq!(read.model.spec().tensor_bytes() as usize, bytes.len() - header_bytes(&bytes).expect("a header"));
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn model(widths: &[usize], activation: Activation, gain: bool, normalised: bool,
         normalisation,
         gain,
         feature_names: vec![],
+        missing_values: false,
     })
     .expect("a valid specification");
     let tied = widths.windows(2).enumerate().map(|(l, pair)| TiedLayer {
@@ -40,7 +41,7 @@ fn model(widths: &[usize], activation: Activation, gain: bool, normalised: bool,
     let features = if normalised { widths[0] } else { 0 };
     let offset = numbers(stream, features, 1.0);
     let scale = numbers(stream, features, 1.0).iter().map(|value| 1.0 + value.abs()).collect();
-    Autoencoder::new(spec, Normaliser { kind: normalisation, offset, scale }, tied)
+    Autoencoder::new(spec, Normaliser { kind: normalisation, offset, scale, fill: vec![] }, tied)
 }
 
 fn bits(lanes: &Lanes, row: usize) -> Vec<u32> {
@@ -110,6 +111,65 @@ proptest! {
                 prop_assert_eq!(&got[..], &expected[from..from + count], "rows {}..{}, {}", from, from + count, isa);
                 from += count;
             }
+        }
+    }
+}
+
+/// The same model, and what stands for missing values.
+fn with_missing(model: &Autoencoder, fill: Vec<f32>) -> Autoencoder {
+    let raw = RawModelSpec { missing_values: true, ..model.spec().raw().clone() };
+    let normaliser = Normaliser { fill, ..model.normaliser().clone() };
+    Autoencoder::new(ModelSpec::new(raw).expect("valid"), normaliser, model.layers().to_vec())
+}
+
+#[test]
+fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
+    for normalised in [false, true] {
+        let mut stream = Stream::new(3, 0, 0, Use::Weights);
+        let plain = model(&[20, 9, 4], Activation::Elu { alpha: 1.0 }, false, normalised, &mut stream);
+        let fill = numbers(&mut stream, 20, 0.5);
+        let model = with_missing(&plain, fill.clone());
+        let spare = &mut Spare::default();
+        let (rows, missing) = (37, |row: usize, column: usize| (row * 7 + column * 3).is_multiple_of(4) || row == 5);
+        let (mut whole, mut gaps, mut filled) =
+            (Lanes::zeros(rows, 20), Lanes::zeros(rows, 20), Lanes::zeros(rows, 20));
+        for row in 0..rows {
+            for (column, fill) in fill.iter().enumerate() {
+                let value = stream.normal() as f32;
+                *whole.at_mut(row, column) = value;
+                *gaps.at_mut(row, column) = if missing(row, column) { f32::NAN } else { value };
+                // What has this normalised value.
+                let mut one = Lanes::zeros(1, 20);
+                *one.at_mut(0, column) = *fill;
+                model.normaliser().undo(&mut one);
+                *filled.at_mut(row, column) = if missing(row, column) { one.at(0, column) } else { value };
+            }
+        }
+        let near = |a: &Lanes, b: &Lanes| a.values().iter().zip(b.values()).all(|(a, b)| (a - b).abs() < 1e-4);
+        assert!(near(&model.encode(&gaps, spare), &plain.encode(&filled, spare)));
+        // Where nothing is missing nothing is different.
+        let (same, plain_codes) = (model.encode(&whole, spare), plain.encode(&whole, spare));
+        assert!((0..rows).all(|row| bits(&same, row) == bits(&plain_codes, row)));
+
+        let found = model.reconstruct(&gaps, Decoder::Transpose, spare);
+        let (codes, errors) = model.encode_with_errors(&gaps, spare);
+        assert!((0..rows).all(|row| bits(&codes, row) == bits(&model.encode(&gaps, &mut Spare::default()), row)));
+        for (row, error) in errors.iter().enumerate() {
+            let left = (0..20).filter(|column| !missing(row, *column));
+            let expected: f32 = left.map(|column| (found.rows.at(row, column) - gaps.at(row, column)).powi(2)).sum();
+            let got = found.squared_errors_input_units[row];
+            assert!((got - expected).abs() <= 1e-4 * expected, "row {row}: {got} {expected}");
+            assert_eq!(found.squared_errors[row].to_bits(), error.to_bits());
+        }
+        assert_eq!(found.squared_errors[5], 0.0, "nothing is there to be wrong about");
+
+        let imputed = model.impute(&gaps, spare);
+        for row in 0..rows {
+            for column in 0..20 {
+                let expected = if missing(row, column) { found.rows.at(row, column) } else { gaps.at(row, column) };
+                assert_eq!(imputed.at(row, column).to_bits(), expected.to_bits());
+            }
+            assert_eq!(bits(&model.impute(&part(&gaps, row, 1), spare), 0), bits(&imputed, row), "alone");
         }
     }
 }

@@ -25,6 +25,7 @@ fn model(widths: &[usize], hidden: Activation, code: Activation, loss: Loss, gai
         normalisation: NormalisationKind::None,
         gain,
         feature_names: vec![],
+        missing_values: false,
     })
     .expect("a valid specification");
     let mut random =
@@ -36,7 +37,7 @@ fn model(widths: &[usize], hidden: Activation, code: Activation, loss: Loss, gai
         gain: spec.has_gain(l).then(|| random(pair[1], 0.5).iter().map(|g| 1.0 + g).collect()),
     });
     let tied = tied.collect();
-    Autoencoder::new(spec, Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] }, tied)
+    Autoencoder::new(spec, Normaliser::none(), tied)
 }
 
 /// f by definition, in f64.

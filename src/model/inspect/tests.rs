@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::spec::tests::plain;
-use crate::model::{NormalisationKind, Normaliser, TiedLayer, Values, spectrum};
+use crate::model::{Normaliser, TiedLayer, Values, spectrum};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
@@ -13,7 +13,7 @@ fn model(widths: &[usize], activation: Activation, matrices: &[Vec<f32>]) -> Aut
         decoder_bias: vec![0.0; pair[0]],
         gain: None,
     });
-    let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+    let normaliser = Normaliser::none();
     Autoencoder::new(plain(widths, activation), normaliser, tied.collect())
 }
 

@@ -22,6 +22,7 @@ fn model(hidden: Activation, loss: Loss, gain: bool) -> Autoencoder {
         normalisation: kind,
         gain,
         feature_names: vec![],
+        missing_values: false,
     })
     .expect("a model");
     let layer = |l: usize, outputs: usize, inputs: usize| TiedLayer {
@@ -36,7 +37,7 @@ fn model(hidden: Activation, loss: Loss, gain: bool) -> Autoencoder {
     };
     let layers = vec![layer(0, 5, 6), layer(1, 3, 5)];
     let offset = vec![0.5, -1.0, 0.0, 2.0, 0.0, 0.0];
-    let normaliser = Normaliser { kind, offset, scale: vec![1.0, 2.0, 0.5, 1.0, 1.0, 1.0] };
+    let normaliser = Normaliser { kind, offset, scale: vec![1.0, 2.0, 0.5, 1.0, 1.0, 1.0], fill: vec![] };
     Autoencoder::new(spec, normaliser, layers)
 }
 

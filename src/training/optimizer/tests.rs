@@ -12,7 +12,7 @@ fn model() -> Autoencoder {
     let mut spec = TrainSpec::new("test".parse().expect("a name"), vec![260, 140, 20]);
     spec.gain = true;
     let spec = spec.check().expect("valid").model_spec(NormalisationKind::None);
-    let normaliser = Normaliser { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new() };
+    let normaliser = Normaliser::none();
     init::model(spec, normaliser, Initialisation::Glorot, 1, None)
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::model::{Decoder, NormalisationKind};
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{Activation, Lanes, Spare};
-use crate::training::{MemoryRows, TrainSpec};
+use crate::training::{MemoryRows, Regularisation, TrainSpec};
 
 fn plane(rows: usize, features: usize, hidden: usize) -> Vec<f32> {
     let mut stream = Stream::new(11, 0, 0, Use::Sample);
@@ -619,4 +619,78 @@ fn l2_shrinks_a_linear_model_as_predicted() {
     let trace: f64 = w.iter().map(|w| f64::from(*w).powi(2)).sum();
     let expected = (1.0 - 0.5 / variance(0)) + (1.0 - 0.5 / variance(1));
     assert!((trace - expected).abs() < 0.01 * expected, "{trace}, expected {expected}");
+}
+
+/// Rows near a plane, of whose values some are missing.
+fn gaps(rows: usize, features: usize) -> Vec<f32> {
+    let mut values = plane(rows, features, 2);
+    values.iter_mut().step_by(5).for_each(|value| *value = f32::NAN);
+    values
+}
+
+#[test]
+fn missing_values_are_left_out_of_losses_and_figures() {
+    let missing =
+        TrainSpec { missing_values: true, epochs: Some(40), validation_fraction: Some(0.2), ..spec(&[6, 4, 2]) };
+    let values = gaps(500, 6);
+    let one = run(missing.clone(), &values, 1).expect("trains");
+    assert_eq!(bits(&one.model), bits(&run(missing.clone(), &values, 2).expect("trains").model));
+    let figures = one.report.validation.expect("rows were held out");
+    // A fifth of six features, which are standardised.
+    let spread = figures.squared_error / (1.0 - figures.explained_variance);
+    assert!((spread / 4.8 - 1.0).abs() < 0.15, "{spread}");
+    assert!(figures.explained_variance > 0.8, "{figures:?}");
+    assert!(figures.pca_explained_variance > 0.5 && figures.pca_explained_variance < 1.0, "{figures:?}");
+    let notes = &one.report.notes;
+    assert!(notes.iter().any(|note| note.starts_with("missing values: 19.88 %")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.starts_with("masking: 0.3")), "{notes:?}");
+    assert!(one.statistics.is_some_and(|statistics| statistics.calibration.len() == 100));
+    // How much is masked is the caller's to say.
+    let asked = TrainSpec { regularisation: Regularisation { masking: 0.1, ..Default::default() }, ..missing };
+    let notes = run(asked, &values, 1).expect("trains").report.notes;
+    assert!(!notes.iter().any(|note| note.starts_with("masking")), "{notes:?}");
+}
+
+#[test]
+fn complete_rows_train_the_same_model_whether_or_not_values_may_be_missing() {
+    let masked = Regularisation { masking: 0.2, ..Default::default() };
+    let plain = TrainSpec { regularisation: masked, ..spec(&[6, 4, 2]) };
+    let missing = TrainSpec { missing_values: true, ..plain.clone() };
+    let values = plane(300, 6, 2);
+    // Standardised, the mean is next to 0, which is what masks are elsewhere.
+    let [a, b] = [plain, missing].map(|spec| run(spec, &values, 1).expect("trains").model);
+    let near = a.layers()[0]
+        .weight
+        .to_row_major()
+        .iter()
+        .zip(b.layers()[0].weight.to_row_major())
+        .all(|(a, b)| (a - b).abs() < 1e-3);
+    assert!(near);
+    assert!(b.normaliser().takes_missing() && !a.normaliser().takes_missing());
+}
+
+#[test]
+fn a_feature_that_is_always_missing_is_refused_by_its_number() {
+    let mut values = plane(50, 4, 2);
+    values.iter_mut().skip(2).step_by(4).for_each(|value| *value = f32::NAN);
+    let missing = TrainSpec { missing_values: true, ..spec(&[4, 2]) };
+    assert_eq!(run(missing, &values, 1).expect_err("refused"), TrainError::NoValues { feature: 2 });
+}
+
+#[test]
+fn missing_values_need_a_base_that_takes_them() {
+    let base = |takes| {
+        let first = TrainSpec { missing_values: takes, ..spec(&[6, 4, 2]) };
+        Arc::new(run(first, &plane(300, 6, 2), 1).expect("trains").model)
+    };
+    let going_on = TrainSpec { missing_values: true, ..spec(&[6, 4, 2]) }.check().expect("valid");
+    assert!(going_on.with_base(base(true).spec()).is_ok());
+    let refused = going_on.with_base(base(false).spec()).expect_err("refused");
+    assert_eq!(
+        refused.to_string(),
+        "missing_values is set, which needs a base that takes them, got one that was trained without"
+    );
+    let start = Start::Model(base(true));
+    let trained = go(&going_on, &gaps(300, 6), &[], start, 1, &mut |_: &Event| Next::GoOn).expect("trains");
+    assert!(trained.model.normaliser().takes_missing() && is_finite(&trained.model));
 }

@@ -235,9 +235,10 @@ pub(crate) fn untrained(widths: &[usize]) -> Artifact {
         normalisation: NormalisationKind::None,
         gain: false,
         feature_names: vec![],
+        missing_values: false,
     })
     .expect("a valid specification");
-    let normaliser = Normaliser { kind: NormalisationKind::None, offset: vec![], scale: vec![] };
+    let normaliser = Normaliser::none();
     Artifact {
         model: Autoencoder::new(spec, normaliser, layers),
         report: None,

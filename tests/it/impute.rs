@@ -1,0 +1,218 @@
+//! Rows with missing values: trained on, filled in, encoded, scored; and refused where they cannot be.
+
+use std::path::Path;
+
+use halfhitch::files::{ReadOptions, open};
+use halfhitch::rpc::pb;
+use tonic::Code;
+
+use crate::support::process::{ServerProcess, halfhitch};
+use crate::support::{
+    AutoencoderClient, TestServer, float_matrix, matrix, newest, numbers, sample, served, spec, temporary_store, train,
+};
+
+const PIXELS: usize = 64;
+
+/// The digits in a shuffled order, without their labels.
+fn digits() -> Vec<f32> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits.csv.gz");
+    let options = ReadOptions { drop_columns: vec!["65".to_owned()], ..ReadOptions::default() };
+    let mut reader = open(&path, &options).expect("the digits");
+    let mut values = Vec::new();
+    while reader.next_rows(&mut values, 1000).expect("reads") > 0 {}
+    let mut rows: Vec<(u64, &[f32])> = values.chunks_exact(PIXELS).enumerate().map(|(i, row)| (hash(i), row)).collect();
+    rows.sort_by_key(|(key, _)| *key);
+    rows.into_iter().flat_map(|(_, row)| row.to_vec()).collect()
+}
+
+/// splitmix64 (Steele et al. 2014).
+fn hash(i: usize) -> u64 {
+    let mut z = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Without a share of the values, by chance.
+fn hidden(values: &[f32], share: f64, seed: usize) -> Vec<f32> {
+    let missing = |i: usize| (hash(i + (seed << 32)) >> 11) as f64 / (1u64 << 53) as f64 <= share;
+    values.iter().enumerate().map(|(i, value)| if missing(i) { f32::NAN } else { *value }).collect()
+}
+
+async fn impute(client: &mut AutoencoderClient, name: &str, columns: usize, rows: &[f32]) -> Vec<f32> {
+    let question = pb::ImputeRequest { model: newest(name), rows: Some(matrix(columns, rows)) };
+    numbers(client.impute(question).await.expect("imputes").into_inner().rows)
+}
+
+/// Root mean squared errors of what was hidden: by the model, and by the means of the training rows.
+fn errors(whole: &[f32], gaps: &[f32], filled: &[f32], means: &[f64]) -> (f64, f64) {
+    let (mut by_model, mut by_mean, mut count) = (0.0, 0.0, 0.0);
+    for (i, gap) in gaps.iter().enumerate() {
+        if gap.is_nan() {
+            by_model += (f64::from(filled[i]) - f64::from(whole[i])).powi(2);
+            by_mean += (means[i % PIXELS] - f64::from(whole[i])).powi(2);
+            count += 1.0;
+        } else {
+            assert_eq!(gap.to_bits(), filled[i].to_bits(), "what is there is answered as it came");
+        }
+    }
+    ((by_model / count).sqrt(), (by_mean / count).sqrt())
+}
+
+/// Hidden values of digits that the model never saw, trained on complete rows and on rows with gaps.
+#[tokio::test(flavor = "multi_thread")]
+async fn hidden_pixels_are_told_much_better_than_by_their_means() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut client = server.autoencoder().await;
+    let digits = digits();
+    let (test, training) = digits.split_at(400 * PIXELS);
+    for missing_in_training in [0.0, 0.2] {
+        let rows = hidden(training, missing_in_training, 1);
+        let mut spec = spec("digits", &[64, 256, 128, 30]);
+        (spec.epochs, spec.missing_values) = (60, true);
+        train(&mut client, spec, &rows).await.expect("trains");
+        let means: Vec<f64> = (0..PIXELS)
+            .map(|j| {
+                let there: Vec<f64> =
+                    rows.iter().skip(j).step_by(PIXELS).filter(|x| !x.is_nan()).map(|x| f64::from(*x)).collect();
+                there.iter().sum::<f64>() / there.len() as f64
+            })
+            .collect();
+        for share in [0.1, 0.3, 0.5] {
+            let gaps = hidden(test, share, 2);
+            let filled = impute(&mut client, "digits", PIXELS, &gaps).await;
+            let (by_model, by_mean) = errors(test, &gaps, &filled, &means);
+            println!(
+                "missing in training {missing_in_training}, hidden {share}: RMSE {by_model:.3}, by means {by_mean:.3}, ratio {:.3}",
+                by_model / by_mean
+            );
+            assert!(by_model < 0.7 * by_mean, "hidden {share}: {by_model} beside {by_mean}");
+        }
+    }
+    server.stop().await;
+}
+
+/// A model of 8 features that takes missing values, and was trained on some.
+async fn with_gaps(server: &TestServer, name: &str) {
+    let spec = pb::TrainSpec { missing_values: true, epochs: 20, ..spec(name, &[8, 6, 3]) };
+    let result =
+        train(&mut server.autoencoder().await, spec, &hidden(&sample(600, 8, 7), 0.2, 3)).await.expect("trains");
+    let notes = result.training_report.expect("a report").notes;
+    assert!(notes.iter().any(|note| note.contains("missing values:")), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_with_gaps_have_the_same_answers_alone_and_among_others() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    with_gaps(&server, "m").await;
+    let mut client = server.autoencoder().await;
+    let mut rows = hidden(&sample(70, 8, 3), 0.3, 4);
+    rows[..8].fill(f32::NAN);
+    let filled = impute(&mut client, "m", 8, &rows).await;
+    assert!(filled.iter().all(|value| value.is_finite()));
+    let ask = |rows: &[f32]| (Some(matrix(8, rows)), newest("m"));
+    let (together, model) = ask(&rows);
+    let codes =
+        client.encode(pb::EncodeRequest { model, rows: together.clone(), code_length: 0 }).await.expect("encodes");
+    let codes = numbers(codes.into_inner().codes);
+    let question = pb::ReconstructRequest { model: newest("m"), rows: together.clone(), decoder: 0 };
+    let rebuilt = client.reconstruct(question).await.expect("reconstructs").into_inner();
+    assert_eq!(rebuilt.squared_errors[0], 0.0, "nothing of this row is there to be wrong about");
+    let score = |rows| pb::ScoreRequest { model: newest("m"), rows, reasons: 8, false_alarm_rate: None };
+    let scores = client.score(score(together)).await.expect("scores").into_inner();
+    for (i, row) in rows.chunks_exact(8).enumerate() {
+        let alone = impute(&mut client, "m", 8, row).await;
+        assert!(alone.iter().zip(&filled[8 * i..]).all(|(a, b)| a.to_bits() == b.to_bits()), "row {i}");
+        let question = pb::EncodeRequest { model: newest("m"), rows: Some(float_matrix(8, row)), code_length: 0 };
+        let code = numbers(client.encode(question).await.expect("encodes").into_inner().codes);
+        assert!(code.iter().zip(&codes[3 * i..]).all(|(a, b)| a.to_bits() == b.to_bits()), "row {i}");
+        let alone = client.score(score(Some(matrix(8, row)))).await.expect("scores").into_inner();
+        assert_eq!(alone.scores[0].to_bits(), scores.scores[i].to_bits());
+        assert_eq!(alone.reasons[0], scores.reasons[i]);
+        for reason in scores.reasons[i].features.iter().filter(|reason| row[reason.feature as usize].is_nan()) {
+            assert_eq!(reason.contribution, 0.0, "what is missing is no reason");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused() {
+    let store = temporary_store();
+    let server = served(store.path(), "plain", &[8, 3]).await;
+    with_gaps(&server, "gaps").await;
+    let mut client = server.autoencoder().await;
+    let rows = sample(2, 8, 3);
+    let wrong = |value: f32| {
+        let mut wrong = rows.clone();
+        wrong[9] = value;
+        Some(matrix(8, &wrong))
+    };
+    let question = |name: &str, rows| pb::ImputeRequest { model: newest(name), rows };
+
+    let refused = client.impute(question("plain", wrong(f32::NAN))).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("`halfhitch train --missing-values`"), "{refused:?}");
+    let refused = client.impute(question("gaps", wrong(f32::INFINITY))).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("row 1, column 1 is inf"), "{refused:?}");
+    let refused = client.impute(question("gaps", Some(matrix(7, &rows[..14])))).await.expect_err("refused");
+    assert!(refused.message().contains('8'), "{refused:?}");
+    let encode = pb::EncodeRequest { model: newest("plain"), rows: wrong(f32::NAN), code_length: 0 };
+    let refused = client.encode(encode).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("only for models trained with `missing_values`"), "{refused:?}");
+    // A code is never missing.
+    let model = crate::support::version("gaps", 1);
+    let codes = Some(matrix(3, &[0.0, f32::NAN, 0.0]));
+    let refused = client.decode(pb::DecodeRequest { model, codes, decoder: 0 }).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    let upload = train(&mut client, spec("other", &[8, 3]), &hidden(&sample(100, 8, 7), 0.2, 3)).await;
+    let refused = upload.expect_err("refused");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("only for models trained with `missing_values`"), "{refused:?}");
+    let spec = pb::TrainSpec { missing_values: true, ..spec("other", &[8, 3]) };
+    let mut never = sample(100, 8, 7);
+    never.iter_mut().skip(3).step_by(8).for_each(|value| *value = f32::NAN);
+    let failed = train(&mut client, spec, &never).await.expect_err("fails");
+    assert!(failed.message().contains("feature 3 is missing in every training row"), "{failed:?}");
+    server.stop().await;
+}
+
+/// From a file with gaps to a whole one, also where the server reads the rows.
+#[test]
+fn the_command_fills_in_a_file() {
+    let store = temporary_store();
+    let folder = temporary_store();
+    let files = folder.path().to_str().expect("a path");
+    let server = ServerProcess::start_with(store.path(), &["--train-folder", files]);
+    let gaps = hidden(&sample(300, 8, 7), 0.2, 3);
+    let text: String = gaps
+        .chunks_exact(8)
+        .map(|row| {
+            row.iter().map(|x| if x.is_nan() { String::new() } else { x.to_string() }).collect::<Vec<_>>().join(",")
+                + "\n"
+        })
+        .collect();
+    std::fs::write(folder.path().join("gaps.csv"), &text).expect("writes");
+    let run = |args: &[&str]| {
+        halfhitch().current_dir(folder.path()).args(["--server", &server.url()]).args(args).output().expect("runs")
+    };
+    let without = run(&["train", "m", "gaps.csv", "--code", "3"]);
+    let said = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert!(!without.status.success() && said.contains("unless values may be missing"), "{said}");
+    for source in [&["gaps.csv", "--code", "3"][..], &["--server-files", "gaps.csv", "--widths", "8,3"]] {
+        let trained = run(&[&["train", "m", "--missing-values", "--epochs", "5"], source].concat());
+        assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    }
+    let filled = run(&["impute", "m", "gaps.csv", "-o", "whole.csv"]);
+    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
+    let whole = std::fs::read_to_string(folder.path().join("whole.csv")).expect("written");
+    let whole: Vec<f32> =
+        whole.lines().flat_map(|line| line.split(',')).map(|x| x.parse().expect("a number")).collect();
+    assert_eq!(whole.len(), gaps.len());
+    assert!(whole.iter().zip(&gaps).all(|(whole, gap)| whole.is_finite() && (gap.is_nan() || whole == gap)));
+}
