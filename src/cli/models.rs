@@ -6,8 +6,9 @@ use std::path::Path;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::client::{Context, model_ref};
+use super::client::{Context, matrix, model_ref};
 use super::data::CHUNK_BYTES;
+use super::reading::{self, ReadArgs};
 use super::{CliError, report};
 use crate::rpc::pb;
 use crate::rpc::pb::import_model_version_request::Message as Import;
@@ -41,6 +42,9 @@ pub(super) enum ModelsCommand {
         /// NAME, NAME@VERSION or NAME@ALIAS
         model: String,
     },
+    /// What Gram-Schmidt on the matrix that makes the code would do to the reconstruction of some rows, and, if told so, a version
+    /// with it
+    Orthonormalise(Box<OrthonormaliseArgs>),
     /// Write the safetensors file of a version
     Export {
         /// NAME, NAME@VERSION or NAME@ALIAS
@@ -52,6 +56,19 @@ pub(super) enum ModelsCommand {
     /// Point names at versions
     #[command(subcommand)]
     Alias(AliasCommand),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct OrthonormaliseArgs {
+    /// NAME, NAME@VERSION or NAME@ALIAS
+    model: String,
+    /// Rows to measure on, as many of the first as one message has room for; - for standard input
+    file: String,
+    /// Publish the version, after a look at the figures
+    #[arg(long)]
+    publish: bool,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,6 +103,7 @@ pub(super) async fn run(context: &Context, command: ModelsCommand) -> Result<(),
         ModelsCommand::Delete { model } => delete(context, &model).await,
         ModelsCommand::Import { name, file } => import(context, name, &file).await,
         ModelsCommand::Canonicalise { model } => canonicalise(context, &model).await,
+        ModelsCommand::Orthonormalise(args) => orthonormalise(context, *args).await,
         ModelsCommand::Export { model, output } => export(context, &model, &output).await,
         ModelsCommand::Alias(command) => alias(context, command).await,
     }
@@ -281,6 +299,38 @@ async fn canonicalise(context: &Context, model: &str) -> Result<(), CliError> {
     for (i, variance) in answer.code_variances.iter().enumerate() {
         sum += variance;
         println!("{:>11} {variance:>12.5} {:>20.2} %", i + 1, 100.0 * sum / whole);
+    }
+    Ok(())
+}
+
+async fn orthonormalise(context: &Context, args: OrthonormaliseArgs) -> Result<(), CliError> {
+    let first = reading::first_rows(&args.file, &args.read, None)?;
+    let request = pb::OrthonormaliseModelVersionRequest {
+        model: Some(model_ref(&args.model)?),
+        rows: Some(matrix(first.columns, &first.values)),
+        publish: args.publish,
+    };
+    let answer = context.models().await?.orthonormalise_model_version(request).await?.into_inner();
+    let (before, after) = (answer.squared_error, answer.orthonormal_squared_error);
+    let rows = first.values.len() / first.columns;
+    if context.json {
+        let published = answer.published.map(|version| version.version);
+        println!(
+            "{}",
+            json!({
+                "version": answer.version,
+                "rows": rows,
+                "squared_error": before,
+                "orthonormal_squared_error": after,
+                "published": published,
+            })
+        );
+        return Ok(());
+    }
+    println!("reconstruction error of {rows} rows: {before:.6} as it is, {after:.6} with an orthonormal code layer");
+    match answer.published {
+        Some(version) => println!("{} version {} is published: its codes are others", version.name, version.version),
+        None => println!("nothing has changed; --publish makes a version of it"),
     }
     Ok(())
 }

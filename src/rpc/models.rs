@@ -158,6 +158,22 @@ impl ModelService for Api {
         Ok(Response::new(pb::CanonicaliseModelVersionResponse { version, code_variances }))
     }
 
+    async fn orthonormalise_model_version(
+        &self,
+        request: Request<pb::OrthonormaliseModelVersionRequest>,
+    ) -> Result<Response<pb::OrthonormaliseModelVersionResponse>, Status> {
+        let pb::OrthonormaliseModelVersionRequest { model, rows, publish } = request.into_inner();
+        let (name, selector) = convert::model_ref(model)?;
+        let rows = convert::matrix("rows", rows)?;
+        let made = self.service.orthonormalise(&name, &selector, rows, publish).await?;
+        Ok(Response::new(pb::OrthonormaliseModelVersionResponse {
+            version: made.key.version.number(),
+            squared_error: made.before,
+            orthonormal_squared_error: made.after,
+            published: made.published.map(|description| convert::version(description, convert::Report::With)),
+        }))
+    }
+
     async fn export_model_version(
         &self,
         request: Request<pb::ExportModelVersionRequest>,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::batching::BatchError;
 use crate::files::folder::FolderError;
 use crate::jobs::{JobError, ServerFilesError};
-use crate::model::{ArtifactError, CanonicalError, InverseError, ModelKey, ModelName, SpectrumError, Version};
+use crate::model::{
+    ArtifactError, CanonicalError, InverseError, ModelKey, ModelName, OrthonormalError, SpectrumError, Version,
+};
 use crate::store::StoreError;
 
 /// Models are read from disk one at a time: a moment later there is room again.
@@ -110,6 +112,14 @@ pub enum ServiceError {
         /// Why.
         error: CanonicalError,
     },
+    /// Making rows orthonormal.
+    #[error("{key} cannot be made orthonormal: {error}")]
+    Orthonormal {
+        /// The version.
+        key: ModelKey,
+        /// Why.
+        error: OrthonormalError,
+    },
     /// Inspecting.
     #[error("{key} cannot be inspected: {error}")]
     NotInspected {
@@ -173,7 +183,8 @@ impl ServiceError {
             | Self::NoMissingValues { .. }
             | Self::NotInspected { .. }
             | Self::NotCanonical(_)
-            | Self::Canonical { .. } => Kind::Precondition,
+            | Self::Canonical { .. }
+            | Self::Orthonormal { .. } => Kind::Precondition,
             Self::Message { error, .. } => error.kind(),
             Self::ShuttingDown(_) => Kind::Unavailable,
             Self::Internal(_) => Kind::Internal,

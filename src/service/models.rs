@@ -5,7 +5,10 @@ use std::time::SystemTime;
 
 use super::inspect::INSPECTIONS_MAX;
 use super::{Service, ServiceError};
-use crate::model::{Alias, Artifact, ModelKey, ModelName, ModelSpec, Selector, TrainingReport, Version, canonicalise};
+use crate::model::{
+    Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelSpec, Selector, TrainingReport, Version, canonicalise,
+    mean_squared_error, orthonormalise_code,
+};
 use crate::store::{ModelEntry, ModelStore, StoreError};
 
 /// One version, described without its tensors.
@@ -120,16 +123,49 @@ impl Service {
             let (model, statistics) = made.map_err(|error| ServiceError::Canonical { key: key.clone(), error })?;
             let k = statistics.code_mean.len();
             let variances = (0..k).map(|unit| statistics.code_covariance[unit * k + unit]).collect();
-            let report = report.as_deref().map(|report| {
-                let mut report = report.clone();
-                report.notes.push(format!("codes: centred and turned onto their principal axes, made from {key}"));
-                // No job made this version: one that begins again must not take it for its own.
-                (report.base, report.job_id) = (Some(key.clone()), String::new());
-                Arc::new(report)
-            });
+            let report = derived(report.as_deref(), &key, "codes: centred and turned onto their principal axes");
             let artifact = Artifact { model, report, statistics: Some(statistics), sha256: String::new() };
             let version = store.publish(&key.name, &artifact)?;
             Ok((describe(store.as_ref(), ModelKey { name: key.name, version })?, variances))
+        })
+        .await
+    }
+
+    /// What Gram-Schmidt on the code layer would do, measured on `rows`, and a version with it where `publish` says so: see
+    /// [`crate::model::gram_schmidt`].
+    pub async fn orthonormalise(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        rows: Matrix,
+        publish: bool,
+    ) -> Result<Orthonormalised, ServiceError> {
+        let key = self.registry.resolve(name, selector)?;
+        let loaded = self.loaded(&key).await?;
+        let spec = loaded.artifact.model.spec();
+        if rows.columns() != spec.features() {
+            let message = format!("has {} columns, expected {}", rows.columns(), spec.features());
+            return Err(ServiceError::invalid("rows", message));
+        }
+        let missing = if spec.raw().missing_values { Missing::Allowed } else { Missing::Refused };
+        let full = |_| ServiceError::InspectionsFull { max: INSPECTIONS_MAX };
+        let place = Arc::clone(&self.inspections).try_acquire_owned().map_err(full)?;
+        let turn = Arc::clone(&self.inspecting).lock_owned().await;
+        self.blocking(move |store| {
+            let _place_and_turn = (place, turn);
+            rows.check_values(missing).map_err(|error| ServiceError::invalid("rows", error))?;
+            let Artifact { model, report, statistics, .. } = &loaded.artifact;
+            let made = orthonormalise_code(model, statistics.as_ref());
+            let (changed, statistics) = made.map_err(|error| ServiceError::Orthonormal { key: key.clone(), error })?;
+            let (before, after) = (mean_squared_error(model, &rows), mean_squared_error(&changed, &rows));
+            let mut published = None;
+            if publish {
+                let report = derived(report.as_deref(), &key, "code layer: made orthonormal by Gram-Schmidt");
+                let artifact = Artifact { model: changed, report, statistics, sha256: String::new() };
+                let version = store.publish(&key.name, &artifact)?;
+                published = Some(describe(store.as_ref(), ModelKey { name: key.name.clone(), version })?);
+            }
+            Ok(Orthonormalised { key, before, after, published })
         })
         .await
     }
@@ -155,6 +191,28 @@ impl Service {
             .await
             .unwrap_or_else(|error| Err(ServiceError::Internal(format!("a disk task was lost: {error}"))))
     }
+}
+
+/// What Gram-Schmidt does to a version.
+#[derive(Clone, Debug)]
+pub struct Orthonormalised {
+    /// Which version.
+    pub key: ModelKey,
+    /// Mean squared error of the rows as it is: sum over features, normalised space.
+    pub before: f64,
+    /// The same with an orthonormal code layer.
+    pub after: f64,
+    /// The version that has it.
+    pub published: Option<VersionDescription>,
+}
+
+/// The report of a version that is made from another without training.
+fn derived(report: Option<&TrainingReport>, from: &ModelKey, how: &str) -> Option<Arc<TrainingReport>> {
+    let mut report = report?.clone();
+    report.notes.push(format!("{how}, made from {from}"));
+    // No job made this version: one that begins again must not take it for its own.
+    (report.base, report.job_id) = (Some(from.clone()), String::new());
+    Some(Arc::new(report))
 }
 
 fn describe(store: &dyn ModelStore, key: ModelKey) -> Result<VersionDescription, ServiceError> {

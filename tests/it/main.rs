@@ -24,6 +24,7 @@ mod jobs;
 mod layering;
 mod memory;
 mod models;
+mod orthonormalise;
 mod report_page;
 mod same_bits;
 mod score;

@@ -13,10 +13,10 @@ pub use gram::{Defect, Gram, inverse_factor};
 pub use orthonormal::orthonormalise_rows;
 pub use pca::{Pca, RowsInTurn, affordable_rows};
 
-/// Partial sums, added in a fixed order: vector code without a change of bits.
+/// Sum of products, in partial sums that are added in a fixed order: vector code without a change of bits.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "what is not inlined is compiled for a machine without vectors")]
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a_chunks, a_rest) = a.as_chunks::<8>();
     let (b_chunks, b_rest) = b.as_chunks::<8>();

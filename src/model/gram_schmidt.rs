@@ -1,0 +1,290 @@
+//! Gram-Schmidt on the layer that makes a linear code: orthonormal rows, and codes that are the old ones but for a one-to-one map.
+//!
+//! With W = R·Q, R lower triangular and the rows of Q orthonormal: W' = Q, b' = R⁻¹·b, so that a code h becomes h' = R⁻¹·h. No
+//! information is lost, but a *tied* reconstruction changes: Wᵀ·h becomes Qᵀ·R⁻¹·h, which is W⁺·h, the pseudo-inverse. The decoder's
+//! bias becomes c' = c + Wᵀ·m - Qᵀ·R⁻¹·m, with m the mean code, where it is known: the mean code decodes to what it did.
+
+use super::gradient::TAPE_ROWS;
+use super::{Autoencoder, Matrix, Statistics};
+use crate::numeric::linalg::{dot, orthonormalise_rows};
+use crate::numeric::matmul::Weights;
+use crate::numeric::{Activation, Lanes, Spare};
+
+/// Share of a row's length that is new in it, at least: below that it is a sum of those before, but for rounding.
+const NEW_MIN: f64 = 1e-6;
+
+/// Why the code layer cannot be made orthonormal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrthonormalError {
+    /// A change of the code must come out of the activation as it went in.
+    #[error("the activation of its code is {0}, expected linear: a change of the code passes through no other")]
+    Activation(String),
+    /// More rows than there is room for at right angles.
+    #[error("its code has {outputs} numbers, made of {inputs}: expected at most as many")]
+    Expands {
+        /// Numbers of the code.
+        outputs: usize,
+        /// What they are made of.
+        inputs: usize,
+    },
+    /// A row that the others span.
+    #[error(
+        "row {row} of the matrix that makes its code is a sum of those before it: there is nothing at right angles to them"
+    )]
+    Dependent {
+        /// From 0.
+        row: usize,
+    },
+    /// Figures that leave the numbers.
+    #[error("its code layer could not be made orthonormal: its values may be too large")]
+    NotFinite,
+}
+
+/// The model whose code layer has orthonormal rows, and what it keeps of its codes; of held-out rows nothing, since their errors
+/// are others now.
+///
+/// # Errors
+/// See [`OrthonormalError`].
+pub fn orthonormalise_code(
+    model: &Autoencoder,
+    statistics: Option<&Statistics>,
+) -> Result<(Autoencoder, Option<Statistics>), OrthonormalError> {
+    let activation = model.spec().raw().encoder_activations.last().copied().unwrap_or(Activation::Linear);
+    if activation != Activation::Linear {
+        return Err(OrthonormalError::Activation(format!("{activation:?}")));
+    }
+    let mut changed = model.clone();
+    let Some(layer) = changed.layers_mut().last_mut() else { return Err(OrthonormalError::NotFinite) };
+    let (k, d) = (layer.weight.outputs(), layer.weight.inputs());
+    if k > d {
+        return Err(OrthonormalError::Expands { outputs: k, inputs: d });
+    }
+    let w: Vec<f64> = layer.weight.to_row_major().into_iter().map(f64::from).collect();
+    let mut q = w.clone();
+    orthonormalise_rows(&mut q, d);
+    // R = W·Qᵀ.
+    let r: Vec<f64> =
+        w.chunks_exact(d).flat_map(|w| q.chunks_exact(d).map(|q| dot(w, q)).collect::<Vec<_>>()).collect();
+    for (row, w) in w.chunks_exact(d).enumerate() {
+        if r[row * k + row].abs() <= NEW_MIN * dot(w, w).sqrt() {
+            return Err(OrthonormalError::Dependent { row });
+        }
+    }
+    let bias: Vec<f64> = layer.encoder_bias.iter().map(|value| f64::from(*value)).collect();
+    layer.encoder_bias = single(&solved(&r, &bias));
+    if let Some(statistics) = statistics {
+        let mean: Vec<f64> = statistics.code_mean.iter().map(|value| f64::from(*value)).collect();
+        let (before, after) = (combined(&w, &mean, d), combined(&q, &solved(&r, &mean), d));
+        for (bias, (before, after)) in layer.decoder_bias.iter_mut().zip(before.into_iter().zip(after)) {
+            *bias = (f64::from(*bias) + before - after) as f32;
+        }
+    }
+    let values = single(&q);
+    let numbers = values.iter().chain(&layer.encoder_bias).chain(&layer.decoder_bias);
+    if !numbers.copied().all(f32::is_finite) {
+        return Err(OrthonormalError::NotFinite);
+    }
+    layer.weight = Weights::from_row_major(k, d, &values);
+    let statistics = statistics.map(|statistics| of_changed_codes(statistics, &r));
+    match statistics {
+        Some(found) if !found.code_mean.iter().chain(&found.code_covariance).copied().all(f32::is_finite) => {
+            Err(OrthonormalError::NotFinite)
+        }
+        statistics => Ok((changed, statistics)),
+    }
+}
+
+/// Mean squared error of the reconstructions of `rows`, which are finite and as wide as the model: sum over features, normalised
+/// space.
+pub fn mean_squared_error(model: &Autoencoder, rows: &Matrix) -> f64 {
+    let (mut lanes, spare) = (Lanes::default(), &mut Spare::default());
+    let mut sum = 0.0;
+    for first in (0..rows.rows()).step_by(TAPE_ROWS) {
+        let block = first..rows.rows().min(first + TAPE_ROWS);
+        lanes.reset(block.len(), rows.columns());
+        rows.load_into(block, &mut lanes, 0);
+        let (codes, errors) = model.encode_with_errors(&lanes, spare);
+        spare.put(codes);
+        sum += errors.into_iter().map(f64::from).sum::<f64>();
+    }
+    sum / rows.rows() as f64
+}
+
+/// Mean R⁻¹·m and covariance R⁻¹·Σ·R⁻ᵀ.
+fn of_changed_codes(statistics: &Statistics, r: &[f64]) -> Statistics {
+    let k = statistics.code_mean.len();
+    let double = |values: &[f32]| -> Vec<f64> { values.iter().map(|value| f64::from(*value)).collect() };
+    let half = columns_solved(r, &double(&statistics.code_covariance), k);
+    let covariance = columns_solved(r, &transposed(&half, k), k);
+    // Symmetric to the last bit, as files must have it.
+    let symmetric = (0..k * k).map(|at| f64::midpoint(covariance[at], covariance[at % k * k + at / k]));
+    Statistics {
+        code_mean: single(&solved(r, &double(&statistics.code_mean))),
+        code_covariance: symmetric.map(|value| value as f32).collect(),
+        residual_variance: 0.0,
+        curvature: vec![0.0; statistics.curvature.len()],
+        calibration: Vec::new(),
+        ..statistics.clone()
+    }
+}
+
+/// R⁻¹·M for M (k, k), column by column.
+fn columns_solved(r: &[f64], m: &[f64], k: usize) -> Vec<f64> {
+    let columns = transposed(m, k);
+    transposed(&columns.chunks_exact(k).flat_map(|column| solved(r, column)).collect::<Vec<_>>(), k)
+}
+
+fn transposed(m: &[f64], k: usize) -> Vec<f64> {
+    (0..k * k).map(|at| m[at % k * k + at / k]).collect()
+}
+
+/// R⁻¹·v, R lower triangular (k, k).
+fn solved(r: &[f64], v: &[f64]) -> Vec<f64> {
+    let k = v.len();
+    let mut solved = Vec::with_capacity(k);
+    for row in 0..k {
+        let known: f64 = solved.iter().zip(&r[row * k..]).map(|(x, r)| x * r).sum();
+        solved.push((v[row] - known) / r[row * k + row]);
+    }
+    solved
+}
+
+/// Mᵀ·v for M (k, d), row-major.
+fn combined(m: &[f64], v: &[f64], d: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; d];
+    for (row, share) in m.chunks_exact(d).zip(v) {
+        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += share * value);
+    }
+    sums
+}
+
+fn single(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|value| *value as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::RawModelSpec;
+    use crate::model::spec::tests::plain;
+    use crate::model::{Decoder, ModelSpec, Normaliser, PseudoInverse, TiedLayer, Values};
+    use crate::numeric::linalg::{Gram, covariance};
+    use crate::numeric::rng::{Stream, Use};
+
+    const ROWS: usize = 300;
+
+    fn random(count: usize, seed: u64) -> Vec<f32> {
+        let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+        (0..count).map(|_| stream.normal() as f32).collect()
+    }
+
+    fn model(widths: &[usize], hidden: Activation) -> Autoencoder {
+        let spec = plain(widths, hidden);
+        let layers = widths.windows(2).enumerate().map(|(l, pair)| TiedLayer {
+            weight: Weights::from_row_major(pair[1], pair[0], &random(pair[0] * pair[1], 10 + l as u64)),
+            encoder_bias: random(pair[1], 20 + l as u64),
+            decoder_bias: random(pair[0], 30 + l as u64),
+            gain: None,
+        });
+        Autoencoder::new(spec, Normaliser::none(), layers.collect())
+    }
+
+    fn rows(features: usize) -> Matrix {
+        Matrix::new(ROWS as u32, features as u32, Values::Floats(random(ROWS * features, 5))).expect("a matrix")
+    }
+
+    fn codes(model: &Autoencoder, rows: &Matrix) -> Vec<f32> {
+        let mut lanes = Lanes::zeros(ROWS, rows.columns());
+        rows.load_into(0..ROWS, &mut lanes, 0);
+        let found = model.encode(&lanes, &mut Spare::default());
+        let mut codes = vec![0.0; ROWS * found.columns()];
+        found.store(0..ROWS, &mut codes);
+        codes
+    }
+
+    fn statistics(model: &Autoencoder, rows: &Matrix) -> Statistics {
+        let k = model.spec().code_length();
+        let (mean, covariance) = covariance(&codes(model, rows), k, |_| true);
+        Statistics {
+            code_rows: ROWS as u64,
+            residual_variance: 1.0,
+            code_mean: single(&mean),
+            code_covariance: single(&covariance),
+            curvature: vec![1.0; model.spec().features()],
+            calibration: vec![1.0],
+        }
+    }
+
+    #[test]
+    fn rows_become_orthonormal_and_codes_are_the_old_ones_but_for_a_map() {
+        for (widths, hidden) in [(&[9, 4][..], Activation::Linear), (&[9, 7, 4], Activation::Relu)] {
+            let (model, rows) = (model(widths, hidden), rows(9));
+            let known = statistics(&model, &rows);
+            let (changed, found) = orthonormalise_code(&model, Some(&known)).expect("possible");
+            let layer = &changed.layers()[widths.len() - 2];
+            assert!(Gram::of(&layer.weight).defect().largest < 1e-6);
+            assert_eq!(changed.layers()[..widths.len() - 2], model.layers()[..widths.len() - 2]);
+            // The first of each code is the old one, divided: R is lower triangular.
+            let (before, after) = (codes(&model, &rows), codes(&changed, &rows));
+            let share = before[0] / after[0];
+            for (before, after) in before.chunks_exact(4).zip(after.chunks_exact(4)) {
+                assert!((before[0] - share * after[0]).abs() < 1e-4 * before[0].abs().max(1.0));
+            }
+            // And what is kept of them is so.
+            let (found, expected) = (found.expect("there were some"), statistics(&changed, &rows));
+            let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3 * b.abs().max(1.0));
+            assert!(near(&found.code_mean, &expected.code_mean), "{found:?} {expected:?}");
+            assert!(near(&found.code_covariance, &expected.code_covariance), "{found:?} {expected:?}");
+            assert!(found.calibration.is_empty(), "the old scores are no more");
+            // The mean code decodes to what it did.
+            let decoded = |model: &Autoencoder, mean: &[f32]| {
+                let mut lanes = Lanes::zeros(1, 4);
+                lanes.load(0, mean);
+                let rows = model.decode(&lanes, Decoder::Transpose, &mut Spare::default());
+                (0..9).map(|column| rows.at(0, column)).collect::<Vec<_>>()
+            };
+            assert!(near(&decoded(&changed, &found.code_mean), &decoded(&model, &known.code_mean)));
+        }
+    }
+
+    /// Tied, it reconstructs as the pseudo-inverse of before did: what two rows differ by, since biases are others.
+    #[test]
+    fn a_linear_model_reconstructs_as_with_its_pseudo_inverse() {
+        let (model, rows) = (model(&[9, 4], Activation::Linear), rows(9));
+        let (changed, _) = orthonormalise_code(&model, Some(&statistics(&model, &rows))).expect("possible");
+        let inverse = PseudoInverse::of(&model).expect("of full rank");
+        let mut lanes = Lanes::zeros(ROWS, 9);
+        rows.load_into(0..ROWS, &mut lanes, 0);
+        let spare = &mut Spare::default();
+        let tied = changed.reconstruct(&lanes, Decoder::Transpose, spare).rows;
+        let inverted = model.reconstruct(&lanes, Decoder::PseudoInverse(&inverse), spare).rows;
+        for row in 1..ROWS {
+            for column in 0..9 {
+                let of = |rows: &Lanes| rows.at(row, column) - rows.at(0, column);
+                assert!((of(&tied) - of(&inverted)).abs() < 1e-4, "{} {}", of(&tied), of(&inverted));
+            }
+        }
+        assert!(mean_squared_error(&changed, &rows) < mean_squared_error(&model, &rows), "random rows are far from it");
+    }
+
+    #[test]
+    fn what_has_no_orthonormal_rows_is_refused() {
+        let bent = RawModelSpec {
+            encoder_activations: vec![Activation::Tanh],
+            ..plain(&[9, 4], Activation::Linear).raw().clone()
+        };
+        let plain_model = model(&[9, 4], Activation::Linear);
+        let bent =
+            Autoencoder::new(ModelSpec::new(bent).expect("valid"), Normaliser::none(), plain_model.layers().to_vec());
+        let refused = |model: &Autoencoder| orthonormalise_code(model, None).expect_err("refused");
+        assert_eq!(refused(&bent), OrthonormalError::Activation("Tanh".to_owned()));
+        let wide = model(&[4, 9], Activation::Linear);
+        assert_eq!(refused(&wide), OrthonormalError::Expands { outputs: 9, inputs: 4 });
+        let mut dependent = plain_model;
+        let layer = &mut dependent.layers_mut()[0];
+        let mut values = layer.weight.to_row_major();
+        (0..9).for_each(|j| values[18 + j] = 2.0 * values[j] - 0.5 * values[9 + j]);
+        layer.weight = Weights::from_row_major(4, 9, &values);
+        assert_eq!(refused(&dependent), OrthonormalError::Dependent { row: 2 });
+    }
+}
