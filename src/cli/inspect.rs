@@ -20,6 +20,9 @@ pub(super) struct InspectArgs {
     /// Rows to measure on, the first 8 MiB of them: .csv, .npy, IDX (and .parquet, .arrow if built with them); - for
     /// standard input
     file: Option<String>,
+    /// Measure on the held-out rows that the version keeps: `halfhitch train --validation-sample ROWS`
+    #[arg(long, conflicts_with = "file")]
+    validation_sample: bool,
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -29,7 +32,10 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Result<(), CliE
     let rows = args.file.as_deref().map(|file| reading::first_rows(file, &args.read, None)).transpose()?;
     let rows = rows.map(|rows| matrix(rows.columns, &rows.values));
     let mut client = context.models().await?;
-    let seen = client.inspect_model(pb::InspectModelRequest { model, rows }).await?.into_inner();
+    let seen = client
+        .inspect_model(pb::InspectModelRequest { model, rows, validation_sample: args.validation_sample })
+        .await?
+        .into_inner();
     if context.json {
         println!("{}", in_json(&args.model, &seen));
     } else {

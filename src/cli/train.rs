@@ -147,6 +147,9 @@ pub(super) struct TrainArgs {
     /// Share of the rows held back for validation [default: 0.05, at most 50000 rows]
     #[arg(long, value_name = "SHARE")]
     validation_fraction: Option<f64>,
+    /// Held-out rows that the version keeps beside its model, for `inspect --validation-sample`, at most 4096
+    #[arg(long, value_name = "ROWS", default_value_t = 0, hide_default_value = true)]
+    validation_sample: u32,
     /// Stop after this many epochs without a better validation loss [default: never]
     #[arg(long, value_name = "EPOCHS")]
     patience_epochs: Option<u32>,
@@ -308,6 +311,7 @@ impl TrainArgs {
             base,
             publish_if_better: self.publish_if_better,
             missing_values: self.read.missing_values(),
+            validation_sample_rows: self.validation_sample,
             priority: self.priority,
             idempotency_key: self.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             ..pb::TrainSpec::default()

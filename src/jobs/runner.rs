@@ -13,8 +13,11 @@ use super::spool::Counts;
 use super::table::Table;
 use super::{JobError, JobState, base, checkpoint, held_out, import, rows};
 use crate::executor::{spawn_training, training_pool};
-use crate::model::{Artifact, ModelKey, TrainingReport, Version};
-use crate::training::{CheckpointError, RowSource, Start, TrainError, gate, train};
+use crate::model::{Artifact, ModelKey, TrainingReport, Version, sample};
+use crate::training::{
+    CheckedTrainSpec, CheckpointError, RowSource, SourceError, Start, TrainError, gate, held_out as held_out_rows,
+    train,
+};
 
 /// How often uploads are looked at for their age, and the store for whether it has become writable.
 const TICK: Duration = Duration::from_millis(500);
@@ -258,8 +261,18 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
         statistics: trained.statistics,
         sha256: String::new(),
     };
-    let version = table.registry.store().publish(&job.spec.spec().model_name, &artifact)?;
+    let sample = sample_of(&spec, training.as_ref())?;
+    let (name, store) = (&job.spec.spec().model_name, table.registry.store());
+    let version = store.publish_files(name, &artifact.to_bytes(), sample.as_deref())?;
     Ok(Outcome::Published(version, Box::new(trained.report)))
+}
+
+/// The file of the held-out rows that the version is to keep.
+fn sample_of(spec: &CheckedTrainSpec, training: &dyn RowSource) -> Result<Option<Vec<u8>>, JobError> {
+    let rows_max = sample::affordable(spec.spec().validation_sample_rows, spec.features());
+    let unreadable = |error: SourceError| JobError::Damaged { path: "the rows".to_owned(), reason: error.to_string() };
+    let rows = if rows_max > 0 { held_out_rows(spec, training, rows_max).map_err(unreadable)? } else { Vec::new() };
+    Ok((!rows.is_empty()).then(|| sample::to_bytes(&rows, spec.features())))
 }
 
 /// The version that this job published before a crash kept it from saying so.

@@ -125,6 +125,7 @@ fn compare(
             inverted.add(&model.reconstruct(&x, Decoder::PseudoInverse(inverse), spare).squared_errors);
         }
         model.normaliser().apply(&mut x);
+        model.normaliser().fill_missing(&mut x);
         for row in 0..x.rows() {
             normalised.extend((0..features).map(|j| f64::from(x.at(row, j))));
         }

@@ -11,6 +11,7 @@ pub mod inverse;
 pub mod matrix;
 pub mod normalisation;
 pub mod report;
+pub mod sample;
 pub mod score;
 pub mod spec;
 pub mod spectrum;

@@ -70,8 +70,11 @@ impl ModelStore for Watched {
     fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
         self.store.read_header(key)
     }
-    fn publish_bytes(&self, name: &ModelName, bytes: &[u8]) -> Result<Version, StoreError> {
-        self.store.publish_bytes(name, bytes)
+    fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError> {
+        self.store.publish_files(name, bytes, sample)
+    }
+    fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.read_sample(key)
     }
     fn delete(&self, key: &ModelKey) -> Result<(), StoreError> {
         self.store.delete(key)

@@ -375,6 +375,7 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
         base: base(spec.base, spec.fresh_without_base)?,
         publish_if_better: spec.publish_if_better,
         missing_values: spec.missing_values,
+        validation_sample_rows: spec.validation_sample_rows,
     };
     Ok((spec, key))
 }

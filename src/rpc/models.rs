@@ -10,7 +10,7 @@ use super::pb;
 use super::pb::import_model_version_request::Message as ImportMessage;
 use super::pb::model_service_server::ModelService;
 use super::stream::{AnswerStream, driven};
-use crate::service::{FILE_BYTES_MAX, ModelKey, ServiceError, Version};
+use crate::service::{FILE_BYTES_MAX, ModelKey, Rows, ServiceError, Version};
 
 /// Files that are received at the same time, at most: each is held in memory while it is checked.
 pub const IMPORTS_MAX: usize = 2;
@@ -74,9 +74,17 @@ impl ModelService for Api {
         &self,
         request: Request<pb::InspectModelRequest>,
     ) -> Result<Response<pb::InspectModelResponse>, Status> {
-        let pb::InspectModelRequest { model, rows } = request.into_inner();
+        let pb::InspectModelRequest { model, rows, validation_sample } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
-        let rows = rows.map(|rows| convert::matrix("rows", Some(rows))).transpose()?;
+        let rows = match (rows, validation_sample) {
+            (None, false) => Rows::None,
+            (None, true) => Rows::Sample,
+            (Some(rows), false) => Rows::Sent(convert::matrix("rows", Some(rows))?),
+            (Some(_), true) => {
+                let reason = "is set together with rows, expected one of them";
+                return Err(ServiceError::invalid("validation_sample", reason).into());
+            }
+        };
         let seen = self.service.inspect(&name, &selector, rows).await?;
         Ok(Response::new(convert::inspection(seen)))
     }

@@ -112,6 +112,15 @@ pub enum ServiceError {
         /// Why.
         error: CanonicalError,
     },
+    /// Measuring on what it does not have.
+    #[error(
+        "{key} keeps no validation sample: send rows, or train it with `validation_sample_rows` \
+         (`halfhitch train --validation-sample ROWS`)"
+    )]
+    NoSample {
+        /// The version.
+        key: ModelKey,
+    },
     /// Making rows orthonormal.
     #[error("{key} cannot be made orthonormal: {error}")]
     Orthonormal {
@@ -181,6 +190,7 @@ impl ServiceError {
             | Self::NoInverse { .. }
             | Self::NoStatistics(_)
             | Self::NoMissingValues { .. }
+            | Self::NoSample { .. }
             | Self::NotInspected { .. }
             | Self::NotCanonical(_)
             | Self::Canonical { .. }

@@ -4,10 +4,21 @@ use std::sync::Arc;
 
 use super::{Service, ServiceError};
 use crate::model::inspect::{Inspection, inspect};
-use crate::model::{Matrix, ModelKey, ModelName, Selector};
+use crate::model::{Matrix, Missing, ModelKey, ModelName, Selector, sample};
 
 /// Inspections that run or wait at once; more are refused. Each keeps its rows meanwhile.
 pub(super) const INSPECTIONS_MAX: usize = 4;
+
+/// What to measure on.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// Nothing.
+    None,
+    /// Rows as wide as the model's input.
+    Sent(Matrix),
+    /// The validation sample of the version.
+    Sample,
+}
 
 /// What was seen.
 #[derive(Clone, Debug)]
@@ -24,15 +35,10 @@ pub struct Inspected {
 
 impl Service {
     /// Looks at a version, and measures it on `rows`.
-    pub async fn inspect(
-        &self,
-        name: &ModelName,
-        selector: &Selector,
-        rows: Option<Matrix>,
-    ) -> Result<Inspected, ServiceError> {
+    pub async fn inspect(&self, name: &ModelName, selector: &Selector, rows: Rows) -> Result<Inspected, ServiceError> {
         let key = self.registry.resolve(name, selector)?;
         let loaded = self.loaded(&key).await?;
-        if let Some(rows) = &rows {
+        if let Rows::Sent(rows) = &rows {
             let expected = loaded.artifact.model.spec().features();
             if rows.columns() != expected {
                 let message =
@@ -44,12 +50,23 @@ impl Service {
         let place = Arc::clone(&self.inspections).try_acquire_owned().map_err(full)?;
         // One at a time: it may take a core for a minute. Who leaves meanwhile leaves the rest to its end.
         let turn = Arc::clone(&self.inspecting).lock_owned().await;
+        let store = Arc::clone(self.registry.store());
         let looked = tokio::task::spawn_blocking(move || {
             let _place_and_turn = (place, turn);
-            if let Some(rows) = &rows {
-                rows.check_finite().map_err(|error| ServiceError::invalid("rows", error))?;
-            }
             let model = &loaded.artifact.model;
+            let rows = match rows {
+                Rows::None => None,
+                Rows::Sent(rows) => {
+                    let missing = if model.normaliser().takes_missing() { Missing::Allowed } else { Missing::Refused };
+                    rows.check_values(missing).map_err(|error| ServiceError::invalid("rows", error))?;
+                    Some(rows)
+                }
+                Rows::Sample => {
+                    let bytes = store.read_sample(&key)?.ok_or_else(|| ServiceError::NoSample { key: key.clone() })?;
+                    let rows = sample::from_bytes(&bytes, model.spec().features());
+                    Some(rows.map_err(|error| ServiceError::Internal(format!("{key}: {error}")))?)
+                }
+            };
             let seen = inspect(model, rows.as_ref());
             let seen = seen.map_err(|error| ServiceError::NotInspected { key: key_of_error, error })?;
             let (tensor_bytes, untied_tensor_bytes) = (model.spec().tensor_bytes(), model.spec().untied_tensor_bytes());

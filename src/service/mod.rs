@@ -37,7 +37,7 @@ pub use crate::training::{
 pub use bulk::Bulk;
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
-pub use inspect::Inspected;
+pub use inspect::{Inspected, Rows};
 pub use models::VersionDescription;
 pub use score::{ScoreOptions, Scored};
 

@@ -26,6 +26,7 @@ macro_rules! conformance {
             $fixture,
             an_empty_store_knows_nothing,
             published_bytes_come_back_also_after_a_restart,
+            a_sample_is_kept_beside_its_version_and_goes_with_it,
             versions_count_up_and_latest_is_the_newest,
             a_deleted_number_never_comes_back,
             a_model_without_versions_is_not_listed,
@@ -81,6 +82,19 @@ pub(crate) fn an_empty_store_knows_nothing(fixture: &mut dyn Fixture) {
     assert!(matches!(store.set_alias(&key("a", 1), &alias("x"), None), Err(StoreError::UnknownModel(_))));
     assert!(matches!(store.delete_alias(&name("a"), &alias("x"), None), Err(StoreError::UnknownModel(_))));
     assert!(store.entries().is_empty());
+}
+
+pub(crate) fn a_sample_is_kept_beside_its_version_and_goes_with_it(fixture: &mut dyn Fixture) {
+    let store = fixture.store();
+    store.publish_files(&name("a"), b"one", Some(b"rows")).expect("published");
+    store.publish_files(&name("a"), b"two", None).expect("published");
+    fixture.reopen();
+    let store = fixture.store();
+    assert_eq!(store.read(&key("a", 1)).expect("there"), b"one");
+    assert_eq!(store.read_sample(&key("a", 1)).expect("there"), Some(b"rows".to_vec()));
+    assert_eq!(store.read_sample(&key("a", 2)).expect("there"), None);
+    store.delete(&key("a", 1)).expect("deleted");
+    assert!(matches!(store.read_sample(&key("a", 1)), Err(StoreError::UnknownVersion { .. })));
 }
 
 pub(crate) fn published_bytes_come_back_also_after_a_restart(fixture: &mut dyn Fixture) {

@@ -16,8 +16,9 @@ use std::time::SystemTime;
 use super::disk::{self, Bounded, failed};
 use super::index::{INDEX_FILE, Index, VERSION_MAX};
 use super::lock::WriterLock;
-use super::scan::{self, MODEL_FILE};
+use super::scan::{self, MODEL_FILE, SAMPLE_FILE};
 use super::{ALIASES_MAX, FILE_BYTES_MAX, HEADER_BYTES_MAX, ModelEntry, ModelStore, StoreError, VersionEntry};
+use crate::model::sample::SAMPLE_FILE_BYTES_MAX;
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
 
 type Catalogue = BTreeMap<ModelName, ModelEntry>;
@@ -175,11 +176,12 @@ impl LocalStore {
         model: &ModelEntry,
         temporary: &Path,
         place: &Path,
-        bytes: &[u8],
+        (bytes, sample): (&[u8], Option<&[u8]>),
     ) -> Result<(), StoreError> {
         fs::create_dir(temporary).map_err(failed("cannot create the folder", temporary))?;
         self.at(Step::TemporaryMade)?;
         disk::write_new(&temporary.join(MODEL_FILE), bytes)?;
+        sample.map_or(Ok(()), |sample| disk::write_new(&temporary.join(SAMPLE_FILE), sample))?;
         self.at(Step::FileWritten)?;
         disk::sync_folder(temporary)?;
         self.write_index(model)?;
@@ -281,11 +283,25 @@ impl ModelStore for LocalStore {
         }
     }
 
+    fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.resolve(&key.name, &Selector::Version(key.version))?;
+        let path = self.version_folder(key).join(SAMPLE_FILE);
+        match disk::read_bounded(&path, SAMPLE_FILE_BYTES_MAX) {
+            Ok(Bounded::Bytes(bytes)) => Ok(Some(bytes)),
+            Ok(Bounded::TooLarge(bytes)) => {
+                let what = format!("the validation sample of {key}");
+                Err(StoreError::TooLarge { what, bytes, bytes_max: SAMPLE_FILE_BYTES_MAX })
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("cannot read", &path)(error)),
+        }
+    }
+
     fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
         self.read_file(key, |path| disk::read_header(path, HEADER_BYTES_MAX))
     }
 
-    fn publish_bytes(&self, name: &ModelName, bytes: &[u8]) -> Result<Version, StoreError> {
+    fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError> {
         let length = bytes.len() as u64;
         if length > FILE_BYTES_MAX {
             let what = format!("the new version of model {name}");
@@ -301,7 +317,8 @@ impl ModelStore for LocalStore {
             let temporary = disk::temporary_in(&folder);
             let place = folder.join(version.to_string());
             model.version_highest = Some(version);
-            self.build_version(&model, &temporary, &place, bytes).inspect_err(|_| disk::remove_or_warn(&temporary))?;
+            self.build_version(&model, &temporary, &place, (bytes, sample))
+                .inspect_err(|_| disk::remove_or_warn(&temporary))?;
             let entry = match scan::stat_version(&place) {
                 Ok(Some(entry)) => entry,
                 // It is durable: not being able to look at it now does not unpublish it.

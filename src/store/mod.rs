@@ -6,6 +6,8 @@
 //! <folder>/.lock                                      held by the one process that may write
 //! <folder>/models/<name>/index.json                   aliases, and the highest version ever used
 //! <folder>/models/<name>/<version>/model.safetensors  complete, or not there
+//! <folder>/models/<name>/<version>/validation_sample.safetensors
+//!                                                     rows that were held out, where that was asked for
 //! <folder>/models/<name>/.tmp-<uuid>                  being built or being removed; swept by the next writer
 //! ```
 
@@ -155,7 +157,14 @@ pub trait ModelStore: Send + Sync + Debug {
     }
     /// [`ModelStore::publish`] of a file that [`Artifact::to_bytes`] made. The bytes are not looked at: files from
     /// elsewhere go through [`Artifact::import`] first.
-    fn publish_bytes(&self, name: &ModelName, bytes: &[u8]) -> Result<Version, StoreError>;
+    fn publish_bytes(&self, name: &ModelName, bytes: &[u8]) -> Result<Version, StoreError> {
+        self.publish_files(name, bytes, None)
+    }
+    /// The same, and the file of a validation sample beside it (see [`crate::model::sample`]).
+    fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError>;
+    /// The file of a version's validation sample, as stored; none if it has none. Never more than
+    /// [`SAMPLE_FILE_BYTES_MAX`](crate::model::sample::SAMPLE_FILE_BYTES_MAX).
+    fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError>;
     /// Removes a version; its number never comes back.
     fn delete(&self, key: &ModelKey) -> Result<(), StoreError>;
     /// Points an alias; `expected`: outer none = do not check, inner none = must not exist. Returns where it pointed.

@@ -14,6 +14,8 @@ use crate::model::{ModelName, Version};
 
 /// The file of a version.
 pub(super) const MODEL_FILE: &str = "model.safetensors";
+/// Beside it, where its maker asked for that.
+pub(super) const SAMPLE_FILE: &str = "validation_sample.safetensors";
 
 /// All models of a folder.
 #[derive(Debug, Default)]

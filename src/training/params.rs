@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::ValueKind;
 use super::recipe::{OptimiserSpec, Regularisation};
+use crate::model::sample::SAMPLE_ROWS_MAX;
 use crate::model::spec::{RawModelSpec, check_widths, wrong_parameter};
 use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, Selector, SpecError};
 use crate::numeric::Activation;
@@ -110,6 +111,9 @@ pub struct TrainSpec {
     /// Whether values of rows may be missing, now and when the model serves; a base must take them too.
     #[serde(default)]
     pub missing_values: bool,
+    /// Held-out rows that the version keeps, at most.
+    #[serde(default)]
+    pub validation_sample_rows: u32,
 }
 
 /// Why parameters are refused. `field` is the name in the API.
@@ -223,6 +227,7 @@ impl TrainSpec {
             base: None,
             publish_if_better: false,
             missing_values: false,
+            validation_sample_rows: 0,
         }
     }
 
@@ -347,6 +352,7 @@ impl TrainSpec {
         self.optimiser.check()?;
         self.regularisation.check()?;
         self.check_time_budget()?;
+        self.check_sample()?;
         if self.patience_epochs.is_some() && self.regularisation.trim > 0.0 {
             // What is held out has its share of bad rows: its loss does not say when to stop.
             return Err(ParamError::Both { field: "patience_epochs", other: "regularisation.trim" });
@@ -369,6 +375,16 @@ impl TrainSpec {
             Some(got) if u64::from(got) > expected => Err(ParamError::BatchTooLarge { got, expected }),
             _ => Ok(()),
         }
+    }
+
+    fn check_sample(&self) -> Result<(), ParamError> {
+        let rows = self.validation_sample_rows;
+        check("validation_sample_rows", Some(rows), |n| n <= SAMPLE_ROWS_MAX, "0 to 4096")?;
+        if rows > 0 && self.validation_fraction == Some(0.0) {
+            let got = "validation_fraction 0".to_owned();
+            return Err(ParamError::Needs { field: "validation_sample_rows", needs: "validation rows", got });
+        }
+        Ok(())
     }
 
     fn check_time_budget(&self) -> Result<(), ParamError> {

@@ -87,13 +87,18 @@ async fn what_cannot_be_is_refused() {
     assert_eq!(unnamed.code(), Code::InvalidArgument);
 
     let mut models = server.models().await;
-    let narrow = pb::InspectModelRequest { model: newest("linear"), rows: Some(matrix(7, &[0.0; 7])) };
+    let narrow =
+        pb::InspectModelRequest { model: newest("linear"), rows: Some(matrix(7, &[0.0; 7])), ..Default::default() };
     let narrow = models.inspect_model(narrow).await.expect_err("7 of 8 columns");
     assert!(narrow.code() == Code::InvalidArgument && narrow.message().contains("expected 8"), "{narrow}");
-    let broken = pb::InspectModelRequest { model: newest("linear"), rows: Some(matrix(8, &[f32::NAN; 8])) };
+    let broken = pb::InspectModelRequest {
+        model: newest("linear"),
+        rows: Some(matrix(8, &[f32::NAN; 8])),
+        ..Default::default()
+    };
     let broken = models.inspect_model(broken).await.expect_err("NaN");
     assert!(broken.code() == Code::InvalidArgument && broken.message().contains("NaN"), "{broken}");
-    let nowhere = pb::InspectModelRequest { model: newest("nowhere"), rows: None };
+    let nowhere = pb::InspectModelRequest { model: newest("nowhere"), rows: None, ..Default::default() };
     assert_eq!(models.inspect_model(nowhere).await.expect_err("unknown").code(), Code::NotFound);
     server.stop().await;
 }
@@ -114,7 +119,11 @@ async fn a_singular_matrix_has_no_pseudo_inverse_but_can_be_looked_at() {
     for part in ["dead version 1", "layer 1", "2 of its 3"] {
         assert!(refused.message().contains(part), "{refused}");
     }
-    let looked = pb::InspectModelRequest { model: newest("dead"), rows: Some(matrix(8, &sample(50, 8, 1))) };
+    let looked = pb::InspectModelRequest {
+        model: newest("dead"),
+        rows: Some(matrix(8, &sample(50, 8, 1))),
+        ..Default::default()
+    };
     let seen = server.models().await.inspect_model(looked).await.expect("is looked at").into_inner();
     assert_eq!((seen.layers[0].rank, &seen.layers[0].dead_units[..]), (2, &[1][..]));
     let found = seen.comparison.expect("rows were sent");
@@ -132,7 +141,11 @@ async fn more_inspections_than_there_is_room_for_are_told_to_come_back() {
     let models = server.models().await;
     let inspect = || {
         let mut models = models.clone();
-        async move { models.inspect_model(pb::InspectModelRequest { model: newest("wide"), rows: None }).await }
+        async move {
+            models
+                .inspect_model(pb::InspectModelRequest { model: newest("wide"), rows: None, ..Default::default() })
+                .await
+        }
     };
     // The first of them takes longer than it takes all of them to come.
     let answers = join_all((0..16).map(|_| inspect())).await;

@@ -27,6 +27,7 @@ mod models;
 mod orthonormalise;
 mod report_page;
 mod same_bits;
+mod sample;
 mod score;
 mod server_files;
 mod serving;

@@ -47,7 +47,9 @@ async fn figures_come_first_and_are_those_of_the_version() {
         let got = error(&server, number, &rows).await;
         assert!((got - said).abs() < 1e-5 * said, "version {number}: {got}, said {said}");
     }
-    let seen = models.inspect_model(pb::InspectModelRequest { model: version("m", 2), rows: None }).await;
+    let seen = models
+        .inspect_model(pb::InspectModelRequest { model: version("m", 2), rows: None, ..Default::default() })
+        .await;
     assert!(seen.expect("looks").into_inner().layers[1].defect_largest < 1e-5);
     // The old scores are no more, the codes can still be made canonical.
     let mut client = server.autoencoder().await;

@@ -88,7 +88,7 @@ async fn inspect(
     rows: Option<&FirstRows>,
 ) -> Result<Result<pb::InspectModelResponse, String>, CliError> {
     let rows = rows.map(|rows| matrix(rows.columns, &rows.values));
-    let request = pb::InspectModelRequest { model: Some(model), rows };
+    let request = pb::InspectModelRequest { model: Some(model), rows, validation_sample: false };
     match context.models().await?.inspect_model(request).await {
         Ok(answer) => Ok(Ok(answer.into_inner())),
         // Of matrices that are too large to look into, the rest can still be told.

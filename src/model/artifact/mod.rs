@@ -13,6 +13,7 @@
 //! | `decoder.{l}.bias` | (`d_l`) | of the decoder layer that uses the transpose of `encoder.{l}.weight` |
 //! | `decoder.{l}.gain` | (`d_{l+1}`) | multiplies that layer's input; with `gain`, never on a linear code |
 //! | `normalisation.offset`, `normalisation.scale` | (`d_0`) | normalised = (x - offset) / scale; not with `none` |
+//! | `normalisation.fill` | (`d_0`) | what stands for a missing value, normalised; only with `"missing_values":true` in the specification |
 //! | `statistics.code_mean` | (`d_K`) | this one and those below only with `statistics` in the metadata |
 //! | `statistics.code_covariance` | (`d_K`, `d_K`) | |
 //! | `statistics.curvature` | (`d_0`) | |

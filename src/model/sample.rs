@@ -1,0 +1,121 @@
+//! Rows that training held out and a version keeps beside its model, where its maker asked for that: a file of its own.
+//!
+//! A safetensors file with one tensor, `rows` (n, `d_0`), F32, in the units of the input, NaN where a value is missing;
+//! `__metadata__` has the SHA-256 of its data as `sha256`.
+
+use std::collections::HashMap;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use sha2::{Digest, Sha256};
+
+use super::matrix::{Matrix, Values};
+
+/// Most rows of a sample.
+pub const SAMPLE_ROWS_MAX: u32 = 4096;
+/// And most bytes of their values.
+pub const SAMPLE_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of its file: the values, and room for a header.
+pub const SAMPLE_FILE_BYTES_MAX: u64 = SAMPLE_BYTES_MAX as u64 + 4096;
+
+const ROWS: &str = "rows";
+const SHA256: &str = "sha256";
+
+/// Why the file of a sample is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the validation sample is damaged: {0}")]
+pub struct SampleError(String);
+
+/// As many of `rows_max` rows as a sample has room for, at `features` numbers each.
+pub fn affordable(rows_max: u32, features: usize) -> usize {
+    (rows_max.min(SAMPLE_ROWS_MAX) as usize).min(SAMPLE_BYTES_MAX / (4 * features))
+}
+
+/// The file of rows (row-major).
+///
+/// # Panics
+/// If they are not whole rows.
+pub fn to_bytes(rows: &[f32], features: usize) -> Vec<u8> {
+    assert!(rows.len().is_multiple_of(features), "whole rows");
+    let data: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let metadata = HashMap::from([(SHA256.to_owned(), checksum(&data))]);
+    let view =
+        TensorView::new(Dtype::F32, vec![rows.len() / features, features], &data).expect("as many bytes as that");
+    safetensors::serialize([(ROWS, view)], Some(metadata)).expect("one tensor")
+}
+
+/// The rows of a file, as wide as the model's input.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn from_bytes(bytes: &[u8], features: usize) -> Result<Matrix, SampleError> {
+    let refused = |reason: String| SampleError(reason);
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| refused(error.to_string()))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| refused(error.to_string()))?;
+    let rows = file.tensor(ROWS).map_err(|error| refused(error.to_string()))?;
+    let expected = header.metadata().as_ref().and_then(|metadata| metadata.get(SHA256));
+    if expected.is_none_or(|expected| *expected != checksum(rows.data())) {
+        return Err(refused("its checksum is not that of its rows".to_owned()));
+    }
+    let (dtype, shape) = (rows.dtype(), rows.shape());
+    let count = match *shape {
+        [count, columns] if dtype == Dtype::F32 && columns == features => u32::try_from(count).unwrap_or(0),
+        _ => {
+            return Err(refused(format!(
+                "its rows are {dtype:?} of shape {shape:?}, expected F32 of {features} columns"
+            )));
+        }
+    };
+    let values = Values::Float32Le(rows.data().to_vec().into());
+    Matrix::new(count, features as u32, values).map_err(|error| refused(error.to_string()))
+}
+
+fn checksum(data: &[u8]) -> String {
+    use std::fmt::Write;
+    Sha256::digest(data).iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn rows_come_back_and_other_widths_are_refused() {
+        let rows = [1.0, f32::NAN, 3.0, -4.0, 0.0, 6.5];
+        let bytes = to_bytes(&rows, 3);
+        let read = from_bytes(&bytes, 3).expect("valid");
+        assert_eq!((read.rows(), read.columns()), (2, 3));
+        let Values::Float32Le(values) = read.values() else { panic!("little-endian bytes") };
+        let expected: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(values[..], expected[..]);
+        let error = from_bytes(&bytes, 2).expect_err("refused").to_string();
+        assert!(error.contains("of shape [2, 3]") && error.contains("2 columns"), "{error}");
+    }
+
+    #[test]
+    fn a_sample_is_bounded_by_rows_and_by_bytes() {
+        assert_eq!(affordable(100, 784), 100);
+        assert_eq!(affordable(u32::MAX, 10), 4096);
+        assert_eq!(affordable(4096, 65_536), 64);
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_found(at in 0_usize..200, bit in 0_u8..8, cut in 0_usize..200) {
+            let bytes = to_bytes(&(0..12).map(|i| i as f32).collect::<Vec<_>>(), 4);
+            let mut flipped = bytes.clone();
+            let at = at % bytes.len();
+            flipped[at] ^= 1 << bit;
+            // The name of the checksum's key, and white space, are no damage that matters.
+            if let Ok(read) = from_bytes(&flipped, 4) {
+                prop_assert_eq!(read, from_bytes(&bytes, 4).expect("valid"));
+            }
+            prop_assert!(from_bytes(&bytes[..cut.min(bytes.len() - 1)], 4).is_err());
+        }
+    }
+}
