@@ -7,7 +7,8 @@ use crate::support::process::ServerProcess;
 use crate::support::{import, sample, temporary_store};
 
 const FEATURES: usize = 64;
-const SECTIONS: [&str; 7] = ["model", "training", "orthonormality", "matrices", "figures", "errors", "examples"];
+const SECTIONS: [&str; 9] =
+    ["model", "training", "orthonormality", "matrices", "figures", "errors", "code-length", "scores", "examples"];
 const PAGE_BYTES_MAX: usize = 2_000_000;
 
 /// Rows with names that are no markup, unless they are taken for it.
@@ -55,7 +56,7 @@ fn a_page_tells_of_training_matrices_and_rows() {
     for text in ["tiny version 1", "64-12-4", "PCA with 4 components", "matrix 2", "Singular values of matrix 2"] {
         assert!(plain.contains(text), "{text}");
     }
-    assert_eq!(plain.matches("halfhitch report tiny rows.npy").count(), 3, "what rows would add is told");
+    assert_eq!(plain.matches("halfhitch report tiny rows.npy").count(), 5, "what rows would add is told");
 
     // In the place of the page before. Rows of 64 numbers are images of 8 x 8 pixels.
     succeeds(&server, folder.path(), &["report", "tiny@1", "rows.csv", "-o", "page.html"]);
@@ -65,7 +66,12 @@ fn a_page_tells_of_training_matrices_and_rows() {
     }
     // Six of three kinds, each above its reconstruction.
     assert_eq!(with_rows.matches("data:image/png;base64,").count(), 36);
-    assert!(!with_rows.contains("class=\"missing\""), "everything is told");
+    assert_eq!(
+        with_rows.matches("class=\"missing\"").count(),
+        1,
+        "everything is told, but for what short codes would do"
+    );
+    assert!(with_rows.contains("halfhitch models canonicalise tiny@1"));
 
     let features = ["report", "tiny", "rows.csv", "--image", "none", "-o", "features.html"];
     succeeds(&server, folder.path(), &features);
@@ -81,6 +87,73 @@ fn a_page_tells_of_training_matrices_and_rows() {
     assert_eq!(told["page_bytes"], with_rows.len());
 }
 
+/// The number between two texts.
+#[track_caller]
+fn figure(page: &str, before: &str, after: &str) -> f64 {
+    let (_, rest) = page.split_once(before).expect(before);
+    let text = rest.split(after).next().unwrap_or_default();
+    text.parse().unwrap_or_else(|_| panic!("{text:?} after {before:?}"))
+}
+
+/// Figures on a page have four digits.
+#[track_caller]
+fn check_near(got: f64, expected: f64) {
+    assert!((got - expected).abs() <= 1e-3 * expected.abs(), "{got}, expected {expected}");
+}
+
+#[test]
+fn short_codes_and_scores_are_those_of_the_other_commands() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    named_csv(&folder.path().join("training.csv"), 1500);
+    let mut rows = sample(120, FEATURES, 9);
+    rows[7] += 50.0;
+    csv(&folder.path().join("rows.csv"), FEATURES, &rows);
+    let run_all = |lines: &[&str]| {
+        for line in lines {
+            succeeds(&server, folder.path(), &line.split(' ').collect::<Vec<_>>());
+        }
+    };
+    run_all(&[
+        "train tiny training.csv --hidden 12 --code 4 --epochs 5",
+        "models canonicalise tiny",
+        "report tiny rows.csv -o page.html",
+        "encode tiny rows.csv --code-length 2 -o codes.npy",
+        "decode tiny@2 codes.npy -o back.csv",
+        "reconstruct tiny@2 rows.csv -o whole.csv",
+    ]);
+    let page = page(folder.path(), "page.html");
+    assert!(!page.contains("class=\"missing\""), "everything is told");
+
+    // The two ends of the figure, from what the other commands write.
+    let error = |name: &str| {
+        let text = std::fs::read_to_string(folder.path().join(name)).expect("written");
+        let back = text.lines().flat_map(|line| line.split(',')).map(|value| value.parse::<f64>().expect("a number"));
+        rows.iter().zip(back).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum::<f64>() / 120.0
+    };
+    let (half, whole) = (error("back.csv"), error("whole.csv"));
+    assert!(half > 1.01 * whole, "{half} {whole}: there is nothing to tell apart");
+    check_near(figure(&page, "With 2 of 4 it is ", ","), half);
+    check_near(figure(&page, "with all of them ", ".<"), whole);
+    assert!(page.contains("<title>Squared error by code length</title>") && page.contains("in the units of the input"));
+
+    // 100 rows were held out: they tell rates from 1 / 101.
+    assert!(page.contains("<title>Distribution of the scores</title>") && page.contains("no rate below 0.009901"));
+    for rate in ["0.05", "0.01"] {
+        let score = ["--json", "score", "tiny", "rows.csv", "--false-alarm-rate", rate, "-o", "scores.csv"];
+        let told = run(&server, folder.path(), &score).stderr;
+        let told: serde_json::Value = serde_json::from_slice(&told).expect("JSON");
+        let line = format!("<tr><th scope=\"row\">{rate}</th><td>");
+        check_near(figure(&page, &line, "<"), told["threshold"].as_f64().expect("a threshold"));
+        let (_, rest) = page.split_once(&line).expect("a line");
+        let alarms = told["alarms"].as_u64().expect("a count");
+        assert!(alarms > 0, "one row is broken");
+        assert_eq!(rest.split("<td>").nth(1), Some(&*format!("{alarms}</td>")), "rate {rate}");
+        assert!(page.contains(&format!("false-alarm rate {rate}: above ")), "a line at each threshold");
+    }
+    assert!(!page.contains("<th scope=\"row\">0.001</th>"));
+}
+
 #[tokio::test]
 async fn a_version_without_a_training_report_has_a_page() {
     let (store, folder) = (temporary_store(), temporary_store());
@@ -90,6 +163,7 @@ async fn a_version_without_a_training_report_has_a_page() {
     succeeds(&server, folder.path(), &["report", "foreign", "one.csv", "--image", "4x16", "-o", "page.html"]);
     let page = page(folder.path(), "page.html");
     assert!(page.contains("has no training report") && page.contains("4 × 16"));
+    assert!(page.contains("did not score these rows: foreign version 1 has no statistics"));
 }
 
 #[test]

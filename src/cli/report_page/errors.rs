@@ -16,8 +16,7 @@ pub(super) fn distribution(measured: &Measured) -> Result<Markup, CliError> {
     let mut sorted: Vec<f64> = measured.errors.iter().map(|error| f64::from(*error)).collect();
     sorted.sort_by(f64::total_cmp);
     let (median, q95, q99) = (quantile(&sorted, 0.5), quantile(&sorted, 0.95), quantile(&sorted, 0.99));
-    let end = quantile(&sorted, 1.0).min(END_BY_QUANTILE * q99);
-    let beyond = sorted.iter().filter(|error| **error > end).count();
+    let end = axis_end(&sorted);
     let chart = Chart {
         title: "Distribution of the squared reconstruction errors".to_owned(),
         x: "squared error",
@@ -33,18 +32,30 @@ pub(super) fn distribution(measured: &Measured) -> Result<Markup, CliError> {
     chart.figure(&html! {
         "Squared errors of " (measured.described()) ", in the normalised space; half of them are at most " (number(median))
         ", the greatest is " (number(quantile(&sorted, 1.0))) "."
-        @if beyond > 0 { " The last bar also holds the " (beyond) " rows beyond the end of the axis." }
+        (beyond_the_axis(&sorted, end))
     })
 }
 
+/// Where the axis of a histogram ends.
+pub(super) fn axis_end(sorted: &[f64]) -> f64 {
+    quantile(sorted, 1.0).min(END_BY_QUANTILE * quantile(sorted, 0.99))
+}
+
+/// What a caption says of values that the axis leaves out.
+pub(super) fn beyond_the_axis(sorted: &[f64], end: f64) -> Markup {
+    let beyond = sorted.iter().filter(|value| **value > end).count();
+    let rows = if beyond == 1 { "row" } else { "rows" };
+    html! { @if beyond > 0 { " The last bar also holds the " (beyond) " " (rows) " beyond the end of the axis." } }
+}
+
 /// The least value that at least this share of all are not above (nearest rank); of nothing 0.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
 }
 
 /// Bars of the same width from the least value to `end`; the last one also counts what lies beyond.
-fn histogram(sorted: &[f64], end: f64) -> Vec<Bar> {
+pub(super) fn histogram(sorted: &[f64], end: f64) -> Vec<Bar> {
     let Some(&start) = sorted.first() else { return Vec::new() };
     let count = ((2.0 * (sorted.len() as f64).sqrt()).ceil() as usize).min(BARS_MAX);
     let width = (end - start) / count as f64;

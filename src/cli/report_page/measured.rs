@@ -70,16 +70,19 @@ pub(super) async fn measure(
         };
         let answer = client.reconstruct(request).await?.into_inner();
         let (back, _) = numbers(answer.rows)?;
-        let expected = (block.len(), block.len() / columns);
-        let got = (back.len(), answer.squared_errors.len());
-        if got != expected {
-            return Err(CliError::Failed(format!(
-                "the server answered with {} numbers and {} errors, expected {} and {}",
-                got.0, got.1, expected.0, expected.1
-            )));
-        }
+        check_count(back.len(), block.len())?;
+        check_count(answer.squared_errors.len(), block.len() / columns)?;
         reconstructions.extend(back);
         errors.extend(answer.squared_errors);
     }
     Ok(Measured { source, is_all, columns, rows: values, reconstructions, errors })
+}
+
+/// # Errors
+/// [`CliError::Failed`] if an answer is not as long as its question wants.
+pub(super) fn check_count(got: usize, expected: usize) -> Result<(), CliError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!("the server answered with {got} numbers, expected {expected}")))
 }

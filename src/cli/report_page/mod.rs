@@ -2,6 +2,7 @@
 
 mod about;
 mod chart;
+mod codes;
 mod errors;
 mod examples;
 mod figures;
@@ -10,6 +11,7 @@ mod matrices;
 mod measured;
 mod output;
 mod page;
+mod scores;
 mod training;
 
 use std::path::Path;
@@ -21,9 +23,11 @@ use super::client::{Context, matrix, model_ref};
 use super::reading::{self, FirstRows, ReadArgs};
 use super::{CliError, report};
 use crate::rpc::pb;
+use codes::ByLength;
 use image::ImageChoice;
 use measured::Measured;
 use output::Output;
+use scores::Scores;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -52,7 +56,17 @@ struct Facts {
     /// Or why the server does not look at matrices of this size.
     inspection: Result<pb::InspectModelResponse, String>,
     measured: Option<Measured>,
+    /// Of versions whose codes can be cut short.
+    by_length: Option<ByLength>,
+    /// Of the rows, or why there are none.
+    scores: Option<Result<Scores, String>>,
     image: Option<ImageChoice>,
+}
+
+impl Facts {
+    fn code_length(&self) -> usize {
+        self.version.spec.as_ref().and_then(|spec| spec.widths.last().copied()).unwrap_or_default() as usize
+    }
 }
 
 pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliError> {
@@ -71,11 +85,13 @@ pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliEr
     let exact =
         pb::ModelRef { name: version.name.clone(), selector: Some(pb::model_ref::Selector::Version(version.version)) };
     let inspection = inspect(context, exact.clone(), rows.as_ref()).await?;
-    let measured = match rows {
-        Some(rows) => Some(measured::measure(context, &exact, file_name(args.file.as_deref()), rows).await?),
-        None => None,
-    };
-    let facts = Facts { version, inspection, measured, image: args.image };
+    let mut facts = Facts { version, inspection, measured: None, by_length: None, scores: None, image: args.image };
+    if let Some(rows) = rows {
+        let measured = measured::measure(context, &exact, file_name(args.file.as_deref()), rows).await?;
+        facts.by_length = codes::measure(context, &exact, &measured, facts.code_length()).await?;
+        facts.scores = Some(scores::measure(context, &exact, &measured).await?);
+        facts.measured = Some(measured);
+    }
     let page = page::page(&facts)?;
     args.output.write(page.as_bytes())?;
     told(context, &args.output, &facts, page.len());

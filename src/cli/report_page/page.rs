@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::measured::Measured;
-use super::{Facts, about, chart, errors, examples, figures, matrices, training};
+use super::{Facts, about, chart, codes, errors, examples, figures, matrices, scores, training};
 use crate::cli::CliError;
 
 const STYLE: &str = include_str!("style.css");
@@ -35,6 +35,8 @@ pub(super) fn page(facts: &Facts) -> Result<String, CliError> {
                     (section("matrices", "Matrices", &matrices::matrices(&facts.inspection)?))
                     (section("figures", "Figures", &figures(facts)))
                     (section("errors", "Errors of the rows", &row_errors(facts)?))
+                    (section("code-length", "Error by code length", &by_code_length(facts)?))
+                    (section("scores", "How unusual the rows are", &row_scores(facts)?))
                     (section("examples", "Rows and their reconstructions", &row_examples(facts)?))
                 }
             }
@@ -52,7 +54,7 @@ fn trained(facts: &Facts) -> Result<Markup, CliError> {
     Ok(html! {
         (about::training(report))
         (training::losses(report)?)
-        (training::squared_errors(report, code_length(facts))?)
+        (training::squared_errors(report, facts.code_length())?)
     })
 }
 
@@ -67,11 +69,16 @@ fn figures(facts: &Facts) -> Markup {
             (Some(found), Some(measured)) => (figures::decoders(found, &measured.described())),
             _ => {
                 h3 { "Decoders" }
-                (no_rows(facts, "the error with the transpose, the pseudo-inverse and PCA"))
+                @match &facts.inspection {
+                    Err(reason) if facts.measured.is_some() => {
+                        p.missing { "The server did not compare decoders: " (reason) "." }
+                    }
+                    _ => (no_rows(facts, "the error with the transpose, the pseudo-inverse and PCA"))
+                }
             }
         }
         @match &facts.version.training_report {
-            Some(report) => (figures::evaluations(report, code_length(facts))),
+            Some(report) => (figures::evaluations(report, facts.code_length())),
             None => { h3 { "Held-out rows" } (no_report()) }
         }
         (figures::sizes(&facts.version))
@@ -81,6 +88,22 @@ fn figures(facts: &Facts) -> Markup {
 fn row_errors(facts: &Facts) -> Result<Markup, CliError> {
     let missing = || Ok(no_rows(facts, "how their errors are distributed"));
     facts.measured.as_ref().map_or_else(missing, errors::distribution)
+}
+
+fn by_code_length(facts: &Facts) -> Result<Markup, CliError> {
+    match (&facts.measured, &facts.by_length) {
+        (Some(measured), Some(found)) => codes::by_length(found, measured),
+        (Some(_), None) => Ok(codes::not_canonical(&facts.version)),
+        (None, _) => Ok(no_rows(facts, "how much the first numbers of their codes tell")),
+    }
+}
+
+fn row_scores(facts: &Facts) -> Result<Markup, CliError> {
+    match (&facts.measured, &facts.scores) {
+        (Some(measured), Some(Ok(found))) => scores::distribution(found, measured),
+        (_, Some(Err(reason))) => Ok(scores::none(reason)),
+        _ => Ok(no_rows(facts, "how their scores are distributed, and which would be alarms")),
+    }
 }
 
 fn row_examples(facts: &Facts) -> Result<Markup, CliError> {
@@ -99,21 +122,12 @@ fn no_report() -> Markup {
     }
 }
 
-/// Rows were not named, or the server could not compare decoders on them.
+/// Rows were not named.
 fn no_rows(facts: &Facts, what: &str) -> Markup {
     let command = format!("halfhitch report {} rows.npy -o report.html", facts.version.name);
     html! {
-        p.missing {
-            @match &facts.inspection {
-                Err(reason) if facts.measured.is_some() => { "The server did not compare decoders: " (reason) "." }
-                _ => { "Name a file of rows to see " (what) ": " code { (command) } "." }
-            }
-        }
+        p.missing { "Name a file of rows to see " (what) ": " code { (command) } "." }
     }
-}
-
-fn code_length(facts: &Facts) -> usize {
-    facts.version.spec.as_ref().and_then(|spec| spec.widths.last().copied()).unwrap_or_default() as usize
 }
 
 #[cfg(test)]
@@ -123,17 +137,28 @@ mod tests {
 
     fn facts() -> Facts {
         let version = pb::ModelVersion { name: "x".to_owned(), version: 3, ..Default::default() };
-        Facts { version, inspection: Ok(pb::InspectModelResponse::default()), measured: None, image: None }
+        let inspection = Ok(pb::InspectModelResponse::default());
+        Facts { version, inspection, measured: None, by_length: None, scores: None, image: None }
     }
 
     #[test]
     fn a_bare_version_is_a_page_that_says_what_is_missing() {
         let page = page(&facts()).expect("a page");
         assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<title>x version 3</title>"), "{page}");
-        for id in ["model", "training", "orthonormality", "matrices", "figures", "errors", "examples"] {
+        for id in [
+            "model",
+            "training",
+            "orthonormality",
+            "matrices",
+            "figures",
+            "errors",
+            "code-length",
+            "scores",
+            "examples",
+        ] {
             assert!(page.contains(&format!("<section id=\"{id}\">")), "{id}");
         }
-        assert_eq!(page.matches("halfhitch report x rows.npy").count(), 3);
+        assert_eq!(page.matches("halfhitch report x rows.npy").count(), 5);
         assert_eq!(page.matches("has no training report").count(), 3);
     }
 
@@ -146,8 +171,11 @@ mod tests {
             errors: vec![2.0],
             ..Measured::default()
         };
-        let facts = Facts { inspection: Err("too large".to_owned()), measured: Some(measured), ..facts() };
+        let scores = Some(Err("<none>".to_owned()));
+        let facts = Facts { inspection: Err("too large".to_owned()), measured: Some(measured), scores, ..facts() };
         let page = page(&facts).expect("a page");
+        assert!(page.contains("halfhitch models canonicalise x@3") && page.contains("score these rows: &lt;none&gt;."));
+        assert!(!page.contains("Name a file of rows"), "{page}");
         assert!(page.contains("did not compare decoders: too large.") && page.contains("Distribution of the squared"));
     }
 

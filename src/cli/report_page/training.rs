@@ -84,7 +84,7 @@ fn by_epoch(report: &pb::TrainingReport, value: impl Fn(&pb::EpochLosses) -> Opt
 }
 
 /// Decades, where values are positive and far apart.
-fn fitting_scale(series: &[Series]) -> Scale {
+pub(super) fn fitting_scale(series: &[Series]) -> Scale {
     let values = || series.iter().flat_map(|series| &series.points).map(|(_, y)| *y);
     let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
     if least > 0.0 && most / least >= LOGARITHMIC_FROM_RATIO { Scale::Decades } else { Scale::Linear }

@@ -1,0 +1,155 @@
+//! How much of a row the first numbers of its code tell: the error when the others are cut off, through `Encode` and `Decode`.
+
+use maud::{Markup, html};
+use tonic::Code;
+
+use super::chart::{Chart, Level, Series};
+use super::figures::number;
+use super::measured::{Measured, check_count};
+use super::training::fitting_scale;
+use crate::cli::CliError;
+use crate::cli::client::{Context, matrix, numbers};
+use crate::cli::data::chunk_rows;
+use crate::rpc::pb;
+
+/// Up to here each length is measured; beyond, each is a third longer than the one before.
+const EACH_LENGTH_MAX: usize = 16;
+
+/// Errors by length, where codes can be cut short.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ByLength {
+    /// How many numbers of each code were kept, and the squared error a row: in the units of the input, since `Decode`
+    /// answers in them. The shortest first; the last is the whole code.
+    points: Vec<(usize, f64)>,
+}
+
+/// Measures; `None` where the codes are not canonical.
+///
+/// # Errors
+/// What the server says, or that its answer is not as long as the question.
+pub(super) async fn measure(
+    context: &Context,
+    model: &pb::ModelRef,
+    measured: &Measured,
+    code_length: usize,
+) -> Result<Option<ByLength>, CliError> {
+    let mut client = context.autoencoder().await?;
+    let columns = measured.columns;
+    // Codes may be longer than rows.
+    let blocks: Vec<&[f32]> = measured.rows.chunks(chunk_rows(columns.max(code_length)) * columns).collect();
+    let mut codes = Vec::new();
+    for block in &blocks {
+        // The whole length, named: refused where codes cannot be cut. Shorter ones begin the same, so that this asks once.
+        let request = pb::EncodeRequest {
+            model: Some(model.clone()),
+            rows: Some(matrix(columns, block)),
+            code_length: code_length as u32,
+        };
+        let answer = match client.encode(request).await {
+            Err(status) if status.code() == Code::FailedPrecondition => return Ok(None),
+            answer => answer?.into_inner(),
+        };
+        let (block_codes, _) = numbers(answer.codes)?;
+        check_count(block_codes.len(), block.len() / columns * code_length)?;
+        codes.push(block_codes);
+    }
+    let mut points = Vec::new();
+    for length in lengths(code_length) {
+        let mut sum = 0.0;
+        for (block, codes) in blocks.iter().zip(&codes) {
+            let short: Vec<f32> = codes.chunks(code_length).flat_map(|code| &code[..length]).copied().collect();
+            let request = pb::DecodeRequest {
+                model: Some(model.clone()),
+                codes: Some(matrix(length, &short)),
+                ..pb::DecodeRequest::default()
+            };
+            let (back, _) = numbers(client.decode(request).await?.into_inner().rows)?;
+            check_count(back.len(), block.len())?;
+            sum += squared_error(block, &back);
+        }
+        points.push((length, sum / measured.row_count() as f64));
+    }
+    Ok(Some(ByLength { points }))
+}
+
+/// All of a short code; of a long one fewer, with both ends.
+fn lengths(code_length: usize) -> Vec<usize> {
+    let longer = |length: &usize| Some(if *length < EACH_LENGTH_MAX { length + 1 } else { length + length / 3 });
+    let shorter = std::iter::successors(Some(1), longer).take_while(|length| *length < code_length);
+    shorter.chain([code_length]).collect()
+}
+
+/// The sum over all numbers, but for those that are missing.
+fn squared_error(rows: &[f32], back: &[f32]) -> f64 {
+    let pairs = rows.iter().zip(back).filter(|(x, _)| !x.is_nan());
+    pairs.map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum()
+}
+
+/// The curve, beside the error of the whole code.
+pub(super) fn by_length(found: &ByLength, measured: &Measured) -> Result<Markup, CliError> {
+    let Some(&(code_length, whole)) = found.points.last() else { return Ok(html! {}) };
+    let points = found.points.iter().map(|(length, error)| (*length as f64, *error)).collect();
+    let series = vec![Series { name: "the first numbers of each code".to_owned(), points }];
+    let half = found.points.iter().find(|(length, _)| 2 * length >= code_length).filter(|_| code_length > 1);
+    let chart = Chart {
+        title: "Squared error by code length".to_owned(),
+        x: "numbers of the code that are kept",
+        y: "squared error a row",
+        scale: fitting_scale(&series),
+        series,
+        levels: vec![Level { name: format!("the whole code, {code_length} numbers"), at: whole }],
+        ..Chart::default()
+    };
+    chart.figure(&html! {
+        "Squared error of " (measured.described()) " when only the first numbers of each code are kept, the others counting as "
+        "average: the sum over features, the mean over rows, in the units of the input. "
+        @if let Some((length, error)) = half { "With " (length) " of " (code_length) " it is " (number(*error)) ", with" }
+        @else { "With" }
+        " all of them " (number(whole)) "."
+    })
+}
+
+/// What stands there where codes cannot be cut.
+pub(super) fn not_canonical(version: &pb::ModelVersion) -> Markup {
+    let command = format!("halfhitch models canonicalise {}@{}", version.name, version.version);
+    html! {
+        p.missing {
+            "The codes of this version are not canonical: their first numbers are not the best few. Where its code is linear, "
+            code { (command) } " makes a version whose codes can be cut short."
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_all_and_then_thinned_and_have_both_ends() {
+        assert_eq!(lengths(1), [1]);
+        assert_eq!(lengths(4), [1, 2, 3, 4]);
+        assert_eq!(lengths(16), (1..=16).collect::<Vec<_>>());
+        assert_eq!(lengths(32)[15..], [16, 21, 28, 32]);
+        let longest = lengths(1024);
+        assert!(longest.len() <= 32 && longest.is_sorted_by(|a, b| a < b) && longest.ends_with(&[1024]), "{longest:?}");
+    }
+
+    #[test]
+    fn missing_values_have_no_error() {
+        assert_eq!(squared_error(&[1.0, f32::NAN, 3.0], &[2.0, 5.0, 5.0]), 5.0);
+    }
+
+    #[test]
+    fn the_curve_has_a_point_a_length_and_says_its_units() {
+        let found = ByLength { points: vec![(1, 8.0), (2, 4.0), (3, 2.5)] };
+        let measured = Measured { source: "<x>".to_owned(), errors: vec![1.0], ..Measured::default() };
+        let text = by_length(&found, &measured).expect("draws").into_string();
+        for part in ["With 2 of 3 it is 4.000, with all of them 2.500.", "units of the input", "&lt;x&gt;", "3 numbers"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert_eq!(text.matches("<circle").count(), 3, "{text}");
+        let single = by_length(&ByLength { points: vec![(1, 2.0)] }, &measured).expect("draws").into_string();
+        assert!(single.contains("With all of them 2.000."), "{single}");
+    }
+}
