@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/halfhitch/v1/job.proto",
         "proto/halfhitch/v1/matrix.proto",
         "proto/halfhitch/v1/model.proto",
+        "proto/inference/grpc_service.proto",
     ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
@@ -14,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // `Bytes` share the receive buffer: the only copy is the one into the batch.
         .bytes(".halfhitch.v1")
+        .bytes(".inference")
         .compile_fds(descriptors)?;
     Ok(())
 }

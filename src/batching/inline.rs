@@ -1,10 +1,12 @@
 //! Tiny questions are answered where they are asked: to hand one to a thread and back takes longer than to compute it.
 
+use std::time::{Duration, Instant};
+
+use super::BatchError;
 use super::queue::Queue;
 use super::reply::Assembly;
-use super::request::Question;
+use super::request::{Answer, Question, Timing};
 use super::worker::of_model;
-use super::{BatchError, Output};
 use crate::executor::catch;
 use crate::numeric::{Lanes, Spare};
 
@@ -17,23 +19,25 @@ pub(super) fn is_tiny(question: &Question) -> bool {
 }
 
 /// The answer, with the bits that it would have from any batch.
-pub(super) fn answer(queue: &Queue, question: &Question) -> Result<Output, BatchError> {
+pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
     if queue.is_closed() {
         return Err(BatchError::ShuttingDown);
     }
-    let rows = question.rows.rows();
+    let (rows, started) = (question.rows.rows(), Instant::now());
     let computed = catch(|| {
         let mut batch = Lanes::zeros(rows, question.rows.columns());
         question.rows.load_into(0..rows, &mut batch, 0);
         of_model(&question.model, question.operation, &batch, &mut Spare::default())
     });
     let computed = computed.map_err(|_| BatchError::WorkerLost)?;
+    let timing = Timing { waited: Duration::ZERO, computed: started.elapsed() };
     queue.count(rows);
+    question.model.usage().batch(question.operation as usize, rows);
     if !computed.is_finite()
         && let Some(row) = computed.first_not_finite(0..rows)
     {
         return Err(BatchError::ResultNotFinite { row });
     }
     let whole = Assembly::new(rows, question.rows.values()).add(0..rows, &computed, 0);
-    whole.unwrap_or(Err(BatchError::WorkerLost))
+    whole.unwrap_or(Err(BatchError::WorkerLost)).map(|output| (output, timing))
 }

@@ -28,8 +28,9 @@ use crate::executor::{Floor, ServingThreads};
 use crate::model::Matrix;
 use crate::numeric::LANES;
 use crate::registry::LoadedModel;
+use crate::registry::usage::KINDS;
 use queue::{Admitted, Queue};
-use request::{Key, Question};
+use request::{Answer, Key, Question};
 use sync::atomic::{AtomicU64, Ordering};
 use sync::{Mutex, MutexGuard};
 use worker::Compute;
@@ -54,6 +55,9 @@ pub enum Operation {
     /// Rows with missing values to whole ones, for models that take such.
     Impute,
 }
+
+/// Each kind has counters of its own.
+const _: () = assert!((Operation::Impute as usize) < KINDS, "a kind for each operation");
 
 impl Operation {
     /// Whether it decodes with [`LoadedModel::inverse`], which must be there.
@@ -195,10 +199,21 @@ impl Batcher {
         deadline: Option<Instant>,
         urgency: Urgency,
     ) -> Result<Output, BatchError> {
+        let (asked, of) = (Instant::now(), Arc::clone(&model));
         let outcome = self.ask(Question { model, operation, rows, deadline, urgency }).await;
-        let count = if outcome.is_ok() { &self.inner.answered } else { &self.inner.refused };
-        count.fetch_add(1, Ordering::Relaxed);
-        outcome
+        let (usage, kind, time) = (of.usage(), operation as usize, asked.elapsed());
+        match outcome {
+            Ok((output, timing)) => {
+                self.inner.answered.fetch_add(1, Ordering::Relaxed);
+                usage.answered(kind, time, timing.waited, timing.computed);
+                Ok(output)
+            }
+            Err(error) => {
+                self.inner.refused.fetch_add(1, Ordering::Relaxed);
+                usage.failed(kind, time);
+                Err(error)
+            }
+        }
     }
 
     /// Whether so much waits that [`Batcher::refuse_early`] may have something to say.
@@ -219,7 +234,7 @@ impl Batcher {
         Some(refusal)
     }
 
-    async fn ask(&self, question: Question) -> Result<Output, BatchError> {
+    async fn ask(&self, question: Question) -> Answer {
         let (deadline, now) = (question.deadline, Instant::now());
         question.check(now)?;
         let queue = &*self.inner.queue;

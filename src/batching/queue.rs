@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 
 use super::load::{Load, Loads, Paces, Returns, Size, has_room};
 use super::policy::{Lines, Piece, Turn, Urgency};
-use super::request::{Key, Question, Request};
+use super::request::{Answer, Key, Question, Request};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
-use super::{BatchError, BatchingConfig, Output, lock};
+use super::{BatchError, BatchingConfig, lock};
 
 /// A request is refused for its deadline if this many times the predicted wait would come too late. What is predicted is the
 /// wait for a thread that computes; before it the request is received, after it the answer is sent, by threads that may want
@@ -56,7 +56,7 @@ pub(super) enum Wait {
 pub(super) struct Admitted {
     pub(super) key: Key,
     pub(super) ticket: u64,
-    pub(super) answer: oneshot::Receiver<Result<Output, BatchError>>,
+    pub(super) answer: oneshot::Receiver<Answer>,
 }
 
 impl Queue {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -111,6 +111,18 @@ fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {
     deadline.is_some_and(|deadline| deadline <= now)
 }
 
+/// What became of a question that was answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timing {
+    /// Until its first batch began.
+    pub(super) waited: Duration,
+    /// Of the batches that it was in.
+    pub(super) computed: Duration,
+}
+
+/// An answer, and how long it took.
+pub(super) type Answer = Result<(Output, Timing), BatchError>;
+
 /// A question that was accepted.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -119,22 +131,23 @@ pub(super) struct Request {
     /// Found out by the first thread that needs it.
     checked: OnceLock<Result<(), MatrixError>>,
     /// Taken by the answer. Locked for a moment only, also under the queue's lock.
-    sender: Mutex<Option<oneshot::Sender<Result<Output, BatchError>>>>,
+    sender: Mutex<Option<oneshot::Sender<Answer>>>,
     /// Locked while rows are copied; never under the queue's lock.
     assembly: Mutex<Assembly>,
+    accepted: Instant,
+    timing: Mutex<Option<Timing>>,
 }
 
 impl Request {
     /// A question that [`Question::check`] has let pass.
-    pub(super) fn new(
-        question: Question,
-        loads: [Arc<Load>; 2],
-    ) -> (Arc<Self>, oneshot::Receiver<Result<Output, BatchError>>) {
+    pub(super) fn new(question: Question, loads: [Arc<Load>; 2]) -> (Arc<Self>, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
         let request = Self {
             claim: Claim::new(loads, question.size()),
             checked: if question.is_small() { OnceLock::from(Ok(())) } else { OnceLock::new() },
             sender: Mutex::new(Some(sender)),
+            accepted: Instant::now(),
+            timing: Mutex::default(),
             assembly: Mutex::new(Assembly::new(question.rows.rows(), question.rows.values())),
             question,
         };
@@ -156,12 +169,14 @@ impl Request {
         self.checked.get_or_init(|| self.question.check_values()).clone()
     }
 
-    /// Adds computed rows (see [`Assembly::add`]) and answers if they were the last.
-    pub(super) fn add(&self, rows: Range<usize>, computed: &Computed, first: usize) {
+    /// Adds rows (see [`Assembly::add`]) of a batch that began at `started` and took `busy`, and answers if they were the last.
+    pub(super) fn add(&self, rows: Range<usize>, computed: &Computed, first: usize, started: Instant, busy: Duration) {
         if lock(&self.sender).is_none() {
             return; // Another piece has failed it.
         }
         self.claim.rows_done(rows.len());
+        let first_wait = started.saturating_duration_since(self.accepted);
+        lock(&self.timing).get_or_insert(Timing { waited: first_wait, computed: Duration::ZERO }).computed += busy;
         let whole = lock(&self.assembly).add(rows, computed, first);
         if let Some(answer) = whole {
             self.answer(answer);
@@ -174,7 +189,8 @@ impl Request {
         if let Some(sender) = sender {
             // Before the answer is out: whoever has it finds room for the next request.
             self.claim.release();
-            let _ = sender.send(answer);
+            let timing = lock(&self.timing).unwrap_or_default();
+            let _ = sender.send(answer.map(|output| (output, timing)));
         }
     }
 }

@@ -131,7 +131,9 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
 
     let computed = (compute.0)(&question.model, question.operation, &batch, spare);
     assert_eq!(computed.values.rows(), rows, "a result for every row of the batch");
+    let busy = started.elapsed();
     queue.count(rows);
+    question.model.usage().batch(question.operation as usize, rows);
 
     // Almost always all is well, and one quick look over the batch says so.
     let all_finite = computed.is_finite();
@@ -139,7 +141,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
         let Member { piece, first } = member;
         let bad_row = if all_finite { None } else { computed.first_not_finite(member.rows_of_batch()) };
         match bad_row {
-            None => piece.request.add(piece.rows.clone(), &computed, *first),
+            None => piece.request.add(piece.rows.clone(), &computed, *first, started, busy),
             Some(row) => queue.fail(piece, BatchError::ResultNotFinite { row: piece.rows.start + row - first }),
         }
     }

@@ -1,6 +1,6 @@
 //! Models in memory: (name, version) to `Arc<Model>`; loads once, evicts by bytes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use futures_util::future::{FutureExt, Shared};
 
 use self::residents::Residents;
+use self::usage::Usage;
 
 use crate::model::{Artifact, InverseError, ModelKey, ModelName, PseudoInverse, Scorer, Selector, Statistics};
 use crate::store::{ModelStore, StoreError};
@@ -16,6 +17,7 @@ use crate::store::{ModelStore, StoreError};
 mod residents;
 #[cfg(test)]
 mod tests;
+pub mod usage;
 
 /// Most versions that are being loaded, or wait for it, at once; callers of the same version count once.
 pub const LOADS_MAX: usize = 64;
@@ -31,13 +33,19 @@ pub struct LoadedModel {
     pub file_bytes: u64,
     inverse: OnceLock<Result<PseudoInverse, InverseError>>,
     scorer: Option<Scorer>,
+    usage: Arc<Usage>,
 }
 
 impl LoadedModel {
     /// A model that was read. Where the code is long, what scores its rows takes a core for a second.
     pub fn new(key: ModelKey, artifact: Artifact, file_bytes: u64) -> Self {
         let scorer = artifact.statistics.as_ref().and_then(Scorer::new);
-        Self { key, artifact, file_bytes, inverse: OnceLock::new(), scorer }
+        Self { key, artifact, file_bytes, inverse: OnceLock::new(), scorer, usage: Arc::default() }
+    }
+
+    /// What was asked of it.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
     }
 
     /// What scores rows, if the version has statistics.
@@ -93,6 +101,8 @@ struct Inner {
     residents: Residents<LoadedModel>,
     /// What is being loaded: callers of the same version wait for the same load.
     loading: Mutex<HashMap<ModelKey, Loading>>,
+    /// Of every version that was ever loaded and is not deleted.
+    usages: Mutex<BTreeMap<ModelKey, Arc<Usage>>>,
     /// Held while a file is read and decoded: one at a time, so that memory holds one file beside the models.
     one_at_a_time: Mutex<()>,
     /// Held while pseudo-inverses are made: some take a core for seconds.
@@ -116,6 +126,7 @@ impl Registry {
                 store,
                 residents,
                 loading: Mutex::default(),
+                usages: Mutex::default(),
                 one_at_a_time: Mutex::default(),
                 one_inverse_at_a_time: Arc::default(),
             }),
@@ -195,6 +206,19 @@ impl Registry {
     /// Forgets a deleted version (those that still serve it keep it alive).
     pub fn forget(&self, key: &ModelKey) {
         self.inner.residents.remove(key);
+        if !self.inner.exists(key) {
+            self.inner.lock_usages().remove(key);
+        }
+    }
+
+    /// Lets the memory of a version go: the next question loads it again.
+    pub fn unload(&self, key: &ModelKey) {
+        self.inner.residents.remove(key);
+    }
+
+    /// What was asked of every version that was loaded since the start and is not deleted, by name and version.
+    pub fn usages(&self) -> Vec<(ModelKey, Arc<Usage>)> {
+        self.inner.lock_usages().iter().map(|(key, usage)| (key.clone(), Arc::clone(usage))).collect()
     }
 
     /// Forgets every version that the store no longer has: for after a refresh that changed something.
@@ -215,6 +239,10 @@ impl Registry {
 impl Inner {
     fn lock_loading(&self) -> MutexGuard<'_, HashMap<ModelKey, Loading>> {
         self.loading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_usages(&self) -> MutexGuard<'_, BTreeMap<ModelKey, Arc<Usage>>> {
+        self.usages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn exists(&self, key: &ModelKey) -> bool {
@@ -242,7 +270,8 @@ impl Inner {
             let bytes = self.store.read(key)?;
             let artifact =
                 Artifact::from_bytes(&bytes).map_err(|reason| StoreError::Damaged { key: key.clone(), reason })?;
-            Arc::new(LoadedModel::new(key.clone(), artifact, bytes.len() as u64))
+            let usage = Arc::clone(self.lock_usages().entry(key.clone()).or_default());
+            Arc::new(LoadedModel { usage, ..LoadedModel::new(key.clone(), artifact, bytes.len() as u64) })
         };
         self.keep(&model);
         Ok(model)

@@ -6,6 +6,7 @@ pub mod convert;
 pub mod deadline;
 mod early;
 mod incremental;
+pub mod inference;
 pub mod jobs;
 pub mod limits;
 pub mod models;

@@ -7,8 +7,13 @@ use tonic_health::pb::health_server::{Health as HealthApi, HealthServer};
 use tonic_health::server::{HealthReporter, health_reporter};
 
 /// Names under which a prober may ask: the server as a whole, and each service.
-const NAMES: [&str; 4] =
-    ["", "halfhitch.v1.AutoencoderService", "halfhitch.v1.ModelService", "halfhitch.v1.JobService"];
+const NAMES: [&str; 5] = [
+    "",
+    "halfhitch.v1.AutoencoderService",
+    "halfhitch.v1.ModelService",
+    "halfhitch.v1.JobService",
+    "inference.GRPCInferenceService",
+];
 
 /// Whether this server wants requests.
 #[derive(Clone, Debug)]

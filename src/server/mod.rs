@@ -166,6 +166,11 @@ impl Opened {
             .add_service(
                 pb::model_service_server::ModelServiceServer::new(api.clone()).max_decoding_message_size(bytes_max),
             )
+            .add_service(
+                pb::inference::grpc_inference_service_server::GrpcInferenceServiceServer::new(api.clone())
+                    .max_decoding_message_size(bytes_max)
+                    .max_encoding_message_size(usize::MAX),
+            )
             .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max));
         let serving = tokio::spawn(connections::serve(listener, transport, routes, stopping));
         tokio::pin!(serving);

@@ -92,6 +92,9 @@ pub enum ServiceError {
         "{0} has no statistics to score by: train it again, with validation rows held out and a code of at most 1024 numbers"
     )]
     NoStatistics(ModelKey),
+    /// A name that no model can have, in the words of the Open Inference Protocol.
+    #[error("{0}")]
+    UnknownToProtocol(String),
     /// Filling in what is missing.
     #[error("{key} does not take missing values: train it with `missing_values` (`halfhitch train --missing-values`)")]
     NoMissingValues {
@@ -182,6 +185,7 @@ impl ServiceError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Invalid { .. } | Self::VersionRequired { .. } | Self::Artifact(_) => Kind::Invalid,
+            Self::UnknownToProtocol(_) => Kind::NotFound,
             Self::FileTooLarge { .. } | Self::InspectionsFull { .. } => Kind::Exhausted,
             Self::Batch(error) => batch_kind(error),
             Self::Store(error) => store_kind(error),

@@ -30,6 +30,7 @@ pub use crate::model::{
 pub use crate::numeric::Activation;
 use crate::registry::LoadedModel;
 pub use crate::registry::Registry;
+pub use crate::registry::usage::{Counts, Usage};
 pub use crate::store::{ModelEntry, StoreError};
 pub use crate::training::{
     Base, Initialisation, OptimiserKind, OptimiserSpec, ParamError, Regularisation, Schedule, TrainSpec,

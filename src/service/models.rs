@@ -9,6 +9,7 @@ use crate::model::{
     Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelSpec, Selector, TrainingReport, Version, canonicalise,
     mean_squared_error, orthonormalise_code,
 };
+use crate::registry::usage::Usage;
 use crate::store::{ModelEntry, ModelStore, StoreError};
 
 /// One version, described without its tensors.
@@ -39,6 +40,31 @@ impl Service {
     /// One model.
     pub fn model(&self, name: &ModelName) -> Result<ModelEntry, ServiceError> {
         Ok(self.registry.store().entry(name).ok_or_else(|| StoreError::UnknownModel(name.to_string()))?)
+    }
+
+    /// Which version is meant.
+    pub fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, ServiceError> {
+        Ok(self.registry.resolve(name, selector)?)
+    }
+
+    /// Has the newest version of a model in memory.
+    pub async fn warm(&self, name: &ModelName) -> Result<(), ServiceError> {
+        let key = self.registry.resolve(name, &Selector::Latest)?;
+        self.loaded(&key).await?;
+        Ok(())
+    }
+
+    /// Lets the memory of all versions of a model go.
+    pub fn unload(&self, name: &ModelName) -> Result<(), ServiceError> {
+        for version in self.model(name)?.versions.into_keys() {
+            self.registry.unload(&ModelKey { name: name.clone(), version });
+        }
+        Ok(())
+    }
+
+    /// What was asked of each version that was loaded since the start, by name and version.
+    pub fn usages(&self) -> Vec<(ModelKey, Arc<Usage>)> {
+        self.registry.usages()
     }
 
     /// Describes the version that is meant, from its file's header.

@@ -19,6 +19,7 @@ mod errors;
 mod golden;
 mod impute;
 mod incremental;
+mod inference;
 mod inverse;
 mod jobs;
 mod layering;

@@ -1,0 +1,308 @@
+//! The Open Inference Protocol, version 2: the use cases of our own API, for clients that know nothing of it.
+
+mod describe;
+mod tensors;
+
+use std::time::{Duration, Instant};
+
+use tonic::{Request, Response, Status, Streaming};
+
+use self::describe::Face;
+use super::Api;
+use super::deadline::deadline;
+use super::limits::translate_status;
+use super::pb::inference as pb;
+use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
+use super::pb::inference::infer_parameter::ParameterChoice;
+use super::stream::{AnswerStream, Ending, driven};
+use crate::service::{Decoder, ModelKey, ModelName, Output, Selector, ServiceError, Version};
+
+/// Extensions of the protocol that are served.
+const EXTENSIONS: [&str; 5] =
+    ["model_repository", "model_configuration", "schedule_policy", "parameters", "statistics"];
+
+/// A name that is asked for: the model, and its face.
+fn model(name: &str) -> Result<(ModelName, Face), ServiceError> {
+    let (model, face) = Face::of(name)?;
+    match model.parse() {
+        Ok(model) => Ok((model, face)),
+        // No model can have it, and clients of the protocol know how to read this.
+        Err(_) => Err(unknown(name)),
+    }
+}
+
+fn unknown(name: &str) -> ServiceError {
+    let shown: String = name.chars().take(80).collect();
+    ServiceError::UnknownToProtocol(format!("Request for unknown model: {shown:?} is not found"))
+}
+
+/// A version as it is asked for: a number, an alias, or empty.
+fn selector(text: &str) -> Result<Selector, ServiceError> {
+    if text.is_empty() {
+        return Ok(Selector::Latest);
+    }
+    if let Ok(number) = text.parse::<u64>() {
+        let version = Version::new(number).map_err(|error| ServiceError::invalid("version", error))?;
+        return Ok(Selector::Version(version));
+    }
+    Ok(Selector::Alias(text.parse().map_err(|error| ServiceError::invalid("version", error))?))
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Api {
+    type ModelStreamInferStream = AnswerStream<pb::ModelStreamInferResponse>;
+
+    async fn server_live(&self, _: Request<pb::ServerLiveRequest>) -> Result<Response<pb::ServerLiveResponse>, Status> {
+        Ok(Response::new(pb::ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<pb::ServerReadyRequest>,
+    ) -> Result<Response<pb::ServerReadyResponse>, Status> {
+        // Who stops says so to its streams at the same moment as to its probes.
+        Ok(Response::new(pb::ServerReadyResponse { ready: !*self.service.stopping().borrow() }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<pb::ModelReadyRequest>,
+    ) -> Result<Response<pb::ModelReadyResponse>, Status> {
+        let pb::ModelReadyRequest { name, version } = request.into_inner();
+        let (model, _) = model(&name)?;
+        self.service.resolve(&model, &selector(&version)?)?;
+        Ok(Response::new(pb::ModelReadyResponse { ready: !*self.service.stopping().borrow() }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<pb::ServerMetadataRequest>,
+    ) -> Result<Response<pb::ServerMetadataResponse>, Status> {
+        Ok(Response::new(pb::ServerMetadataResponse {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<pb::ModelMetadataRequest>,
+    ) -> Result<Response<pb::ModelMetadataResponse>, Status> {
+        let pb::ModelMetadataRequest { name, version } = request.into_inner();
+        let (model, face) = model(&name)?;
+        let selector = selector(&version)?;
+        let described = self.service.describe(&model, &selector).await?;
+        let versions = match selector {
+            Selector::Latest => self.service.model(&model)?.versions.keys().map(ToString::to_string).collect(),
+            Selector::Version(_) | Selector::Alias(_) => vec![described.key.version.to_string()],
+        };
+        Ok(Response::new(describe::metadata(name, face, &described.spec, versions)))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<pb::ModelConfigRequest>,
+    ) -> Result<Response<pb::ModelConfigResponse>, Status> {
+        let pb::ModelConfigRequest { name, version } = request.into_inner();
+        let (model, face) = model(&name)?;
+        let described = self.service.describe(&model, &selector(&version)?).await?;
+        Ok(Response::new(pb::ModelConfigResponse { config: Some(describe::config(name, face, &described.spec)) }))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<pb::ModelInferRequest>,
+    ) -> Result<Response<pb::ModelInferResponse>, Status> {
+        let deadline = deadline(request.extensions());
+        Ok(Response::new(infer(self, request.into_inner(), deadline).await?))
+    }
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<pb::ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        let deadline = deadline(request.extensions());
+        let (api, mut questions) = (self.clone(), request.into_inner());
+        Ok(Response::new(driven(|answers| async move {
+            while let Some(question) =
+                questions.message().await.map_err(|status| Ending::Status(translate_status(status)))?
+            {
+                let (model_name, id) = (question.model_name.clone(), question.id.clone());
+                let answer = match infer(&api, question, deadline).await {
+                    Ok(answer) => pb::ModelStreamInferResponse { infer_response: Some(answer), ..Default::default() },
+                    Err(error) => pb::ModelStreamInferResponse {
+                        error_message: Status::from(error).message().to_owned(),
+                        infer_response: Some(pb::ModelInferResponse { model_name, id, ..Default::default() }),
+                    },
+                };
+                answers.send(answer).await?;
+            }
+            Ok(())
+        })))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<pb::ModelStatisticsRequest>,
+    ) -> Result<Response<pb::ModelStatisticsResponse>, Status> {
+        let pb::ModelStatisticsRequest { name, version } = request.into_inner();
+        let usages = self.service.usages();
+        let lines = |key: &ModelKey, face: Face| {
+            // A version that nobody asked anything of has counted nothing.
+            let usage = usages.iter().find(|(counted, _)| counted == key);
+            let counts = usage.map(|(_, usage)| usage.counts(face.operation() as usize)).unwrap_or_default();
+            describe::statistics(key, face, &counts)
+        };
+        let model_stats = if name.is_empty() {
+            usages.iter().flat_map(|(key, _)| Face::ALL.map(|face| lines(key, face))).collect()
+        } else {
+            let (model, face) = model(&name)?;
+            if version.is_empty() {
+                let of = |version: &Version| ModelKey { name: model.clone(), version: *version };
+                self.service.model(&model)?.versions.keys().map(|version| lines(&of(version), face)).collect()
+            } else {
+                vec![lines(&self.service.resolve(&model, &selector(&version)?)?, face)]
+            }
+        };
+        Ok(Response::new(pb::ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<pb::RepositoryIndexRequest>,
+    ) -> Result<Response<pb::RepositoryIndexResponse>, Status> {
+        repository(&request.into_inner().repository_name)?;
+        let models = self.service.models().into_iter().flat_map(|entry| {
+            let name = entry.name;
+            entry.versions.into_keys().map(move |version| pb::repository_index_response::ModelIndex {
+                name: name.to_string(),
+                version: version.to_string(),
+                state: "READY".to_owned(),
+                reason: String::new(),
+            })
+        });
+        Ok(Response::new(pb::RepositoryIndexResponse { models: models.collect() }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<pb::RepositoryModelLoadRequest>,
+    ) -> Result<Response<pb::RepositoryModelLoadResponse>, Status> {
+        let pb::RepositoryModelLoadRequest { repository_name, model_name, parameters } = request.into_inner();
+        repository(&repository_name)?;
+        if let Some(parameter) = parameters.keys().next() {
+            let shown: String = parameter.chars().take(80).collect();
+            let message = format!("has {shown:?}, expected none: models come by Train or ImportModelVersion");
+            return Err(ServiceError::invalid("parameters", message).into());
+        }
+        let (model, _) = model(&model_name)?;
+        self.service.warm(&model).await?;
+        Ok(Response::new(pb::RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<pb::RepositoryModelUnloadRequest>,
+    ) -> Result<Response<pb::RepositoryModelUnloadResponse>, Status> {
+        let pb::RepositoryModelUnloadRequest { repository_name, model_name, .. } = request.into_inner();
+        repository(&repository_name)?;
+        let (model, _) = model(&model_name)?;
+        self.service.unload(&model)?;
+        Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
+    }
+}
+
+fn repository(name: &str) -> Result<(), ServiceError> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(80).collect();
+    Err(ServiceError::invalid("repository_name", format!("is {shown:?}, expected it empty: there is one repository")))
+}
+
+/// One question.
+async fn infer(
+    api: &Api,
+    mut question: pb::ModelInferRequest,
+    deadline: Option<Instant>,
+) -> Result<pb::ModelInferResponse, ServiceError> {
+    let (name, mut face) = model(&question.model_name)?;
+    if let Some(operation) = text(&question, "operation")? {
+        if face != Face::Encode {
+            return Err(ServiceError::invalid("parameters", "`operation` is set on a name that has one already"));
+        }
+        face = Face::parse(operation)?;
+    }
+    let selector = selector(&question.model_version)?;
+    let deadline = match (timeout(&question)?, deadline) {
+        (Some(timeout), Some(deadline)) => Some(deadline.min(timeout)),
+        (timeout, deadline) => timeout.or(deadline),
+    };
+    let rows = tensors::matrix(&mut question, face.input())?;
+    let service = &api.service;
+    let served = match face {
+        Face::Encode => service.encode(&name, &selector, rows, 0, deadline).await?,
+        Face::Decode => service.decode(&name, &selector, rows, Decoder::Transpose, deadline).await?,
+        Face::Reconstruct => service.reconstruct(&name, &selector, rows, Decoder::Transpose, deadline).await?,
+    };
+    let Output { matrix, squared_errors, .. } = served.output;
+    let outputs = match face {
+        Face::Encode => vec![tensors::output("CODE", matrix)],
+        Face::Decode => vec![tensors::output("X", matrix)],
+        Face::Reconstruct => vec![tensors::output("X_HAT", matrix), tensors::column("ERROR", squared_errors)],
+    };
+    let (outputs, raw_output_contents) = wanted(&question, outputs)?.into_iter().unzip();
+    Ok(pb::ModelInferResponse {
+        model_name: question.model_name,
+        model_version: served.version.to_string(),
+        id: question.id,
+        outputs,
+        raw_output_contents,
+        ..pb::ModelInferResponse::default()
+    })
+}
+
+/// Those of `outputs` that the question names, in its order; all if it names none.
+fn wanted<T>(
+    question: &pb::ModelInferRequest,
+    mut outputs: Vec<(pb::model_infer_response::InferOutputTensor, T)>,
+) -> Result<Vec<(pb::model_infer_response::InferOutputTensor, T)>, ServiceError> {
+    if question.outputs.is_empty() {
+        return Ok(outputs);
+    }
+    let mut chosen = Vec::new();
+    for asked in &question.outputs {
+        let Some(place) = outputs.iter().position(|(output, _)| output.name == asked.name) else {
+            let shown: String = asked.name.chars().take(80).collect();
+            let there: Vec<&str> = outputs.iter().map(|(output, _)| output.name.as_str()).collect();
+            let message = format!("is {shown:?}, expected one of {}, each once", there.join(", "));
+            return Err(ServiceError::invalid("outputs.name", message));
+        };
+        chosen.push(outputs.remove(place));
+    }
+    Ok(chosen)
+}
+
+/// A parameter that is a text.
+fn text<'a>(question: &'a pb::ModelInferRequest, name: &str) -> Result<Option<&'a str>, ServiceError> {
+    match question.parameters.get(name).map(|parameter| &parameter.parameter_choice) {
+        None => Ok(None),
+        Some(Some(ParameterChoice::StringParam(text))) => Ok(Some(text)),
+        Some(_) => Err(ServiceError::invalid("parameters", format!("`{name}` is no string, expected one"))),
+    }
+}
+
+/// When nobody waits any more, from the parameter `timeout`; 0 is none.
+fn timeout(question: &pb::ModelInferRequest) -> Result<Option<Instant>, ServiceError> {
+    let microseconds = match question.parameters.get("timeout").map(|parameter| &parameter.parameter_choice) {
+        None => 0,
+        Some(Some(ParameterChoice::Int64Param(number))) => u64::try_from(*number).unwrap_or(0),
+        Some(Some(ParameterChoice::Uint64Param(number))) => *number,
+        Some(_) => {
+            return Err(ServiceError::invalid("parameters", "`timeout` is no whole number of microseconds"));
+        }
+    };
+    let timeout = (microseconds > 0).then(|| Duration::from_micros(microseconds));
+    Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+}
