@@ -20,8 +20,8 @@ const DRAWN_BY_END_MAX: f64 = 3.0;
 /// Scores, and what they are judged by.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Scores {
-    /// By row.
-    scores: Vec<f32>,
+    /// In the order of the rows.
+    by_row: Vec<f32>,
     /// Rate and the score above which a row is an alarm, the greatest rate first.
     thresholds: Vec<(f64, f32)>,
     /// Held-out rows that thresholds are taken from.
@@ -56,7 +56,7 @@ pub(super) async fn measure(
             Err(status) => return Err(status.into()),
         };
         check_count(answer.scores.len(), block.len() / columns)?;
-        found.scores.extend(answer.scores);
+        found.by_row.extend(answer.scores);
         found.calibration_rows = answer.calibration_rows;
     }
     let one = &measured.rows[..columns];
@@ -74,7 +74,7 @@ fn least_rate(calibration_rows: u32) -> f64 {
 
 /// The histogram with its thresholds, and the alarms.
 pub(super) fn distribution(found: &Scores, measured: &Measured) -> Result<Markup, CliError> {
-    let mut sorted: Vec<f64> = found.scores.iter().map(|score| f64::from(*score)).collect();
+    let mut sorted: Vec<f64> = found.by_row.iter().map(|score| f64::from(*score)).collect();
     sorted.sort_by(f64::total_cmp);
     let end = axis_end(&sorted);
     let upright = |(rate, threshold): &(f64, f32)| Level {
@@ -101,7 +101,7 @@ pub(super) fn distribution(found: &Scores, measured: &Measured) -> Result<Markup
 }
 
 fn alarms(found: &Scores) -> Markup {
-    let rows = found.scores.len();
+    let rows = found.by_row.len();
     let least = least_rate(found.calibration_rows);
     html! {
         @if !found.thresholds.is_empty() {
@@ -116,7 +116,7 @@ fn alarms(found: &Scores) -> Markup {
                     }
                     tbody {
                         @for (rate, threshold) in &found.thresholds {
-                            @let count = found.scores.iter().filter(|score| *score > threshold).count();
+                            @let count = found.by_row.iter().filter(|score| *score > threshold).count();
                             tr {
                                 th scope="row" { (rate) }
                                 td { (number(f64::from(*threshold))) }
@@ -149,14 +149,14 @@ mod tests {
 
     fn text(found: &Scores) -> String {
         let measured =
-            Measured { source: "<x>".to_owned(), errors: vec![0.0; found.scores.len()], ..Measured::default() };
+            Measured { source: "<x>".to_owned(), errors: vec![0.0; found.by_row.len()], ..Measured::default() };
         distribution(found, &measured).expect("draws").into_string()
     }
 
     #[test]
     fn alarms_are_scores_above_the_threshold() {
         let scores = (1..=200u8).map(f32::from).collect();
-        let found = Scores { scores, thresholds: vec![(0.05, 190.0), (0.01, 198.5)], calibration_rows: 150 };
+        let found = Scores { by_row: scores, thresholds: vec![(0.05, 190.0), (0.01, 198.5)], calibration_rows: 150 };
         let text = text(&found);
         for cell in ["<td>190.0</td><td>10</td><td>5.00 %</td>", "<td>198.5</td><td>2</td><td>1.00 %</td>"] {
             assert!(text.contains(cell), "{cell} in {text}");
@@ -170,13 +170,13 @@ mod tests {
     #[test]
     fn few_held_out_rows_tell_no_rate_at_all() {
         assert!(least_rate(18) > 0.05 && least_rate(19) <= 0.05 && least_rate(99) <= 0.01 && least_rate(999) <= 0.001);
-        let text = text(&Scores { scores: vec![1.0, 2.0], thresholds: Vec::new(), calibration_rows: 3 });
+        let text = text(&Scores { by_row: vec![1.0, 2.0], thresholds: Vec::new(), calibration_rows: 3 });
         assert!(!text.contains("<table") && text.contains("no rate below 0.2500"), "{text}");
     }
 
     #[test]
     fn a_threshold_far_away_is_in_the_table_alone() {
-        let found = Scores { scores: vec![1.0; 50], thresholds: vec![(0.05, 2.0), (0.01, 1e6)], calibration_rows: 99 };
+        let found = Scores { by_row: vec![1.0; 50], thresholds: vec![(0.05, 2.0), (0.01, 1e6)], calibration_rows: 99 };
         let text = text(&found);
         assert!(text.contains("rate 0.05: above") && !text.contains("rate 0.01: above"), "{text}");
         assert!(text.contains("<td>1.000e6</td><td>0</td>"), "{text}");
