@@ -86,7 +86,7 @@ async fn streams(address: SocketAddr, duration: Duration) -> Result<f64, Failure
 /// One stream: the rows that were answered until then.
 async fn read(mut client: Client, until: Instant) -> Result<usize, Failure> {
     let EncodeRequest { model, rows, .. } = MNIST_DEEP.question(ROWS);
-    let questions = futures_util::stream::repeat(EncodeStreamRequest { model, rows });
+    let questions = futures_util::stream::repeat(EncodeStreamRequest { model, rows, ..Default::default() });
     let mut answers = client.encode_stream(questions).await?.into_inner();
     let mut rows = 0;
     while Instant::now() < until {

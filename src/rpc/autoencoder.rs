@@ -15,8 +15,7 @@ use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{AnswerStream, Answers, Ending, driven};
 use crate::service::{
-    Acknowledged, Begun, JobError, JobSnapshot, JobState, Operation, ScoreOptions, Served, Service, ServiceError,
-    Upload, Version,
+    Acknowledged, Begun, JobError, JobSnapshot, JobState, ScoreOptions, Served, Service, ServiceError, Upload, Version,
 };
 
 #[tonic::async_trait]
@@ -107,7 +106,7 @@ impl AutoencoderService for Api {
             version: served.version.number(),
             codes: Some(convert::matrix_answer(served.output.matrix)),
         };
-        Ok(Response::new(bulk::answers(&self.service, Operation::Encode, request, answer)))
+        Ok(Response::new(bulk::answers(&self.service, request, answer)))
     }
 
     async fn decode_stream(
@@ -115,10 +114,11 @@ impl AutoencoderService for Api {
         request: Request<Streaming<pb::DecodeStreamRequest>>,
     ) -> Result<Response<Self::DecodeStreamStream>, Status> {
         let answer = |served: Served| pb::DecodeStreamResponse {
+            pseudo_inverse: served.inverted.map(convert::inverted),
             version: served.version.number(),
             rows: Some(convert::matrix_answer(served.output.matrix)),
         };
-        Ok(Response::new(bulk::answers(&self.service, Operation::Decode, request, answer)))
+        Ok(Response::new(bulk::answers(&self.service, request, answer)))
     }
 }
 

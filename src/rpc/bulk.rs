@@ -15,7 +15,7 @@ use super::deadline::deadline;
 use super::limits::translate_status;
 use super::pb;
 use super::stream::AnswerStream;
-use crate::service::{BatchError, Bulk, Operation, Served, Service, ServiceError, field};
+use crate::service::{BatchError, Bulk, BulkTask, Decoder, Served, Service, ServiceError, field};
 
 /// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
 const MESSAGES_AHEAD_MAX: usize = 8;
@@ -26,17 +26,40 @@ const BYTES_AHEAD_MAX: usize = 4 << 20;
 pub(super) struct Question {
     model: Option<pb::ModelRef>,
     matrix: Option<pb::Matrix>,
+    /// If it says more than the stream's name does.
+    task: Option<BulkTask>,
 }
 
-impl From<pb::EncodeStreamRequest> for Question {
-    fn from(request: pb::EncodeStreamRequest) -> Self {
-        Self { model: request.model, matrix: request.rows }
+/// A message of one of the streams.
+pub(super) trait Message: Send + 'static {
+    /// What a stream is for whose first message does not say.
+    const TASK: BulkTask;
+
+    /// What it asks.
+    ///
+    /// # Errors
+    /// If it names something that there is not.
+    fn question(self) -> Result<Question, ServiceError>;
+}
+
+impl Message for pb::EncodeStreamRequest {
+    const TASK: BulkTask = BulkTask::Encode { code_length: 0 };
+
+    fn question(self) -> Result<Question, ServiceError> {
+        let Self { model, rows, code_length } = self;
+        let task = (code_length > 0).then_some(BulkTask::Encode { code_length });
+        Ok(Question { model, matrix: rows, task })
     }
 }
 
-impl From<pb::DecodeStreamRequest> for Question {
-    fn from(request: pb::DecodeStreamRequest) -> Self {
-        Self { model: request.model, matrix: request.codes }
+impl Message for pb::DecodeStreamRequest {
+    const TASK: BulkTask = BulkTask::Decode(Decoder::Transpose);
+
+    fn question(self) -> Result<Question, ServiceError> {
+        let Self { model, codes, decoder } = self;
+        let is_said = decoder != i32::from(pb::Decoder::Unspecified);
+        let task = is_said.then(|| convert::decoder(decoder).map(BulkTask::Decode)).transpose()?;
+        Ok(Question { model, matrix: codes, task })
     }
 }
 
@@ -45,17 +68,15 @@ impl From<pb::DecodeStreamRequest> for Question {
 /// Polled by the transport alone, and only while the reader takes answers away: a reader that stops stops the reading.
 pub(super) fn answers<Q, A>(
     service: &Service,
-    operation: Operation,
     request: Request<Streaming<Q>>,
     answer: impl Fn(Served) -> A + Send + 'static,
 ) -> AnswerStream<A>
 where
-    Q: Into<Question> + Send + 'static,
+    Q: Message,
     A: 'static,
 {
     let exchange = Exchange {
         service: service.clone(),
-        operation,
         deadline: deadline(request.extensions()),
         questions: request.into_inner(),
         stopping: service.stopping(),
@@ -79,18 +100,25 @@ where
 /// One stream, from its first message to its last answer.
 struct Exchange<Q> {
     service: Service,
-    operation: Operation,
     deadline: Option<Instant>,
     questions: Streaming<Q>,
     stopping: watch::Receiver<bool>,
-    /// What the first message named, and the version that was chosen for it.
-    opened: Option<(pb::ModelRef, Bulk)>,
+    /// What the first message named.
+    opened: Option<Opened>,
     messages_read: u64,
     /// Why no further message is read: there is none, or the status that the stream ends with.
     end: Option<Result<(), Status>>,
     /// Read and not yet answered, in order.
     under_way: VecDeque<UnderWay>,
     bytes_ahead: usize,
+}
+
+/// What holds for all messages of a stream.
+struct Opened {
+    model: pb::ModelRef,
+    task: BulkTask,
+    /// The version that was chosen.
+    bulk: Bulk,
 }
 
 /// A message that is being served.
@@ -109,7 +137,7 @@ impl Drop for UnderWay {
     }
 }
 
-impl<Q: Into<Question>> Exchange<Q> {
+impl<Q: Message> Exchange<Q> {
     /// The next answer; `None` after the last.
     async fn next(&mut self) -> Result<Option<Served>, Status> {
         loop {
@@ -149,30 +177,35 @@ impl<Q: Into<Question>> Exchange<Q> {
             Ok(None) => Err(Ok(())),
             Ok(Some(question)) => {
                 self.messages_read = number;
-                self.start(number, question.into()).await.map_err(|error| Err(error.of_message(number).into()))
+                self.start(number, question).await.map_err(|error| Err(error.of_message(number).into()))
             }
             Err(status) => Err(Err(of_message(number, translate_status(status)))),
         }
     }
 
-    async fn start(&mut self, number: u64, question: Question) -> Result<(), ServiceError> {
-        let Question { model, matrix } = question;
-        let bulk = match (&self.opened, model) {
-            (Some((_, bulk)), None) => bulk,
-            (Some((first, bulk)), Some(model)) if *first == model => bulk,
-            (Some(_), Some(_)) => {
-                return Err(ServiceError::invalid(
-                    "model",
-                    "is another one than in the first message: open another stream",
-                ));
+    async fn start(&mut self, number: u64, question: Q) -> Result<(), ServiceError> {
+        let Question { model, matrix, task } = question.question()?;
+        let Opened { task, bulk, .. } = match &mut self.opened {
+            Some(first) => {
+                let another = match (model, task) {
+                    (Some(model), _) if model != first.model => Some("model"),
+                    (_, Some(task)) if task != first.task => Some(task.field()),
+                    _ => None,
+                };
+                if let Some(field) = another {
+                    let message = "is another one than in the first message: open another stream";
+                    return Err(ServiceError::invalid(field, message));
+                }
+                first
             }
-            (None, model) => {
+            opened @ None => {
                 let (name, selector) = convert::model_ref(model.clone())?;
-                let bulk = self.service.bulk(&name, &selector, self.operation, self.deadline).await?;
-                &self.opened.insert((model.unwrap_or_default(), bulk)).1
+                let task = task.unwrap_or(Q::TASK);
+                let bulk = self.service.bulk(&name, &selector, task, self.deadline).await?;
+                opened.insert(Opened { model: model.unwrap_or_default(), task, bulk })
             }
         };
-        let matrix = convert::matrix(field(self.operation), matrix)?;
+        let matrix = convert::matrix(field(task.operation()), matrix)?;
         let bytes = bulk.bytes(&matrix);
         let (bulk, deadline) = (bulk.clone(), self.deadline);
         let task = tokio::spawn(async move { bulk.compute(matrix, deadline).await });

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{sleep, timeout_at};
 
-use super::{Served, Service, ServiceError};
+use super::{Decoder, Served, Service, ServiceError, check_code_length};
 use crate::batching::{BatchError, BatchingConfig, Operation, Urgency};
 use crate::model::{Matrix, ModelKey, ModelName, Selector};
 
@@ -50,41 +50,78 @@ impl Room {
     }
 }
 
-/// An operation of one version, for many messages.
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BulkTask {
+    /// Rows to codes.
+    Encode {
+        /// Only the first numbers of each code, so many; 0: all of them.
+        code_length: u32,
+    },
+    /// Codes to rows.
+    Decode(Decoder),
+}
+
+impl BulkTask {
+    /// What is computed.
+    pub fn operation(self) -> Operation {
+        match self {
+            Self::Encode { .. } => Operation::Encode,
+            Self::Decode(decoder) => decoder.decoding(),
+        }
+    }
+
+    /// The field that says more than the stream's name does.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Encode { .. } => "code_length",
+            Self::Decode(_) => "decoder",
+        }
+    }
+
+    /// The length that codes are cut to; 0 if they are not.
+    fn code_length(self) -> u32 {
+        match self {
+            Self::Encode { code_length } => code_length,
+            Self::Decode(_) => 0,
+        }
+    }
+}
+
+/// A task of one version, for many messages.
 ///
 /// It holds the version's name and not its matrices: an idle stream keeps no model in memory.
 #[derive(Clone, Debug)]
 pub struct Bulk {
     service: Service,
     key: ModelKey,
-    operation: Operation,
+    task: BulkTask,
     answer_columns: usize,
     code_length: usize,
 }
 
 impl Service {
-    /// Chooses the version that serves all of a stream, and loads it.
+    /// Chooses the version that serves all of a stream, and loads it, with all that the stream needs: what is found out here
+    /// takes no room that others wait for.
     pub async fn bulk(
         &self,
         name: &ModelName,
         selector: &Selector,
-        operation: Operation,
+        task: BulkTask,
         deadline: Option<Instant>,
     ) -> Result<Bulk, ServiceError> {
+        let operation = task.operation();
         let key = self.choose(name, selector, operation)?;
-        let model = patiently(deadline, || self.loaded(&key)).await?;
+        let model = patiently(deadline, || self.ready(&key, operation)).await?;
+        if task.code_length() > 0 {
+            check_code_length(&model, task.code_length())?;
+        }
         let spec = model.artifact.model.spec();
-        let answer_columns = match operation {
-            Operation::Encode => spec.code_length(),
-            Operation::Decode
-            | Operation::DecodePseudoInverse
-            | Operation::Impute
-            | Operation::Reconstruct
-            | Operation::ReconstructPseudoInverse => spec.features(),
-            Operation::Score => 2,
-            Operation::Explain => spec.features() + 2,
+        let answer_columns = match task {
+            BulkTask::Encode { .. } => spec.code_length(),
+            BulkTask::Decode(_) => spec.features(),
         };
-        Ok(Bulk { service: self.clone(), key, operation, answer_columns, code_length: spec.code_length() })
+        Ok(Bulk { service: self.clone(), key, task, answer_columns, code_length: spec.code_length() })
     }
 
     /// Tells all streams that the server stops.
@@ -102,16 +139,17 @@ impl Bulk {
     /// What a message takes in memory together with its answer.
     pub fn bytes(&self, rows: &Matrix) -> usize {
         // Short codes are completed.
-        let columns = rows.columns().max(if self.operation.decodes() { self.code_length } else { 0 });
+        let columns = rows.columns().max(if self.task.operation().decodes() { self.code_length } else { 0 });
         rows.rows().saturating_mul((self.answer_columns + columns) * 4)
     }
 
     /// One message: as the call for a single one, but it waits until there is room.
     pub async fn compute(&self, rows: Matrix, deadline: Option<Instant>) -> Result<Served, ServiceError> {
-        let Self { service, key, operation, .. } = self;
+        let Self { service, key, task, .. } = self;
         let _place = by(deadline, service.room.place(rows.rows(), self.bytes(&rows))).await??;
         // The copy is one of a pointer, except of rows in the convenient form.
-        patiently(deadline, || service.compute(key, *operation, rows.clone(), deadline, Urgency::Bulk)).await
+        let attempt = || service.compute(key, task.operation(), rows.clone(), deadline, Urgency::Bulk);
+        service.cut(patiently(deadline, attempt).await?, task.code_length()).await
     }
 }
 

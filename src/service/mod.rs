@@ -35,7 +35,7 @@ pub use crate::store::{ModelEntry, StoreError};
 pub use crate::training::{
     Base, Initialisation, OptimiserKind, OptimiserSpec, ParamError, Regularisation, Schedule, TrainSpec,
 };
-pub use bulk::Bulk;
+pub use bulk::{Bulk, BulkTask};
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
 pub use inspect::{Inspected, Rows};
@@ -78,6 +78,15 @@ pub enum Decoder {
     Transpose,
     /// Its pseudo-inverse.
     PseudoInverse,
+}
+
+impl Decoder {
+    fn decoding(self) -> Operation {
+        match self {
+            Self::Transpose => Operation::Decode,
+            Self::PseudoInverse => Operation::DecodePseudoInverse,
+        }
+    }
 }
 
 /// How far decoding with the pseudo-inverse can be trusted.
@@ -128,21 +137,10 @@ impl Service {
     ) -> Result<Served, ServiceError> {
         let key = self.choose(name, selector, Operation::Encode)?;
         if code_length > 0 {
-            let model = self.loaded(&key).await?;
-            let most = model.artifact.model.spec().code_length();
-            if code_length as usize > most {
-                let message = format!("is {code_length}, expected at most {most}: the length of its codes");
-                return Err(ServiceError::invalid("code_length", message));
-            }
-            if !model.artifact.has_canonical_codes() {
-                return Err(ServiceError::NotCanonical(key));
-            }
+            check_code_length(&*self.loaded(&key).await?, code_length)?;
         }
-        let mut served = self.compute(&key, Operation::Encode, rows, deadline, Urgency::Interactive).await?;
-        if code_length > 0 {
-            served.output.matrix = self.resized(served.output.matrix, code_length as usize).await?;
-        }
-        Ok(served)
+        let served = self.compute(&key, Operation::Encode, rows, deadline, Urgency::Interactive).await?;
+        self.cut(served, code_length).await
     }
 
     /// Codes (n, d_K) to rows (n, d_0). The version must be named.
@@ -154,10 +152,7 @@ impl Service {
         decoder: Decoder,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        let operation = match decoder {
-            Decoder::Transpose => Operation::Decode,
-            Decoder::PseudoInverse => Operation::DecodePseudoInverse,
-        };
+        let operation = decoder.decoding();
         let key = self.choose(name, selector, operation)?;
         self.compute(&key, operation, codes, deadline, Urgency::Interactive).await
     }
@@ -231,13 +226,7 @@ impl Service {
         deadline: Option<Instant>,
         urgency: Urgency,
     ) -> Result<Served, ServiceError> {
-        let model = self.loaded(key).await?;
-        if operation.needs_inverse() {
-            self.registry
-                .load_inverse(&model)
-                .await?
-                .map_err(|error| ServiceError::NoInverse { key: key.clone(), error })?;
-        }
+        let model = self.ready(key, operation).await?;
         let code_length = model.artifact.model.spec().code_length();
         let is_short = operation.decodes() && rows.columns() < code_length && model.artifact.has_canonical_codes();
         // What is missing of a canonical code is average: 0.
@@ -252,6 +241,14 @@ impl Service {
                 other => other.into(),
             })?;
         Ok(Served { version: key.version, output, inverted })
+    }
+
+    /// Codes as they are, or their first numbers, `code_length` of them if that is not 0.
+    async fn cut(&self, mut served: Served, code_length: u32) -> Result<Served, ServiceError> {
+        if code_length > 0 {
+            served.output.matrix = self.resized(served.output.matrix, code_length as usize).await?;
+        }
+        Ok(served)
     }
 
     /// Codes with so many numbers, the first of each and zeros where there are fewer. Refused if they do not fit the queue.
@@ -269,10 +266,35 @@ impl Service {
         resized.map_err(|lost| ServiceError::Internal(format!("codes were lost: {lost}")))
     }
 
+    /// The version, with what the operation needs.
+    async fn ready(&self, key: &ModelKey, operation: Operation) -> Result<Arc<LoadedModel>, ServiceError> {
+        let model = self.loaded(key).await?;
+        if operation.needs_inverse() {
+            self.registry
+                .load_inverse(&model)
+                .await?
+                .map_err(|error| ServiceError::NoInverse { key: key.clone(), error })?;
+        }
+        Ok(model)
+    }
+
     async fn loaded(&self, key: &ModelKey) -> Result<Arc<LoadedModel>, ServiceError> {
         match self.registry.resident(key) {
             Some(model) => Ok(model),
             None => Ok(self.registry.load(key).await?),
         }
     }
+}
+
+/// Whether a version's codes can be cut to so many numbers, at least 1.
+fn check_code_length(model: &LoadedModel, code_length: u32) -> Result<(), ServiceError> {
+    let most = model.artifact.model.spec().code_length();
+    if code_length as usize > most {
+        let message = format!("is {code_length}, expected at most {most}: the length of its codes");
+        return Err(ServiceError::invalid("code_length", message));
+    }
+    if !model.artifact.has_canonical_codes() {
+        return Err(ServiceError::NotCanonical(model.key.clone()));
+    }
+    Ok(())
 }

@@ -23,15 +23,15 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use crate::support::{
-    TestServer, channel, matrix, newest, numbers, sample, served, temporary_store, untrained, version,
+    TestServer, channel, collected, matrix, newest, numbers, sample, served, temporary_store, untrained, version,
 };
 
 fn encode(model: Option<pb::ModelRef>, columns: usize, rows: &[f32]) -> pb::EncodeStreamRequest {
-    pb::EncodeStreamRequest { model, rows: Some(matrix(columns, rows)) }
+    pb::EncodeStreamRequest { model, rows: Some(matrix(columns, rows)), ..Default::default() }
 }
 
 fn decode(model: Option<pb::ModelRef>, columns: usize, codes: &[f32]) -> pb::DecodeStreamRequest {
-    pb::DecodeStreamRequest { model, codes: Some(matrix(columns, codes)) }
+    pb::DecodeStreamRequest { model, codes: Some(matrix(columns, codes)), ..Default::default() }
 }
 
 /// All answers, and how the stream ended.
@@ -39,15 +39,7 @@ async fn encoded(
     mut client: AutoencoderServiceClient<Channel>,
     questions: impl Stream<Item = pb::EncodeStreamRequest> + Send + 'static,
 ) -> (Vec<pb::EncodeStreamResponse>, Result<(), Status>) {
-    let mut given = Vec::new();
-    let mut answers = client.encode_stream(questions).await.expect("errors come in the stream").into_inner();
-    loop {
-        match answers.message().await {
-            Ok(Some(answer)) => given.push(answer),
-            Ok(None) => return (given, Ok(())),
-            Err(status) => return (given, Err(status)),
-        }
-    }
+    collected(client.encode_stream(questions).await.expect("errors come in the stream").into_inner()).await
 }
 
 /// The handlers over a model `name` that is not trained, with the queue in sight.
@@ -151,6 +143,12 @@ async fn an_error_ends_the_stream_after_the_answers_before_it_and_names_its_mess
         (vec![good(newest("here")), good(newest("there"))], 1, "message 2: ", "another one"),
         (vec![good(newest("here")), pb::EncodeStreamRequest::default()], 1, "message 2: ", "rows: is not set"),
         (vec![good(None)], 0, "message 1: ", "model: is not set"),
+        (
+            vec![good(newest("here")), pb::EncodeStreamRequest { code_length: 2, ..good(None) }],
+            1,
+            "message 2: ",
+            "code_length: is another one",
+        ),
     ];
     for (questions, answered, number, text) in cases {
         let (given, end) = encoded(client.clone(), tokio_stream::iter(questions)).await;
@@ -186,7 +184,7 @@ fn many_codes(
     let codes = matrix(8, &sample(rows, 8, 1));
     let questions = tokio_stream::iter(0..count).map(move |_| {
         counter.fetch_add(1, Ordering::Relaxed);
-        pb::DecodeStreamRequest { model: version(name, 1), codes: Some(codes.clone()) }
+        pb::DecodeStreamRequest { model: version(name, 1), codes: Some(codes.clone()), decoder: 0 }
     });
     (questions, sent)
 }
@@ -319,8 +317,11 @@ async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
         let (mut client, rows, expected) = (server.autoencoder().await, matrix(32, &rows), expected.clone());
         let (told, mut first) = mpsc::channel(1);
         streams.push(tokio::spawn(async move {
-            let questions = tokio_stream::iter(0..100_000)
-                .map(move |_| pb::EncodeStreamRequest { model: newest("works"), rows: Some(rows.clone()) });
+            let questions = tokio_stream::iter(0..100_000).map(move |_| pb::EncodeStreamRequest {
+                model: newest("works"),
+                rows: Some(rows.clone()),
+                code_length: 0,
+            });
             let mut answers = client.encode_stream(questions).await.expect("opens").into_inner();
             let mut count = 0;
             loop {

@@ -4,7 +4,9 @@ use halfhitch::rpc::pb;
 use halfhitch::store::{LocalStore, ModelStore};
 use tonic::Code;
 
-use crate::support::{TestServer, matrix, newest, numbers, sample, spec, temporary_store, train, untrained, version};
+use crate::support::{
+    TestServer, collected, matrix, newest, numbers, sample, spec, temporary_store, train, untrained, version,
+};
 
 fn question(of: Option<pb::ModelRef>, rows: &[f32], code_length: u32) -> pb::EncodeRequest {
     pb::EncodeRequest { model: of, rows: Some(matrix(8, rows)), code_length }
@@ -97,5 +99,87 @@ async fn what_cannot_be_is_refused() {
     assert!(refused.code() == Code::InvalidArgument && refused.message().contains("at most 4"), "{refused}");
     let long = pb::DecodeRequest { model: version("m", 2), codes: Some(matrix(5, &[0.0; 5])), decoder: 0 };
     assert_eq!(client.decode(long).await.expect_err("too long").code(), Code::InvalidArgument);
+    server.stop().await;
+}
+
+fn piece(of: Option<pb::ModelRef>, rows: &[f32], code_length: u32) -> pb::EncodeStreamRequest {
+    pb::EncodeStreamRequest { model: of, rows: Some(matrix(8, rows)), code_length }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_cut_codes_short_and_take_short_ones_as_single_calls_do() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    trained(&server, "m").await;
+    let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
+    server.models().await.canonicalise_model_version(request).await.expect("makes one");
+    let mut client = server.autoencoder().await;
+
+    let pieces: Vec<Vec<f32>> = (1..=3).map(|i| sample(40 * i, 8, i as u64)).collect();
+    // Left out, and repeated.
+    let lengths = [3, 0, 3];
+    let mut model = newest("m");
+    let questions: Vec<_> =
+        pieces.iter().zip(lengths).map(|(rows, length)| piece(model.take(), rows, length)).collect();
+    let answers = client.encode_stream(tokio_stream::iter(questions)).await.expect("opens").into_inner();
+    let (answers, end) = collected(answers).await;
+    end.expect("ends well");
+    assert_eq!(answers.len(), 3);
+    for (rows, answer) in pieces.iter().zip(&answers) {
+        let alone = client.encode(question(version("m", 2), rows, 3)).await.expect("encodes").into_inner();
+        assert_eq!((answer.version, &answer.codes), (2, &alone.codes));
+        assert_eq!(answer.codes.as_ref().map(|codes| codes.columns), Some(3));
+    }
+
+    // Each message may have another length.
+    let codes: Vec<_> = [3, 1, 4].into_iter().map(|length| matrix(length, &sample(30, length, 5))).collect();
+    let questions: Vec<_> = codes
+        .iter()
+        .map(|codes| pb::DecodeStreamRequest { model: version("m", 2), codes: Some(codes.clone()), decoder: 0 })
+        .collect();
+    let answers = client.decode_stream(tokio_stream::iter(questions)).await.expect("opens").into_inner();
+    let (answers, end) = collected(answers).await;
+    end.expect("ends well");
+    assert_eq!(answers.len(), 3);
+    for (codes, answer) in codes.iter().zip(&answers) {
+        let alone = pb::DecodeRequest { model: version("m", 2), codes: Some(codes.clone()), decoder: 0 };
+        let alone = client.decode(alone).await.expect("decodes").into_inner();
+        assert_eq!((answer.version, &answer.rows), (2, &alone.rows));
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_refuse_what_single_calls_refuse() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    trained(&server, "m").await;
+    let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
+    server.models().await.canonicalise_model_version(request).await.expect("makes one");
+    let mut client = server.autoencoder().await;
+    let rows = sample(2, 8, 1);
+    let first = |number, length| piece(version("m", number), &rows, length);
+    let later = |length| piece(None, &rows, length);
+    let cases = [
+        (vec![first(1, 3)], 0, Code::FailedPrecondition, "canonicalise"),
+        (vec![first(2, 5)], 0, Code::InvalidArgument, "code_length: is 5, expected at most 4"),
+        (vec![first(2, 3), later(3), later(2)], 2, Code::InvalidArgument, "code_length: is another one"),
+        (vec![first(2, 0), later(3)], 1, Code::InvalidArgument, "code_length: is another one"),
+    ];
+    for (questions, answered, code, text) in cases {
+        let answers = client.encode_stream(tokio_stream::iter(questions)).await.expect("opens").into_inner();
+        let (answers, end) = collected(answers).await;
+        let refused = end.expect_err(text);
+        assert_eq!((answers.len(), refused.code()), (answered, code), "{refused}");
+        let start = format!("message {}: ", answered + 1);
+        assert!(refused.message().starts_with(&start) && refused.message().contains(text), "{refused}");
+    }
+    for (number, length) in [(1, 3), (2, 5)] {
+        let codes = Some(matrix(length, &vec![0.0; length]));
+        let question = pb::DecodeStreamRequest { model: version("m", number), codes, decoder: 0 };
+        let answers = client.decode_stream(tokio_stream::iter([question])).await.expect("opens").into_inner();
+        let refused = collected(answers).await.1.expect_err("not as long as codes are");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
     server.stop().await;
 }

@@ -8,7 +8,9 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::support::process::{ServerProcess, halfhitch};
-use crate::support::{TestServer, matrix, newest, numbers, sample, spec, temporary_store, train, untrained, version};
+use crate::support::{
+    TestServer, collected, matrix, newest, numbers, sample, spec, temporary_store, train, untrained, version,
+};
 
 fn decode(name: &str, codes: &[f32], length: usize, decoder: i32) -> pb::DecodeRequest {
     pb::DecodeRequest { model: version(name, 1), codes: Some(matrix(length, codes)), decoder }
@@ -56,6 +58,58 @@ async fn the_pseudo_inverse_gives_rows_that_have_the_code() {
         client.reconstruct(question(pb::Decoder::Transpose.into())).await.expect("reconstructs").into_inner();
     assert!(inverted.pseudo_inverse.is_some() && transposed.pseudo_inverse.is_none());
     assert_ne!(numbers(inverted.rows), numbers(transposed.rows));
+    server.stop().await;
+}
+
+/// What a stream answers to messages with these decoders, of which the first names the model.
+async fn decode_stream(
+    server: &TestServer,
+    name: &str,
+    messages: &[(&[f32], pb::Decoder)],
+) -> (Vec<pb::DecodeStreamResponse>, Result<(), tonic::Status>) {
+    let mut model = version(name, 1);
+    let question = |(codes, decoder): &(&[f32], pb::Decoder)| pb::DecodeStreamRequest {
+        model: model.take(),
+        codes: Some(matrix(3, codes)),
+        decoder: (*decoder).into(),
+    };
+    let questions: Vec<_> = messages.iter().map(question).collect();
+    let answers = server.autoencoder().await.decode_stream(tokio_stream::iter(questions)).await;
+    collected(answers.expect("errors come in the stream").into_inner()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_decodes_with_what_its_first_message_names() {
+    use pb::Decoder::{PseudoInverse, Transpose, Unspecified};
+
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    linear(&server, "linear").await;
+    let mut client = server.autoencoder().await;
+    let (some, others) = (sample(20, 3, 2), sample(7, 3, 5));
+    for (first, later) in [(PseudoInverse, Unspecified), (PseudoInverse, PseudoInverse), (Unspecified, Transpose)] {
+        let (answers, end) = decode_stream(&server, "linear", &[(&some, first), (&others, later)]).await;
+        end.expect("ends well");
+        assert_eq!(answers.len(), 2);
+        for (codes, answer) in [&some, &others].into_iter().zip(answers) {
+            let alone = client.decode(decode("linear", codes, 3, first.into())).await.expect("decodes").into_inner();
+            assert_eq!((answer.version, answer.rows), (1, alone.rows));
+            assert_eq!(answer.pseudo_inverse, alone.pseudo_inverse);
+            assert_eq!(answer.pseudo_inverse.is_some(), first == PseudoInverse);
+        }
+    }
+    for (first, later) in [(PseudoInverse, Transpose), (Unspecified, PseudoInverse)] {
+        let (answers, end) = decode_stream(&server, "linear", &[(&some, first), (&others, later)]).await;
+        let refused = end.expect_err("another decoder");
+        assert_eq!((answers.len(), refused.code()), (1, Code::InvalidArgument), "{refused}");
+        assert!(refused.message().starts_with("message 2: decoder: is another one"), "{refused}");
+    }
+    let codes = Some(matrix(3, &some));
+    let question = pb::DecodeStreamRequest { model: version("linear", 1), codes, decoder: 7 };
+    let answers = client.decode_stream(tokio_stream::iter([question])).await.expect("opens").into_inner();
+    let refused = collected(answers).await.1.expect_err("no such decoder");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().starts_with("message 1: decoder: ") && refused.message().contains('7'), "{refused}");
     server.stop().await;
 }
 
@@ -119,6 +173,11 @@ async fn a_singular_matrix_has_no_pseudo_inverse_but_can_be_looked_at() {
     for part in ["dead version 1", "layer 1", "2 of its 3"] {
         assert!(refused.message().contains(part), "{refused}");
     }
+    let codes: &[f32] = &[0.1, 0.2, 0.3];
+    let (answers, end) = decode_stream(&server, "dead", &[(codes, pb::Decoder::PseudoInverse)]).await;
+    let streamed = end.expect_err("singular");
+    assert_eq!((answers.len(), streamed.code()), (0, Code::FailedPrecondition));
+    assert_eq!(streamed.message(), format!("message 1: {}", refused.message()));
     let looked = pb::InspectModelRequest {
         model: newest("dead"),
         rows: Some(matrix(8, &sample(50, 8, 1))),

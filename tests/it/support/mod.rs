@@ -259,3 +259,15 @@ pub(crate) async fn import(server: &process::ServerProcess, name: &str, widths: 
     models.import_model_version(tokio_stream::iter(messages.collect::<Vec<_>>())).await.expect("imports");
     file.len()
 }
+
+/// All answers of a stream, and how it ended.
+pub(crate) async fn collected<T>(mut answers: tonic::Streaming<T>) -> (Vec<T>, Result<(), Status>) {
+    let mut given = Vec::new();
+    loop {
+        match answers.message().await {
+            Ok(Some(answer)) => given.push(answer),
+            Ok(None) => return (given, Ok(())),
+            Err(status) => return (given, Err(status)),
+        }
+    }
+}
