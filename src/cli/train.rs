@@ -108,6 +108,9 @@ pub(super) struct TrainArgs {
     /// Add this times the mean squared length of the codes to the loss
     #[arg(long, value_name = "L2", default_value_t = 0.0)]
     activity_l2: f64,
+    /// Add this times the squared distance of every matrix from orthonormal rows (columns, where it expands) to the loss
+    #[arg(long, value_name = "STRENGTH", default_value_t = 0.0)]
+    orthogonality: f64,
     /// Denoising: set this share of each training row to 0
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "input_dropout")]
     masking: f64,
@@ -355,6 +358,7 @@ impl TrainArgs {
             gaussian: self.gaussian,
             input_dropout: self.input_dropout,
             trim: self.trim,
+            orthogonality: self.orthogonality,
         }
     }
 }

@@ -16,7 +16,7 @@
 
 use super::floats::Floats;
 use super::kernels::{self, Direction, Outer, PANEL, Product};
-use super::{Activation, Lanes};
+use super::{Activation, Lanes, vectorised};
 
 /// A weight matrix W of shape (outputs, inputs). Both directions of a tied layer read this one copy.
 ///
@@ -88,10 +88,40 @@ impl Weights {
     /// # Panics
     /// If there is no such number.
     pub fn at(&self, output: usize, input: usize) -> f32 {
+        self.panels()[self.place(output, input)]
+    }
+
+    /// The same, to write.
+    ///
+    /// # Panics
+    /// If there is no such number.
+    pub fn at_mut(&mut self, output: usize, input: usize) -> &mut f32 {
+        let place = self.place(output, input);
+        &mut self.panels_mut()[place]
+    }
+
+    fn place(&self, output: usize, input: usize) -> usize {
         assert!(output < self.outputs && input < self.inputs, "W[{output}, {input}] exists");
         let panel = output / PANEL;
         let width = PANEL.min(self.outputs - panel * PANEL);
-        self.panels()[panel * stride(self.inputs) + input * width + output % PANEL]
+        panel * stride(self.inputs) + input * width + output % PANEL
+    }
+
+    /// Copies those rows of W whose gradient is [`Panel`] `index` into `rows` (n, inputs), for products of W with itself; returns
+    /// the number of the first.
+    ///
+    /// # Panics
+    /// If there is no such panel.
+    pub fn copy_block(&self, index: usize, rows: &mut Lanes) -> usize {
+        let first = index * PANEL_OUTPUTS;
+        assert!(first < self.outputs, "a panel of the matrix");
+        rows.reset(PANEL_OUTPUTS.min(self.outputs - first), self.inputs);
+        // 16 outputs of W lie in memory as 16 rows of a batch do.
+        let panels = self.panels()[index * panel_floats(self.inputs)..].chunks(stride(self.inputs));
+        for (target, source) in rows.values_mut().chunks_mut(PANEL * self.inputs).zip(panels) {
+            target.copy_from_slice(&source[..target.len()]);
+        }
+        first
     }
 
     /// A copy in row-major order, as the file holds it.
@@ -186,6 +216,11 @@ pub fn panel_floats(inputs: usize) -> usize {
     (PANEL_OUTPUTS / PANEL * stride(inputs)).max(1)
 }
 
+/// How many [`Panel`]s a matrix of so many outputs has.
+pub fn panel_count(outputs: usize) -> usize {
+    outputs.div_ceil(PANEL_OUTPUTS)
+}
+
 /// Cuts the gradient of a matrix of shape (outputs, inputs), in the layout of [`Weights::panels`], into panels of
 /// [`panel_floats`] that threads can share out. The cuts depend on the shape alone.
 pub fn panels(values: &mut [f32], outputs: usize, inputs: usize) -> impl Iterator<Item = Panel<'_>> {
@@ -228,6 +263,19 @@ impl<'a> Panel<'a> {
     /// If the shapes disagree.
     pub fn add(&mut self, u: &Lanes, v: &Lanes) {
         self.product(true, u, v);
+    }
+
+    /// `dW += factor·R` on this panel. Shape: `rows` (outputs of the panel, inputs).
+    ///
+    /// # Panics
+    /// If the shapes disagree.
+    pub fn add_rows(&mut self, factor: f32, rows: &Lanes) {
+        let count = PANEL_OUTPUTS.min(self.outputs - self.first);
+        assert_eq!((rows.rows(), rows.columns()), (count, self.inputs), "a row for each output");
+        let panels = self.values.chunks_mut(stride(self.inputs)).zip(rows.values().chunks(PANEL * self.inputs));
+        for (target, source) in panels {
+            vectorised(|| target.iter_mut().zip(source).for_each(|(sum, value)| *sum += factor * value));
+        }
     }
 
     fn product(&mut self, add: bool, u: &Lanes, v: &Lanes) {
@@ -320,6 +368,26 @@ mod tests {
             }
         }
         assert!(failed.is_empty(), "other bits in (direction, outputs, inputs, rows, position): {failed:?}");
+    }
+
+    #[test]
+    fn blocks_of_rows_are_copied_and_added() {
+        // With a panel that is not full, and with gaps between panels.
+        for (outputs, inputs) in [(300, 7), (128, 1024), (5, 3)] {
+            let w = Weights::from_row_major(outputs, inputs, &random(outputs, inputs, 1));
+            let (mut sum, mut rows, mut seen) = (w.clone(), Lanes::default(), 0);
+            for panel in panels(sum.panels_mut(), outputs, inputs) {
+                let (index, mut panel) = (panel.index(), panel);
+                assert_eq!(w.copy_block(index, &mut rows), seen);
+                for row in 0..rows.rows() {
+                    assert!((0..inputs).all(|i| rows.at(row, i) == w.at(seen + row, i)));
+                }
+                panel.add_rows(0.5, &rows);
+                seen += rows.rows();
+            }
+            assert_eq!(seen, outputs);
+            assert!((0..outputs).all(|o| (0..inputs).all(|i| sum.at(o, i) == 1.5 * w.at(o, i))));
+        }
     }
 
     #[test]

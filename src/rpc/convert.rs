@@ -203,8 +203,8 @@ fn optimiser(optimiser: pb::Optimiser) -> Result<OptimiserSpec, ServiceError> {
 }
 
 fn regularisation(regularisation: pb::Regularisation) -> Regularisation {
-    let pb::Regularisation { l2, activity_l2, masking, gaussian, input_dropout, trim } = regularisation;
-    Regularisation { l2, activity_l2, masking, gaussian, input_dropout, trim }
+    let pb::Regularisation { l2, activity_l2, masking, gaussian, input_dropout, trim, orthogonality } = regularisation;
+    Regularisation { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim }
 }
 
 /// What training begins with, if anything.
@@ -622,6 +622,7 @@ mod tests {
                 gaussian: 0.4,
                 input_dropout: 0.5,
                 trim: 0.1,
+                orthogonality: 0.7,
             }),
             ..Default::default()
         };
@@ -643,7 +644,15 @@ mod tests {
         assert_eq!(spec.time_budget, Some(Duration::from_millis(90_500)));
         assert_eq!(
             spec.regularisation,
-            Regularisation { l2: 0.1, activity_l2: 0.0, masking: 0.0, gaussian: 0.4, input_dropout: 0.5, trim: 0.1 }
+            Regularisation {
+                l2: 0.1,
+                activity_l2: 0.0,
+                orthogonality: 0.7,
+                masking: 0.0,
+                gaussian: 0.4,
+                input_dropout: 0.5,
+                trim: 0.1
+            }
         );
     }
 

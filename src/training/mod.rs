@@ -12,6 +12,7 @@ pub mod init;
 mod linear;
 pub mod observer;
 pub mod optimizer;
+mod orthogonality;
 pub mod params;
 mod plan;
 pub mod range_finder;

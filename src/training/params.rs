@@ -22,6 +22,8 @@ const BATCH_BYTES_MAX: u64 = 4 << 30;
 /// Numbers that are kept by row and unit, at most: what goes into a layer, and the derivatives by it, in both directions; slopes
 /// and gains where there are some.
 const KEPT_PER_UNIT: u64 = 7;
+/// Largest smaller side of a matrix that is kept orthonormal: each look at its Gram matrix costs the square of that by row.
+const ORTHONORMAL_SIZE_MAX: usize = 4096;
 /// Share of the steps over which the learning rate rises, unless another is asked for.
 pub const WARMUP_FRACTION: f64 = 0.05;
 /// Probability with which a value is hidden where values may be missing: on the digits, with 10 to 50 % of them missing, 0.3 is
@@ -243,6 +245,7 @@ impl TrainSpec {
         self.check_loss()?;
         self.check_numbers()?;
         self.check_batch()?;
+        self.check_options()?;
         self.check_value_range()?;
         // The widest normalisation that the loss allows: whichever is chosen from the rows needs no more.
         ModelSpec::new(self.raw_model_spec(self.normalisation.unwrap_or(NormalisationKind::UnitInterval)))?;
@@ -387,6 +390,19 @@ impl TrainSpec {
         Ok(())
     }
 
+    /// Options that not all widths admit; for widths that are known.
+    fn check_options(&self) -> Result<(), ParamError> {
+        let size = self.widths.windows(2).map(|pair| pair[0].min(pair[1])).max().unwrap_or(0);
+        if self.regularisation.orthogonality > 0.0 && size > ORTHONORMAL_SIZE_MAX {
+            return Err(ParamError::Needs {
+                field: "regularisation.orthogonality",
+                needs: "matrices whose smaller side is at most 4096",
+                got: size.to_string(),
+            });
+        }
+        Ok(())
+    }
+
     fn check_time_budget(&self) -> Result<(), ParamError> {
         let Some(budget) = self.time_budget else { return Ok(()) };
         if !TIME_BUDGET.contains(&budget) {
@@ -489,7 +505,7 @@ impl CheckedTrainSpec {
     ///
     /// # Errors
     /// [`ParamError::BaseWidths`] if other widths were asked for, [`ParamError::Needs`] if values may be missing and the base does
-    /// not take that, [`ParamError::BatchTooLarge`] if these are too wide for the
+    /// not take that, or these widths do not admit an option, [`ParamError::BatchTooLarge`] if they are too wide for the
     /// mini-batch.
     pub fn with_base(&self, base: &ModelSpec) -> Result<Self, ParamError> {
         let expected = &base.raw().widths;
@@ -502,6 +518,7 @@ impl CheckedTrainSpec {
         }
         let spec = TrainSpec { widths: expected.clone(), ..self.spec.clone() };
         spec.check_batch()?;
+        spec.check_options()?;
         Ok(Self { spec })
     }
 
@@ -776,9 +793,11 @@ mod tests {
     #[test]
     fn regularisation_is_checked_by_field() {
         type Change = fn(&mut Regularisation);
-        let wrong: [(Change, &str, &str); 5] = [
+        let wrong: [(Change, &str, &str); 7] = [
             (|r| r.l2 = -1.0, "regularisation.l2", "0 to 1000"),
             (|r| r.activity_l2 = f64::NAN, "regularisation.activity_l2", "0 to 1000"),
+            (|r| r.orthogonality = -0.1, "regularisation.orthogonality", "0 to 1000"),
+            (|r| r.orthogonality = f64::INFINITY, "regularisation.orthogonality", "0 to 1000"),
             (|r| r.masking = 0.96, "regularisation.masking", "0 to 0.95"),
             (|r| r.gaussian = 10.5, "regularisation.gaussian", "0 to 10"),
             (|r| r.input_dropout = 1.0, "regularisation.input_dropout", "0 to 0.95"),
@@ -803,6 +822,24 @@ mod tests {
         let noisy = check_allowed(|spec| (spec.regularisation.masking, spec.regularisation.gaussian) = (0.95, 10.0));
         assert!(noisy.spec().regularisation.corrupts());
         assert!(!check_allowed(|spec| spec.regularisation.l2 = 1.0).spec().regularisation.corrupts());
+    }
+
+    #[test]
+    fn options_that_the_widths_do_not_admit_are_refused_also_where_only_the_base_has_them() {
+        let wide = |spec: &mut TrainSpec| (spec.widths, spec.batch_rows) = (vec![5000, 4097, 8], Some(64));
+        let orthonormal = |spec: &mut TrainSpec| spec.regularisation.orthogonality = 0.1;
+        let text = "regularisation.orthogonality is set, which needs matrices whose smaller side is at most 4096, got 4097";
+        let both = |spec: &mut TrainSpec| {
+            wide(spec);
+            orthonormal(spec);
+        };
+        check_refused(both, "regularisation.orthogonality", text);
+        let base = check_allowed(wide).model_spec(NormalisationKind::None);
+        let mut later = spec(&[]);
+        later.base = Some(Base { name: later.model_name.clone(), selector: Selector::Latest, or_fresh: false });
+        orthonormal(&mut later);
+        let refused = later.check().expect("allowed as far as is known").with_base(&base).expect_err("refused");
+        assert_eq!(refused.to_string(), text);
     }
 
     #[test]

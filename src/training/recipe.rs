@@ -68,6 +68,9 @@ pub struct Regularisation {
     pub l2: f64,
     /// A term `activity_l2` · ‖code‖² of the loss, mean over rows.
     pub activity_l2: f64,
+    /// A term `orthogonality` · ‖G - I‖² of the loss, over all matrices, G being the smaller Gram matrix of each.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub orthogonality: f64,
     /// Probability with which a number of a training row is set to 0, normalised space.
     pub masking: f64,
     /// Standard deviation of the noise added to a training row, normalised space.
@@ -91,11 +94,12 @@ impl Regularisation {
     }
 
     pub(super) fn check(&self) -> Result<(), ParamError> {
-        let Self { l2, activity_l2, masking, gaussian, input_dropout, trim } = *self;
+        let Self { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim } = *self;
         let of_loss = |field, value| check(field, Some(value), |x| (0.0..=1000.0).contains(&x), "0 to 1000");
         let of_inputs = |field, value| check(field, Some(value), |x| (0.0..=0.95).contains(&x), "0 to 0.95");
         of_loss("regularisation.l2", l2)?;
         of_loss("regularisation.activity_l2", activity_l2)?;
+        of_loss("regularisation.orthogonality", orthogonality)?;
         of_inputs("regularisation.masking", masking)?;
         check("regularisation.gaussian", Some(gaussian), |x| (0.0..=10.0).contains(&x), "0 to 10")?;
         of_inputs("regularisation.input_dropout", input_dropout)?;

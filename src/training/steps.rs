@@ -4,7 +4,8 @@ use super::batches::{Batch, Feeder};
 use super::calibrate;
 use super::corruption::Corruption;
 use super::optimizer::{Optimiser, Step};
-use super::recipe::Regularisation;
+use super::orthogonality::Orthogonality;
+use super::params::CheckedTrainSpec;
 use super::shares::share_out;
 use crate::model::Autoencoder;
 use crate::model::gradient::{Gradient, TAPE_ROWS, Tape, fill};
@@ -27,6 +28,7 @@ pub(super) struct Steps {
     used: usize,
     gradient: Gradient,
     corruption: Corruption,
+    orthogonality: Orthogonality,
     activity_l2: f32,
     l2: f32,
     trim: f64,
@@ -35,17 +37,19 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    pub(super) fn new(model: &Autoencoder, regularisation: &Regularisation, seed: u64) -> Self {
+    pub(super) fn new(model: &Autoencoder, spec: &CheckedTrainSpec) -> Self {
+        let (regularisation, parallel) = (spec.regularisation(), is_parallel(model));
         Self {
             tapes: Vec::new(),
             used: 0,
             gradient: Gradient::zeros(model),
-            corruption: Corruption::new(regularisation),
+            corruption: Corruption::new(&regularisation),
+            orthogonality: Orthogonality::new(&regularisation, parallel),
             activity_l2: regularisation.activity_l2 as f32,
             l2: regularisation.l2 as f32,
             trim: regularisation.trim,
-            seed,
-            parallel: is_parallel(model),
+            seed: spec.spec().seed,
+            parallel,
         }
     }
 
@@ -91,9 +95,13 @@ impl Steps {
     /// Moves the weights by what [`Steps::measure`] has found.
     pub(super) fn apply(&mut self, model: &mut Autoencoder, optimiser: &mut Optimiser, rate: f64) {
         let tapes = &self.tapes[..self.used];
+        self.orthogonality.prepare(model);
         self.gradient.collect_vectors(&tapes.iter().map(|(tape, _)| tape));
         let step = Step { rate, l2: self.l2, parallel: self.parallel };
-        let of_tapes = |l: usize, panel: &mut Panel<'_>| fill(panel, tapes.iter().map(|(tape, _)| tape), l);
-        optimiser.step(model, &mut self.gradient, &of_tapes, step);
+        let slopes = |l: usize, panel: &mut Panel<'_>| {
+            fill(panel, tapes.iter().map(|(tape, _)| tape), l);
+            self.orthogonality.add_slope(l, panel);
+        };
+        optimiser.step(model, &mut self.gradient, &slopes, step);
     }
 }

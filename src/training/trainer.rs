@@ -283,7 +283,7 @@ impl<'a> Trainer<'a> {
             best_loss: None,
             optimiser: optimizer.scalars(),
         };
-        let steps = Steps::new(&model, &spec.regularisation(), seed);
+        let steps = Steps::new(&model, spec);
         let (feeder, base) = (Feeder::new(Arc::clone(source), cut), base.cloned());
         Ok(Self { spec, feeder, held_back, state, base, model, best: None, optimizer, steps, yardstick })
     }
@@ -309,7 +309,7 @@ impl<'a> Trainer<'a> {
         let held_back = validation_rows(spec, source.count(), spec.features(), &mut Vec::new());
         let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
-        let steps = Steps::new(&model, &spec.regularisation(), spec.spec().seed);
+        let steps = Steps::new(&model, spec);
         let feeder = Feeder::new(Arc::clone(source), cut);
         Ok(Self { spec, feeder, held_back, state, base, model, best, optimizer, steps, yardstick })
     }

@@ -549,7 +549,8 @@ fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywher
     (asked.epochs, asked.batch_rows) = (Some(2), Some(128));
     let values = plane(300, 120, 9);
     let plain = bits(&run(asked.clone(), &values, 1).expect("trains").model);
-    let changes: [fn(&mut TrainSpec); 6] = [
+    let changes: [fn(&mut TrainSpec); 7] = [
+        |spec| spec.regularisation.orthogonality = 0.1,
         |spec| spec.regularisation.l2 = 0.01,
         |spec| spec.regularisation.activity_l2 = 0.1,
         |spec| spec.regularisation.masking = 0.2,
@@ -564,6 +565,23 @@ fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywher
         assert!(one != plain, "change {i}");
         assert!(one == bits(&run(changed, &values, 3).expect("trains").model), "change {i}");
     }
+}
+
+/// With a layer that expands, and others that do not.
+#[test]
+fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
+    let mut asked = spec(&[8, 12, 6, 3]);
+    (asked.epochs, asked.batch_rows, asked.initialisation) = (Some(60), Some(32), Some(Initialisation::He));
+    let values = plane(300, 8, 3);
+    let largest = |asked: &TrainSpec| defects::of(&run_with(asked.clone(), &values).model).into_iter().fold(0.0, f64::max);
+    let plain = largest(&asked);
+    asked.regularisation.orthogonality = 10.0;
+    let drawn = largest(&asked);
+    assert!(drawn < 0.05 * plain && drawn < 0.05, "{drawn}, without {plain}");
+    // Also where the whole gradient is looked at first.
+    asked.optimiser.gradient_norm_max = Some(1e30);
+    let looked_at = largest(&asked);
+    assert!(looked_at.to_bits() == drawn.to_bits(), "{looked_at}");
 }
 
 #[test]
