@@ -96,6 +96,10 @@ pub(super) struct TrainArgs {
     /// Scale longer gradients down to this Euclidean norm [default: none is scaled]
     #[arg(long, value_name = "NORM")]
     gradient_norm_max: Option<f64>,
+    /// After every so many steps, and at the end of each epoch, make the rows of every matrix orthonormal (columns, where it
+    /// expands) [default: never]
+    #[arg(long, value_name = "STEPS", default_value_t = 0, hide_default_value = true)]
+    retraction_steps: u32,
     /// Decoupled weight decay
     #[arg(long, value_name = "DECAY", default_value_t = 0.0)]
     weight_decay: f64,
@@ -347,6 +351,7 @@ impl TrainArgs {
             schedule: schedule.into(),
             gradient_norm_max: self.gradient_norm_max,
             find_learning_rate: self.find_learning_rate,
+            retraction_steps: self.retraction_steps,
         }
     }
 

@@ -199,6 +199,7 @@ fn optimiser(optimiser: pb::Optimiser) -> Result<OptimiserSpec, ServiceError> {
         },
         gradient_norm_max: optimiser.gradient_norm_max,
         find_learning_rate: optimiser.find_learning_rate,
+        retraction_steps: optimiser.retraction_steps,
     })
 }
 
@@ -612,6 +613,7 @@ mod tests {
                 schedule: pb::Schedule::Constant.into(),
                 gradient_norm_max: Some(1.5),
                 find_learning_rate: true,
+                retraction_steps: 100,
                 ..Default::default()
             }),
             time_budget: Some(prost_types::Duration { seconds: 90, nanos: 500_000_000 }),
@@ -638,6 +640,7 @@ mod tests {
                 schedule: Schedule::Constant,
                 gradient_norm_max: Some(1.5),
                 find_learning_rate: true,
+                retraction_steps: 100,
                 ..OptimiserSpec::default()
             }
         );

@@ -1,22 +1,40 @@
-//! Keeps the rows of matrices near orthonormal (the columns, where they expand) by a term of the loss, λ·‖G - I‖² (Frobenius) over
-//! all matrices W, G being the smaller Gram matrix of each.
+//! Keeps the rows of matrices orthonormal (the columns, where they expand): softly, by a term of the loss, or exactly, by
+//! retraction. Both go along one product,
 //!
-//! Its slope is 4λ·P(W) with P(W) = (W·Wᵀ - I)·W = W·(Wᵀ·W - I), of which the one with the smaller Gram matrix is computed: by the
-//! kernels, block by block of rows of W, on any number of threads with the same bits.
+//! P(W) = (W·Wᵀ - I)·W = W·(Wᵀ·W - I),
+//!
+//! of which the one with the smaller Gram matrix G is computed, by the kernels, block by block of rows of W: on any number of
+//! threads with the same bits.
+//!
+//! - The term λ·‖G - I‖² (Frobenius), over all matrices, has the slope 4λ·P(W).
+//! - The steps W ← W - P(W)/2 of Newton and Schulz keep the singular vectors and bring every singular value s between 0 and √3
+//!   to 1, by s ← (3s - s³)/2: to the nearest matrix with orthonormal rows, the orthogonal factor of the polar decomposition
+//!   (Higham 2008, chapter 8).
 
 use std::sync::Mutex;
 
-use super::recipe::Regularisation;
+use super::params::CheckedTrainSpec;
 use super::shares::share_out_with;
 use crate::model::Autoencoder;
 use crate::numeric::Lanes;
 use crate::numeric::matmul::{self, Panel, Weights, panel_count};
+use crate::numeric::update::squared_norm;
+
+/// ‖G - I‖ below which no singular value is above √2: each step then brings all of them nearer to 1.
+const NEAR: f64 = 1.0;
+/// ‖G - I‖ / √n below which one step leaves less than f32 can tell, since each squares it.
+const LAST: f64 = 1e-4;
+/// Steps at most. Each makes small singular values greater by half: those 10,000 times smaller than the greatest come to 1, and
+/// what is as good as 0 stays away from it, since there is no nearest.
+const STEPS_MAX: u32 = 30;
 
 /// What keeps matrices orthonormal; used again from step to step.
 #[derive(Debug)]
 pub(super) struct Orthogonality {
     /// λ; 0: there is no term.
     strength: f32,
+    /// Steps from one retraction to the next; 0: there is none.
+    every: u64,
     parallel: bool,
     /// By layer.
     pulls: Vec<Pull>,
@@ -27,10 +45,17 @@ pub(super) struct Orthogonality {
 /// P(W).
 #[derive(Debug, Default)]
 struct Pull {
-    /// Its rows, cut as the panels of the gradient are.
-    blocks: Vec<Lanes>,
+    blocks: Vec<Block>,
     /// Wᵀ·W - I, where W expands.
     excess: Option<Weights>,
+}
+
+/// Rows of P(W), cut as the panels of the gradient are.
+#[derive(Debug, Default)]
+struct Block {
+    rows: Lanes,
+    /// The sum of the squares of these rows of W·Wᵀ - I, where W does not expand.
+    squares: f64,
 }
 
 /// A block of rows of W, and of W·Wᵀ - I.
@@ -41,8 +66,10 @@ struct Room {
 }
 
 impl Orthogonality {
-    pub(super) fn new(regularisation: &Regularisation, parallel: bool) -> Self {
-        Self { strength: regularisation.orthogonality as f32, parallel, pulls: Vec::new(), rooms: Vec::new() }
+    pub(super) fn new(spec: &CheckedTrainSpec, parallel: bool) -> Self {
+        let strength = spec.regularisation().orthogonality as f32;
+        let every = u64::from(spec.spec().optimiser.retraction_steps);
+        Self { strength, every, parallel, pulls: Vec::new(), rooms: Vec::new() }
     }
 
     /// Makes the slopes ready that [`Orthogonality::add_slope`] adds: the step changes W under their hands.
@@ -60,29 +87,77 @@ impl Orthogonality {
     pub(super) fn add_slope(&self, l: usize, panel: &mut Panel<'_>) {
         if self.strength > 0.0 {
             let index = panel.index();
-            panel.add_rows(4.0 * self.strength, &self.pulls[l].blocks[index]);
+            panel.add_rows(4.0 * self.strength, &self.pulls[l].blocks[index].rows);
+        }
+    }
+
+    /// Whether matrices are retracted after so many steps.
+    pub(super) fn is_due(&self, steps_done: u64) -> bool {
+        self.every > 0 && steps_done.is_multiple_of(self.every)
+    }
+
+    /// Whether they are at the end of an epoch, after so many steps, so that what is measured and published is orthonormal:
+    /// unless they just were.
+    pub(super) fn is_due_at_end(&self, steps_done: u64) -> bool {
+        self.every > 0 && !self.is_due(steps_done)
+    }
+
+    /// Makes the rows of every matrix orthonormal (columns, where it expands): the nearest that there are. A matrix whose Gram
+    /// matrix has left the numbers stays as it is.
+    pub(super) fn retract(&mut self, model: &mut Autoencoder) {
+        self.pulls.resize_with(model.layers().len(), Pull::default);
+        for (pull, layer) in self.pulls.iter_mut().zip(model.layers_mut()) {
+            pull.retract(&mut layer.weight, &mut self.rooms, self.parallel);
         }
     }
 }
 
 impl Pull {
-    /// Becomes that of W.
-    fn compute(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Room>>, parallel: bool) {
-        self.blocks.resize_with(panel_count(weights.outputs()), Lanes::default);
+    /// Brings every singular value of W to 1.
+    fn retract(&mut self, weights: &mut Weights, rooms: &mut Vec<Mutex<Room>>, parallel: bool) {
+        let mut defect = self.compute(weights, rooms, parallel);
+        if !defect.is_finite() {
+            return;
+        }
+        if defect > NEAR {
+            // No eigenvalue of G is above 1 + ‖G - I‖: no singular value is above 1 then.
+            let scale = (1.0 / (1.0 + defect)).sqrt() as f32;
+            weights.panels_mut().iter_mut().for_each(|w| *w *= scale);
+            defect = self.compute(weights, rooms, parallel);
+        }
+        let last = LAST * (weights.outputs().min(weights.inputs()) as f64).sqrt();
+        for _ in 0..STEPS_MAX {
+            let (outputs, inputs) = (weights.outputs(), weights.inputs());
+            for (mut panel, block) in matmul::panels(weights.panels_mut(), outputs, inputs).zip(&self.blocks) {
+                panel.add_rows(-0.5, &block.rows);
+            }
+            if defect < last {
+                break;
+            }
+            defect = self.compute(weights, rooms, parallel);
+        }
+    }
+
+    /// Becomes that of W; returns ‖G - I‖, Frobenius.
+    fn compute(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Room>>, parallel: bool) -> f64 {
+        self.blocks.resize_with(panel_count(weights.outputs()), Block::default);
         if weights.outputs() <= weights.inputs() {
             self.by_rows(weights, rooms, parallel);
+            self.blocks.iter().map(|block| block.squares).sum::<f64>().sqrt()
         } else {
             self.by_columns(weights, rooms, parallel);
+            self.excess.as_ref().map_or(0.0, |excess| squared_norm(excess.panels(), parallel).sqrt())
         }
     }
 
     /// (W·Wᵀ - I)·W.
     fn by_rows(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Room>>, parallel: bool) {
-        let work = |room: &mut Room, (index, pull): (usize, &mut Lanes)| {
+        let work = |room: &mut Room, (index, block): (usize, &mut Block)| {
             let first = weights.copy_block(index, &mut room.rows);
             weights.encode(&room.rows, &mut room.excess);
             (0..room.rows.rows()).for_each(|row| *room.excess.at_mut(row, first + row) -= 1.0);
-            weights.decode(&room.excess, pull);
+            block.squares = squared_norm(room.excess.values(), false);
+            weights.decode(&room.excess, &mut block.rows);
         };
         share_out_with(rooms, self.blocks.iter_mut().enumerate().collect(), parallel, |_| 1, work);
     }
@@ -105,10 +180,10 @@ impl Pull {
         share_out_with(rooms, panels, parallel, |_| 1, work);
         (0..inputs).for_each(|i| *excess.at_mut(i, i) -= 1.0);
         let excess = &*excess;
-        let work = |room: &mut Room, (index, pull): (usize, &mut Lanes)| {
+        let work = |room: &mut Room, (index, block): (usize, &mut Block)| {
             weights.copy_block(index, &mut room.rows);
             // It is symmetric.
-            excess.encode(&room.rows, pull);
+            excess.encode(&room.rows, &mut block.rows);
         };
         share_out_with(rooms, self.blocks.iter_mut().enumerate().collect(), parallel, |_| 1, work);
     }
@@ -117,6 +192,7 @@ impl Pull {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numeric::linalg::{Gram, orthonormalise_rows};
     use crate::numeric::rng::{Stream, Use};
 
     fn random(outputs: usize, inputs: usize, size: f64) -> Weights {
@@ -150,7 +226,7 @@ mod tests {
             let mut slope = Weights::zeros(outputs, inputs);
             matmul::panels(slope.panels_mut(), outputs, inputs).for_each(|mut panel| {
                 let index = panel.index();
-                panel.add_rows(4.0, &pull.blocks[index]);
+                panel.add_rows(4.0, &pull.blocks[index].rows);
             });
             let mut plain: Vec<f64> = w.to_row_major().into_iter().map(f64::from).collect();
             let mut differences = Vec::new();
@@ -179,10 +255,66 @@ mod tests {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
                 let mut pull = Pull::default();
                 pool.install(|| pull.compute(&w, &mut Vec::new(), true));
-                pull.blocks.iter().flat_map(|block| block.values().iter().map(|x| x.to_bits())).collect::<Vec<_>>()
+                pull.blocks.iter().flat_map(|block| block.rows.values().iter().map(|x| x.to_bits())).collect::<Vec<_>>()
             };
             let one = of(1);
             assert!(one == of(2) && one == of(3), "{outputs}x{inputs}");
+        }
+    }
+
+    /// W = U·diag(s)·Vᵀ, of which U·Vᵀ is the nearest.
+    #[test]
+    fn a_retraction_finds_the_nearest_orthonormal_matrix() {
+        for (outputs, inputs) in [(6, 40), (40, 6), (9, 9), (1, 5), (5, 1), (150, 170)] {
+            let size = outputs.min(inputs);
+            let axes = |rows: usize, seed| {
+                let mut stream = Stream::new(seed, 0, 0, Use::Weights);
+                let mut values: Vec<f64> = (0..size * rows).map(|_| stream.normal()).collect();
+                orthonormalise_rows(&mut values, rows);
+                values
+            };
+            let (u, v) = (axes(outputs, 1), axes(inputs, 2));
+            let product = |scale: &dyn Fn(usize) -> f64| {
+                let places = (0..outputs).flat_map(|o| (0..inputs).map(move |i| (o, i)));
+                let at =
+                    |(o, i)| (0..size).map(|k| scale(k) * u[k * outputs + o] * v[k * inputs + i]).sum::<f64>() as f32;
+                Weights::from_row_major(outputs, inputs, &places.map(at).collect::<Vec<_>>())
+            };
+            let nearest = product(&|_| 1.0);
+            // As after some steps, as He draws them, and far away.
+            let scales: [&dyn Fn(usize) -> f64; 4] = [
+                &|k| 1.0 + 0.1 * (k % 3) as f64,
+                &|k| 0.2 + 2.0 * k as f64 / size as f64,
+                &|k| 1e2 / (1.0 + (k % 10) as f64).powi(2),
+                &|_| 1e-3,
+            ];
+            for (i, scale) in scales.iter().enumerate() {
+                let mut w = product(scale);
+                Pull::default().retract(&mut w, &mut Vec::new(), false);
+                assert!(Gram::of(&w).defect().per_row < 1e-5, "{outputs}x{inputs}, {i}: {:?}", Gram::of(&w).defect());
+                let pairs = w.to_row_major().into_iter().zip(nearest.to_row_major());
+                let apart = pairs.fold(0.0, |most: f32, (a, b)| most.max((a - b).abs()));
+                assert!(apart < 1e-3, "{outputs}x{inputs}, {i}: {apart} from the nearest");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_nearest_stays_in_the_numbers() {
+        let retracted = |mut w: Weights| {
+            Pull::default().retract(&mut w, &mut Vec::new(), false);
+            w
+        };
+        let zero = Weights::zeros(3, 8);
+        assert_eq!(retracted(zero.clone()), zero);
+        // Twice the same row: one direction, shared.
+        let twice = retracted(Weights::from_row_major(2, 3, &[1.0, 2.0, 2.0, 1.0, 2.0, 2.0]));
+        assert!(twice.panels().iter().all(|w| w.is_finite() && w.abs() <= 1.0), "{twice:?}");
+        for size in [1e30, f32::NAN, f32::INFINITY] {
+            let (mut far, mut kept) = (random(3, 8, 1.0), random(3, 8, 1.0));
+            (*far.at_mut(1, 1), *kept.at_mut(1, 1)) = (size, size);
+            let bits = |w: &Weights| w.panels().iter().map(|w| w.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&retracted(far)), bits(&kept), "{size}");
         }
     }
 }

@@ -393,14 +393,18 @@ impl TrainSpec {
     /// Options that not all widths admit; for widths that are known.
     fn check_options(&self) -> Result<(), ParamError> {
         let size = self.widths.windows(2).map(|pair| pair[0].min(pair[1])).max().unwrap_or(0);
-        if self.regularisation.orthogonality > 0.0 && size > ORTHONORMAL_SIZE_MAX {
-            return Err(ParamError::Needs {
-                field: "regularisation.orthogonality",
+        let orthonormal = [
+            (self.regularisation.orthogonality > 0.0, "regularisation.orthogonality"),
+            (self.optimiser.retraction_steps > 0, "optimiser.retraction_steps"),
+        ];
+        match orthonormal.into_iter().find(|(is_set, _)| *is_set && size > ORTHONORMAL_SIZE_MAX) {
+            Some((_, field)) => Err(ParamError::Needs {
+                field,
                 needs: "matrices whose smaller side is at most 4096",
                 got: size.to_string(),
-            });
+            }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn check_time_budget(&self) -> Result<(), ParamError> {
@@ -554,6 +558,7 @@ impl CheckedTrainSpec {
             && !spec.gain
             && spec.initialisation.is_none()
             && spec.optimiser.weight_decay == 0.0
+            && spec.optimiser.retraction_steps == 0
             && spec.regularisation == Regularisation::default()
             && !spec.missing_values
     }
@@ -784,6 +789,14 @@ mod tests {
             "optimiser.find_learning_rate",
             "optimiser.find_learning_rate is set together with optimiser.learning_rate, expected one of them",
         );
+        check_refused(
+            |spec| spec.optimiser.retraction_steps = 1_000_001,
+            "optimiser.retraction_steps",
+            "optimiser.retraction_steps is 1000001, expected 0 to 1000000",
+        );
+        assert!(check_allowed(|_| ()).may_be_linear());
+        assert!(!check_allowed(|spec| spec.optimiser.retraction_steps = 7).may_be_linear());
+        assert!(!check_allowed(|spec| spec.regularisation.orthogonality = 0.1).may_be_linear());
         check_allowed(|spec| {
             spec.optimiser.beta2 = Some(0.0);
             spec.optimiser.find_learning_rate = true;
@@ -834,6 +847,15 @@ mod tests {
             orthonormal(spec);
         };
         check_refused(both, "regularisation.orthogonality", text);
+        let retracted = |spec: &mut TrainSpec| {
+            wide(spec);
+            spec.optimiser.retraction_steps = 10;
+        };
+        check_refused(
+            retracted,
+            "optimiser.retraction_steps",
+            &text.replace("regularisation.orthogonality", "optimiser.retraction_steps"),
+        );
         let base = check_allowed(wide).model_spec(NormalisationKind::None);
         let mut later = spec(&[]);
         later.base = Some(Base { name: later.model_name.clone(), selector: Selector::Latest, or_fresh: false });

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::params::{ParamError, check};
 
+/// Most steps from one retraction to the next; there is one at the end of each epoch too.
+const RETRACTION_STEPS_MAX: u32 = 1_000_000;
+
 /// How parameters are moved by their gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +61,14 @@ pub struct OptimiserSpec {
     pub gradient_norm_max: Option<f64>,
     /// Whether the peak rate is found by a sweep.
     pub find_learning_rate: bool,
+    /// Steps after which matrices are made orthonormal, and again; 0: never.
+    #[serde(skip_serializing_if = "is_never")]
+    pub retraction_steps: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_never(steps: &u32) -> bool {
+    *steps == 0
 }
 
 /// What keeps a model from learning the training rows by heart. Zeros are off.
@@ -130,6 +141,8 @@ impl OptimiserSpec {
             |x| x > 0.0 && x.is_finite(),
             "a finite number above 0",
         )?;
+        let steps = Some(self.retraction_steps);
+        check("optimiser.retraction_steps", steps, |n| n <= RETRACTION_STEPS_MAX, "0 to 1000000")?;
         if self.beta2.is_some() && self.kind == OptimiserKind::Sgd {
             return Err(ParamError::Needs {
                 field: "optimiser.beta2",

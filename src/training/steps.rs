@@ -44,7 +44,7 @@ impl Steps {
             used: 0,
             gradient: Gradient::zeros(model),
             corruption: Corruption::new(&regularisation),
-            orthogonality: Orthogonality::new(&regularisation, parallel),
+            orthogonality: Orthogonality::new(spec, parallel),
             activity_l2: regularisation.activity_l2 as f32,
             l2: regularisation.l2 as f32,
             trim: regularisation.trim,
@@ -92,8 +92,8 @@ impl Steps {
         tapes.iter().map(|(tape, _)| tape.loss()).sum()
     }
 
-    /// Moves the weights by what [`Steps::measure`] has found.
-    pub(super) fn apply(&mut self, model: &mut Autoencoder, optimiser: &mut Optimiser, rate: f64) {
+    /// Moves the weights by what [`Steps::measure`] has found, after `done` steps; retracts them where it is time.
+    pub(super) fn apply(&mut self, model: &mut Autoencoder, optimiser: &mut Optimiser, rate: f64, done: u64) {
         let tapes = &self.tapes[..self.used];
         self.orthogonality.prepare(model);
         self.gradient.collect_vectors(&tapes.iter().map(|(tape, _)| tape));
@@ -103,5 +103,15 @@ impl Steps {
             self.orthogonality.add_slope(l, panel);
         };
         optimiser.step(model, &mut self.gradient, &slopes, step);
+        if self.orthogonality.is_due(done + 1) {
+            self.orthogonality.retract(model);
+        }
+    }
+
+    /// What an epoch ends with, after `done` steps, before anything is measured.
+    pub(super) fn end_epoch(&mut self, model: &mut Autoencoder, done: u64) {
+        if self.orthogonality.is_due_at_end(done) {
+            self.orthogonality.retract(model);
+        }
     }
 }

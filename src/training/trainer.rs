@@ -427,7 +427,7 @@ impl<'a> Trainer<'a> {
             let (step, plan) = (self.state.steps_done, &self.state.plan);
             let (schedule, warmup) = (self.spec.spec().optimiser.schedule, self.spec.warmup_fraction());
             let rate = learning_rate(schedule, step, plan.steps(), warmup, plan.learning_rate);
-            self.steps.apply(&mut self.model, &mut self.optimizer, rate);
+            self.steps.apply(&mut self.model, &mut self.optimizer, rate, step);
             let state = &mut self.state;
             state.loss_sum += loss;
             state.rows_done += batch.len() as u64;
@@ -436,6 +436,7 @@ impl<'a> Trainer<'a> {
             let (epoch, training_loss) = (state.epoch, state.loss_sum / state.rows_done as f64);
             self.tell(observer, epoch, training_loss, false)?;
         }
+        self.steps.end_epoch(&mut self.model, self.state.steps_done);
         // A loss may hide it: some activations make a number of what is none.
         if !is_finite(&self.model) {
             return Ok(Epoch::Diverged(diverged(&self.state, f64::NAN)));

@@ -71,6 +71,9 @@ impl Bench<'_> {
             rate,
         )?;
         let before = self.observer.elapsed();
+        if self.spec.optimiser.retraction_steps > 0 {
+            self.steps.end_epoch(&mut self.model.clone(), self.plan.steps_per_epoch);
+        }
         validate()?;
         let now = self.observer.elapsed();
         let validation = now.saturating_sub(before).as_secs_f64();
@@ -95,7 +98,7 @@ impl Bench<'_> {
     ) -> Result<(), TrainError> {
         let mut model = self.model.clone();
         let mut optimiser = Optimiser::new(&model, &self.spec.optimiser);
-        let mut batch = Batch::default();
+        let (mut batch, mut done) = (Batch::default(), 0);
         let event = Event { epoch_count: self.plan.epochs, step_count: self.plan.steps(), ..Event::default() };
         for epoch in 1.. {
             self.feeder.begin(epoch, 0)?;
@@ -105,7 +108,8 @@ impl Bench<'_> {
                     break;
                 }
                 let loss = self.steps.measure(&model, self.feeder, &batch, epoch) / batch.len() as f64;
-                self.steps.apply(&mut model, &mut optimiser, rate);
+                self.steps.apply(&mut model, &mut optimiser, rate, done);
+                done += 1;
                 if matches!(self.observer.look(&event), Next::Stop | Next::SaveAndStop) {
                     return Err(TrainError::Stopped);
                 }

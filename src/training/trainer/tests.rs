@@ -549,7 +549,8 @@ fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywher
     (asked.epochs, asked.batch_rows) = (Some(2), Some(128));
     let values = plane(300, 120, 9);
     let plain = bits(&run(asked.clone(), &values, 1).expect("trains").model);
-    let changes: [fn(&mut TrainSpec); 7] = [
+    let changes: [fn(&mut TrainSpec); 8] = [
+        |spec| spec.optimiser.retraction_steps = 2,
         |spec| spec.regularisation.orthogonality = 0.1,
         |spec| spec.regularisation.l2 = 0.01,
         |spec| spec.regularisation.activity_l2 = 0.1,
@@ -582,6 +583,46 @@ fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
     asked.optimiser.gradient_norm_max = Some(1e30);
     let looked_at = largest(&asked);
     assert!(looked_at.to_bits() == drawn.to_bits(), "{looked_at}");
+}
+
+#[test]
+fn matrices_that_are_retracted_are_orthonormal_whichever_epoch_is_the_best() {
+    let mut asked = spec(&[8, 12, 6, 3]);
+    (asked.epochs, asked.batch_rows, asked.initialisation) = (Some(8), Some(32), Some(Initialisation::He));
+    // Seldom, and as seldom as the end of an epoch: not after the last step of each.
+    for every in [1, 3, 1000] {
+        asked.optimiser.retraction_steps = every;
+        let trained = run_with(asked.clone(), &plane(300, 8, 3));
+        let largest = |defects: &[f64]| defects.iter().copied().fold(0.0, f64::max);
+        assert!(largest(&defects::of(&trained.model)) < 1e-4, "every {every} steps");
+        let losses = &trained.report.epochs;
+        assert!(losses.iter().all(|epoch| largest(&epoch.defects) < 1e-4), "{losses:?}");
+        assert!(losses[7].training_loss < 0.7 * losses[0].training_loss, "{losses:?}");
+    }
+}
+
+#[test]
+fn orthonormal_matrices_are_the_same_wherever_training_is_interrupted() {
+    let mut asked = spec(&[8, 12, 6, 2]);
+    (asked.epochs, asked.batch_rows, asked.validation_fraction) = (Some(3), Some(16), Some(0.05));
+    (asked.optimiser.retraction_steps, asked.regularisation.orthogonality) = (4, 0.5);
+    let checked = asked.clone().check().expect("valid");
+    let values = plane(100, 8, 2);
+    let whole = run(asked, &values, 2).expect("trains");
+    // Between retractions, at them, and at the ends of epochs of six steps.
+    for every in [1, 3, 4, 6] {
+        let mut start = Start::Fresh;
+        let trained = loop {
+            let mut observer = Interrupted { every, kept: None };
+            match go(&checked, &values, &[], start, 1, &mut observer) {
+                Ok(trained) => break trained,
+                Err(error) => assert_eq!(error, TrainError::Stopped),
+            }
+            start = Start::Checkpoint(observer.kept.expect("saved"), None);
+        };
+        assert_eq!(bits(&trained.model), bits(&whole.model), "stopped every {every} steps");
+        assert_eq!(trained.report, whole.report, "stopped every {every} steps");
+    }
 }
 
 #[test]
