@@ -45,6 +45,7 @@ impl Model {
             gain: false,
             feature_names: Vec::new(),
             missing_values: false,
+            ordered_code: false,
         });
         let features = self.widths[0];
         let normaliser = Normaliser {

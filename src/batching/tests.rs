@@ -36,6 +36,7 @@ fn model(version: u64) -> Arc<LoadedModel> {
         gain: false,
         feature_names: vec![],
         missing_values: false,
+        ordered_code: false,
     })
     .expect("a specification");
     let normaliser = Normaliser::none();

@@ -216,10 +216,11 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
             names(&spec.decoder_activations)
         );
         println!(
-            "  loss: {}, normalisation: {}{}",
+            "  loss: {}, normalisation: {}{}{}",
             report::short(spec.loss().as_str_name(), "LOSS_"),
             report::short(spec.normalisation().as_str_name(), "NORMALISATION_"),
-            if spec.gain { ", with gain" } else { "" }
+            if spec.gain { ", with gain" } else { "" },
+            if spec.ordered_code { ", ordered code" } else { "" }
         );
     }
     println!(

@@ -156,6 +156,7 @@ pub(super) fn version_json(version: &pb::ModelVersion) -> Value {
         "loss": spec.map(|spec| spec.loss().as_str_name()),
         "normalisation": spec.map(|spec| spec.normalisation().as_str_name()),
         "gain": spec.map(|spec| spec.gain),
+        "ordered_code": spec.map(|spec| spec.ordered_code),
         "feature_names": spec.map(|spec| &spec.feature_names),
         "file_bytes": version.file_bytes,
         "tensor_bytes": version.tensor_bytes,

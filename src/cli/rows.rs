@@ -37,7 +37,8 @@ pub(super) struct RowsArgs {
 pub(super) struct EncodeArgs {
     #[command(flatten)]
     rows: RowsArgs,
-    /// Only the first numbers of each code, so many: for versions that `halfhitch models canonicalise` made
+    /// Only the first numbers of each code, so many: for versions that `halfhitch models canonicalise` made, or that were trained with
+    /// --nested-dropout
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     code_length: u32,
 }

@@ -127,6 +127,9 @@ pub(super) struct TrainArgs {
     /// Share of the rows of each mini-batch, those that reconstruct worst, that do not count: for data with bad rows in it
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with_all = ["activity_l2", "patience_epochs"])]
     trim: f64,
+    /// Nested dropout: share of the training rows whose code is cut short at random, so that its first numbers are the best few
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "trim")]
+    nested_dropout: f64,
     /// What to minimise [default: cross-entropy for values in the unit interval, else squared error]
     #[arg(long, value_enum)]
     loss: Option<LossArg>,
@@ -364,6 +367,7 @@ impl TrainArgs {
             input_dropout: self.input_dropout,
             trim: self.trim,
             orthogonality: self.orthogonality,
+            nested_dropout: self.nested_dropout,
         }
     }
 }

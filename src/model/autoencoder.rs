@@ -66,6 +66,12 @@ impl Autoencoder {
         Self { spec, normaliser, layers }
     }
 
+    /// The same, whose code is ordered by how it is trained now, or is not any more.
+    #[must_use]
+    pub fn with_ordered_code(self, ordered_code: bool) -> Self {
+        Self { spec: self.spec.with_ordered_code(ordered_code), ..self }
+    }
+
     /// Its specification.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec

@@ -51,7 +51,8 @@ pub fn canonicalise(
     let covariance: Vec<f64> = statistics.code_covariance.iter().map(|value| f64::from(*value)).collect();
     let (variances, axes) = symmetric_axes(&covariance, k).ok_or(CanonicalError::Axes)?;
 
-    let mut turned = model.clone();
+    // Another order than that of training, if it had one.
+    let mut turned = model.clone().with_ordered_code(false);
     let Some(layer) = turned.layers_mut().last_mut() else { return Err(CanonicalError::Already) };
     let (w, d) = (layer.weight.to_row_major(), layer.weight.inputs());
     let mean: Vec<f64> = statistics.code_mean.iter().map(|value| f64::from(*value)).collect();
@@ -117,6 +118,7 @@ mod tests {
             gain: false,
             feature_names: vec![],
             missing_values: false,
+            ordered_code: false,
         })
         .expect("a model");
         let layer = |seed, outputs, inputs| TiedLayer {

@@ -134,6 +134,8 @@ pub struct Tape {
     h: Vec<Lanes>,
     /// What is to be reconstructed, where that is not h_0; NaN where there is nothing to compare with.
     clean: Option<Lanes>,
+    /// Units of the code that are decoded, row by row; empty: all of every row.
+    kept: Vec<usize>,
     /// 1 / rows of the batch.
     share: f32,
     /// g_0 (x̂; logits under cross-entropy) to g_{K-1}.
@@ -159,6 +161,7 @@ impl Tape {
         Self {
             h: vec![Lanes::default(); layers + 1],
             clean: None,
+            kept: Vec::new(),
             share: 1.0,
             g: vec![Lanes::default(); layers],
             gained: vec![Lanes::default(); layers],
@@ -182,6 +185,13 @@ impl Tape {
     pub fn changed_mut(&mut self) -> &mut Lanes {
         self.clean.get_or_insert_default().clone_from(&self.h[0]);
         &mut self.h[0]
+    }
+
+    /// Cuts codes short: of each row only so many of the first units of the code are decoded, the others are 0, and nothing is
+    /// learnt from what they would have been.
+    pub fn cut_codes(&mut self, kept: impl Iterator<Item = usize>) {
+        self.kept.clear();
+        self.kept.extend(kept);
     }
 
     /// The normalised rows (n, d_0).
@@ -208,6 +218,9 @@ impl Tape {
 
     /// Encodes and decodes the rows, keeping every activation, and takes the loss and its derivative, as a part of a batch
     /// of `batch_rows` rows.
+    ///
+    /// # Panics
+    /// If [`Tape::cut_codes`] had another number of rows.
     pub fn forward(&mut self, model: &Autoencoder, batch_rows: usize) {
         let (raw, layers) = (model.spec().raw(), model.layers());
         for (l, layer) in layers.iter().enumerate() {
@@ -222,6 +235,7 @@ impl Tape {
                 activation.apply_with_bias(output, bias);
             }
         }
+        cut(&mut self.h[layers.len()], &self.kept);
         for (l, layer) in layers.iter().enumerate().rev() {
             let (g, done) = self.g.split_at_mut(l + 1);
             let input = done.first().unwrap_or(&self.h[layers.len()]);
@@ -291,6 +305,7 @@ impl Tape {
             let (target, code) = (&mut self.encoder_delta[last], &self.h[last + 1]);
             target.values_mut().iter_mut().zip(code.values()).for_each(|(d, code)| *d += slope * code);
         }
+        cut(&mut self.encoder_delta[model.layers().len() - 1], &self.kept);
         self.back_from_code(model);
     }
 
@@ -380,6 +395,14 @@ impl Tape {
     /// What decoder layer l reads: γ_l∘g_{l+1}, g_{l+1}, or the code.
     fn decoder_input(&self, l: usize) -> &Lanes {
         if self.gain[l].is_empty() { self.g.get(l + 1).unwrap_or(&self.h[l + 1]) } else { &self.gained[l] }
+    }
+}
+
+/// Sets to 0 what is not `kept` of each row, of the first columns so many; nothing where that is not said.
+fn cut(codes: &mut Lanes, kept: &[usize]) {
+    assert!(kept.is_empty() || kept.len() == codes.rows(), "as many rows as codes that are cut");
+    for (row, kept) in kept.iter().enumerate() {
+        (*kept..codes.columns()).for_each(|column| *codes.at_mut(row, column) = 0.0);
     }
 }
 

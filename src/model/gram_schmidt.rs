@@ -53,7 +53,8 @@ pub fn orthonormalise_code(
     if activation != Activation::Linear {
         return Err(OrthonormalError::Activation(format!("{activation:?}")));
     }
-    let mut changed = model.clone();
+    // What was trained to be cut short was trained with other biases.
+    let mut changed = model.clone().with_ordered_code(false);
     let Some(layer) = changed.layers_mut().last_mut() else { return Err(OrthonormalError::NotFinite) };
     let (k, d) = (layer.weight.outputs(), layer.weight.inputs());
     if k > d {

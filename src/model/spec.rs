@@ -205,6 +205,10 @@ pub struct RawModelSpec {
     /// Whether values of a row may be missing.
     #[serde(default, skip_serializing_if = "is_false")]
     pub missing_values: bool,
+    /// Whether it was trained with nested dropout: the first numbers of its codes are the best few, and those that are missing
+    /// are 0.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ordered_code: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
@@ -239,6 +243,13 @@ impl ModelSpec {
     /// The fields.
     pub fn raw(&self) -> &RawModelSpec {
         &self.raw
+    }
+
+    /// The same, of a model whose code is ordered, or not.
+    #[must_use]
+    pub fn with_ordered_code(self, ordered_code: bool) -> Self {
+        // No other field depends on it.
+        Self { raw: RawModelSpec { ordered_code, ..self.raw } }
     }
 
     /// Number of encoder layers, K.
@@ -409,6 +420,7 @@ pub(crate) mod tests {
             gain: false,
             feature_names: Vec::new(),
             missing_values: false,
+            ordered_code: false,
         }
     }
 

@@ -16,6 +16,8 @@ pub enum Use {
     Sample,
     /// How a row is corrupted.
     Corruption,
+    /// After which unit the code of a row is cut.
+    NestedDropout,
 }
 
 /// A stream of random numbers.

@@ -117,6 +117,7 @@ fn artifact() -> Artifact {
         gain: false,
         feature_names: Vec::new(),
         missing_values: false,
+        ordered_code: false,
     })
     .expect("a good specification");
     let normaliser = Normaliser::none();

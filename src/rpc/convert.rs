@@ -204,8 +204,9 @@ fn optimiser(optimiser: pb::Optimiser) -> Result<OptimiserSpec, ServiceError> {
 }
 
 fn regularisation(regularisation: pb::Regularisation) -> Regularisation {
-    let pb::Regularisation { l2, activity_l2, masking, gaussian, input_dropout, trim, orthogonality } = regularisation;
-    Regularisation { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim }
+    let pb::Regularisation { l2, activity_l2, masking, gaussian, input_dropout, trim, orthogonality, nested_dropout } =
+        regularisation;
+    Regularisation { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim, nested_dropout }
 }
 
 /// What training begins with, if anything.
@@ -402,6 +403,7 @@ fn spec_answer(spec: &ModelSpec) -> pb::ModelSpec {
         gain: raw.gain,
         feature_names: raw.feature_names.clone(),
         missing_values: raw.missing_values,
+        ordered_code: raw.ordered_code,
     }
 }
 
@@ -623,8 +625,9 @@ mod tests {
                 masking: 0.0,
                 gaussian: 0.4,
                 input_dropout: 0.5,
-                trim: 0.1,
+                trim: 0.0,
                 orthogonality: 0.7,
+                nested_dropout: 0.6,
             }),
             ..Default::default()
         };
@@ -654,7 +657,8 @@ mod tests {
                 masking: 0.0,
                 gaussian: 0.4,
                 input_dropout: 0.5,
-                trim: 0.1
+                trim: 0.0,
+                nested_dropout: 0.6
             }
         );
     }

@@ -103,10 +103,10 @@ pub enum ServiceError {
     },
     /// Codes that are to be cut short.
     #[error(
-        "the codes of {0} are not canonical, their first numbers are not the best: `halfhitch models canonicalise` makes a version \
-         whose are"
+        "the codes of {0} are not ordered, their first numbers are not the best: `halfhitch models canonicalise` makes a version \
+         whose are, and so does training with `nested_dropout`"
     )]
-    NotCanonical(ModelKey),
+    NotOrdered(ModelKey),
     /// Making codes canonical.
     #[error("{key} cannot be made canonical: {error}")]
     Canonical {
@@ -196,7 +196,7 @@ impl ServiceError {
             | Self::NoMissingValues { .. }
             | Self::NoSample { .. }
             | Self::NotInspected { .. }
-            | Self::NotCanonical(_)
+            | Self::NotOrdered(_)
             | Self::Canonical { .. }
             | Self::Orthonormal { .. } => Kind::Precondition,
             Self::Message { error, .. } => error.kind(),

@@ -228,8 +228,8 @@ impl Service {
     ) -> Result<Served, ServiceError> {
         let model = self.ready(key, operation).await?;
         let code_length = model.artifact.model.spec().code_length();
-        let is_short = operation.decodes() && rows.columns() < code_length && model.artifact.has_canonical_codes();
-        // What is missing of a canonical code is average: 0.
+        let is_short = operation.decodes() && rows.columns() < code_length && model.artifact.has_ordered_codes();
+        // What is missing of a code is average, or what it was in training where codes were cut: 0.
         let rows = if is_short { self.resized(rows, code_length).await? } else { rows };
         let inverted = model.inverse().filter(|_| operation.needs_inverse()).map(|inverse| {
             let (condition, regularised) = inverse.condition();
@@ -293,8 +293,8 @@ fn check_code_length(model: &LoadedModel, code_length: u32) -> Result<(), Servic
         let message = format!("is {code_length}, expected at most {most}: the length of its codes");
         return Err(ServiceError::invalid("code_length", message));
     }
-    if !model.artifact.has_canonical_codes() {
-        return Err(ServiceError::NotCanonical(model.key.clone()));
+    if !model.artifact.has_ordered_codes() {
+        return Err(ServiceError::NotOrdered(model.key.clone()));
     }
     Ok(())
 }

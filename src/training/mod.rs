@@ -10,6 +10,7 @@ mod evaluate;
 pub mod gate;
 pub mod init;
 mod linear;
+mod nested;
 pub mod observer;
 pub mod optimizer;
 mod orthogonality;

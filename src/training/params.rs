@@ -392,6 +392,14 @@ impl TrainSpec {
 
     /// Options that not all widths admit; for widths that are known.
     fn check_options(&self) -> Result<(), ParamError> {
+        let code_length = self.widths.last().copied().unwrap_or(0);
+        if self.regularisation.orders_codes() && code_length < 2 {
+            return Err(ParamError::Needs {
+                field: "regularisation.nested_dropout",
+                needs: "a code of at least 2 numbers",
+                got: code_length.to_string(),
+            });
+        }
         let size = self.widths.windows(2).map(|pair| pair[0].min(pair[1])).max().unwrap_or(0);
         let orthonormal = [
             (self.regularisation.orthogonality > 0.0, "regularisation.orthogonality"),
@@ -474,6 +482,7 @@ impl TrainSpec {
             gain: self.gain,
             feature_names: self.feature_names.clone(),
             missing_values: self.missing_values,
+            ordered_code: self.regularisation.orders_codes(),
         }
     }
 }
@@ -797,6 +806,7 @@ mod tests {
         assert!(check_allowed(|_| ()).may_be_linear());
         assert!(!check_allowed(|spec| spec.optimiser.retraction_steps = 7).may_be_linear());
         assert!(!check_allowed(|spec| spec.regularisation.orthogonality = 0.1).may_be_linear());
+        assert!(!check_allowed(|spec| spec.regularisation.nested_dropout = 0.5).may_be_linear());
         check_allowed(|spec| {
             spec.optimiser.beta2 = Some(0.0);
             spec.optimiser.find_learning_rate = true;
@@ -806,7 +816,9 @@ mod tests {
     #[test]
     fn regularisation_is_checked_by_field() {
         type Change = fn(&mut Regularisation);
-        let wrong: [(Change, &str, &str); 7] = [
+        let wrong: [(Change, &str, &str); 9] = [
+            (|r| r.nested_dropout = 0.96, "regularisation.nested_dropout", "0 to 0.95"),
+            (|r| r.nested_dropout = f64::NAN, "regularisation.nested_dropout", "0 to 0.95"),
             (|r| r.l2 = -1.0, "regularisation.l2", "0 to 1000"),
             (|r| r.activity_l2 = f64::NAN, "regularisation.activity_l2", "0 to 1000"),
             (|r| r.orthogonality = -0.1, "regularisation.orthogonality", "0 to 1000"),
@@ -832,6 +844,16 @@ mod tests {
             "patience_epochs",
             "patience_epochs is set together with regularisation.trim, expected one of them",
         );
+        check_refused(
+            |spec| (spec.regularisation.trim, spec.regularisation.nested_dropout) = (0.1, 0.5),
+            "regularisation.nested_dropout",
+            "regularisation.nested_dropout is set together with regularisation.trim, expected one of them",
+        );
+        check_refused(
+            |spec| (spec.widths, spec.regularisation.nested_dropout) = (vec![8, 1], 0.5),
+            "regularisation.nested_dropout",
+            "regularisation.nested_dropout is set, which needs a code of at least 2 numbers, got 1",
+        );
         let noisy = check_allowed(|spec| (spec.regularisation.masking, spec.regularisation.gaussian) = (0.95, 10.0));
         assert!(noisy.spec().regularisation.corrupts());
         assert!(!check_allowed(|spec| spec.regularisation.l2 = 1.0).spec().regularisation.corrupts());
@@ -841,7 +863,8 @@ mod tests {
     fn options_that_the_widths_do_not_admit_are_refused_also_where_only_the_base_has_them() {
         let wide = |spec: &mut TrainSpec| (spec.widths, spec.batch_rows) = (vec![5000, 4097, 8], Some(64));
         let orthonormal = |spec: &mut TrainSpec| spec.regularisation.orthogonality = 0.1;
-        let text = "regularisation.orthogonality is set, which needs matrices whose smaller side is at most 4096, got 4097";
+        let text =
+            "regularisation.orthogonality is set, which needs matrices whose smaller side is at most 4096, got 4097";
         let both = |spec: &mut TrainSpec| {
             wide(spec);
             orthonormal(spec);

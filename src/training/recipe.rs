@@ -91,6 +91,9 @@ pub struct Regularisation {
     /// Share of the rows of a mini-batch, those with the greatest squared error, that do not count.
     #[serde(skip_serializing_if = "is_zero")]
     pub trim: f64,
+    /// Share of the rows of which only the first units of the code are decoded: see [`super::nested`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub nested_dropout: f64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
@@ -104,17 +107,27 @@ impl Regularisation {
         self.masking > 0.0 || self.gaussian > 0.0 || self.input_dropout > 0.0
     }
 
+    /// Whether the first units of codes come to be the best few.
+    pub fn orders_codes(&self) -> bool {
+        self.nested_dropout > 0.0
+    }
+
     pub(super) fn check(&self) -> Result<(), ParamError> {
-        let Self { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim } = *self;
+        let Self { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim, nested_dropout } = *self;
         let of_loss = |field, value| check(field, Some(value), |x| (0.0..=1000.0).contains(&x), "0 to 1000");
-        let of_inputs = |field, value| check(field, Some(value), |x| (0.0..=0.95).contains(&x), "0 to 0.95");
+        let share = |field, value| check(field, Some(value), |x| (0.0..=0.95).contains(&x), "0 to 0.95");
         of_loss("regularisation.l2", l2)?;
         of_loss("regularisation.activity_l2", activity_l2)?;
         of_loss("regularisation.orthogonality", orthogonality)?;
-        of_inputs("regularisation.masking", masking)?;
+        share("regularisation.masking", masking)?;
         check("regularisation.gaussian", Some(gaussian), |x| (0.0..=10.0).contains(&x), "0 to 10")?;
-        of_inputs("regularisation.input_dropout", input_dropout)?;
+        share("regularisation.input_dropout", input_dropout)?;
         check("regularisation.trim", Some(trim), |x| (0.0..=0.5).contains(&x), "0 to 0.5")?;
+        share("regularisation.nested_dropout", nested_dropout)?;
+        if nested_dropout > 0.0 && trim > 0.0 {
+            // The rows that reconstruct worst would be those whose codes are cut.
+            return Err(ParamError::Both { field: "regularisation.nested_dropout", other: "regularisation.trim" });
+        }
         if trim > 0.0 && activity_l2 > 0.0 {
             return Err(ParamError::Both { field: "regularisation.trim", other: "regularisation.activity_l2" });
         }

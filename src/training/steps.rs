@@ -3,6 +3,7 @@
 use super::batches::{Batch, Feeder};
 use super::calibrate;
 use super::corruption::Corruption;
+use super::nested::NestedDropout;
 use super::optimizer::{Optimiser, Step};
 use super::orthogonality::Orthogonality;
 use super::params::CheckedTrainSpec;
@@ -28,6 +29,7 @@ pub(super) struct Steps {
     used: usize,
     gradient: Gradient,
     corruption: Corruption,
+    nested: NestedDropout,
     orthogonality: Orthogonality,
     activity_l2: f32,
     l2: f32,
@@ -44,6 +46,7 @@ impl Steps {
             used: 0,
             gradient: Gradient::zeros(model),
             corruption: Corruption::new(&regularisation),
+            nested: NestedDropout::new(&regularisation, model.spec().code_length()),
             orthogonality: Orthogonality::new(spec, parallel),
             activity_l2: regularisation.activity_l2 as f32,
             l2: regularisation.l2 as f32,
@@ -61,7 +64,8 @@ impl Steps {
         let room = self.used.max(self.tapes.len());
         self.tapes.resize_with(room, || (Tape::new(model.layers().len()), Vec::new()));
         let tapes = &mut self.tapes[..self.used];
-        let (corruption, activity_l2, trim, seed) = (self.corruption, self.activity_l2, self.trim, self.seed);
+        let (corruption, nested) = (self.corruption, self.nested);
+        let (activity_l2, trim, seed) = (self.activity_l2, self.trim, self.seed);
         let work = |(index, (tape, scratch)): (usize, &mut (Tape, Vec<f32>))| {
             let first = index * TAPE_ROWS;
             let count = TAPE_ROWS.min(batch.len() - first);
@@ -71,6 +75,9 @@ impl Steps {
                 let rows = tape.changed_mut();
                 normaliser.fill_missing(rows);
                 (0..count).for_each(|i| corruption.apply(rows, i, batch.row(first + i), epoch, seed, &normaliser.fill));
+            }
+            if !nested.is_none() {
+                tape.cut_codes((0..count).map(|i| nested.kept(batch.row(first + i), epoch, seed)));
             }
             tape.forward(model, batch.len());
             if trim == 0.0 {

@@ -246,7 +246,7 @@ impl<'a> Trainer<'a> {
             _ => None,
         };
         let model = match base {
-            Some(base) => Autoencoder::clone(base),
+            Some(base) => begun(base, spec),
             None => first_weights(spec, model_spec, normaliser, &yardstick, &mut notes),
         };
         let optimizer = Optimiser::new(&model, &spec.spec().optimiser);
@@ -562,7 +562,7 @@ impl<'a> Trainer<'a> {
         (state.retried, state.best_loss) = (true, None);
         self.best = None;
         self.model = match &self.base {
-            Some(base) => Autoencoder::clone(base),
+            Some(base) => begun(base, self.spec),
             None => {
                 let (spec, normaliser) = (self.model.spec().clone(), self.model.normaliser().clone());
                 first_weights(self.spec, spec, normaliser, &self.yardstick, &mut Vec::new())
@@ -631,6 +631,11 @@ fn fit_yardstick(
         None if stopped => Err(TrainError::Stopped),
         None => Err(TrainError::Yardstick),
     }
+}
+
+/// A base as training begins with it: the order of its codes is that of this training.
+fn begun(base: &Autoencoder, spec: &CheckedTrainSpec) -> Autoencoder {
+    base.clone().with_ordered_code(spec.spec().regularisation.orders_codes())
 }
 
 /// A model with the first weights that are asked for, or that are affordable.

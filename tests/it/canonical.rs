@@ -1,4 +1,4 @@
-//! Codes that can be cut short.
+//! Codes that can be cut short: canonical ones, and those of nested dropout.
 
 use halfhitch::rpc::pb;
 use halfhitch::store::{LocalStore, ModelStore};
@@ -181,5 +181,32 @@ async fn streams_refuse_what_single_calls_refuse() {
         let refused = collected(answers).await.1.expect_err("not as long as codes are");
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn codes_of_nested_dropout_can_be_cut_short_as_they_are() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut client = server.autoencoder().await;
+    let mut asked = spec("m", &[8, 6, 4]);
+    asked.code_activation = pb::Activation::Tanh.into();
+    asked.regularisation = Some(pb::Regularisation { nested_dropout: 0.5, ..Default::default() });
+    train(&mut client, asked, &sample(300, 8, 7)).await.expect("trains");
+    let request = pb::GetModelVersionRequest { model: newest("m") };
+    let described = server.models().await.get_model_version(request).await.expect("there").into_inner().version;
+    assert!(described.and_then(|version| version.spec).expect("a specification").ordered_code);
+
+    let rows = sample(50, 8, 3);
+    let whole = numbers(client.encode(question(newest("m"), &rows, 0)).await.expect("encodes").into_inner().codes);
+    let short = numbers(client.encode(question(newest("m"), &rows, 2)).await.expect("encodes").into_inner().codes);
+    assert!(short.chunks_exact(2).zip(whole.chunks_exact(4)).all(|(short, whole)| short == &whole[..2]));
+    let filled: Vec<f32> = short.chunks_exact(2).flat_map(|code| [code[0], code[1], 0.0, 0.0]).collect();
+    let mut rebuilt = Vec::new();
+    for (columns, codes) in [(2, &short), (4, &filled)] {
+        let question = pb::DecodeRequest { model: version("m", 1), codes: Some(matrix(columns, codes)), decoder: 0 };
+        rebuilt.push(numbers(client.decode(question).await.expect("decodes").into_inner().rows));
+    }
+    assert_eq!(rebuilt[0], rebuilt[1]);
     server.stop().await;
 }

@@ -121,9 +121,10 @@ impl Artifact {
         Ok((metadata.spec, metadata.report, metadata.sha256.unwrap_or_default()))
     }
 
-    /// Whether the first numbers of its codes are the best few: see [`super::canonical`].
-    pub fn has_canonical_codes(&self) -> bool {
-        self.statistics.as_ref().is_some_and(Statistics::are_canonical)
+    /// Whether the first numbers of its codes are the best few, and those that are missing 0: they are canonical (see
+    /// [`super::canonical`]), or of nested dropout.
+    pub fn has_ordered_codes(&self) -> bool {
+        self.model.spec().raw().ordered_code || self.statistics.as_ref().is_some_and(Statistics::are_canonical)
     }
 
     fn read(bytes: &[u8], origin: Origin) -> Result<Self, ArtifactError> {

@@ -191,7 +191,7 @@ fn every_normalisation_loss_and_depth_survives() {
     use NormalisationKind::{MinMax, None, Standardise, UnitInterval};
     for (layers, normalisation) in [(1, None), (2, Standardise), (11, MinMax), (16, UnitInterval)] {
         let mut raw = raw(&vec![3; layers + 1]);
-        raw.normalisation = normalisation;
+        (raw.normalisation, raw.ordered_code) = (normalisation, layers == 2);
         let original =
             Artifact { model: model(raw), report: Option::None, statistics: Option::None, sha256: String::new() };
         let read = Artifact::from_bytes(&original.to_bytes()).expect("valid");

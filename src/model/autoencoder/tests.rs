@@ -29,6 +29,7 @@ fn model(widths: &[usize], activation: Activation, gain: bool, normalised: bool,
         gain,
         feature_names: vec![],
         missing_values: false,
+        ordered_code: false,
     })
     .expect("a valid specification");
     let tied = widths.windows(2).enumerate().map(|(l, pair)| TiedLayer {

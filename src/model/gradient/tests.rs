@@ -26,6 +26,7 @@ fn model(widths: &[usize], hidden: Activation, code: Activation, loss: Loss, gai
         gain,
         feature_names: vec![],
         missing_values: false,
+        ordered_code: false,
     })
     .expect("a valid specification");
     let mut random =
@@ -93,16 +94,23 @@ type Part = fn(&mut Plain) -> &mut Vec<f64>;
 struct Penalty {
     l2: f32,
     activity_l2: f32,
+    /// Whether codes are cut short.
+    nested: bool,
 }
 
-const NONE: Penalty = Penalty { l2: 0.0, activity_l2: 0.0 };
+const NONE: Penalty = Penalty { l2: 0.0, activity_l2: 0.0, nested: false };
+
+/// Every length, and whole codes.
+fn kept(row: usize, code_length: usize) -> usize {
+    1 + row % code_length
+}
 
 /// The mean loss over the rows, written down again from the definition.
 fn loss(model: &Autoencoder, layers: &[Plain], rows: &[f32], penalty: Penalty) -> f64 {
     let raw = model.spec().raw();
     let features = raw.widths[0];
     let mut sum = 0.0;
-    for x in rows.chunks_exact(features) {
+    for (row, x) in rows.chunks_exact(features).enumerate() {
         let x: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
         let mut h = x.clone();
         for (l, layer) in layers.iter().enumerate() {
@@ -113,6 +121,10 @@ fn loss(model: &Autoencoder, layers: &[Plain], rows: &[f32], penalty: Penalty) -
                     apply(raw.encoder_activations[l], z + layer.encoder_bias[o])
                 })
                 .collect();
+        }
+        if penalty.nested {
+            let kept = kept(row, h.len());
+            h[kept..].fill(0.0);
         }
         sum += f64::from(penalty.activity_l2) * h.iter().map(|code| code * code).sum::<f64>();
         for (l, layer) in layers.iter().enumerate().rev() {
@@ -145,10 +157,16 @@ fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize, penalty: Penalty) -
     let features = model.spec().features();
     let tapes: Vec<Tape> = rows
         .chunks(ROWS.div_ceil(tapes) * features)
-        .map(|part| {
+        .enumerate()
+        .map(|(index, part)| {
             let mut tape = Tape::new(model.layers().len());
             tape.rows_mut().reset(part.len() / features, features);
             tape.rows_mut().load(0, part);
+            if penalty.nested {
+                let first = index * ROWS.div_ceil(tapes);
+                let rows = first..first + part.len() / features;
+                tape.cut_codes(rows.map(|row| kept(row, model.spec().code_length())));
+            }
             tape.forward(model, ROWS);
             tape.backward(model, penalty.activity_l2);
             tape
@@ -178,7 +196,7 @@ fn check_with(widths: &[usize], hidden: Activation, code: Activation, kind: Loss
     for tapes in [1, 2] {
         let (value, gradient) = gradient(&model, &rows, tapes, penalty);
         let mut layers = plain(&model);
-        let expected = loss(&model, &layers, &rows, NONE);
+        let expected = loss(&model, &layers, &rows, Penalty { nested: penalty.nested, ..NONE });
         let case = format!("{widths:?} {hidden:?} {code:?} {kind:?} gain {gain}");
         assert!((value - expected).abs() < 1e-5 * expected, "{case}: loss {value}, expected {expected}");
         for l in 0..layers.len() {
@@ -243,8 +261,18 @@ fn a_gain_has_its_gradient() {
 #[test]
 fn penalties_have_their_gradient() {
     for code in [Activation::Linear, Activation::Tanh] {
-        let penalty = Penalty { l2: 0.1, activity_l2: 0.3 };
+        let penalty = Penalty { l2: 0.1, activity_l2: 0.3, nested: false };
         check_with(&[6, 4, 3], Activation::Elu { alpha: 1.0 }, code, Loss::SquaredError, true, penalty);
+    }
+}
+
+#[test]
+fn codes_that_are_cut_have_their_gradient() {
+    for code in [Activation::Linear, Activation::Gelu, Activation::Sigmoid] {
+        for penalty in [Penalty { nested: true, ..NONE }, Penalty { nested: true, activity_l2: 0.3, l2: 0.0 }] {
+            check_with(&[6, 5, 4], Activation::Elu { alpha: 1.0 }, code, Loss::SquaredError, true, penalty);
+            check_with(&[6, 3], Activation::Linear, code, Loss::BinaryCrossEntropy, false, penalty);
+        }
     }
 }
 

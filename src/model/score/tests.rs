@@ -23,6 +23,7 @@ fn model(hidden: Activation, loss: Loss, gain: bool) -> Autoencoder {
         gain,
         feature_names: vec![],
         missing_values: false,
+        ordered_code: false,
     })
     .expect("a model");
     let layer = |l: usize, outputs: usize, inputs: usize| TiedLayer {

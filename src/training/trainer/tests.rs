@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{Decoder, NormalisationKind};
+use crate::numeric::linalg::orthonormalise_rows;
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{Activation, Lanes, Spare};
 use crate::training::{MemoryRows, Regularisation, TrainSpec};
@@ -549,7 +550,8 @@ fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywher
     (asked.epochs, asked.batch_rows) = (Some(2), Some(128));
     let values = plane(300, 120, 9);
     let plain = bits(&run(asked.clone(), &values, 1).expect("trains").model);
-    let changes: [fn(&mut TrainSpec); 8] = [
+    let changes: [fn(&mut TrainSpec); 9] = [
+        |spec| spec.regularisation.nested_dropout = 0.5,
         |spec| spec.optimiser.retraction_steps = 2,
         |spec| spec.regularisation.orthogonality = 0.1,
         |spec| spec.regularisation.l2 = 0.01,
@@ -574,7 +576,8 @@ fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
     let mut asked = spec(&[8, 12, 6, 3]);
     (asked.epochs, asked.batch_rows, asked.initialisation) = (Some(60), Some(32), Some(Initialisation::He));
     let values = plane(300, 8, 3);
-    let largest = |asked: &TrainSpec| defects::of(&run_with(asked.clone(), &values).model).into_iter().fold(0.0, f64::max);
+    let largest =
+        |asked: &TrainSpec| defects::of(&run_with(asked.clone(), &values).model).into_iter().fold(0.0, f64::max);
     let plain = largest(&asked);
     asked.regularisation.orthogonality = 10.0;
     let drawn = largest(&asked);
@@ -602,10 +605,11 @@ fn matrices_that_are_retracted_are_orthonormal_whichever_epoch_is_the_best() {
 }
 
 #[test]
-fn orthonormal_matrices_are_the_same_wherever_training_is_interrupted() {
+fn orthonormal_matrices_and_ordered_codes_are_the_same_wherever_training_is_interrupted() {
     let mut asked = spec(&[8, 12, 6, 2]);
     (asked.epochs, asked.batch_rows, asked.validation_fraction) = (Some(3), Some(16), Some(0.05));
     (asked.optimiser.retraction_steps, asked.regularisation.orthogonality) = (4, 0.5);
+    asked.regularisation.nested_dropout = 0.7;
     let checked = asked.clone().check().expect("valid");
     let values = plane(100, 8, 2);
     let whole = run(asked, &values, 2).expect("trains");
@@ -623,6 +627,63 @@ fn orthonormal_matrices_are_the_same_wherever_training_is_interrupted() {
         assert_eq!(bits(&trained.model), bits(&whole.model), "stopped every {every} steps");
         assert_eq!(trained.report, whole.report, "stopped every {every} steps");
     }
+}
+
+#[test]
+fn nested_dropout_puts_what_matters_most_first() {
+    // Directions of very different strength, turned so that none is a feature.
+    let mut stream = Stream::new(13, 0, 0, Use::Sample);
+    let mut axes: Vec<f64> = (0..64).map(|_| stream.normal()).collect();
+    orthonormalise_rows(&mut axes, 8);
+    let deviations = [8.0, 4.0, 2.0, 1.0, 0.1, 0.1, 0.1, 0.1];
+    let mut values = Vec::new();
+    for _ in 0..400 {
+        let z = deviations.map(|deviation| deviation * stream.normal());
+        values.extend((0..8).map(|j| (0..8).map(|i| z[i] * axes[i * 8 + j]).sum::<f64>() as f32));
+    }
+    // Of the first m numbers of codes, the others 0.
+    let error = |model: &Autoencoder, m: usize| {
+        let (mut rows, spare) = (Lanes::zeros(400, 8), &mut Spare::default());
+        rows.load(0, &values);
+        let mut codes = model.encode(&rows, spare);
+        codes.each_column_mut(|unit, part| part.iter_mut().for_each(|x| *x = if unit < m { *x } else { 0.0 }));
+        let rebuilt = model.decode(&codes, Decoder::Transpose, spare);
+        let squares = rows.values().iter().zip(rebuilt.values()).map(|(a, b)| f64::from(a - b).powi(2));
+        squares.sum::<f64>() / 400.0
+    };
+    for (widths, hidden) in [(&[8, 4][..], Activation::Linear), (&[8, 12, 4], Activation::Elu { alpha: 1.0 })] {
+        let mut asked = spec(widths);
+        (asked.epochs, asked.batch_rows, asked.hidden_activation) = (Some(150), Some(32), Some(hidden));
+        asked.normalisation = Some(NormalisationKind::None);
+        let plain = run_with(asked.clone(), &values).model;
+        asked.regularisation.nested_dropout = 0.8;
+        let nested = run_with(asked, &values).model;
+        assert!(nested.spec().raw().ordered_code && !plain.spec().raw().ordered_code);
+        let [of_plain, of_nested] = [&plain, &nested].map(|model| [1, 2, 3, 4].map(|m| error(model, m)));
+        for m in 0..3 {
+            assert!(of_nested[m] < 0.6 * of_plain[m], "{widths:?}: {of_nested:?}, without {of_plain:?}");
+            // PCA leaves the variances of the directions behind.
+            let pca: f64 = deviations[m + 1..].iter().map(|deviation| deviation * deviation).sum();
+            assert!(of_nested[m] < 1.5 * pca, "{widths:?}: {of_nested:?}, PCA {pca}");
+        }
+    }
+}
+
+#[test]
+fn the_order_of_codes_is_that_of_the_last_training() {
+    let values = plane(100, 8, 2);
+    let mut asked = spec(&[8, 6, 3]);
+    let mut go_from = |base: Option<Autoencoder>, nested_dropout| {
+        asked.regularisation.nested_dropout = nested_dropout;
+        let start = base.map_or(Start::Fresh, |base| Start::Model(Arc::new(base)));
+        let checked = asked.clone().check().expect("valid");
+        go(&checked, &values, &[], start, 1, &mut |_: &Event| Next::GoOn).expect("trains").model
+    };
+    let first = go_from(None, 0.5);
+    assert!(first.spec().raw().ordered_code);
+    let second = go_from(Some(first), 0.0);
+    assert!(!second.spec().raw().ordered_code);
+    assert!(go_from(Some(second), 0.5).spec().raw().ordered_code);
 }
 
 #[test]

@@ -236,6 +236,7 @@ pub(crate) fn untrained(widths: &[usize]) -> Artifact {
         gain: false,
         feature_names: vec![],
         missing_values: false,
+        ordered_code: false,
     })
     .expect("a valid specification");
     let normaliser = Normaliser::none();
