@@ -5,7 +5,8 @@ pub(crate) mod data;
 mod options;
 mod report;
 mod statistics;
+pub(crate) mod untied;
 
 pub(crate) use options::Options;
 pub(crate) use report::{Line, Report};
-pub(crate) use statistics::median;
+pub(crate) use statistics::{mean_and_deviation, median};

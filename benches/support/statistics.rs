@@ -1,4 +1,4 @@
-//! Medians.
+//! Medians, means and deviations.
 
 /// The middle one; the mean of the two middle ones where there are two.
 ///
@@ -8,4 +8,16 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
+}
+
+/// The mean, and the standard deviation of the values around it (over n - 1).
+///
+/// # Panics
+/// If there are fewer than two.
+pub(crate) fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    assert!(values.len() > 1, "one value does not deviate");
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / (count - 1.0)).sqrt())
 }

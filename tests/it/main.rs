@@ -39,3 +39,4 @@ mod training;
 mod training_memory;
 mod transport;
 mod two_servers;
+mod untied;

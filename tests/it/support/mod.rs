@@ -4,6 +4,8 @@
 pub(crate) mod data;
 pub(crate) mod files;
 pub(crate) mod process;
+#[path = "../../../benches/support/untied.rs"]
+pub(crate) mod untied;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,0 +1,122 @@
+//! Rows to train on and rows that are held out, from 0 to 1.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use halfhitch::files::{self, ReadOptions};
+use halfhitch::numeric::Lanes;
+use halfhitch::numeric::linalg::{Pca, RowsInTurn};
+use halfhitch::numeric::rng::{Stream, Use};
+
+use super::support::data;
+
+/// Held-out rows that are measured at a time.
+const BLOCK_ROWS: usize = 256;
+/// Of the digits.
+const HELD_OUT_DIGITS: usize = 797;
+
+/// Row-major.
+pub(super) struct Table {
+    values: Vec<f32>,
+    columns: usize,
+}
+
+/// What there is to train on, and what is never trained on.
+pub(super) struct Rows {
+    training: Table,
+    held_out: Table,
+    in_blocks: Vec<Lanes>,
+}
+
+/// The training images, and every other test image (writers change in the middle of them). `None` if they are not there.
+pub(super) fn mnist() -> Option<Rows> {
+    let folder = data::folder().map(|folder| folder.join("mnist")).filter(|folder| folder.is_dir())?;
+    let read = |name| Table::read(&folder.join(name), &ReadOptions::default(), 255.0);
+    let (training, test) = (read("train-images-idx3-ubyte.gz"), read("t10k-images-idx3-ubyte.gz"));
+    let every_other: Vec<usize> = (0..test.rows()).step_by(2).collect();
+    Some(Rows::new(training, test.only(&every_other)))
+}
+
+/// The digits of the quickstart, which are always there.
+pub(super) fn digits() -> Option<Rows> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits.csv.gz");
+    // The last column is the label.
+    let options = ReadOptions { drop_columns: vec!["65".to_owned()], ..ReadOptions::default() };
+    let all = Table::read(&path, &options, 16.0);
+    let mut order: Vec<usize> = (0..all.rows()).collect();
+    Stream::new(0, 0, 0, Use::Split).shuffle(&mut order);
+    let training = order.split_off(HELD_OUT_DIGITS);
+    Some(Rows::new(all.only(&training), all.only(&order)))
+}
+
+impl Table {
+    fn read(path: &Path, options: &ReadOptions, most: f32) -> Self {
+        let mut reader = files::open(path, options).expect("rows");
+        let mut values = Vec::new();
+        while reader.next_rows(&mut values, 10_000).expect("rows") > 0 {}
+        values.iter_mut().for_each(|value| *value /= most);
+        Self { values, columns: reader.columns() }
+    }
+
+    fn only(&self, rows: &[usize]) -> Self {
+        let values = rows.iter().flat_map(|row| self.row(*row)).copied().collect();
+        Self { values, columns: self.columns }
+    }
+
+    pub(super) fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.columns..][..self.columns]
+    }
+
+    /// In blocks.
+    pub(super) fn lanes(&self) -> Vec<Lanes> {
+        let blocks = self.values.chunks(BLOCK_ROWS * self.columns).map(|values| {
+            let mut lanes = Lanes::zeros(values.len() / self.columns, self.columns);
+            lanes.load(0, values);
+            lanes
+        });
+        blocks.collect()
+    }
+}
+
+impl RowsInTurn for Table {
+    fn rows(&self) -> usize {
+        self.values.len() / self.columns
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()> {
+        let mut wide = vec![0.0; self.columns];
+        self.values.chunks_exact(self.columns).try_for_each(|row| {
+            wide.iter_mut().zip(row).for_each(|(wide, value)| *wide = f64::from(*value));
+            found(&wide)
+        })
+    }
+}
+
+impl Rows {
+    fn new(training: Table, held_out: Table) -> Self {
+        Self { training, in_blocks: held_out.lanes(), held_out }
+    }
+
+    /// So many of them, others for every seed.
+    pub(super) fn training(&self, count: usize, seed: u64) -> Table {
+        let mut order: Vec<usize> = (0..self.training.rows()).collect();
+        Stream::new(seed, 0, 0, Use::Sample).shuffle(&mut order);
+        self.training.only(&order[..count])
+    }
+
+    /// In blocks.
+    pub(super) fn held_out(&self) -> &[Lanes] {
+        &self.in_blocks
+    }
+
+    /// The mean squared error of held-out rows.
+    pub(super) fn error_of(&self, pca: &Pca) -> f64 {
+        let mut sum = 0.0;
+        pca.residuals(&self.held_out, |_, left| sum += left.iter().map(|left| left * left).sum::<f64>());
+        sum / self.held_out.rows() as f64
+    }
+}
