@@ -109,6 +109,7 @@ fn model(first: &[Weights], loss: Loss) -> Autoencoder {
         gain: false,
         feature_names: vec![],
         missing_values: false,
+        ordered_code: false,
     });
     let layers = first.iter().map(|weights| TiedLayer {
         weight: weights.clone(),
