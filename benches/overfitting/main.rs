@@ -40,6 +40,7 @@ struct Set {
     widths: &'static [usize],
     /// How many rows, how many epochs of them.
     sizes: &'static [(usize, usize)],
+    /// `None` where they are not there.
     read: fn() -> Option<Rows>,
 }
 
@@ -50,7 +51,12 @@ const SETS: [Set; 2] = [
         sizes: &[(100, 2000), (300, 1500), (1000, 600), (3000, 500)],
         read: mnist,
     },
-    Set { name: "digits", widths: &[64, 32, 8], sizes: &[(100, 5000), (300, 3000), (1000, 1000)], read: digits },
+    Set {
+        name: "digits",
+        widths: &[64, 32, 8],
+        sizes: &[(100, 5000), (300, 3000), (1000, 1000)],
+        read: || Some(digits()),
+    },
 ];
 
 /// Whether the decoder is one with the encoder, and how it begins.
@@ -71,6 +77,9 @@ struct Found {
     best: f64,
     best_epoch: usize,
 }
+
+/// What it is, whether it stands beside that of PCA, and where it is.
+type Figure = (&'static str, bool, fn(&Found) -> f64);
 
 fn main() {
     let options = Options::from_arguments(ABOUT);
@@ -145,7 +154,7 @@ fn train(mut network: Network, training: &Table, held_out: &[Lanes], epochs: usi
 /// `found`: the kinds of a seed, seed by seed.
 fn print(name: &str, epochs: usize, pca: f64, found: &[Found], report: &mut Report) {
     let of = |kind: usize| found.iter().skip(kind).step_by(KINDS.len());
-    let figures: [(&str, bool, fn(&Found) -> f64); 4] = [
+    let figures: [Figure; 4] = [
         ("training error", false, |found| found.training),
         ("held-out error", true, |found| found.held_out),
         ("gap", false, |found| found.held_out - found.training),

@@ -37,8 +37,8 @@ pub(super) fn mnist() -> Option<Rows> {
     Some(Rows::new(training, test.only(&every_other)))
 }
 
-/// The digits of the quickstart, which are always there.
-pub(super) fn digits() -> Option<Rows> {
+/// The digits of the quickstart.
+pub(super) fn digits() -> Rows {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits.csv.gz");
     // The last column is the label.
     let options = ReadOptions { drop_columns: vec!["65".to_owned()], ..ReadOptions::default() };
@@ -46,7 +46,7 @@ pub(super) fn digits() -> Option<Rows> {
     let mut order: Vec<usize> = (0..all.rows()).collect();
     Stream::new(0, 0, 0, Use::Split).shuffle(&mut order);
     let training = order.split_off(HELD_OUT_DIGITS);
-    Some(Rows::new(all.only(&training), all.only(&order)))
+    Rows::new(all.only(&training), all.only(&order))
 }
 
 impl Table {
