@@ -555,7 +555,7 @@ impl CheckedTrainSpec {
     }
 
     /// Whether a linear model may be chosen instead: the caller said nothing of activations, loss, first weights, what keeps
-    /// the model from learning by heart, or missing values, which PCA was not made for.
+    /// the model from learning by heart or its matrices orthonormal, or missing values, which PCA was not made for.
     pub fn may_be_linear(&self) -> bool {
         let spec = &self.spec;
         spec.hidden_activation.is_none()

@@ -687,6 +687,26 @@ fn the_order_of_codes_is_that_of_the_last_training() {
 }
 
 #[test]
+fn options_go_together_also_with_missing_values_and_from_a_base() {
+    let values = gaps(300, 8);
+    let mut asked = TrainSpec { missing_values: true, gain: true, ..spec(&[8, 12, 6, 3]) };
+    (asked.code_activation, asked.epochs) = (Some(Activation::Tanh), Some(4));
+    asked.regularisation = Regularisation { orthogonality: 1.0, nested_dropout: 0.5, l2: 0.01, ..Default::default() };
+    (asked.optimiser.retraction_steps, asked.optimiser.gradient_norm_max) = (7, Some(1.0));
+    let first = run(asked.clone(), &values, 1).expect("trains").model;
+    assert!(bits(&first) == bits(&run(asked.clone(), &values, 2).expect("trains").model));
+    let base = Arc::new(first);
+    let going_on = TrainSpec { code_activation: None, gain: false, ..asked }.check().expect("valid");
+    let start = Start::Model(Arc::clone(&base));
+    let trained = go(&going_on, &values, &[], start, 1, &mut |_: &Event| Next::GoOn).expect("trains");
+    for model in [&*base, &trained.model] {
+        assert!(is_finite(model) && model.spec().raw().ordered_code);
+        assert!(defects::of(model).into_iter().all(|defect| defect < 1e-4));
+    }
+    assert!(bits(&base) != bits(&trained.model));
+}
+
+#[test]
 fn bad_rows_do_not_count_where_they_are_trimmed() {
     let mut asked = spec(&[6, 2]);
     (asked.epochs, asked.batch_rows) = (Some(200), Some(100));
