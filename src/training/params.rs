@@ -451,13 +451,20 @@ impl TrainSpec {
     }
 
     /// As asked for; else cross-entropy for rows in the unit interval (unless their reconstruction is not a sigmoid), which
-    /// gives the lower squared error there too, and squared error for the rest.
+    /// gives the lower squared error there too, and squared error for the rest. Orthonormal matrices make no logits that are
+    /// longer than rows: on the digits cross-entropy then explains half of what the squared error does.
     fn resolved_loss(&self, normalisation: NormalisationKind) -> Loss {
         let output = self.decoder_activations.first().copied().flatten().or(self.output_activation);
         self.loss.unwrap_or(match (normalisation, output) {
+            (NormalisationKind::UnitInterval, None) if self.wants_orthonormal() => Loss::SquaredError,
             (NormalisationKind::UnitInterval, None | Some(Activation::Sigmoid)) => Loss::BinaryCrossEntropy,
             _ => Loss::SquaredError,
         })
+    }
+
+    /// Whether matrices are drawn to orthonormal ones, or made so.
+    pub(super) fn wants_orthonormal(&self) -> bool {
+        self.regularisation.orthogonality > 0.0 || self.optimiser.retraction_steps > 0
     }
 
     fn raw_model_spec(&self, normalisation: NormalisationKind) -> RawModelSpec {
@@ -803,6 +810,9 @@ mod tests {
             "optimiser.retraction_steps",
             "optimiser.retraction_steps is 1000001, expected 0 to 1000000",
         );
+        let loss = |spec: CheckedTrainSpec| spec.model_spec(NormalisationKind::UnitInterval).raw().loss;
+        assert_eq!(loss(check_allowed(|_| ())), Loss::BinaryCrossEntropy);
+        assert_eq!(loss(check_allowed(|spec| spec.optimiser.retraction_steps = 7)), Loss::SquaredError);
         assert!(check_allowed(|_| ()).may_be_linear());
         assert!(!check_allowed(|spec| spec.optimiser.retraction_steps = 7).may_be_linear());
         assert!(!check_allowed(|spec| spec.regularisation.orthogonality = 0.1).may_be_linear());

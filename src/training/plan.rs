@@ -189,6 +189,10 @@ pub(super) fn tell_choices(
     }
     if spec.spec().loss.is_none() {
         notes.push(match model.raw().loss {
+            Loss::SquaredError if kind == NormalisationKind::UnitInterval && spec.spec().wants_orthonormal() => {
+                "loss: squared error, since orthonormal matrices make no logits as long as cross-entropy wants them"
+                    .to_owned()
+            }
             Loss::SquaredError => "loss: squared error".to_owned(),
             Loss::BinaryCrossEntropy => {
                 "loss: binary cross-entropy, for values in the unit interval; squared errors are reported beside it"
