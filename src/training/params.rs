@@ -452,7 +452,7 @@ impl TrainSpec {
 
     /// As asked for; else cross-entropy for rows in the unit interval (unless their reconstruction is not a sigmoid), which
     /// gives the lower squared error there too, and squared error for the rest. Orthonormal matrices make no logits that are
-    /// longer than rows: on the digits cross-entropy then explains half of what the squared error does.
+    /// longer than rows: on the digits cross-entropy then explains half of what the squared error does, or less.
     fn resolved_loss(&self, normalisation: NormalisationKind) -> Loss {
         let output = self.decoder_activations.first().copied().flatten().or(self.output_activation);
         self.loss.unwrap_or(match (normalisation, output) {
