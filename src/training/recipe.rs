@@ -91,7 +91,7 @@ pub struct Regularisation {
     /// Share of the rows of a mini-batch, those with the greatest squared error, that do not count.
     #[serde(skip_serializing_if = "is_zero")]
     pub trim: f64,
-    /// Share of the rows of which only the first units of the code are decoded: see [`super::nested`].
+    /// Share of the rows of which only the first units of the code are decoded: each length from 1 to k - 1 as often.
     #[serde(skip_serializing_if = "is_zero")]
     pub nested_dropout: f64,
 }
