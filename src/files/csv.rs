@@ -128,6 +128,7 @@ impl RowReader for Csv {
                 let field = &self.record[*index];
                 match field.parse::<f32>() {
                     Ok(value) if value.is_finite() => values.push(value),
+                    Ok(value) if self.missing_values && value.is_nan() => values.push(f32::NAN),
                     _ if self.missing_values && is_missing(field) => values.push(f32::NAN),
                     parsed => {
                         let value = if is_missing(field) { f32::NAN } else { parsed.unwrap_or(0.0) };

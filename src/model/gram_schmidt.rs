@@ -13,6 +13,9 @@ use crate::numeric::{Activation, Lanes, Spare};
 /// Share of a row's length that is new in it, at least: below that it is a sum of those before, but for rounding.
 const NEW_MIN: f64 = 1e-6;
 
+/// Most multiply-adds of one pass over the rows, of which there are several: some seconds.
+const WORK_MAX: usize = 4_000_000_000;
+
 /// Why the code layer cannot be made orthonormal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrthonormalError {
@@ -22,6 +25,17 @@ pub enum OrthonormalError {
     /// More rows than there is room for at right angles.
     #[error("its code has {outputs} numbers, made of {inputs}: expected at most as many")]
     Expands {
+        /// Numbers of the code.
+        outputs: usize,
+        /// What they are made of.
+        inputs: usize,
+    },
+    /// It would take minutes, and gigabytes.
+    #[error(
+        "its code has {outputs} numbers, made of {inputs}: expected that times the first again to be at most {WORK_MAX}, since \
+         every row is compared with all before it"
+    )]
+    TooLarge {
         /// Numbers of the code.
         outputs: usize,
         /// What they are made of.
@@ -59,6 +73,9 @@ pub fn orthonormalise_code(
     let (k, d) = (layer.weight.outputs(), layer.weight.inputs());
     if k > d {
         return Err(OrthonormalError::Expands { outputs: k, inputs: d });
+    }
+    if k.saturating_mul(k).saturating_mul(d) > WORK_MAX {
+        return Err(OrthonormalError::TooLarge { outputs: k, inputs: d });
     }
     let w: Vec<f64> = layer.weight.to_row_major().into_iter().map(f64::from).collect();
     let mut q = w.clone();
@@ -281,6 +298,8 @@ mod tests {
         assert_eq!(refused(&bent), OrthonormalError::Activation("Tanh".to_owned()));
         let wide = model(&[4, 9], Activation::Linear);
         assert_eq!(refused(&wide), OrthonormalError::Expands { outputs: 9, inputs: 4 });
+        let large = model(&[1600, 1600], Activation::Linear);
+        assert_eq!(refused(&large), OrthonormalError::TooLarge { outputs: 1600, inputs: 1600 });
         let mut dependent = plain_model;
         let layer = &mut dependent.layers_mut()[0];
         let mut values = layer.weight.to_row_major();

@@ -85,7 +85,7 @@ impl Learner {
         (self.summaries[j].minimum, self.summaries[j].maximum)
     }
 
-    /// Sum of squared distances of feature `j` to its mean so far, over all rows: what is missing has none.
+    /// Mean squared distance of feature `j` to its mean so far; a row in which it is missing counts with 0.
     ///
     /// # Panics
     /// If there is no such feature.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::batching::BatchError;
 use crate::files::folder::FolderError;
 use crate::jobs::{JobError, ServerFilesError};
+use crate::model::sample::SampleError;
 use crate::model::{
     ArtifactError, CanonicalError, InverseError, ModelKey, ModelName, OrthonormalError, SpectrumError, Version,
 };
@@ -124,6 +125,14 @@ pub enum ServiceError {
         /// The version.
         key: ModelKey,
     },
+    /// A validation sample that is not as it was written.
+    #[error("{key}: {error}")]
+    DamagedSample {
+        /// The version.
+        key: ModelKey,
+        /// What is wrong with it.
+        error: SampleError,
+    },
     /// Making rows orthonormal.
     #[error("{key} cannot be made orthonormal: {error}")]
     Orthonormal {
@@ -186,6 +195,7 @@ impl ServiceError {
         match self {
             Self::Invalid { .. } | Self::VersionRequired { .. } | Self::Artifact(_) => Kind::Invalid,
             Self::UnknownToProtocol(_) => Kind::NotFound,
+            Self::DamagedSample { .. } => Kind::Damaged,
             Self::FileTooLarge { .. } | Self::InspectionsFull { .. } => Kind::Exhausted,
             Self::Batch(error) => batch_kind(error),
             Self::Store(error) => store_kind(error),

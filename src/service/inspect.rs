@@ -64,7 +64,7 @@ impl Service {
                 Rows::Sample => {
                     let bytes = store.read_sample(&key)?.ok_or_else(|| ServiceError::NoSample { key: key.clone() })?;
                     let rows = sample::from_bytes(&bytes, model.spec().features());
-                    Some(rows.map_err(|error| ServiceError::Internal(format!("{key}: {error}")))?)
+                    Some(rows.map_err(|error| ServiceError::DamagedSample { key: key.clone(), error })?)
                 }
             };
             let seen = inspect(model, rows.as_ref());

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::inspect::INSPECTIONS_MAX;
 use super::{Service, ServiceError};
 use crate::model::{
-    Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelSpec, Selector, TrainingReport, Version, canonicalise,
-    mean_squared_error, orthonormalise_code,
+    Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelSpec, OrthonormalError, Selector, TrainingReport,
+    Version, canonicalise, mean_squared_error, orthonormalise_code,
 };
 use crate::registry::usage::Usage;
 use crate::store::{ModelEntry, ModelStore, StoreError};
@@ -184,9 +184,16 @@ impl Service {
             let made = orthonormalise_code(model, statistics.as_ref());
             let (changed, statistics) = made.map_err(|error| ServiceError::Orthonormal { key: key.clone(), error })?;
             let (before, after) = (mean_squared_error(model, &rows), mean_squared_error(&changed, &rows));
+            if !(before.is_finite() && after.is_finite()) {
+                return Err(ServiceError::Orthonormal { key, error: OrthonormalError::NotFinite });
+            }
             let mut published = None;
             if publish {
-                let report = derived(report.as_deref(), &key, "code layer: made orthonormal by Gram-Schmidt");
+                let how = format!(
+                    "code layer: made orthonormal by Gram-Schmidt, which took the error of {} rows from {before:.6} to {after:.6}",
+                    rows.rows()
+                );
+                let report = derived(report.as_deref(), &key, &how).map(|report| Arc::new(without_figures(&report)));
                 let artifact = Artifact { model: changed, report, statistics, sha256: String::new() };
                 let version = store.publish(&key.name, &artifact)?;
                 published = Some(describe(store.as_ref(), ModelKey { name: key.name.clone(), version })?);
@@ -239,6 +246,16 @@ fn derived(report: Option<&TrainingReport>, from: &ModelKey, how: &str) -> Optio
     // No job made this version: one that begins again must not take it for its own.
     (report.base, report.job_id) = (Some(from.clone()), String::new());
     Some(Arc::new(report))
+}
+
+/// The same of a version that reconstructs otherwise: what was measured is not true of it.
+fn without_figures(report: &TrainingReport) -> TrainingReport {
+    let mut report = report.clone();
+    (report.validation, report.test, report.base_validation) = (None, None, None);
+    for epoch in &mut report.epochs {
+        (epoch.squared_error, epoch.defects) = (None, Vec::new());
+    }
+    report
 }
 
 fn describe(store: &dyn ModelStore, key: ModelKey) -> Result<VersionDescription, ServiceError> {

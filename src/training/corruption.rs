@@ -26,7 +26,7 @@ impl Corruption {
         self.masking == 0.0 && self.gaussian == 0.0
     }
 
-    /// Spoils row `index` of `rows`, which is row `number` of all, in an epoch: a function of these and of the seed. `fill` is
+    /// Leaves what is missing (NaN) so. Spoils row `index` of `rows`, which is row `number` of all, in an epoch: a function of these and of the seed. `fill` is
     /// what stands for missing values; empty where there are none.
     pub(super) fn apply(&self, rows: &mut Lanes, index: usize, number: u64, epoch: u32, seed: u64, fill: &[f32]) {
         if self.is_none() {
@@ -40,7 +40,8 @@ impl Corruption {
             }
             if self.masking > 0.0 {
                 let masked = fill.get(column).copied().unwrap_or(0.0);
-                *value = if stream.uniform() < self.masking { masked } else { *value * self.scale };
+                // Around what stands for missing values, which then have no say in the sum.
+                *value = if stream.uniform() < self.masking { masked } else { (*value - masked) * self.scale + masked };
             }
         }
     }

@@ -536,7 +536,8 @@ impl CheckedTrainSpec {
             let got = "one that was trained without".to_owned();
             return Err(ParamError::Needs { field: "missing_values", needs: "a base that takes them", got });
         }
-        let spec = TrainSpec { widths: expected.clone(), ..self.spec.clone() };
+        let missing_values = base.raw().missing_values;
+        let spec = TrainSpec { widths: expected.clone(), missing_values, ..self.spec.clone() };
         spec.check_batch()?;
         spec.check_options()?;
         Ok(Self { spec })

@@ -168,6 +168,17 @@ impl SeenValues {
     }
 }
 
+/// How much is masked where the caller did not say.
+pub(super) fn masking_note(spec: &CheckedTrainSpec) -> Option<String> {
+    let chosen = spec.regularisation();
+    (chosen != spec.spec().regularisation).then(|| {
+        format!(
+            "masking: {}, since values may be missing: what is hidden in training teaches the model to fill in what is missing",
+            chosen.masking
+        )
+    })
+}
+
 /// What is to be told of the normalisation and the loss.
 pub(super) fn tell_choices(
     spec: &CheckedTrainSpec,
@@ -202,12 +213,6 @@ pub(super) fn tell_choices(
     }
     if spec.may_be_linear() && holds_back && model.layers() > 1 {
         notes.push("hidden activation: ELU, unless PCA turns out to be as good on held-out rows".to_owned());
-    }
-    if spec.regularisation() != spec.spec().regularisation {
-        notes.push(format!(
-            "masking: {}, since values may be missing: what is hidden in training teaches the model to fill in what is missing",
-            spec.regularisation().masking
-        ));
     }
     if model.saturates_without_gain() {
         notes.push(

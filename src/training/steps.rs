@@ -73,8 +73,8 @@ impl Steps {
             let normaliser = model.normaliser();
             if !corruption.is_none() || normaliser.takes_missing() {
                 let rows = tape.changed_mut();
-                normaliser.fill_missing(rows);
                 (0..count).for_each(|i| corruption.apply(rows, i, batch.row(first + i), epoch, seed, &normaliser.fill));
+                normaliser.fill_missing(rows);
             }
             if !nested.is_none() {
                 tape.cut_codes((0..count).map(|i| nested.kept(batch.row(first + i), epoch, seed)));

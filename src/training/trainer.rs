@@ -10,7 +10,7 @@ use super::init;
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimiser;
 use super::params::{CheckedTrainSpec, Initialisation};
-use super::plan::{Plan, SeenValues, ValueKind, tell_choices, validation_rows};
+use super::plan::{Plan, SeenValues, ValueKind, masking_note, tell_choices, validation_rows};
 use super::schedule::learning_rate;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
@@ -229,6 +229,7 @@ impl<'a> Trainer<'a> {
             }
         };
         notes.extend(missing_note(&learner));
+        notes.extend(masking_note(spec));
         let spread = (0..spec.features()).map(|j| learner.variance(j) / f64::from(normaliser.unit(j)).powi(2)).sum();
         let plan = Plan::new(spec, &model_spec, cut.training_rows(), base.is_some(), &mut notes);
         let event = Event { epoch_count: plan.epochs, step_count: plan.steps(), ..Event::default() };

@@ -35,6 +35,7 @@ async fn figures_come_first_and_are_those_of_the_version() {
     let made = models.orthonormalise_model_version(question("m", &rows, true)).await.expect("makes one").into_inner();
     let published = made.published.expect("it was told to");
     let report = published.training_report.expect("that of its base");
+    assert!(report.validation.is_none() && report.test.is_none(), "figures of another model");
     assert!(
         report.notes.iter().any(|note| note.contains("Gram-Schmidt") && note.contains("m version 1")),
         "{report:?}"

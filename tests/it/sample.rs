@@ -44,7 +44,7 @@ async fn a_version_is_measured_on_the_rows_that_it_keeps() {
     *bytes.last_mut().expect("not empty") ^= 1;
     std::fs::write(&path, bytes).expect("writes");
     let refused = models.inspect_model(inspect(version("m", 2))).await.expect_err("damaged");
-    assert_eq!(refused.code(), Code::Internal);
+    assert_eq!(refused.code(), Code::DataLoss);
     models.inspect_model(inspect(version("m", 1))).await.expect("the other is whole");
     let delete = pb::DeleteModelVersionRequest { name: "m".into(), version: 2 };
     models.delete_model_version(delete).await.expect("deletes");

@@ -116,7 +116,7 @@ fn features(measured: &Measured, names: &[String]) -> Markup {
 struct FeatureError {
     /// Which, from 0.
     feature: usize,
-    /// Mean over rows of (x - x_hat)^2.
+    /// Mean over rows of (x - x_hat)^2, but those in which it is missing.
     squared_error: f64,
     /// Mean over rows of (x - mean)^2.
     variance: f64,
@@ -126,8 +126,10 @@ fn feature_error(measured: &Measured, feature: usize) -> FeatureError {
     let of = |values: &'_ [f32]| -> Vec<f64> {
         values.iter().skip(feature).step_by(measured.columns).map(|value| f64::from(*value)).collect()
     };
-    let (rows, back) = (of(&measured.rows), of(&measured.reconstructions));
-    let count = rows.len() as f64;
+    let pairs = of(&measured.rows).into_iter().zip(of(&measured.reconstructions));
+    // What is missing has no error.
+    let (rows, back): (Vec<f64>, Vec<f64>) = pairs.filter(|(x, _)| !x.is_nan()).unzip();
+    let count = rows.len().max(1) as f64;
     let mean = rows.iter().sum::<f64>() / count;
     let squared_error = rows.iter().zip(&back).map(|(x, y)| (x - y).powi(2)).sum::<f64>() / count;
     let variance = rows.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
