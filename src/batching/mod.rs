@@ -19,7 +19,7 @@ mod worker;
 
 use std::io;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use error::{BadBatching, BatchError};
 pub use policy::Urgency;
@@ -231,6 +231,7 @@ impl Batcher {
         let size = request::size(model, operation, rows, matrix_bytes);
         let refusal = self.inner.queue.refuse_early(&(model.key.clone(), operation), size)?;
         self.inner.refused.fetch_add(1, Ordering::Relaxed);
+        model.usage().failed(operation as usize, Duration::ZERO);
         Some(refusal)
     }
 

@@ -50,7 +50,7 @@ impl Question {
     /// Refuses infinities, and NaN unless the model takes missing values and these are rows for it.
     fn check_values(&self) -> Result<(), MatrixError> {
         let takes = self.model.artifact.model.spec().raw().missing_values && !self.operation.decodes();
-        self.rows.check_values(if takes { Missing::Allowed } else { Missing::Refused })
+        self.rows.check_values(Missing::from(takes))
     }
 
     /// Whether it was looked through for NaN by [`Question::check`].

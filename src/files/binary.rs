@@ -2,8 +2,11 @@
 
 use std::io::Read;
 
+use half::f16;
+
 use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Place, RowReader};
+use crate::model::Missing;
 
 /// Bytes that are read at a time.
 const PIECE_BYTES: usize = 1 << 20;
@@ -56,23 +59,11 @@ impl Encoding {
             Kind::I16 => f32::from((bits as u16).cast_signed()),
             Kind::I32 => (bits as u32).cast_signed() as f32,
             Kind::I64 => bits.cast_signed() as f32,
-            Kind::F16 => half(bits as u16),
+            Kind::F16 => f16::from_bits(bits as u16).to_f32(),
             Kind::F32 => f32::from_bits(bits as u32),
             Kind::F64 => f64::from_bits(bits) as f32,
         }
     }
-}
-
-/// A binary16: sign, 5 bits of exponent, 10 of mantissa. Every one is a binary32.
-pub(super) fn half(bits: u16) -> f32 {
-    let (exponent, mantissa) = (i32::from((bits >> 10) & 0x1f), f32::from(bits & 0x3ff));
-    let size = match exponent {
-        0 => mantissa * 2f32.powi(-24),
-        0x1f if mantissa == 0.0 => f32::INFINITY,
-        0x1f => f32::NAN,
-        _ => (1024.0 + mantissa) * 2f32.powi(exponent - 25),
-    };
-    if bits >> 15 == 1 { -size } else { size }
 }
 
 /// What a header claims, checked before anything is read by it: the width of a row.
@@ -93,10 +84,9 @@ pub(super) fn check_values(
     values: &[f32],
     columns: usize,
     first_row: u64,
-    missing_values: bool,
+    missing: Missing,
 ) -> Result<(), FileError> {
-    let refused = |value: &f32| !(value.is_finite() || missing_values && value.is_nan());
-    let Some(index) = values.iter().position(refused) else { return Ok(()) };
+    let Some(index) = values.iter().position(|value| !missing.allows(*value)) else { return Ok(()) };
     let row = first_row + (index / columns) as u64 + 1;
     let place = Place::Cell { row, column: (index % columns + 1).to_string() };
     Err(FileError::at(path, place, values[index].to_string(), FileError::finite(values[index])))
@@ -134,7 +124,7 @@ impl Binary {
         }
         let before = values.len();
         values.extend(self.piece.chunks_exact(self.encoding.bytes()).map(|number| self.encoding.number(number)));
-        check_values(path, &values[before..], self.columns, self.rows_read, self.input.missing_values)?;
+        check_values(path, &values[before..], self.columns, self.rows_read, self.input.missing)?;
         self.rows_read += wanted as u64;
         if wanted > 0 && self.rows_read == self.rows {
             let rest = self.input.stream.fill_buf().map_err(FileError::io(path))?;

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Place, ReadOptions, RowReader};
+use crate::model::Missing;
 
 /// Longest record: the widest rows with 200 characters a number, so that a file without line ends is not read whole.
 const RECORD_BYTES_MAX: usize = COLUMNS_MAX * 200;
@@ -24,7 +25,7 @@ struct Csv {
     record: csv::StringRecord,
     /// Whether there was a row.
     any: bool,
-    missing_values: bool,
+    missing: Missing,
 }
 
 /// Bytes, until a record would be too long.
@@ -46,7 +47,7 @@ impl Read for Rationed {
 }
 
 pub(super) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    let (path, missing_values) = (input.path.clone(), input.missing_values);
+    let (path, missing) = (input.path.clone(), input.missing);
     let rationed = Rationed { input, left: RECORD_BYTES_MAX };
     let mut records =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(rationed);
@@ -59,7 +60,8 @@ pub(super) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowRea
         let got = format!("its rows have {fields} numbers");
         return Err(FileError::content(&path, got, format!("at most {COLUMNS_MAX}")));
     }
-    let all_numbers = first.iter().all(|field| field.parse::<f32>().is_ok() || missing_values && is_missing(field));
+    let all_numbers =
+        first.iter().all(|field| field.parse::<f32>().is_ok() || missing == Missing::Allowed && is_missing(field));
     let has_header = options.header.unwrap_or(!all_numbers);
     let names: Vec<String> = if has_header { first.iter().map(str::to_owned).collect() } else { Vec::new() };
     let kept = options.kept(&path, &names, fields)?;
@@ -72,7 +74,7 @@ pub(super) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowRea
         first: (!has_header).then_some(first),
         record: csv::StringRecord::new(),
         any: false,
-        missing_values,
+        missing,
     }))
 }
 
@@ -127,9 +129,8 @@ impl RowReader for Csv {
             for index in &self.kept {
                 let field = &self.record[*index];
                 match field.parse::<f32>() {
-                    Ok(value) if value.is_finite() => values.push(value),
-                    Ok(value) if self.missing_values && value.is_nan() => values.push(f32::NAN),
-                    _ if self.missing_values && is_missing(field) => values.push(f32::NAN),
+                    Ok(value) if self.missing.allows(value) => values.push(value),
+                    _ if self.missing == Missing::Allowed && is_missing(field) => values.push(f32::NAN),
                     parsed => {
                         let value = if is_missing(field) { f32::NAN } else { parsed.unwrap_or(0.0) };
                         let shown: String = field.chars().take(SHOWN_CHARACTERS_MAX).collect();

@@ -7,6 +7,7 @@ use std::path::Path;
 use flate2::bufread::MultiGzDecoder;
 
 use super::{FileError, Format};
+use crate::model::Missing;
 
 const BUFFER_BYTES: usize = 1 << 16;
 
@@ -19,7 +20,7 @@ pub(super) struct Input {
     /// The file itself where its bytes are those of the stream: for formats that are not read from front to back.
     pub(super) file: Option<File>,
     /// Whether values may be missing.
-    pub(super) missing_values: bool,
+    pub(super) missing: Missing,
 }
 
 impl Input {
@@ -45,7 +46,7 @@ impl Input {
         } else {
             Box::new(raw)
         };
-        Ok(Self { path: path.to_owned(), stream, file: file.filter(|_| !is_gzip), missing_values: false })
+        Ok(Self { path: path.to_owned(), stream, file: file.filter(|_| !is_gzip), missing: Missing::Refused })
     }
 
     /// The format: by the first bytes, else by the name, else CSV.

@@ -20,6 +20,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Missing;
+
 pub use error::{FileError, Place};
 use input::Input;
 pub use write::{RowWriter, create};
@@ -60,6 +62,12 @@ pub struct ReadOptions {
     pub missing_values: bool,
 }
 
+impl ReadOptions {
+    fn missing(&self) -> Missing {
+        Missing::from(self.missing_values)
+    }
+}
+
 /// Rows, some at a time.
 pub trait RowReader: Send {
     /// Width of the rows.
@@ -76,7 +84,8 @@ pub trait RowReader: Send {
     fn is_bytes(&self) -> bool {
         false
     }
-    /// Appends the next rows to `values`, row-major and finite (NaN where a value is missing and may be), at most `rows_max`; returns how many, fewer only at the end.
+    /// Appends the next rows to `values`, row-major and finite (NaN where a value is missing and may be), at most `rows_max`;
+    /// returns how many, fewer only at the end.
     /// After an error, what was appended to `values` is of no use, and neither is the reader.
     fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError>;
 }
@@ -101,7 +110,7 @@ pub fn read(
 }
 
 fn choose(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    input.missing_values = options.missing_values;
+    input.missing = options.missing();
     let seen = input.format()?;
     let format = options.format.unwrap_or(seen);
     if options.names_columns() && matches!(format, Format::Npy | Format::Idx) {

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use super::binary::{Encoding, Kind, check_values};
 use super::input::Input;
 use super::{FileError, RowReader};
+use crate::model::Missing;
 
 /// Numbers that are turned at a time: enough for long reads, little beside a model in training.
 const TILE_BYTES: usize = 32 << 20;
@@ -32,7 +33,7 @@ pub(super) struct Turned {
     tile: Vec<f32>,
     next: usize,
     rows_done: u64,
-    missing_values: bool,
+    missing: Missing,
     /// Bytes of a column's part.
     part: Vec<u8>,
 }
@@ -46,7 +47,7 @@ impl Turned {
         columns: usize,
         rows: u64,
     ) -> Result<Self, FileError> {
-        let (path, missing_values) = (input.path, input.missing_values);
+        let (path, missing) = (input.path, input.missing);
         let expected = rows.checked_mul((columns * encoding.bytes()) as u64);
         let expected = expected.ok_or_else(|| {
             FileError::content(&path, format!("its shape is {rows} x {columns}"), "a size that a file can have")
@@ -80,7 +81,7 @@ impl Turned {
             Columns::Kept(bytes)
         };
         let (tile, part) = (Vec::new(), Vec::new());
-        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_done: 0, missing_values, part })
+        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_done: 0, missing, part })
     }
 
     /// Turns the next rows; false at the end.
@@ -106,7 +107,7 @@ impl Turned {
                 self.tile[row * self.columns + column] = self.encoding.number(number);
             }
         }
-        check_values(&self.path, &self.tile, self.columns, self.rows_done, self.missing_values)?;
+        check_values(&self.path, &self.tile, self.columns, self.rows_done, self.missing)?;
         self.rows_done += rows as u64;
         Ok(rows > 0)
     }

@@ -208,7 +208,7 @@ fn take(
     if rows.columns() != spool.columns() {
         return Err(JobError::Columns { got: rows.columns(), expected: spool.columns() });
     }
-    rows.check_values(if job.spec.spec().missing_values { Missing::Allowed } else { Missing::Refused })?;
+    rows.check_values(Missing::from(job.spec.spec().missing_values))?;
     let chunk = Chunk::new(number, role, &rows);
     drop(rows);
     if number > next {

@@ -63,8 +63,15 @@ pub enum Missing {
     Allowed,
 }
 
+impl From<bool> for Missing {
+    fn from(allowed: bool) -> Self {
+        if allowed { Self::Allowed } else { Self::Refused }
+    }
+}
+
 impl Missing {
-    fn allows(self, value: f32) -> bool {
+    /// Whether a value may be there.
+    pub fn allows(self, value: f32) -> bool {
         value.is_finite() || self == Self::Allowed && value.is_nan()
     }
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
 
+use super::artifact::hexadecimal;
 use super::matrix::{Matrix, Values};
 
 /// Most rows of a sample.
@@ -70,12 +71,7 @@ pub fn from_bytes(bytes: &[u8], features: usize) -> Result<Matrix, SampleError> 
 }
 
 fn checksum(data: &[u8]) -> String {
-    use std::fmt::Write;
-    Sha256::digest(data).iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hexadecimal(&Sha256::digest(data))
 }
 
 #[cfg(test)]

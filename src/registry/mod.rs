@@ -205,10 +205,7 @@ impl Registry {
 
     /// Forgets a deleted version (those that still serve it keep it alive).
     pub fn forget(&self, key: &ModelKey) {
-        self.inner.residents.remove(key);
-        if !self.inner.exists(key) {
-            self.inner.lock_usages().remove(key);
-        }
+        self.inner.forget(key);
     }
 
     /// Lets the memory of a version go: the next question loads it again.
@@ -223,7 +220,8 @@ impl Registry {
 
     /// Forgets every version that the store no longer has: for after a refresh that changed something.
     pub fn forget_deleted(&self) {
-        for ResidentModel { key, .. } in self.resident_models() {
+        // Whatever is in memory was counted.
+        for (key, _) in self.usages() {
             if !self.inner.exists(&key) {
                 self.forget(&key);
             }
@@ -243,6 +241,11 @@ impl Inner {
 
     fn lock_usages(&self) -> MutexGuard<'_, BTreeMap<ModelKey, Arc<Usage>>> {
         self.usages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, key: &ModelKey) {
+        self.residents.remove(key);
+        self.lock_usages().remove(key);
     }
 
     fn exists(&self, key: &ModelKey) -> bool {
@@ -281,7 +284,7 @@ impl Inner {
         self.residents.insert(&model.key, Arc::clone(model), model.bytes());
         if !self.exists(&model.key) {
             // Deleted meanwhile, and `forget` may have come before the insertion: serve who waits, keep nothing.
-            self.residents.remove(&model.key);
+            self.forget(&model.key);
         }
     }
 

@@ -57,7 +57,7 @@ impl Service {
             let rows = match rows {
                 Rows::None => None,
                 Rows::Sent(rows) => {
-                    let missing = if model.normaliser().takes_missing() { Missing::Allowed } else { Missing::Refused };
+                    let missing = Missing::from(model.normaliser().takes_missing());
                     rows.check_values(missing).map_err(|error| ServiceError::invalid("rows", error))?;
                     Some(rows)
                 }

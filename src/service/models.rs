@@ -173,7 +173,7 @@ impl Service {
             let message = format!("has {} columns, expected {}", rows.columns(), spec.features());
             return Err(ServiceError::invalid("rows", message));
         }
-        let missing = if spec.raw().missing_values { Missing::Allowed } else { Missing::Refused };
+        let missing = Missing::from(spec.raw().missing_values);
         let full = |_| ServiceError::InspectionsFull { max: INSPECTIONS_MAX };
         let place = Arc::clone(&self.inspections).try_acquire_owned().map_err(full)?;
         let turn = Arc::clone(&self.inspecting).lock_owned().await;

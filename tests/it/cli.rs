@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::files::csv;
 use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::{sample, temporary_store};
 
@@ -56,14 +57,6 @@ fn files_of_the_server_are_trained_on_and_not_sent() {
     fails(&server, here.path(), &["train", "far", "--server-files", "rows.csv", "--code", "2"], 2, &["--widths"]);
     let both = ["train", "far", "here.csv", "--server-files", "rows.csv", "--widths", "6,2"];
     fails(&server, here.path(), &both, 2, &["cannot be used with"]);
-}
-
-pub(crate) fn csv(path: &Path, columns: usize, values: &[f32]) {
-    let text: String = values
-        .chunks(columns)
-        .map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(",") + "\n")
-        .collect();
-    std::fs::write(path, text).expect("writes");
 }
 
 #[test]

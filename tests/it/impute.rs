@@ -6,7 +6,8 @@ use halfhitch::files::{ReadOptions, open};
 use halfhitch::rpc::pb;
 use tonic::Code;
 
-use crate::support::process::{ServerProcess, halfhitch};
+use crate::cli;
+use crate::support::process::ServerProcess;
 use crate::support::{
     AutoencoderClient, TestServer, float_matrix, matrix, newest, numbers, sample, served, spec, temporary_store, train,
 };
@@ -198,9 +199,7 @@ fn the_command_fills_in_a_file() {
         })
         .collect();
     std::fs::write(folder.path().join("gaps.csv"), &text).expect("writes");
-    let run = |args: &[&str]| {
-        halfhitch().current_dir(folder.path()).args(["--server", &server.url()]).args(args).output().expect("runs")
-    };
+    let run = |args: &[&str]| cli::run(&server, folder.path(), args);
     let without = run(&["train", "m", "gaps.csv", "--code", "3"]);
     let said = String::from_utf8_lossy(&without.stderr).into_owned();
     assert!(!without.status.success() && said.contains("unless values may be missing"), "{said}");

@@ -3,7 +3,9 @@
 use halfhitch::rpc::pb;
 use tonic::Code;
 
-use crate::support::process::{ServerProcess, halfhitch};
+use crate::cli::succeeds;
+use crate::support::files::csv;
+use crate::support::process::ServerProcess;
 use crate::support::{
     TestServer, float_matrix, matrix, newest, numbers, sample, spec, temporary_store, train, version,
 };
@@ -96,17 +98,8 @@ async fn what_cannot_be_is_refused() {
 fn the_command_says_what_would_change() {
     let store = temporary_store();
     let server = ServerProcess::start(store.path());
-    let text: String = sample(300, 8, 7)
-        .chunks_exact(8)
-        .map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(",") + "\n")
-        .collect();
-    std::fs::write(store.path().join("rows.csv"), text).expect("writes");
-    let run = |args: &[&str]| {
-        let done = halfhitch().current_dir(store.path()).args(["--server", &server.url()]).args(args).output();
-        let done = done.expect("runs");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        String::from_utf8(done.stdout).expect("text")
-    };
+    csv(&store.path().join("rows.csv"), 8, &sample(300, 8, 7));
+    let run = |args: &[&str]| succeeds(&server, store.path(), args);
     run(&["train", "m", "rows.csv", "--code", "3", "--epochs", "5"]);
     let said = run(&["models", "orthonormalise", "m", "rows.csv"]);
     assert!(said.contains("reconstruction error of 300 rows") && said.contains("nothing has changed"), "{said}");

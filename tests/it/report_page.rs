@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::cli::{csv, fails, run, succeeds};
+use crate::cli::{fails, run, succeeds};
+use crate::support::files::csv;
 use crate::support::process::ServerProcess;
 use crate::support::{import, sample, temporary_store};
 

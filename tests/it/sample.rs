@@ -3,7 +3,9 @@
 use halfhitch::rpc::pb;
 use tonic::Code;
 
-use crate::support::process::{ServerProcess, halfhitch};
+use crate::cli::succeeds;
+use crate::support::files::csv;
+use crate::support::process::ServerProcess;
 use crate::support::{TestServer, matrix, newest, sample, spec, temporary_store, train, version};
 
 fn inspect(of: Option<pb::ModelRef>) -> pb::InspectModelRequest {
@@ -84,17 +86,8 @@ async fn what_is_not_kept_is_not_there() {
 fn the_command_measures_on_the_sample() {
     let store = temporary_store();
     let server = ServerProcess::start(store.path());
-    let text: String = sample(300, 8, 7)
-        .chunks_exact(8)
-        .map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(",") + "\n")
-        .collect();
-    std::fs::write(store.path().join("rows.csv"), text).expect("writes");
-    let run = |args: &[&str]| {
-        let done = halfhitch().current_dir(store.path()).args(["--server", &server.url()]).args(args).output();
-        let done = done.expect("runs");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        String::from_utf8(done.stdout).expect("text")
-    };
+    csv(&store.path().join("rows.csv"), 8, &sample(300, 8, 7));
+    let run = |args: &[&str]| succeeds(&server, store.path(), args);
     run(&["train", "m", "rows.csv", "--code", "3", "--epochs", "5", "--validation-sample", "40"]);
     let said = run(&["inspect", "m", "--validation-sample"]);
     assert!(said.contains("40 rows"), "{said}");

@@ -9,6 +9,7 @@ use arrow_array::{Array, ArrayRef, PrimitiveArray};
 use arrow_schema::{DataType, Field};
 
 use crate::files::{FileError, Place};
+use crate::model::Missing;
 
 /// A column of the file: one or more of the rows that come out.
 pub(super) struct Column {
@@ -93,15 +94,15 @@ impl Column {
         rows: usize,
         target: &mut [f32],
         stride: usize,
-        missing_values: bool,
+        missing: Missing,
     ) -> Result<(), Wrong> {
         // A list that is missing altogether has no length.
-        let whole = self.width.is_some() || !missing_values;
+        let whole = self.width.is_some() || missing == Missing::Refused;
         if whole && let Some(row) = (0..rows).find(|row| array.is_null(next + row)) {
             return Err(wrong(row, self.name.clone(), "null", "a value in every row"));
         }
         let Some(width) = self.width else {
-            return self.spread(&array.slice(next, rows), 1, target, stride, missing_values);
+            return self.spread(&array.slice(next, rows), 1, target, stride, missing);
         };
         let numbers = match array.data_type() {
             DataType::List(_) => {
@@ -119,7 +120,7 @@ impl Column {
                 list.values().slice(list.value_offset_at(next), rows * width)
             }
         };
-        self.spread(&numbers, width, target, stride, missing_values)
+        self.spread(&numbers, width, target, stride, missing)
     }
 
     fn check_lengths(&self, width: usize, rows: usize, length: impl Fn(usize) -> usize) -> Result<(), Wrong> {
@@ -135,9 +136,9 @@ impl Column {
         width: usize,
         target: &mut [f32],
         stride: usize,
-        missing_values: bool,
+        missing: Missing,
     ) -> Result<(), Wrong> {
-        if !missing_values
+        if missing == Missing::Refused
             && array.null_count() > 0
             && let Some(index) = (0..array.len()).find(|index| array.is_null(*index))
         {

@@ -70,7 +70,7 @@ pub(in crate::files) fn open(mut input: Input, options: &ReadOptions) -> Result<
     };
     let chosen = chosen(&path, &ipc.schema, options)?;
     ipc.fields = (chosen.fields.len() < ipc.schema.fields().len()).then_some(chosen.fields);
-    table(&path, ipc, &chosen.order, chosen.missing_values)
+    table(&path, ipc, &chosen.order, chosen.missing)
 }
 
 fn schema(schema: Option<Schema<'_>>) -> Result<SchemaRef, String> {

@@ -13,6 +13,7 @@ use arrow_schema::SchemaRef;
 use self::columns::{Column, width};
 use super::binary::check_shape;
 use super::{FileError, Place, ReadOptions, RowReader};
+use crate::model::Missing;
 
 pub(super) use self::ipc::open as ipc;
 pub(super) use self::parquet::open as parquet;
@@ -51,7 +52,7 @@ struct Table<B> {
     batch: RecordBatch,
     /// The next row of the batch.
     next: usize,
-    missing_values: bool,
+    missing: Missing,
 }
 
 /// The columns that the caller wants: their places in the schema, ascending, and where each of these goes.
@@ -59,7 +60,7 @@ struct Chosen {
     fields: Vec<usize>,
     /// In the order of the caller: which of `fields`.
     order: Vec<usize>,
-    missing_values: bool,
+    missing: Missing,
 }
 
 fn chosen(path: &str, schema: &SchemaRef, options: &ReadOptions) -> Result<Chosen, FileError> {
@@ -74,7 +75,7 @@ fn chosen(path: &str, schema: &SchemaRef, options: &ReadOptions) -> Result<Chose
     let mut fields = kept.clone();
     fields.sort_unstable();
     let order = kept.iter().filter_map(|index| fields.binary_search(index).ok()).collect();
-    Ok(Chosen { fields, order, missing_values: options.missing_values })
+    Ok(Chosen { fields, order, missing: options.missing() })
 }
 
 /// Reads the first rows, for the widths of lists.
@@ -82,7 +83,7 @@ fn table<B: Batches + 'static>(
     path: &str,
     mut batches: B,
     order: &[usize],
-    missing_values: bool,
+    missing: Missing,
 ) -> Result<Box<dyn RowReader>, FileError> {
     let batch = loop {
         match batches.next_batch()? {
@@ -104,7 +105,7 @@ fn table<B: Batches + 'static>(
         columns.push(column);
     }
     let path = path.to_owned();
-    Ok(Box::new(Table { path, batches, columns, names, width: first, rows_read: 0, batch, next: 0, missing_values }))
+    Ok(Box::new(Table { path, batches, columns, names, width: first, rows_read: 0, batch, next: 0, missing }))
 }
 
 impl<B: Batches> Table<B> {
@@ -147,14 +148,13 @@ impl<B: Batches> RowReader for Table<B> {
             let target = &mut values[before..];
             for column in &self.columns {
                 let array = self.batch.column(column.index);
-                let filled = column.fill(array, self.next, wanted, target, self.width, self.missing_values);
+                let filled = column.fill(array, self.next, wanted, target, self.width, self.missing);
                 filled.map_err(|wrong| {
                     let place = Place::Cell { row: self.rows_read + wrong.row as u64 + 1, column: wrong.column };
                     FileError::at(&self.path, place, wrong.got, wrong.expected)
                 })?;
             }
-            let refused = |value: &f32| !(value.is_finite() || self.missing_values && value.is_nan());
-            if let Some(index) = target.iter().position(refused) {
+            if let Some(index) = target.iter().position(|value| !self.missing.allows(*value)) {
                 let row = self.rows_read + (index / self.width) as u64 + 1;
                 let place = Place::Cell { row, column: self.names[index % self.width].clone() };
                 return Err(FileError::at(

@@ -46,7 +46,7 @@ pub(in crate::files) fn open(input: Input, options: &ReadOptions) -> Result<Box<
         let mask = ProjectionMask::roots(builder.parquet_schema(), chosen.fields);
         builder.with_projection(mask).with_batch_size(BATCH_ROWS).build()
     })?;
-    table(&path.clone(), Parquet { path, batches, rows }, &chosen.order, chosen.missing_values)
+    table(&path.clone(), Parquet { path, batches, rows }, &chosen.order, chosen.missing)
 }
 
 impl Batches for Parquet {

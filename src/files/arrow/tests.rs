@@ -325,16 +325,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn halves_are_what_the_crate_says_they_are() {
-    use arrow_array::types::ArrowPrimitiveType;
-    for bits in 0..=u16::MAX {
-        let (ours, theirs) =
-            (crate::files::binary::half(bits), <Float16Type as ArrowPrimitiveType>::Native::from_bits(bits).to_f32());
-        assert!(
-            ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()),
-            "{bits:04x}: {ours} {theirs}"
-        );
-    }
-}

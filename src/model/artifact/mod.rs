@@ -56,6 +56,7 @@ use super::{Autoencoder, ModelSpec, Statistics, TrainingReport};
 pub use self::error::ArtifactError;
 pub use self::header::{HEADER_BYTES_MAX, header_bytes};
 pub use self::metadata::FORMAT_VERSION;
+pub(super) use self::tensors::hexadecimal;
 
 /// A model with its report: what a version's file holds.
 #[derive(Debug)]

@@ -137,7 +137,7 @@ pub(super) fn checksum_of_bytes(data: &[u8], metadata: &str) -> String {
     hexadecimal(&hash.finalize())
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(in crate::model) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
