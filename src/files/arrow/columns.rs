@@ -86,7 +86,6 @@ impl Column {
 
     /// Writes the numbers of `rows` rows from `next` on to their places in `target`, rows of `stride` numbers; NaN where one is null
     /// and may be missing.
-    #[expect(clippy::too_many_arguments, reason = "where from, where to, and how")]
     pub(super) fn fill(
         &self,
         array: &ArrayRef,
@@ -158,7 +157,7 @@ impl Column {
             DataType::UInt16 => each::<UInt16Type>(array, f32::from, &mut place),
             DataType::UInt32 => each::<UInt32Type>(array, |value| value as f32, &mut place),
             DataType::UInt64 => each::<UInt64Type>(array, |value| value as f32, &mut place),
-            DataType::Float16 => each::<Float16Type>(array, |value| value.to_f32(), &mut place),
+            DataType::Float16 => each::<Float16Type>(array, half::f16::to_f32, &mut place),
             DataType::Float32 => each::<Float32Type>(array, |value| value, &mut place),
             DataType::Float64 => each::<Float64Type>(array, |value| value as f32, &mut place),
             // The schema was checked; a batch that has other columns than it says is a mistake of the file.

@@ -25,7 +25,7 @@ const BATCH: usize = 4;
 
 /// Names, three kinds of numbers, a list of fixed length and one of any.
 fn batch() -> RecordBatch {
-    let numbers = || 0..ROWS as i16;
+    let numbers = || (0i16..).take(ROWS);
     let name: ArrayRef = Arc::new(StringArray::from_iter_values(numbers().map(|row| format!("row {row}"))));
     let a: ArrayRef = Arc::new(Float64Array::from_iter_values(numbers().map(|row| f64::from(row) + 0.5)));
     let b: ArrayRef = Arc::new(Int16Array::from_iter_values(numbers().map(|row| -row)));
