@@ -19,14 +19,18 @@ async fn trained(server: &TestServer, name: &str) {
     train(&mut server.autoencoder().await, spec, &sample(300, 8, 7)).await.expect("trains");
 }
 
+/// The newest version, and then one more.
+async fn canonicalised(server: &TestServer, name: &str) -> pb::CanonicaliseModelVersionResponse {
+    let request = pb::CanonicaliseModelVersionRequest { model: newest(name) };
+    server.models().await.canonicalise_model_version(request).await.expect("makes one").into_inner()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canonical_version_reconstructs_the_same_and_its_codes_can_be_cut_short() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
-    let mut models = server.models().await;
-    let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
-    let made = models.canonicalise_model_version(request).await.expect("makes one").into_inner();
+    let made = canonicalised(&server, "m").await;
     let described = made.version.expect("described");
     assert_eq!((described.version, made.code_variances.len()), (2, 4));
     assert!(made.code_variances.is_sorted_by(|a, b| a >= b), "{:?}", made.code_variances);
@@ -111,8 +115,7 @@ async fn streams_cut_codes_short_and_take_short_ones_as_single_calls_do() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
-    let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
-    server.models().await.canonicalise_model_version(request).await.expect("makes one");
+    canonicalised(&server, "m").await;
     let mut client = server.autoencoder().await;
 
     let pieces: Vec<Vec<f32>> = (1..=3).map(|i| sample(40 * i, 8, i as u64)).collect();
@@ -154,8 +157,7 @@ async fn streams_refuse_what_single_calls_refuse() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
-    let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
-    server.models().await.canonicalise_model_version(request).await.expect("makes one");
+    canonicalised(&server, "m").await;
     let mut client = server.autoencoder().await;
     let rows = sample(2, 8, 1);
     let first = |number, length| piece(version("m", number), &rows, length);
