@@ -1,0 +1,420 @@
+//! Settings of the server: flags, `HALFHITCH_*` variables and a TOML file, in that order of strength.
+//!
+//! Two steps: what was written ([`ServeArgs`], text), and what it means ([`Settings`], checked). This is the only module
+//! that reads the environment.
+
+mod allocator;
+mod layers;
+mod transport;
+
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use allocator::settle_allocator;
+use layers::{Layers, read};
+pub use transport::TransportArgs;
+
+use crate::batching::BatchingConfig;
+use crate::executor::ExecutorConfig;
+use crate::jobs::JobsConfig;
+use crate::numeric::{Isa, IsaError, init};
+use crate::registry::RegistryConfig;
+use crate::server::ServerConfig;
+use crate::telemetry::LogFormat;
+
+/// Where a server listens, and clients look for one, when nobody says otherwise.
+pub const ADDRESS_DEFAULT: &str = "127.0.0.1:50051";
+
+/// Flags of `halfhitch serve`, as written.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServeArgs {
+    /// A TOML file with the settings below, by their names with _ for - [variable: HALFHITCH_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the settings that are in force and where each came from, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Folder of the models and of the jobs' rows; made if it is not there [default: halfhitch-store]
+    #[arg(long, value_name = "FOLDER")]
+    pub store: Option<String>,
+    /// Folder whose files clients may train on, by paths relative to it; without one no file is read for them
+    /// [default: none]
+    #[arg(long, value_name = "FOLDER")]
+    pub train_folder: Option<String>,
+    /// Messages, windows, connections
+    #[command(flatten)]
+    pub transport: TransportArgs,
+    /// Most rows computed together [default: 256]
+    #[arg(long, value_name = "ROWS")]
+    pub batch_rows_max: Option<String>,
+    /// Most rows that wait to be computed [default: 65536]
+    #[arg(long, value_name = "ROWS")]
+    pub queue_rows_max: Option<String>,
+    /// Most bytes that wait to be computed, with room for their answers [default: 256MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub queue_bytes_max: Option<String>,
+    /// Threads that serve [default: the number of cores]
+    #[arg(long, value_name = "COUNT")]
+    pub serving_threads: Option<String>,
+    /// Threads that train, at the lowest priority [default: the number of cores]
+    #[arg(long, value_name = "COUNT")]
+    pub training_threads: Option<String>,
+    /// Training gets at least this much of the time in which it could run, however much is to be served; 0 to 50
+    /// [default: 5]
+    #[arg(long, value_name = "PERCENT")]
+    pub training_percent_min: Option<String>,
+    /// Models in memory; the least recently used leave above this [default: 4GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub resident_bytes_max: Option<String>,
+    /// An upload without a chunk for this long expires [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    pub upload_idle_seconds_max: Option<String>,
+    /// Jobs that have not ended [default: 64]
+    #[arg(long, value_name = "COUNT")]
+    pub open_jobs_max: Option<String>,
+    /// Ended jobs that are remembered [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    pub ended_jobs_max: Option<String>,
+    /// Jobs that train at the same time [default: 2]
+    #[arg(long, value_name = "COUNT")]
+    pub running_jobs_max: Option<String>,
+    /// A paused job that is not resumed for this long is cancelled [default: 604800]
+    #[arg(long, value_name = "SECONDS")]
+    pub paused_seconds_max: Option<String>,
+    /// Rows of one job [default: 1000000000]
+    #[arg(long, value_name = "ROWS")]
+    pub job_rows_max: Option<String>,
+    /// Rows and checkpoint of one job on disk [default: 32GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub job_bytes_max: Option<String>,
+    /// Rows and checkpoints of all jobs on disk [default: 64GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub spool_bytes_max: Option<String>,
+    /// What jobs leave free on the disk [default: 256MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub disk_free_bytes_min: Option<String>,
+    /// A job that trains writes down this often where it could go on [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub checkpoint_seconds: Option<String>,
+    /// From SIGTERM until everything accepted must be answered [default: 25]
+    #[arg(long, value_name = "SECONDS")]
+    pub shutdown_grace_seconds: Option<String>,
+    /// What to log: error, warn, info, debug, trace, or targets with levels [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How to log: human or json [default: human]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// A variable of the environment.
+    Variable(String),
+    /// The file.
+    File(PathBuf),
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// Why settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Instructions that cannot be used.
+    #[error("variable HALFHITCH_ISA: {0}")]
+    Instructions(IsaError),
+    /// A value.
+    #[error("setting {setting} ({origin}) is {got:?}, expected {expected}")]
+    Value {
+        /// Its name.
+        setting: &'static str,
+        /// Where it came from.
+        origin: Source,
+        /// What came.
+        got: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// The file cannot be read.
+    #[error("settings file {path}: {source}")]
+    Unreadable {
+        /// Which.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("settings file {path} is not TOML: {reason}")]
+    Syntax {
+        /// Which.
+        path: String,
+        /// Where and what.
+        reason: String,
+    },
+    /// A key that no setting has.
+    #[error("settings file {path} has the unknown key {key:?}, expected one of: {known}")]
+    UnknownKey {
+        /// Which.
+        path: String,
+        /// What came.
+        key: String,
+        /// All settings.
+        known: String,
+    },
+}
+
+/// Name, value as TOML, where it came from.
+type Told = (&'static str, String, Source);
+
+/// What is in force, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The server's own.
+    pub server: ServerConfig,
+    /// What to log.
+    pub log: String,
+    /// How to log.
+    pub log_format: LogFormat,
+    /// Things to tell the operator.
+    pub warnings: Vec<String>,
+    /// Name, value as TOML, source.
+    told: Vec<Told>,
+}
+
+impl Settings {
+    /// Reads this process's environment and the file, if one is named.
+    pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
+        let variables: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Self::from(args, &variables)
+    }
+
+    #[expect(clippy::too_many_lines, reason = "a table: every setting once")]
+    fn from(args: &ServeArgs, variables: &[(String, String)]) -> Result<Self, ConfigError> {
+        let variable = |name: &str| variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+        let path = args.config.clone().or_else(|| variable("HALFHITCH_CONFIG").map(PathBuf::from));
+        let file = path.as_deref().map_or_else(|| Ok(toml::Table::new()), read)?;
+        let mut layers = Layers { variables, path: path.unwrap_or_default(), file, told: Vec::new() };
+
+        let listen = layers.take(
+            "listen",
+            args.listen.as_ref(),
+            ADDRESS_DEFAULT,
+            "an address and a port, for example 0.0.0.0:50051",
+            |text| text.parse::<SocketAddr>().ok(),
+        )?;
+        let store = layers.take("store", args.store.as_ref(), "halfhitch-store", "a folder", |text| {
+            (!text.is_empty()).then(|| PathBuf::from(text))
+        })?;
+        let train_folder = layers.take("train_folder", args.train_folder.as_ref(), "", "a folder", |text| {
+            Some((!text.is_empty()).then(|| PathBuf::from(text)))
+        })?;
+        let defaults = ServerConfig::new(store.clone());
+        let transport = layers.transport(&args.transport, &defaults.transport)?;
+        let batching = BatchingConfig {
+            batch_rows_max: layers.count(
+                "batch_rows_max",
+                args.batch_rows_max.as_ref(),
+                defaults.batching.batch_rows_max as u64,
+                1,
+                65_536,
+            )? as usize,
+            queue_rows_max: layers.count(
+                "queue_rows_max",
+                args.queue_rows_max.as_ref(),
+                defaults.batching.queue_rows_max as u64,
+                1,
+                1 << 32,
+            )? as usize,
+            queue_bytes_max: layers.bytes(
+                "queue_bytes_max",
+                args.queue_bytes_max.as_ref(),
+                defaults.batching.queue_bytes_max as u64,
+                1 << 10,
+                1 << 40,
+            )? as usize,
+        };
+        if let Err(bad) = batching.check() {
+            return Err(layers.refused(bad.setting, bad.got.to_string(), bad.expected));
+        }
+        let threads_max = crate::executor::THREADS_MAX as u64;
+        let executor = ExecutorConfig {
+            serving_threads: layers.count(
+                "serving_threads",
+                args.serving_threads.as_ref(),
+                defaults.executor.serving_threads as u64,
+                1,
+                threads_max,
+            )? as usize,
+            training_threads: layers.count(
+                "training_threads",
+                args.training_threads.as_ref(),
+                defaults.executor.training_threads as u64,
+                1,
+                threads_max,
+            )? as usize,
+            training_percent_min: layers.count(
+                "training_percent_min",
+                args.training_percent_min.as_ref(),
+                defaults.executor.training_percent_min as u64,
+                0,
+                crate::executor::TRAINING_PERCENT_MIN_MAX as u64,
+            )? as usize,
+        };
+        let registry = RegistryConfig {
+            resident_bytes_max: layers.bytes(
+                "resident_bytes_max",
+                args.resident_bytes_max.as_ref(),
+                defaults.registry.resident_bytes_max,
+                0,
+                1 << 50,
+            )?,
+        };
+        let jobs = JobsConfig {
+            folder: store.join("jobs"),
+            upload_idle_max: Duration::from_secs(layers.count(
+                "upload_idle_seconds_max",
+                args.upload_idle_seconds_max.as_ref(),
+                defaults.jobs.upload_idle_max.as_secs(),
+                1,
+                365 * 86_400,
+            )?),
+            open_jobs_max: layers.count(
+                "open_jobs_max",
+                args.open_jobs_max.as_ref(),
+                defaults.jobs.open_jobs_max as u64,
+                1,
+                100_000,
+            )? as usize,
+            ended_jobs_max: layers.count(
+                "ended_jobs_max",
+                args.ended_jobs_max.as_ref(),
+                defaults.jobs.ended_jobs_max as u64,
+                1,
+                100_000,
+            )? as usize,
+            running_jobs_max: layers.count(
+                "running_jobs_max",
+                args.running_jobs_max.as_ref(),
+                defaults.jobs.running_jobs_max as u64,
+                1,
+                64,
+            )? as usize,
+            paused_max: Duration::from_secs(layers.count(
+                "paused_seconds_max",
+                args.paused_seconds_max.as_ref(),
+                defaults.jobs.paused_max.as_secs(),
+                1,
+                10 * 365 * 86_400,
+            )?),
+            job_rows_max: layers.count(
+                "job_rows_max",
+                args.job_rows_max.as_ref(),
+                defaults.jobs.job_rows_max,
+                1,
+                1 << 40,
+            )?,
+            job_bytes_max: layers.bytes(
+                "job_bytes_max",
+                args.job_bytes_max.as_ref(),
+                defaults.jobs.job_bytes_max,
+                1 << 10,
+                1 << 50,
+            )?,
+            disk_free_bytes_min: layers.bytes(
+                "disk_free_bytes_min",
+                args.disk_free_bytes_min.as_ref(),
+                defaults.jobs.disk_free_bytes_min,
+                0,
+                1 << 50,
+            )?,
+            checkpoint_every: layers.decimal_seconds(
+                "checkpoint_seconds",
+                args.checkpoint_seconds.as_ref(),
+                defaults.jobs.checkpoint_every,
+                0.01..=86_400.0,
+            )?,
+            spool_bytes_max: layers.bytes(
+                "spool_bytes_max",
+                args.spool_bytes_max.as_ref(),
+                defaults.jobs.spool_bytes_max,
+                1 << 10,
+                1 << 50,
+            )?,
+            training_threads: executor.training_threads,
+            train_folder,
+        };
+        let shutdown_grace = Duration::from_secs(layers.count(
+            "shutdown_grace_seconds",
+            args.shutdown_grace_seconds.as_ref(),
+            defaults.shutdown_grace.as_secs(),
+            0,
+            86_400,
+        )?);
+        let log = layers.take("log", args.log.as_ref(), "info", "a filter", |text| Some(text.to_owned()))?;
+        let log_format =
+            layers.take("log_format", args.log_format.as_ref(), "human", "human or json", |text| match text {
+                "human" => Some(LogFormat::Human),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            })?;
+        let (told, warnings) = layers.finish()?;
+        let server = ServerConfig { store, transport, batching, executor, jobs, registry, shutdown_grace };
+        Ok(Self { listen, server, log, log_format, warnings, told })
+    }
+
+    /// All settings as a TOML file, each with where it came from: it can be fed back with `--config`.
+    pub fn print(&self) -> String {
+        let width = self.told.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0) + 3;
+        self.told.iter().fold(String::new(), |mut text, (name, value, source)| {
+            let setting = format!("{name} = {value}");
+            let _ = writeln!(text, "{setting:width$}  # {source}");
+            text
+        })
+    }
+}
+
+/// Where clients look for the server: the flag, `HALFHITCH_SERVER`, or the default.
+pub fn server_url(flag: Option<String>) -> String {
+    flag.or_else(|| std::env::var("HALFHITCH_SERVER").ok()).unwrap_or_else(|| format!("http://{ADDRESS_DEFAULT}"))
+}
+
+/// Chooses the instructions of all products: those that `HALFHITCH_ISA` names, or the fastest of this machine. The results
+/// are the same bits with any.
+///
+/// # Errors
+/// If it names none, or some that this machine does not have.
+pub fn choose_instructions() -> Result<Isa, ConfigError> {
+    instructions(std::env::var_os("HALFHITCH_ISA"))
+}
+
+fn instructions(named: Option<OsString>) -> Result<Isa, ConfigError> {
+    let named = named.map(|name| name.to_string_lossy().parse()).transpose();
+    named.and_then(init).map_err(ConfigError::Instructions)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+use super::layers::parse_bytes;
+use super::*;
+use crate::server::TransportConfig;
+
+fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn with_file(text: &str) -> (tempfile::TempDir, ServeArgs) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("halfhitch.toml");
+    std::fs::write(&path, text).expect("writes");
+    (folder, ServeArgs { config: Some(path), ..ServeArgs::default() })
+}
+
+#[test]
+fn everything_has_a_default() {
+    let settings = Settings::from(&ServeArgs::default(), &[]).expect("defaults");
+    assert_eq!(settings.listen.to_string(), ADDRESS_DEFAULT);
+    assert_eq!(settings.server.batching, BatchingConfig::default());
+    assert!(settings.told.iter().all(|(_, _, source)| *source == Source::Default));
+}
+
+#[test]
+fn a_flag_is_stronger_than_a_variable_and_that_than_the_file() {
+    let (_folder, mut args) = with_file("batch_rows_max = 32\nqueue_rows_max = 33\nopen_jobs_max = 34\n");
+    let variables = variables(&[("HALFHITCH_BATCH_ROWS_MAX", "64"), ("HALFHITCH_QUEUE_ROWS_MAX", "65")]);
+    args.batch_rows_max = Some("128".to_owned());
+    let settings = Settings::from(&args, &variables).expect("valid");
+    assert_eq!(settings.server.batching.batch_rows_max, 128);
+    assert_eq!(settings.server.batching.queue_rows_max, 65);
+    assert_eq!(settings.server.jobs.open_jobs_max, 34);
+    let printed = settings.print();
+    let line = |name: &str| printed.lines().find(|line| line.starts_with(name)).expect("printed").to_owned();
+    assert!(line("batch_rows_max").ends_with("# flag"), "{printed}");
+    assert!(line("queue_rows_max").ends_with("# variable HALFHITCH_QUEUE_ROWS_MAX"), "{printed}");
+    assert!(line("open_jobs_max").contains("# file "), "{printed}");
+}
+
+#[test]
+fn what_is_printed_can_be_fed_back() {
+    let mut args = ServeArgs::default();
+    args.transport.message_bytes_max = Some("3MiB".to_owned());
+    let printed = Settings::from(&args, &[]).expect("valid").print();
+    let (_folder, args) = with_file(&printed);
+    let again = Settings::from(&args, &[]).expect("valid");
+    assert_eq!(again.server.transport.message_bytes_max, 3 << 20);
+    assert!(again.told.iter().all(|(_, _, source)| matches!(source, Source::File(_))));
+}
+
+#[test]
+fn files_are_read_for_clients_only_where_a_folder_is_named() {
+    assert_eq!(Settings::from(&ServeArgs::default(), &[]).expect("defaults").server.jobs.train_folder, None);
+    let (_folder, mut args) = with_file("train_folder = \"from-file\"\n");
+    let set = |args: &ServeArgs, pairs: &[(&str, &str)]| {
+        Settings::from(args, &variables(pairs)).expect("valid").server.jobs.train_folder
+    };
+    assert_eq!(set(&args, &[]), Some("from-file".into()));
+    let variable = ("HALFHITCH_TRAIN_FOLDER", "from-variable");
+    assert_eq!(set(&args, &[variable]), Some("from-variable".into()));
+    args.train_folder = Some("from-flag".to_owned());
+    assert_eq!(set(&args, &[variable]), Some("from-flag".into()));
+    args.train_folder = Some(String::new());
+    assert_eq!(set(&args, &[variable]), None, "a flag can take it back");
+}
+
+#[test]
+fn checkpoints_may_be_parts_of_a_second_apart() {
+    let every = |text: &str| {
+        let args = ServeArgs { checkpoint_seconds: Some(text.to_owned()), ..ServeArgs::default() };
+        Settings::from(&args, &[]).map(|settings| settings.server.jobs.checkpoint_every)
+    };
+    assert_eq!(every("0.25").expect("valid"), Duration::from_millis(250));
+    assert_eq!(every("86400").expect("valid"), Duration::from_hours(24));
+    for wrong in ["0", "-1", "NaN", "inf", "1e9", "soon", ""] {
+        let error = every(wrong).expect_err("refused").to_string();
+        assert!(error.contains("a number from 0.01 to 86400"), "{error}");
+    }
+}
+
+#[test]
+fn the_transport_is_set_like_everything_else() {
+    let defaults = Settings::from(&ServeArgs::default(), &[]).expect("defaults");
+    assert_eq!(defaults.server.transport, TransportConfig::default());
+    let (_folder, mut args) = with_file("stream_window_bytes = \"2MiB\"\nframe_bytes_max = 16384\n");
+    args.transport.connection_window_bytes = Some("8MiB".to_owned());
+    args.transport.streams_per_connection_max = Some("7".to_owned());
+    let variables = variables(&[
+        ("HALFHITCH_KEEPALIVE_INTERVAL_SECONDS", "0"),
+        ("HALFHITCH_KEEPALIVE_TIMEOUT_SECONDS", "5"),
+        ("HALFHITCH_CONNECTION_AGE_SECONDS_MAX", "600"),
+    ]);
+    let expected = TransportConfig {
+        stream_window_bytes: 2 << 20,
+        connection_window_bytes: 8 << 20,
+        frame_bytes_max: 1 << 14,
+        streams_per_connection_max: 7,
+        keepalive_interval: None,
+        keepalive_timeout: Duration::from_secs(5),
+        connection_age_max: Some(Duration::from_mins(10)),
+        ..TransportConfig::default()
+    };
+    assert_eq!(Settings::from(&args, &variables).expect("valid").server.transport, expected);
+}
+
+#[track_caller]
+fn check_error(args: &ServeArgs, variables: &[(String, String)], texts: &[&str]) {
+    let error = Settings::from(args, variables).expect_err("refused").to_string();
+    for text in texts {
+        assert!(error.contains(text), "{error:?} does not say {text:?}");
+    }
+}
+
+#[test]
+fn mistakes_name_the_setting_its_place_and_what_was_expected() {
+    let flag = |args: ServeArgs| args;
+    check_error(
+        &flag(ServeArgs { listen: Some("nowhere".to_owned()), ..ServeArgs::default() }),
+        &[],
+        &["listen", "flag", "nowhere", "an address and a port"],
+    );
+    check_error(
+        &ServeArgs::default(),
+        &variables(&[("HALFHITCH_SERVING_THREADS", "0")]),
+        &["serving_threads", "variable HALFHITCH_SERVING_THREADS", "\"0\"", "from 1 to 1024"],
+    );
+    check_error(
+        &ServeArgs::default(),
+        &variables(&[("HALFHITCH_FRAME_BYTES_MAX", "16MiB")]),
+        &["frame_bytes_max", "variable HALFHITCH_FRAME_BYTES_MAX", "from 16384 to 16777215"],
+    );
+    let (_folder, args) = with_file("connection_window_bytes = \"512KiB\"\n");
+    check_error(&args, &[], &["connection_window_bytes", "file ", "at least stream_window_bytes, 1048576"]);
+    let (_folder, args) = with_file("keepalive_timeout_seconds = 0\n");
+    check_error(&args, &[], &["keepalive_timeout_seconds", "from 1 to 86400"]);
+    let (_folder, args) = with_file("batch_rows_max = -1\n");
+    check_error(&args, &[], &["batch_rows_max", "file ", "\"-1\""]);
+    let (_folder, args) = with_file("batch_rows = 1\n");
+    check_error(&args, &[], &["unknown key", "batch_rows", "batch_rows_max"]);
+    let (_folder, args) = with_file("batch_rows_max = \n");
+    check_error(&args, &[], &["not TOML"]);
+    let gone = ServeArgs { config: Some("/nowhere/at/all.toml".into()), ..ServeArgs::default() };
+    check_error(&gone, &[], &["/nowhere/at/all.toml"]);
+}
+
+#[test]
+fn instructions_are_named_or_found_out() {
+    assert!(instructions(None).expect("the fastest").is_available());
+    let error = instructions(Some("AVX512".into())).expect_err("refused").to_string();
+    assert_eq!(error, "variable HALFHITCH_ISA: instruction set is `AVX512`, expected avx512, avx2 or portable");
+}
+
+#[test]
+fn an_unknown_variable_is_warned_of() {
+    let settings = Settings::from(&ServeArgs::default(), &variables(&[("HALFHITCH_LISTN", "x"), ("PATH", "y")]));
+    assert_eq!(settings.expect("valid").warnings.len(), 1);
+}
+
+#[test]
+fn bytes_have_units() {
+    assert_eq!(parse_bytes("17"), Some(17));
+    assert_eq!(parse_bytes("2KiB"), Some(2048));
+    assert_eq!(parse_bytes("3 GiB"), Some(3 << 30));
+    for bad in ["", "KiB", "-1", "1.5MiB", "99999999999999GiB"] {
+        assert_eq!(parse_bytes(bad), None, "{bad}");
+    }
+}

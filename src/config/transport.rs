@@ -1,0 +1,111 @@
+//! Settings of HTTP/2.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::ConfigError;
+use super::layers::Layers;
+use crate::server::{TransportConfig, transport};
+
+/// Flags of the transport, as written.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TransportArgs {
+    /// Largest message taken in [default: 16MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub message_bytes_max: Option<String>,
+    /// What a client may send of one call before it is read; more is faster over long distances [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub stream_window_bytes: Option<String>,
+    /// The same for all calls of a connection together, at least as much as for one [default: 4MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub connection_window_bytes: Option<String>,
+    /// Largest HTTP/2 frame taken in: larger ones cost less for bulk, and hold up other calls for longer [default: 1MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub frame_bytes_max: Option<String>,
+    /// Calls in flight on one connection; clients hold back what is more [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub streams_per_connection_max: Option<String>,
+    /// Ask a connection that was silent for this long whether it is alive; 0: never [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub keepalive_interval_seconds: Option<String>,
+    /// Close a connection that has not answered that for this long [default: 20]
+    #[arg(long, value_name = "SECONDS")]
+    pub keepalive_timeout_seconds: Option<String>,
+    /// Ask clients to connect anew after this long, give or take 10 %, so that load spreads over servers that came later;
+    /// calls under way go on to their end, one that crosses with the notice has to be sent again; 0: never [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub connection_age_seconds_max: Option<String>,
+}
+
+impl Layers<'_> {
+    pub(super) fn transport(
+        &mut self,
+        args: &TransportArgs,
+        defaults: &TransportConfig,
+    ) -> Result<TransportConfig, ConfigError> {
+        let bytes = |layers: &mut Self, name, flag: &Option<String>, default: u32, range: &RangeInclusive<u32>| {
+            let (min, max) = (u64::from(*range.start()), u64::from(*range.end()));
+            layers.bytes(name, flag.as_ref(), default.into(), min, max).map(|bytes| bytes as u32)
+        };
+        let windows = &transport::WINDOW_BYTES;
+        let streams = &transport::STREAMS_PER_CONNECTION_MAX;
+        let config = TransportConfig {
+            message_bytes_max: self.bytes(
+                "message_bytes_max",
+                args.message_bytes_max.as_ref(),
+                defaults.message_bytes_max as u64,
+                *transport::MESSAGE_BYTES_MAX.start() as u64,
+                *transport::MESSAGE_BYTES_MAX.end() as u64,
+            )? as usize,
+            stream_window_bytes: bytes(
+                self,
+                "stream_window_bytes",
+                &args.stream_window_bytes,
+                defaults.stream_window_bytes,
+                windows,
+            )?,
+            connection_window_bytes: bytes(
+                self,
+                "connection_window_bytes",
+                &args.connection_window_bytes,
+                defaults.connection_window_bytes,
+                windows,
+            )?,
+            frame_bytes_max: bytes(
+                self,
+                "frame_bytes_max",
+                &args.frame_bytes_max,
+                defaults.frame_bytes_max,
+                &transport::FRAME_BYTES_MAX,
+            )?,
+            streams_per_connection_max: self.count(
+                "streams_per_connection_max",
+                args.streams_per_connection_max.as_ref(),
+                defaults.streams_per_connection_max.into(),
+                u64::from(*streams.start()),
+                u64::from(*streams.end()),
+            )? as u32,
+            keepalive_interval: self.seconds(
+                "keepalive_interval_seconds",
+                args.keepalive_interval_seconds.as_ref(),
+                defaults.keepalive_interval,
+                &transport::KEEPALIVE_SECONDS,
+            )?,
+            keepalive_timeout: Duration::from_secs(self.count(
+                "keepalive_timeout_seconds",
+                args.keepalive_timeout_seconds.as_ref(),
+                defaults.keepalive_timeout.as_secs(),
+                *transport::KEEPALIVE_SECONDS.start(),
+                *transport::KEEPALIVE_SECONDS.end(),
+            )?),
+            connection_age_max: self.seconds(
+                "connection_age_seconds_max",
+                args.connection_age_seconds_max.as_ref(),
+                defaults.connection_age_max,
+                &transport::CONNECTION_AGE_SECONDS,
+            )?,
+        };
+        config.check().map_err(|bad| self.refused(bad.setting, bad.got, &bad.expected))?;
+        Ok(config)
+    }
+}
