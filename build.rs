@@ -1,5 +1,7 @@
 //! Compiles the .proto files with protox, so that no `protoc` needs to be installed.
 
+use std::path::PathBuf;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "proto/halfhitch/v1/autoencoder.proto",
@@ -11,11 +13,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }
-    let descriptors = protox::compile(files, ["proto"])?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    // With the comments: they become documentation, and reflection shows them to whoever asks.
+    compiler.include_imports(true).include_source_info(true).open_files(files)?;
+    let folder = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(folder.join("descriptors.binpb"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         // `Bytes` share the receive buffer: the only copy is the one into the batch.
         .bytes(".halfhitch.v1")
         .bytes(".inference")
-        .compile_fds(descriptors)?;
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -150,6 +150,49 @@ pub enum Selector {
     Alias(Alias),
 }
 
+impl FromStr for Selector {
+    type Err = IdError;
+
+    /// `latest`, a number, or an alias.
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text == LATEST {
+            return Ok(Self::Latest);
+        }
+        match text.parse() {
+            Ok(number) => Version::new(number).map(Self::Version),
+            Err(_) => text.parse().map(Self::Alias),
+        }
+    }
+}
+
+/// A version of a model, as people name it: `NAME`, `NAME@VERSION` or `NAME@ALIAS`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ModelReference {
+    /// The model.
+    pub name: ModelName,
+    /// Which version.
+    pub selector: Selector,
+}
+
+impl FromStr for ModelReference {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (name, selector) = text.split_once('@').unwrap_or((text, LATEST));
+        Ok(Self { name: name.parse()?, selector: selector.parse()? })
+    }
+}
+
+impl fmt::Display for ModelReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.selector {
+            Selector::Latest => write!(f, "{}", self.name),
+            Selector::Version(version) => write!(f, "{}@{version}", self.name),
+            Selector::Alias(alias) => write!(f, "{}@{alias}", self.name),
+        }
+    }
+}
+
 /// One version of one model: what never changes its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModelKey {

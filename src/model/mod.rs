@@ -21,7 +21,7 @@ pub use artifact::{Artifact, ArtifactError};
 pub use autoencoder::{Autoencoder, Decoder, Reconstruction, TiedLayer};
 pub use canonical::{CanonicalError, canonicalise};
 pub use gram_schmidt::{OrthonormalError, mean_squared_error, orthonormalise_code};
-pub use id::{Alias, IdError, ModelKey, ModelName, Selector, Version};
+pub use id::{Alias, IdError, ModelKey, ModelName, ModelReference, Selector, Version};
 pub use inspect::{Comparison, LayerInspection};
 pub use inverse::{InverseError, PseudoInverse};
 pub use matrix::{Matrix, MatrixError, Missing, Values};

@@ -15,7 +15,7 @@ use super::deadline::deadline;
 use super::limits::translate_status;
 use super::pb;
 use super::stream::AnswerStream;
-use crate::service::{BatchError, Bulk, BulkTask, Decoder, Served, Service, ServiceError, field};
+use crate::service::{BatchError, Bulk, BulkTask, Decoder, Readiness, Served, Service, ServiceError, field};
 
 /// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
 const MESSAGES_AHEAD_MAX: usize = 8;
@@ -79,7 +79,7 @@ where
         service: service.clone(),
         deadline: deadline(request.extensions()),
         questions: request.into_inner(),
-        stopping: service.stopping(),
+        stopping: service.lifecycle().watch(),
         opened: None,
         messages_read: 0,
         end: None,
@@ -102,7 +102,7 @@ struct Exchange<Q> {
     service: Service,
     deadline: Option<Instant>,
     questions: Streaming<Q>,
-    stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<Readiness>,
     /// What the first message named.
     opened: Option<Opened>,
     messages_read: u64,
@@ -230,9 +230,9 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+async fn stopped(stopping: &mut watch::Receiver<Readiness>) {
     // An error means that the service is gone: that is a stop, too.
-    let _ = stopping.wait_for(|stopping| *stopping).await;
+    let _ = stopping.wait_for(|now| *now >= Readiness::Stopping).await;
 }
 
 /// Says which message could not be read, if it was the message and not the connection.

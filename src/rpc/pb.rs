@@ -8,3 +8,6 @@ tonic::include_proto!("halfhitch.v1");
 pub mod inference {
     tonic::include_proto!("inference");
 }
+
+/// All of it as `google.protobuf.FileDescriptorSet`, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));

@@ -17,6 +17,7 @@ use super::lingering::Lingering;
 use super::transport::TransportConfig;
 use crate::rpc::deadline::InTime;
 use crate::rpc::limits;
+use crate::service::Readiness;
 
 /// Ages that connections reach in turn, all within 10 % of the setting: clients that came together, after a restart for
 /// example, do not all come back together. tonic knows one age a server, so there is a server for each.
@@ -34,7 +35,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     transport: TransportConfig,
     routes: Routes,
-    stopping: watch::Receiver<bool>,
+    lifecycle: watch::Receiver<Readiness>,
 ) -> Result<(), tonic::transport::Error> {
     let (senders, servers): (Vec<_>, Vec<_>) = ages(transport.connection_age_max)
         .into_iter()
@@ -45,13 +46,13 @@ pub(super) async fn serve(
                 .layer(layer_fn(InTime::new))
                 .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
                 .add_routes(routes.clone());
-            let stopping = stopping.clone();
-            (sender, router.serve_with_incoming_shutdown(ReceiverStream::new(accepted), stopped(stopping)))
+            let lifecycle = lifecycle.clone();
+            (sender, router.serve_with_incoming_shutdown(ReceiverStream::new(accepted), stopped(lifecycle)))
         })
         .unzip();
     let accepting = async {
         tokio::select! {
-            () = stopped(stopping) => {}
+            () = stopped(lifecycle) => {}
             () = accept(listener, senders) => {}
         }
         Ok(())
@@ -59,9 +60,9 @@ pub(super) async fn serve(
     try_join(accepting, try_join_all(servers)).await.map(|_| ())
 }
 
-async fn stopped(mut stopping: watch::Receiver<bool>) {
+async fn stopped(mut lifecycle: watch::Receiver<Readiness>) {
     // An error means that the server itself was dropped: stop too.
-    let _ = stopping.wait_for(|stop| *stop).await;
+    let _ = lifecycle.wait_for(|now| *now == Readiness::Stopping).await;
 }
 
 /// Hands connections out in turn, until nobody takes them.

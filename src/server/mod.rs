@@ -2,8 +2,9 @@
 
 mod connections;
 mod gathering;
-pub mod health;
+mod health;
 mod lingering;
+mod reflection;
 pub mod transport;
 
 use std::io;
@@ -22,7 +23,7 @@ use crate::jobs::{JobError, Jobs, JobsConfig};
 use crate::numeric::isa;
 use crate::registry::{Registry, RegistryConfig};
 use crate::rpc::{Api, pb};
-use crate::service::Service;
+use crate::service::{Lifecycle, Readiness, Service};
 use crate::store::local::LocalStore;
 use crate::store::{ModelStore, StoreError};
 pub use transport::{BadTransport, TransportConfig};
@@ -146,16 +147,18 @@ impl Opened {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServerError> {
         let Self { registry, batcher, jobs, transport, shutdown_grace } = self;
-        let service = Service::new(registry.clone(), batcher.clone(), jobs.clone());
+        let lifecycle = Lifecycle::default();
+        let service = Service::new(registry.clone(), batcher.clone(), jobs.clone(), lifecycle.clone());
         let api = Api::new(service.clone());
 
-        let (stop, stopping) = watch::channel(false);
-        let refresher = tokio::spawn(refresh(registry, stopping.clone()));
-        let (health, health_service) = health::Health::new();
-        health.ready().await;
+        let refresher = tokio::spawn(refresh(registry, lifecycle.watch()));
+        lifecycle.advance(Readiness::Ready);
 
         let bytes_max = transport.message_bytes_max;
-        let routes = Routes::new(health_service)
+        let (reflection, older_reflection) = reflection::services();
+        let routes = Routes::new(health::Health::over(service.clone()))
+            .add_service(reflection)
+            .add_service(older_reflection)
             .add_service(
                 MapRequestLayer::new(api.early()).named_layer(
                     pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
@@ -172,7 +175,7 @@ impl Opened {
                     .max_encoding_message_size(usize::MAX),
             )
             .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max));
-        let serving = tokio::spawn(connections::serve(listener, transport, routes, stopping));
+        let serving = tokio::spawn(connections::serve(listener, transport, routes, lifecycle.watch()));
         tokio::pin!(serving);
 
         let outcome = tokio::select! {
@@ -180,9 +183,7 @@ impl Opened {
             ended = &mut serving => joined(ended),
             () = shutdown => {
                 tracing::info!("shutting down");
-                health.not_ready().await;
-                let _ = stop.send(true);
-                service.stop_streams();
+                lifecycle.advance(Readiness::Stopping);
                 let until = tokio::time::Instant::now() + shutdown_grace;
                 // Ends the streams that watch jobs, which would otherwise keep their connections.
                 if tokio::time::timeout_at(until, jobs.shut_down()).await.is_err() {
@@ -197,7 +198,7 @@ impl Opened {
                 }
             }
         };
-        let _ = stop.send(true);
+        lifecycle.advance(Readiness::Stopping);
         let _ = tokio::time::timeout(shutdown_grace, jobs.shut_down()).await;
         let drained = batcher.clone();
         blocking(move || drained.drain()).await;
@@ -209,10 +210,10 @@ impl Opened {
 }
 
 /// Looks at the store's folder now and then: versions that another server published, a lock that became free.
-async fn refresh(registry: Registry, mut stopping: watch::Receiver<bool>) {
+async fn refresh(registry: Registry, mut lifecycle: watch::Receiver<Readiness>) {
     let mut told = false;
     loop {
-        if tokio::time::timeout(REFRESH_INTERVAL, stopping.wait_for(|stop| *stop)).await.is_ok() {
+        if tokio::time::timeout(REFRESH_INTERVAL, lifecycle.wait_for(|now| *now == Readiness::Stopping)).await.is_ok() {
             return;
         }
         let store = Arc::clone(registry.store());

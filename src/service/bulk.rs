@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout_at};
 
 use super::{Decoder, Served, Service, ServiceError, check_code_length};
@@ -21,7 +21,6 @@ pub(super) struct Room {
     rows_max: usize,
     bytes_max: usize,
     shares: Semaphore,
-    stopping: watch::Sender<bool>,
 }
 
 /// Rows and bytes in one measure: a message takes as large a share of the room as the larger of its two parts.
@@ -33,7 +32,6 @@ impl Room {
             rows_max: queue.queue_rows_max.div_ceil(2),
             bytes_max: queue.queue_bytes_max.div_ceil(2),
             shares: Semaphore::new(SHARES as usize),
-            stopping: watch::Sender::new(false),
         }
     }
 
@@ -122,16 +120,6 @@ impl Service {
             BulkTask::Decode(_) => spec.features(),
         };
         Ok(Bulk { service: self.clone(), key, task, answer_columns, code_length: spec.code_length() })
-    }
-
-    /// Tells all streams that the server stops.
-    pub fn stop_streams(&self) {
-        self.room.stopping.send_replace(true);
-    }
-
-    /// Becomes true when the server stops.
-    pub fn stopping(&self) -> watch::Receiver<bool> {
-        self.room.stopping.subscribe()
     }
 }
 

@@ -7,6 +7,7 @@ pub mod error;
 pub mod incremental;
 pub mod inspect;
 pub mod models;
+pub mod readiness;
 pub mod score;
 
 use std::sync::Arc;
@@ -24,8 +25,8 @@ pub use crate::jobs::{
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};
 pub use crate::model::{
-    Alias, ArtifactError, Comparison, IdError, LayerInspection, Matrix, MatrixError, ModelKey, ModelName, Selector,
-    Values, Version,
+    Alias, ArtifactError, Comparison, IdError, LayerInspection, Matrix, MatrixError, ModelKey, ModelName,
+    ModelReference, Selector, Values, Version,
 };
 pub use crate::numeric::Activation;
 use crate::registry::LoadedModel;
@@ -40,6 +41,7 @@ pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
 pub use inspect::{Inspected, Rows};
 pub use models::VersionDescription;
+pub use readiness::{Lifecycle, Readiness};
 pub use score::{ScoreOptions, Scored};
 
 /// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.
@@ -54,6 +56,7 @@ pub struct Service {
     registry: Registry,
     batcher: Batcher,
     jobs: Jobs,
+    lifecycle: Lifecycle,
     room: Arc<bulk::Room>,
     inspections: Arc<Semaphore>,
     inspecting: Arc<Mutex<()>>,
@@ -115,10 +118,15 @@ pub fn field(operation: Operation) -> &'static str {
 
 impl Service {
     /// Over the layers below.
-    pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs) -> Self {
+    pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs, lifecycle: Lifecycle) -> Self {
         let room = Arc::new(bulk::Room::new(batcher.config()));
         let inspections = Arc::new(Semaphore::new(inspect::INSPECTIONS_MAX));
-        Self { registry, batcher, jobs, room, inspections, inspecting: Arc::default() }
+        Self { registry, batcher, jobs, lifecycle, room, inspections, inspecting: Arc::default() }
+    }
+
+    /// Where the server stands.
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
     }
 
     /// The training jobs.

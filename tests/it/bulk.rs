@@ -12,7 +12,7 @@ use halfhitch::registry::{Registry, RegistryConfig};
 use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use halfhitch::rpc::pb::autoencoder_service_server::AutoencoderServiceServer;
 use halfhitch::rpc::{Api, pb};
-use halfhitch::service::Service;
+use halfhitch::service::{Lifecycle, Service};
 use halfhitch::store::{LocalStore, ModelStore};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -57,7 +57,7 @@ impl Inside {
         let registry = Registry::new(Arc::new(opened), RegistryConfig::default());
         let batcher = Batcher::start(batching, 1, Arc::default()).expect("threads");
         let jobs = Jobs::open(JobsConfig::new(store.join("jobs")), registry.clone(), Arc::default()).expect("opens");
-        let api = Api::new(Service::new(registry, batcher.clone(), jobs.clone()));
+        let api = Api::new(Service::new(registry, batcher.clone(), jobs.clone(), Lifecycle::default()));
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = incoming.local_addr().expect("bound");
         let service = AutoencoderServiceServer::new(api).max_decoding_message_size(64 << 20);

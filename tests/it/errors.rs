@@ -11,7 +11,7 @@ use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use halfhitch::rpc::pb::autoencoder_service_server::AutoencoderServiceServer;
 use halfhitch::rpc::{Api, pb};
 use halfhitch::server::ServerConfig;
-use halfhitch::service::Service;
+use halfhitch::service::{Lifecycle, Service};
 use halfhitch::store::{LocalStore, ModelStore};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -177,7 +177,7 @@ async fn a_deadline_that_has_passed_is_told_as_such() {
     let folder = temporary_store();
     let jobs =
         Jobs::open(JobsConfig::new(folder.path().join("jobs")), registry.clone(), Arc::default()).expect("opens");
-    let api = Api::new(Service::new(registry, batcher, jobs.clone()));
+    let api = Api::new(Service::new(registry, batcher, jobs.clone(), Lifecycle::default()));
     for (timeout, expected) in [("0n", Err(Code::DeadlineExceeded)), ("20S", Ok(1))] {
         let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));
         request.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a header"));

@@ -60,8 +60,7 @@ impl GrpcInferenceService for Api {
         &self,
         _: Request<pb::ServerReadyRequest>,
     ) -> Result<Response<pb::ServerReadyResponse>, Status> {
-        // Who stops says so to its streams at the same moment as to its probes.
-        Ok(Response::new(pb::ServerReadyResponse { ready: !*self.service.stopping().borrow() }))
+        Ok(Response::new(pb::ServerReadyResponse { ready: self.service.lifecycle().now().is_ready() }))
     }
 
     async fn model_ready(
@@ -71,7 +70,7 @@ impl GrpcInferenceService for Api {
         let pb::ModelReadyRequest { name, version } = request.into_inner();
         let (model, _) = model(&name)?;
         self.service.resolve(&model, &selector(&version)?)?;
-        Ok(Response::new(pb::ModelReadyResponse { ready: !*self.service.stopping().borrow() }))
+        Ok(Response::new(pb::ModelReadyResponse { ready: self.service.lifecycle().now().is_ready() }))
     }
 
     async fn server_metadata(
