@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use futures_util::future::{FutureExt, Shared};
 
 use self::residents::Residents;
 use self::usage::Usage;
 
-use crate::model::{Artifact, InverseError, ModelKey, ModelName, PseudoInverse, Scorer, Selector, Statistics};
-use crate::store::{ModelStore, StoreError};
+use crate::model::{Artifact, InverseError, ModelKey, ModelName, PseudoInverse, Scorer, Selector, Statistics, Version};
+use crate::store::{ModelEntry, ModelStore, StoreError, VersionPolicies};
 
 mod residents;
 #[cfg(test)]
@@ -98,6 +98,8 @@ pub struct Registry {
 
 struct Inner {
     store: Arc<dyn ModelStore>,
+    /// Which versions are served.
+    policies: RwLock<VersionPolicies>,
     residents: Residents<LoadedModel>,
     /// What is being loaded: callers of the same version wait for the same load.
     loading: Mutex<HashMap<ModelKey, Loading>>,
@@ -124,6 +126,7 @@ impl Registry {
         Self {
             inner: Arc::new(Inner {
                 store,
+                policies: RwLock::default(),
                 residents,
                 loading: Mutex::default(),
                 usages: Mutex::default(),
@@ -144,6 +147,30 @@ impl Registry {
     /// The errors of [`ModelStore::resolve`], which name what there is.
     pub fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError> {
         self.inner.store.resolve(name, selector)
+    }
+
+    /// Which version a selector means now, among those that are served.
+    ///
+    /// # Errors
+    /// The errors of [`ModelStore::resolve_served`].
+    pub fn resolve_served(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError> {
+        let policies = self.inner.policies.read().unwrap_or_else(PoisonError::into_inner);
+        self.inner.store.resolve_served(name, selector, policies.of(name))
+    }
+
+    /// Whether a version is served.
+    pub fn is_served(&self, model: &ModelEntry, version: Version) -> bool {
+        self.policies().of(&model.name).serves(model, version)
+    }
+
+    /// Which versions are served.
+    pub fn policies(&self) -> VersionPolicies {
+        self.inner.policies.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves other versions from now on.
+    pub fn set_policies(&self, policies: VersionPolicies) {
+        *self.inner.policies.write().unwrap_or_else(PoisonError::into_inner) = policies;
     }
 
     /// The model if it is in memory (never blocks on disk): the fast path of every request.

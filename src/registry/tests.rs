@@ -3,13 +3,14 @@
 use std::panic::resume_unwind;
 use std::sync::Condvar;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use super::*;
 use crate::model::spec::RawModelSpec;
 use crate::model::{Alias, Autoencoder, Loss, ModelSpec, NormalisationKind, Normaliser, TiedLayer, Version};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
-use crate::store::{LocalStore, ModelEntry};
+use crate::store::{LocalStore, ModelEntry, VersionPolicy};
 
 type AfterRead = Box<dyn FnOnce(&LocalStore) + Send>;
 
@@ -56,6 +57,20 @@ impl ModelStore for Watched {
     }
     fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError> {
         self.store.resolve(name, selector)
+    }
+    fn resolve_served(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        policy: &VersionPolicy,
+    ) -> Result<ModelKey, StoreError> {
+        self.store.resolve_served(name, selector, policy)
+    }
+    fn note_use(&self, key: &ModelKey) -> Result<(), StoreError> {
+        self.store.note_use(key)
+    }
+    fn last_use(&self, key: &ModelKey) -> Option<SystemTime> {
+        self.store.last_use(key)
     }
     fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);

@@ -85,6 +85,12 @@ impl Usage {
         self.kinds[kind].batches.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// When the last question of any kind was answered, if one was.
+    pub fn last(&self) -> Option<SystemTime> {
+        let last_ms = self.kinds.iter().map(|counters| counters.last_ms.load(Ordering::Relaxed)).max()?;
+        (last_ms > 0).then(|| UNIX_EPOCH + Duration::from_millis(last_ms))
+    }
+
     /// What was counted of a kind.
     ///
     /// # Panics

@@ -276,6 +276,7 @@ fn store_kind(error: &StoreError) -> Kind {
         | StoreError::ReadOnly { .. }
         | StoreError::BadIndex { .. }
         | StoreError::NoVersionLeft { .. }
+        | StoreError::NotServed { .. }
         | StoreError::NotAFolder { .. } => Kind::Precondition,
         StoreError::TooManyAliases { .. }
         | StoreError::TooLarge { .. }

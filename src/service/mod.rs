@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod models;
 pub mod readiness;
 pub mod score;
+pub mod upkeep;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,7 +33,7 @@ pub use crate::numeric::Activation;
 use crate::registry::LoadedModel;
 pub use crate::registry::Registry;
 pub use crate::registry::usage::{Counts, Usage};
-pub use crate::store::{ModelEntry, StoreError};
+pub use crate::store::{ModelEntry, Retention, StoreError, VersionPolicies, VersionPolicy};
 pub use crate::training::{
     Base, Initialisation, OptimiserKind, OptimiserSpec, ParamError, Regularisation, Schedule, TrainSpec,
 };
@@ -43,6 +44,7 @@ pub use inspect::{Inspected, Rows};
 pub use models::VersionDescription;
 pub use readiness::{Lifecycle, Readiness};
 pub use score::{ScoreOptions, Scored};
+pub use upkeep::{Upkeep, UpkeepConfig};
 
 /// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.
 pub const FILE_BYTES_MAX: u64 = (crate::model::spec::PARAMETERS_MAX * 4 + (16 << 20)) as u64;
@@ -219,7 +221,7 @@ impl Service {
     /// The version that is meant. To decode it must be named: codes belong to the version that made them, and decoding
     /// them with another would be silent garbage.
     fn choose(&self, name: &ModelName, selector: &Selector, operation: Operation) -> Result<ModelKey, ServiceError> {
-        let key = self.registry.resolve(name, selector)?;
+        let key = self.registry.resolve_served(name, selector)?;
         if operation.decodes() && *selector == Selector::Latest {
             return Err(ServiceError::VersionRequired { name: key.name, newest: key.version });
         }

@@ -10,7 +10,7 @@ use crate::model::{
     Version, canonicalise, mean_squared_error, orthonormalise_code,
 };
 use crate::registry::usage::Usage;
-use crate::store::{ModelEntry, ModelStore, StoreError};
+use crate::store::{ModelEntry, ModelStore, StoreError, VersionPolicy};
 
 /// One version, described without its tensors.
 #[derive(Clone, Debug)]
@@ -47,9 +47,24 @@ impl Service {
         Ok(self.registry.resolve(name, selector)?)
     }
 
+    /// Which version is meant, among those that are served.
+    pub fn resolve_served(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, ServiceError> {
+        Ok(self.registry.resolve_served(name, selector)?)
+    }
+
+    /// Whether a version is served.
+    pub fn is_served(&self, model: &ModelEntry, version: Version) -> bool {
+        self.registry.is_served(model, version)
+    }
+
+    /// Which versions of a model are served.
+    pub fn policy(&self, name: &ModelName) -> VersionPolicy {
+        self.registry.policies().of(name).clone()
+    }
+
     /// Has the newest version of a model in memory.
     pub async fn warm(&self, name: &ModelName) -> Result<(), ServiceError> {
-        let key = self.registry.resolve(name, &Selector::Latest)?;
+        let key = self.registry.resolve_served(name, &Selector::Latest)?;
         self.loaded(&key).await?;
         Ok(())
     }

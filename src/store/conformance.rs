@@ -27,6 +27,7 @@ macro_rules! conformance {
             an_empty_store_knows_nothing,
             published_bytes_come_back_also_after_a_restart,
             a_sample_is_kept_beside_its_version_and_goes_with_it,
+            use_is_noted_also_over_a_restart_and_not_of_what_is_gone,
             versions_count_up_and_latest_is_the_newest,
             a_deleted_number_never_comes_back,
             a_model_without_versions_is_not_listed,
@@ -67,6 +68,22 @@ fn publish(store: &dyn ModelStore, model: &str, content: &str) -> u64 {
 #[track_caller]
 fn latest(store: &dyn ModelStore, model: &str) -> u64 {
     store.resolve(&name(model), &Selector::Latest).expect("a version").version.number()
+}
+
+pub(crate) fn use_is_noted_also_over_a_restart_and_not_of_what_is_gone(fixture: &mut dyn Fixture) {
+    publish(fixture.store(), "a", "one");
+    publish(fixture.store(), "a", "two");
+    assert_eq!(fixture.store().last_use(&key("a", 1)), None);
+    fixture.store().note_use(&key("a", 1)).expect("noted");
+    let noted = fixture.store().last_use(&key("a", 1)).expect("noted");
+    fixture.reopen();
+    let store = fixture.store();
+    assert_eq!(store.last_use(&key("a", 1)), Some(noted));
+    assert_eq!(store.last_use(&key("a", 2)), None);
+    store.delete(&key("a", 1)).expect("deleted");
+    assert!(store.note_use(&key("a", 1)).is_err());
+    assert_eq!(store.last_use(&key("a", 1)), None);
+    assert_eq!(store.entries()[0].versions.len(), 1);
 }
 
 pub(crate) fn an_empty_store_knows_nothing(fixture: &mut dyn Fixture) {

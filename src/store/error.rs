@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::VersionPolicy;
 use crate::model::{Alias, ArtifactError, ModelKey, ModelName, Version};
 
 /// Why the store refuses or fails. Cheap to clone: callers that wait for the same load share its error.
@@ -17,6 +18,14 @@ pub enum StoreError {
         key: ModelKey,
         /// What there is.
         newest: Option<Version>,
+    },
+    /// A version that the server's version policy leaves out.
+    #[error("{key} is not served: the version policy of {} is {policy}; an alias would have it served", key.name)]
+    NotServed {
+        /// What was asked for.
+        key: ModelKey,
+        /// What is served.
+        policy: VersionPolicy,
     },
     /// No such alias.
     #[error("model {name} has no alias {alias}; {}", list(aliases))]

@@ -5,7 +5,7 @@
 //! brings a number back. One process writes, the one with the lock; any other reads the same folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,10 @@ use std::time::SystemTime;
 use super::disk::{self, Bounded, failed};
 use super::index::{INDEX_FILE, Index, VERSION_MAX};
 use super::lock::WriterLock;
-use super::scan::{self, MODEL_FILE, SAMPLE_FILE};
-use super::{ALIASES_MAX, FILE_BYTES_MAX, HEADER_BYTES_MAX, ModelEntry, ModelStore, StoreError, VersionEntry};
+use super::scan::{self, MODEL_FILE, SAMPLE_FILE, USE_FILE};
+use super::{
+    ALIASES_MAX, FILE_BYTES_MAX, HEADER_BYTES_MAX, ModelEntry, ModelStore, StoreError, VersionEntry, VersionPolicy,
+};
 use crate::model::sample::SAMPLE_FILE_BYTES_MAX;
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
 
@@ -274,6 +276,20 @@ impl ModelStore for LocalStore {
         })
     }
 
+    fn resolve_served(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        policy: &VersionPolicy,
+    ) -> Result<ModelKey, StoreError> {
+        self.with_catalogue(|models| match models.get(name) {
+            Some(model) => {
+                model.resolve_served(selector, policy).map(|version| ModelKey { name: name.clone(), version })
+            }
+            None => Err(StoreError::UnknownModel(name.as_str().to_owned())),
+        })
+    }
+
     fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
         match self.read_file(key, |path| disk::read_bounded(path, FILE_BYTES_MAX))? {
             Bounded::Bytes(bytes) => Ok(bytes),
@@ -390,6 +406,17 @@ impl ModelStore for LocalStore {
             self.install(model);
             Ok(())
         })
+    }
+
+    fn note_use(&self, key: &ModelKey) -> Result<(), StoreError> {
+        let path = self.version_folder(key).join(USE_FILE);
+        // Its folder is not made: a version that was deleted stays so.
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        file.and_then(|file| file.set_modified(SystemTime::now())).map_err(failed("cannot note the use in", &path))
+    }
+
+    fn last_use(&self, key: &ModelKey) -> Option<SystemTime> {
+        fs::symlink_metadata(self.version_folder(key).join(USE_FILE)).ok()?.modified().ok()
     }
 
     fn is_writable(&self) -> bool {

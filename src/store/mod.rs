@@ -8,6 +8,7 @@
 //! <folder>/models/<name>/<version>/model.safetensors  complete, or not there
 //! <folder>/models/<name>/<version>/validation_sample.safetensors
 //!                                                     rows that were held out, where that was asked for
+//! <folder>/models/<name>/<version>/last_use           empty; its time says when the version was used last
 //! <folder>/models/<name>/.tmp-<uuid>                  being built or being removed; swept by the next writer
 //! ```
 
@@ -27,12 +28,14 @@ mod error;
 mod index;
 pub mod local;
 mod lock;
+mod policy;
 mod scan;
 #[cfg(test)]
 mod tests;
 
 pub use error::StoreError;
 pub use local::LocalStore;
+pub use policy::{PolicyError, Retention, VersionPolicies, VersionPolicy};
 
 /// Largest file of a version, in bytes: twice the tensors of the largest model.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -146,6 +149,16 @@ pub trait ModelStore: Send + Sync + Debug {
     /// # Errors
     /// `UnknownModel`, `UnknownVersion`, `UnknownAlias`; `BadIndex` for an alias of a model whose index is damaged.
     fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError>;
+    /// The same among the versions that a policy serves.
+    ///
+    /// # Errors
+    /// The same, and `NotServed`.
+    fn resolve_served(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        policy: &VersionPolicy,
+    ) -> Result<ModelKey, StoreError>;
     /// The bytes of a version's file, as stored. Never more than [`FILE_BYTES_MAX`].
     fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
     /// The beginning of a version's file, up to its tensors: the 8 bytes of the length of the safetensors header, and
@@ -176,6 +189,11 @@ pub trait ModelStore: Send + Sync + Debug {
     ) -> Result<Option<Version>, StoreError>;
     /// Removes an alias; `expected`: none = do not check.
     fn delete_alias(&self, name: &ModelName, alias: &Alias, expected: Option<Version>) -> Result<(), StoreError>;
+    /// Notes that a version was used until now, for other processes and later ones. Not durable: it may be lost in a crash.
+    /// A process that does not hold the writer's lock may do so, too.
+    fn note_use(&self, key: &ModelKey) -> Result<(), StoreError>;
+    /// When a version was used last, as far as it was noted.
+    fn last_use(&self, key: &ModelKey) -> Option<SystemTime>;
     /// Whether this process holds the writer's lock. From memory.
     fn is_writable(&self) -> bool;
     /// Looks at the folder again (new versions of another writer) and takes the lock if it is free. True if anything

@@ -14,6 +14,8 @@ use crate::model::{ModelName, Version};
 
 /// The file of a version.
 pub(super) const MODEL_FILE: &str = "model.safetensors";
+/// Empty; its time says when the version was used last.
+pub(super) const USE_FILE: &str = "last_use";
 /// Beside it, where its maker asked for that.
 pub(super) const SAMPLE_FILE: &str = "validation_sample.safetensors";
 

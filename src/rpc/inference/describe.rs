@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::tensors::dimension;
 use crate::rpc::pb::inference as pb;
-use crate::service::{Counts, ModelKey, ModelSpec, Operation, ServiceError};
+use crate::service::{Counts, ModelKey, ModelSpec, Operation, ServiceError, VersionPolicy};
 
 /// What runs models, in the words of the protocol.
 const PLATFORM: &str = "halfhitch";
@@ -92,12 +92,13 @@ pub(super) fn metadata(name: String, face: Face, spec: &ModelSpec, versions: Vec
     }
 }
 
-pub(super) fn config(name: String, face: Face, spec: &ModelSpec) -> pb::ModelConfig {
+pub(super) fn config(name: String, face: Face, spec: &ModelSpec, policy: VersionPolicy) -> pb::ModelConfig {
     let ((input, columns), outputs) = face.tensors(spec);
     let data_type = pb::DataType::TypeFp32.into();
     pb::ModelConfig {
         name,
         platform: PLATFORM.to_owned(),
+        version_policy: Some(version_policy(policy)),
         max_batch_size: BATCH_ROWS_MAX,
         input: vec![pb::ModelInput { name: input.to_owned(), data_type, dims: vec![columns] }],
         output: outputs
@@ -109,6 +110,20 @@ pub(super) fn config(name: String, face: Face, spec: &ModelSpec) -> pb::ModelCon
         )),
         backend: PLATFORM.to_owned(),
     }
+}
+
+fn version_policy(policy: VersionPolicy) -> pb::ModelVersionPolicy {
+    use pb::model_version_policy::{All, Latest, PolicyChoice, Specific};
+    let choice = match policy {
+        VersionPolicy::All => PolicyChoice::All(All {}),
+        VersionPolicy::Latest(count) => {
+            PolicyChoice::Latest(Latest { num_versions: u32::try_from(count).unwrap_or(u32::MAX) })
+        }
+        VersionPolicy::Pinned(versions) => PolicyChoice::Specific(Specific {
+            versions: versions.iter().filter_map(|version| i64::try_from(version.number()).ok()).collect(),
+        }),
+    };
+    pb::ModelVersionPolicy { policy_choice: Some(choice) }
 }
 
 /// What was counted of a face of a version.

@@ -15,7 +15,9 @@ use super::pb::inference as pb;
 use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
 use super::pb::inference::infer_parameter::ParameterChoice;
 use super::stream::{AnswerStream, Ending, driven};
-use crate::service::{Decoder, ModelKey, ModelName, Output, Selector, ServiceError, Version};
+use crate::service::{
+    Decoder, ModelEntry, ModelKey, ModelName, Output, Selector, ServiceError, Version, VersionDescription,
+};
 
 /// Extensions of the protocol that are served.
 const EXTENSIONS: [&str; 5] =
@@ -69,7 +71,7 @@ impl GrpcInferenceService for Api {
     ) -> Result<Response<pb::ModelReadyResponse>, Status> {
         let pb::ModelReadyRequest { name, version } = request.into_inner();
         let (model, _) = model(&name)?;
-        self.service.resolve(&model, &selector(&version)?)?;
+        self.service.resolve_served(&model, &selector(&version)?)?;
         Ok(Response::new(pb::ModelReadyResponse { ready: self.service.lifecycle().now().is_ready() }))
     }
 
@@ -91,9 +93,13 @@ impl GrpcInferenceService for Api {
         let pb::ModelMetadataRequest { name, version } = request.into_inner();
         let (model, face) = model(&name)?;
         let selector = selector(&version)?;
-        let described = self.service.describe(&model, &selector).await?;
+        let described = self.described(&model, &selector).await?;
         let versions = match selector {
-            Selector::Latest => self.service.model(&model)?.versions.keys().map(ToString::to_string).collect(),
+            Selector::Latest => {
+                let entry = self.service.model(&model)?;
+                let served = entry.versions.keys().filter(|version| self.service.is_served(&entry, **version));
+                served.map(ToString::to_string).collect()
+            }
             Selector::Version(_) | Selector::Alias(_) => vec![described.key.version.to_string()],
         };
         Ok(Response::new(describe::metadata(name, face, &described.spec, versions)))
@@ -105,8 +111,9 @@ impl GrpcInferenceService for Api {
     ) -> Result<Response<pb::ModelConfigResponse>, Status> {
         let pb::ModelConfigRequest { name, version } = request.into_inner();
         let (model, face) = model(&name)?;
-        let described = self.service.describe(&model, &selector(&version)?).await?;
-        Ok(Response::new(pb::ModelConfigResponse { config: Some(describe::config(name, face, &described.spec)) }))
+        let described = self.described(&model, &selector(&version)?).await?;
+        let config = describe::config(name, face, &described.spec, self.service.policy(&model));
+        Ok(Response::new(pb::ModelConfigResponse { config: Some(config) }))
     }
 
     async fn model_infer(
@@ -171,17 +178,27 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::RepositoryIndexRequest>,
     ) -> Result<Response<pb::RepositoryIndexResponse>, Status> {
-        repository(&request.into_inner().repository_name)?;
-        let models = self.service.models().into_iter().flat_map(|entry| {
-            let name = entry.name;
-            entry.versions.into_keys().map(move |version| pb::repository_index_response::ModelIndex {
-                name: name.to_string(),
+        let pb::RepositoryIndexRequest { repository_name, ready: only_ready } = request.into_inner();
+        repository(&repository_name)?;
+        let index = |entry: &ModelEntry, version: Version| {
+            let (state, reason) = if self.service.is_served(entry, version) {
+                ("READY", String::new())
+            } else {
+                ("UNAVAILABLE", format!("the version policy is {}", self.service.policy(&entry.name)))
+            };
+            pb::repository_index_response::ModelIndex {
+                name: entry.name.to_string(),
                 version: version.to_string(),
-                state: "READY".to_owned(),
-                reason: String::new(),
-            })
-        });
-        Ok(Response::new(pb::RepositoryIndexResponse { models: models.collect() }))
+                state: state.to_owned(),
+                reason,
+            }
+        };
+        let mut models = Vec::new();
+        for entry in self.service.models() {
+            models.extend(entry.versions.keys().map(|version| index(&entry, *version)));
+        }
+        models.retain(|model| !only_ready || model.state == "READY");
+        Ok(Response::new(pb::RepositoryIndexResponse { models }))
     }
 
     async fn repository_model_load(
@@ -218,6 +235,14 @@ fn repository(name: &str) -> Result<(), ServiceError> {
     }
     let shown: String = name.chars().take(80).collect();
     Err(ServiceError::invalid("repository_name", format!("is {shown:?}, expected it empty: there is one repository")))
+}
+
+impl Api {
+    /// The version that is meant, among those that are served.
+    async fn described(&self, name: &ModelName, selector: &Selector) -> Result<VersionDescription, ServiceError> {
+        let key = self.service.resolve_served(name, selector)?;
+        self.service.describe(&key.name, &Selector::Version(key.version)).await
+    }
 }
 
 /// One question.

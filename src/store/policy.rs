@@ -1,0 +1,272 @@
+//! Which versions are served, and which are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use super::ModelEntry;
+use crate::model::{IdError, ModelName, Selector, Version};
+
+/// Which versions of a model are served. A version that an alias points at always is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum VersionPolicy {
+    /// Every version.
+    #[default]
+    All,
+    /// The newest, so many.
+    Latest(usize),
+    /// These.
+    Pinned(BTreeSet<Version>),
+}
+
+/// The policies of all models.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VersionPolicies {
+    /// Of models that are not named.
+    pub of_others: VersionPolicy,
+    /// Of those that are.
+    pub by_name: BTreeMap<ModelName, VersionPolicy>,
+}
+
+impl VersionPolicies {
+    /// The policy of a model.
+    pub fn of(&self, name: &ModelName) -> &VersionPolicy {
+        self.by_name.get(name).unwrap_or(&self.of_others)
+    }
+}
+
+impl VersionPolicy {
+    /// Whether a version of a model is served.
+    pub fn serves(&self, model: &ModelEntry, version: Version) -> bool {
+        match self {
+            Self::All => true,
+            _ if model.aliases.values().any(|aliased| *aliased == version) => true,
+            Self::Latest(count) => model.versions.keys().rev().take(*count).any(|newest| *newest == version),
+            Self::Pinned(versions) => versions.contains(&version),
+        }
+    }
+
+    /// The newest version that is served.
+    pub(super) fn newest(&self, model: &ModelEntry) -> Option<Version> {
+        model.versions.keys().rev().copied().find(|version| self.serves(model, *version))
+    }
+}
+
+impl fmt::Display for VersionPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Latest(count) => write!(f, "latest:{count}"),
+            Self::Pinned(versions) => {
+                let numbers: Vec<String> = versions.iter().map(ToString::to_string).collect();
+                write!(f, "pinned:{}", numbers.join("+"))
+            }
+        }
+    }
+}
+
+/// Why a policy is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// None of the three.
+    #[error("{0:?} is no version policy, expected all, latest:COUNT (from 1 on) or pinned:VERSION+VERSION")]
+    Policy(String),
+    /// The name of a model.
+    #[error(transparent)]
+    Name(#[from] IdError),
+    /// Two policies of one model, or of all others.
+    #[error("{0:?} has two policies, expected one")]
+    Twice(String),
+}
+
+impl FromStr for VersionPolicy {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let bad = || PolicyError::Policy(text.chars().take(80).collect());
+        match text.split_once(':') {
+            None if text == "all" => Ok(Self::All),
+            Some(("latest", count)) => count.parse().ok().filter(|count| *count > 0).map(Self::Latest).ok_or_else(bad),
+            Some(("pinned", versions)) => {
+                let version = |number: &str| number.parse().ok().and_then(|number| Version::new(number).ok());
+                versions.split('+').map(version).collect::<Option<_>>().map(Self::Pinned).ok_or_else(bad)
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl FromStr for VersionPolicies {
+    type Err = PolicyError;
+
+    /// Policies by model, with commas between them: `latest:3,digits=pinned:1+4,embed=all`. One without a model is that of
+    /// all others.
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let (mut by_name, mut of_others) = (BTreeMap::new(), None);
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let twice = match part.split_once('=') {
+                Some((name, policy)) => by_name.insert(name.trim().parse()?, policy.trim().parse()?).is_some(),
+                None => of_others.replace(part.parse()?).is_some(),
+            };
+            if twice {
+                return Err(PolicyError::Twice(part.chars().take(80).collect()));
+            }
+        }
+        Ok(Self { of_others: of_others.unwrap_or_default(), by_name })
+    }
+}
+
+/// Which versions are kept. Without it all are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest of each model, so many; at least 1.
+    pub newest: usize,
+    /// And every one that was used, or published, within this time.
+    pub unused_max: Duration,
+}
+
+impl Retention {
+    /// The versions of a model that need not be kept: none of the newest, not aliased, not pinned, and unused for too long.
+    /// `used` tells when one was used last, if that is known.
+    pub fn superfluous(
+        &self,
+        model: &ModelEntry,
+        policy: &VersionPolicy,
+        now: SystemTime,
+        used: impl Fn(Version) -> Option<SystemTime>,
+    ) -> Vec<Version> {
+        // Aliases of a model with a damaged index are not known, so none of its versions is superfluous for certain.
+        if model.index_damage.is_some() {
+            return Vec::new();
+        }
+        let is_pinned = |version| matches!(policy, VersionPolicy::Pinned(pinned) if pinned.contains(&version));
+        let is_aliased = |version| model.aliases.values().any(|aliased| *aliased == version);
+        let older = model.versions.iter().rev().skip(self.newest.max(1));
+        let unused = older.filter(|(version, entry)| {
+            let last = used(**version).map_or(entry.published, |used| used.max(entry.published));
+            // A time in the future is now: a clock was set back.
+            now.duration_since(last).is_ok_and(|since| since > self.unused_max)
+        });
+        unused.map(|(version, _)| *version).filter(|version| !is_pinned(*version) && !is_aliased(*version)).collect()
+    }
+}
+
+impl ModelEntry {
+    /// [`ModelEntry::resolve`] among the versions that are served.
+    ///
+    /// # Errors
+    /// The same, and [`NotServed`](super::StoreError::NotServed).
+    pub fn resolve_served(&self, selector: &Selector, policy: &VersionPolicy) -> Result<Version, super::StoreError> {
+        let version = self.resolve(selector)?;
+        let served = match selector {
+            Selector::Latest => policy.newest(self),
+            Selector::Version(_) | Selector::Alias(_) => Some(version).filter(|version| policy.serves(self, *version)),
+        };
+        served.ok_or_else(|| super::StoreError::NotServed {
+            key: crate::model::ModelKey { name: self.name.clone(), version },
+            policy: policy.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::VersionEntry;
+
+    fn version(number: u64) -> Version {
+        Version::new(number).expect("not zero")
+    }
+
+    /// Versions 1 to 5, published on day 1 to 5; alias `prod` at 2.
+    fn model() -> ModelEntry {
+        let mut model = ModelEntry::new("m".parse().expect("a name"));
+        for number in 1..=5 {
+            let published = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * number);
+            model.versions.insert(version(number), VersionEntry { file_bytes: 1, published });
+        }
+        model.aliases.insert("prod".parse().expect("an alias"), version(2));
+        model
+    }
+
+    #[track_caller]
+    fn check_served(policy: &str, expected: &[u64], newest: u64) {
+        let (model, policy) = (model(), policy.parse::<VersionPolicy>().expect("a policy"));
+        let served: Vec<u64> =
+            model.versions.keys().filter(|one| policy.serves(&model, **one)).map(|one| one.number()).collect();
+        assert_eq!(served, expected);
+        assert_eq!(model.resolve_served(&Selector::Latest, &policy).expect("served"), version(newest));
+        for number in 1..=5 {
+            let outcome = model.resolve_served(&Selector::Version(version(number)), &policy);
+            assert_eq!(outcome.is_ok(), expected.contains(&number), "{number}: {outcome:?}");
+        }
+        assert!(model.resolve_served(&Selector::Alias("prod".parse().expect("an alias")), &policy).is_ok());
+    }
+
+    #[test]
+    fn a_policy_serves_what_it_says_and_what_an_alias_points_at() {
+        check_served("all", &[1, 2, 3, 4, 5], 5);
+        check_served("latest:1", &[2, 5], 5);
+        check_served("latest:2", &[2, 4, 5], 5);
+        check_served("latest:9", &[1, 2, 3, 4, 5], 5);
+        check_served("pinned:1+3", &[1, 2, 3], 3);
+        check_served("pinned:7", &[2], 2);
+    }
+
+    #[test]
+    fn nothing_is_served_where_what_is_pinned_is_not_there() {
+        let policy: VersionPolicy = "pinned:7".parse().expect("a policy");
+        let model = ModelEntry { aliases: BTreeMap::new(), ..model() };
+        let error = model.resolve_served(&Selector::Latest, &policy).expect_err("none").to_string();
+        assert!(error.contains("pinned:7"), "{error}");
+    }
+
+    #[track_caller]
+    fn check_kept(newest: usize, days: u64, today: u64, policy: &str, used: &[(u64, u64)], expected_gone: &[u64]) {
+        let day = |number: u64| SystemTime::UNIX_EPOCH + Duration::from_hours(24 * number);
+        let retention = Retention { newest, unused_max: Duration::from_hours(24 * days) };
+        let gone = retention.superfluous(&model(), &policy.parse().expect("a policy"), day(today), |version| {
+            used.iter().find(|(number, _)| *number == version.number()).map(|(_, at)| day(*at))
+        });
+        let mut gone: Vec<u64> = gone.iter().map(|version| version.number()).collect();
+        gone.sort_unstable();
+        assert_eq!(gone, expected_gone);
+    }
+
+    #[test]
+    fn the_newest_the_aliased_the_pinned_and_the_used_are_kept() {
+        check_kept(2, 10, 100, "all", &[], &[1, 3]);
+        check_kept(2, 10, 100, "pinned:3", &[], &[1]);
+        check_kept(2, 10, 100, "all", &[(1, 95)], &[3]);
+        check_kept(2, 10, 100, "all", &[(1, 80)], &[1, 3]);
+        check_kept(5, 10, 100, "all", &[], &[]);
+        check_kept(0, 10, 100, "all", &[], &[1, 3, 4]);
+    }
+
+    #[test]
+    fn what_was_published_just_now_is_kept_and_a_clock_that_was_set_back_deletes_nothing() {
+        check_kept(1, 10, 12, "all", &[], &[1]);
+        check_kept(1, 10, 0, "all", &[], &[]);
+    }
+
+    #[test]
+    fn of_a_model_whose_aliases_are_not_known_everything_is_kept() {
+        use crate::store::IndexDamage;
+        let index_damage = Some(IndexDamage { path: "p".to_owned(), reason: "r".to_owned() });
+        let model = ModelEntry { index_damage, ..model() };
+        let retention = Retention { newest: 1, unused_max: Duration::ZERO };
+        assert!(retention.superfluous(&model, &VersionPolicy::All, SystemTime::now(), |_| None).is_empty());
+    }
+
+    #[test]
+    fn policies_are_read_by_model() {
+        let policies: VersionPolicies = "latest:3, digits=pinned:1+4,embed=all".parse().expect("policies");
+        let of = |name: &str| policies.of(&name.parse().expect("a name")).to_string();
+        assert_eq!([of("digits"), of("embed"), of("x")], ["pinned:1+4", "all", "latest:3"]);
+        assert_eq!("".parse(), Ok(VersionPolicies::default()));
+        for bad in ["latest:0", "latest", "newest:3", "pinned:", "pinned:0", "A=all", "all,latest:1", "a=all,a=all"] {
+            assert!(bad.parse::<VersionPolicies>().is_err(), "{bad}");
+        }
+    }
+}
