@@ -1,13 +1,25 @@
 //! `halfhitch serve`.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::CliError;
 use crate::config::{ServeArgs, Settings};
+use crate::server::{Orders, Stop};
+use crate::service::UpkeepConfig;
 use crate::{executor, server, telemetry};
+
+/// How often the settings file is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Signals that wait to be acted upon: after so many nobody needs more.
+const STOPS_WAITING_MAX: usize = 8;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let settings = Settings::load(args)?;
@@ -26,24 +38,114 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         .build()
         .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
     runtime.block_on(async move {
-        let failed = |what: &str, error: std::io::Error| CliError::Failed(format!("{what}: {error}"));
+        let failed = |what: &str, error: io::Error| CliError::Failed(format!("{what}: {error}"));
         let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
             failed(&format!("cannot listen on {} (choose another with --listen)", settings.listen), error)
         })?;
         let address = listener.local_addr().map_err(|error| failed("the address is not known", error))?;
-        let mut terminate =
-            signal(SignalKind::terminate()).map_err(|error| failed("SIGTERM cannot be listened for", error))?;
-        let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        };
-        let opened = server::open(settings.server).await.map_err(|error| CliError::Failed(error.to_string()))?;
+        let signals = Signals::listen().map_err(|error| failed("signals cannot be listened for", error))?;
+        let (upkeep, upkeep_told) = watch::channel(settings.server.upkeep.clone());
+        let opened =
+            server::open(settings.server.clone()).await.map_err(|error| CliError::Failed(error.to_string()))?;
+        let (stops, stops_told) = mpsc::channel(STOPS_WAITING_MAX);
+        let following = Following { args: args.clone(), started_with: settings, upkeep };
+        tokio::spawn(signals.follow(stops, following));
         // Whoever started this may wait for the line; it may also have closed its end.
-        let mut output = std::io::stdout();
+        let mut output = io::stdout();
         let _ = writeln!(output, "halfhitch {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
         let _ = output.flush();
-        opened.serve(listener, shutdown).await.map_err(|error| CliError::Failed(error.to_string()))
+        let orders = Orders::new(ReceiverStream::new(stops_told), upkeep_told);
+        opened.serve(listener, orders).await.map_err(|error| CliError::Failed(error.to_string()))
     })
+}
+
+/// Signals to this process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Passes on what signals and the settings file say.
+    async fn follow(mut self, stops: mpsc::Sender<Stop>, following: Following) {
+        let path = following.started_with.path.clone();
+        let mut seen = contents(path.clone()).await;
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let stop = tokio::select! {
+                _ = self.terminate.recv() => Stop::Drain,
+                // Whoever sits at the terminal does not want to wait.
+                _ = self.interrupt.recv() => Stop::Now,
+                _ = self.hang_up.recv() => {
+                    tracing::info!("SIGHUP: the settings are read again");
+                    following.read_again().await;
+                    seen = contents(path.clone()).await;
+                    continue;
+                }
+                _ = looks.tick(), if path.is_some() => {
+                    let now = contents(path.clone()).await;
+                    if now.is_some() && now != seen {
+                        tracing::info!("the settings file has changed: the settings are read again");
+                        following.read_again().await;
+                        seen = now;
+                    }
+                    continue;
+                }
+            };
+            // Full: it is in a hurry already.
+            let _ = stops.try_send(stop);
+        }
+    }
+}
+
+async fn contents(path: Option<PathBuf>) -> Option<Vec<u8>> {
+    tokio::fs::read(path?).await.ok()
+}
+
+/// Settings that can change while the server runs.
+struct Following {
+    args: ServeArgs,
+    started_with: Settings,
+    upkeep: watch::Sender<UpkeepConfig>,
+}
+
+impl Following {
+    /// Puts what changed in force. Settings with a mistake change nothing.
+    async fn read_again(&self) {
+        let args = self.args.clone();
+        let read = tokio::task::spawn_blocking(move || Settings::load(&args)).await;
+        let settings = match read {
+            Ok(Ok(settings)) => settings,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the settings are refused; those from before stay in force");
+                return;
+            }
+            Err(lost) => {
+                tracing::error!(%lost, "the settings could not be read; those from before stay in force");
+                return;
+            }
+        };
+        let fixed = self.started_with.fixed_differences(&settings);
+        if !fixed.is_empty() {
+            tracing::warn!(settings = fixed.join(", "), "settings that changed need a new start of the server");
+        }
+        let changed = self.upkeep.send_if_modified(|upkeep| {
+            let differs = *upkeep != settings.server.upkeep;
+            upkeep.clone_from(&settings.server.upkeep);
+            differs
+        });
+        if changed {
+            tracing::info!(upkeep = ?settings.server.upkeep, "settings in force");
+        }
+    }
 }

@@ -36,6 +36,10 @@ impl Layers<'_> {
     pub(super) fn text(&mut self, name: &'static str, flag: Option<&String>, default: &str) -> (String, Source) {
         let from_file = self.file.remove(name).map(|value| match value {
             toml::Value::String(text) => text,
+            // A list is its parts with commas between them.
+            toml::Value::Array(parts) if parts.iter().all(toml::Value::is_str) => {
+                parts.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+            }
             other => other.to_string(),
         });
         if let Some(text) = flag {

@@ -5,6 +5,7 @@
 
 mod allocator;
 mod layers;
+mod lifecycle;
 mod transport;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use allocator::settle_allocator;
 use layers::{Layers, read};
+pub use lifecycle::LifecycleArgs;
 pub use transport::TransportArgs;
 
 use crate::batching::BatchingConfig;
@@ -102,9 +104,9 @@ pub struct ServeArgs {
     /// A job that trains writes down this often where it could go on [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub checkpoint_seconds: Option<String>,
-    /// From SIGTERM until everything accepted must be answered [default: 25]
-    #[arg(long, value_name = "SECONDS")]
-    pub shutdown_grace_seconds: Option<String>,
+    /// Starting, stopping, and what is kept
+    #[command(flatten)]
+    pub lifecycle: LifecycleArgs,
     /// What to log: error, warn, info, debug, trace, or targets with levels [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -197,6 +199,8 @@ pub struct Settings {
     pub log: String,
     /// How to log.
     pub log_format: LogFormat,
+    /// The settings file, if there is one.
+    pub path: Option<PathBuf>,
     /// Things to tell the operator.
     pub warnings: Vec<String>,
     /// Name, value as TOML, source.
@@ -217,7 +221,7 @@ impl Settings {
         let variable = |name: &str| variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
         let path = args.config.clone().or_else(|| variable("HALFHITCH_CONFIG").map(PathBuf::from));
         let file = path.as_deref().map_or_else(|| Ok(toml::Table::new()), read)?;
-        let mut layers = Layers { variables, path: path.unwrap_or_default(), file, told: Vec::new() };
+        let mut layers = Layers { variables, path: path.clone().unwrap_or_default(), file, told: Vec::new() };
 
         let listen = layers.take(
             "listen",
@@ -367,13 +371,8 @@ impl Settings {
             training_threads: executor.training_threads,
             train_folder,
         };
-        let shutdown_grace = Duration::from_secs(layers.count(
-            "shutdown_grace_seconds",
-            args.shutdown_grace_seconds.as_ref(),
-            defaults.shutdown_grace.as_secs(),
-            0,
-            86_400,
-        )?);
+        let upkeep = layers.upkeep(&args.lifecycle)?;
+        let (drain, shutdown_grace) = layers.stopping(&args.lifecycle, &defaults)?;
         let log = layers.take("log", args.log.as_ref(), "info", "a filter", |text| Some(text.to_owned()))?;
         let log_format =
             layers.take("log_format", args.log_format.as_ref(), "human", "human or json", |text| match text {
@@ -382,8 +381,17 @@ impl Settings {
                 _ => None,
             })?;
         let (told, warnings) = layers.finish()?;
-        let server = ServerConfig { store, transport, batching, executor, jobs, registry, shutdown_grace };
-        Ok(Self { listen, server, log, log_format, warnings, told })
+        let server =
+            ServerConfig { store, transport, batching, executor, jobs, registry, upkeep, drain, shutdown_grace };
+        Ok(Self { listen, server, log, log_format, path, warnings, told })
+    }
+
+    /// Settings that `other` has differently, and that need a new start.
+    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let is_fixed = |name: &str| !lifecycle::RELOADED.contains(&name);
+        let differs =
+            |(name, value, _): &&Told| other.told.iter().any(|(theirs, told, _)| name == theirs && value != told);
+        self.told.iter().filter(|(name, ..)| is_fixed(name)).filter(differs).map(|(name, ..)| *name).collect()
     }
 
     /// All settings as a TOML file, each with where it came from: it can be fed back with `--config`.

@@ -4,16 +4,18 @@ mod connections;
 mod gathering;
 mod health;
 mod lingering;
+mod orders;
 mod reflection;
 pub mod transport;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::service::{LayerExt, Routes};
 use tower::util::MapRequestLayer;
 
@@ -23,13 +25,18 @@ use crate::jobs::{JobError, Jobs, JobsConfig};
 use crate::numeric::isa;
 use crate::registry::{Registry, RegistryConfig};
 use crate::rpc::{Api, pb};
-use crate::service::{Lifecycle, Readiness, Service};
+use crate::service::{Lifecycle, Readiness, Service, Upkeep, UpkeepConfig};
 use crate::store::local::LocalStore;
 use crate::store::{ModelStore, StoreError};
+pub use orders::{Orders, Stop};
 pub use transport::{BadTransport, TransportConfig};
 
 /// How often the store's folder is looked at for what another server did.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
+/// How often use is noted and versions that need not be kept are removed.
+const TIDY_INTERVAL: Duration = Duration::from_mins(1);
+/// Training that is stopped in a hurry has this long to write down where it can go on.
+const HURRIED_GRACE: Duration = Duration::from_secs(2);
 
 /// What a server is told. Each layer checks its own part.
 #[derive(Clone, Debug)]
@@ -46,6 +53,10 @@ pub struct ServerConfig {
     pub jobs: JobsConfig,
     /// Bounds of the models in memory.
     pub registry: RegistryConfig,
+    /// Models in memory, versions served and kept.
+    pub upkeep: UpkeepConfig,
+    /// From a signal to drain until no new connection is accepted; part of the grace.
+    pub drain: Duration,
     /// From the signal to stop until everything that was accepted must have been answered.
     pub shutdown_grace: Duration,
 }
@@ -60,6 +71,8 @@ impl ServerConfig {
             batching: BatchingConfig::default(),
             executor: ExecutorConfig::default(),
             registry: RegistryConfig::default(),
+            upkeep: UpkeepConfig::default(),
+            drain: Duration::from_secs(3),
             shutdown_grace: Duration::from_secs(25),
         }
     }
@@ -99,7 +112,8 @@ pub async fn run(
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
-    open(config).await?.serve(listener, shutdown).await
+    let orders = Orders::until(shutdown, config.upkeep.clone());
+    open(config).await?.serve(listener, orders).await
 }
 
 /// A server whose folder is open and whose threads run.
@@ -109,6 +123,7 @@ pub struct Opened {
     batcher: Batcher,
     jobs: Jobs,
     transport: TransportConfig,
+    drain: Duration,
     shutdown_grace: Duration,
 }
 
@@ -134,25 +149,21 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         let (registry, jobs) = (registry.clone(), config.jobs.clone());
         blocking(move || Jobs::open(jobs, registry, floor)).await?
     };
-    let ServerConfig { transport, shutdown_grace, .. } = config;
-    Ok(Opened { registry, batcher, jobs, transport, shutdown_grace })
+    let ServerConfig { transport, drain, shutdown_grace, .. } = config;
+    Ok(Opened { registry, batcher, jobs, transport, drain, shutdown_grace })
 }
 
 impl Opened {
-    /// Serves on `listener` until `shutdown` resolves, then stops in order: not ready, no new connections, answer what was
-    /// accepted, stop training (it goes on at the next start), return.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), ServerError> {
-        let Self { registry, batcher, jobs, transport, shutdown_grace } = self;
+    /// Serves on `listener` until it is told to stop, then stops in order: not ready, still serving for a while, no new
+    /// connections, answers to what was accepted, training to a checkpoint (it goes on at the next start), return. A
+    /// further order to stop ends the step that is under way.
+    pub async fn serve(self, listener: TcpListener, mut orders: Orders) -> Result<(), ServerError> {
+        let Self { registry, batcher, jobs, transport, drain, shutdown_grace } = self;
         let lifecycle = Lifecycle::default();
         let service = Service::new(registry.clone(), batcher.clone(), jobs.clone(), lifecycle.clone());
         let api = Api::new(service.clone());
 
-        let refresher = tokio::spawn(refresh(registry, lifecycle.watch()));
-        lifecycle.advance(Readiness::Ready);
+        let keeper = tokio::spawn(keep(service.clone(), registry, orders.upkeep.clone()));
 
         let bytes_max = transport.message_bytes_max;
         let (reflection, older_reflection) = reflection::services();
@@ -178,43 +189,91 @@ impl Opened {
         let serving = tokio::spawn(connections::serve(listener, transport, routes, lifecycle.watch()));
         tokio::pin!(serving);
 
-        let outcome = tokio::select! {
+        let (stop, outcome) = tokio::select! {
             // The transport ended by itself: that is an error, or a fault of ours.
-            ended = &mut serving => joined(ended),
-            () = shutdown => {
+            ended = &mut serving => (Stop::Now, Some(joined(ended))),
+            stop = orders.stop() => (stop, None),
+        };
+        let until = Instant::now() + shutdown_grace;
+        let mut hurried = false;
+        let outcome = match outcome {
+            Some(ended) => ended,
+            None => {
+                lifecycle.advance(Readiness::Draining);
+                if stop == Stop::Drain && !drain.is_zero() {
+                    tracing::info!(?drain, "draining: not ready, and still serving; a second signal ends this");
+                    let drained = until.min(Instant::now() + drain);
+                    let _ = timeout_at(drained, orders.stop()).await;
+                }
                 tracing::info!("shutting down");
                 lifecycle.advance(Readiness::Stopping);
-                let until = tokio::time::Instant::now() + shutdown_grace;
-                // Ends the streams that watch jobs, which would otherwise keep their connections.
-                if tokio::time::timeout_at(until, jobs.shut_down()).await.is_err() {
-                    tracing::warn!("training did not stop in time: its job starts again");
-                }
-                if let Ok(ended) = tokio::time::timeout_at(until, &mut serving).await {
-                    joined(ended)
-                } else {
-                    tracing::warn!(grace = ?shutdown_grace, "some connections did not close in time");
-                    serving.abort();
-                    Ok(())
+                let closed = async {
+                    // Ends the streams that watch jobs, which would otherwise keep their connections.
+                    if timeout_at(until, jobs.shut_down()).await.is_err() {
+                        tracing::warn!("training did not stop in time: its job goes on from its last checkpoint");
+                    }
+                    timeout_at(until, &mut serving).await
+                };
+                tokio::select! {
+                    ended = closed => match ended {
+                        Ok(ended) => joined(ended),
+                        Err(_) => {
+                            tracing::warn!(grace = ?shutdown_grace, "some connections did not close in time");
+                            Ok(())
+                        }
+                    },
+                    _ = orders.stop() => {
+                        tracing::warn!("told to hurry: connections that did not close yet are closed");
+                        hurried = true;
+                        Ok(())
+                    }
                 }
             }
         };
+        serving.abort();
         lifecycle.advance(Readiness::Stopping);
-        let _ = tokio::time::timeout(shutdown_grace, jobs.shut_down()).await;
+        let until = if hurried { until.min(Instant::now() + HURRIED_GRACE) } else { until };
+        let _ = timeout_at(until, jobs.shut_down()).await;
         let drained = batcher.clone();
-        blocking(move || drained.drain()).await;
-        let _ = refresher.await;
+        let _ = timeout_at(until, blocking(move || drained.drain())).await;
+        let _ = keeper.await;
         let Stats { answered, refused, batches, rows, .. } = batcher.stats();
         tracing::info!(answered, refused, batches, rows, "stopped");
         Ok(outcome?)
     }
 }
 
-/// Looks at the store's folder now and then: versions that another server published, a lock that became free.
-async fn refresh(registry: Registry, mut lifecycle: watch::Receiver<Readiness>) {
-    let mut told = false;
+/// Everything that is done now and then: looks at the store's folder for what another server did, has models in memory,
+/// and so makes this server ready; notes use and removes what need not be kept.
+async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<UpkeepConfig>) {
+    let lifecycle = service.lifecycle();
+    let mut upkeep = Upkeep::default();
+    let (mut told, mut tidied) = (false, None::<Instant>);
     loop {
-        if tokio::time::timeout(REFRESH_INTERVAL, lifecycle.wait_for(|now| *now == Readiness::Stopping)).await.is_ok() {
-            return;
+        let now = config.borrow_and_update().clone();
+        registry.set_policies(now.policies);
+        tokio::select! {
+            () = lifecycle.reaches(Readiness::Stopping) => return,
+            warm = upkeep.warm(&service, &now.warm_models) => {
+                if warm {
+                    lifecycle.advance(Readiness::Ready);
+                }
+            }
+        }
+        if tidied.is_none_or(|then| then.elapsed() >= TIDY_INTERVAL) {
+            tidied = Some(Instant::now());
+            let (service, retention) = (service.clone(), now.retention);
+            upkeep = blocking(move || {
+                upkeep.tidy(&service, retention.as_ref(), SystemTime::now());
+                upkeep
+            })
+            .await;
+        }
+        tokio::select! {
+            () = lifecycle.reaches(Readiness::Stopping) => return,
+            // Whoever sends it may be gone: then nothing changes any more.
+            Ok(()) = config.changed() => tidied = None,
+            () = sleep(REFRESH_INTERVAL) => {}
         }
         let store = Arc::clone(registry.store());
         match blocking(move || store.refresh()).await {

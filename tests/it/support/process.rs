@@ -44,6 +44,8 @@ impl ServerProcess {
     /// With more flags, and variables of the environment.
     pub(crate) fn start_in(store: &Path, flags: &[&str], variables: &[(&str, String)]) -> Self {
         let mut command = halfhitch();
+        // Before the flags, which may say otherwise.
+        command.env("HALFHITCH_DRAIN_SECONDS", "0");
         command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store).args(flags);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         Self::spawn(command)
@@ -99,12 +101,23 @@ impl ServerProcess {
         self.child.wait().expect("it has ended");
     }
 
+    /// Sends it a signal, for example `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill exists");
+        assert!(sent.success(), "the server runs");
+    }
+
     /// SIGTERM, and its exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().expect("kill exists");
-        assert!(sent.success(), "the server runs");
+        self.signal("TERM");
         self.child.wait().expect("it has ended").code()
+    }
+
+    /// Its exit code, without holding up other tasks of the test.
+    pub(crate) async fn wait(mut self) -> Option<i32> {
+        let ended = move || self.child.wait().expect("it has ended").code();
+        tokio::task::spawn_blocking(ended).await.expect("no panic")
     }
 
     /// A figure of /proc/PID/status in KiB, for example `RssAnon`.

@@ -1,0 +1,288 @@
+//! Starting and stopping: ready when models are warm, not ready and still serving while it drains, everything that was
+//! accepted answered, and settings that change on the way.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use halfhitch::rpc::pb;
+use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use halfhitch::server::ServerConfig;
+use halfhitch::service::UpkeepConfig;
+use halfhitch::store::{LocalStore, ModelStore};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tonic::Code;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::support::process::ServerProcess;
+use crate::support::{TestServer, matrix, newest, numbers, sample, temporary_store, untrained, version};
+
+/// How often a condition is looked at before a test gives up, 10 ms apart.
+const LOOKS_MAX: usize = 3000;
+
+fn publish(store: &Path, name: &str) -> u64 {
+    let store = LocalStore::open(store).expect("a store");
+    store.publish(&name.parse().expect("a name"), &untrained(&[8, 4, 2])).expect("published").number()
+}
+
+async fn health(client: &mut HealthClient<Channel>, name: &str) -> Result<ServingStatus, Code> {
+    let question = HealthCheckRequest { service: name.to_owned() };
+    client.check(question).await.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
+}
+
+async fn becomes(client: &mut HealthClient<Channel>, name: &str, expected: Result<ServingStatus, Code>) {
+    for _ in 0..LOOKS_MAX {
+        if health(client, name).await == expected {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{name:?} never becomes {expected:?}");
+}
+
+fn encode(name: &str) -> pb::EncodeRequest {
+    pb::EncodeRequest { model: newest(name), rows: Some(matrix(8, &sample(3, 8, 1))), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_service_and_every_model_has_its_health() {
+    let folder = temporary_store();
+    publish(folder.path(), "m");
+    let server = TestServer::start(folder.path()).await;
+    let mut client = HealthClient::new(server.channel().await);
+    becomes(&mut client, "", Ok(ServingStatus::Serving)).await;
+    for name in ["halfhitch.v1.ModelService", "inference.GRPCInferenceService", "models/m", "models/m@1"] {
+        assert_eq!(health(&mut client, name).await, Ok(ServingStatus::Serving), "{name}");
+    }
+    for name in ["m", "halfhitch.v1", "models/", "models/x", "models/m@2", "models/m@prod", "models/M@@"] {
+        assert_eq!(health(&mut client, name).await, Err(Code::NotFound), "{name}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_is_told_of_a_model_that_comes_and_goes_and_of_the_end() {
+    let folder = temporary_store();
+    publish(folder.path(), "other");
+    let server = TestServer::start(folder.path()).await;
+    let mut client = HealthClient::new(server.channel().await);
+    becomes(&mut client, "", Ok(ServingStatus::Serving)).await;
+    let watch = |service: &str| HealthCheckRequest { service: service.to_owned() };
+    let mut of_model = client.watch(watch("models/other@prod")).await.expect("watched").into_inner();
+    let mut of_server = client.watch(watch("")).await.expect("watched").into_inner();
+    let mut next = async || of_model.message().await.expect("told").map(|told| told.status());
+    assert_eq!(next().await, Some(ServingStatus::ServiceUnknown));
+    let mut models = server.models().await;
+    let name_it =
+        pb::SetAliasRequest { name: "other".to_owned(), alias: "prod".to_owned(), version: 1, ..Default::default() };
+    models.set_alias(name_it).await.expect("aliased");
+    assert_eq!(next().await, Some(ServingStatus::Serving));
+    server.stop().await;
+    assert_eq!(next().await, Some(ServingStatus::NotServing));
+    assert_eq!(next().await, None);
+    assert_eq!(of_server.message().await.expect("told").map(|told| told.status()), Some(ServingStatus::Serving));
+    assert_eq!(of_server.message().await.expect("told").map(|told| told.status()), Some(ServingStatus::NotServing));
+    assert_eq!(of_server.message().await.expect("the end"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_ready_before_what_shall_be_warm_is() {
+    let folder = temporary_store();
+    let warm_models = vec!["late".parse().expect("a reference")];
+    let config = ServerConfig {
+        upkeep: UpkeepConfig { warm_models, ..UpkeepConfig::default() },
+        ..ServerConfig::new(folder.path().to_owned())
+    };
+    let server = TestServer::start_with(config).await;
+    let mut client = HealthClient::new(server.channel().await);
+    // It serves, but it is not ready: twice the time between two looks at the store.
+    for _ in 0..100 {
+        assert_eq!(health(&mut client, "").await, Ok(ServingStatus::NotServing));
+        sleep(Duration::from_millis(10)).await;
+    }
+    let mut autoencoder = server.autoencoder().await;
+    let spec = crate::support::spec("late", &[8, 2]);
+    crate::support::train(&mut autoencoder, spec, &sample(200, 8, 1)).await.expect("trained");
+    becomes(&mut client, "", Ok(ServingStatus::Serving)).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_leaves_versions_out_and_an_alias_brings_them_back() {
+    let folder = temporary_store();
+    for _ in 0..3 {
+        publish(folder.path(), "m");
+    }
+    let policies = "latest:1".parse().expect("a policy");
+    let config = ServerConfig {
+        upkeep: UpkeepConfig { policies, ..UpkeepConfig::default() },
+        ..ServerConfig::new(folder.path().to_owned())
+    };
+    let server = TestServer::start_with(config).await;
+    becomes(&mut HealthClient::new(server.channel().await), "", Ok(ServingStatus::Serving)).await;
+    let mut client = server.autoencoder().await;
+    let of = |number| pb::EncodeRequest { model: version("m", number), ..encode("m") };
+    assert_eq!(client.encode(encode("m")).await.expect("the newest").into_inner().version, 3);
+    let refused = client.encode(of(1)).await.expect_err("left out");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("latest:1"), "{refused:?}");
+    let mut models = server.models().await;
+    let name_it =
+        pb::SetAliasRequest { name: "m".to_owned(), alias: "old".to_owned(), version: 1, ..Default::default() };
+    models.set_alias(name_it).await.expect("aliased");
+    assert_eq!(client.encode(of(1)).await.expect("aliased").into_inner().version, 1);
+    server.stop().await;
+}
+
+/// Encodes over and over, each call on a connection of its own, until one is refused; how many were answered.
+async fn encode_until_refused(client: AutoencoderServiceClient<Channel>) -> usize {
+    let mut client = client;
+    for answered in 0..1_000_000 {
+        match client.encode(encode("m")).await {
+            Ok(answer) => assert_eq!(numbers(answer.into_inner().codes).len(), 6),
+            Err(status) => {
+                assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                return answered;
+            }
+        }
+    }
+    panic!("it never stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_drains_it_is_not_ready_and_answers() {
+    let folder = temporary_store();
+    publish(folder.path(), "m");
+    let server = ServerProcess::start_with(folder.path(), &["--drain-seconds", "2"]);
+    let mut probe = HealthClient::new(crate::support::channel(server.address()).await);
+    becomes(&mut probe, "", Ok(ServingStatus::Serving)).await;
+    let busy = tokio::spawn(encode_until_refused(server.autoencoder().await));
+    server.signal("TERM");
+    becomes(&mut probe, "", Ok(ServingStatus::NotServing)).await;
+    // New clients are still served.
+    let mut late = server.autoencoder().await;
+    late.encode(encode("m")).await.expect("it drains, and serves");
+    assert!(busy.await.expect("no panic") > 0);
+    assert_eq!(server.wait().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_hurries() {
+    let folder = temporary_store();
+    publish(folder.path(), "m");
+    // Longer than any test waits.
+    let server =
+        ServerProcess::start_with(folder.path(), &["--drain-seconds", "3600", "--shutdown-grace-seconds", "7200"]);
+    let mut probe = HealthClient::new(crate::support::channel(server.address()).await);
+    becomes(&mut probe, "", Ok(ServingStatus::Serving)).await;
+    server.signal("TERM");
+    becomes(&mut probe, "", Ok(ServingStatus::NotServing)).await;
+    server.signal("TERM");
+    assert_eq!(server.wait().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_with_a_full_queue_it_answers_everything_that_it_accepted() {
+    let folder = temporary_store();
+    publish(folder.path(), "m");
+    let server = ServerProcess::start_with(folder.path(), &["--serving-threads", "1", "--queue-rows-max", "4096"]);
+    let mut probe = HealthClient::new(crate::support::channel(server.address()).await);
+    becomes(&mut probe, "", Ok(ServingStatus::Serving)).await;
+    let mut callers = JoinSet::new();
+    for _ in 0..32 {
+        let mut client = server.autoencoder().await;
+        callers.spawn(async move {
+            let rows = sample(500, 8, 1);
+            let mut answered = 0;
+            for _ in 0..100_000 {
+                let question =
+                    pb::EncodeRequest { model: newest("m"), rows: Some(matrix(8, &rows)), ..Default::default() };
+                match client.encode(question).await {
+                    Ok(answer) => {
+                        assert_eq!(numbers(answer.into_inner().codes).len(), 1000);
+                        answered += 1;
+                    }
+                    // No room: not accepted.
+                    Err(status) if status.code() == Code::ResourceExhausted => {}
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::Unavailable, "accepted and then lost: {status:?}");
+                        return answered;
+                    }
+                }
+            }
+            panic!("it never stops");
+        });
+    }
+    sleep(Duration::from_millis(300)).await;
+    server.signal("TERM");
+    assert_eq!(server.wait().await, Some(0));
+    let answered: usize = callers.join_all().await.into_iter().sum();
+    assert!(answered > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_read_again_at_sighup_and_when_their_file_changes() {
+    let folder = temporary_store();
+    let store = folder.path().join("store");
+    for _ in 0..2 {
+        publish(&store, "m");
+    }
+    let file = folder.path().join("halfhitch.toml");
+    fs::write(&file, "version_policy = \"all\"\n").expect("written");
+    let server = ServerProcess::start_with(&store, &["--config", file.to_str().expect("text")]);
+    let mut client = server.autoencoder().await;
+    let first = || pb::EncodeRequest { model: version("m", 1), ..encode("m") };
+    client.encode(first()).await.expect("all versions are served");
+    let mut comes = async |expected: Option<Code>| {
+        for _ in 0..LOOKS_MAX {
+            if client.encode(first()).await.err().map(|status| status.code()) == expected {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{expected:?} never comes");
+    };
+    // By the file alone.
+    fs::write(&file, "version_policy = \"latest:1\"\n").expect("written");
+    comes(Some(Code::FailedPrecondition)).await;
+    // A mistake changes nothing, and does not end the server.
+    fs::write(&file, "version_policy = \"newest\"\n").expect("written");
+    server.signal("HUP");
+    sleep(Duration::from_millis(200)).await;
+    comes(Some(Code::FailedPrecondition)).await;
+    fs::write(&file, "version_policy = [\"m=all\"]\n").expect("written");
+    server.signal("HUP");
+    comes(None).await;
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_removes_what_nobody_needs() {
+    let folder = temporary_store();
+    for _ in 0..4 {
+        publish(folder.path(), "m");
+    }
+    {
+        let store = LocalStore::open(folder.path()).expect("a store");
+        let key = halfhitch::model::ModelKey {
+            name: "m".parse().expect("a name"),
+            version: halfhitch::model::Version::new(2).expect("not zero"),
+        };
+        store.set_alias(&key, &"prod".parse().expect("an alias"), None).expect("aliased");
+    }
+    let flags = ["--retention-versions", "1", "--retention-days", "0"];
+    let server = ServerProcess::start_with(folder.path(), &flags);
+    let there = |number: u64| folder.path().join(format!("models/m/{number}")).exists();
+    for _ in 0..LOOKS_MAX {
+        if !there(1) && !there(3) {
+            break;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!([1, 2, 3, 4].map(there), [false, true, false, true]);
+    assert_eq!(server.terminate(), Some(0));
+}
