@@ -11,4 +11,4 @@ pub(crate) use cores::Cores;
 pub(crate) use latency::percentile;
 pub(crate) use models::{EMBED, MNIST_DEEP, Model, TELEMETRY, publish};
 pub(crate) use process::{Failure, Memory, Owned, cpu_of, cpu_of_this_thread};
-pub(crate) use server::RunningServer;
+pub(crate) use server::{Counts, RunningServer};

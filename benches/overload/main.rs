@@ -12,6 +12,7 @@ mod closed;
 mod fair;
 mod memory;
 mod open;
+mod rolling;
 mod training;
 
 use std::process::ExitCode;
@@ -32,6 +33,9 @@ training: a job beside more callers than can be served, and beside a few: its st
 itself, its share of the time in which it could run; what the callers lose.
 open: single rows at rising rates, deadlines of 50 ms, every fifth caller leaves at a random instant: results beside
 requests offered.
+rolling: two servers on one folder are replaced one after the other while 3,000 single rows a second come, from a client
+that asks those that are ready and asks nothing twice: p99 beside that of the quiet servers, requests without an answer,
+answers that came beside those that the servers count. A lost request voids the run.
 An answer that the API does not promise under load voids the run.";
 
 fn main() -> ExitCode {
@@ -69,6 +73,15 @@ fn run(options: &Options) -> Result<(), Failure> {
         if options.wants(&training::case_name()) {
             training = training::run(cores, store.path(), options.quick, &mut report).await;
         }
-        closed.and(fair).and(bulk).and(training).and(open::run(cores, store.path(), options, &mut report).await)
+        let mut rolling = Ok(());
+        if options.wants(&rolling::case_name()) {
+            rolling = rolling::run(cores, store.path(), options, &mut report).await;
+        }
+        closed
+            .and(fair)
+            .and(bulk)
+            .and(training)
+            .and(rolling)
+            .and(open::run(cores, store.path(), options, &mut report).await)
     })
 }

@@ -7,35 +7,23 @@ small model. Says which steps passed; the first that fails ends it.
 """
 
 import queue
-import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-FEATURES, CODE = 8, 3
+import running
+from running import CODE, FEATURES
 
 
 def main(program):
-    with tempfile.TemporaryDirectory() as folder:
-        command = [program, "serve", "--listen", "127.0.0.1:0", "--store", folder]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        try:
-            line = next(line for line in server.stdout if "http://" in line)
-            url = line.rsplit("http://", 1)[1].strip()
-            rows = np.random.default_rng(1).normal(size=(500, FEATURES)).astype(np.float32)
-            np.save(f"{folder}/rows.npy", rows)
-            train = [program, "--server", f"http://{url}", "train", "m", f"{folder}/rows.npy", "--code", str(CODE)]
-            subprocess.run([*train, "--epochs", "3"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            with triton.InferenceServerClient(url) as client:
-                for step in STEPS:
-                    step(client, rows[:5])
-                    print(f"ok: {step.__doc__}")
-        finally:
-            server.terminate()
-            server.wait()
+    with running.server(program) as (address, folder):
+        running.train(program, address, folder, "m")
+        with triton.InferenceServerClient(address) as client:
+            for step in STEPS:
+                step(client, running.rows()[:5])
+                print(f"ok: {step.__doc__}")
 
 
 def tensor(name, values, datatype="FP32"):
