@@ -18,7 +18,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::process::ServerProcess;
+use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::{TestServer, matrix, newest, numbers, sample, temporary_store, untrained, version};
 
 /// How often a condition is looked at before a test gives up, 10 ms apart.
@@ -257,6 +257,26 @@ async fn settings_are_read_again_at_sighup_and_when_their_file_changes() {
     fs::write(&file, "version_policy = [\"m=all\"]\n").expect("written");
     server.signal("HUP");
     comes(None).await;
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_writes_nowhere_but_in_its_store_and_its_health_is_asked_by_the_binary() {
+    let folder = temporary_store();
+    let Some(server) = ServerProcess::start_on_read_only_root(folder.path()) else {
+        eprintln!("skipped: this machine permits no mount namespaces");
+        return;
+    };
+    let mut client = server.autoencoder().await;
+    let spec = crate::support::spec("m", &[8, 2]);
+    crate::support::train(&mut client, spec, &sample(200, 8, 1)).await.expect("trained");
+    client.encode(encode("m")).await.expect("encoded");
+    let health = |service: &str| {
+        let mut command = halfhitch();
+        command.args(["--server", &server.url(), "health", "--service", service]);
+        command.output().expect("it runs").status.code()
+    };
+    assert_eq!([health(""), health("models/m"), health("models/x")], [Some(0), Some(0), Some(1)]);
     assert_eq!(server.terminate(), Some(0));
 }
 

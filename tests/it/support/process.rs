@@ -63,6 +63,27 @@ impl ServerProcess {
         Self::spawn(command)
     }
 
+    /// In a mount namespace of its own where nothing can be written but `store`, a small disk that ends with it; none where
+    /// this machine does not permit that.
+    pub(crate) fn start_on_read_only_root(store: &Path) -> Option<Self> {
+        const MOUNT: &str = r#"mount -t tmpfs -o size=64m tmpfs "$1" && mount -o remount,bind,ro / \
+            && ! touch "$2" 2>/dev/null"#;
+        let elsewhere = store.with_extension("elsewhere");
+        let shell = |script: &str| {
+            let mut command = undisturbed("unshare");
+            command.args(["-rm", "sh", "-c", script, "sh"]).arg(store).arg(&elsewhere);
+            command
+        };
+        if !shell(MOUNT).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut command = shell(&format!(r#"{MOUNT} && shift 2 && exec "$@""#));
+        command.args([env!("CARGO_BIN_EXE_halfhitch"), "serve", "--listen", "127.0.0.1:0", "--store"]).arg(store);
+        // Of so small a disk nothing can be left free.
+        command.env("HALFHITCH_DRAIN_SECONDS", "0").env("HALFHITCH_DISK_FREE_BYTES_MIN", "0");
+        Some(Self::spawn(command))
+    }
+
     fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
