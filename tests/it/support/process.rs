@@ -84,8 +84,20 @@ impl ServerProcess {
         Some(Self::spawn(command))
     }
 
-    fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts");
+    /// With more flags, and a log in JSON that goes to a file.
+    pub(crate) fn start_logging(store: &Path, flags: &[&str], log: &Path) -> Self {
+        let mut command = halfhitch();
+        command.env("HALFHITCH_DRAIN_SECONDS", "0");
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--store"]).arg(store).args(flags);
+        Self::spawn_with(command, std::fs::File::create(log).expect("a file").into())
+    }
+
+    fn spawn(command: Command) -> Self {
+        Self::spawn_with(command, Stdio::null())
+    }
+
+    fn spawn_with(mut command: Command, log: Stdio) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let address = loop {
             let line = lines.next().expect("the server says where it listens").expect("text");
