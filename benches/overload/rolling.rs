@@ -36,14 +36,17 @@ pub(crate) fn case_name() -> String {
     format!("rolling mnist-deep rows=1 rate={RATE}")
 }
 
+/// Servers by number, each with connections to it.
+type Servers = Vec<(usize, Vec<Client>)>;
+
 /// Connections to the servers that are ready.
 #[derive(Clone, Default)]
 struct Ready {
-    servers: Arc<Mutex<Vec<(usize, Vec<Client>)>>>,
+    servers: Arc<Mutex<Servers>>,
 }
 
 impl Ready {
-    fn with<T>(&self, work: impl FnOnce(&mut Vec<(usize, Vec<Client>)>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut Servers) -> T) -> T {
         work(&mut self.servers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -228,8 +228,8 @@ async fn told_to_stop_with_a_full_queue_it_answers_everything_that_it_accepted()
     assert!(answered > 0);
     // What the server answered came: it accepts nothing that it does not answer, and loses no answer.
     let log = fs::read_to_string(log).expect("a log");
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let stopped = lines.filter(|line| line["fields"]["message"] == "stopped").last().expect("its last line");
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let stopped = lines.rfind(|line| line["fields"]["message"] == "stopped").expect("its last line");
     assert_eq!(stopped["fields"]["answered"].as_u64(), Some(answered));
 }
 
