@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::BatchError;
 use super::queue::Queue;
 use super::reply::Assembly;
-use super::request::{Answer, Question, Timing};
+use super::request::{Answer, Question};
+use super::timing::{Batch, Timing};
 use super::worker::of_model;
+use super::{BatchError, Output};
 use crate::executor::catch;
 use crate::numeric::{Lanes, Spare};
 
@@ -27,11 +28,13 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
     let computed = catch(|| {
         let mut batch = Lanes::zeros(rows, question.rows.columns());
         question.rows.load_into(0..rows, &mut batch, 0);
-        of_model(&question.model, question.operation, &batch, &mut Spare::default())
+        let assembled = Instant::now();
+        (of_model(&question.model, question.operation, &batch, &mut Spare::default()), assembled)
     });
-    let computed = computed.map_err(|_| BatchError::WorkerLost)?;
-    let timing = Timing { waited: Duration::ZERO, computed: started.elapsed() };
-    queue.count(rows);
+    let (computed, assembled) = computed.map_err(|_| BatchError::WorkerLost)?;
+    let (assembly, compute) = (assembled.saturating_duration_since(started), assembled.elapsed());
+    let mut timing = Timing::after(Duration::ZERO);
+    timing.add(&Batch { number: queue.count(rows), rows, assembly, compute });
     question.model.usage().batch(question.operation as usize, rows);
     if !computed.is_finite()
         && let Some(row) = computed.first_not_finite(0..rows)
@@ -39,5 +42,5 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
         return Err(BatchError::ResultNotFinite { row });
     }
     let whole = Assembly::new(rows, question.rows.values()).add(0..rows, &computed, 0);
-    whole.unwrap_or(Err(BatchError::WorkerLost)).map(|output| (output, timing))
+    whole.unwrap_or(Err(BatchError::WorkerLost)).map(|output| Output { timing, ..output })
 }

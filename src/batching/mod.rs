@@ -15,6 +15,7 @@ mod request;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod worker;
 
 use std::io;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use error::{BadBatching, BatchError};
 pub use policy::Urgency;
+pub use timing::Timing;
 
 use crate::executor::{Floor, ServingThreads};
 use crate::model::Matrix;
@@ -120,6 +122,8 @@ pub struct Output {
     pub squared_errors: Vec<f32>,
     /// Reconstruct only: per row, units of the input.
     pub squared_errors_input_units: Vec<f32>,
+    /// What its time was spent on.
+    pub timing: Timing,
 }
 
 /// How much was and is to be computed.
@@ -203,9 +207,10 @@ impl Batcher {
         let outcome = self.ask(Question { model, operation, rows, deadline, urgency }).await;
         let (usage, kind, time) = (of.usage(), operation as usize, asked.elapsed());
         match outcome {
-            Ok((output, timing)) => {
+            Ok(output) => {
                 self.inner.answered.fetch_add(1, Ordering::Relaxed);
-                usage.answered(kind, time, timing.waited, timing.computed);
+                let Timing { queued, assembly, compute, .. } = output.timing;
+                usage.answered(kind, time, queued, assembly, compute);
                 Ok(output)
             }
             Err(error) => {

@@ -205,10 +205,10 @@ impl Queue {
         self.work.notify_all();
     }
 
-    /// Counts a batch that was computed.
-    pub(super) fn count(&self, rows: usize) {
-        self.batches.fetch_add(1, Ordering::Relaxed);
+    /// Counts a batch that was computed; its number.
+    pub(super) fn count(&self, rows: usize) -> u64 {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Learns the pace from a batch whose answers are out.

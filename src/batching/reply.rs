@@ -3,7 +3,7 @@
 use std::mem::take;
 use std::ops::Range;
 
-use super::{BatchError, Output};
+use super::{BatchError, Output, Timing};
 use crate::model::{Matrix, Reconstruction, Values};
 use crate::numeric::Lanes;
 
@@ -129,6 +129,8 @@ impl Assembly {
             matrix: Matrix::new(rows, columns, values)?,
             squared_errors: take(&mut self.squared_errors),
             squared_errors_input_units: take(&mut self.squared_errors_input_units),
+            // Known to who hands it out.
+            timing: Timing::default(),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -10,6 +10,7 @@ use super::load::{Claim, Load, Size};
 use super::policy::Urgency;
 use super::reply::{Assembly, Computed};
 use super::sync::Mutex;
+use super::timing::{Batch, Timing};
 use super::{BatchError, Operation, Output, lock};
 use crate::model::{Matrix, MatrixError, Missing, ModelKey, Scorer};
 use crate::registry::LoadedModel;
@@ -111,17 +112,8 @@ fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {
     deadline.is_some_and(|deadline| deadline <= now)
 }
 
-/// What became of a question that was answered.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Timing {
-    /// Until its first batch began.
-    pub(super) waited: Duration,
-    /// Of the batches that it was in.
-    pub(super) computed: Duration,
-}
-
-/// An answer, and how long it took.
-pub(super) type Answer = Result<(Output, Timing), BatchError>;
+/// What a caller gets.
+pub(super) type Answer = Result<Output, BatchError>;
 
 /// A question that was accepted.
 #[derive(Debug)]
@@ -169,14 +161,14 @@ impl Request {
         self.checked.get_or_init(|| self.question.check_values()).clone()
     }
 
-    /// Adds rows (see [`Assembly::add`]) of a batch that began at `started` and took `busy`, and answers if they were the last.
-    pub(super) fn add(&self, rows: Range<usize>, computed: &Computed, first: usize, started: Instant, busy: Duration) {
+    /// Adds rows (see [`Assembly::add`]) of a batch that began at `started`, and answers if they were the last.
+    pub(super) fn add(&self, rows: Range<usize>, computed: &Computed, first: usize, started: Instant, batch: &Batch) {
         if lock(&self.sender).is_none() {
             return; // Another piece has failed it.
         }
         self.claim.rows_done(rows.len());
-        let first_wait = started.saturating_duration_since(self.accepted);
-        lock(&self.timing).get_or_insert(Timing { waited: first_wait, computed: Duration::ZERO }).computed += busy;
+        let queued = started.saturating_duration_since(self.accepted);
+        lock(&self.timing).get_or_insert_with(|| Timing::after(queued)).add(batch);
         let whole = lock(&self.assembly).add(rows, computed, first);
         if let Some(answer) = whole {
             self.answer(answer);
@@ -184,13 +176,13 @@ impl Request {
     }
 
     /// The first answer is the one that counts; a caller that left gets none.
-    pub(super) fn answer(&self, answer: Result<Output, BatchError>) {
+    pub(super) fn answer(&self, answer: Answer) {
         let sender = lock(&self.sender).take();
         if let Some(sender) = sender {
             // Before the answer is out: whoever has it finds room for the next request.
             self.claim.release();
             let timing = lock(&self.timing).unwrap_or_default();
-            let _ = sender.send(answer.map(|output| (output, timing)));
+            let _ = sender.send(answer.map(|output| Output { timing, ..output }));
         }
     }
 }

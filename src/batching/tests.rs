@@ -239,7 +239,9 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
         let output = batcher
             .submit(model(1), Operation::Reconstruct, matrix(FEATURES, &firsts), None, Urgency::Interactive)
             .await;
-        check_echo(&output.expect("an answer"), Operation::Reconstruct, &model(1), &firsts);
+        let output = output.expect("an answer");
+        check_echo(&output, Operation::Reconstruct, &model(1), &firsts);
+        assert_eq!((output.timing.batch_rows, output.timing.batch), (16, 63));
         let stats = batcher.stats();
         assert_eq!((stats.batches, stats.rows), (63, 1_003));
         let narrow = batcher

@@ -9,6 +9,7 @@ use super::policy::Piece;
 use super::queue::{Queue, Wait};
 use super::reply::Computed;
 use super::request::Request;
+use super::timing::Batch;
 use super::{BatchError, Operation};
 use crate::executor::{Floor, catch};
 use crate::model::Decoder;
@@ -128,11 +129,12 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
         let rows_of_request = member.piece.rows.clone();
         member.piece.request.question().rows.load_into(rows_of_request, &mut batch, member.first);
     }
+    let assembled = Instant::now();
 
     let computed = (compute.0)(&question.model, question.operation, &batch, spare);
     assert_eq!(computed.values.rows(), rows, "a result for every row of the batch");
-    let busy = started.elapsed();
-    queue.count(rows);
+    let (assembly, compute) = (assembled.saturating_duration_since(started), assembled.elapsed());
+    let done = Batch { number: queue.count(rows), rows, assembly, compute };
     question.model.usage().batch(question.operation as usize, rows);
 
     // Almost always all is well, and one quick look over the batch says so.
@@ -141,7 +143,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
         let Member { piece, first } = member;
         let bad_row = if all_finite { None } else { computed.first_not_finite(member.rows_of_batch()) };
         match bad_row {
-            None => piece.request.add(piece.rows.clone(), &computed, *first, started, busy),
+            None => piece.request.add(piece.rows.clone(), &computed, *first, started, &done),
             Some(row) => queue.fail(piece, BatchError::ResultNotFinite { row: piece.rows.start + row - first }),
         }
     }

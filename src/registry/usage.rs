@@ -18,8 +18,9 @@ struct Counters {
     answered_ns: AtomicU64,
     failed: AtomicU64,
     failed_ns: AtomicU64,
-    waited_ns: AtomicU64,
-    computed_ns: AtomicU64,
+    queued_ns: AtomicU64,
+    assembly_ns: AtomicU64,
+    compute_ns: AtomicU64,
     rows: AtomicU64,
     batches: AtomicU64,
     last_ms: AtomicU64,
@@ -37,9 +38,11 @@ pub struct Counts {
     /// See `failed`.
     pub failed_time: Duration,
     /// Of those answered: time until their first batch began.
-    pub waited: Duration,
-    /// Of those answered: time of the batches that they were in, each counted whole.
-    pub computed: Duration,
+    pub queued: Duration,
+    /// Of those answered: time in which the rows of the batches that they were in were copied together, each counted whole.
+    pub assembly: Duration,
+    /// Of those answered: time of the arithmetic of these batches, each counted whole.
+    pub compute: Duration,
     /// Rows computed.
     pub rows: u64,
     /// Batches computed.
@@ -53,16 +56,18 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 impl Usage {
-    /// A question of this kind was answered after `time`, of which it waited `waited` and was in batches for `computed`.
+    /// A question of this kind was answered after `time`, of which it waited `queued`; the batches that it was in took
+    /// `assembly` to be copied together and `compute` to be computed.
     ///
     /// # Panics
     /// If there is no such kind.
-    pub fn answered(&self, kind: usize, time: Duration, waited: Duration, computed: Duration) {
+    pub fn answered(&self, kind: usize, time: Duration, queued: Duration, assembly: Duration, compute: Duration) {
         let counters = &self.kinds[kind];
         counters.answered.fetch_add(1, Ordering::Relaxed);
         counters.answered_ns.fetch_add(nanoseconds(time), Ordering::Relaxed);
-        counters.waited_ns.fetch_add(nanoseconds(waited), Ordering::Relaxed);
-        counters.computed_ns.fetch_add(nanoseconds(computed), Ordering::Relaxed);
+        counters.queued_ns.fetch_add(nanoseconds(queued), Ordering::Relaxed);
+        counters.assembly_ns.fetch_add(nanoseconds(assembly), Ordering::Relaxed);
+        counters.compute_ns.fetch_add(nanoseconds(compute), Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         counters.last_ms.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -103,8 +108,9 @@ impl Usage {
             answered_time: Duration::from_nanos(of(&counters.answered_ns)),
             failed: of(&counters.failed),
             failed_time: Duration::from_nanos(of(&counters.failed_ns)),
-            waited: Duration::from_nanos(of(&counters.waited_ns)),
-            computed: Duration::from_nanos(of(&counters.computed_ns)),
+            queued: Duration::from_nanos(of(&counters.queued_ns)),
+            assembly: Duration::from_nanos(of(&counters.assembly_ns)),
+            compute: Duration::from_nanos(of(&counters.compute_ns)),
             rows: of(&counters.rows),
             batches: of(&counters.batches),
             last_ms: of(&counters.last_ms),

@@ -141,9 +141,9 @@ pub(super) fn statistics(key: &ModelKey, face: Face, counts: &Counts) -> pb::Mod
         inference_stats: Some(pb::InferStatistics {
             success: duration(answered, counts.answered_time),
             fail: duration(counts.failed, counts.failed_time),
-            queue: duration(answered, counts.waited),
-            compute_input: duration(answered, Duration::ZERO),
-            compute_infer: duration(answered, counts.computed),
+            queue: duration(answered, counts.queued),
+            compute_input: duration(answered, counts.assembly),
+            compute_infer: duration(answered, counts.compute),
             compute_output: duration(answered, Duration::ZERO),
         }),
     }

@@ -1,0 +1,59 @@
+//! What a request's time was spent on.
+
+use std::time::Duration;
+
+/// How the time of a request that was answered passed. Where batches have cut it into pieces, each batch counts whole, and
+/// two of them may have been computed at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From its acceptance until its first batch began.
+    pub queued: Duration,
+    /// Of the batches that it was in: from their beginning until all their rows were copied together.
+    pub assembly: Duration,
+    /// Of the batches that it was in: the arithmetic.
+    pub compute: Duration,
+    /// Rows of the largest batch that it was in.
+    pub batch_rows: usize,
+    /// The last batch that it was in: those of a process are numbered from 1, in the order of their ends. One that was computed
+    /// where it was asked is a batch of its own.
+    pub batch: u64,
+}
+
+/// A batch that was computed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) rows: usize,
+    pub(super) assembly: Duration,
+    pub(super) compute: Duration,
+}
+
+impl Timing {
+    /// Of a request whose first batch began after it had waited for `queued`.
+    pub(super) fn after(queued: Duration) -> Self {
+        Self { queued, ..Self::default() }
+    }
+
+    /// Adds a batch that it was in.
+    pub(super) fn add(&mut self, batch: &Batch) {
+        self.assembly += batch.assembly;
+        self.compute += batch.compute;
+        self.batch_rows = self.batch_rows.max(batch.rows);
+        self.batch = self.batch.max(batch.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_add_up_whatever_their_order() {
+        let ms = Duration::from_millis;
+        let mut timing = Timing::after(ms(5));
+        timing.add(&Batch { number: 7, rows: 64, assembly: ms(1), compute: ms(10) });
+        timing.add(&Batch { number: 6, rows: 256, assembly: ms(2), compute: ms(30) });
+        let expected = Timing { queued: ms(5), assembly: ms(3), compute: ms(40), batch_rows: 256, batch: 7 };
+        assert_eq!(timing, expected);
+    }
+}
