@@ -32,9 +32,12 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
         (of_model(&question.model, question.operation, &batch, &mut Spare::default()), assembled)
     });
     let (computed, assembled) = computed.map_err(|_| BatchError::WorkerLost)?;
-    let (assembly, compute) = (assembled.saturating_duration_since(started), assembled.elapsed());
+    let computed_at = Instant::now();
+    let [assembly, compute] =
+        [(started, assembled), (assembled, computed_at)].map(|(from, until)| until.saturating_duration_since(from));
     let mut timing = Timing::after(Duration::ZERO);
-    timing.add(&Batch { number: queue.count(rows), rows, assembly, compute });
+    let (number, operation) = (queue.count(rows), question.operation);
+    timing.add(&Batch { number, operation, rows, requests: 1, assembly, compute, computed_at });
     question.model.usage().batch(question.operation as usize, rows);
     if !computed.is_finite()
         && let Some(row) = computed.first_not_finite(0..rows)

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use error::{BadBatching, BatchError};
 pub use policy::Urgency;
-pub use timing::Timing;
+pub use timing::{Batch, Timing};
 
 use crate::executor::{Floor, ServingThreads};
 use crate::model::Matrix;

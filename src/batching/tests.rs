@@ -241,7 +241,8 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
             .await;
         let output = output.expect("an answer");
         check_echo(&output, Operation::Reconstruct, &model(1), &firsts);
-        assert_eq!((output.timing.batch_rows, output.timing.batch), (16, 63));
+        let batch = output.timing.batch.expect("it was in one");
+        assert_eq!((output.timing.batch_rows, batch.number, batch.requests), (16, 63, 1));
         let stats = batcher.stats();
         assert_eq!((stats.batches, stats.rows), (63, 1_003));
         let narrow = batcher

@@ -1,6 +1,8 @@
 //! What a request's time was spent on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::Operation;
 
 /// How the time of a request that was answered passed. Where batches have cut it into pieces, each batch counts whole, and
 /// two of them may have been computed at the same time.
@@ -14,18 +16,27 @@ pub struct Timing {
     pub compute: Duration,
     /// Rows of the largest batch that it was in.
     pub batch_rows: usize,
-    /// The last batch that it was in: those of a process are numbered from 1, in the order of their ends. One that was computed
-    /// where it was asked is a batch of its own.
-    pub batch: u64,
+    /// The last batch that it was in. What was computed where it was asked is a batch of its own.
+    pub batch: Option<Batch>,
 }
 
 /// A batch that was computed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Batch {
-    pub(super) number: u64,
-    pub(super) rows: usize,
-    pub(super) assembly: Duration,
-    pub(super) compute: Duration,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Those of a process are numbered from 1, in the order of their ends.
+    pub number: u64,
+    /// What was computed.
+    pub operation: Operation,
+    /// Of all requests.
+    pub rows: usize,
+    /// Requests that it computed, or parts of.
+    pub requests: usize,
+    /// From its beginning until all rows were copied together.
+    pub assembly: Duration,
+    /// The arithmetic.
+    pub compute: Duration,
+    /// When that was done.
+    pub computed_at: Instant,
 }
 
 impl Timing {
@@ -39,7 +50,9 @@ impl Timing {
         self.assembly += batch.assembly;
         self.compute += batch.compute;
         self.batch_rows = self.batch_rows.max(batch.rows);
-        self.batch = self.batch.max(batch.number);
+        if self.batch.is_none_or(|last| last.number < batch.number) {
+            self.batch = Some(*batch);
+        }
     }
 }
 
@@ -51,9 +64,11 @@ mod tests {
     fn batches_add_up_whatever_their_order() {
         let ms = Duration::from_millis;
         let mut timing = Timing::after(ms(5));
-        timing.add(&Batch { number: 7, rows: 64, assembly: ms(1), compute: ms(10) });
-        timing.add(&Batch { number: 6, rows: 256, assembly: ms(2), compute: ms(30) });
-        let expected = Timing { queued: ms(5), assembly: ms(3), compute: ms(40), batch_rows: 256, batch: 7 };
+        let (operation, computed_at) = (Operation::Encode, Instant::now());
+        let last = Batch { number: 7, operation, rows: 64, requests: 1, assembly: ms(1), compute: ms(10), computed_at };
+        timing.add(&last);
+        timing.add(&Batch { number: 6, rows: 256, assembly: ms(2), compute: ms(30), ..last });
+        let expected = Timing { queued: ms(5), assembly: ms(3), compute: ms(40), batch_rows: 256, batch: Some(last) };
         assert_eq!(timing, expected);
     }
 }

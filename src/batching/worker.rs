@@ -133,8 +133,11 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
 
     let computed = (compute.0)(&question.model, question.operation, &batch, spare);
     assert_eq!(computed.values.rows(), rows, "a result for every row of the batch");
-    let (assembly, compute) = (assembled.saturating_duration_since(started), assembled.elapsed());
-    let done = Batch { number: queue.count(rows), rows, assembly, compute };
+    let computed_at = Instant::now();
+    let [assembly, compute] =
+        [(started, assembled), (assembled, computed_at)].map(|(from, until)| until.saturating_duration_since(from));
+    let (number, operation, requests) = (queue.count(rows), question.operation, members.len());
+    let done = Batch { number, operation, rows, requests, assembly, compute, computed_at };
     question.model.usage().batch(question.operation as usize, rows);
 
     // Almost always all is well, and one quick look over the batch says so.

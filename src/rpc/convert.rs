@@ -262,7 +262,7 @@ pub fn inverted(inverted: Inverted) -> pb::PseudoInverse {
 
 /// How unusual rows are.
 pub fn scored(scored: Scored) -> pb::ScoreResponse {
-    let Scored { version, scores, threshold, calibration_rows, residual_variance, feature_names } = scored;
+    let Scored { version, scores, threshold, calibration_rows, residual_variance, feature_names, .. } = scored;
     let name = |feature: u32| feature_names.get(feature as usize).cloned().unwrap_or_default();
     let reason = |(feature, contribution)| pb::Reason { feature, name: name(feature), contribution };
     let reasons = scores.reasons.into_iter();

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tokio::sync::{Mutex, Semaphore};
 
-pub use crate::batching::{BatchError, Batcher, Operation, Output, Timing};
+pub use crate::batching::{Batch, BatchError, Batcher, Operation, Output, Timing};
 use crate::batching::{BatchingConfig, Urgency};
 pub use crate::files::{Format as FileFormat, ReadOptions};
 pub use crate::jobs::{

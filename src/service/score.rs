@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{BatchError, Operation, Service, ServiceError};
-use crate::batching::Urgency;
+use crate::batching::{Timing, Urgency};
 use crate::model::{Matrix, ModelName, Selector, Values, Version};
 use crate::registry::LoadedModel;
 
@@ -56,6 +56,8 @@ pub struct Scored {
     pub residual_variance: f64,
     /// Of the model; empty, or one per feature.
     pub feature_names: Vec<String>,
+    /// What its time was spent on.
+    pub timing: Timing,
 }
 
 impl Service {
@@ -100,14 +102,15 @@ impl Service {
         let served = self.compute(&key, operation, rows, deadline, Urgency::Interactive).await?;
         let (calibration_rows, residual_variance) = (statistics.calibration.len(), statistics.residual_variance);
         let feature_names = model.artifact.model.spec().raw().feature_names.clone();
-        let (matrix, judged) = (served.output.matrix, Arc::clone(&model));
+        let (timing, matrix, judged) = (served.output.timing, served.output.matrix, Arc::clone(&model));
         let scores = if matrix.rows() * matrix.columns() <= NUMBERS_AT_ONCE_MAX {
             judge(&judged, matrix, reasons, threshold)?
         } else {
             let judging = tokio::task::spawn_blocking(move || judge(&judged, matrix, reasons, threshold));
             judging.await.map_err(|lost| ServiceError::Internal(format!("scores were lost: {lost}")))??
         };
-        Ok(Scored { version: served.version, scores, threshold, calibration_rows, residual_variance, feature_names })
+        let version = served.version;
+        Ok(Scored { version, scores, threshold, calibration_rows, residual_variance, feature_names, timing })
     }
 }
 
