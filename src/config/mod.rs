@@ -6,6 +6,7 @@
 mod allocator;
 mod layers;
 mod lifecycle;
+mod traces;
 mod transport;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use allocator::settle_allocator;
 use layers::{Layers, read};
 pub use lifecycle::LifecycleArgs;
+pub use traces::TracesArgs;
 pub use transport::TransportArgs;
 
 use crate::batching::BatchingConfig;
@@ -52,6 +54,9 @@ pub struct ServeArgs {
     /// Messages, windows, connections
     #[command(flatten)]
     pub transport: TransportArgs,
+    /// Traces
+    #[command(flatten)]
+    pub traces: TracesArgs,
     /// Most rows computed together [default: 256]
     #[arg(long, value_name = "ROWS")]
     pub batch_rows_max: Option<String>,
@@ -238,6 +243,7 @@ impl Settings {
         })?;
         let defaults = ServerConfig::new(store.clone());
         let transport = layers.transport(&args.transport, &defaults.transport)?;
+        let traces = layers.traces(&args.traces, &defaults.traces)?;
         let batching = BatchingConfig {
             batch_rows_max: layers.count(
                 "batch_rows_max",
@@ -381,8 +387,18 @@ impl Settings {
                 _ => None,
             })?;
         let (told, warnings) = layers.finish()?;
-        let server =
-            ServerConfig { store, transport, batching, executor, jobs, registry, upkeep, drain, shutdown_grace };
+        let server = ServerConfig {
+            store,
+            transport,
+            batching,
+            executor,
+            jobs,
+            registry,
+            traces,
+            upkeep,
+            drain,
+            shutdown_grace,
+        };
         Ok(Self { listen, server, log, log_format, path, warnings, told })
     }
 

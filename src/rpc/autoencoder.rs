@@ -9,6 +9,7 @@ use super::deadline::deadline;
 use super::incremental;
 use super::jobs::follow;
 use super::limits::translate_status;
+use super::observe::RequestContext;
 use super::pb;
 use super::pb::autoencoder_service_server::AutoencoderService;
 use super::pb::train_request::Message as Question;
@@ -34,11 +35,13 @@ impl AutoencoderService for Api {
     }
 
     async fn encode(&self, request: Request<pb::EncodeRequest>) -> Result<Response<pb::EncodeResponse>, Status> {
-        let deadline = deadline(request.extensions());
+        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
         let pb::EncodeRequest { model, rows, code_length } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let rows = convert::matrix("rows", rows)?;
+        context.asks(&name, rows.rows());
         let served = self.service.encode(&name, &selector, rows, code_length, deadline).await?;
+        context.served(served.version, served.output.timing);
         Ok(Response::new(pb::EncodeResponse {
             version: served.version.number(),
             codes: Some(convert::matrix_answer(served.output.matrix)),
@@ -46,11 +49,13 @@ impl AutoencoderService for Api {
     }
 
     async fn decode(&self, request: Request<pb::DecodeRequest>) -> Result<Response<pb::DecodeResponse>, Status> {
-        let deadline = deadline(request.extensions());
+        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
         let pb::DecodeRequest { model, codes, decoder } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let codes = convert::matrix("codes", codes)?;
+        context.asks(&name, codes.rows());
         let served = self.service.decode(&name, &selector, codes, convert::decoder(decoder)?, deadline).await?;
+        context.served(served.version, served.output.timing);
         Ok(Response::new(pb::DecodeResponse {
             pseudo_inverse: served.inverted.map(convert::inverted),
             version: served.version.number(),
@@ -62,11 +67,13 @@ impl AutoencoderService for Api {
         &self,
         request: Request<pb::ReconstructRequest>,
     ) -> Result<Response<pb::ReconstructResponse>, Status> {
-        let deadline = deadline(request.extensions());
+        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
         let pb::ReconstructRequest { model, rows, decoder } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let rows = convert::matrix("rows", rows)?;
+        context.asks(&name, rows.rows());
         let served = self.service.reconstruct(&name, &selector, rows, convert::decoder(decoder)?, deadline).await?;
+        context.served(served.version, served.output.timing);
         Ok(Response::new(pb::ReconstructResponse {
             pseudo_inverse: served.inverted.map(convert::inverted),
             version: served.version.number(),
@@ -77,21 +84,25 @@ impl AutoencoderService for Api {
     }
 
     async fn score(&self, request: Request<pb::ScoreRequest>) -> Result<Response<pb::ScoreResponse>, Status> {
-        let deadline = deadline(request.extensions());
+        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
         let pb::ScoreRequest { model, rows, reasons, false_alarm_rate } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let rows = convert::matrix("rows", rows)?;
+        context.asks(&name, rows.rows());
         let options = ScoreOptions { reasons, false_alarm_rate };
         let scored = self.service.score(&name, &selector, rows, options, deadline).await?;
+        context.served(scored.version, scored.timing);
         Ok(Response::new(convert::scored(scored)))
     }
 
     async fn impute(&self, request: Request<pb::ImputeRequest>) -> Result<Response<pb::ImputeResponse>, Status> {
-        let deadline = deadline(request.extensions());
+        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
         let pb::ImputeRequest { model, rows } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         let rows = convert::matrix("rows", rows)?;
+        context.asks(&name, rows.rows());
         let served = self.service.impute(&name, &selector, rows, deadline).await?;
+        context.served(served.version, served.output.timing);
         Ok(Response::new(pb::ImputeResponse {
             version: served.version.number(),
             rows: Some(convert::matrix_answer(served.output.matrix)),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
@@ -13,9 +14,11 @@ use tonic::{Code, Request, Status, Streaming};
 use super::convert;
 use super::deadline::deadline;
 use super::limits::translate_status;
+use super::observe::RequestContext;
 use super::pb;
 use super::stream::AnswerStream;
 use crate::service::{BatchError, Bulk, BulkTask, Decoder, Readiness, Served, Service, ServiceError, field};
+use crate::telemetry::call::within;
 
 /// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
 const MESSAGES_AHEAD_MAX: usize = 8;
@@ -77,6 +80,7 @@ where
 {
     let exchange = Exchange {
         service: service.clone(),
+        context: RequestContext::of(request.extensions()),
         deadline: deadline(request.extensions()),
         questions: request.into_inner(),
         stopping: service.lifecycle().watch(),
@@ -100,6 +104,7 @@ where
 /// One stream, from its first message to its last answer.
 struct Exchange<Q> {
     service: Service,
+    context: RequestContext,
     deadline: Option<Instant>,
     questions: Streaming<Q>,
     stopping: watch::Receiver<Readiness>,
@@ -164,7 +169,9 @@ impl<Q: Message> Exchange<Q> {
                 served = first(&mut self.under_way), if !self.under_way.is_empty() => {
                     let Some(answered) = self.under_way.pop_front() else { continue };
                     self.bytes_ahead -= answered.bytes;
-                    return Ok(Some(served.map_err(|error| error.of_message(answered.number))?));
+                    let served = served.map_err(|error| error.of_message(answered.number))?;
+                    self.context.served(served.version, served.output.timing);
+                    return Ok(Some(served));
                 }
             }
         }
@@ -200,6 +207,7 @@ impl<Q: Message> Exchange<Q> {
             }
             opened @ None => {
                 let (name, selector) = convert::model_ref(model.clone())?;
+                self.context.asks(&name, 0);
                 let task = task.unwrap_or(Q::TASK);
                 let bulk = self.service.bulk(&name, &selector, task, self.deadline).await?;
                 opened.insert(Opened { model: model.unwrap_or_default(), task, bulk })
@@ -207,8 +215,9 @@ impl<Q: Message> Exchange<Q> {
         };
         let matrix = convert::matrix(field(task.operation()), matrix)?;
         let bytes = bulk.bytes(&matrix);
-        let (bulk, deadline) = (bulk.clone(), self.deadline);
-        let task = tokio::spawn(async move { bulk.compute(matrix, deadline).await });
+        self.context.add_rows(matrix.rows());
+        let (bulk, deadline, ids) = (bulk.clone(), self.deadline, Arc::clone(self.context.ids()));
+        let task = tokio::spawn(within(Some(ids), async move { bulk.compute(matrix, deadline).await }));
         self.under_way.push_back(UnderWay { number, bytes, task });
         self.bytes_ahead += bytes;
         Ok(())

@@ -10,6 +10,7 @@ pub mod inference;
 pub mod jobs;
 pub mod limits;
 pub mod models;
+pub mod observe;
 pub mod pb;
 pub mod status;
 mod stream;

@@ -12,12 +12,13 @@
 //! | `NotRepresentable` | `OUT_OF_RANGE` | |
 //! | `Unavailable` | `UNAVAILABLE` | |
 //! | `Damaged` | `DATA_LOSS` | |
-//! | `Internal` | `INTERNAL` | an opaque id that the log carries too |
+//! | `Internal` | `INTERNAL` | the request's id, which the log carries too |
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::service::{Kind, ServiceError};
+use crate::telemetry::call::{RequestId, current};
 
 /// The code of a kind.
 pub fn code(kind: Kind) -> Code {
@@ -36,13 +37,14 @@ pub fn code(kind: Kind) -> Code {
     }
 }
 
-/// What a caller is told. A fault of ours is logged under an opaque id, and only the id is told.
+/// What a caller is told. A fault of ours is logged under the request's id, and only the id is told.
 #[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
 pub fn status(error: ServiceError) -> Status {
     let kind = error.kind();
     if kind == Kind::Internal {
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        tracing::error!(%id, %error, "internal error");
+        let id = current().map_or_else(RequestId::unique, |ids| ids.request_id.clone());
+        let id = id.as_str();
+        tracing::error!(id, %error, "internal error");
         return Status::internal(format!("internal error {id}: the server's log has more under this id"));
     }
     let mut details = ErrorDetails::new();

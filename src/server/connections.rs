@@ -17,7 +17,9 @@ use super::lingering::Lingering;
 use super::transport::TransportConfig;
 use crate::rpc::deadline::InTime;
 use crate::rpc::limits;
+use crate::rpc::observe::Observe;
 use crate::service::Readiness;
+use crate::telemetry::traces::Traces;
 
 /// Ages that connections reach in turn, all within 10 % of the setting: clients that came together, after a restart for
 /// example, do not all come back together. tonic knows one age a server, so there is a server for each.
@@ -35,14 +37,17 @@ pub(super) async fn serve(
     listener: TcpListener,
     transport: TransportConfig,
     routes: Routes,
+    traces: Traces,
     lifecycle: watch::Receiver<Readiness>,
 ) -> Result<(), tonic::transport::Error> {
     let (senders, servers): (Vec<_>, Vec<_>) = ages(transport.connection_age_max)
         .into_iter()
         .map(|age| {
             let (sender, accepted) = mpsc::channel(ACCEPTED_WAITING_MAX);
+            let traces = traces.clone();
             let router = transport
                 .builder(age)
+                .layer(layer_fn(move |inner| Observe::new(inner, traces.clone())))
                 .layer(layer_fn(InTime::new))
                 .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
                 .add_routes(routes.clone());

@@ -28,6 +28,7 @@ use crate::rpc::{Api, pb};
 use crate::service::{Lifecycle, Readiness, Service, Upkeep, UpkeepConfig};
 use crate::store::local::LocalStore;
 use crate::store::{ModelStore, StoreError};
+use crate::telemetry::traces::{BadTraces, Traces, TracesConfig};
 pub use orders::{Orders, Stop};
 pub use transport::{BadTransport, TransportConfig};
 
@@ -37,6 +38,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 const TIDY_INTERVAL: Duration = Duration::from_mins(1);
 /// Training that is stopped in a hurry has this long to write down where it can go on.
 const HURRIED_GRACE: Duration = Duration::from_secs(2);
+/// How long the end waits for a collector of traces.
+const TRACES_GRACE: Duration = Duration::from_secs(2);
 
 /// What a server is told. Each layer checks its own part.
 #[derive(Clone, Debug)]
@@ -57,6 +60,8 @@ pub struct ServerConfig {
     pub upkeep: UpkeepConfig,
     /// From a signal to drain until no new connection is accepted; part of the grace.
     pub drain: Duration,
+    /// What is traced.
+    pub traces: TracesConfig,
     /// From the signal to stop until everything that was accepted must have been answered.
     pub shutdown_grace: Duration,
 }
@@ -73,6 +78,7 @@ impl ServerConfig {
             registry: RegistryConfig::default(),
             upkeep: UpkeepConfig::default(),
             drain: Duration::from_secs(3),
+            traces: TracesConfig::default(),
             shutdown_grace: Duration::from_secs(25),
         }
     }
@@ -101,6 +107,9 @@ pub enum ServerError {
     /// A setting of the transport.
     #[error(transparent)]
     Setting(#[from] BadTransport),
+    /// The collector of traces.
+    #[error(transparent)]
+    Traces(#[from] BadTraces),
     /// The network.
     #[error("serving failed: {0}")]
     Transport(#[from] tonic::transport::Error),
@@ -124,12 +133,14 @@ pub struct Opened {
     jobs: Jobs,
     transport: TransportConfig,
     drain: Duration,
+    traces: Traces,
     shutdown_grace: Duration,
 }
 
 /// Opens everything that can fail before the first request.
 pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     config.transport.check()?;
+    let traces = Traces::start(&config.traces)?;
     if let Some(folder) = config.jobs.train_folder.clone() {
         blocking(move || match std::fs::read_dir(&folder) {
             Ok(_) => Ok(()),
@@ -150,7 +161,7 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         blocking(move || Jobs::open(jobs, registry, floor)).await?
     };
     let ServerConfig { transport, drain, shutdown_grace, .. } = config;
-    Ok(Opened { registry, batcher, jobs, transport, drain, shutdown_grace })
+    Ok(Opened { registry, batcher, jobs, transport, traces, drain, shutdown_grace })
 }
 
 impl Opened {
@@ -158,7 +169,7 @@ impl Opened {
     /// connections, answers to what was accepted, training to a checkpoint (it goes on at the next start), return. A
     /// further order to stop ends the step that is under way.
     pub async fn serve(self, listener: TcpListener, mut orders: Orders) -> Result<(), ServerError> {
-        let Self { registry, batcher, jobs, transport, drain, shutdown_grace } = self;
+        let Self { registry, batcher, jobs, transport, traces, drain, shutdown_grace } = self;
         let lifecycle = Lifecycle::default();
         let service = Service::new(registry.clone(), batcher.clone(), jobs.clone(), lifecycle.clone());
         let api = Api::new(service.clone());
@@ -186,7 +197,7 @@ impl Opened {
                     .max_encoding_message_size(usize::MAX),
             )
             .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max));
-        let serving = tokio::spawn(connections::serve(listener, transport, routes, lifecycle.watch()));
+        let serving = tokio::spawn(connections::serve(listener, transport, routes, traces.clone(), lifecycle.watch()));
         tokio::pin!(serving);
 
         let (stop, outcome) = tokio::select! {
@@ -237,6 +248,7 @@ impl Opened {
         let drained = batcher.clone();
         let _ = timeout_at(until, blocking(move || drained.drain())).await;
         let _ = keeper.await;
+        traces.shut_down(TRACES_GRACE).await;
         let Stats { answered, refused, batches, rows, .. } = batcher.stats();
         tracing::info!(answered, refused, batches, rows, "stopped");
         Ok(outcome?)

@@ -11,6 +11,7 @@ use self::describe::Face;
 use super::Api;
 use super::deadline::deadline;
 use super::limits::translate_status;
+use super::observe::RequestContext;
 use super::pb::inference as pb;
 use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
 use super::pb::inference::infer_parameter::ParameterChoice;
@@ -120,22 +121,22 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::ModelInferRequest>,
     ) -> Result<Response<pb::ModelInferResponse>, Status> {
-        let deadline = deadline(request.extensions());
-        Ok(Response::new(infer(self, request.into_inner(), deadline).await?))
+        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
+        Ok(Response::new(infer(self, request.into_inner(), &context, deadline).await?))
     }
 
     async fn model_stream_infer(
         &self,
         request: Request<Streaming<pb::ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
-        let deadline = deadline(request.extensions());
+        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
         let (api, mut questions) = (self.clone(), request.into_inner());
         Ok(Response::new(driven(|answers| async move {
             while let Some(question) =
                 questions.message().await.map_err(|status| Ending::Status(translate_status(status)))?
             {
                 let (model_name, id) = (question.model_name.clone(), question.id.clone());
-                let answer = match infer(&api, question, deadline).await {
+                let answer = match infer(&api, question, &context, deadline).await {
                     Ok(answer) => pb::ModelStreamInferResponse { infer_response: Some(answer), ..Default::default() },
                     Err(error) => pb::ModelStreamInferResponse {
                         error_message: Status::from(error).message().to_owned(),
@@ -249,6 +250,7 @@ impl Api {
 async fn infer(
     api: &Api,
     mut question: pb::ModelInferRequest,
+    context: &RequestContext,
     deadline: Option<Instant>,
 ) -> Result<pb::ModelInferResponse, ServiceError> {
     let (name, mut face) = model(&question.model_name)?;
@@ -264,12 +266,14 @@ async fn infer(
         (timeout, deadline) => timeout.or(deadline),
     };
     let rows = tensors::matrix(&mut question, face.input())?;
+    context.asks(&name, rows.rows());
     let service = &api.service;
     let served = match face {
         Face::Encode => service.encode(&name, &selector, rows, 0, deadline).await?,
         Face::Decode => service.decode(&name, &selector, rows, Decoder::Transpose, deadline).await?,
         Face::Reconstruct => service.reconstruct(&name, &selector, rows, Decoder::Transpose, deadline).await?,
     };
+    context.served(served.version, served.output.timing);
     let Output { matrix, squared_errors, .. } = served.output;
     let outputs = match face {
         Face::Encode => vec![tensors::output("CODE", matrix)],

@@ -1,0 +1,84 @@
+//! What is noted of a call while it is served.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use http::Extensions;
+
+use crate::service::{ModelName, Timing, Version};
+use crate::telemetry::call::{CallIds, RequestId};
+
+/// A call's ids, and what its handler finds out about it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RequestContext(Arc<Notes>);
+
+#[derive(Debug)]
+struct Notes {
+    ids: Arc<CallIds>,
+    asked: OnceLock<Asked>,
+    served: OnceLock<Outcome>,
+    rows: AtomicU64,
+}
+
+/// What a call wants.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) model: ModelName,
+    /// When all of the question was there.
+    pub(super) received_at: Instant,
+}
+
+/// What it got.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) version: Version,
+    pub(super) timing: Timing,
+}
+
+impl RequestContext {
+    pub(super) fn new(ids: CallIds) -> Self {
+        let (ids, rows) = (Arc::new(ids), AtomicU64::new(0));
+        Self(Arc::new(Notes { ids, asked: OnceLock::new(), served: OnceLock::new(), rows }))
+    }
+
+    /// Of a call that came through [`super::Observe`]; any other is noted for nobody.
+    pub fn of(extensions: &Extensions) -> Self {
+        let unobserved = || Self::new(CallIds { request_id: RequestId::unique(), trace_id: None });
+        extensions.get::<Self>().cloned().unwrap_or_else(unobserved)
+    }
+
+    /// The ids.
+    pub fn ids(&self) -> &Arc<CallIds> {
+        &self.0.ids
+    }
+
+    /// The question is there: so many rows for a model.
+    pub(crate) fn asks(&self, model: &ModelName, rows: usize) {
+        let received_at = Instant::now();
+        let _ = self.0.asked.set(Asked { model: model.clone(), received_at });
+        self.add_rows(rows);
+    }
+
+    /// More rows, of a stream.
+    pub(crate) fn add_rows(&self, rows: usize) {
+        self.0.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// The question is answered; of a stream, the first.
+    pub(crate) fn served(&self, version: Version, timing: Timing) {
+        let _ = self.0.served.set(Outcome { version, timing });
+    }
+
+    pub(super) fn asked(&self) -> Option<&Asked> {
+        self.0.asked.get()
+    }
+
+    pub(super) fn outcome(&self) -> Option<&Outcome> {
+        self.0.served.get()
+    }
+
+    pub(super) fn rows(&self) -> u64 {
+        self.0.rows.load(Ordering::Relaxed)
+    }
+}

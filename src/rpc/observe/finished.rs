@@ -1,0 +1,253 @@
+//! A call from its headers to its last byte, and what is told of it then.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Uri};
+use opentelemetry::trace::{SpanId, TraceId};
+use tonic::Code;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tracing::Level;
+
+use super::RequestContext;
+use super::traceparent::TraceParent;
+use crate::service::{Batch, Timing};
+use crate::telemetry::call::{CallIds, Entered, RequestId};
+use crate::telemetry::ids;
+use crate::telemetry::traces::{BatchTrace, CallTrace, Part, Traces, count};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const QUEUE_US: HeaderName = HeaderName::from_static("halfhitch-queue-us");
+const COMPUTE_US: HeaderName = HeaderName::from_static("halfhitch-compute-us");
+const BATCH_ROWS: HeaderName = HeaderName::from_static("halfhitch-batch-rows");
+
+/// Methods whose questions are computed in batches, one question a call.
+const IN_BATCHES: [&str; 6] = [
+    "/halfhitch.v1.AutoencoderService/Encode",
+    "/halfhitch.v1.AutoencoderService/Decode",
+    "/halfhitch.v1.AutoencoderService/Reconstruct",
+    "/halfhitch.v1.AutoencoderService/Score",
+    "/halfhitch.v1.AutoencoderService/Impute",
+    "/inference.GRPCInferenceService/ModelInfer",
+];
+
+/// One call. Dropped before its end, it was left by its caller.
+#[derive(Debug)]
+pub(super) struct Call {
+    context: RequestContext,
+    traces: Traces,
+    uri: Uri,
+    peer: Option<SocketAddr>,
+    in_batches: bool,
+    began: Instant,
+    sampled: Option<Sampled>,
+    has_ended: bool,
+}
+
+/// Where its span will be.
+#[derive(Clone, Copy, Debug)]
+struct Sampled {
+    trace_id: TraceId,
+    span_id: SpanId,
+    parent: SpanId,
+    began: SystemTime,
+}
+
+impl Call {
+    pub(super) fn begin<B>(traces: Traces, request: &Request<B>) -> Self {
+        let (headers, began) = (request.headers(), Instant::now());
+        let parent = TraceParent::of(headers);
+        let sampled = traces.samples(parent.map(|parent| parent.is_sampled)).then(|| Sampled {
+            trace_id: parent.map_or_else(ids::trace_id, |parent| parent.trace_id),
+            span_id: ids::span_id(),
+            parent: parent.map_or(SpanId::INVALID, |parent| parent.span_id),
+            began: SystemTime::now(),
+        });
+        let given = headers.get(REQUEST_ID).and_then(|id| RequestId::parse(id.as_bytes()));
+        let request_id = given.unwrap_or_else(RequestId::unique);
+        let trace_id = sampled.map(|sampled| sampled.trace_id).or(parent.map(|parent| parent.trace_id));
+        Self {
+            context: RequestContext::new(CallIds { request_id, trace_id }),
+            traces,
+            uri: request.uri().clone(),
+            peer: peer(request.extensions()),
+            in_batches: IN_BATCHES.contains(&request.uri().path()),
+            began,
+            sampled,
+            has_ended: false,
+        }
+    }
+
+    pub(super) fn context(&self) -> &RequestContext {
+        &self.context
+    }
+
+    /// Of a single question that was answered.
+    fn timing(&self) -> Option<Timing> {
+        self.context.outcome().filter(|_| self.in_batches).map(|outcome| outcome.timing)
+    }
+
+    /// Puts what there is to say into trailers.
+    pub(super) fn tell(&self, trailers: &mut HeaderMap) {
+        let id = HeaderValue::from_maybe_shared(self.context.ids().request_id.bytes());
+        if let Ok(id) = id {
+            trailers.insert(REQUEST_ID, id);
+        }
+        if self.in_batches {
+            let Timing { queued, compute, batch_rows, .. } = self.timing().unwrap_or_default();
+            trailers.insert(QUEUE_US, microseconds(queued).into());
+            trailers.insert(COMPUTE_US, microseconds(compute).into());
+            trailers.insert(BATCH_ROWS, batch_rows.into());
+        }
+    }
+
+    /// Tells of its end; `None`: there was no status of gRPC.
+    pub(super) fn end(&mut self, code: Option<Code>) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        let is_ours = matches!(code, Some(Code::Internal | Code::Unknown | Code::DataLoss));
+        let is_logged = if is_ours { tracing::enabled!(Level::WARN) } else { tracing::enabled!(Level::DEBUG) };
+        if is_logged {
+            self.log(code, is_ours);
+        }
+        if let Some(sampled) = self.sampled {
+            self.traces.record(self.trace(sampled, code, is_ours));
+        }
+    }
+
+    fn log(&self, code: Option<Code>, is_ours: bool) {
+        let mut ids = Some(Arc::clone(self.context.ids()));
+        let _entered = Entered::new(&mut ids);
+        let code = code.map(|code| format!("{code:?}")).unwrap_or_default();
+        let method = self.method().unwrap_or(("", self.uri.path()));
+        let (service, method) = (shown(method.0), shown(method.1));
+        let model = self.model().unwrap_or_default();
+        let Timing { queued, compute, batch, .. } = self.timing().unwrap_or_default();
+        let batch = batch.map_or(0, |batch| batch.number);
+        let [queue_us, compute_us, total_us] = [queued, compute, self.began.elapsed()].map(microseconds);
+        let (rows, peer) = (self.context.rows(), self.peer.map(|peer| peer.to_string()).unwrap_or_default());
+        macro_rules! line {
+            ($log:ident, $said:literal) => {
+                tracing::$log!(service, method, model, code, rows, queue_us, compute_us, total_us, batch, peer, $said)
+            };
+        }
+        if is_ours {
+            line!(warn, "a call failed by a fault of ours");
+        } else {
+            line!(debug, "call");
+        }
+    }
+
+    /// Package and service, and method.
+    fn method(&self) -> Option<(&str, &str)> {
+        self.uri.path().strip_prefix('/')?.split_once('/')
+    }
+
+    /// Name and, once that is known, version.
+    fn model(&self) -> Option<String> {
+        let asked = self.context.asked()?;
+        let version = self.context.outcome().map(|outcome| outcome.version);
+        Some(version.map_or_else(|| asked.model.to_string(), |version| format!("{}@{version}", asked.model)))
+    }
+
+    fn trace(&self, sampled: Sampled, code: Option<Code>, is_ours: bool) -> CallTrace {
+        let Sampled { trace_id, span_id, parent, began } = sampled;
+        let took = self.began.elapsed();
+        // What nobody serves has whatever name its caller gave it.
+        let (service, method) = match (self.method(), code) {
+            (Some((service, method)), Some(code)) if code != Code::Unimplemented => (shown(service), shown(method)),
+            _ => ("_OTHER".to_owned(), "_OTHER".to_owned()),
+        };
+        let ids = self.context.ids();
+        let mut attributes = vec![("halfhitch.request_id", ids.request_id.as_str().to_owned().into())];
+        if let Some(asked) = self.context.asked() {
+            attributes.push(("halfhitch.model", asked.model.to_string().into()));
+            attributes.push(("halfhitch.rows", count(self.context.rows())));
+        }
+        if let Some(outcome) = self.context.outcome() {
+            attributes.push(("halfhitch.version", count(outcome.version.number())));
+        }
+        if let Some(peer) = self.peer {
+            attributes.push(("client.address", peer.ip().to_string().into()));
+            attributes.push(("client.port", i64::from(peer.port()).into()));
+        }
+        let batch = self.timing().and_then(|timing| timing.batch);
+        CallTrace {
+            trace_id,
+            span_id,
+            parent,
+            service,
+            method,
+            code: code.map_or(Code::Unknown, |code| code) as i32,
+            fault: is_ours.then_some("a fault of this server: its log has more under the request id"),
+            began,
+            took,
+            attributes,
+            parts: self.parts(took),
+            batch: batch.map(|batch| self.batch(&batch, took)),
+        }
+    }
+
+    /// So long after the call began, and not after its end.
+    fn since(&self, at: Option<Instant>, took: Duration) -> Duration {
+        at.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.began)).min(took)
+    }
+
+    /// What was done: in order, and within the call.
+    fn parts(&self, took: Duration) -> Vec<Part> {
+        let Some(asked) = self.context.asked().filter(|_| self.in_batches) else { return Vec::new() };
+        let received = self.since(Some(asked.received_at), took);
+        let part = |name, from, until| Part { name, from, until, in_batch: name == "compute" };
+        let mut parts = vec![part("receive", Duration::ZERO, received)];
+        if let Some((timing, batch)) = self.timing().and_then(|timing| Some((timing, timing.batch?))) {
+            // Backwards from where a clock was read. Of a question that many batches computed, some at the same time, as much
+            // as there was time for.
+            let computed = self.since(Some(batch.computed_at), took).max(received);
+            let back = |from: Duration, by: Duration| from.saturating_sub(by).max(received);
+            let assembled = back(computed, timing.compute);
+            let queued = back(assembled, timing.assembly);
+            let accepted = back(queued, timing.queued);
+            parts.push(part("queue", accepted, queued));
+            parts.push(part("assemble", queued, assembled));
+            parts.push(part("compute", assembled, computed));
+            parts.push(part("reply", computed, took));
+        }
+        parts
+    }
+
+    fn batch(&self, batch: &Batch, took: Duration) -> BatchTrace {
+        let Batch { number, operation, rows, requests, assembly, compute, computed_at } = *batch;
+        BatchTrace {
+            number,
+            rows,
+            requests,
+            model: self.model().unwrap_or_default(),
+            operation: format!("{operation:?}"),
+            from: self.since(computed_at.checked_sub(assembly + compute), took),
+            until: self.since(Some(computed_at), took),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end(Some(Code::Cancelled));
+    }
+}
+
+/// What a caller calls something, as far as it is worth telling.
+fn shown(name: &str) -> String {
+    name.chars().take(100).collect()
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn peer(extensions: &http::Extensions) -> Option<SocketAddr> {
+    let over_tls = || extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
+    extensions.get::<TcpConnectInfo>().or_else(over_tls)?.remote_addr()
+}

@@ -1,0 +1,140 @@
+//! Around every call: its ids, what it cost as trailers, a line of the log, and its trace.
+//!
+//! What is neither logged nor traced costs a request id, a few headers and nothing else.
+
+mod context;
+mod finished;
+mod traceparent;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::Service;
+
+pub use context::RequestContext;
+use finished::Call;
+
+use crate::telemetry::call::{CallIds, Entered, within};
+use crate::telemetry::traces::Traces;
+
+/// Observes the calls of the service inside.
+#[derive(Clone, Debug)]
+pub struct Observe<S> {
+    inner: S,
+    traces: Traces,
+}
+
+impl<S> Observe<S> {
+    /// Around a service.
+    pub fn new(inner: S, traces: Traces) -> Self {
+        Self { inner, traces }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Observe<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let call = Call::begin(self.traces.clone(), &request);
+        request.extensions_mut().insert(call.context().clone());
+        let mut ids = Some(Arc::clone(call.context().ids()));
+        let answer = {
+            let _entered = Entered::new(&mut ids);
+            self.inner.call(request)
+        };
+        Box::pin(async move { within(ids, answer).await.map(|response| observed(call, response)) })
+    }
+}
+
+/// The status that headers or trailers tell.
+fn code(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
+}
+
+/// The answer, with what there is to say behind it.
+fn observed(mut call: Call, mut response: Response<Body>) -> Response<Body> {
+    if let Some(code) = code(response.headers()) {
+        call.tell(response.headers_mut());
+        call.end(Some(code));
+        return response;
+    }
+    if response.body().is_end_stream() {
+        // Nothing that gRPC knows: a status of HTTP says what it is.
+        call.end(None);
+        return response;
+    }
+    response.map(|inner| {
+        let ids = Some(Arc::clone(call.context().ids()));
+        Body::new(Observed { inner, ids, call: Some(call) })
+    })
+}
+
+/// The body of an answer, whose trailers say more.
+struct Observed {
+    inner: Body,
+    ids: Option<Arc<CallIds>>,
+    /// Until its end was seen. Dropped before, it was left.
+    call: Option<Call>,
+}
+
+impl http_body::Body for Observed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { inner, ids, call } = self.get_mut();
+        let frame = {
+            let _entered = Entered::new(ids);
+            ready!(Pin::new(inner).poll_frame(context))
+        };
+        Poll::Ready(match frame {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut()
+                    && let Some(mut call) = call.take()
+                {
+                    call.tell(trailers);
+                    call.end(code(trailers));
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(status)) => {
+                if let Some(mut call) = call.take() {
+                    call.end(Some(status.code()));
+                }
+                Some(Err(status))
+            }
+            None => {
+                if let Some(mut call) = call.take() {
+                    call.end(None);
+                }
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
