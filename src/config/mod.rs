@@ -394,9 +394,9 @@ impl Settings {
             executor,
             jobs,
             registry,
-            traces,
             upkeep,
             drain,
+            traces,
             shutdown_grace,
         };
         Ok(Self { listen, server, log, log_format, path, warnings, told })

@@ -161,7 +161,7 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         blocking(move || Jobs::open(jobs, registry, floor)).await?
     };
     let ServerConfig { transport, drain, shutdown_grace, .. } = config;
-    Ok(Opened { registry, batcher, jobs, transport, traces, drain, shutdown_grace })
+    Ok(Opened { registry, batcher, jobs, transport, drain, traces, shutdown_grace })
 }
 
 impl Opened {
@@ -169,7 +169,7 @@ impl Opened {
     /// connections, answers to what was accepted, training to a checkpoint (it goes on at the next start), return. A
     /// further order to stop ends the step that is under way.
     pub async fn serve(self, listener: TcpListener, mut orders: Orders) -> Result<(), ServerError> {
-        let Self { registry, batcher, jobs, transport, traces, drain, shutdown_grace } = self;
+        let Self { registry, batcher, jobs, transport, drain, traces, shutdown_grace } = self;
         let lifecycle = Lifecycle::default();
         let service = Service::new(registry.clone(), batcher.clone(), jobs.clone(), lifecycle.clone());
         let api = Api::new(service.clone());

@@ -190,8 +190,9 @@ async fn told_to_stop_with_a_full_queue_it_answers_everything_that_it_accepted()
     let folder = temporary_store();
     publish(folder.path(), "m");
     let log = folder.path().join("log");
-    let flags = ["--serving-threads", "1", "--queue-rows-max", "4096"];
-    let server = ServerProcess::start_logging(folder.path(), &flags, &log);
+    let flags = ["--serving-threads", "1", "--queue-rows-max", "4096", "--log-format", "json"];
+    let file = fs::File::create(&log).expect("a file");
+    let server = ServerProcess::start_logging(folder.path(), &flags, file);
     let mut probe = HealthClient::new(crate::support::channel(server.address()).await);
     becomes(&mut probe, "", Ok(ServingStatus::Serving)).await;
     let mut callers = JoinSet::new();

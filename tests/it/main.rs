@@ -37,6 +37,7 @@ mod serving;
 mod support;
 mod theory;
 mod torture;
+mod traces;
 mod training;
 mod training_memory;
 mod transport;

@@ -1,5 +1,6 @@
 //! The binary as a process of its own: to be killed, measured, and told to stop.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,7 +18,7 @@ pub(crate) fn halfhitch() -> Command {
 fn undisturbed(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HALFHITCH_") {
+        if ["HALFHITCH_", "OTEL_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
         }
     }
@@ -48,7 +49,15 @@ impl ServerProcess {
         command.env("HALFHITCH_DRAIN_SECONDS", "0");
         command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store).args(flags);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
-        Self::spawn(command)
+        Self::spawn(command, Stdio::null())
+    }
+
+    /// With more flags, and a file for its log.
+    pub(crate) fn start_logging(store: &Path, flags: &[&str], log: File) -> Self {
+        let mut command = halfhitch();
+        command.env("HALFHITCH_DRAIN_SECONDS", "0");
+        command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store).args(flags);
+        Self::spawn(command, log.into())
     }
 
     /// In a mount namespace of its own, over a disk of `size` that ends with it.
@@ -60,7 +69,7 @@ impl ServerProcess {
             .args([env!("CARGO_BIN_EXE_halfhitch"), "serve", "--listen", "127.0.0.1:0", "--store"])
             .arg(store)
             .args(flags);
-        Self::spawn(command)
+        Self::spawn(command, Stdio::null())
     }
 
     /// In a mount namespace of its own where nothing can be written but `store`, a small disk that ends with it; none where
@@ -81,22 +90,10 @@ impl ServerProcess {
         command.args([env!("CARGO_BIN_EXE_halfhitch"), "serve", "--listen", "127.0.0.1:0", "--store"]).arg(store);
         // Of so small a disk nothing can be left free.
         command.env("HALFHITCH_DRAIN_SECONDS", "0").env("HALFHITCH_DISK_FREE_BYTES_MIN", "0");
-        Some(Self::spawn(command))
+        Some(Self::spawn(command, Stdio::null()))
     }
 
-    /// With more flags, and a log in JSON that goes to a file.
-    pub(crate) fn start_logging(store: &Path, flags: &[&str], log: &Path) -> Self {
-        let mut command = halfhitch();
-        command.env("HALFHITCH_DRAIN_SECONDS", "0");
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--store"]).arg(store).args(flags);
-        Self::spawn_with(command, std::fs::File::create(log).expect("a file").into())
-    }
-
-    fn spawn(command: Command) -> Self {
-        Self::spawn_with(command, Stdio::null())
-    }
-
-    fn spawn_with(mut command: Command, log: Stdio) -> Self {
+    fn spawn(mut command: Command, log: Stdio) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let address = loop {
