@@ -37,7 +37,9 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
         [(started, assembled), (assembled, computed_at)].map(|(from, until)| until.saturating_duration_since(from));
     let mut timing = Timing::after(Duration::ZERO);
     let (number, operation) = (queue.count(rows), question.operation);
-    timing.add(&Batch { number, operation, rows, requests: 1, assembly, compute, computed_at });
+    let done = Batch { number, operation, rows, requests: 1, assembly, compute, computed_at };
+    timing.add(&done);
+    done.measure(&question.model.measures().kinds[operation as usize]);
     question.model.usage().batch(question.operation as usize, rows);
     if !computed.is_finite()
         && let Some(row) = computed.first_not_finite(0..rows)

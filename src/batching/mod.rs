@@ -31,7 +31,7 @@ use crate::model::Matrix;
 use crate::numeric::LANES;
 use crate::registry::LoadedModel;
 use crate::registry::usage::KINDS;
-use queue::{Admitted, Queue};
+use queue::{Admitted, Departure, Queue};
 use request::{Answer, Key, Question};
 use sync::atomic::{AtomicU64, Ordering};
 use sync::{Mutex, MutexGuard};
@@ -62,6 +62,32 @@ pub enum Operation {
 const _: () = assert!((Operation::Impute as usize) < KINDS, "a kind for each operation");
 
 impl Operation {
+    /// All of them, by their numbers.
+    pub const ALL: [Self; KINDS] = [
+        Self::Encode,
+        Self::Decode,
+        Self::Reconstruct,
+        Self::DecodePseudoInverse,
+        Self::ReconstructPseudoInverse,
+        Self::Score,
+        Self::Explain,
+        Self::Impute,
+    ];
+
+    /// As a word, for example of a label.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Encode => "encode",
+            Self::Decode => "decode",
+            Self::Reconstruct => "reconstruct",
+            Self::DecodePseudoInverse => "decode_pseudo_inverse",
+            Self::ReconstructPseudoInverse => "reconstruct_pseudo_inverse",
+            Self::Score => "score",
+            Self::Explain => "explain",
+            Self::Impute => "impute",
+        }
+    }
+
     /// Whether it decodes with [`LoadedModel::inverse`], which must be there.
     pub fn needs_inverse(self) -> bool {
         matches!(self, Self::DecodePseudoInverse | Self::ReconstructPseudoInverse)
@@ -137,10 +163,16 @@ pub struct Stats {
     pub batches: u64,
     /// Rows computed so far.
     pub rows: u64,
+    /// Rows that were not computed because their callers left.
+    pub cancelled_rows: u64,
+    /// Rows that were not computed because their deadlines passed.
+    pub expired_rows: u64,
     /// Rows accepted and not yet computed.
     pub waiting_rows: usize,
     /// Bytes of requests, and of their answers, that are not yet answered.
     pub waiting_bytes: usize,
+    /// How long the first to come of those who wait has waited.
+    pub oldest: Duration,
 }
 
 /// The batching layer. Cheap to clone.
@@ -211,6 +243,9 @@ impl Batcher {
                 self.inner.answered.fetch_add(1, Ordering::Relaxed);
                 let Timing { queued, assembly, compute, .. } = output.timing;
                 usage.answered(kind, time, queued, assembly, compute);
+                let measures = &of.measures().kinds[kind];
+                measures.request.observe_time(time);
+                measures.queue.observe_time(queued);
                 Ok(output)
             }
             Err(error) => {
@@ -250,15 +285,19 @@ impl Batcher {
             return inline::answer(queue, &question);
         }
         let Admitted { key, ticket, answer } = queue.admit(question)?;
-        let mut place = Place { queue, key, ticket, answered: false };
+        let mut place = Place { queue, key, ticket, leaves: Some(Departure::Left) };
         let answer = match deadline {
             None => answer.await,
             // On the way out the place is left: what has not started is forgotten.
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| BatchError::DeadlineExceeded)?
-            }
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    place.leaves = Some(Departure::Expired);
+                    return Err(BatchError::DeadlineExceeded);
+                }
+            },
         };
-        place.answered = true;
+        place.leaves = None;
         answer.unwrap_or(Err(BatchError::WorkerLost))
     }
 
@@ -272,13 +311,17 @@ impl Batcher {
         let Inner { queue, answered, refused, .. } = &*self.inner;
         let (batches, rows) = queue.computed();
         let (waiting_rows, waiting_bytes) = queue.waiting();
+        let (cancelled_rows, expired_rows) = queue.departed();
         Stats {
             answered: answered.load(Ordering::Relaxed),
             refused: refused.load(Ordering::Relaxed),
             batches,
             rows,
+            cancelled_rows,
+            expired_rows,
             waiting_rows,
             waiting_bytes,
+            oldest: queue.oldest(Instant::now()),
         }
     }
 
@@ -306,13 +349,14 @@ struct Place<'a> {
     queue: &'a Queue,
     key: Key,
     ticket: u64,
-    answered: bool,
+    /// Why, if it has no answer when it is dropped.
+    leaves: Option<Departure>,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if !self.answered {
-            self.queue.withdraw(&self.key, self.ticket);
+        if let Some(why) = self.leaves {
+            self.queue.withdraw(&self.key, self.ticket, why);
         }
     }
 }

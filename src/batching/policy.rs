@@ -89,7 +89,7 @@ pub(super) struct Turn<T> {
     /// All of one key; empty only if nothing waits any more.
     pub(super) batch: Vec<Piece<T>>,
     /// Requests that nobody wanted any more: they are in no batch, and wait no longer.
-    pub(super) dropped: Vec<T>,
+    pub(super) dropped: Vec<Piece<T>>,
 }
 
 impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
@@ -104,6 +104,12 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
     /// Lines in which something waits.
     pub(super) fn count(&self) -> usize {
         self.turns.len()
+    }
+
+    /// What waits at the head of each line, of either urgency: the first to come.
+    pub(super) fn heads(&self) -> impl Iterator<Item = &T> {
+        let waits = self.by_key.values().flat_map(|line| [&line.interactive, &line.bulk]);
+        waits.filter_map(|wait| wait.requests.front()).map(|waiting| &waiting.request)
     }
 
     /// Rows that would go before a request that came now.
@@ -133,7 +139,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
     }
 
     /// Takes out what is left of a request; `None` if all its rows went into batches.
-    pub(super) fn withdraw(&mut self, key: &K, ticket: u64) -> Option<T> {
+    pub(super) fn withdraw(&mut self, key: &K, ticket: u64) -> Option<Piece<T>> {
         let line = self.by_key.get_mut(key)?;
         let withdrawn = line.interactive.remove(ticket).or_else(|| line.bulk.remove(ticket))?;
         if line.rows() == 0 {
@@ -196,11 +202,11 @@ impl<T> Wait<T> {
     }
 
     /// Takes out what is left of a request.
-    fn remove(&mut self, ticket: u64) -> Option<T> {
+    fn remove(&mut self, ticket: u64) -> Option<Piece<T>> {
         let place = self.requests.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
-        let removed = self.requests.remove(place)?;
-        self.rows -= removed.rows.len();
-        Some(removed.request)
+        let Waiting { ticket, request, rows } = self.requests.remove(place)?;
+        self.rows -= rows.len();
+        Some(Piece { ticket, request, rows })
     }
 }
 
@@ -215,7 +221,12 @@ impl<T: Clone> Line<T> {
     }
 
     /// Fills a batch of at most `room` rows from the head. Empty only if the line is.
-    fn cut(&mut self, mut room: usize, wanted: &mut impl FnMut(&T) -> bool, dropped: &mut Vec<T>) -> Vec<Piece<T>> {
+    fn cut(
+        &mut self,
+        mut room: usize,
+        wanted: &mut impl FnMut(&T) -> bool,
+        dropped: &mut Vec<Piece<T>>,
+    ) -> Vec<Piece<T>> {
         let mut batch = Vec::new();
         while room > 0 {
             if self.bulk.rows == 0 {
@@ -229,7 +240,8 @@ impl<T: Clone> Line<T> {
             let Some(mut waiting) = wait.requests.pop_front() else { break };
             if !wanted(&waiting.request) {
                 wait.rows -= waiting.rows.len();
-                dropped.push(waiting.request);
+                let Waiting { ticket, request, rows } = waiting;
+                dropped.push(Piece { ticket, request, rows });
                 continue;
             }
             let end = waiting.rows.end.min(waiting.rows.start + most);
@@ -266,6 +278,10 @@ mod tests {
 
     fn next<K: Clone + Eq + Hash, T: Clone>(lines: &mut Lines<K, T>, rows_max: usize) -> Turn<T> {
         lines.next(rows_max, |_, _| FREE, |_| true)
+    }
+
+    fn requests<T>(pieces: Vec<Piece<T>>) -> Vec<T> {
+        pieces.into_iter().map(|piece| piece.request).collect()
     }
 
     fn rows<T>(turn: &Turn<T>) -> usize {
@@ -453,11 +469,11 @@ mod tests {
         push(&mut lines, "b", 4, 4);
         let turn = lines.next(16, |_, _| TURN.as_secs_f64(), |request| *request % 2 == 1);
         let batch: Vec<_> = turn.batch.iter().map(|piece| piece.request).collect();
-        assert_eq!((batch, turn.dropped), (vec![1, 3], vec![0, 2]));
+        assert_eq!((batch, requests(turn.dropped)), (vec![1, 3], vec![0, 2]));
         // A line of unwanted requests alone gives its turn to the next.
         push(&mut lines, "c", 5, 4);
         let turn = lines.next(16, |_, _| FREE, |request| *request == 5);
-        assert_eq!((turn.batch[0].request, turn.dropped), (5, vec![4]));
+        assert_eq!((turn.batch[0].request, requests(turn.dropped)), (5, vec![4]));
         assert!(lines.is_empty());
     }
 
@@ -466,13 +482,13 @@ mod tests {
         for urgency in [Urgency::Interactive, Urgency::Bulk] {
             let mut lines = Lines::new();
             let tickets: Vec<u64> = (0..3).map(|request| lines.push("a", request, 20, urgency)).collect();
-            assert_eq!(lines.withdraw(&"a", tickets[1]), Some(1));
-            assert_eq!(lines.withdraw(&"a", tickets[1]), None, "once");
+            assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.request), Some(1));
+            assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.request), None, "once");
             assert_eq!(next(&mut lines, 16).batch[0].request, 0);
             assert_eq!(lines.rows_before(&"a", urgency), 24);
-            assert_eq!(lines.withdraw(&"a", tickets[0]), Some(0), "what is left of it");
-            assert_eq!(lines.withdraw(&"b", tickets[2]), None, "another line");
-            assert_eq!(lines.withdraw(&"a", tickets[2]), Some(2));
+            assert_eq!(lines.withdraw(&"a", tickets[0]).map(|piece| piece.request), Some(0), "what is left of it");
+            assert_eq!(lines.withdraw(&"b", tickets[2]).map(|piece| piece.request), None, "another line");
+            assert_eq!(lines.withdraw(&"a", tickets[2]).map(|piece| piece.request), Some(2));
             assert!(lines.is_empty() && lines.by_key.is_empty(), "no empty line stays");
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Queue {
     work: Condvar,
     batches: AtomicU64,
     rows: AtomicU64,
+    cancelled_rows: AtomicU64,
+    expired_rows: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,15 @@ pub(super) enum Wait {
     Quiet,
     /// There is none, and there will be none.
     End,
+}
+
+/// Why a request is no longer wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// Nobody waits for it.
+    Left,
+    /// Its deadline has passed.
+    Expired,
 }
 
 /// Where an accepted request waits, and where its answer comes from.
@@ -76,6 +87,8 @@ impl Queue {
             work: Condvar::new(),
             batches: AtomicU64::new(0),
             rows: AtomicU64::new(0),
+            cancelled_rows: AtomicU64::new(0),
+            expired_rows: AtomicU64::new(0),
         }
     }
 
@@ -164,7 +177,9 @@ impl Queue {
             // What is left may have been announced once only, to this thread.
             self.work.notify_one();
         }
-        for request in dropped {
+        for Piece { request, rows, .. } in dropped {
+            let why = if request.has_expired(now) { Departure::Expired } else { Departure::Left };
+            self.count_departed(rows.len(), why);
             request.answer(Err(BatchError::DeadlineExceeded));
         }
         (!batch.is_empty()).then_some(batch)
@@ -188,15 +203,39 @@ impl Queue {
 
     /// Fails a request of which a piece went wrong, and forgets the rest of it.
     pub(super) fn fail(&self, piece: &Piece<Arc<Request>>, error: BatchError) {
-        self.withdraw(&piece.request.question().key(), piece.ticket);
+        self.forget(&piece.request.question().key(), piece.ticket);
         piece.request.answer(Err(error));
     }
 
-    /// Forgets what is left of a request, if anything is.
-    pub(super) fn withdraw(&self, key: &Key, ticket: u64) {
+    /// Forgets what is left of a request whose caller has left.
+    pub(super) fn withdraw(&self, key: &Key, ticket: u64, why: Departure) {
+        self.count_departed(self.forget(key, ticket), why);
+    }
+
+    /// Forgets what is left of a request, if anything is: so many rows.
+    fn forget(&self, key: &Key, ticket: u64) -> usize {
         let withdrawn = lock(&self.state).lines.withdraw(key, ticket);
         // After the lock: it may be the last to hold the rows.
-        drop(withdrawn);
+        withdrawn.map_or(0, |piece| piece.rows.len())
+    }
+
+    fn count_departed(&self, rows: usize, why: Departure) {
+        let counter = match why {
+            Departure::Left => &self.cancelled_rows,
+            Departure::Expired => &self.expired_rows,
+        };
+        counter.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// Rows that were not computed because their callers left, and because their deadlines passed.
+    pub(super) fn departed(&self) -> (u64, u64) {
+        (self.cancelled_rows.load(Ordering::Relaxed), self.expired_rows.load(Ordering::Relaxed))
+    }
+
+    /// How long the first to come of those who wait has waited.
+    pub(super) fn oldest(&self, now: Instant) -> Duration {
+        let state = lock(&self.state);
+        state.lines.heads().map(|request| request.age(now)).max().unwrap_or_default()
     }
 
     /// Accepts nothing from now on; what was accepted still goes into batches.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -152,8 +152,17 @@ impl Request {
 
     /// Whether somebody waits for an answer that can still be in time.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
-        !has_passed(self.question.deadline, now)
-            && lock(&self.sender).as_ref().is_some_and(|sender| !sender.is_closed())
+        !self.has_expired(now) && lock(&self.sender).as_ref().is_some_and(|sender| !sender.is_closed())
+    }
+
+    /// Whether its answer would come too late.
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        has_passed(self.question.deadline, now)
+    }
+
+    /// How long ago it was accepted.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.accepted)
     }
 
     /// As [`Question::check_values`].

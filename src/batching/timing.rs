@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::Operation;
 
+use crate::telemetry::measures::KindMeasures;
+
 /// How the time of a request that was answered passed. Where batches have cut it into pieces, each batch counts whole, and
 /// two of them may have been computed at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +39,15 @@ pub struct Batch {
     pub compute: Duration,
     /// When that was done.
     pub computed_at: Instant,
+}
+
+impl Batch {
+    /// Counts it where its model is measured.
+    pub(super) fn measure(&self, measures: &KindMeasures) {
+        measures.assembly.observe_time(self.assembly);
+        measures.compute.observe_time(self.compute);
+        measures.batch_rows.observe(self.rows as u64);
+    }
 }
 
 impl Timing {

@@ -139,6 +139,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
     let (number, operation, requests) = (queue.count(rows), question.operation, members.len());
     let done = Batch { number, operation, rows, requests, assembly, compute, computed_at };
     question.model.usage().batch(question.operation as usize, rows);
+    done.measure(&question.model.measures().kinds[question.operation as usize]);
 
     // Almost always all is well, and one quick look over the batch says so.
     let all_finite = computed.is_finite();

@@ -44,6 +44,10 @@ pub struct ServeArgs {
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
+    /// Where operators find /metrics, /livez and /readyz over HTTP; port 0 takes a free one, which the log tells
+    /// [default: none]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin_listen: Option<String>,
     /// Folder of the models and of the jobs' rows; made if it is not there [default: halfhitch-store]
     #[arg(long, value_name = "FOLDER")]
     pub store: Option<String>,
@@ -235,6 +239,13 @@ impl Settings {
             "an address and a port, for example 0.0.0.0:50051",
             |text| text.parse::<SocketAddr>().ok(),
         )?;
+        let admin_listen = layers.take(
+            "admin_listen",
+            args.admin_listen.as_ref(),
+            "",
+            "an address and a port, for example 0.0.0.0:9464, or nothing",
+            |text| if text.is_empty() { Some(None) } else { text.parse::<SocketAddr>().ok().map(Some) },
+        )?;
         let store = layers.take("store", args.store.as_ref(), "halfhitch-store", "a folder", |text| {
             (!text.is_empty()).then(|| PathBuf::from(text))
         })?;
@@ -397,6 +408,7 @@ impl Settings {
             upkeep,
             drain,
             traces,
+            admin_listen,
             shutdown_grace,
         };
         Ok(Self { listen, server, log, log_format, path, warnings, told })

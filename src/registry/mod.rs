@@ -13,6 +13,7 @@ use self::usage::Usage;
 
 use crate::model::{Artifact, InverseError, ModelKey, ModelName, PseudoInverse, Scorer, Selector, Statistics, Version};
 use crate::store::{ModelEntry, ModelStore, StoreError, VersionPolicies};
+use crate::telemetry::measures::ModelMeasures;
 
 mod residents;
 #[cfg(test)]
@@ -34,18 +35,25 @@ pub struct LoadedModel {
     inverse: OnceLock<Result<PseudoInverse, InverseError>>,
     scorer: Option<Scorer>,
     usage: Arc<Usage>,
+    measures: Arc<ModelMeasures>,
 }
 
 impl LoadedModel {
     /// A model that was read. Where the code is long, what scores its rows takes a core for a second.
     pub fn new(key: ModelKey, artifact: Artifact, file_bytes: u64) -> Self {
         let scorer = artifact.statistics.as_ref().and_then(Scorer::new);
-        Self { key, artifact, file_bytes, inverse: OnceLock::new(), scorer, usage: Arc::default() }
+        let (usage, measures) = (Arc::default(), Arc::default());
+        Self { key, artifact, file_bytes, inverse: OnceLock::new(), scorer, usage, measures }
     }
 
     /// What was asked of it.
     pub fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    /// What is measured of all versions of its name.
+    pub fn measures(&self) -> &ModelMeasures {
+        &self.measures
     }
 
     /// What scores rows, if the version has statistics.
@@ -105,6 +113,8 @@ struct Inner {
     loading: Mutex<HashMap<ModelKey, Loading>>,
     /// Of every version that was ever loaded and is not deleted.
     usages: Mutex<BTreeMap<ModelKey, Arc<Usage>>>,
+    /// Of every model that was asked for and is not deleted.
+    measures: RwLock<BTreeMap<ModelName, Arc<ModelMeasures>>>,
     /// Held while a file is read and decoded: one at a time, so that memory holds one file beside the models.
     one_at_a_time: Mutex<()>,
     /// Held while pseudo-inverses are made: some take a core for seconds.
@@ -130,6 +140,7 @@ impl Registry {
                 residents,
                 loading: Mutex::default(),
                 usages: Mutex::default(),
+                measures: RwLock::default(),
                 one_at_a_time: Mutex::default(),
                 one_inverse_at_a_time: Arc::default(),
             }),
@@ -245,6 +256,19 @@ impl Registry {
         self.inner.lock_usages().iter().map(|(key, usage)| (key.clone(), Arc::clone(usage))).collect()
     }
 
+    /// What is measured of a model, if there is one of that name.
+    pub fn measures(&self, name: &ModelName) -> Option<Arc<ModelMeasures>> {
+        self.inner.measures(name)
+    }
+
+    /// What was measured of every model that was asked for since the start and is not deleted, by name.
+    pub fn all_measures(&self) -> Vec<(ModelName, Arc<ModelMeasures>)> {
+        let all = self.inner.measures.read().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = all.iter().map(|(name, measures)| (name.clone(), Arc::clone(measures))).collect();
+        // One that was deleted while it was asked for may have come back.
+        all.into_iter().filter(|(name, _)| self.inner.forget_if_gone(name)).collect()
+    }
+
     /// Forgets every version that the store no longer has: for after a refresh that changed something.
     pub fn forget_deleted(&self) {
         // Whatever is in memory was counted.
@@ -273,6 +297,27 @@ impl Inner {
     fn forget(&self, key: &ModelKey) {
         self.residents.remove(key);
         self.lock_usages().remove(key);
+        self.forget_if_gone(&key.name);
+    }
+
+    fn measures(&self, name: &ModelName) -> Option<Arc<ModelMeasures>> {
+        let known = self.measures.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if known.is_some() {
+            return known;
+        }
+        // Names that nobody has published take no room.
+        self.store.resolve(name, &Selector::Latest).ok()?;
+        let mut all = self.measures.write().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(all.entry(name.clone()).or_default()))
+    }
+
+    /// Forgets what was measured of a model that has no version any more; whether it has one.
+    fn forget_if_gone(&self, name: &ModelName) -> bool {
+        let exists = self.store.resolve(name, &Selector::Latest).is_ok();
+        if !exists {
+            self.measures.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        }
+        exists
     }
 
     fn exists(&self, key: &ModelKey) -> bool {
@@ -301,7 +346,8 @@ impl Inner {
             let artifact =
                 Artifact::from_bytes(&bytes).map_err(|reason| StoreError::Damaged { key: key.clone(), reason })?;
             let usage = Arc::clone(self.lock_usages().entry(key.clone()).or_default());
-            Arc::new(LoadedModel { usage, ..LoadedModel::new(key.clone(), artifact, bytes.len() as u64) })
+            let measures = self.measures(&key.name).unwrap_or_default();
+            Arc::new(LoadedModel { usage, measures, ..LoadedModel::new(key.clone(), artifact, bytes.len() as u64) })
         };
         self.keep(&model);
         Ok(model)

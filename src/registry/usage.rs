@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Kinds of questions that are told apart.
-pub const KINDS: usize = 8;
+pub use crate::telemetry::measures::KINDS;
+use crate::telemetry::measures::nanoseconds;
 
 /// Counters of one version, by kind of question.
 #[derive(Debug, Default)]
@@ -49,10 +49,6 @@ pub struct Counts {
     pub batches: u64,
     /// When the last question was answered, in milliseconds since 1970; 0: never.
     pub last_ms: u64,
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Usage {

@@ -1,6 +1,7 @@
 //! Accepts connections and hands each to a server, which decides how old it becomes.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{try_join, try_join_all};
@@ -17,8 +18,9 @@ use super::lingering::Lingering;
 use super::transport::TransportConfig;
 use crate::rpc::deadline::InTime;
 use crate::rpc::limits;
-use crate::rpc::observe::Observe;
+use crate::rpc::observe::{Measured, Observe};
 use crate::service::Readiness;
+use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::Traces;
 
 /// Ages that connections reach in turn, all within 10 % of the setting: clients that came together, after a restart for
@@ -38,16 +40,17 @@ pub(super) async fn serve(
     transport: TransportConfig,
     routes: Routes,
     traces: Traces,
+    measured: Measured,
     lifecycle: watch::Receiver<Readiness>,
 ) -> Result<(), tonic::transport::Error> {
     let (senders, servers): (Vec<_>, Vec<_>) = ages(transport.connection_age_max)
         .into_iter()
         .map(|age| {
             let (sender, accepted) = mpsc::channel(ACCEPTED_WAITING_MAX);
-            let traces = traces.clone();
+            let (traces, measured) = (traces.clone(), measured.clone());
             let router = transport
                 .builder(age)
-                .layer(layer_fn(move |inner| Observe::new(inner, traces.clone())))
+                .layer(layer_fn(move |inner| Observe::new(inner, traces.clone(), measured.clone())))
                 .layer(layer_fn(InTime::new))
                 .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
                 .add_routes(routes.clone());
@@ -58,7 +61,7 @@ pub(super) async fn serve(
     let accepting = async {
         tokio::select! {
             () = stopped(lifecycle) => {}
-            () = accept(listener, senders) => {}
+            () = accept(listener, senders, &measured.server) => {}
         }
         Ok(())
     };
@@ -71,7 +74,7 @@ async fn stopped(mut lifecycle: watch::Receiver<Readiness>) {
 }
 
 /// Hands connections out in turn, until nobody takes them.
-async fn accept(listener: TcpListener, servers: Vec<mpsc::Sender<Accepted>>) {
+async fn accept(listener: TcpListener, servers: Vec<mpsc::Sender<Accepted>>, measures: &Arc<ServerMeasures>) {
     let mut told = false;
     for server in servers.iter().cycle() {
         let connection = loop {
@@ -93,7 +96,7 @@ async fn accept(listener: TcpListener, servers: Vec<mpsc::Sender<Accepted>>) {
         if let Err(error) = connection.set_nodelay(true) {
             tracing::debug!(%error, "a connection goes on without TCP_NODELAY");
         }
-        if server.send(Ok(Gathering::new(connection.into()))).await.is_err() {
+        if server.send(Ok(Gathering::new(Lingering::new(connection, Arc::clone(measures))))).await.is_err() {
             return;
         }
     }

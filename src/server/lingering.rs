@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::telemetry::measures::ServerMeasures;
 
 /// How long a client may take to close its side.
 const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -22,15 +26,30 @@ pub(super) struct Lingering {
     stream: TcpStream,
     /// There once our side is closed.
     until: Option<Pin<Box<Sleep>>>,
+    /// Counts the connection and its bytes.
+    measures: Arc<ServerMeasures>,
 }
 
-impl From<TcpStream> for Lingering {
-    fn from(stream: TcpStream) -> Self {
-        Self { stream, until: None }
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.measures.closed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Lingering {
+    /// A connection that was accepted.
+    pub(super) fn new(stream: TcpStream, measures: Arc<ServerMeasures>) -> Self {
+        measures.accepted.fetch_add(1, Ordering::Relaxed);
+        Self { stream, until: None, measures }
+    }
+
+    fn sent(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.measures.sent_bytes.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+        written
+    }
+
     fn stream(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
         Pin::new(&mut self.get_mut().stream)
     }
@@ -45,22 +64,28 @@ impl Connected for Lingering {
 }
 
 impl AsyncRead for Lingering {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_read(cx, buffer)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = self.as_mut().stream().poll_read(cx, buffer);
+        let bytes = buffer.filled().len() - before;
+        self.measures.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        read
     }
 }
 
 impl AsyncWrite for Lingering {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(cx, bytes)
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.as_mut().stream().poll_write(cx, bytes);
+        self.sent(written)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, parts)
+        let written = self.as_mut().stream().poll_write_vectored(cx, parts);
+        self.sent(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -72,7 +97,7 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, until } = self.get_mut();
+        let Self { stream, until, .. } = self.get_mut();
         let mut stream = Pin::new(stream);
         let until = match until {
             Some(until) => until,
@@ -104,7 +129,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (client.expect("connects"), accepted.expect("accepts").0.into())
+        (client.expect("connects"), Lingering::new(accepted.expect("accepts").0, Arc::default()))
     }
 
     #[tokio::test]

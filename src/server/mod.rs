@@ -1,14 +1,18 @@
 //! Listens, serves, stops: everything of the program that outlives a request.
 
+mod admin;
 mod connections;
 mod gathering;
 mod health;
 mod lingering;
 mod orders;
+mod page;
+mod process;
 mod reflection;
 pub mod transport;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,10 +28,12 @@ use crate::executor::ExecutorConfig;
 use crate::jobs::{JobError, Jobs, JobsConfig};
 use crate::numeric::isa;
 use crate::registry::{Registry, RegistryConfig};
+use crate::rpc::observe::Measured;
 use crate::rpc::{Api, pb};
 use crate::service::{Lifecycle, Readiness, Service, Upkeep, UpkeepConfig};
 use crate::store::local::LocalStore;
 use crate::store::{ModelStore, StoreError};
+use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::{BadTraces, Traces, TracesConfig};
 pub use orders::{Orders, Stop};
 pub use transport::{BadTransport, TransportConfig};
@@ -62,6 +68,8 @@ pub struct ServerConfig {
     pub drain: Duration,
     /// What is traced.
     pub traces: TracesConfig,
+    /// Where operators ask for metrics and probes; none: nowhere.
+    pub admin_listen: Option<SocketAddr>,
     /// From the signal to stop until everything that was accepted must have been answered.
     pub shutdown_grace: Duration,
 }
@@ -79,6 +87,7 @@ impl ServerConfig {
             upkeep: UpkeepConfig::default(),
             drain: Duration::from_secs(3),
             traces: TracesConfig::default(),
+            admin_listen: None,
             shutdown_grace: Duration::from_secs(25),
         }
     }
@@ -101,6 +110,14 @@ pub enum ServerError {
     TrainFolder {
         /// What is set.
         folder: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The operators' port.
+    #[error("setting admin_listen is {address}, which cannot be listened on: {source}")]
+    Admin {
+        /// What is set.
+        address: SocketAddr,
         /// What the system says.
         source: io::Error,
     },
@@ -134,6 +151,7 @@ pub struct Opened {
     transport: TransportConfig,
     drain: Duration,
     traces: Traces,
+    admin: Option<TcpListener>,
     shutdown_grace: Duration,
 }
 
@@ -160,20 +178,46 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         let (registry, jobs) = (registry.clone(), config.jobs.clone());
         blocking(move || Jobs::open(jobs, registry, floor)).await?
     };
+    let admin = match config.admin_listen {
+        Some(address) => {
+            let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Admin { address, source })?;
+            let address = listener.local_addr().map_err(|source| ServerError::Admin { address, source })?;
+            tracing::info!(%address, "metrics at /metrics, probes at /livez and /readyz");
+            Some(listener)
+        }
+        None => None,
+    };
     let ServerConfig { transport, drain, shutdown_grace, .. } = config;
-    Ok(Opened { registry, batcher, jobs, transport, drain, traces, shutdown_grace })
+    Ok(Opened { registry, batcher, jobs, transport, drain, traces, admin, shutdown_grace })
 }
 
 impl Opened {
+    /// Where operators may ask.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref()?.local_addr().ok()
+    }
+
     /// Serves on `listener` until it is told to stop, then stops in order: not ready, still serving for a while, no new
     /// connections, answers to what was accepted, training to a checkpoint (it goes on at the next start), return. A
     /// further order to stop ends the step that is under way.
     pub async fn serve(self, listener: TcpListener, mut orders: Orders) -> Result<(), ServerError> {
-        let Self { registry, batcher, jobs, transport, drain, traces, shutdown_grace } = self;
+        let Self { registry, batcher, jobs, transport, drain, traces, admin, shutdown_grace } = self;
         let lifecycle = Lifecycle::default();
         let service = Service::new(registry.clone(), batcher.clone(), jobs.clone(), lifecycle.clone());
         let api = Api::new(service.clone());
 
+        let measures = Arc::new(ServerMeasures::default());
+        let admin = admin.map(|listener| {
+            let figures = page::Figures {
+                registry: registry.clone(),
+                batcher: batcher.clone(),
+                jobs: jobs.clone(),
+                lifecycle: lifecycle.clone(),
+                server: Arc::clone(&measures),
+            };
+            AbortOnDrop(tokio::spawn(admin::serve(listener, figures, lifecycle.clone())))
+        });
+        let measured = Measured { service: service.clone(), server: measures };
         let keeper = tokio::spawn(keep(service.clone(), registry, orders.upkeep.clone()));
 
         let bytes_max = transport.message_bytes_max;
@@ -197,7 +241,8 @@ impl Opened {
                     .max_encoding_message_size(usize::MAX),
             )
             .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max));
-        let serving = tokio::spawn(connections::serve(listener, transport, routes, traces.clone(), lifecycle.watch()));
+        let serving =
+            tokio::spawn(connections::serve(listener, transport, routes, traces.clone(), measured, lifecycle.watch()));
         tokio::pin!(serving);
 
         let (stop, outcome) = tokio::select! {
@@ -251,6 +296,8 @@ impl Opened {
         traces.shut_down(TRACES_GRACE).await;
         let Stats { answered, refused, batches, rows, .. } = batcher.stats();
         tracing::info!(answered, refused, batches, rows, "stopped");
+        // Until now it was told what this server does.
+        drop(admin);
         Ok(outcome?)
     }
 }
@@ -303,6 +350,16 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
             }
             Err(_) => {}
         }
+    }
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

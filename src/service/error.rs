@@ -10,6 +10,7 @@ use crate::model::{
     ArtifactError, CanonicalError, InverseError, ModelKey, ModelName, OrthonormalError, SpectrumError, Version,
 };
 use crate::store::StoreError;
+use crate::telemetry::measures::Cause;
 
 /// Models are read from disk one at a time: a moment later there is room again.
 const LOAD_RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -212,6 +213,29 @@ impl ServiceError {
             Self::Message { error, .. } => error.kind(),
             Self::ShuttingDown(_) => Kind::Unavailable,
             Self::Internal(_) => Kind::Internal,
+        }
+    }
+
+    /// As what it is counted.
+    pub fn cause(&self) -> Cause {
+        match (self, self.kind()) {
+            (Self::Message { error, .. }, _) => error.cause(),
+            (Self::Batch(BatchError::Full { .. }), _) => Cause::QueueFull,
+            (
+                Self::Batch(BatchError::TooLarge { .. })
+                | Self::FileTooLarge { .. }
+                | Self::Store(StoreError::TooLarge { .. })
+                | Self::Job(JobError::TooManyRows { .. } | JobError::JobTooLarge { .. }),
+                _,
+            ) => Cause::TooLarge,
+            (_, Kind::NotFound) => Cause::Unknown,
+            (_, Kind::Invalid) => Cause::Invalid,
+            (_, Kind::Exhausted) => Cause::NoRoom,
+            (_, Kind::DeadlineExceeded) => Cause::Deadline,
+            (_, Kind::Precondition | Kind::Aborted | Kind::AlreadyExists) => Cause::State,
+            (_, Kind::NotRepresentable) => Cause::NotFinite,
+            (_, Kind::Unavailable) => Cause::Draining,
+            (_, Kind::Damaged | Kind::Internal) => Cause::Fault,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::model::{
 };
 use crate::registry::usage::Usage;
 use crate::store::{ModelEntry, ModelStore, StoreError, VersionPolicy};
+use crate::telemetry::measures::ModelMeasures;
 
 /// One version, described without its tensors.
 #[derive(Clone, Debug)]
@@ -80,6 +81,11 @@ impl Service {
     /// What was asked of each version that was loaded since the start, by name and version.
     pub fn usages(&self) -> Vec<(ModelKey, Arc<Usage>)> {
         self.registry.usages()
+    }
+
+    /// What is measured of a model, if there is one of that name.
+    pub fn measures(&self, name: &ModelName) -> Option<Arc<ModelMeasures>> {
+        self.registry.measures(name)
     }
 
     /// Describes the version that is meant, from its file's header.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::pin::pin;
 use std::str;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::{future, mem};
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use opentelemetry::trace::TraceId;
 
 use super::ids;
+use super::measures::Cause;
 
 /// Longest id that a caller may give.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -52,6 +53,24 @@ pub struct CallIds {
     pub request_id: RequestId,
     /// If the call is part of a trace, whether or not that is exported.
     pub trace_id: Option<TraceId>,
+    cause: OnceLock<Cause>,
+}
+
+impl CallIds {
+    /// Of a call that begins.
+    pub fn new(request_id: RequestId, trace_id: Option<TraceId>) -> Self {
+        Self { request_id, trace_id, cause: OnceLock::new() }
+    }
+
+    /// Something of the call was not done; the first cause counts.
+    pub fn refused(&self, cause: Cause) {
+        let _ = self.cause.set(cause);
+    }
+
+    /// Why something of it was not done, if that was said.
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause.get().copied()
+    }
 }
 
 thread_local! {
@@ -98,7 +117,7 @@ mod tests {
     use super::*;
 
     fn ids() -> Arc<CallIds> {
-        Arc::new(CallIds { request_id: RequestId::unique(), trace_id: None })
+        Arc::new(CallIds::new(RequestId::unique(), None))
     }
 
     #[tokio::test]

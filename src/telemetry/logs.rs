@@ -136,7 +136,7 @@ mod tests {
         tracing::subscriber::with_default(log, || {
             tracing::info!(rows = 3, "outside");
             let request_id = RequestId::parse(request_id.as_bytes()).expect("good");
-            let mut ids = Some(Arc::new(CallIds { request_id, trace_id: Some(TraceId::from(0xabc_u128)) }));
+            let mut ids = Some(Arc::new(CallIds::new(request_id, Some(TraceId::from(0xabc_u128)))));
             let _entered = Entered::new(&mut ids);
             tracing::warn!(rows = 4, "inside");
             tracing::debug!("not wanted");

@@ -1,8 +1,10 @@
-//! What operators see of the process beside its figures: logs, and traces of calls.
+//! What operators see of the process: logs, traces of calls, and figures.
 
 pub mod call;
 pub mod ids;
 mod logs;
+pub mod measures;
+pub mod metrics;
 mod spans;
 pub mod traces;
 

@@ -25,6 +25,7 @@ mod jobs;
 mod layering;
 mod lifecycle;
 mod memory;
+mod metrics;
 mod models;
 mod orthonormalise;
 mod reflection;

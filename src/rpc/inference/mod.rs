@@ -265,8 +265,10 @@ async fn infer(
         (Some(timeout), Some(deadline)) => Some(deadline.min(timeout)),
         (timeout, deadline) => timeout.or(deadline),
     };
+    // Also of a question that turns out to be wrong it is known which model it names.
+    context.asks(&name, 0);
     let rows = tensors::matrix(&mut question, face.input())?;
-    context.asks(&name, rows.rows());
+    context.add_rows(rows.rows());
     let service = &api.service;
     let served = match face {
         Face::Encode => service.encode(&name, &selector, rows, 0, deadline).await?,

@@ -44,7 +44,7 @@ impl RequestContext {
 
     /// Of a call that came through [`super::Observe`]; any other is noted for nobody.
     pub fn of(extensions: &Extensions) -> Self {
-        let unobserved = || Self::new(CallIds { request_id: RequestId::unique(), trace_id: None });
+        let unobserved = || Self::new(CallIds::new(RequestId::unique(), None));
         extensions.get::<Self>().cloned().unwrap_or_else(unobserved)
     }
 

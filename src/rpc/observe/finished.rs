@@ -11,11 +11,12 @@ use tonic::Code;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tracing::Level;
 
-use super::RequestContext;
 use super::traceparent::TraceParent;
+use super::{Measured, RequestContext};
 use crate::service::{Batch, Timing};
 use crate::telemetry::call::{CallIds, Entered, RequestId};
 use crate::telemetry::ids;
+use crate::telemetry::measures::{self, Cause};
 use crate::telemetry::traces::{BatchTrace, CallTrace, Part, Traces, count};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,11 +34,14 @@ const IN_BATCHES: [&str; 6] = [
     "/inference.GRPCInferenceService/ModelInfer",
 ];
 
+const INFERENCE: &str = "inference.GRPCInferenceService";
+
 /// One call. Dropped before its end, it was left by its caller.
 #[derive(Debug)]
 pub(super) struct Call {
     context: RequestContext,
     traces: Traces,
+    measured: Measured,
     uri: Uri,
     peer: Option<SocketAddr>,
     in_batches: bool,
@@ -56,7 +60,7 @@ struct Sampled {
 }
 
 impl Call {
-    pub(super) fn begin<B>(traces: Traces, request: &Request<B>) -> Self {
+    pub(super) fn begin<B>(traces: Traces, measured: Measured, request: &Request<B>) -> Self {
         let (headers, began) = (request.headers(), Instant::now());
         let parent = TraceParent::of(headers);
         let sampled = traces.samples(parent.map(|parent| parent.is_sampled)).then(|| Sampled {
@@ -69,8 +73,9 @@ impl Call {
         let request_id = given.unwrap_or_else(RequestId::unique);
         let trace_id = sampled.map(|sampled| sampled.trace_id).or(parent.map(|parent| parent.trace_id));
         Self {
-            context: RequestContext::new(CallIds { request_id, trace_id }),
+            context: RequestContext::new(CallIds::new(request_id, trace_id)),
             traces,
+            measured,
             uri: request.uri().clone(),
             peer: peer(request.extensions()),
             in_batches: IN_BATCHES.contains(&request.uri().path()),
@@ -108,6 +113,7 @@ impl Call {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
         }
+        self.count(code);
         let is_ours = matches!(code, Some(Code::Internal | Code::Unknown | Code::DataLoss));
         let is_logged = if is_ours { tracing::enabled!(Level::WARN) } else { tracing::enabled!(Level::DEBUG) };
         if is_logged {
@@ -115,6 +121,24 @@ impl Call {
         }
         if let Some(sampled) = self.sampled {
             self.traces.record(self.trace(sampled, code, is_ours));
+        }
+    }
+
+    /// Counts it, and why it was refused if it was.
+    fn count(&self, code: Option<Code>) {
+        // Without a status of gRPC it is UNKNOWN, as clients take it.
+        let code = code.unwrap_or(Code::Unknown) as usize;
+        let is_ours =
+            self.method().is_some_and(|(service, _)| service.starts_with("halfhitch.") || service == INFERENCE);
+        let method = measures::method(self.method().filter(|_| is_ours).map_or("", |(_, method)| method));
+        let model = self.context.asked().and_then(|asked| self.measured.service.measures(&asked.model));
+        match model {
+            Some(model) => model.calls.count(method, code),
+            None => self.measured.server.calls.count(method, code),
+        }
+        let cause = Cause::of_code(code).map(|cause| self.context.ids().cause().unwrap_or(cause));
+        if let Some(cause) = cause {
+            self.measured.server.refused(cause);
         }
     }
 

@@ -22,7 +22,9 @@ use tower::Service;
 pub use context::RequestContext;
 use finished::Call;
 
+use crate::service::Service as UseCases;
 use crate::telemetry::call::{CallIds, Entered, within};
+use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::Traces;
 
 /// Observes the calls of the service inside.
@@ -30,12 +32,22 @@ use crate::telemetry::traces::Traces;
 pub struct Observe<S> {
     inner: S,
     traces: Traces,
+    measured: Measured,
+}
+
+/// Where calls are counted. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Knows the models.
+    pub service: UseCases,
+    /// Counts what is about none of them.
+    pub server: Arc<ServerMeasures>,
 }
 
 impl<S> Observe<S> {
     /// Around a service.
-    pub fn new(inner: S, traces: Traces) -> Self {
-        Self { inner, traces }
+    pub fn new(inner: S, traces: Traces, measured: Measured) -> Self {
+        Self { inner, traces, measured }
     }
 }
 
@@ -53,7 +65,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let call = Call::begin(self.traces.clone(), &request);
+        let call = Call::begin(self.traces.clone(), self.measured.clone(), &request);
         request.extensions_mut().insert(call.context().clone());
         let mut ids = Some(Arc::clone(call.context().ids()));
         let answer = {

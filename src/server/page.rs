@@ -1,0 +1,150 @@
+//! What `/metrics` says: read where it is counted, at the moment when it is asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::admin::word;
+use super::process;
+use crate::batching::{Batcher, Operation};
+use crate::jobs::{JobState, Jobs};
+use crate::registry::Registry;
+use crate::service::{Lifecycle, Readiness};
+use crate::telemetry::measures::{Calls, Cause, ModelMeasures, ServerMeasures};
+use crate::telemetry::metrics::{self as all, Page};
+
+/// Everything that counts. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Figures {
+    pub(super) registry: Registry,
+    pub(super) batcher: Batcher,
+    pub(super) jobs: Jobs,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) server: Arc<ServerMeasures>,
+}
+
+const JOB_STATES: [(JobState, &str); 7] = [
+    (JobState::Uploading, "uploading"),
+    (JobState::Queued, "queued"),
+    (JobState::Running, "running"),
+    (JobState::Paused, "paused"),
+    (JobState::Succeeded, "succeeded"),
+    (JobState::Failed, "failed"),
+    (JobState::Cancelled, "cancelled"),
+];
+const READINESSES: [Readiness; 4] = [Readiness::Starting, Readiness::Ready, Readiness::Draining, Readiness::Stopping];
+
+impl Figures {
+    /// What they are now.
+    pub(super) fn page(&self) -> Page {
+        let mut page = Page::default();
+        self.calls(&mut page);
+        self.queue(&mut page);
+        self.sockets(&mut page);
+        self.training(&mut page);
+        self.models(&mut page);
+        for readiness in READINESSES {
+            let is_now = u8::from(self.lifecycle.now() == readiness);
+            page.add(&all::READINESS, &[("state", word(readiness))], is_now.into());
+        }
+        page.add(&all::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        process::add(&mut page);
+        page
+    }
+
+    fn calls(&self, page: &mut Page) {
+        let measures = self.registry.all_measures();
+        let mut calls = |model: &str, calls: &Calls| {
+            for (method, code, count) in calls.counts() {
+                page.add(&all::CALLS, &[("model", model), ("method", method), ("code", code)], count as f64);
+            }
+        };
+        calls("", &self.server.calls);
+        for (name, model) in &measures {
+            calls(name.as_str(), &model.calls);
+        }
+        for cause in Cause::ALL {
+            page.add(&all::REFUSALS, &[("cause", cause.word())], self.server.refusals(cause) as f64);
+        }
+        for (name, model) in &measures {
+            histograms(page, name.as_str(), model);
+        }
+    }
+
+    fn queue(&self, page: &mut Page) {
+        let stats = self.batcher.stats();
+        page.add(&all::QUEUED_ROWS, &[], stats.waiting_rows as f64);
+        page.add(&all::QUEUED_BYTES, &[], stats.waiting_bytes as f64);
+        page.add(&all::QUEUE_OLDEST_SECONDS, &[], stats.oldest.as_secs_f64());
+        page.add(&all::CANCELLED_ROWS, &[], stats.cancelled_rows as f64);
+        page.add(&all::EXPIRED_ROWS, &[], stats.expired_rows as f64);
+    }
+
+    fn sockets(&self, page: &mut Page) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let ServerMeasures { received_bytes, sent_bytes, accepted, closed, .. } = &*self.server;
+        page.add(&all::RECEIVED_BYTES, &[], of(received_bytes) as f64);
+        page.add(&all::SENT_BYTES, &[], of(sent_bytes) as f64);
+        let closed = of(closed);
+        let accepted = of(accepted);
+        page.add(&all::ACCEPTED_CONNECTIONS, &[], accepted as f64);
+        page.add(&all::OPEN_CONNECTIONS, &[], accepted.saturating_sub(closed) as f64);
+    }
+
+    fn training(&self, page: &mut Page) {
+        let jobs = self.jobs.list();
+        for (state, word) in JOB_STATES {
+            let count = jobs.iter().filter(|job| job.state == state).count();
+            page.add(&all::JOBS, &[("state", word)], count as f64);
+        }
+        // Of several jobs of one model the last to come.
+        let running: BTreeMap<&str, _> = jobs
+            .iter()
+            .rev()
+            .filter(|job| job.state == JobState::Running)
+            .filter_map(|job| Some((job.model_name.as_str(), job.progress.as_ref()?)))
+            .collect();
+        for (model, progress) in &running {
+            page.add(&all::TRAINING_ROWS_PER_SECOND, &[("model", model)], progress.rows_per_second);
+        }
+        for (model, progress) in &running {
+            page.add(&all::TRAINING_LOSS, &[("model", model)], progress.training_loss);
+        }
+        for (model, progress) in &running {
+            if let Some(loss) = progress.validation_loss {
+                page.add(&all::VALIDATION_LOSS, &[("model", model)], loss);
+            }
+        }
+    }
+
+    fn models(&self, page: &mut Page) {
+        let resident = self.registry.resident_models();
+        page.add(&all::RESIDENT_MODELS, &[], resident.len() as f64);
+        page.add(&all::RESIDENT_BYTES, &[], resident.iter().map(|model| model.tensor_bytes as f64).sum());
+        let store = self.registry.store();
+        for model in store.entries() {
+            page.add(&all::VERSIONS, &[("model", model.name.as_str())], model.versions.len() as f64);
+        }
+        page.add(&all::STORE_WRITABLE, &[], u8::from(store.is_writable()).into());
+    }
+}
+
+/// Of the operations that a model was asked for.
+fn histograms(page: &mut Page, name: &str, model: &ModelMeasures) {
+    for operation in Operation::ALL {
+        let measures = &model.kinds[operation as usize];
+        let labels = [("model", name), ("operation", operation.word())];
+        for (metric, histogram) in [
+            (&all::REQUEST_SECONDS, &measures.request),
+            (&all::QUEUE_SECONDS, &measures.queue),
+            (&all::ASSEMBLY_SECONDS, &measures.assembly),
+            (&all::COMPUTE_SECONDS, &measures.compute),
+            (&all::BATCH_ROWS, &measures.batch_rows),
+        ] {
+            let counts = histogram.counts();
+            if counts.count > 0 {
+                page.add_histogram(metric, &labels, &counts);
+            }
+        }
+    }
+}

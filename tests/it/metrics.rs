@@ -1,0 +1,348 @@
+//! `/metrics` against what callers counted, exactly; probes; a port that puts up with anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use halfhitch::rpc::pb;
+use halfhitch::rpc::pb::inference as oip;
+use halfhitch::rpc::pb::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
+use halfhitch::server::{self, Orders, ServerConfig};
+use halfhitch::service::UpkeepConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::support::{channel, matrix, newest, sample, spec, temporary_store, train, version};
+
+/// How often a condition is looked at before a test gives up, 10 ms apart.
+const LOOKS_MAX: usize = 1000;
+
+/// A server with an admin port.
+struct Watched {
+    address: SocketAddr,
+    admin: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Watched {
+    async fn start(config: ServerConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let admin_listen = Some("127.0.0.1:0".parse().expect("an address"));
+        let opened = server::open(ServerConfig { admin_listen, ..config }).await.expect("opens");
+        let admin = opened.admin_address().expect("it listens");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let orders = Orders::until(
+            async {
+                let _ = stopped.await;
+            },
+            UpkeepConfig::default(),
+        );
+        let task = tokio::spawn(async move { opened.serve(listener, orders).await.expect("ends well") });
+        Self { address, admin, stop, task }
+    }
+
+    async fn channel(&self) -> Channel {
+        channel(self.address).await
+    }
+
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        self.task.await.expect("no panic");
+    }
+
+    /// Code and body.
+    async fn get(&self, path: &str) -> (u16, String) {
+        ask(self.admin, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+    }
+
+    async fn metrics(&self) -> Metrics {
+        let (code, text) = self.get("/metrics").await;
+        assert_eq!(code, 200);
+        Metrics::parse(&text)
+    }
+}
+
+async fn ask(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut connection = TcpStream::connect(address).await.expect("connects");
+    // It may answer, and close, before all of it was sent.
+    let _ = connection.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = connection.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let code = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let body = if head.contains("chunked") { panic!("whole bodies are expected") } else { body };
+    (code, body.to_owned())
+}
+
+/// Samples by series, as written.
+struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    /// Strictly: help and type before the samples of a metric, no series twice, counters end in `_total`, buckets are
+    /// cumulative and the last is the count.
+    fn parse(text: &str) -> Self {
+        let (mut samples, mut types, mut helped, mut current) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeSet::new(), String::new());
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, words) = help.split_once(' ').expect("a text");
+                assert!(!words.is_empty() && helped.insert(name.to_owned()), "{line}");
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').expect("a type");
+                assert!(helped.contains(name), "{line}");
+                assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}");
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                name.clone_into(&mut current);
+            } else {
+                let (series, value) = line.rsplit_once(' ').expect("a value");
+                let name = series.split('{').next().unwrap_or_default();
+                let of_histogram = types[&current] == "histogram"
+                    && ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(&current));
+                assert!(name == current || of_histogram, "{line}");
+                let value: f64 = value.parse().expect("a number");
+                assert!(samples.insert(series.to_owned(), value).is_none(), "twice: {line}");
+            }
+        }
+        let metrics = Self(samples);
+        metrics.check_histograms();
+        metrics
+    }
+
+    fn check_histograms(&self) {
+        let mut buckets: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+        for (series, value) in &self.0 {
+            if let Some((labels, bound)) = series.rsplit_once("le=\"")
+                && series.contains("_bucket{")
+            {
+                let bound = bound.trim_end_matches("\"}");
+                let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().expect("a bound") };
+                buckets.entry(labels.trim_end_matches(',').to_owned() + "}").or_default().push((bound, *value));
+            }
+        }
+        for (series, mut buckets) in buckets {
+            buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+            assert!(buckets.windows(2).all(|pair| pair[0].1 <= pair[1].1), "{series}: {buckets:?}");
+            let (bound, count) = *buckets.last().expect("there are some");
+            assert_eq!(
+                (bound, Some(count)),
+                (f64::INFINITY, self.0.get(&series.replace("_bucket{", "_count{")).copied())
+            );
+        }
+    }
+
+    fn get(&self, series: &str) -> f64 {
+        self.0.get(series).copied().unwrap_or(0.0)
+    }
+
+    /// Calls by method and code, of one model.
+    fn calls(&self, model: &str) -> BTreeMap<(String, String), u64> {
+        let of_model = |series: &str, value: f64| {
+            let labels = series.strip_prefix("halfhitch_calls_total{")?.strip_suffix('}')?;
+            let labels: BTreeMap<&str, &str> = labels
+                .split(',')
+                .filter_map(|label| label.split_once('='))
+                .map(|(k, v)| (k, v.trim_matches('"')))
+                .collect();
+            (labels["model"] == model).then(|| ((labels["method"].to_owned(), labels["code"].to_owned()), value as u64))
+        };
+        self.0.iter().filter_map(|(series, value)| of_model(series, *value)).collect()
+    }
+}
+
+/// What one caller got, by method and code.
+type Counted = BTreeMap<(String, String), u64>;
+
+fn count<T>(counted: &mut Counted, method: &str, outcome: &Result<T, tonic::Status>) {
+    let code = outcome.as_ref().err().map_or(Code::Ok, tonic::Status::code);
+    let word = match code {
+        Code::Ok => "ok",
+        Code::InvalidArgument => "invalid_argument",
+        Code::NotFound => "not_found",
+        Code::FailedPrecondition => "failed_precondition",
+        other => panic!("{other:?} was not expected"),
+    };
+    *counted.entry((method.to_owned(), word.to_owned())).or_default() += 1;
+}
+
+/// One caller: good questions and wrong ones, over both APIs.
+async fn call(server: Channel, seed: u64) -> Counted {
+    let mut counted = Counted::new();
+    let mut client = pb::autoencoder_service_client::AutoencoderServiceClient::new(server.clone());
+    let mut inference = GrpcInferenceServiceClient::new(server);
+    for round in 0..20 {
+        let values = sample(1 + (round % 5) as usize * 40, 8, seed + round);
+        let rows = || Some(matrix(8, &values));
+        let encode = pb::EncodeRequest { model: newest("m"), rows: rows(), ..Default::default() };
+        count(&mut counted, "Encode", &client.encode(encode.clone()).await);
+        let narrow = pb::EncodeRequest { rows: Some(matrix(4, &values)), ..encode.clone() };
+        count(&mut counted, "Encode", &client.encode(narrow).await);
+        let missing = pb::EncodeRequest { model: version("m", 9), ..encode.clone() };
+        count(&mut counted, "Encode", &client.encode(missing).await);
+        let unnamed = pb::DecodeRequest { model: newest("m"), codes: Some(matrix(2, &values)), ..Default::default() };
+        count(&mut counted, "Decode", &client.decode(unnamed).await);
+        let reconstruct = pb::ReconstructRequest { model: newest("m"), rows: rows(), ..Default::default() };
+        count(&mut counted, "Reconstruct", &client.reconstruct(reconstruct).await);
+        let infer = oip::ModelInferRequest {
+            model_name: "m".to_owned(),
+            inputs: vec![oip::model_infer_request::InferInputTensor {
+                name: "X".to_owned(),
+                datatype: "FP32".to_owned(),
+                shape: vec![i64::try_from(values.len() / 8).expect("few"), 8],
+                ..Default::default()
+            }],
+            raw_input_contents: vec![values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()],
+            ..Default::default()
+        };
+        count(&mut counted, "ModelInfer", &inference.model_infer(infer.clone()).await);
+        let empty = oip::ModelInferRequest { raw_input_contents: Vec::new(), ..infer };
+        count(&mut counted, "ModelInfer", &inference.model_infer(empty).await);
+    }
+    counted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_load_the_counters_are_what_its_callers_counted() {
+    let folder = temporary_store();
+    let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
+    let mut client = pb::autoencoder_service_client::AutoencoderServiceClient::new(server.channel().await);
+    train(&mut client, spec("m", &[8, 2]), &sample(300, 8, 1)).await.expect("trained");
+    let mut callers = JoinSet::new();
+    for caller in 0..6 {
+        callers.spawn(call(server.channel().await, 100 * caller));
+    }
+    let mut expected = Counted::new();
+    for counted in callers.join_all().await {
+        for (what, count) in counted {
+            *expected.entry(what).or_default() += count;
+        }
+    }
+    // A call that nobody waits for any more is counted as such.
+    let nowhere =
+        pb::EncodeRequest { model: newest("nowhere"), rows: Some(matrix(8, &sample(1, 8, 1))), ..Default::default() };
+    assert_eq!(client.encode(nowhere).await.expect_err("unknown").code(), Code::NotFound);
+
+    let metrics = server.metrics().await;
+    let mut counted = metrics.calls("m");
+    // The upload names it, too.
+    assert!(counted.remove(&("Train".to_owned(), "ok".to_owned())).is_none_or(|trained| trained == 1));
+    assert_eq!(counted, expected);
+    assert_eq!(metrics.calls("").get(&("Encode".to_owned(), "not_found".to_owned())), Some(&1));
+    // Histograms know of every question that was answered, and of no other.
+    let of = |operation: &str| {
+        metrics.get(&format!("halfhitch_request_seconds_count{{model=\"m\",operation=\"{operation}\"}}")) as u64
+    };
+    let ok = |method: &str| expected[&(method.to_owned(), "ok".to_owned())];
+    assert_eq!(of("encode"), ok("Encode") + ok("ModelInfer"));
+    assert_eq!(of("reconstruct"), ok("Reconstruct"));
+    let rows = metrics.get("halfhitch_batch_rows_sum{model=\"m\",operation=\"reconstruct\"}");
+    assert_eq!(rows as u64, 6 * (0..20).map(|round| 1 + (round % 5) * 40).sum::<u64>());
+    // Every call that did not go well has a cause.
+    let causes: f64 =
+        metrics.0.iter().filter(|(name, _)| name.starts_with("halfhitch_refusals_total")).map(|(_, v)| v).sum();
+    let failed: u64 = expected.iter().filter(|((_, code), _)| code != "ok").map(|(_, count)| count).sum();
+    assert_eq!(causes as u64, failed + 1);
+    for gauge in ["halfhitch_queued_rows", "halfhitch_queued_bytes", "halfhitch_queue_oldest_seconds"] {
+        assert_eq!(metrics.get(gauge), 0.0, "{gauge}");
+    }
+    assert_eq!(metrics.get("halfhitch_jobs{state=\"succeeded\"}"), 1.0);
+    assert_eq!(metrics.get("halfhitch_versions{model=\"m\"}"), 1.0);
+    assert_eq!(metrics.get("halfhitch_resident_models"), 1.0);
+    assert_eq!(metrics.get("halfhitch_store_writable"), 1.0);
+    assert_eq!(metrics.get("halfhitch_readiness{state=\"ready\"}"), 1.0);
+    assert!(metrics.get("halfhitch_received_bytes_total") > 1e5 && metrics.get("halfhitch_sent_bytes_total") > 1e4);
+    assert!(metrics.get("process_resident_memory_bytes") > 1e6 && metrics.get("process_open_fds") > 3.0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_is_counted_and_connections_come_and_go() {
+    let folder = temporary_store();
+    let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
+    let channel = server.channel().await;
+    let mut client = pb::job_service_client::JobServiceClient::new(channel.clone());
+    let mut autoencoder = pb::autoencoder_service_client::AutoencoderServiceClient::new(channel);
+    // An upload that begins and is left.
+    let (questions, receiver) = tokio::sync::mpsc::channel(1);
+    let begin = pb::TrainSpec { idempotency_key: "k".to_owned(), ..spec("m", &[8, 2]) };
+    questions.send(crate::support::question(pb::train_request::Message::Spec(begin))).await.expect("room");
+    let answers = autoencoder.train(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.expect("begun");
+    drop((questions, answers));
+    client.list_jobs(pb::ListJobsRequest::default()).await.expect("listed");
+    assert_eq!(server.metrics().await.get("halfhitch_open_connections"), 1.0);
+    drop((client, autoencoder));
+    for look in 0.. {
+        let metrics = server.metrics().await;
+        let left = metrics.calls("").get(&("Train".to_owned(), "cancelled".to_owned())).copied();
+        if metrics.get("halfhitch_open_connections") == 0.0 && left.is_some() {
+            assert_eq!(metrics.get("halfhitch_refusals_total{cause=\"left\"}"), 1.0);
+            assert_eq!(metrics.get("halfhitch_accepted_connections_total"), 1.0);
+            break;
+        }
+        assert!(look < LOOKS_MAX, "{:?}", metrics.0);
+        sleep(Duration::from_millis(10)).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_series_of_a_deleted_model_go() {
+    let folder = temporary_store();
+    let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
+    let channel = server.channel().await;
+    let mut client = pb::autoencoder_service_client::AutoencoderServiceClient::new(channel.clone());
+    train(&mut client, spec("m", &[8, 2]), &sample(300, 8, 1)).await.expect("trained");
+    let encode =
+        pb::EncodeRequest { model: newest("m"), rows: Some(matrix(8, &sample(1, 8, 1))), ..Default::default() };
+    client.encode(encode.clone()).await.expect("encoded");
+    let of_model = |metrics: &Metrics| metrics.0.keys().filter(|series| series.contains("model=\"m\"")).count();
+    assert!(of_model(&server.metrics().await) > 5);
+    let mut models = pb::model_service_client::ModelServiceClient::new(channel);
+    let delete = pb::DeleteModelVersionRequest { name: "m".to_owned(), version: 1 };
+    models.delete_model_version(delete).await.expect("deleted");
+    client.encode(encode).await.expect_err("gone");
+    assert_eq!(of_model(&server.metrics().await), 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_tell_where_it_stands_and_what_is_wrong_is_answered() {
+    let folder = temporary_store();
+    let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
+    for look in 0.. {
+        if server.get("/readyz").await == (200, "ready\n".to_owned()) {
+            break;
+        }
+        assert!(look < LOOKS_MAX, "it never becomes ready");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(server.get("/livez").await.0, 200);
+    assert_eq!(server.get("/").await.0, 404);
+    assert_eq!(server.get("/metrics/../etc/passwd").await.0, 404);
+    assert_eq!(
+        ask(server.admin, "POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .await
+            .0,
+        405
+    );
+    let long = "x".repeat(1 << 20);
+    let (code, _) = ask(server.admin, &format!("GET /livez HTTP/1.1\r\nhost: x\r\nlong: {long}\r\n\r\n")).await;
+    assert!([0, 431].contains(&code), "{code}");
+    ask(server.admin, "\0\0\0 not http\r\n\r\n").await;
+    // Who begins and does not go on holds nobody up.
+    let mut slow = Vec::new();
+    for _ in 0..10 {
+        let mut connection = TcpStream::connect(server.admin).await.expect("connects");
+        connection.write_all(b"GET /livez HT").await.expect("sent");
+        slow.push(connection);
+    }
+    assert_eq!(server.get("/livez").await.0, 200);
+    server.stop().await;
+}
