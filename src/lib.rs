@@ -7,6 +7,7 @@
 //! - [`model`]: names, specifications, the autoencoder, its gradient, its file
 //! - [`training`]: from rows to a trained model; pure, no clock and no disk
 //! - [`telemetry`][]: logs
+//! - [`security`]: credentials, roles, limits of a caller
 //! - [`executor`]: the CPU threads; [`store`]: models on disk; [`files`]: rows on disk
 //! - [`registry`]: models in memory
 //! - [`batching`]: many callers, large products; [`jobs`]: durable training jobs
@@ -24,6 +25,7 @@ pub mod model;
 pub mod numeric;
 pub mod registry;
 pub mod rpc;
+pub mod security;
 pub mod server;
 pub mod service;
 pub mod store;

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::CliError;
 use crate::config::{ServeArgs, Settings};
-use crate::server::{Orders, Stop};
+use crate::server::{Orders, Security, Stop};
 use crate::service::UpkeepConfig;
 use crate::{executor, server, telemetry};
 
@@ -48,11 +48,13 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         let opened =
             server::open(settings.server.clone()).await.map_err(|error| CliError::Failed(error.to_string()))?;
         let (stops, stops_told) = mpsc::channel(STOPS_WAITING_MAX);
-        let following = Following { args: args.clone(), started_with: settings, upkeep };
+        let scheme = if settings.server.security.tls.is_some() { "https" } else { "http" };
+        let security = opened.security().clone();
+        let following = Following { args: args.clone(), started_with: settings, upkeep, security };
         tokio::spawn(signals.follow(stops, following));
         // Whoever started this may wait for the line; it may also have closed its end.
         let mut output = io::stdout();
-        let _ = writeln!(output, "halfhitch {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
+        let _ = writeln!(output, "halfhitch {} listens on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
         let _ = output.flush();
         let orders = Orders::new(ReceiverStream::new(stops_told), upkeep_told);
         opened.serve(listener, orders).await.map_err(|error| CliError::Failed(error.to_string()))
@@ -117,11 +119,15 @@ struct Following {
     args: ServeArgs,
     started_with: Settings,
     upkeep: watch::Sender<UpkeepConfig>,
+    security: Security,
 }
 
 impl Following {
     /// Puts what changed in force. Settings with a mistake change nothing.
     async fn read_again(&self) {
+        // It says itself what it did not take.
+        let security = self.security.clone();
+        let _ = tokio::task::spawn_blocking(move || security.reload()).await;
         let args = self.args.clone();
         let read = tokio::task::spawn_blocking(move || Settings::load(&args)).await;
         let settings = match read {

@@ -6,6 +6,7 @@
 mod allocator;
 mod layers;
 mod lifecycle;
+mod security;
 mod traces;
 mod transport;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use allocator::settle_allocator;
 use layers::{Layers, read};
 pub use lifecycle::LifecycleArgs;
+pub use security::SecurityArgs;
 pub use traces::TracesArgs;
 pub use transport::TransportArgs;
 
@@ -61,6 +63,9 @@ pub struct ServeArgs {
     /// Traces
     #[command(flatten)]
     pub traces: TracesArgs,
+    /// Credentials, encryption, limits of a caller
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// Most rows computed together [default: 256]
     #[arg(long, value_name = "ROWS")]
     pub batch_rows_max: Option<String>,
@@ -255,6 +260,7 @@ impl Settings {
         let defaults = ServerConfig::new(store.clone());
         let transport = layers.transport(&args.transport, &defaults.transport)?;
         let traces = layers.traces(&args.traces, &defaults.traces)?;
+        let security = layers.security(&args.security)?;
         let batching = BatchingConfig {
             batch_rows_max: layers.count(
                 "batch_rows_max",
@@ -401,6 +407,7 @@ impl Settings {
         let server = ServerConfig {
             store,
             transport,
+            security,
             batching,
             executor,
             jobs,

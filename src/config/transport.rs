@@ -35,6 +35,19 @@ pub struct TransportArgs {
     /// calls under way go on to their end, one that crosses with the notice has to be sent again; 0: never [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub connection_age_seconds_max: Option<String>,
+    /// Connections at a time, further ones are closed at once; one address has at most four fifths of them
+    /// [default: 16384]
+    #[arg(long, value_name = "COUNT")]
+    pub connections_max: Option<String>,
+    /// Close a connection that has not begun to speak TLS or HTTP/2 after this long [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub greeting_seconds_max: Option<String>,
+    /// Close a connection that has made no call after this long; 0: never [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub first_call_seconds_max: Option<String>,
+    /// Headers of one call [default: 16KiB]
+    #[arg(long, value_name = "BYTES")]
+    pub header_bytes_max: Option<String>,
 }
 
 impl Layers<'_> {
@@ -103,6 +116,33 @@ impl Layers<'_> {
                 args.connection_age_seconds_max.as_ref(),
                 defaults.connection_age_max,
                 &transport::CONNECTION_AGE_SECONDS,
+            )?,
+            connections_max: self.count(
+                "connections_max",
+                args.connections_max.as_ref(),
+                defaults.connections_max as u64,
+                *transport::CONNECTIONS_MAX.start() as u64,
+                *transport::CONNECTIONS_MAX.end() as u64,
+            )? as usize,
+            greeting_max: Duration::from_secs(self.count(
+                "greeting_seconds_max",
+                args.greeting_seconds_max.as_ref(),
+                defaults.greeting_max.as_secs(),
+                *transport::GREETING_SECONDS.start(),
+                *transport::GREETING_SECONDS.end(),
+            )?),
+            first_call_max: self.seconds(
+                "first_call_seconds_max",
+                args.first_call_seconds_max.as_ref(),
+                defaults.first_call_max,
+                &transport::KEEPALIVE_SECONDS,
+            )?,
+            header_bytes_max: bytes(
+                self,
+                "header_bytes_max",
+                &args.header_bytes_max,
+                defaults.header_bytes_max,
+                &transport::HEADER_BYTES_MAX,
             )?,
         };
         config.check().map_err(|bad| self.refused(bad.setting, bad.got, &bad.expected))?;

@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
+use super::auth::caller;
 use super::bulk;
 use super::convert;
 use super::deadline::deadline;
@@ -15,6 +16,7 @@ use super::pb::autoencoder_service_server::AutoencoderService;
 use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{AnswerStream, Answers, Ending, driven};
+use crate::security::Caller;
 use crate::service::{
     Acknowledged, Begun, JobError, JobSnapshot, JobState, ScoreOptions, Served, Service, ServiceError, Upload, Version,
 };
@@ -29,17 +31,20 @@ impl AutoencoderService for Api {
         &self,
         request: Request<Streaming<pb::TrainRequest>>,
     ) -> Result<Response<Self::TrainStream>, Status> {
-        let service = self.service.clone();
+        let (service, caller) = (self.service.clone(), caller(request.extensions()));
         let questions = request.into_inner();
-        Ok(Response::new(driven(|answers| train(service, questions, answers))))
+        Ok(Response::new(driven(|answers| train(service, caller, questions, answers))))
     }
 
     async fn encode(&self, request: Request<pb::EncodeRequest>) -> Result<Response<pb::EncodeResponse>, Status> {
-        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
+        let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
+        let deadline = deadline(request.extensions());
         let pb::EncodeRequest { model, rows, code_length } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
+        caller.check_model(name.as_str())?;
         let rows = convert::matrix("rows", rows)?;
         context.asks(&name, rows.rows());
+        let _held = caller.hold(rows.rows() as u64, 0)?;
         let served = self.service.encode(&name, &selector, rows, code_length, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::EncodeResponse {
@@ -49,11 +54,14 @@ impl AutoencoderService for Api {
     }
 
     async fn decode(&self, request: Request<pb::DecodeRequest>) -> Result<Response<pb::DecodeResponse>, Status> {
-        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
+        let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
+        let deadline = deadline(request.extensions());
         let pb::DecodeRequest { model, codes, decoder } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
+        caller.check_model(name.as_str())?;
         let codes = convert::matrix("codes", codes)?;
         context.asks(&name, codes.rows());
+        let _held = caller.hold(codes.rows() as u64, 0)?;
         let served = self.service.decode(&name, &selector, codes, convert::decoder(decoder)?, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::DecodeResponse {
@@ -67,11 +75,14 @@ impl AutoencoderService for Api {
         &self,
         request: Request<pb::ReconstructRequest>,
     ) -> Result<Response<pb::ReconstructResponse>, Status> {
-        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
+        let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
+        let deadline = deadline(request.extensions());
         let pb::ReconstructRequest { model, rows, decoder } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
+        caller.check_model(name.as_str())?;
         let rows = convert::matrix("rows", rows)?;
         context.asks(&name, rows.rows());
+        let _held = caller.hold(rows.rows() as u64, 0)?;
         let served = self.service.reconstruct(&name, &selector, rows, convert::decoder(decoder)?, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::ReconstructResponse {
@@ -84,11 +95,14 @@ impl AutoencoderService for Api {
     }
 
     async fn score(&self, request: Request<pb::ScoreRequest>) -> Result<Response<pb::ScoreResponse>, Status> {
-        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
+        let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
+        let deadline = deadline(request.extensions());
         let pb::ScoreRequest { model, rows, reasons, false_alarm_rate } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
+        caller.check_model(name.as_str())?;
         let rows = convert::matrix("rows", rows)?;
         context.asks(&name, rows.rows());
+        let _held = caller.hold(rows.rows() as u64, 0)?;
         let options = ScoreOptions { reasons, false_alarm_rate };
         let scored = self.service.score(&name, &selector, rows, options, deadline).await?;
         context.served(scored.version, scored.timing);
@@ -96,11 +110,14 @@ impl AutoencoderService for Api {
     }
 
     async fn impute(&self, request: Request<pb::ImputeRequest>) -> Result<Response<pb::ImputeResponse>, Status> {
-        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
+        let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
+        let deadline = deadline(request.extensions());
         let pb::ImputeRequest { model, rows } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
+        caller.check_model(name.as_str())?;
         let rows = convert::matrix("rows", rows)?;
         context.asks(&name, rows.rows());
+        let _held = caller.hold(rows.rows() as u64, 0)?;
         let served = self.service.impute(&name, &selector, rows, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::ImputeResponse {
@@ -136,6 +153,7 @@ impl AutoencoderService for Api {
 /// One `Train` stream, from specification to result.
 async fn train(
     service: Service,
+    caller: Caller,
     mut questions: Streaming<pb::TrainRequest>,
     answers: Answers<pb::TrainResponse>,
 ) -> Result<(), Ending> {
@@ -148,6 +166,10 @@ async fn train(
     let missing = spec.missing_values;
     let files = spec.files.take().map(|files| convert::server_files(files, missing)).transpose()?;
     let (spec, key) = convert::train_spec(spec)?;
+    caller.check_model(spec.model_name.as_str())?;
+    if let Some(base) = &spec.base {
+        caller.check_model(base.name.as_str())?;
+    }
     if let Some(incremental) = incremental {
         if files.is_some() {
             let reason =
@@ -155,7 +177,7 @@ async fn train(
             return Err(ServiceError::invalid("spec.files", reason).into());
         }
         let cadence = convert::cadence(incremental)?;
-        return incremental::train(service, (spec, cadence, key, priority), questions, answers).await;
+        return incremental::train(service, caller, (spec, cadence, key, priority), questions, answers).await;
     }
     let spec = spec.check().map_err(JobError::from)?;
     if let Some(files) = files {
@@ -169,7 +191,7 @@ async fn train(
     let job = match service.jobs().begin(spec, key, priority).await? {
         Begun::Uploading { upload, snapshot, last_chunk } => {
             answers.send(accepted(snapshot, last_chunk)).await?;
-            receive(upload, &mut questions, &answers).await?
+            receive(upload, &caller, &mut questions, &answers).await?
         }
         // The rows are all here: whatever the client still sends is settled already.
         Begun::Complete { snapshot, last_chunk } => {
@@ -209,6 +231,7 @@ async fn no_rows(questions: &mut Streaming<pb::TrainRequest>) -> Ending {
 /// Puts the chunks of one stream on disk, acknowledging each, until `finish`; returns the queued job.
 async fn receive(
     mut upload: Upload,
+    caller: &Caller,
     questions: &mut Streaming<pb::TrainRequest>,
     answers: &Answers<pb::TrainResponse>,
 ) -> Result<JobSnapshot, Ending> {
@@ -222,6 +245,7 @@ async fn receive(
                 let number = chunk.number;
                 let role = convert::row_role(chunk.role)?;
                 let rows = convert::matrix("chunk.rows", chunk.rows)?;
+                let _held = caller.hold(rows.rows() as u64, rows.bytes() as u64)?;
                 for one in upload.append(number, role, rows).await? {
                     answers.send(acknowledged(one)).await?;
                 }

@@ -11,13 +11,15 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use tonic::{Code, Request, Status, Streaming};
 
+use super::auth::caller;
 use super::convert;
 use super::deadline::deadline;
 use super::limits::translate_status;
 use super::observe::RequestContext;
 use super::pb;
 use super::stream::AnswerStream;
-use crate::service::{BatchError, Bulk, BulkTask, Decoder, Readiness, Served, Service, ServiceError, field};
+use crate::security::{Caller, Held, Refusal};
+use crate::service::{BatchError, Bulk, BulkTask, Decoder, Matrix, Readiness, Served, Service, ServiceError, field};
 use crate::telemetry::call::within;
 
 /// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
@@ -82,6 +84,7 @@ where
         service: service.clone(),
         context: RequestContext::of(request.extensions()),
         deadline: deadline(request.extensions()),
+        caller: caller(request.extensions()),
         questions: request.into_inner(),
         stopping: service.lifecycle().watch(),
         opened: None,
@@ -89,6 +92,7 @@ where
         end: None,
         under_way: VecDeque::new(),
         bytes_ahead: 0,
+        waiting: None,
     };
     let served = stream::unfold(Some(exchange), |exchange| async move {
         let mut exchange = exchange?;
@@ -106,6 +110,7 @@ struct Exchange<Q> {
     service: Service,
     context: RequestContext,
     deadline: Option<Instant>,
+    caller: Caller,
     questions: Streaming<Q>,
     stopping: watch::Receiver<Readiness>,
     /// What the first message named.
@@ -116,6 +121,8 @@ struct Exchange<Q> {
     /// Read and not yet answered, in order.
     under_way: VecDeque<UnderWay>,
     bytes_ahead: usize,
+    /// Read, and more than the caller may have under way: until an answer is given.
+    waiting: Option<Matrix>,
 }
 
 /// What holds for all messages of a stream.
@@ -134,6 +141,7 @@ struct UnderWay {
     number: u64,
     bytes: usize,
     task: JoinHandle<Result<Served, ServiceError>>,
+    _held: Option<Held>,
 }
 
 impl Drop for UnderWay {
@@ -151,7 +159,7 @@ impl<Q: Message> Exchange<Q> {
             {
                 return end.map(|()| None);
             }
-            let reads = self.end.is_none();
+            let reads = self.end.is_none() && self.waiting.is_none();
             let has_room = self.under_way.len() < MESSAGES_AHEAD_MAX && self.bytes_ahead < BYTES_AHEAD_MAX;
             tokio::select! {
                 // Reading comes before answering: what is read can be computed meanwhile.
@@ -169,7 +177,14 @@ impl<Q: Message> Exchange<Q> {
                 served = first(&mut self.under_way), if !self.under_way.is_empty() => {
                     let Some(answered) = self.under_way.pop_front() else { continue };
                     self.bytes_ahead -= answered.bytes;
-                    let served = served.map_err(|error| error.of_message(answered.number))?;
+                    let number = answered.number;
+                    drop(answered);
+                    if let Some(matrix) = self.waiting.take()
+                        && let Err(error) = self.enter(self.messages_read, matrix)
+                    {
+                        self.end = Some(Err(error.of_message(self.messages_read).into()));
+                    }
+                    let served = served.map_err(|error| error.of_message(number))?;
                     self.context.served(served.version, served.output.timing);
                     return Ok(Some(served));
                 }
@@ -192,7 +207,7 @@ impl<Q: Message> Exchange<Q> {
 
     async fn start(&mut self, number: u64, question: Q) -> Result<(), ServiceError> {
         let Question { model, matrix, task } = question.question()?;
-        let Opened { task, bulk, .. } = match &mut self.opened {
+        let Opened { task, .. } = match &mut self.opened {
             Some(first) => {
                 let another = match (model, task) {
                     (Some(model), _) if model != first.model => Some("model"),
@@ -208,17 +223,33 @@ impl<Q: Message> Exchange<Q> {
             opened @ None => {
                 let (name, selector) = convert::model_ref(model.clone())?;
                 self.context.asks(&name, 0);
+                self.caller.check_model(name.as_str())?;
                 let task = task.unwrap_or(Q::TASK);
                 let bulk = self.service.bulk(&name, &selector, task, self.deadline).await?;
                 opened.insert(Opened { model: model.unwrap_or_default(), task, bulk })
             }
         };
         let matrix = convert::matrix(field(task.operation()), matrix)?;
+        self.enter(number, matrix)
+    }
+
+    /// Begins with a message, if the caller may have that much under way; if it has other messages of this stream under way,
+    /// later.
+    fn enter(&mut self, number: u64, matrix: Matrix) -> Result<(), ServiceError> {
+        let Some(Opened { bulk, .. }) = &self.opened else { return Ok(()) };
+        let held = match self.caller.hold(matrix.rows() as u64, matrix.bytes() as u64) {
+            Ok(held) => held,
+            Err(Refusal::TooMuch { .. }) if !self.under_way.is_empty() => {
+                self.waiting = Some(matrix);
+                return Ok(());
+            }
+            Err(refusal) => return Err(refusal.into()),
+        };
         let bytes = bulk.bytes(&matrix);
         self.context.add_rows(matrix.rows());
         let (bulk, deadline, ids) = (bulk.clone(), self.deadline, Arc::clone(self.context.ids()));
         let task = tokio::spawn(within(Some(ids), async move { bulk.compute(matrix, deadline).await }));
-        self.under_way.push_back(UnderWay { number, bytes, task });
+        self.under_way.push_back(UnderWay { number, bytes, task, _held: held });
         self.bytes_ahead += bytes;
         Ok(())
     }

@@ -13,7 +13,9 @@ use prost::Message as _;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::auth::caller;
 use super::{Api, convert, pb};
+use crate::security::Caller;
 use crate::service::{Operation, Service, ServiceError};
 
 /// One question, one answer: the methods that wait in the queue.
@@ -40,7 +42,8 @@ impl Api {
             match method {
                 Some((_, operation)) if service.is_busy() => {
                     let (service, state) = (service.clone(), State::Beginning(*operation));
-                    request.map(|inner| Body::new(Watched { inner, service, state }))
+                    let caller = caller(request.extensions());
+                    request.map(|inner| Body::new(Watched { inner, service, caller, state }))
                 }
                 _ => request,
             }
@@ -52,6 +55,7 @@ impl Api {
 struct Watched {
     inner: Body,
     service: Service,
+    caller: Caller,
     state: State,
 }
 
@@ -82,7 +86,8 @@ impl http_body::Body for Watched {
                 }
                 (State::Beginning(operation), frame) => {
                     let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                    if let Some(refusal) = data.and_then(|data| refusal(&self.service, *operation, data)) {
+                    if let Some(refusal) = data.and_then(|data| refusal(&self.service, &self.caller, *operation, data))
+                    {
                         self.state = State::Refused(refusal.into());
                     } else {
                         self.state = State::Passing;
@@ -95,9 +100,11 @@ impl http_body::Body for Watched {
 }
 
 /// The refusal of the question that begins here, if that much of it can be told.
-fn refusal(service: &Service, operation: Operation, data: &[u8]) -> Option<ServiceError> {
+fn refusal(service: &Service, caller: &Caller, operation: Operation, data: &[u8]) -> Option<ServiceError> {
     let (model, rest_bytes) = beginning(data)?;
     let (name, selector) = convert::model_ref(Some(model)).ok()?;
+    // Of other models it is not even told that they are busy: the handler refuses.
+    caller.check_model(name.as_str()).ok()?;
     service.refuse_early(&name, &selector, operation, rest_bytes.saturating_sub(FRAMING_BYTES_MAX))
 }
 

@@ -14,6 +14,7 @@ use super::pb;
 use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{Answers, Ending};
+use crate::security::Caller;
 use crate::service::{
     Cadence, IdempotencyKey, JobId, JobSnapshot, JobState, Matrix, Priority, RoundStream, RowRole, Service,
     ServiceError, StreamBegun, Taken, TrainSpec,
@@ -32,6 +33,7 @@ struct Waiting {
 /// What a stream knows between two events.
 struct Driver {
     service: Service,
+    caller: Caller,
     answers: Answers<pb::TrainResponse>,
     stream: RoundStream,
     /// Rounds that have their rows and whose end was not told, oldest first: they train in this order.
@@ -56,6 +58,7 @@ enum Happens {
 /// One stream of rounds, from its specification to the result of its last round.
 pub(super) async fn train(
     service: Service,
+    caller: Caller,
     (spec, cadence, key, priority): (TrainSpec, Cadence, Option<IdempotencyKey>, Priority),
     mut questions: Streaming<pb::TrainRequest>,
     answers: Answers<pb::TrainResponse>,
@@ -65,7 +68,7 @@ pub(super) async fn train(
     let job = convert::job(snapshot, convert::Report::Without);
     answers.send(answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number: last_chunk }))).await?;
     let mut driver =
-        Driver { service, answers, stream, rounds: rounds.into(), news: None, waiting: None, not_before: None };
+        Driver { service, caller, answers, stream, rounds: rounds.into(), news: None, waiting: None, not_before: None };
     driver.watch_first();
     while driver.stream.is_open() || !driver.rounds.is_empty() {
         match driver.next(&mut questions).await? {
@@ -116,6 +119,7 @@ impl Driver {
     }
 
     async fn append(&mut self, Waiting { number, role, rows }: Waiting) -> Result<(), Ending> {
+        let _held = self.caller.hold(rows.rows() as u64, rows.bytes() as u64)?;
         match self.stream.append(number, role, rows, !self.rounds.is_empty()).await? {
             Taken::Acknowledged(all) => {
                 for one in all {

@@ -5,11 +5,13 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::Api;
+use super::auth::caller;
 use super::convert;
 use super::pb;
 use super::pb::job_service_server::JobService;
 use super::stream::{AnswerStream, Answers, Ending, driven};
-use crate::service::{JobId, JobSnapshot, Service, ServiceError};
+use crate::security::Caller;
+use crate::service::{JobError, JobId, JobSnapshot, Service, ServiceError};
 
 /// A watcher hears of a job at least this often.
 const NEWS_INTERVAL: Duration = Duration::from_secs(1);
@@ -19,10 +21,12 @@ impl JobService for Api {
     type WatchJobStream = AnswerStream<pb::WatchJobResponse>;
 
     async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::ListJobsRequest { page_size, page_token } = request.into_inner();
         let after = convert::page_token::<JobId>(&page_token)?;
+        let seen = self.service.jobs().list().into_iter().filter(|job| caller.may_use(job.model_name.as_str()));
         let (jobs, next) = convert::page(
-            self.service.jobs().list().into_iter().skip_while(|job| after.as_ref().is_some_and(|last| job.id >= *last)),
+            seen.skip_while(|job| after.as_ref().is_some_and(|last| job.id >= *last)),
             page_size,
             |job| job.id.to_string(),
         );
@@ -31,14 +35,16 @@ impl JobService for Api {
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
+        let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
-        let snapshot = self.service.jobs().snapshot(&id).map_err(ServiceError::from)?;
+        let snapshot = self.job_of(&caller, &id)?;
         Ok(Response::new(pb::GetJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
     }
 
     async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
-        self.service.jobs().snapshot(&id).map_err(ServiceError::from)?;
+        self.job_of(&caller, &id)?;
         let service = self.service.clone();
         Ok(Response::new(driven(|answers| async move {
             let news = |job| pb::WatchJobResponse { job: Some(convert::job(job, convert::Report::With)) };
@@ -50,13 +56,17 @@ impl JobService for Api {
         &self,
         request: Request<pb::CancelJobRequest>,
     ) -> Result<Response<pb::CancelJobResponse>, Status> {
+        let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
+        self.job_of(&caller, &id)?;
         let snapshot = self.service.jobs().cancel(&id).await.map_err(ServiceError::from)?;
         Ok(Response::new(pb::CancelJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
     }
 
     async fn pause_job(&self, request: Request<pb::PauseJobRequest>) -> Result<Response<pb::PauseJobResponse>, Status> {
+        let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
+        self.job_of(&caller, &id)?;
         let snapshot = self.service.jobs().pause(&id).await.map_err(ServiceError::from)?;
         Ok(Response::new(pb::PauseJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
     }
@@ -65,9 +75,22 @@ impl JobService for Api {
         &self,
         request: Request<pb::ResumeJobRequest>,
     ) -> Result<Response<pb::ResumeJobResponse>, Status> {
+        let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
+        self.job_of(&caller, &id)?;
         let snapshot = self.service.jobs().resume(&id).await.map_err(ServiceError::from)?;
         Ok(Response::new(pb::ResumeJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
+    }
+}
+
+impl Api {
+    /// A job of a model that the caller may use. Any other is as unknown to it as one that does not exist.
+    fn job_of(&self, caller: &Caller, id: &JobId) -> Result<JobSnapshot, ServiceError> {
+        let snapshot = self.service.jobs().snapshot(id)?;
+        if caller.may_use(snapshot.model_name.as_str()) {
+            return Ok(snapshot);
+        }
+        Err(JobError::Unknown(id.to_string()).into())
     }
 }
 

@@ -1,5 +1,6 @@
 //! gRPC in and out: handlers (thin), conversions (total), status codes (one table).
 
+pub mod auth;
 pub mod autoencoder;
 mod bulk;
 pub mod convert;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
+use super::auth::caller;
 use super::convert;
 use super::limits::translate_status;
 use super::pb;
@@ -26,12 +27,14 @@ impl ModelService for Api {
         &self,
         request: Request<pb::ListModelsRequest>,
     ) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::ListModelsRequest { page_size, page_token } = request.into_inner();
         let after = convert::page_token(&page_token)?;
         let (models, next) = convert::page(
             self.service
                 .models()
                 .into_iter()
+                .filter(|model| caller.may_use(model.name.as_str()))
                 .skip_while(|model| after.as_ref().is_some_and(|last| model.name <= *last)),
             page_size,
             |model| model.name.to_string(),
@@ -44,8 +47,10 @@ impl ModelService for Api {
         &self,
         request: Request<pb::ListModelVersionsRequest>,
     ) -> Result<Response<pb::ListModelVersionsResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::ListModelVersionsRequest { name, page_size, page_token } = request.into_inner();
         let name = convert::model_name("name", &name)?;
+        caller.check_model(name.as_str())?;
         let after = convert::version_token(&page_token)?;
         let entry = self.service.model(&name)?;
         let newest_first = entry.versions.keys().rev().copied();
@@ -64,7 +69,9 @@ impl ModelService for Api {
         &self,
         request: Request<pb::GetModelVersionRequest>,
     ) -> Result<Response<pb::GetModelVersionResponse>, Status> {
+        let caller = caller(request.extensions());
         let (name, selector) = convert::model_ref(request.into_inner().model)?;
+        caller.check_model(name.as_str())?;
         let description = self.service.describe(&name, &selector).await?;
         let version = Some(convert::version(description, convert::Report::With));
         Ok(Response::new(pb::GetModelVersionResponse { version }))
@@ -74,8 +81,10 @@ impl ModelService for Api {
         &self,
         request: Request<pb::InspectModelRequest>,
     ) -> Result<Response<pb::InspectModelResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::InspectModelRequest { model, rows, validation_sample } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
+        caller.check_model(name.as_str())?;
         let rows = match (rows, validation_sample) {
             (None, false) => Rows::None,
             (None, true) => Rows::Sample,
@@ -93,16 +102,20 @@ impl ModelService for Api {
         &self,
         request: Request<pb::DeleteModelVersionRequest>,
     ) -> Result<Response<pb::DeleteModelVersionResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::DeleteModelVersionRequest { name, version } = request.into_inner();
         let name = convert::model_name("name", &name)?;
+        caller.check_model(name.as_str())?;
         let version = convert::version_number("version", version)?;
         self.service.delete_version(ModelKey { name, version }).await?;
         Ok(Response::new(pb::DeleteModelVersionResponse {}))
     }
 
     async fn set_alias(&self, request: Request<pb::SetAliasRequest>) -> Result<Response<pb::SetAliasResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::SetAliasRequest { name, alias, version, expected_version } = request.into_inner();
         let name = convert::model_name("name", &name)?;
+        caller.check_model(name.as_str())?;
         let alias = convert::alias("alias", &alias)?;
         let version = convert::version_number("version", version)?;
         let expected = match expected_version {
@@ -121,8 +134,10 @@ impl ModelService for Api {
         &self,
         request: Request<pb::DeleteAliasRequest>,
     ) -> Result<Response<pb::DeleteAliasResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::DeleteAliasRequest { name, alias, expected_version } = request.into_inner();
         let name = convert::model_name("name", &name)?;
+        caller.check_model(name.as_str())?;
         let alias = convert::alias("alias", &alias)?;
         let expected =
             expected_version.map(|number| convert::version_number("expected_version", number)).transpose()?;
@@ -134,11 +149,13 @@ impl ModelService for Api {
         &self,
         request: Request<Streaming<pb::ImportModelVersionRequest>>,
     ) -> Result<Response<pb::ImportModelVersionResponse>, Status> {
+        let caller = caller(request.extensions());
         let mut messages = request.into_inner();
         let Some(ImportMessage::Target(target)) = next(&mut messages).await? else {
             return Err(ServiceError::invalid("message", "expected `target` first").into());
         };
         let name = convert::model_name("target.name", &target.name)?;
+        caller.check_model(name.as_str())?;
         let _place = self.imports.acquire().await.map_err(|_| ServiceError::ShuttingDown("no import is taken"))?;
         let mut file = Vec::new();
         while let Some(message) = next(&mut messages).await? {
@@ -159,7 +176,9 @@ impl ModelService for Api {
         &self,
         request: Request<pb::CanonicaliseModelVersionRequest>,
     ) -> Result<Response<pb::CanonicaliseModelVersionResponse>, Status> {
+        let caller = caller(request.extensions());
         let (name, selector) = convert::model_ref(request.into_inner().model)?;
+        caller.check_model(name.as_str())?;
         let (description, variances) = self.service.canonicalise(&name, &selector).await?;
         let version = Some(convert::version(description, convert::Report::With));
         let code_variances = variances.into_iter().map(f64::from).collect();
@@ -170,8 +189,10 @@ impl ModelService for Api {
         &self,
         request: Request<pb::OrthonormaliseModelVersionRequest>,
     ) -> Result<Response<pb::OrthonormaliseModelVersionResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::OrthonormaliseModelVersionRequest { model, rows, publish } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
+        caller.check_model(name.as_str())?;
         let rows = convert::matrix("rows", rows)?;
         let made = self.service.orthonormalise(&name, &selector, rows, publish).await?;
         Ok(Response::new(pb::OrthonormaliseModelVersionResponse {
@@ -186,7 +207,9 @@ impl ModelService for Api {
         &self,
         request: Request<pb::ExportModelVersionRequest>,
     ) -> Result<Response<Self::ExportModelVersionStream>, Status> {
+        let caller = caller(request.extensions());
         let (name, selector) = convert::model_ref(request.into_inner().model)?;
+        caller.check_model(name.as_str())?;
         let (key, file) = self.service.export(&name, &selector).await?;
         let version = key.version.number();
         let mut rest = Bytes::from(file);

@@ -12,11 +12,14 @@
 //! | `NotRepresentable` | `OUT_OF_RANGE` | |
 //! | `Unavailable` | `UNAVAILABLE` | |
 //! | `Damaged` | `DATA_LOSS` | |
+//! | `Unauthenticated` | `UNAUTHENTICATED` | |
+//! | `Forbidden` | `PERMISSION_DENIED` | |
 //! | `Internal` | `INTERNAL` | the request's id, which the log carries too |
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::security::Refusal;
 use crate::service::{Kind, ServiceError};
 use crate::telemetry::call::{RequestId, current};
 
@@ -33,6 +36,8 @@ pub fn code(kind: Kind) -> Code {
         Kind::NotRepresentable => Code::OutOfRange,
         Kind::Unavailable => Code::Unavailable,
         Kind::Damaged => Code::DataLoss,
+        Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::Forbidden => Code::PermissionDenied,
         Kind::Internal => Code::Internal,
     }
 }
@@ -63,6 +68,12 @@ pub fn status(error: ServiceError) -> Status {
 impl From<ServiceError> for Status {
     fn from(error: ServiceError) -> Self {
         status(error)
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        status(refusal.into())
     }
 }
 

@@ -1,12 +1,15 @@
 //! Accepts connections and hands each to a server, which decides how old it becomes.
 
+use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{try_join, try_join_all};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
@@ -15,10 +18,15 @@ use tower::util::MapResponseLayer;
 
 use super::gathering::Gathering;
 use super::lingering::Lingering;
+use super::places::Places;
+use super::security::Security;
 use super::transport::TransportConfig;
+use super::wire::{Patience, Wire};
+use crate::rpc::auth::Auth;
 use crate::rpc::deadline::InTime;
 use crate::rpc::limits;
 use crate::rpc::observe::{Measured, Observe};
+use crate::security::told::Told;
 use crate::service::Readiness;
 use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::Traces;
@@ -31,13 +39,17 @@ const ACCEPTED_WAITING_MAX: usize = 16;
 /// Where the system has no room for another connection (no file descriptor, most often), it is asked again after this.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-type Accepted = Result<Gathering<Lingering>, io::Error>;
+/// Connections that have not said yet what they want; of more, those that take longest are closed.
+const GREETING_AT_ONCE_MAX: usize = 1024;
+
+type Accepted = Result<Gathering<Wire>, io::Error>;
 
 /// Serves `routes` on `listener` until it is told to stop; then accepts nothing and returns when all connections are
 /// closed.
 pub(super) async fn serve(
     listener: TcpListener,
     transport: TransportConfig,
+    security: Security,
     routes: Routes,
     traces: Traces,
     measured: Measured,
@@ -53,6 +65,10 @@ pub(super) async fn serve(
                 .layer(layer_fn(move |inner| Observe::new(inner, traces.clone(), measured.clone())))
                 .layer(layer_fn(InTime::new))
                 .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
+                .layer(layer_fn({
+                    let gate = Arc::clone(security.gate());
+                    move |inner| Auth::new(inner, Arc::clone(&gate))
+                }))
                 .add_routes(routes.clone());
             let lifecycle = lifecycle.clone();
             (sender, router.serve_with_incoming_shutdown(ReceiverStream::new(accepted), stopped(lifecycle)))
@@ -61,7 +77,7 @@ pub(super) async fn serve(
     let accepting = async {
         tokio::select! {
             () = stopped(lifecycle) => {}
-            () = accept(listener, senders, &measured.server) => {}
+            () = accept(listener, &transport, &security, senders, &measured.server) => {}
         }
         Ok(())
     };
@@ -73,13 +89,26 @@ async fn stopped(mut lifecycle: watch::Receiver<Readiness>) {
     let _ = lifecycle.wait_for(|now| *now == Readiness::Stopping).await;
 }
 
-/// Hands connections out in turn, until nobody takes them.
-async fn accept(listener: TcpListener, servers: Vec<mpsc::Sender<Accepted>>, measures: &Arc<ServerMeasures>) {
+/// Greets those who come, and hands them out in turn, until nobody takes them.
+async fn accept(
+    listener: TcpListener,
+    transport: &TransportConfig,
+    security: &Security,
+    servers: Vec<mpsc::Sender<Accepted>>,
+    measures: &Arc<ServerMeasures>,
+) {
     let mut told = false;
-    for server in servers.iter().cycle() {
-        let connection = loop {
-            match listener.accept().await {
-                Ok((connection, _)) => break connection,
+    let mut greeting = Greeting::new(transport, security.clone(), Arc::clone(measures));
+    let mut next = servers.iter().cycle();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((connection, address)) => {
+                    told = false;
+                    if let Some(server) = next.next() {
+                        greeting.begin(connection, address, server.clone());
+                    }
+                }
                 // The client was gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -90,15 +119,95 @@ async fn accept(listener: TcpListener, servers: Vec<mpsc::Sender<Accepted>>, mea
                     told = true;
                     sleep(ACCEPT_RETRY_AFTER).await;
                 }
+            },
+            Some(ended) = greeting.tasks.join_next(), if !greeting.tasks.is_empty() => {
+                if matches!(ended, Ok(Greeted::NobodyTakesIt)) {
+                    return;
+                }
             }
+        }
+    }
+}
+
+/// Connections that have not said yet what they want, each in a task of its own. They end with their owner.
+struct Greeting {
+    tasks: JoinSet<Greeted>,
+    /// In the order in which they came.
+    waiting: VecDeque<AbortHandle>,
+    places: Places,
+    security: Security,
+    measures: Arc<ServerMeasures>,
+    patience: Patience,
+    header_bytes_max: u64,
+}
+
+/// How a greeting went.
+enum Greeted {
+    Handed,
+    Left,
+    NobodyTakesIt,
+}
+
+impl Greeting {
+    fn new(transport: &TransportConfig, security: Security, measures: Arc<ServerMeasures>) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            waiting: VecDeque::new(),
+            places: Places::new(transport.connections_max),
+            security,
+            measures,
+            patience: Patience { greeting: transport.greeting_max, first_call: transport.first_call_max },
+            header_bytes_max: transport.header_bytes_max.into(),
+        }
+    }
+
+    fn begin(&mut self, connection: TcpStream, address: SocketAddr, server: mpsc::Sender<Accepted>) {
+        static FULL: Told = Told::never();
+        static CROWDED: Told = Told::never();
+        static BAD: Told = Told::never();
+        let Some(place) = self.places.take(address.ip()) else {
+            FULL.once(|unsaid| {
+                tracing::warn!(%address, unsaid, "a connection was refused: connections_max is reached, or this address's share");
+            });
+            return;
         };
-        told = false;
         if let Err(error) = connection.set_nodelay(true) {
             tracing::debug!(%error, "a connection goes on without TCP_NODELAY");
         }
-        if server.send(Ok(Gathering::new(Lingering::new(connection, Arc::clone(measures))))).await.is_err() {
-            return;
+        while self.waiting.front().is_some_and(AbortHandle::is_finished) {
+            self.waiting.pop_front();
         }
+        if self.waiting.len() >= GREETING_AT_ONCE_MAX {
+            self.waiting.retain(|task| !task.is_finished());
+        }
+        if self.waiting.len() >= GREETING_AT_ONCE_MAX
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            oldest.abort();
+            CROWDED.once(|unsaid| {
+                tracing::warn!(unsaid, "a connection was closed that said nothing: too many of them wait");
+            });
+        }
+        let (acceptor, gate) = (self.security.acceptor(), Arc::clone(self.security.gate()));
+        let connection = Lingering::new(connection, Arc::clone(&self.measures));
+        let (patience, header_bytes_max) = (self.patience, self.header_bytes_max);
+        let task = self.tasks.spawn(async move {
+            match Wire::greet(connection, acceptor, &gate, place, patience, header_bytes_max).await {
+                Ok(wire) => match server.send(Ok(Gathering::new(wire))).await {
+                    Ok(()) => Greeted::Handed,
+                    Err(_) => Greeted::NobodyTakesIt,
+                },
+                // Gone without a word: a look whether the port is open.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Greeted::Left,
+                Err(error) => {
+                    BAD.once(
+                        |unsaid| tracing::warn!(%address, %error, unsaid, "a connection was closed at its beginning"),
+                    );
+                    Greeted::Left
+                }
+            }
+        });
+        self.waiting.push_back(task);
     }
 }
 

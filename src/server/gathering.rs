@@ -69,6 +69,8 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
                 count => self.written += count,
             }
         }
+        // Below, what is encrypted may still be held back.
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         (self.written, self.flush) = (0, false);
         self.gathered.clear();
         self.gathered.shrink_to(KEPT_BYTES_MAX);

@@ -2,14 +2,19 @@
 
 mod admin;
 mod connections;
+mod frames;
 mod gathering;
 mod health;
 mod lingering;
 mod orders;
 mod page;
+mod places;
 mod process;
 mod reflection;
+pub mod security;
+pub mod tls;
 pub mod transport;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +41,8 @@ use crate::store::{ModelStore, StoreError};
 use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::{BadTraces, Traces, TracesConfig};
 pub use orders::{Orders, Stop};
+pub use security::{Security, SecurityConfig, SecurityError};
+pub use tls::TlsConfig;
 pub use transport::{BadTransport, TransportConfig};
 
 /// How often the store's folder is looked at for what another server did.
@@ -54,6 +61,8 @@ pub struct ServerConfig {
     pub store: PathBuf,
     /// Messages, windows, connections.
     pub transport: TransportConfig,
+    /// Who may come in, and how much of the server one may have.
+    pub security: SecurityConfig,
     /// Bounds of the batching layer.
     pub batching: BatchingConfig,
     /// Threads.
@@ -81,6 +90,7 @@ impl ServerConfig {
             jobs: JobsConfig::new(store.join("jobs")),
             store,
             transport: TransportConfig::default(),
+            security: SecurityConfig::default(),
             batching: BatchingConfig::default(),
             executor: ExecutorConfig::default(),
             registry: RegistryConfig::default(),
@@ -127,6 +137,9 @@ pub enum ServerError {
     /// The collector of traces.
     #[error(transparent)]
     Traces(#[from] BadTraces),
+    /// Credentials or certificates.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The network.
     #[error("serving failed: {0}")]
     Transport(#[from] tonic::transport::Error),
@@ -149,6 +162,7 @@ pub struct Opened {
     batcher: Batcher,
     jobs: Jobs,
     transport: TransportConfig,
+    security: Security,
     drain: Duration,
     traces: Traces,
     admin: Option<TcpListener>,
@@ -159,6 +173,8 @@ pub struct Opened {
 pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     config.transport.check()?;
     let traces = Traces::start(&config.traces)?;
+    let security = config.security.clone();
+    let security = blocking(move || Security::open(security)).await?;
     if let Some(folder) = config.jobs.train_folder.clone() {
         blocking(move || match std::fs::read_dir(&folder) {
             Ok(_) => Ok(()),
@@ -188,7 +204,7 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         None => None,
     };
     let ServerConfig { transport, drain, shutdown_grace, .. } = config;
-    Ok(Opened { registry, batcher, jobs, transport, drain, traces, admin, shutdown_grace })
+    Ok(Opened { registry, batcher, jobs, transport, security, drain, traces, admin, shutdown_grace })
 }
 
 impl Opened {
@@ -197,11 +213,16 @@ impl Opened {
         self.admin.as_ref()?.local_addr().ok()
     }
 
+    /// Credentials and certificates, to be read again when somebody says so.
+    pub fn security(&self) -> &Security {
+        &self.security
+    }
+
     /// Serves on `listener` until it is told to stop, then stops in order: not ready, still serving for a while, no new
     /// connections, answers to what was accepted, training to a checkpoint (it goes on at the next start), return. A
     /// further order to stop ends the step that is under way.
     pub async fn serve(self, listener: TcpListener, mut orders: Orders) -> Result<(), ServerError> {
-        let Self { registry, batcher, jobs, transport, drain, traces, admin, shutdown_grace } = self;
+        let Self { registry, batcher, jobs, transport, security, drain, traces, admin, shutdown_grace } = self;
         let lifecycle = Lifecycle::default();
         let service = Service::new(registry.clone(), batcher.clone(), jobs.clone(), lifecycle.clone());
         let api = Api::new(service.clone());
@@ -220,29 +241,21 @@ impl Opened {
         let measured = Measured { service: service.clone(), server: measures };
         let keeper = tokio::spawn(keep(service.clone(), registry, orders.upkeep.clone()));
 
-        let bytes_max = transport.message_bytes_max;
-        let (reflection, older_reflection) = reflection::services();
-        let routes = Routes::new(health::Health::over(service.clone()))
-            .add_service(reflection)
-            .add_service(older_reflection)
-            .add_service(
-                MapRequestLayer::new(api.early()).named_layer(
-                    pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
-                        .max_decoding_message_size(bytes_max)
-                        .max_encoding_message_size(usize::MAX),
-                ),
-            )
-            .add_service(
-                pb::model_service_server::ModelServiceServer::new(api.clone()).max_decoding_message_size(bytes_max),
-            )
-            .add_service(
-                pb::inference::grpc_inference_service_server::GrpcInferenceServiceServer::new(api.clone())
-                    .max_decoding_message_size(bytes_max)
-                    .max_encoding_message_size(usize::MAX),
-            )
-            .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max));
-        let serving =
-            tokio::spawn(connections::serve(listener, transport, routes, traces.clone(), measured, lifecycle.watch()));
+        if let Ok(address) = listener.local_addr() {
+            security.warn(address);
+        }
+        let looker = tokio::spawn(security.clone().watch(lifecycle.watch()));
+
+        let routes = routes(&service, api, transport.message_bytes_max);
+        let serving = tokio::spawn(connections::serve(
+            listener,
+            transport,
+            security.clone(),
+            routes,
+            traces.clone(),
+            measured,
+            lifecycle.watch(),
+        ));
         tokio::pin!(serving);
 
         let (stop, outcome) = tokio::select! {
@@ -293,6 +306,7 @@ impl Opened {
         let drained = batcher.clone();
         let _ = timeout_at(until, blocking(move || drained.drain())).await;
         let _ = keeper.await;
+        let _ = looker.await;
         traces.shut_down(TRACES_GRACE).await;
         let Stats { answered, refused, batches, rows, .. } = batcher.stats();
         tracing::info!(answered, refused, batches, rows, "stopped");
@@ -300,6 +314,30 @@ impl Opened {
         drop(admin);
         Ok(outcome?)
     }
+}
+
+/// Everything that is served over gRPC.
+fn routes(service: &Service, api: Api, bytes_max: usize) -> Routes {
+    let (reflection, older_reflection) = reflection::services();
+    Routes::new(health::Health::over(service.clone()))
+        .add_service(reflection)
+        .add_service(older_reflection)
+        .add_service(
+            MapRequestLayer::new(api.early()).named_layer(
+                pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
+                    .max_decoding_message_size(bytes_max)
+                    .max_encoding_message_size(usize::MAX),
+            ),
+        )
+        .add_service(
+            pb::model_service_server::ModelServiceServer::new(api.clone()).max_decoding_message_size(bytes_max),
+        )
+        .add_service(
+            pb::inference::grpc_inference_service_server::GrpcInferenceServiceServer::new(api.clone())
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max))
 }
 
 /// Everything that is done now and then: looks at the store's folder for what another server did, has models in memory,

@@ -26,6 +26,14 @@ pub struct TransportConfig {
     /// A connection of this age, give or take 10 %, takes no new calls and closes after the last; `None`: any age. A
     /// call that crosses with the notice is not served; clients that do not send it again by themselves see it fail.
     pub connection_age_max: Option<Duration>,
+    /// Connections at a time; further ones are closed at once. One address may have four times what is free.
+    pub connections_max: usize,
+    /// From the connection until TLS is settled and HTTP/2 has begun.
+    pub greeting_max: Duration,
+    /// A connection that has made no call by then is closed; `None`: never.
+    pub first_call_max: Option<Duration>,
+    /// Headers of one call, in bytes.
+    pub header_bytes_max: u32,
 }
 
 /// A message of fewer bytes could hold no row of most models; of more, protobuf forbids it.
@@ -40,6 +48,13 @@ pub const STREAMS_PER_CONNECTION_MAX: RangeInclusive<u32> = 1..=1_000_000;
 pub const KEEPALIVE_SECONDS: RangeInclusive<u64> = 1..=86_400;
 /// A year.
 pub const CONNECTION_AGE_SECONDS: RangeInclusive<u64> = 1..=365 * 86_400;
+
+/// At least one.
+pub const CONNECTIONS_MAX: RangeInclusive<usize> = 1..=1_000_000;
+/// A client that is far away needs a second.
+pub const GREETING_SECONDS: RangeInclusive<u64> = 1..=3600;
+/// From what any client sends to what no server should hold.
+pub const HEADER_BYTES_MAX: RangeInclusive<u32> = 1 << 10..=1 << 20;
 
 /// A setting that cannot be meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +82,10 @@ impl Default for TransportConfig {
             keepalive_interval: Some(Duration::from_secs(30)),
             keepalive_timeout: Duration::from_secs(20),
             connection_age_max: None,
+            connections_max: 16_384,
+            greeting_max: Duration::from_secs(10),
+            first_call_max: Some(Duration::from_mins(5)),
+            header_bytes_max: 16 << 10,
         }
     }
 }
@@ -86,6 +105,12 @@ impl TransportConfig {
         if let Some(age) = self.connection_age_max {
             within("connection_age_seconds_max", &age, &seconds(&CONNECTION_AGE_SECONDS))?;
         }
+        within("connections_max", &self.connections_max, &CONNECTIONS_MAX)?;
+        within("greeting_seconds_max", &self.greeting_max, &seconds(&GREETING_SECONDS))?;
+        within("header_bytes_max", &self.header_bytes_max, &HEADER_BYTES_MAX)?;
+        if let Some(first) = self.first_call_max {
+            within("first_call_seconds_max", &first, &seconds(&KEEPALIVE_SECONDS))?;
+        }
         // A stream could otherwise never fill its window.
         if self.connection_window_bytes < self.stream_window_bytes {
             return Err(BadTransport {
@@ -103,6 +128,7 @@ impl TransportConfig {
             .initial_stream_window_size(self.stream_window_bytes)
             .initial_connection_window_size(self.connection_window_bytes)
             .max_frame_size(self.frame_bytes_max)
+            .http2_max_header_list_size(self.header_bytes_max)
             .max_concurrent_streams(self.streams_per_connection_max)
             // All of them may depart before this thread looks at one: no reason to close the connection of the others.
             .http2_max_pending_accept_reset_streams(Some(RESETS_MIN.max(self.streams_per_connection_max as usize)))

@@ -9,6 +9,7 @@ use crate::model::sample::SampleError;
 use crate::model::{
     ArtifactError, CanonicalError, InverseError, ModelKey, ModelName, OrthonormalError, SpectrumError, Version,
 };
+use crate::security::Refusal;
 use crate::store::StoreError;
 use crate::telemetry::measures::Cause;
 
@@ -41,6 +42,10 @@ pub enum Kind {
     Damaged,
     /// Not now, perhaps elsewhere: the server is shutting down.
     Unavailable,
+    /// Nobody knows who asks.
+    Unauthenticated,
+    /// Whoever asks may not.
+    Forbidden,
     /// A fault of ours.
     Internal,
 }
@@ -170,6 +175,9 @@ pub enum ServiceError {
         /// Why.
         error: Box<ServiceError>,
     },
+    /// Who asks may not, or not now.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The server stops.
     #[error("the server is shutting down: {0}")]
     ShuttingDown(&'static str),
@@ -211,6 +219,11 @@ impl ServiceError {
             | Self::Canonical { .. }
             | Self::Orthonormal { .. } => Kind::Precondition,
             Self::Message { error, .. } => error.kind(),
+            Self::Refused(refusal) => match refusal {
+                Refusal::Unknown => Kind::Unauthenticated,
+                Refusal::Method { .. } | Refusal::Model { .. } => Kind::Forbidden,
+                Refusal::TooMuch { .. } | Refusal::TooOften { .. } => Kind::Exhausted,
+            },
             Self::ShuttingDown(_) => Kind::Unavailable,
             Self::Internal(_) => Kind::Internal,
         }
@@ -221,6 +234,7 @@ impl ServiceError {
         match (self, self.kind()) {
             (Self::Message { error, .. }, _) => error.cause(),
             (Self::Batch(BatchError::Full { .. }), _) => Cause::QueueFull,
+            (Self::Refused(Refusal::TooMuch { .. } | Refusal::TooOften { .. }), _) => Cause::Limited,
             (
                 Self::Batch(BatchError::TooLarge { .. })
                 | Self::FileTooLarge { .. }
@@ -228,6 +242,7 @@ impl ServiceError {
                 | Self::Job(JobError::TooManyRows { .. } | JobError::JobTooLarge { .. }),
                 _,
             ) => Cause::TooLarge,
+            (_, Kind::Unauthenticated | Kind::Forbidden) => Cause::Denied,
             (_, Kind::NotFound) => Cause::Unknown,
             (_, Kind::Invalid) => Cause::Invalid,
             (_, Kind::Exhausted) => Cause::NoRoom,
@@ -259,6 +274,9 @@ impl ServiceError {
             Self::InspectionsFull { .. } => Some(INSPECTION_RETRY_AFTER),
             Self::Job(error) => error.retry_after(),
             Self::Message { error, .. } => error.retry_after(),
+            Self::Refused(Refusal::TooMuch { retry_after, .. } | Refusal::TooOften { retry_after, .. }) => {
+                Some(*retry_after)
+            }
             _ => None,
         }
     }

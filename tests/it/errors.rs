@@ -180,6 +180,7 @@ async fn a_deadline_that_has_passed_is_told_as_such() {
     let api = Api::new(Service::new(registry, batcher, jobs.clone(), Lifecycle::default()));
     for (timeout, expected) in [("0n", Err(Code::DeadlineExceeded)), ("20S", Ok(1))] {
         let mut request = Request::new(encode(newest("late"), Some(matrix(6, &sample(2, 6, 1)))));
+        request.extensions_mut().insert(halfhitch::security::Caller::anybody());
         request.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a header"));
         let server = InTime::new(AutoencoderServiceServer::new(api.clone()));
         let answer = AutoencoderServiceClient::new(server).encode(request).await;

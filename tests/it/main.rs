@@ -33,6 +33,7 @@ mod report_page;
 mod same_bits;
 mod sample;
 mod score;
+mod security;
 mod server_files;
 mod serving;
 mod support;

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::describe::Face;
 use super::Api;
+use super::auth::caller;
 use super::deadline::deadline;
 use super::limits::translate_status;
 use super::observe::RequestContext;
@@ -16,6 +17,7 @@ use super::pb::inference as pb;
 use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
 use super::pb::inference::infer_parameter::ParameterChoice;
 use super::stream::{AnswerStream, Ending, driven};
+use crate::security::Caller;
 use crate::service::{
     Decoder, ModelEntry, ModelKey, ModelName, Output, Selector, ServiceError, Version, VersionDescription,
 };
@@ -70,8 +72,10 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::ModelReadyRequest>,
     ) -> Result<Response<pb::ModelReadyResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::ModelReadyRequest { name, version } = request.into_inner();
         let (model, _) = model(&name)?;
+        caller.check_model(model.as_str())?;
         self.service.resolve_served(&model, &selector(&version)?)?;
         Ok(Response::new(pb::ModelReadyResponse { ready: self.service.lifecycle().now().is_ready() }))
     }
@@ -91,8 +95,10 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::ModelMetadataRequest>,
     ) -> Result<Response<pb::ModelMetadataResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::ModelMetadataRequest { name, version } = request.into_inner();
         let (model, face) = model(&name)?;
+        caller.check_model(model.as_str())?;
         let selector = selector(&version)?;
         let described = self.described(&model, &selector).await?;
         let versions = match selector {
@@ -110,8 +116,10 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::ModelConfigRequest>,
     ) -> Result<Response<pb::ModelConfigResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::ModelConfigRequest { name, version } = request.into_inner();
         let (model, face) = model(&name)?;
+        caller.check_model(model.as_str())?;
         let described = self.described(&model, &selector(&version)?).await?;
         let config = describe::config(name, face, &described.spec, self.service.policy(&model));
         Ok(Response::new(pb::ModelConfigResponse { config: Some(config) }))
@@ -121,22 +129,24 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::ModelInferRequest>,
     ) -> Result<Response<pb::ModelInferResponse>, Status> {
-        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
-        Ok(Response::new(infer(self, request.into_inner(), &context, deadline).await?))
+        let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
+        let deadline = deadline(request.extensions());
+        Ok(Response::new(infer(self, &caller, request.into_inner(), &context, deadline, false).await?))
     }
 
     async fn model_stream_infer(
         &self,
         request: Request<Streaming<pb::ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
-        let (context, deadline) = (RequestContext::of(request.extensions()), deadline(request.extensions()));
+        let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
+        let deadline = deadline(request.extensions());
         let (api, mut questions) = (self.clone(), request.into_inner());
         Ok(Response::new(driven(|answers| async move {
             while let Some(question) =
                 questions.message().await.map_err(|status| Ending::Status(translate_status(status)))?
             {
                 let (model_name, id) = (question.model_name.clone(), question.id.clone());
-                let answer = match infer(&api, question, &context, deadline).await {
+                let answer = match infer(&api, &caller, question, &context, deadline, true).await {
                     Ok(answer) => pb::ModelStreamInferResponse { infer_response: Some(answer), ..Default::default() },
                     Err(error) => pb::ModelStreamInferResponse {
                         error_message: Status::from(error).message().to_owned(),
@@ -153,6 +163,7 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::ModelStatisticsRequest>,
     ) -> Result<Response<pb::ModelStatisticsResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::ModelStatisticsRequest { name, version } = request.into_inner();
         let usages = self.service.usages();
         let lines = |key: &ModelKey, face: Face| {
@@ -162,9 +173,11 @@ impl GrpcInferenceService for Api {
             describe::statistics(key, face, &counts)
         };
         let model_stats = if name.is_empty() {
-            usages.iter().flat_map(|(key, _)| Face::ALL.map(|face| lines(key, face))).collect()
+            let seen = usages.iter().filter(|(key, _)| caller.may_use(key.name.as_str()));
+            seen.flat_map(|(key, _)| Face::ALL.map(|face| lines(key, face))).collect()
         } else {
             let (model, face) = model(&name)?;
+            caller.check_model(model.as_str())?;
             if version.is_empty() {
                 let of = |version: &Version| ModelKey { name: model.clone(), version: *version };
                 self.service.model(&model)?.versions.keys().map(|version| lines(&of(version), face)).collect()
@@ -179,6 +192,7 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::RepositoryIndexRequest>,
     ) -> Result<Response<pb::RepositoryIndexResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::RepositoryIndexRequest { repository_name, ready: only_ready } = request.into_inner();
         repository(&repository_name)?;
         let index = |entry: &ModelEntry, version: Version| {
@@ -195,7 +209,7 @@ impl GrpcInferenceService for Api {
             }
         };
         let mut models = Vec::new();
-        for entry in self.service.models() {
+        for entry in self.service.models().into_iter().filter(|entry| caller.may_use(entry.name.as_str())) {
             models.extend(entry.versions.keys().map(|version| index(&entry, *version)));
         }
         models.retain(|model| !only_ready || model.state == "READY");
@@ -206,6 +220,7 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::RepositoryModelLoadRequest>,
     ) -> Result<Response<pb::RepositoryModelLoadResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::RepositoryModelLoadRequest { repository_name, model_name, parameters } = request.into_inner();
         repository(&repository_name)?;
         if let Some(parameter) = parameters.keys().next() {
@@ -214,6 +229,7 @@ impl GrpcInferenceService for Api {
             return Err(ServiceError::invalid("parameters", message).into());
         }
         let (model, _) = model(&model_name)?;
+        caller.check_model(model.as_str())?;
         self.service.warm(&model).await?;
         Ok(Response::new(pb::RepositoryModelLoadResponse {}))
     }
@@ -222,9 +238,11 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<pb::RepositoryModelUnloadRequest>,
     ) -> Result<Response<pb::RepositoryModelUnloadResponse>, Status> {
+        let caller = caller(request.extensions());
         let pb::RepositoryModelUnloadRequest { repository_name, model_name, .. } = request.into_inner();
         repository(&repository_name)?;
         let (model, _) = model(&model_name)?;
+        caller.check_model(model.as_str())?;
         self.service.unload(&model)?;
         Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
     }
@@ -249,11 +267,14 @@ impl Api {
 /// One question.
 async fn infer(
     api: &Api,
+    caller: &Caller,
     mut question: pb::ModelInferRequest,
     context: &RequestContext,
     deadline: Option<Instant>,
+    of_stream: bool,
 ) -> Result<pb::ModelInferResponse, ServiceError> {
     let (name, mut face) = model(&question.model_name)?;
+    caller.check_model(name.as_str())?;
     if let Some(operation) = text(&question, "operation")? {
         if face != Face::Encode {
             return Err(ServiceError::invalid("parameters", "`operation` is set on a name that has one already"));
@@ -269,6 +290,8 @@ async fn infer(
     context.asks(&name, 0);
     let rows = tensors::matrix(&mut question, face.input())?;
     context.add_rows(rows.rows());
+    // The bytes of a single call are counted as they come.
+    let _held = caller.hold(rows.rows() as u64, if of_stream { rows.bytes() as u64 } else { 0 })?;
     let service = &api.service;
     let served = match face {
         Face::Encode => service.encode(&name, &selector, rows, 0, deadline).await?,

@@ -1,6 +1,6 @@
 //! A call from its headers to its last byte, and what is told of it then.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,11 +8,11 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Uri};
 use opentelemetry::trace::{SpanId, TraceId};
 use tonic::Code;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tracing::Level;
 
 use super::traceparent::TraceParent;
 use super::{Measured, RequestContext};
+use crate::security::gate::Peer;
 use crate::service::{Batch, Timing};
 use crate::telemetry::call::{CallIds, Entered, RequestId};
 use crate::telemetry::ids;
@@ -43,7 +43,7 @@ pub(super) struct Call {
     traces: Traces,
     measured: Measured,
     uri: Uri,
-    peer: Option<SocketAddr>,
+    peer: Option<IpAddr>,
     in_batches: bool,
     began: Instant,
     sampled: Option<Sampled>,
@@ -195,8 +195,7 @@ impl Call {
             attributes.push(("halfhitch.version", count(outcome.version.number())));
         }
         if let Some(peer) = self.peer {
-            attributes.push(("client.address", peer.ip().to_string().into()));
-            attributes.push(("client.port", i64::from(peer.port()).into()));
+            attributes.push(("client.address", peer.to_string().into()));
         }
         let batch = self.timing().and_then(|timing| timing.batch);
         CallTrace {
@@ -271,7 +270,6 @@ fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn peer(extensions: &http::Extensions) -> Option<SocketAddr> {
-    let over_tls = || extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
-    extensions.get::<TcpConnectInfo>().or_else(over_tls)?.remote_addr()
+fn peer(extensions: &http::Extensions) -> Option<IpAddr> {
+    extensions.get::<Arc<Peer>>()?.address
 }

@@ -1,0 +1,253 @@
+//! What one caller has under way, and how much it may.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Refusal;
+
+/// What a caller may have at a time; 0: as much as it likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallerLimits {
+    /// Requests in flight; a stream is one.
+    pub requests_max: u64,
+    /// Rows in flight.
+    pub rows_max: u64,
+    /// Bytes of requests in flight, as they came.
+    pub bytes_max: u64,
+    /// Requests that begin in a second; those of one second may come at once.
+    pub requests_per_second_max: u64,
+}
+
+/// Where something is under way, its end makes room: it is asked for again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Counters of a caller.
+#[derive(Debug, Default)]
+pub struct Usage {
+    requests: AtomicU64,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    /// When the requests that were let in so far would all have begun, were they evenly spread (GCRA; ATM Forum 1996).
+    paid_until_ns: AtomicU64,
+}
+
+/// A part of what a caller may have; given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    usage: Arc<Usage>,
+    requests: u64,
+    rows: u64,
+    bytes: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.usage.requests.fetch_sub(self.requests, Ordering::Relaxed);
+        self.usage.rows.fetch_sub(self.rows, Ordering::Relaxed);
+        self.usage.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Adds if that stays within `max`; else says what it would have been.
+fn add(counter: &AtomicU64, more: u64, max: u64) -> Result<(), u64> {
+    if max == 0 {
+        counter.fetch_add(more, Ordering::Relaxed);
+        return Ok(());
+    }
+    let sum = |now: u64| now.checked_add(more).filter(|sum| *sum <= max);
+    let added = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum);
+    added.map(|_| ()).map_err(|now| now.saturating_add(more))
+}
+
+impl Usage {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        caller: &Arc<str>,
+        limits: &CallerLimits,
+        now_ns: u64,
+    ) -> Result<Option<Held>, Refusal> {
+        let held = if limits.requests_max > 0 {
+            add(&self.requests, 1, limits.requests_max).map_err(|got| Refusal::TooMuch {
+                caller: Arc::clone(caller),
+                limit: "requests_max",
+                got,
+                max: limits.requests_max,
+                retry_after: RETRY_AFTER,
+            })?;
+            Some(Held { usage: Arc::clone(self), requests: 1, rows: 0, bytes: 0 })
+        } else {
+            None
+        };
+        if limits.requests_per_second_max > 0 {
+            let max = limits.requests_per_second_max;
+            self.pay(max, now_ns).map_err(|retry_after| Refusal::TooOften {
+                caller: Arc::clone(caller),
+                max,
+                retry_after,
+            })?;
+        }
+        Ok(held)
+    }
+
+    /// Takes the place of one request in the second; else says when there is one.
+    fn pay(&self, per_second: u64, now_ns: u64) -> Result<(), Duration> {
+        let interval = (SECOND_NS / per_second).max(1);
+        let next = |paid: u64| {
+            let until = paid.max(now_ns).saturating_add(interval);
+            (until <= now_ns.saturating_add(SECOND_NS.max(interval))).then_some(until)
+        };
+        let paid = self.paid_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        paid.map(|_| ()).map_err(|paid| {
+            let free_at = (paid + interval).saturating_sub(SECOND_NS.max(interval));
+            Duration::from_nanos(free_at.saturating_sub(now_ns).max(1))
+        })
+    }
+
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        caller: &Arc<str>,
+        limits: &CallerLimits,
+        rows: u64,
+        bytes: u64,
+    ) -> Result<Option<Held>, Refusal> {
+        if limits.rows_max == 0 && limits.bytes_max == 0 {
+            return Ok(None);
+        }
+        let too_much = |limit, max| {
+            move |got| Refusal::TooMuch { caller: Arc::clone(caller), limit, got, max, retry_after: RETRY_AFTER }
+        };
+        let mut held = Held { usage: Arc::clone(self), requests: 0, rows: 0, bytes: 0 };
+        add(&self.rows, rows, limits.rows_max).map_err(too_much("rows_max", limits.rows_max))?;
+        held.rows = rows;
+        add(&self.bytes, bytes, limits.bytes_max).map_err(too_much("bytes_max", limits.bytes_max))?;
+        held.bytes = bytes;
+        Ok(Some(held))
+    }
+
+    /// Whether it would begin anew as it is.
+    fn is_as_new(&self, now_ns: u64) -> bool {
+        self.paid_until_ns.load(Ordering::Relaxed) <= now_ns
+    }
+}
+
+/// Those who are known by their address alone, while they are connected.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    callers: HashMap<IpAddr, Arc<Usage>>,
+    /// With so many it is looked who has left.
+    look_at: usize,
+}
+
+/// Fewer are not worth a look.
+const LOOK_AT_MIN: usize = 1024;
+
+impl Addresses {
+    /// The counters of an address, for a connection to keep. Who has left is forgotten, in time.
+    pub fn caller(&self, address: IpAddr, now_ns: u64) -> Arc<Usage> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let network = network(address);
+        if known.callers.len() >= known.look_at.max(LOOK_AT_MIN) && !known.callers.contains_key(&network) {
+            known.callers.retain(|_, usage| Arc::strong_count(usage) > 1 || !usage.is_as_new(now_ns));
+            known.look_at = 2 * known.callers.len();
+        }
+        Arc::clone(known.callers.entry(network).or_default())
+    }
+}
+
+/// Whom an address belongs to: one subscriber has 2^64 of IPv6.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller() -> Arc<str> {
+        "c".into()
+    }
+
+    #[test]
+    fn requests_are_counted_until_they_end() {
+        let (usage, limits) = (Arc::new(Usage::default()), CallerLimits { requests_max: 2, ..Default::default() });
+        let begin = || usage.begin(&caller(), &limits, 0);
+        let (first, _second) = (begin().expect("room"), begin().expect("room"));
+        assert!(matches!(begin(), Err(Refusal::TooMuch { limit: "requests_max", got: 3, max: 2, .. })));
+        drop(first);
+        begin().expect("room again");
+    }
+
+    #[test]
+    fn rows_and_bytes_are_given_back_also_by_those_who_were_refused() {
+        let limits = CallerLimits { rows_max: 10, bytes_max: 100, ..Default::default() };
+        let usage = Arc::new(Usage::default());
+        let hold = |rows, bytes| usage.hold(&caller(), &limits, rows, bytes);
+        let held = hold(6, 60).expect("room");
+        assert!(matches!(hold(5, 1), Err(Refusal::TooMuch { limit: "rows_max", got: 11, .. })));
+        assert!(matches!(hold(4, 41), Err(Refusal::TooMuch { limit: "bytes_max", got: 101, .. })));
+        drop(hold(4, 40).expect("what was refused holds nothing"));
+        drop(held);
+        hold(10, 100).expect("all of it");
+        assert!(hold(u64::MAX, 1).is_err());
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nothing_is_limited() {
+        let usage = Arc::new(Usage::default());
+        assert!(usage.hold(&caller(), &CallerLimits::default(), 1, 1).expect("free").is_none());
+        assert!(usage.begin(&caller(), &CallerLimits::default(), 1).expect("free").is_none());
+    }
+
+    #[test]
+    fn a_second_has_so_many_requests_and_says_when_the_next_may_come() {
+        let usage = Usage::default();
+        let start = 5 * SECOND_NS;
+        for _ in 0..10 {
+            usage.pay(10, start).expect("the burst of a second");
+        }
+        let wait = usage.pay(10, start).expect_err("the eleventh");
+        assert_eq!(wait, Duration::from_millis(100));
+        usage.pay(10, start + 100_000_000).expect("after that");
+        usage.pay(10, start + 100_000_000).expect_err("one only");
+        for _ in 0..10 {
+            usage.pay(10, start + 3 * SECOND_NS).expect("who was quiet has one second's, and no more");
+        }
+        usage.pay(10, start + 3 * SECOND_NS).expect_err("no more");
+        let other = Usage::default();
+        other.pay(1, 0).expect("the first");
+        assert_eq!(other.pay(1, 0), Err(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn addresses_that_have_left_are_forgotten() {
+        let addresses = Addresses::default();
+        let stays = addresses.caller("10.0.0.1".parse().expect("an address"), 0);
+        stays.requests.fetch_add(7, Ordering::Relaxed);
+        for i in 0..10_000_u32 {
+            addresses.caller(std::net::Ipv4Addr::from_bits(0x0b00_0000 + i).into(), 0);
+        }
+        let count = addresses.known.lock().expect("sound").callers.len();
+        assert!(count <= LOOK_AT_MIN + 1, "{count} are known");
+        let again = addresses.caller("::ffff:10.0.0.1".parse().expect("an address"), 0);
+        assert_eq!(again.requests.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_subscriber_of_ipv6_is_one_caller() {
+        let of = |text: &str| network(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1:2:3"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+    }
+}

@@ -1,0 +1,444 @@
+//! The file of credentials: who is known by which token or certificate, and what each may do.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
+use toml::{Table, Value};
+
+use super::callers::{CallerLimits, Usage};
+use super::date;
+use super::files::Unreadable;
+use super::roles::{Role, Roles};
+use super::{Caller, Refusal};
+
+/// Entries of a file: each is compared with every token that comes.
+pub const ENTRIES_MAX: usize = 1000;
+/// Longest name of an entry, in bytes.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Longest token that is looked at, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 4096;
+const PREFIXES_MAX: usize = 100;
+const SHA256_BYTES: usize = 32;
+
+/// Why a file of credentials is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// It cannot be read.
+    #[error("credentials file {0}")]
+    Unreadable(#[from] Unreadable),
+    /// It is no TOML.
+    #[error("credentials file {path} is not TOML: line {line}: {reason}")]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Where, from 1.
+        line: usize,
+        /// What is wrong. Not the line: it may hold a secret.
+        reason: String,
+    },
+    /// Something in it is not as it has to be.
+    #[error("credentials file {path}, {entry}: {key} is {got}, expected {expected}")]
+    Entry {
+        /// Which file.
+        path: PathBuf,
+        /// Which entry.
+        entry: String,
+        /// Which key.
+        key: String,
+        /// What came; not the value where that might be a secret.
+        got: String,
+        /// What is possible.
+        expected: String,
+    },
+}
+
+/// The digest of a token or a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; SHA256_BYTES]);
+
+impl Fingerprint {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// 64 hexadecimal digits; colons may stand between pairs of them.
+    fn parse(text: &str) -> Option<Self> {
+        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+        let mut bytes = [0; SHA256_BYTES];
+        if digits.len() != 2 * SHA256_BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A digest is no secret, but nobody needs it in a log.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(..)")
+    }
+}
+
+/// What is known of a client's certificate, which its authority has signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presented {
+    /// Of all of it.
+    pub fingerprint: Fingerprint,
+    /// Names of its extension, in lower case.
+    pub dns: Vec<String>,
+    /// Of its subject.
+    pub common_name: Option<String>,
+    /// After this it is none.
+    pub ends: SystemTime,
+}
+
+/// By what a certificate is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Mark {
+    Dns(String),
+    CommonName(String),
+    Sha256(Fingerprint),
+}
+
+impl Mark {
+    fn is_of(&self, presented: &Presented) -> bool {
+        match self {
+            Self::Dns(name) => presented.dns.contains(name),
+            Self::CommonName(name) => presented.common_name.as_ref() == Some(name),
+            Self::Sha256(fingerprint) => presented.fingerprint == *fingerprint,
+        }
+    }
+}
+
+/// What holds for tokens and certificates alike.
+#[derive(Debug)]
+struct Entry {
+    caller: Caller,
+    usage: Arc<Usage>,
+    roles: Roles,
+    ends: Option<SystemTime>,
+}
+
+impl Entry {
+    fn if_in_force(&self, now: SystemTime) -> Result<(&Caller, Roles), Refusal> {
+        if self.ends.is_some_and(|ends| ends <= now) {
+            return Err(Refusal::Unknown);
+        }
+        Ok((&self.caller, self.roles))
+    }
+}
+
+/// All that are in force.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    tokens: Vec<(Fingerprint, Entry)>,
+    certificates: Vec<(Mark, Entry)>,
+}
+
+impl Credentials {
+    /// Reads them. Who was known before, by the same name, keeps what it has under way.
+    pub fn parse(
+        text: &[u8],
+        path: &Path,
+        limits: CallerLimits,
+        before: Option<&Self>,
+    ) -> Result<Self, CredentialsError> {
+        Reader { path, limits, before }.read(text)
+    }
+
+    /// Whose token it is.
+    pub fn by_token(&self, token: &[u8], now: SystemTime) -> Result<(&Caller, Roles), Refusal> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::Unknown);
+        }
+        let asked = Fingerprint::of(token);
+        // All are compared, and all of each: how long it takes says nothing.
+        let mut found = u32::MAX;
+        for (i, (known, _)) in (0_u32..).zip(&self.tokens) {
+            found.conditional_assign(&i, known.0.ct_eq(&asked.0));
+        }
+        let (_, entry) = self.tokens.get(found as usize).ok_or(Refusal::Unknown)?;
+        entry.if_in_force(now)
+    }
+
+    /// Whose certificate it is.
+    pub fn by_certificate(&self, presented: &Presented, now: SystemTime) -> Result<(&Caller, Roles), Refusal> {
+        if presented.ends <= now {
+            return Err(Refusal::Unknown);
+        }
+        let found = self.certificates.iter().find(|(mark, _)| mark.is_of(presented));
+        found.ok_or(Refusal::Unknown)?.1.if_in_force(now)
+    }
+
+    /// How many tokens and certificates there are.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.tokens.len(), self.certificates.len())
+    }
+
+    fn usage(&self, name: &str) -> Option<Arc<Usage>> {
+        let tokens = self.tokens.iter().map(|(_, entry)| entry);
+        let mut all = tokens.chain(self.certificates.iter().map(|(_, entry)| entry));
+        all.find(|entry| entry.caller.name() == name).map(|entry| Arc::clone(&entry.usage))
+    }
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    limits: CallerLimits,
+    before: Option<&'a Credentials>,
+}
+
+/// A table that is taken apart, key by key.
+struct Taken<'a> {
+    path: &'a Path,
+    entry: String,
+    table: Table,
+}
+
+impl Reader<'_> {
+    fn read(&self, text: &[u8]) -> Result<Credentials, CredentialsError> {
+        let syntax = |before: &[u8], reason: &str| CredentialsError::Syntax {
+            path: self.path.to_owned(),
+            line: before.split(|byte| *byte == b'\n').count(),
+            reason: reason.to_owned(),
+        };
+        let text = std::str::from_utf8(text).map_err(|error| syntax(&text[..error.valid_up_to()], "it is no UTF-8"))?;
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            let at = error.span().map_or(0, |span| span.start.min(text.len()));
+            syntax(&text.as_bytes()[..at], error.message().lines().next().unwrap_or("it cannot be read"))
+        })?;
+        let mut whole = Taken { path: self.path, entry: "the file".to_owned(), table };
+        let mut read = Credentials::default();
+        let mut names: HashMap<String, String> = HashMap::new();
+        let mut count = 0;
+        for kind in ["token", "certificate"] {
+            for (i, table) in whole.tables(kind)?.into_iter().enumerate() {
+                count += 1;
+                if count > ENTRIES_MAX {
+                    return Err(whole.wrong(kind, "one too many".into(), format!("at most {ENTRIES_MAX} entries")));
+                }
+                let mut taken = Taken { path: self.path, entry: format!("[[{kind}]] {}", i + 1), table };
+                let name = taken.name()?;
+                taken.entry = format!("[[{kind}]] {} ({name})", i + 1);
+                if let Some(other) = names.insert(name.clone(), taken.entry.clone()) {
+                    return Err(taken.wrong("name", format!("{name:?}"), format!("another than that of {other}")));
+                }
+                if kind == "token" {
+                    let hash = taken.sha256()?.ok_or_else(|| taken.missing("sha256", SHA256_EXPECTED))?;
+                    if read.tokens.iter().any(|(other, _)| *other == hash) {
+                        return Err(taken.wrong("sha256", "that of another entry".into(), "one token an entry".into()));
+                    }
+                    read.tokens.push((hash, self.entry(name, taken)?));
+                } else {
+                    let mark = taken.mark()?;
+                    if read.certificates.iter().any(|(other, _)| *other == mark) {
+                        let expected = "one certificate an entry".into();
+                        return Err(taken.wrong(
+                            "dns, common_name or sha256",
+                            "that of another entry".into(),
+                            expected,
+                        ));
+                    }
+                    read.certificates.push((mark, self.entry(name, taken)?));
+                }
+            }
+        }
+        whole.finish("token, certificate")?;
+        Ok(read)
+    }
+
+    /// What is left of an entry, once it is known whose.
+    fn entry(&self, name: String, mut taken: Taken<'_>) -> Result<Entry, CredentialsError> {
+        let roles = taken.roles()?;
+        let models = taken.models()?;
+        let ends = taken.ends()?;
+        let limits = CallerLimits {
+            requests_max: taken.limit("requests_max", self.limits.requests_max)?,
+            rows_max: taken.limit("rows_max", self.limits.rows_max)?,
+            bytes_max: taken.limit("bytes_max", self.limits.bytes_max)?,
+            requests_per_second_max: taken.limit("requests_per_second_max", self.limits.requests_per_second_max)?,
+        };
+        taken.finish(
+            "name, sha256 (or dns or common_name of a certificate), roles, models, expires, requests_max, rows_max, \
+             bytes_max, requests_per_second_max",
+        )?;
+        let usage = self.before.and_then(|before| before.usage(&name)).unwrap_or_default();
+        let caller = Caller::new(name.into(), models.into(), Arc::clone(&usage), limits);
+        Ok(Entry { caller, usage, roles, ends })
+    }
+}
+
+const SHA256_EXPECTED: &str = "the SHA-256 in 64 hexadecimal digits";
+
+impl Taken<'_> {
+    fn wrong(&self, key: &str, got: String, expected: String) -> CredentialsError {
+        let (path, entry) = (self.path.to_owned(), self.entry.clone());
+        CredentialsError::Entry { path, entry, key: key.to_owned(), got, expected }
+    }
+
+    fn missing(&self, key: &str, expected: &str) -> CredentialsError {
+        self.wrong(key, "missing".to_owned(), expected.to_owned())
+    }
+
+    fn tables(&mut self, key: &str) -> Result<Vec<Table>, CredentialsError> {
+        let table = |value| match value {
+            Value::Table(table) => Ok(table),
+            other => Err(other),
+        };
+        match self.table.remove(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(all)) => all.into_iter().map(table).collect::<Result<_, Value>>().map_err(|other| {
+                self.wrong(key, format!("a list with {}", kind(&other)), format!("entries that begin with [[{key}]]"))
+            }),
+            Some(other) => Err(self.wrong(key, kind(&other), format!("entries that begin with [[{key}]]"))),
+        }
+    }
+
+    fn text(&mut self, key: &str, expected: &str) -> Result<Option<String>, CredentialsError> {
+        match self.table.remove(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, kind(&other), expected.to_owned())),
+        }
+    }
+
+    fn texts(&mut self, key: &str, expected: &str) -> Result<Option<Vec<String>>, CredentialsError> {
+        let Some(value) = self.table.remove(key) else { return Ok(None) };
+        let wrong = |value: &Value| self.wrong(key, kind(value), expected.to_owned());
+        let Value::Array(all) = value else { return Err(wrong(&value)) };
+        let text = |value| match value {
+            Value::String(text) => Ok(text),
+            other => Err(wrong(&other)),
+        };
+        all.into_iter().map(text).collect::<Result<_, _>>().map(Some)
+    }
+
+    fn name(&mut self) -> Result<String, CredentialsError> {
+        let expected = format!("1 to {NAME_BYTES_MAX} characters a-z, A-Z, 0-9, '.', '_', '-' or '@'");
+        let name = self.text("name", &expected)?.ok_or_else(|| self.missing("name", &expected))?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@');
+        if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed) {
+            return Ok(name);
+        }
+        Err(self.wrong("name", format!("{:?}", name.chars().take(80).collect::<String>()), expected))
+    }
+
+    fn sha256(&mut self) -> Result<Option<Fingerprint>, CredentialsError> {
+        let Some(text) = self.text("sha256", SHA256_EXPECTED)? else { return Ok(None) };
+        // Not what came: it may be the token itself.
+        let wrong = || self.wrong("sha256", format!("{} other characters", text.len()), SHA256_EXPECTED.to_owned());
+        Fingerprint::parse(&text).map(Some).ok_or_else(wrong)
+    }
+
+    fn mark(&mut self) -> Result<Mark, CredentialsError> {
+        let expected = "exactly one of them, and not empty";
+        let dns = self.text("dns", expected)?.map(|name| Mark::Dns(name.to_ascii_lowercase()));
+        let common_name = self.text("common_name", expected)?.map(Mark::CommonName);
+        let sha256 = self.sha256()?.map(Mark::Sha256);
+        let set: Vec<Mark> = [dns, common_name, sha256].into_iter().flatten().collect();
+        let empty = set.iter().any(|mark| matches!(mark, Mark::Dns(name) | Mark::CommonName(name) if name.is_empty()));
+        match <[Mark; 1]>::try_from(set) {
+            Ok([mark]) if !empty => Ok(mark),
+            Ok(_) => Err(self.wrong("dns or common_name", "empty".to_owned(), expected.to_owned())),
+            Err(set) => {
+                let got = format!("set {} times", set.len());
+                Err(self.wrong("dns, common_name or sha256", got, expected.to_owned()))
+            }
+        }
+    }
+
+    fn roles(&mut self) -> Result<Roles, CredentialsError> {
+        let expected = "a list of one or more of \"infer\", \"train\", \"admin\"";
+        let texts = self.texts("roles", expected)?.ok_or_else(|| self.missing("roles", expected))?;
+        if texts.is_empty() {
+            return Err(self.wrong("roles", "empty".to_owned(), expected.to_owned()));
+        }
+        texts.iter().try_fold(Roles::default(), |roles, text| match text.parse::<Role>() {
+            Ok(role) => Ok(roles.with(role)),
+            Err(()) => {
+                let shown: String = text.chars().take(80).collect();
+                Err(self.wrong("roles", format!("{shown:?}"), expected.to_owned()))
+            }
+        })
+    }
+
+    fn models(&mut self) -> Result<Vec<String>, CredentialsError> {
+        let expected = format!("a list of at most {PREFIXES_MAX} beginnings of names, none of them empty");
+        let models = self.texts("models", &expected)?.unwrap_or_default();
+        if models.len() > PREFIXES_MAX {
+            return Err(self.wrong("models", format!("{} texts", models.len()), expected));
+        }
+        match models.iter().find(|text| !could_begin(text)) {
+            None => Ok(models),
+            Some(other) => {
+                let shown: String = other.chars().take(80).collect();
+                let expected = format!("{expected}, of characters a-z, 0-9, '.', '_' or '-'");
+                Err(self.wrong("models", format!("{shown:?}"), expected))
+            }
+        }
+    }
+
+    fn ends(&mut self) -> Result<Option<SystemTime>, CredentialsError> {
+        let expected = "a date such as 2027-01-31 or 2027-01-31T12:00:00Z, without quotes";
+        match self.table.remove("expires") {
+            None => Ok(None),
+            Some(Value::Datetime(datetime)) => match date::moment(&datetime) {
+                Some(moment) => Ok(Some(moment)),
+                None => Err(self.wrong("expires", datetime.to_string(), expected.to_owned())),
+            },
+            Some(other) => Err(self.wrong("expires", kind(&other), expected.to_owned())),
+        }
+    }
+
+    fn limit(&mut self, key: &str, default: u64) -> Result<u64, CredentialsError> {
+        match self.table.remove(key) {
+            None => Ok(default),
+            Some(Value::Integer(number)) if number >= 0 => Ok(number.unsigned_abs()),
+            Some(Value::Integer(number)) => {
+                Err(self.wrong(key, number.to_string(), "a whole number, 0 for no limit".to_owned()))
+            }
+            Some(other) => Err(self.wrong(key, kind(&other), "a whole number, 0 for no limit".to_owned())),
+        }
+    }
+
+    /// Nothing may be left.
+    fn finish(self, known: &str) -> Result<(), CredentialsError> {
+        match self.table.keys().next() {
+            None => Ok(()),
+            Some(key) => {
+                let shown: String = key.chars().take(80).collect();
+                Err(self.wrong(&format!("the key {shown:?}"), "unknown".to_owned(), format!("one of: {known}")))
+            }
+        }
+    }
+}
+
+/// Whether the name of a model can begin so.
+fn could_begin(text: &str) -> bool {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+    text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        && text.bytes().all(allowed)
+}
+
+/// What a value is, without saying which.
+fn kind(value: &Value) -> String {
+    format!("a value of type {}", value.type_str())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Files that are read again when they have changed.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// No file of credentials or certificates is larger, in bytes.
+pub const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// A file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+pub struct Unreadable {
+    /// Which.
+    pub path: PathBuf,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+/// The contents, at most [`FILE_BYTES_MAX`].
+pub fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            let text = format!("it is larger than {FILE_BYTES_MAX} bytes, the most that is read of such a file");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        Ok(bytes)
+    };
+    read().map_err(|source| Unreadable { path: path.to_owned(), source })
+}
+
+/// Something made of files, remade when their contents change.
+///
+/// Contents are compared, not times: links are swapped where secrets are mounted, and times are coarse.
+#[derive(Debug)]
+pub struct Watched {
+    paths: Vec<PathBuf>,
+    /// What was last looked at, good or bad.
+    seen: Vec<Option<Vec<u8>>>,
+}
+
+impl Watched {
+    /// These files, not looked at yet.
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Self { seen: Vec::new(), paths }
+    }
+
+    /// The contents in order, or why not, if they are not what they were at the last look.
+    pub fn changed(&mut self) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
+        let read: Vec<_> = self.paths.iter().map(|path| read(path)).collect();
+        let seen: Vec<_> = read.iter().map(|one| one.as_ref().ok().cloned()).collect();
+        if seen == self.seen {
+            return None;
+        }
+        self.seen = seen;
+        Some(read.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen_once_and_so_is_a_file_that_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        std::fs::write(&a, "1").expect("writes");
+        std::fs::write(&b, "2").expect("writes");
+        let mut watched = Watched::new(vec![a.clone(), b.clone()]);
+        assert_eq!(watched.changed().expect("new").expect("read"), [b"1", b"2"]);
+        assert!(watched.changed().is_none());
+        std::fs::write(&b, "3").expect("writes");
+        assert_eq!(watched.changed().expect("changed").expect("read"), [b"1", b"3"]);
+        std::fs::remove_file(&a).expect("removes");
+        assert_eq!(watched.changed().expect("gone").expect_err("gone").path, a);
+        assert!(watched.changed().is_none(), "once");
+        std::fs::write(&a, "1").expect("writes");
+        assert!(watched.changed().expect("back").is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_is_swapped_is_a_change() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for (version, text) in [("v1", "old"), ("v2", "new")] {
+            std::fs::create_dir(at(version)).expect("makes");
+            std::fs::write(at(version).join("secret"), text).expect("writes");
+        }
+        std::os::unix::fs::symlink("v1", at("..data")).expect("links");
+        std::os::unix::fs::symlink("..data/secret", at("secret")).expect("links");
+        let mut watched = Watched::new(vec![at("secret")]);
+        assert_eq!(watched.changed().expect("first").expect("read"), [b"old"]);
+        std::os::unix::fs::symlink("v2", at("..new")).expect("links");
+        std::fs::rename(at("..new"), at("..data")).expect("swaps");
+        assert_eq!(watched.changed().expect("swapped").expect("read"), [b"new"]);
+    }
+
+    #[test]
+    fn a_file_without_end_is_not_read_to_it() {
+        let error = read(Path::new("/dev/zero")).expect_err("too large");
+        assert!(error.to_string().contains("larger than 4194304 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,188 @@
+//! Roles, and what each may call: one table.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a credential is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Asks models, and reads what is known of them.
+    Infer,
+    /// Makes versions, by training or import, and has their jobs in hand.
+    Train,
+    /// Everything: aliases, deleting, loading and unloading too.
+    Admin,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Infer, Self::Train, Self::Admin];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Infer => "infer",
+            Self::Train => "train",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|role| role.name() == text).ok_or(())
+    }
+}
+
+/// Some of the roles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles(u8);
+
+impl Roles {
+    /// These and one more.
+    #[must_use]
+    pub const fn with(self, role: Role) -> Self {
+        Self(self.0 | 1 << role as u8)
+    }
+
+    /// Whether it is one of them.
+    pub const fn has(self, role: Role) -> bool {
+        self.0 & 1 << role as u8 != 0
+    }
+}
+
+/// Whom a method is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Everybody, known or not.
+    Nothing,
+    /// Whoever is known.
+    Known,
+    /// One of two roles, or `admin`.
+    Either(Role, Role),
+    /// The role, or `admin`.
+    Role(Role),
+}
+
+impl Need {
+    /// Whether somebody who is known and has these roles may.
+    pub fn is_met_by(self, roles: Roles) -> bool {
+        let has = |role| roles.has(role) || roles.has(Role::Admin);
+        match self {
+            Self::Nothing | Self::Known => true,
+            Self::Either(one, other) => has(one) || has(other),
+            Self::Role(role) => has(role),
+        }
+    }
+
+    /// In words.
+    pub fn expected(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Known => "any role",
+            Self::Either(..) => "the role infer, train or admin",
+            Self::Role(Role::Infer) => "the role infer or admin",
+            Self::Role(Role::Train) => "the role train or admin",
+            Self::Role(Role::Admin) => "the role admin",
+        }
+    }
+}
+
+/// What is known of a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// Whom it is for.
+    pub need: Need,
+    /// Whether clients send it messages without end.
+    pub takes_stream: bool,
+}
+
+const READ: Need = Need::Either(Role::Infer, Role::Train);
+
+/// The method behind a path of gRPC (`/package.Service/Method`). What is not in the table is for `admin` alone.
+pub fn method(path: &str) -> Method {
+    let find = || {
+        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+        need(service, method)
+    };
+    let need = find().unwrap_or(Need::Role(Role::Admin));
+    let takes_stream = ["/Train", "/EncodeStream", "/DecodeStream", "/ImportModelVersion", "/ModelStreamInfer"]
+        .iter()
+        .any(|method| path.ends_with(method));
+    Method { need, takes_stream }
+}
+
+/// The table.
+pub fn need(service: &str, method: &str) -> Option<Need> {
+    let need = match service {
+        "grpc.health.v1.Health" => match method {
+            "Check" | "List" | "Watch" => Need::Nothing,
+            _ => return None,
+        },
+        "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => match method {
+            "ServerReflectionInfo" => Need::Known,
+            _ => return None,
+        },
+        "halfhitch.v1.AutoencoderService" => match method {
+            "Encode" | "Decode" | "Reconstruct" | "Score" | "Impute" | "EncodeStream" | "DecodeStream" => {
+                Need::Role(Role::Infer)
+            }
+            "Train" => Need::Role(Role::Train),
+            _ => return None,
+        },
+        "halfhitch.v1.ModelService" => match method {
+            "ListModels" | "ListModelVersions" | "GetModelVersion" | "InspectModel" | "ExportModelVersion" => READ,
+            "ImportModelVersion" | "CanonicaliseModelVersion" | "OrthonormaliseModelVersion" => Need::Role(Role::Train),
+            "DeleteModelVersion" | "SetAlias" | "DeleteAlias" => Need::Role(Role::Admin),
+            _ => return None,
+        },
+        "halfhitch.v1.JobService" => match method {
+            "ListJobs" | "GetJob" | "WatchJob" | "CancelJob" | "PauseJob" | "ResumeJob" => Need::Role(Role::Train),
+            _ => return None,
+        },
+        "inference.GRPCInferenceService" => match method {
+            "ServerLive" | "ServerReady" | "ServerMetadata" => Need::Known,
+            "ModelReady" | "ModelMetadata" | "ModelConfig" | "ModelStatistics" | "RepositoryIndex" => READ,
+            "ModelInfer" | "ModelStreamInfer" => Need::Role(Role::Infer),
+            "RepositoryModelLoad" | "RepositoryModelUnload" => Need::Role(Role::Admin),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(need)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn may(path: &str, roles: &[Role]) -> bool {
+        method(path).need.is_met_by(roles.iter().fold(Roles::default(), |roles, role| roles.with(*role)))
+    }
+
+    #[test]
+    fn each_role_may_what_it_is_for_and_no_more() {
+        let encode = "/halfhitch.v1.AutoencoderService/Encode";
+        let train = "/halfhitch.v1.AutoencoderService/Train";
+        let alias = "/halfhitch.v1.ModelService/SetAlias";
+        assert!(may(encode, &[Role::Infer]) && !may(train, &[Role::Infer]) && !may(alias, &[Role::Infer]));
+        assert!(!may(encode, &[Role::Train]) && may(train, &[Role::Train]) && !may(alias, &[Role::Train]));
+        assert!(may(encode, &[Role::Admin]) && may(train, &[Role::Admin]) && may(alias, &[Role::Admin]));
+        assert!(!may(alias, &[Role::Infer, Role::Train]));
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_for_admins() {
+        for path in ["", "/", "//", "/a/b", "/halfhitch.v1.AutoencoderService/Encode/", "/halfhitch.v1.JobService/New"]
+        {
+            assert_eq!(method(path).need, Need::Role(Role::Admin), "{path}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Warnings that somebody outside can cause as often as they like, said once a while.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What may be said again after so long.
+pub const INTERVAL: Duration = Duration::from_mins(1);
+
+/// One kind of warning.
+#[derive(Debug)]
+pub struct Told {
+    /// When it was said last, in ms after [`start`], plus 1; 0: never.
+    at_ms: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+/// Some moment of this process.
+pub fn start() -> Instant {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    *START
+}
+
+/// Nanoseconds of this process's clock.
+pub fn now_ns() -> u64 {
+    u64::try_from(start().elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Told {
+    /// Not yet said.
+    pub const fn never() -> Self {
+        Self { at_ms: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
+    }
+
+    /// Says it with the number of times that it was not said since the last; or counts this one.
+    pub fn once(&self, say: impl FnOnce(u64)) {
+        self.once_at(now_ns() / 1_000_000, say);
+    }
+
+    fn once_at(&self, now_ms: u64, say: impl FnOnce(u64)) {
+        let last = self.at_ms.load(Ordering::Relaxed);
+        let is_soon = last > 0 && now_ms + 1 < last + INTERVAL.as_millis() as u64;
+        if is_soon || self.at_ms.compare_exchange(last, now_ms + 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            self.unsaid.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        say(self.unsaid.swap(0, Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_one_line_a_minute_which_counts_the_rest() {
+        let (told, mut said) = (Told::never(), Vec::new());
+        for ms in 0..60_002 {
+            told.once_at(ms, |unsaid| said.push((ms, unsaid)));
+        }
+        assert_eq!(said, [(0, 0), (60_000, 59_999)]);
+    }
+}

@@ -1,0 +1,207 @@
+//! Looks at the heads of the frames that a client sends, for what HTTP/2 itself lets pass or refuses in silence.
+
+use std::time::Instant;
+
+/// Length, type, flags, stream (RFC 9113, 4.1).
+const HEAD_BYTES: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// What a client may do in excess before its connection is closed.
+const SPARE_MAX: f64 = 4096.0;
+/// And what of that comes back in a second.
+const SPARE_PER_SECOND: f64 = 1000.0;
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Abuse {
+    /// The headers of one call are too large.
+    Headers,
+    /// Calls are begun only to be given up: more than half of them, for thousands.
+    Resets,
+    /// Frames that ask nothing and bring nothing.
+    IdleFrames,
+}
+
+/// What may be done in excess: it is used up, and comes back with time.
+#[derive(Debug)]
+struct Spare {
+    left: f64,
+    at: Option<Instant>,
+}
+
+impl Spare {
+    fn new() -> Self {
+        Self { left: SPARE_MAX, at: None }
+    }
+
+    fn earn(&mut self) {
+        self.left = (self.left + 1.0).min(SPARE_MAX);
+    }
+
+    /// Whether there was any.
+    fn spend(&mut self, count: f64, now: impl FnOnce() -> Instant) -> bool {
+        self.left -= count;
+        if self.left >= 0.0 {
+            return true;
+        }
+        // Time is looked at only where it matters.
+        let now = now();
+        let passed = self.at.map_or(SPARE_MAX, |at| now.saturating_duration_since(at).as_secs_f64() * SPARE_PER_SECOND);
+        self.at = Some(now);
+        self.left = (self.left + passed).min(SPARE_MAX);
+        self.left >= 0.0
+    }
+}
+
+/// One connection's frames, as they pass.
+#[derive(Debug)]
+pub(super) struct Frames {
+    head: [u8; HEAD_BYTES],
+    head_bytes: usize,
+    /// Of the frame that is passing.
+    payload_left: usize,
+    header_bytes_max: u64,
+    /// Of the call that is beginning.
+    header_bytes: u64,
+    resets: Spare,
+    idle: Spare,
+}
+
+impl Frames {
+    pub(super) fn new(header_bytes_max: u64) -> Self {
+        Self {
+            head: [0; HEAD_BYTES],
+            head_bytes: 0,
+            payload_left: 0,
+            header_bytes_max,
+            header_bytes: 0,
+            resets: Spare::new(),
+            idle: Spare::new(),
+        }
+    }
+
+    /// The first abuse in `bytes`, which follow what was seen before.
+    pub(super) fn see(&mut self, mut bytes: &[u8]) -> Option<Abuse> {
+        let mut first = None;
+        loop {
+            let passing = self.payload_left.min(bytes.len());
+            self.payload_left -= passing;
+            bytes = &bytes[passing..];
+            if bytes.is_empty() {
+                return first;
+            }
+            let count = (HEAD_BYTES - self.head_bytes).min(bytes.len());
+            self.head[self.head_bytes..self.head_bytes + count].copy_from_slice(&bytes[..count]);
+            self.head_bytes += count;
+            bytes = &bytes[count..];
+            if self.head_bytes == HEAD_BYTES {
+                self.head_bytes = 0;
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
+                let abuse = self.begin(kind, flags, self.payload_left, Instant::now);
+                first = first.or(abuse);
+            }
+        }
+    }
+
+    fn begin(&mut self, kind: u8, flags: u8, bytes: usize, now: impl FnOnce() -> Instant) -> Option<Abuse> {
+        match kind {
+            HEADERS | CONTINUATION => {
+                if kind == HEADERS {
+                    self.header_bytes = 0;
+                    self.resets.earn();
+                }
+                let before = self.header_bytes;
+                self.header_bytes += bytes as u64;
+                let is_over = self.header_bytes > self.header_bytes_max && before <= self.header_bytes_max;
+                if is_over {
+                    return Some(Abuse::Headers);
+                }
+                // A call's headers come in a few frames, or it is no call.
+                let is_idle = kind == CONTINUATION && bytes == 0 && flags & END_HEADERS == 0;
+                (is_idle && !self.idle.spend(1.0, now)).then_some(Abuse::IdleFrames)
+            }
+            RST_STREAM => (!self.resets.spend(2.0, now)).then_some(Abuse::Resets),
+            WINDOW_UPDATE => None,
+            DATA if bytes > 0 || flags & END_STREAM != 0 => None,
+            _ => (!self.idle.spend(1.0, now)).then_some(Abuse::IdleFrames),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, bytes: usize) -> Vec<u8> {
+        let mut frame = (bytes as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags, 0, 0, 0, 1]);
+        frame.resize(HEAD_BYTES + bytes, 7);
+        frame
+    }
+
+    #[test]
+    fn headers_are_large_once_a_call_also_in_parts() {
+        let mut frames = Frames::new(100);
+        assert_eq!(frames.see(&frame(HEADERS, END_HEADERS, 100)), None);
+        assert_eq!(frames.see(&frame(HEADERS, END_HEADERS, 101)), Some(Abuse::Headers));
+        assert_eq!(frames.see(&frame(HEADERS, 0, 60)), None);
+        assert_eq!(frames.see(&frame(CONTINUATION, 0, 60)), Some(Abuse::Headers));
+        assert_eq!(frames.see(&frame(CONTINUATION, 0, 60)), None, "it was said");
+        assert_eq!(frames.see(&frame(DATA, 0, 1000)), None);
+    }
+
+    #[test]
+    fn calls_may_be_given_up_but_not_all_of_thousands() {
+        let at = Instant::now();
+        let mut frames = Frames::new(100);
+        let pair = |frames: &mut Frames, at: Instant| {
+            frames.begin(HEADERS, END_HEADERS, 10, || at);
+            frames.begin(RST_STREAM, 0, 4, || at)
+        };
+        let until = (0..100_000).take_while(|_| pair(&mut frames, at).is_none()).count();
+        assert!((4096..=8193).contains(&until), "{until} pairs went through");
+        assert_eq!(pair(&mut frames, at + Duration::from_secs(1)), None, "with time it is well again");
+        for i in 0..100_000 {
+            frames.begin(HEADERS, END_HEADERS, 10, || at);
+            assert_eq!(pair(&mut frames, at), None, "every second of {i}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_frames_that_say_nothing_is_seen() {
+        for kind in [2, 4, 6, 99, DATA] {
+            let at = Instant::now();
+            let mut frames = Frames::new(100);
+            let until = (0..100_000).take_while(|_| frames.begin(kind, 0, 0, || at).is_none()).count();
+            assert!((4096..=8193).contains(&until), "{until} of {kind} went through");
+        }
+        let mut frames = Frames::new(100);
+        for _ in 0..100_000 {
+            assert_eq!(frames.begin(DATA, 0, 1, Instant::now), None);
+            assert_eq!(frames.begin(WINDOW_UPDATE, 0, 4, Instant::now), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(sizes in prop::collection::vec((0_u8..11, any::<u8>(), 0_usize..300), 0..40), cut in 1_usize..50) {
+            let bytes: Vec<u8> = sizes.iter().flat_map(|(kind, flags, size)| frame(*kind, *flags, *size)).collect();
+            let (mut whole, mut pieces) = (Frames::new(200), Frames::new(200));
+            let first = whole.see(&bytes);
+            let seen: Vec<_> = bytes.chunks(cut).filter_map(|piece| pieces.see(piece)).collect();
+            prop_assert_eq!(seen.first().copied(), first);
+            prop_assert_eq!((pieces.head_bytes, pieces.payload_left), (0, 0));
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A connection that has said that it speaks HTTP/2, plain or encrypted.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use super::frames::{Abuse, Frames};
+use super::lingering::Lingering;
+use super::places::Place;
+use super::tls::presented;
+use crate::security::gate::{Gate, Peer};
+use crate::security::told::Told;
+
+/// What every client says first (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Under HTTP/2, above the socket.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: Stream,
+    /// Bytes of the preface that were not read yet from above.
+    preface_left: usize,
+    frames: Frames,
+    peer: Arc<Peer>,
+    /// Until its first call.
+    first_call: Option<Pin<Box<Sleep>>>,
+    _place: Place,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(Lingering),
+    Tls(Box<TlsStream<Lingering>>),
+}
+
+/// How long a client may take for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For the handshake and the first bytes.
+    pub(super) greeting: Duration,
+    /// For the first call.
+    pub(super) first_call: Option<Duration>,
+}
+
+impl Wire {
+    /// Shakes hands if that is wanted, and waits for the preface.
+    ///
+    /// # Errors
+    /// If the client is too slow, or speaks something else.
+    pub(super) async fn greet(
+        connection: Lingering,
+        acceptor: Option<TlsAcceptor>,
+        gate: &Gate,
+        place: Place,
+        patience: Patience,
+        header_bytes_max: u64,
+    ) -> io::Result<Self> {
+        let until = Instant::now() + patience.greeting;
+        let greeting = async {
+            let (mut stream, certificate) = match acceptor {
+                None => (Stream::Plain(connection), None),
+                Some(acceptor) => {
+                    let stream = acceptor.accept(connection).await?;
+                    let certificate =
+                        stream.get_ref().1.peer_certificates().and_then(|chain| presented(chain.first()?));
+                    (Stream::Tls(Box::new(stream)), certificate)
+                }
+            };
+            let mut preface = [0; PREFACE.len()];
+            match &mut stream {
+                Stream::Plain(stream) => stream.read_exact(&mut preface).await?,
+                Stream::Tls(stream) => stream.read_exact(&mut preface).await?,
+            };
+            if preface != *PREFACE {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak HTTP/2"));
+            }
+            Ok((stream, certificate))
+        };
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it said too little in time");
+        let (stream, certificate) = timeout_at(until, greeting).await.map_err(late)??;
+        let peer = Arc::new(gate.peer(Some(place.address()), certificate));
+        Ok(Self {
+            stream,
+            preface_left: PREFACE.len(),
+            frames: Frames::new(header_bytes_max),
+            peer,
+            first_call: patience.first_call.map(|patience| Box::pin(sleep(patience))),
+            _place: place,
+        })
+    }
+
+    /// Whether it may go on without a call.
+    fn check_called(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(first_call) = &mut self.first_call else { return Ok(()) };
+        if self.peer.has_called() {
+            self.first_call = None;
+        } else if first_call.as_mut().poll(cx).is_ready() {
+            static TOLD: Told = Told::never();
+            let address = self.peer.address;
+            TOLD.once(|unsaid| tracing::warn!(?address, unsaid, "a connection that never made a call was closed"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no call came"));
+        }
+        Ok(())
+    }
+}
+
+/// Says it, and ends the connection where nothing else does.
+fn tell(abuse: Abuse, peer: &Peer) -> io::Result<()> {
+    static HEADERS: Told = Told::never();
+    static RESETS: Told = Told::never();
+    static IDLE_FRAMES: Told = Told::never();
+    let (told, what, ends) = match abuse {
+        // HTTP/2 answers it for itself, with 431.
+        Abuse::Headers => (&HEADERS, "a call was refused whose headers are larger than header_bytes_max", false),
+        Abuse::Resets => (&RESETS, "a connection was closed that began calls only to give them up", true),
+        Abuse::IdleFrames => (&IDLE_FRAMES, "a connection was closed that sent a flood of empty frames", true),
+    };
+    let address = peer.address;
+    told.once(|unsaid| tracing::warn!(?address, unsaid, "{what}"));
+    if ends { Err(io::Error::new(io::ErrorKind::InvalidData, what)) } else { Ok(()) }
+}
+
+impl Connected for Wire {
+    type ConnectInfo = Arc<Peer>;
+
+    fn connect_info(&self) -> Arc<Peer> {
+        Arc::clone(&self.peer)
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.preface_left > 0 {
+            let left = &PREFACE[PREFACE.len() - this.preface_left..];
+            let count = left.len().min(buffer.remaining());
+            buffer.put_slice(&left[..count]);
+            this.preface_left -= count;
+            return Poll::Ready(Ok(()));
+        }
+        this.check_called(cx)?;
+        let before = buffer.filled().len();
+        let read = match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if let Some(abuse) = this.frames.see(&buffer.filled()[before..]) {
+            tell(abuse, &this.peer)?;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Who may come in, and what each may do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use halfhitch::rpc::pb;
+use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use halfhitch::rpc::pb::job_service_client::JobServiceClient;
+use halfhitch::rpc::pb::model_service_client::ModelServiceClient;
+use halfhitch::security::CallerLimits;
+use halfhitch::security::credentials::Fingerprint;
+use halfhitch::server::{Security, SecurityConfig, ServerConfig, TlsConfig};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+use tempfile::TempDir;
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
+
+use crate::support::{TestServer, matrix, newest, sample, served, spec, temporary_store, train};
+
+fn entry(name: &str, token: &str, more: &str) -> String {
+    format!("[[token]]\nname = \"{name}\"\nsha256 = \"{}\"\n{more}\n", Fingerprint::of(token.as_bytes()))
+}
+
+/// Shows a token, or none.
+fn with_token(token: Option<&'static str>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |mut request| {
+        if let Some(token) = token {
+            let value = MetadataValue::try_from(format!("Bearer {token}")).expect("a header");
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+/// A store with two models, and a file of credentials beside it.
+async fn prepared(text: &str) -> (TempDir, PathBuf) {
+    let folder = temporary_store();
+    let server = served(&folder.path().join("store"), "open-a", &[6, 2]).await;
+    let rows = sample(200, 6, 7);
+    train(&mut server.autoencoder().await, spec("secret-b", &[6, 2]), &rows).await.expect("trains");
+    server.stop().await;
+    let path = folder.path().join("credentials.toml");
+    fs::write(&path, text).expect("writes");
+    (folder, path)
+}
+
+async fn start(folder: &Path, security: SecurityConfig) -> TestServer {
+    TestServer::start_with(ServerConfig { security, ..ServerConfig::new(folder.join("store")) }).await
+}
+
+fn question(model: &str) -> pb::EncodeRequest {
+    pb::EncodeRequest { model: newest(model), rows: Some(matrix(6, &sample(2, 6, 1))), ..Default::default() }
+}
+
+async fn encode(channel: &Channel, token: Option<&'static str>, model: &str) -> Result<(), Status> {
+    let mut client = AutoencoderServiceClient::with_interceptor(channel.clone(), with_token(token));
+    client.encode(question(model)).await.map(|_| ())
+}
+
+async fn set_alias(channel: &Channel, token: &'static str) -> Code {
+    let mut client = ModelServiceClient::with_interceptor(channel.clone(), with_token(Some(token)));
+    let alias = pb::SetAliasRequest { name: "open-a".into(), alias: "prod".into(), version: 1, expected_version: None };
+    client.set_alias(alias).await.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_open_what_their_roles_and_models_say() {
+    let credentials = entry("reader", "t-infer", "roles = [\"infer\"]\nmodels = [\"open-\"]")
+        + &entry("maker", "t-train", "roles = [\"train\"]")
+        + &entry("other-maker", "t-open", "roles = [\"train\"]\nmodels = [\"open-\"]")
+        + &entry("boss", "t-admin", "roles = [\"admin\"]")
+        + &entry("gone", "t-old", "roles = [\"admin\"]\nexpires = 2020-01-01");
+    let (folder, path) = prepared(&credentials).await;
+    let server = start(folder.path(), SecurityConfig { credentials: Some(path), ..Default::default() }).await;
+    let channel = server.channel().await;
+
+    let missing = encode(&channel, None, "open-a").await.expect_err("missing");
+    assert_eq!(missing.code(), Code::Unauthenticated);
+    for token in ["wrong", "t-old", ""] {
+        let refused = encode(&channel, Some(token), "open-a").await.expect_err("refused");
+        assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, missing.message()), "{token}");
+    }
+    encode(&channel, Some("t-infer"), "open-a").await.expect("its own model");
+    for model in ["secret-b", "nothing-like-it"] {
+        let refused = encode(&channel, Some("t-infer"), model).await.expect_err("another's");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{model}: {refused:?}");
+    }
+    assert_eq!(encode(&channel, Some("t-train"), "open-a").await.expect_err("role").code(), Code::PermissionDenied);
+    encode(&channel, Some("t-admin"), "secret-b").await.expect("an admin may");
+    assert_eq!(set_alias(&channel, "t-infer").await, Code::PermissionDenied);
+    assert_eq!(set_alias(&channel, "t-train").await, Code::PermissionDenied);
+    assert_eq!(set_alias(&channel, "t-admin").await, Code::Ok);
+
+    let mut models = ModelServiceClient::with_interceptor(channel.clone(), with_token(Some("t-infer")));
+    let listed = models.list_models(pb::ListModelsRequest::default()).await.expect("lists").into_inner();
+    let names: Vec<&str> = listed.models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(names, ["open-a"]);
+
+    let jobs = |token| JobServiceClient::with_interceptor(channel.clone(), with_token(Some(token)));
+    let all = jobs("t-train").list_jobs(pb::ListJobsRequest::default()).await.expect("lists").into_inner().jobs;
+    assert_eq!(all.len(), 2);
+    let seen = jobs("t-open").list_jobs(pb::ListJobsRequest::default()).await.expect("lists").into_inner().jobs;
+    assert_eq!(seen.len(), 1);
+    let hidden = all.iter().find(|job| job.id != seen[0].id).expect("another").id.clone();
+    let asked = jobs("t-open").get_job(pb::GetJobRequest { id: hidden }).await.expect_err("hidden");
+    assert_eq!(asked.code(), Code::NotFound);
+
+    let mut maker: AutoencoderServiceClient<InterceptedService<Channel, _>> =
+        AutoencoderServiceClient::with_interceptor(channel.clone(), with_token(Some("t-open")));
+    let refused = train_code(&mut maker, "secret-c").await;
+    assert_eq!(refused, Code::PermissionDenied);
+    assert_eq!(train_code(&mut maker, "open-c").await, Code::Ok);
+
+    let mut health = HealthClient::new(channel.clone());
+    health.check(HealthCheckRequest::default()).await.expect("probes need no credential");
+    server.stop().await;
+}
+
+async fn train_code<F>(client: &mut AutoencoderServiceClient<InterceptedService<Channel, F>>, model: &str) -> Code
+where
+    F: FnMut(Request<()>) -> Result<Request<()>, Status> + Clone + Send + 'static,
+{
+    let questions = crate::support::whole_upload(spec(model, &[6, 2]), &sample(100, 6, 1), 50);
+    let mut answers = match client.train(tokio_stream::iter(questions)).await {
+        Ok(answers) => answers.into_inner(),
+        Err(status) => return status.code(),
+    };
+    loop {
+        match answers.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Code::Ok,
+            Err(status) => return status.code(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_read_again_and_a_broken_file_changes_nothing() {
+    let (folder, path) = prepared(&entry("a", "t-a", "roles = [\"infer\"]")).await;
+    let config = SecurityConfig { credentials: Some(path.clone()), ..Default::default() };
+    let server = start(folder.path(), config).await;
+    let channel = server.channel().await;
+    encode(&channel, Some("t-a"), "open-a").await.expect("known");
+
+    fs::write(&path, entry("b", "t-b", "roles = [\"infer\"]")).expect("writes");
+    let comes_in = async |token| {
+        for _ in 0..200 {
+            if encode(&channel, Some(token), "open-a").await.is_ok() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    };
+    assert!(comes_in("t-b").await, "a new token comes in");
+    let revoked = encode(&channel, Some("t-a"), "open-a").await.expect_err("revoked");
+    assert_eq!(revoked.code(), Code::Unauthenticated);
+    server.stop().await;
+
+    let security = Security::open(SecurityConfig { credentials: Some(path.clone()), ..Default::default() });
+    let security = security.expect("opens");
+    let peer = security.gate().peer(None, None);
+    let may = |token: &str| {
+        security.gate().admit("/halfhitch.v1.AutoencoderService/Encode", Some(token.as_bytes()), &peer).is_ok()
+    };
+    fs::write(&path, "[[token]]\nname = 1").expect("writes");
+    security.reload();
+    assert!(may("t-b"), "a broken file changes nothing");
+    fs::remove_file(&path).expect("removes");
+    security.reload();
+    assert!(may("t-b"), "nor does one that is gone");
+    fs::write(&path, entry("c", "t-c", "roles = [\"infer\"]")).expect("writes");
+    security.reload();
+    assert!(may("t-c") && !may("t-b"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_has_its_limits_and_others_are_not_touched() {
+    let credentials = entry("few", "t-few", "roles = [\"infer\"]\nrows_max = 1")
+        + &entry("slow", "t-slow", "roles = [\"infer\"]\nrequests_per_second_max = 1")
+        + &entry("small", "t-small", "roles = [\"infer\"]\nbytes_max = 20")
+        + &entry("free", "t-free", "roles = [\"infer\"]");
+    let (folder, path) = prepared(&credentials).await;
+    let caller = CallerLimits { requests_max: 1000, ..Default::default() };
+    let server = start(folder.path(), SecurityConfig { credentials: Some(path), caller, ..Default::default() }).await;
+    let channel = server.channel().await;
+    for (token, limit) in [("t-few", "rows_max"), ("t-small", "bytes_max")] {
+        let refused = encode(&channel, Some(token), "open-a").await.expect_err("too much");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert!(refused.message().contains(limit), "{refused:?}");
+        assert!(refused.get_error_details().retry_info().is_some(), "{refused:?}");
+    }
+    encode(&channel, Some("t-slow"), "open-a").await.expect("the first of the second");
+    let refused = encode(&channel, Some("t-slow"), "open-a").await.expect_err("the next");
+    assert!(refused.message().contains("requests_per_second_max"), "{refused:?}");
+    for _ in 0..20 {
+        encode(&channel, Some("t-free"), "open-a").await.expect("no limit");
+    }
+    server.stop().await;
+}
+
+/// An authority and what it signs.
+struct Authority {
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+/// A certificate and its key, in PEM.
+struct Signed {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, "an authority");
+        Self { params, key: KeyPair::generate().expect("a key") }
+    }
+
+    fn pem(&self) -> String {
+        self.params.self_signed(&self.key).expect("signs").pem()
+    }
+
+    fn sign(&self, name: &str, serial: u64, until_year: i32) -> Signed {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(until_year, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let certificate = params.signed_by(&key, &issuer).expect("signs").pem();
+        Signed { certificate, key: key.serialize_pem() }
+    }
+
+    fn revoke(&self, serials: &[u64]) -> String {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2021, 1, 1),
+            next_update: date_time_ymd(2100, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        list.signed_by(&issuer).expect("signs").pem().expect("PEM")
+    }
+}
+
+fn tls_files(folder: &Path, authority: &Authority) -> TlsConfig {
+    let signed = authority.sign("localhost", 1, 2100);
+    let at = |name: &str| folder.join(name);
+    fs::write(at("cert.pem"), signed.certificate).expect("writes");
+    fs::write(at("key.pem"), signed.key).expect("writes");
+    TlsConfig {
+        certificate: at("cert.pem"),
+        key: at("key.pem"),
+        client_ca: None,
+        client_crl: None,
+        client_optional: false,
+    }
+}
+
+async fn connect(server: &TestServer, authority: &Authority, client: Option<&Signed>) -> Result<Channel, String> {
+    let mut tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem())).domain_name("localhost");
+    if let Some(Signed { certificate, key }) = client {
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    let endpoint = Endpoint::from_shared(format!("https://{}", server.address())).expect("a URL");
+    let channel = endpoint.tls_config(tls).expect("settings").connect().await;
+    channel.map_err(|error| format!("{error:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_certificates_of_each_kind_are_known_or_refused() {
+    let authority = Authority::new();
+    let credentials = "[[certificate]]\nname = \"robot\"\ndns = \"robot.example\"\nroles = [\"infer\"]\n";
+    let (folder, path) = prepared(credentials).await;
+    let mut tls = tls_files(folder.path(), &authority);
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("ca.pem"), authority.pem()).expect("writes");
+    fs::write(at("crl.pem"), authority.revoke(&[99])).expect("writes");
+    (tls.client_ca, tls.client_crl) = (Some(at("ca.pem")), Some(at("crl.pem")));
+    let config = SecurityConfig { credentials: Some(path), tls: Some(tls), ..Default::default() };
+    let server = start(folder.path(), config).await;
+    let ask = async |client: Option<&Signed>| match connect(&server, &authority, client).await {
+        Ok(channel) => encode(&channel, None, "open-a").await.map_or_else(|status| status.code(), |()| Code::Ok),
+        Err(_) => Code::Unavailable,
+    };
+    assert_eq!(ask(Some(&authority.sign("robot.example", 7, 2100))).await, Code::Ok);
+    let stranger = authority.sign("stranger.example", 8, 2100);
+    assert_eq!(ask(Some(&stranger)).await, Code::Unauthenticated, "signed, and in no entry");
+    for (what, client) in [
+        ("revoked", Some(authority.sign("robot.example", 99, 2100))),
+        ("expired", Some(authority.sign("robot.example", 10, 2021))),
+        ("of another authority", Some(Authority::new().sign("robot.example", 11, 2100))),
+        ("missing", None),
+    ] {
+        let code = ask(client.as_ref()).await;
+        assert!(!matches!(code, Code::Ok | Code::Unauthenticated), "{what}: {code:?}: the handshake itself fails");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_swapped_under_load_and_no_request_fails() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let (folder, _) = prepared("").await;
+    let tls = tls_files(folder.path(), &old);
+    let server = start(folder.path(), SecurityConfig { tls: Some(tls), ..Default::default() }).await;
+    let channel = connect(&server, &old, None).await.expect("the old certificate");
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let load = tokio::spawn(async move {
+        let mut count = 0;
+        while !*stopped.borrow_and_update() {
+            encode(&channel, None, "open-a").await.expect("no request fails");
+            count += 1;
+        }
+        count
+    });
+    // A pair that does not match is refused: what was stays.
+    let other = new.sign("localhost", 2, 2100);
+    fs::write(folder.path().join("cert.pem"), other.certificate).expect("writes");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    connect(&server, &old, None).await.expect("the old pair stays in force");
+    fs::write(folder.path().join("key.pem"), other.key).expect("writes");
+    let mut comes = false;
+    for _ in 0..200 {
+        comes = connect(&server, &new, None).await.is_ok();
+        if comes {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(comes, "new connections see the new certificate");
+    connect(&server, &old, None).await.expect_err("and not the old one");
+    stop.send(true).expect("runs");
+    assert!(load.await.expect("no request failed") > 10);
+    server.stop().await;
+}
