@@ -1,12 +1,17 @@
 //! What all client commands share: where the server is, how errors look, how models are named.
 
+use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use crate::config::ConfigError;
+use crate::config::{ClientSettings, ConfigError, Token};
 use crate::files::FileError;
 use crate::rpc::pb;
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
@@ -94,13 +99,87 @@ fn code_name(code: Code) -> &'static str {
 pub(super) struct Context {
     pub(super) url: String,
     pub(super) json: bool,
+    settings: ClientSettings,
+}
+
+/// A connection on which every call shows the token, if there is one.
+pub(super) type Connection = InterceptedService<Channel, Bearer>;
+
+/// Puts a token into the headers of a call.
+#[derive(Clone, Debug)]
+pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A file of credentials.
+fn read(flag: &str, path: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(path).map_err(|error| {
+        CliError::Failed(format!("{flag} {}: {error}, expected a file of text that can be read", path.display()))
+    })
+}
+
+/// Whether a host is this machine.
+fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Answers that a client takes, at most.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 impl Context {
-    pub(super) async fn channel(&self) -> Result<Channel, CliError> {
+    pub(super) fn new(settings: ClientSettings, json: bool) -> Self {
+        Self { url: settings.url.clone(), json, settings }
+    }
+
+    /// The token, if there is one and it may be sent.
+    fn bearer(&self, endpoint: &Endpoint) -> Result<Bearer, CliError> {
+        let ClientSettings { token, token_file, insecure_token, .. } = &self.settings;
+        let token = match (token, token_file) {
+            (Some(token), _) => token.clone(),
+            (None, Some(path)) => Token::new(&read("--token-file", path)?),
+            (None, None) => return Ok(Bearer(None)),
+        };
+        let uri = endpoint.uri();
+        let stays_here = uri.host().is_some_and(is_this_machine);
+        if uri.scheme_str() != Some("https") && !stays_here && !insecure_token {
+            return Err(CliError::Usage(format!(
+                "the token is not sent unencrypted to {}: use https, or --insecure-token if nobody can listen",
+                self.url
+            )));
+        }
+        let mut value = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
+            .map_err(|_| CliError::Usage("the token has characters that no header may have".to_owned()))?;
+        value.set_sensitive(true);
+        Ok(Bearer(Some(value)))
+    }
+
+    /// How the server shows who it is, and we do.
+    fn tls(&self) -> Result<ClientTlsConfig, CliError> {
+        let ClientSettings { ca, certificate, key, .. } = &self.settings;
+        let mut tls = ClientTlsConfig::new();
+        tls = match ca {
+            Some(path) => tls.ca_certificate(Certificate::from_pem(read("--ca", path)?)),
+            None => tls.with_native_roots(),
+        };
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(tls
+                .identity(Identity::from_pem(read("--client-certificate", certificate)?, read("--client-key", key)?))),
+            (None, None) => Ok(tls),
+            _ => Err(CliError::Usage(
+                "--client-certificate and --client-key go together: one of them is missing".to_owned(),
+            )),
+        }
+    }
+
+    pub(super) async fn channel(&self) -> Result<Connection, CliError> {
         let endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|error| {
                 CliError::Usage(format!(
@@ -112,21 +191,26 @@ impl Context {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .tcp_nodelay(true);
-        endpoint
-            .connect()
-            .await
-            .map_err(|error| CliError::NoServer { url: self.url.clone(), reason: innermost(&error) })
+        let bearer = self.bearer(&endpoint)?;
+        let failed =
+            |error: tonic::transport::Error| CliError::NoServer { url: self.url.clone(), reason: innermost(&error) };
+        let endpoint = if endpoint.uri().scheme_str() == Some("https") {
+            endpoint.tls_config(self.tls()?).map_err(failed)?
+        } else {
+            endpoint
+        };
+        Ok(InterceptedService::new(endpoint.connect().await.map_err(failed)?, bearer))
     }
 
-    pub(super) async fn autoencoder(&self) -> Result<AutoencoderServiceClient<Channel>, CliError> {
+    pub(super) async fn autoencoder(&self) -> Result<AutoencoderServiceClient<Connection>, CliError> {
         Ok(AutoencoderServiceClient::new(self.channel().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 
-    pub(super) async fn models(&self) -> Result<ModelServiceClient<Channel>, CliError> {
+    pub(super) async fn models(&self) -> Result<ModelServiceClient<Connection>, CliError> {
         Ok(ModelServiceClient::new(self.channel().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 
-    pub(super) async fn jobs(&self) -> Result<JobServiceClient<Channel>, CliError> {
+    pub(super) async fn jobs(&self) -> Result<JobServiceClient<Connection>, CliError> {
         Ok(JobServiceClient::new(self.channel().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 }

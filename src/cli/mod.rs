@@ -19,6 +19,7 @@ mod report_page;
 mod rows;
 mod score;
 mod serve;
+mod token;
 mod train;
 
 use std::process::ExitCode;
@@ -37,9 +38,8 @@ pub use client::CliError;
     after_help = "Begin with:\n  halfhitch quickstart                      see it work on handwritten digits\n  halfhitch serve                           start a server on 127.0.0.1:50051\n  halfhitch train NAME rows.npy --code 8    train a model of your rows\n  halfhitch encode NAME rows.npy -o codes.npy"
 )]
 pub struct Cli {
-    /// Where the server is [default: http://127.0.0.1:50051, variable: HALFHITCH_SERVER]
-    #[arg(long, global = true, value_name = "URL")]
-    server: Option<String>,
+    #[command(flatten)]
+    client: crate::config::ClientArgs,
     /// Answer in JSON, one object a line, for programs
     #[arg(long, global = true)]
     json: bool,
@@ -75,6 +75,8 @@ enum Command {
     /// List, show, watch and cancel training jobs
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
+    /// Make a token for a client, and the entry of the server's credentials file that makes it known
+    Token(token::TokenArgs),
     /// Ask the server whether it is ready: exit code 0 if it is
     Health(health::HealthArgs),
 }
@@ -88,6 +90,9 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
     if let Command::Serve(args) = &cli.command {
         return serve::run(args);
     }
+    if let Command::Token(args) = &cli.command {
+        return token::run(args, cli.json);
+    }
     if let Command::Quickstart(args) = &cli.command {
         return quickstart::run(args, cli.json);
     }
@@ -95,10 +100,10 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
-    let context = client::Context { url: crate::config::server_url(cli.server), json: cli.json };
+    let context = client::Context::new(crate::config::ClientSettings::load(cli.client), cli.json);
     runtime.block_on(async move {
         match cli.command {
-            Command::Serve(_) | Command::Quickstart(_) => Ok(()),
+            Command::Serve(_) | Command::Quickstart(_) | Command::Token(_) => Ok(()),
             Command::Train(args) => train::run(&context, *args).await,
             Command::Encode(args) => rows::encode(&context, args).await,
             Command::Decode(args) => rows::decode(&context, args).await,

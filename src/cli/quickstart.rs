@@ -12,6 +12,7 @@ use super::client::{Context, matrix, numbers};
 use super::data::Source;
 use super::train::{Ended, train};
 use super::{CliError, draw, report};
+use crate::config::ClientSettings;
 use crate::rpc::pb;
 use crate::server::{self, ServerConfig};
 
@@ -68,7 +69,7 @@ pub(super) fn run(args: &QuickstartArgs, json: bool) -> Result<(), CliError> {
         let serving = tokio::spawn(server::run(listener, ServerConfig::new(folder), async {
             let _ = stopped.await;
         }));
-        let context = Context { url: format!("http://{address}"), json };
+        let context = Context::new(ClientSettings::plain(format!("http://{address}")), json);
         let shown = show(&context, args).await;
         let _ = stop.send(());
         let served = match serving.await {

@@ -5,9 +5,8 @@ use std::io::IsTerminal;
 use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use tonic::transport::Channel;
 
-use super::client::{Context, matrix, model_ref, numbers};
+use super::client::{Connection, Context, matrix, model_ref, numbers};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
 use super::{CliError, report};
@@ -146,7 +145,7 @@ enum Call {
 }
 
 async fn call(
-    mut client: AutoencoderServiceClient<Channel>,
+    mut client: AutoencoderServiceClient<Connection>,
     call: Call,
     model: pb::ModelRef,
     columns: usize,

@@ -7,7 +7,12 @@ use std::time::Duration;
 use super::{ConfigError, Source, Told};
 
 /// Variables with our prefix that are not settings of the server.
-const OTHER_VARIABLES: [&str; 6] = [
+const OTHER_VARIABLES: [&str; 11] = [
+    "HALFHITCH_TOKEN",
+    "HALFHITCH_TOKEN_FILE",
+    "HALFHITCH_CA",
+    "HALFHITCH_CLIENT_CERTIFICATE",
+    "HALFHITCH_CLIENT_KEY",
     "HALFHITCH_CONFIG",
     "HALFHITCH_SERVER",
     "HALFHITCH_ISA",

@@ -4,6 +4,7 @@
 //! that reads the environment.
 
 mod allocator;
+mod client;
 mod layers;
 mod lifecycle;
 mod security;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use allocator::settle_allocator;
+pub use client::{ClientArgs, ClientSettings, Token};
 use layers::{Layers, read};
 pub use lifecycle::LifecycleArgs;
 pub use security::SecurityArgs;
@@ -438,11 +440,6 @@ impl Settings {
             text
         })
     }
-}
-
-/// Where clients look for the server: the flag, `HALFHITCH_SERVER`, or the default.
-pub fn server_url(flag: Option<String>) -> String {
-    flag.or_else(|| std::env::var("HALFHITCH_SERVER").ok()).unwrap_or_else(|| format!("http://{ADDRESS_DEFAULT}"))
 }
 
 /// Chooses the instructions of all products: those that `HALFHITCH_ISA` names, or the fastest of this machine. The results

@@ -1,0 +1,105 @@
+//! `halfhitch token`: a new token, and the entry that makes it known.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+
+use super::CliError;
+use crate::security::{CallerLimits, Credentials};
+
+/// As many random bytes as the digest that stands for them has.
+const TOKEN_BYTES: usize = 32;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TokenArgs {
+    /// What its owner is called, in logs and in limits
+    name: String,
+    /// What it may do: infer, train, admin, with commas between them
+    #[arg(long, value_name = "ROLES", value_delimiter = ',', required = true)]
+    roles: Vec<String>,
+    /// Only models whose names begin so, with commas between several [default: all]
+    #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
+    models: Vec<String>,
+    /// The day, or the moment, from which on it is not valid: 2027-01-31 or 2027-01-31T12:00:00Z [default: never]
+    #[arg(long, value_name = "DATE")]
+    expires: Option<String>,
+}
+
+pub(super) fn run(args: &TokenArgs, json: bool) -> Result<(), CliError> {
+    let mut bytes = [0; TOKEN_BYTES];
+    rustls::crypto::ring::default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| CliError::Failed("the system gives no random numbers".to_owned()))?;
+    let token = format!("hh_{}", URL_SAFE_NO_PAD.encode(bytes));
+    let entry = entry(args, &token)?;
+    if json {
+        println!("{}", serde_json::json!({ "token": token, "entry": entry }));
+    } else {
+        println!("{token}");
+        eprintln!(
+            "This is shown once. Its owner puts it into a file for --token-file; the server's credentials file gets:\n\n{entry}"
+        );
+    }
+    Ok(())
+}
+
+/// The entry of the credentials file, which was read as the server would read it.
+fn entry(args: &TokenArgs, token: &str) -> Result<String, CliError> {
+    let TokenArgs { name, roles, models, expires } = args;
+    let list = |texts: &[String]| toml::Value::Array(texts.iter().map(|text| text.trim().into()).collect());
+    let digest =
+        Sha256::digest(token.as_bytes()).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let mut entry = format!(
+        "[[token]]\nname = {}\nsha256 = \"{digest}\"\nroles = {}\n",
+        toml::Value::from(name.as_str()),
+        list(roles)
+    );
+    if !models.is_empty() {
+        entry.push_str(&format!("models = {}\n", list(models)));
+    }
+    if let Some(expires) = expires {
+        let moment: toml::value::Datetime = expires.parse().map_err(|_| {
+            CliError::Usage(format!("--expires {expires:?}: expected a date as 2027-01-31 or 2027-01-31T12:00:00Z"))
+        })?;
+        entry.push_str(&format!("expires = {moment}\n"));
+    }
+    match Credentials::parse(entry.as_bytes(), Path::new("the entry"), CallerLimits::default(), None) {
+        Ok(_) => Ok(entry),
+        Err(error) => Err(CliError::Usage(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn args(roles: &[&str], expires: Option<&str>) -> TokenArgs {
+        TokenArgs {
+            name: "indexer \"1\"".to_owned(),
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            models: vec!["embed".to_owned()],
+            expires: expires.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_entry_lets_its_token_in_and_no_other() {
+        let args = TokenArgs { name: "indexer".to_owned(), ..args(&["infer", "train"], Some("2999-01-31")) };
+        let entry = entry(&args, "hh_abc").expect("an entry");
+        let credentials =
+            Credentials::parse(entry.as_bytes(), Path::new("x"), CallerLimits::default(), None).expect("credentials");
+        assert!(credentials.by_token(b"hh_abc", SystemTime::now()).is_ok());
+        assert!(credentials.by_token(b"hh_abd", SystemTime::now()).is_err());
+    }
+
+    #[test]
+    fn what_the_server_would_refuse_is_refused_here() {
+        assert!(entry(&args(&["root"], None), "hh_abc").is_err());
+        assert!(entry(&args(&["infer"], Some("tomorrow")), "hh_abc").is_err());
+    }
+}
