@@ -239,6 +239,12 @@ impl Opened {
             AbortOnDrop(tokio::spawn(admin::serve(listener, figures, lifecycle.clone())))
         });
         let measured = Measured { service: service.clone(), server: measures };
+        let upkeep = orders.upkeep.borrow().clone();
+        registry.set_policies(upkeep.policies);
+        if upkeep.warm_models.is_empty() {
+            // Nothing is left to wait for.
+            lifecycle.advance(Readiness::Ready);
+        }
         let keeper = tokio::spawn(keep(service.clone(), registry, orders.upkeep.clone()));
 
         if let Ok(address) = listener.local_addr() {
