@@ -37,7 +37,8 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn over(service: Service) -> HealthServer<Self> {
-        HealthServer::new(Self { service })
+        // A watcher keeps its question: a name is short.
+        HealthServer::new(Self { service }).max_decoding_message_size(1 << 10)
     }
 
     fn status(&self, name: &str) -> ServingStatus {
@@ -54,7 +55,7 @@ impl Health {
 
     fn has_model(&self, model: &str) -> bool {
         let reference: Result<ModelReference, _> = model.parse();
-        reference.is_ok_and(|model| self.service.resolve(&model.name, &model.selector).is_ok())
+        reference.is_ok_and(|model| self.service.resolve_served(&model.name, &model.selector).is_ok())
     }
 
     /// The next status that is not `told`; none when there will be no other, because the server stops.

@@ -375,7 +375,8 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
         tokio::select! {
             () = lifecycle.reaches(Readiness::Stopping) => return,
             // Whoever sends it may be gone: then nothing changes any more.
-            Ok(()) = config.changed() => tidied = None,
+            // Nothing is removed at once: what was set by mistake can be set right.
+            Ok(()) = config.changed() => tidied = Some(Instant::now()),
             () = sleep(REFRESH_INTERVAL) => {}
         }
         let store = Arc::clone(registry.store());
