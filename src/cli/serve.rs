@@ -1,17 +1,18 @@
 //! `halfhitch serve`.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::CliError;
 use crate::config::{ServeArgs, Settings};
+use crate::security::files::Watched;
 use crate::server::{Orders, Security, Stop};
 use crate::service::UpkeepConfig;
 use crate::{executor, server, telemetry};
@@ -37,7 +38,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         .on_thread_start(executor::do_not_interrupt)
         .build()
         .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
-    runtime.block_on(async move {
+    let served = runtime.block_on(async move {
         let failed = |what: &str, error: io::Error| CliError::Failed(format!("{what}: {error}"));
         let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
             failed(&format!("cannot listen on {} (choose another with --listen)", settings.listen), error)
@@ -51,14 +52,19 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         let scheme = if settings.server.security.tls.is_some() { "https" } else { "http" };
         let security = opened.security().clone();
         let following = Following { args: args.clone(), started_with: settings, upkeep, security };
-        tokio::spawn(signals.follow(stops, following));
+        let read_again = Arc::new(Notify::new());
+        tokio::spawn(signals.follow(stops, Arc::clone(&read_again)));
+        tokio::spawn(following.follow(read_again));
         // Whoever started this may wait for the line; it may also have closed its end.
         let mut output = io::stdout();
         let _ = writeln!(output, "halfhitch {} listens on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
         let _ = output.flush();
         let orders = Orders::new(ReceiverStream::new(stops_told), upkeep_told);
         opened.serve(listener, orders).await.map_err(|error| CliError::Failed(error.to_string()))
-    })
+    });
+    // What still computes for nobody, an inspection for example, does not outlast the server's grace.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    served
 }
 
 /// Signals to this process.
@@ -77,30 +83,15 @@ impl Signals {
         })
     }
 
-    /// Passes on what signals and the settings file say.
-    async fn follow(mut self, stops: mpsc::Sender<Stop>, following: Following) {
-        let path = following.started_with.path.clone();
-        let mut seen = contents(path.clone()).await;
-        let mut looks = interval(LOOK_INTERVAL);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Passes on what signals say.
+    async fn follow(mut self, stops: mpsc::Sender<Stop>, read_again: Arc<Notify>) {
         loop {
             let stop = tokio::select! {
                 _ = self.terminate.recv() => Stop::Drain,
                 // Whoever sits at the terminal does not want to wait.
                 _ = self.interrupt.recv() => Stop::Now,
                 _ = self.hang_up.recv() => {
-                    tracing::info!("SIGHUP: the settings are read again");
-                    following.read_again().await;
-                    seen = contents(path.clone()).await;
-                    continue;
-                }
-                _ = looks.tick(), if path.is_some() => {
-                    let now = contents(path.clone()).await;
-                    if now.is_some() && now != seen {
-                        tracing::info!("the settings file has changed: the settings are read again");
-                        following.read_again().await;
-                        seen = now;
-                    }
+                    read_again.notify_one();
                     continue;
                 }
             };
@@ -108,10 +99,6 @@ impl Signals {
             let _ = stops.try_send(stop);
         }
     }
-}
-
-async fn contents(path: Option<PathBuf>) -> Option<Vec<u8>> {
-    tokio::fs::read(path?).await.ok()
 }
 
 /// Settings that can change while the server runs.
@@ -123,6 +110,30 @@ struct Following {
 }
 
 impl Following {
+    /// Reads the settings again when it is told to, and when their file has changed. Apart from the signals: a disk that
+    /// hangs does not keep the server from stopping.
+    async fn follow(self, read_again: Arc<Notify>) {
+        let mut file = Watched::new(self.started_with.path.clone().into_iter().collect());
+        let _ = file.changed();
+        loop {
+            let told = timeout(LOOK_INTERVAL, read_again.notified()).await.is_ok();
+            let look = move || {
+                let changed = if told { file.changed() } else { file.settled() };
+                (file, changed.is_some_and(|read| read.is_ok()))
+            };
+            let Ok((looked, changed)) = tokio::task::spawn_blocking(look).await else { return };
+            file = looked;
+            if told {
+                tracing::info!("SIGHUP: the settings are read again");
+            } else if changed {
+                tracing::info!("the settings file has changed: the settings are read again");
+            } else {
+                continue;
+            }
+            self.read_again().await;
+        }
+    }
+
     /// Puts what changed in force. Settings with a mistake change nothing.
     async fn read_again(&self) {
         // It says itself what it did not take.

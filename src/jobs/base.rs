@@ -26,6 +26,15 @@ fn resolve(table: &Table, base: &Base) -> Result<Option<ModelKey>, StoreError> {
     }
 }
 
+/// The version that a job begins with, if there is one: as it was settled, or as it would be now.
+pub(super) fn needed(table: &Table, job: &Job) -> Option<ModelKey> {
+    match lock(&job.record).beginning.clone() {
+        Some(Beginning::From(key)) => Some(key),
+        Some(Beginning::Fresh) => None,
+        None => resolve(table, job.spec.spec().base.as_ref()?).ok()?,
+    }
+}
+
 /// Width of the rows of a job that is to be made: its base must exist and have the widths that are asked for.
 pub(super) fn columns(table: &Table, spec: &CheckedTrainSpec) -> Result<usize, JobError> {
     let key = spec.spec().base.as_ref().map_or(Ok(None), |base| resolve(table, base))?;

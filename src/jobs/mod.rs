@@ -27,6 +27,7 @@ mod state;
 mod table;
 mod upload;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -45,7 +46,7 @@ pub use upload::{Acknowledged, Upload};
 
 use self::table::Table;
 use crate::executor::Floor;
-use crate::model::{ModelName, TrainingReport, Version};
+use crate::model::{ModelKey, ModelName, TrainingReport, Version};
 use crate::registry::Registry;
 use crate::training::CheckedTrainSpec;
 
@@ -408,6 +409,11 @@ impl Jobs {
         match blocking(move || table.begin(&spec, Some(files), key, priority, None, turn)).await? {
             Begun::Complete { snapshot, .. } | Begun::Uploading { snapshot, .. } => Ok(snapshot),
         }
+    }
+
+    /// Versions that jobs begin with that have not ended: those that must stay until they do.
+    pub fn bases(&self) -> BTreeSet<ModelKey> {
+        self.table.bases()
     }
 
     /// All jobs, newest first.

@@ -1,6 +1,6 @@
 //! All jobs by id and by key, and every change of their states: on disk first, then in memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use super::{
     checkpoint, held_out,
 };
 use crate::executor::Floor;
-use crate::model::ModelName;
+use crate::model::{ModelKey, ModelName};
 use crate::registry::Registry;
 use crate::store::StoreError;
 use crate::store::disk::{ensure_folder, failed, remove, sync_folder};
@@ -206,6 +206,15 @@ impl Table {
 
     pub(super) fn list(&self) -> Vec<JobSnapshot> {
         lock(&self.jobs).by_id.values().rev().map(|job| job.snapshot()).collect()
+    }
+
+    /// Versions that jobs begin with that have not ended, as far as they exist.
+    pub(super) fn bases(&self) -> BTreeSet<ModelKey> {
+        let open: Vec<_> = {
+            let jobs = lock(&self.jobs);
+            jobs.by_id.values().filter(|job| !job.told_state().has_ended()).cloned().collect()
+        };
+        open.iter().filter_map(|job| base::needed(self, job)).collect()
     }
 
     /// Whether the key has a job.

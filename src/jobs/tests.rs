@@ -804,7 +804,7 @@ proptest! {
             let folder = folder();
             let server = Server::open(folder.path(), until_stopped).await;
             let (mut upload, snapshot, _) = server.uploading(spec(), "order").await;
-            let (mut came, mut stored) = (std::collections::BTreeSet::new(), 0u64);
+            let (mut came, mut stored) = (BTreeSet::new(), 0u64);
             for number in numbers {
                 let outcome = upload.append(number, RowRole::Training, rows(1 + number as usize, number as usize)).await;
                 if number == 0 {

@@ -37,24 +37,36 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
 #[derive(Debug)]
 pub struct Watched {
     paths: Vec<PathBuf>,
-    /// What was last looked at, good or bad.
+    /// What was last told, good or bad.
     seen: Vec<Option<Vec<u8>>>,
+    /// What the look before saw.
+    looked: Vec<Option<Vec<u8>>>,
 }
 
 impl Watched {
     /// These files, not looked at yet.
     pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self { seen: Vec::new(), paths }
+        Self { seen: Vec::new(), looked: Vec::new(), paths }
     }
 
-    /// The contents in order, or why not, if they are not what they were at the last look.
+    /// The contents in order, or why not, if they are not what was told last.
     pub fn changed(&mut self) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
+        self.look(false)
+    }
+
+    /// The same once two looks in a row saw the same: what is being written is not taken for whole.
+    pub fn settled(&mut self) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
+        self.look(true)
+    }
+
+    fn look(&mut self, twice: bool) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
         let read: Vec<_> = self.paths.iter().map(|path| read(path)).collect();
-        let seen: Vec<_> = read.iter().map(|one| one.as_ref().ok().cloned()).collect();
-        if seen == self.seen {
+        let now: Vec<_> = read.iter().map(|one| one.as_ref().ok().cloned()).collect();
+        let before = std::mem::replace(&mut self.looked, now.clone());
+        if now == self.seen || (twice && now != before) {
             return None;
         }
-        self.seen = seen;
+        self.seen = now;
         Some(read.into_iter().collect())
     }
 }
@@ -79,6 +91,21 @@ mod tests {
         assert!(watched.changed().is_none(), "once");
         std::fs::write(&a, "1").expect("writes");
         assert!(watched.changed().expect("back").is_ok());
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_taken_for_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a");
+        std::fs::write(&path, "whole").expect("writes");
+        let mut watched = Watched::new(vec![path.clone()]);
+        watched.changed().expect("new").expect("read");
+        std::fs::write(&path, "ha").expect("writes");
+        assert!(watched.settled().is_none());
+        std::fs::write(&path, "half and half").expect("writes");
+        assert!(watched.settled().is_none());
+        assert_eq!(watched.settled().expect("settled").expect("read"), [b"half and half"]);
+        assert!(watched.settled().is_none(), "once");
     }
 
     #[cfg(unix)]

@@ -4,10 +4,12 @@
 //! `models/NAME@VERSION`, `models/NAME@ALIAS`, which can be served as long as they exist.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -26,6 +28,8 @@ const SERVICES: [&str; 5] = [
 ];
 /// What a model's name begins with: no service is called so.
 const MODELS: &str = "models/";
+/// Watchers at a time.
+const WATCHERS_MAX: usize = 4096;
 /// How often a watcher of a model looks whether it is still there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -33,12 +37,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub(super) struct Health {
     service: Service,
+    /// Places of watchers: they need no credential.
+    watchers: Arc<Semaphore>,
 }
 
 impl Health {
     pub(super) fn over(service: Service) -> HealthServer<Self> {
         // A watcher keeps its question: a name is short.
-        HealthServer::new(Self { service }).max_decoding_message_size(1 << 10)
+        let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
+        HealthServer::new(Self { service, watchers }).max_decoding_message_size(1 << 10)
     }
 
     fn status(&self, name: &str) -> ServingStatus {
@@ -104,10 +111,14 @@ impl HealthApi for Health {
     }
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let Ok(place) = Arc::clone(&self.watchers).try_acquire_owned() else {
+            let text = format!("{WATCHERS_MAX} watch already, the most that this server tells; ask with Check instead");
+            return Err(Status::resource_exhausted(text));
+        };
         let (health, name) = (self.clone(), request.into_inner().service);
-        let told = unfold((health, name, None), |(health, name, told)| async move {
+        let told = unfold((health, name, place, None), |(health, name, place, told)| async move {
             let status = health.next(&name, told).await?;
-            Some((Ok(response(status)), (health, name, Some(status))))
+            Some((Ok(response(status)), (health, name, place, Some(status))))
         });
         Ok(Response::new(Box::pin(told)))
     }

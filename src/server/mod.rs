@@ -311,11 +311,11 @@ impl Opened {
         let _ = timeout_at(until, jobs.shut_down()).await;
         let drained = batcher.clone();
         let _ = timeout_at(until, blocking(move || drained.drain())).await;
-        let _ = keeper.await;
-        let _ = looker.await;
+        let _ = timeout_at(until, keeper).await;
+        let _ = timeout_at(until, looker).await;
         traces.shut_down(TRACES_GRACE).await;
-        let Stats { answered, refused, batches, rows, .. } = batcher.stats();
-        tracing::info!(answered, refused, batches, rows, "stopped");
+        let Stats { answered, refused, batches, rows, cancelled_rows, .. } = batcher.stats();
+        tracing::info!(answered, refused, batches, rows, cancelled_rows, "stopped");
         // Until now it was told what this server does.
         drop(admin);
         Ok(outcome?)
@@ -354,7 +354,7 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
     let (mut told, mut tidied) = (false, None::<Instant>);
     loop {
         let now = config.borrow_and_update().clone();
-        registry.set_policies(now.policies);
+        registry.set_policies(now.policies.clone());
         tokio::select! {
             () = lifecycle.reaches(Readiness::Stopping) => return,
             warm = upkeep.warm(&service, &now.warm_models) => {
@@ -365,9 +365,9 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
         }
         if tidied.is_none_or(|then| then.elapsed() >= TIDY_INTERVAL) {
             tidied = Some(Instant::now());
-            let (service, retention) = (service.clone(), now.retention);
+            let service = service.clone();
             upkeep = blocking(move || {
-                upkeep.tidy(&service, retention.as_ref(), SystemTime::now());
+                upkeep.tidy(&service, &now, SystemTime::now());
                 upkeep
             })
             .await;

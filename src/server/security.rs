@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::blocking;
 use super::tls::{TlsConfig, TlsError};
-use crate::security::files::Watched;
+use crate::security::files::{Unreadable, Watched};
 use crate::security::gate::Gate;
 use crate::security::{CallerLimits, CredentialsError};
 use crate::service::Readiness;
@@ -96,11 +96,14 @@ impl Security {
         Some(acceptor.read().unwrap_or_else(PoisonError::into_inner).0.clone())
     }
 
-    /// Looks at all files, and puts in force what has changed and is as it has to be. Blocks on the disk. It is what a
-    /// server does by itself every second.
+    /// Looks at all files, and puts in force what has changed and is as it has to be. Blocks on the disk.
     pub fn reload(&self) {
+        self.look(Watched::changed);
+    }
+
+    fn look(&self, changed: impl Fn(&mut Watched) -> Option<Result<Vec<Vec<u8>>, Unreadable>>) {
         let mut files = self.inner.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(changed) = files.credentials.as_mut().and_then(Watched::changed) {
+        if let Some(changed) = files.credentials.as_mut().and_then(&changed) {
             let replaced = changed
                 .map_err(CredentialsError::from)
                 .and_then(|files| self.inner.gate.replace(files.first().map_or(&[], Vec::as_slice)));
@@ -110,7 +113,7 @@ impl Security {
             }
         }
         if let (Some((config, acceptor)), Some(watched)) = (&self.inner.tls, &mut files.tls)
-            && let Some(changed) = watched.changed()
+            && let Some(changed) = changed(watched)
         {
             match changed.map_err(TlsError::from).and_then(|files| config.build(&files)) {
                 Ok(built) => {
@@ -151,7 +154,7 @@ impl Security {
         let stopped = |now: &Readiness| *now >= Readiness::Stopping;
         while tokio::time::timeout(LOOK_INTERVAL, lifecycle.wait_for(stopped)).await.is_err() {
             let security = self.clone();
-            blocking(move || security.reload()).await;
+            blocking(move || security.look(Watched::settled)).await;
         }
     }
 }

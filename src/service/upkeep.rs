@@ -1,10 +1,10 @@
 //! What a server does on its own while it runs: has models in memory before they are asked for, notes what is used, and
 //! removes versions that need not be kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
-use super::Service;
+use super::{Readiness, Service};
 use crate::model::{ModelKey, ModelReference};
 use crate::store::{Retention, VersionPolicies};
 
@@ -32,6 +32,8 @@ pub struct Upkeep {
     told: HashMap<ModelReference, String>,
     /// When the use of a version was noted last.
     noted: HashMap<ModelKey, SystemTime>,
+    /// Whether it was told that use cannot be noted.
+    told_of_use: bool,
 }
 
 impl Upkeep {
@@ -65,33 +67,43 @@ impl Upkeep {
         all
     }
 
-    /// Notes in the store which versions were used lately, and removes those that need not be kept. Blocks on the disk.
-    /// What fails is tried again the next time.
-    pub fn tidy(&mut self, service: &Service, retention: Option<&Retention>, now: SystemTime) {
-        let Some(retention) = retention else { return };
+    /// Notes in the store which versions were used lately, and removes those that need not be kept: bases of jobs that have
+    /// not ended, and what shall be warm, are. Blocks on the disk. What fails is tried again the next time. Returns early
+    /// when the server stops.
+    pub fn tidy(&mut self, service: &Service, config: &UpkeepConfig, now: SystemTime) {
         let used: HashMap<ModelKey, SystemTime> =
             service.registry.usages().into_iter().filter_map(|(key, usage)| Some((key, usage.last()?))).collect();
         let store = service.registry.store();
         for (key, last) in &used {
             let is_noted = self.noted.get(key).is_some_and(|noted| *last <= *noted + NOTED_EVERY);
             if !is_noted {
-                match store.note_use(key) {
-                    Ok(()) => {}
-                    Err(error) => tracing::debug!(%error, "the use of a version is not noted"),
+                // Also where this server removes nothing: another one may.
+                if let Err(error) = store.note_use(key)
+                    && !std::mem::replace(&mut self.told_of_use, true)
+                {
+                    tracing::warn!(%error, "the use of a version cannot be noted; a server that removes what is not used does not know of it");
                 }
                 self.noted.insert(key.clone(), now);
             }
         }
         self.noted.retain(|key, _| used.contains_key(key));
-        if !store.is_writable() {
-            return;
-        }
+        let Some(retention) = config.retention.as_ref().filter(|_| store.is_writable()) else { return };
+        let warm = config.warm_models.iter();
+        let mut needed: BTreeSet<ModelKey> =
+            warm.filter_map(|model| store.resolve(&model.name, &model.selector).ok()).collect();
+        needed.extend(service.jobs.bases());
         let policies = service.registry.policies();
         for model in store.entries() {
             let key = |version| ModelKey { name: model.name.clone(), version };
             let last_use = |version| store.last_use(&key(version)).max(used.get(&key(version)).copied());
             for version in retention.superfluous(&model, policies.of(&model.name), now, last_use) {
                 let key = key(version);
+                if service.lifecycle.now() >= Readiness::Stopping {
+                    return;
+                }
+                if needed.contains(&key) {
+                    continue;
+                }
                 match store.delete(&key) {
                     Ok(()) => {
                         service.registry.forget(&key);

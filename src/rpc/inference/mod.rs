@@ -19,7 +19,7 @@ use super::pb::inference::infer_parameter::ParameterChoice;
 use super::stream::{AnswerStream, Ending, driven};
 use crate::security::Caller;
 use crate::service::{
-    Decoder, ModelEntry, ModelKey, ModelName, Output, Selector, ServiceError, Version, VersionDescription,
+    Decoder, ModelEntry, ModelKey, ModelName, Output, Readiness, Selector, ServiceError, Version, VersionDescription,
 };
 
 /// Extensions of the protocol that are served.
@@ -142,9 +142,17 @@ impl GrpcInferenceService for Api {
         let deadline = deadline(request.extensions());
         let (api, mut questions) = (self.clone(), request.into_inner());
         Ok(Response::new(driven(|answers| async move {
-            while let Some(question) =
-                questions.message().await.map_err(|status| Ending::Status(translate_status(status)))?
-            {
+            let lifecycle = api.service.lifecycle().clone();
+            loop {
+                let question = tokio::select! {
+                    // Whoever keeps its stream open would otherwise keep the server.
+                    () = lifecycle.reaches(Readiness::Stopping) => {
+                        let error = ServiceError::ShuttingDown("what was answered stands, send the rest again");
+                        return Err(error.into());
+                    }
+                    question = questions.message() => question.map_err(|status| Ending::Status(translate_status(status)))?,
+                };
+                let Some(question) = question else { break };
                 let (model_name, id) = (question.model_name.clone(), question.id.clone());
                 let answer = match infer(&api, &caller, question, &context, deadline, true).await {
                     Ok(answer) => pb::ModelStreamInferResponse { infer_response: Some(answer), ..Default::default() },
