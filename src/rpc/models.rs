@@ -1,6 +1,11 @@
 //! `ModelService`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
@@ -13,8 +18,12 @@ use super::pb::model_service_server::ModelService;
 use super::stream::{AnswerStream, driven};
 use crate::service::{FILE_BYTES_MAX, ModelKey, Rows, ServiceError, Version};
 
-/// Files that are received at the same time, at most: each is held in memory while it is checked.
-pub const IMPORTS_MAX: usize = 2;
+/// Files that are received, and as many that are sent, at the same time: each is held in memory.
+pub const TRANSFERS_MAX: usize = 2;
+/// How long one more waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(10);
+/// How long the next piece is waited for, in either direction.
+const PIECE_MAX: Duration = Duration::from_secs(30);
 
 /// Bytes of a chunk of an exported file.
 const EXPORT_CHUNK_BYTES: usize = 1 << 20;
@@ -156,9 +165,9 @@ impl ModelService for Api {
         };
         let name = convert::model_name("target.name", &target.name)?;
         caller.check_model(name.as_str())?;
-        let _place = self.imports.acquire().await.map_err(|_| ServiceError::ShuttingDown("no import is taken"))?;
+        let _turn = turn(&self.imports).await?;
         let mut file = Vec::new();
-        while let Some(message) = next(&mut messages).await? {
+        while let Some(message) = in_time(next(&mut messages)).await?? {
             let ImportMessage::Chunk(chunk) = message else {
                 return Err(ServiceError::invalid("message", "expected a `chunk`, got a second `target`").into());
             };
@@ -210,6 +219,7 @@ impl ModelService for Api {
         let caller = caller(request.extensions());
         let (name, selector) = convert::model_ref(request.into_inner().model)?;
         caller.check_model(name.as_str())?;
+        let turn = turn(&self.exports).await?;
         let (key, file) = self.service.export(&name, &selector).await?;
         let version = key.version.number();
         let mut rest = Bytes::from(file);
@@ -217,11 +227,25 @@ impl ModelService for Api {
         Ok(Response::new(driven(|answers| async move {
             while !rest.is_empty() {
                 let chunk = rest.split_to(rest.len().min(EXPORT_CHUNK_BYTES));
-                answers.send(pb::ExportModelVersionResponse { version, file_bytes, chunk }).await?;
+                in_time(answers.send(pb::ExportModelVersionResponse { version, file_bytes, chunk })).await??;
             }
+            drop(turn);
             Ok(())
         })))
     }
+}
+
+/// A place among the files under way.
+async fn turn(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ServiceError> {
+    let place = timeout(TURN_MAX, Arc::clone(places).acquire_owned()).await;
+    place
+        .map_err(|_| ServiceError::TransfersFull { max: TRANSFERS_MAX })?
+        .map_err(|_| ServiceError::ShuttingDown("no files are taken"))
+}
+
+/// One piece of a file. Whoever dawdles makes place for others.
+async fn in_time<T>(piece: impl Future<Output = T>) -> Result<T, ServiceError> {
+    timeout(PIECE_MAX, piece).await.map_err(|_| ServiceError::TransferIdle { wait_max: PIECE_MAX })
 }
 
 /// The next message; `None` at the end.

@@ -21,8 +21,8 @@ use crate::telemetry::metrics::CONTENT_TYPE;
 const CONNECTIONS_MAX: usize = 32;
 /// How long the head of a request may take.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long a connection may live: a scraper comes again.
-const CONNECTION_TIME_MAX: Duration = Duration::from_mins(5);
+/// How long a connection may live, and so an answer that nobody reads: a scraper comes again.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
 /// The least that hyper allows: a scraper's head has a few hundred bytes.
 const HEAD_BYTES_MAX: usize = 8192;
 /// Where the system has no room for another connection, it is asked again after this.

@@ -39,9 +39,12 @@ pub enum LogError {
     Twice,
 }
 
+/// These tell of every client that misbehaves, as often as it does; this program says it itself, and seldom.
+const TALKATIVE: &str = "h2=error,rustls=error";
+
 /// Sets up the log of this process. `filter` is a level, or targets with levels.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter)
+    let filter = EnvFilter::try_new(format!("{TALKATIVE},{filter}"))
         .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })?;
     let log = log(format, filter, io::stderr, io::stderr().is_terminal());
     log.try_init().map_err(|_| LogError::Twice)
