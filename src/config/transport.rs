@@ -22,7 +22,7 @@ pub struct TransportArgs {
     /// Largest HTTP/2 frame taken in: larger ones cost less for bulk, and hold up other calls for longer [default: 1MiB]
     #[arg(long, value_name = "BYTES")]
     pub frame_bytes_max: Option<String>,
-    /// Calls in flight on one connection; clients hold back what is more [default: 1024]
+    /// Calls in flight on one connection; clients hold back what is more [default: 256]
     #[arg(long, value_name = "COUNT")]
     pub streams_per_connection_max: Option<String>,
     /// Ask a connection that was silent for this long whether it is alive; 0: never [default: 30]
@@ -35,6 +35,17 @@ pub struct TransportArgs {
     /// calls under way go on to their end, one that crosses with the notice has to be sent again; 0: never [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub connection_age_seconds_max: Option<String>,
+    /// Calls under way at a time, of all connections, further ones are refused; one address has at most four fifths of them,
+    /// as of connections and of bytes in transit [default: 65536]
+    #[arg(long, value_name = "COUNT")]
+    pub calls_max: Option<String>,
+    /// Bytes of messages that have come in part, and of answers that their callers have not taken; what is more is refused
+    /// [default: 1GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub transit_bytes_max: Option<String>,
+    /// End a call when the rest of a message that has begun was waited for so long [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub message_seconds_max: Option<String>,
     /// Connections at a time, further ones are closed at once; one address has at most four fifths of them
     /// [default: 16384]
     #[arg(long, value_name = "COUNT")]
@@ -117,6 +128,37 @@ impl Layers<'_> {
                 defaults.connection_age_max,
                 &transport::CONNECTION_AGE_SECONDS,
             )?,
+            ..*defaults
+        };
+        let config = self.bounds(args, config)?;
+        config.check().map_err(|bad| self.refused(bad.setting, bad.got, &bad.expected))?;
+        Ok(config)
+    }
+
+    /// What all clients have together, and how long they are waited for.
+    fn bounds(&mut self, args: &TransportArgs, defaults: TransportConfig) -> Result<TransportConfig, ConfigError> {
+        Ok(TransportConfig {
+            calls_max: self.count(
+                "calls_max",
+                args.calls_max.as_ref(),
+                defaults.calls_max as u64,
+                *transport::CALLS_MAX.start() as u64,
+                *transport::CALLS_MAX.end() as u64,
+            )? as usize,
+            transit_bytes_max: self.bytes(
+                "transit_bytes_max",
+                args.transit_bytes_max.as_ref(),
+                defaults.transit_bytes_max,
+                *transport::TRANSIT_BYTES_MAX.start(),
+                *transport::TRANSIT_BYTES_MAX.end(),
+            )?,
+            message_wait_max: Duration::from_secs(self.count(
+                "message_seconds_max",
+                args.message_seconds_max.as_ref(),
+                defaults.message_wait_max.as_secs(),
+                *transport::KEEPALIVE_SECONDS.start(),
+                *transport::KEEPALIVE_SECONDS.end(),
+            )?),
             connections_max: self.count(
                 "connections_max",
                 args.connections_max.as_ref(),
@@ -137,15 +179,14 @@ impl Layers<'_> {
                 defaults.first_call_max,
                 &transport::KEEPALIVE_SECONDS,
             )?,
-            header_bytes_max: bytes(
-                self,
+            header_bytes_max: self.bytes(
                 "header_bytes_max",
-                &args.header_bytes_max,
-                defaults.header_bytes_max,
-                &transport::HEADER_BYTES_MAX,
-            )?,
-        };
-        config.check().map_err(|bad| self.refused(bad.setting, bad.got, &bad.expected))?;
-        Ok(config)
+                args.header_bytes_max.as_ref(),
+                defaults.header_bytes_max.into(),
+                u64::from(*transport::HEADER_BYTES_MAX.start()),
+                u64::from(*transport::HEADER_BYTES_MAX.end()),
+            )? as u32,
+            ..defaults
+        })
     }
 }

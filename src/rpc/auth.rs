@@ -1,19 +1,17 @@
 //! Lets calls in, or not, before anything of them is read; and keeps count of what they send.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{Either, Map, Ready, ready as at_once};
 use http::{Extensions, HeaderMap, Request, Response};
-use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use super::transit::{Arriving, Leaving, Transit};
 use crate::security::gate::{Admitted, Gate, Peer};
 use crate::security::told::Told;
 use crate::security::{Caller, Held, Refusal};
@@ -29,12 +27,13 @@ pub(super) fn caller(extensions: &Extensions) -> Caller {
 pub struct Auth<S> {
     inner: S,
     gate: Arc<Gate>,
+    transit: Arc<Transit>,
 }
 
 impl<S> Auth<S> {
     /// Before a service.
-    pub fn new(inner: S, gate: Arc<Gate>) -> Self {
-        Self { inner, gate }
+    pub fn new(inner: S, gate: Arc<Gate>, transit: Arc<Transit>) -> Self {
+        Self { inner, gate, transit }
     }
 }
 
@@ -47,7 +46,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Either<Kept<S::Future>, S::Future>, Ready<Answer>>;
+    type Future = Either<Kept<S::Future>, Ready<Answer>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -55,32 +54,36 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // Without one the transport is not ours, and neither are its clients.
-        let peer = request.extensions().get::<Arc<Peer>>();
-        let admitted = peer.ok_or(Refusal::Unknown).and_then(|peer| {
+        let peer = request.extensions().get::<Arc<Peer>>().cloned().ok_or(Refusal::Unknown);
+        let admitted = peer.and_then(|peer| {
             let token = bearer(request.headers());
-            self.gate.admit(request.uri().path(), token, peer).inspect_err(|refusal| tell(refusal, peer))
+            let admitted =
+                self.gate.admit(request.uri().path(), token, &peer).inspect_err(|refusal| tell(refusal, &peer))?;
+            let place = self.transit.begin(&peer, admitted.is_probe)?;
+            Ok((peer, admitted, place))
         });
-        let Admitted { caller, held, takes_stream } = match admitted {
+        let (peer, Admitted { caller, held, takes_stream, .. }, place) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 return Either::Right(at_once(Ok(Status::from(ServiceError::from(refusal)).into_http())));
             }
         };
-        tell_of_compression(request.headers());
+        if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding.as_bytes() != b"identity") {
+            tell_of_compression();
+        }
         request.extensions_mut().insert(caller.clone());
         // Streams count their messages themselves, each for as long as it is under way.
-        let bytes = (caller.has_bytes_max() && !takes_stream).then(|| Arc::new(Counted::new(caller)));
-        if let Some(counted) = &bytes {
-            let counted = Arc::clone(counted);
-            request = request.map(|inner| Body::new(Counting { inner, counted, refused: None }));
-        }
-        if held.is_none() && bytes.is_none() {
-            return Either::Left(Either::Right(self.inner.call(request)));
-        }
-        let keep = Box::new(move |answer: Answer| {
-            answer.map(|response| response.map(|inner| Body::new(Keeping { inner, _held: held, _bytes: bytes })))
+        let counted = (caller.has_bytes_max() && !takes_stream).then(|| Arc::new(Counted::new(caller.clone())));
+        let request = request.map(|body| {
+            let transit = Arc::clone(&self.transit);
+            Body::new(Arriving::new(body, transit, &peer, caller.clone(), counted.clone(), takes_stream))
         });
-        Either::Left(Either::Left(self.inner.call(request).map(keep as Box<dyn FnOnce(Answer) -> Answer + Send>)))
+        let transit = Arc::clone(&self.transit);
+        let keep = Box::new(move |answer: Answer| {
+            let leaving = |body| Body::new(Leaving::new(body, transit, &peer, caller, (place, held, counted)));
+            answer.map(|response| response.map(leaving))
+        });
+        Either::Left(self.inner.call(request).map(keep as Box<dyn FnOnce(Answer) -> Answer + Send>))
     }
 }
 
@@ -104,7 +107,7 @@ fn tell(refusal: &Refusal, peer: &Peer) {
         Refusal::Method { .. } | Refusal::Model { .. } => {
             (&FORBIDDEN, "a call was refused that its caller may not make")
         }
-        Refusal::TooMuch { .. } | Refusal::TooOften { .. } => (&TOO_MUCH, "a caller has reached a limit"),
+        _ => (&TOO_MUCH, "a caller has reached a limit"),
     };
     told.once(|unsaid| {
         let address = peer.address.map(|address| address.to_string()).unwrap_or_default();
@@ -113,19 +116,16 @@ fn tell(refusal: &Refusal, peer: &Peer) {
 }
 
 /// Compressed messages are answered with `UNIMPLEMENTED` by whoever reads them, before they are unpacked.
-fn tell_of_compression(headers: &HeaderMap) {
+pub(super) fn tell_of_compression() {
     static COMPRESSED: Told = Told::never();
-    if headers.get("grpc-encoding").is_some_and(|encoding| encoding.as_bytes() != b"identity") {
-        COMPRESSED
-            .once(|unsaid| tracing::warn!(unsaid, "a call with compressed messages was refused: none are unpacked"));
-    }
+    COMPRESSED.once(|unsaid| tracing::warn!(unsaid, "a call with compressed messages was refused: none are unpacked"));
 }
 
 /// What came of a request.
 #[derive(Debug)]
-struct Counted {
+pub(super) struct Counted {
     caller: Caller,
-    held: Mutex<Vec<Held>>,
+    held: Mutex<Option<Held>>,
 }
 
 impl Counted {
@@ -133,64 +133,15 @@ impl Counted {
         Self { caller, held: Mutex::default() }
     }
 
-    fn add(&self, bytes: usize) -> Result<(), Refusal> {
+    /// Counts that many more.
+    pub(super) fn add(&self, bytes: usize) -> Result<(), Refusal> {
         let more = self.caller.hold(0, bytes as u64)?;
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).extend(more);
-        Ok(())
-    }
-}
-
-/// A body whose bytes count. If they are too many the rest is thrown away, and the status comes at its end.
-struct Counting {
-    inner: Body,
-    counted: Arc<Counted>,
-    refused: Option<Status>,
-}
-
-impl http_body::Body for Counting {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        loop {
-            let frame = ready!(http_body::Body::poll_frame(Pin::new(&mut self.inner), context));
-            match (frame, self.refused.take()) {
-                (Some(Ok(_)), Some(status)) => self.refused = Some(status),
-                (_, Some(status)) => return Poll::Ready(Some(Err(status))),
-                (Some(Ok(frame)), None) => {
-                    let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    match self.counted.add(bytes) {
-                        Ok(()) => return Poll::Ready(Some(Ok(frame))),
-                        Err(refusal) => self.refused = Some(ServiceError::from(refusal).into()),
-                    }
-                }
-                (other, None) => return Poll::Ready(other),
-            }
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *held, more) {
+            (Some(held), Some(more)) => held.absorb(more),
+            (held, more) => *held = more,
         }
-    }
-}
-
-/// An answer that keeps a place until it is given, or nobody wants it.
-struct Keeping {
-    inner: Body,
-    _held: Option<Held>,
-    _bytes: Option<Arc<Counted>>,
-}
-
-impl http_body::Body for Keeping {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        http_body::Body::poll_frame(Pin::new(&mut self.inner), context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&self.inner)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.inner)
+        Ok(())
     }
 }
 

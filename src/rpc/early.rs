@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::auth::caller;
+use super::observe::RequestContext;
 use super::{Api, convert, pb};
 use crate::security::Caller;
 use crate::service::{Operation, Service, ServiceError};
@@ -42,8 +43,8 @@ impl Api {
             match method {
                 Some((_, operation)) if service.is_busy() => {
                     let (service, state) = (service.clone(), State::Beginning(*operation));
-                    let caller = caller(request.extensions());
-                    request.map(|inner| Body::new(Watched { inner, service, caller, state }))
+                    let (caller, context) = (caller(request.extensions()), RequestContext::of(request.extensions()));
+                    request.map(|inner| Body::new(Watched { inner, service, caller, context, state }))
                 }
                 _ => request,
             }
@@ -56,6 +57,7 @@ struct Watched {
     inner: Body,
     service: Service,
     caller: Caller,
+    context: RequestContext,
     state: State,
 }
 
@@ -86,8 +88,8 @@ impl http_body::Body for Watched {
                 }
                 (State::Beginning(operation), frame) => {
                     let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                    if let Some(refusal) = data.and_then(|data| refusal(&self.service, &self.caller, *operation, data))
-                    {
+                    let refusal = data.and_then(|data| self.refusal(*operation, data));
+                    if let Some(refusal) = refusal {
                         self.state = State::Refused(refusal.into());
                     } else {
                         self.state = State::Passing;
@@ -99,13 +101,18 @@ impl http_body::Body for Watched {
     }
 }
 
-/// The refusal of the question that begins here, if that much of it can be told.
-fn refusal(service: &Service, caller: &Caller, operation: Operation, data: &[u8]) -> Option<ServiceError> {
-    let (model, rest_bytes) = beginning(data)?;
-    let (name, selector) = convert::model_ref(Some(model)).ok()?;
-    // Of other models it is not even told that they are busy: the handler refuses.
-    caller.check_model(name.as_str()).ok()?;
-    service.refuse_early(&name, &selector, operation, rest_bytes.saturating_sub(FRAMING_BYTES_MAX))
+impl Watched {
+    /// The refusal of the question that begins here, if that much of it can be told.
+    fn refusal(&self, operation: Operation, data: &[u8]) -> Option<ServiceError> {
+        let (model, rest_bytes) = beginning(data)?;
+        let (name, selector) = convert::model_ref(Some(model)).ok()?;
+        // Of other models it is not even told that they are busy: the handler refuses.
+        self.caller.check_model(name.as_str()).ok()?;
+        let matrix_bytes = rest_bytes.saturating_sub(FRAMING_BYTES_MAX);
+        let refusal = self.service.refuse_early(&name, &selector, operation, matrix_bytes)?;
+        self.context.asks(&name, 0);
+        Some(refusal)
+    }
 }
 
 /// The model, and how many bytes of the message follow it.

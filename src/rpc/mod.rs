@@ -15,17 +15,20 @@ pub mod observe;
 pub mod pb;
 pub mod status;
 mod stream;
+pub mod transit;
 
 /// The handlers of all three services over the use cases.
 #[derive(Clone, Debug)]
 pub struct Api {
     service: crate::service::Service,
     imports: std::sync::Arc<tokio::sync::Semaphore>,
+    exports: std::sync::Arc<tokio::sync::Semaphore>,
 }
 
 impl Api {
     /// Over the use cases.
     pub fn new(service: crate::service::Service) -> Self {
-        Self { service, imports: std::sync::Arc::new(tokio::sync::Semaphore::new(models::IMPORTS_MAX)) }
+        let places = || std::sync::Arc::new(tokio::sync::Semaphore::new(models::TRANSFERS_MAX));
+        Self { service, imports: places(), exports: places() }
     }
 }

@@ -79,7 +79,7 @@ impl From<Refusal> for Status {
 
 /// Says of a status that tonic made itself what this API promises: a message above the limit is
 /// `RESOURCE_EXHAUSTED` (tonic: `OUT_OF_RANGE`), bytes that are no message of ours are `INVALID_ARGUMENT` (tonic:
-/// `INTERNAL`). `None`: leave it as it is.
+/// `INTERNAL`), and so is a message with a wrong flag. `None`: leave it as it is.
 pub(super) fn translate(status: &Status) -> Option<Status> {
     let text = status.message();
     if status.code() == Code::OutOfRange && text.starts_with("Error, decoded message length too large") {
@@ -87,6 +87,10 @@ pub(super) fn translate(status: &Status) -> Option<Status> {
         return Some(Status::resource_exhausted(format!("message too large ({sizes}): send the rows in parts")));
     }
     if status.code() == Code::Internal && text.starts_with("failed to decode Protobuf message") {
+        return Some(Status::invalid_argument(text.to_owned()));
+    }
+    // Compressed without a word of how, or no flag at all.
+    if status.code() == Code::Internal && text.starts_with("protocol error: received message with") {
         return Some(Status::invalid_argument(text.to_owned()));
     }
     None

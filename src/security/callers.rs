@@ -44,6 +44,15 @@ pub struct Held {
     bytes: u64,
 }
 
+impl Held {
+    /// Takes over what another of the same caller holds.
+    pub fn absorb(&mut self, mut other: Self) {
+        self.requests += std::mem::take(&mut other.requests);
+        self.rows += std::mem::take(&mut other.rows);
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.usage.requests.fetch_sub(self.requests, Ordering::Relaxed);

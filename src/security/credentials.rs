@@ -14,7 +14,7 @@ use super::callers::{CallerLimits, Usage};
 use super::date;
 use super::files::Unreadable;
 use super::roles::{Role, Roles};
-use super::{Caller, Refusal};
+use super::{Caller, Refusal, Term};
 
 /// Entries of a file: each is compared with every token that comes.
 pub const ENTRIES_MAX: usize = 1000;
@@ -105,6 +105,8 @@ pub struct Presented {
     pub common_name: Option<String>,
     /// After this it is none.
     pub ends: SystemTime,
+    /// It and those between it and its authority, in DER.
+    pub chain: Vec<Vec<u8>>,
 }
 
 /// By what a certificate is known.
@@ -131,15 +133,20 @@ struct Entry {
     caller: Caller,
     usage: Arc<Usage>,
     roles: Roles,
-    ends: Option<SystemTime>,
+    term: Term,
 }
 
 impl Entry {
     fn if_in_force(&self, now: SystemTime) -> Result<(&Caller, Roles), Refusal> {
-        if self.ends.is_some_and(|ends| ends <= now) {
+        if self.term.ends.is_some_and(|ends| ends <= now) {
             return Err(Refusal::Unknown);
         }
         Ok((&self.caller, self.roles))
+    }
+
+    /// Whether it lets in the same, for the same and as long, as one of the same credential.
+    fn says(&self, name: &str, roles: Roles, models: &[String], ends: Option<SystemTime>) -> bool {
+        self.caller.name() == name && self.roles == roles && *self.caller.models == *models && self.term.ends == ends
     }
 }
 
@@ -194,10 +201,18 @@ impl Credentials {
         (self.tokens.len(), self.certificates.len())
     }
 
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.tokens.iter().map(|(_, entry)| entry).chain(self.certificates.iter().map(|(_, entry)| entry))
+    }
+
     fn usage(&self, name: &str) -> Option<Arc<Usage>> {
-        let tokens = self.tokens.iter().map(|(_, entry)| entry);
-        let mut all = tokens.chain(self.certificates.iter().map(|(_, entry)| entry));
-        all.find(|entry| entry.caller.name() == name).map(|entry| Arc::clone(&entry.usage))
+        self.entries().find(|entry| entry.caller.name() == name).map(|entry| Arc::clone(&entry.usage))
+    }
+
+    /// Ends those that `after` has not taken over: their streams end too.
+    pub fn end_all_but(&self, after: &Self) {
+        let lasts = |entry: &Entry| after.entries().any(|other| Arc::ptr_eq(&other.term.is_over, &entry.term.is_over));
+        self.entries().filter(|entry| !lasts(entry)).for_each(|entry| entry.term.end());
     }
 }
 
@@ -247,7 +262,8 @@ impl Reader<'_> {
                     if read.tokens.iter().any(|(other, _)| *other == hash) {
                         return Err(taken.wrong("sha256", "that of another entry".into(), "one token an entry".into()));
                     }
-                    read.tokens.push((hash, self.entry(name, taken)?));
+                    let same = self.before.and_then(|before| before.tokens.iter().find(|(known, _)| *known == hash));
+                    read.tokens.push((hash, self.entry(name, taken, same.map(|(_, entry)| entry))?));
                 } else {
                     let mark = taken.mark()?;
                     if read.certificates.iter().any(|(other, _)| *other == mark) {
@@ -258,7 +274,9 @@ impl Reader<'_> {
                             expected,
                         ));
                     }
-                    read.certificates.push((mark, self.entry(name, taken)?));
+                    let same =
+                        self.before.and_then(|before| before.certificates.iter().find(|(known, _)| *known == mark));
+                    read.certificates.push((mark, self.entry(name, taken, same.map(|(_, entry)| entry))?));
                 }
             }
         }
@@ -266,8 +284,8 @@ impl Reader<'_> {
         Ok(read)
     }
 
-    /// What is left of an entry, once it is known whose.
-    fn entry(&self, name: String, mut taken: Taken<'_>) -> Result<Entry, CredentialsError> {
+    /// What is left of an entry, once it is known whose. `before`: what the same credential said.
+    fn entry(&self, name: String, mut taken: Taken<'_>, before: Option<&Entry>) -> Result<Entry, CredentialsError> {
         let roles = taken.roles()?;
         let models = taken.models()?;
         let ends = taken.ends()?;
@@ -282,8 +300,10 @@ impl Reader<'_> {
              bytes_max, requests_per_second_max",
         )?;
         let usage = self.before.and_then(|before| before.usage(&name)).unwrap_or_default();
-        let caller = Caller::new(name.into(), models.into(), Arc::clone(&usage), limits);
-        Ok(Entry { caller, usage, roles, ends })
+        let same = before.filter(|before| before.says(&name, roles, &models, ends));
+        let term = same.map_or_else(|| Term::until(ends), |before| before.term.clone());
+        let caller = Caller::new(name.into(), models.into(), Arc::clone(&usage), limits, term.clone());
+        Ok(Entry { caller, usage, roles, term })
     }
 }
 

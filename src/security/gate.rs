@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
 
 use super::callers::{Addresses, CallerLimits, Held};
@@ -11,14 +11,27 @@ use super::credentials::Presented;
 use super::files::Watched;
 use super::roles::{Need, method};
 use super::told::now_ns;
-use super::{Caller, Credentials, CredentialsError, Refusal};
+use super::{Caller, Credentials, CredentialsError, Refusal, Term};
+
+/// Checks certificates as handshakes do, with the authorities and the revocations of now.
+pub trait CertificateCheck: std::fmt::Debug + Send + Sync {
+    /// Whether a certificate, in DER, the client's own first, is good.
+    fn is_good(&self, chain: &[Vec<u8>]) -> bool;
+}
+
+/// A client's certificate, on one connection.
+#[derive(Debug)]
+struct Certificate {
+    presented: Presented,
+    term: Term,
+}
 
 /// The other side of a connection.
 #[derive(Debug)]
 pub struct Peer {
     /// Where it calls from.
     pub address: Option<IpAddr>,
-    certificate: Option<Presented>,
+    certificate: Option<Certificate>,
     /// Who it is as long as it does not say.
     caller: Caller,
     called: AtomicBool,
@@ -40,6 +53,8 @@ pub struct Admitted {
     pub held: Option<Held>,
     /// Whether messages come without end.
     pub takes_stream: bool,
+    /// Whether it asks for health alone.
+    pub is_probe: bool,
 }
 
 /// Decides. Without a file of credentials everything is allowed.
@@ -49,7 +64,20 @@ pub struct Gate {
     path: PathBuf,
     limits: CallerLimits,
     addresses: Addresses,
+    certificates: Mutex<Certificates>,
 }
+
+/// Certificates of open connections, and who checks them.
+#[derive(Debug, Default)]
+struct Certificates {
+    check: Option<Arc<dyn CertificateCheck>>,
+    open: Vec<Weak<Peer>>,
+    /// With so many it is looked who has left.
+    look_at: usize,
+}
+
+/// Fewer are not worth a look.
+const LOOK_AT_MIN: usize = 1024;
 
 impl Gate {
     /// With the credentials of a file, which is read once.
@@ -57,14 +85,15 @@ impl Gate {
     /// # Errors
     /// If it is not as it has to be.
     pub fn open(path: Option<PathBuf>, limits: CallerLimits) -> Result<(Self, Option<Watched>), CredentialsError> {
-        let addresses = Addresses::default();
+        let (addresses, certificates) = <(Addresses, Mutex<Certificates>)>::default();
         let Some(path) = path else {
-            return Ok((Self { known: None, path: PathBuf::new(), limits, addresses }, None));
+            return Ok((Self { known: None, path: PathBuf::new(), limits, addresses, certificates }, None));
         };
         let mut watched = Watched::new(vec![path.clone()]);
         let files = watched.changed().transpose()?.unwrap_or_default();
         let known = Credentials::parse(files.first().map_or(&[], Vec::as_slice), &path, limits, None)?;
-        Ok((Self { known: Some(RwLock::new(Arc::new(known))), path, limits, addresses }, Some(watched)))
+        let known = Some(RwLock::new(Arc::new(known)));
+        Ok((Self { known, path, limits, addresses, certificates }, Some(watched)))
     }
 
     /// Whether everything is allowed.
@@ -72,7 +101,7 @@ impl Gate {
         self.known.is_none()
     }
 
-    /// Puts other contents of the file in force.
+    /// Puts other contents of the file in force; what is no longer in it, or says something else, ends.
     ///
     /// # Errors
     /// If they are not as they have to be; then nothing changes.
@@ -81,16 +110,56 @@ impl Gate {
         let before = Arc::clone(&known.read().unwrap_or_else(PoisonError::into_inner));
         let after = Credentials::parse(text, &self.path, self.limits, Some(&before))?;
         let counts = after.counts();
+        before.end_all_but(&after);
         *known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(counts)
     }
 
-    /// A connection from there, whose certificate was checked.
-    pub fn peer(&self, address: Option<IpAddr>, certificate: Option<Presented>) -> Peer {
+    /// Puts other authorities and revocations in force, for open connections too.
+    pub fn check_certificates(&self, check: &Arc<dyn CertificateCheck>) {
+        let open: Vec<_> = {
+            let mut certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+            certificates.check = Some(Arc::clone(check));
+            certificates.open.iter().filter_map(Weak::upgrade).collect()
+        };
+        for certificate in open.iter().filter_map(|peer| peer.certificate.as_ref()) {
+            if !check.is_good(&certificate.presented.chain) {
+                certificate.term.end();
+            }
+        }
+    }
+
+    /// A connection from there. Its certificate was good when its handshake began.
+    pub fn peer(&self, address: Option<IpAddr>, certificate: Option<Presented>) -> Arc<Peer> {
         let usage = address.map(|address| self.addresses.caller(address, now_ns())).unwrap_or_default();
         let name = address.map_or_else(|| "somebody".into(), |address| address.to_canonical().to_string());
-        let caller = Caller::new(name.into(), Arc::default(), usage, self.limits);
-        Peer { address, certificate, caller, called: AtomicBool::new(false) }
+        let caller = Caller::new(name.into(), Arc::default(), usage, self.limits, Term::default());
+        let certificate = certificate.map(|presented| {
+            let term = Term::until(Some(presented.ends));
+            Certificate { presented, term }
+        });
+        let caller = match &certificate {
+            Some(Certificate { term, .. }) => caller.with_certificate(term.clone()),
+            None => caller,
+        };
+        let peer = Arc::new(Peer { address, certificate, caller, called: AtomicBool::new(false) });
+        if let Some(certificate) = &peer.certificate {
+            // First it is known, then it is checked again: whatever changes meanwhile, one of the two sees it.
+            if !self.watch(&peer).is_none_or(|check| check.is_good(&certificate.presented.chain)) {
+                certificate.term.end();
+            }
+        }
+        peer
+    }
+
+    fn watch(&self, peer: &Arc<Peer>) -> Option<Arc<dyn CertificateCheck>> {
+        let mut certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if certificates.open.len() >= certificates.look_at.max(LOOK_AT_MIN) {
+            certificates.open.retain(|peer| peer.strong_count() > 0);
+            certificates.look_at = 2 * certificates.open.len();
+        }
+        certificates.open.push(Arc::downgrade(peer));
+        certificates.check.clone()
     }
 
     /// Lets a call in, or says why not.
@@ -101,22 +170,34 @@ impl Gate {
         let method = method(path);
         let caller = self.caller(path, method.need, token, peer)?;
         // Probes are not to fail because of others.
-        let held = if method.need == Need::Nothing { None } else { caller.begin(now_ns())? };
-        Ok(Admitted { caller, held, takes_stream: method.takes_stream })
+        let is_probe = method.need == Need::Nothing;
+        let held = if is_probe { None } else { caller.begin(now_ns())? };
+        Ok(Admitted { caller, held, takes_stream: method.takes_stream, is_probe })
     }
 
     fn caller(&self, path: &str, need: Need, token: Option<&[u8]>, peer: &Peer) -> Result<Caller, Refusal> {
-        let (Some(known), false) = (&self.known, need == Need::Nothing) else { return Ok(peer.caller.clone()) };
+        if need == Need::Nothing {
+            return Ok(peer.caller.clone());
+        }
+        // Its handshake would fail now.
+        if peer.certificate.as_ref().is_some_and(|certificate| !certificate.term.lasts()) {
+            return Err(Refusal::Unknown);
+        }
+        let Some(known) = &self.known else { return Ok(peer.caller.clone()) };
         let known = known.read().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
         let (caller, roles) = match (token, &peer.certificate) {
             // Whoever shows a token is judged by it.
             (Some(token), _) => known.by_token(token, now)?,
-            (None, Some(certificate)) => known.by_certificate(certificate, now)?,
+            (None, Some(certificate)) => known.by_certificate(&certificate.presented, now)?,
             (None, None) => return Err(Refusal::Unknown),
         };
         if need.is_met_by(roles) {
-            return Ok(caller.clone());
+            let caller = caller.clone();
+            return Ok(match &peer.certificate {
+                Some(certificate) => caller.with_certificate(certificate.term.clone()),
+                None => caller,
+            });
         }
         let method = path.chars().take(120).collect();
         Err(Refusal::Method { caller: Arc::clone(&caller.name), method, expected: need.expected() })

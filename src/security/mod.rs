@@ -6,14 +6,17 @@ pub mod date;
 pub mod files;
 pub mod gate;
 pub mod roles;
+mod shares;
 pub mod told;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 pub use callers::{CallerLimits, Held, Usage};
 pub use credentials::{Credentials, CredentialsError};
 pub use roles::{Need, Role, Roles};
+pub use shares::{Share, Shares};
 
 /// Why a call is refused. None of them says which part of a credential was wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +68,51 @@ pub enum Refusal {
         /// When it is worth coming back.
         retry_after: Duration,
     },
+    /// As much is under way as this server takes, of everybody or of one address.
+    #[error("this server has reached {limit}, {max}, or this address its four fifths of it: come back in a while")]
+    NoRoom {
+        /// The limit.
+        limit: &'static str,
+        /// What it is.
+        max: u64,
+    },
+    /// The rest of a message did not come.
+    #[error(
+        "{got_bytes} bytes of a message came, expected {}, and {message_wait_max:?} is as long as this server waits for the \
+         rest of it (message_seconds_max)",
+        message_bytes.map_or_else(|| "its prefix".to_owned(), |bytes| bytes.to_string())
+    )]
+    TooSlow {
+        /// What has come of it.
+        got_bytes: usize,
+        /// What was to come, once that was told.
+        message_bytes: Option<usize>,
+        /// How long it was waited for.
+        message_wait_max: Duration,
+    },
+}
+
+/// Until when a credential is in force. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Term {
+    is_over: Arc<AtomicBool>,
+    ends: Option<SystemTime>,
+}
+
+impl Term {
+    /// Until then, if it is not ended before.
+    pub fn until(ends: Option<SystemTime>) -> Self {
+        Self { is_over: Arc::default(), ends }
+    }
+
+    /// Whether it lasts.
+    pub fn lasts(&self) -> bool {
+        !self.is_over.load(Ordering::Relaxed) && self.ends.is_none_or(|ends| SystemTime::now() < ends)
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whoever makes a call. Cheap to clone.
@@ -75,23 +123,39 @@ pub struct Caller {
     models: Arc<[String]>,
     usage: Arc<Usage>,
     limits: CallerLimits,
+    term: Term,
+    /// Of the connection's certificate.
+    certificate: Option<Term>,
 }
 
 impl Caller {
     /// Known as `name`.
-    pub fn new(name: Arc<str>, models: Arc<[String]>, usage: Arc<Usage>, limits: CallerLimits) -> Self {
-        Self { name, models, usage, limits }
+    pub fn new(name: Arc<str>, models: Arc<[String]>, usage: Arc<Usage>, limits: CallerLimits, term: Term) -> Self {
+        Self { name, models, usage, limits, term, certificate: None }
+    }
+
+    /// The same, as long as its certificate is good.
+    #[must_use]
+    fn with_certificate(mut self, term: Term) -> Self {
+        self.certificate = Some(term);
+        self
+    }
+
+    /// Whether its credential still says who it is.
+    pub fn is_in_force(&self) -> bool {
+        self.term.lasts() && self.certificate.as_ref().is_none_or(Term::lasts)
     }
 
     /// One of whom nothing is known and to whom nothing is forbidden: for handlers that stand behind no gate.
     pub fn anybody() -> Self {
-        Self::new("anybody".into(), Arc::default(), Arc::default(), CallerLimits::default())
+        Self::new("anybody".into(), Arc::default(), Arc::default(), CallerLimits::default(), Term::default())
     }
 
     /// One who may use no model.
     pub fn nobody() -> Self {
         // No name of a model begins so.
-        Self::new("nobody".into(), ["/".to_owned()].into(), Arc::default(), CallerLimits::default())
+        let models = ["/".to_owned()].into();
+        Self::new("nobody".into(), models, Arc::default(), CallerLimits::default(), Term::default())
     }
 
     /// How it is called in logs and errors.

@@ -18,7 +18,6 @@ use tower::util::MapResponseLayer;
 
 use super::gathering::Gathering;
 use super::lingering::Lingering;
-use super::places::Places;
 use super::security::Security;
 use super::transport::TransportConfig;
 use super::wire::{Patience, Wire};
@@ -26,6 +25,8 @@ use crate::rpc::auth::Auth;
 use crate::rpc::deadline::InTime;
 use crate::rpc::limits;
 use crate::rpc::observe::{Measured, Observe};
+use crate::rpc::transit::Transit;
+use crate::security::Shares;
 use crate::security::told::Told;
 use crate::service::Readiness;
 use crate::telemetry::measures::ServerMeasures;
@@ -55,6 +56,12 @@ pub(super) async fn serve(
     measured: Measured,
     lifecycle: watch::Receiver<Readiness>,
 ) -> Result<(), tonic::transport::Error> {
+    let transit = Arc::new(Transit::new(
+        transport.calls_max,
+        transport.transit_bytes_max,
+        transport.message_bytes_max,
+        transport.message_wait_max,
+    ));
     let (senders, servers): (Vec<_>, Vec<_>) = ages(transport.connection_age_max)
         .into_iter()
         .map(|age| {
@@ -66,8 +73,8 @@ pub(super) async fn serve(
                 .layer(layer_fn(InTime::new))
                 .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
                 .layer(layer_fn({
-                    let gate = Arc::clone(security.gate());
-                    move |inner| Auth::new(inner, Arc::clone(&gate))
+                    let (gate, transit) = (Arc::clone(security.gate()), Arc::clone(&transit));
+                    move |inner| Auth::new(inner, Arc::clone(&gate), Arc::clone(&transit))
                 }))
                 .add_routes(routes.clone());
             let lifecycle = lifecycle.clone();
@@ -134,7 +141,7 @@ struct Greeting {
     tasks: JoinSet<Greeted>,
     /// In the order in which they came.
     waiting: VecDeque<AbortHandle>,
-    places: Places,
+    places: Shares,
     security: Security,
     measures: Arc<ServerMeasures>,
     patience: Patience,
@@ -153,7 +160,7 @@ impl Greeting {
         Self {
             tasks: JoinSet::new(),
             waiting: VecDeque::new(),
-            places: Places::new(transport.connections_max),
+            places: Shares::new(transport.connections_max as u64),
             security,
             measures,
             patience: Patience { greeting: transport.greeting_max, first_call: transport.first_call_max },
@@ -165,7 +172,7 @@ impl Greeting {
         static FULL: Told = Told::never();
         static CROWDED: Told = Told::never();
         static BAD: Told = Told::never();
-        let Some(place) = self.places.take(address.ip()) else {
+        let Some(place) = self.places.take(address.ip(), 1) else {
             FULL.once(|unsaid| {
                 tracing::warn!(%address, unsaid, "a connection was refused: connections_max is reached, or this address's share");
             });

@@ -8,7 +8,6 @@ mod health;
 mod lingering;
 mod orders;
 mod page;
-mod places;
 mod process;
 mod reflection;
 pub mod security;

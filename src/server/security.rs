@@ -76,8 +76,11 @@ impl Security {
         let tls = match (config.tls, &mut watched) {
             (Some(tls), Some(watched)) => {
                 let files = watched.changed().transpose().map_err(TlsError::from)?.unwrap_or_default();
-                let acceptor = TlsAcceptorShown(tls.build(&files)?.into());
-                Some((tls, RwLock::new(acceptor)))
+                let (acceptor, clients) = tls.build(&files)?;
+                if let Some(clients) = clients {
+                    gate.check_certificates(&clients);
+                }
+                Some((tls, RwLock::new(TlsAcceptorShown(acceptor.into()))))
             }
             _ => None,
         };
@@ -116,9 +119,12 @@ impl Security {
             && let Some(changed) = changed(watched)
         {
             match changed.map_err(TlsError::from).and_then(|files| config.build(&files)) {
-                Ok(built) => {
+                Ok((built, clients)) => {
                     *acceptor.write().unwrap_or_else(PoisonError::into_inner) = TlsAcceptorShown(built.into());
-                    tracing::info!("new certificates are in force for new connections");
+                    if let Some(clients) = clients {
+                        self.inner.gate.check_certificates(&clients);
+                    }
+                    tracing::info!("new certificates are in force");
                 }
                 Err(error) => tracing::error!(%error, "the new certificates are refused; those before stay in force"),
             }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::security::credentials::{Fingerprint, Presented};
 use crate::security::files::Unreadable;
+use crate::security::gate::CertificateCheck;
 
 /// Which files. All are read again when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +67,9 @@ pub enum TlsError {
     },
 }
 
+/// What accepts handshakes, and what checks the certificates of clients if there are to be any.
+type Built = (Arc<ServerConfig>, Option<Arc<dyn CertificateCheck>>);
+
 impl TlsConfig {
     /// All files, in the order in which [`Self::build`] takes their contents.
     pub(super) fn files(&self) -> Vec<PathBuf> {
@@ -72,8 +77,8 @@ impl TlsConfig {
         [&self.certificate, &self.key].into_iter().chain(clients).cloned().collect()
     }
 
-    /// What accepts handshakes.
-    pub(super) fn build(&self, files: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TlsError> {
+    /// Of the contents of all files.
+    pub(super) fn build(&self, files: &[Vec<u8>]) -> Result<Built, TlsError> {
         let mut files = files.iter().map(Vec::as_slice);
         let mut next = || files.next().unwrap_or_default();
         let chain: Vec<CertificateDer<'static>> = all(next(), &self.certificate, "certificates")?;
@@ -89,8 +94,8 @@ impl TlsConfig {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| pair(error.to_string()))?;
-        let builder = match &self.client_ca {
-            None => builder.with_no_client_auth(),
+        let (builder, clients) = match &self.client_ca {
+            None => (builder.with_no_client_auth(), None),
             Some(path) => {
                 let clients = |reason: String| TlsError::Clients { path: path.clone(), reason };
                 let mut roots = RootCertStore::empty();
@@ -105,12 +110,27 @@ impl TlsConfig {
                 if self.client_optional {
                     verifier = verifier.allow_unauthenticated();
                 }
-                builder.with_client_cert_verifier(verifier.build().map_err(|error| clients(error.to_string()))?)
+                let verifier = verifier.build().map_err(|error| clients(error.to_string()))?;
+                (builder.with_client_cert_verifier(Arc::clone(&verifier)), Some(Arc::new(Clients(verifier)) as _))
             }
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| pair(error.to_string()))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Arc::new(config))
+        Ok((Arc::new(config), clients))
+    }
+}
+
+/// Checks the certificates of clients, as their handshakes do.
+#[derive(Debug)]
+pub(super) struct Clients(Arc<dyn ClientCertVerifier>);
+
+impl CertificateCheck for Clients {
+    fn is_good(&self, chain: &[Vec<u8>]) -> bool {
+        let chain: Vec<CertificateDer<'_>> = chain.iter().map(|certificate| certificate.as_slice().into()).collect();
+        let verified = |(own, others): (&CertificateDer<'_>, &[CertificateDer<'_>])| {
+            self.0.verify_client_cert(own, others, UnixTime::now()).is_ok()
+        };
+        chain.split_first().is_some_and(verified)
     }
 }
 
@@ -123,7 +143,8 @@ fn all<T: PemObject>(pem: &[u8], path: &std::path::Path, expected: &'static str)
 }
 
 /// What a certificate says that its authority has signed; `None` if it is not understood, and then it is nobody's.
-pub(super) fn presented(certificate: &CertificateDer<'_>) -> Option<Presented> {
+pub(super) fn presented(chain: &[CertificateDer<'_>]) -> Option<Presented> {
+    let certificate = chain.first()?;
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let names = parsed.subject_alternative_name().ok()?.map(|extension| &extension.value.general_names);
     let dns = names.into_iter().flatten().filter_map(|name| match name {
@@ -137,5 +158,6 @@ pub(super) fn presented(certificate: &CertificateDer<'_>) -> Option<Presented> {
         dns: dns.collect(),
         common_name: common_names.next().and_then(|name| name.as_str().ok()).map(str::to_owned),
         ends: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends))?,
+        chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
     })
 }

@@ -26,6 +26,13 @@ pub struct TransportConfig {
     /// A connection of this age, give or take 10 %, takes no new calls and closes after the last; `None`: any age. A
     /// call that crosses with the notice is not served; clients that do not send it again by themselves see it fail.
     pub connection_age_max: Option<Duration>,
+    /// Calls at a time, of all connections; further ones are refused. One address may have four times what is free, as of
+    /// connections and of `transit_bytes_max`.
+    pub calls_max: usize,
+    /// Bytes of messages that have come in part and of answers that are not out.
+    pub transit_bytes_max: u64,
+    /// How long the rest of a message is waited for.
+    pub message_wait_max: Duration,
     /// Connections at a time; further ones are closed at once. One address may have four times what is free.
     pub connections_max: usize,
     /// From the connection until TLS is settled and HTTP/2 has begun.
@@ -50,6 +57,10 @@ pub const KEEPALIVE_SECONDS: RangeInclusive<u64> = 1..=86_400;
 pub const CONNECTION_AGE_SECONDS: RangeInclusive<u64> = 1..=365 * 86_400;
 
 /// At least one.
+pub const CALLS_MAX: RangeInclusive<usize> = 1..=100_000_000;
+/// At least one message.
+pub const TRANSIT_BYTES_MAX: RangeInclusive<u64> = 1 << 20..=1 << 40;
+/// At least one.
 pub const CONNECTIONS_MAX: RangeInclusive<usize> = 1..=1_000_000;
 /// A client that is far away needs a second.
 pub const GREETING_SECONDS: RangeInclusive<u64> = 1..=3600;
@@ -69,7 +80,8 @@ pub struct BadTransport {
 }
 
 /// Calls that may depart before anything looks at them: whoever leaves makes place for the next, who may leave as well.
-const RESETS_MIN: usize = 1024;
+/// More than what the watch of frames lets pass, which says whose they were.
+const RESETS_MIN: usize = 8192;
 
 impl Default for TransportConfig {
     fn default() -> Self {
@@ -82,6 +94,9 @@ impl Default for TransportConfig {
             keepalive_interval: Some(Duration::from_secs(30)),
             keepalive_timeout: Duration::from_secs(20),
             connection_age_max: None,
+            calls_max: 65_536,
+            transit_bytes_max: 1 << 30,
+            message_wait_max: Duration::from_mins(1),
             connections_max: 16_384,
             greeting_max: Duration::from_secs(10),
             first_call_max: Some(Duration::from_mins(5)),
@@ -105,11 +120,22 @@ impl TransportConfig {
         if let Some(age) = self.connection_age_max {
             within("connection_age_seconds_max", &age, &seconds(&CONNECTION_AGE_SECONDS))?;
         }
+        within("calls_max", &self.calls_max, &CALLS_MAX)?;
+        within("transit_bytes_max", &self.transit_bytes_max, &TRANSIT_BYTES_MAX)?;
+        within("message_seconds_max", &self.message_wait_max, &seconds(&KEEPALIVE_SECONDS))?;
         within("connections_max", &self.connections_max, &CONNECTIONS_MAX)?;
         within("greeting_seconds_max", &self.greeting_max, &seconds(&GREETING_SECONDS))?;
         within("header_bytes_max", &self.header_bytes_max, &HEADER_BYTES_MAX)?;
         if let Some(first) = self.first_call_max {
             within("first_call_seconds_max", &first, &seconds(&KEEPALIVE_SECONDS))?;
+        }
+        // Some messages could otherwise never come.
+        if self.transit_bytes_max < self.message_bytes_max as u64 {
+            return Err(BadTransport {
+                setting: "transit_bytes_max",
+                got: self.transit_bytes_max.to_string(),
+                expected: format!("at least message_bytes_max, {}", self.message_bytes_max),
+            });
         }
         // A stream could otherwise never fill its window.
         if self.connection_window_bytes < self.stream_window_bytes {

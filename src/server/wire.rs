@@ -14,8 +14,8 @@ use tonic::transport::server::Connected;
 
 use super::frames::{Abuse, Frames};
 use super::lingering::Lingering;
-use super::places::Place;
 use super::tls::presented;
+use crate::security::Share;
 use crate::security::gate::{Gate, Peer};
 use crate::security::told::Told;
 
@@ -32,7 +32,7 @@ pub(super) struct Wire {
     peer: Arc<Peer>,
     /// Until its first call.
     first_call: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    _place: Share,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Wire {
         connection: Lingering,
         acceptor: Option<TlsAcceptor>,
         gate: &Gate,
-        place: Place,
+        place: Share,
         patience: Patience,
         header_bytes_max: u64,
     ) -> io::Result<Self> {
@@ -69,8 +69,7 @@ impl Wire {
                 None => (Stream::Plain(connection), None),
                 Some(acceptor) => {
                     let stream = acceptor.accept(connection).await?;
-                    let certificate =
-                        stream.get_ref().1.peer_certificates().and_then(|chain| presented(chain.first()?));
+                    let certificate = stream.get_ref().1.peer_certificates().and_then(presented);
                     (Stream::Tls(Box::new(stream)), certificate)
                 }
             };
@@ -86,15 +85,22 @@ impl Wire {
         };
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it said too little in time");
         let (stream, certificate) = timeout_at(until, greeting).await.map_err(late)??;
-        let peer = Arc::new(gate.peer(Some(place.address()), certificate));
+        let peer = gate.peer(Some(place.address()), certificate);
         Ok(Self {
             stream,
             preface_left: PREFACE.len(),
-            frames: Frames::new(header_bytes_max),
+            frames: Frames::new(header_bytes_max, Instant::now().into_std()),
             peer,
             first_call: patience.first_call.map(|patience| Box::pin(sleep(patience))),
             _place: place,
         })
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.frames.sent(bytes);
+        }
+        written
     }
 
     /// Whether it may go on without a call.
@@ -161,10 +167,12 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        let written = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        };
+        this.count(written)
     }
 
     fn poll_write_vectored(
@@ -172,10 +180,12 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        let written = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-        }
+        };
+        this.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {

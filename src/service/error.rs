@@ -161,6 +161,20 @@ pub enum ServiceError {
         /// The limit.
         max: usize,
     },
+    /// Too many at once.
+    #[error(
+        "{max} files of models are sent or received already, the most that this server holds; come back in a while"
+    )]
+    TransfersFull {
+        /// The limit.
+        max: usize,
+    },
+    /// The other side stopped.
+    #[error("the next piece of the file was not sent, or not taken, within {wait_max:?}: begin again")]
+    TransferIdle {
+        /// How long it was waited for.
+        wait_max: Duration,
+    },
     /// Jobs.
     #[error(transparent)]
     Job(#[from] JobError),
@@ -205,7 +219,8 @@ impl ServiceError {
             Self::Invalid { .. } | Self::VersionRequired { .. } | Self::Artifact(_) => Kind::Invalid,
             Self::UnknownToProtocol(_) => Kind::NotFound,
             Self::DamagedSample { .. } => Kind::Damaged,
-            Self::FileTooLarge { .. } | Self::InspectionsFull { .. } => Kind::Exhausted,
+            Self::FileTooLarge { .. } | Self::InspectionsFull { .. } | Self::TransfersFull { .. } => Kind::Exhausted,
+            Self::TransferIdle { .. } => Kind::DeadlineExceeded,
             Self::Batch(error) => batch_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Job(error) => job_kind(error),
@@ -222,7 +237,8 @@ impl ServiceError {
             Self::Refused(refusal) => match refusal {
                 Refusal::Unknown => Kind::Unauthenticated,
                 Refusal::Method { .. } | Refusal::Model { .. } => Kind::Forbidden,
-                Refusal::TooMuch { .. } | Refusal::TooOften { .. } => Kind::Exhausted,
+                Refusal::TooMuch { .. } | Refusal::TooOften { .. } | Refusal::NoRoom { .. } => Kind::Exhausted,
+                Refusal::TooSlow { .. } => Kind::DeadlineExceeded,
             },
             Self::ShuttingDown(_) => Kind::Unavailable,
             Self::Internal(_) => Kind::Internal,
@@ -270,8 +286,8 @@ impl ServiceError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Batch(BatchError::Full { retry_after, .. }) => Some(*retry_after),
-            Self::Store(StoreError::LoadsFull { .. }) => Some(LOAD_RETRY_AFTER),
-            Self::InspectionsFull { .. } => Some(INSPECTION_RETRY_AFTER),
+            Self::Store(StoreError::LoadsFull { .. }) | Self::Refused(Refusal::NoRoom { .. }) => Some(LOAD_RETRY_AFTER),
+            Self::InspectionsFull { .. } | Self::TransfersFull { .. } => Some(INSPECTION_RETRY_AFTER),
             Self::Job(error) => error.retry_after(),
             Self::Message { error, .. } => error.retry_after(),
             Self::Refused(Refusal::TooMuch { retry_after, .. } | Refusal::TooOften { retry_after, .. }) => {

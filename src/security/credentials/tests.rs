@@ -55,6 +55,7 @@ fn a_certificate_is_known_by_one_mark() {
         dns: vec![format!("{name}.example")],
         common_name: Some(name.to_owned()),
         ends,
+        chain: Vec::new(),
     };
     let text = format!(
         "[[certificate]]\nname = \"d\"\ndns = \"One.Example\"\n{INFER}\n[[certificate]]\nname = \"c\"\ncommon_name = \"two\"\n{INFER}\n\

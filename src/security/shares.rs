@@ -1,0 +1,140 @@
+//! So many of something there are, and one address does not get all of them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::callers::network;
+
+/// An address may have so many times what is free: alone it leaves a fifth to others (as with lines of the queue).
+const SHARE_OF_FREE: u64 = 4;
+
+/// Connections, calls or bytes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shares {
+    taken: Arc<Mutex<Taken>>,
+    max: u64,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: u64,
+    by_network: HashMap<IpAddr, u64>,
+}
+
+/// A part that is free again when this is dropped.
+#[derive(Debug)]
+pub struct Share {
+    shares: Shares,
+    address: IpAddr,
+    count: u64,
+}
+
+impl Share {
+    /// Whose it is.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+}
+
+impl Shares {
+    /// Of `max`.
+    pub fn new(max: u64) -> Self {
+        Self { taken: Arc::default(), max }
+    }
+
+    /// How many there are.
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// So many, if there are as many for this address.
+    pub fn take(&self, address: IpAddr, count: u64) -> Option<Share> {
+        let network = network(address);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.max.saturating_sub(taken.all);
+        let own = taken.by_network.get(&network).copied().unwrap_or(0);
+        if count > free || own.saturating_add(count) > free.saturating_mul(SHARE_OF_FREE) {
+            return None;
+        }
+        taken.all += count;
+        *taken.by_network.entry(network).or_default() += count;
+        drop(taken);
+        Some(Share { shares: self.clone(), address, count })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.shares.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all -= self.count;
+        let network = network(self.address);
+        if let Some(own) = taken.by_network.get_mut(&network) {
+            *own -= self.count;
+            if *own == 0 {
+                taken.by_network.remove(&network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    #[test]
+    fn one_address_leaves_a_fifth_to_others() {
+        let shares = Shares::new(100);
+        let own: Vec<Share> = std::iter::from_fn(|| shares.take(address(1), 1)).collect();
+        assert_eq!(own.len(), 80);
+        let others: Vec<Share> = (2..200).filter_map(|last| shares.take(address(last), 1)).collect();
+        assert_eq!(others.len(), 20);
+        drop((own, others));
+        let taken = shares.taken.lock().expect("sound");
+        assert_eq!((taken.all, taken.by_network.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_only_one_can_be_taken() {
+        let shares = Shares::new(1);
+        let share = shares.take(address(1), 1).expect("free");
+        assert!(shares.take(address(2), 1).is_none());
+        drop(share);
+        shares.take(address(2), 1).expect("free again");
+    }
+
+    #[test]
+    fn all_of_it_can_be_taken_at_once_and_no_more() {
+        let shares = Shares::new(100);
+        assert!(shares.take(address(1), 101).is_none());
+        let all = shares.take(address(1), 100).expect("free");
+        assert!(shares.take(address(2), 1).is_none());
+        drop(all);
+        assert!(shares.take(address(1), u64::MAX).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_given_back_is_what_was_taken(takes in prop::collection::vec((0_u8..4, 0_u64..60, any::<bool>()), 0..100)) {
+            let shares = Shares::new(100);
+            let mut held = Vec::new();
+            for (who, count, gives_back) in takes {
+                held.extend(shares.take(address(who), count));
+                let sum: u64 = held.iter().map(|share: &Share| share.count).sum();
+                prop_assert!(sum <= 100);
+                prop_assert_eq!(shares.taken.lock().expect("sound").all, sum);
+                if gives_back && !held.is_empty() {
+                    held.swap_remove(0);
+                }
+            }
+            drop(held);
+            prop_assert_eq!(shares.taken.lock().expect("sound").by_network.len(), 0);
+        }
+    }
+}
