@@ -17,6 +17,7 @@ mod departures;
 mod disk;
 mod errors;
 mod golden;
+mod hostile;
 mod impute;
 mod incremental;
 mod inference;

@@ -16,6 +16,8 @@ use rcgen::{
     KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -318,6 +320,83 @@ async fn client_certificates_of_each_kind_are_known_or_refused() {
         let code = ask(client.as_ref()).await;
         assert!(!matches!(code, Code::Ok | Code::Unauthenticated), "{what}: {code:?}: the handshake itself fails");
     }
+    server.stop().await;
+}
+
+/// A stream with one question answered, to be asked more.
+struct Asking {
+    ask: mpsc::Sender<pb::EncodeStreamRequest>,
+    answers: tonic::Streaming<pb::EncodeStreamResponse>,
+}
+
+impl Asking {
+    async fn begin(channel: &Channel, token: Option<&'static str>) -> Self {
+        let mut client = AutoencoderServiceClient::with_interceptor(channel.clone(), with_token(token));
+        let (ask, questions) = mpsc::channel(1);
+        ask.send(Self::question()).await.expect("open");
+        let answers = client.encode_stream(ReceiverStream::new(questions)).await.expect("opens").into_inner();
+        let mut asking = Self { ask, answers };
+        asking.answers.message().await.expect("serves").expect("an answer");
+        asking
+    }
+
+    fn question() -> pb::EncodeStreamRequest {
+        let pb::EncodeRequest { model, rows, .. } = question("open-a");
+        pb::EncodeStreamRequest { model, rows, ..Default::default() }
+    }
+
+    async fn ask(&mut self) -> Code {
+        let _ = self.ask.send(Self::question()).await;
+        self.answers.message().await.map_or_else(|status| status.code(), |_| Code::Ok)
+    }
+
+    /// Asks until it may not.
+    async fn until_ended(&mut self) -> Code {
+        for _ in 0..200 {
+            let code = self.ask().await;
+            if code != Code::Ok {
+                return code;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Code::Ok
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_its_credential() {
+    let (stays, goes) = (entry("a", "t-stays", "roles = [\"infer\"]"), entry("b", "t-goes", "roles = [\"infer\"]"));
+    let (folder, path) = prepared(&format!("{stays}{goes}")).await;
+    let server = start(folder.path(), SecurityConfig { credentials: Some(path.clone()), ..Default::default() }).await;
+    let channel = server.channel().await;
+    let mut of_one = Asking::begin(&channel, Some("t-stays")).await;
+    let mut of_another = Asking::begin(&channel, Some("t-goes")).await;
+    // The same entry at another place, and another limit: nothing that ends it.
+    let stays = stays.replace("roles", "rows_max = 1000\nroles");
+    fs::write(&path, entry("c", "t-new", "roles = [\"admin\"]") + &stays).expect("writes");
+    assert_eq!(of_another.until_ended().await, Code::Unauthenticated);
+    assert_eq!(of_one.ask().await, Code::Ok);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_ends_what_its_connection_does() {
+    let authority = Authority::new();
+    let (folder, _) = prepared("").await;
+    let at = |name: &str| folder.path().join(name);
+    let mut tls = tls_files(folder.path(), &authority);
+    fs::write(at("ca.pem"), authority.pem()).expect("writes");
+    fs::write(at("crl.pem"), authority.revoke(&[99])).expect("writes");
+    (tls.client_ca, tls.client_crl) = (Some(at("ca.pem")), Some(at("crl.pem")));
+    let server = start(folder.path(), SecurityConfig { tls: Some(tls), ..Default::default() }).await;
+    let one = connect(&server, &authority, Some(&authority.sign("one.example", 7, 2100))).await.expect("connects");
+    let other = connect(&server, &authority, Some(&authority.sign("other.example", 8, 2100))).await.expect("connects");
+    let (mut of_one, mut of_other) = (Asking::begin(&one, None).await, Asking::begin(&other, None).await);
+    fs::write(at("crl.pem"), authority.revoke(&[99, 7])).expect("writes");
+    assert_eq!(of_one.until_ended().await, Code::Unauthenticated);
+    assert_eq!(encode(&one, None, "open-a").await.expect_err("revoked").code(), Code::Unauthenticated);
+    encode(&other, None, "open-a").await.expect("it is not revoked");
+    assert_eq!(of_other.ask().await, Code::Ok);
     server.stop().await;
 }
 

@@ -1,71 +1,19 @@
 //! Settings of the transport, as a client that speaks plain HTTP/2 sees them.
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use halfhitch::rpc::pb;
 use halfhitch::server::{self, ServerConfig, ServerError, TransportConfig};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::net::TcpListener;
 
+use crate::support::raw::{GO_AWAY, PING, Raw, SETTINGS, WINDOW_BYTES_AT_FIRST, WINDOW_UPDATE};
 use crate::support::{TestServer, matrix, newest, sample, served, temporary_store};
 
-// Frame types and settings of RFC 9113, sections 6 and 6.5.2.
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GO_AWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+// Settings of RFC 9113, section 6.5.2.
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 const MAX_FRAME_SIZE: u16 = 5;
-/// The flow-control window of a connection before any update.
-const WINDOW_BYTES_AT_FIRST: u32 = 65_535;
-
-/// One end of a connection that says only what it must: it answers no ping.
-struct Raw(TcpStream);
-
-#[derive(Debug)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    payload: Vec<u8>,
-}
-
-impl Raw {
-    async fn connect(address: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(address).await.expect("the server listens");
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("open");
-        stream.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).await.expect("open");
-        Self(stream)
-    }
-
-    /// The next frame; `None` when the server has closed.
-    async fn frame(&mut self) -> Option<Frame> {
-        let mut head = [0; 9];
-        timeout(Duration::from_secs(20), self.0.read_exact(&mut head))
-            .await
-            .expect("the server does something")
-            .ok()?;
-        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-        self.0.read_exact(&mut payload).await.ok()?;
-        Some(Frame { kind: head[3], flags: head[4], payload })
-    }
-
-    async fn until(&mut self, kind: u8) -> Frame {
-        loop {
-            let frame = self.frame().await.expect("open");
-            if frame.kind == kind && frame.flags & 1 == 0 {
-                return frame;
-            }
-        }
-    }
-
-    async fn until_closed(&mut self) {
-        while self.frame().await.is_some() {}
-    }
-}
 
 async fn start(transport: TransportConfig) -> (tempfile::TempDir, TestServer) {
     let store = temporary_store();
@@ -95,7 +43,7 @@ async fn windows_frames_and_streams_are_told_to_clients() {
     assert_eq!(setting(MAX_FRAME_SIZE), Some(20_000));
     assert_eq!(setting(MAX_CONCURRENT_STREAMS), Some(3));
     let update = raw.until(WINDOW_UPDATE).await.payload;
-    assert_eq!(update, (300_000 - WINDOW_BYTES_AT_FIRST).to_be_bytes());
+    assert_eq!(update, (300_000 - WINDOW_BYTES_AT_FIRST as u32).to_be_bytes());
     drop(raw);
     server.stop().await;
 }

@@ -4,6 +4,7 @@
 pub(crate) mod data;
 pub(crate) mod files;
 pub(crate) mod process;
+pub(crate) mod raw;
 #[path = "../../../benches/support/untied.rs"]
 pub(crate) mod untied;
 

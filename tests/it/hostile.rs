@@ -1,0 +1,408 @@
+//! Clients that mean harm: each attempt costs the server a bounded amount and one line of its log, and others are served.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use halfhitch::rpc::pb;
+use prost::Message as _;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::support::process::ServerProcess;
+use crate::support::raw::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GO_AWAY, HEADERS, NEWEST, PING, PREFACE, RST_STREAM, Raw, SETTINGS,
+    WINDOW_UPDATE, call, frame, header, remembered_header,
+};
+use crate::support::{AutoencoderClient, matrix, newest, sample, served, temporary_store};
+
+const ENCODE: &str = "/halfhitch.v1.AutoencoderService/Encode";
+const RECONSTRUCT: &str = "/halfhitch.v1.AutoencoderService/Reconstruct";
+/// What no attempt may exceed: a few connections with full windows, and what the allocator keeps of them.
+const GROWTH_KIB_MAX: u64 = 96 << 10;
+
+/// A server under attack, and an ordinary client of it.
+struct Besieged {
+    server: ServerProcess,
+    client: AutoencoderClient,
+    log: PathBuf,
+    memory_kib: u64,
+    _folder: TempDir,
+}
+
+impl Besieged {
+    async fn start(flags: &[&str]) -> Self {
+        let folder = temporary_store();
+        let (store, log) = (folder.path().join("store"), folder.path().join("log"));
+        served(&store, "m", &[6, 2]).await.stop().await;
+        let flags: Vec<&str> = flags.iter().copied().chain(["--log-format", "json"]).collect();
+        let server = ServerProcess::start_logging(&store, &flags, File::create(&log).expect("creates"));
+        let client = server.autoencoder().await;
+        let mut besieged = Self { server, client, log, memory_kib: 0, _folder: folder };
+        besieged.serves().await;
+        besieged.memory_kib = besieged.memory();
+        besieged
+    }
+
+    async fn serves(&mut self) {
+        let answer = timeout(Duration::from_secs(30), self.client.encode(question())).await;
+        answer.expect("in time").expect("others are served");
+    }
+
+    fn memory(&self) -> u64 {
+        self.server.memory_kib("RssAnon").expect("this system tells")
+    }
+
+    async fn connect(&self) -> Raw {
+        Raw::connect(self.server.address()).await
+    }
+
+    /// Others are served, memory has not grown by more than `growth_kib_max`, and the server ends well. The warnings of its
+    /// log, and how often each came.
+    async fn end(mut self, growth_kib_max: u64) -> BTreeMap<String, usize> {
+        self.serves().await;
+        let grown = self.memory().saturating_sub(self.memory_kib);
+        assert!(grown <= growth_kib_max, "{grown} KiB more, expected at most {growth_kib_max}");
+        let Self { server, client, log, _folder, .. } = self;
+        drop(client);
+        server.signal("TERM");
+        assert_eq!(server.wait().await, Some(0));
+        let mut warnings = BTreeMap::new();
+        for line in std::fs::read_to_string(log).expect("reads").lines() {
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            if ["WARN", "ERROR"].iter().any(|level| line["level"] == *level) {
+                let message = line["fields"]["message"].as_str().expect("a message").to_owned();
+                *warnings.entry(message).or_default() += 1;
+            }
+        }
+        warnings
+    }
+}
+
+fn question() -> pb::EncodeRequest {
+    pb::EncodeRequest { model: newest("m"), rows: Some(matrix(6, &sample(2, 6, 1))), ..Default::default() }
+}
+
+/// gRPC's prefix, and a message.
+fn on_the_wire(is_compressed: bool, message: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![u8::from(is_compressed)];
+    bytes.extend((message.len() as u32).to_be_bytes());
+    bytes.extend(message);
+    bytes
+}
+
+#[track_caller]
+fn check_told(warnings: &BTreeMap<String, usize>, expected: &[&str]) {
+    let told: Vec<(&str, usize)> = warnings.iter().map(|(message, count)| (message.as_str(), *count)).collect();
+    assert_eq!(told.len(), expected.len(), "{told:?}, expected {expected:?}");
+    for text in expected {
+        let times: Vec<usize> = told.iter().filter(|(message, _)| message.contains(text)).map(|told| told.1).collect();
+        assert_eq!(times, [1], "{text:?} in {told:?}");
+    }
+}
+
+/// A frame's flow of headers in pieces of 16 KiB, as a careful client would send them.
+fn in_pieces(block: &[u8], stream: u32) -> Vec<u8> {
+    let pieces: Vec<&[u8]> = block.chunks(16 << 10).collect();
+    let last = pieces.len() - 1;
+    let piece = |(i, piece): (usize, &&[u8])| {
+        let flags = if i == last { END_HEADERS } else { 0 };
+        frame(if i == 0 { HEADERS } else { CONTINUATION }, flags, stream, piece)
+    };
+    pieces.iter().enumerate().flat_map(piece).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_a_megabyte_are_refused() {
+    let mut besieged = Besieged::start(&[]).await;
+    let large = [call(ENCODE), header("x", &"y".repeat(1_000_000))].concat();
+    let many: Vec<u8> = call(ENCODE).into_iter().chain((0..50_000).flat_map(|_| header("x", "0123456789"))).collect();
+    for block in [large, many] {
+        for bytes in [frame(HEADERS, END_HEADERS, 1, &block), in_pieces(&block, 1)] {
+            for _ in 0..10 {
+                let mut raw = besieged.connect().await;
+                raw.send(&bytes).await;
+                // Either the call is refused or the connection is closed: it does not become a call that is answered.
+                let mut refused = false;
+                while let Some(frame) = raw.frame().await {
+                    refused |= matches!(frame.kind, GO_AWAY | RST_STREAM)
+                        || (frame.kind == HEADERS && frame.flags & END_STREAM != 0);
+                    if refused {
+                        break;
+                    }
+                }
+                drop(raw);
+            }
+        }
+        besieged.serves().await;
+    }
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["whose headers are larger than header_bytes_max"]);
+}
+
+/// One header of 4,000 bytes, and then 16,000 times one byte that says "the same again".
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_grow_when_they_are_unpacked_are_refused() {
+    let mut besieged = Besieged::start(&[]).await;
+    let block = [call(ENCODE), remembered_header("x", &"y".repeat(4_000)), vec![NEWEST; 12_000]].concat();
+    for _ in 0..20 {
+        let mut raw = besieged.connect().await;
+        raw.send(&frame(HEADERS, END_HEADERS, 1, &block)).await;
+        while let Some(frame) = raw.frame().await {
+            if matches!(frame.kind, GO_AWAY | RST_STREAM | HEADERS) {
+                break;
+            }
+        }
+    }
+    besieged.serves().await;
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dawdles_is_sent_away() {
+    let besieged = Besieged::start(&["--greeting-seconds-max", "1", "--first-call-seconds-max", "2"]).await;
+    let address = besieged.server.address();
+    let mut tasks = JoinSet::new();
+    for i in 0..60 {
+        tasks.spawn(async move {
+            let mut raw = match i % 3 {
+                // Silent.
+                0 => Raw(TcpStream::connect(address).await.expect("listens")),
+                // The preface, byte by byte.
+                1 => {
+                    let mut stream = TcpStream::connect(address).await.expect("listens");
+                    for byte in PREFACE {
+                        if stream.write_all(&[*byte]).await.is_err() {
+                            break;
+                        }
+                        sleep(Duration::from_millis(200)).await;
+                    }
+                    Raw(stream)
+                }
+                // The headers, byte by byte.
+                _ => {
+                    let mut raw = Raw::connect(address).await;
+                    for byte in frame(HEADERS, END_HEADERS, 1, &call(ENCODE)) {
+                        if !raw.send(&[byte]).await {
+                            break;
+                        }
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                    raw
+                }
+            };
+            raw.until_closed().await;
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.expect("the server closes it");
+    }
+    let expected = ["a connection was closed at its beginning", "a connection that never made a call was closed"];
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
+}
+
+/// Sends `turn` again and again until the server has enough.
+async fn flood(besieged: &Besieged, turn: impl Fn(u32) -> Vec<u8>) {
+    let (mut write, reading) = besieged.connect().await.split();
+    let flooding = async {
+        let mut sent = 0;
+        loop {
+            let bytes: Vec<u8> = (0..100).flat_map(|i| turn(sent + i)).collect();
+            if write.write_all(&bytes).await.is_err() {
+                return;
+            }
+            sent += 100;
+        }
+    };
+    timeout(Duration::from_secs(30), flooding).await.expect("the server closes it");
+    timeout(Duration::from_secs(30), reading).await.expect("the server closes it").expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_of_resets_end_their_connections() {
+    let mut besieged = Besieged::start(&[]).await;
+    let begin_and_reset = |i: u32| {
+        let stream = 2 * i + 1;
+        [frame(HEADERS, END_HEADERS, stream, &call(ENCODE)), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())]
+            .concat()
+    };
+    for _ in 0..4 {
+        flood(&besieged, begin_and_reset).await;
+        besieged.serves().await;
+    }
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["began calls only to give them up"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_of_frames_that_say_nothing_end_their_connections() {
+    let mut besieged = Besieged::start(&[]).await;
+    let open = |i: u32| if i == 0 { frame(HEADERS, END_HEADERS, 1, &call(ENCODE)) } else { Vec::new() };
+    let floods = [
+        frame(PING, 0, 0, &[0; 8]),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(DATA, 0, 1, &[]),
+        frame(DATA, 8, 1, &[9, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes()),
+        frame(99, 0, 0, &[1, 2, 3]),
+    ];
+    for bytes in floods {
+        flood(&besieged, |i| [open(i), bytes.clone()].concat()).await;
+        besieged.serves().await;
+    }
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["a flood of empty frames"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_bomb_is_not_unpacked() {
+    let mut besieged = Besieged::start(&[]).await;
+    // A gigabyte of zeros.
+    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    for _ in 0..1024 {
+        packed.write_all(&vec![0; 1 << 20]).expect("memory");
+    }
+    let bomb = packed.finish().expect("memory");
+    assert!(bomb.len() < 2 << 20);
+    for encoding in ["gzip", "deflate", "zstd", ""] {
+        for _ in 0..8 {
+            let more = if encoding.is_empty() { Vec::new() } else { header("grpc-encoding", encoding) };
+            let mut raw = besieged.connect().await;
+            raw.settle().await;
+            raw.send(&frame(HEADERS, END_HEADERS, 1, &[call(ENCODE), more].concat())).await;
+            // Less than a window: nothing has to be read for that.
+            let bytes = on_the_wire(true, &bomb);
+            for piece in bytes.chunks(16 << 10).take(60) {
+                raw.send(&frame(DATA, 0, 1, piece)).await;
+            }
+            let answer = loop {
+                let frame = raw.frame().await.expect("it is answered");
+                if frame.kind == HEADERS {
+                    break frame;
+                }
+            };
+            assert!(answer.flags & END_STREAM != 0, "{encoding}: refused at once");
+        }
+    }
+    besieged.serves().await;
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["compressed messages was refused"]);
+}
+
+/// Calls that each announce a large message and bring most of it, and then nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_never_end_have_a_bound_together_and_are_not_awaited_for_ever() {
+    const CALLS: usize = 10;
+    let mut besieged = Besieged::start(&["--transit-bytes-max", "128MiB", "--message-seconds-max", "5"]).await;
+    let mut prefix = vec![0];
+    prefix.extend((16_u32 << 20).to_be_bytes());
+    let piece = vec![0; 16 << 10];
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let mut raw = besieged.connect().await;
+        raw.settle().await;
+        let (mut write, credit, ended) = raw.with_flow();
+        for i in 0..CALLS as u32 {
+            let stream = 2 * i + 1;
+            let begin = [frame(HEADERS, END_HEADERS, stream, &call(ENCODE)), frame(DATA, 0, stream, &prefix)].concat();
+            credit.take(stream, prefix.len()).await;
+            write.write_all(&begin).await.expect("open");
+            for _ in 0..15 << 6 {
+                credit.take(stream, piece.len()).await;
+                write.write_all(&frame(DATA, 0, stream, &piece)).await.expect("open");
+            }
+        }
+        all.push((write, ended));
+    }
+    besieged.serves().await;
+    let grown = besieged.memory().saturating_sub(besieged.memory_kib);
+    assert!(grown < (128 << 10) + GROWTH_KIB_MAX, "{grown} KiB hold what is less than 600 MiB");
+    for (write, mut ended) in all {
+        for _ in 0..CALLS {
+            timeout(Duration::from_secs(30), ended.recv()).await.expect("each call is ended").expect("open");
+        }
+        drop(write);
+    }
+    let expected = ["too much is under way", "whose message did not come in time"];
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
+}
+
+/// Questions whose answers are never taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_have_a_bound_together() {
+    let besieged = Besieged::start(&["--transit-bytes-max", "16MiB"]).await;
+    let rows = 32_768;
+    let question =
+        pb::ReconstructRequest { model: newest("m"), rows: Some(matrix(6, &sample(rows, 6, 1))), ..Default::default() };
+    let message = on_the_wire(false, &question.encode_to_vec());
+    let mut raw = besieged.connect().await;
+    raw.settle().await;
+    // Windows of no bytes: INITIAL_WINDOW_SIZE, 4, is 0.
+    raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+    let (mut write, credit, mut answered) = raw.with_flow();
+    for i in 0..250 {
+        let stream = 2 * i + 1;
+        write.write_all(&frame(HEADERS, END_HEADERS, stream, &call(RECONSTRUCT))).await.expect("open");
+        let mut pieces = message.chunks(16 << 10).peekable();
+        while let Some(piece) = pieces.next() {
+            credit.take(stream, piece.len()).await;
+            let flags = if pieces.peek().is_none() { END_STREAM } else { 0 };
+            write.write_all(&frame(DATA, flags, stream, piece)).await.expect("open");
+        }
+        timeout(Duration::from_secs(30), answered.recv()).await.expect("each has an answer").expect("open");
+    }
+    let grown = besieged.memory().saturating_sub(besieged.memory_kib);
+    assert!(grown < (16 << 10) + GROWTH_KIB_MAX, "{grown} KiB hold what is less than 190 MiB");
+    drop(write);
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much is under way"]);
+}
+
+/// Connections that greet and then say nothing.
+async fn idle(count: usize) {
+    let mut besieged = Besieged::start(&["--keepalive-interval-seconds", "0"]).await;
+    let mut all = Vec::with_capacity(count);
+    for i in 0..count {
+        all.push(besieged.connect().await);
+        if i % 1000 == 0 {
+            besieged.serves().await;
+        }
+    }
+    // Each was accepted and greeted.
+    for raw in &mut all {
+        raw.until(SETTINGS).await;
+    }
+    besieged.serves().await;
+    let grown = besieged.memory() - besieged.memory_kib;
+    eprintln!("{count} idle connections: {grown} KiB");
+    assert!(grown / count as u64 <= 32, "{grown} KiB for {count} connections");
+    drop(all);
+    check_told(&besieged.end(u64::MAX).await, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_cost_little() {
+    idle(500).await;
+}
+
+/// Wants 20,000 file descriptors: `cargo test --test it ten_thousand -- --ignored`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "wants 10,000 file descriptors twice"]
+async fn ten_thousand_idle_connections_cost_little() {
+    idle(10_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_question_frame_by_frame_is_answered() {
+    let besieged = Besieged::start(&[]).await;
+    let mut raw = besieged.connect().await;
+    raw.send(&frame(HEADERS, END_HEADERS, 1, &call(ENCODE))).await;
+    raw.send(&frame(DATA, END_STREAM, 1, &on_the_wire(false, &question().encode_to_vec()))).await;
+    let data = raw.until(DATA).await;
+    let answer = pb::EncodeResponse::decode(&data.payload[5..]).expect("an answer");
+    assert!(answer.codes.is_some());
+    drop(raw);
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
+}
