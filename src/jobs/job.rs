@@ -11,6 +11,7 @@ use super::journal::{Record, unix_ms};
 use super::quota::Share;
 use super::spool::{Counts, Spool};
 use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Priority, Round, ServerFiles};
+use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
 /// A job in memory.
@@ -36,6 +37,7 @@ pub(super) struct Job {
     wish: AtomicU8,
     /// Whether it comes from before a restart, and may have run then: its version may be published already.
     pub(super) may_be_published: bool,
+    pub(super) measures: Arc<TrainingMeasures>,
 }
 
 /// What whoever trains a job is asked to do, at the next step.
@@ -62,6 +64,7 @@ impl Job {
         folder: PathBuf,
         spool: Option<Spool>,
         may_be_published: bool,
+        measures: Arc<TrainingMeasures>,
     ) -> Result<Self, JobError> {
         let spec = record.spec.clone().check()?;
         let snapshot = snapshot(&record);
@@ -79,6 +82,7 @@ impl Job {
             stream: watch::Sender::new(0),
             wish: AtomicU8::new(Wish::GoOn as u8),
             may_be_published,
+            measures,
         })
     }
 
@@ -251,6 +255,17 @@ impl Job {
             changed.write(&self.folder)?;
         }
         *record = changed;
+        // Before anybody is told: who hears that a job has ended finds it counted.
+        let TrainingMeasures { succeeded, failed, cancelled, .. } = &*self.measures;
+        let counter = match next {
+            JobState::Succeeded => Some(succeeded),
+            JobState::Failed => Some(failed),
+            JobState::Cancelled => Some(cancelled),
+            JobState::Uploading | JobState::Queued | JobState::Running | JobState::Paused => None,
+        };
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
         let mut told = snapshot(&record);
         self.news.send_modify(|current| {
             if !next.has_ended() && told.chunks == 0 {

@@ -48,6 +48,7 @@ use self::table::Table;
 use crate::executor::Floor;
 use crate::model::{ModelKey, ModelName, TrainingReport, Version};
 use crate::registry::Registry;
+use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
 /// Names a job: text of a UUID v7, so that ids sort by age.
@@ -155,6 +156,8 @@ pub struct Progress {
     pub training_loss: f64,
     /// After the last full epoch.
     pub validation_loss: Option<f64>,
+    /// The lowest of all epochs so far.
+    pub best_validation_loss: Option<f64>,
     /// After the last full epoch.
     pub explained_variance: Option<f64>,
     /// PCA's.
@@ -419,6 +422,11 @@ impl Jobs {
     /// All jobs, newest first.
     pub fn list(&self) -> Vec<JobSnapshot> {
         self.table.list()
+    }
+
+    /// What is counted of them.
+    pub fn measures(&self) -> &TrainingMeasures {
+        &self.table.measures
     }
 
     /// One job.

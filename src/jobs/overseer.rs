@@ -1,5 +1,6 @@
 //! Who looks on while a job trains: tells watchers, has its state saved now and then, and stops it when it is asked to.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::job::{Job, Wish};
@@ -32,6 +33,7 @@ impl<'a> Overseer<'a> {
 
 impl Observer for Overseer<'_> {
     fn look(&mut self, event: &Event) -> Next {
+        self.job.measures.rows.fetch_add(event.step_rows, Ordering::Relaxed);
         let paused = self.table.floor.paused().saturating_sub(self.paused_before);
         self.news.tell(self.job, event, paused);
         match self.job.wish() {
@@ -96,6 +98,7 @@ impl News {
             step_count: event.step_count,
             training_loss: event.training_loss,
             validation_loss: event.validation_loss,
+            best_validation_loss: event.best_validation_loss,
             explained_variance: event.explained_variance,
             pca_explained_variance: event.pca_explained_variance,
             rows_per_second: rate(rows),

@@ -24,6 +24,7 @@ use crate::model::{ModelKey, ModelName};
 use crate::registry::Registry;
 use crate::store::StoreError;
 use crate::store::disk::{ensure_folder, failed, remove, sync_folder};
+use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
 /// Jobs that run say when they end; this is said where none does, and the most.
@@ -44,6 +45,7 @@ pub(super) struct Table {
     /// Whose turn it is to look at the files that a job names.
     pub(super) looking: Arc<tokio::sync::Mutex<()>>,
     pub(super) quota: Quota,
+    pub(super) measures: Arc<TrainingMeasures>,
     pub(super) ahead: AllAhead,
     pub(super) closing: AtomicBool,
     pub(super) bell: Notify,
@@ -67,6 +69,7 @@ impl Table {
     pub(super) fn new(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Self {
         Self {
             quota: Quota::new(&config),
+            measures: Arc::default(),
             ahead: AllAhead::default(),
             config,
             registry,
@@ -153,14 +156,14 @@ impl Table {
             remove(&spool::path(&folder))?;
             remove(&checkpoint::path(&folder))?;
             remove(&held_out::path(&folder))?;
-            return Job::new(record, folder, None, false).map(Some);
+            return Job::new(record, folder, None, false, Arc::clone(&self.measures)).map(Some);
         }
         if state == JobState::Uploading {
             let job = match Spool::recover(&folder, columns) {
                 Ok(spool) => {
                     let counts = spool.counts();
                     let written = spool::path(&folder).metadata().and_then(|data| data.modified()).ok();
-                    let job = Job::new(record, folder, Some(spool), false)?;
+                    let job = Job::new(record, folder, Some(spool), false, Arc::clone(&self.measures))?;
                     let given = held_out::path(&job.folder).metadata().map_or(0, |data| data.len());
                     self.quota.add(&job.share, counts.bytes + given);
                     let last = written.unwrap_or_else(SystemTime::now);
@@ -169,7 +172,7 @@ impl Table {
                 }
                 // Nothing that another start would find better.
                 Err(error) if matches!(error, JobError::Damaged { .. }) || is_missing(&error) => {
-                    let job = Job::new(record, folder, None, false)?;
+                    let job = Job::new(record, folder, None, false, Arc::clone(&self.measures))?;
                     self.fail(&job, &error);
                     job
                 }
@@ -185,7 +188,7 @@ impl Table {
         let bytes = |path: PathBuf| path.metadata().map_or(0, |data| data.len());
         let bytes = bytes(spool::path(&folder)) + bytes(checkpoint::path(&folder)) + bytes(held_out::path(&folder));
         // QUEUED too: it may have run before the last restart but one.
-        let job = Job::new(record, folder, None, true)?;
+        let job = Job::new(record, folder, None, true, Arc::clone(&self.measures))?;
         self.quota.add(&job.share, bytes);
         Ok(Some(job))
     }
@@ -365,7 +368,7 @@ impl Table {
             record.write(&folder)?;
             sync_folder(&self.config.folder)?;
             let bytes = spool.as_ref().map_or(0, |spool| spool.counts().bytes) + given;
-            let job = Job::new(record, folder.clone(), spool, false)?;
+            let job = Job::new(record, folder.clone(), spool, false, Arc::clone(&self.measures))?;
             self.quota.reserve(&job.share, bytes, || self.retry_after())?;
             Ok(job)
         };

@@ -234,6 +234,7 @@ impl Opened {
                 jobs: jobs.clone(),
                 lifecycle: lifecycle.clone(),
                 server: Arc::clone(&measures),
+                traces: traces.clone(),
             };
             AbortOnDrop(tokio::spawn(admin::serve(listener, figures, lifecycle.clone())))
         });

@@ -10,8 +10,9 @@ use crate::batching::{Batcher, Operation};
 use crate::jobs::{JobState, Jobs};
 use crate::registry::Registry;
 use crate::service::{Lifecycle, Readiness};
-use crate::telemetry::measures::{Calls, Cause, ModelMeasures, ServerMeasures};
+use crate::telemetry::measures::{Calls, Cause, ModelMeasures, ServerMeasures, TrainingMeasures};
 use crate::telemetry::metrics::{self as all, Page};
+use crate::telemetry::traces::{TraceCounts, Traces};
 
 /// Everything that counts. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,17 +22,9 @@ pub(super) struct Figures {
     pub(super) jobs: Jobs,
     pub(super) lifecycle: Lifecycle,
     pub(super) server: Arc<ServerMeasures>,
+    pub(super) traces: Traces,
 }
 
-const JOB_STATES: [(JobState, &str); 7] = [
-    (JobState::Uploading, "uploading"),
-    (JobState::Queued, "queued"),
-    (JobState::Running, "running"),
-    (JobState::Paused, "paused"),
-    (JobState::Succeeded, "succeeded"),
-    (JobState::Failed, "failed"),
-    (JobState::Cancelled, "cancelled"),
-];
 const READINESSES: [Readiness; 4] = [Readiness::Starting, Readiness::Ready, Readiness::Draining, Readiness::Stopping];
 
 impl Figures {
@@ -43,6 +36,10 @@ impl Figures {
         self.sockets(&mut page);
         self.training(&mut page);
         self.models(&mut page);
+        let TraceCounts { exported, dropped, limited } = self.traces.counts();
+        page.add(&all::EXPORTED_SPANS, &[], exported as f64);
+        page.add(&all::DROPPED_SPANS, &[], dropped as f64);
+        page.add(&all::LIMITED_TRACES, &[], limited as f64);
         for readiness in READINESSES {
             let is_now = u8::from(self.lifecycle.now() == readiness);
             page.add(&all::READINESS, &[("state", word(readiness))], is_now.into());
@@ -81,22 +78,28 @@ impl Figures {
     }
 
     fn sockets(&self, page: &mut Page) {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let ServerMeasures { received_bytes, sent_bytes, accepted, closed, .. } = &*self.server;
-        page.add(&all::RECEIVED_BYTES, &[], of(received_bytes) as f64);
-        page.add(&all::SENT_BYTES, &[], of(sent_bytes) as f64);
+        page.add(&all::RECEIVED_BYTES, &[], of(received_bytes));
+        page.add(&all::SENT_BYTES, &[], of(sent_bytes));
         let closed = of(closed);
         let accepted = of(accepted);
-        page.add(&all::ACCEPTED_CONNECTIONS, &[], accepted as f64);
-        page.add(&all::OPEN_CONNECTIONS, &[], accepted.saturating_sub(closed) as f64);
+        page.add(&all::ACCEPTED_CONNECTIONS, &[], accepted);
+        page.add(&all::OPEN_CONNECTIONS, &[], (accepted - closed).max(0.0));
     }
 
     fn training(&self, page: &mut Page) {
         let jobs = self.jobs.list();
-        for (state, word) in JOB_STATES {
+        for state in JobState::ALL {
             let count = jobs.iter().filter(|job| job.state == state).count();
-            page.add(&all::JOBS, &[("state", word)], count as f64);
+            page.add(&all::JOBS, &[("state", state.name())], count as f64);
         }
+        let TrainingMeasures { rows, succeeded, failed, cancelled } = self.jobs.measures();
+        for (state, count) in
+            [(JobState::Succeeded, succeeded), (JobState::Failed, failed), (JobState::Cancelled, cancelled)]
+        {
+            page.add(&all::ENDED_JOBS, &[("outcome", state.name())], of(count));
+        }
+        page.add(&all::TRAINED_ROWS, &[], of(rows));
         // Of several jobs of one model the last to come.
         let running: BTreeMap<&str, _> = jobs
             .iter()
@@ -115,6 +118,11 @@ impl Figures {
                 page.add(&all::VALIDATION_LOSS, &[("model", model)], loss);
             }
         }
+        for (model, progress) in &running {
+            if let Some(loss) = progress.best_validation_loss {
+                page.add(&all::BEST_VALIDATION_LOSS, &[("model", model)], loss);
+            }
+        }
     }
 
     fn models(&self, page: &mut Page) {
@@ -127,6 +135,10 @@ impl Figures {
         }
         page.add(&all::STORE_WRITABLE, &[], u8::from(store.is_writable()).into());
     }
+}
+
+fn of(counter: &AtomicU64) -> f64 {
+    counter.load(Ordering::Relaxed) as f64
 }
 
 /// Of the operations that a model was asked for.

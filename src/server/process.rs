@@ -43,6 +43,16 @@ pub(super) fn add(page: &mut Page) {
         // Without the one that reads this.
         page.add(&all::OPEN_FDS, &[], open.count().saturating_sub(1) as f64);
     }
+    if let Some(max) = fds_max() {
+        page.add(&all::MAX_FDS, &[], max);
+    }
+}
+
+/// The limit that is in force, the first of the two; none where it is "unlimited".
+fn fds_max() -> Option<f64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// When the system started, in seconds since 1970.

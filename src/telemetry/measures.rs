@@ -318,6 +318,19 @@ impl ServerMeasures {
     }
 }
 
+/// What is counted of training.
+#[derive(Debug, Default)]
+pub struct TrainingMeasures {
+    /// Rows of all steps: a row counts once an epoch.
+    pub rows: AtomicU64,
+    /// Jobs that succeeded, with a version or without.
+    pub succeeded: AtomicU64,
+    /// Jobs that failed.
+    pub failed: AtomicU64,
+    /// Jobs that were cancelled, or expired.
+    pub cancelled: AtomicU64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,11 +20,22 @@ pub struct Metric {
     kind: MetricType,
 }
 
+impl Metric {
+    /// What it is, as the page says it.
+    pub fn kind(&self) -> &'static str {
+        match self.kind {
+            MetricType::COUNTER => "counter",
+            MetricType::HISTOGRAM => "histogram",
+            _ => "gauge",
+        }
+    }
+}
+
 macro_rules! metrics {
     ($($kind:ident $id:ident $name:literal $help:literal)*) => {
         $(#[doc = $help] pub const $id: Metric = Metric { name: $name, help: $help, kind: MetricType::$kind };)*
-        #[cfg(test)]
-        const ALL: &[Metric] = &[$($id),*];
+        /// All of them.
+        pub const ALL: &[Metric] = &[$($id),*];
     };
 }
 
@@ -49,13 +60,23 @@ metrics! {
     COUNTER ACCEPTED_CONNECTIONS "halfhitch_accepted_connections_total" "Connections of clients that were accepted."
     GAUGE OPEN_CONNECTIONS "halfhitch_open_connections" "Connections of clients that are open."
     GAUGE JOBS "halfhitch_jobs" "Training jobs that are remembered, by state."
+    COUNTER ENDED_JOBS "halfhitch_ended_jobs_total" "Training jobs that have ended since the start, by outcome."
+    COUNTER TRAINED_ROWS "halfhitch_trained_rows_total"
+        "Rows that jobs have gone through since the start, each as often as it was trained on."
     GAUGE TRAINING_ROWS_PER_SECOND "halfhitch_training_rows_per_second" "Rows that running jobs go through, by model."
     GAUGE TRAINING_LOSS "halfhitch_training_loss" "Mean loss by row of the current epoch, of running jobs by model."
     GAUGE VALIDATION_LOSS "halfhitch_validation_loss" "Loss by row on held-out rows after the last epoch, of running jobs by model."
+    GAUGE BEST_VALIDATION_LOSS "halfhitch_best_validation_loss"
+        "The lowest loss by row on held-out rows of all epochs so far, of running jobs by model."
     GAUGE RESIDENT_MODELS "halfhitch_resident_models" "Versions in memory."
     GAUGE RESIDENT_BYTES "halfhitch_resident_bytes" "Bytes that versions in memory take."
     GAUGE VERSIONS "halfhitch_versions" "Versions in the store, by model."
     GAUGE STORE_WRITABLE "halfhitch_store_writable" "1 if this server holds the writer's lock of the store, else 0."
+    COUNTER EXPORTED_SPANS "halfhitch_exported_spans_total" "Spans of traces that the collector took."
+    COUNTER DROPPED_SPANS "halfhitch_dropped_spans_total"
+        "Spans that no collector took; a whole call that found no room counts once."
+    COUNTER LIMITED_TRACES "halfhitch_limited_traces_total"
+        "Calls that were to be traced and were not, for traces_per_second_max."
     GAUGE READINESS "halfhitch_readiness" "1 for the state that the server is in, 0 for the others."
     GAUGE BUILD_INFO "halfhitch_build_info" "1; the label says which version runs."
     COUNTER CPU_SECONDS "process_cpu_seconds_total" "Total user and system CPU time spent in seconds."
@@ -64,6 +85,7 @@ metrics! {
     GAUGE ANONYMOUS_BYTES "halfhitch_anonymous_memory_bytes"
         "Resident memory of no file: what the allocator holds, models and buffers among it, and stacks."
     GAUGE OPEN_FDS "process_open_fds" "Number of open file descriptors."
+    GAUGE MAX_FDS "process_max_fds" "Maximum number of open file descriptors."
     GAUGE START_SECONDS "process_start_time_seconds" "Start time of the process since unix epoch in seconds."
     GAUGE THREADS "process_threads" "Number of OS threads in the process."
 }

@@ -15,10 +15,14 @@ pub struct Event {
     pub step_count: u64,
     /// Training rows processed so far, of all epochs.
     pub rows_processed: u64,
+    /// Those of the step that this tells of; 0 where it tells of something else.
+    pub step_rows: u64,
     /// Mean of this epoch's mini-batches so far.
     pub training_loss: f64,
     /// After the last full epoch.
     pub validation_loss: Option<f64>,
+    /// The lowest of all epochs so far.
+    pub best_validation_loss: Option<f64>,
     /// After the last full epoch, on validation rows: sum over features, mean over rows, normalised space.
     pub squared_error: Option<f64>,
     /// After the last full epoch, on validation rows.

@@ -365,6 +365,7 @@ impl<'a> Trainer<'a> {
             rows_processed: state.rows_processed,
             training_loss: report.epochs.last().map_or(0.0, |last| last.training_loss),
             validation_loss: report.epochs.last().and_then(|last| last.validation_loss),
+            best_validation_loss: state.best_loss,
             squared_error: state.squared_error,
             explained_variance: state.explained_variance,
             ..Event::default()
@@ -435,7 +436,7 @@ impl<'a> Trainer<'a> {
             state.rows_processed += batch.len() as u64;
             state.steps_done += 1;
             let (epoch, training_loss) = (state.epoch, state.loss_sum / state.rows_done as f64);
-            self.tell(observer, epoch, training_loss, false)?;
+            self.tell(observer, epoch, training_loss, batch.len())?;
         }
         self.steps.end_epoch(&mut self.model, self.state.steps_done);
         // A loss may hide it: some activations make a number of what is none.
@@ -475,17 +476,17 @@ impl<'a> Trainer<'a> {
         let ended = state.epoch;
         // The position of the next epoch, before anybody saves it.
         (state.epoch, state.rows_done, state.loss_sum) = (ended + 1, 0, 0.0);
-        self.tell(observer, ended, training_loss, true)?;
+        self.tell(observer, ended, training_loss, 0)?;
         Ok(Epoch::Done)
     }
 
-    /// Tells the observer where training is, and does what it says.
+    /// Tells the observer where training is, after a step of so many rows or, with none, after an epoch; does what it says.
     fn tell(
         &mut self,
         observer: &mut dyn Observer,
         epoch: u32,
         training_loss: f64,
-        epoch_ended: bool,
+        step_rows: usize,
     ) -> Result<(), TrainError> {
         let state = &self.state;
         let event = Event {
@@ -494,12 +495,14 @@ impl<'a> Trainer<'a> {
             step: state.steps_done,
             step_count: state.plan.steps(),
             rows_processed: state.rows_processed,
+            step_rows: step_rows as u64,
             training_loss,
             validation_loss: state.report.epochs.last().and_then(|last| last.validation_loss),
+            best_validation_loss: state.best_loss,
             squared_error: state.squared_error,
             explained_variance: state.explained_variance,
             pca_explained_variance: state.validation_yardstick.map(|pca| explained(pca.squared_error, pca.spread)),
-            epoch_ended,
+            epoch_ended: step_rows == 0,
         };
         let next = observer.look(&event);
         if matches!(next, Next::Save | Next::SaveAndStop) {

@@ -17,7 +17,10 @@ use tokio::time::sleep;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::support::{channel, matrix, newest, sample, spec, temporary_store, train, version};
+use crate::support::{
+    AutoencoderClient, channel, collected, matrix, newest, sample, spec, temporary_store, train, version, whole_upload,
+};
+use crate::traces::Collector;
 
 /// How often a condition is looked at before a test gives up, 10 ms apart.
 const LOOKS_MAX: usize = 1000;
@@ -142,6 +145,12 @@ impl Metrics {
         self.0.get(series).copied().unwrap_or(0.0)
     }
 
+    /// Jobs that succeeded, failed, and were cancelled.
+    fn ended_jobs(&self) -> [f64; 3] {
+        ["succeeded", "failed", "cancelled"]
+            .map(|outcome| self.0[&format!("halfhitch_ended_jobs_total{{outcome=\"{outcome}\"}}")])
+    }
+
     /// Calls by method and code, of one model.
     fn calls(&self, model: &str) -> BTreeMap<(String, String), u64> {
         let of_model = |series: &str, value: f64| {
@@ -259,6 +268,11 @@ async fn after_a_load_the_counters_are_what_its_callers_counted() {
     assert_eq!(metrics.get("halfhitch_readiness{state=\"ready\"}"), 1.0);
     assert!(metrics.get("halfhitch_received_bytes_total") > 1e5 && metrics.get("halfhitch_sent_bytes_total") > 1e4);
     assert!(metrics.get("process_resident_memory_bytes") > 1e6 && metrics.get("process_open_fds") > 3.0);
+    #[cfg(target_os = "linux")]
+    {
+        let max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        assert_eq!(metrics.0.get("process_max_fds").copied(), max.map(|max| max as f64));
+    }
     server.stop().await;
 }
 
@@ -290,6 +304,155 @@ async fn who_leaves_is_counted_and_connections_come_and_go() {
         sleep(Duration::from_millis(10)).await;
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_one_call_whatever_became_of_its_questions() {
+    let folder = temporary_store();
+    let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
+    let channel = server.channel().await;
+    let mut client = AutoencoderClient::new(channel.clone());
+    train(&mut client, spec("m", &[8, 2]), &sample(300, 8, 1)).await.expect("trained");
+    let question = |columns: i64| oip::ModelInferRequest {
+        model_name: "m".to_owned(),
+        inputs: vec![oip::model_infer_request::InferInputTensor {
+            name: "X".to_owned(),
+            datatype: "FP32".to_owned(),
+            shape: vec![1, columns],
+            ..Default::default()
+        }],
+        raw_input_contents: vec![vec![0; 4 * columns as usize].into()],
+        ..Default::default()
+    };
+    let questions = tokio_stream::iter([question(8), question(7), question(8), question(9)]);
+    let answers = GrpcInferenceServiceClient::new(channel).model_stream_infer(questions).await.expect("begun");
+    let (answers, end) = collected(answers.into_inner()).await;
+    end.expect("ended well");
+    let failed: Vec<bool> = answers.iter().map(|answer| !answer.error_message.is_empty()).collect();
+    assert_eq!(failed, [false, true, false, true]);
+    let metrics = server.metrics().await;
+    let (method, ok) = ("ModelStreamInfer".to_owned(), "ok".to_owned());
+    assert_eq!(metrics.calls("m").into_iter().filter(|((of, _), _)| *of == method).collect::<Counted>(), {
+        Counted::from([((method.clone(), ok), 1)])
+    });
+    let refused = metrics.0.iter().filter(|(series, _)| series.starts_with("halfhitch_refusals_total"));
+    assert_eq!(refused.map(|(_, count)| count).sum::<f64>(), 0.0);
+    assert_eq!(metrics.get("halfhitch_request_seconds_count{model=\"m\",operation=\"encode\"}"), 2.0);
+    server.stop().await;
+}
+
+/// Trains without an end; the stream that tells of it, and the job's id.
+async fn endless(client: &mut AutoencoderClient, name: &str) -> (tonic::Streaming<pb::TrainResponse>, String) {
+    let spec = pb::TrainSpec { epochs: 100_000, ..spec(name, &[8, 2]) };
+    let questions = whole_upload(spec, &sample(300, 8, 1), 300);
+    let mut answers = client.train(tokio_stream::iter(questions)).await.expect("accepted").into_inner();
+    loop {
+        let answer = answers.message().await.expect("goes well").expect("an answer");
+        if let Some(pb::train_response::Message::Progress(job)) = answer.message {
+            return (answers, job.id);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_counted_as_they_end_and_rows_as_they_are_trained_on() {
+    let folder = temporary_store();
+    let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
+    let channel = server.channel().await;
+    let mut client = AutoencoderClient::new(channel.clone());
+    let mut rows = 0;
+    for (epochs, seed) in [(3, 1), (5, 2)] {
+        let spec = pb::TrainSpec { epochs, seed, ..spec("m", &[8, 2]) };
+        let report = train(&mut client, spec, &sample(300, 8, seed)).await.expect("trained").training_report;
+        let report = report.expect("a report");
+        rows += report.training_rows * report.epochs.len() as u64;
+    }
+    // What cannot begin trains on no row.
+    let outside = pb::TrainSpec {
+        loss: pb::Loss::BinaryCrossEntropy.into(),
+        normalisation: pb::Normalisation::None.into(),
+        ..spec("outside", &[8, 2])
+    };
+    train(&mut client, outside, &sample(300, 8, 1)).await.expect_err("values outside of 0 to 1");
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.get("halfhitch_trained_rows_total") as u64, rows);
+    assert_eq!(metrics.ended_jobs(), [2.0, 1.0, 0.0]);
+
+    let (answers, id) = endless(&mut client, "endless").await;
+    let (last, best) =
+        ("halfhitch_validation_loss{model=\"endless\"}", "halfhitch_best_validation_loss{model=\"endless\"}");
+    let (mut lowest, mut seen) = (f64::INFINITY, 0);
+    for look in 0.. {
+        let metrics = server.metrics().await;
+        if let Some(best) = metrics.0.get(best) {
+            // The page of now knows of epochs that this test missed.
+            assert!(*best <= lowest.min(metrics.0[last]), "{best} after {lowest}");
+            (lowest, seen) = (*best, seen + 1);
+        }
+        if seen == 3 {
+            assert!(metrics.get("halfhitch_trained_rows_total") as u64 > rows);
+            break;
+        }
+        assert!(look < LOOKS_MAX, "{:?}", metrics.0);
+        sleep(Duration::from_millis(10)).await;
+    }
+    let mut jobs = pb::job_service_client::JobServiceClient::new(channel);
+    jobs.cancel_job(pb::CancelJobRequest { id }).await.expect("cancelled");
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.ended_jobs(), [2.0, 1.0, 1.0]);
+    assert!(!metrics.0.contains_key(last) && !metrics.0.contains_key(best), "it does not run any more");
+    drop((answers, client, jobs));
+    server.stop().await;
+
+    // Jobs that ended before are remembered, and did not end in this process.
+    let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
+    let metrics = server.metrics().await;
+    assert_eq!((metrics.ended_jobs(), metrics.get("halfhitch_trained_rows_total")), ([0.0; 3], 0.0));
+    assert_eq!(metrics.get("halfhitch_jobs{state=\"succeeded\"}"), 2.0);
+    server.stop().await;
+}
+
+/// Calls that ask to be traced, to a server that allows one a second; what its page and its collector say in the end.
+async fn traced(endpoint: SocketAddr, calls: u32, is_over: impl Fn([u64; 3]) -> bool) -> [u64; 3] {
+    let folder = temporary_store();
+    let mut config = ServerConfig::new(folder.path().to_owned());
+    config.traces.otlp_endpoint = Some(format!("http://{endpoint}"));
+    (config.traces.trace_ratio, config.traces.traces_per_second_max) = (0.0, 1);
+    let server = Watched::start(config).await;
+    let mut client = pb::job_service_client::JobServiceClient::new(server.channel().await);
+    for _ in 0..calls {
+        let mut request = tonic::Request::new(pb::ListJobsRequest::default());
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().expect("ASCII");
+        request.metadata_mut().insert("traceparent", parent);
+        client.list_jobs(request).await.expect("listed");
+    }
+    for look in 0.. {
+        let metrics = server.metrics().await;
+        let counts = ["exported_spans", "dropped_spans", "limited_traces"]
+            .map(|what| metrics.get(&format!("halfhitch_{what}_total")) as u64);
+        if is_over(counts) {
+            server.stop().await;
+            return counts;
+        }
+        assert!(look < LOOKS_MAX, "{counts:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+    unreachable!("it looks until it gives up")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_are_counted_as_the_collector_takes_them_or_not() {
+    let (collector, address) = Collector::start().await;
+    let [exported, dropped, limited] =
+        traced(address, 20, |[exported, _, limited]| exported > 0 && exported + limited >= 20).await;
+    // Of such a call there is one span.
+    assert_eq!((exported + limited, dropped), (20, 0));
+    assert_eq!(collector.spans().len() as u64, exported);
+    assert!(limited > 0, "one a second is not so many");
+    // A collector that is not there.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
+    let [exported, dropped, limited] = traced(nobody, 1, |[_, dropped, _]| dropped > 0).await;
+    assert_eq!([exported, dropped, limited], [0, 1, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,6 +114,26 @@ fn the_best_weights_are_kept() {
 }
 
 #[test]
+fn steps_tell_their_rows_and_epochs_the_best_so_far() {
+    let mut asked = spec(&[8, 6, 2]);
+    (asked.epochs, asked.batch_rows) = (Some(20), Some(7));
+    let checked = asked.check().expect("valid");
+    let (mut rows, mut lowest) = (0, None::<f64>);
+    let mut look = |event: &Event| {
+        rows += event.step_rows;
+        assert_eq!(rows, event.rows_processed);
+        if event.epoch_ended {
+            let loss = event.validation_loss.expect("held-out rows");
+            lowest = Some(lowest.map_or(loss, |lowest| lowest.min(loss)));
+        }
+        assert_eq!(event.best_validation_loss, lowest);
+        Next::GoOn
+    };
+    let trained = go(&checked, &plane(60, 8, 2), &[], Start::Fresh, 1, &mut look).expect("trains");
+    assert_eq!(rows, 20 * trained.report.training_rows);
+}
+
+#[test]
 fn patience_ends_training_early() {
     let mut asked = spec(&[6, 4, 2]);
     (asked.epochs, asked.patience_epochs) = (Some(400), Some(3));
