@@ -28,6 +28,7 @@ mod lifecycle;
 mod memory;
 mod metrics;
 mod models;
+mod operating;
 mod orthonormalise;
 mod reflection;
 mod report_page;

@@ -1,0 +1,102 @@
+//! The operator's guide against the program: every setting with its default, every metric, every cause.
+
+use std::collections::BTreeMap;
+use std::thread::available_parallelism;
+
+use clap::CommandFactory;
+use halfhitch::cli::Cli;
+use halfhitch::telemetry::measures::Cause;
+use halfhitch::telemetry::metrics;
+
+use crate::support::process::halfhitch;
+
+const GUIDE: &str = include_str!("../../docs/operating.md");
+/// They are about settings, and none themselves.
+const NO_SETTINGS: [&str; 3] = ["config", "print-config", "help"];
+
+/// The cells of the table that has this head.
+fn table(head: &str) -> Vec<Vec<&'static str>> {
+    let (_, table) = GUIDE.split_once(head).unwrap_or_else(|| panic!("no table {head:?}"));
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+/// The names of a cell.
+fn names(cell: &'static str) -> impl Iterator<Item = &'static str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// A default in words as `--print-config` says it.
+fn meant(text: &str) -> String {
+    let text = text.split(" (").next().unwrap_or_default().trim_matches('`');
+    // Where another variable may say it first.
+    let text = text.rsplit_once(", or ").map_or(text, |(_, last)| last);
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let bytes = units.iter().find_map(|(unit, shift)| {
+        let count: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+        Some((count << shift).to_string())
+    });
+    match text {
+        "none" | "empty" => String::new(),
+        "cores" | "the number of cores" => available_parallelism().expect("known").to_string(),
+        _ => bytes.unwrap_or_else(|| text.replace(',', "")),
+    }
+}
+
+/// The defaults as the program has them.
+fn defaults() -> BTreeMap<String, String> {
+    let printed = halfhitch().args(["serve", "--print-config"]).output().expect("runs").stdout;
+    let printed: toml::Table = String::from_utf8(printed).expect("text").parse().expect("TOML");
+    let text = |value: toml::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    printed.into_iter().map(|(name, value)| (name, text(value))).collect()
+}
+
+#[test]
+fn every_setting_is_told_of_with_its_default() {
+    let mut told = BTreeMap::new();
+    for row in table("| setting | default |") {
+        let defaults: Vec<&str> = row[1].split(", ").collect();
+        for (place, name) in names(row[0]).enumerate() {
+            // One for all, or one for each.
+            let default = if defaults.len() == 1 { defaults[0] } else { defaults[place] };
+            assert!(told.insert(name.to_owned(), meant(default)).is_none(), "{name} twice");
+        }
+    }
+    assert_eq!(told, defaults());
+}
+
+#[test]
+fn help_tells_of_the_settings_and_their_defaults() {
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").expect("there is one");
+    let settings = serve.get_arguments().filter(|argument| !argument.is_global_set());
+    let told: BTreeMap<String, String> = settings
+        .filter_map(|argument| Some((argument.get_long()?, argument.get_help()?.to_string())))
+        .filter(|(name, _)| !NO_SETTINGS.contains(name))
+        .map(|(name, help)| {
+            let (_, default) =
+                help.rsplit_once("[default: ").unwrap_or_else(|| panic!("{name} has no default: {help}"));
+            (name.replace('-', "_"), meant(default.trim_end_matches(']')))
+        })
+        .collect();
+    assert_eq!(told, defaults());
+    for flag in ["--config", "--print-config"] {
+        assert!(GUIDE.contains(&format!("{flag}`")), "{flag}");
+    }
+}
+
+#[test]
+fn every_metric_is_told_of() {
+    let told: BTreeMap<&str, &str> =
+        table("| metric | type |").iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
+    let all: BTreeMap<&str, &str> = metrics::ALL.iter().map(|metric| (metric.name, metric.kind())).collect();
+    assert_eq!(told, all);
+}
+
+#[test]
+fn every_cause_is_told_of() {
+    let told: Vec<&str> = table("| code | cause |").iter().flat_map(|row| names(row[1])).collect();
+    for cause in Cause::ALL {
+        assert!(told.contains(&cause.word()), "{}", cause.word());
+    }
+}
