@@ -42,12 +42,17 @@ pub fn code(kind: Kind) -> Code {
     }
 }
 
-/// What a caller is told. A fault of ours is logged under the request's id, and only the id is told.
-#[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
+/// What the caller of a call that ends so is told.
 pub fn status(error: ServiceError) -> Status {
     if let Some(ids) = current() {
         ids.refused(error.cause());
     }
+    told(error)
+}
+
+/// What a caller is told. A fault of ours is logged under the request's id, and only the id is told.
+#[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
+pub(super) fn told(error: ServiceError) -> Status {
     let kind = error.kind();
     if kind == Kind::Internal {
         let id = current().map_or_else(RequestId::unique, |ids| ids.request_id.clone());

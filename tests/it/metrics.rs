@@ -306,14 +306,8 @@ async fn who_leaves_is_counted_and_connections_come_and_go() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_one_call_whatever_became_of_its_questions() {
-    let folder = temporary_store();
-    let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
-    let channel = server.channel().await;
-    let mut client = AutoencoderClient::new(channel.clone());
-    train(&mut client, spec("m", &[8, 2]), &sample(300, 8, 1)).await.expect("trained");
-    let question = |columns: i64| oip::ModelInferRequest {
+fn row_of_zeros(columns: i64) -> oip::ModelInferRequest {
+    oip::ModelInferRequest {
         model_name: "m".to_owned(),
         inputs: vec![oip::model_infer_request::InferInputTensor {
             name: "X".to_owned(),
@@ -323,9 +317,21 @@ async fn a_stream_is_one_call_whatever_became_of_its_questions() {
         }],
         raw_input_contents: vec![vec![0; 4 * columns as usize].into()],
         ..Default::default()
-    };
-    let questions = tokio_stream::iter([question(8), question(7), question(8), question(9)]);
-    let answers = GrpcInferenceServiceClient::new(channel).model_stream_infer(questions).await.expect("begun");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_one_call_whatever_became_of_its_questions() {
+    let folder = temporary_store();
+    let mut config = ServerConfig::new(folder.path().to_owned());
+    config.transport.message_bytes_max = 4096;
+    let server = Watched::start(config).await;
+    let channel = server.channel().await;
+    let mut client = AutoencoderClient::new(channel.clone());
+    train(&mut client, spec("m", &[8, 2]), &sample(300, 8, 1)).await.expect("trained");
+    let mut inference = GrpcInferenceServiceClient::new(channel);
+    let questions = tokio_stream::iter([8, 7, 8, 9].map(row_of_zeros));
+    let answers = inference.model_stream_infer(questions).await.expect("begun");
     let (answers, end) = collected(answers.into_inner()).await;
     end.expect("ended well");
     let failed: Vec<bool> = answers.iter().map(|answer| !answer.error_message.is_empty()).collect();
@@ -338,6 +344,16 @@ async fn a_stream_is_one_call_whatever_became_of_its_questions() {
     let refused = metrics.0.iter().filter(|(series, _)| series.starts_with("halfhitch_refusals_total"));
     assert_eq!(refused.map(|(_, count)| count).sum::<f64>(), 0.0);
     assert_eq!(metrics.get("halfhitch_request_seconds_count{model=\"m\",operation=\"encode\"}"), 2.0);
+
+    // One that ends with an error is counted for that, not for the question that failed before.
+    let unknown = oip::ModelInferRequest { model_name: "nowhere".to_owned(), ..row_of_zeros(8) };
+    let questions = tokio_stream::iter([unknown, row_of_zeros(2000)]);
+    let answers = inference.model_stream_infer(questions).await.expect("begun");
+    let (answers, end) = collected(answers.into_inner()).await;
+    assert_eq!((answers.len(), end.expect_err("above the limit").code()), (1, Code::ResourceExhausted));
+    let metrics = server.metrics().await;
+    let refused = |cause: &str| metrics.get(&format!("halfhitch_refusals_total{{cause=\"{cause}\"}}"));
+    assert_eq!((refused("too_large"), refused("unknown")), (1.0, 0.0));
     server.stop().await;
 }
 

@@ -16,6 +16,7 @@ use super::observe::RequestContext;
 use super::pb::inference as pb;
 use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
 use super::pb::inference::infer_parameter::ParameterChoice;
+use super::status::told;
 use super::stream::{AnswerStream, Ending, driven};
 use crate::security::Caller;
 use crate::service::{
@@ -157,7 +158,8 @@ impl GrpcInferenceService for Api {
                 let answer = match infer(&api, &caller, question, &context, deadline, true).await {
                     Ok(answer) => pb::ModelStreamInferResponse { infer_response: Some(answer), ..Default::default() },
                     Err(error) => pb::ModelStreamInferResponse {
-                        error_message: Status::from(error).message().to_owned(),
+                        // The call goes on: it is not refused.
+                        error_message: told(error).message().to_owned(),
                         infer_response: Some(pb::ModelInferResponse { model_name, id, ..Default::default() }),
                     },
                 };
