@@ -400,6 +400,131 @@ async fn a_revoked_certificate_ends_what_its_connection_does() {
     server.stop().await;
 }
 
+const ROLES: [&str; 3] = ["infer", "train", "admin"];
+const NOBODY: [Code; 3] = [Code::Unauthenticated; 3];
+
+/// What each role may ask for, asked with one credential: rows to encode, rows to train on, an alias.
+async fn asked(channel: &Channel, token: Option<&str>) -> [Code; 3] {
+    // As many as the table has; leaked, for the interceptors of clients.
+    let token: Option<&'static str> = token.map(|token| &*token.to_owned().leak());
+    let encoded = encode(channel, token, "open-a").await.map_or_else(|status| status.code(), |()| Code::Ok);
+    let mut maker = AutoencoderServiceClient::with_interceptor(channel.clone(), with_token(token));
+    let trained = train_code(&mut maker, "open-t").await;
+    let mut models = ModelServiceClient::with_interceptor(channel.clone(), with_token(token));
+    let alias = pb::SetAliasRequest { name: "open-a".into(), alias: "prod".into(), version: 1, expected_version: None };
+    let set = models.set_alias(alias).await.map_or_else(|status| status.code(), |_| Code::Ok);
+    [encoded, trained, set]
+}
+
+fn of_role(role: &str) -> [Code; 3] {
+    let may = |other| if role == "admin" || role == other { Code::Ok } else { Code::PermissionDenied };
+    ROLES.map(may)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_each_role_wrong_expired_missing_and_revoked() {
+    let one = |role: &str, state: &str, more: &str| {
+        let token = format!("{role}-{state}");
+        entry(&token, &token, &format!("roles = [\"{role}\"]{more}"))
+    };
+    let stays: String =
+        ROLES.iter().map(|role| one(role, "good", "") + &one(role, "old", "\nexpires = 2020-01-01")).collect();
+    let goes: String = ROLES.iter().map(|role| one(role, "revoked", "")).collect();
+    let (folder, path) = prepared(&format!("{stays}{goes}")).await;
+    let server = start(folder.path(), SecurityConfig { credentials: Some(path.clone()), ..Default::default() }).await;
+    let channel = server.channel().await;
+    assert_eq!(asked(&channel, None).await, NOBODY, "missing");
+    for role in ROLES {
+        for state in ["good", "revoked"] {
+            assert_eq!(asked(&channel, Some(&format!("{role}-{state}"))).await, of_role(role), "{role}, {state}");
+        }
+        for state in ["old", "wrong"] {
+            assert_eq!(asked(&channel, Some(&format!("{role}-{state}"))).await, NOBODY, "{role}, {state}");
+        }
+    }
+    fs::write(&path, stays).expect("writes");
+    for role in ROLES {
+        let revoked = format!("{role}-revoked");
+        let mut codes = asked(&channel, Some(&revoked)).await;
+        for _ in 0..200 {
+            if codes == NOBODY {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            codes = asked(&channel, Some(&revoked)).await;
+        }
+        assert_eq!(codes, NOBODY, "{revoked}");
+        assert_eq!(asked(&channel, Some(&format!("{role}-good"))).await, of_role(role), "{role}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_each_role_wrong_expired_missing_and_revoked() {
+    const LISTED: u64 = 1000;
+    let authority = Authority::new();
+    let one = |role: &str, state: &str, more: &str| {
+        let name = format!("{role}-{state}");
+        format!("[[certificate]]\nname = \"{name}\"\ndns = \"{name}.example\"\nroles = [\"{role}\"]{more}\n")
+    };
+    let stays: String =
+        ROLES.iter().map(|role| one(role, "good", "") + &one(role, "old", "\nexpires = 2020-01-01")).collect();
+    let goes: String = ROLES.iter().map(|role| one(role, "revoked", "")).collect();
+    let (folder, path) = prepared(&format!("{stays}{goes}")).await;
+    let at = |name: &str| folder.path().join(name);
+    let mut tls = tls_files(folder.path(), &authority);
+    fs::write(at("ca.pem"), authority.pem()).expect("writes");
+    fs::write(at("crl.pem"), authority.revoke(&[LISTED, LISTED + 1, LISTED + 2])).expect("writes");
+    (tls.client_ca, tls.client_crl, tls.client_optional) = (Some(at("ca.pem")), Some(at("crl.pem")), true);
+    let config = SecurityConfig { credentials: Some(path.clone()), tls: Some(tls), ..Default::default() };
+    let server = start(folder.path(), config).await;
+    let missing = connect(&server, &authority, None).await.expect("one may come without");
+    assert_eq!(asked(&missing, None).await, NOBODY);
+    let mut open = Vec::new();
+    for (serial, role) in (10..).step_by(10).zip(ROLES) {
+        for (serial, state) in (serial..).zip(["good", "revoked", "old", "wrong"]) {
+            let name = format!("{role}-{state}.example");
+            let channel = connect(&server, &authority, Some(&authority.sign(&name, serial, 2100))).await.expect(&name);
+            let expected = if ["good", "revoked"].contains(&state) { of_role(role) } else { NOBODY };
+            assert_eq!(asked(&channel, None).await, expected, "{name}");
+            open.push((role, state, channel));
+        }
+    }
+    for (serial, role) in (LISTED..).zip(ROLES) {
+        let name = format!("{role}-good.example");
+        for (what, signed) in [
+            ("listed as revoked", authority.sign(&name, serial, 2100)),
+            ("expired", authority.sign(&name, serial + 100, 2021)),
+            ("of another authority", Authority::new().sign(&name, serial + 200, 2100)),
+        ] {
+            // The handshake fails, when it is made or when its end is noticed.
+            let codes = match connect(&server, &authority, Some(&signed)).await {
+                Ok(channel) => asked(&channel, None).await,
+                Err(_) => [Code::Unavailable; 3],
+            };
+            let fails = |code: &Code| !matches!(code, Code::Ok | Code::PermissionDenied | Code::Unauthenticated);
+            assert!(codes.iter().all(fails), "{role}, {what}: {codes:?}");
+        }
+    }
+    fs::write(&path, stays).expect("writes");
+    for (role, state, channel) in open {
+        if state == "revoked" {
+            let mut codes = asked(&channel, None).await;
+            for _ in 0..200 {
+                if codes == NOBODY {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                codes = asked(&channel, None).await;
+            }
+            assert_eq!(codes, NOBODY, "{role}: its entry is gone");
+        } else if state == "good" {
+            assert_eq!(asked(&channel, None).await, of_role(role), "{role}");
+        }
+    }
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_swapped_under_load_and_no_request_fails() {
     let (old, new) = (Authority::new(), Authority::new());
