@@ -55,6 +55,22 @@ fn fds_max() -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Lets this process open as many files as it may: connections are files, and shells begin programs with 1,024. How many that
+/// are; none where nobody says.
+#[cfg(unix)]
+pub(super) fn open_files_max() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if raised.is_ok() { limit.maximum } else { limit.current }
+}
+
+/// Nobody counts.
+#[cfg(not(unix))]
+pub(super) fn open_files_max() -> Option<u64> {
+    None
+}
+
 /// When the system started, in seconds since 1970.
 fn booted() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
