@@ -1,21 +1,24 @@
 //! Lets calls in, or not, before anything of them is read; and keeps count of what they send.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use futures_util::FutureExt;
-use futures_util::future::{Either, Map, Ready, ready as at_once};
-use http::{Extensions, HeaderMap, Request, Response};
+use futures_util::future::{Either, Ready, ready as at_once};
+use http::{Extensions, HeaderMap, HeaderName, Request, Response};
+use pin_project_lite::pin_project;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use super::transit::{Arriving, Leaving, Transit};
+use super::transit::{Arriving, Leaving, OfCall, Transit};
 use crate::security::gate::{Admitted, Gate, Peer};
 use crate::security::told::Told;
 use crate::security::{Caller, Held, Refusal};
 use crate::service::ServiceError;
+
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Whose call it is, of one that came through [`Auth`]; of any other, nobody's.
 pub(super) fn caller(extensions: &Extensions) -> Caller {
@@ -38,7 +41,29 @@ impl<S> Auth<S> {
 }
 
 type Answer = Result<Response<Body>, Infallible>;
-type Kept<F> = Map<F, Box<dyn FnOnce(Answer) -> Answer + Send>>;
+
+pin_project! {
+    /// An answer, whose body keeps what its call has.
+    #[derive(Debug)]
+    pub struct Admitting<F> {
+        #[pin]
+        answer: F,
+        of: Option<OfCall>,
+    }
+}
+
+impl<F: Future<Output = Answer>> Future for Admitting<F> {
+    type Output = Answer;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(context));
+        Poll::Ready(match this.of.take() {
+            Some(of) => answer.map(|response| response.map(|body| Body::new(Leaving::new(body, of)))),
+            None => answer,
+        })
+    }
+}
 
 impl<S> Service<Request<Body>> for Auth<S>
 where
@@ -46,7 +71,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Kept<S::Future>, Ready<Answer>>;
+    type Future = Either<Admitting<S::Future>, Ready<Answer>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -68,7 +93,7 @@ where
                 return Either::Right(at_once(Ok(Status::from(ServiceError::from(refusal)).into_http())));
             }
         };
-        if request.headers().get("grpc-encoding").is_some_and(|encoding| encoding.as_bytes() != b"identity") {
+        if request.headers().get(GRPC_ENCODING).is_some_and(|encoding| encoding.as_bytes() != b"identity") {
             tell_of_compression();
         }
         request.extensions_mut().insert(caller.clone());
@@ -78,12 +103,8 @@ where
             let transit = Arc::clone(&self.transit);
             Body::new(Arriving::new(body, transit, &peer, caller.clone(), counted.clone(), takes_stream))
         });
-        let transit = Arc::clone(&self.transit);
-        let keep = Box::new(move |answer: Answer| {
-            let leaving = |body| Body::new(Leaving::new(body, transit, &peer, caller, (place, held, counted)));
-            answer.map(|response| response.map(leaving))
-        });
-        Either::Left(self.inner.call(request).map(keep as Box<dyn FnOnce(Answer) -> Answer + Send>))
+        let of = OfCall { transit: Arc::clone(&self.transit), peer, caller, _kept: (place, held, counted) };
+        Either::Left(Admitting { answer: self.inner.call(request), of: Some(of) })
     }
 }
 

@@ -4,6 +4,7 @@
 //! Under overload most questions are refused, and to put one together costs nearly as much as to answer it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -37,12 +38,13 @@ const PREFIX_BYTES: usize = 5;
 impl Api {
     /// Looks at the beginning of questions that are to wait in the queue.
     pub fn early(&self) -> impl Fn(Request<Body>) -> Request<Body> + Clone + use<> {
-        let service = self.service.clone();
+        // It is cloned for every call.
+        let service = Arc::new(self.service.clone());
         move |request| {
             let method = UNARY.iter().find(|(method, _)| request.uri().path().ends_with(method));
             match method {
                 Some((_, operation)) if service.is_busy() => {
-                    let (service, state) = (service.clone(), State::Beginning(*operation));
+                    let (service, state) = (Arc::clone(&service), State::Beginning(*operation));
                     let (caller, context) = (caller(request.extensions()), RequestContext::of(request.extensions()));
                     request.map(|inner| Body::new(Watched { inner, service, caller, context, state }))
                 }
@@ -55,7 +57,7 @@ impl Api {
 /// A body that may turn out to be too long.
 struct Watched {
     inner: Body,
-    service: Service,
+    service: Arc<Service>,
     caller: Caller,
     context: RequestContext,
     state: State,

@@ -298,40 +298,34 @@ impl http_body::Body for Arriving {
 /// The body of an answer, and what its call holds until it is out.
 pub(super) struct Leaving {
     inner: Body,
-    transit: Arc<Transit>,
-    address: IpAddr,
-    caller: Caller,
+    of: OfCall,
     /// Is made before anybody can take it, which could be never: so that it counts.
     first: Poll<Option<Result<Frame<Bytes>, Status>>>,
     /// Of what is on its way out.
     share: Option<Share>,
     is_first: bool,
     has_ended: bool,
-    _kept: Kept,
 }
 
-/// What a call has until its answer is out: its place, and what its caller has under way.
-pub(super) type Kept = (Share, Option<Held>, Option<Arc<Counted>>);
+/// What a call has until its answer is out.
+#[derive(Debug)]
+pub(super) struct OfCall {
+    pub(super) transit: Arc<Transit>,
+    pub(super) peer: Arc<Peer>,
+    pub(super) caller: Caller,
+    /// Its place, and what its caller has under way.
+    pub(super) _kept: (Share, Option<Held>, Option<Arc<Counted>>),
+}
 
 impl Leaving {
-    pub(super) fn new(mut inner: Body, transit: Arc<Transit>, peer: &Peer, caller: Caller, kept: Kept) -> Self {
+    pub(super) fn new(mut inner: Body, of: OfCall) -> Self {
         let first = if inner.is_end_stream() {
             Poll::Pending
         } else {
             // Whoever sends it asks again.
             Pin::new(&mut inner).poll_frame(&mut Context::from_waker(noop_waker_ref()))
         };
-        let mut leaving = Self {
-            inner,
-            transit,
-            address: address(peer),
-            caller,
-            first: Poll::Pending,
-            share: None,
-            is_first: true,
-            has_ended: false,
-            _kept: kept,
-        };
+        let mut leaving = Self { inner, of, first: Poll::Pending, share: None, is_first: true, has_ended: false };
         if let Poll::Ready(first) = first {
             leaving.first = Poll::Ready(leaving.judge(first));
         }
@@ -345,12 +339,12 @@ impl Leaving {
         };
         let is_first = std::mem::take(&mut self.is_first);
         // What was asked while one might is answered.
-        let refusal = if !is_first && !self.caller.is_in_force() {
+        let refusal = if !is_first && !self.of.caller.is_in_force() {
             Refusal::Unknown
         } else if bytes <= SMALL_ANSWER_BYTES_MAX {
             return frame;
         } else {
-            match self.transit.hold(self.address, bytes) {
+            match self.of.transit.hold(address(&self.of.peer), bytes) {
                 Ok(share) => {
                     self.share = Some(share);
                     return frame;
@@ -358,7 +352,7 @@ impl Leaving {
                 Err(refusal) => refusal,
             }
         };
-        tell(&refusal, self.address);
+        tell(&refusal, address(&self.of.peer));
         self.has_ended = true;
         self.inner = Body::empty();
         let mut trailers = HeaderMap::new();
@@ -520,7 +514,11 @@ mod tests {
         let answer = |bytes: usize| {
             let place = transit.begin(&peer(), false).expect("a place");
             let body = Body::new(Pieces([vec![1; bytes]].into(), true));
-            Leaving::new(body, Arc::clone(&transit), &peer(), Caller::anybody(), (place, None, None))
+            let caller = Caller::anybody();
+            Leaving::new(
+                body,
+                OfCall { transit: Arc::clone(&transit), peer: peer(), caller, _kept: (place, None, None) },
+            )
         };
         let (mut first, mut second, mut small) = (answer(6_000), answer(6_000), answer(100));
         assert_eq!(read(&mut small).await.expect("passes"), 100);

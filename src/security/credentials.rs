@@ -146,7 +146,7 @@ impl Entry {
 
     /// Whether it lets in the same, for the same and as long, as one of the same credential.
     fn says(&self, name: &str, roles: Roles, models: &[String], ends: Option<SystemTime>) -> bool {
-        self.caller.name() == name && self.roles == roles && *self.caller.models == *models && self.term.ends == ends
+        self.caller.name() == name && self.roles == roles && *self.caller.0.models == *models && self.term.ends == ends
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
 
@@ -35,9 +35,15 @@ pub struct Peer {
     /// Who it is as long as it does not say.
     caller: Caller,
     called: AtomicBool,
+    answers: AtomicU32,
 }
 
 impl Peer {
+    /// Counts an answer; how many there were before.
+    pub fn answer(&self) -> u32 {
+        self.answers.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Whether it has made a call.
     pub fn has_called(&self) -> bool {
         self.called.load(Ordering::Relaxed)
@@ -142,7 +148,8 @@ impl Gate {
             Some(Certificate { term, .. }) => caller.with_certificate(term.clone()),
             None => caller,
         };
-        let peer = Arc::new(Peer { address, certificate, caller, called: AtomicBool::new(false) });
+        let peer =
+            Arc::new(Peer { address, certificate, caller, called: AtomicBool::new(false), answers: AtomicU32::new(0) });
         if let Some(certificate) = &peer.certificate {
             // First it is known, then it is checked again: whatever changes meanwhile, one of the two sees it.
             if !self.watch(&peer).is_none_or(|check| check.is_good(&certificate.presented.chain)) {
@@ -200,6 +207,6 @@ impl Gate {
             });
         }
         let method = path.chars().take(120).collect();
-        Err(Refusal::Method { caller: Arc::clone(&caller.name), method, expected: need.expected() })
+        Err(Refusal::Method { caller: Arc::clone(&caller.0.name), method, expected: need.expected() })
     }
 }

@@ -117,7 +117,10 @@ impl Term {
 
 /// Whoever makes a call. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct Caller(Arc<Known>);
+
+#[derive(Clone, Debug)]
+struct Known {
     name: Arc<str>,
     /// Beginnings of the names of its models; empty: all.
     models: Arc<[String]>,
@@ -131,19 +134,19 @@ pub struct Caller {
 impl Caller {
     /// Known as `name`.
     pub fn new(name: Arc<str>, models: Arc<[String]>, usage: Arc<Usage>, limits: CallerLimits, term: Term) -> Self {
-        Self { name, models, usage, limits, term, certificate: None }
+        Self(Arc::new(Known { name, models, usage, limits, term, certificate: None }))
     }
 
     /// The same, as long as its certificate is good.
     #[must_use]
     fn with_certificate(mut self, term: Term) -> Self {
-        self.certificate = Some(term);
+        Arc::make_mut(&mut self.0).certificate = Some(term);
         self
     }
 
     /// Whether its credential still says who it is.
     pub fn is_in_force(&self) -> bool {
-        self.term.lasts() && self.certificate.as_ref().is_none_or(Term::lasts)
+        self.0.term.lasts() && self.0.certificate.as_ref().is_none_or(Term::lasts)
     }
 
     /// One of whom nothing is known and to whom nothing is forbidden: for handlers that stand behind no gate.
@@ -160,12 +163,12 @@ impl Caller {
 
     /// How it is called in logs and errors.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// Whether a model is one of those that it may use.
     pub fn may_use(&self, model: &str) -> bool {
-        self.models.is_empty() || self.models.iter().any(|prefix| model.starts_with(&**prefix))
+        self.0.models.is_empty() || self.0.models.iter().any(|prefix| model.starts_with(&**prefix))
     }
 
     /// Refuses a model that it may not use, whether or not there is one of that name.
@@ -173,21 +176,21 @@ impl Caller {
         if self.may_use(model) {
             return Ok(());
         }
-        Err(Refusal::Model { caller: Arc::clone(&self.name), model: model.chars().take(80).collect() })
+        Err(Refusal::Model { caller: Arc::clone(&self.0.name), model: model.chars().take(80).collect() })
     }
 
     /// One more request, for as long as what is returned lives.
     pub fn begin(&self, now_ns: u64) -> Result<Option<Held>, Refusal> {
-        self.usage.begin(&self.name, &self.limits, now_ns)
+        self.0.usage.begin(&self.0.name, &self.0.limits, now_ns)
     }
 
     /// Rows and bytes of a request, for as long as what is returned lives; none where neither is limited.
     pub fn hold(&self, rows: u64, bytes: u64) -> Result<Option<Held>, Refusal> {
-        self.usage.hold(&self.name, &self.limits, rows, bytes)
+        self.0.usage.hold(&self.0.name, &self.0.limits, rows, bytes)
     }
 
     /// Whether bytes count for it.
     pub fn has_bytes_max(&self) -> bool {
-        self.limits.bytes_max > 0
+        self.0.limits.bytes_max > 0
     }
 }

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{try_join, try_join_all};
+use http::Request;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tower::layer::layer_fn;
 use tower::util::MapResponseLayer;
 
+use super::direct::{Direct, Rows};
 use super::gathering::Gathering;
 use super::lingering::Lingering;
 use super::security::Security;
@@ -47,15 +50,20 @@ type Accepted = Result<Gathering<Wire>, io::Error>;
 
 /// Serves `routes` on `listener` until it is told to stop; then accepts nothing and returns when all connections are
 /// closed.
-pub(super) async fn serve(
+#[expect(clippy::too_many_arguments, reason = "everything that a server is made of, once")]
+pub(super) async fn serve<F>(
     listener: TcpListener,
     transport: TransportConfig,
     security: Security,
     routes: Routes,
+    rows: Rows<F>,
     traces: Traces,
-    measured: Measured,
+    measured: Arc<Measured>,
     lifecycle: watch::Receiver<Readiness>,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), tonic::transport::Error>
+where
+    F: Fn(Request<Body>) -> Request<Body> + Clone + Send + Sync + 'static,
+{
     let transit = Arc::new(Transit::new(
         transport.calls_max,
         transport.transit_bytes_max,
@@ -66,15 +74,19 @@ pub(super) async fn serve(
         .into_iter()
         .map(|age| {
             let (sender, accepted) = mpsc::channel(ACCEPTED_WAITING_MAX);
-            let (traces, measured) = (traces.clone(), measured.clone());
+            let (traces, measured) = (traces.clone(), Arc::clone(&measured));
             let router = transport
                 .builder(age)
-                .layer(layer_fn(move |inner| Observe::new(inner, traces.clone(), measured.clone())))
+                .layer(layer_fn(move |inner| Observe::new(inner, traces.clone(), Arc::clone(&measured))))
                 .layer(layer_fn(InTime::new))
-                .layer(MapResponseLayer::new(limits::translate_response::<tonic::body::Body>))
+                .layer(MapResponseLayer::new(limits::translate_response::<Body>))
                 .layer(layer_fn({
                     let (gate, transit) = (Arc::clone(security.gate()), Arc::clone(&transit));
                     move |inner| Auth::new(inner, Arc::clone(&gate), Arc::clone(&transit))
+                }))
+                .layer(layer_fn({
+                    let rows = rows.clone();
+                    move |routes| Direct::new(routes, rows.clone())
                 }))
                 .add_routes(routes.clone());
             let lifecycle = lifecycle.clone();

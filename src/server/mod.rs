@@ -2,6 +2,7 @@
 
 mod admin;
 mod connections;
+mod direct;
 mod frames;
 mod gathering;
 mod health;
@@ -24,8 +25,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::service::{LayerExt, Routes};
-use tower::util::MapRequestLayer;
+use tonic::service::Routes;
 
 use crate::batching::{Batcher, BatchingConfig, Stats};
 use crate::executor::ExecutorConfig;
@@ -46,6 +46,8 @@ pub use transport::{BadTransport, TransportConfig};
 
 /// How often the store's folder is looked at for what another server did.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
+/// Open files that are no connections: models, jobs, the folder.
+const OTHER_FILES_MAX: u64 = 256;
 /// How often use is noted and versions that need not be kept are removed.
 const TIDY_INTERVAL: Duration = Duration::from_mins(1);
 /// Training that is stopped in a hurry has this long to write down where it can go on.
@@ -186,6 +188,14 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     let store: Arc<dyn ModelStore> = Arc::new(store);
     let registry = Registry::new(store, config.registry);
     tracing::info!(instructions = %isa(), "matrix products");
+    let connections_max = config.transport.connections_max as u64;
+    if let Some(files_max) = process::open_files_max().filter(|max| *max < connections_max + OTHER_FILES_MAX) {
+        tracing::warn!(
+            files_max,
+            connections_max,
+            "fewer files may be open than there may be connections: raise `ulimit -n`, or lower connections_max"
+        );
+    }
     let floor = Arc::new(config.executor.floor().map_err(ServerError::Threads)?);
     let batcher = Batcher::start(config.batching, config.executor.serving_threads, Arc::clone(&floor));
     let batcher = batcher.map_err(ServerError::Threads)?;
@@ -238,7 +248,7 @@ impl Opened {
             };
             AbortOnDrop(tokio::spawn(admin::serve(listener, figures, lifecycle.clone())))
         });
-        let measured = Measured { service: service.clone(), server: measures };
+        let measured = Arc::new(Measured { service: service.clone(), server: measures });
         let upkeep = orders.upkeep.borrow().clone();
         registry.set_policies(upkeep.policies);
         if upkeep.warm_models.is_empty() {
@@ -252,12 +262,14 @@ impl Opened {
         }
         let looker = tokio::spawn(security.clone().watch(lifecycle.watch()));
 
+        let rows = direct::Rows::new(&api, api.early(), transport.message_bytes_max);
         let routes = routes(&service, api, transport.message_bytes_max);
         let serving = tokio::spawn(connections::serve(
             listener,
             transport,
             security.clone(),
             routes,
+            rows,
             traces.clone(),
             measured,
             lifecycle.watch(),
@@ -322,26 +334,14 @@ impl Opened {
     }
 }
 
-/// Everything that is served over gRPC.
+/// Everything that is served over gRPC, but for [`direct`].
 fn routes(service: &Service, api: Api, bytes_max: usize) -> Routes {
     let (reflection, older_reflection) = reflection::services();
     Routes::new(health::Health::over(service.clone()))
         .add_service(reflection)
         .add_service(older_reflection)
         .add_service(
-            MapRequestLayer::new(api.early()).named_layer(
-                pb::autoencoder_service_server::AutoencoderServiceServer::new(api.clone())
-                    .max_decoding_message_size(bytes_max)
-                    .max_encoding_message_size(usize::MAX),
-            ),
-        )
-        .add_service(
             pb::model_service_server::ModelServiceServer::new(api.clone()).max_decoding_message_size(bytes_max),
-        )
-        .add_service(
-            pb::inference::grpc_inference_service_server::GrpcInferenceServiceServer::new(api.clone())
-                .max_decoding_message_size(bytes_max)
-                .max_encoding_message_size(usize::MAX),
         )
         .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max))
 }

@@ -1,14 +1,15 @@
 //! Which call a thread is at work for: what is logged meanwhile tells it.
 
 use std::cell::RefCell;
-use std::pin::pin;
+use std::mem;
+use std::pin::Pin;
 use std::str;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::{future, mem};
 
 use bytes::Bytes;
 use opentelemetry::trace::TraceId;
+use pin_project_lite::pin_project;
 
 use super::ids;
 use super::measures::Cause;
@@ -100,14 +101,29 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// A future whose work is for a call.
-pub async fn within<F: Future>(mut ids: Option<Arc<CallIds>>, work: F) -> F::Output {
-    let mut work = pin!(work);
-    let poll = |context: &mut Context<'_>| -> Poll<F::Output> {
-        let _entered = Entered::new(&mut ids);
-        work.as_mut().poll(context)
-    };
-    future::poll_fn(poll).await
+pin_project! {
+    /// A future whose work is for a call.
+    #[derive(Debug)]
+    pub struct Within<F> {
+        ids: Option<Arc<CallIds>>,
+        #[pin]
+        work: F,
+    }
+}
+
+/// Does `work` for a call.
+pub fn within<F: Future>(ids: Option<Arc<CallIds>>, work: F) -> Within<F> {
+    Within { ids, work }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _entered = Entered::new(this.ids);
+        this.work.poll(context)
+    }
 }
 
 #[cfg(test)]

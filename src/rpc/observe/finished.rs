@@ -34,6 +34,9 @@ const IN_BATCHES: [&str; 6] = [
     "/inference.GRPCInferenceService/ModelInfer",
 ];
 
+/// Of so many answers of a connection, the trailers of one are remembered.
+const ANSWERS_REMEMBERED_OF: u32 = 256;
+
 const INFERENCE: &str = "inference.GRPCInferenceService";
 
 /// One call. Dropped before its end, it was left by its caller.
@@ -41,9 +44,9 @@ const INFERENCE: &str = "inference.GRPCInferenceService";
 pub(super) struct Call {
     context: RequestContext,
     traces: Traces,
-    measured: Measured,
+    measured: Arc<Measured>,
     uri: Uri,
-    peer: Option<IpAddr>,
+    peer: Option<Arc<Peer>>,
     in_batches: bool,
     began: Instant,
     sampled: Option<Sampled>,
@@ -60,7 +63,7 @@ struct Sampled {
 }
 
 impl Call {
-    pub(super) fn begin<B>(traces: Traces, measured: Measured, request: &Request<B>) -> Self {
+    pub(super) fn begin<B>(traces: Traces, measured: Arc<Measured>, request: &Request<B>) -> Self {
         let (headers, began) = (request.headers(), Instant::now());
         let parent = TraceParent::of(headers);
         let sampled = traces.samples(parent.map(|parent| parent.is_sampled)).then(|| Sampled {
@@ -77,7 +80,7 @@ impl Call {
             traces,
             measured,
             uri: request.uri().clone(),
-            peer: peer(request.extensions()),
+            peer: request.extensions().get::<Arc<Peer>>().cloned(),
             in_batches: IN_BATCHES.contains(&request.uri().path()),
             began,
             sampled,
@@ -89,6 +92,10 @@ impl Call {
         &self.context
     }
 
+    fn address(&self) -> Option<IpAddr> {
+        self.peer.as_ref()?.address
+    }
+
     /// Of a single question that was answered.
     fn timing(&self) -> Option<Timing> {
         self.context.outcome().filter(|_| self.in_batches).map(|outcome| outcome.timing)
@@ -96,15 +103,24 @@ impl Call {
 
     /// Puts what there is to say into trailers.
     pub(super) fn tell(&self, trailers: &mut HeaderMap) {
+        // Values that never come again crowd a connection's table of headers, and each is compared with all of them. So they
+        // are put there now and then, for the sake of their names, and else marked: "not to be remembered".
+        let answers = self.peer.as_ref().map_or(0, |peer| peer.answer());
+        let is_seldom = !answers.is_multiple_of(ANSWERS_REMEMBERED_OF);
+        trailers.reserve(4);
+        let mut insert = |name: HeaderName, mut value: HeaderValue| {
+            value.set_sensitive(is_seldom);
+            trailers.insert(name, value);
+        };
         let id = HeaderValue::from_maybe_shared(self.context.ids().request_id.bytes());
         if let Ok(id) = id {
-            trailers.insert(REQUEST_ID, id);
+            insert(REQUEST_ID, id);
         }
         if self.in_batches {
             let Timing { queued, compute, batch_rows, .. } = self.timing().unwrap_or_default();
-            trailers.insert(QUEUE_US, microseconds(queued).into());
-            trailers.insert(COMPUTE_US, microseconds(compute).into());
-            trailers.insert(BATCH_ROWS, batch_rows.into());
+            insert(QUEUE_US, number(microseconds(queued)));
+            insert(COMPUTE_US, number(microseconds(compute)));
+            insert(BATCH_ROWS, number(batch_rows as u64));
         }
     }
 
@@ -128,9 +144,8 @@ impl Call {
     fn count(&self, code: Option<Code>) {
         // Without a status of gRPC it is UNKNOWN, as clients take it.
         let code = code.unwrap_or(Code::Unknown) as usize;
-        let is_ours =
-            self.method().is_some_and(|(service, _)| service.starts_with("halfhitch.") || service == INFERENCE);
-        let method = measures::method(self.method().filter(|_| is_ours).map_or("", |(_, method)| method));
+        let named = self.method().filter(|(service, _)| service.starts_with("halfhitch.") || *service == INFERENCE);
+        let method = measures::method(named.map_or("", |(_, method)| method));
         let model = self.context.asked().and_then(|asked| self.measured.service.measures(&asked.model));
         match model {
             Some(model) => model.calls.count(method, code),
@@ -152,7 +167,7 @@ impl Call {
         let Timing { queued, compute, batch, .. } = self.timing().unwrap_or_default();
         let batch = batch.map_or(0, |batch| batch.number);
         let [queue_us, compute_us, total_us] = [queued, compute, self.began.elapsed()].map(microseconds);
-        let (rows, peer) = (self.context.rows(), self.peer.map(|peer| peer.to_string()).unwrap_or_default());
+        let (rows, peer) = (self.context.rows(), self.address().map(|address| address.to_string()).unwrap_or_default());
         macro_rules! line {
             ($log:ident, $said:literal) => {
                 tracing::$log!(service, method, model, code, rows, queue_us, compute_us, total_us, batch, peer, $said)
@@ -194,8 +209,8 @@ impl Call {
         if let Some(outcome) = self.context.outcome() {
             attributes.push(("halfhitch.version", count(outcome.version.number())));
         }
-        if let Some(peer) = self.peer {
-            attributes.push(("client.address", peer.to_string().into()));
+        if let Some(address) = self.address() {
+            attributes.push(("client.address", address.to_string().into()));
         }
         let batch = self.timing().and_then(|timing| timing.batch);
         CallTrace {
@@ -261,6 +276,12 @@ impl Drop for Call {
     }
 }
 
+/// In digits; most have one.
+fn number(number: u64) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    DIGITS.get(number as usize).map_or_else(|| number.into(), |digit| HeaderValue::from_static(digit))
+}
+
 /// What a caller calls something, as far as it is worth telling.
 fn shown(name: &str) -> String {
     name.chars().take(100).collect()
@@ -268,8 +289,4 @@ fn shown(name: &str) -> String {
 
 fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn peer(extensions: &http::Extensions) -> Option<IpAddr> {
-    extensions.get::<Arc<Peer>>()?.address
 }

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
+use pin_project_lite::pin_project;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
@@ -23,7 +23,7 @@ pub use context::RequestContext;
 use finished::Call;
 
 use crate::service::Service as UseCases;
-use crate::telemetry::call::{CallIds, Entered, within};
+use crate::telemetry::call::{CallIds, Entered, Within, within};
 use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::Traces;
 
@@ -32,11 +32,11 @@ use crate::telemetry::traces::Traces;
 pub struct Observe<S> {
     inner: S,
     traces: Traces,
-    measured: Measured,
+    measured: Arc<Measured>,
 }
 
-/// Where calls are counted. Cheap to clone.
-#[derive(Clone, Debug)]
+/// Where calls are counted.
+#[derive(Debug)]
 pub struct Measured {
     /// Knows the models.
     pub service: UseCases,
@@ -46,7 +46,7 @@ pub struct Measured {
 
 impl<S> Observe<S> {
     /// Around a service.
-    pub fn new(inner: S, traces: Traces, measured: Measured) -> Self {
+    pub fn new(inner: S, traces: Traces, measured: Arc<Measured>) -> Self {
         Self { inner, traces, measured }
     }
 }
@@ -54,31 +54,55 @@ impl<S> Observe<S> {
 impl<S, B> Service<Request<B>> for Observe<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future = Observing<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let call = Call::begin(self.traces.clone(), self.measured.clone(), &request);
+        let call = Call::begin(self.traces.clone(), Arc::clone(&self.measured), &request);
         request.extensions_mut().insert(call.context().clone());
         let mut ids = Some(Arc::clone(call.context().ids()));
         let answer = {
             let _entered = Entered::new(&mut ids);
             self.inner.call(request)
         };
-        Box::pin(async move { within(ids, answer).await.map(|response| observed(call, response)) })
+        Observing { answer: within(ids, answer), call: Some(call) }
     }
 }
 
+pin_project! {
+    /// An answer that is observed once it is there.
+    #[derive(Debug)]
+    pub struct Observing<F> {
+        #[pin]
+        answer: Within<F>,
+        call: Option<Call>,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Observing<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let Ok(response) = ready!(this.answer.poll(context));
+        Poll::Ready(Ok(match this.call.take() {
+            Some(call) => observed(call, response),
+            None => response,
+        }))
+    }
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// The status that headers or trailers tell.
 fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
+    headers.get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
 /// The answer, with what there is to say behind it.

@@ -1,0 +1,80 @@
+//! The services that are asked for rows, behind no router: to find their way there, and to be put into boxes on it, costs small
+//! questions a tenth of their time.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::{Request, Response};
+use tonic::body::Body;
+use tonic::codegen::BoxFuture;
+use tower::Service;
+
+use crate::rpc::Api;
+use crate::rpc::pb::autoencoder_service_server::AutoencoderServiceServer;
+use crate::rpc::pb::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+
+const AUTOENCODER: &str = "/halfhitch.v1.AutoencoderService/";
+const INFERENCE: &str = "/inference.GRPCInferenceService/";
+
+/// Both of them; `early` sees what goes to the first.
+#[derive(Clone, Debug)]
+pub(super) struct Rows<F> {
+    autoencoder: AutoencoderServiceServer<Api>,
+    inference: GrpcInferenceServiceServer<Api>,
+    early: F,
+}
+
+impl<F> Rows<F> {
+    /// Over the handlers, for messages of at most so many bytes.
+    pub(super) fn new(api: &Api, early: F, bytes_max: usize) -> Self {
+        Self {
+            autoencoder: AutoencoderServiceServer::new(api.clone())
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(usize::MAX),
+            inference: GrpcInferenceServiceServer::new(api.clone())
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(usize::MAX),
+            early,
+        }
+    }
+}
+
+/// Before a router that has all other services.
+#[derive(Clone, Debug)]
+pub(super) struct Direct<R, F> {
+    routes: R,
+    rows: Rows<F>,
+}
+
+impl<R, F> Direct<R, F> {
+    pub(super) fn new(routes: R, rows: Rows<F>) -> Self {
+        Self { routes, rows }
+    }
+}
+
+impl<R, F> Service<Request<Body>> for Direct<R, F>
+where
+    R: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    F: Fn(Request<Body>) -> Request<Body>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<BoxFuture<Response<Body>, Infallible>, R::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The others always are.
+        self.routes.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        if path.starts_with(AUTOENCODER) {
+            Either::Left(self.rows.autoencoder.call((self.rows.early)(request)))
+        } else if path.starts_with(INFERENCE) {
+            Either::Left(self.rows.inference.call(request))
+        } else {
+            Either::Right(self.routes.call(request))
+        }
+    }
+}
