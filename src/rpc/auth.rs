@@ -82,9 +82,11 @@ where
         let peer = request.extensions().get::<Arc<Peer>>().cloned().ok_or(Refusal::Unknown);
         let admitted = peer.and_then(|peer| {
             let token = bearer(request.headers());
-            let admitted =
-                self.gate.admit(request.uri().path(), token, &peer).inspect_err(|refusal| tell(refusal, &peer))?;
-            let place = self.transit.begin(&peer, admitted.is_probe)?;
+            let admitted = self.gate.admit(request.uri().path(), token, &peer).and_then(|admitted| {
+                let place = self.transit.begin(&peer, admitted.is_probe)?;
+                Ok((admitted, place))
+            });
+            let (admitted, place) = admitted.inspect_err(|refusal| tell(refusal, &peer, false))?;
             Ok((peer, admitted, place))
         });
         let (peer, Admitted { caller, held, takes_stream, .. }, place) = match admitted {
@@ -101,9 +103,10 @@ where
         let counted = (caller.has_bytes_max() && !takes_stream).then(|| Arc::new(Counted::new(caller.clone())));
         let request = request.map(|body| {
             let transit = Arc::clone(&self.transit);
-            Body::new(Arriving::new(body, transit, &peer, caller.clone(), counted.clone(), takes_stream))
+            Body::new(Arriving::new(body, transit, Arc::clone(&peer), caller.clone(), counted.clone(), takes_stream))
         });
-        let of = OfCall { transit: Arc::clone(&self.transit), peer, caller, _kept: (place, held, counted) };
+        let transit = Arc::clone(&self.transit);
+        let of = OfCall { transit, peer, caller, _place: place, _held: held, _counted: counted };
         Either::Left(Admitting { answer: self.inner.call(request), of: Some(of) })
     }
 }
@@ -118,17 +121,23 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     Some(token)
 }
 
-/// Says once a minute what would otherwise be said at every call.
-fn tell(refusal: &Refusal, peer: &Peer) {
+/// Says once a minute what would otherwise be said of every call, refused when it began or ended while it was under way.
+pub(super) fn tell(refusal: &Refusal, peer: &Peer, has_begun: bool) {
     static UNKNOWN: Told = Told::never();
+    static ENDED: Told = Told::never();
     static FORBIDDEN: Told = Told::never();
     static TOO_MUCH: Told = Told::never();
+    static NO_ROOM: Told = Told::never();
+    static TOO_SLOW: Told = Told::never();
     let (told, what) = match refusal {
+        Refusal::Unknown if has_begun => (&ENDED, "a stream was ended whose credential is no longer in force"),
         Refusal::Unknown => (&UNKNOWN, "a call without a valid credential was refused"),
         Refusal::Method { .. } | Refusal::Model { .. } => {
             (&FORBIDDEN, "a call was refused that its caller may not make")
         }
-        _ => (&TOO_MUCH, "a caller has reached a limit"),
+        Refusal::TooMuch { .. } | Refusal::TooOften { .. } => (&TOO_MUCH, "a caller has reached a limit"),
+        Refusal::NoRoom { .. } => (&NO_ROOM, "a call was refused: too much is under way, or of this address"),
+        Refusal::TooSlow { .. } => (&TOO_SLOW, "a call was ended whose message did not come in time"),
     };
     told.once(|unsaid| {
         let address = peer.address.map(|address| address.to_string()).unwrap_or_default();
@@ -195,7 +204,12 @@ mod tests {
     fn every_method_of_the_api_has_an_entry_in_the_table_of_roles() {
         use prost::Message as _;
         let mut count = 0;
-        for set in [crate::rpc::pb::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET] {
+        for set in [
+            crate::rpc::pb::DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
             for file in prost_types::FileDescriptorSet::decode(set).expect("descriptors").file {
                 for service in &file.service {
                     for method in &service.method {

@@ -16,6 +16,7 @@ use tonic::body::Body;
 
 use super::auth::caller;
 use super::observe::RequestContext;
+use super::transit::PREFIX_BYTES;
 use super::{Api, convert, pb};
 use crate::security::Caller;
 use crate::service::{Operation, Service, ServiceError};
@@ -32,8 +33,6 @@ const UNARY: [(&str, Operation); 5] = [
 const MODEL_TAG: u8 = 0x0a;
 /// Of a question, at most, beside its model and its matrix: tags and lengths.
 const FRAMING_BYTES_MAX: usize = 64;
-/// gRPC's prefix of a message: one byte for compression, four for the length, big-endian.
-const PREFIX_BYTES: usize = 5;
 
 impl Api {
     /// Looks at the beginning of questions that are to wait in the queue.

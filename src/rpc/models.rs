@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
@@ -15,7 +16,7 @@ use super::limits::translate_status;
 use super::pb;
 use super::pb::import_model_version_request::Message as ImportMessage;
 use super::pb::model_service_server::ModelService;
-use super::stream::{AnswerStream, driven};
+use super::stream::AnswerStream;
 use crate::service::{FILE_BYTES_MAX, ModelKey, Rows, ServiceError, Version};
 
 /// Files that are received, and as many that are sent, at the same time: each is held in memory.
@@ -222,16 +223,26 @@ impl ModelService for Api {
         let turn = turn(&self.exports).await?;
         let (key, file) = self.service.export(&name, &selector).await?;
         let version = key.version.number();
-        let mut rest = Bytes::from(file);
-        let file_bytes = rest.len() as u64;
-        Ok(Response::new(driven(|answers| async move {
-            while !rest.is_empty() {
-                let chunk = rest.split_to(rest.len().min(EXPORT_CHUNK_BYTES));
-                in_time(answers.send(pb::ExportModelVersionResponse { version, file_bytes, chunk })).await??;
+        let file_bytes = file.len() as u64;
+        let (sender, answers) = mpsc::channel(1);
+        // In a task of its own: nobody asks a stream whose reader takes nothing, and its time would not pass.
+        tokio::spawn(async move {
+            for chunk in file.chunks(EXPORT_CHUNK_BYTES) {
+                // A copy: what waits for its reader is not to keep the whole file.
+                let chunk = Bytes::copy_from_slice(chunk);
+                match in_time(sender.send(Ok(pb::ExportModelVersionResponse { version, file_bytes, chunk }))).await {
+                    Ok(Ok(())) => {}
+                    // Nobody reads any more.
+                    Ok(Err(_)) => return,
+                    Err(idle) => {
+                        drop((turn, file));
+                        let _ = sender.send(Err(idle.into())).await;
+                        return;
+                    }
+                }
             }
-            drop(turn);
-            Ok(())
-        })))
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
 

@@ -84,7 +84,7 @@ impl From<Refusal> for Status {
 
 /// Says of a status that tonic made itself what this API promises: a message above the limit is
 /// `RESOURCE_EXHAUSTED` (tonic: `OUT_OF_RANGE`), bytes that are no message of ours are `INVALID_ARGUMENT` (tonic:
-/// `INTERNAL`), and so is a message with a wrong flag. `None`: leave it as it is.
+/// `INTERNAL`), and so is a message with a wrong flag, and none. `None`: leave it as it is.
 pub(super) fn translate(status: &Status) -> Option<Status> {
     let text = status.message();
     if status.code() == Code::OutOfRange && text.starts_with("Error, decoded message length too large") {
@@ -93,6 +93,10 @@ pub(super) fn translate(status: &Status) -> Option<Status> {
     }
     if status.code() == Code::Internal && text.starts_with("failed to decode Protobuf message") {
         return Some(Status::invalid_argument(text.to_owned()));
+    }
+    // Also of a call that was given up: nobody can tell which, and nobody reads it then.
+    if status.code() == Code::Internal && text == "Missing request message." {
+        return Some(Status::invalid_argument("no message came, expected one"));
     }
     // Compressed without a word of how, or no flag at all.
     if status.code() == Code::Internal && text.starts_with("protocol error: received message with") {

@@ -144,10 +144,6 @@ impl Gate {
             let term = Term::until(Some(presented.ends));
             Certificate { presented, term }
         });
-        let caller = match &certificate {
-            Some(Certificate { term, .. }) => caller.with_certificate(term.clone()),
-            None => caller,
-        };
         let peer =
             Arc::new(Peer { address, certificate, caller, called: AtomicBool::new(false), answers: AtomicU32::new(0) });
         if let Some(certificate) = &peer.certificate {
@@ -190,7 +186,11 @@ impl Gate {
         if peer.certificate.as_ref().is_some_and(|certificate| !certificate.term.lasts()) {
             return Err(Refusal::Unknown);
         }
-        let Some(known) = &self.known else { return Ok(peer.caller.clone()) };
+        let certified = |caller: &Caller| match &peer.certificate {
+            Some(certificate) => caller.clone().with_certificate(certificate.term.clone()),
+            None => caller.clone(),
+        };
+        let Some(known) = &self.known else { return Ok(certified(&peer.caller)) };
         let known = known.read().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
         let (caller, roles) = match (token, &peer.certificate) {
@@ -200,11 +200,7 @@ impl Gate {
             (None, None) => return Err(Refusal::Unknown),
         };
         if need.is_met_by(roles) {
-            let caller = caller.clone();
-            return Ok(match &peer.certificate {
-                Some(certificate) => caller.with_certificate(certificate.term.clone()),
-                None => caller,
-            });
+            return Ok(certified(caller));
         }
         let method = path.chars().take(120).collect();
         Err(Refusal::Method { caller: Arc::clone(&caller.0.name), method, expected: need.expected() })

@@ -113,9 +113,16 @@ pub fn method(path: &str) -> Method {
         need(service, method)
     };
     let need = find().unwrap_or(Need::Role(Role::Admin));
-    let takes_stream = ["/Train", "/EncodeStream", "/DecodeStream", "/ImportModelVersion", "/ModelStreamInfer"]
-        .iter()
-        .any(|method| path.ends_with(method));
+    let takes_stream = [
+        "/Train",
+        "/EncodeStream",
+        "/DecodeStream",
+        "/ImportModelVersion",
+        "/ModelStreamInfer",
+        "/ServerReflectionInfo",
+    ]
+    .iter()
+    .any(|method| path.ends_with(method));
     Method { need, takes_stream }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::callers::network;
 
 /// An address may have so many times what is free: alone it leaves a fifth to others (as with lines of the queue).
-const SHARE_OF_FREE: u64 = 4;
+const TIMES_FREE_MAX: u64 = 4;
 
 /// Connections, calls or bytes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -49,13 +49,13 @@ impl Shares {
         self.max
     }
 
-    /// So many, if there are as many for this address.
+    /// So many, if there are as many for this address: what is free before counts, so that one piece may be all there is.
     pub fn take(&self, address: IpAddr, count: u64) -> Option<Share> {
         let network = network(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let free = self.max.saturating_sub(taken.all);
         let own = taken.by_network.get(&network).copied().unwrap_or(0);
-        if count > free || own.saturating_add(count) > free.saturating_mul(SHARE_OF_FREE) {
+        if count > free || own.saturating_add(count) > free.saturating_mul(TIMES_FREE_MAX) {
             return None;
         }
         taken.all += count;

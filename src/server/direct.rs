@@ -1,5 +1,5 @@
-//! The services that are asked for rows, behind no router: to find their way there, and to be put into boxes on it, costs small
-//! questions a tenth of their time.
+//! The services that are asked for rows, behind no router: small questions would spend more time on finding their way, and in
+//! boxes on it, than at the gate and on being counted.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};

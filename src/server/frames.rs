@@ -17,8 +17,11 @@ const PADDED: u8 = 8;
 const SPARE_MAX: f64 = 4096.0;
 /// And what of that comes back in a second.
 const SPARE_PER_SECOND: f64 = 1000.0;
-/// Bytes of ours for which a client may open its windows once: it may do so twice a frame, of which none is shorter.
-const BYTES_PER_UPDATE: f64 = 8.0;
+/// Bytes of ours for which a client may open its windows once: it may do so twice an answer, of which none has fewer than 14.
+const BYTES_PER_UPDATE: f64 = 7.0;
+/// And for which it may ask how long they took: some ask with a PING for each answer, whose own answer of 17 bytes is not to
+/// pay for the next.
+const BYTES_PER_IDLE: f64 = 24.0;
 /// A padded frame of so many bytes need not hold more than its padding.
 const PADDING_BYTES_MAX: usize = 256;
 
@@ -94,9 +97,10 @@ impl Frames {
         }
     }
 
-    /// So many bytes were sent to the client, which may ask for as many more.
+    /// So many bytes were sent to the client: it may answer to that.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.updates.earn(bytes as f64 / BYTES_PER_UPDATE);
+        self.idle.earn(bytes as f64 / BYTES_PER_IDLE);
     }
 
     /// The first abuse in `bytes`, which follow what was seen before.
@@ -208,11 +212,30 @@ mod tests {
         for _ in 0..100_000 {
             assert_eq!(frames.begin(DATA, 0, 1, || at), None);
             assert_eq!(frames.begin(DATA, PADDED, 257, || at), None);
-            // An answer of one short frame, and windows opened twice for it.
-            frames.sent(HEAD_BYTES + 7);
+            // An answer of nothing, in a frame of its own, and windows opened twice for it.
+            frames.sent(HEAD_BYTES + 5);
             assert_eq!(frames.begin(WINDOW_UPDATE, 0, 4, || at), None);
             assert_eq!(frames.begin(WINDOW_UPDATE, 0, 4, || at), None);
         }
+    }
+
+    #[test]
+    fn a_ping_for_each_answer_is_no_flood_and_pings_for_pings_are() {
+        const PING: u8 = 6;
+        let at = Instant::now();
+        let mut frames = Frames::new(100, at);
+        for _ in 0..100_000 {
+            // A code of two numbers, and the answer to the PING before.
+            frames.sent(HEAD_BYTES + 5 + 12);
+            frames.sent(HEAD_BYTES + 8);
+            assert_eq!(frames.begin(PING, 0, 8, || at), None);
+        }
+        let answered = |frames: &mut Frames| {
+            frames.sent(HEAD_BYTES + 8);
+            frames.begin(PING, 0, 8, || at)
+        };
+        let until = (0..100_000).take_while(|_| answered(&mut frames).is_none()).count();
+        assert!(until < 15_000, "{until} went through");
     }
 
     proptest! {

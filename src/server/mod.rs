@@ -189,7 +189,7 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     let registry = Registry::new(store, config.registry);
     tracing::info!(instructions = %isa(), "matrix products");
     let connections_max = config.transport.connections_max as u64;
-    if let Some(files_max) = process::open_files_max().filter(|max| *max < connections_max + OTHER_FILES_MAX) {
+    if let Some(files_max) = process::raise_open_files().filter(|max| *max < connections_max + OTHER_FILES_MAX) {
         tracing::warn!(
             files_max,
             connections_max,

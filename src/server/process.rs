@@ -1,4 +1,4 @@
-//! What the system says of this process. Where it says nothing, nothing is told.
+//! What the system says of this process, and lets it have. Where it says nothing, nothing is told.
 
 use std::fs;
 
@@ -58,7 +58,7 @@ fn fds_max() -> Option<f64> {
 /// Lets this process open as many files as it may: connections are files, and shells begin programs with 1,024. How many that
 /// are; none where nobody says.
 #[cfg(unix)]
-pub(super) fn open_files_max() -> Option<u64> {
+pub(super) fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
@@ -67,7 +67,7 @@ pub(super) fn open_files_max() -> Option<u64> {
 
 /// Nobody counts.
 #[cfg(not(unix))]
-pub(super) fn open_files_max() -> Option<u64> {
+pub(super) fn raise_open_files() -> Option<u64> {
     None
 }
 

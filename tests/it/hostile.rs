@@ -330,9 +330,8 @@ async fn messages_that_never_end_have_a_bound_together_and_are_not_awaited_for_e
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
-/// Questions whose answers are never taken.
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_takes_have_a_bound_together() {
+/// Questions whose answers are never taken, or one byte of them.
+async fn answers_not_taken(window_bytes: u8) {
     let besieged = Besieged::start(&["--transit-bytes-max", "16MiB"]).await;
     let rows = 32_768;
     let question =
@@ -340,8 +339,8 @@ async fn answers_that_nobody_takes_have_a_bound_together() {
     let message = on_the_wire(false, &question.encode_to_vec());
     let mut raw = besieged.connect().await;
     raw.settle().await;
-    // Windows of no bytes: INITIAL_WINDOW_SIZE, 4, is 0.
-    raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+    // INITIAL_WINDOW_SIZE is 4.
+    raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, window_bytes])).await;
     let (mut write, credit, mut answered) = raw.with_flow();
     for i in 0..250 {
         let stream = 2 * i + 1;
@@ -358,6 +357,113 @@ async fn answers_that_nobody_takes_have_a_bound_together() {
     assert!(grown < (16 << 10) + GROWTH_KIB_MAX, "{grown} KiB hold what is less than 190 MiB");
     drop(write);
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much is under way"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_have_a_bound_together() {
+    answers_not_taken(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_which_one_byte_is_taken_have_the_same_bound() {
+    answers_not_taken(1).await;
+}
+
+/// Whole messages, behind which the call does not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_do_not_end_have_a_bound_together() {
+    let besieged = Besieged::start(&["--transit-bytes-max", "16MiB"]).await;
+    let rows = Some(matrix(6, &sample(37_000, 6, 1)));
+    let question = pb::EncodeRequest { model: newest("m"), rows, ..Default::default() };
+    let message = on_the_wire(false, &question.encode_to_vec());
+    let mut raw = besieged.connect().await;
+    raw.settle().await;
+    let (mut write, credit, mut refused) = raw.with_flow();
+    for i in 0..200 {
+        let stream = 2 * i + 1;
+        write.write_all(&frame(HEADERS, END_HEADERS, stream, &call(ENCODE))).await.expect("open");
+        for piece in message.chunks(16 << 10) {
+            credit.take(stream, piece.len()).await;
+            write.write_all(&frame(DATA, 0, stream, piece)).await.expect("open");
+        }
+    }
+    for _ in 0..180 {
+        timeout(Duration::from_secs(30), refused.recv()).await.expect("most are refused").expect("open");
+    }
+    let grown = besieged.memory().saturating_sub(besieged.memory_kib);
+    assert!(grown < (16 << 10) + GROWTH_KIB_MAX, "{grown} KiB hold what is less than 180 MiB");
+    drop(write);
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much is under way"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_without_a_message_are_the_callers_fault() {
+    let mut besieged = Besieged::start(&[]).await;
+    let mut raw = besieged.connect().await;
+    raw.settle().await;
+    let half = on_the_wire(false, &question().encode_to_vec());
+    let trailers = header("x", "y");
+    for i in 0..100 {
+        let stream = 6 * i + 1;
+        // None; half of one, and trailers; half of one, and an end.
+        let ends: [Vec<u8>; 3] = [
+            frame(HEADERS, END_HEADERS | END_STREAM, stream, &call(ENCODE)),
+            [
+                frame(HEADERS, END_HEADERS, stream + 2, &call(ENCODE)),
+                frame(DATA, 0, stream + 2, &half[..20]),
+                frame(HEADERS, END_HEADERS | END_STREAM, stream + 2, &trailers),
+            ]
+            .concat(),
+            [frame(HEADERS, END_HEADERS, stream + 4, &call(ENCODE)), frame(DATA, END_STREAM, stream + 4, &half[..20])]
+                .concat(),
+        ];
+        for bytes in ends {
+            assert!(raw.send(&bytes).await, "open");
+            raw.until_ended().await;
+        }
+    }
+    drop(raw);
+    besieged.serves().await;
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
+}
+
+/// Calls that stay open, up to `calls_max`, of which one address has four fifths; and connections likewise.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_connections_have_a_bound_together() {
+    let flags = ["--calls-max", "100", "--connections-max", "20"];
+    let mut besieged = Besieged::start(&flags).await;
+    let mut raw = besieged.connect().await;
+    raw.settle().await;
+    for i in 0..100 {
+        raw.send(&frame(HEADERS, END_HEADERS, 2 * i + 1, &call(ENCODE))).await;
+    }
+    // The client that is served has no place at this moment.
+    for _ in 0..20 {
+        raw.until_ended().await;
+    }
+    besieged.client.encode(question()).await.expect_err("no place for a call");
+    drop(raw);
+    for _ in 0..100 {
+        if besieged.client.encode(question()).await.is_ok() {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    let address = besieged.server.address();
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).await.expect("listens");
+        let _ = stream.write_all(&[&PREFACE[..], &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        all.push(Raw(stream));
+    }
+    let mut closed = 0;
+    for raw in &mut all {
+        closed += usize::from(raw.frame().await.is_none());
+    }
+    assert!((5..20).contains(&closed), "{closed} of 20 were closed at once");
+    drop(all);
+    let expected = ["too much is under way", "connections_max is reached"];
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
 /// Connections that greet and then say nothing.

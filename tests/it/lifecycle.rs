@@ -145,7 +145,9 @@ async fn encode_until_refused(client: AutoencoderServiceClient<Channel>) -> usiz
         match client.encode(encode("m")).await {
             Ok(answer) => assert_eq!(numbers(answer.into_inner().codes).len(), 6),
             Err(status) => {
-                assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                // Or the client's own transport, which had not sent it yet.
+                let is_clients = std::error::Error::source(&status).is_some();
+                assert!(status.code() == Code::Unavailable || is_clients, "{status:?}");
                 return answered;
             }
         }

@@ -78,6 +78,16 @@ impl Raw {
         }
     }
 
+    /// The next end of a call.
+    pub(crate) async fn until_ended(&mut self) {
+        loop {
+            let frame = self.frame().await.expect("open");
+            if frame.kind == HEADERS && frame.flags & END_STREAM != 0 {
+                return;
+            }
+        }
+    }
+
     /// To write for itself, while all that comes is thrown away.
     pub(crate) fn split(self) -> (OwnedWriteHalf, JoinHandle<()>) {
         let (mut read, write) = self.0.into_split();

@@ -1,0 +1,248 @@
+//! The body of a call on its way in.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::{SMALL_BYTES_MAX, Transit};
+use crate::rpc::auth::{Counted, tell, tell_of_compression};
+use crate::security::gate::Peer;
+use crate::security::{Caller, Refusal, Share};
+use crate::service::ServiceError;
+use crate::telemetry::call::current;
+use crate::telemetry::measures::Cause;
+
+/// gRPC's prefix of a message: one byte for compression, four for the length, big-endian.
+pub(in crate::rpc) const PREFIX_BYTES: usize = 5;
+
+/// Where the messages of a body are.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    prefix: [u8; PREFIX_BYTES],
+    prefix_bytes: usize,
+    /// Messages whose prefix has come.
+    pub(super) number: u64,
+    /// Of the newest.
+    length: usize,
+    pub(super) left: usize,
+}
+
+impl Progress {
+    /// Passes `bytes` on. Messages of no bytes are whole at once.
+    pub(super) fn see(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let passing = self.left.min(bytes.len());
+                self.left -= passing;
+                bytes = &bytes[passing..];
+                continue;
+            }
+            let count = (PREFIX_BYTES - self.prefix_bytes).min(bytes.len());
+            self.prefix[self.prefix_bytes..self.prefix_bytes + count].copy_from_slice(&bytes[..count]);
+            self.prefix_bytes += count;
+            bytes = &bytes[count..];
+            if self.prefix_bytes == PREFIX_BYTES {
+                let [_, length @ ..] = self.prefix;
+                self.length = u32::from_be_bytes(length) as usize;
+                (self.left, self.prefix_bytes) = (self.length, 0);
+                self.number += 1;
+            }
+        }
+    }
+
+    /// Whether a message has begun and is not whole.
+    pub(super) fn is_within(&self) -> bool {
+        self.left > 0 || self.prefix_bytes > 0
+    }
+}
+
+/// How long the rest of one message is still waited for. Only waiting counts: not the time in which nobody reads.
+#[derive(Debug)]
+struct MessageWait {
+    left: Duration,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl MessageWait {
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        let left = self.left;
+        let (_, end) = self.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
+        end.as_mut().poll(context).is_ready()
+    }
+
+    fn came(&mut self) {
+        if let Some((since, _)) = self.waiting.take() {
+            // Where the end of the wait was not seen, nobody looked: the caller's fault it was not.
+            self.left = self.left.checked_sub(since.elapsed()).unwrap_or(self.left);
+        }
+    }
+}
+
+/// The body of a call.
+pub(in crate::rpc) struct Arriving {
+    inner: Body,
+    transit: Arc<Transit>,
+    peer: Arc<Peer>,
+    caller: Caller,
+    counted: Option<Arc<Counted>>,
+    is_stream: bool,
+    progress: Progress,
+    /// For the message of this number: of a stream as long as it is not whole, else to the end, which the handler waits for.
+    held: Option<(u64, Share)>,
+    wait: MessageWait,
+    /// Comes when the message of this number is through, which is thrown away.
+    refused: Option<(u64, Refusal)>,
+}
+
+impl Arriving {
+    pub(in crate::rpc) fn new(
+        inner: Body,
+        transit: Arc<Transit>,
+        peer: Arc<Peer>,
+        caller: Caller,
+        counted: Option<Arc<Counted>>,
+        is_stream: bool,
+    ) -> Self {
+        let wait = MessageWait { left: transit.message_wait_max, waiting: None };
+        Self {
+            inner,
+            transit,
+            peer,
+            caller,
+            counted,
+            is_stream,
+            progress: Progress::default(),
+            held: None,
+            wait,
+            refused: None,
+        }
+    }
+
+    /// Takes note of bytes that came.
+    fn see(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let before = self.progress.number;
+        self.progress.see(bytes);
+        let Progress { prefix, number, length, left, .. } = self.progress;
+        if number != before {
+            if self.is_stream {
+                self.wait.left = self.transit.message_wait_max;
+            }
+            if prefix[0] != 0 {
+                tell_of_compression();
+            }
+        }
+        if self.is_stream && !self.caller.is_in_force() {
+            return Err(Refusal::Unknown);
+        }
+        if let Some(counted) = &self.counted {
+            counted.add(bytes.len())?;
+        }
+        let is_whole = left == 0 && (self.is_stream || self.inner.is_end_stream());
+        // A message that is too large is refused by whoever reads its prefix. One that is not gets its room at once, as whoever
+        // puts it together does.
+        if is_whole || length <= SMALL_BYTES_MAX || length > self.transit.message_bytes_max {
+            self.held = None;
+        } else if self.held.as_ref().is_none_or(|(of, _)| *of != number) {
+            // What the one before it had can be had again.
+            self.held = None;
+            self.held = Some((number, self.transit.hold(&self.peer, length)?));
+        }
+        Ok(())
+    }
+
+    /// Whether something has to come: the rest of a message, and of a call that is no stream everything.
+    fn is_awaited(&self) -> bool {
+        self.progress.is_within() || !self.is_stream
+    }
+
+    /// Whether what should have come before the end did not: whoever gives a call up ends it, to those who read, in
+    /// silence.
+    fn is_missing(&self) -> bool {
+        self.progress.is_within() || (!self.is_stream && self.progress.number == 0)
+    }
+
+    fn too_slow(&self) -> Refusal {
+        let Progress { number, length, left, .. } = self.progress;
+        Refusal::TooSlow {
+            got_bytes: if number > 0 { length - left } else { 0 },
+            message_bytes: if number > 0 { Some(length) } else { None },
+            message_wait_max: self.transit.message_wait_max,
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        tell(&refusal, &self.peer, true);
+        self.held = None;
+        Poll::Ready(Some(Err(ServiceError::from(refusal).into())))
+    }
+}
+
+/// Of a call that its caller has left, most likely, and nobody reads this. Not `CANCELLED`, which tonic takes for a good
+/// end of a stream.
+fn broken_off(how: &str) -> Status {
+    if let Some(ids) = current() {
+        ids.refused(Cause::Left);
+    }
+    Status::aborted(format!("the call broke off: {how}"))
+}
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(context) else {
+                if this.is_awaited() && this.wait.is_over(context) {
+                    let refusal = this.refused.take().map_or_else(|| this.too_slow(), |(_, refusal)| refusal);
+                    return this.refuse(refusal);
+                }
+                return Poll::Pending;
+            };
+            this.wait.came();
+            // Whatever breaks off here is the transport, and behind it the caller.
+            let frame = frame.map(|frame| frame.map_err(|status| broken_off(status.message())));
+            let data = match &frame {
+                Some(Ok(frame)) => frame.data_ref(),
+                _ => None,
+            };
+            let is_end = data.is_none();
+            match (&this.refused, data) {
+                (None, Some(bytes)) => match this.see(bytes) {
+                    Ok(()) => return Poll::Ready(frame),
+                    // Nobody has to be read to the end of what one may not say any more.
+                    Err(Refusal::Unknown) => return this.refuse(Refusal::Unknown),
+                    Err(refusal) => this.refused = Some((this.progress.number, refusal)),
+                },
+                (None, None) => {
+                    this.held = None;
+                    // Trailers are an end as well.
+                    if this.is_missing() && !matches!(frame, Some(Err(_))) {
+                        let how = "it ended before all of its message had come";
+                        return Poll::Ready(Some(Err(broken_off(how))));
+                    }
+                    return Poll::Ready(frame);
+                }
+                (Some(_), Some(bytes)) => this.progress.see(bytes),
+                (Some(_), None) => {}
+            }
+            let Progress { number, .. } = this.progress;
+            let is_through = |(of, _): &mut (u64, Refusal)| is_end || number != *of || !this.progress.is_within();
+            if let Some((_, refusal)) = this.refused.take_if(is_through) {
+                return this.refuse(refusal);
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.refused.is_none() && self.inner.is_end_stream()
+    }
+}

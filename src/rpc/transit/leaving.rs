@@ -1,0 +1,126 @@
+//! The body of an answer on its way out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::task::noop_waker_ref;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::{SMALL_BYTES_MAX, Transit};
+use crate::rpc::auth::{Counted, tell};
+use crate::security::gate::Peer;
+use crate::security::{Caller, Held, Refusal, Share};
+use crate::service::ServiceError;
+
+/// What a call has until its answer is out.
+#[derive(Debug)]
+pub(in crate::rpc) struct OfCall {
+    pub(in crate::rpc) transit: Arc<Transit>,
+    pub(in crate::rpc) peer: Arc<Peer>,
+    pub(in crate::rpc) caller: Caller,
+    /// Among the calls that are under way.
+    pub(in crate::rpc) _place: Share,
+    /// What its caller has under way.
+    pub(in crate::rpc) _held: Option<Held>,
+    pub(in crate::rpc) _counted: Option<Arc<Counted>>,
+}
+
+/// Bytes that the transport drops when they are written, or never will be: it takes all that there is long before.
+struct Out {
+    bytes: Bytes,
+    _share: Option<Share>,
+    _of: Arc<OfCall>,
+}
+
+impl AsRef<[u8]> for Out {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The body of an answer.
+pub(in crate::rpc) struct Leaving {
+    inner: Body,
+    of: Arc<OfCall>,
+    /// Is made before anybody can take it, which could be never: so that it counts.
+    first: Poll<Option<Result<Frame<Bytes>, Status>>>,
+    is_first: bool,
+    has_ended: bool,
+}
+
+impl Leaving {
+    pub(in crate::rpc) fn new(mut inner: Body, of: OfCall) -> Self {
+        let first = if inner.is_end_stream() {
+            Poll::Pending
+        } else {
+            // Whoever sends it asks again.
+            Pin::new(&mut inner).poll_frame(&mut Context::from_waker(noop_waker_ref()))
+        };
+        let mut leaving = Self { inner, of: Arc::new(of), first: Poll::Pending, is_first: true, has_ended: false };
+        if let Poll::Ready(first) = first {
+            leaving.first = Poll::Ready(first.map(|frame| leaving.judge(frame?)));
+        }
+        leaving
+    }
+
+    /// Takes note of what is to go out next, or puts a refusal in its place.
+    fn judge(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
+        let bytes = match frame.into_data() {
+            Ok(bytes) => bytes,
+            Err(trailers) => return Ok(trailers),
+        };
+        match self.room(bytes.len()) {
+            Ok(share) => Ok(Frame::data(Bytes::from_owner(Out { bytes, _share: share, _of: Arc::clone(&self.of) }))),
+            Err(refusal) => {
+                tell(&refusal, &self.of.peer, true);
+                self.has_ended = true;
+                self.inner = Body::empty();
+                let mut trailers = HeaderMap::new();
+                Status::from(ServiceError::from(refusal)).add_header(&mut trailers)?;
+                Ok(Frame::trailers(trailers))
+            }
+        }
+    }
+
+    fn room(&mut self, bytes: usize) -> Result<Option<Share>, Refusal> {
+        // What was asked while one might is answered.
+        if !std::mem::take(&mut self.is_first) && !self.of.caller.is_in_force() {
+            return Err(Refusal::Unknown);
+        }
+        if bytes <= SMALL_BYTES_MAX {
+            return Ok(None);
+        }
+        self.of.transit.hold(&self.of.peer, bytes).map(Some)
+    }
+}
+
+impl http_body::Body for Leaving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let first = std::mem::replace(&mut this.first, Poll::Pending);
+        if first.is_ready() {
+            return first;
+        }
+        if this.has_ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
+        Poll::Ready(frame.map(|frame| this.judge(frame?)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_pending() && (self.has_ended || self.inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.first.is_pending() { self.inner.size_hint() } else { SizeHint::default() }
+    }
+}

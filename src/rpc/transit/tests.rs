@@ -1,0 +1,188 @@
+//! Bodies in both directions.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::task::noop_waker_ref;
+use http_body::{Body as _, Frame};
+use proptest::prelude::*;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::arriving::{PREFIX_BYTES, Progress};
+use super::*;
+use crate::security::Caller;
+use crate::security::gate::Gate;
+
+/// Pieces, with none where it has to be waited; and then an end or nothing more.
+struct Pieces(VecDeque<Option<Vec<u8>>>, bool);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match (self.0.pop_front(), self.1) {
+            (Some(Some(piece)), _) => Poll::Ready(Some(Ok(Frame::data(piece.into())))),
+            (None, true) => Poll::Ready(None),
+            (Some(None), _) | (None, false) => Poll::Pending,
+        }
+    }
+}
+
+fn message(bytes: usize) -> Vec<u8> {
+    let mut message = vec![0];
+    message.extend((bytes as u32).to_be_bytes());
+    message.resize(PREFIX_BYTES + bytes, 7);
+    message
+}
+
+fn peer() -> Arc<Peer> {
+    let (gate, _) = Gate::open(None, crate::security::CallerLimits::default()).expect("no file");
+    gate.peer(None, None)
+}
+
+/// 10,000 bytes in all, messages of at most 9,000, and no patience.
+fn transit() -> Arc<Transit> {
+    Arc::new(Transit::new(2, 10_000, 9_000, Duration::from_millis(1)))
+}
+
+fn arriving(transit: &Arc<Transit>, pieces: &[&[u8]], ends: bool, is_stream: bool) -> Arriving {
+    let body = Body::new(Pieces(pieces.iter().map(|piece| Some(piece.to_vec())).collect(), ends));
+    Arriving::new(body, Arc::clone(transit), peer(), Caller::anybody(), None, is_stream)
+}
+
+/// All bytes until the end, or until something is wrong.
+async fn read(body: &mut (impl http_body::Body<Data = Bytes, Error = Status> + Unpin)) -> Result<usize, Status> {
+    let mut bytes = 0;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+        bytes += frame?.data_ref().map_or(0, Bytes::len);
+    }
+    Ok(bytes)
+}
+
+fn held(transit: &Transit) -> bool {
+    transit.bytes.take(Ipv4Addr::LOCALHOST.into(), transit.bytes.max()).is_none()
+}
+
+#[tokio::test]
+async fn what_is_whole_passes_and_holds_nothing() {
+    let transit = transit();
+    let (whole, two) = (message(8000), [message(5000), message(0), message(4100)].concat());
+    for pieces in [vec![&whole[..]], vec![&whole[..3], &whole[3..100], &whole[100..]], vec![&two[..200], &two[200..]]] {
+        let mut body = arriving(&transit, &pieces, true, true);
+        let sent: usize = pieces.iter().map(|piece| piece.len()).sum();
+        assert_eq!(read(&mut body).await.expect("passes"), sent);
+        assert!(!held(&transit));
+    }
+}
+
+#[tokio::test]
+async fn a_message_holds_its_length_until_it_is_whole_and_others_are_refused() {
+    let transit = transit();
+    let whole = message(8000);
+    let mut first = arriving(&transit, &[&whole[..10], &whole[10..]], true, false);
+    let frame = poll_fn(|context| Pin::new(&mut first).poll_frame(context)).await;
+    assert!(frame.expect("a frame").is_ok() && held(&transit));
+    let mut second = arriving(&transit, &[&whole[..10], &whole[10..]], true, false);
+    let refused = read(&mut second).await.expect_err("no room");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("transit_bytes_max"), "{refused:?}");
+    read(&mut first).await.expect("the rest comes");
+    assert!(!held(&transit));
+}
+
+#[tokio::test]
+async fn what_does_not_come_is_not_awaited_for_ever() {
+    let transit = transit();
+    let whole = message(8000);
+    for pieces in [&[][..], &[&whole[..3]], &[&whole[..100]], &[&whole[..]]] {
+        let mut body = arriving(&transit, pieces, false, false);
+        let refused = read(&mut body).await.expect_err("slow");
+        assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
+    }
+    let mut stream = arriving(&transit, &[&whole[..100]], false, true);
+    let refused = read(&mut stream).await.expect_err("slow");
+    assert!(refused.message().starts_with("95 bytes of a message came, expected 8000"), "{refused:?}");
+    drop(stream);
+    assert!(!held(&transit));
+    // Between messages a stream may rest.
+    let mut stream = arriving(&transit, &[&whole[..]], false, true);
+    tokio::time::timeout(Duration::from_millis(50), read(&mut stream)).await.expect_err("it waits");
+}
+
+#[tokio::test]
+async fn time_in_which_nobody_reads_is_not_the_callers() {
+    let whole = message(8000);
+    let pieces = [Some(&whole[..100]), None, Some(&whole[100..200])].map(|piece| piece.map(<[u8]>::to_vec));
+    let body = Body::new(Pieces(pieces.into(), false));
+    let mut stream = Arriving::new(body, transit(), peer(), Caller::anybody(), None, true);
+    let mut poll = || Pin::new(&mut stream).poll_frame(&mut Context::from_waker(noop_waker_ref())).map(Option::unwrap);
+    assert!(poll().is_ready() && poll().is_pending());
+    // Longer than it may be waited for.
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(matches!(poll(), Poll::Ready(Ok(_))));
+    assert!(poll().is_pending(), "it is waited for anew");
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_off_was_left() {
+    let whole = message(8000);
+    for (pieces, is_stream) in [(&[][..], false), (&[&whole[..3]], true), (&[&whole[..100]], false)] {
+        let mut body = arriving(&transit(), pieces, true, is_stream);
+        assert_eq!(read(&mut body).await.expect_err("broken off").code(), Code::Aborted);
+    }
+    assert_eq!(read(&mut arriving(&transit(), &[], true, true)).await.expect("a stream of nothing"), 0);
+}
+
+#[tokio::test]
+async fn an_answer_counts_before_anybody_takes_it_and_until_it_is_out() {
+    let transit = Arc::new(Transit::new(9, 10_000, 10_000, Duration::from_secs(1)));
+    let answer = |bytes: usize| {
+        let place = transit.begin(&peer(), false).expect("a place");
+        let body = Body::new(Pieces([Some(vec![1; bytes])].into(), true));
+        let (transit, caller) = (Arc::clone(&transit), Caller::anybody());
+        Leaving::new(body, OfCall { transit, peer: peer(), caller, _place: place, _held: None, _counted: None })
+    };
+    let (first, mut second, mut small) = (answer(6_000), answer(6_000), answer(100));
+    assert_eq!(read(&mut small).await.expect("passes"), 100);
+    let frame = poll_fn(|context| Pin::new(&mut second).poll_frame(context)).await.expect("a frame");
+    let trailers = frame.expect("well").into_trailers().expect("instead of the answer");
+    assert_eq!(Status::from_header_map(&trailers).expect("a status").code(), Code::ResourceExhausted);
+    assert_eq!(read(&mut second).await.expect("nothing more"), 0);
+    // Taken over by the transport, it is not out.
+    let mut first = first;
+    let frame = poll_fn(|context| Pin::new(&mut first).poll_frame(context)).await.expect("a frame").expect("well");
+    assert_eq!(read(&mut first).await.expect("nothing more"), 0);
+    drop((first, second, small));
+    let is_under_way = || transit.calls.take(Ipv4Addr::LOCALHOST.into(), 9).is_none();
+    assert!(held(&transit) && is_under_way());
+    drop(frame);
+    assert!(!held(&transit) && !is_under_way());
+}
+
+#[test]
+fn there_are_so_many_places_for_calls_and_others_for_probes() {
+    let transit = transit();
+    let _both = [(); 2].map(|()| transit.begin(&peer(), false).expect("a place"));
+    let refused = transit.begin(&peer(), false).expect_err("none left");
+    assert!(refused.to_string().contains("calls_max, 2"), "{refused}");
+    transit.begin(&peer(), true).expect("a probe has its own");
+}
+
+proptest! {
+    #[test]
+    fn pieces_do_not_matter(sizes in prop::collection::vec(0_usize..40, 0..20), cut in 1_usize..30, end in 0_usize..50) {
+        let mut bytes: Vec<u8> = sizes.iter().flat_map(|size| message(*size)).collect();
+        bytes.truncate(bytes.len().saturating_sub(end));
+        let (mut whole, mut pieces) = (Progress::default(), Progress::default());
+        whole.see(&bytes);
+        bytes.chunks(cut).for_each(|piece| pieces.see(piece));
+        prop_assert_eq!((whole.number, whole.left, whole.is_within()), (pieces.number, pieces.left, pieces.is_within()));
+        prop_assert!(end > 0 || !whole.is_within());
+    }
+}
