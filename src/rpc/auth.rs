@@ -84,7 +84,8 @@ where
             let token = bearer(request.headers());
             let admitted = self.gate.admit(request.uri().path(), token, &peer).and_then(|admitted| {
                 let place = self.transit.begin(&peer, admitted.is_probe)?;
-                Ok((admitted, place))
+                let headers = self.transit.hold_headers(&peer, request.headers())?;
+                Ok((admitted, (place, headers)))
             });
             let (admitted, place) = admitted.inspect_err(|refusal| tell(refusal, &peer, false))?;
             Ok((peer, admitted, place))

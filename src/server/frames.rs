@@ -4,6 +4,8 @@ use std::time::Instant;
 
 /// Length, type, flags, stream (RFC 9113, 4.1).
 const HEAD_BYTES: usize = 9;
+/// The payload of a reset: why (6.4).
+const REASON_BYTES: usize = 4;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -12,6 +14,8 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
+/// Reasons for which we reset a stream and its client is to blame (7): protocol, flow control, closed streams, sizes.
+const CLIENTS_FAULTS: [u32; 4] = [1, 3, 5, 6];
 
 /// What a client may do in excess before its connection is closed.
 const SPARE_MAX: f64 = 4096.0;
@@ -67,16 +71,72 @@ impl Spare {
     }
 }
 
-/// One connection's frames, as they pass.
-#[derive(Debug)]
-pub(super) struct Frames {
-    head: [u8; HEAD_BYTES],
+/// The beginning of a frame; of a reset, that and the reason.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    bytes: usize,
+    reason: u32,
+}
+
+/// Takes heads out of bytes as they come.
+#[derive(Debug, Default)]
+struct Heads {
+    head: [u8; HEAD_BYTES + REASON_BYTES],
     head_bytes: usize,
     /// Of the frame that is passing.
     payload_left: usize,
+}
+
+impl Heads {
+    fn see(&mut self, mut bytes: &[u8], mut each: impl FnMut(Head)) {
+        loop {
+            let passing = self.payload_left.min(bytes.len());
+            self.payload_left -= passing;
+            bytes = &bytes[passing..];
+            if bytes.is_empty() {
+                return;
+            }
+            let wanted = if self.head_bytes < HEAD_BYTES { HEAD_BYTES } else { HEAD_BYTES + REASON_BYTES };
+            let count = (wanted - self.head_bytes).min(bytes.len());
+            self.head[self.head_bytes..self.head_bytes + count].copy_from_slice(&bytes[..count]);
+            self.head_bytes += count;
+            bytes = &bytes[count..];
+            if self.head_bytes < wanted {
+                return;
+            }
+            let [a, b, c, kind, flags, s0, s1, s2, s3, reason @ ..] = self.head;
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            let is_reset = kind == RST_STREAM && length == REASON_BYTES;
+            if is_reset && self.head_bytes == HEAD_BYTES {
+                continue;
+            }
+            (self.head_bytes, self.payload_left) = (0, if is_reset { 0 } else { length });
+            let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
+            let reason = if is_reset { u32::from_be_bytes(reason) } else { 0 };
+            each(Head { kind, flags, stream, bytes: length, reason });
+        }
+    }
+}
+
+/// One connection's frames, as they pass.
+#[derive(Debug)]
+pub(super) struct Frames {
+    received: Heads,
+    sent: Heads,
+    tally: Tally,
+}
+
+/// What is counted of them.
+#[derive(Debug)]
+struct Tally {
     header_bytes_max: u64,
     /// Of the call that is beginning.
     header_bytes: u64,
+    /// The newest call's stream.
+    newest: u32,
     resets: Spare,
     updates: Spare,
     idle: Spare,
@@ -85,12 +145,37 @@ pub(super) struct Frames {
 impl Frames {
     /// Of a connection that begins `now`.
     pub(super) fn new(header_bytes_max: u64, now: Instant) -> Self {
+        Self { received: Heads::default(), sent: Heads::default(), tally: Tally::new(header_bytes_max, now) }
+    }
+
+    /// The first abuse in `bytes`, which came behind what was seen before.
+    pub(super) fn see(&mut self, bytes: &[u8]) -> Option<Abuse> {
+        let (tally, mut first) = (&mut self.tally, None);
+        self.received.see(bytes, |head| {
+            let abuse = tally.received(head, Instant::now);
+            first = first.or(abuse);
+        });
+        first
+    }
+
+    /// The same for bytes that went.
+    pub(super) fn sent(&mut self, bytes: &[u8]) -> Option<Abuse> {
+        self.tally.earn(bytes.len());
+        let (tally, mut first) = (&mut self.tally, None);
+        self.sent.see(bytes, |head| {
+            let abuse = tally.sent(head, Instant::now);
+            first = first.or(abuse);
+        });
+        first
+    }
+}
+
+impl Tally {
+    fn new(header_bytes_max: u64, now: Instant) -> Self {
         Self {
-            head: [0; HEAD_BYTES],
-            head_bytes: 0,
-            payload_left: 0,
             header_bytes_max,
             header_bytes: 0,
+            newest: 0,
             resets: Spare::new(now),
             updates: Spare::new(now),
             idle: Spare::new(now),
@@ -98,42 +183,28 @@ impl Frames {
     }
 
     /// So many bytes were sent to the client: it may answer to that.
-    pub(super) fn sent(&mut self, bytes: usize) {
+    fn earn(&mut self, bytes: usize) {
         self.updates.earn(bytes as f64 / BYTES_PER_UPDATE);
         self.idle.earn(bytes as f64 / BYTES_PER_IDLE);
     }
 
-    /// The first abuse in `bytes`, which follow what was seen before.
-    pub(super) fn see(&mut self, mut bytes: &[u8]) -> Option<Abuse> {
-        let mut first = None;
-        loop {
-            let passing = self.payload_left.min(bytes.len());
-            self.payload_left -= passing;
-            bytes = &bytes[passing..];
-            if bytes.is_empty() {
-                return first;
-            }
-            let count = (HEAD_BYTES - self.head_bytes).min(bytes.len());
-            self.head[self.head_bytes..self.head_bytes + count].copy_from_slice(&bytes[..count]);
-            self.head_bytes += count;
-            bytes = &bytes[count..];
-            if self.head_bytes == HEAD_BYTES {
-                self.head_bytes = 0;
-                let [a, b, c, kind, flags, ..] = self.head;
-                self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
-                let abuse = self.begin(kind, flags, self.payload_left, Instant::now);
-                first = first.or(abuse);
-            }
-        }
+    /// A stream that we reset because of what its client did is as good as one that it reset itself.
+    fn sent(&mut self, head: Head, now: impl FnOnce() -> Instant) -> Option<Abuse> {
+        let is_clients = head.kind == RST_STREAM && CLIENTS_FAULTS.contains(&head.reason);
+        (is_clients && !self.resets.spend(2.0, now)).then_some(Abuse::Resets)
     }
 
-    fn begin(&mut self, kind: u8, flags: u8, bytes: usize, now: impl FnOnce() -> Instant) -> Option<Abuse> {
+    fn received(&mut self, head: Head, now: impl FnOnce() -> Instant) -> Option<Abuse> {
+        let Head { kind, flags, stream, bytes, .. } = head;
         match kind {
             HEADERS | CONTINUATION => {
                 if kind == HEADERS {
                     self.header_bytes = 0;
-                    self.resets.earn(1.0);
-                    self.idle.earn(1.0);
+                    // Not those at the end of a call.
+                    if stream > self.newest {
+                        self.newest = stream;
+                        self.resets.earn(1.0);
+                    }
                 }
                 let before = self.header_bytes;
                 self.header_bytes += bytes as u64;
@@ -180,21 +251,59 @@ mod tests {
         assert_eq!(frames.see(&frame(DATA, 0, 1000)), None);
     }
 
+    fn head(kind: u8, flags: u8, bytes: usize) -> Head {
+        Head { kind, flags, stream: 0, bytes, reason: 0 }
+    }
+
+    /// A new call.
+    fn begin(tally: &mut Tally, at: Instant) {
+        let stream = tally.newest + 2;
+        tally.received(Head { stream, ..head(HEADERS, END_HEADERS, 10) }, || at);
+    }
+
     #[test]
     fn calls_may_be_given_up_but_not_all_of_thousands() {
         let at = Instant::now();
-        let mut frames = Frames::new(100, at);
-        let pair = |frames: &mut Frames, at: Instant| {
-            frames.begin(HEADERS, END_HEADERS, 10, || at);
-            frames.begin(RST_STREAM, 0, 4, || at)
+        let mut frames = Tally::new(100, at);
+        let pair = |frames: &mut Tally, at: Instant| {
+            begin(frames, at);
+            frames.received(head(RST_STREAM, 0, 4), || at)
         };
         let until = (0..100_000).take_while(|_| pair(&mut frames, at).is_none()).count();
         assert_eq!(until, 4095, "each but the first cost one that its call brought, and one more");
         assert_eq!(pair(&mut frames, at + Duration::from_secs(1)), None, "with time it is well again");
         for i in 0..100_000 {
-            frames.begin(HEADERS, END_HEADERS, 10, || at);
+            begin(&mut frames, at);
             assert_eq!(pair(&mut frames, at), None, "every second of {i}");
         }
+    }
+
+    #[test]
+    fn the_end_of_a_call_is_none_that_begins() {
+        let at = Instant::now();
+        let mut tally = Tally::new(100, at);
+        let until = (0..100_000).take_while(|_| {
+            begin(&mut tally, at);
+            let stream = tally.newest;
+            tally.received(Head { stream, ..head(HEADERS, END_HEADERS | END_STREAM, 10) }, || at);
+            tally.received(Head { stream, ..head(RST_STREAM, 0, 4) }, || at).is_none()
+        });
+        assert_eq!(until.count(), 4095);
+    }
+
+    #[test]
+    fn streams_that_we_have_to_reset_count_and_those_that_we_refuse_do_not() {
+        let reset = |reason: u32| {
+            let mut bytes = frame(RST_STREAM, 0, 4);
+            bytes.truncate(HEAD_BYTES);
+            bytes.extend(reason.to_be_bytes());
+            bytes
+        };
+        let floods = |reason: u32| {
+            let mut frames = Frames::new(100, Instant::now());
+            (0..100_000).any(|_| frames.sent(&reset(reason)) == Some(Abuse::Resets))
+        };
+        assert_eq!([0, 1, 3, 5, 7, 8].map(floods), [false, true, true, true, false, false]);
     }
 
     #[test]
@@ -204,18 +313,18 @@ mod tests {
             .into_iter()
             .chain([(WINDOW_UPDATE, 0, 4)])
         {
-            let mut frames = Frames::new(100, at);
-            let until = (0..100_000).take_while(|_| frames.begin(kind, flags, bytes, || at).is_none()).count();
+            let mut frames = Tally::new(100, at);
+            let until = (0..100_000).take_while(|_| frames.received(head(kind, flags, bytes), || at).is_none()).count();
             assert_eq!(until, 4096, "of {kind}");
         }
-        let mut frames = Frames::new(100, at);
+        let mut frames = Tally::new(100, at);
         for _ in 0..100_000 {
-            assert_eq!(frames.begin(DATA, 0, 1, || at), None);
-            assert_eq!(frames.begin(DATA, PADDED, 257, || at), None);
+            assert_eq!(frames.received(head(DATA, 0, 1), || at), None);
+            assert_eq!(frames.received(head(DATA, PADDED, 257), || at), None);
             // An answer of nothing, in a frame of its own, and windows opened twice for it.
-            frames.sent(HEAD_BYTES + 5);
-            assert_eq!(frames.begin(WINDOW_UPDATE, 0, 4, || at), None);
-            assert_eq!(frames.begin(WINDOW_UPDATE, 0, 4, || at), None);
+            frames.earn(HEAD_BYTES + 5);
+            assert_eq!(frames.received(head(WINDOW_UPDATE, 0, 4), || at), None);
+            assert_eq!(frames.received(head(WINDOW_UPDATE, 0, 4), || at), None);
         }
     }
 
@@ -223,16 +332,16 @@ mod tests {
     fn a_ping_for_each_answer_is_no_flood_and_pings_for_pings_are() {
         const PING: u8 = 6;
         let at = Instant::now();
-        let mut frames = Frames::new(100, at);
+        let mut frames = Tally::new(100, at);
         for _ in 0..100_000 {
             // A code of two numbers, and the answer to the PING before.
-            frames.sent(HEAD_BYTES + 5 + 12);
-            frames.sent(HEAD_BYTES + 8);
-            assert_eq!(frames.begin(PING, 0, 8, || at), None);
+            frames.earn(HEAD_BYTES + 5 + 12);
+            frames.earn(HEAD_BYTES + 8);
+            assert_eq!(frames.received(head(PING, 0, 8), || at), None);
         }
-        let answered = |frames: &mut Frames| {
-            frames.sent(HEAD_BYTES + 8);
-            frames.begin(PING, 0, 8, || at)
+        let answered = |frames: &mut Tally| {
+            frames.earn(HEAD_BYTES + 8);
+            frames.received(head(PING, 0, 8), || at)
         };
         let until = (0..100_000).take_while(|_| answered(&mut frames).is_none()).count();
         assert!(until < 15_000, "{until} went through");
@@ -247,7 +356,7 @@ mod tests {
             let first = whole.see(&bytes);
             let seen: Vec<_> = bytes.chunks(cut).filter_map(|piece| pieces.see(piece)).collect();
             prop_assert_eq!(seen.first().copied(), first);
-            prop_assert_eq!((pieces.head_bytes, pieces.payload_left), (0, 0));
+            prop_assert_eq!((pieces.received.head_bytes, pieces.received.payload_left), (0, 0));
         }
     }
 }

@@ -22,6 +22,9 @@ use crate::security::told::Told;
 /// What every client says first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What is still read of a client whose socket takes no more.
+const READ_UNTAKEN_BYTES_MAX: usize = 64 << 10;
+
 /// Under HTTP/2, above the socket.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -29,6 +32,8 @@ pub(super) struct Wire {
     /// Bytes of the preface that were not read yet from above.
     preface_left: usize,
     frames: Frames,
+    /// What was read since the client has not taken what it was sent; `None`: it takes it.
+    read_untaken_bytes: Option<usize>,
     peer: Arc<Peer>,
     /// Until its first call.
     first_call: Option<Pin<Box<Sleep>>>,
@@ -90,15 +95,29 @@ impl Wire {
             stream,
             preface_left: PREFACE.len(),
             frames: Frames::new(header_bytes_max, Instant::now().into_std()),
+            read_untaken_bytes: None,
             peer,
             first_call: patience.first_call.map(|patience| Box::pin(sleep(patience))),
             _place: place,
         })
     }
 
-    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.frames.sent(bytes);
+    /// Takes note of what was written of `parts`.
+    fn count(&mut self, written: Poll<io::Result<usize>>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => _ = self.read_untaken_bytes.get_or_insert(0),
+            Poll::Ready(Ok(bytes)) => {
+                self.read_untaken_bytes = None;
+                let mut left = bytes;
+                for part in parts {
+                    let passing = left.min(part.len());
+                    left -= passing;
+                    if let Some(abuse) = self.frames.sent(&part[..passing]) {
+                        tell(abuse, &self.peer)?;
+                    }
+                }
+            }
+            Poll::Ready(Err(_)) => {}
         }
         written
     }
@@ -153,11 +172,19 @@ impl AsyncRead for Wire {
             return Poll::Ready(Ok(()));
         }
         this.check_called(cx)?;
+        // Whoever takes no answers is asked nothing more: each frame may want one, and they would pile up. The task is woken when
+        // there is room for what waits.
+        if this.read_untaken_bytes.is_some_and(|bytes| bytes > READ_UNTAKEN_BYTES_MAX) {
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let read = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
+        if let Some(bytes) = &mut this.read_untaken_bytes {
+            *bytes += buffer.filled().len() - before;
+        }
         if let Some(abuse) = this.frames.see(&buffer.filled()[before..]) {
             tell(abuse, &this.peer)?;
         }
@@ -172,7 +199,7 @@ impl AsyncWrite for Wire {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        this.count(written)
+        this.count(written, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -185,7 +212,7 @@ impl AsyncWrite for Wire {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         };
-        this.count(written)
+        this.count(written, parts)
     }
 
     fn is_write_vectored(&self) -> bool {

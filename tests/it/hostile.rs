@@ -512,3 +512,77 @@ async fn an_ordinary_question_frame_by_frame_is_answered() {
     drop(raw);
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
 }
+
+/// Whoever makes the server reset streams, or hides resets behind ends of calls, and reads nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_ways_to_a_flood_of_resets_are_seen_and_cost_nothing() {
+    /// Headers with a priority (RFC 9113, 6.2).
+    const PRIORITY: u8 = 0x20;
+    let mut besieged = Besieged::start(&[]).await;
+    // Streams that depend on themselves.
+    let depends = |i: u32| {
+        let stream = 2 * i + 1;
+        let block = [&stream.to_be_bytes()[..], &[0], &call(ENCODE)].concat();
+        frame(HEADERS, END_HEADERS | PRIORITY, stream, &block)
+    };
+    flood(&besieged, depends).await;
+    besieged.serves().await;
+    // Windows that overflow.
+    let overflows = |i: u32| {
+        let stream = 2 * i + 1;
+        let update = frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes());
+        [frame(HEADERS, END_HEADERS, stream, &call(ENCODE)), update.clone(), update].concat()
+    };
+    flood(&besieged, overflows).await;
+    besieged.serves().await;
+    // An end, and then a reset.
+    let ends = |i: u32| {
+        let stream = 2 * i + 1;
+        let path = "/halfhitch.v1.AutoencoderService/EncodeStream";
+        let begins = frame(HEADERS, END_HEADERS, stream, &call(path));
+        let ends = frame(HEADERS, END_HEADERS | END_STREAM, stream, &header("x", "y"));
+        [begins, ends, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+    };
+    flood(&besieged, ends).await;
+    besieged.serves().await;
+    // The first again, and nothing of the answers is read.
+    let mut raw = besieged.connect().await;
+    let mut sent = 0;
+    for i in 0..1_000_000 {
+        match timeout(Duration::from_secs(3), raw.0.write_all(&depends(i))).await {
+            Ok(Ok(())) => sent = i,
+            // Closed, or not read any more.
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    assert!(sent < 999_999, "all was read");
+    besieged.serves().await;
+    let grown = besieged.memory().saturating_sub(besieged.memory_kib);
+    assert!(grown < GROWTH_KIB_MAX, "{grown} KiB for {sent} streams");
+    drop(raw);
+    // Two updates a stream are also more than a client needs.
+    let expected = ["began calls only to give them up", "a flood of empty frames"];
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
+}
+
+/// As many small headers as are allowed, of calls that bring nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_calls_that_wait_have_a_bound_together() {
+    let mut besieged = Besieged::start(&["--transit-bytes-max", "16MiB"]).await;
+    let many: Vec<u8> = (0..420).flat_map(|i| header(&format!("h{i:03}"), "")).collect();
+    let block = [call(ENCODE), many].concat();
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        let mut raw = besieged.connect().await;
+        raw.settle().await;
+        for i in 0..250 {
+            assert!(raw.send(&frame(HEADERS, END_HEADERS, 2 * i + 1, &block)).await, "open");
+        }
+        all.push(raw);
+    }
+    besieged.serves().await;
+    let grown = besieged.memory().saturating_sub(besieged.memory_kib);
+    assert!(grown < GROWTH_KIB_MAX, "{grown} KiB hold the headers of 5,000 calls");
+    drop(all);
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much is under way"]);
+}

@@ -23,8 +23,8 @@ pub(in crate::rpc) struct OfCall {
     pub(in crate::rpc) transit: Arc<Transit>,
     pub(in crate::rpc) peer: Arc<Peer>,
     pub(in crate::rpc) caller: Caller,
-    /// Among the calls that are under way.
-    pub(in crate::rpc) _place: Share,
+    /// Among the calls that are under way, and of the bytes, if its headers are many.
+    pub(in crate::rpc) _place: (Share, Option<Share>),
     /// What its caller has under way.
     pub(in crate::rpc) _held: Option<Held>,
     pub(in crate::rpc) _counted: Option<Arc<Counted>>,

@@ -9,6 +9,8 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use http::HeaderMap;
+
 pub(super) use arriving::{Arriving, PREFIX_BYTES};
 pub(super) use leaving::{Leaving, OfCall};
 
@@ -19,6 +21,9 @@ use crate::security::{Refusal, Share, Shares};
 const PROBES_MAX: u64 = 8192;
 /// A message or an answer that is no larger is part of what a call costs anyway.
 const SMALL_BYTES_MAX: usize = 4 << 10;
+
+/// What a header takes beside its name and its value: a place in the map, and two allocations.
+const HEADER_BYTES: usize = 160;
 
 /// The bounds, and what is under way.
 #[derive(Debug)]
@@ -47,6 +52,12 @@ impl Transit {
         let (places, limit) =
             if is_probe { (&self.probes, "its health checks at a time") } else { (&self.calls, "calls_max") };
         places.take(address(peer), 1).ok_or(Refusal::NoRoom { limit, max: places.max() })
+    }
+
+    /// Room for the headers of a call, where they are more than a call costs anyway.
+    pub(super) fn hold_headers(&self, peer: &Peer, headers: &HeaderMap) -> Result<Option<Share>, Refusal> {
+        let bytes = headers.iter().map(|(name, value)| HEADER_BYTES + name.as_str().len() + value.len()).sum();
+        if bytes <= SMALL_BYTES_MAX { Ok(None) } else { self.hold(peer, bytes).map(Some) }
     }
 
     /// Room for bytes.

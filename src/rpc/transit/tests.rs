@@ -146,7 +146,7 @@ async fn an_answer_counts_before_anybody_takes_it_and_until_it_is_out() {
         let place = transit.begin(&peer(), false).expect("a place");
         let body = Body::new(Pieces([Some(vec![1; bytes])].into(), true));
         let (transit, caller) = (Arc::clone(&transit), Caller::anybody());
-        Leaving::new(body, OfCall { transit, peer: peer(), caller, _place: place, _held: None, _counted: None })
+        Leaving::new(body, OfCall { transit, peer: peer(), caller, _place: (place, None), _held: None, _counted: None })
     };
     let (first, mut second, mut small) = (answer(6_000), answer(6_000), answer(100));
     assert_eq!(read(&mut small).await.expect("passes"), 100);
