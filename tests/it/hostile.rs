@@ -496,9 +496,9 @@ async fn idle_connections_cost_little() {
     idle(500, "5").await;
 }
 
-/// `cargo test --test it ten_thousand_idle -- --ignored --nocapture`; `ulimit -n` has to be above 10,100.
+/// `ulimit -n` has to be above 10,100.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "wants 10,000 file descriptors twice"]
+#[ignore = "wants 10,000 file descriptors twice: cargo test --test it ten_thousand_idle -- --ignored --nocapture"]
 async fn ten_thousand_idle_connections_cost_little() {
     idle(10_000, "20").await;
 }
