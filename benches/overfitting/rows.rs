@@ -54,6 +54,7 @@ impl Table {
         let mut reader = files::open(path, options).expect("rows");
         let mut values = Vec::new();
         while reader.next_rows(&mut values, 10_000).expect("rows") > 0 {}
+        let mut values = files::narrow(&values);
         values.iter_mut().for_each(|value| *value /= most);
         Self { values, columns: reader.columns() }
     }

@@ -69,7 +69,7 @@ fn read(path: &Path) -> MemoryRows {
     let mut reader = files::open(path, &ReadOptions::default()).expect("images");
     let mut values = Vec::new();
     while reader.next_rows(&mut values, 10_000).expect("images") > 0 {}
-    MemoryRows::new(values, reader.columns())
+    MemoryRows::new(files::narrow(&values), reader.columns())
 }
 
 /// When the held-out error was below what for the first time.

@@ -44,5 +44,5 @@ pub(crate) fn labelled(path: &Path) -> (Vec<f32>, usize, Vec<bool>) {
     let bytes = (labels.len() - head) / rows;
     // Little-endian integers of 4 or 8 bytes.
     let labels = labels[head..].chunks_exact(bytes).map(|number| number[0] == 1).collect();
-    (values, reader.columns(), labels)
+    (files::narrow(&values), reader.columns(), labels)
 }

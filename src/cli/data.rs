@@ -1,7 +1,7 @@
 //! Rows that are sent chunk by chunk: from files, or from memory.
 
 use super::reading;
-use crate::files::{FileError, Place, ReadOptions, RowReader};
+use crate::files::{FileError, Place, ReadOptions, RowReader, narrow};
 use crate::rpc::pb::RowRole;
 
 /// Bytes of the values of a chunk or a request: large enough to be fast, far below the server's limit.
@@ -53,6 +53,7 @@ impl Source {
                             if reader.next_rows(&mut values, chunk_rows(columns))? == 0 {
                                 break;
                             }
+                            let values = narrow(&values);
                             if !found((role, values)).await {
                                 return Ok(());
                             }

@@ -14,7 +14,7 @@ use super::live::Display;
 use super::reading;
 use super::train::{RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
 use super::{CliError, report};
-use crate::files::{FileError, ReadOptions};
+use crate::files::{FileError, ReadOptions, narrow};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as Question;
 use crate::rpc::pb::train_response::Message as Answer;
@@ -123,7 +123,7 @@ fn each_row(
             if reader.next_rows(&mut row, 1)? == 0 {
                 break;
             }
-            if sender.blocking_send(Ok(row)).is_err() {
+            if sender.blocking_send(Ok(narrow(&row))).is_err() {
                 return Ok(());
             }
         }

@@ -108,5 +108,5 @@ pub(super) fn first_rows(path: &str, read: &ReadArgs, expected: Option<usize>) -
     }
     // What is wrong with rows that nobody asked for is no reason to refuse these.
     let is_all = reader.next_rows(&mut Vec::new(), 1).is_ok_and(|rows| rows == 0);
-    Ok(FirstRows { columns, values, is_all })
+    Ok(FirstRows { columns, values: files::narrow(&values), is_all })
 }

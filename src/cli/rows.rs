@@ -247,7 +247,7 @@ async fn run(
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
-    let first = call(client.clone(), kind, model.clone(), columns, first).await?;
+    let first = call(client.clone(), kind, model.clone(), columns, files::narrow(&first)).await?;
     let version = first.version;
     if let Some(trust) = &first.pseudo_inverse {
         eprintln!("{}", caution(trust));
@@ -326,7 +326,7 @@ impl Iterator for Blocks {
         let mut block = Vec::new();
         match self.reader.next_rows(&mut block, self.block_rows) {
             Ok(0) => None,
-            Ok(_) => Some(Ok(block)),
+            Ok(_) => Some(Ok(files::narrow(&block))),
             Err(error) => Some(Err(error)),
         }
     }

@@ -45,8 +45,8 @@ impl Encoding {
         }
     }
 
-    /// One number of exactly [`Encoding::bytes`] bytes; wider ones are rounded.
-    pub(super) fn number(self, bytes: &[u8]) -> f32 {
+    /// One number of exactly [`Encoding::bytes`] bytes; whole numbers beyond 2^53 are rounded.
+    pub(super) fn number(self, bytes: &[u8]) -> f64 {
         let mut raw = [0; 8];
         raw[..bytes.len()].copy_from_slice(bytes);
         if self.big_endian {
@@ -54,14 +54,14 @@ impl Encoding {
         }
         let bits = u64::from_le_bytes(raw);
         match self.kind {
-            Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 => bits as f32,
-            Kind::I8 => f32::from((bits as u8).cast_signed()),
-            Kind::I16 => f32::from((bits as u16).cast_signed()),
-            Kind::I32 => (bits as u32).cast_signed() as f32,
-            Kind::I64 => bits.cast_signed() as f32,
-            Kind::F16 => f16::from_bits(bits as u16).to_f32(),
-            Kind::F32 => f32::from_bits(bits as u32),
-            Kind::F64 => f64::from_bits(bits) as f32,
+            Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 => bits as f64,
+            Kind::I8 => f64::from((bits as u8).cast_signed()),
+            Kind::I16 => f64::from((bits as u16).cast_signed()),
+            Kind::I32 => f64::from((bits as u32).cast_signed()),
+            Kind::I64 => bits.cast_signed() as f64,
+            Kind::F16 => f16::from_bits(bits as u16).to_f64(),
+            Kind::F32 => f64::from(f32::from_bits(bits as u32)),
+            Kind::F64 => f64::from_bits(bits),
         }
     }
 }
@@ -81,12 +81,12 @@ pub(super) fn check_shape(path: &str, rows: u64, columns: u64) -> Result<usize, 
 /// Refuses the first number that is not finite; `first_row` (from 0) is the row of the first of `values`.
 pub(super) fn check_values(
     path: &str,
-    values: &[f32],
+    values: &[f64],
     columns: usize,
     first_row: u64,
     missing: Missing,
 ) -> Result<(), FileError> {
-    let Some(index) = values.iter().position(|value| !missing.allows(*value)) else { return Ok(()) };
+    let Some(index) = values.iter().position(|value| !missing.allows_wide(*value)) else { return Ok(()) };
     let row = first_row + (index / columns) as u64 + 1;
     let place = Place::Cell { row, column: (index % columns + 1).to_string() };
     Err(FileError::at(path, place, values[index].to_string(), FileError::finite(values[index])))
@@ -110,7 +110,7 @@ impl Binary {
     }
 
     /// The next rows, at most a piece of them and at most `rows_max`.
-    fn next_piece(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+    fn next_piece(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         let row_bytes = self.columns * self.encoding.bytes();
         let left = usize::try_from(self.rows - self.rows_read).unwrap_or(usize::MAX);
         let wanted = rows_max.min(left).min((PIECE_BYTES / row_bytes).max(1));
@@ -147,7 +147,7 @@ impl RowReader for Binary {
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
     }
-    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+    fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         let mut rows = 0;
         while rows < rows_max {
             match self.next_piece(values, rows_max - rows)? {

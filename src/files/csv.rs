@@ -61,7 +61,7 @@ pub(super) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowRea
         return Err(FileError::content(&path, got, format!("at most {COLUMNS_MAX}")));
     }
     let all_numbers =
-        first.iter().all(|field| field.parse::<f32>().is_ok() || missing == Missing::Allowed && is_missing(field));
+        first.iter().all(|field| field.parse::<f64>().is_ok() || missing == Missing::Allowed && is_missing(field));
     let has_header = options.header.unwrap_or(!all_numbers);
     let names: Vec<String> = if has_header { first.iter().map(str::to_owned).collect() } else { Vec::new() };
     let kept = options.kept(&path, &names, fields)?;
@@ -113,7 +113,7 @@ impl RowReader for Csv {
     fn names(&self) -> &[String] {
         &self.names
     }
-    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+    fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         for row in 0..rows_max {
             let Some(line) = self.advance()? else {
                 if self.any {
@@ -128,11 +128,11 @@ impl RowReader for Csv {
             }
             for index in &self.kept {
                 let field = &self.record[*index];
-                match field.parse::<f32>() {
-                    Ok(value) if self.missing.allows(value) => values.push(value),
-                    _ if self.missing == Missing::Allowed && is_missing(field) => values.push(f32::NAN),
+                match field.parse::<f64>() {
+                    Ok(value) if self.missing.allows_wide(value) => values.push(value),
+                    _ if self.missing == Missing::Allowed && is_missing(field) => values.push(f64::NAN),
                     parsed => {
-                        let value = if is_missing(field) { f32::NAN } else { parsed.unwrap_or(0.0) };
+                        let value = if is_missing(field) { f64::NAN } else { parsed.unwrap_or(0.0) };
                         let shown: String = field.chars().take(SHOWN_CHARACTERS_MAX).collect();
                         let place = Place::Field { line, field: index + 1 };
                         return Err(FileError::at(&self.path, place, format!("{shown:?}"), FileError::finite(value)));

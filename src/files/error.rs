@@ -102,7 +102,7 @@ impl FileError {
     }
 
     /// What was expected where `value` is no number that may be.
-    pub(super) fn finite(value: f32) -> &'static str {
+    pub(super) fn finite(value: f64) -> &'static str {
         if value.is_nan() { "a finite number, unless values may be missing" } else { "a finite number" }
     }
 

@@ -84,10 +84,19 @@ pub trait RowReader: Send {
     fn is_bytes(&self) -> bool {
         false
     }
-    /// Appends the next rows to `values`, row-major and finite (NaN where a value is missing and may be), at most `rows_max`;
-    /// returns how many, fewer only at the end.
-    /// After an error, what was appended to `values` is of no use, and neither is the reader.
-    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError>;
+    /// What the reader decided about the file on its own, for people: one sentence each. Complete once the file is open.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+    /// Appends at most `rows_max` rows to `values`: row-major, finite, or NaN where a value is missing and may be.
+    /// Every number that the file holds fits: a binary32 is exact in f64. Returns the number of rows; fewer than
+    /// `rows_max` only at the end of the file. After an error neither `values` nor the reader can be used.
+    fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError>;
+}
+
+/// The same values, each rounded to the nearest f32.
+pub fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|value| *value as f32).collect()
 }
 
 /// Opens a file, whatever of the formats it has, plain or gzip.

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn read_bytes(bytes: &[u8], options: &ReadOptions) -> Result<(Vec<f32>, usize), FileError> {
+fn read_bytes(bytes: &[u8], options: &ReadOptions) -> Result<(Vec<f64>, usize), FileError> {
     read_all(read("file", Cursor::new(bytes.to_vec()), options)?)
 }
 
-fn read_all(mut reader: Box<dyn RowReader>) -> Result<(Vec<f32>, usize), FileError> {
+fn read_all(mut reader: Box<dyn RowReader>) -> Result<(Vec<f64>, usize), FileError> {
     let (mut values, columns) = (Vec::new(), reader.columns());
     loop {
         let before = values.len();
@@ -23,7 +23,7 @@ fn read_all(mut reader: Box<dyn RowReader>) -> Result<(Vec<f32>, usize), FileErr
 }
 
 /// The same bytes as a file: some formats are read otherwise then.
-fn read_file(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<(Vec<f32>, usize), FileError> {
+fn read_file(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<(Vec<f64>, usize), FileError> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).expect("writes");
@@ -31,7 +31,7 @@ fn read_file(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<(Vec<f32
 }
 
 #[track_caller]
-fn check_read(bytes: &[u8], values: &[f32], columns: usize) {
+fn check_read(bytes: &[u8], values: &[f64], columns: usize) {
     let options = ReadOptions::default();
     for got in [read_bytes(bytes, &options), read_file("rows", bytes, &options)] {
         let got = got.expect("reads");

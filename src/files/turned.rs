@@ -30,7 +30,7 @@ pub(super) struct Turned {
     columns: usize,
     rows: u64,
     /// Rows that were turned, row-major, and the next of them.
-    tile: Vec<f32>,
+    tile: Vec<f64>,
     next: usize,
     rows_done: u64,
     missing: Missing,
@@ -86,7 +86,7 @@ impl Turned {
 
     /// Turns the next rows; false at the end.
     fn turn(&mut self) -> Result<bool, FileError> {
-        let rows_max = (TILE_BYTES / (4 * self.columns)).max(1) as u64;
+        let rows_max = (TILE_BYTES / (8 * self.columns)).max(1) as u64;
         let rows = rows_max.min(self.rows - self.rows_done) as usize;
         let size = self.encoding.bytes();
         self.tile.clear();
@@ -123,7 +123,7 @@ impl RowReader for Turned {
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
     }
-    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+    fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         let mut rows = 0;
         while rows < rows_max && (self.next < self.tile.len() || self.turn()?) {
             let wanted = (rows_max - rows).min((self.tile.len() - self.next) / self.columns);

@@ -8,6 +8,7 @@ use super::job::Job;
 use super::spool::{self, Chunk, Counts, Spool};
 use super::table::Table;
 use super::{JobError, RowRole, ServerFilesError};
+use crate::files::narrow;
 use crate::model::{Matrix, Values};
 use crate::store::disk::remove;
 
@@ -75,7 +76,7 @@ struct Copying<'a> {
     columns: usize,
     chunk_rows: usize,
     role: RowRole,
-    values: Vec<f32>,
+    values: Vec<f64>,
 }
 
 impl<'a> Copying<'a> {
@@ -112,8 +113,9 @@ impl<'a> Copying<'a> {
         if all > table.config.job_rows_max {
             return Err(JobError::TooManyRows { rows: all, rows_max: table.config.job_rows_max });
         }
-        let full = std::mem::take(&mut self.values);
-        let matrix = Matrix::new(rows as u32, *columns as u32, Values::Floats(full))?;
+        let full = Values::Floats(narrow(&self.values));
+        self.values.clear();
+        let matrix = Matrix::new(rows as u32, *columns as u32, full)?;
         let chunk = Chunk::new(spool.counts().chunks + 1, self.role, &matrix);
         table.reserve(job, chunk.bytes())?;
         let counts = spool.put(&chunk)?;
@@ -121,10 +123,6 @@ impl<'a> Copying<'a> {
             spool.sync()?;
         }
         job.tell_counts(counts, None);
-        if let Values::Floats(room) = matrix.into_values() {
-            self.values = room;
-            self.values.clear();
-        }
         Ok(())
     }
 

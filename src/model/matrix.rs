@@ -74,6 +74,11 @@ impl Missing {
     pub fn allows(self, value: f32) -> bool {
         value.is_finite() || self == Self::Allowed && value.is_nan()
     }
+
+    /// The same for an f64.
+    pub fn allows_wide(self, value: f64) -> bool {
+        value.is_finite() || self == Self::Allowed && value.is_nan()
+    }
 }
 
 fn of_missing(value: f32) -> &'static str {

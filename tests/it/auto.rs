@@ -18,7 +18,7 @@ fn read(name: &str, bytes: impl Read + Send + 'static, options: &ReadOptions) ->
     let mut reader = files::read(name, bytes, options).expect("a file of rows");
     let mut values = Vec::new();
     while reader.next_rows(&mut values, 4096).expect("rows") > 0 {}
-    (values, reader.columns())
+    (files::narrow(&values), reader.columns())
 }
 
 /// Trains on four fifths, and compares with PCA on the rest.

@@ -21,6 +21,7 @@ fn digits() -> Vec<f32> {
     let mut reader = open(&path, &options).expect("the digits");
     let mut values = Vec::new();
     while reader.next_rows(&mut values, 1000).expect("reads") > 0 {}
+    let values = halfhitch::files::narrow(&values);
     let mut rows: Vec<(u64, &[f32])> = values.chunks_exact(PIXELS).enumerate().map(|(i, row)| (hash(i), row)).collect();
     rows.sort_by_key(|(key, _)| *key);
     rows.into_iter().flat_map(|(_, row)| row.to_vec()).collect()

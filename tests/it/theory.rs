@@ -23,7 +23,7 @@ fn digits() -> Vec<f32> {
     let mut values = Vec::new();
     while reader.next_rows(&mut values, 4096).expect("rows") > 0 {}
     assert_eq!(values.len(), 1797 * 64);
-    values
+    files::narrow(&values)
 }
 
 fn trained(spec: TrainSpec, values: &[f32]) -> Trained {
@@ -63,7 +63,7 @@ fn mnist() -> Option<Vec<f32>> {
     let mut reader = files::open(&path, &ReadOptions::default()).expect("images");
     let mut images = Vec::new();
     while reader.next_rows(&mut images, 10_000).expect("images") > 0 {}
-    Some(images)
+    Some(files::narrow(&images))
 }
 
 /// The same of them, over 255.

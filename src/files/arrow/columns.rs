@@ -91,7 +91,7 @@ impl Column {
         array: &ArrayRef,
         next: usize,
         rows: usize,
-        target: &mut [f32],
+        target: &mut [f64],
         stride: usize,
         missing: Missing,
     ) -> Result<(), Wrong> {
@@ -133,7 +133,7 @@ impl Column {
         &self,
         array: &ArrayRef,
         width: usize,
-        target: &mut [f32],
+        target: &mut [f64],
         stride: usize,
         missing: Missing,
     ) -> Result<(), Wrong> {
@@ -144,22 +144,22 @@ impl Column {
             let name = self.name_of(index % width);
             return Err(wrong(index / width, name, "null", "a number"));
         }
-        let mut place = |index: usize, value: f32| {
-            let value = if array.is_null(index) { f32::NAN } else { value };
+        let mut place = |index: usize, value: f64| {
+            let value = if array.is_null(index) { f64::NAN } else { value };
             target[index / width * stride + self.first + index % width] = value;
         };
         match array.data_type() {
-            DataType::Int8 => each::<Int8Type>(array, f32::from, &mut place),
-            DataType::Int16 => each::<Int16Type>(array, f32::from, &mut place),
-            DataType::Int32 => each::<Int32Type>(array, |value| value as f32, &mut place),
-            DataType::Int64 => each::<Int64Type>(array, |value| value as f32, &mut place),
-            DataType::UInt8 => each::<UInt8Type>(array, f32::from, &mut place),
-            DataType::UInt16 => each::<UInt16Type>(array, f32::from, &mut place),
-            DataType::UInt32 => each::<UInt32Type>(array, |value| value as f32, &mut place),
-            DataType::UInt64 => each::<UInt64Type>(array, |value| value as f32, &mut place),
-            DataType::Float16 => each::<Float16Type>(array, half::f16::to_f32, &mut place),
-            DataType::Float32 => each::<Float32Type>(array, |value| value, &mut place),
-            DataType::Float64 => each::<Float64Type>(array, |value| value as f32, &mut place),
+            DataType::Int8 => each::<Int8Type>(array, f64::from, &mut place),
+            DataType::Int16 => each::<Int16Type>(array, f64::from, &mut place),
+            DataType::Int32 => each::<Int32Type>(array, f64::from, &mut place),
+            DataType::Int64 => each::<Int64Type>(array, |value| value as f64, &mut place),
+            DataType::UInt8 => each::<UInt8Type>(array, f64::from, &mut place),
+            DataType::UInt16 => each::<UInt16Type>(array, f64::from, &mut place),
+            DataType::UInt32 => each::<UInt32Type>(array, f64::from, &mut place),
+            DataType::UInt64 => each::<UInt64Type>(array, |value| value as f64, &mut place),
+            DataType::Float16 => each::<Float16Type>(array, half::f16::to_f64, &mut place),
+            DataType::Float32 => each::<Float32Type>(array, f64::from, &mut place),
+            DataType::Float64 => each::<Float64Type>(array, |value| value, &mut place),
             // The schema was checked; a batch that has other columns than it says is a mistake of the file.
             other => return Err(wrong(0, self.name.clone(), &other.to_string(), "what the schema says")),
         }
@@ -173,8 +173,8 @@ fn wrong(row: usize, column: String, got: &str, expected: &str) -> Wrong {
 
 fn each<T: ArrowPrimitiveType>(
     array: &ArrayRef,
-    number: impl Fn(T::Native) -> f32,
-    place: &mut impl FnMut(usize, f32),
+    number: impl Fn(T::Native) -> f64,
+    place: &mut impl FnMut(usize, f64),
 ) {
     let array: &PrimitiveArray<T> = array.as_primitive();
     array.values().iter().enumerate().for_each(|(index, value)| place(index, number(*value)));

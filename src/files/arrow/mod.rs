@@ -139,7 +139,7 @@ impl<B: Batches> RowReader for Table<B> {
     fn is_bytes(&self) -> bool {
         self.columns.iter().all(|column| columns::is_bytes(self.batch.column(column.index)))
     }
-    fn next_rows(&mut self, values: &mut Vec<f32>, rows_max: usize) -> Result<usize, FileError> {
+    fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         let mut rows = 0;
         while rows < rows_max && self.advance()? {
             let wanted = (rows_max - rows).min(self.batch.num_rows() - self.next);
@@ -154,7 +154,7 @@ impl<B: Batches> RowReader for Table<B> {
                     FileError::at(&self.path, place, wrong.got, wrong.expected)
                 })?;
             }
-            if let Some(index) = target.iter().position(|value| !self.missing.allows(*value)) {
+            if let Some(index) = target.iter().position(|value| !self.missing.allows_wide(*value)) {
                 let row = self.rows_read + (index / self.width) as u64 + 1;
                 let place = Place::Cell { row, column: self.names[index % self.width].clone() };
                 return Err(FileError::at(
