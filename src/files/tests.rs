@@ -122,10 +122,10 @@ fn bad_csv_names_the_line_and_the_field() {
 
 #[test]
 fn values_may_be_missing_where_that_is_allowed() {
-    let nan = f32::NAN;
+    let nan = f64::NAN;
     let allowed = ReadOptions { missing_values: true, ..ReadOptions::default() };
-    let present = |values: &[f32]| values.iter().map(|v| Some(*v).filter(|v| !v.is_nan())).collect::<Vec<_>>();
-    let check = |bytes: &[u8], expected: &[f32]| {
+    let present = |values: &[f64]| values.iter().map(|v| Some(*v).filter(|v| !v.is_nan())).collect::<Vec<_>>();
+    let check = |bytes: &[u8], expected: &[f64]| {
         for got in [read_bytes(bytes, &allowed), read_file("rows", bytes, &allowed)] {
             assert_eq!(present(&got.expect("reads").0), present(expected));
         }
@@ -134,14 +134,14 @@ fn values_may_be_missing_where_that_is_allowed() {
     // The first line is no header for having gaps.
     check(b"1,,3\n4,5,\n", &[1.0, nan, 3.0, 4.0, 5.0, nan]);
     for fortran in ["False", "True"] {
-        check(&npy("<f4", fortran, "(1, 3)", &floats(&[1.0, nan, 3.0])), &[1.0, nan, 3.0]);
+        check(&npy("<f4", fortran, "(1, 3)", &floats(&[1.0, f32::NAN, 3.0])), &[1.0, nan, 3.0]);
     }
     check_says(read_bytes(b"1,2\n3,inf\n", &allowed), &["line 2, field 2", "\"inf\"", "expected a finite number"]);
     check_says(read_bytes(b"1,2\n3,x\n", &allowed), &["line 2, field 2", "\"x\""]);
     let infinite = npy("<f4", "False", "(1, 2)", &floats(&[1.0, f32::INFINITY]));
     check_says(read_bytes(&infinite, &allowed), &["row 1, column 2: inf", "expected a finite number"]);
     check_refused(b"1,2\n3,\n", &["line 2, field 2: \"\"", "unless values may be missing"]);
-    check_refused(&npy("<f4", "False", "(1, 2)", &floats(&[1.0, nan])), &["unless values may be missing"]);
+    check_refused(&npy("<f4", "False", "(1, 2)", &floats(&[1.0, f32::NAN])), &["unless values may be missing"]);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn what_is_written_is_read_back() {
         writer.finish().expect("finishes");
         let (back, columns) = read_all(open(&path, &ReadOptions::default()).expect("opens")).expect("reads");
         assert_eq!(columns, 2);
-        assert!(back.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: {back:?}");
+        assert!(back.iter().zip(&values).all(|(a, b)| (*a as f32).to_bits() == b.to_bits()), "{name}: {back:?}");
     }
 }
 
@@ -238,7 +238,7 @@ fn a_column_major_file_is_turned_tile_by_tile() {
         read_file("rows.npy", &npy("|u1", "True", &format!("({rows}, {columns})"), &bytes), &ReadOptions::default())
             .expect("reads");
     assert_eq!(values.len(), rows * columns);
-    assert!(values.iter().enumerate().all(|(i, v)| *v == f32::from(((i / columns) * 31 + (i % columns) * 7) as u8)));
+    assert!(values.iter().enumerate().all(|(i, v)| *v == f64::from(((i / columns) * 31 + (i % columns) * 7) as u8)));
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn rows_can_be_asked_for_in_any_number() {
         assert_eq!(reader.rows_hint(), Some(1_000_000));
         let mut values = Vec::new();
         while reader.next_rows(&mut values, rows_max).expect("reads") > 0 {}
-        assert!(values.len() == bytes.len() && values.iter().zip(&bytes).all(|(v, b)| *v == f32::from(*b)));
+        assert!(values.len() == bytes.len() && values.iter().zip(&bytes).all(|(v, b)| *v == f64::from(*b)));
     }
 }
 

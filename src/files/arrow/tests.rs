@@ -44,9 +44,9 @@ fn batch() -> RecordBatch {
 }
 
 /// Without the names, row by row.
-fn expected() -> Vec<f32> {
+fn expected() -> Vec<f64> {
     let row = |row: usize| {
-        let value = row as f32;
+        let value = row as f64;
         [value + 0.5, -value, value, 2.0 * value, 2.0 * value + 1.0, value, 1.0, 2.0]
     };
     (0..ROWS).flat_map(row).collect()
@@ -112,7 +112,7 @@ fn reader(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Box<dyn Row
     open(&path, options)
 }
 
-fn read_all(mut reader: Box<dyn RowReader>, rows_max: usize) -> Result<Vec<f32>, FileError> {
+fn read_all(mut reader: Box<dyn RowReader>, rows_max: usize) -> Result<Vec<f64>, FileError> {
     let (mut values, columns) = (Vec::new(), reader.columns());
     loop {
         let before = values.len();
@@ -124,7 +124,7 @@ fn read_all(mut reader: Box<dyn RowReader>, rows_max: usize) -> Result<Vec<f32>,
     }
 }
 
-fn read_file(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Vec<f32>, FileError> {
+fn read_file(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Vec<f64>, FileError> {
     read_all(reader(name, bytes, options)?, 3)
 }
 
@@ -220,7 +220,7 @@ fn nulls_are_missing_values_where_that_is_allowed() {
     let options = ReadOptions { missing_values: true, ..ReadOptions::default() };
     for (name, bytes) in files(&batch.expect("columns of one length")) {
         let values = read_file(name, &bytes, &options).expect("reads");
-        let found: Vec<Option<f32>> = values.into_iter().map(|value| Some(value).filter(|v| !v.is_nan())).collect();
+        let found: Vec<Option<f64>> = values.into_iter().map(|value| Some(value).filter(|v| !v.is_nan())).collect();
         assert_eq!(found, [Some(1.0), Some(1.0), Some(2.0), None, None, None, Some(4.0), Some(4.0)]);
     }
 }
