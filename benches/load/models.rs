@@ -53,6 +53,7 @@ impl Model {
             offset: vec![0.1; features],
             scale: vec![0.9; features],
             fill: Vec::new(),
+            exact_offset: Vec::new(),
         };
         init::model(spec.expect("a valid specification"), normaliser, Initialisation::He, 1, None)
     }

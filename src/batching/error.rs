@@ -38,6 +38,18 @@ pub enum BatchError {
         /// Row of the request, from 0.
         row: usize,
     },
+    /// A number of the result that the form of the answer cannot hold.
+    #[error(
+        "a number of row {row} of the result is {value:e}, more than {form} holds: ask for another `answer_format`"
+    )]
+    DoesNotFit {
+        /// Row of the request, from 1.
+        row: usize,
+        /// The number.
+        value: f64,
+        /// The form's name.
+        form: &'static str,
+    },
     /// Queue full.
     #[error(
         "the queue is full for this model: {waiting_rows} rows of {waiting_bytes} bytes wait in all, the limits are {rows_max} rows and {bytes_max} bytes, and no model may take all of them; come back in {retry_after:?}"

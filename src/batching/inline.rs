@@ -27,9 +27,10 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
     let (rows, started) = (question.rows.rows(), Instant::now());
     let computed = catch(|| {
         let mut batch = Lanes::zeros(rows, question.rows.columns());
-        question.rows.load_into(0..rows, &mut batch, 0);
+        question.load_into(0..rows, &mut batch, 0);
         let assembled = Instant::now();
-        (of_model(&question.model, question.operation, &batch, &mut Spare::default()), assembled)
+        let computed = of_model(&question.model, question.operation, question.space(), &batch, &mut Spare::default());
+        (computed, assembled)
     });
     let (computed, assembled) = computed.map_err(|_| BatchError::WorkerLost)?;
     let computed_at = Instant::now();
@@ -46,6 +47,6 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
     {
         return Err(BatchError::ResultNotFinite { row });
     }
-    let whole = Assembly::new(rows, question.rows.values()).add(0..rows, &computed, 0);
+    let whole = Assembly::new(rows, question.answer).add(0..rows, &computed, 0, question.answering());
     whole.unwrap_or(Err(BatchError::WorkerLost)).map(|output| Output { timing, ..output })
 }

@@ -1,6 +1,6 @@
 //! Groups the rows of many callers into large products. Invisible: a row's result does not depend on its neighbours.
 //!
-//! Requests wait in one line per (version, operation); serving threads pull batches whenever they are free, so that a
+//! Requests wait in one line per (version, operation, space); serving threads pull batches whenever they are free, so that a
 //! batch is as large as what came while the last one was computed, and no timer delays anybody. `policy` says what forms
 //! a batch, `load` how much is accepted, `queue` joins them under a lock, `worker` computes, `reply` puts answers together.
 //! Tiny questions do not wait at all: `inline`.
@@ -27,7 +27,7 @@ pub use policy::Urgency;
 pub use timing::{Batch, Timing};
 
 use crate::executor::{Floor, ServingThreads};
-use crate::model::Matrix;
+use crate::model::{Form, Matrix, Space};
 use crate::numeric::LANES;
 use crate::registry::LoadedModel;
 use crate::registry::usage::KINDS;
@@ -102,6 +102,27 @@ impl Operation {
     pub fn decodes(self) -> bool {
         matches!(self, Self::Decode | Self::DecodePseudoInverse)
     }
+
+    /// Whether its answer is rows, in the units of the input.
+    pub fn answers_rows(self) -> bool {
+        match self {
+            Self::Decode
+            | Self::DecodePseudoInverse
+            | Self::Reconstruct
+            | Self::ReconstructPseudoInverse
+            | Self::Impute => true,
+            Self::Encode | Self::Score | Self::Explain => false,
+        }
+    }
+
+    /// The space of a batch: normalized where the model was trained on rows of 64 bits, the rows come in 64 bits, or rows are to
+    /// be answered in 64 bits.
+    fn space(self, model: &LoadedModel, rows: Form, answer: Form) -> Space {
+        let is_wide = model.artifact.model.normaliser().is_wide()
+            || rows.is_wide() && !self.decodes()
+            || answer.is_wide() && self.answers_rows();
+        if is_wide { Space::Normalized } else { Space::Input }
+    }
 }
 
 /// Bounds of what is computed at once and of what waits. Rows count until they are computed, bytes (of the question and
@@ -139,7 +160,7 @@ impl BatchingConfig {
     }
 }
 
-/// Results of one request, in the form in which it came.
+/// Results of one request, in the form that was asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
     /// Codes or rows.
@@ -222,8 +243,8 @@ impl Batcher {
         Ok(Self { inner: Arc::new(Inner { config, inline, floor, queue, answered, refused, threads }) })
     }
 
-    /// Checks the width, queues, waits; an answer comes at the deadline at the latest. Dropping the future drops what has
-    /// not started.
+    /// Checks the width, queues, waits; an answer in the form `answer` comes at the deadline at the latest. Dropping the future
+    /// drops what has not started.
     ///
     /// # Panics
     /// With a deadline, outside of a tokio runtime that has a timer.
@@ -232,11 +253,12 @@ impl Batcher {
         model: Arc<LoadedModel>,
         operation: Operation,
         rows: Matrix,
+        answer: Form,
         deadline: Option<Instant>,
         urgency: Urgency,
     ) -> Result<Output, BatchError> {
         let (asked, of) = (Instant::now(), Arc::clone(&model));
-        let outcome = self.ask(Question { model, operation, rows, deadline, urgency }).await;
+        let outcome = self.ask(Question { model, operation, rows, answer, deadline, urgency }).await;
         let (usage, kind, time) = (of.usage(), operation as usize, asked.elapsed());
         match outcome {
             Ok(output) => {
@@ -268,8 +290,9 @@ impl Batcher {
             return None;
         }
         let rows = matrix_bytes / (4 * request::columns(model, operation));
-        let size = request::size(model, operation, rows, matrix_bytes);
-        let refusal = self.inner.queue.refuse_early(&(model.key.clone(), operation), size)?;
+        let size = request::size(model, operation, rows, matrix_bytes, Form::Float32Le);
+        let space = operation.space(model, Form::Float32Le, Form::Float32Le);
+        let refusal = self.inner.queue.refuse_early(&(model.key.clone(), operation, space), size)?;
         self.inner.refused.fetch_add(1, Ordering::Relaxed);
         model.usage().failed(operation as usize, Duration::ZERO);
         Some(refusal)

@@ -3,14 +3,16 @@
 use std::mem::take;
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 use super::{BatchError, Output, Timing};
-use crate::model::{Matrix, Reconstruction, Values};
+use crate::model::{Form, Matrix, Normaliser, Reconstruction, Values};
 use crate::numeric::Lanes;
 
 /// Results of one batch.
 #[derive(Debug, Default)]
 pub(super) struct Computed {
-    /// Codes or rows.
+    /// Codes or rows, these in the space of the batch.
     pub(super) values: Lanes,
     /// Reconstruct only: one per row.
     pub(super) squared_errors: Vec<f32>,
@@ -55,6 +57,15 @@ fn are_finite(numbers: &[f32]) -> bool {
     numbers.iter().fold(true, |finite, value| finite & value.is_finite())
 }
 
+/// How the rows of a result become those of an answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Answering<'a> {
+    /// Leads from the normalized space to the units of the input; none where the result is in these, or is no rows.
+    pub(super) normaliser: Option<&'a Normaliser>,
+    /// Rows of the request, whose values stay as they came but where they are missing.
+    pub(super) given: Option<&'a Matrix>,
+}
+
 /// A request's answer as far as it goes.
 #[derive(Debug)]
 pub(super) struct Assembly {
@@ -69,16 +80,17 @@ pub(super) struct Assembly {
 /// Row-major numbers in one of the forms of [`Values`].
 #[derive(Debug)]
 enum Numbers {
-    Float32Le(Vec<u8>),
     Floats(Vec<f32>),
+    /// In a form that has bytes.
+    Bytes(Form, Vec<u8>),
 }
 
 impl Assembly {
-    /// For `rows` rows; `form` is the question, whose form the answer takes.
-    pub(super) fn new(rows: usize, form: &Values) -> Self {
-        let values = match form {
-            Values::Float32Le(_) => Numbers::Float32Le(Vec::new()),
-            Values::Floats(_) => Numbers::Floats(Vec::new()),
+    /// For `rows` rows in the form `answer`.
+    pub(super) fn new(rows: usize, answer: Form) -> Self {
+        let values = match answer {
+            Form::Floats => Numbers::Floats(Vec::new()),
+            form => Numbers::Bytes(form, Vec::new()),
         };
         Self { rows, rows_missing: rows, values, squared_errors: Vec::new(), squared_errors_input_units: Vec::new() }
     }
@@ -90,18 +102,27 @@ impl Assembly {
         rows: Range<usize>,
         computed: &Computed,
         first: usize,
+        answering: Answering<'_>,
     ) -> Option<Result<Output, BatchError>> {
         let source = first..first + rows.len();
         let columns = computed.values.columns();
         let numbers = rows.start * columns..rows.end * columns;
+        let is_plain = answering.normaliser.is_none();
         match &mut self.values {
-            Numbers::Float32Le(bytes) => {
+            Numbers::Bytes(Form::Float32Le, bytes) if is_plain => {
                 bytes.resize(self.rows * columns * 4, 0);
                 computed.values.store_le(source.clone(), &mut bytes[numbers.start * 4..numbers.end * 4]);
             }
-            Numbers::Floats(floats) => {
+            Numbers::Floats(floats) if is_plain => {
                 floats.resize(self.rows * columns, 0.0);
                 computed.values.store(source.clone(), &mut floats[numbers]);
+            }
+            values => {
+                let wide = answering.in_64_bits(&computed.values, source.clone(), &rows);
+                if let Err((place, form)) = values.write(self.rows * columns, numbers.start, &wide) {
+                    let row = rows.start + place / columns + 1;
+                    return Some(Err(BatchError::DoesNotFit { row, value: wide[place], form: form.name() }));
+                }
             }
         }
         for (errors, computed) in [
@@ -119,8 +140,18 @@ impl Assembly {
 
     fn take(&mut self, columns: usize) -> Result<Output, BatchError> {
         let values = match &mut self.values {
-            Numbers::Float32Le(bytes) => Values::Float32Le(take(bytes).into()),
             Numbers::Floats(floats) => Values::Floats(take(floats)),
+            Numbers::Bytes(form, bytes) => {
+                let bytes = take(bytes).into();
+                match form {
+                    Form::Float32Le | Form::Floats => Values::Float32Le(bytes),
+                    Form::Float64Le => Values::Float64Le(bytes),
+                    Form::Float16Le => Values::Float16Le(bytes),
+                    Form::Bfloat16Le => Values::Bfloat16Le(bytes),
+                    Form::Uint8 => Values::Uint8(bytes),
+                    Form::Int8 => Values::Int8(bytes),
+                }
+            }
         };
         // Neither fails: as many rows as the request, whose count came as 32 bits, and a width of the model.
         let shape = (u32::try_from(self.rows), u32::try_from(columns));
@@ -135,11 +166,87 @@ impl Assembly {
     }
 }
 
+impl Answering<'_> {
+    /// Rows `source` of a batch's result, which answer rows `rows` of the request, row-major in 64 bits.
+    fn in_64_bits(self, result: &Lanes, source: Range<usize>, rows: &Range<usize>) -> Vec<f64> {
+        let columns = result.columns();
+        let mut narrow = vec![0.0; source.len() * columns];
+        result.store(source, &mut narrow);
+        let Some(normaliser) = self.normaliser else { return narrow.into_iter().map(f64::from).collect() };
+        let mut wide = Vec::with_capacity(narrow.len());
+        for row in narrow.chunks_exact(columns) {
+            wide.extend(row.iter().enumerate().map(|(j, value)| normaliser.denormalized(j, *value)));
+        }
+        if let Some(given) = self.given {
+            let given = given.rows_f64(rows.clone());
+            wide.iter_mut().zip(given).filter(|(_, given)| !given.is_nan()).for_each(|(wide, given)| *wide = given);
+        }
+        wide
+    }
+}
+
+impl Numbers {
+    /// Writes numbers, each rounded once, to their place among `count`. The first that the form cannot hold, if there is one.
+    fn write(&mut self, count: usize, first: usize, numbers: &[f64]) -> Result<(), (usize, Form)> {
+        fn put<const N: usize>(
+            bytes: &mut Vec<u8>,
+            count: usize,
+            first: usize,
+            numbers: &[f64],
+            form: impl Fn(f64) -> Option<[u8; N]>,
+        ) -> Result<(), usize> {
+            bytes.resize(count * N, 0);
+            let places = bytes.as_chunks_mut::<N>().0[first..].iter_mut();
+            for (i, (place, number)) in places.zip(numbers).enumerate() {
+                *place = form(*number).ok_or(i)?;
+            }
+            Ok(())
+        }
+        let (form, bytes) = match self {
+            Self::Floats(floats) => {
+                floats.resize(count, 0.0);
+                for (i, (place, number)) in floats[first..].iter_mut().zip(numbers).enumerate() {
+                    *place = *number as f32;
+                    if !place.is_finite() {
+                        return Err((i, Form::Floats));
+                    }
+                }
+                return Ok(());
+            }
+            Self::Bytes(form, bytes) => (*form, bytes),
+        };
+        let written = match form {
+            Form::Float64Le => put(bytes, count, first, numbers, |x| x.is_finite().then(|| x.to_le_bytes())),
+            Form::Float32Le | Form::Floats => put(bytes, count, first, numbers, |x| {
+                let x = x as f32;
+                x.is_finite().then(|| x.to_le_bytes())
+            }),
+            Form::Float16Le => put(bytes, count, first, numbers, |x| {
+                let x = f16::from_f64(x);
+                x.is_finite().then(|| x.to_le_bytes())
+            }),
+            Form::Bfloat16Le => put(bytes, count, first, numbers, |x| {
+                let x = bf16::from_f64(x);
+                x.is_finite().then(|| x.to_le_bytes())
+            }),
+            // No answer is asked for in these: a whole number in range fits.
+            Form::Uint8 => put(bytes, count, first, numbers, |x| {
+                ((0.0..=255.0).contains(&x) && x.fract() == 0.0).then_some([x as u8])
+            }),
+            Form::Int8 => put(bytes, count, first, numbers, |x| {
+                ((-128.0..=127.0).contains(&x) && x.fract() == 0.0).then(|| (x as i8).to_le_bytes())
+            }),
+        };
+        written.map_err(|place| (place, form))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::NormalisationKind;
 
     /// Rows `rows` of a request whose number at (row, column) is `10 row + column`, from row `first` of a batch on.
     fn computed(rows: Range<usize>, columns: usize, first: usize, errors: bool) -> Computed {
@@ -167,7 +274,7 @@ mod tests {
             sizes in prop::collection::vec(1_usize..20, 1..8),
             order in any::<prop::sample::Index>(),
             (columns, first) in (1_usize..5, 0_usize..20),
-            (as_bytes, errors) in (any::<bool>(), any::<bool>()),
+            (form, errors) in (0_usize..5, any::<bool>()),
         ) {
             let rows: usize = sizes.iter().sum();
             let mut start = 0;
@@ -177,31 +284,54 @@ mod tests {
             }).collect();
             let shift = order.index(pieces.len());
             pieces.rotate_left(shift);
-            let form = if as_bytes { Values::Float32Le(bytes::Bytes::new()) } else { Values::Floats(vec![]) };
-            let mut assembly = Assembly::new(rows, &form);
+            let form =
+                [Form::Float32Le, Form::Floats, Form::Float64Le, Form::Float16Le, Form::Bfloat16Le][form];
+            let mut assembly = Assembly::new(rows, form);
             let mut answer = None;
             for piece in pieces {
                 prop_assert!(answer.is_none(), "whole before its last piece");
-                answer = assembly.add(piece.clone(), &computed(piece, columns, first, errors), first);
+                answer = assembly.add(piece.clone(), &computed(piece, columns, first, errors), first, Answering::default());
             }
             let output = answer.expect("whole").expect("a matrix");
             prop_assert_eq!((output.matrix.rows(), output.matrix.columns()), (rows, columns));
-            match output.matrix.values() {
-                Values::Float32Le(bytes) => {
-                    prop_assert!(as_bytes);
-                    let numbers = bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number));
-                    prop_assert_eq!(numbers.collect::<Vec<_>>(), expected(rows, columns));
-                }
-                Values::Floats(floats) => {
-                    prop_assert!(!as_bytes);
-                    prop_assert_eq!(floats, &expected(rows, columns));
-                }
-            }
+            prop_assert_eq!(output.matrix.form(), form);
+            let expected = expected(rows, columns).into_iter().map(|value| match form {
+                Form::Bfloat16Le => bf16::from_f32(value).to_f32(),
+                Form::Float16Le => f16::from_f32(value).to_f32(),
+                _ => value,
+            });
+            prop_assert_eq!(output.matrix.values().to_f32(), expected.collect::<Vec<_>>());
             let row_numbers: Vec<f32> = (0..if errors { rows } else { 0 }).map(|row| row as f32).collect();
             let doubled: Vec<f32> = row_numbers.iter().map(|error| error * 2.0).collect();
             prop_assert_eq!(output.squared_errors, row_numbers);
             prop_assert_eq!(output.squared_errors_input_units, doubled);
         }
+    }
+
+    #[test]
+    fn a_normalized_result_is_answered_in_64_bits_and_given_values_stay() {
+        let normaliser = Normaliser {
+            kind: NormalisationKind::Standardise,
+            offset: vec![1e12, 0.0],
+            scale: vec![2.0, 1.0],
+            fill: vec![0.0, 0.0],
+            exact_offset: vec![1e12 + 1.0, 0.5],
+        };
+        let given = [f64::NAN, 0.1, 1_000_000_000_003.25, f64::NAN];
+        let given = Matrix::new(2, 2, Values::from_f64(&given)).expect("a matrix");
+        let answering = Answering { normaliser: Some(&normaliser), given: Some(&given) };
+        // Rows (0, 1) and (10, 11) of the result, from row 3 of the batch on.
+        let computed = computed(0..2, 2, 3, false);
+        let answer = |form, answering| {
+            let whole = Assembly::new(2, form).add(0..2, &computed, 3, answering).expect("whole");
+            whole.map(|output| output.matrix.values().to_f64())
+        };
+        let expected = [1e12 + 1.0, 0.1, 1_000_000_000_003.25, 11.5];
+        assert_eq!(answer(Form::Float64Le, answering), Ok(expected.to_vec()));
+        let all = Answering { given: None, ..answering };
+        assert_eq!(answer(Form::Float64Le, all), Ok(vec![1e12 + 1.0, 1.5, 1e12 + 21.0, 11.5]));
+        let error = answer(Form::Float16Le, all).expect_err("beyond binary16").to_string();
+        assert!(error.contains("row 1") && error.contains("float16_le") && error.contains("answer_format"), "{error}");
     }
 
     #[test]

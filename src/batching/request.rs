@@ -8,18 +8,19 @@ use tokio::sync::oneshot;
 
 use super::load::{Claim, Load, Size};
 use super::policy::Urgency;
-use super::reply::{Assembly, Computed};
+use super::reply::{Answering, Assembly, Computed};
 use super::sync::Mutex;
 use super::timing::{Batch, Timing};
 use super::{BatchError, Operation, Output, lock};
-use crate::model::{Matrix, MatrixError, Missing, ModelKey, Scorer};
+use crate::model::{Form, Matrix, MatrixError, Missing, ModelKey, Scorer, Space};
+use crate::numeric::Lanes;
 use crate::registry::LoadedModel;
 
 /// Larger requests are looked through for NaN on the compute threads: an async thread has some 50 µs for all it does.
 pub(super) const SMALL_BYTES_MAX: usize = 16 << 10;
 
 /// What a batch has in common.
-pub(super) type Key = (ModelKey, Operation);
+pub(super) type Key = (ModelKey, Operation, Space);
 
 /// What a caller wants.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) struct Question {
     pub(super) model: Arc<LoadedModel>,
     pub(super) operation: Operation,
     pub(super) rows: Matrix,
+    /// The form of the answer.
+    pub(super) answer: Form,
     pub(super) deadline: Option<Instant>,
     pub(super) urgency: Urgency,
 }
@@ -60,11 +63,37 @@ impl Question {
     }
 
     pub(super) fn key(&self) -> Key {
-        (self.model.key.clone(), self.operation)
+        (self.model.key.clone(), self.operation, self.space())
+    }
+
+    /// The space of its rows in a batch.
+    pub(super) fn space(&self) -> Space {
+        self.operation.space(&self.model, self.rows.form(), self.answer)
+    }
+
+    /// How its result becomes its answer.
+    pub(super) fn answering(&self) -> Answering<'_> {
+        let is_denormalized = self.space() == Space::Normalized && self.operation.answers_rows();
+        Answering {
+            normaliser: is_denormalized.then(|| self.model.artifact.model.normaliser()),
+            given: (is_denormalized && self.operation == Operation::Impute).then_some(&self.rows),
+        }
+    }
+
+    /// Copies the rows of `range` into `batch` from row `first` on.
+    pub(super) fn load_into(&self, range: Range<usize>, batch: &mut Lanes, first: usize) {
+        match self.space() {
+            Space::Normalized if !self.operation.decodes() => {
+                let normaliser = self.model.artifact.model.normaliser();
+                self.rows.load_normalized_into(range, batch, first, normaliser);
+            }
+            // Codes are normalized as they are.
+            Space::Normalized | Space::Input => self.rows.load_into(range, batch, first),
+        }
     }
 
     pub(super) fn size(&self) -> Size {
-        size(&self.model, self.operation, self.rows.rows(), self.rows.bytes())
+        size(&self.model, self.operation, self.rows.rows(), self.rows.bytes(), self.answer)
     }
 }
 
@@ -82,15 +111,17 @@ pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
     }
 }
 
-/// What a question about so many rows takes.
-pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matrix_bytes: usize) -> Size {
+/// What a question about so many rows takes, answered in the form `answer`.
+pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matrix_bytes: usize, answer: Form) -> Size {
     let spec = model.artifact.model.spec();
-    let answer_columns = match operation {
-        Operation::Encode => spec.code_length(),
-        Operation::Decode | Operation::DecodePseudoInverse | Operation::Impute => spec.features(),
+    let of_answer = |columns: usize| columns * answer.number_bytes();
+    let answer_bytes = match operation {
+        Operation::Encode => of_answer(spec.code_length()),
+        Operation::Decode | Operation::DecodePseudoInverse | Operation::Impute => of_answer(spec.features()),
         // Two errors beside each row.
-        Operation::Reconstruct | Operation::ReconstructPseudoInverse | Operation::Explain => spec.features() + 2,
-        Operation::Score => 2,
+        Operation::Reconstruct | Operation::ReconstructPseudoInverse => of_answer(spec.features()) + 8,
+        Operation::Explain => of_answer(spec.features() + 2),
+        Operation::Score => of_answer(2),
     };
     let once: usize = spec.raw().widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
     let inverse = || model.inverse().map_or(once, |inverse| inverse.multiply_adds(&model.artifact.model));
@@ -104,7 +135,7 @@ pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matri
         // There, there again and back.
         Operation::Explain => 6 * once + 3 * whitening,
     };
-    let bytes = rows.saturating_mul(answer_columns * 4).saturating_add(matrix_bytes);
+    let bytes = rows.saturating_mul(answer_bytes).saturating_add(matrix_bytes);
     Size { rows, bytes, row_work }
 }
 
@@ -140,7 +171,7 @@ impl Request {
             sender: Mutex::new(Some(sender)),
             accepted: Instant::now(),
             timing: Mutex::default(),
-            assembly: Mutex::new(Assembly::new(question.rows.rows(), question.rows.values())),
+            assembly: Mutex::new(Assembly::new(question.rows.rows(), question.answer)),
             question,
         };
         (Arc::new(request), receiver)
@@ -178,7 +209,7 @@ impl Request {
         self.claim.rows_done(rows.len());
         let queued = started.saturating_duration_since(self.accepted);
         lock(&self.timing).get_or_insert_with(|| Timing::after(queued)).add(batch);
-        let whole = lock(&self.assembly).add(rows, computed, first);
+        let whole = lock(&self.assembly).add(rows, computed, first, self.question.answering());
         if let Some(answer) = whole {
             self.answer(answer);
         }

@@ -73,7 +73,7 @@ fn offset(model: &LoadedModel, operation: Operation) -> f32 {
 }
 
 /// Every number of a row is the row's first plus the offset; the error of a row is its first number.
-fn echo(model: &LoadedModel, operation: Operation, batch: &Lanes, _: &mut Spare) -> Computed {
+fn echo(model: &LoadedModel, operation: Operation, _: Space, batch: &Lanes, _: &mut Spare) -> Computed {
     let firsts = batch.column(0);
     assert!(!firsts.contains(&PANICS), "told to panic");
     let mut values = Lanes::zeros(batch.rows(), widths(operation).1);
@@ -98,11 +98,11 @@ impl Gate {
         let (entered, batches) = channel();
         let (go, wait) = channel();
         let wait = Mutex::new(wait);
-        let compute = Compute::new(move |model, operation, batch, spare| {
+        let compute = Compute::new(move |model, operation, space, batch, spare| {
             let _ = entered.send(batch.column(0));
             // Without a gate any more everything passes.
             let _: Result<(), _> = lock(&wait).recv();
-            echo(model, operation, batch, spare)
+            echo(model, operation, space, batch, spare)
         });
         (Self { batches, go }, compute)
     }
@@ -150,17 +150,15 @@ fn as_bytes(matrix: &Matrix) -> Matrix {
 }
 
 fn numbers(matrix: &Matrix) -> Vec<f32> {
-    match matrix.values() {
-        Values::Floats(floats) => floats.clone(),
-        Values::Float32Le(bytes) => bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect(),
-    }
+    matrix.values().to_f32()
 }
 
 type Submission = Pin<Box<dyn Future<Output = Result<Output, BatchError>> + Send>>;
 
 fn submission(batcher: &Batcher, operation: Operation, rows: Matrix, deadline: Option<Instant>) -> Submission {
     let batcher = batcher.clone();
-    Box::pin(async move { batcher.submit(model(1), operation, rows, deadline, Urgency::Interactive).await })
+    let form = rows.form();
+    Box::pin(async move { batcher.submit(model(1), operation, rows, form, deadline, Urgency::Interactive).await })
 }
 
 /// Lets a submission come as far as it can without waiting: it is refused or queued. Its answer, if it has one.
@@ -211,8 +209,9 @@ async fn every_caller_gets_their_own_rows_back() {
                 let rows = matrix(widths(operation).0, &firsts);
                 let in_bytes = caller % 2 == 0;
                 let rows = if in_bytes { as_bytes(&rows) } else { rows };
+                let form = rows.form();
                 let output = batcher
-                    .submit(Arc::clone(&model), operation, rows, None, Urgency::Interactive)
+                    .submit(Arc::clone(&model), operation, rows, form, None, Urgency::Interactive)
                     .await
                     .expect("an answer");
                 assert_eq!(
@@ -237,7 +236,14 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
         let batcher = echoing(threads);
         let firsts: Vec<f32> = (0..1_003).map(|row| row as f32).collect();
         let output = batcher
-            .submit(model(1), Operation::Reconstruct, matrix(FEATURES, &firsts), None, Urgency::Interactive)
+            .submit(
+                model(1),
+                Operation::Reconstruct,
+                matrix(FEATURES, &firsts),
+                Form::Floats,
+                None,
+                Urgency::Interactive,
+            )
             .await;
         let output = output.expect("an answer");
         check_echo(&output, Operation::Reconstruct, &model(1), &firsts);
@@ -246,7 +252,14 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
         let stats = batcher.stats();
         assert_eq!((stats.batches, stats.rows), (63, 1_003));
         let narrow = batcher
-            .submit(model(1), Operation::Reconstruct, matrix(FEATURES - 1, &[1.0]), None, Urgency::Interactive)
+            .submit(
+                model(1),
+                Operation::Reconstruct,
+                matrix(FEATURES - 1, &[1.0]),
+                Form::Floats,
+                None,
+                Urgency::Interactive,
+            )
             .await;
         assert!(narrow.is_err(), "{narrow:?}");
         let stats = batcher.stats();
@@ -262,15 +275,15 @@ async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
     let mut alone = Lanes::zeros(1, FEATURES);
     let rows = matrix(FEATURES, &firsts);
     let codes = batcher
-        .submit(Arc::clone(&model), Operation::Encode, rows.clone(), None, Urgency::Interactive)
+        .submit(Arc::clone(&model), Operation::Encode, rows.clone(), Form::Floats, None, Urgency::Interactive)
         .await
         .expect("codes");
     let back = batcher
-        .submit(Arc::clone(&model), Operation::Decode, codes.matrix.clone(), None, Urgency::Interactive)
+        .submit(Arc::clone(&model), Operation::Decode, codes.matrix.clone(), Form::Floats, None, Urgency::Interactive)
         .await
         .expect("rows");
     let both = batcher
-        .submit(Arc::clone(&model), Operation::Reconstruct, rows.clone(), None, Urgency::Interactive)
+        .submit(Arc::clone(&model), Operation::Reconstruct, rows.clone(), Form::Floats, None, Urgency::Interactive)
         .await
         .expect("rows");
     assert_eq!(back.matrix, both.matrix);
@@ -338,7 +351,14 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
         .map(|(deadline, first)| {
             let rows = matrix(FEATURES, &[first]);
             let urgency = Urgency::Interactive;
-            let question = Question { model: model(1), operation: Operation::Encode, rows, deadline, urgency };
+            let question = Question {
+                model: model(1),
+                operation: Operation::Encode,
+                rows,
+                answer: Form::Floats,
+                deadline,
+                urgency,
+            };
             queue.admit(question).expect("room")
         })
         .collect();
@@ -358,6 +378,7 @@ fn a_deadline_that_cannot_be_met_is_told_at_once() {
         model: model(1),
         operation: Operation::Encode,
         rows: matrix(FEATURES, &vec![1.0; rows]),
+        answer: Form::Floats,
         deadline: ms.map(|ms| now + Duration::from_millis(ms)),
         urgency: Urgency::Interactive,
     };
@@ -479,7 +500,9 @@ async fn a_panic_fails_the_whole_of_a_split_request() {
     let batcher = echoing(1);
     let mut firsts = vec![1.0; 500];
     firsts[100] = PANICS;
-    let lost = batcher.submit(model(1), Operation::Encode, matrix(FEATURES, &firsts), None, Urgency::Interactive).await;
+    let lost = batcher
+        .submit(model(1), Operation::Encode, matrix(FEATURES, &firsts), Form::Floats, None, Urgency::Interactive)
+        .await;
     assert_eq!(lost.expect_err("lost"), BatchError::WorkerLost);
     batcher.drain();
     let stats = batcher.stats();

@@ -12,21 +12,21 @@ use super::request::Request;
 use super::timing::Batch;
 use super::{BatchError, Operation};
 use crate::executor::{Floor, catch};
-use crate::model::Decoder;
+use crate::model::{Decoder, Space};
 use crate::numeric::{Lanes, Spare};
 use crate::registry::LoadedModel;
 
 /// How long a thread without work keeps the matrices of its last batches for the next.
 const SPARE_KEPT: Duration = Duration::from_millis(50);
 
-type Arithmetic = dyn Fn(&LoadedModel, Operation, &Lanes, &mut Spare) -> Computed + Send + Sync;
+type Arithmetic = dyn Fn(&LoadedModel, Operation, Space, &Lanes, &mut Spare) -> Computed + Send + Sync;
 
 /// The arithmetic of a batch: tests put their own here.
 pub(super) struct Compute(Box<Arithmetic>);
 
 impl Compute {
     pub(super) fn new(
-        compute: impl Fn(&LoadedModel, Operation, &Lanes, &mut Spare) -> Computed + Send + Sync + 'static,
+        compute: impl Fn(&LoadedModel, Operation, Space, &Lanes, &mut Spare) -> Computed + Send + Sync + 'static,
     ) -> Self {
         Self(Box::new(compute))
     }
@@ -37,21 +37,33 @@ impl Compute {
     }
 }
 
-/// The model's own arithmetic.
-pub(super) fn of_model(model: &LoadedModel, operation: Operation, batch: &Lanes, spare: &mut Spare) -> Computed {
+/// The model's own arithmetic, on rows in a space.
+pub(super) fn of_model(
+    model: &LoadedModel,
+    operation: Operation,
+    space: Space,
+    batch: &Lanes,
+    spare: &mut Spare,
+) -> Computed {
     // A question that needs it is refused where there is none.
     let inverse = || Decoder::PseudoInverse(model.inverse().expect("the model has a pseudo-inverse"));
     let scorer = || model.scorer().expect("the model has statistics");
     let autoencoder = &model.artifact.model;
     match operation {
-        Operation::Encode => autoencoder.encode(batch, spare).into(),
-        Operation::Decode => autoencoder.decode(batch, Decoder::Transpose, spare).into(),
-        Operation::Reconstruct => autoencoder.reconstruct(batch, Decoder::Transpose, spare).into(),
-        Operation::DecodePseudoInverse => autoencoder.decode(batch, inverse(), spare).into(),
-        Operation::ReconstructPseudoInverse => autoencoder.reconstruct(batch, inverse(), spare).into(),
-        Operation::Impute => autoencoder.impute(batch, spare).into(),
-        Operation::Score => scorer().score(autoencoder, batch, spare).into(),
-        Operation::Explain => scorer().explain(autoencoder, batch, spare).into(),
+        Operation::Encode => autoencoder.encode_in(space, batch, spare).into(),
+        Operation::Decode => autoencoder.decode_in(space, batch, Decoder::Transpose, spare).into(),
+        Operation::Reconstruct => autoencoder.reconstruct_in(space, batch, Decoder::Transpose, spare).into(),
+        Operation::DecodePseudoInverse => autoencoder.decode_in(space, batch, inverse(), spare).into(),
+        Operation::ReconstructPseudoInverse => autoencoder.reconstruct_in(space, batch, inverse(), spare).into(),
+        Operation::Impute => autoencoder.impute_in(space, batch, spare).into(),
+        Operation::Score => match space {
+            Space::Input => scorer().score(autoencoder, batch, spare).into(),
+            Space::Normalized => scorer().score_normalised(autoencoder, batch, spare).into(),
+        },
+        Operation::Explain => match space {
+            Space::Input => scorer().explain(autoencoder, batch, spare).into(),
+            Space::Normalized => scorer().explain_normalised(autoencoder, batch, spare).into(),
+        },
     }
 }
 
@@ -127,11 +139,11 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
     batch.reset(rows, question.rows.columns());
     for member in &members {
         let rows_of_request = member.piece.rows.clone();
-        member.piece.request.question().rows.load_into(rows_of_request, &mut batch, member.first);
+        member.piece.request.question().load_into(rows_of_request, &mut batch, member.first);
     }
     let assembled = Instant::now();
 
-    let computed = (compute.0)(&question.model, question.operation, &batch, spare);
+    let computed = (compute.0)(&question.model, question.operation, question.space(), &batch, spare);
     assert_eq!(computed.values.rows(), rows, "a result for every row of the batch");
     let computed_at = Instant::now();
     let [assembly, compute] =

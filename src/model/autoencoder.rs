@@ -30,6 +30,15 @@ pub struct Autoencoder {
     layers: Vec<TiedLayer>,
 }
 
+/// The space that the rows of a batch are in: its input and, where its result is rows, its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// Units of the input.
+    Input,
+    /// Normalized, as 64-bit rows come: they are normalized while they are loaded, and denormalized while they are written.
+    Normalized,
+}
+
 /// What decodes.
 #[derive(Clone, Copy, Debug)]
 pub enum Decoder<'a> {
@@ -42,7 +51,7 @@ pub enum Decoder<'a> {
 /// Rows, and their reconstructions' errors.
 #[derive(Debug)]
 pub struct Reconstruction {
-    /// (n, d_0), in the units of the input.
+    /// (n, d_0), in the space of the rows that came.
     pub rows: Lanes,
     /// Per row: sum over features of (x - x̂)², normalised space.
     pub squared_errors: Vec<f32>,
@@ -70,6 +79,21 @@ impl Autoencoder {
     #[must_use]
     pub fn with_ordered_code(self, ordered_code: bool) -> Self {
         Self { spec: self.spec.with_ordered_code(ordered_code), ..self }
+    }
+
+    /// The same for rows from which `shift`, its normalizer's offset, was subtracted.
+    ///
+    /// # Panics
+    /// If that is another.
+    #[must_use]
+    pub fn without_offset(&self, shift: &[f64]) -> Self {
+        Self { normaliser: self.normaliser.without_offset(shift), ..self.clone() }
+    }
+
+    /// The same for rows in the units of the input, of a model of rows from which `shift` was subtracted.
+    #[must_use]
+    pub fn with_shift(self, shift: &[f64]) -> Self {
+        Self { normaliser: self.normaliser.with_shift(shift), ..self }
     }
 
     /// Its specification.
@@ -110,6 +134,81 @@ impl Autoencoder {
         codes
     }
 
+    /// [`Autoencoder::encode`] of rows in a space.
+    ///
+    /// # Panics
+    /// If the rows are not d_0 wide; callers check that at the edge.
+    pub fn encode_in(&self, space: Space, rows: &Lanes, spare: &mut Spare) -> Lanes {
+        match space {
+            Space::Input => self.encode(rows, spare),
+            Space::Normalized => self.encode_with_missing(rows, spare),
+        }
+    }
+
+    /// [`Autoencoder::decode`] to rows in a space.
+    ///
+    /// # Panics
+    /// If the codes are not d_K wide; callers check that at the edge.
+    pub fn decode_in(&self, space: Space, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
+        match space {
+            Space::Input => self.decode(codes, decoder, spare),
+            Space::Normalized => self.decode_normalised(codes, decoder, spare),
+        }
+    }
+
+    /// [`Autoencoder::reconstruct`] of rows in a space, to rows in that space.
+    ///
+    /// # Panics
+    /// If the rows are not d_0 wide; callers check that at the edge.
+    pub fn reconstruct_in(
+        &self,
+        space: Space,
+        rows: &Lanes,
+        decoder: Decoder<'_>,
+        spare: &mut Spare,
+    ) -> Reconstruction {
+        if space == Space::Input {
+            return self.reconstruct(rows, decoder, spare);
+        }
+        let codes = self.encode_with_missing(rows, spare);
+        let x_hat = self.decode_normalised(&codes, decoder, spare);
+        let squared_errors = squared_distances(rows, &x_hat);
+        let squared_errors_input_units = self.squared_distances_input_units(rows, &x_hat);
+        spare.put(codes);
+        Reconstruction { rows: x_hat, squared_errors, squared_errors_input_units }
+    }
+
+    /// [`Autoencoder::encode_with_errors`] of rows in the normalized space.
+    ///
+    /// # Panics
+    /// If the rows are not d_0 wide; callers check that at the edge.
+    pub fn encode_normalised_with_errors(&self, x: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
+        let codes = self.encode_with_missing(x, spare);
+        let x_hat = self.decode_normalised(&codes, Decoder::Transpose, spare);
+        let squared_errors = squared_distances(x, &x_hat);
+        spare.put(x_hat);
+        (codes, squared_errors)
+    }
+
+    /// Per row the sum over features of (x - x̂)² in the units of the input, of rows in the normalized space: the offset
+    /// cancels, so that nothing is lost however large it is. In 64 bits, feature after feature, without what is missing.
+    fn squared_distances_input_units(&self, x: &Lanes, x_hat: &Lanes) -> Vec<f32> {
+        let mut sums = vec![0.0f64; x.rows()];
+        for ((first, rows, x), (_, _, x_hat)) in x.panels().zip(x_hat.panels()) {
+            let sums = &mut sums[first..first + rows];
+            for (j, (x, x_hat)) in x.chunks_exact(rows).zip(x_hat.chunks_exact(rows)).enumerate() {
+                let scale = f64::from(self.normaliser.unit(j));
+                sums.iter_mut().zip(x.iter().zip(x_hat)).filter(|(_, (x, _))| !x.is_nan()).for_each(
+                    |(sum, (x, x_hat))| {
+                        let error = (f64::from(*x) - f64::from(*x_hat)) * scale;
+                        *sum += error * error;
+                    },
+                );
+            }
+        }
+        sums.into_iter().map(|sum| sum as f32).collect()
+    }
+
     /// Codes (n, d_K) to rows (n, d_0) in input units. A code's row has the same bits in every batch.
     ///
     /// # Panics
@@ -145,12 +244,9 @@ impl Autoencoder {
     pub fn encode_with_errors(&self, rows: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
         let mut x = spare.take();
         self.normaliser.apply_to(rows, &mut x);
-        let codes = self.encode_with_missing(&x, spare);
-        let x_hat = self.decode_normalised(&codes, Decoder::Transpose, spare);
-        let squared_errors = squared_distances(&x, &x_hat);
+        let found = self.encode_normalised_with_errors(&x, spare);
         spare.put(x);
-        spare.put(x_hat);
-        (codes, squared_errors)
+        found
     }
 
     /// Rows (n, d_0) with what is missing of them taken from their reconstruction, in the units of the input; all other values
@@ -164,6 +260,18 @@ impl Autoencoder {
             *whole = if value.is_nan() { *whole } else { *value };
         }
         whole
+    }
+
+    /// The same in a space; in the normalized one every value of a row is that of its reconstruction: who writes the answer
+    /// keeps the values that came, in 64 bits.
+    ///
+    /// # Panics
+    /// If the rows are not d_0 wide; callers check that at the edge.
+    pub fn impute_in(&self, space: Space, rows: &Lanes, spare: &mut Spare) -> Lanes {
+        match space {
+            Space::Input => self.impute(rows, spare),
+            Space::Normalized => self.reconstruct_in(space, rows, Decoder::Transpose, spare).rows,
+        }
     }
 
     /// The encoder in the normalised space, of rows with missing values.

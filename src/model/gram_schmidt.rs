@@ -120,8 +120,13 @@ pub fn mean_squared_error(model: &Autoencoder, rows: &Matrix) -> f64 {
     for first in (0..rows.rows()).step_by(TAPE_ROWS) {
         let block = first..rows.rows().min(first + TAPE_ROWS);
         lanes.reset(block.len(), rows.columns());
-        rows.load_into(block, &mut lanes, 0);
-        let (codes, errors) = model.encode_with_errors(&lanes, spare);
+        let (codes, errors) = if rows.form().is_wide() || model.normaliser().is_wide() {
+            rows.load_normalized_into(block, &mut lanes, 0, model.normaliser());
+            model.encode_normalised_with_errors(&lanes, spare)
+        } else {
+            rows.load_into(block, &mut lanes, 0);
+            model.encode_with_errors(&lanes, spare)
+        };
         spare.put(codes);
         sum += errors.into_iter().map(f64::from).sum::<f64>();
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::gradient::{TAPE_ROWS, Tape};
 use super::inverse::{Factor, PseudoInverse};
 use super::spectrum::{Spectrum, SpectrumError};
-use super::{Autoencoder, Decoder, InverseError, Matrix};
+use super::{Autoencoder, Decoder, InverseError, Matrix, Space};
 use crate::numeric::linalg::{Defect, Pca, RowsInTurn, affordable_rows};
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Lanes, Spare};
@@ -119,12 +119,20 @@ fn compare(
     for first in (0..count).step_by(TAPE_ROWS) {
         let block = first..count.min(first + TAPE_ROWS);
         let mut x = Lanes::zeros(block.len(), features);
-        rows.load_into(block, &mut x, 0);
-        transposed.add(&model.reconstruct(&x, Decoder::Transpose, spare).squared_errors);
-        if let Ok(inverse) = &inverse {
-            inverted.add(&model.reconstruct(&x, Decoder::PseudoInverse(inverse), spare).squared_errors);
+        let is_wide = rows.form().is_wide() || model.normaliser().is_wide();
+        let space = if is_wide { Space::Normalized } else { Space::Input };
+        match space {
+            Space::Input => rows.load_into(block, &mut x, 0),
+            Space::Normalized => rows.load_normalized_into(block, &mut x, 0, model.normaliser()),
         }
-        model.normaliser().apply(&mut x);
+        transposed.add(&model.reconstruct_in(space, &x, Decoder::Transpose, spare).squared_errors);
+        if let Ok(inverse) = &inverse {
+            let decoder = Decoder::PseudoInverse(inverse);
+            inverted.add(&model.reconstruct_in(space, &x, decoder, spare).squared_errors);
+        }
+        if space == Space::Input {
+            model.normaliser().apply(&mut x);
+        }
         model.normaliser().fill_missing(&mut x);
         for row in 0..x.rows() {
             normalised.extend((0..features).map(|j| f64::from(x.at(row, j))));

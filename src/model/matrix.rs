@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use half::{bf16, f16};
 
-use crate::numeric::Lanes;
+use super::{Autoencoder, Normaliser};
+use crate::numeric::{LANES, Lanes};
 
 /// Why a matrix is refused. Every variant names what was expected and what came.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -15,10 +17,12 @@ pub enum MatrixError {
     /// No columns.
     #[error("matrix has 0 columns, expected at least 1")]
     NoColumns,
-    /// Neither form is set.
-    #[error("matrix has no values, expected `float32_le` or `floats`")]
+    /// No form is set.
+    #[error(
+        "matrix has no values, expected one of `float32_le`, `floats`, `float64_le`, `float16_le`, `bfloat16_le`, `uint8`, `int8`"
+    )]
     NoValues,
-    /// The byte count is not rows x columns x 4.
+    /// The byte count is not rows x columns x the bytes of a number.
     #[error("matrix of {rows} x {columns} has {got} bytes, expected {expected}")]
     ByteLength {
         /// Declared rows.
@@ -27,7 +31,7 @@ pub enum MatrixError {
         columns: u32,
         /// Bytes that came.
         got: usize,
-        /// rows x columns x 4.
+        /// rows x columns x the bytes of a number.
         expected: u128,
     },
     /// The count of floats is not rows x columns.
@@ -85,13 +89,160 @@ fn of_missing(value: f32) -> &'static str {
     if value.is_nan() { " (values may be missing only for models trained with `missing_values`)" } else { "" }
 }
 
-/// Row-major values in one of the forms of the API.
+/// The form of a matrix: how each number is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Little-endian binary32.
+    Float32Le,
+    /// Plain 32-bit numbers.
+    Floats,
+    /// Little-endian binary64.
+    Float64Le,
+    /// Little-endian binary16.
+    Float16Le,
+    /// Little-endian bfloat16: the upper half of a binary32.
+    Bfloat16Le,
+    /// Whole numbers from 0 to 255.
+    Uint8,
+    /// Whole numbers from -128 to 127.
+    Int8,
+}
+
+impl Form {
+    /// Bytes of a number in memory.
+    pub fn number_bytes(self) -> usize {
+        match self {
+            Self::Float32Le | Self::Floats => 4,
+            Self::Float64Le => 8,
+            Self::Float16Le | Self::Bfloat16Le => 2,
+            Self::Uint8 | Self::Int8 => 1,
+        }
+    }
+
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32Le => "float32_le",
+            Self::Floats => "floats",
+            Self::Float64Le => "float64_le",
+            Self::Float16Le => "float16_le",
+            Self::Bfloat16Le => "bfloat16_le",
+            Self::Uint8 => "uint8",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// Whether its numbers have more digits than a binary32 holds.
+    pub fn is_wide(self) -> bool {
+        self == Self::Float64Le
+    }
+}
+
+/// The form that a caller wants for an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnswerFormat {
+    /// The form of the request, but binary32 for whole numbers: neither codes nor rows fit 8 bits.
+    #[default]
+    AsRequest,
+    /// This form.
+    Form(Form),
+    /// Binary64 where the version was trained on rows that need it, else binary32.
+    AsTrained,
+}
+
+impl AnswerFormat {
+    /// The form of an answer to a request of a form.
+    pub fn form(self, request: Form, model: &Autoencoder) -> Form {
+        match self {
+            Self::AsRequest => match request {
+                Form::Uint8 | Form::Int8 => Form::Float32Le,
+                other => other,
+            },
+            Self::Form(form) => form,
+            Self::AsTrained if model.normaliser().is_wide() => Form::Float64Le,
+            Self::AsTrained => Form::Float32Le,
+        }
+    }
+}
+
+/// Row-major values in one of the forms of the API. Bytes share the receive buffer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
-    /// Little-endian binary32; shares the receive buffer.
+    /// Little-endian binary32.
     Float32Le(Bytes),
     /// Plain numbers.
     Floats(Vec<f32>),
+    /// Little-endian binary64.
+    Float64Le(Bytes),
+    /// Little-endian binary16.
+    Float16Le(Bytes),
+    /// Little-endian bfloat16.
+    Bfloat16Le(Bytes),
+    /// Unsigned bytes.
+    Uint8(Bytes),
+    /// Signed bytes.
+    Int8(Bytes),
+}
+
+impl Values {
+    /// Numbers as binary64.
+    pub fn from_f64(values: &[f64]) -> Self {
+        Self::Float64Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
+    }
+
+    /// Numbers as binary32.
+    pub fn from_f32(values: &[f32]) -> Self {
+        Self::Float32Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
+    }
+
+    /// Which form they have.
+    pub fn form(&self) -> Form {
+        match self {
+            Self::Float32Le(_) => Form::Float32Le,
+            Self::Floats(_) => Form::Floats,
+            Self::Float64Le(_) => Form::Float64Le,
+            Self::Float16Le(_) => Form::Float16Le,
+            Self::Bfloat16Le(_) => Form::Bfloat16Le,
+            Self::Uint8(_) => Form::Uint8,
+            Self::Int8(_) => Form::Int8,
+        }
+    }
+
+    /// All of them, each exactly.
+    pub fn to_f64(&self) -> Vec<f64> {
+        let mut values = Vec::new();
+        self.widen(0..usize::MAX, &mut values);
+        values
+    }
+
+    /// All of them as binary32: exact but for binary64, which is rounded.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::Floats(values) => values.clone(),
+            other => other.to_f64().into_iter().map(|value| value as f32).collect(),
+        }
+    }
+
+    /// Appends the numbers of `range`, as many as there are, to `out`.
+    fn widen(&self, range: Range<usize>, out: &mut Vec<f64>) {
+        fn add<const N: usize>(bytes: &[u8], range: Range<usize>, out: &mut Vec<f64>, value: impl Fn([u8; N]) -> f64) {
+            let numbers = bytes.as_chunks::<N>().0;
+            let numbers = &numbers[range.start.min(numbers.len())..range.end.min(numbers.len())];
+            out.extend(numbers.iter().map(|number| value(*number)));
+        }
+        match self {
+            Self::Float32Le(bytes) => add(bytes, range, out, |number| f64::from(f32::from_le_bytes(number))),
+            Self::Floats(values) => {
+                let values = &values[range.start.min(values.len())..range.end.min(values.len())];
+                out.extend(values.iter().copied().map(f64::from));
+            }
+            Self::Float64Le(bytes) => add(bytes, range, out, f64::from_le_bytes),
+            Self::Float16Le(bytes) => add(bytes, range, out, |number| f16::from_le_bytes(number).to_f64()),
+            Self::Bfloat16Le(bytes) => add(bytes, range, out, |number| bf16::from_le_bytes(number).to_f64()),
+            Self::Uint8(bytes) => add(bytes, range, out, |[number]| f64::from(number)),
+            Self::Int8(bytes) => add(bytes, range, out, |number| f64::from(i8::from_le_bytes(number))),
+        }
+    }
 }
 
 /// A checked matrix: at least 1 x 1, and exactly rows x columns values. They may still be NaN:
@@ -114,14 +265,23 @@ impl Matrix {
         }
         let count = u128::from(rows) * u128::from(columns);
         match &values {
-            Values::Float32Le(bytes) if bytes.len() as u128 != count * 4 => {
-                Err(MatrixError::ByteLength { rows, columns, got: bytes.len(), expected: count * 4 })
-            }
             Values::Floats(floats) if floats.len() as u128 != count => {
-                Err(MatrixError::FloatCount { rows, columns, got: floats.len(), expected: count })
+                return Err(MatrixError::FloatCount { rows, columns, got: floats.len(), expected: count });
             }
-            _ => Ok(Self { rows: rows as usize, columns: columns as usize, values }),
+            Values::Floats(_) => {}
+            Values::Float32Le(bytes)
+            | Values::Float64Le(bytes)
+            | Values::Float16Le(bytes)
+            | Values::Bfloat16Le(bytes)
+            | Values::Uint8(bytes)
+            | Values::Int8(bytes) => {
+                let expected = count * values.form().number_bytes() as u128;
+                if bytes.len() as u128 != expected {
+                    return Err(MatrixError::ByteLength { rows, columns, got: bytes.len(), expected });
+                }
+            }
         }
+        Ok(Self { rows: rows as usize, columns: columns as usize, values })
     }
 
     /// Rows, at least 1.
@@ -136,7 +296,12 @@ impl Matrix {
 
     /// Size of the values in memory, in bytes.
     pub fn bytes(&self) -> usize {
-        self.rows * self.columns * 4
+        self.rows * self.columns * self.form().number_bytes()
+    }
+
+    /// Which form the values have.
+    pub fn form(&self) -> Form {
+        self.values.form()
     }
 
     /// The values in the form in which they came.
@@ -157,11 +322,17 @@ impl Matrix {
     pub fn resized(self, columns: usize) -> Self {
         assert!(columns > 0, "at least one column");
         let kept = self.columns.min(columns);
-        let values = match self.values {
-            Values::Floats(numbers) => Values::Floats(resized(&numbers, self.columns, kept, columns)),
-            Values::Float32Le(bytes) => {
-                Values::Float32Le(resized(&bytes, 4 * self.columns, 4 * kept, 4 * columns).into())
-            }
+        // All bits 0 is the number 0 in every form.
+        let size = self.values.form().number_bytes();
+        let of_bytes = |bytes: &Bytes| resized(bytes, size * self.columns, size * kept, size * columns).into();
+        let values = match &self.values {
+            Values::Floats(numbers) => Values::Floats(resized(numbers, self.columns, kept, columns)),
+            Values::Float32Le(bytes) => Values::Float32Le(of_bytes(bytes)),
+            Values::Float64Le(bytes) => Values::Float64Le(of_bytes(bytes)),
+            Values::Float16Le(bytes) => Values::Float16Le(of_bytes(bytes)),
+            Values::Bfloat16Le(bytes) => Values::Bfloat16Le(of_bytes(bytes)),
+            Values::Uint8(bytes) => Values::Uint8(of_bytes(bytes)),
+            Values::Int8(bytes) => Values::Int8(of_bytes(bytes)),
         };
         Self { rows: self.rows, columns, values }
     }
@@ -173,12 +344,27 @@ impl Matrix {
 
     /// Refuses NaN, unless it may be missing, and infinities, naming the first.
     pub fn check_values(&self, missing: Missing) -> Result<(), MatrixError> {
+        let narrow = |value| missing.allows(value);
         let found = match &self.values {
             Values::Float32Le(bytes) => {
                 let (numbers, _) = bytes.as_chunks::<4>();
-                first_refused(numbers.iter().map(|number| f32::from_le_bytes(*number)), missing)
+                first_refused(numbers.iter().map(|number| f32::from_le_bytes(*number)), narrow)
             }
-            Values::Floats(floats) => first_refused(floats.iter().copied(), missing),
+            Values::Floats(floats) => first_refused(floats.iter().copied(), narrow),
+            Values::Float64Le(bytes) => {
+                let numbers = bytes.as_chunks::<8>().0.iter().map(|number| f64::from_le_bytes(*number));
+                // What is refused is NaN or infinite: the same as a binary32.
+                first_refused(numbers, |value| missing.allows_wide(value)).map(|(i, value)| (i, value as f32))
+            }
+            Values::Float16Le(bytes) => {
+                let (numbers, _) = bytes.as_chunks::<2>();
+                first_refused(numbers.iter().map(|number| f16::from_le_bytes(*number).to_f32()), narrow)
+            }
+            Values::Bfloat16Le(bytes) => {
+                let (numbers, _) = bytes.as_chunks::<2>();
+                first_refused(numbers.iter().map(|number| bf16::from_le_bytes(*number).to_f32()), narrow)
+            }
+            Values::Uint8(_) | Values::Int8(_) => None,
         };
         match found {
             None => Ok(()),
@@ -196,8 +382,61 @@ impl Matrix {
         match &self.values {
             Values::Float32Le(bytes) => batch.load_le(first, &bytes[numbers.start * 4..numbers.end * 4]),
             Values::Floats(floats) => batch.load(first, &floats[numbers]),
+            Values::Float64Le(bytes) => load(bytes, numbers, batch, first, |number| f64::from_le_bytes(number) as f32),
+            Values::Float16Le(bytes) => {
+                load(bytes, numbers, batch, first, |number| f16::from_le_bytes(number).to_f32())
+            }
+            Values::Bfloat16Le(bytes) => {
+                load(bytes, numbers, batch, first, |number| bf16::from_le_bytes(number).to_f32());
+            }
+            Values::Uint8(bytes) => load(bytes, numbers, batch, first, |[number]| f32::from(number)),
+            Values::Int8(bytes) => {
+                load(bytes, numbers, batch, first, |number| f32::from(i8::from_le_bytes(number)));
+            }
         }
     }
+
+    /// The same in the normalized space: each number is normalized in 64 bits and rounded once. Missing values stay NaN.
+    ///
+    /// # Panics
+    /// As [`Matrix::load_into`].
+    pub fn load_normalized_into(&self, range: Range<usize>, batch: &mut Lanes, first: usize, normaliser: &Normaliser) {
+        assert_eq!(self.columns, batch.columns(), "as many columns as the batch");
+        let (mut wide, mut narrow) = (Vec::new(), Vec::new());
+        for start in range.clone().step_by(LANES) {
+            let rows = start..range.end.min(start + LANES);
+            wide.clear();
+            narrow.clear();
+            self.values.widen(rows.start * self.columns..rows.end * self.columns, &mut wide);
+            for row in wide.chunks_exact(self.columns) {
+                narrow.extend(row.iter().enumerate().map(|(j, value)| normaliser.normalized(j, *value)));
+            }
+            batch.load(first + start - range.start, &narrow);
+        }
+    }
+
+    /// The numbers of the rows of `range`, each exactly.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn rows_f64(&self, range: Range<usize>) -> Vec<f64> {
+        assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
+        let mut values = Vec::with_capacity(range.len() * self.columns);
+        self.values.widen(range.start * self.columns..range.end * self.columns, &mut values);
+        values
+    }
+}
+
+/// Copies the numbers of `range` into `batch` from row `first` on.
+fn load<const N: usize>(
+    bytes: &[u8],
+    range: Range<usize>,
+    batch: &mut Lanes,
+    first: usize,
+    value: impl Fn([u8; N]) -> f32,
+) {
+    let (numbers, _) = bytes.as_chunks::<N>();
+    batch.load_with(first, &numbers[range], value);
 }
 
 /// Of each `from` numbers the first `kept`, then zeros until there are `to`.
@@ -209,12 +448,12 @@ fn resized<T: Copy + Default>(numbers: &[T], from: usize, kept: usize, to: usize
     resized
 }
 
-fn first_refused(values: impl Iterator<Item = f32> + Clone, missing: Missing) -> Option<(usize, f32)> {
+fn first_refused<T: Copy>(values: impl Iterator<Item = T> + Clone, allows: impl Fn(T) -> bool) -> Option<(usize, T)> {
     // Almost always all are: one look without a way out is a vector operation for many.
-    if values.clone().fold(true, |allowed, value| allowed & missing.allows(value)) {
+    if values.clone().fold(true, |allowed, value| allowed & allows(value)) {
         return None;
     }
-    values.enumerate().find(|(_, value)| !missing.allows(*value))
+    values.enumerate().find(|(_, value)| !allows(*value))
 }
 
 #[cfg(test)]
@@ -222,6 +461,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::NormalisationKind;
 
     fn le(values: &[f32]) -> Values {
         Values::Float32Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
@@ -286,7 +526,115 @@ mod tests {
         }
     }
 
+    /// Bytes in every form that has bytes.
+    fn in_every_form(bytes: &[u8]) -> [Values; 6] {
+        let bytes = Bytes::copy_from_slice(bytes);
+        [
+            Values::Float32Le(bytes.clone()),
+            Values::Float64Le(bytes.clone()),
+            Values::Float16Le(bytes.clone()),
+            Values::Bfloat16Le(bytes.clone()),
+            Values::Uint8(bytes.clone()),
+            Values::Int8(bytes),
+        ]
+    }
+
+    /// The same small numbers in every form: whole, from 0 to 127, so that each form holds them.
+    fn whole_numbers(values: &[u8]) -> Vec<Values> {
+        let floats: Vec<f32> = values.iter().copied().map(f32::from).collect();
+        let halves = |half: fn(f32) -> [u8; 2]| floats.iter().flat_map(|x| half(*x)).collect::<Vec<u8>>().into();
+        vec![
+            le(&floats),
+            Values::Floats(floats.clone()),
+            Values::from_f64(&floats.iter().copied().map(f64::from).collect::<Vec<_>>()),
+            Values::Float16Le(halves(|x| f16::from_f32(x).to_le_bytes())),
+            Values::Bfloat16Le(halves(|x| bf16::from_f32(x).to_le_bytes())),
+            Values::Uint8(Bytes::copy_from_slice(values)),
+            Values::Int8(Bytes::copy_from_slice(values)),
+        ]
+    }
+
+    #[test]
+    fn the_right_length_depends_on_the_form() {
+        for values in in_every_form(&[0; 7]) {
+            let expected = 6 * values.form().number_bytes();
+            let text = format!("matrix of 2 x 3 has 7 bytes, expected {expected}");
+            check_refused(2, 3, values, &text);
+        }
+        for values in in_every_form(&[]) {
+            let size = values.form().number_bytes();
+            let bytes = vec![0; 6 * size];
+            let whole = in_every_form(&bytes).into_iter().find(|whole| whole.form() == values.form()).expect("all");
+            let matrix = Matrix::new(2, 3, whole).expect("the right length");
+            assert_eq!(matrix.bytes(), 6 * size, "true size in memory");
+        }
+    }
+
+    #[test]
+    fn binary64_beyond_binary32_is_finite_and_nan_is_named() {
+        let matrix = Matrix::new(1, 2, Values::from_f64(&[1e300, 1_700_000_001.0])).expect("a matrix");
+        assert_eq!(matrix.check_finite(), Ok(()));
+        for (wrong, missing) in [(f64::NAN, true), (f64::INFINITY, false), (f64::NEG_INFINITY, false)] {
+            let matrix = Matrix::new(2, 2, Values::from_f64(&[0.0, 1.0, wrong, 2.0])).expect("a matrix");
+            assert!(matches!(matrix.check_finite(), Err(MatrixError::NotFinite { .. })));
+            assert_eq!(matrix.check_values(Missing::Allowed).is_ok(), missing);
+        }
+        for values in [Values::Float16Le(f16::NAN.to_le_bytes().to_vec().into()), le(&[f32::NAN])] {
+            assert!(Matrix::new(1, 1, values).expect("a matrix").check_finite().is_err());
+        }
+    }
+
+    #[test]
+    fn a_row_in_binary64_is_normalized_before_it_is_rounded() {
+        let normaliser = Normaliser {
+            kind: NormalisationKind::Standardise,
+            offset: vec![1.7e9, 2.0],
+            scale: vec![4.0, 0.5],
+            fill: Vec::new(),
+            exact_offset: vec![1_700_000_001.5, 2.0],
+        };
+        let rows = [1_700_000_003.5, 3.0, 1_700_000_001.5, f64::NAN, 1_700_000_000.0, 2.25];
+        let matrix = Matrix::new(3, 2, Values::from_f64(&rows)).expect("a matrix");
+        let mut batch = Lanes::zeros(4, 2);
+        matrix.load_normalized_into(0..3, &mut batch, 1, &normaliser);
+        assert_eq!(batch.column(0), [0.0, 0.5, 0.0, -0.375]);
+        assert_eq!((batch.at(1, 1), batch.at(2, 1).is_nan(), batch.at(3, 1)), (2.0, true, 0.5));
+    }
+
     proptest! {
+        #[test]
+        fn every_form_loads_the_same_numbers(
+            values in prop::collection::vec(0_u8..128, 1..60),
+            columns in 1_usize..7,
+            kept in 1_usize..9,
+        ) {
+            let rows = values.len() / columns;
+            prop_assume!(rows > 0);
+            let values = &values[..rows * columns];
+            let mut expected = Lanes::zeros(rows, columns);
+            expected.load(0, &values.iter().copied().map(f32::from).collect::<Vec<_>>());
+            for form in whole_numbers(values) {
+                let matrix = Matrix::new(rows as u32, columns as u32, form).expect("a matrix");
+                let mut batch = Lanes::zeros(rows, columns);
+                matrix.load_into(0..rows, &mut batch, 0);
+                prop_assert_eq!(batch.values(), expected.values());
+                let mut normalized = Lanes::zeros(rows, columns);
+                matrix.load_normalized_into(0..rows, &mut normalized, 0, &Normaliser::none());
+                prop_assert_eq!(normalized.values(), expected.values());
+                let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
+                prop_assert_eq!(matrix.rows_f64(0..rows), &wide[..]);
+                prop_assert_eq!(matrix.values().to_f32().len(), wide.len());
+                let other = matrix.resized(kept);
+                prop_assert_eq!(other.columns(), kept);
+                for (row, numbers) in other.values().to_f64().chunks_exact(kept).enumerate() {
+                    for (j, number) in numbers.iter().enumerate() {
+                        let there = if j < columns { f64::from(values[row * columns + j]) } else { 0.0 };
+                        prop_assert_eq!(*number, there);
+                    }
+                }
+            }
+        }
+
         #[test]
         fn exactly_the_right_length_is_taken(rows in 0_u32..9, columns in 0_u32..9, bytes in 0_usize..400) {
             let fits = rows > 0 && columns > 0 && bytes == (rows * columns * 4) as usize;
@@ -296,9 +644,12 @@ mod tests {
 
         #[test]
         fn no_shape_and_no_bytes_panic(rows: u32, columns: u32, bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(matrix) = Matrix::new(rows, columns, Values::Float32Le(bytes.clone().into())) {
-                prop_assert_eq!(matrix.bytes(), bytes.len());
-                let _ = matrix.check_finite();
+            for values in in_every_form(&bytes) {
+                if let Ok(matrix) = Matrix::new(rows, columns, values) {
+                    prop_assert_eq!(matrix.bytes(), bytes.len());
+                    let _ = matrix.check_finite();
+                    prop_assert_eq!(matrix.values().to_f64().len(), matrix.rows() * matrix.columns());
+                }
             }
         }
 

@@ -18,13 +18,13 @@ pub mod spectrum;
 pub mod statistics;
 
 pub use artifact::{Artifact, ArtifactError};
-pub use autoencoder::{Autoencoder, Decoder, Reconstruction, TiedLayer};
+pub use autoencoder::{Autoencoder, Decoder, Reconstruction, Space, TiedLayer};
 pub use canonical::{CanonicalError, canonicalise};
 pub use gram_schmidt::{OrthonormalError, mean_squared_error, orthonormalise_code};
 pub use id::{Alias, IdError, ModelKey, ModelName, ModelReference, Selector, Version};
 pub use inspect::{Comparison, LayerInspection};
 pub use inverse::{InverseError, PseudoInverse};
-pub use matrix::{Matrix, MatrixError, Missing, Values};
+pub use matrix::{AnswerFormat, Form, Matrix, MatrixError, Missing, Values};
 pub use normalisation::Normaliser;
 pub use report::{EpochLosses, Evaluation, TrainingReport};
 pub use score::Scorer;

@@ -17,6 +17,8 @@ pub struct Normaliser {
     pub scale: Vec<f32>,
     /// (d_0,): what stands for a missing value, normalised space; empty where none may be missing.
     pub fill: Vec<f32>,
+    /// (d_0,): the offsets in 64 bits, of a model that was trained on 64-bit rows; else empty. `offset` has them rounded.
+    pub exact_offset: Vec<f64>,
 }
 
 /// A feature whose values are too large for its range to be a number.
@@ -153,14 +155,72 @@ impl Learner {
             }
             scale.push(width);
         }
-        Ok(Normaliser { kind, offset, scale, fill: Vec::new() })
+        Ok(Normaliser { kind, offset, scale, fill: Vec::new(), exact_offset: Vec::new() })
     }
 }
 
 impl Normaliser {
     /// Values as they are, none missing.
     pub fn none() -> Self {
-        Self { kind: NormalisationKind::None, offset: Vec::new(), scale: Vec::new(), fill: Vec::new() }
+        Self {
+            kind: NormalisationKind::None,
+            offset: Vec::new(),
+            scale: Vec::new(),
+            fill: Vec::new(),
+            exact_offset: Vec::new(),
+        }
+    }
+
+    /// Whether the model was trained on rows that need 64 bits.
+    pub fn is_wide(&self) -> bool {
+        !self.exact_offset.is_empty()
+    }
+
+    /// The offset of feature `j` in 64 bits.
+    pub fn exact_offset_of(&self, j: usize) -> f64 {
+        match (self.exact_offset.get(j), self.offset.get(j)) {
+            (Some(offset), _) => *offset,
+            (None, Some(offset)) => f64::from(*offset),
+            (None, None) => 0.0,
+        }
+    }
+
+    /// A 64-bit value of feature `j`, normalized in 64 bits and rounded once; what is missing stays NaN. Infinite where the
+    /// result is beyond 32 bits.
+    pub fn normalized(&self, j: usize, x: f64) -> f32 {
+        match self.scale.get(j) {
+            Some(scale) => ((x - self.exact_offset_of(j)) / f64::from(*scale)) as f32,
+            None => x as f32,
+        }
+    }
+
+    /// A value of feature `j` in the normalized space, in the units of the input, in 64 bits.
+    pub fn denormalized(&self, j: usize, x: f32) -> f64 {
+        match self.scale.get(j) {
+            Some(scale) => f64::from(x) * f64::from(*scale) + self.exact_offset_of(j),
+            None => f64::from(x),
+        }
+    }
+
+    /// The same for rows from which `shift` (one number per feature) was subtracted: they have no offset of their own.
+    ///
+    /// # Panics
+    /// If the shift is not this normalizer's offset.
+    #[must_use]
+    pub fn without_offset(&self, shift: &[f64]) -> Self {
+        assert!((0..self.offset.len()).all(|j| self.exact_offset_of(j) == shift[j]), "the shift is the offset");
+        Self { offset: vec![0.0; self.offset.len()], exact_offset: Vec::new(), ..self.clone() }
+    }
+
+    /// The normalizer of rows in the units of the input, from one of rows from which `shift` (one number per feature) was
+    /// subtracted.
+    #[must_use]
+    pub fn with_shift(self, shift: &[f64]) -> Self {
+        if self.offset.is_empty() {
+            return self;
+        }
+        let exact_offset: Vec<f64> = shift.iter().zip(&self.offset).map(|(a, b)| a + f64::from(*b)).collect();
+        Self { offset: exact_offset.iter().map(|offset| *offset as f32).collect(), exact_offset, ..self }
     }
 
     /// Whether values may be missing.
@@ -325,6 +385,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_shifted_normalizer_maps_64_bit_values_there_and_back() {
+        let shift = [1_700_000_000.0, 1e12 + 1.0, 0.0];
+        let of_shifted = learn(NormalisationKind::Standardise, None);
+        let whole = of_shifted.clone().with_shift(&shift);
+        assert!(whole.is_wide() && !of_shifted.is_wide());
+        for row in ROWS {
+            for (j, x) in row.into_iter().enumerate() {
+                let wide = shift[j] + f64::from(x);
+                let close = (whole.normalized(j, wide) - of_shifted.value(j, x)).abs();
+                assert!(close < 1e-5, "feature {j}: {close}");
+                assert!((whole.denormalized(j, whole.normalized(j, wide)) - wide).abs() < 1e-3, "feature {j}");
+            }
+        }
+        let exact: Vec<f64> = (0..3).map(|j| whole.exact_offset_of(j)).collect();
+        let again = whole.without_offset(&exact);
+        assert_eq!((again.offset, again.scale.clone()), (vec![0.0; 3], of_shifted.scale));
+        assert_eq!(Normaliser::none().with_shift(&shift), Normaliser::none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Rows that training held out and a version keeps beside its model, where its maker asked for that: a file of its own.
 //!
-//! A safetensors file with one tensor, `rows` (n, `d_0`), F32, in the units of the input, NaN where a value is missing;
+//! A safetensors file with one tensor, `rows` (n, `d_0`), F32 or, where the rows need it, F64, in the units of the input, NaN where a value is missing;
 //! `__metadata__` has the SHA-256 of its data as `sha256`.
 
 use std::collections::HashMap;
@@ -26,21 +26,26 @@ const SHA256: &str = "sha256";
 #[error("the validation sample is damaged: {0}")]
 pub struct SampleError(String);
 
-/// As many of `rows_max` rows as a sample has room for, at `features` numbers each.
-pub fn affordable(rows_max: u32, features: usize) -> usize {
-    (rows_max.min(SAMPLE_ROWS_MAX) as usize).min(SAMPLE_BYTES_MAX / (4 * features))
+/// As many of `rows_max` rows as a sample has room for, at `features` numbers each; of 64 bits if they are wide.
+pub fn affordable(rows_max: u32, features: usize, is_wide: bool) -> usize {
+    let number_bytes = if is_wide { 8 } else { 4 };
+    (rows_max.min(SAMPLE_ROWS_MAX) as usize).min(SAMPLE_BYTES_MAX / (number_bytes * features))
 }
 
 /// The file of rows (row-major).
 ///
 /// # Panics
 /// If they are not whole rows.
-pub fn to_bytes(rows: &[f32], features: usize) -> Vec<u8> {
+pub fn to_bytes(rows: &[f64], features: usize) -> Vec<u8> {
     assert!(rows.len().is_multiple_of(features), "whole rows");
-    let data: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let is_narrow = rows.iter().all(|value| value.is_nan() || f64::from(*value as f32).to_bits() == value.to_bits());
+    let (dtype, data): (_, Vec<u8>) = if is_narrow {
+        (Dtype::F32, rows.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect())
+    } else {
+        (Dtype::F64, rows.iter().flat_map(|value| value.to_le_bytes()).collect())
+    };
     let metadata = HashMap::from([(SHA256.to_owned(), checksum(&data))]);
-    let view =
-        TensorView::new(Dtype::F32, vec![rows.len() / features, features], &data).expect("as many bytes as that");
+    let view = TensorView::new(dtype, vec![rows.len() / features, features], &data).expect("as many bytes as that");
     safetensors::serialize([(ROWS, view)], Some(metadata)).expect("one tensor")
 }
 
@@ -59,14 +64,17 @@ pub fn from_bytes(bytes: &[u8], features: usize) -> Result<Matrix, SampleError> 
     }
     let (dtype, shape) = (rows.dtype(), rows.shape());
     let count = match *shape {
-        [count, columns] if dtype == Dtype::F32 && columns == features => u32::try_from(count).unwrap_or(0),
+        [count, columns] if matches!(dtype, Dtype::F32 | Dtype::F64) && columns == features => {
+            u32::try_from(count).unwrap_or(0)
+        }
         _ => {
             return Err(refused(format!(
-                "its rows are {dtype:?} of shape {shape:?}, expected F32 of {features} columns"
+                "its rows are {dtype:?} of shape {shape:?}, expected F32 or F64 of {features} columns"
             )));
         }
     };
-    let values = Values::Float32Le(rows.data().to_vec().into());
+    let data = rows.data().to_vec().into();
+    let values = if dtype == Dtype::F64 { Values::Float64Le(data) } else { Values::Float32Le(data) };
     Matrix::new(count, features as u32, values).map_err(|error| refused(error.to_string()))
 }
 
@@ -83,7 +91,7 @@ mod tests {
     #[test]
     fn rows_come_back_and_other_widths_are_refused() {
         let rows = [1.0, f32::NAN, 3.0, -4.0, 0.0, 6.5];
-        let bytes = to_bytes(&rows, 3);
+        let bytes = to_bytes(&rows.map(f64::from), 3);
         let read = from_bytes(&bytes, 3).expect("valid");
         assert_eq!((read.rows(), read.columns()), (2, 3));
         let Values::Float32Le(values) = read.values() else { panic!("little-endian bytes") };
@@ -94,16 +102,25 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_64_bits_keep_their_digits() {
+        let rows = [1_700_000_001.0, 0.1, f64::NAN, 1e12 + 1.0];
+        let read = from_bytes(&to_bytes(&rows, 2), 2).expect("valid");
+        let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&read.values().to_f64()), bits(&rows));
+    }
+
+    #[test]
     fn a_sample_is_bounded_by_rows_and_by_bytes() {
-        assert_eq!(affordable(100, 784), 100);
-        assert_eq!(affordable(u32::MAX, 10), 4096);
-        assert_eq!(affordable(4096, 65_536), 64);
+        assert_eq!(affordable(100, 784, false), 100);
+        assert_eq!(affordable(u32::MAX, 10, true), 4096);
+        assert_eq!(affordable(4096, 65_536, false), 64);
+        assert_eq!(affordable(4096, 65_536, true), 32);
     }
 
     proptest! {
         #[test]
         fn damage_is_found(at in 0_usize..200, bit in 0_u8..8, cut in 0_usize..200) {
-            let bytes = to_bytes(&(0..12).map(|i| i as f32).collect::<Vec<_>>(), 4);
+            let bytes = to_bytes(&(0..12).map(f64::from).collect::<Vec<_>>(), 4);
             let mut flipped = bytes.clone();
             let at = at % bytes.len();
             flipped[at] ^= 1 << bit;

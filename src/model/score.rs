@@ -92,11 +92,23 @@ impl Scorer {
     /// # Panics
     /// If the rows are not as wide as the model, or it is another model's.
     pub fn score(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
-        let (codes, squared_errors) = model.encode_with_errors(rows, spare);
+        let mut x = spare.take();
+        model.normaliser().apply_to(rows, &mut x);
+        let scores = self.score_normalised(model, &x, spare);
+        spare.put(x);
+        scores
+    }
+
+    /// The same of rows in the normalised space, NaN where a value is missing.
+    ///
+    /// # Panics
+    /// As [`Scorer::score`].
+    pub fn score_normalised(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
+        let (codes, squared_errors) = model.encode_normalised_with_errors(x, spare);
         let distances = self.squared_distances(&codes);
         spare.put(codes);
         let mut scores = spare.take();
-        scores.reset(rows.rows(), 2);
+        scores.reset(x.rows(), 2);
         for (row, (error, distance)) in squared_errors.into_iter().zip(distances).enumerate() {
             (*scores.at_mut(row, 0), *scores.at_mut(row, 1)) = (error, distance);
         }
@@ -109,15 +121,27 @@ impl Scorer {
     /// # Panics
     /// As [`Scorer::score`].
     pub fn explain(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
+        let mut x = spare.take();
+        model.normaliser().apply_to(rows, &mut x);
+        let explained = self.explain_normalised(model, &x, spare);
+        spare.put(x);
+        explained
+    }
+
+    /// The same of rows in the normalised space, NaN where a value is missing.
+    ///
+    /// # Panics
+    /// As [`Scorer::score`].
+    pub fn explain_normalised(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
         let features = model.spec().features();
         // Not from the tape below, though it has them too: these have the bits that a score without reasons has.
-        let scores = self.score(model, rows, spare);
+        let scores = self.score_normalised(model, x, spare);
         let mut explained = spare.take();
-        explained.reset(rows.rows(), 2 + features);
-        for row in 0..rows.rows() {
+        explained.reset(x.rows(), 2 + features);
+        for row in 0..x.rows() {
             (0..2).for_each(|j| *explained.at_mut(row, j) = scores.at(row, j));
         }
-        self.each_slope(model, rows, |row, feature, slope| {
+        self.each_slope_normalised(model, x, |row, feature, slope| {
             // Signed, and where the square would leave the floats, the largest of them.
             let contribution = (slope.abs() / self.curvature[feature].sqrt()).powi(2);
             let contribution = if contribution > f32::MAX { f32::MAX } else { contribution };
@@ -128,14 +152,20 @@ impl Scorer {
     }
 
     /// Calls `found(row, feature, g)` with g = ½ ∂score/∂x in the normalised space, for every number of `rows`.
-    pub(crate) fn each_slope(&self, model: &Autoencoder, rows: &Lanes, mut found: impl FnMut(usize, usize, f32)) {
-        let features = model.spec().features();
-        let mut tape = Tape::new(model.layers().len());
+    #[cfg(test)]
+    pub(crate) fn each_slope(&self, model: &Autoencoder, rows: &Lanes, found: impl FnMut(usize, usize, f32)) {
         let mut x = Lanes::default();
         model.normaliser().apply_to(rows, &mut x);
+        self.each_slope_normalised(model, &x, found);
+    }
+
+    /// The same of rows in the normalised space.
+    fn each_slope_normalised(&self, model: &Autoencoder, x: &Lanes, mut found: impl FnMut(usize, usize, f32)) {
+        let features = model.spec().features();
+        let mut tape = Tape::new(model.layers().len());
         let mut values = vec![0.0; TAPE_ROWS * features];
-        for first in (0..rows.rows()).step_by(TAPE_ROWS) {
-            let count = TAPE_ROWS.min(rows.rows() - first);
+        for first in (0..x.rows()).step_by(TAPE_ROWS) {
+            let count = TAPE_ROWS.min(x.rows() - first);
             let values = &mut values[..count * features];
             x.store(first..first + count, values);
             let slopes = self.slopes(model, &mut tape, values);

@@ -171,7 +171,11 @@ impl Lanes {
         self.load_with(first, numbers, f32::from_le_bytes);
     }
 
-    fn load_with<T: Copy>(&mut self, first: usize, numbers: &[T], value: impl Fn(T) -> f32) {
+    /// Writes row-major `numbers`, each as `value` gives it, into this matrix from row `first` on.
+    ///
+    /// # Panics
+    /// If `numbers` is not a whole number of rows or does not fit.
+    pub fn load_with<T: Copy>(&mut self, first: usize, numbers: &[T], value: impl Fn(T) -> f32) {
         let columns = self.columns;
         assert_eq!(numbers.len() % columns.max(1), 0, "a whole number of rows");
         let count = numbers.len() / columns.max(1);

@@ -39,13 +39,14 @@ impl AutoencoderService for Api {
     async fn encode(&self, request: Request<pb::EncodeRequest>) -> Result<Response<pb::EncodeResponse>, Status> {
         let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
         let deadline = deadline(request.extensions());
-        let pb::EncodeRequest { model, rows, code_length } = request.into_inner();
+        let pb::EncodeRequest { model, rows, code_length, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
         let rows = convert::matrix("rows", rows)?;
         context.asks(&name, rows.rows());
         let _held = caller.hold(rows.rows() as u64, 0)?;
-        let served = self.service.encode(&name, &selector, rows, code_length, deadline).await?;
+        let answer = convert::answer_format(answer_format)?;
+        let served = self.service.encode(&name, &selector, rows, code_length, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::EncodeResponse {
             version: served.version.number(),
@@ -56,13 +57,14 @@ impl AutoencoderService for Api {
     async fn decode(&self, request: Request<pb::DecodeRequest>) -> Result<Response<pb::DecodeResponse>, Status> {
         let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
         let deadline = deadline(request.extensions());
-        let pb::DecodeRequest { model, codes, decoder } = request.into_inner();
+        let pb::DecodeRequest { model, codes, decoder, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
         let codes = convert::matrix("codes", codes)?;
         context.asks(&name, codes.rows());
         let _held = caller.hold(codes.rows() as u64, 0)?;
-        let served = self.service.decode(&name, &selector, codes, convert::decoder(decoder)?, deadline).await?;
+        let (decoder, answer) = (convert::decoder(decoder)?, convert::answer_format(answer_format)?);
+        let served = self.service.decode(&name, &selector, codes, decoder, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::DecodeResponse {
             pseudo_inverse: served.inverted.map(convert::inverted),
@@ -77,13 +79,14 @@ impl AutoencoderService for Api {
     ) -> Result<Response<pb::ReconstructResponse>, Status> {
         let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
         let deadline = deadline(request.extensions());
-        let pb::ReconstructRequest { model, rows, decoder } = request.into_inner();
+        let pb::ReconstructRequest { model, rows, decoder, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
         let rows = convert::matrix("rows", rows)?;
         context.asks(&name, rows.rows());
         let _held = caller.hold(rows.rows() as u64, 0)?;
-        let served = self.service.reconstruct(&name, &selector, rows, convert::decoder(decoder)?, deadline).await?;
+        let (decoder, answer) = (convert::decoder(decoder)?, convert::answer_format(answer_format)?);
+        let served = self.service.reconstruct(&name, &selector, rows, decoder, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::ReconstructResponse {
             pseudo_inverse: served.inverted.map(convert::inverted),
@@ -112,13 +115,14 @@ impl AutoencoderService for Api {
     async fn impute(&self, request: Request<pb::ImputeRequest>) -> Result<Response<pb::ImputeResponse>, Status> {
         let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
         let deadline = deadline(request.extensions());
-        let pb::ImputeRequest { model, rows } = request.into_inner();
+        let pb::ImputeRequest { model, rows, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
         let rows = convert::matrix("rows", rows)?;
         context.asks(&name, rows.rows());
         let _held = caller.hold(rows.rows() as u64, 0)?;
-        let served = self.service.impute(&name, &selector, rows, deadline).await?;
+        let answer = convert::answer_format(answer_format)?;
+        let served = self.service.impute(&name, &selector, rows, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::ImputeResponse {
             version: served.version.number(),

@@ -19,7 +19,9 @@ use super::observe::RequestContext;
 use super::pb;
 use super::stream::AnswerStream;
 use crate::security::{Caller, Held, Refusal};
-use crate::service::{BatchError, Bulk, BulkTask, Decoder, Matrix, Readiness, Served, Service, ServiceError, field};
+use crate::service::{
+    AnswerFormat, BatchError, Bulk, BulkTask, Decoder, Matrix, Readiness, Served, Service, ServiceError, field,
+};
 use crate::telemetry::call::within;
 
 /// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
@@ -31,6 +33,7 @@ const BYTES_AHEAD_MAX: usize = 4 << 20;
 pub(super) struct Question {
     model: Option<pb::ModelRef>,
     matrix: Option<pb::Matrix>,
+    answer: AnswerFormat,
     /// If it says more than the stream's name does.
     task: Option<BulkTask>,
 }
@@ -51,9 +54,9 @@ impl Message for pb::EncodeStreamRequest {
     const TASK: BulkTask = BulkTask::Encode { code_length: 0 };
 
     fn question(self) -> Result<Question, ServiceError> {
-        let Self { model, rows, code_length } = self;
+        let Self { model, rows, code_length, answer_format } = self;
         let task = (code_length > 0).then_some(BulkTask::Encode { code_length });
-        Ok(Question { model, matrix: rows, task })
+        Ok(Question { model, matrix: rows, answer: convert::answer_format(answer_format)?, task })
     }
 }
 
@@ -61,10 +64,10 @@ impl Message for pb::DecodeStreamRequest {
     const TASK: BulkTask = BulkTask::Decode(Decoder::Transpose);
 
     fn question(self) -> Result<Question, ServiceError> {
-        let Self { model, codes, decoder } = self;
+        let Self { model, codes, decoder, answer_format } = self;
         let is_said = decoder != i32::from(pb::Decoder::Unspecified);
         let task = is_said.then(|| convert::decoder(decoder).map(BulkTask::Decode)).transpose()?;
-        Ok(Question { model, matrix: codes, task })
+        Ok(Question { model, matrix: codes, answer: convert::answer_format(answer_format)?, task })
     }
 }
 
@@ -122,7 +125,7 @@ struct Exchange<Q> {
     under_way: VecDeque<UnderWay>,
     bytes_ahead: usize,
     /// Read, and more than the caller may have under way: until an answer is given.
-    waiting: Option<Matrix>,
+    waiting: Option<(Matrix, AnswerFormat)>,
 }
 
 /// What holds for all messages of a stream.
@@ -179,8 +182,8 @@ impl<Q: Message> Exchange<Q> {
                     self.bytes_ahead -= answered.bytes;
                     let number = answered.number;
                     drop(answered);
-                    if let Some(matrix) = self.waiting.take()
-                        && let Err(error) = self.enter(self.messages_read, matrix)
+                    if let Some((matrix, answer)) = self.waiting.take()
+                        && let Err(error) = self.enter(self.messages_read, matrix, answer)
                     {
                         self.end = Some(Err(error.of_message(self.messages_read).into()));
                     }
@@ -206,7 +209,7 @@ impl<Q: Message> Exchange<Q> {
     }
 
     async fn start(&mut self, number: u64, question: Q) -> Result<(), ServiceError> {
-        let Question { model, matrix, task } = question.question()?;
+        let Question { model, matrix, answer, task } = question.question()?;
         let Opened { task, .. } = match &mut self.opened {
             Some(first) => {
                 let another = match (model, task) {
@@ -230,25 +233,25 @@ impl<Q: Message> Exchange<Q> {
             }
         };
         let matrix = convert::matrix(field(task.operation()), matrix)?;
-        self.enter(number, matrix)
+        self.enter(number, matrix, answer)
     }
 
     /// Begins with a message, if the caller may have that much under way; if it has other messages of this stream under way,
     /// later.
-    fn enter(&mut self, number: u64, matrix: Matrix) -> Result<(), ServiceError> {
+    fn enter(&mut self, number: u64, matrix: Matrix, answer: AnswerFormat) -> Result<(), ServiceError> {
         let Some(Opened { bulk, .. }) = &self.opened else { return Ok(()) };
         let held = match self.caller.hold(matrix.rows() as u64, matrix.bytes() as u64) {
             Ok(held) => held,
             Err(Refusal::TooMuch { .. }) if !self.under_way.is_empty() => {
-                self.waiting = Some(matrix);
+                self.waiting = Some((matrix, answer));
                 return Ok(());
             }
             Err(refusal) => return Err(refusal.into()),
         };
-        let bytes = bulk.bytes(&matrix);
+        let bytes = bulk.bytes(&matrix, answer);
         self.context.add_rows(matrix.rows());
         let (bulk, deadline, ids) = (bulk.clone(), self.deadline, Arc::clone(self.context.ids()));
-        let task = tokio::spawn(within(Some(ids), async move { bulk.compute(matrix, deadline).await }));
+        let task = tokio::spawn(within(Some(ids), async move { bulk.compute(matrix, answer, deadline).await }));
         self.under_way.push_back(UnderWay { number, bytes, task, _held: held });
         self.bytes_ahead += bytes;
         Ok(())

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use super::pb;
 use crate::service::{
-    Activation, Alias, Base, Cadence, Comparison, Decoder, EpochLosses, Evaluation, FileFormat, IdError,
-    IdempotencyKey, Initialisation, Inspected, Inverted, JobError, JobId, JobSnapshot, JobState, LayerInspection, Loss,
-    Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec, Priority, Progress,
-    ReadOptions, Regularisation, RowRole, Schedule, Scored, Selector, ServerFiles, ServiceError, TrainSpec,
-    TrainingReport, Values, Version, VersionDescription,
+    Activation, Alias, AnswerFormat, Base, Cadence, Comparison, Decoder, EpochLosses, Evaluation, FileFormat, Form,
+    IdError, IdempotencyKey, Initialisation, Inspected, Inverted, JobError, JobId, JobSnapshot, JobState,
+    LayerInspection, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec,
+    Priority, Progress, ReadOptions, Regularisation, RowRole, Schedule, Scored, Selector, ServerFiles, ServiceError,
+    TrainSpec, TrainingReport, Values, Version, VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -101,12 +101,30 @@ pub fn matrix(field: &'static str, matrix: Option<pb::Matrix>) -> Result<Matrix,
     let values = match matrix.values {
         Some(pb::matrix::Values::Float32Le(bytes)) => Values::Float32Le(bytes),
         Some(pb::matrix::Values::Floats(list)) => Values::Floats(list.values),
+        Some(pb::matrix::Values::Float64Le(bytes)) => Values::Float64Le(bytes),
+        Some(pb::matrix::Values::Float16Le(bytes)) => Values::Float16Le(bytes),
+        Some(pb::matrix::Values::Bfloat16Le(bytes)) => Values::Bfloat16Le(bytes),
+        Some(pb::matrix::Values::Uint8(bytes)) => Values::Uint8(bytes),
+        Some(pb::matrix::Values::Int8(bytes)) => Values::Int8(bytes),
         None => Values::Floats(Vec::new()),
     };
     Matrix::new(matrix.rows, matrix.columns, values).map_err(|error| ServiceError::invalid(field, error))
 }
 
-/// A matrix as an answer, in the form in which the question came.
+/// The form that an answer is to have.
+pub fn answer_format(number: i32) -> Result<AnswerFormat, ServiceError> {
+    match pb::AnswerFormat::try_from(number).map_err(|_| unknown_enum("answer_format", number))? {
+        pb::AnswerFormat::Unspecified => Ok(AnswerFormat::AsRequest),
+        pb::AnswerFormat::Float32Le => Ok(AnswerFormat::Form(Form::Float32Le)),
+        pb::AnswerFormat::Floats => Ok(AnswerFormat::Form(Form::Floats)),
+        pb::AnswerFormat::Float64Le => Ok(AnswerFormat::Form(Form::Float64Le)),
+        pb::AnswerFormat::Float16Le => Ok(AnswerFormat::Form(Form::Float16Le)),
+        pb::AnswerFormat::Bfloat16Le => Ok(AnswerFormat::Form(Form::Bfloat16Le)),
+        pb::AnswerFormat::AsTrained => Ok(AnswerFormat::AsTrained),
+    }
+}
+
+/// A matrix as an answer, in its form.
 pub fn matrix_answer(matrix: Matrix) -> pb::Matrix {
     // Results are as many rows as the question and as many columns as a layer: both came as u32 or fit by the limit
     // on widths.
@@ -114,6 +132,11 @@ pub fn matrix_answer(matrix: Matrix) -> pb::Matrix {
     let values = match matrix.into_values() {
         Values::Float32Le(bytes) => pb::matrix::Values::Float32Le(bytes),
         Values::Floats(values) => pb::matrix::Values::Floats(pb::FloatList { values }),
+        Values::Float64Le(bytes) => pb::matrix::Values::Float64Le(bytes),
+        Values::Float16Le(bytes) => pb::matrix::Values::Float16Le(bytes),
+        Values::Bfloat16Le(bytes) => pb::matrix::Values::Bfloat16Le(bytes),
+        Values::Uint8(bytes) => pb::matrix::Values::Uint8(bytes),
+        Values::Int8(bytes) => pb::matrix::Values::Int8(bytes),
     };
     pb::Matrix { rows, columns, values: Some(values) }
 }

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::{Decoder, Served, Service, ServiceError, check_code_length};
 use crate::batching::{BatchError, BatchingConfig, Operation, Urgency};
-use crate::model::{Matrix, ModelKey, ModelName, Selector};
+use crate::model::{AnswerFormat, Matrix, ModelKey, ModelName, Selector};
 
 /// A refused message comes back no later than this: other room may become free earlier than was said.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(100);
@@ -125,18 +125,30 @@ impl Service {
 
 impl Bulk {
     /// What a message takes in memory together with its answer.
-    pub fn bytes(&self, rows: &Matrix) -> usize {
+    pub fn bytes(&self, rows: &Matrix, answer: AnswerFormat) -> usize {
+        let size = rows.form().number_bytes();
+        // What the version says is not known here: it is one of the two largest.
+        let answer_size = match answer {
+            AnswerFormat::AsRequest => size.max(2),
+            AnswerFormat::Form(form) => form.number_bytes(),
+            AnswerFormat::AsTrained => 8,
+        };
         // Short codes are completed.
         let columns = rows.columns().max(if self.task.operation().decodes() { self.code_length } else { 0 });
-        rows.rows().saturating_mul((self.answer_columns + columns) * 4)
+        rows.rows().saturating_mul(self.answer_columns * answer_size + columns * size)
     }
 
     /// One message: as the call for a single one, but it waits until there is room.
-    pub async fn compute(&self, rows: Matrix, deadline: Option<Instant>) -> Result<Served, ServiceError> {
+    pub async fn compute(
+        &self,
+        rows: Matrix,
+        answer: AnswerFormat,
+        deadline: Option<Instant>,
+    ) -> Result<Served, ServiceError> {
         let Self { service, key, task, .. } = self;
-        let _place = by(deadline, service.room.place(rows.rows(), self.bytes(&rows))).await??;
+        let _place = by(deadline, service.room.place(rows.rows(), self.bytes(&rows, answer))).await??;
         // The copy is one of a pointer, except of rows in the convenient form.
-        let attempt = || service.compute(key, task.operation(), rows.clone(), deadline, Urgency::Bulk);
+        let attempt = || service.compute(key, task.operation(), rows.clone(), answer, deadline, Urgency::Bulk);
         service.cut(patiently(deadline, attempt).await?, task.code_length()).await
     }
 }

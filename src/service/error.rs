@@ -316,7 +316,7 @@ fn job_field(error: &JobError) -> Option<String> {
 fn batch_kind(error: &BatchError) -> Kind {
     match error {
         BatchError::Columns { .. } | BatchError::Matrix(_) => Kind::Invalid,
-        BatchError::ResultNotFinite { .. } => Kind::NotRepresentable,
+        BatchError::ResultNotFinite { .. } | BatchError::DoesNotFit { .. } => Kind::NotRepresentable,
         BatchError::Full { .. } | BatchError::TooLarge { .. } => Kind::Exhausted,
         BatchError::DeadlineExceeded => Kind::DeadlineExceeded,
         BatchError::ShuttingDown => Kind::Unavailable,

@@ -26,8 +26,8 @@ pub use crate::jobs::{
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};
 pub use crate::model::{
-    Alias, ArtifactError, Comparison, IdError, LayerInspection, Matrix, MatrixError, ModelKey, ModelName,
-    ModelReference, Selector, Values, Version,
+    Alias, AnswerFormat, ArtifactError, Comparison, Form, IdError, LayerInspection, Matrix, MatrixError, ModelKey,
+    ModelName, ModelReference, Selector, Values, Version,
 };
 pub use crate::numeric::Activation;
 use crate::registry::LoadedModel;
@@ -69,7 +69,7 @@ pub struct Service {
 pub struct Served {
     /// The version that served it.
     pub version: Version,
-    /// The results, in the form in which the question came.
+    /// The results, in the form that was asked for.
     pub output: Output,
     /// What is to be known of them, if they were decoded with the pseudo-inverse.
     pub inverted: Option<Inverted>,
@@ -143,13 +143,14 @@ impl Service {
         selector: &Selector,
         rows: Matrix,
         code_length: u32,
+        answer: AnswerFormat,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let key = self.choose(name, selector, Operation::Encode)?;
         if code_length > 0 {
             check_code_length(&*self.loaded(&key).await?, code_length)?;
         }
-        let served = self.compute(&key, Operation::Encode, rows, deadline, Urgency::Interactive).await?;
+        let served = self.compute(&key, Operation::Encode, rows, answer, deadline, Urgency::Interactive).await?;
         self.cut(served, code_length).await
     }
 
@@ -160,11 +161,12 @@ impl Service {
         selector: &Selector,
         codes: Matrix,
         decoder: Decoder,
+        answer: AnswerFormat,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let operation = decoder.decoding();
         let key = self.choose(name, selector, operation)?;
-        self.compute(&key, operation, codes, deadline, Urgency::Interactive).await
+        self.compute(&key, operation, codes, answer, deadline, Urgency::Interactive).await
     }
 
     /// Rows (n, d_0) to codes and back, with the error of each row.
@@ -174,6 +176,7 @@ impl Service {
         selector: &Selector,
         rows: Matrix,
         decoder: Decoder,
+        answer: AnswerFormat,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let operation = match decoder {
@@ -181,7 +184,7 @@ impl Service {
             Decoder::PseudoInverse => Operation::ReconstructPseudoInverse,
         };
         let key = self.choose(name, selector, operation)?;
-        self.compute(&key, operation, rows, deadline, Urgency::Interactive).await
+        self.compute(&key, operation, rows, answer, deadline, Urgency::Interactive).await
     }
 
     /// Rows (n, d_0) with missing values to whole ones.
@@ -190,13 +193,14 @@ impl Service {
         name: &ModelName,
         selector: &Selector,
         rows: Matrix,
+        answer: AnswerFormat,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let key = self.choose(name, selector, Operation::Impute)?;
         if !self.loaded(&key).await?.artifact.model.normaliser().takes_missing() {
             return Err(ServiceError::NoMissingValues { key });
         }
-        self.compute(&key, Operation::Impute, rows, deadline, Urgency::Interactive).await
+        self.compute(&key, Operation::Impute, rows, answer, deadline, Urgency::Interactive).await
     }
 
     /// Whether so much waits that large questions may find no room.
@@ -233,10 +237,12 @@ impl Service {
         key: &ModelKey,
         operation: Operation,
         rows: Matrix,
+        answer: AnswerFormat,
         deadline: Option<Instant>,
         urgency: Urgency,
     ) -> Result<Served, ServiceError> {
         let model = self.ready(key, operation).await?;
+        let form = answer.form(rows.form(), &model.artifact.model);
         let code_length = model.artifact.model.spec().code_length();
         let is_short = operation.decodes() && rows.columns() < code_length && model.artifact.has_ordered_codes();
         // What is missing of a code is average, or what it was in training where codes were cut: 0.
@@ -245,11 +251,11 @@ impl Service {
             let (condition, regularised) = inverse.condition();
             Inverted { condition, regularised, approximate: !model.artifact.model.spec().is_linear() }
         });
-        let output =
-            self.batcher.submit(model, operation, rows, deadline, urgency).await.map_err(|error| match error {
-                BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(field(operation), error),
-                other => other.into(),
-            })?;
+        let output = self.batcher.submit(model, operation, rows, form, deadline, urgency).await;
+        let output = output.map_err(|error| match error {
+            BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(field(operation), error),
+            other => other.into(),
+        })?;
         Ok(Served { version: key.version, output, inverted })
     }
 
@@ -264,7 +270,7 @@ impl Service {
     /// Codes with so many numbers, the first of each and zeros where there are fewer. Refused if they do not fit the queue.
     async fn resized(&self, codes: Matrix, code_length: usize) -> Result<Matrix, ServiceError> {
         let BatchingConfig { queue_rows_max: rows_max, queue_bytes_max: bytes_max, .. } = self.batcher.config();
-        let (rows, bytes) = (codes.rows(), codes.rows().saturating_mul(4 * code_length));
+        let (rows, bytes) = (codes.rows(), codes.rows().saturating_mul(codes.form().number_bytes() * code_length));
         // Before they take that room.
         if rows > rows_max || bytes > bytes_max {
             return Err(BatchError::TooLarge { rows, bytes, rows_max, bytes_max }.into());

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{BatchError, Operation, Service, ServiceError};
 use crate::batching::{Timing, Urgency};
-use crate::model::{Matrix, ModelName, Selector, Values, Version};
+use crate::model::{AnswerFormat, Form, Matrix, ModelName, Selector, Version};
 use crate::registry::LoadedModel;
 
 /// Most features that are named for a row.
@@ -14,6 +14,9 @@ pub const REASONS_MAX: u32 = 100;
 const NUMBERS_AT_ONCE_MAX: usize = 10_000;
 /// Reasons of all rows of a question: each comes with the name of its feature.
 const REASONS_OF_ALL_MAX: usize = 262_144;
+
+/// The form of the figures of rows, whatever form these have.
+const FIGURES: AnswerFormat = AnswerFormat::Form(Form::Floats);
 
 /// What is to be known of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -99,7 +102,7 @@ impl Service {
             })
         });
         let threshold = threshold.transpose()?;
-        let served = self.compute(&key, operation, rows, deadline, Urgency::Interactive).await?;
+        let served = self.compute(&key, operation, rows, FIGURES, deadline, Urgency::Interactive).await?;
         let (calibration_rows, residual_variance) = (statistics.calibration.len(), statistics.residual_variance);
         let feature_names = model.artifact.model.spec().raw().feature_names.clone();
         let (timing, matrix, judged) = (served.output.timing, served.output.matrix, Arc::clone(&model));
@@ -120,10 +123,7 @@ fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f
     // The caller has looked for both.
     let (Some(scorer), Some(statistics)) = (model.scorer(), &model.artifact.statistics) else { return Ok(all) };
     let columns = figures.columns();
-    let numbers = match figures.into_values() {
-        Values::Floats(numbers) => numbers,
-        Values::Float32Le(bytes) => bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect(),
-    };
+    let numbers = figures.into_values().to_f32();
     for (place, row) in numbers.chunks_exact(columns).enumerate() {
         let (squared_error, squared_distance) = (row[0], row[1]);
         let score = scorer.combined(squared_error, squared_distance);

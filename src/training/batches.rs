@@ -414,14 +414,14 @@ impl HeldBack {
     }
 }
 
-/// The rows that training with this seed would hold back of a source, row-major: the same as
+/// The rows that training with this seed would hold back of a source, row-major and not rounded: the same as
 /// [`HeldBack`]'s, block by block from the last on, at most `rows_max` of them; no more of the source is read than has these.
 pub fn held_back_rows(
     source: &dyn RowSource,
     held_back: u64,
     seed: u64,
     rows_max: usize,
-) -> Result<Vec<f32>, SourceError> {
+) -> Result<Vec<f64>, SourceError> {
     let cut = Cut::new(source.count(), source.features(), held_back, seed);
     let (mut block_values, mut values) = (Vec::new(), Vec::new());
     for block in (0..cut.blocks()).rev() {
@@ -430,7 +430,7 @@ pub fn held_back_rows(
         }
         let (first, rows) = cut.block(block);
         block_values.resize(rows as usize * cut.features, 0.0);
-        source.read(first, &mut block_values)?;
+        source.read_wide(first, &mut block_values)?;
         for place in cut.split(block).1 {
             values.extend_from_slice(&block_values[place as usize * cut.features..][..cut.features]);
         }
@@ -566,8 +566,13 @@ mod tests {
 
     #[test]
     fn rows_are_gathered_normalised() {
-        let normaliser =
-            Normaliser { kind: NormalisationKind::MinMax, offset: vec![1.0, 2.0], scale: vec![4.0, 2.0], fill: vec![] };
+        let normaliser = Normaliser {
+            kind: NormalisationKind::MinMax,
+            offset: vec![1.0, 2.0],
+            scale: vec![4.0, 2.0],
+            fill: vec![],
+            exact_offset: vec![],
+        };
         let mut feeder = Feeder::new(numbered(1), cut(1, 0, true));
         feeder.begin(1, 0).expect("begins");
         let (mut batch, mut lanes) = (Batch::default(), Lanes::default());

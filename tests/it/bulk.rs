@@ -191,7 +191,12 @@ fn many_codes(
     let codes = matrix(8, &sample(rows, 8, 1));
     let questions = tokio_stream::iter(0..count).map(move |_| {
         counter.fetch_add(1, Ordering::Relaxed);
-        pb::DecodeStreamRequest { model: version(name, 1), codes: Some(codes.clone()), decoder: 0 }
+        pb::DecodeStreamRequest {
+            model: version(name, 1),
+            codes: Some(codes.clone()),
+            decoder: 0,
+            ..Default::default()
+        }
     });
     (questions, sent)
 }
@@ -328,6 +333,7 @@ async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
                 model: newest("works"),
                 rows: Some(rows.clone()),
                 code_length: 0,
+                ..Default::default()
             });
             let mut answers = client.encode_stream(questions).await.expect("opens").into_inner();
             let mut count = 0;

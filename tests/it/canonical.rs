@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 fn question(of: Option<pb::ModelRef>, rows: &[f32], code_length: u32) -> pb::EncodeRequest {
-    pb::EncodeRequest { model: of, rows: Some(matrix(8, rows)), code_length }
+    pb::EncodeRequest { model: of, rows: Some(matrix(8, rows)), code_length, ..Default::default() }
 }
 
 /// A linear code of four numbers.
@@ -41,7 +41,12 @@ async fn a_canonical_version_reconstructs_the_same_and_its_codes_can_be_cut_shor
     let rows = sample(50, 8, 3);
     let mut rebuilt = Vec::new();
     for number in [1, 2] {
-        let question = pb::ReconstructRequest { model: version("m", number), rows: Some(matrix(8, &rows)), decoder: 0 };
+        let question = pb::ReconstructRequest {
+            model: version("m", number),
+            rows: Some(matrix(8, &rows)),
+            decoder: 0,
+            ..Default::default()
+        };
         rebuilt.push(numbers(client.reconstruct(question).await.expect("reconstructs").into_inner().rows));
     }
     let size = rebuilt[0].iter().fold(0.0f32, |most, value| most.max(value.abs()));
@@ -61,6 +66,7 @@ async fn a_canonical_version_reconstructs_the_same_and_its_codes_can_be_cut_shor
         model: version("m", 2),
         codes: Some(matrix(columns, codes)),
         decoder: 0,
+        ..Default::default()
     };
     let from_short = numbers(client.decode(decode(3, &short)).await.expect("decodes").into_inner().rows);
     let from_filled = numbers(client.decode(decode(4, &filled)).await.expect("decodes").into_inner().rows);
@@ -89,25 +95,40 @@ async fn what_cannot_be_is_refused() {
     let rows = sample(2, 8, 1);
     let refused = client.encode(question(newest("m"), &rows, 3)).await.expect_err("not canonical");
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("canonicalise"), "{refused}");
-    let short = pb::DecodeRequest { model: version("m", 1), codes: Some(matrix(3, &[0.0; 3])), decoder: 0 };
+    let short = pb::DecodeRequest {
+        model: version("m", 1),
+        codes: Some(matrix(3, &[0.0; 3])),
+        decoder: 0,
+        ..Default::default()
+    };
     assert_eq!(client.decode(short).await.expect_err("not canonical").code(), Code::InvalidArgument);
     let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
     models.canonicalise_model_version(request.clone()).await.expect("makes one");
     let refused = models.canonicalise_model_version(request).await.expect_err("done");
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("already"), "{refused}");
     // Completed it would be more than waits: refused before it takes that room.
-    let many = pb::DecodeRequest { model: version("m", 2), codes: Some(matrix(1, &vec![0.0; 70_000])), decoder: 0 };
+    let many = pb::DecodeRequest {
+        model: version("m", 2),
+        codes: Some(matrix(1, &vec![0.0; 70_000])),
+        decoder: 0,
+        ..Default::default()
+    };
     let refused = client.decode(many).await.expect_err("too many rows");
     assert!(refused.message().contains("70000 rows") && refused.message().contains("65536"), "{refused}");
     let refused = client.encode(question(newest("m"), &rows, 5)).await.expect_err("too long");
     assert!(refused.code() == Code::InvalidArgument && refused.message().contains("at most 4"), "{refused}");
-    let long = pb::DecodeRequest { model: version("m", 2), codes: Some(matrix(5, &[0.0; 5])), decoder: 0 };
+    let long = pb::DecodeRequest {
+        model: version("m", 2),
+        codes: Some(matrix(5, &[0.0; 5])),
+        decoder: 0,
+        ..Default::default()
+    };
     assert_eq!(client.decode(long).await.expect_err("too long").code(), Code::InvalidArgument);
     server.stop().await;
 }
 
 fn piece(of: Option<pb::ModelRef>, rows: &[f32], code_length: u32) -> pb::EncodeStreamRequest {
-    pb::EncodeStreamRequest { model: of, rows: Some(matrix(8, rows)), code_length }
+    pb::EncodeStreamRequest { model: of, rows: Some(matrix(8, rows)), code_length, ..Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,14 +159,20 @@ async fn streams_cut_codes_short_and_take_short_ones_as_single_calls_do() {
     let codes: Vec<_> = [3, 1, 4].into_iter().map(|length| matrix(length, &sample(30, length, 5))).collect();
     let questions: Vec<_> = codes
         .iter()
-        .map(|codes| pb::DecodeStreamRequest { model: version("m", 2), codes: Some(codes.clone()), decoder: 0 })
+        .map(|codes| pb::DecodeStreamRequest {
+            model: version("m", 2),
+            codes: Some(codes.clone()),
+            decoder: 0,
+            ..Default::default()
+        })
         .collect();
     let answers = client.decode_stream(tokio_stream::iter(questions)).await.expect("opens").into_inner();
     let (answers, end) = collected(answers).await;
     end.expect("ends well");
     assert_eq!(answers.len(), 3);
     for (codes, answer) in codes.iter().zip(&answers) {
-        let alone = pb::DecodeRequest { model: version("m", 2), codes: Some(codes.clone()), decoder: 0 };
+        let alone =
+            pb::DecodeRequest { model: version("m", 2), codes: Some(codes.clone()), decoder: 0, ..Default::default() };
         let alone = client.decode(alone).await.expect("decodes").into_inner();
         assert_eq!((answer.version, &answer.rows), (2, &alone.rows));
     }
@@ -178,7 +205,7 @@ async fn streams_refuse_what_single_calls_refuse() {
     }
     for (number, length) in [(1, 3), (2, 5)] {
         let codes = Some(matrix(length, &vec![0.0; length]));
-        let question = pb::DecodeStreamRequest { model: version("m", number), codes, decoder: 0 };
+        let question = pb::DecodeStreamRequest { model: version("m", number), codes, decoder: 0, ..Default::default() };
         let answers = client.decode_stream(tokio_stream::iter([question])).await.expect("opens").into_inner();
         let refused = collected(answers).await.1.expect_err("not as long as codes are");
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
@@ -206,7 +233,12 @@ async fn codes_of_nested_dropout_can_be_cut_short_as_they_are() {
     let filled: Vec<f32> = short.chunks_exact(2).flat_map(|code| [code[0], code[1], 0.0, 0.0]).collect();
     let mut rebuilt = Vec::new();
     for (columns, codes) in [(2, &short), (4, &filled)] {
-        let question = pb::DecodeRequest { model: version("m", 1), codes: Some(matrix(columns, codes)), decoder: 0 };
+        let question = pb::DecodeRequest {
+            model: version("m", 1),
+            codes: Some(matrix(columns, codes)),
+            decoder: 0,
+            ..Default::default()
+        };
         rebuilt.push(numbers(client.decode(question).await.expect("decodes").into_inner().rows));
     }
     assert_eq!(rebuilt[0], rebuilt[1]);

@@ -42,7 +42,7 @@ fn hidden(values: &[f32], share: f64, seed: usize) -> Vec<f32> {
 }
 
 async fn impute(client: &mut AutoencoderClient, name: &str, columns: usize, rows: &[f32]) -> Vec<f32> {
-    let question = pb::ImputeRequest { model: newest(name), rows: Some(matrix(columns, rows)) };
+    let question = pb::ImputeRequest { model: newest(name), rows: Some(matrix(columns, rows)), ..Default::default() };
     numbers(client.impute(question).await.expect("imputes").into_inner().rows)
 }
 
@@ -116,10 +116,13 @@ async fn rows_with_gaps_have_the_same_answers_alone_and_among_others() {
     assert!(filled.iter().all(|value| value.is_finite()));
     let ask = |rows: &[f32]| (Some(matrix(8, rows)), newest("m"));
     let (together, model) = ask(&rows);
-    let codes =
-        client.encode(pb::EncodeRequest { model, rows: together.clone(), code_length: 0 }).await.expect("encodes");
+    let codes = client
+        .encode(pb::EncodeRequest { model, rows: together.clone(), code_length: 0, ..Default::default() })
+        .await
+        .expect("encodes");
     let codes = numbers(codes.into_inner().codes);
-    let question = pb::ReconstructRequest { model: newest("m"), rows: together.clone(), decoder: 0 };
+    let question =
+        pb::ReconstructRequest { model: newest("m"), rows: together.clone(), decoder: 0, ..Default::default() };
     let rebuilt = client.reconstruct(question).await.expect("reconstructs").into_inner();
     assert_eq!(rebuilt.squared_errors[0], 0.0, "nothing of this row is there to be wrong about");
     let score = |rows| pb::ScoreRequest { model: newest("m"), rows, reasons: 8, false_alarm_rate: None };
@@ -127,7 +130,12 @@ async fn rows_with_gaps_have_the_same_answers_alone_and_among_others() {
     for (i, row) in rows.chunks_exact(8).enumerate() {
         let alone = impute(&mut client, "m", 8, row).await;
         assert!(alone.iter().zip(&filled[8 * i..]).all(|(a, b)| a.to_bits() == b.to_bits()), "row {i}");
-        let question = pb::EncodeRequest { model: newest("m"), rows: Some(float_matrix(8, row)), code_length: 0 };
+        let question = pb::EncodeRequest {
+            model: newest("m"),
+            rows: Some(float_matrix(8, row)),
+            code_length: 0,
+            ..Default::default()
+        };
         let code = numbers(client.encode(question).await.expect("encodes").into_inner().codes);
         assert!(code.iter().zip(&codes[3 * i..]).all(|(a, b)| a.to_bits() == b.to_bits()), "row {i}");
         let alone = client.score(score(Some(matrix(8, row)))).await.expect("scores").into_inner();
@@ -152,7 +160,7 @@ async fn what_cannot_be_is_refused() {
         wrong[9] = value;
         Some(matrix(8, &wrong))
     };
-    let question = |name: &str, rows| pb::ImputeRequest { model: newest(name), rows };
+    let question = |name: &str, rows| pb::ImputeRequest { model: newest(name), rows, ..Default::default() };
 
     let refused = client.impute(question("plain", wrong(f32::NAN))).await.expect_err("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
@@ -162,14 +170,16 @@ async fn what_cannot_be_is_refused() {
     assert!(refused.message().contains("row 1, column 1 is inf"), "{refused:?}");
     let refused = client.impute(question("gaps", Some(matrix(7, &rows[..14])))).await.expect_err("refused");
     assert!(refused.message().contains('8'), "{refused:?}");
-    let encode = pb::EncodeRequest { model: newest("plain"), rows: wrong(f32::NAN), code_length: 0 };
+    let encode =
+        pb::EncodeRequest { model: newest("plain"), rows: wrong(f32::NAN), code_length: 0, ..Default::default() };
     let refused = client.encode(encode).await.expect_err("refused");
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("only for models trained with `missing_values`"), "{refused:?}");
     // A code is never missing.
     let model = crate::support::version("gaps", 1);
     let codes = Some(matrix(3, &[0.0, f32::NAN, 0.0]));
-    let refused = client.decode(pb::DecodeRequest { model, codes, decoder: 0 }).await.expect_err("refused");
+    let refused =
+        client.decode(pb::DecodeRequest { model, codes, decoder: 0, ..Default::default() }).await.expect_err("refused");
     assert_eq!(refused.code(), Code::InvalidArgument);
 
     let upload = train(&mut client, spec("other", &[8, 3]), &hidden(&sample(100, 8, 7), 0.2, 3)).await;

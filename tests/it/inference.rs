@@ -58,11 +58,12 @@ async fn all_three_faces_answer_as_our_own_api_does() {
     models.set_alias(alias).await.expect("an alias");
     let (mut client, mut ours) = (client(&server).await, server.autoencoder().await);
     let rows = sample(5, 8, 3);
-    let encode = own::EncodeRequest { model: newest("m"), rows: Some(matrix(8, &rows)), code_length: 0 };
+    let encode = own::EncodeRequest { model: newest("m"), rows: Some(matrix(8, &rows)), ..Default::default() };
     let codes = numbers(ours.encode(encode).await.expect("encodes").into_inner().codes);
-    let decode = own::DecodeRequest { model: version("m", 1), codes: Some(matrix(3, &codes)), decoder: 0 };
+    let decode = own::DecodeRequest { model: version("m", 1), codes: Some(matrix(3, &codes)), ..Default::default() };
     let decoded = numbers(ours.decode(decode).await.expect("decodes").into_inner().rows);
-    let reconstruct = own::ReconstructRequest { model: newest("m"), rows: Some(matrix(8, &rows)), decoder: 0 };
+    let reconstruct =
+        own::ReconstructRequest { model: newest("m"), rows: Some(matrix(8, &rows)), ..Default::default() };
     let rebuilt = ours.reconstruct(reconstruct).await.expect("reconstructs").into_inner();
 
     let answer = client.model_infer(question("m", "", "X", 8, &rows)).await.expect("infers").into_inner();
@@ -115,13 +116,55 @@ async fn every_datatype_means_the_same_numbers() {
     for asked in [
         raw("FP16", rows.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()),
         raw("BF16", rows.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()),
-        raw("FP64", doubles.iter().flat_map(|value| value.to_le_bytes()).collect()),
         typed("FP32", pb::InferTensorContents { fp32_contents: rows.clone(), ..Default::default() }),
-        typed("FP64", pb::InferTensorContents { fp64_contents: doubles.clone(), ..Default::default() }),
     ] {
         let answer = client.model_infer(asked).await.expect("infers").into_inner();
         assert_eq!(answer.raw_output_contents, plain.raw_output_contents, "answers are raw, whatever came");
     }
+    let codes = floats(&plain.raw_output_contents[0]);
+    let of_doubles = raw("FP64", doubles.iter().flat_map(|value| value.to_le_bytes()).collect());
+    for asked in [
+        of_doubles.clone(),
+        typed("FP64", pb::InferTensorContents { fp64_contents: doubles.clone(), ..Default::default() }),
+    ] {
+        // Normalized in 64 bits: the same but for the last bits.
+        let answer = client.model_infer(asked).await.expect("infers").into_inner();
+        assert_eq!(answer.outputs[0].datatype, "FP32");
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
+        assert!(floats(&answer.raw_output_contents[0]).iter().zip(&codes).all(close));
+    }
+    let parameter = |text: &str| {
+        let choice = Some(ParameterChoice::StringParam(text.to_owned()));
+        [("datatype".to_owned(), pb::InferParameter { parameter_choice: choice })].into()
+    };
+    let asked_in = |datatype: &str| {
+        let output = InferRequestedOutputTensor { name: "CODE".into(), parameters: parameter(datatype) };
+        pb::ModelInferRequest { outputs: vec![output], ..of_doubles.clone() }
+    };
+    for (datatype, bytes) in [("FP64", 8), ("FP32", 4), ("FP16", 2), ("BF16", 2)] {
+        let answer = client.model_infer(asked_in(datatype)).await.expect("infers").into_inner();
+        assert_eq!(answer.outputs[0].datatype, datatype);
+        assert_eq!(answer.raw_output_contents[0].len(), codes.len() * bytes);
+    }
+    let refused = client.model_infer(asked_in("INT64")).await.expect_err("no such answer");
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("INT64"), "{refused}");
+
+    // Whole numbers of 8 bits, raw and typed.
+    let whole: Vec<f32> = (0..16).map(|i| i as f32).collect();
+    let plain = client.model_infer(question("m", "", "X", 8, &whole)).await.expect("infers").into_inner();
+    let numbers: Vec<u8> = (0..16).collect();
+    for asked in [
+        raw("UINT8", numbers.clone()),
+        raw("INT8", numbers.clone()),
+        typed("UINT8", pb::InferTensorContents { uint_contents: (0..16).collect(), ..Default::default() }),
+        typed("INT8", pb::InferTensorContents { int_contents: (0..16).collect(), ..Default::default() }),
+    ] {
+        let answer = client.model_infer(asked).await.expect("infers").into_inner();
+        assert_eq!(answer.raw_output_contents, plain.raw_output_contents);
+    }
+    let beyond = typed("INT8", pb::InferTensorContents { int_contents: vec![128; 16], ..Default::default() });
+    let refused = client.model_infer(beyond).await.expect_err("more than 8 bits");
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("128"), "{refused}");
     server.stop().await;
 }
 
@@ -147,7 +190,7 @@ async fn what_is_wrong_with_a_question_is_named() {
         (changed(&|q| q.parameters = named("train")), Code::InvalidArgument, "encode, decode or reconstruct"),
         (changed(&|q| q.inputs.clear()), Code::InvalidArgument, "0 tensors, expected one, X"),
         (changed(&|q| q.inputs[0].name = "Y".into()), Code::InvalidArgument, "\"Y\", expected X"),
-        (changed(&|q| q.inputs[0].datatype = "INT8".into()), Code::InvalidArgument, "FP32, FP64, FP16 or BF16"),
+        (changed(&|q| q.inputs[0].datatype = "INT64".into()), Code::InvalidArgument, "FP16, BF16, UINT8 or INT8"),
         (changed(&|q| q.inputs[0].shape = vec![16]), Code::InvalidArgument, "of 1 dimensions"),
         (changed(&|q| q.inputs[0].shape = vec![-1, 8]), Code::InvalidArgument, "-1 x 8"),
         (changed(&|q| q.inputs[0].shape = vec![i64::MAX, 8]), Code::InvalidArgument, "expected rows and columns"),

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 fn decode(name: &str, codes: &[f32], length: usize, decoder: i32) -> pb::DecodeRequest {
-    pb::DecodeRequest { model: version(name, 1), codes: Some(matrix(length, codes)), decoder }
+    pb::DecodeRequest { model: version(name, 1), codes: Some(matrix(length, codes)), decoder, ..Default::default() }
 }
 
 /// A linear model of 8 features and 3 numbers a code, hardly trained: its rows are not orthonormal.
@@ -52,6 +52,7 @@ async fn the_pseudo_inverse_gives_rows_that_have_the_code() {
         model: newest("linear"),
         rows: Some(matrix(8, &sample(30, 8, 3))),
         decoder,
+        ..Default::default()
     };
     let inverted = client.reconstruct(question(inverse)).await.expect("reconstructs").into_inner();
     let transposed =
@@ -72,6 +73,7 @@ async fn decode_stream(
         model: model.take(),
         codes: Some(matrix(3, codes)),
         decoder: (*decoder).into(),
+        ..Default::default()
     };
     let questions: Vec<_> = messages.iter().map(question).collect();
     let answers = server.autoencoder().await.decode_stream(tokio_stream::iter(questions)).await;
@@ -105,7 +107,7 @@ async fn a_stream_decodes_with_what_its_first_message_names() {
         assert!(refused.message().starts_with("message 2: decoder: is another one"), "{refused}");
     }
     let codes = Some(matrix(3, &some));
-    let question = pb::DecodeStreamRequest { model: version("linear", 1), codes, decoder: 7 };
+    let question = pb::DecodeStreamRequest { model: version("linear", 1), codes, decoder: 7, ..Default::default() };
     let answers = client.decode_stream(tokio_stream::iter([question])).await.expect("opens").into_inner();
     let refused = collected(answers).await.1.expect_err("no such decoder");
     assert_eq!(refused.code(), Code::InvalidArgument);

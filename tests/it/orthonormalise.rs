@@ -15,8 +15,12 @@ fn question(name: &str, rows: &[f32], publish: bool) -> pb::OrthonormaliseModelV
 }
 
 async fn error(server: &TestServer, number: u64, rows: &[f32]) -> f64 {
-    let question =
-        pb::ReconstructRequest { model: version("m", number), rows: Some(float_matrix(8, rows)), decoder: 0 };
+    let question = pb::ReconstructRequest {
+        model: version("m", number),
+        rows: Some(float_matrix(8, rows)),
+        decoder: 0,
+        ..Default::default()
+    };
     let answer = server.autoencoder().await.reconstruct(question).await.expect("reconstructs").into_inner();
     answer.squared_errors.iter().map(|error| f64::from(*error)).sum::<f64>() / answer.squared_errors.len() as f64
 }
@@ -60,7 +64,12 @@ async fn figures_come_first_and_are_those_of_the_version() {
     assert_eq!(client.score(score).await.expect_err("no calibration").code(), Code::FailedPrecondition);
     let canonical = pb::CanonicaliseModelVersionRequest { model: newest("m") };
     models.canonicalise_model_version(canonical).await.expect("makes one");
-    let codes = pb::EncodeRequest { model: version("m", 3), rows: Some(matrix(8, &rows)), code_length: 2 };
+    let codes = pb::EncodeRequest {
+        model: version("m", 3),
+        rows: Some(matrix(8, &rows)),
+        code_length: 2,
+        ..Default::default()
+    };
     assert_eq!(numbers(client.encode(codes).await.expect("encodes").into_inner().codes).len(), 200);
     server.stop().await;
 }

@@ -11,7 +11,14 @@ fn ask(batcher: &Batcher, model: &Arc<LoadedModel>, id: u32, rows: usize) -> Sub
     let (batcher, model) = (batcher.clone(), Arc::clone(model));
     Box::pin(async move {
         batcher
-            .submit(model, Operation::Encode, matrix(FEATURES, &vec![id as f32; rows]), None, Urgency::Interactive)
+            .submit(
+                model,
+                Operation::Encode,
+                matrix(FEATURES, &vec![id as f32; rows]),
+                Form::Floats,
+                None,
+                Urgency::Interactive,
+            )
             .await
     })
 }

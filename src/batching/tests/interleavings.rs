@@ -42,8 +42,14 @@ fn callers_come_and_leave() {
             let firsts: Vec<f32> = (0..5 + 6 * caller).map(|row| (100 * caller + row) as f32).collect();
             for operation in [Operation::Encode, Operation::Decode] {
                 let rows = matrix(widths(operation).0, &firsts);
-                let mut question =
-                    Box::pin(batcher.submit(Arc::clone(&model), operation, rows, None, Urgency::Interactive));
+                let mut question = Box::pin(batcher.submit(
+                    Arc::clone(&model),
+                    operation,
+                    rows,
+                    Form::Floats,
+                    None,
+                    Urgency::Interactive,
+                ));
                 if caller == 1 {
                     // Leaves: before the batch, in it, or when the answer is there.
                     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

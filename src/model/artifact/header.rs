@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 
 use super::error::ArtifactError;
 use super::metadata::KEY;
+use super::tensors::MAY_BE_F64;
 use crate::model::spec::LAYERS_MAX;
 
 /// Longest header, in bytes: room for 4 MiB of feature names, escaped twice, and 100,000 epochs of losses.
@@ -105,7 +106,7 @@ impl Header {
             let Some(entry) = self.tensors.get(name) else {
                 return Err(ArtifactError::MissingTensor { name: name.clone(), expected: shape.clone() });
             };
-            if entry.dtype != "F32" {
+            if entry.dtype != "F32" && !(name == MAY_BE_F64 && entry.dtype == "F64") {
                 return Err(ArtifactError::TensorType { name: name.clone(), got: cut(&entry.dtype) });
             }
             if entry.shape.0 != *shape {
@@ -114,6 +115,13 @@ impl Header {
             }
         }
         Ok(())
+    }
+}
+
+impl Header {
+    /// Whether [`MAY_BE_F64`] is F64.
+    pub(super) fn is_wide(&self) -> bool {
+        self.tensors.get(MAY_BE_F64).is_some_and(|entry| entry.dtype == "F64")
     }
 }
 

@@ -3,8 +3,8 @@
 //! # Format, version 1
 //!
 //! A [safetensors](https://github.com/huggingface/safetensors) file: 8 bytes (little-endian length of the header), the
-//! header (JSON, padded with spaces), the data. Tensors are F32, l counts encoder layers from 0, `d_0` is the number of
-//! features and `d_K` the length of the code:
+//! header (JSON, padded with spaces), the data. Tensors are F32 (`normalisation.offset` may be F64: it is where a version was
+//! trained on 64-bit rows), l counts encoder layers from 0, `d_0` is the number of features and `d_K` the length of the code:
 //!
 //! | tensor | shape | |
 //! |---|---|---|
@@ -130,7 +130,7 @@ impl Artifact {
 
     fn read(bytes: &[u8], origin: Origin) -> Result<Self, ArtifactError> {
         let (header, metadata) = read_header(bytes, origin)?;
-        let expected = header.length as u64 + tensors::bytes(&metadata);
+        let expected = header.length as u64 + tensors::bytes(&metadata, header.is_wide());
         let got = bytes.len() as u64;
         if got < expected {
             return Err(ArtifactError::Truncated { got, expected });

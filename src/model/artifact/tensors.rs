@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use sha2::{Digest, Sha256};
 
 use super::error::ArtifactError;
@@ -54,45 +54,71 @@ pub(super) fn shapes(metadata: &Metadata) -> BTreeMap<String, Vec<usize>> {
     shapes
 }
 
-/// Bytes of all of them.
-pub(super) fn bytes(metadata: &Metadata) -> u64 {
-    shapes(metadata).values().map(|shape| 4 * shape.iter().map(|length| *length as u64).product::<u64>()).sum()
+/// The tensor that may be F64: it is where the model was trained on 64-bit rows.
+pub(super) const MAY_BE_F64: &str = OFFSET;
+
+/// Bytes of all of them; `is_wide` says whether [`MAY_BE_F64`] is F64.
+pub(super) fn bytes(metadata: &Metadata, is_wide: bool) -> u64 {
+    let numbers = |shape: &[usize]| shape.iter().map(|length| *length as u64).product::<u64>();
+    let size = |name: &str| if is_wide && name == MAY_BE_F64 { 8 } else { 4 };
+    shapes(metadata).iter().map(|(name, shape)| size(name) * numbers(shape)).sum()
 }
 
 /// A tensor of a model in memory, turned into bytes only while it is written.
 #[derive(Debug)]
 pub(super) struct Tensor<'a> {
     shape: Vec<usize>,
-    values: Cow<'a, [f32]>,
+    values: Numbers<'a>,
+}
+
+#[derive(Debug)]
+enum Numbers<'a> {
+    F32(Cow<'a, [f32]>),
+    F64(&'a [f64]),
 }
 
 impl View for Tensor<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.values {
+            Numbers::F32(_) => Dtype::F32,
+            Numbers::F64(_) => Dtype::F64,
+        }
     }
     fn shape(&self) -> &[usize] {
         &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
         let mut bytes = vec![0; self.data_len()];
-        for (number, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&*self.values) {
-            *number = value.to_le_bytes();
+        match &self.values {
+            Numbers::F32(values) => {
+                for (number, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&**values) {
+                    *number = value.to_le_bytes();
+                }
+            }
+            Numbers::F64(values) => {
+                for (number, value) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(*values) {
+                    *number = value.to_le_bytes();
+                }
+            }
         }
         bytes.into()
     }
     fn data_len(&self) -> usize {
-        self.values.len() * 4
+        match &self.values {
+            Numbers::F32(values) => values.len() * 4,
+            Numbers::F64(values) => values.len() * 8,
+        }
     }
 }
 
 /// The tensors of a model in the order of the file.
 pub(super) fn of<'a>(model: &'a Autoencoder, statistics: Option<&'a Statistics>) -> BTreeMap<String, Tensor<'a>> {
-    let vector = |values| Tensor { shape: vec![<[f32]>::len(values)], values: Cow::Borrowed(values) };
+    let vector = |values| Tensor { shape: vec![<[f32]>::len(values)], values: Numbers::F32(Cow::Borrowed(values)) };
     let mut tensors = BTreeMap::new();
     for (l, layer) in model.layers().iter().enumerate() {
         let weight = &layer.weight;
-        let matrix =
-            Tensor { shape: vec![weight.outputs(), weight.inputs()], values: Cow::Owned(weight.to_row_major()) };
+        let values = Numbers::F32(Cow::Owned(weight.to_row_major()));
+        let matrix = Tensor { shape: vec![weight.outputs(), weight.inputs()], values };
         tensors.insert(name("encoder", l, "weight"), matrix);
         tensors.insert(name("encoder", l, "bias"), vector(&layer.encoder_bias));
         tensors.insert(name("decoder", l, "bias"), vector(&layer.decoder_bias));
@@ -102,7 +128,13 @@ pub(super) fn of<'a>(model: &'a Autoencoder, statistics: Option<&'a Statistics>)
     }
     let normaliser = model.normaliser();
     if normaliser.kind != NormalisationKind::None {
-        tensors.insert(OFFSET.to_owned(), vector(&normaliser.offset));
+        let exact = &normaliser.exact_offset[..];
+        let offset = if exact.is_empty() {
+            vector(&normaliser.offset)
+        } else {
+            Tensor { shape: vec![exact.len()], values: Numbers::F64(exact) }
+        };
+        tensors.insert(OFFSET.to_owned(), offset);
         tensors.insert(SCALE.to_owned(), vector(&normaliser.scale));
     }
     if normaliser.takes_missing() {
@@ -110,7 +142,8 @@ pub(super) fn of<'a>(model: &'a Autoencoder, statistics: Option<&'a Statistics>)
     }
     if let Some(statistics) = statistics {
         let covariance = &statistics.code_covariance[..];
-        let matrix = Tensor { shape: vec![statistics.code_mean.len(); 2], values: Cow::Borrowed(covariance) };
+        let matrix =
+            Tensor { shape: vec![statistics.code_mean.len(); 2], values: Numbers::F32(Cow::Borrowed(covariance)) };
         tensors.insert(CALIBRATION.to_owned(), vector(&statistics.calibration));
         tensors.insert(CODE_COVARIANCE.to_owned(), matrix);
         tensors.insert(CODE_MEAN.to_owned(), vector(&statistics.code_mean));
@@ -159,15 +192,19 @@ pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencode
         });
     }
     let kind = spec.raw().normalisation;
-    let (offset, scale) = match kind {
-        NormalisationKind::None => (Vec::new(), Vec::new()),
-        _ => (finite(file, OFFSET)?, finite(file, SCALE)?),
+    let (offset, exact_offset, scale) = match kind {
+        NormalisationKind::None => (Vec::new(), Vec::new(), Vec::new()),
+        _ if view(file, OFFSET)?.dtype() == Dtype::F64 => {
+            let exact = finite_f64(file, OFFSET)?;
+            (exact.iter().map(|offset| *offset as f32).collect(), exact, finite(file, SCALE)?)
+        }
+        _ => (finite(file, OFFSET)?, Vec::new(), finite(file, SCALE)?),
     };
     if let Some((feature, &got)) = scale.iter().enumerate().find(|(_, scale)| **scale <= 0.0) {
         return Err(ArtifactError::Scale { feature, got });
     }
     let fill = if spec.raw().missing_values { finite(file, FILL)? } else { Vec::new() };
-    Ok(Autoencoder::new(spec, Normaliser { kind, offset, scale, fill }, layers))
+    Ok(Autoencoder::new(spec, Normaliser { kind, offset, scale, fill, exact_offset }, layers))
 }
 
 /// What scores need, from such a file.
@@ -191,11 +228,24 @@ pub(super) fn load_statistics(figures: Figures, file: &SafeTensors<'_>) -> Resul
 
 /// The values of one tensor, none of them NaN or infinite.
 fn finite(file: &SafeTensors<'_>, name: &str) -> Result<Vec<f32>, ArtifactError> {
-    let view = file.tensor(name).map_err(|e| ArtifactError::Layout { reason: e.to_string() })?;
-    let (numbers, _) = view.data().as_chunks::<4>();
+    let (numbers, _) = view(file, name)?.data().as_chunks::<4>();
     let values: Vec<f32> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     match values.iter().enumerate().find(|(_, value)| !value.is_finite()) {
         Some((index, got)) => Err(ArtifactError::NotFinite { name: name.to_owned(), index, got: got.to_string() }),
         None => Ok(values),
     }
+}
+
+/// The same of a tensor that is F64.
+fn finite_f64(file: &SafeTensors<'_>, name: &str) -> Result<Vec<f64>, ArtifactError> {
+    let (numbers, _) = view(file, name)?.data().as_chunks::<8>();
+    let values: Vec<f64> = numbers.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+    match values.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+        Some((index, got)) => Err(ArtifactError::NotFinite { name: name.to_owned(), index, got: got.to_string() }),
+        None => Ok(values),
+    }
+}
+
+fn view<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, ArtifactError> {
+    file.tensor(name).map_err(|e| ArtifactError::Layout { reason: e.to_string() })
 }

@@ -31,7 +31,7 @@ fn model(raw: RawModelSpec) -> Autoencoder {
     let features = spec.features();
     let fill = if spec.raw().missing_values { numbers(features, 500) } else { Vec::new() };
     let (offset, scale) = (vector(numbers(features, 400)), vector(vec![0.5; features]));
-    let normaliser = Normaliser { kind, offset, scale, fill };
+    let normaliser = Normaliser { kind, offset, scale, fill, exact_offset: vec![] };
     Autoencoder::new(spec, normaliser, layers)
 }
 

@@ -42,7 +42,7 @@ fn model(widths: &[usize], activation: Activation, gain: bool, normalised: bool,
     let features = if normalised { widths[0] } else { 0 };
     let offset = numbers(stream, features, 1.0);
     let scale = numbers(stream, features, 1.0).iter().map(|value| 1.0 + value.abs()).collect();
-    Autoencoder::new(spec, Normaliser { kind: normalisation, offset, scale, fill: vec![] }, tied)
+    Autoencoder::new(spec, Normaliser { kind: normalisation, offset, scale, fill: vec![], exact_offset: vec![] }, tied)
 }
 
 fn bits(lanes: &Lanes, row: usize) -> Vec<u32> {

@@ -38,7 +38,8 @@ fn model(hidden: Activation, loss: Loss, gain: bool) -> Autoencoder {
     };
     let layers = vec![layer(0, 5, 6), layer(1, 3, 5)];
     let offset = vec![0.5, -1.0, 0.0, 2.0, 0.0, 0.0];
-    let normaliser = Normaliser { kind, offset, scale: vec![1.0, 2.0, 0.5, 1.0, 1.0, 1.0], fill: vec![] };
+    let normaliser =
+        Normaliser { kind, offset, scale: vec![1.0, 2.0, 0.5, 1.0, 1.0, 1.0], fill: vec![], exact_offset: vec![] };
     Autoencoder::new(spec, normaliser, layers)
 }
 

@@ -302,18 +302,18 @@ async fn infer(
     context.add_rows(rows.rows());
     // The bytes of a single call are counted as they come.
     let _held = caller.hold(rows.rows() as u64, if of_stream { rows.bytes() as u64 } else { 0 })?;
-    let service = &api.service;
+    let (service, answer) = (&api.service, tensors::answer_format(&question)?);
     let served = match face {
-        Face::Encode => service.encode(&name, &selector, rows, 0, deadline).await?,
-        Face::Decode => service.decode(&name, &selector, rows, Decoder::Transpose, deadline).await?,
-        Face::Reconstruct => service.reconstruct(&name, &selector, rows, Decoder::Transpose, deadline).await?,
+        Face::Encode => service.encode(&name, &selector, rows, 0, answer, deadline).await?,
+        Face::Decode => service.decode(&name, &selector, rows, Decoder::Transpose, answer, deadline).await?,
+        Face::Reconstruct => service.reconstruct(&name, &selector, rows, Decoder::Transpose, answer, deadline).await?,
     };
     context.served(served.version, served.output.timing);
     let Output { matrix, squared_errors, .. } = served.output;
     let outputs = match face {
         Face::Encode => vec![tensors::output("CODE", matrix)],
         Face::Decode => vec![tensors::output("X", matrix)],
-        Face::Reconstruct => vec![tensors::output("X_HAT", matrix), tensors::column("ERROR", squared_errors)],
+        Face::Reconstruct => vec![tensors::output("X_HAT", matrix), tensors::column(tensors::ERROR, squared_errors)],
     };
     let (outputs, raw_output_contents) = wanted(&question, outputs)?.into_iter().unzip();
     Ok(pb::ModelInferResponse {

@@ -1,12 +1,16 @@
 //! Tensors of the protocol to matrices, and back.
 
-use bytes::Bytes;
-use half::{bf16, f16};
+use std::fmt::Display;
 
+use crate::rpc::pb::inference::infer_parameter::ParameterChoice;
 use crate::rpc::pb::inference::model_infer_request::InferInputTensor;
 use crate::rpc::pb::inference::model_infer_response::InferOutputTensor;
 use crate::rpc::pb::inference::{InferTensorContents, ModelInferRequest};
-use crate::service::{Matrix, ServiceError, Values};
+use crate::service::{AnswerFormat, Form, Matrix, ServiceError, Values};
+use bytes::Bytes;
+
+/// The output that is no matrix of the model's: always FP32.
+pub(super) const ERROR: &str = "ERROR";
 
 /// Types that are taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +19,8 @@ enum Datatype {
     Bf16,
     Fp32,
     Fp64,
+    Uint8,
+    Int8,
 }
 
 impl Datatype {
@@ -24,9 +30,11 @@ impl Datatype {
             "BF16" => Ok(Self::Bf16),
             "FP32" => Ok(Self::Fp32),
             "FP64" => Ok(Self::Fp64),
+            "UINT8" => Ok(Self::Uint8),
+            "INT8" => Ok(Self::Int8),
             other => {
                 let shown: String = other.chars().take(40).collect();
-                let message = format!("is {shown:?}, expected FP32, FP64, FP16 or BF16");
+                let message = format!("is {shown:?}, expected FP32, FP64, FP16, BF16, UINT8 or INT8");
                 Err(ServiceError::invalid("inputs.datatype", message))
             }
         }
@@ -38,22 +46,47 @@ impl Datatype {
             Self::Fp16 | Self::Bf16 => 2,
             Self::Fp32 => 4,
             Self::Fp64 => 8,
+            Self::Uint8 | Self::Int8 => 1,
         }
     }
 
-    /// Numbers from little-endian bytes, as many as are whole; FP32 shares them.
+    /// Numbers from little-endian bytes, which they share.
     fn values(self, raw: Bytes) -> Values {
         match self {
             Self::Fp32 => Values::Float32Le(raw),
-            Self::Fp16 => Values::Floats(numbers(&raw, |bytes| f16::from_le_bytes(bytes).to_f32())),
-            Self::Bf16 => Values::Floats(numbers(&raw, |bytes| bf16::from_le_bytes(bytes).to_f32())),
-            Self::Fp64 => Values::Floats(numbers(&raw, |bytes| f64::from_le_bytes(bytes) as f32)),
+            Self::Fp16 => Values::Float16Le(raw),
+            Self::Bf16 => Values::Bfloat16Le(raw),
+            Self::Fp64 => Values::Float64Le(raw),
+            Self::Uint8 => Values::Uint8(raw),
+            Self::Int8 => Values::Int8(raw),
         }
     }
 }
 
-fn numbers<const N: usize>(raw: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    raw.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
+/// The form of the answer's matrix: FP32, unless an output that is asked for has the parameter `datatype`.
+pub(super) fn answer_format(question: &ModelInferRequest) -> Result<AnswerFormat, ServiceError> {
+    let asked = question.outputs.iter().filter(|output| output.name != ERROR).find_map(|output| {
+        let parameter = output.parameters.get("datatype")?;
+        Some(parameter.parameter_choice.clone())
+    });
+    let form = match asked {
+        None => Form::Float32Le,
+        Some(Some(ParameterChoice::StringParam(text))) => match text.as_str() {
+            "FP16" => Form::Float16Le,
+            "BF16" => Form::Bfloat16Le,
+            "FP32" => Form::Float32Le,
+            "FP64" => Form::Float64Le,
+            other => {
+                let shown: String = other.chars().take(40).collect();
+                let message = format!("`datatype` is {shown:?}, expected FP32, FP64, FP16 or BF16");
+                return Err(ServiceError::invalid("outputs.parameters", message));
+            }
+        },
+        Some(_) => {
+            return Err(ServiceError::invalid("outputs.parameters", "`datatype` is no string, expected one"));
+        }
+    };
+    Ok(AnswerFormat::Form(form))
 }
 
 /// The one tensor of a question, which is called `name`.
@@ -106,15 +139,29 @@ fn shape(input: &InferInputTensor) -> Result<(u32, u32), ServiceError> {
 }
 
 fn typed(contents: InferTensorContents, datatype: Datatype) -> Result<Values, ServiceError> {
-    let InferTensorContents { fp32_contents, fp64_contents, .. } = contents;
+    let InferTensorContents { fp32_contents, fp64_contents, uint_contents, int_contents, .. } = contents;
     match datatype {
         Datatype::Fp32 => Ok(Values::Floats(fp32_contents)),
-        Datatype::Fp64 => Ok(Values::Floats(fp64_contents.into_iter().map(|value| value as f32).collect())),
+        Datatype::Fp64 => Ok(Values::from_f64(&fp64_contents)),
+        Datatype::Uint8 => Ok(Values::Uint8(eight_bits(uint_contents, u8::to_le_bytes)?)),
+        Datatype::Int8 => Ok(Values::Int8(eight_bits(int_contents, i8::to_le_bytes)?)),
         Datatype::Fp16 | Datatype::Bf16 => {
             let message = "are set, which has no type for 16 bits: send them raw";
             Err(ServiceError::invalid("inputs.contents", message))
         }
     }
+}
+
+/// Whole numbers of 32 bits as those of 8 bits that they must be.
+fn eight_bits<T: Copy + Display, N: TryFrom<T>>(
+    numbers: Vec<T>,
+    bytes: fn(N) -> [u8; 1],
+) -> Result<Bytes, ServiceError> {
+    let narrow = |number: T| {
+        let refused = || ServiceError::invalid("inputs.contents", format!("has {number}, expected numbers of 8 bits"));
+        N::try_from(number).map(|number| bytes(number)[0]).map_err(|_| refused())
+    };
+    Ok(numbers.into_iter().map(narrow).collect::<Result<Vec<u8>, _>>()?.into())
 }
 
 /// A size as the protocol has it.
@@ -125,21 +172,26 @@ pub(super) fn dimension(size: usize) -> i64 {
 /// A tensor of an answer and its raw values.
 pub(super) fn output(name: &str, matrix: Matrix) -> (InferOutputTensor, Bytes) {
     let shape = vec![dimension(matrix.rows()), dimension(matrix.columns())];
-    (tensor(name, shape), raw(matrix.into_values()))
+    let (datatype, raw) = match matrix.into_values() {
+        Values::Float32Le(bytes) => ("FP32", bytes),
+        Values::Floats(values) => {
+            ("FP32", values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
+        }
+        Values::Float64Le(bytes) => ("FP64", bytes),
+        Values::Float16Le(bytes) => ("FP16", bytes),
+        Values::Bfloat16Le(bytes) => ("BF16", bytes),
+        Values::Uint8(bytes) => ("UINT8", bytes),
+        Values::Int8(bytes) => ("INT8", bytes),
+    };
+    (tensor(name, datatype, shape), raw)
 }
 
 /// The same of one number for each row.
 pub(super) fn column(name: &str, values: Vec<f32>) -> (InferOutputTensor, Bytes) {
-    (tensor(name, vec![dimension(values.len()), 1]), raw(Values::Floats(values)))
+    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    (tensor(name, "FP32", vec![dimension(values.len()), 1]), raw.into())
 }
 
-fn tensor(name: &str, shape: Vec<i64>) -> InferOutputTensor {
-    InferOutputTensor { name: name.to_owned(), datatype: "FP32".to_owned(), shape, ..InferOutputTensor::default() }
-}
-
-fn raw(values: Values) -> Bytes {
-    match values {
-        Values::Float32Le(bytes) => bytes,
-        Values::Floats(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
-    }
+fn tensor(name: &str, datatype: &str, shape: Vec<i64>) -> InferOutputTensor {
+    InferOutputTensor { name: name.to_owned(), datatype: datatype.to_owned(), shape, ..InferOutputTensor::default() }
 }

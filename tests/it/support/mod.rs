@@ -135,11 +135,21 @@ pub(crate) fn float_matrix(columns: usize, values: &[f32]) -> pb::Matrix {
 
 /// The numbers of an answer, whatever its form.
 pub(crate) fn numbers(matrix: Option<pb::Matrix>) -> Vec<f32> {
-    match matrix.and_then(|matrix| matrix.values).expect("values") {
-        pb::matrix::Values::Float32Le(bytes) => {
-            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-        }
-        pb::matrix::Values::Floats(list) => list.values,
+    halfhitch::rpc::convert::matrix("matrix", matrix).expect("values").into_values().to_f32()
+}
+
+/// The same, not rounded.
+pub(crate) fn wide_numbers(matrix: Option<pb::Matrix>) -> Vec<f64> {
+    halfhitch::rpc::convert::matrix("matrix", matrix).expect("values").into_values().to_f64()
+}
+
+/// Numbers of 64 bits, as the API takes them.
+pub(crate) fn wide_matrix(columns: usize, values: &[f64]) -> pb::Matrix {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    pb::Matrix {
+        rows: (values.len() / columns) as u32,
+        columns: columns as u32,
+        values: Some(pb::matrix::Values::Float64Le(bytes.into())),
     }
 }
 
