@@ -14,6 +14,7 @@ mod select;
 mod turned;
 mod write;
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -97,6 +98,22 @@ pub trait RowReader: Send {
 /// The same values, each rounded to the nearest f32.
 pub fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|value| *value as f32).collect()
+}
+
+/// Whether a value is lost where each is rounded to the nearest f32. It is not where that is the same number, or is written with
+/// the same digits: 0.1 has an f32 that is written 0.1, and 1700000001 has none.
+pub fn needs_f64(values: &[f64]) -> bool {
+    let mut text = String::new();
+    values.iter().any(|value| {
+        let narrow = *value as f32;
+        if f64::from(narrow).to_bits() == value.to_bits() || value.is_nan() {
+            return false;
+        }
+        text.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{narrow:e}");
+        text.parse() != Ok(*value)
+    })
 }
 
 /// Opens a file, whatever of the formats it has, plain or gzip.

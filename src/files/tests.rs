@@ -312,3 +312,23 @@ proptest! {
         let _ = read_bytes(&npy(&descr, "False", &shape, &[0; 64]), &ReadOptions::default());
     }
 }
+
+#[test]
+fn binary64_is_needed_where_digits_would_be_lost() {
+    for kept in [0.1, 1.5, -3.25, 16_777_216.0, 1.7e9, 1e-3, 123_456.7, f64::NAN, -0.0, 0.0, 1e38] {
+        assert!(!needs_f64(&[1.0, kept]), "{kept}");
+    }
+    for lost in [1_700_000_001.0, 1.700_000_001e12, 1e12 + 1.0, 16_777_217.0, 0.1 + 0.2, 1.0 / 3.0, 1e39, 1e-50] {
+        assert!(needs_f64(&[1.0, lost]), "{lost}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_number_of_binary32_needs_no_binary64_nor_does_its_text(bits: u32) {
+        let value = f32::from_bits(bits);
+        prop_assume!(value.is_finite());
+        prop_assert!(!needs_f64(&[f64::from(value)]));
+        prop_assert!(!needs_f64(&[value.to_string().parse().expect("a number")]));
+    }
+}

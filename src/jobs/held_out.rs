@@ -12,36 +12,42 @@ use crate::training::held_out;
 const ROWS_MAX: usize = 4096;
 const BYTES_MAX: usize = 16 << 20;
 
+/// What the values begin with: they are binary64. Without it they are binary32.
+const WIDE_MARK: &[u8; 8] = b"hhheld64";
+
 /// Where the rows are that the job in `folder` was given.
 pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("held_out")
 }
 
 /// Writes them (row-major) for the job in `folder`; bytes on disk.
-pub(super) fn write(folder: &Path, rows: &[f32]) -> Result<u64, JobError> {
+pub(super) fn write(folder: &Path, rows: &[f64]) -> Result<u64, JobError> {
     if rows.is_empty() {
         return Ok(0);
     }
-    let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let mut bytes = WIDE_MARK.to_vec();
+    bytes.extend(rows.iter().flat_map(|value| value.to_le_bytes()));
     checkpoint::write_at(folder, &path(folder), &bytes)?;
     Ok(checkpoint::bytes_on_disk(&bytes))
 }
 
 /// Reads those of the job in `folder`; none if it was given none.
-pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f32>, JobError> {
+pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f64>, JobError> {
     let bytes = checkpoint::read_at(&path(folder))?.unwrap_or_default();
-    let (numbers, _) = bytes.as_chunks::<4>();
-    let values: Vec<f32> = numbers.iter().map(|number| f32::from_le_bytes(*number)).collect();
+    let values: Vec<f64> = match bytes.strip_prefix(WIDE_MARK) {
+        Some(bytes) => bytes.as_chunks::<8>().0.iter().map(|number| f64::from_le_bytes(*number)).collect(),
+        None => bytes.as_chunks::<4>().0.iter().map(|number| f64::from(f32::from_le_bytes(*number))).collect(),
+    };
     let whole = values.len() / columns * columns;
     Ok(values[..whole].to_vec())
 }
 
 /// What a job whose rows are on disk hands on, newest first: the rows that its training will hold out, and those that it was
 /// given itself.
-pub(super) fn hand_on(job: &Job, counts: Counts) -> Result<Vec<f32>, JobError> {
+pub(super) fn hand_on(job: &Job, counts: Counts) -> Result<Vec<f64>, JobError> {
     let Some(received) = rows::open(&job.folder, job.columns, counts, &|| true)? else { return Ok(Vec::new()) };
     let damaged = |reason: String| JobError::Damaged { path: job.folder.display().to_string(), reason };
-    let rows_max = ROWS_MAX.min(BYTES_MAX / (4 * job.columns)).max(1);
+    let rows_max = ROWS_MAX.min(BYTES_MAX / (8 * job.columns)).max(1);
     let mut values = held_out(&job.spec, &received.training, rows_max).map_err(|error| damaged(error.to_string()))?;
     values.extend(read(&job.folder, job.columns)?);
     values.truncate(rows_max * job.columns);

@@ -8,7 +8,7 @@ use super::job::Job;
 use super::spool::{self, Chunk, Counts, Spool};
 use super::table::Table;
 use super::{JobError, RowRole, ServerFilesError};
-use crate::files::narrow;
+use crate::files::{narrow, needs_f64};
 use crate::model::{Matrix, Values};
 use crate::store::disk::remove;
 
@@ -113,7 +113,8 @@ impl<'a> Copying<'a> {
         if all > table.config.job_rows_max {
             return Err(JobError::TooManyRows { rows: all, rows_max: table.config.job_rows_max });
         }
-        let full = Values::Floats(narrow(&self.values));
+        let full =
+            if needs_f64(&self.values) { Values::from_f64(&self.values) } else { Values::Floats(narrow(&self.values)) };
         self.values.clear();
         let matrix = Matrix::new(rows as u32, *columns as u32, full)?;
         let chunk = Chunk::new(spool.counts().chunks + 1, self.role, &matrix);

@@ -14,6 +14,7 @@ struct Run {
     /// Where it begins in the file.
     offset: u64,
     bytes_per_chunk: u64,
+    is_wide: bool,
 }
 
 impl Run {
@@ -31,6 +32,8 @@ pub(super) struct Place {
     pub(super) row_in_chunk: u64,
     /// Rows from there to the end of the chunk.
     pub(super) rows: u64,
+    /// Whether its values are binary64.
+    pub(super) is_wide: bool,
 }
 
 /// Where the chunks of a spool are.
@@ -42,8 +45,8 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Adds the next chunk, which begins at `offset` and takes `bytes`.
-    pub(super) fn push(&mut self, role: RowRole, rows: u64, offset: u64, bytes: u64) {
+    /// Adds the next chunk, which begins at `offset` and takes `bytes`; `is_wide` says whether its values are binary64.
+    pub(super) fn push(&mut self, role: RowRole, rows: u64, offset: u64, bytes: u64, is_wide: bool) {
         let number = self.chunks + 1;
         self.chunks = number;
         let runs = match role {
@@ -51,14 +54,14 @@ impl Index {
             RowRole::Test => &mut self.test,
         };
         if let Some(last) = runs.last_mut()
-            && last.rows_per_chunk == rows
+            && (last.rows_per_chunk, last.is_wide) == (rows, is_wide)
             && last.chunk + last.chunks == number
         {
             last.chunks += 1;
             return;
         }
         let row = runs.last().map_or(0, |last| last.row + last.rows());
-        runs.push(Run { chunk: number, chunks: 1, row, rows_per_chunk: rows, offset, bytes_per_chunk: bytes });
+        runs.push(Run { chunk: number, chunks: 1, row, rows_per_chunk: rows, offset, bytes_per_chunk: bytes, is_wide });
     }
 
     /// Where chunk `number` begins in the file, if there is one.
@@ -83,8 +86,17 @@ impl Index {
         (before < run.rows()).then(|| {
             let (chunk, row_in_chunk) = (before / run.rows_per_chunk, before % run.rows_per_chunk);
             let chunk_offset = run.offset + chunk * run.bytes_per_chunk;
-            Place { chunk_offset, row_in_chunk, rows: run.rows_per_chunk - row_in_chunk }
+            Place { chunk_offset, row_in_chunk, rows: run.rows_per_chunk - row_in_chunk, is_wide: run.is_wide }
         })
+    }
+
+    /// Whether a chunk of a role has values of binary64.
+    pub(super) fn has_wide(&self, role: RowRole) -> bool {
+        let runs = match role {
+            RowRole::Training => &self.training,
+            RowRole::Test => &self.test,
+        };
+        runs.iter().any(|run| run.is_wide)
     }
 }
 
@@ -98,14 +110,14 @@ mod tests {
     fn a_million_equal_chunks_are_one_run() {
         let mut index = Index::default();
         for chunk in 0..1_000_000 {
-            index.push(RowRole::Training, 64, 12 + chunk * 100, 100);
+            index.push(RowRole::Training, 64, 12 + chunk * 100, 100, false);
         }
-        index.push(RowRole::Training, 5, 100_000_012, 30);
-        index.push(RowRole::Test, 5, 100_000_042, 30);
+        index.push(RowRole::Training, 5, 100_000_012, 30, false);
+        index.push(RowRole::Test, 5, 100_000_042, 30, false);
         assert_eq!((index.training.len(), index.test.len()), (2, 1));
         assert_eq!(
             index.row(RowRole::Training, 64 * 999_999 + 3),
-            Some(Place { chunk_offset: 99_999_912, row_in_chunk: 3, rows: 61 })
+            Some(Place { chunk_offset: 99_999_912, row_in_chunk: 3, rows: 61, is_wide: false })
         );
         assert_eq!(index.chunk(1_000_002), Some(100_000_042));
         assert_eq!(index.chunk(1_000_003), None);
@@ -113,17 +125,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_chunk_and_every_row_is_found(chunks in proptest::collection::vec((any::<bool>(), 1u64..4), 0..40)) {
+        fn every_chunk_and_every_row_is_found(chunks in proptest::collection::vec((any::<bool>(), any::<bool>(), 1u64..4), 0..40)) {
             let mut index = Index::default();
             let (mut offset, mut expected, mut rows) = (12, Vec::new(), [Vec::new(), Vec::new()]);
-            for (is_test, count) in chunks {
+            for (is_test, is_wide, count) in chunks {
                 let role = if is_test { RowRole::Test } else { RowRole::Training };
-                index.push(role, count, offset, 20 + 8 * count);
+                let bytes = if is_wide { 20 + 16 * count } else { 20 + 8 * count };
+                index.push(role, count, offset, bytes, is_wide);
                 expected.push(offset);
                 for row in 0..count {
-                    rows[usize::from(is_test)].push(Place { chunk_offset: offset, row_in_chunk: row, rows: count - row });
+                    let rows = &mut rows[usize::from(is_test)];
+                    rows.push(Place { chunk_offset: offset, row_in_chunk: row, rows: count - row, is_wide });
                 }
-                offset += 20 + 8 * count;
+                offset += bytes;
             }
             for (number, offset) in (1..).zip(&expected) {
                 prop_assert_eq!(index.chunk(number), Some(*offset));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::index::Index;
-use super::spool::{CHUNK_HEAD_BYTES, Counts, Seen, Tail, damaged, path, read_exact_at, scan};
+use super::spool::{CHUNK_HEAD_BYTES, Counts, Seen, Tail, damaged, number_bytes, path, read_exact_at, scan};
 use super::{JobError, RowRole};
 use crate::store::disk::failed;
 use crate::training::{RowSource, SourceError};
@@ -24,6 +24,8 @@ pub(super) struct SpooledRows {
     spool: Arc<OpenSpool>,
     role: RowRole,
     count: u64,
+    /// Whether a chunk of them has values of binary64.
+    is_wide: bool,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub(super) struct Received {
     pub(super) training: SpooledRows,
     /// Rows to measure on.
     pub(super) test: SpooledRows,
-    /// Of the training rows and then the test rows, each after the count of their numbers.
+    /// Of the training rows and then the test rows, as they lie in the spool, each after the count of their numbers.
     pub(super) sha256: String,
 }
 
@@ -86,19 +88,16 @@ pub(super) fn open(
         return Err(damaged(&path, &reason));
     }
     let spool = Arc::new(OpenSpool { path, file, columns, index, length, modified });
-    let training = SpooledRows { spool: Arc::clone(&spool), role: RowRole::Training, count: counts.training_rows };
-    let test = SpooledRows { spool, role: RowRole::Test, count: counts.test_rows };
+    let training = SpooledRows::new(&spool, RowRole::Training, counts.training_rows);
+    let test = SpooledRows::new(&spool, RowRole::Test, counts.test_rows);
     // Test rows may lie between training rows: they are read again.
     digest.update(counts.test_rows.saturating_mul(columns as u64).to_le_bytes());
     let block = (BLOCK_NUMBERS / columns).max(1) as u64;
-    let (mut values, mut first) = (Vec::new(), 0);
+    let (mut values, mut first) = (Vec::<u8>::new(), 0);
     while first < test.count {
         let rows = block.min(test.count - first);
-        values.resize(rows as usize * columns, 0.0);
-        test.read(first, &mut values).map_err(|error| damaged(&test.spool.path, &error.to_string()))?;
-        // As they lie on disk.
-        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
-        digest.update(bytemuck::cast_slice::<f32, u8>(&values));
+        let read = test.pieces(first, rows, &mut values, |_, _, bytes| digest.update(bytes));
+        read.map_err(|error| damaged(&test.spool.path, &error.to_string()))?;
         first += rows;
         if !go_on() {
             return Ok(None);
@@ -120,7 +119,17 @@ impl RowSource for SpooledRows {
         self.spool.columns
     }
 
+    fn is_wide(&self) -> bool {
+        self.is_wide
+    }
+
     fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError> {
+        if self.is_wide {
+            let mut wide = vec![0.0; values.len()];
+            self.read_wide(first, &mut wide)?;
+            values.iter_mut().zip(wide).for_each(|(value, wide)| *value = wide as f32);
+            return Ok(());
+        }
         let OpenSpool { path, file, columns, index, .. } = self.spool.as_ref();
         let failed = |reason: String| SourceError(format!("{}: {reason}", path.display()));
         self.spool.check_unchanged().map_err(failed)?;
@@ -138,6 +147,55 @@ impl RowSource for SpooledRows {
             piece.iter_mut().for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
             row += rows;
             unread = rest;
+        }
+        Ok(())
+    }
+
+    fn read_wide(&self, first: u64, values: &mut [f64]) -> Result<(), SourceError> {
+        let (rows, mut bytes) = ((values.len() / self.spool.columns) as u64, Vec::new());
+        self.pieces(first, rows, &mut bytes, |range, is_wide, bytes| {
+            let values = values[range].iter_mut();
+            if is_wide {
+                let numbers = bytes.as_chunks::<8>().0;
+                values.zip(numbers).for_each(|(value, number)| *value = f64::from_le_bytes(*number));
+            } else {
+                let numbers = bytes.as_chunks::<4>().0;
+                values.zip(numbers).for_each(|(value, number)| *value = f64::from(f32::from_le_bytes(*number)));
+            }
+        })
+    }
+}
+
+impl SpooledRows {
+    fn new(spool: &Arc<OpenSpool>, role: RowRole, count: u64) -> Self {
+        Self { is_wide: spool.index.has_wide(role), spool: Arc::clone(spool), role, count }
+    }
+
+    /// Calls `found(places of its numbers among those that are asked for, whether they are binary64, bytes)` for each piece of
+    /// `rows` rows from row `first` on that lies in one chunk; `bytes` is room for it.
+    fn pieces(
+        &self,
+        first: u64,
+        rows: u64,
+        bytes: &mut Vec<u8>,
+        mut found: impl FnMut(Range<usize>, bool, &[u8]),
+    ) -> Result<(), SourceError> {
+        let OpenSpool { path, file, columns, index, .. } = self.spool.as_ref();
+        let failed = |reason: String| SourceError(format!("{}: {reason}", path.display()));
+        self.spool.check_unchanged().map_err(failed)?;
+        let mut row = first;
+        while row < first + rows {
+            let Some(place) = index.row(self.role, row) else {
+                return Err(failed(format!("there is no row {row}, it has {}", self.count)));
+            };
+            let count = place.rows.min(first + rows - row);
+            let row_bytes = *columns as u64 * number_bytes(place.is_wide);
+            bytes.resize((count * row_bytes) as usize, 0);
+            let offset = place.chunk_offset + CHUNK_HEAD_BYTES as u64 + place.row_in_chunk * row_bytes;
+            read_exact_at(file, bytes, offset).map_err(|error| failed(error.to_string()))?;
+            let from = (row - first) as usize * columns;
+            found(from..from + count as usize * columns, place.is_wide, bytes);
+            row += count;
         }
         Ok(())
     }
@@ -225,6 +283,35 @@ mod tests {
         }
         let expected = digest.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         assert_eq!(received(folder.path(), counts).sha256, expected);
+    }
+
+    #[test]
+    fn chunks_of_binary64_keep_their_digits_among_those_of_binary32() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut spool = Spool::create(folder.path(), COLUMNS).expect("creates");
+        let wide = [1_700_000_001.0, 0.1, 1e12 + 1.0, f64::NAN];
+        let narrow = [1.5f32, 2.5, 3.5, 4.5];
+        let chunks = [Values::Floats(narrow.to_vec()), Values::from_f64(&wide), Values::Floats(narrow.to_vec())];
+        for (number, values) in (1..).zip(chunks) {
+            let rows = Matrix::new(2, COLUMNS as u32, values).expect("whole rows");
+            spool.append(&Chunk::new(number, RowRole::Training, &rows)).expect("appends");
+        }
+        let received = received(folder.path(), spool.counts());
+        assert!(received.training.is_wide() && !received.test.is_wide());
+        let expected: Vec<f64> = narrow.into_iter().map(f64::from).chain(wide).chain(narrow.map(f64::from)).collect();
+        for first in 0..6 {
+            for last in first..=6 {
+                let (mut read, mut rounded) =
+                    (vec![0.0; (last - first) * COLUMNS], vec![0.0; (last - first) * COLUMNS]);
+                received.training.read_wide(first as u64, &mut read).expect("there");
+                received.training.read(first as u64, &mut rounded).expect("there");
+                let expected = &expected[first * COLUMNS..last * COLUMNS];
+                let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&read), bits(expected), "rows {first} to {last}");
+                let pairs = rounded.iter().zip(expected);
+                assert!(pairs.into_iter().all(|(a, b)| a.to_bits() == (*b as f32).to_bits()));
+            }
+        }
     }
 
     #[test]

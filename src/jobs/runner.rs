@@ -269,7 +269,7 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
 
 /// The file of the held-out rows that the version is to keep.
 fn sample_of(spec: &CheckedTrainSpec, training: &dyn RowSource) -> Result<Option<Vec<u8>>, JobError> {
-    let rows_max = sample::affordable(spec.spec().validation_sample_rows, spec.features());
+    let rows_max = sample::affordable(spec.spec().validation_sample_rows, spec.features(), training.is_wide());
     let unreadable = |error: SourceError| JobError::Damaged { path: "the rows".to_owned(), reason: error.to_string() };
     let rows = if rows_max > 0 { held_out_rows(spec, training, rows_max).map_err(unreadable)? } else { Vec::new() };
     Ok((!rows.is_empty()).then(|| sample::to_bytes(&rows, spec.features())))

@@ -1,7 +1,8 @@
 //! Received rows on disk: an append-only file of checksummed chunks. A chunk is durable before it is acknowledged.
 //!
-//! After an 8-byte mark and the width of the rows (u32), each chunk is: its number (u64), role (u32), rows (u32), a CRC-32
-//! of these and of the values (u32), and the values (row-major binary32). All little-endian.
+//! After an 8-byte mark and the width of the rows (u32), each chunk is: its number (u64), role and form (u32: the role, and 256
+//! more where the values are binary64), rows (u32), a CRC-32 of these and of the values (u32), and the values (row-major; binary64
+//! where they came so, else binary32). All little-endian.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::Index;
 use super::{JobError, RowRole};
-use crate::model::{Matrix, Values};
+use crate::model::{Form, Matrix, Values};
 use crate::store::disk::failed;
 
 const MARK: &[u8; 8] = b"hhspool1";
@@ -48,17 +49,29 @@ impl Counts {
 struct ChunkHead {
     number: u64,
     role: RowRole,
+    /// Whether its values are binary64.
+    is_wide: bool,
     rows: u32,
     crc32: u32,
 }
 
+/// Added to the role of a chunk whose values are binary64.
+const WIDE: u32 = 256;
+
 impl ChunkHead {
+    /// Bytes of the values.
+    fn value_bytes(&self, columns: usize) -> u64 {
+        u64::from(self.rows) * columns as u64 * number_bytes(self.is_wide)
+    }
+
     fn read(bytes: &[u8; CHUNK_HEAD_BYTES]) -> Option<Self> {
         let (number, rest) = bytes.split_first_chunk::<8>()?;
         let (role, rest) = rest.split_first_chunk::<4>()?;
         let (rows, rest) = rest.split_first_chunk::<4>()?;
         let (crc32, _) = rest.split_first_chunk::<4>()?;
-        let role = match u32::from_le_bytes(*role) {
+        let role = u32::from_le_bytes(*role);
+        let is_wide = role & WIDE != 0;
+        let role = match role & !WIDE {
             1 => RowRole::Training,
             2 => RowRole::Test,
             _ => return None,
@@ -66,6 +79,7 @@ impl ChunkHead {
         Some(Self {
             number: u64::from_le_bytes(*number),
             role,
+            is_wide,
             rows: u32::from_le_bytes(*rows),
             crc32: u32::from_le_bytes(*crc32),
         })
@@ -84,19 +98,25 @@ impl Chunk {
     pub(super) fn new(number: u64, role: RowRole, rows: &Matrix) -> Self {
         let mut bytes = Vec::with_capacity(CHUNK_HEAD_BYTES + rows.bytes());
         bytes.extend_from_slice(&number.to_le_bytes());
-        bytes.extend_from_slice(&role_number(role).to_le_bytes());
+        let is_wide = rows.form().is_wide();
+        bytes.extend_from_slice(&(role_number(role) + if is_wide { WIDE } else { 0 }).to_le_bytes());
         bytes.extend_from_slice(&(rows.rows() as u32).to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         match rows.values() {
             Values::Float32Le(values) => bytes.extend_from_slice(values),
+            Values::Float64Le(values) => bytes.extend_from_slice(values),
             Values::Floats(values) => values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes())),
+            // Exact as binary32.
+            Values::Float16Le(_) | Values::Bfloat16Le(_) | Values::Uint8(_) | Values::Int8(_) => {
+                rows.values().to_f32().iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+            }
         }
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&bytes[..16]);
         hasher.update(&bytes[CHUNK_HEAD_BYTES..]);
         let crc32 = hasher.finalize();
         bytes[16..CHUNK_HEAD_BYTES].copy_from_slice(&crc32.to_le_bytes());
-        Self { head: ChunkHead { number, role, rows: rows.rows() as u32, crc32 }, bytes }
+        Self { head: ChunkHead { number, role, is_wide, rows: rows.rows() as u32, crc32 }, bytes }
     }
 
     /// Its number, from 1.
@@ -209,7 +229,7 @@ impl Spool {
             let _ = self.file.seek(SeekFrom::Start(self.counts.bytes));
             return Err(failed("cannot write", &self.path)(error).into());
         }
-        self.index.push(chunk.head.role, chunk.rows(), self.counts.bytes, chunk.bytes());
+        self.index.push(chunk.head.role, chunk.rows(), self.counts.bytes, chunk.bytes(), chunk.head.is_wide);
         self.counts.add(&chunk.head, chunk.bytes());
         Ok(self.counts)
     }
@@ -258,17 +278,23 @@ pub(super) enum Tail {
 pub(super) enum Seen<'a> {
     /// Values of the chunk that it reads; whether they are right is not known yet.
     Values(RowRole, &'a [u8]),
-    /// A whole chunk: its role, its rows, where it begins.
-    Chunk(RowRole, u64, u64),
+    /// A whole chunk: its role, its rows, where it begins, whether its values are binary64.
+    Chunk(RowRole, u64, u64, bool),
 }
 
 impl Seen<'_> {
     /// Notes where a chunk is.
     pub(super) fn add_to(&self, index: &mut Index, columns: usize) {
-        if let Self::Chunk(role, rows, offset) = *self {
-            index.push(role, rows, offset, CHUNK_HEAD_BYTES as u64 + rows * columns as u64 * 4);
+        if let Self::Chunk(role, rows, offset, is_wide) = *self {
+            let bytes = CHUNK_HEAD_BYTES as u64 + rows * columns as u64 * number_bytes(is_wide);
+            index.push(role, rows, offset, bytes, is_wide);
         }
     }
+}
+
+/// Bytes of a value.
+pub(super) fn number_bytes(is_wide: bool) -> u64 {
+    if is_wide { Form::Float64Le } else { Form::Float32Le }.number_bytes() as u64
 }
 
 /// What is wrong with the spool at `path`, and what to do.
@@ -315,7 +341,7 @@ pub(super) fn scan(
         let mut bytes = [0; CHUNK_HEAD_BYTES];
         reader.read_exact(&mut bytes).map_err(io_failed)?;
         let head = ChunkHead::read(&bytes);
-        let size = u64::from(head.as_ref().map_or(u32::MAX, |head| head.rows)) * columns as u64 * 4;
+        let size = head.as_ref().map_or(u64::MAX, |head| head.value_bytes(columns));
         let (Some(head), true) = (head, size <= left - CHUNK_HEAD_BYTES as u64) else {
             // At most one chunk was not acknowledged: where another follows, this one has rotted.
             if tail == Tail::MayBeTorn && has_chunk(reader.get_ref(), number + 1, counts.bytes, length, columns)? {
@@ -344,7 +370,7 @@ pub(super) fn scan(
             }
             return Err(damaged(path, &format!("chunk {number} does not fit its checksum")));
         }
-        let _ = see(Seen::Chunk(head.role, head.rows.into(), counts.bytes));
+        let _ = see(Seen::Chunk(head.role, head.rows.into(), counts.bytes, head.is_wide));
         counts.add(&head, CHUNK_HEAD_BYTES as u64 + size);
     }
     Ok(counts)
@@ -361,7 +387,7 @@ fn has_chunk(file: &File, number: u64, offset: u64, length: u64, columns: usize)
         read_exact_at(file, &mut block, at).map_err(failed)?;
         for (place, bytes) in (at..).zip(block.array_windows::<CHUNK_HEAD_BYTES>()) {
             let Some(head) = ChunkHead::read(bytes).filter(|_| bytes[..8] == mark) else { continue };
-            let size = u64::from(head.rows) * columns as u64 * 4;
+            let size = head.value_bytes(columns);
             if size > length - place - CHUNK_HEAD_BYTES as u64 {
                 continue;
             }
@@ -398,6 +424,79 @@ mod tests {
 
     fn rows(values: &[f32]) -> Matrix {
         Matrix::new((values.len() / 2) as u32, 2, Values::Floats(values.to_vec())).expect("whole rows")
+    }
+
+    fn wide_rows(values: &[f64]) -> Matrix {
+        Matrix::new((values.len() / 2) as u32, 2, Values::from_f64(values)).expect("whole rows")
+    }
+
+    /// Chunks of binary32, binary64, binary32 and binary64; what is safe after each.
+    fn mixed(folder: &Path) -> Vec<u64> {
+        let mut spool = Spool::create(folder, 2).expect("creates");
+        let chunks = [
+            (RowRole::Training, rows(&[1.0, 2.0, 3.0, 4.0])),
+            (RowRole::Training, wide_rows(&[1_700_000_001.0, 1e12 + 1.0])),
+            (RowRole::Test, rows(&[5.0, 6.0])),
+            (RowRole::Training, wide_rows(&[0.1, 0.2, 0.3, 0.4])),
+        ];
+        let append = |(number, (role, rows)): (u64, (RowRole, Matrix))| {
+            spool.append(&Chunk::new(number, role, &rows)).expect("appends").bytes
+        };
+        (1..).zip(chunks).map(append).collect()
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_chunk_of_binary64_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ends = mixed(folder.path());
+        let path = path(folder.path());
+        let intact = std::fs::read(&path).expect("reads");
+        assert_eq!(whole(folder.path()).expect("intact").training_rows, 5);
+        for index in 0..intact.len() {
+            for bit in 0..8 {
+                let mut flipped = intact.clone();
+                flipped[index] ^= 1 << bit;
+                std::fs::write(&path, &flipped).expect("writes");
+                assert!(whole(folder.path()).is_err(), "byte {index}, bit {bit}");
+                match Spool::recover(folder.path(), 2) {
+                    Ok(spool) => {
+                        let is_last = index as u64 >= ends[2];
+                        assert_eq!((spool.counts().chunks, is_last), (3, true), "byte {index}, bit {bit}");
+                    }
+                    Err(error) => assert!(matches!(error, JobError::Damaged { .. }), "byte {index}: {error}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_torn_chunk_of_binary64_is_cut_off_and_sent_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ends = mixed(folder.path());
+        let path = path(folder.path());
+        let intact = std::fs::read(&path).expect("reads");
+        let last = Chunk::new(4, RowRole::Training, &wide_rows(&[0.1, 0.2, 0.3, 0.4]));
+        for length in ends[2]..ends[3] {
+            std::fs::write(&path, &intact[..length as usize]).expect("writes");
+            let mut spool = Spool::recover(folder.path(), 2).expect("recovers");
+            assert_eq!(spool.counts().chunks, 3, "cut to {length} bytes");
+            spool.append(&last).expect("appends");
+            assert_eq!(std::fs::read(&path).expect("reads"), intact, "cut to {length} bytes");
+            assert!(spool.holds(&last).expect("reads"));
+            let narrow = Chunk::new(4, RowRole::Training, &rows(&[0.1, 0.2, 0.3, 0.4]));
+            assert!(!spool.holds(&narrow).expect("reads"), "another form is another chunk");
+        }
+    }
+
+    #[test]
+    fn narrow_forms_are_kept_as_the_binary32_that_they_are() {
+        let bytes = bytes::Bytes::from_static(&[1, 2, 3, 4]);
+        let small = Matrix::new(2, 2, Values::Uint8(bytes.clone())).expect("whole rows");
+        let signed = Matrix::new(2, 2, Values::Int8(bytes)).expect("whole rows");
+        let floats = Chunk::new(1, RowRole::Training, &rows(&[1.0, 2.0, 3.0, 4.0]));
+        for other in [small, signed] {
+            assert!(Chunk::new(1, RowRole::Training, &other).is_same_as(&floats));
+        }
     }
 
     fn spool_of(folder: &Path, chunks: &[(RowRole, Vec<f32>)]) -> Vec<u64> {

@@ -296,7 +296,7 @@ impl Table {
 
     /// Makes the round after that of `job`, which had so much, and gives it the held-out rows; finds it, if that was done
     /// before.
-    pub(super) fn next_round(&self, job: &Job, round: &Round, held_out: &[f32]) -> Result<Arc<Job>, JobError> {
+    pub(super) fn next_round(&self, job: &Job, round: &Round, held_out: &[f64]) -> Result<Arc<Job>, JobError> {
         let _making = lock(&self.making);
         let key = round.key();
         match self.of_key(&key) {
@@ -344,7 +344,7 @@ impl Table {
         key: Option<IdempotencyKey>,
         priority: Priority,
         round: Option<Round>,
-        held_out: &[f32],
+        held_out: &[f64],
     ) -> Result<Arc<Job>, JobError> {
         let open = lock(&self.jobs).by_id.values().filter(|job| !job.state().has_ended()).count();
         if open >= self.config.open_jobs_max {

@@ -819,10 +819,7 @@ proptest! {
                 assert_eq!(acknowledged, expected, "chunk {number} of {came:?}");
             }
             let expected: Vec<f32> = (1..=stored)
-                .flat_map(|number| match rows(1 + number as usize, number as usize).into_values() {
-                    Values::Floats(values) => values,
-                    Values::Float32Le(_) => unreachable!("made of floats"),
-                })
+                .flat_map(|number| rows(1 + number as usize, number as usize).into_values().to_f32())
                 .collect();
             assert_eq!(kept(&server, &snapshot.id), expected);
             server.crash().await;

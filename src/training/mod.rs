@@ -20,6 +20,7 @@ pub mod range_finder;
 pub mod recipe;
 pub mod schedule;
 mod shares;
+mod shift;
 pub mod source;
 mod steps;
 pub mod trainer;

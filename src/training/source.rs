@@ -9,6 +9,21 @@ pub trait RowSource: Send + Sync {
     /// Fills `values` (row-major, whole rows) with the rows from `first` on, in the units of the input: finite, or NaN where they are
     /// missing and may be.
     fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError>;
+    /// Whether rows have values of 64 bits, which [`RowSource::read`] rounds.
+    fn is_wide(&self) -> bool {
+        false
+    }
+    /// The same as [`RowSource::read`] without rounding.
+    fn read_wide(&self, first: u64, values: &mut [f64]) -> Result<(), SourceError> {
+        let mut narrow = vec![0.0; values.len()];
+        self.read(first, &mut narrow)?;
+        values.iter_mut().zip(narrow).for_each(|(value, narrow)| *value = f64::from(narrow));
+        Ok(())
+    }
+    /// What was subtracted from the values of each feature, if anything was: see `training/shift.rs`.
+    fn shift(&self) -> Option<&[f64]> {
+        None
+    }
 }
 
 /// Why rows could not be read.

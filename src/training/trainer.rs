@@ -12,6 +12,7 @@ use super::optimizer::Optimiser;
 use super::params::{CheckedTrainSpec, Initialisation};
 use super::plan::{Plan, SeenValues, ValueKind, masking_note, tell_choices, validation_rows};
 use super::schedule::learning_rate;
+use super::shift::Shift;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
 use super::yardstick::{Measured, Yardstick};
@@ -127,7 +128,8 @@ pub enum Start {
 
 /// Trains on `training`, measures on `test` (may be empty), on the threads of `pool`. `held_out` (row-major, may be empty) are
 /// rows of before: the first of them, at most as many as are held back of `training`, are measured on together with those.
-/// The result has the same bits for any number of threads, and wherever it was stopped and went on.
+/// The result has the same bits for any number of threads, and wherever it was stopped and went on. Rows of 64 bits keep their
+/// digits: see `training/shift.rs`.
 ///
 /// # Errors
 /// See [`TrainError`]; [`TrainError::Stopped`] when `observer` says so.
@@ -137,7 +139,7 @@ pub enum Start {
 pub fn train(
     spec: &CheckedTrainSpec,
     training: &Arc<dyn RowSource>,
-    held_out: &[f32],
+    held_out: &[f64],
     test: &dyn RowSource,
     start: Start,
     pool: &rayon::ThreadPool,
@@ -145,18 +147,61 @@ pub fn train(
 ) -> Result<Trained, TrainError> {
     assert!(training.features() == spec.features() && test.features() == spec.features(), "rows as wide as specified");
     pool.install(|| {
-        let trainer = match start {
-            Start::Fresh => Trainer::prepare(spec, training, held_out, None, observer)?,
-            Start::Model(base) => Trainer::prepare(spec, training, held_out, Some(&base), observer)?,
-            Start::Checkpoint(bytes, base) => Trainer::resume(spec, training, held_out, &bytes, base)?,
+        let base = match &start {
+            Start::Fresh => None,
+            Start::Model(base) => Some(base),
+            Start::Checkpoint(_, base) => base.as_ref(),
         };
-        trainer.run(test, observer)
+        let Some(shift) = Shift::of(spec, training.as_ref(), test, held_out, base.map(Arc::as_ref))? else {
+            let held_out: Vec<f32> = held_out.iter().map(|value| *value as f32).collect();
+            return train_narrow(spec, training, &held_out, test, start, observer);
+        };
+        let shifted: Arc<dyn RowSource> = Arc::new(shift.rows(Arc::clone(training)));
+        let unshifted = |base: Arc<Autoencoder>| Arc::new(base.without_offset(shift.by()));
+        let start = match start {
+            Start::Fresh => Start::Fresh,
+            Start::Model(base) => Start::Model(unshifted(base)),
+            Start::Checkpoint(bytes, base) => Start::Checkpoint(bytes, base.map(unshifted)),
+        };
+        let trained = train_narrow(spec, &shifted, &shift.apply(held_out), &shift.rows(test), start, observer);
+        let mut trained = trained.map_err(|error| in_input_units(error, shift.by()))?;
+        trained.model = trained.model.with_shift(shift.by());
+        trained.report.notes.push(shift.note().to_owned());
+        Ok(trained)
     })
+}
+
+/// The same of rows of 32 bits.
+fn train_narrow(
+    spec: &CheckedTrainSpec,
+    training: &Arc<dyn RowSource>,
+    held_out: &[f32],
+    test: &dyn RowSource,
+    start: Start,
+    observer: &mut dyn Observer,
+) -> Result<Trained, TrainError> {
+    let trainer = match start {
+        Start::Fresh => Trainer::prepare(spec, training, held_out, None, observer)?,
+        Start::Model(base) => Trainer::prepare(spec, training, held_out, Some(&base), observer)?,
+        Start::Checkpoint(bytes, base) => Trainer::resume(spec, training, held_out, &bytes, base)?,
+    };
+    trainer.run(test, observer)
+}
+
+/// An error that speaks of values of shifted rows, of the values that came.
+fn in_input_units(error: TrainError, shift: &[f64]) -> TrainError {
+    match error {
+        TrainError::Range(RangeTooLarge { feature, minimum, maximum }) => {
+            let came = |value: f32| (f64::from(value) + shift[feature]) as f32;
+            TrainError::Range(RangeTooLarge { feature, minimum: came(minimum), maximum: came(maximum) })
+        }
+        other => other,
+    }
 }
 
 /// At most `rows_max` of the rows (row-major, the newest first) that training on `training` holds out: what may be given to a
 /// later training as `held_out`. The widths may be left to a base.
-pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usize) -> Result<Vec<f32>, SourceError> {
+pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usize) -> Result<Vec<f64>, SourceError> {
     let count = validation_rows(spec, training.count(), training.features(), &mut Vec::new());
     held_back_rows(training, count, spec.spec().seed, rows_max)
 }
@@ -219,7 +264,7 @@ impl<'a> Trainer<'a> {
             }
             None => {
                 let kind = spec.normalisation(values);
-                let normaliser = fresh_normaliser(spec, &learner, kind)?;
+                let normaliser = fresh_normaliser(spec, &learner, kind, source.shift())?;
                 let model_spec = spec.model_spec(kind);
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
                     check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, outside)?;
@@ -583,9 +628,17 @@ fn look_through(
     go_on: &mut dyn FnMut() -> Result<(), TrainError>,
 ) -> Result<(Learner, ValueKind), TrainError> {
     let (mut learner, mut values, mut seen) = (Learner::new(source.features()), SeenValues::default(), 0u64);
+    let (shift, mut as_came) = (source.shift(), Vec::new());
     each_training_row(source, cut, &mut |_, row| {
         learner.add(row);
-        values.add(row);
+        match shift {
+            None => values.add(row),
+            Some(shift) => {
+                as_came.clear();
+                as_came.extend(row.iter().zip(shift).map(|(value, by)| (f64::from(*value) + by) as f32));
+                values.add(&as_came);
+            }
+        }
         seen += 1;
         if seen.is_multiple_of(LOOK_ROWS) { go_on() } else { Ok(()) }
     })?;
@@ -605,8 +658,12 @@ fn fresh_normaliser(
     spec: &CheckedTrainSpec,
     learner: &Learner,
     kind: NormalisationKind,
+    shift: Option<&[f64]>,
 ) -> Result<Normaliser, TrainError> {
-    let range = spec.spec().value_range;
+    // Where a range is given, the same was subtracted from all features.
+    let by = shift.and_then(|shift| shift.first()).copied().unwrap_or(0.0);
+    let shifted = |value: f32| (f64::from(value) - by) as f32;
+    let range = spec.spec().value_range.map(|(least, most)| (shifted(least), shifted(most)));
     if !spec.spec().missing_values {
         return Ok(learner.normaliser(kind, range)?);
     }

@@ -556,7 +556,8 @@ fn rows_of_before_are_measured_on_beside_those_held_back_and_no_more_of_them() {
     let measured = |held_out: &[f32]| {
         let test = MemoryRows::new(Vec::new(), 8);
         let go_on = &mut |_: &Event| Next::GoOn;
-        let trained = train(&checked, &training, held_out, &test, Start::Fresh, &pool(1), go_on).expect("trains");
+        let held_out: Vec<f64> = held_out.iter().copied().map(f64::from).collect();
+        let trained = train(&checked, &training, &held_out, &test, Start::Fresh, &pool(1), go_on).expect("trains");
         trained.report.validation.expect("validation rows")
     };
     assert_eq!(measured(&[]).rows, 30);
