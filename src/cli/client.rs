@@ -12,11 +12,12 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use crate::config::{ClientSettings, ConfigError, Token};
-use crate::files::FileError;
-use crate::rpc::pb;
+use crate::files::{FileError, narrow, needs_f64};
+use crate::model::{Matrix, Values};
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use crate::rpc::pb::job_service_client::JobServiceClient;
 use crate::rpc::pb::model_service_client::ModelServiceClient;
+use crate::rpc::{convert, pb};
 
 /// What went wrong, with what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -239,32 +240,52 @@ pub(super) fn model_ref(text: &str) -> Result<pb::ModelRef, CliError> {
     Ok(pb::ModelRef { name: name.to_owned(), selector })
 }
 
-/// A matrix in the fast form of the API.
-pub(super) fn matrix(columns: usize, values: &[f32]) -> pb::Matrix {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    pb::Matrix {
-        rows: (values.len() / columns.max(1)) as u32,
-        columns: columns as u32,
-        values: Some(pb::matrix::Values::Float32Le(bytes.into())),
-    }
+/// A matrix in the smaller form that keeps its numbers: binary32 where these lose nothing there (see [`needs_f64`]), else binary64.
+/// A function of the numbers alone, so that an upload that goes on later sends the same.
+pub(super) fn matrix(columns: usize, values: &[f64]) -> pb::Matrix {
+    let values = if needs_f64(values) { Values::from_f64(values) } else { Values::from_f32(&narrow(values)) };
+    matrix_of(columns, values)
+}
+
+/// A matrix of binary32.
+pub(super) fn float_matrix(columns: usize, values: &[f32]) -> pb::Matrix {
+    matrix_of(columns, Values::from_f32(values))
+}
+
+fn matrix_of(columns: usize, values: Values) -> pb::Matrix {
+    let (size, values) = match values {
+        Values::Float64Le(bytes) => (bytes.len() / 8, pb::matrix::Values::Float64Le(bytes)),
+        Values::Float32Le(bytes) => (bytes.len() / 4, pb::matrix::Values::Float32Le(bytes)),
+        other => {
+            let values = other.to_f32();
+            (values.len(), pb::matrix::Values::Floats(pb::FloatList { values }))
+        }
+    };
+    pb::Matrix { rows: (size / columns.max(1)) as u32, columns: columns as u32, values: Some(values) }
+}
+
+/// The matrix of an answer.
+pub(super) fn answered(matrix: Option<pb::Matrix>) -> Result<Matrix, CliError> {
+    let matrix = convert::matrix("matrix", matrix);
+    matrix.map_err(|error| CliError::Failed(format!("the server's answer is wrong: {error}")))
 }
 
 /// The numbers of an answer, and their width.
-pub(super) fn numbers(matrix: Option<pb::Matrix>) -> Result<(Vec<f32>, usize), CliError> {
-    let matrix = matrix.ok_or_else(|| CliError::Failed("the server's answer has no matrix".to_owned()))?;
-    let values = match matrix.values {
-        Some(pb::matrix::Values::Float32Le(bytes)) => {
-            bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
-        }
-        Some(pb::matrix::Values::Floats(list)) => list.values,
-        None => Vec::new(),
-    };
-    Ok((values, matrix.columns as usize))
+pub(super) fn numbers(matrix: Option<pb::Matrix>) -> Result<(Vec<f64>, usize), CliError> {
+    let matrix = answered(matrix)?;
+    Ok((matrix.values().to_f64(), matrix.columns()))
+}
+
+/// The same, each rounded to binary32.
+pub(super) fn float_numbers(matrix: Option<pb::Matrix>) -> Result<(Vec<f32>, usize), CliError> {
+    let matrix = answered(matrix)?;
+    Ok((matrix.values().to_f32(), matrix.columns()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Form;
     use pb::model_ref::Selector;
 
     #[track_caller]
@@ -280,6 +301,19 @@ mod tests {
         check_ref("digits@3", "digits", Some(Selector::Version(3)));
         check_ref("digits@prod", "digits", Some(Selector::Alias("prod".into())));
         assert!(model_ref("digits@").is_err());
+    }
+
+    #[test]
+    fn a_block_is_sent_in_the_smaller_form_that_keeps_its_numbers() {
+        let form = |values: &[f64]| {
+            let sent = answered(Some(matrix(1, values))).expect("a matrix");
+            let kept: Vec<f64> = sent.values().to_f64();
+            (sent.form(), kept)
+        };
+        let narrow = [0.5, -3.0, f64::NAN];
+        assert_eq!(form(&narrow).0, Form::Float32Le);
+        let wide = [0.5, 1_700_000_001.0];
+        assert_eq!(form(&wide), (Form::Float64Le, wide.to_vec()));
     }
 
     #[test]

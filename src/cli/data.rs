@@ -1,10 +1,11 @@
 //! Rows that are sent chunk by chunk: from files, or from memory.
 
 use super::reading;
-use crate::files::{FileError, Place, ReadOptions, RowReader, narrow};
+use crate::files::{FileError, Place, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
-/// Bytes of the values of a chunk or a request: large enough to be fast, far below the server's limit.
+/// Bytes of the values of a chunk or a request, twice as many where they are binary64: large enough to be fast, far below the
+/// server's limit.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
 
 /// Rows of a chunk. A function of the width alone, so that an upload that goes on later cuts the same chunks.
@@ -23,7 +24,7 @@ pub(super) enum Source {
 }
 
 /// A chunk and what it is for.
-pub(super) type Chunk = (RowRole, Vec<f32>);
+pub(super) type Chunk = (RowRole, Vec<f64>);
 
 impl Source {
     /// Calls `found` with each chunk in turn, until it says false.
@@ -37,7 +38,7 @@ impl Source {
             Self::Memory { training, test } => {
                 for (role, values) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for chunk in values.chunks(chunk_rows(columns) * columns) {
-                        if !found((role, chunk.to_vec())).await {
+                        if !found((role, chunk.iter().copied().map(f64::from).collect())).await {
                             return Ok(());
                         }
                     }
@@ -53,7 +54,6 @@ impl Source {
                             if reader.next_rows(&mut values, chunk_rows(columns))? == 0 {
                                 break;
                             }
-                            let values = narrow(&values);
                             if !found((role, values)).await {
                                 return Ok(());
                             }

@@ -14,7 +14,7 @@ use super::live::Display;
 use super::reading;
 use super::train::{RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
 use super::{CliError, report};
-use crate::files::{FileError, ReadOptions, narrow};
+use crate::files::{FileError, ReadOptions};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as Question;
 use crate::rpc::pb::train_response::Message as Answer;
@@ -31,11 +31,11 @@ const ROWS_READ_MAX: usize = 1000;
 /// Rows on their way to the server.
 #[expect(clippy::struct_field_names, reason = "each counts other rows")]
 struct Rows {
-    coming: mpsc::Receiver<Result<Vec<f32>, FileError>>,
+    coming: mpsc::Receiver<Result<Vec<f64>, FileError>>,
     columns: usize,
     chunk_rows: usize,
     /// Of the next chunk, and when the first of them came.
-    next: Vec<f32>,
+    next: Vec<f64>,
     since: Option<Instant>,
     /// What the server may not have yet.
     kept: VecDeque<pb::RowChunk>,
@@ -113,7 +113,7 @@ fn each_row(
     files: &[String],
     options: &ReadOptions,
     columns: usize,
-    sender: &mpsc::Sender<Result<Vec<f32>, FileError>>,
+    sender: &mpsc::Sender<Result<Vec<f64>, FileError>>,
 ) -> Result<(), FileError> {
     for path in files {
         let mut reader = reading::open(path, options)?;
@@ -123,7 +123,7 @@ fn each_row(
             if reader.next_rows(&mut row, 1)? == 0 {
                 break;
             }
-            if sender.blocking_send(Ok(narrow(&row))).is_err() {
+            if sender.blocking_send(Ok(row)).is_err() {
                 return Ok(());
             }
         }

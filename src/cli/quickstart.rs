@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use super::client::{Context, matrix, numbers};
+use super::client::{Context, float_matrix, float_numbers};
 use super::data::Source;
 use super::train::{Ended, train};
 use super::{CliError, draw, report};
@@ -131,12 +131,13 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     let mut client = context.autoencoder().await?;
     let version = Some(pb::model_ref::Selector::Version(result.version));
     let model = || Some(pb::ModelRef { name: "digits".to_owned(), selector: version.clone() });
-    let request = pb::EncodeRequest { model: model(), rows: Some(matrix(FEATURES, &held_out)), ..Default::default() };
+    let request =
+        pb::EncodeRequest { model: model(), rows: Some(float_matrix(FEATURES, &held_out)), ..Default::default() };
     let encoded = client.encode(request.clone()).await?.into_inner();
     let request_back = pb::DecodeRequest { model: model(), codes: encoded.codes.clone(), ..Default::default() };
     let decoded = client.decode(request_back).await?.into_inner();
-    let (codes, code_length) = numbers(encoded.codes)?;
-    let (back, _) = numbers(decoded.rows)?;
+    let (codes, code_length) = float_numbers(encoded.codes)?;
+    let (back, _) = float_numbers(decoded.rows)?;
     let squared: f64 = held_out.iter().zip(&back).map(|(x, y)| f64::from(x - y).powi(2)).sum();
     let error_input_units = squared / held_out_rows as f64;
     let deviation = (error_input_units - test.squared_error_input_units).abs();

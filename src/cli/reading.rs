@@ -87,7 +87,7 @@ pub(super) fn open(path: &str, options: &ReadOptions) -> Result<Box<dyn RowReade
 pub(super) struct FirstRows {
     pub(super) columns: usize,
     /// Row-major.
-    pub(super) values: Vec<f32>,
+    pub(super) values: Vec<f64>,
     /// Whether the file has no more.
     pub(super) is_all: bool,
 }
@@ -107,6 +107,12 @@ pub(super) fn first_rows(path: &str, read: &ReadArgs, expected: Option<usize>) -
         return Err(CliError::Usage(format!("{path} has no rows, expected at least one to measure on")));
     }
     // What is wrong with rows that nobody asked for is no reason to refuse these.
-    let is_all = reader.next_rows(&mut Vec::new(), 1).is_ok_and(|rows| rows == 0);
-    Ok(FirstRows { columns, values: files::narrow(&values), is_all })
+    let mut is_all = reader.next_rows(&mut Vec::new(), 1).is_ok_and(|rows| rows == 0);
+    // Binary64 takes twice the room.
+    let room = (most / 2).max(1) * columns;
+    if values.len() > room && files::needs_f64(&values) {
+        values.truncate(room);
+        is_all = false;
+    }
+    Ok(FirstRows { columns, values, is_all })
 }

@@ -6,11 +6,12 @@ use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{Connection, Context, matrix, model_ref, numbers};
+use super::client::{Connection, Context, answered, matrix, model_ref};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
 use super::{CliError, report};
-use crate::files::{self, FileError, Format, RowReader};
+use crate::files::{self, FileError, Format, RowReader, RowWriter};
+use crate::model::Matrix;
 use crate::rpc::pb;
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 
@@ -128,12 +129,16 @@ impl WriteArgs {
 /// An answer of any of the three calls.
 struct Answer {
     version: u64,
-    values: Vec<f32>,
-    columns: usize,
+    values: Matrix,
     errors: Vec<f32>,
     errors_input_units: Vec<f32>,
     pseudo_inverse: Option<pb::PseudoInverse>,
 }
+
+/// The form of answers: the same for all blocks of a file, whatever form these are sent in.
+const CODES: pb::AnswerFormat = pb::AnswerFormat::Float32Le;
+/// A version that was trained on rows of 64 bits answers with such rows.
+const ROWS: pb::AnswerFormat = pb::AnswerFormat::AsTrained;
 
 #[derive(Clone, Copy)]
 enum Call {
@@ -144,39 +149,48 @@ enum Call {
     Impute,
 }
 
+/// Writes the numbers of an answer, as wide as they came.
+fn write(writer: &mut dyn RowWriter, answer: &Matrix) -> Result<(), FileError> {
+    writer.write(&answer.values().to_f32(), answer.columns())
+}
+
 async fn call(
     mut client: AutoencoderServiceClient<Connection>,
     call: Call,
     model: pb::ModelRef,
     columns: usize,
-    values: Vec<f32>,
+    values: Vec<f64>,
 ) -> Result<Answer, CliError> {
     let (model, rows) = (Some(model), Some(matrix(columns, &values)));
     let mut pseudo_inverse = None;
     let (version, matrix, errors, errors_input_units) = match call {
         Call::Encode(code_length) => {
-            let answer = client.encode(pb::EncodeRequest { model, rows, code_length }).await?.into_inner();
+            let answer = client
+                .encode(pb::EncodeRequest { model, rows, code_length, answer_format: CODES.into() })
+                .await?
+                .into_inner();
             (answer.version, answer.codes, Vec::new(), Vec::new())
         }
         Call::Decode(decoder) => {
-            let request = pb::DecodeRequest { model, codes: rows, decoder: decoder.into() };
+            let request = pb::DecodeRequest { model, codes: rows, decoder: decoder.into(), answer_format: ROWS.into() };
             let answer = client.decode(request).await?.into_inner();
             pseudo_inverse = answer.pseudo_inverse;
             (answer.version, answer.rows, Vec::new(), Vec::new())
         }
         Call::Impute => {
-            let answer = client.impute(pb::ImputeRequest { model, rows }).await?.into_inner();
+            let answer =
+                client.impute(pb::ImputeRequest { model, rows, answer_format: ROWS.into() }).await?.into_inner();
             (answer.version, answer.rows, Vec::new(), Vec::new())
         }
         Call::Reconstruct(decoder) => {
-            let request = pb::ReconstructRequest { model, rows, decoder: decoder.into() };
+            let request = pb::ReconstructRequest { model, rows, decoder: decoder.into(), answer_format: ROWS.into() };
             let answer = client.reconstruct(request).await?.into_inner();
             pseudo_inverse = answer.pseudo_inverse;
             (answer.version, answer.rows, answer.squared_errors, answer.squared_errors_input_units)
         }
     };
-    let (values, columns) = numbers(matrix)?;
-    Ok(Answer { version, values, columns, errors, errors_input_units, pseudo_inverse })
+    let values = answered(matrix)?;
+    Ok(Answer { version, values, errors, errors_input_units, pseudo_inverse })
 }
 
 pub(super) async fn encode(context: &Context, args: EncodeArgs) -> Result<(), CliError> {
@@ -247,7 +261,7 @@ async fn run(
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
-    let first = call(client.clone(), kind, model.clone(), columns, files::narrow(&first)).await?;
+    let first = call(client.clone(), kind, model.clone(), columns, first).await?;
     let version = first.version;
     if let Some(trust) = &first.pseudo_inverse {
         eprintln!("{}", caution(trust));
@@ -256,8 +270,8 @@ async fn run(
     let mut writer = files::create(&args.write.output, args.write.format())?;
     let bar = progress_bar(context, reader.rows_hint());
     seen(&first)?;
-    let mut rows = first.values.len() / first.columns.max(1);
-    writer.write(&first.values, first.columns)?;
+    let mut rows = first.values.rows();
+    write(writer.as_mut(), &first.values)?;
     let mut answers = stream::iter(Blocks { reader, block_rows })
         .map(|block| {
             let (client, model) = (client.clone(), model.clone());
@@ -267,9 +281,9 @@ async fn run(
     while let Some(answer) = answers.next().await {
         let answer = answer?;
         seen(&answer)?;
-        rows += answer.values.len() / answer.columns.max(1);
+        rows += answer.values.rows();
         bar.set_position(rows as u64);
-        writer.write(&answer.values, answer.columns)?;
+        write(writer.as_mut(), &answer.values)?;
     }
     bar.finish_and_clear();
     writer.finish()?;
@@ -321,12 +335,12 @@ pub(super) struct Blocks {
 }
 
 impl Iterator for Blocks {
-    type Item = Result<Vec<f32>, FileError>;
+    type Item = Result<Vec<f64>, FileError>;
     fn next(&mut self) -> Option<Self::Item> {
         let mut block = Vec::new();
         match self.reader.next_rows(&mut block, self.block_rows) {
             Ok(0) => None,
-            Ok(_) => Some(Ok(files::narrow(&block))),
+            Ok(_) => Some(Ok(block)),
             Err(error) => Some(Err(error)),
         }
     }

@@ -11,7 +11,7 @@ use super::client::{Context, matrix, model_ref};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
 use super::rows::{Blocks, REQUESTS_MAX, progress_bar};
-use crate::files::{FileError, narrow};
+use crate::files::FileError;
 use crate::rpc::pb;
 
 #[derive(Debug, clap::Args)]
@@ -125,7 +125,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     let columns = reader.columns();
     let block_rows = chunk_rows(columns);
     let client = context.autoencoder().await?;
-    let ask = |model: pb::ModelRef, values: Vec<f32>| {
+    let ask = |model: pb::ModelRef, values: Vec<f64>| {
         let request = pb::ScoreRequest {
             model: Some(model),
             rows: Some(matrix(columns, &values)),
@@ -138,7 +138,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
-    let first = ask(model.clone(), narrow(&first)).await?;
+    let first = ask(model.clone(), first).await?;
     let (version, threshold, held_out) = (first.version, first.threshold, first.calibration_rows);
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
     let bar = progress_bar(context, reader.rows_hint());

@@ -30,6 +30,7 @@ mod metrics;
 mod models;
 mod operating;
 mod orthonormalise;
+mod precision;
 mod reflection;
 mod report_page;
 mod same_bits;

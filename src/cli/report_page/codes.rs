@@ -8,7 +8,7 @@ use super::figures::number;
 use super::measured::{Measured, check_count};
 use super::training::fitting_scale;
 use crate::cli::CliError;
-use crate::cli::client::{Context, matrix, numbers};
+use crate::cli::client::{Context, float_matrix, float_numbers, matrix, numbers};
 use crate::cli::data::chunk_rows;
 use crate::rpc::pb;
 
@@ -36,7 +36,7 @@ pub(super) async fn measure(
     let mut client = context.autoencoder().await?;
     let columns = measured.columns;
     // Codes may be longer than rows.
-    let blocks: Vec<&[f32]> = measured.rows.chunks(chunk_rows(columns.max(code_length)) * columns).collect();
+    let blocks: Vec<&[f64]> = measured.rows.chunks(chunk_rows(columns.max(code_length)) * columns).collect();
     let mut codes = Vec::new();
     for block in &blocks {
         // The whole length, named: refused where codes cannot be cut. Shorter ones begin the same, so that this asks once.
@@ -44,12 +44,14 @@ pub(super) async fn measure(
             model: Some(model.clone()),
             rows: Some(matrix(columns, block)),
             code_length: code_length as u32,
+            answer_format: pb::AnswerFormat::Float32Le.into(),
+            ..Default::default()
         };
         let answer = match client.encode(request).await {
             Err(status) if status.code() == Code::FailedPrecondition => return Ok(None),
             answer => answer?.into_inner(),
         };
-        let (block_codes, _) = numbers(answer.codes)?;
+        let (block_codes, _) = float_numbers(answer.codes)?;
         check_count(block_codes.len(), block.len() / columns * code_length)?;
         codes.push(block_codes);
     }
@@ -60,7 +62,8 @@ pub(super) async fn measure(
             let short: Vec<f32> = codes.chunks(code_length).flat_map(|code| &code[..length]).copied().collect();
             let request = pb::DecodeRequest {
                 model: Some(model.clone()),
-                codes: Some(matrix(length, &short)),
+                codes: Some(float_matrix(length, &short)),
+                answer_format: pb::AnswerFormat::AsTrained.into(),
                 ..pb::DecodeRequest::default()
             };
             let (back, _) = numbers(client.decode(request).await?.into_inner().rows)?;
@@ -80,9 +83,9 @@ fn lengths(code_length: usize) -> Vec<usize> {
 }
 
 /// The sum over all numbers, but for those that are missing.
-fn squared_error(rows: &[f32], back: &[f32]) -> f64 {
+fn squared_error(rows: &[f64], back: &[f64]) -> f64 {
     let pairs = rows.iter().zip(back).filter(|(x, _)| !x.is_nan());
-    pairs.map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum()
+    pairs.map(|(x, y)| (x - y).powi(2)).sum()
 }
 
 /// The curve, beside the error of the whole code.
@@ -136,7 +139,7 @@ mod tests {
 
     #[test]
     fn missing_values_have_no_error() {
-        assert_eq!(squared_error(&[1.0, f32::NAN, 3.0], &[2.0, 5.0, 5.0]), 5.0);
+        assert_eq!(squared_error(&[1.0, f64::NAN, 3.0], &[2.0, 5.0, 5.0]), 5.0);
     }
 
     #[test]

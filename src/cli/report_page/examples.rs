@@ -6,6 +6,7 @@ use super::figures::number;
 use super::image::{self, ImageChoice, ImageSize};
 use super::measured::Measured;
 use crate::cli::CliError;
+use crate::files::narrow;
 
 /// Rows shown of each kind.
 const EXAMPLES_MAX: usize = 6;
@@ -41,7 +42,7 @@ fn images(measured: &Measured, size: ImageSize) -> Result<Markup, CliError> {
     for (kind, numbers) in kinds {
         let mut pairs = Vec::new();
         for &i in numbers {
-            let uri = |values: &[f32]| image::uri(values, size, darkest, brightest);
+            let uri = |values: &[f64]| image::uri(&narrow(values), size, darkest, brightest);
             pairs.push((i, uri(measured.row(i))?, uri(measured.reconstruction(i))?));
         }
         shown.push((kind, pairs));
@@ -74,8 +75,10 @@ fn examples_of_each(rows: usize, pixels: usize) -> usize {
     (PIXELS_MAX / (6 * pixels)).min(rows / 3).clamp(1, EXAMPLES_MAX)
 }
 
-fn ends(values: &[f32]) -> (f32, f32) {
-    values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), value| (least.min(*value), most.max(*value)))
+fn ends(values: &[f64]) -> (f32, f32) {
+    let (least, most) = (f64::INFINITY, f64::NEG_INFINITY);
+    let (least, most) = values.iter().fold((least, most), |(least, most), value| (least.min(*value), most.max(*value)));
+    (least as f32, most as f32)
 }
 
 /// The features that are reconstructed worst.
@@ -123,9 +126,8 @@ struct FeatureError {
 }
 
 fn feature_error(measured: &Measured, feature: usize) -> FeatureError {
-    let of = |values: &'_ [f32]| -> Vec<f64> {
-        values.iter().skip(feature).step_by(measured.columns).map(|value| f64::from(*value)).collect()
-    };
+    let of =
+        |values: &'_ [f64]| -> Vec<f64> { values.iter().skip(feature).step_by(measured.columns).copied().collect() };
     let pairs = of(&measured.rows).into_iter().zip(of(&measured.reconstructions));
     // What is missing has no error.
     let (rows, back): (Vec<f64>, Vec<f64>) = pairs.filter(|(x, _)| !x.is_nan()).unzip();
@@ -154,9 +156,10 @@ mod tests {
 
     /// Rows of zeros, whose reconstructions are off by what `off` says.
     fn measured(columns: usize, rows: usize, off: impl Fn(usize, usize) -> f32) -> Measured {
-        let reconstructions: Vec<f32> =
-            (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))).map(|(i, j)| off(i, j)).collect();
-        let errors = reconstructions.chunks(columns).map(|row| row.iter().map(|x| x * x).sum()).collect();
+        let reconstructions: Vec<f64> =
+            (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))).map(|(i, j)| f64::from(off(i, j))).collect();
+        let error = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>() as f32;
+        let errors = reconstructions.chunks(columns).map(error).collect();
         Measured {
             source: "x".to_owned(),
             is_all: true,

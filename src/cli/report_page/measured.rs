@@ -15,9 +15,9 @@ pub(super) struct Measured {
     pub(super) is_all: bool,
     pub(super) columns: usize,
     /// (n, columns), row-major, in the units of the input.
-    pub(super) rows: Vec<f32>,
+    pub(super) rows: Vec<f64>,
     /// Likewise.
-    pub(super) reconstructions: Vec<f32>,
+    pub(super) reconstructions: Vec<f64>,
     /// By row: sum over features of (x - x_hat)^2, normalised space.
     pub(super) errors: Vec<f32>,
 }
@@ -27,11 +27,11 @@ impl Measured {
         self.errors.len()
     }
 
-    pub(super) fn row(&self, i: usize) -> &[f32] {
+    pub(super) fn row(&self, i: usize) -> &[f64] {
         &self.rows[i * self.columns..(i + 1) * self.columns]
     }
 
-    pub(super) fn reconstruction(&self, i: usize) -> &[f32] {
+    pub(super) fn reconstruction(&self, i: usize) -> &[f64] {
         &self.reconstructions[i * self.columns..(i + 1) * self.columns]
     }
 
@@ -66,6 +66,7 @@ pub(super) async fn measure(
         let request = pb::ReconstructRequest {
             model: Some(model.clone()),
             rows: Some(matrix(columns, block)),
+            answer_format: pb::AnswerFormat::AsTrained.into(),
             ..pb::ReconstructRequest::default()
         };
         let answer = client.reconstruct(request).await?.into_inner();

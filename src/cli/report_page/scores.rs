@@ -39,7 +39,7 @@ pub(super) async fn measure(
 ) -> Result<Result<Scores, String>, CliError> {
     let mut client = context.autoencoder().await?;
     let columns = measured.columns;
-    let question = |rows: &[f32], false_alarm_rate| pb::ScoreRequest {
+    let question = |rows: &[f64], false_alarm_rate| pb::ScoreRequest {
         model: Some(model.clone()),
         rows: Some(matrix(columns, rows)),
         reasons: 0,
