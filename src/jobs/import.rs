@@ -17,6 +17,9 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Chunks that are written before it is waited until they are on the disk: who cancels waits no longer than for these.
 const UNSYNCED_CHUNKS_MAX: u64 = 32;
 
+/// Notes on files that a job keeps.
+const NOTES_MAX: usize = 20;
+
 /// Copies the rows of the job's files to its spool, unless that was done before, within the bounds. False, and nothing left
 /// on disk, if `go_on` said no meanwhile.
 pub(super) fn import(table: &Table, job: &Job, go_on: &dyn Fn() -> bool) -> Result<bool, JobError> {
@@ -24,8 +27,8 @@ pub(super) fn import(table: &Table, job: &Job, go_on: &dyn Fn() -> bool) -> Resu
     forget(table, job)?;
     tracing::info!(job = %job.id, files = files.paths.len() + files.test_paths.len(), "rows are copied from files");
     match copy(table, job, &files, go_on)? {
-        Some(counts) => {
-            job.settle_import(counts)?;
+        Some((counts, notes)) => {
+            job.settle_import(counts, notes)?;
             tracing::info!(job = %job.id, rows = counts.rows(), "rows are copied");
             Ok(true)
         }
@@ -45,14 +48,21 @@ fn forget(table: &Table, job: &Job) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What is on the disk then; `None` if it was stopped.
-fn copy(table: &Table, job: &Job, files: &ServerFiles, go_on: &dyn Fn() -> bool) -> Result<Option<Counts>, JobError> {
+/// What is on the disk then, and what the readers of the files decided on their own; `None` if it was stopped.
+fn copy(
+    table: &Table,
+    job: &Job,
+    files: &ServerFiles,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<(Counts, Vec<String>)>, JobError> {
+    let mut notes = Notes::default();
     let folder = table.config.train_folder.as_deref();
     let columns = job.columns;
     let mut copying = Copying::new(table, job)?;
     for (role, asked) in files.each() {
         copying.turn_to(role)?;
         let mut reader = files.open(folder, asked, columns)?;
+        notes.add(job, asked, reader.notes());
         loop {
             if !go_on() {
                 return Ok(None);
@@ -65,7 +75,25 @@ fn copy(table: &Table, job: &Job, files: &ServerFiles, go_on: &dyn Fn() -> bool)
             copying.put()?;
         }
     }
-    copying.finish().map(Some)
+    copying.finish().map(|counts| Some((counts, notes.kept)))
+}
+
+/// What the readers of files decided on their own: each sentence once, with the first file that it is about.
+#[derive(Default)]
+struct Notes {
+    seen: std::collections::HashSet<String>,
+    kept: Vec<String>,
+}
+
+impl Notes {
+    fn add(&mut self, job: &Job, asked: &str, notes: &[String]) {
+        for note in notes {
+            if self.kept.len() < NOTES_MAX && self.seen.insert(note.clone()) {
+                tracing::info!(job = %job.id, file = asked, note, "a file is read otherwise than plain CSV");
+                self.kept.push(format!("file {asked}: {note}"));
+            }
+        }
+    }
 }
 
 /// A spool, and the rows that do not fill a chunk yet: chunks go across files, but not across roles.

@@ -141,11 +141,13 @@ impl Job {
         if record.waits_for_import() { record.files.clone() } else { None }
     }
 
-    /// Writes down that the rows of its files are in the spool: after this, no crash makes it look at the files again.
-    pub(super) fn settle_import(&self, counts: Counts) -> Result<(), JobError> {
+    /// Writes down that the rows of its files are in the spool, and `notes` on how they were read: after this, no crash makes it
+    /// look at the files again.
+    pub(super) fn settle_import(&self, counts: Counts, notes: Vec<String>) -> Result<(), JobError> {
         let mut record = lock(&self.record);
         let mut changed = record.clone();
         changed.imported = true;
+        changed.file_notes = notes;
         changed.chunks = counts.chunks;
         changed.training_rows = counts.training_rows;
         changed.test_rows = counts.test_rows;

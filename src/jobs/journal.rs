@@ -44,6 +44,9 @@ pub(super) struct Record {
     /// Whether the rows of `files` are all in the spool.
     #[serde(default)]
     pub(super) imported: bool,
+    /// What the readers of `files` decided on their own: it goes to the report.
+    #[serde(default)]
+    pub(super) file_notes: Vec<String>,
     pub(super) created_unix_ms: u64,
     pub(super) updated_unix_ms: u64,
     /// Counted when the upload was finished, or the import.
@@ -93,6 +96,7 @@ impl Record {
             priority,
             files,
             imported: false,
+            file_notes: Vec::new(),
             created_unix_ms: now,
             updated_unix_ms: now,
             chunks: 0,

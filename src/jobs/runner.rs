@@ -247,6 +247,7 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     trained.report.data_sha256 = received.sha256;
     trained.report.duration_seconds = started.elapsed().as_secs_f64();
     trained.report.job_id = job.id.to_string();
+    trained.report.notes.extend(lock(&job.record).file_notes.iter().cloned());
     trained.report.base = base.map(|(key, _)| key);
     if job.spec.spec().publish_if_better
         && let Some(reason) = gate::kept_back(&trained.report)
