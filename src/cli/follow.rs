@@ -116,7 +116,7 @@ fn each_row(
     sender: &mpsc::Sender<Result<Vec<f64>, FileError>>,
 ) -> Result<(), FileError> {
     for path in files {
-        let mut reader = reading::open(path, options)?;
+        let mut reader = reading::open_live(path, options)?;
         super::data::check_columns(path, reader.as_ref(), columns)?;
         loop {
             let mut row = Vec::with_capacity(columns);

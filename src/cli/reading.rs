@@ -1,11 +1,17 @@
 //! How commands read files.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use serde_json::json;
 
 use super::CliError;
 use super::data::check_columns;
-use crate::files::{self, FileError, Format, ReadOptions, RowReader};
+use crate::files::{
+    self, Decimal, FileError, Format, ReadOptions, RowReader, Separator, Table, TextEncoding, TextOptions, Thousands,
+};
 use crate::rpc::pb;
 
 /// First rows: what they take at most, below the server's default for a message.
@@ -17,18 +23,33 @@ pub(super) struct ReadArgs {
     /// Format of the files [default: seen from their first bytes]
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
-    /// CSV: whether the first line names the columns [default: seen from whether it is all numbers]
-    #[arg(long)]
+    /// CSV: whether the first line names the columns [default: seen from it and the lines below]
+    #[arg(long, value_parser = yes_or_no, value_name = "yes|no")]
     header: Option<bool>,
+    /// CSV: what separates the fields: one character, tab, blanks, or none [default: seen from the file]
+    #[arg(long, value_name = "MARK")]
+    separator: Option<Separator>,
+    /// CSV: the decimal mark, . or , [default: seen from the file]
+    #[arg(long, value_name = "MARK")]
+    decimal: Option<Decimal>,
+    /// CSV: the mark between groups of three digits, such as , or . [default: numbers have none]
+    #[arg(long, value_name = "MARK")]
+    thousands: Option<Thousands>,
+    /// CSV: the encoding of the text, such as utf-8, utf-16le or windows-1252 [default: seen from the file]
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<TextEncoding>,
     /// CSV, Parquet, Arrow: columns to take, in this order, by name or by number from 1 [default: all]
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     columns: Vec<String>,
     /// CSV, Parquet, Arrow: columns to leave out, likewise
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     drop_columns: Vec<String>,
-    /// Values may be missing: NaN, and in CSV empty fields, NA or null, in Parquet and Arrow nulls
+    /// Values may be missing: NaN, and in CSV empty fields, NA, N/A, null, None, ?, - and the like, in Parquet and Arrow nulls
     #[arg(long)]
     missing_values: bool,
+    /// CSV: further marks of missing values, such as -999; implies --missing-values
+    #[arg(long, value_delimiter = ',', value_name = "MARK,...", allow_hyphen_values = true)]
+    missing_marks: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -49,8 +70,20 @@ impl ReadArgs {
             FormatArg::Parquet => Format::Parquet,
             FormatArg::Arrow => Format::Arrow,
         });
-        let (columns, drop_columns) = (self.columns.clone(), self.drop_columns.clone());
-        ReadOptions { format, header: self.header, columns, drop_columns, missing_values: self.missing_values }
+        ReadOptions {
+            format,
+            header: self.header,
+            columns: self.columns.clone(),
+            drop_columns: self.drop_columns.clone(),
+            missing_values: self.missing_values(),
+            text: TextOptions {
+                separator: self.separator,
+                decimal: self.decimal,
+                thousands: self.thousands,
+                encoding: self.encoding,
+                missing_marks: self.missing_marks.clone(),
+            },
+        }
     }
 
     /// Whether or not it was asked for.
@@ -60,7 +93,7 @@ impl ReadArgs {
 
     /// Whether values may be missing.
     pub(super) fn missing_values(&self) -> bool {
-        self.missing_values
+        self.missing_values || !self.missing_marks.is_empty()
     }
 
     /// The same for files of the server.
@@ -73,14 +106,90 @@ impl ReadArgs {
             Some(FormatArg::Parquet) => pb::FileFormat::Parquet,
             Some(FormatArg::Arrow) => pb::FileFormat::Arrow,
         };
-        let Self { header, columns, drop_columns, .. } = self;
-        pb::ServerFiles { paths, test_paths, format: format.into(), header, columns, drop_columns }
+        pb::ServerFiles {
+            paths,
+            test_paths,
+            format: format.into(),
+            header: self.header,
+            columns: self.columns,
+            drop_columns: self.drop_columns,
+            separator: self.separator.map(String::from).unwrap_or_default(),
+            decimal: self.decimal.map(String::from).unwrap_or_default(),
+            thousands: self.thousands.map(String::from).unwrap_or_default(),
+            encoding: self.encoding.map(String::from).unwrap_or_default(),
+            missing_marks: self.missing_marks,
+        }
     }
 }
 
-/// Opens a file, or standard input for `-`.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        _ => Err("expected yes or no".to_owned()),
+    }
+}
+
+/// Opens a file, or standard input for `-`, and tells what its reader decided.
 pub(super) fn open(path: &str, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    if path == "-" { files::read(path, io::stdin(), options) } else { files::open(Path::new(path), options) }
+    Ok(match open_table(path, options)? {
+        Table::Text(reader) => reader,
+        Table::Other(reader) => reader,
+    })
+}
+
+/// The same, for a caller who wants the records of a text as they stand in the file.
+pub(super) fn open_table(path: &str, options: &ReadOptions) -> Result<Table, FileError> {
+    let table = if path == "-" {
+        files::read_table(path, io::stdin(), options)
+    } else {
+        files::open_table(Path::new(path), options)
+    }?;
+    tell(
+        path,
+        match &table {
+            Table::Text(reader) => reader.notes(),
+            Table::Other(reader) => reader.notes(),
+        },
+    );
+    Ok(table)
+}
+
+/// The same for a stream that may pause for long.
+pub(super) fn open_live(path: &str, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    if path != "-" {
+        return open(path, options);
+    }
+    let reader = files::read_live(path, io::stdin(), options)?;
+    tell(path, reader.notes());
+    Ok(reader)
+}
+
+/// Whether notes are JSON; set once, by the command line.
+static IN_JSON: OnceLock<bool> = OnceLock::new();
+/// Notes that were told: a file that is opened twice tells them once.
+static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Notes on files are JSON from now on, or text.
+pub(super) fn tell_in_json(json: bool) {
+    // The first one holds; a process has one command line.
+    let _ = IN_JSON.set(json);
+}
+
+/// Tells on standard error, in one line, what the reader of a file decided on its own.
+fn tell(path: &str, notes: &[String]) {
+    if notes.is_empty() {
+        return;
+    }
+    let line = if IN_JSON.get() == Some(&true) {
+        json!({ "file": path, "notes": notes }).to_string()
+    } else {
+        format!("note: {path}: {}", notes.join("; "))
+    };
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.insert(line.clone()) {
+        eprintln!("{line}");
+    }
 }
 
 /// The rows that a file begins with, as many as one message has room for.

@@ -26,6 +26,14 @@ pub enum FileError {
         /// What would be right.
         expected: String,
     },
+    /// What the caller says of its text cannot be.
+    #[error("{path}: {source}")]
+    Dialect {
+        /// Which file.
+        path: String,
+        /// What cannot be.
+        source: super::table::DialectError,
+    },
     /// It ends too early.
     #[error("{path}: it ends after {rows} rows, its header promises {rows_promised}")]
     Truncated {
@@ -59,8 +67,10 @@ pub enum Place {
     Field {
         /// Which line.
         line: u64,
-        /// Which of its fields.
-        field: usize,
+        /// Which column of the file.
+        column: usize,
+        /// The name of the column.
+        name: Option<String>,
     },
     /// In a row.
     Row(u64),
@@ -82,7 +92,8 @@ impl fmt::Display for Place {
             Self::Whole => Ok(()),
             Self::Byte(byte) => write!(f, "byte {byte}: "),
             Self::Line(line) => write!(f, "line {line}: "),
-            Self::Field { line, field } => write!(f, "line {line}, field {field}: "),
+            Self::Field { line, column, name: Some(name) } => write!(f, "line {line}, column {column} ({name}): "),
+            Self::Field { line, column, name: None } => write!(f, "line {line}, column {column}: "),
             Self::Row(row) => write!(f, "row {row}: "),
             Self::Cell { row, column } => write!(f, "row {row}, column {column}: "),
             Self::Column(column) => write!(f, "column {column}: "),

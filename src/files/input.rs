@@ -21,6 +21,8 @@ pub(super) struct Input {
     pub(super) file: Option<File>,
     /// Whether values may be missing.
     pub(super) missing: Missing,
+    /// Whether the stream may pause for long: no more of it than its first lines is waited for.
+    pub(super) live: bool,
 }
 
 impl Input {
@@ -46,7 +48,13 @@ impl Input {
         } else {
             Box::new(raw)
         };
-        Ok(Self { path: path.to_owned(), stream, file: file.filter(|_| !is_gzip), missing: Missing::Refused })
+        Ok(Self {
+            path: path.to_owned(),
+            stream,
+            file: file.filter(|_| !is_gzip),
+            missing: Missing::Refused,
+            live: false,
+        })
     }
 
     /// The format: by the first bytes, else by the name, else CSV.
@@ -66,7 +74,7 @@ fn by_bytes(first: &[u8]) -> Option<Format> {
         Some(Format::Parquet)
     } else if first.starts_with(b"ARROW1") || first.starts_with(b"FEA1") || first.starts_with(&[0xff; 4]) {
         Some(Format::Arrow)
-    } else if first[0] == 0 {
+    } else if first.starts_with(&[0, 0]) || first == [0] {
         Some(Format::Idx)
     } else {
         None

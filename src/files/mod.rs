@@ -4,13 +4,13 @@
 #[cfg(feature = "arrow")]
 mod arrow;
 mod binary;
-mod csv;
 mod error;
 pub mod folder;
 mod idx;
 mod input;
 mod npy;
 mod select;
+pub mod table;
 mod turned;
 mod write;
 
@@ -25,6 +25,7 @@ use crate::model::Missing;
 
 pub use error::{FileError, Place};
 use input::Input;
+pub use table::{Decimal, DialectError, Separator, TextEncoding, TextOptions, TextReader, Thousands};
 pub use write::{RowWriter, create};
 
 /// Widest rows that are read: the widest layer.
@@ -34,7 +35,7 @@ const COLUMNS_MAX: usize = crate::model::spec::WIDTH_MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// Numbers separated by commas, with or without a header.
+    /// A table of text: CSV and its relatives, with or without names of columns.
     Csv,
     /// NumPy's array file, two-dimensional.
     Npy,
@@ -51,16 +52,20 @@ pub enum Format {
 pub struct ReadOptions {
     /// Otherwise seen from the first bytes, or from the name.
     pub format: Option<Format>,
-    /// CSV: whether the first line names the columns; otherwise seen from whether it is all numbers.
+    /// CSV: whether the first line names the columns; otherwise seen from it and the lines below.
     pub header: Option<bool>,
     /// Columns to take, in this order, by name or by number from 1; all if empty. Where columns have names or numbers:
     /// CSV, Parquet, Arrow.
     pub columns: Vec<String>,
     /// Columns to leave out, likewise.
     pub drop_columns: Vec<String>,
-    /// Whether values may be missing: NaN, in CSV also an empty field, `NA` or `null`, in Parquet and Arrow a null.
+    /// Whether values may be missing: NaN, in CSV also an empty field, `NA` and the other usual marks, in Parquet and Arrow a
+    /// null.
     #[serde(default)]
     pub missing_values: bool,
+    /// CSV: separator, decimal mark, encoding and the like, where they are not to be seen from the file.
+    #[serde(default)]
+    pub text: TextOptions,
 }
 
 impl ReadOptions {
@@ -135,7 +140,43 @@ pub fn read(
     choose(Input::new(name, Box::new(bytes), None)?, options)
 }
 
-fn choose(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+/// The same for a stream that may pause for long, as what `tail -f` writes: it is decided by its first two lines what it is.
+pub fn read_live(
+    name: &str,
+    bytes: impl Read + Send + 'static,
+    options: &ReadOptions,
+) -> Result<Box<dyn RowReader>, FileError> {
+    let mut input = Input::new(name, Box::new(bytes), None)?;
+    input.live = true;
+    choose(input, options)
+}
+
+/// A table that is open.
+pub enum Table {
+    /// Text, whose records can be had as they stand in the file.
+    Text(Box<TextReader>),
+    /// Anything else.
+    Other(Box<dyn RowReader>),
+}
+
+/// The same as [`open`], for a caller who wants the records of a text as they stand in it.
+pub fn open_table(path: &Path, options: &ReadOptions) -> Result<Table, FileError> {
+    choose_table(Input::open(&path.display().to_string(), path)?, options)
+}
+
+/// The same as [`read`], likewise.
+pub fn read_table(name: &str, bytes: impl Read + Send + 'static, options: &ReadOptions) -> Result<Table, FileError> {
+    choose_table(Input::new(name, Box::new(bytes), None)?, options)
+}
+
+fn choose(input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    Ok(match choose_table(input, options)? {
+        Table::Text(reader) => reader,
+        Table::Other(reader) => reader,
+    })
+}
+
+fn choose_table(mut input: Input, options: &ReadOptions) -> Result<Table, FileError> {
     input.missing = options.missing();
     let seen = input.format()?;
     let format = options.format.unwrap_or(seen);
@@ -143,8 +184,8 @@ fn choose(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>,
         let got = "columns are chosen, but it has one array";
         return Err(FileError::content(&input.path, got, "CSV, Parquet or Arrow for that"));
     }
-    match format {
-        Format::Csv => csv::open(input, options),
+    let reader = match format {
+        Format::Csv => return Ok(Table::Text(Box::new(table::open(input, options)?))),
         Format::Npy => npy::open(input),
         Format::Idx => idx::open(input),
         #[cfg(feature = "arrow")]
@@ -155,7 +196,8 @@ fn choose(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>,
         Format::Parquet => Err(FileError::NotBuiltIn { path: input.path, format: "Parquet" }),
         #[cfg(not(feature = "arrow"))]
         Format::Arrow => Err(FileError::NotBuiltIn { path: input.path, format: "Arrow IPC" }),
-    }
+    };
+    reader.map(Table::Other)
 }
 
 #[cfg(test)]

@@ -9,10 +9,28 @@ impl ReadOptions {
     }
 
     /// The columns to keep, of `count`, in the order in which they are given. `names` is empty where there are none; a
-    /// name is stronger than a number.
+    /// name is stronger than a number, and one that several columns have names none of them.
+    #[cfg(feature = "arrow")]
     pub(super) fn kept(&self, path: &str, names: &[String], count: usize) -> Result<Vec<usize>, FileError> {
+        self.kept_of_table(path, names, names, count)
+    }
+
+    /// The same where names were repaired: a column is also known by its name as `written` in the file.
+    pub(super) fn kept_of_table(
+        &self,
+        path: &str,
+        names: &[String],
+        written: &[String],
+        count: usize,
+    ) -> Result<Vec<usize>, FileError> {
         let find = |column: &String, purpose: &str| {
-            let by_name = names.iter().position(|name| name == column);
+            let column = column.trim();
+            let mut same = (0..written.len()).filter(|index| written[*index].trim() == column);
+            let by_name = same.next().or_else(|| names.iter().position(|name| name == column));
+            if let (Some(first), Some(second)) = (by_name, same.next()) {
+                let got = format!("column {column:?} to {purpose} is column {} and column {}", first + 1, second + 1);
+                return Err(FileError::content(path, got, "the number of one of them"));
+            }
             let by_number = column.parse::<usize>().ok().filter(|number| (1..=count).contains(number)).map(|n| n - 1);
             by_name.or(by_number).ok_or_else(|| {
                 let known = if names.is_empty() { "it has no names".to_owned() } else { shown(names) };

@@ -172,6 +172,6 @@ mod tests {
         let files = named(&["text.csv"], &[]);
         let mut reader = files.open(Some(folder.path()), "text.csv", 2).expect("its first line is good");
         let error = reader.next_rows(&mut Vec::new(), 10).expect_err("its second is not").to_string();
-        assert!(error.starts_with("text.csv: line 2, field 2"), "{error}");
+        assert!(error.starts_with("text.csv: line 2, column 2"), "{error}");
     }
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use super::pb;
 use crate::service::{
-    Activation, Alias, AnswerFormat, Base, Cadence, Comparison, Decoder, EpochLosses, Evaluation, FileFormat, Form,
-    IdError, IdempotencyKey, Initialisation, Inspected, Inverted, JobError, JobId, JobSnapshot, JobState,
-    LayerInspection, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind, OptimiserSpec,
-    Priority, Progress, ReadOptions, Regularisation, RowRole, Schedule, Scored, Selector, ServerFiles, ServiceError,
-    TrainSpec, TrainingReport, Values, Version, VersionDescription,
+    Activation, Alias, AnswerFormat, Base, Cadence, Comparison, Decoder, DialectError, EpochLosses, Evaluation,
+    FileFormat, Form, IdError, IdempotencyKey, Initialisation, Inspected, Inverted, JobError, JobId, JobSnapshot,
+    JobState, LayerInspection, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind,
+    OptimiserSpec, Priority, Progress, ReadOptions, Regularisation, RowRole, Schedule, Scored, Selector, ServerFiles,
+    ServiceError, TextOptions, TrainSpec, TrainingReport, Values, Version, VersionDescription,
 };
 
 /// Whether an answer carries the training report.
@@ -347,9 +347,38 @@ pub fn priority(number: i32) -> Result<Priority, ServiceError> {
     Priority::try_from(number).map_err(ServiceError::from)
 }
 
+/// How the text of files is read; an empty setting leaves it to the file.
+fn text_options(files: &pb::ServerFiles, missing_values: bool) -> Result<TextOptions, ServiceError> {
+    fn set<T: FromStr<Err = DialectError>>(field: &str, text: &str) -> Result<Option<T>, ServiceError> {
+        let field = || format!("spec.files.{field}");
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|e| ServiceError::invalid(field(), e)) }
+    }
+    let options = TextOptions {
+        separator: set("separator", &files.separator)?,
+        decimal: set("decimal", &files.decimal)?,
+        thousands: set("thousands", &files.thousands)?,
+        encoding: set("encoding", &files.encoding)?,
+        missing_marks: files.missing_marks.clone(),
+    };
+    options.check(missing_values).map_err(|error| {
+        let field = match error {
+            DialectError::MarksWithoutMissing | DialectError::Mark { .. } | DialectError::TooManyMarks { .. } => {
+                "missing_marks"
+            }
+            DialectError::Decimal { .. } => "decimal",
+            DialectError::Thousands { .. } => "thousands",
+            DialectError::Encoding { .. } => "encoding",
+            DialectError::Separator { .. } | DialectError::SameMark { .. } => "separator",
+        };
+        ServiceError::invalid(format!("spec.files.{field}"), error)
+    })?;
+    Ok(options)
+}
+
 /// The files to read rows from, in which values may be missing.
 pub fn server_files(files: pb::ServerFiles, missing_values: bool) -> Result<ServerFiles, ServiceError> {
-    let pb::ServerFiles { paths, test_paths, format, header, columns, drop_columns } = files;
+    let text = text_options(&files, missing_values)?;
+    let pb::ServerFiles { paths, test_paths, format, header, columns, drop_columns, .. } = files;
     let format = match pb::FileFormat::try_from(format).map_err(|_| unknown_enum("spec.files.format", format))? {
         pb::FileFormat::Unspecified => None,
         pb::FileFormat::Csv => Some(FileFormat::Csv),
@@ -361,7 +390,7 @@ pub fn server_files(files: pb::ServerFiles, missing_values: bool) -> Result<Serv
     Ok(ServerFiles {
         paths,
         test_paths,
-        options: ReadOptions { format, header, columns, drop_columns, missing_values },
+        options: ReadOptions { format, header, columns, drop_columns, missing_values, text },
     })
 }
 
@@ -622,6 +651,16 @@ mod tests {
         let time_budget = Some(prost_types::Duration { seconds: -1, nanos: 0 });
         let spec = pb::TrainSpec { model_name: "m".into(), time_budget, ..Default::default() };
         check_field(train_spec(spec), "spec.time_budget");
+        for (field, files) in [
+            ("separator", pb::ServerFiles { separator: "ab".into(), ..Default::default() }),
+            ("decimal", pb::ServerFiles { decimal: "x".into(), ..Default::default() }),
+            ("thousands", pb::ServerFiles { thousands: "x".into(), ..Default::default() }),
+            ("encoding", pb::ServerFiles { encoding: "klingon".into(), ..Default::default() }),
+            ("missing_marks", pb::ServerFiles { missing_marks: vec!["x".into()], ..Default::default() }),
+            ("separator", pb::ServerFiles { separator: ",".into(), decimal: ",".into(), ..Default::default() }),
+        ] {
+            check_field(server_files(files, false), &format!("spec.files.{field}"));
+        }
         check_field(server_files(pb::ServerFiles { format: 9, ..Default::default() }, false), "spec.files.format");
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 pub use crate::batching::{Batch, BatchError, Batcher, Operation, Output, Timing};
 use crate::batching::{BatchingConfig, Urgency};
-pub use crate::files::{Format as FileFormat, ReadOptions};
+pub use crate::files::{DialectError, Format as FileFormat, ReadOptions, TextOptions};
 pub use crate::jobs::{
     Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Priority, Progress,
     Round, RowRole, ServerFiles, Upload,

@@ -128,7 +128,7 @@ fn mistakes_say_what_to_do() {
     let case = |args: &[&str], code, texts: &[&str]| fails(&server, folder.path(), args, code, texts);
     case(&["encode", "nobody", "rows.csv"], 1, &["NOT_FOUND", "nobody"]);
     case(&["encode", "x", "nowhere.csv"], 1, &["nowhere.csv"]);
-    case(&["encode", "x", "bad.csv"], 1, &["line 2", "field 2", "\"x\""]);
+    case(&["encode", "x", "bad.csv"], 1, &["line 2", "column 2", "\"x\""]);
     case(&["encode", "x", "rows.csv", "--columns", "5"], 1, &["\"5\" to take", "1 to 4"]);
     #[cfg(not(feature = "arrow"))]
     {

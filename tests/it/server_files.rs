@@ -212,6 +212,37 @@ async fn files_that_cannot_be_trained_on_are_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_of_other_dialects_train_the_same_rows_and_the_report_tells() {
+    let place = Place::new();
+    let rows = sample(100, COLUMNS, 1);
+    csv(&place.file("plain.csv"), COLUMNS, &rows);
+    let text = std::fs::read_to_string(place.file("plain.csv")).expect("written");
+    let european = text.replace(',', ";").replace('.', ",");
+    std::fs::write(place.file("european.csv"), &european).expect("writes");
+    let odd = text.replace(',', "~").replace('\n', "\r\n") + &["-999"; COLUMNS].join("~");
+    std::fs::write(place.file("odd.txt"), odd).expect("writes");
+    let server = place.server(|_| ()).await;
+    let (result, _) =
+        outcome(server.autoencoder().await, from("european", &["european.csv"], &[])).await.expect("trains");
+    let report = result.training_report.expect("a report");
+    assert_eq!(report.data_sha256, rows_sha256(&rows, &[]));
+    let told = report.notes.iter().filter(|note| note.starts_with("file european.csv: ")).count();
+    assert_eq!(told, 2, "{:?}", report.notes);
+
+    let mut odd = pb::TrainSpec { missing_values: true, ..from("odd", &["odd.txt"], &[]) };
+    let files = odd.files.as_mut().expect("set");
+    (files.separator, files.missing_marks) = ("~".into(), vec!["-999".into()]);
+    let (result, _) = outcome(server.autoencoder().await, odd).await.expect("trains");
+    let rows = [rows, vec![f32::NAN; COLUMNS]].concat();
+    assert_eq!(result.training_report.expect("a report").data_sha256, rows_sha256(&rows, &[]));
+
+    let mut wrong = from("wrong", &["plain.csv"], &[]);
+    wrong.files.as_mut().expect("set").decimal = "x".into();
+    refused(&server, wrong, Code::InvalidArgument, &["decimal", "expected `.` or `,`"]).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_deep_in_a_file_fails_the_job_and_its_rows_are_removed() {
     let place = Place::new();
     let rows = sample(200, COLUMNS, 1);

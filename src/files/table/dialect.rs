@@ -1,0 +1,401 @@
+//! What separates the fields of a file, and which decimal mark its numbers have: decided once, from a sample.
+
+use super::cell::{CellReader, CommaIs, comma_in_number};
+use super::layout::names_of_comment;
+use super::options::{Decimal, Separator, TextOptions};
+use super::split::{Kind, Splitter};
+use crate::files::{FileError, Place};
+
+/// Records and fields of a sample that are looked at.
+const RECORDS_MAX: usize = 500;
+const FIELDS_MAX: usize = 200_000;
+/// Rows of two whole numbers that are looked at before they count as evidence.
+const PAIRS_FEW: usize = 10;
+
+/// A record of a sample.
+#[derive(Clone, Debug)]
+pub(super) struct Sampled {
+    pub(super) line: u64,
+    pub(super) fields: Vec<String>,
+}
+
+/// The beginning of a file, split by one separator.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scan {
+    /// Without records whose fields are all empty.
+    pub(super) records: Vec<Sampled>,
+    /// Comments, and the last one before the first record.
+    pub(super) comments: usize,
+    pub(super) comment_before: Option<(u64, String)>,
+    /// Where quotes begin that nothing closes.
+    pub(super) unclosed: Option<u64>,
+}
+
+impl Scan {
+    /// Splits the sample; it `ends` where the file ends, or is cut.
+    pub(super) fn of(sample: &Sample, separator: Separator) -> Self {
+        let mut splitter = Splitter::new(separator);
+        let (mut rest, mut line, mut fields) = (sample.text, sample.line, 0);
+        let mut scan = Self::default();
+        while scan.records.len() < RECORDS_MAX && (fields < FIELDS_MAX || scan.records.len() < 4) {
+            let extent = match splitter.next(rest, sample.ends) {
+                Ok(Some(extent)) => extent,
+                Ok(None) => break,
+                Err(_) => {
+                    scan.unclosed = Some(line);
+                    break;
+                }
+            };
+            // What is not text is told when it is read, with its line.
+            let Ok(content) = std::str::from_utf8(&rest[..extent.content_bytes]) else { break };
+            match extent.kind {
+                Kind::Blank => {}
+                Kind::Comment => {
+                    scan.comments += 1;
+                    if scan.records.is_empty() {
+                        scan.comment_before = Some((line, content.trim().trim_start_matches('#').trim().to_owned()));
+                    }
+                }
+                Kind::Record => {
+                    let record: Vec<String> =
+                        (0..splitter.count()).map(|index| splitter.field(content, index).trim().to_owned()).collect();
+                    fields += record.len();
+                    if record.iter().any(|field| !field.is_empty()) {
+                        scan.records.push(Sampled { line, fields: record });
+                    }
+                }
+            }
+            line += extent.lines;
+            rest = &rest[extent.bytes..];
+        }
+        scan
+    }
+
+    /// How many fields most records have; of as many, the greater number.
+    pub(super) fn width(&self) -> usize {
+        let mut counts = std::collections::BTreeMap::new();
+        for record in &self.records {
+            *counts.entry(record.fields.len()).or_insert(0usize) += 1;
+        }
+        counts.into_iter().max_by_key(|(width, count)| (*count, *width)).map_or(0, |(width, _)| width)
+    }
+
+    /// The share of fields that have a value or none, where all records were `width` wide.
+    fn values(&self, width: usize, cells: &CellReader) -> f64 {
+        let good = |record: &&Sampled| record.fields.len() == width;
+        let fields = self.records.iter().filter(good).flat_map(|record| &record.fields);
+        let values = fields.filter(|field| cells.value(field).is_some()).count();
+        values as f64 / (self.records.len() * width).max(1) as f64
+    }
+}
+
+/// The beginning of a file.
+pub(super) struct Sample<'a> {
+    pub(super) text: &'a [u8],
+    /// The line that it begins with.
+    pub(super) line: u64,
+    /// Whether the file ends with it.
+    pub(super) ends: bool,
+}
+
+/// A separator and a decimal mark, and what the sample is with them.
+pub(super) struct Dialect {
+    pub(super) separator: Separator,
+    pub(super) decimal: Decimal,
+    pub(super) scan: Scan,
+    pub(super) notes: Vec<String>,
+}
+
+impl Dialect {
+    /// Finds what the options leave open; `line_separator` is what a first line `sep=;` says.
+    pub(super) fn find(
+        path: &str,
+        sample: &Sample,
+        options: &TextOptions,
+        line_separator: Option<Separator>,
+    ) -> Result<Self, FileError> {
+        let given = options.separator.or(line_separator);
+        let (separator, scan) = match given {
+            Some(separator) => (separator, Scan::of(sample, separator)),
+            None => best(sample, options),
+        };
+        let mut dialect = Self { separator, decimal: options.decimal.unwrap_or(Decimal::Dot), scan, notes: Vec::new() };
+        let named = dialect
+            .scan
+            .comment_before
+            .as_ref()
+            .is_some_and(|(_, text)| names_of_comment(text, 2, separator).is_some());
+        let pairs = separator == Separator::COMMA && dialect.scan.width() == 2 && !named;
+        if given.is_none() && options.decimal.is_none() && pairs {
+            dialect.decide_pairs(path, sample)?;
+        }
+        if given.is_none() && dialect.separator != Separator::COMMA {
+            dialect.notes.push(match dialect.separator {
+                Separator::Nothing => "each line is one number".to_owned(),
+                Separator::Byte(b'\t') => "fields are separated by tabs".to_owned(),
+                Separator::Blanks => "fields are separated by blanks".to_owned(),
+                Separator::Byte(byte) => format!("fields are separated by {:?}", char::from(byte)),
+            });
+        }
+        if options.decimal.is_none() {
+            if dialect.decimal == Decimal::Dot {
+                dialect.decimal = decimal(path, &dialect.scan, options)?;
+            }
+            if dialect.decimal == Decimal::Comma {
+                dialect.notes.push("the decimal mark is \",\"".to_owned());
+            }
+        }
+        Ok(dialect)
+    }
+
+    /// Two numbers with a comma between them in each line can be one number with a decimal comma.
+    fn decide_pairs(&mut self, path: &str, sample: &Sample) -> Result<(), FileError> {
+        let lines = Scan::of(sample, Separator::Nothing);
+        let texts: Vec<&str> = lines.records.iter().map(|record| record.fields[0].as_str()).collect();
+        match pairs(&texts) {
+            Pairs::Columns => {}
+            Pairs::TwoWholeNumbers => self.notes.push(
+                "each line is read as two whole numbers (say --decimal , if it is one with a decimal comma)".to_owned(),
+            ),
+            Pairs::DecimalComma => {
+                (self.separator, self.decimal, self.scan) = (Separator::Nothing, Decimal::Comma, lines);
+            }
+            Pairs::Unclear => {
+                let line = lines.records.first().map_or(1, |record| record.line);
+                let shown: String = texts.first().map(|text| text.chars().take(40).collect()).unwrap_or_default();
+                return Err(FileError::at(
+                    path,
+                    Place::Line(line),
+                    format!("{shown:?} is two whole numbers or one with a decimal comma, as are all lines"),
+                    "`--separator ,` or `--decimal ,` to say which (in ServerFiles: separator, decimal)",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The separator with which most fields are values.
+fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
+    let (dot, comma) = (
+        CellReader::new(options.decimal.unwrap_or(Decimal::Dot), options, true),
+        CellReader::new(options.decimal.unwrap_or(Decimal::Comma), options, true),
+    );
+    const OTHERS: [Separator; 4] =
+        [Separator::Byte(b';'), Separator::Byte(b'\t'), Separator::Byte(b'|'), Separator::Blanks];
+    // With a decimal comma, commas between fields are the last thing to be expected.
+    let decimal_comma = options.decimal == Some(Decimal::Comma);
+    let order: Vec<Separator> = if decimal_comma {
+        OTHERS.into_iter().chain([Separator::Nothing, Separator::COMMA]).collect()
+    } else {
+        [Separator::COMMA].into_iter().chain(OTHERS).chain([Separator::Nothing]).collect()
+    };
+    let mut best: Option<(f64, Separator, Scan)> = None;
+    for separator in order {
+        let scan = Scan::of(sample, separator);
+        let width = scan.width();
+        let single = separator == Separator::Nothing;
+        if width < 2 && !single {
+            continue;
+        }
+        let with_dot = scan.values(width, &dot);
+        // A line with one comma is one number only if nothing else is known: see `decide_pairs`.
+        let share = if single { with_dot } else { with_dot.max(scan.values(width, &comma)) };
+        if best.as_ref().is_none_or(|(most, ..)| share > most + 1e-9) {
+            best = Some((share, separator, scan));
+        }
+        // All fields are values: nothing fits better.
+        if share > 1.0 - 1e-9 {
+            break;
+        }
+    }
+    match best {
+        // One column has no separator; a comma in it would be one.
+        Some((_, Separator::Nothing, _)) if !decimal_comma => (Separator::COMMA, Scan::of(sample, Separator::COMMA)),
+        Some((_, separator, scan)) => (separator, scan),
+        None => (Separator::COMMA, Scan::default()),
+    }
+}
+
+/// Which decimal mark makes more fields numbers.
+fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, FileError> {
+    let dot = CellReader::new(Decimal::Dot, options, false);
+    let comma = CellReader::new(Decimal::Comma, options, false);
+    let (mut only_dot, mut only_comma, mut either) = (0usize, 0usize, None);
+    let mut decides = false;
+    for record in &scan.records {
+        for field in &record.fields {
+            match (dot.value(field).is_some(), comma.value(field).is_some()) {
+                (true, false) => only_dot += 1,
+                (false, true) => {
+                    only_comma += 1;
+                    match comma_in_number(field) {
+                        Some(CommaIs::Either) => either = either.or(Some((record.line, field))),
+                        _ => decides = true,
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    if only_comma == 0 || only_comma < only_dot {
+        return Ok(Decimal::Dot);
+    }
+    match either {
+        Some((line, field)) if !decides => Err(FileError::at(
+            path,
+            Place::Line(line),
+            format!("{field:?} has a decimal comma or a thousands mark, as have all numbers with a comma"),
+            "`--decimal ,` or `--thousands ,` to say which (in ServerFiles: decimal, thousands)",
+        )),
+        _ => Ok(Decimal::Comma),
+    }
+}
+
+/// What lines with one comma are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pairs {
+    /// Two columns.
+    Columns,
+    /// Two columns, though nothing tells but that there are few lines.
+    TwoWholeNumbers,
+    /// One number with a decimal comma.
+    DecimalComma,
+    /// Either.
+    Unclear,
+}
+
+/// Decides by the lines of a file in which a comma separates two fields.
+fn pairs(lines: &[&str]) -> Pairs {
+    let [first, rest @ ..] = lines else { return Pairs::Columns };
+    let parts = |line: &str| -> Option<(String, String)> {
+        let digits = line.strip_prefix(['-', '+', '\u{2212}']).unwrap_or(line);
+        let (whole, fraction) = digits.split_once(',')?;
+        let plain = fraction.split_once(['e', 'E']).map_or(fraction, |(fraction, _)| fraction);
+        let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let negative_zero = digits.len() < line.len() && !line.starts_with('+') && whole == "0";
+        (all_digits(whole) && all_digits(plain))
+            .then(|| (if negative_zero { "-0".to_owned() } else { whole.to_owned() }, fraction.to_owned()))
+    };
+    let is_whole = |line: &str| line.parse::<i64>().is_ok();
+    if parts(first).is_none() && !is_whole(first) {
+        // A header: it says how many columns there are.
+        let numbers = !rest.is_empty() && rest.iter().all(|line| parts(line).is_some() || is_whole(line));
+        let named_once = !first.contains(',') && first.parse::<f64>().is_err();
+        return if named_once && numbers { Pairs::DecimalComma } else { Pairs::Columns };
+    }
+    let Some(pairs) = lines.iter().map(|line| parts(line)).collect::<Option<Vec<_>>>() else { return Pairs::Columns };
+    if pairs.iter().any(|(whole, _)| whole == "-0") {
+        return Pairs::DecimalComma;
+    }
+    let leading_zero = pairs.iter().any(|(_, fraction)| fraction.len() > 1 && fraction.starts_with('0'));
+    let length = pairs[0].1.len();
+    let same_length = pairs.iter().all(|(_, fraction)| fraction.len() == length);
+    if leading_zero || (same_length && length > 1 && pairs.len() > 1) {
+        return Pairs::Unclear;
+    }
+    // Numbers that are written as short as possible do not end in a zero after the decimal mark.
+    if !same_length && pairs.iter().any(|(_, fraction)| fraction.len() > 1 && fraction.ends_with('0')) {
+        return Pairs::Columns;
+    }
+    if pairs.len() >= PAIRS_FEW || pairs.iter().any(|(_, fraction)| fraction.len() > 6) {
+        return Pairs::Unclear;
+    }
+    Pairs::TwoWholeNumbers
+}
+
+/// The separator that a first line `sep=;` names, as Excel writes and reads it.
+pub(super) fn separator_line(line: &str) -> Option<Separator> {
+    let line = line.trim_matches(['"', ' ', '\u{feff}']);
+    let mark = line.get(..4).filter(|start| start.eq_ignore_ascii_case("sep=")).map(|_| &line[4..])?;
+    if mark.len() == 1 { mark.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Result<(Separator, Decimal, usize), String> {
+        let sample = Sample { text: text.as_bytes(), line: 1, ends: true };
+        let dialect = Dialect::find("t", &sample, &TextOptions::default(), None).map_err(|error| error.to_string())?;
+        Ok((dialect.separator, dialect.decimal, dialect.scan.width()))
+    }
+
+    #[track_caller]
+    fn check(text: &str, separator: &str, decimal: Decimal, width: usize) {
+        assert_eq!(found(text), Ok((separator.parse().expect("one"), decimal, width)), "{text}");
+    }
+
+    #[test]
+    fn separators_and_decimal_marks_are_found() {
+        use Decimal::{Comma, Dot};
+        check("a,b\n1,2\n", ",", Dot, 2);
+        check("1.5,2\n", ",", Dot, 2);
+        check("1", ",", Dot, 1);
+        check("x\n1.5\n2\n", ",", Dot, 1);
+        check("a;b\n1,5;2\n", ";", Comma, 2);
+        check("a;b\n1.5;2\n", ";", Dot, 2);
+        check("1;2\n3;4\n", ";", Dot, 2);
+        check("a\tb\n1,5\t2,5\n", "tab", Comma, 2);
+        check("a|b|c\n1|2|3\n", "|", Dot, 3);
+        check(" 1.0  2.0\n-1.0 -2.5\n", "blanks", Dot, 2);
+        check("1,5 2,5\n3,5 4,5\n", "blanks", Comma, 2);
+        check("a, b\n1, 2\n", ",", Dot, 2);
+        check("1 ; 2\n3 ; 4\n", ";", Dot, 2);
+        check("\"1,5\",\"2,25\"\n\"3,5\",\"4,5\"\n", ",", Comma, 2);
+        check("2024-01-01 10:00:00;1,5;2,5\n2024-01-01 11:00:00;1,5;2,5\n", ";", Comma, 3);
+        check("2024-01-01 10:00:00,1.5,2.5\n2024-01-01 11:00:00,1.5,2.5\n", ",", Dot, 3);
+        check("How; was; it,b\n1,2\n3,4\n", ",", Dot, 2);
+        check("my value\n1.5\n", ",", Dot, 1);
+        check("name,notes\nx;y,1\nz;w,2\n", ",", Dot, 2);
+        check("1,2\n3\n", ",", Dot, 2);
+        check("0,123;12,345\n1,234;5,678\n", ";", Comma, 2);
+        check("x;y\n1;\n;2\n", ";", Dot, 2);
+    }
+
+    #[test]
+    fn one_column_of_decimal_commas_is_not_split() {
+        check("-0,04\n-0,13\n0,23\n", "none", Decimal::Comma, 1);
+        check("price\n1,23\n4,56\n", "none", Decimal::Comma, 1);
+        check("price\n1,5\n2\n3,25\n", "none", Decimal::Comma, 1);
+        for text in ["1,23\n4,56\n", "12,05\n3,7\n", &"36,6\n37,1\n".repeat(10), "1,2345678\n2,3\n"] {
+            let error = found(text).expect_err("either");
+            assert!(error.contains("--separator ,") && error.contains("--decimal ,"), "{error}");
+        }
+        check("1,2\n3,4\n", ",", Decimal::Dot, 2);
+        check(&"1,20\n3,4\n5,6\n".repeat(10), ",", Decimal::Dot, 2);
+        check(&"1,2\n-3,-4\n".repeat(10), ",", Decimal::Dot, 2);
+        check(&format!("a,b\n{}", "36,6\n".repeat(20)), ",", Decimal::Dot, 2);
+    }
+
+    #[test]
+    fn thousands_are_not_guessed() {
+        for text in ["a;b\n1,234;2,345\n", "\"1,234\",5\n\"2,345\",6\n"] {
+            let error = found(text).expect_err("either");
+            assert!(error.contains("--thousands ,") && error.contains("--decimal ,"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_options_decide_first() {
+        let sample = Sample { text: b"1,23\n4,56\n", line: 1, ends: true };
+        let find = |options: TextOptions| {
+            let dialect = Dialect::find("t", &sample, &options, None).expect("decided");
+            (dialect.separator, dialect.decimal, dialect.notes)
+        };
+        let comma = TextOptions { separator: Some(Separator::COMMA), ..TextOptions::default() };
+        assert_eq!(find(comma), (Separator::COMMA, Decimal::Dot, Vec::new()));
+        let decimal = TextOptions { decimal: Some(Decimal::Comma), ..TextOptions::default() };
+        assert_eq!(find(decimal).0, Separator::Nothing);
+        let line =
+            Dialect::find("t", &Sample { text: b"1;2\n", ..sample }, &TextOptions::default(), separator_line("sep=;"));
+        assert_eq!(line.expect("decided").scan.width(), 2);
+    }
+
+    #[test]
+    fn excels_first_line_names_the_separator() {
+        assert_eq!(separator_line("sep=;"), Some(Separator::Byte(b';')));
+        assert_eq!(separator_line("\"SEP=\t\""), Some(Separator::Byte(b'\t')));
+        assert_eq!((separator_line("sep="), separator_line("sep=ab"), separator_line("separator")), (None, None, None));
+    }
+}

@@ -1,0 +1,418 @@
+//! Whether the first record names the columns or is a row: one decision per file, from the first record and those after it.
+//!
+//! A wrong guess shifts every row by one, so there are three answers: it is clear, or it is a pattern that programs write (then
+//! a note tells), or it could be either (then the caller has to say).
+
+use super::cell::Class;
+
+/// Digits of a number that is a name, at most, and of one that was measured and is written in full, at least.
+const NAME_DIGITS_MAX: usize = 4;
+const FULL_DIGITS_MIN: usize = 8;
+/// How unlikely a row has to be by chance to be names.
+const COMBINATIONS_MIN: f64 = 200.0;
+/// Years that name columns.
+const YEARS: std::ops::RangeInclusive<f64> = 1900.0..=2100.0;
+
+/// What the first record is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// Names, told by text: nothing to mention.
+    Names,
+    /// Numbers that are names: why.
+    NumbersAsNames(&'static str),
+    /// A row: nothing to mention.
+    Row,
+    /// A row with text in it, below which there is text too.
+    RowWithText,
+    /// It can be either: why.
+    Unclear(&'static str),
+}
+
+/// Decides from the fields of the first record, and of those that follow in a sample.
+pub(super) fn decide(first: &[Class], rest: &[Vec<Class>]) -> First {
+    let rest: Vec<&[Class]> = rest.iter().map(Vec::as_slice).filter(|record| record.len() == first.len()).collect();
+    // Text above numbers is a name; a number above numbers is a value, unless it is a name by its pattern.
+    let (mut names, mut values, mut texts) = (0usize, 0usize, 0usize);
+    for (column, class) in first.iter().enumerate() {
+        let below = || rest.iter().map(|record| record[column]);
+        match class {
+            Class::Text => {
+                texts += 1;
+                names += usize::from(below().any(|class| matches!(class, Class::Number { .. } | Class::Bool)));
+            }
+            Class::Number { .. } | Class::Bool => values += 1,
+            Class::Empty | Class::Missing => {}
+        }
+    }
+    if values == 0 {
+        return if texts > 0 { First::Names } else { First::Row };
+    }
+    let pattern = pattern(first, &rest);
+    if texts == 0 {
+        return pattern;
+    }
+    match pattern {
+        // Text and numbers: names only where the numbers are names too.
+        First::NumbersAsNames(why) => First::NumbersAsNames(why),
+        _ if names == 0 => First::RowWithText,
+        _ => First::Unclear("some of its fields are numbers, and some are text above numbers"),
+    }
+}
+
+/// What the numbers of the first record look like, without its text.
+fn pattern(first: &[Class], rest: &[&[Class]]) -> First {
+    // Columns with a number in the first record; where the first field is empty or text, it is the corner of a table.
+    let columns: Vec<usize> = (0..first.len()).filter(|i| matches!(first[*i], Class::Number { .. })).collect();
+    let corner = matches!(first[0], Class::Text | Class::Empty);
+    let others = first.len() - usize::from(corner);
+    if columns.is_empty() || columns.len() != others || rest.is_empty() {
+        return First::Row;
+    }
+    let below_corner = |is: fn(&Class) -> bool| rest.iter().all(|record| is(&record[0]));
+    // Above an index, or above numbers, a corner is one.
+    let names_index = corner
+        && match first[0] {
+            Class::Empty => is_index(0, rest) || below_corner(|class| *class == Class::Text),
+            _ => below_corner(|class| matches!(class, Class::Number { .. })),
+        };
+    if first[0] == Class::Empty && !names_index {
+        return First::Row;
+    }
+    let value = |class: Class| match class {
+        Class::Number { value, .. } => Some(value),
+        _ => None,
+    };
+    let numbers: Vec<f64> = columns.iter().filter_map(|column| value(first[*column])).collect();
+    let whole = columns.iter().all(|column| matches!(first[*column], Class::Number { whole: true, .. }));
+    let progression = Progression::of(&numbers);
+    // Columns whose every other number has a decimal mark or an exponent.
+    let fractions = columns.iter().filter(|column| has_fractions(rest, **column)).count();
+    let mut rows = rest.iter().map(|record| columns.iter().filter_map(|i| value(record[*i])).collect::<Vec<f64>>());
+    let second = rows.next().unwrap_or_default();
+    let n = numbers.len();
+
+    if n >= 2 && whole && numbers.iter().all(|number| YEARS.contains(number)) && is_monotone(&numbers) {
+        let years =
+            |row: &Vec<f64>| row.iter().filter(|number| YEARS.contains(*number) && number.fract() == 0.0).count();
+        let below: usize = std::iter::once(second.clone()).chain(rows).map(|row| years(&row)).sum();
+        return match below {
+            0 => First::NumbersAsNames("years"),
+            _ if below * 2 > rest.len() * n => First::Row,
+            _ => First::Unclear("its fields are years in order, and so are some below them"),
+        };
+    }
+    let continues = progression.is_some_and(|(_, step)| {
+        Progression::of(&second).is_some_and(|(begin, other)| {
+            other == step && (begin == numbers[n - 1] + step || (n >= 3 && second != numbers))
+        })
+    });
+    let repeats = rest.iter().any(|record| columns.iter().all(|i| value(record[*i]) == value(first[*i])));
+    // A column that goes on as it begins, as time does.
+    let fits = rest.len() >= 2
+        && columns.iter().any(|column| {
+            let at = |row: usize| value(rest[row][*column]);
+            let (Some(zero), Some(one), Some(two)) = (value(first[*column]), at(0), at(1)) else { return false };
+            let (step, before) = (two - one, one - zero);
+            let on = rest.len() < 3 || at(2).is_some_and(|three| near(three - two, step));
+            step != 0.0 && near(step, before) && on
+        });
+    let counted = |from: f64| whole && progression == Some((from, 1.0));
+    let zero_based = counted(0.0) || (whole && numbers == [0.0]);
+    if zero_based {
+        return if continues && n > 1 {
+            if fractions > 0 {
+                First::Unclear("its fields are 0, 1, 2 and so on, and the next row counts too")
+            } else {
+                First::Row
+            }
+        } else if repeats {
+            First::Unclear("its fields are 0, 1, 2 and so on, and so are those of a row below")
+        } else if names_index {
+            First::NumbersAsNames("0, 1, 2 and so on")
+        } else if fits {
+            if fractions >= 2 {
+                First::Unclear("its fields are 0, 1, 2 and so on, and a column continues them")
+            } else {
+                First::Row
+            }
+        } else if n == 1 {
+            match fractions {
+                1 => First::Unclear("it is 0, and all numbers below have a decimal mark"),
+                _ => First::Row,
+            }
+        } else if fractions >= 2 || combinations(&columns, rest) > COMBINATIONS_MIN && !is_sorted(first, rest) {
+            First::NumbersAsNames("0, 1, 2 and so on")
+        } else {
+            First::Unclear("its fields are 0, 1 and so on, as pandas names columns")
+        };
+    }
+    if continues {
+        return First::Row;
+    }
+    if counted(1.0) && n >= 3 {
+        return if repeats || fits {
+            First::Row
+        } else if fractions >= 2 && far_outside(&numbers, &columns, rest) {
+            First::NumbersAsNames("1, 2, 3 and so on")
+        } else {
+            First::Unclear("its fields are 1, 2, 3 and so on")
+        };
+    }
+    if let Some((_, step)) = progression
+        && n >= 4
+        && step != 0.0
+        && !repeats
+        && !fits
+    {
+        let another = rest.iter().any(|record| {
+            let row: Vec<f64> = columns.iter().filter_map(|i| value(record[*i])).collect();
+            Progression::of(&row).is_some_and(|(_, step)| step != 0.0)
+        });
+        if !another {
+            return if whole && fractions >= 2 {
+                First::NumbersAsNames("whole numbers in equal steps")
+            } else {
+                First::Unclear("its fields rise or fall in equal steps, unlike those of any row below")
+            };
+        }
+    }
+    if n >= 3 && whole && fractions == n && rest.len() >= 3 && is_monotone(&numbers) && !fits {
+        return First::Unclear("its fields are whole numbers in order, and all numbers below have a decimal mark");
+    }
+    if rest.len() >= 3 && is_short_above_long(first, rest, &columns) && is_distinct(&numbers) {
+        return First::Unclear("its numbers have few digits, and all numbers below have many");
+    }
+    First::Row
+}
+
+/// How many rows are possible with the values that the columns have.
+fn combinations(columns: &[usize], rest: &[&[Class]]) -> f64 {
+    let widths = columns.iter().map(|column| {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for record in rest {
+            match record[*column] {
+                Class::Number { whole: false, .. } => return COMBINATIONS_MIN,
+                Class::Number { value, .. } => (low, high) = (low.min(value), high.max(value)),
+                _ => {}
+            }
+        }
+        if high > low { high - low + 1.0 } else { 1.0 }
+    });
+    widths.product()
+}
+
+/// Whether each row is at least as great as the one before it, as where all combinations are listed.
+fn is_sorted(first: &[Class], rest: &[&[Class]]) -> bool {
+    let values = |record: &[Class]| -> Vec<f64> {
+        let value = |class: &Class| if let Class::Number { value, .. } = class { *value } else { 0.0 };
+        record.iter().map(value).collect()
+    };
+    let rows: Vec<Vec<f64>> = std::iter::once(first).chain(rest.iter().copied()).map(values).collect();
+    rows.len() > 2 && rows.windows(2).all(|pair| pair[0] <= pair[1])
+}
+
+/// Whether the numbers of the first record are written with few digits, and those of all other records with many.
+fn is_short_above_long(first: &[Class], rest: &[&[Class]], columns: &[usize]) -> bool {
+    let digits = |class: Class| if let Class::Number { digits, .. } = class { digits } else { 0 };
+    columns.iter().all(|column| {
+        let long = rest.iter().filter(|record| digits(record[*column]) >= FULL_DIGITS_MIN).count();
+        digits(first[*column]) <= NAME_DIGITS_MAX && long * 10 >= rest.len() * 9
+    })
+}
+
+fn is_distinct(numbers: &[f64]) -> bool {
+    let mut bits: Vec<u64> = numbers.iter().map(|number| number.to_bits()).collect();
+    bits.sort_unstable();
+    bits.windows(2).all(|pair| pair[0] != pair[1])
+}
+
+/// Numbers in equal steps: the first of them, and the step.
+struct Progression;
+
+impl Progression {
+    fn of(numbers: &[f64]) -> Option<(f64, f64)> {
+        let [first, second, ..] = numbers else { return None };
+        let step = second - first;
+        numbers.windows(2).all(|pair| near(pair[1] - pair[0], step)).then_some((*first, step))
+    }
+}
+
+/// Equal but for the rounding of differences of decimal numbers.
+fn near(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+}
+
+fn is_monotone(numbers: &[f64]) -> bool {
+    numbers.windows(2).all(|pair| pair[0] < pair[1]) || numbers.windows(2).all(|pair| pair[0] > pair[1])
+}
+
+fn has_fractions(rest: &[&[Class]], column: usize) -> bool {
+    let mut any = false;
+    rest.iter().all(|record| match record[column] {
+        Class::Number { whole, .. } => {
+            any = true;
+            !whole
+        }
+        Class::Empty | Class::Missing => true,
+        Class::Bool | Class::Text => false,
+    }) && any
+}
+
+/// Whether a third of the numbers are farther from their columns than these are wide.
+fn far_outside(numbers: &[f64], columns: &[usize], rest: &[&[Class]]) -> bool {
+    let far = numbers.iter().zip(columns).filter(|(number, column)| {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for record in rest {
+            if let Class::Number { value, .. } = record[**column] {
+                (low, high) = (low.min(value), high.max(value));
+            }
+        }
+        let width = high - low;
+        **number < low - width || **number > high + width
+    });
+    far.count() * 3 >= numbers.len()
+}
+
+/// Whether a record below names is a second line of names, such as units: text above numbers, and no number in it.
+pub(super) fn is_second_header(record: &[Class], rest: &[Vec<Class>]) -> bool {
+    let has_value = record.iter().any(|class| matches!(class, Class::Number { .. } | Class::Bool));
+    let numbers_below = |column: usize| {
+        rest.iter().any(|record| matches!(record.get(column), Some(Class::Number { .. } | Class::Bool)))
+    };
+    !has_value && record.iter().enumerate().any(|(column, class)| *class == Class::Text && numbers_below(column))
+}
+
+/// Whether the numbers of a column count its rows, or number them: distinct whole numbers, as an index is.
+pub(super) fn is_index<R: AsRef<[Class]>>(column: usize, rows: &[R]) -> bool {
+    let mut seen = std::collections::HashSet::new();
+    !rows.is_empty()
+        && rows.iter().all(|row| match row.as_ref().get(column) {
+            Some(Class::Number { value, whole: true, .. }) => seen.insert(value.to_bits()),
+            _ => false,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cell::CellReader;
+    use super::super::options::{Decimal, TextOptions};
+    use super::*;
+
+    fn classes(line: &str) -> Vec<Class> {
+        let cells = CellReader::new(Decimal::Dot, &TextOptions::default(), false);
+        line.split(',').map(|field| cells.class(field)).collect()
+    }
+
+    fn decided(text: &str) -> First {
+        let mut lines = text.split(' ');
+        let first = classes(lines.next().expect("a line"));
+        decide(&first, &lines.map(classes).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn one_table_of_examples() {
+        use First::{Names, Row, RowWithText};
+        for (text, expected) in [
+            ("a,b 1,2", Names),
+            ("a,b x,y", Names),
+            ("a,,b 1,2,3", Names),
+            ("a,b", Names),
+            ("a,NA,b 1,2,3", Names),
+            // Rows of numbers.
+            ("1.5,2 3,4", Row),
+            ("1,2 3,4", Row),
+            ("1", Row),
+            ("0,1,2", Row),
+            ("1,2 3,4.5 -6e1,7", Row),
+            ("3,7,9 4,2,8 1,1,1", Row),
+            ("1,,3 4,5,", Row),
+            (",2 3,", Row),
+            ("NA,1 2,3", Row),
+            ("NA,0 2,3", Row),
+            // A gap above values that are no index.
+            (",0,1 0.5,1,0", Row),
+            ("Bonn,0,1 Ulm,3,2", RowWithText),
+            ("-0.04 0.13 0.5", Row),
+            ("True,False,1 False,True,2", Row),
+            // Rows that count on.
+            ("0,1,2 3,4,5 6,7,8", Row),
+            ("0,1,2,3 1,2,3,4 2,3,4,5", Row),
+            ("1,2,3 4,5,6", Row),
+            ("0,1,0 0.1,0.9,0 0.2,0.8,0", Row),
+            ("1990,2005 1987,2001 1980,2000", Row),
+            ("0 1 2 3", Row),
+            ("0 1.5 2", Row),
+            // The iris data: text at the end of each row, and no header.
+            ("5.1,3.5,setosa 4.9,3.0,setosa 6.2,2.9,virginica", RowWithText),
+            ("a,1,2 b,3,4", RowWithText),
+        ] {
+            assert_eq!(decided(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_programs_write_as_names_are_names() {
+        for text in [
+            "0,1,2,3,4,5 -0.04,-0.56,-0.60,1.24,-0.37,1.57 -0.13,0.11,-0.92,0.48,2.45,-0.99",
+            "0,1 -0.04,-0.56 -0.13,0.11",
+            "0,1,2 1,0.5,7 1,0.25,3",
+            "0,1,2,3 7,1,9,4 5,5,1,2",
+            // With an index, from 0 or shuffled.
+            ",0,1 0,-0.04,-0.56 1,-0.13,0.11",
+            ",0,1,2 17,5,3,1 4,2,2,9",
+            "0,1,2 7,3,1 4,9,5 2,8,8",
+            ",0 0,0.5 1,0.25 2,0.125",
+            "2018,2019,2020 1.5,2.5,3.5 4,5,6",
+            "2018,2019 17,25 3,4",
+            "2020,2019,2018 1,2,3 5,1,2",
+            "city,2018,2019 Bonn,1,2 Ulm,3,4",
+            ",2018,2019 0,1,2 1,3,4",
+            "t,0,1 0.5,7,1 0.7,5,5",
+            "t,0,1,2,3 0.5,7,1,9,4 0.7,5,5,1,2",
+            "sample,400,402,404,406 a,0.1,0.2,0.15,0.3 b,0.2,0.1,0.3,0.25",
+            "400,402,404,406 0.1,0.2,0.15,0.3 0.2,0.1,0.3,0.25",
+            "1,2,3,4 0.04,0.56,0.60,0.24 0.13,0.11,0.92,0.48 0.5,0.2,0.3,0.4",
+        ] {
+            assert!(matches!(decided(text), First::NumbersAsNames(_)), "{text}: {:?}", decided(text));
+        }
+    }
+
+    #[test]
+    fn what_can_be_either_is_left_to_the_caller() {
+        for text in [
+            "0,1 1,0 1,1 0,0",
+            "0,1 0,1 1,0",
+            "0 0.5 -0.3 0.2",
+            "1,2,3 7,1,4",
+            // The cosine, where 0 and 1 are written without a decimal mark.
+            "0,1 0.1,0.995 0.2,0.980 0.3,0.955",
+            "0,1,2 0.1,1.5,2.5 0.2,1.7,2.9 0.3,1.1,2.0",
+            "oops,1 41,2 42,3",
+            "3,7,9 0.1,0.2,0.4 0.3,0.1,0.2 0.5,0.6,0.1",
+            // All combinations of 0 to 9, three at a time.
+            "0,1,2 0,1,3 0,1,9 0,2,3 4,8,9 7,8,9",
+            "0.1,0.2,0.5 0.123456789,0.23456789,0.98765432 0.52345678,1.23456789,2.3456789 0.32345678,1.43456789,2.7456789",
+            "0.0,0.1,0.2,0.3 0.5,0.1,0.7,0.2 0.1,0.4,0.4,0.9",
+            "1990,2005 300,400 2001,500 100,300",
+        ] {
+            assert!(matches!(decided(text), First::Unclear(_)), "{text}: {:?}", decided(text));
+        }
+    }
+
+    #[test]
+    fn a_line_of_units_is_seen() {
+        let rows = [classes("1,2,x"), classes("3,4,y")];
+        assert!(is_second_header(&classes("°C,V,name"), &rows));
+        assert!(is_second_header(&classes(",V,"), &rows));
+        assert!(!is_second_header(&classes("1,V,z"), &rows));
+        assert!(!is_second_header(&classes(",,z"), &rows), "there is text in every row");
+        assert!(!is_second_header(&classes("NA,-,"), &rows), "a row without values");
+    }
+
+    #[test]
+    fn an_index_has_distinct_whole_numbers() {
+        let rows = |text: &str| text.split(' ').map(classes).collect::<Vec<_>>();
+        assert!(is_index(0, &rows("0,1 1,1 2,1")) && is_index(0, &rows("7,1 3,1")));
+        assert!(!is_index(1, &rows("0,1 1,1 2,1")) && !is_index(0, &rows("0.5,1 1,1")) && !is_index(0, &rows("x,1")));
+    }
+}

@@ -1,0 +1,263 @@
+//! What a file of text is: separator, decimal mark, names and where its rows begin. Decided once, from its beginning.
+
+use super::cell::{CellReader, Class};
+use super::dialect::{Dialect, Sample, Sampled, separator_line};
+use super::header::{self, First};
+use super::names;
+use super::options::{Decimal, Separator};
+use crate::files::{COLUMNS_MAX, FileError, Place, ReadOptions};
+
+/// Lines of names or units below the first line of names.
+const MORE_HEADERS_MAX: usize = 3;
+/// How a note begins that tells of a comment with names.
+const NAMED_BY_COMMENT: &str = "the comment";
+/// Words of a name in a comment.
+const NAME_WORDS_MAX: usize = 3;
+/// Characters of a name that is shown.
+const SHOWN_CHARACTERS_MAX: usize = 40;
+
+/// How a file is read from its beginning to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Layout {
+    pub(super) separator: Separator,
+    pub(super) decimal: Decimal,
+    /// Fields of a record, but for those at its end that are empty in all records.
+    pub(super) fields: usize,
+    /// How many of these there are.
+    pub(super) trailing: usize,
+    /// The line of the first row; what comes before is none.
+    pub(super) first_line: u64,
+    /// Names of all fields: none, or one each.
+    pub(super) names: Vec<String>,
+    /// The same as they are in the file.
+    pub(super) written: Vec<String>,
+    /// Decisions that are not those of plain CSV, a sentence each.
+    pub(super) notes: Vec<String>,
+}
+
+impl Layout {
+    /// Decides for the file that begins with `text`, and `ends` with it or not.
+    pub(super) fn find(path: &str, text: &[u8], ends: bool, options: &ReadOptions) -> Result<Self, FileError> {
+        let (line_separator, sample) = after_separator_line(text, ends);
+        let Dialect { separator, decimal, scan, mut notes } =
+            Dialect::find(path, &sample, &options.text, line_separator)?;
+        if let Some(mark) = line_separator {
+            notes.insert(0, format!("line 1 says that the separator is {mark}"));
+        }
+        let records = &scan.records;
+        if records.is_empty() {
+            return Err(match scan.unclosed {
+                Some(line) => unclosed(path, line),
+                None => FileError::content(path, "it has no rows", "at least one"),
+            });
+        }
+        let width = scan.width();
+        let trailing = trailing(separator, records, width, options);
+        let fields = width - trailing;
+        if fields > COLUMNS_MAX {
+            return Err(FileError::content(
+                path,
+                format!("its rows have {fields} numbers"),
+                format!("at most {COLUMNS_MAX}"),
+            ));
+        }
+        let cells = CellReader::new(decimal, &options.text, true);
+        let classes: Vec<Vec<Class>> = records
+            .iter()
+            .map(|record| record.fields.iter().take(fields).map(|field| cells.class(field)).collect())
+            .collect();
+        let mut layout = Self {
+            separator,
+            decimal,
+            fields,
+            trailing,
+            first_line: sample.line,
+            names: Vec::new(),
+            written: Vec::new(),
+            notes,
+        };
+        let rows_from = layout.find_names(path, records, &classes, options, scan.comment_before.as_ref())?;
+        // Rows without a value may come before the first record of the sample, and are rows.
+        layout.first_line = rows_from.checked_sub(1).map_or(sample.line, |names| records[names].line + 1);
+        if trailing > 0 {
+            let end = if trailing == 1 { "a separator".to_owned() } else { format!("{trailing} separators") };
+            layout.notes.push(format!("each line ends with {end} and nothing behind: no column is there"));
+        }
+        let named = usize::from(layout.notes.iter().any(|note| note.starts_with(NAMED_BY_COMMENT)));
+        if scan.comments > named {
+            layout.notes.push("lines that begin with # are left out".to_owned());
+        }
+        layout.note_rounding(&records[rows_from.min(records.len())..], &cells);
+        Ok(layout)
+    }
+
+    /// Finds the names of the columns; returns which record is the first row.
+    fn find_names(
+        &mut self,
+        path: &str,
+        records: &[Sampled],
+        classes: &[Vec<Class>],
+        options: &ReadOptions,
+        comment: Option<&(u64, String)>,
+    ) -> Result<usize, FileError> {
+        let first = &records[0];
+        let texts = classes[0].iter().filter(|class| **class == Class::Text).count();
+        // R leaves the name of the row names out.
+        let row_names = first.fields.len() + 1 == self.fields
+            && self.trailing == 0
+            && texts == first.fields.len()
+            && options.header != Some(false)
+            && (header::is_index(0, &classes[1..])
+                || records.len() > 1 && classes[1..].iter().all(|row| row[0] == Class::Text));
+        let fits = (self.fields..=self.fields + self.trailing).contains(&first.fields.len());
+        if !fits && !row_names {
+            return Err(FileError::at(
+                path,
+                Place::Line(first.line),
+                format!("it has {}, and most lines after it have {}", count(first.fields.len()), self.fields),
+                "lines of one table: remove those before it, or put # at their beginning",
+            ));
+        }
+        let by_comment = comment.filter(|_| texts == 0 && options.header != Some(false));
+        let by_comment = by_comment
+            .and_then(|(line, text)| names_of_comment(text, self.fields, self.separator).map(|names| (line, names)));
+        if let Some((line, written)) = by_comment {
+            self.notes.push(format!("{NAMED_BY_COMMENT} in line {line} names the columns"));
+            self.name(written, classes);
+            return Ok(0);
+        }
+        let decided = match options.header {
+            Some(true) => First::Names,
+            Some(false) => First::Row,
+            None if row_names => First::Names,
+            None => header::decide(&classes[0], &classes[1..]),
+        };
+        match decided {
+            First::Row => return Ok(0),
+            First::RowWithText => {
+                let note = format!(
+                    "line {} is read as a row, since it has numbers (--header yes if it names the columns)",
+                    first.line
+                );
+                self.notes.push(note);
+                return Ok(0);
+            }
+            First::Unclear(why) => {
+                return Err(FileError::at(
+                    path,
+                    Place::Line(first.line),
+                    format!("it names the columns or is a row: {why}"),
+                    "`--header yes` or `--header no` to say which (in ServerFiles: header)",
+                ));
+            }
+            First::NumbersAsNames(what) => {
+                let note =
+                    format!("line {} is read as names of columns: {what} (--header no if it is a row)", first.line);
+                self.notes.push(note);
+            }
+            First::Names => {}
+        }
+        let (mut rows_from, mut names) = (1, 0);
+        let named =
+            |record: usize| records[record].fields.iter().take(self.fields).filter(|field| !field.is_empty()).count();
+        while rows_from <= MORE_HEADERS_MAX
+            && classes.get(rows_from).is_some_and(|record| header::is_second_header(record, &classes[rows_from + 1..]))
+        {
+            // A title has fewer fields than the names below it; units have no more.
+            if !row_names && records[rows_from].fields.len() >= self.fields && named(rows_from) > named(names) {
+                names = rows_from;
+            }
+            rows_from += 1;
+        }
+        for record in (0..rows_from).filter(|record| *record != names) {
+            let line = records[record].line;
+            self.notes.push(format!("line {line} has no numbers, and is not the line of names: it is left out"));
+        }
+        let mut written = records[names].fields.clone();
+        written.truncate(self.fields);
+        if row_names {
+            written.insert(0, String::new());
+        }
+        self.name(written, &classes[rows_from..]);
+        Ok(rows_from)
+    }
+
+    fn name(&mut self, written: Vec<String>, rows: &[Vec<Class>]) {
+        let index = header::is_index(0, rows);
+        let (names, notes) = names::repair(&written, index);
+        if index && written[0].starts_with("Unnamed: ") {
+            self.notes.push(format!(
+                "column {:?} numbers the rows, as pandas writes an index (--drop-columns 1 leaves it out)",
+                written[0]
+            ));
+        }
+        self.notes.extend(notes);
+        (self.names, self.written) = (names, written);
+    }
+
+    fn note_rounding(&mut self, rows: &[Sampled], cells: &CellReader) {
+        let rounded = |column: &usize| {
+            rows.iter().any(|row| row.fields.get(*column).is_some_and(|field| cells.is_rounded(field)))
+        };
+        let Some(column) = (0..self.fields).find(rounded) else { return };
+        let name = self.names.get(column).map_or(String::new(), |name| format!(" ({})", shown(name)));
+        self.notes.push(format!("column {}{name} has whole numbers beyond 2^53, which are rounded", column + 1));
+    }
+}
+
+/// What a first line `sep=;` says, and the text after it.
+fn after_separator_line(text: &[u8], ends: bool) -> (Option<Separator>, Sample<'_>) {
+    let whole = Sample { text, line: 1, ends };
+    let Some(end) = memchr::memchr2(b'\n', b'\r', text) else { return (None, whole) };
+    let Some(separator) = std::str::from_utf8(&text[..end]).ok().and_then(separator_line) else { return (None, whole) };
+    let line_end = if text[end..].starts_with(b"\r\n") { 2 } else { 1 };
+    (Some(separator), Sample { text: &text[end + line_end..], line: 2, ends })
+}
+
+/// How many fields at the end of each line are empty, so that they are no columns.
+fn trailing(separator: Separator, records: &[Sampled], width: usize, options: &ReadOptions) -> usize {
+    if !matches!(separator, Separator::Byte(_)) || records.len() < 2 {
+        return 0;
+    }
+    let used = |record: &Sampled| record.fields.iter().rposition(|field| !field.is_empty()).map_or(0, |last| last + 1);
+    let longest = records.iter().map(used).max().unwrap_or_default().max(1);
+    let trailing = width.saturating_sub(longest);
+    let asked_for = options.columns.iter().filter_map(|column| column.parse::<usize>().ok());
+    // Only where most records have them, and none has more.
+    let fits = records.iter().all(|record| (longest..=width).contains(&record.fields.len()));
+    if fits && !asked_for.into_iter().any(|column| column > longest) { trailing } else { 0 }
+}
+
+/// The names in a comment, if it has as many as there are fields.
+pub(super) fn names_of_comment(text: &str, fields: usize, separator: Separator) -> Option<Vec<String>> {
+    if fields == 1 {
+        return (!text.is_empty() && !text.contains(char::is_whitespace)).then(|| vec![text.to_owned()]);
+    }
+    let others =
+        [Separator::COMMA, Separator::Byte(b';'), Separator::Byte(b'\t'), Separator::Byte(b'|'), Separator::Blanks];
+    std::iter::once(separator).chain(others).find_map(|separator| {
+        let mut splitter = super::split::Splitter::new(separator);
+        splitter.next(text.as_bytes(), true).ok()??;
+        let names: Vec<String> =
+            (0..splitter.count()).map(|index| splitter.field(text, index).trim().to_owned()).collect();
+        // A sentence with commas is none.
+        let has_names = names.iter().any(|name| name.parse::<f64>().is_err())
+            && names.iter().all(|name| name.split_whitespace().count() <= NAME_WORDS_MAX);
+        (names.len() == fields && has_names).then_some(names)
+    })
+}
+
+pub(super) fn unclosed(path: &str, line: u64) -> FileError {
+    FileError::at(path, Place::Line(line), "quotes begin in it that do not end", "a second \" after the field")
+}
+
+/// A number of fields, in words.
+pub(super) fn count(fields: usize) -> String {
+    if fields == 1 { "1 field".to_owned() } else { format!("{fields} fields") }
+}
+
+/// The beginning of a text.
+pub(super) fn shown(text: &str) -> String {
+    let start: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
+    if start.len() < text.len() { start + "..." } else { start }
+}

@@ -1,0 +1,130 @@
+//! Names of columns that a model can have: printable, short, and each once.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::model::spec::FEATURE_NAME_BYTES_MAX;
+
+/// Names that a note lists.
+const LISTED_MAX: usize = 5;
+
+/// The names for columns whose header says `written`; `index`: the first one counts the rows. What was changed is told.
+pub(super) fn repair(written: &[String], index: bool) -> (Vec<String>, Vec<String>) {
+    let cleaned: Vec<String> = written.iter().map(|name| clean(name)).collect();
+    // The next number to try after a name: many columns with one name are not tried from 2 each.
+    let mut numbers: HashMap<String, u64> = HashMap::new();
+    // Names that need no repair stay as they are, whatever others become.
+    let mut taken: HashSet<String> =
+        cleaned.iter().filter(|name| !name.is_empty() && name.len() <= FEATURE_NAME_BYTES_MAX).cloned().collect();
+    let mut seen: HashSet<&str> = HashSet::new();
+    let (mut empty, mut long, mut twice, mut unprintable) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut names = Vec::with_capacity(written.len());
+    for (column, name) in cleaned.iter().enumerate() {
+        let first = seen.insert(name.as_str());
+        let good = !name.is_empty() && name.len() <= FEATURE_NAME_BYTES_MAX;
+        if good && first {
+            if written[column].trim() != name {
+                unprintable.push(name.clone());
+            }
+            names.push(name.clone());
+            continue;
+        }
+        let base = match name.as_str() {
+            "" if index && column == 0 => "index".to_owned(),
+            "" => format!("column_{}", column + 1),
+            name => cut(name, FEATURE_NAME_BYTES_MAX).to_owned(),
+        };
+        let mut unique = base.clone();
+        let number = numbers.entry(base.clone()).or_insert(2);
+        while !taken.insert(unique.clone()) {
+            let ending = format!("_{number}");
+            unique = format!("{}{ending}", cut(&base, FEATURE_NAME_BYTES_MAX - ending.len()));
+            *number += 1;
+        }
+        if name.is_empty() {
+            empty.push(unique.clone());
+        } else if name.len() > FEATURE_NAME_BYTES_MAX {
+            long.push(format!("{}...", cut(&unique, 40)));
+        } else {
+            twice.push(unique.clone());
+        }
+        names.push(unique);
+    }
+    let mut notes = Vec::new();
+    if index && written.first().is_some_and(|name| clean(name).is_empty()) {
+        let name = empty.remove(0);
+        notes.push(format!(
+            "the first column has no name and numbers the rows: it is named {name} (--drop-columns {name} leaves it out)"
+        ));
+    }
+    for (changed, what) in [
+        (empty, "columns without a name are named"),
+        (twice, "columns whose name came before are named"),
+        (long, "names are cut to 200 bytes"),
+        (unprintable, "line breaks and control characters in names are blanks"),
+    ] {
+        if !changed.is_empty() {
+            notes.push(format!("{what}: {}", listed(&changed)));
+        }
+    }
+    (names, notes)
+}
+
+/// Without what no name may have, and without blanks around it.
+fn clean(name: &str) -> String {
+    if !name.chars().any(char::is_control) {
+        return name.trim().to_owned();
+    }
+    name.split(|character: char| character.is_control() || character == ' ')
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The beginning of a text, at most so many bytes of whole characters.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].trim_end()
+}
+
+fn listed(names: &[String]) -> String {
+    let more = if names.len() > LISTED_MAX { format!(" and {} more", names.len() - LISTED_MAX) } else { String::new() };
+    names.iter().take(LISTED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ") + &more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(written: &[&str], index: bool, expected: &[&str], told: &[&str]) {
+        let (names, notes) = repair(&written.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), index);
+        assert_eq!(names, expected);
+        assert_eq!(notes.len(), told.len(), "{notes:?}");
+        for (note, text) in notes.iter().zip(told) {
+            assert!(note.contains(text), "{note:?} does not say {text:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_repaired_and_told() {
+        check(&["a", " b "], false, &["a", "b"], &[]);
+        check(&["id", "id", "a", "id"], false, &["id", "id_2", "a", "id_3"], &["id_2, id_3"]);
+        check(&["id", "id", "id_2"], false, &["id", "id_3", "id_2"], &["id_3"]);
+        check(&["", "", "a"], false, &["column_1", "column_2", "a"], &["without a name"]);
+        check(&["", "0", "1"], true, &["index", "0", "1"], &["--drop-columns index"]);
+        check(&["", "index", ""], true, &["index_2", "index", "column_3"], &["index_2", "column_3"]);
+        check(&["Temp\r\n(°C)", "a\tb"], false, &["Temp (°C)", "a b"], &["Temp (°C), a b"]);
+        check(&["\n", "x"], false, &["column_1", "x"], &["without a name"]);
+    }
+
+    #[test]
+    fn long_names_are_cut_between_characters_and_stay_different() {
+        let long = "ü".repeat(150);
+        let (names, notes) = repair(&[long.clone(), long, "a".repeat(200)], false);
+        assert_eq!(names[0], "ü".repeat(100));
+        assert_eq!(names[1], "ü".repeat(99) + "_2");
+        assert_eq!(names[2].len(), 200);
+        assert!(names.iter().all(|name| name.len() <= FEATURE_NAME_BYTES_MAX));
+        assert_eq!(notes.len(), 1);
+    }
+}

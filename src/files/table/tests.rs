@@ -1,0 +1,250 @@
+//! Whole files: what is decided, what is told, what is kept.
+
+use std::io::Cursor;
+
+use super::super::{Table, open_table, read_live, read_table};
+use super::*;
+
+fn text(bytes: &[u8], options: &ReadOptions) -> Result<TextReader, FileError> {
+    match read_table("t", Cursor::new(bytes.to_vec()), options)? {
+        Table::Text(reader) => Ok(*reader),
+        Table::Other(_) => panic!("it is text"),
+    }
+}
+
+fn missing() -> ReadOptions {
+    ReadOptions { missing_values: true, ..ReadOptions::default() }
+}
+
+#[track_caller]
+fn check_error(bytes: &[u8], options: &ReadOptions, texts: &[&str]) {
+    let error = text(bytes, options).and_then(|mut reader| reader.next_rows(&mut Vec::new(), usize::MAX));
+    let error = error.expect_err("refused").to_string();
+    for text in texts {
+        assert!(error.contains(text), "{error:?} does not say {text:?}");
+    }
+}
+
+#[track_caller]
+fn check_rows(bytes: &[u8], options: &ReadOptions, names: &[&str], expected: &[f64]) -> Vec<String> {
+    let mut reader = text(bytes, options).expect("opens");
+    assert_eq!(reader.names(), names);
+    let mut values = Vec::new();
+    reader.next_rows(&mut values, usize::MAX).expect("reads");
+    let bits =
+        |values: &[f64]| values.iter().map(|v| if v.is_nan() { u64::MAX } else { v.to_bits() }).collect::<Vec<_>>();
+    assert_eq!(bits(&values), bits(expected), "{values:?}");
+    assert_eq!(reader.next_rows(&mut values, 1).expect("it stays at its end"), 0);
+    reader.notes().to_vec()
+}
+
+#[test]
+fn plain_tables_need_no_word() {
+    let options = ReadOptions::default();
+    assert_eq!(check_rows(b"a,b\n1,2\n", &options, &["a", "b"], &[1.0, 2.0]), [""; 0]);
+    assert_eq!(check_rows(b"1.5,2\r\n3,4\r\n", &options, &[], &[1.5, 2.0, 3.0, 4.0]), [""; 0]);
+}
+
+#[test]
+fn decisions_are_told() {
+    let notes = |bytes: &[u8]| text(bytes, &missing()).expect("opens").notes().join("; ");
+    assert!(notes(b"a;b\n1,5;2\n").contains("separated by ';'; the decimal mark is \",\""));
+    assert!(notes(b"0,1,2\n0.5,1.7,2.1\n").contains("line 1 is read as names of columns"));
+    assert!(notes(b",a\n0,1.5\n1,2.5\n").contains("--drop-columns index"));
+    assert!(notes(b"# a,b\n1.5,2\n").contains("the comment in line 1 names the columns"));
+    assert!(notes(b"id\n12345678901234567890\n").contains("column 1 (id) has whole numbers beyond 2^53"));
+    assert!(notes(b"a,b,\n1,2,\n").contains("ends with a separator"));
+    assert!(notes(b"a,b,,\n1,2,,\n").contains("ends with 2 separators"));
+    assert!(notes(b"x,y\nV,A\n1,2\n").contains("line 2 has no numbers"));
+}
+
+#[test]
+fn an_option_is_not_told_again() {
+    let options = ReadOptions {
+        header: Some(true),
+        text: TextOptions {
+            separator: Some(Separator::Byte(b';')),
+            decimal: Some(Decimal::Comma),
+            ..Default::default()
+        },
+        ..ReadOptions::default()
+    };
+    assert_eq!(check_rows(b"0;1\n1,5;2\n", &options, &["0", "1"], &[1.5, 2.0]), [""; 0]);
+}
+
+#[test]
+fn rows_of_empty_fields_are_rows_unless_they_end_the_file() {
+    let nan = f64::NAN;
+    check_rows(b"a,b\n1,2\n,\n,\n3,4\n,\n, \n", &missing(), &["a", "b"], &[1.0, 2.0, nan, nan, nan, nan, 3.0, 4.0]);
+    check_rows(b"a,b\n,\n3,4\n", &missing(), &["a", "b"], &[nan, nan, 3.0, 4.0]);
+    check_rows(b",\n3.5,4\n,\n", &missing(), &[], &[nan, nan, 3.5, 4.0]);
+    check_rows(b"a,b\n1,2\n,\n\n,\n", &ReadOptions::default(), &["a", "b"], &[1.0, 2.0]);
+    check_error(
+        b"a,b\n1,2\n,\n3,4\n",
+        &ReadOptions::default(),
+        &["line 3", "all its fields are empty", "--missing-values"],
+    );
+    check_error(b"a,b\n1,2\n,,\n3,4\n", &missing(), &["line 3: it has 3 fields, expected 2"]);
+    // One at a time, too.
+    let mut reader = text(b"a,b\n1,2\n,\n,\n3,4\n,\n", &missing()).expect("opens");
+    let mut rows = 0;
+    while reader.next_rows(&mut Vec::new(), 1).expect("reads") > 0 {
+        rows += 1;
+    }
+    assert_eq!(rows, 4);
+}
+
+#[test]
+fn a_name_of_two_columns_names_none() {
+    let options = |take: &[&str], drop: &[&str]| ReadOptions {
+        columns: take.iter().map(|name| (*name).to_owned()).collect(),
+        drop_columns: drop.iter().map(|name| (*name).to_owned()).collect(),
+        ..ReadOptions::default()
+    };
+    let rows = b"id,id,a\n1,2,3.5\n";
+    for options in [options(&["id"], &[]), options(&[], &["id"])] {
+        check_error(rows, &options, &["\"id\"", "is column 1 and column 2", "number"]);
+    }
+    check_rows(rows, &options(&["1", "a"], &[]), &["id", "a"], &[1.0, 3.5]);
+    check_rows(rows, &options(&["id_2"], &[]), &["id_2"], &[2.0]);
+    check_rows(rows, &options(&[], &["2"]), &["id", "a"], &[1.0, 3.5]);
+    // A column that the last separator of each line would be behind, where it is asked for.
+    check_rows(
+        b"1.5,,\n2.5,,\n",
+        &ReadOptions { missing_values: true, ..options(&["1", "3"], &[]) },
+        &[],
+        &[1.5, f64::NAN, 2.5, f64::NAN],
+    );
+}
+
+#[test]
+fn titles_above_names_are_left_out() {
+    let notes =
+        check_rows(b"Report,,\n,,\na,b,c\n1,2,3.5\n", &ReadOptions::default(), &["a", "b", "c"], &[1.0, 2.0, 3.5]);
+    assert!(notes[0].contains("line 1 has no numbers"), "{notes:?}");
+    check_error(b"My report\n\na,b\n1.5,2\n3,4\n", &ReadOptions::default(), &["line 1: it has 1 field", "put #"]);
+    check_rows(b"a,b,,\n1,2,,\n3,4,,\n,,,\n", &ReadOptions::default(), &["a", "b"], &[1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn damage_is_told_with_its_line() {
+    let mut rows = "ü,b\n".to_owned() + &"1.5,2\n".repeat(100_000);
+    rows.push_str("1,");
+    let damaged = [rows.as_bytes(), b"\xff2\n3,4\n"].concat();
+    check_error(&damaged, &ReadOptions::default(), &["line 100002", "not UTF-8", "--encoding"]);
+    let utf16: Vec<u8> =
+        "\u{feff}a,b\n1,2\n".encode_utf16().flat_map(u16::to_le_bytes).chain([0x00, 0xd8, 0x31, 0x00]).collect();
+    check_error(&utf16, &ReadOptions::default(), &["line 3", "UTF-16LE"]);
+    check_error(b"a,b\n1,\"x\n2,3\n", &ReadOptions::default(), &["line 2", "quotes begin"]);
+}
+
+#[test]
+fn what_a_field_should_have_been_is_said() {
+    let plain = ReadOptions::default();
+    check_error(b"a,b\n1,N/A\n", &plain, &["line 2, column 2 (b): \"N/A\"", "missing value", "--missing-values"]);
+    check_error(b"a,b\n1,x\n", &plain, &["\"x\"", "--drop-columns"]);
+    check_error(b"a,b\n1,x\n", &missing(), &["\"x\"", "--missing-marks"]);
+    check_error(
+        b"a;b\n1;2\n3;4\n5;6\n1.5;2\n1,5;2\n3;4.5\n",
+        &plain,
+        &["line 6, column 1 (a): \"1,5\"", "--decimal ,"],
+    );
+    check_error(b"a;b\n1,5;2\n1.5;2,5\n", &plain, &["\"1.5\"", "decimal comma"]);
+    check_error(b"a;b\n1'234,5;2\n", &plain, &["--thousands"]);
+    check_error(b"a,b\n1,inf\n", &missing(), &["\"inf\"", "expected a finite number"]);
+    check_error(b"a,b\n1,1e999\n", &plain, &["\"1e999\"", "expected a finite number"]);
+    check_error(b"1.5,2\n3\n", &plain, &["line 2: it has 1 field, expected 2 as before"]);
+    check_error(b"1.5,2,\n3,4,5\n", &plain, &["line 1, column 3"]);
+    let late = "1.5,2,\n".repeat(1000) + "5,6,7\n";
+    check_error(late.as_bytes(), &plain, &["line 1001, column 3", "\"7\"", "an empty field"]);
+}
+
+#[test]
+fn options_that_cannot_be_are_errors() {
+    let same = TextOptions { separator: Some(Separator::COMMA), decimal: Some(Decimal::Comma), ..Default::default() };
+    check_error(
+        b"1,2\n",
+        &ReadOptions { text: same, ..ReadOptions::default() },
+        &["t: the separator and the decimal mark"],
+    );
+    let marks = TextOptions { missing_marks: vec!["x".to_owned()], ..Default::default() };
+    check_error(b"1,2\n", &ReadOptions { text: marks, ..ReadOptions::default() }, &["--missing-values"]);
+}
+
+#[test]
+fn records_are_kept_as_they_stand() {
+    let files = [
+        "\u{feff}sep=;\r\n# made by hand\r\n\"Größe;1\";b ;c\r\n\r\n1,5;;\"3\"\r\n# note\r\n;2,5; 4 \r\n;;\r\n5;6;7\r\n;;\r\n\r\n;;",
+        "a\tb\tc\r1\tNA\t3\r\r4\t5\t6",
+        "1.5 2 3\n 4  NA 6 \n\n",
+        "\"a\nb\",b,c\n\"1\",\"\",2\n3,4,\"5\"\n",
+    ];
+    for file in files {
+        let mut reader = text(file.as_bytes(), &missing()).expect("opens");
+        let kept = reader.kept().to_vec();
+        reader.keep_text();
+        let (mut whole, mut values, mut rows) = (String::new(), Vec::new(), 0);
+        while let Some(record) = reader.next_record(&mut values).expect("reads") {
+            let row = &values[rows * kept.len()..];
+            for (value, field) in row.iter().zip(&kept) {
+                let cell = record.text[record.cells[*field].clone()].trim().trim_matches('"').replace(',', ".");
+                assert!(
+                    cell.parse() == Ok(*value) || value.is_nan() && ["", "NA"].contains(&cell.as_str()),
+                    "{record:?} {value}"
+                );
+            }
+            whole += &record.before;
+            whole += &record.text;
+            rows += 1;
+        }
+        whole += &reader.rest();
+        assert_eq!(whole, file);
+    }
+}
+
+#[test]
+fn a_table_that_is_no_text_is_the_other_kind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("rows.csv");
+    std::fs::write(&path, "a\n1\n").expect("writes");
+    assert!(matches!(open_table(&path, &ReadOptions::default()), Ok(Table::Text(_))));
+    std::fs::write(&path, [0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 1, 7]).expect("writes");
+    assert!(matches!(open_table(&path, &ReadOptions::default()), Ok(Table::Other(_))));
+}
+
+/// Lines that come one by one, and a reader that must not wait for more than it needs.
+struct Slow(Vec<&'static str>);
+
+impl std::io::Read for Slow {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        assert!(!self.0.is_empty(), "a line is waited for that is not needed");
+        let line = self.0.remove(0);
+        buffer[..line.len()].copy_from_slice(line.as_bytes());
+        Ok(line.len())
+    }
+}
+
+#[test]
+fn a_live_stream_is_not_waited_for() {
+    let mut reader =
+        read_live("live", Slow(vec!["a;b\n", "1,5;2\n", "3;4\n"]), &ReadOptions::default()).expect("opens");
+    let mut values = Vec::new();
+    for expected in [[1.5, 2.0], [3.0, 4.0]] {
+        values.clear();
+        assert_eq!(reader.next_rows(&mut values, 1).expect("reads"), 1);
+        assert_eq!(values, expected);
+    }
+}
+
+#[test]
+fn wide_records_are_decided_on_whole() {
+    let header: String = (0..40_000).map(|i| format!("column {i},")).collect();
+    let row: String = (0..40_000).map(|i| format!("{i}.25,")).collect();
+    let file =
+        format!("{}\n{}\n{}\n", header.trim_end_matches(','), row.trim_end_matches(','), row.trim_end_matches(','));
+    let mut reader = text(file.as_bytes(), &ReadOptions::default()).expect("opens");
+    assert_eq!((reader.columns(), reader.names()[39_999].as_str()), (40_000, "column 39999"));
+    let mut values = Vec::new();
+    assert_eq!(reader.next_rows(&mut values, 9).expect("reads"), 2);
+    assert_eq!(values[79_999], 39_999.25);
+}
