@@ -6,6 +6,7 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
+use halfhitch::model::score::FIGURES;
 use halfhitch::model::{Autoencoder, Scorer, Statistics};
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::{Activation, Lanes, Spare, init};
@@ -132,7 +133,7 @@ impl Judge {
     /// Score and squared error by row.
     fn scores(&self, values: &[f32]) -> Vec<(f32, f32)> {
         let figures = self.scorer.score(&self.model, &self.lanes(values), &mut Spare::default());
-        let of = |row| (self.scorer.combined(figures.at(row, 0), figures.at(row, 1)), figures.at(row, 0));
+        let of = |row| (self.scorer.combined([0, 1, 2].map(|j| figures.at(row, j))), figures.at(row, 0));
         (0..figures.rows()).map(of).collect()
     }
 
@@ -251,7 +252,7 @@ fn named(table: &Table, seed: u64) -> f64 {
     }
     let explained = judge.scorer.explain(&judge.model, &judge.lanes(&values), &mut Spare::default());
     let right = |row: &usize| {
-        let contribution = |j: usize| explained.at(*row, 2 + j).abs();
+        let contribution = |j: usize| explained.at(*row, FIGURES + j).abs();
         (0..table.features).max_by(|a, b| contribution(*a).total_cmp(&contribution(*b))) == Some(column(*row))
     };
     (0..test.len()).filter(right).count() as f64 / test.len() as f64

@@ -33,9 +33,9 @@ pub enum BatchError {
     #[error(transparent)]
     Matrix(#[from] MatrixError),
     /// NaN or infinity in the result.
-    #[error("the result of row {row} is not finite: the values of that row are too large for this model")]
+    #[error("the result of row {} is not finite: the values of that row are too large for this model", row + 1)]
     ResultNotFinite {
-        /// Row of the request, from 0.
+        /// Row of the request, from 0; people read it from 1.
         row: usize,
     },
     /// A number of the result that the form of the answer cannot hold.

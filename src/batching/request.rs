@@ -12,6 +12,7 @@ use super::reply::{Answering, Assembly, Computed};
 use super::sync::Mutex;
 use super::timing::{Batch, Timing};
 use super::{BatchError, Operation, Output, lock};
+use crate::model::score::FIGURES;
 use crate::model::{Form, Matrix, MatrixError, Missing, ModelKey, Scorer, Space};
 use crate::numeric::Lanes;
 use crate::registry::LoadedModel;
@@ -120,8 +121,8 @@ pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matri
         Operation::Decode | Operation::DecodePseudoInverse | Operation::Impute => of_answer(spec.features()),
         // Two errors beside each row.
         Operation::Reconstruct | Operation::ReconstructPseudoInverse => of_answer(spec.features()) + 8,
-        Operation::Explain => of_answer(spec.features() + 2),
-        Operation::Score => of_answer(2),
+        Operation::Explain => of_answer(spec.features() + FIGURES),
+        Operation::Score => of_answer(FIGURES),
     };
     let once: usize = spec.raw().widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
     let inverse = || model.inverse().map_or(once, |inverse| inverse.multiply_adds(&model.artifact.model));

@@ -95,7 +95,7 @@ pub fn canonicalise(
 mod tests {
     use super::*;
     use crate::model::spec::RawModelSpec;
-    use crate::model::{Decoder, Loss, ModelSpec, NormalisationKind, Normaliser, Scorer, TiedLayer};
+    use crate::model::{Decoder, Invariants, Loss, ModelSpec, NormalisationKind, Normaliser, Scorer, TiedLayer};
     use crate::numeric::linalg::covariance;
     use crate::numeric::rng::{Stream, Use};
     use crate::numeric::{Lanes, Spare};
@@ -149,6 +149,7 @@ mod tests {
             code_covariance: covariance.into_iter().map(|value| value as f32).collect(),
             curvature: vec![1.0; 7],
             calibration: vec![1.0],
+            invariants: Invariants::default(),
         }
     }
 

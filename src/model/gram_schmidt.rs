@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use crate::model::spec::RawModelSpec;
     use crate::model::spec::tests::plain;
-    use crate::model::{Decoder, ModelSpec, Normaliser, PseudoInverse, TiedLayer, Values};
+    use crate::model::{Decoder, Invariants, ModelSpec, Normaliser, PseudoInverse, TiedLayer, Values};
     use crate::numeric::linalg::{Gram, covariance};
     use crate::numeric::rng::{Stream, Use};
 
@@ -235,6 +235,7 @@ mod tests {
             code_covariance: single(&covariance),
             curvature: vec![1.0; model.spec().features()],
             calibration: vec![1.0],
+            invariants: Invariants::default(),
         }
     }
 

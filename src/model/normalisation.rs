@@ -23,9 +23,9 @@ pub struct Normaliser {
 
 /// A feature whose values are too large for its range to be a number.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("feature {feature} spans {minimum} to {maximum}, more than a 32-bit float can hold: scale the values down")]
+#[error("feature {} spans {minimum} to {maximum}, more than a 32-bit float can hold: scale the values down", feature + 1)]
 pub struct RangeTooLarge {
-    /// Its index, from 0.
+    /// Its index, from 0; people read it from 1.
     pub feature: usize,
     /// Least value.
     pub minimum: f32,
@@ -136,7 +136,7 @@ impl Learner {
         let (mut offset, mut scale) = (Vec::with_capacity(features), Vec::with_capacity(features));
         for (feature, summary) in summaries.iter().enumerate() {
             let (from, width) = match kind {
-                NormalisationKind::Standardise => {
+                NormalisationKind::Standardise | NormalisationKind::Robust => {
                     (summary.mean as f32, (summary.squares / (count - summary.missing)).sqrt() as f32)
                 }
                 NormalisationKind::MinMax => (summary.minimum, summary.maximum - summary.minimum),
@@ -278,6 +278,14 @@ impl Normaliser {
         match (self.offset.get(j), self.scale.get(j)) {
             (Some(offset), Some(scale)) => (x - offset) / scale,
             _ => x,
+        }
+    }
+
+    /// How far feature `j` is shifted, in the normalised space: |offset| / scale.
+    pub fn shift(&self, j: usize) -> f32 {
+        match (self.offset.get(j), self.scale.get(j)) {
+            (Some(offset), Some(scale)) => (offset / scale).abs(),
+            _ => 0.0,
         }
     }
 

@@ -2,18 +2,26 @@
 //!
 //! With e = x - x̂ in the normalised space, c the code, m and Σ mean and covariance of codes and σ² the residual variance:
 //!
-//! score = (c - m)ᵀ Σ⁻¹ (c - m) + ‖e‖² / σ²
+//! score = (c - m)ᵀ Σ⁻¹ (c - m) + ‖e‖² / σ² + changes
 //!
-//! which for a linear model is, but for a constant, -2 times the log likelihood under probabilistic PCA (Tipping and Bishop
-//! 1999): far from the other codes, or far from what codes can say. Σ is shrunk (Chen et al. 2010), and units that never
-//! change are left out.
+//! which for a linear model is, but for a constant and the changes, -2 times the log likelihood under probabilistic PCA (Tipping
+//! and Bishop 1999): far from the other codes, or far from what codes can say. Changes are those of columns and relations that
+//! never changed: see [`super::invariants`].
+//!
+//! No direction of the code is left out. Σ is shrunk (Chen et al. 2010), so that every combination of units that change has
+//! variance. A unit that never changed has the floor: the residual variance, which under probabilistic PCA is the least variance
+//! of any direction of the code, and at least what rounding makes of 32-bit codes.
 //!
 //! The reasons are reconstruction-based contributions (Alcala and Qin 2009): with g = ½ ∂score/∂x and h = ½ ∂²score/∂x²,
 //! feature j contributes `g_j² / h_j`. That is by how much the score would fall if this feature alone took its most usual value:
 //! exactly for a linear model, and about so for others, where h is a mean over held-out rows. If one feature of a usual row is
 //! moved far enough, it is the first reason.
+//!
+//! A row whose values are so large that the figures leave the floats has the greatest score, [`f32::MAX`], and its reasons are
+//! the features with the largest normalised values. It never changes what other rows get.
 
 use super::gradient::{TAPE_ROWS, Tape};
+use super::invariants::Checks;
 use super::{Autoencoder, Statistics};
 use crate::numeric::linalg::inverse_factor;
 use crate::numeric::matmul::Weights;
@@ -21,6 +29,10 @@ use crate::numeric::{Lanes, Spare};
 
 /// A unit whose variance is this share of the largest, or less, never changes.
 const DEAD: f64 = 1e-12;
+/// What rounding makes of a code, relative, at most: a sum of 32-bit floats.
+const CODE_ROUNDING: f64 = 1e-6;
+/// Share of the mean variance that is added to Σ where it has no inverse otherwise.
+const RIDGE: f64 = 1e-6;
 /// So little residual variance is none: what is reconstructed without error gives no scale.
 const RESIDUAL_VARIANCE_MIN: f64 = 1e-10;
 /// Least share of the mean curvature that a feature counts with: one that hardly matters would be a reason for everything.
@@ -29,16 +41,21 @@ const CURVATURE_MIN: f64 = 1e-6;
 /// What a feature is moved by to see how its slope changes, in the normalised space.
 const STEP: f32 = 0.01;
 
+/// Figures of a row: squared error in the normalised space, squared Mahalanobis distance of the code, and changes of what never
+/// changed. Each is finite.
+pub const FIGURES: usize = 3;
+
 /// Scores rows.
 #[derive(Clone, Debug)]
 pub struct Scorer {
     mean: Vec<f32>,
-    /// M of Σ⁻¹ = MᵀM: (live units, k). None where no unit lives.
-    whitening: Option<Weights>,
+    /// M of Σ⁻¹ = MᵀM: (k, k).
+    whitening: Weights,
     /// 1 / σ²
     precision: f32,
     /// (d,): h.
     curvature: Vec<f32>,
+    checks: Checks,
 }
 
 impl Scorer {
@@ -54,40 +71,50 @@ impl Scorer {
     pub(crate) fn uncalibrated(statistics: &Statistics) -> Option<Self> {
         let k = statistics.code_mean.len();
         let covariance: Vec<f64> = statistics.code_covariance.iter().map(|value| f64::from(*value)).collect();
+        let residual_variance = statistics.residual_variance.max(RESIDUAL_VARIANCE_MIN);
         let largest = (0..k).map(|i| covariance[i * k + i]).fold(0.0, f64::max);
         let live: Vec<usize> = (0..k).filter(|i| is_live(covariance[i * k + i], largest)).collect();
         let n = live.len();
         let mut shrunk: Vec<f64> =
             live.iter().flat_map(|i| live.iter().map(move |j| (i, j))).map(|(i, j)| covariance[i * k + j]).collect();
         shrink(&mut shrunk, n, statistics.code_rows as f64);
-        let whitening = if n == 0 {
-            None
-        } else {
-            let factor = inverse_factor(&shrunk, n, 0.0)?;
-            let mut rows = vec![0.0; n * k];
+        let mut rows = vec![0.0f32; k * k];
+        if n > 0 {
+            let ridge = RIDGE * (0..n).map(|i| shrunk[i * n + i]).sum::<f64>() / n as f64;
+            let factor = inverse_factor(&shrunk, n, 0.0).or_else(|| inverse_factor(&shrunk, n, ridge))?;
             for (row, factor) in rows.chunks_exact_mut(k).zip(factor.chunks_exact(n)) {
                 live.iter().zip(factor).for_each(|(unit, value)| row[*unit] = *value as f32);
             }
-            rows.iter().all(|value| value.is_finite()).then(|| Weights::from_row_major(n, k, &rows)).map(Some)?
-        };
+        }
+        let dead = (0..k).filter(|unit| !live.contains(unit));
+        for (row, unit) in rows.chunks_exact_mut(k).skip(n).zip(dead) {
+            let size = largest + f64::from(statistics.code_mean[unit]).powi(2);
+            let floor = residual_variance.max(CODE_ROUNDING * CODE_ROUNDING * size);
+            row[unit] = (1.0 / floor.sqrt()) as f32;
+        }
+        let whitening = rows.iter().all(|value| value.is_finite()).then(|| Weights::from_row_major(k, k, &rows))?;
         let curvature = &statistics.curvature;
         let mean = curvature.iter().map(|value| f64::from(*value)).sum::<f64>() / curvature.len().max(1) as f64;
         let least = ((mean * CURVATURE_MIN) as f32).max(f32::MIN_POSITIVE);
         Some(Self {
             mean: statistics.code_mean.clone(),
             whitening,
-            precision: (1.0 / statistics.residual_variance.max(RESIDUAL_VARIANCE_MIN)) as f32,
+            precision: (1.0 / residual_variance) as f32,
             curvature: curvature.iter().map(|value| value.max(least)).collect(),
+            checks: Checks::new(
+                &statistics.invariants,
+                curvature.len(),
+                statistics.calibration.last().copied().unwrap_or(0.0),
+            ),
         })
     }
 
-    /// The score of a row, from what [`Scorer::score`] found.
-    pub fn combined(&self, squared_error: f32, squared_distance: f32) -> f32 {
-        squared_error.mul_add(self.precision, squared_distance)
+    /// The score of a row, from its figures: finite, at most [`f32::MAX`].
+    pub fn combined(&self, [squared_error, squared_distance, changes]: [f32; FIGURES]) -> f32 {
+        saturated(squared_error.mul_add(self.precision, squared_distance) + changes)
     }
 
-    /// Of rows (n, d) in the units of the input: (n, 2), squared error in the normalised space and squared Mahalanobis distance
-    /// of the code. A row's figures have the same bits in every batch.
+    /// The [`FIGURES`] of rows (n, d) in the units of the input: (n, 3). A row's figures have the same bits in every batch.
     ///
     /// # Panics
     /// If the rows are not as wide as the model, or it is another model's.
@@ -106,16 +133,19 @@ impl Scorer {
     pub fn score_normalised(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
         let (codes, squared_errors) = model.encode_normalised_with_errors(x, spare);
         let distances = self.squared_distances(&codes);
+        let changes = self.checks.terms(model.normaliser(), x);
         spare.put(codes);
         let mut scores = spare.take();
-        scores.reset(x.rows(), 2);
-        for (row, (error, distance)) in squared_errors.into_iter().zip(distances).enumerate() {
-            (*scores.at_mut(row, 0), *scores.at_mut(row, 1)) = (error, distance);
+        scores.reset(x.rows(), FIGURES);
+        for (row, ((error, distance), changes)) in squared_errors.into_iter().zip(distances).zip(changes).enumerate() {
+            for (place, figure) in [error, distance, changes].into_iter().enumerate() {
+                *scores.at_mut(row, place) = saturated(figure);
+            }
         }
         scores
     }
 
-    /// The same, and what each feature contributes: (n, 2 + d). A contribution has the sign of g: positive where a smaller value
+    /// The same, and what each feature contributes: (n, 3 + d). A contribution has the sign of g: positive where a smaller value
     /// would make the row more usual. What is missing contributes nothing.
     ///
     /// # Panics
@@ -137,16 +167,25 @@ impl Scorer {
         // Not from the tape below, though it has them too: these have the bits that a score without reasons has.
         let scores = self.score_normalised(model, x, spare);
         let mut explained = spare.take();
-        explained.reset(x.rows(), 2 + features);
+        explained.reset(x.rows(), FIGURES + features);
         for row in 0..x.rows() {
-            (0..2).for_each(|j| *explained.at_mut(row, j) = scores.at(row, j));
+            (0..FIGURES).for_each(|j| *explained.at_mut(row, j) = scores.at(row, j));
         }
         self.each_slope_normalised(model, x, |row, feature, slope| {
-            // Signed, and where the square would leave the floats, the largest of them.
             let contribution = (slope.abs() / self.curvature[feature].sqrt()).powi(2);
-            let contribution = if contribution > f32::MAX { f32::MAX } else { contribution };
-            *explained.at_mut(row, 2 + feature) = contribution.copysign(slope);
+            *explained.at_mut(row, FIGURES + feature) = contribution.copysign(slope);
         });
+        self.checks.each_contribution(model.normaliser(), x, |row, feature, contribution| {
+            // The sign of what never changed counts: it is the greater.
+            let value = explained.at_mut(row, FIGURES + feature);
+            *value = (contribution.abs() + f64::from(value.abs())).copysign(contribution) as f32;
+        });
+        for row in 0..x.rows() {
+            let beyond = (0..FIGURES + features).any(|j| explained.at(row, j).abs().total_cmp(&f32::MAX).is_ge());
+            if beyond {
+                explain_by_size(x, row, &mut explained);
+            }
+        }
         spare.put(scores);
         explained
     }
@@ -159,7 +198,7 @@ impl Scorer {
         self.each_slope_normalised(model, &x, found);
     }
 
-    /// The same of rows in the normalised space.
+    /// The same of rows in the normalised space; changes of what never changed are left out.
     fn each_slope_normalised(&self, model: &Autoencoder, x: &Lanes, mut found: impl FnMut(usize, usize, f32)) {
         let features = model.spec().features();
         let mut tape = Tape::new(model.layers().len());
@@ -218,26 +257,20 @@ impl Scorer {
             model.normaliser().fill_missing(tape.changed_mut());
         }
         tape.forward(model, count);
-        let mut pull = self.centred(tape.code());
-        if let Some(whitening) = &self.whitening {
-            let mut white = Lanes::default();
-            whitening.encode(&pull, &mut white);
-            whitening.decode(&white, &mut pull);
-        } else {
-            pull.values_mut().fill(0.0);
-        }
+        let (mut pull, mut white) = (self.centred(tape.code()), Lanes::default());
+        self.whitening.encode(&pull, &mut white);
+        self.whitening.decode(&white, &mut pull);
         tape.score_slopes(model, &pull, self.precision)
     }
 
     /// What it takes in memory.
     pub fn bytes(&self) -> usize {
-        let floats = self.whitening.as_ref().map_or(0, |whitening| whitening.panels().len());
-        4 * (floats + self.mean.len() + self.curvature.len())
+        4 * (self.whitening.panels().len() + self.mean.len() + self.curvature.len()) + self.checks.bytes()
     }
 
     /// Multiply-adds of a row besides those of the model.
     pub fn multiply_adds(&self) -> usize {
-        self.whitening.as_ref().map_or(0, |whitening| whitening.outputs() * whitening.inputs())
+        self.whitening.outputs() * self.whitening.inputs() + self.checks.multiply_adds()
     }
 
     fn centred(&self, codes: &Lanes) -> Lanes {
@@ -259,10 +292,28 @@ impl Scorer {
     }
 
     fn squared_distances(&self, codes: &Lanes) -> Vec<f32> {
-        let Some(whitening) = &self.whitening else { return vec![0.0; codes.rows()] };
         let mut white = Lanes::default();
-        whitening.encode(&self.centred(codes), &mut white);
+        self.whitening.encode(&self.centred(codes), &mut white);
         white.squares_by_row()
+    }
+}
+
+/// A figure that left the floats is the greatest of them.
+fn saturated(figure: f32) -> f32 {
+    if figure.is_finite() { figure } else { f32::MAX }
+}
+
+/// Contributions in proportion to the squares of the normalised values, the largest of which is the greatest float.
+fn explain_by_size(x: &Lanes, row: usize, explained: &mut Lanes) {
+    let value = |feature: usize| {
+        let value = x.at(row, feature);
+        // Infinite: a 64-bit value beyond 32 bits. The others are then nothing beside it.
+        if value.is_nan() { 0.0 } else { f64::from(value).clamp(-1e300, 1e300) }
+    };
+    let largest = (0..x.columns()).map(|feature| value(feature).abs()).fold(0.0, f64::max);
+    for feature in 0..x.columns() {
+        let share = if largest > 0.0 { value(feature) / largest } else { 0.0 };
+        *explained.at_mut(row, FIGURES + feature) = (share.abs() * share * f64::from(f32::MAX)) as f32;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a model keeps of the rows that it was made from, to tell unusual ones: figures, never rows.
 
-use crate::model::ModelSpec;
+use crate::model::{Invariants, ModelSpec};
 
 /// Longest code that has statistics: its covariance is a square matrix.
 pub const STATISTICS_CODE_MAX: usize = 1024;
@@ -24,6 +24,8 @@ pub struct Statistics {
     /// Scores of held-out rows, ascending: at most [`CALIBRATION_ROWS_MAX`]. None where no rows were held out: then nothing can be
     /// scored, and what is said of held-out rows is 0.
     pub calibration: Vec<f32>,
+    /// What never changes; empty for files that were written before it was looked for.
+    pub invariants: Invariants,
 }
 
 impl Statistics {
@@ -34,8 +36,8 @@ impl Statistics {
 
     /// What they take in memory.
     pub fn bytes(&self) -> usize {
-        let Self { code_mean, code_covariance, curvature, calibration, .. } = self;
-        4 * (code_mean.len() + code_covariance.len() + curvature.len() + calibration.len())
+        let Self { code_mean, code_covariance, curvature, calibration, invariants, .. } = self;
+        4 * (code_mean.len() + code_covariance.len() + curvature.len() + calibration.len()) + invariants.bytes()
     }
 
     /// d - k, at least 1.
@@ -90,6 +92,7 @@ mod tests {
             code_covariance: vec![1.0],
             curvature: vec![1.0],
             calibration,
+            invariants: Invariants::default(),
         }
     }
 

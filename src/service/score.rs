@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{BatchError, Operation, Service, ServiceError};
+use super::{Operation, Service, ServiceError};
 use crate::batching::{Timing, Urgency};
+use crate::model::score::FIGURES;
 use crate::model::{AnswerFormat, Form, Matrix, ModelName, Selector, Version};
 use crate::registry::LoadedModel;
 
@@ -16,7 +17,7 @@ const NUMBERS_AT_ONCE_MAX: usize = 10_000;
 const REASONS_OF_ALL_MAX: usize = 262_144;
 
 /// The form of the figures of rows, whatever form these have.
-const FIGURES: AnswerFormat = AnswerFormat::Form(Form::Floats);
+const FIGURES_FORM: AnswerFormat = AnswerFormat::Form(Form::Floats);
 
 /// What is to be known of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,7 +35,9 @@ pub struct Scores {
     pub squared_errors: Vec<f32>,
     /// Mahalanobis distances of the codes.
     pub code_distances: Vec<f32>,
-    /// Both in one: see [`crate::model::score`].
+    /// What changes of columns and relations add that never changed in training.
+    pub changes: Vec<f32>,
+    /// All in one: see [`crate::model::score`].
     pub scores: Vec<f32>,
     /// Among the scores of held-out rows.
     pub p_values: Vec<f64>,
@@ -102,15 +105,15 @@ impl Service {
             })
         });
         let threshold = threshold.transpose()?;
-        let served = self.compute(&key, operation, rows, FIGURES, deadline, Urgency::Interactive).await?;
+        let served = self.compute(&key, operation, rows, FIGURES_FORM, deadline, Urgency::Interactive).await?;
         let (calibration_rows, residual_variance) = (statistics.calibration.len(), statistics.residual_variance);
         let feature_names = model.artifact.model.spec().raw().feature_names.clone();
         let (timing, matrix, judged) = (served.output.timing, served.output.matrix, Arc::clone(&model));
         let scores = if matrix.rows() * matrix.columns() <= NUMBERS_AT_ONCE_MAX {
-            judge(&judged, matrix, reasons, threshold)?
+            judge(&judged, matrix, reasons, threshold)
         } else {
             let judging = tokio::task::spawn_blocking(move || judge(&judged, matrix, reasons, threshold));
-            judging.await.map_err(|lost| ServiceError::Internal(format!("scores were lost: {lost}")))??
+            judging.await.map_err(|lost| ServiceError::Internal(format!("scores were lost: {lost}")))?
         };
         let version = served.version;
         Ok(Scored { version, scores, threshold, calibration_rows, residual_variance, feature_names, timing })
@@ -118,28 +121,27 @@ impl Service {
 }
 
 /// What the figures of [`crate::model::Scorer::score`] or `explain` say of each row.
-fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f32>) -> Result<Scores, BatchError> {
+fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f32>) -> Scores {
     let mut all = Scores::default();
     // The caller has looked for both.
-    let (Some(scorer), Some(statistics)) = (model.scorer(), &model.artifact.statistics) else { return Ok(all) };
+    let (Some(scorer), Some(statistics)) = (model.scorer(), &model.artifact.statistics) else { return all };
     let columns = figures.columns();
     let numbers = figures.into_values().to_f32();
-    for (place, row) in numbers.chunks_exact(columns).enumerate() {
-        let (squared_error, squared_distance) = (row[0], row[1]);
-        let score = scorer.combined(squared_error, squared_distance);
-        if !score.is_finite() {
-            return Err(BatchError::ResultNotFinite { row: place });
-        }
+    for row in numbers.chunks_exact(columns) {
+        let Some((figures, contributions)) = row.split_first_chunk::<FIGURES>() else { break };
+        let [squared_error, squared_distance, changes] = *figures;
+        let score = scorer.combined(*figures);
         all.squared_errors.push(squared_error);
         all.code_distances.push(squared_distance.sqrt());
+        all.changes.push(changes);
         all.scores.push(score);
         all.p_values.push(statistics.p_value(score));
         all.alarms.extend(threshold.map(|threshold| score > threshold));
         if reasons > 0 {
-            all.reasons.push(greatest(&row[2..], reasons as usize));
+            all.reasons.push(greatest(contributions, reasons as usize));
         }
     }
-    Ok(all)
+    all
 }
 
 /// The numbers that are furthest from 0, with their places, the furthest first.

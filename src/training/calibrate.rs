@@ -1,11 +1,12 @@
 //! What a finished model keeps to score rows by: statistics of codes and of held-out rows.
 
 use super::batches::{Cut, HeldBack, each_training_row};
+use super::relations;
 use super::source::RowSource;
 use super::trainer::TrainError;
 use crate::model::gradient::TAPE_ROWS;
 use crate::model::statistics::CALIBRATION_ROWS_MAX;
-use crate::model::{Autoencoder, Scorer, Statistics};
+use crate::model::{Autoencoder, Invariants, Normaliser, Scorer, Statistics};
 use crate::numeric::linalg::covariance;
 use crate::numeric::{Lanes, Spare};
 
@@ -45,16 +46,22 @@ pub(super) fn statistics(
     let k = spec.code_length() as u64;
     let code_rows_max = (COVARIANCE_WORK_MAX / (k * k)).clamp(CODE_ROWS_ALWAYS, CODE_ROWS_MAX);
     let mut of_training = Sample::new(model, cut.training_rows(), code_rows_max, spec.code_length());
+    let mut common = Common::new(cut.training_rows(), spec.features());
     each_training_row(source, cut, &mut |_, row| {
         of_training.take(row, spare);
+        common.take(row);
         go_on()
     })?;
     of_training.flush(spare);
     let mut held_out = Vec::new();
     let mut turns = Turns::new(held_back.count(), CALIBRATION_ROWS_MAX as u64, spec.features());
     held_back.each(&mut |rows| {
-        let chosen = rows.chunks_exact(spec.features()).filter(|_| turns.next());
-        chosen.for_each(|row| held_out.extend_from_slice(row));
+        for row in rows.chunks_exact(spec.features()) {
+            common.widen(row);
+            if turns.next() {
+                held_out.extend_from_slice(row);
+            }
+        }
         go_on()
     })?;
     let count = held_out.len() / spec.features();
@@ -64,6 +71,7 @@ pub(super) fn statistics(
         let found = of_codes(model, &codes, &vec![true; errors.len()]);
         return Ok(is_finite(&found).then_some(found));
     }
+    let invariants = common.invariants(model.normaliser(), &held_out);
     let of_held_out = each_part(model, &held_out, |rows| model.encode_with_errors(rows, spare).1);
     let dimensions = Statistics::residual_dimensions(spec) as f64;
     let (mut trained, mut held) = (vec![true; errors.len()], vec![true; count]);
@@ -71,7 +79,11 @@ pub(super) fn statistics(
     let (mut found, scorer) = loop {
         let kept = of_held_out.iter().zip(&held).filter(|(_, held)| **held);
         let (sum, rows) = kept.fold((0.0, 0.0), |(sum, rows), (error, _)| (sum + f64::from(*error), rows + 1.0));
-        let found = Statistics { residual_variance: sum / rows / dimensions, ..of_codes(model, &codes, &trained) };
+        let found = Statistics {
+            residual_variance: sum / rows / dimensions,
+            invariants: invariants.clone(),
+            ..of_codes(model, &codes, &trained)
+        };
         let Some(scorer) = Scorer::uncalibrated(&found).filter(|_| found.residual_variance.is_finite()) else {
             return Ok(None);
         };
@@ -80,7 +92,9 @@ pub(super) fn statistics(
         }
         rounds -= 1;
         let combined = |code_distances: Vec<f32>, errors: &[f32]| -> Vec<f32> {
-            code_distances.into_iter().zip(errors).map(|(distance, error)| scorer.combined(*error, distance)).collect()
+            // No training row changes what never changed.
+            let of_one = |(distance, error): (f32, &f32)| scorer.combined([*error, distance, 0.0]);
+            code_distances.into_iter().zip(errors).map(of_one).collect()
         };
         trained = lowest(&combined(scorer.squared_distances_of(&codes), &errors), trim);
         held = lowest(&scores(&scorer, model, &held_out, spare), trim);
@@ -101,6 +115,7 @@ fn of_codes(model: &Autoencoder, codes: &[f32], count: &[bool]) -> Statistics {
         code_covariance: covariance.into_iter().map(|value| value as f32).collect(),
         curvature: vec![0.0; model.spec().features()],
         calibration: Vec::new(),
+        invariants: Invariants::default(),
     }
 }
 
@@ -149,10 +164,68 @@ fn curvatures(
 fn scores(scorer: &Scorer, model: &Autoencoder, rows: &[f32], spare: &mut Spare) -> Vec<f32> {
     each_part(model, rows, |rows| {
         let scores = scorer.score(model, rows, spare);
-        let of = (0..rows.rows()).map(|row| scorer.combined(scores.at(row, 0), scores.at(row, 1))).collect();
+        let of = (0..rows.rows()).map(|row| scorer.combined([0, 1, 2].map(|j| scores.at(row, j)))).collect();
         spare.put(scores);
         of
     })
+}
+
+/// What is found out of [`Invariants`], row after row.
+struct Common {
+    /// Least and greatest value by feature, in the units of the input.
+    ranges: Vec<(f32, f32)>,
+    turns: Option<Turns>,
+    /// Complete training rows, row-major, in the units of the input.
+    sample: Vec<f32>,
+}
+
+impl Common {
+    /// For so many training rows.
+    fn new(rows: u64, features: usize) -> Self {
+        let wanted = relations::wanted_rows(rows, features);
+        Self {
+            ranges: vec![(f32::INFINITY, f32::NEG_INFINITY); features],
+            turns: (wanted > 0).then(|| Turns::new(rows, wanted, features)),
+            sample: Vec::new(),
+        }
+    }
+
+    /// A training row.
+    fn take(&mut self, row: &[f32]) {
+        self.widen(row);
+        let wanted = self.turns.as_mut().is_some_and(Turns::next);
+        if wanted && row.iter().all(|value| value.is_finite()) {
+            self.sample.extend_from_slice(row);
+        }
+    }
+
+    /// Any row.
+    fn widen(&mut self, row: &[f32]) {
+        // Comparisons with NaN, which is missing, are false.
+        for ((least, greatest), value) in self.ranges.iter_mut().zip(row) {
+            *least = if value < least { *value } else { *least };
+            *greatest = if value > greatest { *value } else { *greatest };
+        }
+    }
+
+    /// `held_out` (row-major, in the units of the input): what relations must hold in too.
+    fn invariants(self, normaliser: &Normaliser, held_out: &[f32]) -> Invariants {
+        let features = self.ranges.len();
+        let constant = self.ranges.iter().enumerate().filter(|(_, (least, greatest))| least == greatest);
+        let mut found = Invariants {
+            constants: constant.map(|(j, (value, _))| (j, normaliser.value(j, *value))).collect(),
+            ..Invariants::default()
+        };
+        if !self.sample.is_empty() {
+            let normalised = |rows: &[f32]| -> Vec<f32> {
+                let complete = rows.chunks_exact(features).filter(|row| row.iter().all(|value| value.is_finite()));
+                complete.flat_map(|row| row.iter().enumerate().map(|(j, x)| normaliser.value(j, *x))).collect()
+            };
+            let shifts: Vec<f32> = (0..features).map(|j| normaliser.shift(j)).collect();
+            relations::find(&mut found, &normalised(&self.sample), &normalised(held_out), &shifts);
+        }
+        found
+    }
 }
 
 /// Which are among the lowest, all but the share `trim` of them; at least one is.

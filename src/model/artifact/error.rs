@@ -130,9 +130,9 @@ pub enum ArtifactError {
         reason: String,
     },
     /// Rows are divided by this.
-    #[error("normalisation.scale is {got} for feature {feature}, expected a number above 0")]
+    #[error("normalisation.scale is {got} for feature {}, expected a number above 0", feature + 1)]
     Scale {
-        /// From 0.
+        /// From 0; people read it from 1.
         feature: usize,
         /// What came.
         got: f32,

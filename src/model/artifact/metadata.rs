@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::ArtifactError;
+use crate::model::invariants::RELATION_NUMBERS_MAX;
 use crate::model::spec::RawModelSpec;
 use crate::model::statistics::{CALIBRATION_ROWS_MAX, STATISTICS_CODE_MAX};
 use crate::model::{ModelSpec, Statistics, TrainingReport};
@@ -37,6 +38,17 @@ pub(super) struct Figures {
     pub(super) calibration_rows: usize,
     pub(super) code_rows: u64,
     pub(super) residual_variance: f64,
+    /// Columns that never changed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) constant_columns: usize,
+    /// Linear relations between columns that always held.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) relations: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl Figures {
@@ -52,6 +64,14 @@ impl Figures {
         }
         if self.residual_variance.is_nan() || self.residual_variance < 0.0 {
             return refused(format!("`residual_variance` is {}, expected at least 0", self.residual_variance));
+        }
+        let features = spec.features();
+        if self.constant_columns > features {
+            return refused(format!("`constant_columns` is {}, expected at most {features}", self.constant_columns));
+        }
+        let most = features.min(RELATION_NUMBERS_MAX / features);
+        if self.relations > most {
+            return refused(format!("`relations` is {}, expected at most {most}", self.relations));
         }
         Ok(())
     }
@@ -130,6 +150,8 @@ pub(super) fn write(
             calibration_rows: statistics.calibration.len(),
             code_rows: statistics.code_rows,
             residual_variance: statistics.residual_variance,
+            constant_columns: statistics.invariants.constants.len(),
+            relations: statistics.invariants.centers.len(),
         }),
         sha256: None,
     };

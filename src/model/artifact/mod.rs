@@ -18,6 +18,9 @@
 //! | `statistics.code_covariance` | (`d_K`, `d_K`) | |
 //! | `statistics.curvature` | (`d_0`) | |
 //! | `statistics.calibration` | (`calibration_rows`) | ascending |
+//! | `statistics.constant_columns`, `statistics.constant_values` | (`constant_columns`) | only if that is above 0: columns from 0, ascending, and their normalised values |
+//! | `statistics.relations` | (`relations`, `d_0`), row-major | only if that is above 0: a of `a·x = c` between normalised columns |
+//! | `statistics.relation_centers`, `statistics.relation_deviations` | (`relations`) | c, and the greatest deviation from it, above 0 |
 //!
 //! `__metadata__` has the key `halfhitch`, its value is canonical JSON (keys sorted, no white space):
 //!

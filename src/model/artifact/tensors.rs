@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::ArtifactError;
 use super::metadata::{Figures, Metadata};
-use crate::model::{Autoencoder, ModelSpec, NormalisationKind, Normaliser, Statistics, TiedLayer};
+use crate::model::{Autoencoder, Invariants, ModelSpec, NormalisationKind, Normaliser, Statistics, TiedLayer};
 use crate::numeric::matmul::Weights;
 
 const OFFSET: &str = "normalisation.offset";
@@ -19,6 +19,11 @@ const CALIBRATION: &str = "statistics.calibration";
 const CODE_COVARIANCE: &str = "statistics.code_covariance";
 const CODE_MEAN: &str = "statistics.code_mean";
 const CURVATURE: &str = "statistics.curvature";
+const CONSTANT_COLUMNS: &str = "statistics.constant_columns";
+const CONSTANT_VALUES: &str = "statistics.constant_values";
+const RELATIONS: &str = "statistics.relations";
+const RELATION_CENTERS: &str = "statistics.relation_centers";
+const RELATION_DEVIATIONS: &str = "statistics.relation_deviations";
 
 fn name(side: &str, layer: usize, part: &str) -> String {
     format!("{side}.{layer}.{part}")
@@ -50,6 +55,15 @@ pub(super) fn shapes(metadata: &Metadata) -> BTreeMap<String, Vec<usize>> {
         shapes.insert(CODE_COVARIANCE.to_owned(), vec![spec.code_length(); 2]);
         shapes.insert(CODE_MEAN.to_owned(), vec![spec.code_length()]);
         shapes.insert(CURVATURE.to_owned(), vec![spec.features()]);
+        if figures.constant_columns > 0 {
+            shapes.insert(CONSTANT_COLUMNS.to_owned(), vec![figures.constant_columns]);
+            shapes.insert(CONSTANT_VALUES.to_owned(), vec![figures.constant_columns]);
+        }
+        if figures.relations > 0 {
+            shapes.insert(RELATIONS.to_owned(), vec![figures.relations, spec.features()]);
+            shapes.insert(RELATION_CENTERS.to_owned(), vec![figures.relations]);
+            shapes.insert(RELATION_DEVIATIONS.to_owned(), vec![figures.relations]);
+        }
     }
     shapes
 }
@@ -148,8 +162,26 @@ pub(super) fn of<'a>(model: &'a Autoencoder, statistics: Option<&'a Statistics>)
         tensors.insert(CODE_COVARIANCE.to_owned(), matrix);
         tensors.insert(CODE_MEAN.to_owned(), vector(&statistics.code_mean));
         tensors.insert(CURVATURE.to_owned(), vector(&statistics.curvature));
+        insert_invariants(&mut tensors, &statistics.invariants, model.spec().features());
     }
     tensors
+}
+
+fn insert_invariants<'a>(tensors: &mut BTreeMap<String, Tensor<'a>>, invariants: &'a Invariants, features: usize) {
+    let Invariants { constants, relations, centers, deviations } = invariants;
+    let owned = |values: Vec<f32>| Tensor { shape: vec![values.len()], values: Numbers::F32(Cow::Owned(values)) };
+    let borrowed = |shape: Vec<usize>, values: &'a [f32]| Tensor { shape, values: Numbers::F32(Cow::Borrowed(values)) };
+    if !constants.is_empty() {
+        // Whole numbers below 65,536: exact in 32 bits.
+        tensors
+            .insert(CONSTANT_COLUMNS.to_owned(), owned(constants.iter().map(|(column, _)| *column as f32).collect()));
+        tensors.insert(CONSTANT_VALUES.to_owned(), owned(constants.iter().map(|(_, value)| *value).collect()));
+    }
+    if !centers.is_empty() {
+        tensors.insert(RELATIONS.to_owned(), borrowed(vec![centers.len(), features], relations));
+        tensors.insert(RELATION_CENTERS.to_owned(), borrowed(vec![centers.len()], centers));
+        tensors.insert(RELATION_DEVIATIONS.to_owned(), borrowed(vec![centers.len()], deviations));
+    }
 }
 
 /// SHA-256 of the tensors' bytes, then of the metadata, in hexadecimal.
@@ -223,7 +255,29 @@ pub(super) fn load_statistics(figures: Figures, file: &SafeTensors<'_>) -> Resul
     if curvature.iter().any(|value| *value < 0.0) {
         return refused("`statistics.curvature` has a negative number");
     }
-    Ok(Statistics { code_rows, residual_variance, code_mean, code_covariance, curvature, calibration })
+    let invariants = load_invariants(figures, curvature.len(), file)?;
+    Ok(Statistics { code_rows, residual_variance, code_mean, code_covariance, curvature, calibration, invariants })
+}
+
+fn load_invariants(figures: Figures, features: usize, file: &SafeTensors<'_>) -> Result<Invariants, ArtifactError> {
+    let refused = |reason: String| Err(ArtifactError::Statistics { reason });
+    let mut found = Invariants::default();
+    if figures.constant_columns > 0 {
+        let (columns, values) = (finite(file, CONSTANT_COLUMNS)?, finite(file, CONSTANT_VALUES)?);
+        let is_column = |column: &f32| column.fract() == 0.0 && (0.0..features as f32).contains(column);
+        if !columns.iter().all(is_column) || !columns.is_sorted_by(|a, b| a < b) {
+            return refused(format!("`{CONSTANT_COLUMNS}` expects ascending whole numbers from 0 to {}", features - 1));
+        }
+        found.constants = columns.into_iter().map(|column| column as usize).zip(values).collect();
+    }
+    if figures.relations > 0 {
+        (found.relations, found.centers) = (finite(file, RELATIONS)?, finite(file, RELATION_CENTERS)?);
+        found.deviations = finite(file, RELATION_DEVIATIONS)?;
+        if found.deviations.iter().any(|value| *value <= 0.0) {
+            return refused(format!("`{RELATION_DEVIATIONS}` expects numbers above 0"));
+        }
+    }
+    Ok(found)
 }
 
 /// The values of one tensor, none of them NaN or infinite.

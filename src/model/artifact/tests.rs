@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::spec::{RawModelSpec, tests::raw};
-use crate::model::{EpochLosses, NormalisationKind, Normaliser, SpecError, TiedLayer};
+use crate::model::{EpochLosses, Invariants, NormalisationKind, Normaliser, SpecError, TiedLayer};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 
@@ -131,6 +131,12 @@ fn with_statistics() -> Artifact {
         code_covariance: (0..code * code).map(|place| if place / code == place % code { 2.0 } else { 0.5 }).collect(),
         curvature: vec![1.0; features],
         calibration: vec![1.0, 2.0, 2.0, 5.5],
+        invariants: Invariants {
+            constants: vec![(0, 0.0), (features - 1, 1.5)],
+            relations: vec![0.5; features],
+            centers: vec![-1.0],
+            deviations: vec![1e-6],
+        },
     };
     Artifact { statistics: Some(statistics), ..original }
 }

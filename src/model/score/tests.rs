@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Loss, ModelSpec, NormalisationKind, Normaliser, TiedLayer, spec::RawModelSpec};
+use crate::model::{Invariants, Loss, ModelSpec, NormalisationKind, Normaliser, TiedLayer, spec::RawModelSpec};
 use crate::numeric::Activation;
 use crate::numeric::rng::{Stream, Use};
 
@@ -51,6 +51,7 @@ fn statistics(code_covariance: Vec<f32>) -> Statistics {
         code_covariance,
         curvature: vec![1.0; 6],
         calibration: vec![1.0],
+        invariants: Invariants::default(),
     }
 }
 
@@ -78,15 +79,17 @@ fn a_score_is_what_the_definition_says() {
         let distance = scores.at(row, 1);
         assert!((distance - expected).abs() < 1e-5 * expected.max(1.0), "{distance} {expected}");
         assert_eq!(scores.at(row, 0).to_bits(), error.to_bits());
-        let combined = scorer.combined(*error, distance);
+        let combined = scorer.combined([*error, distance, scores.at(row, 2)]);
         assert!((combined - (distance + error / 0.25)).abs() < 1e-4 * combined.max(1.0));
+        assert_eq!(scores.at(row, 2), 0.0, "nothing is known that never changes");
     }
-    // A dead unit changes nothing, whatever it says.
-    (of.code_covariance[0], of.code_mean[0]) = (0.0, 1e9);
-    let without = Scorer::new(&of).expect("definite").score(&model, &rows, spare);
+    // A unit that never changed has the residual variance as its floor.
+    of.code_covariance[0] = 0.0;
+    let floored = Scorer::new(&of).expect("definite").score(&model, &rows, spare);
     for row in 0..20 {
-        let expected = (codes.at(row, 1) + 0.2).powi(2) + (codes.at(row, 2) - 0.3).powi(2) * 4.0;
-        assert!((without.at(row, 1) - expected).abs() < 1e-5 * expected.max(1.0));
+        let first = (codes.at(row, 0) - of.code_mean[0]).powi(2) / 0.25;
+        let expected = first + (codes.at(row, 1) + 0.2).powi(2) + (codes.at(row, 2) - 0.3).powi(2) * 4.0;
+        assert!((floored.at(row, 1) - expected).abs() < 1e-5 * expected.max(1.0));
     }
 }
 
@@ -140,7 +143,7 @@ fn a_row_has_the_same_figures_in_every_batch() {
     let scores = scorer.score(&model, &lanes(100, &values), spare);
     for row in 0..100 {
         let alone = scorer.explain(&model, &lanes(1, &values[row * 6..][..6]), spare);
-        for column in 0..8 {
+        for column in 0..FIGURES + 6 {
             assert_eq!(alone.at(0, column).to_bits(), together.at(row, column).to_bits(), "row {row} column {column}");
         }
         assert_eq!(scores.at(row, 0).to_bits(), together.at(row, 0).to_bits());
@@ -156,7 +159,7 @@ fn what_sticks_out_is_the_reason() {
         let mut row = model.normaliser().offset.clone();
         row[feature] -= 50.0;
         let explained = scorer.explain(&model, &lanes(1, &row), &mut Spare::default());
-        let contributions: Vec<f32> = (0..6).map(|j| explained.at(0, 2 + j)).collect();
+        let contributions: Vec<f32> = (0..6).map(|j| explained.at(0, FIGURES + j)).collect();
         let first = (0..6).max_by(|a, b| contributions[*a].abs().total_cmp(&contributions[*b].abs()));
         assert_eq!(first, Some(feature), "{contributions:?}");
         assert!(contributions[feature] < 0.0, "too small a value");
@@ -177,10 +180,64 @@ fn shrinking_keeps_the_trace() {
 }
 
 #[test]
-fn of_dead_units_only_the_error_counts() {
-    let scorer = Scorer::new(&statistics(vec![0.0; 9])).expect("nothing to invert");
+fn units_that_never_changed_count_with_a_floor() {
     let model = model(Activation::Linear, Loss::SquaredError, false);
-    let explained = scorer.explain(&model, &lanes(1, &[1.0; 6]), &mut Spare::default());
-    assert_eq!(explained.at(0, 1), 0.0);
-    assert!(explained.at(0, 0) > 0.0 && explained.values().iter().all(|value| value.is_finite()));
+    let rows = lanes(1, &[1.0; 6]);
+    for residual_variance in [0.25, 0.0] {
+        let of = Statistics { residual_variance, ..statistics(vec![0.0; 9]) };
+        let scorer = Scorer::new(&of).expect("a floor");
+        let explained = scorer.explain(&model, &rows, &mut Spare::default());
+        let codes = model.encode(&rows, &mut Spare::default());
+        let square = |unit: usize| f64::from(codes.at(0, unit) - of.code_mean[unit]).powi(2);
+        let expected = (0..3).map(square).sum::<f64>() / residual_variance.max(RESIDUAL_VARIANCE_MIN);
+        assert!((f64::from(explained.at(0, 1)) / expected - 1.0).abs() < 1e-3, "{} {expected}", explained.at(0, 1));
+        assert!(explained.values().iter().all(|value| value.is_finite()));
+    }
+}
+
+#[test]
+fn a_covariance_that_rounding_made_indefinite_still_scores() {
+    // Two units that are one and the same but for the last place.
+    let nearly = 1f32.next_up();
+    let of = statistics(vec![1.0, nearly, 0.0, nearly, 1.0, 0.0, 0.0, 0.0, 1.0]);
+    let scorer = Scorer::new(&of).expect("a ridge");
+    let scores = scorer.score(
+        &model(Activation::Linear, Loss::SquaredError, false),
+        &lanes(1, &[1.0; 6]),
+        &mut Spare::default(),
+    );
+    assert!(scores.values().iter().all(|value| value.is_finite()));
+}
+
+#[test]
+fn an_extreme_row_has_the_greatest_score_and_names_its_column() {
+    let cases = [
+        (Activation::Linear, Loss::SquaredError, false),
+        (Activation::Tanh, Loss::SquaredError, true),
+        (Activation::Gelu, Loss::SquaredError, false),
+        (Activation::Elu { alpha: 1.0 }, Loss::BinaryCrossEntropy, false),
+    ];
+    for (hidden, loss, gain) in cases {
+        let model = model(hidden, loss, gain);
+        let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
+        let values: Vec<f32> = random(40 * 6, 4).iter().map(|x| 0.5 + 0.2 * x).collect();
+        let spare = &mut Spare::default();
+        let clean = scorer.explain(&model, &lanes(40, &values), spare);
+        for extreme in [1e20, -1e30, f32::MAX, f32::MIN, f32::INFINITY] {
+            let mut values = values.clone();
+            values[17 * 6 + 4] = extreme;
+            let explained = scorer.explain(&model, &lanes(40, &values), spare);
+            assert!(explained.values().iter().all(|value| value.is_finite()), "{hidden:?} {extreme}");
+            let score = |row: usize| scorer.combined([0, 1, 2].map(|j| explained.at(row, j)));
+            assert_eq!(score(17), f32::MAX, "{hidden:?} {extreme}");
+            let contribution = |j: usize| explained.at(17, FIGURES + j);
+            let first = (0..6).max_by(|a, b| contribution(*a).abs().total_cmp(&contribution(*b).abs()));
+            assert_eq!((first, contribution(4) > 0.0), (Some(4), extreme > 0.0), "{hidden:?} {extreme}");
+            for row in (0..40).filter(|row| *row != 17) {
+                for column in 0..FIGURES + 6 {
+                    assert_eq!(explained.at(row, column).to_bits(), clean.at(row, column).to_bits());
+                }
+            }
+        }
+    }
 }

@@ -1,0 +1,251 @@
+//! What all rows have in common: columns that never change, and linear relations between columns that always hold.
+//!
+//! A distance that divides by variances cannot judge a direction without variance: a small change along it is invisible beside
+//! the noise of other directions, and a linear code reconstructs it exactly. So such directions have terms of their own, taken
+//! from the input and not from the code. They do not depend on the model or on the length of its code.
+//!
+//! - A constant column. The floor of its standard deviation is half the distance between neighbouring 32-bit floats at its
+//!   value: a column that varied by less would read as one value in every row, so no column is known to vary by less. Any value
+//!   that a 32-bit float tells from the constant is a change.
+//! - A relation `a·x = c` (a total of other columns, a column twice in two units). Its floor is the greatest deviation among the
+//!   rows that were looked at, and at least what rounding makes of it. More than [`LIMIT`] times that is a change.
+//!
+//! No training row and no held-out row shows such a change, so its term is the square of the change in units of the floor, plus
+//! twice the greatest score of a held-out row: the row is then more unusual than each of those, whatever else it holds.
+
+use super::normalisation::Normaliser;
+use crate::numeric::matmul::Weights;
+use crate::numeric::{Activation, Lanes};
+
+/// A relation is broken where it deviates by this many times the greatest deviation of the rows that were looked at.
+pub const LIMIT: f32 = 4.0;
+
+/// Half the distance between neighbouring 32-bit floats, relative.
+const HALF_SPACING: f32 = 1.0 / (1 << 24) as f32;
+/// Normalised constants are compared within this, relative: rows of 64-bit floats are rounded at another place.
+const TOLERANCE: f32 = 4.0 * HALF_SPACING;
+
+/// Numbers of all relations, at most: (relations, features).
+pub const RELATION_NUMBERS_MAX: usize = 1 << 20;
+
+/// What all training rows and all held-out rows have in common, in the normalised space.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Invariants {
+    /// Columns that have one value, in ascending order: index from 0, value.
+    pub constants: Vec<(usize, f32)>,
+    /// (r, d), row-major, each of length 1: a.
+    pub relations: Vec<f32>,
+    /// (r,): c.
+    pub centers: Vec<f32>,
+    /// (r,), each above 0: the greatest |a·x - c|.
+    pub deviations: Vec<f32>,
+}
+
+impl Invariants {
+    /// What they take in memory.
+    pub fn bytes(&self) -> usize {
+        let Self { constants, relations, centers, deviations } = self;
+        12 * constants.len() + 4 * (relations.len() + centers.len() + deviations.len())
+    }
+}
+
+/// Tells rows in which something changed that never did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Checks {
+    constants: Vec<(usize, f32)>,
+    relations: Option<Relations>,
+    /// What every change adds beside its square.
+    base: f64,
+}
+
+#[derive(Clone, Debug)]
+struct Relations {
+    weights: Weights,
+    /// -c.
+    bias: Vec<f32>,
+    deviations: Vec<f32>,
+}
+
+/// A change of a row: its feature, its term of the score, and whether a smaller value would be the usual one.
+struct Change {
+    feature: usize,
+    term: f64,
+    too_great: bool,
+}
+
+impl Checks {
+    /// `greatest_score`: of a held-out row.
+    pub(super) fn new(invariants: &Invariants, features: usize, greatest_score: f32) -> Self {
+        let Invariants { constants, relations, centers, deviations } = invariants;
+        let relations = (!centers.is_empty()).then(|| Relations {
+            weights: Weights::from_row_major(centers.len(), features, relations),
+            bias: centers.iter().map(|center| -center).collect(),
+            deviations: deviations.clone(),
+        });
+        Self { constants: constants.clone(), relations, base: 2.0 * f64::from(greatest_score.max(0.0)) }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let relations = self.relations.as_ref().map_or(0, |of| of.weights.panels().len() + 2 * of.bias.len());
+        16 * self.constants.len() + 4 * relations
+    }
+
+    /// Multiply-adds of a row.
+    pub(super) fn multiply_adds(&self) -> usize {
+        self.relations.as_ref().map_or(0, |of| of.weights.outputs() * of.weights.inputs())
+    }
+
+    /// By row of `x` (n, d; normalised, NaN where a value is missing): the sum of the terms, 0 where nothing changed.
+    pub(super) fn terms(&self, normaliser: &Normaliser, x: &Lanes) -> Vec<f32> {
+        let mut terms = vec![0.0f64; x.rows()];
+        self.each_constant_change(normaliser, x, |row, change| terms[row] += change.term);
+        if let Some(relations) = &self.relations {
+            let ratios = relations.ratios(x);
+            for (row, term) in terms.iter_mut().enumerate() {
+                *term += relations.broken(&ratios, row).map(|(_, ratio)| ratio * ratio + self.base).sum::<f64>();
+            }
+        }
+        terms.into_iter().map(|term| term.min(f64::from(f32::MAX)) as f32).collect()
+    }
+
+    /// Calls `found(row, feature, contribution)` for every feature that explains a change, with the sign of a contribution (see
+    /// [`super::Scorer::explain`]).
+    pub(super) fn each_contribution(
+        &self,
+        normaliser: &Normaliser,
+        x: &Lanes,
+        mut found: impl FnMut(usize, usize, f64),
+    ) {
+        self.each_constant_change(normaliser, x, |row, change| {
+            found(row, change.feature, if change.too_great { change.term } else { -change.term });
+        });
+        let Some(relations) = &self.relations else { return };
+        let ratios = relations.ratios(x);
+        for row in 0..x.rows() {
+            let broken: Vec<(usize, f64)> = relations.broken(&ratios, row).collect();
+            let squares: f64 = broken.iter().map(|(_, ratio)| ratio * ratio).sum();
+            if broken.is_empty() {
+                continue;
+            }
+            // As for the other contributions: g²/h, of the relations alone, and as large a share of what changes add.
+            for feature in 0..x.columns() {
+                let (mut slope, mut curvature) = (0.0, 0.0);
+                for (relation, ratio) in &broken {
+                    let by = f64::from(relations.weights.at(*relation, feature))
+                        / f64::from(relations.deviations[*relation]);
+                    slope += by * ratio;
+                    curvature += by * by;
+                }
+                if slope != 0.0 {
+                    let fall = slope * slope / curvature;
+                    let base = self.base * broken.len() as f64 * (fall / squares);
+                    found(row, feature, (fall + base).copysign(slope));
+                }
+            }
+        }
+    }
+
+    fn each_constant_change(&self, normaliser: &Normaliser, x: &Lanes, mut found: impl FnMut(usize, Change)) {
+        for &(feature, constant) in &self.constants {
+            let shift = normaliser.shift(feature);
+            let tolerance = if constant == 0.0 { 0.0 } else { TOLERANCE * (constant.abs() + shift) };
+            let floor = f64::from(HALF_SPACING * (constant.abs() + shift).max(1.0));
+            for row in 0..x.rows() {
+                let value = x.at(row, feature);
+                let change = f64::from(value) - f64::from(constant);
+                // A missing value is NaN and no change.
+                if change.abs() > f64::from(tolerance) {
+                    let term = (change / floor).powi(2) + self.base;
+                    found(row, Change { feature, term, too_great: change > 0.0 });
+                }
+            }
+        }
+    }
+}
+
+impl Relations {
+    /// (n, r): (a·x - c) / deviation.
+    fn ratios(&self, x: &Lanes) -> Lanes {
+        let mut ratios = Lanes::default();
+        self.weights.encode_layer(x, &self.bias, Activation::Linear, &mut ratios);
+        ratios.each_column_mut(|relation, part| {
+            part.iter_mut().for_each(|value| *value /= self.deviations[relation]);
+        });
+        ratios
+    }
+
+    /// The relations that row `row` breaks, with their ratios. Of a row with missing values none: they are not known.
+    fn broken<'a>(&'a self, ratios: &'a Lanes, row: usize) -> impl Iterator<Item = (usize, f64)> + 'a {
+        (0..self.bias.len()).map(move |relation| (relation, ratios.at(row, relation))).filter_map(
+            |(relation, ratio)| (ratio.abs() > LIMIT).then(|| (relation, f64::from(ratio.clamp(-f32::MAX, f32::MAX)))),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NormalisationKind;
+
+    fn lanes(columns: usize, values: &[f32]) -> Lanes {
+        let mut lanes = Lanes::zeros(values.len() / columns, columns);
+        lanes.load(0, values);
+        lanes
+    }
+
+    /// Column 1 is 7, and column 2 is twice column 0.
+    fn checks(greatest_score: f32) -> Checks {
+        let root = 5f32.sqrt();
+        let invariants = Invariants {
+            constants: vec![(1, 7.0)],
+            relations: vec![2.0 / root, 0.0, -1.0 / root],
+            centers: vec![0.0],
+            deviations: vec![1e-7],
+        };
+        Checks::new(&invariants, 3, greatest_score)
+    }
+
+    #[test]
+    fn what_does_not_change_adds_nothing() {
+        let rows = lanes(3, &[1.0, 7.0, 2.0, -1.0, 7.0, -2.0, f32::NAN, 7.0, 1.0, 0.5, f32::NAN, 1.0]);
+        assert_eq!(checks(5.0).terms(&Normaliser::none(), &rows), [0.0; 4]);
+        assert_eq!(Checks::default().terms(&Normaliser::none(), &rows), [0.0; 4]);
+    }
+
+    #[test]
+    fn a_change_beyond_the_floor_scores_above_every_held_out_row() {
+        for greatest in [0.0, 12.0, 1e20] {
+            let checks = checks(greatest);
+            for by in [7e-6, -7e-6, 1.0, 1e6, f32::MAX, f32::INFINITY] {
+                let rows = lanes(3, &[1.0, 7.0 + by, 2.0, 1.0, 7.0, 2.0 + by]);
+                let terms = checks.terms(&Normaliser::none(), &rows);
+                assert!(terms.iter().all(|term| *term > greatest && term.is_finite()), "{by}: {terms:?}");
+                let mut named = Vec::new();
+                checks.each_contribution(&Normaliser::none(), &rows, |row, feature, value| {
+                    named.push((row, feature));
+                    assert!(row == 1 || (value > 0.0) == (by > 0.0), "the sign of a change of {by}: {value}");
+                });
+                // Either column may be the wrong one of the two that a relation joins.
+                assert_eq!(named, [(0, 1), (1, 0), (1, 2)]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_rounding_of_another_width_is_no_change() {
+        // The same value, normalised by way of 64 bits: a last place away.
+        let normaliser = Normaliser {
+            kind: NormalisationKind::UnitInterval,
+            offset: vec![0.05; 3],
+            scale: vec![0.7; 3],
+            fill: vec![],
+            exact_offset: vec![],
+        };
+        let constant = normaliser.value(1, 0.1);
+        let invariants = Invariants { constants: vec![(1, constant)], ..Invariants::default() };
+        let rows = lanes(3, &[0.0, constant.next_up(), 0.0, 0.0, ((0.1f64 - 0.05) / 0.7) as f32, 0.0]);
+        assert_eq!(Checks::new(&invariants, 3, 1.0).terms(&normaliser, &rows), [0.0; 2]);
+        let changed = lanes(3, &[0.0, normaliser.value(1, 0.1 + 1e-6), 0.0]);
+        assert!(Checks::new(&invariants, 3, 1.0).terms(&normaliser, &changed)[0] > 2.0);
+    }
+}
