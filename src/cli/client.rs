@@ -49,6 +49,19 @@ pub enum CliError {
     },
 }
 
+impl CliError {
+    /// Names the row of the file where the server names one of the request, which begins with row `first_row` (from 0) of it.
+    pub(super) fn in_file(self, path: &str, first_row: u64) -> Self {
+        let Self::Status(status) = &self else { return self };
+        let info = status.get_details_error_info().filter(|info| info.reason == "ROW");
+        let row = info.and_then(|info| info.metadata.get("row")?.parse::<u64>().ok());
+        match row {
+            Some(row) => Self::Failed(format!("{self}\n  that is row {} of {path}", first_row.saturating_add(row))),
+            None => self,
+        }
+    }
+}
+
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
         Self::Status(Box::new(status))
@@ -314,6 +327,17 @@ mod tests {
         assert_eq!(form(&narrow).0, Form::Float32Le);
         let wide = [0.5, 1_700_000_001.0];
         assert_eq!(form(&wide), (Form::Float64Le, wide.to_vec()));
+    }
+
+    #[test]
+    fn a_row_of_a_request_is_a_row_of_the_file() {
+        let mut details = tonic_types::ErrorDetails::new();
+        details.set_error_info("ROW", "halfhitch", [("row".to_owned(), "7".to_owned())]);
+        let status = || Status::with_error_details(Code::OutOfRange, "the result of row 7", details.clone());
+        let text = CliError::from(status()).in_file("rows.npy", 43_690).to_string();
+        assert_eq!(text, "OUT_OF_RANGE: the result of row 7\n  that is row 43697 of rows.npy");
+        let other = CliError::from(Status::not_found("no model")).in_file("rows.npy", 5).to_string();
+        assert_eq!(other, "NOT_FOUND: no model");
     }
 
     #[test]

@@ -236,7 +236,9 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
         if version.aliases.is_empty() { String::new() } else { format!("; aliases: {}", version.aliases.join(" ")) }
     );
     let code_length = version.spec.as_ref().and_then(|spec| spec.widths.last().copied()).unwrap_or_default();
-    for line in version.training_report.iter().flat_map(|one| report::report_lines(one, code_length as usize)) {
+    let names = version.spec.as_ref().map_or(&[][..], |spec| &spec.feature_names);
+    let lines = |one| report::report_lines(one, code_length as usize, names);
+    for line in version.training_report.iter().flat_map(lines) {
         println!("  {line}");
     }
     Ok(())

@@ -5,6 +5,32 @@ use serde_json::{Value, json};
 use super::draw;
 use crate::rpc::pb;
 
+/// Features that a line names.
+const FEATURES_MAX: usize = 10;
+/// Features of which less is explained are told beside the total, which hides them: so many of them.
+const POOR: f32 = 0.5;
+const POOR_FEATURES_MAX: usize = 3;
+
+/// R² of the features on held-out rows, the worst first, with their names, or numbers from 1; those that do not vary there are
+/// left out.
+pub(super) fn by_feature(report: &pb::TrainingReport, names: &[String]) -> Vec<(String, f32)> {
+    let shares = report.feature_explained_variance.iter().copied().enumerate();
+    let mut known: Vec<(usize, f32)> = shares.filter(|(_, share)| !share.is_nan()).collect();
+    known.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let name = |j: usize| match names.get(j).filter(|name| !name.is_empty()) {
+        Some(name) => name.chars().take(40).collect(),
+        None => format!("column {}", j + 1),
+    };
+    known.into_iter().map(|(j, share)| (name(j), share)).collect()
+}
+
+/// The worst of them, and how many more there are.
+fn listed(features: &[(String, f32)], most: usize) -> String {
+    let named: Vec<String> = features.iter().take(most).map(|(name, share)| format!("{name} {share:.2}")).collect();
+    let more = features.len().saturating_sub(most);
+    if more > 0 { format!("{} and {more} more", named.join(", ")) } else { named.join(", ") }
+}
+
 /// The lines that tell how good a model is.
 pub(super) fn evaluation_lines(name: &str, evaluation: &pb::Evaluation, code_length: usize) -> Vec<String> {
     let ratio = evaluation.squared_error / evaluation.pca_squared_error;
@@ -43,10 +69,18 @@ fn number(value: f64) -> String {
 }
 
 /// A whole training report.
-pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize) -> Vec<String> {
+pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize, names: &[String]) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(validation) = &report.validation {
         lines.extend(evaluation_lines("validation", validation, code_length));
+        let features = by_feature(report, names);
+        let poor = features.partition_point(|(_, share)| *share < POOR);
+        if let Some(total) = lines.get_mut(1).filter(|_| poor > 0) {
+            total.push_str(&format!("; but R² of {}", listed(&features[..poor], POOR_FEATURES_MAX)));
+        }
+        if !features.is_empty() {
+            lines.push(format!("R² by feature, the worst first: {}", listed(&features, FEATURES_MAX)));
+        }
     }
     if let Some(test) = &report.test {
         lines.extend(evaluation_lines("test", test, code_length));
@@ -137,6 +171,8 @@ pub(super) fn report_json(report: &pb::TrainingReport) -> Value {
         "base_model_name": report.base_model_name,
         "base_version": report.base_version,
         "base_validation": report.base_validation.as_ref().map(evaluation_json),
+        // NaN, of features that do not vary on the validation rows, is null.
+        "feature_explained_variance": report.feature_explained_variance,
     })
 }
 
@@ -213,5 +249,34 @@ pub(super) fn bytes(count: u64) -> String {
         0..10_000 => format!("{count} bytes"),
         10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
         _ => format!("{:.2} MB", count as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(shares: &[f32]) -> pb::TrainingReport {
+        let validation = pb::Evaluation { explained_variance: 0.997, ..Default::default() };
+        pb::TrainingReport {
+            validation: Some(validation),
+            feature_explained_variance: shares.to_vec(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_total_does_not_hide_lost_features() {
+        let names = ["age", "smoker", "visits"].map(str::to_owned);
+        let lines = report_lines(&report(&[0.999, 0.004, f32::NAN, -0.25]), 2, &names);
+        assert!(lines[1].ends_with("PCA 0.00 %; but R² of column 4 -0.25, smoker 0.00"), "{}", lines[1]);
+        assert_eq!(lines[2], "R² by feature, the worst first: column 4 -0.25, smoker 0.00, age 1.00");
+    }
+
+    #[test]
+    fn a_good_model_has_no_word_of_warning_and_many_features_have_short_lines() {
+        let lines = report_lines(&report(&[0.9; 5000]), 2, &[]);
+        assert!(lines[1].ends_with("PCA 0.00 %"), "{}", lines[1]);
+        assert!(lines[2].ends_with("column 10 0.90 and 4990 more"), "{}", lines[2]);
     }
 }

@@ -261,7 +261,9 @@ async fn run(
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
-    let first = call(client.clone(), kind, model.clone(), columns, first).await?;
+    let first_rows = (first.len() / columns) as u64;
+    let first = call(client.clone(), kind, model.clone(), columns, first).await;
+    let first = first.map_err(|error| error.in_file(&args.file, 0))?;
     let version = first.version;
     if let Some(trust) = &first.pseudo_inverse {
         eprintln!("{}", caution(trust));
@@ -272,10 +274,14 @@ async fn run(
     seen(&first)?;
     let mut rows = first.values.rows();
     write(writer.as_mut(), &first.values)?;
-    let mut answers = stream::iter(Blocks { reader, block_rows })
+    let mut answers = stream::iter(Blocks { reader, block_rows, next_row: first_rows })
         .map(|block| {
-            let (client, model) = (client.clone(), model.clone());
-            async move { call(client, kind, model, columns, block?).await }
+            let (client, model, path) = (client.clone(), model.clone(), &args.file);
+            async move {
+                let Block { first_row, values } = block?;
+                let answer = call(client, kind, model, columns, values).await;
+                answer.map_err(|error| error.in_file(path, first_row))
+            }
         })
         .buffered(REQUESTS_MAX);
     while let Some(answer) = answers.next().await {
@@ -332,15 +338,29 @@ pub(super) fn progress_bar(context: &Context, rows: Option<u64>) -> ProgressBar 
 pub(super) struct Blocks {
     pub(super) reader: Box<dyn RowReader>,
     pub(super) block_rows: usize,
+    /// Row of the file that comes next, from 0.
+    pub(super) next_row: u64,
+}
+
+/// Some rows of a file.
+pub(super) struct Block {
+    /// Its place in the file, from 0.
+    pub(super) first_row: u64,
+    /// Row-major.
+    pub(super) values: Vec<f64>,
 }
 
 impl Iterator for Blocks {
-    type Item = Result<Vec<f64>, FileError>;
+    type Item = Result<Block, FileError>;
     fn next(&mut self) -> Option<Self::Item> {
         let mut block = Vec::new();
         match self.reader.next_rows(&mut block, self.block_rows) {
             Ok(0) => None,
-            Ok(_) => Some(Ok(block)),
+            Ok(rows) => {
+                let first_row = self.next_row;
+                self.next_row += rows as u64;
+                Some(Ok(Block { first_row, values: block }))
+            }
             Err(error) => Some(Err(error)),
         }
     }

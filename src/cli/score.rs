@@ -10,7 +10,7 @@ use super::CliError;
 use super::client::{Context, matrix, model_ref};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
-use super::rows::{Blocks, REQUESTS_MAX, progress_bar};
+use super::rows::{Block, Blocks, REQUESTS_MAX, progress_bar};
 use crate::files::FileError;
 use crate::rpc::pb;
 
@@ -138,18 +138,23 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
-    let first = ask(model.clone(), first).await?;
+    let first_rows = (first.len() / columns) as u64;
+    let first = ask(model.clone(), first).await.map_err(|error| error.in_file(&args.file, 0))?;
     let (version, threshold, held_out) = (first.version, first.threshold, first.calibration_rows);
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
     let bar = progress_bar(context, reader.rows_hint());
     let mut lines = Lines::create(&args, columns)?;
     lines.add(&first)?;
-    let blocks = stream::iter(Blocks { reader, block_rows });
+    let blocks = stream::iter(Blocks { reader, block_rows, next_row: first_rows });
     let ask = &ask;
     let mut answers = blocks
         .map(|block| {
             let model = model.clone();
-            async move { ask(model, block?).await }
+            let path = &args.file;
+            async move {
+                let Block { first_row, values } = block?;
+                ask(model, values).await.map_err(|error| error.in_file(path, first_row))
+            }
         })
         .buffered(REQUESTS_MAX);
     while let Some(answer) = answers.next().await {

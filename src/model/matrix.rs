@@ -47,11 +47,11 @@ pub enum MatrixError {
         expected: u128,
     },
     /// NaN or infinity.
-    #[error("value at row {row}, column {column} is {value}, expected a finite number{}", of_missing(*value))]
+    #[error("value at row {}, column {} is {value}, expected a finite number{}", row + 1, column + 1, of_missing(*value))]
     NotFinite {
-        /// Row, from 0.
+        /// Row, from 0; people read it from 1.
         row: usize,
-        /// Column, from 0.
+        /// Column, from 0; people read it from 1.
         column: usize,
         /// What came.
         value: f32,
@@ -512,7 +512,7 @@ mod tests {
             for values in both(&[0.0, 1.0, 2.0, 3.0, wrong, f32::NAN]) {
                 let matrix = Matrix::new(2, 3, values).expect("a matrix");
                 let error = matrix.check_finite().expect_err("refused");
-                let expected = format!("value at row 1, column 1 is {wrong}, expected a finite number");
+                let expected = format!("value at row 2, column 2 is {wrong}, expected a finite number");
                 assert!(error.to_string().starts_with(&expected), "{error}");
                 assert_eq!(matrix.check_values(Missing::Allowed).is_ok(), wrong.is_nan());
             }

@@ -101,6 +101,10 @@ pub struct TrainingReport {
     /// What that version does on the validation rows, measured before the first step, if there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_validation: Option<Evaluation>,
+    /// By feature, on the validation rows: 1 - squared error / squared distance to the training mean. None where a feature has
+    /// one value on all of them. Empty without validation rows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub feature_explained_variance: Vec<Option<f32>>,
 }
 
 /// JSON has no NaN: a figure that is not finite is written as null and read as NaN, so that an undefined one (the

@@ -188,6 +188,7 @@ fn normalisation(number: i32) -> Result<Option<NormalisationKind>, ServiceError>
         pb::Normalisation::Standardise => Some(NormalisationKind::Standardise),
         pb::Normalisation::MinMax => Some(NormalisationKind::MinMax),
         pb::Normalisation::UnitInterval => Some(NormalisationKind::UnitInterval),
+        pb::Normalisation::Robust => Some(NormalisationKind::Robust),
     })
 }
 
@@ -300,6 +301,7 @@ pub fn scored(scored: Scored) -> pb::ScoreResponse {
         reasons: reasons.map(|row| pb::Reasons { features: row.into_iter().map(reason).collect() }).collect(),
         calibration_rows: calibration_rows as u32,
         residual_variance,
+        changes: scores.changes,
     }
 }
 
@@ -430,6 +432,7 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
         publish_if_better: spec.publish_if_better,
         missing_values: spec.missing_values,
         validation_sample_rows: spec.validation_sample_rows,
+        explained_share: spec.explained_share,
     };
     Ok((spec, key))
 }
@@ -441,6 +444,7 @@ fn spec_answer(spec: &ModelSpec) -> pb::ModelSpec {
         NormalisationKind::Standardise => pb::Normalisation::Standardise,
         NormalisationKind::MinMax => pb::Normalisation::MinMax,
         NormalisationKind::UnitInterval => pb::Normalisation::UnitInterval,
+        NormalisationKind::Robust => pb::Normalisation::Robust,
     };
     let loss = match raw.loss {
         Loss::SquaredError => pb::Loss::SquaredError,
@@ -512,6 +516,11 @@ pub fn report(report: &TrainingReport) -> pb::TrainingReport {
         base_model_name: report.base.as_ref().map(|base| base.name.to_string()).unwrap_or_default(),
         base_version: report.base.as_ref().map_or(0, |base| base.version.number()),
         base_validation: report.base_validation.as_ref().map(evaluation),
+        feature_explained_variance: report
+            .feature_explained_variance
+            .iter()
+            .map(|share| share.unwrap_or(f32::NAN))
+            .collect(),
     }
 }
 

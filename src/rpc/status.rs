@@ -15,6 +15,8 @@
 //! | `Unauthenticated` | `UNAUTHENTICATED` | |
 //! | `Forbidden` | `PERMISSION_DENIED` | |
 //! | `Internal` | `INTERNAL` | the request's id, which the log carries too |
+//!
+//! Where one row of the request is wrong, `ErrorInfo` has the reason `ROW` and its number, from 1, as `row`.
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -63,6 +65,10 @@ pub(super) fn told(error: ServiceError) -> Status {
     let mut details = ErrorDetails::new();
     if let Some(field) = error.field() {
         details.add_bad_request_violation(field, error.to_string());
+    }
+    if let Some(row) = error.row() {
+        // Clients that send a file in parts know which row of the file that is.
+        details.set_error_info("ROW", "halfhitch", [("row".to_owned(), (row + 1).to_string())]);
     }
     if let Some(delay) = error.retry_after() {
         details.set_retry_info(Some(delay));

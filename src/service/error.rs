@@ -7,7 +7,8 @@ use crate::files::folder::FolderError;
 use crate::jobs::{JobError, ServerFilesError};
 use crate::model::sample::SampleError;
 use crate::model::{
-    ArtifactError, CanonicalError, InverseError, ModelKey, ModelName, OrthonormalError, SpectrumError, Version,
+    ArtifactError, CanonicalError, InverseError, MatrixError, ModelKey, ModelName, OrthonormalError, SpectrumError,
+    Version,
 };
 use crate::security::Refusal;
 use crate::store::StoreError;
@@ -278,6 +279,18 @@ impl ServiceError {
             Self::Artifact(_) => Some("chunk".to_owned()),
             Self::Job(error) => job_field(error),
             Self::Message { error, .. } => error.field(),
+            _ => None,
+        }
+    }
+
+    /// The row of the request that is wrong, from 0, if one is.
+    pub fn row(&self) -> Option<usize> {
+        match self {
+            Self::Batch(
+                BatchError::ResultNotFinite { row } | BatchError::Matrix(MatrixError::NotFinite { row, .. }),
+            )
+            | Self::Job(JobError::Matrix(MatrixError::NotFinite { row, .. })) => Some(*row),
+            Self::Message { error, .. } => error.row(),
             _ => None,
         }
     }

@@ -10,13 +10,31 @@ use crate::model::{Autoencoder, Evaluation, Loss};
 /// Calls its argument with rows (row-major), some at a time.
 pub(super) type EachRows<'a> = &'a dyn Fn(&mut dyn FnMut(&[f32]) -> Result<(), SourceError>) -> Result<(), SourceError>;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sums {
     rows: u64,
     loss: f64,
     squared: f64,
     input_units: f64,
     floor: f64,
+    /// By feature: squared error, and squared distance to a mean. Empty where they are not wanted.
+    by_feature: Vec<(f64, f64)>,
+}
+
+impl Sums {
+    fn add(&mut self, part: Self) {
+        self.rows += part.rows;
+        self.loss += part.loss;
+        self.squared += part.squared;
+        self.input_units += part.input_units;
+        self.floor += part.floor;
+        if self.by_feature.is_empty() {
+            self.by_feature = part.by_feature;
+        } else {
+            let both = self.by_feature.iter_mut().zip(part.by_feature);
+            both.for_each(|(sum, part)| (sum.0, sum.1) = (sum.0 + part.0, sum.1 + part.1));
+        }
+    }
 }
 
 /// What the model does on some rows, beside PCA's figures on them. Adds in the order of the rows: the same bits on any
@@ -27,40 +45,65 @@ pub(super) fn evaluate(
     pca: &Measured,
     parallel: bool,
 ) -> Result<Evaluation, SourceError> {
+    Ok(sums(model, each, None, parallel)?.evaluation(model, pca))
+}
+
+/// The same, and the share of each feature's variance that is explained: 1 - squared error / squared distance to `mean` (d,;
+/// normalised space). None where a feature does not vary.
+pub(super) fn evaluate_features(
+    model: &Autoencoder,
+    each: EachRows<'_>,
+    pca: &Measured,
+    mean: &[f64],
+    parallel: bool,
+) -> Result<(Evaluation, Vec<Option<f32>>), SourceError> {
+    let mut sums = sums(model, each, Some(mean), parallel)?;
+    let share = |(error, spread): (f64, f64)| {
+        let share = 1.0 - error / spread;
+        // Four digits: a report of 65,536 features stays short.
+        let digits = if share.abs() < 1e6 { (share * 1e4).round() / 1e4 } else { share };
+        (spread > 0.0).then_some(digits as f32).filter(|share| share.is_finite())
+    };
+    let shares = std::mem::take(&mut sums.by_feature).into_iter().map(share).collect();
+    Ok((sums.evaluation(model, pca), shares))
+}
+
+/// With sums by feature where there is a `mean` of each.
+fn sums(model: &Autoencoder, each: EachRows<'_>, mean: Option<&[f64]>, parallel: bool) -> Result<Sums, SourceError> {
     let width = TAPE_ROWS * model.spec().features();
     let mut sums = Sums::default();
-    let mut add = |part: Sums| {
-        sums.rows += part.rows;
-        sums.loss += part.loss;
-        sums.squared += part.squared;
-        sums.input_units += part.input_units;
-        sums.floor += part.floor;
-    };
+    let mut add = |part: Sums| sums.add(part);
     let mut tape = Tape::new(model.layers().len());
     each(&mut |rows| {
         if parallel {
             let new = || Tape::new(model.layers().len());
             let parts: Vec<Sums> =
-                rows.par_chunks(width).map_init(new, |tape, rows| measure(model, tape, rows)).collect();
+                rows.par_chunks(width).map_init(new, |tape, rows| measure(model, tape, rows, mean)).collect();
             parts.into_iter().for_each(&mut add);
         } else {
-            rows.chunks(width).map(|rows| measure(model, &mut tape, rows)).for_each(&mut add);
+            rows.chunks(width).map(|rows| measure(model, &mut tape, rows, mean)).for_each(&mut add);
         }
         Ok(())
     })?;
-    let count = sums.rows as f64;
-    let squared_error = sums.squared / count;
-    Ok(Evaluation {
-        rows: sums.rows,
-        loss: sums.loss / count,
-        squared_error,
-        squared_error_input_units: sums.input_units / count,
-        pca_squared_error: pca.squared_error,
-        pca_squared_error_input_units: pca.squared_error_input_units,
-        explained_variance: explained(squared_error, pca.spread),
-        pca_explained_variance: explained(pca.squared_error, pca.spread),
-        loss_floor: (model.spec().raw().loss == Loss::BinaryCrossEntropy).then_some(sums.floor / count),
-    })
+    Ok(sums)
+}
+
+impl Sums {
+    fn evaluation(&self, model: &Autoencoder, pca: &Measured) -> Evaluation {
+        let count = self.rows as f64;
+        let squared_error = self.squared / count;
+        Evaluation {
+            rows: self.rows,
+            loss: self.loss / count,
+            squared_error,
+            squared_error_input_units: self.input_units / count,
+            pca_squared_error: pca.squared_error,
+            pca_squared_error_input_units: pca.squared_error_input_units,
+            explained_variance: explained(squared_error, pca.spread),
+            pca_explained_variance: explained(pca.squared_error, pca.spread),
+            loss_floor: (model.spec().raw().loss == Loss::BinaryCrossEntropy).then_some(self.floor / count),
+        }
+    }
 }
 
 /// Squared errors, normalised space, row by row, of `rows_max` rows at most.
@@ -97,10 +140,11 @@ fn forward(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) {
     tape.forward(model, count);
 }
 
-fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) -> Sums {
+fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32], mean: Option<&[f64]>) -> Sums {
     let features = model.spec().features();
     forward(model, tape, rows);
     let mut sums = Sums { rows: (rows.len() / features) as u64, loss: tape.loss(), ..Sums::default() };
+    sums.by_feature = mean.map_or_else(Vec::new, |mean| vec![(0.0, 0.0); mean.len()]);
     let cross_entropy = model.spec().raw().loss == Loss::BinaryCrossEntropy;
     tape.each_reconstructed(model, |_, column, x, x_hat| {
         let error = f64::from(x) - f64::from(x_hat);
@@ -108,6 +152,11 @@ fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) -> Sums {
         sums.input_units += (error * f64::from(model.normaliser().unit(column))).powi(2);
         if cross_entropy {
             sums.floor += entropy(f64::from(x));
+        }
+        if let Some(mean) = mean {
+            let (errors, spread) = &mut sums.by_feature[column];
+            *errors += error * error;
+            *spread += (f64::from(x) - mean[column]).powi(2);
         }
     });
     sums

@@ -54,6 +54,39 @@ pub(super) fn evaluations(report: &pb::TrainingReport, code_length: usize) -> Ma
     }
 }
 
+/// Features that the table names.
+const FEATURES_MAX: usize = 24;
+
+/// R² of every feature on the validation rows, the worst first.
+pub(super) fn features(report: &pb::TrainingReport, names: &[String]) -> Markup {
+    let features = report::by_feature(report, names);
+    let more = features.len().saturating_sub(FEATURES_MAX);
+    html! {
+        @if !features.is_empty() {
+            h3 { "Features" }
+            p.note {
+                "R² of each feature on the validation rows, the worst first: 1 where it is reconstructed exactly, 0 where its mean "
+                "would do as well."
+                @if more > 0 { " The table leaves out the " (more) " best." }
+            }
+            div.scroll {
+                table {
+                    thead { tr { th scope="col" { "feature" } th scope="col" { "R²" } th.wide aria-hidden="true" {} } }
+                    tbody {
+                        @for (name, share) in features.iter().take(FEATURES_MAX) {
+                            tr {
+                                th scope="row" { (name) }
+                                td { (format!("{share:.3}")) }
+                                td.wide aria-hidden="true" { (bar(f64::from(share.clamp(0.0, 1.0)))) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The model, and PCA on the same rows.
 fn of_evaluation(name: &str, evaluation: &pb::Evaluation, code_length: usize) -> [Line; 2] {
     let line = |name: String, squared_error: f64, explained_variance: f64| Line {

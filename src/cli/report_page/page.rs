@@ -78,7 +78,10 @@ fn figures(facts: &Facts) -> Markup {
             }
         }
         @match &facts.version.training_report {
-            Some(report) => (figures::evaluations(report, facts.code_length())),
+            Some(report) => {
+                (figures::evaluations(report, facts.code_length()))
+                (figures::features(report, facts.version.spec.as_ref().map_or(&[][..], |spec| &spec.feature_names)))
+            }
             None => { h3 { "Held-out rows" } (no_report()) }
         }
         (figures::sizes(&facts.version))
