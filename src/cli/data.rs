@@ -1,5 +1,7 @@
 //! Rows that are sent chunk by chunk: from files, or from memory.
 
+use std::sync::Mutex;
+
 use super::reading;
 use crate::files::{FileError, Place, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
@@ -16,7 +18,13 @@ pub(super) fn chunk_rows(columns: usize) -> usize {
 /// Something to train on that can be read again from the beginning.
 pub(super) enum Source {
     /// Training files and test files.
-    Files { training: Vec<String>, test: Vec<String>, options: ReadOptions },
+    Files {
+        training: Vec<String>,
+        test: Vec<String>,
+        options: ReadOptions,
+        /// Standard input, where it was opened to see how wide its rows are.
+        opened: Mutex<Option<Box<dyn RowReader>>>,
+    },
     /// The server reads the rows: there is nothing to send.
     Server,
     /// Rows in memory, row-major.
@@ -44,10 +52,11 @@ impl Source {
                     }
                 }
             }
-            Self::Files { training, test, options } => {
+            Self::Files { training, test, options, opened } => {
                 for (role, paths) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for path in paths {
-                        let mut reader = reading::open(path, options)?;
+                        let waiting = opened.lock().map_or(None, |mut opened| opened.take_if(|_| path == "-"));
+                        let mut reader = waiting.map_or_else(|| reading::open(path, options), Ok)?;
                         check_columns(path, reader.as_ref(), columns)?;
                         loop {
                             let mut values = Vec::new();

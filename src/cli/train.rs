@@ -1,5 +1,6 @@
 //! `halfhitch train`: streams rows, comes back after a broken connection, shows progress.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::json;
@@ -24,7 +25,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEverything but the widths has a default; the result says what was chosen."
+    after_help = "Examples:\n  halfhitch train sensors rows.csv\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEverything has a default; the result says what was chosen."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct TrainArgs {
@@ -45,14 +46,17 @@ pub(super) struct TrainArgs {
     /// Widths from the input to the code, for example 784,1000,500,250,30
     #[arg(long, value_delimiter = ',', value_name = "D0,...,DK", conflicts_with_all = ["code", "hidden"])]
     widths: Vec<u32>,
-    /// Length of the code; the input is as wide as the rows
-    #[arg(long, value_name = "K", required_unless_present_any = ["widths", "from"])]
+    /// Length of the code; the input is as wide as the rows [default: chosen from the rows, see --explain]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     code: Option<u32>,
+    /// Without --code: as many numbers as principal components that explain this share of the variance [default: 0.95]
+    #[arg(long, value_name = "SHARE", conflicts_with_all = ["code", "from"])]
+    explain: Option<f64>,
     /// Widths between input and code
     #[arg(long, value_delimiter = ',', value_name = "D1,...")]
     hidden: Vec<u32>,
     /// Begin with the weights of a version: NAME@VERSION, NAME@ALIAS, or NAME for the newest
-    #[arg(long, value_name = "MODEL", conflicts_with_all = ["code", "hidden", "loss", "normalisation", "hidden_activation", "code_activation", "output_activation", "gain", "init"])]
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["code", "explain", "hidden", "loss", "normalisation", "hidden_activation", "code_activation", "output_activation", "gain", "init"])]
     from: Option<String>,
     /// Publish only if the validation loss is below that of --from on the same rows
     #[arg(long, requires = "from")]
@@ -133,8 +137,8 @@ pub(super) struct TrainArgs {
     /// What to minimise [default: cross-entropy for values in the unit interval, else squared error]
     #[arg(long, value_enum)]
     loss: Option<LossArg>,
-    /// How to normalise [default: unit interval for whole numbers from 0 to 255, else standardise]
-    #[arg(long, value_enum)]
+    /// How to normalize [default: unit interval for pixels and shares, robust where values are broken, else standardise]
+    #[arg(long, alias = "normalization", value_enum)]
     normalisation: Option<NormalisationArg>,
     /// Activation of the hidden layers [default: elu]
     #[arg(long, value_enum)]
@@ -188,6 +192,8 @@ enum NormalisationArg {
     Standardise,
     MinMax,
     UnitInterval,
+    /// As standardise, without broken values
+    Robust,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -243,23 +249,25 @@ impl TrainArgs {
     fn request(self) -> Result<(pb::TrainSpec, Source, bool), CliError> {
         let options = self.read.options();
         let (optimiser, regularisation) = (self.optimiser(), self.regularisation());
-        // Standard input can be opened once only: its width is the server's to check.
-        let known = match self.files.iter().find(|path| *path != "-") {
+        let mut opened = None;
+        let known = match self.files.iter().find(|path| *path != "-").or(self.files.first()) {
+            // Standard input can be opened once only: by who needs its width, or by who sends it.
+            Some(path) if path == "-" && !self.widths.is_empty() => None,
             Some(path) => {
                 let reader = reading::open(path, &options)?;
-                Some((reader.columns() as u32, reader.names().to_vec(), reader.is_bytes()))
+                let known = (reader.columns() as u32, reader.names().to_vec());
+                opened = (path == "-").then_some(reader);
+                Some(known)
             }
             None => None,
         };
-        let (columns, names, is_bytes) = match known {
-            Some((columns, names, is_bytes)) => (Some(columns), names, is_bytes),
-            None => (None, Vec::new(), false),
-        };
+        let (columns, names) = known.map_or((None, Vec::new()), |(columns, names)| (Some(columns), names));
         let widths = if self.widths.is_empty() {
             let Some(columns) = columns else {
-                return Err(CliError::Usage("rows from standard input need --widths".to_owned()));
+                return Err(CliError::Usage("files of the server need --widths".to_owned()));
             };
-            [vec![columns], self.hidden, self.code.into_iter().collect()].concat()
+            // Without a length the server chooses one.
+            [vec![columns], self.hidden, vec![self.code.unwrap_or(0)]].concat()
         } else {
             self.widths
         };
@@ -274,15 +282,12 @@ impl TrainArgs {
         }
         let base = self.from.as_deref().map(model_ref).transpose()?;
         let normalisation = match self.normalisation {
-            // The base has one.
-            None if base.is_some() => pb::Normalisation::Unspecified,
-            // Pixels: their range is known, whatever these rows happen to hold.
-            None if is_bytes => pb::Normalisation::UnitInterval,
             None => pb::Normalisation::Unspecified,
             Some(NormalisationArg::None) => pb::Normalisation::None,
             Some(NormalisationArg::Standardise) => pb::Normalisation::Standardise,
             Some(NormalisationArg::MinMax) => pb::Normalisation::MinMax,
             Some(NormalisationArg::UnitInterval) => pb::Normalisation::UnitInterval,
+            Some(NormalisationArg::Robust) => pb::Normalisation::Robust,
         };
         let loss = match self.loss {
             None => pb::Loss::Unspecified,
@@ -296,7 +301,6 @@ impl TrainArgs {
             Some(InitArg::Orthogonal) => pb::Initialisation::Orthogonal,
             Some(InitArg::Pca) => pb::Initialisation::Pca,
         };
-        let bytes_range = is_bytes && normalisation == pb::Normalisation::UnitInterval;
         let spec = pb::TrainSpec {
             model_name: self.name,
             feature_names: if base.is_none() && names.len() == widths[0] as usize { names } else { Vec::new() },
@@ -306,7 +310,6 @@ impl TrainArgs {
             output_activation: activation(self.output_activation),
             loss: loss.into(),
             normalisation: normalisation.into(),
-            value_range: bytes_range.then_some(pb::ValueRange { minimum: 0.0, maximum: 255.0 }),
             gain: self.gain,
             optimiser: Some(optimiser),
             regularisation: Some(regularisation),
@@ -322,12 +325,14 @@ impl TrainArgs {
             publish_if_better: self.publish_if_better,
             missing_values: self.read.missing_values(),
             validation_sample_rows: self.validation_sample,
+            explained_share: self.explain,
             priority: self.priority,
             idempotency_key: self.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             ..pb::TrainSpec::default()
         };
         if self.server_files.is_empty() {
-            return Ok((spec, Source::Files { training: self.files, test: self.test, options }, self.detach));
+            let (training, test, opened) = (self.files, self.test, Mutex::new(opened));
+            return Ok((spec, Source::Files { training, test, options, opened }, self.detach));
         }
         let files = Some(self.read.server_files(self.server_files, self.server_test));
         Ok((pb::TrainSpec { files, ..spec }, Source::Server, self.detach))
@@ -384,12 +389,15 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
             publish_rows: args.publish_rows.unwrap_or(0),
             publish_interval: args.publish_interval.and_then(|interval| interval.try_into().ok()),
         };
+        if args.widths.is_empty() && args.files.iter().all(|path| path == "-") {
+            return Err(CliError::Usage("--follow on standard input needs --widths".to_owned()));
+        }
         let (files, options) = (args.files.clone(), args.read.options());
         let (spec, ..) = args.request()?;
         return follow::run(context, pb::TrainSpec { incremental: Some(incremental), ..spec }, files, options).await;
     }
     let (spec, source, detach) = args.request()?;
-    let code_length = spec.widths.last().copied().unwrap_or_default() as usize;
+    let code_length = |widths: &[u32]| widths.last().copied().unwrap_or_default() as usize;
     match train(context, &spec, &source, detach).await? {
         Ended::Detached(id) => {
             if context.json {
@@ -404,7 +412,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
                 return Ok(());
             }
             println!("{}: no version is published, {}", result.model_name, result.kept_back);
-            tell_report(&result, code_length);
+            tell_report(&result, code_length(&spec.widths), &spec.feature_names);
         }
         Ended::Trained(result) => {
             let reference = pb::ModelRef {
@@ -425,7 +433,8 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
                 return Ok(());
             }
             println!("{} version {} is published", result.model_name, result.version);
-            tell_report(&result, code_length);
+            let trained = version.as_ref().and_then(|version| version.spec.clone()).unwrap_or_default();
+            tell_report(&result, code_length(&trained.widths), &trained.feature_names);
             if let Some(version) = version {
                 println!(
                     "  size: {} of tensors, {} untied ({:.1} %), file {}",
@@ -441,8 +450,8 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
     Ok(())
 }
 
-fn tell_report(result: &pb::TrainResult, code_length: usize) {
-    for line in result.training_report.iter().flat_map(|one| report::report_lines(one, code_length)) {
+fn tell_report(result: &pb::TrainResult, code_length: usize, names: &[String]) {
+    for line in result.training_report.iter().flat_map(|one| report::report_lines(one, code_length, names)) {
         println!("  {line}");
     }
 }

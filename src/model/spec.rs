@@ -35,6 +35,8 @@ pub enum NormalisationKind {
     MinMax,
     /// To [0, 1] by one common range.
     UnitInterval,
+    /// As [`NormalisationKind::Standardise`], of rows whose broken values were clipped.
+    Robust,
 }
 
 /// Longest feature name, in bytes.
@@ -50,6 +52,7 @@ impl NormalisationKind {
             Self::Standardise => "standardise",
             Self::MinMax => "min-max",
             Self::UnitInterval => "unit interval",
+            Self::Robust => "robust",
         }
     }
 }
@@ -109,7 +112,7 @@ pub enum SpecError {
     },
     /// Binary cross-entropy on data that leaves [0, 1].
     #[error(
-        "binary cross-entropy needs data in [0, 1]: normalisation is standardise, expected none, min-max or unit interval"
+        "binary cross-entropy needs data in [0, 1]: normalisation is standardise or robust, expected none, min-max or unit interval"
     )]
     CrossEntropyStandardise,
     /// A gain that no layer would have.
@@ -227,7 +230,7 @@ impl ModelSpec {
             if raw.decoder_activations[0] != Activation::Sigmoid {
                 return Err(SpecError::CrossEntropyOutput { got: raw.decoder_activations[0] });
             }
-            if raw.normalisation == NormalisationKind::Standardise {
+            if matches!(raw.normalisation, NormalisationKind::Standardise | NormalisationKind::Robust) {
                 return Err(SpecError::CrossEntropyStandardise);
             }
         }

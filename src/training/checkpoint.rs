@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::optimizer::Scalars;
 use super::params::TrainSpec;
 use super::plan::Plan;
+use super::robust::Limit;
 use super::yardstick::{Measured, Yardstick};
 use crate::model::{Artifact, Autoencoder, TrainingReport};
 use crate::numeric::linalg::Pca;
@@ -52,6 +53,9 @@ pub(super) struct State {
     pub(super) software: String,
     pub(super) spec: TrainSpec,
     pub(super) source_rows: u64,
+    /// What broken values are clipped to.
+    #[serde(default)]
+    pub(super) limits: Vec<Limit>,
     pub(super) plan: Plan,
     pub(super) notes: Vec<String>,
     pub(super) validation_yardstick: Option<Measured>,

@@ -4,6 +4,8 @@
 pub mod batches;
 mod calibrate;
 mod checkpoint;
+pub mod code_length;
+mod columns;
 mod corruption;
 mod defects;
 mod evaluate;
@@ -18,6 +20,8 @@ pub mod params;
 mod plan;
 pub mod range_finder;
 pub mod recipe;
+mod relations;
+mod robust;
 pub mod schedule;
 mod shares;
 mod shift;

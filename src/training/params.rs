@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::code_length::EXPLAINED_SHARE_DEFAULT;
 use super::plan::ValueKind;
 use super::recipe::{OptimiserSpec, Regularisation};
 use crate::model::sample::SAMPLE_ROWS_MAX;
 use crate::model::spec::{RawModelSpec, check_widths, wrong_parameter};
+use crate::model::statistics::STATISTICS_CODE_MAX;
 use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, Selector, SpecError};
 use crate::numeric::Activation;
 
@@ -116,6 +118,9 @@ pub struct TrainSpec {
     /// Held-out rows that the version keeps, at most.
     #[serde(default)]
     pub validation_sample_rows: u32,
+    /// Of the variance of the training rows, what a code explains whose length is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explained_share: Option<f64>,
 }
 
 /// Why parameters are refused. `field` is the name in the API.
@@ -230,17 +235,38 @@ impl TrainSpec {
             publish_if_better: false,
             missing_values: false,
             validation_sample_rows: 0,
+            explained_share: None,
         }
+    }
+
+    /// Whether the length of the code is left to the rows: the last width is 0.
+    pub fn chooses_code_length(&self) -> bool {
+        self.widths.len() >= 2 && self.widths.last() == Some(&0)
     }
 
     /// Checks all that can be checked before the rows, and before the base is known.
     pub fn check(self) -> Result<CheckedTrainSpec, ParamError> {
         self.check_base()?;
+        self.check_explained_share()?;
         if self.widths.is_empty() && self.base.as_ref().is_some_and(|base| !base.or_fresh) {
             self.check_numbers()?;
             return Ok(CheckedTrainSpec { spec: self });
         }
+        if self.chooses_code_length() {
+            // Whatever is chosen later is in between.
+            let (least, most) = self.code_length_bounds();
+            check_widths(&self.widths[..self.widths.len() - 1].iter().copied().chain([most]).collect::<Vec<_>>())?;
+            self.with_code_length(least).check_widths_known()?;
+            self.with_code_length(most).check_widths_known()?;
+            return Ok(CheckedTrainSpec { spec: self });
+        }
         check_widths(&self.widths)?;
+        self.check_widths_known()?;
+        Ok(CheckedTrainSpec { spec: self })
+    }
+
+    /// All that can be checked before the rows, of widths that are.
+    fn check_widths_known(&self) -> Result<(), ParamError> {
         self.check_activations()?;
         self.check_loss()?;
         self.check_numbers()?;
@@ -249,7 +275,36 @@ impl TrainSpec {
         self.check_value_range()?;
         // The widest normalisation that the loss allows: whichever is chosen from the rows needs no more.
         ModelSpec::new(self.raw_model_spec(self.normalisation.unwrap_or(NormalisationKind::UnitInterval)))?;
-        Ok(CheckedTrainSpec { spec: self })
+        Ok(())
+    }
+
+    fn check_explained_share(&self) -> Result<(), ParamError> {
+        check("explained_share", self.explained_share, |share| share > 0.0 && share <= 1.0, "above 0 to 1")?;
+        match self.explained_share {
+            Some(_) if !self.chooses_code_length() => {
+                let got = format!("{:?}", self.widths);
+                Err(ParamError::Needs { field: "explained_share", needs: "widths that end with 0", got })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Least and greatest length of a code that is chosen from the rows: no longer than any layer before it is wide, nor than one
+    /// that has statistics.
+    fn code_length_bounds(&self) -> (usize, usize) {
+        let least = if self.regularisation.orders_codes() { 2 } else { 1 };
+        let narrowest = self.widths.iter().copied().rev().skip(1).min().unwrap_or(1);
+        (least, narrowest.min(STATISTICS_CODE_MAX).max(least))
+    }
+
+    fn with_code_length(&self, length: usize) -> Self {
+        let mut spec = self.clone();
+        if let Some(last) = spec.widths.last_mut() {
+            *last = length;
+        }
+        // It has become a length.
+        spec.explained_share = None;
+        spec
     }
 
     fn check_base(&self) -> Result<(), ParamError> {
@@ -336,7 +391,7 @@ impl TrainSpec {
                 });
             }
         }
-        if self.normalisation == Some(NormalisationKind::Standardise) {
+        if matches!(self.normalisation, Some(NormalisationKind::Standardise | NormalisationKind::Robust)) {
             return Err(SpecError::CrossEntropyStandardise.into());
         }
         Ok(())
@@ -529,7 +584,9 @@ impl CheckedTrainSpec {
     /// mini-batch.
     pub fn with_base(&self, base: &ModelSpec) -> Result<Self, ParamError> {
         let expected = &base.raw().widths;
-        if !self.spec.widths.is_empty() && self.spec.widths != *expected {
+        let asked = &self.spec.widths;
+        let known = asked.len() - usize::from(self.spec.chooses_code_length());
+        if !asked.is_empty() && (asked.len() != expected.len() || asked[..known] != expected[..known]) {
             return Err(ParamError::BaseWidths { got: self.spec.widths.clone(), expected: expected.clone() });
         }
         if self.spec.missing_values && !base.raw().missing_values {
@@ -537,10 +594,26 @@ impl CheckedTrainSpec {
             return Err(ParamError::Needs { field: "missing_values", needs: "a base that takes them", got });
         }
         let missing_values = base.raw().missing_values;
-        let spec = TrainSpec { widths: expected.clone(), missing_values, ..self.spec.clone() };
+        let spec = TrainSpec { widths: expected.clone(), missing_values, explained_share: None, ..self.spec.clone() };
         spec.check_batch()?;
         spec.check_options()?;
         Ok(Self { spec })
+    }
+
+    /// The share of the variance that the code is to explain, where its length is left to the rows.
+    pub fn explained_share(&self) -> Option<f64> {
+        self.spec.chooses_code_length().then(|| self.spec.explained_share.unwrap_or(EXPLAINED_SHARE_DEFAULT))
+    }
+
+    /// Least and greatest length of a code that is chosen.
+    pub fn code_length_bounds(&self) -> (usize, usize) {
+        self.spec.code_length_bounds()
+    }
+
+    /// The same with a code of this length, where it was left to the rows.
+    #[must_use]
+    pub fn with_code_length(&self, length: usize) -> Self {
+        if self.spec.chooses_code_length() { Self { spec: self.spec.with_code_length(length) } } else { self.clone() }
     }
 
     /// How the first weights are drawn.

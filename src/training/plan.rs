@@ -119,11 +119,21 @@ pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, features: usiz
     }
 }
 
+/// Fewer columns are a table, whatever their values: an image of 8 x 8 is the smallest.
+const PIXEL_COLUMNS_MIN: usize = 64;
+/// Fewer levels are grades.
+const PIXEL_GREATEST_MIN: f32 = 15.0;
+/// Pixels beyond this have 8 bits: their range is known, whatever these rows happen to hold.
+const BITS_7_GREATEST: f32 = 127.0;
+
 /// What all values of the training rows have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueKind {
-    /// Whole numbers from 0 to 255 of one range: pixels and the like.
-    Bytes,
+    /// Pixels: many columns of whole numbers from 0 to 255, most of which use most of one range.
+    Pixels {
+        /// Whether the range is 0 to 255; otherwise it is that of the rows.
+        eight_bits: bool,
+    },
     /// From 0 to 1, of one range.
     Unit,
     /// Neither.
@@ -150,20 +160,22 @@ impl SeenValues {
     }
 
     /// `learner` has seen the same rows. Columns of a table that only happen to be whole numbers, or shares, have ranges of
-    /// their own: in one range most of those that are not constant go beyond half of the greatest value.
+    /// their own: in one range most of those that are not constant go beyond half of the greatest value. Pixels are many, have
+    /// more levels than grades have, and most of them are dark in one row and bright in another.
     pub(super) fn kind(self, learner: &Learner, features: usize) -> ValueKind {
         let ranges = (0..features).map(|j| learner.range(j));
         let greatest = ranges.clone().fold(0.0, |most: f32, (_, maximum)| most.max(maximum));
-        let (mut varied, mut wide) = (0, 0);
-        for (_, maximum) in ranges.filter(|(minimum, maximum)| minimum < maximum) {
+        let (mut varied, mut wide, mut full) = (0, 0, 0);
+        for (minimum, maximum) in ranges.filter(|(minimum, maximum)| minimum < maximum) {
             varied += 1;
             wide += usize::from(maximum > 0.5 * greatest);
+            full += usize::from(maximum > 0.5 * greatest && minimum < 0.25 * greatest);
         }
+        let are_pixels = features >= PIXEL_COLUMNS_MIN && greatest >= PIXEL_GREATEST_MIN && 2 * full >= varied;
         match (self.bytes, self.unit) {
-            _ if 2 * wide < varied => ValueKind::Any,
-            (_, true) => ValueKind::Unit,
-            (true, false) => ValueKind::Bytes,
-            (false, false) => ValueKind::Any,
+            (_, true) if 2 * wide >= varied => ValueKind::Unit,
+            (true, false) if are_pixels => ValueKind::Pixels { eight_bits: greatest > BITS_7_GREATEST },
+            _ => ValueKind::Any,
         }
     }
 }
@@ -192,8 +204,12 @@ pub(super) fn tell_choices(
         let why = match values {
             _ if spec.spec().value_range.is_some() => "for the range that is given",
             _ if kind == NormalisationKind::MinMax => "for binary cross-entropy",
-            ValueKind::Bytes => "every value is a whole number from 0 to 255, and all share one range",
+            ValueKind::Pixels { eight_bits: true } => {
+                "for pixels: many columns of whole numbers that share the range 0 to 255"
+            }
+            ValueKind::Pixels { eight_bits: false } => "for pixels: many columns of whole numbers that share one range",
             ValueKind::Unit => "every value is from 0 to 1, and all share one range",
+            ValueKind::Any if kind == NormalisationKind::Robust => "since some values are broken",
             ValueKind::Any => "for values of any kind",
         };
         notes.push(format!("normalisation: {}, {why}", kind.name()));

@@ -1,16 +1,20 @@
 //! The training loop.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::batches::{Batch, Cut, Feeder, HeldBack, each_block, each_training_row, held_back_rows};
 use super::checkpoint::{self, Checkpoint, CheckpointError, State, software};
-use super::evaluate::{evaluate, explained, row_errors};
+use super::code_length::{self, Choice};
+use super::columns::{Columns, Names, lost_note};
+use super::evaluate::{evaluate, evaluate_features, explained, row_errors};
 use super::init;
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimiser;
 use super::params::{CheckedTrainSpec, Initialisation};
 use super::plan::{Plan, SeenValues, ValueKind, masking_note, tell_choices, validation_rows};
+use super::robust::{Broken, Clipped, Limit, clip};
 use super::schedule::learning_rate;
 use super::shift::Shift;
 use super::source::{RowSource, SourceError};
@@ -49,34 +53,34 @@ pub enum TrainError {
     #[error(transparent)]
     Range(#[from] RangeTooLarge),
     /// A feature that no row has.
-    #[error("feature {feature} is missing in every training row: leave it out, or send rows that have it")]
+    #[error("{feature} is missing in every training row: leave it out, or send rows that have it")]
     NoValues {
-        /// From 0.
-        feature: usize,
+        /// Its name, or its number from 1.
+        feature: String,
     },
     /// Cross-entropy wants [0, 1].
     #[error(
-        "binary cross-entropy wants values from 0 to 1 after normalisation, training row {row} has {value} in feature {feature}: \
+        "binary cross-entropy wants values from 0 to 1 after normalisation, training row {row} has {value} in {feature}: \
          choose the normalisation min-max or unit interval, or the squared error"
     )]
     OutsideUnitInterval {
-        /// From 0.
+        /// From 1.
         row: u64,
-        /// From 0.
-        feature: usize,
+        /// Its name, or its number from 1.
+        feature: String,
         /// Normalised.
         value: f32,
     },
     /// The same for a base, whose normalisation and loss stay.
     #[error(
         "binary cross-entropy, which the base has, wants values from 0 to 1 after the base's normalisation, training row {row} \
-         has {value} in feature {feature}: train without a base, then the range is that of these rows"
+         has {value} in {feature}: train without a base, then the range is that of these rows"
     )]
     OutsideBase {
-        /// From 0.
+        /// From 1.
         row: u64,
-        /// From 0.
-        feature: usize,
+        /// Its name, or its number from 1.
+        feature: String,
         /// Normalised.
         value: f32,
     },
@@ -206,8 +210,9 @@ pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usi
     held_back_rows(training, count, spec.spec().seed, rows_max)
 }
 
-struct Trainer<'a> {
-    spec: &'a CheckedTrainSpec,
+struct Trainer {
+    /// As asked for, with the length of the code that was chosen where that was left open.
+    spec: CheckedTrainSpec,
     feeder: Feeder,
     held_back: HeldBack,
     state: State,
@@ -226,10 +231,10 @@ enum Epoch {
     Diverged(TrainError),
 }
 
-impl<'a> Trainer<'a> {
+impl Trainer {
     /// Everything before the first step: split, normalisation, PCA, first weights, and what the defaults come to.
     fn prepare(
-        spec: &'a CheckedTrainSpec,
+        asked: &CheckedTrainSpec,
         source: &Arc<dyn RowSource>,
         held_out: &[f32],
         base: Option<&Arc<Autoencoder>>,
@@ -240,49 +245,62 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::NoRows);
         }
         let mut notes = Vec::new();
-        let seed = spec.spec().seed;
-        let cut =
-            Arc::new(Cut::new(count, spec.features(), validation_rows(spec, count, spec.features(), &mut notes), seed));
+        let seed = asked.spec().seed;
+        let features = asked.features();
+        let cut = Arc::new(Cut::new(count, features, validation_rows(asked, count, features, &mut notes), seed));
         let mut look = |event: &Event| match observer.look(event) {
             Next::GoOn | Next::Save => Ok(()),
             Next::Stop | Next::SaveAndStop => Err(TrainError::Stopped),
         };
         let event = Event::default();
-        let (learner, values) = look_through(source.as_ref(), &cut, &mut || look(&event))?;
-        let (normaliser, model_spec) = match base {
+        let names = base.map_or(&asked.spec().feature_names, |base| &base.spec().raw().feature_names);
+        let broken = Broken::find(source.as_ref(), &mut || look(&event))?;
+        let clips = matches!(asked.spec().normalisation, None | Some(NormalisationKind::Robust));
+        notes.extend(broken.as_ref().map(|broken| broken.note(Names(names), source.shift(), clips)));
+        let limits = broken.filter(|_| clips).map(|broken| broken.limits).unwrap_or_default();
+        let source = &clipped(source, &limits);
+        let Seen { learner, columns, values } = look_through(source.as_ref(), &cut, &mut || look(&event))?;
+        let (normaliser, model_spec, spec) = match base {
             Some(base) => {
                 assert_eq!(
                     base.spec().raw().widths,
-                    spec.spec().widths,
+                    asked.spec().widths,
                     "a model to begin with has the widths asked for"
                 );
                 let (normaliser, model_spec) = (base.normaliser().clone(), base.spec().clone());
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
-                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, outside_base)?;
+                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, Names(names), outside_base)?;
                 }
-                (normaliser, model_spec)
+                (normaliser, model_spec, asked.clone())
             }
             None => {
-                let kind = spec.normalisation(values);
-                let normaliser = fresh_normaliser(spec, &learner, kind, source.shift())?;
+                let kind = match asked.normalisation(values) {
+                    NormalisationKind::Standardise if !limits.is_empty() => NormalisationKind::Robust,
+                    kind => kind,
+                };
+                let normaliser = fresh_normaliser(asked, &learner, kind, values, source.shift())?;
+                let (spec, note) = with_code_length(asked, source.as_ref(), &cut, &normaliser)?;
+                notes.extend(note);
                 let model_spec = spec.model_spec(kind);
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
-                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, outside)?;
+                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, Names(names), outside)?;
                 }
-                tell_choices(spec, &model_spec, kind, values, cut.training_rows() < count, &mut notes);
-                (normaliser, model_spec)
+                tell_choices(&spec, &model_spec, kind, values, cut.training_rows() < count, &mut notes);
+                (normaliser, model_spec, spec)
             }
         };
         notes.extend(missing_note(&learner));
-        notes.extend(masking_note(spec));
+        notes.extend(masking_note(&spec));
+        notes.extend(columns.notes(&learner, Names(&model_spec.raw().feature_names), source.shift()));
         let spread = (0..spec.features()).map(|j| learner.variance(j) / f64::from(normaliser.unit(j)).powi(2)).sum();
-        let plan = Plan::new(spec, &model_spec, cut.training_rows(), base.is_some(), &mut notes);
+        let plan = Plan::new(&spec, &model_spec, cut.training_rows(), base.is_some(), &mut notes);
         let event = Event { epoch_count: plan.epochs, step_count: plan.steps(), ..Event::default() };
         let code_length = model_spec.code_length();
         let yardstick =
             fit_yardstick(source.as_ref(), &cut, &normaliser, code_length, seed, &mut || look(&event).is_ok())?;
         look(&event)?;
-        let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
+        let held_back =
+            HeldBack::new(Arc::clone(source), Arc::clone(&cut), &clipped_rows(held_out, features, &limits))?;
         let validation_yardstick = match held_back.count() {
             0 => None,
             _ => Some(yardstick.measure_held_back(&held_back, &normaliser)?),
@@ -292,8 +310,8 @@ impl<'a> Trainer<'a> {
             _ => None,
         };
         let model = match base {
-            Some(base) => begun(base, spec),
-            None => first_weights(spec, model_spec, normaliser, &yardstick, &mut notes),
+            Some(base) => begun(base, &spec),
+            None => first_weights(&spec, model_spec, normaliser, &yardstick, &mut notes),
         };
         let optimizer = Optimiser::new(&model, &spec.spec().optimiser);
         let report = TrainingReport {
@@ -308,8 +326,9 @@ impl<'a> Trainer<'a> {
         };
         let state = State {
             software: software(),
-            spec: spec.spec().clone(),
+            spec: asked.spec().clone(),
             source_rows: count,
+            limits,
             plan,
             notes,
             validation_yardstick,
@@ -329,33 +348,36 @@ impl<'a> Trainer<'a> {
             best_loss: None,
             optimiser: optimizer.scalars(),
         };
-        let steps = Steps::new(&model, spec);
+        let steps = Steps::new(&model, &spec);
         let (feeder, base) = (Feeder::new(Arc::clone(source), cut), base.cloned());
         Ok(Self { spec, feeder, held_back, state, base, model, best: None, optimizer, steps, yardstick })
     }
 
     /// As a checkpoint has it.
     fn resume(
-        spec: &'a CheckedTrainSpec,
+        asked: &CheckedTrainSpec,
         source: &Arc<dyn RowSource>,
         held_out: &[f32],
         bytes: &[u8],
         base: Option<Arc<Autoencoder>>,
     ) -> Result<Self, TrainError> {
         let Checkpoint { state, model, best, yardstick, optimiser } = Checkpoint::read(bytes)?;
-        if state.spec != *spec.spec() {
+        if state.spec != *asked.spec() {
             return Err(CheckpointError::Specification.into());
         }
         if state.source_rows != source.count() {
             return Err(CheckpointError::Rows { got: state.source_rows, expected: source.count() }.into());
         }
+        let spec = if base.is_some() { asked.clone() } else { asked.with_code_length(model.spec().code_length()) };
+        let source = &clipped(source, &state.limits);
+        let held_out = &clipped_rows(held_out, spec.features(), &state.limits);
         let mut optimizer = Optimiser::new(&model, &spec.spec().optimiser);
         let restored = optimizer.restore(state.optimiser, optimiser);
         restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
-        let held_back = validation_rows(spec, source.count(), spec.features(), &mut Vec::new());
+        let held_back = validation_rows(&spec, source.count(), spec.features(), &mut Vec::new());
         let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
         let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
-        let steps = Steps::new(&model, spec);
+        let steps = Steps::new(&model, &spec);
         let feeder = Feeder::new(Arc::clone(source), cut);
         Ok(Self { spec, feeder, held_back, state, base, model, best, optimizer, steps, yardstick })
     }
@@ -372,16 +394,18 @@ impl<'a> Trainer<'a> {
             }
         }
         let Self { spec, feeder, held_back, mut state, base, mut model, best, yardstick, .. } = self;
+        let test: &dyn RowSource = &Clipped { source: test, limits: state.limits.clone() };
         match best {
             Some(best) => model = best,
             None => state.report.best_epoch = state.report.epochs.last().map_or(0, |last| last.epoch),
         }
         let mut report = state.report;
         let figures = |model: &Autoencoder, pca: &Measured| {
-            evaluate(model, &|found| held_back.each(found), pca, is_parallel(model))
+            let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), SourceError>| held_back.each(found);
+            evaluate_features(model, &each, pca, yardstick.pca.mean(), is_parallel(model))
         };
         if let Some(pca) = state.validation_yardstick {
-            let mut of_model = figures(&model, &pca)?;
+            let (mut of_model, mut by_feature) = figures(&model, &pca)?;
             if base.is_none() && spec.may_be_linear() {
                 let plain = linear::model(model.spec(), model.normaliser().clone(), &yardstick.pca, spec.spec().seed);
                 let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
@@ -389,11 +413,13 @@ impl<'a> Trainer<'a> {
                     // They speak of what was trained.
                     state.notes.retain(|note| !["loss:", "hidden activation:"].iter().any(|of| note.starts_with(of)));
                     state.notes.extend([note, "loss: squared error, as of a linear model".to_owned()]);
-                    of_model = figures(&plain, &pca)?;
+                    (of_model, by_feature) = figures(&plain, &pca)?;
                     model = plain;
                 }
             }
             report.validation = Some(of_model);
+            state.notes.extend(lost_note(&by_feature, Names(&model.spec().raw().feature_names)));
+            report.feature_explained_variance = by_feature;
         }
         if test.count() > 0 {
             let pca = yardstick.measure_all(test, model.normaliser())?;
@@ -611,26 +637,35 @@ impl<'a> Trainer<'a> {
         (state.retried, state.best_loss) = (true, None);
         self.best = None;
         self.model = match &self.base {
-            Some(base) => begun(base, self.spec),
+            Some(base) => begun(base, &self.spec),
             None => {
                 let (spec, normaliser) = (self.model.spec().clone(), self.model.normaliser().clone());
-                first_weights(self.spec, spec, normaliser, &self.yardstick, &mut Vec::new())
+                first_weights(&self.spec, spec, normaliser, &self.yardstick, &mut Vec::new())
             }
         };
         self.optimizer = Optimiser::new(&self.model, &self.spec.spec().optimiser);
     }
 }
 
-/// What everything is chosen by: the training rows, for as long as `go_on` says so.
+/// What everything is chosen by.
+struct Seen {
+    learner: Learner,
+    columns: Columns,
+    values: ValueKind,
+}
+
+/// Goes through the training rows, for as long as `go_on` says so.
 fn look_through(
     source: &dyn RowSource,
     cut: &Cut,
     go_on: &mut dyn FnMut() -> Result<(), TrainError>,
-) -> Result<(Learner, ValueKind), TrainError> {
+) -> Result<Seen, TrainError> {
     let (mut learner, mut values, mut seen) = (Learner::new(source.features()), SeenValues::default(), 0u64);
+    let mut columns = Columns::new(source.features());
     let (shift, mut as_came) = (source.shift(), Vec::new());
     each_training_row(source, cut, &mut |_, row| {
         learner.add(row);
+        columns.add(row, shift);
         match shift {
             None => values.add(row),
             Some(shift) => {
@@ -644,7 +679,45 @@ fn look_through(
     })?;
     go_on()?;
     let values = values.kind(&learner, source.features());
-    Ok((learner, values))
+    Ok(Seen { learner, columns, values })
+}
+
+/// The rows, without what is broken.
+fn clipped(source: &Arc<dyn RowSource>, limits: &[Limit]) -> Arc<dyn RowSource> {
+    match limits {
+        [] => Arc::clone(source),
+        limits => Arc::new(Clipped { source: Arc::clone(source), limits: limits.to_vec() }),
+    }
+}
+
+/// The same of rows in memory.
+fn clipped_rows<'a>(rows: &'a [f32], features: usize, limits: &[Limit]) -> Cow<'a, [f32]> {
+    let mut rows = Cow::Borrowed(rows);
+    if !limits.is_empty() && !rows.is_empty() {
+        clip(rows.to_mut(), features, limits);
+    }
+    rows
+}
+
+/// The specification with the length of the code, and a note of it where that was chosen here.
+fn with_code_length(
+    asked: &CheckedTrainSpec,
+    source: &dyn RowSource,
+    cut: &Cut,
+    normaliser: &Normaliser,
+) -> Result<(CheckedTrainSpec, Option<String>), TrainError> {
+    let Some(share) = asked.explained_share() else { return Ok((asked.clone(), None)) };
+    let bounds = asked.code_length_bounds();
+    let Choice { length, explained, rows } =
+        code_length::choose(source, cut, normaliser, share, bounds, asked.spec().seed)?;
+    let short = if explained < share && length == bounds.1 { ", the most that is possible here" } else { "" };
+    let note = format!(
+        "code length: {length}{short}: as many principal components explain {:.2} % of the variance of {rows} training rows, {} % \
+         were asked for",
+        100.0 * explained,
+        100.0 * share
+    );
+    Ok((asked.with_code_length(length), Some(note)))
 }
 
 /// How much of the training rows is missing.
@@ -658,17 +731,19 @@ fn fresh_normaliser(
     spec: &CheckedTrainSpec,
     learner: &Learner,
     kind: NormalisationKind,
+    values: ValueKind,
     shift: Option<&[f64]>,
 ) -> Result<Normaliser, TrainError> {
     // Where a range is given, the same was subtracted from all features.
     let by = shift.and_then(|shift| shift.first()).copied().unwrap_or(0.0);
     let shifted = |value: f32| (f64::from(value) - by) as f32;
-    let range = spec.spec().value_range.map(|(least, most)| (shifted(least), shifted(most)));
+    let eight_bits = (values == ValueKind::Pixels { eight_bits: true }).then_some((0.0, 255.0));
+    let range = spec.spec().value_range.or(eight_bits).map(|(least, most)| (shifted(least), shifted(most)));
     if !spec.spec().missing_values {
         return Ok(learner.normaliser(kind, range)?);
     }
     match learner.first_without_values() {
-        Some(feature) => Err(TrainError::NoValues { feature }),
+        Some(feature) => Err(TrainError::NoValues { feature: Names(&spec.spec().feature_names).of(feature) }),
         None => Ok(learner.normaliser_with_fill(kind, range)?),
     }
 }
@@ -725,11 +800,11 @@ fn diverged(state: &State, loss: f64) -> TrainError {
     TrainError::Diverged { epoch, step, loss, learning_rate: state.plan.learning_rate }
 }
 
-fn outside(row: u64, feature: usize, value: f32) -> TrainError {
+fn outside(row: u64, feature: String, value: f32) -> TrainError {
     TrainError::OutsideUnitInterval { row, feature, value }
 }
 
-fn outside_base(row: u64, feature: usize, value: f32) -> TrainError {
+fn outside_base(row: u64, feature: String, value: f32) -> TrainError {
     TrainError::OutsideBase { row, feature, value }
 }
 
@@ -738,7 +813,8 @@ fn check_unit_interval(
     cut: &Cut,
     normaliser: &Normaliser,
     learner: &Learner,
-    refuse: fn(u64, usize, f32) -> TrainError,
+    names: Names<'_>,
+    refuse: fn(u64, String, f32) -> TrainError,
 ) -> Result<(), TrainError> {
     let allowed = 0.0..=1.0;
     let fits = |j| {
@@ -753,7 +829,7 @@ fn check_unit_interval(
         for (feature, x) in values.iter().enumerate() {
             let value = normaliser.value(feature, *x);
             if !allowed.contains(&value) {
-                return Err(refuse(row, feature, value));
+                return Err(refuse(row + 1, names.of(feature), value));
             }
         }
         Ok(())

@@ -10,6 +10,8 @@ mod auto;
 mod bits;
 mod bulk;
 mod canonical;
+mod changes;
+mod choices;
 mod cli;
 mod r#continue;
 mod crash;

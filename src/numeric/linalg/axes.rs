@@ -18,6 +18,13 @@ pub fn symmetric_axes(values: &[f64], n: usize) -> Option<(Vec<f64>, Vec<f64>)> 
     axes.iter().chain(&eigenvalues).all(|value| value.is_finite()).then_some((eigenvalues, axes))
 }
 
+/// Eigenvalues of a symmetric matrix (n, n; row-major), the greatest first. `None` if they do not converge.
+pub fn symmetric_eigenvalues(values: &[f64], n: usize) -> Option<Vec<f64>> {
+    let mut eigenvalues = MatRef::from_row_major_slice(values, n, n).self_adjoint_eigenvalues(Side::Lower).ok()?;
+    eigenvalues.reverse();
+    eigenvalues.iter().all(|value| value.is_finite()).then_some(eigenvalues)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -26,6 +33,8 @@ mod tests {
     fn axes_are_eigenvectors() {
         let values = [2.0, 1.0, 0.0, 1.0, 2.0, 0.5, 0.0, 0.5, 5.0];
         let (eigenvalues, axes) = symmetric_axes(&values, 3).expect("converges");
+        let alone = symmetric_eigenvalues(&values, 3).expect("converges");
+        assert!(alone.iter().zip(&eigenvalues).all(|(a, b)| (a - b).abs() < 1e-12), "{alone:?}");
         assert!(eigenvalues.is_sorted_by(|a, b| a >= b), "{eigenvalues:?}");
         for (eigenvalue, axis) in eigenvalues.iter().zip(axes.chunks_exact(3)) {
             for i in 0..3 {

@@ -7,7 +7,7 @@ mod gram;
 mod orthonormal;
 mod pca;
 
-pub use axes::symmetric_axes;
+pub use axes::{symmetric_axes, symmetric_eigenvalues};
 pub use covariance::covariance;
 pub use gram::{Defect, Gram, inverse_factor};
 pub use orthonormal::orthonormalise_rows;

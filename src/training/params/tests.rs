@@ -33,7 +33,7 @@ fn defaults_are_elu_inside_and_linear_at_the_ends() {
     assert_eq!(model.raw().decoder_activations, [Activation::Linear, elu]);
     assert_eq!(model.raw().loss, Loss::SquaredError);
     assert_eq!(model.raw().normalisation, NormalisationKind::Standardise);
-    assert_eq!(checked.normalisation(ValueKind::Bytes), NormalisationKind::UnitInterval);
+    assert_eq!(checked.normalisation(ValueKind::Pixels { eight_bits: true }), NormalisationKind::UnitInterval);
     assert_eq!(checked.initialisation(), Initialisation::Orthogonal);
 }
 

@@ -1,0 +1,151 @@
+//! The length of a code that nobody chose: as many principal components as explain a share of the variance of the training rows.
+//!
+//! The variances are eigenvalues of the covariance of the normalized rows, or, where these are wide, of the Gram matrix of an even
+//! sample of them, which has the same eigenvalues but for a factor.
+
+use super::batches::{Cut, each_training_row};
+use super::source::{RowSource, SourceError};
+use crate::model::Normaliser;
+use crate::model::statistics::STATISTICS_CODE_MAX;
+use crate::numeric::linalg::{covariance, dot, symmetric_eigenvalues};
+use crate::numeric::rng::{Stream, Use};
+use crate::numeric::vectorised;
+
+/// Share of the variance that a code explains where the caller does not say.
+pub const EXPLAINED_SHARE_DEFAULT: f64 = 0.95;
+/// Largest matrix whose eigenvalues are computed; a longer code would have no statistics either.
+const SIZE_MAX: usize = STATISTICS_CODE_MAX;
+/// Rows that are looked at, at most: as many as these multiply-adds make a covariance of.
+const WORK_MAX: u64 = 4_000_000_000;
+const ROWS_MAX: u64 = 65_536;
+/// Most bytes of the rows that are kept for a moment.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// What was chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Choice {
+    /// At least 1.
+    pub(super) length: usize,
+    /// Of the variance of the rows that were looked at, by as many principal components.
+    pub(super) explained: f64,
+    /// Rows that were looked at.
+    pub(super) rows: u64,
+}
+
+/// The least length from `least` to `most` that explains `share` of the variance, or `most`.
+pub(super) fn choose(
+    source: &dyn RowSource,
+    cut: &Cut,
+    normaliser: &Normaliser,
+    share: f64,
+    (least, most): (usize, usize),
+    seed: u64,
+) -> Result<Choice, SourceError> {
+    let (features, count) = (source.features(), cut.training_rows());
+    let wide = features > SIZE_MAX;
+    let by_work = if wide { SIZE_MAX as u64 } else { (WORK_MAX / (features * features) as u64).min(ROWS_MAX) };
+    let wanted = by_work.min(BYTES_MAX / (4 * features as u64)).max(2);
+    let chance = wanted as f64 / count as f64;
+    let (mut rows, mut taken) = (Vec::new(), 0u64);
+    each_training_row(source, cut, &mut |row, values| {
+        let chosen = wanted >= count || Stream::new(seed, 1, row, Use::Sample).uniform() < chance;
+        if chosen && taken < wanted {
+            rows.extend(values.iter().enumerate().map(|(j, x)| normaliser.value(j, *x)));
+            taken += 1;
+        }
+        Ok::<_, SourceError>(())
+    })?;
+    let variances = if wide { by_gram(rows, features) } else { by_covariance(&rows, features) };
+    let (length, explained) = length(&variances.unwrap_or_default(), share, least, most);
+    Ok(Choice { length, explained, rows: taken })
+}
+
+/// The least number of `variances` (greatest first) with `share` of their sum, within the bounds, and its share.
+fn length(variances: &[f64], share: f64, least: usize, most: usize) -> (usize, f64) {
+    let total: f64 = variances.iter().map(|variance| variance.max(0.0)).sum();
+    let (mut sum, mut length) = (0.0, 0);
+    for variance in variances.iter().take(most) {
+        // A sum that ends in rounding is whole.
+        if length >= least && sum >= (share - 1e-9) * total {
+            break;
+        }
+        sum += variance.max(0.0);
+        length += 1;
+    }
+    (length.max(least).min(most.max(1)), if total > 0.0 { sum / total } else { 1.0 })
+}
+
+fn by_covariance(rows: &[f32], features: usize) -> Option<Vec<f64>> {
+    let (_, covariance) = covariance(rows, features, |_| true);
+    symmetric_eigenvalues(&covariance, features)
+}
+
+/// Of rows (n, d) that are fewer than their columns: of the products of the centered rows (n, n).
+fn by_gram(rows: Vec<f32>, features: usize) -> Option<Vec<f64>> {
+    let n = rows.len() / features;
+    let mut mean = vec![0.0; features];
+    for row in rows.chunks_exact(features) {
+        mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += f64::from(*x) / n as f64);
+    }
+    let centered: Vec<f64> = rows
+        .chunks_exact(features)
+        .flat_map(|row| row.iter().zip(&mean).map(|(x, mean)| f64::from(*x) - mean))
+        .collect();
+    drop(rows);
+    let mut products = vec![0.0; n * n];
+    vectorised(|| {
+        for (i, a) in centered.chunks_exact(features).enumerate() {
+            for (j, b) in centered.chunks_exact(features).take(i + 1).enumerate() {
+                let product = dot(a, b);
+                (products[i * n + j], products[j * n + i]) = (product, product);
+            }
+        }
+    });
+    symmetric_eigenvalues(&products, n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::training::MemoryRows;
+
+    #[test]
+    fn the_length_is_the_least_that_explains_the_share() {
+        let variances = [6.0, 3.0, 0.9, 0.1, 0.0];
+        for (share, expected) in [(0.5, 1), (0.6, 1), (0.61, 2), (0.9, 2), (0.95, 3), (0.99, 3), (0.999, 4), (1.0, 4)] {
+            assert_eq!(length(&variances, share, 1, 5).0, expected, "{share}");
+        }
+        assert_eq!(length(&variances, 0.5, 2, 5).0, 2, "never shorter than the least");
+        assert_eq!(length(&variances, 1.0, 1, 2), (2, 0.9));
+        assert_eq!(length(&[0.0, 0.0], 0.95, 1, 2), (1, 1.0), "rows that are all the same");
+        assert_eq!(length(&[], 0.95, 1, 2).0, 1);
+    }
+
+    /// Rows of rank 3 with a little noise.
+    fn rows(count: usize, features: usize) -> MemoryRows {
+        let mut stream = Stream::new(4, 0, 0, Use::Weights);
+        let mut values = Vec::new();
+        for _ in 0..count {
+            let z = [(); 3].map(|()| stream.normal());
+            for j in 0..features {
+                let mixed: f64 = z.iter().enumerate().map(|(i, z)| z * (((7 * i + 5 * j) % 11) as f64 - 5.0)).sum();
+                values.push((mixed + 0.01 * stream.normal()) as f32);
+            }
+        }
+        MemoryRows::new(values, features)
+    }
+
+    #[test]
+    fn rows_of_rank_three_have_a_code_of_three() {
+        // Wider than a covariance is made of, too.
+        for (count, features) in [(500, 10), (40, 10), (60, SIZE_MAX + 6)] {
+            let cut = Cut::new(count as u64, features, 0, 1);
+            let rows = rows(count, features);
+            let choose = |share, bounds| choose(&rows, &cut, &Normaliser::none(), share, bounds, 1).expect("reads");
+            let found = choose(0.999, (1, features));
+            assert_eq!((found.length, found.rows), (3, count as u64), "{found:?}");
+            assert!(found.explained > 0.999 && found.explained < 1.0, "{found:?}");
+            assert_eq!(choose(0.999, (1, 2)).length, 2);
+        }
+    }
+}
