@@ -37,7 +37,7 @@
 //! What scores need besides is optional: `"statistics":{"calibration_rows":500,"code_rows":9000,"residual_variance":0.25}`.
 //!
 //! `sha256` is taken over the data (everything behind the header) and then this JSON without `sha256`. The data holds
-//! the tensors in the order of their names, without gaps; shapes follow from the specification; so the checksum fixes
+//! the F64 tensors and then the others, each in the order of their names, without gaps; shapes follow from the specification; so the checksum fixes
 //! everything that the file means, and [`Artifact::from_bytes`] refuses any other spelling of the header.
 //!
 //! A file written elsewhere needs only `specification` (see `tests/golden/make.py`) and enters through

@@ -184,10 +184,12 @@ fn insert_invariants<'a>(tensors: &mut BTreeMap<String, Tensor<'a>>, invariants:
     }
 }
 
-/// SHA-256 of the tensors' bytes, then of the metadata, in hexadecimal.
+/// SHA-256 of the tensors' bytes in the order of the file, then of the metadata, in hexadecimal.
 pub(super) fn checksum(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &str) -> String {
     let mut hash = Sha256::new();
-    for tensor in tensors.values() {
+    let of = |dtype| tensors.values().filter(move |tensor| tensor.dtype() == dtype);
+    // As the crate writes them: numbers of 64 bits come first, so that all are aligned.
+    for tensor in of(Dtype::F64).chain(of(Dtype::F32)) {
         hash.update(tensor.data());
     }
     hash.update(metadata);

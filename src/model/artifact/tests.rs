@@ -58,6 +58,32 @@ fn artifact() -> Artifact {
     Artifact { model: model(raw), report: Some(Arc::new(report())), statistics: None, sha256: String::new() }
 }
 
+/// The same, trained on rows of 64 bits.
+fn wide_artifact() -> Artifact {
+    let artifact = artifact();
+    let shift: Vec<f64> = (0..5).map(|j| 1e12 + 0.1 + f64::from(j)).collect();
+    Artifact { model: artifact.model.with_shift(&shift), ..artifact }
+}
+
+#[test]
+fn offsets_of_64_bits_come_back_as_they_went_and_damage_to_them_is_found() {
+    let wide = wide_artifact();
+    let bytes = wide.to_bytes();
+    let read = Artifact::from_bytes(&bytes).expect("its own file");
+    assert_eq!(read.model, wide.model);
+    assert!(read.model.normaliser().is_wide());
+    assert_eq!(read.to_bytes(), bytes, "one spelling");
+    assert_eq!(Artifact::import(&bytes).expect("its own file").model, wide.model);
+    for index in (0..100).chain(bytes.len() - 200..bytes.len()) {
+        let mut flipped = bytes.clone();
+        flipped[index] ^= 1 << (index % 8);
+        assert!(Artifact::from_bytes(&flipped).is_err(), "byte {index}");
+    }
+    // Other tensors are of 32 bits.
+    let text = String::from_utf8_lossy(&artifact().to_bytes()).into_owned();
+    assert!(!text.contains("F64"), "rows of 32 bits have the file that they had");
+}
+
 /// Writes a file as another program would: tensors by name, metadata as given.
 fn foreign(metadata: Option<&Value>, tensors: &BTreeMap<String, (Vec<usize>, &str, Vec<u8>)>) -> Vec<u8> {
     let mut header = serde_json::Map::new();
