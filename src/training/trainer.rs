@@ -111,6 +111,8 @@ pub enum TrainError {
 
 /// A loss this many times that of the start is no bad batch any more: training fails.
 const EXPLODED: f64 = 1e4;
+/// The least square of a number of 32 bits that is known to their precision: below, squares are subnormal or lose bits to it.
+const SQUARE_MIN: f64 = f32::MIN_POSITIVE as f64 / f32::EPSILON as f64;
 /// An epoch whose loss is this many times the lowest of those before has lost what they had learnt.
 const COLLAPSED: f64 = 3.0;
 /// What the learning rate is multiplied with when training begins again.
@@ -494,7 +496,9 @@ impl Trainer {
             let start = *self.state.loss_start.get_or_insert(per_row.max(self.state.spread));
             // All that the rows vary by may be in one of them.
             let of_one = self.state.spread * self.state.report.training_rows as f64 / batch.len() as f64;
-            if !per_row.is_finite() || per_row > EXPLODED * start + 4.0 * of_one {
+            // Of numbers whose squares underflow the loss says nothing.
+            let floor = SQUARE_MIN * self.model.spec().features() as f64;
+            if !per_row.is_finite() || per_row > (EXPLODED * start + 4.0 * of_one).max(floor) {
                 return Ok(Epoch::Diverged(diverged(&self.state, per_row)));
             }
             let (step, plan) = (self.state.steps_done, &self.state.plan);

@@ -224,6 +224,19 @@ fn one_row_far_from_all_others_is_no_divergence() {
 }
 
 #[test]
+fn rows_of_subnormal_numbers_are_no_divergence() {
+    for scale in [1e-45, 1e-40, 1e-38, 1e-30] {
+        for normalisation in [None, Some(NormalisationKind::None), Some(NormalisationKind::Standardise)] {
+            let mut asked = spec(&[5, 2]);
+            asked.normalisation = normalisation;
+            let values: Vec<f32> = plane(200, 5, 2).into_iter().map(|x| x * scale).collect();
+            let trained = run(asked, &values, 1).unwrap_or_else(|error| panic!("{scale}, {normalisation:?}: {error}"));
+            assert!(is_finite(&trained.model), "{scale}");
+        }
+    }
+}
+
+#[test]
 fn few_rows_and_constant_rows_train() {
     for (rows, values) in [(1, plane(1, 5, 2)), (2, plane(2, 5, 2)), (9, vec![4.0; 45])] {
         let trained = run(spec(&[5, 4, 3]), &values, 1).expect("trains");
