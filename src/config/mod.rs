@@ -93,9 +93,12 @@ pub struct ServeArgs {
     /// An upload without a chunk for this long expires [default: 3600]
     #[arg(long, value_name = "SECONDS")]
     pub upload_idle_seconds_max: Option<String>,
-    /// Jobs that have not ended [default: 64]
+    /// Jobs that wait, train or are paused; one caller gets at most four fifths [default: 64]
     #[arg(long, value_name = "COUNT")]
     pub open_jobs_max: Option<String>,
+    /// Uploads that are open; one caller gets at most four fifths [default: 256]
+    #[arg(long, value_name = "COUNT")]
+    pub open_uploads_max: Option<String>,
     /// Ended jobs that are remembered [default: 1000]
     #[arg(long, value_name = "COUNT")]
     pub ended_jobs_max: Option<String>,
@@ -335,6 +338,13 @@ impl Settings {
                 "open_jobs_max",
                 args.open_jobs_max.as_ref(),
                 defaults.jobs.open_jobs_max as u64,
+                1,
+                100_000,
+            )? as usize,
+            open_uploads_max: layers.count(
+                "open_uploads_max",
+                args.open_uploads_max.as_ref(),
+                defaults.jobs.open_uploads_max as u64,
                 1,
                 100_000,
             )? as usize,

@@ -3,12 +3,13 @@
 //! An 8-byte mark, the length of what follows (u64), a CRC-32 of mark, length and the rest (u32), and the rest. All
 //! little-endian.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::JobError;
-use crate::store::disk::{failed, remove_or_warn, sync_folder, temporary_in};
+use crate::store::disk::{Access, failed, open_regular, remove_or_warn, sync_folder, temporary_in};
+use crate::store::role::role;
 
 const MARK: &[u8; 8] = b"hhpoint1";
 const HEAD_BYTES: usize = 20;
@@ -62,10 +63,10 @@ pub(super) fn read(folder: &Path) -> Result<Option<Vec<u8>>, JobError> {
 /// The same for any file that was written so.
 pub(super) fn read_at(path: &Path) -> Result<Option<Vec<u8>>, JobError> {
     let damaged = |reason: String| JobError::Damaged {
-        path: path.display().to_string(),
+        role: role(path),
         reason: format!("{reason}; its job cannot go on from there: train again, with the rows sent anew"),
     };
-    let mut file = match File::open(path) {
+    let mut file = match open_regular(path, Access::Read) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("cannot read", path)(error).into()),

@@ -1,6 +1,5 @@
 //! Why a job is refused or fails: each variant names what was expected and what came.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::{IllegalMove, JobId, Priority, ServerFilesError};
@@ -141,11 +140,35 @@ pub enum JobError {
         expected: usize,
     },
     /// Too many jobs.
-    #[error("{open_jobs_max} jobs have not ended yet, the most allowed: wait for one, or cancel one")]
+    #[error(
+        "{open_jobs_max} jobs have not ended yet, the most allowed, or this caller has four fifths of them: wait for one, or \
+         cancel one"
+    )]
     TooManyJobs {
         /// The limit.
         open_jobs_max: usize,
         /// When one may have ended.
+        retry_after: Duration,
+    },
+    /// Too many uploads.
+    #[error(
+        "{open_uploads_max} uploads are open, the most allowed, or this caller has four fifths of them: finish one, or cancel \
+         its job"
+    )]
+    TooManyUploads {
+        /// The limit.
+        open_uploads_max: usize,
+        /// When one may have ended.
+        retry_after: Duration,
+    },
+    /// Too many watchers.
+    #[error("there are {max} watchers of {of}, the most allowed: ask for the job with GetJob, or come back later")]
+    TooManyWatchers {
+        /// Of what.
+        of: &'static str,
+        /// The limit.
+        max: usize,
+        /// When a place may be free.
         retry_after: Duration,
     },
     /// Too many rows of one job.
@@ -178,11 +201,9 @@ pub enum JobError {
     },
     /// The disk is nearly full.
     #[error(
-        "{free} bytes are free on the disk of {folder}, {free_min} have to stay so: wait for a job to end, or free some"
+        "{free} bytes are free on the server's disk, {free_min} have to stay so: wait for a job to end, or free some"
     )]
     DiskReserve {
-        /// Where rows go.
-        folder: String,
         /// What is free.
         free: u64,
         /// The limit.
@@ -192,19 +213,17 @@ pub enum JobError {
     },
     /// The disk is full: the job has failed.
     #[error(
-        "the disk of {folder} is full ({reason}): free some of it, then send the rows again as a new job (with another idempotency key)"
+        "the server's disk is full ({reason}): free some of it, then send the rows again as a new job (with another idempotency key)"
     )]
     DiskFull {
-        /// Of the job.
-        folder: String,
         /// What was tried, and what the system says.
         reason: String,
     },
     /// A file of the job is damaged.
-    #[error("{path} is damaged: {reason}")]
+    #[error("{role} is damaged: {reason}")]
     Damaged {
         /// Which.
-        path: String,
+        role: String,
         /// What is wrong.
         reason: String,
     },
@@ -222,10 +241,10 @@ pub enum JobError {
 impl JobError {
     /// The same error, but that of a full disk says what to do: its job has failed.
     #[must_use]
-    pub(super) fn in_folder(self, folder: &Path) -> Self {
+    pub(super) fn of_job(self, job: &JobId) -> Self {
         match self {
-            Self::Store(error @ StoreError::DiskFull { .. }) => {
-                Self::DiskFull { folder: folder.display().to_string(), reason: error.to_string() }
+            Self::Store(StoreError::DiskFull { action, role, source }) => {
+                Self::DiskFull { reason: format!("job {job}: {action} {role}: {source}") }
             }
             other => other,
         }
@@ -250,6 +269,8 @@ impl JobError {
         match self {
             Self::TooManyJobs { retry_after, .. }
             | Self::SpoolFull { retry_after, .. }
+            | Self::TooManyUploads { retry_after, .. }
+            | Self::TooManyWatchers { retry_after, .. }
             | Self::DiskReserve { retry_after, .. } => Some(*retry_after),
             Self::AheadFull { .. } => Some(AHEAD_RETRY_AFTER),
             _ => None,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::job::Job;
 use super::spool::Counts;
 use super::{JobError, checkpoint, rows};
+use crate::store::role::role;
 use crate::training::held_out;
 
 /// Rows that are handed on, at most, and their bytes: the newest.
@@ -46,7 +47,7 @@ pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f64>, JobError> 
 /// given itself.
 pub(super) fn hand_on(job: &Job, counts: Counts) -> Result<Vec<f64>, JobError> {
     let Some(received) = rows::open(&job.folder, job.columns, counts, &|| true)? else { return Ok(Vec::new()) };
-    let damaged = |reason: String| JobError::Damaged { path: job.folder.display().to_string(), reason };
+    let damaged = |reason: String| JobError::Damaged { role: role(&path(&job.folder)), reason };
     let rows_max = ROWS_MAX.min(BYTES_MAX / (8 * job.columns)).max(1);
     let mut values = held_out(&job.spec, &received.training, rows_max).map_err(|error| damaged(error.to_string()))?;
     values.extend(read(&job.folder, job.columns)?);

@@ -9,8 +9,9 @@ use tokio::sync::watch;
 
 use super::journal::{Record, unix_ms};
 use super::quota::Share;
+use super::reserve::DiskReserve;
 use super::spool::{Counts, Spool};
-use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Priority, Round, ServerFiles};
+use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Owner, Priority, Round, ServerFiles};
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
@@ -22,6 +23,7 @@ pub(super) struct Job {
     /// Width of the rows.
     pub(super) columns: usize,
     pub(super) priority: Priority,
+    pub(super) owner: Owner,
     pub(super) round: Option<Round>,
     pub(super) folder: PathBuf,
     /// What it has on disk.
@@ -37,7 +39,29 @@ pub(super) struct Job {
     wish: AtomicU8,
     /// Whether it comes from before a restart, and may have run then: its version may be published already.
     pub(super) may_be_published: bool,
+    /// When the last stream that sent its rows ended, or it was read from the disk.
+    pub(super) detached: Mutex<SystemTime>,
+    /// Why the last wish to pause could not be written down.
+    pause_refused: Mutex<Option<JobError>>,
+    pub(super) shared: Shared,
+}
+
+/// What all jobs of a server have together. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
     pub(super) measures: Arc<TrainingMeasures>,
+    pub(super) reserve: Arc<DiskReserve>,
+}
+
+/// What became of a wish to pause when training had stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PauseOutcome {
+    /// It is on the disk that the job is paused.
+    Paused,
+    /// The job is to be cancelled.
+    Cancelled,
+    /// The disk refuses: the job goes on, and those who asked are told why.
+    Refused,
 }
 
 /// What whoever trains a job is asked to do, at the next step.
@@ -64,7 +88,7 @@ impl Job {
         folder: PathBuf,
         spool: Option<Spool>,
         may_be_published: bool,
-        measures: Arc<TrainingMeasures>,
+        shared: Shared,
     ) -> Result<Self, JobError> {
         let spec = record.spec.clone().check()?;
         let snapshot = snapshot(&record);
@@ -73,6 +97,7 @@ impl Job {
             spec,
             columns: record.columns(),
             priority: record.priority,
+            owner: record.owner.clone(),
             round: record.round.clone(),
             folder,
             share: Share::default(),
@@ -82,7 +107,9 @@ impl Job {
             stream: watch::Sender::new(0),
             wish: AtomicU8::new(Wish::GoOn as u8),
             may_be_published,
-            measures,
+            detached: Mutex::new(SystemTime::now()),
+            pause_refused: Mutex::default(),
+            shared,
         })
     }
 
@@ -115,6 +142,15 @@ impl Job {
     /// Asks its training to stop. Who cancels is stronger than who pauses.
     fn ask(&self, wish: Wish) {
         self.wish.fetch_max(wish as u8, Ordering::AcqRel);
+    }
+
+    /// Tells what is not worth waking watchers for: they see it with the next change.
+    pub(super) fn tell_quietly(&self, change: impl FnOnce(&mut JobSnapshot)) {
+        self.news.send_if_modified(|snapshot| {
+            change(snapshot);
+            snapshot.updated = SystemTime::now();
+            false
+        });
     }
 
     /// Tells watchers of a change that needs no journal.
@@ -151,7 +187,7 @@ impl Job {
         changed.chunks = counts.chunks;
         changed.training_rows = counts.training_rows;
         changed.test_rows = counts.test_rows;
-        changed.write(&self.folder)?;
+        self.write(&changed)?;
         *record = changed;
         drop(record);
         self.tell_counts(counts, None);
@@ -160,7 +196,35 @@ impl Job {
 
     /// Moves to another state: refused if there is no such move, else on disk before anybody hears of it.
     pub(super) fn go(&self, next: JobState, change: impl FnOnce(&mut Record)) -> Result<JobSnapshot, JobError> {
-        self.go_from(lock(&self.record), next, change, Durable::Yes)
+        self.go_from(lock(&self.record), next, change, Durable::Yes, || ())
+    }
+
+    /// Ends the job: on disk first, then `remove_rows` runs, then everybody hears of it. A crash in between leaves rows of a job
+    /// that has ended, which the next start removes.
+    pub(super) fn end(
+        &self,
+        next: JobState,
+        change: impl FnOnce(&mut Record),
+        remove_rows: impl FnOnce(),
+    ) -> Result<JobSnapshot, JobError> {
+        self.go_from(lock(&self.record), next, change, Durable::Yes, remove_rows)
+    }
+
+    /// Lets a job that waits begin to train. A journal that says that it waits means the same to the next start: where the disk
+    /// refuses, it trains all the same.
+    pub(super) fn start(&self) -> Result<(), JobError> {
+        match self.go(JobState::Running, |_| ()) {
+            Err(JobError::Store(error)) => {
+                tracing::warn!(job = %self.id, %error, "it cannot be written down that a job trains: it trains all the same");
+                self.go_from(lock(&self.record), JobState::Running, |_| (), Durable::No, || ()).map(|_| ())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Writes a journal, from the reserve where the disk is full.
+    fn write(&self, record: &Record) -> Result<(), JobError> {
+        self.shared.reserve.spend(|| record.write(&self.folder))
     }
 
     /// Writes down what was found out while it runs: on disk when this returns.
@@ -168,7 +232,7 @@ impl Job {
         let mut record = lock(&self.record);
         let mut changed = record.clone();
         change(&mut changed);
-        changed.write(&self.folder)?;
+        self.write(&changed)?;
         *record = changed;
         Ok(())
     }
@@ -177,36 +241,54 @@ impl Job {
     /// same, and a disk that is full keeps no server from starting.
     pub(super) fn put_back(&self) {
         // There is such a move.
-        let _ = self.go_from(lock(&self.record), JobState::Queued, |_| (), Durable::No);
+        let _ = self.go_from(lock(&self.record), JobState::Queued, |_| (), Durable::No, || ());
     }
 
-    /// Cancels a job that does not train, and says whether it did: one that trains is stopped by its training.
-    pub(super) fn cancel_unless_running(&self, reason: Option<String>) -> Result<bool, JobError> {
+    /// Cancels a job that does not train, and says whether it did: one that trains is stopped by its training. `remove_rows`
+    /// as in [`Job::end`].
+    pub(super) fn cancel_unless_running(
+        &self,
+        reason: Option<String>,
+        remove_rows: impl FnOnce(),
+    ) -> Result<bool, JobError> {
         let record = lock(&self.record);
         if record.state == JobState::Running {
             self.ask(Wish::Cancel);
             return Ok(false);
         }
-        self.go_from(record, JobState::Cancelled, |record| record.failure = reason, Durable::Yes).map(|_| true)
+        let change = |record: &mut Record| record.failure = reason;
+        self.go_from(record, JobState::Cancelled, change, Durable::Yes, remove_rows).map(|_| true)
     }
 
-    /// Cancels a job that is paused since before `since`, and says whether it did.
-    pub(super) fn cancel_if_paused_before(&self, since: SystemTime, reason: String) -> Result<bool, JobError> {
+    /// Cancels a job that is paused since before `since`, and says whether it did. `remove_rows` as in [`Job::end`].
+    pub(super) fn cancel_if_paused_before(
+        &self,
+        since: SystemTime,
+        reason: String,
+        remove_rows: impl FnOnce(),
+    ) -> Result<bool, JobError> {
         let record = lock(&self.record);
         if record.state != JobState::Paused || record.updated() > since {
             return Ok(false);
         }
-        self.go_from(record, JobState::Cancelled, |record| record.failure = Some(reason), Durable::Yes).map(|_| true)
+        let change = |record: &mut Record| record.failure = Some(reason);
+        self.go_from(record, JobState::Cancelled, change, Durable::Yes, remove_rows).map(|_| true)
     }
 
     /// Pauses a job that waits, and says whether it did: one that trains is told to stop.
     pub(super) fn pause(&self) -> Result<bool, JobError> {
         let record = lock(&self.record);
         if record.state == JobState::Running {
+            *lock(&self.pause_refused) = None;
             self.ask(Wish::Pause);
             return Ok(false);
         }
-        self.go_from(record, JobState::Paused, |_| (), Durable::Yes).map(|_| true)
+        self.go_from(record, JobState::Paused, |_| (), Durable::Yes, || ()).map(|_| true)
+    }
+
+    /// Why the last wish to pause was refused, if it was.
+    pub(super) fn pause_refused(&self) -> Option<JobError> {
+        lock(&self.pause_refused).clone()
     }
 
     /// Lets a paused job wait for its turn.
@@ -217,29 +299,35 @@ impl Job {
         }
         // Whoever cancels holds the lock too: what is forgotten here is that it was paused.
         self.wish.store(Wish::GoOn as u8, Ordering::Release);
-        self.go_from(record, JobState::Queued, |_| (), Durable::Yes)
+        self.go_from(record, JobState::Queued, |_| (), Durable::Yes, || ())
     }
 
     /// Ends a job whose end cannot be written down: those who wait are told, and a restart settles it again.
     pub(super) fn end_in_memory(&self, next: JobState, failure: String) {
         // Refused only if it has ended.
-        let _ = self.go_from(lock(&self.record), next, |record| record.failure = Some(failure), Durable::No);
+        let change = |record: &mut Record| record.failure = Some(failure);
+        let _ = self.go_from(lock(&self.record), next, change, Durable::No, || ());
     }
 
-    /// Writes down that a job whose training was stopped waits until it is resumed, and says true; false for one that is to
-    /// be cancelled. Where the disk refuses, it waits all the same, and starts again at the next start of the server.
-    pub(super) fn settle_as_paused(&self) -> bool {
+    /// Writes down that a job whose training was stopped waits until it is resumed. Where the disk refuses, the job is not
+    /// paused: it goes on, and whoever asked is told why.
+    pub(super) fn settle_as_paused(&self) -> PauseOutcome {
         let record = lock(&self.record);
         if self.wish() == Wish::Cancel {
-            return false;
+            return PauseOutcome::Cancelled;
         }
-        tracing::info!(job = %self.id, "paused");
-        if let Err(error) = self.go_from(record, JobState::Paused, |_| (), Durable::Yes) {
-            tracing::error!(job = %self.id, %error, "that a job is paused cannot be written down");
-            // Refused only if it has ended.
-            let _ = self.go_from(lock(&self.record), JobState::Paused, |_| (), Durable::No);
-        }
-        true
+        let Err(error) = self.go_from(record, JobState::Paused, |_| (), Durable::Yes, || ()) else {
+            tracing::info!(job = %self.id, "paused");
+            return PauseOutcome::Paused;
+        };
+        tracing::error!(job = %self.id, %error, "a job cannot be paused: its journal cannot be written, and it goes on");
+        *lock(&self.pause_refused) = Some(error);
+        let (asked, none) = (Wish::Pause as u8, Wish::GoOn as u8);
+        // Whoever cancels meanwhile is stronger.
+        let _ = self.wish.compare_exchange(asked, none, Ordering::AcqRel, Ordering::Acquire);
+        // Wakes those who wait for the pause.
+        self.news.send_modify(|_| ());
+        PauseOutcome::Refused
     }
 
     fn go_from(
@@ -248,17 +336,19 @@ impl Job {
         next: JobState,
         change: impl FnOnce(&mut Record),
         durable: Durable,
+        before_told: impl FnOnce(),
     ) -> Result<JobSnapshot, JobError> {
         let mut changed = record.clone();
         changed.state = record.state.to(next)?;
         changed.updated_unix_ms = unix_ms(SystemTime::now());
         change(&mut changed);
         if durable == Durable::Yes {
-            changed.write(&self.folder)?;
+            self.write(&changed)?;
         }
         *record = changed;
+        before_told();
         // Before anybody is told: who hears that a job has ended finds it counted.
-        let TrainingMeasures { succeeded, failed, cancelled, .. } = &*self.measures;
+        let TrainingMeasures { succeeded, failed, cancelled, .. } = &*self.shared.measures;
         let counter = match next {
             JobState::Succeeded => Some(succeeded),
             JobState::Failed => Some(failed),

@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{IdempotencyKey, JobError, JobId, JobState, Priority, Round, ServerFiles};
+use super::{IdempotencyKey, JobError, JobId, JobState, Owner, Priority, Round, ServerFiles};
 use crate::model::{ModelKey, TrainingReport, Version};
 use crate::store::StoreError;
 use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
+use crate::store::role::role;
 use crate::training::TrainSpec;
 
 /// The format that this software writes.
@@ -35,6 +36,9 @@ pub(super) struct Record {
     pub(super) state: JobState,
     pub(super) spec: TrainSpec,
     pub(super) key: Option<IdempotencyKey>,
+    /// Whose it is: the scope of `key`.
+    #[serde(default)]
+    pub(super) owner: Owner,
     /// Journals of before there were priorities have none.
     #[serde(default)]
     pub(super) priority: Priority,
@@ -93,6 +97,7 @@ impl Record {
             state: if files.is_some() { JobState::Queued } else { JobState::Uploading },
             spec,
             key,
+            owner: Owner::default(),
             priority,
             files,
             imported: false,
@@ -121,31 +126,34 @@ impl Record {
     pub(super) fn write(&self, folder: &Path) -> Result<(), JobError> {
         let path = path(folder);
         let encode = |error: serde_json::Error| JobError::Damaged {
-            path: path.display().to_string(),
+            role: role(&path),
             reason: format!("it cannot be written: {error}"),
         };
         let job = serde_json::to_value(self).map_err(encode)?;
         let file = File { crc32: checksum(&job), job };
         let bytes = serde_json::to_vec(&file).map_err(encode)?;
         let temporary = temporary_in(folder);
-        write_new(&temporary, &bytes)
-            .and_then(|()| std::fs::rename(&temporary, &path).map_err(failed("cannot rename to", &path)))
+        at(folder, Step::JournalBegun(bytes.len() as u64))
+            .and_then(|()| write_new(&temporary, &bytes))
+            .and_then(|()| std::fs::rename(&temporary, &path).map_err(failed("cannot replace", &path)))
             .inspect_err(|_| {
                 // What was half written is of no use; the old journal stays.
                 let _ = std::fs::remove_file(&temporary);
             })?;
-        Ok(sync_folder(folder)?)
+        sync_folder(folder)?;
+        Ok(at(folder, Step::JournalWritten)?)
     }
 
     /// Reads the journal in `folder`.
     pub(super) fn read(folder: &Path) -> Result<Self, JobError> {
         let path = path(folder);
-        let damaged = |reason: String| JobError::Damaged { path: path.display().to_string(), reason };
+        let damaged = |reason: String| JobError::Damaged { role: role(&path), reason };
         let bytes = match read_bounded(&path, BYTES_MAX).map_err(failed("cannot read", &path))? {
             Bounded::Bytes(bytes) => bytes,
             Bounded::TooLarge(bytes) => return Err(damaged(format!("{bytes} bytes, expected at most {BYTES_MAX}"))),
         };
-        let file: File = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let file: File = serde_json::from_slice(&bytes)
+            .map_err(|error| damaged(format!("{error}; expected a journal with a checksum, \"crc32\"")))?;
         let expected = checksum(&file.job);
         if file.crc32 != expected {
             return Err(damaged(format!("its checksum is {:08x}, its content has {expected:08x}", file.crc32)));
@@ -174,6 +182,32 @@ impl Record {
 
 fn path(folder: &Path) -> PathBuf {
     folder.join("job.json")
+}
+
+/// The moments of a change between which a crash leaves something different behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A journal of so many bytes is about to be written.
+    JournalBegun(u64),
+    /// It is on the disk.
+    JournalWritten,
+    /// The rows of a job that has ended are gone; its checkpoint and what was held out are not.
+    RowsRemoved,
+    /// All of them are gone.
+    FilesRemoved,
+}
+
+/// A moment at which a test may let a change of the job in `folder` crash or fail.
+#[cfg(test)]
+pub(super) fn at(folder: &Path, step: Step) -> Result<(), StoreError> {
+    super::tests::faults::at(folder, step)
+}
+
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "tests make it fail")]
+#[inline]
+pub(super) fn at(_folder: &Path, _step: Step) -> Result<(), StoreError> {
+    Ok(())
 }
 
 /// Of the canonical form: sorted keys, no white space.
@@ -249,7 +283,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let record = Record { files: None, ..record() };
         let mut job = serde_json::to_value(&record).expect("writes");
-        for newer in ["priority", "files", "imported"] {
+        for newer in ["priority", "files", "imported", "owner"] {
             job.as_object_mut().expect("an object").remove(newer).expect("it is there");
         }
         let file = File { crc32: checksum(&job), job };

@@ -17,8 +17,10 @@ mod index;
 mod job;
 mod journal;
 mod overseer;
+mod owner;
 mod queue;
 mod quota;
+mod reserve;
 mod round;
 mod rows;
 mod runner;
@@ -26,6 +28,7 @@ mod spool;
 mod state;
 mod table;
 mod upload;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -34,20 +37,21 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-
 pub use error::JobError;
 pub use files::{ServerFiles, ServerFilesError};
+pub use owner::Owner;
 pub use queue::Priority;
 pub use round::Round;
+use serde::{Deserialize, Serialize};
 pub use state::{IllegalMove, JobState};
 pub use upload::{Acknowledged, Upload};
+pub use watch::Watcher;
 
 use self::table::Table;
 use crate::executor::Floor;
 use crate::model::{ModelKey, ModelName, TrainingReport, Version};
 use crate::registry::Registry;
+use crate::store::StoreError;
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
@@ -216,8 +220,10 @@ pub struct JobsConfig {
     pub folder: PathBuf,
     /// An upload without a chunk for this long is cancelled and removed.
     pub upload_idle_max: Duration,
-    /// Jobs that have not ended, at most.
+    /// Jobs that wait, train or are paused: with so many no new job is accepted. One caller has at most four fifths.
     pub open_jobs_max: usize,
+    /// Uploads that are open, at most. One caller has at most four fifths.
+    pub open_uploads_max: usize,
     /// Ended jobs remembered, at most (oldest forgotten first).
     pub ended_jobs_max: usize,
     /// A paused job is cancelled after this long.
@@ -247,6 +253,7 @@ impl JobsConfig {
             folder,
             upload_idle_max: Duration::from_hours(1),
             open_jobs_max: 64,
+            open_uploads_max: 256,
             ended_jobs_max: 1000,
             paused_max: Duration::from_hours(7 * 24),
             running_jobs_max: 2,
@@ -275,6 +282,7 @@ impl JobsConfig {
         for (setting, is_zero) in [
             ("upload_idle_max", self.upload_idle_max.is_zero()),
             ("open_jobs_max", self.open_jobs_max == 0),
+            ("open_uploads_max", self.open_uploads_max == 0),
             ("ended_jobs_max", self.ended_jobs_max == 0),
             ("paused_max", self.paused_max.is_zero()),
             ("running_jobs_max", self.running_jobs_max == 0),
@@ -325,7 +333,13 @@ impl Jobs {
     /// uploads, queues again what a crash caught. Blocking; within a runtime, since it starts the runner.
     pub fn open(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Result<Self, JobError> {
         let table = Arc::new(Table::new(config, registry, floor));
-        table.activate()?;
+        match table.activate() {
+            // Models are served from a folder that cannot be written to; each call that trains is told why it cannot.
+            Err(error @ JobError::Store(StoreError::Denied { .. })) => {
+                tracing::warn!(%error, "no jobs are accepted until the store's folder can be written to");
+            }
+            other => other?,
+        }
         let runner = Arc::new(runner::Runner::start(Arc::clone(&table), runner::train_and_publish));
         Ok(Self { table, runner })
     }
@@ -336,10 +350,11 @@ impl Jobs {
         spec: CheckedTrainSpec,
         key: Option<IdempotencyKey>,
         priority: Priority,
+        owner: Owner,
     ) -> Result<Begun, JobError> {
         let table = Arc::clone(&self.table);
         let turn = Arc::clone(&table.turn).lock_owned().await;
-        blocking(move || table.begin(&spec, None, key, priority, None, turn)).await
+        blocking(move || table.begin(&spec, None, (key, owner), priority, None, turn)).await
     }
 
     /// Starts a stream that is cut into rounds, or finds that of the key and takes its newest round over.
@@ -352,15 +367,18 @@ impl Jobs {
         spec: CheckedTrainSpec,
         stream: &IdempotencyKey,
         priority: Priority,
+        owner: &Owner,
     ) -> Result<(Round, Begun), JobError> {
         loop {
             let (table, spec, stream) = (Arc::clone(&self.table), spec.clone(), stream.clone());
+            let whose = owner.clone();
             let turn = Arc::clone(&table.turn).lock_owned().await;
             let (round, begun) = blocking(move || {
                 table.activate()?;
                 table.finish_cut_rounds();
-                let round = table.newest_round(&stream).unwrap_or_else(|| Round::first(stream));
-                let begun = table.begin(&spec, None, Some(round.key()), priority, Some(round.clone()), turn)?;
+                let round = table.newest_round(&stream, &whose).unwrap_or_else(|| Round::first(stream));
+                let key = Some(round.key());
+                let begun = table.begin(&spec, None, (key, whose), priority, Some(round.clone()), turn)?;
                 match &begun {
                     Begun::Complete { snapshot, .. } => table.job(&snapshot.id)?.check_not_cut_off()?,
                     Begun::Uploading { .. } => {}
@@ -369,17 +387,16 @@ impl Jobs {
             })
             .await?;
             // Whoever had the stream may have cut it meanwhile.
-            let newest = self.table.newest_round(&round.stream);
+            let newest = self.table.newest_round(&round.stream, owner);
             if newest.is_none_or(|newest| newest.number <= round.number) {
                 return Ok((round, begun));
             }
         }
     }
 
-    /// The rounds of a stream that are remembered, oldest first.
-    pub fn rounds(&self, stream: &IdempotencyKey) -> Vec<JobSnapshot> {
-        let of_stream = |job: &JobSnapshot| job.round.as_ref().is_some_and(|round| round.stream == *stream);
-        let mut rounds: Vec<JobSnapshot> = self.table.list().into_iter().filter(of_stream).collect();
+    /// The rounds of an owner's stream that are remembered, oldest first.
+    pub fn rounds(&self, stream: &IdempotencyKey, owner: &Owner) -> Vec<JobSnapshot> {
+        let mut rounds = self.table.rounds(stream, owner);
         rounds.sort_by_key(|job| job.round.as_ref().map(|round| round.number));
         rounds
     }
@@ -392,14 +409,16 @@ impl Jobs {
         files: ServerFiles,
         key: Option<IdempotencyKey>,
         priority: Priority,
+        owner: Owner,
     ) -> Result<JobSnapshot, JobError> {
         let table = Arc::clone(&self.table);
         // One at a time: a file system that answers slowly takes one thread, and keeps nobody from uploading.
         let looking = Arc::clone(&table.looking).lock_owned().await;
         let (at, asked, of, known) = (Arc::clone(&table), files.clone(), spec.clone(), key.clone());
+        let whose = owner.clone();
         blocking(move || {
             at.activate()?;
-            let looked = if at.knows(known.as_ref()) {
+            let looked = if at.knows(known.as_ref(), &whose) {
                 Ok(())
             } else {
                 base::columns(&at, &of).and_then(|columns| at.check_files(&asked, columns))
@@ -409,7 +428,7 @@ impl Jobs {
         })
         .await?;
         let turn = Arc::clone(&table.turn).lock_owned().await;
-        match blocking(move || table.begin(&spec, Some(files), key, priority, None, turn)).await? {
+        match blocking(move || table.begin(&spec, Some(files), (key, owner), priority, None, turn)).await? {
             Begun::Complete { snapshot, .. } | Begun::Uploading { snapshot, .. } => Ok(snapshot),
         }
     }
@@ -435,8 +454,22 @@ impl Jobs {
     }
 
     /// The job at every change; the last value has ended. Closed without that when the server stops.
-    pub fn watch(&self, id: &JobId) -> Result<watch::Receiver<JobSnapshot>, JobError> {
+    pub fn watch(&self, id: &JobId) -> Result<tokio::sync::watch::Receiver<JobSnapshot>, JobError> {
         Ok(self.table.job(id)?.watch())
+    }
+
+    /// Follows a job at a bounded rate, for the stream that sent its rows.
+    pub fn follow(&self, id: &JobId) -> Result<Watcher, JobError> {
+        Ok(Watcher::new(self.watch(id)?, None))
+    }
+
+    /// Follows a job at a bounded rate, as one of its watchers.
+    ///
+    /// # Errors
+    /// [`JobError::TooManyWatchers`] if there are as many as there may be.
+    pub fn follow_as_watcher(&self, id: &JobId, owner: &Owner) -> Result<Watcher, JobError> {
+        let news = self.watch(id)?;
+        Ok(Watcher::new(news, Some(self.table.watchers.enter(id, owner)?)))
     }
 
     /// Stops a job; returns once it is cancelled.
@@ -466,6 +499,7 @@ impl Jobs {
             return Ok(job.snapshot());
         }
         let asked = Arc::downgrade(&job);
+        let refused = || asked.upgrade().and_then(|job| job.pause_refused());
         drop(job);
         // Paused and resumed at once, it may be in line again before this hears of it: then the wish is gone.
         let answered = |now: &JobSnapshot| {
@@ -474,7 +508,11 @@ impl Jobs {
                 || asked.upgrade().is_none_or(|job| job.wish() == job::Wish::GoOn)
         };
         let now = news.wait_for(answered).await.map_err(|_| JobError::ShuttingDown)?.clone();
-        if now.state.has_ended() { Err(IllegalMove { from: now.state, to: JobState::Paused }.into()) } else { Ok(now) }
+        match refused() {
+            _ if now.state.has_ended() => Err(IllegalMove { from: now.state, to: JobState::Paused }.into()),
+            Some(error) if now.state != JobState::Paused => Err(error),
+            _ => Ok(now),
+        }
     }
 
     /// Puts a paused job in line again.

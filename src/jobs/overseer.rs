@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::job::{Job, Wish};
 use super::table::Table;
-use super::{JobError, Progress};
+use super::{JobError, JobSnapshot, Progress};
 use crate::training::{Event, Next, Observer};
 
 /// Watchers hear of steps at most this often.
@@ -33,7 +33,7 @@ impl<'a> Overseer<'a> {
 
 impl Observer for Overseer<'_> {
     fn look(&mut self, event: &Event) -> Next {
-        self.job.measures.rows.fetch_add(event.step_rows, Ordering::Relaxed);
+        self.job.shared.measures.rows.fetch_add(event.step_rows, Ordering::Relaxed);
         let paused = self.table.floor.paused().saturating_sub(self.paused_before);
         self.news.tell(self.job, event, paused);
         match self.job.wish() {
@@ -51,8 +51,13 @@ impl Observer for Overseer<'_> {
         match saved {
             Ok(()) => Ok(()),
             // The checkpoint before stays: after a crash a little more is done again.
-            Err(error @ (JobError::SpoolFull { .. } | JobError::JobTooLarge { .. } | JobError::DiskReserve { .. })) => {
-                tracing::warn!(job = %self.job.id, %error, "where training could go on is not written down");
+            Err(
+                error @ (JobError::SpoolFull { .. }
+                | JobError::JobTooLarge { .. }
+                | JobError::DiskReserve { .. }
+                | JobError::DiskFull { .. }),
+            ) => {
+                tracing::warn!(job = %self.job.id, %error, "checkpoint not saved: after a crash training goes on from the one before");
                 Ok(())
             }
             Err(error) => Err(error.to_string()),
@@ -79,7 +84,10 @@ impl News {
         if !due && !event.epoch_ended {
             return;
         }
-        self.last = Some(now);
+        // Epochs of a small job end thousands of times a second: watchers are not woken that often.
+        if due {
+            self.last = Some(now);
+        }
         if event.step > 0 {
             // From the first step on: what comes before is no measure of the speed. Training may begin again.
             self.started = self.started.filter(|(.., step)| *step <= event.step);
@@ -105,6 +113,7 @@ impl News {
             time_left,
             serving_paused,
         };
-        job.tell(|snapshot| snapshot.progress = Some(progress));
+        let change = |snapshot: &mut JobSnapshot| snapshot.progress = Some(progress);
+        if due { job.tell(change) } else { job.tell_quietly(change) }
     }
 }

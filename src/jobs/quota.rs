@@ -44,13 +44,7 @@ impl Quota {
             return Err(JobError::JobTooLarge { bytes: taken, bytes_max: self.job_bytes_max });
         }
         if let Some(free) = free_bytes(&self.folder).filter(|free| free.saturating_sub(bytes) < self.free_bytes_min) {
-            let folder = self.folder.display().to_string();
-            return Err(JobError::DiskReserve {
-                folder,
-                free,
-                free_min: self.free_bytes_min,
-                retry_after: retry_after(),
-            });
+            return Err(JobError::DiskReserve { free, free_min: self.free_bytes_min, retry_after: retry_after() });
         }
         self.add(share, bytes);
         let taken = self.taken.load(Ordering::Relaxed);

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use super::index::Index;
 use super::spool::{CHUNK_HEAD_BYTES, Counts, Seen, Tail, damaged, number_bytes, path, read_exact_at, scan};
 use super::{JobError, RowRole};
-use crate::store::disk::failed;
+use crate::store::disk::{Access, failed, open_regular};
+use crate::store::role::role;
 use crate::training::{RowSource, SourceError};
 
 /// Numbers that are put into the digest at a time.
@@ -59,7 +60,7 @@ pub(super) fn open(
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<Received>, JobError> {
     let path = path(folder);
-    let mut file = File::open(&path).map_err(failed("cannot open", &path))?;
+    let mut file = open_regular(&path, Access::Read).map_err(failed("cannot open", &path))?;
     let data = file.metadata().map_err(failed("cannot read", &path))?;
     let (length, modified) = (data.len(), data.modified().ok());
     let mut index = Index::default();
@@ -131,7 +132,7 @@ impl RowSource for SpooledRows {
             return Ok(());
         }
         let OpenSpool { path, file, columns, index, .. } = self.spool.as_ref();
-        let failed = |reason: String| SourceError(format!("{}: {reason}", path.display()));
+        let failed = |reason: String| SourceError(format!("{}: {reason}", role(path)));
         self.spool.check_unchanged().map_err(failed)?;
         let (mut row, mut unread) = (first, values);
         while !unread.is_empty() {

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::job::{Job, Wish, lock};
+use super::job::{Job, PauseOutcome, Wish, lock};
 use super::overseer::Overseer;
 use super::spool::Counts;
 use super::table::Table;
 use super::{JobError, JobState, base, checkpoint, held_out, import, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version, sample};
+use crate::store::StoreError;
 use crate::training::{
     CheckedTrainSpec, CheckpointError, RowSource, SourceError, Start, TrainError, gate, held_out as held_out_rows,
     train,
@@ -109,13 +110,12 @@ async fn see_through(table: Arc<Table>, job: Arc<Job>, work: Work) {
 
 async fn run_one(table: Arc<Table>, job: Arc<Job>, work: Work) {
     let (starting, at) = (Arc::clone(&job), Arc::clone(&table));
-    let started = tokio::task::spawn_blocking(move || match starting.go(JobState::Running, |_| ()) {
-        Ok(_) => true,
+    let started = tokio::task::spawn_blocking(move || match starting.start() {
+        Ok(()) => true,
         // Cancelled or paused meanwhile.
         Err(JobError::IllegalMove(_)) => false,
-        // Its journal cannot be written.
         Err(error) => {
-            at.fail(&starting, &error.in_folder(&starting.folder));
+            at.fail(&starting, &error.of_job(&starting.id));
             false
         }
     });
@@ -123,35 +123,56 @@ async fn run_one(table: Arc<Table>, job: Arc<Job>, work: Work) {
         return;
     }
     tracing::info!(job = %job.id, model = %job.spec.spec().model_name, "training starts");
-    let (trained, at) = (Arc::clone(&job), Arc::clone(&table));
-    let outcome = match spawn_training("train", move || work(&at, &trained)) {
-        Ok(outcome) => match outcome.await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(panicked)) => Outcome::Failed(format!("a fault of the server: {panicked}")),
-            Err(_) => Outcome::Failed("a fault of the server: the training thread was lost".to_owned()),
-        },
-        Err(error) => Outcome::Failed(format!("no thread to train on: {error}")),
-    };
-    let _ = tokio::task::spawn_blocking(move || settle(&table, &job, outcome)).await;
+    loop {
+        let (trained, at) = (Arc::clone(&job), Arc::clone(&table));
+        let outcome = match spawn_training("train", move || work(&at, &trained)) {
+            Ok(outcome) => match outcome.await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(panicked)) => Outcome::Failed(format!("a fault of the server: {panicked}")),
+                Err(_) => Outcome::Failed("a fault of the server: the training thread was lost".to_owned()),
+            },
+            Err(error) => Outcome::Failed(format!("no thread to train on: {error}")),
+        };
+        let (settled, at) = (Arc::clone(&job), Arc::clone(&table));
+        // A pause that cannot be written down is no pause: training goes on from its checkpoint.
+        match tokio::task::spawn_blocking(move || settle(&at, &settled, outcome)).await {
+            Ok(Settled::GoesOn) if !table.is_closing() => {}
+            _ => return,
+        }
+    }
+}
+
+/// Whether a job has more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    /// Nothing, now.
+    Stopped,
+    /// It is to train on.
+    GoesOn,
 }
 
 /// What goes on beside training.
 async fn look_after(table: &Arc<Table>) {
     let table = Arc::clone(table);
     let done = tokio::task::spawn_blocking(move || {
-        if let Err(error) = table.activate() {
-            tracing::warn!(%error, "the jobs' folder cannot be read");
-        }
+        table.try_activate();
         table.expire(SystemTime::now());
+        table.shared.reserve.fill();
     });
     let _ = done.await;
 }
 
-/// Writes down how a job ended. Where the disk refuses, it is tried again; at last those who wait are told, and a restart settles it (a published version is found again by its job's id).
-fn settle(table: &Table, job: &Job, outcome: Outcome) {
+/// Writes down how a job ended, then removes its rows, then tells everybody. Where the disk refuses, it is tried again; at last
+/// those who wait are told, and a restart settles it (a published version is found again by its job's id).
+fn settle(table: &Table, job: &Job, outcome: Outcome) -> Settled {
     let (next, failure, published) = match outcome {
-        Outcome::Stopped => return,
-        Outcome::Paused if job.settle_as_paused() => return,
+        Outcome::Stopped => return Settled::Stopped,
+        Outcome::Paused => match job.settle_as_paused() {
+            PauseOutcome::Paused => return Settled::Stopped,
+            PauseOutcome::Refused => return Settled::GoesOn,
+            // Who cancels while it is about to pause is stronger.
+            PauseOutcome::Cancelled => (JobState::Cancelled, None, None),
+        },
         Outcome::Published(version, report) => {
             tracing::info!(job = %job.id, %version, "published");
             (JobState::Succeeded, None, Some((version, report)))
@@ -160,33 +181,54 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) {
             tracing::info!(job = %job.id, "kept back");
             (JobState::Succeeded, None, None)
         }
-        // Who cancels while it is about to pause is stronger.
-        Outcome::Cancelled | Outcome::Paused => (JobState::Cancelled, None, None),
+        Outcome::Cancelled => (JobState::Cancelled, None, None),
         Outcome::Failed(reason) => {
             tracing::warn!(job = %job.id, %reason, "training failed");
             (JobState::Failed, Some(reason), None)
         }
     };
-    // Before anybody is told: who hears that a job has ended finds its rows gone. A crash in between finds a version that was
-    // published, or a job that fails for want of rows.
-    table.drop_rows(job);
+    let mut spool = lock(&job.spool);
+    *spool = None;
+    let end = || {
+        job.end(
+            next,
+            |record| {
+                record.failure.clone_from(&failure);
+                if let Some((version, report)) = &published {
+                    record.version = Some(*version);
+                    record.report = Some(report.as_ref().clone());
+                }
+            },
+            || table.remove_rows(job),
+        )
+    };
+    let mut is_full = false;
     for _ in 0..SETTLE_TRIES {
-        let written = job.go(next, |record| {
-            record.failure.clone_from(&failure);
-            if let Some((version, report)) = &published {
-                record.version = Some(*version);
-                record.report = Some(report.as_ref().clone());
+        match end() {
+            Ok(_) => return Settled::Stopped,
+            Err(error) => {
+                tracing::error!(job = %job.id, %error, "cannot persist the job's final state; retrying");
+                is_full = matches!(error, JobError::Store(StoreError::DiskFull { .. }));
             }
-        });
-        match written {
-            Ok(_) => return,
-            Err(error) => tracing::error!(job = %job.id, %error, "how a job ended cannot be written down yet"),
+        }
+        // A version that is published needs no rows any more; without it they are the last to go.
+        if published.is_some() && is_full {
+            table.remove_rows(job);
         }
         std::thread::sleep(SETTLE_PAUSE);
     }
+    if is_full {
+        // Not even the reserve suffices: the rows make room for the journal.
+        table.remove_rows(job);
+        if end().is_ok() {
+            return Settled::Stopped;
+        }
+    }
+    drop(spool);
     let what = published.map_or(String::new(), |(version, _)| format!("version {version} was published, but "));
-    let reason = failure.unwrap_or_else(|| format!("{what}how the job ended cannot be written down"));
+    let reason = failure.unwrap_or_else(|| format!("{what}the job's final state cannot be written to the disk"));
     job.end_in_memory(JobState::Failed, reason);
+    Settled::Stopped
 }
 
 /// Copies the rows, where they are in files; reads them, trains, publishes.
@@ -202,7 +244,7 @@ pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
     }
     match attempt(table, job) {
         Ok(outcome) => outcome,
-        Err(error) => Outcome::Failed(error.in_folder(&job.folder).to_string()),
+        Err(error) => Outcome::Failed(error.of_job(&job.id).to_string()),
     }
 }
 
@@ -262,16 +304,19 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
         statistics: trained.statistics,
         sha256: String::new(),
     };
-    let sample = sample_of(&spec, training.as_ref())?;
+    let sample = sample_of(job, &spec, training.as_ref())?;
     let (name, store) = (&job.spec.spec().model_name, table.registry.store());
     let version = store.publish_files(name, &artifact.to_bytes(), sample.as_deref())?;
     Ok(Outcome::Published(version, Box::new(trained.report)))
 }
 
 /// The file of the held-out rows that the version is to keep.
-fn sample_of(spec: &CheckedTrainSpec, training: &dyn RowSource) -> Result<Option<Vec<u8>>, JobError> {
+fn sample_of(job: &Job, spec: &CheckedTrainSpec, training: &dyn RowSource) -> Result<Option<Vec<u8>>, JobError> {
     let rows_max = sample::affordable(spec.spec().validation_sample_rows, spec.features(), training.is_wide());
-    let unreadable = |error: SourceError| JobError::Damaged { path: "the rows".to_owned(), reason: error.to_string() };
+    let unreadable = |error: SourceError| JobError::Damaged {
+        role: format!("the rows of job {}", job.id),
+        reason: error.to_string(),
+    };
     let rows = if rows_max > 0 { held_out_rows(spec, training, rows_max).map_err(unreadable)? } else { Vec::new() };
     Ok((!rows.is_empty()).then(|| sample::to_bytes(&rows, spec.features())))
 }

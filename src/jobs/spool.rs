@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use super::index::Index;
 use super::{JobError, RowRole};
 use crate::model::{Form, Matrix, Values};
-use crate::store::disk::failed;
+use crate::store::disk::{Access, failed, open_regular};
+use crate::store::role::role;
 
 const MARK: &[u8; 8] = b"hhspool1";
 pub(super) const HEAD_BYTES: u64 = 12;
@@ -177,7 +178,7 @@ impl Spool {
     /// acknowledged. Damage before that is an error.
     pub(super) fn recover(folder: &Path, columns: usize) -> Result<Self, JobError> {
         let path = path(folder);
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("cannot open", &path))?;
+        let mut file = open_regular(&path, Access::ReadWrite).map_err(failed("cannot open", &path))?;
         let mut index = Index::default();
         let counts = scan(&mut file, &path, columns, Tail::MayBeTorn, &mut |seen| {
             seen.add_to(&mut index, columns);
@@ -299,8 +300,7 @@ pub(super) fn number_bytes(is_wide: bool) -> u64 {
 
 /// What is wrong with the spool at `path`, and what to do.
 pub(super) fn damaged(path: &Path, reason: &str) -> JobError {
-    let path = path.display().to_string();
-    JobError::Damaged { path, reason: format!("{reason}; its rows have to be sent again, as a new job") }
+    JobError::Damaged { role: role(path), reason: format!("{reason}; its rows have to be sent again, as a new job") }
 }
 
 /// Reads chunk after chunk, a block in memory at a time; ends early with the counts so far where `see` breaks.

@@ -9,27 +9,34 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::ahead::AllAhead;
-use super::job::{Job, lock};
-use super::journal::{Record, is_missing};
+use super::job::{Job, Shared, lock};
+use super::journal::{Record, Step, at, is_missing};
 use super::queue::{self, Waiting};
 use super::quota::Quota;
+use super::reserve::DiskReserve;
 use super::spool::{self, Spool};
 use super::upload::{self, Upload};
+use super::watch::Watchers;
 use super::{
-    Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Priority, Round, ServerFiles, base,
-    checkpoint, held_out,
+    Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Owner, Priority, Round, ServerFiles,
+    base, checkpoint, held_out,
 };
 use crate::executor::Floor;
 use crate::model::{ModelKey, ModelName};
 use crate::registry::Registry;
 use crate::store::StoreError;
 use crate::store::disk::{ensure_folder, failed, remove, sync_folder};
+use crate::store::role::role;
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
 /// Jobs that run say when they end; this is said where none does, and the most.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
+/// An upload whose stream has ended, and of which nothing would be lost, is cancelled after this long.
+const ABANDONED_MAX: Duration = Duration::from_mins(1);
+/// One caller may have so many times what is free: alone it leaves a fifth to others.
+const TIMES_FREE_MAX: usize = 4;
 
 /// All jobs.
 #[derive(Debug)]
@@ -46,6 +53,10 @@ pub(super) struct Table {
     pub(super) looking: Arc<tokio::sync::Mutex<()>>,
     pub(super) quota: Quota,
     pub(super) measures: Arc<TrainingMeasures>,
+    pub(super) shared: Shared,
+    pub(super) watchers: Watchers,
+    /// Why the folder could not be read at the last try, so that each reason is logged once.
+    refusal: Mutex<String>,
     pub(super) ahead: AllAhead,
     pub(super) closing: AtomicBool,
     pub(super) bell: Notify,
@@ -54,7 +65,10 @@ pub(super) struct Table {
 #[derive(Debug, Default)]
 struct Jobs {
     by_id: BTreeMap<JobId, Arc<Job>>,
-    by_key: HashMap<IdempotencyKey, JobId>,
+    /// By scope and key: the keys of one owner mean nothing to another.
+    by_key: HashMap<(String, IdempotencyKey), JobId>,
+    /// Jobs whose journals cannot be read, and why.
+    unreadable: HashMap<JobId, JobError>,
     /// In the order in which they came.
     waiting: Vec<JobId>,
     /// Those that [`Table::next`] gave and that have not stopped.
@@ -67,9 +81,14 @@ struct Jobs {
 
 impl Table {
     pub(super) fn new(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Self {
+        let measures = Arc::<TrainingMeasures>::default();
+        let reserve = Arc::new(DiskReserve::new(&config.folder));
         Self {
             quota: Quota::new(&config),
-            measures: Arc::default(),
+            shared: Shared { measures: Arc::clone(&measures), reserve },
+            measures,
+            watchers: Watchers::default(),
+            refusal: Mutex::default(),
             ahead: AllAhead::default(),
             config,
             registry,
@@ -87,6 +106,16 @@ impl Table {
         self.closing.load(Ordering::Acquire)
     }
 
+    /// [`Table::activate`], where somebody else tries again: logs each reason once.
+    pub(super) fn try_activate(&self) {
+        let reason = self.activate().map_or_else(|error| error.to_string(), |()| String::new());
+        let mut told = lock(&self.refusal);
+        if *told != reason && !reason.is_empty() {
+            tracing::warn!(%reason, "the jobs' folder cannot be used");
+        }
+        *told = reason;
+    }
+
     /// Reads the folder, once this server may write to it.
     pub(super) fn activate(&self) -> Result<(), JobError> {
         let _making = lock(&self.making);
@@ -95,6 +124,9 @@ impl Table {
         }
         let folder = &self.config.folder;
         ensure_folder(folder)?;
+        // Its name, too, is to survive a crash.
+        folder.parent().map_or(Ok(()), sync_folder)?;
+        self.shared.reserve.fill();
         let mut queued = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(failed("cannot list", folder))? {
             let path = entry.map_err(failed("cannot list", folder))?.path();
@@ -114,7 +146,10 @@ impl Table {
                     self.insert(job);
                 }
                 Ok(None) => {}
-                Err(error) => tracing::error!(path = %path.display(), %error, "a job cannot be read: left alone"),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "a job cannot be read: left alone");
+                    lock(&self.jobs).unreadable.insert(id, error);
+                }
             }
         }
         queued.sort();
@@ -141,7 +176,7 @@ impl Table {
         };
         if record.id != *id {
             let reason = format!("it is the journal of job {}", record.id);
-            return Err(JobError::Damaged { path: folder.display().to_string(), reason });
+            return Err(JobError::Damaged { role: role(&folder), reason });
         }
         for entry in std::fs::read_dir(&folder).map_err(failed("cannot list", &folder))? {
             let path = entry.map_err(failed("cannot list", &folder))?.path();
@@ -156,14 +191,14 @@ impl Table {
             remove(&spool::path(&folder))?;
             remove(&checkpoint::path(&folder))?;
             remove(&held_out::path(&folder))?;
-            return Job::new(record, folder, None, false, Arc::clone(&self.measures)).map(Some);
+            return Job::new(record, folder, None, false, self.shared.clone()).map(Some);
         }
         if state == JobState::Uploading {
             let job = match Spool::recover(&folder, columns) {
                 Ok(spool) => {
                     let counts = spool.counts();
                     let written = spool::path(&folder).metadata().and_then(|data| data.modified()).ok();
-                    let job = Job::new(record, folder, Some(spool), false, Arc::clone(&self.measures))?;
+                    let job = Job::new(record, folder, Some(spool), false, self.shared.clone())?;
                     let given = held_out::path(&job.folder).metadata().map_or(0, |data| data.len());
                     self.quota.add(&job.share, counts.bytes + given);
                     let last = written.unwrap_or_else(SystemTime::now);
@@ -171,8 +206,8 @@ impl Table {
                     job
                 }
                 // Nothing that another start would find better.
-                Err(error) if matches!(error, JobError::Damaged { .. }) || is_missing(&error) => {
-                    let job = Job::new(record, folder, None, false, Arc::clone(&self.measures))?;
+                Err(error) if is_damage(&error) => {
+                    let job = Job::new(record, folder, None, false, self.shared.clone())?;
                     self.fail(&job, &error);
                     job
                 }
@@ -188,7 +223,7 @@ impl Table {
         let bytes = |path: PathBuf| path.metadata().map_or(0, |data| data.len());
         let bytes = bytes(spool::path(&folder)) + bytes(checkpoint::path(&folder)) + bytes(held_out::path(&folder));
         // QUEUED too: it may have run before the last restart but one.
-        let job = Job::new(record, folder, None, true, Arc::clone(&self.measures))?;
+        let job = Job::new(record, folder, None, true, self.shared.clone())?;
         self.quota.add(&job.share, bytes);
         Ok(Some(job))
     }
@@ -197,14 +232,16 @@ impl Table {
         let job = Arc::new(job);
         let mut jobs = lock(&self.jobs);
         if let Some(key) = lock(&job.record).key.clone() {
-            jobs.by_key.insert(key, job.id.clone());
+            jobs.by_key.insert((job.owner.scope().to_owned(), key), job.id.clone());
         }
         jobs.by_id.insert(job.id.clone(), Arc::clone(&job));
         job
     }
 
     pub(super) fn job(&self, id: &JobId) -> Result<Arc<Job>, JobError> {
-        lock(&self.jobs).by_id.get(id).cloned().ok_or_else(|| JobError::Unknown(id.to_string()))
+        let jobs = lock(&self.jobs);
+        let unknown = || jobs.unreadable.get(id).cloned().unwrap_or_else(|| JobError::Unknown(id.to_string()));
+        jobs.by_id.get(id).cloned().ok_or_else(unknown)
     }
 
     pub(super) fn list(&self) -> Vec<JobSnapshot> {
@@ -220,9 +257,9 @@ impl Table {
         open.iter().filter_map(|job| base::needed(self, job)).collect()
     }
 
-    /// Whether the key has a job.
-    pub(super) fn knows(&self, key: Option<&IdempotencyKey>) -> bool {
-        key.is_some_and(|key| lock(&self.jobs).by_key.contains_key(key))
+    /// Whether the owner's key has a job.
+    pub(super) fn knows(&self, key: Option<&IdempotencyKey>, owner: &Owner) -> bool {
+        key.is_some_and(|key| self.of_key(key, owner).is_some())
     }
 
     /// Looks at the files that a job names, as far as that is possible without reading them.
@@ -243,7 +280,7 @@ impl Table {
         self: &Arc<Self>,
         spec: &CheckedTrainSpec,
         files: Option<ServerFiles>,
-        key: Option<IdempotencyKey>,
+        (key, owner): (Option<IdempotencyKey>, Owner),
         priority: Priority,
         round: Option<Round>,
         turn: OwnedMutexGuard<()>,
@@ -254,19 +291,16 @@ impl Table {
             return Err(JobError::ShuttingDown);
         }
         if !lock(&self.jobs).active {
-            return Err(StoreError::ReadOnly {
-                folder: self.config.folder.parent().unwrap_or(&self.config.folder).display().to_string(),
-                reason: "another server writes to it; train there, or stop it first".to_owned(),
-            }
-            .into());
+            self.registry.store().check_writable()?;
+            return Err(StoreError::ReadOnly { reason: "its jobs are still being read; try again".to_owned() }.into());
         }
-        let known = key.as_ref().and_then(|key| self.of_key(key));
+        let known = key.as_ref().and_then(|key| self.of_key(key, &owner));
         let job = match (known, key) {
             (Some(job), Some(key)) if job.spec != *spec || job.round != round || lock(&job.record).files != files => {
                 return Err(JobError::KeyTaken { key: key.to_string(), job: job.id.clone() });
             }
             (Some(job), _) => job,
-            (None, key) => self.make(spec, files, key, priority, round, &[])?,
+            (None, key) => self.make(spec, files, (key, owner), priority, round, &[])?,
         };
         drop((making, turn));
         // Whoever sends rows now gets to finish the chunk that it is writing.
@@ -282,16 +316,23 @@ impl Table {
         Ok(Begun::Uploading { upload, snapshot, last_chunk })
     }
 
-    fn of_key(&self, key: &IdempotencyKey) -> Option<Arc<Job>> {
+    fn of_key(&self, key: &IdempotencyKey, owner: &Owner) -> Option<Arc<Job>> {
         let jobs = lock(&self.jobs);
-        jobs.by_id.get(jobs.by_key.get(key)?).cloned()
+        jobs.by_id.get(jobs.by_key.get(&(owner.scope().to_owned(), key.clone()))?).cloned()
     }
 
-    /// The newest round of a stream that is remembered.
-    pub(super) fn newest_round(&self, stream: &IdempotencyKey) -> Option<Round> {
-        let jobs = lock(&self.jobs);
-        let rounds = jobs.by_id.values().filter_map(|job| job.round.as_ref());
-        rounds.filter(|round| round.stream == *stream).max_by_key(|round| round.number).cloned()
+    /// The newest round of an owner's stream that is remembered.
+    pub(super) fn newest_round(&self, stream: &IdempotencyKey, owner: &Owner) -> Option<Round> {
+        let rounds = self.rounds(stream, owner).into_iter().filter_map(|job| job.round);
+        rounds.max_by_key(|round| round.number)
+    }
+
+    /// The rounds of an owner's stream that are remembered.
+    pub(super) fn rounds(&self, stream: &IdempotencyKey, owner: &Owner) -> Vec<JobSnapshot> {
+        let of_stream = |job: &&Arc<Job>| {
+            job.owner.scope() == owner.scope() && job.round.as_ref().is_some_and(|round| round.stream == *stream)
+        };
+        lock(&self.jobs).by_id.values().filter(of_stream).map(|job| job.snapshot()).collect()
     }
 
     /// Makes the round after that of `job`, which had so much, and gives it the held-out rows; finds it, if that was done
@@ -299,10 +340,13 @@ impl Table {
     pub(super) fn next_round(&self, job: &Job, round: &Round, held_out: &[f64]) -> Result<Arc<Job>, JobError> {
         let _making = lock(&self.making);
         let key = round.key();
-        match self.of_key(&key) {
+        match self.of_key(&key, &job.owner) {
             Some(known) if known.round.as_ref() == Some(round) && known.spec == job.spec => Ok(known),
             Some(known) => Err(JobError::KeyTaken { key: key.to_string(), job: known.id.clone() }),
-            None => self.make(&job.spec, None, Some(key), job.priority, Some(round.clone()), held_out),
+            None => {
+                let key = (Some(key), job.owner.clone());
+                self.make(&job.spec, None, key, job.priority, Some(round.clone()), held_out)
+            }
         }
     }
 
@@ -310,12 +354,7 @@ impl Table {
     pub(super) fn finish_cut_rounds(&self) {
         let rounds: Vec<Arc<Job>> =
             lock(&self.jobs).by_id.values().filter(|job| job.round.is_some()).cloned().collect();
-        let has_next = |job: &Job| {
-            rounds.iter().any(|other| match (&other.round, &job.round) {
-                (Some(other), Some(round)) => other.is_after(round),
-                _ => false,
-            })
-        };
+        let has_next = |job: &Job| rounds.iter().any(|other| is_later_round(other, job));
         for job in rounds.iter().filter(|job| job.told_state() == JobState::Uploading && has_next(job)) {
             let mut spool = lock(&job.spool);
             // Whoever cuts it holds the spool until it is done.
@@ -330,10 +369,50 @@ impl Table {
 
     /// Whether a round before that of `job` has its rows, and has not ended: rounds build on each other.
     fn waits_for_a_round(by_id: &BTreeMap<JobId, Arc<Job>>, job: &Job) -> bool {
-        job.round.as_ref().is_some_and(|round| {
-            by_id.values().any(|other| {
-                other.round.as_ref().is_some_and(|other| round.is_after(other)) && !other.told_state().has_ended()
-            })
+        job.round.is_some() && by_id.values().any(|other| is_later_round(job, other) && !other.told_state().has_ended())
+    }
+
+    /// Refuses a job for which there is no room: others keep a fifth of what there is from any one caller. An abandoned upload
+    /// of which nothing would be lost makes room for another.
+    fn check_room(&self, owner: &Owner, uploads: bool) -> Result<(), JobError> {
+        let (open_jobs_max, open_uploads_max) = (self.config.open_jobs_max, self.config.open_uploads_max);
+        let has_room = |uploading: bool, max: usize| {
+            let jobs = lock(&self.jobs);
+            let of_kind = jobs.by_id.values().filter(|job| {
+                let state = job.told_state();
+                !state.has_ended() && (state == JobState::Uploading) == uploading
+            });
+            let (all, own) = of_kind
+                .fold((0, 0), |(all, own), job| (all + 1, own + usize::from(job.owner.share() == owner.share())));
+            let free = max.saturating_sub(all);
+            free > 0 && own < free.saturating_mul(TIMES_FREE_MAX)
+        };
+        if !has_room(false, open_jobs_max) {
+            return Err(JobError::TooManyJobs { open_jobs_max, retry_after: self.retry_after() });
+        }
+        while uploads && !has_room(true, open_uploads_max) {
+            if !self.cancel_abandoned() {
+                return Err(JobError::TooManyUploads { open_uploads_max, retry_after: self.retry_after() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels the oldest upload that nobody sends rows to and of which nothing would be lost; false if there is none.
+    fn cancel_abandoned(&self) -> bool {
+        let uploads: Vec<Arc<Job>> = {
+            let jobs = lock(&self.jobs);
+            jobs.by_id.values().filter(|job| job.told_state() == JobState::Uploading).cloned().collect()
+        };
+        let reason = "the upload was abandoned: its stream ended before a chunk came, and others needed its place";
+        uploads.iter().filter(|job| job.round.is_none() && job.snapshot().chunks == 0).any(|job| {
+            // Whoever holds it sends rows.
+            let Ok(mut spool) = job.spool.try_lock() else { return false };
+            if job.stream.receiver_count() > 0 || job.state() != JobState::Uploading || job.snapshot().chunks > 0 {
+                return false;
+            }
+            let cancelled = job.cancel_unless_running(Some(reason.to_owned()), || self.let_go(job, &mut spool));
+            cancelled.unwrap_or(false)
         })
     }
 
@@ -341,18 +420,12 @@ impl Table {
         &self,
         spec: &CheckedTrainSpec,
         files: Option<ServerFiles>,
-        key: Option<IdempotencyKey>,
+        (key, owner): (Option<IdempotencyKey>, Owner),
         priority: Priority,
         round: Option<Round>,
         held_out: &[f64],
     ) -> Result<Arc<Job>, JobError> {
-        let open = lock(&self.jobs).by_id.values().filter(|job| !job.state().has_ended()).count();
-        if open >= self.config.open_jobs_max {
-            return Err(JobError::TooManyJobs {
-                open_jobs_max: self.config.open_jobs_max,
-                retry_after: self.retry_after(),
-            });
-        }
+        self.check_room(&owner, files.is_none())?;
         let columns = base::columns(self, spec)?;
         self.forget_oldest()?;
         let id = JobId::new();
@@ -363,12 +436,13 @@ impl Table {
             let spool = if files.is_none() { Some(Spool::create(&folder, columns)?) } else { None };
             let mut record = Record::new(id, spec.spec().clone(), files, key, priority, SystemTime::now());
             record.columns = Some(columns);
+            record.owner = owner;
             record.round = round;
             let given = held_out::write(&folder, held_out)?;
             record.write(&folder)?;
             sync_folder(&self.config.folder)?;
             let bytes = spool.as_ref().map_or(0, |spool| spool.counts().bytes) + given;
-            let job = Job::new(record, folder.clone(), spool, false, Arc::clone(&self.measures))?;
+            let job = Job::new(record, folder.clone(), spool, false, self.shared.clone())?;
             self.quota.reserve(&job.share, bytes, || self.retry_after())?;
             Ok(job)
         };
@@ -463,6 +537,19 @@ impl Table {
         lock(&self.jobs).started.remove(id);
     }
 
+    /// Whether a job was started and has not stopped.
+    #[cfg(test)]
+    pub(super) fn has_started(&self, id: &JobId) -> bool {
+        lock(&self.jobs).started.contains(id)
+    }
+
+    /// Whether any job waits or was started and has not stopped.
+    #[cfg(test)]
+    pub(super) fn has_waiting_or_started(&self) -> bool {
+        let jobs = lock(&self.jobs);
+        !jobs.waiting.is_empty() || !jobs.started.is_empty()
+    }
+
     /// Writes down where a job's training can go on.
     ///
     /// # Errors
@@ -478,7 +565,7 @@ impl Table {
             Ok(()) => self.quota.release(&job.share, before),
             Err(error) => {
                 self.quota.release(&job.share, bytes_now);
-                return Err(error.in_folder(&job.folder));
+                return Err(error.of_job(&job.id));
             }
         }
         Ok(())
@@ -487,13 +574,8 @@ impl Table {
     /// Cancels a job that does not run and says true; tells one that runs to stop and says false.
     pub(super) fn cancel(&self, id: &JobId) -> Result<bool, JobError> {
         let job = self.job(id)?;
-        let spool = lock(&job.spool);
-        if !job.cancel_unless_running(None)? {
-            return Ok(false);
-        }
-        drop(spool);
-        self.drop_rows(&job);
-        Ok(true)
+        let mut spool = lock(&job.spool);
+        job.cancel_unless_running(None, || self.let_go(&job, &mut spool))
     }
 
     /// Puts a paused job in line again.
@@ -503,32 +585,44 @@ impl Table {
         Ok(snapshot)
     }
 
-    /// Ends a job that cannot go on. Its rows go first: where the disk is full, there is room for its journal then.
+    /// Ends a job that cannot go on.
     pub(super) fn fail(&self, job: &Job, error: &JobError) {
         self.fail_upload(job, &mut lock(&job.spool), error);
     }
 
-    /// The same for whoever holds the spool.
+    /// The same for whoever holds the spool. The journal comes first; where the disk is so full that not even the reserve
+    /// suffices, the rows make room for it.
     pub(super) fn fail_upload(&self, job: &Job, spool: &mut Option<Spool>, error: &JobError) {
         tracing::warn!(job = %job.id, %error, "a job failed");
         *spool = None;
-        self.remove_rows(job);
         let text = error.to_string();
-        if let Err(error) = job.go(JobState::Failed, |record| record.failure = Some(text.clone())) {
-            tracing::error!(job = %job.id, %error, "that it failed cannot be written down");
+        let end = || job.end(JobState::Failed, |record| record.failure = Some(text.clone()), || self.remove_rows(job));
+        let ended = end().or_else(|error| match error {
+            JobError::Store(StoreError::DiskFull { .. }) => {
+                self.remove_rows(job);
+                end()
+            }
+            other => Err(other),
+        });
+        if let Err(error) = ended {
+            tracing::error!(job = %job.id, %error, "cannot persist the job's final state");
             job.end_in_memory(JobState::Failed, text);
         }
     }
 
-    /// Removes the rows and the checkpoint of a job that has ended.
-    pub(super) fn drop_rows(&self, job: &Job) {
-        *lock(&job.spool) = None;
+    /// Closes the spool of a job that has ended, and removes its files.
+    fn let_go(&self, job: &Job, spool: &mut Option<Spool>) {
+        *spool = None;
         self.remove_rows(job);
     }
 
-    fn remove_rows(&self, job: &Job) {
-        let files = [spool::path(&job.folder), checkpoint::path(&job.folder), held_out::path(&job.folder)];
-        let removed = files.iter().try_for_each(|path| remove(path));
+    /// Removes the rows and the checkpoint of a job that has ended, or cannot end otherwise. The spool is not open.
+    pub(super) fn remove_rows(&self, job: &Job) {
+        let removed = remove(&spool::path(&job.folder))
+            .and_then(|()| at(&job.folder, Step::RowsRemoved))
+            .and_then(|()| remove(&checkpoint::path(&job.folder)))
+            .and_then(|()| remove(&held_out::path(&job.folder)))
+            .and_then(|()| at(&job.folder, Step::FilesRemoved));
         match removed {
             Ok(()) => self.quota.release_all(&job.share),
             Err(error) => tracing::warn!(job = %job.id, %error, "the rows of an ended job stay on disk"),
@@ -539,41 +633,54 @@ impl Table {
     pub(super) fn expire(&self, now: SystemTime) {
         let open: Vec<Arc<Job>> = lock(&self.jobs).by_id.values().cloned().collect();
         for job in open {
-            let gone = match job.told_state() {
+            let ended = match job.told_state() {
                 JobState::Uploading => self.expire_upload(&job, now),
                 JobState::Paused => self.expire_paused(&job, now),
                 _ => Ok(false),
             };
-            match gone {
-                Ok(true) => self.drop_rows(&job),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(job = %job.id, %error, "a job that expired cannot be ended"),
+            if let Err(error) = ended {
+                tracing::warn!(job = %job.id, %error, "a job that expired cannot be ended");
             }
         }
     }
 
     fn expire_upload(&self, job: &Job, now: SystemTime) -> Result<bool, JobError> {
-        let expired = || {
-            // A stream of rounds that is connected may wait for rounds, not for its client; its rows may be few and far between.
-            let waits = job.round.is_some() && job.stream.receiver_count() > 0;
-            !waits && job.snapshot().upload_expires.is_some_and(|at| at <= now)
-        };
         // Not to wait for a chunk that is being written.
-        if !expired() {
+        if self.expiry(job, now).is_none() {
             return Ok(false);
         }
-        let _spool = lock(&job.spool);
-        if job.state() != JobState::Uploading || !expired() {
+        let mut spool = lock(&job.spool);
+        if job.state() != JobState::Uploading {
             return Ok(false);
         }
-        let idle = self.config.upload_idle_max;
-        job.cancel_unless_running(Some(format!("the upload expired: no chunk came for {idle:?}")))
+        let Some(reason) = self.expiry(job, now) else { return Ok(false) };
+        job.cancel_unless_running(Some(reason), || self.let_go(job, &mut spool))
+    }
+
+    /// Why an upload has expired, if it has.
+    fn expiry(&self, job: &Job, now: SystemTime) -> Option<String> {
+        let is_attached = job.stream.receiver_count() > 0;
+        // A stream of rounds that is connected may wait for rounds, not for its client; its rows may be few and far between.
+        if is_attached && job.round.is_some() {
+            return None;
+        }
+        let snapshot = job.snapshot();
+        if snapshot.upload_expires.is_some_and(|at| at <= now) {
+            return Some(format!("the upload expired: no chunk came for {:?}", self.config.upload_idle_max));
+        }
+        // Nobody comes back to it, or would find no more than what a new one has.
+        let loses_nothing = snapshot.chunks == 0 || snapshot.idempotency_key.is_none();
+        let abandoned_max = ABANDONED_MAX.min(self.config.upload_idle_max);
+        let abandoned_at = lock(&job.detached).checked_add(abandoned_max)?;
+        (!is_attached && loses_nothing && abandoned_at <= now)
+            .then(|| format!("the upload expired: its stream ended {abandoned_max:?} ago, and no rows would be lost"))
     }
 
     fn expire_paused(&self, job: &Job, now: SystemTime) -> Result<bool, JobError> {
         let Some(since) = now.checked_sub(self.config.paused_max) else { return Ok(false) };
         let reason = format!("it was paused, and not resumed for {:?}", self.config.paused_max);
-        job.cancel_if_paused_before(since, reason)
+        let mut spool = lock(&job.spool);
+        job.cancel_if_paused_before(since, reason, || self.let_go(job, &mut spool))
     }
 
     /// Takes nothing more, and tells everybody.
@@ -592,4 +699,17 @@ impl Table {
         jobs.by_key.clear();
         jobs.waiting.clear();
     }
+}
+
+/// Whether `later` is a round of the same stream of the same owner, after `earlier`.
+fn is_later_round(later: &Job, earlier: &Job) -> bool {
+    match (&later.round, &earlier.round) {
+        (Some(round), Some(before)) => later.owner.scope() == earlier.owner.scope() && round.is_after(before),
+        _ => false,
+    }
+}
+
+/// Whether a file of a job is gone or not as it was written, so that another start would find nothing better.
+fn is_damage(error: &JobError) -> bool {
+    matches!(error, JobError::Damaged { .. } | JobError::Store(StoreError::NotAFile { .. })) || is_missing(error)
 }

@@ -14,6 +14,88 @@ use crate::registry::RegistryConfig;
 use crate::store::{LocalStore, StoreError};
 use crate::training::{Base, TrainSpec};
 
+/// Where a test lets a change of a job end.
+pub(super) mod faults {
+    use std::any::Any;
+    use std::collections::HashMap;
+    use std::io;
+    use std::panic::resume_unwind;
+    use std::path::{Path, PathBuf};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::super::journal::Step;
+    use super::super::reserve::RESERVE_BYTES;
+    use crate::store::StoreError;
+    use crate::store::disk::failed;
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub(in crate::jobs) enum Fault {
+        /// The process dies at this step (a panic: no clean-up after an error runs); of a journal, whatever its size.
+        CrashAt(Step),
+        /// Nothing is free on the disk but what the reserve gives back.
+        DiskFull,
+        /// Nothing is free on the disk, and the reserve is gone, until the rows of the job are gone.
+        DiskFullWithoutReserve,
+        /// Access is denied.
+        Denied,
+    }
+
+    static PLANS: Mutex<Option<HashMap<PathBuf, Fault>>> = Mutex::new(None);
+
+    /// Plans what happens to jobs of the store in `store` from now on.
+    pub(in crate::jobs) fn plan(store: &Path, fault: Option<Fault>) {
+        let mut plans = PLANS.lock().unwrap_or_else(PoisonError::into_inner);
+        let plans = plans.get_or_insert_default();
+        match fault {
+            Some(fault) => plans.insert(store.to_owned(), fault),
+            None => plans.remove(store),
+        };
+    }
+
+    pub(in crate::jobs) fn at(folder: &Path, step: Step) -> Result<(), StoreError> {
+        let store = folder.parent().and_then(Path::parent).unwrap_or(folder);
+        let fault =
+            PLANS.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|plans| plans.get(store).copied());
+        let is_same = |planned| std::mem::discriminant(&planned) == std::mem::discriminant(&step);
+        let refuse = |kind: io::ErrorKind| Err(failed("cannot write", &folder.join("job.json"))(kind.into()));
+        let free = RESERVE_BYTES - std::fs::metadata(store.join(".reserve")).map_or(0, |data| data.len());
+        match (fault, step) {
+            (Some(Fault::CrashAt(planned)), _) if is_same(planned) => {
+                resume_unwind(Box::new("a planned crash") as Box<dyn Any + Send>)
+            }
+            (Some(Fault::DiskFull), Step::JournalBegun(bytes)) if bytes > free => refuse(io::ErrorKind::StorageFull),
+            (Some(Fault::DiskFullWithoutReserve), Step::JournalBegun(_)) if folder.join("rows.spool").exists() => {
+                refuse(io::ErrorKind::StorageFull)
+            }
+            (Some(Fault::Denied), Step::JournalBegun(_)) => refuse(io::ErrorKind::PermissionDenied),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A job in some state.
+pub(super) fn snapshot(state: JobState) -> JobSnapshot {
+    JobSnapshot {
+        id: JobId::new(),
+        model_name: "model".parse().expect("a name"),
+        state,
+        created: SystemTime::UNIX_EPOCH,
+        updated: SystemTime::UNIX_EPOCH,
+        priority: Priority::default(),
+        upload_expires: None,
+        chunks: 0,
+        training_rows: 0,
+        test_rows: 0,
+        progress: None,
+        version: None,
+        report: None,
+        failure: None,
+        kept_back: None,
+        idempotency_key: None,
+        round: None,
+    }
+}
+
 /// Training that never ends by itself.
 fn until_stopped(table: &Table, job: &Job) -> Outcome {
     loop {
@@ -68,7 +150,7 @@ impl Server {
 
     async fn begin(&self, spec: TrainSpec, key: &str) -> Result<Begun, JobError> {
         let key = (!key.is_empty()).then(|| key.parse().expect("a key"));
-        self.jobs.begin(spec.check().expect("valid"), key, Priority::default()).await
+        self.jobs.begin(spec.check().expect("valid"), key, Priority::default(), Owner::default()).await
     }
 
     async fn finished(&self, spec: TrainSpec, key: &str, count: usize) -> JobId {
@@ -185,7 +267,7 @@ async fn what_does_not_add_up_is_refused() {
 async fn bounds_are_kept() {
     let folder = folder();
     let server = Server::open_with(folder.path(), until_stopped, |config| {
-        config.open_jobs_max = 2;
+        config.open_uploads_max = 2;
         config.spool_bytes_max = 200;
     })
     .await;
@@ -193,9 +275,9 @@ async fn bounds_are_kept() {
     let refused = upload.append(1, RowRole::Training, rows(20, 0)).await;
     assert!(matches!(refused, Err(JobError::SpoolFull { bytes_max: 200, .. })), "{refused:?}");
     upload.append(1, RowRole::Training, rows(5, 0)).await.expect("fits");
-    server.uploading(spec(), "b").await;
+    let _second = server.uploading(spec(), "b").await;
     let refused = server.begin(spec(), "c").await;
-    assert!(matches!(refused, Err(JobError::TooManyJobs { open_jobs_max: 2, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(JobError::TooManyUploads { open_uploads_max: 2, .. })), "{refused:?}");
     server.crash().await;
 }
 
@@ -330,7 +412,9 @@ fn many_uploads_need_few_threads() {
             clients.spawn(async move {
                 for _ in 0..4 {
                     let key = format!("{}", client % 6).parse().expect("a key");
-                    let begun = jobs.begin(spec().check().expect("valid"), Some(key), Priority::default()).await;
+                    let begun = jobs
+                        .begin(spec().check().expect("valid"), Some(key), Priority::default(), Owner::default())
+                        .await;
                     let Ok(Begun::Uploading { mut upload, last_chunk, .. }) = begun else { panic!("{begun:?}") };
                     match upload.append(last_chunk + 1, RowRole::Training, rows(3, 0)).await {
                         Ok(_) | Err(JobError::TakenOver(_)) => {}
@@ -356,8 +440,12 @@ async fn several_jobs_run_at_once_and_the_others_wait_their_turn() {
     let again = server.finished(named("a"), "", 4).await;
     let other = server.finished(named("b"), "", 4).await;
     let urgent = {
-        let begun =
-            server.jobs.begin(named("a").check().expect("valid"), None, Priority::try_from(3).expect("in range"));
+        let begun = server.jobs.begin(
+            named("a").check().expect("valid"),
+            None,
+            Priority::try_from(3).expect("in range"),
+            Owner::default(),
+        );
         let Ok(Begun::Uploading { mut upload, snapshot, .. }) = begun.await else { panic!("a new job") };
         assert_eq!(snapshot.priority.number(), 3);
         upload.append(1, RowRole::Training, rows(4, 0)).await.expect("appends");
@@ -507,7 +595,10 @@ async fn a_damaged_checkpoint_fails_its_job_alone() {
         let server = Server::open(folder.path(), train_and_publish).await;
         let failed = server.until(&first, JobState::Failed).await;
         let text = failed.failure.expect("a reason");
-        assert!(text.contains("checkpoint is damaged") && text.contains("train again"), "{text}");
+        assert!(
+            text.contains("the checkpoint of job") && text.contains("is damaged") && text.contains("train again"),
+            "{text}"
+        );
         assert!(!path.exists(), "nothing stays of it");
         assert_eq!(server.until(&second, JobState::Succeeded).await.version, Some(Version::FIRST));
         server.crash().await;
@@ -643,7 +734,9 @@ async fn a_round_expires_only_where_its_stream_is_gone_and_then_says_so() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let key: IdempotencyKey = "rounds".parse().expect("a key");
-    let begin = async || server.jobs.begin_round(spec().check().expect("valid"), &key, Priority::default()).await;
+    let owner = Owner::default();
+    let checked = || spec().check().expect("valid");
+    let begin = async || server.jobs.begin_round(checked(), &key, Priority::default(), &owner).await;
     let Ok((_, Begun::Uploading { mut upload, snapshot, .. })) = begin().await else { panic!("a new stream") };
     upload.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
     let late = SystemTime::now() + 10 * JobsConfig::new(folder.path().to_owned()).upload_idle_max;
@@ -832,7 +925,7 @@ async fn a_crash_between_two_rounds_ends_the_first_and_hands_on_its_held_out_row
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let (key, checked) = ("key".parse().expect("a key"), spec().check().expect("valid"));
-    let begun = server.jobs.begin_round(checked, &key, Priority::default()).await.expect("begins");
+    let begun = server.jobs.begin_round(checked, &key, Priority::default(), &Owner::default()).await.expect("begins");
     let (round, Begun::Uploading { mut upload, snapshot, .. }) = begun else { panic!("{begun:?}") };
     upload.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
     // The first half of a cut.
@@ -852,7 +945,8 @@ async fn a_crash_between_two_rounds_ends_the_first_and_hands_on_its_held_out_row
     let given = held_out::read(&folder.path().join("jobs").join(next.as_str()), 3).expect("reads");
     assert_eq!(given.len(), 8 * 3);
     let checked = spec().check().expect("valid");
-    let (round, begun) = server.jobs.begin_round(checked, &key, Priority::default()).await.expect("begins");
+    let (round, begun) =
+        server.jobs.begin_round(checked, &key, Priority::default(), &Owner::default()).await.expect("begins");
     assert_eq!((round.number, round.chunks_before, round.rows_before), (2, 1, 40));
     let Begun::Uploading { mut upload, .. } = begun else { panic!("{begun:?}") };
     upload.append(1, RowRole::Training, rows(40, 5)).await.expect("appends");
@@ -873,17 +967,19 @@ async fn whoever_comes_back_between_two_rounds_has_the_next_one() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let key: IdempotencyKey = "key".parse().expect("a key");
-    let begin = async || server.jobs.begin_round(spec().check().expect("valid"), &key, Priority::default()).await;
+    let owner = Owner::default();
+    let checked = || spec().check().expect("valid");
+    let begin = async || server.jobs.begin_round(checked(), &key, Priority::default(), &owner).await;
     let Ok((round, Begun::Uploading { upload: mut old, snapshot, .. })) = begin().await else { panic!("new") };
     old.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
     // The next round is there, and the old stream has not come to it yet.
     let table = Arc::clone(&server.jobs.table);
     let job = table.job(&snapshot.id).expect("known");
     table.next_round(&job, &round.next(1, 40), &[]).expect("makes");
-    let next = table.newest_round(&key).expect("made");
+    let next = table.newest_round(&key, &owner).expect("made");
     let turn = Arc::clone(&table.turn).lock_owned().await;
-    let checked = spec().check().expect("valid");
-    let begun = table.begin(&checked, None, Some(next.key()), Priority::default(), Some(next), turn);
+    let key = (Some(next.key()), owner.clone());
+    let begun = table.begin(&checked(), None, key, Priority::default(), Some(next), turn);
     let Ok(Begun::Uploading { upload: mut new, .. }) = begun else { panic!("{begun:?}") };
     let error = old.cut().await.expect_err("too late");
     assert!(matches!(error, JobError::TakenOver(_)), "{error}");
@@ -892,7 +988,342 @@ async fn whoever_comes_back_between_two_rounds_has_the_next_one() {
 }
 
 fn upload_id(server: &Server, stream: &IdempotencyKey, number: u64) -> String {
-    let rounds = server.jobs.rounds(stream);
+    let rounds = server.jobs.rounds(stream, &Owner::default());
     let found = rounds.iter().find(|job| job.round.as_ref().is_some_and(|round| round.number == number));
     found.expect("a round").id.to_string()
+}
+
+/// A crash at any step of a cancel leaves a job that is as before, or cancelled and without rows: never one that failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
+    use super::journal::Step;
+    use faults::{Fault, plan};
+    for step in [Step::JournalBegun(0), Step::JournalWritten, Step::RowsRemoved, Step::FilesRemoved] {
+        for wanted in [JobState::Uploading, JobState::Queued, JobState::Running, JobState::Paused] {
+            let context = format!("crash at {step:?} of a job that is {}", wanted.name());
+            let folder = folder();
+            let server = Server::open_with(folder.path(), until_stopped, |_| ()).await;
+            let (mut upload, job, _) = server.uploading(spec(), "key").await;
+            upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
+            let mut upload = Some(upload);
+            if wanted == JobState::Queued {
+                // It waits behind another one.
+                let other = server.finished(spec(), "", 4).await;
+                server.until(&other, JobState::Running).await;
+            }
+            if wanted != JobState::Uploading
+                && let Some(upload) = upload.take()
+            {
+                upload.finish(1, 5).await.expect("finishes");
+            }
+            if matches!(wanted, JobState::Running | JobState::Paused) {
+                server.until(&job.id, JobState::Running).await;
+            }
+            if wanted == JobState::Paused {
+                server.jobs.pause(&job.id).await.expect("runs");
+            }
+            plan(folder.path(), Some(Fault::CrashAt(step)));
+            if wanted == JobState::Running {
+                // What settles it dies: nobody is told.
+                let (jobs, id) = (server.jobs.clone(), job.id.clone());
+                let asked = tokio::spawn(async move { jobs.cancel(&id).await });
+                while server.jobs.table.has_started(&job.id) {
+                    tokio::task::yield_now().await;
+                }
+                asked.abort();
+            } else {
+                server.jobs.cancel(&job.id).await.expect_err("it crashes");
+            }
+            plan(folder.path(), None);
+            // It holds the store.
+            drop(upload);
+            server.crash().await;
+            let server = Server::open(folder.path(), until_stopped).await;
+            let after = server.jobs.snapshot(&job.id).expect("remembered");
+            let spool = spool::path(&folder.path().join("jobs").join(job.id.as_str()));
+            if step == Step::JournalBegun(0) {
+                assert!(!after.state.has_ended(), "{context}: {after:?}");
+                assert!(spool.exists(), "{context}");
+            } else {
+                assert_eq!(after.state, JobState::Cancelled, "{context}: {after:?}");
+                assert!(!spool.exists(), "{context}");
+            }
+            server.crash().await;
+        }
+    }
+}
+
+/// The reason of a failed job survives a crash at any step, or the job runs again and finds the same reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_while_a_job_fails_does_not_lose_the_reason() {
+    use super::journal::Step;
+    use faults::{Fault, plan};
+    for step in [Step::JournalBegun(0), Step::JournalWritten, Step::RowsRemoved, Step::FilesRemoved] {
+        let folder = folder();
+        let server = Server::open(folder.path(), until_stopped).await;
+        let id = server.finished(spec(), "", 4).await;
+        server.until(&id, JobState::Running).await;
+        server.crash().await;
+        plan(folder.path(), None);
+        let server =
+            Server::open_with(folder.path(), failing, |_| plan(folder.path(), Some(Fault::CrashAt(step)))).await;
+        while server.jobs.table.has_waiting_or_started() {
+            tokio::task::yield_now().await;
+        }
+        plan(folder.path(), None);
+        server.crash().await;
+        let server = Server::open(folder.path(), failing).await;
+        let after = server.until(&id, JobState::Failed).await;
+        assert_eq!(after.failure.as_deref(), Some("it rained"), "crash at {step:?}");
+        server.crash().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_pausing_and_cancelling_are_durable_by_the_reserve() {
+    use faults::{Fault, plan};
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let running = server.finished(spec(), "", 4).await;
+    server.until(&running, JobState::Running).await;
+    let queued = server.finished(spec(), "", 4).await;
+    let (mut upload, uploading, _) = server.uploading(spec(), "").await;
+    upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
+    plan(folder.path(), Some(Fault::DiskFull));
+    assert_eq!(server.jobs.pause(&running).await.expect("by the reserve").state, JobState::Paused);
+    server.jobs.cancel(&uploading.id).await.expect("by the reserve");
+    server.jobs.cancel(&queued).await.expect("by the reserve");
+    plan(folder.path(), None);
+    drop(upload);
+    server.crash().await;
+    let server = Server::open(folder.path(), until_stopped).await;
+    let state = |id| server.jobs.snapshot(id).expect("remembered").state;
+    assert_eq!(state(&running), JobState::Paused, "what was answered is on the disk");
+    assert_eq!((state(&uploading.id), state(&queued)), (JobState::Cancelled, JobState::Cancelled));
+    plan(folder.path(), Some(Fault::DiskFull));
+    server.jobs.cancel(&running).await.expect("by the reserve");
+    for id in [&running, &queued, &uploading.id] {
+        assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists(), "its space is free");
+    }
+    plan(folder.path(), None);
+    server.crash().await;
+}
+
+/// Where not even the reserve helps, nothing is answered that is not on the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_cannot_be_written_down_is_refused_and_training_goes_on() {
+    use faults::{Fault, plan};
+    for fault in [Fault::DiskFullWithoutReserve, Fault::Denied] {
+        let folder = folder();
+        let server = Server::open(folder.path(), until_stopped).await;
+        let running = server.finished(spec(), "", 4).await;
+        server.until(&running, JobState::Running).await;
+        let queued = server.finished(spec(), "", 4).await;
+        plan(folder.path(), Some(fault));
+        for (id, state) in [(&running, JobState::Running), (&queued, JobState::Queued)] {
+            let refused = server.jobs.pause(id).await.expect_err("the journal cannot be written");
+            let expected = matches!(
+                (fault, &refused),
+                (Fault::Denied, JobError::Store(StoreError::Denied { .. }))
+                    | (_, JobError::Store(StoreError::DiskFull { .. }))
+            );
+            assert!(expected, "{refused:?}");
+            assert_eq!(server.jobs.snapshot(id).expect("known").state, state, "nothing has changed");
+        }
+        plan(folder.path(), None);
+        assert_eq!(server.jobs.pause(&running).await.expect("there is room").state, JobState::Paused);
+        server.crash().await;
+        let server = Server::open(folder.path(), until_stopped).await;
+        assert_eq!(server.jobs.snapshot(&running).expect("remembered").state, JobState::Paused);
+        server.crash().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_fails_on_a_disk_without_any_room_makes_room_by_its_rows() {
+    use faults::{Fault, plan};
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (mut upload, job, _) = server.uploading(spec(), "key").await;
+    upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
+    plan(folder.path(), Some(Fault::DiskFullWithoutReserve));
+    let (table, failing) = (Arc::clone(&server.jobs.table), server.jobs.table.job(&job.id).expect("known"));
+    tokio::task::spawn_blocking(move || table.fail(&failing, &JobError::NoTrainingRows)).await.expect("no panic");
+    plan(folder.path(), None);
+    drop(upload);
+    server.crash().await;
+    let server = Server::open(folder.path(), until_stopped).await;
+    let after = server.jobs.snapshot(&job.id).expect("remembered");
+    assert_eq!((after.state, after.failure), (JobState::Failed, Some(JobError::NoTrainingRows.to_string())));
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_one_owner_mean_nothing_to_another() {
+    let folder = folder();
+    let mut server = Server::open(folder.path(), until_stopped).await;
+    let (a, b) = (Owner::new("a", "a"), Owner::new("b", "b"));
+    let key: IdempotencyKey = "shared".parse().expect("a key");
+    let begin = async |server: &Server, spec: TrainSpec, owner: &Owner| {
+        let checked = spec.check().expect("valid");
+        let begun = server.jobs.begin(checked, Some(key.clone()), Priority::default(), owner.clone()).await;
+        match begun.expect("a job of its own") {
+            Begun::Uploading { snapshot, .. } | Begun::Complete { snapshot, .. } => snapshot.id,
+        }
+    };
+    let other = || TrainSpec { seed: 9, ..spec() };
+    let of_a = begin(&server, spec(), &a).await;
+    let of_b = begin(&server, other(), &b).await;
+    let of_nobody = begin(&server, TrainSpec { seed: 10, ..spec() }, &Owner::default()).await;
+    assert!(of_a != of_b && of_b != of_nobody);
+    for _ in 0..2 {
+        // Each finds its own again, also after a restart.
+        assert_eq!(begin(&server, spec(), &a).await, of_a);
+        assert_eq!(begin(&server, other(), &b).await, of_b);
+        server.crash().await;
+        server = Server::open(folder.path(), until_stopped).await;
+    }
+    // Streams of rounds, too.
+    let rounds = async |owner: &Owner| {
+        let stream = "stream".parse().expect("a key");
+        let checked = spec().check().expect("valid");
+        let (_, begun) = server.jobs.begin_round(checked, &stream, Priority::default(), owner).await.expect("begins");
+        match begun {
+            Begun::Uploading { snapshot, .. } | Begun::Complete { snapshot, .. } => snapshot.id,
+        }
+    };
+    let (first, second) = (rounds(&a).await, rounds(&b).await);
+    assert_ne!(first, second);
+    assert_eq!(rounds(&a).await, first);
+    assert_eq!(server.jobs.rounds(&"stream".parse().expect("a key"), &b).len(), 1);
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_caller_leaves_a_fifth_of_the_uploads_to_others_and_abandoned_ones_make_room() {
+    let folder = folder();
+    let server = Server::open_with(folder.path(), until_stopped, |config| config.open_uploads_max = 10).await;
+    let begin = async |owner: &Owner| {
+        server.jobs.begin(spec().check().expect("valid"), None, Priority::default(), owner.clone()).await
+    };
+    let (one, other) = (Owner::new("", "10.0.0.1"), Owner::new("", "10.0.0.2"));
+    let mut held = Vec::new();
+    loop {
+        match begin(&one).await {
+            Ok(Begun::Uploading { upload, .. }) => held.push(upload),
+            Err(error @ JobError::TooManyUploads { open_uploads_max: 10, .. }) => {
+                assert!(error.retry_after().is_some());
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(held.len(), 8);
+    let Ok(Begun::Uploading { mut upload, .. }) = begin(&other).await else { panic!("others have room") };
+    upload.append(1, RowRole::Training, rows(2, 0)).await.expect("appends");
+    // Streams that end without a row leave nothing that is worth a place.
+    held.clear();
+    for _ in 0..30 {
+        begin(&one).await.expect("an abandoned upload makes room");
+    }
+    assert_eq!(upload.append(2, RowRole::Training, rows(2, 0)).await.expect("is not touched").len(), 1);
+    drop(upload);
+    for _ in 0..30 {
+        begin(&other).await.expect("an abandoned upload makes room");
+    }
+    let with_rows = server.jobs.list().into_iter().filter(|job| job.chunks > 0).map(|job| job.state);
+    assert_eq!(with_rows.collect::<Vec<_>>(), [JobState::Uploading], "one with rows makes room for nobody");
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_caller_leaves_a_fifth_of_the_open_jobs_to_others() {
+    let folder = folder();
+    let server = Server::open_with(folder.path(), until_stopped, |config| config.open_jobs_max = 5).await;
+    let queue = async |owner: &Owner| {
+        let begun = server.jobs.begin(spec().check().expect("valid"), None, Priority::default(), owner.clone()).await?;
+        let Begun::Uploading { mut upload, .. } = begun else { panic!("new") };
+        upload.append(1, RowRole::Training, rows(2, 0)).await?;
+        upload.finish(1, 2).await
+    };
+    let (one, other) = (Owner::new("one", "one"), Owner::new("other", "other"));
+    for _ in 0..4 {
+        queue(&one).await.expect("there is room");
+    }
+    let refused = queue(&one).await;
+    assert!(matches!(refused, Err(JobError::TooManyJobs { open_jobs_max: 5, .. })), "{refused:?}");
+    queue(&other).await.expect("others have room");
+    assert!(queue(&other).await.is_err(), "all are taken");
+    server.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_upload_without_a_row_expires_within_minutes() {
+    let folder = folder();
+    let server = Server::open(folder.path(), until_stopped).await;
+    let (attached, first, _) = server.uploading(spec(), "attached").await;
+    let (mut with_rows, second, _) = server.uploading(spec(), "with rows").await;
+    with_rows.append(1, RowRole::Training, rows(2, 0)).await.expect("appends");
+    let (without, third, _) = server.uploading(spec(), "without").await;
+    drop((with_rows, without));
+    let table = Arc::clone(&server.jobs.table);
+    let later = SystemTime::now() + Duration::from_mins(2);
+    tokio::task::spawn_blocking(move || table.expire(later)).await.expect("no panic");
+    let state = |id| server.jobs.snapshot(id).expect("known").state;
+    assert_eq!((state(&first.id), state(&second.id)), (JobState::Uploading, JobState::Uploading));
+    assert_eq!(state(&third.id), JobState::Cancelled);
+    drop(attached);
+    server.crash().await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_regular_file_is_damage_that_is_named_by_its_role() {
+    use std::os::unix::fs::symlink;
+    let put = |kind: &str, path: &Path| {
+        let _ = std::fs::remove_file(path);
+        match kind {
+            "a named pipe" => {
+                let fifo = rustix::fs::FileType::Fifo;
+                rustix::fs::mknodat(rustix::fs::CWD, path, fifo, 0o600.into(), 0).expect("a pipe");
+            }
+            "a folder" => std::fs::create_dir(path).expect("a folder"),
+            _ => symlink("/dev/zero", path).expect("a link"),
+        }
+    };
+    for kind in ["a named pipe", "a folder", "a symbolic link"] {
+        for (file, role) in [
+            ("rows.spool", "the rows of job"),
+            ("checkpoint", "the checkpoint of job"),
+            ("held_out", "the held-out rows"),
+        ] {
+            let folder = folder();
+            let server = Server::open(folder.path(), until_stopped).await;
+            let queued = server.finished(spec(), "", 30).await;
+            server.until(&queued, JobState::Running).await;
+            server.crash().await;
+            put(kind, &folder.path().join("jobs").join(queued.as_str()).join(file));
+            let server = Server::open(folder.path(), train_and_publish).await;
+            let ended = server.until(&queued, JobState::Failed).await;
+            let text = ended.failure.unwrap_or_else(|| panic!("{file} is {kind}"));
+            assert!(text.contains(role) && text.contains(kind), "{text}");
+            assert!(!text.contains(&folder.path().display().to_string()), "{text}");
+            server.crash().await;
+        }
+        let folder = folder();
+        let server = Server::open(folder.path(), until_stopped).await;
+        let (_, uploading, _) = server.uploading(spec(), "key").await;
+        let other = server.finished(spec(), "", 4).await;
+        server.crash().await;
+        put(kind, &folder.path().join("jobs").join(uploading.id.as_str()).join("rows.spool"));
+        put(kind, &folder.path().join("jobs").join(other.as_str()).join("job.json"));
+        let server = Server::open(folder.path(), until_stopped).await;
+        let text = server.jobs.snapshot(&uploading.id).expect("known").failure.expect("it failed");
+        assert!(text.contains("the rows of job") && text.contains(kind), "{text}");
+        let error = server.jobs.snapshot(&other).expect_err("its journal cannot be read");
+        let text = error.to_string();
+        assert!(matches!(error, JobError::Store(StoreError::NotAFile { .. })), "{text}");
+        assert!(text.contains("the journal of job") && text.contains(kind), "{text}");
+        server.crash().await;
+    }
 }

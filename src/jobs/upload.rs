@@ -21,6 +21,17 @@ pub struct Upload {
     number: u64,
     stream: watch::Receiver<u64>,
     ahead: Arc<Mutex<Ahead>>,
+    _attached: Attached,
+}
+
+/// Notes when a stream leaves its job.
+#[derive(Debug)]
+struct Attached(Arc<Job>);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        *lock(&self.0.detached) = SystemTime::now();
+    }
 }
 
 /// A chunk is safe on disk.
@@ -56,7 +67,8 @@ impl Upload {
     fn with_number(table: Arc<Table>, job: Arc<Job>, number: u64) -> Self {
         let stream = job.stream.subscribe();
         let ahead = Arc::new(Mutex::new(Ahead::new(table.ahead.clone())));
-        Self { table, job, number, stream, ahead }
+        let attached = Attached(Arc::clone(&job));
+        Self { table, job, number, stream, ahead, _attached: attached }
     }
 
     /// Takes a chunk, and returns which chunks are on disk now and were not acknowledged before: none if it came ahead of its
@@ -127,9 +139,10 @@ impl Upload {
         blocking(move || {
             let mut guard = lock(&job.spool);
             usable(&table, &job, number, guard.as_mut())?;
-            job.cancel_unless_running(Some(Round::LEFT.to_owned()))?;
-            drop(guard);
-            table.drop_rows(&job);
+            job.cancel_unless_running(Some(Round::LEFT.to_owned()), || {
+                *guard = None;
+                table.remove_rows(&job);
+            })?;
             Ok(job.snapshot())
         })
         .await
@@ -241,7 +254,7 @@ fn store(table: &Table, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u
     table.reserve(job, chunk.bytes())?;
     let counts = spool.append(chunk).map_err(|error| {
         table.quota.release(&job.share, chunk.bytes());
-        error.in_folder(&job.folder)
+        error.of_job(&job.id)
     })?;
     job.tell_counts(counts, SystemTime::now().checked_add(table.config.upload_idle_max));
     Ok(counts.rows())

@@ -108,6 +108,9 @@ impl ModelStore for Watched {
     fn is_writable(&self) -> bool {
         self.store.is_writable()
     }
+    fn check_writable(&self) -> Result<(), StoreError> {
+        self.store.check_writable()
+    }
     fn refresh(&self) -> Result<bool, StoreError> {
         self.store.refresh()
     }

@@ -8,7 +8,7 @@ use super::bulk;
 use super::convert;
 use super::deadline::deadline;
 use super::incremental;
-use super::jobs::follow;
+use super::jobs::{follow, owner};
 use super::limits::translate_status;
 use super::observe::RequestContext;
 use super::pb;
@@ -19,6 +19,7 @@ use super::stream::{AnswerStream, Answers, Ending, driven};
 use crate::security::Caller;
 use crate::service::{
     Acknowledged, Begun, JobError, JobSnapshot, JobState, ScoreOptions, Served, Service, ServiceError, Upload, Version,
+    Watcher,
 };
 
 #[tonic::async_trait]
@@ -185,31 +186,34 @@ async fn train(
     }
     let spec = spec.check().map_err(JobError::from)?;
     if let Some(files) = files {
-        let job = service.jobs().begin_with_files(spec, files, key, priority).await?;
+        let job = service.jobs().begin_with_files(spec, files, key, priority, owner(&caller)).await?;
+        let watcher = service.jobs().follow_as_watcher(&job.id, &owner(&caller))?;
         answers.send(accepted(job.clone(), job.chunks)).await?;
         return tokio::select! {
-            ended = see_through(&service, job, &answers) => ended,
+            ended = see_through(watcher, &answers) => ended,
             refused = no_rows(&mut questions) => Err(refused),
         };
     }
-    let job = match service.jobs().begin(spec, key, priority).await? {
+    let watcher = match service.jobs().begin(spec, key, priority, owner(&caller)).await? {
         Begun::Uploading { upload, snapshot, last_chunk } => {
             answers.send(accepted(snapshot, last_chunk)).await?;
-            receive(upload, &caller, &mut questions, &answers).await?
+            let job = receive(upload, &caller, &mut questions, &answers).await?;
+            service.jobs().follow(&job.id)?
         }
         // The rows are all here: whatever the client still sends is settled already.
         Begun::Complete { snapshot, last_chunk } => {
-            answers.send(accepted(snapshot.clone(), last_chunk)).await?;
-            snapshot
+            let watcher = service.jobs().follow_as_watcher(&snapshot.id, &owner(&caller))?;
+            answers.send(accepted(snapshot, last_chunk)).await?;
+            watcher
         }
     };
-    see_through(&service, job, &answers).await
+    see_through(watcher, &answers).await
 }
 
 /// Tells of a job whose rows are the server's until it has ended, and how.
-async fn see_through(service: &Service, job: JobSnapshot, answers: &Answers<pb::TrainResponse>) -> Result<(), Ending> {
+async fn see_through(watcher: Watcher, answers: &Answers<pb::TrainResponse>) -> Result<(), Ending> {
     let news = |job| answer(Answer::Progress(convert::job(job, convert::Report::Without)));
-    let ended = follow(service, &job.id, answers, news).await?;
+    let ended = follow(watcher, answers, news).await?;
     answers.send(result(ended)?).await
 }
 

@@ -10,6 +10,7 @@ use tonic::Streaming;
 
 use super::autoencoder::{acknowledged, answer, next, out_of_order, result_of};
 use super::convert;
+use super::jobs::owner;
 use super::pb;
 use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
@@ -64,7 +65,7 @@ pub(super) async fn train(
     answers: Answers<pb::TrainResponse>,
 ) -> Result<(), Ending> {
     let StreamBegun { stream, snapshot, last_chunk, rounds } =
-        service.train_in_rounds(spec, cadence, key, priority).await?;
+        service.train_in_rounds(spec, cadence, key, priority, &owner(&caller)).await?;
     let job = convert::job(snapshot, convert::Report::Without);
     answers.send(answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number: last_chunk }))).await?;
     let mut driver =

@@ -1,7 +1,5 @@
 //! `JobService`.
 
-use std::time::Duration;
-
 use tonic::{Request, Response, Status};
 
 use super::Api;
@@ -11,10 +9,7 @@ use super::pb;
 use super::pb::job_service_server::JobService;
 use super::stream::{AnswerStream, Answers, Ending, driven};
 use crate::security::Caller;
-use crate::service::{JobError, JobId, JobSnapshot, Service, ServiceError};
-
-/// A watcher hears of a job at least this often.
-const NEWS_INTERVAL: Duration = Duration::from_secs(1);
+use crate::service::{JobError, JobId, JobSnapshot, Owner, ServiceError, Watcher};
 
 #[tonic::async_trait]
 impl JobService for Api {
@@ -45,10 +40,10 @@ impl JobService for Api {
         let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
         self.job_of(&caller, &id)?;
-        let service = self.service.clone();
+        let watcher = self.service.jobs().follow_as_watcher(&id, &owner(&caller)).map_err(ServiceError::from)?;
         Ok(Response::new(driven(|answers| async move {
             let news = |job| pb::WatchJobResponse { job: Some(convert::job(job, convert::Report::With)) };
-            follow(&service, &id, &answers, news).await.map(|_| ())
+            follow(watcher, &answers, news).await.map(|_| ())
         })))
     }
 
@@ -94,26 +89,25 @@ impl Api {
     }
 }
 
-/// Answers with the job now, at every change and at least every second, until it has ended; returns how.
+/// Whose jobs a caller makes.
+pub(super) fn owner(caller: &Caller) -> Owner {
+    Owner::new(caller.scope(), &caller.share())
+}
+
+/// Answers with the job now, after changes at a bounded rate, and at least every second, until it has ended; returns how.
 pub(super) async fn follow<T>(
-    service: &Service,
-    id: &JobId,
+    mut watcher: Watcher,
     answers: &Answers<T>,
     news: impl Fn(JobSnapshot) -> T,
 ) -> Result<JobSnapshot, Ending> {
-    let mut job = service.jobs().watch(id)?;
     loop {
-        let snapshot = job.borrow_and_update().clone();
+        let Some(snapshot) = watcher.next().await else {
+            return Err(ServiceError::ShuttingDown("the job goes on when the server starts again").into());
+        };
         let ended = snapshot.state.has_ended();
         answers.send(news(snapshot.clone())).await?;
         if ended {
             return Ok(snapshot);
-        }
-        match tokio::time::timeout(NEWS_INTERVAL, job.changed()).await {
-            Ok(Ok(())) | Err(_) => {}
-            Ok(Err(_)) => {
-                return Err(ServiceError::ShuttingDown("the job goes on when the server starts again").into());
-            }
         }
     }
 }

@@ -140,6 +140,7 @@ impl Gate {
         let usage = address.map(|address| self.addresses.caller(address, now_ns())).unwrap_or_default();
         let name = address.map_or_else(|| "somebody".into(), |address| address.to_canonical().to_string());
         let caller = Caller::new(name.into(), Arc::default(), usage, self.limits, Term::default());
+        let caller = caller.without_credential(address);
         let certificate = certificate.map(|presented| {
             let term = Term::until(Some(presented.ends));
             Certificate { presented, term }

@@ -9,6 +9,7 @@ pub mod roles;
 mod shares;
 pub mod told;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -129,12 +130,34 @@ struct Known {
     term: Term,
     /// Of the connection's certificate.
     certificate: Option<Term>,
+    /// The network of the address, of a caller without a credential.
+    network: Option<IpAddr>,
 }
 
 impl Caller {
     /// Known as `name`.
     pub fn new(name: Arc<str>, models: Arc<[String]>, usage: Arc<Usage>, limits: CallerLimits, term: Term) -> Self {
-        Self(Arc::new(Known { name, models, usage, limits, term, certificate: None }))
+        Self(Arc::new(Known { name, models, usage, limits, term, certificate: None, network: None }))
+    }
+
+    /// The same, known by its address alone.
+    #[must_use]
+    fn without_credential(mut self, address: Option<IpAddr>) -> Self {
+        // An address that is not known is one of its own.
+        let network = address.map_or(Ipv4Addr::UNSPECIFIED.into(), callers::network);
+        Arc::make_mut(&mut self.0).network = Some(network);
+        self
+    }
+
+    /// The scope of what it names (idempotency keys): the name of its credential; empty for callers without one, who have one
+    /// scope together.
+    pub fn scope(&self) -> &str {
+        if self.0.network.is_some() { "" } else { &self.0.name }
+    }
+
+    /// Whose share it takes of what there is: that of its credential, or of its network.
+    pub fn share(&self) -> String {
+        self.0.network.map_or_else(|| self.0.name.to_string(), |network| network.to_string())
     }
 
     /// The same, as long as its certificate is good.
@@ -152,6 +175,7 @@ impl Caller {
     /// One of whom nothing is known and to whom nothing is forbidden: for handlers that stand behind no gate.
     pub fn anybody() -> Self {
         Self::new("anybody".into(), Arc::default(), Arc::default(), CallerLimits::default(), Term::default())
+            .without_credential(None)
     }
 
     /// One who may use no model.

@@ -108,11 +108,21 @@ impl ServerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The models' folder.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    #[error("store {}: {source}", folder.display())]
+    Store {
+        /// As it is set.
+        folder: PathBuf,
+        /// What is wrong.
+        source: StoreError,
+    },
     /// The jobs' folder.
-    #[error(transparent)]
-    Jobs(#[from] JobError),
+    #[error("the jobs of store {}: {source}", folder.display())]
+    Jobs {
+        /// The store, as it is set.
+        folder: PathBuf,
+        /// What is wrong.
+        source: Box<JobError>,
+    },
     /// The system refused threads.
     #[error("threads cannot be started: {0}")]
     Threads(io::Error),
@@ -184,7 +194,8 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         .await?;
     }
     let folder = config.store.clone();
-    let store = blocking(move || LocalStore::open(&folder)).await?;
+    let store =
+        blocking(move || LocalStore::open(&folder).map_err(|source| ServerError::Store { folder, source })).await?;
     let store: Arc<dyn ModelStore> = Arc::new(store);
     let registry = Registry::new(store, config.registry);
     tracing::info!(instructions = %isa(), "matrix products");
@@ -200,8 +211,11 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     let batcher = Batcher::start(config.batching, config.executor.serving_threads, Arc::clone(&floor));
     let batcher = batcher.map_err(ServerError::Threads)?;
     let jobs = {
-        let (registry, jobs) = (registry.clone(), config.jobs.clone());
-        blocking(move || Jobs::open(jobs, registry, floor)).await?
+        let (registry, jobs, folder) = (registry.clone(), config.jobs.clone(), config.store.clone());
+        let opened = move || {
+            Jobs::open(jobs, registry, floor).map_err(|source| ServerError::Jobs { folder, source: Box::new(source) })
+        };
+        blocking(opened).await?
     };
     let admin = match config.admin_listen {
         Some(address) => {

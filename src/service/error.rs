@@ -345,7 +345,7 @@ fn store_kind(error: &StoreError) -> Kind {
         StoreError::AliasMoved { .. } => Kind::Aborted,
         StoreError::Aliased { .. }
         | StoreError::ReadOnly { .. }
-        | StoreError::BadIndex { .. }
+        | StoreError::Denied { .. }
         | StoreError::NoVersionLeft { .. }
         | StoreError::NotServed { .. }
         | StoreError::NotAFolder { .. } => Kind::Precondition,
@@ -353,7 +353,10 @@ fn store_kind(error: &StoreError) -> Kind {
         | StoreError::TooLarge { .. }
         | StoreError::DiskFull { .. }
         | StoreError::LoadsFull { .. } => Kind::Exhausted,
-        StoreError::Damaged { .. } => Kind::Damaged,
+        StoreError::Damaged { .. }
+        | StoreError::BadIndex { .. }
+        | StoreError::VersionLost { .. }
+        | StoreError::NotAFile { .. } => Kind::Damaged,
         StoreError::LoadLost { .. } | StoreError::Io { .. } => Kind::Internal,
     }
 }
@@ -378,6 +381,8 @@ fn job_kind(error: &JobError) -> Kind {
             Kind::Precondition
         }
         JobError::TooManyJobs { .. }
+        | JobError::TooManyUploads { .. }
+        | JobError::TooManyWatchers { .. }
         | JobError::TooManyRows { .. }
         | JobError::JobTooLarge { .. }
         | JobError::SpoolFull { .. }

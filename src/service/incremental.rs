@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::{Service, ServiceError};
 use crate::jobs::{
-    Acknowledged, Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, Priority, Round, RowRole, Upload,
+    Acknowledged, Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, Owner, Priority, Round, RowRole,
+    Upload,
 };
 use crate::model::{Matrix, Selector};
 use crate::training::{Base, CheckedTrainSpec, ParamError, TrainSpec};
@@ -118,6 +119,7 @@ impl Service {
         cadence: Cadence,
         key: Option<IdempotencyKey>,
         priority: Priority,
+        owner: &Owner,
     ) -> Result<StreamBegun, ServiceError> {
         let spec = of_rounds(spec)?;
         let key = match key {
@@ -133,12 +135,12 @@ impl Service {
                 format!("has {key_bytes} characters, expected at most {expected} for incremental training"),
             ));
         }
-        let (round, begun) = self.jobs().begin_round(spec, &key, priority).await?;
+        let (round, begun) = self.jobs().begin_round(spec, &key, priority, owner).await?;
         let (upload, snapshot, last_chunk) = match begun {
             Begun::Uploading { upload, snapshot, last_chunk } => (Some(upload), snapshot, last_chunk),
             Begun::Complete { snapshot, last_chunk } => (None, snapshot, last_chunk),
         };
-        let mut rounds: Vec<JobId> = self.jobs().rounds(&key).into_iter().map(|job| job.id).collect();
+        let mut rounds: Vec<JobId> = self.jobs().rounds(&key, owner).into_iter().map(|job| job.id).collect();
         if upload.is_some() || is_left(&snapshot) {
             rounds.retain(|id| *id != snapshot.id);
         }
@@ -227,7 +229,12 @@ impl RoundStream {
                 (self.round, self.began, self.is_full) = (round, None, false);
                 Ok(Some(ended))
             }
-            Err(JobError::TooManyJobs { .. } | JobError::SpoolFull { .. } | JobError::DiskReserve { .. }) => Ok(None),
+            Err(
+                JobError::TooManyJobs { .. }
+                | JobError::TooManyUploads { .. }
+                | JobError::SpoolFull { .. }
+                | JobError::DiskReserve { .. },
+            ) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -20,8 +20,8 @@ pub use crate::batching::{Batch, BatchError, Batcher, Operation, Output, Timing}
 use crate::batching::{BatchingConfig, Urgency};
 pub use crate::files::{DialectError, Format as FileFormat, ReadOptions, TextOptions};
 pub use crate::jobs::{
-    Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Priority, Progress,
-    Round, RowRole, ServerFiles, Upload,
+    Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Owner, Priority,
+    Progress, Round, RowRole, ServerFiles, Upload, Watcher,
 };
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};

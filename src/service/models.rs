@@ -102,6 +102,8 @@ impl Service {
                 .into_iter()
                 .filter_map(|key| match describe(store.as_ref(), key) {
                     Ok(description) => Some(description),
+                    // Deleted since the listing began: nothing is wrong.
+                    Err(ServiceError::Store(StoreError::UnknownModel(_) | StoreError::UnknownVersion { .. })) => None,
                     Err(error) => {
                         tracing::warn!(%error, "a version is left out of a listing");
                         None

@@ -1,22 +1,36 @@
 //! Durable steps on files and folders, and what their failures mean.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StoreError;
+use super::role::role;
 
 /// Names that begin so are being built or being removed; the next writer sweeps them.
 pub(crate) const TEMPORARY_PREFIX: &str = ".tmp-";
 
-/// Turns an I/O error into one of the store, naming what was tried: `.map_err(failed("cannot read", path))`.
+/// Something that is no regular file stands where a file of the store belongs: the text inside the I/O error of [`open_regular`].
+#[derive(Debug, thiserror::Error)]
+#[error("is {0}, expected a regular file")]
+struct NotRegular(&'static str);
+
+/// Turns an I/O error into one of the store, naming what was tried: `.map_err(failed("cannot read", path))`. The path is named
+/// by its role.
 pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.display().to_string();
+    let role = role(path);
     move |error| {
-        let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        if let Some(NotRegular(found)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            return StoreError::NotAFile { role, found };
+        }
+        let kind = error.kind();
         let source = Arc::new(error);
-        if full { StoreError::DiskFull { action, path, source } } else { StoreError::Io { action, path, source } }
+        match kind {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull { action, role, source },
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StoreError::Denied { action, role, source },
+            _ => StoreError::Io { action, role, source },
+        }
     }
 }
 
@@ -25,7 +39,7 @@ pub(crate) fn temporary_in(folder: &Path) -> PathBuf {
     folder.join(format!("{TEMPORARY_PREFIX}{}", uuid::Uuid::new_v4().simple()))
 }
 
-/// Makes `folder` if it is not there. Refuses to take a file or a symbolic link for it.
+/// Makes `folder` if it is not there, so that its name survives a crash. Refuses to take a file or a symbolic link for it.
 pub(crate) fn ensure_folder(folder: &Path) -> Result<(), StoreError> {
     match fs::create_dir(folder) {
         Ok(()) => Ok(()),
@@ -40,8 +54,46 @@ pub(crate) fn check_folder(folder: &Path) -> Result<(), StoreError> {
     if kind.is_dir() {
         return Ok(());
     }
-    let found = if kind.is_symlink() { "a symbolic link" } else { "a file" };
-    Err(StoreError::NotAFolder { path: folder.display().to_string(), found })
+    Err(StoreError::NotAFolder { role: role(folder), found: kind_name(kind) })
+}
+
+/// What something that is no regular file is, as a clause: "is a named pipe".
+pub(crate) fn is_kind(kind: FileType) -> &'static str {
+    match kind_name(kind) {
+        "a folder" => "is a folder",
+        "a symbolic link" => "is a symbolic link",
+        "a named pipe" => "is a named pipe",
+        "a socket" => "is a socket",
+        "a device" => "is a device",
+        _ => "is no regular file",
+    }
+}
+
+/// What something in a folder is, in words.
+fn kind_name(kind: FileType) -> &'static str {
+    if kind.is_file() {
+        return "a file";
+    }
+    if kind.is_dir() {
+        return "a folder";
+    }
+    if kind.is_symlink() {
+        return "a symbolic link";
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return "a named pipe";
+        }
+        if kind.is_socket() {
+            return "a socket";
+        }
+        if kind.is_block_device() || kind.is_char_device() {
+            return "a device";
+        }
+    }
+    "no file"
 }
 
 /// Writes a new file and waits until its bytes are on the disk. Its name is durable only after [`sync_folder`].
@@ -82,18 +134,43 @@ pub(crate) enum Bounded {
     TooLarge(u64),
 }
 
-/// Opens a plain file. A link is not followed.
-fn open_plain(path: &Path) -> io::Result<File> {
-    if fs::symlink_metadata(path)?.is_file() {
-        File::open(path)
-    } else {
-        Err(io::Error::new(ErrorKind::InvalidInput, "expected a plain file"))
-    }
+/// How a file of the store is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// To read it.
+    Read,
+    /// To read and write it; it must exist.
+    ReadWrite,
+    /// To write it; it is made if it does not exist.
+    Write,
 }
 
-/// Reads a plain file of at most `bytes_max` bytes.
+/// Opens a regular file: the one way to open a file of the store that may exist already. It never waits, whatever stands
+/// there: a named pipe, a device, a socket, a folder and a link are refused, and the error says which it is.
+pub(crate) fn open_regular(path: &Path, access: Access) -> io::Result<File> {
+    let refused = |kind| Err(io::Error::new(ErrorKind::InvalidData, NotRegular(kind_name(kind))));
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => return refused(found.file_type()),
+        Err(error) if access != Access::Write || error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.read(access != Access::Write).write(access != Access::Read).create(access == Access::Write);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // It may have been replaced since it was looked at: opening it must not wait then, nor follow a link.
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+        options.custom_flags(flags.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() { Ok(file) } else { refused(kind) }
+}
+
+/// Reads a regular file of at most `bytes_max` bytes.
 pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
-    let file = open_plain(path)?;
+    let file = open_regular(path, Access::Read)?;
     let length = file.metadata()?.len();
     if length > bytes_max {
         return Ok(Bounded::TooLarge(length));
@@ -109,7 +186,7 @@ pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
 /// Reads the header of a safetensors file with the 8 bytes of its length before it, or as much of it as there is up to
 /// `bytes_max`: whether it is whole is judged by who understands it.
 pub(crate) fn read_header(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut file = open_plain(path)?;
+    let mut file = open_regular(path, Access::Read)?;
     let mut bytes = Vec::new();
     (&mut file).take(8).read_to_end(&mut bytes)?;
     if let Some(length) = bytes.first_chunk::<8>() {
@@ -165,6 +242,44 @@ mod tests {
         let error = |kind: ErrorKind| failed("cannot write", Path::new("x"))(kind.into());
         assert!(matches!(error(ErrorKind::StorageFull), StoreError::DiskFull { .. }));
         assert!(matches!(error(ErrorKind::QuotaExceeded), StoreError::DiskFull { .. }));
-        assert!(matches!(error(ErrorKind::PermissionDenied), StoreError::Io { .. }));
+        assert!(matches!(error(ErrorKind::PermissionDenied), StoreError::Denied { .. }));
+        assert!(matches!(error(ErrorKind::ReadOnlyFilesystem), StoreError::Denied { .. }));
+        assert!(matches!(error(ErrorKind::NotFound), StoreError::Io { .. }));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_are_opened_and_opening_never_waits() {
+        use std::os::unix::fs::symlink;
+        use std::os::unix::net::UnixListener;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+        let _socket = UnixListener::bind(at("socket")).expect("a socket");
+        fs::create_dir(at("folder")).expect("a folder");
+        fs::write(at("file"), "text").expect("a file");
+        symlink(at("file"), at("link")).expect("a link");
+        symlink("/dev/zero", at("device link")).expect("a link");
+        for access in [Access::Read, Access::ReadWrite, Access::Write] {
+            for (name, found) in [
+                ("pipe", "a named pipe"),
+                ("socket", "a socket"),
+                ("folder", "a folder"),
+                ("link", "a symbolic link"),
+                ("device link", "a symbolic link"),
+                ("/dev/null", "a device"),
+            ] {
+                let error = open_regular(&at(name), access).expect_err("no regular file");
+                match failed("cannot open", &at("rows.spool"))(error) {
+                    StoreError::NotAFile { role, found: got } => {
+                        assert_eq!((role.as_str(), got), ("the rows of a job", found));
+                    }
+                    other => panic!("{name}: {other}"),
+                }
+            }
+            open_regular(&at("file"), access).expect("a regular file");
+        }
+        open_regular(&at("new"), Access::Write).expect("made");
+        assert_eq!(open_regular(&at("gone"), Access::ReadWrite).expect_err("no file").kind(), ErrorKind::NotFound);
     }
 }

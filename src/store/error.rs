@@ -65,11 +65,22 @@ pub enum StoreError {
         /// The limit.
         aliases_max: usize,
     },
+    /// A version was published, was not deleted, and its file is gone or is no file.
+    #[error(
+        "the file of {key} {found}, and the index lists the version: put its file back from a copy, or delete the version{}",
+        older.map_or(String::new(), |older| format!("; without it the newest version is {older}"))
+    )]
+    VersionLost {
+        /// The version.
+        key: ModelKey,
+        /// What stands in its place: "is missing".
+        found: &'static str,
+        /// The newest version that is there.
+        older: Option<Version>,
+    },
     /// This process does not hold the writer's lock.
-    #[error("the store {folder} is read-only here: {reason}")]
+    #[error("the store is read-only here: {reason}")]
     ReadOnly {
-        /// The folder.
-        folder: String,
         /// Why, for example that another server writes to it.
         reason: String,
     },
@@ -85,13 +96,12 @@ pub enum StoreError {
     /// unknown, so nothing may be changed.
     #[error(
         "the index of model {name} is damaged: {reason}; its versions are served by number, but nothing can be changed: \
-         put {path} back from a copy, or remove it to rebuild it without aliases (numbers of deleted versions may then come back)"
+         put models/{name}/index.json back from a copy, or remove it to rebuild it without aliases (numbers of deleted \
+         versions may then come back)"
     )]
     BadIndex {
         /// The model.
         name: ModelName,
-        /// The file.
-        path: String,
         /// What is wrong.
         reason: String,
     },
@@ -114,30 +124,50 @@ pub enum StoreError {
         highest: Version,
     },
     /// Something that is not ours stands where a folder of the store belongs.
-    #[error("{path} is {found}, expected a folder; remove it or choose another model name")]
+    #[error("{role} is {found}, expected a folder; remove it or choose another model name")]
     NotAFolder {
-        /// Where.
-        path: String,
+        /// What the folder is for.
+        role: String,
         /// "a symbolic link" or "a file".
         found: &'static str,
     },
+    /// Something that is no regular file stands where a file of the store belongs.
+    #[error("{role} is {found}, expected a regular file; put the file back from a copy, or remove what stands there")]
+    NotAFile {
+        /// What the file is for.
+        role: String,
+        /// "a named pipe", "a folder".
+        found: &'static str,
+    },
+    /// The system refuses access.
+    #[error(
+        "{action} {role}: {source}; give the user that runs the server access to it, or mount the store's folder writable"
+    )]
+    Denied {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        role: String,
+        /// What the system says.
+        source: Arc<std::io::Error>,
+    },
     /// No space left, or the quota is used up. What was half written is removed.
-    #[error("the disk is full: {action} {path}: {source}; delete versions or add space, then try again")]
+    #[error("the disk is full: {action} {role}: {source}; delete versions or add space, then try again")]
     DiskFull {
         /// What was tried.
         action: &'static str,
         /// On what.
-        path: String,
+        role: String,
         /// What the system says.
         source: Arc<std::io::Error>,
     },
     /// The disk.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {role}: {source}")]
     Io {
         /// What was tried.
         action: &'static str,
         /// On what.
-        path: String,
+        role: String,
         /// What the system says.
         source: Arc<std::io::Error>,
     },

@@ -5,7 +5,7 @@
 //! brings a number back. One process writes, the one with the lock; any other reads the same folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::SystemTime;
 
-use super::disk::{self, Bounded, failed};
+use super::disk::{self, Access, Bounded, failed};
 use super::index::{INDEX_FILE, Index, VERSION_MAX};
 use super::lock::WriterLock;
-use super::scan::{self, MODEL_FILE, SAMPLE_FILE, USE_FILE};
+use super::scan::{self, Found, MODEL_FILE, SAMPLE_FILE, USE_FILE};
 use super::{
     ALIASES_MAX, FILE_BYTES_MAX, HEADER_BYTES_MAX, ModelEntry, ModelStore, StoreError, VersionEntry, VersionPolicy,
 };
@@ -35,8 +35,9 @@ pub struct LocalStore {
     catalogue: RwLock<Catalogue>,
     /// Held while the folder is changed or looked through: writers are served one after another.
     writer: Mutex<WriterLock>,
-    /// Whether `writer` has the lock, for those who must not wait.
+    /// Whether `writer` has the lock, and why not, for those who must not wait.
     writable: AtomicBool,
+    refusal: RwLock<Option<StoreError>>,
     /// Warnings of the last look, so that each is logged once and not at every refresh.
     warned: Mutex<BTreeSet<String>>,
     #[cfg(test)]
@@ -67,7 +68,7 @@ impl LocalStore {
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let models = folder.join("models");
         let made = fs::create_dir_all(folder)
-            .map_err(failed("cannot create the store's folder", folder))
+            .map_err(failed("cannot create", folder))
             .and_then(|()| disk::ensure_folder(&models))
             .and_then(|()| disk::sync_folder(folder));
         // Of the folders above only the nearest is likely to be new, and only if it is ours to sync.
@@ -77,7 +78,7 @@ impl LocalStore {
             if !folder.is_dir() || matches!(error, StoreError::NotAFolder { .. }) {
                 return Err(error);
             }
-            tracing::warn!(%error, "the store cannot be written to");
+            tracing::warn!(folder = %folder.display(), %error, "the store cannot be written to");
         }
         let store = Self {
             folder: folder.to_owned(),
@@ -85,13 +86,14 @@ impl LocalStore {
             catalogue: RwLock::default(),
             writer: Mutex::new(WriterLock::Missing { reason: "it is being opened".to_owned() }),
             writable: AtomicBool::new(false),
+            refusal: RwLock::default(),
             warned: Mutex::default(),
             #[cfg(test)]
             faults: super::crash::Faults::default(),
         };
         store.refresh()?;
-        if let Err(error) = store.lock_writer().check(folder) {
-            tracing::warn!("{error}");
+        if let Err(error) = store.lock_writer().check() {
+            tracing::warn!(folder = %folder.display(), "{error}");
         }
         Ok(store)
     }
@@ -104,7 +106,7 @@ impl LocalStore {
     /// The right to change the folder, until the guard is dropped.
     fn begin_change(&self) -> Result<MutexGuard<'_, WriterLock>, StoreError> {
         let writer = self.lock_writer();
-        writer.check(&self.folder)?;
+        writer.check()?;
         Ok(writer)
     }
 
@@ -163,7 +165,11 @@ impl LocalStore {
         let folder = self.model_folder(&model.name);
         let temporary = disk::temporary_in(&folder);
         let path = folder.join(INDEX_FILE);
-        let index = Index::new(model.version_highest, model.aliases.clone());
+        let index = Index {
+            version_highest: model.version_highest,
+            versions: model.versions.keys().chain(model.lost.keys()).copied().collect(),
+            aliases: model.aliases.clone(),
+        };
         disk::write_new(&temporary, &index.to_bytes())
             .and_then(|()| self.at(Step::IndexWritten))
             .and_then(|()| fs::rename(&temporary, &path).map_err(failed("cannot replace", &path)))
@@ -336,37 +342,52 @@ impl ModelStore for LocalStore {
             self.build_version(&model, &temporary, &place, (bytes, sample))
                 .inspect_err(|_| disk::remove_or_warn(&temporary))?;
             let entry = match scan::stat_version(&place) {
-                Ok(Some(entry)) => entry,
+                Ok(Found::Complete(entry)) => entry,
                 // It is durable: not being able to look at it now does not unpublish it.
                 _ => VersionEntry { file_bytes: length, published: SystemTime::now() },
             };
             model.versions.insert(version, entry);
-            self.install(model);
+            self.install(model.clone());
             self.at(Step::VersionDurable)?;
+            // From now on a version whose file is gone is known to be lost. The version is published already: what cannot be
+            // listed now is listed by the next change.
+            if let Err(error) = self.write_index(&model) {
+                tracing::warn!(%error, %name, %version, "a published version is not in the index yet");
+            }
             Ok(version)
         })
     }
 
     fn delete(&self, key: &ModelKey) -> Result<(), StoreError> {
         self.change(&key.name, |mut model| {
-            model.resolve(&Selector::Version(key.version))?;
+            if !model.lost.contains_key(&key.version) {
+                model.resolve(&Selector::Version(key.version))?;
+            }
             if let Some((alias, _)) = model.aliases.iter().find(|(_, version)| **version == key.version) {
                 return Err(StoreError::Aliased { key: key.clone(), alias: alias.clone() });
             }
-            // The number outlives the folder, even one that was put there by hand and is not in the index.
+            model.versions.remove(&key.version);
+            model.lost.remove(&key.version);
+            // The number outlives the folder, even one that was put there by hand and is not in the index. A folder that the
+            // index does not list is a version all the same: until it is moved away, nothing is deleted.
             self.write_index(&model)?;
             let place = self.version_folder(key);
             let folder = self.model_folder(&key.name);
             let temporary = disk::temporary_in(&folder);
-            fs::rename(&place, &temporary).map_err(failed("cannot move away", &place))?;
+            match fs::rename(&place, &temporary) {
+                // All of it was lost.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                moved => moved.map_err(failed("cannot move away", &place))?,
+            }
             self.at(Step::VersionMovedAway).and_then(|()| disk::sync_folder(&folder)).inspect_err(|_| {
                 // The caller is told that it failed, so it should still be there.
-                if let Err(error) = fs::rename(&temporary, &place) {
+                if let Err(error) = fs::rename(&temporary, &place)
+                    && error.kind() != ErrorKind::NotFound
+                {
                     tracing::warn!(%error, %key, "a version whose deletion failed cannot be put back");
                 }
             })?;
             self.at(Step::DeletionDurable)?;
-            model.versions.remove(&key.version);
             self.install(model);
             disk::remove_or_warn(&temporary);
             Ok(())
@@ -397,7 +418,10 @@ impl ModelStore for LocalStore {
 
     fn delete_alias(&self, name: &ModelName, alias: &Alias, expected: Option<Version>) -> Result<(), StoreError> {
         self.change(name, |mut model| {
-            model.resolve(&Selector::Alias(alias.clone()))?;
+            // One that points at a lost version can be removed, too.
+            if !model.aliases.contains_key(alias) {
+                model.resolve(&Selector::Alias(alias.clone()))?;
+            }
             if expected.is_some() {
                 check_alias(&model, alias, expected)?;
             }
@@ -411,7 +435,7 @@ impl ModelStore for LocalStore {
     fn note_use(&self, key: &ModelKey) -> Result<(), StoreError> {
         let path = self.version_folder(key).join(USE_FILE);
         // Its folder is not made: a version that was deleted stays so.
-        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = disk::open_regular(&path, Access::Write);
         file.and_then(|file| file.set_modified(SystemTime::now())).map_err(failed("cannot note the use in", &path))
     }
 
@@ -423,11 +447,20 @@ impl ModelStore for LocalStore {
         self.writable.load(Ordering::Acquire)
     }
 
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if self.is_writable() {
+            return Ok(());
+        }
+        let refusal = self.refusal.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Err(refusal.unwrap_or_else(|| StoreError::ReadOnly { reason: "it is being opened".to_owned() }))
+    }
+
     fn refresh(&self) -> Result<bool, StoreError> {
         let mut writer = self.lock_writer();
         let mut changed = false;
         if !writer.is_held() {
             let lock = WriterLock::acquire(&self.folder);
+            *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = lock.check().err();
             if lock.is_held() {
                 self.sweep()?;
                 self.writable.store(true, Ordering::Release);

@@ -1,13 +1,18 @@
-//! One writer per folder: a file lock, which the system frees when its holder ends, however it ends.
+//! One writer per folder: a file lock, which the system frees when its holder ends, however it ends. The file says who holds
+//! it: the process and the host.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::StoreError;
+use super::disk::{Access, failed, open_regular};
 
 const LOCK_FILE: &str = ".lock";
+/// What is read of the holder's note.
+const NOTE_BYTES_MAX: u64 = 200;
 
-/// The right to write, or the reason why another process has it.
+/// The right to write, or the reason why this process does not have it.
 #[derive(Debug)]
 pub(super) enum WriterLock {
     /// Held as long as the file is open.
@@ -23,17 +28,28 @@ impl WriterLock {
     /// Tries once, without waiting. A folder that cannot be written to is not an error: it can still be read.
     pub(super) fn acquire(folder: &Path) -> Self {
         let path = folder.join(LOCK_FILE);
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = match opened {
+        let missing = |reason| Self::Missing { reason };
+        let mut file = match open_regular(&path, Access::ReadWrite) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                match open_regular(&path, Access::Write).and_then(|_| open_regular(&path, Access::ReadWrite)) {
+                    Ok(file) => file,
+                    Err(error) => return missing(failed("cannot make", &path)(error).to_string()),
+                }
+            }
             Ok(file) => file,
-            Err(error) => return Self::Missing { reason: format!("cannot open {}: {error}", path.display()) },
+            Err(error) => return missing(failed("cannot open", &path)(error).to_string()),
         };
         match file.try_lock() {
-            Ok(()) => Self::Held { _file: file },
-            Err(TryLockError::WouldBlock) => Self::Missing { reason: "another server writes to it".to_owned() },
-            Err(TryLockError::Error(error)) => {
-                Self::Missing { reason: format!("cannot lock {}: {error}", path.display()) }
+            Ok(()) => {
+                // Where the note cannot be written, others learn less: no reason not to serve.
+                let _ = file.set_len(0).and_then(|()| file.write_all(note().as_bytes()));
+                Self::Held { _file: file }
             }
+            Err(TryLockError::WouldBlock) => missing(format!(
+                "another server writes to it{}; send this call to that server, or stop it first",
+                holder(&mut file).map_or(String::new(), |holder| format!(" ({holder})"))
+            )),
+            Err(TryLockError::Error(error)) => missing(failed("cannot lock", &path)(error).to_string()),
         }
     }
 
@@ -42,14 +58,38 @@ impl WriterLock {
     }
 
     /// Refuses a write without the lock.
-    pub(super) fn check(&self, folder: &Path) -> Result<(), StoreError> {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
         match self {
             Self::Held { .. } => Ok(()),
-            Self::Missing { reason } => {
-                Err(StoreError::ReadOnly { folder: folder.display().to_string(), reason: reason.clone() })
-            }
+            Self::Missing { reason } => Err(StoreError::ReadOnly { reason: reason.clone() }),
         }
     }
+}
+
+/// Who this process is.
+fn note() -> String {
+    format!("process {} on host {}\n", std::process::id(), host())
+}
+
+fn host() -> String {
+    #[cfg(unix)]
+    {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    }
+    #[cfg(not(unix))]
+    {
+        std::env::var("COMPUTERNAME").unwrap_or_else(|_| "unknown".to_owned())
+    }
+}
+
+/// Who holds the lock, as its file says.
+fn holder(file: &mut File) -> Option<String> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(NOTE_BYTES_MAX).read_to_string(&mut text).ok()?;
+    let line = text.lines().next()?.trim();
+    let is_note = line.starts_with("process ") && line.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    is_note.then(|| line.to_owned())
 }
 
 #[cfg(test)]
@@ -62,8 +102,9 @@ mod tests {
         let first = WriterLock::acquire(folder.path());
         assert!(first.is_held());
         let second = WriterLock::acquire(folder.path());
-        let error = second.check(folder.path()).expect_err("the first holds it");
-        assert!(error.to_string().contains("another server writes to it"), "{error}");
+        let error = second.check().expect_err("the first holds it");
+        let holder = format!("another server writes to it (process {} on host ", std::process::id());
+        assert!(error.to_string().contains(&holder), "{error}");
         drop(first);
         assert!(WriterLock::acquire(folder.path()).is_held());
     }
@@ -73,7 +114,19 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join(LOCK_FILE)).expect("a folder in its place");
         let lock = WriterLock::acquire(folder.path());
-        let error = lock.check(folder.path()).expect_err("a folder cannot be locked");
-        assert!(error.to_string().contains("cannot open"), "{error}");
+        let error = lock.check().expect_err("a folder cannot be locked").to_string();
+        assert!(error.contains("the lock file of the store is a folder"), "{error}");
+    }
+
+    #[test]
+    fn a_foreign_note_is_not_told() {
+        for text in ["", "\n", "somebody", "process \u{1b}[2J on host x\n", "process 1\u{0} on host x"] {
+            let mut file = tempfile::tempfile().expect("a file");
+            file.write_all(text.as_bytes()).expect("writes");
+            assert_eq!(holder(&mut file), None, "{text:?}");
+        }
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(note().as_bytes()).expect("writes");
+        assert_eq!(holder(&mut file).as_deref(), Some(note().trim()));
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! <folder>/.lock                                      held by the one process that may write
-//! <folder>/models/<name>/index.json                   aliases, and the highest version ever used
+//! <folder>/models/<name>/index.json                   aliases, versions, and the highest version ever used; checksummed
 //! <folder>/models/<name>/<version>/model.safetensors  complete, or not there
 //! <folder>/models/<name>/<version>/validation_sample.safetensors
 //!                                                     rows that were held out, where that was asked for
@@ -29,6 +29,7 @@ mod index;
 pub mod local;
 mod lock;
 mod policy;
+pub(crate) mod role;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -53,8 +54,11 @@ pub struct ModelEntry {
     pub name: ModelName,
     /// Complete versions, oldest first, with what a listing needs.
     pub versions: BTreeMap<Version, VersionEntry>,
-    /// Aliases; each points at a complete version.
+    /// Aliases; each points at a complete version or at one of `lost`.
     pub aliases: BTreeMap<Alias, Version>,
+    /// Versions that the index lists and whose files are not there, and what is in their place ("is missing"). They were not
+    /// deleted: the store is damaged.
+    pub lost: BTreeMap<Version, &'static str>,
     /// The highest version ever used; outlives deletion.
     pub version_highest: Option<Version>,
     /// Set if the index is damaged: then aliases are unknown and nothing of this model can be changed.
@@ -64,8 +68,6 @@ pub struct ModelEntry {
 /// What is wrong with the index of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexDamage {
-    /// The file.
-    pub path: String,
     /// What was expected and what came.
     pub reason: String,
 }
@@ -82,7 +84,14 @@ pub struct VersionEntry {
 impl ModelEntry {
     /// A model without versions.
     pub fn new(name: ModelName) -> Self {
-        Self { name, versions: BTreeMap::new(), aliases: BTreeMap::new(), version_highest: None, index_damage: None }
+        Self {
+            name,
+            versions: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            version_highest: None,
+            index_damage: None,
+        }
     }
 
     /// The newest complete version.
@@ -100,20 +109,42 @@ impl ModelEntry {
     /// # Errors
     /// The errors of [`ModelStore::resolve`].
     pub fn resolve(&self, selector: &Selector) -> Result<Version, StoreError> {
-        let Some(newest) = self.latest() else {
-            return Err(StoreError::UnknownModel(self.name.as_str().to_owned()));
-        };
+        let newest = self.latest();
         match selector {
-            Selector::Latest => Ok(newest),
-            Selector::Version(version) if self.versions.contains_key(version) => Ok(*version),
-            Selector::Version(version) => Err(StoreError::UnknownVersion {
-                key: ModelKey { name: self.name.clone(), version: *version },
-                newest: Some(newest),
-            }),
+            Selector::Latest => match (newest, self.lost.keys().next_back()) {
+                // An older version in its place would be a wrong answer without a word.
+                (_, Some(lost)) if Some(*lost) > newest => Err(self.version_lost(*lost)),
+                (Some(newest), _) => Ok(newest),
+                (None, _) => Err(StoreError::UnknownModel(self.name.as_str().to_owned())),
+            },
+            Selector::Version(version) => self.complete(*version),
             Selector::Alias(alias) => match self.aliases.get(alias) {
-                Some(version) => Ok(*version),
+                Some(version) => self.complete(*version),
+                None if newest.is_none() => Err(StoreError::UnknownModel(self.name.as_str().to_owned())),
                 None => Err(self.unknown_alias(alias)),
             },
+        }
+    }
+
+    /// The version, if it is there.
+    fn complete(&self, version: Version) -> Result<Version, StoreError> {
+        if self.versions.contains_key(&version) {
+            return Ok(version);
+        }
+        if self.lost.contains_key(&version) {
+            return Err(self.version_lost(version));
+        }
+        match self.latest() {
+            None => Err(StoreError::UnknownModel(self.name.as_str().to_owned())),
+            newest => Err(StoreError::UnknownVersion { key: ModelKey { name: self.name.clone(), version }, newest }),
+        }
+    }
+
+    fn version_lost(&self, version: Version) -> StoreError {
+        StoreError::VersionLost {
+            key: ModelKey { name: self.name.clone(), version },
+            found: self.lost.get(&version).copied().unwrap_or("is missing"),
+            older: self.latest(),
         }
     }
 
@@ -121,8 +152,8 @@ impl ModelEntry {
     fn check_index(&self) -> Result<(), StoreError> {
         match &self.index_damage {
             None => Ok(()),
-            Some(IndexDamage { path, reason }) => {
-                Err(StoreError::BadIndex { name: self.name.clone(), path: path.clone(), reason: reason.clone() })
+            Some(IndexDamage { reason }) => {
+                Err(StoreError::BadIndex { name: self.name.clone(), reason: reason.clone() })
             }
         }
     }
@@ -138,7 +169,7 @@ impl ModelEntry {
 }
 
 /// Where models live. Blocking: callers on async threads go through `spawn_blocking`, except for `entry`, `entries`,
-/// `resolve` and `is_writable`, which answer from memory.
+/// `resolve`, `is_writable` and `check_writable`, which answer from memory.
 pub trait ModelStore: Send + Sync + Debug {
     /// All models with at least one complete version, by name. From memory.
     fn entries(&self) -> Vec<ModelEntry>;
@@ -147,7 +178,8 @@ pub trait ModelStore: Send + Sync + Debug {
     /// Which version a selector means now. From memory, and without copying the entry: part of every request.
     ///
     /// # Errors
-    /// `UnknownModel`, `UnknownVersion`, `UnknownAlias`; `BadIndex` for an alias of a model whose index is damaged.
+    /// `UnknownModel`, `UnknownVersion`, `UnknownAlias`; `BadIndex` for an alias of a model whose index is damaged;
+    /// `VersionLost` if the index lists the version that is meant and its file is gone.
     fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError>;
     /// The same among the versions that a policy serves.
     ///
@@ -196,6 +228,11 @@ pub trait ModelStore: Send + Sync + Debug {
     fn last_use(&self, key: &ModelKey) -> Option<SystemTime>;
     /// Whether this process holds the writer's lock. From memory.
     fn is_writable(&self) -> bool;
+    /// Refuses with the reason if this process does not hold the writer's lock. From memory.
+    ///
+    /// # Errors
+    /// `ReadOnly`, as of the last look.
+    fn check_writable(&self) -> Result<(), StoreError>;
     /// Looks at the folder again (new versions of another writer) and takes the lock if it is free. True if anything
     /// changed.
     fn refresh(&self) -> Result<bool, StoreError>;

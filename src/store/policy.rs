@@ -42,14 +42,14 @@ impl VersionPolicy {
         match self {
             Self::All => true,
             _ if model.aliases.values().any(|aliased| *aliased == version) => true,
-            Self::Latest(count) => model.versions.keys().rev().take(*count).any(|newest| *newest == version),
+            Self::Latest(count) => model.newest_first().take(*count).any(|newest| newest == version),
             Self::Pinned(versions) => versions.contains(&version),
         }
     }
 
-    /// The newest version that is served.
+    /// The newest version that is served, or would be if its file were there.
     pub(super) fn newest(&self, model: &ModelEntry) -> Option<Version> {
-        model.versions.keys().rev().copied().find(|version| self.serves(model, *version))
+        model.newest_first().find(|version| self.serves(model, *version))
     }
 }
 
@@ -158,15 +158,24 @@ impl ModelEntry {
     /// # Errors
     /// The same, and [`NotServed`](super::StoreError::NotServed).
     pub fn resolve_served(&self, selector: &Selector, policy: &VersionPolicy) -> Result<Version, super::StoreError> {
-        let version = self.resolve(selector)?;
-        let served = match selector {
-            Selector::Latest => policy.newest(self),
-            Selector::Version(_) | Selector::Alias(_) => Some(version).filter(|version| policy.serves(self, *version)),
-        };
-        served.ok_or_else(|| super::StoreError::NotServed {
+        let not_served = |version| super::StoreError::NotServed {
             key: crate::model::ModelKey { name: self.name.clone(), version },
             policy: policy.clone(),
-        })
+        };
+        if *selector == Selector::Latest
+            && let Some(newest) = self.newest_first().next()
+        {
+            let served = policy.newest(self).ok_or_else(|| not_served(newest))?;
+            return self.resolve(&Selector::Version(served));
+        }
+        let version = self.resolve(selector)?;
+        if policy.serves(self, version) { Ok(version) } else { Err(not_served(version)) }
+    }
+
+    /// Versions that are there or lost, newest first.
+    fn newest_first(&self) -> impl Iterator<Item = Version> {
+        let (mut there, mut lost) = (self.versions.keys().rev().peekable(), self.lost.keys().rev().peekable());
+        std::iter::from_fn(move || if there.peek() >= lost.peek() { there.next() } else { lost.next() }.copied())
     }
 }
 
@@ -222,6 +231,23 @@ mod tests {
         assert!(error.contains("pinned:7"), "{error}");
     }
 
+    #[test]
+    fn a_lost_version_is_not_replaced_by_an_older_one() {
+        use crate::store::StoreError;
+        let mut model = model();
+        model.versions.remove(&version(5));
+        model.lost.insert(version(5), "is missing");
+        let latest = |policy: &str| model.resolve_served(&Selector::Latest, &policy.parse().expect("a policy"));
+        for policy in ["all", "latest:1", "latest:2"] {
+            let error = latest(policy).expect_err("the newest is lost");
+            assert!(matches!(&error, StoreError::VersionLost { key, .. } if key.version == version(5)), "{error}");
+        }
+        assert_eq!(latest("pinned:4").expect("it is there"), version(4));
+        let all = VersionPolicy::All;
+        assert_eq!(model.resolve_served(&Selector::Version(version(4)), &all).expect("it is there"), version(4));
+        assert!(model.resolve_served(&Selector::Version(version(5)), &all).is_err());
+    }
+
     #[track_caller]
     fn check_kept(newest: usize, days: u64, today: u64, policy: &str, used: &[(u64, u64)], expected_gone: &[u64]) {
         let day = |number: u64| SystemTime::UNIX_EPOCH + Duration::from_hours(24 * number);
@@ -253,7 +279,7 @@ mod tests {
     #[test]
     fn of_a_model_whose_aliases_are_not_known_everything_is_kept() {
         use crate::store::IndexDamage;
-        let index_damage = Some(IndexDamage { path: "p".to_owned(), reason: "r".to_owned() });
+        let index_damage = Some(IndexDamage { reason: "r".to_owned() });
         let model = ModelEntry { index_damage, ..model() };
         let retention = Retention { newest: 1, unused_max: Duration::ZERO };
         assert!(retention.superfluous(&model, &VersionPolicy::All, SystemTime::now(), |_| None).is_empty());

@@ -7,8 +7,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::disk::{TEMPORARY_PREFIX, check_folder, failed};
+use super::disk::{self, TEMPORARY_PREFIX, check_folder, failed};
 use super::index::{INDEX_FILE, Index, VERSION_MAX};
+use super::role::role;
 use super::{ModelEntry, StoreError, VersionEntry};
 use crate::model::{ModelName, Version};
 
@@ -99,6 +100,7 @@ impl Look {
         }
         // The index comes first: a writer publishes before it points an alias, so each alias read here has its version.
         let index = Index::read(&folder);
+        let mut others = BTreeMap::new();
         let entries = fs::read_dir(&folder).map_err(failed("cannot list", &folder))?;
         for entry in entries {
             let entry = entry.map_err(failed("cannot list", &folder))?;
@@ -118,21 +120,27 @@ impl Look {
                 continue;
             }
             match stat_version(&path) {
-                Ok(Some(found)) => {
+                Ok(Found::Complete(found)) => {
                     self.model.versions.insert(version, found);
                 }
-                Ok(None) if path.exists() => {
-                    self.warnings.insert(format!("{} has no file {MODEL_FILE}: ignored", path.display()));
+                Ok(Found::Nothing) if !is_there(&path) => {
+                    // Removed since it was listed, and another may have been published: this look saw neither.
+                    self.settled = false;
                 }
-                // Removed since it was listed, and another may have been published: this look saw neither.
-                Ok(None) => self.settled = false,
+                Ok(found) => {
+                    self.warnings.insert(format!("{} has no file {MODEL_FILE}: ignored", path.display()));
+                    if let Found::Other(what) = found {
+                        others.insert(version, what);
+                    }
+                }
                 Err(error) => {
                     self.warnings.insert(error.to_string());
+                    others.insert(version, "cannot be looked at");
                 }
             }
         }
         match index {
-            Ok(Some(index)) => self.add_index(index),
+            Ok(Some(index)) => self.add_index(index, &others),
             Ok(None) if self.model.versions.is_empty() => {}
             Ok(None) => {
                 // Damage by hand, or the first version came since the index was looked for.
@@ -141,45 +149,62 @@ impl Look {
                     .insert(format!("model {} has no {INDEX_FILE}: taken as one without aliases", self.model.name));
             }
             Err(damage) => {
-                self.warnings.insert(format!("the index {} is damaged: {}", damage.path, damage.reason));
+                self.warnings.insert(format!("{} is damaged: {}", role(&folder.join(INDEX_FILE)), damage.reason));
                 self.model.index_damage = Some(damage);
             }
         }
         Ok(())
     }
 
-    fn add_index(&mut self, index: Index) {
+    /// Adds what the index says. `others`: what stands where the files of some versions belong.
+    fn add_index(&mut self, index: Index, others: &BTreeMap<Version, &'static str>) {
         let Self { model, warnings, settled } = self;
         model.version_highest = model.version_highest.max(index.version_highest);
-        // All deleted, or those listed went and one that was not yet listed came.
-        *settled &= index.version_highest.is_none() || !model.versions.is_empty();
-        for (alias, version) in index.aliases {
-            if model.versions.contains_key(&version) {
-                model.aliases.insert(alias, version);
-            } else {
-                // Damage by hand, or the writer moved it and deleted its version since the index was read.
-                *settled = false;
-                warnings.insert(format!(
-                    "alias {alias} of model {} points at version {version}, which does not exist: ignored",
-                    model.name
-                ));
-            }
+        let mut listed = index.versions;
+        // An alias is never dropped because its version is gone: that is damage to be told.
+        listed.extend(index.aliases.values());
+        for version in listed.into_iter().filter(|version| !model.versions.contains_key(version)) {
+            // Lost, or the writer deleted it since the index was read: another look tells.
+            *settled = false;
+            let found = others.get(&version).copied().unwrap_or("is missing");
+            model.lost.insert(version, found);
+            warnings.insert(format!(
+                "the file of {} version {version} {found}, and the index lists the version: calls for it are answered with DATA_LOSS",
+                model.name
+            ));
         }
+        model.aliases = index.aliases;
     }
 }
 
-/// Size and time of a complete version; none if it is not complete.
-pub(super) fn stat_version(folder: &Path) -> Result<Option<VersionEntry>, StoreError> {
+/// What is where the file of a version belongs.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A complete version: size and time.
+    Complete(VersionEntry),
+    /// Something that is no regular file, in words.
+    Other(&'static str),
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks at the file of the version in `folder`.
+pub(super) fn stat_version(folder: &Path) -> Result<Found, StoreError> {
     let path = folder.join(MODEL_FILE);
     match fs::symlink_metadata(&path) {
-        Ok(found) if found.is_file() => Ok(Some(VersionEntry {
+        Ok(found) if found.is_file() => Ok(Found::Complete(VersionEntry {
             file_bytes: found.len(),
             published: found.modified().unwrap_or(SystemTime::UNIX_EPOCH),
         })),
-        Ok(_) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Ok(found) => Ok(Found::Other(disk::is_kind(found.file_type()))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
         Err(error) => Err(failed("cannot look at", &path)(error)),
     }
+}
+
+/// Whether something is at `path`; a link counts as itself.
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 /// Whether a name is that of something being built or removed.
@@ -208,6 +233,13 @@ mod tests {
         Version::new(number).expect("not zero")
     }
 
+    fn index(highest: u64, versions: &[u64], aliases: &[(&str, u64)]) -> String {
+        let aliases = aliases.iter().map(|(alias, number)| (alias.parse().expect("an alias"), version(*number)));
+        let versions = versions.iter().copied().map(version).collect();
+        let index = Index { version_highest: Some(version(highest)), versions, aliases: aliases.collect() };
+        String::from_utf8(index.to_bytes()).expect("text")
+    }
+
     fn put(folder: &Path, path: &str, text: &str) {
         let path = folder.join(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
@@ -233,7 +265,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let root = folder.path();
         put(root, "digits/2/model.safetensors", "two");
-        put(root, "digits/index.json", r#"{"format":1,"version_highest":5,"aliases":{"prod":2,"gone":4}}"#);
+        put(root, "digits/index.json", &index(5, &[2, 4], &[("prod", 2), ("gone", 4)]));
         put(root, "digits/.DS_Store", "");
         put(root, "digits/3/other", "");
         put(root, "digits/7", "a file with a number for its name");
@@ -247,7 +279,9 @@ mod tests {
         let model = scan.models.values().next().expect("one model");
         assert_eq!(model.versions.keys().copied().collect::<Vec<_>>(), [version(2)]);
         assert_eq!(model.versions[&version(2)].file_bytes, 3);
-        assert_eq!(model.aliases, BTreeMap::from([("prod".parse().expect("an alias"), version(2))]));
+        let alias = |text: &str| text.parse().expect("an alias");
+        assert_eq!(model.aliases, BTreeMap::from([(alias("prod"), version(2)), (alias("gone"), version(4))]));
+        assert_eq!(model.lost, BTreeMap::from([(version(4), "is missing")]), "no alias is dropped without a word");
         assert_eq!(model.version_highest, Some(version(7)), "numbers of foreign files are not given out either");
         assert_eq!(scan.warnings.len(), 8, "{:#?}", scan.warnings);
     }
@@ -258,7 +292,7 @@ mod tests {
         put(folder.path(), "bad/1/model.safetensors", "one");
         put(folder.path(), "bad/index.json", "{");
         put(folder.path(), "good/1/model.safetensors", "one");
-        put(folder.path(), "good/index.json", r#"{"format":1,"version_highest":1,"aliases":{}}"#);
+        put(folder.path(), "good/index.json", &index(1, &[1], &[]));
         let models = scan_store(folder.path()).expect("a readable folder").models;
         let damaged = |name: &str| {
             let model = &models[&name.parse::<ModelName>().expect("a name")];

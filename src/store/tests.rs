@@ -134,6 +134,9 @@ fn a_damaged_index_stops_changes_of_that_model_alone() {
     let index = fixture.folder.path().join("models/a/index.json");
     fs::write(&index, "{").expect("damage");
     fixture.reopen();
+    let error = fixture.store().set_alias(&key(1), &prod(), None).expect_err("the index is damaged").to_string();
+    assert!(error.contains("the index of model a is damaged") && error.contains("put models/a/index.json"), "{error}");
+    assert!(!error.contains(&fixture.folder.path().display().to_string()), "{error}");
     let store = fixture.store();
     assert_eq!(store.read(&key(1)).expect("served by number"), b"one");
     assert_eq!(store.resolve(&name("a"), &Selector::Latest).expect("served as the latest"), key(1));
@@ -211,4 +214,161 @@ fn names_that_were_only_asked_about_leave_nothing_behind() {
     assert!(fixture.store().set_alias(&key(1), &prod(), None).is_err());
     assert!(!fixture.store().refresh().expect("readable"));
     assert_eq!(fs::read_dir(fixture.folder.path().join("models")).expect("a folder").count(), 0);
+}
+
+/// Every flipped bit of an index is found: no alias is lost, renamed or moved, and no number comes back.
+#[test]
+fn a_flipped_bit_of_an_index_is_never_taken_for_the_truth() {
+    let fixture = Folder::new();
+    let store = fixture.store();
+    for number in 1..=6 {
+        store.publish_bytes(&name("a"), number.to_string().as_bytes()).expect("published");
+    }
+    for number in [2, 5, 6] {
+        store.delete(&key(number)).expect("deleted");
+    }
+    for (alias, number) in [("prod", 1), ("canary", 3), ("last-good", 4)] {
+        store.set_alias(&key(number), &alias.parse().expect("an alias"), None).expect("set");
+    }
+    let index = fixture.folder.path().join("models/a/index.json");
+    let whole = fs::read(&index).expect("reads");
+    let before = store.entry(&name("a")).expect("a model");
+    for at in 0..whole.len() {
+        for bit in 0..8 {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << bit;
+            fs::write(&index, &flipped).expect("damage");
+            store.refresh().expect("readable");
+            let context = format!("bit {bit} of byte {at}");
+            for alias in before.aliases.keys() {
+                let answer = store.resolve(&name("a"), &Selector::Alias(alias.clone()));
+                assert!(matches!(answer, Err(StoreError::BadIndex { .. })), "{context}: {answer:?}");
+            }
+            let unknown = store.resolve(&name("a"), &Selector::Alias("qrod".parse().expect("an alias")));
+            assert!(matches!(unknown, Err(StoreError::BadIndex { .. })), "{context}: {unknown:?}");
+            assert!(matches!(store.publish_bytes(&name("a"), b"7"), Err(StoreError::BadIndex { .. })), "{context}");
+            assert_eq!(store.read(&key(4)).expect("served by number"), b"4", "{context}");
+        }
+    }
+    fs::write(&index, &whole).expect("put back from a copy");
+    store.refresh().expect("readable");
+    assert_eq!(store.entry(&name("a")).expect("a model"), before);
+    assert_eq!(store.publish_bytes(&name("a"), b"7").expect("published").number(), 7);
+}
+
+/// A version whose file is gone is damage, unless it was deleted: the bare name does not mean an older one then.
+#[test]
+fn a_lost_version_is_told_and_a_deleted_one_is_not_missed() {
+    let mut fixture = Folder::new();
+    for content in ["one", "two", "three"] {
+        fixture.store().publish_bytes(&name("a"), content.as_bytes()).expect("published");
+    }
+    fixture.store().set_alias(&key(2), &prod(), None).expect("set");
+    fixture.store().delete(&key(3)).expect("deleted");
+    assert_eq!(fixture.store().resolve(&name("a"), &Selector::Latest).expect("3 was deleted"), key(2));
+    let file = fixture.folder.path().join("models/a/2/model.safetensors");
+    let content = fs::read(&file).expect("reads");
+    fs::remove_file(&file).expect("lost");
+    for reopens in [false, true] {
+        if reopens {
+            fixture.reopen();
+        }
+        let store = fixture.store();
+        let error = store.read(&key(2)).expect_err("lost");
+        assert!(matches!(error, StoreError::VersionLost { .. }), "{error}");
+        for selector in [Selector::Latest, Selector::Version(key(2).version), Selector::Alias(prod())] {
+            let error = store.resolve(&name("a"), &selector).expect_err("an older one would be wrong").to_string();
+            let expected = "the file of a version 2 is missing, and the index lists the version";
+            assert!(error.starts_with(expected), "{selector:?}: {error}");
+        }
+        assert_eq!(store.read(&key(1)).expect("by number"), b"one");
+        let entry = store.entry(&name("a")).expect("a model");
+        assert_eq!(entry.aliases.get(&prod()), Some(&key(2).version), "the alias is not dropped");
+    }
+    let store = fixture.store();
+    assert_eq!(store.publish_bytes(&name("a"), b"four").expect("published"), key(4).version);
+    assert_eq!(store.resolve(&name("a"), &Selector::Latest).expect("newer than what is lost"), key(4));
+    fs::write(&file, &content).expect("put back from a copy");
+    store.refresh().expect("readable");
+    assert_eq!(store.resolve(&name("a"), &Selector::Alias(prod())).expect("it is back"), key(2));
+    // The other way out.
+    fs::remove_dir_all(fixture.folder.path().join("models/a/2")).expect("lost, with its folder");
+    store.refresh().expect("readable");
+    assert!(matches!(store.delete(&key(2)), Err(StoreError::Aliased { .. })));
+    store.delete_alias(&name("a"), &prod(), None).expect("given up");
+    store.delete(&key(2)).expect("given up");
+    let unknown = store.resolve(&name("a"), &Selector::Version(key(2).version));
+    assert!(matches!(unknown, Err(StoreError::UnknownVersion { .. })), "{unknown:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_not_read_and_not_waited_for() {
+    use std::os::unix::fs::symlink;
+    let kinds: [(&str, fn(&std::path::Path)); 4] = [
+        ("a named pipe", |path| {
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+        }),
+        ("a folder", |path| fs::create_dir(path).expect("a folder")),
+        ("a symbolic link", |path| symlink("/dev/zero", path).expect("a link")),
+        ("a socket", |path| drop(std::os::unix::net::UnixListener::bind(path).expect("a socket"))),
+    ];
+    for (kind, put) in kinds {
+        let mut fixture = Folder::new();
+        for content in ["one", "two"] {
+            fixture.store().publish_files(&name("a"), content.as_bytes(), Some(b"rows")).expect("published");
+        }
+        fixture.store().publish_bytes(&name("b"), b"one").expect("published");
+        let root = fixture.folder.path().to_owned();
+        for file in ["models/a/2/model.safetensors", "models/a/1/validation_sample.safetensors", "models/b/index.json"]
+        {
+            fs::remove_file(root.join(file)).expect("removed");
+            put(&root.join(file));
+        }
+        put(&root.join("models/a/1/last_use"));
+        for reopens in [false, true] {
+            if reopens {
+                fixture.reopen();
+            } else {
+                fixture.store().refresh().expect("readable");
+            }
+            let store = fixture.store();
+            let told = |error: StoreError, role: &str| {
+                let text = error.to_string();
+                assert!(text.contains(role) && text.contains(kind), "{text} should name {role} and {kind}");
+                assert!(!text.contains(&root.display().to_string()), "{text}");
+            };
+            told(store.resolve(&name("a"), &Selector::Latest).expect_err("lost"), "the file of a version 2");
+            told(store.read(&key(2)).expect_err("lost"), "the file of a version 2");
+            told(store.read_header(&key(2)).expect_err("lost"), "the file of a version 2");
+            told(store.read_sample(&key(1)).expect_err("no file"), "the validation sample of a version 1");
+            told(store.note_use(&key(1)).expect_err("no file"), "the note of the last use of a version 1");
+            let b = ModelKey { name: name("b"), version: Version::FIRST };
+            told(store.set_alias(&b, &prod(), None).expect_err("no index"), "the index of model b");
+            assert_eq!(store.read(&key(1)).expect("intact"), b"one");
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_cannot_be_written_to_is_told_by_what_was_denied() {
+    use std::os::unix::fs::PermissionsExt;
+    let fixture = Folder::new();
+    fixture.store().publish_bytes(&name("a"), b"one").expect("published");
+    let models = fixture.folder.path().join("models/a");
+    let set = |mode| fs::set_permissions(&models, fs::Permissions::from_mode(mode)).expect("set");
+    set(0o555);
+    if fs::write(models.join("probe"), "").is_ok() {
+        // Whoever runs this test is denied nothing.
+        fs::remove_file(models.join("probe")).expect("removed");
+        set(0o755);
+        return;
+    }
+    let error = fixture.store().publish_bytes(&name("a"), b"two").expect_err("denied");
+    set(0o755);
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("ermission denied") && text.contains("of model a"), "{text}");
+    assert!(!text.contains(&fixture.folder.path().display().to_string()), "{text}");
 }

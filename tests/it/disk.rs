@@ -138,3 +138,53 @@ async fn a_full_quota_is_told_when_to_come_back_and_the_upload_goes_on() {
     second.chunk(1, &rows).await.expect("there is room");
     server.stop().await;
 }
+
+/// What PauseJob and CancelJob answer on a full disk is on the disk: a restart finds it, and cancelling frees the space.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_jobs_are_paused_and_cancelled_for_good() {
+    let folder = temporary_store();
+    if !small_disks_are_possible(folder.path()) {
+        eprintln!("skipped: no mounts without privileges here");
+        return;
+    }
+    let server = ServerProcess::start_on_small_disk(folder.path(), "4m", &["--disk-free-bytes-min", "0"]);
+    let mut jobs = pb::job_service_client::JobServiceClient::new(server.channel().await);
+    let mut uploads = Vec::new();
+    for name in ["first", "second"] {
+        let mut upload = Upload::open(server.autoencoder().await, name).await.expect("accepted");
+        upload.chunk(1, &sample(8_000, COLUMNS, 2)).await.expect("there is room");
+        uploads.push(upload);
+    }
+    let id = uploads[0].id.clone();
+    let endless = uploads.remove(0);
+    endless.questions.send(finish(1, 8_000)).await.expect("the stream is open");
+    // Until no block is left: by a file of somebody else.
+    let filler = Command::new("sh")
+        .args(["-c", r#"pid=$1; dd if=/dev/zero of="/proc/$pid/root$2/filler" bs=4k 2>/dev/null; true"#, "sh"])
+        .arg(server.id().to_string())
+        .arg(folder.path())
+        .status();
+    assert!(filler.is_ok());
+    let paused = jobs.pause_job(pb::PauseJobRequest { id: id.clone() }).await;
+    let job = jobs.get_job(pb::GetJobRequest { id: id.clone() }).await.expect("known").into_inner().job.expect("a job");
+    match paused {
+        Ok(answer) => {
+            let journal = Command::new("cat")
+                .arg(format!("/proc/{}/root{}/jobs/{id}/job.json", server.id(), folder.path().display()))
+                .output()
+                .expect("cat exists");
+            let state = answer.into_inner().job.expect("a job").state();
+            assert_eq!((state, job.state()), (pb::JobState::Paused, pb::JobState::Paused));
+            let text = String::from_utf8_lossy(&journal.stdout).into_owned();
+            assert!(text.contains("\"state\":\"paused\""), "what was answered is on the disk: {text}");
+        }
+        // It ended first.
+        Err(status) => assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}"),
+    }
+    let waits = uploads.remove(0);
+    let cancelled = jobs.cancel_job(pb::CancelJobRequest { id: waits.id }).await.expect("by the reserve").into_inner();
+    assert_eq!(cancelled.job.expect("a job").state(), pb::JobState::Cancelled);
+    let mut again = Upload::open(server.autoencoder().await, "again").await.expect("there is room again");
+    again.chunk(1, &sample(4_000, COLUMNS, 3)).await.expect("there is room again");
+    assert_eq!(server.terminate(), Some(0));
+}

@@ -181,3 +181,50 @@ async fn an_upload_can_be_cancelled() {
     assert_eq!(ending.code(), Code::FailedPrecondition, "{ending:?}");
     server.stop().await;
 }
+
+/// A tiny job changes thousands of times a second; its watchers are bounded in number, and hear of its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_has_so_many_watchers_and_the_next_is_told_when_to_come_back() {
+    use tonic_types::StatusExt;
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut endless = spec("endless", &[5, 2]);
+    endless.epochs = 1_000_000;
+    let questions = whole_upload(endless, &sample(50, 5, 1), 50);
+    let mut answers =
+        server.autoencoder().await.train(tokio_stream::iter(questions)).await.expect("accepted").into_inner();
+    let id = loop {
+        let answer = answers.message().await.expect("goes well").expect("an answer");
+        if let Some(pb::train_response::Message::Progress(job)) = answer.message {
+            break job.id;
+        }
+    };
+    let mut jobs = server.jobs().await;
+    let mut watchers = Vec::new();
+    let refused = loop {
+        match jobs.watch_job(pb::WatchJobRequest { id: id.clone() }).await {
+            Ok(news) => watchers.push(news.into_inner()),
+            Err(status) => break status,
+        }
+        assert!(watchers.len() < 1000, "there is no end to watchers");
+    };
+    assert_eq!((watchers.len(), refused.code()), (64, Code::ResourceExhausted), "{refused:?}");
+    assert!(refused.get_error_details().retry_info().is_some(), "{refused:?}");
+    // A place is free again when a watcher leaves.
+    drop(watchers.pop());
+    let mut tries = 0;
+    while jobs.watch_job(pb::WatchJobRequest { id: id.clone() }).await.is_err() {
+        tries += 1;
+        assert!(tries < 10_000, "the place is not given back");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    jobs.cancel_job(pb::CancelJobRequest { id }).await.expect("runs");
+    for mut news in watchers {
+        let mut last = None;
+        while let Some(message) = news.message().await.expect("goes well") {
+            last = message.job;
+        }
+        assert_eq!(last.expect("news").state(), pb::JobState::Cancelled, "the last state is always told");
+    }
+    server.stop().await;
+}

@@ -15,6 +15,7 @@ mod choices;
 mod cli;
 mod r#continue;
 mod crash;
+mod damage;
 mod departures;
 mod disk;
 mod errors;

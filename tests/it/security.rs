@@ -561,3 +561,45 @@ async fn a_certificate_is_swapped_under_load_and_no_request_fails() {
     assert!(load.await.expect("no request failed") > 10);
     server.stop().await;
 }
+
+/// Starts an upload with a key; the job's id.
+async fn begin_with_key(channel: &Channel, token: &'static str, model: &str, key: &str) -> Result<String, Status> {
+    let mut client = AutoencoderServiceClient::with_interceptor(channel.clone(), with_token(Some(token)));
+    let spec = pb::TrainSpec { idempotency_key: key.into(), ..spec(model, &[6, 2]) };
+    let (questions, receiver) = mpsc::channel(1);
+    let message = Some(pb::train_request::Message::Spec(spec));
+    questions.send(pb::TrainRequest { message }).await.expect("room");
+    let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
+    match answers.message().await?.and_then(|answer| answer.message) {
+        Some(pb::train_response::Message::Accepted(accepted)) => Ok(accepted.job.expect("a job").id),
+        other => panic!("expected `accepted`, got {other:?}"),
+    }
+}
+
+/// A tenant must not learn that another one used an idempotency key, nor the id of its job; also after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn idempotency_keys_of_one_credential_mean_nothing_to_another() {
+    let credentials = entry("tenant-a", "t-a", "roles = [\"train\"]\nmodels = [\"a-\"]")
+        + &entry("tenant-b", "t-b", "roles = [\"train\"]\nmodels = [\"b-\"]")
+        + &entry("twin-of-a", "t-c", "roles = [\"train\"]\nmodels = [\"a-\"]");
+    let (folder, path) = prepared(&credentials).await;
+    let security = SecurityConfig { credentials: Some(path), ..Default::default() };
+    let mut ids = Vec::new();
+    for restart in 0..2 {
+        let server = start(folder.path(), security.clone()).await;
+        let channel = server.channel().await;
+        for (token, model) in [("t-b", "b-m"), ("t-a", "a-m"), ("t-c", "a-other")] {
+            let id = begin_with_key(&channel, token, model, "2026-11-27").await.expect("a key of its own");
+            if restart == 0 {
+                assert!(!ids.contains(&id), "{token} was given the job of another");
+                ids.push(id);
+            } else {
+                assert!(ids.contains(&id), "{token} finds its own job again");
+            }
+        }
+        let taken = begin_with_key(&channel, "t-a", "a-else", "2026-11-27").await.expect_err("its own key is taken");
+        assert_eq!(taken.code(), Code::AlreadyExists, "{taken:?}");
+        assert!(taken.message().contains(&ids[1]), "{taken:?}");
+        server.stop().await;
+    }
+}

@@ -1,0 +1,209 @@
+//! Watchers of jobs: how often one hears of a change, and how many there may be.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::job::lock;
+use super::{JobError, JobId, JobSnapshot, Owner};
+
+/// A watcher hears of changes at most this often; that the job has ended it hears at once.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A watcher hears of the job at least this often, changed or not.
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// Watchers at a time: of one job, of one caller, of all jobs.
+const OF_A_JOB_MAX: usize = 64;
+const OF_A_CALLER_MAX: usize = 128;
+const OF_ALL_MAX: usize = 512;
+/// When a place may be free again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Who watches. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watchers(Arc<Mutex<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    of_job: HashMap<JobId, usize>,
+    of_caller: HashMap<Arc<str>, usize>,
+}
+
+/// One place among the watchers, free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    watchers: Watchers,
+    job: JobId,
+    caller: Arc<str>,
+}
+
+impl Watchers {
+    /// A place for a caller at a job.
+    ///
+    /// # Errors
+    /// [`JobError::TooManyWatchers`].
+    pub(super) fn enter(&self, job: &JobId, owner: &Owner) -> Result<Place, JobError> {
+        let full = |of, max| Err(JobError::TooManyWatchers { of, max, retry_after: RETRY_AFTER });
+        let mut counts = lock(&self.0);
+        if counts.of_job.get(job).is_some_and(|count| *count >= OF_A_JOB_MAX) {
+            return full("this job", OF_A_JOB_MAX);
+        }
+        if counts.of_caller.get(owner.share()).is_some_and(|count| *count >= OF_A_CALLER_MAX) {
+            return full("jobs by this caller", OF_A_CALLER_MAX);
+        }
+        if counts.all >= OF_ALL_MAX {
+            return full("all jobs", OF_ALL_MAX);
+        }
+        let caller: Arc<str> = owner.share().into();
+        counts.all += 1;
+        *counts.of_job.entry(job.clone()).or_default() += 1;
+        *counts.of_caller.entry(Arc::clone(&caller)).or_default() += 1;
+        drop(counts);
+        Ok(Place { watchers: self.clone(), job: job.clone(), caller })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.watchers.0);
+        counts.all -= 1;
+        leave(&mut counts.of_job, &self.job);
+        leave(&mut counts.of_caller, &self.caller);
+    }
+}
+
+/// One less; who has none left is forgotten.
+fn leave<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+/// Hears of one job, at a bounded rate.
+#[derive(Debug)]
+pub struct Watcher {
+    news: watch::Receiver<JobSnapshot>,
+    pause: Duration,
+    /// When the last snapshot was given.
+    last: Option<Instant>,
+    _place: Option<Place>,
+}
+
+impl Watcher {
+    pub(super) fn new(news: watch::Receiver<JobSnapshot>, place: Option<Place>) -> Self {
+        Self { news, pause: PAUSE, last: None, _place: place }
+    }
+
+    /// The job as it is: at once the first time; then after a change, at most ten times a second, and at least once a second;
+    /// at once when it has ended. `None`: the server stops.
+    pub async fn next(&mut self) -> Option<JobSnapshot> {
+        if let Some(last) = self.last {
+            let changed = self.rest(last + self.pause).await?;
+            if !changed {
+                match timeout(INTERVAL_MAX.saturating_sub(self.pause), self.news.changed()).await {
+                    Ok(Ok(())) | Err(_) => {}
+                    Ok(Err(_)) => return None,
+                }
+            }
+        }
+        self.last = Some(Instant::now());
+        Some(self.news.borrow_and_update().clone())
+    }
+
+    /// Waits until then, or until the job has ended; whether it changed meanwhile. `None`: the server stops.
+    async fn rest(&mut self, until: Instant) -> Option<bool> {
+        let mut changed = false;
+        let over = sleep_until(until);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return Some(changed),
+                news = self.news.changed() => match news {
+                    Ok(()) => {
+                        changed = true;
+                        if self.news.borrow_and_update().state.has_ended() {
+                            return Some(true);
+                        }
+                    }
+                    Err(_) => return None,
+                },
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::super::tests::snapshot;
+    use super::*;
+    use crate::jobs::JobState;
+
+    /// Counts messages: the pause is so long that it does not end during the test.
+    #[tokio::test]
+    async fn changes_within_the_pause_are_one_message_and_the_end_is_told_at_once() {
+        let (sender, news) = watch::channel(snapshot(JobState::Running));
+        let mut watcher = Watcher { pause: Duration::from_hours(1), ..Watcher::new(news, None) };
+        assert_eq!(watcher.next().await.expect("the state now").chunks, 0);
+        let mut messages = 0;
+        for chunk in 1..=10_000 {
+            sender.send_modify(|job| job.chunks = chunk);
+            messages += usize::from(watcher.next().now_or_never().is_some());
+        }
+        assert_eq!(messages, 0, "all of these changes are within the pause");
+        sender.send_modify(|job| job.state = JobState::Succeeded);
+        let ended = watcher.next().await.expect("the end");
+        assert_eq!((ended.state, ended.chunks), (JobState::Succeeded, 10_000), "the last state is told");
+    }
+
+    #[tokio::test]
+    async fn without_a_pause_every_change_that_is_seen_is_told_and_a_stop_ends_the_watch() {
+        let (sender, news) = watch::channel(snapshot(JobState::Running));
+        let mut watcher = Watcher { pause: Duration::ZERO, ..Watcher::new(news, None) };
+        watcher.next().await.expect("the state now");
+        for chunk in 1..=3 {
+            sender.send_modify(|job| job.chunks = chunk);
+            assert_eq!(watcher.next().await.expect("a change").chunks, chunk);
+        }
+        drop(sender);
+        assert_eq!(watcher.next().await, None);
+    }
+
+    #[test]
+    fn there_are_so_many_watchers_of_a_job_by_a_caller_and_in_all() {
+        let watchers = Watchers::default();
+        let owner = |name: &str| Owner::new("", name);
+        #[track_caller]
+        fn check_full(refused: Result<Place, JobError>, expected: &str) {
+            match refused {
+                Err(error @ JobError::TooManyWatchers { .. }) => {
+                    assert!(error.to_string().contains(expected), "{error}");
+                    assert!(error.retry_after().is_some());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let job = JobId::new();
+        let of_job: Vec<Place> =
+            (0..OF_A_JOB_MAX).map(|i| watchers.enter(&job, &owner(&i.to_string())).expect("free")).collect();
+        check_full(watchers.enter(&job, &owner("late")), "64 watchers of this job");
+        let of_caller: Vec<Place> =
+            (0..OF_A_CALLER_MAX).map(|_| watchers.enter(&JobId::new(), &owner("one")).expect("free")).collect();
+        check_full(watchers.enter(&JobId::new(), &owner("one")), "128 watchers of jobs by this caller");
+        let rest = OF_ALL_MAX - OF_A_JOB_MAX - OF_A_CALLER_MAX;
+        let others: Vec<Place> =
+            (0..rest).map(|i| watchers.enter(&JobId::new(), &owner(&format!("o{i}"))).expect("free")).collect();
+        check_full(watchers.enter(&JobId::new(), &owner("other")), "512 watchers of all jobs");
+        drop((of_job, of_caller, others));
+        let counts = lock(&watchers.0);
+        assert_eq!((counts.all, counts.of_job.len(), counts.of_caller.len()), (0, 0, 0));
+    }
+}
