@@ -28,6 +28,9 @@ pub enum CliError {
     /// Anything else.
     #[error("{0}")]
     Failed(String),
+    /// Whoever runs the command stopped it.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),

@@ -120,12 +120,14 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
     })
 }
 
-/// What the exit code is: 2 for a mistake in the command, 1 for everything else.
+/// What the exit code is: 2 for a mistake in the command, 130 for one that was interrupted, 1 for everything else.
 impl CliError {
     /// For `main`.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
+            // 128 and the number of SIGINT, as shells do.
+            Self::Interrupted(_) => ExitCode::from(130),
             _ => ExitCode::FAILURE,
         }
     }

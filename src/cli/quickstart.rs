@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::client::{Context, float_matrix, float_numbers};
 use super::data::Source;
-use super::train::{Ended, train};
+use super::train::{Ended, OnInterrupt, train};
 use super::{CliError, draw, report};
 use crate::config::ClientSettings;
 use crate::rpc::pb;
@@ -121,7 +121,7 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
         ..pb::TrainSpec::default()
     };
     let source = Source::Memory { training, test: held_out.clone() };
-    let Ended::Trained(result) = train(context, &spec, &source, false).await? else {
+    let Ended::Trained(result) = train(context, &spec, &source, false, OnInterrupt::Cancel).await? else {
         return Err(CliError::Failed("the server left the job alone".to_owned()));
     };
     let trained = result.training_report.unwrap_or_default();

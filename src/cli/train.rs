@@ -25,7 +25,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train sensors rows.csv\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEverything has a default; the result says what was chosen."
+    after_help = "Examples:\n  halfhitch train sensors rows.csv\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEverything has a default; the result says what was chosen.\n\nA file that cannot be read cancels its job. Ctrl-C while rows are sent cancels the job, too; with --idempotency-key the rows\nthat the server has stay there, and the same command goes on after them. Ctrl-C later leaves the job to the server."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct TrainArgs {
@@ -396,9 +396,10 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
         let (spec, ..) = args.request()?;
         return follow::run(context, pb::TrainSpec { incremental: Some(incremental), ..spec }, files, options).await;
     }
+    let on_interrupt = if args.idempotency_key.is_some() { OnInterrupt::Keep } else { OnInterrupt::Cancel };
     let (spec, source, detach) = args.request()?;
     let code_length = |widths: &[u32]| widths.last().copied().unwrap_or_default() as usize;
-    match train(context, &spec, &source, detach).await? {
+    match train(context, &spec, &source, detach, on_interrupt).await? {
         Ended::Detached(id) => {
             if context.json {
                 println!("{}", json!({ "job_id": id }));
@@ -480,23 +481,83 @@ pub(super) enum Ended {
     Detached(String),
 }
 
+/// What Ctrl-C does while rows are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnInterrupt {
+    /// Cancels the job.
+    Cancel,
+    /// Leaves the rows that the server has: the same command goes on after them.
+    Keep,
+}
+
+/// A job that rows are sent to.
+#[derive(Debug, Default)]
+struct Sending {
+    /// Its id, once it was accepted.
+    id: String,
+    /// Whether it waits for rows.
+    uploads: bool,
+}
+
+impl Sending {
+    /// Cancels the job and says so: what went wrong lies with its rows, and nothing of it is to stay on the server.
+    async fn cancel(&mut self, context: &Context) -> String {
+        self.uploads = false;
+        let request = pb::CancelJobRequest { id: self.id.clone() };
+        let cancelled = match context.jobs().await {
+            Ok(mut jobs) => jobs.cancel_job(request).await.map(|_| ()).map_err(CliError::from),
+            Err(error) => Err(error),
+        };
+        let id = &self.id;
+        match cancelled {
+            Ok(()) => format!("job {id} is canceled, and its rows are removed from the server"),
+            Err(error) => format!("job {id} stays on the server ({error}); to remove it: halfhitch jobs cancel {id}"),
+        }
+    }
+}
+
+/// Whether what went wrong lies with the rows of the command: to send the same again cannot succeed.
+fn lies_with_the_rows(error: &CliError) -> bool {
+    match error {
+        CliError::File(_) | CliError::Usage(_) | CliError::Failed(_) => true,
+        CliError::Status(status) => matches!(status.code(), Code::InvalidArgument | Code::OutOfRange),
+        CliError::Config(_) | CliError::NoServer { .. } | CliError::Interrupted(_) => false,
+    }
+}
+
 /// Uploads, and waits for the result; a connection that breaks is made again, and the upload goes on where it was.
 pub(super) async fn train(
     context: &Context,
     spec: &pb::TrainSpec,
     source: &Source,
     detach: bool,
+    on_interrupt: OnInterrupt,
 ) -> Result<Ended, CliError> {
     let mut display = Display::new(context.json);
+    let mut sending = Sending::default();
     let mut retries = 0;
     loop {
-        let error = match attempt(context, spec, source, detach, &mut display).await {
-            Ok(ended) => {
+        let attempted = tokio::select! {
+            attempted = attempt(context, spec, source, detach, &mut display, &mut sending) => Some(attempted),
+            interrupted = tokio::signal::ctrl_c() => interrupted.err().map(|error| {
+                Err(CliError::Failed(format!("signals cannot be received: {error}")))
+            }),
+        };
+        let error = match attempted {
+            Some(Ok(ended)) => {
                 display.finish();
                 return Ok(ended);
             }
-            Err(error) => error,
+            Some(Err(error)) => error,
+            None => {
+                display.finish();
+                return Err(CliError::Interrupted(interrupted(context, spec, &mut sending, on_interrupt).await));
+            }
         };
+        if sending.uploads && lies_with_the_rows(&error) {
+            let told = sending.cancel(context).await;
+            display.say(&told);
+        }
         let broken = match &error {
             CliError::Status(status) => is_broken_connection(status),
             CliError::NoServer { .. } => retries > 0,
@@ -523,12 +584,36 @@ pub(super) fn is_broken_connection(status: &Status) -> bool {
         || (transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))
 }
 
+/// What becomes of the job of a command that was interrupted, in words.
+async fn interrupted(
+    context: &Context,
+    spec: &pb::TrainSpec,
+    sending: &mut Sending,
+    on_interrupt: OnInterrupt,
+) -> String {
+    if sending.uploads && on_interrupt == OnInterrupt::Cancel {
+        return sending.cancel(context).await;
+    }
+    let (id, key) = (&sending.id, &spec.idempotency_key);
+    if id.is_empty() {
+        return "no job was made".to_owned();
+    }
+    if sending.uploads {
+        return format!(
+            "the server keeps the rows that it has for a while; to go on, give the same command again (idempotency key {key}); \
+             to remove them: halfhitch jobs cancel {id}"
+        );
+    }
+    format!("job {id} goes on without this command: halfhitch jobs watch {id}, or halfhitch jobs cancel {id}")
+}
+
 async fn attempt(
     context: &Context,
     spec: &pb::TrainSpec,
     source: &Source,
     detach: bool,
     display: &mut Display,
+    sending: &mut Sending,
 ) -> Result<Ended, CliError> {
     let mut client = context.autoencoder().await?;
     let (questions, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_WAITING_MAX);
@@ -542,6 +627,8 @@ async fn attempt(
     };
     let job = accepted.job.unwrap_or_default();
     display.accepted(&job, spec, accepted.last_chunk_number);
+    *sending = Sending { id: job.id.clone(), uploads: job.state() == pb::JobState::Uploading };
+    let uploads = &mut sending.uploads;
     let columns = spec.widths.first().copied().unwrap_or_default() as usize;
     let upload = async {
         if job.state() != pb::JobState::Uploading {
@@ -557,6 +644,7 @@ async fn attempt(
                     return Ok(Ended::Trained(Box::new(result)));
                 }
                 Some(pb::TrainResponse { message: Some(Answer::Progress(job)) }) => {
+                    *uploads = job.state() == pb::JobState::Uploading;
                     if detach && job.state() != pb::JobState::Uploading {
                         return Ok(Ended::Detached(job.id));
                     }

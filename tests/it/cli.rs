@@ -248,3 +248,61 @@ fn a_killed_client_resumes_its_upload() {
     let jobs = succeeds(&server, folder.path(), &["--json", "jobs", "list"]);
     assert_eq!(jobs.lines().count(), 2, "one job for the key, whatever happened to its client");
 }
+
+fn open_jobs(server: &ServerProcess, folder: &Path) -> Vec<Value> {
+    let listed = succeeds(server, folder, &["--json", "jobs", "list"]);
+    let jobs = listed.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    jobs.filter(|job| job["state"] == "JOB_STATE_UPLOADING").collect()
+}
+
+/// Many mistakes in files leave nothing behind that would keep others from training.
+#[test]
+fn a_train_whose_file_is_broken_cancels_its_job() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start_with(store.path(), &["--open-jobs-max", "2", "--open-uploads-max", "2"]);
+    let mut text: String = (0..50).map(|i| format!("{i},{}\n", i * 2)).collect();
+    text.push_str("1,x\n");
+    std::fs::write(folder.path().join("bad.csv"), text).expect("writes");
+    let not_finite: String = (0..50).map(|i| format!("{i},1e39\n")).collect();
+    std::fs::write(folder.path().join("large.csv"), not_finite).expect("writes");
+    csv(&folder.path().join("good.csv"), 2, &sample(60, 2, 1));
+    for _ in 0..4 {
+        let texts = ["bad.csv", "line 51", "is canceled"];
+        fails(&server, folder.path(), &["train", "m", "bad.csv", "--code", "1"], 1, &texts);
+    }
+    assert_eq!(open_jobs(&server, folder.path()), Vec::<Value>::new());
+    succeeds(&server, folder.path(), &["train", "m", "good.csv", "--code", "1", "--epochs", "2"]);
+}
+
+/// Ctrl-C while rows are sent: the job goes, unless a key was given to come back with.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_train_cancels_its_job_or_says_how_to_go_on() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    for (key, expected, left) in [(None, "is canceled", 0), (Some("again"), "idempotency key again", 1)] {
+        let mut command = halfhitch();
+        command.current_dir(folder.path()).args(["--server", &server.url(), "train", "m", "-", "--widths", "2,1"]);
+        command.args(key.map_or(vec![], |key| vec!["--idempotency-key", key]));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        // It waits for rows that do not come.
+        let mut input = child.stdin.take().expect("piped");
+        std::io::Write::write_all(&mut input, b"1,2\n").expect("is read");
+        while open_jobs(&server, folder.path()).is_empty() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let id = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill exists").success());
+        let output = child.wait_with_output().expect("it ends");
+        drop(input);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{errors}");
+        assert!(errors.contains(expected), "{errors}");
+        assert_eq!(open_jobs(&server, folder.path()).len(), left, "{errors}");
+    }
+}
