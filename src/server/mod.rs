@@ -275,6 +275,7 @@ impl Opened {
             security.warn(address);
         }
         let looker = tokio::spawn(security.clone().watch(lifecycle.watch()));
+        let _trimmer = AbortOnDrop(tokio::spawn(process::give_memory_back()));
 
         let rows = direct::Rows::new(&api, api.early(), transport.message_bytes_max);
         let routes = routes(&service, api, transport.message_bytes_max);

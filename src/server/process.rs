@@ -1,6 +1,7 @@
 //! What the system says of this process, and lets it have. Where it says nothing, nothing is told.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::telemetry::metrics::{self as all, Page};
 
@@ -47,6 +48,50 @@ pub(super) fn add(page: &mut Page) {
         page.add(&all::MAX_FDS, &[], max);
     }
 }
+
+/// How often the memory of this process is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Growth since the last time that makes it worth giving memory back, in bytes.
+const GROWN_BYTES_MIN: u64 = 16 << 20;
+
+/// Gives memory that the program has freed back to the system, for as long as it is polled.
+///
+/// The GNU allocator returns free memory by itself at the end of a heap alone. One small piece that stays above what many calls
+/// or connections had keeps all of that: 127 MB after 9,000 idle calls had ended, 4 MB with this. Memory that grows is left
+/// alone; once it has grown by [`GROWN_BYTES_MIN`] and stays, what is free of it goes.
+pub(super) async fn give_memory_back() {
+    let (Some(mut before), mut kept) = (anonymous_bytes(), u64::MAX) else { return };
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let Some(now) = anonymous_bytes() else { return };
+        kept = kept.min(now);
+        if now <= before && now > kept.saturating_add(GROWN_BYTES_MIN) {
+            // It walks through all that is free, and holds up those who ask for memory meanwhile: for milliseconds.
+            let _ = tokio::task::spawn_blocking(trim).await;
+            kept = anonymous_bytes().unwrap_or(now);
+            tracing::debug!(before = now, after = kept, "memory is given back");
+        }
+        before = now;
+    }
+}
+
+/// Bytes of this process that no file backs, where the system says.
+fn anonymous_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "the allocator has no other door")]
+fn trim() {
+    // SAFETY: it takes no pointer and touches no live memory; the allocator locks what it looks through.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators give memory back themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn trim() {}
 
 /// The limit that is in force, the first of the two; none where it is "unlimited".
 fn fds_max() -> Option<f64> {

@@ -93,3 +93,54 @@ async fn an_idle_server_is_small_and_does_not_grow() {
     // Thread caches of the allocator settle within a megabyte.
     assert!(after <= warm + 1024, "grew from {warm} to {after} KiB over {requests} requests");
 }
+
+/// What idle calls took goes back to the system when they and their connections have ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_of_idle_calls_is_given_back() {
+    use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
+    const MIB: u64 = 1024;
+    let store = temporary_store();
+    let server = ServerProcess::start(store.path());
+    let Some(start) = server.memory_kib("RssAnon") else {
+        eprintln!("skipped: this system does not tell RssAnon");
+        return;
+    };
+    let mut calls = Vec::new();
+    for _ in 0..60 {
+        let channel = server.channel().await;
+        for _ in 0..80 {
+            // No message ever comes: the call waits for its first.
+            let (sender, receiver) = mpsc::channel::<pb::EncodeStreamRequest>(1);
+            let mut client = AutoencoderServiceClient::new(channel.clone());
+            let call =
+                tokio::spawn(async move { client.encode_stream(ReceiverStream::new(receiver)).await.map(|_| ()) });
+            calls.push((sender, call));
+        }
+    }
+    // Until they are there: bounded, and not measured.
+    let mut open = start;
+    for _ in 0..200 {
+        open = server.memory_kib("RssAnon").expect("told before");
+        if open > start + 40 * MIB {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(open > start + 20 * MIB, "{start} KiB grew to {open} KiB only: this test shows nothing");
+    for (sender, call) in calls {
+        drop(sender);
+        call.abort();
+    }
+    let mut after = open;
+    for _ in 0..600 {
+        after = server.memory_kib("RssAnon").expect("told before");
+        if after <= start + 20 * MIB {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("RssAnon {start} KiB at the start, {open} KiB with 4,800 idle calls, {after} KiB after them");
+    assert!(after <= start + 20 * MIB, "{start} KiB, {open} KiB with idle calls, still {after} KiB after them");
+}
