@@ -1,5 +1,6 @@
 //! The program: reads the command, runs it, says what went wrong.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,7 +10,8 @@ fn main() -> ExitCode {
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("halfhitch: {error}");
+            // Nobody may be there to read it.
+            let _ = writeln!(std::io::stderr(), "halfhitch: {error}");
             error.exit_code()
         }
     }

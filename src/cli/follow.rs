@@ -226,7 +226,7 @@ async fn attempt(
 /// A line for a round that ended.
 fn tell(context: &Context, result: &pb::TrainResult) {
     if context.json {
-        println!(
+        out_line!(
             "{}",
             json!({
                 "round": result.round,
@@ -239,7 +239,7 @@ fn tell(context: &Context, result: &pb::TrainResult) {
             })
         );
     } else {
-        println!("{}", line(result));
+        out_line!("{}", line(result));
     }
 }
 

@@ -19,9 +19,9 @@ pub(super) async fn run(context: &Context, args: HealthArgs) -> Result<(), CliEr
     let answer = client.check(HealthCheckRequest { service: args.service }).await?.into_inner();
     let status = answer.status();
     if context.json {
-        println!("{}", serde_json::json!({ "status": status.as_str_name() }));
+        out_line!("{}", serde_json::json!({ "status": status.as_str_name() }));
     } else {
-        println!("{}", status.as_str_name());
+        out_line!("{}", status.as_str_name());
     }
     if status == ServingStatus::Serving {
         Ok(())

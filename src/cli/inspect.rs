@@ -37,9 +37,9 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Result<(), CliE
         .await?
         .into_inner();
     if context.json {
-        println!("{}", in_json(&args.model, &seen));
+        out_line!("{}", in_json(&args.model, &seen));
     } else {
-        lines(&args.model, &seen).iter().for_each(|line| println!("{line}"));
+        lines(&args.model, &seen).iter().for_each(|line| out_line!("{line}"));
     }
     Ok(())
 }

@@ -48,11 +48,11 @@ pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), C
                 let page = client.list_jobs(pb::ListJobsRequest { page_size: 0, page_token }).await?.into_inner();
                 for job in page.jobs {
                     if context.json {
-                        println!("{}", report::job_json(&job));
+                        out_line!("{}", report::job_json(&job));
                         continue;
                     }
                     if !any {
-                        println!("{:<36}  {:<10} {:<24} {:>10}  version", "id", "state", "model", "rows");
+                        out_line!("{:<36}  {:<10} {:<24} {:>10}  version", "id", "state", "model", "rows");
                     }
                     any = true;
                     let version = match job.version {
@@ -60,7 +60,7 @@ pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), C
                         0 => "kept back".to_owned(),
                         version => version.to_string(),
                     };
-                    println!(
+                    out_line!(
                         "{:<36}  {:<10} {:<24} {:>10}  {version}",
                         job.id,
                         state(&job),
@@ -119,27 +119,27 @@ fn state(job: &pb::Job) -> String {
 
 fn tell(context: &Context, job: &pb::Job) {
     if context.json {
-        println!("{}", report::job_json(job));
+        out_line!("{}", report::job_json(job));
         return;
     }
-    println!("job {} for {}: {}", job.id, job.model_name, state(job));
-    println!("  rows: {} to train on, {} to test on, in {} chunks", job.row_count, job.test_row_count, job.chunk_count);
+    out_line!("job {} for {}: {}", job.id, job.model_name, state(job));
+    out_line!("  rows: {} to train on, {} to test on, in {} chunks", job.row_count, job.test_row_count, job.chunk_count);
     if let Some(progress) = &job.progress {
-        println!("  epoch {} of {}, training loss {:.4}", progress.epoch, progress.epoch_count, progress.training_loss);
+        out_line!("  epoch {} of {}, training loss {:.4}", progress.epoch, progress.epoch_count, progress.training_loss);
     }
     if job.version > 0 {
-        println!("  published: {}@{}", job.model_name, job.version);
+        out_line!("  published: {}@{}", job.model_name, job.version);
     }
     if !job.kept_back.is_empty() {
-        println!("  kept back: {}", job.kept_back);
+        out_line!("  kept back: {}", job.kept_back);
     }
     if !job.failure.is_empty() {
-        println!("  because: {}", job.failure);
+        out_line!("  because: {}", job.failure);
     }
     if job.state() == pb::JobState::Paused {
-        println!("  to go on: halfhitch jobs resume {}", job.id);
+        out_line!("  to go on: halfhitch jobs resume {}", job.id);
     }
     if job.state() == pb::JobState::Uploading && !job.idempotency_key.is_empty() {
-        println!("  to go on: halfhitch train ... --idempotency-key {}", job.idempotency_key);
+        out_line!("  to go on: halfhitch train ... --idempotency-key {}", job.idempotency_key);
     }
 }

@@ -38,7 +38,7 @@ impl Display {
     pub(super) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => note_line!("{text}"),
         }
     }
 
@@ -61,7 +61,7 @@ impl Display {
 
     pub(super) fn progress(&mut self, job: &pb::Job) {
         if self.json {
-            eprintln!("{}", report::job_json(job));
+            note_line!("{}", report::job_json(job));
             return;
         }
         let Some(progress) = &job.progress else {
@@ -77,7 +77,7 @@ impl Display {
             // A line as an epoch closes; of many epochs, one every so often.
             let (epoch, said) = &self.latest;
             if progress.epoch > *epoch && *epoch > 0 && epoch % (progress.epoch_count / 20).max(1) == 0 {
-                eprintln!("{said}");
+                note_line!("{said}");
             }
             self.latest = (progress.epoch, line(progress));
         }
@@ -86,7 +86,7 @@ impl Display {
     pub(super) fn finish(&self) {
         match &self.bar {
             Some(bar) => bar.finish_and_clear(),
-            None if self.latest.0 > 0 => eprintln!("{}", self.latest.1),
+            None if self.latest.0 > 0 => note_line!("{}", self.latest.1),
             None => {}
         }
     }

@@ -1,5 +1,10 @@
 //! The command line: clients of the same gRPC API, one file a command.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when a pipe is closed: see print.rs")]
+
+#[macro_use]
+mod print;
+
 mod client;
 mod curve;
 mod data;
@@ -21,12 +26,17 @@ mod score;
 mod serve;
 mod token;
 mod train;
+mod writing;
 
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::files::FileError;
 pub use client::CliError;
+use print::{OutputClosed, OutputFailed};
 
 /// Train and serve tied-weight autoencoders over gRPC.
 ///
@@ -86,6 +96,19 @@ enum Command {
 /// # Errors
 /// What went wrong, with what to do next.
 pub fn run(cli: Cli) -> Result<(), CliError> {
+    match catch_unwind(AssertUnwindSafe(|| dispatch(cli))) {
+        // `| head -1` has what it wants.
+        Ok(Err(error)) if error.is_closed_output() => Ok(()),
+        Ok(ended) => ended,
+        Err(payload) if payload.is::<OutputClosed>() => Ok(()),
+        Err(payload) => match payload.downcast::<OutputFailed>() {
+            Ok(failed) => Err(CliError::Failed(format!("standard output: {}", failed.0))),
+            Err(panic) => resume_unwind(panic),
+        },
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), CliError> {
     crate::config::choose_instructions()?;
     if let Command::Serve(args) = &cli.command {
         return serve::run(args);
@@ -130,6 +153,12 @@ impl CliError {
             Self::Interrupted(_) => ExitCode::from(130),
             _ => ExitCode::FAILURE,
         }
+    }
+
+    /// Whether the reader of standard output has gone.
+    fn is_closed_output(&self) -> bool {
+        let Self::File(FileError::Io { path, source }) = self else { return false };
+        path == "-" && source.kind() == ErrorKind::BrokenPipe
     }
 }
 

@@ -1,7 +1,6 @@
 //! `halfhitch models`.
 
 use std::io::Write;
-use std::path::Path;
 
 use clap::Subcommand;
 use serde_json::json;
@@ -9,7 +8,8 @@ use serde_json::json;
 use super::client::{Context, matrix, model_ref};
 use super::data::CHUNK_BYTES;
 use super::reading::{self, ReadArgs};
-use super::{CliError, report};
+use super::{CliError, report, writing};
+use crate::files::FileError;
 use crate::rpc::pb;
 use crate::rpc::pb::import_model_version_request::Message as Import;
 
@@ -121,7 +121,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
             if context.json {
                 let aliases: serde_json::Map<_, _> =
                     model.aliases.iter().map(|alias| (alias.alias.clone(), json!(alias.version))).collect();
-                println!(
+                out_line!(
                     "{}",
                     json!({
                         "name": model.name,
@@ -132,9 +132,9 @@ async fn list(context: &Context) -> Result<(), CliError> {
                 );
             } else {
                 if !any {
-                    println!("{:<32} {:>8} {:>8}  aliases", "name", "latest", "versions");
+                    out_line!("{:<32} {:>8} {:>8}  aliases", "name", "latest", "versions");
                 }
-                println!(
+                out_line!(
                     "{:<32} {:>8} {:>8}  {}",
                     model.name,
                     model.latest_version,
@@ -150,7 +150,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
         }
     }
     if !any && !context.json {
-        println!("no models yet: halfhitch train NAME FILE --code LENGTH");
+        out_line!("no models yet: halfhitch train NAME FILE --code LENGTH");
     }
     Ok(())
 }
@@ -164,14 +164,14 @@ async fn versions(context: &Context, name: String) -> Result<(), CliError> {
         let page = client.list_model_versions(request).await?.into_inner();
         for version in page.versions {
             if context.json {
-                println!("{}", report::version_json(&version));
+                out_line!("{}", report::version_json(&version));
                 continue;
             }
             if !any {
-                println!("{:>8}  {:<28} {:>12}  {:<24} aliases", "version", "widths", "file", "published");
+                out_line!("{:>8}  {:<28} {:>12}  {:<24} aliases", "version", "widths", "file", "published");
             }
             any = true;
-            println!(
+            out_line!(
                 "{:>8}  {:<28} {:>12}  {:<24} {}",
                 version.version,
                 widths(version.spec.as_ref()),
@@ -196,7 +196,7 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
     let request = pb::GetModelVersionRequest { model: Some(model_ref(model)?) };
     let version = context.models().await?.get_model_version(request).await?.into_inner().version.unwrap_or_default();
     if context.json {
-        println!("{}", report::version_json(&version));
+        out_line!("{}", report::version_json(&version));
         return Ok(());
     }
     let names = |numbers: &[i32]| -> String {
@@ -207,15 +207,15 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
             .collect();
         names.join(", ")
     };
-    println!("{} version {}", version.name, version.version);
+    out_line!("{} version {}", version.name, version.version);
     if let Some(spec) = &version.spec {
-        println!("  widths: {}", widths(Some(spec)));
-        println!(
+        out_line!("  widths: {}", widths(Some(spec)));
+        out_line!(
             "  encoder: {}; decoder (as it undoes each): {}",
             names(&spec.encoder_activations),
             names(&spec.decoder_activations)
         );
-        println!(
+        out_line!(
             "  loss: {}, normalisation: {}{}{}",
             report::short(spec.loss().as_str_name(), "LOSS_"),
             report::short(spec.normalisation().as_str_name(), "NORMALISATION_"),
@@ -223,14 +223,14 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
             if spec.ordered_code { ", ordered code" } else { "" }
         );
     }
-    println!(
+    out_line!(
         "  size: {} of tensors, {} untied; file {}; sha256 {}",
         report::bytes(version.tensor_bytes),
         report::bytes(version.untied_tensor_bytes),
         report::bytes(version.file_bytes),
         version.sha256
     );
-    println!(
+    out_line!(
         "  published: {}{}",
         version.create_time.map(|time| time.to_string()).unwrap_or_default(),
         if version.aliases.is_empty() { String::new() } else { format!("; aliases: {}", version.aliases.join(" ")) }
@@ -239,7 +239,7 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
     let names = version.spec.as_ref().map_or(&[][..], |spec| &spec.feature_names);
     let lines = |one| report::report_lines(one, code_length as usize, names);
     for line in version.training_report.iter().flat_map(lines) {
-        println!("  {line}");
+        out_line!("  {line}");
     }
     Ok(())
 }
@@ -257,9 +257,9 @@ async fn delete(context: &Context, model: &str) -> Result<(), CliError> {
     let request = pb::DeleteModelVersionRequest { name: name.clone(), version };
     context.models().await?.delete_model_version(request).await?;
     if context.json {
-        println!("{}", json!({ "deleted": { "name": name, "version": version } }));
+        out_line!("{}", json!({ "deleted": { "name": name, "version": version } }));
     } else {
-        println!("{name} version {version} is removed; its number never comes back");
+        out_line!("{name} version {version} is removed; its number never comes back");
     }
     Ok(())
 }
@@ -276,9 +276,9 @@ async fn import(context: &Context, name: String, path: &str) -> Result<(), CliEr
     let answer = context.models().await?.import_model_version(tokio_stream::iter(messages)).await?.into_inner();
     let version = answer.version.unwrap_or_default();
     if context.json {
-        println!("{}", report::version_json(&version));
+        out_line!("{}", report::version_json(&version));
     } else {
-        println!("{} version {} is published ({})", version.name, version.version, widths(version.spec.as_ref()));
+        out_line!("{} version {} is published ({})", version.name, version.version, widths(version.spec.as_ref()));
     }
     Ok(())
 }
@@ -289,19 +289,19 @@ async fn canonicalise(context: &Context, model: &str) -> Result<(), CliError> {
     let version = answer.version.unwrap_or_default();
     if context.json {
         let variances = answer.code_variances;
-        println!("{}", json!({ "name": version.name, "version": version.version, "code_variances": variances }));
+        out_line!("{}", json!({ "name": version.name, "version": version.version, "code_variances": variances }));
         return Ok(());
     }
-    println!(
+    out_line!(
         "{} version {} is published: it reconstructs as {model} does, and its codes can be cut short",
         version.name, version.version
     );
     let whole: f64 = answer.code_variances.iter().sum();
     let mut sum = 0.0;
-    println!("{:>11} {:>12} {:>22}", "code length", "variance", "of the code's variance");
+    out_line!("{:>11} {:>12} {:>22}", "code length", "variance", "of the code's variance");
     for (i, variance) in answer.code_variances.iter().enumerate() {
         sum += variance;
-        println!("{:>11} {variance:>12.5} {:>20.2} %", i + 1, 100.0 * sum / whole);
+        out_line!("{:>11} {variance:>12.5} {:>20.2} %", i + 1, 100.0 * sum / whole);
     }
     Ok(())
 }
@@ -318,7 +318,7 @@ async fn orthonormalise(context: &Context, args: OrthonormaliseArgs) -> Result<(
     let rows = first.values.len() / first.columns;
     if context.json {
         let published = answer.published.map(|version| version.version);
-        println!(
+        out_line!(
             "{}",
             json!({
                 "version": answer.version,
@@ -330,27 +330,22 @@ async fn orthonormalise(context: &Context, args: OrthonormaliseArgs) -> Result<(
         );
         return Ok(());
     }
-    println!("reconstruction error of {rows} rows: {before:.6} as it is, {after:.6} with an orthonormal code layer");
+    out_line!("reconstruction error of {rows} rows: {before:.6} as it is, {after:.6} with an orthonormal code layer");
     match answer.published {
-        Some(version) => println!("{} version {} is published: its codes are others", version.name, version.version),
-        None => println!("nothing has changed; --publish makes a version of it"),
+        Some(version) => out_line!("{} version {} is published: its codes are others", version.name, version.version),
+        None => out_line!("nothing has changed; --publish makes a version of it"),
     }
     Ok(())
 }
 
 async fn export(context: &Context, model: &str, output: &str) -> Result<(), CliError> {
     let request = pb::ExportModelVersionRequest { model: Some(model_ref(model)?) };
+    let mut file = writing::output("--output", output)?;
+    let path = file.path().to_owned();
     let mut chunks = context.models().await?.export_model_version(request).await?.into_inner();
-    let failed = |error: std::io::Error| CliError::Failed(format!("{output}: {error}"));
-    // Beside its place and moved there when it is whole: nobody sees half a file.
-    let folder = Path::new(output).parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = if output == "-" { None } else { Some(tempfile::NamedTempFile::new_in(folder).map_err(failed)?) };
     let (mut written, mut expected, mut version) = (0u64, None, 0);
     while let Some(message) = chunks.message().await? {
-        match &mut file {
-            Some(file) => file.write_all(&message.chunk).map_err(failed)?,
-            None => std::io::stdout().write_all(&message.chunk).map_err(failed)?,
-        }
+        file.write_all(&message.chunk).map_err(|source| FileError::Io { path: path.clone(), source })?;
         written += message.chunk.len() as u64;
         (expected, version) = (Some(message.file_bytes), message.version);
     }
@@ -360,16 +355,14 @@ async fn export(context: &Context, model: &str, output: &str) -> Result<(), CliE
             expected.unwrap_or_default()
         )));
     }
-    match file {
-        Some(file) => {
-            file.persist(output).map_err(|error| failed(error.error))?;
-        }
-        None => return std::io::stdout().flush().map_err(failed),
+    file.finish()?;
+    if path == "-" {
+        return Ok(());
     }
     if context.json {
-        println!("{}", json!({ "model": model, "version": version, "file_bytes": written, "output": output }));
+        out_line!("{}", json!({ "model": model, "version": version, "file_bytes": written, "output": output }));
     } else {
-        println!("{output}: version {version}, {}", report::bytes(written));
+        out_line!("{output}: version {version}, {}", report::bytes(written));
     }
     Ok(())
 }
@@ -383,10 +376,10 @@ async fn alias(context: &Context, command: AliasCommand) -> Result<(), CliError>
                 pb::SetAliasRequest { name: name.clone(), alias: alias.clone(), version, expected_version: expected };
             let before = client.set_alias(request).await?.into_inner().previous_version;
             if context.json {
-                println!("{}", json!({ "name": name, "alias": alias, "version": version, "previous_version": before }));
+                out_line!("{}", json!({ "name": name, "alias": alias, "version": version, "previous_version": before }));
             } else {
                 let moved = if before == 0 { String::new() } else { format!(" (before: {before})") };
-                println!("{name}@{alias} is version {version} now{moved}");
+                out_line!("{name}@{alias} is version {version} now{moved}");
             }
         }
         AliasCommand::Delete { name, alias, expected } => {
@@ -394,9 +387,9 @@ async fn alias(context: &Context, command: AliasCommand) -> Result<(), CliError>
                 pb::DeleteAliasRequest { name: name.clone(), alias: alias.clone(), expected_version: expected };
             client.delete_alias(request).await?;
             if context.json {
-                println!("{}", json!({ "deleted": { "name": name, "alias": alias } }));
+                out_line!("{}", json!({ "deleted": { "name": name, "alias": alias } }));
             } else {
-                println!("{name}@{alias} is removed");
+                out_line!("{name}@{alias} is removed");
             }
         }
     }

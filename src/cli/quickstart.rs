@@ -99,7 +99,7 @@ fn digits() -> Result<(Vec<f32>, Vec<f32>), CliError> {
 async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> {
     let say = |text: &str| {
         if !context.json {
-            println!("{text}");
+            out_line!("{text}");
         }
     };
     let (training, held_out) = digits()?;
@@ -159,7 +159,7 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     let described = context.models().await?.get_model_version(request).await?.into_inner().version.unwrap_or_default();
     let ratio = test.squared_error / test.pca_squared_error;
     if context.json {
-        println!(
+        out_line!(
             "{}",
             json!({
                 "version": result.version,

@@ -188,7 +188,7 @@ fn tell(path: &str, notes: &[String]) {
     };
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
     if told.insert(line.clone()) {
-        eprintln!("{line}");
+        note_line!("{line}");
     }
 }
 

@@ -9,9 +9,9 @@ use serde_json::json;
 use super::client::{Connection, Context, answered, matrix, model_ref};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
-use super::{CliError, report};
-use crate::files::{self, FileError, Format, RowReader, RowWriter};
-use crate::model::Matrix;
+use super::{CliError, report, writing};
+use crate::files::{FileError, Format, RowReader, RowWriter};
+use crate::model::{Form, Matrix};
 use crate::rpc::pb;
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 
@@ -103,7 +103,7 @@ pub(super) struct ImputeArgs {
 
 #[derive(Debug, clap::Args)]
 struct WriteArgs {
-    /// Where results go; .npy or .csv by its name
+    /// Where results go: .npy, .parquet or .csv, by its name. The file appears when it is whole; it may be the input
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: String,
     /// Format of the results, where the name does not say it
@@ -115,6 +115,7 @@ struct WriteArgs {
 enum OutputFormat {
     Csv,
     Npy,
+    Parquet,
 }
 
 impl WriteArgs {
@@ -122,6 +123,7 @@ impl WriteArgs {
         self.output_format.map(|format| match format {
             OutputFormat::Csv => Format::Csv,
             OutputFormat::Npy => Format::Npy,
+            OutputFormat::Parquet => Format::Parquet,
         })
     }
 }
@@ -151,7 +153,10 @@ enum Call {
 
 /// Writes the numbers of an answer, as wide as they came.
 fn write(writer: &mut dyn RowWriter, answer: &Matrix) -> Result<(), FileError> {
-    writer.write(&answer.values().to_f32(), answer.columns())
+    match answer.form() {
+        Form::Float64Le => writer.write(answer.values().to_f64().as_slice().into(), answer.columns()),
+        _ => writer.write(answer.values().to_f32().as_slice().into(), answer.columns()),
+    }
 }
 
 async fn call(
@@ -208,7 +213,13 @@ pub(super) async fn impute(context: &Context, args: ImputeArgs) -> Result<(), Cl
 }
 
 pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Result<(), CliError> {
-    let mut file = args.errors.as_deref().map(|path| files::create(path, None)).transpose()?;
+    if let Some(errors) = &args.errors {
+        writing::check_apart(("--errors", errors), ("--output", &args.rows.write.output))?;
+    }
+    let mut file = args.errors.as_deref().map(|path| writing::rows("--errors", path, None)).transpose()?;
+    if let Some(file) = &mut file {
+        file.set_names(&["squared_error", "squared_error_input_units"].map(str::to_owned));
+    }
     let (mut sum, mut sum_input_units, mut rows) = (0.0, 0.0, 0usize);
     let model = args.rows.model.clone();
     let version = run(context, Call::Reconstruct(args.decoder.into()), args.rows, |answer| {
@@ -218,7 +229,7 @@ pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Res
         if let Some(file) = &mut file {
             let pairs: Vec<f32> =
                 answer.errors.iter().zip(&answer.errors_input_units).flat_map(|(a, b)| [*a, *b]).collect();
-            file.write(&pairs, 2)?;
+            file.write(pairs.as_slice().into(), 2)?;
         }
         Ok(())
     })
@@ -228,7 +239,7 @@ pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Res
     }
     let (mean, mean_input_units) = (sum / rows.max(1) as f64, sum_input_units / rows.max(1) as f64);
     if context.json {
-        eprintln!(
+        note_line!(
             "{}",
             json!({
                 "model": model,
@@ -239,7 +250,7 @@ pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Res
             })
         );
     } else {
-        eprintln!(
+        note_line!(
             "{rows} rows: reconstruction error {mean:.6} a row (in input units {mean_input_units:.6}), version {version}"
         );
     }
@@ -254,6 +265,8 @@ async fn run(
     mut seen: impl FnMut(&Answer) -> Result<(), CliError>,
 ) -> Result<u64, CliError> {
     let model = model_ref(&args.model)?;
+    // A place that cannot be written is better known before rows are read and sent.
+    let mut writer = writing::rows("--output", &args.write.output, args.write.format())?;
     let mut reader = reading::open(&args.file, &args.read.options())?;
     let columns = reader.columns();
     let block_rows = chunk_rows(columns);
@@ -266,10 +279,10 @@ async fn run(
     let first = first.map_err(|error| error.in_file(&args.file, 0))?;
     let version = first.version;
     if let Some(trust) = &first.pseudo_inverse {
-        eprintln!("{}", caution(trust));
+        note_line!("{}", caution(trust));
     }
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
-    let mut writer = files::create(&args.write.output, args.write.format())?;
+    writer.set_names(&names(kind, first.values.columns(), reader.names()));
     let bar = progress_bar(context, reader.rows_hint());
     seen(&first)?;
     let mut rows = first.values.rows();
@@ -295,13 +308,13 @@ async fn run(
     writer.finish()?;
     if !matches!(kind, Call::Reconstruct(_)) && args.write.output != "-" {
         if context.json {
-            eprintln!(
+            note_line!(
                 "{}",
                 json!({ "model": args.model, "version": version, "rows": rows, "output": args.write.output })
             );
         } else {
             let what = if matches!(kind, Call::Encode(_)) { "codes" } else { "rows" };
-            eprintln!(
+            note_line!(
                 "{rows} {what} of version {version} in {} ({})",
                 args.write.output,
                 report::bytes(std::fs::metadata(&args.write.output).map_or(0, |data| data.len()))
@@ -309,6 +322,15 @@ async fn run(
         }
     }
     Ok(version)
+}
+
+/// Names of the columns of results, where they have some.
+fn names(kind: Call, columns: usize, features: &[String]) -> Vec<String> {
+    match kind {
+        Call::Encode(_) => (1..=columns).map(|column| format!("code_{column}")).collect(),
+        Call::Reconstruct(_) | Call::Impute => features.to_vec(),
+        Call::Decode(_) => Vec::new(),
+    }
 }
 
 /// What is to be known of rows that the pseudo-inverse decoded.

@@ -1,17 +1,17 @@
 //! `halfhitch score`: how unusual the rows of a file are, and why.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::BufWriter;
 
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::CliError;
 use super::client::{Context, matrix, model_ref};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
 use super::rows::{Block, Blocks, REQUESTS_MAX, progress_bar};
+use super::{CliError, writing};
 use crate::files::FileError;
+use crate::files::output::Output;
 use crate::rpc::pb;
 
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,7 @@ pub(super) struct ScoreArgs {
 
 /// Lines of CSV.
 struct Lines {
-    writer: csv::Writer<Box<dyn Write>>,
+    writer: csv::Writer<BufWriter<Output>>,
     path: String,
     alarms: bool,
     reasons: usize,
@@ -51,15 +51,11 @@ struct Lines {
 }
 
 impl Lines {
-    fn create(args: &ScoreArgs, features: usize) -> Result<Self, CliError> {
-        let failed = |source| FileError::Io { path: args.output.clone(), source };
-        let output: Box<dyn Write> = match args.output.as_str() {
-            "-" => Box::new(io::stdout()),
-            path => Box::new(File::create(path).map_err(failed)?),
-        };
+    fn create(args: &ScoreArgs, output: Output, features: usize) -> Result<Self, CliError> {
+        let path = output.path().to_owned();
         let mut lines = Self {
-            writer: csv::Writer::from_writer(Box::new(BufWriter::new(output))),
-            path: args.output.clone(),
+            writer: csv::Writer::from_writer(BufWriter::new(output)),
+            path,
             alarms: args.false_alarm_rate.is_some(),
             reasons: features.min(args.reasons as usize),
             only_alarms: args.only_alarms,
@@ -117,10 +113,21 @@ impl Lines {
         let path = self.path.clone();
         self.writer.write_record(line).map_err(|error| CliError::from(FileError::Io { path, source: error.into() }))
     }
+
+    /// Puts the whole file in its place.
+    fn finish(self) -> Result<(), CliError> {
+        let Self { mut writer, path, .. } = self;
+        let failed = |source| FileError::Io { path: path.clone(), source };
+        writer.flush().map_err(failed)?;
+        let Ok(output) = writer.into_inner() else { return Err(CliError::Failed(format!("{path}: rows are left over"))) };
+        Ok(output.into_inner().map_err(|error| failed(error.into_error()))?.finish()?)
+    }
 }
 
 pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliError> {
     let model = model_ref(&args.model)?;
+    // A place that cannot be written is better known before rows are read and sent.
+    let output = writing::output("--output", &args.output)?;
     let mut reader = reading::open(&args.file, &args.read.options())?;
     let columns = reader.columns();
     let block_rows = chunk_rows(columns);
@@ -143,7 +150,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     let (version, threshold, held_out) = (first.version, first.threshold, first.calibration_rows);
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
     let bar = progress_bar(context, reader.rows_hint());
-    let mut lines = Lines::create(&args, columns)?;
+    let mut lines = Lines::create(&args, output, columns)?;
     lines.add(&first)?;
     let blocks = stream::iter(Blocks { reader, block_rows, next_row: first_rows });
     let ask = &ask;
@@ -162,21 +169,20 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
         bar.set_position(lines.rows);
     }
     bar.finish_and_clear();
-    let failed = |source| FileError::Io { path: args.output.clone(), source };
-    lines.writer.flush().map_err(failed)?;
     let (rows, alarms) = (lines.rows, lines.alarms.then_some(lines.alarm_count));
+    lines.finish()?;
     if context.json {
         let said = json!({
             "model": args.model, "version": version, "rows": rows, "calibration_rows": held_out,
             "threshold": threshold, "alarms": alarms,
         });
-        eprintln!("{said}");
+        note_line!("{said}");
         return Ok(());
     }
     let found = match (alarms, threshold) {
         (Some(alarms), Some(threshold)) => format!(": {alarms} alarms, scores above {threshold:.3}"),
         _ => String::new(),
     };
-    eprintln!("{rows} rows scored by version {version} beside {held_out} held-out rows{found}");
+    note_line!("{rows} rows scored by version {version} beside {held_out} held-out rows{found}");
     Ok(())
 }

@@ -25,7 +25,7 @@ const STOPS_WAITING_MAX: usize = 8;
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let settings = Settings::load(args)?;
     if args.print_config {
-        print!("{}", settings.print());
+        super::print::out(format_args!("{}", settings.print()));
         return Ok(());
     }
     crate::config::settle_allocator();

@@ -36,10 +36,10 @@ pub(super) fn run(args: &TokenArgs, json: bool) -> Result<(), CliError> {
     let token = format!("hh_{}", URL_SAFE_NO_PAD.encode(bytes));
     let entry = entry(args, &token)?;
     if json {
-        println!("{}", serde_json::json!({ "token": token, "entry": entry }));
+        out_line!("{}", serde_json::json!({ "token": token, "entry": entry }));
     } else {
-        println!("{token}");
-        eprintln!(
+        out_line!("{token}");
+        note_line!(
             "This is shown once. Its owner puts it into a file for --token-file; the server's credentials file gets:\n\n{entry}"
         );
     }

@@ -402,17 +402,17 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
     match train(context, &spec, &source, detach, on_interrupt).await? {
         Ended::Detached(id) => {
             if context.json {
-                println!("{}", json!({ "job_id": id }));
+                out_line!("{}", json!({ "job_id": id }));
             } else {
-                println!("job {id} goes on: halfhitch jobs watch {id}");
+                out_line!("job {id} goes on: halfhitch jobs watch {id}");
             }
         }
         Ended::Trained(result) if result.version == 0 => {
             if context.json {
-                println!("{}", kept_back_json(&result));
+                out_line!("{}", kept_back_json(&result));
                 return Ok(());
             }
-            println!("{}: no version is published, {}", result.model_name, result.kept_back);
+            out_line!("{}: no version is published, {}", result.model_name, result.kept_back);
             tell_report(&result, code_length(&spec.widths), &spec.feature_names);
         }
         Ended::Trained(result) => {
@@ -423,7 +423,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
             let request = pb::GetModelVersionRequest { model: Some(reference) };
             let version = context.models().await?.get_model_version(request).await?.into_inner().version;
             if context.json {
-                println!(
+                out_line!(
                     "{}",
                     json!({
                         "model_name": result.model_name,
@@ -433,11 +433,11 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
                 );
                 return Ok(());
             }
-            println!("{} version {} is published", result.model_name, result.version);
+            out_line!("{} version {} is published", result.model_name, result.version);
             let trained = version.as_ref().and_then(|version| version.spec.clone()).unwrap_or_default();
             tell_report(&result, code_length(&trained.widths), &trained.feature_names);
             if let Some(version) = version {
-                println!(
+                out_line!(
                     "  size: {} of tensors, {} untied ({:.1} %), file {}",
                     report::bytes(version.tensor_bytes),
                     report::bytes(version.untied_tensor_bytes),
@@ -445,7 +445,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
                     report::bytes(version.file_bytes)
                 );
             }
-            println!("next: halfhitch encode {}@{} FILE -o codes.npy", result.model_name, result.version);
+            out_line!("next: halfhitch encode {}@{} FILE -o codes.npy", result.model_name, result.version);
         }
     }
     Ok(())
@@ -453,7 +453,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
 
 fn tell_report(result: &pb::TrainResult, code_length: usize, names: &[String]) {
     for line in result.training_report.iter().flat_map(|one| report::report_lines(one, code_length, names)) {
-        println!("  {line}");
+        out_line!("  {line}");
     }
 }
 
@@ -566,7 +566,7 @@ pub(super) async fn train(
         if !broken || retries == RETRIES_MAX || !source.can_be_read_again() {
             display.finish();
             if broken {
-                eprintln!("to go on later, add: --idempotency-key {}", spec.idempotency_key);
+                note_line!("to go on later, add: --idempotency-key {}", spec.idempotency_key);
             }
             return Err(error);
         }

@@ -9,6 +9,7 @@ pub mod folder;
 mod idx;
 mod input;
 mod npy;
+pub mod output;
 mod select;
 pub mod table;
 mod turned;
@@ -26,7 +27,7 @@ use crate::model::Missing;
 pub use error::{FileError, Place};
 use input::Input;
 pub use table::{Decimal, DialectError, Separator, TextEncoding, TextOptions, TextReader, Thousands};
-pub use write::{RowWriter, create};
+pub use write::{RowWriter, Values, create};
 
 /// Widest rows that are read: the widest layer.
 const COLUMNS_MAX: usize = crate::model::spec::WIDTH_MAX;

@@ -220,8 +220,8 @@ fn what_is_written_is_read_back() {
     for name in ["rows.csv", "rows.npy"] {
         let path = folder.path().join(name);
         let mut writer = create(&path.to_string_lossy(), None).expect("creates");
-        writer.write(&values[..2], 2).expect("writes");
-        writer.write(&values[2..], 2).expect("writes");
+        writer.write(values[..2].into(), 2).expect("writes");
+        writer.write(values[2..].into(), 2).expect("writes");
         writer.finish().expect("finishes");
         let (back, columns) = read_all(open(&path, &ReadOptions::default()).expect("opens")).expect("reads");
         assert_eq!(columns, 2);

@@ -1,125 +1,243 @@
-//! Rows to files: CSV, or NPY with 32-bit floats.
+//! Rows to files: CSV or NPY, and with the feature `arrow` Parquet. A file appears when it is whole.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
+use super::output::{Output, Spool};
 use super::{FileError, Format};
 
-/// Writes rows as they come.
+/// Numbers of an answer, as wide as they came.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Values<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// 64-bit floats.
+    F64(&'a [f64]),
+}
+
+impl Values<'_> {
+    /// How many numbers there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::F32(_) => Kind::F32,
+            Self::F64(_) => Kind::F64,
+        }
+    }
+
+    /// The number at a place, as the shortest text that reads back as the same number of its width.
+    pub fn text(&self, index: usize) -> String {
+        match self {
+            Self::F32(values) => values[index].to_string(),
+            Self::F64(values) => values[index].to_string(),
+        }
+    }
+}
+
+impl<'a> From<&'a [f32]> for Values<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self::F32(values)
+    }
+}
+
+impl<'a> From<&'a [f64]> for Values<'a> {
+    fn from(values: &'a [f64]) -> Self {
+        Self::F64(values)
+    }
+}
+
+/// The width of a file's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    F32,
+    F64,
+}
+
+/// Writes rows as they come. Dropped before [`RowWriter::finish`], it leaves the file as it was.
 pub trait RowWriter {
-    /// Appends rows, row-major.
-    fn write(&mut self, values: &[f32], columns: usize) -> Result<(), FileError>;
-    /// Completes the file.
+    /// Names the columns, where the format has names. Call it before the first rows; without it they are `column_1` and so
+    /// on.
+    fn set_names(&mut self, _names: &[String]) {}
+    /// Appends rows, row-major: all of one width, that of the first.
+    ///
+    /// # Errors
+    /// What the system says, or that the rows have another width than the first.
+    fn write(&mut self, values: Values<'_>, columns: usize) -> Result<(), FileError>;
+    /// Puts the whole file in its place.
+    ///
+    /// # Errors
+    /// What the system says.
     fn finish(self: Box<Self>) -> Result<(), FileError>;
 }
 
-/// Creates a file (`-`: standard output). The format is the one asked for, or that of the name: `.npy`, otherwise CSV.
+/// Creates a file (`-`: standard output). The format is the one asked for, or that of the name: `.npy` and `.parquet`,
+/// otherwise CSV.
+///
+/// # Errors
+/// If the format is none that is written, or nothing can be written there.
 pub fn create(path: &str, format: Option<Format>) -> Result<Box<dyn RowWriter>, FileError> {
-    let npy = path.rsplit_once('.').is_some_and(|(_, ending)| ending.eq_ignore_ascii_case("npy"));
-    match format.unwrap_or(if npy { Format::Npy } else { Format::Csv }) {
-        Format::Idx | Format::Parquet | Format::Arrow => {
-            Err(FileError::content(path, "rows are not written in this format", "csv or npy"))
-        }
-        Format::Csv => Ok(Box::new(CsvWriter { path: path.to_owned(), output: output(path)? })),
-        Format::Npy if path == "-" => Ok(Box::new(NpyBuffer::default())),
-        Format::Npy => {
-            let failed = |source| FileError::Io { path: path.to_owned(), source };
-            let mut file = File::create(path).map_err(failed)?;
-            // The number of rows is known at the end: the head is written again then.
-            file.write_all(&npy_head(0, 1)).map_err(failed)?;
-            Ok(Box::new(NpyWriter { path: path.to_owned(), output: BufWriter::new(file), rows: 0, columns: 1 }))
-        }
+    let format = match format {
+        Some(format) => format,
+        None => by_name(path)?,
+    };
+    match format {
+        Format::Csv => Ok(Box::new(CsvWriter { output: BufWriter::new(Output::create(path)?) })),
+        Format::Npy => Ok(Box::new(NpyWriter::create(path)?)),
+        #[cfg(feature = "arrow")]
+        Format::Parquet => super::arrow::create(Output::create(path)?),
+        _ => Err(FileError::content(path, "rows are not written in this format", WRITTEN)),
     }
 }
 
-fn output(path: &str) -> Result<Box<dyn Write>, FileError> {
-    if path == "-" {
-        return Ok(Box::new(BufWriter::new(io::stdout())));
+/// The formats that are written.
+const WRITTEN: &str = ".npy, .parquet or .csv";
+
+/// Formats that a name could mean and that are not written: CSV under such a name would deceive.
+const NOT_WRITTEN: [&str; 17] = [
+    "npz", "arrow", "feather", "ipc", "h5", "hdf5", "json", "jsonl", "ndjson", "safetensors", "pkl", "pickle", "xlsx",
+    "xls", "mat", "pt", "fvecs",
+];
+/// What packs files.
+const PACKED: [&str; 5] = ["gz", "zst", "bz2", "xz", "zip"];
+
+fn by_name(path: &str) -> Result<Format, FileError> {
+    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
+    let Some((_, ending)) = name.rsplit_once('.') else { return Ok(Format::Csv) };
+    match ending {
+        "npy" => Ok(Format::Npy),
+        "parquet" | "pq" => Ok(Format::Parquet),
+        _ if NOT_WRITTEN.contains(&ending) => {
+            Err(FileError::content(path, format!("rows are not written as .{ending}"), WRITTEN))
+        }
+        _ if PACKED.contains(&ending) => {
+            let expected = format!("{WRITTEN}, without compression: pack the file afterwards, or write to - and pipe");
+            Err(FileError::content(path, format!("rows are not written as .{ending}"), expected))
+        }
+        _ => Ok(Format::Csv),
     }
-    let file = File::create(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
-    Ok(Box::new(BufWriter::new(file)))
 }
 
 struct CsvWriter {
-    path: String,
-    output: Box<dyn Write>,
+    output: BufWriter<Output>,
 }
 
 impl RowWriter for CsvWriter {
-    fn write(&mut self, values: &[f32], columns: usize) -> Result<(), FileError> {
+    fn write(&mut self, values: Values<'_>, columns: usize) -> Result<(), FileError> {
+        use std::fmt::Write as _;
         let mut text = String::new();
-        for row in values.chunks(columns) {
-            for (i, value) in row.iter().enumerate() {
-                if i > 0 {
-                    text.push(',');
-                }
-                // The shortest text that reads back as the same bits.
-                text.push_str(&value.to_string());
-            }
-            text.push('\n');
+        for index in 0..values.len() {
+            // The shortest text that reads back as the same bits.
+            let _ = match values {
+                Values::F32(values) => write!(text, "{}", values[index]),
+                Values::F64(values) => write!(text, "{}", values[index]),
+            };
+            text.push(if (index + 1) % columns == 0 { '\n' } else { ',' });
         }
-        let failed = |source| FileError::Io { path: self.path.clone(), source };
-        self.output.write_all(text.as_bytes()).map_err(failed)
+        self.output.write_all(text.as_bytes()).map_err(FileError::io(self.output.get_ref().path()))
     }
-    fn finish(mut self: Box<Self>) -> Result<(), FileError> {
-        let Self { path, output } = &mut *self;
-        output.flush().map_err(|source| FileError::Io { path: path.clone(), source })
+
+    fn finish(self: Box<Self>) -> Result<(), FileError> {
+        finish(self.output)
     }
 }
 
+/// What is buffered goes out before the file takes its place.
+pub(super) fn finish(output: BufWriter<Output>) -> Result<(), FileError> {
+    let path = output.get_ref().path().to_owned();
+    output.into_inner().map_err(|error| FileError::Io { path, source: error.into_error() })?.finish()
+}
+
+/// The head of an array tells the number of rows, which is known at the end: the head is written again then.
 struct NpyWriter {
-    path: String,
-    output: BufWriter<File>,
+    body: Body,
     rows: u64,
     columns: usize,
+    kind: Option<Kind>,
+}
+
+enum Body {
+    File(BufWriter<Output>),
+    /// What cannot be written twice, a pipe for example, gets the rows when all of them are there.
+    Spooled(BufWriter<Spool>, Output),
+}
+
+impl NpyWriter {
+    fn create(path: &str) -> Result<Self, FileError> {
+        let output = Output::create(path)?;
+        let body = if output.is_file() {
+            let mut output = BufWriter::new(output);
+            output.write_all(&npy_head(Kind::F32, 0, 1)).map_err(FileError::io(path))?;
+            Body::File(output)
+        } else {
+            Body::Spooled(BufWriter::new(Spool::new().map_err(FileError::io(path))?), output)
+        };
+        Ok(Self { body, rows: 0, columns: 1, kind: None })
+    }
+
+    fn path(&self) -> &str {
+        match &self.body {
+            Body::File(output) => output.get_ref().path(),
+            Body::Spooled(_, output) => output.path(),
+        }
+    }
 }
 
 impl RowWriter for NpyWriter {
-    fn write(&mut self, values: &[f32], columns: usize) -> Result<(), FileError> {
+    fn write(&mut self, values: Values<'_>, columns: usize) -> Result<(), FileError> {
+        let kind = *self.kind.get_or_insert(values.kind());
+        if kind != values.kind() || self.rows > 0 && columns != self.columns {
+            return Err(FileError::content(self.path(), "rows of another width", "rows as before"));
+        }
         self.columns = columns;
         self.rows += (values.len() / columns.max(1)) as u64;
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.output.write_all(&bytes).map_err(|source| FileError::Io { path: self.path.clone(), source })
+        let bytes: Vec<u8> = match values {
+            Values::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Values::F64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        };
+        let written = match &mut self.body {
+            Body::File(output) => output.write_all(&bytes),
+            Body::Spooled(spool, _) => spool.write_all(&bytes),
+        };
+        written.map_err(FileError::io(self.path()))
     }
-    fn finish(mut self: Box<Self>) -> Result<(), FileError> {
-        let head = npy_head(self.rows, self.columns);
-        self.output
-            .seek(SeekFrom::Start(0))
-            .and_then(|_| self.output.write_all(&head))
-            .and_then(|()| self.output.flush())
-            .map_err(|source| FileError::Io { path: self.path.clone(), source })
-    }
-}
 
-/// Standard output cannot be written twice: the rows wait for their number.
-#[derive(Default)]
-struct NpyBuffer {
-    values: Vec<f32>,
-    columns: usize,
-}
-
-impl RowWriter for NpyBuffer {
-    fn write(&mut self, values: &[f32], columns: usize) -> Result<(), FileError> {
-        self.columns = columns;
-        self.values.extend_from_slice(values);
-        Ok(())
-    }
     fn finish(self: Box<Self>) -> Result<(), FileError> {
-        let columns = self.columns.max(1);
-        let mut bytes = npy_head((self.values.len() / columns) as u64, columns);
-        bytes.extend(self.values.iter().flat_map(|value| value.to_le_bytes()));
-        let mut output = io::stdout().lock();
-        output
-            .write_all(&bytes)
-            .and_then(|()| output.flush())
-            .map_err(|source| FileError::Io { path: "-".to_owned(), source })
+        let path = self.path().to_owned();
+        let head = npy_head(self.kind.unwrap_or(Kind::F32), self.rows, self.columns);
+        match self.body {
+            Body::File(mut output) => {
+                let written = output.seek(SeekFrom::Start(0)).and_then(|_| output.write_all(&head));
+                written.map_err(FileError::io(&path))?;
+                finish(output)
+            }
+            Body::Spooled(spool, mut output) => {
+                let spool = spool.into_inner().map_err(io::IntoInnerError::into_error);
+                let written = spool.and_then(|spool| output.write_all(&head).and_then(|()| spool.copy_to(&mut output)));
+                written.map_err(FileError::io(&path))?;
+                output.finish()
+            }
+        }
     }
 }
 
 /// The head of version 1, always of the same length.
-fn npy_head(rows: u64, columns: usize) -> Vec<u8> {
+fn npy_head(kind: Kind, rows: u64, columns: usize) -> Vec<u8> {
     const LENGTH: usize = 118;
-    let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let descr = match kind {
+        Kind::F32 => "<f4",
+        Kind::F64 => "<f8",
+    };
+    let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     let mut head = b"\x93NUMPY\x01\x00".to_vec();
     head.extend_from_slice(&(LENGTH as u16).to_le_bytes());
     head.extend_from_slice(format!("{dictionary:<width$}\n", width = LENGTH - 1).as_bytes());

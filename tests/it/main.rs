@@ -33,6 +33,7 @@ mod metrics;
 mod models;
 mod operating;
 mod orthonormalise;
+mod outputs;
 mod precision;
 mod reading;
 mod reflection;

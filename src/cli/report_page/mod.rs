@@ -9,11 +9,11 @@ mod figures;
 mod image;
 mod matrices;
 mod measured;
-mod output;
 mod page;
 mod scores;
 mod training;
 
+use std::io::Write;
 use std::path::Path;
 
 use serde_json::json;
@@ -21,12 +21,12 @@ use tonic::Code;
 
 use super::client::{Context, matrix, model_ref};
 use super::reading::{self, FirstRows, ReadArgs};
-use super::{CliError, report};
+use super::{CliError, report, writing};
+use crate::files::FileError;
 use crate::rpc::pb;
 use codes::ByLength;
 use image::ImageChoice;
 use measured::Measured;
-use output::Output;
 use scores::Scores;
 
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,7 @@ pub(super) struct ReportArgs {
     file: Option<String>,
     /// Where the page goes, replaced if it exists; - for standard output
     #[arg(short, long, value_name = "FILE")]
-    output: Output,
+    output: String,
     /// Rows are images of this size, for example 28x28; none: they are no images [default: seen from whether their length
     /// is a square of at least 64]
     #[arg(long, value_name = "WIDTHxHEIGHT", requires = "file")]
@@ -72,7 +72,7 @@ impl Facts {
 pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliError> {
     let model = model_ref(&args.model)?;
     // A page that cannot be written is better known before rows are sent.
-    args.output.check()?;
+    let mut output = writing::output("--output", &args.output)?;
     let mut client = context.models().await?;
     let request = pb::GetModelVersionRequest { model: Some(model) };
     let version = client.get_model_version(request).await?.into_inner().version.unwrap_or_default();
@@ -93,7 +93,9 @@ pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliEr
         facts.measured = Some(measured);
     }
     let page = page::page(&facts)?;
-    args.output.write(page.as_bytes())?;
+    let path = output.path().to_owned();
+    output.write_all(page.as_bytes()).map_err(|source| FileError::Io { path, source })?;
+    output.finish()?;
     told(context, &args.output, &facts, page.len());
     Ok(())
 }
@@ -121,13 +123,14 @@ fn file_name(path: Option<&str>) -> String {
     }
 }
 
-fn told(context: &Context, output: &Output, facts: &Facts, page_bytes: usize) {
+fn told(context: &Context, output: &str, facts: &Facts, page_bytes: usize) {
     let (name, version) = (&facts.version.name, facts.version.version);
     if context.json {
         let rows = facts.measured.as_ref().map(Measured::row_count);
-        let told = json!({ "model": name, "version": version, "rows": rows, "output": output.as_str(), "page_bytes": page_bytes });
-        eprintln!("{told}");
+        let told = json!({ "model": name, "version": version, "rows": rows, "output": output, "page_bytes": page_bytes });
+        note_line!("{told}");
     } else {
-        eprintln!("{output}: {name} version {version}, {}", report::bytes(page_bytes as u64));
+        let output = if output == "-" { "standard output" } else { output };
+        note_line!("{output}: {name} version {version}, {}", report::bytes(page_bytes as u64));
     }
 }

@@ -4,6 +4,7 @@ mod columns;
 mod ipc;
 mod parquet;
 mod position;
+mod write;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,6 +18,7 @@ use crate::model::Missing;
 
 pub(super) use self::ipc::open as ipc;
 pub(super) use self::parquet::open as parquet;
+pub(super) use self::write::create;
 
 /// What comes of a file in batches.
 trait Batches: Send {
