@@ -17,7 +17,7 @@ const SPARKLINE_WIDTH: usize = 40;
 pub(super) struct InspectArgs {
     /// NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows to measure on, the first 8 MiB of them: .csv, .npy, IDX (and .parquet, .arrow if built with them); - for
+    /// Rows to measure on, the first 8 MiB of them: .csv, .npy, .npz, .parquet, .jsonl and others (README); - for
     /// standard input
     file: Option<String>,
     /// Measure on the held-out rows that the version keeps: `halfhitch train --validation-sample ROWS`

@@ -123,9 +123,19 @@ fn tell(context: &Context, job: &pb::Job) {
         return;
     }
     out_line!("job {} for {}: {}", job.id, job.model_name, state(job));
-    out_line!("  rows: {} to train on, {} to test on, in {} chunks", job.row_count, job.test_row_count, job.chunk_count);
+    out_line!(
+        "  rows: {} to train on, {} to test on, in {} chunks",
+        job.row_count,
+        job.test_row_count,
+        job.chunk_count
+    );
     if let Some(progress) = &job.progress {
-        out_line!("  epoch {} of {}, training loss {:.4}", progress.epoch, progress.epoch_count, progress.training_loss);
+        out_line!(
+            "  epoch {} of {}, training loss {:.4}",
+            progress.epoch,
+            progress.epoch_count,
+            progress.training_loss
+        );
     }
     if job.version > 0 {
         out_line!("  published: {}@{}", job.model_name, job.version);

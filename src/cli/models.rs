@@ -294,7 +294,8 @@ async fn canonicalise(context: &Context, model: &str) -> Result<(), CliError> {
     }
     out_line!(
         "{} version {} is published: it reconstructs as {model} does, and its codes can be cut short",
-        version.name, version.version
+        version.name,
+        version.version
     );
     let whole: f64 = answer.code_variances.iter().sum();
     let mut sum = 0.0;
@@ -376,7 +377,10 @@ async fn alias(context: &Context, command: AliasCommand) -> Result<(), CliError>
                 pb::SetAliasRequest { name: name.clone(), alias: alias.clone(), version, expected_version: expected };
             let before = client.set_alias(request).await?.into_inner().previous_version;
             if context.json {
-                out_line!("{}", json!({ "name": name, "alias": alias, "version": version, "previous_version": before }));
+                out_line!(
+                    "{}",
+                    json!({ "name": name, "alias": alias, "version": version, "previous_version": before })
+                );
             } else {
                 let moved = if before == 0 { String::new() } else { format!(" (before: {before})") };
                 out_line!("{name}@{alias} is version {version} now{moved}");

@@ -38,10 +38,10 @@ pub(super) struct ReadArgs {
     /// CSV: the encoding of the text, such as utf-8, utf-16le or windows-1252 [default: seen from the file]
     #[arg(long, value_name = "NAME")]
     encoding: Option<TextEncoding>,
-    /// CSV, Parquet, Arrow: columns to take, in this order, by name or by number from 1 [default: all]
+    /// CSV, JSON Lines, Parquet, Arrow: columns to take, in this order, by name or by number from 1 [default: all]
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     columns: Vec<String>,
-    /// CSV, Parquet, Arrow: columns to leave out, likewise
+    /// CSV, JSON Lines, Parquet, Arrow: columns to leave out, likewise
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     drop_columns: Vec<String>,
     /// Values may be missing: NaN, and in CSV empty fields, NA, N/A, null, None, ?, - and the like, in Parquet and Arrow nulls
@@ -50,6 +50,9 @@ pub(super) struct ReadArgs {
     /// CSV: further marks of missing values, such as -999; implies --missing-values
     #[arg(long, value_delimiter = ',', value_name = "MARK,...", allow_hyphen_values = true)]
     missing_marks: Vec<String>,
+    /// The array to read of a .npz or safetensors file with several [default: the only one that could be rows]
+    #[arg(long, value_name = "NAME")]
+    array: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -59,6 +62,17 @@ enum FormatArg {
     Idx,
     Parquet,
     Arrow,
+    Npz,
+    Safetensors,
+    #[value(alias = "json")]
+    Jsonl,
+    Fvecs,
+    Bvecs,
+    Ivecs,
+    Fbin,
+    U8bin,
+    I8bin,
+    Words,
 }
 
 impl ReadArgs {
@@ -69,6 +83,16 @@ impl ReadArgs {
             FormatArg::Idx => Format::Idx,
             FormatArg::Parquet => Format::Parquet,
             FormatArg::Arrow => Format::Arrow,
+            FormatArg::Npz => Format::Npz,
+            FormatArg::Safetensors => Format::Safetensors,
+            FormatArg::Jsonl => Format::JsonLines,
+            FormatArg::Fvecs => Format::Fvecs,
+            FormatArg::Bvecs => Format::Bvecs,
+            FormatArg::Ivecs => Format::Ivecs,
+            FormatArg::Fbin => Format::Fbin,
+            FormatArg::U8bin => Format::U8bin,
+            FormatArg::I8bin => Format::I8bin,
+            FormatArg::Words => Format::WordVectors,
         });
         ReadOptions {
             format,
@@ -83,6 +107,7 @@ impl ReadArgs {
                 encoding: self.encoding,
                 missing_marks: self.missing_marks.clone(),
             },
+            array: self.array.clone(),
         }
     }
 
@@ -105,6 +130,16 @@ impl ReadArgs {
             Some(FormatArg::Idx) => pb::FileFormat::Idx,
             Some(FormatArg::Parquet) => pb::FileFormat::Parquet,
             Some(FormatArg::Arrow) => pb::FileFormat::Arrow,
+            Some(FormatArg::Npz) => pb::FileFormat::Npz,
+            Some(FormatArg::Safetensors) => pb::FileFormat::Safetensors,
+            Some(FormatArg::Jsonl) => pb::FileFormat::JsonLines,
+            Some(FormatArg::Fvecs) => pb::FileFormat::Fvecs,
+            Some(FormatArg::Bvecs) => pb::FileFormat::Bvecs,
+            Some(FormatArg::Ivecs) => pb::FileFormat::Ivecs,
+            Some(FormatArg::Fbin) => pb::FileFormat::Fbin,
+            Some(FormatArg::U8bin) => pb::FileFormat::U8bin,
+            Some(FormatArg::I8bin) => pb::FileFormat::I8bin,
+            Some(FormatArg::Words) => pb::FileFormat::WordVectors,
         };
         pb::ServerFiles {
             paths,
@@ -118,6 +153,7 @@ impl ReadArgs {
             thousands: self.thousands.map(String::from).unwrap_or_default(),
             encoding: self.encoding.map(String::from).unwrap_or_default(),
             missing_marks: self.missing_marks,
+            array: self.array.unwrap_or_default(),
         }
     }
 }

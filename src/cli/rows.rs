@@ -25,7 +25,7 @@ pub(super) const REQUESTS_MAX: usize = 4;
 pub(super) struct RowsArgs {
     /// NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows: .csv, .npy, IDX (and .parquet, .arrow if built with them), plain or gzip; - for standard input
+    /// Rows: .csv, .npy, .npz, .parquet, .jsonl and others (README), plain or packed; - for standard input
     file: String,
     #[command(flatten)]
     write: WriteArgs,
@@ -92,7 +92,7 @@ pub(super) struct ReconstructArgs {
 pub(super) struct ImputeArgs {
     /// NAME, NAME@VERSION or NAME@ALIAS, trained with --missing-values
     model: String,
-    /// Rows: .csv, .npy (and .parquet, .arrow if built with them), plain or gzip; - for standard input. NaN is missing, and in CSV
+    /// Rows: .csv, .npy, .parquet, .jsonl, plain or packed; - for standard input. NaN is missing, and in CSV
     /// an empty field, NA or null, in Parquet and Arrow a null
     file: String,
     #[command(flatten)]

@@ -21,7 +21,7 @@ use crate::rpc::pb;
 pub(super) struct ScoreArgs {
     /// NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows: .csv, .npy, IDX (and .parquet, .arrow if built with them), plain or gzip; - for standard input
+    /// Rows: .csv, .npy, .npz, .parquet, .jsonl and others (README), plain or packed; - for standard input
     file: String,
     /// Features to name for each row, those that contribute most; positive where the value is too great
     #[arg(long, value_name = "COUNT", default_value_t = 3)]
@@ -119,7 +119,9 @@ impl Lines {
         let Self { mut writer, path, .. } = self;
         let failed = |source| FileError::Io { path: path.clone(), source };
         writer.flush().map_err(failed)?;
-        let Ok(output) = writer.into_inner() else { return Err(CliError::Failed(format!("{path}: rows are left over"))) };
+        let Ok(output) = writer.into_inner() else {
+            return Err(CliError::Failed(format!("{path}: rows are left over")));
+        };
         Ok(output.into_inner().map_err(|error| failed(error.into_error()))?.finish()?)
     }
 }

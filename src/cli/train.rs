@@ -31,7 +31,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 pub(super) struct TrainArgs {
     /// The model to make a new version of
     name: String,
-    /// Training rows: .csv, .npy, IDX (and .parquet, .arrow if built with them), plain or gzip; - for standard input
+    /// Training rows: .csv, .npy, .npz, .parquet, .jsonl and others (README), plain or packed; - for standard input
     #[arg(required_unless_present = "server_files")]
     files: Vec<String>,
     /// Rows that are only measured on, never trained on

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Place, RowReader};
@@ -25,6 +25,10 @@ pub(super) enum Kind {
     F16,
     F32,
     F64,
+    /// One byte: 0, or anything else for 1.
+    Bool,
+    /// The upper half of an F32.
+    BF16,
 }
 
 /// A kind in an order of its bytes.
@@ -38,8 +42,8 @@ impl Encoding {
     /// Bytes of a number.
     pub(super) fn bytes(self) -> usize {
         match self.kind {
-            Kind::U8 | Kind::I8 => 1,
-            Kind::U16 | Kind::I16 | Kind::F16 => 2,
+            Kind::U8 | Kind::I8 | Kind::Bool => 1,
+            Kind::U16 | Kind::I16 | Kind::F16 | Kind::BF16 => 2,
             Kind::U32 | Kind::I32 | Kind::F32 => 4,
             Kind::U64 | Kind::I64 | Kind::F64 => 8,
         }
@@ -62,6 +66,8 @@ impl Encoding {
             Kind::F16 => f16::from_bits(bits as u16).to_f64(),
             Kind::F32 => f64::from(f32::from_bits(bits as u32)),
             Kind::F64 => f64::from_bits(bits),
+            Kind::Bool => f64::from(u8::from(bits != 0)),
+            Kind::BF16 => bf16::from_bits(bits as u16).to_f64(),
         }
     }
 }
@@ -146,6 +152,9 @@ impl RowReader for Binary {
     }
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
+    }
+    fn notes(&self) -> &[String] {
+        &self.input.notes
     }
     fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         let mut rows = 0;

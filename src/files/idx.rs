@@ -10,6 +10,11 @@ use super::{FileError, RowReader};
 /// Images have three dimensions; nobody needs more than this.
 const DIMENSIONS_MAX: usize = 8;
 
+/// Whether bytes begin as the format does: two zeros, a type of numbers, a number of dimensions.
+pub(super) fn is_magic(first: &[u8]) -> bool {
+    matches!(first, [0, 0, 0x08 | 0x09 | 0x0b..=0x0e, dimensions, ..] if (1..=DIMENSIONS_MAX).contains(&usize::from(*dimensions)))
+}
+
 pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
     let Input { path, stream, .. } = &mut input;
     let mut read = || -> Result<[u8; 4], FileError> {

@@ -1,94 +1,202 @@
-//! Bytes of a file: unpacked if they are gzip, and what they look like.
+//! Bytes of a file: unpacked, and what they look like.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 
-use super::{FileError, Format};
+use super::foreign::{self, Foreign};
+use super::region::Region;
+use super::{FileError, Format, words};
 use crate::model::Missing;
 
+/// Also what is looked at to see the format.
 const BUFFER_BYTES: usize = 1 << 16;
+/// What has no positions (a packed file, standard input) is kept in memory where positions are needed, up to this size.
+pub(super) const KEPT_BYTES_MAX: u64 = 256 << 20;
+/// Memory that unpacking may take: `xz -9` takes 64 MiB.
+const UNPACKING_KIB_MAX: u32 = 256 << 10;
+/// Compression within compression that is unpacked.
+const LAYERS_MAX: usize = 4;
 
 /// A file that is open.
 pub(super) struct Input {
     /// What it is called in errors.
     pub(super) path: String,
+    /// The name whose ending may tell the format: that of the file, or of the file in an archive.
+    pub(super) name: String,
     /// Its bytes, unpacked, from the first on.
     pub(super) stream: Box<dyn BufRead + Send>,
-    /// The file itself where its bytes are those of the stream: for formats that are not read from front to back.
-    pub(super) file: Option<File>,
+    /// The same bytes at any position, where they have positions.
+    pub(super) region: Option<Region>,
     /// Whether values may be missing.
     pub(super) missing: Missing,
     /// Whether the stream may pause for long: no more of it than its first lines is waited for.
     pub(super) live: bool,
+    /// What was decided so far.
+    pub(super) notes: Vec<String>,
+}
+
+/// What a file is by its first bytes or its name.
+pub(super) enum Seen {
+    Format(Format),
+    /// An archive, which may be `.npz` or hold one file.
+    Zip,
+    Foreign(&'static Foreign),
+    /// Neither text nor anything that is known.
+    Unknown,
+}
+
+/// How bytes are packed.
+#[derive(Clone, Copy)]
+enum Packing {
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+}
+
+impl Packing {
+    fn of(first: &[u8]) -> Option<Self> {
+        if first.starts_with(&[0x1f, 0x8b]) {
+            Some(Self::Gzip)
+        } else if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            Some(Self::Zstd)
+        } else if first.starts_with(b"BZh") && first.get(4..10) == Some(&[0x31, 0x41, 0x59, 0x26, 0x53, 0x59]) {
+            Some(Self::Bzip2)
+        } else if first.starts_with(b"\xfd7zXZ\0") {
+            Some(Self::Xz)
+        } else {
+            None
+        }
+    }
+
+    fn unpack(self, path: &str, packed: Box<dyn BufRead + Send>) -> Result<Box<dyn BufRead + Send>, FileError> {
+        let unpacked: Box<dyn Read + Send> = match self {
+            Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            Self::Zstd => Box::new(zstd::Decoder::with_buffer(packed).map_err(FileError::io(path))?),
+            Self::Bzip2 => Box::new(MultiBzDecoder::new(packed)),
+            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(packed, true, UNPACKING_KIB_MAX)),
+        };
+        Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, unpacked)))
+    }
 }
 
 impl Input {
     /// Opens a file; `name` is what it is called in errors.
     pub(super) fn open(name: &str, path: &Path) -> Result<Self, FileError> {
-        Self::of_file(name, File::open(path).map_err(FileError::io(name))?)
+        let file = File::open(path).map_err(FileError::io(name))?;
+        if file.metadata().is_ok_and(|data| data.is_dir()) {
+            return Err(FileError::content(name, "it is a folder", "a file"));
+        }
+        Self::of_file(name, file)
     }
 
     /// Takes a file that is open.
     pub(super) fn of_file(name: &str, file: File) -> Result<Self, FileError> {
         // Reading at a position is for files alone: a pipe has none.
         let again = file.metadata().is_ok_and(|data| data.is_file()).then(|| file.try_clone()).transpose();
-        let again = again.map_err(FileError::io(name))?;
-        Self::new(name, Box::new(file), again)
+        let region = again.and_then(|file| file.map(Region::of_file).transpose()).map_err(FileError::io(name))?;
+        Self::new(name, Box::new(file), region)
     }
 
     /// Takes what comes from a reader.
-    pub(super) fn new(path: &str, raw: Box<dyn Read + Send>, file: Option<File>) -> Result<Self, FileError> {
-        let mut raw = BufReader::with_capacity(BUFFER_BYTES, raw);
-        let is_gzip = raw.fill_buf().map_err(FileError::io(path))?.starts_with(&[0x1f, 0x8b]);
-        let stream: Box<dyn BufRead + Send> = if is_gzip {
-            Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(raw)))
-        } else {
-            Box::new(raw)
-        };
-        Ok(Self {
-            path: path.to_owned(),
-            stream,
-            file: file.filter(|_| !is_gzip),
-            missing: Missing::Refused,
-            live: false,
-        })
+    pub(super) fn new(path: &str, raw: Box<dyn Read + Send>, region: Option<Region>) -> Result<Self, FileError> {
+        let mut stream: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(BUFFER_BYTES, raw));
+        let mut region = region;
+        for _ in 0..LAYERS_MAX {
+            let first = stream.fill_buf().map_err(FileError::io(path))?;
+            let Some(packing) = Packing::of(first) else { break };
+            stream = packing.unpack(path, stream)?;
+            region = None;
+        }
+        let (path, name) = (path.to_owned(), path.to_owned());
+        Ok(Self { path, name, stream, region, missing: Missing::Refused, live: false, notes: Vec::new() })
     }
 
-    /// The format: by the first bytes, else by the name, else CSV.
-    pub(super) fn format(&mut self) -> Result<Format, FileError> {
-        let first = self.stream.fill_buf().map_err(FileError::io(&self.path))?;
+    /// The format: by the first bytes, else by the name, else CSV if they are text.
+    pub(super) fn seen(&mut self) -> Result<Seen, FileError> {
+        let (path, name) = (&self.path, &self.name);
+        let first = self.stream.fill_buf().map_err(FileError::io(path))?;
         if first.is_empty() {
-            return Err(FileError::content(&self.path, "it is empty", "rows"));
+            return Err(FileError::content(path, "it is empty", "rows"));
         }
-        Ok(by_bytes(first).or_else(|| by_name(&self.path)).unwrap_or(Format::Csv))
+        if let Some(seen) = by_bytes(first) {
+            return Ok(seen);
+        }
+        if let Some(foreign) = foreign::by_magic(first) {
+            return Ok(Seen::Foreign(foreign));
+        }
+        if let Some(format) = by_name(name) {
+            return Ok(Seen::Format(format));
+        }
+        if let Some(foreign) = foreign::of(first, name) {
+            return Ok(Seen::Foreign(foreign));
+        }
+        if let Some(format) = words::seen(first) {
+            return Ok(Seen::Format(format));
+        }
+        Ok(if foreign::is_binary(first) { Seen::Unknown } else { Seen::Format(Format::Csv) })
+    }
+
+    /// Its bytes at any position; kept in memory if they come as a stream.
+    pub(super) fn positions(&mut self, what: &str) -> Result<Region, FileError> {
+        if let Some(region) = &self.region {
+            return Ok(region.clone());
+        }
+        let mut bytes = Vec::new();
+        let mut taken = (&mut self.stream).take(KEPT_BYTES_MAX + 1);
+        taken.read_to_end(&mut bytes).map_err(FileError::io(&self.path))?;
+        if bytes.len() as u64 > KEPT_BYTES_MAX {
+            let got = format!("it is {what}, packed or from a stream, of more than {KEPT_BYTES_MAX} bytes");
+            return Err(FileError::content(&self.path, got, "a plain file: unpack it first"));
+        }
+        let region = Region::of_bytes(bytes);
+        self.region = Some(region.clone());
+        Ok(region)
     }
 }
 
-fn by_bytes(first: &[u8]) -> Option<Format> {
+fn by_bytes(first: &[u8]) -> Option<Seen> {
     if first.starts_with(b"\x93NUMPY") {
-        Some(Format::Npy)
+        Some(Seen::Format(Format::Npy))
     } else if first.starts_with(b"PAR1") || first.starts_with(b"PARE") {
-        Some(Format::Parquet)
-    } else if first.starts_with(b"ARROW1") || first.starts_with(b"FEA1") || first.starts_with(&[0xff; 4]) {
-        Some(Format::Arrow)
-    } else if first.starts_with(&[0, 0]) || first == [0] {
-        Some(Format::Idx)
+        Some(Seen::Format(Format::Parquet))
+    } else if first.starts_with(b"ARROW1") || first.starts_with(&[0xff; 4]) {
+        Some(Seen::Format(Format::Arrow))
+    } else if first.starts_with(b"PK\x03\x04") || first.starts_with(b"PK\x05\x06") {
+        Some(Seen::Zip)
+    } else if super::idx::is_magic(first) {
+        Some(Seen::Format(Format::Idx))
+    } else if super::safetensors::is_start(first) {
+        Some(Seen::Format(Format::Safetensors))
+    } else if super::json::is_start(first) {
+        Some(Seen::Format(Format::JsonLines))
     } else {
         None
     }
 }
 
-/// By what the name ends with, but for `.gz`.
-fn by_name(path: &str) -> Option<Format> {
-    let path = path.to_ascii_lowercase();
-    let (_, ending) = path.strip_suffix(".gz").unwrap_or(&path).rsplit_once('.')?;
+/// By what the name ends with, but for a packing.
+fn by_name(name: &str) -> Option<Format> {
+    let name = name.to_ascii_lowercase();
+    let plain = [".gz", ".zst", ".zstd", ".bz2", ".xz"].iter().find_map(|ending| name.strip_suffix(ending));
+    let (_, ending) = plain.unwrap_or(&name).rsplit_once('.')?;
     match ending {
         "npy" => Some(Format::Npy),
+        "npz" => Some(Format::Npz),
         "parquet" => Some(Format::Parquet),
         "arrow" | "arrows" | "feather" | "ipc" => Some(Format::Arrow),
+        "safetensors" => Some(Format::Safetensors),
+        "json" | "jsonl" | "ndjson" => Some(Format::JsonLines),
+        "fvecs" => Some(Format::Fvecs),
+        "bvecs" => Some(Format::Bvecs),
+        "ivecs" => Some(Format::Ivecs),
+        "fbin" => Some(Format::Fbin),
+        "u8bin" => Some(Format::U8bin),
+        "i8bin" => Some(Format::I8bin),
         _ => None,
     }
 }

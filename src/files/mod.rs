@@ -1,18 +1,27 @@
-//! Rows in files: CSV, NPY, IDX, and with the feature `arrow` Parquet and Arrow IPC. Read from front to back, a few rows
-//! in memory at a time, so that a file may be larger than that.
+//! Rows in files: text tables, arrays, vectors, JSON Lines, and with the feature `arrow` Parquet and Arrow IPC; each plain
+//! or packed. Read from front to back, a few rows in memory at a time, so that a file may be larger than that.
 
+mod archive;
 #[cfg(feature = "arrow")]
 mod arrow;
 mod binary;
+mod choice;
 mod error;
 pub mod folder;
+mod foreign;
 mod idx;
 mod input;
+mod json;
 mod npy;
 pub mod output;
+mod region;
+mod safetensors;
 mod select;
+mod shape;
 pub mod table;
 mod turned;
+mod vecs;
+mod words;
 mod write;
 
 use std::fmt::Write as _;
@@ -24,8 +33,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Missing;
 
+use archive::Content;
+use binary::Kind;
 pub use error::{FileError, Place};
-use input::Input;
+use input::{Input, Seen};
 pub use table::{Decimal, DialectError, Separator, TextEncoding, TextOptions, TextReader, Thousands};
 pub use write::{RowWriter, Values, create};
 
@@ -38,7 +49,7 @@ const COLUMNS_MAX: usize = crate::model::spec::WIDTH_MAX;
 pub enum Format {
     /// A table of text: CSV and its relatives, with or without names of columns.
     Csv,
-    /// NumPy's array file, two-dimensional.
+    /// NumPy's array file; dimensions after the first are flattened.
     Npy,
     /// The format of MNIST: images are flattened.
     Idx,
@@ -46,6 +57,26 @@ pub enum Format {
     Parquet,
     /// Apache Arrow's inter-process format, as a file (also known as Feather 2) or as a stream.
     Arrow,
+    /// NumPy's archive of arrays.
+    Npz,
+    /// safetensors: one of its tensors.
+    Safetensors,
+    /// JSON Lines: an array of numbers or an object a row; also one array of such rows.
+    JsonLines,
+    /// Rows of 32-bit floats, each behind its length.
+    Fvecs,
+    /// Rows of bytes, each behind its length.
+    Bvecs,
+    /// Rows of 32-bit whole numbers, each behind its length.
+    Ivecs,
+    /// Rows of 32-bit floats behind their number and length.
+    Fbin,
+    /// Rows of bytes behind their number and length.
+    U8bin,
+    /// Rows of signed bytes behind their number and length.
+    I8bin,
+    /// Word vectors of GloVe, fastText or word2vec.
+    WordVectors,
 }
 
 /// How to read.
@@ -67,6 +98,9 @@ pub struct ReadOptions {
     /// CSV: separator, decimal mark, encoding and the like, where they are not to be seen from the file.
     #[serde(default)]
     pub text: TextOptions,
+    /// The array to read of a file with several (`.npz`, safetensors); otherwise the only one that could be rows.
+    #[serde(default)]
+    pub array: Option<String>,
 }
 
 impl ReadOptions {
@@ -122,7 +156,7 @@ pub fn needs_f64(values: &[f64]) -> bool {
     })
 }
 
-/// Opens a file, whatever of the formats it has, plain or gzip.
+/// Opens a file, whatever of the formats it has, plain or packed.
 pub fn open(path: &Path, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
     choose(Input::open(&path.display().to_string(), path)?, options)
 }
@@ -179,16 +213,56 @@ fn choose(input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, Fil
 
 fn choose_table(mut input: Input, options: &ReadOptions) -> Result<Table, FileError> {
     input.missing = options.missing();
-    let seen = input.format()?;
-    let format = options.format.unwrap_or(seen);
-    if options.names_columns() && matches!(format, Format::Npy | Format::Idx) {
-        let got = "columns are chosen, but it has one array";
-        return Err(FileError::content(&input.path, got, "CSV, Parquet or Arrow for that"));
+    let seen = input.seen()?;
+    let format = match (options.format, seen) {
+        // Whatever is asked for, it is in the archive.
+        (asked, Seen::Zip) => match archive::open(&mut input)? {
+            Content::Arrays(arrays) if asked.is_none_or(|format| format == Format::Npz) => {
+                refuse_columns(&input, options)?;
+                return archive::npz(&arrays, input, options).map(Table::Other);
+            }
+            Content::Arrays(_) => {
+                return Err(FileError::content(
+                    &input.path,
+                    "it is a zip archive of arrays",
+                    "the format npz for that",
+                ));
+            }
+            Content::One(only) => {
+                input = *only;
+                match (asked, input.seen()?) {
+                    (Some(format), _) | (None, Seen::Format(format)) => format,
+                    (None, other) => return Err(refusal(&mut input, &other)),
+                }
+            }
+        },
+        (Some(format), _) | (None, Seen::Format(format)) => format,
+        (None, other) => return Err(refusal(&mut input, &other)),
+    };
+    if options.array.is_some() && !matches!(format, Format::Npz | Format::Safetensors) {
+        let got = "an array is chosen, but its format has no names for arrays";
+        return Err(FileError::content(&input.path, got, ".npz or safetensors for that"));
+    }
+    if !matches!(format, Format::Csv | Format::Parquet | Format::Arrow | Format::JsonLines) {
+        refuse_columns(&input, options)?;
     }
     let reader = match format {
         Format::Csv => return Ok(Table::Text(Box::new(table::open(input, options)?))),
         Format::Npy => npy::open(input),
         Format::Idx => idx::open(input),
+        Format::Npz => {
+            let got = "it is no zip archive";
+            Err(FileError::content(&input.path, got, "the archive that numpy.savez writes"))
+        }
+        Format::Safetensors => safetensors::open(input, options),
+        Format::JsonLines => json::open(input, options),
+        Format::Fvecs => vecs::open(input, Kind::F32),
+        Format::Bvecs => vecs::open(input, Kind::U8),
+        Format::Ivecs => vecs::open(input, Kind::I32),
+        Format::Fbin => vecs::open_counted(input, Kind::F32),
+        Format::U8bin => vecs::open_counted(input, Kind::U8),
+        Format::I8bin => vecs::open_counted(input, Kind::I8),
+        Format::WordVectors => words::open(input),
         #[cfg(feature = "arrow")]
         Format::Parquet => arrow::parquet(input, options),
         #[cfg(feature = "arrow")]
@@ -199,6 +273,27 @@ fn choose_table(mut input: Input, options: &ReadOptions) -> Result<Table, FileEr
         Format::Arrow => Err(FileError::NotBuiltIn { path: input.path, format: "Arrow IPC" }),
     };
     reader.map(Table::Other)
+}
+
+/// Arrays have no columns to choose by name.
+fn refuse_columns(input: &Input, options: &ReadOptions) -> Result<(), FileError> {
+    if options.names_columns() {
+        let got = "columns are chosen, but it has one array";
+        return Err(FileError::content(&input.path, got, "CSV, JSON Lines, Parquet or Arrow for that"));
+    }
+    Ok(())
+}
+
+/// Why something that is no table is not read.
+fn refusal(input: &mut Input, seen: &Seen) -> FileError {
+    match seen {
+        Seen::Foreign(foreign) => foreign.refusal(&input.path),
+        Seen::Zip => FileError::content(&input.path, "it is a zip archive in a zip archive", "a table: unpack it"),
+        Seen::Unknown | Seen::Format(_) => match input.stream.fill_buf() {
+            Ok(first) => foreign::unknown(&input.path, first),
+            Err(source) => FileError::Io { path: input.path.clone(), source },
+        },
+    }
 }
 
 #[cfg(test)]

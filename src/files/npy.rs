@@ -5,46 +5,72 @@ use std::io::Read;
 use super::binary::{Binary, Encoding, Kind, check_shape};
 use super::input::Input;
 use super::turned::Turned;
-use super::{FileError, RowReader};
+use super::{FileError, RowReader, shape};
 
 /// Longer than any header of a plain array.
 const HEADER_BYTES_MAX: usize = 1 << 16;
+/// What is shown of a type.
+const SHOWN_CHARACTERS_MAX: usize = 60;
+
+/// What stands before the numbers.
+struct Header {
+    descr: String,
+    fortran: bool,
+    shape: Vec<u64>,
+    /// Where the numbers begin.
+    start: u64,
+}
 
 pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
-    let (header, start) = header(&mut input)?;
-    let path = input.path.as_str();
-    let encoding = encoding(path, value(path, &header, "descr")?)?;
-    let fortran = match value(path, &header, "fortran_order")? {
-        "False" => false,
-        "True" => true,
-        other => return Err(FileError::content(path, format!("fortran_order is {other}"), "True or False")),
-    };
-    let shape = value(path, &header, "shape")?;
-    let numbers: Option<Vec<u64>> = shape
-        .trim_start_matches('(')
-        .trim_end_matches(')')
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .map(|part| part.parse().ok())
-        .collect();
-    let (rows, columns) = match numbers.as_deref() {
-        Some([rows, columns]) => (*rows, *columns),
-        Some([count]) => {
-            let got = format!("it is one row of numbers (shape ({count},))");
-            return Err(FileError::content(path, got, "two dimensions: save it with reshape(-1, d)"));
-        }
-        _ => return Err(FileError::content(path, format!("its shape is {shape}"), "(rows, columns)")),
-    };
-    let columns = check_shape(path, rows, columns)?;
-    if fortran {
-        return Ok(Box::new(Turned::new(input, start, encoding, columns, rows)?));
+    let header = Header::read(&mut input)?;
+    let path = input.path.clone();
+    let encoding = encoding(&path, &header.descr)?;
+    let (rows, columns) = shape::rows_and_columns(&path, &header.shape, &mut input.notes)?;
+    let columns = check_shape(&path, rows, columns)?;
+    if header.fortran {
+        let places = (header.shape.len() > 2).then(|| shape::column_major_places(&header.shape[1..]));
+        return Ok(Box::new(Turned::new(input, header.start, encoding, columns, rows, places)?));
     }
     Ok(Box::new(Binary::new(input, encoding, columns, rows)))
 }
 
+/// The type and shape of an array, for people, and whether it could be rows.
+pub(super) fn describe(input: &mut Input) -> Result<(String, bool), FileError> {
+    let header = Header::read(input)?;
+    let shown = format!("{} {}", shown(&header.descr), shape::shown(&header.shape));
+    Ok((shown, encoding(&input.path, &header.descr).is_ok() && header.shape.len() >= 2))
+}
+
+fn shown(descr: &str) -> String {
+    descr.trim_matches(['\'', '"']).chars().take(SHOWN_CHARACTERS_MAX).collect()
+}
+
+impl Header {
+    fn read(input: &mut Input) -> Result<Self, FileError> {
+        let (text, start) = text(input)?;
+        let path = input.path.as_str();
+        let fortran = match value(path, &text, "fortran_order")? {
+            "False" => false,
+            "True" => true,
+            other => {
+                return Err(FileError::content(path, format!("fortran_order is {}", shown(other)), "True or False"));
+            }
+        };
+        let shape = value(path, &text, "shape")?;
+        // Python 2 wrote 10L.
+        let size = |part: &str| part.strip_suffix('L').unwrap_or(part).parse::<u64>().ok();
+        let sizes = shape.strip_prefix('(').and_then(|shape| shape.strip_suffix(')')).and_then(|shape| {
+            shape.split(',').map(str::trim).filter(|part| !part.is_empty()).map(size).collect::<Option<Vec<u64>>>()
+        });
+        let sizes = sizes.ok_or_else(|| {
+            FileError::content(path, format!("its shape is {}", shown(shape)), "whole numbers, such as (rows, columns)")
+        })?;
+        Ok(Self { descr: value(path, &text, "descr")?.to_owned(), fortran, shape: sizes, start })
+    }
+}
+
 /// The dictionary behind the magic string, and where the numbers begin.
-fn header(input: &mut Input) -> Result<(String, u64), FileError> {
+fn text(input: &mut Input) -> Result<(String, u64), FileError> {
     let Input { path, stream, .. } = input;
     let mut read = |bytes: &mut [u8]| stream.read_exact(bytes).map_err(FileError::short(path, "its header"));
     let mut start = [0; 8];
@@ -75,27 +101,62 @@ fn header(input: &mut Input) -> Result<(String, u64), FileError> {
     }
     let mut header = vec![0; length];
     read(&mut header)?;
-    let header = String::from_utf8(header).map_err(|_| FileError::content(path, "its header is no text", "UTF-8"))?;
+    // Versions 1 and 2 are Latin-1; the names of a structured array may have other letters than ASCII.
+    let header = String::from_utf8(header)
+        .unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect::<String>());
     Ok((header, begins + length as u64))
 }
 
 /// The value of a key of the dictionary, as written.
 fn value<'a>(path: &str, header: &'a str, key: &str) -> Result<&'a str, FileError> {
     let missing = || FileError::content(path, format!("its header has no {key:?}"), "descr, fortran_order and shape");
-    let (_, rest) = header.split_once(&format!("'{key}'")).ok_or_else(missing)?;
-    let rest = rest.trim_start().strip_prefix(':').ok_or_else(missing)?.trim_start();
+    // A structured array may have a column of that name: that of the dictionary is outside of the brackets.
+    let (mut depth, mut found) = (0usize, None);
+    let quoted = format!("'{key}'");
+    for (at, letter) in header.char_indices() {
+        match letter {
+            '[' | '(' => depth += 1,
+            ']' | ')' => depth = depth.saturating_sub(1),
+            '\'' if depth == 0 && header[at..].starts_with(&quoted) => {
+                found = header[at + quoted.len()..].trim_start().strip_prefix(':');
+                if found.is_some() {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    let rest = found.ok_or_else(missing)?.trim_start();
     let end = match rest.chars().next() {
         Some('(') => rest.find(')').map(|end| end + 1),
+        Some('[') => closing(rest),
         Some(quote @ ('\'' | '"')) => rest[1..].find(quote).map(|end| end + 2),
         _ => rest.find([',', '}']),
     };
     Ok(rest[..end.ok_or_else(missing)?].trim())
 }
 
+/// Behind the bracket that closes the first.
+fn closing(text: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '[' => depth += 1,
+            ']' if depth == 1 => return Some(at + 1),
+            ']' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
 fn encoding(path: &str, descr: &str) -> Result<Encoding, FileError> {
     let text = descr.trim_matches(['\'', '"']);
-    let unknown =
-        || FileError::content(path, format!("its numbers are {descr}"), "f2, f4, f8, or whole numbers of 1 to 8 bytes");
+    let unknown = || {
+        let (name, python) = other_type(text);
+        let expected = format!("bool, f2, f4, f8, or whole numbers of 1 to 8 bytes{python}");
+        FileError::content(path, format!("its numbers are {name} ({})", shown(descr)), expected)
+    };
     let (order, kind) = text.split_at_checked(1).ok_or_else(unknown)?;
     let big_endian = match order {
         "<" | "|" => false,
@@ -104,6 +165,7 @@ fn encoding(path: &str, descr: &str) -> Result<Encoding, FileError> {
         _ => return Err(unknown()),
     };
     let kind = match kind {
+        "b1" => Kind::Bool,
         "u1" => Kind::U8,
         "i1" => Kind::I8,
         "u2" => Kind::U16,
@@ -118,4 +180,31 @@ fn encoding(path: &str, descr: &str) -> Result<Encoding, FileError> {
         _ => return Err(unknown()),
     };
     Ok(Encoding { kind, big_endian })
+}
+
+/// What a type that is not read is called, and how Python converts an array `a` of it.
+fn other_type(descr: &str) -> (&'static str, &'static str) {
+    if descr.starts_with('[') {
+        return (
+            "records with named fields",
+            ". To convert it: numpy.save('rows.npy', numpy.lib.recfunctions.structured_to_unstructured(a))",
+        );
+    }
+    let kind = descr.trim_start_matches(['<', '>', '|', '=']);
+    match kind.chars().next() {
+        Some('O') => (
+            "Python objects",
+            ". To convert it: a = numpy.load(FILE, allow_pickle=True); numpy.save('rows.npy', numpy.array(a.tolist(), dtype='f8'))",
+        ),
+        Some('c') => ("complex numbers", ". To convert it: numpy.save('rows.npy', numpy.hstack([a.real, a.imag]))"),
+        Some('U' | 'S' | 'a') => {
+            ("texts", ". To convert it, if the texts are numbers: numpy.save('rows.npy', a.astype('f8'))")
+        }
+        Some('f' | 'g') => ("floats of another size", ". To convert it: numpy.save('rows.npy', a.astype('f8'))"),
+        Some('M' | 'm') => {
+            ("dates or times", ". To convert it: numpy.save('rows.npy', a.astype('datetime64[s]').astype('f8'))")
+        }
+        Some('V') => ("raw bytes", ". To convert it: numpy.save('rows.npy', a.view('f4')), if they are such numbers"),
+        _ => ("of an unknown type", ""),
+    }
 }

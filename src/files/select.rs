@@ -10,7 +10,6 @@ impl ReadOptions {
 
     /// The columns to keep, of `count`, in the order in which they are given. `names` is empty where there are none; a
     /// name is stronger than a number, and one that several columns have names none of them.
-    #[cfg(feature = "arrow")]
     pub(super) fn kept(&self, path: &str, names: &[String], count: usize) -> Result<Vec<usize>, FileError> {
         self.kept_of_table(path, names, names, count)
     }

@@ -1,23 +1,20 @@
 //! Column-major numbers, read as rows: some rows of every column at a time.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 
 use super::binary::{Encoding, Kind, check_values};
-use super::input::Input;
+use super::input::{Input, KEPT_BYTES_MAX};
+use super::region::Region;
 use super::{FileError, RowReader};
 use crate::model::Missing;
 
 /// Numbers that are turned at a time: enough for long reads, little beside a model in training.
 const TILE_BYTES: usize = 32 << 20;
-/// What has no positions (a gzip stream, standard input) is kept whole, up to this size.
-const KEPT_BYTES_MAX: u64 = 256 << 20;
 
 /// Columns, one after the other.
 enum Columns {
-    /// In a file, from a byte on.
-    File(File, u64),
+    /// At any position, from a byte on.
+    Positions(Region, u64),
     /// In memory.
     Kept(Vec<u8>),
 }
@@ -36,18 +33,23 @@ pub(super) struct Turned {
     missing: Missing,
     /// Bytes of a column's part.
     part: Vec<u8>,
+    /// Of a flattened row: which column of the file each of its numbers is; nothing where they are in order.
+    places: Option<Vec<u32>>,
+    notes: Vec<String>,
 }
 
 impl Turned {
-    /// `rows` x `columns` numbers follow in `input`, of which `start` bytes were read.
+    /// `rows` x `columns` numbers follow in `input`, of which `start` bytes were read. `places`: which column of the file
+    /// each number of a row is, where they are not in order.
     pub(super) fn new(
         input: Input,
         start: u64,
         encoding: Encoding,
         columns: usize,
         rows: u64,
+        places: Option<Vec<u32>>,
     ) -> Result<Self, FileError> {
-        let (path, missing) = (input.path, input.missing);
+        let (path, missing, notes) = (input.path, input.missing, input.notes);
         let expected = rows.checked_mul((columns * encoding.bytes()) as u64);
         let expected = expected.ok_or_else(|| {
             FileError::content(&path, format!("its shape is {rows} x {columns}"), "a size that a file can have")
@@ -56,12 +58,12 @@ impl Turned {
             let got = format!("{bytes} bytes follow its header");
             FileError::content(&path, got, format!("{expected} for the {rows} x {columns} numbers that it promises"))
         };
-        let source = if let Some(file) = input.file {
-            let bytes = file.metadata().map_err(FileError::io(&path))?.len().saturating_sub(start);
+        let source = if let Some(region) = input.region {
+            let bytes = region.length().saturating_sub(start);
             if bytes != expected {
                 return Err(got(bytes.to_string()));
             }
-            Columns::File(file, start)
+            Columns::Positions(region, start)
         } else {
             if expected > KEPT_BYTES_MAX {
                 return Err(FileError::content(
@@ -81,7 +83,7 @@ impl Turned {
             Columns::Kept(bytes)
         };
         let (tile, part) = (Vec::new(), Vec::new());
-        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_done: 0, missing, part })
+        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_done: 0, missing, part, places, notes })
     }
 
     /// Turns the next rows; false at the end.
@@ -93,12 +95,13 @@ impl Turned {
         self.tile.resize(rows * self.columns, 0.0);
         self.next = 0;
         for column in 0..self.columns {
-            let first = (column as u64 * self.rows + self.rows_done) * size as u64;
+            let in_file = self.places.as_ref().map_or(column as u64, |places| u64::from(places[column]));
+            let first = (in_file * self.rows + self.rows_done) * size as u64;
             let part = match &self.source {
                 Columns::Kept(bytes) => &bytes[first as usize..][..rows * size],
-                Columns::File(file, start) => {
+                Columns::Positions(region, start) => {
                     self.part.resize(rows * size, 0);
-                    let read = file.read_exact_at(&mut self.part, start + first);
+                    let read = region.read_exact_at(&mut self.part, start + first);
                     read.map_err(FileError::short(&self.path, "its numbers"))?;
                     &self.part
                 }
@@ -122,6 +125,9 @@ impl RowReader for Turned {
     }
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
+    }
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
     fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         let mut rows = 0;

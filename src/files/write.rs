@@ -104,8 +104,23 @@ const WRITTEN: &str = ".npy, .parquet or .csv";
 
 /// Formats that a name could mean and that are not written: CSV under such a name would deceive.
 const NOT_WRITTEN: [&str; 17] = [
-    "npz", "arrow", "feather", "ipc", "h5", "hdf5", "json", "jsonl", "ndjson", "safetensors", "pkl", "pickle", "xlsx",
-    "xls", "mat", "pt", "fvecs",
+    "npz",
+    "arrow",
+    "feather",
+    "ipc",
+    "h5",
+    "hdf5",
+    "json",
+    "jsonl",
+    "ndjson",
+    "safetensors",
+    "pkl",
+    "pickle",
+    "xlsx",
+    "xls",
+    "mat",
+    "pt",
+    "fvecs",
 ];
 /// What packs files.
 const PACKED: [&str; 5] = ["gz", "zst", "bz2", "xz", "zip"];

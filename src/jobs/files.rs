@@ -95,8 +95,8 @@ impl ServerFiles {
         if got > FILES_MAX {
             return Err(ServerFilesError::TooMany { got });
         }
-        let ReadOptions { columns: taken, drop_columns: dropped, .. } = &self.options;
-        let texts = [&self.paths, &self.test_paths, taken, dropped].into_iter().flatten();
+        let ReadOptions { columns: taken, drop_columns: dropped, array, .. } = &self.options;
+        let texts = [&self.paths, &self.test_paths, taken, dropped].into_iter().flatten().chain(array);
         let got = texts.map(|text| text.len() + 1).sum();
         if got > TEXT_BYTES_MAX {
             return Err(ServerFilesError::TooLong { got });

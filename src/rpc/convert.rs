@@ -380,7 +380,7 @@ fn text_options(files: &pb::ServerFiles, missing_values: bool) -> Result<TextOpt
 /// The files to read rows from, in which values may be missing.
 pub fn server_files(files: pb::ServerFiles, missing_values: bool) -> Result<ServerFiles, ServiceError> {
     let text = text_options(&files, missing_values)?;
-    let pb::ServerFiles { paths, test_paths, format, header, columns, drop_columns, .. } = files;
+    let pb::ServerFiles { paths, test_paths, format, header, columns, drop_columns, array, .. } = files;
     let format = match pb::FileFormat::try_from(format).map_err(|_| unknown_enum("spec.files.format", format))? {
         pb::FileFormat::Unspecified => None,
         pb::FileFormat::Csv => Some(FileFormat::Csv),
@@ -388,11 +388,22 @@ pub fn server_files(files: pb::ServerFiles, missing_values: bool) -> Result<Serv
         pb::FileFormat::Idx => Some(FileFormat::Idx),
         pb::FileFormat::Parquet => Some(FileFormat::Parquet),
         pb::FileFormat::Arrow => Some(FileFormat::Arrow),
+        pb::FileFormat::Npz => Some(FileFormat::Npz),
+        pb::FileFormat::Safetensors => Some(FileFormat::Safetensors),
+        pb::FileFormat::JsonLines => Some(FileFormat::JsonLines),
+        pb::FileFormat::Fvecs => Some(FileFormat::Fvecs),
+        pb::FileFormat::Bvecs => Some(FileFormat::Bvecs),
+        pb::FileFormat::Ivecs => Some(FileFormat::Ivecs),
+        pb::FileFormat::Fbin => Some(FileFormat::Fbin),
+        pb::FileFormat::U8bin => Some(FileFormat::U8bin),
+        pb::FileFormat::I8bin => Some(FileFormat::I8bin),
+        pb::FileFormat::WordVectors => Some(FileFormat::WordVectors),
     };
+    let array = Some(array).filter(|array| !array.is_empty());
     Ok(ServerFiles {
         paths,
         test_paths,
-        options: ReadOptions { format, header, columns, drop_columns, missing_values, text },
+        options: ReadOptions { format, header, columns, drop_columns, missing_values, text, array },
     })
 }
 
@@ -670,7 +681,7 @@ mod tests {
         ] {
             check_field(server_files(files, false), &format!("spec.files.{field}"));
         }
-        check_field(server_files(pb::ServerFiles { format: 9, ..Default::default() }, false), "spec.files.format");
+        check_field(server_files(pb::ServerFiles { format: 99, ..Default::default() }, false), "spec.files.format");
     }
 
     #[test]

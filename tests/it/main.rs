@@ -13,6 +13,7 @@ mod canonical;
 mod changes;
 mod choices;
 mod cli;
+mod containers;
 mod r#continue;
 mod crash;
 mod damage;

@@ -252,12 +252,7 @@ fn after_an_error_the_old_file_is_there_or_none() {
     let mut rows = many();
     rows[FEATURES * 90_000] = f32::NAN;
     csv(&place.at("broken.csv"), FEATURES, &rows);
-    let commands = [
-        &["encode"][..],
-        &["reconstruct"],
-        &["reconstruct", "--errors", "errors.csv"],
-        &["score"],
-    ];
+    let commands = [&["encode"][..], &["reconstruct"], &["reconstruct", "--errors", "errors.csv"], &["score"]];
     for command in commands {
         for output in ["new.csv", "new.npy", "old.csv"] {
             fs::write(place.at("old.csv"), "old").expect("writes");
@@ -389,8 +384,7 @@ fn a_closed_pipe_ends_every_command_quietly() {
                 command.args(["--server", &url]);
             }
             command.args(json.then_some("--json")).args(args);
-            let mut child =
-                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
             // Nobody reads a byte.
             drop(child.stdout.take());
             let mut errors = String::new();

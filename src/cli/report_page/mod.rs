@@ -36,7 +36,7 @@ use scores::Scores;
 pub(super) struct ReportArgs {
     /// NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows to measure on, the first 8 MiB of them: .csv, .npy, IDX (and .parquet, .arrow if built with them); - for
+    /// Rows to measure on, the first 8 MiB of them: .csv, .npy, .npz, .parquet, .jsonl and others (README); - for
     /// standard input
     file: Option<String>,
     /// Where the page goes, replaced if it exists; - for standard output
@@ -127,7 +127,8 @@ fn told(context: &Context, output: &str, facts: &Facts, page_bytes: usize) {
     let (name, version) = (&facts.version.name, facts.version.version);
     if context.json {
         let rows = facts.measured.as_ref().map(Measured::row_count);
-        let told = json!({ "model": name, "version": version, "rows": rows, "output": output, "page_bytes": page_bytes });
+        let told =
+            json!({ "model": name, "version": version, "rows": rows, "output": output, "page_bytes": page_bytes });
         note_line!("{told}");
     } else {
         let output = if output == "-" { "standard output" } else { output };

@@ -2,11 +2,13 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
-    UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Date32Type, Date64Type, Decimal128Type, DurationMicrosecondType, DurationMillisecondType,
+    DurationNanosecondType, DurationSecondType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, PrimitiveArray};
-use arrow_schema::{DataType, Field};
+use arrow_schema::{DataType, Field, TimeUnit};
 
 use crate::files::{FileError, Place};
 use crate::model::Missing;
@@ -34,7 +36,37 @@ pub(super) struct Wrong {
 const LISTS: &str = "lists of floats or whole numbers of one length";
 
 fn is_number(data_type: &DataType) -> bool {
-    data_type.is_integer() || matches!(data_type, DataType::Float16 | DataType::Float32 | DataType::Float64)
+    match data_type {
+        DataType::Boolean | DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
+        DataType::Decimal128(_, scale) => (0..=DECIMAL_SCALE_MAX).contains(scale),
+        DataType::Dictionary(_, values) => !matches!(**values, DataType::Dictionary(..)) && is_number(values),
+        other => other.is_integer() || time_unit(other).is_some(),
+    }
+}
+
+/// Powers of ten up to this are exact in f64.
+const DECIMAL_SCALE_MAX: i8 = 22;
+
+/// What a moment or a span of time is counted in; nothing for other types.
+fn time_unit(data_type: &DataType) -> Option<&'static str> {
+    Some(match data_type {
+        DataType::Timestamp(TimeUnit::Second, _) => "seconds since 1970",
+        DataType::Timestamp(TimeUnit::Millisecond, _) | DataType::Date64 => "milliseconds since 1970",
+        DataType::Timestamp(TimeUnit::Microsecond, _) => "microseconds since 1970",
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => "nanoseconds since 1970",
+        DataType::Date32 => "days since 1970",
+        DataType::Duration(TimeUnit::Second) => "seconds",
+        DataType::Duration(TimeUnit::Millisecond) => "milliseconds",
+        DataType::Duration(TimeUnit::Microsecond) => "microseconds",
+        DataType::Duration(TimeUnit::Nanosecond) => "nanoseconds",
+        _ => return None,
+    })
+}
+
+/// What people are told of how a column is read, if that is not plain.
+pub(super) fn note(field: &Field) -> Option<String> {
+    let data_type = list_of(field.data_type()).map_or(field.data_type(), Field::data_type);
+    time_unit(data_type).map(|unit| format!("column {} is read as {unit}", field.name()))
 }
 
 fn list_of(data_type: &DataType) -> Option<&Field> {
@@ -53,9 +85,17 @@ pub(super) fn check_type(path: &str, field: &Field) -> Result<(), FileError> {
     Err(FileError::at(
         path,
         Place::Column(field.name().clone()),
-        format!("it holds {data_type}"),
-        format!("floats, whole numbers, or {LISTS}: leave it out, or choose other columns"),
+        match data_type {
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => format!("it holds text ({data_type})"),
+            other => format!("it holds {other}"),
+        },
+        format!("floats, whole numbers, or {LISTS}: leave it out with --drop-columns, or choose others with --columns"),
     ))
+}
+
+/// Whether a column has places in a dictionary in place of numbers.
+pub(super) fn is_dictionary(field: &Field) -> bool {
+    matches!(list_of(field.data_type()).map_or(field.data_type(), Field::data_type), DataType::Dictionary(..))
 }
 
 /// The length of a column's lists, by the first of them; nothing for plain numbers.
@@ -101,7 +141,7 @@ impl Column {
             return Err(wrong(row, self.name.clone(), "null", "a value in every row"));
         }
         let Some(width) = self.width else {
-            return self.spread(&array.slice(next, rows), 1, target, stride, missing);
+            return self.spread(array.slice(next, rows).as_ref(), 1, target, stride, missing);
         };
         let numbers = match array.data_type() {
             DataType::List(_) => {
@@ -119,7 +159,7 @@ impl Column {
                 list.values().slice(list.value_offset_at(next), rows * width)
             }
         };
-        self.spread(&numbers, width, target, stride, missing)
+        self.spread(numbers.as_ref(), width, target, stride, missing)
     }
 
     fn check_lengths(&self, width: usize, rows: usize, length: impl Fn(usize) -> usize) -> Result<(), Wrong> {
@@ -131,7 +171,7 @@ impl Column {
     /// Numbers of which `width` belong to each row.
     fn spread(
         &self,
-        array: &ArrayRef,
+        array: &dyn Array,
         width: usize,
         target: &mut [f64],
         stride: usize,
@@ -160,6 +200,44 @@ impl Column {
             DataType::Float16 => each::<Float16Type>(array, half::f16::to_f64, &mut place),
             DataType::Float32 => each::<Float32Type>(array, f64::from, &mut place),
             DataType::Float64 => each::<Float64Type>(array, |value| value, &mut place),
+            DataType::Boolean => {
+                let values = array.as_boolean();
+                (0..values.len()).for_each(|index| place(index, f64::from(u8::from(values.value(index)))));
+            }
+            DataType::Decimal128(_, scale) => {
+                let power = 10f64.powi(i32::from(*scale));
+                each::<Decimal128Type>(array, |value| value as f64 / power, &mut place);
+            }
+            DataType::Date32 => each::<Date32Type>(array, f64::from, &mut place),
+            DataType::Date64 => each::<Date64Type>(array, |value| value as f64, &mut place),
+            DataType::Timestamp(unit, _) => match unit {
+                TimeUnit::Second => each::<TimestampSecondType>(array, |value| value as f64, &mut place),
+                TimeUnit::Millisecond => each::<TimestampMillisecondType>(array, |value| value as f64, &mut place),
+                TimeUnit::Microsecond => each::<TimestampMicrosecondType>(array, |value| value as f64, &mut place),
+                TimeUnit::Nanosecond => each::<TimestampNanosecondType>(array, |value| value as f64, &mut place),
+            },
+            DataType::Duration(unit) => match unit {
+                TimeUnit::Second => each::<DurationSecondType>(array, |value| value as f64, &mut place),
+                TimeUnit::Millisecond => each::<DurationMillisecondType>(array, |value| value as f64, &mut place),
+                TimeUnit::Microsecond => each::<DurationMicrosecondType>(array, |value| value as f64, &mut place),
+                TimeUnit::Nanosecond => each::<DurationNanosecondType>(array, |value| value as f64, &mut place),
+            },
+            DataType::Dictionary(..) => {
+                let dictionary = array.as_any_dictionary();
+                let mut known = vec![0.0; dictionary.values().len()];
+                let column = Self { name: self.name.clone(), index: 0, first: 0, width: None };
+                // A value of the dictionary may be null although no row has it.
+                column.spread(dictionary.values().as_ref(), 1, &mut known, 1, Missing::Allowed)?;
+                let nulls = dictionary.values().logical_nulls();
+                let is_null = |key: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(key));
+                for (index, key) in dictionary.normalized_keys().into_iter().enumerate() {
+                    if missing == Missing::Refused && !array.is_null(index) && is_null(key) {
+                        return Err(wrong(index / width, self.name_of(index % width), "null", "a number"));
+                    }
+                    // The key of a null may be anything.
+                    place(index, known.get(key).copied().unwrap_or(f64::NAN));
+                }
+            }
             // The schema was checked; a batch that has other columns than it says is a mistake of the file.
             other => return Err(wrong(0, self.name.clone(), &other.to_string(), "what the schema says")),
         }
@@ -172,7 +250,7 @@ fn wrong(row: usize, column: String, got: &str, expected: &str) -> Wrong {
 }
 
 fn each<T: ArrowPrimitiveType>(
-    array: &ArrayRef,
+    array: &dyn Array,
     number: impl Fn(T::Native) -> f64,
     place: &mut impl FnMut(usize, f64),
 ) {

@@ -6,22 +6,19 @@
 //! writes a beginning that is none of a stream. Only what comes through a pipe or as gzip is read from front to back.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::vec;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
 use arrow_ipc::convert::try_fb_to_schema;
-use arrow_ipc::reader::read_record_batch;
+use arrow_ipc::reader::{read_dictionary, read_record_batch};
 use arrow_ipc::{Endianness, Message, MessageHeader, Schema, root_as_footer, root_as_message};
 use arrow_schema::SchemaRef;
 
-use super::position::FromPosition;
-use super::{Batches, chosen, decode, table};
+use super::{Batches, chosen, columns, decode, table};
 use crate::files::input::Input;
+use crate::files::region::Region;
 use crate::files::{FileError, Place, ReadOptions, RowReader};
 
 const FILE_MARK: &[u8; 6] = b"ARROW1";
@@ -37,6 +34,8 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 const METADATA_BYTES_MAX: u32 = 64 << 20;
 /// Largest batch, packed or unpacked: one is in memory at a time.
 const BATCH_BYTES_MAX: u64 = 1 << 30;
+/// Dictionaries that are kept.
+const DICTIONARIES_MAX: usize = 1000;
 /// What is called of the file in errors.
 const WHAT: &str = "Arrow IPC";
 
@@ -46,10 +45,13 @@ struct Ipc {
     at: u64,
     is_file: bool,
     /// Of a file that is read by its footer: where the batches are that are still to come.
-    blocks: Option<(Arc<File>, vec::IntoIter<u64>)>,
+    blocks: Option<(Region, vec::IntoIter<u64>)>,
     schema: SchemaRef,
     /// The columns to decode; nothing for all.
     fields: Option<Vec<usize>>,
+    /// Values of columns that have numbers of them, by the numbers that the schema gives these; nothing where no column that
+    /// is read is one.
+    dictionaries: Option<HashMap<i64, ArrayRef>>,
     /// Messages come of it as long as it is open.
     ended: bool,
 }
@@ -57,20 +59,20 @@ struct Ipc {
 pub(in crate::files) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
     let path = input.path.clone();
     let start = input.stream.fill_buf().map_err(FileError::io(&path))?;
-    if start.starts_with(b"FEA1") {
-        return Err(FileError::content(&path, "it is Feather of version 1", "version 2, which is an Arrow IPC file"));
-    }
     let is_file = start.starts_with(FILE_MARK);
-    let file = input.file.take().filter(|_| is_file);
+    let file = input.region.take().filter(|_| is_file);
+    let notes = std::mem::take(&mut input.notes);
     let schema = SchemaRef::new(arrow_schema::Schema::empty());
-    let mut ipc = Ipc { input, at: 0, is_file, blocks: None, schema, fields: None, ended: false };
+    let mut ipc = Ipc { input, at: 0, is_file, blocks: None, schema, fields: None, dictionaries: None, ended: false };
     ipc.schema = match file {
         Some(file) => ipc.read_footer(file)?,
         None => ipc.read_front()?,
     };
     let chosen = chosen(&path, &ipc.schema, options)?;
+    let is_dictionary = |field: &usize| columns::is_dictionary(ipc.schema.field(*field));
+    ipc.dictionaries = chosen.fields.iter().any(is_dictionary).then(HashMap::new);
     ipc.fields = (chosen.fields.len() < ipc.schema.fields().len()).then_some(chosen.fields);
-    table(&path, ipc, &chosen.order, chosen.missing)
+    table(&path, ipc, &chosen.order, chosen.missing, notes)
 }
 
 fn schema(schema: Option<Schema<'_>>) -> Result<SchemaRef, String> {
@@ -97,9 +99,9 @@ impl Ipc {
     }
 
     /// Reads the footer: the schema, and where the batches are.
-    fn read_footer(&mut self, file: File) -> Result<SchemaRef, FileError> {
+    fn read_footer(&mut self, file: Region) -> Result<SchemaRef, FileError> {
         let path = &self.input.path;
-        let length = file.metadata().map_err(FileError::io(path))?.len();
+        let length = file.length();
         let read = |count: usize, at: u64| {
             let mut bytes = vec![0; count];
             file.read_exact_at(&mut bytes, at).map_err(FileError::short(path, "its footer")).map(|()| bytes)
@@ -120,12 +122,14 @@ impl Ipc {
         let footer = read(count as usize, end - u64::from(count))?;
         let (schema, blocks) = decode(path, WHAT, || {
             let footer = root_as_footer(&footer).map_err(|error| error.to_string())?;
-            let batches = footer.recordBatches().into_iter().flatten();
+            // What batches refer to comes first.
+            let dictionaries = footer.dictionaries().into_iter().flatten();
+            let batches = dictionaries.chain(footer.recordBatches().into_iter().flatten());
             let blocks: Result<Vec<u64>, _> = batches.map(|block| u64::try_from(block.offset())).collect();
             let blocks = blocks.map_err(|_| "a batch before the beginning of the file".to_owned())?;
             Ok::<_, String>((schema(footer.schema())?, blocks))
         })?;
-        self.blocks = Some((Arc::new(file), blocks.into_iter()));
+        self.blocks = Some((file, blocks.into_iter()));
         Ok(schema)
     }
 
@@ -137,7 +141,7 @@ impl Ipc {
             return Ok(message.map(|(metadata, body)| (place, metadata, body)));
         };
         let Some(position) = blocks.next() else { return Ok(None) };
-        self.input.stream = Box::new(BufReader::new(FromPosition { file: Arc::clone(file), position }));
+        self.input.stream = Box::new(BufReader::new(file.reader(position)));
         self.at = position;
         let place = Place::Byte(position);
         match self.message()? {
@@ -233,9 +237,10 @@ impl Batches for Ipc {
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, FileError> {
         while let Some((place, metadata, body)) = self.next_message()? {
             let path = &self.input.path;
+            let (schema, fields, dictionaries) = (&self.schema, self.fields.as_deref(), &mut self.dictionaries);
             let batch = decode(path, WHAT, || {
                 let message = root_as_message(&metadata).map_err(|error| error.to_string())?;
-                self.batch(&message, &body)
+                batch(&message, &body, schema, fields, dictionaries)
             });
             match batch {
                 Ok(None) => {}
@@ -253,19 +258,32 @@ impl Batches for Ipc {
     }
 }
 
-impl Ipc {
-    /// The batch of a message; nothing for one of dictionaries, which columns of numbers do not have.
-    fn batch(&self, message: &Message<'_>, body: &Buffer) -> Result<Option<RecordBatch>, String> {
-        if message.header_type() == MessageHeader::DictionaryBatch {
-            return Ok(None);
+/// The batch of a message; nothing for one of dictionaries, which is kept where it is needed.
+fn batch(
+    message: &Message<'_>,
+    body: &Buffer,
+    schema: &SchemaRef,
+    fields: Option<&[usize]>,
+    dictionaries: &mut Option<HashMap<i64, ArrayRef>>,
+) -> Result<Option<RecordBatch>, String> {
+    let version = message.version();
+    if message.header_type() == MessageHeader::DictionaryBatch {
+        let Some(dictionaries) = dictionaries else { return Ok(None) };
+        let batch = message.header_as_dictionary_batch().ok_or("a message that is no dictionary")?;
+        check_buffers(&batch.data().ok_or("a dictionary without values")?, body)?;
+        if dictionaries.len() >= DICTIONARIES_MAX {
+            return Err(format!("more than {DICTIONARIES_MAX} dictionaries"));
         }
-        let batch = message.header_as_record_batch().ok_or("a message that is no batch of rows")?;
-        check_buffers(&batch, body)?;
-        let (schema, version) = (self.schema.clone(), message.version());
-        read_record_batch(body, batch, schema, &HashMap::new(), self.fields.as_deref(), &version)
-            .map(Some)
-            .map_err(|error| error.to_string())
+        read_dictionary(body, batch, schema, dictionaries, &version).map_err(|error| error.to_string())?;
+        return Ok(None);
     }
+    let batch = message.header_as_record_batch().ok_or("a message that is no batch of rows")?;
+    check_buffers(&batch, body)?;
+    let none = HashMap::new();
+    let dictionaries = dictionaries.as_ref().unwrap_or(&none);
+    read_record_batch(body, batch, schema.clone(), dictionaries, fields, &version)
+        .map(Some)
+        .map_err(|error| error.to_string())
 }
 
 /// Refuses buffers that are not in the body, or that would be too large once unpacked: the crate trusts both.

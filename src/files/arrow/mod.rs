@@ -3,7 +3,6 @@
 mod columns;
 mod ipc;
 mod parquet;
-mod position;
 mod write;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,6 +54,7 @@ struct Table<B> {
     /// The next row of the batch.
     next: usize,
     missing: Missing,
+    notes: Vec<String>,
 }
 
 /// The columns that the caller wants: their places in the schema, ascending, and where each of these goes.
@@ -86,6 +86,7 @@ fn table<B: Batches + 'static>(
     mut batches: B,
     order: &[usize],
     missing: Missing,
+    mut notes: Vec<String>,
 ) -> Result<Box<dyn RowReader>, FileError> {
     let batch = loop {
         match batches.next_batch()? {
@@ -105,9 +106,10 @@ fn table<B: Batches + 'static>(
         check_shape(path, batches.rows().unwrap_or(1), first as u64)?;
         names.extend((0..width.unwrap_or(1)).map(|place| column.name_of(place)));
         columns.push(column);
+        notes.extend(columns::note(field));
     }
     let path = path.to_owned();
-    Ok(Box::new(Table { path, batches, columns, names, width: first, rows_read: 0, batch, next: 0, missing }))
+    Ok(Box::new(Table { path, batches, columns, names, width: first, rows_read: 0, batch, next: 0, missing, notes }))
 }
 
 impl<B: Batches> Table<B> {
@@ -137,6 +139,9 @@ impl<B: Batches> RowReader for Table<B> {
     }
     fn rows_hint(&self) -> Option<u64> {
         self.batches.rows()
+    }
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
     fn is_bytes(&self) -> bool {
         self.columns.iter().all(|column| columns::is_bytes(self.batch.column(column.index)))

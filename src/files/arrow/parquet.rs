@@ -2,8 +2,6 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
@@ -12,9 +10,9 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::position::FromPosition;
 use super::{Batches, chosen, decode, table};
 use crate::files::input::Input;
+use crate::files::region::{Cursor, Region};
 use crate::files::{FileError, ReadOptions, RowReader};
 
 /// Rows that are decoded at a time.
@@ -28,17 +26,10 @@ struct Parquet {
     rows: u64,
 }
 
-pub(in crate::files) fn open(input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    let Input { path, file, .. } = input;
-    let Some(file) = file else {
-        return Err(FileError::content(
-            &path,
-            "it is Parquet from a stream or in gzip",
-            "a plain file: it is read from its end",
-        ));
-    };
-    let length = file.metadata().map_err(FileError::io(&path))?.len();
-    let file = Positioned { file: Arc::new(file), length };
+pub(in crate::files) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
+    // It is read from its end.
+    let file = Positioned(input.positions(WHAT)?);
+    let Input { path, notes, .. } = input;
     let builder = decode(&path, WHAT, || ParquetRecordBatchReaderBuilder::try_new(file))?;
     let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
     let chosen = chosen(&path, builder.schema(), options)?;
@@ -46,7 +37,7 @@ pub(in crate::files) fn open(input: Input, options: &ReadOptions) -> Result<Box<
         let mask = ProjectionMask::roots(builder.parquet_schema(), chosen.fields);
         builder.with_projection(mask).with_batch_size(BATCH_ROWS).build()
     })?;
-    table(&path.clone(), Parquet { path, batches, rows }, &chosen.order, chosen.missing)
+    table(&path.clone(), Parquet { path, batches, rows }, &chosen.order, chosen.missing, notes)
 }
 
 impl Batches for Parquet {
@@ -58,33 +49,30 @@ impl Batches for Parquet {
     }
 }
 
-/// A file that is read at positions, and never asked for more than it has.
-struct Positioned {
-    file: Arc<File>,
-    length: u64,
-}
+/// Bytes that are never asked for more than there are.
+struct Positioned(Region);
 
 impl Length for Positioned {
     fn len(&self) -> u64 {
-        self.length
+        self.0.length()
     }
 }
 
 impl ChunkReader for Positioned {
-    type T = BufReader<FromPosition>;
+    type T = BufReader<Cursor>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(BufReader::new(FromPosition { file: Arc::clone(&self.file), position: start }))
+        Ok(BufReader::new(self.0.reader(start)))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         // A header that lies about a length must not take memory for it.
-        if start.checked_add(length as u64).is_none_or(|end| end > self.length) {
-            let reason = format!("{length} bytes at {start} are beyond its {} bytes", self.length);
+        if self.0.part(start, length as u64).is_none() {
+            let reason = format!("{length} bytes at {start} are beyond its {} bytes", self.0.length());
             return Err(ParquetError::EOF(reason));
         }
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, start)?;
+        self.0.read_exact_at(&mut bytes, start)?;
         Ok(bytes.into())
     }
 }

@@ -259,7 +259,7 @@ fn files_without_rows_or_columns_are_refused() {
 
 #[test]
 fn old_feather_is_called_by_its_name() {
-    let error = read_file("old.feather", b"FEA1....", &ReadOptions::default()).expect_err("refused").to_string();
+    let error = read_file("old.feather", b"FEA1\0\0\0\0", &ReadOptions::default()).expect_err("refused").to_string();
     assert!(error.contains("Feather of version 1"), "{error}");
 }
 

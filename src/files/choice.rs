@@ -1,0 +1,64 @@
+//! Which array of a file with several is read.
+
+use super::{FileError, ReadOptions};
+
+/// Names that are usual for the rows of a data set, first the strongest.
+const USUAL: [&str; 4] = ["X", "x", "data", "arr_0"];
+/// Names that are listed in a message.
+const SHOWN_MAX: usize = 30;
+
+/// An array of a file.
+pub(super) struct Array {
+    pub(super) name: String,
+    /// Its type and shape, for messages.
+    pub(super) shown: String,
+    /// Whether it could be rows: numbers in two or more dimensions.
+    pub(super) is_table: bool,
+}
+
+/// The array to read: the one asked for; else the only one that could be rows, or the one of them with a usual name. A note
+/// tells which, where there was a choice.
+pub(super) fn choose(
+    path: &str,
+    arrays: &[Array],
+    options: &ReadOptions,
+    notes: &mut Vec<String>,
+) -> Result<usize, FileError> {
+    if let Some(asked) = &options.array {
+        let found = arrays.iter().position(|array| array.name == *asked);
+        return found.ok_or_else(|| {
+            FileError::content(path, format!("it has no array {asked:?}"), format!("one of {}", listed(arrays)))
+        });
+    }
+    let tables: Vec<usize> = (0..arrays.len()).filter(|index| arrays[*index].is_table).collect();
+    let usual = |name: &&str| tables.iter().find(|index| arrays[**index].name == **name);
+    let chosen = match tables.as_slice() {
+        [only] => Some(*only),
+        _ => USUAL.iter().find_map(|name| usual(&name)).copied(),
+    };
+    let Some(chosen) = chosen else {
+        let got = if arrays.is_empty() {
+            return Err(FileError::content(path, "it has no arrays", "at least one"));
+        } else if tables.is_empty() {
+            "none of its arrays has rows and columns of numbers"
+        } else {
+            "several of its arrays could be the rows"
+        };
+        let expected = format!("a choice with --array NAME: {}", listed(arrays));
+        return Err(FileError::content(path, got, expected));
+    };
+    if arrays.len() > 1 {
+        let Array { name, shown, .. } = &arrays[chosen];
+        notes.push(format!("of its {} arrays, {name:?} ({shown}) is read; --array NAME chooses another", arrays.len()));
+    }
+    Ok(chosen)
+}
+
+fn listed(arrays: &[Array]) -> String {
+    let mut names: Vec<String> =
+        arrays.iter().take(SHOWN_MAX).map(|array| format!("{:?} ({})", array.name, array.shown)).collect();
+    if arrays.len() > SHOWN_MAX {
+        names.push(format!("and {} more", arrays.len() - SHOWN_MAX));
+    }
+    names.join(", ")
+}

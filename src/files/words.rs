@@ -1,0 +1,212 @@
+//! Word vectors: a word and its numbers a line, as GloVe, fastText and word2vec write them; or word2vec's binary file. The
+//! words are left out.
+
+use std::io::{BufRead, Read};
+
+use super::binary::{check_shape, check_values};
+use super::input::Input;
+use super::{COLUMNS_MAX, FileError, Format, Place, RowReader};
+
+/// Longest line: the widest rows with 200 characters a number.
+const LINE_BYTES_MAX: usize = COLUMNS_MAX * 200;
+/// Longest word of a binary file.
+const WORD_BYTES_MAX: usize = 4096;
+/// Lines that are looked at to see the format.
+const LINES_SEEN_MAX: usize = 64;
+/// What is shown of a field that is no number.
+const SHOWN_CHARACTERS_MAX: usize = 40;
+
+/// Whether bytes are word vectors: each line a word and at least two numbers, with single blanks between them; the first
+/// line may be the number of words and their length.
+pub(super) fn seen(first: &[u8]) -> Option<Format> {
+    let mut lines = first.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let head = lines.next()?;
+    if let Some((_, length)) = counts(head) {
+        let rest = &first[head.len()..];
+        if super::foreign::is_binary(rest) {
+            let word = rest.iter().take(WORD_BYTES_MAX).position(|byte| *byte == b' ');
+            return word.filter(|at| *at > 0 && !rest[..*at].contains(&0)).map(|_| Format::WordVectors);
+        }
+        let is_row = |line: &[u8]| fields(line).is_some_and(|(_, numbers)| numbers == length as usize);
+        let mut lines = lines.take(LINES_SEEN_MAX).peekable();
+        return (lines.peek().is_some() && lines.all(is_row)).then_some(Format::WordVectors);
+    }
+    let (is_number, numbers) = fields(head)?;
+    let same = |line: &[u8]| fields(line).is_some_and(|(_, others)| others == numbers);
+    (!is_number && numbers >= 2 && lines.take(LINES_SEEN_MAX).all(same)).then_some(Format::WordVectors)
+}
+
+/// Of a line of a word and numbers: whether the word is a number as well, and how many others there are.
+fn fields(line: &[u8]) -> Option<(bool, usize)> {
+    let line = std::str::from_utf8(line).ok()?.trim_end();
+    let mut fields = line.split(' ');
+    let word = fields.next()?;
+    let mut numbers = 0;
+    for field in fields {
+        field.parse::<f64>().ok()?;
+        numbers += 1;
+    }
+    Some((word.parse::<f64>().is_ok(), numbers)).filter(|_| numbers > 0 && !word.contains([',', ';', '\t']))
+}
+
+/// Of the first line of word2vec: how many words, and how many numbers each has.
+fn counts(line: &[u8]) -> Option<(u64, u64)> {
+    let (count, length) = std::str::from_utf8(line).ok()?.trim_end().split_once(' ')?;
+    let counts = (count.parse().ok()?, length.parse().ok()?);
+    (counts.0 > 0 && counts.1 > 0).then_some(counts)
+}
+
+struct Words {
+    input: Input,
+    columns: usize,
+    /// Number of words, if the file says so.
+    rows: Option<u64>,
+    is_binary: bool,
+    rows_read: u64,
+    /// Lines that were read.
+    lines: u64,
+    /// A first line that was read to see how long its row is.
+    first: Option<Vec<u8>>,
+}
+
+pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
+    let head = line(&mut input, 1)?;
+    let path = input.path.clone();
+    input.notes.push("its first field in each line is a word, which is left out".to_owned());
+    let mut words = Words { input, columns: 0, rows: None, is_binary: false, rows_read: 0, lines: 0, first: None };
+    let columns = match counts(&head) {
+        Some((rows, columns)) => {
+            let rest = words.input.stream.fill_buf().map_err(FileError::io(&path))?;
+            words.is_binary = super::foreign::is_binary(rest);
+            (words.rows, words.lines) = (Some(rows), 1);
+            columns
+        }
+        None => {
+            let text = String::from_utf8_lossy(&head);
+            let columns = text.trim_end().split(' ').count().saturating_sub(1) as u64;
+            drop(text);
+            words.first = Some(head);
+            columns
+        }
+    };
+    words.columns = check_shape(&path, words.rows.unwrap_or(1), columns)?;
+    Ok(Box::new(words))
+}
+
+/// The next line, with its end; empty at the end of the file.
+fn line(input: &mut Input, number: u64) -> Result<Vec<u8>, FileError> {
+    let mut line = Vec::new();
+    let mut taken = (&mut input.stream).take(LINE_BYTES_MAX as u64 + 1);
+    taken.read_until(b'\n', &mut line).map_err(FileError::io(&input.path))?;
+    if line.len() > LINE_BYTES_MAX {
+        let got = format!("it has more than {LINE_BYTES_MAX} bytes");
+        return Err(FileError::at(&input.path, Place::Line(number), got, "a word and its numbers"));
+    }
+    Ok(line)
+}
+
+impl Words {
+    /// Appends the next row; false at the end.
+    fn next_text(&mut self, values: &mut Vec<f64>) -> Result<bool, FileError> {
+        let line = match self.first.take() {
+            Some(line) => line,
+            None => line(&mut self.input, self.lines + 1)?,
+        };
+        self.lines += 1;
+        let place = Place::Line(self.lines);
+        let trimmed = line.trim_ascii_end();
+        if trimmed.is_empty() {
+            // Blank lines at the end are none.
+            if line.is_empty() {
+                return Ok(false);
+            }
+            let rest = self.input.stream.fill_buf().map_err(FileError::io(&self.input.path))?;
+            if rest.is_empty() {
+                return Ok(false);
+            }
+            return Err(FileError::at(&self.input.path, place, "it is empty", "a word and its numbers"));
+        }
+        // From behind: words may have blanks in them.
+        let before = values.len();
+        let mut fields = trimmed.rsplitn(self.columns + 1, |byte| *byte == b' ');
+        for _ in 0..self.columns {
+            let Some(field) = fields.next() else { break };
+            let number = std::str::from_utf8(field).ok().and_then(|text| text.parse::<f64>().ok());
+            let Some(number) = number else {
+                let shown: String = String::from_utf8_lossy(field).chars().take(SHOWN_CHARACTERS_MAX).collect();
+                let expected = format!("{} numbers behind a word, as before", self.columns);
+                return Err(FileError::at(&self.input.path, place, format!("{shown:?}"), expected));
+            };
+            values.push(number);
+        }
+        if values.len() - before < self.columns || fields.next().is_none() {
+            let got = format!("it has {} fields", trimmed.split(|byte| *byte == b' ').count());
+            let expected = format!("a word and {} numbers as before", self.columns);
+            return Err(FileError::at(&self.input.path, place, got, expected));
+        }
+        values[before..].reverse();
+        self.check(&values[before..], Place::Line(self.lines))?;
+        Ok(true)
+    }
+
+    fn next_binary(&mut self, values: &mut Vec<f64>) -> Result<bool, FileError> {
+        let path = &self.input.path;
+        if self.input.stream.fill_buf().map_err(FileError::io(path))?.is_empty() {
+            return Ok(false);
+        }
+        let mut word = Vec::new();
+        let mut taken = (&mut self.input.stream).take(WORD_BYTES_MAX as u64);
+        taken.read_until(b' ', &mut word).map_err(FileError::io(path))?;
+        if !word.ends_with(b" ") {
+            // Some write a line end behind the last row.
+            if word == b"\n" {
+                return Ok(false);
+            }
+            let got = format!("no blank follows within {} bytes", word.len());
+            return Err(FileError::at(path, Place::Row(self.rows_read + 1), got, "a word and a blank"));
+        }
+        let mut bytes = vec![0; 4 * self.columns];
+        self.input.stream.read_exact(&mut bytes).map_err(FileError::short(path, "a row"))?;
+        let before = values.len();
+        let number = |bytes: &[u8]| f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        values.extend(bytes.chunks_exact(4).map(number));
+        check_values(path, &values[before..], self.columns, self.rows_read, self.input.missing)?;
+        Ok(true)
+    }
+
+    fn check(&self, row: &[f64], place: Place) -> Result<(), FileError> {
+        let Some(column) = row.iter().position(|value| !self.input.missing.allows_wide(*value)) else { return Ok(()) };
+        let got = format!("number {} is {}", column + 1, row[column]);
+        Err(FileError::at(&self.input.path, place, got, FileError::finite(row[column])))
+    }
+}
+
+impl RowReader for Words {
+    fn columns(&self) -> usize {
+        self.columns
+    }
+    fn rows_hint(&self) -> Option<u64> {
+        self.rows
+    }
+    fn notes(&self) -> &[String] {
+        &self.input.notes
+    }
+    fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
+        for row in 0..rows_max {
+            let found = if self.is_binary { self.next_binary(values)? } else { self.next_text(values)? };
+            let path = &self.input.path;
+            match (found, self.rows) {
+                (false, Some(rows_promised)) if self.rows_read < rows_promised => {
+                    return Err(FileError::Truncated { path: path.clone(), rows: self.rows_read, rows_promised });
+                }
+                (true, Some(promised)) if self.rows_read == promised => {
+                    let got = format!("it goes on after its {promised} rows");
+                    return Err(FileError::content(path, got, "as many rows as its first line promises"));
+                }
+                (false, _) => return Ok(row),
+                (true, _) => self.rows_read += 1,
+            }
+        }
+        Ok(rows_max)
+    }
+}
