@@ -179,5 +179,6 @@ fn matrix(rows: &[f32]) -> pb::Matrix {
         rows: (rows.len() / FEATURES) as u32,
         columns: FEATURES as u32,
         values: Some(pb::matrix::Values::Floats(pb::FloatList { values: rows.to_vec() })),
+        ..Default::default()
     }
 }

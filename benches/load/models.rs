@@ -84,6 +84,7 @@ impl Model {
                 rows: rows as u32,
                 columns: self.widths[0] as u32,
                 values: Some(pb::matrix::Values::Float32Le(Bytes::from(bytes))),
+                ..Default::default()
             }),
             ..Default::default()
         }

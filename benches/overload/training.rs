@@ -109,6 +109,7 @@ impl Job {
             rows: TRAINING_ROWS as u32,
             columns: WIDTHS[0],
             values: Some(pb::matrix::Values::Float32Le(Bytes::from(bytes))),
+            ..Default::default()
         };
         let chunk = pb::RowChunk { number: 1, rows: Some(rows), role: pb::RowRole::Training.into() };
         let finish = pb::TrainFinish { chunk_count: 1, row_count: TRAINING_ROWS as u64 };

@@ -2,15 +2,18 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
+use tower::service_fn;
 
+use super::connect::{Connector, Failure, Files, LastFailure, with_scheme};
 use crate::config::{ClientSettings, ConfigError, Token};
 use crate::files::{FileError, narrow, needs_f64};
 use crate::model::{Matrix, Values};
@@ -117,6 +120,7 @@ pub(super) struct Context {
     pub(super) url: String,
     pub(super) json: bool,
     settings: ClientSettings,
+    last_failure: LastFailure,
 }
 
 /// A connection on which every call shows the token, if there is one.
@@ -153,18 +157,18 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 impl Context {
     pub(super) fn new(settings: ClientSettings, json: bool) -> Self {
-        Self { url: settings.url.clone(), json, settings }
+        let has_tls_files = settings.ca.is_some() || settings.certificate.is_some();
+        Self { url: with_scheme(&settings.url, has_tls_files), json, settings, last_failure: LastFailure::default() }
     }
 
     /// The token, if there is one and it may be sent.
-    fn bearer(&self, endpoint: &Endpoint) -> Result<Bearer, CliError> {
+    fn bearer(&self, uri: &Uri) -> Result<Bearer, CliError> {
         let ClientSettings { token, token_file, insecure_token, .. } = &self.settings;
         let token = match (token, token_file) {
             (Some(token), _) => token.clone(),
             (None, Some(path)) => Token::new(&read("--token-file", path)?),
             (None, None) => return Ok(Bearer(None)),
         };
-        let uri = endpoint.uri();
         let stays_here = uri.host().is_some_and(is_this_machine);
         if uri.scheme_str() != Some("https") && !stays_here && !insecure_token {
             return Err(CliError::Usage(format!(
@@ -178,45 +182,67 @@ impl Context {
         Ok(Bearer(Some(value)))
     }
 
-    /// How the server shows who it is, and we do.
-    fn tls(&self) -> Result<ClientTlsConfig, CliError> {
-        let ClientSettings { ca, certificate, key, .. } = &self.settings;
-        let mut tls = ClientTlsConfig::new();
-        tls = match ca {
-            Some(path) => tls.ca_certificate(Certificate::from_pem(read("--ca", path)?)),
-            None => tls.with_native_roots(),
-        };
-        match (certificate, key) {
-            (Some(certificate), Some(key)) => Ok(tls
-                .identity(Identity::from_pem(read("--client-certificate", certificate)?, read("--client-key", key)?))),
-            (None, None) => Ok(tls),
-            _ => Err(CliError::Usage(
-                "--client-certificate and --client-key go together: one of them is missing".to_owned(),
-            )),
+    pub(super) async fn channel(&self) -> Result<Connection, CliError> {
+        let uri = self.uri()?;
+        let connector = self.connector(&uri)?;
+        let bearer = self.bearer(&uri)?;
+        // The connector encrypts: the transport above need not know.
+        let plain = Uri::builder().scheme("http").authority(uri.authority().map_or("", |place| place.as_str()));
+        let plain = plain.path_and_query("/").build().map_err(|error| self.no_url(&error))?;
+        let endpoint = Endpoint::from(plain)
+            .origin(uri)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20);
+        let connect = service_fn(move |_: Uri| {
+            let connector = connector.clone();
+            async move { connector.connect().await.map(TokioIo::new) }
+        });
+        let channel = endpoint.connect_with_connector(connect).await.map_err(|error| {
+            self.failure().unwrap_or_else(|| CliError::NoServer { url: self.url.clone(), reason: innermost(&error) })
+        })?;
+        Ok(InterceptedService::new(channel, bearer))
+    }
+
+    fn no_url(&self, error: &dyn std::fmt::Display) -> CliError {
+        CliError::Usage(format!("--server {:?} is no URL ({error}), expected for example http://host:50051", self.url))
+    }
+
+    fn uri(&self) -> Result<Uri, CliError> {
+        let uri: Uri = self.url.parse().map_err(|error: http::uri::InvalidUri| self.no_url(&error))?;
+        match uri.host() {
+            None | Some("") => Err(self.no_url(&"it names no host")),
+            Some(_) => Ok(uri),
         }
     }
 
-    pub(super) async fn channel(&self) -> Result<Connection, CliError> {
-        let endpoint = Endpoint::from_shared(self.url.clone())
-            .map_err(|error| {
-                CliError::Usage(format!(
-                    "--server {:?} is no URL ({error}), expected for example http://host:50051",
-                    self.url
-                ))
-            })?
-            .connect_timeout(Duration::from_secs(10))
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .tcp_nodelay(true);
-        let bearer = self.bearer(&endpoint)?;
-        let failed =
-            |error: tonic::transport::Error| CliError::NoServer { url: self.url.clone(), reason: innermost(&error) };
-        let endpoint = if endpoint.uri().scheme_str() == Some("https") {
-            endpoint.tls_config(self.tls()?).map_err(failed)?
-        } else {
-            endpoint
-        };
-        Ok(InterceptedService::new(endpoint.connect().await.map_err(failed)?, bearer))
+    fn connector(&self, uri: &Uri) -> Result<Connector, CliError> {
+        let ClientSettings { ca, certificate, key, .. } = &self.settings;
+        let files = Files { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() };
+        Connector::new(&self.url, uri, files, self.last_failure.clone())
+    }
+
+    /// Why the newest connection failed, if the transport was not to blame.
+    fn failure(&self) -> Option<CliError> {
+        Some(match self.last_failure.get()? {
+            Failure::NoServer(reason) => CliError::NoServer { url: self.url.clone(), reason },
+            Failure::Refused(text) => CliError::Failed(text),
+        })
+    }
+
+    /// The same error, or what was behind it where a connection broke.
+    pub(super) async fn clarified(&self, error: CliError) -> CliError {
+        let CliError::Status(status) = &error else { return error };
+        if std::error::Error::source(status.as_ref()).is_none() {
+            return error;
+        }
+        if let Some(failure) = self.failure() {
+            return failure;
+        }
+        let Ok(connector) = self.uri().and_then(|uri| self.connector(&uri)) else { return error };
+        match connector.wants_tls().await {
+            Some(failure) => CliError::Failed(failure.to_string()),
+            None => error,
+        }
     }
 
     pub(super) async fn autoencoder(&self) -> Result<AutoencoderServiceClient<Connection>, CliError> {
@@ -277,7 +303,28 @@ fn matrix_of(columns: usize, values: Values) -> pb::Matrix {
             (values.len(), pb::matrix::Values::Floats(pb::FloatList { values }))
         }
     };
-    pb::Matrix { rows: (size / columns.max(1)) as u32, columns: columns as u32, values: Some(values) }
+    pb::Matrix {
+        rows: (size / columns.max(1)) as u32,
+        columns: columns as u32,
+        values: Some(values),
+        ..Default::default()
+    }
+}
+
+/// The same as [`matrix`], of columns with these names, if they have some.
+pub(super) fn named_matrix(columns: usize, values: &[f64], names: &[String]) -> pb::Matrix {
+    pb::Matrix { column_names: names.to_vec(), ..matrix(columns, values) }
+}
+
+/// Tells on standard error what the server decided about a request.
+pub(super) fn tell_notes(context: &Context, notes: &[String]) {
+    for note in notes {
+        if context.json {
+            eprintln!("{}", serde_json::json!({ "note": note }));
+        } else {
+            eprintln!("note: {note}");
+        }
+    }
 }
 
 /// The matrix of an answer.
@@ -300,6 +347,8 @@ pub(super) fn float_numbers(matrix: Option<pb::Matrix>) -> Result<(Vec<f32>, usi
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::model::Form;
     use pb::model_ref::Selector;

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::reading;
-use crate::files::{FileError, Place, ReadOptions, RowReader};
+use crate::files::{self, FileError, Place, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
 /// Bytes of the values of a chunk or a request, twice as many where they are binary64: large enough to be fast, far below the
@@ -22,6 +22,7 @@ pub(super) enum Source {
         training: Vec<String>,
         test: Vec<String>,
         options: ReadOptions,
+        columns: ColumnsOfFiles,
         /// Standard input, where it was opened to see how wide its rows are.
         opened: Mutex<Option<Box<dyn RowReader>>>,
     },
@@ -32,7 +33,68 @@ pub(super) enum Source {
 }
 
 /// A chunk and what it is for.
-pub(super) type Chunk = (RowRole, Vec<f64>);
+pub(super) struct Chunk {
+    pub(super) role: RowRole,
+    /// Row-major.
+    pub(super) values: Vec<f64>,
+    pub(super) columns: usize,
+    /// Of the columns; none, or one for each.
+    pub(super) names: Vec<String>,
+}
+
+/// How the columns of several files belong together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ColumnsOfFiles {
+    /// Names do not matter.
+    by_position: bool,
+    /// The server matches them with those of a version, which may be fewer.
+    has_base: bool,
+    /// Of the first file that was opened: the others are read in its order.
+    first: Option<(usize, Vec<String>)>,
+}
+
+impl ColumnsOfFiles {
+    pub(super) fn new(by_position: bool, has_base: bool) -> Self {
+        Self { by_position, has_base, first: None }
+    }
+
+    /// Opens the next file, which may still grow; `columns` is the width that rows have without names.
+    pub(super) fn open_live(
+        &mut self,
+        path: &str,
+        options: &ReadOptions,
+        columns: usize,
+    ) -> Result<Box<dyn RowReader>, FileError> {
+        self.matched(path, reading::open_live(path, options)?, columns)
+    }
+
+    /// The next file with its columns in the order of the first one.
+    pub(super) fn matched(
+        &mut self,
+        path: &str,
+        mut reader: Box<dyn RowReader>,
+        columns: usize,
+    ) -> Result<Box<dyn RowReader>, FileError> {
+        let Some((width, names)) = &self.first else {
+            let names = if self.by_position { Vec::new() } else { reader.names().to_vec() };
+            if names.is_empty() || !self.has_base {
+                check_columns(path, reader.as_ref(), columns)?;
+            }
+            self.first = Some((reader.columns(), names));
+            return Ok(reader);
+        };
+        if !self.by_position {
+            reader = files::by_name(path, reader, names)?;
+        }
+        check_columns(path, reader.as_ref(), *width)?;
+        Ok(reader)
+    }
+
+    /// Names of the columns of all files.
+    pub(super) fn names(&self) -> &[String] {
+        self.first.as_ref().map_or(&[], |(_, names)| names)
+    }
+}
 
 impl Source {
     /// Calls `found` with each chunk in turn, until it says false.
@@ -46,24 +108,28 @@ impl Source {
             Self::Memory { training, test } => {
                 for (role, values) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for chunk in values.chunks(chunk_rows(columns) * columns) {
-                        if !found((role, chunk.iter().copied().map(f64::from).collect())).await {
+                        let values = chunk.iter().copied().map(f64::from).collect();
+                        let chunk = Chunk { role, values, columns, names: Vec::new() };
+                        if !found(chunk).await {
                             return Ok(());
                         }
                     }
                 }
             }
-            Self::Files { training, test, options, opened } => {
+            Self::Files { training, test, options, columns: of_files, opened } => {
+                let mut of_files = of_files.clone();
                 for (role, paths) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for path in paths {
                         let waiting = opened.lock().map_or(None, |mut opened| opened.take_if(|_| path == "-"));
-                        let mut reader = waiting.map_or_else(|| reading::open(path, options), Ok)?;
-                        check_columns(path, reader.as_ref(), columns)?;
+                        let reader = waiting.map_or_else(|| reading::open(path, options), Ok)?;
+                        let mut reader = of_files.matched(path, reader, columns)?;
                         loop {
                             let mut values = Vec::new();
                             if reader.next_rows(&mut values, chunk_rows(columns))? == 0 {
                                 break;
                             }
-                            if !found((role, values)).await {
+                            let names = of_files.names().to_vec();
+                            if !found(Chunk { role, values, columns: reader.columns(), names }).await {
                                 return Ok(());
                             }
                         }

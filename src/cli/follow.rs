@@ -1,6 +1,7 @@
 //! `halfhitch train --follow`: rows keep coming, and become version after version; a line is printed for each round.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,10 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::client::{Context, matrix};
-use super::data::chunk_rows;
+use super::client::{Context, named_matrix};
+use super::data::{ColumnsOfFiles, chunk_rows};
 use super::live::Display;
-use super::reading;
 use super::train::{RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
 use super::{CliError, report};
 use crate::files::{FileError, ReadOptions};
@@ -32,7 +32,8 @@ const ROWS_READ_MAX: usize = 1000;
 #[expect(clippy::struct_field_names, reason = "each counts other rows")]
 struct Rows {
     coming: mpsc::Receiver<Result<Vec<f64>, FileError>>,
-    columns: usize,
+    /// Width of the rows, and the names of their columns: known once a row came.
+    of_files: Arc<OnceLock<(usize, Vec<String>)>>,
     chunk_rows: usize,
     /// Of the next chunk, and when the first of them came.
     next: Vec<f64>,
@@ -46,11 +47,18 @@ struct Rows {
 
 impl Rows {
     /// Reads files one after the other, on a thread of its own: standard input may let it wait.
-    fn read(files: Vec<String>, options: ReadOptions, columns: usize, publish_rows: u64) -> Self {
+    fn read(
+        files: Vec<String>,
+        (options, of_files): (ReadOptions, ColumnsOfFiles),
+        columns: usize,
+        publish_rows: u64,
+    ) -> Self {
         let (sender, coming) = mpsc::channel(ROWS_READ_MAX);
         // Nobody joins it: it may wait for standard input when all else has ended.
+        let known = Arc::new(OnceLock::new());
+        let tells = Arc::clone(&known);
         std::thread::spawn(move || {
-            if let Err(error) = each_row(&files, &options, columns, &sender) {
+            if let Err(error) = each_row(&files, (&options, of_files), columns, &tells, &sender) {
                 let _ = sender.blocking_send(Err(error));
             }
         });
@@ -58,7 +66,7 @@ impl Rows {
         let chunk_rows = chunk_rows(columns).min(CHUNK_ROWS_MAX).min(by_round);
         Self {
             coming,
-            columns,
+            of_files: known,
             chunk_rows,
             next: Vec::new(),
             since: None,
@@ -71,7 +79,7 @@ impl Rows {
 
     /// The next chunk, when it is full or old enough; `None` at the end. May be dropped and called again.
     async fn chunk(&mut self) -> Result<Option<pb::RowChunk>, CliError> {
-        while self.next.len() < self.chunk_rows * self.columns {
+        while self.next.len() < self.chunk_rows * self.columns() {
             let old = self.since.map(|since| since + CHUNK_AGE_MAX);
             let row = tokio::select! {
                 row = self.coming.recv() => row,
@@ -90,11 +98,17 @@ impl Rows {
         let values = std::mem::take(&mut self.next);
         self.since = None;
         self.chunks += 1;
-        self.rows += (values.len() / self.columns) as u64;
-        let rows = Some(matrix(self.columns, &values));
+        self.rows += (values.len() / self.columns()) as u64;
+        let names = self.of_files.get().map_or(&[][..], |(_, names)| names);
+        let rows = Some(named_matrix(self.columns(), &values, names));
         let chunk = pb::RowChunk { number: self.chunks, rows, role: pb::RowRole::Training.into() };
         self.kept.push_back(chunk.clone());
         Ok(Some(chunk))
+    }
+
+    /// Width of the rows; 1 until one came.
+    fn columns(&self) -> usize {
+        self.of_files.get().map_or(1, |(columns, _)| *columns)
     }
 
     /// Chunks up to this number are on the server's disk.
@@ -111,15 +125,16 @@ impl Rows {
 
 fn each_row(
     files: &[String],
-    options: &ReadOptions,
+    (options, mut of_files): (&ReadOptions, ColumnsOfFiles),
     columns: usize,
+    tells: &OnceLock<(usize, Vec<String>)>,
     sender: &mpsc::Sender<Result<Vec<f64>, FileError>>,
 ) -> Result<(), FileError> {
     for path in files {
-        let mut reader = reading::open_live(path, options)?;
-        super::data::check_columns(path, reader.as_ref(), columns)?;
+        let mut reader = of_files.open_live(path, options, columns)?;
+        tells.get_or_init(|| (reader.columns(), of_files.names().to_vec()));
         loop {
-            let mut row = Vec::with_capacity(columns);
+            let mut row = Vec::with_capacity(reader.columns());
             if reader.next_rows(&mut row, 1)? == 0 {
                 break;
             }
@@ -136,11 +151,11 @@ pub(super) async fn run(
     context: &Context,
     spec: pb::TrainSpec,
     files: Vec<String>,
-    options: ReadOptions,
+    read: (ReadOptions, ColumnsOfFiles),
 ) -> Result<(), CliError> {
     let columns = spec.widths.first().copied().unwrap_or_default() as usize;
     let publish_rows = spec.incremental.map_or(0, |incremental| incremental.publish_rows);
-    let mut rows = Rows::read(files, options, columns, publish_rows);
+    let mut rows = Rows::read(files, read, columns, publish_rows);
     let display = Display::new(context.json);
     let (mut told, mut retries) = (0, 0);
     loop {
@@ -150,7 +165,7 @@ pub(super) async fn run(
                 display.finish();
                 return Ok(());
             }
-            Err(error) => error,
+            Err(error) => context.clarified(error).await,
         };
         if before != (told, rows.chunks) {
             retries = 0;
@@ -276,7 +291,7 @@ mod tests {
             .collect();
         std::fs::write(&path, text).expect("writes");
         let files = vec![path.display().to_string()];
-        (folder, Rows::read(files, ReadOptions::default(), columns, publish_rows))
+        (folder, Rows::read(files, (ReadOptions::default(), ColumnsOfFiles::default()), columns, publish_rows))
     }
 
     #[tokio::test]

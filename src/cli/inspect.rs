@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::client::{Context, matrix, model_ref};
+use super::client::{Context, model_ref, named_matrix, tell_notes};
 use super::reading::{self, ReadArgs};
 use super::{CliError, draw, report};
 use crate::rpc::pb;
@@ -30,12 +30,13 @@ pub(super) struct InspectArgs {
 pub(super) async fn run(context: &Context, args: InspectArgs) -> Result<(), CliError> {
     let model = Some(model_ref(&args.model)?);
     let rows = args.file.as_deref().map(|file| reading::first_rows(file, &args.read, None)).transpose()?;
-    let rows = rows.map(|rows| matrix(rows.columns, &rows.values));
+    let rows = rows.map(|rows| named_matrix(rows.columns, &rows.values, &rows.names));
     let mut client = context.models().await?;
     let seen = client
         .inspect_model(pb::InspectModelRequest { model, rows, validation_sample: args.validation_sample })
         .await?
         .into_inner();
+    tell_notes(context, &seen.notes);
     if context.json {
         out_line!("{}", in_json(&args.model, &seen));
     } else {

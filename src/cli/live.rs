@@ -54,6 +54,9 @@ impl Display {
     }
 
     pub(super) fn acknowledged(&self, acknowledged: &pb::ChunkAcknowledged) {
+        for note in &acknowledged.notes {
+            self.say(&format!("note: {note}"));
+        }
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{} rows are safe on the server's disk", acknowledged.row_count));
         }

@@ -6,6 +6,7 @@
 mod print;
 
 mod client;
+mod connect;
 mod curve;
 mod data;
 mod draw;
@@ -126,7 +127,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
     let context = client::Context::new(crate::config::ClientSettings::load(cli.client), cli.json);
     runtime.block_on(async move {
-        match cli.command {
+        let done = match cli.command {
             Command::Serve(_) | Command::Quickstart(_) | Command::Token(_) => Ok(()),
             Command::Train(args) => train::run(&context, *args).await,
             Command::Encode(args) => rows::encode(&context, args).await,
@@ -139,6 +140,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
             Command::Models(command) => models::run(&context, command).await,
             Command::Jobs(command) => jobs::run(&context, command).await,
             Command::Health(args) => health::run(&context, args).await,
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(error) => Err(context.clarified(error).await),
         }
     })
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::client::{Context, matrix, model_ref};
+use super::client::{Context, model_ref, named_matrix, tell_notes};
 use super::data::CHUNK_BYTES;
 use super::reading::{self, ReadArgs};
 use super::{CliError, report, writing};
@@ -311,10 +311,11 @@ async fn orthonormalise(context: &Context, args: OrthonormaliseArgs) -> Result<(
     let first = reading::first_rows(&args.file, &args.read, None)?;
     let request = pb::OrthonormaliseModelVersionRequest {
         model: Some(model_ref(&args.model)?),
-        rows: Some(matrix(first.columns, &first.values)),
+        rows: Some(named_matrix(first.columns, &first.values, &first.names)),
         publish: args.publish,
     };
     let answer = context.models().await?.orthonormalise_model_version(request).await?.into_inner();
+    tell_notes(context, &answer.notes);
     let (before, after) = (answer.squared_error, answer.orthonormal_squared_error);
     let rows = first.values.len() / first.columns;
     if context.json {

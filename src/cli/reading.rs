@@ -44,6 +44,9 @@ pub(super) struct ReadArgs {
     /// CSV, JSON Lines, Parquet, Arrow: columns to leave out, likewise
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     drop_columns: Vec<String>,
+    /// Match columns with the model's features by position, whatever their names are [default: by name, where both have names]
+    #[arg(long)]
+    by_position: bool,
     /// Values may be missing: NaN, and in CSV empty fields, NA, N/A, null, None, ?, - and the like, in Parquet and Arrow nulls
     #[arg(long)]
     missing_values: bool,
@@ -109,6 +112,16 @@ impl ReadArgs {
             },
             array: self.array.clone(),
         }
+    }
+
+    /// Names of a file's columns that the server is to match with the features of a model; none where they do not matter.
+    pub(super) fn names(&self, reader: &dyn RowReader) -> Vec<String> {
+        if self.by_position { Vec::new() } else { reader.names().to_vec() }
+    }
+
+    /// Whether names of columns do not matter.
+    pub(super) fn by_position(&self) -> bool {
+        self.by_position
     }
 
     /// Whether or not it was asked for.
@@ -231,20 +244,31 @@ fn tell(path: &str, notes: &[String]) {
 /// The rows that a file begins with, as many as one message has room for.
 pub(super) struct FirstRows {
     pub(super) columns: usize,
+    /// Of the columns, where they have some.
+    pub(super) names: Vec<String>,
     /// Row-major.
     pub(super) values: Vec<f64>,
     /// Whether the file has no more.
     pub(super) is_all: bool,
 }
 
-/// Reads them; `expected` is the width that they must have, if there is one.
+/// Reads them; `expected` is the width that they must have and the names of the model's features, in whose order they come then.
 ///
 /// # Errors
 /// What is wrong with the file, or that it has no rows.
-pub(super) fn first_rows(path: &str, read: &ReadArgs, expected: Option<usize>) -> Result<FirstRows, CliError> {
+pub(super) fn first_rows(
+    path: &str,
+    read: &ReadArgs,
+    expected: Option<(usize, &[String])>,
+) -> Result<FirstRows, CliError> {
     let mut reader = open(path, &read.options())?;
-    let columns = reader.columns();
-    check_columns(path, reader.as_ref(), expected.unwrap_or(columns))?;
+    if let Some((columns, features)) = expected {
+        if !read.by_position {
+            reader = files::by_name(path, reader, features)?;
+        }
+        check_columns(path, reader.as_ref(), columns)?;
+    }
+    let (columns, names) = (reader.columns(), read.names(reader.as_ref()));
     let most = (FIRST_ROWS_BYTES_MAX / (4 * columns)).max(1);
     let mut values = Vec::new();
     reader.next_rows(&mut values, most)?;
@@ -259,5 +283,5 @@ pub(super) fn first_rows(path: &str, read: &ReadArgs, expected: Option<usize>) -
         values.truncate(room);
         is_all = false;
     }
-    Ok(FirstRows { columns, values, is_all })
+    Ok(FirstRows { columns, names, values, is_all })
 }

@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{Connection, Context, answered, matrix, model_ref};
+use super::client::{Connection, Context, answered, model_ref, named_matrix, tell_notes};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
 use super::{CliError, report, writing};
@@ -135,6 +135,7 @@ struct Answer {
     errors: Vec<f32>,
     errors_input_units: Vec<f32>,
     pseudo_inverse: Option<pb::PseudoInverse>,
+    notes: Vec<String>,
 }
 
 /// The form of answers: the same for all blocks of a file, whatever form these are sent in.
@@ -163,17 +164,18 @@ async fn call(
     mut client: AutoencoderServiceClient<Connection>,
     call: Call,
     model: pb::ModelRef,
-    columns: usize,
+    (columns, names): (usize, &[String]),
     values: Vec<f64>,
 ) -> Result<Answer, CliError> {
-    let (model, rows) = (Some(model), Some(matrix(columns, &values)));
-    let mut pseudo_inverse = None;
+    let (model, rows) = (Some(model), Some(named_matrix(columns, &values, names)));
+    let (mut pseudo_inverse, mut notes) = (None, Vec::new());
     let (version, matrix, errors, errors_input_units) = match call {
         Call::Encode(code_length) => {
             let answer = client
                 .encode(pb::EncodeRequest { model, rows, code_length, answer_format: CODES.into() })
                 .await?
                 .into_inner();
+            notes = answer.notes;
             (answer.version, answer.codes, Vec::new(), Vec::new())
         }
         Call::Decode(decoder) => {
@@ -185,17 +187,18 @@ async fn call(
         Call::Impute => {
             let answer =
                 client.impute(pb::ImputeRequest { model, rows, answer_format: ROWS.into() }).await?.into_inner();
+            notes = answer.notes;
             (answer.version, answer.rows, Vec::new(), Vec::new())
         }
         Call::Reconstruct(decoder) => {
             let request = pb::ReconstructRequest { model, rows, decoder: decoder.into(), answer_format: ROWS.into() };
             let answer = client.reconstruct(request).await?.into_inner();
-            pseudo_inverse = answer.pseudo_inverse;
+            (pseudo_inverse, notes) = (answer.pseudo_inverse, answer.notes);
             (answer.version, answer.rows, answer.squared_errors, answer.squared_errors_input_units)
         }
     };
     let values = answered(matrix)?;
-    Ok(Answer { version, values, errors, errors_input_units, pseudo_inverse })
+    Ok(Answer { version, values, errors, errors_input_units, pseudo_inverse, notes })
 }
 
 pub(super) async fn encode(context: &Context, args: EncodeArgs) -> Result<(), CliError> {
@@ -269,14 +272,17 @@ async fn run(
     let mut writer = writing::rows("--output", &args.write.output, args.write.format())?;
     let mut reader = reading::open(&args.file, &args.read.options())?;
     let columns = reader.columns();
+    // Codes have no features.
+    let names = if matches!(kind, Call::Decode(_)) { Vec::new() } else { args.read.names(reader.as_ref()) };
     let block_rows = chunk_rows(columns);
     let client = context.autoencoder().await?;
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
     let first_rows = (first.len() / columns) as u64;
-    let first = call(client.clone(), kind, model.clone(), columns, first).await;
+    let first = call(client.clone(), kind, model.clone(), (columns, &names), first).await;
     let first = first.map_err(|error| error.in_file(&args.file, 0))?;
+    tell_notes(context, &first.notes);
     let version = first.version;
     if let Some(trust) = &first.pseudo_inverse {
         note_line!("{}", caution(trust));
@@ -289,10 +295,10 @@ async fn run(
     write(writer.as_mut(), &first.values)?;
     let mut answers = stream::iter(Blocks { reader, block_rows, next_row: first_rows })
         .map(|block| {
-            let (client, model, path) = (client.clone(), model.clone(), &args.file);
+            let (client, model, path, names) = (client.clone(), model.clone(), &args.file, &names);
             async move {
                 let Block { first_row, values } = block?;
-                let answer = call(client, kind, model, columns, values).await;
+                let answer = call(client, kind, model, (columns, names), values).await;
                 answer.map_err(|error| error.in_file(path, first_row))
             }
         })

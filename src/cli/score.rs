@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::client::{Context, matrix, model_ref};
+use super::client::{Context, model_ref, named_matrix, tell_notes};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
 use super::rows::{Block, Blocks, REQUESTS_MAX, progress_bar};
@@ -131,13 +131,13 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     // A place that cannot be written is better known before rows are read and sent.
     let output = writing::output("--output", &args.output)?;
     let mut reader = reading::open(&args.file, &args.read.options())?;
-    let columns = reader.columns();
+    let (columns, names) = (reader.columns(), args.read.names(reader.as_ref()));
     let block_rows = chunk_rows(columns);
     let client = context.autoencoder().await?;
     let ask = |model: pb::ModelRef, values: Vec<f64>| {
         let request = pb::ScoreRequest {
             model: Some(model),
-            rows: Some(matrix(columns, &values)),
+            rows: Some(named_matrix(columns, &values, &names)),
             reasons: args.reasons,
             false_alarm_rate: args.false_alarm_rate,
         };
@@ -149,6 +149,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     reader.next_rows(&mut first, block_rows)?;
     let first_rows = (first.len() / columns) as u64;
     let first = ask(model.clone(), first).await.map_err(|error| error.in_file(&args.file, 0))?;
+    tell_notes(context, &first.notes);
     let (version, threshold, held_out) = (first.version, first.threshold, first.calibration_rows);
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
     let bar = progress_bar(context, reader.rows_hint());

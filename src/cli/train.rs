@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::client::{Context, matrix, model_ref};
-use super::data::{Chunk, Source};
+use super::client::{Context, model_ref, named_matrix};
+use super::data::{Chunk, ColumnsOfFiles, Source};
 use super::live::Display;
 use super::reading::{self, ReadArgs};
 use super::{CliError, duration, follow, report};
@@ -273,6 +273,8 @@ impl TrainArgs {
         };
         if let Some(columns) = columns
             && widths[0] != columns
+            // Columns that the base does not have are left out.
+            && (!(self.from.is_some() || self.follow) || names.is_empty())
         {
             let file = &self.files[0];
             return Err(CliError::Usage(format!(
@@ -331,8 +333,9 @@ impl TrainArgs {
             ..pb::TrainSpec::default()
         };
         if self.server_files.is_empty() {
+            let columns = ColumnsOfFiles::new(self.read.by_position(), spec.base.is_some());
             let (training, test, opened) = (self.files, self.test, Mutex::new(opened));
-            return Ok((spec, Source::Files { training, test, options, opened }, self.detach));
+            return Ok((spec, Source::Files { training, test, options, columns, opened }, self.detach));
         }
         let files = Some(self.read.server_files(self.server_files, self.server_test));
         Ok((pb::TrainSpec { files, ..spec }, Source::Server, self.detach))
@@ -393,8 +396,15 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
             return Err(CliError::Usage("--follow on standard input needs --widths".to_owned()));
         }
         let (files, options) = (args.files.clone(), args.read.options());
+        let columns = ColumnsOfFiles::new(args.read.by_position(), true);
         let (spec, ..) = args.request()?;
-        return follow::run(context, pb::TrainSpec { incremental: Some(incremental), ..spec }, files, options).await;
+        return follow::run(
+            context,
+            pb::TrainSpec { incremental: Some(incremental), ..spec },
+            files,
+            (options, columns),
+        )
+        .await;
     }
     let on_interrupt = if args.idempotency_key.is_some() { OnInterrupt::Keep } else { OnInterrupt::Cancel };
     let (spec, source, detach) = args.request()?;
@@ -548,7 +558,7 @@ pub(super) async fn train(
                 display.finish();
                 return Ok(ended);
             }
-            Some(Err(error)) => error,
+            Some(Err(error)) => context.clarified(error).await,
             None => {
                 display.finish();
                 return Err(CliError::Interrupted(interrupted(context, spec, &mut sending, on_interrupt).await));
@@ -675,12 +685,12 @@ async fn upload(
 ) -> Result<(), CliError> {
     let (mut number, mut rows) = (0u64, 0u64);
     source
-        .each(columns, |(role, values): Chunk| {
+        .each(columns, |Chunk { role, values, columns, names }| {
             number += 1;
             rows += (values.len() / columns.max(1)) as u64;
             let chunk = (number > last).then(|| pb::RowChunk {
                 number,
-                rows: Some(matrix(columns, &values)),
+                rows: Some(named_matrix(columns, &values, &names)),
                 role: role.into(),
             });
             async move {

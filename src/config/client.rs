@@ -8,7 +8,8 @@ use super::ADDRESS_DEFAULT;
 /// Flags of every client command, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ClientArgs {
-    /// Where the server is [default: http://127.0.0.1:50051, variable: HALFHITCH_SERVER]
+    /// Where the server is; HOST:PORT is http://HOST:PORT, or https://HOST:PORT with --ca or --client-certificate [default:
+    /// http://127.0.0.1:50051, variable: HALFHITCH_SERVER]
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
     /// A file with the token that this client shows; the variable HALFHITCH_TOKEN may hold the token itself [variable:
@@ -18,7 +19,8 @@ pub struct ClientArgs {
     /// Send the token to another machine although nothing is encrypted
     #[arg(long, global = true, help_heading = "Credentials")]
     pub insecure_token: bool,
-    /// The authority, in PEM, that the server's certificate is from; those of the system without it [variable: HALFHITCH_CA]
+    /// The authority, in PEM, that the server's certificate is from, or that very certificate; without it, the authorities of the
+    /// system [variable: HALFHITCH_CA]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Credentials")]
     pub ca: Option<PathBuf>,
     /// The certificate that this client shows, in PEM [variable: HALFHITCH_CLIENT_CERTIFICATE]

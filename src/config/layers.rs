@@ -34,6 +34,8 @@ pub(super) struct Layers<'a> {
     pub(super) path: PathBuf,
     pub(super) file: toml::Table,
     pub(super) told: Vec<Told>,
+    /// Things to tell the operator.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Layers<'_> {
@@ -171,8 +173,8 @@ impl Layers<'_> {
                 || names.iter().any(|name| variable == format!("HALFHITCH_{}", name.to_uppercase()))
         };
         let unknown = self.variables.iter().filter(|(name, _)| name.starts_with("HALFHITCH_") && !known(name));
-        let warnings =
-            unknown.map(|(name, _)| format!("variable {name} is not a setting and changes nothing")).collect();
+        let unknown = unknown.map(|(name, _)| format!("variable {name} is not a setting and changes nothing"));
+        let warnings = self.warnings.iter().cloned().chain(unknown).collect();
         Ok((self.told, warnings))
     }
 }

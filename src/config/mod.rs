@@ -8,6 +8,7 @@ mod client;
 mod layers;
 mod lifecycle;
 mod security;
+mod standard_traces;
 mod traces;
 mod transport;
 
@@ -240,7 +241,8 @@ impl Settings {
         let variable = |name: &str| variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
         let path = args.config.clone().or_else(|| variable("HALFHITCH_CONFIG").map(PathBuf::from));
         let file = path.as_deref().map_or_else(|| Ok(toml::Table::new()), read)?;
-        let mut layers = Layers { variables, path: path.clone().unwrap_or_default(), file, told: Vec::new() };
+        let mut layers =
+            Layers { variables, path: path.clone().unwrap_or_default(), file, told: Vec::new(), warnings: Vec::new() };
 
         let listen = layers.take(
             "listen",

@@ -1,16 +1,16 @@
 //! Settings of traces.
 
-use http::Uri;
-
 use super::layers::Layers;
+use super::standard_traces::{StandardTraces, TRACES_PATH, check_endpoint, guessed};
 use super::{ConfigError, Source};
-use crate::telemetry::traces::{TRACES_PER_SECOND_MAX, TracesConfig};
+use crate::telemetry::traces::{Protocol, TRACES_PER_SECOND_MAX, TracesConfig};
 
 /// Flags of traces, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TracesArgs {
-    /// OpenTelemetry collector that traces go to, over gRPC, for example http://127.0.0.1:4317; empty: nothing is traced
-    /// [default: OTEL_EXPORTER_OTLP_ENDPOINT of the environment, or empty]
+    /// OpenTelemetry collector that traces go to, over gRPC or HTTP, for example http://127.0.0.1:4317 (gRPC) or
+    /// http://127.0.0.1:4318/v1/traces (HTTP); empty: nothing is traced [default: as OpenTelemetry's variables of the environment
+    /// say, or empty]
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<String>,
     /// What traces call this service [default: OTEL_SERVICE_NAME of the environment, or halfhitch]
@@ -26,31 +26,73 @@ pub struct TracesArgs {
 }
 
 impl Layers<'_> {
+    /// Ours is strict: a mistake in it is refused. The standard's variables are weaker, and what is wrong with them is a warning.
     pub(super) fn traces(&mut self, args: &TracesArgs, defaults: &TracesConfig) -> Result<TracesConfig, ConfigError> {
+        let standard = StandardTraces::of(self.variables);
+        self.warnings.extend(standard.warnings);
+        let (otlp_endpoint, protocol) = {
+            let (text, origin) = self.text("otlp_endpoint", args.otlp_endpoint.as_ref(), "");
+            let ours = origin != Source::Default;
+            let (mut text, origin, off) = match standard.endpoint {
+                Some((url, variable)) if !ours => (url, Source::Variable(variable.to_owned()), standard.off),
+                _ if !text.is_empty() => (text, origin, standard.off),
+                _ => (text, origin, None),
+            };
+            let endpoint = if text.is_empty() {
+                None
+            } else {
+                Some(check_endpoint(&text).map_err(|_| ConfigError::Value {
+                    setting: "otlp_endpoint",
+                    origin: origin.clone(),
+                    // It may have a password.
+                    got: if text.contains('@') { "(not shown)".to_owned() } else { text.clone() },
+                    expected:
+                        "http://HOST:PORT or https://HOST:PORT of a collector, without user and password".to_owned(),
+                })?)
+            };
+            let protocol = standard.protocol.or_else(|| endpoint.as_ref().map(guessed)).unwrap_or_default();
+            let has_path = endpoint.as_ref().is_some_and(|uri| uri.path() != "/" || uri.query().is_some());
+            if ours && !has_path && endpoint.is_some() && protocol == Protocol::HttpProtobuf {
+                text = format!("{}{TRACES_PATH}", text.trim_end_matches('/'));
+            }
+            match off {
+                Some(variable) => {
+                    if ours {
+                        self.warnings.push(format!("variable {variable} turns traces off: otlp_endpoint is not used"));
+                    }
+                    let origin = Source::Variable(variable.to_owned());
+                    self.told.push(("otlp_endpoint", toml::Value::String(String::new()).to_string(), origin));
+                    (None, protocol)
+                }
+                None => {
+                    self.told.push(("otlp_endpoint", toml::Value::String(text.clone()).to_string(), origin));
+                    (endpoint.map(|_| text), protocol)
+                }
+            }
+        };
+        let service_name = self.or_standard(
+            "otlp_service_name",
+            args.otlp_service_name.as_ref(),
+            standard.service_name,
+            &defaults.service_name,
+        );
+        let trace_ratio = self.or_standard(
+            "trace_ratio",
+            args.trace_ratio.as_ref(),
+            standard.ratio.map(|(ratio, variable)| (ratio.to_string(), variable)),
+            &defaults.trace_ratio.to_string(),
+        );
         Ok(TracesConfig {
-            otlp_endpoint: self.or_variable(
-                "otlp_endpoint",
-                args.otlp_endpoint.as_ref(),
-                "OTEL_EXPORTER_OTLP_ENDPOINT",
-                defaults.otlp_endpoint.as_deref().unwrap_or_default(),
-                "http://HOST:PORT of a collector, without user and password",
-                |text| if text.is_empty() { Some(None) } else { is_endpoint(text).then(|| Some(text.to_owned())) },
-            )?,
-            service_name: self.or_variable(
-                "otlp_service_name",
-                args.otlp_service_name.as_ref(),
-                "OTEL_SERVICE_NAME",
-                &defaults.service_name,
-                "a name of 1 to 255 characters",
-                |text| (1..=255).contains(&text.chars().count()).then(|| text.to_owned()),
-            )?,
-            trace_ratio: self.take(
-                "trace_ratio",
-                args.trace_ratio.as_ref(),
-                &defaults.trace_ratio.to_string(),
-                "a number from 0 to 1",
-                |text| text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)),
-            )?,
+            otlp_endpoint,
+            protocol,
+            export_timeout: standard.timeout.unwrap_or(defaults.export_timeout),
+            attributes: standard.attributes,
+            service_name: self.taken("otlp_service_name", service_name, "a name of 1 to 255 characters", |text| {
+                (1..=255).contains(&text.chars().count()).then(|| text.to_owned())
+            })?,
+            trace_ratio: self.taken("trace_ratio", trace_ratio, "a number from 0 to 1", |text| {
+                text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
+            })?,
             traces_per_second_max: self.count(
                 "traces_per_second_max",
                 args.traces_per_second_max.as_ref(),
@@ -61,37 +103,33 @@ impl Layers<'_> {
         })
     }
 
-    /// A setting that a variable without our prefix may have too, weaker than all of ours.
-    fn or_variable<T>(
+    /// The text of a setting that a variable without our prefix may have too, weaker than all of ours.
+    fn or_standard(
         &mut self,
         name: &'static str,
         flag: Option<&String>,
-        variable: &str,
+        standard: Option<(String, &'static str)>,
         default: &str,
+    ) -> (String, Source) {
+        match (self.text(name, flag, default), standard) {
+            ((_, Source::Default), Some((text, variable))) => (text, Source::Variable(variable.to_owned())),
+            (ours, _) => ours,
+        }
+    }
+
+    fn taken<T>(
+        &mut self,
+        name: &'static str,
+        (text, origin): (String, Source),
         expected: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, ConfigError> {
-        let (mut text, mut origin) = self.text(name, flag, default);
-        if origin == Source::Default
-            && let Some((_, theirs)) = self.variables.iter().find(|(other, text)| other == variable && !text.is_empty())
-        {
-            (text, origin) = (theirs.clone(), Source::Variable(variable.to_owned()));
-        }
         let Some(value) = parse(&text) else {
-            // It may have a password.
-            let got = if text.contains('@') { "(not shown)".to_owned() } else { text };
-            return Err(ConfigError::Value { setting: name, origin, got, expected: expected.to_owned() });
+            return Err(ConfigError::Value { setting: name, origin, got: text, expected: expected.to_owned() });
         };
         self.told.push((name, toml::Value::String(text).to_string(), origin));
         Ok(value)
     }
-}
-
-/// A host and a port, spoken to without TLS.
-fn is_endpoint(text: &str) -> bool {
-    let Ok(uri) = text.parse::<Uri>() else { return false };
-    let has_place = uri.authority().is_some_and(|place| !place.host().is_empty() && !place.as_str().contains('@'));
-    uri.scheme_str() == Some("http") && has_place && uri.path() == "/" && uri.query().is_none()
 }
 
 #[cfg(test)]
@@ -119,6 +157,8 @@ mod tests {
         assert_eq!(config.service_name, "embeddings");
         let ours = [&theirs[..], &[("HALFHITCH_OTLP_ENDPOINT", "")]].concat();
         assert_eq!(traces(TracesArgs::default(), &ours).expect("valid").otlp_endpoint, None, "taken back");
+        let off = [&theirs[..], &[("OTEL_SDK_DISABLED", "true")]].concat();
+        assert_eq!(traces(TracesArgs::default(), &off).expect("valid").otlp_endpoint, None, "turned off");
         let flags = TracesArgs { otlp_service_name: Some("mine".to_owned()), ..TracesArgs::default() };
         assert_eq!(traces(flags, &theirs).expect("valid").service_name, "mine");
     }
@@ -133,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_named() {
-        for wrong in ["collector:4317", "https://collector:4317", "http://", "http://a:1/path", "http://a b:1"] {
+        for wrong in ["collector:4317", "http://", "ftp://a:1", "http://a b:1"] {
             let args = TracesArgs { otlp_endpoint: Some(wrong.to_owned()), ..TracesArgs::default() };
             check_refused(args, &["otlp_endpoint", wrong, "http://HOST:PORT"]);
         }
@@ -143,6 +183,36 @@ mod tests {
         }
         let args = TracesArgs { traces_per_second_max: Some("0".to_owned()), ..TracesArgs::default() };
         check_refused(args, &["traces_per_second_max", "from 1 to 100000"]);
+    }
+
+    #[test]
+    fn nothing_in_the_variables_of_the_standard_is_refused() {
+        for (name, value) in [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a b"),
+            ("OTEL_SERVICE_NAME", "x".repeat(300).as_str()),
+            ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "%"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ] {
+            traces(TracesArgs::default(), &[(name, value)]).unwrap_or_else(|error| panic!("{name}={value}: {error}"));
+        }
+    }
+
+    #[test]
+    fn a_collector_that_speaks_http_is_known_by_its_port_or_path() {
+        for (url, protocol) in [
+            ("http://c:4317", Protocol::Grpc),
+            ("https://c:4317", Protocol::Grpc),
+            ("http://c:4318/v1/traces", Protocol::HttpProtobuf),
+            ("https://c/v1/traces", Protocol::HttpProtobuf),
+        ] {
+            let args = TracesArgs { otlp_endpoint: Some(url.to_owned()), ..TracesArgs::default() };
+            let config = traces(args, &[]).expect("valid");
+            assert_eq!((config.otlp_endpoint.as_deref(), config.protocol), (Some(url), protocol));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Files that a client may name: those below one folder, and no others.
 
+use crate::model::text::shown;
 use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -10,13 +11,16 @@ use rustix::fs::{Mode, OFlags};
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// The server has no folder for this.
-    #[error("file {asked:?} is asked for, but this server reads no files: it was started without train_folder")]
+    #[error(
+        "file {:?} is asked for, but this server reads no files: it was started without train_folder",
+        shown(asked)
+    )]
     NotConfigured {
         /// What the client asked for.
         asked: String,
     },
     /// The path does not say where below the folder the file is.
-    #[error("file {asked:?} is {got}, expected a path below the server's train_folder, without `..`")]
+    #[error("file {:?} is {got}, expected a path below the server's train_folder, without `..`", shown(asked))]
     Path {
         /// What the client asked for.
         asked: String,
@@ -24,13 +28,13 @@ pub enum FolderError {
         got: &'static str,
     },
     /// A symbolic link leads elsewhere.
-    #[error("file {asked:?} leads out of the server's train_folder, expected a file below it")]
+    #[error("file {:?} leads out of the server's train_folder, expected a file below it", shown(asked))]
     Outside {
         /// What the client asked for.
         asked: String,
     },
     /// It is there, but holds no bytes in order.
-    #[error("file {asked:?} is {got}, expected a regular file")]
+    #[error("file {:?} is {got}, expected a regular file", shown(asked))]
     NotRegular {
         /// What the client asked for.
         asked: String,
@@ -38,13 +42,13 @@ pub enum FolderError {
         got: &'static str,
     },
     /// There is no such file.
-    #[error("file {asked:?} is not in the server's train_folder")]
+    #[error("file {:?} is not in the server's train_folder", shown(asked))]
     NotFound {
         /// What the client asked for.
         asked: String,
     },
     /// The system.
-    #[error("file {asked:?}: {source}")]
+    #[error("file {:?}: {source}", shown(asked))]
     Io {
         /// What the client asked for.
         asked: String,

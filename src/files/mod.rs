@@ -5,6 +5,7 @@ mod archive;
 #[cfg(feature = "arrow")]
 mod arrow;
 mod binary;
+mod by_name;
 mod choice;
 mod error;
 pub mod folder;
@@ -35,6 +36,7 @@ use crate::model::Missing;
 
 use archive::Content;
 use binary::Kind;
+pub use by_name::by_name;
 pub use error::{FileError, Place};
 use input::{Input, Seen};
 pub use table::{Decimal, DialectError, Separator, TextEncoding, TextOptions, TextReader, Thousands};

@@ -1,6 +1,7 @@
 //! Which columns of a file are wanted.
 
 use super::{FileError, ReadOptions};
+use crate::model::text;
 
 impl ReadOptions {
     /// Whether the caller names columns.
@@ -33,7 +34,7 @@ impl ReadOptions {
             let by_number = column.parse::<usize>().ok().filter(|number| (1..=count).contains(number)).map(|n| n - 1);
             by_name.or(by_number).ok_or_else(|| {
                 let known = if names.is_empty() { "it has no names".to_owned() } else { shown(names) };
-                let got = format!("column {column:?} to {purpose} is not there");
+                let got = format!("column {:?} to {purpose} is not there", text::shown(column));
                 FileError::content(path, got, format!("a number from 1 to {count} or a name ({known})"))
             })
         };
@@ -41,7 +42,11 @@ impl ReadOptions {
         for column in &self.columns {
             let index = find(column, "take")?;
             if wanted.contains(&index) {
-                return Err(FileError::content(path, format!("column {column:?} is named twice"), "each once"));
+                return Err(FileError::content(
+                    path,
+                    format!("column {:?} is named twice", text::shown(column)),
+                    "each once",
+                ));
             }
             wanted.push(index);
         }
@@ -63,5 +68,5 @@ impl ReadOptions {
 fn shown(names: &[String]) -> String {
     const SHOWN_MAX: usize = 20;
     let more = if names.len() > SHOWN_MAX { format!(", and {} more", names.len() - SHOWN_MAX) } else { String::new() };
-    names.iter().take(SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ") + &more
+    names.iter().take(SHOWN_MAX).map(|name| text::shown(name)).collect::<Vec<_>>().join(", ") + &more
 }

@@ -6,7 +6,7 @@ use super::JobError;
 use super::job::{Job, lock};
 use super::journal::Beginning;
 use super::table::Table;
-use crate::model::{Artifact, Autoencoder, ModelKey, Selector};
+use crate::model::{Artifact, Autoencoder, ModelKey, ModelSpec, Selector};
 use crate::store::StoreError;
 use crate::training::{Base, CheckedTrainSpec};
 
@@ -35,13 +35,27 @@ pub(super) fn needed(table: &Table, job: &Job) -> Option<ModelKey> {
     }
 }
 
-/// Width of the rows of a job that is to be made: its base must exist and have the widths that are asked for.
-pub(super) fn columns(table: &Table, spec: &CheckedTrainSpec) -> Result<usize, JobError> {
+/// Width of the rows of a job that is to be made, and the names of its features: its base must exist and have the widths that are
+/// asked for.
+pub(super) fn columns(table: &Table, spec: &CheckedTrainSpec) -> Result<(usize, Vec<String>), JobError> {
     let key = spec.spec().base.as_ref().map_or(Ok(None), |base| resolve(table, base))?;
-    let Some(key) = key else { return Ok(spec.features()) };
+    let Some(key) = key else { return Ok((spec.features(), spec.spec().feature_names.clone())) };
+    let shape = shape(table, key)?;
+    Ok((spec.with_base(&shape)?.features(), shape.raw().feature_names.clone()))
+}
+
+/// Names of the features of a job, as its base has them now, if it has one.
+pub(super) fn feature_names(table: &Table, job: &Job) -> Result<Vec<String>, JobError> {
+    match needed(table, job) {
+        Some(key) => Ok(shape(table, key)?.raw().feature_names.clone()),
+        None => Ok(job.spec.spec().feature_names.clone()),
+    }
+}
+
+fn shape(table: &Table, key: ModelKey) -> Result<ModelSpec, JobError> {
     let header = table.registry.store().read_header(&key)?;
     let (shape, ..) = Artifact::peek(&header).map_err(|reason| StoreError::Damaged { key, reason })?;
-    Ok(spec.with_base(&shape)?.features())
+    Ok(shape)
 }
 
 /// Settles what a job begins with, and writes it down: after a crash it is the same.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{IllegalMove, JobId, Priority, ServerFilesError};
+use crate::model::text::shown;
 use crate::model::{IdError, MatrixError, ModelKey};
 use crate::store::StoreError;
 use crate::training::ParamError;
@@ -14,7 +15,7 @@ const AHEAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JobError {
     /// No such job.
-    #[error("job {0:?} does not exist")]
+    #[error("job {:?} does not exist", shown(_0))]
     Unknown(String),
     /// The specification.
     #[error(transparent)]
@@ -26,7 +27,7 @@ pub enum JobError {
     #[error(transparent)]
     Id(#[from] IdError),
     /// Not a key.
-    #[error("idempotency key {got:?} is not allowed: expected 1 to 128 printable ASCII characters")]
+    #[error("idempotency key {:?} is not allowed: expected 1 to 128 printable ASCII characters", shown(got))]
     Key {
         /// What came, cut to a printable length.
         got: String,

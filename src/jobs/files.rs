@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::RowRole;
 use crate::files::folder::{self, FolderError};
 use crate::files::{self, FileError, ReadOptions, RowReader};
+use crate::model::text::shown;
 
 /// Files of one job, of both roles.
 pub const FILES_MAX: usize = 10_000;
@@ -53,7 +54,10 @@ pub enum ServerFilesError {
     #[error(transparent)]
     Content(Arc<FileError>),
     /// Rows of another width.
-    #[error("file {asked:?}: its rows have {got} numbers, expected {expected}, the specification's first width")]
+    #[error(
+        "file {:?}: its rows have {got} numbers, expected {expected}, the specification's first width",
+        shown(asked)
+    )]
     Columns {
         /// What the client asked for.
         asked: String,
@@ -85,9 +89,14 @@ impl ServerFiles {
             .map(|(role, path)| (role, path.as_str()))
     }
 
-    /// Looks at every file without reading its rows: that it is there, can be read, and is `columns` wide. Returns how many
-    /// rows those files say to have that say it.
-    pub(super) fn check(&self, folder: Option<&Path>, columns: usize) -> Result<u64, ServerFilesError> {
+    /// Looks at every file without reading its rows: that it is there, can be read, and has `columns` columns, `features` by name.
+    /// Returns how many rows those files say to have that say it.
+    pub(super) fn check(
+        &self,
+        folder: Option<&Path>,
+        columns: usize,
+        mut features: Vec<String>,
+    ) -> Result<u64, ServerFilesError> {
         if self.paths.is_empty() {
             return Err(ServerFilesError::NoPaths);
         }
@@ -102,18 +111,24 @@ impl ServerFiles {
             return Err(ServerFilesError::TooLong { got });
         }
         self.each().try_fold(0u64, |rows, (_, asked)| {
-            Ok(rows.saturating_add(self.open(folder, asked, columns)?.rows_hint().unwrap_or(0)))
+            Ok(rows.saturating_add(self.open(folder, asked, columns, &mut features)?.rows_hint().unwrap_or(0)))
         })
     }
 
-    /// Opens one of the files.
+    /// Opens one of the files. Its rows come in the order of `features`, where both have names; without features the names of
+    /// the first file that has some become those of all files after it.
     pub(super) fn open(
         &self,
         folder: Option<&Path>,
         asked: &str,
         columns: usize,
+        features: &mut Vec<String>,
     ) -> Result<Box<dyn RowReader>, ServerFilesError> {
         let reader = files::read_file(asked, folder::open(folder, asked)?, &self.options)?;
+        let reader = files::by_name(asked, reader, features)?;
+        if features.is_empty() {
+            *features = reader.names().to_vec();
+        }
         let got = reader.columns();
         if got == columns {
             Ok(reader)
@@ -142,9 +157,9 @@ mod tests {
         let files = named(&["b.csv", "a.csv"], &["a.csv"]);
         let order: Vec<_> = files.each().collect();
         assert_eq!(order, [(RowRole::Training, "b.csv"), (RowRole::Training, "a.csv"), (RowRole::Test, "a.csv")]);
-        files.check(Some(folder.path()), 2).expect("all are good");
+        files.check(Some(folder.path()), 2, Vec::new()).expect("all are good");
 
-        let refused = |files: ServerFiles| files.check(Some(folder.path()), 2).expect_err("refused");
+        let refused = |files: ServerFiles| files.check(Some(folder.path()), 2, Vec::new()).expect_err("refused");
         assert!(matches!(refused(named(&[], &["a.csv"])), ServerFilesError::NoPaths));
         let many = vec!["a.csv"; FILES_MAX + 1];
         assert!(matches!(refused(named(&many, &[])), ServerFilesError::TooMany { got: 10_001 }));
@@ -155,8 +170,30 @@ mod tests {
         assert!(matches!(wide, ServerFilesError::Columns { got: 3, expected: 2, .. }), "{wide:?}");
         let gone = refused(named(&["a.csv", "gone.csv"], &[]));
         assert!(matches!(gone, ServerFilesError::Folder(_)) && gone.to_string().contains("gone.csv"), "{gone:?}");
-        let error = files.check(None, 2).expect_err("no folder").to_string();
+        let error = files.check(None, 2, Vec::new()).expect_err("no folder").to_string();
         assert!(error.contains("train_folder"), "{error}");
+    }
+
+    #[test]
+    fn columns_of_all_files_are_matched_by_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("writes");
+        write("ab.csv", "a,b\n1,2\n");
+        write("ba.csv", "b,id,a\n4,9,3\n");
+        write("ac.csv", "a,c\n1,2\n");
+        let files = named(&["ab.csv", "ba.csv"], &[]);
+        let read = |mut features: Vec<String>| {
+            let mut values = Vec::new();
+            for (_, asked) in files.each() {
+                let mut reader = files.open(Some(folder.path()), asked, 2, &mut features).expect("opens");
+                reader.next_rows(&mut values, 10).expect("reads");
+            }
+            values
+        };
+        assert_eq!(read(Vec::new()), [1.0, 2.0, 3.0, 4.0], "as in the first file");
+        assert_eq!(read(vec!["b".into(), "a".into()]), [2.0, 1.0, 4.0, 3.0], "as in the base");
+        let other = named(&["ab.csv", "ac.csv"], &[]).check(Some(folder.path()), 2, Vec::new());
+        assert!(other.expect_err("refused").to_string().contains("no column \"b\""));
     }
 
     #[test]
@@ -166,11 +203,13 @@ mod tests {
         std::fs::write(folder.path().join("text.csv"), "1,2\n3,x\n").expect("writes");
         let secret = folder.path().file_name().expect("a name").to_string_lossy().into_owned();
         for asked in ["empty.npy", "gone.csv", "../up.csv"] {
-            let error = named(&[asked], &[]).check(Some(folder.path()), 2).expect_err("refused").to_string();
+            let error =
+                named(&[asked], &[]).check(Some(folder.path()), 2, Vec::new()).expect_err("refused").to_string();
             assert!(error.contains(asked) && !error.contains(&secret), "{error}");
         }
         let files = named(&["text.csv"], &[]);
-        let mut reader = files.open(Some(folder.path()), "text.csv", 2).expect("its first line is good");
+        let mut reader =
+            files.open(Some(folder.path()), "text.csv", 2, &mut Vec::new()).expect("its first line is good");
         let error = reader.next_rows(&mut Vec::new(), 10).expect_err("its second is not").to_string();
         assert!(error.starts_with("text.csv: line 2, column 2"), "{error}");
     }

@@ -3,6 +3,7 @@
 //!
 //! An import ends in the journal. One that was cut off before that begins anew: the files may have changed meanwhile.
 
+use super::base;
 use super::files::ServerFiles;
 use super::job::Job;
 use super::spool::{self, Chunk, Counts, Spool};
@@ -58,10 +59,11 @@ fn copy(
     let mut notes = Notes::default();
     let folder = table.config.train_folder.as_deref();
     let columns = job.columns;
+    let mut features = base::feature_names(table, job)?;
     let mut copying = Copying::new(table, job)?;
     for (role, asked) in files.each() {
         copying.turn_to(role)?;
-        let mut reader = files.open(folder, asked, columns)?;
+        let mut reader = files.open(folder, asked, columns, &mut features)?;
         notes.add(job, asked, reader.notes());
         loop {
             if !go_on() {

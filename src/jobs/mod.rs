@@ -421,7 +421,7 @@ impl Jobs {
             let looked = if at.knows(known.as_ref(), &whose) {
                 Ok(())
             } else {
-                base::columns(&at, &of).and_then(|columns| at.check_files(&asked, columns))
+                base::columns(&at, &of).and_then(|(columns, features)| at.check_files(&asked, columns, features))
             };
             drop(looking);
             looked

@@ -263,8 +263,13 @@ impl Table {
     }
 
     /// Looks at the files that a job names, as far as that is possible without reading them.
-    pub(super) fn check_files(&self, files: &ServerFiles, columns: usize) -> Result<(), JobError> {
-        let rows = files.check(self.config.train_folder.as_deref(), columns)?;
+    pub(super) fn check_files(
+        &self,
+        files: &ServerFiles,
+        columns: usize,
+        features: Vec<String>,
+    ) -> Result<(), JobError> {
+        let rows = files.check(self.config.train_folder.as_deref(), columns, features)?;
         let (rows_max, bytes_max) = (self.config.job_rows_max, self.config.job_bytes_max);
         if rows > rows_max {
             return Err(JobError::TooManyRows { rows, rows_max });
@@ -426,7 +431,7 @@ impl Table {
         held_out: &[f64],
     ) -> Result<Arc<Job>, JobError> {
         self.check_room(&owner, files.is_none())?;
-        let columns = base::columns(self, spec)?;
+        let (columns, _) = base::columns(self, spec)?;
         self.forget_oldest()?;
         let id = JobId::new();
         let folder = self.config.folder.join(id.as_str());

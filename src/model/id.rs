@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::text::shown;
+
 /// The longest name or alias, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 
@@ -43,7 +45,7 @@ fn check_pattern(what: &'static str, text: &str) -> Result<(), IdError> {
     if starts_well && text.len() <= NAME_BYTES_MAX && text.bytes().all(allowed) {
         Ok(())
     } else {
-        Err(IdError::Pattern { what, got: text.chars().take(80).collect() })
+        Err(IdError::Pattern { what, got: shown(text) })
     }
 }
 
@@ -103,7 +105,7 @@ text_id!(Alias, |text| {
         return Err(IdError::AliasReserved);
     }
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(IdError::AliasIsNumber(text.to_owned()));
+        return Err(IdError::AliasIsNumber(shown(text)));
     }
     Ok(())
 });

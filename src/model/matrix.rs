@@ -337,6 +337,27 @@ impl Matrix {
         Self { rows: self.rows, columns, values }
     }
 
+    /// With columns `columns` of each row, from 0, in this order; some may be left out.
+    ///
+    /// # Panics
+    /// If there are to be none, or there is no such column.
+    #[must_use]
+    pub fn selected(&self, columns: &[usize]) -> Self {
+        assert!(!columns.is_empty(), "at least one column");
+        let size = self.values.form().number_bytes();
+        let of_bytes = |bytes: &Bytes| selected(bytes, self.columns, columns, size).into();
+        let values = match &self.values {
+            Values::Floats(numbers) => Values::Floats(selected(numbers, self.columns, columns, 1)),
+            Values::Float32Le(bytes) => Values::Float32Le(of_bytes(bytes)),
+            Values::Float64Le(bytes) => Values::Float64Le(of_bytes(bytes)),
+            Values::Float16Le(bytes) => Values::Float16Le(of_bytes(bytes)),
+            Values::Bfloat16Le(bytes) => Values::Bfloat16Le(of_bytes(bytes)),
+            Values::Uint8(bytes) => Values::Uint8(of_bytes(bytes)),
+            Values::Int8(bytes) => Values::Int8(of_bytes(bytes)),
+        };
+        Self { rows: self.rows, columns: columns.len(), values }
+    }
+
     /// Refuses NaN and infinities, naming the first.
     pub fn check_finite(&self) -> Result<(), MatrixError> {
         self.check_values(Missing::Refused)
@@ -446,6 +467,17 @@ fn resized<T: Copy + Default>(numbers: &[T], from: usize, kept: usize, to: usize
         new[..kept].copy_from_slice(&old[..kept]);
     }
     resized
+}
+
+/// Of each `width` values, of `size` parts each, those of `columns`.
+fn selected<T: Copy>(parts: &[T], width: usize, columns: &[usize], size: usize) -> Vec<T> {
+    let mut kept = Vec::with_capacity(parts.len() / width * columns.len());
+    for row in parts.chunks_exact(width * size) {
+        for column in columns {
+            kept.extend_from_slice(&row[column * size..(column + 1) * size]);
+        }
+    }
+    kept
 }
 
 fn first_refused<T: Copy>(values: impl Iterator<Item = T> + Clone, allows: impl Fn(T) -> bool) -> Option<(usize, T)> {
@@ -599,6 +631,21 @@ mod tests {
         matrix.load_normalized_into(0..3, &mut batch, 1, &normaliser);
         assert_eq!(batch.column(0), [0.0, 0.5, 0.0, -0.375]);
         assert_eq!((batch.at(1, 1), batch.at(2, 1).is_nan(), batch.at(3, 1)), (2.0, true, 0.5));
+    }
+
+    #[test]
+    fn columns_are_chosen_in_every_form() {
+        for values in whole_numbers(&[0, 1, 2, 3, 4, 5]) {
+            let form = values.form();
+            let of =
+                |numbers: &[u8]| whole_numbers(numbers).into_iter().find(|values| values.form() == form).expect("all");
+            let matrix = Matrix::new(2, 3, values).expect("a matrix");
+            for (columns, expected) in [(&[2, 0][..], &[2, 0, 5, 3][..]), (&[1], &[1, 4])] {
+                let selected = matrix.selected(columns);
+                assert_eq!((selected.rows(), selected.columns()), (2, columns.len()));
+                assert_eq!(selected.values(), &of(expected));
+            }
+        }
     }
 
     proptest! {

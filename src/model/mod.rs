@@ -3,6 +3,7 @@
 pub mod artifact;
 pub mod autoencoder;
 pub mod canonical;
+pub mod columns;
 pub mod gradient;
 pub mod gram_schmidt;
 pub mod id;
@@ -17,10 +18,12 @@ pub mod score;
 pub mod spec;
 pub mod spectrum;
 pub mod statistics;
+pub mod text;
 
 pub use artifact::{Artifact, ArtifactError};
 pub use autoencoder::{Autoencoder, Decoder, Reconstruction, Space, TiedLayer};
 pub use canonical::{CanonicalError, canonicalise};
+pub use columns::{ColumnError, ColumnMap, Matching, match_columns};
 pub use gram_schmidt::{OrthonormalError, mean_squared_error, orthonormalise_code};
 pub use id::{Alias, IdError, ModelKey, ModelName, ModelReference, Selector, Version};
 pub use inspect::{Comparison, LayerInspection};

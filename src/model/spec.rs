@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::text::shown;
 use crate::numeric::Activation;
 
 /// Most encoder layers of a model.
@@ -141,7 +142,7 @@ pub enum SpecError {
         got: usize,
     },
     /// A line break, say, in a name.
-    #[error("feature_names[{index}] is {got:?}, expected no control characters")]
+    #[error("feature_names[{index}] is {:?}, expected no control characters", shown(got))]
     FeatureNameControl {
         /// Which.
         index: usize,
@@ -149,7 +150,7 @@ pub enum SpecError {
         got: String,
     },
     /// A name twice.
-    #[error("feature_names[{index}] is {got:?} as is feature_names[{first}], expected different names")]
+    #[error("feature_names[{index}] is {:?} as is feature_names[{first}], expected different names", shown(got))]
     FeatureNameTwice {
         /// The later one.
         index: usize,

@@ -1,28 +1,52 @@
 //! Lets calls in, or not, before anything of them is read; and keeps count of what they send.
 
 use std::convert::Infallible;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::{Either, Ready, ready as at_once};
-use http::{Extensions, HeaderMap, HeaderName, Request, Response};
+use http::{Extensions, HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use super::compression::is_compressed;
 use super::transit::{Arriving, Leaving, OfCall, Transit};
 use crate::security::gate::{Admitted, Gate, Peer};
 use crate::security::told::Told;
 use crate::security::{Caller, Held, Refusal};
-use crate::service::ServiceError;
+use crate::service::{Matrix, ServiceError};
 
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+/// Whose call it is, and whether its messages are compressed.
+#[derive(Clone, Debug)]
+pub(super) struct CallerOf {
+    caller: Caller,
+    is_compressed: bool,
+}
+
+impl Deref for CallerOf {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+impl CallerOf {
+    /// The rows of the one message of a call, and its bytes where they were not counted as they came.
+    pub(super) fn hold_message(&self, rows: &Matrix) -> Result<Option<Held>, Refusal> {
+        let bytes = if self.is_compressed { rows.bytes() as u64 } else { 0 };
+        self.caller.hold(rows.rows() as u64, bytes)
+    }
+}
 
 /// Whose call it is, of one that came through [`Auth`]; of any other, nobody's.
-pub(super) fn caller(extensions: &Extensions) -> Caller {
-    extensions.get::<Caller>().map_or_else(Caller::nobody, Caller::clone)
+pub(super) fn caller(extensions: &Extensions) -> CallerOf {
+    let nobody = || CallerOf { caller: Caller::nobody(), is_compressed: false };
+    extensions.get::<CallerOf>().cloned().unwrap_or_else(nobody)
 }
 
 /// Asks the gate, and tells the service inside who calls.
@@ -96,12 +120,12 @@ where
                 return Either::Right(at_once(Ok(Status::from(ServiceError::from(refusal)).into_http())));
             }
         };
-        if request.headers().get(GRPC_ENCODING).is_some_and(|encoding| encoding.as_bytes() != b"identity") {
-            tell_of_compression();
-        }
-        request.extensions_mut().insert(caller.clone());
+        // Of compressed messages it is only known what they take once they are unpacked.
+        let is_compressed = is_compressed(request.headers());
+        request.extensions_mut().insert(CallerOf { caller: caller.clone(), is_compressed });
         // Streams count their messages themselves, each for as long as it is under way.
-        let counted = (caller.has_bytes_max() && !takes_stream).then(|| Arc::new(Counted::new(caller.clone())));
+        let counted =
+            (caller.has_bytes_max() && !takes_stream && !is_compressed).then(|| Arc::new(Counted::new(caller.clone())));
         let request = request.map(|body| {
             let transit = Arc::clone(&self.transit);
             Body::new(Arriving::new(body, transit, Arc::clone(&peer), caller.clone(), counted.clone(), takes_stream))
@@ -144,12 +168,6 @@ pub(super) fn tell(refusal: &Refusal, peer: &Peer, has_begun: bool) {
         let address = peer.address.map(|address| address.to_string()).unwrap_or_default();
         tracing::warn!(%refusal, address, unsaid, "{what}");
     });
-}
-
-/// Compressed messages are answered with `UNIMPLEMENTED` by whoever reads them, before they are unpacked.
-pub(super) fn tell_of_compression() {
-    static COMPRESSED: Told = Told::never();
-    COMPRESSED.once(|unsaid| tracing::warn!(unsaid, "a call with compressed messages was refused: none are unpacked"));
 }
 
 /// What came of a request.

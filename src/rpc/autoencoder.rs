@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Api;
-use super::auth::caller;
+use super::auth::{CallerOf, caller};
 use super::bulk;
 use super::convert;
 use super::deadline::deadline;
@@ -16,10 +16,9 @@ use super::pb::autoencoder_service_server::AutoencoderService;
 use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{AnswerStream, Answers, Ending, driven};
-use crate::security::Caller;
 use crate::service::{
-    Acknowledged, Begun, JobError, JobSnapshot, JobState, ScoreOptions, Served, Service, ServiceError, Upload, Version,
-    Watcher,
+    Acknowledged, Aligned, Base, Begun, ChunkColumns, JobError, JobSnapshot, JobState, Matrix, NamedRows, ScoreOptions,
+    Served, Service, ServiceError, Upload, Version, Watcher,
 };
 
 #[tonic::async_trait]
@@ -43,15 +42,17 @@ impl AutoencoderService for Api {
         let pb::EncodeRequest { model, rows, code_length, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
-        let rows = convert::matrix("rows", rows)?;
-        context.asks(&name, rows.rows());
-        let _held = caller.hold(rows.rows() as u64, 0)?;
+        let rows = convert::named_rows("rows", rows)?;
+        context.asks(&name, rows.matrix().rows());
+        let _held = caller.hold_message(rows.matrix())?;
+        let (selector, Aligned { rows, columns }) = self.service.align_served(&name, selector, rows).await?;
         let answer = convert::answer_format(answer_format)?;
         let served = self.service.encode(&name, &selector, rows, code_length, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::EncodeResponse {
             version: served.version.number(),
             codes: Some(convert::matrix_answer(served.output.matrix)),
+            notes: columns.notes,
         }))
     }
 
@@ -63,7 +64,7 @@ impl AutoencoderService for Api {
         caller.check_model(name.as_str())?;
         let codes = convert::matrix("codes", codes)?;
         context.asks(&name, codes.rows());
-        let _held = caller.hold(codes.rows() as u64, 0)?;
+        let _held = caller.hold_message(&codes)?;
         let (decoder, answer) = (convert::decoder(decoder)?, convert::answer_format(answer_format)?);
         let served = self.service.decode(&name, &selector, codes, decoder, answer, deadline).await?;
         context.served(served.version, served.output.timing);
@@ -83,16 +84,20 @@ impl AutoencoderService for Api {
         let pb::ReconstructRequest { model, rows, decoder, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
-        let rows = convert::matrix("rows", rows)?;
-        context.asks(&name, rows.rows());
-        let _held = caller.hold(rows.rows() as u64, 0)?;
+        let rows = convert::named_rows("rows", rows)?;
+        context.asks(&name, rows.matrix().rows());
+        let _held = caller.hold_message(rows.matrix())?;
+        let (selector, Aligned { rows, columns }) = self.service.align_served(&name, selector, rows).await?;
         let (decoder, answer) = (convert::decoder(decoder)?, convert::answer_format(answer_format)?);
         let served = self.service.reconstruct(&name, &selector, rows, decoder, answer, deadline).await?;
         context.served(served.version, served.output.timing);
+        let notes = columns.notes.clone();
+        let (rows, names) = columns.restore(served.output.matrix).await?;
         Ok(Response::new(pb::ReconstructResponse {
             pseudo_inverse: served.inverted.map(convert::inverted),
             version: served.version.number(),
-            rows: Some(convert::matrix_answer(served.output.matrix)),
+            rows: Some(pb::Matrix { column_names: names, ..convert::matrix_answer(rows) }),
+            notes,
             squared_errors: served.output.squared_errors,
             squared_errors_input_units: served.output.squared_errors_input_units,
         }))
@@ -104,13 +109,14 @@ impl AutoencoderService for Api {
         let pb::ScoreRequest { model, rows, reasons, false_alarm_rate } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
-        let rows = convert::matrix("rows", rows)?;
-        context.asks(&name, rows.rows());
-        let _held = caller.hold(rows.rows() as u64, 0)?;
+        let rows = convert::named_rows("rows", rows)?;
+        context.asks(&name, rows.matrix().rows());
+        let _held = caller.hold_message(rows.matrix())?;
+        let (selector, Aligned { rows, columns }) = self.service.align_served(&name, selector, rows).await?;
         let options = ScoreOptions { reasons, false_alarm_rate };
         let scored = self.service.score(&name, &selector, rows, options, deadline).await?;
         context.served(scored.version, scored.timing);
-        Ok(Response::new(convert::scored(scored)))
+        Ok(Response::new(pb::ScoreResponse { notes: columns.notes, ..convert::scored(scored) }))
     }
 
     async fn impute(&self, request: Request<pb::ImputeRequest>) -> Result<Response<pb::ImputeResponse>, Status> {
@@ -119,15 +125,19 @@ impl AutoencoderService for Api {
         let pb::ImputeRequest { model, rows, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
-        let rows = convert::matrix("rows", rows)?;
-        context.asks(&name, rows.rows());
-        let _held = caller.hold(rows.rows() as u64, 0)?;
+        let rows = convert::named_rows("rows", rows)?;
+        context.asks(&name, rows.matrix().rows());
+        let _held = caller.hold_message(rows.matrix())?;
+        let (selector, Aligned { rows, columns }) = self.service.align_served(&name, selector, rows).await?;
         let answer = convert::answer_format(answer_format)?;
         let served = self.service.impute(&name, &selector, rows, answer, deadline).await?;
         context.served(served.version, served.output.timing);
+        let notes = columns.notes.clone();
+        let (rows, names) = columns.restore(served.output.matrix).await?;
         Ok(Response::new(pb::ImputeResponse {
             version: served.version.number(),
-            rows: Some(convert::matrix_answer(served.output.matrix)),
+            rows: Some(pb::Matrix { column_names: names, ..convert::matrix_answer(rows) }),
+            notes,
         }))
     }
 
@@ -135,9 +145,10 @@ impl AutoencoderService for Api {
         &self,
         request: Request<Streaming<pb::EncodeStreamRequest>>,
     ) -> Result<Response<Self::EncodeStreamStream>, Status> {
-        let answer = |served: Served| pb::EncodeStreamResponse {
+        let answer = |served: Served, notes: Vec<String>| pb::EncodeStreamResponse {
             version: served.version.number(),
             codes: Some(convert::matrix_answer(served.output.matrix)),
+            notes,
         };
         Ok(Response::new(bulk::answers(&self.service, request, answer)))
     }
@@ -146,7 +157,7 @@ impl AutoencoderService for Api {
         &self,
         request: Request<Streaming<pb::DecodeStreamRequest>>,
     ) -> Result<Response<Self::DecodeStreamStream>, Status> {
-        let answer = |served: Served| pb::DecodeStreamResponse {
+        let answer = |served: Served, _: Vec<String>| pb::DecodeStreamResponse {
             pseudo_inverse: served.inverted.map(convert::inverted),
             version: served.version.number(),
             rows: Some(convert::matrix_answer(served.output.matrix)),
@@ -158,7 +169,7 @@ impl AutoencoderService for Api {
 /// One `Train` stream, from specification to result.
 async fn train(
     service: Service,
-    caller: Caller,
+    caller: CallerOf,
     mut questions: Streaming<pb::TrainRequest>,
     answers: Answers<pb::TrainResponse>,
 ) -> Result<(), Ending> {
@@ -184,6 +195,7 @@ async fn train(
         let cadence = convert::cadence(incremental)?;
         return incremental::train(service, caller, (spec, cadence, key, priority), questions, answers).await;
     }
+    let features = Features { base: spec.base.clone(), names: spec.feature_names.clone() };
     let spec = spec.check().map_err(JobError::from)?;
     if let Some(files) = files {
         let job = service.jobs().begin_with_files(spec, files, key, priority, owner(&caller)).await?;
@@ -197,7 +209,7 @@ async fn train(
     let watcher = match service.jobs().begin(spec, key, priority, owner(&caller)).await? {
         Begun::Uploading { upload, snapshot, last_chunk } => {
             answers.send(accepted(snapshot, last_chunk)).await?;
-            let job = receive(upload, &caller, &mut questions, &answers).await?;
+            let job = receive(upload, (&service, features), &caller, &mut questions, &answers).await?;
             service.jobs().follow(&job.id)?
         }
         // The rows are all here: whatever the client still sends is settled already.
@@ -239,10 +251,12 @@ async fn no_rows(questions: &mut Streaming<pb::TrainRequest>) -> Ending {
 /// Puts the chunks of one stream on disk, acknowledging each, until `finish`; returns the queued job.
 async fn receive(
     mut upload: Upload,
-    caller: &Caller,
+    (service, features): (&Service, Features),
+    caller: &CallerOf,
     questions: &mut Streaming<pb::TrainRequest>,
     answers: &Answers<pb::TrainResponse>,
 ) -> Result<JobSnapshot, Ending> {
+    let mut columns = None;
     loop {
         let question = tokio::select! {
             question = next(questions) => question?,
@@ -252,10 +266,11 @@ async fn receive(
             Some(Question::Chunk(chunk)) => {
                 let number = chunk.number;
                 let role = convert::row_role(chunk.role)?;
-                let rows = convert::matrix("chunk.rows", chunk.rows)?;
-                let _held = caller.hold(rows.rows() as u64, rows.bytes() as u64)?;
+                let rows = convert::named_rows("chunk.rows", chunk.rows)?;
+                let _held = caller.hold(rows.matrix().rows() as u64, rows.matrix().bytes() as u64)?;
+                let (rows, mut note) = align(service, &features, &mut columns, rows).await?;
                 for one in upload.append(number, role, rows).await? {
-                    answers.send(acknowledged(one)).await?;
+                    answers.send(acknowledged(one, note.take())).await?;
                 }
             }
             Some(Question::Finish(finish)) => {
@@ -297,8 +312,37 @@ fn accepted(snapshot: JobSnapshot, last_chunk_number: u64) -> pb::TrainResponse 
     answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number }))
 }
 
-pub(super) fn acknowledged(Acknowledged { number, rows }: Acknowledged) -> pb::TrainResponse {
-    answer(Answer::Acknowledged(pb::ChunkAcknowledged { number, row_count: rows }))
+pub(super) fn acknowledged(Acknowledged { number, rows }: Acknowledged, note: Option<String>) -> pb::TrainResponse {
+    let notes = note.into_iter().collect();
+    answer(Answer::Acknowledged(pb::ChunkAcknowledged { number, row_count: rows, notes }))
+}
+
+/// Where the names of the features of an upload are: those of its base, if it has one and the base has some, else its own.
+#[derive(Clone, Debug)]
+pub(super) struct Features {
+    pub(super) base: Option<Base>,
+    pub(super) names: Vec<String>,
+}
+
+/// The rows of a chunk in the order of the features, and what is to be told of them. The names of the features are looked up
+/// for the first chunk whose columns have names.
+pub(super) async fn align(
+    service: &Service,
+    features: &Features,
+    columns: &mut Option<ChunkColumns>,
+    rows: NamedRows,
+) -> Result<(Matrix, Option<String>), ServiceError> {
+    if !rows.is_named() {
+        return Ok((rows.into_matrix(), None));
+    }
+    let columns = match columns {
+        Some(columns) => columns,
+        None => {
+            let names = service.feature_names(features.base.as_ref(), &features.names).await?;
+            columns.insert(ChunkColumns::new(names))
+        }
+    };
+    columns.align(rows).await
 }
 
 /// How a job ended.

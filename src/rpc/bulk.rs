@@ -11,16 +11,17 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use tonic::{Code, Request, Status, Streaming};
 
-use super::auth::caller;
+use super::auth::{CallerOf, caller};
 use super::convert;
 use super::deadline::deadline;
 use super::limits::translate_status;
 use super::observe::RequestContext;
 use super::pb;
 use super::stream::AnswerStream;
-use crate::security::{Caller, Held, Refusal};
+use crate::security::{Held, Refusal};
 use crate::service::{
-    AnswerFormat, BatchError, Bulk, BulkTask, Decoder, Matrix, Readiness, Served, Service, ServiceError, field,
+    Aligned, AnswerFormat, BatchError, Bulk, BulkTask, ColumnMap, Decoder, Matrix, Readiness, Served, Service,
+    ServiceError, field,
 };
 use crate::telemetry::call::within;
 
@@ -77,7 +78,7 @@ impl Message for pb::DecodeStreamRequest {
 pub(super) fn answers<Q, A>(
     service: &Service,
     request: Request<Streaming<Q>>,
-    answer: impl Fn(Served) -> A + Send + 'static,
+    answer: impl Fn(Served, Vec<String>) -> A + Send + 'static,
 ) -> AnswerStream<A>
 where
     Q: Message,
@@ -105,7 +106,7 @@ where
             Err(status) => Some((Err(status), None)),
         }
     });
-    Box::pin(served.map(move |served| served.map(&answer)))
+    Box::pin(served.map(move |served| served.map(|(served, notes)| answer(served, notes))))
 }
 
 /// One stream, from its first message to its last answer.
@@ -113,7 +114,7 @@ struct Exchange<Q> {
     service: Service,
     context: RequestContext,
     deadline: Option<Instant>,
-    caller: Caller,
+    caller: CallerOf,
     questions: Streaming<Q>,
     stopping: watch::Receiver<Readiness>,
     /// What the first message named.
@@ -125,7 +126,15 @@ struct Exchange<Q> {
     under_way: VecDeque<UnderWay>,
     bytes_ahead: usize,
     /// Read, and more than the caller may have under way: until an answer is given.
-    waiting: Option<(Matrix, AnswerFormat)>,
+    waiting: Option<Read>,
+}
+
+/// A message whose rows are in order.
+struct Read {
+    matrix: Matrix,
+    answer: AnswerFormat,
+    /// What is to be told of its columns.
+    notes: Vec<String>,
 }
 
 /// What holds for all messages of a stream.
@@ -134,6 +143,10 @@ struct Opened {
     task: BulkTask,
     /// The version that was chosen.
     bulk: Bulk,
+    /// How the columns of the newest message whose columns had names were matched, if something had to be moved.
+    columns: Option<Arc<ColumnMap>>,
+    /// What was told of columns last.
+    told: Vec<String>,
 }
 
 /// A message that is being served.
@@ -144,6 +157,7 @@ struct UnderWay {
     number: u64,
     bytes: usize,
     task: JoinHandle<Result<Served, ServiceError>>,
+    notes: Vec<String>,
     _held: Option<Held>,
 }
 
@@ -155,7 +169,7 @@ impl Drop for UnderWay {
 
 impl<Q: Message> Exchange<Q> {
     /// The next answer; `None` after the last.
-    async fn next(&mut self) -> Result<Option<Served>, Status> {
+    async fn next(&mut self) -> Result<Option<(Served, Vec<String>)>, Status> {
         loop {
             if self.under_way.is_empty()
                 && let Some(end) = self.end.take()
@@ -178,18 +192,18 @@ impl<Q: Message> Exchange<Q> {
                     }
                 }
                 served = first(&mut self.under_way), if !self.under_way.is_empty() => {
-                    let Some(answered) = self.under_way.pop_front() else { continue };
+                    let Some(mut answered) = self.under_way.pop_front() else { continue };
                     self.bytes_ahead -= answered.bytes;
-                    let number = answered.number;
+                    let (number, notes) = (answered.number, std::mem::take(&mut answered.notes));
                     drop(answered);
-                    if let Some((matrix, answer)) = self.waiting.take()
-                        && let Err(error) = self.enter(self.messages_read, matrix, answer)
+                    if let Some(read) = self.waiting.take()
+                        && let Err(error) = self.enter(self.messages_read, read)
                     {
                         self.end = Some(Err(error.of_message(self.messages_read).into()));
                     }
                     let served = served.map_err(|error| error.of_message(number))?;
                     self.context.served(served.version, served.output.timing);
-                    return Ok(Some(served));
+                    return Ok(Some((served, notes)));
                 }
             }
         }
@@ -210,7 +224,7 @@ impl<Q: Message> Exchange<Q> {
 
     async fn start(&mut self, number: u64, question: Q) -> Result<(), ServiceError> {
         let Question { model, matrix, answer, task } = question.question()?;
-        let Opened { task, .. } = match &mut self.opened {
+        let Opened { task, bulk, columns, told, .. } = match &mut self.opened {
             Some(first) => {
                 let another = match (model, task) {
                     (Some(model), _) if model != first.model => Some("model"),
@@ -229,30 +243,47 @@ impl<Q: Message> Exchange<Q> {
                 self.caller.check_model(name.as_str())?;
                 let task = task.unwrap_or(Q::TASK);
                 let bulk = self.service.bulk(&name, &selector, task, self.deadline).await?;
-                opened.insert(Opened { model: model.unwrap_or_default(), task, bulk })
+                let model = model.unwrap_or_default();
+                opened.insert(Opened { model, task, bulk, columns: None, told: Vec::new() })
             }
         };
-        let matrix = convert::matrix(field(task.operation()), matrix)?;
-        self.enter(number, matrix, answer)
+        let field = field(task.operation());
+        if task.operation().decodes() {
+            let matrix = convert::matrix(field, matrix)?;
+            return self.enter(number, Read { matrix, answer, notes: Vec::new() });
+        }
+        let rows = convert::named_rows(field, matrix)?;
+        let is_named = rows.is_named();
+        let Aligned { rows: matrix, columns: how } = bulk.align(rows, columns.as_ref()).await?;
+        let mut notes = Vec::new();
+        if is_named {
+            *columns = how.map().cloned();
+            if how.notes != *told {
+                told.clone_from(&how.notes);
+                notes = how.notes;
+            }
+        }
+        self.enter(number, Read { matrix, answer, notes })
     }
 
     /// Begins with a message, if the caller may have that much under way; if it has other messages of this stream under way,
     /// later.
-    fn enter(&mut self, number: u64, matrix: Matrix, answer: AnswerFormat) -> Result<(), ServiceError> {
+    fn enter(&mut self, number: u64, read: Read) -> Result<(), ServiceError> {
         let Some(Opened { bulk, .. }) = &self.opened else { return Ok(()) };
-        let held = match self.caller.hold(matrix.rows() as u64, matrix.bytes() as u64) {
+        let held = match self.caller.hold(read.matrix.rows() as u64, read.matrix.bytes() as u64) {
             Ok(held) => held,
             Err(Refusal::TooMuch { .. }) if !self.under_way.is_empty() => {
-                self.waiting = Some((matrix, answer));
+                self.waiting = Some(read);
                 return Ok(());
             }
             Err(refusal) => return Err(refusal.into()),
         };
+        let Read { matrix, answer, notes } = read;
         let bytes = bulk.bytes(&matrix, answer);
         self.context.add_rows(matrix.rows());
         let (bulk, deadline, ids) = (bulk.clone(), self.deadline, Arc::clone(self.context.ids()));
         let task = tokio::spawn(within(Some(ids), async move { bulk.compute(matrix, answer, deadline).await }));
-        self.under_way.push_back(UnderWay { number, bytes, task, _held: held });
+        self.under_way.push_back(UnderWay { number, bytes, task, notes, _held: held });
         self.bytes_ahead += bytes;
         Ok(())
     }

@@ -7,9 +7,9 @@ use super::pb;
 use crate::service::{
     Activation, Alias, AnswerFormat, Base, Cadence, Comparison, Decoder, DialectError, EpochLosses, Evaluation,
     FileFormat, Form, IdError, IdempotencyKey, Initialisation, Inspected, Inverted, JobError, JobId, JobSnapshot,
-    JobState, LayerInspection, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NormalisationKind, OptimiserKind,
-    OptimiserSpec, Priority, Progress, ReadOptions, Regularisation, RowRole, Schedule, Scored, Selector, ServerFiles,
-    ServiceError, TextOptions, TrainSpec, TrainingReport, Values, Version, VersionDescription,
+    JobState, LayerInspection, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NamedRows, NormalisationKind,
+    OptimiserKind, OptimiserSpec, Priority, Progress, ReadOptions, Regularisation, RowRole, Schedule, Scored, Selector,
+    ServerFiles, ServiceError, TextOptions, TrainSpec, TrainingReport, Values, Version, VersionDescription, shown,
 };
 
 /// Whether an answer carries the training report.
@@ -80,7 +80,7 @@ pub fn version_token(token: &str) -> Result<Option<Version>, ServiceError> {
 }
 
 fn bad_token(token: &str) -> ServiceError {
-    let shown: String = token.chars().take(80).collect();
+    let shown = shown(&token);
     ServiceError::invalid("page_token", format!("{shown:?} is not a token of this list, expected `next_page_token`"))
 }
 
@@ -111,6 +111,13 @@ pub fn matrix(field: &'static str, matrix: Option<pb::Matrix>) -> Result<Matrix,
     Matrix::new(matrix.rows, matrix.columns, values).map_err(|error| ServiceError::invalid(field, error))
 }
 
+/// Rows in `field`, and the names of their columns.
+pub fn named_rows(field: &'static str, matrix: Option<pb::Matrix>) -> Result<NamedRows, ServiceError> {
+    let mut matrix = matrix;
+    let names = matrix.as_mut().map_or(Vec::new(), |matrix| std::mem::take(&mut matrix.column_names));
+    NamedRows::new(field, self::matrix(field, matrix)?, names)
+}
+
 /// The form that an answer is to have.
 pub fn answer_format(number: i32) -> Result<AnswerFormat, ServiceError> {
     match pb::AnswerFormat::try_from(number).map_err(|_| unknown_enum("answer_format", number))? {
@@ -138,7 +145,7 @@ pub fn matrix_answer(matrix: Matrix) -> pb::Matrix {
         Values::Uint8(bytes) => pb::matrix::Values::Uint8(bytes),
         Values::Int8(bytes) => pb::matrix::Values::Int8(bytes),
     };
-    pb::Matrix { rows, columns, values: Some(values) }
+    pb::Matrix { rows, columns, values: Some(values), ..pb::Matrix::default() }
 }
 
 // ---- specifications ----
@@ -302,6 +309,7 @@ pub fn scored(scored: Scored) -> pb::ScoreResponse {
         calibration_rows: calibration_rows as u32,
         residual_variance,
         changes: scores.changes,
+        ..pb::ScoreResponse::default()
     }
 }
 
@@ -314,6 +322,7 @@ pub fn inspection(inspected: Inspected) -> pb::InspectModelResponse {
         comparison: seen.comparison.map(comparison),
         tensor_bytes,
         untied_tensor_bytes,
+        ..pb::InspectModelResponse::default()
     }
 }
 
@@ -655,7 +664,7 @@ mod tests {
         check_field(model_ref(reference("x", Some(pb::model_ref::Selector::Version(0)))), "model.version");
         check_field(model_ref(reference("x", Some(pb::model_ref::Selector::Alias("7".into())))), "model.alias");
         check_field(matrix("rows", None), "rows");
-        check_field(matrix("rows", Some(pb::Matrix { rows: 1, columns: 1, values: None })), "rows");
+        check_field(matrix("rows", Some(pb::Matrix { rows: 1, columns: 1, ..pb::Matrix::default() })), "rows");
         check_field(page_token::<JobId>("x"), "page_token");
         check_field(version_token("0"), "page_token");
         check_field(row_role(77), "chunk.role");
@@ -751,7 +760,7 @@ mod tests {
         fn any_matrix_is_refused_or_whole(rows in any::<u32>(), columns in any::<u32>(), bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let length = bytes.len();
             let values = Some(pb::matrix::Values::Float32Le(bytes.into()));
-            if let Ok(matrix) = matrix("rows", Some(pb::Matrix { rows, columns, values })) {
+            if let Ok(matrix) = matrix("rows", Some(pb::Matrix { rows, columns, values, ..pb::Matrix::default() })) {
                 prop_assert_eq!(matrix.rows() * matrix.columns() * 4, length);
             }
         }
@@ -760,7 +769,7 @@ mod tests {
         fn small_shapes_are_accepted_exactly_when_they_fit(rows in 0u32..6, columns in 0u32..6, count in 0usize..40) {
             let values = Some(pb::matrix::Values::Floats(pb::FloatList { values: vec![1.0; count] }));
             let fits = rows > 0 && columns > 0 && (rows * columns) as usize == count;
-            prop_assert_eq!(matrix("rows", Some(pb::Matrix { rows, columns, values })).is_ok(), fits);
+            prop_assert_eq!(matrix("rows", Some(pb::Matrix { rows, columns, values, ..pb::Matrix::default() })).is_ok(), fits);
         }
 
         /// Bytes that decode as any request convert without a panic.
@@ -784,7 +793,7 @@ mod tests {
             } else {
                 pb::matrix::Values::Floats(pb::FloatList { values: values.iter().map(|v| if v.is_nan() { 0.0 } else { *v }).collect() })
             };
-            let question = pb::Matrix { rows: 1, columns: values.len() as u32, values: Some(form) };
+            let question = pb::Matrix { rows: 1, columns: values.len() as u32, values: Some(form), ..pb::Matrix::default() };
             let answer = matrix_answer(matrix("rows", Some(question.clone())).expect("valid"));
             prop_assert_eq!(answer, question);
         }

@@ -14,11 +14,10 @@ use prost::Message as _;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::auth::caller;
+use super::auth::{CallerOf, caller};
 use super::observe::RequestContext;
 use super::transit::PREFIX_BYTES;
 use super::{Api, convert, pb};
-use crate::security::Caller;
 use crate::service::{Operation, Service, ServiceError};
 
 /// One question, one answer: the methods that wait in the queue.
@@ -57,7 +56,7 @@ impl Api {
 struct Watched {
     inner: Body,
     service: Arc<Service>,
-    caller: Caller,
+    caller: CallerOf,
     context: RequestContext,
     state: State,
 }
@@ -118,7 +117,8 @@ impl Watched {
 
 /// The model, and how many bytes of the message follow it.
 fn beginning(data: &[u8]) -> Option<(pb::ModelRef, usize)> {
-    let ([_, length @ ..], message) = data.split_first_chunk::<PREFIX_BYTES>()?;
+    // One that is compressed does not show what it begins with.
+    let ([0, length @ ..], message) = data.split_first_chunk::<PREFIX_BYTES>()? else { return None };
     let message_bytes = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     let (&MODEL_TAG, mut model) = message.split_first()? else { return None };
     let model_bytes = usize::try_from(prost::encoding::decode_varint(&mut model).ok()?).ok()?;
@@ -141,7 +141,7 @@ mod tests {
         let values = pb::matrix::Values::Float32Le(vec![1; 4 * columns as usize].into());
         pb::EncodeRequest {
             model: Some(pb::ModelRef { name: "m".into(), selector: Some(pb::model_ref::Selector::Version(3)) }),
-            rows: Some(pb::Matrix { rows: 1, columns, values: Some(values) }),
+            rows: Some(pb::Matrix { rows: 1, columns, values: Some(values), ..pb::Matrix::default() }),
             ..Default::default()
         }
     }
@@ -166,8 +166,10 @@ mod tests {
             assert!(beginning(&bytes[..seen]).is_none() || seen > 10, "{seen} bytes");
         }
         assert_eq!(beginning(&on_the_wire(&pb::EncodeRequest { model: None, ..question(5) })), None);
-        let mut other = bytes;
-        other[6] = 0xff;
-        assert_eq!(beginning(&other), None);
+        for (place, byte) in [(6, 0xff), (0, 1)] {
+            let mut other = bytes.clone();
+            other[place] = byte;
+            assert_eq!(beginning(&other), None);
+        }
     }
 }

@@ -8,17 +8,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Streaming;
 
-use super::autoencoder::{acknowledged, answer, next, out_of_order, result_of};
+use super::auth::CallerOf;
+use super::autoencoder::{Features, acknowledged, align, answer, next, out_of_order, result_of};
 use super::convert;
 use super::jobs::owner;
 use super::pb;
 use super::pb::train_request::Message as Question;
 use super::pb::train_response::Message as Answer;
 use super::stream::{Answers, Ending};
-use crate::security::Caller;
 use crate::service::{
-    Cadence, IdempotencyKey, JobId, JobSnapshot, JobState, Matrix, Priority, RoundStream, RowRole, Service,
-    ServiceError, StreamBegun, Taken, TrainSpec,
+    Base, Cadence, ChunkColumns, IdempotencyKey, JobId, JobSnapshot, JobState, Matrix, Priority, RoundStream, RowRole,
+    Selector, Service, ServiceError, StreamBegun, Taken, TrainSpec,
 };
 
 /// Where there is no room for a chunk or another job, it is looked again after this long.
@@ -29,12 +29,16 @@ struct Waiting {
     number: u64,
     role: RowRole,
     rows: Matrix,
+    note: Option<String>,
 }
 
 /// What a stream knows between two events.
 struct Driver {
     service: Service,
-    caller: Caller,
+    caller: CallerOf,
+    features: Features,
+    /// How columns are matched, once a chunk had names.
+    columns: Option<ChunkColumns>,
     answers: Answers<pb::TrainResponse>,
     stream: RoundStream,
     /// Rounds that have their rows and whose end was not told, oldest first: they train in this order.
@@ -59,17 +63,30 @@ enum Happens {
 /// One stream of rounds, from its specification to the result of its last round.
 pub(super) async fn train(
     service: Service,
-    caller: Caller,
+    caller: CallerOf,
     (spec, cadence, key, priority): (TrainSpec, Cadence, Option<IdempotencyKey>, Priority),
     mut questions: Streaming<pb::TrainRequest>,
     answers: Answers<pb::TrainResponse>,
 ) -> Result<(), Ending> {
+    // The features are those of the newest version, or, before there is one, of the specification.
+    let newest = Base { name: spec.model_name.clone(), selector: Selector::Latest, or_fresh: true };
+    let features = Features { base: Some(newest), names: spec.feature_names.clone() };
     let StreamBegun { stream, snapshot, last_chunk, rounds } =
         service.train_in_rounds(spec, cadence, key, priority, &owner(&caller)).await?;
     let job = convert::job(snapshot, convert::Report::Without);
     answers.send(answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number: last_chunk }))).await?;
-    let mut driver =
-        Driver { service, caller, answers, stream, rounds: rounds.into(), news: None, waiting: None, not_before: None };
+    let mut driver = Driver {
+        service,
+        caller,
+        features,
+        columns: None,
+        answers,
+        stream,
+        rounds: rounds.into(),
+        news: None,
+        waiting: None,
+        not_before: None,
+    };
     driver.watch_first();
     while driver.stream.is_open() || !driver.rounds.is_empty() {
         match driver.next(&mut questions).await? {
@@ -107,8 +124,9 @@ impl Driver {
         match question {
             Some(Question::Chunk(chunk)) => {
                 let role = convert::row_role(chunk.role)?;
-                let rows = convert::matrix("chunk.rows", chunk.rows)?;
-                self.append(Waiting { number: chunk.number, role, rows }).await
+                let rows = convert::named_rows("chunk.rows", chunk.rows)?;
+                let (rows, note) = align(&self.service, &self.features, &mut self.columns, rows).await?;
+                self.append(Waiting { number: chunk.number, role, rows, note }).await
             }
             Some(Question::Finish(finish)) => {
                 let last = self.stream.finish(finish.chunk_count, finish.row_count).await?;
@@ -119,16 +137,16 @@ impl Driver {
         }
     }
 
-    async fn append(&mut self, Waiting { number, role, rows }: Waiting) -> Result<(), Ending> {
+    async fn append(&mut self, Waiting { number, role, rows, mut note }: Waiting) -> Result<(), Ending> {
         let _held = self.caller.hold(rows.rows() as u64, rows.bytes() as u64)?;
         match self.stream.append(number, role, rows, !self.rounds.is_empty()).await? {
             Taken::Acknowledged(all) => {
                 for one in all {
-                    self.answers.send(acknowledged(one)).await?;
+                    self.answers.send(acknowledged(one, note.take())).await?;
                 }
             }
             Taken::Later(rows) => {
-                self.waiting = Some(Waiting { number, role, rows });
+                self.waiting = Some(Waiting { number, role, rows, note });
                 // Where the round is full, its end is what comes next.
                 self.not_before = (!self.stream.is_due()).then(|| Instant::now() + RETRY_PAUSE);
             }

@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod autoencoder;
 mod bulk;
+pub mod compression;
 pub mod convert;
 pub mod deadline;
 mod early;
@@ -12,6 +13,7 @@ pub mod jobs;
 pub mod limits;
 pub mod models;
 pub mod observe;
+pub mod only_grpc;
 pub mod pb;
 pub mod status;
 mod stream;

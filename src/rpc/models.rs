@@ -17,7 +17,7 @@ use super::pb;
 use super::pb::import_model_version_request::Message as ImportMessage;
 use super::pb::model_service_server::ModelService;
 use super::stream::AnswerStream;
-use crate::service::{FILE_BYTES_MAX, ModelKey, Rows, ServiceError, Version};
+use crate::service::{Aligned, FILE_BYTES_MAX, ModelKey, Rows, ServiceError, Version};
 
 /// Files that are received, and as many that are sent, at the same time: each is held in memory.
 pub const TRANSFERS_MAX: usize = 2;
@@ -95,17 +95,23 @@ impl ModelService for Api {
         let pb::InspectModelRequest { model, rows, validation_sample } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
+        let (mut selector, mut notes) = (selector, Vec::new());
         let rows = match (rows, validation_sample) {
             (None, false) => Rows::None,
             (None, true) => Rows::Sample,
-            (Some(rows), false) => Rows::Sent(convert::matrix("rows", Some(rows))?),
+            (Some(rows), false) => {
+                let rows = convert::named_rows("rows", Some(rows))?;
+                let (chosen, Aligned { rows, columns }) = self.service.align_any(&name, selector, rows).await?;
+                (selector, notes) = (chosen, columns.notes);
+                Rows::Sent(rows)
+            }
             (Some(_), true) => {
                 let reason = "is set together with rows, expected one of them";
                 return Err(ServiceError::invalid("validation_sample", reason).into());
             }
         };
         let seen = self.service.inspect(&name, &selector, rows).await?;
-        Ok(Response::new(convert::inspection(seen)))
+        Ok(Response::new(pb::InspectModelResponse { notes, ..convert::inspection(seen) }))
     }
 
     async fn delete_model_version(
@@ -203,13 +209,15 @@ impl ModelService for Api {
         let pb::OrthonormaliseModelVersionRequest { model, rows, publish } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
-        let rows = convert::matrix("rows", rows)?;
+        let rows = convert::named_rows("rows", rows)?;
+        let (selector, Aligned { rows, columns }) = self.service.align_any(&name, selector, rows).await?;
         let made = self.service.orthonormalise(&name, &selector, rows, publish).await?;
         Ok(Response::new(pb::OrthonormaliseModelVersionResponse {
             version: made.key.version.number(),
             squared_error: made.before,
             orthonormal_squared_error: made.after,
             published: made.published.map(|description| convert::version(description, convert::Report::With)),
+            notes: columns.notes,
         }))
     }
 

@@ -18,6 +18,8 @@
 //!
 //! Where one row of the request is wrong, `ErrorInfo` has the reason `ROW` and its number, from 1, as `row`.
 
+use std::borrow::Cow;
+
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -44,6 +46,51 @@ pub fn code(kind: Kind) -> Code {
     }
 }
 
+/// Bytes of a status message as its header carries it, percent-encoded. Clients lose the whole status when its headers are too
+/// large, some from about 5 KiB on.
+const MESSAGE_BYTES_MAX: usize = 1200;
+/// Bytes of the description of a field that is wrong. The details repeat the message, and base64 makes them a third longer: all
+/// together a status stays below 4 KiB.
+const DESCRIPTION_BYTES_MAX: usize = 400;
+/// Bytes of the path of such a field.
+const FIELD_BYTES_MAX: usize = 100;
+
+/// How many bytes a character takes in the header `grpc-message`, where everything but plain characters is percent-encoded.
+fn header_bytes(character: char) -> usize {
+    match character {
+        ' ' | '"' | '#' | '%' | '<' | '>' | '`' | '?' | '{' | '}' => 3,
+        '!'..='~' => 1,
+        other => 3 * other.len_utf8(),
+    }
+}
+
+/// `text`, or as many of its first characters as fit `bytes_max` bytes of a header, and how many bytes it has in all.
+fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    if text.len() <= bytes_max / 3 {
+        return text.into();
+    }
+    let mut bytes = 0;
+    let past = text.char_indices().find(|(_, character)| {
+        bytes += header_bytes(*character);
+        bytes > bytes_max
+    });
+    match past {
+        None => text.into(),
+        Some((end, _)) => format!("{}... ({} bytes in all)", &text[..end], text.len()).into(),
+    }
+}
+
+/// A status that tonic made, with no more text than a client takes. What we make ourselves is as short from the beginning.
+pub(super) fn bounded(status: Status) -> Status {
+    match cut(status.message(), MESSAGE_BYTES_MAX) {
+        Cow::Borrowed(_) => status,
+        Cow::Owned(message) => {
+            let (code, metadata) = (status.code(), status.metadata().clone());
+            Status::with_metadata(code, message, metadata)
+        }
+    }
+}
+
 /// What the caller of a call that ends so is told.
 pub fn status(error: ServiceError) -> Status {
     if let Some(ids) = current() {
@@ -62,9 +109,10 @@ pub(super) fn told(error: ServiceError) -> Status {
         tracing::error!(id, %error, "internal error");
         return Status::internal(format!("internal error {id}: the server's log has more under this id"));
     }
+    let text = error.to_string();
     let mut details = ErrorDetails::new();
     if let Some(field) = error.field() {
-        details.add_bad_request_violation(field, error.to_string());
+        details.add_bad_request_violation(cut(&field, FIELD_BYTES_MAX), cut(&text, DESCRIPTION_BYTES_MAX));
     }
     if let Some(row) = error.row() {
         // Clients that send a file in parts know which row of the file that is.
@@ -73,7 +121,7 @@ pub(super) fn told(error: ServiceError) -> Status {
     if let Some(delay) = error.retry_after() {
         details.set_retry_info(Some(delay));
     }
-    Status::with_error_details(code(kind), error.to_string(), details)
+    Status::with_error_details(code(kind), cut(&text, MESSAGE_BYTES_MAX), details)
 }
 
 impl From<ServiceError> for Status {
@@ -88,6 +136,9 @@ impl From<Refusal> for Status {
     }
 }
 
+/// How messages may be compressed.
+const ENCODINGS: &str = "gzip, zstd, identity";
+
 /// Says of a status that tonic made itself what this API promises: a message above the limit is
 /// `RESOURCE_EXHAUSTED` (tonic: `OUT_OF_RANGE`), bytes that are no message of ours are `INVALID_ARGUMENT` (tonic:
 /// `INTERNAL`), and so is a message with a wrong flag, and none. `None`: leave it as it is.
@@ -98,11 +149,29 @@ pub(super) fn translate(status: &Status) -> Option<Status> {
         return Some(Status::resource_exhausted(format!("message too large ({sizes}): send the rows in parts")));
     }
     if status.code() == Code::Internal && text.starts_with("failed to decode Protobuf message") {
-        return Some(Status::invalid_argument(text.to_owned()));
+        return Some(Status::invalid_argument(cut(text, MESSAGE_BYTES_MAX)));
     }
     // Also of a call that was given up: nobody can tell which, and nobody reads it then.
     if status.code() == Code::Internal && text == "Missing request message." {
         return Some(Status::invalid_argument("no message came, expected one"));
+    }
+    if status.code() == Code::ResourceExhausted && text.starts_with("Error decompressing: size limit") {
+        let limit = text
+            .split_once("limit, of ")
+            .and_then(|(_, rest)| rest.split_once(" bytes"))
+            .map_or("", |(limit, _)| limit);
+        let text = format!("message too large when unpacked (the limit is: {limit} bytes): send the rows in parts");
+        return Some(Status::resource_exhausted(text));
+    }
+    if status.code() == Code::Internal && text.starts_with("Error decompressing: ") {
+        return Some(Status::invalid_argument("a message is compressed, but not as `grpc-encoding` says"));
+    }
+    if status.code() == Code::Unimplemented && text.starts_with("Content is compressed with ") {
+        let mut answer = Status::unimplemented(format!(
+            "messages are compressed as the header `grpc-encoding` says, which is none of {ENCODINGS}: expected one of these"
+        ));
+        *answer.metadata_mut() = status.metadata().clone();
+        return Some(answer);
     }
     // Compressed without a word of how, or no flag at all.
     if status.code() == Code::Internal && text.starts_with("protocol error: received message with") {
@@ -141,6 +210,38 @@ mod tests {
         assert_eq!(status.code(), Code::ResourceExhausted);
         let details = status.get_error_details();
         assert_eq!(details.retry_info().and_then(|info| info.retry_delay), Some(Duration::from_millis(25)));
+    }
+
+    /// Bytes of the headers that carry a status.
+    fn header_bytes_of(status: &Status) -> usize {
+        let headers = status.clone().into_http::<()>().headers().clone();
+        headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+    }
+
+    #[test]
+    fn no_text_makes_a_status_too_long() {
+        for part in ["x", " ", "ß", "\u{10ffff}", "\n", "%"] {
+            for length in [0, 1, 399, 400, 401, 1199, 1200, 1201, 5000, 1_000_000] {
+                let text = part.repeat(length);
+                let long = status(ServiceError::invalid(text.clone(), &text));
+                assert_eq!(long.code(), Code::InvalidArgument);
+                assert!(header_bytes_of(&long) < 4096, "{length} of {part:?}: {}", header_bytes_of(&long));
+                assert!(long.get_error_details().bad_request().is_some());
+                if length > 5000 {
+                    assert!(long.message().ends_with("bytes in all)"), "{}", long.message());
+                }
+                let tonics = bounded(Status::unimplemented(text));
+                assert!(header_bytes_of(&tonics) < 4096);
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_text_is_told_whole() {
+        let text = "x".repeat(MESSAGE_BYTES_MAX);
+        assert_eq!(bounded(Status::aborted(text.clone())).message(), text);
+        assert_eq!(cut("größe, 17 %", 30), "größe, 17 %");
+        assert_eq!(cut("größer, 17 %", 10), "grö... (14 bytes in all)");
     }
 
     #[test]

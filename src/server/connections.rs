@@ -25,9 +25,11 @@ use super::security::Security;
 use super::transport::TransportConfig;
 use super::wire::{Patience, Wire};
 use crate::rpc::auth::Auth;
+use crate::rpc::compression::Compression;
 use crate::rpc::deadline::InTime;
 use crate::rpc::limits;
 use crate::rpc::observe::{Measured, Observe};
+use crate::rpc::only_grpc::OnlyGrpc;
 use crate::rpc::transit::Transit;
 use crate::security::Shares;
 use crate::security::told::Told;
@@ -77,6 +79,7 @@ where
             let (traces, measured) = (traces.clone(), Arc::clone(&measured));
             let router = transport
                 .builder(age)
+                .layer(layer_fn(OnlyGrpc::new))
                 .layer(layer_fn(move |inner| Observe::new(inner, traces.clone(), Arc::clone(&measured))))
                 .layer(layer_fn(InTime::new))
                 .layer(MapResponseLayer::new(limits::translate_response::<Body>))
@@ -84,6 +87,7 @@ where
                     let (gate, transit) = (Arc::clone(security.gate()), Arc::clone(&transit));
                     move |inner| Auth::new(inner, Arc::clone(&gate), Arc::clone(&transit))
                 }))
+                .layer(layer_fn(Compression::new))
                 .layer(layer_fn({
                     let rows = rows.clone();
                     move |routes| Direct::new(routes, rows.clone())

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use futures_util::future::Either;
 use http::{Request, Response};
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
 use tonic::codegen::BoxFuture;
 use tower::Service;
 
@@ -31,10 +32,18 @@ impl<F> Rows<F> {
         Self {
             autoencoder: AutoencoderServiceServer::new(api.clone())
                 .max_decoding_message_size(bytes_max)
-                .max_encoding_message_size(usize::MAX),
+                .max_encoding_message_size(usize::MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd)
+                .send_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Zstd),
             inference: GrpcInferenceServiceServer::new(api.clone())
                 .max_decoding_message_size(bytes_max)
-                .max_encoding_message_size(usize::MAX),
+                .max_encoding_message_size(usize::MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd)
+                .send_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Zstd),
             early,
         }
     }

@@ -16,7 +16,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health as HealthApi, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::service::{ModelReference, Readiness, Service};
+use crate::service::{ModelReference, Readiness, Service, shown};
 
 /// Services by name.
 const SERVICES: [&str; 5] = [
@@ -99,7 +99,7 @@ impl HealthApi for Health {
         match self.status(&name) {
             // So the protocol wants it, of Check alone.
             ServingStatus::ServiceUnknown => {
-                let shown: String = name.chars().take(80).collect();
+                let shown = shown(&name);
                 let known = SERVICES[1..].join(", ");
                 Err(Status::not_found(format!(
                     "nothing here is called {shown:?}, expected nothing, one of {known}, or models/NAME, \

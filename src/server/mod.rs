@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
 use crate::batching::{Batcher, BatchingConfig, Stats};
@@ -38,7 +39,7 @@ use crate::service::{Lifecycle, Readiness, Service, Upkeep, UpkeepConfig};
 use crate::store::local::LocalStore;
 use crate::store::{ModelStore, StoreError};
 use crate::telemetry::measures::ServerMeasures;
-use crate::telemetry::traces::{BadTraces, Traces, TracesConfig};
+use crate::telemetry::traces::{Traces, TracesConfig};
 pub use orders::{Orders, Stop};
 pub use security::{Security, SecurityConfig, SecurityError};
 pub use tls::TlsConfig;
@@ -145,9 +146,6 @@ pub enum ServerError {
     /// A setting of the transport.
     #[error(transparent)]
     Setting(#[from] BadTransport),
-    /// The collector of traces.
-    #[error(transparent)]
-    Traces(#[from] BadTraces),
     /// Credentials or certificates.
     #[error(transparent)]
     Security(#[from] SecurityError),
@@ -183,7 +181,11 @@ pub struct Opened {
 /// Opens everything that can fail before the first request.
 pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     config.transport.check()?;
-    let traces = Traces::start(&config.traces)?;
+    // Whoever watches is not to stop what is watched.
+    let traces = Traces::start(&config.traces).unwrap_or_else(|error| {
+        tracing::warn!(%error, "nothing is traced");
+        Traces::default()
+    });
     let security = config.security.clone();
     let security = blocking(move || Security::open(security)).await?;
     if let Some(folder) = config.jobs.train_folder.clone() {
@@ -351,14 +353,24 @@ impl Opened {
 
 /// Everything that is served over gRPC, but for [`direct`].
 fn routes(service: &Service, api: Api, bytes_max: usize) -> Routes {
+    /// Messages may be compressed in both directions.
+    macro_rules! compressed {
+        ($server:expr) => {
+            $server
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd)
+                .send_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Zstd)
+        };
+    }
     let (reflection, older_reflection) = reflection::services();
-    Routes::new(health::Health::over(service.clone()))
-        .add_service(reflection)
-        .add_service(older_reflection)
-        .add_service(
-            pb::model_service_server::ModelServiceServer::new(api.clone()).max_decoding_message_size(bytes_max),
-        )
-        .add_service(pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max))
+    let models = pb::model_service_server::ModelServiceServer::new(api.clone()).max_decoding_message_size(bytes_max);
+    let jobs = pb::job_service_server::JobServiceServer::new(api).max_decoding_message_size(bytes_max);
+    Routes::new(compressed!(health::Health::over(service.clone())))
+        .add_service(compressed!(reflection))
+        .add_service(compressed!(older_reflection))
+        .add_service(compressed!(models))
+        .add_service(compressed!(jobs))
 }
 
 /// Everything that is done now and then: looks at the store's folder for what another server did, has models in memory,

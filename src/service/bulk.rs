@@ -1,13 +1,14 @@
 //! Rows in bulk: every message from one version, and where there is no room now, bulk waits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout_at};
 
-use super::{Decoder, Served, Service, ServiceError, check_code_length};
+use super::{Aligned, Decoder, NamedRows, Served, Service, ServiceError, check_code_length};
 use crate::batching::{BatchError, BatchingConfig, Operation, Urgency};
-use crate::model::{AnswerFormat, Matrix, ModelKey, ModelName, Selector};
+use crate::model::{AnswerFormat, ColumnMap, Matrix, ModelKey, ModelName, Selector};
 
 /// A refused message comes back no later than this: other room may become free earlier than was said.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(100);
@@ -136,6 +137,15 @@ impl Bulk {
         // Short codes are completed.
         let columns = rows.columns().max(if self.task.operation().decodes() { self.code_length } else { 0 });
         rows.rows().saturating_mul(self.answer_columns * answer_size + columns * size)
+    }
+
+    /// The rows of a message in the order of the model's features: by the names of their columns, or, where they have none, as
+    /// `known`, which is how an earlier message was matched.
+    pub async fn align(&self, rows: NamedRows, known: Option<&Arc<ColumnMap>>) -> Result<Aligned, ServiceError> {
+        match known {
+            Some(map) if !rows.is_named() => self.service.align_again(&self.key, Arc::clone(map), rows).await,
+            _ => self.service.align(&self.key, rows).await,
+        }
     }
 
     /// One message: as the call for a single one, but it waits until there is room.

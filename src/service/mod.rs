@@ -3,6 +3,7 @@
 //! The types that the use cases speak are re-exported here, so that a protocol needs this module alone.
 
 pub mod bulk;
+pub mod columns;
 pub mod error;
 pub mod incremental;
 pub mod inspect;
@@ -25,9 +26,10 @@ pub use crate::jobs::{
 };
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};
+pub use crate::model::text::shown;
 pub use crate::model::{
-    Alias, AnswerFormat, ArtifactError, Comparison, Form, IdError, LayerInspection, Matrix, MatrixError, ModelKey,
-    ModelName, ModelReference, Selector, Values, Version,
+    Alias, AnswerFormat, ArtifactError, ColumnMap, Comparison, Form, IdError, LayerInspection, Matrix, MatrixError,
+    ModelKey, ModelName, ModelReference, Selector, Values, Version,
 };
 pub use crate::numeric::Activation;
 use crate::registry::LoadedModel;
@@ -38,6 +40,7 @@ pub use crate::training::{
     Base, Initialisation, OptimiserKind, OptimiserSpec, ParamError, Regularisation, Schedule, TrainSpec,
 };
 pub use bulk::{Bulk, BulkTask};
+pub use columns::{Aligned, AlignedColumns, ChunkColumns, NamedRows};
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
 pub use inspect::{Inspected, Rows};

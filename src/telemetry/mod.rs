@@ -1,6 +1,7 @@
 //! What operators see of the process: logs, traces of calls, and figures.
 
 pub mod call;
+mod collector;
 pub mod ids;
 mod logs;
 pub mod measures;

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use opentelemetry::InstrumentationScope;
-use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
+use super::collector::HttpExporterClient;
 pub use super::spans::{BatchTrace, CallTrace, Part, count};
 use super::{call, ids};
 
@@ -25,18 +26,32 @@ const CALLS_WAITING_MAX: usize = 1024;
 const CALLS_OF_EXPORT_MAX: usize = 256;
 /// A call waits this long for others to be exported with.
 const GATHERED_FOR: Duration = Duration::from_millis(500);
-/// One export, tries and all.
-const EXPORT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Batches whose span is known to be out: calls of one batch end within moments of each other.
 const BATCHES_KNOWN_MAX: usize = 4096;
 /// Most traces a second that can be asked for.
 pub const TRACES_PER_SECOND_MAX: u32 = 100_000;
 
+/// How traces are sent to a collector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// OTLP over gRPC.
+    #[default]
+    Grpc,
+    /// OTLP over HTTP, in protobuf.
+    HttpProtobuf,
+}
+
 /// What is traced, and who is told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TracesConfig {
-    /// URL of the collector, `http://host:port`; none: nothing is traced.
+    /// URL of the collector, with its path over HTTP; none: nothing is traced.
     pub otlp_endpoint: Option<String>,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// One export, tries and all.
+    pub export_timeout: Duration,
+    /// What traces say of this service beside its name.
+    pub attributes: Vec<(String, String)>,
     /// Share of the calls without a `traceparent` that are, 0 to 1.
     pub trace_ratio: f64,
     /// Calls a second that are, at most, whoever asks for it; 1 to [`TRACES_PER_SECOND_MAX`].
@@ -49,6 +64,9 @@ impl Default for TracesConfig {
     fn default() -> Self {
         Self {
             otlp_endpoint: None,
+            protocol: Protocol::default(),
+            export_timeout: Duration::from_secs(5),
+            attributes: Vec::new(),
             trace_ratio: 0.01,
             traces_per_second_max: 100,
             service_name: env!("CARGO_PKG_NAME").to_owned(),
@@ -109,17 +127,35 @@ impl Traces {
     /// Outside of a tokio runtime.
     pub fn start(config: &TracesConfig) -> Result<Self, BadTraces> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(Self(None)) };
-        let exporter = OtlpExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIME_MAX);
+        let timeout = config.export_timeout;
         let bad = |error: opentelemetry_otlp::ExporterBuildError| BadTraces {
             endpoint: endpoint.clone(),
             reason: error.to_string(),
         };
-        let mut exporter = exporter.build().map_err(bad)?;
-        // Nothing is looked for in the environment.
-        let resource = Resource::builder_empty().with_service_name(config.service_name.clone()).with_attributes([
-            opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            opentelemetry::KeyValue::new("service.instance.id", call::RequestId::unique().as_str().to_owned()),
-        ]);
+        // Headers and compression are what the standard's variables say: the library reads these itself.
+        let mut exporter = match config.protocol {
+            Protocol::Grpc => OtlpExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint)
+                .with_timeout(timeout)
+                .build()
+                .map_err(bad)?,
+            Protocol::HttpProtobuf => {
+                let unusable = |reason: String| BadTraces { endpoint: endpoint.clone(), reason };
+                let client = HttpExporterClient::new(endpoint).map_err(unusable)?;
+                let exporter = OtlpExporter::builder().with_http().with_http_client(client);
+                let exporter = exporter.with_protocol(opentelemetry_otlp::Protocol::HttpBinary);
+                exporter.with_endpoint(endpoint).with_timeout(timeout).build().map_err(bad)?
+            }
+        };
+        let attributes = config.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        let resource = Resource::builder_empty()
+            .with_attributes(attributes)
+            .with_service_name(config.service_name.clone())
+            .with_attributes([
+                KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+                KeyValue::new("service.instance.id", call::RequestId::unique().as_str().to_owned()),
+            ]);
         exporter.set_resource(&resource.build());
         Ok(Self::over(exporter, config))
     }
@@ -127,7 +163,8 @@ impl Traces {
     fn over(exporter: impl SpanExporter + 'static, config: &TracesConfig) -> Self {
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
         let (stop, counters) = (Arc::new(Notify::new()), Arc::new(Counters::default()));
-        let task = tokio::spawn(export(waiting, exporter, Arc::clone(&stop), Arc::clone(&counters)));
+        let timeout = config.export_timeout;
+        let task = tokio::spawn(export(waiting, exporter, timeout, Arc::clone(&stop), Arc::clone(&counters)));
         Self(Some(Arc::new(Inner {
             ratio: config.trace_ratio,
             rate: Rate::new(config.traces_per_second_max),
@@ -237,6 +274,7 @@ impl Batches {
 async fn export(
     mut calls: mpsc::Receiver<Box<CallTrace>>,
     exporter: impl SpanExporter,
+    export_timeout: Duration,
     stop: Arc<Notify>,
     counters: Arc<Counters>,
 ) {
@@ -257,10 +295,10 @@ async fn export(
             })
             .collect();
         let count = spans.len() as u64;
-        let failure = match timeout(EXPORT_TIME_MAX, exporter.export(spans)).await {
+        let failure = match timeout(export_timeout, exporter.export(spans)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {EXPORT_TIME_MAX:?}")),
+            Err(_) => Some(format!("no answer within {export_timeout:?}")),
         };
         let Some(failure) = failure else {
             counters.exported.fetch_add(count, Ordering::Relaxed);

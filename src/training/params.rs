@@ -12,6 +12,7 @@ use super::recipe::{OptimiserSpec, Regularisation};
 use crate::model::sample::SAMPLE_ROWS_MAX;
 use crate::model::spec::{RawModelSpec, check_widths, wrong_parameter};
 use crate::model::statistics::STATISTICS_CODE_MAX;
+use crate::model::text::shown;
 use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, Selector, SpecError};
 use crate::numeric::Activation;
 
@@ -154,7 +155,10 @@ pub enum ParamError {
         field: &'static str,
     },
     /// Other widths than those of the base.
-    #[error("widths are {got:?}, those of the base are {expected:?}: leave them out, or train without a base")]
+    #[error(
+        "widths are {}, those of the base are {expected:?}: leave them out, or train without a base",
+        shown(&format!("{got:?}"))
+    )]
     BaseWidths {
         /// What came.
         got: Vec<usize>,

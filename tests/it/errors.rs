@@ -71,7 +71,12 @@ async fn unhappy_requests_are_told_why() {
     (overflowing.rows, overflowing.columns) = (u32::MAX, u32::MAX);
     let result = client.encode(encode(newest("here"), Some(overflowing))).await;
     check(result, Code::InvalidArgument, &["48"]);
-    let empty = pb::Matrix { rows: 0, columns: 6, values: Some(pb::matrix::Values::Float32Le(Vec::new().into())) };
+    let empty = pb::Matrix {
+        rows: 0,
+        columns: 6,
+        values: Some(pb::matrix::Values::Float32Le(Vec::new().into())),
+        ..Default::default()
+    };
     let result = client.encode(encode(newest("here"), Some(empty))).await;
     check(result, Code::InvalidArgument, &["0 rows"]);
     for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

@@ -55,7 +55,8 @@ impl Stream {
         let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
         let first = answers.message().await?.and_then(|answer| answer.message);
         let Some(Answer::Accepted(accepted)) = first else { panic!("{first:?}") };
-        let acknowledged = pb::ChunkAcknowledged { number: accepted.last_chunk_number, row_count: 0 };
+        let acknowledged =
+            pb::ChunkAcknowledged { number: accepted.last_chunk_number, row_count: 0, ..Default::default() };
         Ok(Self { questions, answers, accepted, acknowledged, results: Vec::new() })
     }
 
@@ -180,7 +181,7 @@ async fn a_client_that_is_killed_comes_back_and_no_row_is_lost_or_doubled() {
     stream.send(2, &all).await;
     stream.finish(&all).await;
     stream.until_it_ends().await.expect("ends well");
-    assert_eq!(stream.acknowledged, pb::ChunkAcknowledged { number: 21, row_count: 1030 });
+    assert_eq!(stream.acknowledged, pb::ChunkAcknowledged { number: 21, row_count: 1030, ..Default::default() });
     assert_eq!(stream.results.last().expect("results").round, 6);
     let jobs = rounds(&mut server.jobs().await).await;
     assert_eq!(jobs.iter().map(|job| job.row_count).collect::<Vec<_>>(), [200, 200, 200, 200, 200, 30]);

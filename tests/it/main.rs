@@ -8,11 +8,15 @@
 
 mod auto;
 mod bits;
+mod bounded_texts;
 mod bulk;
 mod canonical;
 mod changes;
 mod choices;
 mod cli;
+mod columns;
+mod compression;
+mod connect;
 mod containers;
 mod r#continue;
 mod crash;
@@ -32,6 +36,7 @@ mod lifecycle;
 mod memory;
 mod metrics;
 mod models;
+mod only_grpc;
 mod operating;
 mod orthonormalise;
 mod outputs;

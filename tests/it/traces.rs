@@ -11,7 +11,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use tokio::net::TcpListener;
+use prost::Message as _;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Request, Response, Status};
@@ -319,4 +321,118 @@ async fn what_happened_to_a_call_is_in_the_log_and_no_secret_is() {
     assert!(us("queue_us") + us("compute_us") <= us("total_us"), "{fields}");
     let fields = &of("and-me")["fields"];
     assert_eq!((&fields["model"], &fields["code"]), (&"nobody".into(), &"NotFound".into()));
+}
+
+/// A collector that speaks HTTP/1.1 alone: the request lines and headers that came, and their bodies.
+#[derive(Clone, Default)]
+struct HttpCollector(Arc<Mutex<Vec<(String, ExportTraceServiceRequest)>>>);
+
+impl HttpCollector {
+    async fn start() -> (Self, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (collector, address) = (Self::default(), listener.local_addr().expect("bound"));
+        let taken = collector.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(taken.clone().serve(stream));
+            }
+        });
+        (collector, address)
+    }
+
+    async fn serve(self, mut stream: TcpStream) {
+        let mut bytes = Vec::new();
+        let head = loop {
+            if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(end) = bytes.windows(4).position(|part| part == b"\r\n\r\n") {
+                break String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            }
+        };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = length.expect("a length").trim().parse().expect("a number");
+        let begin = head.len() + 4;
+        while bytes.len() < begin + length {
+            assert!(stream.read_buf(&mut bytes).await.expect("open") > 0, "all of it comes");
+        }
+        let request = ExportTraceServiceRequest::decode(&bytes[begin..]).expect("protobuf");
+        self.0.lock().unwrap().push((head, request));
+        let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.expect("open");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_speaks_http_gets_traces() {
+    let store = temporary_store();
+    crate::support::served(store.path(), "m", &WIDTHS).await.stop().await;
+    for (variable, path) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "post /v1/traces http/1.1"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "post /mine http/1.1"),
+    ] {
+        let (collector, address) = HttpCollector::start().await;
+        let url =
+            if variable.contains("TRACES") { format!("http://{address}/mine") } else { format!("http://{address}") };
+        let variables = [
+            (variable, url),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned()),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=mine".to_owned()),
+            ("OTEL_SERVICE_NAME", "embeddings".to_owned()),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test".to_owned()),
+        ];
+        let server = ServerProcess::start_in(store.path(), &[], &variables);
+        let mut client = server.autoencoder().await;
+        client.encode(question(10, &[("traceparent", &traceparent("01"))])).await.expect("encodes");
+        drop(client);
+        server.signal("TERM");
+        assert_eq!(server.wait().await, Some(0));
+        let taken = collector.0.lock().unwrap().clone();
+        assert!(!taken.is_empty(), "{variable}: nothing came");
+        let (head, request) = &taken[0];
+        assert!(head.starts_with(path), "{head}");
+        for line in ["content-type: application/x-protobuf", "x-key: mine", &format!("host: {address}")] {
+            assert!(head.contains(line), "{head:?} does not say {line:?}");
+        }
+        let resource = request.resource_spans[0].resource.as_ref().expect("a resource");
+        let said: Vec<(String, String)> = resource
+            .attributes
+            .iter()
+            .filter_map(|one| Some((one.key.clone(), text(one.value.as_ref()?.value.as_ref()?)?)))
+            .collect();
+        for (key, value) in [("service.name", "embeddings"), ("deployment.environment", "test")] {
+            assert!(said.contains(&(key.to_owned(), value.to_owned())), "{said:?}");
+        }
+        let spans = taken.iter().flat_map(|(_, request)| &request.resource_spans);
+        let spans: usize = spans.flat_map(|resource| &resource.scope_spans).map(|scope| scope.spans.len()).sum();
+        assert!(spans >= 5, "{spans} spans");
+    }
+}
+
+/// Whoever runs many programs sets these for all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_variable_of_the_standard_keeps_the_server_from_starting() {
+    let store = temporary_store();
+    crate::support::served(store.path(), "m", &WIDTHS).await.stop().await;
+    for (variable, value) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.invalid:4317"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector.invalid:4317"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318/v1/traces"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense ://"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "===,,"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_SDK_DISABLED", "true"),
+    ] {
+        let mut variables = vec![(variable, value.to_owned())];
+        if variable != "OTEL_EXPORTER_OTLP_ENDPOINT" {
+            variables.push(("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1".to_owned()));
+        }
+        let server = ServerProcess::start_in(store.path(), &[], &variables);
+        let mut client = server.autoencoder().await;
+        client.encode(question(1, &[])).await.unwrap_or_else(|status| panic!("{variable}={value}: {status:?}"));
+        drop(client);
+        server.kill();
+    }
 }

@@ -59,7 +59,7 @@ pub(super) async fn measure(
     source: String,
     rows: FirstRows,
 ) -> Result<Measured, CliError> {
-    let FirstRows { columns, values, is_all } = rows;
+    let FirstRows { columns, values, is_all, .. } = rows;
     let mut client = context.autoencoder().await?;
     let (mut reconstructions, mut errors) = (Vec::with_capacity(values.len()), Vec::new());
     for block in values.chunks(chunk_rows(columns) * columns) {

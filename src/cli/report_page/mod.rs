@@ -80,7 +80,12 @@ pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliEr
     if let Some(image) = args.image {
         image.check(columns)?;
     }
-    let rows = args.file.as_deref().map(|file| reading::first_rows(file, &args.read, Some(columns))).transpose()?;
+    let features = version.spec.as_ref().map_or(&[][..], |spec| &spec.feature_names);
+    let rows = args
+        .file
+        .as_deref()
+        .map(|file| reading::first_rows(file, &args.read, Some((columns, features))))
+        .transpose()?;
     // The rest is of the version that was found, whatever is published meanwhile.
     let exact =
         pb::ModelRef { name: version.name.clone(), selector: Some(pb::model_ref::Selector::Version(version.version)) };

@@ -2,6 +2,7 @@
 
 use super::metadata::FORMAT_VERSION;
 use crate::model::SpecError;
+use crate::model::text::shown;
 
 /// Why a file is refused. Every variant names what was expected and what came.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -104,7 +105,7 @@ pub enum ArtifactError {
         got: String,
     },
     /// Another shape than the specification's.
-    #[error("tensor {name} has shape {got:?}, expected {expected:?}")]
+    #[error("tensor {name} has shape {}, expected {expected:?}", shown(&format!("{got:?}")))]
     TensorShape {
         /// Its name.
         name: String,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::tensors::dimension;
 use crate::rpc::pb::inference as pb;
-use crate::service::{Counts, ModelKey, ModelSpec, Operation, ServiceError, VersionPolicy};
+use crate::service::{Counts, ModelKey, ModelSpec, Operation, ServiceError, VersionPolicy, shown};
 
 /// What runs models, in the words of the protocol.
 const PLATFORM: &str = "halfhitch";
@@ -32,7 +32,7 @@ impl Face {
 
     pub(super) fn parse(word: &str) -> Result<Self, ServiceError> {
         Self::ALL.into_iter().find(|face| face.word() == word).ok_or_else(|| {
-            let shown: String = word.chars().take(40).collect();
+            let shown = shown(&word);
             ServiceError::invalid("operation", format!("is {shown:?}, expected encode, decode or reconstruct"))
         })
     }

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::describe::Face;
 use super::Api;
-use super::auth::caller;
+use super::auth::{CallerOf, caller};
 use super::deadline::deadline;
 use super::limits::translate_status;
 use super::observe::RequestContext;
@@ -18,9 +18,9 @@ use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
 use super::pb::inference::infer_parameter::ParameterChoice;
 use super::status::told;
 use super::stream::{AnswerStream, Ending, driven};
-use crate::security::Caller;
 use crate::service::{
     Decoder, ModelEntry, ModelKey, ModelName, Output, Readiness, Selector, ServiceError, Version, VersionDescription,
+    shown,
 };
 
 /// Extensions of the protocol that are served.
@@ -38,7 +38,7 @@ fn model(name: &str) -> Result<(ModelName, Face), ServiceError> {
 }
 
 fn unknown(name: &str) -> ServiceError {
-    let shown: String = name.chars().take(80).collect();
+    let shown = shown(&name);
     ServiceError::UnknownToProtocol(format!("Request for unknown model: {shown:?} is not found"))
 }
 
@@ -234,7 +234,7 @@ impl GrpcInferenceService for Api {
         let pb::RepositoryModelLoadRequest { repository_name, model_name, parameters } = request.into_inner();
         repository(&repository_name)?;
         if let Some(parameter) = parameters.keys().next() {
-            let shown: String = parameter.chars().take(80).collect();
+            let shown = shown(&parameter);
             let message = format!("has {shown:?}, expected none: models come by Train or ImportModelVersion");
             return Err(ServiceError::invalid("parameters", message).into());
         }
@@ -262,7 +262,7 @@ fn repository(name: &str) -> Result<(), ServiceError> {
     if name.is_empty() {
         return Ok(());
     }
-    let shown: String = name.chars().take(80).collect();
+    let shown = shown(&name);
     Err(ServiceError::invalid("repository_name", format!("is {shown:?}, expected it empty: there is one repository")))
 }
 
@@ -277,7 +277,7 @@ impl Api {
 /// One question.
 async fn infer(
     api: &Api,
-    caller: &Caller,
+    caller: &CallerOf,
     mut question: pb::ModelInferRequest,
     context: &RequestContext,
     deadline: Option<Instant>,
@@ -301,7 +301,10 @@ async fn infer(
     let rows = tensors::matrix(&mut question, face.input())?;
     context.add_rows(rows.rows());
     // The bytes of a single call are counted as they come.
-    let _held = caller.hold(rows.rows() as u64, if of_stream { rows.bytes() as u64 } else { 0 })?;
+    let _held = match of_stream {
+        true => caller.hold(rows.rows() as u64, rows.bytes() as u64)?,
+        false => caller.hold_message(&rows)?,
+    };
     let (service, answer) = (&api.service, tensors::answer_format(&question)?);
     let served = match face {
         Face::Encode => service.encode(&name, &selector, rows, 0, answer, deadline).await?,
@@ -337,7 +340,7 @@ fn wanted<T>(
     let mut chosen = Vec::new();
     for asked in &question.outputs {
         let Some(place) = outputs.iter().position(|(output, _)| output.name == asked.name) else {
-            let shown: String = asked.name.chars().take(80).collect();
+            let shown = shown(&asked.name);
             let there: Vec<&str> = outputs.iter().map(|(output, _)| output.name.as_str()).collect();
             let message = format!("is {shown:?}, expected one of {}, each once", there.join(", "));
             return Err(ServiceError::invalid("outputs.name", message));

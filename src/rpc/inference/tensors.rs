@@ -6,7 +6,7 @@ use crate::rpc::pb::inference::infer_parameter::ParameterChoice;
 use crate::rpc::pb::inference::model_infer_request::InferInputTensor;
 use crate::rpc::pb::inference::model_infer_response::InferOutputTensor;
 use crate::rpc::pb::inference::{InferTensorContents, ModelInferRequest};
-use crate::service::{AnswerFormat, Form, Matrix, ServiceError, Values};
+use crate::service::{AnswerFormat, Form, Matrix, ServiceError, Values, shown};
 use bytes::Bytes;
 
 /// The output that is no matrix of the model's: always FP32.
@@ -33,7 +33,7 @@ impl Datatype {
             "UINT8" => Ok(Self::Uint8),
             "INT8" => Ok(Self::Int8),
             other => {
-                let shown: String = other.chars().take(40).collect();
+                let shown = shown(&other);
                 let message = format!("is {shown:?}, expected FP32, FP64, FP16, BF16, UINT8 or INT8");
                 Err(ServiceError::invalid("inputs.datatype", message))
             }
@@ -77,7 +77,7 @@ pub(super) fn answer_format(question: &ModelInferRequest) -> Result<AnswerFormat
             "FP32" => Form::Float32Le,
             "FP64" => Form::Float64Le,
             other => {
-                let shown: String = other.chars().take(40).collect();
+                let shown = shown(other);
                 let message = format!("`datatype` is {shown:?}, expected FP32, FP64, FP16 or BF16");
                 return Err(ServiceError::invalid("outputs.parameters", message));
             }
@@ -97,7 +97,7 @@ pub(super) fn matrix(question: &mut ModelInferRequest, name: &str) -> Result<Mat
         return Err(ServiceError::invalid("inputs", message));
     };
     if input.name != name {
-        let shown: String = input.name.chars().take(80).collect();
+        let shown = shown(&input.name);
         return Err(ServiceError::invalid("inputs.name", format!("is {shown:?}, expected {name}")));
     }
     let datatype = Datatype::parse(&input.datatype)?;

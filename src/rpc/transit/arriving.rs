@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::{SMALL_BYTES_MAX, Transit};
-use crate::rpc::auth::{Counted, tell, tell_of_compression};
+use crate::rpc::auth::{Counted, tell};
 use crate::security::gate::Peer;
 use crate::security::{Caller, Refusal, Share};
 use crate::service::ServiceError;
@@ -129,14 +129,9 @@ impl Arriving {
     fn see(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let before = self.progress.number;
         self.progress.see(bytes);
-        let Progress { prefix, number, length, left, .. } = self.progress;
-        if number != before {
-            if self.is_stream {
-                self.wait.left = self.transit.message_wait_max;
-            }
-            if prefix[0] != 0 {
-                tell_of_compression();
-            }
+        let Progress { number, length, left, .. } = self.progress;
+        if number != before && self.is_stream {
+            self.wait.left = self.transit.message_wait_max;
         }
         if self.is_stream && !self.caller.is_in_force() {
             return Err(Refusal::Unknown);

@@ -121,6 +121,7 @@ pub(crate) fn matrix(columns: usize, values: &[f32]) -> pb::Matrix {
         rows: (values.len() / columns) as u32,
         columns: columns as u32,
         values: Some(pb::matrix::Values::Float32Le(bytes.into())),
+        ..Default::default()
     }
 }
 
@@ -130,6 +131,7 @@ pub(crate) fn float_matrix(columns: usize, values: &[f32]) -> pb::Matrix {
         rows: (values.len() / columns) as u32,
         columns: columns as u32,
         values: Some(pb::matrix::Values::Floats(pb::FloatList { values: values.to_vec() })),
+        ..Default::default()
     }
 }
 
@@ -150,6 +152,7 @@ pub(crate) fn wide_matrix(columns: usize, values: &[f64]) -> pb::Matrix {
         rows: (values.len() / columns) as u32,
         columns: columns as u32,
         values: Some(pb::matrix::Values::Float64Le(bytes.into())),
+        ..Default::default()
     }
 }
 

@@ -98,7 +98,7 @@ impl ServerProcess {
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let address = loop {
             let line = lines.next().expect("the server says where it listens").expect("text");
-            if let Some((_, address)) = line.rsplit_once("http://") {
+            if let Some((_, address)) = line.rsplit_once("://") {
                 break address.trim().parse().expect("an address");
             }
         };

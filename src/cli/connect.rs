@@ -1,0 +1,641 @@
+//! Makes connections, plain or encrypted, and says in plain words why one cannot be made.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
+    SignatureScheme, WantsVerifier, crypto,
+};
+use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::client::CliError;
+use crate::model::text::shown_list;
+
+/// How long a connection, or a handshake, is waited for.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a server that cannot be understood is asked what it speaks.
+const PROBE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// The port of a server that was not told another one.
+const PORT_DEFAULT: u16 = 50051;
+/// What a client of HTTP/2 says first (RFC 9113, 3.4), with empty settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// Nothing listens, or nothing answers.
+    NoServer(String),
+    /// Something answers that this client cannot talk to; what it is, and what to do.
+    Refused(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::NoServer(text) | Self::Refused(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl Error for Failure {}
+
+/// The newest reason why a connection was not made, or ended. The transport above keeps no more of an error than its text.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastFailure(Arc<Mutex<Option<Failure>>>);
+
+impl LastFailure {
+    pub(super) fn get(&self) -> Option<Failure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, failure: Option<Failure>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+}
+
+/// Files that say who the server is, and who this client is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Files {
+    pub(super) ca: Option<PathBuf>,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+/// Makes connections to one server.
+#[derive(Clone)]
+pub(super) struct Connector {
+    host: String,
+    port: u16,
+    /// Whether the URL says it.
+    has_port: bool,
+    url: String,
+    tls: Option<Arc<ClientConfig>>,
+    files: Files,
+    last_failure: LastFailure,
+}
+
+/// `HOST:PORT` is short for `http://HOST:PORT`, or for `https://HOST:PORT` where files for TLS are given.
+pub(super) fn with_scheme(server: &str, has_tls_files: bool) -> String {
+    if server.contains("://") {
+        return server.to_owned();
+    }
+    format!("{}://{server}", if has_tls_files { "https" } else { "http" })
+}
+
+impl Connector {
+    /// To the server of a URL.
+    pub(super) fn new(url: &str, uri: &Uri, files: Files, last_failure: LastFailure) -> Result<Self, CliError> {
+        let is_encrypted = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            other => {
+                let other = other.unwrap_or_default();
+                return Err(CliError::Usage(format!(
+                    "--server {url:?} begins with {other:?}, expected http:// or https://, for example http://host:{PORT_DEFAULT}"
+                )));
+            }
+        };
+        let host = uri.host().unwrap_or_default();
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
+        let port = uri.port_u16();
+        let tls = if is_encrypted { Some(Arc::new(tls(&files)?)) } else { None };
+        let (has_port, url) = (port.is_some(), url.to_owned());
+        let port = port.unwrap_or(if is_encrypted { 443 } else { 80 });
+        Ok(Self { host, port, has_port, url, tls, files, last_failure })
+    }
+
+    /// A new connection.
+    pub(super) async fn connect(self) -> Result<Connection, Failure> {
+        let made = self.establish().await;
+        self.last_failure.set(made.as_ref().err().cloned());
+        made
+    }
+
+    async fn establish(&self) -> Result<Connection, Failure> {
+        let stream = self.tcp().await?;
+        let Some(tls) = &self.tls else {
+            return Ok(Connection { stream: Stream::Plain(stream), connector: self.clone(), has_read: false });
+        };
+        let name = ServerName::try_from(self.host.clone())
+            .map_err(|_| Failure::Refused(format!("{:?} is no name that a certificate can be for", self.host)))?;
+        let handshake = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
+        let stream = match timeout(CONNECT_WAIT_MAX, handshake).await {
+            Err(_) => return Err(self.refused("did not finish the TLS handshake within 10 s")),
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.no_handshake(&error).await),
+        };
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(self.refused("speaks TLS, but not HTTP/2: is it a gRPC server, or a proxy that forwards gRPC?"));
+        }
+        Ok(Connection { stream: Stream::Tls(Box::new(stream)), connector: self.clone(), has_read: false })
+    }
+
+    async fn tcp(&self) -> Result<TcpStream, Failure> {
+        let (host, port) = (self.host.as_str(), self.port);
+        let addresses = match timeout(CONNECT_WAIT_MAX, lookup_host((host, port))).await {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(error)) => {
+                return Err(Failure::Refused(format!(
+                    "the host of {} is not found: {error}; look at its spelling, or give its address",
+                    self.url
+                )));
+            }
+            Err(_) => return Err(Failure::NoServer("the name of the host was not resolved within 10 s".to_owned())),
+        };
+        let mut last = None;
+        for address in addresses {
+            match timeout(CONNECT_WAIT_MAX, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    // Answers are small, and somebody waits for them; where it cannot be set they come a little later.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => last = Some(error.to_string()),
+                Err(_) => last = Some("no answer within 10 s".to_owned()),
+            }
+        }
+        let reason = last.unwrap_or_else(|| "the host has no address".to_owned());
+        let hint = if self.has_port {
+            String::new()
+        } else {
+            format!(
+                " (the URL names no port, so {port} was tried; halfhitch listens on {PORT_DEFAULT} unless told otherwise)"
+            )
+        };
+        Err(Failure::NoServer(format!("{reason}{hint}")))
+    }
+
+    /// What `what` says of the server, as a failure.
+    fn refused(&self, what: &str) -> Failure {
+        Failure::Refused(format!("the server at {}:{} {what}", self.host, self.port))
+    }
+
+    /// The same URL with the other scheme.
+    fn other_url(&self) -> String {
+        let (ours, other) = if self.tls.is_some() { ("https", "http") } else { ("http", "https") };
+        self.url.replacen(ours, other, 1)
+    }
+
+    async fn no_handshake(&self, error: &io::Error) -> Failure {
+        if let Some(error) = tls_error(error)
+            && !matches!(error, TlsError::InvalidMessage(_))
+        {
+            return self.refused_by_tls(error);
+        }
+        if self.speaks_plain().await {
+            return self.refused(&format!("speaks without TLS: use --server {}", self.other_url()));
+        }
+        self.refused(&format!("did not answer the TLS handshake: {error}; is it a gRPC server with TLS?"))
+    }
+
+    /// Whether the server answers the preface of HTTP/2 on a connection that is not encrypted.
+    async fn speaks_plain(&self) -> bool {
+        let ask = async {
+            let mut stream = self.tcp().await.ok()?;
+            stream.write_all(PREFACE).await.ok()?;
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.ok()?;
+            // The type of a frame: SETTINGS come first.
+            Some(head[3] == 4)
+        };
+        timeout(PROBE_WAIT_MAX, ask).await.ok().flatten().unwrap_or(false)
+    }
+
+    /// Whether the server shakes hands, whatever its certificate is.
+    async fn speaks_tls(&self) -> bool {
+        let ask = async {
+            let stream = self.tcp().await.ok()?;
+            let name = ServerName::try_from(self.host.clone()).ok()?;
+            // Trusts nobody: a certificate that is refused is an answer as well.
+            let verifier = Verifier { by_authority: None, ours: Vec::new() };
+            let config = builder().ok()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+            let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
+            match connector.connect(name, stream).await {
+                Ok(_) => Some(true),
+                Err(error) => tls_error(&error).map(|error| !matches!(error, TlsError::InvalidMessage(_))),
+            }
+        };
+        timeout(PROBE_WAIT_MAX, ask).await.ok().flatten().unwrap_or(false)
+    }
+
+    /// Why a call on a new connection failed, if it was because the server speaks TLS.
+    pub(super) async fn wants_tls(&self) -> Option<Failure> {
+        if self.tls.is_some() || !self.speaks_tls().await {
+            return None;
+        }
+        Some(self.refused(&format!("speaks TLS: use --server {}", self.other_url())))
+    }
+
+    /// What is wrong with the certificate, the server's or ours.
+    fn refused_by_tls(&self, error: &TlsError) -> Failure {
+        let host = &self.host;
+        let shown = |path: &Option<PathBuf>| path.as_deref().map_or(String::new(), |path| path.display().to_string());
+        let theirs =
+            |text: String| Failure::Refused(format!("the certificate of the server at {host}:{} {text}", self.port));
+        match error {
+            TlsError::InvalidCertificate(wrong) => theirs(self.wrong_certificate(wrong)),
+            TlsError::AlertReceived(AlertDescription::CertificateRequired) => self.refused(
+                "wants to see a client certificate: name it with --client-certificate FILE --client-key FILE",
+            ),
+            TlsError::AlertReceived(
+                alert @ (AlertDescription::UnknownCA
+                | AlertDescription::BadCertificate
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::AccessDenied
+                | AlertDescription::DecryptError),
+            ) => match &self.files.certificate {
+                Some(_) => self.refused(&format!(
+                    "refuses the client certificate {} ({alert:?}): expected one that its client_ca has issued and that is in force",
+                    shown(&self.files.certificate)
+                )),
+                None => self.refused(&format!(
+                    "ended the TLS handshake ({alert:?}): it may want a client certificate (--client-certificate, --client-key)"
+                )),
+            },
+            TlsError::AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure)
+            | TlsError::PeerIncompatible(_) => self.refused(&format!(
+                "and this client have no version or cipher of TLS in common ({error}): expected TLS 1.2 or 1.3"
+            )),
+            TlsError::AlertReceived(AlertDescription::NoApplicationProtocol) | TlsError::NoApplicationProtocol => {
+                self.refused("speaks TLS, but not HTTP/2: is it a gRPC server, or a proxy that forwards gRPC?")
+            }
+            other => self.refused(&format!("ended the TLS handshake: {other}")),
+        }
+    }
+
+    /// The end of a sentence that begins with the server's certificate.
+    fn wrong_certificate(&self, wrong: &CertificateError) -> String {
+        let days = |seconds: u64| match seconds / 86_400 {
+            0 => "less than a day".to_owned(),
+            1 => "1 day".to_owned(),
+            days => format!("{days} days"),
+        };
+        let names = |presented: &[String]| {
+            if presented.is_empty() {
+                format!(
+                    "names no host (it has no subject alternative names): make it for this host, with openssl by -addext \
+                     subjectAltName={}",
+                    if self.host.parse::<std::net::IpAddr>().is_ok() {
+                        format!("IP:{}", self.host)
+                    } else {
+                        format!("DNS:{}", self.host)
+                    }
+                )
+            } else {
+                format!(
+                    "is for {}, and not for {:?}: use such a name in --server, or make a certificate for this one",
+                    shown_list(presented.iter().map(String::as_str)),
+                    self.host
+                )
+            }
+        };
+        let unknown_authority = || {
+            match &self.files.ca {
+            Some(ca) => format!(
+                "is not from an authority in --ca {}: name the file of its authority, or, where the server made its own certificate, \
+                 that certificate",
+                ca.display()
+            ),
+            None => "is not from an authority that this system trusts: name its authority with --ca FILE, or, where the server \
+                     made its own certificate, that certificate"
+                .to_owned(),
+        }
+        };
+        match wrong {
+            CertificateError::UnknownIssuer => unknown_authority(),
+            CertificateError::NotValidForNameContext { presented, .. } => names(presented),
+            CertificateError::NotValidForName => names(&[]),
+            CertificateError::ExpiredContext { time, not_after } => format!(
+                "expired {} ago: renew it, or look at this machine's clock",
+                days(time.as_secs().saturating_sub(not_after.as_secs()))
+            ),
+            CertificateError::Expired => "has expired: renew it, or look at this machine's clock".to_owned(),
+            CertificateError::NotValidYetContext { time, not_before } => format!(
+                "is valid only in {}: look at this machine's clock",
+                days(not_before.as_secs().saturating_sub(time.as_secs()))
+            ),
+            CertificateError::NotValidYet => "is not valid yet: look at this machine's clock".to_owned(),
+            CertificateError::BadSignature => "has a signature that its authority did not make".to_owned(),
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                "is not for servers: expected one whose extended key usage is serverAuth, or that has none".to_owned()
+            }
+            other => {
+                let text = format!("{other:?}");
+                if text.contains("CaUsedAsEndEntity") {
+                    format!("is that of an authority, and {}", unknown_authority().trim_start_matches("is "))
+                } else if text.contains("UnsupportedCertVersion") {
+                    "is of X.509 version 1, which names no hosts: make one of version 3 (openssl req -x509 does)"
+                        .to_owned()
+                } else {
+                    format!("is refused: {other}")
+                }
+            }
+        }
+    }
+}
+
+/// What TLS says of an error, if it was TLS.
+fn tls_error(error: &io::Error) -> Option<&TlsError> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, CliError> {
+    ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| CliError::Failed(format!("TLS cannot be used: {error}")))
+}
+
+fn tls(files: &Files) -> Result<ClientConfig, CliError> {
+    let mut roots = RootCertStore::empty();
+    let ours = match &files.ca {
+        Some(path) => {
+            let all = certificates("--ca", path)?;
+            // One that cannot be an authority may still be the server's own.
+            all.iter().for_each(|certificate| _ = roots.add(certificate.clone()));
+            all
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            let (added, _) = roots.add_parsable_certificates(found.certs);
+            if added == 0 {
+                return Err(CliError::Failed(
+                    "this system has no certificates of authorities: name that of the server's authority with --ca FILE".to_owned(),
+                ));
+            }
+            Vec::new()
+        }
+    };
+    let by_authority = if roots.is_empty() {
+        None
+    } else {
+        let provider = Arc::new(crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        Some(verifier.map_err(|error| CliError::Failed(format!("--ca cannot be used: {error}")))?)
+    };
+    let verifier = Verifier { by_authority, ours };
+    let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match (&files.certificate, &files.key) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("--client-certificate", certificate)?;
+            builder.with_client_auth_cert(chain, private_key(key)?).map_err(|error| {
+                CliError::Failed(match error {
+                    TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => format!(
+                        "--client-key {} is not the key of --client-certificate {}",
+                        key.display(),
+                        certificate.display()
+                    ),
+                    other => format!("--client-key {} cannot be used: {other}", key.display()),
+                })
+            })?
+        }
+        (None, None) => builder.with_no_client_auth(),
+        _ => {
+            return Err(CliError::Usage(
+                "--client-certificate and --client-key go together: one of them is missing".to_owned(),
+            ));
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn bytes_of(flag: &str, path: &Path) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path).map_err(|error| CliError::Failed(format!("{flag} {}: {error}", path.display())))
+}
+
+/// What to do with a file in which nothing was found.
+fn instead(bytes: &[u8], what: &str, path: &Path) -> String {
+    let path = path.display();
+    // A sequence in DER.
+    if bytes.first() == Some(&0x30) {
+        return format!("it is DER: convert it with `openssl {what} -inform der -in {path} -out {path}.pem`");
+    }
+    "a file that has -----BEGIN".to_owned()
+}
+
+fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
+    let bytes = bytes_of(flag, path)?;
+    let failed = |text: String| CliError::Failed(format!("{flag} {}: {text}", path.display()));
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let all = all.map_err(|error| failed(format!("it is damaged: {error}")))?;
+    if all.is_empty() {
+        let instead = instead(&bytes, "x509", path);
+        return Err(failed(format!("it has no certificate, expected one in PEM: {instead} CERTIFICATE-----")));
+    }
+    Ok(all)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CliError> {
+    let bytes = bytes_of("--client-key", path)?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
+        let shown = path.display();
+        // Nothing of what came: it is a secret.
+        let text = if bytes.windows(9).any(|part| part == b"ENCRYPTED") {
+            format!("it is encrypted: decrypt it with `openssl pkey -in {shown} -out {shown}.plain`")
+        } else {
+            let instead = instead(&bytes, "pkey", path);
+            format!("it has no private key, expected one in PEM: {instead} PRIVATE KEY-----")
+        };
+        CliError::Failed(format!("--client-key {shown}: {text}"))
+    })
+}
+
+/// Trusts what an authority has issued, and the very certificates that were named: a server that made its own certificate is
+/// trusted where this one is named, whether or not it may be an authority.
+#[derive(Debug)]
+struct Verifier {
+    by_authority: Option<Arc<WebPkiServerVerifier>>,
+    ours: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    /// As openssl does: its name and its dates count.
+    fn check_ours(
+        certificate: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let (_, parsed) = X509Certificate::from_der(certificate)
+            .map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
+        let at = |time: x509_parser::time::ASN1Time| {
+            UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0)))
+        };
+        let (not_before, not_after) = (at(parsed.validity().not_before), at(parsed.validity().not_after));
+        if now < not_before {
+            return Err(TlsError::InvalidCertificate(CertificateError::NotValidYetContext { time: now, not_before }));
+        }
+        if now > not_after {
+            return Err(TlsError::InvalidCertificate(CertificateError::ExpiredContext { time: now, not_after }));
+        }
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        if self.ours.iter().any(|ours| ours.as_ref() == end_entity.as_ref()) {
+            return Self::check_ours(end_entity, server_name, now);
+        }
+        match &self.by_authority {
+            Some(verifier) => verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            None => Err(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = crypto::ring::default_provider().signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = crypto::ring::default_provider().signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A connection, which takes note of why it ends where that is not for the transport to understand.
+pub(super) struct Connection {
+    stream: Stream,
+    connector: Connector,
+    has_read: bool,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    /// Looks at the first bytes that came, and at errors of TLS, which come late where a client certificate is refused.
+    fn look(&mut self, read: &io::Result<()>, came: &[u8]) {
+        let connector = &self.connector;
+        let failure = match read {
+            Err(error) => tls_error(error).map(|error| connector.refused_by_tls(error)),
+            // Of TLS, an alert, whatever the minor version.
+            Ok(()) if !self.has_read && connector.tls.is_none() && came.starts_with(&[0x15, 3]) => {
+                Some(connector.refused(&format!("speaks TLS: use --server {}", connector.other_url())))
+            }
+            Ok(()) if !self.has_read && came.starts_with(b"HTTP/1") => Some(connector.refused(
+                "speaks HTTP/1, not HTTP/2: is it a gRPC server, or a proxy that forwards gRPC? \
+                 (the port of --admin-listen is for metrics, not for calls)",
+            )),
+            Ok(()) => None,
+        };
+        self.has_read |= !came.is_empty();
+        if failure.is_some() {
+            connector.last_failure.set(failure);
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if let Poll::Ready(read) = &read {
+            this.look(read, &buffer.filled()[before..]);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_a_scheme_has_one() {
+        assert_eq!(with_scheme("127.0.0.1:50051", false), "http://127.0.0.1:50051");
+        assert_eq!(with_scheme("host:50051", true), "https://host:50051");
+        assert_eq!(with_scheme("[::1]:50051", false), "http://[::1]:50051");
+        assert_eq!(with_scheme("https://host", false), "https://host");
+    }
+}

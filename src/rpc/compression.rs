@@ -1,0 +1,146 @@
+//! Compressed messages: gzip and zstd, in both directions.
+//!
+//! tonic packs and unpacks; the bound on a message holds for what is unpacked. What is left to do is here:
+//!
+//! - An answer is compressed only where the request was, and in the same way. Many clients say of every call that they would
+//!   understand compressed answers, although nobody asked for them, and to compress floats costs far more than to send them.
+//! - Packing and unpacking a large message takes tens of milliseconds, which the threads that serve do not have: others take over
+//!   their work meanwhile.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::future::Either;
+use http::{HeaderMap, HeaderName, Request, Response};
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+/// Whether the messages of a call may be compressed.
+pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get(ENCODING).is_some_and(|encoding| encoding != "identity")
+}
+
+/// Leaves of the encodings that a client understands the one that it uses itself, if it does.
+fn answer_in_kind(headers: &mut HeaderMap) {
+    let used = headers.get(ENCODING).filter(|encoding| *encoding != "identity").cloned();
+    let understood = |used: &http::HeaderValue| {
+        let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+        accepted.flat_map(|value| value.split(',')).any(|name| name.trim().as_bytes() == used.as_bytes())
+    };
+    match used.filter(understood) {
+        Some(used) => _ = headers.insert(ACCEPT_ENCODING, used),
+        None => _ = headers.remove(ACCEPT_ENCODING),
+    }
+}
+
+/// Before the services.
+#[derive(Clone, Debug)]
+pub struct Compression<S>(S);
+
+impl<S> Compression<S> {
+    /// Before a service.
+    pub fn new(inner: S) -> Self {
+        Self(inner)
+    }
+}
+
+impl<S> Service<Request<Body>> for Compression<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, Heavy<S::Future>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let is_compressed = is_compressed(request.headers());
+        answer_in_kind(request.headers_mut());
+        let answer = self.0.call(request);
+        if is_compressed { Either::Right(Heavy { answer }) } else { Either::Left(answer) }
+    }
+}
+
+/// Does what may take long, while another thread does the work of this one.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    let has_others = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if has_others { tokio::task::block_in_place(work) } else { work() }
+}
+
+pin_project! {
+    /// The answer to a call whose messages are compressed.
+    #[derive(Debug)]
+    pub struct Heavy<F> {
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Heavy<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let answer = self.project().answer;
+        let answer = ready!(blocking(|| answer.poll(context)));
+        // Of a stream, messages are unpacked while answers are asked for.
+        Poll::Ready(answer.map(|response| response.map(|body| Body::new(HeavyBody(body)))))
+    }
+}
+
+/// Its body.
+struct HeavyBody(Body);
+
+impl http_body::Body for HeavyBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        blocking(|| Pin::new(&mut self.0).poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(encoding: Option<&str>, accepted: Option<&str>, answered: Option<&str>) {
+        let mut headers = HeaderMap::new();
+        let value = |text: &str| text.parse::<http::HeaderValue>().expect("a value");
+        encoding.map(|encoding| headers.insert(ENCODING, value(encoding)));
+        accepted.map(|accepted| headers.insert(ACCEPT_ENCODING, value(accepted)));
+        answer_in_kind(&mut headers);
+        assert_eq!(headers.get(ACCEPT_ENCODING).map(|value| value.to_str().expect("text")), answered);
+    }
+
+    #[test]
+    fn an_answer_is_compressed_as_its_request_is() {
+        check(None, None, None);
+        check(None, Some("identity, deflate, gzip"), None);
+        check(Some("identity"), Some("gzip"), None);
+        check(Some("gzip"), Some("identity, deflate, gzip"), Some("gzip"));
+        check(Some("zstd"), Some("gzip,zstd,identity"), Some("zstd"));
+        check(Some("gzip"), Some("identity"), None);
+        check(Some("gzip"), None, None);
+    }
+}
