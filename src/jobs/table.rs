@@ -148,6 +148,11 @@ impl Table {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "a job cannot be read: left alone");
+                    let missing = || {
+                        let reason = "it is missing, and there are rows; remove the job's folder if it is of no use";
+                        JobError::Damaged { role: format!("the journal of job {id}"), reason: reason.to_owned() }
+                    };
+                    let error = if is_missing(&error) { missing() } else { error };
                     lock(&self.jobs).unreadable.insert(id, error);
                 }
             }
