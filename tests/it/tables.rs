@@ -99,6 +99,7 @@ fn tables_are_read_as_pandas_and_numpy_read_them() {
 }
 
 /// How a table is written.
+#[expect(clippy::struct_excessive_bools, reason = "each is one more thing that a file has or has not")]
 #[derive(Clone, Debug)]
 struct Dialect {
     separator: &'static str,

@@ -100,19 +100,6 @@ impl CellReader {
         }
     }
 
-    /// Whether a field is a whole number that f64 has no room for.
-    pub(super) fn is_rounded(&self, field: &str) -> bool {
-        let field = clean(field);
-        let digits = field.strip_prefix(['-', '+']).unwrap_or(field);
-        if digits.len() < 16 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return false;
-        }
-        match (digits.parse::<u128>(), digits.parse::<f64>()) {
-            (Ok(exact), Ok(value)) => value as u128 != exact,
-            _ => true,
-        }
-    }
-
     /// A number with the marks of this dialect; it may be infinite.
     fn number(&self, field: &str) -> Option<f64> {
         let digits = field.strip_prefix(['-', '+', '\u{2212}']).unwrap_or(field);
@@ -136,6 +123,19 @@ impl CellReader {
         };
         let negative = field.starts_with(['-', '\u{2212}']);
         Some(if negative { -value } else { value })
+    }
+}
+
+/// Whether a field is a whole number that f64 has no room for.
+pub(super) fn is_rounded(field: &str) -> bool {
+    let field = clean(field);
+    let digits = field.strip_prefix(['-', '+']).unwrap_or(field);
+    if digits.len() < 16 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
+    match (digits.parse::<u128>(), digits.parse::<f64>()) {
+        (Ok(exact), Ok(value)) => value as u128 != exact,
+        _ => true,
     }
 }
 
@@ -329,11 +329,8 @@ mod tests {
 
     #[test]
     fn whole_numbers_that_are_rounded_are_seen() {
-        let dot = reader(Decimal::Dot, None, &[], false);
-        assert!(!dot.is_rounded("9007199254740992") && dot.is_rounded("9007199254740993"));
-        assert!(
-            dot.is_rounded("-1234567890123456789") && !dot.is_rounded("1e30") && !dot.is_rounded("1234567890123456.5")
-        );
+        assert!(!is_rounded("9007199254740992") && is_rounded("9007199254740993"));
+        assert!(is_rounded("-1234567890123456789") && !is_rounded("1e30") && !is_rounded("1234567890123456.5"));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::files::{FileError, Place};
 /// Records and fields of a sample that are looked at.
 const RECORDS_MAX: usize = 500;
 const FIELDS_MAX: usize = 200_000;
+/// Separators besides the comma, the likelier ones first.
+const OTHERS: [Separator; 4] =
+    [Separator::Byte(b';'), Separator::Byte(b'\t'), Separator::Byte(b'|'), Separator::Blanks];
 /// Rows of two whole numbers that are looked at before they count as evidence.
 const PAIRS_FEW: usize = 10;
 
@@ -181,8 +184,6 @@ fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
         CellReader::new(options.decimal.unwrap_or(Decimal::Dot), options, true),
         CellReader::new(options.decimal.unwrap_or(Decimal::Comma), options, true),
     );
-    const OTHERS: [Separator; 4] =
-        [Separator::Byte(b';'), Separator::Byte(b'\t'), Separator::Byte(b'|'), Separator::Blanks];
     // With a decimal comma, commas between fields are the last thing to be expected.
     let decimal_comma = options.decimal == Some(Decimal::Comma);
     let order: Vec<Separator> = if decimal_comma {

@@ -61,128 +61,194 @@ pub(super) fn decide(first: &[Class], rest: &[Vec<Class>]) -> First {
 
 /// What the numbers of the first record look like, without its text.
 fn pattern(first: &[Class], rest: &[&[Class]]) -> First {
-    // Columns with a number in the first record; where the first field is empty or text, it is the corner of a table.
-    let columns: Vec<usize> = (0..first.len()).filter(|i| matches!(first[*i], Class::Number { .. })).collect();
-    let corner = matches!(first[0], Class::Text | Class::Empty);
-    let others = first.len() - usize::from(corner);
-    if columns.is_empty() || columns.len() != others || rest.is_empty() {
+    let Some(numbers) = Numbers::of(first, rest) else { return First::Row };
+    if let Some(decided) = numbers.as_years() {
+        return decided;
+    }
+    if numbers.whole && (numbers.progression == Some((0.0, 1.0)) || numbers.values == [0.0]) {
+        return numbers.as_count_from_zero(first);
+    }
+    if numbers.continues {
         return First::Row;
     }
-    let below_corner = |is: fn(&Class) -> bool| rest.iter().all(|record| is(&record[0]));
-    // Above an index, or above numbers, a corner is one.
-    let names_index = corner
-        && match first[0] {
-            Class::Empty => is_index(0, rest) || below_corner(|class| *class == Class::Text),
-            _ => below_corner(|class| matches!(class, Class::Number { .. })),
-        };
-    if first[0] == Class::Empty && !names_index {
-        return First::Row;
+    if numbers.whole && numbers.progression == Some((1.0, 1.0)) && numbers.values.len() >= 3 {
+        return numbers.as_count_from_one();
     }
-    let value = |class: Class| match class {
-        Class::Number { value, .. } => Some(value),
-        _ => None,
-    };
-    let numbers: Vec<f64> = columns.iter().filter_map(|column| value(first[*column])).collect();
-    let whole = columns.iter().all(|column| matches!(first[*column], Class::Number { whole: true, .. }));
-    let progression = Progression::of(&numbers);
-    // Columns whose every other number has a decimal mark or an exponent.
-    let fractions = columns.iter().filter(|column| has_fractions(rest, **column)).count();
-    let mut rows = rest.iter().map(|record| columns.iter().filter_map(|i| value(record[*i])).collect::<Vec<f64>>());
-    let second = rows.next().unwrap_or_default();
-    let n = numbers.len();
+    numbers.as_steps().unwrap_or_else(|| numbers.as_other(first))
+}
 
-    if n >= 2 && whole && numbers.iter().all(|number| YEARS.contains(number)) && is_monotone(&numbers) {
-        let years =
-            |row: &Vec<f64>| row.iter().filter(|number| YEARS.contains(*number) && number.fract() == 0.0).count();
-        let below: usize = std::iter::once(second.clone()).chain(rows).map(|row| years(&row)).sum();
-        return match below {
-            0 => First::NumbersAsNames("years"),
-            _ if below * 2 > rest.len() * n => First::Row,
-            _ => First::Unclear("its fields are years in order, and so are some below them"),
+/// The numbers of a first record, and what those below say of them.
+struct Numbers<'a> {
+    values: Vec<f64>,
+    rest: &'a [&'a [Class]],
+    /// Columns with a number in the first record.
+    columns: Vec<usize>,
+    /// Whether all are written as whole numbers.
+    whole: bool,
+    /// First number and step, where the steps are equal.
+    progression: Option<(f64, f64)>,
+    /// Columns whose every other number has a decimal mark or an exponent.
+    fractions: usize,
+    /// Whether the first field is the corner of a table: above an index, or a name above numbers.
+    names_index: bool,
+    /// Whether the second record goes on in the same steps.
+    continues: bool,
+    /// Whether a row below has the same numbers.
+    repeats: bool,
+    /// Whether a column goes on as it begins, as time does.
+    fits: bool,
+}
+
+impl<'a> Numbers<'a> {
+    /// `None` unless all fields of the first record are numbers, or all but the first, and there are rows below.
+    fn of(first: &[Class], rest: &'a [&'a [Class]]) -> Option<Self> {
+        let columns: Vec<usize> = (0..first.len()).filter(|i| matches!(first[*i], Class::Number { .. })).collect();
+        let corner = matches!(first[0], Class::Text | Class::Empty);
+        if columns.is_empty() || columns.len() != first.len() - usize::from(corner) || rest.is_empty() {
+            return None;
+        }
+        let below_corner = |is: fn(&Class) -> bool| rest.iter().all(|record| is(&record[0]));
+        let names_index = match first[0] {
+            Class::Empty => is_index(0, rest) || below_corner(|class| *class == Class::Text),
+            Class::Text => below_corner(|class| matches!(class, Class::Number { .. })),
+            _ => false,
         };
-    }
-    let continues = progression.is_some_and(|(_, step)| {
-        Progression::of(&second).is_some_and(|(begin, other)| {
-            other == step && (begin == numbers[n - 1] + step || (n >= 3 && second != numbers))
-        })
-    });
-    let repeats = rest.iter().any(|record| columns.iter().all(|i| value(record[*i]) == value(first[*i])));
-    // A column that goes on as it begins, as time does.
-    let fits = rest.len() >= 2
-        && columns.iter().any(|column| {
-            let at = |row: usize| value(rest[row][*column]);
-            let (Some(zero), Some(one), Some(two)) = (value(first[*column]), at(0), at(1)) else { return false };
-            let (step, before) = (two - one, one - zero);
-            let on = rest.len() < 3 || at(2).is_some_and(|three| near(three - two, step));
-            step != 0.0 && near(step, before) && on
+        if first[0] == Class::Empty && !names_index {
+            return None;
+        }
+        let values: Vec<f64> = columns.iter().filter_map(|column| value(first[*column])).collect();
+        let second: Vec<f64> = columns.iter().filter_map(|column| value(rest[0][*column])).collect();
+        let progression = steps(&values);
+        let n = values.len();
+        let continues = progression.is_some_and(|(_, step)| {
+            steps(&second).is_some_and(|(begin, other)| {
+                other == step && (begin == values[n - 1] + step || (n >= 3 && second != values))
+            })
         });
-    let counted = |from: f64| whole && progression == Some((from, 1.0));
-    let zero_based = counted(0.0) || (whole && numbers == [0.0]);
-    if zero_based {
-        return if continues && n > 1 {
-            if fractions > 0 {
-                First::Unclear("its fields are 0, 1, 2 and so on, and the next row counts too")
-            } else {
-                First::Row
-            }
-        } else if repeats {
-            First::Unclear("its fields are 0, 1, 2 and so on, and so are those of a row below")
-        } else if names_index {
-            First::NumbersAsNames("0, 1, 2 and so on")
-        } else if fits {
-            if fractions >= 2 {
-                First::Unclear("its fields are 0, 1, 2 and so on, and a column continues them")
-            } else {
-                First::Row
-            }
-        } else if n == 1 {
-            match fractions {
-                1 => First::Unclear("it is 0, and all numbers below have a decimal mark"),
-                _ => First::Row,
-            }
-        } else if fractions >= 2 || combinations(&columns, rest) > COMBINATIONS_MIN && !is_sorted(first, rest) {
-            First::NumbersAsNames("0, 1, 2 and so on")
+        Some(Self {
+            whole: columns.iter().all(|column| matches!(first[*column], Class::Number { whole: true, .. })),
+            fractions: columns.iter().filter(|column| has_fractions(rest, **column)).count(),
+            repeats: rest.iter().any(|record| columns.iter().all(|i| value(record[*i]) == value(first[*i]))),
+            fits: columns.iter().any(|column| goes_on(first, rest, *column)),
+            values,
+            rest,
+            columns,
+            progression,
+            names_index,
+            continues,
+        })
+    }
+
+    fn as_years(&self) -> Option<First> {
+        let n = self.values.len();
+        let is_year = |number: f64| YEARS.contains(&number) && number.fract() == 0.0;
+        if n < 2 || !self.whole || !self.values.iter().all(|number| is_year(*number)) || !is_monotone(&self.values) {
+            return None;
+        }
+        let below = self.rest.iter().flat_map(|record| self.columns.iter().filter_map(|column| value(record[*column])));
+        Some(match below.filter(|number| is_year(*number)).count() {
+            0 => First::NumbersAsNames("years"),
+            years if years * 2 > self.rest.len() * n => First::Row,
+            _ => First::Unclear("its fields are years in order, and so are some below them"),
+        })
+    }
+
+    fn as_count_from_zero(&self, first: &[Class]) -> First {
+        let names = First::NumbersAsNames("0, 1, 2 and so on");
+        let n = self.values.len();
+        if self.continues && n > 1 {
+            return match self.fractions {
+                0 => First::Row,
+                _ => First::Unclear("its fields are 0, 1, 2 and so on, and the next row counts too"),
+            };
+        }
+        if self.repeats {
+            return First::Unclear("its fields are 0, 1, 2 and so on, and so are those of a row below");
+        }
+        if self.names_index {
+            return names;
+        }
+        if self.fits {
+            return match self.fractions {
+                0 | 1 => First::Row,
+                _ => First::Unclear("its fields are 0, 1, 2 and so on, and a column continues them"),
+            };
+        }
+        if n == 1 {
+            return match self.fractions {
+                0 => First::Row,
+                _ => First::Unclear("it is 0, and all numbers below have a decimal mark"),
+            };
+        }
+        let unlikely = combinations(&self.columns, self.rest) > COMBINATIONS_MIN && !is_sorted(first, self.rest);
+        if self.fractions >= 2 || unlikely {
+            names
         } else {
             First::Unclear("its fields are 0, 1 and so on, as pandas names columns")
-        };
+        }
     }
-    if continues {
-        return First::Row;
-    }
-    if counted(1.0) && n >= 3 {
-        return if repeats || fits {
+
+    fn as_count_from_one(&self) -> First {
+        if self.repeats || self.fits {
             First::Row
-        } else if fractions >= 2 && far_outside(&numbers, &columns, rest) {
+        } else if self.fractions >= 2 && far_outside(&self.values, &self.columns, self.rest) {
             First::NumbersAsNames("1, 2, 3 and so on")
         } else {
             First::Unclear("its fields are 1, 2, 3 and so on")
-        };
-    }
-    if let Some((_, step)) = progression
-        && n >= 4
-        && step != 0.0
-        && !repeats
-        && !fits
-    {
-        let another = rest.iter().any(|record| {
-            let row: Vec<f64> = columns.iter().filter_map(|i| value(record[*i])).collect();
-            Progression::of(&row).is_some_and(|(_, step)| step != 0.0)
-        });
-        if !another {
-            return if whole && fractions >= 2 {
-                First::NumbersAsNames("whole numbers in equal steps")
-            } else {
-                First::Unclear("its fields rise or fall in equal steps, unlike those of any row below")
-            };
         }
     }
-    if n >= 3 && whole && fractions == n && rest.len() >= 3 && is_monotone(&numbers) && !fits {
-        return First::Unclear("its fields are whole numbers in order, and all numbers below have a decimal mark");
+
+    /// Four or more numbers in equal steps.
+    fn as_steps(&self) -> Option<First> {
+        let (_, step) = self.progression?;
+        let another = |record: &&[Class]| {
+            let row: Vec<f64> = self.columns.iter().filter_map(|column| value(record[*column])).collect();
+            steps(&row).is_some_and(|(_, step)| step != 0.0)
+        };
+        if self.values.len() < 4 || step == 0.0 || self.repeats || self.fits || self.rest.iter().any(another) {
+            return None;
+        }
+        Some(if self.whole && self.fractions >= 2 {
+            First::NumbersAsNames("whole numbers in equal steps")
+        } else {
+            First::Unclear("its fields rise or fall in equal steps, unlike those of any row below")
+        })
     }
-    if rest.len() >= 3 && is_short_above_long(first, rest, &columns) && is_distinct(&numbers) {
-        return First::Unclear("its numbers have few digits, and all numbers below have many");
+
+    /// Numbers without a pattern: written otherwise than those below, or a row.
+    fn as_other(&self, first: &[Class]) -> First {
+        let n = self.values.len();
+        if self.rest.len() < 3 {
+            return First::Row;
+        }
+        if n >= 3 && self.whole && self.fractions == n && is_monotone(&self.values) && !self.fits {
+            return First::Unclear("its fields are whole numbers in order, and all numbers below have a decimal mark");
+        }
+        if is_short_above_long(first, self.rest, &self.columns) && is_distinct(&self.values) {
+            return First::Unclear("its numbers have few digits, and all numbers below have many");
+        }
+        First::Row
     }
-    First::Row
+}
+
+fn value(class: Class) -> Option<f64> {
+    if let Class::Number { value, .. } = class { Some(value) } else { None }
+}
+
+/// Whether the numbers of a column go on in the steps with which they begin in the first record.
+fn goes_on(first: &[Class], rest: &[&[Class]], column: usize) -> bool {
+    let at = |row: usize| rest.get(row).and_then(|record| value(record[column]));
+    let (Some(zero), Some(one), Some(two)) = (value(first[column]), at(0), at(1)) else { return false };
+    let step = two - one;
+    let on = rest.len() < 3 || at(2).is_some_and(|three| near(three - two, step));
+    step != 0.0 && near(step, one - zero) && on
+}
+
+/// The first of some numbers in equal steps, and the step.
+fn steps(numbers: &[f64]) -> Option<(f64, f64)> {
+    let [first, second, ..] = numbers else { return None };
+    let step = second - first;
+    numbers.windows(2).all(|pair| near(pair[1] - pair[0], step)).then_some((*first, step))
 }
 
 /// How many rows are possible with the values that the columns have.
@@ -224,17 +290,6 @@ fn is_distinct(numbers: &[f64]) -> bool {
     let mut bits: Vec<u64> = numbers.iter().map(|number| number.to_bits()).collect();
     bits.sort_unstable();
     bits.windows(2).all(|pair| pair[0] != pair[1])
-}
-
-/// Numbers in equal steps: the first of them, and the step.
-struct Progression;
-
-impl Progression {
-    fn of(numbers: &[f64]) -> Option<(f64, f64)> {
-        let [first, second, ..] = numbers else { return None };
-        let step = second - first;
-        numbers.windows(2).all(|pair| near(pair[1] - pair[0], step)).then_some((*first, step))
-    }
 }
 
 /// Equal but for the rounding of differences of decimal numbers.

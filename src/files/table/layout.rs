@@ -1,6 +1,6 @@
 //! What a file of text is: separator, decimal mark, names and where its rows begin. Decided once, from its beginning.
 
-use super::cell::{CellReader, Class};
+use super::cell::{CellReader, Class, is_rounded};
 use super::dialect::{Dialect, Sample, Sampled, separator_line};
 use super::header::{self, First};
 use super::names;
@@ -87,7 +87,7 @@ impl Layout {
         if scan.comments > named {
             layout.notes.push("lines that begin with # are left out".to_owned());
         }
-        layout.note_rounding(&records[rows_from.min(records.len())..], &cells);
+        layout.note_rounding(&records[rows_from.min(records.len())..]);
         Ok(layout)
     }
 
@@ -195,10 +195,9 @@ impl Layout {
         (self.names, self.written) = (names, written);
     }
 
-    fn note_rounding(&mut self, rows: &[Sampled], cells: &CellReader) {
-        let rounded = |column: &usize| {
-            rows.iter().any(|row| row.fields.get(*column).is_some_and(|field| cells.is_rounded(field)))
-        };
+    fn note_rounding(&mut self, rows: &[Sampled]) {
+        let rounded =
+            |column: &usize| rows.iter().any(|row| row.fields.get(*column).is_some_and(|field| is_rounded(field)));
         let Some(column) = (0..self.fields).find(rounded) else { return };
         let name = self.names.get(column).map_or(String::new(), |name| format!(" ({})", shown(name)));
         self.notes.push(format!("column {}{name} has whole numbers beyond 2^53, which are rounded", column + 1));

@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_decoded_piece_by_piece() {
-        let text: String = (0..100_000).map(|i| format!("{i},ü€\u{1f600}\n")).collect();
+        let text = "12,ü€\u{1f600}\n345,x\n".repeat(50_000);
         for big_endian in [false, true] {
             let (got, _, damaged) = whole(&utf16(&text, big_endian, true)).expect("reads");
             assert!(got == text && !damaged);

@@ -238,10 +238,12 @@ fn a_live_stream_is_not_waited_for() {
 
 #[test]
 fn wide_records_are_decided_on_whole() {
-    let header: String = (0..40_000).map(|i| format!("column {i},")).collect();
-    let row: String = (0..40_000).map(|i| format!("{i}.25,")).collect();
-    let file =
-        format!("{}\n{}\n{}\n", header.trim_end_matches(','), row.trim_end_matches(','), row.trim_end_matches(','));
+    let line = |field: &dyn Fn(usize) -> String| (0..40_000).map(field).collect::<Vec<_>>().join(",");
+    let (header, row) = (line(&|i| format!("column {i}")), line(&|i| format!("{i}.25")));
+    let file = [header.as_str(), &row, &row, ""].join(
+        "
+",
+    );
     let mut reader = text(file.as_bytes(), &ReadOptions::default()).expect("opens");
     assert_eq!((reader.columns(), reader.names()[39_999].as_str()), (40_000, "column 39999"));
     let mut values = Vec::new();
