@@ -190,7 +190,7 @@ async fn what_cannot_be_is_refused() {
     let mut never = sample(100, 8, 7);
     never.iter_mut().skip(3).step_by(8).for_each(|value| *value = f32::NAN);
     let failed = train(&mut client, spec, &never).await.expect_err("fails");
-    assert!(failed.message().contains("feature 3 is missing in every training row"), "{failed:?}");
+    assert!(failed.message().contains("column 4 is missing in every training row"), "{failed:?}");
     server.stop().await;
 }
 
