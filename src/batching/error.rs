@@ -40,10 +40,11 @@ pub enum BatchError {
     },
     /// A number of the result that the form of the answer cannot hold.
     #[error(
-        "a number of row {row} of the result is {value:e}, more than {form} holds: ask for another `answer_format`"
+        "a number of row {} of the result is {value:e}, more than {form} holds: ask for another `answer_format`",
+        row + 1
     )]
     DoesNotFit {
-        /// Row of the request, from 1.
+        /// Row of the request, from 0; people read it from 1.
         row: usize,
         /// The number.
         value: f64,

@@ -120,7 +120,7 @@ impl Assembly {
             values => {
                 let wide = answering.in_64_bits(&computed.values, source.clone(), &rows);
                 if let Err((place, form)) = values.write(self.rows * columns, numbers.start, &wide) {
-                    let row = rows.start + place / columns + 1;
+                    let row = rows.start + place / columns;
                     return Some(Err(BatchError::DoesNotFit { row, value: wide[place], form: form.name() }));
                 }
             }

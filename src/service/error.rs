@@ -287,7 +287,9 @@ impl ServiceError {
     pub fn row(&self) -> Option<usize> {
         match self {
             Self::Batch(
-                BatchError::ResultNotFinite { row } | BatchError::Matrix(MatrixError::NotFinite { row, .. }),
+                BatchError::ResultNotFinite { row }
+                | BatchError::DoesNotFit { row, .. }
+                | BatchError::Matrix(MatrixError::NotFinite { row, .. }),
             )
             | Self::Job(JobError::Matrix(MatrixError::NotFinite { row, .. })) => Some(*row),
             Self::Message { error, .. } => error.row(),
