@@ -137,7 +137,8 @@ fn mistakes_say_what_to_do() {
     }
     case(&["train", "x", "rows.csv", "--widths", "5,2"], 2, &["--widths", "5", "4"]);
     case(&["train", "Bad Name", "rows.csv", "--code", "2"], 1, &["INVALID_ARGUMENT", "model name"]);
-    case(&["train", "x", "rows.csv"], 2, &["--code"]);
+    case(&["train", "x", "rows.csv", "--code", "0"], 2, &["--code", "0"]);
+    case(&["train", "x", "rows.csv", "--code", "2", "--explain", "0.9"], 2, &["--explain", "--code"]);
     let train = |more: &[&'static str]| [&["train", "x", "rows.csv", "--code", "2"], more].concat();
     case(&train(&["--time-budget", "ten minutes"]), 2, &["--time-budget", "90s"]);
     case(&train(&["--time-budget", "10m", "--epochs", "3"]), 2, &["--time-budget", "--epochs"]);
