@@ -57,7 +57,7 @@ impl Shift {
             (_, Some(NormalisationKind::None)) => vec![0.0; features],
             (Some(base), _) => (0..features).map(|j| base.normaliser().exact_offset_of(j)).collect(),
             // One range for all features: one shift for all.
-            (None, Some(NormalisationKind::UnitInterval)) | (None, None) if range.is_some() => {
+            (None, Some(NormalisationKind::UnitInterval) | None) if range.is_some() => {
                 let (least, most) = range.map_or((0.0, 0.0), |(least, most)| (f64::from(least), f64::from(most)));
                 vec![if least.abs() > SPREADS_MIN * (most - least) { least } else { 0.0 }; features]
             }
