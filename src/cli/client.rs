@@ -320,9 +320,9 @@ pub(super) fn named_matrix(columns: usize, values: &[f64], names: &[String]) -> 
 pub(super) fn tell_notes(context: &Context, notes: &[String]) {
     for note in notes {
         if context.json {
-            eprintln!("{}", serde_json::json!({ "note": note }));
+            note_line!("{}", serde_json::json!({ "note": note }));
         } else {
-            eprintln!("note: {note}");
+            note_line!("note: {note}");
         }
     }
 }

@@ -136,6 +136,8 @@ struct Answer {
     errors_input_units: Vec<f32>,
     pseudo_inverse: Option<pb::PseudoInverse>,
     notes: Vec<String>,
+    /// Of the columns that stay, where some were left out.
+    kept_names: Vec<String>,
 }
 
 /// The form of answers: the same for all blocks of a file, whatever form these are sent in.
@@ -197,8 +199,9 @@ async fn call(
             (answer.version, answer.rows, answer.squared_errors, answer.squared_errors_input_units)
         }
     };
+    let kept_names = matrix.as_ref().map_or(Vec::new(), |matrix| matrix.column_names.clone());
     let values = answered(matrix)?;
-    Ok(Answer { version, values, errors, errors_input_units, pseudo_inverse, notes })
+    Ok(Answer { version, values, errors, errors_input_units, pseudo_inverse, notes, kept_names })
 }
 
 pub(super) async fn encode(context: &Context, args: EncodeArgs) -> Result<(), CliError> {
@@ -273,14 +276,14 @@ async fn run(
     let mut reader = reading::open(&args.file, &args.read.options())?;
     let columns = reader.columns();
     // Codes have no features.
-    let names = if matches!(kind, Call::Decode(_)) { Vec::new() } else { args.read.names(reader.as_ref()) };
+    let column_names = if matches!(kind, Call::Decode(_)) { Vec::new() } else { args.read.names(reader.as_ref()) };
     let block_rows = chunk_rows(columns);
     let client = context.autoencoder().await?;
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
     let first_rows = (first.len() / columns) as u64;
-    let first = call(client.clone(), kind, model.clone(), (columns, &names), first).await;
+    let first = call(client.clone(), kind, model.clone(), (columns, &column_names), first).await;
     let first = first.map_err(|error| error.in_file(&args.file, 0))?;
     tell_notes(context, &first.notes);
     let version = first.version;
@@ -288,14 +291,16 @@ async fn run(
         note_line!("{}", caution(trust));
     }
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
-    writer.set_names(&names(kind, first.values.columns(), reader.names()));
+    // Where columns were left out, the answer names those that stay.
+    let features = if first.kept_names.is_empty() { reader.names() } else { &first.kept_names };
+    writer.set_names(&names(kind, first.values.columns(), features));
     let bar = progress_bar(context, reader.rows_hint());
     seen(&first)?;
     let mut rows = first.values.rows();
     write(writer.as_mut(), &first.values)?;
     let mut answers = stream::iter(Blocks { reader, block_rows, next_row: first_rows })
         .map(|block| {
-            let (client, model, path, names) = (client.clone(), model.clone(), &args.file, &names);
+            let (client, model, path, names) = (client.clone(), model.clone(), &args.file, &column_names);
             async move {
                 let Block { first_row, values } = block?;
                 let answer = call(client, kind, model, (columns, names), values).await;
