@@ -271,6 +271,10 @@ pub(super) fn check_endpoint(text: &str) -> Result<Uri, String> {
             "which has a user and a password, {expected}, and OTEL_EXPORTER_OTLP_HEADERS for credentials"
         ));
     }
+    let behind_host = authority.as_str().rsplit(']').next().unwrap_or_default();
+    if behind_host.contains(':') && authority.port_u16().is_none() {
+        return Err(format!("whose port is none, {expected}"));
+    }
     match uri.scheme_str() {
         Some("http" | "https") => Ok(uri),
         _ => Err(format!("whose scheme is unknown, {expected}")),
