@@ -13,6 +13,7 @@ mod draw;
 mod duration;
 mod follow;
 mod health;
+mod impute;
 mod inspect;
 mod jobs;
 mod live;
@@ -133,7 +134,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
             Command::Encode(args) => rows::encode(&context, args).await,
             Command::Decode(args) => rows::decode(&context, args).await,
             Command::Reconstruct(args) => rows::reconstruct(&context, args).await,
-            Command::Impute(args) => rows::impute(&context, args).await,
+            Command::Impute(args) => impute::run(&context, args).await,
             Command::Score(args) => score::run(&context, args).await,
             Command::Inspect(args) => inspect::run(&context, args).await,
             Command::Report(args) => report_page::run(&context, *args).await,

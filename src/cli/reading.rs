@@ -129,6 +129,11 @@ impl ReadArgs {
         self.missing_values = true;
     }
 
+    /// Whether some columns are taken or left out.
+    pub(super) fn chooses_columns(&self) -> bool {
+        !self.columns.is_empty() || !self.drop_columns.is_empty()
+    }
+
     /// Whether values may be missing.
     pub(super) fn missing_values(&self) -> bool {
         self.missing_values || !self.missing_marks.is_empty()

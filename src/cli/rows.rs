@@ -87,25 +87,25 @@ pub(super) struct ReconstructArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train sensors history.csv --code 8 --missing-values\n  halfhitch impute sensors gaps.csv -o whole.csv\n\nWhat is there is written as it came; what is missing is taken from the row's reconstruction."
+    after_help = "Examples:\n  halfhitch train sensors history.csv --code 8 --missing-values\n  halfhitch impute sensors gaps.csv -o whole.csv\n\nOnly gaps change. A text keeps its names, its columns, its marks and the text of what is there, those of columns that are\nleft out too; arrays keep the bits of what is there."
 )]
 pub(super) struct ImputeArgs {
     /// NAME, NAME@VERSION or NAME@ALIAS, trained with --missing-values
-    model: String,
+    pub(super) model: String,
     /// Rows: .csv, .npy, .parquet, .jsonl, plain or packed; - for standard input. NaN is missing, and in CSV
     /// an empty field, NA or null, in Parquet and Arrow a null
-    file: String,
+    pub(super) file: String,
     #[command(flatten)]
-    write: WriteArgs,
+    pub(super) write: WriteArgs,
     #[command(flatten)]
-    read: ReadArgs,
+    pub(super) read: ReadArgs,
 }
 
 #[derive(Debug, clap::Args)]
-struct WriteArgs {
+pub(super) struct WriteArgs {
     /// Where results go: .npy, .parquet or .csv, by its name. The file appears when it is whole; it may be the input
     #[arg(short, long, value_name = "FILE", default_value = "-")]
-    output: String,
+    pub(super) output: String,
     /// Format of the results, where the name does not say it
     #[arg(long, value_enum)]
     output_format: Option<OutputFormat>,
@@ -119,7 +119,7 @@ enum OutputFormat {
 }
 
 impl WriteArgs {
-    fn format(&self) -> Option<Format> {
+    pub(super) fn format(&self) -> Option<Format> {
         self.output_format.map(|format| match format {
             OutputFormat::Csv => Format::Csv,
             OutputFormat::Npy => Format::Npy,
@@ -129,15 +129,15 @@ impl WriteArgs {
 }
 
 /// An answer of any of the three calls.
-struct Answer {
-    version: u64,
-    values: Matrix,
+pub(super) struct Answer {
+    pub(super) version: u64,
+    pub(super) values: Matrix,
     errors: Vec<f32>,
     errors_input_units: Vec<f32>,
     pseudo_inverse: Option<pb::PseudoInverse>,
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     /// Of the columns that stay, where some were left out.
-    kept_names: Vec<String>,
+    pub(super) kept_names: Vec<String>,
 }
 
 /// The form of answers: the same for all blocks of a file, whatever form these are sent in.
@@ -146,7 +146,7 @@ const CODES: pb::AnswerFormat = pb::AnswerFormat::Float32Le;
 const ROWS: pb::AnswerFormat = pb::AnswerFormat::AsTrained;
 
 #[derive(Clone, Copy)]
-enum Call {
+pub(super) enum Call {
     /// The first numbers of each code, so many; 0: all of them.
     Encode(u32),
     Decode(pb::Decoder),
@@ -162,7 +162,7 @@ fn write(writer: &mut dyn RowWriter, answer: &Matrix) -> Result<(), FileError> {
     }
 }
 
-async fn call(
+pub(super) async fn call(
     mut client: AutoencoderServiceClient<Connection>,
     call: Call,
     model: pb::ModelRef,
@@ -210,12 +210,6 @@ pub(super) async fn encode(context: &Context, args: EncodeArgs) -> Result<(), Cl
 
 pub(super) async fn decode(context: &Context, args: DecodeArgs) -> Result<(), CliError> {
     run(context, Call::Decode(args.decoder.into()), args.rows, |_| Ok(())).await.map(|_| ())
-}
-
-pub(super) async fn impute(context: &Context, args: ImputeArgs) -> Result<(), CliError> {
-    let ImputeArgs { model, file, write, mut read } = args;
-    read.allow_missing_values();
-    run(context, Call::Impute, RowsArgs { model, file, write, read }, |_| Ok(())).await.map(|_| ())
 }
 
 pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Result<(), CliError> {

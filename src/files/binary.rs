@@ -153,6 +153,9 @@ impl RowReader for Binary {
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
     }
+    fn is_single(&self) -> bool {
+        matches!(self.encoding.kind, Kind::F16 | Kind::BF16 | Kind::F32)
+    }
     fn notes(&self) -> &[String] {
         &self.input.notes
     }

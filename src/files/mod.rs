@@ -40,7 +40,7 @@ pub use by_name::by_name;
 pub use error::{FileError, Place};
 use input::{Input, Seen};
 pub use table::{Decimal, DialectError, Separator, TextEncoding, TextOptions, TextReader, Thousands};
-pub use write::{RowWriter, Values, create};
+pub use write::{RowWriter, Values, create, csv_writer, format_of};
 
 /// Widest rows that are read: the widest layer.
 const COLUMNS_MAX: usize = crate::model::spec::WIDTH_MAX;
@@ -125,6 +125,10 @@ pub trait RowReader: Send {
     }
     /// Whether the values are 8-bit whole numbers without a sign.
     fn is_bytes(&self) -> bool {
+        false
+    }
+    /// Whether the values are floats of 32 bits or less.
+    fn is_single(&self) -> bool {
         false
     }
     /// What the reader decided about the file on its own, for people: one sentence each. Complete once the file is open.

@@ -126,6 +126,9 @@ impl RowReader for Turned {
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
     }
+    fn is_single(&self) -> bool {
+        matches!(self.encoding.kind, Kind::F16 | Kind::BF16 | Kind::F32)
+    }
     fn notes(&self) -> &[String] {
         &self.notes
     }

@@ -87,6 +87,9 @@ impl RowReader for Vecs {
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
     }
+    fn is_single(&self) -> bool {
+        self.encoding.kind == Kind::F32
+    }
     fn notes(&self) -> &[String] {
         &self.input.notes
     }

@@ -86,17 +86,26 @@ pub trait RowWriter {
 /// # Errors
 /// If the format is none that is written, or nothing can be written there.
 pub fn create(path: &str, format: Option<Format>) -> Result<Box<dyn RowWriter>, FileError> {
-    let format = match format {
-        Some(format) => format,
-        None => by_name(path)?,
-    };
-    match format {
-        Format::Csv => Ok(Box::new(CsvWriter { output: BufWriter::new(Output::create(path)?) })),
+    match format_of(path, format)? {
+        Format::Csv => Ok(csv_writer(Output::create(path)?)),
         Format::Npy => Ok(Box::new(NpyWriter::create(path)?)),
         #[cfg(feature = "arrow")]
         Format::Parquet => super::arrow::create(Output::create(path)?),
         _ => Err(FileError::content(path, "rows are not written in this format", WRITTEN)),
     }
+}
+
+/// Rows as CSV, to an output that nothing was written to.
+pub fn csv_writer(output: Output) -> Box<dyn RowWriter> {
+    Box::new(CsvWriter { output: BufWriter::new(output) })
+}
+
+/// The format of a file that is to be written: the one asked for, or that of its name.
+///
+/// # Errors
+/// If the name is that of a format that is not written.
+pub fn format_of(path: &str, format: Option<Format>) -> Result<Format, FileError> {
+    format.map_or_else(|| by_name(path), Ok)
 }
 
 /// The formats that are written.

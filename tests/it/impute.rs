@@ -226,3 +226,99 @@ fn the_command_fills_in_a_file() {
     assert_eq!(whole.len(), gaps.len());
     assert!(whole.iter().zip(&gaps).all(|(whole, gap)| whole.is_finite() && (gap.is_nan() || whole == gap)));
 }
+
+/// Names, a column of text that is left out, ids that binary32 cannot hold, and three columns with gaps.
+fn table(separator: char, decimal: char, end: &str, quote: &str) -> String {
+    let cell = |text: String| format!("{quote}{text}{quote}");
+    let line = |cells: Vec<String>| cells.join(&separator.to_string()) + end;
+    let mut text = line(["name", "order_id", "a", "b", "c"].map(|name| cell(name.to_owned())).to_vec());
+    for (i, row) in sample(240, 3, 7).chunks_exact(3).enumerate() {
+        let mut cells = vec![cell(format!("row {i}")), cell((2_024_000_001 + i).to_string())];
+        for (j, value) in row.iter().enumerate() {
+            let gap = ["", "NA"][i % 2].to_owned();
+            let value = format!("{value:.4}").replace('.', &decimal.to_string());
+            cells.push(cell(if (5 * i + j) % 9 == 0 { gap } else { value }));
+        }
+        text.push_str(&line(cells));
+    }
+    text
+}
+
+#[test]
+fn only_the_gaps_of_a_text_change() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    for (separator, decimal, end, quote) in [(',', '.', "\n", ""), (';', ',', "\r\n", ""), ('\t', '.', "\n", "\"")] {
+        let text = table(separator, decimal, end, quote);
+        std::fs::write(folder.path().join("gaps.csv"), &text).expect("writes");
+        let choose = ["--drop-columns", "name"];
+        let train = ["train", "m", "gaps.csv", "--code", "2", "--epochs", "2", "--missing-values"];
+        cli::succeeds(&server, folder.path(), &[&train[..], &choose].concat());
+        cli::succeeds(&server, folder.path(), &[&["impute", "m", "gaps.csv", "-o", "whole.csv"][..], &choose].concat());
+        let whole = std::fs::read_to_string(folder.path().join("whole.csv")).expect("written");
+        assert_eq!(whole.split(end).count(), text.split(end).count());
+        let mut gaps = 0;
+        for (before, after) in text.split(end).zip(whole.split(end)) {
+            let (before, after): (Vec<&str>, Vec<&str>) =
+                (before.split(separator).collect(), after.split(separator).collect());
+            assert_eq!(before.len(), after.len());
+            let fields = before.len();
+            for (before, after) in before.into_iter().zip(after) {
+                // Behind the last line end there is nothing, which is no gap.
+                let is_gap = ["", "NA", "\"\"", "\"NA\""].contains(&before) && fields > 1;
+                if is_gap {
+                    let value = after.strip_prefix(quote).and_then(|text| text.strip_suffix(quote)).expect("in quotes");
+                    let value = value.replace(decimal, ".").parse::<f64>();
+                    assert!(value.is_ok_and(f64::is_finite), "{after:?} for a gap");
+                    gaps += 1;
+                } else {
+                    assert_eq!(before, after, "what is there stays");
+                }
+            }
+        }
+        assert!(gaps > 20, "{gaps}");
+        // In place, and from standard input.
+        let file = std::fs::File::open(folder.path().join("gaps.csv")).expect("opens");
+        let mut command = crate::support::process::halfhitch();
+        command.args(["--server", &server.url(), "impute", "m", "-"]).args(choose).stdin(file);
+        assert_eq!(String::from_utf8(command.output().expect("runs").stdout).expect("text"), whole);
+        cli::succeeds(&server, folder.path(), &[&["impute", "m", "gaps.csv", "-o", "gaps.csv"][..], &choose].concat());
+        assert_eq!(std::fs::read_to_string(folder.path().join("gaps.csv")).expect("there"), whole);
+    }
+}
+
+#[test]
+fn what_is_there_of_an_array_keeps_its_bits() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    let single = hidden(&sample(300, 4, 7), 0.2, 3);
+    let double: Vec<f64> = single.iter().map(|value| 1.7e9 + f64::from(*value) / 3.0).collect();
+    for (name, descr, values) in [
+        ("single.npy", "<f4", halfhitch::files::Values::F32(&single)),
+        ("double.npy", "<f8", halfhitch::files::Values::F64(&double)),
+    ] {
+        let path = folder.path().join(name);
+        let mut writer = halfhitch::files::create(path.to_str().expect("text"), None).expect("creates");
+        writer.write(values, 4).expect("writes");
+        writer.finish().expect("finishes");
+        let read = || {
+            let options = ReadOptions { missing_values: true, ..ReadOptions::default() };
+            let mut reader = open(&path, &options).expect("opens");
+            let mut values = Vec::new();
+            while reader.next_rows(&mut values, 1000).expect("reads") > 0 {}
+            values
+        };
+        let before = read();
+        cli::succeeds(
+            &server,
+            folder.path(),
+            &["train", "m", name, "--code", "2", "--epochs", "2", "--missing-values"],
+        );
+        cli::succeeds(&server, folder.path(), &["impute", "m", name, "-o", name]);
+        let after = read();
+        assert_eq!(before.len(), after.len());
+        assert!(before.iter().zip(&after).all(|(a, b)| b.is_finite() && (a.is_nan() || a.to_bits() == b.to_bits())));
+        let head = std::fs::read(&path).expect("there");
+        assert!(String::from_utf8_lossy(&head[..128]).contains(descr), "{name}");
+    }
+}

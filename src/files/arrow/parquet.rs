@@ -1,6 +1,5 @@
 //! Apache Parquet: page by page.
 
-use std::fs::File;
 use std::io::BufReader;
 
 use arrow_array::RecordBatch;
