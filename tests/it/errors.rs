@@ -83,7 +83,7 @@ async fn unhappy_requests_are_told_why() {
         let mut values = rows.clone();
         values[8] = broken;
         let result = client.encode(encode(newest("here"), Some(matrix(6, &values)))).await;
-        check(result, Code::InvalidArgument, &["row 1", "column 2"]);
+        check(result, Code::InvalidArgument, &["row 2", "column 3"]);
     }
     server.stop().await;
 }
