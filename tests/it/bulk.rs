@@ -146,7 +146,7 @@ async fn an_error_ends_the_stream_after_the_answers_before_it_and_names_its_mess
             "message 3: ",
             "5 columns",
         ),
-        (vec![good(newest("here")), encode(None, 6, &broken)], 1, "message 2: ", "row 1, column 2"),
+        (vec![good(newest("here")), encode(None, 6, &broken)], 1, "message 2: ", "row 2, column 3"),
         (vec![good(newest("here")), good(newest("there"))], 1, "message 2: ", "another one"),
         (vec![good(newest("here")), pb::EncodeStreamRequest::default()], 1, "message 2: ", "rows: is not set"),
         (vec![good(None)], 0, "message 1: ", "model: is not set"),

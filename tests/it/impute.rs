@@ -167,7 +167,7 @@ async fn what_cannot_be_is_refused() {
     assert!(refused.message().contains("`halfhitch train --missing-values`"), "{refused:?}");
     let refused = client.impute(question("gaps", wrong(f32::INFINITY))).await.expect_err("refused");
     assert_eq!(refused.code(), Code::InvalidArgument);
-    assert!(refused.message().contains("row 1, column 1 is inf"), "{refused:?}");
+    assert!(refused.message().contains("row 2, column 2 is inf"), "{refused:?}");
     let refused = client.impute(question("gaps", Some(matrix(7, &rows[..14])))).await.expect_err("refused");
     assert!(refused.message().contains('8'), "{refused:?}");
     let encode =
