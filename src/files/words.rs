@@ -27,13 +27,26 @@ pub(super) fn seen(first: &[u8]) -> Option<Format> {
             let word = rest.iter().take(WORD_BYTES_MAX).position(|byte| *byte == b' ');
             return word.filter(|at| *at > 0 && !rest[..*at].contains(&0)).map(|_| Format::WordVectors);
         }
-        let is_row = |line: &[u8]| fields(line).is_some_and(|(_, numbers)| numbers == length as usize);
-        let mut lines = lines.take(LINES_SEEN_MAX).peekable();
-        return (lines.peek().is_some() && lines.all(is_row)).then_some(Format::WordVectors);
+        return are_words(lines, length as usize).then_some(Format::WordVectors);
     }
     let (is_number, numbers) = fields(head)?;
-    let same = |line: &[u8]| fields(line).is_some_and(|(_, others)| others == numbers);
-    (!is_number && numbers >= 2 && lines.take(LINES_SEEN_MAX).all(same)).then_some(Format::WordVectors)
+    let found = !is_number && numbers >= 2 && are_words(std::iter::once(head).chain(lines), numbers);
+    found.then_some(Format::WordVectors)
+}
+
+/// Whether each line is a word and so many numbers. A table of numbers is none, whatever its first line is: most words are
+/// no numbers.
+fn are_words<'a>(lines: impl Iterator<Item = &'a [u8]>, length: usize) -> bool {
+    let (mut rows, mut words) = (0, 0);
+    for line in lines.take(LINES_SEEN_MAX) {
+        let Some((is_number, numbers)) = fields(line) else { return false };
+        if numbers != length {
+            return false;
+        }
+        rows += 1;
+        words += usize::from(!is_number);
+    }
+    rows > 0 && words * 2 > rows
 }
 
 /// Of a line of a word and numbers: whether the word is a number as well, and how many others there are.

@@ -8,7 +8,7 @@ use super::cell::Class;
 /// Digits of a number that is a name, at most, and of one that was measured and is written in full, at least.
 const NAME_DIGITS_MAX: usize = 4;
 const FULL_DIGITS_MIN: usize = 8;
-/// How unlikely a row has to be by chance to be names.
+/// So many different rows must be possible below, before a first row of 0, 1, 2 is taken for names.
 const COMBINATIONS_MIN: f64 = 200.0;
 /// Years that name columns.
 const YEARS: std::ops::RangeInclusive<f64> = 1900.0..=2100.0;

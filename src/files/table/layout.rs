@@ -80,8 +80,11 @@ impl Layout {
         // Rows without a value may come before the first record of the sample, and are rows.
         layout.first_line = rows_from.checked_sub(1).map_or(sample.line, |names| records[names].line + 1);
         if trailing > 0 {
-            let end = if trailing == 1 { "a separator".to_owned() } else { format!("{trailing} separators") };
-            layout.notes.push(format!("each line ends with {end} and nothing behind: no column is there"));
+            layout.notes.push(if trailing == 1 {
+                "each line ends with a separator: the empty column after it is left out".to_owned()
+            } else {
+                format!("each line ends with {trailing} separators: the empty columns after them are left out")
+            });
         }
         let named = usize::from(layout.notes.iter().any(|note| note.starts_with(NAMED_BY_COMMENT)));
         if scan.comments > named {
@@ -171,7 +174,8 @@ impl Layout {
         }
         for record in (0..rows_from).filter(|record| *record != names) {
             let line = records[record].line;
-            self.notes.push(format!("line {line} has no numbers, and is not the line of names: it is left out"));
+            let named = records[names].line;
+            self.notes.push(format!("line {line} has no numbers and is left out: line {named} names the columns"));
         }
         let mut written = records[names].fields.clone();
         written.truncate(self.fields);

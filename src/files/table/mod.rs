@@ -85,7 +85,7 @@ pub struct TextReader {
 
 /// Opens a text file.
 pub(super) fn open(input: Input, options: &ReadOptions) -> Result<TextReader, FileError> {
-    let Input { path, stream, missing, live, .. } = input;
+    let Input { path, stream, missing, live, notes, .. } = input;
     let checked = options.text.check(missing == Missing::Allowed);
     checked.map_err(|source| FileError::Dialect { path: path.clone(), source })?;
     let mut source = Source::open(&path, stream, options.text.encoding, live)?;
@@ -103,9 +103,8 @@ pub(super) fn open(input: Input, options: &ReadOptions) -> Result<TextReader, Fi
         return Err(too_long(&path, 1));
     }
     let mut layout = Layout::find(&path, source.text(), source.ended(), options)?;
-    if let Some(note) = source.note() {
-        layout.notes.insert(0, note.to_owned());
-    }
+    let before = notes.into_iter().chain(source.note().map(str::to_owned));
+    layout.notes.splice(0..0, before);
     let kept = options.kept_of_table(&path, &layout.names, &layout.written, layout.fields)?;
     let names = if layout.names.is_empty() {
         Vec::new()

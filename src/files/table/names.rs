@@ -58,7 +58,7 @@ pub(super) fn repair(written: &[String], index: bool) -> (Vec<String>, Vec<Strin
     }
     for (changed, what) in [
         (empty, "columns without a name are named"),
-        (twice, "columns whose name came before are named"),
+        (twice, "repeated names of columns are numbered"),
         (long, "names are cut to 200 bytes"),
         (unprintable, "line breaks and control characters in names are blanks"),
     ] {

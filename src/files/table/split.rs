@@ -5,7 +5,10 @@ use std::ops::Range;
 use memchr::{memchr, memchr_iter, memchr2};
 
 use super::options::Separator;
+use crate::files::COLUMNS_MAX;
 
+/// Fields of a record that are told apart: more than any table has columns.
+const FIELDS_MAX: usize = 2 * COLUMNS_MAX;
 /// What Excel writes where a formula failed: a line that begins with it is no comment.
 const EXCEL_ERRORS: [&str; 8] = ["#N/A", "#NA", "#DIV/0!", "#REF!", "#VALUE!", "#NUM!", "#NAME?", "#NULL!"];
 
@@ -113,7 +116,7 @@ impl Splitter {
                 written += wrote;
                 if let csv_core::ReadFieldResult::Field { .. } = result {
                     let end = at + done - 1;
-                    if !blanks || end > cell {
+                    if (!blanks || end > cell) && self.cells.len() < FIELDS_MAX {
                         self.cells.push(cell..end);
                         self.texts.push(text_start..written);
                     }
@@ -124,7 +127,7 @@ impl Splitter {
             let (result, _, wrote) = self.quoted.read_field(b"\n", &mut self.unquoted[written..]);
             written += wrote;
             if let csv_core::ReadFieldResult::Field { .. } = result {
-                if !blanks || content_end > cell {
+                if (!blanks || content_end > cell) && self.cells.len() < FIELDS_MAX {
                     self.cells.push(cell..content_end);
                     self.texts.push(text_start..written);
                 }
@@ -138,7 +141,7 @@ impl Splitter {
         }
     }
 
-    /// Fields of the last record.
+    /// Fields of the last record; of more than twice the columns that a table may have, only so many are counted.
     pub(super) fn count(&self) -> usize {
         self.cells.len()
     }
@@ -199,7 +202,7 @@ fn split_plain(content: &[u8], separator: Separator, cells: &mut Vec<Range<usize
     let mut start = 0;
     match separator {
         Separator::Byte(byte) => {
-            for end in memchr_iter(byte, content) {
+            for end in memchr_iter(byte, content).take(FIELDS_MAX) {
                 cells.push(start..end);
                 start = end + 1;
             }
@@ -211,7 +214,9 @@ fn split_plain(content: &[u8], separator: Separator, cells: &mut Vec<Range<usize
             while let Some(first) = content[start..].iter().position(|byte| !is_blank(byte)) {
                 let first = start + first;
                 let end = content[first..].iter().position(is_blank).map_or(content.len(), |length| first + length);
-                cells.push(first..end);
+                if cells.len() < FIELDS_MAX {
+                    cells.push(first..end);
+                }
                 start = end;
             }
         }
@@ -293,6 +298,20 @@ mod tests {
         let text = "#N/A,1\n#DIV/0!,2\n#NA\n# NA,3\n#name,4\n#NAME?,5\n#NATION,6\n";
         let kinds: Vec<Kind> = split(text, Separator::COMMA).into_iter().map(|line| line.1).collect();
         assert_eq!(kinds, [Record, Record, Record, Comment, Comment, Record, Comment]);
+    }
+
+    #[test]
+    fn a_record_of_millions_of_fields_takes_little_memory() {
+        for (separator, text) in [
+            (Separator::COMMA, "1,".repeat(3 * FIELDS_MAX)),
+            (Separator::COMMA, "\"1\",".repeat(3 * FIELDS_MAX)),
+            (Separator::Blanks, "1 ".repeat(3 * FIELDS_MAX)),
+        ] {
+            let mut splitter = Splitter::new(separator);
+            let extent = splitter.next(text.as_bytes(), true).expect("closed").expect("whole");
+            assert_eq!(extent.bytes, text.len());
+            assert!((COLUMNS_MAX + 2..=FIELDS_MAX + 1).contains(&splitter.count()));
+        }
     }
 
     #[test]

@@ -212,6 +212,17 @@ fn a_table_that_is_no_text_is_the_other_kind() {
     assert!(matches!(open_table(&path, &ReadOptions::default()), Ok(Table::Other(_))));
 }
 
+#[test]
+fn numbers_between_blanks_are_no_word_vectors() {
+    check_rows(b"5 1\n3 4.5\n7 2\n", &ReadOptions::default(), &[], &[5.0, 1.0, 3.0, 4.5, 7.0, 2.0]);
+    check_rows(
+        b"t 0 1 2\n0.5 7 1 9.5\n0.7 5 5 1\n",
+        &ReadOptions::default(),
+        &["t", "0", "1", "2"],
+        &[0.5, 7.0, 1.0, 9.5, 0.7, 5.0, 5.0, 1.0],
+    );
+}
+
 /// Lines that come one by one, and a reader that must not wait for more than it needs.
 struct Slow(Vec<&'static str>);
 
