@@ -37,6 +37,28 @@ async fn train(server: &TestServer, messages: Vec<pb::TrainRequest>) -> Status {
     }
 }
 
+/// Specifications of which everything is long.
+async fn check_training(server: &TestServer, long: &str) {
+    let base = || spec("n", &[6, 2]);
+    let specs = [
+        pb::TrainSpec { model_name: long.to_owned(), ..base() },
+        pb::TrainSpec { idempotency_key: long.to_owned(), ..base() },
+        pb::TrainSpec { feature_names: vec![long.to_owned(); 6], ..base() },
+        pb::TrainSpec { feature_names: vec![long.chars().take(100).collect::<String>() + "\n"; 6], ..base() },
+        pb::TrainSpec { feature_names: vec!["a".into(); 100_000], ..base() },
+        pb::TrainSpec { widths: vec![70_000; 100_000], ..base() },
+        pb::TrainSpec { widths: vec![5; 17], base: named("m", None), ..base() },
+        pb::TrainSpec { base: named(long, None), ..base() },
+        pb::TrainSpec { base: named("m", Some(pb::model_ref::Selector::Alias(long.to_owned()))), ..base() },
+        pb::TrainSpec { files: Some(pb::ServerFiles { paths: vec![long.to_owned()], ..Default::default() }), ..base() },
+    ];
+    for spec in specs {
+        let shown = format!("Train {:?}", spec.encoded_fields());
+        let status = train(server, vec![question(pb::train_request::Message::Spec(spec))]).await;
+        check_status(&shown, &status);
+    }
+}
+
 #[tokio::test]
 async fn every_call_is_refused_in_few_words() {
     let store = temporary_store();
@@ -118,27 +140,7 @@ async fn every_call_is_refused_in_few_words() {
         check("CancelJob", jobs.cancel_job(pb::CancelJobRequest { id: long.clone() }).await);
         check("Health", health.check(HealthCheckRequest { service: long.chars().take(400).collect() }).await);
 
-        let base = || spec("n", &[6, 2]);
-        let specs = [
-            pb::TrainSpec { model_name: long.clone(), ..base() },
-            pb::TrainSpec { idempotency_key: long.clone(), ..base() },
-            pb::TrainSpec { feature_names: vec![long.clone(); 6], ..base() },
-            pb::TrainSpec { feature_names: vec![long.chars().take(100).collect::<String>() + "\n"; 6], ..base() },
-            pb::TrainSpec { feature_names: vec!["a".into(); 100_000], ..base() },
-            pb::TrainSpec { widths: vec![70_000; 100_000], ..base() },
-            pb::TrainSpec { widths: vec![5; 17], base: named("m", None), ..base() },
-            pb::TrainSpec { base: name(), ..base() },
-            pb::TrainSpec { base: alias(), ..base() },
-            pb::TrainSpec {
-                files: Some(pb::ServerFiles { paths: vec![long.clone()], ..Default::default() }),
-                ..base()
-            },
-        ];
-        for spec in specs {
-            let shown = format!("Train {:?}", spec.encoded_fields());
-            let status = train(&server, vec![question(pb::train_request::Message::Spec(spec))]).await;
-            check_status(&shown, &status);
-        }
+        check_training(&server, &long).await;
         let names = pb::Matrix { column_names: vec![long.clone(); 6], ..matrix(6, &sample(2, 6, 1)) };
         let request = pb::EncodeRequest { model: named("m", None), rows: Some(names), ..Default::default() };
         // The model has no names: they do not matter.

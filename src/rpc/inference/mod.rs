@@ -301,10 +301,8 @@ async fn infer(
     let rows = tensors::matrix(&mut question, face.input())?;
     context.add_rows(rows.rows());
     // The bytes of a single call are counted as they come.
-    let _held = match of_stream {
-        true => caller.hold(rows.rows() as u64, rows.bytes() as u64)?,
-        false => caller.hold_message(&rows)?,
-    };
+    let _held =
+        if of_stream { caller.hold(rows.rows() as u64, rows.bytes() as u64)? } else { caller.hold_message(&rows)? };
     let (service, answer) = (&api.service, tensors::answer_format(&question)?);
     let served = match face {
         Face::Encode => service.encode(&name, &selector, rows, 0, answer, deadline).await?,
