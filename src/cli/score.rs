@@ -111,7 +111,14 @@ impl Lines {
 
     fn write(&mut self, line: &[String]) -> Result<(), CliError> {
         let path = self.path.clone();
-        self.writer.write_record(line).map_err(|error| CliError::from(FileError::Io { path, source: error.into() }))
+        self.writer.write_record(line).map_err(|error| {
+            // The system's own error: a closed pipe is no failure.
+            let source = match error.into_kind() {
+                csv::ErrorKind::Io(source) => source,
+                other => std::io::Error::other(format!("{other:?}")),
+            };
+            CliError::from(FileError::Io { path, source })
+        })
     }
 
     /// Puts the whole file in its place.

@@ -39,14 +39,24 @@ pub(super) fn seen(first: &[u8]) -> Option<Format> {
 fn are_words<'a>(lines: impl Iterator<Item = &'a [u8]>, length: usize) -> bool {
     let (mut rows, mut words) = (0, 0);
     for line in lines.take(LINES_SEEN_MAX) {
-        let Some((is_number, numbers)) = fields(line) else { return false };
-        if numbers != length {
-            return false;
-        }
+        let Some(is_number) = is_number_before(line, length) else { return false };
         rows += 1;
         words += usize::from(!is_number);
     }
     rows > 0 && words * 2 > rows
+}
+
+/// Of a line that ends with so many numbers: whether what stands before them is numbers as well. Words may have blanks in
+/// them.
+fn is_number_before(line: &[u8], length: usize) -> Option<bool> {
+    let line = std::str::from_utf8(line).ok()?.trim_end();
+    let mut fields = line.rsplitn(length + 1, ' ');
+    for _ in 0..length {
+        fields.next()?.parse::<f64>().ok()?;
+    }
+    let word = fields.next()?;
+    let is_number = word.split(' ').all(|part| part.parse::<f64>().is_ok());
+    Some(is_number).filter(|_| !word.contains([',', ';', '\t']))
 }
 
 /// Of a line of a word and numbers: whether the word is a number as well, and how many others there are.

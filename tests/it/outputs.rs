@@ -58,7 +58,9 @@ fn write(path: &Path, generation: u32, mut stop: impl FnMut(usize)) -> Result<()
 /// The generation of a whole file; anything else is a failure.
 #[track_caller]
 fn generation(path: &Path) -> u32 {
-    let mut reader = files::open(path, &ReadOptions::default()).expect("a whole file");
+    // Rows of equal numbers look like no names to people, whatever the reader thinks.
+    let options = ReadOptions { header: Some(false), ..ReadOptions::default() };
+    let mut reader = files::open(path, &options).expect("a whole file");
     let mut values = Vec::new();
     while reader.next_rows(&mut values, 1000).expect("whole rows") > 0 {}
     let generation = values[0] as u32;

@@ -163,8 +163,8 @@ fn a_stream_is_read_from_anywhere_plain_or_gzip() {
         assert_eq!(read_all(reader, 7).expect("reads"), expected());
     }
     let parquet = parquet_of(&batch(), Compression::SNAPPY);
-    let error = read("-", Cursor::new(parquet), &without_names()).err().expect("refused").to_string();
-    assert!(error.contains("a plain file"), "{error}");
+    let reader = read("-", Cursor::new(parquet), &without_names()).expect("opens");
+    assert_eq!(read_all(reader, 7).expect("reads"), expected());
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn nulls_and_what_is_not_finite_are_refused_by_row_and_column() {
     };
     check_column_refused(values(None), &["row 6, column bad: null"]);
     check_column_refused(values(Some(f32::NAN)), &["row 6, column bad: NaN, expected a finite number"]);
-    let large: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 1e300]));
+    let large: ArrayRef = Arc::new(Float64Array::from(vec![1.0, f64::INFINITY]));
     check_column_refused(large, &["row 2, column bad: inf"]);
 }
 
