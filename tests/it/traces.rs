@@ -383,7 +383,7 @@ async fn a_collector_that_speaks_http_gets_traces() {
         ];
         let server = ServerProcess::start_in(store.path(), &[], &variables);
         let mut client = server.autoencoder().await;
-        client.encode(question(10, &[("traceparent", &traceparent("01"))])).await.expect("encodes");
+        client.encode(question(100, &[("traceparent", &traceparent("01"))])).await.expect("encodes");
         drop(client);
         server.signal("TERM");
         assert_eq!(server.wait().await, Some(0));
