@@ -57,7 +57,7 @@ pub(super) fn open(input: &mut Input) -> Result<Content, FileError> {
     if let Some(foreign) = foreign::by_entries(&names) {
         return Err(foreign.refusal(&input.path));
     }
-    if !names.is_empty() && names.iter().all(|name| name.ends_with(".npy")) {
+    if !names.is_empty() && names.iter().all(|name| name.strip_suffix(".npy").is_some()) {
         return Ok(Content::Arrays(archive));
     }
     let [only] = archive.entries.as_slice() else {

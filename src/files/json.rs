@@ -154,7 +154,6 @@ impl Values {
     fn advance(&mut self) -> Result<bool, FileError> {
         let next = self.peek_value()?;
         match (self.state, next) {
-            (State::End, None) => Ok(false),
             (State::End, Some(_)) => Err(self.wrong("it goes on after its array", "the end")),
             (State::Start, Some(b'[')) => {
                 self.consume(b'[');
@@ -172,8 +171,7 @@ impl Values {
                 self.state = State::Lines;
                 Ok(true)
             }
-            (State::Start | State::Lines, None) => Ok(false),
-            (State::Lines, Some(_)) => Ok(true),
+            (State::Start | State::Lines | State::End, None) => Ok(false),
             (State::ArrayStart | State::Array, Some(b']')) => {
                 self.consume(b']');
                 self.state = State::End;
@@ -185,7 +183,7 @@ impl Values {
                 self.peek_value()?;
                 Ok(true)
             }
-            (State::ArrayStart | State::Array, Some(_)) => Ok(true),
+            (State::Lines | State::ArrayStart | State::Array, Some(_)) => Ok(true),
             (State::ArrayStart | State::Array, None) => Err(self.wrong("its array has no end", "a whole file")),
         }
     }
@@ -238,10 +236,9 @@ impl Values {
             Err(error) => match serde_json::from_slice::<Node>(&with_null_for_nan(&self.text)) {
                 Ok(node) => node,
                 Err(_) => {
-                    let got = match self.text.is_ascii() && self.text.windows(8).any(|word| word == b"Infinity") {
-                        true => "a value is Infinity".to_owned(),
-                        false => format!("it is no JSON ({error})"),
-                    };
+                    let is_infinite = self.text.windows(8).any(|word| word == b"Infinity");
+                    let got =
+                        if is_infinite { "a value is Infinity".to_owned() } else { format!("it is no JSON ({error})") };
                     return Err(FileError::at(&self.input.path, Place::Line(line), got, EXPECTED));
                 }
             },

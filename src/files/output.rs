@@ -42,8 +42,22 @@ struct Pending {
     name: Option<TempPath>,
     target: PathBuf,
     folder: PathBuf,
-    /// The file that it replaces.
-    before: Option<Metadata>,
+    /// Of the file that it replaces.
+    before: Option<Before>,
+}
+
+/// Whose a file is, and who may do what with it.
+#[derive(Debug)]
+struct Before {
+    owner: u32,
+    group: u32,
+    permissions: fs::Permissions,
+}
+
+impl From<&Metadata> for Before {
+    fn from(data: &Metadata) -> Self {
+        Self { owner: data.uid(), group: data.gid(), permissions: data.permissions() }
+    }
 }
 
 impl Output {
@@ -77,6 +91,7 @@ impl Output {
             // Whoever may not write the file does not replace it either.
             File::options().write(true).open(&target).map_err(failed)?;
         }
+        let before = before.as_ref().map(Before::from);
         let pending = Pending::create(path, target, before, false)?;
         Ok(Self { path: path.to_owned(), sink: Sink::Pending(pending) })
     }
@@ -182,7 +197,7 @@ impl Seek for Output {
 
 impl Pending {
     /// Makes a file in the target's folder; `named`: one with a name, although it could do without.
-    fn create(path: &str, target: PathBuf, before: Option<Metadata>, named: bool) -> Result<Self, FileError> {
+    fn create(path: &str, target: PathBuf, before: Option<Before>, named: bool) -> Result<Self, FileError> {
         let folder = folder_of(&target).to_owned();
         if !folder.is_dir() {
             let got = if folder.exists() { "is no folder" } else { "does not exist" };
@@ -213,9 +228,8 @@ impl Pending {
     fn finish(mut self) -> io::Result<()> {
         if let Some(before) = &self.before {
             // The owner first: a change of it takes bits of the mode away. Not everybody may do either.
-            let (uid, gid) = (before.uid(), before.gid());
-            let _ = std::os::unix::fs::fchown(&self.file, Some(uid), Some(gid));
-            let _ = self.file.set_permissions(before.permissions());
+            let _ = std::os::unix::fs::fchown(&self.file, Some(before.owner), Some(before.group));
+            let _ = self.file.set_permissions(before.permissions.clone());
         }
         self.file.sync_all()?;
         let name = match self.name.take() {
@@ -238,7 +252,7 @@ impl Pending {
         self.file.seek(SeekFrom::Start(0))?;
         io::copy(&mut self.file, &mut copy)?;
         if let Some(before) = &self.before {
-            let _ = copy.set_permissions(before.permissions());
+            let _ = copy.set_permissions(before.permissions.clone());
         }
         copy.sync_all()?;
         Ok(name)

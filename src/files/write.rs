@@ -165,7 +165,7 @@ impl RowWriter for CsvWriter {
                 Values::F32(values) => write!(text, "{}", values[index]),
                 Values::F64(values) => write!(text, "{}", values[index]),
             };
-            text.push(if (index + 1) % columns == 0 { '\n' } else { ',' });
+            text.push(if (index + 1).is_multiple_of(columns) { '\n' } else { ',' });
         }
         self.output.write_all(text.as_bytes()).map_err(FileError::io(self.output.get_ref().path()))
     }

@@ -237,7 +237,7 @@ fn table(separator: char, decimal: char, end: &str, quote: &str) -> String {
         for (j, value) in row.iter().enumerate() {
             let gap = ["", "NA"][i % 2].to_owned();
             let value = format!("{value:.4}").replace('.', &decimal.to_string());
-            cells.push(cell(if (5 * i + j) % 9 == 0 { gap } else { value }));
+            cells.push(cell(if (5 * i + j).is_multiple_of(9) { gap } else { value }));
         }
         text.push_str(&line(cells));
     }
