@@ -151,8 +151,8 @@ fn no_torn_or_damaged_file_panics_or_reads_more_than_there_is() {
         for _ in 0..60 {
             let length = random(whole.len());
             let (from_file, from_stream) = attempt(&whole[..length]);
-            let at_a_row =
-                case.file.ends_with("vecs") || case.file.contains("csv.zst") || case.file.contains("csv.bz2");
+            // Rows without a number before them may end anywhere; "9 4" alone is a table.
+            let at_a_row = case.file.ends_with("vecs") || case.file == "word2vec.bin" && length <= 4;
             assert!(
                 is_text || at_a_row || case.file.contains("csv.") || from_file.is_err() && from_stream.is_err(),
                 "{length} of {} bytes of {}",
