@@ -228,6 +228,11 @@ impl Column {
                 let column = Self { name: self.name.clone(), index: 0, first: 0, width: None };
                 // A value of the dictionary may be null although no row has it.
                 column.spread(dictionary.values().as_ref(), 1, &mut known, 1, Missing::Allowed)?;
+                if known.is_empty() {
+                    // Every row is null, and was refused above unless that is allowed.
+                    (0..array.len()).for_each(|index| place(index, f64::NAN));
+                    return Ok(());
+                }
                 let nulls = dictionary.values().logical_nulls();
                 let is_null = |key: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(key));
                 for (index, key) in dictionary.normalized_keys().into_iter().enumerate() {
