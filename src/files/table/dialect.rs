@@ -12,8 +12,6 @@ const FIELDS_MAX: usize = 200_000;
 /// Separators besides the comma, the likelier ones first.
 const OTHERS: [Separator; 4] =
     [Separator::Byte(b';'), Separator::Byte(b'\t'), Separator::Byte(b'|'), Separator::Blanks];
-/// Rows of two whole numbers that are looked at before they count as evidence.
-const PAIRS_FEW: usize = 10;
 
 /// A record of a sample.
 #[derive(Clone, Debug)]
@@ -258,7 +256,7 @@ fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, Fi
 enum Pairs {
     /// Two columns.
     Columns,
-    /// Two columns, though nothing tells but that there are few lines.
+    /// Two columns, as far as one can tell: nothing speaks for a decimal comma.
     TwoWholeNumbers,
     /// One number with a decimal comma.
     DecimalComma,
@@ -298,9 +296,6 @@ fn pairs(lines: &[&str]) -> Pairs {
     // Numbers that are written as short as possible do not end in a zero after the decimal mark.
     if !same_length && pairs.iter().any(|(_, fraction)| fraction.len() > 1 && fraction.ends_with('0')) {
         return Pairs::Columns;
-    }
-    if pairs.len() >= PAIRS_FEW || pairs.iter().any(|(_, fraction)| fraction.len() > 6) {
-        return Pairs::Unclear;
     }
     Pairs::TwoWholeNumbers
 }
@@ -359,11 +354,14 @@ mod tests {
         check("-0,04\n-0,13\n0,23\n", "none", Decimal::Comma, 1);
         check("price\n1,23\n4,56\n", "none", Decimal::Comma, 1);
         check("price\n1,5\n2\n3,25\n", "none", Decimal::Comma, 1);
-        for text in ["1,23\n4,56\n", "12,05\n3,7\n", &"36,6\n37,1\n".repeat(10), "1,2345678\n2,3\n"] {
+        for text in ["1,23\n4,56\n", "12,05\n3,7\n", "1,234\n2,345\n"] {
             let error = found(text).expect_err("either");
             assert!(error.contains("--separator ,") && error.contains("--decimal ,"), "{error}");
         }
         check("1,2\n3,4\n", ",", Decimal::Dot, 2);
+        check(&"1,2\n31,40\n5,6\n".repeat(10), ",", Decimal::Dot, 2);
+        check(&"7,1\n3,9\n".repeat(10), ",", Decimal::Dot, 2);
+        check("1,2345678\n2,3\n", ",", Decimal::Dot, 2);
         check(&"1,20\n3,4\n5,6\n".repeat(10), ",", Decimal::Dot, 2);
         check(&"1,2\n-3,-4\n".repeat(10), ",", Decimal::Dot, 2);
         check(&format!("a,b\n{}", "36,6\n".repeat(20)), ",", Decimal::Dot, 2);
