@@ -125,7 +125,12 @@ impl Connector {
     /// A new connection.
     pub(super) async fn connect(self) -> Result<Connection, Failure> {
         let made = self.establish().await;
-        self.last_failure.set(made.as_ref().err().cloned());
+        match &made {
+            Err(failure) => self.last_failure.set(Some(failure.clone())),
+            // The transport connects again by itself after what `Connection::look` has seen: that still counts.
+            Ok(_) if matches!(self.last_failure.get(), Some(Failure::NoServer(_))) => self.last_failure.set(None),
+            Ok(_) => {}
+        }
         made
     }
 
@@ -305,7 +310,7 @@ impl Connector {
             } else {
                 format!(
                     "is for {}, and not for {:?}: use such a name in --server, or make a certificate for this one",
-                    shown_list(presented.iter().map(String::as_str)),
+                    shown_list(presented.iter().map(|name| plain_name(name))),
                     self.host
                 )
             }
@@ -323,7 +328,8 @@ impl Connector {
         }
         };
         match wrong {
-            CertificateError::UnknownIssuer => unknown_authority(),
+            // Or an authority of that name is known, and has another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => unknown_authority(),
             CertificateError::NotValidForNameContext { presented, .. } => names(presented),
             CertificateError::NotValidForName => names(&[]),
             CertificateError::ExpiredContext { time, not_after } => format!(
@@ -336,7 +342,6 @@ impl Connector {
                 days(not_before.as_secs().saturating_sub(time.as_secs()))
             ),
             CertificateError::NotValidYet => "is not valid yet: look at this machine's clock".to_owned(),
-            CertificateError::BadSignature => "has a signature that its authority did not make".to_owned(),
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
                 "is not for servers: expected one whose extended key usage is serverAuth, or that has none".to_owned()
             }
@@ -353,6 +358,12 @@ impl Connector {
             }
         }
     }
+}
+
+/// A name of a certificate as people write it: rustls tells it as `DnsName("localhost")`.
+fn plain_name(name: &str) -> &str {
+    let inside = name.split_once('(').map_or(name, |(_, inside)| inside);
+    inside.trim_end_matches(')').trim_matches('"')
 }
 
 /// What TLS says of an error, if it was TLS.
@@ -630,6 +641,13 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_certificates_are_told_as_people_write_them() {
+        assert_eq!(plain_name("DnsName(\"localhost\")"), "localhost");
+        assert_eq!(plain_name("IpAddress(127.0.0.1)"), "127.0.0.1");
+        assert_eq!(plain_name("localhost"), "localhost");
+    }
 
     #[test]
     fn a_server_without_a_scheme_has_one() {

@@ -158,7 +158,10 @@ mod tests {
     #[track_caller]
     fn check_refused(folder: Option<&Path>, asked: &str, text: &str) {
         let error = resolve(folder, asked).expect_err("refused").to_string();
-        assert!(error.contains(text) && error.contains(&format!("{asked:?}")), "{error:?} does not say {text:?}");
+        assert!(
+            error.contains(text) && error.contains(&format!("{:?}", shown(asked))),
+            "{error:?} does not say {text:?}"
+        );
     }
 
     #[test]

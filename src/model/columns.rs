@@ -179,8 +179,13 @@ fn are_same<S: AsRef<str>>(features: &[String], columns: &[S]) -> bool {
 
 /// Whether names are 0, 1, 2, ... or 1, 2, 3, ...: they say no more than the place does.
 fn is_counting<S: AsRef<str>>(names: &[S]) -> bool {
-    let counts_from =
-        |first: usize| names.iter().enumerate().all(|(place, name)| name.as_ref().trim().parse() == Ok(place + first));
+    let counts_from = |first: usize| {
+        names.iter().enumerate().all(|(place, name)| {
+            let name = name.as_ref().trim();
+            // 007 is a name.
+            (name == "0" || !name.starts_with(['0', '+'])) && name.parse() == Ok(place + first)
+        })
+    };
     counts_from(0) || counts_from(1)
 }
 
@@ -284,6 +289,7 @@ mod tests {
         // Not 0, 1, 2: a choice of columns, which means something.
         check_refused("a,b,c", "2,1,0", &[r#"no column "a""#]);
         check_refused("a,b,c", "5,6,7", &[r#"no column "a""#]);
+        check_refused("a,b,c", "00,01,02", &[r#"no column "a""#]);
         // Both count, and differ.
         check_refused("0,1,2", "1,2,3", &[r#"no column "0""#]);
     }

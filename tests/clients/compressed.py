@@ -24,7 +24,7 @@ def main(program):
             rows, wide = modules["halfhitch/v1/autoencoder.proto"]
             matrix, _ = modules["halfhitch/v1/matrix.proto"]
             model, _ = modules["halfhitch/v1/model.proto"]
-            ref = lambda **more: model.ModelRef(name="c", **more)
+            ref = lambda: model.ModelRef(name="c")
             of = lambda values: matrix.Matrix(rows=len(values), columns=values.shape[1], float32_le=values.tobytes())
             plain = wide.AutoencoderServiceStub(grpc.insecure_channel(address))
             request = rows.EncodeRequest(model=ref(), rows=of(running.rows()))
@@ -50,8 +50,9 @@ def main(program):
             assert packed.Encode(request) == expected, "and it goes on serving"
 
             # An answer above what a client takes by default, and the line of the guide that raises it.
-            codes = np.zeros((140_000, CODE), np.float32)
-            many = rows.DecodeRequest(model=ref(version=1), codes=of(codes))
+            running.train(program, address, scratch, "wide", np.tile(running.rows(), (1, 8)))
+            codes = np.zeros((20_000, CODE), np.float32)
+            many = rows.DecodeRequest(model=model.ModelRef(name="wide", version=1), codes=of(codes))
             error = refused(lambda: plain.Decode(many), grpc.StatusCode.RESOURCE_EXHAUSTED)
             assert "larger than max" in error.details(), error.details()
             patient = wide.AutoencoderServiceStub(
