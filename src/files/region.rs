@@ -48,6 +48,9 @@ impl Region {
     pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let left = self.length.saturating_sub(at);
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        if count == 0 {
+            return Ok(0);
+        }
         let buffer = &mut buffer[..count];
         match &self.source {
             Source::File(file) => file.read_at(buffer, self.start + at),
