@@ -284,7 +284,7 @@ read("pandas.parquet", pd.read_parquet(at("pandas.parquet")).values, frame.colum
 nulls = pa.table({"a": pa.array([1, None, 3]), "b": pa.array([True, None, False]), "c": pa.array([None, 0.5, np.nan])})
 pq.write_table(nulls, at("nulls.parquet"))
 read("nulls.parquet", [[1, 1, np.nan], [np.nan, np.nan, 0.5], [3, 0, np.nan]], "abc", missing_values=True)
-refused("nulls.parquet", "row 1, column c", "null")
+refused("nulls.parquet", "null", "a value in every row")
 moments = pd.to_datetime(["2024-01-01T00:00:00.25", "1969-12-31T23:59:59", "2030-06-01"], format="ISO8601")
 times = pa.table({
     "t": pa.array(moments, pa.timestamp("ms")),
