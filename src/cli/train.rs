@@ -25,7 +25,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train sensors rows.csv\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEverything has a default; the result says what was chosen.\n\nA file that cannot be read cancels its job. Ctrl-C while rows are sent cancels the job, too; with --idempotency-key the rows\nthat the server has stay there, and the same command goes on after them. Ctrl-C later leaves the job to the server."
+    after_help = "Examples:\n  halfhitch train sensors rows.csv\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEverything has a default; the result says what was chosen.\n\nA file that cannot be read cancels its job. Ctrl-C while rows are sent cancels the job, too, unless\nthey come from standard input; with --idempotency-key the rows\nthat the server has stay there, and the same command goes on after them. Ctrl-C later leaves the job to the server."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct TrainArgs {
@@ -549,7 +549,8 @@ pub(super) async fn train(
     loop {
         let attempted = tokio::select! {
             attempted = attempt(context, spec, source, detach, &mut display, &mut sending) => Some(attempted),
-            interrupted = tokio::signal::ctrl_c() => interrupted.err().map(|error| {
+            // Reading standard input holds up this thread: then the signal ends the process, as it does by default.
+            interrupted = tokio::signal::ctrl_c(), if source.can_be_read_again() => interrupted.err().map(|error| {
                 Err(CliError::Failed(format!("signals cannot be received: {error}")))
             }),
         };

@@ -111,8 +111,9 @@ pub enum TrainError {
 
 /// A loss this many times that of the start is no bad batch any more: training fails.
 const EXPLODED: f64 = 1e4;
-/// The least square of a number of 32 bits that is known to their precision: below, squares are subnormal or lose bits to it.
-const SQUARE_MIN: f64 = f32::MIN_POSITIVE as f64 / f32::EPSILON as f64;
+/// AdamW moves numbers by about its rate at each step, however small the rows are: errors of this many rates, of at most 1, are
+/// no divergence. Rows of subnormal numbers are learned badly by that, and a loss that grows without end passes it.
+const RATES_MAX: f64 = 100.0;
 /// An epoch whose loss is this many times the lowest of those before has lost what they had learnt.
 const COLLAPSED: f64 = 3.0;
 /// What the learning rate is multiplied with when training begins again.
@@ -496,8 +497,8 @@ impl Trainer {
             let start = *self.state.loss_start.get_or_insert(per_row.max(self.state.spread));
             // All that the rows vary by may be in one of them.
             let of_one = self.state.spread * self.state.report.training_rows as f64 / batch.len() as f64;
-            // Of numbers whose squares underflow the loss says nothing.
-            let floor = SQUARE_MIN * self.model.spec().features() as f64;
+            let error = (RATES_MAX * self.state.plan.learning_rate).min(1.0);
+            let floor = error * error * self.model.spec().features() as f64;
             if !per_row.is_finite() || per_row > (EXPLODED * start + 4.0 * of_one).max(floor) {
                 return Ok(Epoch::Diverged(diverged(&self.state, per_row)));
             }

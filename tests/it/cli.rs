@@ -281,26 +281,34 @@ fn a_train_whose_file_is_broken_cancels_its_job() {
 fn an_interrupted_train_cancels_its_job_or_says_how_to_go_on() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
+    // More chunks than are on their way at a time.
+    let row = "0.25,0.5,0.75,1.5,2.5,3.5,4.5,5.5\n";
+    std::fs::write(folder.path().join("many.csv"), row.repeat(600_000)).expect("writes");
     for (key, expected, left) in [(None, "is canceled", 0), (Some("again"), "idempotency key again", 1)] {
         let mut command = halfhitch();
-        command.current_dir(folder.path()).args(["--server", &server.url(), "train", "m", "-", "--widths", "2,1"]);
+        command.current_dir(folder.path()).args([
+            "--server",
+            &server.url(),
+            "train",
+            "m",
+            "many.csv",
+            "--widths",
+            "8,1",
+        ]);
         command.args(key.map_or(vec![], |key| vec!["--idempotency-key", key]));
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        // It waits for rows that do not come.
-        let mut input = child.stdin.take().expect("piped");
-        std::io::Write::write_all(&mut input, b"1,2\n").expect("is read");
+        let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
+        let mut tries = 0;
         while open_jobs(&server, folder.path()).is_empty() {
-            std::thread::sleep(Duration::from_millis(20));
+            tries += 1;
+            assert!(tries < 1000, "no upload was seen");
+            std::thread::sleep(Duration::from_millis(5));
         }
+        // The upload cannot end meanwhile.
+        server.signal("STOP");
         let id = child.id().to_string();
         assert!(std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill exists").success());
+        server.signal("CONT");
         let output = child.wait_with_output().expect("it ends");
-        drop(input);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{errors}");
         assert!(errors.contains(expected), "{errors}");

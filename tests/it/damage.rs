@@ -229,6 +229,8 @@ async fn a_folder_without_the_right_to_write_serves_and_says_what_is_denied() {
 async fn a_second_server_says_who_writes() {
     let store = temporary_store();
     let writer = TestServer::start(store.path()).await;
+    // Once it answers, it has the lock.
+    writer.models().await.list_models(pb::ListModelsRequest::default()).await.expect("lists");
     let reader = TestServer::start(store.path()).await;
     let questions = [question(pb::train_request::Message::Spec(spec("m", &[6, 2])))];
     let refused = match reader.autoencoder().await.train(tokio_stream::iter(questions)).await {
