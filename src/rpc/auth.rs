@@ -45,8 +45,12 @@ impl CallerOf {
 
 /// Whose call it is, of one that came through [`Auth`]; of any other, nobody's.
 pub(super) fn caller(extensions: &Extensions) -> CallerOf {
-    let nobody = || CallerOf { caller: Caller::nobody(), is_compressed: false };
-    extensions.get::<CallerOf>().cloned().unwrap_or_else(nobody)
+    // A service that stands behind no gate names its caller itself.
+    let ungated = || {
+        let caller = extensions.get::<Caller>().map_or_else(Caller::nobody, Caller::clone);
+        CallerOf { caller, is_compressed: false }
+    };
+    extensions.get::<CallerOf>().cloned().unwrap_or_else(ungated)
 }
 
 /// Asks the gate, and tells the service inside who calls.
