@@ -236,25 +236,28 @@ static KNOWN: &[Foreign] = &[
 /// Marks that are too short to tell a text from other bytes.
 const SHORT_MARK_BYTES: usize = 5;
 
-/// What its first bytes tell.
-pub(super) fn by_magic(first: &[u8]) -> Option<&'static Foreign> {
+/// What its first bytes tell; of pickles, the name tells which program wrote them.
+pub(super) fn by_magic(first: &[u8], name: &str) -> Option<&'static Foreign> {
     // A text may begin with a short mark as well: a column may be called ORC.
     let short = if is_binary(first) { 0 } else { SHORT_MARK_BYTES };
     let begins = |foreign: &&Foreign| {
         let is_at = |(at, mark): &(usize, &[u8])| first.get(*at..).is_some_and(|rest| rest.starts_with(mark));
         foreign.magic.iter().any(|mark| mark.1.len() > short && is_at(mark))
     };
-    KNOWN.iter().find(begins).or_else(|| is_pickle(first).then_some(&PICKLE))
+    let pickle = || by_ending(name).filter(|foreign| **foreign == JOBLIB || **foreign == TORCH).unwrap_or(&PICKLE);
+    KNOWN.iter().find(begins).or_else(|| is_pickle(first).then(pickle))
+}
+
+/// What its name ends with.
+fn by_ending(name: &str) -> Option<&'static Foreign> {
+    let name = name.to_ascii_lowercase();
+    let ending = name.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|(_, ending)| ending)?;
+    KNOWN.iter().find(|foreign| foreign.endings.contains(&ending))
 }
 
 /// What its name tells of bytes that are none of what is read, or the first lines of a text.
 pub(super) fn of(first: &[u8], name: &str) -> Option<&'static Foreign> {
-    let name = name.to_ascii_lowercase();
-    let ending = name.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|(_, ending)| ending);
-    if let Some(foreign) = ending.and_then(|ending| KNOWN.iter().find(|foreign| foreign.endings.contains(&ending))) {
-        return Some(foreign);
-    }
-    by_text(first)
+    by_ending(name).or_else(|| by_text(first))
 }
 
 /// Opcodes: the protocol, and one that can come first in it. Or, before protocol 2, nothing that tells it from text.
@@ -339,7 +342,7 @@ mod tests {
 
     #[track_caller]
     fn check(first: &[u8], name: &str, expected: Option<&str>) {
-        let found = by_magic(first).or_else(|| of(first, name));
+        let found = by_magic(first, name).or_else(|| of(first, name));
         assert_eq!(found.map(|foreign| foreign.name), expected, "{name}: {first:02x?}");
     }
 

@@ -126,7 +126,7 @@ impl Input {
         if let Some(seen) = by_bytes(first) {
             return Ok(seen);
         }
-        if let Some(foreign) = foreign::by_magic(first) {
+        if let Some(foreign) = foreign::by_magic(first, name) {
             return Ok(Seen::Foreign(foreign));
         }
         if let Some(format) = by_name(name) {
