@@ -60,7 +60,8 @@ const GROWN_BYTES_MIN: u64 = 16 << 20;
 /// or connections had keeps all of that: 127 MB after 9,000 idle calls had ended, 4 MB with this. Memory that grows is left
 /// alone; once it has grown by [`GROWN_BYTES_MIN`] and stays, what is free of it goes.
 pub(super) async fn give_memory_back() {
-    let (Some(mut before), mut kept) = (anonymous_bytes(), u64::MAX) else { return };
+    let Some(mut before) = anonymous_bytes() else { return };
+    let mut kept = before;
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         let Some(now) = anonymous_bytes() else { return };

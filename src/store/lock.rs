@@ -78,7 +78,7 @@ fn host() -> String {
     }
     #[cfg(not(unix))]
     {
-        std::env::var("COMPUTERNAME").unwrap_or_else(|_| "unknown".to_owned())
+        "unknown".to_owned()
     }
 }
 
