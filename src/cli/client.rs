@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -267,6 +268,40 @@ fn innermost(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
+/// How often a call is made again while the server is full.
+const FULL_RETRIES_MAX: u32 = 12;
+/// The least pause before the first of these tries; it doubles, seven times.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Makes a call, and again when the server refuses it for want of room and says when to come back.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, CliError>>>(
+    attempt: impl Fn() -> F,
+) -> Result<T, CliError> {
+    patiently_from(FULL_PAUSE, attempt).await
+}
+
+async fn patiently_from<T, F: Future<Output = Result<T, CliError>>>(
+    pause: Duration,
+    attempt: impl Fn() -> F,
+) -> Result<T, CliError> {
+    let mut retries = 0;
+    loop {
+        let error = match attempt().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let delay = match &error {
+            CliError::Status(status) if status.code() == Code::ResourceExhausted => {
+                status.get_error_details().retry_info().and_then(|info| info.retry_delay)
+            }
+            _ => None,
+        };
+        let Some(delay) = delay.filter(|_| retries < FULL_RETRIES_MAX) else { return Err(error) };
+        tokio::time::sleep(delay.max(pause * 2u32.pow(retries.min(7)))).await;
+        retries += 1;
+    }
+}
+
 /// `NAME`, `NAME@VERSION` or `NAME@ALIAS`.
 pub(super) fn model_ref(text: &str) -> Result<pb::ModelRef, CliError> {
     let (name, selector) = match text.split_once('@') {
@@ -347,7 +382,6 @@ pub(super) fn float_numbers(matrix: Option<pb::Matrix>) -> Result<(Vec<f32>, usi
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
     use crate::model::Form;
@@ -390,6 +424,31 @@ mod tests {
         assert_eq!(text, "OUT_OF_RANGE: the result of row 7\n  that is row 43697 of rows.npy");
         let other = CliError::from(Status::not_found("no model")).in_file("rows.npy", 5).to_string();
         assert_eq!(other, "NOT_FOUND: no model");
+    }
+
+    #[tokio::test]
+    async fn a_full_server_is_asked_again_and_nothing_else_is() {
+        let tries = std::cell::Cell::new(0);
+        let attempt = |code: Code, delay: Option<Duration>, refusals: u32| {
+            tries.set(tries.get() + 1);
+            let mut details = tonic_types::ErrorDetails::new();
+            details.set_retry_info(delay);
+            let refused = tries.get() <= refusals;
+            async move {
+                if refused { Err(CliError::from(Status::with_error_details(code, "full", details))) } else { Ok(()) }
+            }
+        };
+        let soon = Some(Duration::from_millis(1));
+        for (code, delay, refusals, answers, expected_tries) in [
+            (Code::ResourceExhausted, soon, 3, true, 4),
+            (Code::ResourceExhausted, soon, u32::MAX, false, 1 + FULL_RETRIES_MAX),
+            (Code::ResourceExhausted, None, 3, false, 1),
+            (Code::InvalidArgument, soon, 3, false, 1),
+        ] {
+            tries.set(0);
+            assert_eq!(patiently_from(Duration::ZERO, || attempt(code, delay, refusals)).await.is_ok(), answers);
+            assert_eq!(tries.get(), expected_tries);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{Connection, Context, answered, model_ref, named_matrix, tell_notes};
+use super::client::{Connection, Context, answered, model_ref, named_matrix, patiently, tell_notes};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
 use super::{CliError, report, writing};
@@ -162,14 +162,25 @@ fn write(writer: &mut dyn RowWriter, answer: &Matrix) -> Result<(), FileError> {
     }
 }
 
+/// Asks for the results of some rows, again while the server is full.
 pub(super) async fn call(
-    mut client: AutoencoderServiceClient<Connection>,
+    client: AutoencoderServiceClient<Connection>,
     call: Call,
     model: pb::ModelRef,
     (columns, names): (usize, &[String]),
     values: Vec<f64>,
 ) -> Result<Answer, CliError> {
-    let (model, rows) = (Some(model), Some(named_matrix(columns, &values, names)));
+    patiently(|| call_once(client.clone(), call, model.clone(), (columns, names), &values)).await
+}
+
+async fn call_once(
+    mut client: AutoencoderServiceClient<Connection>,
+    call: Call,
+    model: pb::ModelRef,
+    (columns, names): (usize, &[String]),
+    values: &[f64],
+) -> Result<Answer, CliError> {
+    let (model, rows) = (Some(model), Some(named_matrix(columns, values, names)));
     let (mut pseudo_inverse, mut notes) = (None, Vec::new());
     let (version, matrix, errors, errors_input_units) = match call {
         Call::Encode(code_length) => {

@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::client::{Context, model_ref, named_matrix, tell_notes};
+use super::client::{Context, model_ref, named_matrix, patiently, tell_notes};
 use super::data::chunk_rows;
 use super::reading::{self, ReadArgs};
 use super::rows::{Block, Blocks, REQUESTS_MAX, progress_bar};
@@ -148,8 +148,14 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
             reasons: args.reasons,
             false_alarm_rate: args.false_alarm_rate,
         };
-        let mut client = client.clone();
-        async move { Ok::<_, CliError>(client.score(request).await?.into_inner()) }
+        let client = client.clone();
+        async move {
+            patiently(|| {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { Ok::<_, CliError>(client.score(request).await?.into_inner()) }
+            })
+            .await
+        }
     };
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();

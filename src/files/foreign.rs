@@ -272,7 +272,9 @@ fn by_text(first: &[u8]) -> Option<&'static Foreign> {
     if line.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("@relation")) {
         return Some(&ARFF);
     }
-    if line.starts_with('<') && line[1..].starts_with(|c: char| c.is_ascii_alphabetic() || c == '!' || c == '?') {
+    // A name of a column may begin with `<` too.
+    let starts = |mark: &&str| line.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark));
+    if ["<!doctype", "<?xml", "<html", "<table", "<!--"].iter().any(|mark| starts(mark)) {
         return Some(&HTML);
     }
     // A label, then index:value, indices rising.
@@ -361,7 +363,17 @@ mod tests {
         check(b"\x89PNG\r\n\x1a\n", "x.csv", Some("an image"));
         check(b"ORC,GIF\n1,2\n", "x", None);
         check(b"xxxx", "rows.xlsx", Some("an Excel workbook"));
-        for text in ["1,2\n3,4\n", "a,b\n1,2\n", "12:30,1\n", "1 2 3\n", "ORD,1\n", "<0.5,1\n", "-1 -2\n", "A\n2.5\n"] {
+        for text in [
+            "1,2\n3,4\n",
+            "a,b\n1,2\n",
+            "12:30,1\n",
+            "1 2 3\n",
+            "ORD,1\n",
+            "<0.5,1\n",
+            "<b>,x\n1,2\n",
+            "-1 -2\n",
+            "A\n2.5\n",
+        ] {
             check(text.as_bytes(), "rows.csv", None);
         }
     }

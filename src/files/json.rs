@@ -371,8 +371,8 @@ impl Rows {
         }
         let mut sorted = keys.clone();
         sorted.sort_unstable();
-        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            let got = format!("its first object has the key {:?} twice", twice[0]);
+        if let Some([twice, _]) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            let got = format!("its first object has the key {twice:?} twice");
             return Err(FileError::content(&path, got, "each once"));
         }
         let kept = options.kept(&path, &keys, keys.len())?;

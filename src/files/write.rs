@@ -90,7 +90,7 @@ pub fn create(path: &str, format: Option<Format>) -> Result<Box<dyn RowWriter>, 
         Format::Csv => Ok(csv_writer(Output::create(path)?)),
         Format::Npy => Ok(Box::new(NpyWriter::create(path)?)),
         #[cfg(feature = "arrow")]
-        Format::Parquet => super::arrow::create(Output::create(path)?),
+        Format::Parquet => Ok(super::arrow::create(Output::create(path)?)),
         _ => Err(FileError::content(path, "rows are not written in this format", WRITTEN)),
     }
 }

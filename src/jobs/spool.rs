@@ -104,8 +104,7 @@ impl Chunk {
         bytes.extend_from_slice(&(rows.rows() as u32).to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         match rows.values() {
-            Values::Float32Le(values) => bytes.extend_from_slice(values),
-            Values::Float64Le(values) => bytes.extend_from_slice(values),
+            Values::Float32Le(values) | Values::Float64Le(values) => bytes.extend_from_slice(values),
             Values::Floats(values) => values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes())),
             // Exact as binary32.
             Values::Float16Le(_) | Values::Bfloat16Le(_) | Values::Uint8(_) | Values::Int8(_) => {

@@ -176,9 +176,10 @@ impl Relations {
 
     /// The relations that row `row` breaks, with their ratios. Of a row with missing values none: they are not known.
     fn broken<'a>(&'a self, ratios: &'a Lanes, row: usize) -> impl Iterator<Item = (usize, f64)> + 'a {
-        (0..self.bias.len()).map(move |relation| (relation, ratios.at(row, relation))).filter_map(
-            |(relation, ratio)| (ratio.abs() > LIMIT).then(|| (relation, f64::from(ratio.clamp(-f32::MAX, f32::MAX)))),
-        )
+        (0..self.bias.len())
+            .map(move |relation| (relation, ratios.at(row, relation)))
+            .filter(|(_, ratio)| ratio.abs() > LIMIT)
+            .map(|(relation, ratio)| (relation, f64::from(ratio.clamp(-f32::MAX, f32::MAX))))
     }
 }
 

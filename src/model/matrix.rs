@@ -405,7 +405,7 @@ impl Matrix {
             Values::Floats(floats) => batch.load(first, &floats[numbers]),
             Values::Float64Le(bytes) => load(bytes, numbers, batch, first, |number| f64::from_le_bytes(number) as f32),
             Values::Float16Le(bytes) => {
-                load(bytes, numbers, batch, first, |number| f16::from_le_bytes(number).to_f32())
+                load(bytes, numbers, batch, first, |number| f16::from_le_bytes(number).to_f32());
             }
             Values::Bfloat16Le(bytes) => {
                 load(bytes, numbers, batch, first, |number| bf16::from_le_bytes(number).to_f32());

@@ -80,7 +80,7 @@ pub fn version_token(token: &str) -> Result<Option<Version>, ServiceError> {
 }
 
 fn bad_token(token: &str) -> ServiceError {
-    let shown = shown(&token);
+    let shown = shown(token);
     ServiceError::invalid("page_token", format!("{shown:?} is not a token of this list, expected `next_page_token`"))
 }
 

@@ -211,6 +211,7 @@ async fn moved(
     tokio::task::spawn_blocking(move || work(matrix)).await.unwrap_or_else(lost)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
 fn lost<T>(error: tokio::task::JoinError) -> Result<T, ServiceError> {
     Err(ServiceError::Internal(format!("rows were lost: {error}")))
 }

@@ -32,7 +32,7 @@ impl Names<'_> {
     }
 
     /// The first few, and how many more.
-    fn list(self, columns: impl ExactSizeIterator<Item = String>) -> String {
+    fn list(columns: impl ExactSizeIterator<Item = String>) -> String {
         let more = columns.len().saturating_sub(NAMED_MAX);
         let named: Vec<String> = columns.take(NAMED_MAX).collect();
         if more > 0 { format!("{} and {more} more", named.join(", ")) } else { named.join(", ") }
@@ -101,7 +101,7 @@ impl Columns {
             0.0 => learner.range(j).0.to_string(),
             by => (f64::from(learner.range(j).0) + by).to_string(),
         };
-        let listed = |columns: &[usize]| names.list(columns.iter().map(|j| names.of(*j)));
+        let listed = |columns: &[usize]| Names::list(columns.iter().map(|j| names.of(*j)));
         let mut notes = Vec::new();
         if !constant.is_empty() {
             let values = constant.iter().map(|j| format!("{} ({})", names.of(*j), value_of(*j)));
@@ -112,7 +112,7 @@ impl Columns {
             };
             notes.push(format!(
                 "constant columns: {}: a model learns nothing from them; a row that has another value is an alarm when it is scored{unsure}",
-                names.list(values)
+                Names::list(values)
             ));
         }
         if !swallowed.is_empty() {
@@ -158,7 +158,7 @@ pub(super) fn lost_note(explained: &[Option<f32>], names: Names<'_>) -> Option<S
     let told = lost.iter().map(|(j, share)| format!("{} ({share:.2})", names.of(*j)));
     Some(format!(
         "columns that the model loses (held-out R² below {LOST}), the worst first: {}: a longer code keeps more",
-        names.list(told)
+        Names::list(told)
     ))
 }
 

@@ -51,7 +51,7 @@ struct Value {
     /// From 0.
     row: u64,
     feature: usize,
-    value: f32,
+    number: f32,
 }
 
 /// All broken values of some rows.
@@ -118,7 +118,7 @@ impl Broken {
         let named = self.first.iter().map(|of| {
             let by = shift.and_then(|shift| shift.get(of.feature)).copied().unwrap_or(0.0);
             // By its shortest digits, of 32 bits where nothing was subtracted.
-            let value = if by == 0.0 { format!("{:e}", of.value) } else { format!("{:e}", f64::from(of.value) + by) };
+            let value = if by == 0.0 { format!("{:e}", of.number) } else { format!("{:e}", f64::from(of.number) + by) };
             format!("row {}: {} is {value}", of.row + 1, names.of(of.feature))
         });
         let more = self.count - self.first.len() as u64;
@@ -150,7 +150,7 @@ impl Suspect {
             self.broken += 1;
             self.nearest_broken = self.nearest_broken.min(distance);
             if self.first.len() < NAMED_MAX {
-                self.first.push(Value { row, feature: self.feature, value });
+                self.first.push(Value { row, feature: self.feature, number: value });
             }
         } else {
             self.farthest_kept = self.farthest_kept.max(distance);

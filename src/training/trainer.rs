@@ -236,6 +236,7 @@ enum Epoch {
 
 impl Trainer {
     /// Everything before the first step: split, normalisation, PCA, first weights, and what the defaults come to.
+    #[expect(clippy::too_many_lines, reason = "one story from top to bottom")]
     fn prepare(
         asked: &CheckedTrainSpec,
         source: &Arc<dyn RowSource>,

@@ -45,7 +45,6 @@ pub(super) async fn measure(
             rows: Some(matrix(columns, block)),
             code_length: code_length as u32,
             answer_format: pb::AnswerFormat::Float32Le.into(),
-            ..Default::default()
         };
         let answer = match client.encode(request).await {
             Err(status) if status.code() == Code::FailedPrecondition => return Ok(None),

@@ -30,9 +30,9 @@ enum State {
 }
 
 /// Takes an output that nothing was written to.
-pub(in crate::files) fn create(output: Output) -> Result<Box<dyn RowWriter>, FileError> {
+pub(in crate::files) fn create(output: Output) -> Box<dyn RowWriter> {
     let path = output.path().to_owned();
-    Ok(Box::new(Writer { path, names: Vec::new(), state: Some(State::Empty(BufWriter::new(output))) }))
+    Box::new(Writer { path, names: Vec::new(), state: Some(State::Empty(BufWriter::new(output))) })
 }
 
 impl Writer {

@@ -78,6 +78,7 @@ fn pattern(first: &[Class], rest: &[&[Class]]) -> First {
 }
 
 /// The numbers of a first record, and what those below say of them.
+#[expect(clippy::struct_excessive_bools, reason = "each is evidence of its own")]
 struct Numbers<'a> {
     values: Vec<f64>,
     rest: &'a [&'a [Class]],

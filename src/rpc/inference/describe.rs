@@ -32,7 +32,7 @@ impl Face {
 
     pub(super) fn parse(word: &str) -> Result<Self, ServiceError> {
         Self::ALL.into_iter().find(|face| face.word() == word).ok_or_else(|| {
-            let shown = shown(&word);
+            let shown = shown(word);
             ServiceError::invalid("operation", format!("is {shown:?}, expected encode, decode or reconstruct"))
         })
     }

@@ -38,7 +38,7 @@ fn model(name: &str) -> Result<(ModelName, Face), ServiceError> {
 }
 
 fn unknown(name: &str) -> ServiceError {
-    let shown = shown(&name);
+    let shown = shown(name);
     ServiceError::UnknownToProtocol(format!("Request for unknown model: {shown:?} is not found"))
 }
 
@@ -234,7 +234,7 @@ impl GrpcInferenceService for Api {
         let pb::RepositoryModelLoadRequest { repository_name, model_name, parameters } = request.into_inner();
         repository(&repository_name)?;
         if let Some(parameter) = parameters.keys().next() {
-            let shown = shown(&parameter);
+            let shown = shown(parameter);
             let message = format!("has {shown:?}, expected none: models come by Train or ImportModelVersion");
             return Err(ServiceError::invalid("parameters", message).into());
         }
@@ -262,7 +262,7 @@ fn repository(name: &str) -> Result<(), ServiceError> {
     if name.is_empty() {
         return Ok(());
     }
-    let shown = shown(&name);
+    let shown = shown(name);
     Err(ServiceError::invalid("repository_name", format!("is {shown:?}, expected it empty: there is one repository")))
 }
 
@@ -314,7 +314,7 @@ async fn infer(
     let outputs = match face {
         Face::Encode => vec![tensors::output("CODE", matrix)],
         Face::Decode => vec![tensors::output("X", matrix)],
-        Face::Reconstruct => vec![tensors::output("X_HAT", matrix), tensors::column(tensors::ERROR, squared_errors)],
+        Face::Reconstruct => vec![tensors::output("X_HAT", matrix), tensors::column(tensors::ERROR, &squared_errors)],
     };
     let (outputs, raw_output_contents) = wanted(&question, outputs)?.into_iter().unzip();
     Ok(pb::ModelInferResponse {

@@ -33,7 +33,7 @@ impl Datatype {
             "UINT8" => Ok(Self::Uint8),
             "INT8" => Ok(Self::Int8),
             other => {
-                let shown = shown(&other);
+                let shown = shown(other);
                 let message = format!("is {shown:?}, expected FP32, FP64, FP16, BF16, UINT8 or INT8");
                 Err(ServiceError::invalid("inputs.datatype", message))
             }
@@ -187,7 +187,7 @@ pub(super) fn output(name: &str, matrix: Matrix) -> (InferOutputTensor, Bytes) {
 }
 
 /// The same of one number for each row.
-pub(super) fn column(name: &str, values: Vec<f32>) -> (InferOutputTensor, Bytes) {
+pub(super) fn column(name: &str, values: &[f32]) -> (InferOutputTensor, Bytes) {
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     (tensor(name, "FP32", vec![dimension(values.len()), 1]), raw.into())
 }
