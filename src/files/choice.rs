@@ -34,7 +34,7 @@ pub(super) fn choose(
     let usual = |name: &&str| tables.iter().find(|index| arrays[**index].name == **name);
     let chosen = match tables.as_slice() {
         [only] => Some(*only),
-        _ => USUAL.iter().find_map(|name| usual(name)).copied(),
+        _ => USUAL.iter().find_map(usual).copied(),
     };
     let Some(chosen) = chosen else {
         let got = if arrays.is_empty() {

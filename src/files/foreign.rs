@@ -274,7 +274,7 @@ fn by_text(first: &[u8]) -> Option<&'static Foreign> {
     }
     // A name of a column may begin with `<` too.
     let starts = |mark: &&str| line.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark));
-    if ["<!doctype", "<?xml", "<html", "<table", "<!--"].iter().any(|mark| starts(mark)) {
+    if ["<!doctype", "<?xml", "<html", "<table", "<!--"].iter().any(starts) {
         return Some(&HTML);
     }
     // A label, then index:value, indices rising.

@@ -177,20 +177,21 @@ mod tests {
         assert_eq!(watcher.next().await, None);
     }
 
+    #[track_caller]
+    fn check_full(refused: Result<Place, JobError>, expected: &str) {
+        match refused {
+            Err(error @ JobError::TooManyWatchers { .. }) => {
+                assert!(error.to_string().contains(expected), "{error}");
+                assert!(error.retry_after().is_some());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn there_are_so_many_watchers_of_a_job_by_a_caller_and_in_all() {
         let watchers = Watchers::default();
         let owner = |name: &str| Owner::new("", name);
-        #[track_caller]
-        fn check_full(refused: Result<Place, JobError>, expected: &str) {
-            match refused {
-                Err(error @ JobError::TooManyWatchers { .. }) => {
-                    assert!(error.to_string().contains(expected), "{error}");
-                    assert!(error.retry_after().is_some());
-                }
-                other => panic!("{other:?}"),
-            }
-        }
         let job = JobId::new();
         let of_job: Vec<Place> =
             (0..OF_A_JOB_MAX).map(|i| watchers.enter(&job, &owner(&i.to_string())).expect("free")).collect();

@@ -305,7 +305,8 @@ fn a_lost_version_is_told_and_a_deleted_one_is_not_missed() {
 #[test]
 fn what_is_no_regular_file_is_not_read_and_not_waited_for() {
     use std::os::unix::fs::symlink;
-    let kinds: [(&str, fn(&std::path::Path)); 4] = [
+    type Make = fn(&std::path::Path);
+    let kinds: [(&str, Make); 4] = [
         ("a named pipe", |path| {
             rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
         }),

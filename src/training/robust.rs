@@ -316,7 +316,8 @@ mod tests {
 
     #[test]
     fn honest_tails_are_not_broken() {
-        let heavy: [(&str, fn(f64) -> f64); 4] = [
+        type Tail = fn(f64) -> f64;
+        let heavy: [(&str, Tail); 4] = [
             ("lognormal", |x| (2.5 * x).exp()),
             ("cubes", |x| x.powi(9)),
             ("mostly zero", |x| if x > 1.5 { (4.0 * x).exp() } else { 0.0 }),
