@@ -261,10 +261,11 @@ fn open_jobs(server: &ServerProcess, folder: &Path) -> Vec<Value> {
 fn a_train_whose_file_is_broken_cancels_its_job() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start_with(store.path(), &["--open-jobs-max", "2", "--open-uploads-max", "2"]);
-    let mut text: String = (0..50).map(|i| format!("{i},{}\n", i * 2)).collect();
-    text.push_str("1,x\n");
+    let lines: Vec<String> = (0..50).map(|i| format!("{i},{}", i * 2)).collect();
+    let text = lines.join("\n") + "\n1,x\n";
     std::fs::write(folder.path().join("bad.csv"), text).expect("writes");
-    let not_finite: String = (0..50).map(|i| format!("{i},1e39\n")).collect();
+    let lines: Vec<String> = (0..50).map(|i| format!("{i},1e39")).collect();
+    let not_finite = lines.join("\n") + "\n";
     std::fs::write(folder.path().join("large.csv"), not_finite).expect("writes");
     csv(&folder.path().join("good.csv"), 2, &sample(60, 2, 1));
     for _ in 0..4 {

@@ -103,7 +103,7 @@ async fn the_bound_on_a_message_holds_for_what_is_unpacked() {
     let store = temporary_store();
     let server = start(store.path(), |config| config.transport.message_bytes_max = 64 << 10).await;
     // 240 KB of zeros, which take a few hundred bytes.
-    let zeros = || pb::EncodeRequest { rows: Some(matrix(6, &[0.0; 60_000])), ..request(1) };
+    let zeros = || pb::EncodeRequest { rows: Some(matrix(6, &vec![0.0; 60_000])), ..request(1) };
     for encoding in [Gzip, Zstd] {
         let mut packed = client(&server, encoding).await;
         check_refused(packed.encode(zeros()).await, &["when unpacked", "65536", "send the rows in parts"]);
