@@ -305,7 +305,7 @@ async fn bad_specifications_name_what_is_wrong() {
         (pb::TrainSpec { model_name: "Bad Name".into(), ..base() }, "model name"),
         (pb::TrainSpec { widths: vec![], ..base() }, "width"),
         (pb::TrainSpec { widths: vec![6], ..base() }, "width"),
-        (pb::TrainSpec { widths: vec![6, 0], ..base() }, "0"),
+        (pb::TrainSpec { widths: vec![6, 0, 2], ..base() }, "0"),
         (pb::TrainSpec { widths: vec![6, 70_000], ..base() }, "65536"),
         (pb::TrainSpec { widths: vec![65_536, 65_536], ..base() }, "parameters"),
         (pb::TrainSpec { widths: vec![4; 18], ..base() }, "2 to 17"),
