@@ -112,7 +112,7 @@ pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
     }
 }
 
-/// What a question about so many rows takes, answered in the form `answer`.
+/// Size of a request of this many rows, with its response in the form `answer`.
 pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matrix_bytes: usize, answer: Form) -> Size {
     let spec = model.artifact.model.spec();
     let of_answer = |columns: usize| columns * answer.number_bytes();

@@ -32,7 +32,7 @@ pub enum CliError {
     /// Anything else.
     #[error("{0}")]
     Failed(String),
-    /// Whoever runs the command stopped it.
+    /// The user stopped the command.
     #[error("interrupted: {0}")]
     Interrupted(String),
     /// A file.

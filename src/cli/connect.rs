@@ -169,7 +169,7 @@ impl Connector {
         for address in addresses {
             match timeout(CONNECT_WAIT_MAX, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
-                    // Answers are small, and somebody waits for them; where it cannot be set they come a little later.
+                    // Responses are small and callers wait for them. Without TCP_NODELAY they arrive a little later.
                     let _ = stream.set_nodelay(true);
                     return Ok(stream);
                 }
@@ -461,7 +461,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CliError> {
     let bytes = bytes_of("--client-key", path)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         let shown = path.display();
-        // Nothing of what came: it is a secret.
+        // The value is a secret: do not quote it.
         let text = if bytes.windows(9).any(|part| part == b"ENCRYPTED") {
             format!("it is encrypted: decrypt it with `openssl pkey -in {shown} -out {shown}.plain`")
         } else {

@@ -221,7 +221,7 @@ pub(super) fn open_live(path: &str, options: &ReadOptions) -> Result<Box<dyn Row
 
 /// Whether notes are JSON; set once, by the command line.
 static IN_JSON: OnceLock<bool> = OnceLock::new();
-/// Notes that were told: a file that is opened twice tells them once.
+/// Notes already printed: a file that is opened twice prints them once.
 static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Notes on files are JSON from now on, or text.

@@ -82,7 +82,7 @@ impl TlsConfig {
         let mut files = files.iter().map(Vec::as_slice);
         let mut next = || files.next().unwrap_or_default();
         let chain: Vec<CertificateDer<'static>> = all(next(), &self.certificate, "certificates")?;
-        // Nothing of what came: it is a secret.
+        // The value is a secret: do not quote it.
         let key = PrivateKeyDer::from_pem_slice(next()).map_err(|_| TlsError::Content {
             path: self.key.clone(),
             got: "no private key".to_owned(),
