@@ -36,6 +36,8 @@ impl Observer for Overseer<'_> {
         self.job.shared.measures.rows.fetch_add(event.step_rows, Ordering::Relaxed);
         let paused = self.table.floor.paused().saturating_sub(self.paused_before);
         self.news.tell(self.job, event, paused);
+        #[cfg(test)]
+        self.hold(event);
         match self.job.wish() {
             Wish::Cancel => Next::Stop,
             Wish::Pause => Next::SaveAndStop,
@@ -66,6 +68,19 @@ impl Observer for Overseer<'_> {
 
     fn elapsed(&mut self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+#[cfg(test)]
+impl Overseer<'_> {
+    /// Waits while a test holds this job after `event.step` steps.
+    fn hold(&self, event: &Event) {
+        let goes_on = || self.job.wish() == Wish::GoOn && !self.table.is_closing();
+        while goes_on() && super::tests::faults::holds(&self.job.folder, event.step) {
+            // Watchers hear of a step at most once an interval, and a held job takes no further one.
+            std::thread::sleep(NEWS_INTERVAL);
+            self.job.tell(|_| ());
+        }
     }
 }
 

@@ -41,6 +41,23 @@ pub(super) mod faults {
     }
 
     static PLANS: Mutex<Option<HashMap<PathBuf, Fault>>> = Mutex::new(None);
+    static HOLDS: Mutex<Option<HashMap<PathBuf, u64>>> = Mutex::new(None);
+
+    /// From now on, training of jobs in `folder` waits after this many steps until something stops it.
+    pub(in crate::jobs) fn hold(folder: &Path, steps: Option<u64>) {
+        let mut holds = HOLDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = holds.get_or_insert_default();
+        match steps {
+            Some(steps) => holds.insert(folder.to_owned(), steps),
+            None => holds.remove(folder),
+        };
+    }
+
+    /// Whether training of the job in `folder` waits after `step` steps.
+    pub(in crate::jobs) fn holds(folder: &Path, step: u64) -> bool {
+        let holds = HOLDS.lock().unwrap_or_else(PoisonError::into_inner);
+        folder.parent().and_then(|jobs| holds.as_ref()?.get(jobs)).is_some_and(|&steps| step >= steps)
+    }
 
     /// Plans what happens to jobs of the store in `store` from now on.
     pub(in crate::jobs) fn plan(store: &Path, fault: Option<Fault>) {
@@ -545,27 +562,30 @@ async fn a_checkpoint_is_kept_over_a_restart_counted_and_removed_with_the_rows()
 /// Paused, over a restart, and stopped with its server: the rest has the same losses to the last bit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_was_interrupted_goes_on_as_if_nothing_had_been() {
-    let long = || TrainSpec { epochs: Some(3000), ..spec() };
     let folder = folder();
+    let jobs = folder.path().join("jobs");
     let mut server = Server::open(folder.path(), train_and_publish).await;
+    let long = || TrainSpec { epochs: Some(300), ..spec() };
+    faults::hold(&jobs, Some(100));
     let id = server.finished(long(), "", 60).await;
     let trains = async |server: &Server, step: u64| {
         let mut news = server.jobs.watch(&id).expect("known");
-        let past = |job: &JobSnapshot| job.progress.as_ref().is_some_and(|progress| progress.step > step);
-        let now = news.wait_for(|job| past(job) || job.state.has_ended()).await.expect("news").clone();
-        assert_eq!(now.state, JobState::Running, "it ended before it could be interrupted: {now:?}");
-        now.progress.expect("it trains").step
+        let reached = |job: &JobSnapshot| job.progress.as_ref().is_some_and(|progress| progress.step >= step);
+        let now = news.wait_for(|job| reached(job) || job.state.has_ended()).await.expect("news").clone();
+        assert_eq!(now.state, JobState::Running, "{now:?}");
     };
-    let step = trains(&server, 0).await;
+    trains(&server, 100).await;
     server.jobs.pause(&id).await.expect("runs");
-    let path = checkpoint::path(&folder.path().join("jobs").join(id.as_str()));
-    let saved = std::fs::read(&path).expect("where it can go on is written down");
+    let path = checkpoint::path(&jobs.join(id.as_str()));
+    let saved = std::fs::read(&path).expect("the checkpoint exists");
     server.crash().await;
+    faults::hold(&jobs, Some(200));
     server = Server::open(folder.path(), train_and_publish).await;
     server.jobs.resume(&id).await.expect("is paused");
-    trains(&server, step).await;
+    trains(&server, 200).await;
     server.crash().await;
-    assert_ne!(std::fs::read(&path).expect("is written again"), saved, "it went on from there");
+    assert_ne!(std::fs::read(&path).expect("the checkpoint exists"), saved, "training went on from the checkpoint");
+    faults::hold(&jobs, None);
     server = Server::open(folder.path(), train_and_publish).await;
     let ended = server.until(&id, JobState::Succeeded).await;
     assert!(!path.exists());
