@@ -105,6 +105,8 @@ pub(super) struct Binary {
     columns: usize,
     rows: u64,
     rows_read: u64,
+    /// Bytes of the file behind the rows.
+    trailing: u64,
     /// Bytes of a few rows.
     piece: Vec<u8>,
 }
@@ -112,7 +114,12 @@ pub(super) struct Binary {
 impl Binary {
     /// What follows in `input` is `rows` rows.
     pub(super) fn new(input: Input, encoding: Encoding, columns: usize, rows: u64) -> Self {
-        Self { input, encoding, columns, rows, rows_read: 0, piece: Vec::new() }
+        Self { input, encoding, columns, rows, rows_read: 0, trailing: 0, piece: Vec::new() }
+    }
+
+    /// The same rows in a file that has `bytes` more bytes behind them.
+    pub(super) fn followed_by(self, bytes: u64) -> Self {
+        Self { trailing: bytes, ..self }
     }
 
     /// The next rows, at most a piece of them and at most `rows_max`.
@@ -133,13 +140,26 @@ impl Binary {
         check_values(path, &values[before..], self.columns, self.rows_read, self.input.missing)?;
         self.rows_read += wanted as u64;
         if wanted > 0 && self.rows_read == self.rows {
-            let rest = self.input.stream.fill_buf().map_err(FileError::io(path))?;
-            if !rest.is_empty() {
-                let got = format!("it goes on after its {} rows", self.rows);
-                return Err(FileError::content(path, got, "as many rows as its header promises"));
-            }
+            self.check_end()?;
         }
         Ok(wanted)
+    }
+
+    /// The rows have been read: the file ends where its header says, and not before.
+    fn check_end(&mut self) -> Result<(), FileError> {
+        let path = &self.input.path;
+        let mut trailing = (&mut self.input.stream).take(self.trailing);
+        let skipped = std::io::copy(&mut trailing, &mut std::io::sink()).map_err(FileError::io(path))?;
+        if skipped < self.trailing {
+            let got = format!("it ends {} bytes too early", self.trailing - skipped);
+            return Err(FileError::content(path, got, "as many bytes as its header promises"));
+        }
+        let rest = self.input.stream.fill_buf().map_err(FileError::io(path))?;
+        if !rest.is_empty() {
+            let got = format!("it goes on after its {} rows", self.rows);
+            return Err(FileError::content(path, got, "as many rows as its header promises"));
+        }
+        Ok(())
     }
 }
 

@@ -84,7 +84,8 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
         return Err(FileError::content(&path, got, format!("as many as {} {shape} takes", tensor.dtype)));
     }
     let promised = (LENGTH_BYTES + length).checked_add(end);
-    if let Some(region) = input.region.take()
+    let region = input.region.take();
+    if let Some(region) = &region
         && promised != Some(region.length())
     {
         let got = format!("it has {} bytes", region.length());
@@ -97,8 +98,12 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
     if skipped < first {
         return Err(FileError::Truncated { path, rows: 0, rows_promised: rows });
     }
-    input.stream = Box::new(input.stream.take(last - first));
-    Ok(Box::new(Binary::new(input, encoding, columns, rows)))
+    // Of a file, the size is known to be right; of a stream, only its end tells.
+    if region.is_some() {
+        input.stream = Box::new(input.stream.take(last - first));
+    }
+    let trailing = if region.is_some() { 0 } else { end - last };
+    Ok(Box::new(Binary::new(input, encoding, columns, rows).followed_by(trailing)))
 }
 
 fn kind(dtype: &str) -> Option<Kind> {

@@ -151,11 +151,11 @@ fn no_torn_or_damaged_file_panics_or_reads_more_than_there_is() {
         for _ in 0..60 {
             let length = random(whole.len());
             let (from_file, from_stream) = attempt(&whole[..length]);
-            // Rows without a number before them may end anywhere; "9 4" alone is a table.
+            // Records without a count before them may end after any of them. "9 4" alone is a table. The line break behind the
+            // last vector of word2vec is optional: some writers leave it out.
             let at_a_row = case.file.ends_with("vecs")
                 || case.file == "word2vec.bin" && (length <= 4 || length + 1 == whole.len());
-            // Of a stream the chosen tensor alone is read: what lies behind it may be missing.
-            let refused = from_file.is_err() && (from_stream.is_err() || case.file == "several.safetensors");
+            let refused = from_file.is_err() && from_stream.is_err();
             assert!(
                 is_text || at_a_row || case.file.contains("csv.") || refused,
                 "{length} of {} bytes of {}",
