@@ -240,9 +240,9 @@ impl Context {
             return failure;
         }
         let Ok(connector) = self.uri().and_then(|uri| self.connector(&uri)) else { return error };
-        match connector.wants_tls().await {
-            Some(failure) => CliError::Failed(failure.to_string()),
-            None => error,
+        match connector.explain().await {
+            Some(Failure::Refused(text)) => CliError::Failed(text),
+            Some(Failure::NoServer(_)) | None => error,
         }
     }
 

@@ -38,6 +38,9 @@ const PROBE_WAIT_MAX: Duration = Duration::from_secs(2);
 const PORT_DEFAULT: u16 = 50051;
 /// What a client of HTTP/2 says first (RFC 9113, 3.4), with empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// What is wrong with a server of web pages.
+const SPEAKS_HTTP1: &str = "speaks HTTP/1, not HTTP/2: is it a gRPC server, or a proxy that forwards gRPC? \
+                            (the port of --admin-listen is for metrics, not for calls)";
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
@@ -241,12 +244,48 @@ impl Connector {
         timeout(PROBE_WAIT_MAX, ask).await.ok().flatten().unwrap_or(false)
     }
 
-    /// Why a call on a new connection failed, if it was because the server speaks TLS.
-    pub(super) async fn wants_tls(&self) -> Option<Failure> {
-        if self.tls.is_some() || !self.speaks_tls().await {
-            return None;
+    /// Whether the server answers a request of HTTP/1 as such.
+    async fn speaks_http1(&self) -> bool {
+        let ask = async {
+            let mut stream = self.tcp().await.ok()?;
+            let request = format!("GET / HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.host);
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let mut head = [0; 6];
+            stream.read_exact(&mut head).await.ok()?;
+            Some(&head == b"HTTP/1")
+        };
+        timeout(PROBE_WAIT_MAX, ask).await.ok().flatten().unwrap_or(false)
+    }
+
+    /// What the server sends on a connection on which the client stays silent: a refusal of its certificate, if there is one.
+    /// TLS 1.3 sends it after the handshake. Once the client has sent a request, the reset of the connection may discard it.
+    async fn late_alert(&self) -> Option<Failure> {
+        let ask = async {
+            match self.establish().await {
+                Ok(Connection { stream: Stream::Tls(mut stream), .. }) => match stream.read(&mut [0; 64]).await {
+                    Err(error) => tls_error(&error).map(|error| self.refused_by_tls(error)),
+                    Ok(_) => None,
+                },
+                Ok(_) => None,
+                Err(failure) => Some(failure),
+            }
+        };
+        timeout(PROBE_WAIT_MAX, ask).await.ok().flatten()
+    }
+
+    /// Why a call on a new connection failed. Asks the server again, on connections of its own, because a reset may have
+    /// discarded what it sent.
+    pub(super) async fn explain(&self) -> Option<Failure> {
+        if self.tls.is_some() {
+            return self.late_alert().await;
         }
-        Some(self.refused(&format!("speaks TLS: use --server {}", self.other_url())))
+        if self.speaks_tls().await {
+            return Some(self.refused(&format!("speaks TLS: use --server {}", self.other_url())));
+        }
+        if !self.speaks_plain().await && self.speaks_http1().await {
+            return Some(self.refused(SPEAKS_HTTP1));
+        }
+        None
     }
 
     /// What is wrong with the certificate, the server's or ours.
@@ -569,10 +608,7 @@ impl Connection {
             Ok(()) if !self.has_read && connector.tls.is_none() && came.starts_with(&[0x15, 3]) => {
                 Some(connector.refused(&format!("speaks TLS: use --server {}", connector.other_url())))
             }
-            Ok(()) if !self.has_read && came.starts_with(b"HTTP/1") => Some(connector.refused(
-                "speaks HTTP/1, not HTTP/2: is it a gRPC server, or a proxy that forwards gRPC? \
-                 (the port of --admin-listen is for metrics, not for calls)",
-            )),
+            Ok(()) if !self.has_read && came.starts_with(b"HTTP/1") => Some(connector.refused(SPEAKS_HTTP1)),
             Ok(()) => None,
         };
         self.has_read |= !came.is_empty();
