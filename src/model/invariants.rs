@@ -5,8 +5,9 @@
 //! from the input and not from the code. They do not depend on the model or on the length of its code.
 //!
 //! - A constant column. The floor of its standard deviation is half the distance between neighbouring 32-bit floats at its
-//!   value: a column that varied by less would read as one value in every row, so no column is known to vary by less. Any value
-//!   that a 32-bit float tells from the constant is a change.
+//!   value: a column that varied by less would read as one value in every row, so no column is known to vary by less. A value is
+//!   a change if it is further from the constant than two such distances, which the same number may differ by if it comes in
+//!   another width, and than [`NOISE`] times the least scale of a column that varies: `0.1 + 0.2 - 0.3` is no change of a 0.
 //! - A relation `a·x = c` (a total of other columns, a column twice in two units). Its floor is the greatest deviation among the
 //!   rows that were looked at, and at least what rounding makes of it. More than [`LIMIT`] times that is a change.
 //!
@@ -22,8 +23,11 @@ pub const LIMIT: f32 = 4.0;
 
 /// Half the distance between neighbouring 32-bit floats, relative.
 const HALF_SPACING: f32 = 1.0 / (1 << 24) as f32;
-/// Normalised constants are compared within this, relative: rows of 64-bit floats are rounded at another place.
+/// Constants are compared within this, relative: rows of 32 and of 64 bits are rounded at different places.
 const TOLERANCE: f32 = 4.0 * HALF_SPACING;
+
+/// What arithmetic makes of a constant 0, in units of the least scale of a column that varies: a tenth of what has to be a change.
+const NOISE: f32 = 1e-7;
 
 /// Numbers of all relations, at most: (relations, features).
 pub const RELATION_NUMBERS_MAX: usize = 1 << 20;
@@ -145,10 +149,23 @@ impl Checks {
         }
     }
 
+    /// The least scale of a column that varies, in the units of the input; 0 where none is known.
+    fn least_scale(&self, normaliser: &Normaliser, columns: usize) -> f32 {
+        if self.constants.is_empty() || normaliser.scale.is_empty() {
+            return 0.0;
+        }
+        let is_constant =
+            |column: &usize| self.constants.binary_search_by_key(column, |(constant, _)| *constant).is_ok();
+        let scales = (0..columns).filter(|column| !is_constant(column)).map(|column| normaliser.unit(column));
+        let least = scales.fold(f32::INFINITY, f32::min);
+        if least.is_finite() { least } else { 0.0 }
+    }
+
     fn each_constant_change(&self, normaliser: &Normaliser, x: &Lanes, mut found: impl FnMut(usize, Change)) {
+        let noise = NOISE * self.least_scale(normaliser, x.columns());
         for &(feature, constant) in &self.constants {
             let shift = normaliser.shift(feature);
-            let tolerance = if constant == 0.0 { 0.0 } else { TOLERANCE * (constant.abs() + shift) };
+            let tolerance = (TOLERANCE * (constant.abs() + shift)).max(noise / normaliser.unit(feature));
             let floor = f64::from(HALF_SPACING * (constant.abs() + shift).max(1.0));
             for row in 0..x.rows() {
                 let value = x.at(row, feature);
@@ -228,6 +245,33 @@ mod tests {
                 });
                 // Either column may be the wrong one of the two that a relation joins.
                 assert_eq!(named, [(0, 1), (1, 0), (1, 2)]);
+            }
+        }
+    }
+
+    /// Column 1 is 0.1 or 0 in training; the others have standard deviations of 2.
+    #[test]
+    fn what_rounding_and_arithmetic_make_of_a_constant_is_no_change() {
+        for constant in [0.0, 0.1, 9.81, 1013.2, 1e9] {
+            let normaliser = Normaliser {
+                kind: NormalisationKind::Standardise,
+                offset: vec![5.0, constant as f32, 5.0],
+                scale: vec![2.0, 1.0, 2.0],
+                fill: vec![],
+                exact_offset: vec![5.0, constant, 5.0],
+            };
+            let invariants = Invariants { constants: vec![(1, 0.0)], ..Invariants::default() };
+            let checks = Checks::new(&invariants, 3, 1.0);
+            let terms = |value: f64| {
+                let row =
+                    [normaliser.normalized(0, 4.0), normaliser.normalized(1, value), normaliser.normalized(2, 7.0)];
+                checks.terms(&normaliser, &lanes(3, &row))[0]
+            };
+            for same in [constant, f64::from(constant as f32), constant * (1.0 - f64::EPSILON), constant + 1e-15] {
+                assert_eq!(terms(same), 0.0, "{same} for {constant}");
+            }
+            for other in [constant * (1.0 + 1e-6) + 2e-6, constant - 2e-6 - constant * 1e-6, constant + 1e30] {
+                assert!(terms(other) > 2.0, "{other} for {constant}");
             }
         }
     }

@@ -384,7 +384,7 @@ pub(crate) fn wrong_parameter(activation: Activation) -> Option<(&'static str, f
 }
 
 /// None or one per feature: short, printable, different.
-fn check_feature_names(names: &[String], features: usize) -> Result<(), SpecError> {
+pub(crate) fn check_feature_names(names: &[String], features: usize) -> Result<(), SpecError> {
     if !names.is_empty() && names.len() != features {
         return Err(SpecError::FeatureNameCount { got: names.len(), expected: features });
     }

@@ -71,7 +71,7 @@ pub(super) fn statistics(
         let found = of_codes(model, &codes, &vec![true; errors.len()]);
         return Ok(is_finite(&found).then_some(found));
     }
-    let invariants = common.invariants(model.normaliser(), &held_out);
+    let invariants = common.invariants(model.normaliser(), &held_out, source.shift());
     let of_held_out = each_part(model, &held_out, |rows| model.encode_with_errors(rows, spare).1);
     let dimensions = Statistics::residual_dimensions(spec) as f64;
     let (mut trained, mut held) = (vec![true; errors.len()], vec![true; count]);
@@ -180,7 +180,7 @@ struct Common {
 }
 
 impl Common {
-    /// For so many training rows.
+    /// The number of training rows that it is for.
     fn new(rows: u64, features: usize) -> Self {
         let wanted = relations::wanted_rows(rows, features);
         Self {
@@ -209,7 +209,8 @@ impl Common {
     }
 
     /// `held_out` (row-major, in the units of the input): what relations must hold in too.
-    fn invariants(self, normaliser: &Normaliser, held_out: &[f32]) -> Invariants {
+    /// `by` is what was subtracted from each feature before.
+    fn invariants(self, normaliser: &Normaliser, held_out: &[f32], by: Option<&[f64]>) -> Invariants {
         let features = self.ranges.len();
         let constant = self.ranges.iter().enumerate().filter(|(_, (least, greatest))| least == greatest);
         let mut found = Invariants {
@@ -221,7 +222,9 @@ impl Common {
                 let complete = rows.chunks_exact(features).filter(|row| row.iter().all(|value| value.is_finite()));
                 complete.flat_map(|row| row.iter().enumerate().map(|(j, x)| normaliser.value(j, *x))).collect()
             };
-            let shifts: Vec<f32> = (0..features).map(|j| normaliser.shift(j)).collect();
+            // Rows of 32 bits are rounded before that is subtracted.
+            let subtracted = |j: usize| by.map_or(0.0, |by| (by[j] / f64::from(normaliser.unit(j))).abs() as f32);
+            let shifts: Vec<f32> = (0..features).map(|j| normaliser.shift(j) + subtracted(j)).collect();
             relations::find(&mut found, &normalised(&self.sample), &normalised(held_out), &shifts);
         }
         found

@@ -1,4 +1,4 @@
-//! The length of a code that nobody chose: as many principal components as explain a share of the variance of the training rows.
+//! The default code length: as many principal components as explain a share of the variance of the training rows.
 //!
 //! The variances are eigenvalues of the covariance of the normalized rows, or, where these are wide, of the Gram matrix of an even
 //! sample of them, which has the same eigenvalues but for a factor.

@@ -2,7 +2,7 @@
 
 use crate::model::normalisation::Learner;
 
-/// Columns that a note names; of more, their number is told.
+/// Maximum number of columns that a note names; beyond it, the note counts them.
 const NAMED_MAX: usize = 10;
 /// Characters of a name that a note shows.
 const NAME_CHARS_MAX: usize = 40;

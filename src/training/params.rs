@@ -10,7 +10,7 @@ use super::code_length::EXPLAINED_SHARE_DEFAULT;
 use super::plan::ValueKind;
 use super::recipe::{OptimiserSpec, Regularisation};
 use crate::model::sample::SAMPLE_ROWS_MAX;
-use crate::model::spec::{RawModelSpec, check_widths, wrong_parameter};
+use crate::model::spec::{RawModelSpec, check_feature_names, check_widths, wrong_parameter};
 use crate::model::statistics::STATISTICS_CODE_MAX;
 use crate::model::text::shown;
 use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, Selector, SpecError};
@@ -602,6 +602,16 @@ impl CheckedTrainSpec {
         spec.check_batch()?;
         spec.check_options()?;
         Ok(Self { spec })
+    }
+
+    /// The same with these names of its features, where it has none and they can be such.
+    #[must_use]
+    pub fn with_feature_names(&self, names: &[String]) -> Self {
+        let is_free = self.spec.feature_names.is_empty() && !self.spec.widths.is_empty();
+        if !is_free || check_feature_names(names, self.features()).is_err() {
+            return self.clone();
+        }
+        Self { spec: TrainSpec { feature_names: names.to_vec(), ..self.spec.clone() } }
     }
 
     /// The share of the variance that the code is to explain, where its length is left to the rows.

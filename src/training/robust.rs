@@ -1,15 +1,18 @@
 //! Broken values among the training rows: a sensor that sent 1e30 once, a date typed as a price.
 //!
-//! # The rule
-//! From an even sample of the rows, each column has a median and a spread: the range of the middle 98 % of its values (of at least
-//! all but two on either side); where that is 0, the median distance of the values that are not the median. A value is broken if
-//! it is more than [`SPREADS`] spreads from the median, and more than [`GAP`] times as far as every value that is not. The second
-//! condition keeps honest heavy tails: their largest values come in steps. If more than [`SHARE_MAX`] of a column would be broken,
-//! nothing is.
+//! # The rules
+//! From an even sample of the rows, each column has a median and a spread: the range of the middle of its values; where that is 0,
+//! the median distance of the values that are not the median. A value is beyond a [`Rule`] if it is more than so many spreads from
+//! the median, and so many times as far as every value that is not. The second condition keeps honest heavy tails: their largest
+//! values come in steps. If more than a share of a column would be beyond it, nothing is.
+//!
+//! - [`BROKEN`]: no measurement can be there. The middle is 98 % of the values (at least all but two on either side).
+//! - [`FAR`]: the value may be one, or a mark such as -999. The middle is 90 %.
 //!
 //! # What becomes of them
-//! Training reads the nearest value of the column that is not broken instead: normalization, loss, PCA and every figure of the
-//! report. The row counts with its other values.
+//! Instead of a broken value, training reads the nearest other value of the column: normalization, loss, PCA and every figure of
+//! the report. The row counts with its other values. Far values count, and a note names them, unless the robust normalization
+//! was asked for: it treats them as broken.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -21,14 +24,26 @@ use super::columns::Names;
 use super::source::{RowSource, SourceError};
 use super::trainer::TrainError;
 
-/// Distance to the median, in spreads of the column, beyond which a value may be broken.
-const SPREADS: f64 = 1e3;
-/// The same where a column has no spread, in units of the median or of 1.
+/// When a value is too far from the others of its column.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    /// Share of the values on either side that the middle leaves out.
+    cut: f64,
+    /// Distance to the median, in spreads.
+    spreads: f64,
+    /// How many times as far as the farthest other value.
+    gap: f64,
+    /// Share of the values of a column, at most.
+    share_max: f64,
+}
+
+const BROKEN: Rule = Rule { cut: 0.01, spreads: 1e3, gap: 100.0, share_max: 0.01 };
+const FAR: Rule = Rule { cut: 0.05, spreads: 20.0, gap: 10.0, share_max: 0.05 };
+const RULES: [Rule; 2] = [BROKEN, FAR];
+/// Where a column has no spread: the distance in units of the median or of 1.
 const SIZES: f64 = 1e6;
-/// How many times as far as the farthest other value.
-const GAP: f64 = 100.0;
-/// Share of the values of a column.
-const SHARE_MAX: f64 = 0.01;
+/// Values of a column that are kept to find out, at most.
+const KEPT_MAX: usize = 1 << 16;
 /// Fewer rows have no spread worth the name.
 const ROWS_MIN: u64 = 8;
 /// Rows of the sample, and its bytes.
@@ -54,40 +69,50 @@ struct Value {
     number: f32,
 }
 
-/// All broken values of some rows.
+/// Values beyond a rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Broken {
     /// Of the columns that have some.
     pub(super) limits: Vec<Limit>,
-    count: u64,
+    pub(super) count: u64,
     /// In the order of the rows.
     first: Vec<Value>,
+}
+
+/// All values of some rows that are too far from the others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Outliers {
+    /// Beyond [`BROKEN`].
+    pub(super) broken: Option<Broken>,
+    /// Beyond [`FAR`], broken ones too.
+    pub(super) far: Option<Broken>,
 }
 
 /// A column in which there may be some.
 struct Suspect {
     feature: usize,
     median: f64,
-    /// Greatest distance to the median of what is not broken.
-    distance_max: f64,
+    /// By rule: greatest distance to the median of what is certainly not beyond it.
+    distances_max: [f64; 2],
+    /// What is within the smaller of them.
     least: f32,
     greatest: f32,
     farthest_kept: f64,
-    nearest_broken: f64,
-    broken: u64,
     values: u64,
-    first: Vec<Value>,
+    /// What is not, unless there are too many.
+    others: Vec<Value>,
+    other_count: u64,
 }
 
-impl Broken {
-    /// Those of all rows of a source, held-out ones too; `None` if there are none.
+impl Outliers {
+    /// Those of all rows of a source, held-out ones too.
     pub(super) fn find(
         source: &dyn RowSource,
         go_on: &mut dyn FnMut() -> Result<(), TrainError>,
-    ) -> Result<Option<Self>, TrainError> {
+    ) -> Result<Self, TrainError> {
         let mut suspects = suspects(source, go_on)?;
         if suspects.is_empty() {
-            return Ok(None);
+            return Ok(Self::default());
         }
         let features = source.features();
         each_block(source, &mut |first, rows| {
@@ -96,25 +121,57 @@ impl Broken {
             }
             go_on()
         })?;
-        suspects.retain(|of| {
-            of.broken > 0
-                && of.nearest_broken > GAP * of.farthest_kept
-                && of.broken as f64 <= (SHARE_MAX * of.values as f64).max(1.0)
-        });
+        for suspect in &mut suspects {
+            let median = suspect.median;
+            suspect.others.sort_by(|a, b| a.distance(median).total_cmp(&b.distance(median)));
+        }
+        let [broken, far] = [0, 1].map(|rule| Broken::beyond(rule, &suspects));
+        Ok(Self { broken, far })
+    }
+}
+
+impl Value {
+    fn distance(&self, median: f64) -> f64 {
+        (f64::from(self.number) - median).abs()
+    }
+}
+
+impl Broken {
+    /// Values beyond one of the [`RULES`].
+    fn beyond(rule: usize, suspects: &[Suspect]) -> Option<Self> {
         let mut found = Self::default();
         for suspect in suspects {
-            let Suspect { feature, least, greatest, broken, first, .. } = suspect;
-            found.limits.push(Limit { feature, least, greatest });
-            found.count += broken;
-            found.first.extend(first);
+            let Some((limit, values)) = suspect.beyond(rule) else { continue };
+            found.limits.push(limit);
+            found.count += values.len() as u64;
+            found.first.extend_from_slice(values);
         }
         found.first.sort_by_key(|value| (value.row, value.feature));
         found.first.truncate(NAMED_MAX);
-        Ok((found.count > 0).then_some(found))
+        (found.count > 0).then_some(found)
     }
 
     /// Where they are, and what became of them.
     pub(super) fn note(&self, names: Names<'_>, shift: Option<&[f64]>, clipped: bool) -> String {
+        let (named, more) = self.named(names, shift);
+        let outcome = if clipped {
+            "training takes the nearest other value of the column instead; correct them and train again"
+        } else {
+            "they count, since a normalization was chosen that takes values as they are: correct them, or choose robust"
+        };
+        self.sentence("broken values", &named, &more, "1,000 times the range of the middle 98 %", outcome)
+    }
+
+    /// Where values are that are far from all others, and what to do about them.
+    pub(super) fn note_of_far(&self, names: Names<'_>, shift: Option<&[f64]>) -> String {
+        let outcome = "they count, and make the scale of the column: correct them, mark them as missing (--missing-marks), or choose \
+                       the robust normalization, which leaves them out";
+        let (named, more) = self.named(names, shift);
+        self.sentence("far values", &named, &more, "20 times the range of the middle 90 %", outcome)
+    }
+
+    /// The first ones with their places, and how many more there are.
+    fn named(&self, names: Names<'_>, shift: Option<&[f64]>) -> (String, String) {
         let named = self.first.iter().map(|of| {
             let by = shift.and_then(|shift| shift.get(of.feature)).copied().unwrap_or(0.0);
             // By its shortest digits, of 32 bits where nothing was subtracted.
@@ -122,19 +179,15 @@ impl Broken {
             format!("row {}: {} is {value}", of.row + 1, names.of(of.feature))
         });
         let more = self.count - self.first.len() as u64;
-        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        let outcome = if clipped {
-            "training takes the nearest other value of the column instead; correct them and train again"
-        } else {
-            "they count, since a normalization was chosen that takes values as they are: correct them, or choose robust"
-        };
+        (named.collect::<Vec<_>>().join("; "), if more > 0 { format!("; and {more} more") } else { String::new() })
+    }
+
+    fn sentence(&self, what: &str, named: &str, more: &str, distance: &str, outcome: &str) -> String {
         let columns = self.limits.len();
+        let s = if columns == 1 { "" } else { "s" };
         format!(
-            "broken values: {} in {columns} column{} ({}{more}): more than 1,000 times the range of the middle 98 % of the column; \
-             {outcome}",
-            self.count,
-            if columns == 1 { "" } else { "s" },
-            named.collect::<Vec<_>>().join("; ")
+            "{what}: {} in {columns} column{s} ({named}{more}): more than {distance} of the column; {outcome}",
+            self.count
         )
     }
 }
@@ -146,16 +199,35 @@ impl Suspect {
         }
         self.values += 1;
         let distance = (f64::from(value) - self.median).abs();
-        if distance > self.distance_max {
-            self.broken += 1;
-            self.nearest_broken = self.nearest_broken.min(distance);
-            if self.first.len() < NAMED_MAX {
-                self.first.push(Value { row, feature: self.feature, number: value });
+        if distance > self.distances_max[0].min(self.distances_max[1]) {
+            self.other_count += 1;
+            if self.others.len() < KEPT_MAX {
+                self.others.push(Value { row, feature: self.feature, number: value });
             }
         } else {
             self.farthest_kept = self.farthest_kept.max(distance);
             (self.least, self.greatest) = (self.least.min(value), self.greatest.max(value));
         }
+    }
+
+    /// What is beyond a rule, farthest last, and what the column is limited to without it.
+    fn beyond(&self, rule: usize) -> Option<(Limit, &[Value])> {
+        let (distance_max, rule) = (self.distances_max[rule], RULES[rule]);
+        if self.other_count > self.others.len() as u64 {
+            return None;
+        }
+        let (mut least, mut greatest, mut farthest) = (self.least, self.greatest, self.farthest_kept);
+        for (place, value) in self.others.iter().enumerate() {
+            let distance = value.distance(self.median);
+            let rest = &self.others[place..];
+            if distance > distance_max && distance > rule.gap * farthest {
+                let few = rest.len() as f64 <= (rule.share_max * self.values as f64).max(1.0);
+                return few.then_some((Limit { feature: self.feature, least, greatest }, rest));
+            }
+            farthest = distance;
+            (least, greatest) = (least.min(value.number), greatest.max(value.number));
+        }
+        None
     }
 }
 
@@ -190,48 +262,47 @@ fn suspects(
     for (feature, (least, greatest)) in ranges.into_iter().enumerate() {
         column.clear();
         column.extend(sample.iter().skip(feature).step_by(features).copied().filter(|value| !value.is_nan()));
-        let Some((median, distance_max)) = usual(&mut column) else { continue };
+        let Some((median, distances_max)) = usual(&mut column) else { continue };
         let farthest = (f64::from(greatest) - median).max(median - f64::from(least));
-        if farthest > distance_max {
+        if distances_max.iter().any(|distance_max| farthest > *distance_max) {
             found.push(Suspect {
                 feature,
                 median,
-                distance_max,
+                distances_max,
                 least: f32::INFINITY,
                 greatest: f32::NEG_INFINITY,
                 farthest_kept: 0.0,
-                nearest_broken: f64::INFINITY,
-                broken: 0,
                 values: 0,
-                first: Vec::new(),
+                others: Vec::new(),
+                other_count: 0,
             });
         }
     }
     Ok(found)
 }
 
-/// Median of some values, and how far from it a value may be.
-fn usual(values: &mut [f32]) -> Option<(f64, f64)> {
+/// Median of some values, and how far from it a value may be, by rule.
+fn usual(values: &mut [f32]) -> Option<(f64, [f64; 2])> {
     let count = values.len();
     if (count as u64) < ROWS_MIN {
         return None;
     }
     values.sort_unstable_by(f32::total_cmp);
-    let median = values[count / 2];
-    let cut = count.div_ceil(100).max(2);
-    let mut spread = f64::from(values[count - 1 - cut]) - f64::from(values[cut]);
-    if spread == 0.0 {
-        let mut distances: Vec<f64> =
-            values.iter().map(|value| (f64::from(*value) - f64::from(median)).abs()).filter(|d| *d > 0.0).collect();
-        distances.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-        spread = distances.get(distances.len() / 2).copied().unwrap_or(0.0);
-        // One value alone may itself be the broken one.
-        if distances.len() < 3 {
-            spread = 0.0;
-        }
-    }
-    let median = f64::from(median);
-    Some((median, if spread > 0.0 { SPREADS * spread } else { SIZES * median.abs().max(1.0) }))
+    let median = f64::from(values[count / 2]);
+    let mut distances: Vec<f64> =
+        values.iter().map(|value| (f64::from(*value) - median).abs()).filter(|distance| *distance > 0.0).collect();
+    distances.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+    // One value alone may itself be the broken one.
+    let typical = if distances.len() < 3 { 0.0 } else { distances[distances.len() / 2] };
+    Some((
+        median,
+        RULES.map(|rule| {
+            let cut = ((rule.cut * count as f64).ceil() as usize).max(2);
+            let range = f64::from(values[count - 1 - cut]) - f64::from(values[cut]);
+            let spread = if range > 0.0 { range } else { typical };
+            if spread > 0.0 { rule.spreads * spread } else { SIZES * median.abs().max(1.0) }
+        }),
+    ))
 }
 
 /// Clips values of rows (row-major).
@@ -289,8 +360,12 @@ mod tests {
     use crate::numeric::rng::{Stream, Use};
     use crate::training::MemoryRows;
 
+    fn outliers(values: Vec<f32>, features: usize) -> Outliers {
+        Outliers::find(&MemoryRows::new(values, features), &mut || Ok(())).expect("reads")
+    }
+
     fn find(values: Vec<f32>, features: usize) -> Option<Broken> {
-        Broken::find(&MemoryRows::new(values, features), &mut || Ok(())).expect("reads")
+        outliers(values, features).broken
     }
 
     fn normal(count: usize, seed: u64) -> impl Iterator<Item = f64> {
@@ -358,6 +433,27 @@ mod tests {
         values[100] = 1e30;
         assert_eq!(find(values, 1).expect("broken").count, 1);
         assert_eq!(find(vec![1e30, 1.0, 2.0], 1), None, "three rows say nothing");
+    }
+
+    /// Marks of missing values that nobody named, and one broken value behind another.
+    #[test]
+    fn far_values_are_found_with_and_without_broken_ones() {
+        let plain = || normal(500, 8).map(|x| (10.0 + 2.0 * x) as f32).collect::<Vec<f32>>();
+        for (rows, mark) in [(3, -999.0), (1, -9999.0), (10, 1e6), (20, -999.0), (10, 1e30)] {
+            let mut values = plain();
+            values.iter_mut().step_by(500 / rows).take(rows).for_each(|value| *value = mark);
+            let far = outliers(values.clone(), 1).far.expect("far");
+            assert_eq!(far.count, rows as u64, "{mark}");
+            let note = far.note_of_far(Names(&[]), None);
+            assert!(note.contains(&format!("{rows} in 1 column (row 1: column 1 is {mark:e}")), "{note}");
+            clip(&mut values, 1, &far.limits);
+            assert!(values.iter().all(|value| (0.0..20.0).contains(value)), "{mark}");
+        }
+        let mut values = plain();
+        (values[3], values[5], values[9]) = (2000.0, 1e5, 1e30);
+        let Outliers { broken, far } = outliers(values, 1);
+        assert_eq!((broken.map(|broken| broken.count), far.map(|far| far.count)), (Some(1), Some(3)));
+        assert_eq!(outliers(plain(), 1), Outliers::default());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! alone; the finished normalizer adds what was subtracted to its offsets. So a column of Unix times, milliseconds or ids near
 //! 1e12 keeps its digits, and rows of 32 bits take no part in this.
 //!
-//! What is subtracted is a function of the rows, the specification and the base alone: whoever goes on from a checkpoint finds it
+//! What is subtracted is a function of the rows, the specification and the base alone: training that resumes from a checkpoint finds it
 //! again.
 
 use std::ops::Deref;
@@ -74,7 +74,9 @@ impl Shift {
             },
             _ => {
                 let shifted = by.iter().filter(|by| **by != 0.0).count();
-                format!("precision: rows of 64 bits are normalized in 64 bits; {shifted} of {features} columns need it")
+                format!(
+                    "precision: rows of 64 bits are normalized in 64 bits; from {shifted} of {features} columns an offset is subtracted before rounding"
+                )
             }
         };
         Ok(Some(Self { by: by.into(), note }))

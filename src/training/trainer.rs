@@ -14,7 +14,7 @@ use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimiser;
 use super::params::{CheckedTrainSpec, Initialisation};
 use super::plan::{Plan, SeenValues, ValueKind, masking_note, tell_choices, validation_rows};
-use super::robust::{Broken, Clipped, Limit, clip};
+use super::robust::{Clipped, Limit, Outliers, clip};
 use super::schedule::learning_rate;
 use super::shift::Shift;
 use super::source::{RowSource, SourceError};
@@ -258,9 +258,15 @@ impl Trainer {
         };
         let event = Event::default();
         let names = base.map_or(&asked.spec().feature_names, |base| &base.spec().raw().feature_names);
-        let broken = Broken::find(source.as_ref(), &mut || look(&event))?;
-        let clips = matches!(asked.spec().normalisation, None | Some(NormalisationKind::Robust));
+        let Outliers { broken, far } = Outliers::find(source.as_ref(), &mut || look(&event))?;
+        let is_robust = asked.spec().normalisation == Some(NormalisationKind::Robust);
+        let broken = if is_robust { far.clone().or(broken) } else { broken };
+        let clips = is_robust || asked.spec().normalisation.is_none();
         notes.extend(broken.as_ref().map(|broken| broken.note(Names(names), source.shift(), clips)));
+        let broken_count = broken.as_ref().map_or(0, |broken| broken.count);
+        if let Some(far) = far.filter(|far| far.count > broken_count) {
+            notes.push(far.note_of_far(Names(names), source.shift()));
+        }
         let limits = broken.filter(|_| clips).map(|broken| broken.limits).unwrap_or_default();
         let source = &clipped(source, &limits);
         let Seen { learner, columns, values } = look_through(source.as_ref(), &cut, &mut || look(&event))?;
