@@ -60,8 +60,12 @@ fn shape(table: &Table, key: ModelKey) -> Result<ModelSpec, JobError> {
 
 /// Settles what a job begins with, and writes it down: after a crash it is the same.
 pub(super) fn settle(table: &Table, job: &Job) -> Result<Settled, JobError> {
-    let Some(base) = &job.spec.spec().base else { return Ok(Settled { spec: job.spec.clone(), base: None }) };
-    let known = lock(&job.record).beginning.clone();
+    let (known, names) = {
+        let record = lock(&job.record);
+        (record.beginning.clone(), record.column_names.clone())
+    };
+    let fresh = || Settled { spec: job.spec.with_feature_names(&names), base: None };
+    let Some(base) = &job.spec.spec().base else { return Ok(fresh()) };
     let beginning = match known {
         Some(beginning) => beginning,
         None => {
@@ -73,13 +77,17 @@ pub(super) fn settle(table: &Table, job: &Job) -> Result<Settled, JobError> {
         }
     };
     let key = match beginning {
-        Beginning::Fresh => return Ok(Settled { spec: job.spec.clone(), base: None }),
+        Beginning::Fresh => return Ok(fresh()),
         Beginning::From(key) => key,
     };
     let model = load(table, &key)?;
     let spec = job.spec.with_base(model.spec())?;
     if spec.features() != job.columns {
         return Err(JobError::BaseWidth { base: key, got: job.columns, expected: spec.features() });
+    }
+    let expected = &model.spec().raw().feature_names;
+    if !names.is_empty() && !expected.is_empty() && names != *expected {
+        return Err(JobError::BaseFeatures { base: key, got: names, expected: expected.clone() });
     }
     Ok(Settled { spec, base: Some((key, Arc::new(model))) })
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::journal::is_missing;
 use super::{IllegalMove, JobId, Priority, ServerFilesError};
-use crate::model::text::shown;
+use crate::model::text::{shown, shown_list};
 use crate::model::{IdError, MatrixError, ModelKey};
 use crate::store::StoreError;
 use crate::training::ParamError;
@@ -140,6 +141,20 @@ pub enum JobError {
         /// What was expected.
         expected: usize,
     },
+    /// The newest version became one with other features meanwhile, or with the same in another order.
+    #[error(
+        "{base}, the base, has the features {}, the rows came for {}: train again, so that their columns are matched with it",
+        shown_list(expected.iter().map(String::as_str)),
+        shown_list(got.iter().map(String::as_str))
+    )]
+    BaseFeatures {
+        /// The base.
+        base: ModelKey,
+        /// As the rows are.
+        got: Vec<String>,
+        /// As those of the base are.
+        expected: Vec<String>,
+    },
     /// Too many jobs.
     #[error(
         "{open_jobs_max} jobs have not ended yet, the most allowed, or this caller has four fifths of them: wait for one, or \
@@ -249,6 +264,11 @@ impl JobError {
             }
             other => other,
         }
+    }
+
+    /// Whether a file of a job is gone or not as it was written, so that another start would find nothing better.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Store(StoreError::NotAFile { .. })) || is_missing(self)
     }
 
     /// The same error of a round, with the numbers that its stream's client knows: so many chunks were in the rounds before.

@@ -28,8 +28,8 @@ pub(super) fn import(table: &Table, job: &Job, go_on: &dyn Fn() -> bool) -> Resu
     forget(table, job)?;
     tracing::info!(job = %job.id, files = files.paths.len() + files.test_paths.len(), "rows are copied from files");
     match copy(table, job, &files, go_on)? {
-        Some((counts, notes)) => {
-            job.settle_import(counts, notes)?;
+        Some(Copied { counts, names, notes }) => {
+            job.settle_import(counts, names, notes)?;
             tracing::info!(job = %job.id, rows = counts.rows(), "rows are copied");
             Ok(true)
         }
@@ -49,13 +49,17 @@ fn forget(table: &Table, job: &Job) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What is on the disk then, and what the readers of the files decided on their own; `None` if it was stopped.
-fn copy(
-    table: &Table,
-    job: &Job,
-    files: &ServerFiles,
-    go_on: &dyn Fn() -> bool,
-) -> Result<Option<(Counts, Vec<String>)>, JobError> {
+/// What an import leaves on the disk.
+struct Copied {
+    counts: Counts,
+    /// Names of the columns, in the order of the rows in the spool; empty if no file names them.
+    names: Vec<String>,
+    /// What the readers of the files decided on their own.
+    notes: Vec<String>,
+}
+
+/// Copies all rows; `None` if it was stopped.
+fn copy(table: &Table, job: &Job, files: &ServerFiles, go_on: &dyn Fn() -> bool) -> Result<Option<Copied>, JobError> {
     let mut notes = Notes::default();
     let folder = table.config.train_folder.as_deref();
     let columns = job.columns;
@@ -77,7 +81,8 @@ fn copy(
             copying.put()?;
         }
     }
-    copying.finish().map(|counts| Some((counts, notes.kept)))
+    let counts = copying.finish()?;
+    Ok(Some(Copied { counts, names: features, notes: notes.kept }))
 }
 
 /// What the readers of files decided on their own: each sentence once, with the first file that it is about.

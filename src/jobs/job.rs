@@ -60,7 +60,7 @@ pub(super) enum PauseOutcome {
     Paused,
     /// The job is to be cancelled.
     Cancelled,
-    /// The disk refuses: the job goes on, and those who asked are told why.
+    /// The disk refuses: the job goes on, and the callers get the reason.
     Refused,
 }
 
@@ -177,13 +177,14 @@ impl Job {
         if record.waits_for_import() { record.files.clone() } else { None }
     }
 
-    /// Writes down that the rows of its files are in the spool, and `notes` on how they were read: after this, no crash makes it
-    /// look at the files again.
-    pub(super) fn settle_import(&self, counts: Counts, notes: Vec<String>) -> Result<(), JobError> {
+    /// Writes down that the rows of its files are in the spool, the names of their columns, and `notes` on how they were read:
+    /// after this, no crash makes it look at the files again.
+    pub(super) fn settle_import(&self, counts: Counts, names: Vec<String>, notes: Vec<String>) -> Result<(), JobError> {
         let mut record = lock(&self.record);
         let mut changed = record.clone();
         changed.imported = true;
         changed.file_notes = notes;
+        changed.column_names = names;
         changed.chunks = counts.chunks;
         changed.training_rows = counts.training_rows;
         changed.test_rows = counts.test_rows;
@@ -310,7 +311,7 @@ impl Job {
     }
 
     /// Writes down that a job whose training was stopped waits until it is resumed. Where the disk refuses, the job is not
-    /// paused: it goes on, and whoever asked is told why.
+    /// paused: it goes on, and the callers get the reason.
     pub(super) fn settle_as_paused(&self) -> PauseOutcome {
         let record = lock(&self.record);
         if self.wish() == Wish::Cancel {
@@ -323,7 +324,7 @@ impl Job {
         tracing::error!(job = %self.id, %error, "a job cannot be paused: its journal cannot be written, and it goes on");
         *lock(&self.pause_refused) = Some(error);
         let (asked, none) = (Wish::Pause as u8, Wish::GoOn as u8);
-        // Whoever cancels meanwhile is stronger.
+        // A concurrent cancel wins.
         let _ = self.wish.compare_exchange(asked, none, Ordering::AcqRel, Ordering::Acquire);
         // Wakes those who wait for the pause.
         self.news.send_modify(|_| ());
@@ -410,6 +411,7 @@ fn snapshot(record: &Record) -> JobSnapshot {
         version: record.version,
         report: record.report.clone().map(Arc::new),
         failure: record.failure.clone(),
+        data_lost: record.data_lost,
         kept_back: record.kept_back.clone(),
         idempotency_key: record.key.clone(),
         round: record.round.clone(),

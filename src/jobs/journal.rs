@@ -51,6 +51,9 @@ pub(super) struct Record {
     /// What the readers of `files` decided on their own: it goes to the report.
     #[serde(default)]
     pub(super) file_notes: Vec<String>,
+    /// Names of the columns of its rows, in their order, where the specification, the base or its files name them.
+    #[serde(default)]
+    pub(super) column_names: Vec<String>,
     pub(super) created_unix_ms: u64,
     pub(super) updated_unix_ms: u64,
     /// Counted when the upload was finished, or the import.
@@ -60,6 +63,9 @@ pub(super) struct Record {
     pub(super) version: Option<Version>,
     pub(super) report: Option<TrainingReport>,
     pub(super) failure: Option<String>,
+    /// Whether it failed because a file of it is damaged or gone.
+    #[serde(default)]
+    pub(super) data_lost: bool,
     /// Width of the rows, where the specification leaves it to the base.
     #[serde(default)]
     pub(super) columns: Option<usize>,
@@ -102,6 +108,7 @@ impl Record {
             files,
             imported: false,
             file_notes: Vec::new(),
+            column_names: Vec::new(),
             created_unix_ms: now,
             updated_unix_ms: now,
             chunks: 0,
@@ -110,6 +117,7 @@ impl Record {
             version: None,
             report: None,
             failure: None,
+            data_lost: false,
             columns: None,
             beginning: None,
             kept_back: None,
@@ -187,7 +195,7 @@ fn path(folder: &Path) -> PathBuf {
 /// The moments of a change between which a crash leaves something different behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A journal of so many bytes is about to be written.
+    /// A journal of this size in bytes is about to be written.
     JournalBegun(u64),
     /// It is on the disk.
     JournalWritten,

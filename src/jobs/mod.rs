@@ -205,6 +205,8 @@ pub struct JobSnapshot {
     pub report: Option<Arc<TrainingReport>>,
     /// If it failed, or the server cancelled it.
     pub failure: Option<String>,
+    /// Whether it failed because one of its files is damaged or gone.
+    pub data_lost: bool,
     /// If it succeeded without a version: why, with both figures.
     pub kept_back: Option<String>,
     /// If one was given.
@@ -220,7 +222,7 @@ pub struct JobsConfig {
     pub folder: PathBuf,
     /// An upload without a chunk for this long is cancelled and removed.
     pub upload_idle_max: Duration,
-    /// Jobs that wait, train or are paused: with so many no new job is accepted. One caller has at most four fifths.
+    /// Maximum number of jobs that wait, train or are paused; further jobs are rejected. One caller has at most four fifths.
     pub open_jobs_max: usize,
     /// Uploads that are open, at most. One caller has at most four fifths.
     pub open_uploads_max: usize,
@@ -334,7 +336,7 @@ impl Jobs {
     pub fn open(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Result<Self, JobError> {
         let table = Arc::new(Table::new(config, registry, floor));
         match table.activate() {
-            // Models are served from a folder that cannot be written to; each call that trains is told why it cannot.
+            // Models are served from a folder that cannot be written to; each training call gets the reason.
             Err(error @ JobError::Store(StoreError::Denied { .. })) => {
                 tracing::warn!(%error, "no jobs are accepted until the store's folder can be written to");
             }

@@ -73,9 +73,9 @@ impl Observer for Overseer<'_> {
 
 #[cfg(test)]
 impl Overseer<'_> {
-    /// Waits while a test holds this job after `event.step` steps.
+    /// Waits at the end of an epoch while a test holds this job after `event.step` steps.
     fn hold(&self, event: &Event) {
-        let goes_on = || self.job.wish() == Wish::GoOn && !self.table.is_closing();
+        let goes_on = || event.epoch_ended && self.job.wish() == Wish::GoOn && !self.table.is_closing();
         while goes_on() && super::tests::faults::holds(&self.job.folder, event.step) {
             // Watchers hear of a step at most once an interval, and a held job takes no further one.
             std::thread::sleep(NEWS_INTERVAL);

@@ -17,7 +17,7 @@ impl Owner {
         Self { scope: scope.to_owned(), share: share.to_owned() }
     }
 
-    /// Among whose keys an idempotency key is looked up: nobody learns of the keys of others.
+    /// The scope of idempotency keys: a caller cannot learn the keys of others.
     pub(super) fn scope(&self) -> &str {
         &self.scope
     }

@@ -161,10 +161,20 @@ impl RowSource for SpooledRows {
                 values.zip(numbers).for_each(|(value, number)| *value = f64::from_le_bytes(*number));
             } else {
                 let numbers = bytes.as_chunks::<4>().0;
-                values.zip(numbers).for_each(|(value, number)| *value = f64::from(f32::from_le_bytes(*number)));
+                values.zip(numbers).for_each(|(value, number)| *value = widened(f32::from_le_bytes(*number)));
             }
         })
     }
+}
+
+/// The 64-bit number with the shortest digits of a 32-bit one. Beside chunks that need 64 bits, those that do not came as 32 bits:
+/// 0.1 is then one number in all of them.
+fn widened(value: f32) -> f64 {
+    let exact = f64::from(value);
+    if exact == exact.trunc() || !exact.is_finite() {
+        return exact;
+    }
+    format!("{value:e}").parse().unwrap_or(exact)
 }
 
 impl SpooledRows {

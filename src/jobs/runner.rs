@@ -43,6 +43,8 @@ pub(super) enum Outcome {
     Stopped,
     /// It failed.
     Failed(String),
+    /// It failed: one of its files is damaged or gone.
+    DataLost(String),
 }
 
 impl Outcome {
@@ -165,12 +167,13 @@ async fn look_after(table: &Arc<Table>) {
 /// Writes down how a job ended, then removes its rows, then tells everybody. Where the disk refuses, it is tried again; at last
 /// those who wait are told, and a restart settles it (a published version is found again by its job's id).
 fn settle(table: &Table, job: &Job, outcome: Outcome) -> Settled {
+    let data_lost = matches!(outcome, Outcome::DataLost(_));
     let (next, failure, published) = match outcome {
         Outcome::Stopped => return Settled::Stopped,
         Outcome::Paused => match job.settle_as_paused() {
             PauseOutcome::Paused => return Settled::Stopped,
             PauseOutcome::Refused => return Settled::GoesOn,
-            // Who cancels while it is about to pause is stronger.
+            // A concurrent cancel wins over the pause.
             PauseOutcome::Cancelled => (JobState::Cancelled, None, None),
         },
         Outcome::Published(version, report) => {
@@ -182,7 +185,7 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) -> Settled {
             (JobState::Succeeded, None, None)
         }
         Outcome::Cancelled => (JobState::Cancelled, None, None),
-        Outcome::Failed(reason) => {
+        Outcome::Failed(reason) | Outcome::DataLost(reason) => {
             tracing::warn!(job = %job.id, %reason, "training failed");
             (JobState::Failed, Some(reason), None)
         }
@@ -194,6 +197,7 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) -> Settled {
             next,
             |record| {
                 record.failure.clone_from(&failure);
+                record.data_lost = data_lost;
                 if let Some((version, report)) = &published {
                     record.version = Some(*version);
                     record.report = Some(report.as_ref().clone());
@@ -244,6 +248,7 @@ pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
     }
     match attempt(table, job) {
         Ok(outcome) => outcome,
+        Err(error) if error.is_damage() => Outcome::DataLost(error.to_string()),
         Err(error) => Outcome::Failed(error.of_job(&job.id).to_string()),
     }
 }

@@ -35,7 +35,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 /// An upload whose stream has ended, and of which nothing would be lost, is cancelled after this long.
 const ABANDONED_MAX: Duration = Duration::from_mins(1);
-/// One caller may have so many times what is free: alone it leaves a fifth to others.
+/// A caller may hold this multiple of the free space: alone it leaves a fifth to others.
 const TIMES_FREE_MAX: usize = 4;
 
 /// All jobs.
@@ -211,7 +211,7 @@ impl Table {
                     job
                 }
                 // Nothing that another start would find better.
-                Err(error) if is_damage(&error) => {
+                Err(error) if error.is_damage() => {
                     let job = Job::new(record, folder, None, false, self.shared.clone())?;
                     self.fail(&job, &error);
                     job
@@ -408,7 +408,7 @@ impl Table {
         Ok(())
     }
 
-    /// Cancels the oldest upload that nobody sends rows to and of which nothing would be lost; false if there is none.
+    /// Cancels the oldest upload that has no rows and no sender; false if there is none.
     fn cancel_abandoned(&self) -> bool {
         let uploads: Vec<Arc<Job>> = {
             let jobs = lock(&self.jobs);
@@ -416,7 +416,7 @@ impl Table {
         };
         let reason = "the upload was abandoned: its stream ended before a chunk came, and others needed its place";
         uploads.iter().filter(|job| job.round.is_none() && job.snapshot().chunks == 0).any(|job| {
-            // Whoever holds it sends rows.
+            // The holder of the lock is sending rows.
             let Ok(mut spool) = job.spool.try_lock() else { return false };
             if job.stream.receiver_count() > 0 || job.state() != JobState::Uploading || job.snapshot().chunks > 0 {
                 return false;
@@ -436,7 +436,7 @@ impl Table {
         held_out: &[f64],
     ) -> Result<Arc<Job>, JobError> {
         self.check_room(&owner, files.is_none())?;
-        let (columns, _) = base::columns(self, spec)?;
+        let (columns, names) = base::columns(self, spec)?;
         self.forget_oldest()?;
         let id = JobId::new();
         let folder = self.config.folder.join(id.as_str());
@@ -446,6 +446,7 @@ impl Table {
             let spool = if files.is_none() { Some(Spool::create(&folder, columns)?) } else { None };
             let mut record = Record::new(id, spec.spec().clone(), files, key, priority, SystemTime::now());
             record.columns = Some(columns);
+            record.column_names = names;
             record.owner = owner;
             record.round = round;
             let given = held_out::write(&folder, held_out)?;
@@ -600,13 +601,17 @@ impl Table {
         self.fail_upload(job, &mut lock(&job.spool), error);
     }
 
-    /// The same for whoever holds the spool. The journal comes first; where the disk is so full that not even the reserve
+    /// The same for the holder of the spool. The journal comes first; where the disk is so full that not even the reserve
     /// suffices, the rows make room for it.
     pub(super) fn fail_upload(&self, job: &Job, spool: &mut Option<Spool>, error: &JobError) {
         tracing::warn!(job = %job.id, %error, "a job failed");
         *spool = None;
         let text = error.to_string();
-        let end = || job.end(JobState::Failed, |record| record.failure = Some(text.clone()), || self.remove_rows(job));
+        let change = |record: &mut Record| {
+            record.failure = Some(text.clone());
+            record.data_lost = error.is_damage();
+        };
+        let end = || job.end(JobState::Failed, change, || self.remove_rows(job));
         let ended = end().or_else(|error| match error {
             JobError::Store(StoreError::DiskFull { .. }) => {
                 self.remove_rows(job);
@@ -717,9 +722,4 @@ fn is_later_round(later: &Job, earlier: &Job) -> bool {
         (Some(round), Some(before)) => later.owner.scope() == earlier.owner.scope() && round.is_after(before),
         _ => false,
     }
-}
-
-/// Whether a file of a job is gone or not as it was written, so that another start would find nothing better.
-fn is_damage(error: &JobError) -> bool {
-    matches!(error, JobError::Damaged { .. } | JobError::Store(StoreError::NotAFile { .. })) || is_missing(error)
 }

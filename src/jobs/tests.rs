@@ -107,6 +107,7 @@ pub(super) fn snapshot(state: JobState) -> JobSnapshot {
         version: None,
         report: None,
         failure: None,
+        data_lost: false,
         kept_back: None,
         idempotency_key: None,
         round: None,
@@ -614,6 +615,7 @@ async fn a_damaged_checkpoint_fails_its_job_alone() {
         std::fs::write(&path, bytes).expect("writes");
         let server = Server::open(folder.path(), train_and_publish).await;
         let failed = server.until(&first, JobState::Failed).await;
+        assert!(failed.data_lost, "{failed:?}");
         let text = failed.failure.expect("a reason");
         assert!(
             text.contains("the checkpoint of job") && text.contains("is damaged") && text.contains("train again"),
@@ -1044,7 +1046,7 @@ async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
             }
             plan(folder.path(), Some(Fault::CrashAt(step)));
             if wanted == JobState::Running {
-                // What settles it dies: nobody is told.
+                // The settling task dies before it notifies watchers.
                 let (jobs, id) = (server.jobs.clone(), job.id.clone());
                 let asked = tokio::spawn(async move { jobs.cancel(&id).await });
                 while server.jobs.table.has_started(&job.id) {

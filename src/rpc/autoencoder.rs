@@ -368,5 +368,6 @@ fn result(ended: JobSnapshot) -> Result<pb::TrainResponse, ServiceError> {
         return Ok(answer(Answer::Result(result_of(ended))));
     }
     let reason = ended.failure.map_or(String::new(), |reason| format!(": {reason}"));
-    Err(ServiceError::JobEnded(format!("job {} {}{reason}", ended.id, ended.state.ended_as())))
+    let text = format!("job {} {}{reason}", ended.id, ended.state.ended_as());
+    Err(if ended.data_lost { ServiceError::JobLost(text) } else { ServiceError::JobEnded(text) })
 }

@@ -3,7 +3,7 @@
 //! tonic packs and unpacks; the bound on a message holds for what is unpacked. What is left to do is here:
 //!
 //! - An answer is compressed only where the request was, and in the same way. Many clients say of every call that they would
-//!   understand compressed answers, although nobody asked for them, and to compress floats costs far more than to send them.
+//!   understand compressed answers, although they did not ask for them, and to compress floats costs far more than to send them.
 //! - Packing and unpacking a large message takes tens of milliseconds, which the threads that serve do not have: others take over
 //!   their work meanwhile.
 

@@ -187,7 +187,7 @@ fn aligned(
     Ok(Aligned { rows, columns: AlignedColumns { map: Some(Arc::clone(map)), kept_names, notes } })
 }
 
-/// The columns that are features, in their order. What is wrong with a value is told here, by the column that the caller knows.
+/// The columns that are features, in their order. Errors in values name the caller's own columns.
 fn taken(model: &LoadedModel, field: &'static str, matrix: &Matrix, map: &ColumnMap) -> Result<Matrix, ServiceError> {
     let rows = matrix.selected(map.column_of());
     let missing = Missing::from(model.artifact.model.normaliser().takes_missing());

@@ -182,6 +182,9 @@ pub enum ServiceError {
     /// The job that a stream waited for failed.
     #[error("{0}")]
     JobEnded(String),
+    /// It failed because one of its files is damaged or gone.
+    #[error("{0}")]
+    JobLost(String),
     /// One of many messages of a stream.
     #[error("message {number}: {error}")]
     Message {
@@ -219,7 +222,7 @@ impl ServiceError {
         match self {
             Self::Invalid { .. } | Self::VersionRequired { .. } | Self::Artifact(_) => Kind::Invalid,
             Self::UnknownToProtocol(_) => Kind::NotFound,
-            Self::DamagedSample { .. } => Kind::Damaged,
+            Self::DamagedSample { .. } | Self::JobLost(_) => Kind::Damaged,
             Self::FileTooLarge { .. } | Self::InspectionsFull { .. } | Self::TransfersFull { .. } => Kind::Exhausted,
             Self::TransferIdle { .. } => Kind::DeadlineExceeded,
             Self::Batch(error) => batch_kind(error),
@@ -379,9 +382,11 @@ fn job_kind(error: &JobError) -> Kind {
         JobError::ServerFiles(error) => files_kind(error),
         JobError::KeyTaken { .. } => Kind::AlreadyExists,
         JobError::TakenOver(_) => Kind::Aborted,
-        JobError::Ended { .. } | JobError::IllegalMove(_) | JobError::BaseGone { .. } | JobError::BaseWidth { .. } => {
-            Kind::Precondition
-        }
+        JobError::Ended { .. }
+        | JobError::IllegalMove(_)
+        | JobError::BaseGone { .. }
+        | JobError::BaseWidth { .. }
+        | JobError::BaseFeatures { .. } => Kind::Precondition,
         JobError::TooManyJobs { .. }
         | JobError::TooManyUploads { .. }
         | JobError::TooManyWatchers { .. }

@@ -361,7 +361,7 @@ fn a_folder_that_cannot_be_written_to_is_told_by_what_was_denied() {
     let set = |mode| fs::set_permissions(&models, fs::Permissions::from_mode(mode)).expect("set");
     set(0o555);
     if fs::write(models.join("probe"), "").is_ok() {
-        // Whoever runs this test is denied nothing.
+        // Root is denied nothing.
         fs::remove_file(models.join("probe")).expect("removed");
         set(0o755);
         return;

@@ -96,6 +96,15 @@ async fn upload(mut client: AutoencoderClient) -> String {
     id
 }
 
+/// The same upload again, to its end.
+async fn come_back(mut client: AutoencoderClient) -> Result<(), Status> {
+    let spec = pb::TrainSpec { idempotency_key: "waits".into(), ..spec("waits", &[6, 2]) };
+    let questions = whole_upload(spec, &sample(60, 6, 4), 60);
+    let mut answers = client.train(tokio_stream::iter(questions)).await?.into_inner();
+    while answers.message().await?.is_some() {}
+    Ok(())
+}
+
 #[cfg(unix)]
 fn put(kind: &str, path: &Path) {
     use std::os::unix::fs::symlink;
@@ -134,6 +143,11 @@ async fn whatever_becomes_of_a_file_no_caller_is_told_where_it_is_and_nothing_wa
             assert!(copied.expect("cp exists").success());
             put(kind, &store.path().join(file));
             let server = TestServer::start(store.path()).await;
+            if file.ends_with("rows.spool") && kind != "empty" {
+                let answer = come_back(server.autoencoder().await).await.expect_err("its rows are lost");
+                assert_eq!(answer.code(), Code::DataLoss, "{file} is {kind}: {answer:?}");
+                assert!(answer.message().contains(&format!("the rows of job {job}")), "{kind}: {answer:?}");
+            }
             let told = every_call(&server).await;
             let secret = store.path().display().to_string();
             for (call, answer) in &told {
@@ -171,7 +185,7 @@ async fn whatever_becomes_of_a_file_no_caller_is_told_where_it_is_and_nothing_wa
     }
 }
 
-/// The file goes while the server runs and has not loaded it: the next call is told, and so are those after it.
+/// The file goes while the server runs and has not loaded it: the next call fails, and so do the calls after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_goes_while_the_server_runs_is_data_loss_and_not_an_older_version() {
     let store = temporary_store();
@@ -191,7 +205,7 @@ async fn a_file_that_goes_while_the_server_runs_is_data_loss_and_not_an_older_ve
     server.stop().await;
 }
 
-/// A store that cannot be written to, with a lock that can be taken: calls that write are told what is denied.
+/// A store that cannot be written to, with a lock that can be taken: calls that write name what is denied.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_without_the_right_to_write_serves_and_says_what_is_denied() {
@@ -207,7 +221,7 @@ async fn a_folder_without_the_right_to_write_serves_and_says_what_is_denied() {
     set(0o555);
     if fs::write(store.path().join("probe"), "").is_ok() {
         set(0o755);
-        eprintln!("skipped: whoever runs this test is denied nothing");
+        eprintln!("skipped: root is denied nothing");
         return;
     }
     let server = TestServer::start(store.path()).await;

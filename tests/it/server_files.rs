@@ -16,7 +16,10 @@ use tonic_types::StatusExt;
 
 use crate::support::files::{csv, idx, npy, npy_head, rows_sha256, tensors_sha256};
 use crate::support::process::ServerProcess;
-use crate::support::{AutoencoderClient, TestServer, chunk, finish, question, sample, spec, temporary_store, train};
+use crate::support::{
+    AutoencoderClient, TestServer, chunk, finish, newest, question, sample, spec, temporary_store, train, wide_matrix,
+    wide_numbers,
+};
 
 const COLUMNS: usize = 8;
 
@@ -169,6 +172,40 @@ async fn columns_are_taken_and_left_out_as_they_are_named() {
     assert_eq!(result.training_report.expect("a report").data_sha256, rows_sha256(&rows, &[]));
     spec.files.as_mut().expect("set").drop_columns = vec!["size".into()];
     refused(&server, spec, Code::InvalidArgument, &["named.csv", "\"size\"", "x, label, y, z"]).await;
+    server.stop().await;
+}
+
+/// A version from files knows the names of their columns, and keeps the digits of their numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_digits_of_files_reach_the_version() {
+    let place = Place::new();
+    let rows: Vec<f64> = (0..200).flat_map(|i| [1.7e9 + f64::from(i), f64::from(i % 7), f64::from(i % 5)]).collect();
+    let mut text = "time,a,b\n".to_owned();
+    for row in rows.chunks(3) {
+        text += &format!("{},{},{}\n", row[0], row[1], row[2]);
+    }
+    std::fs::write(place.file("named.csv"), text).expect("writes");
+    let server = place.server(|_| ()).await;
+    let exact = pb::TrainSpec {
+        initialisation: pb::Initialisation::Pca.into(),
+        optimiser: Some(pb::Optimiser { learning_rate: 1e-9, ..Default::default() }),
+        files: files(&["named.csv"], &["named.csv"]),
+        ..spec("named", &[3, 3])
+    };
+    outcome(server.autoencoder().await, exact).await.expect("trains");
+    let asked = pb::GetModelVersionRequest { model: newest("named") };
+    let version = server.models().await.get_model_version(asked).await.expect("there").into_inner().version;
+    let names = version.and_then(|version| version.spec).expect("a spec").feature_names;
+    assert_eq!(names, ["time", "a", "b"]);
+    // Columns in another order are matched by name.
+    let turned: Vec<f64> = rows.chunks(3).flat_map(|row| [row[2], row[0], row[1]]).collect();
+    let column_names = ["b", "time", "a"].map(str::to_owned).to_vec();
+    let turned_rows = Some(pb::Matrix { column_names, ..wide_matrix(3, &turned) });
+    let asked = pb::ReconstructRequest { model: newest("named"), rows: turned_rows, ..Default::default() };
+    let back = server.autoencoder().await.reconstruct(asked).await.expect("reconstructs").into_inner();
+    let back = wide_numbers(back.rows);
+    let off = back.iter().zip(&turned).map(|(back, sent)| (back - sent).abs()).fold(0.0, f64::max);
+    assert!(back.len() == turned.len() && off < 0.01, "{off}");
     server.stop().await;
 }
 
