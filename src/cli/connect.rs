@@ -232,7 +232,7 @@ impl Connector {
         let ask = async {
             let stream = self.tcp().await.ok()?;
             let name = ServerName::try_from(self.host.clone()).ok()?;
-            // Trusts nobody: a certificate that is refused is an answer as well.
+            // No certificate is trusted: its rejection is an answer as well.
             let verifier = Verifier { by_authority: None, ours: Vec::new() };
             let config = builder().ok()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
             let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));

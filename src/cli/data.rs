@@ -15,6 +15,14 @@ pub(super) fn chunk_rows(columns: usize) -> usize {
     (CHUNK_BYTES / (4 * columns.max(1))).max(1)
 }
 
+/// Rows of a request, at most: a quarter of what the server queues for a model by default.
+const REQUEST_ROWS_MAX: usize = 16_384;
+
+/// Rows of a request that is answered row by row.
+pub(super) fn request_rows(columns: usize) -> usize {
+    chunk_rows(columns).min(REQUEST_ROWS_MAX)
+}
+
 /// Something to train on that can be read again from the beginning.
 pub(super) enum Source {
     /// Training files and test files.
@@ -23,8 +31,8 @@ pub(super) enum Source {
         test: Vec<String>,
         options: ReadOptions,
         columns: ColumnsOfFiles,
-        /// Standard input, where it was opened to see how wide its rows are.
-        opened: Mutex<Option<Box<dyn RowReader>>>,
+        /// A stream that was opened to see how wide its rows are, and its name.
+        opened: Mutex<Option<(String, Box<dyn RowReader>)>>,
     },
     /// The server reads the rows: there is nothing to send.
     Server,
@@ -120,12 +128,13 @@ impl Source {
                 let mut of_files = of_files.clone();
                 for (role, paths) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for path in paths {
-                        let waiting = opened.lock().map_or(None, |mut opened| opened.take_if(|_| path == "-"));
-                        let reader = waiting.map_or_else(|| reading::open(path, options), Ok)?;
+                        let waiting = opened.lock().map_or(None, |mut opened| opened.take_if(|(name, _)| name == path));
+                        let reader = waiting.map_or_else(|| reading::open(path, options), |(_, reader)| Ok(reader))?;
                         let mut reader = of_files.matched(path, reader, columns)?;
                         loop {
                             let mut values = Vec::new();
                             if reader.next_rows(&mut values, chunk_rows(columns))? == 0 {
+                                reading::tell_rounding(path, reader.as_ref());
                                 break;
                             }
                             let names = of_files.names().to_vec();
@@ -144,7 +153,7 @@ impl Source {
     pub(super) fn can_be_read_again(&self) -> bool {
         match self {
             Self::Server | Self::Memory { .. } => true,
-            Self::Files { training, test, .. } => !training.iter().chain(test).any(|path| path == "-"),
+            Self::Files { training, test, .. } => !training.iter().chain(test).any(|path| reading::is_stream(path)),
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::client::{Context, named_matrix};
 use super::data::{ColumnsOfFiles, chunk_rows};
 use super::live::Display;
-use super::train::{RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
+use super::train::{self, RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
 use super::{CliError, report};
 use crate::files::{FileError, ReadOptions};
 use crate::rpc::pb;
@@ -176,6 +176,9 @@ pub(super) async fn run(
             _ => false,
         };
         if !broken || retries == RETRIES_MAX {
+            if train::lies_with_the_rows(&error) {
+                cancel_open_round(context, &spec, &display).await;
+            }
             display.finish();
             return Err(error);
         }
@@ -183,6 +186,17 @@ pub(super) async fn run(
         retries += 1;
         display.say(&format!("the connection broke, trying again in {pause:?} ({retries} of {RETRIES_MAX})"));
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Cancels the round that still takes rows; rounds that have all their rows go on.
+async fn cancel_open_round(context: &Context, spec: &pb::TrainSpec, display: &Display) {
+    let key = format!("{}#", spec.idempotency_key);
+    let Ok(mut jobs) = context.jobs().await else { return };
+    let Ok(newest) = jobs.list_jobs(pb::ListJobsRequest::default()).await else { return };
+    let is_open = |job: &pb::Job| job.state() == pb::JobState::Uploading && job.idempotency_key.starts_with(&key);
+    for job in newest.into_inner().jobs.iter().filter(|job| is_open(job)) {
+        display.say(&train::cancel(context, &job.id).await);
     }
 }
 

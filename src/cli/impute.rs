@@ -9,8 +9,8 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
 use super::client::{Context, model_ref, tell_notes};
-use super::data::chunk_rows;
-use super::reading;
+use super::data::request_rows;
+use super::reading::{self, tell_rounding};
 use super::rows::{Call, ImputeArgs, REQUESTS_MAX, call, progress_bar};
 use super::{CliError, report, writing};
 use crate::files::output::Output;
@@ -52,6 +52,7 @@ struct Block {
 
 /// A file, block by block.
 struct Blocks {
+    file: String,
     source: Source,
     block_rows: usize,
     next_row: u64,
@@ -65,6 +66,9 @@ impl Blocks {
             Source::Rows(reader) => {
                 let rows = reader.next_rows(&mut block.values, self.block_rows)?;
                 self.ended = rows == 0;
+                if self.ended {
+                    tell_rounding(&self.file, reader.as_ref());
+                }
                 self.next_row += rows as u64;
             }
             Source::Text(reader) => {
@@ -284,7 +288,8 @@ pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliEr
         note_line!("note: columns of {file} that were left out are not in {}", write.output);
     }
     let client = context.autoencoder().await?;
-    let mut blocks = Blocks { source, block_rows: chunk_rows(columns), next_row: 0, ended: false };
+    let mut blocks =
+        Blocks { file: file.clone(), source, block_rows: request_rows(columns), next_row: 0, ended: false };
     // The first answer says which version serves; the rest of the file stays with it.
     let first = blocks.read()?;
     let answer = call(client.clone(), Call::Impute, model.clone(), (columns, &names), first.values.clone()).await;

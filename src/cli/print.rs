@@ -1,13 +1,13 @@
 //! Lines for people and programs: results on standard output, everything else on standard error.
 //!
-//! Whoever reads them may stop early, as `| head -1` does. On standard output that ends the program quietly; on standard
+//! The reader may stop early, as `| head -1` does. On standard output that ends the program quietly; on standard
 //! error the work goes on and says no more.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 use std::panic::resume_unwind;
 
-/// Standard output was closed by whoever read it. It unwinds to [`super::run`], which ends the program without an error:
+/// Standard output was closed by its reader. It unwinds to [`super::run`], which ends the program without an error:
 /// destructors run on the way, so that temporary folders go.
 pub(super) struct OutputClosed;
 

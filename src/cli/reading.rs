@@ -246,6 +246,18 @@ fn tell(path: &str, notes: &[String]) {
     }
 }
 
+/// Tells that a file whose rows were read has whole numbers that are rounded.
+pub(super) fn tell_rounding(path: &str, reader: &dyn RowReader) {
+    if reader.is_rounded() {
+        tell(path, &["it has whole numbers beyond 2^53, which are rounded to the nearest 64-bit float".to_owned()]);
+    }
+}
+
+/// Whether a path can be opened once only: standard input, a pipe, a process substitution.
+pub(super) fn is_stream(path: &str) -> bool {
+    path == "-" || std::fs::metadata(path).is_ok_and(|data| !data.is_file() && !data.is_dir())
+}
+
 /// The rows that a file begins with, as many as one message has room for.
 pub(super) struct FirstRows {
     pub(super) columns: usize,

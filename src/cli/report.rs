@@ -7,7 +7,7 @@ use crate::rpc::pb;
 
 /// Features that a line names.
 const FEATURES_MAX: usize = 10;
-/// Features of which less is explained are told beside the total, which hides them: so many of them.
+/// Maximum number of poorly explained features that are listed beside the total, which hides them.
 const POOR: f32 = 0.5;
 const POOR_FEATURES_MAX: usize = 3;
 

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::client::{Connection, Context, answered, model_ref, named_matrix, patiently, tell_notes};
-use super::data::chunk_rows;
+use super::data::request_rows;
 use super::reading::{self, ReadArgs};
 use super::{CliError, report, writing};
 use crate::files::{FileError, Format, RowReader, RowWriter};
@@ -282,7 +282,7 @@ async fn run(
     let columns = reader.columns();
     // Codes have no features.
     let column_names = if matches!(kind, Call::Decode(_)) { Vec::new() } else { args.read.names(reader.as_ref()) };
-    let block_rows = chunk_rows(columns);
+    let block_rows = request_rows(columns);
     let client = context.autoencoder().await?;
     // The first answer says which version serves; the rest of the file stays with it.
     let mut first = Vec::new();

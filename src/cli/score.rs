@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
 use super::client::{Context, model_ref, named_matrix, patiently, tell_notes};
-use super::data::chunk_rows;
+use super::data::request_rows;
 use super::reading::{self, ReadArgs};
 use super::rows::{Block, Blocks, REQUESTS_MAX, progress_bar};
 use super::{CliError, writing};
@@ -139,7 +139,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     let output = writing::output("--output", &args.output)?;
     let mut reader = reading::open(&args.file, &args.read.options())?;
     let (columns, names) = (reader.columns(), args.read.names(reader.as_ref()));
-    let block_rows = chunk_rows(columns);
+    let block_rows = request_rows(columns);
     let client = context.autoencoder().await?;
     let ask = |model: pb::ModelRef, values: Vec<f64>| {
         let request = pb::ScoreRequest {

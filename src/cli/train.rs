@@ -250,13 +250,13 @@ impl TrainArgs {
         let options = self.read.options();
         let (optimiser, regularisation) = (self.optimiser(), self.regularisation());
         let mut opened = None;
-        let known = match self.files.iter().find(|path| *path != "-").or(self.files.first()) {
+        let known = match self.files.iter().find(|path| !reading::is_stream(path)).or(self.files.first()) {
             // Standard input can be opened once only: by who needs its width, or by who sends it.
             Some(path) if path == "-" && !self.widths.is_empty() => None,
             Some(path) => {
                 let reader = reading::open(path, &options)?;
                 let known = (reader.columns() as u32, reader.names().to_vec());
-                opened = (path == "-").then_some(reader);
+                opened = reading::is_stream(path).then(|| (path.clone(), reader));
                 Some(known)
             }
             None => None,
@@ -510,24 +510,28 @@ struct Sending {
 }
 
 impl Sending {
-    /// Cancels the job and says so: what went wrong lies with its rows, and nothing of it is to stay on the server.
+    /// Cancels the job and says so.
     async fn cancel(&mut self, context: &Context) -> String {
         self.uploads = false;
-        let request = pb::CancelJobRequest { id: self.id.clone() };
-        let cancelled = match context.jobs().await {
-            Ok(mut jobs) => jobs.cancel_job(request).await.map(|_| ()).map_err(CliError::from),
-            Err(error) => Err(error),
-        };
-        let id = &self.id;
-        match cancelled {
-            Ok(()) => format!("job {id} is canceled, and its rows are removed from the server"),
-            Err(error) => format!("job {id} stays on the server ({error}); to remove it: halfhitch jobs cancel {id}"),
-        }
+        cancel(context, &self.id).await
     }
 }
 
-/// Whether what went wrong lies with the rows of the command: to send the same again cannot succeed.
-fn lies_with_the_rows(error: &CliError) -> bool {
+/// Cancels a job whose rows are wrong, so that nothing of it stays on the server, and says so.
+pub(super) async fn cancel(context: &Context, id: &str) -> String {
+    let request = pb::CancelJobRequest { id: id.to_owned() };
+    let canceled = match context.jobs().await {
+        Ok(mut jobs) => jobs.cancel_job(request).await.map(|_| ()).map_err(CliError::from),
+        Err(error) => Err(error),
+    };
+    match canceled {
+        Ok(()) => format!("job {id} is canceled, and its rows are removed from the server"),
+        Err(error) => format!("job {id} stays on the server ({error}); to remove it: halfhitch jobs cancel {id}"),
+    }
+}
+
+/// Whether the rows of the command are wrong: to send the same again cannot succeed.
+pub(super) fn lies_with_the_rows(error: &CliError) -> bool {
     match error {
         CliError::File(_) | CliError::Usage(_) | CliError::Failed(_) => true,
         CliError::Status(status) => matches!(status.code(), Code::InvalidArgument | Code::OutOfRange),

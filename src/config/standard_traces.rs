@@ -1,7 +1,7 @@
 //! What the variables of OpenTelemetry say of traces, by its own rules (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>
 //! and <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>).
 //!
-//! Whoever runs many programs sets these for all of them. So nothing in them keeps this one from starting: what it cannot use is a
+//! Operators set these for all programs of a machine. So nothing in them keeps this one from starting: what it cannot use is a
 //! warning that names the variable and its value, and counts as not set.
 
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) struct StandardTraces {
     pub(super) off: Option<&'static str>,
     /// The collector's URL, and the variable that it is from.
     pub(super) endpoint: Option<(String, &'static str)>,
-    /// How to speak to it, if that is said.
+    /// The protocol, if it is set.
     pub(super) protocol: Option<Protocol>,
     /// How long one export may take.
     pub(super) timeout: Option<Duration>,
@@ -41,7 +41,7 @@ pub(super) struct StandardTraces {
     pub(super) ratio: Option<(f64, &'static str)>,
     /// What traces call this service, and the variable that says so.
     pub(super) service_name: Option<(String, &'static str)>,
-    /// What else is said of this service.
+    /// Further resource attributes.
     pub(super) attributes: Vec<(String, String)>,
     /// What could not be used.
     pub(super) warnings: Vec<String>,
@@ -125,7 +125,7 @@ impl StandardTraces {
                 Err(reason) => variables.warn(name, &text, &format!("{reason}: nothing is traced")),
             }
         } else if asked {
-            // Whoever names the exporter means the collector beside this program.
+            // An exporter without an endpoint means the collector on this machine.
             let protocol = *self.protocol.get_or_insert(Protocol::HttpProtobuf);
             let url = match protocol {
                 Protocol::Grpc => format!("http://localhost:{}", PORTS.0),
@@ -204,7 +204,7 @@ fn protocol(variables: &mut Variables<'_>) -> Option<Protocol> {
     }
 }
 
-/// The URL that traces go to. Where nothing is said of the protocol, HTTP's port or its path say it.
+/// The URL that traces go to. Without a protocol, the port or path of OTLP over HTTP decides it.
 fn endpoint(
     text: &str,
     is_base: bool,

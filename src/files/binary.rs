@@ -10,6 +10,8 @@ use crate::model::Missing;
 
 /// Bytes that are read at a time.
 const PIECE_BYTES: usize = 1 << 20;
+/// Below it f64 has every whole number.
+pub(super) const WHOLE_MAX: f64 = (1u64 << 53) as f64;
 
 /// How a number is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,7 @@ pub(super) struct Binary {
     rows_read: u64,
     /// Bytes of the file behind the rows.
     trailing: u64,
+    rounded: bool,
     /// Bytes of a few rows.
     piece: Vec<u8>,
 }
@@ -114,7 +117,7 @@ pub(super) struct Binary {
 impl Binary {
     /// What follows in `input` is `rows` rows.
     pub(super) fn new(input: Input, encoding: Encoding, columns: usize, rows: u64) -> Self {
-        Self { input, encoding, columns, rows, rows_read: 0, trailing: 0, piece: Vec::new() }
+        Self { input, encoding, columns, rows, rows_read: 0, trailing: 0, rounded: false, piece: Vec::new() }
     }
 
     /// The same rows in a file that has `bytes` more bytes behind them.
@@ -137,6 +140,9 @@ impl Binary {
         }
         let before = values.len();
         values.extend(self.piece.chunks_exact(self.encoding.bytes()).map(|number| self.encoding.number(number)));
+        if matches!(self.encoding.kind, Kind::I64 | Kind::U64) {
+            self.rounded |= values[before..].iter().any(|value| value.abs() >= WHOLE_MAX);
+        }
         check_values(path, &values[before..], self.columns, self.rows_read, self.input.missing)?;
         self.rows_read += wanted as u64;
         if wanted > 0 && self.rows_read == self.rows {
@@ -172,6 +178,9 @@ impl RowReader for Binary {
     }
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
+    }
+    fn is_rounded(&self) -> bool {
+        self.rounded
     }
     fn is_single(&self) -> bool {
         matches!(self.encoding.kind, Kind::F16 | Kind::BF16 | Kind::F32)

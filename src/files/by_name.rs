@@ -49,6 +49,14 @@ impl RowReader for ByName {
         self.reader.is_bytes()
     }
 
+    fn is_single(&self) -> bool {
+        self.reader.is_single()
+    }
+
+    fn is_rounded(&self) -> bool {
+        self.reader.is_rounded()
+    }
+
     fn notes(&self) -> &[String] {
         &self.notes
     }

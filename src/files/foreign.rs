@@ -1,6 +1,6 @@
 //! Formats that are recognized and not read: what they are called, and the line of Python that converts them.
 
-use super::FileError;
+use super::{FileError, Place};
 
 /// A format that is not read.
 #[derive(Debug, PartialEq, Eq)]
@@ -322,6 +322,13 @@ const READ: &str = "CSV, JSON Lines, .npy, .npz, Parquet, Arrow, safetensors, ID
 
 /// Bytes that are nothing that is known.
 pub(super) fn unknown(path: &str, first: &[u8]) -> FileError {
+    let is_text = |byte: &u8| *byte == b'\n' || *byte == b'\r' || *byte == b'\t' || (b' '..=b'~').contains(byte);
+    let text = first.iter().take_while(|byte| is_text(byte)).count();
+    if text >= 4 && first.get(text) == Some(&0) {
+        let line = 1 + memchr::memchr_iter(b'\n', &first[..text]).count() as u64;
+        let expected = "text without it: tr -d '\\000' < FILE removes all of them";
+        return FileError::at(path, Place::Line(line), "it has a byte 0", expected);
+    }
     let shown: Vec<String> = first.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     FileError::content(path, format!("it is not a table: it begins with the bytes {}", shown.join(" ")), READ)
 }

@@ -12,7 +12,7 @@ use super::region::Region;
 use super::{FileError, Format, words};
 use crate::model::Missing;
 
-/// Also what is looked at to see the format.
+/// The format is recognized from these bytes.
 const BUFFER_BYTES: usize = 1 << 16;
 /// What has no positions (a packed file, standard input) is kept in memory where positions are needed, up to this size.
 pub(super) const KEPT_BYTES_MAX: u64 = 256 << 20;
@@ -62,7 +62,10 @@ impl Packing {
     fn of(first: &[u8]) -> Option<Self> {
         if first.starts_with(&[0x1f, 0x8b]) {
             Some(Self::Gzip)
-        } else if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        } else if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+            // A frame to skip, as parallel compressors put before the first.
+            || first.get(1..4) == Some(&[0x2a, 0x4d, 0x18]) && first[0] >> 4 == 5
+        {
             Some(Self::Zstd)
         } else if first.starts_with(b"BZh") && first.get(4..10) == Some(&[0x31, 0x41, 0x59, 0x26, 0x53, 0x59]) {
             Some(Self::Bzip2)

@@ -13,6 +13,7 @@ mod foreign;
 mod idx;
 mod input;
 mod json;
+mod marked;
 mod npy;
 pub mod output;
 mod region;
@@ -131,6 +132,10 @@ pub trait RowReader: Send {
     fn is_single(&self) -> bool {
         false
     }
+    /// Whether a whole number that was read has no exact f64: those beyond 2^53. Of texts, a note says so.
+    fn is_rounded(&self) -> bool {
+        false
+    }
     /// What the reader decided about the file on its own, for people: one sentence each. Complete once the file is open.
     fn notes(&self) -> &[String] {
         &[]
@@ -217,7 +222,16 @@ fn choose(input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, Fil
     })
 }
 
-fn choose_table(mut input: Input, options: &ReadOptions) -> Result<Table, FileError> {
+fn choose_table(input: Input, options: &ReadOptions) -> Result<Table, FileError> {
+    Ok(match choose_reader(input, options)? {
+        Table::Other(reader) if options.missing_values => {
+            Table::Other(marked::Marked::wrap(reader, &options.text.missing_marks))
+        }
+        table => table,
+    })
+}
+
+fn choose_reader(mut input: Input, options: &ReadOptions) -> Result<Table, FileError> {
     input.missing = options.missing();
     let seen = input.seen()?;
     let format = match (options.format, seen) {
@@ -245,6 +259,10 @@ fn choose_table(mut input: Input, options: &ReadOptions) -> Result<Table, FileEr
         (Some(format), _) | (None, Seen::Format(format)) => format,
         (None, other) => return Err(refusal(&mut input, &other)),
     };
+    if !matches!(format, Format::Csv) {
+        let checked = options.text.check(options.missing_values);
+        checked.map_err(|source| FileError::Dialect { path: input.path.clone(), source })?;
+    }
     if options.array.is_some() && !matches!(format, Format::Npz | Format::Safetensors) {
         let got = "an array is chosen, but its format has no names for arrays";
         return Err(FileError::content(&input.path, got, ".npz or safetensors for that"));

@@ -187,7 +187,7 @@ fn other_type(descr: &str) -> (&'static str, &'static str) {
     if descr.starts_with('[') {
         return (
             "records with named fields",
-            ". To convert it: numpy.save('rows.npy', numpy.lib.recfunctions.structured_to_unstructured(a))",
+            ". To convert it: from numpy.lib.recfunctions import structured_to_unstructured; numpy.save('rows.npy', structured_to_unstructured(a))",
         );
     }
     let kind = descr.trim_start_matches(['<', '>', '|', '=']);
@@ -204,6 +204,10 @@ fn other_type(descr: &str) -> (&'static str, &'static str) {
         Some('M' | 'm') => {
             ("dates or times", ". To convert it: numpy.save('rows.npy', a.astype('datetime64[s]').astype('f8'))")
         }
+        Some('V') if kind == "V2" => (
+            "raw bytes",
+            ". To convert them, if they are bfloat16: numpy.save('rows.npy', (a.view('u2').astype('u4') << 16).view('f4'))",
+        ),
         Some('V') => ("raw bytes", ". To convert it: numpy.save('rows.npy', a.view('f4')), if they are such numbers"),
         _ => ("of an unknown type", ""),
     }

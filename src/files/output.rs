@@ -88,7 +88,7 @@ impl Output {
             return Err(FileError::content(path, "it is a socket", "a file, a pipe or a device"));
         }
         if before.is_some() {
-            // Whoever may not write the file does not replace it either.
+            // Replacing a file needs the right to write it.
             File::options().write(true).open(&target).map_err(failed)?;
         }
         let before = before.as_ref().map(Before::from);
@@ -259,7 +259,7 @@ impl Pending {
     }
 }
 
-/// How a file is made that nobody else has made.
+/// Creates a file that does not exist yet.
 fn options() -> fs::OpenOptions {
     let mut options = File::options();
     options.read(true).write(true).create_new(true);

@@ -9,8 +9,9 @@ impl ReadOptions {
         !self.columns.is_empty() || !self.drop_columns.is_empty()
     }
 
-    /// The columns to keep, of `count`, in the order in which they are given. `names` is empty where there are none; a
-    /// name is stronger than a number, and one that several columns have names none of them.
+    /// The columns to keep, of `count`, in the order in which they are given. `names` is empty where there are none. A text that is
+    /// the name of one column and the number of another is refused, and so is a name that several columns have; `#3` is always
+    /// a number.
     pub(super) fn kept(&self, path: &str, names: &[String], count: usize) -> Result<Vec<usize>, FileError> {
         self.kept_of_table(path, names, names, count)
     }
@@ -29,9 +30,20 @@ impl ReadOptions {
             let by_name = same.next().or_else(|| names.iter().position(|name| name == column));
             if let (Some(first), Some(second)) = (by_name, same.next()) {
                 let got = format!("column {column:?} to {purpose} is column {} and column {}", first + 1, second + 1);
-                return Err(FileError::content(path, got, "the number of one of them"));
+                return Err(FileError::content(path, got, format!("#{} or #{}", first + 1, second + 1)));
             }
-            let by_number = column.parse::<usize>().ok().filter(|number| (1..=count).contains(number)).map(|n| n - 1);
+            let number_of =
+                |text: &str| text.parse::<usize>().ok().filter(|number| (1..=count).contains(number)).map(|n| n - 1);
+            let by_number = number_of(column).or_else(|| column.strip_prefix('#').and_then(number_of));
+            if let (Some(named), Some(numbered)) = (by_name, by_number.filter(|_| !column.starts_with('#')))
+                && named != numbered
+            {
+                let (named, numbered) = (named + 1, numbered + 1);
+                let got = format!(
+                    "column {column:?} to {purpose} is the name of column {named} and the number of column {numbered}"
+                );
+                return Err(FileError::content(path, got, format!("#{named} or #{numbered}")));
+            }
             by_name.or(by_number).ok_or_else(|| {
                 let known = if names.is_empty() { "it has no names".to_owned() } else { shown(names) };
                 let got = format!("column {:?} to {purpose} is not there", text::shown(column));

@@ -334,3 +334,40 @@ proptest! {
         prop_assert!(!needs_f64(&[value.to_string().parse().expect("a number")]));
     }
 }
+
+/// Numbers that stand for missing values, in files that have no text for them.
+#[test]
+fn marks_of_missing_values_hold_in_every_format() {
+    let options = |marks: &[&str]| ReadOptions {
+        missing_values: true,
+        text: TextOptions {
+            missing_marks: marks.iter().map(|mark| (*mark).to_owned()).collect(),
+            ..Default::default()
+        },
+        ..ReadOptions::default()
+    };
+    let data: Vec<u8> = [-999.1f32, 2.0, 3.0, -999.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes = npy("<f4", "False", "(2, 2)", &data);
+    let (values, _) = read_bytes(&bytes, &options(&["-999", "bad", "-999.1"])).expect("reads");
+    assert!(values[0].is_nan() && values[3].is_nan() && values[1..3] == [2.0, 3.0], "{values:?}");
+    let lines = b"{\"a\": -999, \"b\": 2}\n{\"a\": 1, \"b\": 2}\n";
+    let (values, _) = read_bytes(lines, &options(&["-999"])).expect("reads");
+    assert!(values[0].is_nan() && values[1..] == [2.0, 1.0, 2.0], "{values:?}");
+}
+
+#[test]
+fn whole_numbers_that_are_rounded_are_reported() {
+    for (number, expected) in [((1i64 << 53) - 1, false), ((1 << 53) + 1, true), (-(1 << 60) - 1, true)] {
+        let bytes = npy("<i8", "False", "(1, 1)", &number.to_le_bytes());
+        let mut reader = read("file", Cursor::new(bytes), &ReadOptions::default()).expect("opens");
+        reader.next_rows(&mut Vec::new(), 1).expect("reads");
+        assert_eq!(reader.is_rounded(), expected, "{number}");
+    }
+}
+
+/// The second word of GloVe and the first one of fastText is a comma.
+#[test]
+fn punctuation_is_a_word() {
+    check_read(b"the 0.1 0.2\n, 0.3 0.4\nof 0.5 0.6\n", &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 2);
+    check_read(b"3 2\n, 0.1 0.2\nthe 0.3 0.4\nof 0.5 0.6\n", &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 2);
+}

@@ -34,21 +34,28 @@ pub(super) fn seen(first: &[u8]) -> Option<Format> {
     found.then_some(Format::WordVectors)
 }
 
-/// Whether each line is a word and so many numbers. A table of numbers is none, whatever its first line is: most words are
-/// no numbers.
+/// Whether each line is a word and `length` numbers. A table of numbers is not, whatever its first line is: most words are not
+/// numbers, and few have marks in them that separate fields.
 fn are_words<'a>(lines: impl Iterator<Item = &'a [u8]>, length: usize) -> bool {
-    let (mut rows, mut words) = (0, 0);
+    let (mut rows, mut words, mut marked) = (0, 0, 0);
     for line in lines.take(LINES_SEEN_MAX) {
-        let Some(is_number) = is_number_before(line, length) else { return false };
+        let Some(before) = before_numbers(line, length) else { return false };
         rows += 1;
-        words += usize::from(!is_number);
+        words += usize::from(!before.is_number);
+        marked += usize::from(before.has_marks);
     }
-    rows > 0 && words * 2 > rows
+    rows > 0 && words * 2 > rows && marked * 4 <= rows
 }
 
-/// Of a line that ends with so many numbers: whether what stands before them is numbers as well. Words may have blanks in
-/// them.
-fn is_number_before(line: &[u8], length: usize) -> Option<bool> {
+/// What stands before the numbers of a line.
+struct Before {
+    is_number: bool,
+    /// Whether it is more than a mark that could separate fields, and has such a mark in it.
+    has_marks: bool,
+}
+
+/// The word of a line that ends with `length` numbers. Words may have blanks in them.
+fn before_numbers(line: &[u8], length: usize) -> Option<Before> {
     let line = std::str::from_utf8(line).ok()?.trim_end();
     let mut fields = line.rsplitn(length + 1, ' ');
     for _ in 0..length {
@@ -56,7 +63,12 @@ fn is_number_before(line: &[u8], length: usize) -> Option<bool> {
     }
     let word = fields.next()?;
     let is_number = word.split(' ').all(|part| part.parse::<f64>().is_ok());
-    Some(is_number).filter(|_| !word.contains([',', ';', '\t']))
+    Some(Before { is_number, has_marks: has_marks(word) })
+}
+
+/// Whether a word has a mark in it that could separate fields. Punctuation alone is a word of every vocabulary.
+fn has_marks(word: &str) -> bool {
+    word.contains([',', ';', '\t']) && word.contains(char::is_alphanumeric)
 }
 
 /// Of a line of a word and numbers: whether the word is a number as well, and how many others there are.
@@ -69,7 +81,7 @@ fn fields(line: &[u8]) -> Option<(bool, usize)> {
         field.parse::<f64>().ok()?;
         numbers += 1;
     }
-    Some((word.parse::<f64>().is_ok(), numbers)).filter(|_| numbers > 0 && !word.contains([',', ';', '\t']))
+    Some((word.parse::<f64>().is_ok(), numbers)).filter(|_| numbers > 0 && !has_marks(word))
 }
 
 /// Of the first line of word2vec: how many words, and how many numbers each has.

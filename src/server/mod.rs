@@ -181,7 +181,7 @@ pub struct Opened {
 /// Opens everything that can fail before the first request.
 pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     config.transport.check()?;
-    // Whoever watches is not to stop what is watched.
+    // The memory watch must not stop the server.
     let traces = Traces::start(&config.traces).unwrap_or_else(|error| {
         tracing::warn!(%error, "nothing is traced");
         Traces::default()

@@ -49,7 +49,7 @@ pub(super) fn add(page: &mut Page) {
     }
 }
 
-/// How often the memory of this process is looked at.
+/// How often the memory of this process is read.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Growth since the last time that makes it worth giving memory back, in bytes.
 const GROWN_BYTES_MIN: u64 = 16 << 20;

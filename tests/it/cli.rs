@@ -271,6 +271,9 @@ fn a_train_whose_file_is_broken_cancels_its_job() {
     }
     assert_eq!(open_jobs(&server, folder.path()), Vec::<Value>::new());
     succeeds(&server, folder.path(), &["train", "m", "good.csv", "--code", "1", "--epochs", "2"]);
+    let rounds = ["train", "m", "bad.csv", "--code", "1", "--follow", "--publish-rows", "1000"];
+    fails(&server, folder.path(), &rounds, 1, &["bad.csv", "line 51", "is canceled"]);
+    assert_eq!(open_jobs(&server, folder.path()), Vec::<Value>::new());
 }
 
 /// Ctrl-C while rows are sent: the job goes, unless a key was given to come back with.

@@ -218,7 +218,7 @@ async fn a_job_has_so_many_watchers_and_the_next_is_told_when_to_come_back() {
         assert!(tries < 10_000, "the place is not given back");
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    // Over a connection of its own: what nobody has read yet fills that of the watchers.
+    // Over a connection of its own: unread news fill that of the watchers.
     server.jobs().await.cancel_job(pb::CancelJobRequest { id }).await.expect("runs");
     for mut news in watchers {
         let mut last = None;

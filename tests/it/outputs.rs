@@ -387,7 +387,7 @@ fn a_closed_pipe_ends_every_command_quietly() {
             }
             command.args(json.then_some("--json")).args(args);
             let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
-            // Nobody reads a byte.
+            // The reader reads nothing.
             drop(child.stdout.take());
             let mut errors = String::new();
             child.stderr.take().expect("piped").read_to_string(&mut errors).expect("text");

@@ -409,7 +409,7 @@ async fn a_collector_that_speaks_http_gets_traces() {
     }
 }
 
-/// Whoever runs many programs sets these for all of them.
+/// Operators set these for all programs of a machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_variable_of_the_standard_keeps_the_server_from_starting() {
     let store = temporary_store();

@@ -9,7 +9,7 @@ use super::measured::{Measured, check_count};
 use super::training::fitting_scale;
 use crate::cli::CliError;
 use crate::cli::client::{Context, float_matrix, float_numbers, matrix, numbers};
-use crate::cli::data::chunk_rows;
+use crate::cli::data::request_rows;
 use crate::rpc::pb;
 
 /// Up to here each length is measured; beyond, each is a third longer than the one before.
@@ -36,7 +36,7 @@ pub(super) async fn measure(
     let mut client = context.autoencoder().await?;
     let columns = measured.columns;
     // Codes may be longer than rows.
-    let blocks: Vec<&[f64]> = measured.rows.chunks(chunk_rows(columns.max(code_length)) * columns).collect();
+    let blocks: Vec<&[f64]> = measured.rows.chunks(request_rows(columns.max(code_length)) * columns).collect();
     let mut codes = Vec::new();
     for block in &blocks {
         // The whole length, named: refused where codes cannot be cut. Shorter ones begin the same, so that this asks once.

@@ -2,7 +2,7 @@
 
 use crate::cli::CliError;
 use crate::cli::client::{Context, matrix, numbers};
-use crate::cli::data::chunk_rows;
+use crate::cli::data::request_rows;
 use crate::cli::reading::FirstRows;
 use crate::rpc::pb;
 
@@ -62,7 +62,7 @@ pub(super) async fn measure(
     let FirstRows { columns, values, is_all, .. } = rows;
     let mut client = context.autoencoder().await?;
     let (mut reconstructions, mut errors) = (Vec::with_capacity(values.len()), Vec::new());
-    for block in values.chunks(chunk_rows(columns) * columns) {
+    for block in values.chunks(request_rows(columns) * columns) {
         let request = pb::ReconstructRequest {
             model: Some(model.clone()),
             rows: Some(matrix(columns, block)),

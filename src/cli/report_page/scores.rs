@@ -9,7 +9,7 @@ use super::figures::number;
 use super::measured::{Measured, check_count};
 use crate::cli::CliError;
 use crate::cli::client::{Context, matrix};
-use crate::cli::data::chunk_rows;
+use crate::cli::data::request_rows;
 use crate::rpc::pb;
 
 /// Shares of usual rows that may be alarms, where there are enough held-out rows to tell them.
@@ -46,7 +46,7 @@ pub(super) async fn measure(
         false_alarm_rate,
     };
     let mut found = Scores::default();
-    for block in measured.rows.chunks(chunk_rows(columns) * columns) {
+    for block in measured.rows.chunks(request_rows(columns) * columns) {
         let answer = match client.score(question(block, None)).await {
             Ok(answer) => answer.into_inner(),
             // The rest can still be told: there are no statistics, or a score is beyond all numbers.

@@ -22,6 +22,15 @@ pub(super) struct Column {
     pub(super) first: usize,
     /// Length of its lists; nothing for plain numbers.
     pub(super) width: Option<usize>,
+    /// Whether its whole numbers may be beyond 2^53.
+    pub(super) is_long: bool,
+}
+
+/// Whether whole numbers of a type may be beyond 2^53.
+pub(super) fn is_long(field: &Field) -> bool {
+    let data_type = list_of(field.data_type()).map_or(field.data_type(), Field::data_type);
+    let value = if let DataType::Dictionary(_, value) = data_type { value } else { data_type };
+    matches!(value, DataType::Int64 | DataType::UInt64 | DataType::Decimal128(..)) || time_unit(value).is_some()
 }
 
 /// Something in a batch that is not as it has to be.
@@ -63,10 +72,14 @@ fn time_unit(data_type: &DataType) -> Option<&'static str> {
     })
 }
 
-/// What people are told of how a column is read, if that is not plain.
+/// A note on how the column is read, if that is not obvious.
 pub(super) fn note(field: &Field) -> Option<String> {
+    let name = field.name();
+    if name.starts_with("__index_level_") {
+        return Some(format!("column {name} is an index of pandas (--drop-columns {name} leaves it out)"));
+    }
     let data_type = list_of(field.data_type()).map_or(field.data_type(), Field::data_type);
-    time_unit(data_type).map(|unit| format!("column {} is read as {unit}", field.name()))
+    time_unit(data_type).map(|unit| format!("column {name} is read as {unit}"))
 }
 
 fn list_of(data_type: &DataType) -> Option<&Field> {
@@ -98,16 +111,17 @@ pub(super) fn is_dictionary(field: &Field) -> bool {
     matches!(list_of(field.data_type()).map_or(field.data_type(), Field::data_type), DataType::Dictionary(..))
 }
 
-/// The length of a column's lists, by the first of them; nothing for plain numbers.
+/// The length of a column's lists, by the first that is there; nothing for plain numbers.
 pub(super) fn width(path: &str, field: &Field, array: &ArrayRef) -> Result<Option<usize>, FileError> {
+    let first = (0..array.len()).find(|row| array.is_valid(*row)).unwrap_or(0);
     let width = match array.data_type() {
         DataType::FixedSizeList(_, length) => usize::try_from(*length).unwrap_or(0),
-        DataType::List(_) => array.as_list::<i32>().value_length(0) as usize,
-        DataType::LargeList(_) => array.as_list::<i64>().value_length(0) as usize,
+        DataType::List(_) => array.as_list::<i32>().value_length(first) as usize,
+        DataType::LargeList(_) => array.as_list::<i64>().value_length(first) as usize,
         _ => return Ok(None),
     };
     if width == 0 {
-        let got = if array.is_null(0) { "its first row is null" } else { "its lists are empty" };
+        let got = if array.is_null(first) { "its first rows are null" } else { "its lists are empty" };
         return Err(FileError::at(path, Place::Column(field.name().clone()), got, LISTS));
     }
     Ok(Some(width))
@@ -135,14 +149,26 @@ impl Column {
         stride: usize,
         missing: Missing,
     ) -> Result<(), Wrong> {
-        // A list that is missing altogether has no length.
-        let whole = self.width.is_some() || missing == Missing::Refused;
-        if whole && let Some(row) = (0..rows).find(|row| array.is_null(next + row)) {
+        if missing == Missing::Refused
+            && let Some(row) = (0..rows).find(|row| array.is_null(next + row))
+        {
             return Err(wrong(row, self.name.clone(), "null", "a value in every row"));
         }
         let Some(width) = self.width else {
             return self.spread(array.slice(next, rows).as_ref(), 1, target, stride, missing);
         };
+        // A list that is missing altogether has no length.
+        if array.slice(next, rows).null_count() > 0 {
+            for (row, target) in target.chunks_mut(stride).take(rows).enumerate() {
+                if array.is_null(next + row) {
+                    target[self.first..self.first + width].fill(f64::NAN);
+                } else {
+                    let filled = self.fill(&array.slice(next + row, 1), 0, 1, target, stride, missing);
+                    filled.map_err(|wrong| Wrong { row, ..wrong })?;
+                }
+            }
+            return Ok(());
+        }
         let numbers = match array.data_type() {
             DataType::List(_) => {
                 let list = array.as_list::<i32>();
@@ -225,7 +251,7 @@ impl Column {
             DataType::Dictionary(..) => {
                 let dictionary = array.as_any_dictionary();
                 let mut known = vec![0.0; dictionary.values().len()];
-                let column = Self { name: self.name.clone(), index: 0, first: 0, width: None };
+                let column = Self { name: self.name.clone(), index: 0, first: 0, width: None, is_long: false };
                 // A value of the dictionary may be null although no row has it.
                 column.spread(dictionary.values().as_ref(), 1, &mut known, 1, Missing::Allowed)?;
                 if known.is_empty() {

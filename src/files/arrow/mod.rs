@@ -11,7 +11,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use self::columns::{Column, width};
-use super::binary::check_shape;
+use super::binary::{WHOLE_MAX, check_shape};
+use super::table::repair_names;
 use super::{FileError, Place, ReadOptions, RowReader};
 use crate::model::Missing;
 
@@ -54,6 +55,7 @@ struct Table<B> {
     /// The next row of the batch.
     next: usize,
     missing: Missing,
+    rounded: bool,
     notes: Vec<String>,
 }
 
@@ -100,7 +102,8 @@ fn table<B: Batches + 'static>(
     for index in order {
         let field = schema.field(*index);
         let width = width(path, field, batch.column(*index))?;
-        let column = Column { name: field.name().clone(), index: *index, first, width };
+        let column =
+            Column { name: field.name().clone(), index: *index, first, width, is_long: columns::is_long(field) };
         first += width.unwrap_or(1);
         // Before there is a name for each.
         check_shape(path, batches.rows().unwrap_or(1), first as u64)?;
@@ -108,8 +111,21 @@ fn table<B: Batches + 'static>(
         columns.push(column);
         notes.extend(columns::note(field));
     }
-    let path = path.to_owned();
-    Ok(Box::new(Table { path, batches, columns, names, width: first, rows_read: 0, batch, next: 0, missing, notes }))
+    let (names, repairs) = repair_names(&names, false);
+    notes.extend(repairs);
+    Ok(Box::new(Table {
+        path: path.to_owned(),
+        batches,
+        columns,
+        names,
+        width: first,
+        rows_read: 0,
+        batch,
+        next: 0,
+        missing,
+        rounded: false,
+        notes,
+    }))
 }
 
 impl<B: Batches> Table<B> {
@@ -143,6 +159,9 @@ impl<B: Batches> RowReader for Table<B> {
     fn notes(&self) -> &[String] {
         &self.notes
     }
+    fn is_rounded(&self) -> bool {
+        self.rounded
+    }
     fn is_bytes(&self) -> bool {
         self.columns.iter().all(|column| columns::is_bytes(self.batch.column(column.index)))
     }
@@ -160,6 +179,11 @@ impl<B: Batches> RowReader for Table<B> {
                     let place = Place::Cell { row: self.rows_read + wrong.row as u64 + 1, column: wrong.column };
                     FileError::at(&self.path, place, wrong.got, wrong.expected)
                 })?;
+                if column.is_long {
+                    let end = column.first + column.width.unwrap_or(1);
+                    let is_rounded = |row: &[f64]| row[column.first..end].iter().any(|value| value.abs() >= WHOLE_MAX);
+                    self.rounded |= target.chunks_exact(self.width).any(is_rounded);
+                }
             }
             if let Some(index) = target.iter().position(|value| !self.missing.allows_wide(*value)) {
                 let row = self.rows_read + (index / self.width) as u64 + 1;

@@ -21,6 +21,8 @@ pub(super) enum Class {
     Empty,
     /// A mark of a missing value.
     Missing,
+    /// Nearly a number: with a currency, a percent sign, or marks between its digits; or the mark of one that did not fit.
+    Odd,
     /// Anything else.
     Text,
 }
@@ -95,6 +97,8 @@ impl CellReader {
             Class::Number { value, whole, digits }
         } else if truth(field).is_some() {
             Class::Bool
+        } else if is_odd(field) {
+            Class::Odd
         } else {
             Class::Text
         }
@@ -126,6 +130,43 @@ impl CellReader {
     }
 }
 
+/// Whether a field that is not a number is nearly one, and so no name: `1,234.5`, `$5`, `50 %`, `0xff`, `1.0D+00`, `****`,
+/// `#DIV/0!`.
+fn is_odd(field: &str) -> bool {
+    if field.starts_with('#') && field.ends_with(['!', '?']) {
+        return true;
+    }
+    if field.len() > 1 && field.bytes().all(|byte| matches!(byte, b'*' | b'-' | b'#')) {
+        return true;
+    }
+    let signs = ['$', '€', '£', '¥', '+', '-', '\u{2212}', '(', ')', '%', ' ', '\u{a0}'];
+    let bare = field.trim_matches(signs);
+    if let Some(hexadecimal) = bare.strip_prefix("0x") {
+        return !hexadecimal.is_empty() && hexadecimal.bytes().all(|byte| byte.is_ascii_hexdigit());
+    }
+    if !bare.starts_with(|first: char| first.is_ascii_digit() || first == '.' || first == ',') {
+        return false;
+    }
+    let is_mark = |mark: char| matches!(mark, '.' | ',' | '\'' | ' ' | '_' | '\u{a0}' | '\u{202f}' | '\u{2019}');
+    let mut before = ' ';
+    let is_number = bare.chars().all(|character| {
+        let after_exponent = matches!(before, 'e' | 'E' | 'd' | 'D');
+        let fits = character.is_ascii_digit()
+            || is_mark(character)
+            || matches!(character, 'e' | 'E' | 'd' | 'D') && before.is_ascii_digit()
+            || matches!(character, '+' | '-') && after_exponent;
+        before = character;
+        fits
+    });
+    is_number && before.is_ascii_digit() && !is_date(bare)
+}
+
+/// Whether a text is a date such as 31.12.2024.
+fn is_date(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    matches!(parts.as_slice(), [day, month, year] if day.len() <= 2 && month.len() <= 2 && year.len() != 3)
+}
+
 /// Whether a field is a whole number that f64 has no room for.
 pub(super) fn is_rounded(field: &str) -> bool {
     let field = clean(field);
@@ -152,10 +193,11 @@ fn clean(field: &str) -> &str {
 fn ungrouped(digits: &str, mark: char, decimal: char) -> Option<String> {
     let end = digits.find([decimal, 'e', 'E']).unwrap_or(digits.len());
     let (whole, rest) = digits.split_at(end);
-    if rest.contains(mark) {
+    let is_mark = |character: char| is_same_mark(character, mark);
+    if rest.contains(is_mark) {
         return None;
     }
-    let mut groups = whole.split(mark);
+    let mut groups = whole.split(is_mark);
     let first = groups.next().unwrap_or_default();
     let mut plain = first.to_owned();
     let mut grouped = false;
@@ -170,6 +212,13 @@ fn ungrouped(digits: &str, mark: char, decimal: char) -> Option<String> {
         return None;
     }
     Some(plain + rest)
+}
+
+/// Whether a character is this mark, or another way to write it: spreadsheets put narrow or unbreakable blanks between groups.
+fn is_same_mark(character: char, mark: char) -> bool {
+    let blanks = [' ', '\u{a0}', '\u{202f}', '\u{2009}'];
+    let quotes = ['\'', '\u{2019}'];
+    character == mark || [&blanks[..], &quotes].iter().any(|same| same.contains(&mark) && same.contains(&character))
 }
 
 /// What tables write for true and false.

@@ -18,11 +18,14 @@ const OTHERS: [Separator; 4] =
 pub(super) struct Sampled {
     pub(super) line: u64,
     pub(super) fields: Vec<String>,
+    /// Whether all its fields are in quotes.
+    pub(super) quoted: bool,
 }
 
 /// The beginning of a file, split by one separator.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scan {
+    pub(super) separator: Separator,
     /// Without records whose fields are all empty.
     pub(super) records: Vec<Sampled>,
     /// Comments, and the last one before the first record.
@@ -30,6 +33,8 @@ pub(super) struct Scan {
     pub(super) comment_before: Option<(u64, String)>,
     /// Where quotes begin that nothing closes.
     pub(super) unclosed: Option<u64>,
+    /// The line with bytes that are not text.
+    pub(super) no_text: Option<u64>,
 }
 
 impl Scan {
@@ -37,7 +42,7 @@ impl Scan {
     pub(super) fn of(sample: &Sample, separator: Separator) -> Self {
         let mut splitter = Splitter::new(separator);
         let (mut rest, mut line, mut fields) = (sample.text, sample.line, 0);
-        let mut scan = Self::default();
+        let mut scan = Self { separator, ..Self::default() };
         while scan.records.len() < RECORDS_MAX && (fields < FIELDS_MAX || scan.records.len() < 4) {
             let extent = match splitter.next(rest, sample.ends) {
                 Ok(Some(extent)) => extent,
@@ -47,8 +52,11 @@ impl Scan {
                     break;
                 }
             };
-            // What is not text is told when it is read, with its line.
-            let Ok(content) = std::str::from_utf8(&rest[..extent.content_bytes]) else { break };
+            // Bytes that are not text fail when their line is read.
+            let Ok(content) = std::str::from_utf8(&rest[..extent.content_bytes]) else {
+                scan.no_text = Some(line);
+                break;
+            };
             match extent.kind {
                 Kind::Blank => {}
                 Kind::Comment => {
@@ -62,7 +70,9 @@ impl Scan {
                         (0..splitter.count()).map(|index| splitter.field(content, index).trim().to_owned()).collect();
                     fields += record.len();
                     if record.iter().any(|field| !field.is_empty()) {
-                        scan.records.push(Sampled { line, fields: record });
+                        let in_quotes = |cell: &std::ops::Range<usize>| content[cell.clone()].starts_with('"');
+                        let quoted = splitter.cells().iter().all(in_quotes);
+                        scan.records.push(Sampled { line, fields: record, quoted });
                     }
                 }
             }
@@ -222,6 +232,16 @@ fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, Fi
     let comma = CellReader::new(Decimal::Comma, options, false);
     let (mut only_dot, mut only_comma, mut either) = (0usize, 0usize, None);
     let mut decides = false;
+    if let Some((line, field)) = grouped_by_dots(scan).filter(|_| options.thousands.is_none()) {
+        return Err(FileError::at(
+            path,
+            Place::Line(line),
+            format!(
+                "{field:?} has a decimal point or a thousands mark, as have all numbers with a point in its column"
+            ),
+            "`--decimal .` or `--decimal , --thousands .` to say which (in ServerFiles: decimal, thousands)",
+        ));
+    }
     for record in &scan.records {
         for field in &record.fields {
             match (dot.value(field).is_some(), comma.value(field).is_some()) {
@@ -249,6 +269,34 @@ fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, Fi
         )),
         _ => Ok(Decimal::Comma),
     }
+}
+
+/// A number of a column where some have points between groups of three digits, and the smaller ones have none: thousands, as
+/// German spreadsheets write them, or decimals. Only where another mark than the comma separates the fields.
+fn grouped_by_dots(scan: &Scan) -> Option<(u64, &str)> {
+    if scan.separator != Separator::Byte(b';') {
+        return None;
+    }
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = |field: &str| field.trim_start_matches(['-', '+']).to_owned();
+    let is_grouped = |field: &str| {
+        let field = plain(field);
+        let mut groups = field.split('.');
+        let first = groups.next().unwrap_or_default();
+        let rest: Vec<&str> = groups.collect();
+        let fits = is_digits(first) && first.len() <= 3 && !first.starts_with('0');
+        fits && !rest.is_empty() && rest.iter().all(|group| group.len() == 3 && is_digits(group))
+    };
+    let width = scan.width();
+    (0..width).find_map(|column| {
+        let fields =
+            || scan.records.iter().filter_map(|record| Some((record.line, record.fields.get(column)?.as_str())));
+        let numbers = || fields().filter(|(_, field)| field.contains(|character: char| character.is_ascii_digit()));
+        let with_point = || numbers().filter(|(_, field)| field.contains('.'));
+        let small = numbers().filter(|(_, field)| is_digits(&plain(field)) && plain(field).len() <= 3).count();
+        let fits = with_point().count() >= 2 && small > 0 && with_point().all(|(_, field)| is_grouped(field));
+        if fits { with_point().next() } else { None }
+    })
 }
 
 /// What lines with one comma are.

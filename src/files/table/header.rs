@@ -8,7 +8,7 @@ use super::cell::Class;
 /// Digits of a number that is a name, at most, and of one that was measured and is written in full, at least.
 const NAME_DIGITS_MAX: usize = 4;
 const FULL_DIGITS_MIN: usize = 8;
-/// So many different rows must be possible below, before a first row of 0, 1, 2 is taken for names.
+/// Minimum number of possible rows below, before a first row of 0, 1, 2 is taken for names.
 const COMBINATIONS_MIN: f64 = 200.0;
 /// Years that name columns.
 const YEARS: std::ops::RangeInclusive<f64> = 1900.0..=2100.0;
@@ -32,7 +32,7 @@ pub(super) enum First {
 pub(super) fn decide(first: &[Class], rest: &[Vec<Class>]) -> First {
     let rest: Vec<&[Class]> = rest.iter().map(Vec::as_slice).filter(|record| record.len() == first.len()).collect();
     // Text above numbers is a name; a number above numbers is a value, unless it is a name by its pattern.
-    let (mut names, mut values, mut texts) = (0usize, 0usize, 0usize);
+    let (mut names, mut values, mut texts, mut odd) = (0usize, 0usize, 0usize, 0usize);
     for (column, class) in first.iter().enumerate() {
         let below = || rest.iter().map(|record| record[column]);
         match class {
@@ -41,13 +41,24 @@ pub(super) fn decide(first: &[Class], rest: &[Vec<Class>]) -> First {
                 names += usize::from(below().any(|class| matches!(class, Class::Number { .. } | Class::Bool)));
             }
             Class::Number { .. } | Class::Bool => values += 1,
+            Class::Odd => odd += 1,
             Class::Empty | Class::Missing => {}
         }
     }
     if values == 0 {
-        return if texts > 0 { First::Names } else { First::Row };
+        return match (texts, odd) {
+            (0, 0) => First::Row,
+            (0, _) => First::Unclear("its fields are nearly numbers, and none is a number"),
+            _ => First::Names,
+        };
     }
-    let pattern = pattern(first, &rest);
+    if let Some(decided) = above_numbers(first, &rest) {
+        return decided;
+    }
+    let pattern = match (pattern(first, &rest), corner(first, &rest)) {
+        (First::Row, Some(decided)) => decided,
+        (pattern, _) => pattern,
+    };
     if texts == 0 {
         return pattern;
     }
@@ -57,6 +68,33 @@ pub(super) fn decide(first: &[Class], rest: &[Vec<Class>]) -> First {
         _ if names == 0 => First::RowWithText,
         _ => First::Unclear("some of its fields are numbers, and some are text above numbers"),
     }
+}
+
+/// True and false above numbers are names: pandas counts by them.
+fn above_numbers(first: &[Class], rest: &[&[Class]]) -> Option<First> {
+    let columns: Vec<usize> = (0..first.len()).filter(|column| first[*column] == Class::Bool).collect();
+    let others = first.len() - columns.len();
+    let is_alone = others == 0 || others == 1 && matches!(first[0], Class::Empty | Class::Text);
+    let numbers = |column: &usize| rest.iter().all(|record| matches!(record[*column], Class::Number { .. }));
+    (is_alone && !columns.is_empty() && !rest.is_empty() && columns.iter().all(numbers))
+        .then_some(First::NumbersAsNames("true and false above numbers"))
+}
+
+/// An empty first field, with values in all others, above a column without gaps: the corner above an index, or a row with a gap.
+fn corner(first: &[Class], rest: &[&[Class]]) -> Option<First> {
+    let is_gap = |class: &Class| matches!(class, Class::Empty | Class::Missing);
+    if first.len() < 2 || first[0] != Class::Empty || first[1..].iter().any(is_gap) || rest.is_empty() {
+        return None;
+    }
+    if rest.iter().any(|record| is_gap(&record[0])) {
+        return None;
+    }
+    let index = rest.len() > 1 && is_index(0, rest) || rest.iter().all(|record| record[0] == Class::Text);
+    Some(if index {
+        First::NumbersAsNames("the first field is empty, as above an index")
+    } else {
+        First::Unclear("its first field is empty, as above an index, and no field below that is")
+    })
 }
 
 /// What the numbers of the first record look like, without its text.
@@ -143,7 +181,7 @@ impl<'a> Numbers<'a> {
     fn as_years(&self) -> Option<First> {
         let n = self.values.len();
         let is_year = |number: f64| YEARS.contains(&number) && number.fract() == 0.0;
-        if n < 2 || !self.whole || !self.values.iter().all(|number| is_year(*number)) || !is_monotone(&self.values) {
+        if n < 2 || !self.values.iter().all(|number| is_year(*number)) || !is_monotone(&self.values) {
             return None;
         }
         let below = self.rest.iter().flat_map(|record| self.columns.iter().filter_map(|column| value(record[*column])));
@@ -206,7 +244,9 @@ impl<'a> Numbers<'a> {
             let row: Vec<f64> = self.columns.iter().filter_map(|column| value(record[*column])).collect();
             steps(&row).is_some_and(|(_, step)| step != 0.0)
         };
-        if self.values.len() < 4 || step == 0.0 || self.repeats || self.fits || self.rest.iter().any(another) {
+        // Three whole numbers in equal steps happen by chance.
+        let fewest = if self.whole { 4 } else { 3 };
+        if self.values.len() < fewest || step == 0.0 || self.repeats || self.fits || self.rest.iter().any(another) {
             return None;
         }
         Some(if self.whole && self.fractions >= 2 {
@@ -310,7 +350,7 @@ fn has_fractions(rest: &[&[Class]], column: usize) -> bool {
             !whole
         }
         Class::Empty | Class::Missing => true,
-        Class::Bool | Class::Text => false,
+        Class::Bool | Class::Odd | Class::Text => false,
     }) && any
 }
 
@@ -331,11 +371,24 @@ fn far_outside(numbers: &[f64], columns: &[usize], rest: &[&[Class]]) -> bool {
 
 /// Whether a record below names is a second line of names, such as units: text above numbers, and no number in it.
 pub(super) fn is_second_header(record: &[Class], rest: &[Vec<Class>]) -> bool {
-    let has_value = record.iter().any(|class| matches!(class, Class::Number { .. } | Class::Bool));
+    let has_value = record.iter().any(|class| matches!(class, Class::Number { .. } | Class::Bool | Class::Odd));
     let numbers_below = |column: usize| {
         rest.iter().any(|record| matches!(record.get(column), Some(Class::Number { .. } | Class::Bool)))
     };
     !has_value && record.iter().enumerate().any(|(column, class)| *class == Class::Text && numbers_below(column))
+}
+
+/// Whether a record below names with an empty corner is one more level of names, as pandas writes them: its first field is
+/// empty, all others are not, and below there is an index.
+pub(super) fn is_level(record: &[Class], rest: &[Vec<Class>]) -> bool {
+    let filled = record.iter().skip(1).all(|class| !matches!(class, Class::Empty | Class::Missing));
+    let index = is_index(0, rest) || !rest.is_empty() && rest.iter().all(|row| row.first() == Some(&Class::Text));
+    record.len() > 1 && record[0] == Class::Empty && filled && index
+}
+
+/// Whether a record is the name of an index alone: text, and nothing behind it.
+pub(super) fn is_index_name(record: &[Class]) -> bool {
+    record.len() > 1 && record[0] == Class::Text && record[1..].iter().all(|class| *class == Class::Empty)
 }
 
 /// Whether the numbers of a column count its rows, or number them: distinct whole numbers, as an index is.
@@ -367,7 +420,7 @@ mod tests {
 
     #[test]
     fn one_table_of_examples() {
-        use First::{Names, Row, RowWithText};
+        use First::{Names, NumbersAsNames, Row, RowWithText, Unclear};
         for (text, expected) in [
             ("a,b 1,2", Names),
             ("a,b x,y", Names),
@@ -382,11 +435,25 @@ mod tests {
             ("1,2 3,4.5 -6e1,7", Row),
             ("3,7,9 4,2,8 1,1,1", Row),
             ("1,,3 4,5,", Row),
-            (",2 3,", Row),
+            (",2 3,", Unclear("its first field is empty, as above an index, and no field below that is")),
+            (",2 3, ,5", Row),
             ("NA,1 2,3", Row),
             ("NA,0 2,3", Row),
             // A gap above values that are no index.
-            (",0,1 0.5,1,0", Row),
+            (",0,1 0.5,1,0", Unclear("its first field is empty, as above an index, and no field below that is")),
+            // As pandas writes crosstabs, pivots and MultiIndex frames.
+            (",1,3,5 11,40,75,62 12,65,51,3 13,7,8,9", NumbersAsNames("the first field is empty, as above an index")),
+            (",1,3 2024-01-01,4,5 2024-01-02,6,7", NumbersAsNames("the first field is empty, as above an index")),
+            (",False,True 0,4,5 1,6,7", NumbersAsNames("true and false above numbers")),
+            ("False,True 4,5 6,7", NumbersAsNames("true and false above numbers")),
+            ("False,True 0.5,True", Row),
+            ("2018.0,2019.0,2020.0 0.5,1.5,2.5", NumbersAsNames("years")),
+            (
+                "400.5,410.5,420.5 1.25,7.5,3.5 2,1,9",
+                Unclear("its fields rise or fall in equal steps, unlike those of any row below"),
+            ),
+            ("50%,7% 5,6", Unclear("its fields are nearly numbers, and none is a number")),
+            ("a,25%,75% 1,2,3", Names),
             ("Bonn,0,1 Ulm,3,2", RowWithText),
             ("-0.04 0.13 0.5", Row),
             ("True,False,1 False,True,2", Row),

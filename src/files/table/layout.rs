@@ -48,6 +48,12 @@ impl Layout {
         if records.is_empty() {
             return Err(match scan.unclosed {
                 Some(line) => unclosed(path, line),
+                None if scan.no_text.is_some() => FileError::at(
+                    path,
+                    Place::Line(scan.no_text.unwrap_or(1)),
+                    "it has bytes that are not UTF-8",
+                    "text: --encoding names another encoding, such as windows-1252",
+                ),
                 None => FileError::content(path, "it has no rows", "at least one"),
             });
         }
@@ -108,7 +114,7 @@ impl Layout {
         // R leaves the name of the row names out.
         let row_names = first.fields.len() + 1 == self.fields
             && self.trailing == 0
-            && texts == first.fields.len()
+            && (texts == first.fields.len() || options.header == Some(true))
             && options.header != Some(false)
             && (header::is_index(0, &classes[1..])
                 || records.len() > 1 && classes[1..].iter().all(|row| row[0] == Class::Text));
@@ -118,7 +124,8 @@ impl Layout {
                 path,
                 Place::Line(first.line),
                 format!("it has {}, and most lines after it have {}", count(first.fields.len()), self.fields),
-                "lines of one table: remove those before it, or put # at their beginning",
+                "lines of one table: remove those before it, or put # at their beginning (--header yes if it names all columns but \
+                 the first)",
             ));
         }
         let by_comment = comment.filter(|_| texts == 0 && options.header != Some(false));
@@ -133,6 +140,14 @@ impl Layout {
             Some(true) => First::Names,
             Some(false) => First::Row,
             None if row_names => First::Names,
+            // R puts names in quotes, and numbers not.
+            None if first.quoted
+                && records.len() > 1
+                && !records[1..].iter().any(|record| record.quoted)
+                && classes[0].iter().all(|class| matches!(class, Class::Number { .. })) =>
+            {
+                First::NumbersAsNames("in quotes, above numbers without")
+            }
             None => header::decide(&classes[0], &classes[1..]),
         };
         match decided {
@@ -163,9 +178,7 @@ impl Layout {
         let (mut rows_from, mut names) = (1, 0);
         let named =
             |record: usize| records[record].fields.iter().take(self.fields).filter(|field| !field.is_empty()).count();
-        while rows_from <= MORE_HEADERS_MAX
-            && classes.get(rows_from).is_some_and(|record| header::is_second_header(record, &classes[rows_from + 1..]))
-        {
+        while rows_from <= MORE_HEADERS_MAX && self.is_second_header(records, classes, rows_from) {
             // A title has fewer fields than the names below it; units have no more.
             if !row_names && records[rows_from].fields.len() >= self.fields && named(rows_from) > named(names) {
                 names = rows_from;
@@ -184,6 +197,27 @@ impl Layout {
         }
         self.name(written, &classes[rows_from..]);
         Ok(rows_from)
+    }
+
+    /// Whether the record at `place`, below the names, is more of them: units, titles, levels of pandas.
+    fn is_second_header(&self, records: &[Sampled], classes: &[Vec<Class>], place: usize) -> bool {
+        let Some(record) = classes.get(place) else { return false };
+        let below = &classes[place + 1..];
+        let rows = match below {
+            [first, rows @ ..] if header::is_index_name(first) => rows,
+            rows => rows,
+        };
+        let has_corner = records[0].fields[0].is_empty();
+        if has_corner && (header::is_level(record, rows) || place > 1 && header::is_index_name(record)) {
+            return true;
+        }
+        // A text that comes again below it is a value.
+        let comes_again = |column: usize| {
+            let field = &records[place].fields[column];
+            record[column] == Class::Text
+                && records[place + 1..].iter().any(|record| record.fields.get(column) == Some(field))
+        };
+        header::is_second_header(record, below) && !(0..record.len()).any(comes_again)
     }
 
     fn name(&mut self, written: Vec<String>, rows: &[Vec<Class>]) {
@@ -243,9 +277,10 @@ pub(super) fn names_of_comment(text: &str, fields: usize, separator: Separator) 
         splitter.next(text.as_bytes(), true).ok()??;
         let names: Vec<String> =
             (0..splitter.count()).map(|index| splitter.field(text, index).trim().to_owned()).collect();
-        // A sentence with commas is none.
-        let has_names = names.iter().any(|name| name.parse::<f64>().is_err())
-            && names.iter().all(|name| name.split_whitespace().count() <= NAME_WORDS_MAX);
+        // A sentence with commas is none, nor is a key with its value.
+        let is_name =
+            |name: &String| name.split_whitespace().count() <= NAME_WORDS_MAX && !name.ends_with([',', ';', ':', '=']);
+        let has_names = names.iter().any(|name| name.parse::<f64>().is_err()) && names.iter().all(is_name);
         (names.len() == fields && has_names).then_some(names)
     })
 }

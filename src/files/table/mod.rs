@@ -20,6 +20,7 @@ use super::{COLUMNS_MAX, FileError, Place, ReadOptions, RowReader};
 use crate::model::Missing;
 use cell::{CellReader, CommaIs, comma_in_number, has_thousands};
 use layout::{Layout, count, shown, unclosed};
+pub(in crate::files) use names::repair as repair_names;
 pub use options::{Decimal, DialectError, Separator, TextEncoding, TextOptions, Thousands};
 use source::Source;
 use split::{Kind, Splitter};
@@ -260,7 +261,7 @@ impl TextReader {
         std::str::from_utf8(bytes).map_err(|error| self.no_text(self.line, error.valid_up_to()))
     }
 
-    /// An error for bytes that are no text, behind so many of the record in `line`.
+    /// An error for bytes that are not text, at this offset in the record of `line`.
     fn no_text(&self, line: u64, valid_bytes: usize) -> FileError {
         let before = if line == self.line && self.record_bytes > 0 && line != self.next_line {
             &self.source.consumed(self.record_bytes)[..valid_bytes.min(self.record_bytes)]

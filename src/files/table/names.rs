@@ -7,8 +7,8 @@ use crate::model::spec::FEATURE_NAME_BYTES_MAX;
 /// Names that a note lists.
 const LISTED_MAX: usize = 5;
 
-/// The names for columns whose header says `written`; `index`: the first one counts the rows. What was changed is told.
-pub(super) fn repair(written: &[String], index: bool) -> (Vec<String>, Vec<String>) {
+/// The names for columns whose header says `written`; `index`: the first one counts the rows. Each repair becomes a note.
+pub(in crate::files) fn repair(written: &[String], index: bool) -> (Vec<String>, Vec<String>) {
     let cleaned: Vec<String> = written.iter().map(|name| clean(name)).collect();
     // The next number to try after a name: many columns with one name are not tried from 2 each.
     let mut numbers: HashMap<String, u64> = HashMap::new();
@@ -80,7 +80,7 @@ fn clean(name: &str) -> String {
         .join(" ")
 }
 
-/// The beginning of a text, at most so many bytes of whole characters.
+/// The longest prefix of whole characters that fits the limit.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text[..end.unwrap_or(0)].trim_end()

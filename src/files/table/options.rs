@@ -69,7 +69,7 @@ impl TextOptions {
 }
 
 /// What separates the fields of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Separator {
     /// One ASCII character.
@@ -77,6 +77,7 @@ pub enum Separator {
     /// One or more blanks or tabs.
     Blanks,
     /// Nothing: each record is one field.
+    #[default]
     Nothing,
 }
 
@@ -232,25 +233,25 @@ pub enum DialectError {
     /// No separator.
     #[error("the separator is {got}, expected `,`, `;`, `tab`, `|`, `blanks`, or another single ASCII mark")]
     Separator {
-        /// What came.
+        /// The value given.
         got: String,
     },
     /// No decimal mark.
     #[error("the decimal mark is {got}, expected `.` or `,`")]
     Decimal {
-        /// What came.
+        /// The value given.
         got: String,
     },
     /// No thousands mark.
     #[error("the thousands mark is {got}, expected one of `,` `.` `'` `_` or a blank")]
     Thousands {
-        /// What came.
+        /// The value given.
         got: String,
     },
     /// No encoding.
     #[error("the encoding is {got}, expected a name such as utf-8, utf-16le, windows-1252 or shift_jis")]
     Encoding {
-        /// What came.
+        /// The value given.
         got: String,
     },
     /// One character for two purposes.
@@ -268,13 +269,13 @@ pub enum DialectError {
         "a mark of missing values is {got}, expected 1 to {MARK_BYTES_MAX} bytes (an empty field is missing without being named)"
     )]
     Mark {
-        /// What came.
+        /// The value given.
         got: String,
     },
     /// Too many of them.
     #[error("there are {got} marks of missing values, expected at most {MARKS_MAX}")]
     TooManyMarks {
-        /// What came.
+        /// The value given.
         got: usize,
     },
     /// Marks of what may not be.

@@ -73,6 +73,7 @@ impl Source {
         };
         source.add(&head[bom_bytes..], ended);
         source.ended |= ended;
+        source.trim_end();
         Ok(source)
     }
 
@@ -95,7 +96,7 @@ impl Source {
         self.encoding.name()
     }
 
-    /// What is told of the encoding.
+    /// A note on the encoding.
     pub(super) fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
@@ -136,7 +137,15 @@ impl Source {
                 break;
             }
         }
+        self.trim_end();
         Ok(())
+    }
+
+    /// Removes the end-of-file mark of DOS.
+    fn trim_end(&mut self) {
+        if self.ended && self.text.last() == Some(&0x1a) {
+            self.text.pop();
+        }
     }
 
     /// Adds bytes of the file, which are the `last` ones or not.

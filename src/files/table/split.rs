@@ -7,7 +7,7 @@ use memchr::{memchr, memchr_iter, memchr2};
 use super::options::Separator;
 use crate::files::COLUMNS_MAX;
 
-/// Fields of a record that are told apart: more than any table has columns.
+/// Maximum number of fields of a record that are kept: more than any table has columns.
 const FIELDS_MAX: usize = 2 * COLUMNS_MAX;
 /// What Excel writes where a formula failed: a line that begins with it is no comment.
 const EXCEL_ERRORS: [&str; 8] = ["#N/A", "#NA", "#DIV/0!", "#REF!", "#VALUE!", "#NUM!", "#NAME?", "#NULL!"];

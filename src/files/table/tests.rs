@@ -1,4 +1,4 @@
-//! Whole files: what is decided, what is told, what is kept.
+//! Whole files: decisions, notes and values.
 
 use std::io::Cursor;
 
@@ -58,6 +58,85 @@ fn decisions_are_told() {
     assert!(notes(b"x,y\nV,A\n1,2\n").contains("line 2 has no numbers"));
 }
 
+/// What pandas writes above an index, and in several levels.
+#[test]
+fn headers_of_pandas_are_no_rows() {
+    let all = [11.0, 40.0, 75.0, 12.0, 65.0, 51.0, 13.0, 7.0, 8.0];
+    for options in [ReadOptions::default(), missing()] {
+        check_rows(b",1,3\n11,40,75\n12,65,51\n13,7,8\n", &options, &["index", "1", "3"], &all);
+        check_rows(b",x,x\n,1,2\n11,40,75\n12,65,51\n13,7,8\n", &options, &["index", "x", "x_2"], &all);
+        check_error(b",0.1,0.5\n0.25,1,2\n0.75,3,4\n", &options, &["line 1", "--header yes"]);
+    }
+    let dropped = |column: &str| ReadOptions { drop_columns: vec![column.to_owned()], ..missing() };
+    check_rows(b",1,3\n2024-01-01,4,5\n2024-01-02,6,7\n", &dropped("column_1"), &["1", "3"], &[4.0, 5.0, 6.0, 7.0]);
+    let levels = b",v,v\n,mean,max\nk,,\na,1,2\nb,3,4\n";
+    check_rows(levels, &dropped("column_1"), &["v", "v_2"], &[1.0, 2.0, 3.0, 4.0]);
+    check_rows(b"\"7\",\"9\"\n1.5,2\n3,4\n", &missing(), &["7", "9"], &[1.5, 2.0, 3.0, 4.0]);
+    check_rows(b"False,True\n3,4\n5,6\n", &missing(), &["False", "True"], &[3.0, 4.0, 5.0, 6.0]);
+}
+
+/// A row whose fields are nearly numbers is a row, and its error names them.
+#[test]
+fn what_is_nearly_a_number_is_no_unit() {
+    for first in
+        ["100%,50%", "\"1,234.5\",\"2,345.5\"", "\"$1,200\",\"$2,400\"", "0xff,0x0a", "****,****", "1.0D+00,2.0D+00"]
+    {
+        let text = format!("a,b\n{first}\n5,6\n7,8\n");
+        check_error(text.as_bytes(), &missing(), &["line 2, column 1"]);
+        check_error(format!("{first}\n5,6\n7,8\n").as_bytes(), &missing(), &["line 1"]);
+    }
+    let only = ReadOptions { columns: vec!["a".to_owned()], ..ReadOptions::default() };
+    check_error(b"id,cls,a\nr1,c,**\nr2,c,4\nr3,d,6\n", &only, &["line 2", "\"**\""]);
+    check_error(b"id,cls,a\nr1,c,bad\nr2,c,4\nr3,d,6\n", &only, &["line 2", "\"bad\""]);
+    check_rows(b"t,u,25%\ns,m,%\n1,2,3\n", &ReadOptions::default(), &["t", "u", "25%"], &[1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn marks_of_thousands_are_found_or_asked_for() {
+    check_error(b"a;b\n1.234;2\n2.345;3\n345;4\n", &missing(), &["line 2", "\"1.234\"", "--thousands ."]);
+    let options = |decimal: &str, thousands: Option<&str>| ReadOptions {
+        text: TextOptions {
+            decimal: decimal.parse().ok(),
+            thousands: thousands.and_then(|mark| mark.parse().ok()),
+            ..Default::default()
+        },
+        ..ReadOptions::default()
+    };
+    check_rows(
+        b"a;b\n1.234;2\n2.345;3\n345;4\n",
+        &options(".", None),
+        &["a", "b"],
+        &[1.234, 2.0, 2.345, 3.0, 345.0, 4.0],
+    );
+    let german = options(",", Some("."));
+    check_rows(b"a;b\n1.234;2\n2.345;3\n345;4\n", &german, &["a", "b"], &[1234.0, 2.0, 2345.0, 3.0, 345.0, 4.0]);
+    // Three decimals each, or numbers that no thousands mark explains.
+    check_rows(b"a;b\n1.234;2\n2.345;3\n", &missing(), &["a", "b"], &[1.234, 2.0, 2.345, 3.0]);
+    check_rows(b"a;b\n0.234;2\n2.345;3\n1;4\n", &missing(), &["a", "b"], &[0.234, 2.0, 2.345, 3.0, 1.0, 4.0]);
+    let french = "a;b\n1\u{202f}234,5;2\n1\u{a0}000;3\n";
+    check_rows(french.as_bytes(), &options(",", Some(" ")), &["a", "b"], &[1234.5, 2.0, 1000.0, 3.0]);
+}
+
+#[test]
+fn ends_and_bytes_that_are_no_text_are_named() {
+    check_rows(b"a,b\n1,2\n\x1a", &missing(), &["a", "b"], &[1.0, 2.0]);
+    let utf8 = ReadOptions {
+        text: TextOptions { encoding: "utf-8".parse().ok(), ..Default::default() },
+        ..ReadOptions::default()
+    };
+    check_error(b"Gr\xf6\xdfe,b\n1,2\n", &utf8, &["line 1", "not UTF-8", "--encoding"]);
+    let error = read_table("t", Cursor::new(b"a,b\n1,2\n3,\x004\n".to_vec()), &missing()).map(|_| ());
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("line 3: it has a byte 0"), "{error}");
+}
+
+#[test]
+fn a_comment_is_no_names_if_it_is_a_key_or_a_sentence() {
+    let names = |bytes: &[u8]| text(bytes, &ReadOptions::default()).expect("opens").names().to_vec();
+    assert_eq!(names(b"# columns: 2\n1.5 2.5\n3.5 4\n"), [""; 0]);
+    assert_eq!(names(b"# time, temp, humid\n1.5 2 3\n4.5 5 6\n"), ["time", "temp", "humid"]);
+}
+
 #[test]
 fn an_option_is_not_told_again() {
     let options = ReadOptions {
@@ -103,8 +182,17 @@ fn a_name_of_two_columns_names_none() {
     };
     let rows = b"id,id,a\n1,2,3.5\n";
     for options in [options(&["id"], &[]), options(&[], &["id"])] {
-        check_error(rows, &options, &["\"id\"", "is column 1 and column 2", "number"]);
+        check_error(rows, &options, &["\"id\"", "is column 1 and column 2", "#1 or #2"]);
     }
+    // A number that is a name as well.
+    let counted = b"0,1,2\n0.5,1.5,2.5\n3.5,4.5,5.5\n";
+    check_error(
+        counted,
+        &options(&["1"], &[]),
+        &["\"1\"", "the name of column 2 and the number of column 1", "#2 or #1"],
+    );
+    check_rows(counted, &options(&["#1"], &[]), &["0"], &[0.5, 3.5]);
+    check_rows(counted, &options(&["0"], &[]), &["0"], &[0.5, 3.5]);
     check_rows(rows, &options(&["1", "a"], &[]), &["id", "a"], &[1.0, 3.5]);
     check_rows(rows, &options(&["id_2"], &[]), &["id_2"], &[2.0]);
     check_rows(rows, &options(&[], &["2"]), &["id", "a"], &[1.0, 3.5]);

@@ -1,0 +1,55 @@
+//! Numbers that stand for missing values, in files of numbers.
+
+use super::{FileError, RowReader};
+
+/// Rows in which some numbers stand for missing values.
+pub(super) struct Marked {
+    reader: Box<dyn RowReader>,
+    marks: Vec<f64>,
+}
+
+impl Marked {
+    /// The same rows with NaN for each number among `marks`; texts that are not numbers mark nothing there.
+    pub(super) fn wrap(reader: Box<dyn RowReader>, marks: &[String]) -> Box<dyn RowReader> {
+        let mut numbers: Vec<f64> = marks.iter().filter_map(|mark| mark.trim().parse().ok()).collect();
+        if numbers.is_empty() {
+            return reader;
+        }
+        if reader.is_single() {
+            // -999.1 in a file of 32-bit numbers is its nearest neighbor.
+            numbers.iter_mut().for_each(|number| *number = f64::from(*number as f32));
+        }
+        Box::new(Self { reader, marks: numbers })
+    }
+}
+
+impl RowReader for Marked {
+    fn columns(&self) -> usize {
+        self.reader.columns()
+    }
+    fn names(&self) -> &[String] {
+        self.reader.names()
+    }
+    fn rows_hint(&self) -> Option<u64> {
+        self.reader.rows_hint()
+    }
+    fn is_single(&self) -> bool {
+        self.reader.is_single()
+    }
+    fn is_rounded(&self) -> bool {
+        self.reader.is_rounded()
+    }
+    fn notes(&self) -> &[String] {
+        self.reader.notes()
+    }
+    fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
+        let before = values.len();
+        let rows = self.reader.next_rows(values, rows_max)?;
+        for value in &mut values[before..] {
+            if self.marks.contains(value) {
+                *value = f64::NAN;
+            }
+        }
+        Ok(rows)
+    }
+}
