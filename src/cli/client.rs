@@ -212,6 +212,9 @@ impl Context {
         let uri: Uri = self.url.parse().map_err(|error: http::uri::InvalidUri| self.no_url(&error))?;
         match uri.host() {
             None | Some("") => Err(self.no_url(&"it names no host")),
+            Some(_) if uri.port_u16().is_none() && uri.authority().is_some_and(|place| has_port(place.as_str())) => {
+                Err(self.no_url(&"its port is not a number from 0 to 65535"))
+            }
             Some(_) => Ok(uri),
         }
     }
@@ -257,6 +260,12 @@ impl Context {
     pub(super) async fn jobs(&self) -> Result<JobServiceClient<Connection>, CliError> {
         Ok(JobServiceClient::new(self.channel().await?).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
+}
+
+/// Whether something follows the host that ought to be a port.
+fn has_port(authority: &str) -> bool {
+    let host_end = authority.rfind(']').map_or(0, |end| end + 1);
+    authority[host_end..].rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
 /// The cause that says most.

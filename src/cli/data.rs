@@ -57,8 +57,8 @@ pub(super) struct ColumnsOfFiles {
     by_position: bool,
     /// The server matches them with those of a version, which may be fewer.
     has_base: bool,
-    /// Of the first file that was opened: the others are read in its order.
-    first: Option<(usize, Vec<String>)>,
+    /// Width, names and path of the first file that was opened: the others are read in its order.
+    first: Option<(usize, Vec<String>, String)>,
 }
 
 impl ColumnsOfFiles {
@@ -83,16 +83,23 @@ impl ColumnsOfFiles {
         mut reader: Box<dyn RowReader>,
         columns: usize,
     ) -> Result<Box<dyn RowReader>, FileError> {
-        let Some((width, names)) = &self.first else {
+        let Some((width, names, first)) = &self.first else {
             let names = if self.by_position { Vec::new() } else { reader.names().to_vec() };
             if names.is_empty() || !self.has_base {
                 check_columns(path, reader.as_ref(), columns)?;
             }
-            self.first = Some((reader.columns(), names));
+            self.first = Some((reader.columns(), names, path.to_owned()));
             return Ok(reader);
         };
         if !self.by_position {
+            if names.is_empty() != reader.names().is_empty() {
+                let without = if names.is_empty() { first } else { path };
+                let note = format!("its columns are matched with those of {first} by position: {without} has no names");
+                reading::tell(path, &[note]);
+            }
+            let before = reader.notes().len();
             reader = files::by_name(path, reader, names)?;
+            reading::tell(path, &reader.notes()[before..]);
         }
         check_columns(path, reader.as_ref(), *width)?;
         Ok(reader)
@@ -100,7 +107,7 @@ impl ColumnsOfFiles {
 
     /// Names of the columns of all files.
     pub(super) fn names(&self) -> &[String] {
-        self.first.as_ref().map_or(&[], |(_, names)| names)
+        self.first.as_ref().map_or(&[], |(_, names, _)| names)
     }
 }
 

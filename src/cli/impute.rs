@@ -256,7 +256,7 @@ pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliEr
     } else {
         writer = Some(writing::rows("--output", &write.output, Some(format))?);
     }
-    let source = match (reading::open_table(&file, &read.options())?, format) {
+    let source = match (reading::open_for(context, &model, &file, &read, true).await?, format) {
         (Table::Text(mut reader), Format::Csv) => {
             reader.keep_text();
             Source::Text(reader)

@@ -8,10 +8,12 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use serde_json::json;
 
 use super::CliError;
+use super::client::{Context, tell_notes};
 use super::data::check_columns;
 use crate::files::{
     self, Decimal, FileError, Format, ReadOptions, RowReader, Separator, Table, TextEncoding, TextOptions, Thousands,
 };
+use crate::model::match_columns;
 use crate::rpc::pb;
 
 /// First rows: what they take at most, below the server's default for a message.
@@ -38,7 +40,7 @@ pub(super) struct ReadArgs {
     /// CSV: the encoding of the text, such as utf-8, utf-16le or windows-1252 [default: seen from the file]
     #[arg(long, value_name = "NAME")]
     encoding: Option<TextEncoding>,
-    /// CSV, JSON Lines, Parquet, Arrow: columns to take, in this order, by name or by number from 1 [default: all]
+    /// CSV, JSON Lines, Parquet, Arrow: columns to take, in this order, by name or by number from 1; #2 is a number even where a column is named 2 [default: all]
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     columns: Vec<String>,
     /// CSV, JSON Lines, Parquet, Arrow: columns to leave out, likewise
@@ -110,6 +112,7 @@ impl ReadArgs {
                 encoding: self.encoding,
                 missing_marks: self.missing_marks.clone(),
             },
+            features: Vec::new(),
             array: self.array.clone(),
         }
     }
@@ -199,14 +202,91 @@ pub(super) fn open_table(path: &str, options: &ReadOptions) -> Result<Table, Fil
     } else {
         files::open_table(Path::new(path), options)
     }?;
+    tell_of(path, &table);
+    Ok(table)
+}
+
+/// Tells what the reader of a table decided.
+fn tell_of(path: &str, table: &Table) {
     tell(
         path,
-        match &table {
+        match table {
             Table::Text(reader) => reader.notes(),
             Table::Other(reader) => reader.notes(),
         },
     );
-    Ok(table)
+}
+
+/// Opens a file whose rows are for a model: columns that are none of its features, by name, are left out, whatever they hold.
+/// `keeps` says that columns of arrays stay, since they are to be written back.
+pub(super) async fn open_for(
+    context: &Context,
+    model: &pb::ModelRef,
+    path: &str,
+    read: &ReadArgs,
+    keeps: bool,
+) -> Result<Table, CliError> {
+    let options = read.options();
+    if read.by_position || read.chooses_columns() {
+        return Ok(open_table(path, &options)?);
+    }
+    let names_of = |table: &Table| match table {
+        Table::Text(reader) => reader.names().to_vec(),
+        Table::Other(reader) => reader.names().to_vec(),
+    };
+    let opened = if is_stream(path) { None } else { Some(files::open_table(Path::new(path), &options)) };
+    let names = opened.as_ref().map(|opened| opened.as_ref().map_or(Vec::new(), names_of));
+    let may_have_others = |features: &[String]| match (&opened, &names) {
+        (Some(Ok(Table::Other(_))), _) if keeps => false,
+        (Some(Ok(_)), Some(names)) => names.len() > features.len(),
+        _ => true,
+    };
+    let has_names = !matches!((&opened, &names), (Some(Ok(_)), Some(names)) if names.is_empty());
+    let features = if has_names { features_of(context, model).await } else { Vec::new() };
+    if !features.is_empty() && may_have_others(&features) {
+        let options = ReadOptions { features: features.clone(), ..options.clone() };
+        if is_stream(path) {
+            return Ok(open_table(path, &options)?);
+        }
+        if let Ok(table) = files::open_table(Path::new(path), &options)
+            && names_of(&table).len() == features.len()
+        {
+            tell_of(path, &table);
+            let matching = names.as_deref().and_then(|names| match_columns(&features, names).ok()?.note());
+            let note = matching.unwrap_or_else(|| "columns that are no features of the model are left out".to_owned());
+            tell_notes(context, &[note]);
+            return Ok(table);
+        }
+    }
+    match opened {
+        None => Ok(open_table(path, &options)?),
+        Some(opened) => {
+            let table = opened?;
+            tell_of(path, &table);
+            Ok(table)
+        }
+    }
+}
+
+/// The same, for a caller who wants rows alone.
+pub(super) async fn open_rows_for(
+    context: &Context,
+    model: &pb::ModelRef,
+    path: &str,
+    read: &ReadArgs,
+) -> Result<Box<dyn RowReader>, CliError> {
+    Ok(match open_for(context, model, path, read, false).await? {
+        Table::Text(reader) => reader,
+        Table::Other(reader) => reader,
+    })
+}
+
+/// Names of the features of a version; none where it has none, or the caller may not know. The call that follows tells why.
+async fn features_of(context: &Context, model: &pb::ModelRef) -> Vec<String> {
+    let request = pb::GetModelVersionRequest { model: Some(model.clone()) };
+    let Ok(mut models) = context.models().await else { return Vec::new() };
+    let version = models.get_model_version(request).await.map(tonic::Response::into_inner);
+    version.ok().and_then(|answer| answer.version?.spec).unwrap_or_default().feature_names
 }
 
 /// The same for a stream that may pause for long.
@@ -231,7 +311,7 @@ pub(super) fn tell_in_json(json: bool) {
 }
 
 /// Tells on standard error, in one line, what the reader of a file decided on its own.
-fn tell(path: &str, notes: &[String]) {
+pub(super) fn tell(path: &str, notes: &[String]) {
     if notes.is_empty() {
         return;
     }
@@ -278,7 +358,11 @@ pub(super) fn first_rows(
     read: &ReadArgs,
     expected: Option<(usize, &[String])>,
 ) -> Result<FirstRows, CliError> {
-    let mut reader = open(path, &read.options())?;
+    let mut options = read.options();
+    if let Some((_, features)) = expected.filter(|_| !read.by_position) {
+        options.features = features.to_vec();
+    }
+    let mut reader = open(path, &options)?;
     if let Some((columns, features)) = expected {
         if !read.by_position {
             reader = files::by_name(path, reader, features)?;

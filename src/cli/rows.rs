@@ -278,7 +278,10 @@ async fn run(
     let model = model_ref(&args.model)?;
     // A place that cannot be written is better known before rows are read and sent.
     let mut writer = writing::rows("--output", &args.write.output, args.write.format())?;
-    let mut reader = reading::open(&args.file, &args.read.options())?;
+    let mut reader = match kind {
+        Call::Decode(_) => reading::open(&args.file, &args.read.options())?,
+        _ => reading::open_rows_for(context, &model, &args.file, &args.read).await?,
+    };
     let columns = reader.columns();
     // Codes have no features.
     let column_names = if matches!(kind, Call::Decode(_)) { Vec::new() } else { args.read.names(reader.as_ref()) };

@@ -137,7 +137,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     let model = model_ref(&args.model)?;
     // A place that cannot be written is better known before rows are read and sent.
     let output = writing::output("--output", &args.output)?;
-    let mut reader = reading::open(&args.file, &args.read.options())?;
+    let mut reader = reading::open_rows_for(context, &model, &args.file, &args.read).await?;
     let (columns, names) = (reader.columns(), args.read.names(reader.as_ref()));
     let block_rows = request_rows(columns);
     let client = context.autoencoder().await?;

@@ -277,6 +277,12 @@ impl TrainArgs {
             && (!(self.from.is_some() || self.follow) || names.is_empty())
         {
             let file = &self.files[0];
+            if let Some(base) = &self.from {
+                return Err(CliError::Usage(format!(
+                    "{base} takes rows of {} numbers, but those of {file} have {columns}",
+                    widths[0]
+                )));
+            }
             return Err(CliError::Usage(format!(
                 "--widths begins with {}, but the rows of {file} have {columns} numbers",
                 widths[0]
@@ -693,7 +699,8 @@ async fn upload(
         .each(columns, |Chunk { role, values, columns, names }| {
             number += 1;
             rows += (values.len() / columns.max(1)) as u64;
-            let chunk = (number > last).then(|| pb::RowChunk {
+            // Two of those that the server has: it refuses them if the file has changed since.
+            let chunk = (number >= last || number == 1).then(|| pb::RowChunk {
                 number,
                 rows: Some(named_matrix(columns, &values, &names)),
                 role: role.into(),

@@ -101,6 +101,10 @@ pub struct ReadOptions {
     /// CSV: separator, decimal mark, encoding and the like, where they are not to be seen from the file.
     #[serde(default)]
     pub text: TextOptions,
+    /// Features of a model, by name: of a file that names them all, its other columns are not read, whatever they hold. Columns that
+    /// are named above come first.
+    #[serde(skip)]
+    pub features: Vec<String>,
     /// The array to read of a file with several (`.npz`, safetensors); otherwise the only one that could be rows.
     #[serde(default)]
     pub array: Option<String>,

@@ -24,6 +24,9 @@ impl ReadOptions {
         written: &[String],
         count: usize,
     ) -> Result<Vec<usize>, FileError> {
+        if let Some(features) = self.only_features(names) {
+            return Ok(features);
+        }
         let find = |column: &String, purpose: &str| {
             let column = column.trim();
             let mut same = (0..written.len()).filter(|index| written[*index].trim() == column);
@@ -73,6 +76,19 @@ impl ReadOptions {
             return Err(FileError::content(path, "every column is dropped", "at least one to stay"));
         }
         Ok(wanted)
+    }
+}
+
+impl ReadOptions {
+    /// The places of the features, in the order of the file, if it names all of them and columns are not chosen otherwise.
+    fn only_features(&self, names: &[String]) -> Option<Vec<usize>> {
+        if self.names_columns() || self.features.is_empty() {
+            return None;
+        }
+        let place = |feature: &String| names.iter().position(|name| name == feature);
+        let mut places: Vec<usize> = self.features.iter().map(place).collect::<Option<_>>()?;
+        places.sort_unstable();
+        Some(places)
     }
 }
 

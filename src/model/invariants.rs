@@ -26,8 +26,8 @@ const HALF_SPACING: f32 = 1.0 / (1 << 24) as f32;
 /// Constants are compared within this, relative: rows of 32 and of 64 bits are rounded at different places.
 const TOLERANCE: f32 = 4.0 * HALF_SPACING;
 
-/// What arithmetic makes of a constant 0, in units of the least scale of a column that varies: a tenth of what has to be a change.
-const NOISE: f32 = 1e-7;
+/// What arithmetic makes of a constant 0, in units of the least scale of a column that varies.
+const NOISE: f32 = 1e-9;
 
 /// Numbers of all relations, at most: (relations, features).
 pub const RELATION_NUMBERS_MAX: usize = 1 << 20;

@@ -412,7 +412,16 @@ pub fn server_files(files: pb::ServerFiles, missing_values: bool) -> Result<Serv
     Ok(ServerFiles {
         paths,
         test_paths,
-        options: ReadOptions { format, header, columns, drop_columns, missing_values, text, array },
+        options: ReadOptions {
+            format,
+            header,
+            columns,
+            drop_columns,
+            missing_values,
+            text,
+            features: Vec::new(),
+            array,
+        },
     })
 }
 

@@ -101,7 +101,7 @@ impl Service {
             }
             statistics.threshold(rate).map_err(|least| {
                 let rows = statistics.calibration.len();
-                refused(format!("at least {least}: {rows} held-out rows can tell no smaller rate"))
+                refused(format!("at least {least}: {rows} held-out rows can tell no smaller rate (train on more rows, or with a greater validation_fraction)"))
             })
         });
         let threshold = threshold.transpose()?;

@@ -133,3 +133,89 @@ fn settings_of_tables_that_cannot_be_say_so() {
         &["either.csv: line 1", "--header yes", "--header no"],
     );
 }
+
+/// Pipes can be read once only: `<(zcat rows.gz)`, `/dev/stdin`.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_read_once() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    let text = table("a,b,c,d", ",", ".", "\n", &sample(ROWS, COLUMNS, 3));
+    for path in ["-", "/dev/stdin"] {
+        let args = ["train", "m", path, "--code", "2", "--epochs", "2"];
+        let output = run_with_input(&server, folder.path(), &args, text.as_bytes());
+        assert!(output.status.success(), "{path}: {}", errors(&output));
+        let output = run_with_input(&server, folder.path(), &["encode", "m", path], text.as_bytes());
+        assert!(output.status.success(), "{path}: {}", errors(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), ROWS, "{path}");
+    }
+}
+
+/// More rows than a queue takes at once, in few bytes.
+#[test]
+fn a_long_narrow_file_is_sent_in_parts() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    let rows: String = (0..70_000).map(|i| format!("{},{}\n", i % 97, (i % 89) * 2)).collect();
+    std::fs::write(folder.path().join("rows.csv"), &rows).expect("writes");
+    succeeds(&server, folder.path(), &["train", "m", "rows.csv", "--code", "1", "--epochs", "1"]);
+    for command in ["encode", "reconstruct", "score"] {
+        let lines = succeeds(&server, folder.path(), &[command, "m", "rows.csv"]).lines().count();
+        assert_eq!(lines, 70_000 + usize::from(command == "score"), "{command}");
+    }
+}
+
+/// Columns that a version does not have may hold anything.
+#[test]
+fn text_in_columns_that_no_feature_needs_is_left_out() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    let rows = sample(ROWS, COLUMNS, 3);
+    std::fs::write(folder.path().join("rows.csv"), table("a,b,c,d", ",", ".", "\n", &rows)).expect("writes");
+    succeeds(&server, folder.path(), &["train", "m", "rows.csv", "--code", "2", "--epochs", "2"]);
+    let plain = succeeds(&server, folder.path(), &["encode", "m", "rows.csv"]);
+    let line = |row: &[f32]| format!("Bonn,{},{},,{},{}\n", row[3], row[0], row[1], row[2]);
+    let text: String =
+        std::iter::once("site,d,a,note,b,c\n".to_owned()).chain(rows.chunks(COLUMNS).map(line)).collect();
+    std::fs::write(folder.path().join("full.csv"), &text).expect("writes");
+    let output = run(&server, folder.path(), &["encode", "m", "full.csv"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), plain, "{}", errors(&output));
+    assert!(
+        errors(&output).contains("2 columns are left out") && errors(&output).contains("\"site\" and \"note\""),
+        "{}",
+        errors(&output)
+    );
+    let output = run_with_input(&server, folder.path(), &["encode", "m", "-"], text.as_bytes());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), plain, "{}", errors(&output));
+    // A column of numbers that is chosen counts, and text in a feature is an error.
+    fails(&server, folder.path(), &["encode", "m", "full.csv", "--columns", "site,a,b,c,d"], 1, &["line 2", "Bonn"]);
+}
+
+/// A file that has changed since the server took its first rows is not mixed with them.
+#[test]
+fn an_upload_does_not_go_on_with_another_file() {
+    let (store, folder) = (temporary_store(), temporary_store());
+    let server = ServerProcess::start(store.path());
+    // Chunks of 2^18 rows of one number.
+    let rows = |by: u32| (0..5_000_000u32).map(|i| format!("{}\n", i % 1000 + by)).collect::<String>();
+    let good = folder.path().join("rows.csv");
+    let args = ["train", "m", "rows.csv", "--widths", "1,1", "--epochs", "1", "--idempotency-key", "k"];
+    std::fs::write(&good, rows(0)).expect("writes");
+    let mut child =
+        halfhitch().current_dir(folder.path()).args(["--server", &server.url()]).args(args).spawn().expect("runs");
+    let mut tries = 0;
+    loop {
+        let listed = succeeds(&server, folder.path(), &["--json", "jobs", "list"]);
+        let jobs: Vec<serde_json::Value> =
+            listed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        if jobs.iter().any(|job| job["chunk_count"].as_u64() > Some(0)) {
+            break;
+        }
+        tries += 1;
+        assert!(tries < 2000 && child.try_wait().expect("asks").is_none(), "no chunk came");
+    }
+    child.kill().expect("runs");
+    child.wait().expect("ends");
+    std::fs::write(&good, rows(1)).expect("writes");
+    fails(&server, folder.path(), &args, 1, &["chunk 1 came before with other rows"]);
+}

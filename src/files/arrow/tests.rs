@@ -225,6 +225,27 @@ fn nulls_are_missing_values_where_that_is_allowed() {
     }
 }
 
+/// A list that is null is missing in each of its places, also in the first row.
+#[test]
+fn a_null_list_is_missing_where_that_is_allowed() {
+    let mut builder = ListBuilder::new(Float32Builder::new());
+    builder.append_null();
+    builder.append_value([Some(1.0), Some(2.0)]);
+    builder.append_null();
+    builder.append_value([Some(3.0), None]);
+    let plain: ArrayRef = Arc::new(Int16Array::from(vec![7, 8, 9, 10]));
+    let lists: ArrayRef = Arc::new(builder.finish());
+    let batch = RecordBatch::try_from_iter_with_nullable([("plain", plain, true), ("lists", lists, true)]);
+    let options = ReadOptions { missing_values: true, ..ReadOptions::default() };
+    for (name, bytes) in files(&batch.expect("columns of one length")) {
+        let values = read_file(name, &bytes, &options).expect("reads");
+        let nan = f64::NAN;
+        let expected = [7.0, nan, nan, 8.0, 1.0, 2.0, 9.0, nan, nan, 10.0, 3.0, nan];
+        let bits = |values: &[f64]| values.iter().map(|v| if v.is_nan() { 0 } else { v.to_bits() }).collect::<Vec<_>>();
+        assert_eq!(bits(&values), bits(&expected), "{name}: {values:?}");
+    }
+}
+
 #[track_caller]
 fn check_lists_refused(lists: &[Option<&[Option<f32>]>], texts: &[&str]) {
     let mut builder = ListBuilder::new(Float32Builder::new());
@@ -243,7 +264,7 @@ fn lists_of_several_lengths_and_nulls_in_them_are_refused() {
     check_lists_refused(&[two, two, three], &["row 3, column bad: a list of 3, expected 2 numbers"]);
     check_lists_refused(&[two, two, two, two, two, None], &["row 6, column bad: null"]);
     check_lists_refused(&[two, Some(&[Some(1.0), None])], &["row 2, column bad[1]: null"]);
-    check_lists_refused(&[None, two], &["column bad: its first row is null"]);
+    check_lists_refused(&[None, two], &["row 1, column bad: null"]);
     check_lists_refused(&[Some(&[])], &["column bad: its lists are empty"]);
 }
 

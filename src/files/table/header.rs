@@ -10,6 +10,8 @@ const NAME_DIGITS_MAX: usize = 4;
 const FULL_DIGITS_MIN: usize = 8;
 /// Minimum number of possible rows below, before a first row of 0, 1, 2 is taken for names.
 const COMBINATIONS_MIN: f64 = 200.0;
+/// Fewer rows say little of a first row of two numbers.
+const FEW_ROWS: usize = 8;
 /// Years that name columns.
 const YEARS: std::ops::RangeInclusive<f64> = 1900.0..=2100.0;
 
@@ -220,7 +222,9 @@ impl<'a> Numbers<'a> {
             };
         }
         let unlikely = combinations(&self.columns, self.rest) > COMBINATIONS_MIN && !is_sorted(first, self.rest);
-        if self.fractions >= 2 || unlikely {
+        // Two numbers above a few rows may well be 0 and 1 by chance.
+        let enough = n > 2 || self.rest.len() >= FEW_ROWS;
+        if self.fractions >= 2 || unlikely && enough {
             names
         } else {
             First::Unclear("its fields are 0, 1 and so on, as pandas names columns")

@@ -31,7 +31,8 @@ pub(in crate::files) fn repair(written: &[String], index: bool) -> (Vec<String>,
         let base = match name.as_str() {
             "" if index && column == 0 => "index".to_owned(),
             "" => format!("column_{}", column + 1),
-            name => cut(name, FEATURE_NAME_BYTES_MAX).to_owned(),
+            name if name.len() > FEATURE_NAME_BYTES_MAX => shortened(name),
+            name => name.to_owned(),
         };
         let mut unique = base.clone();
         let number = numbers.entry(base.clone()).or_insert(2);
@@ -59,7 +60,7 @@ pub(in crate::files) fn repair(written: &[String], index: bool) -> (Vec<String>,
     for (changed, what) in [
         (empty, "columns without a name are named"),
         (twice, "repeated names of columns are numbered"),
-        (long, "names are cut to 200 bytes"),
+        (long, "names are cut to 200 bytes, and end with a checksum"),
         (unprintable, "line breaks and control characters in names are blanks"),
     ] {
         if !changed.is_empty() {
@@ -78,6 +79,12 @@ fn clean(name: &str) -> String {
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// The beginning of a long name, and a checksum of all of it: names with the same beginning stay different, in any order.
+fn shortened(name: &str) -> String {
+    let ending = format!("_{:08x}", crc32fast::hash(name.as_bytes()));
+    format!("{}{ending}", cut(name, FEATURE_NAME_BYTES_MAX - ending.len()))
 }
 
 /// The longest prefix of whole characters that fits the limit.
@@ -119,11 +126,12 @@ mod tests {
 
     #[test]
     fn long_names_are_cut_between_characters_and_stay_different() {
-        let long = "ü".repeat(150);
-        let (names, notes) = repair(&[long.clone(), long, "a".repeat(200)], false);
-        assert_eq!(names[0], "ü".repeat(100));
-        assert_eq!(names[1], "ü".repeat(99) + "_2");
-        assert_eq!(names[2].len(), 200);
+        let (price, speed) = ("ü".repeat(150) + "price", "ü".repeat(150) + "speed");
+        let (names, notes) = repair(&[price.clone(), speed.clone(), price.clone(), "a".repeat(200)], false);
+        assert!(names.iter().take(3).all(|name| name.starts_with(&"ü".repeat(95))), "{names:?}");
+        assert!(names[2].ends_with("_2") && names[3].len() == 200, "{names:?}");
+        let (turned, _) = repair(&[speed, price], false);
+        assert_eq!(turned, [names[1].clone(), names[0].clone()]);
         assert!(names.iter().all(|name| name.len() <= FEATURE_NAME_BYTES_MAX));
         assert_eq!(notes.len(), 1);
     }

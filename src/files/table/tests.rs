@@ -185,7 +185,7 @@ fn a_name_of_two_columns_names_none() {
         check_error(rows, &options, &["\"id\"", "is column 1 and column 2", "#1 or #2"]);
     }
     // A number that is a name as well.
-    let counted = b"0,1,2\n0.5,1.5,2.5\n3.5,4.5,5.5\n";
+    let counted = b"0,1,2\n0.5,1.75,2.5\n3.5,4.5,9.5\n";
     check_error(
         counted,
         &options(&["1"], &[]),
