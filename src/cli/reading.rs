@@ -230,41 +230,38 @@ pub(super) async fn open_for(
     if read.by_position || read.chooses_columns() {
         return Ok(open_table(path, &options)?);
     }
-    let names_of = |table: &Table| match table {
-        Table::Text(reader) => reader.names().to_vec(),
-        Table::Other(reader) => reader.names().to_vec(),
-    };
+    // A stream is opened once, when the features are known.
     let opened = if is_stream(path) { None } else { Some(files::open_table(Path::new(path), &options)) };
-    let names = opened.as_ref().map(|opened| opened.as_ref().map_or(Vec::new(), names_of));
-    let may_have_others = |features: &[String]| match (&opened, &names) {
-        (Some(Ok(Table::Other(_))), _) if keeps => false,
-        (Some(Ok(_)), Some(names)) => names.len() > features.len(),
-        _ => true,
-    };
-    let has_names = !matches!((&opened, &names), (Some(Ok(_)), Some(names)) if names.is_empty());
-    let features = if has_names { features_of(context, model).await } else { Vec::new() };
-    if !features.is_empty() && may_have_others(&features) {
-        let options = ReadOptions { features: features.clone(), ..options.clone() };
-        if is_stream(path) {
-            return Ok(open_table(path, &options)?);
-        }
-        if let Ok(table) = files::open_table(Path::new(path), &options)
-            && names_of(&table).len() == features.len()
-        {
-            tell_of(path, &table);
-            let matching = names.as_deref().and_then(|names| match_columns(&features, names).ok()?.note());
-            let note = matching.unwrap_or_else(|| "columns that are no features of the model are left out".to_owned());
-            tell_notes(context, &[note]);
-            return Ok(table);
+    let names = opened.as_ref().and_then(|opened| opened.as_ref().ok()).map(|table| names_of(table).to_vec());
+    let is_array = matches!(&opened, Some(Ok(Table::Other(_))));
+    let has_no_names = names.as_ref().is_some_and(Vec::is_empty);
+    let features = if has_no_names || keeps && is_array { Vec::new() } else { features_of(context, model).await };
+    let fits = names.as_ref().is_some_and(|names| names.len() <= features.len());
+    let Some(opened) = opened else { return Ok(open_table(path, &ReadOptions { features, ..options })?) };
+    if !features.is_empty() && !fits {
+        let wanted = ReadOptions { features: features.clone(), ..options };
+        match (files::open_table(Path::new(path), &wanted), &opened) {
+            (Ok(table), _) if names_of(&table).len() == features.len() => {
+                tell_of(path, &table);
+                let matching = names.and_then(|names| match_columns(&features, &names).ok()?.note());
+                let others = || "columns that are no features of the model are left out".to_owned();
+                tell_notes(context, &[matching.unwrap_or_else(others)]);
+                return Ok(table);
+            }
+            (Err(error), Ok(_)) => return Err(error.into()),
+            // Features are missing, which the server tells; or what is wrong with the file has nothing to do with them.
+            _ => {}
         }
     }
-    match opened {
-        None => Ok(open_table(path, &options)?),
-        Some(opened) => {
-            let table = opened?;
-            tell_of(path, &table);
-            Ok(table)
-        }
+    let table = opened?;
+    tell_of(path, &table);
+    Ok(table)
+}
+
+fn names_of(table: &Table) -> &[String] {
+    match table {
+        Table::Text(reader) => reader.names(),
+        Table::Other(reader) => reader.names(),
     }
 }
 

@@ -24,7 +24,7 @@ impl ReadOptions {
         written: &[String],
         count: usize,
     ) -> Result<Vec<usize>, FileError> {
-        if let Some(features) = self.only_features(names) {
+        if let Some(features) = self.only_features(path, names, written)? {
             return Ok(features);
         }
         let find = |column: &String, purpose: &str| {
@@ -81,14 +81,25 @@ impl ReadOptions {
 
 impl ReadOptions {
     /// The places of the features, in the order of the file, if it names all of them and columns are not chosen otherwise.
-    fn only_features(&self, names: &[String]) -> Option<Vec<usize>> {
+    fn only_features(&self, path: &str, names: &[String], written: &[String]) -> Result<Option<Vec<usize>>, FileError> {
         if self.names_columns() || self.features.is_empty() {
-            return None;
+            return Ok(None);
         }
         let place = |feature: &String| names.iter().position(|name| name == feature);
-        let mut places: Vec<usize> = self.features.iter().map(place).collect::<Option<_>>()?;
+        let Some(mut places) = self.features.iter().map(place).collect::<Option<Vec<usize>>>() else { return Ok(None) };
         places.sort_unstable();
-        Some(places)
+        // A name that was repeated is the feature's by accident, unless the model was trained on such a file.
+        let again = |place: &usize| {
+            let name = written[*place].trim();
+            let later = |other: &usize| !name.is_empty() && written[*other].trim() == name && !places.contains(other);
+            (place + 1..written.len()).find(later)
+        };
+        if let Some((place, again)) = places.iter().find_map(|place| Some((*place, again(place)?))) {
+            let (name, place, again) = (text::shown(&names[place]), place + 1, again + 1);
+            let got = format!("feature {name:?} is column {place} and column {again}");
+            return Err(FileError::content(path, got, "one column of that name: --columns chooses, such as #1 or #2"));
+        }
+        Ok(Some(places))
     }
 }
 

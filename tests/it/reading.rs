@@ -187,6 +187,9 @@ fn text_in_columns_that_no_feature_needs_is_left_out() {
     );
     let output = run_with_input(&server, folder.path(), &["encode", "m", "-"], text.as_bytes());
     assert_eq!(String::from_utf8_lossy(&output.stdout), plain, "{}", errors(&output));
+    // Two columns of one name: either could be the feature.
+    std::fs::write(folder.path().join("twice.csv"), "a,a,b,c,d\n1,2,3,4,5\n").expect("writes");
+    fails(&server, folder.path(), &["encode", "m", "twice.csv"], 1, &["feature \"a\" is column 1 and column 2"]);
     // A column of numbers that is chosen counts, and text in a feature is an error.
     fails(&server, folder.path(), &["encode", "m", "full.csv", "--columns", "site,a,b,c,d"], 1, &["line 2", "Bonn"]);
 }
