@@ -29,7 +29,7 @@ pub(super) enum Source {
     Files {
         training: Vec<String>,
         test: Vec<String>,
-        options: ReadOptions,
+        options: Box<ReadOptions>,
         columns: ColumnsOfFiles,
         /// A stream that was opened to see how wide its rows are, and its name.
         opened: Mutex<Option<(String, Box<dyn RowReader>)>>,

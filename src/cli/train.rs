@@ -341,6 +341,7 @@ impl TrainArgs {
         if self.server_files.is_empty() {
             let columns = ColumnsOfFiles::new(self.read.by_position(), spec.base.is_some());
             let (training, test, opened) = (self.files, self.test, Mutex::new(opened));
+            let options = Box::new(options);
             return Ok((spec, Source::Files { training, test, options, columns, opened }, self.detach));
         }
         let files = Some(self.read.server_files(self.server_files, self.server_test));

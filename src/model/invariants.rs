@@ -7,7 +7,7 @@
 //! - A constant column. The floor of its standard deviation is half the distance between neighbouring 32-bit floats at its
 //!   value: a column that varied by less would read as one value in every row, so no column is known to vary by less. A value is
 //!   a change if it is further from the constant than two such distances, which the same number may differ by if it comes in
-//!   another width, and than [`NOISE`] times the least scale of a column that varies: `0.1 + 0.2 - 0.3` is no change of a 0.
+//!   another width, and than a billionth of the least scale of a column that varies: `0.1 + 0.2 - 0.3` is no change of a 0.
 //! - A relation `a·x = c` (a total of other columns, a column twice in two units). Its floor is the greatest deviation among the
 //!   rows that were looked at, and at least what rounding makes of it. More than [`LIMIT`] times that is a change.
 //!

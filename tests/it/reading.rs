@@ -156,7 +156,8 @@ fn a_pipe_is_read_once() {
 fn a_long_narrow_file_is_sent_in_parts() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
-    let rows: String = (0..70_000).map(|i| format!("{},{}\n", i % 97, (i % 89) * 2)).collect();
+    let lines: Vec<String> = (0..70_000).map(|i| format!("{},{}\n", i % 97, (i % 89) * 2)).collect();
+    let rows = lines.concat();
     std::fs::write(folder.path().join("rows.csv"), &rows).expect("writes");
     succeeds(&server, folder.path(), &["train", "m", "rows.csv", "--code", "1", "--epochs", "1"]);
     for command in ["encode", "reconstruct", "score"] {
@@ -200,7 +201,7 @@ fn an_upload_does_not_go_on_with_another_file() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     // Chunks of 2^18 rows of one number.
-    let rows = |by: u32| (0..5_000_000u32).map(|i| format!("{}\n", i % 1000 + by)).collect::<String>();
+    let rows = |by: u32| (0..5_000_000u32).map(|i| format!("{}\n", i % 1000 + by)).collect::<Vec<_>>().concat();
     let good = folder.path().join("rows.csv");
     let args = ["train", "m", "rows.csv", "--widths", "1,1", "--epochs", "1", "--idempotency-key", "k"];
     std::fs::write(&good, rows(0)).expect("writes");

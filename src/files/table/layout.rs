@@ -178,7 +178,7 @@ impl Layout {
         let (mut rows_from, mut names) = (1, 0);
         let named =
             |record: usize| records[record].fields.iter().take(self.fields).filter(|field| !field.is_empty()).count();
-        while rows_from <= MORE_HEADERS_MAX && self.is_second_header(records, classes, rows_from) {
+        while rows_from <= MORE_HEADERS_MAX && Self::is_second_header(records, classes, rows_from) {
             // A title has fewer fields than the names below it; units have no more.
             if !row_names && records[rows_from].fields.len() >= self.fields && named(rows_from) > named(names) {
                 names = rows_from;
@@ -200,7 +200,7 @@ impl Layout {
     }
 
     /// Whether the record at `place`, below the names, is more of them: units, titles, levels of pandas.
-    fn is_second_header(&self, records: &[Sampled], classes: &[Vec<Class>], place: usize) -> bool {
+    fn is_second_header(records: &[Sampled], classes: &[Vec<Class>], place: usize) -> bool {
         let Some(record) = classes.get(place) else { return false };
         let below = &classes[place + 1..];
         let rows = match below {
