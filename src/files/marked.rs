@@ -23,6 +23,7 @@ impl Marked {
     }
 }
 
+/// With NaN among them, values are not bytes: `is_bytes` stays false.
 impl RowReader for Marked {
     fn columns(&self) -> usize {
         self.reader.columns()

@@ -2,9 +2,9 @@
 //!
 //! # The rules
 //! From an even sample of the rows, each column has a median and a spread: the range of the middle of its values; where that is 0,
-//! the median distance of the values that are not the median. A value is beyond a [`Rule`] if it is more than so many spreads from
-//! the median, and so many times as far as every value that is not. The second condition keeps honest heavy tails: their largest
-//! values come in steps. If more than a share of a column would be beyond it, nothing is.
+//! the median distance of the values that are not the median. Each [`Rule`] has a limit in spreads and a gap. A value is beyond
+//! the rule if its distance to the median exceeds the limit, and exceeds that of every nearer value by the gap's factor. The gap
+//! keeps honest heavy tails: their largest values come in steps. If more than a share of a column would be beyond it, nothing is.
 //!
 //! - [`BROKEN`]: no measurement can be there. The middle is 98 % of the values (at least all but two on either side).
 //! - [`FAR`]: the value may be one, or a mark such as -999. The middle is 90 %.
@@ -42,8 +42,9 @@ const FAR: Rule = Rule { cut: 0.05, spreads: 20.0, gap: 10.0, share_max: 0.05 };
 const RULES: [Rule; 2] = [BROKEN, FAR];
 /// Where a column has no spread: the distance in units of the median or of 1.
 const SIZES: f64 = 1e6;
-/// Values of a column that are kept to find out, at most.
-const KEPT_MAX: usize = 1 << 16;
+/// Far values of all columns that are kept in memory, at most, and of each column, at least. Nearer ones are dropped first.
+const KEPT_OF_ALL_MAX: usize = 1 << 20;
+const KEPT_MIN: usize = 1 << 10;
 /// Fewer rows have no spread worth the name.
 const ROWS_MIN: u64 = 8;
 /// Rows of the sample, and its bytes.
@@ -99,9 +100,9 @@ struct Suspect {
     greatest: f32,
     farthest_kept: f64,
     values: u64,
-    /// What is not, unless there are too many.
+    /// The farthest of what is not, at most twice `kept_max`.
     others: Vec<Value>,
-    other_count: u64,
+    kept_max: usize,
 }
 
 impl Outliers {
@@ -115,16 +116,15 @@ impl Outliers {
             return Ok(Self::default());
         }
         let features = source.features();
+        let kept_max = (KEPT_OF_ALL_MAX / suspects.len()).max(KEPT_MIN);
+        suspects.iter_mut().for_each(|suspect| suspect.kept_max = kept_max);
         each_block(source, &mut |first, rows| {
             for (row, values) in (first..).zip(rows.chunks_exact(features)) {
                 suspects.iter_mut().for_each(|suspect| suspect.look(row, values[suspect.feature]));
             }
             go_on()
         })?;
-        for suspect in &mut suspects {
-            let median = suspect.median;
-            suspect.others.sort_by(|a, b| a.distance(median).total_cmp(&b.distance(median)));
-        }
+        suspects.iter_mut().for_each(Suspect::drop_nearest);
         let [broken, far] = [0, 1].map(|rule| Broken::beyond(rule, &suspects));
         Ok(Self { broken, far })
     }
@@ -200,22 +200,34 @@ impl Suspect {
         self.values += 1;
         let distance = (f64::from(value) - self.median).abs();
         if distance > self.distances_max[0].min(self.distances_max[1]) {
-            self.other_count += 1;
-            if self.others.len() < KEPT_MAX {
-                self.others.push(Value { row, feature: self.feature, number: value });
+            self.others.push(Value { row, feature: self.feature, number: value });
+            if self.others.len() == 2 * self.kept_max {
+                self.drop_nearest();
             }
         } else {
-            self.farthest_kept = self.farthest_kept.max(distance);
-            (self.least, self.greatest) = (self.least.min(value), self.greatest.max(value));
+            self.keep(value, distance);
+        }
+    }
+
+    /// A value that is not beyond any rule.
+    fn keep(&mut self, value: f32, distance: f64) {
+        self.farthest_kept = self.farthest_kept.max(distance);
+        (self.least, self.greatest) = (self.least.min(value), self.greatest.max(value));
+    }
+
+    /// Sorts the far values, farthest last, and drops those that are too many: they are not beyond any rule.
+    fn drop_nearest(&mut self) {
+        let median = self.median;
+        self.others.sort_by(|a, b| a.distance(median).total_cmp(&b.distance(median)));
+        let nearest = self.others.len().saturating_sub(self.kept_max);
+        for value in self.others.drain(..nearest).collect::<Vec<_>>() {
+            self.keep(value.number, value.distance(median));
         }
     }
 
     /// What is beyond a rule, farthest last, and what the column is limited to without it.
     fn beyond(&self, rule: usize) -> Option<(Limit, &[Value])> {
         let (distance_max, rule) = (self.distances_max[rule], RULES[rule]);
-        if self.other_count > self.others.len() as u64 {
-            return None;
-        }
         let (mut least, mut greatest, mut farthest) = (self.least, self.greatest, self.farthest_kept);
         for (place, value) in self.others.iter().enumerate() {
             let distance = value.distance(self.median);
@@ -274,7 +286,7 @@ fn suspects(
                 farthest_kept: 0.0,
                 values: 0,
                 others: Vec::new(),
-                other_count: 0,
+                kept_max: KEPT_MIN,
             });
         }
     }
@@ -435,7 +447,33 @@ mod tests {
         assert_eq!(find(vec![1e30, 1.0, 2.0], 1), None, "three rows say nothing");
     }
 
-    /// Marks of missing values that nobody named, and one broken value behind another.
+    /// More far values than are kept in memory do not hide a broken one.
+    #[test]
+    fn a_heavy_tail_does_not_hide_a_broken_value() {
+        let values = normal(400_000, 6).map(|x| (2.5 * x).exp() as f32);
+        let columns = 1500;
+        let mut rows: Vec<f32> = values.collect();
+        rows[123 * columns + 7] = 1e30;
+        rows.truncate(rows.len() / columns * columns);
+        assert_eq!(find(rows, columns).map(|broken| broken.count), Some(1));
+        let mut suspect = Suspect {
+            feature: 0,
+            median: 0.0,
+            distances_max: [1000.0, 20.0],
+            least: f32::INFINITY,
+            greatest: f32::NEG_INFINITY,
+            farthest_kept: 0.0,
+            values: 0,
+            others: Vec::new(),
+            kept_max: 8,
+        };
+        (0..10_000).for_each(|row| suspect.look(row, if row == 50 { 1e30 } else { 21.0 + row as f32 }));
+        suspect.drop_nearest();
+        let (limit, beyond) = suspect.beyond(0).expect("one is broken");
+        assert_eq!((beyond.len(), beyond[0].row, limit.least, limit.greatest), (1, 50, 21.0, 10_020.0));
+    }
+
+    /// Unmarked missing values, and one broken value behind another.
     #[test]
     fn far_values_are_found_with_and_without_broken_ones() {
         let plain = || normal(500, 8).map(|x| (10.0 + 2.0 * x) as f32).collect::<Vec<f32>>();
