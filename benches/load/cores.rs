@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A core for the server and one for the clients; none where the system cannot pin or has one core only.
@@ -30,11 +31,11 @@ impl Cores {
     }
 
     /// `program`, to run on the server's core.
-    pub(crate) fn server_command(self, program: &str) -> Command {
+    pub(crate) fn server_command(self, program: &Path) -> Command {
         match self.pinned {
             Some((server, _)) => {
                 let mut command = Command::new("taskset");
-                command.args(["-c", &server.to_string(), program]);
+                command.args(["-c", &server.to_string()]).arg(program);
                 command
             }
             None => Command::new(program),

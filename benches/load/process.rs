@@ -87,6 +87,10 @@ pub(crate) struct Scheduled {
 }
 
 impl Scheduled {
+    pub(crate) fn ran(self) -> Duration {
+        self.ran
+    }
+
     pub(crate) fn ran_share(self) -> f64 {
         self.ran.as_secs_f64() / (self.ran + self.waited).as_secs_f64()
     }

@@ -36,8 +36,19 @@ pub(crate) struct Counts {
 impl RunningServer {
     /// Over `store`, with more flags. `scratch` takes its log.
     pub(crate) fn start(cores: Cores, store: &Path, scratch: &Path, flags: &[String]) -> Result<Self, Failure> {
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_halfhitch")), cores, store, scratch, flags)
+    }
+
+    /// The same of another build of the server.
+    pub(crate) fn start_program(
+        program: &Path,
+        cores: Cores,
+        store: &Path,
+        scratch: &Path,
+        flags: &[String],
+    ) -> Result<Self, Failure> {
         let log = scratch.join("server.log");
-        let mut command = cores.server_command(env!("CARGO_BIN_EXE_halfhitch"));
+        let mut command = cores.server_command(program);
         for (name, _) in std::env::vars_os() {
             // Settings of whoever runs the benchmark are not part of it; how to compute is.
             let name = name.to_string_lossy();

@@ -16,7 +16,7 @@ use crate::echo;
 use crate::load::{Cores, Failure, Model, RunningServer, cpu_of_this_thread};
 use crate::support::{Line, Report, median};
 
-const ENCODE_PATH: &str = "/halfhitch.v1.AutoencoderService/Encode";
+pub(crate) const ENCODE_PATH: &str = "/halfhitch.v1.AutoencoderService/Encode";
 /// Requests of one run, whatever the speed.
 const REQUESTS_MAX: f64 = 1e6;
 /// Batches of one measurement of the arithmetic, whatever the speed.
@@ -135,7 +135,7 @@ impl Case {
     }
 
     /// How many requests take as long as `run`, and how many were sent to find out.
-    fn calibrate(&self, driver: Driver, target: &Target, run: Duration) -> Result<(usize, usize), Failure> {
+    pub(crate) fn calibrate(&self, driver: Driver, target: &Target, run: Duration) -> Result<(usize, usize), Failure> {
         // The first requests pay for pages and connections that later ones find.
         let warm_up = 8 * self.shape.callers;
         let few = driver.drive(target, self.shape, warm_up)?;
@@ -183,7 +183,7 @@ impl Figures {
 }
 
 /// Asks once, and says how many bytes the answer has.
-fn ask(server: &RunningServer, question: EncodeRequest) -> Result<usize, Failure> {
+pub(crate) fn ask(server: &RunningServer, question: EncodeRequest) -> Result<usize, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut client = AutoencoderServiceClient::connect(format!("http://{}", server.address)).await?;
         Ok(client.encode(question).await?.into_inner().encoded_len())

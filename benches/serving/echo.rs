@@ -39,7 +39,7 @@ pub(crate) fn run_if_asked() -> Option<Result<(), Failure>> {
 /// Starts one that answers with `reply_bytes` bytes.
 pub(crate) fn start(cores: Cores, reply_bytes: usize) -> Result<(Owned, SocketAddr), Failure> {
     let program = std::env::current_exe()?;
-    let mut command = cores.server_command(program.to_str().ok_or("the path of this program is not text")?);
+    let mut command = cores.server_command(&program);
     command.args([ARGUMENT, &reply_bytes.to_string()]);
     Owned::server(command)
 }

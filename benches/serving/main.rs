@@ -5,6 +5,7 @@ mod load;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod beside;
 mod case;
 mod drive;
 mod echo;
@@ -25,11 +26,14 @@ same core (compute), all three in turn in every round; medians of the rounds. A 
   ceiling of requests/s = 1 / (1 / echo + 1 / compute)
 Compute has batches of the request's rows, and for single rows batches of as many rows as there are callers. The ratio
 is the median of the rounds' ratios. A run in which the server counts other answers than the client is void.
-Drives with h2load (Debian: nghttp2-client) where it is installed.";
+Drives with h2load (Debian: nghttp2-client) where it is installed.
+
+--beside PROGRAM measures another build of this program, such as that of the commit before, in turn with this one on the same
+core: its figures stand where the ceiling is, and the ratio is the median over the pairs of neighboring bursts.";
 
 fn main() -> ExitCode {
     let outcome = echo::run_if_asked().unwrap_or_else(|| {
-        let options = Options::from_arguments(ABOUT);
+        let options = Options::with_another_build(ABOUT);
         run(&options)
     });
     match outcome {
@@ -48,6 +52,12 @@ fn run(options: &Options) -> Result<(), Failure> {
     if driver == Driver::Tonic {
         report
             .note("h2load is not installed: driven by a client in Rust, which is itself the limit for small messages");
+    }
+    if let Some(other) = &options.beside {
+        for case in cases().iter().filter(|case| options.wants(&case.name())) {
+            beside::measure(case, other, (cores, driver), options.quick, &mut report)?;
+        }
+        return Ok(());
     }
     let store = tempfile::tempdir()?;
     publish(store.path())?;

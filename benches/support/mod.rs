@@ -9,4 +9,4 @@ pub(crate) mod untied;
 
 pub(crate) use options::Options;
 pub(crate) use report::{Line, Report};
-pub(crate) use statistics::{mean_and_deviation, median};
+pub(crate) use statistics::{mean_and_deviation, median, quantile};

@@ -1,5 +1,6 @@
 //! The arguments of a benchmark: `cargo bench --bench NAME -- [--quick] [--json] [FILTER]`.
 
+use std::path::PathBuf;
 use std::process::exit;
 
 const USAGE: &str = "
@@ -16,12 +17,24 @@ pub(crate) struct Options {
     pub(crate) json: bool,
     /// Less than a minute.
     pub(crate) quick: bool,
+    /// Another build of the program, to be measured beside this one.
+    pub(crate) beside: Option<PathBuf>,
     filter: Option<String>,
 }
 
 impl Options {
     /// Reads this process's arguments. `about` says what the benchmark does; help and mistakes end the process.
     pub(crate) fn from_arguments(about: &str) -> Self {
+        let options = Self::with_another_build(about);
+        if options.beside.is_some() {
+            eprintln!("this benchmark has no --beside\n{USAGE}");
+            exit(2);
+        }
+        options
+    }
+
+    /// The same for a benchmark that has `--beside PROGRAM`.
+    pub(crate) fn with_another_build(about: &str) -> Self {
         match Self::parse(std::env::args().skip(1)) {
             Ok(Some(options)) => options,
             Ok(None) => {
@@ -36,12 +49,15 @@ impl Options {
     }
 
     /// `None`: help is wanted.
-    fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut options = Self::default();
-        for argument in arguments {
+        while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--json" => options.json = true,
                 "--quick" => options.quick = true,
+                "--beside" => {
+                    options.beside = Some(arguments.next().ok_or("--beside wants the path of a program")?.into());
+                }
                 "--help" | "-h" => return Ok(None),
                 // Cargo says this to every benchmark.
                 "--bench" => {}

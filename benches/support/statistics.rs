@@ -10,6 +10,16 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
 }
 
+/// The value that a share of them, from 0 to 1, does not exceed.
+///
+/// # Panics
+/// If there is none.
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * share).round() as usize]
+}
+
 /// The mean, and the standard deviation of the values around it (over n - 1).
 ///
 /// # Panics
