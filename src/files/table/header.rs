@@ -161,9 +161,16 @@ impl<'a> Numbers<'a> {
         let second: Vec<f64> = columns.iter().filter_map(|column| value(rest[0][*column])).collect();
         let progression = steps(&values);
         let n = values.len();
-        let continues = progression.is_some_and(|(_, step)| {
+        let continues = progression.is_some_and(|(zero, step)| {
+            // Rows of numbers that count on, or windows that move on: the third row goes as far on as the second.
+            let begins_third = rest.get(1).map(|record| value(record[columns[0]]));
             steps(&second).is_some_and(|(begin, other)| {
-                other == step && (begin == values[n - 1] + step || (n >= 3 && second != values))
+                let moves_on = match begins_third {
+                    None => begin == zero + step,
+                    Some(third) => third.is_some_and(|third| begin != zero && third - begin == begin - zero),
+                };
+                let decided = n >= 3 || n == 2 && begins_third.is_some();
+                other == step && (begin == values[n - 1] + step && begins_third.is_none() || decided && moves_on)
             })
         });
         Some(Self {
@@ -183,12 +190,18 @@ impl<'a> Numbers<'a> {
     fn as_years(&self) -> Option<First> {
         let n = self.values.len();
         let is_year = |number: f64| YEARS.contains(&number) && number.fract() == 0.0;
-        if n < 2 || !self.values.iter().all(|number| is_year(*number)) || !is_monotone(&self.values) {
+        if !self.values.iter().all(|number| is_year(*number)) || !is_monotone(&self.values) {
             return None;
         }
+        let consecutive = n >= 3 && self.progression.is_some_and(|(_, step)| step.abs() == 1.0);
         let below = self.rest.iter().flat_map(|record| self.columns.iter().filter_map(|column| value(record[*column])));
         Some(match below.filter(|number| is_year(*number)).count() {
-            0 => First::NumbersAsNames("years"),
+            0 if n >= 2 || self.names_index => First::NumbersAsNames("years"),
+            0 => First::Unclear("it is a year, and no number below is one"),
+            _ if n == 1 => return None,
+            _ if consecutive && !self.continues => {
+                First::Unclear("its fields are years, one after the other, and there are years below them")
+            }
             years if years * 2 > self.rest.len() * n => First::Row,
             _ => First::Unclear("its fields are years in order, and so are some below them"),
         })
@@ -209,17 +222,11 @@ impl<'a> Numbers<'a> {
         if self.names_index {
             return names;
         }
-        if self.fits {
-            return match self.fractions {
-                0 | 1 => First::Row,
-                _ => First::Unclear("its fields are 0, 1, 2 and so on, and a column continues them"),
-            };
-        }
         if n == 1 {
-            return match self.fractions {
-                0 => First::Row,
-                _ => First::Unclear("it is 0, and all numbers below have a decimal mark"),
-            };
+            return First::Unclear("it is 0, as pandas names the only column");
+        }
+        if self.fits {
+            return First::Unclear("its fields are 0, 1, 2 and so on, and a column continues them");
         }
         let unlikely = combinations(&self.columns, self.rest) > COMBINATIONS_MIN && !is_sorted(first, self.rest);
         // Two numbers above a few rows may well be 0 and 1 by chance.
@@ -464,11 +471,14 @@ mod tests {
             // Rows that count on.
             ("0,1,2 3,4,5 6,7,8", Row),
             ("0,1,2,3 1,2,3,4 2,3,4,5", Row),
+            ("0,1,2,3 2,3,4,5 4,5,6,7", Row),
+            ("0,1 1,2 2,3", Row),
+            ("0,1 2,3 4,5", Row),
+            ("2018,2019,2020 2019,2020,2021 2020,2021,2022", Row),
+            ("2018 2017 1999", Row),
             ("1,2,3 4,5,6", Row),
             ("0,1,0 0.1,0.9,0 0.2,0.8,0", Row),
             ("1990,2005 1987,2001 1980,2000", Row),
-            ("0 1 2 3", Row),
-            ("0 1.5 2", Row),
             // The iris data: text at the end of each row, and no header.
             ("5.1,3.5,setosa 4.9,3.0,setosa 6.2,2.9,virginica", RowWithText),
             ("a,1,2 b,3,4", RowWithText),
@@ -488,6 +498,7 @@ mod tests {
             ",0,1 0,-0.04,-0.56 1,-0.13,0.11",
             ",0,1,2 17,5,3,1 4,2,2,9",
             "0,1,2 7,3,1 4,9,5 2,8,8",
+            "0,1,2 5,6,7 8,1,2 3,3,1 9,4,4",
             ",0 0,0.5 1,0.25 2,0.125",
             "2018,2019,2020 1.5,2.5,3.5 4,5,6",
             "2018,2019 17,25 3,4",
@@ -510,6 +521,16 @@ mod tests {
             "0,1 1,0 1,1 0,0",
             "0,1 0,1 1,0",
             "0 0.5 -0.3 0.2",
+            "0 1.5 2",
+            "0 1 2 3",
+            "0 12 7 9",
+            "0 True False True",
+            // Above an id from 1, a row in equal steps, and windows that begin elsewhere.
+            "0,1,2,3 1,27,0,8919 2,34,0,15838 3,41,0,22757",
+            "0,1,2,3 8,2,8,6 4,6,5,9",
+            "0,1,2,3 100,101,102,103 101,102,103,104 102,103,104,105",
+            "2018,2019,2020 2000,83,2000 2001,34,2001 2002,5,2002",
+            "2018 1.5 2.25 3",
             "1,2,3 7,1,4",
             // The cosine, where 0 and 1 are written without a decimal mark.
             "0,1 0.1,0.995 0.2,0.980 0.3,0.955",
