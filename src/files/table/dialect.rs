@@ -2,7 +2,7 @@
 
 use super::cell::{CellReader, CommaIs, comma_in_number};
 use super::layout::names_of_comment;
-use super::options::{Decimal, Separator, TextOptions};
+use super::options::{Decimal, Separator, TextOptions, Thousands};
 use super::split::{Kind, Splitter};
 use crate::files::{FileError, Place};
 
@@ -130,14 +130,15 @@ impl Dialect {
             Some(separator) => (separator, Scan::of(sample, separator)),
             None => best(sample, options),
         };
-        let mut dialect = Self { separator, decimal: options.decimal.unwrap_or(Decimal::Dot), scan, notes: Vec::new() };
+        let told = options.decimal_told();
+        let mut dialect = Self { separator, decimal: told.unwrap_or(Decimal::Dot), scan, notes: Vec::new() };
         let named = dialect
             .scan
             .comment_before
             .as_ref()
             .is_some_and(|(_, text)| names_of_comment(text, 2, separator).is_some());
         let pairs = separator == Separator::COMMA && dialect.scan.width() == 2 && !named;
-        if given.is_none() && options.decimal.is_none() && pairs {
+        if given.is_none() && told.is_none() && pairs {
             dialect.decide_pairs(path, sample)?;
         }
         if given.is_none() && dialect.separator != Separator::COMMA {
@@ -149,7 +150,7 @@ impl Dialect {
             });
         }
         if options.decimal.is_none() {
-            if dialect.decimal == Decimal::Dot {
+            if told.is_none() && dialect.decimal == Decimal::Dot {
                 dialect.decimal = decimal(path, &dialect.scan, options)?;
             }
             if dialect.decimal == Decimal::Comma {
@@ -188,12 +189,14 @@ impl Dialect {
 
 /// The separator with which most fields are values.
 fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
+    let told = options.decimal_told();
     let (dot, comma) = (
-        CellReader::new(options.decimal.unwrap_or(Decimal::Dot), options, true),
-        CellReader::new(options.decimal.unwrap_or(Decimal::Comma), options, true),
+        CellReader::new(told.unwrap_or(Decimal::Dot), options, true),
+        CellReader::new(told.unwrap_or(Decimal::Comma), options, true),
     );
+    let grouped = grouped_readers(options);
     // With a decimal comma, commas between fields are the last thing to be expected.
-    let decimal_comma = options.decimal == Some(Decimal::Comma);
+    let decimal_comma = told == Some(Decimal::Comma);
     let order: Vec<Separator> = if decimal_comma {
         OTHERS.into_iter().chain([Separator::Nothing, Separator::COMMA]).collect()
     } else {
@@ -209,7 +212,11 @@ fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
         }
         let with_dot = scan.values(width, &dot);
         // A line with one comma is one number only if nothing else is known: see `decide_pairs`.
-        let share = if single { with_dot } else { with_dot.max(scan.values(width, &comma)) };
+        let mut share = if single { with_dot } else { with_dot.max(scan.values(width, &comma)) };
+        if matches!(separator, Separator::Byte(b';' | b'\t' | b'|')) {
+            // Numbers with marks between their groups are refused later, with a word on the mark and not on the fields.
+            share = grouped.iter().map(|cells| scan.values(width, cells)).fold(share, f64::max);
+        }
         if best.as_ref().is_none_or(|(most, ..)| share > most + 1e-9) {
             best = Some((share, separator, scan));
         }
@@ -224,6 +231,20 @@ fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
         Some((_, separator, scan)) => (separator, scan),
         None => (Separator::COMMA, Scan::default()),
     }
+}
+
+/// Readers of numbers with marks between groups of three digits, as far as the settings leave them open.
+fn grouped_readers(options: &TextOptions) -> Vec<CellReader> {
+    if options.thousands.is_some() {
+        return Vec::new();
+    }
+    let styles = [(Decimal::Comma, '.'), (Decimal::Comma, ' '), (Decimal::Dot, ','), (Decimal::Dot, '\'')];
+    let open = styles.into_iter().filter(|(decimal, _)| options.decimal.is_none_or(|told| told == *decimal));
+    open.map(|(decimal, mark)| {
+        let told = TextOptions { thousands: Some(Thousands(mark)), ..options.clone() };
+        CellReader::new(decimal, &told, true)
+    })
+    .collect()
 }
 
 /// Which decimal mark makes more fields numbers.

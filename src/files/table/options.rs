@@ -29,6 +29,12 @@ pub struct TextOptions {
 }
 
 impl TextOptions {
+    /// The decimal mark that the settings leave: where a point stands between groups of digits, it is the comma.
+    pub(super) fn decimal_told(&self) -> Option<Decimal> {
+        let by_thousands = self.thousands.filter(|mark| mark.0 == '.').map(|_| Decimal::Comma);
+        self.decimal.or(by_thousands)
+    }
+
     /// Whether the settings fit together.
     ///
     /// # Errors
