@@ -56,20 +56,14 @@ fn is_number(data_type: &DataType) -> bool {
 /// Powers of ten up to this are exact in f64.
 const DECIMAL_SCALE_MAX: i8 = 22;
 
-/// What a moment or a span of time is counted in; nothing for other types.
+/// What a moment or a span of time is counted in; nothing for other types. The same for all of a kind, in whatever unit a
+/// file keeps them: a model that was trained on one file scores the next, and programs differ.
 fn time_unit(data_type: &DataType) -> Option<&'static str> {
-    Some(match data_type {
-        DataType::Timestamp(TimeUnit::Second, _) => "seconds since 1970",
-        DataType::Timestamp(TimeUnit::Millisecond, _) | DataType::Date64 => "milliseconds since 1970",
-        DataType::Timestamp(TimeUnit::Microsecond, _) => "microseconds since 1970",
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => "nanoseconds since 1970",
-        DataType::Date32 => "days since 1970",
-        DataType::Duration(TimeUnit::Second) => "seconds",
-        DataType::Duration(TimeUnit::Millisecond) => "milliseconds",
-        DataType::Duration(TimeUnit::Microsecond) => "microseconds",
-        DataType::Duration(TimeUnit::Nanosecond) => "nanoseconds",
-        _ => return None,
-    })
+    match data_type {
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => Some("seconds since 1970"),
+        DataType::Duration(_) => Some("seconds"),
+        _ => None,
+    }
 }
 
 /// A note on how the column is read, if that is not obvious.
@@ -234,20 +228,26 @@ impl Column {
                 let power = 10f64.powi(i32::from(*scale));
                 each::<Decimal128Type>(array, |value| value as f64 / power, &mut place);
             }
-            DataType::Date32 => each::<Date32Type>(array, f64::from, &mut place),
-            DataType::Date64 => each::<Date64Type>(array, |value| value as f64, &mut place),
-            DataType::Timestamp(unit, _) => match unit {
-                TimeUnit::Second => each::<TimestampSecondType>(array, |value| value as f64, &mut place),
-                TimeUnit::Millisecond => each::<TimestampMillisecondType>(array, |value| value as f64, &mut place),
-                TimeUnit::Microsecond => each::<TimestampMicrosecondType>(array, |value| value as f64, &mut place),
-                TimeUnit::Nanosecond => each::<TimestampNanosecondType>(array, |value| value as f64, &mut place),
-            },
-            DataType::Duration(unit) => match unit {
-                TimeUnit::Second => each::<DurationSecondType>(array, |value| value as f64, &mut place),
-                TimeUnit::Millisecond => each::<DurationMillisecondType>(array, |value| value as f64, &mut place),
-                TimeUnit::Microsecond => each::<DurationMicrosecondType>(array, |value| value as f64, &mut place),
-                TimeUnit::Nanosecond => each::<DurationNanosecondType>(array, |value| value as f64, &mut place),
-            },
+            DataType::Date32 => each::<Date32Type>(array, |days| f64::from(days) * DAY_SECONDS, &mut place),
+            DataType::Date64 => each::<Date64Type>(array, |value| seconds(value, TimeUnit::Millisecond), &mut place),
+            DataType::Timestamp(unit, _) => {
+                let number = |value| seconds(value, *unit);
+                match unit {
+                    TimeUnit::Second => each::<TimestampSecondType>(array, number, &mut place),
+                    TimeUnit::Millisecond => each::<TimestampMillisecondType>(array, number, &mut place),
+                    TimeUnit::Microsecond => each::<TimestampMicrosecondType>(array, number, &mut place),
+                    TimeUnit::Nanosecond => each::<TimestampNanosecondType>(array, number, &mut place),
+                }
+            }
+            DataType::Duration(unit) => {
+                let number = |value| seconds(value, *unit);
+                match unit {
+                    TimeUnit::Second => each::<DurationSecondType>(array, number, &mut place),
+                    TimeUnit::Millisecond => each::<DurationMillisecondType>(array, number, &mut place),
+                    TimeUnit::Microsecond => each::<DurationMicrosecondType>(array, number, &mut place),
+                    TimeUnit::Nanosecond => each::<DurationNanosecondType>(array, number, &mut place),
+                }
+            }
             DataType::Dictionary(..) => {
                 let dictionary = array.as_any_dictionary();
                 let mut known = vec![0.0; dictionary.values().len()];
@@ -274,6 +274,20 @@ impl Column {
         }
         Ok(())
     }
+}
+
+const DAY_SECONDS: f64 = 86_400.0;
+
+/// A count of some unit in seconds: the same f64 whatever the unit, so that one moment is one number.
+fn seconds(value: i64, unit: TimeUnit) -> f64 {
+    let per_second = match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    };
+    // A count beyond 2^53 has no f64 of its own; its whole seconds and their part have.
+    value.div_euclid(per_second) as f64 + value.rem_euclid(per_second) as f64 / per_second as f64
 }
 
 fn wrong(row: usize, column: String, got: &str, expected: &str) -> Wrong {

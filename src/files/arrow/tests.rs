@@ -346,3 +346,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_moment_is_one_number_in_whatever_unit_it_is_kept() {
+    use arrow_array::{
+        Date32Array, Date64Array, DurationMillisecondArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        TimestampNanosecondArray, TimestampSecondArray,
+    };
+    const DAY: i64 = 86_400;
+    let seconds = [1_700_006_400 / DAY * DAY, 0, -DAY];
+    let scaled = |factor: i64| seconds.map(|second| second * factor).to_vec();
+    let days: Vec<i32> = seconds.iter().map(|second| i32::try_from(second / DAY).expect("it fits")).collect();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("s", Arc::new(TimestampSecondArray::from(scaled(1)))),
+        ("ms", Arc::new(TimestampMillisecondArray::from(scaled(1_000)))),
+        ("us", Arc::new(TimestampMicrosecondArray::from(scaled(1_000_000)).with_timezone("Europe/Berlin"))),
+        ("ns", Arc::new(TimestampNanosecondArray::from(scaled(1_000_000_000)))),
+        ("d32", Arc::new(Date32Array::from(days))),
+        ("d64", Arc::new(Date64Array::from(scaled(1_000)))),
+        ("span", Arc::new(DurationMillisecondArray::from(scaled(1_000)))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let expected: Vec<f64> = seconds.iter().flat_map(|second| [*second as f64; 7]).collect();
+    for (name, bytes) in files(&batch) {
+        assert_eq!(read_file(name, &bytes, &ReadOptions::default()).expect(name), expected, "{name}");
+    }
+    // Parts of a second, rounded once.
+    let batch = |array: ArrayRef| RecordBatch::try_from_iter([("t", array)]).expect("a column");
+    let ms = batch(Arc::new(TimestampMillisecondArray::from(vec![1_700_000_000_123])));
+    let ns = batch(Arc::new(TimestampNanosecondArray::from(vec![1_700_000_000_123_000_000])));
+    for batch in [ms, ns] {
+        let bytes = file_of(&batch, None);
+        assert_eq!(read_file("t.arrow", &bytes, &ReadOptions::default()).expect("reads"), [1_700_000_000.123]);
+    }
+}

@@ -184,9 +184,9 @@ names = [f"embedding[{i}]" for i in range(4)]
 read("embeddings.jsonl", rows, names, columns_chosen=["embedding"])
 read("embeddings.jsonl", np.hstack([np.arange(9)[:, None], rows]), ["n", *names], columns_dropped=["id"])
 frame.to_json(at("by-columns.json"))
-refused("by-columns.json", "table by columns", "orient")
+refused("by-columns.json", "a whole table", "orient")
 frame.to_json(at("split.json"), orient="split")
-refused("split.json", "table by columns", "orient")
+refused("split.json", "a whole table", "orient")
 write("keys.jsonl", b'{"a": 1, "b": 2}\n{"b": 4, "a": 3}\n{"a": 5, "b": true}\n')
 read("keys.jsonl", [[1, 2], [3, 4], [5, 1]], "ab")
 write("fewer.jsonl", b'{"a": 1, "b": 2}\n{"b": 4}\n')
@@ -292,11 +292,11 @@ times = pa.table({
     "money": pa.array([decimal.Decimal("1.25"), decimal.Decimal("-3.10"), decimal.Decimal("100.00")], pa.decimal128(9, 2)),
     "kind": pa.array([3, 5, 3]).dictionary_encode(),
 })
-stamps = [[int(m.timestamp() * 1000), m.date().toordinal() - 719163, money, kind] for m, money, kind in zip(moments, [1.25, -3.1, 100], [3, 5, 3])]
+stamps = [[m.timestamp(), (m.date().toordinal() - 719163) * 86400, money, kind] for m, money, kind in zip(moments, [1.25, -3.1, 100], [3, 5, 3])]
 pq.write_table(times, at("times.parquet"))
 pa.feather.write_feather(times, at("times.feather"))
 for name in ["times.parquet", "times.feather"]:
-    read(name, stamps, ["t", "day", "money", "kind"], note="milliseconds")
+    read(name, stamps, ["t", "day", "money", "kind"], note="seconds since 1970")
 texts = pa.table({"name": ["a", "b"], "x": [1.0, 2.0]})
 pq.write_table(texts, at("texts.parquet"))
 refused("texts.parquet", "column name", "text", "leave it out")
