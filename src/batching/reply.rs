@@ -34,19 +34,17 @@ impl From<Reconstruction> for Computed {
 }
 
 impl Computed {
-    /// Whether every number of every row is finite.
+    /// Whether every number of every row is finite, but for errors in the units of the input: their squares may be beyond 32
+    /// bits where the numbers are not, and are infinite then.
     pub(super) fn is_finite(&self) -> bool {
-        are_finite(self.values.values())
-            && are_finite(&self.squared_errors)
-            && are_finite(&self.squared_errors_input_units)
+        are_finite(self.values.values()) && are_finite(&self.squared_errors)
     }
 
     /// The first row of `range` with a number that is not finite.
     pub(super) fn first_not_finite(&self, range: Range<usize>) -> Option<usize> {
         let bad = |row: &usize| {
             let numbers = (0..self.values.columns()).map(|column| self.values.at(*row, column));
-            let errors = [self.squared_errors.get(*row), self.squared_errors_input_units.get(*row)];
-            !numbers.chain(errors.into_iter().flatten().copied()).all(f32::is_finite)
+            !numbers.chain(self.squared_errors.get(*row).copied()).all(f32::is_finite)
         };
         range.into_iter().find(bad)
     }

@@ -141,7 +141,7 @@ impl Source {
                         loop {
                             let mut values = Vec::new();
                             if reader.next_rows(&mut values, chunk_rows(columns))? == 0 {
-                                reading::tell_rounding(path, reader.as_ref());
+                                reading::tell_at_end(path, reader.as_ref());
                                 break;
                             }
                             let names = of_files.names().to_vec();

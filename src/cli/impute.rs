@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::client::{Context, model_ref, tell_notes};
 use super::data::request_rows;
-use super::reading::{self, tell_rounding};
+use super::reading::{self, tell_at_end};
 use super::rows::{Call, ImputeArgs, REQUESTS_MAX, call, progress_bar};
 use super::{CliError, report, writing};
 use crate::files::output::Output;
@@ -67,7 +67,7 @@ impl Blocks {
                 let rows = reader.next_rows(&mut block.values, self.block_rows)?;
                 self.ended = rows == 0;
                 if self.ended {
-                    tell_rounding(&self.file, reader.as_ref());
+                    tell_at_end(&self.file, reader.as_ref());
                 }
                 self.next_row += rows as u64;
             }
@@ -76,6 +76,7 @@ impl Blocks {
                 while block.records.len() < self.block_rows && bytes < BLOCK_TEXT_BYTES {
                     let Some(record) = reader.next_record(&mut block.values)? else {
                         (self.ended, block.tail) = (true, reader.rest());
+                        tell_at_end(&self.file, reader.as_ref());
                         break;
                     };
                     bytes += record.before.len() + record.text.len();

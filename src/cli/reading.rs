@@ -323,11 +323,9 @@ pub(super) fn tell(path: &str, notes: &[String]) {
     }
 }
 
-/// Tells that a file whose rows were read has whole numbers that are rounded.
-pub(super) fn tell_rounding(path: &str, reader: &dyn RowReader) {
-    if reader.is_rounded() {
-        tell(path, &["it has whole numbers beyond 2^53, which are rounded to the nearest 64-bit float".to_owned()]);
-    }
+/// Tells what only the end of a file says, when all its rows are read.
+pub(super) fn tell_at_end(path: &str, reader: &dyn RowReader) {
+    tell(path, &reader.notes_at_end());
 }
 
 /// Whether a path can be opened once only: standard input, a pipe, a process substitution.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::client::{Connection, Context, answered, model_ref, named_matrix, patiently, tell_notes};
 use super::data::request_rows;
-use super::reading::{self, ReadArgs};
+use super::reading::{self, ReadArgs, tell_at_end};
 use super::{CliError, report, writing};
 use crate::files::{FileError, Format, RowReader, RowWriter};
 use crate::model::{Form, Matrix};
@@ -226,6 +226,7 @@ pub(super) async fn decode(context: &Context, args: DecodeArgs) -> Result<(), Cl
 pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Result<(), CliError> {
     if let Some(errors) = &args.errors {
         writing::check_apart(("--errors", errors), ("--output", &args.rows.write.output))?;
+        writing::check_keeps_input(("--errors", errors), &args.rows.file)?;
     }
     let mut file = args.errors.as_deref().map(|path| writing::rows("--errors", path, None)).transpose()?;
     if let Some(file) = &mut file {
@@ -306,7 +307,7 @@ async fn run(
     seen(&first)?;
     let mut rows = first.values.rows();
     write(writer.as_mut(), &first.values)?;
-    let mut answers = stream::iter(Blocks { reader, block_rows, next_row: first_rows })
+    let mut answers = stream::iter(Blocks { path: args.file.clone(), reader, block_rows, next_row: first_rows })
         .map(|block| {
             let (client, model, path, names) = (client.clone(), model.clone(), &args.file, &column_names);
             async move {
@@ -377,6 +378,8 @@ pub(super) fn progress_bar(context: &Context, rows: Option<u64>) -> ProgressBar 
 
 /// The rest of a file, block by block.
 pub(super) struct Blocks {
+    /// What it is called in notes.
+    pub(super) path: String,
     pub(super) reader: Box<dyn RowReader>,
     pub(super) block_rows: usize,
     /// Row of the file that comes next, from 0.
@@ -396,7 +399,10 @@ impl Iterator for Blocks {
     fn next(&mut self) -> Option<Self::Item> {
         let mut block = Vec::new();
         match self.reader.next_rows(&mut block, self.block_rows) {
-            Ok(0) => None,
+            Ok(0) => {
+                tell_at_end(&self.path, self.reader.as_ref());
+                None
+            }
             Ok(rows) => {
                 let first_row = self.next_row;
                 self.next_row += rows as u64;

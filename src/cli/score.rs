@@ -168,7 +168,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     let bar = progress_bar(context, reader.rows_hint());
     let mut lines = Lines::create(&args, output, columns)?;
     lines.add(&first)?;
-    let blocks = stream::iter(Blocks { reader, block_rows, next_row: first_rows });
+    let blocks = stream::iter(Blocks { path: args.file.clone(), reader, block_rows, next_row: first_rows });
     let ask = &ask;
     let mut answers = blocks
         .map(|block| {

@@ -21,6 +21,14 @@ fn usage(flag: &str, error: FileError) -> CliError {
     }
 }
 
+/// Refuses to put something that is no table of rows in the place of the rows that it was made of.
+pub(super) fn check_keeps_input((flag, output): (&str, &str), input: &str) -> Result<(), CliError> {
+    if output != "-" && files::output::is_same(output, input)? {
+        return Err(CliError::Usage(format!("{flag} is {output}, the file with the rows, expected another file")));
+    }
+    Ok(())
+}
+
 /// Refuses two outputs that are one file.
 pub(super) fn check_apart(one: (&str, &str), other: (&str, &str)) -> Result<(), CliError> {
     if files::output::is_same(one.1, other.1)? {

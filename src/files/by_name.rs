@@ -57,6 +57,10 @@ impl RowReader for ByName {
         self.reader.is_rounded()
     }
 
+    fn notes_at_end(&self) -> Vec<String> {
+        self.reader.notes_at_end()
+    }
+
     fn notes(&self) -> &[String] {
         &self.notes
     }

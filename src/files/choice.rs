@@ -37,6 +37,11 @@ pub(super) fn choose(
         _ => USUAL.iter().find_map(usual).copied(),
     };
     let Some(chosen) = chosen else {
+        let is_there = |name: &str| arrays.iter().any(|array| array.name == name);
+        if ["indices", "indptr", "data", "shape"].into_iter().all(is_there) {
+            let expected = "all numbers of it: numpy.save('rows.npy', scipy.sparse.load_npz('FILE').toarray())";
+            return Err(FileError::content(path, "it is a sparse matrix of SciPy", expected));
+        }
         let got = if arrays.is_empty() {
             return Err(FileError::content(path, "it has no arrays", "at least one"));
         } else if tables.is_empty() {

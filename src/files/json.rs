@@ -350,11 +350,26 @@ impl Rows {
         if self.values.peek_value()?.is_some_and(|byte| byte == b'{' || byte == b',') {
             return Ok(());
         }
+        let has = |key: &str| entries.iter().any(|(name, _)| name == key);
+        let is_list = |node: &Node| matches!(node, Node::List(_));
+        // As pandas calls them.
+        let (orient, python) = if has("columns") && has("data") {
+            ("orient='split'", "pandas.read_json('FILE', orient='split')")
+        } else if has("schema") && has("data") {
+            ("orient='table'", "pandas.read_json('FILE', orient='table')")
+        } else if entries.iter().all(|(_, node)| is_list(node)) {
+            ("a list for each column", "pandas.DataFrame(json.load(open('FILE')))")
+        } else {
+            (
+                "orient='columns', or 'index' where the outer names are those of rows",
+                "pandas.read_json('FILE', orient='columns')",
+            )
+        };
         Err(FileError::content(
             &self.values.input.path,
-            "it is one object whose values are lists or objects: a table by columns",
+            format!("it is one object whose values are lists or objects: a whole table ({orient})"),
             format!(
-                "{EXPECTED}. To convert it: python3 -c \"import json, pandas; pandas.DataFrame(json.load(open('FILE'))).to_csv('rows.csv', index=False)\""
+                "{EXPECTED}. To convert it: python3 -c \"import json, pandas; {python}.to_csv('rows.csv', index=False)\""
             ),
         ))
     }

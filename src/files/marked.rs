@@ -40,6 +40,9 @@ impl RowReader for Marked {
     fn is_rounded(&self) -> bool {
         self.reader.is_rounded()
     }
+    fn notes_at_end(&self) -> Vec<String> {
+        self.reader.notes_at_end()
+    }
     fn notes(&self) -> &[String] {
         self.reader.notes()
     }

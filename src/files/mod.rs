@@ -140,6 +140,11 @@ pub trait RowReader: Send {
     fn is_rounded(&self) -> bool {
         false
     }
+    /// What only the end of the file tells, likewise: what was rounded, what was left out. Complete once all rows are read.
+    fn notes_at_end(&self) -> Vec<String> {
+        let rounded = "it has whole numbers beyond 2^53, which are rounded to the nearest 64-bit float";
+        if self.is_rounded() { vec![rounded.to_owned()] } else { Vec::new() }
+    }
     /// What the reader decided about the file on its own, for people: one sentence each. Complete once the file is open.
     fn notes(&self) -> &[String] {
         &[]
@@ -261,6 +266,8 @@ fn choose_reader(mut input: Input, options: &ReadOptions) -> Result<Table, FileE
             }
         },
         (Some(format), _) | (None, Seen::Format(format)) => format,
+        // Whoever names the encoding of a text says that it is one.
+        (None, Seen::Unknown) if options.text.encoding.is_some() => Format::Csv,
         (None, other) => return Err(refusal(&mut input, &other)),
     };
     if !matches!(format, Format::Csv) {

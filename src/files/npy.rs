@@ -201,9 +201,14 @@ fn other_type(descr: &str) -> (&'static str, &'static str) {
             ("texts", ". To convert it, if the texts are numbers: numpy.save('rows.npy', a.astype('f8'))")
         }
         Some('f' | 'g') => ("floats of another size", ". To convert it: numpy.save('rows.npy', a.astype('f8'))"),
-        Some('M' | 'm') => {
-            ("dates or times", ". To convert it: numpy.save('rows.npy', a.astype('datetime64[s]').astype('f8'))")
-        }
+        Some('M') => (
+            "dates or times",
+            ". To convert it to seconds since 1970: numpy.save('rows.npy', a.astype('datetime64[us]').astype('f8') / 1e6)",
+        ),
+        Some('m') => (
+            "spans of time",
+            ". To convert it to seconds: numpy.save('rows.npy', a.astype('timedelta64[us]').astype('f8') / 1e6)",
+        ),
         Some('V') if kind == "V2" => (
             "raw bytes",
             ". To convert them, if they are bfloat16: numpy.save('rows.npy', (a.view('u2').astype('u4') << 16).view('f4'))",

@@ -112,7 +112,7 @@ pub fn format_of(path: &str, format: Option<Format>) -> Result<Format, FileError
 const WRITTEN: &str = ".npy, .parquet or .csv";
 
 /// Formats that a name could mean and that are not written: CSV under such a name would deceive.
-const NOT_WRITTEN: [&str; 17] = [
+const NOT_WRITTEN: [&str; 18] = [
     "npz",
     "arrow",
     "feather",
@@ -130,6 +130,7 @@ const NOT_WRITTEN: [&str; 17] = [
     "mat",
     "pt",
     "fvecs",
+    "tsv",
 ];
 /// What packs files.
 const PACKED: [&str; 5] = ["gz", "zst", "bz2", "xz", "zip"];

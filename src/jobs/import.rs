@@ -76,6 +76,7 @@ fn copy(table: &Table, job: &Job, files: &ServerFiles, go_on: &dyn Fn() -> bool)
             let rows_max = copying.rows_free();
             let read = reader.next_rows(&mut copying.values, rows_max).map_err(ServerFilesError::from)?;
             if read < rows_max {
+                notes.add(job, asked, &reader.notes_at_end());
                 break;
             }
             copying.put()?;

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
 
 use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
@@ -44,8 +45,13 @@ const TALKATIVE: &str = "h2=error,rustls=error";
 
 /// Sets up the log of this process. `filter` is a level, or targets with levels.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(format!("{TALKATIVE},{filter}"))
-        .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })?;
+    let refused = |reason| LogError::Filter { filter: filter.to_owned(), reason };
+    // A word alone is a level: any other would be a target that nothing has, and turn everything else off.
+    let mut words = filter.split(',').map(str::trim).filter(|part| !part.is_empty() && !part.contains(['=', '[', ':']));
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(refused(format!("{word:?} is no level")));
+    }
+    let filter = EnvFilter::try_new(format!("{TALKATIVE},{filter}")).map_err(|error| refused(error.to_string()))?;
     let log = log(format, filter, io::stderr, io::stderr().is_terminal());
     log.try_init().map_err(|_| LogError::Twice)
 }
@@ -165,5 +171,13 @@ mod tests {
         assert!(outside.ends_with("outside rows=3"), "{outside}");
         let end = "inside rows=4 request_id=abc trace_id=00000000000000000000000000000abc";
         assert!(inside.ends_with(end), "{inside}");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for filter in ["warning", "verbose", "info,fatal", "halfhitch"] {
+            let error = init(LogFormat::Human, filter).expect_err(filter).to_string();
+            assert!(error.contains("is no level") && error.contains("\"info\""), "{error}");
+        }
     }
 }

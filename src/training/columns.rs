@@ -32,7 +32,7 @@ impl Names<'_> {
     }
 
     /// The first few, and how many more.
-    fn list(columns: impl ExactSizeIterator<Item = String>) -> String {
+    pub(super) fn list(columns: impl ExactSizeIterator<Item = String>) -> String {
         let more = columns.len().saturating_sub(NAMED_MAX);
         let named: Vec<String> = columns.take(NAMED_MAX).collect();
         if more > 0 { format!("{} and {more} more", named.join(", ")) } else { named.join(", ") }

@@ -4,6 +4,7 @@
 //! explain least. What is left when the rest is explained but for a share of [`VARIANCE_MAX`] are columns that are combinations
 //! of others (Golub and Van Loan 2013, 4.2.8). Each is a relation if it also holds in the held-out rows.
 
+use super::columns::Names;
 use crate::model::Invariants;
 use crate::model::invariants::{LIMIT, RELATION_NUMBERS_MAX};
 use crate::numeric::linalg::{covariance, dot};
@@ -24,6 +25,9 @@ const DEVIATION_MAX: f64 = 1e-3;
 const COEFFICIENT_MIN: f64 = 1e-4;
 /// What 32-bit arithmetic makes of a sum, relative to its terms.
 const ROUNDING: f64 = 1.0 / (1u64 << 22) as f64;
+
+/// Relations that a note names.
+const TOLD_MAX: usize = 3;
 
 /// How many of the training rows are worth looking at; 0 where there are too few, or too many columns.
 pub(super) fn wanted_rows(rows: u64, features: usize) -> u64 {
@@ -86,6 +90,26 @@ pub(super) fn find(found: &mut Invariants, training: &[f32], held_out: &[f32], s
             found.deviations.push((deviation as f32).max(f32::MIN_POSITIVE));
         }
     }
+}
+
+/// Tells of what was found, if anything was. Unlike in a constant column there is nothing to be seen in the rows.
+pub(super) fn note(found: &Invariants, names: Names<'_>) -> Option<String> {
+    let features = found.relations.len() / found.centers.len().max(1);
+    let columns = |relation: &[f32]| {
+        let of: Vec<usize> = (0..features).filter(|j| relation[*j] != 0.0).collect();
+        Names::list(of.into_iter().map(|j| names.of(j)))
+    };
+    let mut told: Vec<String> = found.relations.chunks_exact(features.max(1)).take(TOLD_MAX).map(columns).collect();
+    if found.centers.len() > TOLD_MAX {
+        told.push(format!("{} more such groups", found.centers.len() - TOLD_MAX));
+    }
+    (!told.is_empty()).then(|| {
+        format!(
+            "columns that follow from each other in all rows: {}: a row in which they do not, such as one that is rounded \
+             otherwise, is an alarm when it is scored",
+            told.join("; ")
+        )
+    })
 }
 
 /// Combinations (n,) of standardised columns without variance, by their correlation matrix (n, n).
@@ -163,6 +187,21 @@ mod tests {
             assert_eq!(relation[5], 0.0, "the noisy copy belongs to none: {relation:?}");
         }
         assert!(found.deviations.iter().all(|deviation| *deviation < 2e-4), "{found:?}");
+    }
+
+    #[test]
+    fn a_note_names_the_columns_of_each() {
+        let mut found = Invariants::default();
+        assert_eq!(note(&found, Names(&[])), None);
+        find(&mut found, &rows(500, 1), &rows(100, 2), &[0.0; 6]);
+        let names = ["a", "b", "c", "total", "F", "noisy"].map(str::to_owned);
+        let note = note(&found, Names(&names)).expect("a note");
+        let groups = note.split(": ").nth(1).expect("groups");
+        let mut groups: Vec<Vec<&str>> = groups.split("; ").map(|group| group.split(", ").collect()).collect();
+        groups.sort_by_key(Vec::len);
+        let [pair, total] = &groups[..] else { panic!("two relations: {note}") };
+        assert!(pair.len() == 2 && pair.contains(&"b") && pair.contains(&"F"), "{note}");
+        assert!(total.len() == 4 && total.contains(&"total") && !total.contains(&"noisy"), "{note}");
     }
 
     #[test]

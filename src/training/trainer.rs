@@ -20,7 +20,7 @@ use super::shift::Shift;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
 use super::yardstick::{Measured, Yardstick};
-use super::{calibrate, defects, linear, trial};
+use super::{calibrate, defects, linear, relations, trial};
 use crate::model::normalisation::{Learner, RangeTooLarge};
 use crate::model::{
     Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, NormalisationKind, Normaliser, Statistics, TrainingReport,
@@ -461,6 +461,8 @@ impl Trainer {
         };
         let trim = spec.spec().regularisation.trim;
         let statistics = calibrate::statistics(&model, source, cut, &held_back, trim, &mut go_on)?;
+        let names = Names(&model.spec().raw().feature_names);
+        state.notes.extend(statistics.as_ref().and_then(|found| relations::note(&found.invariants, names)));
         report.notes = state.notes;
         Ok(Trained { model, report, statistics })
     }

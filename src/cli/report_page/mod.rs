@@ -71,6 +71,9 @@ impl Facts {
 
 pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliError> {
     let model = model_ref(&args.model)?;
+    if let Some(file) = &args.file {
+        writing::check_keeps_input(("--output", &args.output), file)?;
+    }
     // A page that cannot be written is better known before rows are sent.
     let mut output = writing::output("--output", &args.output)?;
     let mut client = context.models().await?;

@@ -3,9 +3,9 @@
 use super::options::{Decimal, TextOptions};
 
 /// What pandas takes for a missing value, and the usual signs for it, in lower case.
-const MISSING_MARKS: [&str; 19] = [
+const MISSING_MARKS: [&str; 20] = [
     "", "nan", "-nan", "na", "n/a", "null", "none", "<na>", "#n/a", "#na", "#n/a n/a", "nat", "1.#ind", "-1.#ind",
-    "1.#qnan", "-1.#qnan", "?", "-", ".",
+    "1.#qnan", "-1.#qnan", "\\n", "?", "-", ".",
 ];
 /// The longest of them.
 const MISSING_MARK_BYTES: usize = 8;

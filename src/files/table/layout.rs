@@ -11,6 +11,8 @@ use crate::files::{COLUMNS_MAX, FileError, Place, ReadOptions};
 const MORE_HEADERS_MAX: usize = 3;
 /// How a note begins that tells of a comment with names.
 const NAMED_BY_COMMENT: &str = "the comment";
+/// The note on other comments.
+pub(super) const COMMENTS_LEFT_OUT: &str = "lines that begin with # are left out";
 /// Words of a name in a comment.
 const NAME_WORDS_MAX: usize = 3;
 /// Characters of a name that is shown.
@@ -94,7 +96,7 @@ impl Layout {
         }
         let named = usize::from(layout.notes.iter().any(|note| note.starts_with(NAMED_BY_COMMENT)));
         if scan.comments > named {
-            layout.notes.push("lines that begin with # are left out".to_owned());
+            layout.notes.push(COMMENTS_LEFT_OUT.to_owned());
         }
         layout.note_rounding(&records[rows_from.min(records.len())..]);
         Ok(layout)

@@ -19,7 +19,7 @@ use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Place, ReadOptions, RowReader};
 use crate::model::Missing;
 use cell::{CellReader, CommaIs, comma_in_number, has_thousands};
-use layout::{Layout, count, shown, unclosed};
+use layout::{COMMENTS_LEFT_OUT, Layout, count, shown, unclosed};
 pub(in crate::files) use names::repair as repair_names;
 pub use options::{Decimal, DialectError, Separator, TextEncoding, TextOptions, Thousands};
 use source::Source;
@@ -74,6 +74,10 @@ pub struct TextReader {
     /// Rows whose fields are all empty that were read and not returned, and whether a record after them was.
     empty_rows: u64,
     has_record: bool,
+    /// Those at the end of the file, which are none; and blank lines between values of the only column, likewise.
+    empty_rows_at_end: u64,
+    blank_lines: u64,
+    blank_lines_waiting: u64,
     /// Whether there was a row.
     any: bool,
     /// Records that were read and not returned, for a caller who wants their text.
@@ -127,6 +131,9 @@ pub(super) fn open(input: Input, options: &ReadOptions) -> Result<TextReader, Fi
         record_bytes: 0,
         empty_rows: 0,
         has_record: false,
+        empty_rows_at_end: 0,
+        blank_lines: 0,
+        blank_lines_waiting: 0,
         any: false,
         records: None,
         between: String::new(),
@@ -232,8 +239,10 @@ impl TextReader {
                 self.keep(is_row)?;
             }
             if is_row {
+                self.blank_lines += std::mem::take(&mut self.blank_lines_waiting);
                 return Ok(true);
             }
+            self.blank_lines_waiting += u64::from(self.any && extent.kind == Kind::Blank);
         }
     }
 
@@ -287,7 +296,7 @@ impl TextReader {
         loop {
             if !self.advance()? {
                 // They are what a spreadsheet left empty below its table.
-                self.empty_rows = 0;
+                self.empty_rows_at_end += std::mem::take(&mut self.empty_rows);
                 return Ok(Next::End);
             }
             if self.is_empty_row() {
@@ -348,6 +357,17 @@ impl TextReader {
         Ok(())
     }
 
+    fn no_rows(&self) -> FileError {
+        let expected = if self.empty_rows_at_end > 0 {
+            "at least one with a value"
+        } else if self.layout.notes.iter().any(|note| note == COMMENTS_LEFT_OUT) {
+            "at least one: lines that begin with # are comments, unless the field is in quotes"
+        } else {
+            "at least one"
+        };
+        FileError::content(&self.path, "it has a header and no rows", expected)
+    }
+
     /// Why a field is refused.
     fn no_number(&self, field: &str, index: usize) -> FileError {
         let field = field.trim();
@@ -400,13 +420,26 @@ impl RowReader for TextReader {
     fn notes(&self) -> &[String] {
         &self.layout.notes
     }
+    fn notes_at_end(&self) -> Vec<String> {
+        if self.missing == Missing::Refused {
+            return Vec::new();
+        }
+        let left_out = |count: u64, what: &str, which: &str, why: &str| {
+            let (plural, are) = if count == 1 { ("", "is") } else { ("s", "are") };
+            (count > 0).then(|| format!("{count} {what}{plural} {which} {are} left out{why}"))
+        };
+        let at_end = left_out(self.empty_rows_at_end, "row", "without a value at its end", "");
+        let marks = " (a missing value is written as \"\" or NA)";
+        let lines = if self.layout.fields == 1 { self.blank_lines } else { 0 };
+        at_end.into_iter().chain(left_out(lines, "blank line", "between its rows", marks)).collect()
+    }
     fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         for row in 0..rows_max {
             match self.next()? {
                 Next::Row => self.push_values(values)?,
                 Next::EmptyRow => values.extend(std::iter::repeat_n(f64::NAN, self.kept.len())),
                 Next::End if self.any => return Ok(row),
-                Next::End => return Err(FileError::content(&self.path, "it has a header and no rows", "at least one")),
+                Next::End => return Err(self.no_rows()),
             }
             self.any = true;
         }

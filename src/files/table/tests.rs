@@ -171,6 +171,45 @@ fn rows_of_empty_fields_are_rows_unless_they_end_the_file() {
         rows += 1;
     }
     assert_eq!(rows, 4);
+    assert_eq!(reader.notes_at_end(), ["1 row without a value at its end is left out"]);
+    // They are counted where values may be missing; else they are what spreadsheets leave.
+    let at_end = |bytes: &[u8], options: &ReadOptions| {
+        let mut reader = text(bytes, options).expect("opens");
+        reader.next_rows(&mut Vec::new(), usize::MAX).expect("reads");
+        reader.notes_at_end()
+    };
+    assert_eq!(at_end(b"a,b\n1,2\n,\n,\n", &missing()), ["2 rows without a value at its end are left out"]);
+    assert_eq!(at_end(b"a,b\n1,2\n,\n,\n", &ReadOptions::default()), [""; 0]);
+    assert_eq!(at_end(b"a,b\n1,2\n\n3,4\n\n", &missing()), [""; 0]);
+    let blank = at_end(b"a\n1.5\n\n2.5\n\n\n4.5\n\n", &missing());
+    assert_eq!(blank, ["3 blank lines between its rows are left out (a missing value is written as \"\" or NA)"]);
+    check_error(b"a,b\n,\n,\n", &missing(), &["a header and no rows", "at least one with a value"]);
+}
+
+#[test]
+fn a_point_between_thousands_leaves_the_comma_for_decimals() {
+    let told = |thousands: &str, decimal: Option<Decimal>| ReadOptions {
+        text: TextOptions { thousands: Some(thousands.parse().expect("a mark")), decimal, ..TextOptions::default() },
+        ..ReadOptions::default()
+    };
+    let whole = b"kunde;umsatz\n6.060;104\n526;2.592\n4.669;384\n";
+    let names = ["kunde", "umsatz"];
+    let rows = [6060.0, 104.0, 526.0, 2592.0, 4669.0, 384.0];
+    for options in [told(".", None), told(".", Some(Decimal::Comma))] {
+        check_rows(whole, &options, &names, &rows);
+        check_rows(b"kunde;umsatz\n6.060,5;104\n526;2.592\n", &options, &names, &[6060.5, 104.0, 526.0, 2592.0]);
+        check_rows(b"kunde,umsatz\n\"6.060,5\",104\n", &options, &names, &[6060.5, 104.0]);
+    }
+    // Without a word on thousands the error names the setting, however many commas a line has.
+    let ask = ["--thousands"];
+    check_error(b"Umsatz;Kosten\n6.060,50;1.104,20\n5.526,10;2.592,10\n", &ReadOptions::default(), &ask);
+    check_error("Umsatz;Kosten\n6\u{202f}060,50;1\u{a0}104,20\n".as_bytes(), &ReadOptions::default(), &ask);
+    check_error(b"a;b\n6,060.50;1,104.20\n5,526.10;2,592.10\n", &ReadOptions::default(), &ask);
+}
+
+#[test]
+fn lines_of_comments_alone_are_no_rows() {
+    check_error(b"color,a\n#ff0000,1\n#00ff00,2\n", &ReadOptions::default(), &["no rows", "begin with # are comments"]);
 }
 
 #[test]
