@@ -320,3 +320,20 @@ fn files_of_times_come_back_from_the_command_line() {
     let bytes = std::fs::read(at("back.npy")).expect("written");
     assert!(String::from_utf8_lossy(&bytes[..80]).contains("'<f4'"));
 }
+
+/// Masses of stars in kg: their squares are beyond 32 bits, and they are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_squares_are_beyond_32_bits_come_back() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let mut client = server.autoencoder().await;
+    let row = |i: usize| [2e30 + 1e30 * (i as f64 / 5.0).sin(), 3e30 + 1e30 * (i as f64 / 3.0).cos()];
+    let rows: Vec<f64> = (0..ROWS).flat_map(row).collect();
+    train(&mut client, exact("stars", &[2, 1]), 2, &rows).await;
+    let answer = reconstructed(&mut client, "stars", wide_matrix(2, &rows[..40])).await;
+    assert!(answer.squared_errors.iter().all(|error| error.is_finite()), "{:?}", answer.squared_errors);
+    assert!(answer.squared_errors_input_units.contains(&f32::INFINITY), "{:?}", answer.squared_errors_input_units);
+    let back = wide_numbers(answer.rows);
+    let within = back.iter().zip(&rows).all(|(back, value)| (back - value).abs() < 2e30);
+    assert!(back.len() == 40 && within, "{back:?}");
+}
