@@ -14,7 +14,7 @@ use crate::drive::{Driver, Target};
 use crate::load::{Cores, Failure, RunningServer, publish};
 use crate::support::{Line, Report, median, quantile};
 
-/// What came of one burst.
+/// Throughput and processor time of one burst of requests.
 #[derive(Clone, Copy, Debug)]
 struct Burst {
     requests_per_second: f64,

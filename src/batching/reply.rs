@@ -34,17 +34,21 @@ impl From<Reconstruction> for Computed {
 }
 
 impl Computed {
-    /// Whether every number of every row is finite, but for errors in the units of the input: their squares may be beyond 32
-    /// bits where the numbers are not, and are infinite then.
+    /// Whether every number of every row is finite. An error in the units of the input may be infinite: its square may be
+    /// beyond 32 bits where the numbers are not.
     pub(super) fn is_finite(&self) -> bool {
-        are_finite(self.values.values()) && are_finite(&self.squared_errors)
+        are_finite(self.values.values())
+            && are_finite(&self.squared_errors)
+            && !self.squared_errors_input_units.iter().any(|error| error.is_nan())
     }
 
     /// The first row of `range` with a number that is not finite.
     pub(super) fn first_not_finite(&self, range: Range<usize>) -> Option<usize> {
         let bad = |row: &usize| {
             let numbers = (0..self.values.columns()).map(|column| self.values.at(*row, column));
+            let in_input_units = self.squared_errors_input_units.get(*row);
             !numbers.chain(self.squared_errors.get(*row).copied()).all(f32::is_finite)
+                || in_input_units.is_some_and(|error| error.is_nan())
         };
         range.into_iter().find(bad)
     }

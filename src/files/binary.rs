@@ -11,7 +11,18 @@ use crate::model::Missing;
 /// Bytes that are read at a time.
 const PIECE_BYTES: usize = 1 << 20;
 /// Below it f64 has every whole number.
-pub(super) const WHOLE_MAX: f64 = (1u64 << 53) as f64;
+const WHOLE_MAX: f64 = (1u64 << 53) as f64;
+
+/// Whether a whole number of 64 bits that was read as `value` may have been another one.
+pub(super) fn may_be_rounded(value: f64) -> bool {
+    value.abs() >= WHOLE_MAX
+}
+
+/// The note on such numbers, if there were some.
+pub(super) fn rounded_note(rounded: bool) -> Vec<String> {
+    let note = "it has whole numbers beyond 2^53, which are rounded to the nearest 64-bit float";
+    if rounded { vec![note.to_owned()] } else { Vec::new() }
+}
 
 /// How a number is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +52,11 @@ pub(super) struct Encoding {
 }
 
 impl Encoding {
+    /// Whether its numbers are whole and of 64 bits.
+    pub(super) fn is_long(self) -> bool {
+        matches!(self.kind, Kind::I64 | Kind::U64)
+    }
+
     /// Bytes of a number.
     pub(super) fn bytes(self) -> usize {
         match self.kind {
@@ -140,9 +156,7 @@ impl Binary {
         }
         let before = values.len();
         values.extend(self.piece.chunks_exact(self.encoding.bytes()).map(|number| self.encoding.number(number)));
-        if matches!(self.encoding.kind, Kind::I64 | Kind::U64) {
-            self.rounded |= values[before..].iter().any(|value| value.abs() >= WHOLE_MAX);
-        }
+        self.rounded |= self.encoding.is_long() && values[before..].iter().copied().any(may_be_rounded);
         check_values(path, &values[before..], self.columns, self.rows_read, self.input.missing)?;
         self.rows_read += wanted as u64;
         if wanted > 0 && self.rows_read == self.rows {
@@ -179,8 +193,8 @@ impl RowReader for Binary {
     fn is_bytes(&self) -> bool {
         self.encoding.kind == Kind::U8
     }
-    fn is_rounded(&self) -> bool {
-        self.rounded
+    fn notes_at_end(&self) -> Vec<String> {
+        rounded_note(self.rounded)
     }
     fn is_single(&self) -> bool {
         matches!(self.encoding.kind, Kind::F16 | Kind::BF16 | Kind::F32)

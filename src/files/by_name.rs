@@ -53,10 +53,6 @@ impl RowReader for ByName {
         self.reader.is_single()
     }
 
-    fn is_rounded(&self) -> bool {
-        self.reader.is_rounded()
-    }
-
     fn notes_at_end(&self) -> Vec<String> {
         self.reader.notes_at_end()
     }

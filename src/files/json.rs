@@ -1,12 +1,13 @@
 //! JSON Lines: one row a value, which is an array of numbers or an object whose keys name the columns. One array of such
 //! values is read likewise. `null` is a missing value.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::BufRead;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::binary::check_shape;
+use super::binary::{check_shape, may_be_rounded, rounded_note};
 use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Place, ReadOptions, RowReader};
 use crate::model::Missing;
@@ -24,6 +25,8 @@ const EXPECTED: &str =
 enum Node {
     Null,
     Number(f64),
+    /// Written without a decimal point or exponent.
+    Whole(f64),
     Text(String),
     List(Vec<Node>),
     Object(Vec<(String, Node)>),
@@ -44,10 +47,10 @@ impl<'de> Deserialize<'de> for Node {
                 Ok(Node::Number(f64::from(u8::from(value))))
             }
             fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-                Ok(Node::Number(value as f64))
+                Ok(Node::Whole(value as f64))
             }
             fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-                Ok(Node::Number(value as f64))
+                Ok(Node::Whole(value as f64))
             }
             fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
                 Ok(Node::Number(value))
@@ -79,7 +82,7 @@ impl Node {
     fn shown(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
-            Self::Number(value) => value.to_string(),
+            Self::Number(value) | Self::Whole(value) => value.to_string(),
             Self::Text(text) => format!("{:?}", text.chars().take(SHOWN_CHARACTERS_MAX).collect::<String>()),
             Self::List(list) => format!("a list of {}", list.len()),
             Self::Object(_) => "an object".to_owned(),
@@ -288,6 +291,7 @@ struct Rows {
     width: usize,
     first: Option<(u64, Node)>,
     missing: Missing,
+    rounded: Cell<bool>,
 }
 
 pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
@@ -305,6 +309,7 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
         names: Vec::new(),
         width: 0,
         first: None,
+        rounded: Cell::new(false),
         missing,
     };
     match &first.1 {
@@ -497,6 +502,10 @@ impl Rows {
             match node {
                 Node::List(list) => open.push(list.iter()),
                 Node::Number(value) if self.missing.allows_wide(*value) => values.push(*value),
+                Node::Whole(value) => {
+                    self.rounded.set(self.rounded.get() || may_be_rounded(*value));
+                    values.push(*value);
+                }
                 Node::Null if self.missing == Missing::Allowed => values.push(f64::NAN),
                 Node::Null | Node::Number(_) => {
                     let value = if *node == Node::Null { f64::NAN } else { f64::INFINITY };
@@ -522,6 +531,9 @@ impl RowReader for Rows {
     }
     fn names(&self) -> &[String] {
         &self.names
+    }
+    fn notes_at_end(&self) -> Vec<String> {
+        rounded_note(self.rounded.get())
     }
     fn notes(&self) -> &[String] {
         &self.values.input.notes

@@ -37,9 +37,6 @@ impl RowReader for Marked {
     fn is_single(&self) -> bool {
         self.reader.is_single()
     }
-    fn is_rounded(&self) -> bool {
-        self.reader.is_rounded()
-    }
     fn notes_at_end(&self) -> Vec<String> {
         self.reader.notes_at_end()
     }

@@ -136,14 +136,9 @@ pub trait RowReader: Send {
     fn is_single(&self) -> bool {
         false
     }
-    /// Whether a whole number that was read has no exact f64: those beyond 2^53. Of texts, a note says so.
-    fn is_rounded(&self) -> bool {
-        false
-    }
-    /// What only the end of the file tells, likewise: what was rounded, what was left out. Complete once all rows are read.
+    /// Notes that need all rows: what was rounded, what was left out. Complete once the last row is read.
     fn notes_at_end(&self) -> Vec<String> {
-        let rounded = "it has whole numbers beyond 2^53, which are rounded to the nearest 64-bit float";
-        if self.is_rounded() { vec![rounded.to_owned()] } else { Vec::new() }
+        Vec::new()
     }
     /// What the reader decided about the file on its own, for people: one sentence each. Complete once the file is open.
     fn notes(&self) -> &[String] {
@@ -266,7 +261,7 @@ fn choose_reader(mut input: Input, options: &ReadOptions) -> Result<Table, FileE
             }
         },
         (Some(format), _) | (None, Seen::Format(format)) => format,
-        // Whoever names the encoding of a text says that it is one.
+        // A given encoding declares the file to be text.
         (None, Seen::Unknown) if options.text.encoding.is_some() => Format::Csv,
         (None, other) => return Err(refusal(&mut input, &other)),
     };

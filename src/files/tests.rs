@@ -358,11 +358,53 @@ fn marks_of_missing_values_hold_in_every_format() {
 #[test]
 fn whole_numbers_that_are_rounded_are_reported() {
     for (number, expected) in [((1i64 << 53) - 1, false), ((1 << 53) + 1, true), (-(1 << 60) - 1, true)] {
-        let bytes = npy("<i8", "False", "(1, 1)", &number.to_le_bytes());
-        let mut reader = read("file", Cursor::new(bytes), &ReadOptions::default()).expect("opens");
-        reader.next_rows(&mut Vec::new(), 1).expect("reads");
-        assert_eq!(reader.is_rounded(), expected, "{number}");
+        let array = |fortran| npy("<i8", fortran, "(2, 1)", &[number.to_le_bytes(), 1i64.to_le_bytes()].concat());
+        let lines = format!("{{\"id\": 1, \"x\": 1e300}}\n{{\"id\": {number}, \"x\": 0.5}}\n");
+        for bytes in [array("False"), array("True"), lines.into_bytes()] {
+            let mut reader = read("file", Cursor::new(bytes), &ReadOptions::default()).expect("opens");
+            reader.next_rows(&mut Vec::new(), 2).expect("reads");
+            let notes = reader.notes_at_end().concat();
+            assert_eq!(notes.contains("beyond 2^53"), expected, "{number}: {notes:?}");
+        }
     }
+}
+
+#[test]
+fn what_converts_a_file_gives_its_numbers() {
+    let dates = npy("<M8[ns]", "False", "(1, 2)", &[0; 16]);
+    check_refused(&dates, &["dates or times", "a.astype('datetime64[us]').astype('f8') / 1e6"]);
+    check_refused(&npy("<m8[ms]", "False", "(1, 2)", &[0; 16]), &["spans of time", "timedelta64[us]"]);
+    let tables: [(&[u8], &str); 4] = [
+        (br#"{"columns":["a"],"index":[0],"data":[[1]]}"#, "orient='split'"),
+        (br#"{"schema":{"fields":[]},"data":[{"a":1}]}"#, "orient='table'"),
+        (br#"{"a":{"0":1,"1":2},"b":{"0":3,"1":4}}"#, "'index' where the outer names are those of rows"),
+        (br#"{"a":[1,2],"b":[3,4]}"#, "pandas.DataFrame(json.load(open('FILE')))"),
+    ];
+    for (bytes, told) in tables {
+        check_says(read("t.json", Cursor::new(bytes.to_vec()), &ReadOptions::default()).map(|_| ()), &[told]);
+    }
+    let arrays = ["indices", "indptr", "format", "shape", "data"].map(|name| choice::Array {
+        name: name.to_owned(),
+        shown: "<f8, (3,)".to_owned(),
+        is_table: false,
+    });
+    let chosen = choice::choose("m.npz", &arrays, &ReadOptions::default(), &mut Vec::new());
+    check_says(chosen, &["sparse matrix of SciPy", "scipy.sparse.load_npz('FILE').toarray()"]);
+}
+
+#[test]
+fn an_encoding_that_is_told_makes_a_text() {
+    let wide: Vec<u8> = "a,note,b\n1,ok \u{1f600},2\n3,y,4\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let text = TextOptions { encoding: Some("utf-16le".parse().expect("known")), ..TextOptions::default() };
+    let options = ReadOptions { text, drop_columns: vec!["note".to_owned()], ..ReadOptions::default() };
+    assert_eq!(read_bytes(&wide, &options).expect("reads").0, [1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn the_mark_of_sql_exports_is_a_missing_value() {
+    let options = ReadOptions { missing_values: true, ..ReadOptions::default() };
+    let (values, _) = read_bytes(b"a\tb\n1.5\t\\N\n\\N\t2\n", &options).expect("reads");
+    assert!(values[1].is_nan() && values[2].is_nan() && values[0] == 1.5 && values[3] == 2.0, "{values:?}");
 }
 
 /// The second word of GloVe and the first one of fastText is a comma.

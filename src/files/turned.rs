@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::binary::{Encoding, Kind, check_values};
+use super::binary::{Encoding, Kind, check_values, may_be_rounded, rounded_note};
 use super::input::{Input, KEPT_BYTES_MAX};
 use super::region::Region;
 use super::{FileError, RowReader};
@@ -35,6 +35,7 @@ pub(super) struct Turned {
     part: Vec<u8>,
     /// Of a flattened row: which column of the file each of its numbers is; nothing where they are in order.
     places: Option<Vec<u32>>,
+    rounded: bool,
     notes: Vec<String>,
 }
 
@@ -82,8 +83,21 @@ impl Turned {
             }
             Columns::Kept(bytes)
         };
-        let (tile, part) = (Vec::new(), Vec::new());
-        Ok(Self { path, source, encoding, columns, rows, tile, next: 0, rows_done: 0, missing, part, places, notes })
+        Ok(Self {
+            path,
+            source,
+            encoding,
+            columns,
+            rows,
+            tile: Vec::new(),
+            next: 0,
+            rows_done: 0,
+            missing,
+            part: Vec::new(),
+            places,
+            rounded: false,
+            notes,
+        })
     }
 
     /// Turns the next rows; false at the end.
@@ -110,6 +124,7 @@ impl Turned {
                 self.tile[row * self.columns + column] = self.encoding.number(number);
             }
         }
+        self.rounded |= self.encoding.is_long() && self.tile.iter().copied().any(may_be_rounded);
         check_values(&self.path, &self.tile, self.columns, self.rows_done, self.missing)?;
         self.rows_done += rows as u64;
         Ok(rows > 0)
@@ -128,6 +143,9 @@ impl RowReader for Turned {
     }
     fn is_single(&self) -> bool {
         matches!(self.encoding.kind, Kind::F16 | Kind::BF16 | Kind::F32)
+    }
+    fn notes_at_end(&self) -> Vec<String> {
+        rounded_note(self.rounded)
     }
     fn notes(&self) -> &[String] {
         &self.notes

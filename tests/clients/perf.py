@@ -2,11 +2,10 @@
 
     python tests/clients/perf.py PERF_ANALYZER target/release/halfhitch
 
-tests/clients/run fetches it. It repeats each level until three windows in a row agree within a tenth, or within the percentage in
-STABILITY_PERCENT; a level that never does fails the sweep.
+tests/clients/run fetches it. It repeats each level until three windows in a row agree within a tenth; a level that never does fails
+the sweep.
 """
 
-import os
 import subprocess
 import sys
 
@@ -18,9 +17,7 @@ def main(analyzer, program):
         running.train(program, address, folder, "m")
         command = [analyzer, "-m", "m", "-u", address, "-i", "grpc", "--concurrency-range", "1:64:9"]
         # Windows of half a second, and more of them than the ten of the default: other programs use this machine, too.
-        windows = ["--measurement-interval", "500", "--max-trials", "30"]
-        stability = ["--stability-percentage", os.environ.get("STABILITY_PERCENT", "10")]
-        subprocess.run([*command, *windows, *stability], check=True)
+        subprocess.run([*command, "--measurement-interval", "500", "--max-trials", "30"], check=True)
 
 
 if __name__ == "__main__":

@@ -249,6 +249,23 @@ fn an_output_may_be_the_input() {
 }
 
 #[test]
+fn what_is_no_table_of_rows_never_replaces_them() {
+    let place = Place::new();
+    csv(&place.at("rows.csv"), FEATURES, &many());
+    let before = fs::read(place.at("rows.csv")).expect("there");
+    for args in [
+        &["report", "m", "rows.csv", "-o", "rows.csv"][..],
+        &["report", "m", "rows.csv", "-o", "./rows.csv"],
+        &["reconstruct", "m", "rows.csv", "-o", "back.csv", "--errors", "rows.csv"],
+    ] {
+        fails(&place.server, place.folder.path(), args, 2, &["the file with the rows, expected another file"]);
+        assert!(fs::read(place.at("rows.csv")).expect("there") == before, "{args:?}");
+    }
+    let tabs = ["encode", "m", "rows.csv", "-o", "codes.tsv"];
+    fails(&place.server, place.folder.path(), &tabs, 2, &["rows are not written as .tsv"]);
+}
+
+#[test]
 fn after_an_error_the_old_file_is_there_or_none() {
     let place = Place::new();
     let mut rows = many();

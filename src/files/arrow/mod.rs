@@ -11,7 +11,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use self::columns::{Column, width};
-use super::binary::{WHOLE_MAX, check_shape};
+use super::binary::{check_shape, may_be_rounded, rounded_note};
 use super::table::repair_names;
 use super::{FileError, Place, ReadOptions, RowReader};
 use crate::model::Missing;
@@ -159,8 +159,8 @@ impl<B: Batches> RowReader for Table<B> {
     fn notes(&self) -> &[String] {
         &self.notes
     }
-    fn is_rounded(&self) -> bool {
-        self.rounded
+    fn notes_at_end(&self) -> Vec<String> {
+        rounded_note(self.rounded)
     }
     fn is_bytes(&self) -> bool {
         self.columns.iter().all(|column| columns::is_bytes(self.batch.column(column.index)))
@@ -181,7 +181,7 @@ impl<B: Batches> RowReader for Table<B> {
                 })?;
                 if column.is_long {
                     let end = column.first + column.width.unwrap_or(1);
-                    let is_rounded = |row: &[f64]| row[column.first..end].iter().any(|value| value.abs() >= WHOLE_MAX);
+                    let is_rounded = |row: &[f64]| row[column.first..end].iter().copied().any(may_be_rounded);
                     self.rounded |= target.chunks_exact(self.width).any(is_rounded);
                 }
             }

@@ -213,7 +213,7 @@ fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
         let with_dot = scan.values(width, &dot);
         // A line with one comma is one number only if nothing else is known: see `decide_pairs`.
         let mut share = if single { with_dot } else { with_dot.max(scan.values(width, &comma)) };
-        if matches!(separator, Separator::Byte(b';' | b'\t' | b'|')) {
+        if share < 1.0 && matches!(separator, Separator::Byte(b';' | b'\t' | b'|')) {
             // Numbers with marks between their groups are refused later, with a word on the mark and not on the fields.
             share = grouped.iter().map(|cells| scan.values(width, cells)).fold(share, f64::max);
         }
