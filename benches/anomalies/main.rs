@@ -11,7 +11,7 @@ use halfhitch::model::{Autoencoder, Scorer, Statistics};
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::{Activation, Lanes, Spare, init};
 use halfhitch::training::{
-    Event, Initialisation, MemoryRows, Next, Regularisation, RowSource, Start, TrainSpec, train,
+    Event, Initialization, MemoryRows, Next, Regularization, RowSource, Start, TrainSpec, train,
 };
 use support::{Options, Report, data};
 
@@ -21,7 +21,7 @@ seeds. AUC: area under the ROC curve of the score (1: every anomaly scores highe
 cuts, in turn for the score, beside the reconstruction error alone, and beside probabilistic PCA with half the features as
 code (trained on all rows alike). The model is linear, its code two thirds of the features, and a tenth of each mini-batch
 does not count. PyOD's autoencoder is published with 0.895 as the mean over the six sets.
-Then, trained and calibrated on rows labelled normal: the share of normal test rows that are alarms at two false-alarm rates,
+Then, trained and calibrated on rows labeled normal: the share of normal test rows that are alarms at two false-alarm rates,
 and in how many of the cuts that is within the 99 % bounds of the beta-binomial distribution, which is what the rate of
 split conformal alarms follows. On contaminated rows: in how many it is not above the upper bound. Last, the share of normal
 test rows whose first reason is a column that was broken on purpose, moved by ten standard deviations.
@@ -79,7 +79,7 @@ struct Table {
 
 impl Table {
     fn read(path: &Path) -> Self {
-        let (values, features, anomalies) = data::labelled(path);
+        let (values, features, anomalies) = data::labeled(path);
         Self { values, features, anomalies }
     }
 
@@ -113,10 +113,10 @@ impl Judge {
             seed,
             hidden_activation: Some(Activation::Linear),
             output_activation: Some(Activation::Linear),
-            initialisation: Some(Initialisation::Pca),
+            initialization: Some(Initialization::Pca),
             // So that there are rows to calibrate on.
             validation_fraction: Some(0.2),
-            regularisation: Regularisation { trim, ..Regularisation::default() },
+            regularization: Regularization { trim, ..Regularization::default() },
             ..spec
         };
         let spec = spec.check().expect("valid");

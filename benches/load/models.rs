@@ -1,15 +1,15 @@
-//! The models of the benchmarks, with seeded random weights: speed does not depend on what was learnt.
+//! The models of the benchmarks, with seeded random weights: speed does not depend on what was learned.
 
 use std::path::Path;
 
 use bytes::Bytes;
 use halfhitch::model::spec::RawModelSpec;
-use halfhitch::model::{Artifact, Autoencoder, Loss, ModelName, ModelSpec, NormalisationKind, Normaliser};
+use halfhitch::model::{Artifact, Autoencoder, Loss, ModelName, ModelSpec, NormalizationKind, Normalizer};
 use halfhitch::numeric::{Activation, Lanes};
 use halfhitch::rpc::pb;
 use halfhitch::store::ModelStore;
 use halfhitch::store::local::LocalStore;
-use halfhitch::training::{Initialisation, init};
+use halfhitch::training::{Initialization, init};
 
 use super::Failure;
 
@@ -41,21 +41,21 @@ impl Model {
             encoder_activations,
             decoder_activations,
             loss: Loss::SquaredError,
-            normalisation: NormalisationKind::Standardise,
+            normalization: NormalizationKind::Standardize,
             gain: false,
             feature_names: Vec::new(),
             missing_values: false,
             ordered_code: false,
         });
         let features = self.widths[0];
-        let normaliser = Normaliser {
-            kind: NormalisationKind::Standardise,
+        let normalizer = Normalizer {
+            kind: NormalizationKind::Standardize,
             offset: vec![0.1; features],
             scale: vec![0.9; features],
             fill: Vec::new(),
             exact_offset: Vec::new(),
         };
-        init::model(spec.expect("a valid specification"), normaliser, Initialisation::He, 1, None)
+        init::model(spec.expect("a valid specification"), normalizer, Initialization::He, 1, None)
     }
 
     /// Of encoding: 2 per weight.

@@ -65,16 +65,16 @@ def samples_per_s(batch, threads, tied, seconds):
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     x, model = rows(), Autoencoder(WIDTHS, tied)
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     steps, started = -STEPS_WARM_UP, None
     for places in batches(ROWS, batch):
         if steps == 0:
             started = time.perf_counter()
         chosen = x[places]
         loss = F.binary_cross_entropy_with_logits(model(chosen), chosen, reduction="sum") / len(places)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         steps += 1
         if steps >= STEPS_MIN and time.perf_counter() - started >= seconds:
             return steps * batch / (time.perf_counter() - started)

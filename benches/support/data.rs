@@ -32,7 +32,7 @@ fn entries(path: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Row-major values of `X`, their width, and `y` of such an archive: whether it is 1.
-pub(crate) fn labelled(path: &Path) -> (Vec<f32>, usize, Vec<bool>) {
+pub(crate) fn labeled(path: &Path) -> (Vec<f32>, usize, Vec<bool>) {
     let entries = entries(path);
     let of = |wanted: &str| entries.iter().find(|(name, _)| name == wanted).expect("an array").1.clone();
     let mut reader = files::read("X.npy", Cursor::new(of("X.npy")), &ReadOptions::default()).expect("rows");

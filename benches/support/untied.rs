@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each of them uses a part of this")]
 
 use halfhitch::model::Loss;
-use halfhitch::numeric::linalg::orthonormalise_rows;
+use halfhitch::numeric::linalg::orthonormalize_rows;
 use halfhitch::numeric::matmul::{Panel, Weights, panel_floats, panels};
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::update::Adam;
@@ -81,7 +81,7 @@ pub(crate) fn orthonormal(widths: &[usize], seed: u64) -> Vec<Weights> {
         let (rows, columns) = (inputs.min(outputs), inputs.max(outputs));
         let mut stream = Stream::new(seed, 0, l as u64, Use::Weights);
         let mut values: Vec<f64> = (0..rows * columns).map(|_| stream.normal()).collect();
-        orthonormalise_rows(&mut values, columns);
+        orthonormalize_rows(&mut values, columns);
         let at = |o: usize, i: usize| if outputs <= inputs { values[o * columns + i] } else { values[i * columns + o] };
         let values: Vec<f32> = (0..outputs * inputs).map(|k| at(k / inputs, k % inputs) as f32).collect();
         Weights::from_row_major(outputs, inputs, &values)

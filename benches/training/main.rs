@@ -12,16 +12,16 @@ use halfhitch::model::Loss;
 use halfhitch::numeric::kernels::ceiling;
 use halfhitch::numeric::{init, isa};
 use halfhitch::training::{
-    CheckedTrainSpec, Event, Initialisation, MemoryRows, Next, Observer, RowSource, Start, TrainSpec, train,
+    CheckedTrainSpec, Event, Initialization, MemoryRows, Next, Observer, RowSource, Start, TrainSpec, train,
 };
 use support::{Line, Options, Report, median};
 
 const ABOUT: &str = "\
-Steps of training: mini-batches are gathered and normalised, go forward and backward, and the weights move (AdamW).
+Steps of training: mini-batches are gathered and normalized, go forward and backward, and the weights move (AdamW).
 Samples a second; GFLOP/s of the products alone (forward through both sides, backward through both but for the rows
 themselves, the gradient of both uses), beside the FMA peak of as many threads at once. Every round measures both in
 turn; the ratio is the median of the rounds' ratios. Last, the same step tied and untied (an experiment): what one matrix
-a pair saves in the optimiser's traffic.";
+a pair saves in the optimizer's traffic.";
 
 /// Name, widths, loss.
 const MODELS: [(&str, &[usize], Loss); 3] = [
@@ -78,7 +78,7 @@ fn specification(widths: &[usize], loss: Loss, batch_rows: u32) -> CheckedTrainS
     spec.validation_fraction = Some(0.0);
     spec.value_range = Some((0.0, 1.0));
     // The first weights cost the least.
-    (spec.optimiser.learning_rate, spec.initialisation) = (Some(1e-4), Some(Initialisation::Glorot));
+    (spec.optimizer.learning_rate, spec.initialization) = (Some(1e-4), Some(Initialization::Glorot));
     spec.check().expect("a specification")
 }
 

@@ -1,4 +1,4 @@
-//! Groups the rows of many callers into large products. Invisible: a row's result does not depend on its neighbours.
+//! Groups the rows of many callers into large products. Invisible: a row's result does not depend on its neighbors.
 //!
 //! Requests wait in one line per (version, operation, space); serving threads pull batches whenever they are free, so that a
 //! batch is as large as what came while the last one was computed, and no timer delays anybody. `policy` says what forms
@@ -118,7 +118,7 @@ impl Operation {
     /// The space of a batch: normalized where the model was trained on rows of 64 bits, the rows come in 64 bits, or rows are to
     /// be answered in 64 bits.
     fn space(self, model: &LoadedModel, rows: Form, answer: Form) -> Space {
-        let is_wide = model.artifact.model.normaliser().is_wide()
+        let is_wide = model.artifact.model.normalizer().is_wide()
             || rows.is_wide() && !self.decodes()
             || answer.is_wide() && self.answers_rows();
         if is_wide { Space::Normalized } else { Space::Input }
@@ -165,7 +165,7 @@ impl BatchingConfig {
 pub struct Output {
     /// Codes or rows.
     pub matrix: Matrix,
-    /// Reconstruct only: per row, normalised space.
+    /// Reconstruct only: per row, normalized space.
     pub squared_errors: Vec<f32>,
     /// Reconstruct only: per row, units of the input.
     pub squared_errors_input_units: Vec<f32>,

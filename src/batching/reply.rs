@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::{BatchError, Output, Timing};
-use crate::model::{Form, Matrix, Normaliser, Reconstruction, Values};
+use crate::model::{Form, Matrix, Normalizer, Reconstruction, Values};
 use crate::numeric::Lanes;
 
 /// Results of one batch.
@@ -63,7 +63,7 @@ fn are_finite(numbers: &[f32]) -> bool {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Answering<'a> {
     /// Leads from the normalized space to the units of the input; none where the result is in these, or is no rows.
-    pub(super) normaliser: Option<&'a Normaliser>,
+    pub(super) normalizer: Option<&'a Normalizer>,
     /// Rows of the request, whose values stay as they came but where they are missing.
     pub(super) given: Option<&'a Matrix>,
 }
@@ -109,7 +109,7 @@ impl Assembly {
         let source = first..first + rows.len();
         let columns = computed.values.columns();
         let numbers = rows.start * columns..rows.end * columns;
-        let is_plain = answering.normaliser.is_none();
+        let is_plain = answering.normalizer.is_none();
         match &mut self.values {
             Numbers::Bytes(Form::Float32Le, bytes) if is_plain => {
                 bytes.resize(self.rows * columns * 4, 0);
@@ -174,10 +174,10 @@ impl Answering<'_> {
         let columns = result.columns();
         let mut narrow = vec![0.0; source.len() * columns];
         result.store(source, &mut narrow);
-        let Some(normaliser) = self.normaliser else { return narrow.into_iter().map(f64::from).collect() };
+        let Some(normalizer) = self.normalizer else { return narrow.into_iter().map(f64::from).collect() };
         let mut wide = Vec::with_capacity(narrow.len());
         for row in narrow.chunks_exact(columns) {
-            wide.extend(row.iter().enumerate().map(|(j, value)| normaliser.denormalized(j, *value)));
+            wide.extend(row.iter().enumerate().map(|(j, value)| normalizer.denormalized(j, *value)));
         }
         if let Some(given) = self.given {
             let given = given.rows_f64(rows.clone());
@@ -248,7 +248,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::NormalisationKind;
+    use crate::model::NormalizationKind;
 
     /// Rows `rows` of a request whose number at (row, column) is `10 row + column`, from row `first` of a batch on.
     fn computed(rows: Range<usize>, columns: usize, first: usize, errors: bool) -> Computed {
@@ -312,8 +312,8 @@ mod tests {
 
     #[test]
     fn a_normalized_result_is_answered_in_64_bits_and_given_values_stay() {
-        let normaliser = Normaliser {
-            kind: NormalisationKind::Standardise,
+        let normalizer = Normalizer {
+            kind: NormalizationKind::Standardize,
             offset: vec![1e12, 0.0],
             scale: vec![2.0, 1.0],
             fill: vec![0.0, 0.0],
@@ -321,7 +321,7 @@ mod tests {
         };
         let given = [f64::NAN, 0.1, 1_000_000_000_003.25, f64::NAN];
         let given = Matrix::new(2, 2, Values::from_f64(&given)).expect("a matrix");
-        let answering = Answering { normaliser: Some(&normaliser), given: Some(&given) };
+        let answering = Answering { normalizer: Some(&normalizer), given: Some(&given) };
         // Rows (0, 1) and (10, 11) of the result, from row 3 of the batch on.
         let computed = computed(0..2, 2, 3, false);
         let answer = |form, answering| {

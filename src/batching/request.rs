@@ -76,7 +76,7 @@ impl Question {
     pub(super) fn answering(&self) -> Answering<'_> {
         let is_denormalized = self.space() == Space::Normalized && self.operation.answers_rows();
         Answering {
-            normaliser: is_denormalized.then(|| self.model.artifact.model.normaliser()),
+            normalizer: is_denormalized.then(|| self.model.artifact.model.normalizer()),
             given: (is_denormalized && self.operation == Operation::Impute).then_some(&self.rows),
         }
     }
@@ -85,8 +85,8 @@ impl Question {
     pub(super) fn load_into(&self, range: Range<usize>, batch: &mut Lanes, first: usize) {
         match self.space() {
             Space::Normalized if !self.operation.decodes() => {
-                let normaliser = self.model.artifact.model.normaliser();
-                self.rows.load_normalized_into(range, batch, first, normaliser);
+                let normalizer = self.model.artifact.model.normalizer();
+                self.rows.load_normalized_into(range, batch, first, normalizer);
             }
             // Codes are normalized as they are.
             Space::Normalized | Space::Input => self.rows.load_into(range, batch, first),

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::reply::Computed;
 use super::*;
-use crate::model::normalisation::Normaliser;
+use crate::model::normalization::Normalizer;
 use crate::model::spec::RawModelSpec;
 use crate::model::{
-    Artifact, Autoencoder, Loss, MatrixError, ModelKey, ModelSpec, NormalisationKind, TiedLayer, Values, Version,
+    Artifact, Autoencoder, Loss, MatrixError, ModelKey, ModelSpec, NormalizationKind, TiedLayer, Values, Version,
 };
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, Lanes, Spare};
@@ -32,14 +32,14 @@ fn model(version: u64) -> Arc<LoadedModel> {
         encoder_activations: vec![Activation::Linear],
         decoder_activations: vec![Activation::Linear],
         loss: Loss::SquaredError,
-        normalisation: NormalisationKind::None,
+        normalization: NormalizationKind::None,
         gain: false,
         feature_names: vec![],
         missing_values: false,
         ordered_code: false,
     })
     .expect("a specification");
-    let normaliser = Normaliser::none();
+    let normalizer = Normalizer::none();
     let layer = TiedLayer {
         weight: Weights::from_row_major(CODE, FEATURES, &[1.0, 2.0, 3.0, -1.0, 0.5, 0.25]),
         encoder_bias: vec![0.5, -0.5],
@@ -47,7 +47,7 @@ fn model(version: u64) -> Arc<LoadedModel> {
         gain: None,
     };
     let key = ModelKey { name: "echo".parse().expect("a name"), version: Version::new(version).expect("a version") };
-    let model = Autoencoder::new(spec, normaliser, vec![layer]);
+    let model = Autoencoder::new(spec, normalizer, vec![layer]);
     Arc::new(LoadedModel::new(key, Artifact { model, report: None, statistics: None, sha256: String::new() }, 0))
 }
 

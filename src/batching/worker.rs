@@ -58,11 +58,11 @@ pub(super) fn of_model(
         Operation::Impute => autoencoder.impute_in(space, batch, spare).into(),
         Operation::Score => match space {
             Space::Input => scorer().score(autoencoder, batch, spare).into(),
-            Space::Normalized => scorer().score_normalised(autoencoder, batch, spare).into(),
+            Space::Normalized => scorer().score_normalized(autoencoder, batch, spare).into(),
         },
         Operation::Explain => match space {
             Space::Input => scorer().explain(autoencoder, batch, spare).into(),
-            Space::Normalized => scorer().explain_normalised(autoencoder, batch, spare).into(),
+            Space::Normalized => scorer().explain_normalized(autoencoder, batch, spare).into(),
         },
     }
 }

@@ -1,4 +1,4 @@
-//! Pictures in a terminal: plain characters, no colour needed.
+//! Pictures in a terminal: plain characters, no color needed.
 
 /// From light to dark.
 const SHADES: &[char] = &[' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'];

@@ -1,5 +1,5 @@
 //! What a command shows of a job while it goes on, on standard error: a picture in a terminal, lines elsewhere, JSON lines
-//! where asked. There is no colour in any of them.
+//! where asked. There is no color in any of them.
 
 use std::time::Duration;
 

@@ -37,14 +37,14 @@ pub(super) enum ModelsCommand {
         /// The file
         file: String,
     },
-    /// Make a version that reconstructs the same and whose codes can be cut short: centred, and turned onto their principal axes
-    Canonicalise {
+    /// Make a version that reconstructs the same and whose codes can be cut short: centered, and turned onto their principal axes
+    Canonicalize {
         /// NAME, NAME@VERSION or NAME@ALIAS
         model: String,
     },
     /// What Gram-Schmidt on the matrix that makes the code would do to the reconstruction of some rows, and, if told so, a version
     /// with it
-    Orthonormalise(Box<OrthonormaliseArgs>),
+    Orthonormalize(Box<OrthonormalizeArgs>),
     /// Write the safetensors file of a version
     Export {
         /// NAME, NAME@VERSION or NAME@ALIAS
@@ -59,7 +59,7 @@ pub(super) enum ModelsCommand {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct OrthonormaliseArgs {
+pub(super) struct OrthonormalizeArgs {
     /// NAME, NAME@VERSION or NAME@ALIAS
     model: String,
     /// Rows to measure on, as many of the first as one message has room for; - for standard input
@@ -102,8 +102,8 @@ pub(super) async fn run(context: &Context, command: ModelsCommand) -> Result<(),
         ModelsCommand::Show { model } => show(context, &model).await,
         ModelsCommand::Delete { model } => delete(context, &model).await,
         ModelsCommand::Import { name, file } => import(context, name, &file).await,
-        ModelsCommand::Canonicalise { model } => canonicalise(context, &model).await,
-        ModelsCommand::Orthonormalise(args) => orthonormalise(context, *args).await,
+        ModelsCommand::Canonicalize { model } => canonicalize(context, &model).await,
+        ModelsCommand::Orthonormalize(args) => orthonormalize(context, *args).await,
         ModelsCommand::Export { model, output } => export(context, &model, &output).await,
         ModelsCommand::Alias(command) => alias(context, command).await,
     }
@@ -216,9 +216,9 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
             names(&spec.decoder_activations)
         );
         out_line!(
-            "  loss: {}, normalisation: {}{}{}",
+            "  loss: {}, normalization: {}{}{}",
             report::short(spec.loss().as_str_name(), "LOSS_"),
-            report::short(spec.normalisation().as_str_name(), "NORMALISATION_"),
+            report::short(spec.normalization().as_str_name(), "NORMALIZATION_"),
             if spec.gain { ", with gain" } else { "" },
             if spec.ordered_code { ", ordered code" } else { "" }
         );
@@ -283,9 +283,9 @@ async fn import(context: &Context, name: String, path: &str) -> Result<(), CliEr
     Ok(())
 }
 
-async fn canonicalise(context: &Context, model: &str) -> Result<(), CliError> {
-    let request = pb::CanonicaliseModelVersionRequest { model: Some(model_ref(model)?) };
-    let answer = context.models().await?.canonicalise_model_version(request).await?.into_inner();
+async fn canonicalize(context: &Context, model: &str) -> Result<(), CliError> {
+    let request = pb::CanonicalizeModelVersionRequest { model: Some(model_ref(model)?) };
+    let answer = context.models().await?.canonicalize_model_version(request).await?.into_inner();
     let version = answer.version.unwrap_or_default();
     if context.json {
         let variances = answer.code_variances;
@@ -307,14 +307,14 @@ async fn canonicalise(context: &Context, model: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn orthonormalise(context: &Context, args: OrthonormaliseArgs) -> Result<(), CliError> {
+async fn orthonormalize(context: &Context, args: OrthonormalizeArgs) -> Result<(), CliError> {
     let first = reading::first_rows(&args.file, &args.read, None)?;
-    let request = pb::OrthonormaliseModelVersionRequest {
+    let request = pb::OrthonormalizeModelVersionRequest {
         model: Some(model_ref(&args.model)?),
         rows: Some(named_matrix(first.columns, &first.values, &first.names)),
         publish: args.publish,
     };
-    let answer = context.models().await?.orthonormalise_model_version(request).await?.into_inner();
+    let answer = context.models().await?.orthonormalize_model_version(request).await?.into_inner();
     tell_notes(context, &answer.notes);
     let (before, after) = (answer.squared_error, answer.orthonormal_squared_error);
     let rows = first.values.len() / first.columns;

@@ -190,7 +190,7 @@ pub(super) fn version_json(version: &pb::ModelVersion) -> Value {
         "encoder_activations": spec.map(|spec| activations(&spec.encoder_activations)),
         "decoder_activations": spec.map(|spec| activations(&spec.decoder_activations)),
         "loss": spec.map(|spec| spec.loss().as_str_name()),
-        "normalisation": spec.map(|spec| spec.normalisation().as_str_name()),
+        "normalization": spec.map(|spec| spec.normalization().as_str_name()),
         "gain": spec.map(|spec| spec.gain),
         "ordered_code": spec.map(|spec| spec.ordered_code),
         "feature_names": spec.map(|spec| &spec.feature_names),

@@ -37,7 +37,7 @@ pub(super) struct RowsArgs {
 pub(super) struct EncodeArgs {
     #[command(flatten)]
     rows: RowsArgs,
-    /// Only the first numbers of each code, so many: for versions that `halfhitch models canonicalise` made, or that were trained with
+    /// Only the first numbers of each code, so many: for versions that `halfhitch models canonicalize` made, or that were trained with
     /// --nested-dropout
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     code_length: u32,
@@ -80,7 +80,7 @@ pub(super) struct ReconstructArgs {
     rows: RowsArgs,
     #[command(flatten)]
     decoder: DecoderArgs,
-    /// Write the error of each row here: normalised space, input units
+    /// Write the error of each row here: normalized space, input units
     #[arg(long, value_name = "FILE")]
     errors: Option<String>,
 }
@@ -360,8 +360,8 @@ fn caution(trust: &pb::PseudoInverse) -> String {
     } else {
         "the rows have these very codes, since the model is linear"
     };
-    let regularised = if trust.is_regularised { ", regularised" } else { "" };
-    format!("decoded with the pseudo-inverse: {exact} (condition number {:.3}{regularised})", trust.condition)
+    let regularized = if trust.is_regularized { ", regularized" } else { "" };
+    format!("decoded with the pseudo-inverse: {exact} (condition number {:.3}{regularized})", trust.condition)
 }
 
 /// Rows done of those in the file, on a terminal; a count where the file does not say how many there are.

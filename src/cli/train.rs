@@ -56,7 +56,7 @@ pub(super) struct TrainArgs {
     #[arg(long, value_delimiter = ',', value_name = "D1,...")]
     hidden: Vec<u32>,
     /// Begin with the weights of a version: NAME@VERSION, NAME@ALIAS, or NAME for the newest
-    #[arg(long, value_name = "MODEL", conflicts_with_all = ["code", "explain", "hidden", "loss", "normalisation", "hidden_activation", "code_activation", "output_activation", "gain", "init"])]
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["code", "explain", "hidden", "loss", "normalization", "hidden_activation", "code_activation", "output_activation", "gain", "init"])]
     from: Option<String>,
     /// Publish only if the validation loss is below that of --from on the same rows
     #[arg(long, requires = "from")]
@@ -87,7 +87,7 @@ pub(super) struct TrainArgs {
     find_learning_rate: bool,
     /// How weights are moved by their gradient [default: adamw]
     #[arg(long, value_enum)]
-    optimiser: Option<OptimiserArg>,
+    optimizer: Option<OptimizerArg>,
     /// Share of the direction of earlier steps that is kept; beta 1 of AdamW [default: 0.9]
     #[arg(long, value_name = "SHARE")]
     momentum: Option<f64>,
@@ -122,7 +122,7 @@ pub(super) struct TrainArgs {
     /// Denoising: set this share of each training row to 0
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "input_dropout")]
     masking: f64,
-    /// Denoising: add normal noise of this standard deviation to the normalised training rows
+    /// Denoising: add normal noise of this standard deviation to the normalized training rows
     #[arg(long, value_name = "DEVIATION", default_value_t = 0.0)]
     gaussian: f64,
     /// Set this share of each training row to 0 and scale up what stays
@@ -134,12 +134,12 @@ pub(super) struct TrainArgs {
     /// Nested dropout: share of the training rows whose code is cut short at random, so that its first numbers are the best few
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "trim")]
     nested_dropout: f64,
-    /// What to minimise [default: cross-entropy for values in the unit interval, else squared error]
+    /// What to minimize [default: cross-entropy for values in the unit interval, else squared error]
     #[arg(long, value_enum)]
     loss: Option<LossArg>,
-    /// How to normalize [default: unit interval for pixels and shares, robust where values are broken, else standardise]
+    /// How to normalize [default: unit interval for pixels and shares, robust where values are broken, else standardize]
     #[arg(long, alias = "normalization", value_enum)]
-    normalisation: Option<NormalisationArg>,
+    normalization: Option<NormalizationArg>,
     /// Activation of the hidden layers [default: elu]
     #[arg(long, value_enum)]
     hidden_activation: Option<ActivationArg>,
@@ -187,12 +187,12 @@ enum LossArg {
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum NormalisationArg {
+enum NormalizationArg {
     None,
-    Standardise,
+    Standardize,
     MinMax,
     UnitInterval,
-    /// As standardise, without broken values
+    /// As standardize, without broken values
     Robust,
 }
 
@@ -217,7 +217,7 @@ enum InitArg {
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum OptimiserArg {
+enum OptimizerArg {
     #[value(name = "adamw")]
     AdamW,
     /// With Nesterov momentum
@@ -248,7 +248,7 @@ impl TrainArgs {
     /// What the server is asked for, and where the rows are.
     fn request(self) -> Result<(pb::TrainSpec, Source, bool), CliError> {
         let options = self.read.options();
-        let (optimiser, regularisation) = (self.optimiser(), self.regularisation());
+        let (optimizer, regularization) = (self.optimizer(), self.regularization());
         let mut opened = None;
         let known = match self.files.iter().find(|path| !reading::is_stream(path)).or(self.files.first()) {
             // Standard input can be opened once only: by who needs its width, or by who sends it.
@@ -289,25 +289,25 @@ impl TrainArgs {
             )));
         }
         let base = self.from.as_deref().map(model_ref).transpose()?;
-        let normalisation = match self.normalisation {
-            None => pb::Normalisation::Unspecified,
-            Some(NormalisationArg::None) => pb::Normalisation::None,
-            Some(NormalisationArg::Standardise) => pb::Normalisation::Standardise,
-            Some(NormalisationArg::MinMax) => pb::Normalisation::MinMax,
-            Some(NormalisationArg::UnitInterval) => pb::Normalisation::UnitInterval,
-            Some(NormalisationArg::Robust) => pb::Normalisation::Robust,
+        let normalization = match self.normalization {
+            None => pb::Normalization::Unspecified,
+            Some(NormalizationArg::None) => pb::Normalization::None,
+            Some(NormalizationArg::Standardize) => pb::Normalization::Standardize,
+            Some(NormalizationArg::MinMax) => pb::Normalization::MinMax,
+            Some(NormalizationArg::UnitInterval) => pb::Normalization::UnitInterval,
+            Some(NormalizationArg::Robust) => pb::Normalization::Robust,
         };
         let loss = match self.loss {
             None => pb::Loss::Unspecified,
             Some(LossArg::SquaredError) => pb::Loss::SquaredError,
             Some(LossArg::BinaryCrossEntropy) => pb::Loss::BinaryCrossEntropy,
         };
-        let initialisation = match self.init {
-            None => pb::Initialisation::Unspecified,
-            Some(InitArg::He) => pb::Initialisation::He,
-            Some(InitArg::Glorot) => pb::Initialisation::Glorot,
-            Some(InitArg::Orthogonal) => pb::Initialisation::Orthogonal,
-            Some(InitArg::Pca) => pb::Initialisation::Pca,
+        let initialization = match self.init {
+            None => pb::Initialization::Unspecified,
+            Some(InitArg::He) => pb::Initialization::He,
+            Some(InitArg::Glorot) => pb::Initialization::Glorot,
+            Some(InitArg::Orthogonal) => pb::Initialization::Orthogonal,
+            Some(InitArg::Pca) => pb::Initialization::Pca,
         };
         let spec = pb::TrainSpec {
             model_name: self.name,
@@ -317,13 +317,13 @@ impl TrainArgs {
             code_activation: activation(self.code_activation),
             output_activation: activation(self.output_activation),
             loss: loss.into(),
-            normalisation: normalisation.into(),
+            normalization: normalization.into(),
             gain: self.gain,
-            optimiser: Some(optimiser),
-            regularisation: Some(regularisation),
+            optimizer: Some(optimizer),
+            regularization: Some(regularization),
             // Parsing has a limit that every duration of the wire format holds.
             time_budget: self.time_budget.and_then(|budget| budget.try_into().ok()),
-            initialisation: initialisation.into(),
+            initialization: initialization.into(),
             epochs: self.epochs.unwrap_or(0),
             batch_rows: self.batch_rows.unwrap_or(0),
             validation_fraction: self.validation_fraction,
@@ -348,18 +348,18 @@ impl TrainArgs {
         Ok((pb::TrainSpec { files, ..spec }, Source::Server, self.detach))
     }
 
-    fn optimiser(&self) -> pb::Optimiser {
-        let kind = match self.optimiser {
-            None => pb::OptimiserKind::Unspecified,
-            Some(OptimiserArg::AdamW) => pb::OptimiserKind::Adamw,
-            Some(OptimiserArg::Sgd) => pb::OptimiserKind::Sgd,
+    fn optimizer(&self) -> pb::Optimizer {
+        let kind = match self.optimizer {
+            None => pb::OptimizerKind::Unspecified,
+            Some(OptimizerArg::AdamW) => pb::OptimizerKind::Adamw,
+            Some(OptimizerArg::Sgd) => pb::OptimizerKind::Sgd,
         };
         let schedule = match self.schedule {
             None => pb::Schedule::Unspecified,
             Some(ScheduleArg::Cosine) => pb::Schedule::Cosine,
             Some(ScheduleArg::Constant) => pb::Schedule::Constant,
         };
-        pb::Optimiser {
+        pb::Optimizer {
             learning_rate: self.learning_rate.unwrap_or(0.0),
             weight_decay: self.weight_decay,
             warmup_fraction: self.warmup_fraction,
@@ -373,8 +373,8 @@ impl TrainArgs {
         }
     }
 
-    fn regularisation(&self) -> pb::Regularisation {
-        pb::Regularisation {
+    fn regularization(&self) -> pb::Regularization {
+        pb::Regularization {
             l2: self.l2,
             activity_l2: self.activity_l2,
             masking: self.masking,

@@ -45,7 +45,7 @@ pub(super) struct Table {
     pub(super) registry: Registry,
     pub(super) floor: Arc<Floor>,
     jobs: Mutex<Jobs>,
-    /// Serialises what makes and forgets jobs, so that `jobs` is never held during disk work.
+    /// Serializes what makes and forgets jobs, so that `jobs` is never held during disk work.
     making: Mutex<()>,
     /// Whose turn it is to begin an upload: who has left meanwhile takes no thread to wait for `making`.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,

@@ -1,8 +1,8 @@
 //! A tied-weight autoencoder: encode, decode, reconstruct.
 
 use super::inverse::PseudoInverse;
-use super::normalisation::Normaliser;
-use super::spec::{ModelSpec, NormalisationKind};
+use super::normalization::Normalizer;
+use super::spec::{ModelSpec, NormalizationKind};
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Lanes, Spare};
 
@@ -21,12 +21,12 @@ pub struct TiedLayer {
 
 /// A complete model. Each matrix exists once: the decoder uses the transposed view of the encoder's.
 ///
-/// With h_0 = normalise(x), encoding is h_{l+1} = f_l(W_l h_l + b_l) and the code is h_K; with g_K = code, decoding is
-/// g_l = f'_l(W_lᵀ(γ_l∘g_{l+1}) + c_l), and x̂ = denormalise(g_0).
+/// With h_0 = normalize(x), encoding is h_{l+1} = f_l(W_l h_l + b_l) and the code is h_K; with g_K = code, decoding is
+/// g_l = f'_l(W_lᵀ(γ_l∘g_{l+1}) + c_l), and x̂ = denormalize(g_0).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Autoencoder {
     spec: ModelSpec,
-    normaliser: Normaliser,
+    normalizer: Normalizer,
     layers: Vec<TiedLayer>,
 }
 
@@ -53,7 +53,7 @@ pub enum Decoder<'a> {
 pub struct Reconstruction {
     /// (n, d_0), in the space of the rows that came.
     pub rows: Lanes,
-    /// Per row: sum over features of (x - x̂)², normalised space.
+    /// Per row: sum over features of (x - x̂)², normalized space.
     pub squared_errors: Vec<f32>,
     /// Per row: the same in the units of the input.
     pub squared_errors_input_units: Vec<f32>,
@@ -64,15 +64,15 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If a shape disagrees with the specification: files and callers check before.
-    pub fn new(spec: ModelSpec, normaliser: Normaliser, layers: Vec<TiedLayer>) -> Self {
+    pub fn new(spec: ModelSpec, normalizer: Normalizer, layers: Vec<TiedLayer>) -> Self {
         assert_eq!(layers.len(), spec.layers(), "as many layers as the specification");
         for (l, (layer, pair)) in layers.iter().zip(spec.raw().widths.windows(2)).enumerate() {
             assert_eq!((layer.weight.inputs(), layer.weight.outputs()), (pair[0], pair[1]), "shape of matrix {l}");
             assert_eq!((layer.decoder_bias.len(), layer.encoder_bias.len()), (pair[0], pair[1]), "biases {l}");
             assert_eq!(layer.gain.as_ref().map(Vec::len), spec.has_gain(l).then_some(pair[1]), "gain {l}");
         }
-        assert_eq!(normaliser.takes_missing(), spec.raw().missing_values, "what stands for missing values");
-        Self { spec, normaliser, layers }
+        assert_eq!(normalizer.takes_missing(), spec.raw().missing_values, "what stands for missing values");
+        Self { spec, normalizer, layers }
     }
 
     /// The same, whose code is ordered by how it is trained now, or is not any more.
@@ -87,13 +87,13 @@ impl Autoencoder {
     /// If that is another.
     #[must_use]
     pub fn without_offset(&self, shift: &[f64]) -> Self {
-        Self { normaliser: self.normaliser.without_offset(shift), ..self.clone() }
+        Self { normalizer: self.normalizer.without_offset(shift), ..self.clone() }
     }
 
     /// The same for rows in the units of the input, of a model of rows from which `shift` was subtracted.
     #[must_use]
     pub fn with_shift(self, shift: &[f64]) -> Self {
-        Self { normaliser: self.normaliser.with_shift(shift), ..self }
+        Self { normalizer: self.normalizer.with_shift(shift), ..self }
     }
 
     /// Its specification.
@@ -101,9 +101,9 @@ impl Autoencoder {
         &self.spec
     }
 
-    /// Its normalisation.
-    pub fn normaliser(&self) -> &Normaliser {
-        &self.normaliser
+    /// Its normalization.
+    pub fn normalizer(&self) -> &Normalizer {
+        &self.normalizer
     }
 
     /// Its layers, in the order of encoding.
@@ -111,7 +111,7 @@ impl Autoencoder {
         &self.layers
     }
 
-    /// The same, for the optimiser.
+    /// The same, for the optimizer.
     pub fn layers_mut(&mut self) -> &mut [TiedLayer] {
         &mut self.layers
     }
@@ -123,13 +123,13 @@ impl Autoencoder {
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn encode(&self, rows: &Lanes, spare: &mut Spare) -> Lanes {
-        if self.normaliser.kind == NormalisationKind::None && !self.normaliser.takes_missing() {
-            return self.encode_normalised(rows, spare);
+        if self.normalizer.kind == NormalizationKind::None && !self.normalizer.takes_missing() {
+            return self.encode_normalized(rows, spare);
         }
         let mut x = spare.take();
-        self.normaliser.apply_to(rows, &mut x);
-        self.normaliser.fill_missing(&mut x);
-        let codes = self.encode_normalised(&x, spare);
+        self.normalizer.apply_to(rows, &mut x);
+        self.normalizer.fill_missing(&mut x);
+        let codes = self.encode_normalized(&x, spare);
         spare.put(x);
         codes
     }
@@ -152,7 +152,7 @@ impl Autoencoder {
     pub fn decode_in(&self, space: Space, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
         match space {
             Space::Input => self.decode(codes, decoder, spare),
-            Space::Normalized => self.decode_normalised(codes, decoder, spare),
+            Space::Normalized => self.decode_normalized(codes, decoder, spare),
         }
     }
 
@@ -171,7 +171,7 @@ impl Autoencoder {
             return self.reconstruct(rows, decoder, spare);
         }
         let codes = self.encode_with_missing(rows, spare);
-        let x_hat = self.decode_normalised(&codes, decoder, spare);
+        let x_hat = self.decode_normalized(&codes, decoder, spare);
         let squared_errors = squared_distances(rows, &x_hat);
         let squared_errors_input_units = self.squared_distances_input_units(rows, &x_hat);
         spare.put(codes);
@@ -182,9 +182,9 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode_normalised_with_errors(&self, x: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
+    pub fn encode_normalized_with_errors(&self, x: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
         let codes = self.encode_with_missing(x, spare);
-        let x_hat = self.decode_normalised(&codes, Decoder::Transpose, spare);
+        let x_hat = self.decode_normalized(&codes, Decoder::Transpose, spare);
         let squared_errors = squared_distances(x, &x_hat);
         spare.put(x_hat);
         (codes, squared_errors)
@@ -197,7 +197,7 @@ impl Autoencoder {
         for ((first, rows, x), (_, _, x_hat)) in x.panels().zip(x_hat.panels()) {
             let sums = &mut sums[first..first + rows];
             for (j, (x, x_hat)) in x.chunks_exact(rows).zip(x_hat.chunks_exact(rows)).enumerate() {
-                let scale = f64::from(self.normaliser.unit(j));
+                let scale = f64::from(self.normalizer.unit(j));
                 sums.iter_mut().zip(x.iter().zip(x_hat)).filter(|(_, (x, _))| !x.is_nan()).for_each(
                     |(sum, (x, x_hat))| {
                         let error = (f64::from(*x) - f64::from(*x_hat)) * scale;
@@ -214,8 +214,8 @@ impl Autoencoder {
     /// # Panics
     /// If the codes are not d_K wide; callers check that at the edge.
     pub fn decode(&self, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
-        let mut rows = self.decode_normalised(codes, decoder, spare);
-        self.normaliser.undo(&mut rows);
+        let mut rows = self.decode_normalized(codes, decoder, spare);
+        self.normalizer.undo(&mut rows);
         rows
     }
 
@@ -225,26 +225,26 @@ impl Autoencoder {
     /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn reconstruct(&self, rows: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Reconstruction {
         let mut x = spare.take();
-        self.normaliser.apply_to(rows, &mut x);
+        self.normalizer.apply_to(rows, &mut x);
         let codes = self.encode_with_missing(&x, spare);
-        let mut x_hat = self.decode_normalised(&codes, decoder, spare);
+        let mut x_hat = self.decode_normalized(&codes, decoder, spare);
         let squared_errors = squared_distances(&x, &x_hat);
-        self.normaliser.undo(&mut x_hat);
+        self.normalizer.undo(&mut x_hat);
         let squared_errors_input_units = squared_distances(rows, &x_hat);
         spare.put(codes);
         spare.put(x);
         Reconstruction { rows: x_hat, squared_errors, squared_errors_input_units }
     }
 
-    /// Rows (n, d_0) in input units to codes (n, d_K), with the squared error of each reconstruction in the normalised space:
+    /// Rows (n, d_0) in input units to codes (n, d_K), with the squared error of each reconstruction in the normalized space:
     /// the bits of [`Autoencoder::encode`] and [`Autoencoder::reconstruct`].
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
     pub fn encode_with_errors(&self, rows: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
         let mut x = spare.take();
-        self.normaliser.apply_to(rows, &mut x);
-        let found = self.encode_normalised_with_errors(&x, spare);
+        self.normalizer.apply_to(rows, &mut x);
+        let found = self.encode_normalized_with_errors(&x, spare);
         spare.put(x);
         found
     }
@@ -274,21 +274,21 @@ impl Autoencoder {
         }
     }
 
-    /// The encoder in the normalised space, of rows with missing values.
+    /// The encoder in the normalized space, of rows with missing values.
     fn encode_with_missing(&self, x: &Lanes, spare: &mut Spare) -> Lanes {
-        if !self.normaliser.takes_missing() {
-            return self.encode_normalised(x, spare);
+        if !self.normalizer.takes_missing() {
+            return self.encode_normalized(x, spare);
         }
         let mut whole = spare.take();
         whole.clone_from(x);
-        self.normaliser.fill_missing(&mut whole);
-        let codes = self.encode_normalised(&whole, spare);
+        self.normalizer.fill_missing(&mut whole);
+        let codes = self.encode_normalized(&whole, spare);
         spare.put(whole);
         codes
     }
 
-    /// The encoder in the normalised space.
-    fn encode_normalised(&self, x: &Lanes, spare: &mut Spare) -> Lanes {
+    /// The encoder in the normalized space.
+    fn encode_normalized(&self, x: &Lanes, spare: &mut Spare) -> Lanes {
         let mut h = None;
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().encoder_activations) {
             let mut next = spare.take();
@@ -298,8 +298,8 @@ impl Autoencoder {
         h.unwrap_or_default()
     }
 
-    /// The decoder in the normalised space.
-    fn decode_normalised(&self, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
+    /// The decoder in the normalized space.
+    fn decode_normalized(&self, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
         let mut g: Option<Lanes> = None;
         if let Decoder::PseudoInverse(inverse) = decoder {
             for l in (0..self.layers.len()).rev() {

@@ -1,4 +1,4 @@
-//! A linear code, centred and turned onto its principal axes: the same reconstructions, and codes that can be cut short.
+//! A linear code, centered and turned onto its principal axes: the same reconstructions, and codes that can be cut short.
 //!
 //! With m the mean of the codes and R a rotation whose rows are the principal axes of the codes, the greatest variance first:
 //! W' = R·W, b' = R·(b - m), c' = c + Wᵀ·m for the layer that makes the code. A code becomes h' = R·(h - m), and since
@@ -35,7 +35,7 @@ pub enum CanonicalError {
 ///
 /// # Errors
 /// See [`CanonicalError`].
-pub fn canonicalise(
+pub fn canonicalize(
     model: &Autoencoder,
     statistics: Option<&Statistics>,
 ) -> Result<(Autoencoder, Statistics), CanonicalError> {
@@ -95,7 +95,7 @@ pub fn canonicalise(
 mod tests {
     use super::*;
     use crate::model::spec::RawModelSpec;
-    use crate::model::{Decoder, Invariants, Loss, ModelSpec, NormalisationKind, Normaliser, Scorer, TiedLayer};
+    use crate::model::{Decoder, Invariants, Loss, ModelSpec, NormalizationKind, Normalizer, Scorer, TiedLayer};
     use crate::numeric::linalg::covariance;
     use crate::numeric::rng::{Stream, Use};
     use crate::numeric::{Lanes, Spare};
@@ -114,7 +114,7 @@ mod tests {
             encoder_activations: vec![elu, code],
             decoder_activations: vec![Activation::Linear, elu],
             loss: Loss::SquaredError,
-            normalisation: NormalisationKind::None,
+            normalization: NormalizationKind::None,
             gain: false,
             feature_names: vec![],
             missing_values: false,
@@ -127,8 +127,8 @@ mod tests {
             decoder_bias: random(inputs, seed + 2),
             gain: None,
         };
-        let normaliser = Normaliser::none();
-        Autoencoder::new(spec, normaliser, vec![layer(1, 6, 7), layer(4, 4, 6)])
+        let normalizer = Normalizer::none();
+        Autoencoder::new(spec, normalizer, vec![layer(1, 6, 7), layer(4, 4, 6)])
     }
 
     fn rows() -> Lanes {
@@ -157,7 +157,7 @@ mod tests {
     fn rows_stay_and_codes_are_uncorrelated_and_ordered() {
         let model = model(Activation::Linear);
         let before = statistics(&model);
-        let (turned, after) = canonicalise(&model, Some(&before)).expect("a linear code");
+        let (turned, after) = canonicalize(&model, Some(&before)).expect("a linear code");
         let (spare, rows) = (&mut Spare::default(), rows());
         let old = model.reconstruct(&rows, Decoder::Transpose, spare).rows;
         let new = turned.reconstruct(&rows, Decoder::Transpose, spare).rows;
@@ -168,7 +168,7 @@ mod tests {
         let measured = statistics(&turned);
         for i in 0..4 {
             let variance = measured.code_covariance[i * 4 + i];
-            assert!(measured.code_mean[i].abs() < 1e-4 * variance.sqrt(), "centred");
+            assert!(measured.code_mean[i].abs() < 1e-4 * variance.sqrt(), "centered");
             assert!((variance - after.code_covariance[i * 4 + i]).abs() < 1e-4 * variance);
             for j in 0..i {
                 let other = measured.code_covariance[j * 4 + j];
@@ -183,7 +183,7 @@ mod tests {
             assert!((old.at(row, 1) - new.at(row, 1)).abs() < 1e-3 * old.at(row, 1).max(1.0), "row {row}");
         }
         assert!(after.are_canonical() && !before.are_canonical());
-        assert_eq!(canonicalise(&turned, Some(&after)).expect_err("done"), CanonicalError::Already);
+        assert_eq!(canonicalize(&turned, Some(&after)).expect_err("done"), CanonicalError::Already);
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
         w.copy_within(0..6, 18);
         layer.weight = Weights::from_row_major(4, 6, &w);
         let before = statistics(&model);
-        let after = canonicalise(&model, Some(&before)).expect("a linear code").1;
+        let after = canonicalize(&model, Some(&before)).expect("a linear code").1;
         let variances: Vec<f32> = (0..4).map(|unit| after.code_covariance[unit * 5]).collect();
         assert!(variances[3] > 0.0 && variances[3] < 1e-5 * variances[0], "{variances:?}");
         // Beside what rows vary by, the shrunk covariance is the same: so is the distance of a code that no row has.
@@ -212,8 +212,8 @@ mod tests {
     #[test]
     fn what_cannot_be_turned_says_why() {
         let tanh = model(Activation::Tanh);
-        let error = canonicalise(&tanh, Some(&statistics(&tanh))).expect_err("not linear");
+        let error = canonicalize(&tanh, Some(&statistics(&tanh))).expect_err("not linear");
         assert!(error.to_string().contains("expected linear"), "{error}");
-        assert_eq!(canonicalise(&model(Activation::Linear), None).expect_err("none"), CanonicalError::NoStatistics);
+        assert_eq!(canonicalize(&model(Activation::Linear), None).expect_err("none"), CanonicalError::NoStatistics);
     }
 }

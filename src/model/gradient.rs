@@ -130,7 +130,7 @@ fn add(sum: &mut [f32], values: &[f32]) {
 /// Everything that forward and backward of a few rows leave behind. Its buffers are used again from batch to batch.
 #[derive(Clone, Debug, Default)]
 pub struct Tape {
-    /// h_0 (the normalised rows) to h_K (the code).
+    /// h_0 (the normalized rows) to h_K (the code).
     h: Vec<Lanes>,
     /// What is to be reconstructed, where that is not h_0; NaN where there is nothing to compare with.
     clean: Option<Lanes>,
@@ -176,25 +176,25 @@ impl Tape {
         }
     }
 
-    /// Where the normalised rows (n, d_0) go.
+    /// Where the normalized rows (n, d_0) go.
     pub fn rows_mut(&mut self) -> &mut Lanes {
         &mut self.h[0]
     }
 
-    /// The normalised rows, to be changed: what they are now is what is to be reconstructed, but for what is missing (NaN).
+    /// The normalized rows, to be changed: what they are now is what is to be reconstructed, but for what is missing (NaN).
     pub fn changed_mut(&mut self) -> &mut Lanes {
         self.clean.get_or_insert_default().clone_from(&self.h[0]);
         &mut self.h[0]
     }
 
     /// Cuts codes short: of each row only so many of the first units of the code are decoded, the others are 0, and nothing is
-    /// learnt from what they would have been.
+    /// learned from what they would have been.
     pub fn cut_codes(&mut self, kept: impl Iterator<Item = usize>) {
         self.kept.clear();
         self.kept.extend(kept);
     }
 
-    /// The normalised rows (n, d_0).
+    /// The normalized rows (n, d_0).
     pub fn rows(&self) -> &Lanes {
         &self.h[0]
     }
@@ -204,7 +204,7 @@ impl Tape {
         self.loss
     }
 
-    /// After [`Tape::forward`]: calls `found(row, column, x, x̂)` for every number that is not missing, normalised, in an order that depends on the shape alone.
+    /// After [`Tape::forward`]: calls `found(row, column, x, x̂)` for every number that is not missing, normalized, in an order that depends on the shape alone.
     pub fn each_reconstructed(&self, model: &Autoencoder, mut found: impl FnMut(usize, usize, f32, f32)) {
         let activation = model.spec().raw().decoder_activations[0];
         let logits = model.spec().raw().loss == Loss::BinaryCrossEntropy;
@@ -346,7 +346,7 @@ impl Tape {
     }
 
     /// After [`Tape::forward`]: ½ ∂/∂x of ‖x - x̂‖²·`precision` + a(code), where `pull` (n, d_K) is ½ ∂a/∂code; (n, d_0), in the
-    /// normalised space; 0 where x is missing. What the tape knew of a gradient is gone.
+    /// normalized space; 0 where x is missing. What the tape knew of a gradient is gone.
     pub(super) fn score_slopes(&mut self, model: &Autoencoder, pull: &Lanes, precision: f32) -> Lanes {
         let (raw, layers) = (model.spec().raw(), model.layers());
         let activation = raw.decoder_activations[0];

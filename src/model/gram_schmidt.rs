@@ -6,7 +6,7 @@
 
 use super::gradient::TAPE_ROWS;
 use super::{Autoencoder, Matrix, Statistics};
-use crate::numeric::linalg::{dot, orthonormalise_rows};
+use crate::numeric::linalg::{dot, orthonormalize_rows};
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, Lanes, Spare};
 
@@ -59,7 +59,7 @@ pub enum OrthonormalError {
 ///
 /// # Errors
 /// See [`OrthonormalError`].
-pub fn orthonormalise_code(
+pub fn orthonormalize_code(
     model: &Autoencoder,
     statistics: Option<&Statistics>,
 ) -> Result<(Autoencoder, Option<Statistics>), OrthonormalError> {
@@ -79,7 +79,7 @@ pub fn orthonormalise_code(
     }
     let w: Vec<f64> = layer.weight.to_row_major().into_iter().map(f64::from).collect();
     let mut q = w.clone();
-    orthonormalise_rows(&mut q, d);
+    orthonormalize_rows(&mut q, d);
     // R = W·Qᵀ.
     let r: Vec<f64> =
         w.chunks_exact(d).flat_map(|w| q.chunks_exact(d).map(|q| dot(w, q)).collect::<Vec<_>>()).collect();
@@ -112,7 +112,7 @@ pub fn orthonormalise_code(
     }
 }
 
-/// Mean squared error of the reconstructions of `rows`, which are finite and as wide as the model: sum over features, normalised
+/// Mean squared error of the reconstructions of `rows`, which are finite and as wide as the model: sum over features, normalized
 /// space.
 pub fn mean_squared_error(model: &Autoencoder, rows: &Matrix) -> f64 {
     let (mut lanes, spare) = (Lanes::default(), &mut Spare::default());
@@ -120,9 +120,9 @@ pub fn mean_squared_error(model: &Autoencoder, rows: &Matrix) -> f64 {
     for first in (0..rows.rows()).step_by(TAPE_ROWS) {
         let block = first..rows.rows().min(first + TAPE_ROWS);
         lanes.reset(block.len(), rows.columns());
-        let (codes, errors) = if rows.form().is_wide() || model.normaliser().is_wide() {
-            rows.load_normalized_into(block, &mut lanes, 0, model.normaliser());
-            model.encode_normalised_with_errors(&lanes, spare)
+        let (codes, errors) = if rows.form().is_wide() || model.normalizer().is_wide() {
+            rows.load_normalized_into(block, &mut lanes, 0, model.normalizer());
+            model.encode_normalized_with_errors(&lanes, spare)
         } else {
             rows.load_into(block, &mut lanes, 0);
             model.encode_with_errors(&lanes, spare)
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use crate::model::spec::RawModelSpec;
     use crate::model::spec::tests::plain;
-    use crate::model::{Decoder, Invariants, ModelSpec, Normaliser, PseudoInverse, TiedLayer, Values};
+    use crate::model::{Decoder, Invariants, ModelSpec, Normalizer, PseudoInverse, TiedLayer, Values};
     use crate::numeric::linalg::{Gram, covariance};
     use crate::numeric::rng::{Stream, Use};
 
@@ -209,7 +209,7 @@ mod tests {
             decoder_bias: random(pair[0], 30 + l as u64),
             gain: None,
         });
-        Autoencoder::new(spec, Normaliser::none(), layers.collect())
+        Autoencoder::new(spec, Normalizer::none(), layers.collect())
     }
 
     fn rows(features: usize) -> Matrix {
@@ -244,7 +244,7 @@ mod tests {
         for (widths, hidden) in [(&[9, 4][..], Activation::Linear), (&[9, 7, 4], Activation::Relu)] {
             let (model, rows) = (model(widths, hidden), rows(9));
             let known = statistics(&model, &rows);
-            let (changed, found) = orthonormalise_code(&model, Some(&known)).expect("possible");
+            let (changed, found) = orthonormalize_code(&model, Some(&known)).expect("possible");
             let layer = &changed.layers()[widths.len() - 2];
             assert!(Gram::of(&layer.weight).defect().largest < 1e-6);
             assert_eq!(changed.layers()[..widths.len() - 2], model.layers()[..widths.len() - 2]);
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_linear_model_reconstructs_as_with_its_pseudo_inverse() {
         let (model, rows) = (model(&[9, 4], Activation::Linear), rows(9));
-        let (changed, _) = orthonormalise_code(&model, Some(&statistics(&model, &rows))).expect("possible");
+        let (changed, _) = orthonormalize_code(&model, Some(&statistics(&model, &rows))).expect("possible");
         let inverse = PseudoInverse::of(&model).expect("of full rank");
         let mut lanes = Lanes::zeros(ROWS, 9);
         rows.load_into(0..ROWS, &mut lanes, 0);
@@ -299,8 +299,8 @@ mod tests {
         };
         let plain_model = model(&[9, 4], Activation::Linear);
         let bent =
-            Autoencoder::new(ModelSpec::new(bent).expect("valid"), Normaliser::none(), plain_model.layers().to_vec());
-        let refused = |model: &Autoencoder| orthonormalise_code(model, None).expect_err("refused");
+            Autoencoder::new(ModelSpec::new(bent).expect("valid"), Normalizer::none(), plain_model.layers().to_vec());
+        let refused = |model: &Autoencoder| orthonormalize_code(model, None).expect_err("refused");
         assert_eq!(refused(&bent), OrthonormalError::Activation("Tanh".to_owned()));
         let wide = model(&[4, 9], Activation::Linear);
         assert_eq!(refused(&wide), OrthonormalError::Expands { outputs: 9, inputs: 4 });

@@ -32,7 +32,7 @@ pub struct LayerInspection {
     pub dead_units: Vec<usize>,
 }
 
-/// What a model makes of some rows. Squared errors are sums over features, means over rows, normalised space.
+/// What a model makes of some rows. Squared errors are sums over features, means over rows, normalized space.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
     /// Rows measured.
@@ -114,16 +114,16 @@ fn compare(
     let (features, count) = (model.spec().features(), rows.rows());
     assert_eq!(rows.columns(), features, "as wide as the input");
     let (mut transposed, mut inverted) = (Sum::default(), Sum::default());
-    let mut normalised = Vec::with_capacity(count * features);
+    let mut normalized = Vec::with_capacity(count * features);
     let (mut tape, spare) = (Tape::new(model.layers().len()), &mut Spare::default());
     for first in (0..count).step_by(TAPE_ROWS) {
         let block = first..count.min(first + TAPE_ROWS);
         let mut x = Lanes::zeros(block.len(), features);
-        let is_wide = rows.form().is_wide() || model.normaliser().is_wide();
+        let is_wide = rows.form().is_wide() || model.normalizer().is_wide();
         let space = if is_wide { Space::Normalized } else { Space::Input };
         match space {
             Space::Input => rows.load_into(block, &mut x, 0),
-            Space::Normalized => rows.load_normalized_into(block, &mut x, 0, model.normaliser()),
+            Space::Normalized => rows.load_normalized_into(block, &mut x, 0, model.normalizer()),
         }
         transposed.add(&model.reconstruct_in(space, &x, Decoder::Transpose, spare).squared_errors);
         if let Ok(inverse) = &inverse {
@@ -131,17 +131,17 @@ fn compare(
             inverted.add(&model.reconstruct_in(space, &x, decoder, spare).squared_errors);
         }
         if space == Space::Input {
-            model.normaliser().apply(&mut x);
+            model.normalizer().apply(&mut x);
         }
-        model.normaliser().fill_missing(&mut x);
+        model.normalizer().fill_missing(&mut x);
         for row in 0..x.rows() {
-            normalised.extend((0..features).map(|j| f64::from(x.at(row, j))));
+            normalized.extend((0..features).map(|j| f64::from(x.at(row, j))));
         }
         *tape.rows_mut() = x;
         tape.forward(model, count);
         outputs.iter_mut().enumerate().for_each(|(l, outputs)| outputs.add(tape.encoded(l)));
     }
-    let (pca, spread) = pca(&normalised, features, model.spec().code_length());
+    let (pca, spread) = pca(&normalized, features, model.spec().code_length());
     Comparison {
         rows: count,
         transpose: transposed.mean(),
@@ -190,7 +190,7 @@ impl Sum {
     }
 }
 
-/// Normalised rows, every `step`th of them.
+/// Normalized rows, every `step`th of them.
 struct Table<'a> {
     values: &'a [f64],
     columns: usize,
@@ -216,8 +216,8 @@ fn pca(values: &[f64], columns: usize, k: usize) -> (f64, f64) {
     let sample = Table { step: all.rows().div_ceil(affordable_rows(all.rows(), columns).max(1)), ..all };
     let Some(pca) = Pca::fit(&sample, k, &mut || ControlFlow::Continue(())) else { return (f64::NAN, f64::NAN) };
     let (mut left, mut spread) = (0.0, 0.0);
-    pca.residuals(&all, |centred, residual| {
-        spread += centred.iter().map(|x| x * x).sum::<f64>();
+    pca.residuals(&all, |centered, residual| {
+        spread += centered.iter().map(|x| x * x).sum::<f64>();
         left += residual.iter().map(|x| x * x).sum::<f64>();
     });
     (left / all.rows() as f64, spread / all.rows() as f64)

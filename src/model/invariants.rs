@@ -4,7 +4,7 @@
 //! the noise of other directions, and a linear code reconstructs it exactly. So such directions have terms of their own, taken
 //! from the input and not from the code. They do not depend on the model or on the length of its code.
 //!
-//! - A constant column. The floor of its standard deviation is half the distance between neighbouring 32-bit floats at its
+//! - A constant column. The floor of its standard deviation is half the distance between neighboring 32-bit floats at its
 //!   value: a column that varied by less would read as one value in every row, so no column is known to vary by less. A value is
 //!   a change if it is further from the constant than two such distances, which the same number may differ by if it comes in
 //!   another width, and than a billionth of the least scale of a column that varies: `0.1 + 0.2 - 0.3` is no change of a 0.
@@ -14,14 +14,14 @@
 //! No training row and no held-out row shows such a change, so its term is the square of the change in units of the floor, plus
 //! twice the greatest score of a held-out row: the row is then more unusual than each of those, whatever else it holds.
 
-use super::normalisation::Normaliser;
+use super::normalization::Normalizer;
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, Lanes};
 
 /// A relation is broken where it deviates by this many times the greatest deviation of the rows that were looked at.
 pub const LIMIT: f32 = 4.0;
 
-/// Half the distance between neighbouring 32-bit floats, relative.
+/// Half the distance between neighboring 32-bit floats, relative.
 const HALF_SPACING: f32 = 1.0 / (1 << 24) as f32;
 /// Constants are compared within this, relative: rows of 32 and of 64 bits are rounded at different places.
 const TOLERANCE: f32 = 4.0 * HALF_SPACING;
@@ -32,7 +32,7 @@ const NOISE: f32 = 1e-9;
 /// Numbers of all relations, at most: (relations, features).
 pub const RELATION_NUMBERS_MAX: usize = 1 << 20;
 
-/// What all training rows and all held-out rows have in common, in the normalised space.
+/// What all training rows and all held-out rows have in common, in the normalized space.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Invariants {
     /// Columns that have one value, in ascending order: index from 0, value.
@@ -99,10 +99,10 @@ impl Checks {
         self.relations.as_ref().map_or(0, |of| of.weights.outputs() * of.weights.inputs())
     }
 
-    /// By row of `x` (n, d; normalised, NaN where a value is missing): the sum of the terms, 0 where nothing changed.
-    pub(super) fn terms(&self, normaliser: &Normaliser, x: &Lanes) -> Vec<f32> {
+    /// By row of `x` (n, d; normalized, NaN where a value is missing): the sum of the terms, 0 where nothing changed.
+    pub(super) fn terms(&self, normalizer: &Normalizer, x: &Lanes) -> Vec<f32> {
         let mut terms = vec![0.0f64; x.rows()];
-        self.each_constant_change(normaliser, x, |row, change| terms[row] += change.term);
+        self.each_constant_change(normalizer, x, |row, change| terms[row] += change.term);
         if let Some(relations) = &self.relations {
             let ratios = relations.ratios(x);
             for (row, term) in terms.iter_mut().enumerate() {
@@ -116,11 +116,11 @@ impl Checks {
     /// [`super::Scorer::explain`]).
     pub(super) fn each_contribution(
         &self,
-        normaliser: &Normaliser,
+        normalizer: &Normalizer,
         x: &Lanes,
         mut found: impl FnMut(usize, usize, f64),
     ) {
-        self.each_constant_change(normaliser, x, |row, change| {
+        self.each_constant_change(normalizer, x, |row, change| {
             found(row, change.feature, if change.too_great { change.term } else { -change.term });
         });
         let Some(relations) = &self.relations else { return };
@@ -150,22 +150,22 @@ impl Checks {
     }
 
     /// The least scale of a column that varies, in the units of the input; 0 where none is known.
-    fn least_scale(&self, normaliser: &Normaliser, columns: usize) -> f32 {
-        if self.constants.is_empty() || normaliser.scale.is_empty() {
+    fn least_scale(&self, normalizer: &Normalizer, columns: usize) -> f32 {
+        if self.constants.is_empty() || normalizer.scale.is_empty() {
             return 0.0;
         }
         let is_constant =
             |column: &usize| self.constants.binary_search_by_key(column, |(constant, _)| *constant).is_ok();
-        let scales = (0..columns).filter(|column| !is_constant(column)).map(|column| normaliser.unit(column));
+        let scales = (0..columns).filter(|column| !is_constant(column)).map(|column| normalizer.unit(column));
         let least = scales.fold(f32::INFINITY, f32::min);
         if least.is_finite() { least } else { 0.0 }
     }
 
-    fn each_constant_change(&self, normaliser: &Normaliser, x: &Lanes, mut found: impl FnMut(usize, Change)) {
-        let noise = NOISE * self.least_scale(normaliser, x.columns());
+    fn each_constant_change(&self, normalizer: &Normalizer, x: &Lanes, mut found: impl FnMut(usize, Change)) {
+        let noise = NOISE * self.least_scale(normalizer, x.columns());
         for &(feature, constant) in &self.constants {
-            let shift = normaliser.shift(feature);
-            let tolerance = (TOLERANCE * (constant.abs() + shift)).max(noise / normaliser.unit(feature));
+            let shift = normalizer.shift(feature);
+            let tolerance = (TOLERANCE * (constant.abs() + shift)).max(noise / normalizer.unit(feature));
             let floor = f64::from(HALF_SPACING * (constant.abs() + shift).max(1.0));
             for row in 0..x.rows() {
                 let value = x.at(row, feature);
@@ -203,7 +203,7 @@ impl Relations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NormalisationKind;
+    use crate::model::NormalizationKind;
 
     fn lanes(columns: usize, values: &[f32]) -> Lanes {
         let mut lanes = Lanes::zeros(values.len() / columns, columns);
@@ -226,8 +226,8 @@ mod tests {
     #[test]
     fn what_does_not_change_adds_nothing() {
         let rows = lanes(3, &[1.0, 7.0, 2.0, -1.0, 7.0, -2.0, f32::NAN, 7.0, 1.0, 0.5, f32::NAN, 1.0]);
-        assert_eq!(checks(5.0).terms(&Normaliser::none(), &rows), [0.0; 4]);
-        assert_eq!(Checks::default().terms(&Normaliser::none(), &rows), [0.0; 4]);
+        assert_eq!(checks(5.0).terms(&Normalizer::none(), &rows), [0.0; 4]);
+        assert_eq!(Checks::default().terms(&Normalizer::none(), &rows), [0.0; 4]);
     }
 
     #[test]
@@ -236,10 +236,10 @@ mod tests {
             let checks = checks(greatest);
             for by in [7e-6, -7e-6, 1.0, 1e6, f32::MAX, f32::INFINITY] {
                 let rows = lanes(3, &[1.0, 7.0 + by, 2.0, 1.0, 7.0, 2.0 + by]);
-                let terms = checks.terms(&Normaliser::none(), &rows);
+                let terms = checks.terms(&Normalizer::none(), &rows);
                 assert!(terms.iter().all(|term| *term > greatest && term.is_finite()), "{by}: {terms:?}");
                 let mut named = Vec::new();
-                checks.each_contribution(&Normaliser::none(), &rows, |row, feature, value| {
+                checks.each_contribution(&Normalizer::none(), &rows, |row, feature, value| {
                     named.push((row, feature));
                     assert!(row == 1 || (value > 0.0) == (by > 0.0), "the sign of a change of {by}: {value}");
                 });
@@ -253,8 +253,8 @@ mod tests {
     #[test]
     fn what_rounding_and_arithmetic_make_of_a_constant_is_no_change() {
         for constant in [0.0, 0.1, 9.81, 1013.2, 1e9] {
-            let normaliser = Normaliser {
-                kind: NormalisationKind::Standardise,
+            let normalizer = Normalizer {
+                kind: NormalizationKind::Standardize,
                 offset: vec![5.0, constant as f32, 5.0],
                 scale: vec![2.0, 1.0, 2.0],
                 fill: vec![],
@@ -264,8 +264,8 @@ mod tests {
             let checks = Checks::new(&invariants, 3, 1.0);
             let terms = |value: f64| {
                 let row =
-                    [normaliser.normalized(0, 4.0), normaliser.normalized(1, value), normaliser.normalized(2, 7.0)];
-                checks.terms(&normaliser, &lanes(3, &row))[0]
+                    [normalizer.normalized(0, 4.0), normalizer.normalized(1, value), normalizer.normalized(2, 7.0)];
+                checks.terms(&normalizer, &lanes(3, &row))[0]
             };
             for same in [constant, f64::from(constant as f32), constant * (1.0 - f64::EPSILON), constant + 1e-15] {
                 assert_eq!(terms(same), 0.0, "{same} for {constant}");
@@ -278,19 +278,19 @@ mod tests {
 
     #[test]
     fn the_rounding_of_another_width_is_no_change() {
-        // The same value, normalised by way of 64 bits: a last place away.
-        let normaliser = Normaliser {
-            kind: NormalisationKind::UnitInterval,
+        // The same value, normalized by way of 64 bits: a last place away.
+        let normalizer = Normalizer {
+            kind: NormalizationKind::UnitInterval,
             offset: vec![0.05; 3],
             scale: vec![0.7; 3],
             fill: vec![],
             exact_offset: vec![],
         };
-        let constant = normaliser.value(1, 0.1);
+        let constant = normalizer.value(1, 0.1);
         let invariants = Invariants { constants: vec![(1, constant)], ..Invariants::default() };
         let rows = lanes(3, &[0.0, constant.next_up(), 0.0, 0.0, ((0.1f64 - 0.05) / 0.7) as f32, 0.0]);
-        assert_eq!(Checks::new(&invariants, 3, 1.0).terms(&normaliser, &rows), [0.0; 2]);
-        let changed = lanes(3, &[0.0, normaliser.value(1, 0.1 + 1e-6), 0.0]);
-        assert!(Checks::new(&invariants, 3, 1.0).terms(&normaliser, &changed)[0] > 2.0);
+        assert_eq!(Checks::new(&invariants, 3, 1.0).terms(&normalizer, &rows), [0.0; 2]);
+        let changed = lanes(3, &[0.0, normalizer.value(1, 0.1 + 1e-6), 0.0]);
+        assert!(Checks::new(&invariants, 3, 1.0).terms(&normalizer, &changed)[0] > 2.0);
     }
 }

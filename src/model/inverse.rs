@@ -48,7 +48,7 @@ pub(super) struct Factor {
     offset: Vec<f32>,
     of_rows: bool,
     condition: f64,
-    regularised: bool,
+    regularized: bool,
 }
 
 impl Factor {
@@ -61,13 +61,13 @@ impl Factor {
             return Err(singular);
         }
         let condition = spectrum.condition();
-        let regularised = condition > CONDITION_EXACT_MAX;
+        let regularized = condition > CONDITION_EXACT_MAX;
         // A power of two: the singular values are those of a library, whose last bits are another machine's business.
         let ridge = || (spectrum.greatest() / CONDITION_EXACT_MAX).powi(2).log2().ceil().exp2();
-        let inverse = gram.inverse_factor(if regularised { ridge() } else { 0.0 }).ok_or(singular)?;
+        let inverse = gram.inverse_factor(if regularized { ridge() } else { 0.0 }).ok_or(singular)?;
         let offset = offset(&inverse, layer, of_rows);
         let inverse: Vec<f32> = inverse.iter().map(|value| *value as f32).collect();
-        Ok(Self { inverse: Weights::from_row_major(size, size, &inverse), offset, of_rows, condition, regularised })
+        Ok(Self { inverse: Weights::from_row_major(size, size, &inverse), offset, of_rows, condition, regularized })
     }
 }
 
@@ -102,10 +102,10 @@ impl PseudoInverse {
         self.layers.iter().map(|factor| 4 * (factor.inverse.panels().len() + factor.offset.len())).sum()
     }
 
-    /// The greatest condition number of a matrix, and whether one was regularised for it.
+    /// The greatest condition number of a matrix, and whether one was regularized for it.
     pub fn condition(&self) -> (f64, bool) {
         let condition = self.layers.iter().map(|factor| factor.condition).fold(1.0, f64::max);
-        (condition, self.layers.iter().any(|factor| factor.regularised))
+        (condition, self.layers.iter().any(|factor| factor.regularized))
     }
 
     /// Multiply-adds a row, those of the transpose included.
@@ -151,7 +151,7 @@ fn offset(inverse: &[f64], layer: &TiedLayer, of_rows: bool) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::model::spec::tests::plain;
-    use crate::model::{Decoder, Normaliser};
+    use crate::model::{Decoder, Normalizer};
     use crate::numeric::rng::{Stream, Use};
 
     /// A linear model of random numbers; `change` may have a last look at each matrix, row-major.
@@ -168,9 +168,9 @@ mod tests {
                 gain: None,
             }
         });
-        let normaliser = Normaliser::none();
+        let normalizer = Normalizer::none();
         let tied = tied.collect();
-        Autoencoder::new(plain(widths, Activation::Linear), normaliser, tied)
+        Autoencoder::new(plain(widths, Activation::Linear), normalizer, tied)
     }
 
     fn rows(count: usize, columns: usize) -> Lanes {
@@ -223,11 +223,11 @@ mod tests {
     fn orthonormal_rows_make_it_the_transpose() {
         let model = linear(&[30, 8], |matrix| {
             let mut rows: Vec<f64> = matrix.iter().map(|value| f64::from(*value)).collect();
-            crate::numeric::linalg::orthonormalise_rows(&mut rows, 30);
+            crate::numeric::linalg::orthonormalize_rows(&mut rows, 30);
             matrix.iter_mut().zip(rows).for_each(|(value, row)| *value = row as f32);
         });
         let mut model = model;
-        // Where both sides agree on the centre: b = -W·c.
+        // Where both sides agree on the center: b = -W·c.
         let layer = &mut model.layers_mut()[0];
         for o in 0..8 {
             layer.encoder_bias[o] = -(0..30).map(|i| layer.weight.at(o, i) * layer.decoder_bias[i]).sum::<f32>();
@@ -240,15 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ill_conditioned_is_regularised_and_what_is_singular_refused() {
+    fn what_is_ill_conditioned_is_regularized_and_what_is_singular_refused() {
         // Two rows that differ by one part in `steepness`.
         let nearly = |steepness: f32| {
             linear(&[4, 2], move |matrix| {
                 matrix.copy_from_slice(&[1.0, 0.0, 0.0, 0.0, 1.0, 1.0 / steepness, 0.0, 0.0]);
             })
         };
-        let (condition, regularised) = PseudoInverse::of(&nearly(100.0)).expect("it has one").condition();
-        assert!(!regularised && (condition - 200.0).abs() < 1.0, "{condition}");
+        let (condition, regularized) = PseudoInverse::of(&nearly(100.0)).expect("it has one").condition();
+        assert!(!regularized && (condition - 200.0).abs() < 1.0, "{condition}");
         let inverse = PseudoInverse::of(&nearly(1e5)).expect("it has one");
         assert!(inverse.condition().1, "{:?}", inverse.condition());
         let decoded = nearly(1e5).decode(&rows(1, 2), Decoder::PseudoInverse(&inverse), &mut Spare::default());

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-use super::{Autoencoder, Normaliser};
+use super::{Autoencoder, Normalizer};
 use crate::numeric::{LANES, Lanes};
 
 /// Why a matrix is refused. Every variant names what was expected and what came.
@@ -159,7 +159,7 @@ impl AnswerFormat {
                 other => other,
             },
             Self::Form(form) => form,
-            Self::AsTrained if model.normaliser().is_wide() => Form::Float64Le,
+            Self::AsTrained if model.normalizer().is_wide() => Form::Float64Le,
             Self::AsTrained => Form::Float32Le,
         }
     }
@@ -421,7 +421,7 @@ impl Matrix {
     ///
     /// # Panics
     /// As [`Matrix::load_into`].
-    pub fn load_normalized_into(&self, range: Range<usize>, batch: &mut Lanes, first: usize, normaliser: &Normaliser) {
+    pub fn load_normalized_into(&self, range: Range<usize>, batch: &mut Lanes, first: usize, normalizer: &Normalizer) {
         assert_eq!(self.columns, batch.columns(), "as many columns as the batch");
         let (mut wide, mut narrow) = (Vec::new(), Vec::new());
         for start in range.clone().step_by(LANES) {
@@ -430,7 +430,7 @@ impl Matrix {
             narrow.clear();
             self.values.widen(rows.start * self.columns..rows.end * self.columns, &mut wide);
             for row in wide.chunks_exact(self.columns) {
-                narrow.extend(row.iter().enumerate().map(|(j, value)| normaliser.normalized(j, *value)));
+                narrow.extend(row.iter().enumerate().map(|(j, value)| normalizer.normalized(j, *value)));
             }
             batch.load(first + start - range.start, &narrow);
         }
@@ -493,7 +493,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::NormalisationKind;
+    use crate::model::NormalizationKind;
 
     fn le(values: &[f32]) -> Values {
         Values::Float32Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
@@ -618,8 +618,8 @@ mod tests {
 
     #[test]
     fn a_row_in_binary64_is_normalized_before_it_is_rounded() {
-        let normaliser = Normaliser {
-            kind: NormalisationKind::Standardise,
+        let normalizer = Normalizer {
+            kind: NormalizationKind::Standardize,
             offset: vec![1.7e9, 2.0],
             scale: vec![4.0, 0.5],
             fill: Vec::new(),
@@ -628,7 +628,7 @@ mod tests {
         let rows = [1_700_000_003.5, 3.0, 1_700_000_001.5, f64::NAN, 1_700_000_000.0, 2.25];
         let matrix = Matrix::new(3, 2, Values::from_f64(&rows)).expect("a matrix");
         let mut batch = Lanes::zeros(4, 2);
-        matrix.load_normalized_into(0..3, &mut batch, 1, &normaliser);
+        matrix.load_normalized_into(0..3, &mut batch, 1, &normalizer);
         assert_eq!(batch.column(0), [0.0, 0.5, 0.0, -0.375]);
         assert_eq!((batch.at(1, 1), batch.at(2, 1).is_nan(), batch.at(3, 1)), (2.0, true, 0.5));
     }
@@ -666,7 +666,7 @@ mod tests {
                 matrix.load_into(0..rows, &mut batch, 0);
                 prop_assert_eq!(batch.values(), expected.values());
                 let mut normalized = Lanes::zeros(rows, columns);
-                matrix.load_normalized_into(0..rows, &mut normalized, 0, &Normaliser::none());
+                matrix.load_normalized_into(0..rows, &mut normalized, 0, &Normalizer::none());
                 prop_assert_eq!(normalized.values(), expected.values());
                 let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
                 prop_assert_eq!(matrix.rows_f64(0..rows), &wide[..]);

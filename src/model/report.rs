@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ModelKey;
 
-/// Losses at the end of one epoch, per row, in the normalised space.
+/// Losses at the end of one epoch, per row, in the normalized space.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochLosses {
     /// From 1.
@@ -36,16 +36,16 @@ impl EpochLosses {
 pub struct Evaluation {
     /// Rows measured.
     pub rows: u64,
-    /// The training loss on these rows, per row, normalised space.
+    /// The training loss on these rows, per row, normalized space.
     #[serde(with = "number")]
     pub loss: f64,
-    /// Normalised space.
+    /// Normalized space.
     #[serde(with = "number")]
     pub squared_error: f64,
     /// In the units of the input.
     #[serde(with = "number")]
     pub squared_error_input_units: f64,
-    /// PCA, normalised space.
+    /// PCA, normalized space.
     #[serde(with = "number")]
     pub pca_squared_error: f64,
     /// PCA, in the units of the input.
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn an_undefined_figure_does_not_make_a_report_unreadable() {
         let losses = EpochLosses::new(1, f64::NAN, Some(f64::INFINITY));
-        let text = serde_json::to_string(&losses).expect("serialises");
+        let text = serde_json::to_string(&losses).expect("serializes");
         let read: EpochLosses = serde_json::from_str(&text).expect("reads");
         assert!(read.training_loss.is_nan() && read.validation_loss.is_none(), "{read:?}");
     }

@@ -1,6 +1,6 @@
 //! How unusual a row is for a model, and why.
 //!
-//! With e = x - x̂ in the normalised space, c the code, m and Σ mean and covariance of codes and σ² the residual variance:
+//! With e = x - x̂ in the normalized space, c the code, m and Σ mean and covariance of codes and σ² the residual variance:
 //!
 //! score = (c - m)ᵀ Σ⁻¹ (c - m) + ‖e‖² / σ² + changes
 //!
@@ -18,7 +18,7 @@
 //! moved far enough, it is the first reason.
 //!
 //! A row whose values are so large that the figures leave the floats has the greatest score, [`f32::MAX`], and its reasons are
-//! the features with the largest normalised values. It never changes what other rows get.
+//! the features with the largest normalized values. It never changes what other rows get.
 
 use super::gradient::{TAPE_ROWS, Tape};
 use super::invariants::Checks;
@@ -38,10 +38,10 @@ const RESIDUAL_VARIANCE_MIN: f64 = 1e-10;
 /// Least share of the mean curvature that a feature counts with: one that hardly matters would be a reason for everything.
 const CURVATURE_MIN: f64 = 1e-6;
 
-/// What a feature is moved by to see how its slope changes, in the normalised space.
+/// What a feature is moved by to see how its slope changes, in the normalized space.
 const STEP: f32 = 0.01;
 
-/// Figures of a row: squared error in the normalised space, squared Mahalanobis distance of the code, and changes of what never
+/// Figures of a row: squared error in the normalized space, squared Mahalanobis distance of the code, and changes of what never
 /// changed. Each is finite.
 pub const FIGURES: usize = 3;
 
@@ -120,20 +120,20 @@ impl Scorer {
     /// If the rows are not as wide as the model, or it is another model's.
     pub fn score(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
         let mut x = spare.take();
-        model.normaliser().apply_to(rows, &mut x);
-        let scores = self.score_normalised(model, &x, spare);
+        model.normalizer().apply_to(rows, &mut x);
+        let scores = self.score_normalized(model, &x, spare);
         spare.put(x);
         scores
     }
 
-    /// The same of rows in the normalised space, NaN where a value is missing.
+    /// The same of rows in the normalized space, NaN where a value is missing.
     ///
     /// # Panics
     /// As [`Scorer::score`].
-    pub fn score_normalised(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
-        let (codes, squared_errors) = model.encode_normalised_with_errors(x, spare);
+    pub fn score_normalized(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
+        let (codes, squared_errors) = model.encode_normalized_with_errors(x, spare);
         let distances = self.squared_distances(&codes);
-        let changes = self.checks.terms(model.normaliser(), x);
+        let changes = self.checks.terms(model.normalizer(), x);
         spare.put(codes);
         let mut scores = spare.take();
         scores.reset(x.rows(), FIGURES);
@@ -152,30 +152,30 @@ impl Scorer {
     /// As [`Scorer::score`].
     pub fn explain(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
         let mut x = spare.take();
-        model.normaliser().apply_to(rows, &mut x);
-        let explained = self.explain_normalised(model, &x, spare);
+        model.normalizer().apply_to(rows, &mut x);
+        let explained = self.explain_normalized(model, &x, spare);
         spare.put(x);
         explained
     }
 
-    /// The same of rows in the normalised space, NaN where a value is missing.
+    /// The same of rows in the normalized space, NaN where a value is missing.
     ///
     /// # Panics
     /// As [`Scorer::score`].
-    pub fn explain_normalised(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn explain_normalized(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
         let features = model.spec().features();
         // Not from the tape below, though it has them too: these have the bits that a score without reasons has.
-        let scores = self.score_normalised(model, x, spare);
+        let scores = self.score_normalized(model, x, spare);
         let mut explained = spare.take();
         explained.reset(x.rows(), FIGURES + features);
         for row in 0..x.rows() {
             (0..FIGURES).for_each(|j| *explained.at_mut(row, j) = scores.at(row, j));
         }
-        self.each_slope_normalised(model, x, |row, feature, slope| {
+        self.each_slope_normalized(model, x, |row, feature, slope| {
             let contribution = (slope.abs() / self.curvature[feature].sqrt()).powi(2);
             *explained.at_mut(row, FIGURES + feature) = contribution.copysign(slope);
         });
-        self.checks.each_contribution(model.normaliser(), x, |row, feature, contribution| {
+        self.checks.each_contribution(model.normalizer(), x, |row, feature, contribution| {
             // The sign of what never changed counts: it is the greater.
             let value = explained.at_mut(row, FIGURES + feature);
             *value = (contribution.abs() + f64::from(value.abs())).copysign(contribution) as f32;
@@ -190,16 +190,16 @@ impl Scorer {
         explained
     }
 
-    /// Calls `found(row, feature, g)` with g = ½ ∂score/∂x in the normalised space, for every number of `rows`.
+    /// Calls `found(row, feature, g)` with g = ½ ∂score/∂x in the normalized space, for every number of `rows`.
     #[cfg(test)]
     pub(crate) fn each_slope(&self, model: &Autoencoder, rows: &Lanes, found: impl FnMut(usize, usize, f32)) {
         let mut x = Lanes::default();
-        model.normaliser().apply_to(rows, &mut x);
-        self.each_slope_normalised(model, &x, found);
+        model.normalizer().apply_to(rows, &mut x);
+        self.each_slope_normalized(model, &x, found);
     }
 
-    /// The same of rows in the normalised space; changes of what never changed are left out.
-    fn each_slope_normalised(&self, model: &Autoencoder, x: &Lanes, mut found: impl FnMut(usize, usize, f32)) {
+    /// The same of rows in the normalized space; changes of what never changed are left out.
+    fn each_slope_normalized(&self, model: &Autoencoder, x: &Lanes, mut found: impl FnMut(usize, usize, f32)) {
         let features = model.spec().features();
         let mut tape = Tape::new(model.layers().len());
         let mut values = vec![0.0; TAPE_ROWS * features];
@@ -221,8 +221,8 @@ impl Scorer {
         let (features, count) = (model.spec().features(), rows.rows());
         let mut tape = Tape::new(model.layers().len());
         let mut lanes = Lanes::default();
-        model.normaliser().apply_to(rows, &mut lanes);
-        model.normaliser().fill_missing(&mut lanes);
+        model.normalizer().apply_to(rows, &mut lanes);
+        model.normalizer().fill_missing(&mut lanes);
         let mut x = vec![0.0; count * features];
         lanes.store(0..count, &mut x);
         // Exact at any distance where the model is linear, and the further the less of it is rounding.
@@ -247,17 +247,17 @@ impl Scorer {
         curvatures
     }
 
-    /// g of rows (n, d; row-major) in the normalised space.
+    /// g of rows (n, d; row-major) in the normalized space.
     fn slopes(&self, model: &Autoencoder, tape: &mut Tape, x: &[f32]) -> Lanes {
         let features = model.spec().features();
         let count = x.len() / features;
         tape.rows_mut().reset(count, features);
         tape.rows_mut().load(0, x);
-        if model.normaliser().takes_missing() {
-            model.normaliser().fill_missing(tape.changed_mut());
+        if model.normalizer().takes_missing() {
+            model.normalizer().fill_missing(tape.changed_mut());
         }
         tape.forward(model, count);
-        let (mut pull, mut white) = (self.centred(tape.code()), Lanes::default());
+        let (mut pull, mut white) = (self.centered(tape.code()), Lanes::default());
         self.whitening.encode(&pull, &mut white);
         self.whitening.decode(&white, &mut pull);
         tape.score_slopes(model, &pull, self.precision)
@@ -273,10 +273,10 @@ impl Scorer {
         self.whitening.outputs() * self.whitening.inputs() + self.checks.multiply_adds()
     }
 
-    fn centred(&self, codes: &Lanes) -> Lanes {
-        let mut centred = Lanes::default();
-        centred.map_from(codes, |unit, value| value - self.mean[unit]);
-        centred
+    fn centered(&self, codes: &Lanes) -> Lanes {
+        let mut centered = Lanes::default();
+        centered.map_from(codes, |unit, value| value - self.mean[unit]);
+        centered
     }
 
     /// Of codes (n, k; row-major).
@@ -293,7 +293,7 @@ impl Scorer {
 
     fn squared_distances(&self, codes: &Lanes) -> Vec<f32> {
         let mut white = Lanes::default();
-        self.whitening.encode(&self.centred(codes), &mut white);
+        self.whitening.encode(&self.centered(codes), &mut white);
         white.squares_by_row()
     }
 }
@@ -303,7 +303,7 @@ fn saturated(figure: f32) -> f32 {
     if figure.is_finite() { figure } else { f32::MAX }
 }
 
-/// Contributions in proportion to the squares of the normalised values, the largest of which is the greatest float.
+/// Contributions in proportion to the squares of the normalized values, the largest of which is the greatest float.
 fn explain_by_size(x: &Lanes, row: usize, explained: &mut Lanes) {
     let value = |feature: usize| {
         let value = x.at(row, feature);

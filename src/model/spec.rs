@@ -14,7 +14,7 @@ pub const WIDTH_MAX: usize = 65_536;
 /// Most parameters of a model (512 MiB of f32).
 pub const PARAMETERS_MAX: usize = 1 << 27;
 
-/// What training minimises, in the normalised space.
+/// What training minimizes, in the normalized space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
@@ -27,16 +27,17 @@ pub enum Loss {
 /// How input units map to the space in which the model works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum NormalisationKind {
+pub enum NormalizationKind {
     /// Values as they are.
     None,
     /// Minus the mean, over the standard deviation, by feature.
-    Standardise,
+    #[serde(rename = "standardise")]
+    Standardize,
     /// To [0, 1] by each feature's own range.
     MinMax,
     /// To [0, 1] by one common range.
     UnitInterval,
-    /// As [`NormalisationKind::Standardise`], of rows whose broken values were clipped.
+    /// As [`NormalizationKind::Standardize`], of rows whose broken values were clipped.
     Robust,
 }
 
@@ -45,12 +46,12 @@ pub const FEATURE_NAME_BYTES_MAX: usize = 200;
 /// Most bytes of all feature names together: keeps the header of a model's file small.
 pub const FEATURE_NAMES_BYTES_MAX: usize = 4 << 20;
 
-impl NormalisationKind {
+impl NormalizationKind {
     /// In words, for people.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
-            Self::Standardise => "standardise",
+            Self::Standardize => "standardize",
             Self::MinMax => "min-max",
             Self::UnitInterval => "unit interval",
             Self::Robust => "robust",
@@ -113,9 +114,9 @@ pub enum SpecError {
     },
     /// Binary cross-entropy on data that leaves [0, 1].
     #[error(
-        "binary cross-entropy needs data in [0, 1]: normalisation is standardise or robust, expected none, min-max or unit interval"
+        "binary cross-entropy needs data in [0, 1]: normalization is standardize or robust, expected none, min-max or unit interval"
     )]
-    CrossEntropyStandardise,
+    CrossEntropyStandardize,
     /// A gain that no layer would have.
     #[error("gain has no effect: the only decoder layer reads a linear code, expected gain off or a non-linear code")]
     GainWithoutEffect,
@@ -168,7 +169,7 @@ impl SpecError {
             Self::WidthCount { .. } | Self::Width { .. } | Self::Parameters { .. } => "widths",
             Self::ActivationCount { field, .. } | Self::ActivationParameter { field, .. } => field,
             Self::CrossEntropyOutput { .. } => "decoder_activations",
-            Self::CrossEntropyStandardise => "normalisation",
+            Self::CrossEntropyStandardize => "normalization",
             Self::GainWithoutEffect => "gain",
             Self::FeatureNameCount { .. }
             | Self::FeatureNameBytes { .. }
@@ -179,7 +180,7 @@ impl SpecError {
     }
 }
 
-/// The shape of a model; K = `layers()` encoder layers. Only [`ModelSpec::new`] and deserialising make one, and both check.
+/// The shape of a model; K = `layers()` encoder layers. Only [`ModelSpec::new`] and deserializing make one, and both check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "RawModelSpec", into = "RawModelSpec")]
 pub struct ModelSpec {
@@ -198,8 +199,9 @@ pub struct RawModelSpec {
     pub decoder_activations: Vec<Activation>,
     /// What it was trained with.
     pub loss: Loss,
-    /// How rows are normalised.
-    pub normalisation: NormalisationKind,
+    /// How rows are normalized.
+    #[serde(rename = "normalisation")]
+    pub normalization: NormalizationKind,
     /// Whether decoder units have a stored gain. Never on a linear code.
     #[serde(default)]
     pub gain: bool,
@@ -231,8 +233,8 @@ impl ModelSpec {
             if raw.decoder_activations[0] != Activation::Sigmoid {
                 return Err(SpecError::CrossEntropyOutput { got: raw.decoder_activations[0] });
             }
-            if matches!(raw.normalisation, NormalisationKind::Standardise | NormalisationKind::Robust) {
-                return Err(SpecError::CrossEntropyStandardise);
+            if matches!(raw.normalization, NormalizationKind::Standardize | NormalizationKind::Robust) {
+                return Err(SpecError::CrossEntropyStandardize);
             }
         }
         check_feature_names(&raw.feature_names, raw.widths[0])?;
@@ -298,16 +300,16 @@ impl ModelSpec {
         activations.all(|activation| *activation == Activation::Linear)
     }
 
-    /// Bytes of all tensors, each matrix once, normalisation vectors included.
+    /// Bytes of all tensors, each matrix once, normalization vectors included.
     pub fn tensor_bytes(&self) -> u64 {
         // At most 16 matrices of 2^32 numbers: no overflow.
         let width = |l: usize| self.raw.widths[l] as u64;
         let layers = 0..self.layers();
         let biases: u64 = layers.clone().map(|l| width(l + 1) + width(l)).sum();
         let gains: u64 = layers.filter(|l| self.has_gain(*l)).map(|l| width(l + 1)).sum();
-        let normalisation = if self.raw.normalisation == NormalisationKind::None { 0 } else { 2 * width(0) };
+        let normalization = if self.raw.normalization == NormalizationKind::None { 0 } else { 2 * width(0) };
         let fill = if self.raw.missing_values { width(0) } else { 0 };
-        4 * (self.matrix_values() + biases + gains + normalisation + fill)
+        4 * (self.matrix_values() + biases + gains + normalization + fill)
     }
 
     /// Bytes of the same model with a matrix of its own for every decoder layer.
@@ -420,7 +422,7 @@ pub(crate) mod tests {
             encoder_activations,
             decoder_activations,
             loss: Loss::SquaredError,
-            normalisation: NormalisationKind::Standardise,
+            normalization: NormalizationKind::Standardize,
             gain: false,
             feature_names: Vec::new(),
             missing_values: false,
@@ -431,7 +433,7 @@ pub(crate) mod tests {
     /// Rows as they are, the code and the output linear, and this activation between.
     pub(crate) fn plain(widths: &[usize], hidden: Activation) -> ModelSpec {
         let mut raw = raw(widths);
-        raw.normalisation = NormalisationKind::None;
+        raw.normalization = NormalizationKind::None;
         let layers = widths.len() - 1;
         raw.encoder_activations[..layers - 1].fill(hidden);
         raw.decoder_activations[1..].fill(hidden);
@@ -504,8 +506,8 @@ pub(crate) mod tests {
         let mut bce = raw(&[4, 2]);
         bce.loss = Loss::BinaryCrossEntropy;
         bce.decoder_activations[0] = Activation::Sigmoid;
-        assert_eq!(ModelSpec::new(bce.clone()), Err(SpecError::CrossEntropyStandardise));
-        bce.normalisation = NormalisationKind::MinMax;
+        assert_eq!(ModelSpec::new(bce.clone()), Err(SpecError::CrossEntropyStandardize));
+        bce.normalization = NormalizationKind::MinMax;
         assert!(ModelSpec::new(bce).is_ok());
     }
 
@@ -568,9 +570,9 @@ pub(crate) mod tests {
     fn tensor_bytes_count_every_tensor_once() {
         let mut deep = raw(&[4, 3, 2]);
         let bytes = |raw: &RawModelSpec| ModelSpec::new(raw.clone()).expect("valid").tensor_bytes();
-        // Matrices 12 + 6, encoder biases 3 + 2, decoder biases 4 + 3, normalisation 2 x 4.
+        // Matrices 12 + 6, encoder biases 3 + 2, decoder biases 4 + 3, normalization 2 x 4.
         assert_eq!(bytes(&deep), 4 * (18 + 5 + 7 + 8));
-        deep.normalisation = NormalisationKind::None;
+        deep.normalization = NormalizationKind::None;
         assert_eq!(bytes(&deep), 4 * (18 + 5 + 7));
         deep.gain = true;
         assert_eq!(bytes(&deep), 4 * (18 + 5 + 7 + 3));
@@ -586,9 +588,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn deserialising_checks_too() {
+    fn deserializing_checks_too() {
         let spec = ModelSpec::new(raw(&[4, 3, 2])).expect("valid");
-        let text = serde_json::to_string(&spec).expect("serialises");
+        let text = serde_json::to_string(&spec).expect("serializes");
         assert_eq!(serde_json::from_str::<ModelSpec>(&text).expect("valid"), spec);
         let error = serde_json::from_str::<ModelSpec>(&text.replace("[4,3,2]", "[4,0,2]")).expect_err("refused");
         assert!(error.to_string().starts_with("widths[1] is 0"), "{error}");

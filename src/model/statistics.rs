@@ -8,7 +8,7 @@ pub const STATISTICS_CODE_MAX: usize = 1024;
 /// Most calibration scores that are kept.
 pub const CALIBRATION_ROWS_MAX: usize = 4096;
 
-/// Of k-long codes of rows of d features, in the normalised space.
+/// Of k-long codes of rows of d features, in the normalized space.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
     /// Training rows whose codes were looked at.

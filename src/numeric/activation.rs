@@ -150,7 +150,7 @@ impl Activation {
         assert_eq!((delta.rows(), delta.columns()), (outputs.rows(), outputs.columns()), "one slope for each number");
         let (delta, y) = (delta.values_mut(), outputs.values());
         let activation = *self;
-        kernels::vectorised(move || match activation {
+        kernels::vectorized(move || match activation {
             Self::Linear | Self::Gelu => {}
             Self::Elu { alpha } => each_pair(delta, y, move |y| if y > 0.0 { 1.0 } else { y + alpha }),
             Self::Relu => each_pair(delta, y, move |y| if y > 0.0 { 1.0 } else { 0.0 }),

@@ -4,7 +4,7 @@
 
 use super::Lanes;
 use super::activation::logistic;
-use super::kernels::{PANEL, vectorised};
+use super::kernels::{PANEL, vectorized};
 
 /// Numbers whose losses are taken before they are added.
 const BLOCK: usize = 64 * PANEL;
@@ -41,7 +41,7 @@ fn pairs(x: &Lanes, g: &Lanes, delta: &mut Lanes, f: impl Fn(f32, f32) -> (f32, 
     assert_eq!((x.rows(), x.columns()), (g.rows(), g.columns()), "a reconstruction for each number");
     delta.reset(x.rows(), x.columns());
     let (x, g, delta) = (x.values(), g.values(), delta.values_mut());
-    vectorised(
+    vectorized(
         // What is only referred to might be written to meanwhile, for all that the compiler knows: no vectors.
         #[inline(always)]
         move || {
@@ -83,7 +83,7 @@ pub fn column_dots(a: &Lanes, b: Option<&Lanes>, sums: &mut Vec<f32>) {
     sums.resize(columns, 0.0);
     let (a, b) = (a.values(), b.map(Lanes::values));
     let (whole, rest) = (rows / PANEL, rows % PANEL);
-    vectorised(
+    vectorized(
         #[inline(always)]
         || {
             for (j, sum) in sums.iter_mut().enumerate() {

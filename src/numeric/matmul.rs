@@ -11,12 +11,12 @@
 //! - [`Panel::replace`] and [`Panel::add`]: dW\[o, i\] over the rows n = 0, 1, 2, ..., from what was there where it is added.
 //!
 //! A bias is added after the last step, and the activation is taken of that. So the bits of a row depend on the row and W
-//! alone: not on the number of rows, nor its position, its neighbours, the threads or the instructions. `kernels` computes
+//! alone: not on the number of rows, nor its position, its neighbors, the threads or the instructions. `kernels` computes
 //! these chains in several ways; the tests compare each with the loop above, bit for bit.
 
 use super::floats::Floats;
 use super::kernels::{self, Direction, Outer, PANEL, Product};
-use super::{Activation, Lanes, vectorised};
+use super::{Activation, Lanes, vectorized};
 
 /// A weight matrix W of shape (outputs, inputs). Both directions of a tied layer read this one copy.
 ///
@@ -135,7 +135,7 @@ impl Weights {
         self.values.as_slice()
     }
 
-    /// The same, for the optimiser. What is zero between the panels must stay finite.
+    /// The same, for the optimizer. What is zero between the panels must stay finite.
     pub fn panels_mut(&mut self) -> &mut [f32] {
         self.values.as_mut_slice()
     }
@@ -274,7 +274,7 @@ impl<'a> Panel<'a> {
         assert_eq!((rows.rows(), rows.columns()), (count, self.inputs), "a row for each output");
         let panels = self.values.chunks_mut(stride(self.inputs)).zip(rows.values().chunks(PANEL * self.inputs));
         for (target, source) in panels {
-            vectorised(|| target.iter_mut().zip(source).for_each(|(sum, value)| *sum += factor * value));
+            vectorized(|| target.iter_mut().zip(source).for_each(|(sum, value)| *sum += factor * value));
         }
     }
 

@@ -12,5 +12,5 @@ pub mod update;
 
 pub use activation::Activation;
 pub use floats::Floats;
-pub use kernels::{Isa, IsaError, init, isa, vectorised};
+pub use kernels::{Isa, IsaError, init, isa, vectorized};
 pub use lanes::{LANES, Lanes, Spare};

@@ -1,6 +1,6 @@
 //! Random numbers as a pure function of (seed, epoch, row, use): no state to save, no order to keep.
 //!
-//! A stream is keyed by hashing the four with the finaliser of `SplitMix64` (Steele, Lea and Flood, "Fast splittable
+//! A stream is keyed by hashing the four with the finalizer of `SplitMix64` (Steele, Lea and Flood, "Fast splittable
 //! pseudorandom number generators", 2014), and counts on from there with `SplitMix64` itself.
 
 /// What random numbers are for: streams of different uses are independent.

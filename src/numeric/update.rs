@@ -1,14 +1,14 @@
-//! What an optimiser does to each number: the formulas, compiled for each kind of machine.
+//! What an optimizer does to each number: the formulas, compiled for each kind of machine.
 //!
 //! All of it is element by element, with one rounding after each operation of the formula as it is written and nothing
 //! contracted: the same bits with any instructions, wherever a tensor is cut.
 
-// Only what is inlined into `vectorised` becomes vector code.
+// Only what is inlined into `vectorized` becomes vector code.
 #![allow(clippy::inline_always)]
 
 use rayon::prelude::*;
 
-use super::kernels::vectorised;
+use super::kernels::vectorized;
 
 /// One step of `AdamW` (Loshchilov and Hutter 2019), with g′ = scale·g:
 ///
@@ -41,7 +41,7 @@ impl Adam {
     /// If they are not.
     pub fn apply(self, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
         check_lengths(&[weights.len(), gradient.len(), first.len(), second.len()]);
-        vectorised(
+        vectorized(
             #[inline(always)]
             || adam(self, weights, gradient, first, second),
         );
@@ -60,7 +60,7 @@ impl Adam {
     /// Adds in a fixed order: what is one tensor, or one panel of it, is a part of the definition.
     #[must_use]
     pub fn tamed(self, gradient: &[f32], second: &[f32]) -> Self {
-        let sum = vectorised(
+        let sum = vectorized(
             #[inline(always)]
             move || sum(second),
         );
@@ -121,7 +121,7 @@ impl Nesterov {
     /// If they are not.
     pub fn apply(self, weights: &mut [f32], gradient: &[f32], velocity: &mut [f32]) {
         check_lengths(&[weights.len(), gradient.len(), velocity.len()]);
-        vectorised(
+        vectorized(
             #[inline(always)]
             || nesterov(self, weights, gradient, velocity),
         );
@@ -149,7 +149,7 @@ const PART: usize = 1 << 14;
 /// bits on any number of threads.
 pub fn squared_norm(values: &[f32], parallel: bool) -> f64 {
     let part = |values: &[f32]| {
-        vectorised(
+        vectorized(
             #[inline(always)]
             || squares(values),
         )

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::model::spec::RawModelSpec;
-use crate::model::{Alias, Autoencoder, Loss, ModelSpec, NormalisationKind, Normaliser, TiedLayer, Version};
+use crate::model::{Alias, Autoencoder, Loss, ModelSpec, NormalizationKind, Normalizer, TiedLayer, Version};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 use crate::store::{LocalStore, ModelEntry, VersionPolicy};
@@ -131,14 +131,14 @@ fn artifact() -> Artifact {
         encoder_activations: vec![Activation::Linear],
         decoder_activations: vec![Activation::Linear],
         loss: Loss::SquaredError,
-        normalisation: NormalisationKind::None,
+        normalization: NormalizationKind::None,
         gain: false,
         feature_names: Vec::new(),
         missing_values: false,
         ordered_code: false,
     })
     .expect("a good specification");
-    let normaliser = Normaliser::none();
+    let normalizer = Normalizer::none();
     let layer = TiedLayer {
         weight: Weights::from_row_major(1, 2, &[0.6, 0.8]),
         encoder_bias: vec![0.0],
@@ -146,7 +146,7 @@ fn artifact() -> Artifact {
         gain: None,
     };
     Artifact {
-        model: Autoencoder::new(spec, normaliser, vec![layer]),
+        model: Autoencoder::new(spec, normalizer, vec![layer]),
         report: None,
         statistics: None,
         sha256: String::new(),

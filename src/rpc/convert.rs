@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use super::pb;
 use crate::service::{
     Activation, Alias, AnswerFormat, Base, Cadence, Comparison, Decoder, DialectError, EpochLosses, Evaluation,
-    FileFormat, Form, IdError, IdempotencyKey, Initialisation, Inspected, Inverted, JobError, JobId, JobSnapshot,
-    JobState, LayerInspection, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NamedRows, NormalisationKind,
-    OptimiserKind, OptimiserSpec, Priority, Progress, ReadOptions, Regularisation, RowRole, Schedule, Scored, Selector,
+    FileFormat, Form, IdError, IdempotencyKey, Initialization, Inspected, Inverted, JobError, JobId, JobSnapshot,
+    JobState, LayerInspection, Loss, Matrix, ModelEntry, ModelName, ModelSpec, NamedRows, NormalizationKind,
+    OptimizerKind, OptimizerSpec, Priority, Progress, ReadOptions, Regularization, RowRole, Schedule, Scored, Selector,
     ServerFiles, ServiceError, TextOptions, TrainSpec, TrainingReport, Values, Version, VersionDescription, shown,
 };
 
@@ -188,56 +188,56 @@ fn loss(number: i32) -> Result<Option<Loss>, ServiceError> {
     })
 }
 
-fn normalisation(number: i32) -> Result<Option<NormalisationKind>, ServiceError> {
-    Ok(match pb::Normalisation::try_from(number).map_err(|_| unknown_enum("spec.normalisation", number))? {
-        pb::Normalisation::Unspecified => None,
-        pb::Normalisation::None => Some(NormalisationKind::None),
-        pb::Normalisation::Standardise => Some(NormalisationKind::Standardise),
-        pb::Normalisation::MinMax => Some(NormalisationKind::MinMax),
-        pb::Normalisation::UnitInterval => Some(NormalisationKind::UnitInterval),
-        pb::Normalisation::Robust => Some(NormalisationKind::Robust),
+fn normalization(number: i32) -> Result<Option<NormalizationKind>, ServiceError> {
+    Ok(match pb::Normalization::try_from(number).map_err(|_| unknown_enum("spec.normalization", number))? {
+        pb::Normalization::Unspecified => None,
+        pb::Normalization::None => Some(NormalizationKind::None),
+        pb::Normalization::Standardize => Some(NormalizationKind::Standardize),
+        pb::Normalization::MinMax => Some(NormalizationKind::MinMax),
+        pb::Normalization::UnitInterval => Some(NormalizationKind::UnitInterval),
+        pb::Normalization::Robust => Some(NormalizationKind::Robust),
     })
 }
 
-fn initialisation(number: i32) -> Result<Option<Initialisation>, ServiceError> {
-    Ok(match pb::Initialisation::try_from(number).map_err(|_| unknown_enum("spec.initialisation", number))? {
-        pb::Initialisation::Unspecified => None,
-        pb::Initialisation::He => Some(Initialisation::He),
-        pb::Initialisation::Glorot => Some(Initialisation::Glorot),
-        pb::Initialisation::Orthogonal => Some(Initialisation::Orthogonal),
-        pb::Initialisation::Pca => Some(Initialisation::Pca),
+fn initialization(number: i32) -> Result<Option<Initialization>, ServiceError> {
+    Ok(match pb::Initialization::try_from(number).map_err(|_| unknown_enum("spec.initialization", number))? {
+        pb::Initialization::Unspecified => None,
+        pb::Initialization::He => Some(Initialization::He),
+        pb::Initialization::Glorot => Some(Initialization::Glorot),
+        pb::Initialization::Orthogonal => Some(Initialization::Orthogonal),
+        pb::Initialization::Pca => Some(Initialization::Pca),
     })
 }
 
-fn optimiser(optimiser: pb::Optimiser) -> Result<OptimiserSpec, ServiceError> {
+fn optimizer(optimizer: pb::Optimizer) -> Result<OptimizerSpec, ServiceError> {
     let kind =
-        pb::OptimiserKind::try_from(optimiser.kind).map_err(|_| unknown_enum("spec.optimiser.kind", optimiser.kind))?;
-    let schedule = pb::Schedule::try_from(optimiser.schedule)
-        .map_err(|_| unknown_enum("spec.optimiser.schedule", optimiser.schedule))?;
-    Ok(OptimiserSpec {
-        learning_rate: (optimiser.learning_rate != 0.0).then_some(optimiser.learning_rate),
-        weight_decay: optimiser.weight_decay,
-        warmup_fraction: optimiser.warmup_fraction,
+        pb::OptimizerKind::try_from(optimizer.kind).map_err(|_| unknown_enum("spec.optimizer.kind", optimizer.kind))?;
+    let schedule = pb::Schedule::try_from(optimizer.schedule)
+        .map_err(|_| unknown_enum("spec.optimizer.schedule", optimizer.schedule))?;
+    Ok(OptimizerSpec {
+        learning_rate: (optimizer.learning_rate != 0.0).then_some(optimizer.learning_rate),
+        weight_decay: optimizer.weight_decay,
+        warmup_fraction: optimizer.warmup_fraction,
         kind: match kind {
-            pb::OptimiserKind::Unspecified | pb::OptimiserKind::Adamw => OptimiserKind::AdamW,
-            pb::OptimiserKind::Sgd => OptimiserKind::Sgd,
+            pb::OptimizerKind::Unspecified | pb::OptimizerKind::Adamw => OptimizerKind::AdamW,
+            pb::OptimizerKind::Sgd => OptimizerKind::Sgd,
         },
-        momentum: optimiser.momentum,
-        beta2: optimiser.beta2,
+        momentum: optimizer.momentum,
+        beta2: optimizer.beta2,
         schedule: match schedule {
             pb::Schedule::Unspecified | pb::Schedule::Cosine => Schedule::Cosine,
             pb::Schedule::Constant => Schedule::Constant,
         },
-        gradient_norm_max: optimiser.gradient_norm_max,
-        find_learning_rate: optimiser.find_learning_rate,
-        retraction_steps: optimiser.retraction_steps,
+        gradient_norm_max: optimizer.gradient_norm_max,
+        find_learning_rate: optimizer.find_learning_rate,
+        retraction_steps: optimizer.retraction_steps,
     })
 }
 
-fn regularisation(regularisation: pb::Regularisation) -> Regularisation {
-    let pb::Regularisation { l2, activity_l2, masking, gaussian, input_dropout, trim, orthogonality, nested_dropout } =
-        regularisation;
-    Regularisation { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim, nested_dropout }
+fn regularization(regularization: pb::Regularization) -> Regularization {
+    let pb::Regularization { l2, activity_l2, masking, gaussian, input_dropout, trim, orthogonality, nested_dropout } =
+        regularization;
+    Regularization { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim, nested_dropout }
 }
 
 /// What training begins with, if anything.
@@ -287,8 +287,8 @@ pub fn decoder(number: i32) -> Result<Decoder, ServiceError> {
 
 /// How far the pseudo-inverse can be trusted.
 pub fn inverted(inverted: Inverted) -> pb::PseudoInverse {
-    let Inverted { condition, regularised, approximate } = inverted;
-    pb::PseudoInverse { is_linear_approximation: approximate, condition, is_regularised: regularised }
+    let Inverted { condition, regularized, approximate } = inverted;
+    pb::PseudoInverse { is_linear_approximation: approximate, condition, is_regularized: regularized }
 }
 
 /// How unusual rows are.
@@ -444,11 +444,11 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
         encoder_activations: activations("spec.encoder_activations", spec.encoder_activations)?,
         decoder_activations: activations("spec.decoder_activations", spec.decoder_activations)?,
         loss: loss(spec.loss)?,
-        normalisation: normalisation(spec.normalisation)?,
+        normalization: normalization(spec.normalization)?,
         value_range: spec.value_range.map(|range| (range.minimum, range.maximum)),
         gain: spec.gain,
-        optimiser: optimiser(spec.optimiser.unwrap_or_default())?,
-        initialisation: initialisation(spec.initialisation)?,
+        optimizer: optimizer(spec.optimizer.unwrap_or_default())?,
+        initialization: initialization(spec.initialization)?,
         epochs: (spec.epochs != 0).then_some(spec.epochs),
         batch_rows: (spec.batch_rows != 0).then_some(spec.batch_rows),
         validation_fraction: spec.validation_fraction,
@@ -456,7 +456,7 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
         seed: spec.seed,
         feature_names: spec.feature_names,
         time_budget: length_of_time("spec.time_budget", spec.time_budget)?,
-        regularisation: regularisation(spec.regularisation.unwrap_or_default()),
+        regularization: regularization(spec.regularization.unwrap_or_default()),
         base: base(spec.base, spec.fresh_without_base)?,
         publish_if_better: spec.publish_if_better,
         missing_values: spec.missing_values,
@@ -468,12 +468,12 @@ pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyK
 
 fn spec_answer(spec: &ModelSpec) -> pb::ModelSpec {
     let raw = spec.raw();
-    let normalisation = match raw.normalisation {
-        NormalisationKind::None => pb::Normalisation::None,
-        NormalisationKind::Standardise => pb::Normalisation::Standardise,
-        NormalisationKind::MinMax => pb::Normalisation::MinMax,
-        NormalisationKind::UnitInterval => pb::Normalisation::UnitInterval,
-        NormalisationKind::Robust => pb::Normalisation::Robust,
+    let normalization = match raw.normalization {
+        NormalizationKind::None => pb::Normalization::None,
+        NormalizationKind::Standardize => pb::Normalization::Standardize,
+        NormalizationKind::MinMax => pb::Normalization::MinMax,
+        NormalizationKind::UnitInterval => pb::Normalization::UnitInterval,
+        NormalizationKind::Robust => pb::Normalization::Robust,
     };
     let loss = match raw.loss {
         Loss::SquaredError => pb::Loss::SquaredError,
@@ -484,7 +484,7 @@ fn spec_answer(spec: &ModelSpec) -> pb::ModelSpec {
         encoder_activations: raw.encoder_activations.iter().copied().map(activation_answer).collect(),
         decoder_activations: raw.decoder_activations.iter().copied().map(activation_answer).collect(),
         loss: loss.into(),
-        normalisation: normalisation.into(),
+        normalization: normalization.into(),
         gain: raw.gain,
         feature_names: raw.feature_names.clone(),
         missing_values: raw.missing_values,
@@ -681,11 +681,11 @@ mod tests {
         check_field(train_spec(spec), "spec.loss");
         let spec = pb::TrainSpec { model_name: "m".into(), hidden_activation: -1, ..Default::default() };
         check_field(train_spec(spec), "spec.hidden_activation");
-        let optimising =
-            |optimiser| pb::TrainSpec { model_name: "m".into(), optimiser: Some(optimiser), ..Default::default() };
-        check_field(train_spec(optimising(pb::Optimiser { kind: 9, ..Default::default() })), "spec.optimiser.kind");
-        let schedule = pb::Optimiser { schedule: -1, ..Default::default() };
-        check_field(train_spec(optimising(schedule)), "spec.optimiser.schedule");
+        let optimizing =
+            |optimizer| pb::TrainSpec { model_name: "m".into(), optimizer: Some(optimizer), ..Default::default() };
+        check_field(train_spec(optimizing(pb::Optimizer { kind: 9, ..Default::default() })), "spec.optimizer.kind");
+        let schedule = pb::Optimizer { schedule: -1, ..Default::default() };
+        check_field(train_spec(optimizing(schedule)), "spec.optimizer.schedule");
         let time_budget = Some(prost_types::Duration { seconds: -1, nanos: 0 });
         let spec = pb::TrainSpec { model_name: "m".into(), time_budget, ..Default::default() };
         check_field(train_spec(spec), "spec.time_budget");
@@ -707,9 +707,9 @@ mod tests {
         let spec = pb::TrainSpec {
             model_name: "m".into(),
             widths: vec![8, 3],
-            initialisation: pb::Initialisation::Pca.into(),
-            optimiser: Some(pb::Optimiser {
-                kind: pb::OptimiserKind::Adamw.into(),
+            initialization: pb::Initialization::Pca.into(),
+            optimizer: Some(pb::Optimizer {
+                kind: pb::OptimizerKind::Adamw.into(),
                 momentum: Some(0.0),
                 beta2: Some(0.99),
                 schedule: pb::Schedule::Constant.into(),
@@ -719,7 +719,7 @@ mod tests {
                 ..Default::default()
             }),
             time_budget: Some(prost_types::Duration { seconds: 90, nanos: 500_000_000 }),
-            regularisation: Some(pb::Regularisation {
+            regularization: Some(pb::Regularization {
                 l2: 0.1,
                 activity_l2: 0.0,
                 masking: 0.0,
@@ -733,24 +733,24 @@ mod tests {
         };
         let (spec, _) = train_spec(spec).expect("converts");
         let spec = spec.check().expect("valid").spec().clone();
-        assert_eq!(spec.initialisation, Some(Initialisation::Pca));
+        assert_eq!(spec.initialization, Some(Initialization::Pca));
         assert_eq!(
-            spec.optimiser,
-            OptimiserSpec {
-                kind: OptimiserKind::AdamW,
+            spec.optimizer,
+            OptimizerSpec {
+                kind: OptimizerKind::AdamW,
                 momentum: Some(0.0),
                 beta2: Some(0.99),
                 schedule: Schedule::Constant,
                 gradient_norm_max: Some(1.5),
                 find_learning_rate: true,
                 retraction_steps: 100,
-                ..OptimiserSpec::default()
+                ..OptimizerSpec::default()
             }
         );
         assert_eq!(spec.time_budget, Some(Duration::from_millis(90_500)));
         assert_eq!(
-            spec.regularisation,
-            Regularisation {
+            spec.regularization,
+            Regularization {
                 l2: 0.1,
                 activity_l2: 0.0,
                 orthogonality: 0.7,

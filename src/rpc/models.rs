@@ -188,31 +188,31 @@ impl ModelService for Api {
         Ok(Response::new(pb::ImportModelVersionResponse { version }))
     }
 
-    async fn canonicalise_model_version(
+    async fn canonicalize_model_version(
         &self,
-        request: Request<pb::CanonicaliseModelVersionRequest>,
-    ) -> Result<Response<pb::CanonicaliseModelVersionResponse>, Status> {
+        request: Request<pb::CanonicalizeModelVersionRequest>,
+    ) -> Result<Response<pb::CanonicalizeModelVersionResponse>, Status> {
         let caller = caller(request.extensions());
         let (name, selector) = convert::model_ref(request.into_inner().model)?;
         caller.check_model(name.as_str())?;
-        let (description, variances) = self.service.canonicalise(&name, &selector).await?;
+        let (description, variances) = self.service.canonicalize(&name, &selector).await?;
         let version = Some(convert::version(description, convert::Report::With));
         let code_variances = variances.into_iter().map(f64::from).collect();
-        Ok(Response::new(pb::CanonicaliseModelVersionResponse { version, code_variances }))
+        Ok(Response::new(pb::CanonicalizeModelVersionResponse { version, code_variances }))
     }
 
-    async fn orthonormalise_model_version(
+    async fn orthonormalize_model_version(
         &self,
-        request: Request<pb::OrthonormaliseModelVersionRequest>,
-    ) -> Result<Response<pb::OrthonormaliseModelVersionResponse>, Status> {
+        request: Request<pb::OrthonormalizeModelVersionRequest>,
+    ) -> Result<Response<pb::OrthonormalizeModelVersionResponse>, Status> {
         let caller = caller(request.extensions());
-        let pb::OrthonormaliseModelVersionRequest { model, rows, publish } = request.into_inner();
+        let pb::OrthonormalizeModelVersionRequest { model, rows, publish } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
         caller.check_model(name.as_str())?;
         let rows = convert::named_rows("rows", rows)?;
         let (selector, Aligned { rows, columns }) = self.service.align_any(&name, selector, rows).await?;
-        let made = self.service.orthonormalise(&name, &selector, rows, publish).await?;
-        Ok(Response::new(pb::OrthonormaliseModelVersionResponse {
+        let made = self.service.orthonormalize(&name, &selector, rows, publish).await?;
+        Ok(Response::new(pb::OrthonormalizeModelVersionResponse {
             version: made.key.version.number(),
             squared_error: made.before,
             orthonormal_squared_error: made.after,

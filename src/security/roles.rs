@@ -146,7 +146,7 @@ pub fn need(service: &str, method: &str) -> Option<Need> {
         },
         "halfhitch.v1.ModelService" => match method {
             "ListModels" | "ListModelVersions" | "GetModelVersion" | "InspectModel" | "ExportModelVersion" => READ,
-            "ImportModelVersion" | "CanonicaliseModelVersion" | "OrthonormaliseModelVersion" => Need::Role(Role::Train),
+            "ImportModelVersion" | "CanonicalizeModelVersion" | "OrthonormalizeModelVersion" => Need::Role(Role::Train),
             "DeleteModelVersion" | "SetAlias" | "DeleteAlias" => Need::Role(Role::Admin),
             _ => return None,
         },

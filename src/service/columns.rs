@@ -190,7 +190,7 @@ fn aligned(
 /// The columns that are features, in their order. Errors in values name the caller's own columns.
 fn taken(model: &LoadedModel, field: &'static str, matrix: &Matrix, map: &ColumnMap) -> Result<Matrix, ServiceError> {
     let rows = matrix.selected(map.column_of());
-    let missing = Missing::from(model.artifact.model.normaliser().takes_missing());
+    let missing = Missing::from(model.artifact.model.normalizer().takes_missing());
     rows.check_values(missing).map_err(|mut error| {
         if let MatrixError::NotFinite { column, .. } = &mut error {
             *column = map.column_of()[*column];

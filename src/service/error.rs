@@ -111,7 +111,7 @@ pub enum ServiceError {
     },
     /// Codes that are to be cut short.
     #[error(
-        "the codes of {0} are not ordered, their first numbers are not the best: `halfhitch models canonicalise` makes a version \
+        "the codes of {0} are not ordered, their first numbers are not the best: `halfhitch models canonicalize` makes a version \
          whose are, and so does training with `nested_dropout`"
     )]
     NotOrdered(ModelKey),

@@ -57,7 +57,7 @@ impl Service {
             let rows = match rows {
                 Rows::None => None,
                 Rows::Sent(rows) => {
-                    let missing = Missing::from(model.normaliser().takes_missing());
+                    let missing = Missing::from(model.normalizer().takes_missing());
                     rows.check_values(missing).map_err(|error| ServiceError::invalid("rows", error))?;
                     Some(rows)
                 }

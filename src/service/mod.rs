@@ -25,7 +25,7 @@ pub use crate::jobs::{
     Progress, Round, RowRole, ServerFiles, Upload, Watcher,
 };
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
-pub use crate::model::spec::{Loss, ModelSpec, NormalisationKind};
+pub use crate::model::spec::{Loss, ModelSpec, NormalizationKind};
 pub use crate::model::text::shown;
 pub use crate::model::{
     Alias, AnswerFormat, ArtifactError, ColumnMap, Comparison, Form, IdError, LayerInspection, Matrix, MatrixError,
@@ -37,7 +37,7 @@ pub use crate::registry::Registry;
 pub use crate::registry::usage::{Counts, Usage};
 pub use crate::store::{ModelEntry, Retention, StoreError, VersionPolicies, VersionPolicy};
 pub use crate::training::{
-    Base, Initialisation, OptimiserKind, OptimiserSpec, ParamError, Regularisation, Schedule, TrainSpec,
+    Base, Initialization, OptimizerKind, OptimizerSpec, ParamError, Regularization, Schedule, TrainSpec,
 };
 pub use bulk::{Bulk, BulkTask};
 pub use columns::{Aligned, AlignedColumns, ChunkColumns, NamedRows};
@@ -102,8 +102,8 @@ impl Decoder {
 pub struct Inverted {
     /// The greatest condition number of a matrix.
     pub condition: f64,
-    /// Whether a matrix was regularised for it.
-    pub regularised: bool,
+    /// Whether a matrix was regularized for it.
+    pub regularized: bool,
     /// Whether the model is not linear: activations are not undone.
     pub approximate: bool,
 }
@@ -200,7 +200,7 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let key = self.choose(name, selector, Operation::Impute)?;
-        if !self.loaded(&key).await?.artifact.model.normaliser().takes_missing() {
+        if !self.loaded(&key).await?.artifact.model.normalizer().takes_missing() {
             return Err(ServiceError::NoMissingValues { key });
         }
         self.compute(&key, Operation::Impute, rows, answer, deadline, Urgency::Interactive).await
@@ -251,8 +251,8 @@ impl Service {
         // What is missing of a code is average, or what it was in training where codes were cut: 0.
         let rows = if is_short { self.resized(rows, code_length).await? } else { rows };
         let inverted = model.inverse().filter(|_| operation.needs_inverse()).map(|inverse| {
-            let (condition, regularised) = inverse.condition();
-            Inverted { condition, regularised, approximate: !model.artifact.model.spec().is_linear() }
+            let (condition, regularized) = inverse.condition();
+            Inverted { condition, regularized, approximate: !model.artifact.model.spec().is_linear() }
         });
         let output = self.batcher.submit(model, operation, rows, form, deadline, urgency).await;
         let output = output.map_err(|error| match error {

@@ -7,7 +7,7 @@ use super::inspect::INSPECTIONS_MAX;
 use super::{Service, ServiceError};
 use crate::model::{
     Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelSpec, OrthonormalError, Selector, TrainingReport,
-    Version, canonicalise, mean_squared_error, orthonormalise_code,
+    Version, canonicalize, mean_squared_error, orthonormalize_code,
 };
 use crate::registry::usage::Usage;
 use crate::store::{ModelEntry, ModelStore, StoreError, VersionPolicy};
@@ -154,7 +154,7 @@ impl Service {
     }
 
     /// Publishes a version with canonical codes: see [`crate::model::canonical`]. Returns it, and the variances of its codes.
-    pub async fn canonicalise(
+    pub async fn canonicalize(
         &self,
         name: &ModelName,
         selector: &Selector,
@@ -168,11 +168,11 @@ impl Service {
         self.blocking(move |store| {
             let _place_and_turn = (place, turn);
             let Artifact { model, report, statistics, .. } = &loaded.artifact;
-            let made = canonicalise(model, statistics.as_ref());
+            let made = canonicalize(model, statistics.as_ref());
             let (model, statistics) = made.map_err(|error| ServiceError::Canonical { key: key.clone(), error })?;
             let k = statistics.code_mean.len();
             let variances = (0..k).map(|unit| statistics.code_covariance[unit * k + unit]).collect();
-            let report = derived(report.as_deref(), &key, "codes: centred and turned onto their principal axes");
+            let report = derived(report.as_deref(), &key, "codes: centered and turned onto their principal axes");
             let artifact = Artifact { model, report, statistics: Some(statistics), sha256: String::new() };
             let version = store.publish(&key.name, &artifact)?;
             Ok((describe(store.as_ref(), ModelKey { name: key.name, version })?, variances))
@@ -182,13 +182,13 @@ impl Service {
 
     /// What Gram-Schmidt on the code layer would do, measured on `rows`, and a version with it where `publish` says so: see
     /// [`crate::model::gram_schmidt`].
-    pub async fn orthonormalise(
+    pub async fn orthonormalize(
         &self,
         name: &ModelName,
         selector: &Selector,
         rows: Matrix,
         publish: bool,
-    ) -> Result<Orthonormalised, ServiceError> {
+    ) -> Result<Orthonormalized, ServiceError> {
         let key = self.registry.resolve(name, selector)?;
         let loaded = self.loaded(&key).await?;
         let spec = loaded.artifact.model.spec();
@@ -204,7 +204,7 @@ impl Service {
             let _place_and_turn = (place, turn);
             rows.check_values(missing).map_err(|error| ServiceError::invalid("rows", error))?;
             let Artifact { model, report, statistics, .. } = &loaded.artifact;
-            let made = orthonormalise_code(model, statistics.as_ref());
+            let made = orthonormalize_code(model, statistics.as_ref());
             let (changed, statistics) = made.map_err(|error| ServiceError::Orthonormal { key: key.clone(), error })?;
             let (before, after) = (mean_squared_error(model, &rows), mean_squared_error(&changed, &rows));
             if !(before.is_finite() && after.is_finite()) {
@@ -221,7 +221,7 @@ impl Service {
                 let version = store.publish(&key.name, &artifact)?;
                 published = Some(describe(store.as_ref(), ModelKey { name: key.name.clone(), version })?);
             }
-            Ok(Orthonormalised { key, before, after, published })
+            Ok(Orthonormalized { key, before, after, published })
         })
         .await
     }
@@ -251,10 +251,10 @@ impl Service {
 
 /// What Gram-Schmidt does to a version.
 #[derive(Clone, Debug)]
-pub struct Orthonormalised {
+pub struct Orthonormalized {
     /// Which version.
     pub key: ModelKey,
-    /// Mean squared error of the rows as it is: sum over features, normalised space.
+    /// Mean squared error of the rows as it is: sum over features, normalized space.
     pub before: f64,
     /// The same with an orthonormal code layer.
     pub after: f64,

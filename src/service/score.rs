@@ -31,7 +31,7 @@ pub struct ScoreOptions {
 /// How unusual rows are: one number, or list, per row.
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
-    /// Sums over features, normalised space.
+    /// Sums over features, normalized space.
     pub squared_errors: Vec<f32>,
     /// Mahalanobis distances of the codes.
     pub code_distances: Vec<f32>,

@@ -1,6 +1,6 @@
 //! What every store does: one suite, called with a way to make an empty, writable store.
 //!
-//! `conformance!(|| MyFixture::new())` makes one test of each behaviour.
+//! `conformance!(|| MyFixture::new())` makes one test of each behavior.
 
 use super::{FILE_BYTES_MAX, ModelStore, StoreError};
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
@@ -13,12 +13,12 @@ pub(crate) trait Fixture {
     fn reopen(&mut self);
 }
 
-/// One `#[test]` for each behaviour of the suite.
+/// One `#[test]` for each behavior of the suite.
 macro_rules! conformance {
-    ($fixture:expr, $($behaviour:ident),+ $(,)?) => {
+    ($fixture:expr, $($behavior:ident),+ $(,)?) => {
         $(#[test]
-        fn $behaviour() {
-            $crate::store::conformance::$behaviour(&mut $fixture);
+        fn $behavior() {
+            $crate::store::conformance::$behavior(&mut $fixture);
         })+
     };
     ($fixture:expr) => {

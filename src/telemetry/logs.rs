@@ -56,7 +56,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
     log.try_init().map_err(|_| LogError::Twice)
 }
 
-fn log<W>(format: LogFormat, filter: EnvFilter, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
+fn log<W>(format: LogFormat, filter: EnvFilter, writer: W, colors: bool) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -64,8 +64,8 @@ where
     match format {
         LogFormat::Human => {
             // Said twice: a line is written to memory first, which is no terminal.
-            let format = Format::default().with_ansi(colours);
-            Box::new(builder.with_ansi(colours).event_format(WithIds { format, end: "\n", write: for_people }).finish())
+            let format = Format::default().with_ansi(colors);
+            Box::new(builder.with_ansi(colors).event_format(WithIds { format, end: "\n", write: for_people }).finish())
         }
         LogFormat::Json => {
             let format = Format::default().json();

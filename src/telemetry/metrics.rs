@@ -1,4 +1,4 @@
-//! Every metric by name, unit, help and label, each spelt once, and the page that says what they are now, in the text format
+//! Every metric by name, unit, help and label, each spelled once, and the page that says what they are now, in the text format
 //! of Prometheus.
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram as HistogramProto, LabelPair, Metric as Sample};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::source::{RowSource, SourceError};
-use crate::model::Normaliser;
+use crate::model::Normalizer;
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{LANES, Lanes};
 
@@ -303,13 +303,13 @@ impl Feeder {
         }
     }
 
-    /// Writes rows `first..first + count` of the batch, normalised, to `lanes`; `scratch` is room that can be used again.
+    /// Writes rows `first..first + count` of the batch, normalized, to `lanes`; `scratch` is room that can be used again.
     pub fn gather(
         &self,
         batch: &Batch,
         first: usize,
         count: usize,
-        normaliser: &Normaliser,
+        normalizer: &Normalizer,
         scratch: &mut Vec<f32>,
         lanes: &mut Lanes,
     ) {
@@ -325,7 +325,7 @@ impl Feeder {
             (0..rows).for_each(|i| scratch.extend_from_slice(row(first + start + i)));
             lanes.load(start, scratch);
         }
-        normaliser.apply(lanes);
+        normalizer.apply(lanes);
     }
 }
 
@@ -479,7 +479,7 @@ pub fn each_training_row<E: From<SourceError>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NormalisationKind;
+    use crate::model::NormalizationKind;
     use crate::training::source::MemoryRows;
 
     /// Row i is (i, i + 0.5).
@@ -498,7 +498,7 @@ mod tests {
 
     fn epoch(feeder: &mut Feeder, epoch: u32, given: u64, rows: usize) -> Vec<u64> {
         feeder.begin(epoch, given).expect("begins");
-        let plain = Normaliser::none();
+        let plain = Normalizer::none();
         let (mut batch, mut scratch, mut lanes) = (Batch::default(), Vec::new(), Lanes::default());
         let mut seen = Vec::new();
         loop {
@@ -565,9 +565,9 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_gathered_normalised() {
-        let normaliser = Normaliser {
-            kind: NormalisationKind::MinMax,
+    fn rows_are_gathered_normalized() {
+        let normalizer = Normalizer {
+            kind: NormalizationKind::MinMax,
             offset: vec![1.0, 2.0],
             scale: vec![4.0, 2.0],
             fill: vec![],
@@ -577,7 +577,7 @@ mod tests {
         feeder.begin(1, 0).expect("begins");
         let (mut batch, mut lanes) = (Batch::default(), Lanes::default());
         feeder.next(1, &mut batch).expect("reads");
-        feeder.gather(&batch, 0, 1, &normaliser, &mut Vec::new(), &mut lanes);
+        feeder.gather(&batch, 0, 1, &normalizer, &mut Vec::new(), &mut lanes);
         assert_eq!((lanes.column(0), lanes.column(1)), (vec![-0.25], vec![-0.75]));
     }
 }

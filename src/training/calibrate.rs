@@ -6,7 +6,7 @@ use super::source::RowSource;
 use super::trainer::TrainError;
 use crate::model::gradient::TAPE_ROWS;
 use crate::model::statistics::CALIBRATION_ROWS_MAX;
-use crate::model::{Autoencoder, Invariants, Normaliser, Scorer, Statistics};
+use crate::model::{Autoencoder, Invariants, Normalizer, Scorer, Statistics};
 use crate::numeric::linalg::covariance;
 use crate::numeric::{Lanes, Spare};
 
@@ -71,7 +71,7 @@ pub(super) fn statistics(
         let found = of_codes(model, &codes, &vec![true; errors.len()]);
         return Ok(is_finite(&found).then_some(found));
     }
-    let invariants = common.invariants(model.normaliser(), &held_out, source.shift());
+    let invariants = common.invariants(model.normalizer(), &held_out, source.shift());
     let of_held_out = each_part(model, &held_out, |rows| model.encode_with_errors(rows, spare).1);
     let dimensions = Statistics::residual_dimensions(spec) as f64;
     let (mut trained, mut held) = (vec![true; errors.len()], vec![true; count]);
@@ -210,22 +210,22 @@ impl Common {
 
     /// `held_out` (row-major, in the units of the input): what relations must hold in too.
     /// `by` is what was subtracted from each feature before.
-    fn invariants(self, normaliser: &Normaliser, held_out: &[f32], by: Option<&[f64]>) -> Invariants {
+    fn invariants(self, normalizer: &Normalizer, held_out: &[f32], by: Option<&[f64]>) -> Invariants {
         let features = self.ranges.len();
         let constant = self.ranges.iter().enumerate().filter(|(_, (least, greatest))| least == greatest);
         let mut found = Invariants {
-            constants: constant.map(|(j, (value, _))| (j, normaliser.value(j, *value))).collect(),
+            constants: constant.map(|(j, (value, _))| (j, normalizer.value(j, *value))).collect(),
             ..Invariants::default()
         };
         if !self.sample.is_empty() {
-            let normalised = |rows: &[f32]| -> Vec<f32> {
+            let normalized = |rows: &[f32]| -> Vec<f32> {
                 let complete = rows.chunks_exact(features).filter(|row| row.iter().all(|value| value.is_finite()));
-                complete.flat_map(|row| row.iter().enumerate().map(|(j, x)| normaliser.value(j, *x))).collect()
+                complete.flat_map(|row| row.iter().enumerate().map(|(j, x)| normalizer.value(j, *x))).collect()
             };
             // Rows of 32 bits are rounded before that is subtracted.
-            let subtracted = |j: usize| by.map_or(0.0, |by| (by[j] / f64::from(normaliser.unit(j))).abs() as f32);
-            let shifts: Vec<f32> = (0..features).map(|j| normaliser.shift(j) + subtracted(j)).collect();
-            relations::find(&mut found, &normalised(&self.sample), &normalised(held_out), &shifts);
+            let subtracted = |j: usize| by.map_or(0.0, |by| (by[j] / f64::from(normalizer.unit(j))).abs() as f32);
+            let shifts: Vec<f32> = (0..features).map(|j| normalizer.shift(j) + subtracted(j)).collect();
+            relations::find(&mut found, &normalized(&self.sample), &normalized(held_out), &shifts);
         }
         found
     }

@@ -1,7 +1,7 @@
 //! The whole state of training between two steps, as bytes: what goes on from them ends with the same bits.
 //!
 //! A safetensors container: the state as JSON in its metadata; the weights, and the best ones so far, as model files; the
-//! optimiser's tensors; PCA. Whoever keeps the bytes guards them against rot.
+//! optimizer's tensors; PCA. Whoever keeps the bytes guards them against rot.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::model::{Artifact, Autoencoder, TrainingReport};
 use crate::numeric::linalg::Pca;
 
 const KEY: &str = "halfhitch.checkpoint";
-const OPTIMISER: &str = "optimiser.";
+const OPTIMIZER: &str = "optimizer.";
 
 /// Why a checkpoint cannot be gone on from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ pub(super) struct State {
     /// On the held-back rows, after the last full epoch.
     pub(super) squared_error: Option<f64>,
     pub(super) explained_variance: Option<f64>,
-    /// Mean squared distance of the training rows to their mean, normalised space.
+    /// Mean squared distance of the training rows to their mean, normalized space.
     pub(super) spread: f64,
     /// What a loss is measured by: far above it, training has failed.
     pub(super) loss_start: Option<f64>,
@@ -81,7 +81,7 @@ pub(super) struct State {
     pub(super) retried: bool,
     pub(super) report: TrainingReport,
     pub(super) best_loss: Option<f64>,
-    pub(super) optimiser: Scalars,
+    pub(super) optimizer: Scalars,
 }
 
 /// A checkpoint, read.
@@ -92,7 +92,7 @@ pub(super) struct Checkpoint {
     pub(super) best: Option<Autoencoder>,
     pub(super) yardstick: Yardstick,
     /// By name.
-    pub(super) optimiser: Vec<(String, Vec<f32>)>,
+    pub(super) optimizer_tensors: Vec<(String, Vec<f32>)>,
 }
 
 struct Tensor<'a> {
@@ -150,7 +150,7 @@ pub(super) fn write(
     model: &Autoencoder,
     best: Option<&Autoencoder>,
     yardstick: &Yardstick,
-    optimiser: &[(String, &[f32])],
+    optimizer: &[(String, &[f32])],
 ) -> Vec<u8> {
     let mut tensors = vec![
         ("model".to_owned(), model_bytes(model)),
@@ -158,7 +158,7 @@ pub(super) fn write(
         ("pca.directions".to_owned(), doubles(&yardstick.pca.directions())),
     ];
     tensors.extend(best.map(|best| ("best".to_owned(), model_bytes(best))));
-    tensors.extend(optimiser.iter().map(|(name, values)| (format!("{OPTIMISER}{name}"), floats(values))));
+    tensors.extend(optimizer.iter().map(|(name, values)| (format!("{OPTIMIZER}{name}"), floats(values))));
     let text = serde_json::to_string(state).expect("numbers and texts");
     safetensors::serialize(tensors, Some([(KEY.to_owned(), text)].into())).expect("shapes and lengths agree")
 }
@@ -195,18 +195,18 @@ impl Checkpoint {
         if mean.len() != weights.spec().features() || !directions.len().is_multiple_of(mean.len()) {
             return Err(unreadable(&"its principal components have another width"));
         }
-        let mut optimiser = Vec::new();
+        let mut optimizer = Vec::new();
         for (name, tensor) in tensors.tensors() {
-            if let Some(name) = name.strip_prefix(OPTIMISER) {
+            if let Some(name) = name.strip_prefix(OPTIMIZER) {
                 if tensor.dtype() != Dtype::F32 {
                     return Err(unreadable(&format!("{name} holds no floats")));
                 }
                 let numbers = tensor.data().as_chunks::<4>().0;
-                optimiser.push((name.to_owned(), numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()));
+                optimizer.push((name.to_owned(), numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()));
             }
         }
         let yardstick = Yardstick { pca: Pca::from_parts(mean, &directions), fitted_rows: state.pca_rows };
-        Ok(Self { best: model("best")?, model: weights, yardstick, optimiser, state })
+        Ok(Self { best: model("best")?, model: weights, yardstick, optimizer_tensors: optimizer, state })
     }
 }
 

@@ -5,11 +5,11 @@
 
 use super::batches::{Cut, each_training_row};
 use super::source::{RowSource, SourceError};
-use crate::model::Normaliser;
+use crate::model::Normalizer;
 use crate::model::statistics::STATISTICS_CODE_MAX;
 use crate::numeric::linalg::{covariance, dot, symmetric_eigenvalues};
 use crate::numeric::rng::{Stream, Use};
-use crate::numeric::vectorised;
+use crate::numeric::vectorized;
 
 /// Share of the variance that a code explains where the caller does not say.
 pub const EXPLAINED_SHARE_DEFAULT: f64 = 0.95;
@@ -36,7 +36,7 @@ pub(super) struct Choice {
 pub(super) fn choose(
     source: &dyn RowSource,
     cut: &Cut,
-    normaliser: &Normaliser,
+    normalizer: &Normalizer,
     share: f64,
     (least, most): (usize, usize),
     seed: u64,
@@ -50,7 +50,7 @@ pub(super) fn choose(
     each_training_row(source, cut, &mut |row, values| {
         let chosen = wanted >= count || Stream::new(seed, 1, row, Use::Sample).uniform() < chance;
         if chosen && taken < wanted {
-            rows.extend(values.iter().enumerate().map(|(j, x)| normaliser.value(j, *x)));
+            rows.extend(values.iter().enumerate().map(|(j, x)| normalizer.value(j, *x)));
             taken += 1;
         }
         Ok::<_, SourceError>(())
@@ -93,7 +93,7 @@ fn by_gram(rows: Vec<f32>, features: usize) -> Option<Vec<f64>> {
         .collect();
     drop(rows);
     let mut products = vec![0.0; n * n];
-    vectorised(|| {
+    vectorized(|| {
         for (i, a) in centered.chunks_exact(features).enumerate() {
             for (j, b) in centered.chunks_exact(features).take(i + 1).enumerate() {
                 let product = dot(a, b);
@@ -141,7 +141,7 @@ mod tests {
         for (count, features) in [(500, 10), (40, 10), (60, SIZE_MAX + 6)] {
             let cut = Cut::new(count as u64, features, 0, 1);
             let rows = rows(count, features);
-            let choose = |share, bounds| choose(&rows, &cut, &Normaliser::none(), share, bounds, 1).expect("reads");
+            let choose = |share, bounds| choose(&rows, &cut, &Normalizer::none(), share, bounds, 1).expect("reads");
             let found = choose(0.999, (1, features));
             assert_eq!((found.length, found.rows), (3, count as u64), "{found:?}");
             assert!(found.explained > 0.999 && found.explained < 1.0, "{found:?}");

@@ -1,6 +1,6 @@
 //! What is worth telling of single columns: those that teach a model nothing, or something else than was meant.
 
-use crate::model::normalisation::Learner;
+use crate::model::normalization::Learner;
 
 /// Maximum number of columns that a note names; beyond it, the note counts them.
 const NAMED_MAX: usize = 10;
@@ -10,7 +10,7 @@ const NAME_CHARS_MAX: usize = 40;
 const VALUES_MIN: u64 = 10;
 /// Deviation as a share of the size of the values below which 32-bit floats keep too few digits: about ten steps of theirs.
 const SWALLOWED: f64 = 1e-6;
-/// Whole numbers beyond this have neighbours that 32-bit floats do not tell apart.
+/// Whole numbers beyond this have neighbors that 32-bit floats do not tell apart.
 const EXACT_MAX: f32 = (1 << 24) as f32;
 /// A column of which less is explained on held-out rows is lost.
 pub(super) const LOST: f32 = 0.1;

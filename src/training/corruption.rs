@@ -1,10 +1,10 @@
 //! Denoising: rows are spoilt before they are encoded, and compared with what they were (Vincent et al. 2008).
 
-use super::recipe::Regularisation;
+use super::recipe::Regularization;
 use crate::numeric::Lanes;
 use crate::numeric::rng::{Stream, Use};
 
-/// How rows are spoilt, in the normalised space. All zeros: not at all.
+/// How rows are spoilt, in the normalized space. All zeros: not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Corruption {
     /// Probability that a number is set to 0, or taken for missing where a model takes missing values.
@@ -16,7 +16,7 @@ pub(super) struct Corruption {
 }
 
 impl Corruption {
-    pub(super) fn new(asked: &Regularisation) -> Self {
+    pub(super) fn new(asked: &Regularization) -> Self {
         // The check has refused both at once.
         let masking = asked.masking.max(asked.input_dropout);
         Self { masking, scale: (1.0 / (1.0 - asked.input_dropout)) as f32, gaussian: asked.gaussian }

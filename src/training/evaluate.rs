@@ -49,7 +49,7 @@ pub(super) fn evaluate(
 }
 
 /// The same, and the share of each feature's variance that is explained: 1 - squared error / squared distance to `mean` (d,;
-/// normalised space). None where a feature does not vary.
+/// normalized space). None where a feature does not vary.
 pub(super) fn evaluate_features(
     model: &Autoencoder,
     each: EachRows<'_>,
@@ -106,7 +106,7 @@ impl Sums {
     }
 }
 
-/// Squared errors, normalised space, row by row, of `rows_max` rows at most.
+/// Squared errors, normalized space, row by row, of `rows_max` rows at most.
 pub(super) fn row_errors(model: &Autoencoder, each: EachRows<'_>, rows_max: usize) -> Result<Vec<f64>, SourceError> {
     let features = model.spec().features();
     let mut tape = Tape::new(model.layers().len());
@@ -133,9 +133,9 @@ fn forward(model: &Autoencoder, tape: &mut Tape, rows: &[f32]) {
     let (lanes, count) = (tape.rows_mut(), rows.len() / features);
     lanes.reset(count, features);
     lanes.load(0, rows);
-    model.normaliser().apply(lanes);
-    if model.normaliser().takes_missing() {
-        model.normaliser().fill_missing(tape.changed_mut());
+    model.normalizer().apply(lanes);
+    if model.normalizer().takes_missing() {
+        model.normalizer().fill_missing(tape.changed_mut());
     }
     tape.forward(model, count);
 }
@@ -149,7 +149,7 @@ fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32], mean: Option<&[f6
     tape.each_reconstructed(model, |_, column, x, x_hat| {
         let error = f64::from(x) - f64::from(x_hat);
         sums.squared += error * error;
-        sums.input_units += (error * f64::from(model.normaliser().unit(column))).powi(2);
+        sums.input_units += (error * f64::from(model.normalizer().unit(column))).powi(2);
         if cross_entropy {
             sums.floor += entropy(f64::from(x));
         }

@@ -3,7 +3,7 @@
 //! # From PCA
 //! A linear model starts where PCA ends, and others near there. Layers count as long as none is wider than what it reads:
 //!
-//! - The first rows of the first matrix are the principal directions of the normalised training rows, the greatest variance
+//! - The first rows of the first matrix are the principal directions of the normalized training rows, the greatest variance
 //!   first, as many as were fitted (a code's length) and are not without variance. Its other rows are random and
 //!   orthonormal to them. Its biases take the mean row m away and add it again: b = -W·m, c = m (logit(m) where the
 //!   reconstruction is a sigmoid).
@@ -14,10 +14,10 @@
 //!
 //! PCA goes through a library that promises no order of sums: the same bits on one machine, not on every one.
 
-use super::params::Initialisation;
-use crate::model::{Autoencoder, ModelSpec, Normaliser, TiedLayer};
+use super::params::Initialization;
+use crate::model::{Autoencoder, ModelSpec, Normalizer, TiedLayer};
 use crate::numeric::Activation;
-use crate::numeric::linalg::{Pca, orthonormalise_rows};
+use crate::numeric::linalg::{Pca, orthonormalize_rows};
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
 
@@ -50,18 +50,18 @@ pub fn pca_note(spec: &ModelSpec) -> Option<String> {
     })
 }
 
-/// A model with random matrices (or, from `pca` of the normalised training rows, as above), zero biases and gains of 1.
+/// A model with random matrices (or, from `pca` of the normalized training rows, as above), zero biases and gains of 1.
 ///
 /// # Panics
 /// If `pca` is that of rows of another width.
 pub fn model(
     spec: ModelSpec,
-    normaliser: Normaliser,
-    initialisation: Initialisation,
+    normalizer: Normalizer,
+    initialization: Initialization,
     seed: u64,
     pca: Option<&Pca>,
 ) -> Autoencoder {
-    let pca = pca.filter(|_| initialisation == Initialisation::Pca && pca_layers(&spec) > 0);
+    let pca = pca.filter(|_| initialization == Initialization::Pca && pca_layers(&spec) > 0);
     let directions = pca.map(leading).unwrap_or_default();
     let layers = spec.raw().widths.windows(2).enumerate().map(|(l, pair)| {
         let (inputs, outputs) = (pair[0], pair[1]);
@@ -71,7 +71,7 @@ pub fn model(
                 let given = if l == 0 { directions.concat() } else { identity(directions.len(), inputs) };
                 completed(given, outputs, inputs, stream)
             }
-            _ => matrix(outputs, inputs, initialisation, stream),
+            _ => matrix(outputs, inputs, initialization, stream),
         };
         TiedLayer {
             weight: Weights::from_row_major(outputs, inputs, &values),
@@ -82,9 +82,9 @@ pub fn model(
     });
     let mut layers: Vec<TiedLayer> = layers.collect();
     if let Some(pca) = pca {
-        centre(&mut layers[0], pca.mean(), spec.raw().decoder_activations[0]);
+        center(&mut layers[0], pca.mean(), spec.raw().decoder_activations[0]);
     }
-    Autoencoder::new(spec, normaliser, layers)
+    Autoencoder::new(spec, normalizer, layers)
 }
 
 /// The directions of `pca` that have variance, the greatest first.
@@ -104,12 +104,12 @@ pub(super) fn identity(rows: usize, columns: usize) -> Vec<f64> {
 pub(super) fn completed(mut given: Vec<f64>, outputs: usize, inputs: usize, mut stream: Stream) -> Vec<f32> {
     given.truncate(outputs * inputs);
     given.extend((given.len()..outputs * inputs).map(|_| stream.normal()));
-    orthonormalise_rows(&mut given, inputs);
+    orthonormalize_rows(&mut given, inputs);
     given.into_iter().map(|value| value as f32).collect()
 }
 
 /// Biases that take the mean row away and add it again.
-pub(super) fn centre(first: &mut TiedLayer, mean: &[f64], output: Activation) {
+pub(super) fn center(first: &mut TiedLayer, mean: &[f64], output: Activation) {
     assert_eq!(mean.len(), first.decoder_bias.len(), "PCA of rows as wide as the model's");
     for (o, bias) in first.encoder_bias.iter_mut().enumerate() {
         let along: f64 = mean.iter().enumerate().map(|(i, mean)| f64::from(first.weight.at(o, i)) * mean).sum();
@@ -128,27 +128,27 @@ pub(super) fn centre(first: &mut TiedLayer, mean: &[f64], output: Activation) {
 }
 
 /// Row-major (outputs, inputs).
-fn matrix(outputs: usize, inputs: usize, initialisation: Initialisation, mut stream: Stream) -> Vec<f32> {
+fn matrix(outputs: usize, inputs: usize, initialization: Initialization, mut stream: Stream) -> Vec<f32> {
     let count = outputs * inputs;
-    match initialisation {
-        Initialisation::He => {
+    match initialization {
+        Initialization::He => {
             let deviation = (2.0 / inputs as f64).sqrt();
             (0..count).map(|_| (deviation * stream.normal()) as f32).collect()
         }
-        Initialisation::Glorot => {
+        Initialization::Glorot => {
             // Uniform on (-a, a) has variance a² / 3.
             let bound = (6.0 / (inputs + outputs) as f64).sqrt();
             (0..count).map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32).collect()
         }
         // What PCA does not reach.
-        Initialisation::Orthogonal | Initialisation::Pca => {
+        Initialization::Orthogonal | Initialization::Pca => {
             let mut values: Vec<f64> = (0..count).map(|_| stream.normal()).collect();
             if outputs <= inputs {
-                orthonormalise_rows(&mut values, inputs);
+                orthonormalize_rows(&mut values, inputs);
                 values.into_iter().map(|value| value as f32).collect()
             } else {
                 // A layer that expands gets orthonormal columns: the rows of the transpose.
-                orthonormalise_rows(&mut values, outputs);
+                orthonormalize_rows(&mut values, outputs);
                 (0..count).map(|i| values[(i % inputs) * outputs + i / inputs] as f32).collect()
             }
         }
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::model::Decoder;
-    use crate::model::NormalisationKind;
+    use crate::model::NormalizationKind;
     use crate::numeric::linalg::RowsInTurn;
     use crate::numeric::{Lanes, Spare};
     use crate::training::TrainSpec;
@@ -170,15 +170,15 @@ mod tests {
         values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64
     }
 
-    fn draw(outputs: usize, inputs: usize, initialisation: Initialisation) -> Vec<f32> {
-        matrix(outputs, inputs, initialisation, Stream::new(1, 0, 0, Use::Weights))
+    fn draw(outputs: usize, inputs: usize, initialization: Initialization) -> Vec<f32> {
+        matrix(outputs, inputs, initialization, Stream::new(1, 0, 0, Use::Weights))
     }
 
     #[test]
     fn variances_are_as_published() {
-        let he = variance(&draw(200, 100, Initialisation::He));
+        let he = variance(&draw(200, 100, Initialization::He));
         assert!((he / 0.02 - 1.0).abs() < 0.05, "{he}");
-        let glorot = variance(&draw(200, 100, Initialisation::Glorot));
+        let glorot = variance(&draw(200, 100, Initialization::Glorot));
         assert!((glorot / (2.0 / 300.0) - 1.0).abs() < 0.05, "{glorot}");
     }
 
@@ -211,9 +211,9 @@ mod tests {
     fn from_pca(widths: &[usize], activation: Activation, pca: &Pca) -> Autoencoder {
         let mut spec = TrainSpec::new("test".parse().expect("a name"), widths.to_vec());
         spec.hidden_activation = Some(activation);
-        let spec = spec.check().expect("valid").model_spec(NormalisationKind::None);
-        let normaliser = Normaliser::none();
-        model(spec, normaliser, Initialisation::Pca, 1, Some(pca))
+        let spec = spec.check().expect("valid").model_spec(NormalizationKind::None);
+        let normalizer = Normalizer::none();
+        model(spec, normalizer, Initialization::Pca, 1, Some(pca))
     }
 
     fn fitted(table: &Table, k: usize) -> Pca {
@@ -266,7 +266,7 @@ mod tests {
         let told = pca_note(model.spec()).expect("a note");
         assert_eq!(told, "first weights: orthogonal, not from PCA, in all layers: 12 to 20 expands");
         assert!(model.layers()[0].encoder_bias.iter().all(|bias| *bias == 0.0));
-        let orthogonal = draw(20, 12, Initialisation::Orthogonal);
+        let orthogonal = draw(20, 12, Initialization::Orthogonal);
         assert_eq!(model.layers()[0].weight.to_row_major(), orthogonal);
         let later = from_pca(&[12, 8, 9, 3], Activation::Relu, &pca);
         let told = pca_note(later.spec()).expect("a note");
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn the_smaller_side_is_orthonormal() {
         for (outputs, inputs) in [(5, 12), (12, 5), (6, 6)] {
-            let w = draw(outputs, inputs, Initialisation::Orthogonal);
+            let w = draw(outputs, inputs, Initialization::Orthogonal);
             let small = outputs.min(inputs);
             for a in 0..small {
                 for b in 0..small {

@@ -1,8 +1,8 @@
 //! PCA as a model: what a caller who left the choice to us gets where nothing bent is better on held-out rows.
 
-use super::init::{ORTHOGONAL_FLOPS_MAX, centre, completed, identity, leading, orthogonal_flops};
+use super::init::{ORTHOGONAL_FLOPS_MAX, center, completed, identity, leading, orthogonal_flops};
 use crate::model::spec::RawModelSpec;
-use crate::model::{Autoencoder, Loss, ModelSpec, Normaliser, TiedLayer};
+use crate::model::{Autoencoder, Loss, ModelSpec, Normalizer, TiedLayer};
 use crate::numeric::Activation;
 use crate::numeric::linalg::Pca;
 use crate::numeric::matmul::Weights;
@@ -13,11 +13,11 @@ pub(super) const COMPARED_ROWS_MAX: usize = 100_000;
 /// By how many standard errors a bent model must be better.
 const DEVIATIONS: f64 = 2.0;
 
-/// The linear model of the same widths and normalisation that encodes by `pca`: the first rows of the first matrix are the
+/// The linear model of the same widths and normalization that encodes by `pca`: the first rows of the first matrix are the
 /// principal directions, and the other matrices hand them on. Where every width has room for the code, its squared error is
 /// PCA's. Hidden units beyond that carry random directions as far as the code, so that every matrix has orthonormal rows, or
 /// columns, and a pseudo-inverse; where these would take long they stay 0.
-pub(super) fn model(like: &ModelSpec, normaliser: Normaliser, pca: &Pca, seed: u64) -> Autoencoder {
+pub(super) fn model(like: &ModelSpec, normalizer: Normalizer, pca: &Pca, seed: u64) -> Autoencoder {
     let like = like.raw();
     let layers = like.widths.len() - 1;
     let spec = ModelSpec::new(RawModelSpec {
@@ -48,8 +48,8 @@ pub(super) fn model(like: &ModelSpec, normaliser: Normaliser, pca: &Pca, seed: u
         }
     });
     let mut tied: Vec<TiedLayer> = tied.collect();
-    centre(&mut tied[0], pca.mean(), Activation::Linear);
-    Autoencoder::new(spec, normaliser, tied)
+    center(&mut tied[0], pca.mean(), Activation::Linear);
+    Autoencoder::new(spec, normalizer, tied)
 }
 
 /// Whether a linear model is to be taken instead, by the squared errors of both on the same held-out rows: a note that says
@@ -108,8 +108,8 @@ mod tests {
         let mut expected = 0.0;
         pca.residuals(&table, |_, left| expected += left.iter().map(|x| x * x).sum::<f64>());
         for widths in [&[8, 2][..], &[8, 6, 3, 2], &[8, 20, 10, 2], &[8, 4, 5, 2]] {
-            let normaliser = Normaliser::none();
-            let model = model(&plain(widths, Activation::Relu), normaliser, &pca, 1);
+            let normalizer = Normalizer::none();
+            let model = model(&plain(widths, Activation::Relu), normalizer, &pca, 1);
             for layer in model.layers() {
                 assert!(Gram::of(&layer.weight).defect().largest < 1e-5, "{widths:?}");
             }

@@ -33,7 +33,7 @@ pub mod yardstick;
 
 pub use checkpoint::CheckpointError;
 pub use observer::{Event, Next, Observer};
-pub use params::{Base, CheckedTrainSpec, Initialisation, ParamError, TrainSpec};
-pub use recipe::{OptimiserKind, OptimiserSpec, Regularisation, Schedule};
+pub use params::{Base, CheckedTrainSpec, Initialization, ParamError, TrainSpec};
+pub use recipe::{OptimizerKind, OptimizerSpec, Regularization, Schedule};
 pub use source::{MemoryRows, RowSource, SourceError};
 pub use trainer::{Start, TrainError, Trained, held_out, train};

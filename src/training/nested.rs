@@ -6,7 +6,7 @@
 //! next to no rows, which it makes up for by freezing the first ones, one after the other; of this one they see the rows that are
 //! not cut, and a share that does not depend on how long the code is needs no choice anew for each k.
 
-use super::recipe::Regularisation;
+use super::recipe::Regularization;
 use crate::numeric::rng::{Stream, Use};
 
 /// Where codes are cut.
@@ -19,7 +19,7 @@ pub(super) struct NestedDropout {
 }
 
 impl NestedDropout {
-    pub(super) fn new(asked: &Regularisation, code_length: usize) -> Self {
+    pub(super) fn new(asked: &Regularization, code_length: usize) -> Self {
         Self { share: asked.nested_dropout, units: code_length as u64 }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// What the observer is told, at every mini-batch step, every epoch, and between the parts of long preparations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Event {
-    /// From 1; 0 while preparing (normalisation, PCA).
+    /// From 1; 0 while preparing (normalization, PCA).
     pub epoch: u32,
     /// In all.
     pub epoch_count: u32,
@@ -23,7 +23,7 @@ pub struct Event {
     pub validation_loss: Option<f64>,
     /// The lowest of all epochs so far.
     pub best_validation_loss: Option<f64>,
-    /// After the last full epoch, on validation rows: sum over features, mean over rows, normalised space.
+    /// After the last full epoch, on validation rows: sum over features, mean over rows, normalized space.
     pub squared_error: Option<f64>,
     /// After the last full epoch, on validation rows.
     pub explained_variance: Option<f64>,

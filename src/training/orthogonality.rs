@@ -67,8 +67,8 @@ struct Room {
 
 impl Orthogonality {
     pub(super) fn new(spec: &CheckedTrainSpec, parallel: bool) -> Self {
-        let strength = spec.regularisation().orthogonality as f32;
-        let every = u64::from(spec.spec().optimiser.retraction_steps);
+        let strength = spec.regularization().orthogonality as f32;
+        let every = u64::from(spec.spec().optimizer.retraction_steps);
         Self { strength, every, parallel, pulls: Vec::new(), rooms: Vec::new() }
     }
 
@@ -192,7 +192,7 @@ impl Pull {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::numeric::linalg::{Gram, orthonormalise_rows};
+    use crate::numeric::linalg::{Gram, orthonormalize_rows};
     use crate::numeric::rng::{Stream, Use};
 
     fn random(outputs: usize, inputs: usize, size: f64) -> Weights {
@@ -270,7 +270,7 @@ mod tests {
             let axes = |rows: usize, seed| {
                 let mut stream = Stream::new(seed, 0, 0, Use::Weights);
                 let mut values: Vec<f64> = (0..size * rows).map(|_| stream.normal()).collect();
-                orthonormalise_rows(&mut values, rows);
+                orthonormalize_rows(&mut values, rows);
                 values
             };
             let (u, v) = (axes(outputs, 1), axes(inputs, 2));

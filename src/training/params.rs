@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::code_length::EXPLAINED_SHARE_DEFAULT;
 use super::plan::ValueKind;
-use super::recipe::{OptimiserSpec, Regularisation};
+use super::recipe::{OptimizerSpec, Regularization};
 use crate::model::sample::SAMPLE_ROWS_MAX;
 use crate::model::spec::{RawModelSpec, check_feature_names, check_widths, wrong_parameter};
 use crate::model::statistics::STATISTICS_CODE_MAX;
 use crate::model::text::shown;
-use crate::model::{Loss, ModelName, ModelSpec, NormalisationKind, Selector, SpecError};
+use crate::model::{Loss, ModelName, ModelSpec, NormalizationKind, Selector, SpecError};
 use crate::numeric::Activation;
 
 /// Most passes over the training rows.
@@ -38,7 +38,7 @@ pub const TIME_BUDGET: RangeInclusive<Duration> = Duration::from_secs(1)..=Durat
 /// How to draw the first weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Initialisation {
+pub enum Initialization {
     /// Normal, variance 2 / inputs (He et al. 2015).
     He,
     /// Uniform, variance 2 / (inputs + outputs) (Glorot and Bengio 2010).
@@ -80,15 +80,18 @@ pub struct TrainSpec {
     /// None: squared error.
     pub loss: Option<Loss>,
     /// None: chosen from the rows.
-    pub normalisation: Option<NormalisationKind>,
+    #[serde(alias = "normalisation")]
+    pub normalization: Option<NormalizationKind>,
     /// The common range for the unit interval, if known.
     pub value_range: Option<(f32, f32)>,
     /// A stored gain per decoder unit.
     pub gain: bool,
-    /// How to optimise.
-    pub optimiser: OptimiserSpec,
+    /// How to optimize.
+    #[serde(alias = "optimiser")]
+    pub optimizer: OptimizerSpec,
     /// None: orthogonal.
-    pub initialisation: Option<Initialisation>,
+    #[serde(alias = "initialisation")]
+    pub initialization: Option<Initialization>,
     /// None: by the time budget, or from the data.
     pub epochs: Option<u32>,
     /// None: from the data.
@@ -105,8 +108,8 @@ pub struct TrainSpec {
     #[serde(default)]
     pub time_budget: Option<Duration>,
     /// What keeps it from learning the rows by heart.
-    #[serde(default)]
-    pub regularisation: Regularisation,
+    #[serde(default, alias = "regularisation")]
+    pub regularization: Regularization,
     /// What to begin with; none: fresh weights.
     #[serde(default)]
     pub base: Option<Base>,
@@ -222,11 +225,11 @@ impl TrainSpec {
             encoder_activations: Vec::new(),
             decoder_activations: Vec::new(),
             loss: None,
-            normalisation: None,
+            normalization: None,
             value_range: None,
             gain: false,
-            optimiser: OptimiserSpec::default(),
-            initialisation: None,
+            optimizer: OptimizerSpec::default(),
+            initialization: None,
             epochs: None,
             batch_rows: None,
             validation_fraction: None,
@@ -234,7 +237,7 @@ impl TrainSpec {
             seed: 0,
             feature_names: Vec::new(),
             time_budget: None,
-            regularisation: Regularisation::default(),
+            regularization: Regularization::default(),
             base: None,
             publish_if_better: false,
             missing_values: false,
@@ -277,8 +280,8 @@ impl TrainSpec {
         self.check_batch()?;
         self.check_options()?;
         self.check_value_range()?;
-        // The widest normalisation that the loss allows: whichever is chosen from the rows needs no more.
-        ModelSpec::new(self.raw_model_spec(self.normalisation.unwrap_or(NormalisationKind::UnitInterval)))?;
+        // The widest normalization that the loss allows: whichever is chosen from the rows needs no more.
+        ModelSpec::new(self.raw_model_spec(self.normalization.unwrap_or(NormalizationKind::UnitInterval)))?;
         Ok(())
     }
 
@@ -296,7 +299,7 @@ impl TrainSpec {
     /// Least and greatest length of a code that is chosen from the rows: no longer than any layer before it is wide, nor than one
     /// that has statistics.
     fn code_length_bounds(&self) -> (usize, usize) {
-        let least = if self.regularisation.orders_codes() { 2 } else { 1 };
+        let least = if self.regularization.orders_codes() { 2 } else { 1 };
         let narrowest = self.widths.iter().copied().rev().skip(1).min().unwrap_or(1);
         (least, narrowest.min(STATISTICS_CODE_MAX).max(least))
     }
@@ -334,10 +337,10 @@ impl TrainSpec {
             (!self.encoder_activations.is_empty(), "encoder_activations"),
             (!self.decoder_activations.is_empty(), "decoder_activations"),
             (self.loss.is_some(), "loss"),
-            (self.normalisation.is_some(), "normalisation"),
+            (self.normalization.is_some(), "normalization"),
             (self.value_range.is_some(), "value_range"),
             (self.gain, "gain"),
-            (self.initialisation.is_some(), "initialisation"),
+            (self.initialization.is_some(), "initialization"),
             (!self.feature_names.is_empty(), "feature_names"),
         ];
         match set.into_iter().find(|(is_set, _)| *is_set) {
@@ -395,8 +398,8 @@ impl TrainSpec {
                 });
             }
         }
-        if matches!(self.normalisation, Some(NormalisationKind::Standardise | NormalisationKind::Robust)) {
-            return Err(SpecError::CrossEntropyStandardise.into());
+        if matches!(self.normalization, Some(NormalizationKind::Standardize | NormalizationKind::Robust)) {
+            return Err(SpecError::CrossEntropyStandardize.into());
         }
         Ok(())
     }
@@ -411,13 +414,13 @@ impl TrainSpec {
         check("batch_rows", self.batch_rows, |n| (1..=BATCH_ROWS_MAX).contains(&n), "1 to 65536")?;
         check("patience_epochs", self.patience_epochs, |n| n >= 1, "1 or more")?;
         check("validation_fraction", self.validation_fraction, |x| (0.0..=0.9).contains(&x), "0 to 0.9")?;
-        self.optimiser.check()?;
-        self.regularisation.check()?;
+        self.optimizer.check()?;
+        self.regularization.check()?;
         self.check_time_budget()?;
         self.check_sample()?;
-        if self.patience_epochs.is_some() && self.regularisation.trim > 0.0 {
+        if self.patience_epochs.is_some() && self.regularization.trim > 0.0 {
             // What is held out has its share of bad rows: its loss does not say when to stop.
-            return Err(ParamError::Both { field: "patience_epochs", other: "regularisation.trim" });
+            return Err(ParamError::Both { field: "patience_epochs", other: "regularization.trim" });
         }
         if self.patience_epochs.is_some() && self.validation_fraction == Some(0.0) {
             return Err(ParamError::Needs {
@@ -452,17 +455,17 @@ impl TrainSpec {
     /// Options that not all widths admit; for widths that are known.
     fn check_options(&self) -> Result<(), ParamError> {
         let code_length = self.widths.last().copied().unwrap_or(0);
-        if self.regularisation.orders_codes() && code_length < 2 {
+        if self.regularization.orders_codes() && code_length < 2 {
             return Err(ParamError::Needs {
-                field: "regularisation.nested_dropout",
+                field: "regularization.nested_dropout",
                 needs: "a code of at least 2 numbers",
                 got: code_length.to_string(),
             });
         }
         let size = self.widths.windows(2).map(|pair| pair[0].min(pair[1])).max().unwrap_or(0);
         let orthonormal = [
-            (self.regularisation.orthogonality > 0.0, "regularisation.orthogonality"),
-            (self.optimiser.retraction_steps > 0, "optimiser.retraction_steps"),
+            (self.regularization.orthogonality > 0.0, "regularization.orthogonality"),
+            (self.optimizer.retraction_steps > 0, "optimizer.retraction_steps"),
         ];
         match orthonormal.into_iter().find(|(is_set, _)| *is_set && size > ORTHONORMAL_SIZE_MAX) {
             Some((_, field)) => Err(ParamError::Needs {
@@ -499,11 +502,11 @@ impl TrainSpec {
                 expected: "two finite numbers, the maximum above the minimum, with a finite difference",
             });
         }
-        match self.normalisation {
-            None | Some(NormalisationKind::UnitInterval) => Ok(()),
+        match self.normalization {
+            None | Some(NormalizationKind::UnitInterval) => Ok(()),
             Some(other) => Err(ParamError::Needs {
                 field: "value_range",
-                needs: "normalisation unit interval (or none chosen)",
+                needs: "normalization unit interval (or none chosen)",
                 got: format!("{other:?}"),
             }),
         }
@@ -512,23 +515,23 @@ impl TrainSpec {
     /// As asked for; else cross-entropy for rows in the unit interval (unless their reconstruction is not a sigmoid), which
     /// gives the lower squared error there too, and squared error for the rest. Orthonormal matrices make no logits that are
     /// longer than rows: on the digits cross-entropy then explains half of what the squared error does, or less.
-    fn resolved_loss(&self, normalisation: NormalisationKind) -> Loss {
+    fn resolved_loss(&self, normalization: NormalizationKind) -> Loss {
         let output = self.decoder_activations.first().copied().flatten().or(self.output_activation);
-        self.loss.unwrap_or(match (normalisation, output) {
-            (NormalisationKind::UnitInterval, None) if self.wants_orthonormal() => Loss::SquaredError,
-            (NormalisationKind::UnitInterval, None | Some(Activation::Sigmoid)) => Loss::BinaryCrossEntropy,
+        self.loss.unwrap_or(match (normalization, output) {
+            (NormalizationKind::UnitInterval, None) if self.wants_orthonormal() => Loss::SquaredError,
+            (NormalizationKind::UnitInterval, None | Some(Activation::Sigmoid)) => Loss::BinaryCrossEntropy,
             _ => Loss::SquaredError,
         })
     }
 
     /// Whether matrices are drawn to orthonormal ones, or made so.
     pub(super) fn wants_orthonormal(&self) -> bool {
-        self.regularisation.orthogonality > 0.0 || self.optimiser.retraction_steps > 0
+        self.regularization.orthogonality > 0.0 || self.optimizer.retraction_steps > 0
     }
 
-    fn raw_model_spec(&self, normalisation: NormalisationKind) -> RawModelSpec {
+    fn raw_model_spec(&self, normalization: NormalizationKind) -> RawModelSpec {
         let layers = self.widths.len() - 1;
-        let loss = self.resolved_loss(normalisation);
+        let loss = self.resolved_loss(normalization);
         let hidden = self.hidden_activation.unwrap_or(Activation::Elu { alpha: 1.0 });
         let code = self.code_activation.unwrap_or(Activation::Linear);
         let output = self.output_activation.unwrap_or(match loss {
@@ -544,11 +547,11 @@ impl TrainSpec {
             encoder_activations: (0..layers).map(encoder).collect(),
             decoder_activations: (0..layers).map(decoder).collect(),
             loss,
-            normalisation,
+            normalization,
             gain: self.gain,
             feature_names: self.feature_names.clone(),
             missing_values: self.missing_values,
-            ordered_code: self.regularisation.orders_codes(),
+            ordered_code: self.regularization.orders_codes(),
         }
     }
 }
@@ -631,22 +634,22 @@ impl CheckedTrainSpec {
     }
 
     /// How the first weights are drawn.
-    pub fn initialisation(&self) -> Initialisation {
-        self.spec.initialisation.unwrap_or(Initialisation::Orthogonal)
+    pub fn initialization(&self) -> Initialization {
+        self.spec.initialization.unwrap_or(Initialization::Orthogonal)
     }
 
     /// What keeps the model from learning the rows by heart. Where values may be missing, some are masked unless the caller says
     /// how: only what was hidden from a model teaches it to tell what is missing.
-    pub fn regularisation(&self) -> Regularisation {
-        let asked = self.spec.regularisation;
+    pub fn regularization(&self) -> Regularization {
+        let asked = self.spec.regularization;
         let masks = asked.masking > 0.0 || asked.input_dropout > 0.0;
         let masking = if self.spec.missing_values && !masks { MASKING_OF_MISSING } else { asked.masking };
-        Regularisation { masking, ..asked }
+        Regularization { masking, ..asked }
     }
 
     /// Share of the steps over which the learning rate rises.
     pub fn warmup_fraction(&self) -> f64 {
-        self.spec.optimiser.warmup_fraction.unwrap_or(WARMUP_FRACTION)
+        self.spec.optimizer.warmup_fraction.unwrap_or(WARMUP_FRACTION)
     }
 
     /// Whether a linear model may be chosen instead: the caller said nothing of activations, loss, first weights, what keeps
@@ -660,24 +663,24 @@ impl CheckedTrainSpec {
             && spec.decoder_activations.is_empty()
             && spec.loss.is_none()
             && !spec.gain
-            && spec.initialisation.is_none()
-            && spec.optimiser.weight_decay == 0.0
-            && spec.optimiser.retraction_steps == 0
-            && spec.regularisation == Regularisation::default()
+            && spec.initialization.is_none()
+            && spec.optimizer.weight_decay == 0.0
+            && spec.optimizer.retraction_steps == 0
+            && spec.regularization == Regularization::default()
             && !spec.missing_values
     }
 
-    /// The normalisation to use for training rows of such `values`.
+    /// The normalization to use for training rows of such `values`.
     ///
-    /// As asked for; else unit interval for bytes, for values in it, or where the common range is given; else standardise, or
+    /// As asked for; else unit interval for bytes, for values in it, or where the common range is given; else standardize, or
     /// min-max under binary cross-entropy, which needs data in [0, 1].
-    pub fn normalisation(&self, values: ValueKind) -> NormalisationKind {
-        self.spec.normalisation.unwrap_or(if values != ValueKind::Any || self.spec.value_range.is_some() {
-            NormalisationKind::UnitInterval
+    pub fn normalization(&self, values: ValueKind) -> NormalizationKind {
+        self.spec.normalization.unwrap_or(if values != ValueKind::Any || self.spec.value_range.is_some() {
+            NormalizationKind::UnitInterval
         } else {
             match self.spec.loss {
-                None | Some(Loss::SquaredError) => NormalisationKind::Standardise,
-                Some(Loss::BinaryCrossEntropy) => NormalisationKind::MinMax,
+                None | Some(Loss::SquaredError) => NormalizationKind::Standardize,
+                Some(Loss::BinaryCrossEntropy) => NormalizationKind::MinMax,
             }
         })
     }
@@ -685,9 +688,9 @@ impl CheckedTrainSpec {
     /// The shape of the model, with every activation and the loss filled in.
     ///
     /// # Panics
-    /// If `normalisation` is standardise under binary cross-entropy, which [`CheckedTrainSpec::normalisation`] never is.
-    pub fn model_spec(&self, normalisation: NormalisationKind) -> ModelSpec {
-        ModelSpec::new(self.spec.raw_model_spec(normalisation)).expect("checked when this was made")
+    /// If `normalization` is standardize under binary cross-entropy, which [`CheckedTrainSpec::normalization`] never is.
+    pub fn model_spec(&self, normalization: NormalizationKind) -> ModelSpec {
+        ModelSpec::new(self.spec.raw_model_spec(normalization)).expect("checked when this was made")
     }
 }
 

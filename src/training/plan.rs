@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::batches::HELD_BACK_BYTES_MAX;
 use super::params::CheckedTrainSpec;
-use super::recipe::OptimiserKind;
-use crate::model::normalisation::Learner;
+use super::recipe::OptimizerKind;
+use crate::model::normalization::Learner;
 use crate::model::spec::RawModelSpec;
-use crate::model::{Loss, ModelSpec, NormalisationKind};
+use crate::model::{Loss, ModelSpec, NormalizationKind};
 use crate::numeric::Activation;
 
 /// Steps to train for, by default.
@@ -62,11 +62,11 @@ impl Plan {
             }
             chosen as u32
         });
-        let learning_rate = asked.optimiser.learning_rate.unwrap_or_else(|| {
-            let (rate, why) = default_learning_rate(model.raw(), asked.optimiser.kind);
+        let learning_rate = asked.optimizer.learning_rate.unwrap_or_else(|| {
+            let (rate, why) = default_learning_rate(model.raw(), asked.optimizer.kind);
             let (rate, more) =
                 if goes_on { (rate * GOING_ON, ", and weights that are good already") } else { (rate, "") };
-            if !asked.optimiser.find_learning_rate {
+            if !asked.optimizer.find_learning_rate {
                 notes.push(format!("learning rate: {rate}, for {why}{more}"));
             }
             rate
@@ -90,15 +90,15 @@ fn default_batch_rows(rows: u64) -> usize {
 }
 
 /// Rounded to what it means, and what it is for.
-fn default_learning_rate(model: &RawModelSpec, kind: OptimiserKind) -> (f64, String) {
+fn default_learning_rate(model: &RawModelSpec, kind: OptimizerKind) -> (f64, String) {
     let width = model.widths.iter().copied().max().unwrap_or(1);
     let linear = model.encoder_activations.iter().chain(&model.decoder_activations).all(|f| *f == Activation::Linear);
     let by_width = LEARNING_RATE_WIDTH_DEFAULT / (width as f64).sqrt() * if linear { 2.0 } else { 1.0 };
     match kind {
-        OptimiserKind::AdamW => {
+        OptimizerKind::AdamW => {
             (((by_width * 1e4).round() / 1e4).clamp(1e-4, 0.05), format!("widths of up to {width}"))
         }
-        OptimiserKind::Sgd => (LEARNING_RATE_SGD_DEFAULT, "SGD with momentum".to_owned()),
+        OptimizerKind::Sgd => (LEARNING_RATE_SGD_DEFAULT, "SGD with momentum".to_owned()),
     }
 }
 
@@ -182,8 +182,8 @@ impl SeenValues {
 
 /// How much is masked where the caller did not say.
 pub(super) fn masking_note(spec: &CheckedTrainSpec) -> Option<String> {
-    let chosen = spec.regularisation();
-    (chosen != spec.spec().regularisation).then(|| {
+    let chosen = spec.regularization();
+    (chosen != spec.spec().regularization).then(|| {
         format!(
             "masking: {}, since values may be missing: what is hidden in training teaches the model to fill in what is missing",
             chosen.masking
@@ -191,32 +191,32 @@ pub(super) fn masking_note(spec: &CheckedTrainSpec) -> Option<String> {
     })
 }
 
-/// What is to be told of the normalisation and the loss.
+/// What is to be told of the normalization and the loss.
 pub(super) fn tell_choices(
     spec: &CheckedTrainSpec,
     model: &ModelSpec,
-    kind: NormalisationKind,
+    kind: NormalizationKind,
     values: ValueKind,
     holds_back: bool,
     notes: &mut Vec<String>,
 ) {
-    if spec.spec().normalisation.is_none() {
+    if spec.spec().normalization.is_none() {
         let why = match values {
             _ if spec.spec().value_range.is_some() => "for the range that is given",
-            _ if kind == NormalisationKind::MinMax => "for binary cross-entropy",
+            _ if kind == NormalizationKind::MinMax => "for binary cross-entropy",
             ValueKind::Pixels { eight_bits: true } => {
                 "for pixels: many columns of whole numbers that share the range 0 to 255"
             }
             ValueKind::Pixels { eight_bits: false } => "for pixels: many columns of whole numbers that share one range",
             ValueKind::Unit => "every value is from 0 to 1, and all share one range",
-            ValueKind::Any if kind == NormalisationKind::Robust => "since some values are broken",
+            ValueKind::Any if kind == NormalizationKind::Robust => "since some values are broken",
             ValueKind::Any => "for values of any kind",
         };
-        notes.push(format!("normalisation: {}, {why}", kind.name()));
+        notes.push(format!("normalization: {}, {why}", kind.name()));
     }
     if spec.spec().loss.is_none() {
         notes.push(match model.raw().loss {
-            Loss::SquaredError if kind == NormalisationKind::UnitInterval && spec.spec().wants_orthonormal() => {
+            Loss::SquaredError if kind == NormalizationKind::UnitInterval && spec.spec().wants_orthonormal() => {
                 "loss: squared error, since orthonormal matrices make no logits as long as cross-entropy wants them"
                     .to_owned()
             }

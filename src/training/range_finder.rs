@@ -8,9 +8,9 @@
 //! # The rule
 //! Losses are smoothed by an exponential mean with weight 0.1 for the newest, without bias at the start (as Adam's moments),
 //! because single mini-batches differ. Where the smoothed loss is lowest the next greater rates begin to undo what was
-//! learnt; that mean looks some ten steps back, and a rate that is right for a few steps from the start is beyond the edge
+//! learned; that mean looks some ten steps back, and a rate that is right for a few steps from the start is beyond the edge
 //! for thousands of them. So: the rate at the lowest loss, divided by [`MARGIN`]. (The steepest descent, which others take,
-//! is a difference of neighbours: with small batches it is found in the noise of rates that do nothing at all.)
+//! is a difference of neighbors: with small batches it is found in the noise of rates that do nothing at all.)
 
 /// Where a sweep begins.
 pub const RATE_FIRST: f64 = 1e-6;

@@ -1,4 +1,4 @@
-//! The parts of a training specification that say how to optimise and how to regularise: as sent, each default "off".
+//! The parts of a training specification that say how to optimize and how to regularize: as sent, each default "off".
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ const RETRACTION_STEPS_MAX: u32 = 1_000_000;
 /// How parameters are moved by their gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OptimiserKind {
+pub enum OptimizerKind {
     /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
     #[default]
     AdamW,
@@ -18,7 +18,7 @@ pub enum OptimiserKind {
     Sgd,
 }
 
-impl OptimiserKind {
+impl OptimizerKind {
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
@@ -39,10 +39,10 @@ pub enum Schedule {
     Constant,
 }
 
-/// How to optimise.
+/// How to optimize.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct OptimiserSpec {
+pub struct OptimizerSpec {
     /// Peak rate; none: chosen.
     pub learning_rate: Option<f64>,
     /// Decoupled weight decay of the matrices.
@@ -50,7 +50,7 @@ pub struct OptimiserSpec {
     /// Share of steps; none: 0.05.
     pub warmup_fraction: Option<f64>,
     /// Which method.
-    pub kind: OptimiserKind,
+    pub kind: OptimizerKind,
     /// From 0 to 0.999999; `AdamW` calls it β₁; none: 0.9.
     pub momentum: Option<f64>,
     /// β₂ of `AdamW`, from 0 to 0.999999; none: 0.999.
@@ -74,7 +74,7 @@ fn is_never(steps: &u32) -> bool {
 /// What keeps a model from learning the training rows by heart. Zeros are off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Regularisation {
+pub struct Regularization {
     /// A term 2·l2·‖W‖² of the loss, over all matrices.
     pub l2: f64,
     /// A term `activity_l2` · ‖code‖² of the loss, mean over rows.
@@ -82,9 +82,9 @@ pub struct Regularisation {
     /// A term `orthogonality` · ‖G - I‖² of the loss, over all matrices, G being the smaller Gram matrix of each.
     #[serde(skip_serializing_if = "is_zero")]
     pub orthogonality: f64,
-    /// Probability with which a number of a training row is set to 0, normalised space.
+    /// Probability with which a number of a training row is set to 0, normalized space.
     pub masking: f64,
-    /// Standard deviation of the noise added to a training row, normalised space.
+    /// Standard deviation of the noise added to a training row, normalized space.
     pub gaussian: f64,
     /// As `masking`, and what stays is divided by 1 - `input_dropout`.
     pub input_dropout: f64,
@@ -101,7 +101,7 @@ fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
-impl Regularisation {
+impl Regularization {
     /// Whether training rows differ from what they are compared with.
     pub fn corrupts(&self) -> bool {
         self.masking > 0.0 || self.gaussian > 0.0 || self.input_dropout > 0.0
@@ -116,55 +116,55 @@ impl Regularisation {
         let Self { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim, nested_dropout } = *self;
         let of_loss = |field, value| check(field, Some(value), |x| (0.0..=1000.0).contains(&x), "0 to 1000");
         let share = |field, value| check(field, Some(value), |x| (0.0..=0.95).contains(&x), "0 to 0.95");
-        of_loss("regularisation.l2", l2)?;
-        of_loss("regularisation.activity_l2", activity_l2)?;
-        of_loss("regularisation.orthogonality", orthogonality)?;
-        share("regularisation.masking", masking)?;
-        check("regularisation.gaussian", Some(gaussian), |x| (0.0..=10.0).contains(&x), "0 to 10")?;
-        share("regularisation.input_dropout", input_dropout)?;
-        check("regularisation.trim", Some(trim), |x| (0.0..=0.5).contains(&x), "0 to 0.5")?;
-        share("regularisation.nested_dropout", nested_dropout)?;
+        of_loss("regularization.l2", l2)?;
+        of_loss("regularization.activity_l2", activity_l2)?;
+        of_loss("regularization.orthogonality", orthogonality)?;
+        share("regularization.masking", masking)?;
+        check("regularization.gaussian", Some(gaussian), |x| (0.0..=10.0).contains(&x), "0 to 10")?;
+        share("regularization.input_dropout", input_dropout)?;
+        check("regularization.trim", Some(trim), |x| (0.0..=0.5).contains(&x), "0 to 0.5")?;
+        share("regularization.nested_dropout", nested_dropout)?;
         if nested_dropout > 0.0 && trim > 0.0 {
             // The rows that reconstruct worst would be those whose codes are cut.
-            return Err(ParamError::Both { field: "regularisation.nested_dropout", other: "regularisation.trim" });
+            return Err(ParamError::Both { field: "regularization.nested_dropout", other: "regularization.trim" });
         }
         if trim > 0.0 && activity_l2 > 0.0 {
-            return Err(ParamError::Both { field: "regularisation.trim", other: "regularisation.activity_l2" });
+            return Err(ParamError::Both { field: "regularization.trim", other: "regularization.activity_l2" });
         }
         if masking > 0.0 && input_dropout > 0.0 {
-            return Err(ParamError::Both { field: "regularisation.input_dropout", other: "regularisation.masking" });
+            return Err(ParamError::Both { field: "regularization.input_dropout", other: "regularization.masking" });
         }
         Ok(())
     }
 }
 
-impl OptimiserSpec {
+impl OptimizerSpec {
     pub(super) fn check(&self) -> Result<(), ParamError> {
         let share = |field, value| check(field, value, |x| (0.0..=1.0).contains(&x), "0 to 1");
         // Nearer to 1 is 1, in 32 bits, or keeps nothing new.
         let kept = |field, value| check(field, value, |x| (0.0..=0.999_999).contains(&x), "0 to 0.999999");
-        check("optimiser.learning_rate", self.learning_rate, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
-        share("optimiser.weight_decay", Some(self.weight_decay))?;
-        share("optimiser.warmup_fraction", self.warmup_fraction)?;
-        kept("optimiser.momentum", self.momentum)?;
-        kept("optimiser.beta2", self.beta2)?;
+        check("optimizer.learning_rate", self.learning_rate, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
+        share("optimizer.weight_decay", Some(self.weight_decay))?;
+        share("optimizer.warmup_fraction", self.warmup_fraction)?;
+        kept("optimizer.momentum", self.momentum)?;
+        kept("optimizer.beta2", self.beta2)?;
         check(
-            "optimiser.gradient_norm_max",
+            "optimizer.gradient_norm_max",
             self.gradient_norm_max,
             |x| x > 0.0 && x.is_finite(),
             "a finite number above 0",
         )?;
         let steps = Some(self.retraction_steps);
-        check("optimiser.retraction_steps", steps, |n| n <= RETRACTION_STEPS_MAX, "0 to 1000000")?;
-        if self.beta2.is_some() && self.kind == OptimiserKind::Sgd {
+        check("optimizer.retraction_steps", steps, |n| n <= RETRACTION_STEPS_MAX, "0 to 1000000")?;
+        if self.beta2.is_some() && self.kind == OptimizerKind::Sgd {
             return Err(ParamError::Needs {
-                field: "optimiser.beta2",
+                field: "optimizer.beta2",
                 needs: "AdamW",
                 got: self.kind.name().to_owned(),
             });
         }
         if self.find_learning_rate && self.learning_rate.is_some() {
-            return Err(ParamError::Both { field: "optimiser.find_learning_rate", other: "optimiser.learning_rate" });
+            return Err(ParamError::Both { field: "optimizer.find_learning_rate", other: "optimizer.learning_rate" });
         }
         Ok(())
     }

@@ -39,8 +39,8 @@ pub(super) fn wanted_rows(rows: u64, features: usize) -> u64 {
     (WORK_MAX / square).clamp(least, ROWS_MAX)
 }
 
-/// Finds relations in `training` rows and keeps those that hold in `held_out` rows: both row-major, normalised, complete.
-/// `shifts` is how far each column is shifted in the normalised space.
+/// Finds relations in `training` rows and keeps those that hold in `held_out` rows: both row-major, normalized, complete.
+/// `shifts` is how far each column is shifted in the normalized space.
 pub(super) fn find(found: &mut Invariants, training: &[f32], held_out: &[f32], shifts: &[f32]) {
     let features = shifts.len();
     let is_constant = |column: &usize| found.constants.iter().any(|(constant, _)| constant == column);
@@ -60,7 +60,7 @@ pub(super) fn find(found: &mut Invariants, training: &[f32], held_out: &[f32], s
         (0..n * n).map(|at| covariance[at] / (deviations[at / n] * deviations[at % n])).collect();
     let most = features.min(RELATION_NUMBERS_MAX / features);
     for combination in combinations(&correlation, n).into_iter().take(most) {
-        // In units of the normalised space, with length 1.
+        // In units of the normalized space, with length 1.
         let mut weights = vec![0.0f64; features];
         for ((column, value), deviation) in varied.iter().zip(&combination).zip(&deviations) {
             weights[*column] = value / deviation;
@@ -112,7 +112,7 @@ pub(super) fn note(found: &Invariants, names: Names<'_>) -> Option<String> {
     })
 }
 
-/// Combinations (n,) of standardised columns without variance, by their correlation matrix (n, n).
+/// Combinations (n,) of standardized columns without variance, by their correlation matrix (n, n).
 fn combinations(correlation: &[f64], n: usize) -> Vec<Vec<f64>> {
     let mut order: Vec<usize> = (0..n).collect();
     // Row `i` belongs to column `order[i]`.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::params::CheckedTrainSpec;
 use super::source::{RowSource, SourceError};
-use crate::model::{Autoencoder, NormalisationKind};
+use crate::model::{Autoencoder, NormalizationKind};
 
 /// Rows that are looked at, at most, and their bytes.
 const SAMPLE_ROWS_MAX: usize = 1024;
@@ -42,7 +42,7 @@ impl Shift {
         let is_wide = training.is_wide()
             || test.is_wide()
             || held_out.iter().any(is_rounded)
-            || base.is_some_and(|base| base.normaliser().is_wide());
+            || base.is_some_and(|base| base.normalizer().is_wide());
         if !is_wide {
             return Ok(None);
         }
@@ -50,22 +50,22 @@ impl Shift {
         let columns = Columns::read(training)?;
         let asked = spec.spec();
         let (kind, range) = match base {
-            Some(base) => (Some(base.spec().raw().normalisation), None),
-            None => (asked.normalisation, asked.value_range),
+            Some(base) => (Some(base.spec().raw().normalization), None),
+            None => (asked.normalization, asked.value_range),
         };
         let by: Vec<f64> = match (base, kind) {
-            (_, Some(NormalisationKind::None)) => vec![0.0; features],
-            (Some(base), _) => (0..features).map(|j| base.normaliser().exact_offset_of(j)).collect(),
+            (_, Some(NormalizationKind::None)) => vec![0.0; features],
+            (Some(base), _) => (0..features).map(|j| base.normalizer().exact_offset_of(j)).collect(),
             // One range for all features: one shift for all.
-            (None, Some(NormalisationKind::UnitInterval) | None) if range.is_some() => {
+            (None, Some(NormalizationKind::UnitInterval) | None) if range.is_some() => {
                 let (least, most) = range.map_or((0.0, 0.0), |(least, most)| (f64::from(least), f64::from(most)));
                 vec![if least.abs() > SPREADS_MIN * (most - least) { least } else { 0.0 }; features]
             }
-            (None, Some(NormalisationKind::UnitInterval)) => vec![columns.of_all(); features],
+            (None, Some(NormalizationKind::UnitInterval)) => vec![columns.of_all(); features],
             (None, _) => (0..features).map(|j| columns.of(j)).collect(),
         };
         let note = match kind {
-            Some(NormalisationKind::None) => match columns.rounded() {
+            Some(NormalizationKind::None) => match columns.rounded() {
                 0 => "precision: values of 64 bits are rounded to 32 bits, since nothing normalizes them".to_owned(),
                 count => format!(
                     "precision: values of 64 bits are rounded to 32 bits, since nothing normalizes them: {count} of {features} \
@@ -248,9 +248,9 @@ mod tests {
         WideRows { values: (0..500).flat_map(row).collect(), features: FEATURES }
     }
 
-    fn spec(kind: Option<NormalisationKind>, value_range: Option<(f32, f32)>) -> CheckedTrainSpec {
+    fn spec(kind: Option<NormalizationKind>, value_range: Option<(f32, f32)>) -> CheckedTrainSpec {
         let name = "t".parse().expect("a name");
-        let spec = TrainSpec { normalisation: kind, value_range, ..TrainSpec::new(name, vec![FEATURES, 2]) };
+        let spec = TrainSpec { normalization: kind, value_range, ..TrainSpec::new(name, vec![FEATURES, 2]) };
         spec.check().expect("a specification")
     }
 
@@ -295,9 +295,9 @@ mod tests {
     #[test]
     fn a_common_range_has_a_common_shift_and_no_normalization_none() {
         let rows = table();
-        let common = shift(&spec(Some(NormalisationKind::UnitInterval), Some((1.7e9, 1.700_01e9))), &rows);
+        let common = shift(&spec(Some(NormalizationKind::UnitInterval), Some((1.7e9, 1.700_01e9))), &rows);
         assert_eq!(common.expect("64 bits").by(), [1.7e9; FEATURES]);
-        let none = shift(&spec(Some(NormalisationKind::None), None), &rows).expect("64 bits");
+        let none = shift(&spec(Some(NormalizationKind::None), None), &rows).expect("64 bits");
         assert_eq!(none.by(), [0.0; FEATURES]);
         assert!(none.note().contains("lose digits"), "{}", none.note());
     }

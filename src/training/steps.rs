@@ -4,7 +4,7 @@ use super::batches::{Batch, Feeder};
 use super::calibrate;
 use super::corruption::Corruption;
 use super::nested::NestedDropout;
-use super::optimizer::{Optimiser, Step};
+use super::optimizer::{Optimizer, Step};
 use super::orthogonality::Orthogonality;
 use super::params::CheckedTrainSpec;
 use super::shares::share_out;
@@ -20,7 +20,7 @@ pub(super) fn is_parallel(model: &Autoencoder) -> bool {
     model.spec().flops_per_row() * TAPE_ROWS as u64 >= PARALLEL_FLOPS_MIN
 }
 
-/// What a step needs besides model and optimiser; used again from step to step.
+/// What a step needs besides model and optimizer; used again from step to step.
 #[derive(Debug)]
 pub(super) struct Steps {
     /// Each with room for rows before they are turned.
@@ -40,17 +40,17 @@ pub(super) struct Steps {
 
 impl Steps {
     pub(super) fn new(model: &Autoencoder, spec: &CheckedTrainSpec) -> Self {
-        let (regularisation, parallel) = (spec.regularisation(), is_parallel(model));
+        let (regularization, parallel) = (spec.regularization(), is_parallel(model));
         Self {
             tapes: Vec::new(),
             used: 0,
             gradient: Gradient::zeros(model),
-            corruption: Corruption::new(&regularisation),
-            nested: NestedDropout::new(&regularisation, model.spec().code_length()),
+            corruption: Corruption::new(&regularization),
+            nested: NestedDropout::new(&regularization, model.spec().code_length()),
             orthogonality: Orthogonality::new(spec, parallel),
-            activity_l2: regularisation.activity_l2 as f32,
-            l2: regularisation.l2 as f32,
-            trim: regularisation.trim,
+            activity_l2: regularization.activity_l2 as f32,
+            l2: regularization.l2 as f32,
+            trim: regularization.trim,
             seed: spec.spec().seed,
             parallel,
         }
@@ -69,12 +69,12 @@ impl Steps {
         let work = |(index, (tape, scratch)): (usize, &mut (Tape, Vec<f32>))| {
             let first = index * TAPE_ROWS;
             let count = TAPE_ROWS.min(batch.len() - first);
-            feeder.gather(batch, first, count, model.normaliser(), scratch, tape.rows_mut());
-            let normaliser = model.normaliser();
-            if !corruption.is_none() || normaliser.takes_missing() {
+            feeder.gather(batch, first, count, model.normalizer(), scratch, tape.rows_mut());
+            let normalizer = model.normalizer();
+            if !corruption.is_none() || normalizer.takes_missing() {
                 let rows = tape.changed_mut();
-                (0..count).for_each(|i| corruption.apply(rows, i, batch.row(first + i), epoch, seed, &normaliser.fill));
-                normaliser.fill_missing(rows);
+                (0..count).for_each(|i| corruption.apply(rows, i, batch.row(first + i), epoch, seed, &normalizer.fill));
+                normalizer.fill_missing(rows);
             }
             if !nested.is_none() {
                 tape.cut_codes((0..count).map(|i| nested.kept(batch.row(first + i), epoch, seed)));
@@ -100,7 +100,7 @@ impl Steps {
     }
 
     /// Moves the weights by what [`Steps::measure`] has found, after `done` steps; retracts them where it is time.
-    pub(super) fn apply(&mut self, model: &mut Autoencoder, optimiser: &mut Optimiser, rate: f64, done: u64) {
+    pub(super) fn apply(&mut self, model: &mut Autoencoder, optimizer: &mut Optimizer, rate: f64, done: u64) {
         let tapes = &self.tapes[..self.used];
         self.orthogonality.prepare(model);
         self.gradient.collect_vectors(&tapes.iter().map(|(tape, _)| tape));
@@ -109,7 +109,7 @@ impl Steps {
             fill(panel, tapes.iter().map(|(tape, _)| tape), l);
             self.orthogonality.add_slope(l, panel);
         };
-        optimiser.step(model, &mut self.gradient, &slopes, step);
+        optimizer.step(model, &mut self.gradient, &slopes, step);
         if self.orthogonality.is_due(done + 1) {
             self.orthogonality.retract(model);
         }

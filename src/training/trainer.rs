@@ -11,8 +11,8 @@ use super::columns::{Columns, Names, lost_note};
 use super::evaluate::{evaluate, evaluate_features, explained, row_errors};
 use super::init;
 use super::observer::{Event, Next, Observer};
-use super::optimizer::Optimiser;
-use super::params::{CheckedTrainSpec, Initialisation};
+use super::optimizer::Optimizer;
+use super::params::{CheckedTrainSpec, Initialization};
 use super::plan::{Plan, SeenValues, ValueKind, masking_note, tell_choices, validation_rows};
 use super::robust::{Clipped, Limit, Outliers, clip};
 use super::schedule::learning_rate;
@@ -21,9 +21,9 @@ use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
 use super::yardstick::{Measured, Yardstick};
 use super::{calibrate, defects, linear, relations, trial};
-use crate::model::normalisation::{Learner, RangeTooLarge};
+use crate::model::normalization::{Learner, RangeTooLarge};
 use crate::model::{
-    Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, NormalisationKind, Normaliser, Statistics, TrainingReport,
+    Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, NormalizationKind, Normalizer, Statistics, TrainingReport,
 };
 
 /// A trained model and how it went. The caller fills `data_sha256`, `duration_seconds`, `job_id`.
@@ -49,7 +49,7 @@ pub enum TrainError {
     /// The rows cannot be read.
     #[error("the rows cannot be read: {0}")]
     Source(#[from] SourceError),
-    /// A feature that cannot be normalised.
+    /// A feature that cannot be normalized.
     #[error(transparent)]
     Range(#[from] RangeTooLarge),
     /// A feature that no row has.
@@ -60,20 +60,20 @@ pub enum TrainError {
     },
     /// Cross-entropy wants [0, 1].
     #[error(
-        "binary cross-entropy wants values from 0 to 1 after normalisation, training row {row} has {value} in {feature}: \
-         choose the normalisation min-max or unit interval, or the squared error"
+        "binary cross-entropy wants values from 0 to 1 after normalization, training row {row} has {value} in {feature}: \
+         choose the normalization min-max or unit interval, or the squared error"
     )]
     OutsideUnitInterval {
         /// From 1.
         row: u64,
         /// Its name, or its number from 1.
         feature: String,
-        /// Normalised.
+        /// Normalized.
         value: f32,
     },
-    /// The same for a base, whose normalisation and loss stay.
+    /// The same for a base, whose normalization and loss stay.
     #[error(
-        "binary cross-entropy, which the base has, wants values from 0 to 1 after the base's normalisation, training row {row} \
+        "binary cross-entropy, which the base has, wants values from 0 to 1 after the base's normalization, training row {row} \
          has {value} in {feature}: train without a base, then the range is that of these rows"
     )]
     OutsideBase {
@@ -81,7 +81,7 @@ pub enum TrainError {
         row: u64,
         /// Its name, or its number from 1.
         feature: String,
-        /// Normalised.
+        /// Normalized.
         value: f32,
     },
     /// The loss left the numbers, or all proportion.
@@ -114,7 +114,7 @@ const EXPLODED: f64 = 1e4;
 /// AdamW moves numbers by about its rate at each step, however small the rows are: errors of this many rates, of at most 1, are
 /// no divergence. Rows of subnormal numbers are learned badly by that, and a loss that grows without end passes it.
 const RATES_MAX: f64 = 100.0;
-/// An epoch whose loss is this many times the lowest of those before has lost what they had learnt.
+/// An epoch whose loss is this many times the lowest of those before has lost what they had learned.
 const COLLAPSED: f64 = 3.0;
 /// What the learning rate is multiplied with when training begins again.
 const RETRY_RATE: f64 = 0.25;
@@ -127,7 +127,7 @@ const LOOK_ROWS: u64 = 10_000;
 pub enum Start {
     /// With weights as the specification says.
     Fresh,
-    /// With the weights of a model, whose shape and normalisation are kept.
+    /// With the weights of a model, whose shape and normalization are kept.
     Model(Arc<Autoencoder>),
     /// Where a checkpoint was taken, with the same specification, rows and base.
     Checkpoint(Vec<u8>, Option<Arc<Autoencoder>>),
@@ -223,7 +223,7 @@ struct Trainer {
     base: Option<Arc<Autoencoder>>,
     model: Autoencoder,
     best: Option<Autoencoder>,
-    optimizer: Optimiser,
+    optimizer: Optimizer,
     steps: Steps,
     yardstick: Yardstick,
 }
@@ -235,7 +235,7 @@ enum Epoch {
 }
 
 impl Trainer {
-    /// Everything before the first step: split, normalisation, PCA, first weights, and what the defaults come to.
+    /// Everything before the first step: split, normalization, PCA, first weights, and what the defaults come to.
     #[expect(clippy::too_many_lines, reason = "one story from top to bottom")]
     fn prepare(
         asked: &CheckedTrainSpec,
@@ -259,9 +259,9 @@ impl Trainer {
         let event = Event::default();
         let names = base.map_or(&asked.spec().feature_names, |base| &base.spec().raw().feature_names);
         let Outliers { broken, far } = Outliers::find(source.as_ref(), &mut || look(&event))?;
-        let is_robust = asked.spec().normalisation == Some(NormalisationKind::Robust);
+        let is_robust = asked.spec().normalization == Some(NormalizationKind::Robust);
         let broken = if is_robust { far.clone().or(broken) } else { broken };
-        let clips = is_robust || asked.spec().normalisation.is_none();
+        let clips = is_robust || asked.spec().normalization.is_none();
         notes.extend(broken.as_ref().map(|broken| broken.note(Names(names), source.shift(), clips)));
         let broken_count = broken.as_ref().map_or(0, |broken| broken.count);
         if let Some(far) = far.filter(|far| far.count > broken_count) {
@@ -270,50 +270,50 @@ impl Trainer {
         let limits = broken.filter(|_| clips).map(|broken| broken.limits).unwrap_or_default();
         let source = &clipped(source, &limits);
         let Seen { learner, columns, values } = look_through(source.as_ref(), &cut, &mut || look(&event))?;
-        let (normaliser, model_spec, spec) = match base {
+        let (normalizer, model_spec, spec) = match base {
             Some(base) => {
                 assert_eq!(
                     base.spec().raw().widths,
                     asked.spec().widths,
                     "a model to begin with has the widths asked for"
                 );
-                let (normaliser, model_spec) = (base.normaliser().clone(), base.spec().clone());
+                let (normalizer, model_spec) = (base.normalizer().clone(), base.spec().clone());
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
-                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, Names(names), outside_base)?;
+                    check_unit_interval(source.as_ref(), &cut, &normalizer, &learner, Names(names), outside_base)?;
                 }
-                (normaliser, model_spec, asked.clone())
+                (normalizer, model_spec, asked.clone())
             }
             None => {
-                let kind = match asked.normalisation(values) {
-                    NormalisationKind::Standardise if !limits.is_empty() => NormalisationKind::Robust,
+                let kind = match asked.normalization(values) {
+                    NormalizationKind::Standardize if !limits.is_empty() => NormalizationKind::Robust,
                     kind => kind,
                 };
-                let normaliser = fresh_normaliser(asked, &learner, kind, values, source.shift())?;
-                let (spec, note) = with_code_length(asked, source.as_ref(), &cut, &normaliser)?;
+                let normalizer = fresh_normalizer(asked, &learner, kind, values, source.shift())?;
+                let (spec, note) = with_code_length(asked, source.as_ref(), &cut, &normalizer)?;
                 notes.extend(note);
                 let model_spec = spec.model_spec(kind);
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
-                    check_unit_interval(source.as_ref(), &cut, &normaliser, &learner, Names(names), outside)?;
+                    check_unit_interval(source.as_ref(), &cut, &normalizer, &learner, Names(names), outside)?;
                 }
                 tell_choices(&spec, &model_spec, kind, values, cut.training_rows() < count, &mut notes);
-                (normaliser, model_spec, spec)
+                (normalizer, model_spec, spec)
             }
         };
         notes.extend(missing_note(&learner));
         notes.extend(masking_note(&spec));
         notes.extend(columns.notes(&learner, Names(&model_spec.raw().feature_names), source.shift()));
-        let spread = (0..spec.features()).map(|j| learner.variance(j) / f64::from(normaliser.unit(j)).powi(2)).sum();
+        let spread = (0..spec.features()).map(|j| learner.variance(j) / f64::from(normalizer.unit(j)).powi(2)).sum();
         let plan = Plan::new(&spec, &model_spec, cut.training_rows(), base.is_some(), &mut notes);
         let event = Event { epoch_count: plan.epochs, step_count: plan.steps(), ..Event::default() };
         let code_length = model_spec.code_length();
         let yardstick =
-            fit_yardstick(source.as_ref(), &cut, &normaliser, code_length, seed, &mut || look(&event).is_ok())?;
+            fit_yardstick(source.as_ref(), &cut, &normalizer, code_length, seed, &mut || look(&event).is_ok())?;
         look(&event)?;
         let held_back =
             HeldBack::new(Arc::clone(source), Arc::clone(&cut), &clipped_rows(held_out, features, &limits))?;
         let validation_yardstick = match held_back.count() {
             0 => None,
-            _ => Some(yardstick.measure_held_back(&held_back, &normaliser)?),
+            _ => Some(yardstick.measure_held_back(&held_back, &normalizer)?),
         };
         let base_validation = match (base, &validation_yardstick) {
             (Some(base), Some(pca)) => Some(evaluate(base, &|found| held_back.each(found), pca, is_parallel(base))?),
@@ -321,9 +321,9 @@ impl Trainer {
         };
         let model = match base {
             Some(base) => begun(base, &spec),
-            None => first_weights(&spec, model_spec, normaliser, &yardstick, &mut notes),
+            None => first_weights(&spec, model_spec, normalizer, &yardstick, &mut notes),
         };
-        let optimizer = Optimiser::new(&model, &spec.spec().optimiser);
+        let optimizer = Optimizer::new(&model, &spec.spec().optimizer);
         let report = TrainingReport {
             training_rows: cut.training_rows(),
             pca_rows: yardstick.fitted_rows,
@@ -356,7 +356,7 @@ impl Trainer {
             retried: false,
             report,
             best_loss: None,
-            optimiser: optimizer.scalars(),
+            optimizer: optimizer.scalars(),
         };
         let steps = Steps::new(&model, &spec);
         let (feeder, base) = (Feeder::new(Arc::clone(source), cut), base.cloned());
@@ -371,7 +371,7 @@ impl Trainer {
         bytes: &[u8],
         base: Option<Arc<Autoencoder>>,
     ) -> Result<Self, TrainError> {
-        let Checkpoint { state, model, best, yardstick, optimiser } = Checkpoint::read(bytes)?;
+        let Checkpoint { state, model, best, yardstick, optimizer_tensors } = Checkpoint::read(bytes)?;
         if state.spec != *asked.spec() {
             return Err(CheckpointError::Specification.into());
         }
@@ -381,8 +381,8 @@ impl Trainer {
         let spec = if base.is_some() { asked.clone() } else { asked.with_code_length(model.spec().code_length()) };
         let source = &clipped(source, &state.limits);
         let held_out = &clipped_rows(held_out, spec.features(), &state.limits);
-        let mut optimizer = Optimiser::new(&model, &spec.spec().optimiser);
-        let restored = optimizer.restore(state.optimiser, optimiser);
+        let mut optimizer = Optimizer::new(&model, &spec.spec().optimizer);
+        let restored = optimizer.restore(state.optimizer, optimizer_tensors);
         restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
         let held_back = validation_rows(&spec, source.count(), spec.features(), &mut Vec::new());
         let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
@@ -417,7 +417,7 @@ impl Trainer {
         if let Some(pca) = state.validation_yardstick {
             let (mut of_model, mut by_feature) = figures(&model, &pca)?;
             if base.is_none() && spec.may_be_linear() {
-                let plain = linear::model(model.spec(), model.normaliser().clone(), &yardstick.pca, spec.spec().seed);
+                let plain = linear::model(model.spec(), model.normalizer().clone(), &yardstick.pca, spec.spec().seed);
                 let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
                 if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
                     // They speak of what was trained.
@@ -432,7 +432,7 @@ impl Trainer {
             report.feature_explained_variance = by_feature;
         }
         if test.count() > 0 {
-            let pca = yardstick.measure_all(test, model.normaliser())?;
+            let pca = yardstick.measure_all(test, model.normalizer())?;
             let each =
                 |found: &mut dyn FnMut(&[f32]) -> Result<(), SourceError>| each_block(test, &mut |_, rows| found(rows));
             report.test = Some(evaluate(&model, &each, &pca, is_parallel(&model))?);
@@ -459,7 +459,7 @@ impl Trainer {
                 _ => Ok(()),
             }
         };
-        let trim = spec.spec().regularisation.trim;
+        let trim = spec.spec().regularization.trim;
         let statistics = calibrate::statistics(&model, source, cut, &held_back, trim, &mut go_on)?;
         let names = Names(&model.spec().raw().feature_names);
         state.notes.extend(statistics.as_ref().and_then(|found| relations::note(&found.invariants, names)));
@@ -476,7 +476,7 @@ impl Trainer {
         let Self { spec, feeder, held_back, state, model, steps, .. } = self;
         let (asked, plan) = (spec.spec(), &mut state.plan);
         let mut bench = trial::Bench { spec: asked, feeder, model, steps, plan, observer };
-        if asked.optimiser.find_learning_rate {
+        if asked.optimizer.find_learning_rate {
             let note = bench.find_learning_rate()?;
             state.notes.push(note);
             state.report.learning_rate = bench.plan.learning_rate;
@@ -512,7 +512,7 @@ impl Trainer {
                 return Ok(Epoch::Diverged(diverged(&self.state, per_row)));
             }
             let (step, plan) = (self.state.steps_done, &self.state.plan);
-            let (schedule, warmup) = (self.spec.spec().optimiser.schedule, self.spec.warmup_fraction());
+            let (schedule, warmup) = (self.spec.spec().optimizer.schedule, self.spec.warmup_fraction());
             let rate = learning_rate(schedule, step, plan.steps(), warmup, plan.learning_rate);
             self.steps.apply(&mut self.model, &mut self.optimizer, rate, step);
             let state = &mut self.state;
@@ -549,7 +549,7 @@ impl Trainer {
             state.report.best_epoch = state.epoch;
             state.best_loss = Some(loss);
             // What was held out has its share of bad rows, too: where these are not to count, the loss does not say what is best.
-            if self.spec.spec().regularisation.trim == 0.0 {
+            if self.spec.spec().regularization.trim == 0.0 {
                 match &mut self.best {
                     Some(best) => best.clone_from(&self.model),
                     None => self.best = Some(self.model.clone()),
@@ -601,7 +601,7 @@ impl Trainer {
         if !is_finite(&self.model) {
             return Ok(());
         }
-        self.state.optimiser = self.optimizer.scalars();
+        self.state.optimizer = self.optimizer.scalars();
         let tensors = self.optimizer.tensors();
         let bytes = checkpoint::write(&self.state, &self.model, self.best.as_ref(), &self.yardstick, &tensors);
         observer.save(&bytes).map_err(TrainError::NotSaved)
@@ -625,7 +625,7 @@ impl Trainer {
         false
     }
 
-    /// Whether an epoch lost what those before it had learnt: its loss is several times the lowest of theirs, and not only for
+    /// Whether an epoch lost what those before it had learned: its loss is several times the lowest of theirs, and not only for
     /// want of a better one to begin with.
     fn has_collapsed(&self, training_loss: f64) -> bool {
         let losses = self.state.report.epochs.iter().map(|epoch| epoch.training_loss);
@@ -635,7 +635,7 @@ impl Trainer {
 
     /// A rate that was chosen for the caller may have been chosen wrong, once.
     fn may_retry(&self) -> bool {
-        self.spec.spec().optimiser.learning_rate.is_none() && !self.state.retried
+        self.spec.spec().optimizer.learning_rate.is_none() && !self.state.retried
     }
 
     /// Fresh weights, and a smaller rate.
@@ -653,11 +653,11 @@ impl Trainer {
         self.model = match &self.base {
             Some(base) => begun(base, &self.spec),
             None => {
-                let (spec, normaliser) = (self.model.spec().clone(), self.model.normaliser().clone());
-                first_weights(&self.spec, spec, normaliser, &self.yardstick, &mut Vec::new())
+                let (spec, normalizer) = (self.model.spec().clone(), self.model.normalizer().clone());
+                first_weights(&self.spec, spec, normalizer, &self.yardstick, &mut Vec::new())
             }
         };
-        self.optimizer = Optimiser::new(&self.model, &self.spec.spec().optimiser);
+        self.optimizer = Optimizer::new(&self.model, &self.spec.spec().optimizer);
     }
 }
 
@@ -718,12 +718,12 @@ fn with_code_length(
     asked: &CheckedTrainSpec,
     source: &dyn RowSource,
     cut: &Cut,
-    normaliser: &Normaliser,
+    normalizer: &Normalizer,
 ) -> Result<(CheckedTrainSpec, Option<String>), TrainError> {
     let Some(share) = asked.explained_share() else { return Ok((asked.clone(), None)) };
     let bounds = asked.code_length_bounds();
     let Choice { length, explained, rows } =
-        code_length::choose(source, cut, normaliser, share, bounds, asked.spec().seed)?;
+        code_length::choose(source, cut, normalizer, share, bounds, asked.spec().seed)?;
     let short = if explained < share && length == bounds.1 { ", the most that is possible here" } else { "" };
     let note = format!(
         "code length: {length}{short}: as many principal components explain {:.2} % of the variance of {rows} training rows, {} % \
@@ -741,24 +741,24 @@ fn missing_note(learner: &Learner) -> Option<String> {
 }
 
 /// What the training rows come to.
-fn fresh_normaliser(
+fn fresh_normalizer(
     spec: &CheckedTrainSpec,
     learner: &Learner,
-    kind: NormalisationKind,
+    kind: NormalizationKind,
     values: ValueKind,
     shift: Option<&[f64]>,
-) -> Result<Normaliser, TrainError> {
+) -> Result<Normalizer, TrainError> {
     // Where a range is given, the same was subtracted from all features.
     let by = shift.and_then(|shift| shift.first()).copied().unwrap_or(0.0);
     let shifted = |value: f32| (f64::from(value) - by) as f32;
     let eight_bits = (values == ValueKind::Pixels { eight_bits: true }).then_some((0.0, 255.0));
     let range = spec.spec().value_range.or(eight_bits).map(|(least, most)| (shifted(least), shifted(most)));
     if !spec.spec().missing_values {
-        return Ok(learner.normaliser(kind, range)?);
+        return Ok(learner.normalizer(kind, range)?);
     }
     match learner.first_without_values() {
         Some(feature) => Err(TrainError::NoValues { feature: Names(&spec.spec().feature_names).of(feature) }),
-        None => Ok(learner.normaliser_with_fill(kind, range)?),
+        None => Ok(learner.normalizer_with_fill(kind, range)?),
     }
 }
 
@@ -766,13 +766,13 @@ fn fresh_normaliser(
 fn fit_yardstick(
     source: &dyn RowSource,
     cut: &Cut,
-    normaliser: &Normaliser,
+    normalizer: &Normalizer,
     code_length: usize,
     seed: u64,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Yardstick, TrainError> {
     let mut stopped = false;
-    let fitted = Yardstick::fit(source, cut, normaliser, code_length, seed, &mut || {
+    let fitted = Yardstick::fit(source, cut, normalizer, code_length, seed, &mut || {
         stopped |= !go_on();
         if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -785,28 +785,28 @@ fn fit_yardstick(
 
 /// A base as training begins with it: the order of its codes is that of this training.
 fn begun(base: &Autoencoder, spec: &CheckedTrainSpec) -> Autoencoder {
-    base.clone().with_ordered_code(spec.spec().regularisation.orders_codes())
+    base.clone().with_ordered_code(spec.spec().regularization.orders_codes())
 }
 
 /// A model with the first weights that are asked for, or that are affordable.
 fn first_weights(
     spec: &CheckedTrainSpec,
     model: ModelSpec,
-    normaliser: Normaliser,
+    normalizer: Normalizer,
     yardstick: &Yardstick,
     notes: &mut Vec<String>,
 ) -> Autoencoder {
-    let initialisation = match spec.spec().initialisation {
+    let initialization = match spec.spec().initialization {
         None if !init::orthogonal_is_cheap(&model) => {
             notes.push("first weights: Glorot, orthogonal ones would take long at these widths".to_owned());
-            Initialisation::Glorot
+            Initialization::Glorot
         }
-        _ => spec.initialisation(),
+        _ => spec.initialization(),
     };
-    if initialisation == Initialisation::Pca {
+    if initialization == Initialization::Pca {
         notes.extend(init::pca_note(&model));
     }
-    init::model(model, normaliser, initialisation, spec.spec().seed, Some(&yardstick.pca))
+    init::model(model, normalizer, initialization, spec.spec().seed, Some(&yardstick.pca))
 }
 
 fn diverged(state: &State, loss: f64) -> TrainError {
@@ -825,7 +825,7 @@ fn outside_base(row: u64, feature: String, value: f32) -> TrainError {
 fn check_unit_interval(
     source: &dyn RowSource,
     cut: &Cut,
-    normaliser: &Normaliser,
+    normalizer: &Normalizer,
     learner: &Learner,
     names: Names<'_>,
     refuse: fn(u64, String, f32) -> TrainError,
@@ -833,7 +833,7 @@ fn check_unit_interval(
     let allowed = 0.0..=1.0;
     let fits = |j| {
         let (minimum, maximum) = learner.range(j);
-        allowed.contains(&normaliser.value(j, minimum)) && allowed.contains(&normaliser.value(j, maximum))
+        allowed.contains(&normalizer.value(j, minimum)) && allowed.contains(&normalizer.value(j, maximum))
     };
     if (0..source.features()).all(fits) {
         return Ok(());
@@ -841,7 +841,7 @@ fn check_unit_interval(
     // Which row it is has to be looked for.
     each_training_row(source, cut, &mut |row, values| {
         for (feature, x) in values.iter().enumerate() {
-            let value = normaliser.value(feature, *x);
+            let value = normalizer.value(feature, *x);
             if !allowed.contains(&value) {
                 return Err(refuse(row + 1, names.of(feature), value));
             }

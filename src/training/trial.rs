@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::TrainError;
 use super::batches::{Batch, Feeder};
 use super::observer::{Event, Next, Observer};
-use super::optimizer::Optimiser;
+use super::optimizer::Optimizer;
 use super::params::TrainSpec;
 use super::plan::Plan;
 use super::range_finder::Sweep;
@@ -71,7 +71,7 @@ impl Bench<'_> {
             rate,
         )?;
         let before = self.observer.elapsed();
-        if self.spec.optimiser.retraction_steps > 0 {
+        if self.spec.optimizer.retraction_steps > 0 {
             self.steps.end_epoch(&mut self.model.clone(), self.plan.steps_per_epoch);
         }
         validate()?;
@@ -97,7 +97,7 @@ impl Bench<'_> {
         mut rate: f64,
     ) -> Result<(), TrainError> {
         let mut model = self.model.clone();
-        let mut optimiser = Optimiser::new(&model, &self.spec.optimiser);
+        let mut optimizer = Optimizer::new(&model, &self.spec.optimizer);
         let (mut batch, mut done) = (Batch::default(), 0);
         let event = Event { epoch_count: self.plan.epochs, step_count: self.plan.steps(), ..Event::default() };
         for epoch in 1.. {
@@ -108,7 +108,7 @@ impl Bench<'_> {
                     break;
                 }
                 let loss = self.steps.measure(&model, self.feeder, &batch, epoch) / batch.len() as f64;
-                self.steps.apply(&mut model, &mut optimiser, rate, done);
+                self.steps.apply(&mut model, &mut optimizer, rate, done);
                 done += 1;
                 if matches!(self.observer.look(&event), Next::Stop | Next::SaveAndStop) {
                     return Err(TrainError::Stopped);

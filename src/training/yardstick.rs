@@ -7,15 +7,15 @@ use std::ops::ControlFlow;
 
 use super::batches::{Cut, HeldBack, each_block, each_training_row};
 use super::source::{RowSource, SourceError};
-use crate::model::Normaliser;
+use crate::model::Normalizer;
 use crate::model::report::number;
 use crate::numeric::linalg::{Pca, RowsInTurn, affordable_rows};
 use crate::numeric::rng::{Stream, Use};
 
-/// PCA of normalised rows.
+/// PCA of normalized rows.
 #[derive(Clone, Debug)]
 pub struct Yardstick {
-    /// The principal subspace, normalised space.
+    /// The principal subspace, normalized space.
     pub pca: Pca,
     /// Rows that it was fitted on.
     pub fitted_rows: u64,
@@ -24,13 +24,13 @@ pub struct Yardstick {
 /// What PCA leaves of some rows: sums over features, means over rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Measured {
-    /// Normalised space.
+    /// Normalized space.
     #[serde(with = "number")]
     pub squared_error: f64,
     /// Units of the input.
     #[serde(with = "number")]
     pub squared_error_input_units: f64,
-    /// Squared distance of the rows to the mean training row, normalised space.
+    /// Squared distance of the rows to the mean training row, normalized space.
     #[serde(with = "number")]
     pub spread: f64,
 }
@@ -51,11 +51,11 @@ impl From<SourceError> for Break {
 }
 
 /// Rows as the model sees them.
-struct Normalised<'a> {
+struct Normalized<'a> {
     rows: u64,
     features: usize,
     each: Each<'a>,
-    normaliser: &'a Normaliser,
+    normalizer: &'a Normalizer,
     failed: RefCell<Option<SourceError>>,
     /// Whether the next is wanted.
     keeps_missing: bool,
@@ -63,13 +63,13 @@ struct Normalised<'a> {
     missing: RefCell<VecDeque<bool>>,
 }
 
-impl<'a> Normalised<'a> {
-    fn new(rows: u64, features: usize, normaliser: &'a Normaliser, each: Each<'a>) -> Self {
+impl<'a> Normalized<'a> {
+    fn new(rows: u64, features: usize, normalizer: &'a Normalizer, each: Each<'a>) -> Self {
         Self {
             rows,
             features,
             each,
-            normaliser,
+            normalizer,
             failed: RefCell::new(None),
             keeps_missing: false,
             missing: RefCell::default(),
@@ -81,7 +81,7 @@ impl<'a> Normalised<'a> {
     }
 }
 
-impl RowsInTurn for Normalised<'_> {
+impl RowsInTurn for Normalized<'_> {
     fn rows(&self) -> usize {
         self.rows as usize
     }
@@ -89,16 +89,16 @@ impl RowsInTurn for Normalised<'_> {
         self.features
     }
     fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()> {
-        let mut normalised = vec![0.0; self.features];
+        let mut normalized = vec![0.0; self.features];
         let read = (self.each)(&mut |rows| {
             for row in rows.chunks_exact(self.features) {
-                for (j, (target, value)) in normalised.iter_mut().zip(row).enumerate() {
-                    *target = f64::from(self.normaliser.value(j, *value));
+                for (j, (target, value)) in normalized.iter_mut().zip(row).enumerate() {
+                    *target = f64::from(self.normalizer.value(j, *value));
                 }
                 if self.keeps_missing {
                     self.missing.borrow_mut().extend(row.iter().map(|value| value.is_nan()));
                 }
-                if found(&normalised).is_break() {
+                if found(&normalized).is_break() {
                     return Err(Break::Enough);
                 }
             }
@@ -121,7 +121,7 @@ impl Yardstick {
     pub fn fit(
         source: &dyn RowSource,
         cut: &Cut,
-        normaliser: &Normaliser,
+        normalizer: &Normalizer,
         code_length: usize,
         seed: u64,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
@@ -143,36 +143,36 @@ impl Yardstick {
         let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| {
             each_training_row(source, cut, &mut |row, values| if chosen(row) { found(values) } else { Ok(()) })
         };
-        let sample = Normalised::new(count, features, normaliser, &each);
+        let sample = Normalized::new(count, features, normalizer, &each);
         let pca = Pca::fit(&sample, code_length, go_on);
         sample.failure()?;
         Ok(pca.map(|pca| Self { pca, fitted_rows: count }))
     }
 
     /// What it leaves of the rows that are held back.
-    pub fn measure_held_back(&self, rows: &HeldBack, normaliser: &Normaliser) -> Result<Measured, SourceError> {
+    pub fn measure_held_back(&self, rows: &HeldBack, normalizer: &Normalizer) -> Result<Measured, SourceError> {
         let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| rows.each(found);
-        self.measure(Normalised::new(rows.count(), self.pca.mean().len(), normaliser, &each))
+        self.measure(Normalized::new(rows.count(), self.pca.mean().len(), normalizer, &each))
     }
 
     /// What it leaves of the rows of a source.
-    pub fn measure_all(&self, source: &dyn RowSource, normaliser: &Normaliser) -> Result<Measured, SourceError> {
+    pub fn measure_all(&self, source: &dyn RowSource, normalizer: &Normalizer) -> Result<Measured, SourceError> {
         let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| each_block(source, &mut |_, rows| found(rows));
-        self.measure(Normalised::new(source.count(), source.features(), normaliser, &each))
+        self.measure(Normalized::new(source.count(), source.features(), normalizer, &each))
     }
 
-    fn measure(&self, rows: Normalised<'_>) -> Result<Measured, SourceError> {
-        let rows = Normalised { keeps_missing: rows.normaliser.takes_missing(), ..rows };
+    fn measure(&self, rows: Normalized<'_>) -> Result<Measured, SourceError> {
+        let rows = Normalized { keeps_missing: rows.normalizer.takes_missing(), ..rows };
         let (mut squared, mut input_units, mut spread) = (0.0, 0.0, 0.0);
-        self.pca.residuals(&rows, |centred, left| {
+        self.pca.residuals(&rows, |centered, left| {
             let mut missing = rows.missing.borrow_mut();
-            for (j, (centred, left)) in centred.iter().zip(left).enumerate() {
+            for (j, (centered, left)) in centered.iter().zip(left).enumerate() {
                 if missing.pop_front() == Some(true) {
                     continue;
                 }
                 squared += left * left;
-                input_units += (left * f64::from(rows.normaliser.unit(j))).powi(2);
-                spread += centred.powi(2);
+                input_units += (left * f64::from(rows.normalizer.unit(j))).powi(2);
+                spread += centered.powi(2);
             }
         });
         let count = rows.rows as f64;

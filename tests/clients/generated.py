@@ -160,9 +160,9 @@ def ours(modules, channel, program, address, scratch):
              models.ImportModelVersionRequest(chunk=file)]
     assert repository.ImportModelVersion(iter(parts)).version.name == "copy"
     assert repository.InspectModel(models.InspectModelRequest(model=newest, rows=matrix(values))).layers
-    assert repository.CanonicaliseModelVersion(models.CanonicaliseModelVersionRequest(model=newest)).version.version == 2
-    measured = repository.OrthonormaliseModelVersion(
-        models.OrthonormaliseModelVersionRequest(model=newest, rows=matrix(values)))
+    assert repository.CanonicalizeModelVersion(models.CanonicalizeModelVersionRequest(model=newest)).version.version == 2
+    measured = repository.OrthonormalizeModelVersion(
+        models.OrthonormalizeModelVersionRequest(model=newest, rows=matrix(values)))
     assert measured.squared_error >= 0
     repository.DeleteAlias(models.DeleteAliasRequest(name="m", alias="prod"))
     repository.DeleteModelVersion(models.DeleteModelVersionRequest(name="m", version=1))

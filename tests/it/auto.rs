@@ -44,7 +44,7 @@ fn check(name: &str, values: &[f32], features: usize, hidden: &[usize], code: us
         println!("  {note}");
     }
     assert!(ratio < 1.0 + WORSE_MAX, "{name} {widths:?}: {ratio} of PCA's error: {:?}", trained.report.notes);
-    for choice in ["normalisation", "loss", "batch size", "learning rate", "epochs", "validation"] {
+    for choice in ["normalization", "loss", "batch size", "learning rate", "epochs", "validation"] {
         assert!(trained.report.notes.iter().any(|note| note.starts_with(choice)), "{name}: {choice} is not told");
     }
 }
@@ -63,7 +63,7 @@ fn digits() {
 #[test]
 fn a_small_table() {
     let Some(folder) = data::folder() else { return eprintln!("skipped: no data for tests") };
-    let (values, features, _) = data::labelled(&folder.join("adbench/18_Ionosphere.npz"));
+    let (values, features, _) = data::labeled(&folder.join("adbench/18_Ionosphere.npz"));
     check("Ionosphere", &values, features, &[24], 8);
 }
 
@@ -77,7 +77,7 @@ fn every_table_and_the_embeddings() {
         paths.sort();
         for path in paths {
             let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-            let (values, features, _) = data::labelled(&path);
+            let (values, features, _) = data::labeled(&path);
             let code = (features / 4).clamp(2, 32);
             check(&name, &values, features, &[], code);
             check(&name, &values, features, &[usize::midpoint(features, code)], code);

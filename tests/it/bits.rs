@@ -53,7 +53,7 @@ async fn a_row_is_the_same_in_every_batch() {
 
 /// The same while many callers share batches.
 #[tokio::test(flavor = "multi_thread")]
-async fn neighbours_do_not_change_a_row() {
+async fn neighbors_do_not_change_a_row() {
     let store = temporary_store();
     let server = served(store.path(), "bits", &[16, 9, 4]).await;
     let rows = sample(64, 16, 5);

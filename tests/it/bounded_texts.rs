@@ -102,10 +102,10 @@ async fn every_call_is_refused_in_few_words() {
                 "InspectModel",
                 models.inspect_model(pb::InspectModelRequest { model: model.clone(), ..Default::default() }).await,
             );
-            let request = pb::CanonicaliseModelVersionRequest { model: model.clone() };
-            check("CanonicaliseModelVersion", models.canonicalise_model_version(request).await);
-            let request = pb::OrthonormaliseModelVersionRequest { model: model.clone(), rows: some(), publish: false };
-            check("OrthonormaliseModelVersion", models.orthonormalise_model_version(request).await);
+            let request = pb::CanonicalizeModelVersionRequest { model: model.clone() };
+            check("CanonicalizeModelVersion", models.canonicalize_model_version(request).await);
+            let request = pb::OrthonormalizeModelVersionRequest { model: model.clone(), rows: some(), publish: false };
+            check("OrthonormalizeModelVersion", models.orthonormalize_model_version(request).await);
             let answers = models.export_model_version(pb::ExportModelVersionRequest { model }).await;
             let status = match answers {
                 Ok(answers) => collected(answers.into_inner()).await.1.expect_err("refused"),

@@ -20,9 +20,9 @@ async fn trained(server: &TestServer, name: &str) {
 }
 
 /// The newest version, and then one more.
-async fn canonicalised(server: &TestServer, name: &str) -> pb::CanonicaliseModelVersionResponse {
-    let request = pb::CanonicaliseModelVersionRequest { model: newest(name) };
-    server.models().await.canonicalise_model_version(request).await.expect("makes one").into_inner()
+async fn canonicalized(server: &TestServer, name: &str) -> pb::CanonicalizeModelVersionResponse {
+    let request = pb::CanonicalizeModelVersionRequest { model: newest(name) };
+    server.models().await.canonicalize_model_version(request).await.expect("makes one").into_inner()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,7 +30,7 @@ async fn a_canonical_version_reconstructs_the_same_and_its_codes_can_be_cut_shor
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
-    let made = canonicalised(&server, "m").await;
+    let made = canonicalized(&server, "m").await;
     let described = made.version.expect("described");
     assert_eq!((described.version, made.code_variances.len()), (2, 4));
     assert!(made.code_variances.is_sorted_by(|a, b| a >= b), "{:?}", made.code_variances);
@@ -87,14 +87,14 @@ async fn what_cannot_be_is_refused() {
     let mut models = server.models().await;
     let mut client = server.autoencoder().await;
     for (name, why) in [("foreign", "no statistics"), ("bent", "expected linear"), ("nowhere", "nowhere")] {
-        let request = pb::CanonicaliseModelVersionRequest { model: newest(name) };
-        let refused = models.canonicalise_model_version(request).await.expect_err("cannot be");
+        let request = pb::CanonicalizeModelVersionRequest { model: newest(name) };
+        let refused = models.canonicalize_model_version(request).await.expect_err("cannot be");
         let expected = if name == "nowhere" { Code::NotFound } else { Code::FailedPrecondition };
         assert!(refused.code() == expected && refused.message().contains(why), "{refused}");
     }
     let rows = sample(2, 8, 1);
     let refused = client.encode(question(newest("m"), &rows, 3)).await.expect_err("not canonical");
-    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("canonicalise"), "{refused}");
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("canonicalize"), "{refused}");
     let short = pb::DecodeRequest {
         model: version("m", 1),
         codes: Some(matrix(3, &[0.0; 3])),
@@ -102,9 +102,9 @@ async fn what_cannot_be_is_refused() {
         ..Default::default()
     };
     assert_eq!(client.decode(short).await.expect_err("not canonical").code(), Code::InvalidArgument);
-    let request = pb::CanonicaliseModelVersionRequest { model: newest("m") };
-    models.canonicalise_model_version(request.clone()).await.expect("makes one");
-    let refused = models.canonicalise_model_version(request).await.expect_err("done");
+    let request = pb::CanonicalizeModelVersionRequest { model: newest("m") };
+    models.canonicalize_model_version(request.clone()).await.expect("makes one");
+    let refused = models.canonicalize_model_version(request).await.expect_err("done");
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("already"), "{refused}");
     // Completed it would be more than waits: refused before it takes that room.
     let many = pb::DecodeRequest {
@@ -136,7 +136,7 @@ async fn streams_cut_codes_short_and_take_short_ones_as_single_calls_do() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
-    canonicalised(&server, "m").await;
+    canonicalized(&server, "m").await;
     let mut client = server.autoencoder().await;
 
     let pieces: Vec<Vec<f32>> = (1..=3).map(|i| sample(40 * i, 8, i as u64)).collect();
@@ -184,13 +184,13 @@ async fn streams_refuse_what_single_calls_refuse() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
-    canonicalised(&server, "m").await;
+    canonicalized(&server, "m").await;
     let mut client = server.autoencoder().await;
     let rows = sample(2, 8, 1);
     let first = |number, length| piece(version("m", number), &rows, length);
     let later = |length| piece(None, &rows, length);
     let cases = [
-        (vec![first(1, 3)], 0, Code::FailedPrecondition, "canonicalise"),
+        (vec![first(1, 3)], 0, Code::FailedPrecondition, "canonicalize"),
         (vec![first(2, 5)], 0, Code::InvalidArgument, "code_length: is 5, expected at most 4"),
         (vec![first(2, 3), later(3), later(2)], 2, Code::InvalidArgument, "code_length: is another one"),
         (vec![first(2, 0), later(3)], 1, Code::InvalidArgument, "code_length: is another one"),
@@ -220,7 +220,7 @@ async fn codes_of_nested_dropout_can_be_cut_short_as_they_are() {
     let mut client = server.autoencoder().await;
     let mut asked = spec("m", &[8, 6, 4]);
     asked.code_activation = pb::Activation::Tanh.into();
-    asked.regularisation = Some(pb::Regularisation { nested_dropout: 0.5, ..Default::default() });
+    asked.regularization = Some(pb::Regularization { nested_dropout: 0.5, ..Default::default() });
     train(&mut client, asked, &sample(300, 8, 7)).await.expect("trains");
     let request = pb::GetModelVersionRequest { model: newest("m") };
     let described = server.models().await.get_model_version(request).await.expect("there").into_inner().version;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use halfhitch::model::score::FIGURES;
-use halfhitch::model::{Artifact, Autoencoder, NormalisationKind, Scorer, Statistics};
+use halfhitch::model::{Artifact, Autoencoder, NormalizationKind, Scorer, Statistics};
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::{Activation, Lanes, Spare};
-use halfhitch::training::{Event, Initialisation, MemoryRows, Next, OptimiserSpec, Start, TrainSpec, train};
+use halfhitch::training::{Event, Initialization, MemoryRows, Next, OptimizerSpec, Start, TrainSpec, train};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -37,16 +37,16 @@ fn plant(rows: usize, seed: u64) -> Vec<f32> {
 fn trained(
     code: usize,
     hidden: Option<Activation>,
-    kind: NormalisationKind,
+    kind: NormalizationKind,
     missing: bool,
 ) -> (Autoencoder, Statistics) {
     let widths = if hidden.is_some() { vec![FEATURES, 6, code] } else { vec![FEATURES, code] };
     let spec = TrainSpec {
         hidden_activation: hidden,
-        normalisation: Some(kind),
-        initialisation: Some(Initialisation::Pca),
+        normalization: Some(kind),
+        initialization: Some(Initialization::Pca),
         // PCA is all that is wanted: without normalization other steps diverge.
-        optimiser: OptimiserSpec { learning_rate: Some(1e-7), ..OptimiserSpec::default() },
+        optimizer: OptimizerSpec { learning_rate: Some(1e-7), ..OptimizerSpec::default() },
         epochs: Some(2),
         missing_values: missing,
         ..TrainSpec::new("plant".parse().expect("a name"), widths)
@@ -80,7 +80,7 @@ fn judged(model: &Autoencoder, statistics: &Statistics, row: &[f32]) -> (f32, bo
 
 #[test]
 fn any_change_of_a_constant_is_an_alarm_at_any_code_length() {
-    let kinds = [NormalisationKind::Standardise, NormalisationKind::None, NormalisationKind::MinMax];
+    let kinds = [NormalizationKind::Standardize, NormalizationKind::None, NormalizationKind::MinMax];
     let models: Vec<_> = (1..=FEATURES).map(|code| trained(code, None, kinds[code % 3], false)).collect();
     let rows = plant(50, 2);
     let change = (0..FEATURES, 0..CONSTANTS.len(), 0..50_usize, -6.0..7.0_f64, any::<bool>());
@@ -103,7 +103,7 @@ fn any_change_of_a_constant_is_an_alarm_at_any_code_length() {
 fn a_broken_relation_is_an_alarm_at_any_code_length() {
     let rows = plant(50, 3);
     for code in 1..=FEATURES {
-        let (model, statistics) = trained(code, None, NormalisationKind::Standardise, false);
+        let (model, statistics) = trained(code, None, NormalizationKind::Standardize, false);
         assert_eq!(statistics.invariants.centers.len(), 2, "a total and another unit");
         for (i, row) in rows.chunks_exact(FEATURES).enumerate() {
             let column = if i % 2 == 0 { TOTAL } else { OTHER_UNIT };
@@ -118,7 +118,7 @@ fn a_broken_relation_is_an_alarm_at_any_code_length() {
 #[test]
 fn usual_rows_change_nothing() {
     for code in [1, 4, FEATURES] {
-        let (model, statistics) = trained(code, None, NormalisationKind::Standardise, false);
+        let (model, statistics) = trained(code, None, NormalizationKind::Standardize, false);
         let mut lanes = Lanes::zeros(400, FEATURES);
         lanes.load(0, &plant(400, 4));
         let scorer = Scorer::new(&statistics).expect("statistics");
@@ -135,7 +135,7 @@ fn usual_rows_change_nothing() {
 fn nonlinear_models_and_missing_values_see_changes_too() {
     for code in [2, 5] {
         let (model, statistics) =
-            trained(code, Some(Activation::Elu { alpha: 1.0 }), NormalisationKind::Standardise, true);
+            trained(code, Some(Activation::Elu { alpha: 1.0 }), NormalizationKind::Standardize, true);
         let row = &plant(1, 5)[..];
         let (usual, ..) = judged(&model, &statistics, row);
         for (column, value) in CONSTANTS {

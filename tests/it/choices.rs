@@ -78,14 +78,14 @@ async fn one_broken_value_neither_ruins_a_column_nor_the_figures() {
     let clean = sample(500, FEATURES, 7);
     let mut broken = clean.clone();
     broken[200 * FEATURES + 2] = 1e30;
-    let of = |name: &str, normalisation: pb::Normalisation| pb::TrainSpec {
+    let of = |name: &str, normalization: pb::Normalization| pb::TrainSpec {
         epochs: 20,
         feature_names: (0..FEATURES).map(|j| format!("s{j}")).collect(),
-        normalisation: normalisation.into(),
+        normalization: normalization.into(),
         ..spec(name, &[FEATURES as u32, 4])
     };
-    let version = trained_version(&server, of("auto", pb::Normalisation::Unspecified), &broken).await;
-    assert_eq!(version.spec.as_ref().expect("a specification").normalisation(), pb::Normalisation::Robust);
+    let version = trained_version(&server, of("auto", pb::Normalization::Unspecified), &broken).await;
+    assert_eq!(version.spec.as_ref().expect("a specification").normalization(), pb::Normalization::Robust);
     let note = notes(&version).iter().find(|note| note.starts_with("broken values: ")).expect("told");
     assert!(note.starts_with("broken values: 1 in 1 column (row 201: s2 is 1e30)"), "{note}");
     let report = version.training_report.as_ref().expect("a report");
@@ -102,10 +102,10 @@ async fn one_broken_value_neither_ruins_a_column_nor_the_figures() {
     let worst = numbers(answer.rows).iter().zip(&clean).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst < 1.0, "{worst}");
 
-    let version = trained_version(&server, of("asked", pb::Normalisation::Standardise), &broken).await;
-    assert_eq!(version.spec.as_ref().expect("a specification").normalisation(), pb::Normalisation::Standardise);
+    let version = trained_version(&server, of("asked", pb::Normalization::Standardize), &broken).await;
+    assert_eq!(version.spec.as_ref().expect("a specification").normalization(), pb::Normalization::Standardize);
     assert!(notes(&version).iter().any(|note| note.contains("choose robust")), "{:?}", notes(&version));
-    let version = trained_version(&server, of("usual", pb::Normalisation::Robust), &clean).await;
+    let version = trained_version(&server, of("usual", pb::Normalization::Robust), &clean).await;
     assert!(!notes(&version).iter().any(|note| note.contains("broken")), "{:?}", notes(&version));
     server.stop().await;
 }

@@ -143,8 +143,8 @@ fn mistakes_say_what_to_do() {
     case(&train(&["--time-budget", "ten minutes"]), 2, &["--time-budget", "90s"]);
     case(&train(&["--time-budget", "10m", "--epochs", "3"]), 2, &["--time-budget", "--epochs"]);
     case(&train(&["--time-budget", "100ms"]), 1, &["INVALID_ARGUMENT", "time_budget is 100ms"]);
-    case(&train(&["--masking", "0.99"]), 1, &["INVALID_ARGUMENT", "regularisation.masking is 0.99"]);
-    case(&train(&["--optimiser", "sgd", "--beta2", "0.9"]), 1, &["optimiser.beta2", "needs AdamW"]);
+    case(&train(&["--masking", "0.99"]), 1, &["INVALID_ARGUMENT", "regularization.masking is 0.99"]);
+    case(&train(&["--optimizer", "sgd", "--beta2", "0.9"]), 1, &["optimizer.beta2", "needs AdamW"]);
     case(&["models", "delete", "x"], 2, &["NAME@VERSION"]);
     case(&["jobs", "show", "nonsense"], 1, &["NOT_FOUND"]);
     let nobody = halfhitch().args(["--server", "http://127.0.0.1:1", "models", "list"]).output().expect("runs");

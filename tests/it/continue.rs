@@ -80,7 +80,7 @@ async fn a_base_that_is_not_there_or_does_not_fit_is_refused() {
     let cases: [(&str, pb::TrainSpec); 7] = [
         ("widths", pb::TrainSpec { widths: vec![6, 2], ..base() }),
         ("loss", pb::TrainSpec { loss: pb::Loss::SquaredError.into(), ..base() }),
-        ("initialisation", pb::TrainSpec { initialisation: pb::Initialisation::He.into(), ..base() }),
+        ("initialization", pb::TrainSpec { initialization: pb::Initialization::He.into(), ..base() }),
         ("gain", pb::TrainSpec { gain: true, ..base() }),
         ("publish_if_better", pb::TrainSpec { publish_if_better: true, ..spec("plane", &[6, 3]) }),
         ("publish_if_better", pb::TrainSpec { publish_if_better: true, validation_fraction: Some(0.0), ..base() }),
@@ -127,7 +127,7 @@ async fn what_is_no_better_than_its_base_is_kept_back_and_what_is_better_is_publ
     let gated = |epochs, learning_rate| pb::TrainSpec {
         publish_if_better: true,
         epochs,
-        optimiser: Some(pb::Optimiser { learning_rate, ..Default::default() }),
+        optimizer: Some(pb::Optimizer { learning_rate, ..Default::default() }),
         ..from(newest("plane"), "plane")
     };
     let worse = go_on(&server, gated(1, 0.3), &rows).await.expect("trains");

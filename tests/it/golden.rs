@@ -127,7 +127,7 @@ fn losses_and_gradients_are_pytorchs() {
         let model = &artifact.model;
         let mut tape = Tape::new(model.layers().len());
         let mut rows = lanes(&reference.rows, model.spec().features());
-        model.normaliser().apply(&mut rows);
+        model.normalizer().apply(&mut rows);
         let count = rows.rows();
         *tape.rows_mut() = rows;
         tape.forward(model, count);

@@ -20,8 +20,8 @@ fn decode(name: &str, codes: &[f32], length: usize, decoder: i32) -> pb::DecodeR
 async fn linear(server: &TestServer, name: &str) {
     let mut spec = spec(name, &[8, 3]);
     spec.epochs = 1;
-    spec.initialisation = pb::Initialisation::Glorot.into();
-    spec.normalisation = pb::Normalisation::None.into();
+    spec.initialization = pb::Initialization::Glorot.into();
+    spec.normalization = pb::Normalization::None.into();
     train(&mut server.autoencoder().await, spec, &sample(200, 8, 1)).await.expect("trains");
 }
 
@@ -35,7 +35,7 @@ async fn the_pseudo_inverse_gives_rows_that_have_the_code() {
     let inverse = pb::Decoder::PseudoInverse.into();
     let answer = client.decode(decode("linear", &codes, 3, inverse)).await.expect("decodes").into_inner();
     let trust = answer.pseudo_inverse.expect("said with the rows");
-    assert!(!trust.is_linear_approximation && !trust.is_regularised && trust.condition >= 1.0, "{trust:?}");
+    assert!(!trust.is_linear_approximation && !trust.is_regularized && trust.condition >= 1.0, "{trust:?}");
     let rows = answer.rows;
     let back = pb::EncodeRequest { model: newest("linear"), rows: rows.clone(), ..Default::default() };
     let back = numbers(client.encode(back).await.expect("encodes").into_inner().codes);

@@ -38,7 +38,7 @@ mod metrics;
 mod models;
 mod only_grpc;
 mod operating;
-mod orthonormalise;
+mod orthonormalize;
 mod outputs;
 mod precision;
 mod reading;

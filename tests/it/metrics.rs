@@ -386,7 +386,7 @@ async fn jobs_are_counted_as_they_end_and_rows_as_they_are_trained_on() {
     // What cannot begin trains on no row.
     let outside = pb::TrainSpec {
         loss: pb::Loss::BinaryCrossEntropy.into(),
-        normalisation: pb::Normalisation::None.into(),
+        normalization: pb::Normalization::None.into(),
         ..spec("outside", &[8, 2])
     };
     train(&mut client, outside, &sample(300, 8, 1)).await.expect_err("values outside of 0 to 1");

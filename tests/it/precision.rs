@@ -30,8 +30,8 @@ fn times() -> Vec<f64> {
 
 /// A linear model that stays at the principal components: exact where the code is as long as the rank.
 fn exact(name: &str, widths: &[u32]) -> pb::TrainSpec {
-    let optimiser = Some(pb::Optimiser { learning_rate: 1e-9, ..Default::default() });
-    pb::TrainSpec { initialisation: pb::Initialisation::Pca.into(), epochs: 1, optimiser, ..spec(name, widths) }
+    let optimizer = Some(pb::Optimizer { learning_rate: 1e-9, ..Default::default() });
+    pb::TrainSpec { initialization: pb::Initialization::Pca.into(), epochs: 1, optimizer, ..spec(name, widths) }
 }
 
 /// Everything a `Train` stream sends for rows, in chunks of `chunk_rows`.

@@ -72,7 +72,7 @@ fn a_page_tells_of_training_matrices_and_rows() {
         1,
         "everything is told, but for what short codes would do"
     );
-    assert!(with_rows.contains("halfhitch models canonicalise tiny@1"));
+    assert!(with_rows.contains("halfhitch models canonicalize tiny@1"));
 
     let features = ["report", "tiny", "rows.csv", "--image", "none", "-o", "features.html"];
     succeeds(&server, folder.path(), &features);
@@ -117,7 +117,7 @@ fn short_codes_and_scores_are_those_of_the_other_commands() {
     };
     run_all(&[
         "train tiny training.csv --hidden 12 --code 4 --epochs 5",
-        "models canonicalise tiny",
+        "models canonicalize tiny",
         "report tiny rows.csv -o page.html",
         "encode tiny rows.csv --code-length 2 -o codes.npy",
         "decode tiny@2 codes.npy -o back.csv",

@@ -61,8 +61,8 @@ fn spec(epochs: u32) -> pb::TrainSpec {
         files: Some(pb::ServerFiles { paths: vec!["rows.npy".into()], ..Default::default() }),
         idempotency_key: "bits".into(),
         // What has a state of its own is part of it: noise, clipping, the best weights.
-        regularisation: Some(pb::Regularisation { gaussian: 0.05, ..Default::default() }),
-        optimiser: Some(pb::Optimiser { gradient_norm_max: Some(0.5), ..Default::default() }),
+        regularization: Some(pb::Regularization { gaussian: 0.05, ..Default::default() }),
+        optimizer: Some(pb::Optimizer { gradient_norm_max: Some(0.5), ..Default::default() }),
         ..Default::default()
     }
 }

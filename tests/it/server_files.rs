@@ -187,8 +187,8 @@ async fn names_and_digits_of_files_reach_the_version() {
     std::fs::write(place.file("named.csv"), text).expect("writes");
     let server = place.server(|_| ()).await;
     let exact = pb::TrainSpec {
-        initialisation: pb::Initialisation::Pca.into(),
-        optimiser: Some(pb::Optimiser { learning_rate: 1e-9, ..Default::default() }),
+        initialization: pb::Initialization::Pca.into(),
+        optimizer: Some(pb::Optimizer { learning_rate: 1e-9, ..Default::default() }),
         files: files(&["named.csv"], &["named.csv"]),
         ..spec("named", &[3, 3])
     };

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use halfhitch::files::{self, ReadOptions};
 use halfhitch::model::inspect::{Inspection, inspect};
-use halfhitch::model::{Decoder, Loss, Matrix, NormalisationKind, Values, canonicalise, orthonormalise_code};
-use halfhitch::numeric::linalg::{Pca, RowsInTurn, covariance, orthonormalise_rows};
+use halfhitch::model::{Decoder, Loss, Matrix, NormalizationKind, Values, canonicalize, orthonormalize_code};
+use halfhitch::numeric::linalg::{Pca, RowsInTurn, covariance, orthonormalize_rows};
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::{Activation, Lanes, Spare};
 use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, Trained, train};
@@ -49,7 +49,7 @@ fn linear(code: usize) -> TrainSpec {
         code_activation: Some(Activation::Linear),
         output_activation: Some(Activation::Linear),
         loss: Some(Loss::SquaredError),
-        normalisation: Some(NormalisationKind::UnitInterval),
+        normalization: Some(NormalizationKind::UnitInterval),
         value_range: Some((0.0, 16.0)),
         epochs: Some(500),
         seed: 1,
@@ -94,9 +94,9 @@ fn a_linear_model_becomes_pca_with_orthonormal_rows() {
 fn gram_schmidt_keeps_what_the_code_knows_but_not_what_a_tied_model_reconstructs() {
     let digits = digits();
     let mut spec = linear(8);
-    spec.regularisation.l2 = 0.05;
+    spec.regularization.l2 = 0.05;
     let before = trained(spec, &digits);
-    let (model, report) = (orthonormalise_code(&before.model, None).expect("linear").0, before.report.clone());
+    let (model, report) = (orthonormalize_code(&before.model, None).expect("linear").0, before.report.clone());
     let after = Trained { model, report, statistics: None };
     let [old, new] = [&before, &after].map(|of| seen(of, &digits).comparison.expect("rows"));
     let [old_inverse, new_inverse] = [&old, &new].map(|of| of.pseudo_inverse.clone().expect("it has one"));
@@ -120,14 +120,14 @@ fn cut_short(trained: &Trained, values: &[f32], m: usize) -> f64 {
         }
     });
     let decoded = trained.model.decode(&codes, Decoder::Transpose, spare);
-    let scale = f64::from(trained.model.normaliser().unit(0));
+    let scale = f64::from(trained.model.normalizer().unit(0));
     let squares = lanes.values().iter().zip(decoded.values()).map(|(a, b)| (f64::from(a - b) / scale).powi(2));
     squares.sum::<f64>() / rows as f64
 }
 
 /// As it is, and with canonical codes.
 fn canonical(trained: Trained) -> (Trained, Trained) {
-    let (model, statistics) = canonicalise(&trained.model, trained.statistics.as_ref()).expect("a linear code");
+    let (model, statistics) = canonicalize(&trained.model, trained.statistics.as_ref()).expect("a linear code");
     let report = trained.report.clone();
     (trained, Trained { model, report, statistics: Some(statistics) })
 }
@@ -204,9 +204,9 @@ fn variances(table: &Table, k: usize) -> Vec<f64> {
     let pca = Pca::fit(table, k, &mut || ControlFlow::Continue(())).expect("goes on");
     let directions = pca.directions();
     let mut sums = vec![0.0; k];
-    pca.residuals(table, |centred, _| {
+    pca.residuals(table, |centered, _| {
         for (sum, direction) in sums.iter_mut().zip(directions.chunks_exact(table.1).rev()) {
-            *sum += direction.iter().zip(centred).map(|(w, x)| w * x).sum::<f64>().powi(2);
+            *sum += direction.iter().zip(centered).map(|(w, x)| w * x).sum::<f64>().powi(2);
         }
     });
     sums.into_iter().map(|sum| sum / table.rows() as f64).collect()
@@ -216,7 +216,7 @@ fn variances(table: &Table, k: usize) -> Vec<f64> {
 #[track_caller]
 fn check_shrunk(mut spec: TrainSpec, values: &[f32], range: f64) {
     const L2: f64 = 0.05;
-    spec.regularisation.l2 = L2;
+    spec.regularization.l2 = L2;
     let (features, k) = (spec.widths[0], spec.widths[1]);
     let seen = seen(&trained(spec, values), values);
     let table = Table(values.iter().map(|value| f64::from(*value) / range).collect(), features);
@@ -255,7 +255,7 @@ fn toy(greatest: f64) -> Vec<f32> {
     const D: usize = 20;
     let mut stream = Stream::new(7, 0, 0, Use::Sample);
     let mut directions: Vec<f64> = (0..D * D).map(|_| stream.normal()).collect();
-    orthonormalise_rows(&mut directions, D);
+    orthonormalize_rows(&mut directions, D);
     let mut rows = Vec::new();
     for _ in 0..2000 {
         let along: Vec<f64> = (0..D).map(|i| greatest * stream.normal() * 10f64.powf(-(i as f64) / 9.5)).collect();
@@ -272,7 +272,7 @@ fn saturating_units_want_a_gain_and_are_warned_of() {
             encoder_activations: vec![Some(activation)],
             output_activation: Some(Activation::Linear),
             loss: Some(Loss::SquaredError),
-            normalisation: Some(NormalisationKind::None),
+            normalization: Some(NormalizationKind::None),
             gain,
             epochs: Some(300),
             seed: 1,

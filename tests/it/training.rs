@@ -315,16 +315,16 @@ async fn bad_specifications_name_what_is_wrong() {
         (pb::TrainSpec { validation_fraction: Some(f64::NAN), ..base() }, "NaN"),
         (pb::TrainSpec { feature_names: vec!["a".into()], ..base() }, "6"),
         (
-            pb::TrainSpec { optimiser: Some(pb::Optimiser { learning_rate: -1.0, ..Default::default() }), ..base() },
+            pb::TrainSpec { optimizer: Some(pb::Optimizer { learning_rate: -1.0, ..Default::default() }), ..base() },
             "-1",
         ),
         (
             pb::TrainSpec {
                 loss: pb::Loss::BinaryCrossEntropy.into(),
-                normalisation: pb::Normalisation::Standardise.into(),
+                normalization: pb::Normalization::Standardize.into(),
                 ..base()
             },
-            "standardise",
+            "standardize",
         ),
         (
             pb::TrainSpec { time_budget: Some(prost_types::Duration { seconds: 60, nanos: 0 }), ..base() },
@@ -336,14 +336,14 @@ async fn bad_specifications_name_what_is_wrong() {
         ),
         (
             pb::TrainSpec {
-                regularisation: Some(pb::Regularisation { masking: 0.99, ..Default::default() }),
+                regularization: Some(pb::Regularization { masking: 0.99, ..Default::default() }),
                 ..base()
             },
-            "regularisation.masking is 0.99",
+            "regularization.masking is 0.99",
         ),
         (
-            pb::TrainSpec { optimiser: Some(pb::Optimiser { momentum: Some(1.0), ..Default::default() }), ..base() },
-            "optimiser.momentum is 1",
+            pb::TrainSpec { optimizer: Some(pb::Optimizer { momentum: Some(1.0), ..Default::default() }), ..base() },
+            "optimizer.momentum is 1",
         ),
         (pb::TrainSpec { idempotency_key: "ü".into(), ..base() }, "ASCII"),
     ];

@@ -2,7 +2,7 @@
 
 use halfhitch::model::gradient::{Gradient, Tape, fill};
 use halfhitch::model::spec::RawModelSpec;
-use halfhitch::model::{Autoencoder, Loss, ModelSpec, NormalisationKind, Normaliser, TiedLayer};
+use halfhitch::model::{Autoencoder, Loss, ModelSpec, NormalizationKind, Normalizer, TiedLayer};
 use halfhitch::numeric::Activation;
 use halfhitch::numeric::matmul::Weights;
 use halfhitch::numeric::rng::{Stream, Use};
@@ -105,7 +105,7 @@ fn model(first: &[Weights], loss: Loss) -> Autoencoder {
         encoder_activations,
         decoder_activations,
         loss,
-        normalisation: NormalisationKind::None,
+        normalization: NormalizationKind::None,
         gain: false,
         feature_names: vec![],
         missing_values: false,
@@ -117,5 +117,5 @@ fn model(first: &[Weights], loss: Loss) -> Autoencoder {
         decoder_bias: vec![0.0; weights.inputs()],
         gain: None,
     });
-    Autoencoder::new(spec.expect("a specification"), Normaliser::none(), layers.collect())
+    Autoencoder::new(spec.expect("a specification"), Normalizer::none(), layers.collect())
 }

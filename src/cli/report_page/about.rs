@@ -32,7 +32,7 @@ pub(super) fn shape(version: &pb::ModelVersion) -> Markup {
             (entry("encoder", &html! { (activations(&spec.encoder_activations)) }))
             (entry("decoder, as it undoes each", &html! { (activations(&spec.decoder_activations)) @if spec.gain { ", with gain" } }))
             (entry("loss", &html! { (report::short(spec.loss().as_str_name(), "LOSS_")) }))
-            (entry("normalisation", &html! { (report::short(spec.normalisation().as_str_name(), "NORMALISATION_")) }))
+            (entry("normalization", &html! { (report::short(spec.normalization().as_str_name(), "NORMALIZATION_")) }))
             @if let Some(time) = &version.create_time {
                 (entry("published", &html! { (to_the_second(&time.to_string())) }))
             }

@@ -19,7 +19,7 @@ const PALETTE: [RGBColor; 8] = [
     RGBColor(0x8A, 0x6F, 0xE0),
     RGBColor(0x8F, 0x82, 0x1F),
 ];
-/// These two depend on the colour scheme: `style` says what becomes of them.
+/// These two depend on the color scheme: `style` says what becomes of them.
 const INK: RGBColor = RGBColor(0x57, 0x60, 0x6A);
 const GRID: RGBColor = RGBColor(0xDE, 0xE2, 0xE6);
 /// Units of the drawing by pixel of the page: its coordinates are whole numbers, and curves shall not look like stairs.
@@ -201,7 +201,7 @@ impl Chart {
             let levels = self.levels.iter().map(|level| [(x.start, level.at), (x.end, level.at)]);
             let uprights = self.uprights.iter().map(|level| [(level.at, y_ends.start), (level.at, y_ends.end)]);
             for (i, ends) in levels.chain(uprights).enumerate() {
-                let style = self.straight_colour(i).stroke_width(2 * FINE);
+                let style = self.straight_color(i).stroke_width(2 * FINE);
                 chart.draw_series(DashedLineSeries::new(ends, 6 * FINE, 4 * FINE, style))?;
             }
             area.present()?;
@@ -209,8 +209,8 @@ impl Chart {
         Ok(text)
     }
 
-    /// Colours go on after those of the curves and bars.
-    fn straight_colour(&self, i: usize) -> RGBColor {
+    /// Colors go on after those of the curves and bars.
+    fn straight_color(&self, i: usize) -> RGBColor {
         PALETTE[(self.series.len() + usize::from(!self.bars.is_empty()) + i) % PALETTE.len()]
     }
 
@@ -220,7 +220,7 @@ impl Chart {
         });
         let straight = self.levels.iter().chain(&self.uprights).enumerate();
         let straight =
-            straight.map(|(i, level)| (&level.name, format!("border-top:3px dashed {}", hex(self.straight_colour(i)))));
+            straight.map(|(i, level)| (&level.name, format!("border-top:3px dashed {}", hex(self.straight_color(i)))));
         let entries: Vec<_> = curves.chain(straight).collect();
         html! {
             @if entries.iter().any(|(name, _)| !name.is_empty()) {
@@ -234,13 +234,13 @@ impl Chart {
     }
 }
 
-/// What the page's style sheet has to say of charts: which colours follow the scheme.
+/// What the page's style sheet has to say of charts: which colors follow the scheme.
 pub(super) fn style() -> String {
     let (ink, grid) = (hex(INK), hex(GRID));
     format!("svg [fill=\"{ink}\"]{{fill:var(--quiet)}}svg [stroke=\"{grid}\"]{{stroke:var(--line)}}")
 }
 
-/// Curves beyond the colours have thin lines.
+/// Curves beyond the colors have thin lines.
 fn line_width(i: usize) -> u32 {
     if i < PALETTE.len() { 2 } else { 1 }
 }

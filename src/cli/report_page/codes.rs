@@ -113,7 +113,7 @@ pub(super) fn by_length(found: &ByLength, measured: &Measured) -> Result<Markup,
 
 /// What stands there where codes cannot be cut.
 pub(super) fn not_canonical(version: &pb::ModelVersion) -> Markup {
-    let command = format!("halfhitch models canonicalise {}@{}", version.name, version.version);
+    let command = format!("halfhitch models canonicalize {}@{}", version.name, version.version);
     html! {
         p.missing {
             "The codes of this version are not canonical: their first numbers are not the best few. Where its code is linear, "

@@ -30,7 +30,7 @@ pub(super) fn distribution(measured: &Measured) -> Result<Markup, CliError> {
         ..Chart::default()
     };
     chart.figure(&html! {
-        "Squared errors of " (measured.described()) ", in the normalised space; half of them are at most " (number(median))
+        "Squared errors of " (measured.described()) ", in the normalized space; half of them are at most " (number(median))
         ", the greatest is " (number(quantile(&sorted, 1.0))) "."
         (beyond_the_axis(&sorted, end))
     })

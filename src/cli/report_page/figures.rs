@@ -27,7 +27,7 @@ pub(super) fn decoders(found: &pb::DecoderComparison, described: &str) -> Markup
     lines.push(line("PCA, fitted on these rows", pca));
     html! {
         h3 { "Decoders" }
-        p.note { "Squared error of " (described) ": the sum over features, the mean over rows, in the normalised space." }
+        p.note { "Squared error of " (described) ": the sum over features, the mean over rows, in the normalized space." }
         (table("decoder", &lines))
         @if found.pseudo_inverse_squared_error.is_none() {
             p.note { "There is no pseudo-inverse: " (found.no_pseudo_inverse) "." }

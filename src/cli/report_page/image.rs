@@ -71,15 +71,15 @@ pub(super) fn size(choice: Option<ImageChoice>, columns: usize) -> Option<ImageS
     }
 }
 
-/// Grey pixels, row by row, as the URI of a PNG. Values from `darkest` to `brightest` become black to white, others the
+/// Gray pixels, row by row, as the URI of a PNG. Values from `darkest` to `brightest` become black to white, others the
 /// nearer of them.
 ///
 /// # Errors
 /// [`CliError::Failed`] if it cannot be encoded: there are other than `size` values.
 pub(super) fn uri(values: &[f32], size: ImageSize, darkest: f32, brightest: f32) -> Result<String, CliError> {
     let span = if brightest > darkest { brightest - darkest } else { 1.0 };
-    let grey = |value: &f32| (255.0 * ((value - darkest) / span).clamp(0.0, 1.0)).round() as u8;
-    let pixels: Vec<u8> = values.iter().map(grey).collect();
+    let gray = |value: &f32| (255.0 * ((value - darkest) / span).clamp(0.0, 1.0)).round() as u8;
+    let pixels: Vec<u8> = values.iter().map(gray).collect();
     let failed = |error: png::EncodingError| CliError::Failed(format!("an image: {error}"));
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, size.width as u32, size.height as u32);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn values_become_grey_pixels() {
+    fn values_become_gray_pixels() {
         let size = ImageSize { width: 3, height: 2 };
         let uri = uri(&[-1.0, 0.0, 8.0, 16.0, 99.0, f32::NAN], size, 0.0, 16.0).expect("encodes");
         let file = STANDARD.decode(uri.strip_prefix("data:image/png;base64,").expect("a PNG")).expect("base64");

@@ -18,7 +18,7 @@ pub(super) struct Measured {
     pub(super) rows: Vec<f64>,
     /// Likewise.
     pub(super) reconstructions: Vec<f64>,
-    /// By row: sum over features of (x - x_hat)^2, normalised space.
+    /// By row: sum over features of (x - x_hat)^2, normalized space.
     pub(super) errors: Vec<f32>,
 }
 

@@ -177,7 +177,7 @@ mod tests {
         let scores = Some(Err("<none>".to_owned()));
         let facts = Facts { inspection: Err("too large".to_owned()), measured: Some(measured), scores, ..facts() };
         let page = page(&facts).expect("a page");
-        assert!(page.contains("halfhitch models canonicalise x@3") && page.contains("score these rows: &lt;none&gt;."));
+        assert!(page.contains("halfhitch models canonicalize x@3") && page.contains("score these rows: &lt;none&gt;."));
         assert!(!page.contains("Name a file of rows"), "{page}");
         assert!(page.contains("did not compare decoders: too large.") && page.contains("Distribution of the squared"));
     }

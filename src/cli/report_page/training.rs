@@ -23,7 +23,7 @@ pub(super) fn losses(report: &pb::TrainingReport) -> Result<Markup, CliError> {
     let title = "Loss by epoch".to_owned();
     let chart = Chart { title, x: "epoch", y: "loss a row", scale, series, ..Chart::default() };
     chart.figure(&html! {
-        "Loss by epoch, a row, in the normalised space. The weights after epoch " (report.best_epoch) " were kept."
+        "Loss by epoch, a row, in the normalized space. The weights after epoch " (report.best_epoch) " were kept."
         @if !has_validation {
             " There were no validation rows: with " code { "halfhitch train --validation-fraction 0.05" } " there are."
         }
@@ -49,7 +49,7 @@ pub(super) fn squared_errors(report: &pb::TrainingReport, code_length: usize) ->
     let levels = level.into_iter().collect();
     let chart = Chart { title, x: "epoch", y: "squared error a row", scale, series, levels, ..Chart::default() };
     chart.figure(&html! {
-        "Squared error on the validation rows: the sum over features, the mean over rows, in the normalised space."
+        "Squared error on the validation rows: the sum over features, the mean over rows, in the normalized space."
         @if pca.is_some() { " Below the line the model is better than PCA with a code of the same length." }
     })
 }

@@ -16,7 +16,7 @@ use crate::model::spec::LAYERS_MAX;
 /// Longest header, in bytes: room for 4 MiB of feature names, escaped twice, and 100,000 epochs of losses.
 pub const HEADER_BYTES_MAX: usize = 32 << 20;
 
-/// Four a layer, three of the normalisation, nine of the statistics.
+/// Four a layer, three of the normalization, nine of the statistics.
 const TENSORS_MAX: usize = 4 * LAYERS_MAX + 12;
 /// Keys of `__metadata__`, ours and those of others.
 const METADATA_KEYS_MAX: usize = 64;

@@ -156,7 +156,7 @@ pub(super) fn write(
         sha256: None,
     };
     // Through text: it spells an f32 by its own shortest digits, where a `Value` would spell the f64 of it.
-    let text = serde_json::to_string(&raw).expect("plain structures with text keys serialise");
+    let text = serde_json::to_string(&raw).expect("plain structures with text keys serialize");
     let value: Value = serde_json::from_str(&text).expect("what was just written is JSON");
     let sha256 = checksum(&canonical(value.clone()));
     with_checksum(value, &sha256)

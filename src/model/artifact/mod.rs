@@ -12,14 +12,14 @@
 //! | `encoder.{l}.bias` | (d_{l+1}) | |
 //! | `decoder.{l}.bias` | (`d_l`) | of the decoder layer that uses the transpose of `encoder.{l}.weight` |
 //! | `decoder.{l}.gain` | (`d_{l+1}`) | multiplies that layer's input; with `gain`, never on a linear code |
-//! | `normalisation.offset`, `normalisation.scale` | (`d_0`) | normalised = (x - offset) / scale; not with `none` |
-//! | `normalisation.fill` | (`d_0`) | what stands for a missing value, normalised; only with `"missing_values":true` in the specification |
+//! | `normalisation.offset`, `normalisation.scale` | (`d_0`) | normalized = (x - offset) / scale; not with `none` |
+//! | `normalisation.fill` | (`d_0`) | what stands for a missing value, normalized; only with `"missing_values":true` in the specification |
 //! | `statistics.code_mean` | (`d_K`) | this one and those below only with `statistics` in the metadata |
 //! | `statistics.code_covariance` | (`d_K`, `d_K`) | |
 //! | `statistics.curvature` | (`d_0`) | |
 //! | `statistics.calibration` | (`calibration_rows`) | ascending |
-//! | `statistics.constant_columns`, `statistics.constant_values` | (`constant_columns`) | only if that is above 0: columns from 0, ascending, and their normalised values |
-//! | `statistics.relations` | (`relations`, `d_0`), row-major | only if that is above 0: a of `a·x = c` between normalised columns |
+//! | `statistics.constant_columns`, `statistics.constant_values` | (`constant_columns`) | only if that is above 0: columns from 0, ascending, and their normalized values |
+//! | `statistics.relations` | (`relations`, `d_0`), row-major | only if that is above 0: a of `a·x = c` between normalized columns |
 //! | `statistics.relation_centers`, `statistics.relation_deviations` | (`relations`) | c, and the greatest deviation from it, above 0 |
 //!
 //! `__metadata__` has the key `halfhitch`, its value is canonical JSON (keys sorted, no white space):
@@ -39,6 +39,8 @@
 //! `sha256` is taken over the data (everything behind the header) and then this JSON without `sha256`. The data holds
 //! the F64 tensors and then the others, each in the order of their names, without gaps; shapes follow from the specification; so the checksum fixes
 //! everything that the file means, and [`Artifact::from_bytes`] refuses any other spelling of the header.
+//!
+//! Names in the file keep the spelling of its first version: `normalisation`, `standardise`.
 //!
 //! A file written elsewhere needs only `specification` (see `tests/golden/make.py`) and enters through
 //! [`Artifact::import`].

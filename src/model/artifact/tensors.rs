@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::ArtifactError;
 use super::metadata::{Figures, Metadata};
-use crate::model::{Autoencoder, Invariants, ModelSpec, NormalisationKind, Normaliser, Statistics, TiedLayer};
+use crate::model::{Autoencoder, Invariants, ModelSpec, NormalizationKind, Normalizer, Statistics, TiedLayer};
 use crate::numeric::matmul::Weights;
 
 const OFFSET: &str = "normalisation.offset";
@@ -43,7 +43,7 @@ pub(super) fn shapes(metadata: &Metadata) -> BTreeMap<String, Vec<usize>> {
             shapes.insert(name("decoder", l, "gain"), vec![outputs]);
         }
     }
-    if spec.raw().normalisation != NormalisationKind::None {
+    if spec.raw().normalization != NormalizationKind::None {
         shapes.insert(OFFSET.to_owned(), vec![spec.features()]);
         shapes.insert(SCALE.to_owned(), vec![spec.features()]);
     }
@@ -140,19 +140,19 @@ pub(super) fn of<'a>(model: &'a Autoencoder, statistics: Option<&'a Statistics>)
             tensors.insert(name("decoder", l, "gain"), vector(gain));
         }
     }
-    let normaliser = model.normaliser();
-    if normaliser.kind != NormalisationKind::None {
-        let exact = &normaliser.exact_offset[..];
+    let normalizer = model.normalizer();
+    if normalizer.kind != NormalizationKind::None {
+        let exact = &normalizer.exact_offset[..];
         let offset = if exact.is_empty() {
-            vector(&normaliser.offset)
+            vector(&normalizer.offset)
         } else {
             Tensor { shape: vec![exact.len()], values: Numbers::F64(exact) }
         };
         tensors.insert(OFFSET.to_owned(), offset);
-        tensors.insert(SCALE.to_owned(), vector(&normaliser.scale));
+        tensors.insert(SCALE.to_owned(), vector(&normalizer.scale));
     }
-    if normaliser.takes_missing() {
-        tensors.insert(FILL.to_owned(), vector(&normaliser.fill));
+    if normalizer.takes_missing() {
+        tensors.insert(FILL.to_owned(), vector(&normalizer.fill));
     }
     if let Some(statistics) = statistics {
         let covariance = &statistics.code_covariance[..];
@@ -225,9 +225,9 @@ pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencode
             gain: if spec.has_gain(l) { Some(finite(file, &name("decoder", l, "gain"))?) } else { None },
         });
     }
-    let kind = spec.raw().normalisation;
+    let kind = spec.raw().normalization;
     let (offset, exact_offset, scale) = match kind {
-        NormalisationKind::None => (Vec::new(), Vec::new(), Vec::new()),
+        NormalizationKind::None => (Vec::new(), Vec::new(), Vec::new()),
         _ if view(file, OFFSET)?.dtype() == Dtype::F64 => {
             let exact = finite_f64(file, OFFSET)?;
             (exact.iter().map(|offset| *offset as f32).collect(), exact, finite(file, SCALE)?)
@@ -238,7 +238,7 @@ pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencode
         return Err(ArtifactError::Scale { feature, got });
     }
     let fill = if spec.raw().missing_values { finite(file, FILL)? } else { Vec::new() };
-    Ok(Autoencoder::new(spec, Normaliser { kind, offset, scale, fill, exact_offset }, layers))
+    Ok(Autoencoder::new(spec, Normalizer { kind, offset, scale, fill, exact_offset }, layers))
 }
 
 /// What scores need, from such a file.

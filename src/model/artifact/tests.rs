@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::spec::{RawModelSpec, tests::raw};
-use crate::model::{EpochLosses, Invariants, NormalisationKind, Normaliser, SpecError, TiedLayer};
+use crate::model::{EpochLosses, Invariants, NormalizationKind, Normalizer, SpecError, TiedLayer};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 
@@ -26,13 +26,13 @@ fn model(raw: RawModelSpec) -> Autoencoder {
         gain: spec.has_gain(l).then(|| numbers(widths[l + 1], 300 + l)),
     };
     let layers = (0..spec.layers()).map(layer).collect();
-    let kind = spec.raw().normalisation;
-    let vector = |values: Vec<f32>| if kind == NormalisationKind::None { Vec::new() } else { values };
+    let kind = spec.raw().normalization;
+    let vector = |values: Vec<f32>| if kind == NormalizationKind::None { Vec::new() } else { values };
     let features = spec.features();
     let fill = if spec.raw().missing_values { numbers(features, 500) } else { Vec::new() };
     let (offset, scale) = (vector(numbers(features, 400)), vector(vec![0.5; features]));
-    let normaliser = Normaliser { kind, offset, scale, fill, exact_offset: vec![] };
-    Autoencoder::new(spec, normaliser, layers)
+    let normalizer = Normalizer { kind, offset, scale, fill, exact_offset: vec![] };
+    Autoencoder::new(spec, normalizer, layers)
 }
 
 fn report() -> TrainingReport {
@@ -71,7 +71,7 @@ fn offsets_of_64_bits_come_back_as_they_went_and_damage_to_them_is_found() {
     let bytes = wide.to_bytes();
     let read = Artifact::from_bytes(&bytes).expect("its own file");
     assert_eq!(read.model, wide.model);
-    assert!(read.model.normaliser().is_wide());
+    assert!(read.model.normalizer().is_wide());
     assert_eq!(read.to_bytes(), bytes, "one spelling");
     assert_eq!(Artifact::import(&bytes).expect("its own file").model, wide.model);
     for index in (0..100).chain(bytes.len() - 200..bytes.len()) {
@@ -169,16 +169,16 @@ fn with_statistics() -> Artifact {
 
 #[test]
 fn what_stands_for_missing_values_is_kept() {
-    use NormalisationKind::{MinMax, None, Standardise, UnitInterval};
-    for normalisation in [None, Standardise, MinMax, UnitInterval] {
+    use NormalizationKind::{MinMax, None, Standardize, UnitInterval};
+    for normalization in [None, Standardize, MinMax, UnitInterval] {
         let mut raw = raw(&[5, 3]);
-        (raw.normalisation, raw.missing_values) = (normalisation, true);
+        (raw.normalization, raw.missing_values) = (normalization, true);
         let original =
             Artifact { model: model(raw), report: Option::None, statistics: Option::None, sha256: String::new() };
         let bytes = original.to_bytes();
         let read = Artifact::from_bytes(&bytes).expect("valid");
         assert_eq!(read.model, original.model);
-        assert!(read.model.normaliser().takes_missing());
+        assert!(read.model.normalizer().takes_missing());
         assert_eq!(read.model.spec().tensor_bytes() as usize, bytes.len() - header_bytes(&bytes).expect("a header"));
     }
 }
@@ -219,11 +219,11 @@ fn statistics_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn every_normalisation_loss_and_depth_survives() {
-    use NormalisationKind::{MinMax, None, Standardise, UnitInterval};
-    for (layers, normalisation) in [(1, None), (2, Standardise), (11, MinMax), (16, UnitInterval)] {
+fn every_normalization_loss_and_depth_survives() {
+    use NormalizationKind::{MinMax, None, Standardize, UnitInterval};
+    for (layers, normalization) in [(1, None), (2, Standardize), (11, MinMax), (16, UnitInterval)] {
         let mut raw = raw(&vec![3; layers + 1]);
-        (raw.normalisation, raw.ordered_code) = (normalisation, layers == 2);
+        (raw.normalization, raw.ordered_code) = (normalization, layers == 2);
         let original =
             Artifact { model: model(raw), report: Option::None, statistics: Option::None, sha256: String::new() };
         let read = Artifact::from_bytes(&original.to_bytes()).expect("valid");
@@ -385,7 +385,7 @@ fn values_that_would_poison_every_result_are_named() {
     let mut poisoned = artifact();
     let mut layers = poisoned.model.layers().to_vec();
     layers[1].decoder_bias[0] = f32::NAN;
-    poisoned.model = Autoencoder::new(poisoned.model.spec().clone(), poisoned.model.normaliser().clone(), layers);
+    poisoned.model = Autoencoder::new(poisoned.model.spec().clone(), poisoned.model.normalizer().clone(), layers);
     assert!(matches!(Artifact::from_bytes(&poisoned.to_bytes()), Err(ArtifactError::NotFinite { .. })));
 }
 
@@ -459,7 +459,7 @@ proptest! {
                 *weight = *value;
             }
         }
-        let model = Autoencoder::new(template.spec().clone(), template.normaliser().clone(), layers);
+        let model = Autoencoder::new(template.spec().clone(), template.normalizer().clone(), layers);
         let original = Artifact { model, report: None, statistics: None, sha256: String::new() };
         let read = Artifact::from_bytes(&original.to_bytes()).expect("valid");
         prop_assert_eq!(read.model, original.model);

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::spec::{Loss, NormalisationKind, RawModelSpec};
+use crate::model::spec::{Loss, NormalizationKind, RawModelSpec};
 use crate::numeric::kernels::on;
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{Activation, Isa};
@@ -12,12 +12,12 @@ fn numbers(stream: &mut Stream, count: usize, size: f64) -> Vec<f32> {
     (0..count).map(|_| (stream.normal() * size) as f32).collect()
 }
 
-fn model(widths: &[usize], activation: Activation, gain: bool, normalised: bool, stream: &mut Stream) -> Autoencoder {
+fn model(widths: &[usize], activation: Activation, gain: bool, normalized: bool, stream: &mut Stream) -> Autoencoder {
     let layers = widths.len() - 1;
     let (mut encoder_activations, mut decoder_activations) = (vec![activation; layers], vec![activation; layers]);
     encoder_activations[layers - 1] = Activation::Linear;
     decoder_activations[0] = Activation::Linear;
-    let normalisation = if normalised { NormalisationKind::Standardise } else { NormalisationKind::None };
+    let normalization = if normalized { NormalizationKind::Standardize } else { NormalizationKind::None };
     // A linear code is never decoded through one: with a single layer it is refused.
     let gain = gain && layers > 1;
     let spec = ModelSpec::new(RawModelSpec {
@@ -25,7 +25,7 @@ fn model(widths: &[usize], activation: Activation, gain: bool, normalised: bool,
         encoder_activations,
         decoder_activations,
         loss: Loss::SquaredError,
-        normalisation,
+        normalization,
         gain,
         feature_names: vec![],
         missing_values: false,
@@ -39,10 +39,10 @@ fn model(widths: &[usize], activation: Activation, gain: bool, normalised: bool,
         gain: spec.has_gain(l).then(|| numbers(stream, pair[1], 0.5)),
     });
     let tied = tied.collect();
-    let features = if normalised { widths[0] } else { 0 };
+    let features = if normalized { widths[0] } else { 0 };
     let offset = numbers(stream, features, 1.0);
     let scale = numbers(stream, features, 1.0).iter().map(|value| 1.0 + value.abs()).collect();
-    Autoencoder::new(spec, Normaliser { kind: normalisation, offset, scale, fill: vec![], exact_offset: vec![] }, tied)
+    Autoencoder::new(spec, Normalizer { kind: normalization, offset, scale, fill: vec![], exact_offset: vec![] }, tied)
 }
 
 fn bits(lanes: &Lanes, row: usize) -> Vec<u32> {
@@ -89,13 +89,13 @@ proptest! {
     fn a_row_has_the_same_bits_in_any_company_with_any_instructions(
         widths in prop::collection::vec(1_usize..80, 2..6),
         activation in prop::sample::select(&Activation::EACH[..]),
-        (gain, normalised) in (any::<bool>(), any::<bool>()),
+        (gain, normalized) in (any::<bool>(), any::<bool>()),
         rows in 1_usize..70,
         cuts in prop::collection::vec(1_usize..40, 1..6),
         seed in any::<u64>(),
     ) {
         let mut stream = Stream::new(seed, 0, 0, Use::Weights);
-        let model = model(&widths, activation, gain, normalised, &mut stream);
+        let model = model(&widths, activation, gain, normalized, &mut stream);
         let mut x = Lanes::zeros(rows, widths[0]);
         for row in 0..rows {
             for column in 0..widths[0] {
@@ -119,15 +119,15 @@ proptest! {
 /// The same model, and what stands for missing values.
 fn with_missing(model: &Autoencoder, fill: Vec<f32>) -> Autoencoder {
     let raw = RawModelSpec { missing_values: true, ..model.spec().raw().clone() };
-    let normaliser = Normaliser { fill, ..model.normaliser().clone() };
-    Autoencoder::new(ModelSpec::new(raw).expect("valid"), normaliser, model.layers().to_vec())
+    let normalizer = Normalizer { fill, ..model.normalizer().clone() };
+    Autoencoder::new(ModelSpec::new(raw).expect("valid"), normalizer, model.layers().to_vec())
 }
 
 #[test]
 fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
-    for normalised in [false, true] {
+    for normalized in [false, true] {
         let mut stream = Stream::new(3, 0, 0, Use::Weights);
-        let plain = model(&[20, 9, 4], Activation::Elu { alpha: 1.0 }, false, normalised, &mut stream);
+        let plain = model(&[20, 9, 4], Activation::Elu { alpha: 1.0 }, false, normalized, &mut stream);
         let fill = numbers(&mut stream, 20, 0.5);
         let model = with_missing(&plain, fill.clone());
         let spare = &mut Spare::default();
@@ -139,10 +139,10 @@ fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
                 let value = stream.normal() as f32;
                 *whole.at_mut(row, column) = value;
                 *gaps.at_mut(row, column) = if missing(row, column) { f32::NAN } else { value };
-                // What has this normalised value.
+                // What has this normalized value.
                 let mut one = Lanes::zeros(1, 20);
                 *one.at_mut(0, column) = *fill;
-                model.normaliser().undo(&mut one);
+                model.normalizer().undo(&mut one);
                 *filled.at_mut(row, column) = if missing(row, column) { one.at(0, column) } else { value };
             }
         }

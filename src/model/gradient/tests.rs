@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::TiedLayer;
-use crate::model::normalisation::Normaliser;
-use crate::model::spec::{ModelSpec, NormalisationKind, RawModelSpec};
+use crate::model::normalization::Normalizer;
+use crate::model::spec::{ModelSpec, NormalizationKind, RawModelSpec};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
@@ -22,7 +22,7 @@ fn model(widths: &[usize], hidden: Activation, code: Activation, loss: Loss, gai
         encoder_activations,
         decoder_activations,
         loss,
-        normalisation: NormalisationKind::None,
+        normalization: NormalizationKind::None,
         gain,
         feature_names: vec![],
         missing_values: false,
@@ -38,7 +38,7 @@ fn model(widths: &[usize], hidden: Activation, code: Activation, loss: Loss, gai
         gain: spec.has_gain(l).then(|| random(pair[1], 0.5).iter().map(|g| 1.0 + g).collect()),
     });
     let tied = tied.collect();
-    Autoencoder::new(spec, Normaliser::none(), tied)
+    Autoencoder::new(spec, Normalizer::none(), tied)
 }
 
 /// f by definition, in f64.

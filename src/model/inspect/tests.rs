@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::spec::tests::plain;
-use crate::model::{Normaliser, TiedLayer, Values, spectrum};
+use crate::model::{Normalizer, TiedLayer, Values, spectrum};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
@@ -13,8 +13,8 @@ fn model(widths: &[usize], activation: Activation, matrices: &[Vec<f32>]) -> Aut
         decoder_bias: vec![0.0; pair[0]],
         gain: None,
     });
-    let normaliser = Normaliser::none();
-    Autoencoder::new(plain(widths, activation), normaliser, tied.collect())
+    let normalizer = Normalizer::none();
+    Autoencoder::new(plain(widths, activation), normalizer, tied.collect())
 }
 
 fn table(columns: usize, values: &[f32]) -> Matrix {
@@ -66,7 +66,7 @@ fn the_first_axes_are_as_good_as_pca_where_the_data_lies_along_them() {
     let found = compared(&axes(1.0), &table(3, &rows));
     assert_eq!(found.rows, 100);
     let inverse = found.pseudo_inverse.expect("it has one");
-    // PCA may turn its axes a little, and moves its centre.
+    // PCA may turn its axes a little, and moves its center.
     assert!(found.transpose < 1.1 * found.pca && (found.transpose / inverse - 1.0).abs() < 1e-5, "{}", found.transpose);
     assert!(found.pca <= found.transpose && found.spread > 5.0, "{} {}", found.pca, found.spread);
     // Rows of another length: the transpose is wrong by as much, the pseudo-inverse is not.

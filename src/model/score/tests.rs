@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Invariants, Loss, ModelSpec, NormalisationKind, Normaliser, TiedLayer, spec::RawModelSpec};
+use crate::model::{Invariants, Loss, ModelSpec, NormalizationKind, Normalizer, TiedLayer, spec::RawModelSpec};
 use crate::numeric::Activation;
 use crate::numeric::rng::{Stream, Use};
 
@@ -13,13 +13,13 @@ fn model(hidden: Activation, loss: Loss, gain: bool) -> Autoencoder {
     let output = if loss == Loss::BinaryCrossEntropy { Activation::Sigmoid } else { hidden };
     // Cross-entropy wants data in [0, 1].
     let kind =
-        if loss == Loss::BinaryCrossEntropy { NormalisationKind::MinMax } else { NormalisationKind::Standardise };
+        if loss == Loss::BinaryCrossEntropy { NormalizationKind::MinMax } else { NormalizationKind::Standardize };
     let spec = ModelSpec::new(RawModelSpec {
         widths: vec![6, 5, 3],
         encoder_activations: vec![hidden, Activation::Linear],
         decoder_activations: vec![output, hidden],
         loss,
-        normalisation: kind,
+        normalization: kind,
         gain,
         feature_names: vec![],
         missing_values: false,
@@ -38,9 +38,9 @@ fn model(hidden: Activation, loss: Loss, gain: bool) -> Autoencoder {
     };
     let layers = vec![layer(0, 5, 6), layer(1, 3, 5)];
     let offset = vec![0.5, -1.0, 0.0, 2.0, 0.0, 0.0];
-    let normaliser =
-        Normaliser { kind, offset, scale: vec![1.0, 2.0, 0.5, 1.0, 1.0, 1.0], fill: vec![], exact_offset: vec![] };
-    Autoencoder::new(spec, normaliser, layers)
+    let normalizer =
+        Normalizer { kind, offset, scale: vec![1.0, 2.0, 0.5, 1.0, 1.0, 1.0], fill: vec![], exact_offset: vec![] };
+    Autoencoder::new(spec, normalizer, layers)
 }
 
 fn statistics(code_covariance: Vec<f32>) -> Statistics {
@@ -74,8 +74,8 @@ fn a_score_is_what_the_definition_says() {
     let codes = model.encode(&rows, spare);
     let errors = model.reconstruct(&rows, crate::model::Decoder::Transpose, spare).squared_errors;
     for (row, error) in errors.iter().enumerate() {
-        let centred: Vec<f32> = (0..3).map(|unit| codes.at(row, unit) - of.code_mean[unit]).collect();
-        let expected = centred[0].powi(2) / 4.0 + centred[1].powi(2) + centred[2].powi(2) * 4.0;
+        let centered: Vec<f32> = (0..3).map(|unit| codes.at(row, unit) - of.code_mean[unit]).collect();
+        let expected = centered[0].powi(2) / 4.0 + centered[1].powi(2) + centered[2].powi(2) * 4.0;
         let distance = scores.at(row, 1);
         assert!((distance - expected).abs() < 1e-5 * expected.max(1.0), "{distance} {expected}");
         assert_eq!(scores.at(row, 0).to_bits(), error.to_bits());
@@ -113,8 +113,8 @@ fn slopes_are_finite_differences() {
         let mut slopes = vec![0.0f32; rows * 6];
         scorer.each_slope(&model, &lanes(rows, &values), |row, feature, slope| slopes[row * 6 + feature] = slope);
         for feature in 0..6 {
-            // A step in the normalised space.
-            let step = 2e-2 * model.normaliser().unit(feature);
+            // A step in the normalized space.
+            let step = 2e-2 * model.normalizer().unit(feature);
             let moved = |by: f32| {
                 let mut moved = values.clone();
                 moved.iter_mut().skip(feature).step_by(6).for_each(|x| *x += by);
@@ -156,7 +156,7 @@ fn what_sticks_out_is_the_reason() {
     let model = model(Activation::Linear, Loss::SquaredError, false);
     let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
     for feature in 0..6 {
-        let mut row = model.normaliser().offset.clone();
+        let mut row = model.normalizer().offset.clone();
         row[feature] -= 50.0;
         let explained = scorer.explain(&model, &lanes(1, &row), &mut Spare::default());
         let contributions: Vec<f32> = (0..6).map(|j| explained.at(0, FIGURES + j)).collect();

@@ -76,14 +76,14 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
 ///
 /// Only what is inlined into `work` is compiled so: `work` must be short, and what it calls small or `#[inline(always)]`.
 #[inline]
-pub fn vectorised<T>(work: impl FnOnce() -> T) -> T {
+pub fn vectorized<T>(work: impl FnOnce() -> T) -> T {
     match isa() {
         // SAFETY: `isa` names what the machine has.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { x86::vectorised_avx512(work) },
+        Isa::Avx512 => unsafe { x86::vectorized_avx512(work) },
         // SAFETY: the same.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86::vectorised_avx2(work) },
+        Isa::Avx2 => unsafe { x86::vectorized_avx2(work) },
         _ => work(),
     }
 }
@@ -121,12 +121,12 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-    pub(super) unsafe fn vectorised_avx512<T>(work: impl FnOnce() -> T) -> T {
+    pub(super) unsafe fn vectorized_avx512<T>(work: impl FnOnce() -> T) -> T {
         work()
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn vectorised_avx2<T>(work: impl FnOnce() -> T) -> T {
+    pub(super) unsafe fn vectorized_avx2<T>(work: impl FnOnce() -> T) -> T {
         work()
     }
 

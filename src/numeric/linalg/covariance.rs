@@ -1,7 +1,7 @@
 //! Mean and covariance of rows.
 
 use super::dot;
-use crate::numeric::vectorised;
+use crate::numeric::vectorized;
 
 /// Rows that are multiplied at a time.
 const BLOCK: usize = 256;
@@ -24,12 +24,12 @@ pub fn covariance(rows: &[f32], columns: usize, counts: impl Fn(usize) -> bool) 
     let mut covariance = vec![0.0; columns * columns];
     let mut block = Vec::with_capacity(columns * BLOCK);
     for rows in chosen.chunks(BLOCK) {
-        // Column after column, so that the sums run over neighbours.
+        // Column after column, so that the sums run over neighbors.
         block.clear();
         for (j, mean) in mean.iter().enumerate() {
             block.extend(rows.iter().map(|row| f64::from(row[j]) - mean));
         }
-        vectorised(|| {
+        vectorized(|| {
             for (i, a) in block.chunks_exact(rows.len()).enumerate() {
                 for (j, b) in block.chunks_exact(rows.len()).take(i + 1).enumerate() {
                     covariance[i * columns + j] += dot(a, b);

@@ -4,7 +4,7 @@ use faer::{MatRef, Side};
 
 use super::dot;
 use crate::numeric::matmul::Weights;
-use crate::numeric::vectorised;
+use crate::numeric::vectorized;
 
 /// Columns of W that are multiplied at a time.
 const BLOCK: usize = 256;
@@ -46,7 +46,7 @@ impl Gram {
                 }
             }
             let block = &block[..size * width];
-            vectorised(|| {
+            vectorized(|| {
                 for (i, a) in block.chunks_exact(width).enumerate() {
                     for (j, b) in block.chunks_exact(width).take(i + 1).enumerate() {
                         values[i * size + j] += dot(a, b);
@@ -109,7 +109,7 @@ pub fn inverse_factor(values: &[f64], n: usize, ridge: f64) -> Option<Vec<f64>> 
     for i in 0..n {
         let (done, rest) = factor.split_at_mut(i * n);
         let row = &mut rest[..n];
-        let definite = vectorised(|| {
+        let definite = vectorized(|| {
             for j in 0..i {
                 let other = &done[j * n..][..=j];
                 row[j] = (values[i * n + j] - dot(&row[..j], &other[..j])) / other[j];
@@ -122,10 +122,10 @@ pub fn inverse_factor(values: &[f64], n: usize, ridge: f64) -> Option<Vec<f64>> 
             return None;
         }
     }
-    // L·M = I. Columns of M as rows here, so that the sums run over neighbours.
+    // L·M = I. Columns of M as rows here, so that the sums run over neighbors.
     let mut turned = vec![0.0; n * n];
     for (j, column) in turned.chunks_exact_mut(n).enumerate() {
-        vectorised(|| {
+        vectorized(|| {
             for i in j..n {
                 let row = &factor[i * n..][..=i];
                 let unit = f64::from(u8::from(i == j));
@@ -142,7 +142,7 @@ pub fn inverse_factor(values: &[f64], n: usize, ridge: f64) -> Option<Vec<f64>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::numeric::linalg::orthonormalise_rows;
+    use crate::numeric::linalg::orthonormalize_rows;
     use crate::numeric::rng::{Stream, Use};
 
     fn random(rows: usize, columns: usize) -> Vec<f64> {
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn orthonormal_rows_have_no_defect() {
         let mut values = random(12, 30);
-        orthonormalise_rows(&mut values, 30);
+        orthonormalize_rows(&mut values, 30);
         let gram = Gram::of(&weights(12, 30, &values));
         assert!(gram.defect().largest < 1e-6, "{:?}", gram.defect());
         let ones = gram.singular_values().expect("converges");

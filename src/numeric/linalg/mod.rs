@@ -10,7 +10,7 @@ mod pca;
 pub use axes::{symmetric_axes, symmetric_eigenvalues};
 pub use covariance::covariance;
 pub use gram::{Defect, Gram, inverse_factor};
-pub use orthonormal::orthonormalise_rows;
+pub use orthonormal::orthonormalize_rows;
 pub use pca::{Pca, RowsInTurn, affordable_rows};
 
 /// Sum of products, in partial sums that are added in a fixed order: vector code without a change of bits.

@@ -1,7 +1,7 @@
 //! Orthonormal rows for first weights, in our own fixed order.
 
 use super::dot;
-use crate::numeric::vectorised;
+use crate::numeric::vectorized;
 
 /// Makes the rows of a row-major (rows, columns) matrix orthonormal, rows ≤ columns: modified Gram-Schmidt, twice
 /// (Giraud, Langou and Rozložník 2005: twice is enough), in f64 and in one fixed order, since the result becomes weights.
@@ -9,13 +9,13 @@ use crate::numeric::vectorised;
 ///
 /// # Panics
 /// If there are more rows than columns.
-pub fn orthonormalise_rows(values: &mut [f64], columns: usize) {
+pub fn orthonormalize_rows(values: &mut [f64], columns: usize) {
     let rows = values.len() / columns;
     assert!(rows <= columns, "at most as many orthonormal rows as columns");
     for i in 0..rows {
         let (done, rest) = values.split_at_mut(i * columns);
         let row = &mut rest[..columns];
-        vectorised(|| {
+        vectorized(|| {
             for _ in 0..2 {
                 for other in done.chunks_exact(columns) {
                     let along = dot(row, other);
@@ -38,7 +38,7 @@ mod tests {
     fn rows_become_orthonormal() {
         let mut stream = Stream::new(2, 0, 0, Use::Weights);
         let mut values: Vec<f64> = (0..12 * 30).map(|_| stream.normal()).collect();
-        orthonormalise_rows(&mut values, 30);
+        orthonormalize_rows(&mut values, 30);
         for (i, a) in values.chunks_exact(30).enumerate() {
             for (j, b) in values.chunks_exact(30).enumerate() {
                 let expected = f64::from(u8::from(i == j));

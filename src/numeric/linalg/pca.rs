@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 
-/// Rows that are centred and multiplied at a time.
+/// Rows that are centered and multiplied at a time.
 const BLOCK_ROWS: usize = 512;
 /// Floating-point operations that a fit may cost: about two seconds of one core.
 const FIT_FLOPS_MAX: f64 = 1e11;
@@ -88,24 +88,24 @@ impl Pca {
     /// What is left of each row of `source` when it is projected: calls `residual(x - mean, x - x̂)` in order.
     pub fn residuals(&self, source: &dyn RowsInTurn, mut residual: impl FnMut(&[f64], &[f64])) {
         let columns = source.columns();
-        let (mut centred, mut left) = (vec![0.0; columns], vec![0.0; columns]);
+        let (mut centered, mut left) = (vec![0.0; columns], vec![0.0; columns]);
         blocks(source, &self.mean, |_, block| {
             // (n, d)·(d, k)·(k, d)
             let projected = block * &self.directions;
             let back = &projected * self.directions.transpose();
             for row in 0..block.nrows() {
                 for column in 0..columns {
-                    centred[column] = block[(row, column)];
+                    centered[column] = block[(row, column)];
                     left[column] = block[(row, column)] - back[(row, column)];
                 }
-                residual(&centred, &left);
+                residual(&centered, &left);
             }
             ControlFlow::Continue(())
         });
     }
 }
 
-/// Calls `work(first row, centred block)` block by block; false if it, or the source, broke.
+/// Calls `work(first row, centered block)` block by block; false if it, or the source, broke.
 fn blocks(
     source: &dyn RowsInTurn,
     mean: &[f64],
@@ -157,16 +157,16 @@ fn by_gram(
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Option<Mat<f64>> {
     let (rows, columns) = (source.rows(), source.columns());
-    let mut centred = Mat::<f64>::zeros(rows, columns);
+    let mut centered = Mat::<f64>::zeros(rows, columns);
     let whole = blocks(source, mean, |first, block| {
-        centred.as_mut().subrows_mut(first, block.nrows()).copy_from(block);
+        centered.as_mut().subrows_mut(first, block.nrows()).copy_from(block);
         go_on()
     });
     if !whole {
         return None;
     }
     let mut gram = Mat::<f64>::zeros(rows, rows);
-    matmul(gram.as_mut(), Accum::Replace, centred.as_ref(), centred.as_ref().transpose(), 1.0, Par::Seq);
+    matmul(gram.as_mut(), Accum::Replace, centered.as_ref(), centered.as_ref().transpose(), 1.0, Par::Seq);
     let eigen = gram.self_adjoint_eigen(Side::Lower).ok()?;
     let largest = eigen.S()[rows - 1].max(0.0);
     let mut directions = Mat::<f64>::zeros(columns, k);
@@ -180,7 +180,7 @@ fn by_gram(
                 columns,
                 1,
             );
-            matmul(direction, Accum::Replace, centred.as_ref().transpose(), u.as_mat(), 1.0 / value.sqrt(), Par::Seq);
+            matmul(direction, Accum::Replace, centered.as_ref().transpose(), u.as_mat(), 1.0 / value.sqrt(), Par::Seq);
         }
     }
     Some(directions)

@@ -13,13 +13,13 @@ use rayon::prelude::*;
 
 pub use state::{RestoreError, Scalars};
 
-use super::recipe::{OptimiserKind, OptimiserSpec};
+use super::recipe::{OptimizerKind, OptimizerSpec};
 use super::shares::{share_out, share_out_with};
 use crate::model::gradient::{Gradient, LayerGradient, l2_slope};
 use crate::model::{Autoencoder, TiedLayer};
 use crate::numeric::matmul::{Panel, has_gaps, panel_floats};
 use crate::numeric::update::{Adam, Nesterov, squared_norm};
-use crate::numeric::{Floats, vectorised};
+use crate::numeric::{Floats, vectorized};
 
 /// β₁ of `AdamW`, and the momentum of SGD, unless another is asked for.
 const MOMENTUM: f64 = 0.9;
@@ -30,7 +30,7 @@ const CHUNK: usize = 1 << 14;
 
 /// A method and what it keeps from step to step.
 #[derive(Debug)]
-pub struct Optimiser {
+pub struct Optimizer {
     /// In the order of the parameters: see [`each_mut`].
     tensors: Vec<Tensor>,
     scalars: Scalars,
@@ -103,13 +103,13 @@ enum Rule {
     Nesterov { velocity: Floats },
 }
 
-impl Optimiser {
+impl Optimizer {
     /// At rest.
-    pub fn new(model: &Autoencoder, spec: &OptimiserSpec) -> Self {
+    pub fn new(model: &Autoencoder, spec: &OptimizerSpec) -> Self {
         let momentum = spec.momentum.unwrap_or(MOMENTUM);
         let rule = |len| match spec.kind {
-            OptimiserKind::AdamW => Rule::Adam { first: Floats::zeros(len), second: Floats::zeros(len) },
-            OptimiserKind::Sgd => Rule::Nesterov { velocity: Floats::zeros(len) },
+            OptimizerKind::AdamW => Rule::Adam { first: Floats::zeros(len), second: Floats::zeros(len) },
+            OptimizerKind::Sgd => Rule::Nesterov { velocity: Floats::zeros(len) },
         };
         let tensors = model.layers().iter().enumerate().flat_map(|(l, layer)| {
             let parts = parts(layer).into_iter().flatten();
@@ -152,7 +152,7 @@ impl Optimiser {
             for (l, layer) in model.layers().iter().enumerate() {
                 let work = |(mut panel, weights): (Panel<'_>, &[f32])| {
                     fill(l, &mut panel);
-                    penalise(panel.values_mut(), weights, step.l2);
+                    penalize(panel.values_mut(), weights, step.l2);
                 };
                 let weights = layer.weight.panels().chunks(panel_floats(layer.weight.inputs()));
                 share_out(gradient.panels(l).zip(weights).collect(), step.parallel, |(_, w)| w.len(), work);
@@ -212,7 +212,7 @@ impl Optimiser {
                 gradient.fill(0.0);
             }
             fill(part.l, &mut Panel::new(gradient, part.index, part.outputs, part.inputs));
-            penalise(gradient, part.weights, step.l2);
+            penalize(gradient, part.weights, step.l2);
             match part.kept {
                 Kept::Adam(m, v) => adam.tamed(gradient, v).apply(part.weights, gradient, m, v),
                 Kept::Nesterov(u) => nesterov.apply(part.weights, gradient, u),
@@ -277,9 +277,9 @@ impl Optimiser {
 }
 
 /// Adds the slope of the L2 term.
-fn penalise(gradient: &mut [f32], weights: &[f32], l2: f32) {
+fn penalize(gradient: &mut [f32], weights: &[f32], l2: f32) {
     if l2 > 0.0 {
-        vectorised(move || gradient.iter_mut().zip(weights).for_each(move |(g, w)| *g += l2_slope(l2, *w)));
+        vectorized(move || gradient.iter_mut().zip(weights).for_each(move |(g, w)| *g += l2_slope(l2, *w)));
     }
 }
 

@@ -1,13 +1,13 @@
-//! What an optimiser keeps from step to step, to be saved and to go on from with the same bits.
+//! What an optimizer keeps from step to step, to be saved and to go on from with the same bits.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Optimiser, Rule, Tensor};
+use super::{Optimizer, Rule, Tensor};
 use crate::numeric::Floats;
 
-/// The single numbers that an optimiser keeps.
+/// The single numbers that an optimizer keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scalars {
     /// β₁ᵗ: how much of the first moments is still their start at zero.
@@ -23,14 +23,14 @@ impl Default for Scalars {
     }
 }
 
-/// Why a state is not that of this optimiser.
+/// Why a state is not that of this optimizer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
     /// A tensor that it does not have.
-    #[error("the optimiser's {0} is missing")]
+    #[error("the optimizer's {0} is missing")]
     Missing(String),
     /// A tensor of another model.
-    #[error("the optimiser's {name} has {got} numbers, expected {expected}")]
+    #[error("the optimizer's {name} has {got} numbers, expected {expected}")]
     Length {
         /// Of the tensor.
         name: String,
@@ -40,7 +40,7 @@ pub enum RestoreError {
         expected: usize,
     },
     /// A tensor of another method.
-    #[error("the optimiser's {0} is not a part of this method")]
+    #[error("the optimizer's {0} is not a part of this method")]
     Unknown(String),
 }
 
@@ -61,7 +61,7 @@ impl Tensor {
     }
 }
 
-impl Optimiser {
+impl Optimizer {
     /// All numbers that are kept from step to step, by name: `first.0.weight` is the first moment of the matrix of layer 0,
     /// in the layout of [`Weights::panels`](crate::numeric::matmul::Weights::panels).
     pub fn tensors(&self) -> Vec<(String, &[f32])> {
@@ -86,7 +86,7 @@ impl Optimiser {
         self.scalars
     }
 
-    /// Becomes what [`Optimiser::scalars`] and [`Optimiser::tensors`] gave, of the same method and shapes.
+    /// Becomes what [`Optimizer::scalars`] and [`Optimizer::tensors`] gave, of the same method and shapes.
     ///
     /// # Errors
     /// If a tensor is missing, too many, or of another length; nothing is promised of the state then.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::training::OptimiserKind;
+use crate::training::OptimizerKind;
 
 fn spec(widths: &[usize]) -> TrainSpec {
     TrainSpec::new("digits".parse().expect("a name"), widths.to_vec())
@@ -28,21 +28,21 @@ fn check_allowed(change: impl FnOnce(&mut TrainSpec)) -> CheckedTrainSpec {
 fn defaults_are_elu_inside_and_linear_at_the_ends() {
     let checked = check_allowed(|_| ());
     let elu = Activation::Elu { alpha: 1.0 };
-    let model = checked.model_spec(checked.normalisation(ValueKind::Any));
+    let model = checked.model_spec(checked.normalization(ValueKind::Any));
     assert_eq!(model.raw().encoder_activations, [elu, Activation::Linear]);
     assert_eq!(model.raw().decoder_activations, [Activation::Linear, elu]);
     assert_eq!(model.raw().loss, Loss::SquaredError);
-    assert_eq!(model.raw().normalisation, NormalisationKind::Standardise);
-    assert_eq!(checked.normalisation(ValueKind::Pixels { eight_bits: true }), NormalisationKind::UnitInterval);
-    assert_eq!(checked.initialisation(), Initialisation::Orthogonal);
+    assert_eq!(model.raw().normalization, NormalizationKind::Standardize);
+    assert_eq!(checked.normalization(ValueKind::Pixels { eight_bits: true }), NormalizationKind::UnitInterval);
+    assert_eq!(checked.initialization(), Initialization::Orthogonal);
 }
 
 #[test]
-fn cross_entropy_ends_in_a_sigmoid_and_never_standardises() {
+fn cross_entropy_ends_in_a_sigmoid_and_never_standardizes() {
     let checked = check_allowed(|spec| spec.loss = Some(Loss::BinaryCrossEntropy));
-    let model = checked.model_spec(checked.normalisation(ValueKind::Any));
+    let model = checked.model_spec(checked.normalization(ValueKind::Any));
     assert_eq!(model.raw().decoder_activations[0], Activation::Sigmoid);
-    assert_eq!(model.raw().normalisation, NormalisationKind::MinMax);
+    assert_eq!(model.raw().normalization, NormalizationKind::MinMax);
     check_refused(
         |spec| {
             spec.loss = Some(Loss::BinaryCrossEntropy);
@@ -62,10 +62,10 @@ fn cross_entropy_ends_in_a_sigmoid_and_never_standardises() {
     check_refused(
         |spec| {
             spec.loss = Some(Loss::BinaryCrossEntropy);
-            spec.normalisation = Some(NormalisationKind::Standardise);
+            spec.normalization = Some(NormalizationKind::Standardize);
         },
-        "normalisation",
-        &SpecError::CrossEntropyStandardise.to_string(),
+        "normalization",
+        &SpecError::CrossEntropyStandardize.to_string(),
     );
 }
 
@@ -75,7 +75,7 @@ fn lists_replace_the_three_and_leave_gaps_to_the_defaults() {
         spec.hidden_activation = Some(Activation::Relu);
         spec.encoder_activations = vec![Some(Activation::Gelu), None];
     });
-    let model = checked.model_spec(NormalisationKind::None);
+    let model = checked.model_spec(NormalizationKind::None);
     assert_eq!(model.raw().encoder_activations, [Activation::Gelu, Activation::Linear]);
     assert_eq!(model.raw().decoder_activations, [Activation::Linear, Activation::Relu]);
     check_refused(
@@ -109,20 +109,20 @@ fn numbers_outside_their_range_are_named() {
     );
     for rate in [0.0, -1.0, 1.01, f64::NAN, f64::INFINITY] {
         check_refused(
-            |spec| spec.optimiser.learning_rate = Some(rate),
-            "optimiser.learning_rate",
-            &format!("optimiser.learning_rate is {rate}, expected above 0 and at most 1"),
+            |spec| spec.optimizer.learning_rate = Some(rate),
+            "optimizer.learning_rate",
+            &format!("optimizer.learning_rate is {rate}, expected above 0 and at most 1"),
         );
     }
     check_refused(
-        |spec| spec.optimiser.weight_decay = f64::NAN,
-        "optimiser.weight_decay",
-        "optimiser.weight_decay is NaN, expected 0 to 1",
+        |spec| spec.optimizer.weight_decay = f64::NAN,
+        "optimizer.weight_decay",
+        "optimizer.weight_decay is NaN, expected 0 to 1",
     );
     check_refused(
-        |spec| spec.optimiser.warmup_fraction = Some(-0.1),
-        "optimiser.warmup_fraction",
-        "optimiser.warmup_fraction is -0.1, expected 0 to 1",
+        |spec| spec.optimizer.warmup_fraction = Some(-0.1),
+        "optimizer.warmup_fraction",
+        "optimizer.warmup_fraction is -0.1, expected 0 to 1",
     );
 }
 
@@ -135,7 +135,7 @@ fn a_mini_batch_fits_into_memory() {
     check_refused(wide, "batch_rows", text);
     // Widths that only the base knows.
     let widest = ModelSpec::new(
-        check_allowed(|spec| spec.widths = vec![65_536, 2]).spec.raw_model_spec(NormalisationKind::None),
+        check_allowed(|spec| spec.widths = vec![65_536, 2]).spec.raw_model_spec(NormalizationKind::None),
     );
     let mut later = spec(&[]);
     later.base = Some(Base { name: later.model_name.clone(), selector: Selector::Latest, or_fresh: false });
@@ -155,118 +155,118 @@ fn a_mini_batch_fits_into_memory() {
 fn a_recipe_is_checked_by_field() {
     for momentum in [-0.1, 0.999_999_9, f64::NAN] {
         check_refused(
-            |spec| spec.optimiser.momentum = Some(momentum),
-            "optimiser.momentum",
-            &format!("optimiser.momentum is {momentum}, expected 0 to 0.999999"),
+            |spec| spec.optimizer.momentum = Some(momentum),
+            "optimizer.momentum",
+            &format!("optimizer.momentum is {momentum}, expected 0 to 0.999999"),
         );
     }
     check_refused(
         |spec| {
-            spec.optimiser.kind = OptimiserKind::Sgd;
-            spec.optimiser.beta2 = Some(0.9);
+            spec.optimizer.kind = OptimizerKind::Sgd;
+            spec.optimizer.beta2 = Some(0.9);
         },
-        "optimiser.beta2",
-        "optimiser.beta2 is set, which needs AdamW, got SGD",
+        "optimizer.beta2",
+        "optimizer.beta2 is set, which needs AdamW, got SGD",
     );
     for norm in [0.0, f64::INFINITY, f64::NAN] {
         check_refused(
-            |spec| spec.optimiser.gradient_norm_max = Some(norm),
-            "optimiser.gradient_norm_max",
-            &format!("optimiser.gradient_norm_max is {norm}, expected a finite number above 0"),
+            |spec| spec.optimizer.gradient_norm_max = Some(norm),
+            "optimizer.gradient_norm_max",
+            &format!("optimizer.gradient_norm_max is {norm}, expected a finite number above 0"),
         );
     }
     check_refused(
         |spec| {
-            spec.optimiser.find_learning_rate = true;
-            spec.optimiser.learning_rate = Some(0.1);
+            spec.optimizer.find_learning_rate = true;
+            spec.optimizer.learning_rate = Some(0.1);
         },
-        "optimiser.find_learning_rate",
-        "optimiser.find_learning_rate is set together with optimiser.learning_rate, expected one of them",
+        "optimizer.find_learning_rate",
+        "optimizer.find_learning_rate is set together with optimizer.learning_rate, expected one of them",
     );
     check_refused(
-        |spec| spec.optimiser.retraction_steps = 1_000_001,
-        "optimiser.retraction_steps",
-        "optimiser.retraction_steps is 1000001, expected 0 to 1000000",
+        |spec| spec.optimizer.retraction_steps = 1_000_001,
+        "optimizer.retraction_steps",
+        "optimizer.retraction_steps is 1000001, expected 0 to 1000000",
     );
-    let loss = |spec: CheckedTrainSpec| spec.model_spec(NormalisationKind::UnitInterval).raw().loss;
+    let loss = |spec: CheckedTrainSpec| spec.model_spec(NormalizationKind::UnitInterval).raw().loss;
     assert_eq!(loss(check_allowed(|_| ())), Loss::BinaryCrossEntropy);
-    assert_eq!(loss(check_allowed(|spec| spec.optimiser.retraction_steps = 7)), Loss::SquaredError);
+    assert_eq!(loss(check_allowed(|spec| spec.optimizer.retraction_steps = 7)), Loss::SquaredError);
     assert!(check_allowed(|_| ()).may_be_linear());
-    assert!(!check_allowed(|spec| spec.optimiser.retraction_steps = 7).may_be_linear());
-    assert!(!check_allowed(|spec| spec.regularisation.orthogonality = 0.1).may_be_linear());
-    assert!(!check_allowed(|spec| spec.regularisation.nested_dropout = 0.5).may_be_linear());
+    assert!(!check_allowed(|spec| spec.optimizer.retraction_steps = 7).may_be_linear());
+    assert!(!check_allowed(|spec| spec.regularization.orthogonality = 0.1).may_be_linear());
+    assert!(!check_allowed(|spec| spec.regularization.nested_dropout = 0.5).may_be_linear());
     check_allowed(|spec| {
-        spec.optimiser.beta2 = Some(0.0);
-        spec.optimiser.find_learning_rate = true;
+        spec.optimizer.beta2 = Some(0.0);
+        spec.optimizer.find_learning_rate = true;
     });
 }
 
 #[test]
-fn regularisation_is_checked_by_field() {
-    type Change = fn(&mut Regularisation);
+fn regularization_is_checked_by_field() {
+    type Change = fn(&mut Regularization);
     let wrong: [(Change, &str, &str); 9] = [
-        (|r| r.nested_dropout = 0.96, "regularisation.nested_dropout", "0 to 0.95"),
-        (|r| r.nested_dropout = f64::NAN, "regularisation.nested_dropout", "0 to 0.95"),
-        (|r| r.l2 = -1.0, "regularisation.l2", "0 to 1000"),
-        (|r| r.activity_l2 = f64::NAN, "regularisation.activity_l2", "0 to 1000"),
-        (|r| r.orthogonality = -0.1, "regularisation.orthogonality", "0 to 1000"),
-        (|r| r.orthogonality = f64::INFINITY, "regularisation.orthogonality", "0 to 1000"),
-        (|r| r.masking = 0.96, "regularisation.masking", "0 to 0.95"),
-        (|r| r.gaussian = 10.5, "regularisation.gaussian", "0 to 10"),
-        (|r| r.input_dropout = 1.0, "regularisation.input_dropout", "0 to 0.95"),
+        (|r| r.nested_dropout = 0.96, "regularization.nested_dropout", "0 to 0.95"),
+        (|r| r.nested_dropout = f64::NAN, "regularization.nested_dropout", "0 to 0.95"),
+        (|r| r.l2 = -1.0, "regularization.l2", "0 to 1000"),
+        (|r| r.activity_l2 = f64::NAN, "regularization.activity_l2", "0 to 1000"),
+        (|r| r.orthogonality = -0.1, "regularization.orthogonality", "0 to 1000"),
+        (|r| r.orthogonality = f64::INFINITY, "regularization.orthogonality", "0 to 1000"),
+        (|r| r.masking = 0.96, "regularization.masking", "0 to 0.95"),
+        (|r| r.gaussian = 10.5, "regularization.gaussian", "0 to 10"),
+        (|r| r.input_dropout = 1.0, "regularization.input_dropout", "0 to 0.95"),
     ];
     for (change, field, expected) in wrong {
         let mut wrong = spec(&[64, 8]);
-        change(&mut wrong.regularisation);
+        change(&mut wrong.regularization);
         let error = wrong.check().expect_err("refused");
         assert_eq!(error.field(), field);
         assert!(error.to_string().ends_with(&format!(", expected {expected}")), "{error}");
     }
     check_refused(
-        |spec| (spec.regularisation.masking, spec.regularisation.input_dropout) = (0.1, 0.2),
-        "regularisation.input_dropout",
-        "regularisation.input_dropout is set together with regularisation.masking, expected one of them",
+        |spec| (spec.regularization.masking, spec.regularization.input_dropout) = (0.1, 0.2),
+        "regularization.input_dropout",
+        "regularization.input_dropout is set together with regularization.masking, expected one of them",
     );
     check_refused(
-        |spec| (spec.regularisation.trim, spec.patience_epochs) = (0.1, Some(5)),
+        |spec| (spec.regularization.trim, spec.patience_epochs) = (0.1, Some(5)),
         "patience_epochs",
-        "patience_epochs is set together with regularisation.trim, expected one of them",
+        "patience_epochs is set together with regularization.trim, expected one of them",
     );
     check_refused(
-        |spec| (spec.regularisation.trim, spec.regularisation.nested_dropout) = (0.1, 0.5),
-        "regularisation.nested_dropout",
-        "regularisation.nested_dropout is set together with regularisation.trim, expected one of them",
+        |spec| (spec.regularization.trim, spec.regularization.nested_dropout) = (0.1, 0.5),
+        "regularization.nested_dropout",
+        "regularization.nested_dropout is set together with regularization.trim, expected one of them",
     );
     check_refused(
-        |spec| (spec.widths, spec.regularisation.nested_dropout) = (vec![8, 1], 0.5),
-        "regularisation.nested_dropout",
-        "regularisation.nested_dropout is set, which needs a code of at least 2 numbers, got 1",
+        |spec| (spec.widths, spec.regularization.nested_dropout) = (vec![8, 1], 0.5),
+        "regularization.nested_dropout",
+        "regularization.nested_dropout is set, which needs a code of at least 2 numbers, got 1",
     );
-    let noisy = check_allowed(|spec| (spec.regularisation.masking, spec.regularisation.gaussian) = (0.95, 10.0));
-    assert!(noisy.spec().regularisation.corrupts());
-    assert!(!check_allowed(|spec| spec.regularisation.l2 = 1.0).spec().regularisation.corrupts());
+    let noisy = check_allowed(|spec| (spec.regularization.masking, spec.regularization.gaussian) = (0.95, 10.0));
+    assert!(noisy.spec().regularization.corrupts());
+    assert!(!check_allowed(|spec| spec.regularization.l2 = 1.0).spec().regularization.corrupts());
 }
 
 #[test]
 fn options_that_the_widths_do_not_admit_are_refused_also_where_only_the_base_has_them() {
     let wide = |spec: &mut TrainSpec| (spec.widths, spec.batch_rows) = (vec![5000, 4097, 8], Some(64));
-    let orthonormal = |spec: &mut TrainSpec| spec.regularisation.orthogonality = 0.1;
-    let text = "regularisation.orthogonality is set, which needs matrices whose smaller side is at most 4096, got 4097";
+    let orthonormal = |spec: &mut TrainSpec| spec.regularization.orthogonality = 0.1;
+    let text = "regularization.orthogonality is set, which needs matrices whose smaller side is at most 4096, got 4097";
     let both = |spec: &mut TrainSpec| {
         wide(spec);
         orthonormal(spec);
     };
-    check_refused(both, "regularisation.orthogonality", text);
+    check_refused(both, "regularization.orthogonality", text);
     let retracted = |spec: &mut TrainSpec| {
         wide(spec);
-        spec.optimiser.retraction_steps = 10;
+        spec.optimizer.retraction_steps = 10;
     };
     check_refused(
         retracted,
-        "optimiser.retraction_steps",
-        &text.replace("regularisation.orthogonality", "optimiser.retraction_steps"),
+        "optimizer.retraction_steps",
+        &text.replace("regularization.orthogonality", "optimizer.retraction_steps"),
     );
-    let base = check_allowed(wide).model_spec(NormalisationKind::None);
+    let base = check_allowed(wide).model_spec(NormalizationKind::None);
     let mut later = spec(&[]);
     later.base = Some(Base { name: later.model_name.clone(), selector: Selector::Latest, or_fresh: false });
     orthonormal(&mut later);
@@ -301,8 +301,8 @@ fn old_journals_are_read() {
         "initialisation":"orthogonal","epochs":5,"batch_rows":null,"validation_fraction":null,"patience_epochs":null,
         "seed":7,"feature_names":[]}"#;
     let mut expected = spec(&[64, 8]);
-    expected.optimiser.learning_rate = Some(0.01);
-    (expected.initialisation, expected.epochs, expected.seed) = (Some(Initialisation::Orthogonal), Some(5), 7);
+    expected.optimizer.learning_rate = Some(0.01);
+    (expected.initialization, expected.epochs, expected.seed) = (Some(Initialization::Orthogonal), Some(5), 7);
     assert_eq!(serde_json::from_str::<TrainSpec>(text).expect("reads"), expected);
 }
 
@@ -321,7 +321,7 @@ fn patience_needs_validation_rows() {
 #[test]
 fn a_value_range_rises_and_belongs_to_the_unit_interval() {
     let checked = check_allowed(|spec| spec.value_range = Some((0.0, 255.0)));
-    assert_eq!(checked.normalisation(ValueKind::Any), NormalisationKind::UnitInterval);
+    assert_eq!(checked.normalization(ValueKind::Any), NormalizationKind::UnitInterval);
     for range in [(1.0, 1.0), (1.0, 0.0), (f32::NAN, 1.0), (0.0, f32::INFINITY), (f32::MIN, f32::MAX)] {
         let mut wrong = spec(&[4, 2]);
         wrong.value_range = Some(range);
@@ -330,10 +330,10 @@ fn a_value_range_rises_and_belongs_to_the_unit_interval() {
     check_refused(
         |spec| {
             spec.value_range = Some((0.0, 1.0));
-            spec.normalisation = Some(NormalisationKind::MinMax);
+            spec.normalization = Some(NormalizationKind::MinMax);
         },
         "value_range",
-        "value_range is set, which needs normalisation unit interval (or none chosen), got MinMax",
+        "value_range is set, which needs normalization unit interval (or none chosen), got MinMax",
     );
 }
 
@@ -380,16 +380,16 @@ proptest! {
         seed: u64,
     ) {
         let mut original = spec(&[64, 32, 8]);
-        original.optimiser.learning_rate = Some(rate);
-        original.optimiser.weight_decay = decay;
-        original.optimiser.beta2 = Some(rate);
-        original.regularisation = Regularisation { l2: decay, gaussian: rate, ..Regularisation::default() };
+        original.optimizer.learning_rate = Some(rate);
+        original.optimizer.weight_decay = decay;
+        original.optimizer.beta2 = Some(rate);
+        original.regularization = Regularization { l2: decay, gaussian: rate, ..Regularization::default() };
         original.time_budget = Some(Duration::from_nanos(seed));
         original.hidden_activation = Some(Activation::LeakyRelu { slope });
         original.encoder_activations = vec![None, Some(Activation::Elu { alpha: slope + 0.5 })];
         original.value_range = Some((low, high));
         original.seed = seed;
-        let text = serde_json::to_string(&original).expect("serialises");
+        let text = serde_json::to_string(&original).expect("serializes");
         prop_assert_eq!(serde_json::from_str::<TrainSpec>(&text).expect("reads"), original);
     }
 }

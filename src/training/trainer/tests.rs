@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::{Decoder, NormalisationKind};
-use crate::numeric::linalg::orthonormalise_rows;
+use crate::model::{Decoder, NormalizationKind};
+use crate::numeric::linalg::orthonormalize_rows;
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{Activation, Lanes, Spare};
 use crate::training::shift::WideRows;
-use crate::training::{MemoryRows, Regularisation, TrainSpec};
+use crate::training::{MemoryRows, Regularization, TrainSpec};
 
 fn plane(rows: usize, features: usize, hidden: usize) -> Vec<f32> {
     let mut stream = Stream::new(11, 0, 0, Use::Sample);
@@ -80,7 +80,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn a_linear_model_comes_to_the_principal_subspace() {
     let mut spec = spec(&[10, 3]);
     spec.epochs = Some(150);
-    spec.normalisation = Some(NormalisationKind::Standardise);
+    spec.normalization = Some(NormalizationKind::Standardize);
     spec.validation_fraction = Some(0.0);
     let values = plane(600, 10, 3);
     let checked = spec.check().expect("valid");
@@ -96,7 +96,7 @@ fn every_default_is_told() {
     let mut asked = spec(&[6, 2]);
     asked.epochs = None;
     let trained = run(asked, &plane(40, 6, 2), 1).expect("trains");
-    for word in ["normalisation", "batch size", "epochs", "learning rate", "validation"] {
+    for word in ["normalization", "batch size", "epochs", "learning rate", "validation"] {
         assert!(trained.report.notes.iter().any(|note| note.starts_with(word)), "{word}: {:?}", trained.report.notes);
     }
     assert_eq!(trained.report.epochs.len(), 500);
@@ -138,7 +138,7 @@ fn steps_tell_their_rows_and_epochs_the_best_so_far() {
 fn patience_ends_training_early() {
     let mut asked = spec(&[6, 4, 2]);
     (asked.epochs, asked.patience_epochs) = (Some(400), Some(3));
-    asked.optimiser.learning_rate = Some(0.05);
+    asked.optimizer.learning_rate = Some(0.05);
     let trained = run(asked, &plane(50, 6, 2), 1).expect("trains");
     assert!(trained.report.epochs.len() < 400);
     assert_eq!(trained.report.epochs.len() as u32, trained.report.best_epoch + 3);
@@ -148,7 +148,7 @@ fn patience_ends_training_early() {
 fn patience_is_the_same_whoever_goes_on_from_the_end_of_an_epoch() {
     let mut asked = spec(&[6, 4, 2]);
     (asked.epochs, asked.patience_epochs, asked.batch_rows) = (Some(400), Some(3), Some(50));
-    asked.optimiser.learning_rate = Some(0.05);
+    asked.optimizer.learning_rate = Some(0.05);
     let checked = asked.check().expect("valid");
     let values = plane(50, 6, 2);
     let whole = go(&checked, &values, &[], Start::Fresh, 1, &mut |_: &Event| Next::GoOn).expect("trains");
@@ -193,7 +193,7 @@ impl Observer for AtEnds {
 #[test]
 fn a_validation_loss_that_is_no_number_chooses_nothing() {
     let mut asked = spec(&[6, 4, 2]);
-    (asked.hidden_activation, asked.normalisation) = (Some(Activation::Tanh), Some(NormalisationKind::None));
+    (asked.hidden_activation, asked.normalization) = (Some(Activation::Tanh), Some(NormalizationKind::None));
     let mut values = plane(50, 6, 2);
     let found = run(asked.clone(), &values, 1).expect("trains");
     assert!(found.report.epochs.iter().all(|epoch| epoch.validation_loss.is_some_and(f64::is_finite)));
@@ -217,7 +217,7 @@ fn a_validation_loss_that_is_no_number_chooses_nothing() {
 fn one_row_far_from_all_others_is_no_divergence() {
     let mut asked = spec(&[3, 2]);
     (asked.batch_rows, asked.validation_fraction) = (Some(1), Some(0.0));
-    asked.optimiser.learning_rate = Some(1e-6);
+    asked.optimizer.learning_rate = Some(1e-6);
     let mut values = plane(30_000, 3, 1);
     values[300] = 1e9;
     run(asked, &values, 1).expect("trains");
@@ -226,11 +226,11 @@ fn one_row_far_from_all_others_is_no_divergence() {
 #[test]
 fn rows_of_subnormal_numbers_are_no_divergence() {
     for scale in [1e-45, 1e-40, 1e-38, 1e-30] {
-        for normalisation in [None, Some(NormalisationKind::None), Some(NormalisationKind::Standardise)] {
+        for normalization in [None, Some(NormalizationKind::None), Some(NormalizationKind::Standardize)] {
             let mut asked = spec(&[5, 2]);
-            asked.normalisation = normalisation;
+            asked.normalization = normalization;
             let values: Vec<f32> = plane(200, 5, 2).into_iter().map(|x| x * scale).collect();
-            let trained = run(asked, &values, 1).unwrap_or_else(|error| panic!("{scale}, {normalisation:?}: {error}"));
+            let trained = run(asked, &values, 1).unwrap_or_else(|error| panic!("{scale}, {normalization:?}: {error}"));
             assert!(is_finite(&trained.model), "{scale}");
         }
     }
@@ -293,17 +293,17 @@ fn rows_of_64_bits_train_as_their_shifted_rows_do() {
     let rows = wide_rows();
     let go_on = &mut |_: &Event| Next::GoOn;
     let wide = go_wide(&checked, &rows, Start::Fresh, 1, go_on).expect("trains");
-    let by: Vec<f64> = (0..2).map(|j| wide.model.normaliser().exact_offset_of(j)).collect();
+    let by: Vec<f64> = (0..2).map(|j| wide.model.normalizer().exact_offset_of(j)).collect();
     assert!((by[0] - 1.7e9 - 199.0).abs() < 20.0 && (by[1] - 1e12 - 100.0).abs() < 10.0, "{by:?}");
-    assert!(wide.model.normaliser().is_wide());
+    assert!(wide.model.normalizer().is_wide());
     // The rows less the medians of the first two columns, in 32 bits: all that the model learns is the same.
     let medians = [rows[4 * 100], rows[4 * 100 + 1], 0.0, 0.0];
     let shifted: Vec<f32> = rows.iter().enumerate().map(|(i, value)| (value - medians[i % 4]) as f32).collect();
     let narrow = go(&checked, &shifted, &[], Start::Fresh, 2, go_on).expect("trains");
     assert_eq!(bits(&wide.model), bits(&narrow.model));
     assert_eq!((&wide.report.epochs, &wide.report.validation), (&narrow.report.epochs, &narrow.report.validation));
-    assert_eq!(wide.model.normaliser().scale, narrow.model.normaliser().scale);
-    assert!(!narrow.model.normaliser().is_wide());
+    assert_eq!(wide.model.normalizer().scale, narrow.model.normalizer().scale);
+    assert!(!narrow.model.normalizer().is_wide());
 }
 
 #[test]
@@ -331,10 +331,10 @@ fn rows_of_64_bits_go_on_from_a_checkpoint_with_the_same_bits_also_after_a_base(
         };
         assert!(interrupted > 2);
         assert_eq!(bits(&resumed.model), bits(&whole.model));
-        assert_eq!(resumed.model.normaliser(), whole.model.normaliser());
+        assert_eq!(resumed.model.normalizer(), whole.model.normalizer());
         assert_eq!(resumed.report, whole.report);
         if let Some(base) = &base {
-            assert_eq!(resumed.model.normaliser(), base.normaliser(), "a base keeps its offsets");
+            assert_eq!(resumed.model.normalizer(), base.normalizer(), "a base keeps its offsets");
         }
     }
 }
@@ -409,8 +409,8 @@ fn an_observer_stops_it() {
 #[test]
 fn divergence_names_the_step_and_the_rate() {
     let mut asked = spec(&[5, 4, 2]);
-    asked.optimiser.learning_rate = Some(1.0);
-    asked.normalisation = Some(NormalisationKind::None);
+    asked.optimizer.learning_rate = Some(1.0);
+    asked.normalization = Some(NormalizationKind::None);
     asked.validation_fraction = Some(0.0);
     asked.epochs = Some(200);
     let values: Vec<f32> = plane(50, 5, 2).into_iter().map(|x| x * 1e20).collect();
@@ -427,7 +427,7 @@ fn divergence_names_the_step_and_the_rate() {
 fn cross_entropy_refuses_values_outside_the_unit_interval() {
     let mut asked = spec(&[5, 2]);
     asked.loss = Some(Loss::BinaryCrossEntropy);
-    asked.normalisation = Some(NormalisationKind::None);
+    asked.normalization = Some(NormalizationKind::None);
     asked.validation_fraction = Some(0.0);
     let mut values = vec![0.5; 50];
     values[23] = 1.5;
@@ -441,7 +441,7 @@ fn cross_entropy_refuses_values_outside_the_unit_interval() {
 #[test]
 fn rows_that_the_loss_of_a_base_does_not_fit_are_refused() {
     let mut asked = spec(&[5, 2]);
-    (asked.loss, asked.normalisation) = (Some(Loss::BinaryCrossEntropy), Some(NormalisationKind::MinMax));
+    (asked.loss, asked.normalization) = (Some(Loss::BinaryCrossEntropy), Some(NormalizationKind::MinMax));
     let base = run(asked, &plane(50, 5, 2), 1).expect("trains").model;
     let mut values = plane(50, 5, 2);
     values[11] = 50.0;
@@ -564,7 +564,7 @@ fn run_with(spec: TrainSpec, values: &[f32]) -> Trained {
 #[test]
 fn a_learning_rate_is_found_and_trains() {
     let mut asked = spec(&[8, 6, 2]);
-    (asked.epochs, asked.batch_rows, asked.optimiser.find_learning_rate) = (Some(20), Some(10), true);
+    (asked.epochs, asked.batch_rows, asked.optimizer.find_learning_rate) = (Some(20), Some(10), true);
     let trained = run_with(asked, &plane(200, 8, 2));
     let note = trained.report.notes.iter().find(|note| note.starts_with("learning rate: ")).expect("told");
     assert!(note.contains("sweep"), "{note}");
@@ -637,7 +637,7 @@ fn training_from_a_model_that_is_interrupted_begins_again_with_the_model_where_i
 }
 
 #[test]
-fn an_epoch_that_loses_what_was_learnt_is_a_collapse_and_noise_is_none() {
+fn an_epoch_that_loses_what_was_learned_is_a_collapse_and_noise_is_none() {
     let checked = spec(&[8, 6, 2]).check().expect("valid");
     let training: Arc<dyn RowSource> = Arc::new(MemoryRows::new(plane(300, 8, 2), 8));
     let mut trainer = Trainer::prepare(&checked, &training, &[], None, &mut |_: &Event| Next::GoOn).expect("prepares");
@@ -670,21 +670,21 @@ fn rows_of_before_are_measured_on_beside_those_held_back_and_no_more_of_them() {
 }
 
 #[test]
-fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywhere() {
+fn corruption_and_penalties_change_what_is_learned_and_have_the_same_bits_anywhere() {
     let mut asked = spec(&[120, 150, 20]);
     (asked.epochs, asked.batch_rows) = (Some(2), Some(128));
     let values = plane(300, 120, 9);
     let plain = bits(&run(asked.clone(), &values, 1).expect("trains").model);
     let changes: [fn(&mut TrainSpec); 9] = [
-        |spec| spec.regularisation.nested_dropout = 0.5,
-        |spec| spec.optimiser.retraction_steps = 2,
-        |spec| spec.regularisation.orthogonality = 0.1,
-        |spec| spec.regularisation.l2 = 0.01,
-        |spec| spec.regularisation.activity_l2 = 0.1,
-        |spec| spec.regularisation.masking = 0.2,
-        |spec| spec.regularisation.gaussian = 0.2,
-        |spec| spec.regularisation.input_dropout = 0.2,
-        |spec| spec.regularisation.trim = 0.2,
+        |spec| spec.regularization.nested_dropout = 0.5,
+        |spec| spec.optimizer.retraction_steps = 2,
+        |spec| spec.regularization.orthogonality = 0.1,
+        |spec| spec.regularization.l2 = 0.01,
+        |spec| spec.regularization.activity_l2 = 0.1,
+        |spec| spec.regularization.masking = 0.2,
+        |spec| spec.regularization.gaussian = 0.2,
+        |spec| spec.regularization.input_dropout = 0.2,
+        |spec| spec.regularization.trim = 0.2,
     ];
     for (i, change) in changes.iter().enumerate() {
         let mut changed = asked.clone();
@@ -699,16 +699,16 @@ fn corruption_and_penalties_change_what_is_learnt_and_have_the_same_bits_anywher
 #[test]
 fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
     let mut asked = spec(&[8, 12, 6, 3]);
-    (asked.epochs, asked.batch_rows, asked.initialisation) = (Some(60), Some(32), Some(Initialisation::He));
+    (asked.epochs, asked.batch_rows, asked.initialization) = (Some(60), Some(32), Some(Initialization::He));
     let values = plane(300, 8, 3);
     let largest =
         |asked: &TrainSpec| defects::of(&run_with(asked.clone(), &values).model).into_iter().fold(0.0, f64::max);
     let plain = largest(&asked);
-    asked.regularisation.orthogonality = 10.0;
+    asked.regularization.orthogonality = 10.0;
     let drawn = largest(&asked);
     assert!(drawn < 0.05 * plain && drawn < 0.05, "{drawn}, without {plain}");
     // Also where the whole gradient is looked at first.
-    asked.optimiser.gradient_norm_max = Some(1e30);
+    asked.optimizer.gradient_norm_max = Some(1e30);
     let looked_at = largest(&asked);
     assert!(looked_at.to_bits() == drawn.to_bits(), "{looked_at}");
 }
@@ -716,10 +716,10 @@ fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
 #[test]
 fn matrices_that_are_retracted_are_orthonormal_whichever_epoch_is_the_best() {
     let mut asked = spec(&[8, 12, 6, 3]);
-    (asked.epochs, asked.batch_rows, asked.initialisation) = (Some(8), Some(32), Some(Initialisation::He));
+    (asked.epochs, asked.batch_rows, asked.initialization) = (Some(8), Some(32), Some(Initialization::He));
     // Seldom, and as seldom as the end of an epoch: not after the last step of each.
     for every in [1, 3, 1000] {
-        asked.optimiser.retraction_steps = every;
+        asked.optimizer.retraction_steps = every;
         let trained = run_with(asked.clone(), &plane(300, 8, 3));
         let largest = |defects: &[f64]| defects.iter().copied().fold(0.0, f64::max);
         assert!(largest(&defects::of(&trained.model)) < 1e-4, "every {every} steps");
@@ -733,8 +733,8 @@ fn matrices_that_are_retracted_are_orthonormal_whichever_epoch_is_the_best() {
 fn orthonormal_matrices_and_ordered_codes_are_the_same_wherever_training_is_interrupted() {
     let mut asked = spec(&[8, 12, 6, 2]);
     (asked.epochs, asked.batch_rows, asked.validation_fraction) = (Some(3), Some(16), Some(0.05));
-    (asked.optimiser.retraction_steps, asked.regularisation.orthogonality) = (4, 0.5);
-    asked.regularisation.nested_dropout = 0.7;
+    (asked.optimizer.retraction_steps, asked.regularization.orthogonality) = (4, 0.5);
+    asked.regularization.nested_dropout = 0.7;
     let checked = asked.clone().check().expect("valid");
     let values = plane(100, 8, 2);
     let whole = run(asked, &values, 2).expect("trains");
@@ -759,7 +759,7 @@ fn nested_dropout_puts_what_matters_most_first() {
     // Directions of very different strength, turned so that none is a feature.
     let mut stream = Stream::new(13, 0, 0, Use::Sample);
     let mut axes: Vec<f64> = (0..64).map(|_| stream.normal()).collect();
-    orthonormalise_rows(&mut axes, 8);
+    orthonormalize_rows(&mut axes, 8);
     let deviations = [8.0, 4.0, 2.0, 1.0, 0.1, 0.1, 0.1, 0.1];
     let mut values = Vec::new();
     for _ in 0..400 {
@@ -779,9 +779,9 @@ fn nested_dropout_puts_what_matters_most_first() {
     for (widths, hidden) in [(&[8, 4][..], Activation::Linear), (&[8, 12, 4], Activation::Elu { alpha: 1.0 })] {
         let mut asked = spec(widths);
         (asked.epochs, asked.batch_rows, asked.hidden_activation) = (Some(150), Some(32), Some(hidden));
-        asked.normalisation = Some(NormalisationKind::None);
+        asked.normalization = Some(NormalizationKind::None);
         let plain = run_with(asked.clone(), &values).model;
-        asked.regularisation.nested_dropout = 0.8;
+        asked.regularization.nested_dropout = 0.8;
         let nested = run_with(asked, &values).model;
         assert!(nested.spec().raw().ordered_code && !plain.spec().raw().ordered_code);
         let [of_plain, of_nested] = [&plain, &nested].map(|model| [1, 2, 3, 4].map(|m| error(model, m)));
@@ -799,7 +799,7 @@ fn the_order_of_codes_is_that_of_the_last_training() {
     let values = plane(100, 8, 2);
     let mut asked = spec(&[8, 6, 3]);
     let mut go_from = |base: Option<Autoencoder>, nested_dropout| {
-        asked.regularisation.nested_dropout = nested_dropout;
+        asked.regularization.nested_dropout = nested_dropout;
         let start = base.map_or(Start::Fresh, |base| Start::Model(Arc::new(base)));
         let checked = asked.clone().check().expect("valid");
         go(&checked, &values, &[], start, 1, &mut |_: &Event| Next::GoOn).expect("trains").model
@@ -816,8 +816,8 @@ fn options_go_together_also_with_missing_values_and_from_a_base() {
     let values = gaps(300, 8);
     let mut asked = TrainSpec { missing_values: true, gain: true, ..spec(&[8, 12, 6, 3]) };
     (asked.code_activation, asked.epochs) = (Some(Activation::Tanh), Some(4));
-    asked.regularisation = Regularisation { orthogonality: 1.0, nested_dropout: 0.5, l2: 0.01, ..Default::default() };
-    (asked.optimiser.retraction_steps, asked.optimiser.gradient_norm_max) = (7, Some(1.0));
+    asked.regularization = Regularization { orthogonality: 1.0, nested_dropout: 0.5, l2: 0.01, ..Default::default() };
+    (asked.optimizer.retraction_steps, asked.optimizer.gradient_norm_max) = (7, Some(1.0));
     let first = run(asked.clone(), &values, 1).expect("trains").model;
     assert!(bits(&first) == bits(&run(asked.clone(), &values, 2).expect("trains").model));
     let base = Arc::new(first);
@@ -835,7 +835,7 @@ fn options_go_together_also_with_missing_values_and_from_a_base() {
 fn bad_rows_do_not_count_where_they_are_trimmed() {
     let mut asked = spec(&[6, 2]);
     (asked.epochs, asked.batch_rows) = (Some(200), Some(100));
-    asked.normalisation = Some(NormalisationKind::None);
+    asked.normalization = Some(NormalizationKind::None);
     asked.hidden_activation = Some(Activation::Linear);
     // One row of ten is noise of many times the size.
     let (clean, mut stream) = (plane(400, 6, 3), Stream::new(8, 0, 0, Use::Sample));
@@ -851,7 +851,7 @@ fn bad_rows_do_not_count_where_they_are_trimmed() {
         (errors.iter().map(|error| f64::from(*error)).sum::<f64>() / 400.0, trained.statistics.expect("held out"))
     };
     let (plain, of_plain) = error(asked.clone());
-    asked.regularisation.trim = 0.15;
+    asked.regularization.trim = 0.15;
     let (robust, of_robust) = error(asked);
     assert!(robust < 0.1 * plain, "{robust} of {plain}");
     // Nor do they say how large a usual error is.
@@ -867,8 +867,8 @@ fn bad_rows_do_not_count_where_they_are_trimmed() {
 fn l2_shrinks_a_linear_model_as_predicted() {
     let mut asked = spec(&[4, 2]);
     (asked.epochs, asked.batch_rows, asked.validation_fraction) = (Some(400), Some(200), Some(0.0));
-    (asked.normalisation, asked.regularisation.l2) = (Some(NormalisationKind::None), 0.5);
-    asked.optimiser.learning_rate = Some(0.02);
+    (asked.normalization, asked.regularization.l2) = (Some(NormalizationKind::None), 0.5);
+    asked.optimizer.learning_rate = Some(0.02);
     // Independent, with variances 4, 2, 0.01 and 0.01.
     let mut stream = Stream::new(5, 0, 0, Use::Sample);
     let deviations = [2.0, 2.0f64.sqrt(), 0.1, 0.1];
@@ -901,7 +901,7 @@ fn missing_values_are_left_out_of_losses_and_figures() {
     let one = run(missing.clone(), &values, 1).expect("trains");
     assert_eq!(bits(&one.model), bits(&run(missing.clone(), &values, 2).expect("trains").model));
     let figures = one.report.validation.expect("rows were held out");
-    // A fifth of six features, which are standardised.
+    // A fifth of six features, which are standardized.
     let spread = figures.squared_error / (1.0 - figures.explained_variance);
     assert!((spread / 4.8 - 1.0).abs() < 0.15, "{spread}");
     assert!(figures.explained_variance > 0.8, "{figures:?}");
@@ -911,18 +911,18 @@ fn missing_values_are_left_out_of_losses_and_figures() {
     assert!(notes.iter().any(|note| note.starts_with("masking: 0.3")), "{notes:?}");
     assert!(one.statistics.is_some_and(|statistics| statistics.calibration.len() == 100));
     // How much is masked is the caller's to say.
-    let asked = TrainSpec { regularisation: Regularisation { masking: 0.1, ..Default::default() }, ..missing };
+    let asked = TrainSpec { regularization: Regularization { masking: 0.1, ..Default::default() }, ..missing };
     let notes = run(asked, &values, 1).expect("trains").report.notes;
     assert!(!notes.iter().any(|note| note.starts_with("masking")), "{notes:?}");
 }
 
 #[test]
 fn complete_rows_train_the_same_model_whether_or_not_values_may_be_missing() {
-    let masked = Regularisation { masking: 0.2, ..Default::default() };
-    let plain = TrainSpec { regularisation: masked, ..spec(&[6, 4, 2]) };
+    let masked = Regularization { masking: 0.2, ..Default::default() };
+    let plain = TrainSpec { regularization: masked, ..spec(&[6, 4, 2]) };
     let missing = TrainSpec { missing_values: true, ..plain.clone() };
     let values = plane(300, 6, 2);
-    // Standardised, the mean is next to 0, which is what masks are elsewhere.
+    // Standardized, the mean is next to 0, which is what masks are elsewhere.
     let [a, b] = [plain, missing].map(|spec| run(spec, &values, 1).expect("trains").model);
     let near = a.layers()[0]
         .weight
@@ -931,7 +931,7 @@ fn complete_rows_train_the_same_model_whether_or_not_values_may_be_missing() {
         .zip(b.layers()[0].weight.to_row_major())
         .all(|(a, b)| (a - b).abs() < 1e-3);
     assert!(near);
-    assert!(b.normaliser().takes_missing() && !a.normaliser().takes_missing());
+    assert!(b.normalizer().takes_missing() && !a.normalizer().takes_missing());
 }
 
 #[test]
@@ -957,5 +957,5 @@ fn missing_values_need_a_base_that_takes_them() {
     );
     let start = Start::Model(base(true));
     let trained = go(&going_on, &gaps(300, 6), &[], start, 1, &mut |_: &Event| Next::GoOn).expect("trains");
-    assert!(trained.model.normaliser().takes_missing() && is_finite(&trained.model));
+    assert!(trained.model.normalizer().takes_missing() && is_finite(&trained.model));
 }

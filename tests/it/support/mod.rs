@@ -11,9 +11,9 @@ pub(crate) mod untied;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use halfhitch::model::normalisation::Normaliser;
+use halfhitch::model::normalization::Normalizer;
 use halfhitch::model::spec::RawModelSpec;
-use halfhitch::model::{Artifact, Autoencoder, Loss, ModelSpec, NormalisationKind, TiedLayer};
+use halfhitch::model::{Artifact, Autoencoder, Loss, ModelSpec, NormalizationKind, TiedLayer};
 use halfhitch::numeric::Activation;
 use halfhitch::numeric::matmul::Weights;
 use halfhitch::rpc::pb;
@@ -248,16 +248,16 @@ pub(crate) fn untrained(widths: &[usize]) -> Artifact {
         encoder_activations,
         decoder_activations,
         loss: Loss::SquaredError,
-        normalisation: NormalisationKind::None,
+        normalization: NormalizationKind::None,
         gain: false,
         feature_names: vec![],
         missing_values: false,
         ordered_code: false,
     })
     .expect("a valid specification");
-    let normaliser = Normaliser::none();
+    let normalizer = Normalizer::none();
     Artifact {
-        model: Autoencoder::new(spec, normaliser, layers),
+        model: Autoencoder::new(spec, normalizer, layers),
         report: None,
         statistics: None,
         sha256: String::new(),

@@ -10,8 +10,8 @@ use crate::support::{
     TestServer, float_matrix, matrix, newest, numbers, sample, spec, temporary_store, train, version,
 };
 
-fn question(name: &str, rows: &[f32], publish: bool) -> pb::OrthonormaliseModelVersionRequest {
-    pb::OrthonormaliseModelVersionRequest { model: newest(name), rows: Some(matrix(8, rows)), publish }
+fn question(name: &str, rows: &[f32], publish: bool) -> pb::OrthonormalizeModelVersionRequest {
+    pb::OrthonormalizeModelVersionRequest { model: newest(name), rows: Some(matrix(8, rows)), publish }
 }
 
 async fn error(server: &TestServer, number: u64, rows: &[f32]) -> f64 {
@@ -32,13 +32,13 @@ async fn figures_come_first_and_are_those_of_the_version() {
     train(&mut server.autoencoder().await, spec("m", &[8, 6, 4]), &sample(300, 8, 7)).await.expect("trains");
     let mut models = server.models().await;
     let rows = sample(100, 8, 3);
-    let looked = models.orthonormalise_model_version(question("m", &rows, false)).await.expect("looks").into_inner();
+    let looked = models.orthonormalize_model_version(question("m", &rows, false)).await.expect("looks").into_inner();
     assert!(looked.published.is_none() && looked.version == 1);
     let listed =
         models.list_model_versions(pb::ListModelVersionsRequest { name: "m".into(), ..Default::default() }).await;
     assert_eq!(listed.expect("lists").into_inner().versions.len(), 1, "nothing has changed");
 
-    let made = models.orthonormalise_model_version(question("m", &rows, true)).await.expect("makes one").into_inner();
+    let made = models.orthonormalize_model_version(question("m", &rows, true)).await.expect("makes one").into_inner();
     let published = made.published.expect("it was told to");
     let report = published.training_report.expect("that of its base");
     assert!(report.validation.is_none() && report.test.is_none(), "figures of another model");
@@ -62,8 +62,8 @@ async fn figures_come_first_and_are_those_of_the_version() {
     let mut client = server.autoencoder().await;
     let score = pb::ScoreRequest { model: newest("m"), rows: Some(matrix(8, &rows)), ..Default::default() };
     assert_eq!(client.score(score).await.expect_err("no calibration").code(), Code::FailedPrecondition);
-    let canonical = pb::CanonicaliseModelVersionRequest { model: newest("m") };
-    models.canonicalise_model_version(canonical).await.expect("makes one");
+    let canonical = pb::CanonicalizeModelVersionRequest { model: newest("m") };
+    models.canonicalize_model_version(canonical).await.expect("makes one");
     let codes = pb::EncodeRequest {
         model: version("m", 3),
         rows: Some(matrix(8, &rows)),
@@ -90,14 +90,14 @@ async fn what_cannot_be_is_refused() {
         ("wide", Code::FailedPrecondition, "its code has 10 numbers, made of 8"),
         ("nowhere", Code::NotFound, "nowhere"),
     ] {
-        let refused = models.orthonormalise_model_version(question(name, &rows, true)).await.expect_err("refused");
+        let refused = models.orthonormalize_model_version(question(name, &rows, true)).await.expect_err("refused");
         assert!(refused.code() == code && refused.message().contains(why), "{refused}");
     }
     let mut nan = rows.clone();
     nan[3] = f32::NAN;
     for wrong in [None, Some(matrix(4, &rows)), Some(matrix(8, &nan))] {
-        let question = pb::OrthonormaliseModelVersionRequest { rows: wrong, ..question("m", &rows, true) };
-        let refused = models.orthonormalise_model_version(question).await.expect_err("refused");
+        let question = pb::OrthonormalizeModelVersionRequest { rows: wrong, ..question("m", &rows, true) };
+        let refused = models.orthonormalize_model_version(question).await.expect_err("refused");
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
     server.stop().await;
@@ -110,8 +110,8 @@ fn the_command_says_what_would_change() {
     csv(&store.path().join("rows.csv"), 8, &sample(300, 8, 7));
     let run = |args: &[&str]| succeeds(&server, store.path(), args);
     run(&["train", "m", "rows.csv", "--code", "3", "--epochs", "5"]);
-    let said = run(&["models", "orthonormalise", "m", "rows.csv"]);
+    let said = run(&["models", "orthonormalize", "m", "rows.csv"]);
     assert!(said.contains("reconstruction error of 300 rows") && said.contains("nothing has changed"), "{said}");
-    let said = run(&["models", "orthonormalise", "m", "rows.csv", "--publish"]);
+    let said = run(&["models", "orthonormalize", "m", "rows.csv", "--publish"]);
     assert!(said.contains("m version 2 is published"), "{said}");
 }

@@ -1,21 +1,21 @@
 //! Between the units of the input and the space in which a model works.
 //!
-//! A missing value is NaN, in the units of the input and in the normalised space. A model that takes missing values reads the
+//! A missing value is NaN, in the units of the input and in the normalized space. A model that takes missing values reads the
 //! mean of the feature in their place.
 
-use super::spec::NormalisationKind;
+use super::spec::NormalizationKind;
 use crate::numeric::Lanes;
 
-/// A learnt affine map per feature: normalised = (x - offset) / scale. No vectors for [`NormalisationKind::None`].
+/// A learned affine map per feature: normalized = (x - offset) / scale. No vectors for [`NormalizationKind::None`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Normaliser {
-    /// How it was learnt.
-    pub kind: NormalisationKind,
+pub struct Normalizer {
+    /// How it was learned.
+    pub kind: NormalizationKind,
     /// (d_0,), or empty for `None`.
     pub offset: Vec<f32>,
     /// (d_0,), each finite and above 0, or empty for `None`.
     pub scale: Vec<f32>,
-    /// (d_0,): what stands for a missing value, normalised space; empty where none may be missing.
+    /// (d_0,): what stands for a missing value, normalized space; empty where none may be missing.
     pub fill: Vec<f32>,
     /// (d_0,): the offsets in 64 bits, of a model that was trained on 64-bit rows; else empty. `offset` has them rounded.
     pub exact_offset: Vec<f64>,
@@ -45,7 +45,7 @@ struct Summary {
     missing: f64,
 }
 
-/// Learns a [`Normaliser`] from rows, one after another.
+/// Learns a [`Normalizer`] from rows, one after another.
 #[derive(Clone, Debug)]
 pub struct Learner {
     summaries: Vec<Summary>,
@@ -106,25 +106,25 @@ impl Learner {
         self.summaries.iter().position(|summary| summary.missing == self.count)
     }
 
-    /// What was learnt, for rows that may have missing values.
+    /// What was learned, for rows that may have missing values.
     ///
     /// # Errors
-    /// As [`Learner::normaliser`].
-    pub fn normaliser_with_fill(
+    /// As [`Learner::normalizer`].
+    pub fn normalizer_with_fill(
         &self,
-        kind: NormalisationKind,
+        kind: NormalizationKind,
         range: Option<(f32, f32)>,
-    ) -> Result<Normaliser, RangeTooLarge> {
-        let mut normaliser = self.normaliser(kind, range)?;
+    ) -> Result<Normalizer, RangeTooLarge> {
+        let mut normalizer = self.normalizer(kind, range)?;
         let means = self.summaries.iter().enumerate();
-        normaliser.fill = means.map(|(j, summary)| normaliser.value(j, summary.mean as f32)).collect();
-        Ok(normaliser)
+        normalizer.fill = means.map(|(j, summary)| normalizer.value(j, summary.mean as f32)).collect();
+        Ok(normalizer)
     }
 
-    /// What was learnt; `range` is the common range for the unit interval, where it is known.
-    pub fn normaliser(&self, kind: NormalisationKind, range: Option<(f32, f32)>) -> Result<Normaliser, RangeTooLarge> {
-        if kind == NormalisationKind::None {
-            return Ok(Normaliser::none());
+    /// What was learned; `range` is the common range for the unit interval, where it is known.
+    pub fn normalizer(&self, kind: NormalizationKind, range: Option<(f32, f32)>) -> Result<Normalizer, RangeTooLarge> {
+        if kind == NormalizationKind::None {
+            return Ok(Normalizer::none());
         }
         let Self { summaries, count } = self;
         let features = summaries.len();
@@ -136,34 +136,34 @@ impl Learner {
         let (mut offset, mut scale) = (Vec::with_capacity(features), Vec::with_capacity(features));
         for (feature, summary) in summaries.iter().enumerate() {
             let (from, width) = match kind {
-                NormalisationKind::Standardise | NormalisationKind::Robust => {
+                NormalizationKind::Standardize | NormalizationKind::Robust => {
                     (summary.mean as f32, (summary.squares / (count - summary.missing)).sqrt() as f32)
                 }
-                NormalisationKind::MinMax => (summary.minimum, summary.maximum - summary.minimum),
-                NormalisationKind::UnitInterval => (common.0, common.1 - common.0),
-                NormalisationKind::None => (0.0, 1.0),
+                NormalizationKind::MinMax => (summary.minimum, summary.maximum - summary.minimum),
+                NormalizationKind::UnitInterval => (common.0, common.1 - common.0),
+                NormalizationKind::None => (0.0, 1.0),
             };
             if !from.is_finite() || !width.is_finite() {
                 return Err(RangeTooLarge { feature, minimum: summary.minimum, maximum: summary.maximum });
             }
             offset.push(from);
             // A constant feature has no width (nor one that is only rounding): it becomes 0.
-            let constant = summary.minimum == summary.maximum && kind != NormalisationKind::UnitInterval;
+            let constant = summary.minimum == summary.maximum && kind != NormalizationKind::UnitInterval;
             let width = if constant || width < f32::MIN_POSITIVE { 1.0 } else { width };
             if !((summary.minimum - from) / width).is_finite() || !((summary.maximum - from) / width).is_finite() {
                 return Err(RangeTooLarge { feature, minimum: summary.minimum, maximum: summary.maximum });
             }
             scale.push(width);
         }
-        Ok(Normaliser { kind, offset, scale, fill: Vec::new(), exact_offset: Vec::new() })
+        Ok(Normalizer { kind, offset, scale, fill: Vec::new(), exact_offset: Vec::new() })
     }
 }
 
-impl Normaliser {
+impl Normalizer {
     /// Values as they are, none missing.
     pub fn none() -> Self {
         Self {
-            kind: NormalisationKind::None,
+            kind: NormalizationKind::None,
             offset: Vec::new(),
             scale: Vec::new(),
             fill: Vec::new(),
@@ -228,7 +228,7 @@ impl Normaliser {
         !self.fill.is_empty()
     }
 
-    /// Puts the mean of its feature in the place of every missing value, in place. Shape (n, d_0), normalised space.
+    /// Puts the mean of its feature in the place of every missing value, in place. Shape (n, d_0), normalized space.
     pub fn fill_missing(&self, x: &mut Lanes) {
         if self.takes_missing() {
             x.each_column_mut(|j, part| {
@@ -238,7 +238,7 @@ impl Normaliser {
         }
     }
 
-    /// Input units to normalised, in place; what is missing stays NaN. Shape (n, d_0).
+    /// Input units to normalized, in place; what is missing stays NaN. Shape (n, d_0).
     pub fn apply(&self, rows: &mut Lanes) {
         if self.offset.is_empty() {
             return;
@@ -258,7 +258,7 @@ impl Normaliser {
         }
     }
 
-    /// Normalised to input units, in place. Shape (n, d_0).
+    /// Normalized to input units, in place. Shape (n, d_0).
     pub fn undo(&self, rows: &mut Lanes) {
         if self.offset.is_empty() {
             return;
@@ -269,8 +269,8 @@ impl Normaliser {
         });
     }
 
-    /// One value of feature `j`, normalised, and filled if it is missing: the same bits as [`Normaliser::apply`] and
-    /// [`Normaliser::fill_missing`].
+    /// One value of feature `j`, normalized, and filled if it is missing: the same bits as [`Normalizer::apply`] and
+    /// [`Normalizer::fill_missing`].
     pub fn value(&self, j: usize, x: f32) -> f32 {
         if let (true, Some(fill)) = (x.is_nan(), self.fill.get(j)) {
             return *fill;
@@ -281,7 +281,7 @@ impl Normaliser {
         }
     }
 
-    /// How far feature `j` is shifted, in the normalised space: |offset| / scale.
+    /// How far feature `j` is shifted, in the normalized space: |offset| / scale.
     pub fn shift(&self, j: usize) -> f32 {
         match (self.offset.get(j), self.scale.get(j)) {
             (Some(offset), Some(scale)) => (offset / scale).abs(),
@@ -301,30 +301,30 @@ mod tests {
 
     const ROWS: [[f32; 3]; 4] = [[0.0, 10.0, 7.0], [255.0, 20.0, 7.0], [100.0, 30.0, 7.0], [45.0, 40.0, 7.0]];
 
-    fn learn(kind: NormalisationKind, range: Option<(f32, f32)>) -> Normaliser {
+    fn learn(kind: NormalizationKind, range: Option<(f32, f32)>) -> Normalizer {
         learn_from(&ROWS, kind, range).expect("small numbers")
     }
 
     fn learn_from<const D: usize>(
         rows: &[[f32; D]],
-        kind: NormalisationKind,
+        kind: NormalizationKind,
         range: Option<(f32, f32)>,
-    ) -> Result<Normaliser, RangeTooLarge> {
+    ) -> Result<Normalizer, RangeTooLarge> {
         let mut learner = Learner::new(D);
         rows.iter().for_each(|row| learner.add(row));
-        learner.normaliser(kind, range)
+        learner.normalizer(kind, range)
     }
 
-    fn normalised(normaliser: &Normaliser) -> Vec<Vec<f32>> {
+    fn normalized(normalizer: &Normalizer) -> Vec<Vec<f32>> {
         let mut lanes = Lanes::zeros(4, 3);
         lanes.load(0, &ROWS.concat());
-        normaliser.apply(&mut lanes);
+        normalizer.apply(&mut lanes);
         (0..3).map(|j| lanes.column(j)).collect()
     }
 
     #[test]
-    fn standardised_features_have_mean_0_and_variance_1() {
-        let columns = normalised(&learn(NormalisationKind::Standardise, None));
+    fn standardized_features_have_mean_0_and_variance_1() {
+        let columns = normalized(&learn(NormalizationKind::Standardize, None));
         for column in &columns[..2] {
             let mean = column.iter().sum::<f32>() / 4.0;
             let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 4.0;
@@ -335,22 +335,22 @@ mod tests {
 
     #[test]
     fn ranges_are_each_features_own_or_common() {
-        assert_eq!(normalised(&learn(NormalisationKind::MinMax, None))[1][3], 1.0);
-        assert_eq!(normalised(&learn(NormalisationKind::MinMax, None))[2], [0.0; 4]);
-        let common = learn(NormalisationKind::UnitInterval, None);
+        assert_eq!(normalized(&learn(NormalizationKind::MinMax, None))[1][3], 1.0);
+        assert_eq!(normalized(&learn(NormalizationKind::MinMax, None))[2], [0.0; 4]);
+        let common = learn(NormalizationKind::UnitInterval, None);
         assert_eq!((common.offset[1], common.scale[1]), (0.0, 255.0));
-        let given = learn(NormalisationKind::UnitInterval, Some((0.0, 510.0)));
-        assert_eq!(normalised(&given)[0][1], 0.5);
+        let given = learn(NormalizationKind::UnitInterval, Some((0.0, 510.0)));
+        assert_eq!(normalized(&given)[0][1], 0.5);
     }
 
     #[test]
     fn what_is_missing_is_left_out_and_filled_with_the_mean() {
         let nan = f32::NAN;
         let gaps = [[0.0, nan], [255.0, 20.0], [nan, 30.0], [45.0, 40.0]];
-        for kind in [NormalisationKind::None, NormalisationKind::Standardise, NormalisationKind::MinMax] {
+        for kind in [NormalizationKind::None, NormalizationKind::Standardize, NormalizationKind::MinMax] {
             let mut learner = Learner::new(2);
             gaps.iter().for_each(|row| learner.add(row));
-            let found = learner.normaliser_with_fill(kind, None).expect("small numbers");
+            let found = learner.normalizer_with_fill(kind, None).expect("small numbers");
             for j in 0..2 {
                 let present: Vec<[f32; 1]> = gaps.iter().map(|row| [row[j]]).filter(|row| !row[0].is_nan()).collect();
                 let alone = learn_from(&present, kind, None).expect("small numbers");
@@ -372,21 +372,21 @@ mod tests {
     #[test]
     fn undoing_gives_the_input_back() {
         for kind in [
-            NormalisationKind::None,
-            NormalisationKind::Standardise,
-            NormalisationKind::MinMax,
-            NormalisationKind::UnitInterval,
+            NormalizationKind::None,
+            NormalizationKind::Standardize,
+            NormalizationKind::MinMax,
+            NormalizationKind::UnitInterval,
         ] {
-            let normaliser = learn(kind, None);
+            let normalizer = learn(kind, None);
             let mut lanes = Lanes::zeros(4, 3);
             lanes.load(0, &ROWS.concat());
-            normaliser.apply(&mut lanes);
+            normalizer.apply(&mut lanes);
             for (i, row) in ROWS.iter().enumerate() {
                 for (j, x) in row.iter().enumerate() {
-                    assert_eq!(lanes.at(i, j).to_bits(), normaliser.value(j, *x).to_bits());
+                    assert_eq!(lanes.at(i, j).to_bits(), normalizer.value(j, *x).to_bits());
                 }
             }
-            normaliser.undo(&mut lanes);
+            normalizer.undo(&mut lanes);
             for (i, row) in ROWS.iter().enumerate() {
                 for (j, x) in row.iter().enumerate() {
                     assert!((lanes.at(i, j) - x).abs() <= 1e-4, "{kind:?}");
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn a_shifted_normalizer_maps_64_bit_values_there_and_back() {
         let shift = [1_700_000_000.0, 1e12 + 1.0, 0.0];
-        let of_shifted = learn(NormalisationKind::Standardise, None);
+        let of_shifted = learn(NormalizationKind::Standardize, None);
         let whole = of_shifted.clone().with_shift(&shift);
         assert!(whole.is_wide() && !of_shifted.is_wide());
         for row in ROWS {
@@ -412,13 +412,13 @@ mod tests {
         let exact: Vec<f64> = (0..3).map(|j| whole.exact_offset_of(j)).collect();
         let again = whole.without_offset(&exact);
         assert_eq!((again.offset, again.scale.clone()), (vec![0.0; 3], of_shifted.scale));
-        assert_eq!(Normaliser::none().with_shift(&shift), Normaliser::none());
+        assert_eq!(Normalizer::none().with_shift(&shift), Normalizer::none());
     }
 
     #[test]
     fn a_range_beyond_floats_is_refused() {
         let rows = [[f32::MAX], [-f32::MAX], [-f32::MAX], [-f32::MAX]];
-        for kind in [NormalisationKind::MinMax, NormalisationKind::Standardise] {
+        for kind in [NormalizationKind::MinMax, NormalizationKind::Standardize] {
             let error = learn_from(&rows, kind, None);
             assert_eq!(error, Err(RangeTooLarge { feature: 0, minimum: -f32::MAX, maximum: f32::MAX }));
         }
