@@ -1,7 +1,7 @@
 //! The only door from async to CPU work: serving threads that pull, training threads at the lowest priority, and panics
 //! made errors.
 
-mod floor;
+mod min_cpu_share;
 
 use std::any::Any;
 use std::io;
@@ -12,7 +12,7 @@ use std::thread::{Builder, JoinHandle};
 use thread_priority::{Error as PriorityError, ThreadPriority};
 use tokio::sync::oneshot;
 
-pub use floor::Floor;
+pub use min_cpu_share::MinCpuShare;
 
 /// Most threads of one kind.
 pub const THREADS_MAX: usize = 1024;
@@ -65,9 +65,9 @@ impl ExecutorConfig {
     }
 
     /// What is promised to training; [`io::ErrorKind::InvalidInput`] for a configuration that cannot be meant.
-    pub fn floor(&self) -> io::Result<Floor> {
+    pub fn floor(&self) -> io::Result<MinCpuShare> {
         self.check().map_err(invalid)?;
-        Ok(Floor::new(self.training_percent_min as f64 / 100.0, cores()))
+        Ok(MinCpuShare::new(self.training_percent_min as f64 / 100.0, cores()))
     }
 }
 
@@ -149,7 +149,7 @@ impl ServingThreads {
 }
 
 /// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority, above `floor`.
-pub fn training_pool(threads: usize, floor: Arc<Floor>) -> io::Result<rayon::ThreadPool> {
+pub fn training_pool(threads: usize, floor: Arc<MinCpuShare>) -> io::Result<rayon::ThreadPool> {
     check_count("training_threads", threads).map_err(invalid)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use halfhitch::model::score::FIGURES;
 use halfhitch::model::{Autoencoder, Scorer, Statistics};
 use halfhitch::numeric::rng::{Stream, Use};
-use halfhitch::numeric::{Activation, Lanes, Spare, init};
+use halfhitch::numeric::{Activation, BufferPool, PanelMatrix, init};
 use halfhitch::training::{
     Event, Initialization, MemoryRows, Next, Regularization, RowSource, Start, TrainSpec, train,
 };
@@ -132,14 +132,14 @@ impl Judge {
 
     /// Score and squared error by row.
     fn scores(&self, values: &[f32]) -> Vec<(f32, f32)> {
-        let figures = self.scorer.score(&self.model, &self.lanes(values), &mut Spare::default());
+        let figures = self.scorer.score(&self.model, &self.lanes(values), &mut BufferPool::default());
         let of = |row| (self.scorer.combined([0, 1, 2].map(|j| figures.at(row, j))), figures.at(row, 0));
         (0..figures.rows()).map(of).collect()
     }
 
-    fn lanes(&self, values: &[f32]) -> Lanes {
+    fn lanes(&self, values: &[f32]) -> PanelMatrix {
         let features = self.model.spec().features();
-        let mut lanes = Lanes::zeros(values.len() / features, features);
+        let mut lanes = PanelMatrix::zeros(values.len() / features, features);
         lanes.load(0, values);
         lanes
     }
@@ -250,7 +250,7 @@ fn named(table: &Table, seed: u64) -> f64 {
     for (i, row) in values.chunks_exact_mut(table.features).enumerate() {
         row[column(i)] += 10.0 * deviations[column(i)] as f32;
     }
-    let explained = judge.scorer.explain(&judge.model, &judge.lanes(&values), &mut Spare::default());
+    let explained = judge.scorer.explain(&judge.model, &judge.lanes(&values), &mut BufferPool::default());
     let right = |row: &usize| {
         let contribution = |j: usize| explained.at(*row, FIGURES + j).abs();
         (0..table.features).max_by(|a, b| contribution(*a).total_cmp(&contribution(*b))) == Some(column(*row))

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use halfhitch::model::{Autoencoder, Decoder, PseudoInverse};
-use halfhitch::numeric::{Lanes, Spare, init};
+use halfhitch::numeric::{BufferPool, PanelMatrix, init};
 use load::{EMBED, MNIST_DEEP, TELEMETRY};
 use support::{Line, Options, Report, median};
 
@@ -39,7 +39,7 @@ fn main() {
         let inverse = PseudoInverse::of(&model).expect("random matrices have full rank");
         let made = started.elapsed();
         for (rows, case) in cases.into_iter().filter(|(_, case)| options.wants(case)) {
-            let codes = model.encode(&benchmark.batch(rows), &mut Spare::default());
+            let codes = model.encode(&benchmark.batch(rows), &mut BufferPool::default());
             let pairs = measure(&model, &inverse, &codes, rounds, Duration::from_millis(at_least));
             print(&case, &pairs, &mut report);
         }
@@ -56,11 +56,11 @@ fn main() {
 fn measure(
     model: &Autoencoder,
     inverse: &PseudoInverse,
-    codes: &Lanes,
+    codes: &PanelMatrix,
     rounds: usize,
     at_least: Duration,
 ) -> Vec<(f64, f64)> {
-    let spare = &mut Spare::default();
+    let spare = &mut BufferPool::default();
     let mut rate = |decoder| {
         let (started, mut rows) = (Instant::now(), 0);
         while started.elapsed() < at_least {

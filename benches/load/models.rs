@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use halfhitch::model::spec::RawModelSpec;
 use halfhitch::model::{Artifact, Autoencoder, Loss, ModelName, ModelSpec, NormalizationKind, Normalizer};
-use halfhitch::numeric::{Activation, Lanes};
+use halfhitch::numeric::{Activation, PanelMatrix};
 use halfhitch::rpc::pb;
 use halfhitch::store::ModelStore;
 use halfhitch::store::local::LocalStore;
@@ -69,8 +69,8 @@ impl Model {
     }
 
     /// The rows as a batch.
-    pub(crate) fn batch(self, rows: usize) -> Lanes {
-        let mut batch = Lanes::zeros(rows, self.widths[0]);
+    pub(crate) fn batch(self, rows: usize) -> PanelMatrix {
+        let mut batch = PanelMatrix::zeros(rows, self.widths[0]);
         batch.load(0, &self.values(rows));
         batch
     }

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use halfhitch::model::Loss;
 use halfhitch::numeric::linalg::{Pca, RowsInTurn};
 use halfhitch::numeric::rng::{Stream, Use};
-use halfhitch::numeric::{Lanes, init};
+use halfhitch::numeric::{PanelMatrix, init};
 use rayon::prelude::*;
 
 use rows::{Rows, Table, digits, mnist};
@@ -128,7 +128,7 @@ fn network(widths: &[usize], kind: Kind, seed: u64) -> Network {
     }
 }
 
-fn train(mut network: Network, training: &Table, held_out: &[Lanes], epochs: usize, seed: u64) -> Found {
+fn train(mut network: Network, training: &Table, held_out: &[PanelMatrix], epochs: usize, seed: u64) -> Found {
     let mut order: Vec<usize> = (0..training.rows()).collect();
     let mut batch = Vec::new();
     let (mut best, mut best_epoch, mut look_at, mut last) = (f64::INFINITY, 0, 1, f64::NAN);

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use halfhitch::files::{self, ReadOptions};
-use halfhitch::numeric::Lanes;
+use halfhitch::numeric::PanelMatrix;
 use halfhitch::numeric::linalg::{Pca, RowsInTurn};
 use halfhitch::numeric::rng::{Stream, Use};
 
@@ -25,7 +25,7 @@ pub(super) struct Table {
 pub(super) struct Rows {
     training: Table,
     held_out: Table,
-    in_blocks: Vec<Lanes>,
+    in_blocks: Vec<PanelMatrix>,
 }
 
 /// The training images, and every other test image (writers change in the middle of them). `None` if they are not there.
@@ -69,9 +69,9 @@ impl Table {
     }
 
     /// In blocks.
-    pub(super) fn lanes(&self) -> Vec<Lanes> {
+    pub(super) fn lanes(&self) -> Vec<PanelMatrix> {
         let blocks = self.values.chunks(BLOCK_ROWS * self.columns).map(|values| {
-            let mut lanes = Lanes::zeros(values.len() / self.columns, self.columns);
+            let mut lanes = PanelMatrix::zeros(values.len() / self.columns, self.columns);
             lanes.load(0, values);
             lanes
         });
@@ -110,7 +110,7 @@ impl Rows {
     }
 
     /// In blocks.
-    pub(super) fn held_out(&self) -> &[Lanes] {
+    pub(super) fn held_out(&self) -> &[PanelMatrix] {
         &self.in_blocks
     }
 

@@ -21,13 +21,13 @@ const PROBE_EVERY: Duration = Duration::from_millis(4);
 
 /// What one kind of callers was told.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct LogThrottle {
     pub(crate) tally: Tally,
     /// Of requests that got a result, sorted, in microseconds.
     latencies_us: Vec<f64>,
 }
 
-impl Told {
+impl LogThrottle {
     pub(crate) fn p99_us(&self) -> f64 {
         if self.latencies_us.is_empty() { f64::NAN } else { percentile(&self.latencies_us, 0.99) }
     }
@@ -63,7 +63,7 @@ pub(crate) async fn flood(
     connections: usize,
     timeout: Duration,
     duration: Duration,
-) -> Result<[Told; 2], Failure> {
+) -> Result<[LogThrottle; 2], Failure> {
     let flood = spawn_training("flood", move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(call_all(address, models, rows, callers, connections, timeout, duration))
@@ -79,7 +79,7 @@ async fn call_all(
     connections: usize,
     timeout: Duration,
     duration: Duration,
-) -> Result<[Told; 2], Failure> {
+) -> Result<[LogThrottle; 2], Failure> {
     let mut clients = Vec::new();
     for _ in 0..connections {
         clients.push(connect(address).await?);
@@ -97,7 +97,7 @@ async fn call_all(
     for (i, task) in tasks.into_iter().enumerate() {
         told[i % 2].push(task.await?);
     }
-    Ok(told.map(Told::gather))
+    Ok(told.map(LogThrottle::gather))
 }
 
 /// Callers of single rows, on a thread and a connection of their own: the flood's client shall not delay them.
@@ -106,7 +106,7 @@ pub(crate) fn probe(
     model: Model,
     timeout: Duration,
     duration: Duration,
-) -> thread::JoinHandle<Result<Told, Failure>> {
+) -> thread::JoinHandle<Result<LogThrottle, Failure>> {
     let probe = thread::Builder::new().name("probe".to_owned()).spawn(move || {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let client = connect(address).await?;
@@ -119,7 +119,7 @@ pub(crate) fn probe(
             for caller in callers {
                 told.push(caller.await?);
             }
-            Ok(Told::gather(told))
+            Ok(LogThrottle::gather(told))
         })
     });
     probe.expect("a thread starts")
@@ -132,8 +132,8 @@ async fn call(
     timeout: Duration,
     until: Instant,
     every: Option<Duration>,
-) -> Told {
-    let mut told = Told::default();
+) -> LogThrottle {
+    let mut told = LogThrottle::default();
     let mut clock = every.map(tokio::time::interval);
     if let Some(clock) = &mut clock {
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);

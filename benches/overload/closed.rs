@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::callers::{Told, flood, probe};
+use crate::callers::{LogThrottle, flood, probe};
 use crate::load::{Cores, EMBED, Failure, MNIST_DEEP, Model, RunningServer, TELEMETRY, cpu_of};
 use crate::memory::Watch;
 use crate::support::Report;
@@ -23,8 +23,8 @@ const QUEUE_ROWS_MAX: usize = 1024;
 /// What happened under one load.
 #[derive(Debug)]
 struct Outcome {
-    flood: [Told; 2],
-    small: Told,
+    flood: [LogThrottle; 2],
+    small: LogThrottle,
     wall: Duration,
     memory_kib: Option<(f64, f64)>,
     /// Share of its one core that this process used: near 1, it is itself the limit.
@@ -112,7 +112,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
 }
 
 impl Outcome {
-    fn everybody(&self) -> impl Iterator<Item = &Told> {
+    fn everybody(&self) -> impl Iterator<Item = &LogThrottle> {
         self.flood.iter().chain([&self.small])
     }
 

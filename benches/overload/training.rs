@@ -12,7 +12,7 @@ use halfhitch::rpc::pb::train_request::Message as Question;
 use halfhitch::rpc::pb::train_response::Message as Answer;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::callers::{Told, flood, probe};
+use crate::callers::{LogThrottle, flood, probe};
 use crate::load::{Cores, Failure, MNIST_DEEP, RunningServer, TELEMETRY};
 use crate::support::Report;
 
@@ -37,7 +37,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     let server = RunningServer::start(cores, store, scratch.path(), &[])?;
     let duration = Duration::from_secs_f64(if quick { 2.0 } else { 15.0 });
     let address = server.address;
-    let serve = async || -> Result<Told, Failure> {
+    let serve = async || -> Result<LogThrottle, Failure> {
         let [told, others] = flood(address, [MNIST_DEEP; 2], ROWS, CALLERS, CONNECTIONS, TIMEOUT, duration).await?;
         Ok(told.and(others))
     };
@@ -73,10 +73,10 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     report.against(&case, training, "training steps/s, beside alone", training_alone);
     report.figure(&case, cpu.ran_share(), "of the time it could run, it ran");
     report.figure(&case, tiny_cpu.ran_share(), "the same beside single rows");
-    let rate = |told: &Told| told.tally.results as f64 * ROWS as f64 / duration.as_secs_f64();
-    let alone = |figure: &dyn Fn(&Told) -> f64| serving_alone.iter().map(figure).sum::<f64>() / 2.0;
+    let rate = |told: &LogThrottle| told.tally.results as f64 * ROWS as f64 / duration.as_secs_f64();
+    let alone = |figure: &dyn Fn(&LogThrottle) -> f64| serving_alone.iter().map(figure).sum::<f64>() / 2.0;
     report.against(&case, rate(&serving), "rows/s served, beside alone", alone(&rate));
-    report.against(&case, serving.p99_us(), "p99 us of these", alone(&Told::p99_us));
+    report.against(&case, serving.p99_us(), "p99 us of these", alone(&LogThrottle::p99_us));
     report.against(&case, singles.p99_us(), "p99 us of single rows, unsaturated", singles_alone.p99_us());
     for told in serving_alone.iter().chain([&singles_alone, &singles, &serving, &tiny]) {
         told.tally.check(&case)?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use halfhitch::numeric::kernels::ceiling;
 use halfhitch::numeric::matmul::Weights;
-use halfhitch::numeric::{Isa, Lanes, init};
+use halfhitch::numeric::{Isa, PanelMatrix, init};
 use support::{Line, Options, Report, median};
 
 const ABOUT: &str = "\
@@ -66,9 +66,9 @@ fn measure(
         "encode" => (weights.inputs(), true),
         _ => (weights.outputs(), false),
     };
-    let mut x = Lanes::zeros(rows, x_columns);
+    let mut x = PanelMatrix::zeros(rows, x_columns);
     x.load(0, &numbers(rows * x_columns));
-    let mut y = Lanes::default();
+    let mut y = PanelMatrix::default();
     let mut product = || {
         if encode {
             weights.encode(black_box(&x), &mut y);

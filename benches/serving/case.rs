@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use halfhitch::model::Autoencoder;
-use halfhitch::numeric::{Lanes, Spare};
+use halfhitch::numeric::{BufferPool, PanelMatrix};
 use halfhitch::rpc::pb::EncodeRequest;
 use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use prost::Message;
@@ -199,9 +199,9 @@ struct Arithmetic {
 }
 
 impl Arithmetic {
-    fn measure(model: &Autoencoder, batch: &Lanes, run: Duration) -> Result<Self, Failure> {
+    fn measure(model: &Autoencoder, batch: &PanelMatrix, run: Duration) -> Result<Self, Failure> {
         // The first one finds neither weights nor pages in the caches.
-        let mut spare = Spare::default();
+        let mut spare = BufferPool::default();
         let codes = model.encode(batch, &mut spare);
         spare.put(codes);
         let (start, cpu) = (Instant::now(), cpu_of_this_thread()?);

@@ -7,7 +7,7 @@ use halfhitch::numeric::linalg::orthonormalize_rows;
 use halfhitch::numeric::matmul::{Panel, Weights, panel_floats, panels};
 use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::update::Adam;
-use halfhitch::numeric::{Activation, Lanes, losses};
+use halfhitch::numeric::{Activation, PanelMatrix, losses};
 
 /// Rows that go forward and backward together, as in training.
 pub(crate) const TAPE_ROWS: usize = 64;
@@ -56,10 +56,10 @@ pub(crate) struct Network {
 
 /// What a few rows leave behind.
 struct Tape {
-    h: Vec<Lanes>,
-    g: Vec<Lanes>,
-    encoder_delta: Vec<Lanes>,
-    decoder_delta: Vec<Lanes>,
+    h: Vec<PanelMatrix>,
+    g: Vec<PanelMatrix>,
+    encoder_delta: Vec<PanelMatrix>,
+    decoder_delta: Vec<PanelMatrix>,
     /// Sums over the rows.
     encoder_bias: Vec<Vec<f32>>,
     decoder_bias: Vec<Vec<f32>>,
@@ -202,9 +202,9 @@ impl Network {
     }
 
     /// The mean over these rows of the squared error.
-    pub(crate) fn squared_error(&self, rows: &[Lanes]) -> f64 {
+    pub(crate) fn squared_error(&self, rows: &[PanelMatrix]) -> f64 {
         let mut tape = Tape::new(self.pairs.len());
-        let mut delta = Lanes::default();
+        let mut delta = PanelMatrix::default();
         let (mut sum, mut count) = (0.0, 0);
         for rows in rows {
             tape.h[0].clone_from(rows);
@@ -221,7 +221,7 @@ impl Network {
 
 impl Tape {
     fn new(layers: usize) -> Self {
-        let lanes = |count| vec![Lanes::default(); count];
+        let lanes = |count| vec![PanelMatrix::default(); count];
         Self {
             h: lanes(layers + 1),
             g: lanes(layers),

@@ -9,7 +9,7 @@ use super::timing::{Batch, Timing};
 use super::worker::of_model;
 use super::{BatchError, Output};
 use crate::executor::catch;
-use crate::numeric::{Lanes, Spare};
+use crate::numeric::{BufferPool, PanelMatrix};
 
 /// About 5 us of arithmetic with AVX-512, and less than the two wake-ups that it replaces. An async thread has 50.
 const MULTIPLY_ADDS_MAX: usize = 200_000;
@@ -26,10 +26,11 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
     }
     let (rows, started) = (question.rows.rows(), Instant::now());
     let computed = catch(|| {
-        let mut batch = Lanes::zeros(rows, question.rows.columns());
+        let mut batch = PanelMatrix::zeros(rows, question.rows.columns());
         question.load_into(0..rows, &mut batch, 0);
         let assembled = Instant::now();
-        let computed = of_model(&question.model, question.operation, question.space(), &batch, &mut Spare::default());
+        let computed =
+            of_model(&question.model, question.operation, question.space(), &batch, &mut BufferPool::default());
         (computed, assembled)
     });
     let (computed, assembled) = computed.map_err(|_| BatchError::WorkerLost)?;

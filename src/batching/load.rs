@@ -139,13 +139,13 @@ const RETRY_AFTER_UNKNOWN: Duration = Duration::from_millis(100);
 ///
 /// Idle time does not count: a queue that fills after a quiet hour empties at the speed of the work, not of the hour.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct ServiceRate {
     last: Option<Instant>,
     work: f64,
     busy_seconds: f64,
 }
 
-impl Pace {
+impl ServiceRate {
     /// One thread did `work` in `busy`, until `now`.
     pub(super) fn record(&mut self, now: Instant, work: usize, busy: Duration) {
         let age = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
@@ -177,14 +177,14 @@ const SECONDS_UNKNOWN: f64 = 1.0 / 32e9;
 /// Multiply-adds say how models compare on paper; where rows are copied more than computed, or W comes from memory, they
 /// take longer.
 #[derive(Debug)]
-pub(super) struct Paces<K> {
-    all: Pace,
-    by_line: HashMap<K, Pace>,
+pub(super) struct ServiceRates<K> {
+    all: ServiceRate,
+    by_line: HashMap<K, ServiceRate>,
 }
 
-impl<K: Clone + Eq + Hash> Paces<K> {
+impl<K: Clone + Eq + Hash> ServiceRates<K> {
     pub(super) fn new() -> Self {
-        Self { all: Pace::default(), by_line: HashMap::new() }
+        Self { all: ServiceRate::default(), by_line: HashMap::new() }
     }
 
     /// One thread did `work` of a line in `busy`, until `now`.
@@ -202,7 +202,7 @@ impl<K: Clone + Eq + Hash> Paces<K> {
     }
 
     /// Of all lines together.
-    pub(super) fn all(&self) -> &Pace {
+    pub(super) fn all(&self) -> &ServiceRate {
         &self.all
     }
 
@@ -226,12 +226,12 @@ const RETURNS_APART: u32 = 4;
 ///
 /// Told the same time, all would come back together, and nearly all in vain: a refusal costs as much receiving as an answer.
 #[derive(Debug, Default)]
-pub(super) struct Returns {
+pub(super) struct RetrySchedule {
     /// Nobody was told a later time.
     until: Option<Instant>,
 }
 
-impl Returns {
+impl RetrySchedule {
     /// How long a refused request is to wait that takes `own`, while what takes `ahead` waits already: 1 ms to 10 s.
     pub(super) fn next(&mut self, now: Instant, ahead: Option<Duration>, own: Option<Duration>) -> Duration {
         let (Some(ahead), Some(own)) = (ahead, own) else { return RETRY_AFTER_UNKNOWN };
@@ -315,7 +315,7 @@ mod tests {
     #[track_caller]
     fn check_time(batches: &[(u64, usize, u64)], work: usize, threads: usize, expected: Duration) {
         let start = Instant::now();
-        let mut pace = Pace::default();
+        let mut pace = ServiceRate::default();
         for (second, done, busy_ms) in batches {
             pace.record(start + Duration::from_secs(*second), *done, Duration::from_millis(*busy_ms));
         }
@@ -343,14 +343,14 @@ mod tests {
 
     #[test]
     fn the_time_is_never_silly() {
-        assert_eq!(Pace::default().time_for(1_000, 1), None);
+        assert_eq!(ServiceRate::default().time_for(1_000, 1), None);
         check_time(&[(0, 1, 10)], 0, 1, Duration::ZERO);
         check_time(&[(0, 1, 60_000)], 65_536, 1, RETRY_AFTER_MAX);
     }
 
     #[test]
     fn each_line_has_its_own_pace() {
-        let (mut paces, now) = (Paces::new(), Instant::now());
+        let (mut paces, now) = (ServiceRates::new(), Instant::now());
         assert_eq!(paces.seconds(&"new"), SECONDS_UNKNOWN);
         paces.record(&"copies", now, 100, Duration::from_secs(3));
         paces.record(&"computes", now, 300, Duration::from_secs(1));
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn no_more_paces_are_remembered_than_a_fixed_number() {
-        let (mut paces, now) = (Paces::new(), Instant::now());
+        let (mut paces, now) = (ServiceRates::new(), Instant::now());
         for key in 0..3 * PACES_MAX {
             paces.record(&key, now, 1, Duration::from_secs(1));
             assert!(paces.by_line.len() <= PACES_MAX);
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn the_refused_come_back_one_after_the_other() {
         let (now, ms) = (Instant::now(), Duration::from_millis);
-        let mut returns = Returns::default();
+        let mut returns = RetrySchedule::default();
         let times: Vec<Duration> = (0..3).map(|_| returns.next(now, Some(ms(100)), Some(ms(5)))).collect();
         assert_eq!(times, [ms(100), ms(120), ms(140)]);
         // Later on, those before have come: what waits now is what counts.
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_a_silly_time() {
-        let (now, mut returns) = (Instant::now(), Returns::default());
+        let (now, mut returns) = (Instant::now(), RetrySchedule::default());
         assert_eq!(returns.next(now, None, None), RETRY_AFTER_UNKNOWN);
         assert_eq!(returns.next(now, Some(Duration::ZERO), Some(Duration::ZERO)), RETRY_AFTER_MIN);
         for _ in 0..100 {

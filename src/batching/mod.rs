@@ -26,7 +26,7 @@ pub use error::{BadBatching, BatchError};
 pub use policy::Urgency;
 pub use timing::{Batch, Timing};
 
-use crate::executor::{Floor, ServingThreads};
+use crate::executor::{MinCpuShare, ServingThreads};
 use crate::model::{Form, Matrix, Space};
 use crate::numeric::LANES;
 use crate::registry::LoadedModel;
@@ -209,7 +209,7 @@ struct Inner {
     config: BatchingConfig,
     /// Whether tiny questions are answered at once.
     inline: bool,
-    floor: Arc<Floor>,
+    floor: Arc<MinCpuShare>,
     queue: Arc<Queue>,
     answered: AtomicU64,
     refused: AtomicU64,
@@ -222,14 +222,14 @@ impl Batcher {
     ///
     /// # Errors
     /// If the system refuses a thread, or [`io::ErrorKind::InvalidInput`] for bounds that cannot be meant.
-    pub fn start(config: BatchingConfig, serving_threads: usize, floor: Arc<Floor>) -> io::Result<Self> {
+    pub fn start(config: BatchingConfig, serving_threads: usize, floor: Arc<MinCpuShare>) -> io::Result<Self> {
         Self::start_with(config, serving_threads, floor, Compute::of_models(), true)
     }
 
     fn start_with(
         config: BatchingConfig,
         serving_threads: usize,
-        floor: Arc<Floor>,
+        floor: Arc<MinCpuShare>,
         compute: Compute,
         inline: bool,
     ) -> io::Result<Self> {
@@ -308,7 +308,7 @@ impl Batcher {
             return inline::answer(queue, &question);
         }
         let Admitted { key, ticket, answer } = queue.admit(question)?;
-        let mut place = Place { queue, key, ticket, leaves: Some(Departure::Left) };
+        let mut place = QueueGuard { queue, key, ticket, leaves: Some(Departure::Left) };
         let answer = match deadline {
             None => answer.await,
             // On the way out the place is left: what has not started is forgotten.
@@ -368,7 +368,7 @@ impl Drop for Inner {
 }
 
 /// A caller's place in its line; dropped without an answer, it leaves the line.
-struct Place<'a> {
+struct QueueGuard<'a> {
     queue: &'a Queue,
     key: Key,
     ticket: u64,
@@ -376,7 +376,7 @@ struct Place<'a> {
     leaves: Option<Departure>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         if let Some(why) = self.leaves {
             self.queue.withdraw(&self.key, self.ticket, why);

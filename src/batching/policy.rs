@@ -15,13 +15,13 @@ use crate::numeric::LANES;
 
 /// What a line may have computed when its turn comes, and about what one batch takes: shorter ones would go through W more
 /// often for the same rows, longer ones would keep the other lines waiting.
-const TURN: Duration = Duration::from_millis(2);
+const QUANTUM: Duration = Duration::from_millis(2);
 
 /// A batch may have as many rows as this, however long they take: with fewer the products are slower by the row.
 const CUT_ROWS_MIN: usize = 4 * LANES;
 
 /// Turns that a line can have used in advance, at most: one wrong measurement shall not shut it out for long.
-const DEBT_TURNS_MAX: f64 = 64.0;
+const DEFICIT_QUANTA_MAX: f64 = 64.0;
 
 /// While both wait, a row of bulk is computed for so many others: enough never to stand still.
 const ROWS_PER_BULK_ROW: usize = 7;
@@ -37,22 +37,22 @@ pub enum Urgency {
 
 /// Waiting requests, one line per key. The lines take turns.
 #[derive(Debug)]
-pub(super) struct Lines<K, T> {
+pub(super) struct FairQueue<K, T> {
     /// None is empty.
-    by_key: HashMap<K, Line<T>>,
+    by_key: HashMap<K, ModelQueue<T>>,
     /// The keys of `by_key`, each once; the first is served next.
     turns: VecDeque<K>,
     tickets: u64,
 }
 
 #[derive(Debug)]
-struct Line<T> {
+struct ModelQueue<T> {
     interactive: Wait<T>,
     bulk: Wait<T>,
     /// Rows of others that were computed while bulk waited, less what bulk had for it.
     owed_to_bulk: usize,
     /// Seconds of computing that are left of its turn; below zero, those that it used in advance.
-    credit: f64,
+    deficit: f64,
 }
 
 /// Requests of one urgency, in order of arrival.
@@ -76,7 +76,7 @@ struct Waiting<T> {
 /// Rows of one request, as part of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece<T> {
-    /// What [`Lines::push`] gave.
+    /// What [`FairQueue::push`] gave.
     pub(super) ticket: u64,
     pub(super) request: T,
     /// Rows of the request, never empty.
@@ -92,7 +92,7 @@ pub(super) struct Turn<T> {
     pub(super) dropped: Vec<Piece<T>>,
 }
 
-impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
+impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
     pub(super) fn new() -> Self {
         Self { by_key: HashMap::new(), turns: VecDeque::new(), tickets: 0 }
     }
@@ -127,7 +127,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
         let waiting = Waiting { ticket: self.tickets, request, rows: 0..rows };
         let line = self.by_key.entry(key.clone()).or_insert_with(|| {
             self.turns.push_back(key);
-            Line { interactive: Wait::new(), bulk: Wait::new(), owed_to_bulk: 0, credit: TURN.as_secs_f64() }
+            ModelQueue { interactive: Wait::new(), bulk: Wait::new(), owed_to_bulk: 0, deficit: QUANTUM.as_secs_f64() }
         });
         let wait = match urgency {
             Urgency::Interactive => &mut line.interactive,
@@ -158,22 +158,22 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
         row_seconds: impl Fn(&K, &T) -> f64,
         mut wanted: impl FnMut(&T) -> bool,
     ) -> Turn<T> {
-        let (turn, mut dropped) = (TURN.as_secs_f64(), Vec::new());
+        let (turn, mut dropped) = (QUANTUM.as_secs_f64(), Vec::new());
         // Each time round every line comes closer to its turn.
         while let Some(key) = self.turns.front().cloned() {
             let Some(line) = self.by_key.get_mut(&key) else {
                 self.turns.pop_front();
                 continue;
             };
-            if line.credit <= 0.0 {
-                line.credit += turn;
+            if line.deficit <= 0.0 {
+                line.deficit += turn;
                 self.turns.rotate_left(1);
                 continue;
             }
             let row_seconds = line.head().map_or(0.0, |head| row_seconds(&key, head));
             let batch = line.cut(room(rows_max, line.rows(), row_seconds), &mut wanted, &mut dropped);
             let rows: usize = batch.iter().map(|piece| piece.rows.len()).sum();
-            line.credit = (line.credit - rows as f64 * row_seconds).max(-turn * DEBT_TURNS_MAX);
+            line.deficit = (line.deficit - rows as f64 * row_seconds).max(-turn * DEFICIT_QUANTA_MAX);
             if line.rows() == 0 {
                 // What it used in advance is forgotten with it: a batch at most, of rows that take long.
                 self.by_key.remove(&key);
@@ -191,7 +191,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Lines<K, T> {
 /// narrower panel would take as long.
 fn room(rows_max: usize, waiting: usize, row_seconds: f64) -> usize {
     // Whatever comes of a strange cost is saturated.
-    let in_a_turn = (TURN.as_secs_f64() / row_seconds) as usize;
+    let in_a_turn = (QUANTUM.as_secs_f64() / row_seconds) as usize;
     let room = in_a_turn.max(CUT_ROWS_MIN).min(rows_max);
     if waiting <= room { waiting } else { (room / LANES * LANES).max(1) }
 }
@@ -210,7 +210,7 @@ impl<T> Wait<T> {
     }
 }
 
-impl<T: Clone> Line<T> {
+impl<T: Clone> ModelQueue<T> {
     fn rows(&self) -> usize {
         self.interactive.rows + self.bulk.rows
     }
@@ -272,11 +272,11 @@ mod tests {
     /// So cheap that time bounds nothing.
     const FREE: f64 = 1e-12;
 
-    fn push<K: Clone + Eq + Hash, T: Clone>(lines: &mut Lines<K, T>, key: K, request: T, rows: usize) -> u64 {
+    fn push<K: Clone + Eq + Hash, T: Clone>(lines: &mut FairQueue<K, T>, key: K, request: T, rows: usize) -> u64 {
         lines.push(key, request, rows, Urgency::Interactive)
     }
 
-    fn next<K: Clone + Eq + Hash, T: Clone>(lines: &mut Lines<K, T>, rows_max: usize) -> Turn<T> {
+    fn next<K: Clone + Eq + Hash, T: Clone>(lines: &mut FairQueue<K, T>, rows_max: usize) -> Turn<T> {
         lines.next(rows_max, |_, _| FREE, |_| true)
     }
 
@@ -291,7 +291,7 @@ mod tests {
     /// Requests of these sizes in one line, cut into batches: (request, rows) by batch.
     #[track_caller]
     fn check_batches(sizes: &[usize], rows_max: usize, expected: &[&[(usize, Range<usize>)]]) {
-        let mut lines = Lines::new();
+        let mut lines = FairQueue::new();
         for (request, rows) in sizes.iter().enumerate() {
             push(&mut lines, "line", request, *rows);
         }
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn nothing_waiting_gives_no_batch() {
-        let turn = next(&mut Lines::<u8, u8>::new(), 16);
+        let turn = next(&mut FairQueue::<u8, u8>::new(), 16);
         assert!(turn.batch.is_empty() && turn.dropped.is_empty());
     }
 
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_as_many_rows_as_a_turn_is_long() {
-        let turn = TURN.as_secs_f64();
+        let turn = QUANTUM.as_secs_f64();
         check_room(256, 10_000, turn / 100.5, 96);
         check_room(256, 100, turn / 100.5, 100);
         check_room(256, 10_000, FREE, 256);
@@ -344,19 +344,19 @@ mod tests {
 
     #[test]
     fn lines_take_turns() {
-        let mut lines = Lines::new();
+        let mut lines = FairQueue::new();
         for (key, request) in [("a", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
             push(&mut lines, key, request, 64);
         }
         // Each batch takes a whole turn.
-        let seconds = TURN.as_secs_f64() / 64.0;
+        let seconds = QUANTUM.as_secs_f64() / 64.0;
         let order: Vec<usize> = (0..5).map(|_| lines.next(64, |_, _| seconds, |_| true).batch[0].request).collect();
         assert_eq!(order, [0, 2, 4, 1, 3]);
     }
 
     #[test]
     fn a_turn_is_worth_the_same_to_every_line() {
-        let mut lines = Lines::new();
+        let mut lines = FairQueue::new();
         // Rows of the second line take 500 times as long; both have more than can be served.
         let seconds = |key: &&str, (): &()| if *key == "small" { 1e-7 } else { 5e-5 };
         let mut served: HashMap<&str, f64> = HashMap::new();
@@ -375,8 +375,8 @@ mod tests {
 
     #[test]
     fn a_line_with_little_to_do_leaves_its_time_to_the_others() {
-        let mut lines = Lines::new();
-        let seconds = TURN.as_secs_f64() / 64.0;
+        let mut lines = FairQueue::new();
+        let seconds = QUANTUM.as_secs_f64() / 64.0;
         push(&mut lines, "flood", "flood", 64 * 100);
         let mut batches = 0;
         for _ in 0..30 {
@@ -391,20 +391,20 @@ mod tests {
 
     #[test]
     fn a_row_that_takes_many_turns_is_served_all_the_same() {
-        let mut lines = Lines::new();
+        let mut lines = FairQueue::new();
         push(&mut lines, "slow", 0, 640);
         push(&mut lines, "quick", 1, 64 * 1000);
-        let seconds = |key: &&str, _: &i32| if *key == "slow" { 1.0 } else { TURN.as_secs_f64() / 64.0 };
+        let seconds = |key: &&str, _: &i32| if *key == "slow" { 1.0 } else { QUANTUM.as_secs_f64() / 64.0 };
         let mut slow = 0;
         for _ in 0..200 {
             slow += usize::from(lines.next(256, seconds, |_| true).batch[0].request == 0);
         }
-        assert!((3..=4).contains(&slow), "once, and again after {DEBT_TURNS_MAX} turns each time: {slow}");
+        assert!((3..=4).contains(&slow), "once, and again after {DEFICIT_QUANTA_MAX} turns each time: {slow}");
     }
 
     #[test]
     fn bulk_goes_after_those_who_wait() {
-        let mut lines = Lines::new();
+        let mut lines = FairQueue::new();
         for request in 0..3 {
             lines.push("a", request, 64, Urgency::Bulk);
         }
@@ -418,7 +418,7 @@ mod tests {
     #[test]
     fn bulk_does_not_stand_still_however_many_others_come() {
         for rows_max in [16, 64, 256] {
-            let mut lines = Lines::new();
+            let mut lines = FairQueue::new();
             lines.push("a", "bulk", 100_000, Urgency::Bulk);
             lines.push("a", "other", 1_000_000, Urgency::Interactive);
             let (mut bulk, mut others, mut others_in_a_row) = (0, 0, 0);
@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn bulk_is_owed_nothing_for_the_time_when_there_was_none() {
-        let mut lines = Lines::new();
+        let mut lines = FairQueue::new();
         push(&mut lines, "a", 0, 64 * 100);
         for _ in 0..50 {
             next(&mut lines, 64);
@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn both_urgencies_share_a_batch() {
-        let mut lines = Lines::new();
+        let mut lines = FairQueue::new();
         lines.push("a", 0, 5, Urgency::Bulk);
         push(&mut lines, "a", 1, 3);
         let batch: Vec<_> = next(&mut lines, 16).batch.into_iter().map(|piece| (piece.request, piece.rows)).collect();
@@ -462,12 +462,12 @@ mod tests {
 
     #[test]
     fn unwanted_requests_take_no_room() {
-        let mut lines = Lines::new();
+        let mut lines = FairQueue::new();
         for request in 0..4 {
             push(&mut lines, "a", request, 4);
         }
         push(&mut lines, "b", 4, 4);
-        let turn = lines.next(16, |_, _| TURN.as_secs_f64(), |request| *request % 2 == 1);
+        let turn = lines.next(16, |_, _| QUANTUM.as_secs_f64(), |request| *request % 2 == 1);
         let batch: Vec<_> = turn.batch.iter().map(|piece| piece.request).collect();
         assert_eq!((batch, requests(turn.dropped)), (vec![1, 3], vec![0, 2]));
         // A line of unwanted requests alone gives its turn to the next.
@@ -480,7 +480,7 @@ mod tests {
     #[test]
     fn a_withdrawn_request_leaves_its_line() {
         for urgency in [Urgency::Interactive, Urgency::Bulk] {
-            let mut lines = Lines::new();
+            let mut lines = FairQueue::new();
             let tickets: Vec<u64> = (0..3).map(|request| lines.push("a", request, 20, urgency)).collect();
             assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.request), Some(1));
             assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.request), None, "once");
@@ -500,12 +500,12 @@ mod tests {
             rows_max in 1_usize..5,
             early in 0_usize..40,
         ) {
-            let mut lines = Lines::new();
+            let mut lines = FairQueue::new();
             let rows_max = rows_max * LANES;
             let seconds = |key: &u8, _: &usize| [FREE, 1e-5, 1e-4, 1.0][usize::from(*key)];
             let mut seen = vec![0; requests.len()];
             let mut last_of: HashMap<(u8, bool), usize> = HashMap::new();
-            let come = |lines: &mut Lines<u8, usize>, (request, (key, rows, bulk)): (usize, &(u8, usize, bool))| {
+            let come = |lines: &mut FairQueue<u8, usize>, (request, (key, rows, bulk)): (usize, &(u8, usize, bool))| {
                 let urgency = if *bulk { Urgency::Bulk } else { Urgency::Interactive };
                 lines.push(*key, request, *rows, urgency);
             };
@@ -547,7 +547,7 @@ mod tests {
         /// used in advance, and one.
         #[test]
         fn no_line_starves(costs in prop::collection::vec(1e-8_f64..1e-4, 2..8)) {
-            let mut lines = Lines::new();
+            let mut lines = FairQueue::new();
             let seconds = |key: &usize, _: &usize| costs[*key];
             for key in 0..costs.len() {
                 push(&mut lines, key, key, 1_000_000_000);
@@ -560,7 +560,7 @@ mod tests {
             let most = used.iter().copied().fold(0.0, f64::max);
             let least = used.iter().copied().fold(f64::INFINITY, f64::min);
             let batch = CUT_ROWS_MIN as f64 * costs.iter().copied().fold(0.0, f64::max);
-            prop_assert!(most - least <= 2.0 * (TURN.as_secs_f64() + batch), "{used:?}");
+            prop_assert!(most - least <= 2.0 * (QUANTUM.as_secs_f64() + batch), "{used:?}");
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::load::{Load, Loads, Paces, Returns, Size, has_room};
-use super::policy::{Lines, Piece, Turn, Urgency};
+use super::load::{Load, Loads, RetrySchedule, ServiceRates, Size, has_room};
+use super::policy::{FairQueue, Piece, Turn, Urgency};
 use super::request::{Answer, Key, Question, Request};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
@@ -23,7 +23,7 @@ pub(super) struct Queue {
     config: BatchingConfig,
     threads: usize,
     load: Arc<Load>,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Told when a line gets its first request, when a batch leaves some behind, and at the end.
     work: Condvar,
     batches: AtomicU64,
@@ -33,10 +33,10 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug)]
-struct State {
-    lines: Lines<Key, Arc<Request>>,
-    paces: Paces<Key>,
-    returns: Returns,
+struct QueueState {
+    lines: FairQueue<Key, Arc<Request>>,
+    paces: ServiceRates<Key>,
+    returns: RetrySchedule,
     loads: Loads<Key>,
     /// Nothing is accepted any more.
     closed: bool,
@@ -77,10 +77,10 @@ impl Queue {
             config,
             threads,
             load: Arc::default(),
-            state: Mutex::new(State {
-                lines: Lines::new(),
-                paces: Paces::new(),
-                returns: Returns::default(),
+            state: Mutex::new(QueueState {
+                lines: FairQueue::new(),
+                paces: ServiceRates::new(),
+                returns: RetrySchedule::default(),
                 loads: Loads::new(),
                 closed: false,
             }),
@@ -129,7 +129,7 @@ impl Queue {
 
     /// How long a request would wait that came now: for those before it in its line, and meanwhile as long for each of the
     /// other lines, but no longer than for all that there is.
-    fn predicted_wait(&self, state: &State, key: &Key, row_work: usize, urgency: Urgency) -> Option<Duration> {
+    fn predicted_wait(&self, state: &QueueState, key: &Key, row_work: usize, urgency: Urgency) -> Option<Duration> {
         let before = state.lines.rows_before(key, urgency).saturating_mul(row_work);
         let line = state.paces.time_for(key, before.saturating_mul(state.lines.count()), self.threads)?;
         let all = state.paces.all().time_for(self.load.work(), self.threads)?;
@@ -137,7 +137,7 @@ impl Queue {
     }
 
     /// Refuses what would exceed a bound, or its line's share of it.
-    fn refusal(&self, state: &mut State, line: &Load, size: Size) -> Option<BatchError> {
+    fn refusal(&self, state: &mut QueueState, line: &Load, size: Size) -> Option<BatchError> {
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         // Claims are made under the queue's lock alone: these numbers can only fall meanwhile.
         let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
@@ -166,7 +166,7 @@ impl Queue {
     /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.
     pub(super) fn take(&self, now: Instant) -> Option<Vec<Piece<Arc<Request>>>> {
         let mut state = lock(&self.state);
-        let State { lines, paces, .. } = &mut *state;
+        let QueueState { lines, paces, .. } = &mut *state;
         let row_seconds =
             |key: &Key, request: &Arc<Request>| paces.seconds(key) * request.question().size().row_work as f64;
         let Turn { batch, dropped } =

@@ -7,21 +7,21 @@ use half::{bf16, f16};
 
 use super::{BatchError, Output, Timing};
 use crate::model::{Form, Matrix, Normalizer, Reconstruction, Values};
-use crate::numeric::Lanes;
+use crate::numeric::PanelMatrix;
 
 /// Results of one batch.
 #[derive(Debug, Default)]
 pub(super) struct Computed {
     /// Codes or rows, these in the space of the batch.
-    pub(super) values: Lanes,
+    pub(super) values: PanelMatrix,
     /// Reconstruct only: one per row.
     pub(super) squared_errors: Vec<f32>,
     /// Reconstruct only: one per row.
     pub(super) squared_errors_input_units: Vec<f32>,
 }
 
-impl From<Lanes> for Computed {
-    fn from(values: Lanes) -> Self {
+impl From<PanelMatrix> for Computed {
+    fn from(values: PanelMatrix) -> Self {
         Self { values, ..Self::default() }
     }
 }
@@ -170,7 +170,7 @@ impl Assembly {
 
 impl Answering<'_> {
     /// Rows `source` of a batch's result, which answer rows `rows` of the request, row-major in 64 bits.
-    fn in_64_bits(self, result: &Lanes, source: Range<usize>, rows: &Range<usize>) -> Vec<f64> {
+    fn in_64_bits(self, result: &PanelMatrix, source: Range<usize>, rows: &Range<usize>) -> Vec<f64> {
         let columns = result.columns();
         let mut narrow = vec![0.0; source.len() * columns];
         result.store(source, &mut narrow);
@@ -252,7 +252,7 @@ mod tests {
 
     /// Rows `rows` of a request whose number at (row, column) is `10 row + column`, from row `first` of a batch on.
     fn computed(rows: Range<usize>, columns: usize, first: usize, errors: bool) -> Computed {
-        let mut values = Lanes::zeros(first + rows.len() + 3, columns);
+        let mut values = PanelMatrix::zeros(first + rows.len() + 3, columns);
         let mut squared_errors = vec![0.0; if errors { values.rows() } else { 0 }];
         for (place, row) in rows.enumerate() {
             for column in 0..columns {

@@ -14,7 +14,7 @@ use super::timing::{Batch, Timing};
 use super::{BatchError, Operation, Output, lock};
 use crate::model::score::FIGURES;
 use crate::model::{Form, Matrix, MatrixError, Missing, ModelKey, Scorer, Space};
-use crate::numeric::Lanes;
+use crate::numeric::PanelMatrix;
 use crate::registry::LoadedModel;
 
 /// Larger requests are looked through for NaN on the compute threads: an async thread has some 50 µs for all it does.
@@ -82,7 +82,7 @@ impl Question {
     }
 
     /// Copies the rows of `range` into `batch` from row `first` on.
-    pub(super) fn load_into(&self, range: Range<usize>, batch: &mut Lanes, first: usize) {
+    pub(super) fn load_into(&self, range: Range<usize>, batch: &mut PanelMatrix, first: usize) {
         match self.space() {
             Space::Normalized if !self.operation.decodes() => {
                 let normalizer = self.model.artifact.model.normalizer();

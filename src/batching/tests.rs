@@ -17,7 +17,7 @@ use crate::model::{
     Artifact, Autoencoder, Loss, MatrixError, ModelKey, ModelSpec, NormalizationKind, TiedLayer, Values, Version,
 };
 use crate::numeric::matmul::Weights;
-use crate::numeric::{Activation, Lanes, Spare};
+use crate::numeric::{Activation, BufferPool, PanelMatrix};
 
 const FEATURES: usize = 3;
 const CODE: usize = 2;
@@ -73,10 +73,10 @@ fn offset(model: &LoadedModel, operation: Operation) -> f32 {
 }
 
 /// Every number of a row is the row's first plus the offset; the error of a row is its first number.
-fn echo(model: &LoadedModel, operation: Operation, _: Space, batch: &Lanes, _: &mut Spare) -> Computed {
+fn echo(model: &LoadedModel, operation: Operation, _: Space, batch: &PanelMatrix, _: &mut BufferPool) -> Computed {
     let firsts = batch.column(0);
     assert!(!firsts.contains(&PANICS), "told to panic");
-    let mut values = Lanes::zeros(batch.rows(), widths(operation).1);
+    let mut values = PanelMatrix::zeros(batch.rows(), widths(operation).1);
     for j in 0..values.columns() {
         for (row, first) in firsts.iter().enumerate() {
             *values.at_mut(row, j) = if *first == OVERFLOWS { f32::INFINITY } else { first + offset(model, operation) };
@@ -272,7 +272,7 @@ async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
     let batcher = Batcher::start(small_batches(), 2, Arc::default()).expect("starts");
     let model = model(1);
     let firsts: Vec<f32> = (0..40).map(|row| row as f32 / 7.0).collect();
-    let mut alone = Lanes::zeros(1, FEATURES);
+    let mut alone = PanelMatrix::zeros(1, FEATURES);
     let rows = matrix(FEATURES, &firsts);
     let codes = batcher
         .submit(Arc::clone(&model), Operation::Encode, rows.clone(), Form::Floats, None, Urgency::Interactive)
@@ -290,7 +290,7 @@ async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
     assert_eq!((both.squared_errors.len(), both.squared_errors_input_units.len()), (40, 40));
     for row in 0..40 {
         rows.load_into(row..row + 1, &mut alone, 0);
-        let code = model.artifact.model.encode(&alone, &mut Spare::default());
+        let code = model.artifact.model.encode(&alone, &mut BufferPool::default());
         assert_eq!(numbers(&codes.matrix)[row * CODE..][..CODE], [code.at(0, 0), code.at(0, 1)], "row {row}");
     }
 }
@@ -570,7 +570,7 @@ async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
 
 #[tokio::test]
 async fn tiny_questions_wait_while_training_is_owed_something() {
-    let (floor, (gate, compute)) = (Arc::new(Floor::in_debt(Duration::from_millis(1))), Gate::new());
+    let (floor, (gate, compute)) = (Arc::new(MinCpuShare::in_debt(Duration::from_millis(1))), Gate::new());
     let batcher = Batcher::start_with(small_batches(), 1, Arc::clone(&floor), compute, true).expect("starts");
     let mut waits = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), None);
     assert!(admit(&mut waits).is_none());

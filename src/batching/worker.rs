@@ -11,22 +11,22 @@ use super::reply::Computed;
 use super::request::Request;
 use super::timing::Batch;
 use super::{BatchError, Operation};
-use crate::executor::{Floor, catch};
+use crate::executor::{MinCpuShare, catch};
 use crate::model::{Decoder, Space};
-use crate::numeric::{Lanes, Spare};
+use crate::numeric::{BufferPool, PanelMatrix};
 use crate::registry::LoadedModel;
 
 /// How long a thread without work keeps the matrices of its last batches for the next.
 const SPARE_KEPT: Duration = Duration::from_millis(50);
 
-type Arithmetic = dyn Fn(&LoadedModel, Operation, Space, &Lanes, &mut Spare) -> Computed + Send + Sync;
+type Arithmetic = dyn Fn(&LoadedModel, Operation, Space, &PanelMatrix, &mut BufferPool) -> Computed + Send + Sync;
 
 /// The arithmetic of a batch: tests put their own here.
 pub(super) struct Compute(Box<Arithmetic>);
 
 impl Compute {
     pub(super) fn new(
-        compute: impl Fn(&LoadedModel, Operation, Space, &Lanes, &mut Spare) -> Computed + Send + Sync + 'static,
+        compute: impl Fn(&LoadedModel, Operation, Space, &PanelMatrix, &mut BufferPool) -> Computed + Send + Sync + 'static,
     ) -> Self {
         Self(Box::new(compute))
     }
@@ -42,8 +42,8 @@ pub(super) fn of_model(
     model: &LoadedModel,
     operation: Operation,
     space: Space,
-    batch: &Lanes,
-    spare: &mut Spare,
+    batch: &PanelMatrix,
+    spare: &mut BufferPool,
 ) -> Computed {
     // A question that needs it is refused where there is none.
     let inverse = || Decoder::PseudoInverse(model.inverse().expect("the model has a pseudo-inverse"));
@@ -74,14 +74,14 @@ impl fmt::Debug for Compute {
 }
 
 /// Serves until the queue is closed and empty.
-pub(super) fn run(queue: &Queue, floor: &Floor, compute: &Compute) {
-    let mut spare = Spare::default();
+pub(super) fn run(queue: &Queue, floor: &MinCpuShare, compute: &Compute) {
+    let mut spare = BufferPool::default();
     loop {
         let Some(pieces) = queue.take(Instant::now()) else {
             match queue.wait(SPARE_KEPT) {
                 Wait::Work => {}
                 Wait::Quiet => {
-                    spare = Spare::default();
+                    spare = BufferPool::default();
                     if queue.wait(Duration::MAX) == Wait::End {
                         return;
                     }
@@ -92,7 +92,7 @@ pub(super) fn run(queue: &Queue, floor: &Floor, compute: &Compute) {
         };
         let served = catch(|| serve(queue, compute, &pieces, &mut spare));
         if let Err(panicked) = served {
-            spare = Spare::default();
+            spare = BufferPool::default();
             if let Some(piece) = pieces.first() {
                 let question = piece.request.question();
                 let (model, operation) = (&question.model.key, question.operation);
@@ -120,7 +120,7 @@ impl Member<'_> {
 }
 
 /// Computes one batch and answers the requests that end in it.
-fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare: &mut Spare) {
+fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare: &mut BufferPool) {
     let started = Instant::now();
     let mut members = Vec::with_capacity(pieces.len());
     let mut rows = 0;

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::reading;
-use crate::files::{self, FileError, Place, ReadOptions, RowReader};
+use crate::files::{self, FileError, Location, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
 /// Bytes of the values of a chunk or a request, twice as many where they are binary64: large enough to be fast, far below the
@@ -171,7 +171,7 @@ pub(super) fn check_columns(path: &str, reader: &dyn RowReader, columns: usize) 
     }
     Err(FileError::Content {
         path: path.to_owned(),
-        place: Place::Whole,
+        place: Location::Whole,
         got: format!("its rows have {} numbers", reader.columns()),
         expected: columns.to_string(),
     })

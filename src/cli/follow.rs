@@ -30,7 +30,7 @@ const ROWS_READ_MAX: usize = 1000;
 
 /// Rows on their way to the server.
 #[expect(clippy::struct_field_names, reason = "each counts other rows")]
-struct Rows {
+struct PendingRows {
     coming: mpsc::Receiver<Result<Vec<f64>, FileError>>,
     /// Width of the rows, and the names of their columns: known once a row came.
     of_files: Arc<OnceLock<(usize, Vec<String>)>>,
@@ -45,7 +45,7 @@ struct Rows {
     ended: bool,
 }
 
-impl Rows {
+impl PendingRows {
     /// Reads files one after the other, on a thread of its own: standard input may let it wait.
     fn read(
         files: Vec<String>,
@@ -155,7 +155,7 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     let columns = spec.widths.first().copied().unwrap_or_default() as usize;
     let publish_rows = spec.incremental.map_or(0, |incremental| incremental.publish_rows);
-    let mut rows = Rows::read(files, read, columns, publish_rows);
+    let mut rows = PendingRows::read(files, read, columns, publish_rows);
     let display = Display::new(context.json);
     let (mut told, mut retries) = (0, 0);
     loop {
@@ -203,7 +203,7 @@ async fn cancel_open_round(context: &Context, spec: &pb::TrainSpec, display: &Di
 async fn attempt(
     context: &Context,
     spec: &pb::TrainSpec,
-    rows: &mut Rows,
+    rows: &mut PendingRows,
     display: &Display,
     told: &mut u64,
 ) -> Result<(), CliError> {
@@ -296,7 +296,7 @@ fn line(result: &pb::TrainResult) -> String {
 mod tests {
     use super::*;
 
-    fn rows_of(values: &[f32], columns: usize, publish_rows: u64) -> (tempfile::TempDir, Rows) {
+    fn rows_of(values: &[f32], columns: usize, publish_rows: u64) -> (tempfile::TempDir, PendingRows) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("rows.csv");
         let text: String = values
@@ -305,7 +305,7 @@ mod tests {
             .collect();
         std::fs::write(&path, text).expect("writes");
         let files = vec![path.display().to_string()];
-        (folder, Rows::read(files, (ReadOptions::default(), ColumnsOfFiles::default()), columns, publish_rows))
+        (folder, PendingRows::read(files, (ReadOptions::default(), ColumnsOfFiles::default()), columns, publish_rows))
     }
 
     #[tokio::test]

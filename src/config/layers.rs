@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ConfigError, Source, Told};
+use super::{ConfigError, EffectiveSetting, Source};
 
 /// Variables with our prefix that are not settings of the server.
 const OTHER_VARIABLES: [&str; 11] = [
@@ -33,7 +33,7 @@ pub(super) struct Layers<'a> {
     pub(super) variables: &'a [(String, String)],
     pub(super) path: PathBuf,
     pub(super) file: toml::Table,
-    pub(super) told: Vec<Told>,
+    pub(super) told: Vec<EffectiveSetting>,
     /// Things to tell the operator.
     pub(super) warnings: Vec<String>,
 }
@@ -159,7 +159,7 @@ impl Layers<'_> {
     }
 
     /// Nothing may be left over: a key that no setting has is a mistake.
-    pub(super) fn finish(self) -> Result<(Vec<Told>, Vec<String>), ConfigError> {
+    pub(super) fn finish(self) -> Result<(Vec<EffectiveSetting>, Vec<String>), ConfigError> {
         let names: Vec<&str> = self.told.iter().map(|(name, ..)| *name).collect();
         if let Some(key) = self.file.keys().next() {
             return Err(ConfigError::UnknownKey {

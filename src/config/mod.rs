@@ -206,7 +206,7 @@ pub enum ConfigError {
 }
 
 /// Name, value as TOML, where it came from.
-type Told = (&'static str, String, Source);
+type EffectiveSetting = (&'static str, String, Source);
 
 /// What is in force, checked.
 #[derive(Clone, Debug)]
@@ -224,7 +224,7 @@ pub struct Settings {
     /// Things to tell the operator.
     pub warnings: Vec<String>,
     /// Name, value as TOML, source.
-    told: Vec<Told>,
+    told: Vec<EffectiveSetting>,
 }
 
 impl Settings {
@@ -438,8 +438,9 @@ impl Settings {
     /// Settings that `other` has differently, and that need a new start.
     pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
         let is_fixed = |name: &str| !lifecycle::RELOADED.contains(&name);
-        let differs =
-            |(name, value, _): &&Told| other.told.iter().any(|(theirs, told, _)| name == theirs && value != told);
+        let differs = |(name, value, _): &&EffectiveSetting| {
+            other.told.iter().any(|(theirs, told, _)| name == theirs && value != told)
+        };
         self.told.iter().filter(|(name, ..)| is_fixed(name)).filter(differs).map(|(name, ..)| *name).collect()
     }
 

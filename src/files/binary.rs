@@ -5,7 +5,7 @@ use std::io::Read;
 use half::{bf16, f16};
 
 use super::input::Input;
-use super::{COLUMNS_MAX, FileError, Place, RowReader};
+use super::{COLUMNS_MAX, FileError, Location, RowReader};
 use crate::model::Missing;
 
 /// Bytes that are read at a time.
@@ -112,7 +112,7 @@ pub(super) fn check_values(
 ) -> Result<(), FileError> {
     let Some(index) = values.iter().position(|value| !missing.allows_wide(*value)) else { return Ok(()) };
     let row = first_row + (index / columns) as u64 + 1;
-    let place = Place::Cell { row, column: (index % columns + 1).to_string() };
+    let place = Location::Cell { row, column: (index % columns + 1).to_string() };
     Err(FileError::at(path, place, values[index].to_string(), FileError::finite(values[index])))
 }
 

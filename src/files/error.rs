@@ -20,7 +20,7 @@ pub enum FileError {
         /// Which file.
         path: String,
         /// Where in it.
-        place: Place,
+        place: Location,
         /// What came.
         got: String,
         /// What would be right.
@@ -56,7 +56,7 @@ pub enum FileError {
 
 /// Where in a file. Rows, columns, lines and fields count from 1, as editors do; bytes from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// Nowhere in particular.
     Whole,
     /// At a byte (of what a gzip stream holds, if the file is one).
@@ -86,7 +86,7 @@ pub enum Place {
 }
 
 /// As the beginning of a sentence that goes on with what came.
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Whole => Ok(()),
@@ -104,11 +104,11 @@ impl fmt::Display for Place {
 impl FileError {
     /// Something is not as it has to be, nowhere in particular.
     pub(super) fn content(path: &str, got: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self::at(path, Place::Whole, got, expected)
+        Self::at(path, Location::Whole, got, expected)
     }
 
     /// Something at a place is not as it has to be.
-    pub(super) fn at(path: &str, place: Place, got: impl Into<String>, expected: impl Into<String>) -> Self {
+    pub(super) fn at(path: &str, place: Location, got: impl Into<String>, expected: impl Into<String>) -> Self {
         Self::Content { path: path.to_owned(), place, got: got.into(), expected: expected.into() }
     }
 

@@ -1,6 +1,6 @@
 //! Formats that are recognized and not read: what they are called, and the line of Python that converts them.
 
-use super::{FileError, Place};
+use super::{FileError, Location};
 
 /// A format that is not read.
 #[derive(Debug, PartialEq, Eq)]
@@ -327,7 +327,7 @@ pub(super) fn unknown(path: &str, first: &[u8]) -> FileError {
     if text >= 4 && first.get(text) == Some(&0) {
         let line = 1 + memchr::memchr_iter(b'\n', &first[..text]).count() as u64;
         let expected = "text without it: tr -d '\\000' < FILE removes all of them";
-        return FileError::at(path, Place::Line(line), "it has a byte 0", expected);
+        return FileError::at(path, Location::Line(line), "it has a byte 0", expected);
     }
     let shown: Vec<String> = first.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     FileError::content(path, format!("it is not a table: it begins with the bytes {}", shown.join(" ")), READ)

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::binary::{check_shape, may_be_rounded, rounded_note};
 use super::input::Input;
-use super::{COLUMNS_MAX, FileError, Place, ReadOptions, RowReader};
+use super::{COLUMNS_MAX, FileError, Location, ReadOptions, RowReader};
 use crate::model::Missing;
 
 /// Longest row: the widest with 200 characters a number, so that a value without end is not read whole.
@@ -106,7 +106,7 @@ pub(super) fn is_start(first: &[u8]) -> bool {
 
 /// Where between two values reading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ReaderState {
     Start,
     /// Values with white space between them.
     Lines,
@@ -120,7 +120,7 @@ enum State {
 /// One value after the other.
 struct Values {
     input: Input,
-    state: State,
+    state: ReaderState,
     /// The line of the next byte, from 1.
     line: u64,
     text: Vec<u8>,
@@ -150,44 +150,46 @@ impl Values {
     }
 
     fn wrong(&self, got: impl Into<String>, expected: impl Into<String>) -> FileError {
-        FileError::at(&self.input.path, Place::Line(self.line), got, expected)
+        FileError::at(&self.input.path, Location::Line(self.line), got, expected)
     }
 
     /// Goes to the next value; false at the end.
     fn advance(&mut self) -> Result<bool, FileError> {
         let next = self.peek_value()?;
         match (self.state, next) {
-            (State::End, Some(_)) => Err(self.wrong("it goes on after its array", "the end")),
-            (State::Start, Some(b'[')) => {
+            (ReaderState::End, Some(_)) => Err(self.wrong("it goes on after its array", "the end")),
+            (ReaderState::Start, Some(b'[')) => {
                 self.consume(b'[');
                 self.text.push(b'[');
                 // Of rows, or a row itself.
                 if matches!(self.peek_value()?, Some(b'[' | b'{')) {
-                    self.state = State::Array;
+                    self.state = ReaderState::Array;
                     self.text.clear();
                 } else {
-                    self.state = State::Lines;
+                    self.state = ReaderState::Lines;
                 }
                 Ok(true)
             }
-            (State::Start, Some(_)) => {
-                self.state = State::Lines;
+            (ReaderState::Start, Some(_)) => {
+                self.state = ReaderState::Lines;
                 Ok(true)
             }
-            (State::Start | State::Lines | State::End, None) => Ok(false),
-            (State::ArrayStart | State::Array, Some(b']')) => {
+            (ReaderState::Start | ReaderState::Lines | ReaderState::End, None) => Ok(false),
+            (ReaderState::ArrayStart | ReaderState::Array, Some(b']')) => {
                 self.consume(b']');
-                self.state = State::End;
+                self.state = ReaderState::End;
                 self.advance()
             }
-            (State::Array, Some(b',')) => {
+            (ReaderState::Array, Some(b',')) => {
                 self.consume(b',');
-                self.state = State::ArrayStart;
+                self.state = ReaderState::ArrayStart;
                 self.peek_value()?;
                 Ok(true)
             }
-            (State::Lines | State::ArrayStart | State::Array, Some(_)) => Ok(true),
-            (State::ArrayStart | State::Array, None) => Err(self.wrong("its array has no end", "a whole file")),
+            (ReaderState::Lines | ReaderState::ArrayStart | ReaderState::Array, Some(_)) => Ok(true),
+            (ReaderState::ArrayStart | ReaderState::Array, None) => {
+                Err(self.wrong("its array has no end", "a whole file"))
+            }
         }
     }
 
@@ -230,8 +232,8 @@ impl Values {
                 break;
             }
         }
-        if self.state == State::ArrayStart {
-            self.state = State::Array;
+        if self.state == ReaderState::ArrayStart {
+            self.state = ReaderState::Array;
         }
         let node = match serde_json::from_slice::<Node>(&self.text) {
             Ok(node) => node,
@@ -242,7 +244,7 @@ impl Values {
                     let is_infinite = self.text.windows(8).any(|word| word == b"Infinity");
                     let got =
                         if is_infinite { "a value is Infinity".to_owned() } else { format!("it is no JSON ({error})") };
-                    return Err(FileError::at(&self.input.path, Place::Line(line), got, EXPECTED));
+                    return Err(FileError::at(&self.input.path, Location::Line(line), got, EXPECTED));
                 }
             },
         };
@@ -279,7 +281,7 @@ struct Column {
     width: Option<usize>,
 }
 
-struct Rows {
+struct JsonLinesReader {
     values: Values,
     /// Of objects: the columns that are kept, in their order; empty for arrays.
     columns: Vec<Column>,
@@ -299,9 +301,9 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
     if input.stream.fill_buf().map_err(FileError::io(&path))?.starts_with(b"\xef\xbb\xbf") {
         input.stream.consume(3);
     }
-    let mut values = Values { input, state: State::Start, line: 1, text: Vec::new() };
+    let mut values = Values { input, state: ReaderState::Start, line: 1, text: Vec::new() };
     let first = values.next()?.ok_or_else(|| FileError::content(&path, "it has no rows", "at least one"))?;
-    let mut rows = Rows {
+    let mut rows = JsonLinesReader {
         values,
         columns: Vec::new(),
         left_out: Vec::new(),
@@ -343,7 +345,7 @@ fn count(node: &Node) -> usize {
     }
 }
 
-impl Rows {
+impl JsonLinesReader {
     /// Refuses a whole table in one object: by columns, not by rows.
     fn check_is_a_row(&mut self, first: &(u64, Node)) -> Result<(), FileError> {
         let Node::Object(entries) = &first.1 else { return Ok(()) };
@@ -418,7 +420,7 @@ impl Rows {
     /// Appends the numbers of a row.
     fn add(&self, line: u64, node: &Node, values: &mut Vec<f64>) -> Result<(), FileError> {
         let path = &self.values.input.path;
-        let wrong = |got: String, expected: String| FileError::at(path, Place::Line(line), got, expected);
+        let wrong = |got: String, expected: String| FileError::at(path, Location::Line(line), got, expected);
         let before = values.len();
         if self.columns.is_empty() {
             if matches!(node, Node::Object(_)) {
@@ -525,7 +527,7 @@ impl Rows {
     }
 }
 
-impl RowReader for Rows {
+impl RowReader for JsonLinesReader {
     fn columns(&self) -> usize {
         self.width
     }

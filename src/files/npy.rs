@@ -3,8 +3,8 @@
 use std::io::Read;
 
 use super::binary::{Binary, Encoding, Kind, check_shape};
+use super::column_major::ColumnMajor;
 use super::input::Input;
-use super::turned::Turned;
 use super::{FileError, RowReader, shape};
 
 /// Longer than any header of a plain array.
@@ -29,7 +29,7 @@ pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
     let columns = check_shape(&path, rows, columns)?;
     if header.fortran {
         let places = (header.shape.len() > 2).then(|| shape::column_major_places(&header.shape[1..]));
-        return Ok(Box::new(Turned::new(input, header.start, encoding, columns, rows, places)?));
+        return Ok(Box::new(ColumnMajor::new(input, header.start, encoding, columns, rows, places)?));
     }
     Ok(Box::new(Binary::new(input, encoding, columns, rows)))
 }

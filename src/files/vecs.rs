@@ -5,7 +5,7 @@ use std::io::Read;
 
 use super::binary::{Binary, Encoding, Kind, check_shape, check_values};
 use super::input::Input;
-use super::{FileError, Place, RowReader};
+use super::{FileError, Location, RowReader};
 
 /// Bytes that are read at a time.
 const PIECE_BYTES: usize = 1 << 20;
@@ -57,7 +57,7 @@ impl Vecs {
         let before = values.len();
         let mut rows = 0;
         for row in self.piece.chunks(row_bytes) {
-            let place = Place::Row(self.rows_read + rows as u64 + 1);
+            let place = Location::Row(self.rows_read + rows as u64 + 1);
             let length = row.first_chunk::<LENGTH_BYTES>().map(|length| u32::from_le_bytes(*length) as usize);
             if let Some(length) = length.filter(|length| *length != self.columns) {
                 let got = format!("it begins with the length {length}");

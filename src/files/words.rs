@@ -5,7 +5,7 @@ use std::io::{BufRead, Read};
 
 use super::binary::{check_shape, check_values};
 use super::input::Input;
-use super::{COLUMNS_MAX, FileError, Format, Place, RowReader};
+use super::{COLUMNS_MAX, FileError, Format, Location, RowReader};
 
 /// Longest line: the widest rows with 200 characters a number.
 const LINE_BYTES_MAX: usize = COLUMNS_MAX * 200;
@@ -135,7 +135,7 @@ fn line(input: &mut Input, number: u64) -> Result<Vec<u8>, FileError> {
     taken.read_until(b'\n', &mut line).map_err(FileError::io(&input.path))?;
     if line.len() > LINE_BYTES_MAX {
         let got = format!("it has more than {LINE_BYTES_MAX} bytes");
-        return Err(FileError::at(&input.path, Place::Line(number), got, "a word and its numbers"));
+        return Err(FileError::at(&input.path, Location::Line(number), got, "a word and its numbers"));
     }
     Ok(line)
 }
@@ -148,7 +148,7 @@ impl Words {
             None => line(&mut self.input, self.lines + 1)?,
         };
         self.lines += 1;
-        let place = Place::Line(self.lines);
+        let place = Location::Line(self.lines);
         let trimmed = line.trim_ascii_end();
         if trimmed.is_empty() {
             // Blank lines at the end are none.
@@ -180,7 +180,7 @@ impl Words {
             return Err(FileError::at(&self.input.path, place, got, expected));
         }
         values[before..].reverse();
-        self.check(&values[before..], Place::Line(self.lines))?;
+        self.check(&values[before..], Location::Line(self.lines))?;
         Ok(true)
     }
 
@@ -198,7 +198,7 @@ impl Words {
                 return Ok(false);
             }
             let got = format!("no blank follows within {} bytes", word.len());
-            return Err(FileError::at(path, Place::Row(self.rows_read + 1), got, "a word and a blank"));
+            return Err(FileError::at(path, Location::Row(self.rows_read + 1), got, "a word and a blank"));
         }
         let mut bytes = vec![0; 4 * self.columns];
         self.input.stream.read_exact(&mut bytes).map_err(FileError::short(path, "a row"))?;
@@ -209,7 +209,7 @@ impl Words {
         Ok(true)
     }
 
-    fn check(&self, row: &[f64], place: Place) -> Result<(), FileError> {
+    fn check(&self, row: &[f64], place: Location) -> Result<(), FileError> {
         let Some(column) = row.iter().position(|value| !self.input.missing.allows_wide(*value)) else { return Ok(()) };
         let got = format!("number {} is {}", column + 1, row[column]);
         Err(FileError::at(&self.input.path, place, got, FileError::finite(row[column])))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::JobError;
 use super::job::{Job, lock};
 use super::journal::Beginning;
-use super::table::Table;
+use super::registry::JobRegistry;
 use crate::model::{Artifact, Autoencoder, ModelKey, ModelSpec, Selector};
 use crate::store::StoreError;
 use crate::training::{Base, CheckedTrainSpec};
@@ -18,7 +18,7 @@ pub(super) struct Settled {
 }
 
 /// The version that is meant now; `None`: there is none yet, and training may begin fresh.
-fn resolve(table: &Table, base: &Base) -> Result<Option<ModelKey>, StoreError> {
+fn resolve(table: &JobRegistry, base: &Base) -> Result<Option<ModelKey>, StoreError> {
     match table.registry.resolve(&base.name, &base.selector) {
         Ok(key) => Ok(Some(key)),
         Err(StoreError::UnknownModel(_)) if base.or_fresh => Ok(None),
@@ -27,7 +27,7 @@ fn resolve(table: &Table, base: &Base) -> Result<Option<ModelKey>, StoreError> {
 }
 
 /// The version that a job begins with, if there is one: as it was settled, or as it would be now.
-pub(super) fn needed(table: &Table, job: &Job) -> Option<ModelKey> {
+pub(super) fn needed(table: &JobRegistry, job: &Job) -> Option<ModelKey> {
     match lock(&job.record).beginning.clone() {
         Some(Beginning::From(key)) => Some(key),
         Some(Beginning::Fresh) => None,
@@ -37,7 +37,7 @@ pub(super) fn needed(table: &Table, job: &Job) -> Option<ModelKey> {
 
 /// Width of the rows of a job that is to be made, and the names of its features: its base must exist and have the widths that are
 /// asked for.
-pub(super) fn columns(table: &Table, spec: &CheckedTrainSpec) -> Result<(usize, Vec<String>), JobError> {
+pub(super) fn columns(table: &JobRegistry, spec: &CheckedTrainSpec) -> Result<(usize, Vec<String>), JobError> {
     let key = spec.spec().base.as_ref().map_or(Ok(None), |base| resolve(table, base))?;
     let Some(key) = key else { return Ok((spec.features(), spec.spec().feature_names.clone())) };
     let shape = shape(table, key)?;
@@ -45,21 +45,21 @@ pub(super) fn columns(table: &Table, spec: &CheckedTrainSpec) -> Result<(usize, 
 }
 
 /// Names of the features of a job, as its base has them now, if it has one.
-pub(super) fn feature_names(table: &Table, job: &Job) -> Result<Vec<String>, JobError> {
+pub(super) fn feature_names(table: &JobRegistry, job: &Job) -> Result<Vec<String>, JobError> {
     match needed(table, job) {
         Some(key) => Ok(shape(table, key)?.raw().feature_names.clone()),
         None => Ok(job.spec.spec().feature_names.clone()),
     }
 }
 
-fn shape(table: &Table, key: ModelKey) -> Result<ModelSpec, JobError> {
+fn shape(table: &JobRegistry, key: ModelKey) -> Result<ModelSpec, JobError> {
     let header = table.registry.store().read_header(&key)?;
     let (shape, ..) = Artifact::peek(&header).map_err(|reason| StoreError::Damaged { key, reason })?;
     Ok(shape)
 }
 
 /// Settles what a job begins with, and writes it down: after a crash it is the same.
-pub(super) fn settle(table: &Table, job: &Job) -> Result<Settled, JobError> {
+pub(super) fn settle(table: &JobRegistry, job: &Job) -> Result<Settled, JobError> {
     let (known, names) = {
         let record = lock(&job.record);
         (record.beginning.clone(), record.column_names.clone())
@@ -92,7 +92,7 @@ pub(super) fn settle(table: &Table, job: &Job) -> Result<Settled, JobError> {
     Ok(Settled { spec, base: Some((key, Arc::new(model))) })
 }
 
-fn load(table: &Table, key: &ModelKey) -> Result<Autoencoder, JobError> {
+fn load(table: &JobRegistry, key: &ModelKey) -> Result<Autoencoder, JobError> {
     // One that was deleted may be in memory still: that it is gone is the same for all.
     table
         .registry

@@ -6,8 +6,8 @@
 use super::base;
 use super::files::ServerFiles;
 use super::job::Job;
+use super::registry::JobRegistry;
 use super::spool::{self, Chunk, Counts, Spool};
-use super::table::Table;
 use super::{JobError, RowRole, ServerFilesError};
 use crate::files::{narrow, needs_f64};
 use crate::model::{Matrix, Values};
@@ -23,7 +23,7 @@ const NOTES_MAX: usize = 20;
 
 /// Copies the rows of the job's files to its spool, unless that was done before, within the bounds. False, and nothing left
 /// on disk, if `go_on` said no meanwhile.
-pub(super) fn import(table: &Table, job: &Job, go_on: &dyn Fn() -> bool) -> Result<bool, JobError> {
+pub(super) fn import(table: &JobRegistry, job: &Job, go_on: &dyn Fn() -> bool) -> Result<bool, JobError> {
     let Some(files) = job.files_to_import() else { return Ok(true) };
     forget(table, job)?;
     tracing::info!(job = %job.id, files = files.paths.len() + files.test_paths.len(), "rows are copied from files");
@@ -42,7 +42,7 @@ pub(super) fn import(table: &Table, job: &Job, go_on: &dyn Fn() -> bool) -> Resu
 }
 
 /// Removes what an import that was cut off left.
-fn forget(table: &Table, job: &Job) -> Result<(), JobError> {
+fn forget(table: &JobRegistry, job: &Job) -> Result<(), JobError> {
     remove(&spool::path(&job.folder))?;
     table.quota.release_all(&job.share);
     job.tell_counts(Counts::default(), None);
@@ -59,7 +59,12 @@ struct Copied {
 }
 
 /// Copies all rows; `None` if it was stopped.
-fn copy(table: &Table, job: &Job, files: &ServerFiles, go_on: &dyn Fn() -> bool) -> Result<Option<Copied>, JobError> {
+fn copy(
+    table: &JobRegistry,
+    job: &Job,
+    files: &ServerFiles,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Copied>, JobError> {
     let mut notes = Notes::default();
     let folder = table.config.train_folder.as_deref();
     let columns = job.columns;
@@ -106,7 +111,7 @@ impl Notes {
 
 /// A spool, and the rows that do not fill a chunk yet: chunks go across files, but not across roles.
 struct Copying<'a> {
-    table: &'a Table,
+    table: &'a JobRegistry,
     job: &'a Job,
     spool: Spool,
     columns: usize,
@@ -116,7 +121,7 @@ struct Copying<'a> {
 }
 
 impl<'a> Copying<'a> {
-    fn new(table: &'a Table, job: &'a Job) -> Result<Self, JobError> {
+    fn new(table: &'a JobRegistry, job: &'a Job) -> Result<Self, JobError> {
         let columns = job.columns;
         table.reserve(job, spool::HEAD_BYTES)?;
         let spool = Spool::create(&job.folder, columns)?;

@@ -25,7 +25,7 @@ impl Run {
 
 /// Where the rows of one role are: a piece of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct RowPosition {
     /// Where its chunk begins in the file.
     pub(super) chunk_offset: u64,
     /// Rows of the chunk before the piece.
@@ -75,7 +75,7 @@ impl Index {
     }
 
     /// Where row `row` of a role is, if there is one, with those that follow it in its chunk.
-    pub(super) fn row(&self, role: RowRole, row: u64) -> Option<Place> {
+    pub(super) fn row(&self, role: RowRole, row: u64) -> Option<RowPosition> {
         let runs = match role {
             RowRole::Training => &self.training,
             RowRole::Test => &self.test,
@@ -86,7 +86,7 @@ impl Index {
         (before < run.rows()).then(|| {
             let (chunk, row_in_chunk) = (before / run.rows_per_chunk, before % run.rows_per_chunk);
             let chunk_offset = run.offset + chunk * run.bytes_per_chunk;
-            Place { chunk_offset, row_in_chunk, rows: run.rows_per_chunk - row_in_chunk, is_wide: run.is_wide }
+            RowPosition { chunk_offset, row_in_chunk, rows: run.rows_per_chunk - row_in_chunk, is_wide: run.is_wide }
         })
     }
 
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!((index.training.len(), index.test.len()), (2, 1));
         assert_eq!(
             index.row(RowRole::Training, 64 * 999_999 + 3),
-            Some(Place { chunk_offset: 99_999_912, row_in_chunk: 3, rows: 61, is_wide: false })
+            Some(RowPosition { chunk_offset: 99_999_912, row_in_chunk: 3, rows: 61, is_wide: false })
         );
         assert_eq!(index.chunk(1_000_002), Some(100_000_042));
         assert_eq!(index.chunk(1_000_003), None);
@@ -135,7 +135,7 @@ mod tests {
                 expected.push(offset);
                 for row in 0..count {
                     let rows = &mut rows[usize::from(is_test)];
-                    rows.push(Place { chunk_offset: offset, row_in_chunk: row, rows: count - row, is_wide });
+                    rows.push(RowPosition { chunk_offset: offset, row_in_chunk: row, rows: count - row, is_wide });
                 }
                 offset += bytes;
             }

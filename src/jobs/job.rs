@@ -36,7 +36,7 @@ pub(super) struct Job {
     /// Counts the streams that took the upload over; each holds the number that was its own.
     pub(super) stream: watch::Sender<u64>,
     /// What training is asked for.
-    wish: AtomicU8,
+    stop_request: AtomicU8,
     /// Whether it comes from before a restart, and may have run then: its version may be published already.
     pub(super) may_be_published: bool,
     /// When the last stream that sent its rows ended, or it was read from the disk.
@@ -67,7 +67,7 @@ pub(super) enum PauseOutcome {
 /// What whoever trains a job is asked to do, at the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Wish {
+pub(super) enum StopRequest {
     /// Go on.
     GoOn,
     /// Stop, and let it wait.
@@ -105,7 +105,7 @@ impl Job {
             news: watch::Sender::new(snapshot),
             spool: Mutex::new(spool),
             stream: watch::Sender::new(0),
-            wish: AtomicU8::new(Wish::GoOn as u8),
+            stop_request: AtomicU8::new(StopRequest::GoOn as u8),
             may_be_published,
             detached: Mutex::new(SystemTime::now()),
             pause_refused: Mutex::default(),
@@ -131,17 +131,17 @@ impl Job {
     }
 
     /// What its training is asked for.
-    pub(super) fn wish(&self) -> Wish {
-        match self.wish.load(Ordering::Acquire) {
-            wish if wish == Wish::GoOn as u8 => Wish::GoOn,
-            wish if wish == Wish::Pause as u8 => Wish::Pause,
-            _ => Wish::Cancel,
+    pub(super) fn stop_request(&self) -> StopRequest {
+        match self.stop_request.load(Ordering::Acquire) {
+            stop_request if stop_request == StopRequest::GoOn as u8 => StopRequest::GoOn,
+            stop_request if stop_request == StopRequest::Pause as u8 => StopRequest::Pause,
+            _ => StopRequest::Cancel,
         }
     }
 
     /// Asks its training to stop. Who cancels is stronger than who pauses.
-    fn ask(&self, wish: Wish) {
-        self.wish.fetch_max(wish as u8, Ordering::AcqRel);
+    fn ask(&self, stop_request: StopRequest) {
+        self.stop_request.fetch_max(stop_request as u8, Ordering::AcqRel);
     }
 
     /// Tells what is not worth waking watchers for: they see it with the next change.
@@ -254,7 +254,7 @@ impl Job {
     ) -> Result<bool, JobError> {
         let record = lock(&self.record);
         if record.state == JobState::Running {
-            self.ask(Wish::Cancel);
+            self.ask(StopRequest::Cancel);
             return Ok(false);
         }
         let change = |record: &mut Record| record.failure = reason;
@@ -281,7 +281,7 @@ impl Job {
         let record = lock(&self.record);
         if record.state == JobState::Running {
             *lock(&self.pause_refused) = None;
-            self.ask(Wish::Pause);
+            self.ask(StopRequest::Pause);
             return Ok(false);
         }
         self.go_from(record, JobState::Paused, |_| (), Durable::Yes, || ()).map(|_| true)
@@ -299,7 +299,7 @@ impl Job {
             return Err(IllegalMove { from: record.state, to: JobState::Queued }.into());
         }
         // Whoever cancels holds the lock too: what is forgotten here is that it was paused.
-        self.wish.store(Wish::GoOn as u8, Ordering::Release);
+        self.stop_request.store(StopRequest::GoOn as u8, Ordering::Release);
         self.go_from(record, JobState::Queued, |_| (), Durable::Yes, || ())
     }
 
@@ -314,7 +314,7 @@ impl Job {
     /// paused: it goes on, and the callers get the reason.
     pub(super) fn settle_as_paused(&self) -> PauseOutcome {
         let record = lock(&self.record);
-        if self.wish() == Wish::Cancel {
+        if self.stop_request() == StopRequest::Cancel {
             return PauseOutcome::Cancelled;
         }
         let Err(error) = self.go_from(record, JobState::Paused, |_| (), Durable::Yes, || ()) else {
@@ -323,9 +323,9 @@ impl Job {
         };
         tracing::error!(job = %self.id, %error, "a job cannot be paused: its journal cannot be written, and it goes on");
         *lock(&self.pause_refused) = Some(error);
-        let (asked, none) = (Wish::Pause as u8, Wish::GoOn as u8);
+        let (asked, none) = (StopRequest::Pause as u8, StopRequest::GoOn as u8);
         // A concurrent cancel wins.
-        let _ = self.wish.compare_exchange(asked, none, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.stop_request.compare_exchange(asked, none, Ordering::AcqRel, Ordering::Acquire);
         // Wakes those who wait for the pause.
         self.news.send_modify(|_| ());
         PauseOutcome::Refused

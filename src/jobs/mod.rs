@@ -6,7 +6,6 @@
 //! <folder>/<id>/checkpoint  where its training can go on, until it has ended (`checkpoint.rs`)
 //! ```
 
-mod ahead;
 mod base;
 mod checkpoint;
 mod error;
@@ -15,18 +14,19 @@ mod held_out;
 mod import;
 mod index;
 mod job;
+mod job_observer;
 mod journal;
-mod overseer;
 mod owner;
 mod queue;
 mod quota;
+mod registry;
+mod reorder_buffer;
 mod reserve;
 mod round;
 mod rows;
 mod runner;
 mod spool;
 mod state;
-mod table;
 mod upload;
 mod watch;
 
@@ -47,8 +47,8 @@ pub use state::{IllegalMove, JobState};
 pub use upload::{Acknowledged, Upload};
 pub use watch::Watcher;
 
-use self::table::Table;
-use crate::executor::Floor;
+use self::registry::JobRegistry;
+use crate::executor::MinCpuShare;
 use crate::model::{ModelKey, ModelName, TrainingReport, Version};
 use crate::registry::Registry;
 use crate::store::StoreError;
@@ -326,15 +326,15 @@ pub enum Begun {
 /// All jobs of this server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Jobs {
-    table: Arc<Table>,
+    table: Arc<JobRegistry>,
     runner: Arc<runner::Runner>,
 }
 
 impl Jobs {
     /// Opens the folder, if this server may write to it (otherwise as soon as it may): cuts off torn chunks, expires
     /// uploads, queues again what a crash caught. Blocking; within a runtime, since it starts the runner.
-    pub fn open(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Result<Self, JobError> {
-        let table = Arc::new(Table::new(config, registry, floor));
+    pub fn open(config: JobsConfig, registry: Registry, floor: Arc<MinCpuShare>) -> Result<Self, JobError> {
+        let table = Arc::new(JobRegistry::new(config, registry, floor));
         match table.activate() {
             // Models are served from a folder that cannot be written to; each training call gets the reason.
             Err(error @ JobError::Store(StoreError::Denied { .. })) => {
@@ -507,7 +507,7 @@ impl Jobs {
         let answered = |now: &JobSnapshot| {
             now.state == JobState::Paused
                 || now.state.has_ended()
-                || asked.upgrade().is_none_or(|job| job.wish() == job::Wish::GoOn)
+                || asked.upgrade().is_none_or(|job| job.stop_request() == job::StopRequest::GoOn)
         };
         let now = news.wait_for(answered).await.map_err(|_| JobError::ShuttingDown)?.clone();
         match refused() {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::job::{Job, PauseOutcome, Wish, lock};
-use super::overseer::Overseer;
+use super::job::{Job, PauseOutcome, StopRequest, lock};
+use super::job_observer::JobObserver;
+use super::registry::JobRegistry;
 use super::spool::Counts;
-use super::table::Table;
 use super::{JobError, JobState, base, checkpoint, held_out, import, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version, sample};
@@ -50,16 +50,16 @@ pub(super) enum Outcome {
 impl Outcome {
     /// Of a job whose training was stopped.
     pub(super) fn stopped(job: &Job) -> Self {
-        match job.wish() {
-            Wish::GoOn => Self::Stopped,
-            Wish::Pause => Self::Paused,
-            Wish::Cancel => Self::Cancelled,
+        match job.stop_request() {
+            StopRequest::GoOn => Self::Stopped,
+            StopRequest::Pause => Self::Paused,
+            StopRequest::Cancel => Self::Cancelled,
         }
     }
 }
 
 /// Trains a job. Runs on a thread of its own.
-pub(super) type Work = fn(&Table, &Job) -> Outcome;
+pub(super) type Work = fn(&JobRegistry, &Job) -> Outcome;
 
 /// The task that trains.
 #[derive(Debug)]
@@ -68,11 +68,11 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn start(table: Arc<Table>, work: Work) -> Self {
+    pub(super) fn start(table: Arc<JobRegistry>, work: Work) -> Self {
         Self { task: Mutex::new(Some(tokio::spawn(run(table, work)))) }
     }
 
-    /// Waits until it has ended, after [`Table::close`].
+    /// Waits until it has ended, after [`JobRegistry::close`].
     pub(super) async fn join(&self) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
@@ -81,7 +81,7 @@ impl Runner {
     }
 }
 
-async fn run(table: Arc<Table>, work: Work) {
+async fn run(table: Arc<JobRegistry>, work: Work) {
     let mut running = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -96,7 +96,7 @@ async fn run(table: Arc<Table>, work: Work) {
             return;
         }
         tokio::select! {
-            () = table.bell.notified() => {}
+            () = table.wakeup.notified() => {}
             Some(_) = running.join_next() => {}
             _ = tick.tick() => look_after(&table).await,
         }
@@ -104,13 +104,13 @@ async fn run(table: Arc<Table>, work: Work) {
 }
 
 /// Trains one job, if it can still start, and writes down how it ended.
-async fn see_through(table: Arc<Table>, job: Arc<Job>, work: Work) {
+async fn see_through(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
     let id = job.id.clone();
     run_one(Arc::clone(&table), job, work).await;
     table.has_stopped(&id);
 }
 
-async fn run_one(table: Arc<Table>, job: Arc<Job>, work: Work) {
+async fn run_one(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
     let (starting, at) = (Arc::clone(&job), Arc::clone(&table));
     let started = tokio::task::spawn_blocking(move || match starting.start() {
         Ok(()) => true,
@@ -154,7 +154,7 @@ enum Settled {
 }
 
 /// What goes on beside training.
-async fn look_after(table: &Arc<Table>) {
+async fn look_after(table: &Arc<JobRegistry>) {
     let table = Arc::clone(table);
     let done = tokio::task::spawn_blocking(move || {
         table.try_activate();
@@ -166,7 +166,7 @@ async fn look_after(table: &Arc<Table>) {
 
 /// Writes down how a job ended, then removes its rows, then tells everybody. Where the disk refuses, it is tried again; at last
 /// those who wait are told, and a restart settles it (a published version is found again by its job's id).
-fn settle(table: &Table, job: &Job, outcome: Outcome) -> Settled {
+fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
     let data_lost = matches!(outcome, Outcome::DataLost(_));
     let (next, failure, published) = match outcome {
         Outcome::Stopped => return Settled::Stopped,
@@ -236,7 +236,7 @@ fn settle(table: &Table, job: &Job, outcome: Outcome) -> Settled {
 }
 
 /// Copies the rows, where they are in files; reads them, trains, publishes.
-pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
+pub(super) fn train_and_publish(table: &JobRegistry, job: &Job) -> Outcome {
     if job.may_be_published
         && let Some((version, report)) = published_already(table, job)
     {
@@ -253,9 +253,9 @@ pub(super) fn train_and_publish(table: &Table, job: &Job) -> Outcome {
     }
 }
 
-fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
+fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
     let started = Instant::now();
-    let go_on = || !table.is_closing() && job.wish() == Wish::GoOn;
+    let go_on = || !table.is_closing() && job.stop_request() == StopRequest::GoOn;
     if !import::import(table, job, &go_on)? {
         return Ok(Outcome::stopped(job));
     }
@@ -280,7 +280,7 @@ fn attempt(table: &Table, job: &Job) -> Result<Outcome, JobError> {
     };
     let held_out = held_out::read(&job.folder, job.columns)?;
     let training: Arc<dyn RowSource> = Arc::new(received.training);
-    let mut overseer = Overseer::new(table, job);
+    let mut overseer = JobObserver::new(table, job);
     let mut trained = train(&spec, &training, &held_out, &received.test, start, &pool, &mut overseer);
     if let Err(TrainError::Checkpoint(error @ CheckpointError::Software { .. })) = &trained {
         tracing::warn!(job = %job.id, %error, "training begins anew");
@@ -327,7 +327,7 @@ fn sample_of(job: &Job, spec: &CheckedTrainSpec, training: &dyn RowSource) -> Re
 }
 
 /// The version that this job published before a crash kept it from saying so.
-fn published_already(table: &Table, job: &Job) -> Option<(Version, Box<TrainingReport>)> {
+fn published_already(table: &JobRegistry, job: &Job) -> Option<(Version, Box<TrainingReport>)> {
     let store = table.registry.store();
     let name = &job.spec.spec().model_name;
     let entry = store.entry(name)?;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::job::{Job, Wish};
+use super::job::{Job, StopRequest};
+use super::registry::JobRegistry;
 use super::runner::{Outcome, Runner, Work, train_and_publish};
-use super::table::Table;
 use super::*;
 use crate::model::{Matrix, Selector, Values};
 use crate::registry::RegistryConfig;
@@ -115,20 +115,20 @@ pub(super) fn snapshot(state: JobState) -> JobSnapshot {
 }
 
 /// Training that never ends by itself.
-fn until_stopped(table: &Table, job: &Job) -> Outcome {
+fn until_stopped(table: &JobRegistry, job: &Job) -> Outcome {
     loop {
-        if table.is_closing() || job.wish() != Wish::GoOn {
+        if table.is_closing() || job.stop_request() != StopRequest::GoOn {
             return Outcome::stopped(job);
         }
         std::thread::yield_now();
     }
 }
 
-fn failing(_: &Table, _: &Job) -> Outcome {
+fn failing(_: &JobRegistry, _: &Job) -> Outcome {
     Outcome::Failed("it rained".to_owned())
 }
 
-fn panicking(_: &Table, _: &Job) -> Outcome {
+fn panicking(_: &JobRegistry, _: &Job) -> Outcome {
     panic!("a bug")
 }
 
@@ -143,7 +143,7 @@ impl Server {
         let mut config = JobsConfig { training_threads: 1, running_jobs_max: 1, ..JobsConfig::new(jobs) };
         change(&mut config);
         let registry = Registry::new(Arc::new(store), RegistryConfig::default());
-        let table = Arc::new(Table::new(config, registry, Arc::default()));
+        let table = Arc::new(JobRegistry::new(config, registry, Arc::default()));
         let opened = Arc::clone(&table);
         tokio::task::spawn_blocking(move || opened.activate()).await.expect("no panic").expect("opens");
         let runner = Arc::new(Runner::start(Arc::clone(&table), work));
@@ -790,7 +790,7 @@ async fn a_job_that_was_caught_starts_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_published_before_the_crash_is_adopted() {
     /// Publishes, and "crashes" before anybody is told.
-    fn publish_and_vanish(table: &Table, job: &Job) -> Outcome {
+    fn publish_and_vanish(table: &JobRegistry, job: &Job) -> Outcome {
         match train_and_publish(table, job) {
             Outcome::Published(..) => until_stopped(table, job),
             other => other,

@@ -5,22 +5,22 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::ahead::Ahead;
 use super::job::{Job, lock};
+use super::registry::JobRegistry;
+use super::reorder_buffer::ReorderBuffer;
 use super::spool::{Chunk, Spool};
-use super::table::Table;
 use super::{JobError, JobSnapshot, JobState, Round, RowRole, blocking, held_out};
 use crate::model::{Matrix, Missing};
 
 /// The receiving end of one upload. Dropping it leaves the upload to be resumed.
 #[derive(Debug)]
 pub struct Upload {
-    table: Arc<Table>,
+    table: Arc<JobRegistry>,
     job: Arc<Job>,
     /// The number of this stream among those that took the upload over.
     number: u64,
     stream: watch::Receiver<u64>,
-    ahead: Arc<Mutex<Ahead>>,
+    ahead: Arc<Mutex<ReorderBuffer>>,
     _attached: Attached,
 }
 
@@ -45,7 +45,7 @@ pub struct Acknowledged {
 
 impl Upload {
     /// Makes the stream that had the upload before end with [`JobError::TakenOver`].
-    pub(super) fn take_over(table: Arc<Table>, job: Arc<Job>) -> Self {
+    pub(super) fn take_over(table: Arc<JobRegistry>, job: Arc<Job>) -> Self {
         let mut number = 0;
         job.stream.send_modify(|current| {
             *current += 1;
@@ -55,7 +55,7 @@ impl Upload {
     }
 
     /// Has the upload, unless a stream had it before.
-    fn take_first(table: Arc<Table>, job: Arc<Job>) -> Result<Self, JobError> {
+    fn take_first(table: Arc<JobRegistry>, job: Arc<Job>) -> Result<Self, JobError> {
         let is_first = job.stream.send_if_modified(|current| {
             let is_first = *current == 0;
             *current = (*current).max(1);
@@ -64,9 +64,9 @@ impl Upload {
         if is_first { Ok(Self::with_number(table, job, 1)) } else { Err(JobError::TakenOver(job.id.clone())) }
     }
 
-    fn with_number(table: Arc<Table>, job: Arc<Job>, number: u64) -> Self {
+    fn with_number(table: Arc<JobRegistry>, job: Arc<Job>, number: u64) -> Self {
         let stream = job.stream.subscribe();
-        let ahead = Arc::new(Mutex::new(Ahead::new(table.ahead.clone())));
+        let ahead = Arc::new(Mutex::new(ReorderBuffer::new(table.ahead.clone())));
         let attached = Attached(Arc::clone(&job));
         Self { table, job, number, stream, ahead, _attached: attached }
     }
@@ -189,7 +189,7 @@ impl Upload {
 }
 
 /// Ends an upload whose spool is held: the job is QUEUED.
-pub(super) fn queue(table: &Table, job: &Job, spool: &mut Option<Spool>) -> Result<JobSnapshot, JobError> {
+pub(super) fn queue(table: &JobRegistry, job: &Job, spool: &mut Option<Spool>) -> Result<JobSnapshot, JobError> {
     let counts = spool.as_ref().map(Spool::counts).unwrap_or_default();
     if counts.training_rows == 0 {
         return Err(JobError::NoTrainingRows);
@@ -208,10 +208,10 @@ pub(super) fn queue(table: &Table, job: &Job, spool: &mut Option<Spool>) -> Resu
 /// Keeps, knows or stores a chunk, and stores those that waited for it. Where one of these fails, what was stored before is
 /// safe, though nobody is told: who comes back is.
 fn take(
-    table: &Table,
+    table: &JobRegistry,
     job: &Job,
     spool: &mut Spool,
-    ahead: &mut Ahead,
+    ahead: &mut ReorderBuffer,
     (number, role, rows): (u64, RowRole, Matrix),
 ) -> Result<Vec<Acknowledged>, JobError> {
     let next = spool.counts().chunks + 1;
@@ -246,7 +246,7 @@ fn take(
 }
 
 /// Puts the next chunk on disk, within the bounds: the rows on disk then.
-fn store(table: &Table, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u64, JobError> {
+fn store(table: &JobRegistry, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u64, JobError> {
     let (rows, rows_max) = (spool.counts().rows() + chunk.rows(), table.config.job_rows_max);
     if rows > rows_max {
         return Err(JobError::TooManyRows { rows, rows_max });
@@ -261,7 +261,12 @@ fn store(table: &Table, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u
 }
 
 /// The spool, if this stream may still write to it.
-fn usable<'a>(table: &Table, job: &Job, number: u64, spool: Option<&'a mut Spool>) -> Result<&'a mut Spool, JobError> {
+fn usable<'a>(
+    table: &JobRegistry,
+    job: &Job,
+    number: u64,
+    spool: Option<&'a mut Spool>,
+) -> Result<&'a mut Spool, JobError> {
     if table.is_closing() {
         return Err(JobError::ShuttingDown);
     }

@@ -35,7 +35,7 @@ struct Counts {
 
 /// One place among the watchers, free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct WatcherSlot {
     watchers: Watchers,
     job: JobId,
     caller: Arc<str>,
@@ -46,7 +46,7 @@ impl Watchers {
     ///
     /// # Errors
     /// [`JobError::TooManyWatchers`].
-    pub(super) fn enter(&self, job: &JobId, owner: &Owner) -> Result<Place, JobError> {
+    pub(super) fn enter(&self, job: &JobId, owner: &Owner) -> Result<WatcherSlot, JobError> {
         let full = |of, max| Err(JobError::TooManyWatchers { of, max, retry_after: RETRY_AFTER });
         let mut counts = lock(&self.0);
         if counts.of_job.get(job).is_some_and(|count| *count >= OF_A_JOB_MAX) {
@@ -63,11 +63,11 @@ impl Watchers {
         *counts.of_job.entry(job.clone()).or_default() += 1;
         *counts.of_caller.entry(Arc::clone(&caller)).or_default() += 1;
         drop(counts);
-        Ok(Place { watchers: self.clone(), job: job.clone(), caller })
+        Ok(WatcherSlot { watchers: self.clone(), job: job.clone(), caller })
     }
 }
 
-impl Drop for Place {
+impl Drop for WatcherSlot {
     fn drop(&mut self) {
         let mut counts = lock(&self.watchers.0);
         counts.all -= 1;
@@ -93,11 +93,11 @@ pub struct Watcher {
     pause: Duration,
     /// When the last snapshot was given.
     last: Option<Instant>,
-    _place: Option<Place>,
+    _place: Option<WatcherSlot>,
 }
 
 impl Watcher {
-    pub(super) fn new(news: watch::Receiver<JobSnapshot>, place: Option<Place>) -> Self {
+    pub(super) fn new(news: watch::Receiver<JobSnapshot>, place: Option<WatcherSlot>) -> Self {
         Self { news, pause: PAUSE, last: None, _place: place }
     }
 
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_full(refused: Result<Place, JobError>, expected: &str) {
+    fn check_full(refused: Result<WatcherSlot, JobError>, expected: &str) {
         match refused {
             Err(error @ JobError::TooManyWatchers { .. }) => {
                 assert!(error.to_string().contains(expected), "{error}");
@@ -193,14 +193,14 @@ mod tests {
         let watchers = Watchers::default();
         let owner = |name: &str| Owner::new("", name);
         let job = JobId::new();
-        let of_job: Vec<Place> =
+        let of_job: Vec<WatcherSlot> =
             (0..OF_A_JOB_MAX).map(|i| watchers.enter(&job, &owner(&i.to_string())).expect("free")).collect();
         check_full(watchers.enter(&job, &owner("late")), "64 watchers of this job");
-        let of_caller: Vec<Place> =
+        let of_caller: Vec<WatcherSlot> =
             (0..OF_A_CALLER_MAX).map(|_| watchers.enter(&JobId::new(), &owner("one")).expect("free")).collect();
         check_full(watchers.enter(&JobId::new(), &owner("one")), "128 watchers of jobs by this caller");
         let rest = OF_ALL_MAX - OF_A_JOB_MAX - OF_A_CALLER_MAX;
-        let others: Vec<Place> =
+        let others: Vec<WatcherSlot> =
             (0..rest).map(|i| watchers.enter(&JobId::new(), &owner(&format!("o{i}"))).expect("free")).collect();
         check_full(watchers.enter(&JobId::new(), &owner("other")), "512 watchers of all jobs");
         drop((of_job, of_caller, others));

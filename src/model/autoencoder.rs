@@ -4,7 +4,7 @@ use super::inverse::PseudoInverse;
 use super::normalization::Normalizer;
 use super::spec::{ModelSpec, NormalizationKind};
 use crate::numeric::matmul::Weights;
-use crate::numeric::{Lanes, Spare};
+use crate::numeric::{BufferPool, PanelMatrix};
 
 /// Encoder layer l and the decoder layer that uses its transpose (l counts from 0).
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +52,7 @@ pub enum Decoder<'a> {
 #[derive(Debug)]
 pub struct Reconstruction {
     /// (n, d_0), in the space of the rows that came.
-    pub rows: Lanes,
+    pub rows: PanelMatrix,
     /// Per row: sum over features of (x - x̂)², normalized space.
     pub squared_errors: Vec<f32>,
     /// Per row: the same in the units of the input.
@@ -122,7 +122,7 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode(&self, rows: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn encode(&self, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         if self.normalizer.kind == NormalizationKind::None && !self.normalizer.takes_missing() {
             return self.encode_normalized(rows, spare);
         }
@@ -138,7 +138,7 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode_in(&self, space: Space, rows: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn encode_in(&self, space: Space, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         match space {
             Space::Input => self.encode(rows, spare),
             Space::Normalized => self.encode_with_missing(rows, spare),
@@ -149,7 +149,13 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the codes are not d_K wide; callers check that at the edge.
-    pub fn decode_in(&self, space: Space, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
+    pub fn decode_in(
+        &self,
+        space: Space,
+        codes: &PanelMatrix,
+        decoder: Decoder<'_>,
+        spare: &mut BufferPool,
+    ) -> PanelMatrix {
         match space {
             Space::Input => self.decode(codes, decoder, spare),
             Space::Normalized => self.decode_normalized(codes, decoder, spare),
@@ -163,9 +169,9 @@ impl Autoencoder {
     pub fn reconstruct_in(
         &self,
         space: Space,
-        rows: &Lanes,
+        rows: &PanelMatrix,
         decoder: Decoder<'_>,
-        spare: &mut Spare,
+        spare: &mut BufferPool,
     ) -> Reconstruction {
         if space == Space::Input {
             return self.reconstruct(rows, decoder, spare);
@@ -182,7 +188,7 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode_normalized_with_errors(&self, x: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
+    pub fn encode_normalized_with_errors(&self, x: &PanelMatrix, spare: &mut BufferPool) -> (PanelMatrix, Vec<f32>) {
         let codes = self.encode_with_missing(x, spare);
         let x_hat = self.decode_normalized(&codes, Decoder::Transpose, spare);
         let squared_errors = squared_distances(x, &x_hat);
@@ -192,7 +198,7 @@ impl Autoencoder {
 
     /// Per row the sum over features of (x - x̂)² in the units of the input, of rows in the normalized space: the offset
     /// cancels, so that nothing is lost however large it is. In 64 bits, feature after feature, without what is missing.
-    fn squared_distances_input_units(&self, x: &Lanes, x_hat: &Lanes) -> Vec<f32> {
+    fn squared_distances_input_units(&self, x: &PanelMatrix, x_hat: &PanelMatrix) -> Vec<f32> {
         let mut sums = vec![0.0f64; x.rows()];
         for ((first, rows, x), (_, _, x_hat)) in x.panels().zip(x_hat.panels()) {
             let sums = &mut sums[first..first + rows];
@@ -213,7 +219,7 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the codes are not d_K wide; callers check that at the edge.
-    pub fn decode(&self, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
+    pub fn decode(&self, codes: &PanelMatrix, decoder: Decoder<'_>, spare: &mut BufferPool) -> PanelMatrix {
         let mut rows = self.decode_normalized(codes, decoder, spare);
         self.normalizer.undo(&mut rows);
         rows
@@ -223,7 +229,7 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn reconstruct(&self, rows: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Reconstruction {
+    pub fn reconstruct(&self, rows: &PanelMatrix, decoder: Decoder<'_>, spare: &mut BufferPool) -> Reconstruction {
         let mut x = spare.take();
         self.normalizer.apply_to(rows, &mut x);
         let codes = self.encode_with_missing(&x, spare);
@@ -241,7 +247,7 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode_with_errors(&self, rows: &Lanes, spare: &mut Spare) -> (Lanes, Vec<f32>) {
+    pub fn encode_with_errors(&self, rows: &PanelMatrix, spare: &mut BufferPool) -> (PanelMatrix, Vec<f32>) {
         let mut x = spare.take();
         self.normalizer.apply_to(rows, &mut x);
         let found = self.encode_normalized_with_errors(&x, spare);
@@ -254,7 +260,7 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn impute(&self, rows: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn impute(&self, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         let Reconstruction { rows: mut whole, .. } = self.reconstruct(rows, Decoder::Transpose, spare);
         for (whole, value) in whole.values_mut().iter_mut().zip(rows.values()) {
             *whole = if value.is_nan() { *whole } else { *value };
@@ -267,7 +273,7 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn impute_in(&self, space: Space, rows: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn impute_in(&self, space: Space, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         match space {
             Space::Input => self.impute(rows, spare),
             Space::Normalized => self.reconstruct_in(space, rows, Decoder::Transpose, spare).rows,
@@ -275,7 +281,7 @@ impl Autoencoder {
     }
 
     /// The encoder in the normalized space, of rows with missing values.
-    fn encode_with_missing(&self, x: &Lanes, spare: &mut Spare) -> Lanes {
+    fn encode_with_missing(&self, x: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         if !self.normalizer.takes_missing() {
             return self.encode_normalized(x, spare);
         }
@@ -288,7 +294,7 @@ impl Autoencoder {
     }
 
     /// The encoder in the normalized space.
-    fn encode_normalized(&self, x: &Lanes, spare: &mut Spare) -> Lanes {
+    fn encode_normalized(&self, x: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         let mut h = None;
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().encoder_activations) {
             let mut next = spare.take();
@@ -299,8 +305,8 @@ impl Autoencoder {
     }
 
     /// The decoder in the normalized space.
-    fn decode_normalized(&self, codes: &Lanes, decoder: Decoder<'_>, spare: &mut Spare) -> Lanes {
-        let mut g: Option<Lanes> = None;
+    fn decode_normalized(&self, codes: &PanelMatrix, decoder: Decoder<'_>, spare: &mut BufferPool) -> PanelMatrix {
+        let mut g: Option<PanelMatrix> = None;
         if let Decoder::PseudoInverse(inverse) = decoder {
             for l in (0..self.layers.len()).rev() {
                 let next = inverse.decode_layer(self, l, g.as_ref().unwrap_or(codes), spare);
@@ -323,12 +329,12 @@ impl Autoencoder {
 }
 
 /// `G = G·diag(γ)`. Shapes: `g` (n, d), `gain` (d,).
-pub(super) fn scale_columns(g: &mut Lanes, gain: &[f32]) {
+pub(super) fn scale_columns(g: &mut PanelMatrix, gain: &[f32]) {
     g.each_column_mut(|j, part| part.iter_mut().for_each(|value| *value *= gain[j]));
 }
 
 /// Per row the sum over columns of (a - b)², column after column, but where a is missing.
-fn squared_distances(a: &Lanes, b: &Lanes) -> Vec<f32> {
+fn squared_distances(a: &PanelMatrix, b: &PanelMatrix) -> Vec<f32> {
     let mut sums = vec![0.0f32; a.rows()];
     for ((first, rows, a), (_, _, b)) in a.panels().zip(b.panels()) {
         let sums = &mut sums[first..first + rows];

@@ -98,7 +98,7 @@ mod tests {
     use crate::model::{Decoder, Invariants, Loss, ModelSpec, NormalizationKind, Normalizer, Scorer, TiedLayer};
     use crate::numeric::linalg::covariance;
     use crate::numeric::rng::{Stream, Use};
-    use crate::numeric::{Lanes, Spare};
+    use crate::numeric::{BufferPool, PanelMatrix};
 
     const ROWS: usize = 500;
 
@@ -131,14 +131,14 @@ mod tests {
         Autoencoder::new(spec, normalizer, vec![layer(1, 6, 7), layer(4, 4, 6)])
     }
 
-    fn rows() -> Lanes {
-        let mut lanes = Lanes::zeros(ROWS, 7);
+    fn rows() -> PanelMatrix {
+        let mut lanes = PanelMatrix::zeros(ROWS, 7);
         lanes.load(0, &random(ROWS * 7, 9));
         lanes
     }
 
     fn statistics(model: &Autoencoder) -> Statistics {
-        let codes = model.encode(&rows(), &mut Spare::default());
+        let codes = model.encode(&rows(), &mut BufferPool::default());
         let mut values = vec![0.0; ROWS * 4];
         codes.store(0..ROWS, &mut values);
         let (mean, covariance) = covariance(&values, 4, |_| true);
@@ -158,7 +158,7 @@ mod tests {
         let model = model(Activation::Linear);
         let before = statistics(&model);
         let (turned, after) = canonicalize(&model, Some(&before)).expect("a linear code");
-        let (spare, rows) = (&mut Spare::default(), rows());
+        let (spare, rows) = (&mut BufferPool::default(), rows());
         let old = model.reconstruct(&rows, Decoder::Transpose, spare).rows;
         let new = turned.reconstruct(&rows, Decoder::Transpose, spare).rows;
         let size = old.values().iter().fold(0.0f32, |most, value| most.max(value.abs()));

@@ -14,7 +14,7 @@ use super::Autoencoder;
 use super::autoencoder::scale_columns;
 use super::spec::Loss;
 use crate::numeric::matmul::{self, Panel};
-use crate::numeric::{Activation, Lanes, losses};
+use crate::numeric::{Activation, PanelMatrix, losses};
 
 /// Rows of a tape.
 pub const TAPE_ROWS: usize = 64;
@@ -131,23 +131,23 @@ fn add(sum: &mut [f32], values: &[f32]) {
 #[derive(Clone, Debug, Default)]
 pub struct Tape {
     /// h_0 (the normalized rows) to h_K (the code).
-    h: Vec<Lanes>,
+    h: Vec<PanelMatrix>,
     /// What is to be reconstructed, where that is not h_0; NaN where there is nothing to compare with.
-    clean: Option<Lanes>,
+    clean: Option<PanelMatrix>,
     /// Units of the code that are decoded, row by row; empty: all of every row.
     kept: Vec<usize>,
     /// 1 / rows of the batch.
     share: f32,
     /// g_0 (x̂; logits under cross-entropy) to g_{K-1}.
-    g: Vec<Lanes>,
+    g: Vec<PanelMatrix>,
     /// What decoder layer l reads, where that is not g_{l+1} itself.
-    gained: Vec<Lanes>,
+    gained: Vec<PanelMatrix>,
     /// f' by layer, where it cannot be had from the outputs.
-    encoder_slope: Vec<Option<Lanes>>,
-    decoder_slope: Vec<Option<Lanes>>,
+    encoder_slope: Vec<Option<PanelMatrix>>,
+    decoder_slope: Vec<Option<PanelMatrix>>,
     /// δᵉ_l (n, d_{l+1}) and δᵈ_l (n, d_l).
-    encoder_delta: Vec<Lanes>,
-    decoder_delta: Vec<Lanes>,
+    encoder_delta: Vec<PanelMatrix>,
+    decoder_delta: Vec<PanelMatrix>,
     /// Sums over the rows.
     encoder_bias: Vec<Vec<f32>>,
     decoder_bias: Vec<Vec<f32>>,
@@ -159,16 +159,16 @@ impl Tape {
     /// For a model of `layers` layers.
     pub fn new(layers: usize) -> Self {
         Self {
-            h: vec![Lanes::default(); layers + 1],
+            h: vec![PanelMatrix::default(); layers + 1],
             clean: None,
             kept: Vec::new(),
             share: 1.0,
-            g: vec![Lanes::default(); layers],
-            gained: vec![Lanes::default(); layers],
+            g: vec![PanelMatrix::default(); layers],
+            gained: vec![PanelMatrix::default(); layers],
             encoder_slope: vec![None; layers],
             decoder_slope: vec![None; layers],
-            encoder_delta: vec![Lanes::default(); layers],
-            decoder_delta: vec![Lanes::default(); layers],
+            encoder_delta: vec![PanelMatrix::default(); layers],
+            decoder_delta: vec![PanelMatrix::default(); layers],
             encoder_bias: vec![Vec::new(); layers],
             decoder_bias: vec![Vec::new(); layers],
             gain: vec![Vec::new(); layers],
@@ -177,12 +177,12 @@ impl Tape {
     }
 
     /// Where the normalized rows (n, d_0) go.
-    pub fn rows_mut(&mut self) -> &mut Lanes {
+    pub fn rows_mut(&mut self) -> &mut PanelMatrix {
         &mut self.h[0]
     }
 
     /// The normalized rows, to be changed: what they are now is what is to be reconstructed, but for what is missing (NaN).
-    pub fn changed_mut(&mut self) -> &mut Lanes {
+    pub fn changed_mut(&mut self) -> &mut PanelMatrix {
         self.clean.get_or_insert_default().clone_from(&self.h[0]);
         &mut self.h[0]
     }
@@ -195,7 +195,7 @@ impl Tape {
     }
 
     /// The normalized rows (n, d_0).
-    pub fn rows(&self) -> &Lanes {
+    pub fn rows(&self) -> &PanelMatrix {
         &self.h[0]
     }
 
@@ -347,7 +347,7 @@ impl Tape {
 
     /// After [`Tape::forward`]: ½ ∂/∂x of ‖x - x̂‖²·`precision` + a(code), where `pull` (n, d_K) is ½ ∂a/∂code; (n, d_0), in the
     /// normalized space; 0 where x is missing. What the tape knew of a gradient is gone.
-    pub(super) fn score_slopes(&mut self, model: &Autoencoder, pull: &Lanes, precision: f32) -> Lanes {
+    pub(super) fn score_slopes(&mut self, model: &Autoencoder, pull: &PanelMatrix, precision: f32) -> PanelMatrix {
         let (raw, layers) = (model.spec().raw(), model.layers());
         let activation = raw.decoder_activations[0];
         let logits = raw.loss == Loss::BinaryCrossEntropy;
@@ -355,7 +355,7 @@ impl Tape {
         if logits {
             x_hat.map_from(&self.g[0], |_, logit| activation.value(logit));
         }
-        let mut error = Lanes::default();
+        let mut error = PanelMatrix::default();
         error.clone_from(self.target());
         for (error, x_hat) in error.values_mut().iter_mut().zip(x_hat.values()) {
             *error = if error.is_nan() { 0.0 } else { (*error - x_hat) * precision };
@@ -367,7 +367,7 @@ impl Tape {
         let by_code = &mut self.encoder_delta[layers.len() - 1];
         by_code.values_mut().iter_mut().zip(pull.values()).for_each(|(d, pull)| *d += pull);
         self.back_from_code(model);
-        let mut slopes = Lanes::default();
+        let mut slopes = PanelMatrix::default();
         layers[0].weight.decode(&self.encoder_delta[0], &mut slopes);
         slopes.values_mut().iter_mut().zip(error.values()).for_each(|(slope, error)| *slope += error);
         if let Some(x) = &self.clean {
@@ -378,41 +378,41 @@ impl Tape {
     }
 
     /// What is to be reconstructed.
-    fn target(&self) -> &Lanes {
+    fn target(&self) -> &PanelMatrix {
         self.clean.as_ref().unwrap_or(&self.h[0])
     }
 
     /// After [`Tape::forward`]: the code (n, d_K).
-    pub(super) fn code(&self) -> &Lanes {
+    pub(super) fn code(&self) -> &PanelMatrix {
         &self.h[self.h.len() - 1]
     }
 
     /// After [`Tape::forward`]: what encoder layer l gives (n, d_{l+1}).
-    pub(super) fn encoded(&self, l: usize) -> &Lanes {
+    pub(super) fn encoded(&self, l: usize) -> &PanelMatrix {
         &self.h[l + 1]
     }
 
     /// What decoder layer l reads: γ_l∘g_{l+1}, g_{l+1}, or the code.
-    fn decoder_input(&self, l: usize) -> &Lanes {
+    fn decoder_input(&self, l: usize) -> &PanelMatrix {
         if self.gain[l].is_empty() { self.g.get(l + 1).unwrap_or(&self.h[l + 1]) } else { &self.gained[l] }
     }
 }
 
 /// Sets to 0 what is not `kept` of each row, of the first columns so many; nothing where that is not said.
-fn cut(codes: &mut Lanes, kept: &[usize]) {
+fn cut(codes: &mut PanelMatrix, kept: &[usize]) {
     assert!(kept.is_empty() || kept.len() == codes.rows(), "as many rows as codes that are cut");
     for (row, kept) in kept.iter().enumerate() {
         (*kept..codes.columns()).for_each(|column| *codes.at_mut(row, column) = 0.0);
     }
 }
 
-fn keep_slope(slope: &mut Option<Lanes>, activation: Activation, product: &Lanes, bias: &[f32]) {
+fn keep_slope(slope: &mut Option<PanelMatrix>, activation: Activation, product: &PanelMatrix, bias: &[f32]) {
     let slope = slope.get_or_insert_default();
     slope.clone_from(product);
     slope.each_column_mut(|j, part| part.iter_mut().for_each(|x| *x = activation.slope_at(*x + bias[j])));
 }
 
-fn multiply_slope(delta: &mut Lanes, activation: Activation, outputs: &Lanes, slope: Option<&Lanes>) {
+fn multiply_slope(delta: &mut PanelMatrix, activation: Activation, outputs: &PanelMatrix, slope: Option<&PanelMatrix>) {
     match slope {
         Some(slope) => delta.values_mut().iter_mut().zip(slope.values()).for_each(|(d, s)| *d *= s),
         None => activation.multiply_slope(delta, outputs),

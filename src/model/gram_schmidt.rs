@@ -8,7 +8,7 @@ use super::gradient::TAPE_ROWS;
 use super::{Autoencoder, Matrix, Statistics};
 use crate::numeric::linalg::{dot, orthonormalize_rows};
 use crate::numeric::matmul::Weights;
-use crate::numeric::{Activation, Lanes, Spare};
+use crate::numeric::{Activation, BufferPool, PanelMatrix};
 
 /// Share of a row's length that is new in it, at least: below that it is a sum of those before, but for rounding.
 const NEW_MIN: f64 = 1e-6;
@@ -115,7 +115,7 @@ pub fn orthonormalize_code(
 /// Mean squared error of the reconstructions of `rows`, which are finite and as wide as the model: sum over features, normalized
 /// space.
 pub fn mean_squared_error(model: &Autoencoder, rows: &Matrix) -> f64 {
-    let (mut lanes, spare) = (Lanes::default(), &mut Spare::default());
+    let (mut lanes, spare) = (PanelMatrix::default(), &mut BufferPool::default());
     let mut sum = 0.0;
     for first in (0..rows.rows()).step_by(TAPE_ROWS) {
         let block = first..rows.rows().min(first + TAPE_ROWS);
@@ -217,9 +217,9 @@ mod tests {
     }
 
     fn codes(model: &Autoencoder, rows: &Matrix) -> Vec<f32> {
-        let mut lanes = Lanes::zeros(ROWS, rows.columns());
+        let mut lanes = PanelMatrix::zeros(ROWS, rows.columns());
         rows.load_into(0..ROWS, &mut lanes, 0);
-        let found = model.encode(&lanes, &mut Spare::default());
+        let found = model.encode(&lanes, &mut BufferPool::default());
         let mut codes = vec![0.0; ROWS * found.columns()];
         found.store(0..ROWS, &mut codes);
         codes
@@ -262,9 +262,9 @@ mod tests {
             assert!(found.calibration.is_empty(), "the old scores are no more");
             // The mean code decodes to what it did.
             let decoded = |model: &Autoencoder, mean: &[f32]| {
-                let mut lanes = Lanes::zeros(1, 4);
+                let mut lanes = PanelMatrix::zeros(1, 4);
                 lanes.load(0, mean);
-                let rows = model.decode(&lanes, Decoder::Transpose, &mut Spare::default());
+                let rows = model.decode(&lanes, Decoder::Transpose, &mut BufferPool::default());
                 (0..9).map(|column| rows.at(0, column)).collect::<Vec<_>>()
             };
             assert!(near(&decoded(&changed, &found.code_mean), &decoded(&model, &known.code_mean)));
@@ -277,14 +277,14 @@ mod tests {
         let (model, rows) = (model(&[9, 4], Activation::Linear), rows(9));
         let (changed, _) = orthonormalize_code(&model, Some(&statistics(&model, &rows))).expect("possible");
         let inverse = PseudoInverse::of(&model).expect("of full rank");
-        let mut lanes = Lanes::zeros(ROWS, 9);
+        let mut lanes = PanelMatrix::zeros(ROWS, 9);
         rows.load_into(0..ROWS, &mut lanes, 0);
-        let spare = &mut Spare::default();
+        let spare = &mut BufferPool::default();
         let tied = changed.reconstruct(&lanes, Decoder::Transpose, spare).rows;
         let inverted = model.reconstruct(&lanes, Decoder::PseudoInverse(&inverse), spare).rows;
         for row in 1..ROWS {
             for column in 0..9 {
-                let of = |rows: &Lanes| rows.at(row, column) - rows.at(0, column);
+                let of = |rows: &PanelMatrix| rows.at(row, column) - rows.at(0, column);
                 assert!((of(&tied) - of(&inverted)).abs() < 1e-4, "{} {}", of(&tied), of(&inverted));
             }
         }

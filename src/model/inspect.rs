@@ -8,7 +8,7 @@ use super::spectrum::{Spectrum, SpectrumError};
 use super::{Autoencoder, Decoder, InverseError, Matrix, Space};
 use crate::numeric::linalg::{Defect, Pca, RowsInTurn, affordable_rows};
 use crate::numeric::matmul::Weights;
-use crate::numeric::{Lanes, Spare};
+use crate::numeric::{BufferPool, PanelMatrix};
 
 /// One matrix W (outputs, inputs).
 #[derive(Clone, Debug, PartialEq)]
@@ -115,10 +115,10 @@ fn compare(
     assert_eq!(rows.columns(), features, "as wide as the input");
     let (mut transposed, mut inverted) = (Sum::default(), Sum::default());
     let mut normalized = Vec::with_capacity(count * features);
-    let (mut tape, spare) = (Tape::new(model.layers().len()), &mut Spare::default());
+    let (mut tape, spare) = (Tape::new(model.layers().len()), &mut BufferPool::default());
     for first in (0..count).step_by(TAPE_ROWS) {
         let block = first..count.min(first + TAPE_ROWS);
-        let mut x = Lanes::zeros(block.len(), features);
+        let mut x = PanelMatrix::zeros(block.len(), features);
         let is_wide = rows.form().is_wide() || model.normalizer().is_wide();
         let space = if is_wide { Space::Normalized } else { Space::Input };
         match space {
@@ -159,7 +159,7 @@ impl Ranges {
         Self(vec![(f32::INFINITY, f32::NEG_INFINITY); units])
     }
 
-    fn add(&mut self, outputs: &Lanes) {
+    fn add(&mut self, outputs: &PanelMatrix) {
         for (unit, (least, most)) in self.0.iter_mut().enumerate() {
             for value in outputs.column(unit) {
                 (*least, *most) = (least.min(value), most.max(value));

@@ -16,7 +16,7 @@
 
 use super::normalization::Normalizer;
 use crate::numeric::matmul::Weights;
-use crate::numeric::{Activation, Lanes};
+use crate::numeric::{Activation, PanelMatrix};
 
 /// A relation is broken where it deviates by this many times the greatest deviation of the rows that were looked at.
 pub const LIMIT: f32 = 4.0;
@@ -100,7 +100,7 @@ impl Checks {
     }
 
     /// By row of `x` (n, d; normalized, NaN where a value is missing): the sum of the terms, 0 where nothing changed.
-    pub(super) fn terms(&self, normalizer: &Normalizer, x: &Lanes) -> Vec<f32> {
+    pub(super) fn terms(&self, normalizer: &Normalizer, x: &PanelMatrix) -> Vec<f32> {
         let mut terms = vec![0.0f64; x.rows()];
         self.each_constant_change(normalizer, x, |row, change| terms[row] += change.term);
         if let Some(relations) = &self.relations {
@@ -117,7 +117,7 @@ impl Checks {
     pub(super) fn each_contribution(
         &self,
         normalizer: &Normalizer,
-        x: &Lanes,
+        x: &PanelMatrix,
         mut found: impl FnMut(usize, usize, f64),
     ) {
         self.each_constant_change(normalizer, x, |row, change| {
@@ -161,7 +161,7 @@ impl Checks {
         if least.is_finite() { least } else { 0.0 }
     }
 
-    fn each_constant_change(&self, normalizer: &Normalizer, x: &Lanes, mut found: impl FnMut(usize, Change)) {
+    fn each_constant_change(&self, normalizer: &Normalizer, x: &PanelMatrix, mut found: impl FnMut(usize, Change)) {
         let noise = NOISE * self.least_scale(normalizer, x.columns());
         for &(feature, constant) in &self.constants {
             let shift = normalizer.shift(feature);
@@ -182,8 +182,8 @@ impl Checks {
 
 impl Relations {
     /// (n, r): (a·x - c) / deviation.
-    fn ratios(&self, x: &Lanes) -> Lanes {
-        let mut ratios = Lanes::default();
+    fn ratios(&self, x: &PanelMatrix) -> PanelMatrix {
+        let mut ratios = PanelMatrix::default();
         self.weights.encode_layer(x, &self.bias, Activation::Linear, &mut ratios);
         ratios.each_column_mut(|relation, part| {
             part.iter_mut().for_each(|value| *value /= self.deviations[relation]);
@@ -192,7 +192,7 @@ impl Relations {
     }
 
     /// The relations that row `row` breaks, with their ratios. Of a row with missing values none: they are not known.
-    fn broken<'a>(&'a self, ratios: &'a Lanes, row: usize) -> impl Iterator<Item = (usize, f64)> + 'a {
+    fn broken<'a>(&'a self, ratios: &'a PanelMatrix, row: usize) -> impl Iterator<Item = (usize, f64)> + 'a {
         (0..self.bias.len())
             .map(move |relation| (relation, ratios.at(row, relation)))
             .filter(|(_, ratio)| ratio.abs() > LIMIT)
@@ -205,8 +205,8 @@ mod tests {
     use super::*;
     use crate::model::NormalizationKind;
 
-    fn lanes(columns: usize, values: &[f32]) -> Lanes {
-        let mut lanes = Lanes::zeros(values.len() / columns, columns);
+    fn lanes(columns: usize, values: &[f32]) -> PanelMatrix {
+        let mut lanes = PanelMatrix::zeros(values.len() / columns, columns);
         lanes.load(0, values);
         lanes
     }

@@ -11,7 +11,7 @@
 use super::spectrum::{CONDITION_MAX, Spectrum, SpectrumError};
 use super::{Autoencoder, TiedLayer};
 use crate::numeric::matmul::Weights;
-use crate::numeric::{Activation, Lanes, Spare};
+use crate::numeric::{Activation, BufferPool, PanelMatrix};
 
 /// Up to this condition number W⁺ is taken as it is. Beyond that, (σ / this)² of the greatest singular value σ, or up to twice
 /// that, is added to the Gram matrix's diagonal; beyond [`CONDITION_MAX`] there is no pseudo-inverse worth the name.
@@ -116,7 +116,13 @@ impl PseudoInverse {
     }
 
     /// What decoder layer l makes of `g` (n, d_{l+1}), in place of f'(Wᵀg + c).
-    pub(super) fn decode_layer(&self, model: &Autoencoder, l: usize, g: &Lanes, spare: &mut Spare) -> Lanes {
+    pub(super) fn decode_layer(
+        &self,
+        model: &Autoencoder,
+        l: usize,
+        g: &PanelMatrix,
+        spare: &mut BufferPool,
+    ) -> PanelMatrix {
         let (layer, factor) = (&model.layers()[l], &self.layers[l]);
         let activation = model.spec().raw().decoder_activations[l];
         let (mut narrow, mut z, mut wide) = (spare.take(), spare.take(), spare.take());
@@ -173,14 +179,14 @@ mod tests {
         Autoencoder::new(plain(widths, Activation::Linear), normalizer, tied)
     }
 
-    fn rows(count: usize, columns: usize) -> Lanes {
+    fn rows(count: usize, columns: usize) -> PanelMatrix {
         let mut stream = Stream::new(6, 0, 0, Use::Weights);
-        let mut rows = Lanes::zeros(count, columns);
+        let mut rows = PanelMatrix::zeros(count, columns);
         rows.load(0, &(0..count * columns).map(|_| stream.normal() as f32).collect::<Vec<_>>());
         rows
     }
 
-    fn distance(a: &Lanes, b: &Lanes) -> f32 {
+    fn distance(a: &PanelMatrix, b: &PanelMatrix) -> f32 {
         a.values().iter().zip(b.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     }
 
@@ -190,7 +196,7 @@ mod tests {
             let model = linear(widths, |_| ());
             let inverse = PseudoInverse::of(&model).expect("it has one");
             let codes = rows(9, widths[widths.len() - 1]);
-            let spare = &mut Spare::default();
+            let spare = &mut BufferPool::default();
             let decoded = model.decode(&codes, Decoder::PseudoInverse(&inverse), spare);
             assert!(distance(&model.encode(&decoded, spare), &codes) < 2e-4, "{widths:?}");
             let transposed = model.decode(&codes, Decoder::Transpose, spare);
@@ -203,7 +209,7 @@ mod tests {
         // Of one output: what is added to c lies along the only row of W.
         let model = linear(&[6, 1], |_| ());
         let inverse = PseudoInverse::of(&model).expect("it has one");
-        let decoded = model.decode(&rows(1, 1), Decoder::PseudoInverse(&inverse), &mut Spare::default());
+        let decoded = model.decode(&rows(1, 1), Decoder::PseudoInverse(&inverse), &mut BufferPool::default());
         let layer = &model.layers()[0];
         let along: Vec<f32> =
             (0..6).map(|i| (decoded.at(0, i) - layer.decoder_bias[i]) / layer.weight.at(0, i)).collect();
@@ -214,7 +220,7 @@ mod tests {
     fn a_layer_that_expands_is_undone() {
         let model = linear(&[4, 9], |_| ());
         let inverse = PseudoInverse::of(&model).expect("it has one");
-        let (x, spare) = (rows(20, 4), &mut Spare::default());
+        let (x, spare) = (rows(20, 4), &mut BufferPool::default());
         let codes = model.encode(&x, spare);
         assert!(distance(&model.decode(&codes, Decoder::PseudoInverse(&inverse), spare), &x) < 1e-4);
     }
@@ -233,7 +239,7 @@ mod tests {
             layer.encoder_bias[o] = -(0..30).map(|i| layer.weight.at(o, i) * layer.decoder_bias[i]).sum::<f32>();
         }
         let inverse = PseudoInverse::of(&model).expect("it has one");
-        let (codes, spare) = (rows(5, 8), &mut Spare::default());
+        let (codes, spare) = (rows(5, 8), &mut BufferPool::default());
         let (a, b) = (Decoder::Transpose, Decoder::PseudoInverse(&inverse));
         assert!(distance(&model.decode(&codes, a, spare), &model.decode(&codes, b, spare)) < 1e-5);
         assert!((inverse.condition().0 - 1.0).abs() < 1e-5 && !inverse.condition().1);
@@ -251,7 +257,7 @@ mod tests {
         assert!(!regularized && (condition - 200.0).abs() < 1.0, "{condition}");
         let inverse = PseudoInverse::of(&nearly(1e5)).expect("it has one");
         assert!(inverse.condition().1, "{:?}", inverse.condition());
-        let decoded = nearly(1e5).decode(&rows(1, 2), Decoder::PseudoInverse(&inverse), &mut Spare::default());
+        let decoded = nearly(1e5).decode(&rows(1, 2), Decoder::PseudoInverse(&inverse), &mut BufferPool::default());
         assert!(decoded.values().iter().all(|value| value.abs() < 2e4), "{decoded:?}");
         let refused = PseudoInverse::of(&nearly(1e9)).map(|_| ()).expect_err("singular");
         assert_eq!(refused, InverseError::Singular { layer: 1, size: 2, rank: 1 });

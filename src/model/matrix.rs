@@ -6,7 +6,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 
 use super::{Autoencoder, Normalizer};
-use crate::numeric::{LANES, Lanes};
+use crate::numeric::{LANES, PanelMatrix};
 
 /// Why a matrix is refused. Every variant names what was expected and what came.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -397,7 +397,7 @@ impl Matrix {
     ///
     /// # Panics
     /// If the range or the widths disagree; callers check them at the edge.
-    pub fn load_into(&self, range: Range<usize>, batch: &mut Lanes, first: usize) {
+    pub fn load_into(&self, range: Range<usize>, batch: &mut PanelMatrix, first: usize) {
         assert_eq!(self.columns, batch.columns(), "as many columns as the batch");
         let numbers = range.start * self.columns..range.end * self.columns;
         match &self.values {
@@ -421,7 +421,13 @@ impl Matrix {
     ///
     /// # Panics
     /// As [`Matrix::load_into`].
-    pub fn load_normalized_into(&self, range: Range<usize>, batch: &mut Lanes, first: usize, normalizer: &Normalizer) {
+    pub fn load_normalized_into(
+        &self,
+        range: Range<usize>,
+        batch: &mut PanelMatrix,
+        first: usize,
+        normalizer: &Normalizer,
+    ) {
         assert_eq!(self.columns, batch.columns(), "as many columns as the batch");
         let (mut wide, mut narrow) = (Vec::new(), Vec::new());
         for start in range.clone().step_by(LANES) {
@@ -452,7 +458,7 @@ impl Matrix {
 fn load<const N: usize>(
     bytes: &[u8],
     range: Range<usize>,
-    batch: &mut Lanes,
+    batch: &mut PanelMatrix,
     first: usize,
     value: impl Fn([u8; N]) -> f32,
 ) {
@@ -627,7 +633,7 @@ mod tests {
         };
         let rows = [1_700_000_003.5, 3.0, 1_700_000_001.5, f64::NAN, 1_700_000_000.0, 2.25];
         let matrix = Matrix::new(3, 2, Values::from_f64(&rows)).expect("a matrix");
-        let mut batch = Lanes::zeros(4, 2);
+        let mut batch = PanelMatrix::zeros(4, 2);
         matrix.load_normalized_into(0..3, &mut batch, 1, &normalizer);
         assert_eq!(batch.column(0), [0.0, 0.5, 0.0, -0.375]);
         assert_eq!((batch.at(1, 1), batch.at(2, 1).is_nan(), batch.at(3, 1)), (2.0, true, 0.5));
@@ -658,14 +664,14 @@ mod tests {
             let rows = values.len() / columns;
             prop_assume!(rows > 0);
             let values = &values[..rows * columns];
-            let mut expected = Lanes::zeros(rows, columns);
+            let mut expected = PanelMatrix::zeros(rows, columns);
             expected.load(0, &values.iter().copied().map(f32::from).collect::<Vec<_>>());
             for form in whole_numbers(values) {
                 let matrix = Matrix::new(rows as u32, columns as u32, form).expect("a matrix");
-                let mut batch = Lanes::zeros(rows, columns);
+                let mut batch = PanelMatrix::zeros(rows, columns);
                 matrix.load_into(0..rows, &mut batch, 0);
                 prop_assert_eq!(batch.values(), expected.values());
-                let mut normalized = Lanes::zeros(rows, columns);
+                let mut normalized = PanelMatrix::zeros(rows, columns);
                 matrix.load_normalized_into(0..rows, &mut normalized, 0, &Normalizer::none());
                 prop_assert_eq!(normalized.values(), expected.values());
                 let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
@@ -710,7 +716,7 @@ mod tests {
             let values: Vec<f32> = (0..rows * columns).map(|i| i as f32 + 1.0).collect();
             for form in both(&values) {
                 let matrix = Matrix::new(rows as u32, columns as u32, form).expect("a matrix");
-                let mut batch = Lanes::zeros(60, columns);
+                let mut batch = PanelMatrix::zeros(60, columns);
                 matrix.load_into(from..to, &mut batch, first);
                 for row in 0..60 {
                     for column in 0..columns {

@@ -4,7 +4,7 @@
 //! mean of the feature in their place.
 
 use super::spec::NormalizationKind;
-use crate::numeric::Lanes;
+use crate::numeric::PanelMatrix;
 
 /// A learned affine map per feature: normalized = (x - offset) / scale. No vectors for [`NormalizationKind::None`].
 #[derive(Clone, Debug, PartialEq)]
@@ -229,7 +229,7 @@ impl Normalizer {
     }
 
     /// Puts the mean of its feature in the place of every missing value, in place. Shape (n, d_0), normalized space.
-    pub fn fill_missing(&self, x: &mut Lanes) {
+    pub fn fill_missing(&self, x: &mut PanelMatrix) {
         if self.takes_missing() {
             x.each_column_mut(|j, part| {
                 let fill = self.fill[j];
@@ -239,7 +239,7 @@ impl Normalizer {
     }
 
     /// Input units to normalized, in place; what is missing stays NaN. Shape (n, d_0).
-    pub fn apply(&self, rows: &mut Lanes) {
+    pub fn apply(&self, rows: &mut PanelMatrix) {
         if self.offset.is_empty() {
             return;
         }
@@ -250,7 +250,7 @@ impl Normalizer {
     }
 
     /// The same, from `rows` into `x`, which is overwritten.
-    pub fn apply_to(&self, rows: &Lanes, x: &mut Lanes) {
+    pub fn apply_to(&self, rows: &PanelMatrix, x: &mut PanelMatrix) {
         if self.offset.is_empty() {
             x.map_from(rows, |_, value| value);
         } else {
@@ -259,7 +259,7 @@ impl Normalizer {
     }
 
     /// Normalized to input units, in place. Shape (n, d_0).
-    pub fn undo(&self, rows: &mut Lanes) {
+    pub fn undo(&self, rows: &mut PanelMatrix) {
         if self.offset.is_empty() {
             return;
         }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     fn normalized(normalizer: &Normalizer) -> Vec<Vec<f32>> {
-        let mut lanes = Lanes::zeros(4, 3);
+        let mut lanes = PanelMatrix::zeros(4, 3);
         lanes.load(0, &ROWS.concat());
         normalizer.apply(&mut lanes);
         (0..3).map(|j| lanes.column(j)).collect()
@@ -378,7 +378,7 @@ mod tests {
             NormalizationKind::UnitInterval,
         ] {
             let normalizer = learn(kind, None);
-            let mut lanes = Lanes::zeros(4, 3);
+            let mut lanes = PanelMatrix::zeros(4, 3);
             lanes.load(0, &ROWS.concat());
             normalizer.apply(&mut lanes);
             for (i, row) in ROWS.iter().enumerate() {

@@ -25,7 +25,7 @@ use super::invariants::Checks;
 use super::{Autoencoder, Statistics};
 use crate::numeric::linalg::inverse_factor;
 use crate::numeric::matmul::Weights;
-use crate::numeric::{Lanes, Spare};
+use crate::numeric::{BufferPool, PanelMatrix};
 
 /// A unit whose variance is this share of the largest, or less, never changes.
 const DEAD: f64 = 1e-12;
@@ -118,7 +118,7 @@ impl Scorer {
     ///
     /// # Panics
     /// If the rows are not as wide as the model, or it is another model's.
-    pub fn score(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn score(&self, model: &Autoencoder, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         let mut x = spare.take();
         model.normalizer().apply_to(rows, &mut x);
         let scores = self.score_normalized(model, &x, spare);
@@ -130,7 +130,7 @@ impl Scorer {
     ///
     /// # Panics
     /// As [`Scorer::score`].
-    pub fn score_normalized(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn score_normalized(&self, model: &Autoencoder, x: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         let (codes, squared_errors) = model.encode_normalized_with_errors(x, spare);
         let distances = self.squared_distances(&codes);
         let changes = self.checks.terms(model.normalizer(), x);
@@ -150,7 +150,7 @@ impl Scorer {
     ///
     /// # Panics
     /// As [`Scorer::score`].
-    pub fn explain(&self, model: &Autoencoder, rows: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn explain(&self, model: &Autoencoder, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         let mut x = spare.take();
         model.normalizer().apply_to(rows, &mut x);
         let explained = self.explain_normalized(model, &x, spare);
@@ -162,7 +162,7 @@ impl Scorer {
     ///
     /// # Panics
     /// As [`Scorer::score`].
-    pub fn explain_normalized(&self, model: &Autoencoder, x: &Lanes, spare: &mut Spare) -> Lanes {
+    pub fn explain_normalized(&self, model: &Autoencoder, x: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
         let features = model.spec().features();
         // Not from the tape below, though it has them too: these have the bits that a score without reasons has.
         let scores = self.score_normalized(model, x, spare);
@@ -192,14 +192,14 @@ impl Scorer {
 
     /// Calls `found(row, feature, g)` with g = ½ ∂score/∂x in the normalized space, for every number of `rows`.
     #[cfg(test)]
-    pub(crate) fn each_slope(&self, model: &Autoencoder, rows: &Lanes, found: impl FnMut(usize, usize, f32)) {
-        let mut x = Lanes::default();
+    pub(crate) fn each_slope(&self, model: &Autoencoder, rows: &PanelMatrix, found: impl FnMut(usize, usize, f32)) {
+        let mut x = PanelMatrix::default();
         model.normalizer().apply_to(rows, &mut x);
         self.each_slope_normalized(model, &x, found);
     }
 
     /// The same of rows in the normalized space; changes of what never changed are left out.
-    fn each_slope_normalized(&self, model: &Autoencoder, x: &Lanes, mut found: impl FnMut(usize, usize, f32)) {
+    fn each_slope_normalized(&self, model: &Autoencoder, x: &PanelMatrix, mut found: impl FnMut(usize, usize, f32)) {
         let features = model.spec().features();
         let mut tape = Tape::new(model.layers().len());
         let mut values = vec![0.0; TAPE_ROWS * features];
@@ -217,10 +217,10 @@ impl Scorer {
     }
 
     /// h by feature, mean over `rows` in the units of the input, from differences of g.
-    pub(crate) fn curvatures(&self, model: &Autoencoder, rows: &Lanes) -> Vec<f64> {
+    pub(crate) fn curvatures(&self, model: &Autoencoder, rows: &PanelMatrix) -> Vec<f64> {
         let (features, count) = (model.spec().features(), rows.rows());
         let mut tape = Tape::new(model.layers().len());
-        let mut lanes = Lanes::default();
+        let mut lanes = PanelMatrix::default();
         model.normalizer().apply_to(rows, &mut lanes);
         model.normalizer().fill_missing(&mut lanes);
         let mut x = vec![0.0; count * features];
@@ -248,7 +248,7 @@ impl Scorer {
     }
 
     /// g of rows (n, d; row-major) in the normalized space.
-    fn slopes(&self, model: &Autoencoder, tape: &mut Tape, x: &[f32]) -> Lanes {
+    fn slopes(&self, model: &Autoencoder, tape: &mut Tape, x: &[f32]) -> PanelMatrix {
         let features = model.spec().features();
         let count = x.len() / features;
         tape.rows_mut().reset(count, features);
@@ -257,7 +257,7 @@ impl Scorer {
             model.normalizer().fill_missing(tape.changed_mut());
         }
         tape.forward(model, count);
-        let (mut pull, mut white) = (self.centered(tape.code()), Lanes::default());
+        let (mut pull, mut white) = (self.centered(tape.code()), PanelMatrix::default());
         self.whitening.encode(&pull, &mut white);
         self.whitening.decode(&white, &mut pull);
         tape.score_slopes(model, &pull, self.precision)
@@ -273,8 +273,8 @@ impl Scorer {
         self.whitening.outputs() * self.whitening.inputs() + self.checks.multiply_adds()
     }
 
-    fn centered(&self, codes: &Lanes) -> Lanes {
-        let mut centered = Lanes::default();
+    fn centered(&self, codes: &PanelMatrix) -> PanelMatrix {
+        let mut centered = PanelMatrix::default();
         centered.map_from(codes, |unit, value| value - self.mean[unit]);
         centered
     }
@@ -284,15 +284,15 @@ impl Scorer {
         let k = self.mean.len();
         let mut distances = Vec::with_capacity(codes.len() / k);
         for codes in codes.chunks(TAPE_ROWS * k) {
-            let mut lanes = Lanes::zeros(codes.len() / k, k);
+            let mut lanes = PanelMatrix::zeros(codes.len() / k, k);
             lanes.load(0, codes);
             distances.extend(self.squared_distances(&lanes));
         }
         distances
     }
 
-    fn squared_distances(&self, codes: &Lanes) -> Vec<f32> {
-        let mut white = Lanes::default();
+    fn squared_distances(&self, codes: &PanelMatrix) -> Vec<f32> {
+        let mut white = PanelMatrix::default();
         self.whitening.encode(&self.centered(codes), &mut white);
         white.squares_by_row()
     }
@@ -304,7 +304,7 @@ fn saturated(figure: f32) -> f32 {
 }
 
 /// Contributions in proportion to the squares of the normalized values, the largest of which is the greatest float.
-fn explain_by_size(x: &Lanes, row: usize, explained: &mut Lanes) {
+fn explain_by_size(x: &PanelMatrix, row: usize, explained: &mut PanelMatrix) {
     let value = |feature: usize| {
         let value = x.at(row, feature);
         // Infinite: a 64-bit value beyond 32 bits. The others are then nothing beside it.

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lanes, kernels};
+use super::{PanelMatrix, kernels};
 
 /// An element-wise function with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,7 +136,7 @@ impl Activation {
     ///
     /// # Panics
     /// If there is not one bias per column.
-    pub fn apply_with_bias(self, h: &mut Lanes, bias: &[f32]) {
+    pub fn apply_with_bias(self, h: &mut PanelMatrix, bias: &[f32]) {
         assert_eq!(h.columns(), bias.len(), "one bias per column");
         h.each_column_mut(|j, part| part.iter_mut().for_each(|x| *x += bias[j]));
         kernels::activate(self, h.values_mut());
@@ -146,7 +146,7 @@ impl Activation {
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn multiply_slope(&self, delta: &mut Lanes, outputs: &Lanes) {
+    pub fn multiply_slope(&self, delta: &mut PanelMatrix, outputs: &PanelMatrix) {
         assert_eq!((delta.rows(), delta.columns()), (outputs.rows(), outputs.columns()), "one slope for each number");
         let (delta, y) = (delta.values_mut(), outputs.values());
         let activation = *self;
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_bias_is_added_before_the_function() {
-        let mut h = Lanes::zeros(3, 2);
+        let mut h = PanelMatrix::zeros(3, 2);
         h.load(0, &[1.0, -2.0, 0.5, 3.0, -1.0, -1.0]);
         Activation::Relu.apply_with_bias(&mut h, &[0.5, 1.0]);
         let mut rows = [0.0; 6];

@@ -2,7 +2,7 @@
 //!
 //! Sums run in 16 lanes, added in a fixed order at the end: vector code, and the same bits on every machine.
 
-use super::Lanes;
+use super::PanelMatrix;
 use super::activation::logistic;
 use super::kernels::{PANEL, vectorized};
 
@@ -13,7 +13,7 @@ const BLOCK: usize = 64 * PANEL;
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn squared_error(x: &Lanes, x_hat: &Lanes, share: f32, delta: &mut Lanes) -> f64 {
+pub fn squared_error(x: &PanelMatrix, x_hat: &PanelMatrix, share: f32, delta: &mut PanelMatrix) -> f64 {
     pairs(x, x_hat, delta, move |x, x_hat| {
         let difference = x_hat - x;
         (2.0 * share * difference, difference * difference)
@@ -25,7 +25,7 @@ pub fn squared_error(x: &Lanes, x_hat: &Lanes, share: f32, delta: &mut Lanes) ->
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn cross_entropy(x: &Lanes, z: &Lanes, share: f32, delta: &mut Lanes) -> f64 {
+pub fn cross_entropy(x: &PanelMatrix, z: &PanelMatrix, share: f32, delta: &mut PanelMatrix) -> f64 {
     pairs(x, z, delta, move |x, z| {
         let logistic = logistic(z);
         // No `max`: the compiler makes no vectors of it.
@@ -37,7 +37,7 @@ pub fn cross_entropy(x: &Lanes, z: &Lanes, share: f32, delta: &mut Lanes) -> f64
 /// Sets each number of `delta` to the first of what `f` gives, and sums up the second.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "what is not inlined is compiled for a machine without vectors")]
-fn pairs(x: &Lanes, g: &Lanes, delta: &mut Lanes, f: impl Fn(f32, f32) -> (f32, f32)) -> f64 {
+fn pairs(x: &PanelMatrix, g: &PanelMatrix, delta: &mut PanelMatrix, f: impl Fn(f32, f32) -> (f32, f32)) -> f64 {
     assert_eq!((x.rows(), x.columns()), (g.rows(), g.columns()), "a reconstruction for each number");
     delta.reset(x.rows(), x.columns());
     let (x, g, delta) = (x.values(), g.values(), delta.values_mut());
@@ -68,7 +68,7 @@ fn pairs(x: &Lanes, g: &Lanes, delta: &mut Lanes, f: impl Fn(f32, f32) -> (f32, 
 }
 
 /// Sums of the columns. Shape: (n, d) → (d,).
-pub fn column_sums(values: &Lanes, sums: &mut Vec<f32>) {
+pub fn column_sums(values: &PanelMatrix, sums: &mut Vec<f32>) {
     column_dots(values, None, sums);
 }
 
@@ -76,12 +76,12 @@ pub fn column_sums(values: &Lanes, sums: &mut Vec<f32>) {
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn column_dots(a: &Lanes, b: Option<&Lanes>, sums: &mut Vec<f32>) {
+pub fn column_dots(a: &PanelMatrix, b: Option<&PanelMatrix>, sums: &mut Vec<f32>) {
     let (rows, columns) = (a.rows(), a.columns());
     assert!(b.is_none_or(|b| (b.rows(), b.columns()) == (rows, columns)), "pairs of numbers");
     sums.clear();
     sums.resize(columns, 0.0);
-    let (a, b) = (a.values(), b.map(Lanes::values));
+    let (a, b) = (a.values(), b.map(PanelMatrix::values));
     let (whole, rest) = (rows / PANEL, rows % PANEL);
     vectorized(
         #[inline(always)]
@@ -124,10 +124,10 @@ mod tests {
     use crate::numeric::kernels::{Isa, on};
     use crate::numeric::rng::{Stream, Use};
 
-    fn random(rows: usize, columns: usize, seed: u64, f: impl Fn(f64) -> f64) -> Lanes {
+    fn random(rows: usize, columns: usize, seed: u64, f: impl Fn(f64) -> f64) -> PanelMatrix {
         let mut stream = Stream::new(seed, 0, 0, Use::Weights);
         let values: Vec<f32> = (0..rows * columns).map(|_| f(stream.normal()) as f32).collect();
-        let mut lanes = Lanes::zeros(rows, columns);
+        let mut lanes = PanelMatrix::zeros(rows, columns);
         lanes.load(0, &values);
         lanes
     }
@@ -144,7 +144,7 @@ mod tests {
             let entropy = expected(&|x, z| z.max(0.0) - x * z + (-z.abs()).exp().ln_1p());
             let mut seen: Option<(u64, u64, Vec<u32>)> = None;
             for isa in Isa::available() {
-                let (mut by_square, mut by_entropy) = (Lanes::default(), Lanes::default());
+                let (mut by_square, mut by_entropy) = (PanelMatrix::default(), PanelMatrix::default());
                 let (a, b) = on(isa, || {
                     (squared_error(&x, &z, 0.5, &mut by_square), cross_entropy(&x, &z, 0.5, &mut by_entropy))
                 });
@@ -169,15 +169,15 @@ mod tests {
         let missing = |row: usize, column: usize| (row * columns + column).is_multiple_of(5);
         let losses = [squared_error, cross_entropy];
         for loss in losses {
-            let (mut all, mut left) = (Lanes::default(), Lanes::default());
+            let (mut all, mut left) = (PanelMatrix::default(), PanelMatrix::default());
             let mut of_missing = 0.0;
             let whole = loss(&x, &z, 0.5, &mut all);
             let kept = x.clone();
             for row in 0..rows {
                 for column in (0..columns).filter(|column| missing(row, *column)) {
-                    let (mut one, mut other) = (Lanes::zeros(1, 1), Lanes::zeros(1, 1));
+                    let (mut one, mut other) = (PanelMatrix::zeros(1, 1), PanelMatrix::zeros(1, 1));
                     (*one.at_mut(0, 0), *other.at_mut(0, 0)) = (x.at(row, column), z.at(row, column));
-                    of_missing += loss(&one, &other, 0.5, &mut Lanes::default());
+                    of_missing += loss(&one, &other, 0.5, &mut PanelMatrix::default());
                     *x.at_mut(row, column) = f32::NAN;
                 }
             }

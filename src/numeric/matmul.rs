@@ -1,6 +1,6 @@
 //! Every matrix product of the program.
 //!
-//! W is in memory once, in panels of 16 outputs ([`Weights`]), activations are in panels of 16 rows ([`Lanes`]): encode
+//! W is in memory once, in panels of 16 outputs ([`Weights`]), activations are in panels of 16 rows ([`PanelMatrix`]): encode
 //! and decode read the same bytes. Callers spread rows or outputs over threads; nothing is ever added across threads.
 //!
 //! # Order
@@ -16,7 +16,7 @@
 
 use super::floats::Floats;
 use super::kernels::{self, Direction, Outer, PANEL, Product};
-use super::{Activation, Lanes, vectorized};
+use super::{Activation, PanelMatrix, vectorized};
 
 /// A weight matrix W of shape (outputs, inputs). Both directions of a tied layer read this one copy.
 ///
@@ -112,7 +112,7 @@ impl Weights {
     ///
     /// # Panics
     /// If there is no such panel.
-    pub fn copy_block(&self, index: usize, rows: &mut Lanes) -> usize {
+    pub fn copy_block(&self, index: usize, rows: &mut PanelMatrix) -> usize {
         let first = index * PANEL_OUTPUTS;
         assert!(first < self.outputs, "a panel of the matrix");
         rows.reset(PANEL_OUTPUTS.min(self.outputs - first), self.inputs);
@@ -144,7 +144,7 @@ impl Weights {
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn encode(&self, x: &Lanes, y: &mut Lanes) {
+    pub fn encode(&self, x: &PanelMatrix, y: &mut PanelMatrix) {
         self.product(Direction::Encode, x, None, Activation::Linear, y);
     }
 
@@ -152,7 +152,7 @@ impl Weights {
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn encode_layer(&self, x: &Lanes, bias: &[f32], activation: Activation, y: &mut Lanes) {
+    pub fn encode_layer(&self, x: &PanelMatrix, bias: &[f32], activation: Activation, y: &mut PanelMatrix) {
         self.product(Direction::Encode, x, Some(bias), activation, y);
     }
 
@@ -160,7 +160,7 @@ impl Weights {
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn decode(&self, x: &Lanes, y: &mut Lanes) {
+    pub fn decode(&self, x: &PanelMatrix, y: &mut PanelMatrix) {
         self.product(Direction::Decode, x, None, Activation::Linear, y);
     }
 
@@ -168,11 +168,18 @@ impl Weights {
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn decode_layer(&self, x: &Lanes, bias: &[f32], activation: Activation, y: &mut Lanes) {
+    pub fn decode_layer(&self, x: &PanelMatrix, bias: &[f32], activation: Activation, y: &mut PanelMatrix) {
         self.product(Direction::Decode, x, Some(bias), activation, y);
     }
 
-    fn product(&self, direction: Direction, x: &Lanes, bias: Option<&[f32]>, activation: Activation, y: &mut Lanes) {
+    fn product(
+        &self,
+        direction: Direction,
+        x: &PanelMatrix,
+        bias: Option<&[f32]>,
+        activation: Activation,
+        y: &mut PanelMatrix,
+    ) {
         let (x_columns, y_columns) = match direction {
             Direction::Encode => (self.inputs, self.outputs),
             Direction::Decode => (self.outputs, self.inputs),
@@ -253,7 +260,7 @@ impl<'a> Panel<'a> {
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn replace(&mut self, u: &Lanes, v: &Lanes) {
+    pub fn replace(&mut self, u: &PanelMatrix, v: &PanelMatrix) {
         self.product(false, u, v);
     }
 
@@ -261,7 +268,7 @@ impl<'a> Panel<'a> {
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn add(&mut self, u: &Lanes, v: &Lanes) {
+    pub fn add(&mut self, u: &PanelMatrix, v: &PanelMatrix) {
         self.product(true, u, v);
     }
 
@@ -269,7 +276,7 @@ impl<'a> Panel<'a> {
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn add_rows(&mut self, factor: f32, rows: &Lanes) {
+    pub fn add_rows(&mut self, factor: f32, rows: &PanelMatrix) {
         let count = PANEL_OUTPUTS.min(self.outputs - self.first);
         assert_eq!((rows.rows(), rows.columns()), (count, self.inputs), "a row for each output");
         let panels = self.values.chunks_mut(stride(self.inputs)).zip(rows.values().chunks(PANEL * self.inputs));
@@ -278,7 +285,7 @@ impl<'a> Panel<'a> {
         }
     }
 
-    fn product(&mut self, add: bool, u: &Lanes, v: &Lanes) {
+    fn product(&mut self, add: bool, u: &PanelMatrix, v: &PanelMatrix) {
         assert_eq!(u.rows(), v.rows(), "as many rows in U as in V");
         kernels::outer(&mut Outer {
             w: self.values,
@@ -305,8 +312,8 @@ mod tests {
         (0..rows * columns).map(|_| stream.normal() as f32).collect()
     }
 
-    fn lanes(rows: usize, columns: usize, row_major: &[f32]) -> Lanes {
-        let mut lanes = Lanes::zeros(rows, columns);
+    fn lanes(rows: usize, columns: usize, row_major: &[f32]) -> PanelMatrix {
+        let mut lanes = PanelMatrix::zeros(rows, columns);
         lanes.load(0, row_major);
         lanes
     }
@@ -320,7 +327,7 @@ mod tests {
         for (outputs, inputs) in SHAPES {
             let w = Weights::from_row_major(outputs, inputs, &random(outputs, inputs, 1));
             let (x, c) = (random(5, inputs, 2), random(5, outputs, 3));
-            let (mut y, mut z) = (Lanes::default(), Lanes::default());
+            let (mut y, mut z) = (PanelMatrix::default(), PanelMatrix::default());
             w.encode(&lanes(5, inputs, &x), &mut y);
             w.decode(&lanes(5, outputs, &c), &mut z);
             let weight = |o: usize, i: usize| f64::from(w.at(o, i));
@@ -346,14 +353,14 @@ mod tests {
         for (outputs, inputs) in SHAPES {
             let w = Weights::from_row_major(outputs, inputs, &random(outputs, inputs, 1));
             let (x, c) = (random(1, inputs, 2), random(1, outputs, 3));
-            let (mut y, mut z) = (Lanes::default(), Lanes::default());
+            let (mut y, mut z) = (PanelMatrix::default(), PanelMatrix::default());
             w.encode(&lanes(1, inputs, &x), &mut y);
             w.decode(&lanes(1, outputs, &c), &mut z);
             for rows in (1..=50).chain([64, 80, 127, 128, 129, 256, 272]) {
                 for position in [0, rows / 2, rows - 1] {
                     let mut batch = lanes(rows, inputs, &random(rows, inputs, rows as u64));
                     batch.load(position, &x);
-                    let mut result = Lanes::default();
+                    let mut result = PanelMatrix::default();
                     w.encode(&batch, &mut result);
                     if (0..outputs).any(|o| result.at(position, o).to_bits() != y.at(0, o).to_bits()) {
                         failed.push(("encode", outputs, inputs, rows, position));
@@ -375,7 +382,7 @@ mod tests {
         // With a panel that is not full, and with gaps between panels.
         for (outputs, inputs) in [(300, 7), (128, 1024), (5, 3)] {
             let w = Weights::from_row_major(outputs, inputs, &random(outputs, inputs, 1));
-            let (mut sum, mut rows, mut seen) = (w.clone(), Lanes::default(), 0);
+            let (mut sum, mut rows, mut seen) = (w.clone(), PanelMatrix::default(), 0);
             for panel in panels(sum.panels_mut(), outputs, inputs) {
                 let (index, mut panel) = (panel.index(), panel);
                 assert_eq!(w.copy_block(index, &mut rows), seen);

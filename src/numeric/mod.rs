@@ -3,14 +3,14 @@
 pub mod activation;
 mod floats;
 pub mod kernels;
-pub mod lanes;
 pub mod linalg;
 pub mod losses;
 pub mod matmul;
+pub mod panel_matrix;
 pub mod rng;
 pub mod update;
 
 pub use activation::Activation;
 pub use floats::Floats;
 pub use kernels::{Isa, IsaError, init, isa, vectorized};
-pub use lanes::{LANES, Lanes, Spare};
+pub use panel_matrix::{BufferPool, LANES, PanelMatrix};

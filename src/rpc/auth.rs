@@ -16,8 +16,8 @@ use tower::Service;
 use super::compression::is_compressed;
 use super::transit::{Arriving, Leaving, OfCall, Transit};
 use crate::security::gate::{Admitted, Gate, Peer};
-use crate::security::told::Told;
-use crate::security::{Caller, Held, Refusal};
+use crate::security::log_throttle::LogThrottle;
+use crate::security::{Caller, CallerQuotaGuard, Refusal};
 use crate::service::{Matrix, ServiceError};
 
 /// Whose call it is, and whether its messages are compressed.
@@ -37,7 +37,7 @@ impl Deref for CallerOf {
 
 impl CallerOf {
     /// The rows of the one message of a call, and its bytes where they were not counted as they came.
-    pub(super) fn hold_message(&self, rows: &Matrix) -> Result<Option<Held>, Refusal> {
+    pub(super) fn hold_message(&self, rows: &Matrix) -> Result<Option<CallerQuotaGuard>, Refusal> {
         let bytes = if self.is_compressed { rows.bytes() as u64 } else { 0 };
         self.caller.hold(rows.rows() as u64, bytes)
     }
@@ -152,12 +152,12 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// Says once a minute what would otherwise be said of every call, refused when it began or ended while it was under way.
 pub(super) fn tell(refusal: &Refusal, peer: &Peer, has_begun: bool) {
-    static UNKNOWN: Told = Told::never();
-    static ENDED: Told = Told::never();
-    static FORBIDDEN: Told = Told::never();
-    static TOO_MUCH: Told = Told::never();
-    static NO_ROOM: Told = Told::never();
-    static TOO_SLOW: Told = Told::never();
+    static UNKNOWN: LogThrottle = LogThrottle::never();
+    static ENDED: LogThrottle = LogThrottle::never();
+    static FORBIDDEN: LogThrottle = LogThrottle::never();
+    static TOO_MUCH: LogThrottle = LogThrottle::never();
+    static NO_ROOM: LogThrottle = LogThrottle::never();
+    static TOO_SLOW: LogThrottle = LogThrottle::never();
     let (told, what) = match refusal {
         Refusal::Unknown if has_begun => (&ENDED, "a stream was ended whose credential is no longer in force"),
         Refusal::Unknown => (&UNKNOWN, "a call without a valid credential was refused"),
@@ -178,7 +178,7 @@ pub(super) fn tell(refusal: &Refusal, peer: &Peer, has_begun: bool) {
 #[derive(Debug)]
 pub(super) struct Counted {
     caller: Caller,
-    held: Mutex<Option<Held>>,
+    held: Mutex<Option<CallerQuotaGuard>>,
 }
 
 impl Counted {

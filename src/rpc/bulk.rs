@@ -18,7 +18,7 @@ use super::limits::translate_status;
 use super::observe::RequestContext;
 use super::pb;
 use super::stream::AnswerStream;
-use crate::security::{Held, Refusal};
+use crate::security::{CallerQuotaGuard, Refusal};
 use crate::service::{
     Aligned, AnswerFormat, BatchError, Bulk, BulkTask, ColumnMap, Decoder, Matrix, Readiness, Served, Service,
     ServiceError, field,
@@ -158,7 +158,7 @@ struct UnderWay {
     bytes: usize,
     task: JoinHandle<Result<Served, ServiceError>>,
     notes: Vec<String>,
-    _held: Option<Held>,
+    _held: Option<CallerQuotaGuard>,
 }
 
 impl Drop for UnderWay {

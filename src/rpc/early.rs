@@ -42,7 +42,7 @@ impl Api {
             let method = UNARY.iter().find(|(method, _)| request.uri().path().ends_with(method));
             match method {
                 Some((_, operation)) if service.is_busy() => {
-                    let (service, state) = (Arc::clone(&service), State::Beginning(*operation));
+                    let (service, state) = (Arc::clone(&service), Stage::Beginning(*operation));
                     let (caller, context) = (caller(request.extensions()), RequestContext::of(request.extensions()));
                     request.map(|inner| Body::new(Watched { inner, service, caller, context, state }))
                 }
@@ -58,10 +58,10 @@ struct Watched {
     service: Arc<Service>,
     caller: CallerOf,
     context: RequestContext,
-    state: State,
+    state: Stage,
 }
 
-enum State {
+enum Stage {
     /// Nothing of it was seen.
     Beginning(Operation),
     /// It goes through as it is.
@@ -78,21 +78,21 @@ impl http_body::Body for Watched {
         loop {
             let frame = ready!(http_body::Body::poll_frame(Pin::new(&mut self.inner), context));
             match (&self.state, frame) {
-                (State::Passing, frame) => return Poll::Ready(frame),
+                (Stage::Passing, frame) => return Poll::Ready(frame),
                 (_, Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                (State::Refused(_), Some(Ok(_))) => {}
-                (State::Refused(status), None) => {
+                (Stage::Refused(_), Some(Ok(_))) => {}
+                (Stage::Refused(status), None) => {
                     let status = status.clone();
-                    self.state = State::Passing;
+                    self.state = Stage::Passing;
                     return Poll::Ready(Some(Err(status)));
                 }
-                (State::Beginning(operation), frame) => {
+                (Stage::Beginning(operation), frame) => {
                     let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
                     let refusal = data.and_then(|data| self.refusal(*operation, data));
                     if let Some(refusal) = refusal {
-                        self.state = State::Refused(refusal.into());
+                        self.state = Stage::Refused(refusal.into());
                     } else {
-                        self.state = State::Passing;
+                        self.state = Stage::Passing;
                         return Poll::Ready(frame);
                     }
                 }

@@ -17,7 +17,7 @@ use super::pb;
 use super::pb::import_model_version_request::Message as ImportMessage;
 use super::pb::model_service_server::ModelService;
 use super::stream::AnswerStream;
-use crate::service::{Aligned, FILE_BYTES_MAX, ModelKey, Rows, ServiceError, Version};
+use crate::service::{Aligned, FILE_BYTES_MAX, InspectionRows, ModelKey, ServiceError, Version};
 
 /// Files that are received, and as many that are sent, at the same time: each is held in memory.
 pub const TRANSFERS_MAX: usize = 2;
@@ -97,13 +97,13 @@ impl ModelService for Api {
         caller.check_model(name.as_str())?;
         let (mut selector, mut notes) = (selector, Vec::new());
         let rows = match (rows, validation_sample) {
-            (None, false) => Rows::None,
-            (None, true) => Rows::Sample,
+            (None, false) => InspectionRows::None,
+            (None, true) => InspectionRows::Sample,
             (Some(rows), false) => {
                 let rows = convert::named_rows("rows", Some(rows))?;
                 let (chosen, Aligned { rows, columns }) = self.service.align_any(&name, selector, rows).await?;
                 (selector, notes) = (chosen, columns.notes);
-                Rows::Sent(rows)
+                InspectionRows::Sent(rows)
             }
             (Some(_), true) => {
                 let reason = "is set together with rows, expected one of them";

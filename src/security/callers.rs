@@ -37,14 +37,14 @@ pub struct Usage {
 
 /// A part of what a caller may have; given back when dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct CallerQuotaGuard {
     usage: Arc<Usage>,
     requests: u64,
     rows: u64,
     bytes: u64,
 }
 
-impl Held {
+impl CallerQuotaGuard {
     /// Takes over what another of the same caller holds.
     pub fn absorb(&mut self, mut other: Self) {
         self.requests += std::mem::take(&mut other.requests);
@@ -53,7 +53,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for CallerQuotaGuard {
     fn drop(&mut self) {
         self.usage.requests.fetch_sub(self.requests, Ordering::Relaxed);
         self.usage.rows.fetch_sub(self.rows, Ordering::Relaxed);
@@ -78,7 +78,7 @@ impl Usage {
         caller: &Arc<str>,
         limits: &CallerLimits,
         now_ns: u64,
-    ) -> Result<Option<Held>, Refusal> {
+    ) -> Result<Option<CallerQuotaGuard>, Refusal> {
         let held = if limits.requests_max > 0 {
             add(&self.requests, 1, limits.requests_max).map_err(|got| Refusal::TooMuch {
                 caller: Arc::clone(caller),
@@ -87,7 +87,7 @@ impl Usage {
                 max: limits.requests_max,
                 retry_after: RETRY_AFTER,
             })?;
-            Some(Held { usage: Arc::clone(self), requests: 1, rows: 0, bytes: 0 })
+            Some(CallerQuotaGuard { usage: Arc::clone(self), requests: 1, rows: 0, bytes: 0 })
         } else {
             None
         };
@@ -122,14 +122,14 @@ impl Usage {
         limits: &CallerLimits,
         rows: u64,
         bytes: u64,
-    ) -> Result<Option<Held>, Refusal> {
+    ) -> Result<Option<CallerQuotaGuard>, Refusal> {
         if limits.rows_max == 0 && limits.bytes_max == 0 {
             return Ok(None);
         }
         let too_much = |limit, max| {
             move |got| Refusal::TooMuch { caller: Arc::clone(caller), limit, got, max, retry_after: RETRY_AFTER }
         };
-        let mut held = Held { usage: Arc::clone(self), requests: 0, rows: 0, bytes: 0 };
+        let mut held = CallerQuotaGuard { usage: Arc::clone(self), requests: 0, rows: 0, bytes: 0 };
         add(&self.rows, rows, limits.rows_max).map_err(too_much("rows_max", limits.rows_max))?;
         held.rows = rows;
         add(&self.bytes, bytes, limits.bytes_max).map_err(too_much("bytes_max", limits.bytes_max))?;

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
 
-use super::callers::{Addresses, CallerLimits, Held};
+use super::callers::{Addresses, CallerLimits, CallerQuotaGuard};
 use super::credentials::Presented;
 use super::files::Watched;
+use super::log_throttle::now_ns;
 use super::roles::{Need, method};
-use super::told::now_ns;
 use super::{Caller, Credentials, CredentialsError, Refusal, Term};
 
 /// Checks certificates as handshakes do, with the authorities and the revocations of now.
@@ -56,7 +56,7 @@ pub struct Admitted {
     /// Whose it is.
     pub caller: Caller,
     /// To be kept until it has ended.
-    pub held: Option<Held>,
+    pub held: Option<CallerQuotaGuard>,
     /// Whether messages come without end.
     pub takes_stream: bool,
     /// Whether it asks for health alone.

@@ -3,21 +3,21 @@
 pub mod callers;
 pub mod credentials;
 pub mod date;
+mod fair_quota;
 pub mod files;
 pub mod gate;
+pub mod log_throttle;
 pub mod roles;
-mod shares;
-pub mod told;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-pub use callers::{CallerLimits, Held, Usage};
+pub use callers::{CallerLimits, CallerQuotaGuard, Usage};
 pub use credentials::{Credentials, CredentialsError};
+pub use fair_quota::{FairQuota, QuotaGuard};
 pub use roles::{Need, Role, Roles};
-pub use shares::{Share, Shares};
 
 /// Why a call is refused. None of them says which part of a credential was wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -204,12 +204,12 @@ impl Caller {
     }
 
     /// One more request, for as long as what is returned lives.
-    pub fn begin(&self, now_ns: u64) -> Result<Option<Held>, Refusal> {
+    pub fn begin(&self, now_ns: u64) -> Result<Option<CallerQuotaGuard>, Refusal> {
         self.0.usage.begin(&self.0.name, &self.0.limits, now_ns)
     }
 
     /// Rows and bytes of a request, for as long as what is returned lives; none where neither is limited.
-    pub fn hold(&self, rows: u64, bytes: u64) -> Result<Option<Held>, Refusal> {
+    pub fn hold(&self, rows: u64, bytes: u64) -> Result<Option<CallerQuotaGuard>, Refusal> {
         self.0.usage.hold(&self.0.name, &self.0.limits, rows, bytes)
     }
 

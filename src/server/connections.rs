@@ -18,12 +18,12 @@ use tonic::service::Routes;
 use tower::layer::layer_fn;
 use tower::util::MapResponseLayer;
 
-use super::direct::{Direct, Rows};
-use super::gathering::Gathering;
+use super::direct::{BusyServices, Direct};
+use super::guarded_stream::{GuardedStream, Patience};
 use super::lingering::Lingering;
 use super::security::Security;
 use super::transport::TransportConfig;
-use super::wire::{Patience, Wire};
+use super::write_coalescer::WriteCoalescer;
 use crate::rpc::auth::Auth;
 use crate::rpc::compression::Compression;
 use crate::rpc::deadline::InTime;
@@ -31,8 +31,8 @@ use crate::rpc::limits;
 use crate::rpc::observe::{Measured, Observe};
 use crate::rpc::only_grpc::OnlyGrpc;
 use crate::rpc::transit::Transit;
-use crate::security::Shares;
-use crate::security::told::Told;
+use crate::security::FairQuota;
+use crate::security::log_throttle::LogThrottle;
 use crate::service::Readiness;
 use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::Traces;
@@ -48,7 +48,7 @@ const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Connections that have not said yet what they want; of more, those that take longest are closed.
 const GREETING_AT_ONCE_MAX: usize = 1024;
 
-type Accepted = Result<Gathering<Wire>, io::Error>;
+type Accepted = Result<WriteCoalescer<GuardedStream>, io::Error>;
 
 /// Serves `routes` on `listener` until it is told to stop; then accepts nothing and returns when all connections are
 /// closed.
@@ -58,7 +58,7 @@ pub(super) async fn serve<F>(
     transport: TransportConfig,
     security: Security,
     routes: Routes,
-    rows: Rows<F>,
+    rows: BusyServices<F>,
     traces: Traces,
     measured: Arc<Measured>,
     lifecycle: watch::Receiver<Readiness>,
@@ -157,7 +157,7 @@ struct Greeting {
     tasks: JoinSet<Greeted>,
     /// In the order in which they came.
     waiting: VecDeque<AbortHandle>,
-    places: Shares,
+    places: FairQuota,
     security: Security,
     measures: Arc<ServerMeasures>,
     patience: Patience,
@@ -176,7 +176,7 @@ impl Greeting {
         Self {
             tasks: JoinSet::new(),
             waiting: VecDeque::new(),
-            places: Shares::new(transport.connections_max as u64),
+            places: FairQuota::new(transport.connections_max as u64),
             security,
             measures,
             patience: Patience { greeting: transport.greeting_max, first_call: transport.first_call_max },
@@ -185,9 +185,9 @@ impl Greeting {
     }
 
     fn begin(&mut self, connection: TcpStream, address: SocketAddr, server: mpsc::Sender<Accepted>) {
-        static FULL: Told = Told::never();
-        static CROWDED: Told = Told::never();
-        static BAD: Told = Told::never();
+        static FULL: LogThrottle = LogThrottle::never();
+        static CROWDED: LogThrottle = LogThrottle::never();
+        static BAD: LogThrottle = LogThrottle::never();
         let Some(place) = self.places.take(address.ip(), 1) else {
             FULL.once(|unsaid| {
                 tracing::warn!(%address, unsaid, "a connection was refused: connections_max is reached, or this address's share");
@@ -215,8 +215,8 @@ impl Greeting {
         let connection = Lingering::new(connection, Arc::clone(&self.measures));
         let (patience, header_bytes_max) = (self.patience, self.header_bytes_max);
         let task = self.tasks.spawn(async move {
-            match Wire::greet(connection, acceptor, &gate, place, patience, header_bytes_max).await {
-                Ok(wire) => match server.send(Ok(Gathering::new(wire))).await {
+            match GuardedStream::greet(connection, acceptor, &gate, place, patience, header_bytes_max).await {
+                Ok(wire) => match server.send(Ok(WriteCoalescer::new(wire))).await {
                     Ok(()) => Greeted::Handed,
                     Err(_) => Greeted::NobodyTakesIt,
                 },

@@ -20,13 +20,13 @@ const INFERENCE: &str = "/inference.GRPCInferenceService/";
 
 /// Both of them; `early` sees what goes to the first.
 #[derive(Clone, Debug)]
-pub(super) struct Rows<F> {
+pub(super) struct BusyServices<F> {
     autoencoder: AutoencoderServiceServer<Api>,
     inference: GrpcInferenceServiceServer<Api>,
     early: F,
 }
 
-impl<F> Rows<F> {
+impl<F> BusyServices<F> {
     /// Over the handlers, for messages of at most so many bytes.
     pub(super) fn new(api: &Api, early: F, bytes_max: usize) -> Self {
         Self {
@@ -53,11 +53,11 @@ impl<F> Rows<F> {
 #[derive(Clone, Debug)]
 pub(super) struct Direct<R, F> {
     routes: R,
-    rows: Rows<F>,
+    rows: BusyServices<F>,
 }
 
 impl<R, F> Direct<R, F> {
-    pub(super) fn new(routes: R, rows: Rows<F>) -> Self {
+    pub(super) fn new(routes: R, rows: BusyServices<F>) -> Self {
         Self { routes, rows }
     }
 }

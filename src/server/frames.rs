@@ -42,12 +42,12 @@ pub(super) enum Abuse {
 
 /// What may be done in excess: it is used up, and comes back with time.
 #[derive(Debug)]
-struct Spare {
+struct TokenBucket {
     left: f64,
     at: Instant,
 }
 
-impl Spare {
+impl TokenBucket {
     fn new(now: Instant) -> Self {
         Self { left: SPARE_MAX, at: now }
     }
@@ -137,9 +137,9 @@ struct Tally {
     header_bytes: u64,
     /// The newest call's stream.
     newest: u32,
-    resets: Spare,
-    updates: Spare,
-    idle: Spare,
+    resets: TokenBucket,
+    updates: TokenBucket,
+    idle: TokenBucket,
 }
 
 impl Frames {
@@ -176,9 +176,9 @@ impl Tally {
             header_bytes_max,
             header_bytes: 0,
             newest: 0,
-            resets: Spare::new(now),
-            updates: Spare::new(now),
-            idle: Spare::new(now),
+            resets: TokenBucket::new(now),
+            updates: TokenBucket::new(now),
+            idle: TokenBucket::new(now),
         }
     }
 

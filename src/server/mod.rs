@@ -4,7 +4,7 @@ mod admin;
 mod connections;
 mod direct;
 mod frames;
-mod gathering;
+mod guarded_stream;
 mod health;
 mod lingering;
 mod orders;
@@ -14,7 +14,7 @@ mod reflection;
 pub mod security;
 pub mod tls;
 pub mod transport;
-mod wire;
+mod write_coalescer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -279,7 +279,7 @@ impl Opened {
         let looker = tokio::spawn(security.clone().watch(lifecycle.watch()));
         let _trimmer = AbortOnDrop(tokio::spawn(process::give_memory_back()));
 
-        let rows = direct::Rows::new(&api, api.early(), transport.message_bytes_max);
+        let rows = direct::BusyServices::new(&api, api.early(), transport.message_bytes_max);
         let routes = routes(&service, api, transport.message_bytes_max);
         let serving = tokio::spawn(connections::serve(
             listener,

@@ -18,7 +18,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_millis(100);
 ///
 /// First come, first served; a message that is larger than all of it has it alone.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct BulkQuota {
     rows_max: usize,
     bytes_max: usize,
     shares: Semaphore,
@@ -27,7 +27,7 @@ pub(super) struct Room {
 /// Rows and bytes in one measure: a message takes as large a share of the room as the larger of its two parts.
 const SHARES: u32 = 1 << 16;
 
-impl Room {
+impl BulkQuota {
     pub(super) fn new(queue: BatchingConfig) -> Self {
         Self {
             rows_max: queue.queue_rows_max.div_ceil(2),
@@ -189,8 +189,8 @@ async fn by<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Resu
 mod tests {
     use super::*;
 
-    fn room(queue_rows_max: usize, queue_bytes_max: usize) -> Room {
-        Room::new(BatchingConfig { queue_rows_max, queue_bytes_max, ..BatchingConfig::default() })
+    fn room(queue_rows_max: usize, queue_bytes_max: usize) -> BulkQuota {
+        BulkQuota::new(BatchingConfig { queue_rows_max, queue_bytes_max, ..BatchingConfig::default() })
     }
 
     #[track_caller]

@@ -11,7 +11,7 @@ pub(super) const INSPECTIONS_MAX: usize = 4;
 
 /// What to measure on.
 #[derive(Clone, Debug)]
-pub enum Rows {
+pub enum InspectionRows {
     /// Nothing.
     None,
     /// Rows as wide as the model's input.
@@ -35,10 +35,15 @@ pub struct Inspected {
 
 impl Service {
     /// Looks at a version, and measures it on `rows`.
-    pub async fn inspect(&self, name: &ModelName, selector: &Selector, rows: Rows) -> Result<Inspected, ServiceError> {
+    pub async fn inspect(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+        rows: InspectionRows,
+    ) -> Result<Inspected, ServiceError> {
         let key = self.registry.resolve(name, selector)?;
         let loaded = self.loaded(&key).await?;
-        if let Rows::Sent(rows) = &rows {
+        if let InspectionRows::Sent(rows) = &rows {
             let expected = loaded.artifact.model.spec().features();
             if rows.columns() != expected {
                 let message =
@@ -55,13 +60,13 @@ impl Service {
             let _place_and_turn = (place, turn);
             let model = &loaded.artifact.model;
             let rows = match rows {
-                Rows::None => None,
-                Rows::Sent(rows) => {
+                InspectionRows::None => None,
+                InspectionRows::Sent(rows) => {
                     let missing = Missing::from(model.normalizer().takes_missing());
                     rows.check_values(missing).map_err(|error| ServiceError::invalid("rows", error))?;
                     Some(rows)
                 }
-                Rows::Sample => {
+                InspectionRows::Sample => {
                     let bytes = store.read_sample(&key)?.ok_or_else(|| ServiceError::NoSample { key: key.clone() })?;
                     let rows = sample::from_bytes(&bytes, model.spec().features());
                     Some(rows.map_err(|error| ServiceError::DamagedSample { key: key.clone(), error })?)

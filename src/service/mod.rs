@@ -43,7 +43,7 @@ pub use bulk::{Bulk, BulkTask};
 pub use columns::{Aligned, AlignedColumns, ChunkColumns, NamedRows};
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
-pub use inspect::{Inspected, Rows};
+pub use inspect::{Inspected, InspectionRows};
 pub use models::VersionDescription;
 pub use readiness::{Lifecycle, Readiness};
 pub use score::{ScoreOptions, Scored};
@@ -62,7 +62,7 @@ pub struct Service {
     batcher: Batcher,
     jobs: Jobs,
     lifecycle: Lifecycle,
-    room: Arc<bulk::Room>,
+    room: Arc<bulk::BulkQuota>,
     inspections: Arc<Semaphore>,
     inspecting: Arc<Mutex<()>>,
 }
@@ -124,7 +124,7 @@ pub fn field(operation: Operation) -> &'static str {
 impl Service {
     /// Over the layers below.
     pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs, lifecycle: Lifecycle) -> Self {
-        let room = Arc::new(bulk::Room::new(batcher.config()));
+        let room = Arc::new(bulk::BulkQuota::new(batcher.config()));
         let inspections = Arc::new(Semaphore::new(inspect::INSPECTIONS_MAX));
         Self { registry, batcher, jobs, lifecycle, room, inspections, inspecting: Arc::default() }
     }

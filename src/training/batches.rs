@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use super::source::{RowSource, SourceError};
 use crate::model::Normalizer;
 use crate::numeric::rng::{Stream, Use};
-use crate::numeric::{LANES, Lanes};
+use crate::numeric::{LANES, PanelMatrix};
 
 /// Bytes of a block: what a disk reads at its full speed.
 const BLOCK_BYTES: u64 = 256 << 10;
@@ -26,7 +26,7 @@ pub(super) const HELD_BACK_BYTES_MAX: u64 = 64 << 20;
 
 /// How rows are cut: a function of their number, their width and the seed.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub struct Split {
     rows: u64,
     features: usize,
     held_back: u64,
@@ -35,7 +35,7 @@ pub struct Cut {
     window_blocks: u64,
 }
 
-impl Cut {
+impl Split {
     /// Of `rows` rows, of which `held_back` are not trained on; one is left to train on, whatever is asked.
     pub fn new(rows: u64, features: usize, held_back: u64, seed: u64) -> Self {
         Self::sized(rows, features, held_back, seed, RESIDENT_BYTES_MAX, WINDOW_BYTES)
@@ -113,7 +113,7 @@ struct Window {
 }
 
 impl Window {
-    fn read(mut self, source: &dyn RowSource, cut: &Cut, blocks: &[u32]) -> Result<Self, SourceError> {
+    fn read(mut self, source: &dyn RowSource, cut: &Split, blocks: &[u32]) -> Result<Self, SourceError> {
         self.blocks.clear();
         self.blocks.extend_from_slice(blocks);
         let rows: u64 = blocks.iter().map(|block| cut.block(u64::from(*block)).1).sum();
@@ -136,16 +136,16 @@ impl Window {
 
 /// A row of a window: its place there, and its number among all rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+struct ShuffledRow {
     local: u32,
     row: u64,
 }
 
 /// Gives the rows to train on, epoch by epoch, batch by batch.
 #[derive(Debug)]
-pub struct Feeder {
+pub struct BatchLoader {
     source: Arc<dyn RowSource>,
-    cut: Arc<Cut>,
+    cut: Arc<Split>,
     window: Window,
     /// Read meanwhile, on a thread of its own.
     coming: Option<JoinHandle<Result<Window, SourceError>>>,
@@ -154,7 +154,7 @@ pub struct Feeder {
     blocks: Vec<u32>,
     windows_begun: usize,
     /// The rows of the window, shuffled, and how many of them were given.
-    order: Vec<Place>,
+    order: Vec<ShuffledRow>,
     given: usize,
 }
 
@@ -164,14 +164,14 @@ impl std::fmt::Debug for dyn RowSource {
     }
 }
 
-impl Feeder {
+impl BatchLoader {
     /// Where its rows come from, and how they are cut.
-    pub(super) fn parts(&self) -> (&dyn RowSource, &Cut) {
+    pub(super) fn parts(&self) -> (&dyn RowSource, &Split) {
         (self.source.as_ref(), &self.cut)
     }
 }
 
-impl Drop for Feeder {
+impl Drop for BatchLoader {
     /// Whoever reads ahead has the file open.
     fn drop(&mut self) {
         if let Some(coming) = self.coming.take() {
@@ -185,12 +185,12 @@ impl Drop for Feeder {
 pub struct Batch {
     /// Row-major, in the units of the input, only where the rows lie in more than one window.
     copied: Vec<f32>,
-    places: Vec<Place>,
+    places: Vec<ShuffledRow>,
 }
 
-impl Feeder {
+impl BatchLoader {
     /// Nothing is read yet.
-    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Cut>) -> Self {
+    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Split>) -> Self {
         Self {
             source,
             cut,
@@ -253,7 +253,7 @@ impl Feeder {
             let (first, rows) = self.cut.block(u64::from(*block));
             let (training, _) = self.cut.split(u64::from(*block));
             self.order.extend(
-                training.iter().map(|place| Place { local: first_local + place, row: first + u64::from(*place) }),
+                training.iter().map(|place| ShuffledRow { local: first_local + place, row: first + u64::from(*place) }),
             );
             first_local += rows as u32;
         }
@@ -311,7 +311,7 @@ impl Feeder {
         count: usize,
         normalizer: &Normalizer,
         scratch: &mut Vec<f32>,
-        lanes: &mut Lanes,
+        lanes: &mut PanelMatrix,
     ) {
         let features = self.cut.features;
         lanes.reset(count, features);
@@ -348,19 +348,19 @@ impl Batch {
 
 /// The rows that are held back.
 #[derive(Debug)]
-pub struct HeldBack {
+pub struct ValidationRows {
     source: Arc<dyn RowSource>,
-    cut: Arc<Cut>,
+    cut: Arc<Split>,
     /// All of them, where they are few.
     values: Option<Vec<f32>>,
     /// From elsewhere, measured on beside them.
     more: Vec<f32>,
 }
 
-impl HeldBack {
+impl ValidationRows {
     /// Reads them, where they are few. `more` (row-major) are rows from elsewhere, of which the first are taken: at most as
     /// many as are held back here.
-    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Cut>, more: &[f32]) -> Result<Self, SourceError> {
+    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Split>, more: &[f32]) -> Result<Self, SourceError> {
         let bytes = (cut.held_back * 4).saturating_mul(cut.features as u64);
         let mut held_back = Self { source, cut, values: None, more: Vec::new() };
         if bytes <= HELD_BACK_BYTES_MAX {
@@ -415,14 +415,14 @@ impl HeldBack {
 }
 
 /// The rows that training with this seed would hold back of a source, row-major and not rounded: the same as
-/// [`HeldBack`]'s, block by block from the last on, at most `rows_max` of them; no more of the source is read than has these.
+/// [`ValidationRows`]'s, block by block from the last on, at most `rows_max` of them; no more of the source is read than has these.
 pub fn held_back_rows(
     source: &dyn RowSource,
     held_back: u64,
     seed: u64,
     rows_max: usize,
 ) -> Result<Vec<f64>, SourceError> {
-    let cut = Cut::new(source.count(), source.features(), held_back, seed);
+    let cut = Split::new(source.count(), source.features(), held_back, seed);
     let (mut block_values, mut values) = (Vec::new(), Vec::new());
     for block in (0..cut.blocks()).rev() {
         if values.len() >= rows_max * cut.features {
@@ -446,7 +446,7 @@ type Found<'a, E> = &'a mut dyn FnMut(u64, &[f32]) -> Result<(), E>;
 /// ends it.
 pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_, E>) -> Result<(), E> {
     let features = source.features();
-    let cut = Cut::new(source.count(), features, 0, 0);
+    let cut = Split::new(source.count(), features, 0, 0);
     let mut values = Vec::new();
     for block in 0..cut.blocks() {
         let (first, rows) = cut.block(block);
@@ -460,7 +460,7 @@ pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_,
 /// Calls `found(number of the row, row)` with the rows to train on, in order; its error ends it.
 pub fn each_training_row<E: From<SourceError>>(
     source: &dyn RowSource,
-    cut: &Cut,
+    cut: &Split,
     found: Found<'_, E>,
 ) -> Result<(), E> {
     let features = cut.features;
@@ -488,18 +488,18 @@ mod tests {
     }
 
     /// Windows of four rows, blocks of two, where the rows are not all in memory.
-    fn cut(rows: u64, held_back: u64, resident: bool) -> Arc<Cut> {
-        let mut cut = Cut::sized(rows, 2, held_back, 7, if resident { u64::MAX } else { 0 }, 32);
+    fn cut(rows: u64, held_back: u64, resident: bool) -> Arc<Split> {
+        let mut cut = Split::sized(rows, 2, held_back, 7, if resident { u64::MAX } else { 0 }, 32);
         if !resident {
             (cut.block_rows, cut.window_blocks) = (2, 2);
         }
         Arc::new(cut)
     }
 
-    fn epoch(feeder: &mut Feeder, epoch: u32, given: u64, rows: usize) -> Vec<u64> {
+    fn epoch(feeder: &mut BatchLoader, epoch: u32, given: u64, rows: usize) -> Vec<u64> {
         feeder.begin(epoch, given).expect("begins");
         let plain = Normalizer::none();
-        let (mut batch, mut scratch, mut lanes) = (Batch::default(), Vec::new(), Lanes::default());
+        let (mut batch, mut scratch, mut lanes) = (Batch::default(), Vec::new(), PanelMatrix::default());
         let mut seen = Vec::new();
         loop {
             feeder.next(rows, &mut batch).expect("reads");
@@ -519,15 +519,15 @@ mod tests {
         for (rows, held_back) in [(1, 0), (1, 1), (2, 1), (9, 0), (23, 5), (40, 39)] {
             for resident in [false, true] {
                 let cut = cut(rows, held_back, resident);
-                let mut feeder = Feeder::new(numbered(rows), Arc::clone(&cut));
+                let mut feeder = BatchLoader::new(numbered(rows), Arc::clone(&cut));
                 let mut held = Vec::new();
-                let keep = HeldBack::new(numbered(rows), Arc::clone(&cut), &[]).expect("reads");
+                let keep = ValidationRows::new(numbered(rows), Arc::clone(&cut), &[]).expect("reads");
                 let mut found = |values: &[f32]| -> Result<(), SourceError> {
                     held.extend(values.as_chunks::<2>().0.iter().map(|row| row[0] as u64));
                     Ok(())
                 };
                 keep.each(&mut found).expect("reads");
-                HeldBack { values: None, ..keep }.each(&mut found).expect("reads them anew");
+                ValidationRows { values: None, ..keep }.each(&mut found).expect("reads them anew");
                 let half = held.len() / 2;
                 assert_eq!(held[..half], held[half..]);
                 held.truncate(half);
@@ -545,10 +545,10 @@ mod tests {
     fn an_epoch_goes_on_wherever_it_was_left() {
         for resident in [false, true] {
             let cut = cut(23, 4, resident);
-            let mut feeder = Feeder::new(numbered(23), Arc::clone(&cut));
+            let mut feeder = BatchLoader::new(numbered(23), Arc::clone(&cut));
             let whole = epoch(&mut feeder, 2, 0, 3);
             for given in 0..=whole.len() {
-                let mut fresh = Feeder::new(numbered(23), Arc::clone(&cut));
+                let mut fresh = BatchLoader::new(numbered(23), Arc::clone(&cut));
                 assert_eq!(epoch(&mut fresh, 2, given as u64, 3), whole[given..], "after {given}");
             }
         }
@@ -557,7 +557,7 @@ mod tests {
     #[test]
     fn every_epoch_has_an_order_of_its_own() {
         for resident in [false, true] {
-            let mut feeder = Feeder::new(numbered(50), cut(50, 0, resident));
+            let mut feeder = BatchLoader::new(numbered(50), cut(50, 0, resident));
             let first = epoch(&mut feeder, 1, 0, 7);
             assert_ne!(epoch(&mut feeder, 2, 0, 7), first);
             assert_eq!(epoch(&mut feeder, 1, 0, 7), first);
@@ -573,9 +573,9 @@ mod tests {
             fill: vec![],
             exact_offset: vec![],
         };
-        let mut feeder = Feeder::new(numbered(1), cut(1, 0, true));
+        let mut feeder = BatchLoader::new(numbered(1), cut(1, 0, true));
         feeder.begin(1, 0).expect("begins");
-        let (mut batch, mut lanes) = (Batch::default(), Lanes::default());
+        let (mut batch, mut lanes) = (Batch::default(), PanelMatrix::default());
         feeder.next(1, &mut batch).expect("reads");
         feeder.gather(&batch, 0, 1, &normalizer, &mut Vec::new(), &mut lanes);
         assert_eq!((lanes.column(0), lanes.column(1)), (vec![-0.25], vec![-0.75]));

@@ -1,6 +1,6 @@
 //! What a finished model keeps to score rows by: statistics of codes and of held-out rows.
 
-use super::batches::{Cut, HeldBack, each_training_row};
+use super::batches::{Split, ValidationRows, each_training_row};
 use super::relations;
 use super::source::RowSource;
 use super::trainer::TrainError;
@@ -8,7 +8,7 @@ use crate::model::gradient::TAPE_ROWS;
 use crate::model::statistics::CALIBRATION_ROWS_MAX;
 use crate::model::{Autoencoder, Invariants, Normalizer, Scorer, Statistics};
 use crate::numeric::linalg::covariance;
-use crate::numeric::{Lanes, Spare};
+use crate::numeric::{BufferPool, PanelMatrix};
 
 /// Training rows whose codes are looked at, however long these are: sixteen for each number of the longest.
 const CODE_ROWS_ALWAYS: u64 = 16_384;
@@ -33,8 +33,8 @@ const TRIM_ROUNDS: usize = 3;
 pub(super) fn statistics(
     model: &Autoencoder,
     source: &dyn RowSource,
-    cut: &Cut,
-    held_back: &HeldBack,
+    cut: &Split,
+    held_back: &ValidationRows,
     trim: f64,
     go_on: &mut dyn FnMut() -> Result<(), TrainError>,
 ) -> Result<Option<Statistics>, TrainError> {
@@ -42,7 +42,7 @@ pub(super) fn statistics(
     if !Statistics::are_possible(spec) {
         return Ok(None);
     }
-    let spare = &mut Spare::default();
+    let spare = &mut BufferPool::default();
     let k = spec.code_length() as u64;
     let code_rows_max = (COVARIANCE_WORK_MAX / (k * k)).clamp(CODE_ROWS_ALWAYS, CODE_ROWS_MAX);
     let mut of_training = Sample::new(model, cut.training_rows(), code_rows_max, spec.code_length());
@@ -125,9 +125,9 @@ fn is_finite(found: &Statistics) -> bool {
 }
 
 /// What `figures` has of some rows at a time, of all `values` (row-major): memory does not grow with the rows.
-fn each_part(model: &Autoencoder, values: &[f32], mut figures: impl FnMut(&Lanes) -> Vec<f32>) -> Vec<f32> {
+fn each_part(model: &Autoencoder, values: &[f32], mut figures: impl FnMut(&PanelMatrix) -> Vec<f32>) -> Vec<f32> {
     let features = model.spec().features();
-    let mut lanes = Lanes::default();
+    let mut lanes = PanelMatrix::default();
     let part = |values: &[f32]| {
         lanes.reset(values.len() / features, features);
         lanes.load(0, values);
@@ -151,7 +151,7 @@ fn curvatures(
     }
     let wanted = if model.spec().is_linear() { 1 } else { CURVATURE_ROWS };
     let chosen = rows.chunks_exact(features).zip(held).filter(|(_, held)| **held).map(|(row, _)| row).take(wanted);
-    let (mut sums, mut count, mut one) = (vec![0.0; features], 0.0, Lanes::zeros(1, features));
+    let (mut sums, mut count, mut one) = (vec![0.0; features], 0.0, PanelMatrix::zeros(1, features));
     for row in chosen {
         go_on()?;
         one.load(0, row);
@@ -161,7 +161,7 @@ fn curvatures(
     Ok(sums.into_iter().map(|sum: f64| (sum / count).max(0.0) as f32).collect())
 }
 
-fn scores(scorer: &Scorer, model: &Autoencoder, rows: &[f32], spare: &mut Spare) -> Vec<f32> {
+fn scores(scorer: &Scorer, model: &Autoencoder, rows: &[f32], spare: &mut BufferPool) -> Vec<f32> {
     each_part(model, rows, |rows| {
         let scores = scorer.score(model, rows, spare);
         let of = (0..rows.rows()).map(|row| scorer.combined([0, 1, 2].map(|j| scores.at(row, j)))).collect();
@@ -276,7 +276,7 @@ impl<'a> Sample<'a> {
         Self { model, turns, waiting: Vec::new(), codes: Vec::new(), errors: Vec::new() }
     }
 
-    fn take(&mut self, row: &[f32], spare: &mut Spare) {
+    fn take(&mut self, row: &[f32], spare: &mut BufferPool) {
         if self.turns.next() {
             self.waiting.extend_from_slice(row);
             if self.waiting.len() == TAPE_ROWS * row.len() {
@@ -285,9 +285,9 @@ impl<'a> Sample<'a> {
         }
     }
 
-    fn flush(&mut self, spare: &mut Spare) {
+    fn flush(&mut self, spare: &mut BufferPool) {
         let features = self.model.spec().features();
-        let mut lanes = Lanes::zeros(self.waiting.len() / features, features);
+        let mut lanes = PanelMatrix::zeros(self.waiting.len() / features, features);
         lanes.load(0, &self.waiting);
         self.waiting.clear();
         let (codes, errors) = self.model.encode_with_errors(&lanes, spare);

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::Scalars;
 use super::params::TrainSpec;
+use super::pca_baseline::{Measured, PcaBaseline};
 use super::plan::Plan;
 use super::robust::Limit;
-use super::yardstick::{Measured, Yardstick};
 use crate::model::{Artifact, Autoencoder, TrainingReport};
 use crate::numeric::linalg::Pca;
 
@@ -49,7 +49,7 @@ pub enum CheckpointError {
 
 /// Where training is and what it has seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct State {
+pub(super) struct TrainingState {
     pub(super) software: String,
     pub(super) spec: TrainSpec,
     pub(super) source_rows: u64,
@@ -87,10 +87,10 @@ pub(super) struct State {
 /// A checkpoint, read.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
-    pub(super) state: State,
+    pub(super) state: TrainingState,
     pub(super) model: Autoencoder,
     pub(super) best: Option<Autoencoder>,
-    pub(super) yardstick: Yardstick,
+    pub(super) yardstick: PcaBaseline,
     /// By name.
     pub(super) optimizer_tensors: Vec<(String, Vec<f32>)>,
 }
@@ -146,10 +146,10 @@ fn model_bytes(model: &Autoencoder) -> Tensor<'static> {
 /// # Panics
 /// If a number of the state is not finite: training has failed before.
 pub(super) fn write(
-    state: &State,
+    state: &TrainingState,
     model: &Autoencoder,
     best: Option<&Autoencoder>,
-    yardstick: &Yardstick,
+    yardstick: &PcaBaseline,
     optimizer: &[(String, &[f32])],
 ) -> Vec<u8> {
     let mut tensors = vec![
@@ -177,7 +177,7 @@ impl Checkpoint {
         if got != software() {
             return Err(CheckpointError::Software { got: got.to_owned(), expected: software() });
         }
-        let state: State = serde_json::from_value(value).map_err(|error| unreadable(&error))?;
+        let state: TrainingState = serde_json::from_value(value).map_err(|error| unreadable(&error))?;
         let model = |name: &str| -> Result<Option<Autoencoder>, CheckpointError> {
             let Ok(tensor) = tensors.tensor(name) else { return Ok(None) };
             Artifact::from_bytes(tensor.data()).map(|artifact| Some(artifact.model)).map_err(|error| unreadable(&error))
@@ -205,7 +205,7 @@ impl Checkpoint {
                 optimizer.push((name.to_owned(), numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()));
             }
         }
-        let yardstick = Yardstick { pca: Pca::from_parts(mean, &directions), fitted_rows: state.pca_rows };
+        let yardstick = PcaBaseline { pca: Pca::from_parts(mean, &directions), fitted_rows: state.pca_rows };
         Ok(Self { best: model("best")?, model: weights, yardstick, optimizer_tensors: optimizer, state })
     }
 }

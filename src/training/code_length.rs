@@ -3,7 +3,7 @@
 //! The variances are eigenvalues of the covariance of the normalized rows, or, where these are wide, of the Gram matrix of an even
 //! sample of them, which has the same eigenvalues but for a factor.
 
-use super::batches::{Cut, each_training_row};
+use super::batches::{Split, each_training_row};
 use super::source::{RowSource, SourceError};
 use crate::model::Normalizer;
 use crate::model::statistics::STATISTICS_CODE_MAX;
@@ -35,7 +35,7 @@ pub(super) struct Choice {
 /// The least length from `least` to `most` that explains `share` of the variance, or `most`.
 pub(super) fn choose(
     source: &dyn RowSource,
-    cut: &Cut,
+    cut: &Split,
     normalizer: &Normalizer,
     share: f64,
     (least, most): (usize, usize),
@@ -139,7 +139,7 @@ mod tests {
     fn rows_of_rank_three_have_a_code_of_three() {
         // Wider than a covariance is made of, too.
         for (count, features) in [(500, 10), (40, 10), (60, SIZE_MAX + 6)] {
-            let cut = Cut::new(count as u64, features, 0, 1);
+            let cut = Split::new(count as u64, features, 0, 1);
             let rows = rows(count, features);
             let choose = |share, bounds| choose(&rows, &cut, &Normalizer::none(), share, bounds, 1).expect("reads");
             let found = choose(0.999, (1, features));

@@ -1,7 +1,7 @@
 //! Denoising: rows are spoilt before they are encoded, and compared with what they were (Vincent et al. 2008).
 
 use super::recipe::Regularization;
-use crate::numeric::Lanes;
+use crate::numeric::PanelMatrix;
 use crate::numeric::rng::{Stream, Use};
 
 /// How rows are spoilt, in the normalized space. All zeros: not at all.
@@ -28,7 +28,7 @@ impl Corruption {
 
     /// Leaves what is missing (NaN) so. Spoils row `index` of `rows`, which is row `number` of all, in an epoch: a function of these and of the seed. `fill` is
     /// what stands for missing values; empty where there are none.
-    pub(super) fn apply(&self, rows: &mut Lanes, index: usize, number: u64, epoch: u32, seed: u64, fill: &[f32]) {
+    pub(super) fn apply(&self, rows: &mut PanelMatrix, index: usize, number: u64, epoch: u32, seed: u64, fill: &[f32]) {
         if self.is_none() {
             return;
         }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn spoilt(corruption: Corruption, number: u64, epoch: u32) -> Vec<f32> {
-        let mut rows = Lanes::zeros(2, 10_000);
+        let mut rows = PanelMatrix::zeros(2, 10_000);
         rows.load(0, &vec![1.0; 20_000]);
         corruption.apply(&mut rows, 1, number, epoch, 3, &[]);
         assert_eq!(rows.at(0, 5), 1.0, "other rows are left alone");

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::pca_baseline::Measured;
 use super::source::SourceError;
-use super::yardstick::Measured;
 use crate::model::gradient::{TAPE_ROWS, Tape};
 use crate::model::{Autoencoder, Evaluation, Loss};
 

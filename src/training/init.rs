@@ -163,7 +163,7 @@ mod tests {
     use crate::model::Decoder;
     use crate::model::NormalizationKind;
     use crate::numeric::linalg::RowsInTurn;
-    use crate::numeric::{Lanes, Spare};
+    use crate::numeric::{BufferPool, PanelMatrix};
     use crate::training::TrainSpec;
 
     fn variance(values: &[f32]) -> f64 {
@@ -228,9 +228,9 @@ mod tests {
             let mut expected = 0.0;
             pca.residuals(&table, |_, left| expected += left.iter().map(|x| x * x).sum::<f64>());
             let model = from_pca(widths, Activation::Linear, &pca);
-            let mut rows = Lanes::zeros(300, 12);
+            let mut rows = PanelMatrix::zeros(300, 12);
             rows.load(0, &table.0.iter().map(|x| *x as f32).collect::<Vec<_>>());
-            let errors = model.reconstruct(&rows, Decoder::Transpose, &mut Spare::default()).squared_errors;
+            let errors = model.reconstruct(&rows, Decoder::Transpose, &mut BufferPool::default()).squared_errors;
             let got: f64 = errors.into_iter().map(f64::from).sum();
             assert!((got / expected - 1.0).abs() < 1e-4, "{got} {expected} of {widths:?}");
         }

@@ -84,7 +84,7 @@ mod tests {
     use crate::model::spec::tests::plain;
     use crate::model::{Decoder, PseudoInverse};
     use crate::numeric::linalg::{Gram, RowsInTurn};
-    use crate::numeric::{Lanes, Spare};
+    use crate::numeric::{BufferPool, PanelMatrix};
 
     /// 25 rows of 8.
     struct Rows(Vec<f64>);
@@ -114,10 +114,10 @@ mod tests {
                 assert!(Gram::of(&layer.weight).defect().largest < 1e-5, "{widths:?}");
             }
             let inverse = PseudoInverse::of(&model).expect("it has one");
-            let mut rows = Lanes::zeros(25, 8);
+            let mut rows = PanelMatrix::zeros(25, 8);
             rows.load(0, &table.0.iter().map(|x| *x as f32).collect::<Vec<_>>());
             for decoder in [Decoder::Transpose, Decoder::PseudoInverse(&inverse)] {
-                let errors = model.reconstruct(&rows, decoder, &mut Spare::default()).squared_errors;
+                let errors = model.reconstruct(&rows, decoder, &mut BufferPool::default()).squared_errors;
                 let got: f64 = errors.into_iter().map(f64::from).sum();
                 assert!((got / expected - 1.0).abs() < 1e-4, "{widths:?} {decoder:?}: {got} {expected}");
             }

@@ -17,6 +17,7 @@ pub mod observer;
 pub mod optimizer;
 mod orthogonality;
 pub mod params;
+pub mod pca_baseline;
 mod plan;
 pub mod range_finder;
 pub mod recipe;
@@ -29,7 +30,6 @@ pub mod source;
 mod steps;
 pub mod trainer;
 mod trial;
-pub mod yardstick;
 
 pub use checkpoint::CheckpointError;
 pub use observer::{Event, Next, Observer};

@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use super::params::CheckedTrainSpec;
 use super::shares::share_out_with;
 use crate::model::Autoencoder;
-use crate::numeric::Lanes;
+use crate::numeric::PanelMatrix;
 use crate::numeric::matmul::{self, Panel, Weights, panel_count};
 use crate::numeric::update::squared_norm;
 
@@ -39,7 +39,7 @@ pub(super) struct Orthogonality {
     /// By layer.
     pulls: Vec<Pull>,
     /// One for each thread.
-    rooms: Vec<Mutex<Room>>,
+    rooms: Vec<Mutex<Scratch>>,
 }
 
 /// P(W).
@@ -53,16 +53,16 @@ struct Pull {
 /// Rows of P(W), cut as the panels of the gradient are.
 #[derive(Debug, Default)]
 struct Block {
-    rows: Lanes,
+    rows: PanelMatrix,
     /// The sum of the squares of these rows of W·Wᵀ - I, where W does not expand.
     squares: f64,
 }
 
 /// A block of rows of W, and of W·Wᵀ - I.
 #[derive(Debug, Default)]
-struct Room {
-    rows: Lanes,
-    excess: Lanes,
+struct Scratch {
+    rows: PanelMatrix,
+    excess: PanelMatrix,
 }
 
 impl Orthogonality {
@@ -114,7 +114,7 @@ impl Orthogonality {
 
 impl Pull {
     /// Brings every singular value of W to 1.
-    fn retract(&mut self, weights: &mut Weights, rooms: &mut Vec<Mutex<Room>>, parallel: bool) {
+    fn retract(&mut self, weights: &mut Weights, rooms: &mut Vec<Mutex<Scratch>>, parallel: bool) {
         let mut defect = self.compute(weights, rooms, parallel);
         if !defect.is_finite() {
             return;
@@ -139,7 +139,7 @@ impl Pull {
     }
 
     /// Becomes that of W; returns ‖G - I‖, Frobenius.
-    fn compute(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Room>>, parallel: bool) -> f64 {
+    fn compute(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Scratch>>, parallel: bool) -> f64 {
         self.blocks.resize_with(panel_count(weights.outputs()), Block::default);
         if weights.outputs() <= weights.inputs() {
             self.by_rows(weights, rooms, parallel);
@@ -151,8 +151,8 @@ impl Pull {
     }
 
     /// (W·Wᵀ - I)·W.
-    fn by_rows(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Room>>, parallel: bool) {
-        let work = |room: &mut Room, (index, block): (usize, &mut Block)| {
+    fn by_rows(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Scratch>>, parallel: bool) {
+        let work = |room: &mut Scratch, (index, block): (usize, &mut Block)| {
             let first = weights.copy_block(index, &mut room.rows);
             weights.encode(&room.rows, &mut room.excess);
             (0..room.rows.rows()).for_each(|row| *room.excess.at_mut(row, first + row) -= 1.0);
@@ -163,10 +163,10 @@ impl Pull {
     }
 
     /// W·(Wᵀ·W - I).
-    fn by_columns(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Room>>, parallel: bool) {
+    fn by_columns(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Scratch>>, parallel: bool) {
         let (count, inputs) = (self.blocks.len(), weights.inputs());
         let excess = self.excess.get_or_insert_with(|| Weights::zeros(inputs, inputs));
-        let work = |room: &mut Room, mut panel: Panel<'_>| {
+        let work = |room: &mut Scratch, mut panel: Panel<'_>| {
             for index in 0..count {
                 weights.copy_block(index, &mut room.rows);
                 if index == 0 {
@@ -180,7 +180,7 @@ impl Pull {
         share_out_with(rooms, panels, parallel, |_| 1, work);
         (0..inputs).for_each(|i| *excess.at_mut(i, i) -= 1.0);
         let excess = &*excess;
-        let work = |room: &mut Room, (index, block): (usize, &mut Block)| {
+        let work = |room: &mut Scratch, (index, block): (usize, &mut Block)| {
             weights.copy_block(index, &mut room.rows);
             // It is symmetric.
             excess.encode(&room.rows, &mut block.rows);

@@ -1,6 +1,6 @@
 //! One step: forward and backward of a mini-batch, and what the weights move by.
 
-use super::batches::{Batch, Feeder};
+use super::batches::{Batch, BatchLoader};
 use super::calibrate;
 use super::corruption::Corruption;
 use super::nested::NestedDropout;
@@ -58,7 +58,7 @@ impl Steps {
 
     /// Forward and backward of a mini-batch of an epoch, tape by tape; returns the sum of the reconstruction's loss over its
     /// rows.
-    pub(super) fn measure(&mut self, model: &Autoencoder, feeder: &Feeder, batch: &Batch, epoch: u32) -> f64 {
+    pub(super) fn measure(&mut self, model: &Autoencoder, feeder: &BatchLoader, batch: &Batch, epoch: u32) -> f64 {
         self.used = batch.len().div_ceil(TAPE_ROWS);
         // The last batch of an epoch is smaller; the room for others stays.
         let room = self.used.max(self.tapes.len());

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::batches::{Batch, Cut, Feeder, HeldBack, each_block, each_training_row, held_back_rows};
-use super::checkpoint::{self, Checkpoint, CheckpointError, State, software};
+use super::batches::{Batch, BatchLoader, Split, ValidationRows, each_block, each_training_row, held_back_rows};
+use super::checkpoint::{self, Checkpoint, CheckpointError, TrainingState, software};
 use super::code_length::{self, Choice};
 use super::columns::{Columns, Names, lost_note};
 use super::evaluate::{evaluate, evaluate_features, explained, row_errors};
@@ -13,13 +13,13 @@ use super::init;
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimizer;
 use super::params::{CheckedTrainSpec, Initialization};
+use super::pca_baseline::{Measured, PcaBaseline};
 use super::plan::{Plan, SeenValues, ValueKind, masking_note, tell_choices, validation_rows};
 use super::robust::{Clipped, Limit, Outliers, clip};
 use super::schedule::learning_rate;
 use super::shift::Shift;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
-use super::yardstick::{Measured, Yardstick};
 use super::{calibrate, defects, linear, relations, trial};
 use crate::model::normalization::{Learner, RangeTooLarge};
 use crate::model::{
@@ -100,7 +100,7 @@ pub enum TrainError {
     },
     /// PCA failed.
     #[error("the principal components of the training rows could not be computed: their values may be too large")]
-    Yardstick,
+    PcaBaseline,
     /// A checkpoint that cannot be gone on from.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -216,16 +216,16 @@ pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usi
 struct Trainer {
     /// As asked for, with the length of the code that was chosen where that was left open.
     spec: CheckedTrainSpec,
-    feeder: Feeder,
-    held_back: HeldBack,
-    state: State,
+    feeder: BatchLoader,
+    held_back: ValidationRows,
+    state: TrainingState,
     /// What to begin with, and again.
     base: Option<Arc<Autoencoder>>,
     model: Autoencoder,
     best: Option<Autoencoder>,
     optimizer: Optimizer,
     steps: Steps,
-    yardstick: Yardstick,
+    yardstick: PcaBaseline,
 }
 
 /// How an epoch ended.
@@ -251,7 +251,7 @@ impl Trainer {
         let mut notes = Vec::new();
         let seed = asked.spec().seed;
         let features = asked.features();
-        let cut = Arc::new(Cut::new(count, features, validation_rows(asked, count, features, &mut notes), seed));
+        let cut = Arc::new(Split::new(count, features, validation_rows(asked, count, features, &mut notes), seed));
         let mut look = |event: &Event| match observer.look(event) {
             Next::GoOn | Next::Save => Ok(()),
             Next::Stop | Next::SaveAndStop => Err(TrainError::Stopped),
@@ -310,7 +310,7 @@ impl Trainer {
             fit_yardstick(source.as_ref(), &cut, &normalizer, code_length, seed, &mut || look(&event).is_ok())?;
         look(&event)?;
         let held_back =
-            HeldBack::new(Arc::clone(source), Arc::clone(&cut), &clipped_rows(held_out, features, &limits))?;
+            ValidationRows::new(Arc::clone(source), Arc::clone(&cut), &clipped_rows(held_out, features, &limits))?;
         let validation_yardstick = match held_back.count() {
             0 => None,
             _ => Some(yardstick.measure_held_back(&held_back, &normalizer)?),
@@ -334,7 +334,7 @@ impl Trainer {
             base_validation,
             ..TrainingReport::default()
         };
-        let state = State {
+        let state = TrainingState {
             software: software(),
             spec: asked.spec().clone(),
             source_rows: count,
@@ -359,7 +359,7 @@ impl Trainer {
             optimizer: optimizer.scalars(),
         };
         let steps = Steps::new(&model, &spec);
-        let (feeder, base) = (Feeder::new(Arc::clone(source), cut), base.cloned());
+        let (feeder, base) = (BatchLoader::new(Arc::clone(source), cut), base.cloned());
         Ok(Self { spec, feeder, held_back, state, base, model, best: None, optimizer, steps, yardstick })
     }
 
@@ -385,10 +385,10 @@ impl Trainer {
         let restored = optimizer.restore(state.optimizer, optimizer_tensors);
         restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
         let held_back = validation_rows(&spec, source.count(), spec.features(), &mut Vec::new());
-        let cut = Arc::new(Cut::new(source.count(), spec.features(), held_back, spec.spec().seed));
-        let held_back = HeldBack::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
+        let cut = Arc::new(Split::new(source.count(), spec.features(), held_back, spec.spec().seed));
+        let held_back = ValidationRows::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
         let steps = Steps::new(&model, &spec);
-        let feeder = Feeder::new(Arc::clone(source), cut);
+        let feeder = BatchLoader::new(Arc::clone(source), cut);
         Ok(Self { spec, feeder, held_back, state, base, model, best, optimizer, steps, yardstick })
     }
 
@@ -671,7 +671,7 @@ struct Seen {
 /// Goes through the training rows, for as long as `go_on` says so.
 fn look_through(
     source: &dyn RowSource,
-    cut: &Cut,
+    cut: &Split,
     go_on: &mut dyn FnMut() -> Result<(), TrainError>,
 ) -> Result<Seen, TrainError> {
     let (mut learner, mut values, mut seen) = (Learner::new(source.features()), SeenValues::default(), 0u64);
@@ -717,7 +717,7 @@ fn clipped_rows<'a>(rows: &'a [f32], features: usize, limits: &[Limit]) -> Cow<'
 fn with_code_length(
     asked: &CheckedTrainSpec,
     source: &dyn RowSource,
-    cut: &Cut,
+    cut: &Split,
     normalizer: &Normalizer,
 ) -> Result<(CheckedTrainSpec, Option<String>), TrainError> {
     let Some(share) = asked.explained_share() else { return Ok((asked.clone(), None)) };
@@ -765,21 +765,21 @@ fn fresh_normalizer(
 /// PCA, for as long as `go_on` says so.
 fn fit_yardstick(
     source: &dyn RowSource,
-    cut: &Cut,
+    cut: &Split,
     normalizer: &Normalizer,
     code_length: usize,
     seed: u64,
     go_on: &mut dyn FnMut() -> bool,
-) -> Result<Yardstick, TrainError> {
+) -> Result<PcaBaseline, TrainError> {
     let mut stopped = false;
-    let fitted = Yardstick::fit(source, cut, normalizer, code_length, seed, &mut || {
+    let fitted = PcaBaseline::fit(source, cut, normalizer, code_length, seed, &mut || {
         stopped |= !go_on();
         if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     match fitted {
         Some(yardstick) => Ok(yardstick),
         None if stopped => Err(TrainError::Stopped),
-        None => Err(TrainError::Yardstick),
+        None => Err(TrainError::PcaBaseline),
     }
 }
 
@@ -793,7 +793,7 @@ fn first_weights(
     spec: &CheckedTrainSpec,
     model: ModelSpec,
     normalizer: Normalizer,
-    yardstick: &Yardstick,
+    yardstick: &PcaBaseline,
     notes: &mut Vec<String>,
 ) -> Autoencoder {
     let initialization = match spec.spec().initialization {
@@ -809,7 +809,7 @@ fn first_weights(
     init::model(model, normalizer, initialization, spec.spec().seed, Some(&yardstick.pca))
 }
 
-fn diverged(state: &State, loss: f64) -> TrainError {
+fn diverged(state: &TrainingState, loss: f64) -> TrainError {
     let (epoch, step) = (state.epoch.min(state.plan.epochs), state.steps_done + 1);
     TrainError::Diverged { epoch, step, loss, learning_rate: state.plan.learning_rate }
 }
@@ -824,7 +824,7 @@ fn outside_base(row: u64, feature: String, value: f32) -> TrainError {
 
 fn check_unit_interval(
     source: &dyn RowSource,
-    cut: &Cut,
+    cut: &Split,
     normalizer: &Normalizer,
     learner: &Learner,
     names: Names<'_>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::TrainError;
-use super::batches::{Batch, Feeder};
+use super::batches::{Batch, BatchLoader};
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimizer;
 use super::params::TrainSpec;
@@ -24,7 +24,7 @@ const EPOCHS_MAX: f64 = 1000.0;
 /// What trials are made with.
 pub(super) struct Bench<'a> {
     pub(super) spec: &'a TrainSpec,
-    pub(super) feeder: &'a mut Feeder,
+    pub(super) feeder: &'a mut BatchLoader,
     /// As it begins; trials leave it alone.
     pub(super) model: &'a Autoencoder,
     pub(super) steps: &'a mut Steps,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use halfhitch::model::score::FIGURES;
 use halfhitch::model::{Artifact, Autoencoder, NormalizationKind, Scorer, Statistics};
 use halfhitch::numeric::rng::{Stream, Use};
-use halfhitch::numeric::{Activation, Lanes, Spare};
+use halfhitch::numeric::{Activation, BufferPool, PanelMatrix};
 use halfhitch::training::{Event, Initialization, MemoryRows, Next, OptimizerSpec, Start, TrainSpec, train};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -69,9 +69,9 @@ fn trained(
 /// Score of a row, whether it is an alarm, and its first reason.
 fn judged(model: &Autoencoder, statistics: &Statistics, row: &[f32]) -> (f32, bool, usize) {
     let scorer = Scorer::new(statistics).expect("statistics");
-    let mut lanes = Lanes::zeros(1, FEATURES);
+    let mut lanes = PanelMatrix::zeros(1, FEATURES);
     lanes.load(0, row);
-    let explained = scorer.explain(model, &lanes, &mut Spare::default());
+    let explained = scorer.explain(model, &lanes, &mut BufferPool::default());
     let score = scorer.combined([0, 1, 2].map(|j| explained.at(0, j)));
     let size = |j: usize| explained.at(0, FIGURES + j).abs();
     let first = (0..FEATURES).max_by(|a, b| size(*a).total_cmp(&size(*b))).expect("features");
@@ -119,10 +119,10 @@ fn a_broken_relation_is_an_alarm_at_any_code_length() {
 fn usual_rows_change_nothing() {
     for code in [1, 4, FEATURES] {
         let (model, statistics) = trained(code, None, NormalizationKind::Standardize, false);
-        let mut lanes = Lanes::zeros(400, FEATURES);
+        let mut lanes = PanelMatrix::zeros(400, FEATURES);
         lanes.load(0, &plant(400, 4));
         let scorer = Scorer::new(&statistics).expect("statistics");
-        let figures = scorer.score(&model, &lanes, &mut Spare::default());
+        let figures = scorer.score(&model, &lanes, &mut BufferPool::default());
         let threshold = statistics.threshold(RATE).expect("100 held-out rows");
         let alarms = (0..400).filter(|row| scorer.combined([0, 1, 2].map(|j| figures.at(*row, j))) > threshold).count();
         assert!((0..400).all(|row| figures.at(row, 2) == 0.0), "code {code}");

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// What an answer said, or why there was none.
-type Told = (&'static str, Result<String, Status>);
+type LogThrottle = (&'static str, Result<String, Status>);
 
 fn encode(of: Option<pb::ModelRef>) -> pb::EncodeRequest {
     pb::EncodeRequest { model: of, rows: Some(matrix(6, &sample(2, 6, 1))), ..Default::default() }
@@ -24,7 +24,7 @@ fn spoken<T: std::fmt::Debug>(answer: Result<tonic::Response<T>, Status>) -> Res
 }
 
 /// Every kind of call that touches files of the store.
-async fn every_call(server: &TestServer) -> Vec<Told> {
+async fn every_call(server: &TestServer) -> Vec<LogThrottle> {
     let (mut client, mut models, mut jobs) = (server.autoencoder().await, server.models().await, server.jobs().await);
     let mut told = Vec::new();
     for (name, of) in [

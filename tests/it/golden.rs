@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use halfhitch::model::gradient::{Gradient, Tape, fill};
 use halfhitch::model::{Artifact, Decoder};
-use halfhitch::numeric::{Lanes, Spare};
+use halfhitch::numeric::{BufferPool, PanelMatrix};
 use serde::Deserialize;
 
 /// float32 against float64 over a few short sums: 1e-5 of the largest entry is what the format promises.
@@ -50,13 +50,13 @@ fn read(name: &str) -> (Artifact, Reference) {
     (Artifact::import(&file).expect("a valid model"), serde_json::from_str(&text).expect("a valid reference"))
 }
 
-fn lanes(values: &[f32], columns: usize) -> Lanes {
-    let mut lanes = Lanes::zeros(values.len() / columns, columns);
+fn lanes(values: &[f32], columns: usize) -> PanelMatrix {
+    let mut lanes = PanelMatrix::zeros(values.len() / columns, columns);
     lanes.load(0, values);
     lanes
 }
 
-fn row_major(lanes: &Lanes) -> Vec<f32> {
+fn row_major(lanes: &PanelMatrix) -> Vec<f32> {
     let mut values = vec![0.0; lanes.rows() * lanes.columns()];
     lanes.store(0..lanes.rows(), &mut values);
     values
@@ -76,7 +76,7 @@ fn check_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
 fn codes_are_pytorchs() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
-        let codes = model.encode(&lanes(&reference.rows, model.spec().features()), &mut Spare::default());
+        let codes = model.encode(&lanes(&reference.rows, model.spec().features()), &mut BufferPool::default());
         check_close(&name, &row_major(&codes), &reference.codes, TOLERANCE);
     }
 }
@@ -88,7 +88,7 @@ fn decoded_codes_are_pytorchs() {
         let rows = model.decode(
             &lanes(&reference.codes, model.spec().code_length()),
             Decoder::Transpose,
-            &mut Spare::default(),
+            &mut BufferPool::default(),
         );
         check_close(&name, &row_major(&rows), &reference.reconstruction, TOLERANCE);
     }
@@ -101,7 +101,7 @@ fn reconstructions_and_their_errors_are_pytorchs() {
         let got = model.reconstruct(
             &lanes(&reference.rows, model.spec().features()),
             Decoder::Transpose,
-            &mut Spare::default(),
+            &mut BufferPool::default(),
         );
         check_close(&name, &row_major(&got.rows), &reference.reconstruction, TOLERANCE);
         check_close(&name, &got.squared_errors, &reference.squared_errors, TOLERANCE_OF_ERRORS);

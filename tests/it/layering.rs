@@ -43,7 +43,7 @@ const RULES: &[Rule] = &[
     Rule { module: "files", may_import: &["model"], never_mentions: GRPC },
     Rule { module: "store", may_import: &["model", "telemetry"], never_mentions: GRPC },
     Rule { module: "registry", may_import: &["store", "model", "telemetry"], never_mentions: GRPC },
-    // A batch is a `numeric::Lanes`.
+    // A batch is a `numeric::PanelMatrix`.
     Rule {
         module: "batching",
         may_import: &["registry", "executor", "store", "model", "numeric", "telemetry"],

@@ -10,7 +10,7 @@ use halfhitch::model::inspect::{Inspection, inspect};
 use halfhitch::model::{Decoder, Loss, Matrix, NormalizationKind, Values, canonicalize, orthonormalize_code};
 use halfhitch::numeric::linalg::{Pca, RowsInTurn, covariance, orthonormalize_rows};
 use halfhitch::numeric::rng::{Stream, Use};
-use halfhitch::numeric::{Activation, Lanes, Spare};
+use halfhitch::numeric::{Activation, BufferPool, PanelMatrix};
 use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, Trained, train};
 
 use crate::support::data;
@@ -110,9 +110,9 @@ fn gram_schmidt_keeps_what_the_code_knows_but_not_what_a_tied_model_reconstructs
 fn cut_short(trained: &Trained, values: &[f32], m: usize) -> f64 {
     let features = trained.model.spec().features();
     let rows = values.len() / features;
-    let mut lanes = Lanes::zeros(rows, features);
+    let mut lanes = PanelMatrix::zeros(rows, features);
     lanes.load(0, values);
-    let spare = &mut Spare::default();
+    let spare = &mut BufferPool::default();
     let mut codes = trained.model.encode(&lanes, spare);
     codes.each_column_mut(|j, part| {
         if j >= m {
@@ -165,9 +165,9 @@ fn canonical_codes_can_be_cut_short() {
 fn mnist_codes_can_be_cut_short() {
     let Some(images) = mnist() else { return eprintln!("skipped: no data for tests") };
     let (plain, turned) = canonical(trained(linear_mnist(30), &images));
-    let mut lanes = Lanes::zeros(60_000, 784);
+    let mut lanes = PanelMatrix::zeros(60_000, 784);
     lanes.load(0, &images);
-    let spare = &mut Spare::default();
+    let spare = &mut BufferPool::default();
     let [before, after] = [&plain, &turned].map(|of| of.model.reconstruct(&lanes, Decoder::Transpose, spare).rows);
     let largest = before.values().iter().zip(after.values()).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
     let size = before.values().iter().fold(0.0f32, |most, value| most.max(value.abs()));

@@ -23,7 +23,7 @@ const CALLERS: usize = 4;
 /// A batcher whose threads are the checker's.
 fn started(config: BatchingConfig, compute: Compute) -> (Batcher, Vec<thread::JoinHandle<()>>) {
     let (queue, compute) = (Arc::new(Queue::new(config, SERVING_THREADS)), Arc::new(compute));
-    let floor: Arc<Floor> = Arc::default();
+    let floor: Arc<MinCpuShare> = Arc::default();
     let threads = (0..SERVING_THREADS).map(|_| {
         let (queue, floor, compute) = (Arc::clone(&queue), Arc::clone(&floor), Arc::clone(&compute));
         thread::spawn(move || worker::run(&queue, &floor, &compute))

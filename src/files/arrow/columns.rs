@@ -10,7 +10,7 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, PrimitiveArray};
 use arrow_schema::{DataType, Field, TimeUnit};
 
-use crate::files::{FileError, Place};
+use crate::files::{FileError, Location};
 use crate::model::Missing;
 
 /// A column of the file: one or more of the rows that come out.
@@ -91,7 +91,7 @@ pub(super) fn check_type(path: &str, field: &Field) -> Result<(), FileError> {
     }
     Err(FileError::at(
         path,
-        Place::Column(field.name().clone()),
+        Location::Column(field.name().clone()),
         match data_type {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => format!("it holds text ({data_type})"),
             other => format!("it holds {other}"),
@@ -116,7 +116,7 @@ pub(super) fn width(path: &str, field: &Field, array: &ArrayRef) -> Result<Optio
     };
     if width == 0 {
         let got = if array.is_null(first) { "its first rows are null" } else { "its lists are empty" };
-        return Err(FileError::at(path, Place::Column(field.name().clone()), got, LISTS));
+        return Err(FileError::at(path, Location::Column(field.name().clone()), got, LISTS));
     }
     Ok(Some(width))
 }

@@ -19,7 +19,7 @@ use arrow_schema::SchemaRef;
 use super::{Batches, chosen, columns, decode, table};
 use crate::files::input::Input;
 use crate::files::region::Region;
-use crate::files::{FileError, Place, ReadOptions, RowReader};
+use crate::files::{FileError, Location, ReadOptions, RowReader};
 
 const FILE_MARK: &[u8; 6] = b"ARROW1";
 /// The mark of a file is filled up with zeros, to this.
@@ -89,7 +89,7 @@ impl Ipc {
         if self.is_file {
             self.bytes(FILE_MARK_BYTES, "the mark of an Arrow file")?;
         }
-        let place = Place::Byte(self.at);
+        let place = Location::Byte(self.at);
         let message = self.message()?;
         let path = &self.input.path;
         let Some((metadata, _)) = message else {
@@ -111,13 +111,13 @@ impl Ipc {
         let (count, mark) = tail.split_at(4);
         if mark != FILE_MARK {
             let got = format!("it ends with {mark:02x?}");
-            return Err(FileError::at(path, Place::Byte(length), got, "the mark of an Arrow file, ARROW1"));
+            return Err(FileError::at(path, Location::Byte(length), got, "the mark of an Arrow file, ARROW1"));
         }
         let count = count.first_chunk::<4>().map_or(0, |count| u32::from_le_bytes(*count));
         if count > METADATA_BYTES_MAX || u64::from(count) > end - FILE_MARK_BYTES {
             let got = format!("a footer of {count} bytes");
             let most = (end - FILE_MARK_BYTES).min(METADATA_BYTES_MAX.into());
-            return Err(FileError::at(path, Place::Byte(end), got, format!("at most {most}")));
+            return Err(FileError::at(path, Location::Byte(end), got, format!("at most {most}")));
         }
         let footer = read(count as usize, end - u64::from(count))?;
         let (schema, blocks) = decode(path, WHAT, || {
@@ -134,16 +134,16 @@ impl Ipc {
     }
 
     /// The next message that may be a batch, and where it is.
-    fn next_message(&mut self) -> Result<Option<(Place, Vec<u8>, Buffer)>, FileError> {
+    fn next_message(&mut self) -> Result<Option<(Location, Vec<u8>, Buffer)>, FileError> {
         let Some((file, blocks)) = &mut self.blocks else {
-            let place = Place::Byte(self.at);
+            let place = Location::Byte(self.at);
             let message = if self.ended { None } else { self.message()? };
             return Ok(message.map(|(metadata, body)| (place, metadata, body)));
         };
         let Some(position) = blocks.next() else { return Ok(None) };
         self.input.stream = Box::new(BufReader::new(file.reader(position)));
         self.at = position;
-        let place = Place::Byte(position);
+        let place = Location::Byte(position);
         match self.message()? {
             Some((metadata, body)) => Ok(Some((place, metadata, body))),
             None => Err(FileError::at(&self.input.path, place, "nothing", "a batch, as the footer promises")),
@@ -159,7 +159,12 @@ impl Ipc {
         taken.read_to_end(&mut bytes).map_err(FileError::io(&self.input.path))?;
         if (bytes.len() as u64) < count {
             let got = format!("it ends after {} bytes", self.at + bytes.len() as u64);
-            return Err(FileError::at(&self.input.path, Place::Byte(self.at), got, format!("{count} bytes: {what}")));
+            return Err(FileError::at(
+                &self.input.path,
+                Location::Byte(self.at),
+                got,
+                format!("{count} bytes: {what}"),
+            ));
         }
         self.at += count;
         Ok(bytes)
@@ -191,14 +196,14 @@ impl Ipc {
         let path = self.input.path.clone();
         if length > METADATA_BYTES_MAX {
             let got = format!("a description of {length} bytes");
-            return Err(FileError::at(&path, Place::Byte(at), got, format!("at most {METADATA_BYTES_MAX}")));
+            return Err(FileError::at(&path, Location::Byte(at), got, format!("at most {METADATA_BYTES_MAX}")));
         }
         let metadata = self.bytes(u64::from(length), "the description of a message")?;
         let body = decode(&path, WHAT, || root_as_message(&metadata).map(|message| message.bodyLength()))?;
         let length = u64::try_from(body).ok().filter(|length| *length <= BATCH_BYTES_MAX);
         let length = length.ok_or_else(|| {
             let got = format!("a batch of {body} bytes");
-            FileError::at(&path, Place::Byte(at), got, format!("at most {BATCH_BYTES_MAX}: write smaller batches"))
+            FileError::at(&path, Location::Byte(at), got, format!("at most {BATCH_BYTES_MAX}: write smaller batches"))
         })?;
         let body = self.bytes(length, "a batch")?;
         Ok(Some((metadata, Buffer::from_vec(body))))
@@ -224,10 +229,15 @@ impl Ipc {
         }
         if self.is_file && &tail != FILE_MARK {
             let got = format!("it ends with {tail:02x?}");
-            return Err(FileError::at(path, Place::Byte(self.at + length), got, "the mark of an Arrow file, ARROW1"));
+            return Err(FileError::at(
+                path,
+                Location::Byte(self.at + length),
+                got,
+                "the mark of an Arrow file, ARROW1",
+            ));
         }
         if !self.is_file && length > 0 {
-            return Err(FileError::at(path, Place::Byte(self.at), format!("{length} more bytes"), "the end"));
+            return Err(FileError::at(path, Location::Byte(self.at), format!("{length} more bytes"), "the end"));
         }
         Ok(())
     }

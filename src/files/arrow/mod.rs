@@ -13,7 +13,7 @@ use arrow_schema::SchemaRef;
 use self::columns::{Column, width};
 use super::binary::{check_shape, may_be_rounded, rounded_note};
 use super::table::repair_names;
-use super::{FileError, Place, ReadOptions, RowReader};
+use super::{FileError, Location, ReadOptions, RowReader};
 use crate::model::Missing;
 
 pub(super) use self::ipc::open as ipc;
@@ -176,7 +176,7 @@ impl<B: Batches> RowReader for Table<B> {
                 let array = self.batch.column(column.index);
                 let filled = column.fill(array, self.next, wanted, target, self.width, self.missing);
                 filled.map_err(|wrong| {
-                    let place = Place::Cell { row: self.rows_read + wrong.row as u64 + 1, column: wrong.column };
+                    let place = Location::Cell { row: self.rows_read + wrong.row as u64 + 1, column: wrong.column };
                     FileError::at(&self.path, place, wrong.got, wrong.expected)
                 })?;
                 if column.is_long {
@@ -187,7 +187,7 @@ impl<B: Batches> RowReader for Table<B> {
             }
             if let Some(index) = target.iter().position(|value| !self.missing.allows_wide(*value)) {
                 let row = self.rows_read + (index / self.width) as u64 + 1;
-                let place = Place::Cell { row, column: self.names[index % self.width].clone() };
+                let place = Location::Cell { row, column: self.names[index % self.width].clone() };
                 return Err(FileError::at(
                     &self.path,
                     place,

@@ -21,10 +21,10 @@ const GROUP_BYTES: usize = 64 << 20;
 struct Writer {
     path: String,
     names: Vec<String>,
-    state: Option<State>,
+    state: Option<WriterState>,
 }
 
-enum State {
+enum WriterState {
     Empty(BufWriter<Output>),
     Open(Box<ArrowWriter<BufWriter<Output>>>, SchemaRef),
 }
@@ -32,7 +32,7 @@ enum State {
 /// Takes an output that nothing was written to.
 pub(in crate::files) fn create(output: Output) -> Box<dyn RowWriter> {
     let path = output.path().to_owned();
-    Box::new(Writer { path, names: Vec::new(), state: Some(State::Empty(BufWriter::new(output))) })
+    Box::new(Writer { path, names: Vec::new(), state: Some(WriterState::Empty(BufWriter::new(output))) })
 }
 
 impl Writer {
@@ -70,8 +70,8 @@ impl RowWriter for Writer {
     fn write(&mut self, values: Values<'_>, columns: usize) -> Result<(), FileError> {
         let failed = self.failed();
         let mut open = match self.state.take() {
-            Some(State::Open(writer, schema)) => (writer, schema),
-            Some(State::Empty(output)) => {
+            Some(WriterState::Open(writer, schema)) => (writer, schema),
+            Some(WriterState::Empty(output)) => {
                 let schema = self.schema(values, columns);
                 let rows = (GROUP_BYTES / (8 * columns.max(1))).max(1);
                 let properties = WriterProperties::builder()
@@ -98,15 +98,15 @@ impl RowWriter for Writer {
         let batch = RecordBatch::try_new(Arc::clone(&open.1), (0..columns).map(column).collect())
             .map_err(|error| FileError::content(&self.path, error.to_string(), "rows as before"))?;
         open.0.write(&batch).map_err(&failed)?;
-        self.state = Some(State::Open(open.0, open.1));
+        self.state = Some(WriterState::Open(open.0, open.1));
         Ok(())
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), FileError> {
         let failed = self.failed();
         match self.state.take() {
-            Some(State::Open(writer, _)) => finish(writer.into_inner().map_err(failed)?),
-            Some(State::Empty(_)) => Err(FileError::content(&self.path, "no rows", "at least one")),
+            Some(WriterState::Open(writer, _)) => finish(writer.into_inner().map_err(failed)?),
+            Some(WriterState::Empty(_)) => Err(FileError::content(&self.path, "no rows", "at least one")),
             None => Err(FileError::content(&self.path, "an earlier error", "no more rows after it")),
         }
     }

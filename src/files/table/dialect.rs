@@ -4,7 +4,7 @@ use super::cell::{CellReader, CommaIs, comma_in_number};
 use super::layout::names_of_comment;
 use super::options::{Decimal, Separator, TextOptions, Thousands};
 use super::split::{Kind, Splitter};
-use crate::files::{FileError, Place};
+use crate::files::{FileError, Location};
 
 /// Records and fields of a sample that are looked at.
 const RECORDS_MAX: usize = 500;
@@ -177,7 +177,7 @@ impl Dialect {
                 let shown: String = texts.first().map(|text| text.chars().take(40).collect()).unwrap_or_default();
                 return Err(FileError::at(
                     path,
-                    Place::Line(line),
+                    Location::Line(line),
                     format!("{shown:?} is two whole numbers or one with a decimal comma, as are all lines"),
                     "`--separator ,` or `--decimal ,` to say which (in ServerFiles: separator, decimal)",
                 ));
@@ -256,7 +256,7 @@ fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, Fi
     if let Some((line, field)) = grouped_by_dots(scan).filter(|_| options.thousands.is_none()) {
         return Err(FileError::at(
             path,
-            Place::Line(line),
+            Location::Line(line),
             format!(
                 "{field:?} has a decimal point or a thousands mark, as have all numbers with a point in its column"
             ),
@@ -284,7 +284,7 @@ fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, Fi
     match either {
         Some((line, field)) if !decides => Err(FileError::at(
             path,
-            Place::Line(line),
+            Location::Line(line),
             format!("{field:?} has a decimal comma or a thousands mark, as have all numbers with a comma"),
             "`--decimal ,` or `--thousands ,` to say which (in ServerFiles: decimal, thousands)",
         )),

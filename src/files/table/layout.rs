@@ -5,7 +5,7 @@ use super::dialect::{Dialect, Sample, Sampled, separator_line};
 use super::header::{self, First};
 use super::names;
 use super::options::{Decimal, Separator};
-use crate::files::{COLUMNS_MAX, FileError, Place, ReadOptions};
+use crate::files::{COLUMNS_MAX, FileError, Location, ReadOptions};
 
 /// Lines of names or units below the first line of names.
 const MORE_HEADERS_MAX: usize = 3;
@@ -52,7 +52,7 @@ impl Layout {
                 Some(line) => unclosed(path, line),
                 None if scan.no_text.is_some() => FileError::at(
                     path,
-                    Place::Line(scan.no_text.unwrap_or(1)),
+                    Location::Line(scan.no_text.unwrap_or(1)),
                     "it has bytes that are not UTF-8",
                     "text: --encoding names another encoding, such as windows-1252",
                 ),
@@ -124,7 +124,7 @@ impl Layout {
         if !fits && !row_names {
             return Err(FileError::at(
                 path,
-                Place::Line(first.line),
+                Location::Line(first.line),
                 format!("it has {}, and most lines after it have {}", count(first.fields.len()), self.fields),
                 "lines of one table: remove those before it, or put # at their beginning (--header yes if it names all columns but \
                  the first)",
@@ -165,7 +165,7 @@ impl Layout {
             First::Unclear(why) => {
                 return Err(FileError::at(
                     path,
-                    Place::Line(first.line),
+                    Location::Line(first.line),
                     format!("it names the columns or is a row: {why}"),
                     "`--header yes` or `--header no` to say which (in ServerFiles: header)",
                 ));
@@ -288,7 +288,7 @@ pub(super) fn names_of_comment(text: &str, fields: usize, separator: Separator) 
 }
 
 pub(super) fn unclosed(path: &str, line: u64) -> FileError {
-    FileError::at(path, Place::Line(line), "quotes begin in it that do not end", "a second \" after the field")
+    FileError::at(path, Location::Line(line), "quotes begin in it that do not end", "a second \" after the field")
 }
 
 /// A number of fields, in words.

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::input::Input;
-use super::{COLUMNS_MAX, FileError, Place, ReadOptions, RowReader};
+use super::{COLUMNS_MAX, FileError, Location, ReadOptions, RowReader};
 use crate::model::Missing;
 use cell::{CellReader, CommaIs, comma_in_number, has_thousands};
 use layout::{COMMENTS_LEFT_OUT, Layout, count, shown, unclosed};
@@ -147,7 +147,7 @@ fn has_lines(text: &[u8], lines: usize) -> bool {
 
 fn too_long(path: &str, line: u64) -> FileError {
     let expected = format!("at most {RECORD_BYTES_MAX} bytes");
-    FileError::at(path, Place::Line(line), format!("the record has more than {RECORD_BYTES_MAX} bytes"), expected)
+    FileError::at(path, Location::Line(line), format!("the record has more than {RECORD_BYTES_MAX} bytes"), expected)
 }
 
 impl TextReader {
@@ -259,7 +259,7 @@ impl TextReader {
         }
         if self.waiting_bytes > KEPT_BYTES_MAX {
             let got = format!("more than {KEPT_BYTES_MAX} bytes follow a row without being one");
-            return Err(FileError::at(&self.path, Place::Line(self.line), got, "rows, or less between them"));
+            return Err(FileError::at(&self.path, Location::Line(self.line), got, "rows, or less between them"));
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ impl TextReader {
         let encoding = self.source.encoding();
         let line = line + line_ends(before);
         let expected = format!("{encoding} as before: --encoding names another encoding, such as windows-1252");
-        FileError::at(&self.path, Place::Line(line), format!("it has bytes that are not {encoding}"), expected)
+        FileError::at(&self.path, Location::Line(line), format!("it has bytes that are not {encoding}"), expected)
     }
 
     /// Finds the next row. Rows whose fields are all empty are rows only where another one follows.
@@ -307,7 +307,7 @@ impl TextReader {
             let Some((line, fields)) = empty else { return Ok(Next::Row) };
             if self.missing == Missing::Refused {
                 let expected = "numbers, unless values may be missing (--missing-values)";
-                return Err(FileError::at(&self.path, Place::Line(line), "all its fields are empty", expected));
+                return Err(FileError::at(&self.path, Location::Line(line), "all its fields are empty", expected));
             }
             self.check_count(line, fields)?;
             self.empty_rows -= 1;
@@ -333,7 +333,7 @@ impl TextReader {
             self.layout.separator == Separator::COMMA && self.layout.names.is_empty() && (fields == 2 || expected == 2);
         let hint = if comma { " (if the comma is the decimal mark, say --decimal ,)" } else { "" };
         let expected = format!("{expected} as before{hint}");
-        Err(FileError::at(&self.path, Place::Line(line), format!("it has {}", count(fields)), expected))
+        Err(FileError::at(&self.path, Location::Line(line), format!("it has {}", count(fields)), expected))
     }
 
     /// Appends the values of the record that was split last.
@@ -343,7 +343,7 @@ impl TextReader {
         for index in self.layout.fields..self.splitter.count() {
             let field = self.splitter.field(record, index).trim();
             if !field.is_empty() {
-                let place = Place::Field { line: self.line, column: index + 1, name: None };
+                let place = Location::Field { line: self.line, column: index + 1, name: None };
                 let expected = "an empty field, as in all lines before";
                 return Err(FileError::at(&self.path, place, format!("{:?}", shown(field)), expected));
             }
@@ -400,7 +400,7 @@ impl TextReader {
             }
         }
         let name = self.layout.names.get(index).map(|name| shown(name));
-        FileError::at(&self.path, Place::Field { line: self.line, column: index + 1, name }, got, expected)
+        FileError::at(&self.path, Location::Field { line: self.line, column: index + 1, name }, got, expected)
     }
 }
 

@@ -45,13 +45,13 @@ fn model(widths: &[usize], activation: Activation, gain: bool, normalized: bool,
     Autoencoder::new(spec, Normalizer { kind: normalization, offset, scale, fill: vec![], exact_offset: vec![] }, tied)
 }
 
-fn bits(lanes: &Lanes, row: usize) -> Vec<u32> {
+fn bits(lanes: &PanelMatrix, row: usize) -> Vec<u32> {
     (0..lanes.columns()).map(|column| lanes.at(row, column).to_bits()).collect()
 }
 
 /// The rows of `x` from `from` on.
-fn part(x: &Lanes, from: usize, count: usize) -> Lanes {
-    let mut part = Lanes::zeros(count, x.columns());
+fn part(x: &PanelMatrix, from: usize, count: usize) -> PanelMatrix {
+    let mut part = PanelMatrix::zeros(count, x.columns());
     for row in 0..count {
         for column in 0..x.columns() {
             *part.at_mut(row, column) = x.at(from + row, column);
@@ -61,9 +61,9 @@ fn part(x: &Lanes, from: usize, count: usize) -> Lanes {
 }
 
 /// Code, decoded code, reconstruction and its errors of every row.
-fn results(model: &Autoencoder, x: &Lanes) -> Vec<Vec<u32>> {
+fn results(model: &Autoencoder, x: &PanelMatrix) -> Vec<Vec<u32>> {
     // What was there before must not show.
-    let mut spare = Spare::default();
+    let mut spare = BufferPool::default();
     let codes = model.encode(x, &mut spare);
     let decoded = model.decode(&codes, Decoder::Transpose, &mut spare);
     let reconstruction = model.reconstruct(x, Decoder::Transpose, &mut spare);
@@ -96,7 +96,7 @@ proptest! {
     ) {
         let mut stream = Stream::new(seed, 0, 0, Use::Weights);
         let model = model(&widths, activation, gain, normalized, &mut stream);
-        let mut x = Lanes::zeros(rows, widths[0]);
+        let mut x = PanelMatrix::zeros(rows, widths[0]);
         for row in 0..rows {
             for column in 0..widths[0] {
                 *x.at_mut(row, column) = stream.normal() as f32;
@@ -130,23 +130,24 @@ fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
         let plain = model(&[20, 9, 4], Activation::Elu { alpha: 1.0 }, false, normalized, &mut stream);
         let fill = numbers(&mut stream, 20, 0.5);
         let model = with_missing(&plain, fill.clone());
-        let spare = &mut Spare::default();
+        let spare = &mut BufferPool::default();
         let (rows, missing) = (37, |row: usize, column: usize| (row * 7 + column * 3).is_multiple_of(4) || row == 5);
         let (mut whole, mut gaps, mut filled) =
-            (Lanes::zeros(rows, 20), Lanes::zeros(rows, 20), Lanes::zeros(rows, 20));
+            (PanelMatrix::zeros(rows, 20), PanelMatrix::zeros(rows, 20), PanelMatrix::zeros(rows, 20));
         for row in 0..rows {
             for (column, fill) in fill.iter().enumerate() {
                 let value = stream.normal() as f32;
                 *whole.at_mut(row, column) = value;
                 *gaps.at_mut(row, column) = if missing(row, column) { f32::NAN } else { value };
                 // What has this normalized value.
-                let mut one = Lanes::zeros(1, 20);
+                let mut one = PanelMatrix::zeros(1, 20);
                 *one.at_mut(0, column) = *fill;
                 model.normalizer().undo(&mut one);
                 *filled.at_mut(row, column) = if missing(row, column) { one.at(0, column) } else { value };
             }
         }
-        let near = |a: &Lanes, b: &Lanes| a.values().iter().zip(b.values()).all(|(a, b)| (a - b).abs() < 1e-4);
+        let near =
+            |a: &PanelMatrix, b: &PanelMatrix| a.values().iter().zip(b.values()).all(|(a, b)| (a - b).abs() < 1e-4);
         assert!(near(&model.encode(&gaps, spare), &plain.encode(&filled, spare)));
         // Where nothing is missing nothing is different.
         let (same, plain_codes) = (model.encode(&whole, spare), plain.encode(&whole, spare));
@@ -154,7 +155,7 @@ fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
 
         let found = model.reconstruct(&gaps, Decoder::Transpose, spare);
         let (codes, errors) = model.encode_with_errors(&gaps, spare);
-        assert!((0..rows).all(|row| bits(&codes, row) == bits(&model.encode(&gaps, &mut Spare::default()), row)));
+        assert!((0..rows).all(|row| bits(&codes, row) == bits(&model.encode(&gaps, &mut BufferPool::default()), row)));
         for (row, error) in errors.iter().enumerate() {
             let left = (0..20).filter(|column| !missing(row, *column));
             let expected: f32 = left.map(|column| (found.rows.at(row, column) - gaps.at(row, column)).powi(2)).sum();

@@ -55,8 +55,8 @@ fn statistics(code_covariance: Vec<f32>) -> Statistics {
     }
 }
 
-fn lanes(rows: usize, values: &[f32]) -> Lanes {
-    let mut lanes = Lanes::zeros(rows, values.len() / rows);
+fn lanes(rows: usize, values: &[f32]) -> PanelMatrix {
+    let mut lanes = PanelMatrix::zeros(rows, values.len() / rows);
     lanes.load(0, values);
     lanes
 }
@@ -69,7 +69,7 @@ fn a_score_is_what_the_definition_says() {
     let model = model(Activation::Linear, Loss::SquaredError, false);
     let mut of = statistics(vec![4.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.25]);
     let scorer = Scorer::new(&of).expect("definite");
-    let (rows, spare) = (lanes(20, &random(120, 3)), &mut Spare::default());
+    let (rows, spare) = (lanes(20, &random(120, 3)), &mut BufferPool::default());
     let scores = scorer.score(&model, &rows, spare);
     let codes = model.encode(&rows, spare);
     let errors = model.reconstruct(&rows, crate::model::Decoder::Transpose, spare).squared_errors;
@@ -107,7 +107,7 @@ fn slopes_are_finite_differences() {
         let rows = 70;
         let values: Vec<f32> = random(rows * 6, 4).iter().map(|x| 0.5 + 0.2 * x).collect();
         let combined = |values: &[f32]| -> Vec<f64> {
-            let scores = scorer.score(&model, &lanes(rows, values), &mut Spare::default());
+            let scores = scorer.score(&model, &lanes(rows, values), &mut BufferPool::default());
             (0..rows).map(|row| f64::from(scores.at(row, 1)) + f64::from(scores.at(row, 0)) / 0.25).collect()
         };
         let mut slopes = vec![0.0f32; rows * 6];
@@ -138,7 +138,7 @@ fn a_row_has_the_same_figures_in_every_batch() {
     let model = model(Activation::Tanh, Loss::SquaredError, true);
     let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
     let values = random(100 * 6, 5);
-    let spare = &mut Spare::default();
+    let spare = &mut BufferPool::default();
     let together = scorer.explain(&model, &lanes(100, &values), spare);
     let scores = scorer.score(&model, &lanes(100, &values), spare);
     for row in 0..100 {
@@ -158,7 +158,7 @@ fn what_sticks_out_is_the_reason() {
     for feature in 0..6 {
         let mut row = model.normalizer().offset.clone();
         row[feature] -= 50.0;
-        let explained = scorer.explain(&model, &lanes(1, &row), &mut Spare::default());
+        let explained = scorer.explain(&model, &lanes(1, &row), &mut BufferPool::default());
         let contributions: Vec<f32> = (0..6).map(|j| explained.at(0, FIGURES + j)).collect();
         let first = (0..6).max_by(|a, b| contributions[*a].abs().total_cmp(&contributions[*b].abs()));
         assert_eq!(first, Some(feature), "{contributions:?}");
@@ -186,8 +186,8 @@ fn units_that_never_changed_count_with_a_floor() {
     for residual_variance in [0.25, 0.0] {
         let of = Statistics { residual_variance, ..statistics(vec![0.0; 9]) };
         let scorer = Scorer::new(&of).expect("a floor");
-        let explained = scorer.explain(&model, &rows, &mut Spare::default());
-        let codes = model.encode(&rows, &mut Spare::default());
+        let explained = scorer.explain(&model, &rows, &mut BufferPool::default());
+        let codes = model.encode(&rows, &mut BufferPool::default());
         let square = |unit: usize| f64::from(codes.at(0, unit) - of.code_mean[unit]).powi(2);
         let expected = (0..3).map(square).sum::<f64>() / residual_variance.max(RESIDUAL_VARIANCE_MIN);
         assert!((f64::from(explained.at(0, 1)) / expected - 1.0).abs() < 1e-3, "{} {expected}", explained.at(0, 1));
@@ -204,7 +204,7 @@ fn a_covariance_that_rounding_made_indefinite_still_scores() {
     let scores = scorer.score(
         &model(Activation::Linear, Loss::SquaredError, false),
         &lanes(1, &[1.0; 6]),
-        &mut Spare::default(),
+        &mut BufferPool::default(),
     );
     assert!(scores.values().iter().all(|value| value.is_finite()));
 }
@@ -221,7 +221,7 @@ fn an_extreme_row_has_the_greatest_score_and_names_its_column() {
         let model = model(hidden, loss, gain);
         let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
         let values: Vec<f32> = random(40 * 6, 4).iter().map(|x| 0.5 + 0.2 * x).collect();
-        let spare = &mut Spare::default();
+        let spare = &mut BufferPool::default();
         let clean = scorer.explain(&model, &lanes(40, &values), spare);
         for extreme in [1e20, -1e30, f32::MAX, f32::MIN, f32::INFINITY] {
             let mut values = values.clone();

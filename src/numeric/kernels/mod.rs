@@ -11,6 +11,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod ceiling;
+mod cooperative_yield;
 #[cfg(all(test, unix))]
 mod guarded;
 mod isa;
@@ -20,7 +21,6 @@ mod product;
 #[cfg(test)]
 mod tests;
 mod tiles;
-mod turns;
 mod vector;
 
 #[cfg(test)]

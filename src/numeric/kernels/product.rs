@@ -4,8 +4,8 @@
 //! That is what makes a row's bits independent of everything around it. See `matmul` for the definition.
 
 use super::PANEL;
+use super::cooperative_yield;
 use super::tiles::tiles;
-use super::turns;
 use super::vector::Vector;
 use crate::numeric::activation::Activation;
 
@@ -20,7 +20,7 @@ pub(in crate::numeric) enum Direction {
 
 /// Y = f(X·Wᵀ + b) or f(X·W + b).
 ///
-/// W, X and Y are cut into panels of 16 of their rows; see [`crate::numeric::Lanes`]. The lengths agree: [`Product::check`].
+/// W, X and Y are cut into panels of 16 of their rows; see [`crate::numeric::PanelMatrix`]. The lengths agree: [`Product::check`].
 #[derive(Debug)]
 pub(in crate::numeric) struct Product<'a> {
     pub(in crate::numeric) direction: Direction,
@@ -227,7 +227,7 @@ unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
                     block += 1;
                 }
             }
-            turns::done(width * count * lanes * (part.to - part.from));
+            cooperative_yield::done(width * count * lanes * (part.to - part.from));
         }
     }
 }
@@ -292,7 +292,7 @@ unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
                     block += 1;
                 }
             }
-            turns::done(PANEL * count * lanes * (part.to - part.from));
+            cooperative_yield::done(PANEL * count * lanes * (part.to - part.from));
         }
     }
 }

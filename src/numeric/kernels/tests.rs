@@ -5,15 +5,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
-use crate::numeric::{Activation, Lanes};
+use crate::numeric::{Activation, PanelMatrix};
 
 fn random(count: usize, seed: u64) -> Vec<f32> {
     let mut stream = Stream::new(seed, 0, 0, Use::Weights);
     (0..count).map(|_| stream.normal() as f32).collect()
 }
 
-fn lanes(rows: usize, columns: usize, row_major: &[f32]) -> Lanes {
-    let mut lanes = Lanes::zeros(rows, columns);
+fn lanes(rows: usize, columns: usize, row_major: &[f32]) -> PanelMatrix {
+    let mut lanes = PanelMatrix::zeros(rows, columns);
     lanes.load(0, row_major);
     lanes
 }
@@ -55,7 +55,7 @@ fn check(outputs: usize, inputs: usize, rows: usize, f: Activation, seed: u64) -
         let expected = expected(direction, &w, (outputs, inputs), &x, &bias, f);
         let x = lanes(rows, x_columns, &x);
         for isa in Isa::available() {
-            let mut y = Lanes::default();
+            let mut y = PanelMatrix::default();
             on(isa, || match direction {
                 Direction::Encode => weights.encode_layer(&x, &bias, f, &mut y),
                 Direction::Decode => weights.decode_layer(&x, &bias, f, &mut y),

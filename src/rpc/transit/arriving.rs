@@ -14,7 +14,7 @@ use tonic::body::Body;
 use super::{SMALL_BYTES_MAX, Transit};
 use crate::rpc::auth::{Counted, tell};
 use crate::security::gate::Peer;
-use crate::security::{Caller, Refusal, Share};
+use crate::security::{Caller, QuotaGuard, Refusal};
 use crate::service::ServiceError;
 use crate::telemetry::call::current;
 use crate::telemetry::measures::Cause;
@@ -95,7 +95,7 @@ pub(in crate::rpc) struct Arriving {
     is_stream: bool,
     progress: Progress,
     /// For the message of this number: of a stream as long as it is not whole, else to the end, which the handler waits for.
-    held: Option<(u64, Share)>,
+    held: Option<(u64, QuotaGuard)>,
     wait: MessageWait,
     /// Comes when the message of this number is through, which is thrown away.
     refused: Option<(u64, Refusal)>,

@@ -14,7 +14,7 @@ use tonic::body::Body;
 use super::{SMALL_BYTES_MAX, Transit};
 use crate::rpc::auth::{Counted, tell};
 use crate::security::gate::Peer;
-use crate::security::{Caller, Held, Refusal, Share};
+use crate::security::{Caller, CallerQuotaGuard, QuotaGuard, Refusal};
 use crate::service::ServiceError;
 
 /// What a call has until its answer is out.
@@ -24,16 +24,16 @@ pub(in crate::rpc) struct OfCall {
     pub(in crate::rpc) peer: Arc<Peer>,
     pub(in crate::rpc) caller: Caller,
     /// Among the calls that are under way, and of the bytes, if its headers are many.
-    pub(in crate::rpc) _place: (Share, Option<Share>),
+    pub(in crate::rpc) _place: (QuotaGuard, Option<QuotaGuard>),
     /// What its caller has under way.
-    pub(in crate::rpc) _held: Option<Held>,
+    pub(in crate::rpc) _held: Option<CallerQuotaGuard>,
     pub(in crate::rpc) _counted: Option<Arc<Counted>>,
 }
 
 /// Bytes that the transport drops when they are written, or never will be: it takes all that there is long before.
 struct Out {
     bytes: Bytes,
-    _share: Option<Share>,
+    _share: Option<QuotaGuard>,
     _of: Arc<OfCall>,
 }
 
@@ -87,7 +87,7 @@ impl Leaving {
         }
     }
 
-    fn room(&mut self, bytes: usize) -> Result<Option<Share>, Refusal> {
+    fn room(&mut self, bytes: usize) -> Result<Option<QuotaGuard>, Refusal> {
         // What was asked while one might is answered.
         if !std::mem::take(&mut self.is_first) && !self.of.caller.is_in_force() {
             return Err(Refusal::Unknown);

@@ -15,7 +15,7 @@ pub(super) use arriving::{Arriving, PREFIX_BYTES};
 pub(super) use leaving::{Leaving, OfCall};
 
 use crate::security::gate::Peer;
-use crate::security::{Refusal, Share, Shares};
+use crate::security::{FairQuota, QuotaGuard, Refusal};
 
 /// Probes have places of their own: they are not to fail because of others.
 const PROBES_MAX: u64 = 8192;
@@ -28,9 +28,9 @@ const HEADER_BYTES: usize = 160;
 /// The bounds, and what is under way.
 #[derive(Debug)]
 pub struct Transit {
-    calls: Shares,
-    probes: Shares,
-    bytes: Shares,
+    calls: FairQuota,
+    probes: FairQuota,
+    bytes: FairQuota,
     message_bytes_max: usize,
     message_wait_max: Duration,
 }
@@ -39,29 +39,29 @@ impl Transit {
     /// So many calls and bytes under way, and so long a wait for the rest of a message of at most so many bytes.
     pub fn new(calls_max: usize, bytes_max: u64, message_bytes_max: usize, message_wait_max: Duration) -> Self {
         Self {
-            calls: Shares::new(calls_max as u64),
-            probes: Shares::new(PROBES_MAX),
-            bytes: Shares::new(bytes_max),
+            calls: FairQuota::new(calls_max as u64),
+            probes: FairQuota::new(PROBES_MAX),
+            bytes: FairQuota::new(bytes_max),
             message_bytes_max,
             message_wait_max,
         }
     }
 
     /// A place for a call, for as long as it is under way.
-    pub(super) fn begin(&self, peer: &Peer, is_probe: bool) -> Result<Share, Refusal> {
+    pub(super) fn begin(&self, peer: &Peer, is_probe: bool) -> Result<QuotaGuard, Refusal> {
         let (places, limit) =
             if is_probe { (&self.probes, "its health checks at a time") } else { (&self.calls, "calls_max") };
         places.take(address(peer), 1).ok_or(Refusal::NoRoom { limit, max: places.max() })
     }
 
     /// Room for the headers of a call, where they are more than a call costs anyway.
-    pub(super) fn hold_headers(&self, peer: &Peer, headers: &HeaderMap) -> Result<Option<Share>, Refusal> {
+    pub(super) fn hold_headers(&self, peer: &Peer, headers: &HeaderMap) -> Result<Option<QuotaGuard>, Refusal> {
         let bytes = headers.iter().map(|(name, value)| HEADER_BYTES + name.as_str().len() + value.len()).sum();
         if bytes <= SMALL_BYTES_MAX { Ok(None) } else { self.hold(peer, bytes).map(Some) }
     }
 
     /// Room for bytes.
-    fn hold(&self, peer: &Peer, bytes: usize) -> Result<Share, Refusal> {
+    fn hold(&self, peer: &Peer, bytes: usize) -> Result<QuotaGuard, Refusal> {
         let share = self.bytes.take(address(peer), bytes as u64);
         share.ok_or(Refusal::NoRoom { limit: "transit_bytes_max", max: self.bytes.max() })
     }

@@ -115,8 +115,8 @@ impl Optimizer {
             let parts = parts(layer).into_iter().flatten();
             parts.map(move |(part, values)| Tensor {
                 name: format!("{l}.{}", part.name()),
-                is_matrix: part == Place::Weight,
-                panel: if part == Place::Weight { panel_floats(layer.weight.inputs()) } else { usize::MAX },
+                is_matrix: part == TensorKind::Weight,
+                panel: if part == TensorKind::Weight { panel_floats(layer.weight.inputs()) } else { usize::MAX },
                 rule: rule(values.len()),
             })
         });
@@ -285,14 +285,14 @@ fn penalize(gradient: &mut [f32], weights: &[f32], l2: f32) {
 
 /// The tensors of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum TensorKind {
     Weight,
     EncoderBias,
     DecoderBias,
     Gain,
 }
 
-impl Place {
+impl TensorKind {
     fn name(self) -> &'static str {
         match self {
             Self::Weight => "weight",
@@ -304,12 +304,12 @@ impl Place {
 }
 
 /// The order in which all below go through a layer.
-fn parts(layer: &TiedLayer) -> [Option<(Place, &[f32])>; 4] {
+fn parts(layer: &TiedLayer) -> [Option<(TensorKind, &[f32])>; 4] {
     [
-        Some((Place::Weight, layer.weight.panels())),
-        Some((Place::EncoderBias, &layer.encoder_bias[..])),
-        Some((Place::DecoderBias, &layer.decoder_bias[..])),
-        layer.gain.as_deref().map(|gain| (Place::Gain, gain)),
+        Some((TensorKind::Weight, layer.weight.panels())),
+        Some((TensorKind::EncoderBias, &layer.encoder_bias[..])),
+        Some((TensorKind::DecoderBias, &layer.decoder_bias[..])),
+        layer.gain.as_deref().map(|gain| (TensorKind::Gain, gain)),
     ]
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::model::{Decoder, NormalizationKind};
 use crate::numeric::linalg::orthonormalize_rows;
 use crate::numeric::rng::{Stream, Use};
-use crate::numeric::{Activation, Lanes, Spare};
+use crate::numeric::{Activation, BufferPool, PanelMatrix};
 use crate::training::shift::WideRows;
 use crate::training::{MemoryRows, Regularization, TrainSpec};
 
@@ -197,7 +197,7 @@ fn a_validation_loss_that_is_no_number_chooses_nothing() {
     let mut values = plane(50, 6, 2);
     let found = run(asked.clone(), &values, 1).expect("trains");
     assert!(found.report.epochs.iter().all(|epoch| epoch.validation_loss.is_some_and(f64::is_finite)));
-    let cut = Cut::new(50, 6, 10, asked.seed);
+    let cut = Split::new(50, 6, 10, asked.seed);
     let (first, row) = (cut.split(0).1, cut.block(0).0);
     values[(row as usize + first[0] as usize) * 6] = 3e38;
     let checked = asked.check().expect("valid");
@@ -768,7 +768,7 @@ fn nested_dropout_puts_what_matters_most_first() {
     }
     // Of the first m numbers of codes, the others 0.
     let error = |model: &Autoencoder, m: usize| {
-        let (mut rows, spare) = (Lanes::zeros(400, 8), &mut Spare::default());
+        let (mut rows, spare) = (PanelMatrix::zeros(400, 8), &mut BufferPool::default());
         rows.load(0, &values);
         let mut codes = model.encode(&rows, spare);
         codes.each_column_mut(|unit, part| part.iter_mut().for_each(|x| *x = if unit < m { *x } else { 0.0 }));
@@ -845,9 +845,9 @@ fn bad_rows_do_not_count_where_they_are_trimmed() {
     }
     let error = |asked: TrainSpec| {
         let trained = run_with(asked, &values);
-        let mut rows = Lanes::zeros(400, 6);
+        let mut rows = PanelMatrix::zeros(400, 6);
         rows.load(0, &clean);
-        let errors = trained.model.reconstruct(&rows, Decoder::Transpose, &mut Spare::default()).squared_errors;
+        let errors = trained.model.reconstruct(&rows, Decoder::Transpose, &mut BufferPool::default()).squared_errors;
         (errors.iter().map(|error| f64::from(*error)).sum::<f64>() / 400.0, trained.statistics.expect("held out"))
     };
     let (plain, of_plain) = error(asked.clone());

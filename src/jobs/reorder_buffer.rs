@@ -17,18 +17,18 @@ const ALL_BYTES_MAX: u64 = 256 << 20;
 
 /// Bytes that chunks ahead of their turn take, of all uploads. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct AllAhead(Arc<AtomicU64>);
+pub(super) struct ReorderBuffers(Arc<AtomicU64>);
 
 /// The chunks of one upload that came ahead of their turn.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct ReorderBuffer {
     chunks: BTreeMap<u64, Chunk>,
     bytes: u64,
-    all: AllAhead,
+    all: ReorderBuffers,
 }
 
-impl Ahead {
-    pub(super) fn new(all: AllAhead) -> Self {
+impl ReorderBuffer {
+    pub(super) fn new(all: ReorderBuffers) -> Self {
         Self { chunks: BTreeMap::new(), bytes: 0, all }
     }
 
@@ -67,7 +67,7 @@ impl Ahead {
     }
 }
 
-impl Drop for Ahead {
+impl Drop for ReorderBuffer {
     fn drop(&mut self) {
         self.all.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -86,8 +86,8 @@ mod tests {
 
     #[test]
     fn chunks_are_there_when_their_turn_comes() {
-        let all = AllAhead::default();
-        let mut ahead = Ahead::new(all.clone());
+        let all = ReorderBuffers::default();
+        let mut ahead = ReorderBuffer::new(all.clone());
         for number in [5, 3, 5] {
             ahead.keep(chunk(number, 2, 1.0), 2).expect("room");
         }
@@ -102,14 +102,14 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many_chunks_and_so_many_bytes() {
-        let mut ahead = Ahead::new(AllAhead::default());
+        let mut ahead = ReorderBuffer::new(ReorderBuffers::default());
         for number in 0..CHUNKS_MAX as u64 {
             ahead.keep(chunk(10 + number, 1, 1.0), 2).expect("room");
         }
         let refused = ahead.keep(chunk(9, 1, 1.0), 2);
         assert!(matches!(refused, Err(JobError::TooFarAhead { next: 2, .. })), "{refused:?}");
         ahead.keep(chunk(10, 1, 1.0), 2).expect("is there already");
-        let mut ahead = Ahead::new(AllAhead::default());
+        let mut ahead = ReorderBuffer::new(ReorderBuffers::default());
         for number in 0..4 {
             ahead.keep(chunk(10 + number, (16 << 18) - 5, 1.0), 2).expect("room");
         }
@@ -119,9 +119,9 @@ mod tests {
 
     #[test]
     fn all_uploads_have_a_limit_together() {
-        let all = AllAhead::default();
+        let all = ReorderBuffers::default();
         all.0.store(ALL_BYTES_MAX - 30, Ordering::Relaxed);
-        let mut ahead = Ahead::new(all.clone());
+        let mut ahead = ReorderBuffer::new(all.clone());
         ahead.keep(chunk(3, 1, 1.0), 2).expect("room");
         let refused = ahead.keep(chunk(4, 1, 1.0), 2);
         assert!(matches!(refused, Err(JobError::AheadFull { next: 2, .. })), "{refused:?}");

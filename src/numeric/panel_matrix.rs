@@ -15,13 +15,13 @@ pub const LANES: usize = PANEL;
 ///
 /// So one row is plain, and 16 rows or more are columns of 16 with no large stride between them, whatever their number.
 #[derive(Debug, Default)]
-pub struct Lanes {
+pub struct PanelMatrix {
     values: Floats,
     rows: usize,
     columns: usize,
 }
 
-impl Clone for Lanes {
+impl Clone for PanelMatrix {
     fn clone(&self) -> Self {
         Self { values: self.values.clone(), ..*self }
     }
@@ -33,7 +33,7 @@ impl Clone for Lanes {
     }
 }
 
-impl Lanes {
+impl PanelMatrix {
     /// All zeros.
     pub fn zeros(rows: usize, columns: usize) -> Self {
         Self { values: Floats::zeros(rows * columns), rows, columns }
@@ -235,18 +235,18 @@ impl Lanes {
 
 /// Matrices that are not needed any more, for what needs some next: their pages are there and warm.
 #[derive(Debug, Default)]
-pub struct Spare {
-    matrices: Vec<Lanes>,
+pub struct BufferPool {
+    matrices: Vec<PanelMatrix>,
 }
 
-impl Spare {
-    /// A matrix of some shape with some values, to be [`Lanes::reset`].
-    pub fn take(&mut self) -> Lanes {
+impl BufferPool {
+    /// A matrix of some shape with some values, to be [`PanelMatrix::reset`].
+    pub fn take(&mut self) -> PanelMatrix {
         self.matrices.pop().unwrap_or_default()
     }
 
-    /// The counterpart of [`Spare::take`].
-    pub fn put(&mut self, matrix: Lanes) {
+    /// The counterpart of [`BufferPool::take`].
+    pub fn put(&mut self, matrix: PanelMatrix) {
         self.matrices.push(matrix);
     }
 }
@@ -300,7 +300,7 @@ mod tests {
         fn rows_come_back_as_they_went(rows in 1usize..70, columns in 1usize..40, first in 0usize..35) {
             let values: Vec<f32> = (0..rows * columns).map(|i| i as f32 - 3.5).collect();
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            let (mut a, mut b) = (Lanes::zeros(first + rows, columns), Lanes::zeros(first + rows, columns));
+            let (mut a, mut b) = (PanelMatrix::zeros(first + rows, columns), PanelMatrix::zeros(first + rows, columns));
             a.load(first, &values);
             b.load_le(first, &bytes);
             prop_assert_eq!(a.values(), b.values());
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn columns_are_changed_with_their_numbers() {
-        let mut lanes = Lanes::zeros(18, 2);
+        let mut lanes = PanelMatrix::zeros(18, 2);
         lanes.each_column_mut(|j, part| part.fill(j as f32 + 1.0));
         for row in 0..18 {
             assert_eq!((lanes.at(row, 0), lanes.at(row, 1)), (1.0, 2.0));

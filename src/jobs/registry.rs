@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, OwnedMutexGuard};
 
-use super::ahead::AllAhead;
 use super::job::{Job, Shared, lock};
 use super::journal::{Record, Step, at, is_missing};
 use super::queue::{self, Waiting};
 use super::quota::Quota;
+use super::reorder_buffer::ReorderBuffers;
 use super::reserve::DiskReserve;
 use super::spool::{self, Spool};
 use super::upload::{self, Upload};
@@ -21,7 +21,7 @@ use super::{
     Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Owner, Priority, Round, ServerFiles,
     base, checkpoint, held_out,
 };
-use crate::executor::Floor;
+use crate::executor::MinCpuShare;
 use crate::model::{ModelKey, ModelName};
 use crate::registry::Registry;
 use crate::store::StoreError;
@@ -40,10 +40,10 @@ const TIMES_FREE_MAX: usize = 4;
 
 /// All jobs.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct JobRegistry {
     pub(super) config: JobsConfig,
     pub(super) registry: Registry,
-    pub(super) floor: Arc<Floor>,
+    pub(super) floor: Arc<MinCpuShare>,
     jobs: Mutex<Jobs>,
     /// Serializes what makes and forgets jobs, so that `jobs` is never held during disk work.
     making: Mutex<()>,
@@ -57,9 +57,9 @@ pub(super) struct Table {
     pub(super) watchers: Watchers,
     /// Why the folder could not be read at the last try, so that each reason is logged once.
     refusal: Mutex<String>,
-    pub(super) ahead: AllAhead,
+    pub(super) ahead: ReorderBuffers,
     pub(super) closing: AtomicBool,
-    pub(super) bell: Notify,
+    pub(super) wakeup: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ struct Jobs {
     unreadable: HashMap<JobId, JobError>,
     /// In the order in which they came.
     waiting: Vec<JobId>,
-    /// Those that [`Table::next`] gave and that have not stopped.
+    /// Those that [`JobRegistry::next`] gave and that have not stopped.
     started: HashSet<JobId>,
     /// How many jobs have started, and when the last of a name did.
     starts: u64,
@@ -79,8 +79,8 @@ struct Jobs {
     active: bool,
 }
 
-impl Table {
-    pub(super) fn new(config: JobsConfig, registry: Registry, floor: Arc<Floor>) -> Self {
+impl JobRegistry {
+    pub(super) fn new(config: JobsConfig, registry: Registry, floor: Arc<MinCpuShare>) -> Self {
         let measures = Arc::<TrainingMeasures>::default();
         let reserve = Arc::new(DiskReserve::new(&config.folder));
         Self {
@@ -89,7 +89,7 @@ impl Table {
             measures,
             watchers: Watchers::default(),
             refusal: Mutex::default(),
-            ahead: AllAhead::default(),
+            ahead: ReorderBuffers::default(),
             config,
             registry,
             floor,
@@ -98,7 +98,7 @@ impl Table {
             turn: Arc::default(),
             looking: Arc::default(),
             closing: AtomicBool::new(false),
-            bell: Notify::new(),
+            wakeup: Notify::new(),
         }
     }
 
@@ -106,7 +106,7 @@ impl Table {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// [`Table::activate`], where somebody else tries again: logs each reason once.
+    /// [`JobRegistry::activate`], where somebody else tries again: logs each reason once.
     pub(super) fn try_activate(&self) {
         let reason = self.activate().map_or_else(|error| error.to_string(), |()| String::new());
         let mut told = lock(&self.refusal);
@@ -164,7 +164,7 @@ impl Table {
         drop(jobs);
         // What a crash left between two rounds.
         self.finish_cut_rounds();
-        self.bell.notify_one();
+        self.wakeup.notify_one();
         Ok(())
     }
 
@@ -512,7 +512,7 @@ impl Table {
         jobs.waiting.retain(|other| *other != id);
         jobs.waiting.push(id);
         drop(jobs);
-        self.bell.notify_one();
+        self.wakeup.notify_one();
     }
 
     /// The next job to train, in the order of [`queue::next`].
@@ -543,7 +543,7 @@ impl Table {
         Some(job)
     }
 
-    /// A job that [`Table::next`] gave does not run any more.
+    /// A job that [`JobRegistry::next`] gave does not run any more.
     pub(super) fn has_stopped(&self, id: &JobId) {
         lock(&self.jobs).started.remove(id);
     }
@@ -704,7 +704,7 @@ impl Table {
         for job in lock(&self.jobs).by_id.values() {
             job.stream.send_modify(|_| ());
         }
-        self.bell.notify_one();
+        self.wakeup.notify_one();
     }
 
     /// Drops all jobs from memory: their watchers' channels close.

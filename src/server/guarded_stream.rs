@@ -15,9 +15,9 @@ use tonic::transport::server::Connected;
 use super::frames::{Abuse, Frames};
 use super::lingering::Lingering;
 use super::tls::presented;
-use crate::security::Share;
+use crate::security::QuotaGuard;
 use crate::security::gate::{Gate, Peer};
-use crate::security::told::Told;
+use crate::security::log_throttle::LogThrottle;
 
 /// What every client says first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -27,7 +27,7 @@ const READ_UNTAKEN_BYTES_MAX: usize = 64 << 10;
 
 /// Under HTTP/2, above the socket.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct GuardedStream {
     stream: Stream,
     /// Bytes of the preface that were not read yet from above.
     preface_left: usize,
@@ -37,7 +37,7 @@ pub(super) struct Wire {
     peer: Arc<Peer>,
     /// Until its first call.
     first_call: Option<Pin<Box<Sleep>>>,
-    _place: Share,
+    _place: QuotaGuard,
 }
 
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(super) struct Patience {
     pub(super) first_call: Option<Duration>,
 }
 
-impl Wire {
+impl GuardedStream {
     /// Shakes hands if that is wanted, and waits for the preface.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Wire {
         connection: Lingering,
         acceptor: Option<TlsAcceptor>,
         gate: &Gate,
-        place: Share,
+        place: QuotaGuard,
         patience: Patience,
         header_bytes_max: u64,
     ) -> io::Result<Self> {
@@ -128,7 +128,7 @@ impl Wire {
         if self.peer.has_called() {
             self.first_call = None;
         } else if first_call.as_mut().poll(cx).is_ready() {
-            static TOLD: Told = Told::never();
+            static TOLD: LogThrottle = LogThrottle::never();
             let address = self.peer.address;
             TOLD.once(|unsaid| tracing::warn!(?address, unsaid, "a connection that never made a call was closed"));
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no call came"));
@@ -139,9 +139,9 @@ impl Wire {
 
 /// Says it, and ends the connection where nothing else does.
 fn tell(abuse: Abuse, peer: &Peer) -> io::Result<()> {
-    static HEADERS: Told = Told::never();
-    static RESETS: Told = Told::never();
-    static IDLE_FRAMES: Told = Told::never();
+    static HEADERS: LogThrottle = LogThrottle::never();
+    static RESETS: LogThrottle = LogThrottle::never();
+    static IDLE_FRAMES: LogThrottle = LogThrottle::never();
     let (told, what, ends) = match abuse {
         // HTTP/2 answers it for itself, with 431.
         Abuse::Headers => (&HEADERS, "a call was refused whose headers are larger than header_bytes_max", false),
@@ -153,7 +153,7 @@ fn tell(abuse: Abuse, peer: &Peer) -> io::Result<()> {
     if ends { Err(io::Error::new(io::ErrorKind::InvalidData, what)) } else { Ok(()) }
 }
 
-impl Connected for Wire {
+impl Connected for GuardedStream {
     type ConnectInfo = Arc<Peer>;
 
     fn connect_info(&self) -> Arc<Peer> {
@@ -161,7 +161,7 @@ impl Connected for Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for GuardedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.preface_left > 0 {
@@ -192,7 +192,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = match &mut this.stream {

@@ -11,7 +11,7 @@ const TIMES_FREE_MAX: u64 = 4;
 
 /// Connections, calls or bytes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Shares {
+pub struct FairQuota {
     taken: Arc<Mutex<Taken>>,
     max: u64,
 }
@@ -25,20 +25,20 @@ struct Taken {
 
 /// A part that is free again when this is dropped.
 #[derive(Debug)]
-pub struct Share {
-    shares: Shares,
+pub struct QuotaGuard {
+    shares: FairQuota,
     address: IpAddr,
     count: u64,
 }
 
-impl Share {
+impl QuotaGuard {
     /// Whose it is.
     pub fn address(&self) -> IpAddr {
         self.address
     }
 }
 
-impl Shares {
+impl FairQuota {
     /// Of `max`.
     pub fn new(max: u64) -> Self {
         Self { taken: Arc::default(), max }
@@ -50,7 +50,7 @@ impl Shares {
     }
 
     /// So many, if there are as many for this address: what is free before counts, so that one piece may be all there is.
-    pub fn take(&self, address: IpAddr, count: u64) -> Option<Share> {
+    pub fn take(&self, address: IpAddr, count: u64) -> Option<QuotaGuard> {
         let network = network(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let free = self.max.saturating_sub(taken.all);
@@ -61,11 +61,11 @@ impl Shares {
         taken.all += count;
         *taken.by_network.entry(network).or_default() += count;
         drop(taken);
-        Some(Share { shares: self.clone(), address, count })
+        Some(QuotaGuard { shares: self.clone(), address, count })
     }
 }
 
-impl Drop for Share {
+impl Drop for QuotaGuard {
     fn drop(&mut self) {
         let mut taken = self.shares.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all -= self.count;
@@ -91,10 +91,10 @@ mod tests {
 
     #[test]
     fn one_address_leaves_a_fifth_to_others() {
-        let shares = Shares::new(100);
-        let own: Vec<Share> = std::iter::from_fn(|| shares.take(address(1), 1)).collect();
+        let shares = FairQuota::new(100);
+        let own: Vec<QuotaGuard> = std::iter::from_fn(|| shares.take(address(1), 1)).collect();
         assert_eq!(own.len(), 80);
-        let others: Vec<Share> = (2..200).filter_map(|last| shares.take(address(last), 1)).collect();
+        let others: Vec<QuotaGuard> = (2..200).filter_map(|last| shares.take(address(last), 1)).collect();
         assert_eq!(others.len(), 20);
         drop((own, others));
         let taken = shares.taken.lock().expect("sound");
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_only_one_can_be_taken() {
-        let shares = Shares::new(1);
+        let shares = FairQuota::new(1);
         let share = shares.take(address(1), 1).expect("free");
         assert!(shares.take(address(2), 1).is_none());
         drop(share);
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn all_of_it_can_be_taken_at_once_and_no_more() {
-        let shares = Shares::new(100);
+        let shares = FairQuota::new(100);
         assert!(shares.take(address(1), 101).is_none());
         let all = shares.take(address(1), 100).expect("free");
         assert!(shares.take(address(2), 1).is_none());
@@ -123,11 +123,11 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_given_back_is_what_was_taken(takes in prop::collection::vec((0_u8..4, 0_u64..60, any::<bool>()), 0..100)) {
-            let shares = Shares::new(100);
+            let shares = FairQuota::new(100);
             let mut held = Vec::new();
             for (who, count, gives_back) in takes {
                 held.extend(shares.take(address(who), count));
-                let sum: u64 = held.iter().map(|share: &Share| share.count).sum();
+                let sum: u64 = held.iter().map(|share: &QuotaGuard| share.count).sum();
                 prop_assert!(sum <= 100);
                 prop_assert_eq!(shares.taken.lock().expect("sound").all, sum);
                 if gives_back && !held.is_empty() {

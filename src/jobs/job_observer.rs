@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::job::{Job, Wish};
-use super::table::Table;
+use super::job::{Job, StopRequest};
+use super::registry::JobRegistry;
 use super::{JobError, JobSnapshot, Progress};
 use crate::training::{Event, Next, Observer};
 
@@ -13,8 +13,8 @@ const NEWS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Looks on while a job trains.
 #[derive(Debug)]
-pub(super) struct Overseer<'a> {
-    table: &'a Table,
+pub(super) struct JobObserver<'a> {
+    table: &'a JobRegistry,
     job: &'a Job,
     news: News,
     started: Instant,
@@ -24,26 +24,26 @@ pub(super) struct Overseer<'a> {
     saved: Instant,
 }
 
-impl<'a> Overseer<'a> {
-    pub(super) fn new(table: &'a Table, job: &'a Job) -> Self {
+impl<'a> JobObserver<'a> {
+    pub(super) fn new(table: &'a JobRegistry, job: &'a Job) -> Self {
         let now = Instant::now();
         Self { table, job, news: News::default(), started: now, paused_before: table.floor.paused(), saved: now }
     }
 }
 
-impl Observer for Overseer<'_> {
+impl Observer for JobObserver<'_> {
     fn look(&mut self, event: &Event) -> Next {
         self.job.shared.measures.rows.fetch_add(event.step_rows, Ordering::Relaxed);
         let paused = self.table.floor.paused().saturating_sub(self.paused_before);
         self.news.tell(self.job, event, paused);
         #[cfg(test)]
         self.hold(event);
-        match self.job.wish() {
-            Wish::Cancel => Next::Stop,
-            Wish::Pause => Next::SaveAndStop,
-            Wish::GoOn if self.table.is_closing() => Next::SaveAndStop,
-            Wish::GoOn if self.saved.elapsed() >= self.table.config.checkpoint_every => Next::Save,
-            Wish::GoOn => Next::GoOn,
+        match self.job.stop_request() {
+            StopRequest::Cancel => Next::Stop,
+            StopRequest::Pause => Next::SaveAndStop,
+            StopRequest::GoOn if self.table.is_closing() => Next::SaveAndStop,
+            StopRequest::GoOn if self.saved.elapsed() >= self.table.config.checkpoint_every => Next::Save,
+            StopRequest::GoOn => Next::GoOn,
         }
     }
 
@@ -72,10 +72,10 @@ impl Observer for Overseer<'_> {
 }
 
 #[cfg(test)]
-impl Overseer<'_> {
+impl JobObserver<'_> {
     /// Waits at the end of an epoch while a test holds this job after `event.step` steps.
     fn hold(&self, event: &Event) {
-        let goes_on = || event.epoch_ended && self.job.wish() == Wish::GoOn && !self.table.is_closing();
+        let goes_on = || event.epoch_ended && self.job.stop_request() == StopRequest::GoOn && !self.table.is_closing();
         while goes_on() && super::tests::faults::holds(&self.job.folder, event.step) {
             // Watchers hear of a step at most once an interval, and a held job takes no further one.
             std::thread::sleep(NEWS_INTERVAL);

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::batches::{Cut, HeldBack, each_block, each_training_row};
+use super::batches::{Split, ValidationRows, each_block, each_training_row};
 use super::source::{RowSource, SourceError};
 use crate::model::Normalizer;
 use crate::model::report::number;
@@ -14,7 +14,7 @@ use crate::numeric::rng::{Stream, Use};
 
 /// PCA of normalized rows.
 #[derive(Clone, Debug)]
-pub struct Yardstick {
+pub struct PcaBaseline {
     /// The principal subspace, normalized space.
     pub pca: Pca,
     /// Rows that it was fitted on.
@@ -115,12 +115,12 @@ impl RowsInTurn for Normalized<'_> {
     }
 }
 
-impl Yardstick {
+impl PcaBaseline {
     /// Fits as many directions as the code has numbers, on the rows to train on, or on an even sample of them where all
     /// would be too dear. `None` if `go_on` breaks or the decomposition does not converge.
     pub fn fit(
         source: &dyn RowSource,
-        cut: &Cut,
+        cut: &Split,
         normalizer: &Normalizer,
         code_length: usize,
         seed: u64,
@@ -150,7 +150,7 @@ impl Yardstick {
     }
 
     /// What it leaves of the rows that are held back.
-    pub fn measure_held_back(&self, rows: &HeldBack, normalizer: &Normalizer) -> Result<Measured, SourceError> {
+    pub fn measure_held_back(&self, rows: &ValidationRows, normalizer: &Normalizer) -> Result<Measured, SourceError> {
         let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| rows.each(found);
         self.measure(Normalized::new(rows.count(), self.pca.mean().len(), normalizer, &each))
     }

@@ -8,7 +8,7 @@ pub const INTERVAL: Duration = Duration::from_mins(1);
 
 /// One kind of warning.
 #[derive(Debug)]
-pub struct Told {
+pub struct LogThrottle {
     /// When it was said last, in ms after [`start`], plus 1; 0: never.
     at_ms: AtomicU64,
     unsaid: AtomicU64,
@@ -25,7 +25,7 @@ pub fn now_ns() -> u64 {
     u64::try_from(start().elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl Told {
+impl LogThrottle {
     /// Not yet said.
     pub const fn never() -> Self {
         Self { at_ms: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_one_line_a_minute_which_counts_the_rest() {
-        let (told, mut said) = (Told::never(), Vec::new());
+        let (told, mut said) = (LogThrottle::never(), Vec::new());
         for ms in 0..60_002 {
             told.once_at(ms, |unsaid| said.push((ms, unsaid)));
         }

@@ -26,7 +26,7 @@ const WINDOW_FLUSHES: u32 = 32;
 ///
 /// For a task that begins each turn by reading until nothing is there, as hyper's does: there is where the writing is done.
 #[derive(Debug)]
-pub(super) struct Gathering<S> {
+pub(super) struct WriteCoalescer<S> {
     stream: S,
     gathered: Vec<u8>,
     /// Bytes of `gathered` that are out.
@@ -56,7 +56,7 @@ impl Rate {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Gathering<S> {
+impl<S: AsyncWrite + Unpin> WriteCoalescer<S> {
     pub(super) fn new(stream: S) -> Self {
         Self { stream, gathered: Vec::new(), written: 0, flush: false, rate: Rate::default() }
     }
@@ -78,7 +78,7 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
     }
 }
 
-impl<S: Connected> Connected for Gathering<S> {
+impl<S: Connected> Connected for WriteCoalescer<S> {
     type ConnectInfo = S::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
@@ -86,7 +86,7 @@ impl<S: Connected> Connected for Gathering<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WriteCoalescer<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // Where the other side takes nothing at the moment, it may still have something to say.
@@ -97,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteCoalescer<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
@@ -208,19 +208,19 @@ mod tests {
     /// A connection and the task that has it.
     #[derive(Debug)]
     struct Task {
-        connection: Gathering<Other>,
+        connection: WriteCoalescer<Other>,
         turns: Arc<Turns>,
     }
 
     impl Task {
         /// With answers to gather.
         fn new(room: usize) -> Self {
-            let mut connection = Gathering::new(Other { room, ..Other::default() });
+            let mut connection = WriteCoalescer::new(Other { room, ..Other::default() });
             connection.rate.is_high = true;
             Self { connection, turns: Arc::default() }
         }
 
-        fn with<T>(&mut self, act: impl FnOnce(Pin<&mut Gathering<Other>>, &mut Context<'_>) -> T) -> T {
+        fn with<T>(&mut self, act: impl FnOnce(Pin<&mut WriteCoalescer<Other>>, &mut Context<'_>) -> T) -> T {
             let waker = Waker::from(Arc::clone(&self.turns));
             act(Pin::new(&mut self.connection), &mut Context::from_waker(&waker))
         }
@@ -230,7 +230,7 @@ mod tests {
         }
 
         fn flush(&mut self) -> Poll<io::Result<()>> {
-            self.with(Gathering::poll_flush)
+            self.with(WriteCoalescer::poll_flush)
         }
 
         fn read(&mut self) -> Poll<io::Result<()>> {
@@ -327,9 +327,9 @@ mod tests {
     fn closing_sends_what_was_gathered() {
         let mut task = Task::new(2);
         assert!(task.write(b"bye").is_ready());
-        assert!(task.with(Gathering::poll_shutdown).is_pending() && !task.other().closed);
+        assert!(task.with(WriteCoalescer::poll_shutdown).is_pending() && !task.other().closed);
         task.connection.stream.room = 1;
-        assert!(task.with(Gathering::poll_shutdown).is_ready() && task.other().closed);
+        assert!(task.with(WriteCoalescer::poll_shutdown).is_ready() && task.other().closed);
         assert_eq!(task.other().heard, b"bye");
     }
 

@@ -20,7 +20,7 @@ enum Columns {
 }
 
 /// The rows of a column-major file.
-pub(super) struct Turned {
+pub(super) struct ColumnMajor {
     path: String,
     source: Columns,
     encoding: Encoding,
@@ -39,7 +39,7 @@ pub(super) struct Turned {
     notes: Vec<String>,
 }
 
-impl Turned {
+impl ColumnMajor {
     /// `rows` x `columns` numbers follow in `input`, of which `start` bytes were read. `places`: which column of the file
     /// each number of a row is, where they are not in order.
     pub(super) fn new(
@@ -131,7 +131,7 @@ impl Turned {
     }
 }
 
-impl RowReader for Turned {
+impl RowReader for ColumnMajor {
     fn columns(&self) -> usize {
         self.columns
     }

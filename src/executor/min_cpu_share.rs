@@ -25,10 +25,10 @@ const MISSING_LOOKS_MAX: f64 = 4.0;
 /// What is kept of it from a look at which nothing was heard of any thread: it fades within a second, if they sleep.
 const KEPT_UNHEARD: f64 = 0.8;
 
-/// Training's share of the time, and who trains. [`Floor::default`] has no share: training gets what is left. So it does on
+/// Training's share of the time, and who trains. [`MinCpuShare::default`] has no share: training gets what is left. So it does on
 /// systems that do not say for how long a thread ran.
 #[derive(Debug, Default)]
-pub struct Floor {
+pub struct MinCpuShare {
     share: f64,
     cores: usize,
     /// Of the clocks: most of the time there is none, and nothing to lock.
@@ -37,17 +37,17 @@ pub struct Floor {
     pausing: AtomicUsize,
     /// For how long all of them did, in nanoseconds.
     paused_ns: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<ShareState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ShareState {
     clocks: Vec<Clock>,
     looked: Option<Instant>,
     debt: Debt,
 }
 
-impl Floor {
+impl MinCpuShare {
     /// Training gets at least `share` of the time in which it could run, 0 to 1, on `cores`.
     ///
     /// # Panics
@@ -61,11 +61,11 @@ impl Floor {
     #[cfg(test)]
     pub(crate) fn in_debt(debt: Duration) -> Self {
         let seconds = debt.as_secs_f64();
-        let state = State {
+        let state = ShareState {
             // So late that nobody looks again.
             looked: Some(Instant::now() + Duration::from_hours(1)),
             debt: Debt { payable: seconds, pause_max: seconds, ..Debt::default() },
-            ..State::default()
+            ..ShareState::default()
         };
         Self { watched: AtomicUsize::new(1), state: Mutex::new(state), ..Self::default() }
     }
@@ -128,13 +128,13 @@ impl Floor {
     }
 
     /// The state, not older than [`LOOK_EVERY`]; `None` while somebody else has it.
-    fn looked(&self, now: Instant) -> Option<MutexGuard<'_, State>> {
+    fn looked(&self, now: Instant) -> Option<MutexGuard<'_, ShareState>> {
         let mut guard = match self.state.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        let State { clocks, looked, debt } = &mut *guard;
+        let ShareState { clocks, looked, debt } = &mut *guard;
         let since = looked.map_or(LOOK_EVERY, |looked| now.saturating_duration_since(looked));
         if since >= LOOK_EVERY {
             *looked = Some(now);
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn nothing_is_owed_where_nobody_trains() {
-        let floor = Floor::new(0.5, 1);
+        let floor = MinCpuShare::new(0.5, 1);
         let mut now = Instant::now();
         for _ in 0..10 {
             floor.give_way(now);
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn what_could_wait_does_while_somebody_pauses() {
-        let (floor, now) = (Floor::in_debt(MS), Instant::now());
+        let (floor, now) = (MinCpuShare::in_debt(MS), Instant::now());
         assert!(floor.is_owed(now));
         floor.give_way(now);
         assert!(!floor.is_owed(now), "paid, and nobody pauses any more");
@@ -333,7 +333,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn threads_that_have_ended_are_forgotten() {
-        let floor = Floor::new(0.5, 1);
+        let floor = MinCpuShare::new(0.5, 1);
         if Clock::of_this_thread().is_err() {
             eprintln!("skipped: this system does not say how long threads ran");
             return;
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn without_a_share_nobody_is_watched() {
-        let floor = Floor::default();
+        let floor = MinCpuShare::default();
         floor.watch_this_thread();
         assert_eq!(floor.watched.load(Ordering::Acquire), 0);
     }
