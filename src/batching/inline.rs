@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::Queue;
 use super::reply::Assembly;
-use super::request::{Answer, Question};
+use super::request::{BatchResult, Request};
 use super::timing::{Batch, Timing};
 use super::worker::of_model;
 use super::{BatchError, Output};
@@ -15,22 +15,21 @@ use crate::numeric::{BufferPool, PanelMatrix};
 const MULTIPLY_ADDS_MAX: usize = 200_000;
 
 /// Whether a question that was checked is worth no hand-over.
-pub(super) fn is_tiny(question: &Question) -> bool {
-    question.is_small() && question.size().work() <= MULTIPLY_ADDS_MAX
+pub(super) fn is_tiny(request: &Request) -> bool {
+    request.is_small() && request.size().work() <= MULTIPLY_ADDS_MAX
 }
 
 /// The answer, with the bits that it would have from any batch.
-pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
+pub(super) fn answer(queue: &Queue, request: &Request) -> BatchResult {
     if queue.is_closed() {
         return Err(BatchError::ShuttingDown);
     }
-    let (rows, started) = (question.rows.rows(), Instant::now());
+    let (rows, started) = (request.rows.rows(), Instant::now());
     let computed = catch(|| {
-        let mut batch = PanelMatrix::zeros(rows, question.rows.columns());
-        question.load_into(0..rows, &mut batch, 0);
+        let mut batch = PanelMatrix::zeros(rows, request.rows.columns());
+        request.load_into(0..rows, &mut batch, 0);
         let assembled = Instant::now();
-        let computed =
-            of_model(&question.model, question.operation, question.space(), &batch, &mut BufferPool::default());
+        let computed = of_model(&request.model, request.operation, request.space(), &batch, &mut BufferPool::default());
         (computed, assembled)
     });
     let (computed, assembled) = computed.map_err(|_| BatchError::WorkerLost)?;
@@ -38,16 +37,16 @@ pub(super) fn answer(queue: &Queue, question: &Question) -> Answer {
     let [assembly, compute] =
         [(started, assembled), (assembled, computed_at)].map(|(from, until)| until.saturating_duration_since(from));
     let mut timing = Timing::after(Duration::ZERO);
-    let (number, operation) = (queue.count(rows), question.operation);
+    let (number, operation) = (queue.count(rows), request.operation);
     let done = Batch { number, operation, rows, requests: 1, assembly, compute, computed_at };
     timing.add(&done);
-    done.measure(&question.model.measures().kinds[operation as usize]);
-    question.model.usage().batch(question.operation as usize, rows);
+    done.measure(&request.model.measures().kinds[operation as usize]);
+    request.model.usage().batch(request.operation as usize, rows);
     if !computed.is_finite()
         && let Some(row) = computed.first_not_finite(0..rows)
     {
         return Err(BatchError::ResultNotFinite { row });
     }
-    let whole = Assembly::new(rows, question.answer).add(0..rows, &computed, 0, question.answering());
+    let whole = Assembly::new(rows, request.answer).add(0..rows, &computed, 0, request.response_form());
     whole.unwrap_or(Err(BatchError::WorkerLost)).map(|output| Output { timing, ..output })
 }

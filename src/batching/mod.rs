@@ -32,7 +32,7 @@ use crate::numeric::LANES;
 use crate::registry::LoadedModel;
 use crate::registry::usage::KINDS;
 use queue::{Admitted, Departure, Queue};
-use request::{Answer, Key, Question};
+use request::{BatchResult, Key, Request};
 use sync::atomic::{AtomicU64, Ordering};
 use sync::{Mutex, MutexGuard};
 use worker::Compute;
@@ -258,7 +258,7 @@ impl Batcher {
         urgency: Urgency,
     ) -> Result<Output, BatchError> {
         let (asked, of) = (Instant::now(), Arc::clone(&model));
-        let outcome = self.ask(Question { model, operation, rows, answer, deadline, urgency }).await;
+        let outcome = self.ask(Request { model, operation, rows, answer, deadline, urgency }).await;
         let (usage, kind, time) = (of.usage(), operation as usize, asked.elapsed());
         match outcome {
             Ok(output) => {
@@ -298,16 +298,16 @@ impl Batcher {
         Some(refusal)
     }
 
-    async fn ask(&self, question: Question) -> Answer {
-        let (deadline, now) = (question.deadline, Instant::now());
-        question.check(now)?;
+    async fn ask(&self, request: Request) -> BatchResult {
+        let (deadline, now) = (request.deadline, Instant::now());
+        request.check(now)?;
         let queue = &*self.inner.queue;
-        queue.check_size(&question)?;
+        queue.check_size(&request)?;
         // What training is owed can only be given by serving threads.
-        if self.inner.inline && inline::is_tiny(&question) && !self.inner.floor.is_owed(now) {
-            return inline::answer(queue, &question);
+        if self.inner.inline && inline::is_tiny(&request) && !self.inner.floor.is_owed(now) {
+            return inline::answer(queue, &request);
         }
-        let Admitted { key, ticket, answer } = queue.admit(question)?;
+        let Admitted { key, ticket, answer } = queue.admit(request)?;
         let mut place = QueueGuard { queue, key, ticket, leaves: Some(Departure::Left) };
         let answer = match deadline {
             None => answer.await,

@@ -68,7 +68,7 @@ struct Wait<T> {
 struct Waiting<T> {
     /// Rises along a line.
     ticket: u64,
-    request: T,
+    queued: T,
     /// Its rows that are in no batch yet, never empty.
     rows: Range<usize>,
 }
@@ -78,7 +78,7 @@ struct Waiting<T> {
 pub(super) struct Piece<T> {
     /// What [`FairQueue::push`] gave.
     pub(super) ticket: u64,
-    pub(super) request: T,
+    pub(super) queued: T,
     /// Rows of the request, never empty.
     pub(super) rows: Range<usize>,
 }
@@ -109,7 +109,7 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
     /// What waits at the head of each line, of either urgency: the first to come.
     pub(super) fn heads(&self) -> impl Iterator<Item = &T> {
         let waits = self.by_key.values().flat_map(|line| [&line.interactive, &line.bulk]);
-        waits.filter_map(|wait| wait.requests.front()).map(|waiting| &waiting.request)
+        waits.filter_map(|wait| wait.requests.front()).map(|waiting| &waiting.queued)
     }
 
     /// Rows that would go before a request that came now.
@@ -121,10 +121,10 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
     }
 
     /// Queues a request of `rows` rows, at least 1; the ticket finds it again.
-    pub(super) fn push(&mut self, key: K, request: T, rows: usize, urgency: Urgency) -> u64 {
+    pub(super) fn push(&mut self, key: K, queued: T, rows: usize, urgency: Urgency) -> u64 {
         debug_assert!(rows > 0, "a request has rows");
         self.tickets += 1;
-        let waiting = Waiting { ticket: self.tickets, request, rows: 0..rows };
+        let waiting = Waiting { ticket: self.tickets, queued, rows: 0..rows };
         let line = self.by_key.entry(key.clone()).or_insert_with(|| {
             self.turns.push_back(key);
             ModelQueue { interactive: Wait::new(), bulk: Wait::new(), owed_to_bulk: 0, deficit: QUANTUM.as_secs_f64() }
@@ -204,9 +204,9 @@ impl<T> Wait<T> {
     /// Takes out what is left of a request.
     fn remove(&mut self, ticket: u64) -> Option<Piece<T>> {
         let place = self.requests.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
-        let Waiting { ticket, request, rows } = self.requests.remove(place)?;
+        let Waiting { ticket, queued, rows } = self.requests.remove(place)?;
         self.rows -= rows.len();
-        Some(Piece { ticket, request, rows })
+        Some(Piece { ticket, queued, rows })
     }
 }
 
@@ -217,7 +217,7 @@ impl<T: Clone> ModelQueue<T> {
 
     fn head(&self) -> Option<&T> {
         let first = self.interactive.requests.front().or_else(|| self.bulk.requests.front());
-        first.map(|waiting| &waiting.request)
+        first.map(|waiting| &waiting.queued)
     }
 
     /// Fills a batch of at most `room` rows from the head. Empty only if the line is.
@@ -238,17 +238,17 @@ impl<T: Clone> ModelQueue<T> {
             let most = if bulk_first && self.interactive.rows > 0 { room.min(owed) } else { room };
             let wait = if bulk_first { &mut self.bulk } else { &mut self.interactive };
             let Some(mut waiting) = wait.requests.pop_front() else { break };
-            if !wanted(&waiting.request) {
+            if !wanted(&waiting.queued) {
                 wait.rows -= waiting.rows.len();
-                let Waiting { ticket, request, rows } = waiting;
-                dropped.push(Piece { ticket, request, rows });
+                let Waiting { ticket, queued, rows } = waiting;
+                dropped.push(Piece { ticket, queued, rows });
                 continue;
             }
             let end = waiting.rows.end.min(waiting.rows.start + most);
             let rows = waiting.rows.start..end;
             room -= rows.len();
             wait.rows -= rows.len();
-            batch.push(Piece { ticket: waiting.ticket, request: waiting.request.clone(), rows: rows.clone() });
+            batch.push(Piece { ticket: waiting.ticket, queued: waiting.queued.clone(), rows: rows.clone() });
             if end < waiting.rows.end {
                 waiting.rows.start = end;
                 wait.requests.push_front(waiting);
@@ -272,8 +272,8 @@ mod tests {
     /// So cheap that time bounds nothing.
     const FREE: f64 = 1e-12;
 
-    fn push<K: Clone + Eq + Hash, T: Clone>(lines: &mut FairQueue<K, T>, key: K, request: T, rows: usize) -> u64 {
-        lines.push(key, request, rows, Urgency::Interactive)
+    fn push<K: Clone + Eq + Hash, T: Clone>(lines: &mut FairQueue<K, T>, key: K, queued: T, rows: usize) -> u64 {
+        lines.push(key, queued, rows, Urgency::Interactive)
     }
 
     fn next<K: Clone + Eq + Hash, T: Clone>(lines: &mut FairQueue<K, T>, rows_max: usize) -> Turn<T> {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn requests<T>(pieces: Vec<Piece<T>>) -> Vec<T> {
-        pieces.into_iter().map(|piece| piece.request).collect()
+        pieces.into_iter().map(|piece| piece.queued).collect()
     }
 
     fn rows<T>(turn: &Turn<T>) -> usize {
@@ -292,13 +292,13 @@ mod tests {
     #[track_caller]
     fn check_batches(sizes: &[usize], rows_max: usize, expected: &[&[(usize, Range<usize>)]]) {
         let mut lines = FairQueue::new();
-        for (request, rows) in sizes.iter().enumerate() {
-            push(&mut lines, "line", request, *rows);
+        for (queued, rows) in sizes.iter().enumerate() {
+            push(&mut lines, "line", queued, *rows);
         }
         let mut batches = Vec::new();
         while !lines.is_empty() {
             let turn = next(&mut lines, rows_max);
-            batches.push(turn.batch.into_iter().map(|piece| (piece.request, piece.rows)).collect::<Vec<_>>());
+            batches.push(turn.batch.into_iter().map(|piece| (piece.queued, piece.rows)).collect::<Vec<_>>());
         }
         assert_eq!(batches, expected);
     }
@@ -345,12 +345,12 @@ mod tests {
     #[test]
     fn lines_take_turns() {
         let mut lines = FairQueue::new();
-        for (key, request) in [("a", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
-            push(&mut lines, key, request, 64);
+        for (key, queued) in [("a", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
+            push(&mut lines, key, queued, 64);
         }
         // Each batch takes a whole turn.
         let seconds = QUANTUM.as_secs_f64() / 64.0;
-        let order: Vec<usize> = (0..5).map(|_| lines.next(64, |_, _| seconds, |_| true).batch[0].request).collect();
+        let order: Vec<usize> = (0..5).map(|_| lines.next(64, |_, _| seconds, |_| true).batch[0].queued).collect();
         assert_eq!(order, [0, 2, 4, 1, 3]);
     }
 
@@ -382,7 +382,7 @@ mod tests {
         for _ in 0..30 {
             push(&mut lines, "sparse", "sparse", 1);
             // The one that comes is served after one turn of the other at most.
-            let order: Vec<&str> = (0..2).map(|_| lines.next(256, |_, _| seconds, |_| true).batch[0].request).collect();
+            let order: Vec<&str> = (0..2).map(|_| lines.next(256, |_, _| seconds, |_| true).batch[0].queued).collect();
             assert!(order.contains(&"sparse"), "{order:?}");
             batches += 1;
         }
@@ -397,7 +397,7 @@ mod tests {
         let seconds = |key: &&str, _: &i32| if *key == "slow" { 1.0 } else { QUANTUM.as_secs_f64() / 64.0 };
         let mut slow = 0;
         for _ in 0..200 {
-            slow += usize::from(lines.next(256, seconds, |_| true).batch[0].request == 0);
+            slow += usize::from(lines.next(256, seconds, |_| true).batch[0].queued == 0);
         }
         assert!((3..=4).contains(&slow), "once, and again after {DEFICIT_QUANTA_MAX} turns each time: {slow}");
     }
@@ -405,13 +405,13 @@ mod tests {
     #[test]
     fn bulk_goes_after_those_who_wait() {
         let mut lines = FairQueue::new();
-        for request in 0..3 {
-            lines.push("a", request, 64, Urgency::Bulk);
+        for queued in 0..3 {
+            lines.push("a", queued, 64, Urgency::Bulk);
         }
         push(&mut lines, "a", 3, 64);
         assert_eq!(lines.rows_before(&"a", Urgency::Interactive), 64);
         assert_eq!(lines.rows_before(&"a", Urgency::Bulk), 4 * 64);
-        let order: Vec<i32> = (0..4).map(|_| next(&mut lines, 64).batch[0].request).collect();
+        let order: Vec<i32> = (0..4).map(|_| next(&mut lines, 64).batch[0].queued).collect();
         assert_eq!(order, [3, 0, 1, 2]);
     }
 
@@ -424,7 +424,7 @@ mod tests {
             let (mut bulk, mut others, mut others_in_a_row) = (0, 0, 0);
             while others < 50_000 {
                 for piece in next(&mut lines, rows_max).batch {
-                    if piece.request == "bulk" {
+                    if piece.queued == "bulk" {
                         bulk += piece.rows.len();
                         others_in_a_row = 0;
                     } else {
@@ -447,7 +447,7 @@ mod tests {
             next(&mut lines, 64);
         }
         lines.push("a", 1, 64, Urgency::Bulk);
-        assert_eq!(next(&mut lines, 64).batch[0].request, 0);
+        assert_eq!(next(&mut lines, 64).batch[0].queued, 0);
     }
 
     #[test]
@@ -455,7 +455,7 @@ mod tests {
         let mut lines = FairQueue::new();
         lines.push("a", 0, 5, Urgency::Bulk);
         push(&mut lines, "a", 1, 3);
-        let batch: Vec<_> = next(&mut lines, 16).batch.into_iter().map(|piece| (piece.request, piece.rows)).collect();
+        let batch: Vec<_> = next(&mut lines, 16).batch.into_iter().map(|piece| (piece.queued, piece.rows)).collect();
         assert_eq!(batch, [(1, 0..3), (0, 0..5)]);
         assert!(lines.is_empty() && lines.by_key.is_empty());
     }
@@ -463,17 +463,17 @@ mod tests {
     #[test]
     fn unwanted_requests_take_no_room() {
         let mut lines = FairQueue::new();
-        for request in 0..4 {
-            push(&mut lines, "a", request, 4);
+        for queued in 0..4 {
+            push(&mut lines, "a", queued, 4);
         }
         push(&mut lines, "b", 4, 4);
-        let turn = lines.next(16, |_, _| QUANTUM.as_secs_f64(), |request| *request % 2 == 1);
-        let batch: Vec<_> = turn.batch.iter().map(|piece| piece.request).collect();
+        let turn = lines.next(16, |_, _| QUANTUM.as_secs_f64(), |queued| *queued % 2 == 1);
+        let batch: Vec<_> = turn.batch.iter().map(|piece| piece.queued).collect();
         assert_eq!((batch, requests(turn.dropped)), (vec![1, 3], vec![0, 2]));
         // A line of unwanted requests alone gives its turn to the next.
         push(&mut lines, "c", 5, 4);
-        let turn = lines.next(16, |_, _| FREE, |request| *request == 5);
-        assert_eq!((turn.batch[0].request, requests(turn.dropped)), (5, vec![4]));
+        let turn = lines.next(16, |_, _| FREE, |queued| *queued == 5);
+        assert_eq!((turn.batch[0].queued, requests(turn.dropped)), (5, vec![4]));
         assert!(lines.is_empty());
     }
 
@@ -481,14 +481,14 @@ mod tests {
     fn a_withdrawn_request_leaves_its_line() {
         for urgency in [Urgency::Interactive, Urgency::Bulk] {
             let mut lines = FairQueue::new();
-            let tickets: Vec<u64> = (0..3).map(|request| lines.push("a", request, 20, urgency)).collect();
-            assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.request), Some(1));
-            assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.request), None, "once");
-            assert_eq!(next(&mut lines, 16).batch[0].request, 0);
+            let tickets: Vec<u64> = (0..3).map(|queued| lines.push("a", queued, 20, urgency)).collect();
+            assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.queued), Some(1));
+            assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.queued), None, "once");
+            assert_eq!(next(&mut lines, 16).batch[0].queued, 0);
             assert_eq!(lines.rows_before(&"a", urgency), 24);
-            assert_eq!(lines.withdraw(&"a", tickets[0]).map(|piece| piece.request), Some(0), "what is left of it");
-            assert_eq!(lines.withdraw(&"b", tickets[2]).map(|piece| piece.request), None, "another line");
-            assert_eq!(lines.withdraw(&"a", tickets[2]).map(|piece| piece.request), Some(2));
+            assert_eq!(lines.withdraw(&"a", tickets[0]).map(|piece| piece.queued), Some(0), "what is left of it");
+            assert_eq!(lines.withdraw(&"b", tickets[2]).map(|piece| piece.queued), None, "another line");
+            assert_eq!(lines.withdraw(&"a", tickets[2]).map(|piece| piece.queued), Some(2));
             assert!(lines.is_empty() && lines.by_key.is_empty(), "no empty line stays");
         }
     }
@@ -505,13 +505,13 @@ mod tests {
             let seconds = |key: &u8, _: &usize| [FREE, 1e-5, 1e-4, 1.0][usize::from(*key)];
             let mut seen = vec![0; requests.len()];
             let mut last_of: HashMap<(u8, bool), usize> = HashMap::new();
-            let come = |lines: &mut FairQueue<u8, usize>, (request, (key, rows, bulk)): (usize, &(u8, usize, bool))| {
+            let come = |lines: &mut FairQueue<u8, usize>, (queued, (key, rows, bulk)): (usize, &(u8, usize, bool))| {
                 let urgency = if *bulk { Urgency::Bulk } else { Urgency::Interactive };
-                lines.push(*key, request, *rows, urgency);
+                lines.push(*key, queued, *rows, urgency);
             };
             // Some come before the first batch, and one more after every batch.
             let mut coming = requests.iter().enumerate();
-            coming.by_ref().take(early).for_each(|request| come(&mut lines, request));
+            coming.by_ref().take(early).for_each(|queued| come(&mut lines, queued));
             loop {
                 let turn = lines.next(rows_max, seconds, |_| true);
                 prop_assert!(turn.dropped.is_empty());
@@ -519,20 +519,20 @@ mod tests {
                 prop_assert!(rows <= rows_max, "{rows} rows in a batch of at most {rows_max}");
                 for piece in &turn.batch {
                     prop_assert!(!piece.rows.is_empty());
-                    prop_assert_eq!(piece.rows.start, seen[piece.request], "in order, without a gap");
-                    seen[piece.request] = piece.rows.end;
-                    let (key, _, bulk) = requests[piece.request];
-                    prop_assert_eq!(key, requests[turn.batch[0].request].0, "one line a batch");
+                    prop_assert_eq!(piece.rows.start, seen[piece.queued], "in order, without a gap");
+                    seen[piece.queued] = piece.rows.end;
+                    let (key, _, bulk) = requests[piece.queued];
+                    prop_assert_eq!(key, requests[turn.batch[0].queued].0, "one line a batch");
                     let last = last_of.entry((key, bulk)).or_insert(0);
-                    prop_assert!(*last <= piece.request, "first come, first served");
-                    *last = piece.request;
+                    prop_assert!(*last <= piece.queued, "first come, first served");
+                    *last = piece.queued;
                 }
                 // Whole panels, as long as more is waiting.
-                if let Some(first) = turn.batch.first() && lines.by_key.contains_key(&requests[first.request].0) {
+                if let Some(first) = turn.batch.first() && lines.by_key.contains_key(&requests[first.queued].0) {
                     prop_assert!(rows.is_multiple_of(LANES), "{rows} rows");
                 }
                 match coming.next() {
-                    Some(request) => come(&mut lines, request),
+                    Some(queued) => come(&mut lines, queued),
                     None if lines.is_empty() => break,
                     None => prop_assert!(!turn.batch.is_empty()),
                 }
@@ -555,7 +555,7 @@ mod tests {
             let mut used = vec![0.0_f64; costs.len()];
             for _ in 0..2_000 {
                 let turn = lines.next(256, seconds, |_| true);
-                used[turn.batch[0].request] += rows(&turn) as f64 * costs[turn.batch[0].request];
+                used[turn.batch[0].queued] += rows(&turn) as f64 * costs[turn.batch[0].queued];
             }
             let most = used.iter().copied().fold(0.0, f64::max);
             let least = used.iter().copied().fold(f64::INFINITY, f64::min);

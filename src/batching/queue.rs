@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::load::{Load, Loads, RetrySchedule, ServiceRates, Size, has_room};
 use super::policy::{FairQueue, Piece, Turn, Urgency};
-use super::request::{Answer, Key, Question, Request};
+use super::request::{BatchResult, Key, QueuedRequest, Request};
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
 use super::{BatchError, BatchingConfig, lock};
@@ -34,7 +34,7 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 struct QueueState {
-    lines: FairQueue<Key, Arc<Request>>,
+    lines: FairQueue<Key, Arc<QueuedRequest>>,
     paces: ServiceRates<Key>,
     returns: RetrySchedule,
     loads: Loads<Key>,
@@ -67,7 +67,7 @@ pub(super) enum Departure {
 pub(super) struct Admitted {
     pub(super) key: Key,
     pub(super) ticket: u64,
-    pub(super) answer: oneshot::Receiver<Answer>,
+    pub(super) answer: oneshot::Receiver<BatchResult>,
 }
 
 impl Queue {
@@ -93,8 +93,8 @@ impl Queue {
     }
 
     /// Refuses a question that is larger than the whole queue: it would never be accepted.
-    pub(super) fn check_size(&self, question: &Question) -> Result<(), BatchError> {
-        let Size { rows, bytes, .. } = question.size();
+    pub(super) fn check_size(&self, request: &Request) -> Result<(), BatchError> {
+        let Size { rows, bytes, .. } = request.size();
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         if rows > rows_max || bytes > bytes_max {
             return Err(BatchError::TooLarge { rows, bytes, rows_max, bytes_max });
@@ -103,8 +103,8 @@ impl Queue {
     }
 
     /// Accepts a question that was checked, or refuses it at once.
-    pub(super) fn admit(&self, question: Question) -> Result<Admitted, BatchError> {
-        let (size, key) = (question.size(), question.key());
+    pub(super) fn admit(&self, request: Request) -> Result<Admitted, BatchError> {
+        let (size, key) = (request.size(), request.key());
         let mut state = lock(&self.state);
         if state.closed {
             return Err(BatchError::ShuttingDown);
@@ -113,15 +113,15 @@ impl Queue {
         if let Some(refusal) = self.refusal(&mut state, &line, size) {
             return Err(refusal);
         }
-        if let Some(deadline) = question.deadline
-            && let Some(ahead) = self.predicted_wait(&state, &key, size.row_work, question.urgency)
+        if let Some(deadline) = request.deadline
+            && let Some(ahead) = self.predicted_wait(&state, &key, size.row_work, request.urgency)
             && Instant::now() + ahead * WAITS_UNTIL_ANSWER > deadline
         {
             return Err(BatchError::DeadlineExceeded);
         }
-        let urgency = question.urgency;
-        let (request, answer) = Request::new(question, [Arc::clone(&self.load), line]);
-        let ticket = state.lines.push(key.clone(), request, size.rows, urgency);
+        let urgency = request.urgency;
+        let (queued, answer) = QueuedRequest::new(request, [Arc::clone(&self.load), line]);
+        let ticket = state.lines.push(key.clone(), queued, size.rows, urgency);
         drop(state);
         self.work.notify_one();
         Ok(Admitted { key, ticket, answer })
@@ -164,23 +164,23 @@ impl Queue {
     }
 
     /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.
-    pub(super) fn take(&self, now: Instant) -> Option<Vec<Piece<Arc<Request>>>> {
+    pub(super) fn take(&self, now: Instant) -> Option<Vec<Piece<Arc<QueuedRequest>>>> {
         let mut state = lock(&self.state);
         let QueueState { lines, paces, .. } = &mut *state;
         let row_seconds =
-            |key: &Key, request: &Arc<Request>| paces.seconds(key) * request.question().size().row_work as f64;
+            |key: &Key, queued: &Arc<QueuedRequest>| paces.seconds(key) * queued.request().size().row_work as f64;
         let Turn { batch, dropped } =
-            lines.next(self.config.batch_rows_max, row_seconds, |request| request.is_wanted(now));
+            lines.next(self.config.batch_rows_max, row_seconds, |queued| queued.is_wanted(now));
         let more = !state.lines.is_empty();
         drop(state);
         if more {
             // What is left may have been announced once only, to this thread.
             self.work.notify_one();
         }
-        for Piece { request, rows, .. } in dropped {
-            let why = if request.has_expired(now) { Departure::Expired } else { Departure::Left };
+        for Piece { queued, rows, .. } in dropped {
+            let why = if queued.has_expired(now) { Departure::Expired } else { Departure::Left };
             self.count_departed(rows.len(), why);
-            request.answer(Err(BatchError::DeadlineExceeded));
+            queued.answer(Err(BatchError::DeadlineExceeded));
         }
         (!batch.is_empty()).then_some(batch)
     }
@@ -202,9 +202,9 @@ impl Queue {
     }
 
     /// Fails a request of which a piece went wrong, and forgets the rest of it.
-    pub(super) fn fail(&self, piece: &Piece<Arc<Request>>, error: BatchError) {
-        self.forget(&piece.request.question().key(), piece.ticket);
-        piece.request.answer(Err(error));
+    pub(super) fn fail(&self, piece: &Piece<Arc<QueuedRequest>>, error: BatchError) {
+        self.forget(&piece.queued.request().key(), piece.ticket);
+        piece.queued.answer(Err(error));
     }
 
     /// Forgets what is left of a request whose caller has left.
@@ -235,7 +235,7 @@ impl Queue {
     /// How long the first to come of those who wait has waited.
     pub(super) fn oldest(&self, now: Instant) -> Duration {
         let state = lock(&self.state);
-        state.lines.heads().map(|request| request.age(now)).max().unwrap_or_default()
+        state.lines.heads().map(|queued| queued.age(now)).max().unwrap_or_default()
     }
 
     /// Accepts nothing from now on; what was accepted still goes into batches.

@@ -61,7 +61,7 @@ fn are_finite(numbers: &[f32]) -> bool {
 
 /// How the rows of a result become those of an answer.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Answering<'a> {
+pub(super) struct ResponseForm<'a> {
     /// Leads from the normalized space to the units of the input; none where the result is in these, or is no rows.
     pub(super) normalizer: Option<&'a Normalizer>,
     /// Rows of the request, whose values stay as they came but where they are missing.
@@ -104,12 +104,12 @@ impl Assembly {
         rows: Range<usize>,
         computed: &Computed,
         first: usize,
-        answering: Answering<'_>,
+        response_form: ResponseForm<'_>,
     ) -> Option<Result<Output, BatchError>> {
         let source = first..first + rows.len();
         let columns = computed.values.columns();
         let numbers = rows.start * columns..rows.end * columns;
-        let is_plain = answering.normalizer.is_none();
+        let is_plain = response_form.normalizer.is_none();
         match &mut self.values {
             Numbers::Bytes(Form::Float32Le, bytes) if is_plain => {
                 bytes.resize(self.rows * columns * 4, 0);
@@ -120,7 +120,7 @@ impl Assembly {
                 computed.values.store(source.clone(), &mut floats[numbers]);
             }
             values => {
-                let wide = answering.in_64_bits(&computed.values, source.clone(), &rows);
+                let wide = response_form.in_64_bits(&computed.values, source.clone(), &rows);
                 if let Err((place, form)) = values.write(self.rows * columns, numbers.start, &wide) {
                     let row = rows.start + place / columns;
                     return Some(Err(BatchError::DoesNotFit { row, value: wide[place], form: form.name() }));
@@ -168,7 +168,7 @@ impl Assembly {
     }
 }
 
-impl Answering<'_> {
+impl ResponseForm<'_> {
     /// Rows `source` of a batch's result, which answer rows `rows` of the request, row-major in 64 bits.
     fn in_64_bits(self, result: &PanelMatrix, source: Range<usize>, rows: &Range<usize>) -> Vec<f64> {
         let columns = result.columns();
@@ -292,7 +292,7 @@ mod tests {
             let mut answer = None;
             for piece in pieces {
                 prop_assert!(answer.is_none(), "whole before its last piece");
-                answer = assembly.add(piece.clone(), &computed(piece, columns, first, errors), first, Answering::default());
+                answer = assembly.add(piece.clone(), &computed(piece, columns, first, errors), first, ResponseForm::default());
             }
             let output = answer.expect("whole").expect("a matrix");
             prop_assert_eq!((output.matrix.rows(), output.matrix.columns()), (rows, columns));
@@ -321,16 +321,16 @@ mod tests {
         };
         let given = [f64::NAN, 0.1, 1_000_000_000_003.25, f64::NAN];
         let given = Matrix::new(2, 2, Values::from_f64(&given)).expect("a matrix");
-        let answering = Answering { normalizer: Some(&normalizer), given: Some(&given) };
+        let response_form = ResponseForm { normalizer: Some(&normalizer), given: Some(&given) };
         // Rows (0, 1) and (10, 11) of the result, from row 3 of the batch on.
         let computed = computed(0..2, 2, 3, false);
-        let answer = |form, answering| {
-            let whole = Assembly::new(2, form).add(0..2, &computed, 3, answering).expect("whole");
+        let answer = |form, response_form| {
+            let whole = Assembly::new(2, form).add(0..2, &computed, 3, response_form).expect("whole");
             whole.map(|output| output.matrix.values().to_f64())
         };
         let expected = [1e12 + 1.0, 0.1, 1_000_000_000_003.25, 11.5];
-        assert_eq!(answer(Form::Float64Le, answering), Ok(expected.to_vec()));
-        let all = Answering { given: None, ..answering };
+        assert_eq!(answer(Form::Float64Le, response_form), Ok(expected.to_vec()));
+        let all = ResponseForm { given: None, ..response_form };
         assert_eq!(answer(Form::Float64Le, all), Ok(vec![1e12 + 1.0, 1.5, 1e12 + 21.0, 11.5]));
         let error = answer(Form::Float16Le, all).expect_err("beyond binary16").to_string();
         assert!(error.contains("row 1") && error.contains("float16_le") && error.contains("answer_format"), "{error}");

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::load::{Claim, Load, Size};
 use super::policy::Urgency;
-use super::reply::{Answering, Assembly, Computed};
+use super::reply::{Assembly, Computed, ResponseForm};
 use super::sync::Mutex;
 use super::timing::{Batch, Timing};
 use super::{BatchError, Operation, Output, lock};
@@ -25,7 +25,7 @@ pub(super) type Key = (ModelKey, Operation, Space);
 
 /// What a caller wants.
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct Request {
     pub(super) model: Arc<LoadedModel>,
     pub(super) operation: Operation,
     pub(super) rows: Matrix,
@@ -35,7 +35,7 @@ pub(super) struct Question {
     pub(super) urgency: Urgency,
 }
 
-impl Question {
+impl Request {
     /// Refuses a wrong width, a deadline that has passed, and NaN in the rows if there are few.
     pub(super) fn check(&self, now: Instant) -> Result<(), BatchError> {
         let expected = columns(&self.model, self.operation);
@@ -58,7 +58,7 @@ impl Question {
         self.rows.check_values(Missing::from(takes))
     }
 
-    /// Whether it was looked through for NaN by [`Question::check`].
+    /// Whether it was looked through for NaN by [`Request::check`].
     pub(super) fn is_small(&self) -> bool {
         self.rows.bytes() <= SMALL_BYTES_MAX
     }
@@ -73,9 +73,9 @@ impl Question {
     }
 
     /// How its result becomes its answer.
-    pub(super) fn answering(&self) -> Answering<'_> {
+    pub(super) fn response_form(&self) -> ResponseForm<'_> {
         let is_denormalized = self.space() == Space::Normalized && self.operation.answers_rows();
-        Answering {
+        ResponseForm {
             normalizer: is_denormalized.then(|| self.model.artifact.model.normalizer()),
             given: (is_denormalized && self.operation == Operation::Impute).then_some(&self.rows),
         }
@@ -145,41 +145,41 @@ fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {
 }
 
 /// What a caller gets.
-pub(super) type Answer = Result<Output, BatchError>;
+pub(super) type BatchResult = Result<Output, BatchError>;
 
 /// A question that was accepted.
 #[derive(Debug)]
-pub(super) struct Request {
-    question: Question,
+pub(super) struct QueuedRequest {
+    request: Request,
     claim: Claim,
     /// Found out by the first thread that needs it.
     checked: OnceLock<Result<(), MatrixError>>,
     /// Taken by the answer. Locked for a moment only, also under the queue's lock.
-    sender: Mutex<Option<oneshot::Sender<Answer>>>,
+    sender: Mutex<Option<oneshot::Sender<BatchResult>>>,
     /// Locked while rows are copied; never under the queue's lock.
     assembly: Mutex<Assembly>,
     accepted: Instant,
     timing: Mutex<Option<Timing>>,
 }
 
-impl Request {
-    /// A question that [`Question::check`] has let pass.
-    pub(super) fn new(question: Question, loads: [Arc<Load>; 2]) -> (Arc<Self>, oneshot::Receiver<Answer>) {
+impl QueuedRequest {
+    /// A question that [`Request::check`] has let pass.
+    pub(super) fn new(request: Request, loads: [Arc<Load>; 2]) -> (Arc<Self>, oneshot::Receiver<BatchResult>) {
         let (sender, receiver) = oneshot::channel();
-        let request = Self {
-            claim: Claim::new(loads, question.size()),
-            checked: if question.is_small() { OnceLock::from(Ok(())) } else { OnceLock::new() },
+        let queued = Self {
+            claim: Claim::new(loads, request.size()),
+            checked: if request.is_small() { OnceLock::from(Ok(())) } else { OnceLock::new() },
             sender: Mutex::new(Some(sender)),
             accepted: Instant::now(),
             timing: Mutex::default(),
-            assembly: Mutex::new(Assembly::new(question.rows.rows(), question.answer)),
-            question,
+            assembly: Mutex::new(Assembly::new(request.rows.rows(), request.answer)),
+            request,
         };
-        (Arc::new(request), receiver)
+        (Arc::new(queued), receiver)
     }
 
-    pub(super) fn question(&self) -> &Question {
-        &self.question
+    pub(super) fn request(&self) -> &Request {
+        &self.request
     }
 
     /// Whether somebody waits for an answer that can still be in time.
@@ -189,7 +189,7 @@ impl Request {
 
     /// Whether its answer would come too late.
     pub(super) fn has_expired(&self, now: Instant) -> bool {
-        has_passed(self.question.deadline, now)
+        has_passed(self.request.deadline, now)
     }
 
     /// How long ago it was accepted.
@@ -197,9 +197,9 @@ impl Request {
         now.saturating_duration_since(self.accepted)
     }
 
-    /// As [`Question::check_values`].
+    /// As [`Request::check_values`].
     pub(super) fn check_values(&self) -> Result<(), MatrixError> {
-        self.checked.get_or_init(|| self.question.check_values()).clone()
+        self.checked.get_or_init(|| self.request.check_values()).clone()
     }
 
     /// Adds rows (see [`Assembly::add`]) of a batch that began at `started`, and answers if they were the last.
@@ -210,14 +210,14 @@ impl Request {
         self.claim.rows_done(rows.len());
         let queued = started.saturating_duration_since(self.accepted);
         lock(&self.timing).get_or_insert_with(|| Timing::after(queued)).add(batch);
-        let whole = lock(&self.assembly).add(rows, computed, first, self.question.answering());
+        let whole = lock(&self.assembly).add(rows, computed, first, self.request.response_form());
         if let Some(answer) = whole {
             self.answer(answer);
         }
     }
 
     /// The first answer is the one that counts; a caller that left gets none.
-    pub(super) fn answer(&self, answer: Answer) {
+    pub(super) fn answer(&self, answer: BatchResult) {
         let sender = lock(&self.sender).take();
         if let Some(sender) = sender {
             // Before the answer is out: whoever has it finds room for the next request.

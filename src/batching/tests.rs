@@ -351,7 +351,7 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
         .map(|(deadline, first)| {
             let rows = matrix(FEATURES, &[first]);
             let urgency = Urgency::Interactive;
-            let question = Question {
+            let request = Request {
                 model: model(1),
                 operation: Operation::Encode,
                 rows,
@@ -359,7 +359,7 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
                 deadline,
                 urgency,
             };
-            queue.admit(question).expect("room")
+            queue.admit(request).expect("room")
         })
         .collect();
     let batch = queue.take(now + Duration::from_secs(5)).expect("a batch");
@@ -374,7 +374,7 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
 fn a_deadline_that_cannot_be_met_is_told_at_once() {
     let queue = Queue::new(BatchingConfig::default(), 1);
     let now = Instant::now();
-    let question = |rows: usize, ms: Option<u64>| Question {
+    let request = |rows: usize, ms: Option<u64>| Request {
         model: model(1),
         operation: Operation::Encode,
         rows: matrix(FEATURES, &vec![1.0; rows]),
@@ -382,14 +382,14 @@ fn a_deadline_that_cannot_be_met_is_told_at_once() {
         deadline: ms.map(|ms| now + Duration::from_millis(ms)),
         urgency: Urgency::Interactive,
     };
-    queue.admit(question(1_000, None)).expect("room");
-    queue.admit(question(1, Some(1_000))).expect("nothing was measured yet");
-    queue.record(&question(1, None).key(), now, 100 * FEATURES * CODE, Duration::from_secs(1));
-    let refused = queue.admit(question(1, Some(19_000))).expect_err("10 s of work are before it");
+    queue.admit(request(1_000, None)).expect("room");
+    queue.admit(request(1, Some(1_000))).expect("nothing was measured yet");
+    queue.record(&request(1, None).key(), now, 100 * FEATURES * CODE, Duration::from_secs(1));
+    let refused = queue.admit(request(1, Some(19_000))).expect_err("10 s of work are before it");
     assert_eq!(refused, BatchError::DeadlineExceeded);
-    queue.admit(question(1, Some(21_000))).expect("there is as much time again for what comes before and after");
-    queue.admit(question(1, None)).expect("without a deadline it waits");
-    let other = Question { operation: Operation::Reconstruct, ..question(1, Some(400)) };
+    queue.admit(request(1, Some(21_000))).expect("there is as much time again for what comes before and after");
+    queue.admit(request(1, None)).expect("without a deadline it waits");
+    let other = Request { operation: Operation::Reconstruct, ..request(1, Some(400)) };
     queue.admit(other).expect("its line is empty, and lines take turns");
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::policy::Piece;
 use super::queue::{Queue, Wait};
 use super::reply::Computed;
-use super::request::Request;
+use super::request::QueuedRequest;
 use super::timing::Batch;
 use super::{BatchError, Operation};
 use crate::executor::{MinCpuShare, catch};
@@ -94,8 +94,8 @@ pub(super) fn run(queue: &Queue, floor: &MinCpuShare, compute: &Compute) {
         if let Err(panicked) = served {
             spare = BufferPool::default();
             if let Some(piece) = pieces.first() {
-                let question = piece.request.question();
-                let (model, operation) = (&question.model.key, question.operation);
+                let request = piece.queued.request();
+                let (model, operation) = (&request.model.key, request.operation);
                 tracing::error!(id = panicked.id, %model, ?operation, requests = pieces.len(), "a batch was lost");
             }
             for piece in &pieces {
@@ -109,7 +109,7 @@ pub(super) fn run(queue: &Queue, floor: &MinCpuShare, compute: &Compute) {
 
 /// A piece that is in the batch, from row `first` of it on.
 struct Member<'a> {
-    piece: &'a Piece<Arc<Request>>,
+    piece: &'a Piece<Arc<QueuedRequest>>,
     first: usize,
 }
 
@@ -120,12 +120,12 @@ impl Member<'_> {
 }
 
 /// Computes one batch and answers the requests that end in it.
-fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare: &mut BufferPool) {
+fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<QueuedRequest>>], spare: &mut BufferPool) {
     let started = Instant::now();
     let mut members = Vec::with_capacity(pieces.len());
     let mut rows = 0;
     for piece in pieces {
-        match piece.request.check_values() {
+        match piece.queued.check_values() {
             Ok(()) => {
                 members.push(Member { piece, first: rows });
                 rows += piece.rows.len();
@@ -134,24 +134,24 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
         }
     }
     let Some(first) = members.first() else { return };
-    let question = first.piece.request.question();
+    let request = first.piece.queued.request();
     let mut batch = spare.take();
-    batch.reset(rows, question.rows.columns());
+    batch.reset(rows, request.rows.columns());
     for member in &members {
         let rows_of_request = member.piece.rows.clone();
-        member.piece.request.question().load_into(rows_of_request, &mut batch, member.first);
+        member.piece.queued.request().load_into(rows_of_request, &mut batch, member.first);
     }
     let assembled = Instant::now();
 
-    let computed = (compute.0)(&question.model, question.operation, question.space(), &batch, spare);
+    let computed = (compute.0)(&request.model, request.operation, request.space(), &batch, spare);
     assert_eq!(computed.values.rows(), rows, "a result for every row of the batch");
     let computed_at = Instant::now();
     let [assembly, compute] =
         [(started, assembled), (assembled, computed_at)].map(|(from, until)| until.saturating_duration_since(from));
-    let (number, operation, requests) = (queue.count(rows), question.operation, members.len());
+    let (number, operation, requests) = (queue.count(rows), request.operation, members.len());
     let done = Batch { number, operation, rows, requests, assembly, compute, computed_at };
-    question.model.usage().batch(question.operation as usize, rows);
-    done.measure(&question.model.measures().kinds[question.operation as usize]);
+    request.model.usage().batch(request.operation as usize, rows);
+    done.measure(&request.model.measures().kinds[request.operation as usize]);
 
     // Almost always all is well, and one quick look over the batch says so.
     let all_finite = computed.is_finite();
@@ -159,11 +159,11 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<Request>>], spare
         let Member { piece, first } = member;
         let bad_row = if all_finite { None } else { computed.first_not_finite(member.rows_of_batch()) };
         match bad_row {
-            None => piece.request.add(piece.rows.clone(), &computed, *first, started, &done),
+            None => piece.queued.add(piece.rows.clone(), &computed, *first, started, &done),
             Some(row) => queue.fail(piece, BatchError::ResultNotFinite { row: piece.rows.start + row - first }),
         }
     }
-    queue.record(&question.key(), Instant::now(), rows * question.size().row_work, started.elapsed());
+    queue.record(&request.key(), Instant::now(), rows * request.size().row_work, started.elapsed());
     spare.put(batch);
     spare.put(computed.values);
 }

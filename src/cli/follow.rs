@@ -16,8 +16,8 @@ use super::train::{self, RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
 use super::{CliError, report};
 use crate::files::{FileError, ReadOptions};
 use crate::rpc::pb;
-use crate::rpc::pb::train_request::Message as Question;
-use crate::rpc::pb::train_response::Message as Answer;
+use crate::rpc::pb::train_request::Message as RequestMessage;
+use crate::rpc::pb::train_response::Message as ResponseMessage;
 
 /// Rows of a chunk, at most: rounds end with chunks.
 const CHUNK_ROWS_MAX: usize = 1000;
@@ -118,8 +118,8 @@ impl PendingRows {
         }
     }
 
-    fn finish(&self) -> Question {
-        Question::Finish(pb::TrainFinish { chunk_count: self.chunks, row_count: self.rows })
+    fn finish(&self) -> RequestMessage {
+        RequestMessage::Finish(pb::TrainFinish { chunk_count: self.chunks, row_count: self.rows })
     }
 }
 
@@ -214,15 +214,15 @@ async fn attempt(
         // If the stream has ended, its answer says why.
         let _ = questions.send(pb::TrainRequest { message: Some(message) }).await;
     };
-    ask(Question::Spec(spec.clone())).await;
+    ask(RequestMessage::Spec(spec.clone())).await;
     let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
     let accepted = match answers.message().await?.and_then(|answer| answer.message) {
-        Some(Answer::Accepted(accepted)) => accepted,
+        Some(ResponseMessage::Accepted(accepted)) => accepted,
         other => return Err(CliError::Failed(format!("expected `accepted` from the server, got {other:?}"))),
     };
     rows.are_safe(accepted.last_chunk_number);
     for chunk in &rows.kept {
-        ask(Question::Chunk(chunk.clone())).await;
+        ask(RequestMessage::Chunk(chunk.clone())).await;
     }
     if rows.ended {
         ask(rows.finish()).await;
@@ -233,19 +233,19 @@ async fn attempt(
             answer = answers.message() => match answer? {
                 None if rows.ended => return Ok(()),
                 None => return Err(CliError::Failed("the server ended the stream before the rows did".to_owned())),
-                Some(pb::TrainResponse { message: Some(Answer::Acknowledged(one)) }) => {
+                Some(pb::TrainResponse { message: Some(ResponseMessage::Acknowledged(one)) }) => {
                     rows.are_safe(one.number);
                     display.acknowledged(&one);
                 }
                 // Who comes back is told of the newest rounds again.
-                Some(pb::TrainResponse { message: Some(Answer::Result(result)) }) if result.round > *told => {
+                Some(pb::TrainResponse { message: Some(ResponseMessage::Result(result)) }) if result.round > *told => {
                     *told = result.round;
                     tell(context, &result);
                 }
                 Some(_) => {}
             },
             chunk = rows.chunk(), if sends => match chunk? {
-                Some(chunk) => ask(Question::Chunk(chunk)).await,
+                Some(chunk) => ask(RequestMessage::Chunk(chunk)).await,
                 None => ask(rows.finish()).await,
             },
         }

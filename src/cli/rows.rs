@@ -129,7 +129,7 @@ impl WriteArgs {
 }
 
 /// An answer of any of the three calls.
-pub(super) struct Answer {
+pub(super) struct RowsResponse {
     pub(super) version: u64,
     pub(super) values: Matrix,
     errors: Vec<f32>,
@@ -169,7 +169,7 @@ pub(super) async fn call(
     model: pb::ModelRef,
     (columns, names): (usize, &[String]),
     values: Vec<f64>,
-) -> Result<Answer, CliError> {
+) -> Result<RowsResponse, CliError> {
     patiently(|| call_once(client.clone(), call, model.clone(), (columns, names), &values)).await
 }
 
@@ -179,7 +179,7 @@ async fn call_once(
     model: pb::ModelRef,
     (columns, names): (usize, &[String]),
     values: &[f64],
-) -> Result<Answer, CliError> {
+) -> Result<RowsResponse, CliError> {
     let (model, rows) = (Some(model), Some(named_matrix(columns, values, names)));
     let (mut pseudo_inverse, mut notes) = (None, Vec::new());
     let (version, matrix, errors, errors_input_units) = match call {
@@ -212,7 +212,7 @@ async fn call_once(
     };
     let kept_names = matrix.as_ref().map_or(Vec::new(), |matrix| matrix.column_names.clone());
     let values = answered(matrix)?;
-    Ok(Answer { version, values, errors, errors_input_units, pseudo_inverse, notes, kept_names })
+    Ok(RowsResponse { version, values, errors, errors_input_units, pseudo_inverse, notes, kept_names })
 }
 
 pub(super) async fn encode(context: &Context, args: EncodeArgs) -> Result<(), CliError> {
@@ -274,7 +274,7 @@ async fn run(
     context: &Context,
     kind: Call,
     args: RowsArgs,
-    mut seen: impl FnMut(&Answer) -> Result<(), CliError>,
+    mut seen: impl FnMut(&RowsResponse) -> Result<(), CliError>,
 ) -> Result<u64, CliError> {
     let model = model_ref(&args.model)?;
     // A place that cannot be written is better known before rows are read and sent.

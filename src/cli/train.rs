@@ -14,8 +14,8 @@ use super::live::Display;
 use super::reading::{self, ReadArgs};
 use super::{CliError, duration, follow, report};
 use crate::rpc::pb;
-use crate::rpc::pb::train_request::Message as Question;
-use crate::rpc::pb::train_response::Message as Answer;
+use crate::rpc::pb::train_request::Message as RequestMessage;
+use crate::rpc::pb::train_response::Message as ResponseMessage;
 
 /// How often a broken connection is tried again, and the pause before the first of these tries (then doubled).
 pub(super) const RETRIES_MAX: u32 = 8;
@@ -641,10 +641,10 @@ async fn attempt(
     let (questions, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_WAITING_MAX);
     let ask = |message| pb::TrainRequest { message: Some(message) };
     // The channel is empty: this does not wait.
-    let _ = questions.send(ask(Question::Spec(spec.clone()))).await;
+    let _ = questions.send(ask(RequestMessage::Spec(spec.clone()))).await;
     let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
     let accepted = match answers.message().await?.and_then(|answer| answer.message) {
-        Some(Answer::Accepted(accepted)) => accepted,
+        Some(ResponseMessage::Accepted(accepted)) => accepted,
         other => return Err(CliError::Failed(format!("expected `accepted` from the server, got {other:?}"))),
     };
     let job = accepted.job.unwrap_or_default();
@@ -662,17 +662,17 @@ async fn attempt(
         loop {
             match answers.message().await? {
                 None => return Err(CliError::Failed("the server ended the stream without a result".to_owned())),
-                Some(pb::TrainResponse { message: Some(Answer::Result(result)) }) => {
+                Some(pb::TrainResponse { message: Some(ResponseMessage::Result(result)) }) => {
                     return Ok(Ended::Trained(Box::new(result)));
                 }
-                Some(pb::TrainResponse { message: Some(Answer::Progress(job)) }) => {
+                Some(pb::TrainResponse { message: Some(ResponseMessage::Progress(job)) }) => {
                     *uploads = job.state() == pb::JobState::Uploading;
                     if detach && job.state() != pb::JobState::Uploading {
                         return Ok(Ended::Detached(job.id));
                     }
                     display.progress(&job);
                 }
-                Some(pb::TrainResponse { message: Some(Answer::Acknowledged(acknowledged)) }) => {
+                Some(pb::TrainResponse { message: Some(ResponseMessage::Acknowledged(acknowledged)) }) => {
                     display.acknowledged(&acknowledged);
                 }
                 Some(_) => {}
@@ -710,7 +710,7 @@ async fn upload(
                 match chunk {
                     None => true,
                     Some(chunk) => {
-                        let question = pb::TrainRequest { message: Some(Question::Chunk(chunk)) };
+                        let question = pb::TrainRequest { message: Some(RequestMessage::Chunk(chunk)) };
                         questions.send(question).await.is_ok()
                     }
                 }
@@ -719,6 +719,6 @@ async fn upload(
         .await?;
     let finish = pb::TrainFinish { chunk_count: number, row_count: rows };
     // If the stream has ended, its answer says why.
-    let _ = questions.send(pb::TrainRequest { message: Some(Question::Finish(finish)) }).await;
+    let _ = questions.send(pb::TrainRequest { message: Some(RequestMessage::Finish(finish)) }).await;
     Ok(())
 }

@@ -68,7 +68,7 @@ impl<S> Auth<S> {
     }
 }
 
-type Answer = Result<Response<Body>, Infallible>;
+type HttpResult = Result<Response<Body>, Infallible>;
 
 pin_project! {
     /// An answer, whose body keeps what its call has.
@@ -80,10 +80,10 @@ pin_project! {
     }
 }
 
-impl<F: Future<Output = Answer>> Future for Admitting<F> {
-    type Output = Answer;
+impl<F: Future<Output = HttpResult>> Future for Admitting<F> {
+    type Output = HttpResult;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<HttpResult> {
         let this = self.project();
         let answer = ready!(this.answer.poll(context));
         Poll::Ready(match this.of.take() {
@@ -99,7 +99,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Admitting<S::Future>, Ready<Answer>>;
+    type Future = Either<Admitting<S::Future>, Ready<HttpResult>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)

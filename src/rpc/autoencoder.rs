@@ -13,9 +13,9 @@ use super::limits::translate_status;
 use super::observe::RequestContext;
 use super::pb;
 use super::pb::autoencoder_service_server::AutoencoderService;
-use super::pb::train_request::Message as Question;
-use super::pb::train_response::Message as Answer;
-use super::stream::{AnswerStream, Answers, Ending, driven};
+use super::pb::train_request::Message as RequestMessage;
+use super::pb::train_response::Message as ResponseMessage;
+use super::stream::{Ending, ResponseSender, ResponseStream, driven};
 use crate::service::{
     Acknowledged, Aligned, Base, Begun, ChunkColumns, JobError, JobSnapshot, JobState, Matrix, NamedRows, ScoreOptions,
     Served, Service, ServiceError, Upload, Version, Watcher,
@@ -23,9 +23,9 @@ use crate::service::{
 
 #[tonic::async_trait]
 impl AutoencoderService for Api {
-    type TrainStream = AnswerStream<pb::TrainResponse>;
-    type EncodeStreamStream = AnswerStream<pb::EncodeStreamResponse>;
-    type DecodeStreamStream = AnswerStream<pb::DecodeStreamResponse>;
+    type TrainStream = ResponseStream<pb::TrainResponse>;
+    type EncodeStreamStream = ResponseStream<pb::EncodeStreamResponse>;
+    type DecodeStreamStream = ResponseStream<pb::DecodeStreamResponse>;
 
     async fn train(
         &self,
@@ -171,10 +171,10 @@ async fn train(
     service: Service,
     caller: CallerOf,
     mut questions: Streaming<pb::TrainRequest>,
-    answers: Answers<pb::TrainResponse>,
+    answers: ResponseSender<pb::TrainResponse>,
 ) -> Result<(), Ending> {
     let mut spec = match next(&mut questions).await? {
-        Some(Question::Spec(spec)) => spec,
+        Some(RequestMessage::Spec(spec)) => spec,
         other => return Err(out_of_order("`spec` first", other.as_ref()).into()),
     };
     let priority = convert::priority(spec.priority)?;
@@ -223,8 +223,8 @@ async fn train(
 }
 
 /// Tells of a job whose rows are the server's until it has ended, and how.
-async fn see_through(watcher: Watcher, answers: &Answers<pb::TrainResponse>) -> Result<(), Ending> {
-    let news = |job| answer(Answer::Progress(convert::job(job, convert::Report::Without)));
+async fn see_through(watcher: Watcher, answers: &ResponseSender<pb::TrainResponse>) -> Result<(), Ending> {
+    let news = |job| answer(ResponseMessage::Progress(convert::job(job, convert::Report::Without)));
     let ended = follow(watcher, answers, news).await?;
     answers.send(result(ended)?).await
 }
@@ -233,9 +233,9 @@ async fn see_through(watcher: Watcher, answers: &Answers<pb::TrainResponse>) -> 
 async fn no_rows(questions: &mut Streaming<pb::TrainRequest>) -> Ending {
     loop {
         match next(questions).await {
-            Ok(Some(Question::Finish(pb::TrainFinish { chunk_count: 0, row_count: 0 }))) => {}
+            Ok(Some(RequestMessage::Finish(pb::TrainFinish { chunk_count: 0, row_count: 0 }))) => {}
             Ok(None) => return std::future::pending().await,
-            Ok(Some(Question::Finish(_))) => {
+            Ok(Some(RequestMessage::Finish(_))) => {
                 return ServiceError::invalid("finish", "it counts rows, expected 0: the server reads `spec.files`")
                     .into();
             }
@@ -254,7 +254,7 @@ async fn receive(
     (service, features): (&Service, Features),
     caller: &CallerOf,
     questions: &mut Streaming<pb::TrainRequest>,
-    answers: &Answers<pb::TrainResponse>,
+    answers: &ResponseSender<pb::TrainResponse>,
 ) -> Result<JobSnapshot, Ending> {
     let mut columns = None;
     loop {
@@ -263,7 +263,7 @@ async fn receive(
             error = upload.taken_over() => return Err(error.into()),
         };
         match question {
-            Some(Question::Chunk(chunk)) => {
+            Some(RequestMessage::Chunk(chunk)) => {
                 let number = chunk.number;
                 let role = convert::row_role(chunk.role)?;
                 let rows = convert::named_rows("chunk.rows", chunk.rows)?;
@@ -273,7 +273,7 @@ async fn receive(
                     answers.send(acknowledged(one, note.take())).await?;
                 }
             }
-            Some(Question::Finish(finish)) => {
+            Some(RequestMessage::Finish(finish)) => {
                 return Ok(upload.finish(finish.chunk_count, finish.row_count).await?);
             }
             other => return Err(out_of_order("a `chunk` or `finish`", other.as_ref()).into()),
@@ -282,7 +282,7 @@ async fn receive(
 }
 
 /// The next message; `None` when the client has closed its side.
-pub(super) async fn next(questions: &mut Streaming<pb::TrainRequest>) -> Result<Option<Question>, Ending> {
+pub(super) async fn next(questions: &mut Streaming<pb::TrainRequest>) -> Result<Option<RequestMessage>, Ending> {
     match questions.message().await {
         Ok(None) => Ok(None),
         Ok(Some(pb::TrainRequest { message: Some(message) })) => Ok(Some(message)),
@@ -293,28 +293,28 @@ pub(super) async fn next(questions: &mut Streaming<pb::TrainRequest>) -> Result<
     }
 }
 
-pub(super) fn out_of_order(expected: &str, came: Option<&Question>) -> ServiceError {
+pub(super) fn out_of_order(expected: &str, came: Option<&RequestMessage>) -> ServiceError {
     let came = match came {
-        Some(Question::Spec(_)) => "a second `spec`",
-        Some(Question::Chunk(_)) => "a `chunk`",
-        Some(Question::Finish(_)) => "`finish`",
+        Some(RequestMessage::Spec(_)) => "a second `spec`",
+        Some(RequestMessage::Chunk(_)) => "a `chunk`",
+        Some(RequestMessage::Finish(_)) => "`finish`",
         None => "the end of the stream (acknowledged chunks are kept: come back with the same idempotency key)",
     };
     ServiceError::invalid("message", format!("expected {expected}, got {came}"))
 }
 
-pub(super) fn answer(message: Answer) -> pb::TrainResponse {
+pub(super) fn answer(message: ResponseMessage) -> pb::TrainResponse {
     pb::TrainResponse { message: Some(message) }
 }
 
 fn accepted(snapshot: JobSnapshot, last_chunk_number: u64) -> pb::TrainResponse {
     let job = convert::job(snapshot, convert::Report::Without);
-    answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number }))
+    answer(ResponseMessage::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number }))
 }
 
 pub(super) fn acknowledged(Acknowledged { number, rows }: Acknowledged, note: Option<String>) -> pb::TrainResponse {
     let notes = note.into_iter().collect();
-    answer(Answer::Acknowledged(pb::ChunkAcknowledged { number, row_count: rows, notes }))
+    answer(ResponseMessage::Acknowledged(pb::ChunkAcknowledged { number, row_count: rows, notes }))
 }
 
 /// Where the names of the features of an upload are: those of its base, if it has one and the base has some, else its own.
@@ -365,7 +365,7 @@ pub(super) fn result_of(ended: JobSnapshot) -> pb::TrainResult {
 /// The last answer: the version or why it is kept back, or why there is none.
 fn result(ended: JobSnapshot) -> Result<pb::TrainResponse, ServiceError> {
     if ended.state == JobState::Succeeded {
-        return Ok(answer(Answer::Result(result_of(ended))));
+        return Ok(answer(ResponseMessage::Result(result_of(ended))));
     }
     let reason = ended.failure.map_or(String::new(), |reason| format!(": {reason}"));
     let text = format!("job {} {}{reason}", ended.id, ended.state.ended_as());

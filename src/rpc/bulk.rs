@@ -17,7 +17,7 @@ use super::deadline::deadline;
 use super::limits::translate_status;
 use super::observe::RequestContext;
 use super::pb;
-use super::stream::AnswerStream;
+use super::stream::ResponseStream;
 use crate::security::{CallerQuotaGuard, Refusal};
 use crate::service::{
     Aligned, AnswerFormat, BatchError, Bulk, BulkTask, ColumnMap, Decoder, Matrix, Readiness, Served, Service,
@@ -31,7 +31,7 @@ const MESSAGES_AHEAD_MAX: usize = 8;
 const BYTES_AHEAD_MAX: usize = 4 << 20;
 
 /// A message of either stream.
-pub(super) struct Question {
+pub(super) struct StreamRequest {
     model: Option<pb::ModelRef>,
     matrix: Option<pb::Matrix>,
     answer: AnswerFormat,
@@ -48,27 +48,27 @@ pub(super) trait Message: Send + 'static {
     ///
     /// # Errors
     /// If it names something that there is not.
-    fn question(self) -> Result<Question, ServiceError>;
+    fn question(self) -> Result<StreamRequest, ServiceError>;
 }
 
 impl Message for pb::EncodeStreamRequest {
     const TASK: BulkTask = BulkTask::Encode { code_length: 0 };
 
-    fn question(self) -> Result<Question, ServiceError> {
+    fn question(self) -> Result<StreamRequest, ServiceError> {
         let Self { model, rows, code_length, answer_format } = self;
         let task = (code_length > 0).then_some(BulkTask::Encode { code_length });
-        Ok(Question { model, matrix: rows, answer: convert::answer_format(answer_format)?, task })
+        Ok(StreamRequest { model, matrix: rows, answer: convert::answer_format(answer_format)?, task })
     }
 }
 
 impl Message for pb::DecodeStreamRequest {
     const TASK: BulkTask = BulkTask::Decode(Decoder::Transpose);
 
-    fn question(self) -> Result<Question, ServiceError> {
+    fn question(self) -> Result<StreamRequest, ServiceError> {
         let Self { model, codes, decoder, answer_format } = self;
         let is_said = decoder != i32::from(pb::Decoder::Unspecified);
         let task = is_said.then(|| convert::decoder(decoder).map(BulkTask::Decode)).transpose()?;
-        Ok(Question { model, matrix: codes, answer: convert::answer_format(answer_format)?, task })
+        Ok(StreamRequest { model, matrix: codes, answer: convert::answer_format(answer_format)?, task })
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) fn answers<Q, A>(
     service: &Service,
     request: Request<Streaming<Q>>,
     answer: impl Fn(Served, Vec<String>) -> A + Send + 'static,
-) -> AnswerStream<A>
+) -> ResponseStream<A>
 where
     Q: Message,
     A: 'static,
@@ -223,7 +223,7 @@ impl<Q: Message> Exchange<Q> {
     }
 
     async fn start(&mut self, number: u64, question: Q) -> Result<(), ServiceError> {
-        let Question { model, matrix, answer, task } = question.question()?;
+        let StreamRequest { model, matrix, answer, task } = question.question()?;
         let Opened { task, bulk, columns, told, .. } = match &mut self.opened {
             Some(first) => {
                 let another = match (model, task) {

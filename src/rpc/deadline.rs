@@ -41,7 +41,7 @@ impl<S> InTime<S> {
     }
 }
 
-type Answer = Result<Response<Body>, Infallible>;
+type HttpResult = Result<Response<Body>, Infallible>;
 
 impl<S, B> Service<Request<B>> for InTime<S>
 where
@@ -49,7 +49,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Map<Timeout<S::Future>, fn(Result<Answer, Elapsed>) -> Answer>, S::Future>;
+    type Future = Either<Map<Timeout<S::Future>, fn(Result<HttpResult, Elapsed>) -> HttpResult>, S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -64,7 +64,7 @@ where
     }
 }
 
-fn in_time(answer: Result<Answer, Elapsed>) -> Answer {
+fn in_time(answer: Result<HttpResult, Elapsed>) -> HttpResult {
     answer.unwrap_or_else(|_| Ok(Status::from(ServiceError::from(BatchError::DeadlineExceeded)).into_http()))
 }
 

@@ -13,9 +13,9 @@ use super::autoencoder::{Features, acknowledged, align, answer, next, out_of_ord
 use super::convert;
 use super::jobs::owner;
 use super::pb;
-use super::pb::train_request::Message as Question;
-use super::pb::train_response::Message as Answer;
-use super::stream::{Answers, Ending};
+use super::pb::train_request::Message as RequestMessage;
+use super::pb::train_response::Message as ResponseMessage;
+use super::stream::{Ending, ResponseSender};
 use crate::service::{
     Base, Cadence, ChunkColumns, IdempotencyKey, JobId, JobSnapshot, JobState, Matrix, Priority, RoundStream, RowRole,
     Selector, Service, ServiceError, StreamBegun, Taken, TrainSpec,
@@ -39,7 +39,7 @@ struct Driver {
     features: Features,
     /// How columns are matched, once a chunk had names.
     columns: Option<ChunkColumns>,
-    answers: Answers<pb::TrainResponse>,
+    answers: ResponseSender<pb::TrainResponse>,
     stream: RoundStream,
     /// Rounds that have their rows and whose end was not told, oldest first: they train in this order.
     rounds: VecDeque<JobId>,
@@ -54,7 +54,7 @@ struct Driver {
 /// What happens next.
 #[expect(clippy::large_enum_variant, reason = "one at a time, and not kept")]
 enum Happens {
-    Came(Option<Question>),
+    Came(Option<RequestMessage>),
     Due,
     Again,
     News,
@@ -66,7 +66,7 @@ pub(super) async fn train(
     caller: CallerOf,
     (spec, cadence, key, priority): (TrainSpec, Cadence, Option<IdempotencyKey>, Priority),
     mut questions: Streaming<pb::TrainRequest>,
-    answers: Answers<pb::TrainResponse>,
+    answers: ResponseSender<pb::TrainResponse>,
 ) -> Result<(), Ending> {
     // The features are those of the newest version, or, before there is one, of the specification.
     let newest = Base { name: spec.model_name.clone(), selector: Selector::Latest, or_fresh: true };
@@ -74,7 +74,9 @@ pub(super) async fn train(
     let StreamBegun { stream, snapshot, last_chunk, rounds } =
         service.train_in_rounds(spec, cadence, key, priority, &owner(&caller)).await?;
     let job = convert::job(snapshot, convert::Report::Without);
-    answers.send(answer(Answer::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number: last_chunk }))).await?;
+    answers
+        .send(answer(ResponseMessage::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number: last_chunk })))
+        .await?;
     let mut driver = Driver {
         service,
         caller,
@@ -120,15 +122,15 @@ impl Driver {
         }
     }
 
-    async fn take(&mut self, question: Option<Question>) -> Result<(), Ending> {
+    async fn take(&mut self, question: Option<RequestMessage>) -> Result<(), Ending> {
         match question {
-            Some(Question::Chunk(chunk)) => {
+            Some(RequestMessage::Chunk(chunk)) => {
                 let role = convert::row_role(chunk.role)?;
                 let rows = convert::named_rows("chunk.rows", chunk.rows)?;
                 let (rows, note) = align(&self.service, &self.features, &mut self.columns, rows).await?;
                 self.append(Waiting { number: chunk.number, role, rows, note }).await
             }
-            Some(Question::Finish(finish)) => {
+            Some(RequestMessage::Finish(finish)) => {
                 let last = self.stream.finish(finish.chunk_count, finish.row_count).await?;
                 self.follow(last);
                 Ok(())
@@ -180,13 +182,13 @@ impl Driver {
         if !snapshot.state.has_ended() {
             if snapshot.state == JobState::Running {
                 let job = convert::job(snapshot, convert::Report::Without);
-                self.answers.send(answer(Answer::Progress(job))).await?;
+                self.answers.send(answer(ResponseMessage::Progress(job))).await?;
             }
             return Ok(());
         }
         self.rounds.pop_front();
         self.watch_first();
-        self.answers.send(answer(Answer::Result(result_of(snapshot)))).await
+        self.answers.send(answer(ResponseMessage::Result(result_of(snapshot)))).await
     }
 
     fn follow(&mut self, round: Option<JobSnapshot>) {

@@ -7,13 +7,13 @@ use super::auth::caller;
 use super::convert;
 use super::pb;
 use super::pb::job_service_server::JobService;
-use super::stream::{AnswerStream, Answers, Ending, driven};
+use super::stream::{Ending, ResponseSender, ResponseStream, driven};
 use crate::security::Caller;
 use crate::service::{JobError, JobId, JobSnapshot, Owner, ServiceError, Watcher};
 
 #[tonic::async_trait]
 impl JobService for Api {
-    type WatchJobStream = AnswerStream<pb::WatchJobResponse>;
+    type WatchJobStream = ResponseStream<pb::WatchJobResponse>;
 
     async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
         let caller = caller(request.extensions());
@@ -97,7 +97,7 @@ pub(super) fn owner(caller: &Caller) -> Owner {
 /// Answers with the job now, after changes at a bounded rate, and at least every second, until it has ended; returns how.
 pub(super) async fn follow<T>(
     mut watcher: Watcher,
-    answers: &Answers<T>,
+    answers: &ResponseSender<T>,
     news: impl Fn(JobSnapshot) -> T,
 ) -> Result<JobSnapshot, Ending> {
     loop {

@@ -16,7 +16,7 @@ use super::limits::translate_status;
 use super::pb;
 use super::pb::import_model_version_request::Message as ImportMessage;
 use super::pb::model_service_server::ModelService;
-use super::stream::AnswerStream;
+use super::stream::ResponseStream;
 use crate::service::{Aligned, FILE_BYTES_MAX, InspectionRows, ModelKey, ServiceError, Version};
 
 /// Files that are received, and as many that are sent, at the same time: each is held in memory.
@@ -31,7 +31,7 @@ const EXPORT_CHUNK_BYTES: usize = 1 << 20;
 
 #[tonic::async_trait]
 impl ModelService for Api {
-    type ExportModelVersionStream = AnswerStream<pb::ExportModelVersionResponse>;
+    type ExportModelVersionStream = ResponseStream<pb::ExportModelVersionResponse>;
 
     async fn list_models(
         &self,

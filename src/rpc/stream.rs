@@ -11,14 +11,14 @@ use tonic::Status;
 use crate::service::ServiceError;
 
 /// What a streaming handler returns.
-pub(super) type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Answers that wait for the reader. A slow reader stops the driver here: memory stays bounded.
 const ANSWERS_WAITING_MAX: usize = 8;
 
 /// Where a driver puts its answers.
 #[derive(Debug)]
-pub(super) struct Answers<T>(mpsc::Sender<Result<T, Status>>);
+pub(super) struct ResponseSender<T>(mpsc::Sender<Result<T, Status>>);
 
 /// Why a driver ends early: an error of a use case, a status that tonic made, or a reader that has left.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl<E: Into<ServiceError>> From<E> for Ending {
     }
 }
 
-impl<T> Answers<T> {
+impl<T> ResponseSender<T> {
     /// Gives one answer.
     pub(super) async fn send(&self, answer: T) -> Result<(), Ending> {
         self.0.send(Ok(answer)).await.map_err(|_| Ending::Departed)
@@ -45,14 +45,14 @@ impl<T> Answers<T> {
 }
 
 /// A stream of the answers of `drive`, polled together with it: when the caller leaves, both are dropped.
-pub(super) fn driven<T, F>(drive: impl FnOnce(Answers<T>) -> F) -> AnswerStream<T>
+pub(super) fn driven<T, F>(drive: impl FnOnce(ResponseSender<T>) -> F) -> ResponseStream<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<(), Ending>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
     let last = sender.clone();
-    let driver = drive(Answers(sender));
+    let driver = drive(ResponseSender(sender));
     let work = async move {
         let status = match driver.await {
             Ok(()) | Err(Ending::Departed) => return,

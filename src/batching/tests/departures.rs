@@ -78,9 +78,9 @@ async fn who_stays_is_answered_whoever_leaves() {
             let mut random = Stream::new(2, 0, u64::from(id), Use::Shuffle);
             let (rows, leaves_after) = (1 + random.below(40) as usize, random.below(100));
             tokio::spawn(async move {
-                let question = ask(&batcher, &model, id, rows);
+                let request = ask(&batcher, &model, id, rows);
                 if id % 4 == 0 {
-                    let output = question.await.expect("an answer");
+                    let output = request.await.expect("an answer");
                     check_echo(&output, Operation::Encode, &model, &vec![id as f32; rows]);
                     return true;
                 }
@@ -90,7 +90,7 @@ async fn who_stays_is_answered_whoever_leaves() {
                     }
                 };
                 tokio::select! {
-                    output = question => {
+                    output = request => {
                         let output = output.expect("an answer");
                         check_echo(&output, Operation::Encode, &model, &vec![id as f32; rows]);
                         true

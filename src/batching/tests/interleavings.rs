@@ -46,7 +46,7 @@ fn callers_come_and_leave() {
             let firsts: Vec<f32> = (0..5 + 6 * caller).map(|row| (100 * caller + row) as f32).collect();
             for operation in [Operation::Encode, Operation::Decode] {
                 let rows = matrix(widths(operation).0, &firsts);
-                let mut question = Box::pin(batcher.submit(
+                let mut request = Box::pin(batcher.submit(
                     Arc::clone(&model),
                     operation,
                     rows,
@@ -57,11 +57,11 @@ fn callers_come_and_leave() {
                 if caller == 1 {
                     // Leaves: before the batch, in it, or when the answer is there.
                     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-                    let _ = question.as_mut().poll(&mut context);
+                    let _ = request.as_mut().poll(&mut context);
                     thread::yield_now();
                     continue;
                 }
-                match block_on(question) {
+                match block_on(request) {
                     Ok(output) => check_echo(&output, operation, &model, &firsts),
                     Err(BatchError::Full { .. } | BatchError::ShuttingDown) => {}
                     Err(other) => panic!("{other:?}"),

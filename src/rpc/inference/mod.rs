@@ -17,7 +17,7 @@ use super::pb::inference as pb;
 use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
 use super::pb::inference::infer_parameter::ParameterChoice;
 use super::status::told;
-use super::stream::{AnswerStream, Ending, driven};
+use super::stream::{Ending, ResponseStream, driven};
 use crate::service::{
     Decoder, ModelEntry, ModelKey, ModelName, Output, Readiness, Selector, ServiceError, Version, VersionDescription,
     shown,
@@ -56,7 +56,7 @@ fn selector(text: &str) -> Result<Selector, ServiceError> {
 
 #[tonic::async_trait]
 impl GrpcInferenceService for Api {
-    type ModelStreamInferStream = AnswerStream<pb::ModelStreamInferResponse>;
+    type ModelStreamInferStream = ResponseStream<pb::ModelStreamInferResponse>;
 
     async fn server_live(&self, _: Request<pb::ServerLiveRequest>) -> Result<Response<pb::ServerLiveResponse>, Status> {
         Ok(Response::new(pb::ServerLiveResponse { live: true }))
