@@ -93,7 +93,7 @@ pub struct ServeArgs {
     pub resident_bytes_max: Option<String>,
     /// An upload without a chunk for this long expires [default: 3600]
     #[arg(long, value_name = "SECONDS")]
-    pub upload_idle_seconds_max: Option<String>,
+    pub upload_idle_timeout_seconds: Option<String>,
     /// Jobs that wait, train or are paused; one caller gets at most four fifths [default: 64]
     #[arg(long, value_name = "COUNT")]
     pub open_jobs_max: Option<String>,
@@ -108,7 +108,7 @@ pub struct ServeArgs {
     pub running_jobs_max: Option<String>,
     /// A paused job that is not resumed for this long is cancelled [default: 604800]
     #[arg(long, value_name = "SECONDS")]
-    pub paused_seconds_max: Option<String>,
+    pub paused_timeout_seconds: Option<String>,
     /// Rows of one job [default: 1000000000]
     #[arg(long, value_name = "ROWS")]
     pub job_rows_max: Option<String>,
@@ -330,8 +330,8 @@ impl Settings {
         let jobs = JobsConfig {
             folder: store.join("jobs"),
             upload_idle_max: Duration::from_secs(layers.count(
-                "upload_idle_seconds_max",
-                args.upload_idle_seconds_max.as_ref(),
+                "upload_idle_timeout_seconds",
+                args.upload_idle_timeout_seconds.as_ref(),
                 defaults.jobs.upload_idle_max.as_secs(),
                 1,
                 365 * 86_400,
@@ -365,8 +365,8 @@ impl Settings {
                 64,
             )? as usize,
             paused_max: Duration::from_secs(layers.count(
-                "paused_seconds_max",
-                args.paused_seconds_max.as_ref(),
+                "paused_timeout_seconds",
+                args.paused_timeout_seconds.as_ref(),
                 defaults.jobs.paused_max.as_secs(),
                 1,
                 10 * 365 * 86_400,

@@ -42,20 +42,20 @@ pub struct TransportArgs {
     /// Bytes of messages that have come in part, and of answers that their callers have not taken; what is more is refused
     /// [default: 1GiB]
     #[arg(long, value_name = "BYTES")]
-    pub transit_bytes_max: Option<String>,
+    pub in_flight_bytes_max: Option<String>,
     /// End a call when the rest of a message that has begun was waited for so long [default: 60]
     #[arg(long, value_name = "SECONDS")]
-    pub message_seconds_max: Option<String>,
+    pub message_timeout_seconds: Option<String>,
     /// Connections at a time, further ones are closed at once; one address has at most four fifths of them
     /// [default: 16384]
     #[arg(long, value_name = "COUNT")]
     pub connections_max: Option<String>,
     /// Close a connection that has not begun to speak TLS or HTTP/2 after this long [default: 10]
     #[arg(long, value_name = "SECONDS")]
-    pub greeting_seconds_max: Option<String>,
+    pub handshake_timeout_seconds: Option<String>,
     /// Close a connection that has made no call after this long; 0: never [default: 300]
     #[arg(long, value_name = "SECONDS")]
-    pub first_call_seconds_max: Option<String>,
+    pub first_call_timeout_seconds: Option<String>,
     /// Headers of one call [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     pub header_bytes_max: Option<String>,
@@ -145,16 +145,16 @@ impl Layers<'_> {
                 *transport::CALLS_MAX.start() as u64,
                 *transport::CALLS_MAX.end() as u64,
             )? as usize,
-            transit_bytes_max: self.bytes(
-                "transit_bytes_max",
-                args.transit_bytes_max.as_ref(),
-                defaults.transit_bytes_max,
-                *transport::TRANSIT_BYTES_MAX.start(),
-                *transport::TRANSIT_BYTES_MAX.end(),
+            in_flight_bytes_max: self.bytes(
+                "in_flight_bytes_max",
+                args.in_flight_bytes_max.as_ref(),
+                defaults.in_flight_bytes_max,
+                *transport::IN_FLIGHT_BYTES_MAX.start(),
+                *transport::IN_FLIGHT_BYTES_MAX.end(),
             )?,
             message_wait_max: Duration::from_secs(self.count(
-                "message_seconds_max",
-                args.message_seconds_max.as_ref(),
+                "message_timeout_seconds",
+                args.message_timeout_seconds.as_ref(),
                 defaults.message_wait_max.as_secs(),
                 *transport::KEEPALIVE_SECONDS.start(),
                 *transport::KEEPALIVE_SECONDS.end(),
@@ -167,15 +167,15 @@ impl Layers<'_> {
                 *transport::CONNECTIONS_MAX.end() as u64,
             )? as usize,
             greeting_max: Duration::from_secs(self.count(
-                "greeting_seconds_max",
-                args.greeting_seconds_max.as_ref(),
+                "handshake_timeout_seconds",
+                args.handshake_timeout_seconds.as_ref(),
                 defaults.greeting_max.as_secs(),
                 *transport::GREETING_SECONDS.start(),
                 *transport::GREETING_SECONDS.end(),
             )?),
             first_call_max: self.seconds(
-                "first_call_seconds_max",
-                args.first_call_seconds_max.as_ref(),
+                "first_call_timeout_seconds",
+                args.first_call_timeout_seconds.as_ref(),
                 defaults.first_call_max,
                 &transport::KEEPALIVE_SECONDS,
             )?,

@@ -14,7 +14,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::compression::is_compressed;
-use super::transit::{Arriving, Leaving, OfCall, Transit};
+use super::in_flight::{InFlight, OfCall, RequestBody, ResponseBody};
 use crate::security::gate::{Admitted, Gate, Peer};
 use crate::security::log_throttle::LogThrottle;
 use crate::security::{Caller, CallerQuotaGuard, Refusal};
@@ -58,13 +58,13 @@ pub(super) fn caller(extensions: &Extensions) -> CallerOf {
 pub struct Auth<S> {
     inner: S,
     gate: Arc<Gate>,
-    transit: Arc<Transit>,
+    in_flight: Arc<InFlight>,
 }
 
 impl<S> Auth<S> {
     /// Before a service.
-    pub fn new(inner: S, gate: Arc<Gate>, transit: Arc<Transit>) -> Self {
-        Self { inner, gate, transit }
+    pub fn new(inner: S, gate: Arc<Gate>, in_flight: Arc<InFlight>) -> Self {
+        Self { inner, gate, in_flight }
     }
 }
 
@@ -87,7 +87,7 @@ impl<F: Future<Output = HttpResult>> Future for Admitting<F> {
         let this = self.project();
         let answer = ready!(this.answer.poll(context));
         Poll::Ready(match this.of.take() {
-            Some(of) => answer.map(|response| response.map(|body| Body::new(Leaving::new(body, of)))),
+            Some(of) => answer.map(|response| response.map(|body| Body::new(ResponseBody::new(body, of)))),
             None => answer,
         })
     }
@@ -111,8 +111,8 @@ where
         let admitted = peer.and_then(|peer| {
             let token = bearer(request.headers());
             let admitted = self.gate.admit(request.uri().path(), token, &peer).and_then(|admitted| {
-                let place = self.transit.begin(&peer, admitted.is_probe)?;
-                let headers = self.transit.hold_headers(&peer, request.headers())?;
+                let place = self.in_flight.begin(&peer, admitted.is_probe)?;
+                let headers = self.in_flight.hold_headers(&peer, request.headers())?;
                 Ok((admitted, (place, headers)))
             });
             let (admitted, place) = admitted.inspect_err(|refusal| tell(refusal, &peer, false))?;
@@ -131,11 +131,18 @@ where
         let counted =
             (caller.has_bytes_max() && !takes_stream && !is_compressed).then(|| Arc::new(Counted::new(caller.clone())));
         let request = request.map(|body| {
-            let transit = Arc::clone(&self.transit);
-            Body::new(Arriving::new(body, transit, Arc::clone(&peer), caller.clone(), counted.clone(), takes_stream))
+            let in_flight = Arc::clone(&self.in_flight);
+            Body::new(RequestBody::new(
+                body,
+                in_flight,
+                Arc::clone(&peer),
+                caller.clone(),
+                counted.clone(),
+                takes_stream,
+            ))
         });
-        let transit = Arc::clone(&self.transit);
-        let of = OfCall { transit, peer, caller, _place: place, _held: held, _counted: counted };
+        let in_flight = Arc::clone(&self.in_flight);
+        let of = OfCall { in_flight, peer, caller, _place: place, _held: held, _counted: counted };
         Either::Left(Admitting { answer: self.inner.call(request), of: Some(of) })
     }
 }

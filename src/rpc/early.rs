@@ -15,8 +15,8 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::auth::{CallerOf, caller};
+use super::in_flight::PREFIX_BYTES;
 use super::observe::RequestContext;
-use super::transit::PREFIX_BYTES;
 use super::{Api, convert, pb};
 use crate::service::{Operation, Service, ServiceError};
 

@@ -7,6 +7,7 @@ pub mod compression;
 pub mod convert;
 pub mod deadline;
 mod early;
+pub mod in_flight;
 mod incremental;
 pub mod inference;
 pub mod jobs;
@@ -17,7 +18,6 @@ pub mod only_grpc;
 pub mod pb;
 pub mod status;
 mod stream;
-pub mod transit;
 
 /// The handlers of all three services over the use cases.
 #[derive(Clone, Debug)]

@@ -80,7 +80,7 @@ pub enum Refusal {
     /// The rest of a message did not come.
     #[error(
         "{got_bytes} bytes of a message came, expected {}, and {message_wait_max:?} is as long as this server waits for the \
-         rest of it (message_seconds_max)",
+         rest of it (message_timeout_seconds)",
         message_bytes.map_or_else(|| "its prefix".to_owned(), |bytes| bytes.to_string())
     )]
     TooSlow {

@@ -27,10 +27,10 @@ use super::write_coalescer::WriteCoalescer;
 use crate::rpc::auth::Auth;
 use crate::rpc::compression::Compression;
 use crate::rpc::deadline::InTime;
+use crate::rpc::in_flight::InFlight;
 use crate::rpc::limits;
 use crate::rpc::observe::{Measured, Observe};
 use crate::rpc::only_grpc::OnlyGrpc;
-use crate::rpc::transit::Transit;
 use crate::security::FairQuota;
 use crate::security::log_throttle::LogThrottle;
 use crate::service::Readiness;
@@ -66,9 +66,9 @@ pub(super) async fn serve<F>(
 where
     F: Fn(Request<Body>) -> Request<Body> + Clone + Send + Sync + 'static,
 {
-    let transit = Arc::new(Transit::new(
+    let in_flight = Arc::new(InFlight::new(
         transport.calls_max,
-        transport.transit_bytes_max,
+        transport.in_flight_bytes_max,
         transport.message_bytes_max,
         transport.message_wait_max,
     ));
@@ -84,8 +84,8 @@ where
                 .layer(layer_fn(InTime::new))
                 .layer(MapResponseLayer::new(limits::translate_response::<Body>))
                 .layer(layer_fn({
-                    let (gate, transit) = (Arc::clone(security.gate()), Arc::clone(&transit));
-                    move |inner| Auth::new(inner, Arc::clone(&gate), Arc::clone(&transit))
+                    let (gate, in_flight) = (Arc::clone(security.gate()), Arc::clone(&in_flight));
+                    move |inner| Auth::new(inner, Arc::clone(&gate), Arc::clone(&in_flight))
                 }))
                 .layer(layer_fn(Compression::new))
                 .layer(layer_fn({

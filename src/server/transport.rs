@@ -27,10 +27,10 @@ pub struct TransportConfig {
     /// call that crosses with the notice is not served; clients that do not send it again by themselves see it fail.
     pub connection_age_max: Option<Duration>,
     /// Calls at a time, of all connections; further ones are refused. One address may have four times what is free, as of
-    /// connections and of `transit_bytes_max`.
+    /// connections and of `in_flight_bytes_max`.
     pub calls_max: usize,
     /// Bytes of messages that have come in part and of answers that are not out.
-    pub transit_bytes_max: u64,
+    pub in_flight_bytes_max: u64,
     /// How long the rest of a message is waited for.
     pub message_wait_max: Duration,
     /// Connections at a time; further ones are closed at once. One address may have four times what is free.
@@ -59,7 +59,7 @@ pub const CONNECTION_AGE_SECONDS: RangeInclusive<u64> = 1..=365 * 86_400;
 /// At least one.
 pub const CALLS_MAX: RangeInclusive<usize> = 1..=100_000_000;
 /// At least one message.
-pub const TRANSIT_BYTES_MAX: RangeInclusive<u64> = 1 << 20..=1 << 40;
+pub const IN_FLIGHT_BYTES_MAX: RangeInclusive<u64> = 1 << 20..=1 << 40;
 /// At least one.
 pub const CONNECTIONS_MAX: RangeInclusive<usize> = 1..=1_000_000;
 /// A client that is far away needs a second.
@@ -95,7 +95,7 @@ impl Default for TransportConfig {
             keepalive_timeout: Duration::from_secs(20),
             connection_age_max: None,
             calls_max: 65_536,
-            transit_bytes_max: 1 << 30,
+            in_flight_bytes_max: 1 << 30,
             message_wait_max: Duration::from_mins(1),
             connections_max: 16_384,
             greeting_max: Duration::from_secs(10),
@@ -121,19 +121,19 @@ impl TransportConfig {
             within("connection_age_seconds_max", &age, &seconds(&CONNECTION_AGE_SECONDS))?;
         }
         within("calls_max", &self.calls_max, &CALLS_MAX)?;
-        within("transit_bytes_max", &self.transit_bytes_max, &TRANSIT_BYTES_MAX)?;
-        within("message_seconds_max", &self.message_wait_max, &seconds(&KEEPALIVE_SECONDS))?;
+        within("in_flight_bytes_max", &self.in_flight_bytes_max, &IN_FLIGHT_BYTES_MAX)?;
+        within("message_timeout_seconds", &self.message_wait_max, &seconds(&KEEPALIVE_SECONDS))?;
         within("connections_max", &self.connections_max, &CONNECTIONS_MAX)?;
-        within("greeting_seconds_max", &self.greeting_max, &seconds(&GREETING_SECONDS))?;
+        within("handshake_timeout_seconds", &self.greeting_max, &seconds(&GREETING_SECONDS))?;
         within("header_bytes_max", &self.header_bytes_max, &HEADER_BYTES_MAX)?;
         if let Some(first) = self.first_call_max {
-            within("first_call_seconds_max", &first, &seconds(&KEEPALIVE_SECONDS))?;
+            within("first_call_timeout_seconds", &first, &seconds(&KEEPALIVE_SECONDS))?;
         }
         // Some messages could otherwise never come.
-        if self.transit_bytes_max < self.message_bytes_max as u64 {
+        if self.in_flight_bytes_max < self.message_bytes_max as u64 {
             return Err(BadTransport {
-                setting: "transit_bytes_max",
-                got: self.transit_bytes_max.to_string(),
+                setting: "in_flight_bytes_max",
+                got: self.in_flight_bytes_max.to_string(),
                 expected: format!("at least message_bytes_max, {}", self.message_bytes_max),
             });
         }

@@ -175,7 +175,7 @@ async fn headers_that_grow_when_they_are_unpacked_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_dawdles_is_sent_away() {
-    let besieged = Besieged::start(&["--greeting-seconds-max", "1", "--first-call-seconds-max", "2"]).await;
+    let besieged = Besieged::start(&["--handshake-timeout-seconds", "1", "--first-call-timeout-seconds", "2"]).await;
     let address = besieged.server.address();
     let mut tasks = JoinSet::new();
     for i in 0..60 {
@@ -309,7 +309,7 @@ async fn a_compressed_bomb_is_not_unpacked_beyond_the_bound() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_never_end_have_a_bound_together_and_are_not_awaited_for_ever() {
     const CALLS: usize = 10;
-    let mut besieged = Besieged::start(&["--transit-bytes-max", "128MiB", "--message-seconds-max", "5"]).await;
+    let mut besieged = Besieged::start(&["--in-flight-bytes-max", "128MiB", "--message-timeout-seconds", "5"]).await;
     let mut prefix = vec![0];
     prefix.extend((16_u32 << 20).to_be_bytes());
     let piece = vec![0; 16 << 10];
@@ -345,7 +345,7 @@ async fn messages_that_never_end_have_a_bound_together_and_are_not_awaited_for_e
 
 /// Questions whose answers are never taken, or one byte of them.
 async fn answers_not_taken(window_bytes: u8) {
-    let besieged = Besieged::start(&["--transit-bytes-max", "16MiB"]).await;
+    let besieged = Besieged::start(&["--in-flight-bytes-max", "16MiB"]).await;
     let rows = 32_768;
     let question =
         pb::ReconstructRequest { model: newest("m"), rows: Some(matrix(6, &sample(rows, 6, 1))), ..Default::default() };
@@ -385,7 +385,7 @@ async fn answers_of_which_one_byte_is_taken_have_the_same_bound() {
 /// Whole messages, behind which the call does not end.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_do_not_end_have_a_bound_together() {
-    let flags = ["--transit-bytes-max", "16MiB", "--message-seconds-max", "600"];
+    let flags = ["--in-flight-bytes-max", "16MiB", "--message-timeout-seconds", "600"];
     let besieged = Besieged::start(&flags).await;
     let rows = Some(matrix(6, &sample(37_000, 6, 1)));
     let question = pb::EncodeRequest { model: newest("m"), rows, ..Default::default() };
@@ -481,8 +481,8 @@ async fn calls_and_connections_have_a_bound_together() {
 }
 
 /// Connections that greet and then say nothing, until they have had so long for it.
-async fn idle(count: usize, first_call_seconds_max: &str) {
-    let flags = ["--keepalive-interval-seconds", "0", "--first-call-seconds-max", first_call_seconds_max];
+async fn idle(count: usize, first_call_timeout_seconds: &str) {
+    let flags = ["--keepalive-interval-seconds", "0", "--first-call-timeout-seconds", first_call_timeout_seconds];
     let mut besieged = Besieged::start(&flags).await;
     let mut all = Vec::with_capacity(count);
     for i in 0..count {
@@ -585,7 +585,7 @@ async fn other_ways_to_a_flood_of_resets_are_seen_and_cost_nothing() {
 /// As many small headers as are allowed, of calls that bring nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_of_calls_that_wait_have_a_bound_together() {
-    let mut besieged = Besieged::start(&["--transit-bytes-max", "16MiB"]).await;
+    let mut besieged = Besieged::start(&["--in-flight-bytes-max", "16MiB"]).await;
     let many: Vec<u8> = (0..420).flat_map(|i| header(&format!("h{i:03}"), "")).collect();
     let block = [call(ENCODE), many].concat();
     let mut all = Vec::new();

@@ -1,8 +1,8 @@
 //! What is under way: calls that have begun, messages that have come in part, answers that are not out. All of them take
 //! memory before anybody can judge them, so there is a bound on each, of which one address does not get all.
 
-mod arriving;
-mod leaving;
+mod request_body;
+mod response_body;
 #[cfg(test)]
 mod tests;
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-pub(super) use arriving::{Arriving, PREFIX_BYTES};
-pub(super) use leaving::{Leaving, OfCall};
+pub(super) use request_body::{PREFIX_BYTES, RequestBody};
+pub(super) use response_body::{OfCall, ResponseBody};
 
 use crate::security::gate::Peer;
 use crate::security::{FairQuota, QuotaGuard, Refusal};
@@ -27,7 +27,7 @@ const HEADER_BYTES: usize = 160;
 
 /// The bounds, and what is under way.
 #[derive(Debug)]
-pub struct Transit {
+pub struct InFlight {
     calls: FairQuota,
     probes: FairQuota,
     bytes: FairQuota,
@@ -35,7 +35,7 @@ pub struct Transit {
     message_wait_max: Duration,
 }
 
-impl Transit {
+impl InFlight {
     /// So many calls and bytes under way, and so long a wait for the rest of a message of at most so many bytes.
     pub fn new(calls_max: usize, bytes_max: u64, message_bytes_max: usize, message_wait_max: Duration) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl Transit {
     /// Room for bytes.
     fn hold(&self, peer: &Peer, bytes: usize) -> Result<QuotaGuard, Refusal> {
         let share = self.bytes.take(address(peer), bytes as u64);
-        share.ok_or(Refusal::NoRoom { limit: "transit_bytes_max", max: self.bytes.max() })
+        share.ok_or(Refusal::NoRoom { limit: "in_flight_bytes_max", max: self.bytes.max() })
     }
 }
 

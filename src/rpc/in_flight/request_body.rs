@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{SMALL_BYTES_MAX, Transit};
+use super::{InFlight, SMALL_BYTES_MAX};
 use crate::rpc::auth::{Counted, tell};
 use crate::security::gate::Peer;
 use crate::security::{Caller, QuotaGuard, Refusal};
@@ -86,9 +86,9 @@ impl MessageWait {
 }
 
 /// The body of a call.
-pub(in crate::rpc) struct Arriving {
+pub(in crate::rpc) struct RequestBody {
     inner: Body,
-    transit: Arc<Transit>,
+    in_flight: Arc<InFlight>,
     peer: Arc<Peer>,
     caller: Caller,
     counted: Option<Arc<Counted>>,
@@ -101,19 +101,19 @@ pub(in crate::rpc) struct Arriving {
     refused: Option<(u64, Refusal)>,
 }
 
-impl Arriving {
+impl RequestBody {
     pub(in crate::rpc) fn new(
         inner: Body,
-        transit: Arc<Transit>,
+        in_flight: Arc<InFlight>,
         peer: Arc<Peer>,
         caller: Caller,
         counted: Option<Arc<Counted>>,
         is_stream: bool,
     ) -> Self {
-        let wait = MessageWait { left: transit.message_wait_max, waiting: None };
+        let wait = MessageWait { left: in_flight.message_wait_max, waiting: None };
         Self {
             inner,
-            transit,
+            in_flight,
             peer,
             caller,
             counted,
@@ -131,7 +131,7 @@ impl Arriving {
         self.progress.see(bytes);
         let Progress { number, length, left, .. } = self.progress;
         if number != before && self.is_stream {
-            self.wait.left = self.transit.message_wait_max;
+            self.wait.left = self.in_flight.message_wait_max;
         }
         if self.is_stream && !self.caller.is_in_force() {
             return Err(Refusal::Unknown);
@@ -142,12 +142,12 @@ impl Arriving {
         let is_whole = left == 0 && (self.is_stream || self.inner.is_end_stream());
         // A message that is too large is refused by whoever reads its prefix. One that is not gets its room at once, as whoever
         // puts it together does.
-        if is_whole || length <= SMALL_BYTES_MAX || length > self.transit.message_bytes_max {
+        if is_whole || length <= SMALL_BYTES_MAX || length > self.in_flight.message_bytes_max {
             self.held = None;
         } else if self.held.as_ref().is_none_or(|(of, _)| *of != number) {
             // What the one before it had can be had again.
             self.held = None;
-            self.held = Some((number, self.transit.hold(&self.peer, length)?));
+            self.held = Some((number, self.in_flight.hold(&self.peer, length)?));
         }
         Ok(())
     }
@@ -168,7 +168,7 @@ impl Arriving {
         Refusal::TooSlow {
             got_bytes: if number > 0 { length - left } else { 0 },
             message_bytes: if number > 0 { Some(length) } else { None },
-            message_wait_max: self.transit.message_wait_max,
+            message_wait_max: self.in_flight.message_wait_max,
         }
     }
 
@@ -188,7 +188,7 @@ fn broken_off(how: &str) -> Status {
     Status::aborted(format!("the call broke off: {how}"))
 }
 
-impl http_body::Body for Arriving {
+impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = Status;
 

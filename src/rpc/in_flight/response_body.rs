@@ -11,7 +11,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{SMALL_BYTES_MAX, Transit};
+use super::{InFlight, SMALL_BYTES_MAX};
 use crate::rpc::auth::{Counted, tell};
 use crate::security::gate::Peer;
 use crate::security::{Caller, CallerQuotaGuard, QuotaGuard, Refusal};
@@ -20,7 +20,7 @@ use crate::service::ServiceError;
 /// What a call has until its answer is out.
 #[derive(Debug)]
 pub(in crate::rpc) struct OfCall {
-    pub(in crate::rpc) transit: Arc<Transit>,
+    pub(in crate::rpc) in_flight: Arc<InFlight>,
     pub(in crate::rpc) peer: Arc<Peer>,
     pub(in crate::rpc) caller: Caller,
     /// Among the calls that are under way, and of the bytes, if its headers are many.
@@ -44,7 +44,7 @@ impl AsRef<[u8]> for Out {
 }
 
 /// The body of an answer.
-pub(in crate::rpc) struct Leaving {
+pub(in crate::rpc) struct ResponseBody {
     inner: Body,
     of: Arc<OfCall>,
     /// Is made before anybody can take it, which could be never: so that it counts.
@@ -53,7 +53,7 @@ pub(in crate::rpc) struct Leaving {
     has_ended: bool,
 }
 
-impl Leaving {
+impl ResponseBody {
     pub(in crate::rpc) fn new(mut inner: Body, of: OfCall) -> Self {
         let first = if inner.is_end_stream() {
             Poll::Pending
@@ -61,11 +61,12 @@ impl Leaving {
             // Whoever sends it asks again.
             Pin::new(&mut inner).poll_frame(&mut Context::from_waker(noop_waker_ref()))
         };
-        let mut leaving = Self { inner, of: Arc::new(of), first: Poll::Pending, is_first: true, has_ended: false };
+        let mut response_body =
+            Self { inner, of: Arc::new(of), first: Poll::Pending, is_first: true, has_ended: false };
         if let Poll::Ready(first) = first {
-            leaving.first = Poll::Ready(first.map(|frame| leaving.judge(frame?)));
+            response_body.first = Poll::Ready(first.map(|frame| response_body.judge(frame?)));
         }
-        leaving
+        response_body
     }
 
     /// Takes note of what is to go out next, or puts a refusal in its place.
@@ -95,11 +96,11 @@ impl Leaving {
         if bytes <= SMALL_BYTES_MAX {
             return Ok(None);
         }
-        self.of.transit.hold(&self.of.peer, bytes).map(Some)
+        self.of.in_flight.hold(&self.of.peer, bytes).map(Some)
     }
 }
 
-impl http_body::Body for Leaving {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = Status;
 

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::arriving::{PREFIX_BYTES, Progress};
+use super::request_body::{PREFIX_BYTES, Progress};
 use super::*;
 use crate::security::Caller;
 use crate::security::gate::Gate;
@@ -47,13 +47,13 @@ fn peer() -> Arc<Peer> {
 }
 
 /// 10,000 bytes in all, messages of at most 9,000, and no patience.
-fn transit() -> Arc<Transit> {
-    Arc::new(Transit::new(2, 10_000, 9_000, Duration::from_millis(1)))
+fn in_flight() -> Arc<InFlight> {
+    Arc::new(InFlight::new(2, 10_000, 9_000, Duration::from_millis(1)))
 }
 
-fn arriving(transit: &Arc<Transit>, pieces: &[&[u8]], ends: bool, is_stream: bool) -> Arriving {
+fn request_body(in_flight: &Arc<InFlight>, pieces: &[&[u8]], ends: bool, is_stream: bool) -> RequestBody {
     let body = Body::new(Pieces(pieces.iter().map(|piece| Some(piece.to_vec())).collect(), ends));
-    Arriving::new(body, Arc::clone(transit), peer(), Caller::anybody(), None, is_stream)
+    RequestBody::new(body, Arc::clone(in_flight), peer(), Caller::anybody(), None, is_stream)
 }
 
 /// All bytes until the end, or until something is wrong.
@@ -65,53 +65,53 @@ async fn read(body: &mut (impl http_body::Body<Data = Bytes, Error = Status> + U
     Ok(bytes)
 }
 
-fn held(transit: &Transit) -> bool {
-    transit.bytes.take(Ipv4Addr::LOCALHOST.into(), transit.bytes.max()).is_none()
+fn held(in_flight: &InFlight) -> bool {
+    in_flight.bytes.take(Ipv4Addr::LOCALHOST.into(), in_flight.bytes.max()).is_none()
 }
 
 #[tokio::test]
 async fn what_is_whole_passes_and_holds_nothing() {
-    let transit = transit();
+    let in_flight = in_flight();
     let (whole, two) = (message(8000), [message(5000), message(0), message(4100)].concat());
     for pieces in [vec![&whole[..]], vec![&whole[..3], &whole[3..100], &whole[100..]], vec![&two[..200], &two[200..]]] {
-        let mut body = arriving(&transit, &pieces, true, true);
+        let mut body = request_body(&in_flight, &pieces, true, true);
         let sent: usize = pieces.iter().map(|piece| piece.len()).sum();
         assert_eq!(read(&mut body).await.expect("passes"), sent);
-        assert!(!held(&transit));
+        assert!(!held(&in_flight));
     }
 }
 
 #[tokio::test]
 async fn a_message_holds_its_length_until_it_is_whole_and_others_are_refused() {
-    let transit = transit();
+    let in_flight = in_flight();
     let whole = message(8000);
-    let mut first = arriving(&transit, &[&whole[..10], &whole[10..]], true, false);
+    let mut first = request_body(&in_flight, &[&whole[..10], &whole[10..]], true, false);
     let frame = poll_fn(|context| Pin::new(&mut first).poll_frame(context)).await;
-    assert!(frame.expect("a frame").is_ok() && held(&transit));
-    let mut second = arriving(&transit, &[&whole[..10], &whole[10..]], true, false);
+    assert!(frame.expect("a frame").is_ok() && held(&in_flight));
+    let mut second = request_body(&in_flight, &[&whole[..10], &whole[10..]], true, false);
     let refused = read(&mut second).await.expect_err("no room");
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert!(refused.message().contains("transit_bytes_max"), "{refused:?}");
+    assert!(refused.message().contains("in_flight_bytes_max"), "{refused:?}");
     read(&mut first).await.expect("the rest comes");
-    assert!(!held(&transit));
+    assert!(!held(&in_flight));
 }
 
 #[tokio::test]
 async fn what_does_not_come_is_not_awaited_for_ever() {
-    let transit = transit();
+    let in_flight = in_flight();
     let whole = message(8000);
     for pieces in [&[][..], &[&whole[..3]], &[&whole[..100]], &[&whole[..]]] {
-        let mut body = arriving(&transit, pieces, false, false);
+        let mut body = request_body(&in_flight, pieces, false, false);
         let refused = read(&mut body).await.expect_err("slow");
         assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
     }
-    let mut stream = arriving(&transit, &[&whole[..100]], false, true);
+    let mut stream = request_body(&in_flight, &[&whole[..100]], false, true);
     let refused = read(&mut stream).await.expect_err("slow");
     assert!(refused.message().starts_with("95 bytes of a message came, expected 8000"), "{refused:?}");
     drop(stream);
-    assert!(!held(&transit));
+    assert!(!held(&in_flight));
     // Between messages a stream may rest.
-    let mut stream = arriving(&transit, &[&whole[..]], false, true);
+    let mut stream = request_body(&in_flight, &[&whole[..]], false, true);
     tokio::time::timeout(Duration::from_millis(50), read(&mut stream)).await.expect_err("it waits");
 }
 
@@ -120,7 +120,7 @@ async fn time_in_which_nobody_reads_is_not_the_callers() {
     let whole = message(8000);
     let pieces = [Some(&whole[..100]), None, Some(&whole[100..200])].map(|piece| piece.map(<[u8]>::to_vec));
     let body = Body::new(Pieces(pieces.into(), false));
-    let mut stream = Arriving::new(body, transit(), peer(), Caller::anybody(), None, true);
+    let mut stream = RequestBody::new(body, in_flight(), peer(), Caller::anybody(), None, true);
     let mut poll = || Pin::new(&mut stream).poll_frame(&mut Context::from_waker(noop_waker_ref())).map(Option::unwrap);
     assert!(poll().is_ready() && poll().is_pending());
     // Longer than it may be waited for.
@@ -133,20 +133,23 @@ async fn time_in_which_nobody_reads_is_not_the_callers() {
 async fn a_call_that_breaks_off_was_left() {
     let whole = message(8000);
     for (pieces, is_stream) in [(&[][..], false), (&[&whole[..3]], true), (&[&whole[..100]], false)] {
-        let mut body = arriving(&transit(), pieces, true, is_stream);
+        let mut body = request_body(&in_flight(), pieces, true, is_stream);
         assert_eq!(read(&mut body).await.expect_err("broken off").code(), Code::Aborted);
     }
-    assert_eq!(read(&mut arriving(&transit(), &[], true, true)).await.expect("a stream of nothing"), 0);
+    assert_eq!(read(&mut request_body(&in_flight(), &[], true, true)).await.expect("a stream of nothing"), 0);
 }
 
 #[tokio::test]
 async fn an_answer_counts_before_anybody_takes_it_and_until_it_is_out() {
-    let transit = Arc::new(Transit::new(9, 10_000, 10_000, Duration::from_secs(1)));
+    let in_flight = Arc::new(InFlight::new(9, 10_000, 10_000, Duration::from_secs(1)));
     let answer = |bytes: usize| {
-        let place = transit.begin(&peer(), false).expect("a place");
+        let place = in_flight.begin(&peer(), false).expect("a place");
         let body = Body::new(Pieces([Some(vec![1; bytes])].into(), true));
-        let (transit, caller) = (Arc::clone(&transit), Caller::anybody());
-        Leaving::new(body, OfCall { transit, peer: peer(), caller, _place: (place, None), _held: None, _counted: None })
+        let (in_flight, caller) = (Arc::clone(&in_flight), Caller::anybody());
+        ResponseBody::new(
+            body,
+            OfCall { in_flight, peer: peer(), caller, _place: (place, None), _held: None, _counted: None },
+        )
     };
     let (first, mut second, mut small) = (answer(6_000), answer(6_000), answer(100));
     assert_eq!(read(&mut small).await.expect("passes"), 100);
@@ -159,19 +162,19 @@ async fn an_answer_counts_before_anybody_takes_it_and_until_it_is_out() {
     let frame = poll_fn(|context| Pin::new(&mut first).poll_frame(context)).await.expect("a frame").expect("well");
     assert_eq!(read(&mut first).await.expect("nothing more"), 0);
     drop((first, second, small));
-    let is_under_way = || transit.calls.take(Ipv4Addr::LOCALHOST.into(), 9).is_none();
-    assert!(held(&transit) && is_under_way());
+    let is_under_way = || in_flight.calls.take(Ipv4Addr::LOCALHOST.into(), 9).is_none();
+    assert!(held(&in_flight) && is_under_way());
     drop(frame);
-    assert!(!held(&transit) && !is_under_way());
+    assert!(!held(&in_flight) && !is_under_way());
 }
 
 #[test]
 fn there_are_so_many_places_for_calls_and_others_for_probes() {
-    let transit = transit();
-    let _both = [(); 2].map(|()| transit.begin(&peer(), false).expect("a place"));
-    let refused = transit.begin(&peer(), false).expect_err("none left");
+    let in_flight = in_flight();
+    let _both = [(); 2].map(|()| in_flight.begin(&peer(), false).expect("a place"));
+    let refused = in_flight.begin(&peer(), false).expect_err("none left");
     assert!(refused.to_string().contains("calls_max, 2"), "{refused}");
-    transit.begin(&peer(), true).expect("a probe has its own");
+    in_flight.begin(&peer(), true).expect("a probe has its own");
 }
 
 proptest! {
