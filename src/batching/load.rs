@@ -54,11 +54,11 @@ impl Load {
 /// One line alone gets 4/5 of a bound, two that both want all of it 4/9 each: whoever comes first takes it from nobody.
 const LINE_PER_FREE: usize = 4;
 
-/// Whether something of a size goes into what is bounded by `max`, of which `all` is taken, `line` by its own line.
-pub(super) fn has_room(size: usize, line: usize, all: usize, max: usize) -> bool {
+/// Whether something of a size goes into what is bounded by `max`, of which `all` is taken, `model_queue` by its own line.
+pub(super) fn has_room(size: usize, model_queue: usize, all: usize, max: usize) -> bool {
     let free = max.saturating_sub(all);
     // Whatever the whole has room for goes into an empty line.
-    size <= free && (line == 0 || line.saturating_add(size) <= LINE_PER_FREE.saturating_mul(free))
+    size <= free && (model_queue == 0 || model_queue.saturating_add(size) <= LINE_PER_FREE.saturating_mul(free))
 }
 
 /// The load of each line.
@@ -71,7 +71,7 @@ impl<K: Clone + Eq + Hash> Loads<K> {
     }
 
     /// Of a line that may be new.
-    pub(super) fn line(&mut self, key: &K) -> Arc<Load> {
+    pub(super) fn model_queue(&mut self, key: &K) -> Arc<Load> {
         if !self.0.contains_key(key) {
             // Those that nobody claims a part of are empty.
             self.0.retain(|_, load| Arc::strong_count(load) > 1);
@@ -190,8 +190,8 @@ impl<K: Clone + Eq + Hash> ServiceRates<K> {
     /// One thread did `work` of a line in `busy`, until `now`.
     pub(super) fn record(&mut self, key: &K, now: Instant, work: usize, busy: Duration) {
         self.all.record(now, work, busy);
-        if let Some(line) = self.by_line.get_mut(key) {
-            line.record(now, work, busy);
+        if let Some(model_queue) = self.by_line.get_mut(key) {
+            model_queue.record(now, work, busy);
             return;
         }
         if self.by_line.len() >= PACES_MAX {
@@ -271,27 +271,30 @@ mod tests {
     fn loads_of_lines_that_are_empty_are_forgotten() {
         let (mut loads, one) = (Loads::new(), Size { rows: 1, bytes: 1, row_work: 1 });
         for key in 0..1_000 {
-            let line = loads.line(&key);
-            drop(Claim::new([line, Arc::default()], one));
+            let model_queue = loads.model_queue(&key);
+            drop(Claim::new([model_queue, Arc::default()], one));
         }
         assert_eq!(loads.0.len(), 1);
-        let line = loads.line(&7);
-        let kept = Claim::new([line, Arc::default()], one);
-        assert_eq!((loads.line(&8).rows(), loads.line(&9).rows(), loads.line(&7).rows()), (0, 0, 1));
+        let model_queue = loads.model_queue(&7);
+        let kept = Claim::new([model_queue, Arc::default()], one);
+        assert_eq!(
+            (loads.model_queue(&8).rows(), loads.model_queue(&9).rows(), loads.model_queue(&7).rows()),
+            (0, 0, 1)
+        );
         drop(kept);
     }
 
     /// Requests of `size`, from lines in turn, until none of them has room for one more: what each has.
     #[track_caller]
     fn check_shares(max: usize, size: usize, expected: &[usize]) {
-        let mut lines = vec![0; expected.len()];
-        while let Some(line) = (0..lines.len())
-            .filter(|line| has_room(size, lines[*line], lines.iter().sum(), max))
-            .min_by_key(|line| lines[*line])
+        let mut queues = vec![0; expected.len()];
+        while let Some(model_queue) = (0..queues.len())
+            .filter(|model_queue| has_room(size, queues[*model_queue], queues.iter().sum(), max))
+            .min_by_key(|model_queue| queues[*model_queue])
         {
-            lines[line] += size;
+            queues[model_queue] += size;
         }
-        assert_eq!(lines, expected, "{max} in pieces of {size}");
+        assert_eq!(queues, expected, "{max} in pieces of {size}");
     }
 
     #[test]
@@ -315,11 +318,11 @@ mod tests {
     #[track_caller]
     fn check_time(batches: &[(u64, usize, u64)], work: usize, threads: usize, expected: Duration) {
         let start = Instant::now();
-        let mut pace = ServiceRate::default();
+        let mut rate = ServiceRate::default();
         for (second, done, busy_ms) in batches {
-            pace.record(start + Duration::from_secs(*second), *done, Duration::from_millis(*busy_ms));
+            rate.record(start + Duration::from_secs(*second), *done, Duration::from_millis(*busy_ms));
         }
-        let got = pace.time_for(work, threads).expect("measured");
+        let got = rate.time_for(work, threads).expect("measured");
         let (got, expected) = (got.as_secs_f64(), expected.as_secs_f64());
         assert!((got - expected).abs() <= 0.01 * expected, "{got} s, expected {expected} s");
     }
@@ -350,24 +353,24 @@ mod tests {
 
     #[test]
     fn each_line_has_its_own_pace() {
-        let (mut paces, now) = (ServiceRates::new(), Instant::now());
-        assert_eq!(paces.seconds(&"new"), SECONDS_UNKNOWN);
-        paces.record(&"copies", now, 100, Duration::from_secs(3));
-        paces.record(&"computes", now, 300, Duration::from_secs(1));
-        assert_eq!((paces.seconds(&"copies"), paces.seconds(&"computes")), (0.03, 1.0 / 300.0));
-        assert_eq!(paces.seconds(&"new"), 0.01, "that of all");
-        assert_eq!(paces.time_for(&"copies", 10, 2), Some(Duration::from_millis(150)));
-        assert_eq!(paces.all().time_for(10, 2), Some(Duration::from_millis(50)));
-        paces.record(&"instant", now, 100, Duration::ZERO);
-        assert!(paces.seconds(&"instant") > 0.0);
+        let (mut rates, now) = (ServiceRates::new(), Instant::now());
+        assert_eq!(rates.seconds(&"new"), SECONDS_UNKNOWN);
+        rates.record(&"copies", now, 100, Duration::from_secs(3));
+        rates.record(&"computes", now, 300, Duration::from_secs(1));
+        assert_eq!((rates.seconds(&"copies"), rates.seconds(&"computes")), (0.03, 1.0 / 300.0));
+        assert_eq!(rates.seconds(&"new"), 0.01, "that of all");
+        assert_eq!(rates.time_for(&"copies", 10, 2), Some(Duration::from_millis(150)));
+        assert_eq!(rates.all().time_for(10, 2), Some(Duration::from_millis(50)));
+        rates.record(&"instant", now, 100, Duration::ZERO);
+        assert!(rates.seconds(&"instant") > 0.0);
     }
 
     #[test]
     fn no_more_paces_are_remembered_than_a_fixed_number() {
-        let (mut paces, now) = (ServiceRates::new(), Instant::now());
+        let (mut rates, now) = (ServiceRates::new(), Instant::now());
         for key in 0..3 * PACES_MAX {
-            paces.record(&key, now, 1, Duration::from_secs(1));
-            assert!(paces.by_line.len() <= PACES_MAX);
+            rates.record(&key, now, 1, Duration::from_secs(1));
+            assert!(rates.by_line.len() <= PACES_MAX);
         }
     }
 

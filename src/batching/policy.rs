@@ -108,15 +108,15 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
 
     /// What waits at the head of each line, of either urgency: the first to come.
     pub(super) fn heads(&self) -> impl Iterator<Item = &T> {
-        let waits = self.by_key.values().flat_map(|line| [&line.interactive, &line.bulk]);
+        let waits = self.by_key.values().flat_map(|model_queue| [&model_queue.interactive, &model_queue.bulk]);
         waits.filter_map(|wait| wait.requests.front()).map(|waiting| &waiting.queued)
     }
 
     /// Rows that would go before a request that came now.
     pub(super) fn rows_before(&self, key: &K, urgency: Urgency) -> usize {
-        self.by_key.get(key).map_or(0, |line| match urgency {
-            Urgency::Interactive => line.interactive.rows,
-            Urgency::Bulk => line.rows(),
+        self.by_key.get(key).map_or(0, |model_queue| match urgency {
+            Urgency::Interactive => model_queue.interactive.rows,
+            Urgency::Bulk => model_queue.rows(),
         })
     }
 
@@ -125,13 +125,13 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
         debug_assert!(rows > 0, "a request has rows");
         self.tickets += 1;
         let waiting = Waiting { ticket: self.tickets, queued, rows: 0..rows };
-        let line = self.by_key.entry(key.clone()).or_insert_with(|| {
+        let model_queue = self.by_key.entry(key.clone()).or_insert_with(|| {
             self.turns.push_back(key);
             ModelQueue { interactive: Wait::new(), bulk: Wait::new(), owed_to_bulk: 0, deficit: QUANTUM.as_secs_f64() }
         });
         let wait = match urgency {
-            Urgency::Interactive => &mut line.interactive,
-            Urgency::Bulk => &mut line.bulk,
+            Urgency::Interactive => &mut model_queue.interactive,
+            Urgency::Bulk => &mut model_queue.bulk,
         };
         wait.rows += rows;
         wait.requests.push_back(waiting);
@@ -140,9 +140,9 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
 
     /// Takes out what is left of a request; `None` if all its rows went into batches.
     pub(super) fn withdraw(&mut self, key: &K, ticket: u64) -> Option<Piece<T>> {
-        let line = self.by_key.get_mut(key)?;
-        let withdrawn = line.interactive.remove(ticket).or_else(|| line.bulk.remove(ticket))?;
-        if line.rows() == 0 {
+        let model_queue = self.by_key.get_mut(key)?;
+        let withdrawn = model_queue.interactive.remove(ticket).or_else(|| model_queue.bulk.remove(ticket))?;
+        if model_queue.rows() == 0 {
             self.by_key.remove(key);
             self.turns.retain(|waiting| waiting != key);
         }
@@ -161,20 +161,20 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
         let (turn, mut dropped) = (QUANTUM.as_secs_f64(), Vec::new());
         // Each time round every line comes closer to its turn.
         while let Some(key) = self.turns.front().cloned() {
-            let Some(line) = self.by_key.get_mut(&key) else {
+            let Some(model_queue) = self.by_key.get_mut(&key) else {
                 self.turns.pop_front();
                 continue;
             };
-            if line.deficit <= 0.0 {
-                line.deficit += turn;
+            if model_queue.deficit <= 0.0 {
+                model_queue.deficit += turn;
                 self.turns.rotate_left(1);
                 continue;
             }
-            let row_seconds = line.head().map_or(0.0, |head| row_seconds(&key, head));
-            let batch = line.cut(room(rows_max, line.rows(), row_seconds), &mut wanted, &mut dropped);
+            let row_seconds = model_queue.head().map_or(0.0, |head| row_seconds(&key, head));
+            let batch = model_queue.cut(room(rows_max, model_queue.rows(), row_seconds), &mut wanted, &mut dropped);
             let rows: usize = batch.iter().map(|piece| piece.rows.len()).sum();
-            line.deficit = (line.deficit - rows as f64 * row_seconds).max(-turn * DEFICIT_QUANTA_MAX);
-            if line.rows() == 0 {
+            model_queue.deficit = (model_queue.deficit - rows as f64 * row_seconds).max(-turn * DEFICIT_QUANTA_MAX);
+            if model_queue.rows() == 0 {
                 // What it used in advance is forgotten with it: a batch at most, of rows that take long.
                 self.by_key.remove(&key);
                 self.turns.pop_front();
@@ -272,12 +272,12 @@ mod tests {
     /// So cheap that time bounds nothing.
     const FREE: f64 = 1e-12;
 
-    fn push<K: Clone + Eq + Hash, T: Clone>(lines: &mut FairQueue<K, T>, key: K, queued: T, rows: usize) -> u64 {
-        lines.push(key, queued, rows, Urgency::Interactive)
+    fn push<K: Clone + Eq + Hash, T: Clone>(queues: &mut FairQueue<K, T>, key: K, queued: T, rows: usize) -> u64 {
+        queues.push(key, queued, rows, Urgency::Interactive)
     }
 
-    fn next<K: Clone + Eq + Hash, T: Clone>(lines: &mut FairQueue<K, T>, rows_max: usize) -> Turn<T> {
-        lines.next(rows_max, |_, _| FREE, |_| true)
+    fn next<K: Clone + Eq + Hash, T: Clone>(queues: &mut FairQueue<K, T>, rows_max: usize) -> Turn<T> {
+        queues.next(rows_max, |_, _| FREE, |_| true)
     }
 
     fn requests<T>(pieces: Vec<Piece<T>>) -> Vec<T> {
@@ -291,13 +291,13 @@ mod tests {
     /// Requests of these sizes in one line, cut into batches: (request, rows) by batch.
     #[track_caller]
     fn check_batches(sizes: &[usize], rows_max: usize, expected: &[&[(usize, Range<usize>)]]) {
-        let mut lines = FairQueue::new();
+        let mut queues = FairQueue::new();
         for (queued, rows) in sizes.iter().enumerate() {
-            push(&mut lines, "line", queued, *rows);
+            push(&mut queues, "line", queued, *rows);
         }
         let mut batches = Vec::new();
-        while !lines.is_empty() {
-            let turn = next(&mut lines, rows_max);
+        while !queues.is_empty() {
+            let turn = next(&mut queues, rows_max);
             batches.push(turn.batch.into_iter().map(|piece| (piece.queued, piece.rows)).collect::<Vec<_>>());
         }
         assert_eq!(batches, expected);
@@ -344,29 +344,29 @@ mod tests {
 
     #[test]
     fn lines_take_turns() {
-        let mut lines = FairQueue::new();
+        let mut queues = FairQueue::new();
         for (key, queued) in [("a", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
-            push(&mut lines, key, queued, 64);
+            push(&mut queues, key, queued, 64);
         }
         // Each batch takes a whole turn.
         let seconds = QUANTUM.as_secs_f64() / 64.0;
-        let order: Vec<usize> = (0..5).map(|_| lines.next(64, |_, _| seconds, |_| true).batch[0].queued).collect();
+        let order: Vec<usize> = (0..5).map(|_| queues.next(64, |_, _| seconds, |_| true).batch[0].queued).collect();
         assert_eq!(order, [0, 2, 4, 1, 3]);
     }
 
     #[test]
     fn a_turn_is_worth_the_same_to_every_line() {
-        let mut lines = FairQueue::new();
+        let mut queues = FairQueue::new();
         // Rows of the second line take 500 times as long; both have more than can be served.
         let seconds = |key: &&str, (): &()| if *key == "small" { 1e-7 } else { 5e-5 };
         let mut served: HashMap<&str, f64> = HashMap::new();
         for key in ["small", "large"] {
-            lines.push(key, (), 10_000_000, Urgency::Interactive);
+            queues.push(key, (), 10_000_000, Urgency::Interactive);
         }
         for _ in 0..10_000 {
-            let before = lines.rows_before(&"small", Urgency::Interactive);
-            let count = rows(&lines.next(256, seconds, |()| true)) as f64;
-            let key = if lines.rows_before(&"small", Urgency::Interactive) < before { "small" } else { "large" };
+            let before = queues.rows_before(&"small", Urgency::Interactive);
+            let count = rows(&queues.next(256, seconds, |()| true)) as f64;
+            let key = if queues.rows_before(&"small", Urgency::Interactive) < before { "small" } else { "large" };
             *served.entry(key).or_default() += count * seconds(&key, &());
         }
         let ratio = served["small"] / served["large"];
@@ -375,55 +375,55 @@ mod tests {
 
     #[test]
     fn a_line_with_little_to_do_leaves_its_time_to_the_others() {
-        let mut lines = FairQueue::new();
+        let mut queues = FairQueue::new();
         let seconds = QUANTUM.as_secs_f64() / 64.0;
-        push(&mut lines, "flood", "flood", 64 * 100);
+        push(&mut queues, "flood", "flood", 64 * 100);
         let mut batches = 0;
         for _ in 0..30 {
-            push(&mut lines, "sparse", "sparse", 1);
+            push(&mut queues, "sparse", "sparse", 1);
             // The one that comes is served after one turn of the other at most.
-            let order: Vec<&str> = (0..2).map(|_| lines.next(256, |_, _| seconds, |_| true).batch[0].queued).collect();
+            let order: Vec<&str> = (0..2).map(|_| queues.next(256, |_, _| seconds, |_| true).batch[0].queued).collect();
             assert!(order.contains(&"sparse"), "{order:?}");
             batches += 1;
         }
-        assert_eq!(lines.rows_before(&"flood", Urgency::Interactive), 64 * (100 - batches), "the rest is the flood's");
+        assert_eq!(queues.rows_before(&"flood", Urgency::Interactive), 64 * (100 - batches), "the rest is the flood's");
     }
 
     #[test]
     fn a_row_that_takes_many_turns_is_served_all_the_same() {
-        let mut lines = FairQueue::new();
-        push(&mut lines, "slow", 0, 640);
-        push(&mut lines, "quick", 1, 64 * 1000);
+        let mut queues = FairQueue::new();
+        push(&mut queues, "slow", 0, 640);
+        push(&mut queues, "quick", 1, 64 * 1000);
         let seconds = |key: &&str, _: &i32| if *key == "slow" { 1.0 } else { QUANTUM.as_secs_f64() / 64.0 };
         let mut slow = 0;
         for _ in 0..200 {
-            slow += usize::from(lines.next(256, seconds, |_| true).batch[0].queued == 0);
+            slow += usize::from(queues.next(256, seconds, |_| true).batch[0].queued == 0);
         }
         assert!((3..=4).contains(&slow), "once, and again after {DEFICIT_QUANTA_MAX} turns each time: {slow}");
     }
 
     #[test]
     fn bulk_goes_after_those_who_wait() {
-        let mut lines = FairQueue::new();
+        let mut queues = FairQueue::new();
         for queued in 0..3 {
-            lines.push("a", queued, 64, Urgency::Bulk);
+            queues.push("a", queued, 64, Urgency::Bulk);
         }
-        push(&mut lines, "a", 3, 64);
-        assert_eq!(lines.rows_before(&"a", Urgency::Interactive), 64);
-        assert_eq!(lines.rows_before(&"a", Urgency::Bulk), 4 * 64);
-        let order: Vec<i32> = (0..4).map(|_| next(&mut lines, 64).batch[0].queued).collect();
+        push(&mut queues, "a", 3, 64);
+        assert_eq!(queues.rows_before(&"a", Urgency::Interactive), 64);
+        assert_eq!(queues.rows_before(&"a", Urgency::Bulk), 4 * 64);
+        let order: Vec<i32> = (0..4).map(|_| next(&mut queues, 64).batch[0].queued).collect();
         assert_eq!(order, [3, 0, 1, 2]);
     }
 
     #[test]
     fn bulk_does_not_stand_still_however_many_others_come() {
         for rows_max in [16, 64, 256] {
-            let mut lines = FairQueue::new();
-            lines.push("a", "bulk", 100_000, Urgency::Bulk);
-            lines.push("a", "other", 1_000_000, Urgency::Interactive);
+            let mut queues = FairQueue::new();
+            queues.push("a", "bulk", 100_000, Urgency::Bulk);
+            queues.push("a", "other", 1_000_000, Urgency::Interactive);
             let (mut bulk, mut others, mut others_in_a_row) = (0, 0, 0);
             while others < 50_000 {
-                for piece in next(&mut lines, rows_max).batch {
+                for piece in next(&mut queues, rows_max).batch {
                     if piece.queued == "bulk" {
                         bulk += piece.rows.len();
                         others_in_a_row = 0;
@@ -441,55 +441,55 @@ mod tests {
 
     #[test]
     fn bulk_is_owed_nothing_for_the_time_when_there_was_none() {
-        let mut lines = FairQueue::new();
-        push(&mut lines, "a", 0, 64 * 100);
+        let mut queues = FairQueue::new();
+        push(&mut queues, "a", 0, 64 * 100);
         for _ in 0..50 {
-            next(&mut lines, 64);
+            next(&mut queues, 64);
         }
-        lines.push("a", 1, 64, Urgency::Bulk);
-        assert_eq!(next(&mut lines, 64).batch[0].queued, 0);
+        queues.push("a", 1, 64, Urgency::Bulk);
+        assert_eq!(next(&mut queues, 64).batch[0].queued, 0);
     }
 
     #[test]
     fn both_urgencies_share_a_batch() {
-        let mut lines = FairQueue::new();
-        lines.push("a", 0, 5, Urgency::Bulk);
-        push(&mut lines, "a", 1, 3);
-        let batch: Vec<_> = next(&mut lines, 16).batch.into_iter().map(|piece| (piece.queued, piece.rows)).collect();
+        let mut queues = FairQueue::new();
+        queues.push("a", 0, 5, Urgency::Bulk);
+        push(&mut queues, "a", 1, 3);
+        let batch: Vec<_> = next(&mut queues, 16).batch.into_iter().map(|piece| (piece.queued, piece.rows)).collect();
         assert_eq!(batch, [(1, 0..3), (0, 0..5)]);
-        assert!(lines.is_empty() && lines.by_key.is_empty());
+        assert!(queues.is_empty() && queues.by_key.is_empty());
     }
 
     #[test]
     fn unwanted_requests_take_no_room() {
-        let mut lines = FairQueue::new();
+        let mut queues = FairQueue::new();
         for queued in 0..4 {
-            push(&mut lines, "a", queued, 4);
+            push(&mut queues, "a", queued, 4);
         }
-        push(&mut lines, "b", 4, 4);
-        let turn = lines.next(16, |_, _| QUANTUM.as_secs_f64(), |queued| *queued % 2 == 1);
+        push(&mut queues, "b", 4, 4);
+        let turn = queues.next(16, |_, _| QUANTUM.as_secs_f64(), |queued| *queued % 2 == 1);
         let batch: Vec<_> = turn.batch.iter().map(|piece| piece.queued).collect();
         assert_eq!((batch, requests(turn.dropped)), (vec![1, 3], vec![0, 2]));
         // A line of unwanted requests alone gives its turn to the next.
-        push(&mut lines, "c", 5, 4);
-        let turn = lines.next(16, |_, _| FREE, |queued| *queued == 5);
+        push(&mut queues, "c", 5, 4);
+        let turn = queues.next(16, |_, _| FREE, |queued| *queued == 5);
         assert_eq!((turn.batch[0].queued, requests(turn.dropped)), (5, vec![4]));
-        assert!(lines.is_empty());
+        assert!(queues.is_empty());
     }
 
     #[test]
     fn a_withdrawn_request_leaves_its_line() {
         for urgency in [Urgency::Interactive, Urgency::Bulk] {
-            let mut lines = FairQueue::new();
-            let tickets: Vec<u64> = (0..3).map(|queued| lines.push("a", queued, 20, urgency)).collect();
-            assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.queued), Some(1));
-            assert_eq!(lines.withdraw(&"a", tickets[1]).map(|piece| piece.queued), None, "once");
-            assert_eq!(next(&mut lines, 16).batch[0].queued, 0);
-            assert_eq!(lines.rows_before(&"a", urgency), 24);
-            assert_eq!(lines.withdraw(&"a", tickets[0]).map(|piece| piece.queued), Some(0), "what is left of it");
-            assert_eq!(lines.withdraw(&"b", tickets[2]).map(|piece| piece.queued), None, "another line");
-            assert_eq!(lines.withdraw(&"a", tickets[2]).map(|piece| piece.queued), Some(2));
-            assert!(lines.is_empty() && lines.by_key.is_empty(), "no empty line stays");
+            let mut queues = FairQueue::new();
+            let tickets: Vec<u64> = (0..3).map(|queued| queues.push("a", queued, 20, urgency)).collect();
+            assert_eq!(queues.withdraw(&"a", tickets[1]).map(|piece| piece.queued), Some(1));
+            assert_eq!(queues.withdraw(&"a", tickets[1]).map(|piece| piece.queued), None, "once");
+            assert_eq!(next(&mut queues, 16).batch[0].queued, 0);
+            assert_eq!(queues.rows_before(&"a", urgency), 24);
+            assert_eq!(queues.withdraw(&"a", tickets[0]).map(|piece| piece.queued), Some(0), "what is left of it");
+            assert_eq!(queues.withdraw(&"b", tickets[2]).map(|piece| piece.queued), None, "another line");
+            assert_eq!(queues.withdraw(&"a", tickets[2]).map(|piece| piece.queued), Some(2));
+            assert!(queues.is_empty() && queues.by_key.is_empty(), "no empty line stays");
         }
     }
 
@@ -500,20 +500,20 @@ mod tests {
             rows_max in 1_usize..5,
             early in 0_usize..40,
         ) {
-            let mut lines = FairQueue::new();
+            let mut queues = FairQueue::new();
             let rows_max = rows_max * LANES;
             let seconds = |key: &u8, _: &usize| [FREE, 1e-5, 1e-4, 1.0][usize::from(*key)];
             let mut seen = vec![0; requests.len()];
             let mut last_of: HashMap<(u8, bool), usize> = HashMap::new();
-            let come = |lines: &mut FairQueue<u8, usize>, (queued, (key, rows, bulk)): (usize, &(u8, usize, bool))| {
+            let come = |queues: &mut FairQueue<u8, usize>, (queued, (key, rows, bulk)): (usize, &(u8, usize, bool))| {
                 let urgency = if *bulk { Urgency::Bulk } else { Urgency::Interactive };
-                lines.push(*key, queued, *rows, urgency);
+                queues.push(*key, queued, *rows, urgency);
             };
             // Some come before the first batch, and one more after every batch.
             let mut coming = requests.iter().enumerate();
-            coming.by_ref().take(early).for_each(|queued| come(&mut lines, queued));
+            coming.by_ref().take(early).for_each(|queued| come(&mut queues, queued));
             loop {
-                let turn = lines.next(rows_max, seconds, |_| true);
+                let turn = queues.next(rows_max, seconds, |_| true);
                 prop_assert!(turn.dropped.is_empty());
                 let rows = rows(&turn);
                 prop_assert!(rows <= rows_max, "{rows} rows in a batch of at most {rows_max}");
@@ -528,33 +528,33 @@ mod tests {
                     *last = piece.queued;
                 }
                 // Whole panels, as long as more is waiting.
-                if let Some(first) = turn.batch.first() && lines.by_key.contains_key(&requests[first.queued].0) {
+                if let Some(first) = turn.batch.first() && queues.by_key.contains_key(&requests[first.queued].0) {
                     prop_assert!(rows.is_multiple_of(LANES), "{rows} rows");
                 }
                 match coming.next() {
-                    Some(queued) => come(&mut lines, queued),
-                    None if lines.is_empty() => break,
+                    Some(queued) => come(&mut queues, queued),
+                    None if queues.is_empty() => break,
                     None => prop_assert!(!turn.batch.is_empty()),
                 }
             }
             for (seen, (_, rows, _)) in seen.iter().zip(&requests) {
                 prop_assert_eq!(seen, rows);
             }
-            prop_assert!(lines.by_key.is_empty());
+            prop_assert!(queues.by_key.is_empty());
         }
 
         /// Whatever rows cost: between two batches of a line no other line has more than the turns that the first one
         /// used in advance, and one.
         #[test]
         fn no_line_starves(costs in prop::collection::vec(1e-8_f64..1e-4, 2..8)) {
-            let mut lines = FairQueue::new();
+            let mut queues = FairQueue::new();
             let seconds = |key: &usize, _: &usize| costs[*key];
             for key in 0..costs.len() {
-                push(&mut lines, key, key, 1_000_000_000);
+                push(&mut queues, key, key, 1_000_000_000);
             }
             let mut used = vec![0.0_f64; costs.len()];
             for _ in 0..2_000 {
-                let turn = lines.next(256, seconds, |_| true);
+                let turn = queues.next(256, seconds, |_| true);
                 used[turn.batch[0].queued] += rows(&turn) as f64 * costs[turn.batch[0].queued];
             }
             let most = used.iter().copied().fold(0.0, f64::max);

@@ -34,8 +34,8 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 struct QueueState {
-    lines: FairQueue<Key, Arc<QueuedRequest>>,
-    paces: ServiceRates<Key>,
+    queues: FairQueue<Key, Arc<QueuedRequest>>,
+    rates: ServiceRates<Key>,
     returns: RetrySchedule,
     loads: Loads<Key>,
     /// Nothing is accepted any more.
@@ -78,8 +78,8 @@ impl Queue {
             threads,
             load: Arc::default(),
             state: Mutex::new(QueueState {
-                lines: FairQueue::new(),
-                paces: ServiceRates::new(),
+                queues: FairQueue::new(),
+                rates: ServiceRates::new(),
                 returns: RetrySchedule::default(),
                 loads: Loads::new(),
                 closed: false,
@@ -109,8 +109,8 @@ impl Queue {
         if state.closed {
             return Err(BatchError::ShuttingDown);
         }
-        let line = state.loads.line(&key);
-        if let Some(refusal) = self.refusal(&mut state, &line, size) {
+        let model_queue = state.loads.model_queue(&key);
+        if let Some(refusal) = self.refusal(&mut state, &model_queue, size) {
             return Err(refusal);
         }
         if let Some(deadline) = request.deadline
@@ -120,8 +120,8 @@ impl Queue {
             return Err(BatchError::DeadlineExceeded);
         }
         let urgency = request.urgency;
-        let (queued, answer) = QueuedRequest::new(request, [Arc::clone(&self.load), line]);
-        let ticket = state.lines.push(key.clone(), queued, size.rows, urgency);
+        let (queued, answer) = QueuedRequest::new(request, [Arc::clone(&self.load), model_queue]);
+        let ticket = state.queues.push(key.clone(), queued, size.rows, urgency);
         drop(state);
         self.work.notify_one();
         Ok(Admitted { key, ticket, answer })
@@ -130,23 +130,23 @@ impl Queue {
     /// How long a request would wait that came now: for those before it in its line, and meanwhile as long for each of the
     /// other lines, but no longer than for all that there is.
     fn predicted_wait(&self, state: &QueueState, key: &Key, row_work: usize, urgency: Urgency) -> Option<Duration> {
-        let before = state.lines.rows_before(key, urgency).saturating_mul(row_work);
-        let line = state.paces.time_for(key, before.saturating_mul(state.lines.count()), self.threads)?;
-        let all = state.paces.all().time_for(self.load.work(), self.threads)?;
-        Some(line.min(all))
+        let before = state.queues.rows_before(key, urgency).saturating_mul(row_work);
+        let model_queue = state.rates.time_for(key, before.saturating_mul(state.queues.count()), self.threads)?;
+        let all = state.rates.all().time_for(self.load.work(), self.threads)?;
+        Some(model_queue.min(all))
     }
 
     /// Refuses what would exceed a bound, or its line's share of it.
-    fn refusal(&self, state: &mut QueueState, line: &Load, size: Size) -> Option<BatchError> {
+    fn refusal(&self, state: &mut QueueState, model_queue: &Load, size: Size) -> Option<BatchError> {
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
         // Claims are made under the queue's lock alone: these numbers can only fall meanwhile.
         let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
-        if has_room(size.rows, line.rows(), waiting_rows, rows_max)
-            && has_room(size.bytes, line.bytes(), waiting_bytes, bytes_max)
+        if has_room(size.rows, model_queue.rows(), waiting_rows, rows_max)
+            && has_room(size.bytes, model_queue.bytes(), waiting_bytes, bytes_max)
         {
             return None;
         }
-        let [ahead, own] = [self.load.work(), size.work()].map(|work| state.paces.all().time_for(work, self.threads));
+        let [ahead, own] = [self.load.work(), size.work()].map(|work| state.rates.all().time_for(work, self.threads));
         let retry_after = state.returns.next(Instant::now(), ahead, own);
         Some(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after })
     }
@@ -159,19 +159,19 @@ impl Queue {
     /// The refusal of a question that did not come yet, if there is no room for it.
     pub(super) fn refuse_early(&self, key: &Key, size: Size) -> Option<BatchError> {
         let mut state = lock(&self.state);
-        let line = state.loads.line(key);
-        self.refusal(&mut state, &line, size)
+        let model_queue = state.loads.model_queue(key);
+        self.refusal(&mut state, &model_queue, size)
     }
 
     /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.
     pub(super) fn take(&self, now: Instant) -> Option<Vec<Piece<Arc<QueuedRequest>>>> {
         let mut state = lock(&self.state);
-        let QueueState { lines, paces, .. } = &mut *state;
+        let QueueState { queues, rates, .. } = &mut *state;
         let row_seconds =
-            |key: &Key, queued: &Arc<QueuedRequest>| paces.seconds(key) * queued.request().size().row_work as f64;
+            |key: &Key, queued: &Arc<QueuedRequest>| rates.seconds(key) * queued.request().size().row_work as f64;
         let Turn { batch, dropped } =
-            lines.next(self.config.batch_rows_max, row_seconds, |queued| queued.is_wanted(now));
-        let more = !state.lines.is_empty();
+            queues.next(self.config.batch_rows_max, row_seconds, |queued| queued.is_wanted(now));
+        let more = !state.queues.is_empty();
         drop(state);
         if more {
             // What is left may have been announced once only, to this thread.
@@ -188,13 +188,13 @@ impl Queue {
     /// Blocks until something waits, or nothing does and nothing will, or nothing has for some time.
     pub(super) fn wait(&self, at_most: Duration) -> Wait {
         let mut state = lock(&self.state);
-        while state.lines.is_empty() {
+        while state.queues.is_empty() {
             if state.closed {
                 return Wait::End;
             }
             let (locked, timeout) = self.work.wait_timeout(state, at_most).unwrap_or_else(PoisonError::into_inner);
             state = locked;
-            if timeout.timed_out() && state.lines.is_empty() && !state.closed {
+            if timeout.timed_out() && state.queues.is_empty() && !state.closed {
                 return Wait::Quiet;
             }
         }
@@ -214,7 +214,7 @@ impl Queue {
 
     /// Forgets what is left of a request, if anything is: so many rows.
     fn forget(&self, key: &Key, ticket: u64) -> usize {
-        let withdrawn = lock(&self.state).lines.withdraw(key, ticket);
+        let withdrawn = lock(&self.state).queues.withdraw(key, ticket);
         // After the lock: it may be the last to hold the rows.
         withdrawn.map_or(0, |piece| piece.rows.len())
     }
@@ -235,7 +235,7 @@ impl Queue {
     /// How long the first to come of those who wait has waited.
     pub(super) fn oldest(&self, now: Instant) -> Duration {
         let state = lock(&self.state);
-        state.lines.heads().map(|queued| queued.age(now)).max().unwrap_or_default()
+        state.queues.heads().map(|queued| queued.age(now)).max().unwrap_or_default()
     }
 
     /// Accepts nothing from now on; what was accepted still goes into batches.
@@ -252,7 +252,7 @@ impl Queue {
 
     /// Learns the pace from a batch whose answers are out.
     pub(super) fn record(&self, key: &Key, now: Instant, work: usize, busy: Duration) {
-        lock(&self.state).paces.record(key, now, work, busy);
+        lock(&self.state).rates.record(key, now, work, busy);
     }
 
     /// Batches and rows computed so far.

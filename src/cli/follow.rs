@@ -209,10 +209,10 @@ async fn attempt(
 ) -> Result<(), CliError> {
     let mut client = context.autoencoder().await?;
     // Room for all that is kept, and `spec` and `finish`: sending never waits, so that answers are always heard.
-    let (questions, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_KEPT_MAX + 2);
+    let (requests, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_KEPT_MAX + 2);
     let ask = async |message| {
         // If the stream has ended, its answer says why.
-        let _ = questions.send(pb::TrainRequest { message: Some(message) }).await;
+        let _ = requests.send(pb::TrainRequest { message: Some(message) }).await;
     };
     ask(RequestMessage::Spec(spec.clone())).await;
     let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();

@@ -638,10 +638,10 @@ async fn attempt(
     sending: &mut Sending,
 ) -> Result<Ended, CliError> {
     let mut client = context.autoencoder().await?;
-    let (questions, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_WAITING_MAX);
+    let (requests, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_WAITING_MAX);
     let ask = |message| pb::TrainRequest { message: Some(message) };
     // The channel is empty: this does not wait.
-    let _ = questions.send(ask(RequestMessage::Spec(spec.clone()))).await;
+    let _ = requests.send(ask(RequestMessage::Spec(spec.clone()))).await;
     let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
     let accepted = match answers.message().await?.and_then(|answer| answer.message) {
         Some(ResponseMessage::Accepted(accepted)) => accepted,
@@ -656,7 +656,7 @@ async fn attempt(
         if job.state() != pb::JobState::Uploading {
             return Ok(());
         }
-        upload(source, columns, accepted.last_chunk_number, &questions).await
+        upload(source, columns, accepted.last_chunk_number, &requests).await
     };
     let listen = async {
         loop {
@@ -693,7 +693,7 @@ async fn upload(
     source: &Source,
     columns: usize,
     last: u64,
-    questions: &mpsc::Sender<pb::TrainRequest>,
+    requests: &mpsc::Sender<pb::TrainRequest>,
 ) -> Result<(), CliError> {
     let (mut number, mut rows) = (0u64, 0u64);
     source
@@ -711,7 +711,7 @@ async fn upload(
                     None => true,
                     Some(chunk) => {
                         let question = pb::TrainRequest { message: Some(RequestMessage::Chunk(chunk)) };
-                        questions.send(question).await.is_ok()
+                        requests.send(question).await.is_ok()
                     }
                 }
             }
@@ -719,6 +719,6 @@ async fn upload(
         .await?;
     let finish = pb::TrainFinish { chunk_count: number, row_count: rows };
     // If the stream has ended, its answer says why.
-    let _ = questions.send(pb::TrainRequest { message: Some(RequestMessage::Finish(finish)) }).await;
+    let _ = requests.send(pb::TrainRequest { message: Some(RequestMessage::Finish(finish)) }).await;
     Ok(())
 }

@@ -32,8 +32,8 @@ impl AutoencoderService for Api {
         request: Request<Streaming<pb::TrainRequest>>,
     ) -> Result<Response<Self::TrainStream>, Status> {
         let (service, caller) = (self.service.clone(), caller(request.extensions()));
-        let questions = request.into_inner();
-        Ok(Response::new(driven(|answers| train(service, caller, questions, answers))))
+        let requests = request.into_inner();
+        Ok(Response::new(driven(|responses| train(service, caller, requests, responses))))
     }
 
     async fn encode(&self, request: Request<pb::EncodeRequest>) -> Result<Response<pb::EncodeResponse>, Status> {
@@ -170,10 +170,10 @@ impl AutoencoderService for Api {
 async fn train(
     service: Service,
     caller: CallerOf,
-    mut questions: Streaming<pb::TrainRequest>,
-    answers: ResponseSender<pb::TrainResponse>,
+    mut requests: Streaming<pb::TrainRequest>,
+    responses: ResponseSender<pb::TrainResponse>,
 ) -> Result<(), Ending> {
-    let mut spec = match next(&mut questions).await? {
+    let mut spec = match next(&mut requests).await? {
         Some(RequestMessage::Spec(spec)) => spec,
         other => return Err(out_of_order("`spec` first", other.as_ref()).into()),
     };
@@ -193,46 +193,46 @@ async fn train(
             return Err(ServiceError::invalid("spec.files", reason).into());
         }
         let cadence = convert::cadence(incremental)?;
-        return incremental::train(service, caller, (spec, cadence, key, priority), questions, answers).await;
+        return incremental::train(service, caller, (spec, cadence, key, priority), requests, responses).await;
     }
     let features = Features { base: spec.base.clone(), names: spec.feature_names.clone() };
     let spec = spec.check().map_err(JobError::from)?;
     if let Some(files) = files {
         let job = service.jobs().begin_with_files(spec, files, key, priority, owner(&caller)).await?;
         let watcher = service.jobs().follow_as_watcher(&job.id, &owner(&caller))?;
-        answers.send(accepted(job.clone(), job.chunks)).await?;
+        responses.send(accepted(job.clone(), job.chunks)).await?;
         return tokio::select! {
-            ended = see_through(watcher, &answers) => ended,
-            refused = no_rows(&mut questions) => Err(refused),
+            ended = see_through(watcher, &responses) => ended,
+            refused = no_rows(&mut requests) => Err(refused),
         };
     }
     let watcher = match service.jobs().begin(spec, key, priority, owner(&caller)).await? {
         Begun::Uploading { upload, snapshot, last_chunk } => {
-            answers.send(accepted(snapshot, last_chunk)).await?;
-            let job = receive(upload, (&service, features), &caller, &mut questions, &answers).await?;
+            responses.send(accepted(snapshot, last_chunk)).await?;
+            let job = receive(upload, (&service, features), &caller, &mut requests, &responses).await?;
             service.jobs().follow(&job.id)?
         }
         // The rows are all here: whatever the client still sends is settled already.
         Begun::Complete { snapshot, last_chunk } => {
             let watcher = service.jobs().follow_as_watcher(&snapshot.id, &owner(&caller))?;
-            answers.send(accepted(snapshot, last_chunk)).await?;
+            responses.send(accepted(snapshot, last_chunk)).await?;
             watcher
         }
     };
-    see_through(watcher, &answers).await
+    see_through(watcher, &responses).await
 }
 
 /// Tells of a job whose rows are the server's until it has ended, and how.
-async fn see_through(watcher: Watcher, answers: &ResponseSender<pb::TrainResponse>) -> Result<(), Ending> {
+async fn see_through(watcher: Watcher, responses: &ResponseSender<pb::TrainResponse>) -> Result<(), Ending> {
     let news = |job| answer(ResponseMessage::Progress(convert::job(job, convert::Report::Without)));
-    let ended = follow(watcher, answers, news).await?;
-    answers.send(result(ended)?).await
+    let ended = follow(watcher, responses, news).await?;
+    responses.send(result(ended)?).await
 }
 
 /// Resolves if a client sends rows to a job that has files.
-async fn no_rows(questions: &mut Streaming<pb::TrainRequest>) -> Ending {
+async fn no_rows(requests: &mut Streaming<pb::TrainRequest>) -> Ending {
     loop {
-        match next(questions).await {
+        match next(requests).await {
             Ok(Some(RequestMessage::Finish(pb::TrainFinish { chunk_count: 0, row_count: 0 }))) => {}
             Ok(None) => return std::future::pending().await,
             Ok(Some(RequestMessage::Finish(_))) => {
@@ -253,13 +253,13 @@ async fn receive(
     mut upload: Upload,
     (service, features): (&Service, Features),
     caller: &CallerOf,
-    questions: &mut Streaming<pb::TrainRequest>,
-    answers: &ResponseSender<pb::TrainResponse>,
+    requests: &mut Streaming<pb::TrainRequest>,
+    responses: &ResponseSender<pb::TrainResponse>,
 ) -> Result<JobSnapshot, Ending> {
     let mut columns = None;
     loop {
         let question = tokio::select! {
-            question = next(questions) => question?,
+            question = next(requests) => question?,
             error = upload.taken_over() => return Err(error.into()),
         };
         match question {
@@ -270,7 +270,7 @@ async fn receive(
                 let _held = caller.hold(rows.matrix().rows() as u64, rows.matrix().bytes() as u64)?;
                 let (rows, mut note) = align(service, &features, &mut columns, rows).await?;
                 for one in upload.append(number, role, rows).await? {
-                    answers.send(acknowledged(one, note.take())).await?;
+                    responses.send(acknowledged(one, note.take())).await?;
                 }
             }
             Some(RequestMessage::Finish(finish)) => {
@@ -282,8 +282,8 @@ async fn receive(
 }
 
 /// The next message; `None` when the client has closed its side.
-pub(super) async fn next(questions: &mut Streaming<pb::TrainRequest>) -> Result<Option<RequestMessage>, Ending> {
-    match questions.message().await {
+pub(super) async fn next(requests: &mut Streaming<pb::TrainRequest>) -> Result<Option<RequestMessage>, Ending> {
+    match requests.message().await {
         Ok(None) => Ok(None),
         Ok(Some(pb::TrainRequest { message: Some(message) })) => Ok(Some(message)),
         Ok(Some(pb::TrainRequest { message: None })) => {

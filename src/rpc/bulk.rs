@@ -72,7 +72,7 @@ impl Message for pb::DecodeStreamRequest {
     }
 }
 
-/// The answers to `questions`.
+/// The answers to `requests`.
 ///
 /// Polled by the transport alone, and only while the reader takes answers away: a reader that stops stops the reading.
 pub(super) fn answers<Q, A>(
@@ -89,7 +89,7 @@ where
         context: RequestContext::of(request.extensions()),
         deadline: deadline(request.extensions()),
         caller: caller(request.extensions()),
-        questions: request.into_inner(),
+        requests: request.into_inner(),
         stopping: service.lifecycle().watch(),
         opened: None,
         messages_read: 0,
@@ -115,7 +115,7 @@ struct Exchange<Q> {
     context: RequestContext,
     deadline: Option<Instant>,
     caller: CallerOf,
-    questions: Streaming<Q>,
+    requests: Streaming<Q>,
     stopping: watch::Receiver<Readiness>,
     /// What the first message named.
     opened: Option<Opened>,
@@ -186,7 +186,7 @@ impl<Q: Message> Exchange<Q> {
                     let error = ServiceError::ShuttingDown("what was answered stands, send the rest again");
                     self.end = Some(Err(error.into()));
                 }
-                question = self.questions.message(), if reads && has_room => {
+                question = self.requests.message(), if reads && has_room => {
                     if let Err(end) = self.take(question).await {
                         self.end = Some(end);
                     }

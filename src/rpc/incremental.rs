@@ -39,7 +39,7 @@ struct Driver {
     features: Features,
     /// How columns are matched, once a chunk had names.
     columns: Option<ChunkColumns>,
-    answers: ResponseSender<pb::TrainResponse>,
+    responses: ResponseSender<pb::TrainResponse>,
     stream: RoundStream,
     /// Rounds that have their rows and whose end was not told, oldest first: they train in this order.
     rounds: VecDeque<JobId>,
@@ -65,8 +65,8 @@ pub(super) async fn train(
     service: Service,
     caller: CallerOf,
     (spec, cadence, key, priority): (TrainSpec, Cadence, Option<IdempotencyKey>, Priority),
-    mut questions: Streaming<pb::TrainRequest>,
-    answers: ResponseSender<pb::TrainResponse>,
+    mut requests: Streaming<pb::TrainRequest>,
+    responses: ResponseSender<pb::TrainResponse>,
 ) -> Result<(), Ending> {
     // The features are those of the newest version, or, before there is one, of the specification.
     let newest = Base { name: spec.model_name.clone(), selector: Selector::Latest, or_fresh: true };
@@ -74,7 +74,7 @@ pub(super) async fn train(
     let StreamBegun { stream, snapshot, last_chunk, rounds } =
         service.train_in_rounds(spec, cadence, key, priority, &owner(&caller)).await?;
     let job = convert::job(snapshot, convert::Report::Without);
-    answers
+    responses
         .send(answer(ResponseMessage::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number: last_chunk })))
         .await?;
     let mut driver = Driver {
@@ -82,7 +82,7 @@ pub(super) async fn train(
         caller,
         features,
         columns: None,
-        answers,
+        responses,
         stream,
         rounds: rounds.into(),
         news: None,
@@ -91,7 +91,7 @@ pub(super) async fn train(
     };
     driver.watch_first();
     while driver.stream.is_open() || !driver.rounds.is_empty() {
-        match driver.next(&mut questions).await? {
+        match driver.next(&mut requests).await? {
             Happens::Came(question) => driver.take(question).await?,
             Happens::Due => driver.cut().await?,
             Happens::Again => driver.try_again().await?,
@@ -102,7 +102,7 @@ pub(super) async fn train(
 }
 
 impl Driver {
-    async fn next(&mut self, questions: &mut Streaming<pb::TrainRequest>) -> Result<Happens, Ending> {
+    async fn next(&mut self, requests: &mut Streaming<pb::TrainRequest>) -> Result<Happens, Ending> {
         let has_room = self.stream.has_room(self.rounds.len());
         let is_stuck = self.not_before.is_some();
         // Where rounds wait, or there is no room, nothing is read: the client's side fills up and waits, too.
@@ -118,7 +118,7 @@ impl Driver {
             },
             () = until(again) => Ok(Happens::Again),
             () = until(due_at.or_else(|| due_now.then(Instant::now))) => Ok(Happens::Due),
-            question = next(questions), if reads => Ok(Happens::Came(question?)),
+            question = next(requests), if reads => Ok(Happens::Came(question?)),
         }
     }
 
@@ -144,7 +144,7 @@ impl Driver {
         match self.stream.append(number, role, rows, !self.rounds.is_empty()).await? {
             Taken::Acknowledged(all) => {
                 for one in all {
-                    self.answers.send(acknowledged(one, note.take())).await?;
+                    self.responses.send(acknowledged(one, note.take())).await?;
                 }
             }
             Taken::Later(rows) => {
@@ -182,13 +182,13 @@ impl Driver {
         if !snapshot.state.has_ended() {
             if snapshot.state == JobState::Running {
                 let job = convert::job(snapshot, convert::Report::Without);
-                self.answers.send(answer(ResponseMessage::Progress(job))).await?;
+                self.responses.send(answer(ResponseMessage::Progress(job))).await?;
             }
             return Ok(());
         }
         self.rounds.pop_front();
         self.watch_first();
-        self.answers.send(answer(ResponseMessage::Result(result_of(snapshot)))).await
+        self.responses.send(answer(ResponseMessage::Result(result_of(snapshot)))).await
     }
 
     fn follow(&mut self, round: Option<JobSnapshot>) {

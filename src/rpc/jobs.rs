@@ -41,9 +41,9 @@ impl JobService for Api {
         let id = convert::job_id(&request.into_inner().id)?;
         self.job_of(&caller, &id)?;
         let watcher = self.service.jobs().follow_as_watcher(&id, &owner(&caller)).map_err(ServiceError::from)?;
-        Ok(Response::new(driven(|answers| async move {
+        Ok(Response::new(driven(|responses| async move {
             let news = |job| pb::WatchJobResponse { job: Some(convert::job(job, convert::Report::With)) };
-            follow(watcher, &answers, news).await.map(|_| ())
+            follow(watcher, &responses, news).await.map(|_| ())
         })))
     }
 
@@ -97,7 +97,7 @@ pub(super) fn owner(caller: &Caller) -> Owner {
 /// Answers with the job now, after changes at a bounded rate, and at least every second, until it has ended; returns how.
 pub(super) async fn follow<T>(
     mut watcher: Watcher,
-    answers: &ResponseSender<T>,
+    responses: &ResponseSender<T>,
     news: impl Fn(JobSnapshot) -> T,
 ) -> Result<JobSnapshot, Ending> {
     loop {
@@ -105,7 +105,7 @@ pub(super) async fn follow<T>(
             return Err(ServiceError::ShuttingDown("the job goes on when the server starts again").into());
         };
         let ended = snapshot.state.has_ended();
-        answers.send(news(snapshot.clone())).await?;
+        responses.send(news(snapshot.clone())).await?;
         if ended {
             return Ok(snapshot);
         }

@@ -232,7 +232,7 @@ impl ModelService for Api {
         let (key, file) = self.service.export(&name, &selector).await?;
         let version = key.version.number();
         let file_bytes = file.len() as u64;
-        let (sender, answers) = mpsc::channel(1);
+        let (sender, responses) = mpsc::channel(1);
         // In a task of its own: nobody asks a stream whose reader takes nothing, and its time would not pass.
         tokio::spawn(async move {
             for chunk in file.chunks(EXPORT_CHUNK_BYTES) {
@@ -250,7 +250,7 @@ impl ModelService for Api {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 }
 

@@ -82,7 +82,7 @@ impl Split {
     }
 
     /// The places in a block of the rows to train on, and of those held back, both in growing order.
-    pub(super) fn split(&self, block: u64) -> (Vec<u32>, Vec<u32>) {
+    pub(super) fn partition(&self, block: u64) -> (Vec<u32>, Vec<u32>) {
         let rows = self.block(block).1;
         let mut places: Vec<u32> = (0..rows as u32).collect();
         if self.held_back == 0 {
@@ -113,11 +113,11 @@ struct Window {
 }
 
 impl Window {
-    fn read(mut self, source: &dyn RowSource, cut: &Split, blocks: &[u32]) -> Result<Self, SourceError> {
+    fn read(mut self, source: &dyn RowSource, split: &Split, blocks: &[u32]) -> Result<Self, SourceError> {
         self.blocks.clear();
         self.blocks.extend_from_slice(blocks);
-        let rows: u64 = blocks.iter().map(|block| cut.block(u64::from(*block)).1).sum();
-        let length = rows as usize * cut.features;
+        let rows: u64 = blocks.iter().map(|block| split.block(u64::from(*block)).1).sum();
+        let length = rows as usize * split.features;
         // In one piece, once: what grows is copied, and needs room twice.
         if self.values.capacity() < length {
             self.values = Vec::with_capacity(length);
@@ -125,8 +125,8 @@ impl Window {
         self.values.resize(length, 0.0);
         let mut rest = &mut self.values[..];
         for block in blocks {
-            let (first, rows) = cut.block(u64::from(*block));
-            let (part, others) = rest.split_at_mut(rows as usize * cut.features);
+            let (first, rows) = split.block(u64::from(*block));
+            let (part, others) = rest.split_at_mut(rows as usize * split.features);
             source.read(first, part)?;
             rest = others;
         }
@@ -145,7 +145,7 @@ struct ShuffledRow {
 #[derive(Debug)]
 pub struct BatchLoader {
     source: Arc<dyn RowSource>,
-    cut: Arc<Split>,
+    split: Arc<Split>,
     window: Window,
     /// Read meanwhile, on a thread of its own.
     coming: Option<JoinHandle<Result<Window, SourceError>>>,
@@ -167,7 +167,7 @@ impl std::fmt::Debug for dyn RowSource {
 impl BatchLoader {
     /// Where its rows come from, and how they are cut.
     pub(super) fn parts(&self) -> (&dyn RowSource, &Split) {
-        (self.source.as_ref(), &self.cut)
+        (self.source.as_ref(), &self.split)
     }
 }
 
@@ -190,10 +190,10 @@ pub struct Batch {
 
 impl BatchLoader {
     /// Nothing is read yet.
-    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Split>) -> Self {
+    pub fn new(source: Arc<dyn RowSource>, split: Arc<Split>) -> Self {
         Self {
             source,
-            cut,
+            split,
             window: Window::default(),
             coming: None,
             epoch: 0,
@@ -207,7 +207,7 @@ impl BatchLoader {
     /// Begins an epoch (from 1) after its first `given` rows.
     pub fn begin(&mut self, epoch: u32, given: u64) -> Result<(), SourceError> {
         self.epoch = epoch;
-        self.blocks = self.cut.order(epoch);
+        self.blocks = self.split.order(epoch);
         self.windows_begun = 0;
         self.order.clear();
         self.given = 0;
@@ -217,7 +217,8 @@ impl BatchLoader {
         }
         let mut left = given;
         while left > 0 {
-            let rows: u64 = self.next_blocks().iter().map(|block| self.cut.training_of_block(u64::from(*block))).sum();
+            let rows: u64 =
+                self.next_blocks().iter().map(|block| self.split.training_of_block(u64::from(*block))).sum();
             if rows > left {
                 self.next_window()?;
                 self.given = left as usize;
@@ -230,7 +231,7 @@ impl BatchLoader {
     }
 
     fn next_blocks(&self) -> &[u32] {
-        let size = self.cut.window_blocks as usize;
+        let size = self.split.window_blocks as usize;
         let from = (self.windows_begun * size).min(self.blocks.len());
         &self.blocks[from..(from + size).min(self.blocks.len())]
     }
@@ -244,26 +245,26 @@ impl BatchLoader {
                 Some(coming) => {
                     coming.join().map_err(|_| SourceError("the thread that reads rows panicked".into()))??
                 }
-                None => std::mem::take(&mut self.window).read(self.source.as_ref(), &self.cut, &blocks)?,
+                None => std::mem::take(&mut self.window).read(self.source.as_ref(), &self.split, &blocks)?,
             };
         }
         self.order.clear();
         let mut first_local = 0;
         for block in &blocks {
-            let (first, rows) = self.cut.block(u64::from(*block));
-            let (training, _) = self.cut.split(u64::from(*block));
+            let (first, rows) = self.split.block(u64::from(*block));
+            let (training, _) = self.split.partition(u64::from(*block));
             self.order.extend(
                 training.iter().map(|place| ShuffledRow { local: first_local + place, row: first + u64::from(*place) }),
             );
             first_local += rows as u32;
         }
         let window = self.windows_begun as u64;
-        Stream::new(self.cut.seed, u64::from(self.epoch), window, Use::Shuffle).shuffle(&mut self.order);
+        Stream::new(self.split.seed, u64::from(self.epoch), window, Use::Shuffle).shuffle(&mut self.order);
         (self.given, self.windows_begun) = (0, self.windows_begun + 1);
         let ahead = self.next_blocks().to_vec();
         if !ahead.is_empty() {
-            let (source, cut) = (Arc::clone(&self.source), Arc::clone(&self.cut));
-            let read = move || Window::default().read(source.as_ref(), &cut, &ahead);
+            let (source, split) = (Arc::clone(&self.source), Arc::clone(&self.split));
+            let read = move || Window::default().read(source.as_ref(), &split, &ahead);
             self.coming = std::thread::Builder::new().name("read-rows".to_owned()).spawn(read).ok();
         }
         Ok(())
@@ -297,7 +298,7 @@ impl BatchLoader {
 
     /// Copies the rows of the batch that are not copied yet.
     fn copy(&self, batch: &mut Batch) {
-        let features = self.cut.features;
+        let features = self.split.features;
         for place in &batch.places[batch.copied.len() / features..] {
             batch.copied.extend_from_slice(&self.window.values[place.local as usize * features..][..features]);
         }
@@ -313,7 +314,7 @@ impl BatchLoader {
         scratch: &mut Vec<f32>,
         lanes: &mut PanelMatrix,
     ) {
-        let features = self.cut.features;
+        let features = self.split.features;
         lanes.reset(count, features);
         let row = |i: usize| match batch.copied.get(i * features..(i + 1) * features) {
             Some(row) => row,
@@ -350,7 +351,7 @@ impl Batch {
 #[derive(Debug)]
 pub struct ValidationRows {
     source: Arc<dyn RowSource>,
-    cut: Arc<Split>,
+    split: Arc<Split>,
     /// All of them, where they are few.
     values: Option<Vec<f32>>,
     /// From elsewhere, measured on beside them.
@@ -360,9 +361,9 @@ pub struct ValidationRows {
 impl ValidationRows {
     /// Reads them, where they are few. `more` (row-major) are rows from elsewhere, of which the first are taken: at most as
     /// many as are held back here.
-    pub fn new(source: Arc<dyn RowSource>, cut: Arc<Split>, more: &[f32]) -> Result<Self, SourceError> {
-        let bytes = (cut.held_back * 4).saturating_mul(cut.features as u64);
-        let mut held_back = Self { source, cut, values: None, more: Vec::new() };
+    pub fn new(source: Arc<dyn RowSource>, split: Arc<Split>, more: &[f32]) -> Result<Self, SourceError> {
+        let bytes = (split.held_back * 4).saturating_mul(split.features as u64);
+        let mut held_back = Self { source, split, values: None, more: Vec::new() };
         if bytes <= HELD_BACK_BYTES_MAX {
             let mut values = Vec::with_capacity(bytes as usize / 4);
             held_back.each(&mut |rows| {
@@ -371,14 +372,14 @@ impl ValidationRows {
             })?;
             held_back.values = Some(values);
         }
-        let taken = (held_back.cut.held_back as usize).saturating_mul(held_back.cut.features).min(more.len());
+        let taken = (held_back.split.held_back as usize).saturating_mul(held_back.split.features).min(more.len());
         held_back.more = more[..taken].to_vec();
         Ok(held_back)
     }
 
     /// Their number.
     pub fn count(&self) -> u64 {
-        self.cut.held_back + (self.more.len() / self.cut.features) as u64
+        self.split.held_back + (self.more.len() / self.split.features) as u64
     }
 
     /// Calls `found` with all of them in order, some at a time (row-major); its error ends it.
@@ -391,17 +392,17 @@ impl ValidationRows {
             }
             return Ok(());
         }
-        if self.cut.held_back == 0 {
+        if self.split.held_back == 0 {
             return Ok(());
         }
-        let features = self.cut.features;
+        let features = self.split.features;
         let (mut block_values, mut values) = (Vec::new(), Vec::new());
-        for block in 0..self.cut.blocks() {
-            let (_, held_back) = self.cut.split(block);
+        for block in 0..self.split.blocks() {
+            let (_, held_back) = self.split.partition(block);
             if held_back.is_empty() {
                 continue;
             }
-            let (first, rows) = self.cut.block(block);
+            let (first, rows) = self.split.block(block);
             block_values.resize(rows as usize * features, 0.0);
             self.source.read(first, &mut block_values)?;
             values.clear();
@@ -422,20 +423,20 @@ pub fn held_back_rows(
     seed: u64,
     rows_max: usize,
 ) -> Result<Vec<f64>, SourceError> {
-    let cut = Split::new(source.count(), source.features(), held_back, seed);
+    let split = Split::new(source.count(), source.features(), held_back, seed);
     let (mut block_values, mut values) = (Vec::new(), Vec::new());
-    for block in (0..cut.blocks()).rev() {
-        if values.len() >= rows_max * cut.features {
+    for block in (0..split.blocks()).rev() {
+        if values.len() >= rows_max * split.features {
             break;
         }
-        let (first, rows) = cut.block(block);
-        block_values.resize(rows as usize * cut.features, 0.0);
+        let (first, rows) = split.block(block);
+        block_values.resize(rows as usize * split.features, 0.0);
         source.read_wide(first, &mut block_values)?;
-        for place in cut.split(block).1 {
-            values.extend_from_slice(&block_values[place as usize * cut.features..][..cut.features]);
+        for place in split.partition(block).1 {
+            values.extend_from_slice(&block_values[place as usize * split.features..][..split.features]);
         }
     }
-    values.truncate(rows_max * cut.features);
+    values.truncate(rows_max * split.features);
     Ok(values)
 }
 
@@ -446,10 +447,10 @@ type Found<'a, E> = &'a mut dyn FnMut(u64, &[f32]) -> Result<(), E>;
 /// ends it.
 pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_, E>) -> Result<(), E> {
     let features = source.features();
-    let cut = Split::new(source.count(), features, 0, 0);
+    let split = Split::new(source.count(), features, 0, 0);
     let mut values = Vec::new();
-    for block in 0..cut.blocks() {
-        let (first, rows) = cut.block(block);
+    for block in 0..split.blocks() {
+        let (first, rows) = split.block(block);
         values.resize(rows as usize * features, 0.0);
         source.read(first, &mut values)?;
         found(first, &values)?;
@@ -460,16 +461,16 @@ pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_,
 /// Calls `found(number of the row, row)` with the rows to train on, in order; its error ends it.
 pub fn each_training_row<E: From<SourceError>>(
     source: &dyn RowSource,
-    cut: &Split,
+    split: &Split,
     found: Found<'_, E>,
 ) -> Result<(), E> {
-    let features = cut.features;
+    let features = split.features;
     let mut values = Vec::new();
-    for block in 0..cut.blocks() {
-        let (first, rows) = cut.block(block);
+    for block in 0..split.blocks() {
+        let (first, rows) = split.block(block);
         values.resize(rows as usize * features, 0.0);
         source.read(first, &mut values)?;
-        for place in cut.split(block).0 {
+        for place in split.partition(block).0 {
             found(first + u64::from(place), &values[place as usize * features..][..features])?;
         }
     }
@@ -488,25 +489,25 @@ mod tests {
     }
 
     /// Windows of four rows, blocks of two, where the rows are not all in memory.
-    fn cut(rows: u64, held_back: u64, resident: bool) -> Arc<Split> {
-        let mut cut = Split::sized(rows, 2, held_back, 7, if resident { u64::MAX } else { 0 }, 32);
+    fn split(rows: u64, held_back: u64, resident: bool) -> Arc<Split> {
+        let mut split = Split::sized(rows, 2, held_back, 7, if resident { u64::MAX } else { 0 }, 32);
         if !resident {
-            (cut.block_rows, cut.window_blocks) = (2, 2);
+            (split.block_rows, split.window_blocks) = (2, 2);
         }
-        Arc::new(cut)
+        Arc::new(split)
     }
 
-    fn epoch(feeder: &mut BatchLoader, epoch: u32, given: u64, rows: usize) -> Vec<u64> {
-        feeder.begin(epoch, given).expect("begins");
+    fn epoch(loader: &mut BatchLoader, epoch: u32, given: u64, rows: usize) -> Vec<u64> {
+        loader.begin(epoch, given).expect("begins");
         let plain = Normalizer::none();
         let (mut batch, mut scratch, mut lanes) = (Batch::default(), Vec::new(), PanelMatrix::default());
         let mut seen = Vec::new();
         loop {
-            feeder.next(rows, &mut batch).expect("reads");
+            loader.next(rows, &mut batch).expect("reads");
             if batch.is_empty() {
                 return seen;
             }
-            feeder.gather(&batch, 0, batch.len(), &plain, &mut scratch, &mut lanes);
+            loader.gather(&batch, 0, batch.len(), &plain, &mut scratch, &mut lanes);
             for i in 0..batch.len() {
                 assert_eq!((lanes.at(i, 0), lanes.at(i, 1)), (batch.row(i) as f32, batch.row(i) as f32 + 0.5));
                 seen.push(batch.row(i));
@@ -518,10 +519,10 @@ mod tests {
     fn every_row_is_either_given_once_an_epoch_or_held_back() {
         for (rows, held_back) in [(1, 0), (1, 1), (2, 1), (9, 0), (23, 5), (40, 39)] {
             for resident in [false, true] {
-                let cut = cut(rows, held_back, resident);
-                let mut feeder = BatchLoader::new(numbered(rows), Arc::clone(&cut));
+                let split = split(rows, held_back, resident);
+                let mut loader = BatchLoader::new(numbered(rows), Arc::clone(&split));
                 let mut held = Vec::new();
-                let keep = ValidationRows::new(numbered(rows), Arc::clone(&cut), &[]).expect("reads");
+                let keep = ValidationRows::new(numbered(rows), Arc::clone(&split), &[]).expect("reads");
                 let mut found = |values: &[f32]| -> Result<(), SourceError> {
                     held.extend(values.as_chunks::<2>().0.iter().map(|row| row[0] as u64));
                     Ok(())
@@ -533,7 +534,7 @@ mod tests {
                 held.truncate(half);
                 assert_eq!(held.len() as u64, held_back.min(rows - 1));
                 for number in 1..4 {
-                    let mut all = [epoch(&mut feeder, number, 0, 3), held.clone()].concat();
+                    let mut all = [epoch(&mut loader, number, 0, 3), held.clone()].concat();
                     all.sort_unstable();
                     assert_eq!(all, (0..rows).collect::<Vec<_>>(), "{rows} rows, {held_back} held back, {resident}");
                 }
@@ -544,11 +545,11 @@ mod tests {
     #[test]
     fn an_epoch_goes_on_wherever_it_was_left() {
         for resident in [false, true] {
-            let cut = cut(23, 4, resident);
-            let mut feeder = BatchLoader::new(numbered(23), Arc::clone(&cut));
-            let whole = epoch(&mut feeder, 2, 0, 3);
+            let split = split(23, 4, resident);
+            let mut loader = BatchLoader::new(numbered(23), Arc::clone(&split));
+            let whole = epoch(&mut loader, 2, 0, 3);
             for given in 0..=whole.len() {
-                let mut fresh = BatchLoader::new(numbered(23), Arc::clone(&cut));
+                let mut fresh = BatchLoader::new(numbered(23), Arc::clone(&split));
                 assert_eq!(epoch(&mut fresh, 2, given as u64, 3), whole[given..], "after {given}");
             }
         }
@@ -557,10 +558,10 @@ mod tests {
     #[test]
     fn every_epoch_has_an_order_of_its_own() {
         for resident in [false, true] {
-            let mut feeder = BatchLoader::new(numbered(50), cut(50, 0, resident));
-            let first = epoch(&mut feeder, 1, 0, 7);
-            assert_ne!(epoch(&mut feeder, 2, 0, 7), first);
-            assert_eq!(epoch(&mut feeder, 1, 0, 7), first);
+            let mut loader = BatchLoader::new(numbered(50), split(50, 0, resident));
+            let first = epoch(&mut loader, 1, 0, 7);
+            assert_ne!(epoch(&mut loader, 2, 0, 7), first);
+            assert_eq!(epoch(&mut loader, 1, 0, 7), first);
         }
     }
 
@@ -573,11 +574,11 @@ mod tests {
             fill: vec![],
             exact_offset: vec![],
         };
-        let mut feeder = BatchLoader::new(numbered(1), cut(1, 0, true));
-        feeder.begin(1, 0).expect("begins");
+        let mut loader = BatchLoader::new(numbered(1), split(1, 0, true));
+        loader.begin(1, 0).expect("begins");
         let (mut batch, mut lanes) = (Batch::default(), PanelMatrix::default());
-        feeder.next(1, &mut batch).expect("reads");
-        feeder.gather(&batch, 0, 1, &normalizer, &mut Vec::new(), &mut lanes);
+        loader.next(1, &mut batch).expect("reads");
+        loader.gather(&batch, 0, 1, &normalizer, &mut Vec::new(), &mut lanes);
         assert_eq!((lanes.column(0), lanes.column(1)), (vec![-0.25], vec![-0.75]));
     }
 }

@@ -33,7 +33,7 @@ const TRIM_ROUNDS: usize = 3;
 pub(super) fn statistics(
     model: &Autoencoder,
     source: &dyn RowSource,
-    cut: &Split,
+    split: &Split,
     held_back: &ValidationRows,
     trim: f64,
     go_on: &mut dyn FnMut() -> Result<(), TrainError>,
@@ -45,9 +45,9 @@ pub(super) fn statistics(
     let spare = &mut BufferPool::default();
     let k = spec.code_length() as u64;
     let code_rows_max = (COVARIANCE_WORK_MAX / (k * k)).clamp(CODE_ROWS_ALWAYS, CODE_ROWS_MAX);
-    let mut of_training = Sample::new(model, cut.training_rows(), code_rows_max, spec.code_length());
-    let mut common = Common::new(cut.training_rows(), spec.features());
-    each_training_row(source, cut, &mut |_, row| {
+    let mut of_training = Sample::new(model, split.training_rows(), code_rows_max, spec.code_length());
+    let mut common = Common::new(split.training_rows(), spec.features());
+    each_training_row(source, split, &mut |_, row| {
         of_training.take(row, spare);
         common.take(row);
         go_on()

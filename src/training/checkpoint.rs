@@ -90,7 +90,7 @@ pub(super) struct Checkpoint {
     pub(super) state: TrainingState,
     pub(super) model: Autoencoder,
     pub(super) best: Option<Autoencoder>,
-    pub(super) yardstick: PcaBaseline,
+    pub(super) baseline: PcaBaseline,
     /// By name.
     pub(super) optimizer_tensors: Vec<(String, Vec<f32>)>,
 }
@@ -149,13 +149,13 @@ pub(super) fn write(
     state: &TrainingState,
     model: &Autoencoder,
     best: Option<&Autoencoder>,
-    yardstick: &PcaBaseline,
+    baseline: &PcaBaseline,
     optimizer: &[(String, &[f32])],
 ) -> Vec<u8> {
     let mut tensors = vec![
         ("model".to_owned(), model_bytes(model)),
-        ("pca.mean".to_owned(), doubles(yardstick.pca.mean())),
-        ("pca.directions".to_owned(), doubles(&yardstick.pca.directions())),
+        ("pca.mean".to_owned(), doubles(baseline.pca.mean())),
+        ("pca.directions".to_owned(), doubles(&baseline.pca.directions())),
     ];
     tensors.extend(best.map(|best| ("best".to_owned(), model_bytes(best))));
     tensors.extend(optimizer.iter().map(|(name, values)| (format!("{OPTIMIZER}{name}"), floats(values))));
@@ -205,8 +205,8 @@ impl Checkpoint {
                 optimizer.push((name.to_owned(), numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()));
             }
         }
-        let yardstick = PcaBaseline { pca: Pca::from_parts(mean, &directions), fitted_rows: state.pca_rows };
-        Ok(Self { best: model("best")?, model: weights, yardstick, optimizer_tensors: optimizer, state })
+        let baseline = PcaBaseline { pca: Pca::from_parts(mean, &directions), fitted_rows: state.pca_rows };
+        Ok(Self { best: model("best")?, model: weights, baseline, optimizer_tensors: optimizer, state })
     }
 }
 

@@ -35,19 +35,19 @@ pub(super) struct Choice {
 /// The least length from `least` to `most` that explains `share` of the variance, or `most`.
 pub(super) fn choose(
     source: &dyn RowSource,
-    cut: &Split,
+    split: &Split,
     normalizer: &Normalizer,
     share: f64,
     (least, most): (usize, usize),
     seed: u64,
 ) -> Result<Choice, SourceError> {
-    let (features, count) = (source.features(), cut.training_rows());
+    let (features, count) = (source.features(), split.training_rows());
     let wide = features > SIZE_MAX;
     let by_work = if wide { SIZE_MAX as u64 } else { (WORK_MAX / (features * features) as u64).min(ROWS_MAX) };
     let wanted = by_work.min(BYTES_MAX / (4 * features as u64)).max(2);
     let chance = wanted as f64 / count as f64;
     let (mut rows, mut taken) = (Vec::new(), 0u64);
-    each_training_row(source, cut, &mut |row, values| {
+    each_training_row(source, split, &mut |row, values| {
         let chosen = wanted >= count || Stream::new(seed, 1, row, Use::Sample).uniform() < chance;
         if chosen && taken < wanted {
             rows.extend(values.iter().enumerate().map(|(j, x)| normalizer.value(j, *x)));
@@ -139,9 +139,9 @@ mod tests {
     fn rows_of_rank_three_have_a_code_of_three() {
         // Wider than a covariance is made of, too.
         for (count, features) in [(500, 10), (40, 10), (60, SIZE_MAX + 6)] {
-            let cut = Split::new(count as u64, features, 0, 1);
+            let split = Split::new(count as u64, features, 0, 1);
             let rows = rows(count, features);
-            let choose = |share, bounds| choose(&rows, &cut, &Normalizer::none(), share, bounds, 1).expect("reads");
+            let choose = |share, bounds| choose(&rows, &split, &Normalizer::none(), share, bounds, 1).expect("reads");
             let found = choose(0.999, (1, features));
             assert_eq!((found.length, found.rows), (3, count as u64), "{found:?}");
             assert!(found.explained > 0.999 && found.explained < 1.0, "{found:?}");

@@ -58,7 +58,7 @@ impl Steps {
 
     /// Forward and backward of a mini-batch of an epoch, tape by tape; returns the sum of the reconstruction's loss over its
     /// rows.
-    pub(super) fn measure(&mut self, model: &Autoencoder, feeder: &BatchLoader, batch: &Batch, epoch: u32) -> f64 {
+    pub(super) fn measure(&mut self, model: &Autoencoder, loader: &BatchLoader, batch: &Batch, epoch: u32) -> f64 {
         self.used = batch.len().div_ceil(TAPE_ROWS);
         // The last batch of an epoch is smaller; the room for others stays.
         let room = self.used.max(self.tapes.len());
@@ -69,7 +69,7 @@ impl Steps {
         let work = |(index, (tape, scratch)): (usize, &mut (Tape, Vec<f32>))| {
             let first = index * TAPE_ROWS;
             let count = TAPE_ROWS.min(batch.len() - first);
-            feeder.gather(batch, first, count, model.normalizer(), scratch, tape.rows_mut());
+            loader.gather(batch, first, count, model.normalizer(), scratch, tape.rows_mut());
             let normalizer = model.normalizer();
             if !corruption.is_none() || normalizer.takes_missing() {
                 let rows = tape.changed_mut();

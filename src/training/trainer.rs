@@ -216,7 +216,7 @@ pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usi
 struct Trainer {
     /// As asked for, with the length of the code that was chosen where that was left open.
     spec: CheckedTrainSpec,
-    feeder: BatchLoader,
+    loader: BatchLoader,
     held_back: ValidationRows,
     state: TrainingState,
     /// What to begin with, and again.
@@ -225,7 +225,7 @@ struct Trainer {
     best: Option<Autoencoder>,
     optimizer: Optimizer,
     steps: Steps,
-    yardstick: PcaBaseline,
+    baseline: PcaBaseline,
 }
 
 /// How an epoch ended.
@@ -251,7 +251,7 @@ impl Trainer {
         let mut notes = Vec::new();
         let seed = asked.spec().seed;
         let features = asked.features();
-        let cut = Arc::new(Split::new(count, features, validation_rows(asked, count, features, &mut notes), seed));
+        let split = Arc::new(Split::new(count, features, validation_rows(asked, count, features, &mut notes), seed));
         let mut look = |event: &Event| match observer.look(event) {
             Next::GoOn | Next::Save => Ok(()),
             Next::Stop | Next::SaveAndStop => Err(TrainError::Stopped),
@@ -269,7 +269,7 @@ impl Trainer {
         }
         let limits = broken.filter(|_| clips).map(|broken| broken.limits).unwrap_or_default();
         let source = &clipped(source, &limits);
-        let Seen { learner, columns, values } = look_through(source.as_ref(), &cut, &mut || look(&event))?;
+        let Seen { learner, columns, values } = look_through(source.as_ref(), &split, &mut || look(&event))?;
         let (normalizer, model_spec, spec) = match base {
             Some(base) => {
                 assert_eq!(
@@ -279,7 +279,7 @@ impl Trainer {
                 );
                 let (normalizer, model_spec) = (base.normalizer().clone(), base.spec().clone());
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
-                    check_unit_interval(source.as_ref(), &cut, &normalizer, &learner, Names(names), outside_base)?;
+                    check_unit_interval(source.as_ref(), &split, &normalizer, &learner, Names(names), outside_base)?;
                 }
                 (normalizer, model_spec, asked.clone())
             }
@@ -289,13 +289,13 @@ impl Trainer {
                     kind => kind,
                 };
                 let normalizer = fresh_normalizer(asked, &learner, kind, values, source.shift())?;
-                let (spec, note) = with_code_length(asked, source.as_ref(), &cut, &normalizer)?;
+                let (spec, note) = with_code_length(asked, source.as_ref(), &split, &normalizer)?;
                 notes.extend(note);
                 let model_spec = spec.model_spec(kind);
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
-                    check_unit_interval(source.as_ref(), &cut, &normalizer, &learner, Names(names), outside)?;
+                    check_unit_interval(source.as_ref(), &split, &normalizer, &learner, Names(names), outside)?;
                 }
-                tell_choices(&spec, &model_spec, kind, values, cut.training_rows() < count, &mut notes);
+                tell_choices(&spec, &model_spec, kind, values, split.training_rows() < count, &mut notes);
                 (normalizer, model_spec, spec)
             }
         };
@@ -303,17 +303,17 @@ impl Trainer {
         notes.extend(masking_note(&spec));
         notes.extend(columns.notes(&learner, Names(&model_spec.raw().feature_names), source.shift()));
         let spread = (0..spec.features()).map(|j| learner.variance(j) / f64::from(normalizer.unit(j)).powi(2)).sum();
-        let plan = Plan::new(&spec, &model_spec, cut.training_rows(), base.is_some(), &mut notes);
+        let plan = Plan::new(&spec, &model_spec, split.training_rows(), base.is_some(), &mut notes);
         let event = Event { epoch_count: plan.epochs, step_count: plan.steps(), ..Event::default() };
         let code_length = model_spec.code_length();
-        let yardstick =
-            fit_yardstick(source.as_ref(), &cut, &normalizer, code_length, seed, &mut || look(&event).is_ok())?;
+        let baseline =
+            fit_yardstick(source.as_ref(), &split, &normalizer, code_length, seed, &mut || look(&event).is_ok())?;
         look(&event)?;
         let held_back =
-            ValidationRows::new(Arc::clone(source), Arc::clone(&cut), &clipped_rows(held_out, features, &limits))?;
+            ValidationRows::new(Arc::clone(source), Arc::clone(&split), &clipped_rows(held_out, features, &limits))?;
         let validation_yardstick = match held_back.count() {
             0 => None,
-            _ => Some(yardstick.measure_held_back(&held_back, &normalizer)?),
+            _ => Some(baseline.measure_held_back(&held_back, &normalizer)?),
         };
         let base_validation = match (base, &validation_yardstick) {
             (Some(base), Some(pca)) => Some(evaluate(base, &|found| held_back.each(found), pca, is_parallel(base))?),
@@ -321,12 +321,12 @@ impl Trainer {
         };
         let model = match base {
             Some(base) => begun(base, &spec),
-            None => first_weights(&spec, model_spec, normalizer, &yardstick, &mut notes),
+            None => first_weights(&spec, model_spec, normalizer, &baseline, &mut notes),
         };
         let optimizer = Optimizer::new(&model, &spec.spec().optimizer);
         let report = TrainingReport {
-            training_rows: cut.training_rows(),
-            pca_rows: yardstick.fitted_rows,
+            training_rows: split.training_rows(),
+            pca_rows: baseline.fitted_rows,
             seed,
             batch_rows: plan.batch_rows as u32,
             learning_rate: plan.learning_rate,
@@ -342,7 +342,7 @@ impl Trainer {
             plan,
             notes,
             validation_yardstick,
-            pca_rows: yardstick.fitted_rows,
+            pca_rows: baseline.fitted_rows,
             epoch: 1,
             rows_done: 0,
             loss_sum: 0.0,
@@ -359,8 +359,8 @@ impl Trainer {
             optimizer: optimizer.scalars(),
         };
         let steps = Steps::new(&model, &spec);
-        let (feeder, base) = (BatchLoader::new(Arc::clone(source), cut), base.cloned());
-        Ok(Self { spec, feeder, held_back, state, base, model, best: None, optimizer, steps, yardstick })
+        let (loader, base) = (BatchLoader::new(Arc::clone(source), split), base.cloned());
+        Ok(Self { spec, loader, held_back, state, base, model, best: None, optimizer, steps, baseline })
     }
 
     /// As a checkpoint has it.
@@ -371,7 +371,7 @@ impl Trainer {
         bytes: &[u8],
         base: Option<Arc<Autoencoder>>,
     ) -> Result<Self, TrainError> {
-        let Checkpoint { state, model, best, yardstick, optimizer_tensors } = Checkpoint::read(bytes)?;
+        let Checkpoint { state, model, best, baseline, optimizer_tensors } = Checkpoint::read(bytes)?;
         if state.spec != *asked.spec() {
             return Err(CheckpointError::Specification.into());
         }
@@ -385,11 +385,11 @@ impl Trainer {
         let restored = optimizer.restore(state.optimizer, optimizer_tensors);
         restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
         let held_back = validation_rows(&spec, source.count(), spec.features(), &mut Vec::new());
-        let cut = Arc::new(Split::new(source.count(), spec.features(), held_back, spec.spec().seed));
-        let held_back = ValidationRows::new(Arc::clone(source), Arc::clone(&cut), held_out)?;
+        let split = Arc::new(Split::new(source.count(), spec.features(), held_back, spec.spec().seed));
+        let held_back = ValidationRows::new(Arc::clone(source), Arc::clone(&split), held_out)?;
         let steps = Steps::new(&model, &spec);
-        let feeder = BatchLoader::new(Arc::clone(source), cut);
-        Ok(Self { spec, feeder, held_back, state, base, model, best, optimizer, steps, yardstick })
+        let loader = BatchLoader::new(Arc::clone(source), split);
+        Ok(Self { spec, loader, held_back, state, base, model, best, optimizer, steps, baseline })
     }
 
     /// All epochs, then the figures.
@@ -403,7 +403,7 @@ impl Trainer {
                 Epoch::Diverged(error) => return Err(error),
             }
         }
-        let Self { spec, feeder, held_back, mut state, base, mut model, best, yardstick, .. } = self;
+        let Self { spec, loader, held_back, mut state, base, mut model, best, baseline, .. } = self;
         let test: &dyn RowSource = &Clipped { source: test, limits: state.limits.clone() };
         match best {
             Some(best) => model = best,
@@ -412,12 +412,12 @@ impl Trainer {
         let mut report = state.report;
         let figures = |model: &Autoencoder, pca: &Measured| {
             let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), SourceError>| held_back.each(found);
-            evaluate_features(model, &each, pca, yardstick.pca.mean(), is_parallel(model))
+            evaluate_features(model, &each, pca, baseline.pca.mean(), is_parallel(model))
         };
         if let Some(pca) = state.validation_yardstick {
             let (mut of_model, mut by_feature) = figures(&model, &pca)?;
             if base.is_none() && spec.may_be_linear() {
-                let plain = linear::model(model.spec(), model.normalizer().clone(), &yardstick.pca, spec.spec().seed);
+                let plain = linear::model(model.spec(), model.normalizer().clone(), &baseline.pca, spec.spec().seed);
                 let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
                 if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
                     // They speak of what was trained.
@@ -432,12 +432,12 @@ impl Trainer {
             report.feature_explained_variance = by_feature;
         }
         if test.count() > 0 {
-            let pca = yardstick.measure_all(test, model.normalizer())?;
+            let pca = baseline.measure_all(test, model.normalizer())?;
             let each =
                 |found: &mut dyn FnMut(&[f32]) -> Result<(), SourceError>| each_block(test, &mut |_, rows| found(rows));
             report.test = Some(evaluate(&model, &each, &pca, is_parallel(&model))?);
         }
-        let (source, cut) = feeder.parts();
+        let (source, split) = loader.parts();
         let event = Event {
             epoch: state.epoch - 1,
             epoch_count: state.plan.epochs,
@@ -460,7 +460,7 @@ impl Trainer {
             }
         };
         let trim = spec.spec().regularization.trim;
-        let statistics = calibrate::statistics(&model, source, cut, &held_back, trim, &mut go_on)?;
+        let statistics = calibrate::statistics(&model, source, split, &held_back, trim, &mut go_on)?;
         let names = Names(&model.spec().raw().feature_names);
         state.notes.extend(statistics.as_ref().and_then(|found| relations::note(&found.invariants, names)));
         report.notes = state.notes;
@@ -473,9 +473,9 @@ impl Trainer {
             return Ok(());
         }
         self.state.settled = true;
-        let Self { spec, feeder, held_back, state, model, steps, .. } = self;
+        let Self { spec, loader, held_back, state, model, steps, .. } = self;
         let (asked, plan) = (spec.spec(), &mut state.plan);
-        let mut bench = trial::Bench { spec: asked, feeder, model, steps, plan, observer };
+        let mut bench = trial::Bench { spec: asked, loader, model, steps, plan, observer };
         if asked.optimizer.find_learning_rate {
             let note = bench.find_learning_rate()?;
             state.notes.push(note);
@@ -493,14 +493,14 @@ impl Trainer {
 
     /// From where the state is to the end of its epoch.
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<Epoch, TrainError> {
-        self.feeder.begin(self.state.epoch, self.state.rows_done)?;
+        self.loader.begin(self.state.epoch, self.state.rows_done)?;
         let mut batch = Batch::default();
         loop {
-            self.feeder.next(self.state.plan.batch_rows, &mut batch)?;
+            self.loader.next(self.state.plan.batch_rows, &mut batch)?;
             if batch.is_empty() {
                 break;
             }
-            let loss = self.steps.measure(&self.model, &self.feeder, &batch, self.state.epoch);
+            let loss = self.steps.measure(&self.model, &self.loader, &batch, self.state.epoch);
             let per_row = loss / batch.len() as f64;
             // A start may be a good one: then what the rows vary by is the measure.
             let start = *self.state.loss_start.get_or_insert(per_row.max(self.state.spread));
@@ -603,7 +603,7 @@ impl Trainer {
         }
         self.state.optimizer = self.optimizer.scalars();
         let tensors = self.optimizer.tensors();
-        let bytes = checkpoint::write(&self.state, &self.model, self.best.as_ref(), &self.yardstick, &tensors);
+        let bytes = checkpoint::write(&self.state, &self.model, self.best.as_ref(), &self.baseline, &tensors);
         observer.save(&bytes).map_err(TrainError::NotSaved)
     }
 
@@ -654,7 +654,7 @@ impl Trainer {
             Some(base) => begun(base, &self.spec),
             None => {
                 let (spec, normalizer) = (self.model.spec().clone(), self.model.normalizer().clone());
-                first_weights(&self.spec, spec, normalizer, &self.yardstick, &mut Vec::new())
+                first_weights(&self.spec, spec, normalizer, &self.baseline, &mut Vec::new())
             }
         };
         self.optimizer = Optimizer::new(&self.model, &self.spec.spec().optimizer);
@@ -671,13 +671,13 @@ struct Seen {
 /// Goes through the training rows, for as long as `go_on` says so.
 fn look_through(
     source: &dyn RowSource,
-    cut: &Split,
+    split: &Split,
     go_on: &mut dyn FnMut() -> Result<(), TrainError>,
 ) -> Result<Seen, TrainError> {
     let (mut learner, mut values, mut seen) = (Learner::new(source.features()), SeenValues::default(), 0u64);
     let mut columns = Columns::new(source.features());
     let (shift, mut as_came) = (source.shift(), Vec::new());
-    each_training_row(source, cut, &mut |_, row| {
+    each_training_row(source, split, &mut |_, row| {
         learner.add(row);
         columns.add(row, shift);
         match shift {
@@ -717,13 +717,13 @@ fn clipped_rows<'a>(rows: &'a [f32], features: usize, limits: &[Limit]) -> Cow<'
 fn with_code_length(
     asked: &CheckedTrainSpec,
     source: &dyn RowSource,
-    cut: &Split,
+    split: &Split,
     normalizer: &Normalizer,
 ) -> Result<(CheckedTrainSpec, Option<String>), TrainError> {
     let Some(share) = asked.explained_share() else { return Ok((asked.clone(), None)) };
     let bounds = asked.code_length_bounds();
     let Choice { length, explained, rows } =
-        code_length::choose(source, cut, normalizer, share, bounds, asked.spec().seed)?;
+        code_length::choose(source, split, normalizer, share, bounds, asked.spec().seed)?;
     let short = if explained < share && length == bounds.1 { ", the most that is possible here" } else { "" };
     let note = format!(
         "code length: {length}{short}: as many principal components explain {:.2} % of the variance of {rows} training rows, {} % \
@@ -765,19 +765,19 @@ fn fresh_normalizer(
 /// PCA, for as long as `go_on` says so.
 fn fit_yardstick(
     source: &dyn RowSource,
-    cut: &Split,
+    split: &Split,
     normalizer: &Normalizer,
     code_length: usize,
     seed: u64,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<PcaBaseline, TrainError> {
     let mut stopped = false;
-    let fitted = PcaBaseline::fit(source, cut, normalizer, code_length, seed, &mut || {
+    let fitted = PcaBaseline::fit(source, split, normalizer, code_length, seed, &mut || {
         stopped |= !go_on();
         if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     match fitted {
-        Some(yardstick) => Ok(yardstick),
+        Some(baseline) => Ok(baseline),
         None if stopped => Err(TrainError::Stopped),
         None => Err(TrainError::PcaBaseline),
     }
@@ -793,7 +793,7 @@ fn first_weights(
     spec: &CheckedTrainSpec,
     model: ModelSpec,
     normalizer: Normalizer,
-    yardstick: &PcaBaseline,
+    baseline: &PcaBaseline,
     notes: &mut Vec<String>,
 ) -> Autoencoder {
     let initialization = match spec.spec().initialization {
@@ -806,7 +806,7 @@ fn first_weights(
     if initialization == Initialization::Pca {
         notes.extend(init::pca_note(&model));
     }
-    init::model(model, normalizer, initialization, spec.spec().seed, Some(&yardstick.pca))
+    init::model(model, normalizer, initialization, spec.spec().seed, Some(&baseline.pca))
 }
 
 fn diverged(state: &TrainingState, loss: f64) -> TrainError {
@@ -824,7 +824,7 @@ fn outside_base(row: u64, feature: String, value: f32) -> TrainError {
 
 fn check_unit_interval(
     source: &dyn RowSource,
-    cut: &Split,
+    split: &Split,
     normalizer: &Normalizer,
     learner: &Learner,
     names: Names<'_>,
@@ -839,7 +839,7 @@ fn check_unit_interval(
         return Ok(());
     }
     // Which row it is has to be looked for.
-    each_training_row(source, cut, &mut |row, values| {
+    each_training_row(source, split, &mut |row, values| {
         for (feature, x) in values.iter().enumerate() {
             let value = normalizer.value(feature, *x);
             if !allowed.contains(&value) {

@@ -24,7 +24,7 @@ const EPOCHS_MAX: f64 = 1000.0;
 /// What trials are made with.
 pub(super) struct Bench<'a> {
     pub(super) spec: &'a TrainSpec,
-    pub(super) feeder: &'a mut BatchLoader,
+    pub(super) loader: &'a mut BatchLoader,
     /// As it begins; trials leave it alone.
     pub(super) model: &'a Autoencoder,
     pub(super) steps: &'a mut Steps,
@@ -101,13 +101,13 @@ impl Bench<'_> {
         let (mut batch, mut done) = (Batch::default(), 0);
         let event = Event { epoch_count: self.plan.epochs, step_count: self.plan.steps(), ..Event::default() };
         for epoch in 1.. {
-            self.feeder.begin(epoch, 0)?;
+            self.loader.begin(epoch, 0)?;
             loop {
-                self.feeder.next(self.plan.batch_rows, &mut batch)?;
+                self.loader.next(self.plan.batch_rows, &mut batch)?;
                 if batch.is_empty() {
                     break;
                 }
-                let loss = self.steps.measure(&model, self.feeder, &batch, epoch) / batch.len() as f64;
+                let loss = self.steps.measure(&model, self.loader, &batch, epoch) / batch.len() as f64;
                 self.steps.apply(&mut model, &mut optimizer, rate, done);
                 done += 1;
                 if matches!(self.observer.look(&event), Next::Stop | Next::SaveAndStop) {

@@ -50,8 +50,8 @@ async fn who_left_the_queue_is_in_no_later_batch() {
         // The first of every round stays, so that there is a next batch.
         for n in 0..=random.below(30) {
             id += 1;
-            let line = if n == 0 { &mut stay } else { &mut undecided };
-            line.push(comes(id, 1 + random.below(20) as usize));
+            let model_queue = if n == 0 { &mut stay } else { &mut undecided };
+            model_queue.push(comes(id, 1 + random.below(20) as usize));
         }
         gone.extend(undecided.extract_if(.., |_| random.below(2) == 0).map(|(id, ..)| id));
         gate.release();

@@ -141,7 +141,7 @@ impl GrpcInferenceService for Api {
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let (context, caller) = (RequestContext::of(request.extensions()), caller(request.extensions()));
         let deadline = deadline(request.extensions());
-        let (api, mut questions) = (self.clone(), request.into_inner());
+        let (api, mut requests) = (self.clone(), request.into_inner());
         Ok(Response::new(driven(|answers| async move {
             let lifecycle = api.service.lifecycle().clone();
             loop {
@@ -151,7 +151,7 @@ impl GrpcInferenceService for Api {
                         let error = ServiceError::ShuttingDown("what was answered stands, send the rest again");
                         return Err(error.into());
                     }
-                    question = questions.message() => question.map_err(|status| Ending::Status(translate_status(status)))?,
+                    question = requests.message() => question.map_err(|status| Ending::Status(translate_status(status)))?,
                 };
                 let Some(question) = question else { break };
                 let (model_name, id) = (question.model_name.clone(), question.id.clone());

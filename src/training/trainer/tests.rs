@@ -198,7 +198,7 @@ fn a_validation_loss_that_is_no_number_chooses_nothing() {
     let found = run(asked.clone(), &values, 1).expect("trains");
     assert!(found.report.epochs.iter().all(|epoch| epoch.validation_loss.is_some_and(f64::is_finite)));
     let cut = Split::new(50, 6, 10, asked.seed);
-    let (first, row) = (cut.split(0).1, cut.block(0).0);
+    let (first, row) = (cut.partition(0).1, cut.block(0).0);
     values[(row as usize + first[0] as usize) * 6] = 3e38;
     let checked = asked.check().expect("valid");
     let go_on = &mut |_: &Event| Next::GoOn;
