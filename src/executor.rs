@@ -65,7 +65,7 @@ impl ExecutorConfig {
     }
 
     /// What is promised to training; [`io::ErrorKind::InvalidInput`] for a configuration that cannot be meant.
-    pub fn floor(&self) -> io::Result<MinCpuShare> {
+    pub fn min_share(&self) -> io::Result<MinCpuShare> {
         self.check().map_err(invalid)?;
         Ok(MinCpuShare::new(self.training_percent_min as f64 / 100.0, cores()))
     }
@@ -148,15 +148,15 @@ impl ServingThreads {
     }
 }
 
-/// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority, above `floor`.
-pub fn training_pool(threads: usize, floor: Arc<MinCpuShare>) -> io::Result<rayon::ThreadPool> {
+/// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority, above `min_share`.
+pub fn training_pool(threads: usize, min_share: Arc<MinCpuShare>) -> io::Result<rayon::ThreadPool> {
     check_count("training_threads", threads).map_err(invalid)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("train-{index}"))
         .start_handler(move |_| {
             lower_priority();
-            floor.watch_this_thread();
+            min_share.watch_this_thread();
         })
         .build()
         .map_err(io::Error::other)

@@ -60,12 +60,12 @@ fn measure(
     rounds: usize,
     at_least: Duration,
 ) -> Vec<(f64, f64)> {
-    let spare = &mut BufferPool::default();
+    let buffers = &mut BufferPool::default();
     let mut rate = |decoder| {
         let (started, mut rows) = (Instant::now(), 0);
         while started.elapsed() < at_least {
-            let decoded = model.decode(codes, decoder, spare);
-            spare.put(black_box(decoded));
+            let decoded = model.decode(codes, decoder, buffers);
+            buffers.put(black_box(decoded));
             rows += codes.rows();
         }
         rows as f64 / started.elapsed().as_secs_f64()

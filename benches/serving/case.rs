@@ -201,14 +201,14 @@ struct Arithmetic {
 impl Arithmetic {
     fn measure(model: &Autoencoder, batch: &PanelMatrix, run: Duration) -> Result<Self, Failure> {
         // The first one finds neither weights nor pages in the caches.
-        let mut spare = BufferPool::default();
-        let codes = model.encode(batch, &mut spare);
-        spare.put(codes);
+        let mut buffers = BufferPool::default();
+        let codes = model.encode(batch, &mut buffers);
+        buffers.put(codes);
         let (start, cpu) = (Instant::now(), cpu_of_this_thread()?);
         let mut batches = 0;
         while batches < BATCHES_MAX && start.elapsed() < run {
-            let codes = model.encode(black_box(batch), &mut spare);
-            spare.put(black_box(codes));
+            let codes = model.encode(black_box(batch), &mut buffers);
+            buffers.put(black_box(codes));
             batches += 1;
         }
         let wall = start.elapsed();

@@ -209,7 +209,7 @@ struct Inner {
     config: BatchingConfig,
     /// Whether tiny questions are answered at once.
     inline: bool,
-    floor: Arc<MinCpuShare>,
+    min_share: Arc<MinCpuShare>,
     queue: Arc<Queue>,
     answered: AtomicU64,
     refused: AtomicU64,
@@ -218,29 +218,29 @@ struct Inner {
 }
 
 impl Batcher {
-    /// Starts `serving_threads` threads that pull, and leave training what `floor` promises.
+    /// Starts `serving_threads` threads that pull, and leave training what `min_share` promises.
     ///
     /// # Errors
     /// If the system refuses a thread, or [`io::ErrorKind::InvalidInput`] for bounds that cannot be meant.
-    pub fn start(config: BatchingConfig, serving_threads: usize, floor: Arc<MinCpuShare>) -> io::Result<Self> {
-        Self::start_with(config, serving_threads, floor, Compute::of_models(), true)
+    pub fn start(config: BatchingConfig, serving_threads: usize, min_share: Arc<MinCpuShare>) -> io::Result<Self> {
+        Self::start_with(config, serving_threads, min_share, Compute::of_models(), true)
     }
 
     fn start_with(
         config: BatchingConfig,
         serving_threads: usize,
-        floor: Arc<MinCpuShare>,
+        min_share: Arc<MinCpuShare>,
         compute: Compute,
         inline: bool,
     ) -> io::Result<Self> {
         config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let queue = Arc::new(Queue::new(config, serving_threads));
-        let (pulled, given_way) = (Arc::clone(&queue), Arc::clone(&floor));
+        let (pulled, given_way) = (Arc::clone(&queue), Arc::clone(&min_share));
         let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &given_way, &compute));
         // Those that did start end again.
         let threads = threads.inspect_err(|_| queue.close())?;
         let (answered, refused, threads) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Some(threads)));
-        Ok(Self { inner: Arc::new(Inner { config, inline, floor, queue, answered, refused, threads }) })
+        Ok(Self { inner: Arc::new(Inner { config, inline, min_share, queue, answered, refused, threads }) })
     }
 
     /// Checks the width, queues, waits; an answer in the form `answer` comes at the deadline at the latest. Dropping the future
@@ -304,7 +304,7 @@ impl Batcher {
         let queue = &*self.inner.queue;
         queue.check_size(&request)?;
         // What training is owed can only be given by serving threads.
-        if self.inner.inline && inline::is_tiny(&request) && !self.inner.floor.is_owed(now) {
+        if self.inner.inline && inline::is_tiny(&request) && !self.inner.min_share.is_owed(now) {
             return inline::answer(queue, &request);
         }
         let Admitted { key, ticket, answer } = queue.admit(request)?;

@@ -98,11 +98,11 @@ impl Gate {
         let (entered, batches) = channel();
         let (go, wait) = channel();
         let wait = Mutex::new(wait);
-        let compute = Compute::new(move |model, operation, space, batch, spare| {
+        let compute = Compute::new(move |model, operation, space, batch, buffers| {
             let _ = entered.send(batch.column(0));
             // Without a gate any more everything passes.
             let _: Result<(), _> = lock(&wait).recv();
-            echo(model, operation, space, batch, spare)
+            echo(model, operation, space, batch, buffers)
         });
         (Self { batches, go }, compute)
     }
@@ -570,8 +570,8 @@ async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
 
 #[tokio::test]
 async fn tiny_questions_wait_while_training_is_owed_something() {
-    let (floor, (gate, compute)) = (Arc::new(MinCpuShare::in_debt(Duration::from_millis(1))), Gate::new());
-    let batcher = Batcher::start_with(small_batches(), 1, Arc::clone(&floor), compute, true).expect("starts");
+    let (min_share, (gate, compute)) = (Arc::new(MinCpuShare::in_debt(Duration::from_millis(1))), Gate::new());
+    let batcher = Batcher::start_with(small_batches(), 1, Arc::clone(&min_share), compute, true).expect("starts");
     let mut waits = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), None);
     assert!(admit(&mut waits).is_none());
     assert_eq!(gate.entered(), [1.0]);
@@ -579,12 +579,12 @@ async fn tiny_questions_wait_while_training_is_owed_something() {
     waits.await.expect("an answer");
     // The thread that computed it pauses, and then nothing is owed.
     for _ in 0..10_000 {
-        if !floor.is_owed(Instant::now()) {
+        if !min_share.is_owed(Instant::now()) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(!floor.is_owed(Instant::now()), "the thread paused");
+    assert!(!min_share.is_owed(Instant::now()), "the thread paused");
     let at_once = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), None);
     at_once.await.expect("an answer");
     assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "computed where it was asked");

@@ -43,26 +43,26 @@ pub(super) fn of_model(
     operation: Operation,
     space: Space,
     batch: &PanelMatrix,
-    spare: &mut BufferPool,
+    buffers: &mut BufferPool,
 ) -> Computed {
     // A question that needs it is refused where there is none.
     let inverse = || Decoder::PseudoInverse(model.inverse().expect("the model has a pseudo-inverse"));
     let scorer = || model.scorer().expect("the model has statistics");
     let autoencoder = &model.artifact.model;
     match operation {
-        Operation::Encode => autoencoder.encode_in(space, batch, spare).into(),
-        Operation::Decode => autoencoder.decode_in(space, batch, Decoder::Transpose, spare).into(),
-        Operation::Reconstruct => autoencoder.reconstruct_in(space, batch, Decoder::Transpose, spare).into(),
-        Operation::DecodePseudoInverse => autoencoder.decode_in(space, batch, inverse(), spare).into(),
-        Operation::ReconstructPseudoInverse => autoencoder.reconstruct_in(space, batch, inverse(), spare).into(),
-        Operation::Impute => autoencoder.impute_in(space, batch, spare).into(),
+        Operation::Encode => autoencoder.encode_in(space, batch, buffers).into(),
+        Operation::Decode => autoencoder.decode_in(space, batch, Decoder::Transpose, buffers).into(),
+        Operation::Reconstruct => autoencoder.reconstruct_in(space, batch, Decoder::Transpose, buffers).into(),
+        Operation::DecodePseudoInverse => autoencoder.decode_in(space, batch, inverse(), buffers).into(),
+        Operation::ReconstructPseudoInverse => autoencoder.reconstruct_in(space, batch, inverse(), buffers).into(),
+        Operation::Impute => autoencoder.impute_in(space, batch, buffers).into(),
         Operation::Score => match space {
-            Space::Input => scorer().score(autoencoder, batch, spare).into(),
-            Space::Normalized => scorer().score_normalized(autoencoder, batch, spare).into(),
+            Space::Input => scorer().score(autoencoder, batch, buffers).into(),
+            Space::Normalized => scorer().score_normalized(autoencoder, batch, buffers).into(),
         },
         Operation::Explain => match space {
-            Space::Input => scorer().explain(autoencoder, batch, spare).into(),
-            Space::Normalized => scorer().explain_normalized(autoencoder, batch, spare).into(),
+            Space::Input => scorer().explain(autoencoder, batch, buffers).into(),
+            Space::Normalized => scorer().explain_normalized(autoencoder, batch, buffers).into(),
         },
     }
 }
@@ -74,14 +74,14 @@ impl fmt::Debug for Compute {
 }
 
 /// Serves until the queue is closed and empty.
-pub(super) fn run(queue: &Queue, floor: &MinCpuShare, compute: &Compute) {
-    let mut spare = BufferPool::default();
+pub(super) fn run(queue: &Queue, min_share: &MinCpuShare, compute: &Compute) {
+    let mut buffers = BufferPool::default();
     loop {
         let Some(pieces) = queue.take(Instant::now()) else {
             match queue.wait(SPARE_KEPT) {
                 Wait::Work => {}
                 Wait::Quiet => {
-                    spare = BufferPool::default();
+                    buffers = BufferPool::default();
                     if queue.wait(Duration::MAX) == Wait::End {
                         return;
                     }
@@ -90,9 +90,9 @@ pub(super) fn run(queue: &Queue, floor: &MinCpuShare, compute: &Compute) {
             }
             continue;
         };
-        let served = catch(|| serve(queue, compute, &pieces, &mut spare));
+        let served = catch(|| serve(queue, compute, &pieces, &mut buffers));
         if let Err(panicked) = served {
-            spare = BufferPool::default();
+            buffers = BufferPool::default();
             if let Some(piece) = pieces.first() {
                 let request = piece.queued.request();
                 let (model, operation) = (&request.model.key, request.operation);
@@ -103,7 +103,7 @@ pub(super) fn run(queue: &Queue, floor: &MinCpuShare, compute: &Compute) {
             }
         }
         // Here, where no caller was promised this thread: who comes meanwhile wakes another.
-        floor.give_way(Instant::now());
+        min_share.give_way(Instant::now());
     }
 }
 
@@ -120,7 +120,7 @@ impl Member<'_> {
 }
 
 /// Computes one batch and answers the requests that end in it.
-fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<QueuedRequest>>], spare: &mut BufferPool) {
+fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<QueuedRequest>>], buffers: &mut BufferPool) {
     let started = Instant::now();
     let mut members = Vec::with_capacity(pieces.len());
     let mut rows = 0;
@@ -135,7 +135,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<QueuedRequest>>],
     }
     let Some(first) = members.first() else { return };
     let request = first.piece.queued.request();
-    let mut batch = spare.take();
+    let mut batch = buffers.take();
     batch.reset(rows, request.rows.columns());
     for member in &members {
         let rows_of_request = member.piece.rows.clone();
@@ -143,7 +143,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<QueuedRequest>>],
     }
     let assembled = Instant::now();
 
-    let computed = (compute.0)(&request.model, request.operation, request.space(), &batch, spare);
+    let computed = (compute.0)(&request.model, request.operation, request.space(), &batch, buffers);
     assert_eq!(computed.values.rows(), rows, "a result for every row of the batch");
     let computed_at = Instant::now();
     let [assembly, compute] =
@@ -164,6 +164,6 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<QueuedRequest>>],
         }
     }
     queue.record(&request.key(), Instant::now(), rows * request.size().row_work, started.elapsed());
-    spare.put(batch);
-    spare.put(computed.values);
+    buffers.put(batch);
+    buffers.put(computed.values);
 }

@@ -311,44 +311,44 @@ mod tests {
 
     #[test]
     fn nothing_is_owed_where_nobody_trains() {
-        let floor = MinCpuShare::new(0.5, 1);
+        let min_share = MinCpuShare::new(0.5, 1);
         let mut now = Instant::now();
         for _ in 0..10 {
-            floor.give_way(now);
-            assert!(!floor.is_owed(now));
+            min_share.give_way(now);
+            assert!(!min_share.is_owed(now));
             now += LOOK_EVERY;
         }
     }
 
     #[test]
     fn what_could_wait_does_while_somebody_pauses() {
-        let (floor, now) = (MinCpuShare::in_debt(MS), Instant::now());
-        assert!(floor.is_owed(now));
-        floor.give_way(now);
-        assert!(!floor.is_owed(now), "paid, and nobody pauses any more");
-        floor.pausing.store(1, Ordering::Release);
-        assert!(floor.is_owed(now));
+        let (min_share, now) = (MinCpuShare::in_debt(MS), Instant::now());
+        assert!(min_share.is_owed(now));
+        min_share.give_way(now);
+        assert!(!min_share.is_owed(now), "paid, and nobody pauses any more");
+        min_share.pausing.store(1, Ordering::Release);
+        assert!(min_share.is_owed(now));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn threads_that_have_ended_are_forgotten() {
-        let floor = MinCpuShare::new(0.5, 1);
+        let min_share = MinCpuShare::new(0.5, 1);
         if Clock::of_this_thread().is_err() {
             eprintln!("skipped: this system does not say how long threads ran");
             return;
         }
         // Though nobody looks; the system may take a moment to put a thread away.
         for _ in 0..100 {
-            thread::scope(|scope| scope.spawn(|| floor.watch_this_thread()).join()).expect("no panic");
-            assert!((1..=50).contains(&floor.watched.load(Ordering::Acquire)));
+            thread::scope(|scope| scope.spawn(|| min_share.watch_this_thread()).join()).expect("no panic");
+            assert!((1..=50).contains(&min_share.watched.load(Ordering::Acquire)));
             thread::sleep(MS);
         }
         let mut now = Instant::now();
         for _ in 0..1000 {
             now += LOOK_EVERY;
-            assert!(!floor.is_owed(now));
-            if floor.watched.load(Ordering::Acquire) == 0 {
+            assert!(!min_share.is_owed(now));
+            if min_share.watched.load(Ordering::Acquire) == 0 {
                 return;
             }
             thread::sleep(MS);
@@ -358,8 +358,8 @@ mod tests {
 
     #[test]
     fn without_a_share_nobody_is_watched() {
-        let floor = MinCpuShare::default();
-        floor.watch_this_thread();
-        assert_eq!(floor.watched.load(Ordering::Acquire), 0);
+        let min_share = MinCpuShare::default();
+        min_share.watch_this_thread();
+        assert_eq!(min_share.watched.load(Ordering::Acquire), 0);
     }
 }

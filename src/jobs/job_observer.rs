@@ -27,14 +27,14 @@ pub(super) struct JobObserver<'a> {
 impl<'a> JobObserver<'a> {
     pub(super) fn new(table: &'a JobRegistry, job: &'a Job) -> Self {
         let now = Instant::now();
-        Self { table, job, news: News::default(), started: now, paused_before: table.floor.paused(), saved: now }
+        Self { table, job, news: News::default(), started: now, paused_before: table.min_share.paused(), saved: now }
     }
 }
 
 impl Observer for JobObserver<'_> {
     fn look(&mut self, event: &Event) -> Next {
         self.job.shared.measures.rows.fetch_add(event.step_rows, Ordering::Relaxed);
-        let paused = self.table.floor.paused().saturating_sub(self.paused_before);
+        let paused = self.table.min_share.paused().saturating_sub(self.paused_before);
         self.news.tell(self.job, event, paused);
         #[cfg(test)]
         self.hold(event);

@@ -333,8 +333,8 @@ pub struct Jobs {
 impl Jobs {
     /// Opens the folder, if this server may write to it (otherwise as soon as it may): cuts off torn chunks, expires
     /// uploads, queues again what a crash caught. Blocking; within a runtime, since it starts the runner.
-    pub fn open(config: JobsConfig, registry: Registry, floor: Arc<MinCpuShare>) -> Result<Self, JobError> {
-        let table = Arc::new(JobRegistry::new(config, registry, floor));
+    pub fn open(config: JobsConfig, registry: Registry, min_share: Arc<MinCpuShare>) -> Result<Self, JobError> {
+        let table = Arc::new(JobRegistry::new(config, registry, min_share));
         match table.activate() {
             // Models are served from a folder that cannot be written to; each training call gets the reason.
             Err(error @ JobError::Store(StoreError::Denied { .. })) => {

@@ -43,7 +43,7 @@ const TIMES_FREE_MAX: usize = 4;
 pub(super) struct JobRegistry {
     pub(super) config: JobsConfig,
     pub(super) registry: Registry,
-    pub(super) floor: Arc<MinCpuShare>,
+    pub(super) min_share: Arc<MinCpuShare>,
     jobs: Mutex<Jobs>,
     /// Serializes what makes and forgets jobs, so that `jobs` is never held during disk work.
     making: Mutex<()>,
@@ -80,7 +80,7 @@ struct Jobs {
 }
 
 impl JobRegistry {
-    pub(super) fn new(config: JobsConfig, registry: Registry, floor: Arc<MinCpuShare>) -> Self {
+    pub(super) fn new(config: JobsConfig, registry: Registry, min_share: Arc<MinCpuShare>) -> Self {
         let measures = Arc::<TrainingMeasures>::default();
         let reserve = Arc::new(DiskReserve::new(&config.folder));
         Self {
@@ -92,7 +92,7 @@ impl JobRegistry {
             ahead: ReorderBuffers::default(),
             config,
             registry,
-            floor,
+            min_share,
             jobs: Mutex::default(),
             making: Mutex::default(),
             turn: Arc::default(),

@@ -274,7 +274,7 @@ fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
     };
     // A pool of its own: with one for all jobs, a thread that waits for its part of one job's step takes up another job, and
     // comes back only when that has ended.
-    let pool = match training_pool(table.config.training_threads, Arc::clone(&table.floor)) {
+    let pool = match training_pool(table.config.training_threads, Arc::clone(&table.min_share)) {
         Ok(pool) => pool,
         Err(error) => return Ok(Outcome::Failed(format!("no threads to train on: {error}"))),
     };

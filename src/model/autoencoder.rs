@@ -118,19 +118,19 @@ impl Autoencoder {
 
     /// Rows (n, d_0) in input units to codes (n, d_K). A row's code has the same bits in every batch.
     ///
-    /// Needs matrices for what lies between; `spare` has them ready if it was used before.
+    /// Needs matrices for what lies between; `buffers` has them ready if it was used before.
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode(&self, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
+    pub fn encode(&self, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         if self.normalizer.kind == NormalizationKind::None && !self.normalizer.takes_missing() {
-            return self.encode_normalized(rows, spare);
+            return self.encode_normalized(rows, buffers);
         }
-        let mut x = spare.take();
+        let mut x = buffers.take();
         self.normalizer.apply_to(rows, &mut x);
         self.normalizer.fill_missing(&mut x);
-        let codes = self.encode_normalized(&x, spare);
-        spare.put(x);
+        let codes = self.encode_normalized(&x, buffers);
+        buffers.put(x);
         codes
     }
 
@@ -138,10 +138,10 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode_in(&self, space: Space, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
+    pub fn encode_in(&self, space: Space, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         match space {
-            Space::Input => self.encode(rows, spare),
-            Space::Normalized => self.encode_with_missing(rows, spare),
+            Space::Input => self.encode(rows, buffers),
+            Space::Normalized => self.encode_with_missing(rows, buffers),
         }
     }
 
@@ -154,11 +154,11 @@ impl Autoencoder {
         space: Space,
         codes: &PanelMatrix,
         decoder: Decoder<'_>,
-        spare: &mut BufferPool,
+        buffers: &mut BufferPool,
     ) -> PanelMatrix {
         match space {
-            Space::Input => self.decode(codes, decoder, spare),
-            Space::Normalized => self.decode_normalized(codes, decoder, spare),
+            Space::Input => self.decode(codes, decoder, buffers),
+            Space::Normalized => self.decode_normalized(codes, decoder, buffers),
         }
     }
 
@@ -171,16 +171,16 @@ impl Autoencoder {
         space: Space,
         rows: &PanelMatrix,
         decoder: Decoder<'_>,
-        spare: &mut BufferPool,
+        buffers: &mut BufferPool,
     ) -> Reconstruction {
         if space == Space::Input {
-            return self.reconstruct(rows, decoder, spare);
+            return self.reconstruct(rows, decoder, buffers);
         }
-        let codes = self.encode_with_missing(rows, spare);
-        let x_hat = self.decode_normalized(&codes, decoder, spare);
+        let codes = self.encode_with_missing(rows, buffers);
+        let x_hat = self.decode_normalized(&codes, decoder, buffers);
         let squared_errors = squared_distances(rows, &x_hat);
         let squared_errors_input_units = self.squared_distances_input_units(rows, &x_hat);
-        spare.put(codes);
+        buffers.put(codes);
         Reconstruction { rows: x_hat, squared_errors, squared_errors_input_units }
     }
 
@@ -188,11 +188,11 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode_normalized_with_errors(&self, x: &PanelMatrix, spare: &mut BufferPool) -> (PanelMatrix, Vec<f32>) {
-        let codes = self.encode_with_missing(x, spare);
-        let x_hat = self.decode_normalized(&codes, Decoder::Transpose, spare);
+    pub fn encode_normalized_with_errors(&self, x: &PanelMatrix, buffers: &mut BufferPool) -> (PanelMatrix, Vec<f32>) {
+        let codes = self.encode_with_missing(x, buffers);
+        let x_hat = self.decode_normalized(&codes, Decoder::Transpose, buffers);
         let squared_errors = squared_distances(x, &x_hat);
-        spare.put(x_hat);
+        buffers.put(x_hat);
         (codes, squared_errors)
     }
 
@@ -219,8 +219,8 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the codes are not d_K wide; callers check that at the edge.
-    pub fn decode(&self, codes: &PanelMatrix, decoder: Decoder<'_>, spare: &mut BufferPool) -> PanelMatrix {
-        let mut rows = self.decode_normalized(codes, decoder, spare);
+    pub fn decode(&self, codes: &PanelMatrix, decoder: Decoder<'_>, buffers: &mut BufferPool) -> PanelMatrix {
+        let mut rows = self.decode_normalized(codes, decoder, buffers);
         self.normalizer.undo(&mut rows);
         rows
     }
@@ -229,16 +229,16 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn reconstruct(&self, rows: &PanelMatrix, decoder: Decoder<'_>, spare: &mut BufferPool) -> Reconstruction {
-        let mut x = spare.take();
+    pub fn reconstruct(&self, rows: &PanelMatrix, decoder: Decoder<'_>, buffers: &mut BufferPool) -> Reconstruction {
+        let mut x = buffers.take();
         self.normalizer.apply_to(rows, &mut x);
-        let codes = self.encode_with_missing(&x, spare);
-        let mut x_hat = self.decode_normalized(&codes, decoder, spare);
+        let codes = self.encode_with_missing(&x, buffers);
+        let mut x_hat = self.decode_normalized(&codes, decoder, buffers);
         let squared_errors = squared_distances(&x, &x_hat);
         self.normalizer.undo(&mut x_hat);
         let squared_errors_input_units = squared_distances(rows, &x_hat);
-        spare.put(codes);
-        spare.put(x);
+        buffers.put(codes);
+        buffers.put(x);
         Reconstruction { rows: x_hat, squared_errors, squared_errors_input_units }
     }
 
@@ -247,11 +247,11 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn encode_with_errors(&self, rows: &PanelMatrix, spare: &mut BufferPool) -> (PanelMatrix, Vec<f32>) {
-        let mut x = spare.take();
+    pub fn encode_with_errors(&self, rows: &PanelMatrix, buffers: &mut BufferPool) -> (PanelMatrix, Vec<f32>) {
+        let mut x = buffers.take();
         self.normalizer.apply_to(rows, &mut x);
-        let found = self.encode_normalized_with_errors(&x, spare);
-        spare.put(x);
+        let found = self.encode_normalized_with_errors(&x, buffers);
+        buffers.put(x);
         found
     }
 
@@ -260,8 +260,8 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn impute(&self, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
-        let Reconstruction { rows: mut whole, .. } = self.reconstruct(rows, Decoder::Transpose, spare);
+    pub fn impute(&self, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
+        let Reconstruction { rows: mut whole, .. } = self.reconstruct(rows, Decoder::Transpose, buffers);
         for (whole, value) in whole.values_mut().iter_mut().zip(rows.values()) {
             *whole = if value.is_nan() { *whole } else { *value };
         }
@@ -273,56 +273,56 @@ impl Autoencoder {
     ///
     /// # Panics
     /// If the rows are not d_0 wide; callers check that at the edge.
-    pub fn impute_in(&self, space: Space, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
+    pub fn impute_in(&self, space: Space, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         match space {
-            Space::Input => self.impute(rows, spare),
-            Space::Normalized => self.reconstruct_in(space, rows, Decoder::Transpose, spare).rows,
+            Space::Input => self.impute(rows, buffers),
+            Space::Normalized => self.reconstruct_in(space, rows, Decoder::Transpose, buffers).rows,
         }
     }
 
     /// The encoder in the normalized space, of rows with missing values.
-    fn encode_with_missing(&self, x: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
+    fn encode_with_missing(&self, x: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         if !self.normalizer.takes_missing() {
-            return self.encode_normalized(x, spare);
+            return self.encode_normalized(x, buffers);
         }
-        let mut whole = spare.take();
+        let mut whole = buffers.take();
         whole.clone_from(x);
         self.normalizer.fill_missing(&mut whole);
-        let codes = self.encode_normalized(&whole, spare);
-        spare.put(whole);
+        let codes = self.encode_normalized(&whole, buffers);
+        buffers.put(whole);
         codes
     }
 
     /// The encoder in the normalized space.
-    fn encode_normalized(&self, x: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
+    fn encode_normalized(&self, x: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         let mut h = None;
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().encoder_activations) {
-            let mut next = spare.take();
+            let mut next = buffers.take();
             layer.weight.encode_layer(h.as_ref().unwrap_or(x), &layer.encoder_bias, *activation, &mut next);
-            h.replace(next).into_iter().for_each(|done| spare.put(done));
+            h.replace(next).into_iter().for_each(|done| buffers.put(done));
         }
         h.unwrap_or_default()
     }
 
     /// The decoder in the normalized space.
-    fn decode_normalized(&self, codes: &PanelMatrix, decoder: Decoder<'_>, spare: &mut BufferPool) -> PanelMatrix {
+    fn decode_normalized(&self, codes: &PanelMatrix, decoder: Decoder<'_>, buffers: &mut BufferPool) -> PanelMatrix {
         let mut g: Option<PanelMatrix> = None;
         if let Decoder::PseudoInverse(inverse) = decoder {
             for l in (0..self.layers.len()).rev() {
-                let next = inverse.decode_layer(self, l, g.as_ref().unwrap_or(codes), spare);
-                g.replace(next).into_iter().for_each(|done| spare.put(done));
+                let next = inverse.decode_layer(self, l, g.as_ref().unwrap_or(codes), buffers);
+                g.replace(next).into_iter().for_each(|done| buffers.put(done));
             }
             return g.unwrap_or_default();
         }
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().decoder_activations).rev() {
             if let Some(gain) = &layer.gain {
-                let mut scaled = spare.take();
+                let mut scaled = buffers.take();
                 scaled.map_from(g.as_ref().unwrap_or(codes), |j, value| value * gain[j]);
-                g.replace(scaled).into_iter().for_each(|done| spare.put(done));
+                g.replace(scaled).into_iter().for_each(|done| buffers.put(done));
             }
-            let mut next = spare.take();
+            let mut next = buffers.take();
             layer.weight.decode_layer(g.as_ref().unwrap_or(codes), &layer.decoder_bias, *activation, &mut next);
-            g.replace(next).into_iter().for_each(|done| spare.put(done));
+            g.replace(next).into_iter().for_each(|done| buffers.put(done));
         }
         g.unwrap_or_default()
     }

@@ -158,9 +158,9 @@ mod tests {
         let model = model(Activation::Linear);
         let before = statistics(&model);
         let (turned, after) = canonicalize(&model, Some(&before)).expect("a linear code");
-        let (spare, rows) = (&mut BufferPool::default(), rows());
-        let old = model.reconstruct(&rows, Decoder::Transpose, spare).rows;
-        let new = turned.reconstruct(&rows, Decoder::Transpose, spare).rows;
+        let (buffers, rows) = (&mut BufferPool::default(), rows());
+        let old = model.reconstruct(&rows, Decoder::Transpose, buffers).rows;
+        let new = turned.reconstruct(&rows, Decoder::Transpose, buffers).rows;
         let size = old.values().iter().fold(0.0f32, |most, value| most.max(value.abs()));
         for (old, new) in old.values().iter().zip(new.values()) {
             assert!((old - new).abs() < 1e-5 * size, "{old} {new}");
@@ -178,7 +178,7 @@ mod tests {
         }
         // Nor does it change how unusual a row is.
         let (old, new) = (Scorer::new(&before).expect("definite"), Scorer::new(&after).expect("definite"));
-        let (old, new) = (old.score(&model, &rows, spare), new.score(&turned, &rows, spare));
+        let (old, new) = (old.score(&model, &rows, buffers), new.score(&turned, &rows, buffers));
         for row in 0..ROWS {
             assert!((old.at(row, 1) - new.at(row, 1)).abs() < 1e-3 * old.at(row, 1).max(1.0), "row {row}");
         }

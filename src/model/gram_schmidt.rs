@@ -115,19 +115,19 @@ pub fn orthonormalize_code(
 /// Mean squared error of the reconstructions of `rows`, which are finite and as wide as the model: sum over features, normalized
 /// space.
 pub fn mean_squared_error(model: &Autoencoder, rows: &Matrix) -> f64 {
-    let (mut lanes, spare) = (PanelMatrix::default(), &mut BufferPool::default());
+    let (mut lanes, buffers) = (PanelMatrix::default(), &mut BufferPool::default());
     let mut sum = 0.0;
     for first in (0..rows.rows()).step_by(TAPE_ROWS) {
         let block = first..rows.rows().min(first + TAPE_ROWS);
         lanes.reset(block.len(), rows.columns());
         let (codes, errors) = if rows.form().is_wide() || model.normalizer().is_wide() {
             rows.load_normalized_into(block, &mut lanes, 0, model.normalizer());
-            model.encode_normalized_with_errors(&lanes, spare)
+            model.encode_normalized_with_errors(&lanes, buffers)
         } else {
             rows.load_into(block, &mut lanes, 0);
-            model.encode_with_errors(&lanes, spare)
+            model.encode_with_errors(&lanes, buffers)
         };
-        spare.put(codes);
+        buffers.put(codes);
         sum += errors.into_iter().map(f64::from).sum::<f64>();
     }
     sum / rows.rows() as f64
@@ -279,9 +279,9 @@ mod tests {
         let inverse = PseudoInverse::of(&model).expect("of full rank");
         let mut lanes = PanelMatrix::zeros(ROWS, 9);
         rows.load_into(0..ROWS, &mut lanes, 0);
-        let spare = &mut BufferPool::default();
-        let tied = changed.reconstruct(&lanes, Decoder::Transpose, spare).rows;
-        let inverted = model.reconstruct(&lanes, Decoder::PseudoInverse(&inverse), spare).rows;
+        let buffers = &mut BufferPool::default();
+        let tied = changed.reconstruct(&lanes, Decoder::Transpose, buffers).rows;
+        let inverted = model.reconstruct(&lanes, Decoder::PseudoInverse(&inverse), buffers).rows;
         for row in 1..ROWS {
             for column in 0..9 {
                 let of = |rows: &PanelMatrix| rows.at(row, column) - rows.at(0, column);

@@ -115,7 +115,7 @@ fn compare(
     assert_eq!(rows.columns(), features, "as wide as the input");
     let (mut transposed, mut inverted) = (Sum::default(), Sum::default());
     let mut normalized = Vec::with_capacity(count * features);
-    let (mut tape, spare) = (Tape::new(model.layers().len()), &mut BufferPool::default());
+    let (mut tape, buffers) = (Tape::new(model.layers().len()), &mut BufferPool::default());
     for first in (0..count).step_by(TAPE_ROWS) {
         let block = first..count.min(first + TAPE_ROWS);
         let mut x = PanelMatrix::zeros(block.len(), features);
@@ -125,10 +125,10 @@ fn compare(
             Space::Input => rows.load_into(block, &mut x, 0),
             Space::Normalized => rows.load_normalized_into(block, &mut x, 0, model.normalizer()),
         }
-        transposed.add(&model.reconstruct_in(space, &x, Decoder::Transpose, spare).squared_errors);
+        transposed.add(&model.reconstruct_in(space, &x, Decoder::Transpose, buffers).squared_errors);
         if let Ok(inverse) = &inverse {
             let decoder = Decoder::PseudoInverse(inverse);
-            inverted.add(&model.reconstruct_in(space, &x, decoder, spare).squared_errors);
+            inverted.add(&model.reconstruct_in(space, &x, decoder, buffers).squared_errors);
         }
         if space == Space::Input {
             model.normalizer().apply(&mut x);

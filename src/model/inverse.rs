@@ -121,11 +121,11 @@ impl PseudoInverse {
         model: &Autoencoder,
         l: usize,
         g: &PanelMatrix,
-        spare: &mut BufferPool,
+        buffers: &mut BufferPool,
     ) -> PanelMatrix {
         let (layer, factor) = (&model.layers()[l], &self.layers[l]);
         let activation = model.spec().raw().decoder_activations[l];
-        let (mut narrow, mut z, mut wide) = (spare.take(), spare.take(), spare.take());
+        let (mut narrow, mut z, mut wide) = (buffers.take(), buffers.take(), buffers.take());
         if factor.of_rows {
             factor.inverse.encode_layer(g, &factor.offset, Activation::Linear, &mut z);
             factor.inverse.decode(&z, &mut narrow);
@@ -135,8 +135,8 @@ impl PseudoInverse {
             factor.inverse.encode_layer(&narrow, &factor.offset, Activation::Linear, &mut z);
             factor.inverse.decode_layer(&z, &layer.decoder_bias, activation, &mut wide);
         }
-        spare.put(narrow);
-        spare.put(z);
+        buffers.put(narrow);
+        buffers.put(z);
         wide
     }
 }
@@ -196,11 +196,11 @@ mod tests {
             let model = linear(widths, |_| ());
             let inverse = PseudoInverse::of(&model).expect("it has one");
             let codes = rows(9, widths[widths.len() - 1]);
-            let spare = &mut BufferPool::default();
-            let decoded = model.decode(&codes, Decoder::PseudoInverse(&inverse), spare);
-            assert!(distance(&model.encode(&decoded, spare), &codes) < 2e-4, "{widths:?}");
-            let transposed = model.decode(&codes, Decoder::Transpose, spare);
-            assert!(distance(&model.encode(&transposed, spare), &codes) > 0.1, "{widths:?}: there is a difference");
+            let buffers = &mut BufferPool::default();
+            let decoded = model.decode(&codes, Decoder::PseudoInverse(&inverse), buffers);
+            assert!(distance(&model.encode(&decoded, buffers), &codes) < 2e-4, "{widths:?}");
+            let transposed = model.decode(&codes, Decoder::Transpose, buffers);
+            assert!(distance(&model.encode(&transposed, buffers), &codes) > 0.1, "{widths:?}: there is a difference");
         }
     }
 
@@ -220,9 +220,9 @@ mod tests {
     fn a_layer_that_expands_is_undone() {
         let model = linear(&[4, 9], |_| ());
         let inverse = PseudoInverse::of(&model).expect("it has one");
-        let (x, spare) = (rows(20, 4), &mut BufferPool::default());
-        let codes = model.encode(&x, spare);
-        assert!(distance(&model.decode(&codes, Decoder::PseudoInverse(&inverse), spare), &x) < 1e-4);
+        let (x, buffers) = (rows(20, 4), &mut BufferPool::default());
+        let codes = model.encode(&x, buffers);
+        assert!(distance(&model.decode(&codes, Decoder::PseudoInverse(&inverse), buffers), &x) < 1e-4);
     }
 
     #[test]
@@ -239,9 +239,9 @@ mod tests {
             layer.encoder_bias[o] = -(0..30).map(|i| layer.weight.at(o, i) * layer.decoder_bias[i]).sum::<f32>();
         }
         let inverse = PseudoInverse::of(&model).expect("it has one");
-        let (codes, spare) = (rows(5, 8), &mut BufferPool::default());
+        let (codes, buffers) = (rows(5, 8), &mut BufferPool::default());
         let (a, b) = (Decoder::Transpose, Decoder::PseudoInverse(&inverse));
-        assert!(distance(&model.decode(&codes, a, spare), &model.decode(&codes, b, spare)) < 1e-5);
+        assert!(distance(&model.decode(&codes, a, buffers), &model.decode(&codes, b, buffers)) < 1e-5);
         assert!((inverse.condition().0 - 1.0).abs() < 1e-5 && !inverse.condition().1);
     }
 

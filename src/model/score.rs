@@ -118,11 +118,11 @@ impl Scorer {
     ///
     /// # Panics
     /// If the rows are not as wide as the model, or it is another model's.
-    pub fn score(&self, model: &Autoencoder, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
-        let mut x = spare.take();
+    pub fn score(&self, model: &Autoencoder, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
+        let mut x = buffers.take();
         model.normalizer().apply_to(rows, &mut x);
-        let scores = self.score_normalized(model, &x, spare);
-        spare.put(x);
+        let scores = self.score_normalized(model, &x, buffers);
+        buffers.put(x);
         scores
     }
 
@@ -130,12 +130,12 @@ impl Scorer {
     ///
     /// # Panics
     /// As [`Scorer::score`].
-    pub fn score_normalized(&self, model: &Autoencoder, x: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
-        let (codes, squared_errors) = model.encode_normalized_with_errors(x, spare);
+    pub fn score_normalized(&self, model: &Autoencoder, x: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
+        let (codes, squared_errors) = model.encode_normalized_with_errors(x, buffers);
         let distances = self.squared_distances(&codes);
         let changes = self.checks.terms(model.normalizer(), x);
-        spare.put(codes);
-        let mut scores = spare.take();
+        buffers.put(codes);
+        let mut scores = buffers.take();
         scores.reset(x.rows(), FIGURES);
         for (row, ((error, distance), changes)) in squared_errors.into_iter().zip(distances).zip(changes).enumerate() {
             for (place, figure) in [error, distance, changes].into_iter().enumerate() {
@@ -150,11 +150,11 @@ impl Scorer {
     ///
     /// # Panics
     /// As [`Scorer::score`].
-    pub fn explain(&self, model: &Autoencoder, rows: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
-        let mut x = spare.take();
+    pub fn explain(&self, model: &Autoencoder, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
+        let mut x = buffers.take();
         model.normalizer().apply_to(rows, &mut x);
-        let explained = self.explain_normalized(model, &x, spare);
-        spare.put(x);
+        let explained = self.explain_normalized(model, &x, buffers);
+        buffers.put(x);
         explained
     }
 
@@ -162,11 +162,11 @@ impl Scorer {
     ///
     /// # Panics
     /// As [`Scorer::score`].
-    pub fn explain_normalized(&self, model: &Autoencoder, x: &PanelMatrix, spare: &mut BufferPool) -> PanelMatrix {
+    pub fn explain_normalized(&self, model: &Autoencoder, x: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         let features = model.spec().features();
         // Not from the tape below, though it has them too: these have the bits that a score without reasons has.
-        let scores = self.score_normalized(model, x, spare);
-        let mut explained = spare.take();
+        let scores = self.score_normalized(model, x, buffers);
+        let mut explained = buffers.take();
         explained.reset(x.rows(), FIGURES + features);
         for row in 0..x.rows() {
             (0..FIGURES).for_each(|j| *explained.at_mut(row, j) = scores.at(row, j));
@@ -186,7 +186,7 @@ impl Scorer {
                 explain_by_size(x, row, &mut explained);
             }
         }
-        spare.put(scores);
+        buffers.put(scores);
         explained
     }
 

@@ -24,7 +24,7 @@ pub enum Use {
 #[derive(Clone, Debug)]
 pub struct Stream {
     state: u64,
-    spare: Option<f64>,
+    buffers: Option<f64>,
 }
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -42,7 +42,7 @@ impl Stream {
         for part in [epoch, row, purpose as u64] {
             state = mix(state ^ mix(part.wrapping_add(GOLDEN)).wrapping_add(GOLDEN));
         }
-        Self { state, spare: None }
+        Self { state, buffers: None }
     }
 
     /// 64 random bits.
@@ -58,15 +58,15 @@ impl Stream {
 
     /// Standard normal (Marsaglia's polar method, 1964).
     pub fn normal(&mut self) -> f64 {
-        if let Some(spare) = self.spare.take() {
-            return spare;
+        if let Some(buffers) = self.buffers.take() {
+            return buffers;
         }
         loop {
             let (u, v) = (2.0 * self.uniform() - 1.0, 2.0 * self.uniform() - 1.0);
             let s = u * u + v * v;
             if s > 0.0 && s < 1.0 {
                 let factor = (-2.0 * libm::log(s) / s).sqrt();
-                self.spare = Some(v * factor);
+                self.buffers = Some(v * factor);
                 return u * factor;
             }
         }

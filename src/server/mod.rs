@@ -209,13 +209,14 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
             "fewer files may be open than there may be connections: raise `ulimit -n`, or lower connections_max"
         );
     }
-    let floor = Arc::new(config.executor.floor().map_err(ServerError::Threads)?);
-    let batcher = Batcher::start(config.batching, config.executor.serving_threads, Arc::clone(&floor));
+    let min_share = Arc::new(config.executor.min_share().map_err(ServerError::Threads)?);
+    let batcher = Batcher::start(config.batching, config.executor.serving_threads, Arc::clone(&min_share));
     let batcher = batcher.map_err(ServerError::Threads)?;
     let jobs = {
         let (registry, jobs, folder) = (registry.clone(), config.jobs.clone(), config.store.clone());
         let opened = move || {
-            Jobs::open(jobs, registry, floor).map_err(|source| ServerError::Jobs { folder, source: Box::new(source) })
+            Jobs::open(jobs, registry, min_share)
+                .map_err(|source| ServerError::Jobs { folder, source: Box::new(source) })
         };
         blocking(opened).await?
     };

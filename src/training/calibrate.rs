@@ -42,17 +42,17 @@ pub(super) fn statistics(
     if !Statistics::are_possible(spec) {
         return Ok(None);
     }
-    let spare = &mut BufferPool::default();
+    let buffers = &mut BufferPool::default();
     let k = spec.code_length() as u64;
     let code_rows_max = (COVARIANCE_WORK_MAX / (k * k)).clamp(CODE_ROWS_ALWAYS, CODE_ROWS_MAX);
     let mut of_training = Sample::new(model, split.training_rows(), code_rows_max, spec.code_length());
     let mut common = Common::new(split.training_rows(), spec.features());
     each_training_row(source, split, &mut |_, row| {
-        of_training.take(row, spare);
+        of_training.take(row, buffers);
         common.take(row);
         go_on()
     })?;
-    of_training.flush(spare);
+    of_training.flush(buffers);
     let mut held_out = Vec::new();
     let mut turns = Turns::new(held_back.count(), CALIBRATION_ROWS_MAX as u64, spec.features());
     held_back.each(&mut |rows| {
@@ -72,7 +72,7 @@ pub(super) fn statistics(
         return Ok(is_finite(&found).then_some(found));
     }
     let invariants = common.invariants(model.normalizer(), &held_out, source.shift());
-    let of_held_out = each_part(model, &held_out, |rows| model.encode_with_errors(rows, spare).1);
+    let of_held_out = each_part(model, &held_out, |rows| model.encode_with_errors(rows, buffers).1);
     let dimensions = Statistics::residual_dimensions(spec) as f64;
     let (mut trained, mut held) = (vec![true; errors.len()], vec![true; count]);
     let mut rounds = if trim > 0.0 { TRIM_ROUNDS } else { 0 };
@@ -97,10 +97,10 @@ pub(super) fn statistics(
             code_distances.into_iter().zip(errors).map(of_one).collect()
         };
         trained = lowest(&combined(scorer.squared_distances_of(&codes), &errors), trim);
-        held = lowest(&scores(&scorer, model, &held_out, spare), trim);
+        held = lowest(&scores(&scorer, model, &held_out, buffers), trim);
     };
     found.curvature = curvatures(&scorer, model, &held_out, &held, go_on)?;
-    found.calibration = scores(&scorer, model, &held_out, spare);
+    found.calibration = scores(&scorer, model, &held_out, buffers);
     found.calibration.sort_unstable_by(f32::total_cmp);
     Ok(is_finite(&found).then_some(found))
 }
@@ -161,11 +161,11 @@ fn curvatures(
     Ok(sums.into_iter().map(|sum: f64| (sum / count).max(0.0) as f32).collect())
 }
 
-fn scores(scorer: &Scorer, model: &Autoencoder, rows: &[f32], spare: &mut BufferPool) -> Vec<f32> {
+fn scores(scorer: &Scorer, model: &Autoencoder, rows: &[f32], buffers: &mut BufferPool) -> Vec<f32> {
     each_part(model, rows, |rows| {
-        let scores = scorer.score(model, rows, spare);
+        let scores = scorer.score(model, rows, buffers);
         let of = (0..rows.rows()).map(|row| scorer.combined([0, 1, 2].map(|j| scores.at(row, j)))).collect();
-        spare.put(scores);
+        buffers.put(scores);
         of
     })
 }
@@ -276,26 +276,26 @@ impl<'a> Sample<'a> {
         Self { model, turns, waiting: Vec::new(), codes: Vec::new(), errors: Vec::new() }
     }
 
-    fn take(&mut self, row: &[f32], spare: &mut BufferPool) {
+    fn take(&mut self, row: &[f32], buffers: &mut BufferPool) {
         if self.turns.next() {
             self.waiting.extend_from_slice(row);
             if self.waiting.len() == TAPE_ROWS * row.len() {
-                self.flush(spare);
+                self.flush(buffers);
             }
         }
     }
 
-    fn flush(&mut self, spare: &mut BufferPool) {
+    fn flush(&mut self, buffers: &mut BufferPool) {
         let features = self.model.spec().features();
         let mut lanes = PanelMatrix::zeros(self.waiting.len() / features, features);
         lanes.load(0, &self.waiting);
         self.waiting.clear();
-        let (codes, errors) = self.model.encode_with_errors(&lanes, spare);
+        let (codes, errors) = self.model.encode_with_errors(&lanes, buffers);
         let first = self.codes.len();
         self.codes.resize(first + codes.rows() * codes.columns(), 0.0);
         codes.store(0..codes.rows(), &mut self.codes[first..]);
         self.errors.extend(errors);
-        spare.put(codes);
+        buffers.put(codes);
     }
 }
 

@@ -16,7 +16,7 @@ struct Sums {
     loss: f64,
     squared: f64,
     input_units: f64,
-    floor: f64,
+    min_share: f64,
     /// By feature: squared error, and squared distance to a mean. Empty where they are not wanted.
     by_feature: Vec<(f64, f64)>,
 }
@@ -27,7 +27,7 @@ impl Sums {
         self.loss += part.loss;
         self.squared += part.squared;
         self.input_units += part.input_units;
-        self.floor += part.floor;
+        self.min_share += part.min_share;
         if self.by_feature.is_empty() {
             self.by_feature = part.by_feature;
         } else {
@@ -101,7 +101,7 @@ impl Sums {
             pca_squared_error_input_units: pca.squared_error_input_units,
             explained_variance: explained(squared_error, pca.spread),
             pca_explained_variance: explained(pca.squared_error, pca.spread),
-            loss_floor: (model.spec().raw().loss == Loss::BinaryCrossEntropy).then_some(self.floor / count),
+            loss_floor: (model.spec().raw().loss == Loss::BinaryCrossEntropy).then_some(self.min_share / count),
         }
     }
 }
@@ -151,7 +151,7 @@ fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32], mean: Option<&[f6
         sums.squared += error * error;
         sums.input_units += (error * f64::from(model.normalizer().unit(column))).powi(2);
         if cross_entropy {
-            sums.floor += entropy(f64::from(x));
+            sums.min_share += entropy(f64::from(x));
         }
         if let Some(mean) = mean {
             let (errors, spread) = &mut sums.by_feature[column];

@@ -507,8 +507,8 @@ impl Trainer {
             // All that the rows vary by may be in one of them.
             let of_one = self.state.spread * self.state.report.training_rows as f64 / batch.len() as f64;
             let error = (RATES_MAX * self.state.plan.learning_rate).min(1.0);
-            let floor = error * error * self.model.spec().features() as f64;
-            if !per_row.is_finite() || per_row > (EXPLODED * start + 4.0 * of_one).max(floor) {
+            let min_share = error * error * self.model.spec().features() as f64;
+            if !per_row.is_finite() || per_row > (EXPLODED * start + 4.0 * of_one).max(min_share) {
                 return Ok(Epoch::Diverged(diverged(&self.state, per_row)));
             }
             let (step, plan) = (self.state.steps_done, &self.state.plan);

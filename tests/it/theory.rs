@@ -112,14 +112,14 @@ fn cut_short(trained: &Trained, values: &[f32], m: usize) -> f64 {
     let rows = values.len() / features;
     let mut lanes = PanelMatrix::zeros(rows, features);
     lanes.load(0, values);
-    let spare = &mut BufferPool::default();
-    let mut codes = trained.model.encode(&lanes, spare);
+    let buffers = &mut BufferPool::default();
+    let mut codes = trained.model.encode(&lanes, buffers);
     codes.each_column_mut(|j, part| {
         if j >= m {
             part.fill(0.0);
         }
     });
-    let decoded = trained.model.decode(&codes, Decoder::Transpose, spare);
+    let decoded = trained.model.decode(&codes, Decoder::Transpose, buffers);
     let scale = f64::from(trained.model.normalizer().unit(0));
     let squares = lanes.values().iter().zip(decoded.values()).map(|(a, b)| (f64::from(a - b) / scale).powi(2));
     squares.sum::<f64>() / rows as f64
@@ -167,13 +167,13 @@ fn mnist_codes_can_be_cut_short() {
     let (plain, turned) = canonical(trained(linear_mnist(30), &images));
     let mut lanes = PanelMatrix::zeros(60_000, 784);
     lanes.load(0, &images);
-    let spare = &mut BufferPool::default();
-    let [before, after] = [&plain, &turned].map(|of| of.model.reconstruct(&lanes, Decoder::Transpose, spare).rows);
+    let buffers = &mut BufferPool::default();
+    let [before, after] = [&plain, &turned].map(|of| of.model.reconstruct(&lanes, Decoder::Transpose, buffers).rows);
     let largest = before.values().iter().zip(after.values()).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
     let size = before.values().iter().fold(0.0f32, |most, value| most.max(value.abs()));
     println!("a reconstructed pixel changes by at most {:.1e} of the largest", largest / size);
     assert!(largest < 1e-5 * size, "{largest} of {size}");
-    let codes = turned.model.encode(&lanes, spare);
+    let codes = turned.model.encode(&lanes, buffers);
     let mut values = vec![0.0; 60_000 * 30];
     codes.store(0..60_000, &mut values);
     let covariance = covariance(&values, 30, |_| true).1;

@@ -23,14 +23,14 @@ const CALLERS: usize = 4;
 /// A batcher whose threads are the checker's.
 fn started(config: BatchingConfig, compute: Compute) -> (Batcher, Vec<thread::JoinHandle<()>>) {
     let (queue, compute) = (Arc::new(Queue::new(config, SERVING_THREADS)), Arc::new(compute));
-    let floor: Arc<MinCpuShare> = Arc::default();
+    let min_share: Arc<MinCpuShare> = Arc::default();
     let threads = (0..SERVING_THREADS).map(|_| {
-        let (queue, floor, compute) = (Arc::clone(&queue), Arc::clone(&floor), Arc::clone(&compute));
-        thread::spawn(move || worker::run(&queue, &floor, &compute))
+        let (queue, min_share, compute) = (Arc::clone(&queue), Arc::clone(&min_share), Arc::clone(&compute));
+        thread::spawn(move || worker::run(&queue, &min_share, &compute))
     });
     let threads = threads.collect();
     let (answered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-    let inner = Inner { config, inline: false, floor, queue, answered, refused, threads: Mutex::new(None) };
+    let inner = Inner { config, inline: false, min_share, queue, answered, refused, threads: Mutex::new(None) };
     (Batcher { inner: Arc::new(inner) }, threads)
 }
 

@@ -63,13 +63,13 @@ fn part(x: &PanelMatrix, from: usize, count: usize) -> PanelMatrix {
 /// Code, decoded code, reconstruction and its errors of every row.
 fn results(model: &Autoencoder, x: &PanelMatrix) -> Vec<Vec<u32>> {
     // What was there before must not show.
-    let mut spare = BufferPool::default();
-    let codes = model.encode(x, &mut spare);
-    let decoded = model.decode(&codes, Decoder::Transpose, &mut spare);
-    let reconstruction = model.reconstruct(x, Decoder::Transpose, &mut spare);
+    let mut buffers = BufferPool::default();
+    let codes = model.encode(x, &mut buffers);
+    let decoded = model.decode(&codes, Decoder::Transpose, &mut buffers);
+    let reconstruction = model.reconstruct(x, Decoder::Transpose, &mut buffers);
     // A matrix that chance has made singular has none.
     let inverse = PseudoInverse::of(model).ok();
-    let inverted = inverse.map(|inverse| model.decode(&codes, Decoder::PseudoInverse(&inverse), &mut spare));
+    let inverted = inverse.map(|inverse| model.decode(&codes, Decoder::PseudoInverse(&inverse), &mut buffers));
     (0..x.rows())
         .map(|row| {
             let errors = [
@@ -130,7 +130,7 @@ fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
         let plain = model(&[20, 9, 4], Activation::Elu { alpha: 1.0 }, false, normalized, &mut stream);
         let fill = numbers(&mut stream, 20, 0.5);
         let model = with_missing(&plain, fill.clone());
-        let spare = &mut BufferPool::default();
+        let buffers = &mut BufferPool::default();
         let (rows, missing) = (37, |row: usize, column: usize| (row * 7 + column * 3).is_multiple_of(4) || row == 5);
         let (mut whole, mut gaps, mut filled) =
             (PanelMatrix::zeros(rows, 20), PanelMatrix::zeros(rows, 20), PanelMatrix::zeros(rows, 20));
@@ -148,13 +148,13 @@ fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
         }
         let near =
             |a: &PanelMatrix, b: &PanelMatrix| a.values().iter().zip(b.values()).all(|(a, b)| (a - b).abs() < 1e-4);
-        assert!(near(&model.encode(&gaps, spare), &plain.encode(&filled, spare)));
+        assert!(near(&model.encode(&gaps, buffers), &plain.encode(&filled, buffers)));
         // Where nothing is missing nothing is different.
-        let (same, plain_codes) = (model.encode(&whole, spare), plain.encode(&whole, spare));
+        let (same, plain_codes) = (model.encode(&whole, buffers), plain.encode(&whole, buffers));
         assert!((0..rows).all(|row| bits(&same, row) == bits(&plain_codes, row)));
 
-        let found = model.reconstruct(&gaps, Decoder::Transpose, spare);
-        let (codes, errors) = model.encode_with_errors(&gaps, spare);
+        let found = model.reconstruct(&gaps, Decoder::Transpose, buffers);
+        let (codes, errors) = model.encode_with_errors(&gaps, buffers);
         assert!((0..rows).all(|row| bits(&codes, row) == bits(&model.encode(&gaps, &mut BufferPool::default()), row)));
         for (row, error) in errors.iter().enumerate() {
             let left = (0..20).filter(|column| !missing(row, *column));
@@ -165,13 +165,13 @@ fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
         }
         assert_eq!(found.squared_errors[5], 0.0, "nothing is there to be wrong about");
 
-        let imputed = model.impute(&gaps, spare);
+        let imputed = model.impute(&gaps, buffers);
         for row in 0..rows {
             for column in 0..20 {
                 let expected = if missing(row, column) { found.rows.at(row, column) } else { gaps.at(row, column) };
                 assert_eq!(imputed.at(row, column).to_bits(), expected.to_bits());
             }
-            assert_eq!(bits(&model.impute(&part(&gaps, row, 1), spare), 0), bits(&imputed, row), "alone");
+            assert_eq!(bits(&model.impute(&part(&gaps, row, 1), buffers), 0), bits(&imputed, row), "alone");
         }
     }
 }

@@ -69,10 +69,10 @@ fn a_score_is_what_the_definition_says() {
     let model = model(Activation::Linear, Loss::SquaredError, false);
     let mut of = statistics(vec![4.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.25]);
     let scorer = Scorer::new(&of).expect("definite");
-    let (rows, spare) = (lanes(20, &random(120, 3)), &mut BufferPool::default());
-    let scores = scorer.score(&model, &rows, spare);
-    let codes = model.encode(&rows, spare);
-    let errors = model.reconstruct(&rows, crate::model::Decoder::Transpose, spare).squared_errors;
+    let (rows, buffers) = (lanes(20, &random(120, 3)), &mut BufferPool::default());
+    let scores = scorer.score(&model, &rows, buffers);
+    let codes = model.encode(&rows, buffers);
+    let errors = model.reconstruct(&rows, crate::model::Decoder::Transpose, buffers).squared_errors;
     for (row, error) in errors.iter().enumerate() {
         let centered: Vec<f32> = (0..3).map(|unit| codes.at(row, unit) - of.code_mean[unit]).collect();
         let expected = centered[0].powi(2) / 4.0 + centered[1].powi(2) + centered[2].powi(2) * 4.0;
@@ -85,7 +85,7 @@ fn a_score_is_what_the_definition_says() {
     }
     // A unit that never changed has the residual variance as its floor.
     of.code_covariance[0] = 0.0;
-    let floored = Scorer::new(&of).expect("definite").score(&model, &rows, spare);
+    let floored = Scorer::new(&of).expect("definite").score(&model, &rows, buffers);
     for row in 0..20 {
         let first = (codes.at(row, 0) - of.code_mean[0]).powi(2) / 0.25;
         let expected = first + (codes.at(row, 1) + 0.2).powi(2) + (codes.at(row, 2) - 0.3).powi(2) * 4.0;
@@ -138,11 +138,11 @@ fn a_row_has_the_same_figures_in_every_batch() {
     let model = model(Activation::Tanh, Loss::SquaredError, true);
     let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
     let values = random(100 * 6, 5);
-    let spare = &mut BufferPool::default();
-    let together = scorer.explain(&model, &lanes(100, &values), spare);
-    let scores = scorer.score(&model, &lanes(100, &values), spare);
+    let buffers = &mut BufferPool::default();
+    let together = scorer.explain(&model, &lanes(100, &values), buffers);
+    let scores = scorer.score(&model, &lanes(100, &values), buffers);
     for row in 0..100 {
-        let alone = scorer.explain(&model, &lanes(1, &values[row * 6..][..6]), spare);
+        let alone = scorer.explain(&model, &lanes(1, &values[row * 6..][..6]), buffers);
         for column in 0..FIGURES + 6 {
             assert_eq!(alone.at(0, column).to_bits(), together.at(row, column).to_bits(), "row {row} column {column}");
         }
@@ -221,12 +221,12 @@ fn an_extreme_row_has_the_greatest_score_and_names_its_column() {
         let model = model(hidden, loss, gain);
         let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
         let values: Vec<f32> = random(40 * 6, 4).iter().map(|x| 0.5 + 0.2 * x).collect();
-        let spare = &mut BufferPool::default();
-        let clean = scorer.explain(&model, &lanes(40, &values), spare);
+        let buffers = &mut BufferPool::default();
+        let clean = scorer.explain(&model, &lanes(40, &values), buffers);
         for extreme in [1e20, -1e30, f32::MAX, f32::MIN, f32::INFINITY] {
             let mut values = values.clone();
             values[17 * 6 + 4] = extreme;
-            let explained = scorer.explain(&model, &lanes(40, &values), spare);
+            let explained = scorer.explain(&model, &lanes(40, &values), buffers);
             assert!(explained.values().iter().all(|value| value.is_finite()), "{hidden:?} {extreme}");
             let score = |row: usize| scorer.combined([0, 1, 2].map(|j| explained.at(row, j)));
             assert_eq!(score(17), f32::MAX, "{hidden:?} {extreme}");

@@ -768,11 +768,11 @@ fn nested_dropout_puts_what_matters_most_first() {
     }
     // Of the first m numbers of codes, the others 0.
     let error = |model: &Autoencoder, m: usize| {
-        let (mut rows, spare) = (PanelMatrix::zeros(400, 8), &mut BufferPool::default());
+        let (mut rows, buffers) = (PanelMatrix::zeros(400, 8), &mut BufferPool::default());
         rows.load(0, &values);
-        let mut codes = model.encode(&rows, spare);
+        let mut codes = model.encode(&rows, buffers);
         codes.each_column_mut(|unit, part| part.iter_mut().for_each(|x| *x = if unit < m { *x } else { 0.0 }));
-        let rebuilt = model.decode(&codes, Decoder::Transpose, spare);
+        let rebuilt = model.decode(&codes, Decoder::Transpose, buffers);
         let squares = rows.values().iter().zip(rebuilt.values()).map(|(a, b)| f64::from(a - b).powi(2));
         squares.sum::<f64>() / 400.0
     };
