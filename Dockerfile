@@ -1,7 +1,7 @@
-# Builds halfhitch and puts the one binary into an image without a shell.
+# Builds halfhitch and copies the single binary into an image without a shell.
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
-# Dependencies first: they are built again only when the lock file changes.
+# Dependencies first: Docker rebuilds this layer only when the manifest, the lock file or the API changes.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
@@ -10,12 +10,12 @@ RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
     && rm -r src
 COPY src src
 COPY examples/data examples/data
-# The stand-ins above are newer than the sources: without `touch` cargo would keep them.
+# The placeholder sources above are newer than the real ones. Without `touch`, cargo would keep their build.
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bin halfhitch && mkdir /store
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /build/target/release/halfhitch /usr/local/bin/halfhitch
-# Owned by the user that writes to it, so that a fresh volume is writable.
+# The server's user owns the folder, so that a fresh volume is writable.
 COPY --from=build --chown=65532:65532 /store /var/lib/halfhitch
 ENV HALFHITCH_LISTEN=0.0.0.0:50051 \
     HALFHITCH_STORE=/var/lib/halfhitch

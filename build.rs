@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rerun-if-changed={file}");
     }
     let mut compiler = protox::Compiler::new(["proto"])?;
-    // With the comments: they become documentation, and reflection shows them to whoever asks.
+    // Keeps the comments: they become documentation of the generated code and are visible through reflection.
     compiler.include_imports(true).include_source_info(true).open_files(files)?;
     let folder = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(folder.join("descriptors.binpb"), compiler.encode_file_descriptor_set())?;

@@ -1,7 +1,7 @@
-//! A Rust client: trains a model of rows in memory, encodes and decodes them.
+//! A Rust client: trains a model on rows in memory, then encodes and decodes rows.
 //!
-//! `cargo run --example client -- http://127.0.0.1:50051` talks to a running server; without an address the example
-//! starts one of its own.
+//! `cargo run --example client -- http://127.0.0.1:50051` uses a running server. Without an address the example starts
+//! its own server.
 
 use halfhitch::rpc::pb;
 use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn train_and_use(url: String) -> Result<(), Box<dyn std::error::Error>> {
     let mut client = AutoencoderServiceClient::connect(url).await?;
-    // Points on a curved surface of two dimensions, in six.
+    // Points on a two-dimensional curved surface in six dimensions.
     let rows: Vec<f32> = (0..500)
         .flat_map(|i| {
             let (a, b) = ((i % 23) as f32 / 23.0, (i % 29) as f32 / 29.0);
@@ -82,7 +82,7 @@ async fn train_and_use(url: String) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Plain numbers; bytes (`float32_le`) are faster for many rows.
+/// A matrix with a list of floats. For many rows, bytes (`float32_le`) are faster.
 fn matrix(rows: &[f32]) -> pb::Matrix {
     pb::Matrix {
         rows: (rows.len() / FEATURES) as u32,

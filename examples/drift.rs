@@ -1,7 +1,7 @@
-//! Incremental training under a drift: rows arrive for five minutes, and halfway they begin to come from another surface.
+//! Incremental training under drift: rows arrive for five minutes, and halfway they start to come from another surface.
 //!
-//! `cargo run --release --example drift` prints the rounds as they end, and the error of the newest version on rows as they
-//! come now; `-- --quick` takes 40 seconds.
+//! `cargo run --release --example drift` prints each round when it ends, and the error of the newest version on current
+//! rows. `-- --quick` takes 40 seconds.
 
 use std::error::Error;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const CHUNK_INTERVAL: Duration = Duration::from_millis(100);
 const PUBLISH_ROWS: u64 = 1000;
 const MEASURED_ROWS: usize = 500;
 const MEASURED_EVERY: Duration = Duration::from_secs(5);
-/// Between the surfaces, in radians.
+/// Phase between the two surfaces, in radians.
 const TURNED: f32 = 1.5;
 
 /// xorshift64* (Vigna 2016).
@@ -36,7 +36,7 @@ impl Random {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     }
 
-    /// Rows near a bent surface of three dimensions, which a drift turns.
+    /// Rows near a three-dimensional curved surface; a drift changes its phase.
     fn rows(&mut self, count: usize, drifted: bool) -> Vec<f32> {
         let phase = if drifted { TURNED } else { 0.0 };
         let mut values = Vec::with_capacity(count * FEATURES);
@@ -69,12 +69,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What is told at the end.
+/// The summary at the end.
 #[derive(Debug, Default)]
 struct Tally {
     published: u32,
     kept_back: u32,
-    /// Error on rows as they come: just before the drift, just after it, at the end.
+    /// Error on current rows: just before the drift, just after it, at the end.
     errors: [f64; 3],
 }
 
@@ -126,7 +126,7 @@ async fn follow(mut client: AutoencoderServiceClient<Channel>, length: Duration)
                 }
             }
             _ = measuring.tick() => {
-                // None before the first version.
+                // There is no error before the first version.
                 if let Some(error) = error(&mut client, &random.rows(MEASURED_ROWS, drifted)).await {
                     println!("{:6.1} s  {}", began.elapsed().as_secs_f64(), figure(error));
                 }
@@ -143,7 +143,7 @@ async fn follow(mut client: AutoencoderServiceClient<Channel>, length: Duration)
 }
 
 fn figure(error: f64) -> String {
-    format!("the newest version's error on rows as they come: {error:.4}")
+    format!("error of the newest version on current rows: {error:.4}")
 }
 
 fn tell(began: Instant, result: &pb::TrainResult, tally: &mut Tally) {
@@ -152,7 +152,7 @@ fn tell(began: Instant, result: &pb::TrainResult, tally: &mut Tally) {
         let report = result.training_report.clone().unwrap_or_default();
         let loss = |figures: Option<pb::Evaluation>| figures.map_or("none".into(), |one| format!("{:.4}", one.loss));
         format!(
-            "version {} is published: validation loss {}, its base's {}",
+            "version {} is published: validation loss {}, base {}",
             result.version,
             loss(report.validation),
             loss(report.base_validation)
@@ -166,7 +166,7 @@ fn tell(began: Instant, result: &pb::TrainResult, tally: &mut Tally) {
     println!("{:6.1} s  round {}: {what}", began.elapsed().as_secs_f64(), result.round);
 }
 
-/// Of the newest version: squared, a row, in the units of the rows; `None` if there is no version yet.
+/// Mean squared error per row of the newest version, in input units; `None` if there is no version yet.
 async fn error(client: &mut AutoencoderServiceClient<Channel>, rows: &[f32]) -> Option<f64> {
     let model = Some(pb::ModelRef { name: "drift".to_owned(), selector: None });
     let request = pb::ReconstructRequest { model, rows: Some(matrix(rows)), ..Default::default() };

@@ -1,5 +1,5 @@
-//! The only door from async to CPU work: serving threads that pull, training threads at the lowest priority, and panics
-//! made errors.
+//! CPU threads: serving threads that pull batches, and training threads at the lowest priority. A panic becomes an
+//! error.
 
 mod min_cpu_share;
 
@@ -17,42 +17,42 @@ pub use min_cpu_share::MinCpuShare;
 /// Most threads of one kind.
 pub const THREADS_MAX: usize = 1024;
 
-/// Most that training may be promised, in per cent.
+/// Largest value of [`ExecutorConfig::training_percent_min`], in percent.
 pub const TRAINING_PERCENT_MIN_MAX: usize = 50;
 
-/// How many threads do what.
+/// Numbers of threads, and the minimum CPU share of training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExecutorConfig {
-    /// Threads that serve batches.
+    /// Threads that serve batches, 1 to [`THREADS_MAX`].
     pub serving_threads: usize,
-    /// Threads that train.
+    /// Threads that train, 1 to [`THREADS_MAX`].
     pub training_threads: usize,
-    /// Training gets at least this percentage of the time in which it could run, 0 to [`TRAINING_PERCENT_MIN_MAX`].
+    /// Minimum percentage of CPU time that training gets while it has work, 0 to [`TRAINING_PERCENT_MIN_MAX`].
     pub training_percent_min: usize,
 }
 
-/// A setting that cannot be.
+/// A setting out of its range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} is {got}, expected {expected}")]
 pub struct BadExecutor {
-    /// Its name.
+    /// Name of the setting.
     pub setting: &'static str,
-    /// What came.
+    /// Value of the setting.
     pub got: usize,
-    /// What would do.
+    /// The allowed range.
     pub expected: String,
 }
 
 impl Default for ExecutorConfig {
-    /// As many of each as the process may use cores: training runs on what serving leaves, and gets a twentieth where that is
-    /// less.
+    /// One serving and one training thread per core. Training runs on the CPU time that serving leaves, but gets at
+    /// least 5 %.
     fn default() -> Self {
         Self { serving_threads: cores(), training_threads: cores(), training_percent_min: 5 }
     }
 }
 
 impl ExecutorConfig {
-    /// Refuses what cannot be meant.
+    /// Refuses settings out of their range.
     pub fn check(&self) -> Result<(), BadExecutor> {
         for (setting, got) in [("serving_threads", self.serving_threads), ("training_threads", self.training_threads)] {
             check_count(setting, got)?;
@@ -64,14 +64,14 @@ impl ExecutorConfig {
         Ok(())
     }
 
-    /// What is promised to training; [`io::ErrorKind::InvalidInput`] for a configuration that cannot be meant.
+    /// The minimum CPU share of training; [`io::ErrorKind::InvalidInput`] for an invalid configuration.
     pub fn min_share(&self) -> io::Result<MinCpuShare> {
         self.check().map_err(invalid)?;
         Ok(MinCpuShare::new(self.training_percent_min as f64 / 100.0, cores()))
     }
 }
 
-/// That this process may use, 1 to [`THREADS_MAX`].
+/// Cores that this process may use, 1 to [`THREADS_MAX`].
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
 }
@@ -81,13 +81,13 @@ fn check_count(setting: &'static str, got: usize) -> Result<(), BadExecutor> {
     if good { Ok(()) } else { Err(BadExecutor { setting, got, expected: format!("1 to {THREADS_MAX}") }) }
 }
 
-/// A panic in CPU work, made an error.
+/// A caught panic of CPU work.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("a worker panicked: {message}")]
 pub struct Panicked {
-    /// The panic's text.
+    /// Text of the panic.
     pub message: String,
-    /// The opaque id under which the log tells of it.
+    /// Opaque id of the panic's log line.
     pub id: String,
 }
 
@@ -100,9 +100,9 @@ impl Panicked {
     }
 }
 
-/// Runs `work`; a panic is logged under an opaque id and becomes an error.
+/// Runs `work`; logs a panic under an opaque id and returns it as an error.
 ///
-/// What `work` was changing when it panicked may be half changed: the caller throws it away.
+/// After a panic, data that `work` was changing may be inconsistent: the caller must drop it.
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
         let panicked = Panicked::new(payload.as_ref());
@@ -111,17 +111,17 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     })
 }
 
-/// Named threads that each run `body(index)`; joined by [`ServingThreads::join`].
+/// Named threads that each run `body(index)`; [`ServingThreads::join`] joins them.
 ///
-/// Dropping it leaves them running until their bodies return.
+/// Dropping this type does not stop the threads: they run until their bodies return.
 #[derive(Debug)]
 pub struct ServingThreads {
     handles: Vec<JoinHandle<()>>,
 }
 
 impl ServingThreads {
-    /// Starts `count` of them, 1 to [`THREADS_MAX`]. If the system refuses one, those already started go on: the caller
-    /// tells their bodies to return.
+    /// Starts `count` threads, 1 to [`THREADS_MAX`]. If the system refuses one, the threads already started keep
+    /// running: the caller must make their bodies return.
     pub fn spawn(count: usize, body: impl Fn(usize) + Send + Sync + 'static) -> io::Result<Self> {
         check_count("serving_threads", count).map_err(invalid)?;
         let body = Arc::new(body);
@@ -148,7 +148,8 @@ impl ServingThreads {
     }
 }
 
-/// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority, above `min_share`.
+/// A rayon pool of 1 to [`THREADS_MAX`] threads at the lowest scheduling priority; `min_share` guarantees them CPU
+/// time.
 pub fn training_pool(threads: usize, min_share: Arc<MinCpuShare>) -> io::Result<rayon::ThreadPool> {
     check_count("training_threads", threads).map_err(invalid)?;
     rayon::ThreadPoolBuilder::new()
@@ -162,8 +163,7 @@ pub fn training_pool(threads: usize, min_share: Arc<MinCpuShare>) -> io::Result<
         .map_err(io::Error::other)
 }
 
-/// Runs `work` on a thread of its own, called `name`, at the lowest scheduling priority; the receiver gets its result or
-/// the panic.
+/// Runs `work` on a new thread `name` at the lowest scheduling priority; the receiver gets its result or the panic.
 ///
 /// # Panics
 /// If `name` contains a NUL.
@@ -174,7 +174,7 @@ pub fn spawn_training<T: Send + 'static>(
     let (sender, receiver) = oneshot::channel();
     Builder::new().name(name.to_owned()).spawn(move || {
         lower_priority();
-        // Nobody may be waiting any more; then the result is dropped.
+        // The receiver may be gone; then the result is dropped.
         let _ = sender.send(catch(work));
     })?;
     Ok(receiver)
@@ -184,12 +184,12 @@ fn invalid(error: BadExecutor) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
-/// From now on this thread, when it is woken, waits until a core is free instead of taking one from a thread that works. Its
-/// share of the cores stays the same.
+/// Sets `SCHED_BATCH` for this thread: when woken, it does not preempt a running thread. Its share of CPU time stays
+/// the same.
 ///
-/// For threads that compute and threads that receive alike, where they share a core: whoever receives goes on receiving, and
-/// the batch grows; whoever computes keeps its caches, and finds more in the next batch. Where the system refuses, serving
-/// is a little slower.
+/// Computing and receiving threads both use it, since they share cores. A receiving thread keeps receiving, so batches
+/// grow; a computing thread keeps its caches and finds more rows in the next batch. If the system refuses, serving is
+/// slightly slower.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn do_not_interrupt() {
     use rustix::process::{getpriority_process, setpriority_process};
@@ -197,7 +197,7 @@ pub fn do_not_interrupt() {
         NormalThreadSchedulePolicy, ThreadPriorityValue, ThreadSchedulePolicy, set_thread_priority_and_policy,
         thread_native_id,
     };
-    // What the crate calls 49 of 99 is nice 0; it sets that with the policy, whatever the thread had.
+    // The crate also sets the nice value: its priority 49 of 99 means nice 0. The earlier nice value is restored below.
     let nice = getpriority_process(None);
     let middle = ThreadPriorityValue::try_from(49).map_or(ThreadPriority::Min, ThreadPriority::Crossplatform);
     let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
@@ -205,11 +205,11 @@ pub fn do_not_interrupt() {
     let _ = nice.and_then(|nice| setpriority_process(None, nice));
 }
 
-/// Only Linux has such threads.
+/// Does nothing: only Linux has `SCHED_BATCH`.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn do_not_interrupt() {}
 
-/// Training at normal priority is still training: a system that refuses is told of once.
+/// Lowers the priority of this thread. A refusal is only logged, once: training also works at normal priority.
 fn lower_priority() {
     static WARNED: Once = Once::new();
     if let Err(error) = lowest_priority() {
@@ -217,7 +217,7 @@ fn lower_priority() {
     }
 }
 
-/// `SCHED_IDLE`, and nice 19 where that is refused.
+/// Sets `SCHED_IDLE`, or nice 19 if that is refused.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn lowest_priority() -> Result<(), PriorityError> {
     use thread_priority::{
@@ -226,8 +226,8 @@ fn lowest_priority() -> Result<(), PriorityError> {
     };
     let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
     let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
-    // After the policy the call sets nice to 0, which a process that was started with a higher value may not. The
-    // policy is then in force all the same.
+    // After the policy, the call sets nice to 0, which fails in a process that was started with a higher value. The
+    // policy is set nevertheless.
     if set.is_ok() || thread_schedule_policy().is_ok_and(|policy| policy == idle) {
         return Ok(());
     }
@@ -333,7 +333,7 @@ mod tests {
         }
     }
 
-    /// Some sandboxes have one policy only.
+    /// Some sandboxes allow one policy only.
     #[cfg(target_os = "linux")]
     fn lowest_priority_is_refused_here() -> bool {
         use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};

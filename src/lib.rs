@@ -1,19 +1,19 @@
 //! **halfhitch** trains and serves *tied-weight autoencoders* over gRPC.
 //!
-//! The modules, lowest first; each may import only from those above it in this list (ARCHITECTURE.md, and the test
-//! `layering`, say exactly which):
+//! The modules, lowest first. A module may import only from those above it in this list; ARCHITECTURE.md and the test
+//! `layering` give the exact rules:
 //!
 //! - [`numeric`]: matrix products, activations, decompositions, random numbers
 //! - [`model`]: names, specifications, the autoencoder, its gradient, its file
 //! - [`training`]: from rows to a trained model; pure, no clock and no disk
-//! - [`telemetry`][]: logs
-//! - [`security`]: credentials, roles, limits of a caller
-//! - [`executor`]: the CPU threads; [`store`]: models on disk; [`files`]: rows on disk
+//! - [`telemetry`]: logs, metrics, traces
+//! - [`security`]: credentials, roles, limits per caller
+//! - [`executor`]: the CPU thread pools; [`store`]: models on disk; [`files`]: rows on disk
 //! - [`registry`]: models in memory
-//! - [`batching`]: many callers, large products; [`jobs`]: durable training jobs
-//! - [`service`]: the use cases, free of transport
-//! - [`rpc`]: gRPC in and out
-//! - [`server`], [`config`], [`cli`]: the program
+//! - [`batching`]: batches of the rows of many callers; [`jobs`]: durable training jobs
+//! - [`service`]: the use cases, independent of the transport
+//! - [`rpc`]: the gRPC adapters
+//! - [`server`], [`config`], [`cli`]: the server, its settings and the command line
 
 pub mod batching;
 pub mod cli;

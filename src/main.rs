@@ -1,4 +1,4 @@
-//! The program: reads the command, runs it, says what went wrong.
+//! The `halfhitch` program: parses the command line, runs the command and prints its error.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error may be closed.
+            // Standard error may be closed: ignore the failure.
             let _ = writeln!(std::io::stderr(), "halfhitch: {error}");
             error.exit_code()
         }

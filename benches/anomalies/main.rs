@@ -1,4 +1,4 @@
-//! How well scores tell anomalies, and whether alarms are as frequent as they may be: tables with labels.
+//! Measures how well scores find anomalies, and whether the alarm rate matches the requested rate, on labeled tables.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -16,18 +16,19 @@ use halfhitch::training::{
 use support::{Options, Report, data};
 
 const ABOUT: &str = "\
-Tables of ADBench, cut into 60 % to train on, anomalies among them and unknown to training, and 40 % to score; 20 cuts with
-seeds. AUC: area under the ROC curve of the score (1: every anomaly scores higher than every other row), means over the
-cuts, in turn for the score, beside the reconstruction error alone, and beside probabilistic PCA with half the features as
-code (trained on all rows alike). The model is linear, its code two thirds of the features, and a tenth of each mini-batch
-does not count. PyOD's autoencoder is published with 0.895 as the mean over the six sets.
-Then, trained and calibrated on rows labeled normal: the share of normal test rows that are alarms at two false-alarm rates,
-and in how many of the cuts that is within the 99 % bounds of the beta-binomial distribution, which is what the rate of
-split conformal alarms follows. On contaminated rows: in how many it is not above the upper bound. Last, the share of normal
-test rows whose first reason is a column that was broken on purpose, moved by ten standard deviations.
-Wants the folder `adbench` of the data for tests: beside the project, in ../shared/data, or where HALFHITCH_DATA says.";
+Tables of ADBench, split into 60 % for training (with unlabeled anomalies) and 40 % for scoring, in 20 seeded splits.
+Prints the area under the ROC curve (AUC; 1: every anomaly scores higher than every other row), averaged over the
+splits, for three scores: the anomaly score, the reconstruction error alone, and probabilistic PCA with half the
+features as code length (trained without trimming). The model is linear; its code length is two thirds of the
+features; a tenth of each mini-batch is trimmed. PyOD's autoencoder has a published mean of 0.895 over the six sets.
+Then the model is trained and calibrated on rows labeled normal. Prints the share of normal test rows that are alarms
+at two false-alarm rates, and the number of splits in which it is within the 99 % bounds of the beta-binomial
+distribution, which the rate of split conformal alarms follows. For contaminated rows: the number of splits in which
+it is not above the upper bound. Last, a column of each normal test row is shifted by ten standard deviations: the
+share of these rows whose first reason is that column.
+Needs the folder `adbench` of the test data: ../shared/data next to the project, or the folder in HALFHITCH_DATA.";
 
-/// Over which the published mean is taken.
+/// The sets of the published mean.
 const SIX: [&str; 6] = ["6_cardio", "18_Ionosphere", "20_letter", "31_satimage-2", "32_shuttle", "40_vowels"];
 const OTHERS: [&str; 2] = ["28_pendigits", "38_thyroid"];
 const RATES: [f64; 2] = [0.01, 0.05];
@@ -40,7 +41,7 @@ fn main() {
     init(None).expect("the best of this machine");
     let folder = data::folder().map(|folder| folder.join("adbench")).filter(|folder| folder.is_dir());
     let Some(folder) = folder else {
-        report.note("skipped: there is no folder `adbench` of the data for tests");
+        report.note("skipped: the folder `adbench` of the test data does not exist");
         return;
     };
     let cuts = if options.quick { 2 } else { 20 };
@@ -53,21 +54,21 @@ fn main() {
         let found: Vec<[f64; 3]> = (1..=cuts).map(|seed| areas(&table, seed)).collect();
         let mean = |i: usize| found.iter().map(|of| of[i]).sum::<f64>() / found.len() as f64;
         let means = [mean(0), mean(1), mean(2)];
-        report.against(name, means[0], "AUC of the score, beside the reconstruction error's", means[1]);
-        report.against(name, means[0], "AUC of the score, beside PPCA's with half the features", means[2]);
+        report.against(name, means[0], "AUC of the score, vs the reconstruction error", means[1]);
+        report.against(name, means[0], "AUC of the score, vs PPCA with half the features", means[2]);
         if SIX.contains(&name) {
             sets += 1;
             all.iter_mut().zip(means).for_each(|(sum, mean)| *sum += mean);
         }
         alarms(name, &table, cuts, &mut report);
         let share = (1..=cuts).map(|seed| named(&table, seed)).sum::<f64>() / cuts as f64;
-        report.figure(name, share, "of rows whose first reason is the broken column");
+        report.figure(name, share, "of rows: the broken column is the first reason");
     }
     if sets == SIX.len() {
         let [score, error, half] = all.map(|sum| sum / sets as f64);
-        report.against("six", score, "mean AUC of the score, beside the published", PUBLISHED);
-        report.against("six", score, "mean AUC of the score, beside the reconstruction error's", error);
-        report.against("six", score, "mean AUC of the score, beside PPCA's with half the features", half);
+        report.against("six", score, "mean AUC of the score, vs published", PUBLISHED);
+        report.against("six", score, "mean AUC of the score, vs the reconstruction error", error);
+        report.against("six", score, "mean AUC of the score, vs PPCA with half the features", half);
     }
 }
 
@@ -87,7 +88,7 @@ impl Table {
         &self.values[i * self.features..][..self.features]
     }
 
-    /// 60 % of those that `wanted`, in a new order, and the rest.
+    /// Splits the rows that are `wanted`, in a seeded order: 60 % and the rest.
     fn cut(&self, seed: u64, wanted: impl Fn(usize) -> bool) -> (Vec<usize>, Vec<usize>) {
         let mut order: Vec<usize> = (0..self.anomalies.len()).filter(|i| wanted(*i)).collect();
         Stream::new(seed, 0, 0, Use::Sample).shuffle(&mut order);
@@ -114,7 +115,7 @@ impl Judge {
             hidden_activation: Some(Activation::Linear),
             output_activation: Some(Activation::Linear),
             initialization: Some(Initialization::Pca),
-            // So that there are rows to calibrate on.
+            // Provides rows for calibration.
             validation_fraction: Some(0.2),
             regularization: Regularization { trim, ..Regularization::default() },
             ..spec
@@ -130,7 +131,7 @@ impl Judge {
         Self { model: trained.model, statistics, scorer }
     }
 
-    /// Score and squared error by row.
+    /// Score and squared error of each row.
     fn scores(&self, values: &[f32]) -> Vec<(f32, f32)> {
         let figures = self.scorer.score(&self.model, &self.lanes(values), &mut BufferPool::default());
         let of = |row| (self.scorer.combined([0, 1, 2].map(|j| figures.at(row, j))), figures.at(row, 0));
@@ -149,7 +150,7 @@ fn two_thirds(features: usize) -> usize {
     (2 * features).div_ceil(3)
 }
 
-/// AUC of the score, of the squared error, and of the score of PPCA.
+/// AUC of the score, of the squared error, and of the PPCA score.
 fn areas(table: &Table, seed: u64) -> [f64; 3] {
     let (training, test) = table.cut(seed, |_| true);
     let labels: Vec<bool> = test.iter().map(|i| table.anomalies[*i]).collect();
@@ -164,7 +165,7 @@ fn areas(table: &Table, seed: u64) -> [f64; 3] {
     ]
 }
 
-/// The probability that an anomaly scores higher than another row, ties half (Hanley and McNeil 1982).
+/// The probability that an anomaly scores higher than another row, ties counted half (Hanley and McNeil 1982).
 fn area(scores: &[f32], anomalies: &[bool]) -> f64 {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
@@ -180,7 +181,7 @@ fn area(scores: &[f32], anomalies: &[bool]) -> f64 {
     (ranks - positive * (positive + 1.0) / 2.0) / (positive * negative)
 }
 
-/// How often normal rows are alarms.
+/// Prints how often normal rows are alarms.
 fn alarms(name: &str, table: &Table, cuts: u64, report: &mut Report) {
     for rate in RATES {
         let (mut share, mut within, mut not_above, mut counted) = (0.0, 0, 0, 0);
@@ -207,14 +208,14 @@ fn alarms(name: &str, table: &Table, cuts: u64, report: &mut Report) {
             continue;
         }
         let case = format!("{name} alpha={rate}");
-        report.against(&case, share / f64::from(counted), "of normal rows are alarms, beside alpha", rate);
-        report.against(&case, within as f64, "cuts are within the bounds, of", f64::from(counted));
-        report.against(&case, not_above as f64, "contaminated cuts are not above, of", f64::from(counted));
+        report.against(&case, share / f64::from(counted), "of normal rows are alarms, vs alpha", rate);
+        report.against(&case, within as f64, "splits are within the bounds, of", f64::from(counted));
+        report.against(&case, not_above as f64, "contaminated splits are not above, of", f64::from(counted));
     }
 }
 
-/// The 99 % bounds of how many of `rows` usual rows are alarms, where `calibration` rows were held out: beta-binomial with
-/// m = ⌊rate (n + 1)⌋ and n + 1 - m.
+/// The 99 % bounds of the number of alarms in `rows` normal rows, with n = `calibration` held-out rows: beta-binomial
+/// with m = ⌊rate (n + 1)⌋ and n + 1 - m.
 fn bounds(calibration: usize, rate: f64, rows: usize) -> (usize, usize) {
     let m = (rate * (calibration as f64 + 1.0) + 1e-9).floor();
     let (a, b, n) = (m, calibration as f64 + 1.0 - m, rows as f64);
@@ -235,7 +236,7 @@ fn bounds(calibration: usize, rate: f64, rows: usize) -> (usize, usize) {
     (least.unwrap_or(0), most)
 }
 
-/// The share of normal test rows whose first reason is the column that was broken in them.
+/// The share of modified normal test rows whose first reason is the modified column.
 fn named(table: &Table, seed: u64) -> f64 {
     let (training, test) = table.cut(seed, |i| !table.anomalies[i]);
     let judge = Judge::train(table, &training, two_thirds(table.features), 0.0, seed);

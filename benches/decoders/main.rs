@@ -1,4 +1,4 @@
-//! What decoding with the pseudo-inverse costs beside decoding with the transpose.
+//! Measures the cost of decoding with the pseudo-inverse, compared with the transpose.
 
 #[path = "../load/mod.rs"]
 mod load;
@@ -14,12 +14,12 @@ use load::{EMBED, MNIST_DEEP, TELEMETRY};
 use support::{Line, Options, Report, median};
 
 const ABOUT: &str = "\
-Codes to rows, on one thread, without a server: decoded with the transpose, and with the pseudo-inverse, in turn. Where a
-ceiling would stand is the speed of the transpose; the ratio is the median of the rounds' ratios. Then the bytes that
-each of them takes: of the tensors, each matrix once, and of the factors that the pseudo-inverse adds to them. Last how
-long these factors take to make, once for a version.";
+Decodes codes on one thread, without a server, with the transpose and with the pseudo-inverse in turn. The ceiling
+column shows the speed of the transpose; the ratio is the median over the rounds. Then the bytes of each decoder: the
+tensors, with each matrix counted once, and the additional factors of the pseudo-inverse. Last, the time to compute
+these factors, once per version.";
 
-/// Rows of a batch: one caller alone, a small and a large batch.
+/// Rows of a batch: a single caller, a small batch, a large batch.
 const ROWS: [usize; 3] = [1, 16, 256];
 
 fn main() {
@@ -47,12 +47,12 @@ fn main() {
             let tensors = model.spec().tensor_bytes() as f64;
             report.figure(&of_bytes, tensors, "bytes, transpose");
             report.against(&of_bytes, tensors + inverse.bytes() as f64, "bytes, pseudo-inverse", tensors);
-            report.figure(&of_bytes, made.as_secs_f64() * 1e3, "ms to make the factors, once");
+            report.figure(&of_bytes, made.as_secs_f64() * 1e3, "ms to compute the factors, once");
         }
     }
 }
 
-/// Rows a second by the transpose and by the pseudo-inverse, round by round.
+/// Rows per second with the transpose and with the pseudo-inverse, for each round.
 fn measure(
     model: &Autoencoder,
     inverse: &PseudoInverse,

@@ -1,18 +1,18 @@
-//! Server and clients on cores of their own, so that neither takes time from the other.
+//! Runs server and clients on separate cores, so that neither takes time from the other.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A core for the server and one for the clients; none where the system cannot pin or has one core only.
+/// One core for the server and one for the clients; `None` if the system cannot pin threads or has only one core.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cores {
     pinned: Option<(usize, usize)>,
 }
 
 impl Cores {
-    /// The first two that this process may use. From here on it runs on the second, and so does what it starts.
+    /// Takes the first two allowed cores. Pins this process, and processes it starts, to the second.
     pub(crate) fn take() -> Self {
         let allowed = allowed();
         let pinned = match allowed.as_slice() {
@@ -22,15 +22,15 @@ impl Cores {
         Self { pinned }
     }
 
-    /// For the reader of the figures.
+    /// A description for the report.
     pub(crate) fn describe(self) -> String {
         match self.pinned {
             Some((server, client)) => format!("server on core {server}, clients on core {client}"),
-            None => "server and clients share the cores (no taskset, or one core): ratios mean little".to_owned(),
+            None => "server and clients share the cores (no taskset, or one core): ratios are unreliable".to_owned(),
         }
     }
 
-    /// `program`, to run on the server's core.
+    /// A command that runs `program` on the server's core.
     pub(crate) fn server_command(self, program: &Path) -> Command {
         match self.pinned {
             Some((server, _)) => {
@@ -48,7 +48,7 @@ impl Cores {
             if let Some((server, _)) = self.pinned
                 && let Some(thread) = this_thread()
             {
-                // It was possible for the whole process; if it fails here the figures are only noisier.
+                // Pinning worked for the whole process; if it fails here, the figures are only noisier.
                 let _ = pin(thread, server);
             }
             work()
@@ -57,7 +57,7 @@ impl Cores {
     }
 }
 
-/// Pins a thread; safe code has no call for it, and the tool is where h2load is.
+/// Pins a thread with `taskset`, because safe Rust has no API for it.
 fn pin(thread: u32, core: usize) -> io::Result<()> {
     let status = Command::new("taskset")
         .args(["-c", "-p", &core.to_string(), &thread.to_string()])
@@ -67,12 +67,12 @@ fn pin(thread: u32, core: usize) -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other("refused")) }
 }
 
-/// The system's number of this thread: /proc/thread-self points at PID/task/NUMBER.
+/// The system's id of this thread: /proc/thread-self points at PID/task/ID.
 fn this_thread() -> Option<u32> {
     fs::read_link("/proc/thread-self").ok()?.file_name()?.to_str()?.parse().ok()
 }
 
-/// Cores that this process may use, such as `0-2,5`.
+/// The cores that this process may use, from a list such as `0-2,5`.
 fn allowed() -> Vec<usize> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();

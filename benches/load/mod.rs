@@ -1,4 +1,4 @@
-//! What it takes to put load on a real server: cores, models, processes.
+//! Tools to put load on a real server: cores, models, processes.
 #![allow(dead_code, unused_imports, reason = "each benchmark uses a part of this")]
 
 mod cores;

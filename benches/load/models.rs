@@ -1,4 +1,4 @@
-//! The models of the benchmarks, with seeded random weights: speed does not depend on what was learned.
+//! The models of the benchmarks, with seeded random weights: speed does not depend on training.
 
 use std::path::Path;
 
@@ -13,22 +13,22 @@ use halfhitch::training::{Initialization, init};
 
 use super::Failure;
 
-/// A name and widths from the input to the code.
+/// A name, and the widths from the input to the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Model {
     pub(crate) name: &'static str,
     pub(crate) widths: &'static [usize],
 }
 
-/// Images, as Hinton and Salakhutdinov (2006) encoded them.
+/// Images, with the architecture of Hinton and Salakhutdinov (2006).
 pub(crate) const MNIST_DEEP: Model = Model { name: "mnist-deep", widths: &[784, 1000, 500, 250, 30] };
-/// Text embeddings, made shorter.
+/// Compression of text embeddings.
 pub(crate) const EMBED: Model = Model { name: "embed", widths: &[1536, 384] };
-/// Readings of a machine: next to no arithmetic.
+/// Sensor readings: very little arithmetic.
 pub(crate) const TELEMETRY: Model = Model { name: "telemetry", widths: &[64, 32, 8] };
 
 impl Model {
-    /// The same one every time.
+    /// Builds the model; the weights are the same every time.
     pub(crate) fn build(self) -> Autoencoder {
         let layers = self.widths.len() - 1;
         let hidden = Activation::Elu { alpha: 1.0 };
@@ -58,7 +58,7 @@ impl Model {
         init::model(spec.expect("a valid specification"), normalizer, Initialization::He, 1, None)
     }
 
-    /// Of encoding: 2 per weight.
+    /// Floating-point operations of encoding a row: 2 per weight.
     pub(crate) fn flops_per_row(self) -> f64 {
         self.widths.windows(2).map(|pair| 2.0 * pair[0] as f64 * pair[1] as f64).sum()
     }
@@ -75,7 +75,7 @@ impl Model {
         batch
     }
 
-    /// The rows as a question in the fast form.
+    /// A request with the rows in the fast binary format.
     pub(crate) fn question(self, rows: usize) -> pb::EncodeRequest {
         let bytes: Vec<u8> = self.values(rows).iter().flat_map(|value| value.to_le_bytes()).collect();
         pb::EncodeRequest {
@@ -91,7 +91,7 @@ impl Model {
     }
 }
 
-/// Makes version 1 of all of them in a new store.
+/// Publishes version 1 of all models in a new store.
 pub(crate) fn publish(folder: &Path) -> Result<(), Failure> {
     let store = LocalStore::open(folder)?;
     for model in [MNIST_DEEP, EMBED, TELEMETRY] {

@@ -1,4 +1,4 @@
-//! Processes that end with their owner, and what the system says of them.
+//! Child processes that end with their owner, and their resource use.
 
 use std::error::Error;
 use std::fs;
@@ -9,22 +9,22 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Why there is no figure.
+/// Why a measurement failed.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
-/// Lines of output that may come before the one that says where a server listens.
+/// Maximum number of output lines before the one with the server's address.
 const LINES_BEFORE_ADDRESS_MAX: usize = 20;
 
-/// A process; killed when dropped.
+/// A child process, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Owned {
     child: Child,
 }
 
 impl Owned {
-    /// Starts a server, and reads where it listens from a line of its output that ends with `http://ADDRESS`.
+    /// Starts a server, and reads its address from the output line that ends with `http://ADDRESS`.
     ///
-    /// Its standard input stays open as long as this process lives: a child can watch it.
+    /// Its standard input stays open as long as this process lives, so a child can watch for its end.
     pub(crate) fn server(mut command: Command) -> Result<(Self, SocketAddr), Failure> {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut owned = Self { child };
@@ -37,7 +37,7 @@ impl Owned {
         Err("the server ended before it listened".into())
     }
 
-    /// SIGTERM, and its end.
+    /// Sends SIGTERM and waits for the end.
     pub(crate) fn terminate(mut self, wait_max: Duration) -> Result<ExitStatus, Failure> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         let until = Instant::now() + wait_max;
@@ -50,17 +50,17 @@ impl Owned {
         Err(format!("the server did not stop within {wait_max:?}").into())
     }
 
-    /// Processor time of all its threads so far.
+    /// CPU time of all its threads so far.
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
         cpu_of(self.child.id())
     }
 
-    /// What the scheduler gave to its threads whose names begin with `prefix`, so far.
+    /// Scheduler statistics so far of its threads whose names begin with `prefix`.
     pub(crate) fn scheduled(&self, prefix: &str) -> Result<Scheduled, Failure> {
         let mut all = Scheduled::default();
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let thread = thread?.path();
-            // It may have ended meanwhile.
+            // The thread may have ended meanwhile.
             if !fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with(prefix)) {
                 continue;
             }
@@ -73,13 +73,13 @@ impl Owned {
         Ok(all)
     }
 
-    /// To look at while it runs.
+    /// A handle to read its memory while it runs.
     pub(crate) fn memory(&self) -> Memory {
         Memory { process: self.child.id() }
     }
 }
 
-/// For how long threads ran, and for how long they could have run and others did.
+/// How long threads ran, and how long they waited although runnable.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Scheduled {
     ran: Duration,
@@ -99,13 +99,13 @@ impl Scheduled {
 impl Sub for Scheduled {
     type Output = Self;
 
-    /// What came since `earlier`, of threads that are still there.
+    /// The increase since `earlier`.
     fn sub(self, earlier: Self) -> Self {
         Self { ran: self.ran.saturating_sub(earlier.ran), waited: self.waited.saturating_sub(earlier.waited) }
     }
 }
 
-/// The memory of a process.
+/// Reads the memory of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     process: u32,
@@ -120,20 +120,20 @@ impl Memory {
     }
 }
 
-/// Processor time of all threads of a process so far.
+/// CPU time of all threads of a process so far.
 pub(crate) fn cpu_of(process: u32) -> Result<Duration, Failure> {
     cpu_in(&format!("/proc/{process}/stat"))
 }
 
-/// Processor time of this thread so far.
+/// CPU time of this thread so far.
 pub(crate) fn cpu_of_this_thread() -> Result<Duration, Failure> {
     cpu_in("/proc/thread-self/stat")
 }
 
 fn cpu_in(path: &str) -> Result<Duration, Failure> {
     let stat = fs::read_to_string(path)?;
-    // The second field is the name in brackets, which may hold anything; utime and stime are fields 14 and 15, in ticks
-    // of which Linux shows programs 100 a second.
+    // The second field is the name in parentheses, with arbitrary text. utime and stime are fields 14 and 15, in ticks;
+    // Linux reports 100 ticks per second to programs.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks = after_name.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
     Ok(Duration::from_millis(10 * ticks.sum::<Result<u64, _>>()?))

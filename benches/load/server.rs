@@ -1,4 +1,4 @@
-//! The real server, as a process on its own core.
+//! The real server as a process on its own core.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Cores, Failure, Owned};
 
-/// The server's own grace is longer than any request of a benchmark.
+/// Longer than the server's grace period, which is longer than any request of a benchmark.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(40);
 
 /// `halfhitch serve` on a free port.
@@ -20,26 +20,26 @@ pub(crate) struct RunningServer {
     log: PathBuf,
 }
 
-/// What the server says it did, when it stops.
+/// The server's counts, from the log line on its stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Requests answered with a result.
+    /// Requests with a result.
     pub(crate) answered: u64,
-    /// Requests answered with an error.
+    /// Requests with an error.
     pub(crate) refused: u64,
     /// Batches computed.
     pub(crate) batches: u64,
-    /// Rows of them.
+    /// Rows in these batches.
     pub(crate) rows: u64,
 }
 
 impl RunningServer {
-    /// Over `store`, with more flags. `scratch` takes its log.
+    /// Starts the server on `store` with additional flags. Its log goes to `scratch`.
     pub(crate) fn start(cores: Cores, store: &Path, scratch: &Path, flags: &[String]) -> Result<Self, Failure> {
         Self::start_program(Path::new(env!("CARGO_BIN_EXE_halfhitch")), cores, store, scratch, flags)
     }
 
-    /// The same of another build of the server.
+    /// Like [`Self::start`], for another build of the server.
     pub(crate) fn start_program(
         program: &Path,
         cores: Cores,
@@ -50,7 +50,7 @@ impl RunningServer {
         let log = scratch.join("server.log");
         let mut command = cores.server_command(program);
         for (name, _) in std::env::vars_os() {
-            // Settings of whoever runs the benchmark are not part of it; how to compute is.
+            // Remove the user's settings from the environment, except for the instruction set.
             let name = name.to_string_lossy();
             if name.starts_with("HALFHITCH_") && name != "HALFHITCH_ISA" {
                 command.env_remove(&*name);
@@ -62,7 +62,7 @@ impl RunningServer {
         Ok(Self { process, address, log })
     }
 
-    /// Stops it in order, and reads its counts from its log.
+    /// Stops the server gracefully, and reads its counts from its log.
     pub(crate) fn stop(self) -> Result<Counts, Failure> {
         let status = self.process.terminate(STOP_WAIT_MAX)?;
         if !status.success() {

@@ -1,4 +1,4 @@
-//! Whether tying keeps a model from overfitting: tied beside untied, on few rows.
+//! Measures whether tying reduces overfitting: tied and untied models on few rows.
 
 mod rows;
 #[path = "../support/mod.rs"]
@@ -17,30 +17,32 @@ use support::untied::{Network, Tying, orthonormal};
 use support::{Line, Options, Report, mean_and_deviation, median};
 
 const ABOUT: &str = "\
-Autoencoders of one architecture, tied and untied (an experiment: halfhitch serves no untied models), trained on few rows:
-784-256-30 on 100, 300, 1000 and 3000 images of MNIST, 64-32-8 on 100, 300 and 1000 digits of `examples/data`. Both begin
-with the same weights, the untied decoder with copies of them or, `untied apart`, with others of its own, and see the same
-mini-batches of 50 as often; Adam at one constant rate. ELU units, a linear code and a linear output, squared error of the
-values from 0 to 1: what is trained is what is measured, and what PCA leaves least of among linear models.
-Errors by row, means and standard deviations over seeds, each with its own training rows, first weights and order (of the
-digits 1000 are all that there are). Held-out rows are the same for all: every other test image, and 797 digits. They are
-measured at the end of the first ten epochs, and then of epochs each a tenth later than the one before; the best of these is
-what stopping early could reach at most, told by the held-out rows themselves. Where a ceiling would stand is PCA of the same
-training rows with as many components. Last, tied beside untied; the ratio is the median of the seeds' ratios.
-With --quick a tenth of the epochs, two seeds instead of three, and no 3000 images.
-MNIST wants the folder `mnist` of the data for tests: beside the project, in ../shared/data, or where HALFHITCH_DATA says.";
+Autoencoders of the same architecture, tied and untied (an experiment: halfhitch serves no untied models), trained on
+few rows: 784-256-30 on 100, 300, 1000 and 3000 images of MNIST, 64-32-8 on 100, 300 and 1000 digits of
+`examples/data`. Both start from the same weights: the untied decoder starts from copies of them or, in `untied
+apart`, from other weights of its own. Both see the same mini-batches of 50, equally often; Adam with one constant
+rate. ELU units, a linear code, a linear output, and the squared error of values from 0 to 1. Training minimizes the
+measured error, which PCA minimizes among linear models.
+Errors are per row: means and standard deviations over seeds. Each seed has its own training rows, first weights and
+order (1000 digits are all there are). Held-out rows are the same for all: every other test image, and 797 digits.
+They are measured after each of the first ten epochs, and then at epochs each a tenth later than the last. The best of
+these is an upper bound for early stopping, because the held-out rows themselves choose it. The ceiling column shows
+PCA of the same training rows with the same number of components. Last, tied against untied; the ratio is the median
+over the seeds.
+With --quick: a tenth of the epochs, two seeds instead of three, and no 3000 images.
+MNIST needs the folder `mnist` of the test data: ../shared/data next to the project, or the folder in HALFHITCH_DATA.";
 
-/// Every number of rows is a multiple of it.
+/// Rows of a mini-batch; divides every number of rows.
 const BATCH: usize = 50;
 const RATE: f32 = 1e-3;
 
-/// What is trained on what.
+/// A data set and the architecture for it.
 struct Set {
     name: &'static str,
     widths: &'static [usize],
-    /// How many rows, how many epochs of them.
+    /// Number of rows, and number of epochs on them.
     sizes: &'static [(usize, usize)],
-    /// `None` where they are not there.
+    /// Reads the rows; `None` if they are not available.
     read: fn() -> Option<Rows>,
 }
 
@@ -59,18 +61,18 @@ const SETS: [Set; 2] = [
     },
 ];
 
-/// Whether the decoder is one with the encoder, and how it begins.
+/// Whether the decoder is tied to the encoder, and its first weights.
 #[derive(Clone, Copy)]
 enum Kind {
     Tied,
     Untied,
-    /// The decoder has first weights of its own.
+    /// Untied; the decoder starts from other weights than the encoder.
     Apart,
 }
 
 const KINDS: [(Kind, &str); 3] = [(Kind::Tied, "tied"), (Kind::Untied, "untied"), (Kind::Apart, "untied apart")];
 
-/// Squared errors by row.
+/// Squared errors per row.
 struct Found {
     training: f64,
     held_out: f64,
@@ -78,7 +80,7 @@ struct Found {
     best_epoch: usize,
 }
 
-/// What it is, whether it stands beside that of PCA, and where it is.
+/// The figure's name, whether to compare it with PCA, and its value.
 type Figure = (&'static str, bool, fn(&Found) -> f64);
 
 fn main() {
@@ -94,7 +96,7 @@ fn main() {
             continue;
         }
         let Some(rows) = read() else {
-            report.note(&format!("{name}: skipped, there is no folder `{name}` of the data for tests"));
+            report.note(&format!("{name}: skipped, the folder `{name}` of the test data does not exist"));
             continue;
         };
         for (count, epochs) in sizes {
@@ -113,7 +115,7 @@ fn main() {
     }
 }
 
-/// What PCA of the training rows leaves of the held-out ones.
+/// The held-out error of PCA fitted to the training rows.
 fn pca(training: &Table, rows: &Rows, components: usize) -> f64 {
     let pca = Pca::fit(training, components, &mut || ControlFlow::Continue(()));
     rows.error_of(&pca.expect("a decomposition"))
@@ -151,7 +153,7 @@ fn train(mut network: Network, training: &Table, held_out: &[PanelMatrix], epoch
     Found { training: network.squared_error(&training.lanes()), held_out: last, best, best_epoch }
 }
 
-/// `found`: the kinds of a seed, seed by seed.
+/// Prints the figures; `found` has all kinds of the first seed, then those of the next.
 fn print(name: &str, epochs: usize, pca: f64, found: &[Found], report: &mut Report) {
     let of = |kind: usize| found.iter().skip(kind).step_by(KINDS.len());
     let figures: [Figure; 4] = [
@@ -165,17 +167,17 @@ fn print(name: &str, epochs: usize, pca: f64, found: &[Found], report: &mut Repo
         for (what, is_beside_pca, value) in figures {
             let (mean, deviation) = mean_and_deviation(&of(i).map(value).collect::<Vec<_>>());
             if is_beside_pca {
-                report.against(&case, mean, &format!("{what}, beside PCA's"), pca);
+                report.against(&case, mean, &format!("{what}, vs PCA"), pca);
             } else {
                 report.figure(&case, mean, what);
             }
             report.figure(&case, deviation, &format!("{what}, sd"));
         }
         let epoch = median(of(i).map(|found| found.best_epoch as f64));
-        report.against(&case, epoch, "epoch of the best, of all", epochs as f64);
+        report.against(&case, epoch, "best epoch, of all", epochs as f64);
     }
     for (i, (_, kind)) in KINDS.iter().enumerate().skip(1) {
-        let case = format!("{name} tied beside {kind}");
+        let case = format!("{name} tied vs {kind}");
         for (what, _, value) in figures {
             let mean = |kind: usize| of(kind).map(value).sum::<f64>() / of(kind).count() as f64;
             let ratio = median(of(0).zip(of(i)).map(|(tied, untied)| value(tied) / value(untied)));

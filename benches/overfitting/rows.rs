@@ -1,4 +1,4 @@
-//! Rows to train on and rows that are held out, from 0 to 1.
+//! Training rows and held-out rows, with values from 0 to 1.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -10,25 +10,26 @@ use halfhitch::numeric::rng::{Stream, Use};
 
 use super::support::data;
 
-/// Held-out rows that are measured at a time.
+/// Number of held-out rows measured at a time.
 const BLOCK_ROWS: usize = 256;
-/// Of the digits.
+/// Number of held-out digits.
 const HELD_OUT_DIGITS: usize = 797;
 
-/// Row-major.
+/// A row-major table.
 pub(super) struct Table {
     values: Vec<f32>,
     columns: usize,
 }
 
-/// What there is to train on, and what is never trained on.
+/// Rows available for training, and held-out rows.
 pub(super) struct Rows {
     training: Table,
     held_out: Table,
     in_blocks: Vec<PanelMatrix>,
 }
 
-/// The training images, and every other test image (writers change in the middle of them). `None` if they are not there.
+/// The training images, and every other test image, because the writers change in the middle of the test images. `None`
+/// if the images are not available.
 pub(super) fn mnist() -> Option<Rows> {
     let folder = data::folder().map(|folder| folder.join("mnist")).filter(|folder| folder.is_dir())?;
     let read = |name| Table::read(&folder.join(name), &ReadOptions::default(), 255.0);
@@ -68,7 +69,7 @@ impl Table {
         &self.values[row * self.columns..][..self.columns]
     }
 
-    /// In blocks.
+    /// The rows, in blocks of `BLOCK_ROWS`.
     pub(super) fn lanes(&self) -> Vec<PanelMatrix> {
         let blocks = self.values.chunks(BLOCK_ROWS * self.columns).map(|values| {
             let mut lanes = PanelMatrix::zeros(values.len() / self.columns, self.columns);
@@ -102,19 +103,19 @@ impl Rows {
         Self { training, in_blocks: held_out.lanes(), held_out }
     }
 
-    /// So many of them, others for every seed.
+    /// `count` training rows, a different choice for every seed.
     pub(super) fn training(&self, count: usize, seed: u64) -> Table {
         let mut order: Vec<usize> = (0..self.training.rows()).collect();
         Stream::new(seed, 0, 0, Use::Sample).shuffle(&mut order);
         self.training.only(&order[..count])
     }
 
-    /// In blocks.
+    /// The held-out rows, in blocks of `BLOCK_ROWS`.
     pub(super) fn held_out(&self) -> &[PanelMatrix] {
         &self.in_blocks
     }
 
-    /// The mean squared error of held-out rows.
+    /// Mean squared error of PCA on the held-out rows.
     pub(super) fn error_of(&self, pca: &Pca) -> f64 {
         let mut sum = 0.0;
         pca.residuals(&self.held_out, |_, left| sum += left.iter().map(|left| left * left).sum::<f64>());

@@ -1,4 +1,4 @@
-//! What callers are told, and how often.
+//! Classifies and counts the responses to callers.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,9 +13,9 @@ use tonic_types::StatusExt;
 use crate::load::Failure;
 use crate::support::Report;
 
-/// Kinds of unpromised answers that are told.
+/// Maximum number of undocumented responses to print.
 const KINDS_MAX: usize = 10;
-/// Causes of an error that are told.
+/// Maximum number of causes of an error to print.
 const CAUSES_MAX: usize = 5;
 
 pub(crate) type Client = AutoencoderServiceClient<Channel>;
@@ -30,11 +30,11 @@ pub(crate) enum Answer {
     },
     /// `DEADLINE_EXCEEDED`, from the server.
     Expired,
-    /// The caller's own clock ran out before an answer came.
+    /// The caller's own timer expired before a response came.
     GaveUp,
-    /// The caller's own transport gave its connection up: h2 counts answers that come after their callers have left.
+    /// The caller's transport closed its connection: h2 counts responses that arrive after their callers canceled.
     OwnFault,
-    /// Anything else: the API promises that there is nothing else under load.
+    /// Any other response; the API documents none under load.
     Untyped(String),
 }
 
@@ -53,19 +53,19 @@ fn of(status: &Status) -> Answer {
     match (status.code(), retry_after) {
         (Code::ResourceExhausted, Some(retry_after)) => Answer::Full { retry_after },
         (Code::DeadlineExceeded, _) => Answer::Expired,
-        // Made by the client's transport: what came over the wire carries headers.
+        // Created by the client's transport: a status from the server carries headers.
         (Code::Cancelled, _) if status.metadata().is_empty() => Answer::GaveUp,
         (code, _) => {
             let text = format!("{code:?}: {}{}", status.message(), causes(status));
-            // "detected" on this side, "received" when the server closed the connection; and what was still on its way on a
-            // connection that was given up.
+            // "detected" is an error of this side ("received": the server closed the connection). The other is for
+            // calls in flight on a connection that was given up.
             let own = ["connection error detected", "dispatch task is gone"];
             if own.iter().any(|fault| text.contains(fault)) { Answer::OwnFault } else { Answer::Untyped(text) }
         }
     }
 }
 
-/// What the transport says was the matter, if it was the transport.
+/// The causes from the client's transport, if it has any.
 fn causes(status: &Status) -> String {
     let (mut text, mut next) = (String::new(), status.source());
     for _ in 0..CAUSES_MAX {
@@ -76,17 +76,17 @@ fn causes(status: &Status) -> String {
     text
 }
 
-/// How often each came.
+/// Number of responses of each kind.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) results: u64,
     pub(crate) full: u64,
     pub(crate) expired: u64,
     pub(crate) gave_up: u64,
-    /// Callers that left without waiting for an answer.
+    /// Callers that canceled before a response.
     pub(crate) departed: u64,
     pub(crate) own_faults: u64,
-    /// What they said, and how often.
+    /// Undocumented responses, with their counts.
     untyped: BTreeMap<String, u64>,
 }
 
@@ -114,28 +114,28 @@ impl Tally {
         }
     }
 
-    /// One figure for each kind.
+    /// Prints one figure for each kind.
     pub(crate) fn print(&self, case: &str, report: &mut Report) {
         let counts = [
-            (self.results, "answers OK"),
-            (self.full, "answers RESOURCE_EXHAUSTED"),
-            (self.expired, "answers DEADLINE_EXCEEDED"),
-            (self.gave_up, "callers whose clock was first"),
-            (self.departed, "callers that left"),
+            (self.results, "responses OK"),
+            (self.full, "responses RESOURCE_EXHAUSTED"),
+            (self.expired, "responses DEADLINE_EXCEEDED"),
+            (self.gave_up, "callers whose timer expired first"),
+            (self.departed, "callers that canceled"),
             (self.own_faults, "callers whose transport failed"),
-            (self.untyped.values().sum(), "answers without a promised type"),
+            (self.untyped.values().sum(), "undocumented responses"),
         ];
         for (count, unit) in counts {
             report.figure(case, count as f64, unit);
         }
     }
 
-    /// An answer that the API does not promise voids the run.
+    /// Fails on an undocumented response, which voids the run.
     pub(crate) fn check(&self, case: &str) -> Result<(), Failure> {
         if self.untyped.is_empty() {
             return Ok(());
         }
         let kinds = self.untyped.iter().take(KINDS_MAX).map(|(text, count)| format!("\n  {count} x {text}"));
-        Err(format!("void: {case}: answers that the API does not promise:{}", kinds.collect::<String>()).into())
+        Err(format!("void: {case}: responses that the API does not document:{}", kinds.collect::<String>()).into())
     }
 }

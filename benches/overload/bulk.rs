@@ -1,4 +1,4 @@
-//! Streams with more rows than can be served, beside callers who wait for one answer each: neither may shut the other out.
+//! Bulk streams with more rows than the server can process, together with single calls: neither may starve the other.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::support::Report;
 const STREAMS: usize = 8;
 const CONNECTIONS: usize = 2;
 const ROWS: usize = 256;
-/// More single calls than can be served.
+/// More single calls than the server can process.
 const FLOOD_CALLERS: usize = 64;
 const FLOOD_ROWS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,20 +36,20 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
         tokio::task::spawn_blocking(move || singles.join()).await?.map_err(|_| Failure::from("the probe panicked"))?
     };
 
-    // The first loads the model.
+    // The first run loads the model.
     streams(address, duration / 5).await?;
     let (alone, bulk_alone) = (ask().await?, streams(address, duration).await?);
     let (beside, bulk) = tokio::join!(ask(), streams(address, duration));
     let (beside, bulk) = (beside?, bulk?);
-    let case = format!("{} beside single rows", case_name());
-    report.against(&case, bulk, "rows/s, beside alone", bulk_alone);
-    report.against(&case, beside.p99_us(), "p99 us of single rows, beside alone", alone.p99_us());
+    let case = format!("{} with single rows", case_name());
+    report.against(&case, bulk, "rows/s, vs alone", bulk_alone);
+    report.against(&case, beside.p99_us(), "p99 us of single rows, vs alone", alone.p99_us());
 
     let models = [MNIST_DEEP; 2];
     let flooding = flood(address, models, FLOOD_ROWS, FLOOD_CALLERS, CONNECTIONS, TIMEOUT, duration);
     let (flooded, bulk) = tokio::join!(flooding, streams(address, duration));
-    let case = format!("{} beside {FLOOD_CALLERS} callers of {FLOOD_ROWS} rows", case_name());
-    report.against(&case, bulk?, "rows/s, beside alone", bulk_alone);
+    let case = format!("{} with {FLOOD_CALLERS} callers of {FLOOD_ROWS} rows", case_name());
+    report.against(&case, bulk?, "rows/s, vs alone", bulk_alone);
     let flooded = flooded?;
     for told in flooded.iter().chain([&alone, &beside]) {
         told.tally.check(&case)?;
@@ -60,7 +60,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     Ok(())
 }
 
-/// Rows per second that all streams got answered, on a thread that gives way to the probe's.
+/// Rows per second of all streams. Runs on a thread with lower priority than the probe's.
 async fn streams(address: SocketAddr, duration: Duration) -> Result<f64, Failure> {
     let streams = spawn_training("streams", move || {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -83,7 +83,7 @@ async fn streams(address: SocketAddr, duration: Duration) -> Result<f64, Failure
     streams?.await??
 }
 
-/// One stream: the rows that were answered until then.
+/// One stream: the number of rows received until then.
 async fn read(mut client: Client, until: Instant) -> Result<usize, Failure> {
     let EncodeRequest { model, rows, .. } = MNIST_DEEP.question(ROWS);
     let questions = futures_util::stream::repeat(EncodeStreamRequest { model, rows, ..Default::default() });

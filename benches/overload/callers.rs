@@ -1,4 +1,4 @@
-//! Callers in a closed loop: each waits for its answer, and when refused as long as it is told.
+//! Callers in a closed loop: each waits for its response and, if rejected, for the retry delay.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -12,22 +12,22 @@ use tonic::transport::Endpoint;
 use crate::answer::{Answer, Client, Tally, ask};
 use crate::load::{Failure, Model, percentile};
 
-/// Answers may be larger than tonic's default.
+/// Responses can be larger than tonic's default limit.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Callers of the probe, and how often each asks: what they ask for is the same alone and in the flood, so that
-/// neither their own load nor what they leave for the others depends on how fast they are answered.
+/// Number of probe callers, and their request interval. The interval is fixed, so that neither their own load nor what
+/// they leave for others depends on the server's speed.
 const PROBE_CALLERS: usize = 4;
 const PROBE_EVERY: Duration = Duration::from_millis(4);
 
-/// What one kind of callers was told.
+/// The responses to one kind of callers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LogThrottle {
+pub(crate) struct CallerCounts {
     pub(crate) tally: Tally,
-    /// Of requests that got a result, sorted, in microseconds.
+    /// Latencies of requests with a result, sorted, in microseconds.
     latencies_us: Vec<f64>,
 }
 
-impl LogThrottle {
+impl CallerCounts {
     pub(crate) fn p99_us(&self) -> f64 {
         if self.latencies_us.is_empty() { f64::NAN } else { percentile(&self.latencies_us, 0.99) }
     }
@@ -52,9 +52,11 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Client, Failure> {
     Ok(Client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
-/// `callers` of `models` in turn, over `connections`, for `duration`: what the callers of each model were told.
+/// Runs `callers` callers, alternating between `models`, over `connections` for `duration`. Returns the responses for
+/// each model.
 ///
-/// On a thread that gives way to the probe's, whose figures would else be those of waiting for this one.
+/// Runs on a thread with lower priority than the probe's; otherwise the probe's latencies would include waiting for
+/// this thread.
 pub(crate) async fn flood(
     address: SocketAddr,
     models: [Model; 2],
@@ -63,7 +65,7 @@ pub(crate) async fn flood(
     connections: usize,
     timeout: Duration,
     duration: Duration,
-) -> Result<[LogThrottle; 2], Failure> {
+) -> Result<[CallerCounts; 2], Failure> {
     let flood = spawn_training("flood", move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(call_all(address, models, rows, callers, connections, timeout, duration))
@@ -79,7 +81,7 @@ async fn call_all(
     connections: usize,
     timeout: Duration,
     duration: Duration,
-) -> Result<[LogThrottle; 2], Failure> {
+) -> Result<[CallerCounts; 2], Failure> {
     let mut clients = Vec::new();
     for _ in 0..connections {
         clients.push(connect(address).await?);
@@ -88,7 +90,7 @@ async fn call_all(
     let questions = models.map(|model| model.question(rows));
     let tasks: Vec<_> = (0..callers)
         .map(|i| {
-            // Both models over every connection.
+            // Both models use every connection.
             let client = clients[(i / 2) % connections].clone();
             tokio::spawn(call(client, questions[i % 2].clone(), timeout, until, None))
         })
@@ -97,16 +99,16 @@ async fn call_all(
     for (i, task) in tasks.into_iter().enumerate() {
         told[i % 2].push(task.await?);
     }
-    Ok(told.map(LogThrottle::gather))
+    Ok(told.map(CallerCounts::gather))
 }
 
-/// Callers of single rows, on a thread and a connection of their own: the flood's client shall not delay them.
+/// Callers of single rows, on their own thread and connection, so that the flood's client does not delay them.
 pub(crate) fn probe(
     address: SocketAddr,
     model: Model,
     timeout: Duration,
     duration: Duration,
-) -> thread::JoinHandle<Result<LogThrottle, Failure>> {
+) -> thread::JoinHandle<Result<CallerCounts, Failure>> {
     let probe = thread::Builder::new().name("probe".to_owned()).spawn(move || {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let client = connect(address).await?;
@@ -119,21 +121,21 @@ pub(crate) fn probe(
             for caller in callers {
                 told.push(caller.await?);
             }
-            Ok(LogThrottle::gather(told))
+            Ok(CallerCounts::gather(told))
         })
     });
     probe.expect("a thread starts")
 }
 
-/// Asks until then: again at once, or every so often at most.
+/// Sends requests until `until`: immediately again, or at most once per interval.
 async fn call(
     mut client: Client,
     question: EncodeRequest,
     timeout: Duration,
     until: Instant,
     every: Option<Duration>,
-) -> LogThrottle {
-    let mut told = LogThrottle::default();
+) -> CallerCounts {
+    let mut told = CallerCounts::default();
     let mut clock = every.map(tokio::time::interval);
     if let Some(clock) = &mut clock {
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -148,7 +150,7 @@ async fn call(
         match answer {
             Answer::Result => told.latencies_us.push(start.elapsed().as_secs_f64() * 1e6),
             Answer::Full { retry_after } => tokio::time::sleep(retry_after).await,
-            // A fault that is at once there again would fill the tally with itself.
+            // An immediate error must not fill the tally in a tight loop.
             Answer::Expired | Answer::GaveUp | Answer::OwnFault | Answer::Untyped(_) => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }

@@ -1,9 +1,9 @@
-//! Ten times as many callers as saturate the server, each waiting for its answer.
+//! Ten times the callers that saturate the server, each waiting for its response.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::callers::{LogThrottle, flood, probe};
+use crate::callers::{CallerCounts, flood, probe};
 use crate::load::{Cores, EMBED, Failure, MNIST_DEEP, Model, RunningServer, TELEMETRY, cpu_of};
 use crate::memory::Watch;
 use crate::support::Report;
@@ -11,23 +11,23 @@ use crate::support::Report;
 const MODELS: [Model; 2] = [MNIST_DEEP, EMBED];
 const ROWS: usize = 64;
 const CONNECTIONS: usize = 8;
-/// Of every request, the small model's too.
+/// Deadline of every request, including those of the small model.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Among these the number of callers that saturates is looked for.
+/// Numbers of callers tried to find the one that saturates.
 const CALLERS: [usize; 4] = [4, 8, 16, 32];
-/// A number of callers saturates when more of them gain less than this.
+/// A number of callers saturates if it reaches this share of the throughput with more callers.
 const SATURATED_SHARE: f64 = 0.95;
-/// 16 requests: ten times the callers that saturate fill it, which the default of 65,536 rows would take 1024 for.
+/// 16 requests: ten times the saturating callers fill it. The default of 65,536 rows would need 1024 callers.
 const QUEUE_ROWS_MAX: usize = 1024;
 
-/// What happened under one load.
+/// The result under one load.
 #[derive(Debug)]
 struct Outcome {
-    flood: [LogThrottle; 2],
-    small: LogThrottle,
+    flood: [CallerCounts; 2],
+    small: CallerCounts,
     wall: Duration,
     memory_kib: Option<(f64, f64)>,
-    /// Share of its one core that this process used: near 1, it is itself the limit.
+    /// Share of its one core that this process used; near 1, the generator is the limit.
     generator_busy: f64,
 }
 
@@ -37,7 +37,7 @@ impl Outcome {
         results as f64 * ROWS as f64 / self.wall.as_secs_f64()
     }
 
-    /// Of arithmetic: the models' shares of the rows may shift.
+    /// Arithmetic done, in GFLOP/s: comparable even if the models' shares of the rows shift.
     fn gflops(&self) -> f64 {
         let flops = self
             .flood
@@ -60,7 +60,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     let (short, long) = (Duration::from_secs_f64(short), Duration::from_secs_f64(long));
     let name = case_name();
 
-    // Loads the models.
+    // This loads the models.
     let mut answered = load(&server, 4, Duration::from_millis(300)).await?.answered();
     let alone = probe(server.address, TELEMETRY, TIMEOUT, short);
     let alone = tokio::task::spawn_blocking(move || alone.join()).await?.map_err(|_| "the probe panicked")??;
@@ -103,7 +103,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     for told in levels.iter().map(|(_, outcome)| outcome).chain([&flooded]).flat_map(Outcome::everybody) {
         told.tally.check(&name)?;
     }
-    // Who gave up may have been answered all the same.
+    // The server may have counted a result for callers that gave up.
     let counted = server.stop()?.answered;
     if !(answered..=answered + gave_up).contains(&counted) {
         return Err(format!("void: callers got {answered} results, the server counts {counted}").into());
@@ -112,7 +112,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
 }
 
 impl Outcome {
-    fn everybody(&self) -> impl Iterator<Item = &LogThrottle> {
+    fn everybody(&self) -> impl Iterator<Item = &CallerCounts> {
         self.flood.iter().chain([&self.small])
     }
 
@@ -125,7 +125,7 @@ impl Outcome {
     }
 }
 
-/// `callers` of the large models and a few of the small one.
+/// Runs `callers` callers of the large models and a few of the small one.
 async fn load(server: &RunningServer, callers: usize, duration: Duration) -> Result<Outcome, Failure> {
     let watch = Watch::start(server.process.memory());
     let (start, cpu) = (Instant::now(), cpu_of(std::process::id())?);

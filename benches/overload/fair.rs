@@ -1,5 +1,4 @@
-//! A model whose rows cost little beside one whose rows cost 600 times as much, both with more callers than it takes to
-//! keep the server busy.
+//! Two models, one with rows 600 times as expensive as the other's, each with enough callers to saturate the server.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,16 +7,16 @@ use crate::callers::flood;
 use crate::load::{Cores, Failure, MNIST_DEEP, Model, RunningServer, TELEMETRY};
 use crate::support::Report;
 
-/// Enough of the small model for a place in the queue: less is computed where it is asked.
+/// The small model's requests are large enough to be queued; smaller ones run in the handler.
 const ROWS: [usize; 2] = [128, 64];
 const MODELS: [Model; 2] = [TELEMETRY, MNIST_DEEP];
-/// The small model's callers are answered much faster than they ask again.
+/// More callers for the small model, because it responds much faster than they send the next request.
 const CALLERS: [usize; 2] = [64, 16];
 const CONNECTIONS: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) fn case_name() -> String {
-    format!("fair telemetry rows={} beside mnist-deep rows={}", ROWS[0], ROWS[1])
+    format!("fair telemetry rows={} and mnist-deep rows={}", ROWS[0], ROWS[1])
 }
 
 pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Report) -> Result<(), Failure> {
@@ -29,7 +28,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
 
     let mut alone = [0.0; 2];
     for (i, alone) in alone.iter_mut().enumerate() {
-        // The first loads the model.
+        // The first run loads the model.
         for _ in 0..2 {
             let told = ask(i).await?;
             *alone = rate(i, told.iter().map(|told| told.tally.results).sum());
@@ -42,7 +41,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
             told.tally.check(&case)?;
         }
         let results = told.iter().map(|told| told.tally.results).sum();
-        report.against(&case, rate(i, results), "rows/s, beside half of alone", alone[i] / 2.0);
+        report.against(&case, rate(i, results), "rows/s, vs half of alone", alone[i] / 2.0);
     }
     server.stop()?;
     Ok(())

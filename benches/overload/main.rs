@@ -1,4 +1,4 @@
-//! Far more work than the server can do: what it does get done, what it says to the rest, and what it keeps.
+//! Overload: throughput, responses and memory with far more work than the server can do.
 
 #[path = "../load/mod.rs"]
 mod load;
@@ -21,22 +21,22 @@ use load::{Cores, Failure, publish};
 use support::{Options, Report};
 
 const ABOUT: &str = "\
-closed: ten times as many callers as saturate the server, 64 rows a request of two large models, each with a deadline of
-2 s; who is refused waits as RetryInfo says. Throughput beside the saturated maximum, p99 of accepted requests beside the
-deadline, every status, memory (last third beside middle third), and the p99 of a small model's callers, alone and in the
-flood. The bound of the queue is lowered so that the flood fills it.
-bulk: streams with more rows than can be served, beside single rows of a few callers (their p99), and beside more single calls
-than can be served: rows/s of the streams.
-fair: a small model and a large one, each with more callers than it can serve: rows/s of each beside half of what it does
-alone.
-training: a job beside more callers than can be served, and beside a few: its steps/s beside those when it has the server for
-itself, its share of the time in which it could run; what the callers lose.
-open: single rows at rising rates, deadlines of 50 ms, every fifth caller leaves at a random instant: results beside
-requests offered.
-rolling: two servers on one folder are replaced one after the other while 3,000 single rows a second come, from a client
-that asks those that are ready and asks nothing twice: p99 beside that of the quiet servers, requests without an answer,
-answers that came beside those that the servers count. A lost request voids the run.
-An answer that the API does not promise under load voids the run.";
+closed: ten times the callers that saturate the server, 64 rows per request, two large models, deadlines of 2 s.
+Rejected callers wait for the retry delay in RetryInfo. Prints throughput against the saturated maximum, p99 of
+accepted requests against the deadline, every status, memory (last third against middle third), and the p99 of a small
+model's callers, alone and under the flood. The queue limit is lowered so that the flood fills it.
+bulk: streams with more rows than the server can process, together with single rows of a few callers (their p99), then
+with more single calls than the server can process. Prints rows/s of the streams.
+fair: a small and a large model, each with more callers than the server can process. Prints rows/s of each against
+half of its rate alone.
+training: a training job together with more callers than the server can process, then with a few. Prints steps/s
+against the job alone, the share of its runnable time that it ran, and the loss of the callers.
+open: single rows at rising rates, deadlines of 50 ms; every fifth caller cancels at a random instant. Prints results
+against offered requests.
+rolling: two servers on one store are replaced one after the other at 3,000 single rows per second. The client uses
+the servers that are ready and never retries. Prints p99 against that without replacement, failed requests, and
+received responses against the servers' counts. A lost request voids the run.
+An error under load that the API does not document voids the run.";
 
 fn main() -> ExitCode {
     let options = Options::from_arguments(ABOUT);
@@ -55,7 +55,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     report.note(&cores.describe());
     let store = tempfile::tempdir()?;
     publish(store.path())?;
-    // One thread: the clients have one core.
+    // One thread, because the clients have one core.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut closed = Ok(());
         if options.wants(&closed::case_name()) {

@@ -1,4 +1,4 @@
-//! The server's memory over time.
+//! Records the server's memory over time.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::load::Memory;
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks at a process until it is told to stop.
+/// Samples the memory of a process until stopped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     task: JoinHandle<()>,
@@ -22,7 +22,7 @@ impl Watch {
             let mut ticks = tokio::time::interval(INTERVAL);
             loop {
                 ticks.tick().await;
-                // The process, or whoever watches, is gone.
+                // The process or the receiver is gone.
                 let Ok(kib) = memory.anonymous_kib() else { return };
                 if sender.send(kib as f64).is_err() {
                     return;

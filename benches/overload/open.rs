@@ -1,4 +1,4 @@
-//! Callers that come at their own rate, are in a hurry, and leave when they like.
+//! Callers at a fixed rate with short deadlines, some of which cancel.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::support::{Options, Report};
 
 const CONNECTIONS: usize = 8;
 const TIMEOUT: Duration = Duration::from_millis(50);
-/// One caller in so many leaves at a random instant before its deadline.
+/// One of this many callers cancels at a random instant before its deadline.
 const DEPARTING_EVERY: u64 = 5;
-/// More than this many at once are not started: the generator's own memory is bounded, too.
+/// Maximum number of requests in flight; bounds the generator's own memory.
 const IN_FLIGHT_MAX: usize = 20_000;
-/// Requests that one tick may start; what is missed is caught up with.
+/// Maximum number of requests started per tick, when catching up.
 const STARTS_PER_TICK_MAX: u64 = 1_000;
 const TICK: Duration = Duration::from_millis(1);
 
@@ -44,9 +44,9 @@ pub(crate) async fn run(cores: Cores, store: &Path, options: &Options, report: &
     for _ in 0..CONNECTIONS {
         clients.push(connect(server.address).await?);
     }
-    // Loads the model, for which nobody is in a hurry yet.
+    // This loads the model, without a deadline.
     clients[0].encode(MNIST_DEEP.question(1)).await?;
-    // The other rates are worth seeing all the same.
+    // Continue with the other rates after a failure.
     let mut checked = Ok(());
     for rate in rates {
         let watch = Watch::start(server.process.memory());
@@ -67,7 +67,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, options: &Options, report: &
     checked
 }
 
-/// Starts `rate` callers a second; how many it were, and what they were told.
+/// Starts `rate` callers per second; returns their number and the tally of responses.
 async fn offer(clients: &[Client], rate: u64, duration: Duration) -> Result<(u64, Tally), Failure> {
     let question = MNIST_DEEP.question(1);
     let in_flight = Arc::new(AtomicUsize::new(0));
@@ -115,9 +115,9 @@ fn count(tally: &mut Tally, answer: Option<&crate::answer::Answer>) {
     }
 }
 
-/// How long this caller waits before it leaves; `None`: until it is answered.
+/// How long this caller waits before it cancels; `None`: until the response.
 fn patience(number: u64) -> Option<Duration> {
-    // A hash of the number (Steele, Lea and Flood 2014): the same callers leave in every run.
+    // A hash of the number (Steele, Lea and Flood 2014), so that the same callers cancel in every run.
     let mut z = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

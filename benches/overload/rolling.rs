@@ -1,7 +1,7 @@
-//! Servers that are replaced one after the other under load, as an orchestrator does it.
+//! A rolling update under load, as an orchestrator does it.
 //!
-//! Two servers on one folder. The client knows the servers' addresses and watches the health of each: it asks those that are
-//! ready, in turn, and asks nothing twice. Each server is told to stop in turn, another takes its place when it is gone.
+//! Two servers share one store. The client knows their addresses, watches the health of each, uses the ready ones in
+//! turn, and never retries. The servers are stopped one after the other; a new one starts when an old one is gone.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,20 +23,20 @@ use crate::support::{Options, Report};
 
 const RATE: u64 = 3_000;
 const CONNECTIONS: usize = 4;
-/// Requests that one tick may start; what is missed is caught up with.
+/// Maximum number of requests started per tick, when catching up.
 const STARTS_PER_TICK_MAX: u64 = 100;
 const TICK: Duration = Duration::from_millis(1);
-/// How long a server has to become ready, or to be the one that writes.
+/// Maximum time for a server to become ready, or to take over the writer's lock.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 const DRAIN_SECONDS: &str = "1";
-/// Replacements of a server.
+/// Number of replaced servers.
 const REPLACEMENTS: usize = 4;
 
 pub(crate) fn case_name() -> String {
     format!("rolling mnist-deep rows=1 rate={RATE}")
 }
 
-/// Servers by number, each with connections to it.
+/// Servers by number, with connections to each.
 type Servers = Vec<(usize, Vec<Client>)>;
 
 /// Connections to the servers that are ready.
@@ -92,7 +92,7 @@ impl Member {
         Ok(Self { number, server, watcher })
     }
 
-    /// Tells it to stop, and waits for its end.
+    /// Stops the server, and waits for its end.
     async fn stop(self, ready: &Ready) -> Result<Counts, Failure> {
         let counts = tokio::task::spawn_blocking(move || self.server.stop()).await??;
         self.watcher.abort();
@@ -101,7 +101,7 @@ impl Member {
     }
 }
 
-/// Keeps a server on the list as long as it says that it serves.
+/// Keeps a server on the list while its health status is serving.
 async fn watch(number: usize, channel: Channel, clients: Vec<Client>, ready: Ready) {
     let question = HealthCheckRequest { service: String::new() };
     let Ok(told) = HealthClient::new(channel).watch(question).await else { return };
@@ -118,16 +118,16 @@ async fn watch(number: usize, channel: Channel, clients: Vec<Client>, ready: Rea
     ready.with(|servers| servers.retain(|(other, _)| *other != number));
 }
 
-/// What became of requests.
+/// The results of requests.
 #[derive(Default)]
 struct Outcome {
     answered_us: Vec<f64>,
     failures: Vec<String>,
-    /// Nobody was ready.
+    /// Requests without a ready server.
     homeless: u64,
 }
 
-/// Starts requests at the rate until `end` is there.
+/// Starts requests at the rate until `end` is notified.
 async fn offer(ready: Ready, end: Arc<tokio::sync::Notify>) -> Result<Outcome, Failure> {
     let question = MNIST_DEEP.question(1);
     let mut outcome = Outcome::default();
@@ -204,7 +204,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, options: &Options, report: &
     let (begin, mut counted) = (Instant::now(), 0);
     for number in 2..2 + replacements {
         sleep(quiet_time / 4).await;
-        // The one that has run for longest, which is the one that writes.
+        // The oldest server, which is the writer.
         counted += members.remove(0).stop(&ready).await?.answered;
         takes_over(&members[0]).await?;
         members.push(Member::start(number, cores, store, scratch.path(), &ready).await?);
@@ -220,13 +220,13 @@ pub(crate) async fn run(cores: Cores, store: &Path, options: &Options, report: &
     let case = case_name();
     report.against(&case, rolling.answered_us.len() as f64 / seconds, "results/s", RATE as f64);
     let (quiet_p99_us, rolling_p99_us) = (quiet.p99_us(), rolling.p99_us());
-    report.against(&case, rolling_p99_us, "p99 us, beside the quiet one", quiet_p99_us);
+    report.against(&case, rolling_p99_us, "p99 us, vs without replacement", quiet_p99_us);
     let failed = [&quiet, &rolling].map(|outcome| outcome.failures.len() as u64 + outcome.homeless);
-    report.figure(&case, failed.iter().sum::<u64>() as f64, "requests without an answer");
+    report.figure(&case, failed.iter().sum::<u64>() as f64, "requests without a response");
     report.figure(&case, replacements as f64, "servers replaced");
-    // The answers of the warm-up are nobody's: a model that is warm was asked nothing.
+    // The servers' counts contain no warm-up requests: loading a model at start is not a request.
     let answered = (quiet.answered_us.len() + rolling.answered_us.len()) as f64;
-    report.against(&case, answered, "answers that came", counted as f64);
+    report.against(&case, answered, "responses received, vs counted", counted as f64);
     for failure in quiet.failures.iter().chain(&rolling.failures).take(5) {
         report.note(failure);
     }
@@ -236,7 +236,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, options: &Options, report: &
     Ok(())
 }
 
-/// Waits until a server holds the writer's lock, which it shows by writing.
+/// Waits until a server holds the writer's lock; a successful write shows that.
 async fn takes_over(member: &Member) -> Result<(), Failure> {
     let channel = Endpoint::from_shared(format!("http://{}", member.server.address))?.connect().await?;
     let mut models = ModelServiceClient::new(channel);

@@ -1,4 +1,4 @@
-//! A job that trains beside callers who want more than the server can do: what is left for it, and what it takes from them.
+//! A training job together with callers that saturate the server: the speed of both.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,24 +12,24 @@ use halfhitch::rpc::pb::train_request::Message as Question;
 use halfhitch::rpc::pb::train_response::Message as Answer;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::callers::{LogThrottle, flood, probe};
+use crate::callers::{CallerCounts, flood, probe};
 use crate::load::{Cores, Failure, MNIST_DEEP, RunningServer, TELEMETRY};
 use crate::support::Report;
 
 const CALLERS: usize = 16;
 const ROWS: usize = 64;
-/// Of single rows of a small model.
+/// Number of callers of single rows of a small model.
 const TINY_CALLERS: usize = 64;
 const CONNECTIONS: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(2);
 const WIDTHS: [u32; 3] = [256, 128, 16];
 const TRAINING_ROWS: usize = 8192;
-/// More than the benchmark lasts.
+/// More epochs than the benchmark lasts.
 const EPOCHS: u32 = 10_000;
 const START_WAIT_MAX: Duration = Duration::from_mins(1);
 
 pub(crate) fn case_name() -> String {
-    format!("training beside mnist-deep rows={ROWS} callers={CALLERS}")
+    format!("training with mnist-deep rows={ROWS} callers={CALLERS}")
 }
 
 pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Report) -> Result<(), Failure> {
@@ -37,7 +37,7 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     let server = RunningServer::start(cores, store, scratch.path(), &[])?;
     let duration = Duration::from_secs_f64(if quick { 2.0 } else { 15.0 });
     let address = server.address;
-    let serve = async || -> Result<LogThrottle, Failure> {
+    let serve = async || -> Result<CallerCounts, Failure> {
         let [told, others] = flood(address, [MNIST_DEEP; 2], ROWS, CALLERS, CONNECTIONS, TIMEOUT, duration).await?;
         Ok(told.and(others))
     };
@@ -60,23 +60,23 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     let cpu = server.process.scheduled("train-")?;
     let (training, serving) = job.steps_in(serve).await?;
     let cpu = server.process.scheduled("train-")? - cpu;
-    // What is answered where it is asked: no serving thread has anything to do.
+    // Single rows run in the handler, so the serving threads are idle.
     let tiny_cpu = server.process.scheduled("train-")?;
     let [tiny, others] = flood(address, [TELEMETRY; 2], 1, TINY_CALLERS, CONNECTIONS, TIMEOUT, duration).await?;
     let tiny = tiny.and(others);
     let tiny_cpu = server.process.scheduled("train-")? - tiny_cpu;
     job.cancel().await?;
-    // Once more: what else the machine does changes in a minute.
+    // Measure again, because the load of the machine changes within a minute.
     let serving_alone = [serving_alone, serve().await?];
 
     let case = case_name();
-    report.against(&case, training, "training steps/s, beside alone", training_alone);
-    report.figure(&case, cpu.ran_share(), "of the time it could run, it ran");
-    report.figure(&case, tiny_cpu.ran_share(), "the same beside single rows");
-    let rate = |told: &LogThrottle| told.tally.results as f64 * ROWS as f64 / duration.as_secs_f64();
-    let alone = |figure: &dyn Fn(&LogThrottle) -> f64| serving_alone.iter().map(figure).sum::<f64>() / 2.0;
-    report.against(&case, rate(&serving), "rows/s served, beside alone", alone(&rate));
-    report.against(&case, serving.p99_us(), "p99 us of these", alone(&LogThrottle::p99_us));
+    report.against(&case, training, "training steps/s, vs alone", training_alone);
+    report.figure(&case, cpu.ran_share(), "of its runnable time, it ran");
+    report.figure(&case, tiny_cpu.ran_share(), "the same with single rows");
+    let rate = |told: &CallerCounts| told.tally.results as f64 * ROWS as f64 / duration.as_secs_f64();
+    let alone = |figure: &dyn Fn(&CallerCounts) -> f64| serving_alone.iter().map(figure).sum::<f64>() / 2.0;
+    report.against(&case, rate(&serving), "rows/s served, vs alone", alone(&rate));
+    report.against(&case, serving.p99_us(), "p99 us of these, vs alone", alone(&CallerCounts::p99_us));
     report.against(&case, singles.p99_us(), "p99 us of single rows, unsaturated", singles_alone.p99_us());
     for told in serving_alone.iter().chain([&singles_alone, &singles, &serving, &tiny]) {
         told.tally.check(&case)?;
@@ -85,21 +85,21 @@ pub(crate) async fn run(cores: Cores, store: &Path, quick: bool, report: &mut Re
     Ok(())
 }
 
-/// A job that trains.
+/// A running training job.
 struct Job {
     client: JobServiceClient<Channel>,
     id: String,
 }
 
 impl Job {
-    /// Sends rows, and waits until the first step is done.
+    /// Sends rows, and waits for the end of the first step.
     async fn start(address: SocketAddr) -> Result<Self, Failure> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
         let spec = pb::TrainSpec {
             model_name: "trained-beside".to_owned(),
             widths: WIDTHS.to_vec(),
             epochs: EPOCHS,
-            // Else it would end early.
+            // Prevents early stopping.
             patience_epochs: Some(EPOCHS),
             ..pb::TrainSpec::default()
         };
@@ -124,7 +124,7 @@ impl Job {
                 return Ok(Self { client: JobServiceClient::new(channel), id: job.id });
             }
         }
-        Err("training ended before it began".into())
+        Err("training ended before its first step".into())
     }
 
     async fn step(&mut self) -> Result<u64, Failure> {
@@ -132,7 +132,7 @@ impl Job {
         Ok(job.and_then(|job| job.progress).ok_or("the job does not train")?.step)
     }
 
-    /// Steps per second while something else is done.
+    /// Steps per second while `work` runs.
     async fn steps_in<T>(&mut self, work: impl AsyncFnOnce() -> Result<T, Failure>) -> Result<(f64, T), Failure> {
         let (start, step) = (Instant::now(), self.step().await?);
         let result = work().await?;

@@ -1,10 +1,10 @@
-"""Trains the model of the benchmark `training` in PyTorch on the CPU, tied and untied, and says how fast it goes.
+"""Trains the model of the benchmark `training` in PyTorch on the CPU, tied and untied, and prints the speed.
 
     python benches/peers/pytorch.py [--batch 128] [--threads 1] [--seconds 2]
 
-784-1000-500-250-30 with ELU inside, a linear code and cross-entropy on logits; Adam (fused, the fastest that it has);
-the same rows. Tied: the decoder is `F.linear(h, W.t())`. Untied: it has matrices of its own. As there, a step gathers
-its rows in an order that is drawn anew for every epoch.
+784-1000-500-250-30 with ELU in the hidden layers, a linear code, cross-entropy on logits, and Adam (fused, PyTorch's
+fastest); the same rows. Tied: the decoder is `F.linear(h, W.t())`. Untied: it has its own matrices. As in that
+benchmark, each epoch has a new random order, and each step gathers its rows.
 """
 
 import argparse
@@ -21,7 +21,7 @@ STEPS_MIN = 3
 
 
 class Autoencoder(torch.nn.Module):
-    """A matrix (d_l, d_{l-1}) per encoder layer; the decoder uses it the other way round, or has its own."""
+    """A matrix (d_l, d_{l-1}) per encoder layer; the decoder uses its transpose, or has its own."""
 
     def __init__(self, widths, tied):
         super().__init__()
@@ -49,19 +49,19 @@ def glorot(outputs, inputs):
 
 
 def rows():
-    """In the unit interval, different from each other: those of `benches/training`. Shape (ROWS, d_0)."""
+    """The rows of `benches/training`: values from 0 to 1. Shape (ROWS, d_0)."""
     numbers = torch.arange(ROWS * WIDTHS[0]) * 7_919 % 100_003
     return (numbers / 100_003).reshape(ROWS, WIDTHS[0])
 
 
 def batches(count, batch):
-    """Places of the rows of one mini-batch after another, without end."""
+    """Endlessly yields the row indices of the next mini-batch."""
     while True:
         yield from torch.randperm(count).split(batch)
 
 
 def samples_per_s(batch, threads, tied, seconds):
-    """Over at least so many seconds of steps."""
+    """Samples per second, measured over at least `seconds` of steps."""
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     x, model = rows(), Autoencoder(WIDTHS, tied)

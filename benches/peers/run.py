@@ -1,9 +1,10 @@
-"""Training beside PyTorch on the same machine: ours, PyTorch tied, PyTorch untied, in turn, round after round.
+"""Compares training speed with PyTorch on the same machine: halfhitch, PyTorch tied, PyTorch untied, in each round.
 
     python benches/peers/run.py [--json] [--rounds 5] [--seconds 1] [--program PATH] [FILTER]
 
-Builds `cargo bench --bench training` first, unless its program is named. Figures are medians of the rounds, a ratio is
-the median of the rounds' ratios (ours / PyTorch's: above 1 we are faster). FILTER: only cases whose name contains this.
+Builds `cargo bench --bench training` first, unless --program is given. Figures are medians over the rounds. The ratio
+is the median of the rounds' ratios (halfhitch / PyTorch: above 1, halfhitch is faster). FILTER: run only cases whose
+name contains this text.
 """
 
 import argparse
@@ -23,17 +24,17 @@ PEERS = {"PyTorch tied": True, "PyTorch untied": False}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one object a line, as the other benchmarks have")
+    parser.add_argument("--json", action="store_true", help="print one object per line, like the other benchmarks")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1, help="of PyTorch, a case and round; ours has its own")
-    parser.add_argument("--program", help="the benchmark `training`, already built")
+    parser.add_argument("--seconds", type=float, default=1, help="seconds of PyTorch per case and round; halfhitch uses its own")
+    parser.add_argument("--program", help="path of the built benchmark `training`")
     parser.add_argument("filter", nargs="?", default="")
     asked = parser.parse_args()
     program = asked.program or build()
     cases = [
         (f"mnist-deep batch={batch} threads={threads}", batch, threads)
         for batch in BATCHES
-        # One and all, as the benchmark has them.
+        # One thread, and all cores, like the benchmark.
         for threads in sorted({1, cores()})
     ]
     cases = [case for case in cases if asked.filter in case[0]]
@@ -52,18 +53,18 @@ def cores():
 
 
 def build():
-    """The path of the benchmark's program."""
+    """Builds the benchmark, and returns the path of its program."""
     command = ["cargo", "bench", "--bench", "training", "--no-run", "--message-format", "json"]
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     messages = [json.loads(line) for line in output.splitlines()]
     programs = [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "training"]
     if not programs:
-        sys.exit("peers: cargo says nothing of a program `training`")
+        sys.exit("peers: cargo did not report a program `training`")
     return programs[-1]
 
 
 def ours(program, case):
-    """Samples/s of one short run."""
+    """Samples/s of one short run of halfhitch."""
     output = subprocess.run([program, "--quick", "--json", case], check=True, stdout=subprocess.PIPE, text=True).stdout
     lines = [json.loads(line) for line in output.splitlines()]
     return next(line["figure"] for line in lines if line["case"] == case and line["unit"] == "samples/s")
@@ -71,7 +72,7 @@ def ours(program, case):
 
 def report(rounds, as_json):
     if not as_json:
-        print(f"{'samples/s':>10} {'beside':16} {'samples/s':>10} {'ratio':>6}")
+        print(f"{'samples/s':>10} {'vs':16} {'samples/s':>10} {'ratio':>6}")
     for case, found in rounds.items():
         if not as_json:
             print(case)
@@ -80,7 +81,7 @@ def report(rounds, as_json):
             theirs = statistics.median(one[peer] for one in found)
             ratio = statistics.median(one["ours"] / one[peer] for one in found)
             if as_json:
-                unit = f"samples/s beside {peer}"
+                unit = f"samples/s, vs {peer}"
                 line = {"bench": "peers", "case": case, "figure": figure, "unit": unit}
                 print(json.dumps(line | {"ceiling": theirs, "ratio": ratio}))
             else:

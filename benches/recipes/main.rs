@@ -1,4 +1,4 @@
-//! How good a model gets, and how soon: MNIST beside the published table.
+//! Error and training time on MNIST, compared with the published table.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -14,20 +14,20 @@ use halfhitch::training::{CheckedTrainSpec, Event, MemoryRows, Next, Observer, R
 use support::{Line, Options, Report, data};
 
 const ABOUT: &str = "\
-784-1000-500-250-30 on the 60,000 training images of MNIST, measured on the 10,000 test images, which are used once: squared
-error (pixels / 255, sum over pixels, mean over images). The published table (Hinton and Salakhutdinov 2006) has 3.00, untied,
-8.01 for logistic PCA and 13.87 for PCA. `auto` is what a caller gets who names the widths and a time budget; `recipe` takes
-all rows, with everything else as `auto` chose it. How long it took until the held-out error was below 8.01 and 3.00 is
-measured with `auto`, which holds rows back.
-Wants the folder `mnist` of the data for tests: beside the project, in ../shared/data, or where HALFHITCH_DATA says.
-A case takes ten minutes; with --quick one, with a smaller budget, which comes nowhere near.";
+Trains 784-1000-500-250-30 on the 60,000 training images of MNIST. The 10,000 test images are used once, for the
+squared error (pixels / 255, summed over pixels, mean over images). The published table (Hinton and Salakhutdinov
+2006) has 3.00 for an untied autoencoder, 8.01 for logistic PCA and 13.87 for PCA. `auto`: a caller gives only the
+widths and a time budget. `recipe`: trains on all rows, with all other options as `auto` chose them. `auto` holds rows
+back and also prints the time until the held-out error was below 8.01 and 3.00.
+Needs the folder `mnist` of the test data: ../shared/data next to the project, or the folder in HALFHITCH_DATA.
+A case takes ten minutes. With --quick it takes one; its smaller budget gives a much higher error.";
 
 const WIDTHS: [usize; 5] = [784, 1000, 500, 250, 30];
 const SEEDS: [u64; 3] = [1, 2, 3];
-/// Of the published table.
+/// Error of the untied autoencoder in the published table.
 const PUBLISHED: f64 = 3.00;
 const LOGISTIC_PCA: f64 = 8.01;
-/// Of the recipe: as many as `auto` makes of six to thirteen minutes on two cores.
+/// Epochs of `recipe`: as many as `auto` does in six to thirteen minutes on two cores.
 const EPOCHS: u32 = 80;
 
 fn main() {
@@ -36,7 +36,7 @@ fn main() {
     init(None).expect("the best of this machine");
     let folder = data::folder().map(|folder| folder.join("mnist")).filter(|folder| folder.is_dir());
     let Some(folder) = folder else {
-        report.note("skipped: there is no folder `mnist` of the data for tests");
+        report.note("skipped: the folder `mnist` of the test data does not exist");
         return;
     };
     let training: Arc<dyn RowSource> = Arc::new(read(&folder.join("train-images-idx3-ubyte.gz")));
@@ -72,7 +72,7 @@ fn read(path: &Path) -> MemoryRows {
     MemoryRows::new(files::narrow(&values), reader.columns())
 }
 
-/// When the held-out error was below what for the first time.
+/// Records when the held-out error was first below each bound.
 struct Watch {
     started: Instant,
     below: Vec<(f64, Option<Duration>)>,
@@ -111,11 +111,11 @@ fn run(case: &str, spec: &CheckedTrainSpec, training: &Arc<dyn RowSource>, test:
     report.line(&Line {
         case,
         figure: error,
-        unit: "test error, beside the published",
+        unit: "test error, vs published",
         ceiling: Some(PUBLISHED),
         ratio: Some(error / PUBLISHED),
     });
-    report.figure(case, seconds, "s in all");
+    report.figure(case, seconds, "s in total");
     for (bound, when) in watch.below {
         if let Some(when) = when {
             report.figure(case, when.as_secs_f64(), &format!("s until the held-out error was {bound:.2}"));
@@ -123,5 +123,5 @@ fn run(case: &str, spec: &CheckedTrainSpec, training: &Arc<dyn RowSource>, test:
     }
     let artifact = Artifact { model: trained.model, report: None, statistics: None, sha256: String::new() };
     let untied: usize = 2 * WIDTHS.windows(2).map(|pair| 4 * pair[0] * pair[1]).sum::<usize>();
-    report.against(case, artifact.to_bytes().len() as f64, "bytes, beside the matrices untied", untied as f64);
+    report.against(case, artifact.to_bytes().len() as f64, "bytes, vs untied matrices", untied as f64);
 }

@@ -1,4 +1,4 @@
-//! The kernels beside what the machine can do: FMA peak and, for one row, the speed at which it reads weights.
+//! The kernels compared with the limits of the machine: the FMA peak and, for one row, the speed of reading weights.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,16 +12,17 @@ use halfhitch::numeric::{Isa, PanelMatrix, init};
 use support::{Line, Options, Report, median};
 
 const ABOUT: &str = "\
-Products of one layer on one thread, in both directions from one copy of W, without bias and activation, for every
-instruction set that this machine has vectors for. Every round measures the FMA peak and the product in turn; the
-ratio is the median of the rounds' ratios. For one row also GB/s of weights, beside plain reading of as many bytes.";
+Products of one layer on one thread, without bias and activation, in both directions from one copy of W. Every
+instruction set with vectors that this machine supports is measured. Each round measures the FMA peak and the product
+in turn; the ratio is the median over the rounds. For one row it also prints GB/s of weights, compared with plain
+reads of as many bytes.";
 
-/// Inputs and outputs of a layer.
+/// Inputs and outputs of layers.
 const SHAPES: [(usize, usize); 7] =
     [(784, 1000), (1000, 500), (500, 250), (250, 30), (1536, 384), (64, 32), (2048, 2048)];
 const ROWS: [usize; 8] = [1, 4, 8, 16, 24, 64, 256, 1024];
 const DIRECTIONS: [&str; 2] = ["encode", "decode"];
-/// FMAs of a measurement of the peak, in steps of 12 vectors.
+/// Steps of a peak measurement; each is 12 vector FMAs.
 const PEAK_STEPS: usize = 100_000;
 
 fn main() {
@@ -29,7 +30,7 @@ fn main() {
     let mut report = Report::new("roofline", &options);
     let (rounds, seconds) = if options.quick { (5, 0.002) } else { (9, 0.02) };
     for isa in Isa::available().filter(|isa| *isa != Isa::Portable) {
-        // Those that are left are those that the machine has.
+        // All remaining instruction sets are available on this machine.
         init(Some(isa)).expect("available");
         for (inputs, outputs) in SHAPES {
             let weights = Weights::from_row_major(outputs, inputs, &numbers(outputs * inputs));
@@ -45,7 +46,7 @@ fn main() {
     }
 }
 
-/// A figure of one round, its ceiling, and their ratio.
+/// The figure of one round, its ceiling, and their ratio.
 struct Round {
     figure: f64,
     ceiling: f64,
@@ -109,7 +110,7 @@ fn print(case: &str, unit: &str, rounds: &[Round], report: &mut Report) {
     });
 }
 
-/// Seconds of one run, over at least `seconds`.
+/// Seconds per run, measured over at least `seconds`.
 fn time(mut run: impl FnMut(), seconds: f64) -> f64 {
     run();
     let (mut runs, started) = (0.0, Instant::now());
@@ -123,7 +124,7 @@ fn time(mut run: impl FnMut(), seconds: f64) -> f64 {
     }
 }
 
-/// Numbers of ordinary size.
+/// Deterministic numbers from -0.5 to 0.5.
 fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7_919) % 1_009) as f32 / 1_009.0 - 0.5).collect()
 }

@@ -1,7 +1,7 @@
-//! This server beside another build of it, such as the one of the commit before: in short bursts, in turn.
+//! Compares this server with another build, such as that of the previous commit, in short alternating bursts.
 //!
-//! Both run on the same core with equal stores and get equal requests. Machines change their speed from second to second, so a
-//! burst is compared with its neighbor alone, and the order of the two changes from pair to pair.
+//! Both run on the same core, with equal stores and equal requests. A machine's speed changes from second to second, so
+//! each burst is compared only with its neighbor, and the order alternates from pair to pair.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::drive::{Driver, Target};
 use crate::load::{Cores, Failure, RunningServer, publish};
 use crate::support::{Line, Report, median, quantile};
 
-/// Throughput and processor time of one burst of requests.
+/// Throughput and CPU time of one burst of requests.
 #[derive(Clone, Copy, Debug)]
 struct Burst {
     requests_per_second: f64,
@@ -48,7 +48,7 @@ impl Subject {
     }
 }
 
-/// Measures one case with this program and with `other`.
+/// Measures one case with this build and with `other`.
 pub(crate) fn measure(
     case: &Case,
     other: &Path,

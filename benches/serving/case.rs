@@ -1,4 +1,4 @@
-//! One case: rounds of echo, compute and server, and what comes of them.
+//! One case: rounds of echo, compute and server, and their figures.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -17,26 +17,26 @@ use crate::load::{Cores, Failure, Model, RunningServer, cpu_of_this_thread};
 use crate::support::{Line, Report, median};
 
 pub(crate) const ENCODE_PATH: &str = "/halfhitch.v1.AutoencoderService/Encode";
-/// Requests of one run, whatever the speed.
+/// Maximum number of requests in a run.
 const REQUESTS_MAX: f64 = 1e6;
-/// Batches of one measurement of the arithmetic, whatever the speed.
+/// Maximum number of batches in a measurement of the arithmetic.
 const BATCHES_MAX: u32 = 1_000_000;
 
-/// Below this share of its core the arithmetic was disturbed.
+/// If the arithmetic gets less than this share of its core, something else disturbed it.
 const CORE_SHARE_MIN: f64 = 0.9;
-/// User and system time are each rounded down to ticks of 10 ms; so a quick run sees coarse disturbances only.
+/// User and system time are each rounded down to ticks of 10 ms, so a quick run detects only large disturbances.
 const CPU_UNCERTAINTY: Duration = Duration::from_millis(20);
 
-/// Equal requests, so many at once.
+/// A number of concurrent equal requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     pub(crate) model: Model,
-    /// Of a request.
+    /// Rows of a request.
     pub(crate) rows: usize,
     pub(crate) shape: Shape,
 }
 
-/// How long and how often.
+/// Number and length of the rounds.
 #[derive(Clone, Copy, Debug)]
 struct Effort {
     rounds: usize,
@@ -55,7 +55,7 @@ impl Effort {
     }
 }
 
-/// Echo, compute and server, one after the other, so that noise hits all of them.
+/// One round: echo, compute and server, one after the other, so that noise affects all of them.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     echo: Driven,
@@ -69,14 +69,14 @@ impl Round {
     }
 }
 
-/// What was found.
+/// The results of a case.
 #[derive(Debug)]
 pub(crate) struct Figures {
     rounds: Vec<Round>,
     server_cpu_us: f64,
-    /// Mean of all that the server computed.
+    /// Mean over all batches of the server.
     rows_per_batch: f64,
-    /// What the arithmetic got of the server's core: below 1, something else runs there.
+    /// Share of the server's core that the arithmetic got; below 1, something else ran there.
     core_share: f64,
     callers: usize,
 }
@@ -87,7 +87,7 @@ impl Case {
         format!("{} rows={rows} callers={callers} connections={connections}", model.name)
     }
 
-    /// With a server of its own, so that its counts are this case's.
+    /// Measures with a fresh server, so that its counts belong to this case.
     pub(crate) fn measure(&self, cores: Cores, driver: Driver, store: &Path, quick: bool) -> Result<Figures, Failure> {
         let effort = Effort::new(quick);
         let scratch = tempfile::tempdir()?;
@@ -104,7 +104,7 @@ impl Case {
         let (server_count, sent) = self.calibrate(driver, &real, effort.run)?;
         asked += sent;
         let model = self.model.build();
-        // What the server puts together when all callers' rows wait.
+        // The batch that the server forms when the rows of all callers wait.
         let batch_requests = if self.rows == 1 { self.shape.callers } else { 1 };
         let batch = self.model.batch(self.rows * batch_requests);
         let mut rounds = Vec::new();
@@ -134,9 +134,9 @@ impl Case {
         Ok(Figures { rounds, server_cpu_us, rows_per_batch, core_share, callers: self.shape.callers })
     }
 
-    /// How many requests take as long as `run`, and how many were sent to find out.
+    /// The number of requests that take `run`, and the number sent to find that out.
     pub(crate) fn calibrate(&self, driver: Driver, target: &Target, run: Duration) -> Result<(usize, usize), Failure> {
-        // The first requests pay for pages and connections that later ones find.
+        // The first requests are slower: they fault in pages and open connections.
         let warm_up = 8 * self.shape.callers;
         let few = driver.drive(target, self.shape, warm_up)?;
         let some = self.count_for(few.requests_per_second, run / 5);
@@ -144,7 +144,7 @@ impl Case {
         Ok((self.count_for(many.requests_per_second, run), warm_up + some))
     }
 
-    /// A multiple of the callers: nobody idles while the last ones are served.
+    /// A multiple of the callers, so that no caller is idle at the end.
     fn count_for(&self, requests_per_second: f64, run: Duration) -> usize {
         let count = (requests_per_second * run.as_secs_f64()).min(REQUESTS_MAX) as usize;
         count.next_multiple_of(self.shape.callers).max(2 * self.shape.callers)
@@ -152,7 +152,7 @@ impl Case {
 }
 
 impl Figures {
-    /// `rows` of a request.
+    /// Prints the figures; `rows`: rows of a request.
     pub(crate) fn print(&self, case: &str, rows: usize, report: &mut Report) {
         let of = |figure: fn(&Round) -> f64| median(self.rounds.iter().map(figure));
         let requests_per_second = of(|round| round.server.requests_per_second);
@@ -173,7 +173,7 @@ impl Figures {
         if self.core_share < CORE_SHARE_MIN {
             let others = 100.0 * (1.0 - self.core_share);
             report.note(&format!(
-                "something else took at least {others:.0} % of the server's core: the ratio means little"
+                "something else took at least {others:.0} % of the server's core: the ratio is unreliable"
             ));
         }
         if self.callers == 1 {
@@ -182,7 +182,7 @@ impl Figures {
     }
 }
 
-/// Asks once, and says how many bytes the answer has.
+/// Sends one request; returns the size of the response in bytes.
 pub(crate) fn ask(server: &RunningServer, question: EncodeRequest) -> Result<usize, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut client = AutoencoderServiceClient::connect(format!("http://{}", server.address)).await?;
@@ -190,7 +190,7 @@ pub(crate) fn ask(server: &RunningServer, question: EncodeRequest) -> Result<usi
     })
 }
 
-/// The arithmetic alone, with one thread.
+/// The model's arithmetic alone, on one thread.
 #[derive(Clone, Copy, Debug)]
 struct Arithmetic {
     batches_per_second: f64,
@@ -200,7 +200,7 @@ struct Arithmetic {
 
 impl Arithmetic {
     fn measure(model: &Autoencoder, batch: &PanelMatrix, run: Duration) -> Result<Self, Failure> {
-        // The first one finds neither weights nor pages in the caches.
+        // Warm up: the first batch finds neither weights nor pages in the caches.
         let mut buffers = BufferPool::default();
         let codes = model.encode(batch, &mut buffers);
         buffers.put(codes);

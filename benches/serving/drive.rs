@@ -1,4 +1,4 @@
-//! Sends a number of equal requests and times each.
+//! Sends equal requests and times each.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -8,25 +8,25 @@ use bytes::Bytes;
 use crate::load::{Failure, percentile};
 use crate::{h2load, tonic_client};
 
-/// Where requests go, and what they are.
+/// The address, path and content of the requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) path: &'static str,
-    /// Without the frame.
+    /// The request, without the gRPC frame.
     pub(crate) message: Bytes,
-    /// Of every answer, without the frame: anything else is not an answer.
+    /// Size of every response, without the gRPC frame; any other size is an error.
     pub(crate) reply_bytes: usize,
 }
 
-/// How many at once. `connections` divides `callers`.
+/// Concurrency. `connections` divides `callers`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) callers: usize,
     pub(crate) connections: usize,
 }
 
-/// How it went. Every request was answered as it should be.
+/// The result of a run in which every request succeeded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Driven {
     pub(crate) requests_per_second: f64,
@@ -35,7 +35,7 @@ pub(crate) struct Driven {
 }
 
 impl Driven {
-    /// From (start, duration) of each request, in microseconds.
+    /// Computes the result from (start, duration) of each request, in microseconds.
     pub(crate) fn of(times: &[(f64, f64)]) -> Result<Self, Failure> {
         let first = times.iter().map(|(start, _)| *start).min_by(f64::total_cmp).ok_or("no request was timed")?;
         let last = times.iter().map(|(start, duration)| start + duration).fold(first, f64::max);
@@ -49,23 +49,23 @@ impl Driven {
     }
 }
 
-/// What sends.
+/// The load generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Driver {
-    /// Of nghttp2: costs a client next to nothing, but does not see `grpc-status`.
+    /// h2load of nghttp2: takes very little CPU time, but does not see `grpc-status`.
     H2load,
-    /// In this process: sees everything, and is itself the limit for small messages.
+    /// A tonic client in this process: sees everything, but is itself the limit for small messages.
     Tonic,
 }
 
 impl Driver {
-    /// h2load where it is installed.
+    /// h2load if it is installed.
     pub(crate) fn choose() -> Self {
         let asked = Command::new("h2load").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if asked.is_ok_and(|status| status.success()) { Self::H2load } else { Self::Tonic }
     }
 
-    /// Sends `count` requests; an answer that is not as it should be is an error.
+    /// Sends `count` requests; fails on any response of another size.
     pub(crate) fn drive(self, target: &Target, shape: Shape, count: usize) -> Result<Driven, Failure> {
         match self {
             Self::H2load => h2load::drive(target, shape, count),

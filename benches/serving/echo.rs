@@ -1,7 +1,7 @@
-//! The fastest that tonic can be: takes a message, answers with a fixed one, does nothing in between.
+//! A bare tonic server as the upper limit: it reads a message and returns a fixed one.
 //!
-//! It runs as a process of its own, this program started again, under the same HTTP/2 settings and the same kind of
-//! runtime as the real server.
+//! It runs as a separate process of this program, with the same HTTP/2 settings and the same kind of runtime as the
+//! real server.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -21,12 +21,12 @@ use tonic::{Request, Response, Status};
 use crate::load::{Cores, Failure, Owned};
 use crate::raw::Raw;
 
-/// The hidden argument; the bytes of the answer follow.
+/// The hidden argument; the size of the response in bytes follows.
 const ARGUMENT: &str = "--echo-server";
-/// Where it answers.
+/// The path of its method.
 pub(crate) const PATH: &str = "/bench.Echo/Echo";
 
-/// Becomes the echo server if this process was started as one.
+/// Runs the echo server if this process was started for that.
 pub(crate) fn run_if_asked() -> Option<Result<(), Failure>> {
     let mut arguments = std::env::args().skip(1);
     if arguments.next()? != ARGUMENT {
@@ -36,7 +36,7 @@ pub(crate) fn run_if_asked() -> Option<Result<(), Failure>> {
     Some(bytes.ok_or_else(|| "bytes of the answer are missing".into()).and_then(run))
 }
 
-/// Starts one that answers with `reply_bytes` bytes.
+/// Starts an echo server with responses of `reply_bytes` bytes.
 pub(crate) fn start(cores: Cores, reply_bytes: usize) -> Result<(Owned, SocketAddr), Failure> {
     let program = std::env::current_exe()?;
     let mut command = cores.server_command(&program);
@@ -45,7 +45,7 @@ pub(crate) fn start(cores: Cores, reply_bytes: usize) -> Result<(Owned, SocketAd
 }
 
 fn run(reply_bytes: usize) -> Result<(), Failure> {
-    // Whoever started this holds the other end: it closes even when that process is killed.
+    // The parent process holds the other end of standard input, which closes even if the parent is killed.
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);

@@ -1,4 +1,4 @@
-//! Drives with h2load.
+//! Sends requests with h2load.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 use crate::drive::{Driven, Shape, Target};
 use crate::load::Failure;
 
-/// Of the gRPC frame: not compressed, and the length.
+/// Size of the gRPC frame header: a compression flag and the length.
 const FRAME_BYTES: usize = 5;
 
 pub(crate) fn drive(target: &Target, shape: Shape, count: usize) -> Result<Driven, Failure> {
@@ -18,7 +18,7 @@ pub(crate) fn drive(target: &Target, shape: Shape, count: usize) -> Result<Drive
     body.write_all(&u32::try_from(target.message.len())?.to_be_bytes())?;
     body.write_all(&target.message)?;
     body.flush()?;
-    // h2load appends to it.
+    // h2load appends to this file.
     let log = NamedTempFile::new()?;
     let Target { address, path, .. } = target;
     let output = Command::new("h2load")
@@ -44,7 +44,7 @@ pub(crate) fn drive(target: &Target, shape: Shape, count: usize) -> Result<Drive
     Driven::of(&times)
 }
 
-/// HTTP status 200 says nothing of gRPC's; but an answer that failed carries no message, and the bytes show it.
+/// HTTP status 200 does not imply success in gRPC. A failed response has no message, so the number of bytes shows it.
 fn check(text: &str, count: usize, frame_bytes: usize) -> Result<(), Failure> {
     let succeeded = number_before(text, "requests: ", " succeeded")?;
     if succeeded != count {
@@ -64,15 +64,15 @@ fn number_before(text: &str, start: &str, word: &str) -> Result<usize, Failure> 
         let line = text.lines().find(|line| line.starts_with(start))?;
         line.split_once(word)?.0.rsplit_once(' ')?.1.parse().ok()
     };
-    number().ok_or_else(|| format!("h2load did not say how many{word}:\n{text}").into())
+    number().ok_or_else(|| format!("the output of h2load has no number of{word}:\n{text}").into())
 }
 
-/// A line of the log: start (microseconds since 1970), status, duration in microseconds.
+/// Parses a line of the log: start (microseconds since 1970), status, duration in microseconds.
 fn times_of(line: &str) -> Result<(f64, f64), Failure> {
     let mut fields = line.split('\t');
     let mut next = || fields.next().and_then(|field| field.parse::<f64>().ok());
     match (next(), next(), next()) {
         (Some(start), Some(200.0), Some(duration)) => Ok((start, duration)),
-        _ => Err(format!("not a line of a request that succeeded: {line:?}").into()),
+        _ => Err(format!("not the line of a successful request: {line:?}").into()),
     }
 }

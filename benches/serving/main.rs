@@ -1,4 +1,4 @@
-//! What gRPC and batching cost: the real server beside a bare echo server and the model's own arithmetic.
+//! The cost of gRPC and batching: the real server compared with a bare echo server and the model's own arithmetic.
 
 #[path = "../load/mod.rs"]
 mod load;
@@ -21,15 +21,16 @@ use load::{Cores, EMBED, Failure, MNIST_DEEP, TELEMETRY, publish};
 use support::{Options, Report};
 
 const ABOUT: &str = "\
-Requests to the real server, beside a bare echo server with the same bytes (echo) and the model's own arithmetic on the
-same core (compute), all three in turn in every round; medians of the rounds. A request costs at least what both cost:
+Requests to the real server, compared with a bare echo server with the same bytes (echo) and the model's own
+arithmetic on the same core (compute). Each round measures all three in turn; figures are medians over the rounds. A
+request costs at least both:
   ceiling of requests/s = 1 / (1 / echo + 1 / compute)
-Compute has batches of the request's rows, and for single rows batches of as many rows as there are callers. The ratio
-is the median of the rounds' ratios. A run in which the server counts other answers than the client is void.
-Drives with h2load (Debian: nghttp2-client) where it is installed.
+Compute uses batches of the request's rows; for single rows, batches of as many rows as there are callers. The ratio
+is the median over the rounds. A run is void if server and client count different numbers of responses.
+Uses h2load (Debian: nghttp2-client) where it is installed.
 
---beside PROGRAM measures another build of this program, such as that of the commit before, in turn with this one on the same
-core: its figures stand where the ceiling is, and the ratio is the median over the pairs of neighboring bursts.";
+--beside PROGRAM also measures another build of this program, such as that of the previous commit, in turn on the same
+core. The ceiling column shows its figures; the ratio is the median over pairs of neighboring bursts.";
 
 fn main() -> ExitCode {
     let outcome = echo::run_if_asked().unwrap_or_else(|| {
@@ -50,8 +51,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let (cores, driver) = (Cores::take(), Driver::choose());
     report.note(&cores.describe());
     if driver == Driver::Tonic {
-        report
-            .note("h2load is not installed: driven by a client in Rust, which is itself the limit for small messages");
+        report.note("h2load is not installed: using a client in Rust, which is itself the limit for small messages");
     }
     if let Some(other) = &options.beside {
         for case in cases().iter().filter(|case| options.wants(&case.name())) {

@@ -1,10 +1,10 @@
-//! Messages as the bytes that they are.
+//! A tonic codec for messages that are already bytes.
 
 use bytes::{Buf, BufMut, Bytes};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// Neither encodes nor decodes; the frame around a message is tonic's.
+/// Neither encodes nor decodes; tonic adds the frame around a message.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Raw;
 

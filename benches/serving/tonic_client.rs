@@ -1,4 +1,4 @@
-//! Drives from this process, where h2load is not installed.
+//! Sends requests from this process, if h2load is not installed.
 
 use std::time::Instant;
 
@@ -12,14 +12,14 @@ use crate::load::Failure;
 use crate::raw::Raw;
 
 pub(crate) fn drive(target: &Target, shape: Shape, count: usize) -> Result<Driven, Failure> {
-    // One thread: it has one core.
+    // One thread, because it has one core.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let origin = Instant::now();
         let mut callers = Vec::new();
         for connection in 0..shape.connections {
             let channel = Endpoint::from_shared(format!("http://{}", target.address))?.connect().await?;
             for caller in (connection..shape.callers).step_by(shape.connections) {
-                // The first ones send what does not divide evenly.
+                // The first callers send the remainder of the division.
                 let share = count / shape.callers + usize::from(caller < count % shape.callers);
                 callers.push(tokio::spawn(call(channel.clone(), target.clone(), share, origin)));
             }
@@ -32,7 +32,7 @@ pub(crate) fn drive(target: &Target, shape: Shape, count: usize) -> Result<Drive
     })
 }
 
-/// `count` requests, one after the other: start and duration of each, in microseconds.
+/// Sends `count` requests one after the other; returns start and duration of each, in microseconds.
 async fn call(channel: Channel, target: Target, count: usize, origin: Instant) -> Result<Vec<(f64, f64)>, Failure> {
     let mut client = Grpc::new(channel);
     let mut times = Vec::with_capacity(count);

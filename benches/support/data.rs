@@ -1,18 +1,18 @@
-//! The data for tests: where it is, and its archives. Tests and benchmarks share this file.
+//! Finds the test data and reads its archives. Tests and benchmarks share this file.
 
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use halfhitch::files::{self, ReadOptions};
 
-/// The folder, if it is there: beside the project, or where `HALFHITCH_DATA` says.
+/// The folder of the test data, if it exists: ../shared/data next to the project, or the value of `HALFHITCH_DATA`.
 pub(crate) fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("HALFHITCH_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
     folder.is_dir().then_some(folder)
 }
 
-/// The entries of NumPy's archive of arrays, deflated, with the lengths in the local headers: name, and the bytes of a `.npy` file.
+/// The entries of a deflated NumPy archive whose local headers contain the sizes: name, and bytes of the `.npy` file.
 fn entries(path: &Path) -> Vec<(String, Vec<u8>)> {
     let archive = std::fs::read(path).expect("an archive");
     let number =
@@ -31,7 +31,7 @@ fn entries(path: &Path) -> Vec<(String, Vec<u8>)> {
     entries
 }
 
-/// Row-major values of `X`, their width, and `y` of such an archive: whether it is 1.
+/// Row-major values of `X`, the row width, and whether each label in `y` is 1.
 pub(crate) fn labeled(path: &Path) -> (Vec<f32>, usize, Vec<bool>) {
     let entries = entries(path);
     let of = |wanted: &str| entries.iter().find(|(name, _)| name == wanted).expect("an array").1.clone();

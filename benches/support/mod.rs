@@ -1,4 +1,4 @@
-//! What every benchmark shares: its arguments, its report, its statistics.
+//! Shared by all benchmarks: arguments, report, statistics.
 #![allow(dead_code, unused_imports, reason = "each benchmark uses a part of this")]
 
 pub(crate) mod data;

@@ -5,35 +5,35 @@ use std::process::exit;
 
 const USAGE: &str = "
 Arguments: [--quick] [--json] [FILTER]
-  FILTER   only cases whose name contains this
-  --quick  less than a minute in all; noisier
-  --json   one object a line: bench, case, figure, unit, ceiling, ratio; ceiling and ratio are null where there is none
-  --help   this text";
+  FILTER   run only cases whose name contains this text
+  --quick  finish in less than a minute; figures are noisier
+  --json   print one object per line: bench, case, figure, unit, ceiling, ratio; ceiling and ratio can be null
+  --help   print this text";
 
-/// What was asked for.
+/// The parsed arguments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// For programs rather than people.
+    /// Print JSON.
     pub(crate) json: bool,
-    /// Less than a minute.
+    /// Finish in less than a minute.
     pub(crate) quick: bool,
-    /// Another build of the program, to be measured beside this one.
+    /// Another build of the program to compare with.
     pub(crate) beside: Option<PathBuf>,
     filter: Option<String>,
 }
 
 impl Options {
-    /// Reads this process's arguments. `about` says what the benchmark does; help and mistakes end the process.
+    /// Reads this process's arguments. `about` describes the benchmark. Exits after `--help` or on invalid arguments.
     pub(crate) fn from_arguments(about: &str) -> Self {
         let options = Self::with_another_build(about);
         if options.beside.is_some() {
-            eprintln!("this benchmark has no --beside\n{USAGE}");
+            eprintln!("this benchmark does not support --beside\n{USAGE}");
             exit(2);
         }
         options
     }
 
-    /// The same for a benchmark that has `--beside PROGRAM`.
+    /// Like [`Self::from_arguments`], for a benchmark that accepts `--beside PROGRAM`.
     pub(crate) fn with_another_build(about: &str) -> Self {
         match Self::parse(std::env::args().skip(1)) {
             Ok(Some(options)) => options,
@@ -48,7 +48,7 @@ impl Options {
         }
     }
 
-    /// `None`: help is wanted.
+    /// `None`: print the help.
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut options = Self::default();
         while let Some(argument) = arguments.next() {
@@ -56,10 +56,10 @@ impl Options {
                 "--json" => options.json = true,
                 "--quick" => options.quick = true,
                 "--beside" => {
-                    options.beside = Some(arguments.next().ok_or("--beside wants the path of a program")?.into());
+                    options.beside = Some(arguments.next().ok_or("--beside needs the path of a program")?.into());
                 }
                 "--help" | "-h" => return Ok(None),
-                // Cargo says this to every benchmark.
+                // Cargo passes this to every benchmark.
                 "--bench" => {}
                 flag if flag.starts_with('-') => return Err(format!("unknown argument {flag:?}")),
                 filter => {
@@ -72,7 +72,7 @@ impl Options {
         Ok(Some(options))
     }
 
-    /// Whether this case was asked for.
+    /// Whether the filter includes this case.
     pub(crate) fn wants(&self, case: &str) -> bool {
         self.filter.as_deref().is_none_or(|filter| case.contains(filter))
     }

@@ -1,4 +1,4 @@
-//! Figures as they are found: a table for people, or one JSON object a line for programs.
+//! Prints figures as they are measured: a table, or one JSON object per line.
 
 use super::Options;
 
@@ -7,15 +7,15 @@ use super::Options;
 pub(crate) struct Line<'a> {
     pub(crate) case: &'a str,
     pub(crate) figure: f64,
-    /// What was measured and in what: "requests/s", "p99 us".
+    /// The quantity and its unit: "requests/s", "p99 us".
     pub(crate) unit: &'a str,
-    /// The best that is possible here, measured in the same run, in the same unit.
+    /// The best possible value here, measured in the same run, in the same unit; or the value to compare with.
     pub(crate) ceiling: Option<f64>,
-    /// Figure over ceiling; the median of the rounds' ratios where there were rounds.
+    /// Figure divided by ceiling; with several rounds, the median of their ratios.
     pub(crate) ratio: Option<f64>,
 }
 
-/// Prints lines; the table's head comes with the first.
+/// Prints lines; the table's header precedes the first.
 #[derive(Debug)]
 pub(crate) struct Report {
     bench: &'static str,
@@ -29,12 +29,12 @@ impl Report {
         Self { bench, json: options.json, begun: false, last_case: String::new() }
     }
 
-    /// A figure with nothing to compare it with.
+    /// Prints a figure without a comparison.
     pub(crate) fn figure(&mut self, case: &str, figure: f64, unit: &str) {
         self.line(&Line { case, figure, unit, ceiling: None, ratio: None });
     }
 
-    /// A figure beside the best that is possible.
+    /// Prints a figure with its ceiling.
     pub(crate) fn against(&mut self, case: &str, figure: f64, unit: &str, ceiling: f64) {
         self.line(&Line { case, figure, unit, ceiling: Some(ceiling), ratio: Some(figure / ceiling) });
     }
@@ -55,7 +55,7 @@ impl Report {
             println!("{:>12} {:32} {:>12} {:>6}", "figure", "unit", "ceiling", "ratio");
             self.begun = true;
         }
-        // A case's name once, above its figures.
+        // Print a case's name once, above its figures.
         if case != self.last_case {
             println!("{case}");
             case.clone_into(&mut self.last_case);
@@ -66,13 +66,13 @@ impl Report {
         println!("{}", row.trim_end());
     }
 
-    /// Something that the reader of the figures must know. Kept out of the way of programs.
+    /// Prints a note for the reader. With `--json` it goes to standard error.
     pub(crate) fn note(&self, text: &str) {
         if self.json { eprintln!("{}: {text}", self.bench) } else { println!("# {text}") }
     }
 }
 
-/// Counts as they are; of others four digits are more than they deserve.
+/// Prints integers in full, and other numbers with four significant digits.
 fn rounded(value: f64) -> String {
     if value.fract() == 0.0 {
         return format!("{value:.0}");

@@ -1,5 +1,5 @@
-//! The untied experiment: an autoencoder whose decoder may have matrices of its own. It is made of the program's kernels, and
-//! shows what tying is worth; nothing else in the program is untied. Tests and benchmarks share this file.
+//! The untied experiment: an autoencoder whose decoder can have its own matrices. It uses the program's kernels and
+//! measures the effect of tying; nothing else in the program is untied. Tests and benchmarks share this file.
 #![allow(dead_code, reason = "each of them uses a part of this")]
 
 use halfhitch::model::Loss;
@@ -9,25 +9,25 @@ use halfhitch::numeric::rng::{Stream, Use};
 use halfhitch::numeric::update::Adam;
 use halfhitch::numeric::{Activation, PanelMatrix, losses};
 
-/// Rows that go forward and backward together, as in training.
+/// Rows of a forward and backward pass, as in training.
 pub(crate) const TAPE_ROWS: usize = 64;
-/// Of all layers but the code and the reconstruction, which are linear (logits under cross-entropy).
+/// Activation of all layers except the code and the reconstruction, which are linear (logits for cross-entropy).
 pub(crate) const HIDDEN: Activation = Activation::Elu { alpha: 1.0 };
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 
-/// What the matrices of encoder and decoder have to do with each other.
+/// The relation between the matrices of encoder and decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tying {
-    /// One matrix a pair, moved by the gradients of both of its uses.
+    /// One matrix per pair, updated with the gradients of both of its uses.
     Tied,
-    /// Two that start equal, each moved by the gradients of both: they stay equal, and all is as if they were one.
+    /// Two matrices that start equal, each updated with both gradients: they stay equal and behave like one.
     KeptEqual,
-    /// Two, each moved by its own gradient.
+    /// Two matrices, each updated with its own gradient.
     Untied,
 }
 
-/// Numbers with their gradient and its moments.
+/// Parameters with their gradient and Adam's moments.
 pub(crate) struct Moved<T> {
     pub(crate) values: T,
     pub(crate) gradient: Vec<f32>,
@@ -38,13 +38,13 @@ pub(crate) struct Moved<T> {
 /// A layer of the encoder and its mirror in the decoder.
 pub(crate) struct Pair {
     pub(crate) encoder: Moved<Weights>,
-    /// Of the shape of `encoder`, read the other way; none where they are tied.
+    /// The decoder matrix, in the shape of `encoder` and used transposed; `None` if tied.
     pub(crate) decoder: Option<Moved<Weights>>,
     pub(crate) encoder_bias: Moved<Vec<f32>>,
     pub(crate) decoder_bias: Moved<Vec<f32>>,
 }
 
-/// ELU between, the code linear.
+/// A network with ELU in the hidden layers and a linear code.
 pub(crate) struct Network {
     pub(crate) pairs: Vec<Pair>,
     tying: Tying,
@@ -54,7 +54,7 @@ pub(crate) struct Network {
     steps: i32,
 }
 
-/// What a few rows leave behind.
+/// Intermediate results of a few rows, for the gradient.
 struct Tape {
     h: Vec<PanelMatrix>,
     g: Vec<PanelMatrix>,
@@ -66,7 +66,7 @@ struct Tape {
     loss: f64,
 }
 
-/// Which uses of a matrix its gradient is of.
+/// The uses of a matrix that its gradient covers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
     Encoder,
@@ -74,7 +74,7 @@ enum Of {
     Both,
 }
 
-/// Random first weights: orthonormal rows (columns, where a layer expands), as the program begins by default.
+/// Random first weights with orthonormal rows (columns, where a layer expands): the program's default.
 pub(crate) fn orthonormal(widths: &[usize], seed: u64) -> Vec<Weights> {
     let layers = widths.windows(2).enumerate().map(|(l, pair)| {
         let (inputs, outputs) = (pair[0], pair[1]);
@@ -100,7 +100,7 @@ impl Moved<Weights> {
         Self::new(weights.clone(), weights.panels().len())
     }
 
-    /// Panel by panel, each moved while its gradient is in the cache.
+    /// Updates panel by panel, while the panel's gradient is in the cache.
     fn step(&mut self, adam: Adam, tapes: &[Tape], l: usize, of: Of) {
         let (outputs, inputs) = (self.values.outputs(), self.values.inputs());
         let floats = panel_floats(inputs);
@@ -125,7 +125,7 @@ impl Moved<Vec<f32>> {
     }
 }
 
-/// Sums the tapes into a panel of a gradient, which is overwritten: in the order of [`halfhitch::model::gradient::fill`].
+/// Sums the tapes into a panel of a gradient, overwriting it, in the order of [`halfhitch::model::gradient::fill`].
 fn fill(panel: &mut Panel<'_>, tapes: &[Tape], l: usize, of: Of) {
     for (i, tape) in tapes.iter().enumerate() {
         if of != Of::Decoder {
@@ -146,7 +146,7 @@ impl Pair {
 }
 
 impl Network {
-    /// At rest, with these first weights; a decoder that has its own begins with copies of them.
+    /// A network with these first weights and zero moments; an untied decoder starts from copies of them.
     pub(crate) fn new(first: &[Weights], tying: Tying, loss: Loss) -> Self {
         let pairs = first.iter().map(|weights| Pair {
             encoder: Moved::matrix(weights),
@@ -157,7 +157,7 @@ impl Network {
         Self { pairs: pairs.collect(), tying, loss, tapes: Vec::new(), batch: 0, steps: 0 }
     }
 
-    /// Untied, and the decoder begins with other first weights.
+    /// An untied network whose decoder starts from other weights.
     pub(crate) fn apart(encoder: &[Weights], decoder: &[Weights], loss: Loss) -> Self {
         let mut network = Self::new(encoder, Tying::Untied, loss);
         let pairs = network.pairs.iter_mut().zip(decoder);
@@ -165,7 +165,7 @@ impl Network {
         network
     }
 
-    /// The row-major rows of the next steps.
+    /// Loads the row-major rows for the next steps.
     pub(crate) fn load(&mut self, rows: &[f32]) {
         let features = self.pairs[0].encoder.values.inputs();
         self.batch = rows.len() / features;
@@ -176,7 +176,7 @@ impl Network {
         }
     }
 
-    /// One step of Adam on the mean of the loss over the rows; its sum before the step.
+    /// One Adam step on the mean loss over the rows; returns the sum of the loss before the step.
     pub(crate) fn step(&mut self, rate: f32) -> f64 {
         for tape in &mut self.tapes {
             tape.forward(&self.pairs);
@@ -201,7 +201,7 @@ impl Network {
         tapes.iter().map(|tape| tape.loss).sum()
     }
 
-    /// The mean over these rows of the squared error.
+    /// Mean squared error of these rows.
     pub(crate) fn squared_error(&self, rows: &[PanelMatrix]) -> f64 {
         let mut tape = Tape::new(self.pairs.len());
         let mut delta = PanelMatrix::default();

@@ -1,4 +1,4 @@
-//! Training steps beside the FMA peak of the threads that do them.
+//! Training steps compared with the FMA peak of the same threads.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -17,11 +17,11 @@ use halfhitch::training::{
 use support::{Line, Options, Report, median};
 
 const ABOUT: &str = "\
-Steps of training: mini-batches are gathered and normalized, go forward and backward, and the weights move (AdamW).
-Samples a second; GFLOP/s of the products alone (forward through both sides, backward through both but for the rows
-themselves, the gradient of both uses), beside the FMA peak of as many threads at once. Every round measures both in
-turn; the ratio is the median of the rounds' ratios. Last, the same step tied and untied (an experiment): what one matrix
-a pair saves in the optimizer's traffic.";
+Training steps: gather and normalize a mini-batch, forward pass, backward pass, AdamW update. Prints samples per
+second, and GFLOP/s of the matrix products, compared with the FMA peak of the same number of threads. The products are
+the forward pass through both sides, the backward pass through both (except to the input rows), and the gradient of
+both uses. Each round measures both in turn; the ratio is the median over the rounds. At the end, the same step is
+measured tied and untied (an experiment): one matrix per pair saves memory traffic in the optimizer.";
 
 /// Name, widths, loss.
 const MODELS: [(&str, &[usize], Loss); 3] = [
@@ -30,9 +30,9 @@ const MODELS: [(&str, &[usize], Loss); 3] = [
     ("telemetry", &[64, 32, 8], Loss::SquaredError),
 ];
 const BATCHES: [u32; 4] = [32, 128, 512, 2048];
-/// More than any of the models' batches, and more than the caches hold.
+/// More rows than any batch, and more than the caches hold.
 const ROWS: usize = 8192;
-/// FMAs of a measurement of the peak, in steps of 12 vectors.
+/// Steps of a peak measurement; each is 12 vector FMAs.
 const PEAK_STEPS: usize = 300_000;
 
 fn main() {
@@ -57,43 +57,43 @@ fn main() {
     compare(&options, &mut report);
 }
 
-/// Of one thread, in turn; the untied speed stands where a ceiling would.
+/// Compares tied and untied on one thread, in turn; the ceiling column shows the untied speed.
 fn compare(options: &Options, report: &mut Report) {
     let (name, widths, _) = MODELS[0];
     for batch in [32, 128, 512] {
-        let case = format!("{name} tied beside untied batch={batch} threads=1");
+        let case = format!("{name} tied vs untied batch={batch} threads=1");
         if options.wants(&case) {
             let (rounds, seconds) = if options.quick { (3, 0.15) } else { (7, 0.6) };
             let (tied, untied, ratio) = untied::compare(widths, batch, rounds, seconds);
             let (figure, ceiling, ratio) = (tied, Some(untied), Some(ratio));
-            report.line(&Line { case: &case, figure, unit: "samples/s, beside untied", ceiling, ratio });
+            report.line(&Line { case: &case, figure, unit: "samples/s, vs untied", ceiling, ratio });
         }
     }
 }
 
-/// One that never comes to its end.
+/// A specification that never finishes.
 fn specification(widths: &[usize], loss: Loss, batch_rows: u32) -> CheckedTrainSpec {
     let mut spec = TrainSpec::new("bench".parse().expect("a name"), widths.to_vec());
     (spec.loss, spec.batch_rows, spec.epochs) = (Some(loss), Some(batch_rows), Some(100_000));
     spec.validation_fraction = Some(0.0);
     spec.value_range = Some((0.0, 1.0));
-    // The first weights cost the least.
+    // The cheapest initialization.
     (spec.optimizer.learning_rate, spec.initialization) = (Some(1e-4), Some(Initialization::Glorot));
     spec.check().expect("a specification")
 }
 
-/// What a round found.
+/// The results of a round.
 struct Round {
     samples_per_second: f64,
-    /// Of all threads at once, FLOP/s.
+    /// FMA peak of all threads together, in FLOP/s.
     peak: f64,
 }
 
-/// Takes the time of steps, and of the peak between them.
+/// Times the steps, and the FMA peak between them.
 struct Watch {
     wanted: usize,
     at_least: Duration,
-    /// When the steps of this round began, and the rows before them.
+    /// Start of this round, and the number of rows before it.
     since: Option<(Instant, u64)>,
     rounds: Vec<Round>,
 }
@@ -125,7 +125,7 @@ impl Observer for Watch {
     }
 }
 
-/// Of all threads of this pool at once.
+/// FMA peak of all threads of this pool together, in FLOP/s.
 fn peak() -> f64 {
     let rates = rayon::broadcast(|_| {
         let started = Instant::now();
@@ -141,7 +141,7 @@ fn measure(spec: &CheckedTrainSpec, rows: &Arc<dyn RowSource>, threads: usize, q
     let (wanted, at_least) = if quick { (3, 150) } else { (7, 600) };
     let mut watch = Watch { wanted, at_least: Duration::from_millis(at_least), since: None, rounds: Vec::new() };
     let none = MemoryRows::new(Vec::new(), spec.features());
-    // Stopped by the watch, which is no failure.
+    // The watch stops the training; that is not an error.
     let _ = train(spec, rows, &[], &none, Start::Fresh, &pool, &mut watch);
     assert_eq!(watch.rounds.len(), wanted, "training went on until all rounds were measured");
     watch.rounds
@@ -151,7 +151,7 @@ fn measure(spec: &CheckedTrainSpec, rows: &Arc<dyn RowSource>, threads: usize, q
 fn flops(widths: &[usize]) -> f64 {
     let sizes: Vec<usize> = widths.windows(2).map(|pair| pair[0] * pair[1]).collect();
     let all: usize = sizes.iter().sum();
-    // Forward, backward and gradient of both uses of each matrix; nothing goes back to the rows.
+    // Forward, backward and gradient of both uses of each matrix, without the backward pass to the input rows.
     (12 * all - 2 * sizes[0]) as f64
 }
 
@@ -168,7 +168,7 @@ fn print(case: &str, widths: &[usize], rounds: &[Round], report: &mut Report) {
     });
 }
 
-/// From 0 to 1.
+/// Deterministic numbers from 0 to 1.
 fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7_919) % 100_003) as f32 / 100_003.0).collect()
 }

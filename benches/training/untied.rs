@@ -1,5 +1,5 @@
-//! What tying is worth in speed: the same step with one matrix a pair, and with two. An experiment; nothing else in the
-//! program is untied.
+//! The effect of tying on speed: the same step with one matrix per pair, and with two. An experiment; nothing else in
+//! the program is untied.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use halfhitch::numeric::matmul::Weights;
 use super::support::median;
 use super::support::untied::{Network, Tying};
 
-/// Medians over rounds of samples a second, each of at least `seconds`: tied, untied, and their ratio.
+/// Medians over rounds of samples per second, each measured over at least `seconds`: tied, untied, and their ratio.
 pub(super) fn compare(widths: &[usize], batch: usize, rounds: usize, seconds: f64) -> (f64, f64, f64) {
     let first: Vec<Weights> = widths.windows(2).map(|pair| weights(pair[1], pair[0])).collect();
     let rows: Vec<f32> = (0..batch * widths[0]).map(|i| (i % 97) as f32 / 97.0).collect();
@@ -24,7 +24,7 @@ pub(super) fn compare(widths: &[usize], batch: usize, rounds: usize, seconds: f6
     (over(|round| round.0), over(|round| round.1), over(|round| round.0 / round.1))
 }
 
-/// The first that come to hand: orthonormal ones would take long.
+/// Deterministic weights; orthonormal ones would take long to compute.
 fn weights(outputs: usize, inputs: usize) -> Weights {
     let scale = (inputs as f32).sqrt().recip();
     let values = (0..outputs * inputs).map(|i| (((i * 7_919) % 1_009) as f32 / 504.5 - 1.0) * scale);
@@ -32,7 +32,7 @@ fn weights(outputs: usize, inputs: usize) -> Weights {
 }
 
 fn speed(network: &mut Network, batch: usize, seconds: f64) -> f64 {
-    // So small that nothing happens to the weights.
+    // A learning rate so small that the weights hardly change.
     let mut step = || network.step(1e-6);
     step();
     let (mut steps, started) = (0, Instant::now());

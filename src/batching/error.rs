@@ -1,93 +1,97 @@
-//! Why a request gets no result.
+//! Errors of the batching layer.
 
 use std::time::Duration;
 
 use crate::model::MatrixError;
 
-/// A bound that cannot be meant.
+/// A setting is out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} is {got}, expected {expected}")]
 pub struct BadBatching {
-    /// Its name.
+    /// Name of the setting.
     pub setting: &'static str,
-    /// What came.
+    /// Its value.
     pub got: usize,
-    /// What is possible.
+    /// The allowed values, in words.
     pub expected: &'static str,
 }
 
-/// Why a request got no result.
+/// Why a request has no result.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BatchError {
-    /// Wrong width.
+    /// The rows have the wrong number of columns.
     #[error("the rows have {got} columns, {what} of the model has {expected}")]
     Columns {
         /// "the input" or "the code".
         what: &'static str,
-        /// What came.
+        /// Columns of the rows.
         got: usize,
-        /// What the model wants.
+        /// Columns that the model expects.
         expected: usize,
     },
-    /// NaN or infinity in the request.
+    /// The request contains NaN or infinity.
     #[error(transparent)]
     Matrix(#[from] MatrixError),
-    /// NaN or infinity in the result.
+    /// The result contains NaN or infinity.
     #[error("the result of row {} is not finite: the values of that row are too large for this model", row + 1)]
     ResultNotFinite {
-        /// Row of the request, from 0; people read it from 1.
+        /// Row of the request, from 0; the message counts from 1.
         row: usize,
     },
-    /// A number of the result that the form of the answer cannot hold.
+    /// The number format of the response cannot represent a number of the result.
     #[error(
-        "a number of row {} of the result is {value:e}, more than {form} holds: ask for another `answer_format`",
+        "row {} of the result contains {value:e}, which {form} cannot represent: choose another `answer_format`",
         row + 1
     )]
     DoesNotFit {
-        /// Row of the request, from 0; people read it from 1.
+        /// Row of the request, from 0; the message counts from 1.
         row: usize,
         /// The number.
         value: f64,
-        /// The form's name.
+        /// Name of the number format.
         form: &'static str,
     },
-    /// Queue full.
+    /// The queue is full, or this model's share of it.
     #[error(
-        "the queue is full for this model: {waiting_rows} rows of {waiting_bytes} bytes wait in all, the limits are {rows_max} rows and {bytes_max} bytes, and no model may take all of them; come back in {retry_after:?}"
+        "the queue is full for this model: {waiting_rows} rows and {waiting_bytes} bytes are queued for \
+         all models, the limits are {rows_max} rows and {bytes_max} bytes, and no model may use all of \
+         them; retry in {retry_after:?}"
     )]
     Full {
-        /// Rows that wait.
+        /// Queued rows of all models.
         waiting_rows: usize,
-        /// Bytes that wait.
+        /// Queued bytes of all models.
         waiting_bytes: usize,
-        /// Limit.
+        /// Maximum queued rows.
         rows_max: usize,
-        /// Limit.
+        /// Maximum queued bytes.
         bytes_max: usize,
-        /// When what waits now, and those who were refused before, will have been served, by the speed of the last batches.
+        /// Estimated time until the queue and the requests rejected before are served, from the speed of recent
+        /// batches.
         retry_after: Duration,
     },
-    /// Larger than the whole queue: never admissible.
+    /// The request is larger than the whole queue, so it can never be accepted.
     #[error(
-        "the request has {rows} rows of {bytes} bytes (with its answer), the server queues at most {rows_max} rows and {bytes_max} bytes: send it in parts"
+        "the request has {rows} rows and {bytes} bytes (with its response), the server queues at most \
+         {rows_max} rows and {bytes_max} bytes: send it in parts"
     )]
     TooLarge {
-        /// Rows that came.
+        /// Rows of the request.
         rows: usize,
-        /// Bytes that came.
+        /// Bytes of the request and its response.
         bytes: usize,
-        /// Limit.
+        /// Maximum queued rows.
         rows_max: usize,
-        /// Limit.
+        /// Maximum queued bytes.
         bytes_max: usize,
     },
-    /// The deadline passed before the result was there.
-    #[error("the deadline passed before the result was there")]
+    /// The deadline passed, or would pass, before the result is ready.
+    #[error("the deadline passed before the result was ready")]
     DeadlineExceeded,
-    /// Draining.
+    /// The server is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
-    /// A panic failed this batch.
+    /// The batch failed because of a panic.
     #[error("a worker was lost")]
     WorkerLost,
 }

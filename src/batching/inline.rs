@@ -1,4 +1,5 @@
-//! Tiny questions are answered where they are asked: to hand one to a thread and back takes longer than to compute it.
+//! Inline computation of tiny requests on the caller's thread: handing them to another thread would take longer than
+//! computing them.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +12,16 @@ use super::{BatchError, Output};
 use crate::executor::catch;
 use crate::numeric::{BufferPool, PanelMatrix};
 
-/// About 5 us of arithmetic with AVX-512, and less than the two wake-ups that it replaces. An async thread has 50.
+/// Maximum work of an inline request: about 5 µs with AVX-512, less than the two wake-ups that it saves. An async
+/// thread should not compute for more than about 50 µs.
 const MULTIPLY_ADDS_MAX: usize = 200_000;
 
-/// Whether a question that was checked is worth no hand-over.
+/// Whether a checked request is small enough to compute inline.
 pub(super) fn is_tiny(request: &Request) -> bool {
     request.is_small() && request.size().work() <= MULTIPLY_ADDS_MAX
 }
 
-/// The answer, with the bits that it would have from any batch.
+/// Computes the response of a tiny request. It is bit-identical to the response from any batch.
 pub(super) fn answer(queue: &Queue, request: &Request) -> BatchResult {
     if queue.is_closed() {
         return Err(BatchError::ShuttingDown);

@@ -1,4 +1,4 @@
-//! How much is accepted and not yet answered, and how fast it goes.
+//! Load accounting: accepted work, fair shares of the queue limits, service rates and retry delays.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,26 +7,27 @@ use std::time::{Duration, Instant};
 
 use super::sync::atomic::{AtomicUsize, Ordering};
 
-/// What a request takes.
+/// Size of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) rows: usize,
-    /// Of the question and its answer.
+    /// Bytes of the request and its response.
     pub(super) bytes: usize,
-    /// Fused multiply-adds of a row.
+    /// Fused multiply-adds per row.
     pub(super) row_work: usize,
 }
 
 impl Size {
-    /// Fused multiply-adds.
+    /// Fused multiply-adds of all rows.
     pub(super) fn work(self) -> usize {
         self.rows.saturating_mul(self.row_work)
     }
 }
 
-/// Rows and their work not yet computed, and bytes not yet answered.
+/// Rows and work that are not yet computed, and bytes that have no response yet.
 ///
-/// They rise under the queue's lock alone, so that nothing comes between the check and the claim; they fall anywhere.
+/// They are increased only under the queue's lock, so that the check and the claim are atomic. They can decrease at any
+/// time.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     rows: AtomicUsize,
@@ -48,20 +49,21 @@ impl Load {
     }
 }
 
-/// What one line may have at most, as a multiple of what is free: the dynamic threshold of Choudhury and Hahne, "Dynamic
-/// Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6(2), 1998.
+/// A model's queue may hold at most this multiple of the free space: the dynamic threshold of Choudhury and Hahne,
+/// "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6(2), 1998.
 ///
-/// One line alone gets 4/5 of a bound, two that both want all of it 4/9 each: whoever comes first takes it from nobody.
+/// One queue alone can use 4/5 of a limit, and two saturated queues 4/9 each. The first to arrive cannot starve others.
 const LINE_PER_FREE: usize = 4;
 
-/// Whether something of a size goes into what is bounded by `max`, of which `all` is taken, `model_queue` by its own line.
+/// Whether a request of `size` fits within the limit `max`, of which all queues use `all` and its own queue uses
+/// `model_queue`.
 pub(super) fn has_room(size: usize, model_queue: usize, all: usize, max: usize) -> bool {
     let free = max.saturating_sub(all);
-    // Whatever the whole has room for goes into an empty line.
+    // An empty queue may take all free space.
     size <= free && (model_queue == 0 || model_queue.saturating_add(size) <= LINE_PER_FREE.saturating_mul(free))
 }
 
-/// The load of each line.
+/// The load of each model's queue.
 #[derive(Debug)]
 pub(super) struct Loads<K>(HashMap<K, Arc<Load>>);
 
@@ -70,17 +72,17 @@ impl<K: Clone + Eq + Hash> Loads<K> {
         Self(HashMap::new())
     }
 
-    /// Of a line that may be new.
+    /// The load of a queue, created if new.
     pub(super) fn model_queue(&mut self, key: &K) -> Arc<Load> {
         if !self.0.contains_key(key) {
-            // Those that nobody claims a part of are empty.
+            // A load without claims is empty; remove it.
             self.0.retain(|_, load| Arc::strong_count(load) > 1);
         }
         Arc::clone(self.0.entry(key.clone()).or_default())
     }
 }
 
-/// One request's share of the [`Load`]s of its line and of all. Dropping it gives back what is left of it.
+/// One request's part of two [`Load`]s: that of its queue and that of all queues. Dropping it releases the rest.
 #[derive(Debug)]
 pub(super) struct Claim {
     loads: [Arc<Load>; 2],
@@ -100,7 +102,7 @@ impl Claim {
         Self { loads, rows: AtomicUsize::new(rows), bytes: AtomicUsize::new(bytes), row_work }
     }
 
-    /// `count` more rows are computed; each row is given back once.
+    /// Releases `count` rows that are computed; each row is released once.
     pub(super) fn rows_done(&self, count: usize) {
         let update = |left: usize| Some(left.saturating_sub(count));
         if let Ok(left) = self.rows.fetch_update(Ordering::AcqRel, Ordering::Acquire, update) {
@@ -108,7 +110,7 @@ impl Claim {
         }
     }
 
-    /// Gives everything back.
+    /// Releases all that is left.
     pub(super) fn release(&self) {
         self.give_back(self.rows.swap(0, Ordering::AcqRel), self.bytes.swap(0, Ordering::AcqRel));
     }
@@ -128,16 +130,16 @@ impl Drop for Claim {
     }
 }
 
-/// What counts of a measurement halves in this time.
+/// The weight of a measurement halves in this time.
 const HALF_LIFE_SECONDS: f64 = 2.0;
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
-/// Said before anything was measured.
+/// Retry delay before anything was measured.
 const RETRY_AFTER_UNKNOWN: Duration = Duration::from_millis(100);
 
-/// Fused multiply-adds per second of computing, over the last seconds of work.
+/// Service rate: fused multiply-adds per second of compute time, averaged over recent work.
 ///
-/// Idle time does not count: a queue that fills after a quiet hour empties at the speed of the work, not of the hour.
+/// Idle time does not count, so the rate stays right after a quiet hour.
 #[derive(Debug, Default)]
 pub(super) struct ServiceRate {
     last: Option<Instant>,
@@ -146,7 +148,7 @@ pub(super) struct ServiceRate {
 }
 
 impl ServiceRate {
-    /// One thread did `work` in `busy`, until `now`.
+    /// Records that one thread did `work` in the time `busy`, until `now`.
     pub(super) fn record(&mut self, now: Instant, work: usize, busy: Duration) {
         let age = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         let weight = (-age.as_secs_f64() / HALF_LIFE_SECONDS).exp2();
@@ -155,27 +157,27 @@ impl ServiceRate {
         self.last = Some(now);
     }
 
-    /// How long one thread takes for a multiply-add; `None` before anything was measured.
+    /// Seconds per multiply-add on one thread; `None` before anything was measured.
     fn seconds(&self) -> Option<f64> {
         (self.work > 0.0).then(|| self.busy_seconds / self.work)
     }
 
-    /// How long `threads` take for `work`; `None` before anything was measured.
+    /// Time for `work` on `threads` threads, at most 10 s; `None` before anything was measured.
     pub(super) fn time_for(&self, work: usize, threads: usize) -> Option<Duration> {
         let seconds = work as f64 * self.seconds()? / threads as f64;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(RETRY_AFTER_MAX).min(RETRY_AFTER_MAX))
     }
 }
 
-/// Lines whose pace is remembered.
+/// Maximum number of queues whose rate is remembered.
 const PACES_MAX: usize = 1024;
-/// Of one fused multiply-add, before anything was measured: half of what AVX-512 does.
+/// Seconds per fused multiply-add before anything was measured: half the speed of AVX-512.
 const SECONDS_UNKNOWN: f64 = 1.0 / 32e9;
 
-/// The pace of each line, and of all of them.
+/// Service rates of each queue, and of all queues together.
 ///
-/// Multiply-adds say how models compare on paper; where rows are copied more than computed, or W comes from memory, they
-/// take longer.
+/// Each queue needs its own rate: a multiply-add takes longer where copying rows dominates, or where W does not fit in
+/// the caches.
 #[derive(Debug)]
 pub(super) struct ServiceRates<K> {
     all: ServiceRate,
@@ -187,7 +189,7 @@ impl<K: Clone + Eq + Hash> ServiceRates<K> {
         Self { all: ServiceRate::default(), by_line: HashMap::new() }
     }
 
-    /// One thread did `work` of a line in `busy`, until `now`.
+    /// Records that one thread did `work` of a queue in the time `busy`, until `now`.
     pub(super) fn record(&mut self, key: &K, now: Instant, work: usize, busy: Duration) {
         self.all.record(now, work, busy);
         if let Some(model_queue) = self.by_line.get_mut(key) {
@@ -195,48 +197,51 @@ impl<K: Clone + Eq + Hash> ServiceRates<K> {
             return;
         }
         if self.by_line.len() >= PACES_MAX {
-            // Those that go on are measured again in a moment.
+            // Active queues are measured again soon.
             self.by_line.clear();
         }
         self.by_line.entry(key.clone()).or_default().record(now, work, busy);
     }
 
-    /// Of all lines together.
+    /// The rate of all queues together.
     pub(super) fn all(&self) -> &ServiceRate {
         &self.all
     }
 
-    /// How long one thread takes for a multiply-add of a line, as far as that is known. Above zero.
+    /// Seconds per multiply-add of a queue on one thread: measured, else that of all queues, else a constant. Always
+    /// above zero.
     pub(super) fn seconds(&self, key: &K) -> f64 {
         let known = self.by_line.get(key).unwrap_or(&self.all).seconds();
         known.unwrap_or(SECONDS_UNKNOWN).max(f64::MIN_POSITIVE)
     }
 
-    /// How long `threads` take for `work` of a line; `None` before anything was measured.
+    /// Time for `work` of a queue on `threads` threads; `None` before anything was measured.
     pub(super) fn time_for(&self, key: &K, work: usize, threads: usize) -> Option<Duration> {
         self.by_line.get(key).unwrap_or(&self.all).time_for(work, threads)
     }
 }
 
-/// What they are apart who come back, as a multiple of the time that each takes: those who were answered ask again too, and
-/// nobody told them when. With half of it twice as many are refused again, and to refuse a large request is to receive it.
+/// Spacing of retries, as a multiple of each request's compute time. It leaves room for clients that were served and
+/// send more requests without a retry delay. With half this value, twice as many retries are rejected again, and the
+/// server must receive a large request to reject it.
 const RETURNS_APART: u32 = 4;
 
-/// When those who were refused are to come back: one after the other, each when the work of those before it will be done.
+/// Schedule of retries: rejected clients come back one after the other, each when the work before it should be done.
 ///
-/// Told the same time, all would come back together, and nearly all in vain: a refusal costs as much receiving as an answer.
+/// Equal retry delays would bring all rejected clients back at once. Most would be rejected again, and receiving a
+/// rejected request costs as much as receiving a served one.
 #[derive(Debug, Default)]
 pub(super) struct RetrySchedule {
-    /// Nobody was told a later time.
+    /// The next free retry time; no client has a later one.
     until: Option<Instant>,
 }
 
 impl RetrySchedule {
-    /// How long a refused request is to wait that takes `own`, while what takes `ahead` waits already: 1 ms to 10 s.
+    /// Retry delay of a rejected request with compute time `own`, while work of `ahead` is queued: 1 ms to 10 s.
     pub(super) fn next(&mut self, now: Instant, ahead: Option<Duration>, own: Option<Duration>) -> Duration {
         let (Some(ahead), Some(own)) = (ahead, own) else { return RETRY_AFTER_UNKNOWN };
         let first = now + ahead;
-        // Beyond the longest time that is told, nobody is put in order any more.
+        // Retries beyond the maximum delay are no longer spaced.
         let at = self.until.map_or(first, |until| until.max(first)).min(now + RETRY_AFTER_MAX);
         self.until = Some(at + own.saturating_mul(RETURNS_APART));
         at.saturating_duration_since(now).max(RETRY_AFTER_MIN)
@@ -284,7 +289,7 @@ mod tests {
         drop(kept);
     }
 
-    /// Requests of `size`, from lines in turn, until none of them has room for one more: what each has.
+    /// Adds requests of `size` to the queues in turn until none has room for another, and checks what each holds.
     #[track_caller]
     fn check_shares(max: usize, size: usize, expected: &[usize]) {
         let mut queues = vec![0; expected.len()];
@@ -314,7 +319,7 @@ mod tests {
         assert!(has_room(1, 799, 799, 1_000));
     }
 
-    /// After batches of (seconds since the start, work, milliseconds of computing).
+    /// Checks the predicted time after batches of (seconds since the start, work, compute milliseconds).
     #[track_caller]
     fn check_time(batches: &[(u64, usize, u64)], work: usize, threads: usize, expected: Duration) {
         let start = Instant::now();
@@ -358,7 +363,7 @@ mod tests {
         rates.record(&"copies", now, 100, Duration::from_secs(3));
         rates.record(&"computes", now, 300, Duration::from_secs(1));
         assert_eq!((rates.seconds(&"copies"), rates.seconds(&"computes")), (0.03, 1.0 / 300.0));
-        assert_eq!(rates.seconds(&"new"), 0.01, "that of all");
+        assert_eq!(rates.seconds(&"new"), 0.01, "the rate of all queues");
         assert_eq!(rates.time_for(&"copies", 10, 2), Some(Duration::from_millis(150)));
         assert_eq!(rates.all().time_for(10, 2), Some(Duration::from_millis(50)));
         rates.record(&"instant", now, 100, Duration::ZERO);
@@ -380,10 +385,10 @@ mod tests {
         let mut returns = RetrySchedule::default();
         let times: Vec<Duration> = (0..3).map(|_| returns.next(now, Some(ms(100)), Some(ms(5)))).collect();
         assert_eq!(times, [ms(100), ms(120), ms(140)]);
-        // Later on, those before have come: what waits now is what counts.
+        // After a while the earlier clients have retried, and only the current queue counts.
         let later = now + ms(1_000);
         assert_eq!(returns.next(later, Some(ms(20)), Some(ms(5))), ms(20));
-        assert_eq!(returns.next(later, Some(ms(0)), Some(ms(5))), ms(40), "after the last who was told");
+        assert_eq!(returns.next(later, Some(ms(0)), Some(ms(5))), ms(40), "after the last scheduled retry");
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Groups the rows of many callers into large products. Invisible: a row's result does not depend on its neighbors.
+//! Batching: groups the rows of many requests into large matrix products. A row's result does not depend on the other
+//! rows of its batch.
 //!
-//! Requests wait in one line per (version, operation, space); serving threads pull batches whenever they are free, so that a
-//! batch is as large as what came while the last one was computed, and no timer delays anybody. `policy` says what forms
-//! a batch, `load` how much is accepted, `queue` joins them under a lock, `worker` computes, `reply` puts answers together.
-//! Tiny questions do not wait at all: `inline`.
+//! Requests wait in one queue per (version, operation, space). Serving threads pull batches whenever they are free, so
+//! a batch has the rows that arrived while the last one was computed. No timer delays a request. `policy` forms
+//! batches, `load` limits what is accepted, `queue` combines both under a lock, `worker` computes, and `reply`
+//! assembles responses. `inline` computes tiny requests at once.
 
 mod error;
 mod inline;
@@ -37,32 +38,32 @@ use sync::atomic::{AtomicU64, Ordering};
 use sync::{Mutex, MutexGuard};
 use worker::Compute;
 
-/// What to compute.
+/// Operation on rows or codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Rows to codes.
     Encode,
     /// Codes to rows.
     Decode,
-    /// Rows to rows, with errors.
+    /// Rows to rows, with reconstruction errors.
     Reconstruct,
-    /// Codes to rows, through the pseudo-inverse of each matrix.
+    /// Codes to rows, with the pseudo-inverse of each matrix.
     DecodePseudoInverse,
-    /// Rows to rows, with errors, likewise.
+    /// Rows to rows, with reconstruction errors, likewise with the pseudo-inverse.
     ReconstructPseudoInverse,
-    /// Rows to squared errors and squared distances of their codes.
+    /// Rows to anomaly scores: squared errors and squared distances of their codes.
     Score,
-    /// The same, and what each feature contributes.
+    /// Like [`Operation::Score`], with the contribution of each feature.
     Explain,
-    /// Rows with missing values to whole ones, for models that take such.
+    /// Rows with missing values to complete rows; only for models that accept missing values.
     Impute,
 }
 
-/// Each kind has counters of its own.
-const _: () = assert!((Operation::Impute as usize) < KINDS, "a kind for each operation");
+/// Each operation has its own counters.
+const _: () = assert!((Operation::Impute as usize) < KINDS, "every operation has counters");
 
 impl Operation {
-    /// All of them, by their numbers.
+    /// All operations, in the order of their numbers.
     pub const ALL: [Self; KINDS] = [
         Self::Encode,
         Self::Decode,
@@ -74,7 +75,7 @@ impl Operation {
         Self::Impute,
     ];
 
-    /// As a word, for example of a label.
+    /// Name for labels, in snake case.
     pub fn word(self) -> &'static str {
         match self {
             Self::Encode => "encode",
@@ -88,22 +89,22 @@ impl Operation {
         }
     }
 
-    /// Whether it decodes with [`LoadedModel::inverse`], which must be there.
+    /// Whether it needs [`LoadedModel::inverse`].
     pub fn needs_inverse(self) -> bool {
         matches!(self, Self::DecodePseudoInverse | Self::ReconstructPseudoInverse)
     }
 
-    /// Whether it needs [`LoadedModel::scorer`], which must be there.
+    /// Whether it needs [`LoadedModel::scorer`].
     pub fn needs_scorer(self) -> bool {
         matches!(self, Self::Score | Self::Explain)
     }
 
-    /// Whether it begins with codes.
+    /// Whether its input is codes.
     pub fn decodes(self) -> bool {
         matches!(self, Self::Decode | Self::DecodePseudoInverse)
     }
 
-    /// Whether its answer is rows, in the units of the input.
+    /// Whether its response contains rows in the units of the input.
     pub fn answers_rows(self) -> bool {
         match self {
             Self::Decode
@@ -115,8 +116,8 @@ impl Operation {
         }
     }
 
-    /// The space of a batch: normalized where the model was trained on rows of 64 bits, the rows come in 64 bits, or rows are to
-    /// be answered in 64 bits.
+    /// The space of a batch. It is normalized if the model was trained on 64-bit rows, if the request has 64-bit rows,
+    /// or if the response has 64-bit rows.
     fn space(self, model: &LoadedModel, rows: Form, answer: Form) -> Space {
         let is_wide = model.artifact.model.normalizer().is_wide()
             || rows.is_wide() && !self.decodes()
@@ -125,15 +126,15 @@ impl Operation {
     }
 }
 
-/// Bounds of what is computed at once and of what waits. Rows count until they are computed, bytes (of the question and
-/// its answer) until it is answered.
+/// Limits of batches and of the queues. Rows count until they are computed. Bytes of a request and its response count
+/// until the response is sent to the caller's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchingConfig {
-    /// Most rows of one batch: a multiple of 16.
+    /// Maximum rows of one batch: a multiple of 16.
     pub batch_rows_max: usize,
-    /// Most rows that wait, of all queues.
+    /// Maximum rows in all queues together.
     pub queue_rows_max: usize,
-    /// Most bytes that wait, of all queues.
+    /// Maximum bytes in all queues together.
     pub queue_bytes_max: usize,
 }
 
@@ -144,7 +145,7 @@ impl Default for BatchingConfig {
 }
 
 impl BatchingConfig {
-    /// Refuses what cannot be meant.
+    /// Rejects settings that are out of range.
     pub fn check(&self) -> Result<(), BadBatching> {
         let refused = |setting, got, expected| Err(BadBatching { setting, got, expected });
         if !(LANES..=65_536).contains(&self.batch_rows_max) || !self.batch_rows_max.is_multiple_of(LANES) {
@@ -160,25 +161,25 @@ impl BatchingConfig {
     }
 }
 
-/// Results of one request, in the form that was asked for.
+/// Results of one request, in the requested number format.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
-    /// Codes or rows.
+    /// Codes, rows or scores.
     pub matrix: Matrix,
-    /// Reconstruct only: per row, normalized space.
+    /// Squared error of each row in normalized space; only for reconstruction.
     pub squared_errors: Vec<f32>,
-    /// Reconstruct only: per row, units of the input.
+    /// Squared error of each row in the units of the input; only for reconstruction.
     pub squared_errors_input_units: Vec<f32>,
-    /// What its time was spent on.
+    /// Where the time of the request was spent.
     pub timing: Timing,
 }
 
-/// How much was and is to be computed.
+/// Counters of the batching layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Requests answered with a result so far.
+    /// Requests completed with a result so far.
     pub answered: u64,
-    /// Requests answered with an error so far. Callers that left are in neither.
+    /// Requests completed with an error so far. Requests whose callers left are in neither counter.
     pub refused: u64,
     /// Batches computed so far.
     pub batches: u64,
@@ -190,15 +191,15 @@ pub struct Stats {
     pub expired_rows: u64,
     /// Rows accepted and not yet computed.
     pub waiting_rows: usize,
-    /// Bytes of requests, and of their answers, that are not yet answered.
+    /// Bytes of requests that have no response yet, including the responses.
     pub waiting_bytes: usize,
-    /// How long the first to come of those who wait has waited.
+    /// How long the oldest queued request has waited.
     pub oldest: Duration,
 }
 
 /// The batching layer. Cheap to clone.
 ///
-/// Its threads end with [`Batcher::drain`], or soon after the last handle is dropped.
+/// [`Batcher::drain`] stops its threads; they also stop soon after the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Batcher {
     inner: Arc<Inner>,
@@ -207,21 +208,22 @@ pub struct Batcher {
 #[derive(Debug)]
 struct Inner {
     config: BatchingConfig,
-    /// Whether tiny questions are answered at once.
+    /// Whether tiny requests are computed at once on the caller's thread.
     inline: bool,
     min_share: Arc<MinCpuShare>,
     queue: Arc<Queue>,
     answered: AtomicU64,
     refused: AtomicU64,
-    /// None once they were joined.
+    /// `None` after the threads were joined.
     threads: Mutex<Option<ServingThreads>>,
 }
 
 impl Batcher {
-    /// Starts `serving_threads` threads that pull, and leave training what `min_share` promises.
+    /// Starts `serving_threads` threads that compute batches and leave training the CPU time that `min_share`
+    /// guarantees.
     ///
     /// # Errors
-    /// If the system refuses a thread, or [`io::ErrorKind::InvalidInput`] for bounds that cannot be meant.
+    /// If a thread cannot be started, or [`io::ErrorKind::InvalidInput`] for settings that are out of range.
     pub fn start(config: BatchingConfig, serving_threads: usize, min_share: Arc<MinCpuShare>) -> io::Result<Self> {
         Self::start_with(config, serving_threads, min_share, Compute::of_models(), true)
     }
@@ -237,17 +239,17 @@ impl Batcher {
         let queue = Arc::new(Queue::new(config, serving_threads));
         let (pulled, given_way) = (Arc::clone(&queue), Arc::clone(&min_share));
         let threads = ServingThreads::spawn(serving_threads, move |_| worker::run(&pulled, &given_way, &compute));
-        // Those that did start end again.
+        // Stop the threads that did start.
         let threads = threads.inspect_err(|_| queue.close())?;
         let (answered, refused, threads) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Some(threads)));
         Ok(Self { inner: Arc::new(Inner { config, inline, min_share, queue, answered, refused, threads }) })
     }
 
-    /// Checks the width, queues, waits; an answer in the form `answer` comes at the deadline at the latest. Dropping the future
-    /// drops what has not started.
+    /// Checks and queues a request, and waits for its response, at most until the deadline. `answer` is the number
+    /// format of the response. Dropping the future drops the rows whose computation has not started.
     ///
     /// # Panics
-    /// With a deadline, outside of a tokio runtime that has a timer.
+    /// If a deadline is given outside of a tokio runtime with a timer.
     pub async fn submit(
         &self,
         model: Arc<LoadedModel>,
@@ -278,13 +280,13 @@ impl Batcher {
         }
     }
 
-    /// Whether so much waits that [`Batcher::refuse_early`] may have something to say.
+    /// Whether the queues are full enough that [`Batcher::refuse_early`] may reject a request.
     pub fn is_busy(&self) -> bool {
         self.inner.queue.is_busy()
     }
 
-    /// The refusal of a question that did not come yet, but whose matrix will take `matrix_bytes`, if there is no room for
-    /// it. Small ones are let through: they may not need any. Counts as refused.
+    /// Rejects a request that has not arrived yet, whose matrix will take `matrix_bytes`, if the queue has no room for
+    /// it. Small requests pass, since they may be computed inline. A rejection counts as refused.
     pub fn refuse_early(&self, model: &LoadedModel, operation: Operation, matrix_bytes: usize) -> Option<BatchError> {
         if matrix_bytes <= request::SMALL_BYTES_MAX {
             return None;
@@ -303,7 +305,7 @@ impl Batcher {
         request.check(now)?;
         let queue = &*self.inner.queue;
         queue.check_size(&request)?;
-        // What training is owed can only be given by serving threads.
+        // Only serving threads can give CPU time to training, so do not compute inline while some is owed.
         if self.inner.inline && inline::is_tiny(&request) && !self.inner.min_share.is_owed(now) {
             return inline::answer(queue, &request);
         }
@@ -311,7 +313,7 @@ impl Batcher {
         let mut place = QueueGuard { queue, key, ticket, leaves: Some(Departure::Left) };
         let answer = match deadline {
             None => answer.await,
-            // On the way out the place is left: what has not started is forgotten.
+            // On return, the guard withdraws the rows whose computation has not started.
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
                 Ok(answer) => answer,
                 Err(_) => {
@@ -324,12 +326,12 @@ impl Batcher {
         answer.unwrap_or(Err(BatchError::WorkerLost))
     }
 
-    /// Its bounds.
+    /// The limits that this batcher was started with.
     pub fn config(&self) -> BatchingConfig {
         self.inner.config
     }
 
-    /// What was answered and computed, and what waits.
+    /// Current counters.
     pub fn stats(&self) -> Stats {
         let Inner { queue, answered, refused, .. } = &*self.inner;
         let (batches, rows) = queue.computed();
@@ -348,10 +350,10 @@ impl Batcher {
         }
     }
 
-    /// Refuses new requests, answers those that were accepted, joins the threads. Blocking; a second call does no harm.
+    /// Rejects new requests, completes the accepted ones, and joins the threads. It blocks; a second call is harmless.
     pub fn drain(&self) {
         self.inner.queue.close();
-        // Held while joining: whoever drains at the same time returns when it is done, too.
+        // Held while joining, so that a concurrent drain also returns only when the threads have ended.
         let mut threads = lock(&self.inner.threads);
         if let Some(threads) = threads.take() {
             threads.join();
@@ -360,19 +362,19 @@ impl Batcher {
 }
 
 impl Drop for Inner {
-    /// Nobody can be waiting any more, so the threads end after the batches that they are at. They are not joined: this
-    /// may be an async thread.
+    /// Stops the threads after their current batches, since no caller can be waiting. It does not join them, because
+    /// this may run on an async thread.
     fn drop(&mut self) {
         self.queue.close();
     }
 }
 
-/// A caller's place in its line; dropped without an answer, it leaves the line.
+/// A caller's queued request. Dropping the guard without a response withdraws the request.
 struct QueueGuard<'a> {
     queue: &'a Queue,
     key: Key,
     ticket: u64,
-    /// Why, if it has no answer when it is dropped.
+    /// Reason for withdrawing on drop; `None` once there is a response.
     leaves: Option<Departure>,
 }
 
@@ -384,7 +386,7 @@ impl Drop for QueueGuard<'_> {
     }
 }
 
-/// A panic elsewhere leaves nothing half changed under these locks.
+/// Locks a mutex, even if it is poisoned: no panic leaves inconsistent data behind these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,10 @@
-//! Which rows form the next batch. Pure: what rows cost is an argument; it knows neither clocks nor threads, nor what a
-//! request is.
+//! Batch policy: which rows form the next batch. It is pure: the cost of rows is an argument, and it knows no clocks,
+//! threads or request types.
 //!
-//! Lines share the threads by deficit round-robin (Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit
-//! Round-Robin", IEEE/ACM Transactions on Networking 4(3), 1996), in seconds of computing: a turn is worth the same to every
-//! line, however many rows that is. Within a line bulk gives way, but for a share of its own; the first to come is the first
-//! to go.
+//! Models' queues share the threads by deficit round-robin (Shreedhar and Varghese, "Efficient Fair Queuing Using
+//! Deficit Round-Robin", IEEE/ACM Transactions on Networking 4(3), 1996), measured in seconds of compute time: every
+//! queue gets the same time per turn, whatever its rows cost. Within a queue, interactive requests go before bulk
+//! requests, which keep a guaranteed share. Requests of one urgency are served in order of arrival.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -13,34 +13,35 @@ use std::time::Duration;
 
 use crate::numeric::LANES;
 
-/// What a line may have computed when its turn comes, and about what one batch takes: shorter ones would go through W more
-/// often for the same rows, longer ones would keep the other lines waiting.
+/// Compute time that a queue gets per turn, and about the time of one batch. Shorter batches would read W more often
+/// for the same rows; longer ones would keep the other queues waiting.
 const QUANTUM: Duration = Duration::from_millis(2);
 
-/// A batch may have as many rows as this, however long they take: with fewer the products are slower by the row.
+/// A batch may always have this many rows, whatever they cost: with fewer rows, each row takes longer.
 const CUT_ROWS_MIN: usize = 4 * LANES;
 
-/// Turns that a line can have used in advance, at most: one wrong measurement shall not shut it out for long.
+/// Maximum deficit of a queue, in turns, so that one wrong measurement cannot shut it out for long.
 const DEFICIT_QUANTA_MAX: f64 = 64.0;
 
-/// While both wait, a row of bulk is computed for so many others: enough never to stand still.
+/// While both urgencies are queued, one bulk row is computed per this many interactive rows, so that bulk always
+/// progresses.
 const ROWS_PER_BULK_ROW: usize = 7;
 
-/// Who waits for the answer.
+/// Urgency of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// Somebody, now.
+    /// A caller waits for this response.
     Interactive,
-    /// A stream that has more where this came from.
+    /// Part of a stream with more rows to come.
     Bulk,
 }
 
-/// Waiting requests, one line per key. The lines take turns.
+/// Queued requests, in one queue per key. The queues take turns.
 #[derive(Debug)]
 pub(super) struct FairQueue<K, T> {
-    /// None is empty.
+    /// The queues; none of them is empty.
     by_key: HashMap<K, ModelQueue<T>>,
-    /// The keys of `by_key`, each once; the first is served next.
+    /// The keys of `by_key` in turn order, each once; the first is next.
     turns: VecDeque<K>,
     tickets: u64,
 }
@@ -49,9 +50,10 @@ pub(super) struct FairQueue<K, T> {
 struct ModelQueue<T> {
     interactive: Wait<T>,
     bulk: Wait<T>,
-    /// Rows of others that were computed while bulk waited, less what bulk had for it.
+    /// Interactive rows that were computed while bulk waited, minus [`ROWS_PER_BULK_ROW`] for each bulk row computed in
+    /// return.
     owed_to_bulk: usize,
-    /// Seconds of computing that are left of its turn; below zero, those that it used in advance.
+    /// Deficit counter of deficit round-robin, in seconds: compute time left in this turn, negative if overused.
     deficit: f64,
 }
 
@@ -59,36 +61,36 @@ struct ModelQueue<T> {
 #[derive(Debug)]
 struct Wait<T> {
     requests: VecDeque<Waiting<T>>,
-    /// Of all of them.
+    /// Rows of all these requests.
     rows: usize,
 }
 
-/// A request, or what is left of it.
+/// A queued request, or its remaining rows.
 #[derive(Debug)]
 struct Waiting<T> {
-    /// Rises along a line.
+    /// Increases along a queue.
     ticket: u64,
     queued: T,
-    /// Its rows that are in no batch yet, never empty.
+    /// Rows that are in no batch yet; never empty.
     rows: Range<usize>,
 }
 
 /// Rows of one request, as part of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece<T> {
-    /// What [`FairQueue::push`] gave.
+    /// The ticket that [`FairQueue::push`] returned.
     pub(super) ticket: u64,
     pub(super) queued: T,
-    /// Rows of the request, never empty.
+    /// Rows of the request; never empty.
     pub(super) rows: Range<usize>,
 }
 
-/// What came of asking for a batch.
+/// Result of [`FairQueue::next`].
 #[derive(Debug)]
 pub(super) struct Turn<T> {
-    /// All of one key; empty only if nothing waits any more.
+    /// Pieces of one key; empty only if nothing is queued.
     pub(super) batch: Vec<Piece<T>>,
-    /// Requests that nobody wanted any more: they are in no batch, and wait no longer.
+    /// Requests that are no longer wanted, removed from the queue without being in a batch.
     pub(super) dropped: Vec<Piece<T>>,
 }
 
@@ -101,18 +103,18 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
         self.turns.is_empty()
     }
 
-    /// Lines in which something waits.
+    /// Number of queues.
     pub(super) fn count(&self) -> usize {
         self.turns.len()
     }
 
-    /// What waits at the head of each line, of either urgency: the first to come.
+    /// The oldest request of each queue and urgency.
     pub(super) fn heads(&self) -> impl Iterator<Item = &T> {
         let waits = self.by_key.values().flat_map(|model_queue| [&model_queue.interactive, &model_queue.bulk]);
         waits.filter_map(|wait| wait.requests.front()).map(|waiting| &waiting.queued)
     }
 
-    /// Rows that would go before a request that came now.
+    /// Rows of this queue that would be computed before a new request.
     pub(super) fn rows_before(&self, key: &K, urgency: Urgency) -> usize {
         self.by_key.get(key).map_or(0, |model_queue| match urgency {
             Urgency::Interactive => model_queue.interactive.rows,
@@ -120,7 +122,7 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
         })
     }
 
-    /// Queues a request of `rows` rows, at least 1; the ticket finds it again.
+    /// Queues a request of `rows` rows, at least 1. Returns its ticket for [`FairQueue::withdraw`].
     pub(super) fn push(&mut self, key: K, queued: T, rows: usize, urgency: Urgency) -> u64 {
         debug_assert!(rows > 0, "a request has rows");
         self.tickets += 1;
@@ -149,9 +151,8 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
         Some(withdrawn)
     }
 
-    /// Cuts the next batch, of at most `rows_max` rows, from the line whose turn it is. A request that does not fit leaves
-    /// the rest of its rows at the head of its line. `row_seconds`, of a line's key and a request in it, is how long a row
-    /// takes.
+    /// Takes the next batch, of at most `rows_max` rows, from the queue whose turn it is. A request that does not fit
+    /// leaves its remaining rows at the head of its queue. `row_seconds(key, request)` is the compute time of one row.
     pub(super) fn next(
         &mut self,
         rows_max: usize,
@@ -159,7 +160,7 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
         mut wanted: impl FnMut(&T) -> bool,
     ) -> Turn<T> {
         let (turn, mut dropped) = (QUANTUM.as_secs_f64(), Vec::new());
-        // Each time round every line comes closer to its turn.
+        // This ends, because each round adds a quantum to every queue in deficit.
         while let Some(key) = self.turns.front().cloned() {
             let Some(model_queue) = self.by_key.get_mut(&key) else {
                 self.turns.pop_front();
@@ -175,7 +176,7 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
             let rows: usize = batch.iter().map(|piece| piece.rows.len()).sum();
             model_queue.deficit = (model_queue.deficit - rows as f64 * row_seconds).max(-turn * DEFICIT_QUANTA_MAX);
             if model_queue.rows() == 0 {
-                // What it used in advance is forgotten with it: a batch at most, of rows that take long.
+                // An emptied queue drops its deficit, which is at most one batch of expensive rows.
                 self.by_key.remove(&key);
                 self.turns.pop_front();
             }
@@ -187,10 +188,10 @@ impl<K: Clone + Eq + Hash, T: Clone> FairQueue<K, T> {
     }
 }
 
-/// Rows of a batch, where `waiting` wait that take `row_seconds` each. Where some are left over, a multiple of 16: those of a
-/// narrower panel would take as long.
+/// Number of rows of a batch, if `waiting` rows of `row_seconds` each are queued. If rows are left over, it is a
+/// multiple of 16, because a partly filled panel takes as long as a full one.
 fn room(rows_max: usize, waiting: usize, row_seconds: f64) -> usize {
-    // Whatever comes of a strange cost is saturated.
+    // The cast saturates for extreme costs.
     let in_a_turn = (QUANTUM.as_secs_f64() / row_seconds) as usize;
     let room = in_a_turn.max(CUT_ROWS_MIN).min(rows_max);
     if waiting <= room { waiting } else { (room / LANES * LANES).max(1) }
@@ -201,7 +202,7 @@ impl<T> Wait<T> {
         Self { requests: VecDeque::new(), rows: 0 }
     }
 
-    /// Takes out what is left of a request.
+    /// Removes the remaining rows of a request.
     fn remove(&mut self, ticket: u64) -> Option<Piece<T>> {
         let place = self.requests.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
         let Waiting { ticket, queued, rows } = self.requests.remove(place)?;
@@ -220,7 +221,7 @@ impl<T: Clone> ModelQueue<T> {
         first.map(|waiting| &waiting.queued)
     }
 
-    /// Fills a batch of at most `room` rows from the head. Empty only if the line is.
+    /// Takes a batch of at most `room` rows from the head. It is empty only if the queue is.
     fn cut(
         &mut self,
         mut room: usize,
@@ -233,7 +234,7 @@ impl<T: Clone> ModelQueue<T> {
                 self.owed_to_bulk = 0;
             }
             let owed = self.owed_to_bulk / ROWS_PER_BULK_ROW;
-            // Not row by row: each piece of a request costs something.
+            // Serve bulk in larger pieces, since each piece has a fixed cost.
             let bulk_first = owed >= CUT_ROWS_MIN || self.interactive.rows == 0;
             let most = if bulk_first && self.interactive.rows > 0 { room.min(owed) } else { room };
             let wait = if bulk_first { &mut self.bulk } else { &mut self.interactive };
@@ -269,7 +270,7 @@ mod tests {
 
     use super::*;
 
-    /// So cheap that time bounds nothing.
+    /// A cost so low that time never limits a batch.
     const FREE: f64 = 1e-12;
 
     fn push<K: Clone + Eq + Hash, T: Clone>(queues: &mut FairQueue<K, T>, key: K, queued: T, rows: usize) -> u64 {
@@ -288,7 +289,7 @@ mod tests {
         turn.batch.iter().map(|piece| piece.rows.len()).sum()
     }
 
-    /// Requests of these sizes in one line, cut into batches: (request, rows) by batch.
+    /// Checks how requests of these sizes in one queue form batches: (request, rows) for each batch.
     #[track_caller]
     fn check_batches(sizes: &[usize], rows_max: usize, expected: &[&[(usize, Range<usize>)]]) {
         let mut queues = FairQueue::new();
@@ -348,7 +349,7 @@ mod tests {
         for (key, queued) in [("a", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
             push(&mut queues, key, queued, 64);
         }
-        // Each batch takes a whole turn.
+        // Each batch uses a whole turn.
         let seconds = QUANTUM.as_secs_f64() / 64.0;
         let order: Vec<usize> = (0..5).map(|_| queues.next(64, |_, _| seconds, |_| true).batch[0].queued).collect();
         assert_eq!(order, [0, 2, 4, 1, 3]);
@@ -357,7 +358,7 @@ mod tests {
     #[test]
     fn a_turn_is_worth_the_same_to_every_line() {
         let mut queues = FairQueue::new();
-        // Rows of the second line take 500 times as long; both have more than can be served.
+        // Rows of the second queue cost 500 times as much, and both queues are saturated.
         let seconds = |key: &&str, (): &()| if *key == "small" { 1e-7 } else { 5e-5 };
         let mut served: HashMap<&str, f64> = HashMap::new();
         for key in ["small", "large"] {
@@ -381,12 +382,12 @@ mod tests {
         let mut batches = 0;
         for _ in 0..30 {
             push(&mut queues, "sparse", "sparse", 1);
-            // The one that comes is served after one turn of the other at most.
+            // The new request waits for at most one turn of the other queue.
             let order: Vec<&str> = (0..2).map(|_| queues.next(256, |_, _| seconds, |_| true).batch[0].queued).collect();
             assert!(order.contains(&"sparse"), "{order:?}");
             batches += 1;
         }
-        assert_eq!(queues.rows_before(&"flood", Urgency::Interactive), 64 * (100 - batches), "the rest is the flood's");
+        assert_eq!(queues.rows_before(&"flood", Urgency::Interactive), 64 * (100 - batches), "the rest is flood's");
     }
 
     #[test]
@@ -470,7 +471,7 @@ mod tests {
         let turn = queues.next(16, |_, _| QUANTUM.as_secs_f64(), |queued| *queued % 2 == 1);
         let batch: Vec<_> = turn.batch.iter().map(|piece| piece.queued).collect();
         assert_eq!((batch, requests(turn.dropped)), (vec![1, 3], vec![0, 2]));
-        // A line of unwanted requests alone gives its turn to the next.
+        // A queue with only unwanted requests passes its turn to the next.
         push(&mut queues, "c", 5, 4);
         let turn = queues.next(16, |_, _| FREE, |queued| *queued == 5);
         assert_eq!((turn.batch[0].queued, requests(turn.dropped)), (5, vec![4]));
@@ -486,10 +487,10 @@ mod tests {
             assert_eq!(queues.withdraw(&"a", tickets[1]).map(|piece| piece.queued), None, "once");
             assert_eq!(next(&mut queues, 16).batch[0].queued, 0);
             assert_eq!(queues.rows_before(&"a", urgency), 24);
-            assert_eq!(queues.withdraw(&"a", tickets[0]).map(|piece| piece.queued), Some(0), "what is left of it");
-            assert_eq!(queues.withdraw(&"b", tickets[2]).map(|piece| piece.queued), None, "another line");
+            assert_eq!(queues.withdraw(&"a", tickets[0]).map(|piece| piece.queued), Some(0), "its remaining rows");
+            assert_eq!(queues.withdraw(&"b", tickets[2]).map(|piece| piece.queued), None, "another queue");
             assert_eq!(queues.withdraw(&"a", tickets[2]).map(|piece| piece.queued), Some(2));
-            assert!(queues.is_empty() && queues.by_key.is_empty(), "no empty line stays");
+            assert!(queues.is_empty() && queues.by_key.is_empty(), "no empty queue stays");
         }
     }
 
@@ -509,7 +510,7 @@ mod tests {
                 let urgency = if *bulk { Urgency::Bulk } else { Urgency::Interactive };
                 queues.push(*key, queued, *rows, urgency);
             };
-            // Some come before the first batch, and one more after every batch.
+            // Some requests arrive before the first batch, and one more after every batch.
             let mut coming = requests.iter().enumerate();
             coming.by_ref().take(early).for_each(|queued| come(&mut queues, queued));
             loop {
@@ -522,12 +523,12 @@ mod tests {
                     prop_assert_eq!(piece.rows.start, seen[piece.queued], "in order, without a gap");
                     seen[piece.queued] = piece.rows.end;
                     let (key, _, bulk) = requests[piece.queued];
-                    prop_assert_eq!(key, requests[turn.batch[0].queued].0, "one line a batch");
+                    prop_assert_eq!(key, requests[turn.batch[0].queued].0, "one queue per batch");
                     let last = last_of.entry((key, bulk)).or_insert(0);
                     prop_assert!(*last <= piece.queued, "first come, first served");
                     *last = piece.queued;
                 }
-                // Whole panels, as long as more is waiting.
+                // A batch consists of whole panels while the queue has more rows.
                 if let Some(first) = turn.batch.first() && queues.by_key.contains_key(&requests[first.queued].0) {
                     prop_assert!(rows.is_multiple_of(LANES), "{rows} rows");
                 }
@@ -543,8 +544,8 @@ mod tests {
             prop_assert!(queues.by_key.is_empty());
         }
 
-        /// Whatever rows cost: between two batches of a line no other line has more than the turns that the first one
-        /// used in advance, and one.
+        /// For any row costs, the compute time of saturated queues differs by at most two turns, and two batches of the
+        /// most expensive rows.
         #[test]
         fn no_line_starves(costs in prop::collection::vec(1e-8_f64..1e-4, 2..8)) {
             let mut queues = FairQueue::new();

@@ -1,4 +1,5 @@
-//! What waits: admission, turns, and the end of it. One lock, held for moments; nothing is computed or freed under it.
+//! Queue of requests: admission, batch selection, withdrawal and shutdown. One lock is held only briefly; no arithmetic
+//! runs and no rows are freed under it.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,19 +13,20 @@ use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Condvar, Mutex};
 use super::{BatchError, BatchingConfig, lock};
 
-/// A request is refused for its deadline if this many times the predicted wait would come too late. What is predicted is the
-/// wait for a thread that computes; before it the request is received, after it the answer is sent, by threads that may want
-/// the same cores. With less, nearly all that is accepted under overload is answered a moment too late: work for nobody.
+/// A request is rejected if this multiple of the predicted wait ends after its deadline. The prediction covers only the
+/// wait for a serving thread. Receiving the request and sending the response also take time, on threads that may need
+/// the same cores. With a smaller factor, nearly every request accepted under overload completes just after its
+/// deadline, and the work is wasted.
 const WAITS_UNTIL_ANSWER: u32 = 2;
 
-/// Waiting requests of all models and operations.
+/// Queued requests of all models and operations.
 #[derive(Debug)]
 pub(super) struct Queue {
     config: BatchingConfig,
     threads: usize,
     load: Arc<Load>,
     state: Mutex<QueueState>,
-    /// Told when a line gets its first request, when a batch leaves some behind, and at the end.
+    /// Signaled when a request is queued, when a batch leaves requests behind, and when the queue closes.
     work: Condvar,
     batches: AtomicU64,
     rows: AtomicU64,
@@ -38,31 +40,31 @@ struct QueueState {
     rates: ServiceRates<Key>,
     returns: RetrySchedule,
     loads: Loads<Key>,
-    /// Nothing is accepted any more.
+    /// Whether new requests are rejected.
     closed: bool,
 }
 
-/// What came of waiting for work.
+/// Result of waiting for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// There is some.
+    /// Requests are queued.
     Work,
-    /// There was none for the time that was said.
+    /// No request was queued within the given time.
     Quiet,
-    /// There is none, and there will be none.
+    /// The queue is empty and closed.
     End,
 }
 
-/// Why a request is no longer wanted.
+/// Why a request left the queue without being computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Departure {
-    /// Nobody waits for it.
+    /// Its caller dropped it.
     Left,
     /// Its deadline has passed.
     Expired,
 }
 
-/// Where an accepted request waits, and where its answer comes from.
+/// An accepted request: its place in the queue, and the receiver of its response.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) key: Key,
@@ -71,7 +73,7 @@ pub(super) struct Admitted {
 }
 
 impl Queue {
-    /// For `threads` threads that take from it.
+    /// A queue that `threads` threads take batches from.
     pub(super) fn new(config: BatchingConfig, threads: usize) -> Self {
         Self {
             config,
@@ -92,7 +94,7 @@ impl Queue {
         }
     }
 
-    /// Refuses a question that is larger than the whole queue: it would never be accepted.
+    /// Rejects a request that is larger than the whole queue, since it could never be accepted.
     pub(super) fn check_size(&self, request: &Request) -> Result<(), BatchError> {
         let Size { rows, bytes, .. } = request.size();
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
@@ -102,7 +104,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Accepts a question that was checked, or refuses it at once.
+    /// Queues a checked request, or rejects it at once.
     pub(super) fn admit(&self, request: Request) -> Result<Admitted, BatchError> {
         let (size, key) = (request.size(), request.key());
         let mut state = lock(&self.state);
@@ -127,8 +129,8 @@ impl Queue {
         Ok(Admitted { key, ticket, answer })
     }
 
-    /// How long a request would wait that came now: for those before it in its line, and meanwhile as long for each of the
-    /// other lines, but no longer than for all that there is.
+    /// Predicts how long a new request would wait: the time for the rows before it in its queue, multiplied by the
+    /// number of queues that take turns, but at most the time for all queued work. `None` before anything was measured.
     fn predicted_wait(&self, state: &QueueState, key: &Key, row_work: usize, urgency: Urgency) -> Option<Duration> {
         let before = state.queues.rows_before(key, urgency).saturating_mul(row_work);
         let model_queue = state.rates.time_for(key, before.saturating_mul(state.queues.count()), self.threads)?;
@@ -136,10 +138,10 @@ impl Queue {
         Some(model_queue.min(all))
     }
 
-    /// Refuses what would exceed a bound, or its line's share of it.
+    /// Returns the error for a request that would exceed a limit, or its queue's share of it.
     fn refusal(&self, state: &mut QueueState, model_queue: &Load, size: Size) -> Option<BatchError> {
         let (rows_max, bytes_max) = (self.config.queue_rows_max, self.config.queue_bytes_max);
-        // Claims are made under the queue's lock alone: these numbers can only fall meanwhile.
+        // Claims are made only under the queue's lock, so these numbers can only fall in the meantime.
         let (waiting_rows, waiting_bytes) = (self.load.rows(), self.load.bytes());
         if has_room(size.rows, model_queue.rows(), waiting_rows, rows_max)
             && has_room(size.bytes, model_queue.bytes(), waiting_bytes, bytes_max)
@@ -151,19 +153,20 @@ impl Queue {
         Some(BatchError::Full { waiting_rows, waiting_bytes, rows_max, bytes_max, retry_after })
     }
 
-    /// Whether a third of a bound is taken: with less, few are refused.
+    /// Whether more than a third of a limit is used; below that, few requests are rejected.
     pub(super) fn is_busy(&self) -> bool {
         self.load.rows() > self.config.queue_rows_max / 3 || self.load.bytes() > self.config.queue_bytes_max / 3
     }
 
-    /// The refusal of a question that did not come yet, if there is no room for it.
+    /// Returns the error for a request that has not arrived yet, if there is no room for it.
     pub(super) fn refuse_early(&self, key: &Key, size: Size) -> Option<BatchError> {
         let mut state = lock(&self.state);
         let model_queue = state.loads.model_queue(key);
         self.refusal(&mut state, &model_queue, size)
     }
 
-    /// The next batch, `None` if nothing waits. Requests whose callers left or whose deadlines passed are not in it.
+    /// Takes the next batch; `None` if nothing is queued. It skips requests whose callers left or whose deadlines
+    /// passed.
     pub(super) fn take(&self, now: Instant) -> Option<Vec<Piece<Arc<QueuedRequest>>>> {
         let mut state = lock(&self.state);
         let QueueState { queues, rates, .. } = &mut *state;
@@ -174,7 +177,7 @@ impl Queue {
         let more = !state.queues.is_empty();
         drop(state);
         if more {
-            // What is left may have been announced once only, to this thread.
+            // The remaining requests may have been signaled only once, to this thread.
             self.work.notify_one();
         }
         for Piece { queued, rows, .. } in dropped {
@@ -185,7 +188,7 @@ impl Queue {
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// Blocks until something waits, or nothing does and nothing will, or nothing has for some time.
+    /// Blocks until a request is queued, until the queue is empty and closed, or for `at_most` without a request.
     pub(super) fn wait(&self, at_most: Duration) -> Wait {
         let mut state = lock(&self.state);
         while state.queues.is_empty() {
@@ -201,21 +204,21 @@ impl Queue {
         Wait::Work
     }
 
-    /// Fails a request of which a piece went wrong, and forgets the rest of it.
+    /// Fails a request after an error in one of its pieces, and drops its remaining rows.
     pub(super) fn fail(&self, piece: &Piece<Arc<QueuedRequest>>, error: BatchError) {
         self.forget(&piece.queued.request().key(), piece.ticket);
         piece.queued.answer(Err(error));
     }
 
-    /// Forgets what is left of a request whose caller has left.
+    /// Withdraws the remaining rows of a request, and counts them.
     pub(super) fn withdraw(&self, key: &Key, ticket: u64, why: Departure) {
         self.count_departed(self.forget(key, ticket), why);
     }
 
-    /// Forgets what is left of a request, if anything is: so many rows.
+    /// Removes the remaining rows of a request; returns their number.
     fn forget(&self, key: &Key, ticket: u64) -> usize {
         let withdrawn = lock(&self.state).queues.withdraw(key, ticket);
-        // After the lock: it may be the last to hold the rows.
+        // Outside the lock, since this may free the rows.
         withdrawn.map_or(0, |piece| piece.rows.len())
     }
 
@@ -227,30 +230,30 @@ impl Queue {
         counter.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
-    /// Rows that were not computed because their callers left, and because their deadlines passed.
+    /// Rows that were not computed because their callers left, and rows whose deadlines passed.
     pub(super) fn departed(&self) -> (u64, u64) {
         (self.cancelled_rows.load(Ordering::Relaxed), self.expired_rows.load(Ordering::Relaxed))
     }
 
-    /// How long the first to come of those who wait has waited.
+    /// How long the oldest queued request has waited.
     pub(super) fn oldest(&self, now: Instant) -> Duration {
         let state = lock(&self.state);
         state.queues.heads().map(|queued| queued.age(now)).max().unwrap_or_default()
     }
 
-    /// Accepts nothing from now on; what was accepted still goes into batches.
+    /// Rejects new requests from now on; accepted ones still go into batches.
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.work.notify_all();
     }
 
-    /// Counts a batch that was computed; its number.
+    /// Counts a computed batch; returns its number, from 1.
     pub(super) fn count(&self, rows: usize) -> u64 {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Learns the pace from a batch whose answers are out.
+    /// Updates the service rate from a batch whose responses are sent.
     pub(super) fn record(&self, key: &Key, now: Instant, work: usize, busy: Duration) {
         lock(&self.state).rates.record(key, now, work, busy);
     }
@@ -260,12 +263,12 @@ impl Queue {
         (self.batches.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed))
     }
 
-    /// Whether nothing is accepted any more.
+    /// Whether new requests are rejected.
     pub(super) fn is_closed(&self) -> bool {
         lock(&self.state).closed
     }
 
-    /// Rows and bytes that wait.
+    /// Queued rows and bytes.
     pub(super) fn waiting(&self) -> (usize, usize) {
         (self.load.rows(), self.load.bytes())
     }

@@ -1,4 +1,4 @@
-//! The answer of one request, put together from the pieces that batches computed, in the form in which it was asked.
+//! Assembles the response of one request from the pieces that batches computed, in the requested number format.
 
 use std::mem::take;
 use std::ops::Range;
@@ -9,14 +9,14 @@ use super::{BatchError, Output, Timing};
 use crate::model::{Form, Matrix, Normalizer, Reconstruction, Values};
 use crate::numeric::PanelMatrix;
 
-/// Results of one batch.
+/// Result of one batch.
 #[derive(Debug, Default)]
 pub(super) struct Computed {
-    /// Codes or rows, these in the space of the batch.
+    /// Codes, rows or scores; rows are in the space of the batch.
     pub(super) values: PanelMatrix,
-    /// Reconstruct only: one per row.
+    /// Squared error of each row in normalized space; only for reconstruction.
     pub(super) squared_errors: Vec<f32>,
-    /// Reconstruct only: one per row.
+    /// Squared error of each row in the units of the input; only for reconstruction.
     pub(super) squared_errors_input_units: Vec<f32>,
 }
 
@@ -34,15 +34,15 @@ impl From<Reconstruction> for Computed {
 }
 
 impl Computed {
-    /// Whether every number of every row is finite. An error in the units of the input may be infinite: its square may be
-    /// beyond 32 bits where the numbers are not.
+    /// Whether all numbers are finite. An error in the units of the input may be infinite: its square can overflow 32
+    /// bits although the numbers themselves fit.
     pub(super) fn is_finite(&self) -> bool {
         are_finite(self.values.values())
             && are_finite(&self.squared_errors)
             && !self.squared_errors_input_units.iter().any(|error| error.is_nan())
     }
 
-    /// The first row of `range` with a number that is not finite.
+    /// The first row of `range` with a number that is not finite, by the same rule.
     pub(super) fn first_not_finite(&self, range: Range<usize>) -> Option<usize> {
         let bad = |row: &usize| {
             let numbers = (0..self.values.columns()).map(|column| self.values.at(*row, column));
@@ -54,26 +54,27 @@ impl Computed {
     }
 }
 
-/// All of them are looked at, without a way out: that is one vector operation for many.
+/// Checks all numbers without an early exit, so that the loop can be vectorized.
 fn are_finite(numbers: &[f32]) -> bool {
     numbers.iter().fold(true, |finite, value| finite & value.is_finite())
 }
 
-/// How the rows of a result become those of an answer.
+/// How result rows are converted to response rows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ResponseForm<'a> {
-    /// Leads from the normalized space to the units of the input; none where the result is in these, or is no rows.
+    /// Converts normalized rows to the units of the input. `None` if the result is in these units already, or has no
+    /// rows.
     pub(super) normalizer: Option<&'a Normalizer>,
-    /// Rows of the request, whose values stay as they came but where they are missing.
+    /// Rows of the request, for imputation: their values stay unchanged except where they are missing.
     pub(super) given: Option<&'a Matrix>,
 }
 
-/// A request's answer as far as it goes.
+/// A partly assembled response.
 #[derive(Debug)]
 pub(super) struct Assembly {
     rows: usize,
     rows_missing: usize,
-    /// Empty until the first piece is there: a request that waits holds no room for its answer.
+    /// Empty until the first piece is added: a queued request allocates nothing for its response.
     values: Numbers,
     squared_errors: Vec<f32>,
     squared_errors_input_units: Vec<f32>,
@@ -83,12 +84,12 @@ pub(super) struct Assembly {
 #[derive(Debug)]
 enum Numbers {
     Floats(Vec<f32>),
-    /// In a form that has bytes.
+    /// Bytes of any other format.
     Bytes(Form, Vec<u8>),
 }
 
 impl Assembly {
-    /// For `rows` rows in the form `answer`.
+    /// A response of `rows` rows in the number format `answer`.
     pub(super) fn new(rows: usize, answer: Form) -> Self {
         let values = match answer {
             Form::Floats => Numbers::Floats(Vec::new()),
@@ -97,8 +98,8 @@ impl Assembly {
         Self { rows, rows_missing: rows, values, squared_errors: Vec::new(), squared_errors_input_units: Vec::new() }
     }
 
-    /// Writes rows `rows` of the request, which are the rows from `first` on of the batch, to their place: the one copy
-    /// from the result to the answer. Pieces come in any order, each row once. The answer, once it is whole.
+    /// Copies rows `rows` of the request, which are the batch rows from `first` on, to their place in the response.
+    /// This is the only copy. Pieces can come in any order, each row once. Returns the response once it is complete.
     pub(super) fn add(
         &mut self,
         rows: Range<usize>,
@@ -155,21 +156,21 @@ impl Assembly {
                 }
             }
         };
-        // Neither fails: as many rows as the request, whose count came as 32 bits, and a width of the model.
+        // Neither conversion fails: the row count arrived as 32 bits, and the columns are a width of the model.
         let shape = (u32::try_from(self.rows), u32::try_from(columns));
         let (Ok(rows), Ok(columns)) = shape else { return Err(BatchError::WorkerLost) };
         Ok(Output {
             matrix: Matrix::new(rows, columns, values)?,
             squared_errors: take(&mut self.squared_errors),
             squared_errors_input_units: take(&mut self.squared_errors_input_units),
-            // Known to who hands it out.
+            // The caller fills this in.
             timing: Timing::default(),
         })
     }
 }
 
 impl ResponseForm<'_> {
-    /// Rows `source` of a batch's result, which answer rows `rows` of the request, row-major in 64 bits.
+    /// Converts the batch rows `source`, which belong to rows `rows` of the request, to row-major 64-bit numbers.
     fn in_64_bits(self, result: &PanelMatrix, source: Range<usize>, rows: &Range<usize>) -> Vec<f64> {
         let columns = result.columns();
         let mut narrow = vec![0.0; source.len() * columns];
@@ -188,7 +189,8 @@ impl ResponseForm<'_> {
 }
 
 impl Numbers {
-    /// Writes numbers, each rounded once, to their place among `count`. The first that the form cannot hold, if there is one.
+    /// Writes numbers from index `first` of `count` on, each rounded once. The error is the index of the first number
+    /// that the format cannot represent, with the format.
     fn write(&mut self, count: usize, first: usize, numbers: &[f64]) -> Result<(), (usize, Form)> {
         fn put<const N: usize>(
             bytes: &mut Vec<u8>,
@@ -231,7 +233,7 @@ impl Numbers {
                 let x = bf16::from_f64(x);
                 x.is_finite().then(|| x.to_le_bytes())
             }),
-            // No answer is asked for in these: a whole number in range fits.
+            // No response uses these formats. A whole number in range is representable.
             Form::Uint8 => put(bytes, count, first, numbers, |x| {
                 ((0.0..=255.0).contains(&x) && x.fract() == 0.0).then_some([x as u8])
             }),
@@ -250,7 +252,8 @@ mod tests {
     use super::*;
     use crate::model::NormalizationKind;
 
-    /// Rows `rows` of a request whose number at (row, column) is `10 row + column`, from row `first` of a batch on.
+    /// A batch with rows `rows` of a request from batch row `first` on. The number at (row, column) of the request is
+    /// `10 row + column`.
     fn computed(rows: Range<usize>, columns: usize, first: usize, errors: bool) -> Computed {
         let mut values = PanelMatrix::zeros(first + rows.len() + 3, columns);
         let mut squared_errors = vec![0.0; if errors { values.rows() } else { 0 }];
@@ -291,7 +294,7 @@ mod tests {
             let mut assembly = Assembly::new(rows, form);
             let mut answer = None;
             for piece in pieces {
-                prop_assert!(answer.is_none(), "whole before its last piece");
+                prop_assert!(answer.is_none(), "complete before its last piece");
                 answer = assembly.add(piece.clone(), &computed(piece, columns, first, errors), first, ResponseForm::default());
             }
             let output = answer.expect("whole").expect("a matrix");
@@ -322,7 +325,7 @@ mod tests {
         let given = [f64::NAN, 0.1, 1_000_000_000_003.25, f64::NAN];
         let given = Matrix::new(2, 2, Values::from_f64(&given)).expect("a matrix");
         let response_form = ResponseForm { normalizer: Some(&normalizer), given: Some(&given) };
-        // Rows (0, 1) and (10, 11) of the result, from row 3 of the batch on.
+        // The result rows are (0, 1) and (10, 11), from batch row 3 on.
         let computed = computed(0..2, 2, 3, false);
         let answer = |form, response_form| {
             let whole = Assembly::new(2, form).add(0..2, &computed, 3, response_form).expect("whole");

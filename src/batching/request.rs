@@ -1,4 +1,4 @@
-//! One caller's rows, from the moment they are accepted to their answer.
+//! One request, from acceptance to response.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -17,26 +17,27 @@ use crate::model::{Form, Matrix, MatrixError, Missing, ModelKey, Scorer, Space};
 use crate::numeric::PanelMatrix;
 use crate::registry::LoadedModel;
 
-/// Larger requests are looked through for NaN on the compute threads: an async thread has some 50 µs for all it does.
+/// Maximum matrix bytes of a small request. Larger requests are checked for NaN on the serving threads, because an
+/// async thread should not work for more than about 50 µs.
 pub(super) const SMALL_BYTES_MAX: usize = 16 << 10;
 
-/// What a batch has in common.
+/// What all requests of a batch have in common.
 pub(super) type Key = (ModelKey, Operation, Space);
 
-/// What a caller wants.
+/// A caller's request.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) model: Arc<LoadedModel>,
     pub(super) operation: Operation,
     pub(super) rows: Matrix,
-    /// The form of the answer.
+    /// Number format of the response.
     pub(super) answer: Form,
     pub(super) deadline: Option<Instant>,
     pub(super) urgency: Urgency,
 }
 
 impl Request {
-    /// Refuses a wrong width, a deadline that has passed, and NaN in the rows if there are few.
+    /// Rejects a wrong number of columns, a passed deadline and, for small requests, values that are not allowed.
     pub(super) fn check(&self, now: Instant) -> Result<(), BatchError> {
         let expected = columns(&self.model, self.operation);
         let what = if self.operation.decodes() { "the code" } else { "the input" };
@@ -52,13 +53,13 @@ impl Request {
         Ok(())
     }
 
-    /// Refuses infinities, and NaN unless the model takes missing values and these are rows for it.
+    /// Rejects infinities. Rejects NaN unless these are rows and the model accepts missing values.
     fn check_values(&self) -> Result<(), MatrixError> {
         let takes = self.model.artifact.model.spec().raw().missing_values && !self.operation.decodes();
         self.rows.check_values(Missing::from(takes))
     }
 
-    /// Whether it was looked through for NaN by [`Request::check`].
+    /// Whether [`Request::check`] checks the values.
     pub(super) fn is_small(&self) -> bool {
         self.rows.bytes() <= SMALL_BYTES_MAX
     }
@@ -72,7 +73,7 @@ impl Request {
         self.operation.space(&self.model, self.rows.form(), self.answer)
     }
 
-    /// How its result becomes its answer.
+    /// How its result is converted to its response.
     pub(super) fn response_form(&self) -> ResponseForm<'_> {
         let is_denormalized = self.space() == Space::Normalized && self.operation.answers_rows();
         ResponseForm {
@@ -88,7 +89,7 @@ impl Request {
                 let normalizer = self.model.artifact.model.normalizer();
                 self.rows.load_normalized_into(range, batch, first, normalizer);
             }
-            // Codes are normalized as they are.
+            // Codes have no other space.
             Space::Normalized | Space::Input => self.rows.load_into(range, batch, first),
         }
     }
@@ -98,7 +99,7 @@ impl Request {
     }
 }
 
-/// Columns of the rows that are asked about.
+/// Number of input columns of an operation.
 pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
     let spec = model.artifact.model.spec();
     match operation {
@@ -112,14 +113,14 @@ pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
     }
 }
 
-/// Size of a request of this many rows, with its response in the form `answer`.
+/// Size of a request with `rows` rows and its response in the number format `answer`.
 pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matrix_bytes: usize, answer: Form) -> Size {
     let spec = model.artifact.model.spec();
     let of_answer = |columns: usize| columns * answer.number_bytes();
     let answer_bytes = match operation {
         Operation::Encode => of_answer(spec.code_length()),
         Operation::Decode | Operation::DecodePseudoInverse | Operation::Impute => of_answer(spec.features()),
-        // Two errors beside each row.
+        // Two 4-byte errors per row.
         Operation::Reconstruct | Operation::ReconstructPseudoInverse => of_answer(spec.features()) + 8,
         Operation::Explain => of_answer(spec.features() + FIGURES),
         Operation::Score => of_answer(FIGURES),
@@ -133,7 +134,7 @@ pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matri
         Operation::DecodePseudoInverse => inverse(),
         Operation::ReconstructPseudoInverse => once + inverse(),
         Operation::Score => 2 * once + whitening,
-        // There, there again and back.
+        // The score, and then a forward and a gradient pass for the contributions.
         Operation::Explain => 6 * once + 3 * whitening,
     };
     let bytes = rows.saturating_mul(answer_bytes).saturating_add(matrix_bytes);
@@ -144,17 +145,17 @@ fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {
     deadline.is_some_and(|deadline| deadline <= now)
 }
 
-/// What a caller gets.
+/// Result or error of a request.
 pub(super) type BatchResult = Result<Output, BatchError>;
 
-/// A question that was accepted.
+/// An accepted request.
 #[derive(Debug)]
 pub(super) struct QueuedRequest {
     request: Request,
     claim: Claim,
-    /// Found out by the first thread that needs it.
+    /// Result of the value check, made by the first thread that needs it.
     checked: OnceLock<Result<(), MatrixError>>,
-    /// Taken by the answer. Locked for a moment only, also under the queue's lock.
+    /// Taken when the response is sent. Locked only briefly, also under the queue's lock.
     sender: Mutex<Option<oneshot::Sender<BatchResult>>>,
     /// Locked while rows are copied; never under the queue's lock.
     assembly: Mutex<Assembly>,
@@ -163,7 +164,7 @@ pub(super) struct QueuedRequest {
 }
 
 impl QueuedRequest {
-    /// A question that [`Request::check`] has let pass.
+    /// Wraps a request that passed [`Request::check`].
     pub(super) fn new(request: Request, loads: [Arc<Load>; 2]) -> (Arc<Self>, oneshot::Receiver<BatchResult>) {
         let (sender, receiver) = oneshot::channel();
         let queued = Self {
@@ -182,30 +183,31 @@ impl QueuedRequest {
         &self.request
     }
 
-    /// Whether somebody waits for an answer that can still be in time.
+    /// Whether the caller still waits and the deadline has not passed.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
         !self.has_expired(now) && lock(&self.sender).as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
-    /// Whether its answer would come too late.
+    /// Whether its deadline has passed.
     pub(super) fn has_expired(&self, now: Instant) -> bool {
         has_passed(self.request.deadline, now)
     }
 
-    /// How long ago it was accepted.
+    /// Time since it was accepted.
     pub(super) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.accepted)
     }
 
-    /// As [`Request::check_values`].
+    /// Result of [`Request::check_values`], computed once.
     pub(super) fn check_values(&self) -> Result<(), MatrixError> {
         self.checked.get_or_init(|| self.request.check_values()).clone()
     }
 
-    /// Adds rows (see [`Assembly::add`]) of a batch that began at `started`, and answers if they were the last.
+    /// Adds rows of a batch that started at `started` (see [`Assembly::add`]), and sends the response if it is
+    /// complete.
     pub(super) fn add(&self, rows: Range<usize>, computed: &Computed, first: usize, started: Instant, batch: &Batch) {
         if lock(&self.sender).is_none() {
-            return; // Another piece has failed it.
+            return; // The request was completed before, for example because another piece failed.
         }
         self.claim.rows_done(rows.len());
         let queued = started.saturating_duration_since(self.accepted);
@@ -216,11 +218,11 @@ impl QueuedRequest {
         }
     }
 
-    /// The first answer is the one that counts; a caller that left gets none.
+    /// Sends the response. Only the first one counts; a caller that left gets none.
     pub(super) fn answer(&self, answer: BatchResult) {
         let sender = lock(&self.sender).take();
         if let Some(sender) = sender {
-            // Before the answer is out: whoever has it finds room for the next request.
+            // Release before sending, so that a caller with a response finds room for its next request.
             self.claim.release();
             let timing = lock(&self.timing).unwrap_or_default();
             let _ = sender.send(answer.map(|output| Output { timing, ..output }));

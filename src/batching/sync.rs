@@ -1,7 +1,8 @@
-//! What the queue's threads meet at: the standard library's, or in one test that of a checker that tries interleavings.
+//! Locks and atomics of the queue: the standard library's. Tests can replace them by those of a checker of
+//! interleavings.
 
-#[cfg(not(all(test, feature = "interleavings")))]
+#[cfg(not(test))]
 pub(super) use std::sync::{Condvar, Mutex, MutexGuard, atomic};
 
-#[cfg(all(test, feature = "interleavings"))]
-pub(super) use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
+#[cfg(test)]
+pub(super) use super::tests::either::{Condvar, Mutex, MutexGuard, atomic};

@@ -1,7 +1,7 @@
-//! Tests of the whole layer, with arithmetic that echoes, blocks, panics or overflows on command.
+//! Tests of the whole batching layer, with arithmetic that echoes, blocks, panics or overflows on command.
 
 mod departures;
-#[cfg(feature = "interleavings")]
+pub(super) mod either;
 mod interleavings;
 
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use crate::numeric::{Activation, BufferPool, PanelMatrix};
 const FEATURES: usize = 3;
 const CODE: usize = 2;
 
-/// A value in the first column that makes the echo panic, or answer infinity for its row.
+/// Values in the first column that make the echo panic, or return infinity for the row.
 const PANICS: f32 = -1.0;
 const OVERFLOWS: f32 = -2.0;
 
@@ -60,7 +60,7 @@ fn widths(operation: Operation) -> (usize, usize) {
     }
 }
 
-/// What the echo adds to every number: tells versions and operations apart.
+/// Offset that the echo adds to every number; it differs by version and operation.
 fn offset(model: &LoadedModel, operation: Operation) -> f32 {
     let operation = match operation {
         Operation::Encode => 0.25,
@@ -72,7 +72,7 @@ fn offset(model: &LoadedModel, operation: Operation) -> f32 {
     operation + 100_000.0 * model.key.version.number() as f32
 }
 
-/// Every number of a row is the row's first plus the offset; the error of a row is its first number.
+/// Echo: every number of a row is the row's first number plus the offset; the row's error is its first number.
 fn echo(model: &LoadedModel, operation: Operation, _: Space, batch: &PanelMatrix, _: &mut BufferPool) -> Computed {
     let firsts = batch.column(0);
     assert!(!firsts.contains(&PANICS), "told to panic");
@@ -87,7 +87,7 @@ fn echo(model: &LoadedModel, operation: Operation, _: Space, batch: &PanelMatrix
     Computed { values, squared_errors, squared_errors_input_units }
 }
 
-/// The echo, which tells of every batch (its first column) before it computes it, and then waits for a word.
+/// An echo that reports the first column of every batch before computing it, and then waits for a release.
 struct Gate {
     batches: Receiver<Vec<f32>>,
     go: Sender<()>,
@@ -100,14 +100,14 @@ impl Gate {
         let wait = Mutex::new(wait);
         let compute = Compute::new(move |model, operation, space, batch, buffers| {
             let _ = entered.send(batch.column(0));
-            // Without a gate any more everything passes.
+            // Once the gate is dropped, every batch passes.
             let _: Result<(), _> = lock(&wait).recv();
             echo(model, operation, space, batch, buffers)
         });
         (Self { batches, go }, compute)
     }
 
-    /// The next batch has begun: its first column.
+    /// Waits for the next batch; returns its first column.
     #[track_caller]
     fn entered(&self) -> Vec<f32> {
         self.batches.recv().expect("a batch")
@@ -126,7 +126,7 @@ fn echoing(threads: usize) -> Batcher {
     Batcher::start_with(small_batches(), threads, Arc::default(), Compute::new(echo), false).expect("starts")
 }
 
-/// One thread behind a gate, and busy with a batch of one row, 0.
+/// A batcher with one thread behind a gate, busy with a batch of one row, 0.
 fn busy(config: BatchingConfig) -> (Batcher, Gate, Submission) {
     let (gate, compute) = Gate::new();
     let batcher = Batcher::start_with(config, 1, Arc::default(), compute, false).expect("starts");
@@ -136,7 +136,7 @@ fn busy(config: BatchingConfig) -> (Batcher, Gate, Submission) {
     (batcher, gate, first)
 }
 
-/// Rows whose numbers are all the same.
+/// Rows that each repeat one number.
 fn matrix(columns: usize, firsts: &[f32]) -> Matrix {
     let values = firsts.iter().flat_map(|first| std::iter::repeat_n(*first, columns)).collect();
     Matrix::new(firsts.len() as u32, columns as u32, Values::Floats(values)).expect("a matrix")
@@ -161,7 +161,7 @@ fn submission(batcher: &Batcher, operation: Operation, rows: Matrix, deadline: O
     Box::pin(async move { batcher.submit(model(1), operation, rows, form, deadline, Urgency::Interactive).await })
 }
 
-/// Lets a submission come as far as it can without waiting: it is refused or queued. Its answer, if it has one.
+/// Polls a submission once, so that it is rejected or queued. Returns its result, if it has one.
 #[track_caller]
 fn admit(submission: &mut Submission) -> Option<Result<Output, BatchError>> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -217,7 +217,7 @@ async fn every_caller_gets_their_own_rows_back() {
                 assert_eq!(
                     matches!(output.matrix.values(), Values::Float32Le(_)),
                     in_bytes,
-                    "the form of the question"
+                    "the format of the request"
                 );
                 check_echo(&output, operation, &model, &firsts);
             })
@@ -316,7 +316,7 @@ async fn departed_callers_are_not_computed() {
     let stays = queued(&batcher, matrix(FEATURES, &[2.0]));
     assert_eq!(batcher.stats().waiting_rows, 3);
     drop(departs);
-    assert_eq!(batcher.stats().waiting_rows, 2, "its place is free at once");
+    assert_eq!(batcher.stats().waiting_rows, 2, "its space is free at once");
     gate.release();
     gate.release();
     first.await.expect("an answer");
@@ -385,12 +385,12 @@ fn a_deadline_that_cannot_be_met_is_told_at_once() {
     queue.admit(request(1_000, None)).expect("room");
     queue.admit(request(1, Some(1_000))).expect("nothing was measured yet");
     queue.record(&request(1, None).key(), now, 100 * FEATURES * CODE, Duration::from_secs(1));
-    let refused = queue.admit(request(1, Some(19_000))).expect_err("10 s of work are before it");
+    let refused = queue.admit(request(1, Some(19_000))).expect_err("10 s of work are queued before it");
     assert_eq!(refused, BatchError::DeadlineExceeded);
-    queue.admit(request(1, Some(21_000))).expect("there is as much time again for what comes before and after");
-    queue.admit(request(1, None)).expect("without a deadline it waits");
+    queue.admit(request(1, Some(21_000))).expect("the margin covers twice the predicted wait");
+    queue.admit(request(1, None)).expect("without a deadline it is queued");
     let other = Request { operation: Operation::Reconstruct, ..request(1, Some(400)) };
-    queue.admit(other).expect("its line is empty, and lines take turns");
+    queue.admit(other).expect("its queue is empty, and queues take turns");
 }
 
 #[tokio::test]
@@ -424,13 +424,13 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     for submission in [first, waits, fits] {
         submission.await.expect("an answer");
     }
-    // Whoever has an answer finds the room that it took.
+    // A caller with a response finds the space of its request free.
     let again = queued(&batcher, matrix(FEATURES, &[3.0; 10]));
     gate.release();
     again.await.expect("an answer");
 }
 
-/// In a model with one large row more than what is small.
+/// The sizes are above [`request::SMALL_BYTES_MAX`], because smaller requests are never rejected early.
 #[test]
 fn what_has_no_room_is_refused_before_it_comes() {
     let (_gate, compute) = Gate::new();
@@ -450,9 +450,9 @@ fn what_has_no_room_is_refused_before_it_comes() {
     }
     assert_eq!(batcher.stats().refused, 1);
     let _waits = queued(&batcher, matrix(FEATURES, &vec![1.0; 20_000]));
-    assert!(matches!(early(5_000), Some(BatchError::Full { .. })), "the line has its share");
-    assert_eq!(batcher.refuse_early(&model, Operation::Decode, bytes(5_000)), None, "another has not");
-    assert_eq!(early(request::SMALL_BYTES_MAX / bytes(1)), None, "a small one may need no room");
+    assert!(matches!(early(5_000), Some(BatchError::Full { .. })), "the queue has used its share");
+    assert_eq!(batcher.refuse_early(&model, Operation::Decode, bytes(5_000)), None, "another queue has not");
+    assert_eq!(early(request::SMALL_BYTES_MAX / bytes(1)), None, "a small request may need no room");
 }
 
 #[tokio::test]
@@ -514,12 +514,12 @@ async fn a_panic_fails_the_whole_of_a_split_request() {
 async fn not_a_number_fails_its_own_request_alone() {
     let not_finite = |row| MatrixError::NotFinite { row, column: 0, value: f32::INFINITY };
     let (batcher, gate, first) = busy(BatchingConfig::default());
-    // A few rows are looked through before they wait.
+    // A small request is checked before it is queued.
     let mut firsts = vec![1.0; 2_000];
     firsts[7] = f32::INFINITY;
     let error = refused(&batcher, Operation::Encode, matrix(FEATURES, &firsts[..10]));
     assert_eq!(error, BatchError::Matrix(not_finite(7)));
-    // Many are, before they join a batch, whichever of them is wrong.
+    // A large request is checked before it joins a batch, wherever the bad value is.
     firsts[7] = 1.0;
     firsts[1_999] = f32::INFINITY;
     let before = queued(&batcher, matrix(FEATURES, &[2.0]));
@@ -577,7 +577,7 @@ async fn tiny_questions_wait_while_training_is_owed_something() {
     assert_eq!(gate.entered(), [1.0]);
     gate.release();
     waits.await.expect("an answer");
-    // The thread that computed it pauses, and then nothing is owed.
+    // The thread that computed it pauses, and then training is owed nothing.
     for _ in 0..10_000 {
         if !min_share.is_owed(Instant::now()) {
             break;
@@ -587,7 +587,7 @@ async fn tiny_questions_wait_while_training_is_owed_something() {
     assert!(!min_share.is_owed(Instant::now()), "the thread paused");
     let at_once = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), None);
     at_once.await.expect("an answer");
-    assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "computed where it was asked");
+    assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "computed inline");
 }
 
 #[test]
@@ -598,7 +598,7 @@ fn dropping_the_last_handle_ends_the_threads() {
     drop(batcher);
     assert_eq!(gate.batches.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "one handle is left");
     drop(other);
-    // The threads hold the other end of this channel, between them, until the last of them returns.
+    // The threads share the other end of this channel; it closes when the last of them returns.
     assert_eq!(gate.batches.recv(), Err(RecvError));
 }
 

@@ -1,4 +1,4 @@
-//! What a request's time was spent on.
+//! Timing of a request: queueing, batch assembly and compute.
 
 use std::time::{Duration, Instant};
 
@@ -6,43 +6,43 @@ use super::Operation;
 
 use crate::telemetry::measures::KindMeasures;
 
-/// How the time of a request that was answered passed. Where batches have cut it into pieces, each batch counts whole, and
-/// two of them may have been computed at the same time.
+/// Timing of a completed request. If the request was split over several batches, each batch counts in full, and batches
+/// may have been computed at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// From its acceptance until its first batch began.
+    /// Time from acceptance until the first batch started.
     pub queued: Duration,
-    /// Of the batches that it was in: from their beginning until all their rows were copied together.
+    /// Total time in which the rows of its batches were copied together.
     pub assembly: Duration,
-    /// Of the batches that it was in: the arithmetic.
+    /// Total compute time of its batches.
     pub compute: Duration,
-    /// Rows of the largest batch that it was in.
+    /// Rows of its largest batch.
     pub batch_rows: usize,
-    /// The last batch that it was in. What was computed where it was asked is a batch of its own.
+    /// Its last batch. A request that was computed inline is a batch of its own.
     pub batch: Option<Batch>,
 }
 
-/// A batch that was computed.
+/// A computed batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Those of a process are numbered from 1, in the order of their ends.
+    /// Number of the batch in this process, from 1, in order of completion.
     pub number: u64,
-    /// What was computed.
+    /// The computed operation.
     pub operation: Operation,
-    /// Of all requests.
+    /// Rows of all requests in the batch.
     pub rows: usize,
-    /// Requests that it computed, or parts of.
+    /// Number of requests with rows in the batch.
     pub requests: usize,
-    /// From its beginning until all rows were copied together.
+    /// Time in which the rows were copied together.
     pub assembly: Duration,
-    /// The arithmetic.
+    /// Compute time.
     pub compute: Duration,
-    /// When that was done.
+    /// When the computation ended.
     pub computed_at: Instant,
 }
 
 impl Batch {
-    /// Counts it where its model is measured.
+    /// Records the batch in the metrics of its model.
     pub(super) fn measure(&self, measures: &KindMeasures) {
         measures.assembly.observe_time(self.assembly);
         measures.compute.observe_time(self.compute);
@@ -51,12 +51,12 @@ impl Batch {
 }
 
 impl Timing {
-    /// Of a request whose first batch began after it had waited for `queued`.
+    /// The timing of a request whose first batch started after it had waited for `queued`.
     pub(super) fn after(queued: Duration) -> Self {
         Self { queued, ..Self::default() }
     }
 
-    /// Adds a batch that it was in.
+    /// Adds a batch with rows of this request.
     pub(super) fn add(&mut self, batch: &Batch) {
         self.assembly += batch.assembly;
         self.compute += batch.compute;

@@ -1,4 +1,4 @@
-//! What a serving thread does: take a batch, compute it, answer everybody in it.
+//! Serving thread: takes a batch, computes it and completes its requests.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,12 +16,12 @@ use crate::model::{Decoder, Space};
 use crate::numeric::{BufferPool, PanelMatrix};
 use crate::registry::LoadedModel;
 
-/// How long a thread without work keeps the matrices of its last batches for the next.
+/// How long an idle thread keeps the matrices of its last batches for reuse.
 const SPARE_KEPT: Duration = Duration::from_millis(50);
 
 type Arithmetic = dyn Fn(&LoadedModel, Operation, Space, &PanelMatrix, &mut BufferPool) -> Computed + Send + Sync;
 
-/// The arithmetic of a batch: tests put their own here.
+/// The arithmetic of a batch; tests can replace it.
 pub(super) struct Compute(Box<Arithmetic>);
 
 impl Compute {
@@ -31,13 +31,13 @@ impl Compute {
         Self(Box::new(compute))
     }
 
-    /// The model's own.
+    /// The models' own arithmetic.
     pub(super) fn of_models() -> Self {
         Self::new(of_model)
     }
 }
 
-/// The model's own arithmetic, on rows in a space.
+/// Computes an operation with the model's own arithmetic, on rows in `space`.
 pub(super) fn of_model(
     model: &LoadedModel,
     operation: Operation,
@@ -45,7 +45,7 @@ pub(super) fn of_model(
     batch: &PanelMatrix,
     buffers: &mut BufferPool,
 ) -> Computed {
-    // A question that needs it is refused where there is none.
+    // Requests that need one of these are rejected earlier if the model has none.
     let inverse = || Decoder::PseudoInverse(model.inverse().expect("the model has a pseudo-inverse"));
     let scorer = || model.scorer().expect("the model has statistics");
     let autoencoder = &model.artifact.model;
@@ -102,12 +102,13 @@ pub(super) fn run(queue: &Queue, min_share: &MinCpuShare, compute: &Compute) {
                 queue.fail(piece, BatchError::WorkerLost);
             }
         }
-        // Here, where no caller was promised this thread: who comes meanwhile wakes another.
+        // Pause here, between batches, where this thread holds no request. Requests that arrive now wake another
+        // thread.
         min_share.give_way(Instant::now());
     }
 }
 
-/// A piece that is in the batch, from row `first` of it on.
+/// A piece of the batch. `first` is its first row in the batch.
 struct Member<'a> {
     piece: &'a Piece<Arc<QueuedRequest>>,
     first: usize,
@@ -119,7 +120,7 @@ impl Member<'_> {
     }
 }
 
-/// Computes one batch and answers the requests that end in it.
+/// Computes one batch, and completes the requests whose last rows are in it.
 fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<QueuedRequest>>], buffers: &mut BufferPool) {
     let started = Instant::now();
     let mut members = Vec::with_capacity(pieces.len());
@@ -153,7 +154,7 @@ fn serve(queue: &Queue, compute: &Compute, pieces: &[Piece<Arc<QueuedRequest>>],
     request.model.usage().batch(request.operation as usize, rows);
     done.measure(&request.model.measures().kinds[request.operation as usize]);
 
-    // Almost always all is well, and one quick look over the batch says so.
+    // Almost always everything is finite, which one fast pass over the batch confirms.
     let all_finite = computed.is_finite();
     for member in &members {
         let Member { piece, first } = member;

@@ -1,4 +1,4 @@
-//! What all client commands share: where the server is, how errors look, how models are named.
+//! Shared by all client commands: connections, error texts, model references and matrices.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -23,41 +23,42 @@ use crate::rpc::pb::job_service_client::JobServiceClient;
 use crate::rpc::pb::model_service_client::ModelServiceClient;
 use crate::rpc::{convert, pb};
 
-/// What went wrong, with what to do next.
+/// An error of a command. Its text says what went wrong and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// A mistake in the command.
+    /// A mistake in the command line.
     #[error("{0}")]
     Usage(String),
-    /// Anything else.
+    /// Any other failure.
     #[error("{0}")]
     Failed(String),
-    /// The user stopped the command.
+    /// The user interrupted the command.
     #[error("interrupted: {0}")]
     Interrupted(String),
-    /// A file.
+    /// A file cannot be read or written, or has wrong content.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The settings.
+    /// The settings are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The server said no.
+    /// The server returned an error.
     #[error("{}", explain(.0))]
     Status(Box<Status>),
-    /// There is no server.
+    /// No server accepts connections at the address.
     #[error(
-        "no server answers at {url}: {reason}\n  start one with `halfhitch serve`, or say where it is with --server URL"
+        "no server responds at {url}: {reason}\n  start one with `halfhitch serve`, or name another with --server URL"
     )]
     NoServer {
-        /// Where it was looked for.
+        /// The address that was tried.
         url: String,
-        /// What the system says.
+        /// Why the connection failed.
         reason: String,
     },
 }
 
 impl CliError {
-    /// Names the row of the file where the server names one of the request, which begins with row `first_row` (from 0) of it.
+    /// Adds the row of the file to an error that names a row of the request. The request begins at row `first_row` of
+    /// the file, counted from 0.
     pub(super) fn in_file(self, path: &str, first_row: u64) -> Self {
         let Self::Status(status) = &self else { return self };
         let info = status.get_details_error_info().filter(|info| info.reason == "ROW");
@@ -75,7 +76,7 @@ impl From<Status> for CliError {
     }
 }
 
-/// Code, message, and what the details add.
+/// The code and message of a status, with wrong fields and the retry delay from its details.
 fn explain(status: &Status) -> String {
     let mut text = format!("{}: {}", code_name(status.code()), status.message());
     let details = status.get_error_details();
@@ -87,12 +88,12 @@ fn explain(status: &Status) -> String {
         }
     }
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
-        text.push_str(&format!("\n  try again in {delay:?}"));
+        text.push_str(&format!("\n  retry in {delay:?}"));
     }
     text
 }
 
-/// As the protocol spells it.
+/// The name of a status code in the gRPC specification.
 fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -115,7 +116,7 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// What every client command knows.
+/// What every client command needs: server, output format, credentials.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) url: String,
@@ -124,10 +125,10 @@ pub(super) struct Context {
     last_failure: LastFailure,
 }
 
-/// A connection on which every call shows the token, if there is one.
+/// A connection that adds the token, if there is one, to every call.
 pub(super) type Connection = InterceptedService<Channel, Bearer>;
 
-/// Puts a token into the headers of a call.
+/// Adds a token to the headers of a call.
 #[derive(Clone, Debug)]
 pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
 
@@ -140,11 +141,10 @@ impl Interceptor for Bearer {
     }
 }
 
-/// A file of credentials.
+/// Reads a file of credentials.
 fn read(flag: &str, path: &Path) -> Result<String, CliError> {
-    std::fs::read_to_string(path).map_err(|error| {
-        CliError::Failed(format!("{flag} {}: {error}, expected a file of text that can be read", path.display()))
-    })
+    std::fs::read_to_string(path)
+        .map_err(|error| CliError::Failed(format!("{flag} {}: {error}, expected a readable text file", path.display())))
 }
 
 /// Whether a host is this machine.
@@ -153,7 +153,7 @@ fn is_this_machine(host: &str) -> bool {
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Answers that a client takes, at most.
+/// Maximum size of a response in bytes.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 impl Context {
@@ -173,12 +173,12 @@ impl Context {
         let stays_here = uri.host().is_some_and(is_this_machine);
         if uri.scheme_str() != Some("https") && !stays_here && !insecure_token {
             return Err(CliError::Usage(format!(
-                "the token is not sent unencrypted to {}: use https, or --insecure-token if nobody can listen",
+                "the token is not sent unencrypted to {}: use https, or --insecure-token if the network is trusted",
                 self.url
             )));
         }
         let mut value = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
-            .map_err(|_| CliError::Usage("the token has characters that no header may have".to_owned()))?;
+            .map_err(|_| CliError::Usage("the token has characters that are not allowed in a header".to_owned()))?;
         value.set_sensitive(true);
         Ok(Bearer(Some(value)))
     }
@@ -187,7 +187,7 @@ impl Context {
         let uri = self.uri()?;
         let connector = self.connector(&uri)?;
         let bearer = self.bearer(&uri)?;
-        // The connector encrypts: the transport above need not know.
+        // The connector encrypts, so the transport above it uses plain http.
         let plain = Uri::builder().scheme("http").authority(uri.authority().map_or("", |place| place.as_str()));
         let plain = plain.path_and_query("/").build().map_err(|error| self.no_url(&error))?;
         let endpoint = Endpoint::from(plain)
@@ -205,7 +205,7 @@ impl Context {
     }
 
     fn no_url(&self, error: &dyn std::fmt::Display) -> CliError {
-        CliError::Usage(format!("--server {:?} is no URL ({error}), expected for example http://host:50051", self.url))
+        CliError::Usage(format!("--server {:?} is not a URL ({error}), expected one like http://host:50051", self.url))
     }
 
     fn uri(&self) -> Result<Uri, CliError> {
@@ -225,7 +225,7 @@ impl Context {
         Connector::new(&self.url, uri, files, self.last_failure.clone())
     }
 
-    /// Why the newest connection failed, if the transport was not to blame.
+    /// Why the newest connection failed, if the connector knows more than the transport.
     fn failure(&self) -> Option<CliError> {
         Some(match self.last_failure.get()? {
             Failure::NoServer(reason) => CliError::NoServer { url: self.url.clone(), reason },
@@ -233,7 +233,7 @@ impl Context {
         })
     }
 
-    /// The same error, or what was behind it where a connection broke.
+    /// The cause of a broken connection if it can be found, else the same error.
     pub(super) async fn clarified(&self, error: CliError) -> CliError {
         let CliError::Status(status) = &error else { return error };
         if std::error::Error::source(status.as_ref()).is_none() {
@@ -262,13 +262,13 @@ impl Context {
     }
 }
 
-/// Whether something follows the host that ought to be a port.
+/// Whether the authority has text after the host that should be a port.
 fn has_port(authority: &str) -> bool {
     let host_end = authority.rfind(']').map_or(0, |end| end + 1);
     authority[host_end..].rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
-/// The cause that says most.
+/// The text of the innermost cause.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -277,12 +277,12 @@ fn innermost(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
-/// How often a call is made again while the server is full.
+/// Maximum retries of a call while the server is full.
 const FULL_RETRIES_MAX: u32 = 12;
-/// The least pause before the first of these tries; it doubles, seven times.
+/// Minimum retry delay before the first retry; it doubles up to seven times.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
-/// Makes a call, and again when the server refuses it for want of room and says when to come back.
+/// Makes a call, and retries it after RESOURCE_EXHAUSTED with a retry delay.
 pub(super) async fn patiently<T, F: Future<Output = Result<T, CliError>>>(
     attempt: impl Fn() -> F,
 ) -> Result<T, CliError> {
@@ -311,7 +311,7 @@ async fn patiently_from<T, F: Future<Output = Result<T, CliError>>>(
     }
 }
 
-/// `NAME`, `NAME@VERSION` or `NAME@ALIAS`.
+/// Parses `NAME`, `NAME@VERSION` or `NAME@ALIAS`; `NAME@latest` means `NAME`.
 pub(super) fn model_ref(text: &str) -> Result<pb::ModelRef, CliError> {
     let (name, selector) = match text.split_once('@') {
         None | Some((_, "latest")) => (text.split('@').next().unwrap_or(text), None),
@@ -326,8 +326,8 @@ pub(super) fn model_ref(text: &str) -> Result<pb::ModelRef, CliError> {
     Ok(pb::ModelRef { name: name.to_owned(), selector })
 }
 
-/// A matrix in the smaller form that keeps its numbers: binary32 where these lose nothing there (see [`needs_f64`]), else binary64.
-/// A function of the numbers alone, so that an upload that goes on later sends the same.
+/// A matrix of binary32 if that keeps all values (see [`needs_f64`]), else of binary64. Depends only on the values, so
+/// that a resumed upload sends the same chunks.
 pub(super) fn matrix(columns: usize, values: &[f64]) -> pb::Matrix {
     let values = if needs_f64(values) { Values::from_f64(values) } else { Values::from_f32(&narrow(values)) };
     matrix_of(columns, values)
@@ -355,12 +355,12 @@ fn matrix_of(columns: usize, values: Values) -> pb::Matrix {
     }
 }
 
-/// The same as [`matrix`], of columns with these names, if they have some.
+/// As [`matrix`], with column names; empty if the columns have none.
 pub(super) fn named_matrix(columns: usize, values: &[f64], names: &[String]) -> pb::Matrix {
     pb::Matrix { column_names: names.to_vec(), ..matrix(columns, values) }
 }
 
-/// Tells on standard error what the server decided about a request.
+/// Prints the notes of a response to standard error.
 pub(super) fn tell_notes(context: &Context, notes: &[String]) {
     for note in notes {
         if context.json {
@@ -371,19 +371,19 @@ pub(super) fn tell_notes(context: &Context, notes: &[String]) {
     }
 }
 
-/// The matrix of an answer.
+/// The matrix of a response, checked.
 pub(super) fn answered(matrix: Option<pb::Matrix>) -> Result<Matrix, CliError> {
     let matrix = convert::matrix("matrix", matrix);
-    matrix.map_err(|error| CliError::Failed(format!("the server's answer is wrong: {error}")))
+    matrix.map_err(|error| CliError::Failed(format!("the server's response is invalid: {error}")))
 }
 
-/// The numbers of an answer, and their width.
+/// The values of a response as binary64, row-major, and the number of columns.
 pub(super) fn numbers(matrix: Option<pb::Matrix>) -> Result<(Vec<f64>, usize), CliError> {
     let matrix = answered(matrix)?;
     Ok((matrix.values().to_f64(), matrix.columns()))
 }
 
-/// The same, each rounded to binary32.
+/// The values of a response as binary32, row-major, and the number of columns.
 pub(super) fn float_numbers(matrix: Option<pb::Matrix>) -> Result<(Vec<f32>, usize), CliError> {
     let matrix = answered(matrix)?;
     Ok((matrix.values().to_f32(), matrix.columns()))

@@ -1,4 +1,4 @@
-//! Makes connections, plain or encrypted, and says in plain words why one cannot be made.
+//! Makes connections, with or without TLS, and explains why one cannot be made.
 
 use std::error::Error;
 use std::fmt;
@@ -30,24 +30,24 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::client::CliError;
 use crate::model::text::shown_list;
 
-/// How long a connection, or a handshake, is waited for.
+/// Timeout of name resolution, of a connection and of a TLS handshake.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a server that cannot be understood is asked what it speaks.
+/// Timeout of a probe that finds out which protocol the server speaks.
 const PROBE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// The port of a server that was not told another one.
+/// Default port of a halfhitch server.
 const PORT_DEFAULT: u16 = 50051;
-/// What a client of HTTP/2 says first (RFC 9113, 3.4), with empty settings.
+/// The HTTP/2 connection preface (RFC 9113, 3.4), with an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// What is wrong with a server of web pages.
+/// Explanation for a server that speaks HTTP/1.
 const SPEAKS_HTTP1: &str = "speaks HTTP/1, not HTTP/2: is it a gRPC server, or a proxy that forwards gRPC? \
                             (the port of --admin-listen is for metrics, not for calls)";
 
-/// Why there is no connection.
+/// Why a connection could not be made.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
-    /// Nothing listens, or nothing answers.
+    /// No server listens or responds.
     NoServer(String),
-    /// Something answers that this client cannot talk to; what it is, and what to do.
+    /// A server responds, but this client cannot use it; the text says why and what to do.
     Refused(String),
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// The newest reason why a connection was not made, or ended. The transport above keeps no more of an error than its text.
+/// The newest reason why a connection failed or ended. The transport above keeps only the text of an error.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastFailure(Arc<Mutex<Option<Failure>>>);
 
@@ -74,7 +74,7 @@ impl LastFailure {
     }
 }
 
-/// Files that say who the server is, and who this client is.
+/// Files of TLS: the authority of the server, and the certificate and key of this client.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
     pub(super) ca: Option<PathBuf>,
@@ -87,7 +87,7 @@ pub(super) struct Files {
 pub(super) struct Connector {
     host: String,
     port: u16,
-    /// Whether the URL says it.
+    /// Whether the URL names the port.
     has_port: bool,
     url: String,
     tls: Option<Arc<ClientConfig>>,
@@ -104,7 +104,7 @@ pub(super) fn with_scheme(server: &str, has_tls_files: bool) -> String {
 }
 
 impl Connector {
-    /// To the server of a URL.
+    /// A connector for the server of a URL.
     pub(super) fn new(url: &str, uri: &Uri, files: Files, last_failure: LastFailure) -> Result<Self, CliError> {
         let is_encrypted = match uri.scheme_str() {
             Some("http") => false,
@@ -125,12 +125,13 @@ impl Connector {
         Ok(Self { host, port, has_port, url, tls, files, last_failure })
     }
 
-    /// A new connection.
+    /// Makes a new connection.
     pub(super) async fn connect(self) -> Result<Connection, Failure> {
         let made = self.establish().await;
         match &made {
             Err(failure) => self.last_failure.set(Some(failure.clone())),
-            // The transport connects again by itself after what `Connection::look` has seen: that still counts.
+            // The transport reconnects by itself after a failure that `Connection::look` has seen. That failure still
+            // counts.
             Ok(_) if matches!(self.last_failure.get(), Some(Failure::NoServer(_))) => self.last_failure.set(None),
             Ok(_) => {}
         }
@@ -143,7 +144,7 @@ impl Connector {
             return Ok(Connection { stream: Stream::Plain(stream), connector: self.clone(), has_read: false });
         };
         let name = ServerName::try_from(self.host.clone())
-            .map_err(|_| Failure::Refused(format!("{:?} is no name that a certificate can be for", self.host)))?;
+            .map_err(|_| Failure::Refused(format!("{:?} is not a host name that a certificate can have", self.host)))?;
         let handshake = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
         let stream = match timeout(CONNECT_WAIT_MAX, handshake).await {
             Err(_) => return Err(self.refused("did not finish the TLS handshake within 10 s")),
@@ -162,7 +163,7 @@ impl Connector {
             Ok(Ok(addresses)) => addresses,
             Ok(Err(error)) => {
                 return Err(Failure::Refused(format!(
-                    "the host of {} is not found: {error}; look at its spelling, or give its address",
+                    "the host of {} is not found: {error}; check its spelling, or use its IP address",
                     self.url
                 )));
             }
@@ -177,21 +178,19 @@ impl Connector {
                     return Ok(stream);
                 }
                 Ok(Err(error)) => last = Some(error.to_string()),
-                Err(_) => last = Some("no answer within 10 s".to_owned()),
+                Err(_) => last = Some("no response within 10 s".to_owned()),
             }
         }
         let reason = last.unwrap_or_else(|| "the host has no address".to_owned());
         let hint = if self.has_port {
             String::new()
         } else {
-            format!(
-                " (the URL names no port, so {port} was tried; halfhitch listens on {PORT_DEFAULT} unless told otherwise)"
-            )
+            format!(" (the URL names no port, so {port} was tried; halfhitch listens on {PORT_DEFAULT} by default)")
         };
         Err(Failure::NoServer(format!("{reason}{hint}")))
     }
 
-    /// What `what` says of the server, as a failure.
+    /// A failure whose text is `what`, with the address of the server in front.
     fn refused(&self, what: &str) -> Failure {
         Failure::Refused(format!("the server at {}:{} {what}", self.host, self.port))
     }
@@ -211,28 +210,28 @@ impl Connector {
         if self.speaks_plain().await {
             return self.refused(&format!("speaks without TLS: use --server {}", self.other_url()));
         }
-        self.refused(&format!("did not answer the TLS handshake: {error}; is it a gRPC server with TLS?"))
+        self.refused(&format!("did not respond to the TLS handshake: {error}; is it a gRPC server with TLS?"))
     }
 
-    /// Whether the server answers the preface of HTTP/2 on a connection that is not encrypted.
+    /// Whether the server responds to the HTTP/2 preface on an unencrypted connection.
     async fn speaks_plain(&self) -> bool {
         let ask = async {
             let mut stream = self.tcp().await.ok()?;
             stream.write_all(PREFACE).await.ok()?;
             let mut head = [0; 9];
             stream.read_exact(&mut head).await.ok()?;
-            // The type of a frame: SETTINGS come first.
+            // Byte 3 is the type of the frame; the first frame must be SETTINGS, 4.
             Some(head[3] == 4)
         };
         timeout(PROBE_WAIT_MAX, ask).await.ok().flatten().unwrap_or(false)
     }
 
-    /// Whether the server shakes hands, whatever its certificate is.
+    /// Whether the server responds to a TLS handshake. Its certificate does not matter.
     async fn speaks_tls(&self) -> bool {
         let ask = async {
             let stream = self.tcp().await.ok()?;
             let name = ServerName::try_from(self.host.clone()).ok()?;
-            // No certificate is trusted: its rejection is an answer as well.
+            // The verifier trusts no certificate. A rejected certificate also proves that the server speaks TLS.
             let verifier = Verifier { by_authority: None, ours: Vec::new() };
             let config = builder().ok()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
             let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
@@ -244,7 +243,7 @@ impl Connector {
         timeout(PROBE_WAIT_MAX, ask).await.ok().flatten().unwrap_or(false)
     }
 
-    /// Whether the server answers a request of HTTP/1 as such.
+    /// Whether the server responds to an HTTP/1 request with HTTP/1.
     async fn speaks_http1(&self) -> bool {
         let ask = async {
             let mut stream = self.tcp().await.ok()?;
@@ -257,8 +256,9 @@ impl Connector {
         timeout(PROBE_WAIT_MAX, ask).await.ok().flatten().unwrap_or(false)
     }
 
-    /// What the server sends on a connection on which the client stays silent: a refusal of its certificate, if there is one.
-    /// TLS 1.3 sends it after the handshake. Once the client has sent a request, the reset of the connection may discard it.
+    /// Finds a TLS alert that rejects the client certificate: opens a connection, sends nothing and reads. TLS 1.3
+    /// sends this alert after the handshake. Once the client has sent a request, the reset of the connection may
+    /// discard the alert.
     async fn late_alert(&self) -> Option<Failure> {
         let ask = async {
             match self.establish().await {
@@ -273,8 +273,8 @@ impl Connector {
         timeout(PROBE_WAIT_MAX, ask).await.ok().flatten()
     }
 
-    /// Why a call on a new connection failed. Asks the server again, on connections of its own, because a reset may have
-    /// discarded what it sent.
+    /// Explains why a call on a new connection failed. Probes the server on separate connections, because a reset may
+    /// have discarded what it sent.
     pub(super) async fn explain(&self) -> Option<Failure> {
         if self.tls.is_some() {
             return self.late_alert().await;
@@ -288,7 +288,7 @@ impl Connector {
         None
     }
 
-    /// What is wrong with the certificate, the server's or ours.
+    /// A failure for a TLS error: the certificate of the server or of this client, or the protocol.
     fn refused_by_tls(&self, error: &TlsError) -> Failure {
         let host = &self.host;
         let shown = |path: &Option<PathBuf>| path.as_deref().map_or(String::new(), |path| path.display().to_string());
@@ -296,9 +296,9 @@ impl Connector {
             |text: String| Failure::Refused(format!("the certificate of the server at {host}:{} {text}", self.port));
         match error {
             TlsError::InvalidCertificate(wrong) => theirs(self.wrong_certificate(wrong)),
-            TlsError::AlertReceived(AlertDescription::CertificateRequired) => self.refused(
-                "wants to see a client certificate: name it with --client-certificate FILE --client-key FILE",
-            ),
+            TlsError::AlertReceived(AlertDescription::CertificateRequired) => {
+                self.refused("requires a client certificate: add --client-certificate FILE --client-key FILE")
+            }
             TlsError::AlertReceived(
                 alert @ (AlertDescription::UnknownCA
                 | AlertDescription::BadCertificate
@@ -310,17 +310,16 @@ impl Connector {
                 | AlertDescription::DecryptError),
             ) => match &self.files.certificate {
                 Some(_) => self.refused(&format!(
-                    "refuses the client certificate {} ({alert:?}): expected one that its client_ca has issued and that is in force",
+                    "rejects the client certificate {} ({alert:?}): expected a valid one from its tls_client_ca",
                     shown(&self.files.certificate)
                 )),
                 None => self.refused(&format!(
-                    "ended the TLS handshake ({alert:?}): it may want a client certificate (--client-certificate, --client-key)"
+                    "ended the TLS handshake ({alert:?}): it may require --client-certificate and --client-key"
                 )),
             },
             TlsError::AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure)
-            | TlsError::PeerIncompatible(_) => self.refused(&format!(
-                "and this client have no version or cipher of TLS in common ({error}): expected TLS 1.2 or 1.3"
-            )),
+            | TlsError::PeerIncompatible(_) => self
+                .refused(&format!("and this client share no TLS version or cipher ({error}): expected TLS 1.2 or 1.3")),
             TlsError::AlertReceived(AlertDescription::NoApplicationProtocol) | TlsError::NoApplicationProtocol => {
                 self.refused("speaks TLS, but not HTTP/2: is it a gRPC server, or a proxy that forwards gRPC?")
             }
@@ -328,7 +327,7 @@ impl Connector {
         }
     }
 
-    /// The end of a sentence that begins with the server's certificate.
+    /// What is wrong with the certificate, as the end of the sentence "the certificate of the server at HOST:PORT ...".
     fn wrong_certificate(&self, wrong: &CertificateError) -> String {
         let days = |seconds: u64| match seconds / 86_400 {
             0 => "less than a day".to_owned(),
@@ -338,7 +337,7 @@ impl Connector {
         let names = |presented: &[String]| {
             if presented.is_empty() {
                 format!(
-                    "names no host (it has no subject alternative names): make it for this host, with openssl by -addext \
+                    "names no host (it has no subject alternative names): create one with openssl and -addext \
                      subjectAltName={}",
                     if self.host.parse::<std::net::IpAddr>().is_ok() {
                         format!("IP:{}", self.host)
@@ -348,48 +347,46 @@ impl Connector {
                 )
             } else {
                 format!(
-                    "is for {}, and not for {:?}: use such a name in --server, or make a certificate for this one",
+                    "is for {}, not for {:?}: use one of those names in --server, or create a certificate for this one",
                     shown_list(presented.iter().map(|name| plain_name(name))),
                     self.host
                 )
             }
         };
-        let unknown_authority = || {
-            match &self.files.ca {
+        let unknown_authority = || match &self.files.ca {
             Some(ca) => format!(
-                "is not from an authority in --ca {}: name the file of its authority, or, where the server made its own certificate, \
+                "is not from an authority in --ca {}: name the file of its authority; if it is self-signed, name \
                  that certificate",
                 ca.display()
             ),
-            None => "is not from an authority that this system trusts: name its authority with --ca FILE, or, where the server \
-                     made its own certificate, that certificate"
+            None => "is not from an authority that this system trusts: name its authority with --ca FILE; if it \
+                     is self-signed, name the certificate itself"
                 .to_owned(),
-        }
         };
         match wrong {
-            // Or an authority of that name is known, and has another key.
+            // `BadSignature`: an authority of that name is known, but has another key.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => unknown_authority(),
             CertificateError::NotValidForNameContext { presented, .. } => names(presented),
             CertificateError::NotValidForName => names(&[]),
             CertificateError::ExpiredContext { time, not_after } => format!(
-                "expired {} ago: renew it, or look at this machine's clock",
+                "expired {} ago: renew it, or check this machine's clock",
                 days(time.as_secs().saturating_sub(not_after.as_secs()))
             ),
-            CertificateError::Expired => "has expired: renew it, or look at this machine's clock".to_owned(),
+            CertificateError::Expired => "has expired: renew it, or check this machine's clock".to_owned(),
             CertificateError::NotValidYetContext { time, not_before } => format!(
-                "is valid only in {}: look at this machine's clock",
+                "is valid only in {}: check this machine's clock",
                 days(not_before.as_secs().saturating_sub(time.as_secs()))
             ),
-            CertificateError::NotValidYet => "is not valid yet: look at this machine's clock".to_owned(),
+            CertificateError::NotValidYet => "is not valid yet: check this machine's clock".to_owned(),
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-                "is not for servers: expected one whose extended key usage is serverAuth, or that has none".to_owned()
+                "is not for servers: expected the extended key usage serverAuth, or none".to_owned()
             }
             other => {
                 let text = format!("{other:?}");
                 if text.contains("CaUsedAsEndEntity") {
-                    format!("is that of an authority, and {}", unknown_authority().trim_start_matches("is "))
+                    format!("is the certificate of an authority, and {}", unknown_authority().trim_start_matches("is "))
                 } else if text.contains("UnsupportedCertVersion") {
-                    "is of X.509 version 1, which names no hosts: make one of version 3 (openssl req -x509 does)"
+                    "has X.509 version 1, which names no hosts: create one of version 3 (openssl req -x509 does)"
                         .to_owned()
                 } else {
                     format!("is refused: {other}")
@@ -399,13 +396,13 @@ impl Connector {
     }
 }
 
-/// A name of a certificate as people write it: rustls tells it as `DnsName("localhost")`.
+/// The plain name inside rustls' text `DnsName("localhost")`.
 fn plain_name(name: &str) -> &str {
     let inside = name.split_once('(').map_or(name, |(_, inside)| inside);
     inside.trim_end_matches(')').trim_matches('"')
 }
 
-/// What TLS says of an error, if it was TLS.
+/// The TLS error inside an I/O error, if there is one.
 fn tls_error(error: &io::Error) -> Option<&TlsError> {
     error.get_ref()?.downcast_ref()
 }
@@ -421,7 +418,7 @@ fn tls(files: &Files) -> Result<ClientConfig, CliError> {
     let ours = match &files.ca {
         Some(path) => {
             let all = certificates("--ca", path)?;
-            // One that cannot be an authority may still be the server's own.
+            // A certificate that is not an authority may be the server's own.
             all.iter().for_each(|certificate| _ = roots.add(certificate.clone()));
             all
         }
@@ -430,7 +427,7 @@ fn tls(files: &Files) -> Result<ClientConfig, CliError> {
             let (added, _) = roots.add_parsable_certificates(found.certs);
             if added == 0 {
                 return Err(CliError::Failed(
-                    "this system has no certificates of authorities: name that of the server's authority with --ca FILE".to_owned(),
+                    "this system has no certificate authorities: name that of the server with --ca FILE".to_owned(),
                 ));
             }
             Vec::new()
@@ -462,7 +459,7 @@ fn tls(files: &Files) -> Result<ClientConfig, CliError> {
         (None, None) => builder.with_no_client_auth(),
         _ => {
             return Err(CliError::Usage(
-                "--client-certificate and --client-key go together: one of them is missing".to_owned(),
+                "--client-certificate and --client-key must be given together: one of them is missing".to_owned(),
             ));
         }
     };
@@ -474,10 +471,10 @@ fn bytes_of(flag: &str, path: &Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(path).map_err(|error| CliError::Failed(format!("{flag} {}: {error}", path.display())))
 }
 
-/// What to do with a file in which nothing was found.
+/// What a file without a PEM block should be, or how to convert it from DER.
 fn instead(bytes: &[u8], what: &str, path: &Path) -> String {
     let path = path.display();
-    // A sequence in DER.
+    // DER starts with the tag of a sequence.
     if bytes.first() == Some(&0x30) {
         return format!("it is DER: convert it with `openssl {what} -inform der -in {path} -out {path}.pem`");
     }
@@ -511,8 +508,8 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CliError> {
     })
 }
 
-/// Trusts what an authority has issued, and the very certificates that were named: a server that made its own certificate is
-/// trusted where this one is named, whether or not it may be an authority.
+/// Trusts certificates that an authority has issued, and the named certificates themselves. A self-signed server
+/// certificate is therefore trusted if --ca names it, even if it may not act as an authority.
 #[derive(Debug)]
 struct Verifier {
     by_authority: Option<Arc<WebPkiServerVerifier>>,
@@ -520,7 +517,7 @@ struct Verifier {
 }
 
 impl Verifier {
-    /// As openssl does: its name and its dates count.
+    /// Checks the host name and the dates of a named certificate, as openssl does.
     fn check_ours(
         certificate: &CertificateDer<'_>,
         name: &ServerName<'_>,
@@ -586,7 +583,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A connection, which takes note of why it ends where that is not for the transport to understand.
+/// A connection that records why it ended where the transport cannot know.
 pub(super) struct Connection {
     stream: Stream,
     connector: Connector,
@@ -599,12 +596,12 @@ enum Stream {
 }
 
 impl Connection {
-    /// Looks at the first bytes that came, and at errors of TLS, which come late where a client certificate is refused.
+    /// Checks the first received bytes and TLS errors. A rejected client certificate causes a late TLS error.
     fn look(&mut self, read: &io::Result<()>, came: &[u8]) {
         let connector = &self.connector;
         let failure = match read {
             Err(error) => tls_error(error).map(|error| connector.refused_by_tls(error)),
-            // Of TLS, an alert, whatever the minor version.
+            // A TLS alert of any minor version.
             Ok(()) if !self.has_read && connector.tls.is_none() && came.starts_with(&[0x15, 3]) => {
                 Some(connector.refused(&format!("speaks TLS: use --server {}", connector.other_url())))
             }

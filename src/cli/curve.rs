@@ -1,13 +1,13 @@
-//! A curve as lines of braille: each character is two dots wide and four high.
+//! Draws curves with braille characters; each is two dots wide and four high.
 
-/// The first of the 256 characters; the bits of a dot are added to it.
+/// The blank character, first of 256; each dot adds one bit.
 const BLANK: u32 = 0x2800;
 const DOTS_WIDE: usize = 2;
 const DOTS_HIGH: usize = 4;
-/// Bits of the dots of a character: by row, then left and right.
+/// Bit of each dot of a character, by row, left and right.
 const BITS: [[u32; DOTS_WIDE]; DOTS_HIGH] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
 
-/// Where the curves of a chart end, above and below; logarithmic where all values are positive, as losses fall by factors.
+/// Range of the vertical axis. Logarithmic if all values are positive, because losses fall by factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Scale {
     pub(super) least: f64,
@@ -15,7 +15,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// Around all finite values; nothing if there is none.
+    /// The range of all finite values; `None` if there are none.
     pub(super) fn around<'a>(values: impl Iterator<Item = &'a f64>) -> Option<Self> {
         values.filter(|value| value.is_finite()).fold(None, |scale, value| {
             let Self { least, most } = scale.unwrap_or(Self { least: *value, most: *value });
@@ -23,7 +23,7 @@ impl Scale {
         })
     }
 
-    /// From 0, below, to 1.
+    /// Position on the axis, from 0 (bottom) to 1 (top).
     fn share(self, value: f64) -> f64 {
         let on_axis = |value: f64| if self.least > 0.0 { value.ln() } else { value };
         let (least, most) = (on_axis(self.least), on_axis(self.most));
@@ -31,7 +31,7 @@ impl Scale {
     }
 }
 
-/// A curve of `width` x `height` characters, the first value at the left and the last at the right; values that are not
+/// Draws values as `width` x `height` characters, the first at the left and the last at the right. Values that are not
 /// finite leave a gap.
 pub(super) fn curve(values: &[f64], scale: Scale, width: usize, height: usize) -> Vec<String> {
     if values.is_empty() || width == 0 || height == 0 {
@@ -47,7 +47,7 @@ pub(super) fn curve(values: &[f64], scale: Scale, width: usize, height: usize) -
             continue;
         }
         let y = ((1.0 - scale.share(value)) * (dots_high - 1) as f64).round() as usize;
-        // Steep parts stay one line: from behind the dot before to this one.
+        // Fills the column between the previous dot and this one, so that steep parts stay connected.
         let from = match last {
             Some(last) if last < y => last + 1,
             Some(last) if last > y => last - 1,
@@ -63,7 +63,7 @@ pub(super) fn curve(values: &[f64], scale: Scale, width: usize, height: usize) -
         .collect()
 }
 
-/// The value at a share of the way, between two values.
+/// Interpolates linearly; `share` is the position from 0 (first value) to 1 (last value).
 fn at(values: &[f64], share: f64) -> f64 {
     let position = share * (values.len() - 1) as f64;
     let (before, part) = (position.floor() as usize, position.fract());
@@ -71,7 +71,7 @@ fn at(values: &[f64], share: f64) -> f64 {
     if part == 0.0 { from } else { from + part * (to - from) }
 }
 
-/// A bar of `width` characters, filled to a share, in eighths of a character.
+/// A bar of `width` characters, filled to `share` (0 to 1), in eighths of a character.
 pub(super) fn bar(share: f64, width: usize) -> String {
     const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
     let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };

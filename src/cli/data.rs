@@ -1,4 +1,4 @@
-//! Rows that are sent chunk by chunk: from files, or from memory.
+//! The rows of a training command, chunk by chunk, from files or from memory.
 
 use std::sync::Mutex;
 
@@ -6,24 +6,24 @@ use super::reading;
 use crate::files::{self, FileError, Location, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
-/// Bytes of the values of a chunk or a request, twice as many where they are binary64: large enough to be fast, far below the
-/// server's limit.
+/// Bytes of the binary32 values of a chunk or request; binary64 takes twice as many. Large enough to be fast, far below
+/// the server's message limit.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
 
-/// Rows of a chunk. A function of the width alone, so that an upload that goes on later cuts the same chunks.
+/// Rows of a chunk. Depends only on the number of columns, so that a resumed upload cuts the same chunks.
 pub(super) fn chunk_rows(columns: usize) -> usize {
     (CHUNK_BYTES / (4 * columns.max(1))).max(1)
 }
 
-/// Rows of a request, at most: a quarter of what the server queues for a model by default.
+/// Maximum rows of a request: a quarter of the rows that the server queues by default.
 const REQUEST_ROWS_MAX: usize = 16_384;
 
-/// Rows of a request that is answered row by row.
+/// Rows of a request to a row-by-row RPC such as Encode.
 pub(super) fn request_rows(columns: usize) -> usize {
     chunk_rows(columns).min(REQUEST_ROWS_MAX)
 }
 
-/// Something to train on that can be read again from the beginning.
+/// Rows to train on.
 pub(super) enum Source {
     /// Training files and test files.
     Files {
@@ -31,33 +31,33 @@ pub(super) enum Source {
         test: Vec<String>,
         options: Box<ReadOptions>,
         columns: ColumnsOfFiles,
-        /// A stream that was opened to see how wide its rows are, and its name.
+        /// A stream that was opened early to learn its number of columns, and its path.
         opened: Mutex<Option<(String, Box<dyn RowReader>)>>,
     },
-    /// The server reads the rows: there is nothing to send.
+    /// Files of the server: the client sends no rows.
     Server,
     /// Rows in memory, row-major.
     Memory { training: Vec<f32>, test: Vec<f32> },
 }
 
-/// A chunk and what it is for.
+/// Rows with their role.
 pub(super) struct Chunk {
     pub(super) role: RowRole,
     /// Row-major.
     pub(super) values: Vec<f64>,
     pub(super) columns: usize,
-    /// Of the columns; none, or one for each.
+    /// Column names; empty, or one per column.
     pub(super) names: Vec<String>,
 }
 
-/// How the columns of several files belong together.
+/// Matches the columns of several files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ColumnsOfFiles {
-    /// Names do not matter.
+    /// Ignores column names.
     by_position: bool,
-    /// The server matches them with those of a version, which may be fewer.
+    /// Whether a base version exists: the server matches columns by name, and its features may be fewer.
     has_base: bool,
-    /// Width, names and path of the first file that was opened: the others are read in its order.
+    /// Column count, names and path of the first file. Later files are read in its column order.
     first: Option<(usize, Vec<String>, String)>,
 }
 
@@ -66,7 +66,7 @@ impl ColumnsOfFiles {
         Self { by_position, has_base, first: None }
     }
 
-    /// Opens the next file, which may still grow; `columns` is the width that rows have without names.
+    /// Opens the next file, which may still grow. `columns` is the expected count for rows without names.
     pub(super) fn open_live(
         &mut self,
         path: &str,
@@ -76,7 +76,7 @@ impl ColumnsOfFiles {
         self.matched(path, reading::open_live(path, options)?, columns)
     }
 
-    /// The next file with its columns in the order of the first one.
+    /// Reorders the columns of the next file to match the first file.
     pub(super) fn matched(
         &mut self,
         path: &str,
@@ -94,7 +94,7 @@ impl ColumnsOfFiles {
         if !self.by_position {
             if names.is_empty() != reader.names().is_empty() {
                 let without = if names.is_empty() { first } else { path };
-                let note = format!("its columns are matched with those of {first} by position: {without} has no names");
+                let note = format!("its columns match those of {first} by position, since {without} has no names");
                 reading::tell(path, &[note]);
             }
             let before = reader.notes().len();
@@ -105,14 +105,14 @@ impl ColumnsOfFiles {
         Ok(reader)
     }
 
-    /// Names of the columns of all files.
+    /// The column names that all files share.
     pub(super) fn names(&self) -> &[String] {
         self.first.as_ref().map_or(&[], |(_, names, _)| names)
     }
 }
 
 impl Source {
-    /// Calls `found` with each chunk in turn, until it says false.
+    /// Calls `found` with each chunk in order, until it returns false.
     pub(super) async fn each<F: Future<Output = bool>>(
         &self,
         columns: usize,
@@ -156,7 +156,7 @@ impl Source {
         Ok(())
     }
 
-    /// Whether a second reading is possible.
+    /// Whether the rows can be read a second time.
     pub(super) fn can_be_read_again(&self) -> bool {
         match self {
             Self::Server | Self::Memory { .. } => true,

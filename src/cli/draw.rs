@@ -1,11 +1,11 @@
-//! Pictures in a terminal: plain characters, no color needed.
+//! Draws images and bars as plain characters, without color.
 
-/// From light to dark.
+/// Characters from light to dark.
 const SHADES: &[char] = &[' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'];
 const LEVELS: &[char] = &['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Square images of `side` x `side` pixels from 0 to `brightest`, side by side; a pixel is two characters wide, which makes
-/// it about square.
+/// Draws square images of `side` x `side` pixels side by side, with values from 0 to `brightest`. A pixel is two
+/// characters wide, which makes it about square.
 pub(super) fn images(images: &[&[f32]], side: usize, brightest: f32) -> Vec<String> {
     (0..side)
         .map(|row| {
@@ -28,7 +28,7 @@ fn shade(value: f32) -> char {
     SHADES[index.min(SHADES.len() - 1)]
 }
 
-/// Values as bars of different height, at most `width` of them.
+/// Draws values as one bar each, at most `width` of them; longer lists are sampled.
 pub(super) fn sparkline(values: &[f64], width: usize) -> String {
     let finite = || values.iter().copied().filter(|value| value.is_finite());
     let (least, most) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));

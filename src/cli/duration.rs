@@ -1,13 +1,13 @@
-//! Lengths of time as people write them: `90s`, `10m`, `1h30m`.
+//! Parses durations such as `90s`, `10m`, `1h30m`.
 
 use std::time::Duration;
 
 const UNITS: [(&str, f64); 5] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
-/// A century: nothing that is meant is longer.
+/// Longest duration: about a century.
 const SECONDS_MAX: f64 = 3.2e9;
-const EXPECTED: &str = "expected numbers with ms, s, m, h or d behind them, for example 90s, 1.5h or 1h30m";
+const EXPECTED: &str = "expected numbers followed by ms, s, m, h or d, for example 90s, 1.5h or 1h30m";
 
-/// Numbers, each with its unit, added up.
+/// Adds up numbers that each have a unit.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     let mut seconds = 0.0;
@@ -19,9 +19,9 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
         let (number, behind) = rest.split_at(digits);
         let letters = behind.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(behind.len());
         let (unit, behind) = behind.split_at(letters);
-        let number: f64 = number.parse().map_err(|_| format!("has no number where `{rest}` begins, {EXPECTED}"))?;
+        let number: f64 = number.parse().map_err(|_| format!("has no number at `{rest}`, {EXPECTED}"))?;
         let unit_seconds = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
-        let unit_seconds = unit_seconds.ok_or_else(|| format!("has `{unit}` as a unit, {EXPECTED}"))?;
+        let unit_seconds = unit_seconds.ok_or_else(|| format!("has the unit `{unit}`, {EXPECTED}"))?;
         seconds += number * unit_seconds;
         rest = behind.trim_start();
     }
@@ -55,11 +55,11 @@ mod tests {
     fn what_is_no_time_is_refused_in_words() {
         for (text, part) in [
             ("", "is empty"),
-            ("10", "has `` as a unit"),
-            ("10 m", "has `` as a unit"),
-            ("ten minutes", "has no number where `ten minutes` begins"),
-            ("5y", "has `y` as a unit"),
-            ("1h-5m", "has no number where `-5m` begins"),
+            ("10", "has the unit ``"),
+            ("10 m", "has the unit ``"),
+            ("ten minutes", "has no number at `ten minutes`"),
+            ("5y", "has the unit `y`"),
+            ("1h-5m", "has no number at `-5m`"),
             ("1.2.3s", "has no number"),
             ("999999999999999d", "expected at most"),
         ] {

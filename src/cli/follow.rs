@@ -1,4 +1,4 @@
-//! `halfhitch train --follow`: rows keep coming, and become version after version; a line is printed for each round.
+//! `halfhitch train --follow`: trains on rows that keep coming, and prints one line per round.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -19,26 +19,26 @@ use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as RequestMessage;
 use crate::rpc::pb::train_response::Message as ResponseMessage;
 
-/// Rows of a chunk, at most: rounds end with chunks.
+/// Maximum rows of a chunk. Rounds end at chunk boundaries, so chunks stay small.
 const CHUNK_ROWS_MAX: usize = 1000;
-/// Rows are sent after this long, however few.
+/// Maximum age of a chunk: it is then sent with the rows that it has.
 const CHUNK_AGE_MAX: Duration = Duration::from_millis(500);
-/// Chunks that are kept until the server has them on its disk.
+/// Maximum chunks kept in memory until the server has stored them.
 const CHUNKS_KEPT_MAX: usize = 32;
-/// Rows that were read and are in no chunk yet.
+/// Maximum rows that were read and are not in a chunk yet.
 const ROWS_READ_MAX: usize = 1000;
 
-/// Rows on their way to the server.
+/// Rows between the files and the server.
 #[expect(clippy::struct_field_names, reason = "each counts other rows")]
 struct PendingRows {
     coming: mpsc::Receiver<Result<Vec<f64>, FileError>>,
-    /// Width of the rows, and the names of their columns: known once a row came.
+    /// Column count and column names, set when the first file is opened.
     of_files: Arc<OnceLock<(usize, Vec<String>)>>,
     chunk_rows: usize,
-    /// Of the next chunk, and when the first of them came.
+    /// Values of the next chunk, row-major, and the time of its first row.
     next: Vec<f64>,
     since: Option<Instant>,
-    /// What the server may not have yet.
+    /// Chunks that the server may not have stored yet.
     kept: VecDeque<pb::RowChunk>,
     chunks: u64,
     rows: u64,
@@ -46,7 +46,7 @@ struct PendingRows {
 }
 
 impl PendingRows {
-    /// Reads files one after the other, on a thread of its own: standard input may let it wait.
+    /// Reads the files in order on a separate thread, because standard input may block.
     fn read(
         files: Vec<String>,
         (options, of_files): (ReadOptions, ColumnsOfFiles),
@@ -54,7 +54,7 @@ impl PendingRows {
         publish_rows: u64,
     ) -> Self {
         let (sender, coming) = mpsc::channel(ROWS_READ_MAX);
-        // Nobody joins it: it may wait for standard input when all else has ended.
+        // The thread is not joined: it may block on standard input after the command has ended.
         let known = Arc::new(OnceLock::new());
         let tells = Arc::clone(&known);
         std::thread::spawn(move || {
@@ -77,7 +77,7 @@ impl PendingRows {
         }
     }
 
-    /// The next chunk, when it is full or old enough; `None` at the end. May be dropped and called again.
+    /// The next chunk, once it is full or old enough; `None` at the end. Cancel safe: a dropped call loses no rows.
     async fn chunk(&mut self) -> Result<Option<pb::RowChunk>, CliError> {
         while self.next.len() < self.chunk_rows * self.columns() {
             let old = self.since.map(|since| since + CHUNK_AGE_MAX);
@@ -106,12 +106,12 @@ impl PendingRows {
         Ok(Some(chunk))
     }
 
-    /// Width of the rows; 1 until one came.
+    /// Number of columns; 1 until the first file is opened.
     fn columns(&self) -> usize {
         self.of_files.get().map_or(1, |(columns, _)| *columns)
     }
 
-    /// Chunks up to this number are on the server's disk.
+    /// Drops kept chunks up to this number: the server has stored them.
     fn are_safe(&mut self, number: u64) {
         while self.kept.front().is_some_and(|chunk| chunk.number <= number) {
             self.kept.pop_front();
@@ -146,7 +146,7 @@ fn each_row(
     Ok(())
 }
 
-/// Sends rows until they end, and tells of each round; a connection that breaks is made again.
+/// Sends rows until they end, and prints each round. Reconnects after a broken connection.
 pub(super) async fn run(
     context: &Context,
     spec: pb::TrainSpec,
@@ -184,12 +184,12 @@ pub(super) async fn run(
         }
         let pause = RETRY_PAUSE * 2u32.pow(retries);
         retries += 1;
-        display.say(&format!("the connection broke, trying again in {pause:?} ({retries} of {RETRIES_MAX})"));
+        display.say(&format!("the connection broke, retrying in {pause:?} ({retries} of {RETRIES_MAX})"));
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Cancels the round that still takes rows; rounds that have all their rows go on.
+/// Cancels the round whose upload is open. Rounds with all their rows continue.
 async fn cancel_open_round(context: &Context, spec: &pb::TrainSpec, display: &Display) {
     let key = format!("{}#", spec.idempotency_key);
     let Ok(mut jobs) = context.jobs().await else { return };
@@ -208,10 +208,10 @@ async fn attempt(
     told: &mut u64,
 ) -> Result<(), CliError> {
     let mut client = context.autoencoder().await?;
-    // Room for all that is kept, and `spec` and `finish`: sending never waits, so that answers are always heard.
+    // Capacity for all kept chunks, `spec` and `finish`: sending never blocks, so responses are always read.
     let (requests, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_KEPT_MAX + 2);
     let ask = async |message| {
-        // If the stream has ended, its answer says why.
+        // If the stream has ended, its response says why.
         let _ = requests.send(pb::TrainRequest { message: Some(message) }).await;
     };
     ask(RequestMessage::Spec(spec.clone())).await;
@@ -232,12 +232,12 @@ async fn attempt(
         tokio::select! {
             answer = answers.message() => match answer? {
                 None if rows.ended => return Ok(()),
-                None => return Err(CliError::Failed("the server ended the stream before the rows did".to_owned())),
+                None => return Err(CliError::Failed("the server ended the stream before the last row".to_owned())),
                 Some(pb::TrainResponse { message: Some(ResponseMessage::Acknowledged(one)) }) => {
                     rows.are_safe(one.number);
                     display.acknowledged(&one);
                 }
-                // Who comes back is told of the newest rounds again.
+                // After a reconnect the server repeats the newest results.
                 Some(pb::TrainResponse { message: Some(ResponseMessage::Result(result)) }) if result.round > *told => {
                     *told = result.round;
                     tell(context, &result);
@@ -252,7 +252,7 @@ async fn attempt(
     }
 }
 
-/// A line for a round that ended.
+/// Prints the result of a round.
 fn tell(context: &Context, result: &pb::TrainResult) {
     if context.json {
         out_line!(

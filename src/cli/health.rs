@@ -1,4 +1,4 @@
-//! `halfhitch health`.
+//! `halfhitch health`: asks the server whether it is ready.
 
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -9,7 +9,7 @@ use super::client::Context;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HealthArgs {
-    /// Ask for one service, for example halfhitch.v1.AutoencoderService
+    /// Service to check, for example halfhitch.v1.AutoencoderService; empty checks the whole server
     #[arg(long, default_value = "")]
     service: String,
 }

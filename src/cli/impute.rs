@@ -1,7 +1,7 @@
-//! `halfhitch impute`: only what is missing changes.
+//! `halfhitch impute`: fills in missing values and changes nothing else.
 //!
-//! A text keeps its names, its order of columns, its marks and the text of what is there: gaps are filled in its records as
-//! they stand. Arrays keep the bits of what is there.
+//! A text file keeps its header, column order, quotes and the text of existing values: the command fills gaps inside
+//! the original records. Arrays keep the bits of existing values.
 
 use std::io::{BufWriter, Write};
 
@@ -19,12 +19,12 @@ use crate::files::{self, Decimal, FileError, Format, RowReader, RowWriter, Separ
 use crate::model::{Form, Matrix};
 use crate::rpc::pb;
 
-/// Text of a block: dropped columns may be long.
+/// Maximum text of a block in bytes. Columns that are left out may be long.
 const BLOCK_TEXT_BYTES: usize = 8 << 20;
 
-/// Where rows come from.
+/// The input.
 enum Source {
-    /// A text whose records are written back.
+    /// A text file whose records are written back.
     Text(Box<TextReader>),
     Rows(Box<dyn RowReader>),
 }
@@ -38,19 +38,19 @@ impl Source {
     }
 }
 
-/// Some rows of a file.
+/// A block of rows of the file.
 #[derive(Default)]
 struct Block {
-    /// Its place in the file, from 0.
+    /// Index of the first row in the file, from 0.
     first_row: u64,
     /// Row-major; NaN where a value is missing.
     values: Vec<f64>,
-    /// Of a text: its records, and what follows the last of all.
+    /// Of a text file: the records. `tail` is the text after the last record of the file.
     records: Vec<TextRecord>,
     tail: String,
 }
 
-/// A file, block by block.
+/// Reads the file block by block.
 struct Blocks {
     file: String,
     source: Source,
@@ -101,17 +101,17 @@ impl Iterator for Blocks {
     }
 }
 
-/// How gaps of a text are written.
+/// How to write values into a text file.
 #[derive(Clone)]
 struct TextStyle {
-    /// Which field of a record each value is.
+    /// Field index of each column that is read.
     kept: Vec<usize>,
     decimal: Decimal,
     separator: Separator,
 }
 
 impl TextStyle {
-    /// A record with its gaps filled.
+    /// The text of a record with its gaps filled.
     fn fill(&self, record: &TextRecord, row: &[f64], filled: &[String]) -> String {
         let is_gap = |(column, _): &(usize, &usize)| row[*column].is_nan() && !filled[*column].is_empty();
         let gaps = self.kept.iter().enumerate().filter(is_gap);
@@ -120,7 +120,7 @@ impl TextStyle {
         let (mut text, mut at) = (String::with_capacity(record.text.len() + 16 * gaps.len()), 0);
         for (field, value) in gaps {
             let Some(cell) = record.cells.get(field) else { continue };
-            // Blanks around a mark stay.
+            // Keeps the white space around a missing-value mark.
             let content = &record.text[cell.clone()];
             let trimmed = content.trim();
             let before = if trimmed.is_empty() { 0 } else { content.len() - content.trim_start().len() };
@@ -132,7 +132,7 @@ impl TextStyle {
         text
     }
 
-    /// A value in place of a mark, in quotes where the mark is or where it has the separator in it.
+    /// The text of a value, in quotes if the mark was quoted or if the value contains the separator.
     fn quoted(&self, value: &str, mark: &str) -> String {
         let value = match self.decimal {
             Decimal::Dot => value.to_owned(),
@@ -143,7 +143,7 @@ impl TextStyle {
     }
 }
 
-/// Numbers of an answer, as wide as they came.
+/// Values of a response in its own precision.
 enum Numbers {
     Narrow(Vec<f32>),
     Wide(Vec<f64>),
@@ -164,7 +164,7 @@ impl Numbers {
         }
     }
 
-    /// The shortest text that reads back as the same number; empty if it is none.
+    /// The shortest text that parses to the same number; empty for NaN.
     fn text(&self, index: usize) -> String {
         let value = self.get(index);
         if value.is_nan() {
@@ -180,15 +180,16 @@ impl Numbers {
     }
 }
 
-/// Where rows go.
+/// The output.
 enum Sink {
     Text(BufWriter<Output>, TextStyle),
-    /// 32-bit floats where the file has them, else 64-bit floats.
+    /// The flag selects 32-bit floats, if the input has them; else the output has 64-bit floats.
     Rows(Box<dyn RowWriter>, bool),
 }
 
 impl Sink {
-    /// `places`: for each column of the rows, which column of the answer it is, if the model knows it.
+    /// `places` gives the column of the response for each column of the rows; `None` if the model does not have the
+    /// column.
     fn write(&mut self, block: &Block, answer: Option<&Matrix>, places: &[Option<usize>]) -> Result<(), CliError> {
         let columns = places.len();
         let numbers = answer.map(|answer| (answer.columns(), Numbers::of(answer)));
@@ -248,7 +249,7 @@ pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliEr
     let ImputeArgs { model: name, file, write, mut read } = args;
     read.allow_missing_values();
     let model = model_ref(&name)?;
-    // A place that cannot be written is better known before rows are read and sent.
+    // Opens the output first, so that an unwritable path fails before rows are read and sent.
     let format = files::format_of(&write.output, write.format())
         .map_err(|error| CliError::Usage(format!("--output {error}")))?;
     let (mut output, mut writer) = (None, None);
@@ -283,7 +284,7 @@ pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliEr
             writer.set_names(source.reader().names());
             Sink::Rows(writer, is_narrow)
         }
-        (_, None, None) => return Err(CliError::Failed("there is no output".to_owned())),
+        (_, None, None) => return Err(CliError::Failed("no output was opened".to_owned())),
     };
     if read.chooses_columns() && matches!(sink, Sink::Rows(..)) {
         note_line!("note: columns of {file} that were left out are not in {}", write.output);
@@ -291,12 +292,12 @@ pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliEr
     let client = context.autoencoder().await?;
     let mut blocks =
         Blocks { file: file.clone(), source, block_rows: request_rows(columns), next_row: 0, ended: false };
-    // The first answer says which version serves; the rest of the file stays with it.
+    // The first response names the version; the other requests use the same version.
     let first = blocks.read()?;
     let answer = call(client.clone(), Call::Impute, model.clone(), (columns, &names), first.values.clone()).await;
     let answer = answer.map_err(|error| error.in_file(&file, 0))?;
     tell_notes(context, &answer.notes);
-    // Where columns are no features, the answer names those that are.
+    // If some columns are not features, the response names those that are.
     let place = |column: usize| match answer.kept_names.as_slice() {
         [] => Some(column),
         kept => kept.iter().position(|name| Some(name) == names.get(column)),
@@ -351,7 +352,7 @@ mod tests {
         TextStyle { kept: kept.to_vec(), decimal, separator: Separator::Byte(separator) }
     }
 
-    /// A record of fields with one byte between them.
+    /// A record of fields that are joined by `separator`.
     fn record(fields: &[&str], separator: &str, end: &str) -> TextRecord {
         let (mut text, mut cells) = (String::new(), Vec::new());
         for (index, field) in fields.iter().enumerate() {
@@ -376,7 +377,7 @@ mod tests {
         let german = style(Decimal::Comma, b';', &[1, 0]);
         let row = record(&["", "1,50"], ";", "\n");
         assert_eq!(german.fill(&row, &[1.5, gap], &values(&["", "0.25"])), "0,25;1,50\n");
-        // A comma that separates and marks decimals at once: in quotes.
+        // The comma is both the separator and the decimal mark: the value is quoted.
         let both = style(Decimal::Comma, b',', &[0]);
         assert_eq!(both.fill(&record(&["", "b"], ",", "\n"), &[gap], &values(&["0.25"])), "\"0,25\",b\n");
     }

@@ -1,4 +1,4 @@
-//! `halfhitch inspect`: the matrices of a model, and what decodes best.
+//! `halfhitch inspect`: shows the matrices of a model and compares its decoders.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::reading::{self, ReadArgs};
 use super::{CliError, draw, report};
 use crate::rpc::pb;
 
-/// Characters of a picture of singular values.
+/// Width of the sparkline of singular values, in characters.
 const SPARKLINE_WIDTH: usize = 40;
 
 #[derive(Debug, clap::Args)]
@@ -15,12 +15,12 @@ const SPARKLINE_WIDTH: usize = 40;
     after_help = "Examples:\n  halfhitch inspect digits             how orthonormal each matrix is\n  halfhitch inspect digits rows.npy    and which decoder reconstructs these rows best"
 )]
 pub(super) struct InspectArgs {
-    /// NAME, NAME@VERSION or NAME@ALIAS
+    /// Model: NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows to measure on, the first 8 MiB of them: .csv, .npy, .npz, .parquet, .jsonl and others (README); - for
+    /// Rows to measure on, up to the first 8 MiB: .csv, .npy, .npz, .parquet, .jsonl and others (docs/guide.md); - for
     /// standard input
     file: Option<String>,
-    /// Measure on the held-out rows that the version keeps: `halfhitch train --validation-sample ROWS`
+    /// Measure on the held-out rows stored with the version by `halfhitch train --validation-sample ROWS`
     #[arg(long, conflicts_with = "file")]
     validation_sample: bool,
     #[command(flatten)]
@@ -45,12 +45,12 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Result<(), CliE
     Ok(())
 }
 
-/// For people.
+/// The text output.
 fn lines(name: &str, seen: &pb::InspectModelResponse) -> Vec<String> {
     let mut lines = vec![
         format!("{name} version {}", seen.version),
         format!(
-            "{:>5}  {:<12} {:>10} {:>10} {:>11} {:>11} {:>5}  singular values, the greatest first",
+            "{:>5}  {:<12} {:>10} {:>10} {:>11} {:>11} {:>5}  singular values, largest first",
             "layer", "matrix", "defect/row", "largest", "condition", "rank", "dead"
         ),
     ];
@@ -71,11 +71,11 @@ fn lines(name: &str, seen: &pb::InspectModelResponse) -> Vec<String> {
         ));
     }
     lines.push(
-        "  defect: how far W W^T is from the identity (0: orthonormal rows, and the transpose is the pseudo-inverse)"
+        "  defect: distance of W W^T from the identity (0: orthonormal rows, and the transpose is the pseudo-inverse)"
             .into(),
     );
     if let Some(found) = &seen.comparison {
-        let of_pca = |error: f64| format!("{error:.6} a row, {:.4} of PCA's", error / found.pca_squared_error);
+        let of_pca = |error: f64| format!("{error:.6} per row, {:.4} of PCA's", error / found.pca_squared_error);
         let explained = |error: f64| format!("{:.2} % of the variance", 100.0 * (1.0 - error / found.spread));
         lines.push(format!("reconstruction error of {} rows:", found.rows));
         let transpose = found.transpose_squared_error;
@@ -85,9 +85,9 @@ fn lines(name: &str, seen: &pb::InspectModelResponse) -> Vec<String> {
             None => format!("  pseudo-inverse  none: {}", found.no_pseudo_inverse),
         });
         let pca = found.pca_squared_error;
-        lines.push(format!("  PCA             {pca:.6} a row ({}), fitted on these rows", explained(pca)));
+        lines.push(format!("  PCA             {pca:.6} per row ({}), fitted on these rows", explained(pca)));
     } else {
-        lines.push("name a file of rows to see which decoder reconstructs them best".into());
+        lines.push("name a file of rows to compare the decoders on them".into());
     }
     lines.push(format!(
         "size: {} of tensors, {} untied",
@@ -97,7 +97,7 @@ fn lines(name: &str, seen: &pb::InspectModelResponse) -> Vec<String> {
     lines
 }
 
-/// For programs. What is infinite is null.
+/// The JSON output. Infinite values become null.
 fn in_json(name: &str, seen: &pb::InspectModelResponse) -> serde_json::Value {
     json!({
         "model": name,

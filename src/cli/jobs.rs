@@ -1,4 +1,4 @@
-//! `halfhitch jobs`.
+//! `halfhitch jobs`: lists and controls training jobs.
 
 use clap::Subcommand;
 
@@ -9,31 +9,31 @@ use crate::rpc::pb;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobsCommand {
-    /// All jobs that the server remembers, newest first
+    /// List all jobs that the server remembers, newest first
     List,
-    /// One job
+    /// Show one job
     Show {
-        /// Its id
+        /// Id of the job
         id: String,
     },
-    /// Follow a job until it has ended
+    /// Show the progress of a job until it ends
     Watch {
-        /// Its id
+        /// Id of the job
         id: String,
     },
-    /// Let a job that waits or trains wait until it is resumed
+    /// Pause a queued or running job until it is resumed
     Pause {
-        /// Its id
+        /// Id of the job
         id: String,
     },
-    /// Put a paused job in line again
+    /// Queue a paused job again
     Resume {
-        /// Its id
+        /// Id of the job
         id: String,
     },
-    /// Stop a job; its rows are removed
+    /// Cancel a job and remove its rows
     Cancel {
-        /// Its id
+        /// Id of the job
         id: String,
     },
 }
@@ -144,12 +144,12 @@ fn tell(context: &Context, job: &pb::Job) {
         out_line!("  kept back: {}", job.kept_back);
     }
     if !job.failure.is_empty() {
-        out_line!("  because: {}", job.failure);
+        out_line!("  failure: {}", job.failure);
     }
     if job.state() == pb::JobState::Paused {
-        out_line!("  to go on: halfhitch jobs resume {}", job.id);
+        out_line!("  to resume: halfhitch jobs resume {}", job.id);
     }
     if job.state() == pb::JobState::Uploading && !job.idempotency_key.is_empty() {
-        out_line!("  to go on: halfhitch train ... --idempotency-key {}", job.idempotency_key);
+        out_line!("  to resume: halfhitch train ... --idempotency-key {}", job.idempotency_key);
     }
 }

@@ -1,5 +1,5 @@
-//! What a command shows of a job while it goes on, on standard error: a picture in a terminal, lines elsewhere, JSON lines
-//! where asked. There is no color in any of them.
+//! Progress of a job on standard error: a chart in a terminal, lines elsewhere, JSON lines with --json. No output uses
+//! color.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use super::picture::Picture;
 use super::report;
 use crate::rpc::pb;
 
-/// How often the sign of life moves while rows are sent.
+/// Interval of the spinner during the upload.
 const SPIN_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Progress on standard error.
 pub(super) struct Display {
-    /// Keeps its lines at the end of the terminal and draws all of them in one go; absent where that is not possible:
-    /// no terminal, or one that calls itself dumb.
+    /// Keeps its lines at the bottom of the terminal and redraws them together. `None` without a terminal, or with a
+    /// dumb one.
     bar: Option<ProgressBar>,
     json: bool,
     picture: Picture,
-    /// Where there is no bar: the epoch that is under way, and what was last said of it.
+    /// Without a bar: the current epoch and its newest line.
     latest: (u32, String),
 }
 
@@ -34,7 +34,7 @@ impl Display {
         Self { bar, json, picture: Picture::default(), latest: (0, String::new()) }
     }
 
-    /// A line that stays.
+    /// Prints a line that stays on the screen.
     pub(super) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -46,7 +46,7 @@ impl Display {
         if self.json {
             return;
         }
-        let resumed = if last_chunk > 0 { format!(", going on after chunk {last_chunk}") } else { String::new() };
+        let resumed = if last_chunk > 0 { format!(", resuming after chunk {last_chunk}") } else { String::new() };
         self.say(&format!(
             "job {} trains {} (idempotency key {}){resumed}",
             job.id, spec.model_name, spec.idempotency_key
@@ -58,7 +58,7 @@ impl Display {
             self.say(&format!("note: {note}"));
         }
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("{} rows are safe on the server's disk", acknowledged.row_count));
+            bar.set_message(format!("{} rows are stored on the server", acknowledged.row_count));
         }
     }
 
@@ -77,7 +77,7 @@ impl Display {
             self.picture.add(progress);
             draw(bar, &self.picture);
         } else {
-            // A line as an epoch closes; of many epochs, one every so often.
+            // Prints a line when an epoch ends; with many epochs, only about 20 lines in total.
             let (epoch, said) = &self.latest;
             if progress.epoch > *epoch && *epoch > 0 && epoch % (progress.epoch_count / 20).max(1) == 0 {
                 note_line!("{said}");
@@ -95,27 +95,27 @@ impl Display {
     }
 }
 
-/// What is to be said of a job that does not train yet.
+/// The status text of a job before training.
 fn before_training(job: &pb::Job) -> String {
     let state = report::short(job.state().as_str_name(), "JOB_STATE_");
     match job.row_count + job.test_row_count {
-        rows if rows > 0 && job.state() == pb::JobState::Running => format!("{state}: {rows} rows are here"),
+        rows if rows > 0 && job.state() == pb::JobState::Running => format!("{state}: {rows} rows received"),
         _ => state,
     }
 }
 
-/// Draws as news come, and not in between.
+/// Redraws only when progress arrives.
 fn draw(bar: &ProgressBar, picture: &Picture) {
     bar.disable_steady_tick();
     if let Ok(style) = ProgressStyle::with_template("{msg}") {
         bar.set_style(style);
     }
-    // A line that fills the last column would make some terminals go on below it.
+    // Leaves the last column free: some terminals would wrap the line.
     let (_, columns) = Term::stderr().size();
     bar.set_message(picture.lines(usize::from(columns).saturating_sub(1)).join("\n"));
 }
 
-/// All of it in one line.
+/// Progress as one line of text.
 fn line(progress: &pb::Progress) -> String {
     let mut text = format!("epoch {}/{}, loss {:.4}", progress.epoch, progress.epoch_count, progress.training_loss);
     if let Some(loss) = progress.validation_loss {

@@ -1,4 +1,4 @@
-//! The command line: clients of the same gRPC API, one file a command.
+//! The command line. Each command has its own file; all but `serve` and `token` are clients of the gRPC API.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when a pipe is closed: see print.rs")]
 
@@ -42,17 +42,17 @@ use print::{OutputClosed, OutputFailed};
 
 /// Train and serve tied-weight autoencoders over gRPC.
 ///
-/// Decoder layers use the transposes of the encoder's matrices, so a model stores half of them. One process trains and
-/// serves; everything here is also an RPC.
+/// Decoder layers use the transposes of the encoder's matrices, so a model stores half as many. One process trains and
+/// serves. Every client command is also an RPC.
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Begin with:\n  halfhitch quickstart                      see it work on handwritten digits\n  halfhitch serve                           start a server on 127.0.0.1:50051\n  halfhitch train NAME rows.npy --code 8    train a model of your rows\n  halfhitch encode NAME rows.npy -o codes.npy"
+    after_help = "Start with:\n  halfhitch quickstart                      train and use a model of handwritten digits\n  halfhitch serve                           start a server on 127.0.0.1:50051\n  halfhitch train NAME rows.npy --code 8    train a model on your rows\n  halfhitch encode NAME rows.npy -o codes.npy"
 )]
 pub struct Cli {
     #[command(flatten)]
     client: crate::config::ClientArgs,
-    /// Answer in JSON, one object a line, for programs
+    /// Print results as JSON, one object per line
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -63,43 +63,42 @@ pub struct Cli {
 enum Command {
     /// Start the server
     Serve(Box<crate::config::ServeArgs>),
-    /// Train, encode and decode handwritten digits, all in one go and with nothing to prepare
+    /// Train a model of handwritten digits, encode and decode them; needs no server and no files
     Quickstart(quickstart::QuickstartArgs),
-    /// Train a model of rows in files
+    /// Train a model on rows in files
     Train(Box<train::TrainArgs>),
-    /// Rows to codes
+    /// Encode rows to codes
     Encode(rows::EncodeArgs),
-    /// Codes back to rows; the version must be named
+    /// Decode codes to rows; the model version must be named
     Decode(rows::DecodeArgs),
-    /// Rows to codes and back, with the error of each row
+    /// Encode and decode rows, and report the error of each row
     Reconstruct(rows::ReconstructArgs),
-    /// Fill in what is missing of rows
+    /// Fill in missing values of rows
     Impute(rows::ImputeArgs),
-    /// How unusual rows are, with p-values, alarms and the features behind them
+    /// Score how unusual rows are: p-values, alarms and the features that contribute most
     Score(score::ScoreArgs),
-    /// How orthonormal the matrices of a model are, and what decodes best: transpose, pseudo-inverse or PCA
+    /// Show how orthonormal the matrices of a model are, and compare decoders: transpose, pseudo-inverse, PCA
     Inspect(inspect::InspectArgs),
-    /// One HTML page about a model: how it was trained, its matrices, its errors, and rows beside their reconstructions
+    /// Write one HTML page about a model: its training, matrices and errors, and rows beside their reconstructions
     Report(Box<report_page::ReportArgs>),
-    /// List, show, move and remove published models
+    /// List, show, import, export, alias and delete published models
     #[command(subcommand)]
     Models(models::ModelsCommand),
-    /// List, show, watch and cancel training jobs
+    /// List, show, watch, pause, resume and cancel training jobs
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
-    /// Make a token for a client, and the entry of the server's credentials file that makes it known
+    /// Create a token for a client, and its entry for the credentials file of the server
     Token(token::TokenArgs),
-    /// Ask the server whether it is ready: exit code 0 if it is
+    /// Check whether the server is ready: exit code 0 if it is
     Health(health::HealthArgs),
 }
 
 /// Runs the command.
 ///
-/// # Errors
-/// What went wrong, with what to do next.
+/// [`CliError`]: what went wrong and what to do next.
 pub fn run(cli: Cli) -> Result<(), CliError> {
     match catch_unwind(AssertUnwindSafe(|| dispatch(cli))) {
-        // `| head -1` has what it wants.
+        // A closed output is not an error: `| head -1` has read its line.
         Ok(Err(error)) if error.is_closed_output() => Ok(()),
         Ok(ended) => ended,
         Err(payload) if payload.is::<OutputClosed>() => Ok(()),
@@ -125,7 +124,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
+        .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
     let context = client::Context::new(crate::config::ClientSettings::load(cli.client), cli.json);
     runtime.block_on(async move {
         let done = match cli.command {
@@ -149,19 +148,19 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     })
 }
 
-/// What the exit code is: 2 for a mistake in the command, 130 for one that was interrupted, 1 for everything else.
+/// Exit codes: 2 for a mistake in the command, 130 after an interrupt, 1 for every other error.
 impl CliError {
-    /// For `main`.
+    /// The exit code of the process.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            // 128 and the number of SIGINT, as shells do.
+            // 128 plus the number of SIGINT, as shells do.
             Self::Interrupted(_) => ExitCode::from(130),
             _ => ExitCode::FAILURE,
         }
     }
 
-    /// Whether the reader of standard output has gone.
+    /// Whether the reader of standard output has closed it.
     fn is_closed_output(&self) -> bool {
         let Self::File(FileError::Io { path, source }) = self else { return false };
         path == "-" && source.kind() == ErrorKind::BrokenPipe

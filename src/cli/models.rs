@@ -1,4 +1,4 @@
-//! `halfhitch models`.
+//! `halfhitch models`: manages published models.
 
 use std::io::Write;
 
@@ -15,56 +15,57 @@ use crate::rpc::pb::import_model_version_request::Message as Import;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelsCommand {
-    /// All models, or all versions of one
+    /// List all models, or all versions of one model
     List {
-        /// A model, for its versions
+        /// Model whose versions to list
         name: Option<String>,
     },
-    /// One version: shape, sizes, training report
+    /// Show one version: shape, sizes, training report
     Show {
-        /// NAME, NAME@VERSION or NAME@ALIAS
+        /// Model: NAME, NAME@VERSION or NAME@ALIAS
         model: String,
     },
-    /// Remove a version for good
+    /// Delete a version permanently
     Delete {
-        /// NAME@VERSION
+        /// Version to delete: NAME@VERSION
         model: String,
     },
     /// Publish a safetensors file as a new version
     Import {
-        /// The model to publish it under
+        /// Name of the model that gets the new version
         name: String,
-        /// The file
+        /// safetensors file to import
         file: String,
     },
-    /// Make a version that reconstructs the same and whose codes can be cut short: centered, and turned onto their principal axes
+    /// Publish a version whose codes can be truncated: its codes are centered and rotated to their principal axes, and
+    /// it reconstructs the same rows
     Canonicalize {
-        /// NAME, NAME@VERSION or NAME@ALIAS
+        /// Model: NAME, NAME@VERSION or NAME@ALIAS
         model: String,
     },
-    /// What Gram-Schmidt on the matrix that makes the code would do to the reconstruction of some rows, and, if told so, a version
-    /// with it
+    /// Measure how Gram-Schmidt on the code layer changes the reconstruction error on some rows; with --publish,
+    /// publish that version
     Orthonormalize(Box<OrthonormalizeArgs>),
-    /// Write the safetensors file of a version
+    /// Write a version to a safetensors file
     Export {
-        /// NAME, NAME@VERSION or NAME@ALIAS
+        /// Model: NAME, NAME@VERSION or NAME@ALIAS
         model: String,
-        /// Where to; - for standard output
+        /// Output file; - for standard output
         #[arg(short, long, value_name = "FILE")]
         output: String,
     },
-    /// Point names at versions
+    /// Set and delete aliases of versions
     #[command(subcommand)]
     Alias(AliasCommand),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct OrthonormalizeArgs {
-    /// NAME, NAME@VERSION or NAME@ALIAS
+    /// Model: NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows to measure on, as many of the first as one message has room for; - for standard input
+    /// Rows to measure on, the first ones that fit into one message; - for standard input
     file: String,
-    /// Publish the version, after a look at the figures
+    /// Publish the orthonormal version
     #[arg(long)]
     publish: bool,
     #[command(flatten)]
@@ -75,21 +76,21 @@ pub(super) struct OrthonormalizeArgs {
 pub(super) enum AliasCommand {
     /// Point an alias at a version
     Set {
-        /// NAME@VERSION
+        /// Version: NAME@VERSION
         model: String,
-        /// The alias
+        /// Name of the alias
         alias: String,
-        /// Only if it points at this version now (0: only if it is new)
+        /// Change the alias only if it points at this version now (0: only if it does not exist)
         #[arg(long, value_name = "VERSION")]
         expected: Option<u64>,
     },
     /// Remove an alias; the version stays
     Delete {
-        /// NAME
+        /// Name of the model
         name: String,
-        /// The alias
+        /// Name of the alias
         alias: String,
-        /// Only if it points at this version now
+        /// Delete the alias only if it points at this version now
         #[arg(long, value_name = "VERSION")]
         expected: Option<u64>,
     },
@@ -244,7 +245,7 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A model with a version number: what changes something must not guess.
+/// Parses NAME@VERSION. Commands that change something require an explicit version number.
 fn exact(model: &str) -> Result<(String, u64), CliError> {
     match model_ref(model)? {
         pb::ModelRef { name, selector: Some(pb::model_ref::Selector::Version(version)) } => Ok((name, version)),
@@ -259,7 +260,7 @@ async fn delete(context: &Context, model: &str) -> Result<(), CliError> {
     if context.json {
         out_line!("{}", json!({ "deleted": { "name": name, "version": version } }));
     } else {
-        out_line!("{name} version {version} is removed; its number never comes back");
+        out_line!("{name} version {version} is deleted; its number is never used again");
     }
     Ok(())
 }
@@ -293,7 +294,7 @@ async fn canonicalize(context: &Context, model: &str) -> Result<(), CliError> {
         return Ok(());
     }
     out_line!(
-        "{} version {} is published: it reconstructs as {model} does, and its codes can be cut short",
+        "{} version {} is published: it reconstructs as {model} does, and its codes can be truncated",
         version.name,
         version.version
     );
@@ -332,10 +333,10 @@ async fn orthonormalize(context: &Context, args: OrthonormalizeArgs) -> Result<(
         );
         return Ok(());
     }
-    out_line!("reconstruction error of {rows} rows: {before:.6} as it is, {after:.6} with an orthonormal code layer");
+    out_line!("reconstruction error of {rows} rows: {before:.6} now, {after:.6} with an orthonormal code layer");
     match answer.published {
-        Some(version) => out_line!("{} version {} is published: its codes are others", version.name, version.version),
-        None => out_line!("nothing has changed; --publish makes a version of it"),
+        Some(version) => out_line!("{} version {} is published: its codes differ", version.name, version.version),
+        None => out_line!("nothing was published; add --publish to publish the orthonormal version"),
     }
     Ok(())
 }
@@ -384,7 +385,7 @@ async fn alias(context: &Context, command: AliasCommand) -> Result<(), CliError>
                 );
             } else {
                 let moved = if before == 0 { String::new() } else { format!(" (before: {before})") };
-                out_line!("{name}@{alias} is version {version} now{moved}");
+                out_line!("{name}@{alias} is now version {version}{moved}");
             }
         }
         AliasCommand::Delete { name, alias, expected } => {
@@ -394,7 +395,7 @@ async fn alias(context: &Context, command: AliasCommand) -> Result<(), CliError>
             if context.json {
                 out_line!("{}", json!({ "deleted": { "name": name, "alias": alias } }));
             } else {
-                out_line!("{name}@{alias} is removed");
+                out_line!("{name}@{alias} is deleted");
             }
         }
     }

@@ -1,38 +1,38 @@
-//! The picture of a job that trains: from its figures to lines of text, and nothing else.
+//! Renders the progress of a training job as lines of text.
 
 use super::curve::{Scale, bar, curve};
 use crate::rpc::pb;
 
-/// Widest picture: beyond this a line is long to read.
+/// Maximum width in characters; longer lines are hard to read.
 const WIDTH_MAX: usize = 100;
-/// Below this the curves have no room, and there is none for PCA beside the model.
+/// Minimum width for curves and for bars of the model and of PCA.
 const WIDTH_MIN_FOR_CURVES: usize = 44;
 const CURVE_LINES: usize = 4;
-/// Room for a figure at the axis.
+/// Width of an axis label.
 const LABEL_WIDTH: usize = 9;
-/// Between two curves.
+/// Columns between two curves.
 const GAP: usize = 3;
-/// Shorter bars, ends and all, are none.
+/// Minimum width of a progress bar with its ends; shorter ones are left out.
 const BAR_WIDTH_MIN: usize = 10;
-/// Behind the bar of the epochs: `  50 %, 10 min 30 s left, 100,000 rows/s`.
+/// Width reserved after the progress bar: `  50 %, 10 min 30 s left, 100,000 rows/s`.
 const AFTER_BAR_WIDTH: usize = 40;
-/// Behind the bars of the model and of PCA: `  error 0.54 of PCA's`.
+/// Width reserved after the bars of the model and of PCA: `  error 0.54 of PCA's`.
 const RATIO_WIDTH: usize = 21;
 
-/// What is known of a job that trains.
+/// The progress of a training job.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Picture {
     progress: pb::Progress,
-    /// Losses by epoch; NaN where they were not told, as before a command that only watches began.
+    /// Losses by epoch. NaN where a loss is unknown, for example before a watching command attached.
     training: Vec<f64>,
     validation: Vec<f64>,
 }
 
 impl Picture {
-    /// Takes news in.
+    /// Records a progress message.
     pub(super) fn add(&mut self, progress: &pb::Progress) {
         set(&mut self.training, progress.epoch, progress.training_loss);
-        // The validation loss is that of the last full epoch: the one before, until the last step is done.
+        // The validation loss belongs to the last complete epoch: the previous one, unless this is the last step.
         let is_last_step = progress.step == progress.step_count && progress.step > 0;
         let full = if is_last_step { progress.epoch } else { progress.epoch.saturating_sub(1) };
         if let Some(loss) = progress.validation_loss {
@@ -41,8 +41,8 @@ impl Picture {
         self.progress = *progress;
     }
 
-    /// The picture for a terminal of `columns`: no line is longer, and their number depends on the width and on what is
-    /// known alone, so that nothing jumps.
+    /// Renders for a terminal of `columns`. No line is longer. The number of lines depends only on the width and on
+    /// which values are known, so that the display does not jump.
     pub(super) fn lines(&self, columns: usize) -> Vec<String> {
         let width = columns.min(WIDTH_MAX);
         let mut lines = vec![self.head(width)];
@@ -55,7 +55,7 @@ impl Picture {
         lines.into_iter().map(|line| line.trim_end().chars().take(columns).collect()).collect()
     }
 
-    /// How far it is.
+    /// The progress bar.
     fn head(&self, width: usize) -> String {
         let progress = &self.progress;
         let share = progress.step as f64 / progress.step_count.max(1) as f64;
@@ -65,13 +65,13 @@ impl Picture {
         let left = progress.time_left.as_ref().map(|left| format!(", {} left", time(left.seconds.unsigned_abs())));
         let speed =
             (progress.rows_per_second > 0.0).then(|| format!(", {} rows/s", thousands(progress.rows_per_second)));
-        // What has no room is left out.
+        // Parts that do not fit are left out.
         for more in [left, speed].into_iter().flatten() {
             if before.len() + after.len() + more.len() <= width {
                 after.push_str(&more);
             }
         }
-        // Room for the longest time and speed that are likely, so that the bar keeps its length.
+        // Reserves space for the longest likely time and speed, so that the bar keeps its length.
         let room = width.saturating_sub(before.len() + after.len().max(AFTER_BAR_WIDTH));
         if room < BAR_WIDTH_MIN {
             return format!("{}, {}", before.trim_end(), after.trim_start());
@@ -86,7 +86,7 @@ impl Picture {
             .map_or_else(|| format!("loss {training}"), |loss| format!("loss {training}, validation {}", figure(loss)))
     }
 
-    /// Training and, where there is one, validation beside it, on the same scale.
+    /// The training loss and, if there is one, the validation loss beside it, on the same scale.
     fn curves(&self, width: usize) -> Vec<String> {
         let scale = Scale::around(self.training.iter().chain(&self.validation));
         let scale = scale.unwrap_or(Scale { least: 0.0, most: 0.0 });
@@ -116,7 +116,7 @@ impl Picture {
         lines
     }
 
-    /// The model beside PCA, once there is something to say of them.
+    /// Explained variance of the model and of PCA; no lines while it is unknown.
     fn variance(&self, width: usize) -> Vec<String> {
         let Some(model) = self.progress.explained_variance else { return Vec::new() };
         let pca = self.progress.pca_explained_variance;
@@ -130,16 +130,16 @@ impl Picture {
             format!("{name:>LABEL_WIDTH$} {}{after}{more}", bar(share, room))
         };
         let Some(pca) = pca else { return vec![line("explained", model, "")] };
-        // Where PCA is exact there is nothing to compare with.
+        // An exact PCA has no error to compare with.
         let ratio = (1.0 - model) / (1.0 - pca);
         let more = if (0.0..1000.0).contains(&ratio) { format!("  error {ratio:.2} of PCA's") } else { String::new() };
         vec![line("explained", model, &more), line("by PCA", pca, "")]
     }
 }
 
-/// Sets the value of an epoch, from 1.
+/// Sets the value of an epoch, counted from 1.
 fn set(values: &mut Vec<f64>, epoch: u32, value: f64) {
-    /// No more than these are kept, whatever a server says.
+    /// Upper bound, so that a wrong server cannot exhaust memory.
     const EPOCHS_MAX: usize = 1 << 20;
     let epoch = epoch as usize;
     if (1..=EPOCHS_MAX).contains(&epoch) {
@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// A job of 40 epochs of 10 steps, its news up to an epoch.
+    /// A job of 40 epochs of 10 steps each, with progress up to `epochs`.
     fn picture(epochs: u32, with_validation: bool) -> Picture {
         let mut picture = Picture::default();
         for epoch in 1..=epochs {
@@ -304,7 +304,7 @@ mod tests {
             let [training_loss, validation_loss, rows_per_second, explained, pca] = figures;
             let mut picture = Picture::default();
             picture.add(&pb::Progress {
-                // Memory for all epochs of a liar is bounded; here it need not be taken.
+                // Memory use is bounded for any epoch; a small number keeps this test fast.
                 epoch: epoch % 1000,
                 epoch_count,
                 step,

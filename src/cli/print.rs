@@ -1,14 +1,14 @@
-//! Lines for people and programs: results on standard output, everything else on standard error.
+//! Output of commands: results on standard output, everything else on standard error.
 //!
-//! The reader may stop early, as `| head -1` does. On standard output that ends the program quietly; on standard
-//! error the work goes on and says no more.
+//! The reader may stop early, as `| head -1` does. A closed standard output ends the program without an error. A closed
+//! standard error does not: the command continues without messages.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 use std::panic::resume_unwind;
 
-/// Standard output was closed by its reader. It unwinds to [`super::run`], which ends the program without an error:
-/// destructors run on the way, so that temporary folders go.
+/// Panic payload: the reader closed standard output. It unwinds to [`super::run`], which ends the program without an
+/// error. Destructors run on the way and remove temporary folders.
 pub(super) struct OutputClosed;
 
 /// Writes text to standard output.
@@ -17,7 +17,7 @@ pub(super) fn out(text: Arguments<'_>) {
     match output.write_fmt(text).and_then(|()| output.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {
             drop(output);
-            // Unlike a panic, it prints nothing.
+            // Unlike a panic, `resume_unwind` prints nothing.
             resume_unwind(Box::new(OutputClosed));
         }
         Err(error) => {
@@ -28,7 +28,7 @@ pub(super) fn out(text: Arguments<'_>) {
     }
 }
 
-/// Standard output cannot be written, for another reason: its disk is full, for example.
+/// Panic payload: standard output cannot be written for another reason, for example a full disk.
 pub(super) struct OutputFailed(pub(super) io::Error);
 
 /// Writes text to standard error.
@@ -36,14 +36,14 @@ pub(super) fn note(text: Arguments<'_>) {
     let _ = io::stderr().lock().write_fmt(text);
 }
 
-/// A line of results.
+/// Prints a line of results to standard output.
 macro_rules! out_line {
     ($($text:tt)*) => {
         $crate::cli::print::out(format_args!("{}\n", format_args!($($text)*)))
     };
 }
 
-/// A line beside the results.
+/// Prints a line to standard error.
 macro_rules! note_line {
     ($($text:tt)*) => {
         $crate::cli::print::note(format_args!("{}\n", format_args!($($text)*)))

@@ -1,4 +1,4 @@
-//! `halfhitch quickstart`: the main job, end to end, over real gRPC, with nothing to prepare.
+//! `halfhitch quickstart`: trains and uses a model over gRPC, with its own server and data.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -22,23 +22,24 @@ const SIDE: usize = 8;
 const FEATURES: usize = SIDE * SIDE;
 const BRIGHTEST: f32 = 16.0;
 const WIDTHS: [u32; 3] = [FEATURES as u32, 32, 8];
-/// Every row whose number leaves this rest is held out.
+/// Row `i` is held out if `i % HELD_OUT_EACH == HELD_OUT_REST`.
 const HELD_OUT_EACH: usize = 6;
 const HELD_OUT_REST: usize = 5;
-/// Digits drawn side by side.
+/// Number of digits drawn side by side.
 const DRAWN: usize = 4;
-/// How often the held-out rows are encoded to measure the speed.
+/// How many times the held-out rows are encoded to measure the speed.
 const SPEED_ROUNDS: usize = 100;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct QuickstartArgs {
-    /// The seed of every random number
+    /// Seed of all random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Passes over the rows [default: about 4,000 steps]
+    /// Passes over the training rows [default: about 4,000 steps]
     #[arg(long)]
     epochs: Option<u32>,
-    /// Keep the models in this folder, to serve them afterwards [default: a temporary folder, removed at the end]
+    /// Keep the models in this folder, for example to serve them later [default: a temporary folder, removed at the
+    /// end]
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
 }
@@ -47,7 +48,7 @@ pub(super) fn run(args: &QuickstartArgs, json: bool) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
+        .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
     runtime.block_on(async {
         let temporary = match &args.keep {
             Some(_) => None,
@@ -63,8 +64,9 @@ pub(super) fn run(args: &QuickstartArgs, json: bool) -> Result<(), CliError> {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .map_err(|error| CliError::Failed(format!("no free port on 127.0.0.1: {error}")))?;
-        let address =
-            listener.local_addr().map_err(|error| CliError::Failed(format!("the address is not known: {error}")))?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| CliError::Failed(format!("cannot read the local address: {error}")))?;
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(server::run(listener, ServerConfig::new(folder), async {
             let _ = stopped.await;
@@ -74,15 +76,15 @@ pub(super) fn run(args: &QuickstartArgs, json: bool) -> Result<(), CliError> {
         let _ = stop.send(());
         let served = match serving.await {
             Ok(served) => served.map_err(|error| CliError::Failed(error.to_string())),
-            Err(error) => Err(CliError::Failed(format!("the server was lost: {error}"))),
+            Err(error) => Err(CliError::Failed(format!("the server task failed: {error}"))),
         };
         shown.and(served)
     })
 }
 
-/// Row-major pixels: rows to train on, rows held out.
+/// Training rows and held-out rows, as row-major pixels.
 fn digits() -> Result<(Vec<f32>, Vec<f32>), CliError> {
-    let broken = |reason: String| CliError::Failed(format!("the digits in this program are broken: {reason}"));
+    let broken = |reason: String| CliError::Failed(format!("the built-in digits are damaged: {reason}"));
     let mut records = csv::ReaderBuilder::new().has_headers(false).from_reader(GzDecoder::new(DIGITS));
     let (mut training, mut held_out) = (Vec::new(), Vec::new());
     for (number, record) in records.records().enumerate() {
@@ -122,12 +124,12 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     };
     let source = Source::Memory { training, test: held_out.clone() };
     let Ended::Trained(result) = train(context, &spec, &source, false, OnInterrupt::Cancel).await? else {
-        return Err(CliError::Failed("the server left the job alone".to_owned()));
+        return Err(CliError::Failed("the job ended without a result".to_owned()));
     };
     let trained = result.training_report.unwrap_or_default();
     let test = trained.test.unwrap_or_default();
 
-    // What the report says is checked through Encode and Decode, as any caller would use them.
+    // Checks the error in the report through Encode and Decode, as a client would call them.
     let mut client = context.autoencoder().await?;
     let version = Some(pb::model_ref::Selector::Version(result.version));
     let model = || Some(pb::ModelRef { name: "digits".to_owned(), selector: version.clone() });

@@ -1,4 +1,4 @@
-//! How commands read files.
+//! Options and helpers of commands that read files of rows.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,46 +16,49 @@ use crate::files::{
 use crate::model::match_columns;
 use crate::rpc::pb;
 
-/// First rows: what they take at most, below the server's default for a message.
+/// Maximum bytes of the first rows of a file, as binary32; below the default message limit of the server.
 const FIRST_ROWS_BYTES_MAX: usize = 8 << 20;
 
-/// How files are read.
+/// Options of the file reader.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ReadArgs {
-    /// Format of the files [default: seen from their first bytes]
+    /// Format of the files [default: detected from the first bytes]
     #[arg(long, value_enum)]
     format: Option<FormatArg>,
-    /// CSV: whether the first line names the columns [default: seen from it and the lines below]
+    /// CSV: whether the first line has the column names [default: detected]
     #[arg(long, value_parser = yes_or_no, value_name = "yes|no")]
     header: Option<bool>,
-    /// CSV: what separates the fields: one character, tab, blanks, or none [default: seen from the file]
+    /// CSV: field separator: one character, tab, blanks, or none [default: detected]
     #[arg(long, value_name = "MARK")]
     separator: Option<Separator>,
-    /// CSV: the decimal mark, . or , [default: seen from the file]
+    /// CSV: decimal mark, . or , [default: detected]
     #[arg(long, value_name = "MARK")]
     decimal: Option<Decimal>,
-    /// CSV: the mark between groups of three digits, such as , or . [default: numbers have none]
+    /// CSV: mark between groups of three digits, for example , or . [default: none]
     #[arg(long, value_name = "MARK")]
     thousands: Option<Thousands>,
-    /// CSV: the encoding of the text, such as utf-8, utf-16le or windows-1252 [default: seen from the file]
+    /// CSV: text encoding, for example utf-8, utf-16le or windows-1252 [default: detected]
     #[arg(long, value_name = "NAME")]
     encoding: Option<TextEncoding>,
-    /// CSV, JSON Lines, Parquet, Arrow: columns to take, in this order, by name or by number from 1; #2 is a number even where a column is named 2 [default: all]
+    /// CSV, JSON Lines, Parquet, Arrow: columns to read, in this order, by name or by number from 1; #2 is always a
+    /// number, even if a column is named 2 [default: all]
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     columns: Vec<String>,
-    /// CSV, JSON Lines, Parquet, Arrow: columns to leave out, likewise
+    /// CSV, JSON Lines, Parquet, Arrow: columns to leave out, by name or by number from 1
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     drop_columns: Vec<String>,
-    /// Match columns with the model's features by position, whatever their names are [default: by name, where both have names]
+    /// Match columns with the features of the model by position and ignore their names [default: by name, if both have
+    /// names]
     #[arg(long)]
     by_position: bool,
-    /// Values may be missing: NaN, and in CSV empty fields, NA, N/A, null, None, ?, - and the like, in Parquet and Arrow nulls
+    /// Allow missing values: NaN; in CSV also empty fields, NA, N/A, null, None, ?, - and similar marks; in Parquet and
+    /// Arrow nulls
     #[arg(long)]
     missing_values: bool,
-    /// CSV: further marks of missing values, such as -999; implies --missing-values
+    /// CSV: additional marks of missing values, for example -999; implies --missing-values
     #[arg(long, value_delimiter = ',', value_name = "MARK,...", allow_hyphen_values = true)]
     missing_marks: Vec<String>,
-    /// The array to read of a .npz or safetensors file with several [default: the only one that could be rows]
+    /// Array to read from a .npz or safetensors file [default: the only array that can be rows]
     #[arg(long, value_name = "NAME")]
     array: Option<String>,
 }
@@ -117,32 +120,32 @@ impl ReadArgs {
         }
     }
 
-    /// Names of a file's columns that the server is to match with the features of a model; none where they do not matter.
+    /// Column names that the server matches with the features of a model; empty with --by-position.
     pub(super) fn names(&self, reader: &dyn RowReader) -> Vec<String> {
         if self.by_position { Vec::new() } else { reader.names().to_vec() }
     }
 
-    /// Whether names of columns do not matter.
+    /// Whether column names are ignored.
     pub(super) fn by_position(&self) -> bool {
         self.by_position
     }
 
-    /// Whether or not it was asked for.
+    /// Allows missing values even without --missing-values.
     pub(super) fn allow_missing_values(&mut self) {
         self.missing_values = true;
     }
 
-    /// Whether some columns are taken or left out.
+    /// Whether --columns or --drop-columns is set.
     pub(super) fn chooses_columns(&self) -> bool {
         !self.columns.is_empty() || !self.drop_columns.is_empty()
     }
 
-    /// Whether values may be missing.
+    /// Whether missing values are allowed.
     pub(super) fn missing_values(&self) -> bool {
         self.missing_values || !self.missing_marks.is_empty()
     }
 
-    /// The same for files of the server.
+    /// The options as a specification of files of the server.
     pub(super) fn server_files(self, paths: Vec<String>, test_paths: Vec<String>) -> pb::ServerFiles {
         let format = match self.format {
             None => pb::FileFormat::Unspecified,
@@ -187,7 +190,7 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Opens a file, or standard input for `-`, and tells what its reader decided.
+/// Opens a file, or standard input for `-`, and prints what its reader detected.
 pub(super) fn open(path: &str, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
     Ok(match open_table(path, options)? {
         Table::Text(reader) => reader,
@@ -195,7 +198,7 @@ pub(super) fn open(path: &str, options: &ReadOptions) -> Result<Box<dyn RowReade
     })
 }
 
-/// The same, for a caller who wants the records of a text as they stand in the file.
+/// As [`open`], but gives access to the original text records of a text file.
 pub(super) fn open_table(path: &str, options: &ReadOptions) -> Result<Table, FileError> {
     let table = if path == "-" {
         files::read_table(path, io::stdin(), options)
@@ -206,7 +209,7 @@ pub(super) fn open_table(path: &str, options: &ReadOptions) -> Result<Table, Fil
     Ok(table)
 }
 
-/// Tells what the reader of a table decided.
+/// Prints what the reader of a table detected.
 fn tell_of(path: &str, table: &Table) {
     tell(
         path,
@@ -217,8 +220,8 @@ fn tell_of(path: &str, table: &Table) {
     );
 }
 
-/// Opens a file whose rows are for a model: columns that are none of its features, by name, are left out, whatever they hold.
-/// `keeps` says that columns of arrays stay, since they are to be written back.
+/// Opens a file for a model. Named columns that are not features of the model are skipped without parsing. With
+/// `keeps`, all columns of arrays stay, because they are written back.
 pub(super) async fn open_for(
     context: &Context,
     model: &pb::ModelRef,
@@ -230,7 +233,7 @@ pub(super) async fn open_for(
     if read.by_position || read.chooses_columns() {
         return Ok(open_table(path, &options)?);
     }
-    // A stream is opened once, when the features are known.
+    // A stream can be opened only once: after the features are known.
     let opened = if is_stream(path) { None } else { Some(files::open_table(Path::new(path), &options)) };
     let names = opened.as_ref().and_then(|opened| opened.as_ref().ok()).map(|table| names_of(table).to_vec());
     let is_array = matches!(&opened, Some(Ok(Table::Other(_))));
@@ -244,12 +247,12 @@ pub(super) async fn open_for(
             (Ok(table), _) if names_of(&table).len() == features.len() => {
                 tell_of(path, &table);
                 let matching = names.and_then(|names| match_columns(&features, &names).ok()?.note());
-                let others = || "columns that are no features of the model are left out".to_owned();
+                let others = || "columns that are not features of the model are left out".to_owned();
                 tell_notes(context, &[matching.unwrap_or_else(others)]);
                 return Ok(table);
             }
             (Err(error), Ok(_)) => return Err(error.into()),
-            // Features are missing, which the server tells; or what is wrong with the file has nothing to do with them.
+            // Either features are missing, which the server reports, or the file has an unrelated error.
             _ => {}
         }
     }
@@ -265,7 +268,7 @@ fn names_of(table: &Table) -> &[String] {
     }
 }
 
-/// The same, for a caller who wants rows alone.
+/// As [`open_for`], for commands that need only rows.
 pub(super) async fn open_rows_for(
     context: &Context,
     model: &pb::ModelRef,
@@ -278,7 +281,7 @@ pub(super) async fn open_rows_for(
     })
 }
 
-/// Names of the features of a version; none where it has none, or the caller may not know. The call that follows tells why.
+/// Feature names of a version. Empty if it has none or on any error; the call that follows reports the error.
 async fn features_of(context: &Context, model: &pb::ModelRef) -> Vec<String> {
     let request = pb::GetModelVersionRequest { model: Some(model.clone()) };
     let Ok(mut models) = context.models().await else { return Vec::new() };
@@ -286,7 +289,7 @@ async fn features_of(context: &Context, model: &pb::ModelRef) -> Vec<String> {
     version.ok().and_then(|answer| answer.version?.spec).unwrap_or_default().feature_names
 }
 
-/// The same for a stream that may pause for long.
+/// As [`open`], for a stream that may pause for a long time.
 pub(super) fn open_live(path: &str, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
     if path != "-" {
         return open(path, options);
@@ -296,18 +299,18 @@ pub(super) fn open_live(path: &str, options: &ReadOptions) -> Result<Box<dyn Row
     Ok(reader)
 }
 
-/// Whether notes are JSON; set once, by the command line.
+/// Whether notes are printed as JSON. Set once at startup.
 static IN_JSON: OnceLock<bool> = OnceLock::new();
-/// Notes already printed: a file that is opened twice prints them once.
+/// Notes that were already printed. A file that is opened twice prints each note once.
 static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Notes on files are JSON from now on, or text.
+/// Sets whether notes are printed as JSON or text.
 pub(super) fn tell_in_json(json: bool) {
-    // The first one holds; a process has one command line.
+    // The first call wins; a process has one command line.
     let _ = IN_JSON.set(json);
 }
 
-/// Tells on standard error, in one line, what the reader of a file decided on its own.
+/// Prints what the reader of a file detected, in one line on standard error.
 pub(super) fn tell(path: &str, notes: &[String]) {
     if notes.is_empty() {
         return;
@@ -323,31 +326,31 @@ pub(super) fn tell(path: &str, notes: &[String]) {
     }
 }
 
-/// Tells what only the end of a file says, when all its rows are read.
+/// Prints the notes that are known only at the end of a file.
 pub(super) fn tell_at_end(path: &str, reader: &dyn RowReader) {
     tell(path, &reader.notes_at_end());
 }
 
-/// Whether a path can be opened once only: standard input, a pipe, a process substitution.
+/// Whether a path can be opened only once: standard input, a pipe, a process substitution.
 pub(super) fn is_stream(path: &str) -> bool {
     path == "-" || std::fs::metadata(path).is_ok_and(|data| !data.is_file() && !data.is_dir())
 }
 
-/// The rows that a file begins with, as many as one message has room for.
+/// The first rows of a file, as many as fit into one message.
 pub(super) struct FirstRows {
     pub(super) columns: usize,
-    /// Of the columns, where they have some.
+    /// Column names; empty if there are none.
     pub(super) names: Vec<String>,
     /// Row-major.
     pub(super) values: Vec<f64>,
-    /// Whether the file has no more.
+    /// Whether these are all rows of the file.
     pub(super) is_all: bool,
 }
 
-/// Reads them; `expected` is the width that they must have and the names of the model's features, in whose order they come then.
+/// Reads the first rows. `expected` gives the required number of columns and the features of the model, whose order the
+/// columns then have.
 ///
-/// # Errors
-/// What is wrong with the file, or that it has no rows.
+/// [`CliError`] if the file cannot be read, does not match or has no rows.
 pub(super) fn first_rows(
     path: &str,
     read: &ReadArgs,
@@ -371,9 +374,9 @@ pub(super) fn first_rows(
     if values.is_empty() {
         return Err(CliError::Usage(format!("{path} has no rows, expected at least one to measure on")));
     }
-    // What is wrong with rows that nobody asked for is no reason to refuse these.
+    // An error in later rows does not matter here.
     let mut is_all = reader.next_rows(&mut Vec::new(), 1).is_ok_and(|rows| rows == 0);
-    // Binary64 takes twice the room.
+    // Binary64 takes twice the space, so half of the rows fit.
     let room = (most / 2).max(1) * columns;
     if values.len() > room && files::needs_f64(&values) {
         values.truncate(room);

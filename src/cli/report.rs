@@ -1,18 +1,19 @@
-//! Reports for people and for programs.
+//! Text and JSON output of reports, versions and jobs.
 
 use serde_json::{Value, json};
 
 use super::draw;
 use crate::rpc::pb;
 
-/// Features that a line names.
+/// Maximum features in one line.
 const FEATURES_MAX: usize = 10;
-/// Maximum number of poorly explained features that are listed beside the total, which hides them.
+/// A feature with a lower R² counts as poorly explained; the line of the total lists at most `POOR_FEATURES_MAX` of
+/// them.
 const POOR: f32 = 0.5;
 const POOR_FEATURES_MAX: usize = 3;
 
-/// R² of the features on held-out rows, the worst first, with their names, or numbers from 1; those that do not vary there are
-/// left out.
+/// R² of each feature on held-out rows, lowest first, with its name or its number from 1. Features without variance
+/// there are left out.
 pub(super) fn by_feature(report: &pb::TrainingReport, names: &[String]) -> Vec<(String, f32)> {
     let shares = report.feature_explained_variance.iter().copied().enumerate();
     let mut known: Vec<(usize, f32)> = shares.filter(|(_, share)| !share.is_nan()).collect();
@@ -24,21 +25,21 @@ pub(super) fn by_feature(report: &pb::TrainingReport, names: &[String]) -> Vec<(
     known.into_iter().map(|(j, share)| (name(j), share)).collect()
 }
 
-/// The worst of them, and how many more there are.
+/// The first `most` features, and the count of the others.
 fn listed(features: &[(String, f32)], most: usize) -> String {
     let named: Vec<String> = features.iter().take(most).map(|(name, share)| format!("{name} {share:.2}")).collect();
     let more = features.len().saturating_sub(most);
     if more > 0 { format!("{} and {more} more", named.join(", ")) } else { named.join(", ") }
 }
 
-/// The lines that tell how good a model is.
+/// The lines of one evaluation.
 pub(super) fn evaluation_lines(name: &str, evaluation: &pb::Evaluation, code_length: usize) -> Vec<String> {
     let ratio = evaluation.squared_error / evaluation.pca_squared_error;
-    // Where the code has as many numbers as the rows have dimensions, PCA leaves rounding errors alone.
+    // With as many code numbers as dimensions, PCA has only rounding errors.
     let ratio = if ratio < 1e6 { format!("ratio {ratio:.3}") } else { "which is exact".to_owned() };
     let mut lines = vec![
         format!(
-            "{name}: reconstruction error {:.4} a row, PCA with {code_length} components {:.4} ({ratio}), {} rows",
+            "{name}: reconstruction error {:.4} per row, PCA with {code_length} components {:.4} ({ratio}), {} rows",
             evaluation.squared_error, evaluation.pca_squared_error, evaluation.rows
         ),
         format!(
@@ -53,7 +54,7 @@ pub(super) fn evaluation_lines(name: &str, evaluation: &pb::Evaluation, code_len
     ];
     if let Some(floor) = evaluation.loss_floor {
         lines.push(format!(
-            "{:width$}  cross-entropy {:.4} nats a row, {:.4} above the floor that the data set",
+            "{:width$}  cross-entropy {:.4} nats per row, {:.4} above the minimum for these rows",
             "",
             evaluation.loss,
             evaluation.loss - floor,
@@ -63,12 +64,12 @@ pub(super) fn evaluation_lines(name: &str, evaluation: &pb::Evaluation, code_len
     lines
 }
 
-/// A figure of any size.
+/// A number of any magnitude.
 fn number(value: f64) -> String {
     if value == 0.0 || (1e-4..1e9).contains(&value.abs()) { format!("{value:.4}") } else { format!("{value:.4e}") }
 }
 
-/// A whole training report.
+/// The lines of a training report.
 pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize, names: &[String]) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(validation) = &report.validation {
@@ -79,7 +80,7 @@ pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize, name
             total.push_str(&format!("; but R² of {}", listed(&features[..poor], POOR_FEATURES_MAX)));
         }
         if !features.is_empty() {
-            lines.push(format!("R² by feature, the worst first: {}", listed(&features, FEATURES_MAX)));
+            lines.push(format!("R² by feature, lowest first: {}", listed(&features, FEATURES_MAX)));
         }
     }
     if let Some(test) = &report.test {
@@ -88,9 +89,9 @@ pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize, name
     if report.base_version > 0 {
         let figures = report.base_validation.as_ref().map_or(String::new(), |base| {
             let new = report.validation.as_ref().map_or(f64::NAN, |validation| validation.loss);
-            format!(", whose validation loss is {:.4}; the new one's is {new:.4}", base.loss)
+            format!(", validation loss {:.4}; the new version has {new:.4}", base.loss)
         });
-        lines.push(format!("began with {}@{}{figures}", report.base_model_name, report.base_version));
+        lines.push(format!("started from {}@{}{figures}", report.base_model_name, report.base_version));
     }
     lines.push(format!(
         "training: {} rows, {} epochs in {:.1} s, best after epoch {}, batch {} rows, peak learning rate {}, seed {}",
@@ -118,7 +119,7 @@ pub(super) fn report_lines(report: &pb::TrainingReport, code_length: usize, name
     lines
 }
 
-/// By matrix, how orthonormal training has made it.
+/// For each matrix, its orthonormality defect by epoch.
 fn defect_lines(report: &pb::TrainingReport) -> Vec<String> {
     let looks: Vec<&[f64]> =
         report.epochs.iter().map(|epoch| &epoch.defects[..]).filter(|defects| !defects.is_empty()).collect();
@@ -127,7 +128,7 @@ fn defect_lines(report: &pb::TrainingReport) -> Vec<String> {
         let of_one: Vec<f64> = looks.iter().filter_map(|look| look.get(l).copied()).collect();
         let (first, last) = (of_one.first()?, of_one.last()?);
         let picture = if of_one.len() > 1 { draw::sparkline(&of_one, 60) + " " } else { String::new() };
-        Some(format!("matrix {} from orthonormal, by epoch: {picture}{first:.3e} to {last:.3e}", l + 1))
+        Some(format!("orthonormality defect of matrix {} by epoch: {picture}{first:.3e} to {last:.3e}", l + 1))
     };
     (0..matrices).filter_map(line).collect()
 }
@@ -171,7 +172,7 @@ pub(super) fn report_json(report: &pb::TrainingReport) -> Value {
         "base_model_name": report.base_model_name,
         "base_version": report.base_version,
         "base_validation": report.base_validation.as_ref().map(evaluation_json),
-        // NaN, of features that do not vary on the validation rows, is null.
+        // NaN (a feature without variance on the validation rows) becomes null.
         "feature_explained_variance": report.feature_explained_variance,
     })
 }
@@ -206,7 +207,7 @@ fn enum_word<E>(name: Result<&'static str, E>) -> &'static str {
     name.unwrap_or("UNKNOWN")
 }
 
-/// The value of an enumeration without its prefix, in small letters.
+/// The name of an enum value without its prefix, in lower case with hyphens.
 pub(super) fn short(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_lowercase().replace('_', "-")
 }
@@ -243,7 +244,7 @@ pub(super) fn job_json(job: &pb::Job) -> Value {
     })
 }
 
-/// Bytes for people.
+/// A byte count in readable units.
 pub(super) fn bytes(count: u64) -> String {
     match count {
         0..10_000 => format!("{count} bytes"),
@@ -270,7 +271,7 @@ mod tests {
         let names = ["age", "smoker", "visits"].map(str::to_owned);
         let lines = report_lines(&report(&[0.999, 0.004, f32::NAN, -0.25]), 2, &names);
         assert!(lines[1].ends_with("PCA 0.00 %; but R² of column 4 -0.25, smoker 0.00"), "{}", lines[1]);
-        assert_eq!(lines[2], "R² by feature, the worst first: column 4 -0.25, smoker 0.00, age 1.00");
+        assert_eq!(lines[2], "R² by feature, lowest first: column 4 -0.25, smoker 0.00, age 1.00");
     }
 
     #[test]

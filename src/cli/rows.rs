@@ -1,4 +1,4 @@
-//! `halfhitch encode`, `decode`, `reconstruct`, `impute`: a file in, a file out, in order, with a few requests in flight.
+//! `halfhitch encode`, `decode`, `reconstruct`, `impute`: read a file, send it in requests, write the results in order.
 
 use std::io::IsTerminal;
 
@@ -15,17 +15,17 @@ use crate::model::{Form, Matrix};
 use crate::rpc::pb;
 use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 
-/// Requests under way at once.
+/// Maximum requests in flight.
 pub(super) const REQUESTS_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch encode digits rows.npy -o codes.npy     the newest version\n  halfhitch encode digits@prod rows.csv             the version behind an alias, CSV to standard output\n  halfhitch decode digits@3 codes.npy -o rows.npy   codes belong to the version that made them"
+    after_help = "Examples:\n  halfhitch encode digits rows.npy -o codes.npy     the newest version\n  halfhitch encode digits@prod rows.csv             the version behind an alias, CSV to standard output\n  halfhitch decode digits@3 codes.npy -o rows.npy   codes belong to the version that created them"
 )]
 pub(super) struct RowsArgs {
-    /// NAME, NAME@VERSION or NAME@ALIAS
+    /// Model: NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows: .csv, .npy, .npz, .parquet, .jsonl and others (README), plain or packed; - for standard input
+    /// Rows: .csv, .npy, .npz, .parquet, .jsonl and others (docs/guide.md), plain or compressed; - for standard input
     file: String,
     #[command(flatten)]
     write: WriteArgs,
@@ -37,8 +37,8 @@ pub(super) struct RowsArgs {
 pub(super) struct EncodeArgs {
     #[command(flatten)]
     rows: RowsArgs,
-    /// Only the first numbers of each code, so many: for versions that `halfhitch models canonicalize` made, or that were trained with
-    /// --nested-dropout
+    /// Keep only the first COUNT numbers of each code; needs a version from `halfhitch models canonicalize` or trained
+    /// with --nested-dropout; 0 keeps all [default: 0]
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     code_length: u32,
 }
@@ -53,8 +53,8 @@ pub(super) struct DecodeArgs {
 
 #[derive(Debug, clap::Args)]
 struct DecoderArgs {
-    /// What decodes: the transpose of each matrix, as trained, or its pseudo-inverse: `halfhitch inspect` shows
-    /// which of them is nearer to the data
+    /// Decoder: the transpose of each matrix, as trained, or its pseudo-inverse; `halfhitch inspect` shows which has
+    /// the lower error
     #[arg(long, value_enum, default_value = "transpose")]
     decoder: DecoderChoice,
 }
@@ -80,20 +80,20 @@ pub(super) struct ReconstructArgs {
     rows: RowsArgs,
     #[command(flatten)]
     decoder: DecoderArgs,
-    /// Write the error of each row here: normalized space, input units
+    /// Write the error of each row to this file: in normalized space, and in input units
     #[arg(long, value_name = "FILE")]
     errors: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train sensors history.csv --code 8 --missing-values\n  halfhitch impute sensors gaps.csv -o whole.csv\n\nOnly gaps change. A text keeps its names, its columns, its marks and the text of what is there, those of columns that are\nleft out too; arrays keep the bits of what is there."
+    after_help = "Examples:\n  halfhitch train sensors history.csv --code 8 --missing-values\n  halfhitch impute sensors gaps.csv -o whole.csv\n\nOnly missing values change. A text file keeps its header, columns, quotes and the text of existing values, also in columns\nthat are left out. Arrays keep the bits of existing values."
 )]
 pub(super) struct ImputeArgs {
-    /// NAME, NAME@VERSION or NAME@ALIAS, trained with --missing-values
+    /// Model trained with --missing-values: NAME, NAME@VERSION or NAME@ALIAS
     pub(super) model: String,
-    /// Rows: .csv, .npy, .parquet, .jsonl, plain or packed; - for standard input. NaN is missing, and in CSV
-    /// an empty field, NA or null, in Parquet and Arrow a null
+    /// Rows: .csv, .npy, .parquet, .jsonl, plain or compressed; - for standard input. NaN is missing; in CSV also an
+    /// empty field, NA or null; in Parquet and Arrow a null
     pub(super) file: String,
     #[command(flatten)]
     pub(super) write: WriteArgs,
@@ -103,10 +103,11 @@ pub(super) struct ImputeArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct WriteArgs {
-    /// Where results go: .npy, .parquet or .csv, by its name. The file appears when it is whole; it may be the input
+    /// Output file: .npy, .parquet or .csv; - for standard output. The file appears when it is complete; it may replace
+    /// the input
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(super) output: String,
-    /// Format of the results, where the name does not say it
+    /// Format of the output, if the file name does not determine it
     #[arg(long, value_enum)]
     output_format: Option<OutputFormat>,
 }
@@ -128,7 +129,7 @@ impl WriteArgs {
     }
 }
 
-/// An answer of any of the three calls.
+/// The response of one of the calls in [`Call`].
 pub(super) struct RowsResponse {
     pub(super) version: u64,
     pub(super) values: Matrix,
@@ -136,25 +137,25 @@ pub(super) struct RowsResponse {
     errors_input_units: Vec<f32>,
     pseudo_inverse: Option<pb::PseudoInverse>,
     pub(super) notes: Vec<String>,
-    /// Of the columns that stay, where some were left out.
+    /// Names of the remaining columns; empty if no column was left out.
     pub(super) kept_names: Vec<String>,
 }
 
-/// The form of answers: the same for all blocks of a file, whatever form these are sent in.
+/// Format of returned codes. It is the same for all blocks of a file, whatever format the requests have.
 const CODES: pb::AnswerFormat = pb::AnswerFormat::Float32Le;
-/// A version that was trained on rows of 64 bits answers with such rows.
+/// Format of returned rows: 64-bit floats if the version was trained on 64-bit rows.
 const ROWS: pb::AnswerFormat = pb::AnswerFormat::AsTrained;
 
 #[derive(Clone, Copy)]
 pub(super) enum Call {
-    /// The first numbers of each code, so many; 0: all of them.
+    /// With the number of code numbers to keep; 0 keeps all.
     Encode(u32),
     Decode(pb::Decoder),
     Reconstruct(pb::Decoder),
     Impute,
 }
 
-/// Writes the numbers of an answer, as wide as they came.
+/// Writes the values of a response in their own precision.
 fn write(writer: &mut dyn RowWriter, answer: &Matrix) -> Result<(), FileError> {
     match answer.form() {
         Form::Float64Le => writer.write(answer.values().to_f64().as_slice().into(), answer.columns()),
@@ -162,7 +163,7 @@ fn write(writer: &mut dyn RowWriter, answer: &Matrix) -> Result<(), FileError> {
     }
 }
 
-/// Asks for the results of some rows, again while the server is full.
+/// Sends one request; retries while the server is full.
 pub(super) async fn call(
     client: AutoencoderServiceClient<Connection>,
     call: Call,
@@ -263,13 +264,14 @@ pub(super) async fn reconstruct(context: &Context, args: ReconstructArgs) -> Res
         );
     } else {
         note_line!(
-            "{rows} rows: reconstruction error {mean:.6} a row (in input units {mean_input_units:.6}), version {version}"
+            "{rows} rows: reconstruction error {mean:.6} per row ({mean_input_units:.6} in input units), \
+             version {version}"
         );
     }
     Ok(())
 }
 
-/// Sends a file through a call and writes the results in order; returns the version that served them.
+/// Sends a file in requests and writes the results in order. Returns the version that served them.
 async fn run(
     context: &Context,
     kind: Call,
@@ -277,18 +279,18 @@ async fn run(
     mut seen: impl FnMut(&RowsResponse) -> Result<(), CliError>,
 ) -> Result<u64, CliError> {
     let model = model_ref(&args.model)?;
-    // A place that cannot be written is better known before rows are read and sent.
+    // Opens the output first, so that an unwritable path fails before rows are read and sent.
     let mut writer = writing::rows("--output", &args.write.output, args.write.format())?;
     let mut reader = match kind {
         Call::Decode(_) => reading::open(&args.file, &args.read.options())?,
         _ => reading::open_rows_for(context, &model, &args.file, &args.read).await?,
     };
     let columns = reader.columns();
-    // Codes have no features.
+    // Codes have no feature names.
     let column_names = if matches!(kind, Call::Decode(_)) { Vec::new() } else { args.read.names(reader.as_ref()) };
     let block_rows = request_rows(columns);
     let client = context.autoencoder().await?;
-    // The first answer says which version serves; the rest of the file stays with it.
+    // The first response names the version; the other requests use the same version.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
     let first_rows = (first.len() / columns) as u64;
@@ -300,7 +302,7 @@ async fn run(
         note_line!("{}", caution(trust));
     }
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
-    // Where columns were left out, the answer names those that stay.
+    // If columns were left out, the response names the remaining ones.
     let features = if first.kept_names.is_empty() { reader.names() } else { &first.kept_names };
     writer.set_names(&names(kind, first.values.columns(), features));
     let bar = progress_bar(context, reader.rows_hint());
@@ -344,7 +346,7 @@ async fn run(
     Ok(version)
 }
 
-/// Names of the columns of results, where they have some.
+/// Column names of the results; empty if they have none.
 fn names(kind: Call, columns: usize, features: &[String]) -> Vec<String> {
     match kind {
         Call::Encode(_) => (1..=columns).map(|column| format!("code_{column}")).collect(),
@@ -353,18 +355,18 @@ fn names(kind: Call, columns: usize, features: &[String]) -> Vec<String> {
     }
 }
 
-/// What is to be known of rows that the pseudo-inverse decoded.
+/// The note on rows that the pseudo-inverse decoded.
 fn caution(trust: &pb::PseudoInverse) -> String {
     let exact = if trust.is_linear_approximation {
         "a linear approximation, since the model is not linear"
     } else {
-        "the rows have these very codes, since the model is linear"
+        "the rows encode to exactly these codes, since the model is linear"
     };
     let regularized = if trust.is_regularized { ", regularized" } else { "" };
     format!("decoded with the pseudo-inverse: {exact} (condition number {:.3}{regularized})", trust.condition)
 }
 
-/// Rows done of those in the file, on a terminal; a count where the file does not say how many there are.
+/// A progress bar on a terminal; a counter if the number of rows is unknown.
 pub(super) fn progress_bar(context: &Context, rows: Option<u64>) -> ProgressBar {
     if context.json || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -376,19 +378,19 @@ pub(super) fn progress_bar(context: &Context, rows: Option<u64>) -> ProgressBar 
     ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
 }
 
-/// The rest of a file, block by block.
+/// Reads the rest of a file block by block.
 pub(super) struct Blocks {
-    /// What it is called in notes.
+    /// Name of the file in notes.
     pub(super) path: String,
     pub(super) reader: Box<dyn RowReader>,
     pub(super) block_rows: usize,
-    /// Row of the file that comes next, from 0.
+    /// Index of the next row of the file, from 0.
     pub(super) next_row: u64,
 }
 
-/// Some rows of a file.
+/// A block of rows of a file.
 pub(super) struct Block {
-    /// Its place in the file, from 0.
+    /// Index of its first row in the file, from 0.
     pub(super) first_row: u64,
     /// Row-major.
     pub(super) values: Vec<f64>,

@@ -1,4 +1,4 @@
-//! `halfhitch score`: how unusual the rows of a file are, and why.
+//! `halfhitch score`: scores how unusual the rows of a file are, and names the features that contribute most.
 
 use std::io::BufWriter;
 
@@ -16,30 +16,31 @@ use crate::rpc::pb;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch score sensors today.csv                            one line a row: score, p-value, and the features behind it\n  halfhitch score sensors today.csv --false-alarm-rate 0.001   and whether it is an alarm\n  halfhitch score sensors today.npy --only-alarms --false-alarm-rate 0.001 -o alarms.csv\n\nA p-value is the share of rows, among those that training held out, that are at least as unusual. Where the training rows\nhave anomalies in them, train with --trim 0.1."
+    after_help = "Examples:\n  halfhitch score sensors today.csv                            one line per row: score, p-value, main features\n  halfhitch score sensors today.csv --false-alarm-rate 0.001   also whether it is an alarm\n  halfhitch score sensors today.npy --only-alarms --false-alarm-rate 0.001 -o alarms.csv\n\nA p-value is the share of held-out rows that are at least as unusual. If the training rows contain\nanomalies, train with --trim 0.1."
 )]
 pub(super) struct ScoreArgs {
-    /// NAME, NAME@VERSION or NAME@ALIAS
+    /// Model: NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows: .csv, .npy, .npz, .parquet, .jsonl and others (README), plain or packed; - for standard input
+    /// Rows: .csv, .npy, .npz, .parquet, .jsonl and others (docs/guide.md), plain or compressed; - for standard input
     file: String,
-    /// Features to name for each row, those that contribute most; positive where the value is too great
+    /// Number of features to name per row, those that contribute most, 0 to 100; a positive contribution means that the
+    /// value is too high
     #[arg(long, value_name = "COUNT", default_value_t = 3)]
     reasons: u32,
-    /// Raise an alarm where the p-value is at most this: of usual rows at most this share is one
+    /// Raise an alarm for p-values up to this share, 0 to 1; at most this share of normal rows raises one
     #[arg(long, value_name = "SHARE")]
     false_alarm_rate: Option<f64>,
-    /// Write alarms alone
+    /// Write only rows that are alarms
     #[arg(long, requires = "false_alarm_rate")]
     only_alarms: bool,
-    /// Where the CSV goes; - for standard output
+    /// Output CSV file; - for standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: String,
     #[command(flatten)]
     read: ReadArgs,
 }
 
-/// Lines of CSV.
+/// Writes the CSV output.
 struct Lines {
     writer: csv::Writer<BufWriter<Output>>,
     path: String,
@@ -76,7 +77,7 @@ impl Lines {
         let wanted = |wanted: bool, length: usize| !wanted || length == rows;
         let whole = wanted(self.alarms, answer.alarms.len()) && wanted(self.reasons > 0, answer.reasons.len());
         if lists.iter().any(|length| *length != rows) || !whole {
-            return Err(CliError::Failed("the server's answer does not have one figure per row".to_owned()));
+            return Err(CliError::Failed("the server's response does not have one value per row".to_owned()));
         }
         for row in 0..rows {
             self.rows += 1;
@@ -95,7 +96,7 @@ impl Lines {
             line.extend(self.alarms.then(|| u8::from(alarm).to_string()));
             let reasons = answer.reasons.get(row).map_or(&[][..], |reasons| &reasons.features);
             for place in 0..self.reasons {
-                // Features without names have numbers, from 1 as columns have.
+                // Unnamed features are numbered from 1, as columns are.
                 let name = |reason: &pb::Reason| match reason.name.as_str() {
                     "" => (reason.feature + 1).to_string(),
                     name => name.to_owned(),
@@ -112,7 +113,7 @@ impl Lines {
     fn write(&mut self, line: &[String]) -> Result<(), CliError> {
         let path = self.path.clone();
         self.writer.write_record(line).map_err(|error| {
-            // The system's own error: a closed pipe is no failure.
+            // Keeps the I/O error, so that a closed pipe is recognized and is not a failure.
             let source = match error.into_kind() {
                 csv::ErrorKind::Io(source) => source,
                 other => std::io::Error::other(format!("{other:?}")),
@@ -121,13 +122,13 @@ impl Lines {
         })
     }
 
-    /// Puts the whole file in its place.
+    /// Completes the file and moves it to its path.
     fn finish(self) -> Result<(), CliError> {
         let Self { mut writer, path, .. } = self;
         let failed = |source| FileError::Io { path: path.clone(), source };
         writer.flush().map_err(failed)?;
         let Ok(output) = writer.into_inner() else {
-            return Err(CliError::Failed(format!("{path}: rows are left over")));
+            return Err(CliError::Failed(format!("{path}: some rows were not written")));
         };
         Ok(output.into_inner().map_err(|error| failed(error.into_error()))?.finish()?)
     }
@@ -135,7 +136,7 @@ impl Lines {
 
 pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliError> {
     let model = model_ref(&args.model)?;
-    // A place that cannot be written is better known before rows are read and sent.
+    // Opens the output first, so that an unwritable path fails before rows are read and sent.
     let output = writing::output("--output", &args.output)?;
     let mut reader = reading::open_rows_for(context, &model, &args.file, &args.read).await?;
     let (columns, names) = (reader.columns(), args.read.names(reader.as_ref()));
@@ -157,7 +158,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
             .await
         }
     };
-    // The first answer says which version serves; the rest of the file stays with it.
+    // The first response names the version; the other requests use the same version.
     let mut first = Vec::new();
     reader.next_rows(&mut first, block_rows)?;
     let first_rows = (first.len() / columns) as u64;
@@ -199,6 +200,6 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
         (Some(alarms), Some(threshold)) => format!(": {alarms} alarms, scores above {threshold:.3}"),
         _ => String::new(),
     };
-    note_line!("{rows} rows scored by version {version} beside {held_out} held-out rows{found}");
+    note_line!("{rows} rows scored by version {version} against {held_out} held-out rows{found}");
     Ok(())
 }

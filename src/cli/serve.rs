@@ -1,4 +1,4 @@
-//! `halfhitch serve`.
+//! `halfhitch serve`: runs the server, and applies signals and changed settings.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::server::{Orders, Security, Stop};
 use crate::service::UpkeepConfig;
 use crate::{executor, server, telemetry};
 
-/// How often the settings file is looked at.
+/// Interval between two checks of the settings file.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Signals that wait to be acted upon: after so many nobody needs more.
+/// Capacity of the queue of stop signals; further signals would change nothing.
 const STOPS_WAITING_MAX: usize = 8;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
@@ -37,14 +37,14 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         .enable_all()
         .on_thread_start(executor::do_not_interrupt)
         .build()
-        .map_err(|error| CliError::Failed(format!("no runtime: {error}")))?;
+        .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
     let served = runtime.block_on(async move {
         let failed = |what: &str, error: io::Error| CliError::Failed(format!("{what}: {error}"));
         let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
             failed(&format!("cannot listen on {} (choose another with --listen)", settings.listen), error)
         })?;
-        let address = listener.local_addr().map_err(|error| failed("the address is not known", error))?;
-        let signals = Signals::listen().map_err(|error| failed("signals cannot be listened for", error))?;
+        let address = listener.local_addr().map_err(|error| failed("cannot read the local address", error))?;
+        let signals = Signals::listen().map_err(|error| failed("cannot listen for signals", error))?;
         let (upkeep, upkeep_told) = watch::channel(settings.server.upkeep.clone());
         let opened =
             server::open(settings.server.clone()).await.map_err(|error| CliError::Failed(error.to_string()))?;
@@ -55,19 +55,19 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         let read_again = Arc::new(Notify::new());
         tokio::spawn(signals.follow(stops, Arc::clone(&read_again)));
         tokio::spawn(following.follow(read_again));
-        // Whoever started this may wait for the line; it may also have closed its end.
+        // A parent process may wait for this line, or may have closed its end of the pipe.
         let mut output = io::stdout();
         let _ = writeln!(output, "halfhitch {} listens on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
         let _ = output.flush();
         let orders = Orders::new(ReceiverStream::new(stops_told), upkeep_told);
         opened.serve(listener, orders).await.map_err(|error| CliError::Failed(error.to_string()))
     });
-    // What still computes for nobody, an inspection for example, does not outlast the server's grace.
+    // Blocking tasks without a caller, such as an inspection, must not outlast the shutdown grace.
     runtime.shutdown_timeout(Duration::from_millis(100));
     served
 }
 
-/// Signals to this process.
+/// The signals that this process handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -83,25 +83,25 @@ impl Signals {
         })
     }
 
-    /// Passes on what signals say.
+    /// Turns SIGTERM and SIGINT into stop orders, and SIGHUP into a reload.
     async fn follow(mut self, stops: mpsc::Sender<Stop>, read_again: Arc<Notify>) {
         loop {
             let stop = tokio::select! {
                 _ = self.terminate.recv() => Stop::Drain,
-                // Whoever sits at the terminal does not want to wait.
+                // Ctrl-C in a terminal: skip draining.
                 _ = self.interrupt.recv() => Stop::Now,
                 _ = self.hang_up.recv() => {
                     read_again.notify_one();
                     continue;
                 }
             };
-            // Full: it is in a hurry already.
+            // A full queue already holds enough stop orders.
             let _ = stops.try_send(stop);
         }
     }
 }
 
-/// Settings that can change while the server runs.
+/// Applies the settings that can change while the server runs.
 struct Following {
     args: ServeArgs,
     started_with: Settings,
@@ -110,8 +110,8 @@ struct Following {
 }
 
 impl Following {
-    /// Reads the settings again when it is told to, and when their file has changed. Apart from the signals: a disk that
-    /// hangs does not keep the server from stopping.
+    /// Reloads the settings on SIGHUP and when their file changes. Runs apart from the signal handler, so that a disk
+    /// that hangs does not keep the server from stopping.
     async fn follow(self, read_again: Arc<Notify>) {
         let mut file = Watched::new(self.started_with.path.clone().into_iter().collect());
         let _ = file.changed();
@@ -124,9 +124,9 @@ impl Following {
             let Ok((looked, changed)) = tokio::task::spawn_blocking(look).await else { return };
             file = looked;
             if told {
-                tracing::info!("SIGHUP: the settings are read again");
+                tracing::info!("SIGHUP: reloading the settings");
             } else if changed {
-                tracing::info!("the settings file has changed: the settings are read again");
+                tracing::info!("the settings file has changed: reloading the settings");
             } else {
                 continue;
             }
@@ -134,9 +134,9 @@ impl Following {
         }
     }
 
-    /// Puts what changed in force. Settings with a mistake change nothing.
+    /// Applies changed settings. Invalid settings change nothing.
     async fn read_again(&self) {
-        // It says itself what it did not take.
+        // `reload` logs its own errors.
         let security = self.security.clone();
         let _ = tokio::task::spawn_blocking(move || security.reload()).await;
         let args = self.args.clone();
@@ -144,17 +144,17 @@ impl Following {
         let settings = match read {
             Ok(Ok(settings)) => settings,
             Ok(Err(error)) => {
-                tracing::error!(%error, "the settings are refused; those from before stay in force");
+                tracing::error!(%error, "the new settings are invalid; the previous settings stay in force");
                 return;
             }
             Err(lost) => {
-                tracing::error!(%lost, "the settings could not be read; those from before stay in force");
+                tracing::error!(%lost, "the settings could not be read; the previous settings stay in force");
                 return;
             }
         };
         let fixed = self.started_with.fixed_differences(&settings);
         if !fixed.is_empty() {
-            tracing::warn!(settings = fixed.join(", "), "settings that changed need a new start of the server");
+            tracing::warn!(settings = fixed.join(", "), "changed settings take effect only after a restart");
         }
         let changed = self.upkeep.send_if_modified(|upkeep| {
             let differs = *upkeep != settings.server.upkeep;
@@ -162,7 +162,7 @@ impl Following {
             differs
         });
         if changed {
-            tracing::info!(upkeep = ?settings.server.upkeep, "settings in force");
+            tracing::info!(upkeep = ?settings.server.upkeep, "changed settings are in force");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `halfhitch token`: a new token, and the entry that makes it known.
+//! `halfhitch token`: prints a new token and its entry for the credentials file.
 
 use std::path::Path;
 
@@ -9,20 +9,20 @@ use sha2::{Digest, Sha256};
 use super::CliError;
 use crate::security::{CallerLimits, Credentials};
 
-/// As many random bytes as the digest that stands for them has.
+/// Random bytes of a token: as many as its SHA-256 digest has.
 const TOKEN_BYTES: usize = 32;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TokenArgs {
-    /// What its owner is called, in logs and in limits
+    /// Name of the caller, for logs and limits
     name: String,
-    /// What it may do: infer, train, admin, with commas between them
+    /// Roles of the caller: infer, train, admin, separated by commas
     #[arg(long, value_name = "ROLES", value_delimiter = ',', required = true)]
     roles: Vec<String>,
-    /// Only models whose names begin so, with commas between several [default: all]
+    /// Allow only models whose names begin with one of these prefixes, separated by commas [default: all]
     #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
     models: Vec<String>,
-    /// The day, or the moment, from which on it is not valid: 2027-01-31 or 2027-01-31T12:00:00Z [default: never]
+    /// Day or time at which the token expires: 2027-01-31 or 2027-01-31T12:00:00Z [default: never]
     #[arg(long, value_name = "DATE")]
     expires: Option<String>,
 }
@@ -32,7 +32,7 @@ pub(super) fn run(args: &TokenArgs, json: bool) -> Result<(), CliError> {
     rustls::crypto::ring::default_provider()
         .secure_random
         .fill(&mut bytes)
-        .map_err(|_| CliError::Failed("the system gives no random numbers".to_owned()))?;
+        .map_err(|_| CliError::Failed("the system's random number generator failed".to_owned()))?;
     let token = format!("hh_{}", URL_SAFE_NO_PAD.encode(bytes));
     let entry = entry(args, &token)?;
     if json {
@@ -40,13 +40,14 @@ pub(super) fn run(args: &TokenArgs, json: bool) -> Result<(), CliError> {
     } else {
         out_line!("{token}");
         note_line!(
-            "This is shown once. Its owner puts it into a file for --token-file; the server's credentials file gets:\n\n{entry}"
+            "Shown once: store the token in a file for --token-file. Entry for the server's credentials file:\n\n\
+             {entry}"
         );
     }
     Ok(())
 }
 
-/// The entry of the credentials file, which was read as the server would read it.
+/// The entry of the credentials file, checked with the parser of the server.
 fn entry(args: &TokenArgs, token: &str) -> Result<String, CliError> {
     let TokenArgs { name, roles, models, expires } = args;
     let list = |texts: &[String]| toml::Value::Array(texts.iter().map(|text| text.trim().into()).collect());
@@ -62,7 +63,7 @@ fn entry(args: &TokenArgs, token: &str) -> Result<String, CliError> {
     }
     if let Some(expires) = expires {
         let moment: toml::value::Datetime = expires.parse().map_err(|_| {
-            CliError::Usage(format!("--expires {expires:?}: expected a date as 2027-01-31 or 2027-01-31T12:00:00Z"))
+            CliError::Usage(format!("--expires {expires:?}: expected a date like 2027-01-31 or 2027-01-31T12:00:00Z"))
         })?;
         entry.push_str(&format!("expires = {moment}\n"));
     }

@@ -1,4 +1,4 @@
-//! `halfhitch train`: streams rows, comes back after a broken connection, shows progress.
+//! `halfhitch train`: uploads rows, resumes after a broken connection, shows progress.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,127 +17,133 @@ use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as RequestMessage;
 use crate::rpc::pb::train_response::Message as ResponseMessage;
 
-/// How often a broken connection is tried again, and the pause before the first of these tries (then doubled).
+/// Maximum retries of a broken connection, and the delay before the first retry, which then doubles.
 pub(super) const RETRIES_MAX: u32 = 8;
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// Chunks that wait to be sent.
+/// Capacity of the queue of chunks to send.
 const CHUNKS_WAITING_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch train sensors rows.csv\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEverything has a default; the result says what was chosen.\n\nA file that cannot be read cancels its job. Ctrl-C while rows are sent cancels the job, too, unless\nthey come from standard input; with --idempotency-key the rows\nthat the server has stay there, and the same command goes on after them. Ctrl-C later leaves the job to the server."
+    after_help = "Examples:\n  halfhitch train sensors rows.csv\n  halfhitch train digits digits.csv --drop-columns 65 --widths 64,32,8\n  halfhitch train mnist train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz --widths 784,1000,500,250,30\n  halfhitch train embed embeddings.npy --code 64 --loss squared-error\n  halfhitch train digits new.csv --drop-columns 65 --from digits --publish-if-better\n  tail -f rows.csv | halfhitch train sensors - --widths 8,3 --follow --publish-rows 5000\n  halfhitch train large --server-files 2026/a.npy,2026/b.npy --widths 784,256,32\n\nEvery option has a default; the result says which values were chosen.\n\nA file that cannot be read cancels the job. So does Ctrl-C during the upload, unless the rows come from\nstandard input. With --idempotency-key the server keeps the uploaded rows instead, and the same command\ncontinues after them. After the upload, Ctrl-C ends only this command: the job continues on the server."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct TrainArgs {
-    /// The model to make a new version of
+    /// Model to train; the result is published as a new version of it
     name: String,
-    /// Training rows: .csv, .npy, .npz, .parquet, .jsonl and others (README), plain or packed; - for standard input
+    /// Training rows: .csv, .npy, .npz, .parquet, .jsonl and others (docs/guide.md), plain or compressed; - for
+    /// standard input
     #[arg(required_unless_present = "server_files")]
     files: Vec<String>,
-    /// Rows that are only measured on, never trained on
+    /// Test rows: measured on, never trained on
     #[arg(long, value_name = "FILE")]
     test: Vec<String>,
-    /// Training rows in files of the server instead, below its train_folder
+    /// Train on files of the server, by paths below its train_folder
     #[arg(long, value_delimiter = ',', value_name = "PATH,...", conflicts_with_all = ["files", "test"], requires = "widths")]
     server_files: Vec<String>,
-    /// Rows in files of the server that are only measured on
+    /// Test rows in files of the server
     #[arg(long, value_delimiter = ',', value_name = "PATH,...", requires = "server_files")]
     server_test: Vec<String>,
-    /// Widths from the input to the code, for example 784,1000,500,250,30
+    /// Layer widths from the input to the code, for example 784,1000,500,250,30
     #[arg(long, value_delimiter = ',', value_name = "D0,...,DK", conflicts_with_all = ["code", "hidden"])]
     widths: Vec<u32>,
-    /// Length of the code; the input is as wide as the rows [default: chosen from the rows, see --explain]
+    /// Code length, at least 1; the input width follows from the rows [default: chosen from the rows, see --explain]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     code: Option<u32>,
-    /// Without --code: as many numbers as principal components that explain this share of the variance [default: 0.95]
+    /// Without --code: use as many code numbers as PCA needs to explain this share of the variance, above 0 to 1
+    /// [default: 0.95]
     #[arg(long, value_name = "SHARE", conflicts_with_all = ["code", "from"])]
     explain: Option<f64>,
-    /// Widths between input and code
+    /// Widths of the hidden layers between input and code
     #[arg(long, value_delimiter = ',', value_name = "D1,...")]
     hidden: Vec<u32>,
-    /// Begin with the weights of a version: NAME@VERSION, NAME@ALIAS, or NAME for the newest
+    /// Start from the weights of a version: NAME@VERSION, NAME@ALIAS, or NAME for the newest
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["code", "explain", "hidden", "loss", "normalization", "hidden_activation", "code_activation", "output_activation", "gain", "init"])]
     from: Option<String>,
-    /// Publish only if the validation loss is below that of --from on the same rows
+    /// Publish only if the validation loss is lower than that of --from on the same rows
     #[arg(long, requires = "from")]
     publish_if_better: bool,
-    /// Rows keep coming: train on them in rounds, each of which begins with the newest version and is published if it is better
+    /// Train in rounds on rows that keep coming; each round starts from the newest version and is published if it is
+    /// better
     #[arg(long, conflicts_with_all = ["from", "test", "detach", "idempotency_key"])]
     follow: bool,
-    /// With --follow: training rows of a round
+    /// With --follow: training rows per round, 10 to 1000000000
     #[arg(long, value_name = "ROWS", requires = "follow")]
     publish_rows: Option<u64>,
-    /// With --follow: time of a round, for example 30s or 10m
+    /// With --follow: duration of a round, 1s to 30d, for example 30s or 10m
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "follow")]
     publish_interval: Option<Duration>,
-    /// Passes over the rows [default: about 4,000 steps, 15 to 500 epochs]
+    /// Passes over the training rows, 1 to 100000 [default: about 4,000 steps, 15 to 500 epochs]
     #[arg(long, conflicts_with = "time_budget")]
     epochs: Option<u32>,
-    /// How long to train, for example 90s, 10m or 1h30m, instead of --epochs
+    /// Training time, 1s to 30d, for example 90s, 10m or 1h30m, instead of --epochs
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     time_budget: Option<Duration>,
-    /// Rows of a mini-batch [default: by the number of rows]
+    /// Rows of a mini-batch, 1 to 65536 [default: chosen from the number of rows]
     #[arg(long, value_name = "ROWS")]
     batch_rows: Option<u32>,
-    /// Peak learning rate [default: by the widths]
+    /// Peak learning rate, above 0 to 1 [default: chosen from the widths]
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
-    /// Find the peak learning rate by a sweep before training
+    /// Find the peak learning rate with a sweep before training
     #[arg(long, conflicts_with = "learning_rate")]
     find_learning_rate: bool,
-    /// How weights are moved by their gradient [default: adamw]
+    /// Optimizer [default: adamw]
     #[arg(long, value_enum)]
     optimizer: Option<OptimizerArg>,
-    /// Share of the direction of earlier steps that is kept; beta 1 of AdamW [default: 0.9]
+    /// Momentum (beta1 of AdamW), 0 to 0.999999 [default: 0.9]
     #[arg(long, value_name = "SHARE")]
     momentum: Option<f64>,
-    /// Share of the mean square of earlier gradients that AdamW keeps [default: 0.999]
+    /// Decay rate of the mean squared gradients in AdamW (beta2), 0 to 0.999999 [default: 0.999]
     #[arg(long, value_name = "SHARE")]
     beta2: Option<f64>,
-    /// How the learning rate goes after the warm-up [default: cosine, which ends at 0]
+    /// Learning rate schedule after the warm-up [default: cosine, which ends at 0]
     #[arg(long, value_enum)]
     schedule: Option<ScheduleArg>,
-    /// Scale longer gradients down to this Euclidean norm [default: none is scaled]
+    /// Clip gradients to this Euclidean norm, above 0 [default: no clipping]
     #[arg(long, value_name = "NORM")]
     gradient_norm_max: Option<f64>,
-    /// After every so many steps, and at the end of each epoch, make the rows of every matrix orthonormal (columns, where it
-    /// expands) [default: never]
+    /// Make the rows of every matrix orthonormal (columns, where it expands) after this many steps and at the end of
+    /// each epoch, 0 to 1000000; 0 means never [default: 0]
     #[arg(long, value_name = "STEPS", default_value_t = 0, hide_default_value = true)]
     retraction_steps: u32,
-    /// Decoupled weight decay
+    /// Decoupled weight decay, 0 to 1
     #[arg(long, value_name = "DECAY", default_value_t = 0.0)]
     weight_decay: f64,
-    /// Share of the steps over which the learning rate rises [default: 0.05]
+    /// Share of the steps in which the learning rate rises, 0 to 1 [default: 0.05]
     #[arg(long, value_name = "SHARE")]
     warmup_fraction: Option<f64>,
-    /// Add 2 L2 times the sum of squared weights to the loss; unlike --weight-decay not scaled by AdamW
+    /// Add 2 * L2 * (sum of squared weights) to the loss, 0 to 1000; unlike --weight-decay, it is part of the gradient
     #[arg(long, value_name = "L2", default_value_t = 0.0)]
     l2: f64,
-    /// Add this times the mean squared length of the codes to the loss
+    /// Add this times the mean squared length of the codes to the loss, 0 to 1000
     #[arg(long, value_name = "L2", default_value_t = 0.0)]
     activity_l2: f64,
-    /// Add this times the squared distance of every matrix from orthonormal rows (columns, where it expands) to the loss
+    /// Add this times the squared distance of every matrix from orthonormal rows (columns, where it expands) to the
+    /// loss, 0 to 1000
     #[arg(long, value_name = "STRENGTH", default_value_t = 0.0)]
     orthogonality: f64,
-    /// Denoising: set this share of each training row to 0
+    /// Denoising: zero this share of the values of each training row, 0 to 0.95
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "input_dropout")]
     masking: f64,
-    /// Denoising: add normal noise of this standard deviation to the normalized training rows
+    /// Denoising: add normal noise with this standard deviation to the normalized training rows, 0 to 10
     #[arg(long, value_name = "DEVIATION", default_value_t = 0.0)]
     gaussian: f64,
-    /// Set this share of each training row to 0 and scale up what stays
+    /// Zero this share of the values of each training row and scale up the others, 0 to 0.95
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     input_dropout: f64,
-    /// Share of the rows of each mini-batch, those that reconstruct worst, that do not count: for data with bad rows in it
+    /// Ignore this share of the rows of each mini-batch, those with the largest error; for data with bad rows, 0 to 0.5
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with_all = ["activity_l2", "patience_epochs"])]
     trim: f64,
-    /// Nested dropout: share of the training rows whose code is cut short at random, so that its first numbers are the best few
+    /// Nested dropout: truncate the codes of this share of the training rows at random, 0 to 0.95, so that the first
+    /// numbers of a code carry the most information
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "trim")]
     nested_dropout: f64,
-    /// What to minimize [default: cross-entropy for values in the unit interval, else squared error]
+    /// Loss to minimize [default: cross-entropy for values in the unit interval, else squared error]
     #[arg(long, value_enum)]
     loss: Option<LossArg>,
-    /// How to normalize [default: unit interval for pixels and shares, robust where values are broken, else standardize]
+    /// Normalization of the features [default: unit interval for pixels and shares, robust where values are broken,
+    /// else standardize]
     #[arg(long, alias = "normalization", value_enum)]
     normalization: Option<NormalizationArg>,
     /// Activation of the hidden layers [default: elu]
@@ -146,34 +152,34 @@ pub(super) struct TrainArgs {
     /// Activation of the code [default: linear]
     #[arg(long, value_enum)]
     code_activation: Option<ActivationArg>,
-    /// Activation of the reconstruction [default: sigmoid with cross-entropy, else linear]
+    /// Activation of the output [default: sigmoid with cross-entropy, else linear]
     #[arg(long, value_enum)]
     output_activation: Option<ActivationArg>,
-    /// A stored gain per decoder unit: worth it with tanh or sigmoid
+    /// Store a gain per decoder unit; useful with tanh or sigmoid
     #[arg(long)]
     gain: bool,
-    /// First weights [default: orthogonal]
+    /// Initialization of the weights [default: orthogonal]
     #[arg(long, value_enum)]
     init: Option<InitArg>,
-    /// The seed of every random number
+    /// Seed of all random numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Share of the rows held back for validation [default: 0.05, at most 50000 rows]
+    /// Share of the rows to hold out for validation, 0 to 0.9 [default: 0.05, at most 50000 rows]
     #[arg(long, value_name = "SHARE")]
     validation_fraction: Option<f64>,
-    /// Held-out rows that the version keeps beside its model, for `inspect --validation-sample`, at most 4096
+    /// Held-out rows to store with the version, for `inspect --validation-sample`, 0 to 4096 [default: 0]
     #[arg(long, value_name = "ROWS", default_value_t = 0, hide_default_value = true)]
     validation_sample: u32,
-    /// Stop after this many epochs without a better validation loss [default: never]
+    /// Stop after this many epochs without a lower validation loss, at least 1 [default: never]
     #[arg(long, value_name = "EPOCHS")]
     patience_epochs: Option<u32>,
-    /// How urgent it is among the jobs that wait, -10 to 10, the higher the earlier
+    /// Priority among queued jobs, -10 to 10; higher starts earlier
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-10..=10))]
     priority: i32,
-    /// Come back to an interrupted upload under the key that it had [default: a new key, printed]
+    /// Key of the upload; the same key resumes an interrupted upload [default: a new key, printed]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Leave once the rows are there; `halfhitch jobs watch ID` attaches again
+    /// Exit after the upload; `halfhitch jobs watch ID` attaches again
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
@@ -192,7 +198,7 @@ enum NormalizationArg {
     Standardize,
     MinMax,
     UnitInterval,
-    /// As standardize, without broken values
+    /// As standardize, but replaces broken training values
     Robust,
 }
 
@@ -212,7 +218,7 @@ enum InitArg {
     He,
     Glorot,
     Orthogonal,
-    /// Principal directions of the rows
+    /// Principal components of the rows
     Pca,
 }
 
@@ -220,7 +226,7 @@ enum InitArg {
 enum OptimizerArg {
     #[value(name = "adamw")]
     AdamW,
-    /// With Nesterov momentum
+    /// SGD with Nesterov momentum
     Sgd,
 }
 
@@ -245,13 +251,13 @@ fn activation(arg: Option<ActivationArg>) -> i32 {
 }
 
 impl TrainArgs {
-    /// What the server is asked for, and where the rows are.
+    /// The specification for the server, the source of the rows, and whether to detach.
     fn request(self) -> Result<(pb::TrainSpec, Source, bool), CliError> {
         let options = self.read.options();
         let (optimizer, regularization) = (self.optimizer(), self.regularization());
         let mut opened = None;
         let known = match self.files.iter().find(|path| !reading::is_stream(path)).or(self.files.first()) {
-            // Standard input can be opened once only: by who needs its width, or by who sends it.
+            // Standard input can be opened only once: here if its column count is needed, else by the upload.
             Some(path) if path == "-" && !self.widths.is_empty() => None,
             Some(path) => {
                 let reader = reading::open(path, &options)?;
@@ -264,27 +270,27 @@ impl TrainArgs {
         let (columns, names) = known.map_or((None, Vec::new()), |(columns, names)| (Some(columns), names));
         let widths = if self.widths.is_empty() {
             let Some(columns) = columns else {
-                return Err(CliError::Usage("files of the server need --widths".to_owned()));
+                return Err(CliError::Usage("--server-files needs --widths".to_owned()));
             };
-            // Without a length the server chooses one.
+            // With length 0 the server chooses the code length.
             [vec![columns], self.hidden, vec![self.code.unwrap_or(0)]].concat()
         } else {
             self.widths
         };
         if let Some(columns) = columns
             && widths[0] != columns
-            // Columns that the base does not have are left out.
+            // The server ignores named columns that the base version does not have.
             && (!(self.from.is_some() || self.follow) || names.is_empty())
         {
             let file = &self.files[0];
             if let Some(base) = &self.from {
                 return Err(CliError::Usage(format!(
-                    "{base} takes rows of {} numbers, but those of {file} have {columns}",
+                    "{base} expects rows of {} columns, but {file} has {columns}",
                     widths[0]
                 )));
             }
             return Err(CliError::Usage(format!(
-                "--widths begins with {}, but the rows of {file} have {columns} numbers",
+                "--widths begins with {}, but {file} has {columns} columns",
                 widths[0]
             )));
         }
@@ -321,7 +327,7 @@ impl TrainArgs {
             gain: self.gain,
             optimizer: Some(optimizer),
             regularization: Some(regularization),
-            // Parsing has a limit that every duration of the wire format holds.
+            // `duration::parse` limits the value to what the wire format can hold.
             time_budget: self.time_budget.and_then(|budget| budget.try_into().ok()),
             initialization: initialization.into(),
             epochs: self.epochs.unwrap_or(0),
@@ -421,7 +427,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
             if context.json {
                 out_line!("{}", json!({ "job_id": id }));
             } else {
-                out_line!("job {id} goes on: halfhitch jobs watch {id}");
+                out_line!("job {id} continues: halfhitch jobs watch {id}");
             }
         }
         Ended::Trained(result) if result.version == 0 => {
@@ -429,7 +435,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
                 out_line!("{}", kept_back_json(&result));
                 return Ok(());
             }
-            out_line!("{}: no version is published, {}", result.model_name, result.kept_back);
+            out_line!("{}: no version was published: {}", result.model_name, result.kept_back);
             tell_report(&result, code_length(&spec.widths), &spec.feature_names);
         }
         Ended::Trained(result) => {
@@ -483,48 +489,48 @@ fn kept_back_json(result: &pb::TrainResult) -> serde_json::Value {
     })
 }
 
-/// The widths of a version: rows are cut into chunks by the first of them.
+/// The layer widths of a version. The first is the number of columns, which determines the chunk size.
 async fn widths_of(context: &Context, model: &str) -> Result<Vec<u32>, CliError> {
     let request = pb::GetModelVersionRequest { model: Some(model_ref(model)?) };
     let version = context.models().await?.get_model_version(request).await?.into_inner().version;
     Ok(version.and_then(|version| version.spec).unwrap_or_default().widths)
 }
 
-/// How a training command ended.
+/// The outcome of a training command.
 pub(super) enum Ended {
-    /// With a version.
+    /// The job ended, with or without a new version.
     Trained(Box<pb::TrainResult>),
-    /// The job goes on.
+    /// The job continues; the text is its id.
     Detached(String),
 }
 
-/// What Ctrl-C does while rows are sent.
+/// What Ctrl-C does during the upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnInterrupt {
     /// Cancels the job.
     Cancel,
-    /// Leaves the rows that the server has: the same command goes on after them.
+    /// Keeps the uploaded rows: the same command resumes after them.
     Keep,
 }
 
-/// A job that rows are sent to.
+/// The job that receives the rows.
 #[derive(Debug, Default)]
 struct Sending {
-    /// Its id, once it was accepted.
+    /// Id of the job, empty until the server accepts it.
     id: String,
-    /// Whether it waits for rows.
+    /// Whether the upload is still open.
     uploads: bool,
 }
 
 impl Sending {
-    /// Cancels the job and says so.
+    /// Cancels the job; returns the outcome as text.
     async fn cancel(&mut self, context: &Context) -> String {
         self.uploads = false;
         cancel(context, &self.id).await
     }
 }
 
-/// Cancels a job whose rows are wrong, so that nothing of it stays on the server, and says so.
+/// Cancels a job, so that its rows do not stay on the server; returns the outcome as text.
 pub(super) async fn cancel(context: &Context, id: &str) -> String {
     let request = pb::CancelJobRequest { id: id.to_owned() };
     let canceled = match context.jobs().await {
@@ -532,12 +538,12 @@ pub(super) async fn cancel(context: &Context, id: &str) -> String {
         Err(error) => Err(error),
     };
     match canceled {
-        Ok(()) => format!("job {id} is canceled, and its rows are removed from the server"),
-        Err(error) => format!("job {id} stays on the server ({error}); to remove it: halfhitch jobs cancel {id}"),
+        Ok(()) => format!("job {id} is canceled, and the server has removed its rows"),
+        Err(error) => format!("job {id} is still on the server ({error}); to remove it: halfhitch jobs cancel {id}"),
     }
 }
 
-/// Whether the rows of the command are wrong: to send the same again cannot succeed.
+/// Whether the error comes from the rows or the command, so that a retry cannot succeed.
 pub(super) fn lies_with_the_rows(error: &CliError) -> bool {
     match error {
         CliError::File(_) | CliError::Usage(_) | CliError::Failed(_) => true,
@@ -546,7 +552,7 @@ pub(super) fn lies_with_the_rows(error: &CliError) -> bool {
     }
 }
 
-/// Uploads, and waits for the result; a connection that breaks is made again, and the upload goes on where it was.
+/// Uploads the rows and waits for the result. Reconnects after a broken connection and resumes the upload.
 pub(super) async fn train(
     context: &Context,
     spec: &pb::TrainSpec,
@@ -560,9 +566,10 @@ pub(super) async fn train(
     loop {
         let attempted = tokio::select! {
             attempted = attempt(context, spec, source, detach, &mut display, &mut sending) => Some(attempted),
-            // Reading standard input holds up this thread: then the signal ends the process, as it does by default.
+            // Reading standard input blocks this thread, so this handler cannot run then. The signal ends the process,
+            // as it does by default.
             interrupted = tokio::signal::ctrl_c(), if source.can_be_read_again() => interrupted.err().map(|error| {
-                Err(CliError::Failed(format!("signals cannot be received: {error}")))
+                Err(CliError::Failed(format!("cannot receive signals: {error}")))
             }),
         };
         let error = match attempted {
@@ -588,25 +595,25 @@ pub(super) async fn train(
         if !broken || retries == RETRIES_MAX || !source.can_be_read_again() {
             display.finish();
             if broken {
-                note_line!("to go on later, add: --idempotency-key {}", spec.idempotency_key);
+                note_line!("to resume later, add: --idempotency-key {}", spec.idempotency_key);
             }
             return Err(error);
         }
         let pause = RETRY_PAUSE * 2u32.pow(retries);
         retries += 1;
-        display.say(&format!("the connection broke, trying again in {pause:?} ({retries} of {RETRIES_MAX})"));
+        display.say(&format!("the connection broke, retrying in {pause:?} ({retries} of {RETRIES_MAX})"));
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Whether the same may succeed over another connection.
+/// Whether a retry over a new connection may succeed.
 pub(super) fn is_broken_connection(status: &Status) -> bool {
     let transport = std::error::Error::source(status).is_some();
     status.code() == Code::Unavailable
         || (transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))
 }
 
-/// What becomes of the job of a command that was interrupted, in words.
+/// What happens to the job after an interrupt, as text.
 async fn interrupted(
     context: &Context,
     spec: &pb::TrainSpec,
@@ -618,15 +625,15 @@ async fn interrupted(
     }
     let (id, key) = (&sending.id, &spec.idempotency_key);
     if id.is_empty() {
-        return "no job was made".to_owned();
+        return "no job was created".to_owned();
     }
     if sending.uploads {
         return format!(
-            "the server keeps the rows that it has for a while; to go on, give the same command again (idempotency key {key}); \
+            "the server keeps the uploaded rows for a while; to resume, repeat the command (idempotency key {key}); \
              to remove them: halfhitch jobs cancel {id}"
         );
     }
-    format!("job {id} goes on without this command: halfhitch jobs watch {id}, or halfhitch jobs cancel {id}")
+    format!("job {id} continues on the server: halfhitch jobs watch {id}, or halfhitch jobs cancel {id}")
 }
 
 async fn attempt(
@@ -640,7 +647,7 @@ async fn attempt(
     let mut client = context.autoencoder().await?;
     let (requests, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_WAITING_MAX);
     let ask = |message| pb::TrainRequest { message: Some(message) };
-    // The channel is empty: this does not wait.
+    // The channel is empty, so this does not wait.
     let _ = requests.send(ask(RequestMessage::Spec(spec.clone()))).await;
     let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
     let accepted = match answers.message().await?.and_then(|answer| answer.message) {
@@ -680,7 +687,8 @@ async fn attempt(
         }
     };
     tokio::pin!(upload, listen);
-    // What the server says wins: an upload that cannot go on is told by it why. A file that cannot be read ends all.
+    // The response of the server wins: it says why an upload cannot continue. A file that cannot be read ends the
+    // command.
     tokio::select! {
         biased;
         ended = &mut listen => ended,
@@ -688,7 +696,7 @@ async fn attempt(
     }
 }
 
-/// Sends the chunks after `last`, and `finish`.
+/// Sends the remaining chunks and `finish`. The server already has the chunks up to `last`.
 async fn upload(
     source: &Source,
     columns: usize,
@@ -700,7 +708,7 @@ async fn upload(
         .each(columns, |Chunk { role, values, columns, names }| {
             number += 1;
             rows += (values.len() / columns.max(1)) as u64;
-            // Two of those that the server has: it refuses them if the file has changed since.
+            // Repeats chunk 1 and chunk `last`: the server rejects them if the file has changed since.
             let chunk = (number >= last || number == 1).then(|| pb::RowChunk {
                 number,
                 rows: Some(named_matrix(columns, &values, &names)),
@@ -718,7 +726,7 @@ async fn upload(
         })
         .await?;
     let finish = pb::TrainFinish { chunk_count: number, row_count: rows };
-    // If the stream has ended, its answer says why.
+    // If the stream has ended, its response says why.
     let _ = requests.send(pb::TrainRequest { message: Some(RequestMessage::Finish(finish)) }).await;
     Ok(())
 }

@@ -1,15 +1,15 @@
-//! Where commands write results: a place that cannot be written is a mistake in the command.
+//! Output files of commands. A path that cannot be written is an error of the command line.
 
 use super::CliError;
 use crate::files::output::Output;
 use crate::files::{self, FileError, Format, RowWriter};
 
-/// Prepares the file that `flag` names (`-`: standard output).
+/// Opens the output file that `flag` names; `-` means standard output.
 pub(super) fn output(flag: &str, path: &str) -> Result<Output, CliError> {
     Output::create(path).map_err(|error| usage(flag, error))
 }
 
-/// The same for rows.
+/// As [`output`], for rows.
 pub(super) fn rows(flag: &str, path: &str, format: Option<Format>) -> Result<Box<dyn RowWriter>, CliError> {
     files::create(path, format).map_err(|error| usage(flag, error))
 }
@@ -21,7 +21,7 @@ fn usage(flag: &str, error: FileError) -> CliError {
     }
 }
 
-/// Refuses to put something that is no table of rows in the place of the rows that it was made of.
+/// Rejects an output that would replace the input rows with something other than rows.
 pub(super) fn check_keeps_input((flag, output): (&str, &str), input: &str) -> Result<(), CliError> {
     if output != "-" && files::output::is_same(output, input)? {
         return Err(CliError::Usage(format!("{flag} is {output}, the file with the rows, expected another file")));
@@ -29,11 +29,11 @@ pub(super) fn check_keeps_input((flag, output): (&str, &str), input: &str) -> Re
     Ok(())
 }
 
-/// Refuses two outputs that are one file.
+/// Rejects two outputs that are the same file.
 pub(super) fn check_apart(one: (&str, &str), other: (&str, &str)) -> Result<(), CliError> {
     if files::output::is_same(one.1, other.1)? {
         let place = if one.1 == "-" { "standard output" } else { one.1 };
-        return Err(CliError::Usage(format!("{} and {} are both {place}, expected a file for each", one.0, other.0)));
+        return Err(CliError::Usage(format!("{} and {} are both {place}, expected different files", one.0, other.0)));
     }
     Ok(())
 }

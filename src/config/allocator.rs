@@ -1,26 +1,28 @@
-//! An allocator that gives memory back.
+//! Settings of the system allocator, so that it returns freed memory to the system.
 
 use std::ffi::OsString;
 
-/// From this size on the system's allocator shall give memory back at once, in bytes.
+/// Blocks of at least this size are mapped separately and returned to the system when they are freed, in bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const GIVEN_BACK_BYTES_MIN: &str = "1048576";
-/// What each of its arenas keeps of the smaller ones, for the next: without it every message would ask the system anew, which
-/// costs a fifth of the time of four callers with requests of 400 KB. Less than this is not enough for them.
+/// Bytes of smaller freed blocks that each arena keeps for reuse. Without this every message would ask the system for
+/// memory again, which costs four callers with requests of 400 KB a fifth of the time. A smaller value is not enough
+/// for them.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_BYTES: &str = "4194304";
-/// How many small pieces of each size a thread keeps. The kept ones lie between the pieces of messages and pin the pages of
-/// these: with the seven of the default, a server that answered 17 rows of 2048 entries keeps 1.1 MB more; two serve 64-32-8
-/// no slower, one costs it a sixth.
+/// Freed small blocks that a thread keeps per size. Kept blocks lie between the buffers of messages and pin their
+/// pages: with the default of seven, a server that served 17 rows of 2048 entries keeps 1.1 MB more. With two, 64-32-8
+/// is served no slower; with one, a sixth slower.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_SMALL: &str = "glibc.malloc.tcache_count=2";
 
-/// Starts this process anew, under the same id, with an allocator that gives memory back.
+/// Restarts this process, under the same process id, with an allocator that returns freed memory to the system.
 ///
-/// The GNU allocator raises the size from which it does so with every large piece that is freed, up to 32 MiB, and then keeps
-/// what training used: 113 MB instead of 12 MB after a job on MNIST. Fixing the size is a matter of one variable that is read
-/// before `main`, or of unsafe code; so it is the variable. Where it is set already, or where the system has another
-/// allocator, nothing happens; where the new start fails, the process goes on as it is.
+/// The GNU allocator raises its threshold for separately mapped blocks whenever a large block is freed, up to 32 MiB.
+/// It then keeps the memory that training used: 113 MB instead of 12 MB after a job on MNIST. Fixing the threshold
+/// takes either a variable that is read before `main`, or unsafe code; this function sets the variable. It does nothing
+/// if the variable is already set or if the system has another allocator. If the restart fails, the process continues
+/// unchanged.
 pub fn settle_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -30,9 +32,10 @@ pub fn settle_allocator() {
         if std::env::var_os(VARIABLE).is_none()
             && let Ok(program) = std::env::current_exe()
         {
-            // Each keeps for itself what a large message took: few keep little, and fewer than cores suffice.
+            // Each arena keeps the memory of large messages. Few arenas keep little, and half the number of cores is
+            // enough.
             let arenas = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-            // Of two settings of one name the later counts: what is set already stays the stronger.
+            // The last of two tunables with the same name wins, so values that are already set come last.
             let mut tunables = OsString::from(KEPT_SMALL);
             if let Some(set) = std::env::var_os(TUNABLES) {
                 tunables.push(":");
@@ -43,7 +46,7 @@ pub fn settle_allocator() {
             if let Some(name) = arguments.next() {
                 again.arg0(name);
             }
-            // Comes back only if it failed.
+            // `exec` returns only on failure.
             let _ = again
                 .args(arguments)
                 .env(VARIABLE, GIVEN_BACK_BYTES_MIN)

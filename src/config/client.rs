@@ -1,4 +1,4 @@
-//! What client commands know of the server, from flags and variables.
+//! Connection settings of client commands, from flags and variables.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,40 +8,40 @@ use super::ADDRESS_DEFAULT;
 /// Flags of every client command, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ClientArgs {
-    /// Where the server is; HOST:PORT is http://HOST:PORT, or https://HOST:PORT with --ca or --client-certificate [default:
-    /// http://127.0.0.1:50051, variable: HALFHITCH_SERVER]
+    /// Server to connect to; HOST:PORT means http://HOST:PORT, or https://HOST:PORT with --ca or --client-certificate
+    /// [default: http://127.0.0.1:50051, variable: HALFHITCH_SERVER]
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
-    /// A file with the token that this client shows; the variable HALFHITCH_TOKEN may hold the token itself [variable:
+    /// File with the bearer token to send; the variable HALFHITCH_TOKEN may hold the token itself [variable:
     /// HALFHITCH_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Credentials")]
     pub token_file: Option<PathBuf>,
-    /// Send the token to another machine although nothing is encrypted
+    /// Send the token to another machine over an unencrypted connection
     #[arg(long, global = true, help_heading = "Credentials")]
     pub insecure_token: bool,
-    /// The authority, in PEM, that the server's certificate is from, or that very certificate; without it, the authorities of the
-    /// system [variable: HALFHITCH_CA]
+    /// Certificate authority of the server, in PEM, or the server's own certificate; without it, the authorities of the
+    /// system are trusted [variable: HALFHITCH_CA]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Credentials")]
     pub ca: Option<PathBuf>,
-    /// The certificate that this client shows, in PEM [variable: HALFHITCH_CLIENT_CERTIFICATE]
+    /// Client certificate to present, in PEM [variable: HALFHITCH_CLIENT_CERTIFICATE]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Credentials")]
     pub client_certificate: Option<PathBuf>,
-    /// The private key of that certificate, in PEM [variable: HALFHITCH_CLIENT_KEY]
+    /// Private key of the client certificate, in PEM [variable: HALFHITCH_CLIENT_KEY]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Credentials")]
     pub client_key: Option<PathBuf>,
 }
 
-/// A token, which is never shown.
+/// A bearer token. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// Without the line's end that a file may have.
+    /// A token without surrounding white space, such as the line end of a file.
     pub fn new(text: &str) -> Self {
         Self(text.trim().to_owned())
     }
 
-    /// To be sent, and for nothing else.
+    /// The secret text, only for sending it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -53,27 +53,27 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Where the server is, and how this client shows who it is. Files are not read yet.
+/// Where the server is, and the credentials of this client. Files are named here, not read yet.
 #[derive(Clone, Debug, Default)]
 pub struct ClientSettings {
-    /// Of the server.
+    /// Address of the server.
     pub url: String,
-    /// The token itself.
+    /// The token, if a variable holds it.
     pub token: Option<Token>,
-    /// The file that holds it.
+    /// The file that holds the token.
     pub token_file: Option<PathBuf>,
-    /// Whether it may go unencrypted to another machine.
+    /// Whether the token may go unencrypted to another machine.
     pub insecure_token: bool,
-    /// Authority of the server's certificate.
+    /// Authority of the server's certificate, or that certificate.
     pub ca: Option<PathBuf>,
-    /// This client's certificate.
+    /// The client certificate.
     pub certificate: Option<PathBuf>,
-    /// Its key.
+    /// Its private key.
     pub key: Option<PathBuf>,
 }
 
 impl ClientSettings {
-    /// Flags, and variables where there is no flag.
+    /// Reads flags, and variables where a flag is missing.
     pub fn load(args: ClientArgs) -> Self {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let path = |flag: Option<PathBuf>, name: &str| flag.or_else(|| variable(name).map(PathBuf::from));
@@ -81,7 +81,7 @@ impl ClientSettings {
         let token_flag = args.token_file.is_some();
         Self {
             url: args.server.or_else(|| variable("HALFHITCH_SERVER")).unwrap_or_else(default),
-            // A flag is stronger than a variable.
+            // A `--token-file` flag wins over the variable.
             token: variable("HALFHITCH_TOKEN").filter(|_| !token_flag).map(|token| Token::new(&token)),
             token_file: path(args.token_file, "HALFHITCH_TOKEN_FILE"),
             insecure_token: args.insecure_token,
@@ -91,7 +91,7 @@ impl ClientSettings {
         }
     }
 
-    /// A server on this machine that asks for nothing.
+    /// Settings for a server without TLS and credentials.
     pub fn plain(url: String) -> Self {
         Self { url, ..Self::default() }
     }

@@ -1,4 +1,4 @@
-//! The three places where a setting can be, and how one is read.
+//! The three sources of a setting, and how to read and parse one.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ConfigError, EffectiveSetting, Source};
 
-/// Variables with our prefix that are not settings of the server.
+/// Variables with the prefix `HALFHITCH_` that are not settings of the server.
 const OTHER_VARIABLES: [&str; 11] = [
     "HALFHITCH_TOKEN",
     "HALFHITCH_TOKEN_FILE",
@@ -28,22 +28,23 @@ pub(super) fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax { path: shown, reason: error.to_string() })
 }
 
-/// The three places, strongest first.
+/// The sources of settings. A flag wins over a variable, and a variable wins over the file.
 pub(super) struct Layers<'a> {
     pub(super) variables: &'a [(String, String)],
     pub(super) path: PathBuf,
     pub(super) file: toml::Table,
     pub(super) told: Vec<EffectiveSetting>,
-    /// Things to tell the operator.
+    /// Warnings for the operator.
     pub(super) warnings: Vec<String>,
 }
 
 impl Layers<'_> {
-    /// The text of a setting and where it came from.
+    /// The text of a setting and its source. Removes the key from the file, so that [`Self::finish`] finds unknown
+    /// keys.
     pub(super) fn text(&mut self, name: &'static str, flag: Option<&String>, default: &str) -> (String, Source) {
         let from_file = self.file.remove(name).map(|value| match value {
             toml::Value::String(text) => text,
-            // A list is its parts with commas between them.
+            // A list means its parts, joined by commas.
             toml::Value::Array(parts) if parts.iter().all(toml::Value::is_str) => {
                 parts.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
             }
@@ -122,7 +123,7 @@ impl Layers<'_> {
         self.number(name, flag, default, min..=max, parse_bytes, "bytes (KiB, MiB, GiB are understood)")
     }
 
-    /// Seconds and parts of them.
+    /// Seconds, with fractions.
     pub(super) fn decimal_seconds(
         &mut self,
         name: &'static str,
@@ -139,7 +140,7 @@ impl Layers<'_> {
         Ok(Duration::from_secs_f64(seconds))
     }
 
-    /// Seconds; 0 for none.
+    /// Whole seconds up to the end of the range; 0 gives `None`.
     pub(super) fn seconds(
         &mut self,
         name: &'static str,
@@ -151,14 +152,17 @@ impl Layers<'_> {
         Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
     }
 
-    /// A value that the layer it belongs to refuses.
+    /// The error for a value that parses, but that a later check rejects.
     pub(super) fn refused(&self, setting: &'static str, got: String, expected: &str) -> ConfigError {
         let origin =
             self.told.iter().find(|(name, ..)| *name == setting).map_or(Source::Default, |(.., origin)| origin.clone());
         ConfigError::Value { setting, origin, got, expected: expected.to_owned() }
     }
 
-    /// Nothing may be left over: a key that no setting has is a mistake.
+    /// Returns the settings and the warnings.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnknownKey`] if the file has a key that is not a setting.
     pub(super) fn finish(self) -> Result<(Vec<EffectiveSetting>, Vec<String>), ConfigError> {
         let names: Vec<&str> = self.told.iter().map(|(name, ..)| *name).collect();
         if let Some(key) = self.file.keys().next() {
@@ -173,13 +177,13 @@ impl Layers<'_> {
                 || names.iter().any(|name| variable == format!("HALFHITCH_{}", name.to_uppercase()))
         };
         let unknown = self.variables.iter().filter(|(name, _)| name.starts_with("HALFHITCH_") && !known(name));
-        let unknown = unknown.map(|(name, _)| format!("variable {name} is not a setting and changes nothing"));
+        let unknown = unknown.map(|(name, _)| format!("variable {name} is not a setting and has no effect"));
         let warnings = self.warnings.iter().cloned().chain(unknown).collect();
         Ok((self.told, warnings))
     }
 }
 
-/// A whole number, or one with KiB, MiB or GiB.
+/// A whole number of bytes, or a number of KiB, MiB or GiB.
 pub(super) fn parse_bytes(text: &str) -> Option<u64> {
     let (digits, shift) = [("KiB", 10), ("MiB", 20), ("GiB", 30)]
         .into_iter()

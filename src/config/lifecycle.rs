@@ -1,4 +1,4 @@
-//! Settings of starting, stopping, and what is kept.
+//! Settings of startup, shutdown, version policy and retention.
 
 use std::time::Duration;
 
@@ -9,38 +9,37 @@ use crate::server::ServerConfig;
 use crate::service::UpkeepConfig;
 use crate::store::{Retention, VersionPolicies};
 
-/// Flags of starting, stopping, and what is kept, as written.
+/// Flags of startup, shutdown, version policy and retention, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LifecycleArgs {
-    /// Models to have in memory before the server is ready, and to keep up to date: NAME, NAME@VERSION or NAME@ALIAS, with
-    /// commas between them [default: none]
+    /// Models to load before the server is ready, and to keep up to date: NAME, NAME@VERSION or NAME@ALIAS, separated
+    /// by commas [default: none]
     #[arg(long, value_name = "MODELS")]
     pub warm_models: Option<String>,
-    /// Which versions are served: all, latest:COUNT or pinned:VERSION+VERSION; for one model with its name in front, and
-    /// commas between several, for example latest:3,digits=pinned:1+4. What an alias points at is always served
-    /// [default: all]
+    /// Versions to serve: all, latest:COUNT or pinned:VERSION+VERSION; NAME= in front sets it for one model, and commas
+    /// separate several, for example latest:3,digits=pinned:1+4. The target of an alias is always served [default: all]
     #[arg(long, value_name = "POLICIES")]
     pub version_policy: Option<String>,
-    /// Keep only the newest versions of each model, so many, beside those with an alias, those pinned, and those used
-    /// within the days below; 0: keep all [default: 0]
+    /// Number of newest versions of each model to keep; versions that have an alias, are pinned, or were used within
+    /// --retention-days are kept as well; 0 keeps all [default: 0]
     #[arg(long, value_name = "COUNT")]
     pub retention_versions: Option<String>,
-    /// Keep a version that was used or published within so many days [default: 30]
+    /// Keep a version that was used or published within this many days, 0 to 36500 [default: 30]
     #[arg(long, value_name = "DAYS")]
     pub retention_days: Option<String>,
-    /// After SIGTERM: no longer ready, but serving for so long, so that a load balancer notices in time; part of the grace
-    /// [default: 3]
+    /// After SIGTERM, keep serving this long while not ready, so that load balancers notice; part of the shutdown
+    /// grace, 0 to 86400 [default: 3]
     #[arg(long, value_name = "SECONDS")]
     pub drain_seconds: Option<String>,
-    /// From SIGTERM until everything accepted must be answered [default: 25]
+    /// Time from SIGTERM until every accepted request must be finished, 0 to 86400 [default: 25]
     #[arg(long, value_name = "SECONDS")]
     pub shutdown_grace_seconds: Option<String>,
 }
 
-/// What can change while the server runs.
+/// Settings that can change while the server runs.
 pub(super) const RELOADED: [&str; 4] = ["warm_models", "version_policy", "retention_versions", "retention_days"];
 
-/// The longest time that makes sense: a century.
+/// Upper bound of `retention_days`: a century.
 const DAYS_MAX: u64 = 36_500;
 
 impl Layers<'_> {
@@ -69,7 +68,7 @@ impl Layers<'_> {
         Ok(UpkeepConfig { warm_models, policies, retention })
     }
 
-    /// For how long it drains, and the grace.
+    /// The drain time and the shutdown grace.
     pub(super) fn stopping(
         &mut self,
         args: &LifecycleArgs,

@@ -1,7 +1,8 @@
-//! Settings of the server: flags, `HALFHITCH_*` variables and a TOML file, in that order of strength.
+//! Settings of the server, from flags, `HALFHITCH_*` variables and a TOML file. Flags win over variables, and variables
+//! win over the file.
 //!
-//! Two steps: what was written ([`ServeArgs`], text), and what it means ([`Settings`], checked). This is the only module
-//! that reads the environment.
+//! Settings are read in two steps: [`ServeArgs`] holds the text as written, [`Settings`] holds the checked values. No
+//! other module reads the environment.
 
 mod allocator;
 mod client;
@@ -34,117 +35,118 @@ use crate::registry::RegistryConfig;
 use crate::server::ServerConfig;
 use crate::telemetry::LogFormat;
 
-/// Where a server listens, and clients look for one, when nobody says otherwise.
+/// Default address of the server: `serve` listens here, and clients connect here.
 pub const ADDRESS_DEFAULT: &str = "127.0.0.1:50051";
 
 /// Flags of `halfhitch serve`, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServeArgs {
-    /// A TOML file with the settings below, by their names with _ for - [variable: HALFHITCH_CONFIG]
+    /// TOML file with the settings below; names as the flags, with _ in place of - [variable: HALFHITCH_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print the settings that are in force and where each came from, and stop
+    /// Print the settings in force and the source of each, then exit
     #[arg(long)]
     pub print_config: bool,
-    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:50051]
+    /// Address and port to listen on; port 0 picks a free port [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
-    /// Where operators find /metrics, /livez and /readyz over HTTP; port 0 takes a free one, which the log tells
-    /// [default: none]
+    /// Address and port of /metrics, /livez and /readyz over HTTP, for operators; port 0 picks a free port, which the
+    /// log names [default: none]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub admin_listen: Option<String>,
-    /// Folder of the models and of the jobs' rows; made if it is not there [default: halfhitch-store]
+    /// Folder of the models and of the rows of jobs; created if missing [default: halfhitch-store]
     #[arg(long, value_name = "FOLDER")]
     pub store: Option<String>,
-    /// Folder whose files clients may train on, by paths relative to it; without one no file is read for them
-    /// [default: none]
+    /// Folder whose files clients may train on, by paths relative to it; without it, clients cannot train on server
+    /// files [default: none]
     #[arg(long, value_name = "FOLDER")]
     pub train_folder: Option<String>,
-    /// Messages, windows, connections
+    /// Messages, flow-control windows, connections
     #[command(flatten)]
     pub transport: TransportArgs,
     /// Traces
     #[command(flatten)]
     pub traces: TracesArgs,
-    /// Credentials, encryption, limits of a caller
+    /// Credentials, TLS, limits per caller
     #[command(flatten)]
     pub security: SecurityArgs,
-    /// Most rows computed together [default: 256]
+    /// Maximum rows in one batch, 1 to 65536 [default: 256]
     #[arg(long, value_name = "ROWS")]
     pub batch_rows_max: Option<String>,
-    /// Most rows that wait to be computed [default: 65536]
+    /// Maximum rows that wait to be computed, 1 to 4294967296 [default: 65536]
     #[arg(long, value_name = "ROWS")]
     pub queue_rows_max: Option<String>,
-    /// Most bytes that wait to be computed, with room for their answers [default: 256MiB]
+    /// Maximum bytes of queued requests and their responses, 1KiB to 1024GiB [default: 256MiB]
     #[arg(long, value_name = "BYTES")]
     pub queue_bytes_max: Option<String>,
-    /// Threads that serve [default: the number of cores]
+    /// Threads that serve requests, 1 to 1024 [default: the number of cores]
     #[arg(long, value_name = "COUNT")]
     pub serving_threads: Option<String>,
-    /// Threads that train, at the lowest priority [default: the number of cores]
+    /// Threads that train, at the lowest priority, 1 to 1024 [default: the number of cores]
     #[arg(long, value_name = "COUNT")]
     pub training_threads: Option<String>,
-    /// Training gets at least this much of the time in which it could run, however much is to be served; 0 to 50
-    /// [default: 5]
+    /// Minimum share of CPU time for training while requests are served, in percent of the time in which it could run,
+    /// 0 to 50 [default: 5]
     #[arg(long, value_name = "PERCENT")]
     pub training_percent_min: Option<String>,
-    /// Models in memory; the least recently used leave above this [default: 4GiB]
+    /// Maximum bytes of models in memory; the least recently used are evicted [default: 4GiB]
     #[arg(long, value_name = "BYTES")]
     pub resident_bytes_max: Option<String>,
-    /// An upload without a chunk for this long expires [default: 3600]
+    /// Cancel an upload that receives no chunk for this long, 1 to 31536000 [default: 3600]
     #[arg(long, value_name = "SECONDS")]
     pub upload_idle_timeout_seconds: Option<String>,
-    /// Jobs that wait, train or are paused; one caller gets at most four fifths [default: 64]
+    /// Maximum jobs that are queued, running or paused, 1 to 100000; one caller gets at most four fifths [default: 64]
     #[arg(long, value_name = "COUNT")]
     pub open_jobs_max: Option<String>,
-    /// Uploads that are open; one caller gets at most four fifths [default: 256]
+    /// Maximum open uploads, 1 to 100000; one caller gets at most four fifths [default: 256]
     #[arg(long, value_name = "COUNT")]
     pub open_uploads_max: Option<String>,
-    /// Ended jobs that are remembered [default: 1000]
+    /// Number of ended jobs to remember, 1 to 100000 [default: 1000]
     #[arg(long, value_name = "COUNT")]
     pub ended_jobs_max: Option<String>,
-    /// Jobs that train at the same time [default: 2]
+    /// Maximum jobs that train at the same time, 1 to 64 [default: 2]
     #[arg(long, value_name = "COUNT")]
     pub running_jobs_max: Option<String>,
-    /// A paused job that is not resumed for this long is cancelled [default: 604800]
+    /// Cancel a paused job that is not resumed for this long, 1 to 315360000 [default: 604800]
     #[arg(long, value_name = "SECONDS")]
     pub paused_timeout_seconds: Option<String>,
-    /// Rows of one job [default: 1000000000]
+    /// Maximum rows of one job [default: 1000000000]
     #[arg(long, value_name = "ROWS")]
     pub job_rows_max: Option<String>,
-    /// Rows and checkpoint of one job on disk [default: 32GiB]
+    /// Maximum bytes on disk of one job: its rows and its checkpoint [default: 32GiB]
     #[arg(long, value_name = "BYTES")]
     pub job_bytes_max: Option<String>,
-    /// Rows and checkpoints of all jobs on disk [default: 64GiB]
+    /// Maximum bytes on disk of all jobs: rows and checkpoints [default: 64GiB]
     #[arg(long, value_name = "BYTES")]
     pub spool_bytes_max: Option<String>,
-    /// What jobs leave free on the disk [default: 256MiB]
+    /// Bytes that jobs leave free on the disk [default: 256MiB]
     #[arg(long, value_name = "BYTES")]
     pub disk_free_bytes_min: Option<String>,
-    /// A job that trains writes down this often where it could go on [default: 30]
+    /// Interval between two checkpoints of a running job, 0.01 to 86400 [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub checkpoint_seconds: Option<String>,
-    /// Starting, stopping, and what is kept
+    /// Startup, shutdown, version policy and retention
     #[command(flatten)]
     pub lifecycle: LifecycleArgs,
-    /// What to log: error, warn, info, debug, trace, or targets with levels [default: info]
+    /// What to log: error, warn, info, debug, trace, or targets with levels, for example halfhitch=debug,warn [default:
+    /// info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
-    /// How to log: human or json [default: human]
+    /// Format of the log: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
 
-/// Where a value came from.
+/// Where the value of a setting came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The command line.
     Flag,
-    /// A variable of the environment.
+    /// An environment variable, by name.
     Variable(String),
-    /// The file.
+    /// The settings file, by path.
     File(PathBuf),
-    /// Nobody said anything.
+    /// The built-in default.
     Default,
 }
 
@@ -159,76 +161,79 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why settings are refused.
+/// Why the settings are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Instructions that cannot be used.
+    /// `HALFHITCH_ISA` names an unknown instruction set, or one that this machine lacks.
     #[error("variable HALFHITCH_ISA: {0}")]
     Instructions(IsaError),
-    /// A value.
+    /// A setting has a value that is not allowed.
     #[error("setting {setting} ({origin}) is {got:?}, expected {expected}")]
     Value {
-        /// Its name.
+        /// The setting's name.
         setting: &'static str,
-        /// Where it came from.
+        /// Where the value came from.
         origin: Source,
-        /// What came.
+        /// The value.
         got: String,
-        /// What is allowed.
+        /// The values that are allowed.
         expected: String,
     },
-    /// The file cannot be read.
+    /// The settings file cannot be read.
     #[error("settings file {path}: {source}")]
     Unreadable {
-        /// Which.
+        /// Path of the file.
         path: String,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The file is not TOML.
+    /// The settings file is not TOML.
     #[error("settings file {path} is not TOML: {reason}")]
     Syntax {
-        /// Which.
+        /// Path of the file.
         path: String,
-        /// Where and what.
+        /// The parser's message, with the position.
         reason: String,
     },
-    /// A key that no setting has.
+    /// The settings file has a key that is not a setting.
     #[error("settings file {path} has the unknown key {key:?}, expected one of: {known}")]
     UnknownKey {
-        /// Which.
+        /// Path of the file.
         path: String,
-        /// What came.
+        /// The unknown key.
         key: String,
-        /// All settings.
+        /// All settings, separated by commas.
         known: String,
     },
 }
 
-/// Name, value as TOML, where it came from.
+/// A setting in force: name, value as TOML, source.
 type EffectiveSetting = (&'static str, String, Source);
 
-/// What is in force, checked.
+/// The settings in force, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen.
+    /// Address to listen on.
     pub listen: SocketAddr,
-    /// The server's own.
+    /// Settings of the server itself.
     pub server: ServerConfig,
-    /// What to log.
+    /// Filter of the log: a level, or targets with levels.
     pub log: String,
-    /// How to log.
+    /// Format of the log.
     pub log_format: LogFormat,
-    /// The settings file, if there is one.
+    /// Path of the settings file, if one is used.
     pub path: Option<PathBuf>,
-    /// Things to tell the operator.
+    /// Warnings for the operator; `serve` logs them at startup.
     pub warnings: Vec<String>,
-    /// Name, value as TOML, source.
+    /// All settings in the order of the printed file.
     told: Vec<EffectiveSetting>,
 }
 
 impl Settings {
-    /// Reads this process's environment and the file, if one is named.
+    /// Reads this process's environment and, if one is named, the settings file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a file that cannot be read, an unknown key or a value that is not allowed.
     pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
         let variables: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -435,7 +440,7 @@ impl Settings {
         Ok(Self { listen, server, log, log_format, path, warnings, told })
     }
 
-    /// Settings that `other` has differently, and that need a new start.
+    /// Names of the settings that differ from `other` and take effect only after a restart.
     pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
         let is_fixed = |name: &str| !lifecycle::RELOADED.contains(&name);
         let differs = |(name, value, _): &&EffectiveSetting| {
@@ -444,7 +449,7 @@ impl Settings {
         self.told.iter().filter(|(name, ..)| is_fixed(name)).filter(differs).map(|(name, ..)| *name).collect()
     }
 
-    /// All settings as a TOML file, each with where it came from: it can be fed back with `--config`.
+    /// All settings as a TOML file, each with its source in a comment. `--config` can read the text back.
     pub fn print(&self) -> String {
         let width = self.told.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0) + 3;
         self.told.iter().fold(String::new(), |mut text, (name, value, source)| {
@@ -455,11 +460,11 @@ impl Settings {
     }
 }
 
-/// Chooses the instructions of all products: those that `HALFHITCH_ISA` names, or the fastest of this machine. The results
-/// are the same bits with any.
+/// Selects the instruction set of all matrix products: the one that `HALFHITCH_ISA` names, or the fastest that this
+/// machine has. Every choice gives bit-identical results.
 ///
 /// # Errors
-/// If it names none, or some that this machine does not have.
+/// [`ConfigError::Instructions`] if the variable names an unknown instruction set, or one that this machine lacks.
 pub fn choose_instructions() -> Result<Isa, ConfigError> {
     instructions(std::env::var_os("HALFHITCH_ISA"))
 }

@@ -1,4 +1,4 @@
-//! Settings of credentials, encryption, and what one caller may have.
+//! Settings of credentials, TLS and the limits of one caller.
 
 use std::path::PathBuf;
 
@@ -10,37 +10,38 @@ use crate::server::{SecurityConfig, TlsConfig};
 /// Flags of security, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct SecurityArgs {
-    /// A TOML file with the tokens and certificates that are known, and what each may do; `halfhitch token` makes entries.
-    /// Without one everybody may do everything [default: none]
+    /// TOML file of known tokens and client certificates with their roles; `halfhitch token` prints entries for it.
+    /// Without it, every caller may call everything [default: none]
     #[arg(long, value_name = "FILE")]
     pub credentials: Option<String>,
-    /// The server's certificate and those between it and its authority, in PEM; without one nothing is encrypted
-    /// [default: none]
+    /// Certificate chain of the server, in PEM: its certificate and the intermediates; without it, connections are not
+    /// encrypted [default: none]
     #[arg(long, value_name = "FILE")]
     pub tls_certificate: Option<String>,
-    /// The private key of that certificate, in PEM [default: none]
+    /// Private key of the server's certificate, in PEM [default: none]
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
-    /// Authorities, in PEM, whose certificates clients have to show [default: none]
+    /// Certificate authorities of client certificates, in PEM; with it, clients must present a certificate [default:
+    /// none]
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<String>,
-    /// Certificates that those authorities have revoked: a list of each of them, in PEM [default: none]
+    /// Certificate revocation lists of those authorities, in PEM [default: none]
     #[arg(long, value_name = "FILE")]
     pub tls_client_crl: Option<String>,
-    /// Whether clients may come without a certificate: true or false [default: false]
+    /// Allow clients without a certificate: true or false [default: false]
     #[arg(long, value_name = "BOOL")]
     pub tls_client_optional: Option<String>,
-    /// Requests that one caller has in flight; 0: no limit. A caller is a name in the credentials, or an address
-    /// [default: 0]
+    /// Maximum requests of one caller in flight; 0 means no limit. A caller is a name in the credentials, or else an
+    /// address [default: 0]
     #[arg(long, value_name = "COUNT")]
     pub caller_requests_max: Option<String>,
-    /// Rows that one caller has in flight; 0: no limit [default: 0]
+    /// Maximum rows of one caller in flight; 0 means no limit [default: 0]
     #[arg(long, value_name = "ROWS")]
     pub caller_rows_max: Option<String>,
-    /// Bytes of requests that one caller has in flight; 0: no limit [default: 0]
+    /// Maximum bytes of requests of one caller in flight; 0 means no limit [default: 0]
     #[arg(long, value_name = "BYTES")]
     pub caller_bytes_max: Option<String>,
-    /// Requests that one caller begins in a second; 0: no limit [default: 0]
+    /// Maximum requests that one caller starts per second; 0 means no limit [default: 0]
     #[arg(long, value_name = "COUNT")]
     pub caller_requests_per_second_max: Option<String>,
 }

@@ -1,8 +1,9 @@
-//! What the variables of OpenTelemetry say of traces, by its own rules (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>
-//! and <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>).
+//! Trace settings from OpenTelemetry's environment variables, by its own rules
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/> and
+//! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>).
 //!
-//! Operators set these for all programs of a machine. So nothing in them keeps this one from starting: what it cannot use is a
-//! warning that names the variable and its value, and counts as not set.
+//! Operators set these variables for all programs of a machine, so a wrong value does not stop this server. It causes a
+//! warning that names the variable and its value, and counts as unset.
 
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use http::Uri;
 
 use crate::telemetry::traces::Protocol;
 
-/// The path of traces below the base of a collector that speaks HTTP.
+/// The path of traces, appended to the base URL of an OTLP/HTTP collector.
 pub(super) const TRACES_PATH: &str = "/v1/traces";
-/// Ports on which collectors listen for gRPC and for HTTP.
+/// Default ports of collectors: gRPC, HTTP.
 const PORTS: (u16, u16) = (4317, 4318);
-/// Longest export that is waited for.
+/// Longest export timeout.
 const TIMEOUT_MS_MAX: u64 = 60_000;
-/// Variables of the exporter that change nothing here.
+/// Variables of the exporter that have no effect here.
 const UNUSED: [&str; 6] = [
     "OTEL_EXPORTER_OTLP_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
@@ -26,28 +27,28 @@ const UNUSED: [&str; 6] = [
     "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
 ];
 
-/// What is left of them once they are understood.
+/// The values of these variables, parsed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct StandardTraces {
-    /// The variable that turns traces off.
+    /// The variable that turns traces off, if one does.
     pub(super) off: Option<&'static str>,
-    /// The collector's URL, and the variable that it is from.
+    /// The collector's URL, and the variable that set it.
     pub(super) endpoint: Option<(String, &'static str)>,
     /// The protocol, if it is set.
     pub(super) protocol: Option<Protocol>,
-    /// How long one export may take.
+    /// Timeout of one export.
     pub(super) timeout: Option<Duration>,
-    /// Share of the calls without a `traceparent` that are traced, and the variable that says so.
+    /// Share of the calls without a `traceparent` that are traced, and the variable that set it.
     pub(super) ratio: Option<(f64, &'static str)>,
-    /// What traces call this service, and the variable that says so.
+    /// Service name in traces, and the variable that set it.
     pub(super) service_name: Option<(String, &'static str)>,
     /// Further resource attributes.
     pub(super) attributes: Vec<(String, String)>,
-    /// What could not be used.
+    /// One text for each value that could not be used.
     pub(super) warnings: Vec<String>,
 }
 
-/// Variables by name; an empty one counts as not set.
+/// Variables by name; an empty variable counts as unset.
 struct Variables<'a> {
     all: &'a [(String, String)],
     warnings: Vec<String>,
@@ -60,13 +61,13 @@ impl Variables<'_> {
         (!text.is_empty()).then_some((text, name))
     }
 
-    /// The first of them that is set.
+    /// The first variable of `names` that is set.
     fn first(&self, names: [&'static str; 2]) -> Option<(String, &'static str)> {
         names.into_iter().find_map(|name| self.get(name)).map(|(text, name)| (text.to_owned(), name))
     }
 
     fn warn(&mut self, name: &str, text: &str, what: &str) {
-        // It may have a password.
+        // A value with `@` may contain a password.
         let text = if text.contains('@') { "(not shown)" } else { text };
         self.warnings.push(format!("variable {name} is {text:?}, {what}"));
     }
@@ -92,7 +93,7 @@ impl StandardTraces {
             for name in UNUSED {
                 if let Some((text, _)) = variables.get(name) {
                     let text = text.to_owned();
-                    let what = "which changes nothing here: collectors are known by the authorities of this system";
+                    let what = "which has no effect here: the authorities of this system verify collectors";
                     variables.warn(name, &text, what);
                 }
             }
@@ -109,7 +110,7 @@ impl StandardTraces {
         if let Some(text) = &exporter {
             let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
             if names.iter().any(|name| !matches!(*name, "otlp" | "none")) {
-                variables.warn("OTEL_TRACES_EXPORTER", text, "expected otlp or none: others are not built in");
+                variables.warn("OTEL_TRACES_EXPORTER", text, "expected otlp or none: no other exporter is built in");
             }
             if !names.contains(&"otlp") {
                 self.off = self.off.or(Some("OTEL_TRACES_EXPORTER"));
@@ -125,7 +126,7 @@ impl StandardTraces {
                 Err(reason) => variables.warn(name, &text, &format!("{reason}: nothing is traced")),
             }
         } else if asked {
-            // An exporter without an endpoint means the collector on this machine.
+            // By the specification, an exporter without an endpoint uses the collector on this machine.
             let protocol = *self.protocol.get_or_insert(Protocol::HttpProtobuf);
             let url = match protocol {
                 Protocol::Grpc => format!("http://localhost:{}", PORTS.0),
@@ -147,7 +148,7 @@ impl StandardTraces {
             let text = text.to_owned();
             match attributes(&text) {
                 Some(attributes) => self.attributes = attributes,
-                // By the rules nothing of it counts then.
+                // The specification discards the whole variable then.
                 None => variables.warn(name, &text, "expected KEY=VALUE,KEY=VALUE"),
             }
         }
@@ -204,7 +205,7 @@ fn protocol(variables: &mut Variables<'_>) -> Option<Protocol> {
     }
 }
 
-/// The URL that traces go to. Without a protocol, the port or path of OTLP over HTTP decides it.
+/// The URL of the collector. If `protocol` is `None`, the port or path of the URL decides it.
 fn endpoint(
     text: &str,
     is_base: bool,
@@ -230,7 +231,7 @@ fn endpoint(
     Ok(match chosen {
         Protocol::Grpc => {
             if !path.is_empty() {
-                variables.warn(name, text, "whose path has no meaning over gRPC");
+                variables.warn(name, text, "whose path is ignored over gRPC");
             }
             format!("{scheme}://{authority}")
         }
@@ -239,14 +240,14 @@ fn endpoint(
         }
         Protocol::HttpProtobuf => {
             if is_base {
-                variables.warn(name, text, &format!("to which {TRACES_PATH} would be added, but it ends so already"));
+                variables.warn(name, text, &format!("which already ends with {TRACES_PATH}: nothing is appended"));
             }
             url
         }
     })
 }
 
-/// How a collector at such a URL is most likely spoken to.
+/// The most likely protocol of a collector: HTTP for port 4318 or a path that ends in `/v1/traces`, else gRPC.
 pub(super) fn guessed(uri: &Uri) -> Protocol {
     if uri.port_u16() == Some(PORTS.1) || uri.path().trim_end_matches('/').ends_with(TRACES_PATH) {
         Protocol::HttpProtobuf
@@ -255,13 +256,12 @@ pub(super) fn guessed(uri: &Uri) -> Protocol {
     }
 }
 
-/// A URL that traces can go to.
+/// Parses the URL of a collector.
 ///
-/// # Errors
-/// What is wrong with it.
+/// A clause that says what is wrong with the URL, and what is expected.
 pub(super) fn check_endpoint(text: &str) -> Result<Uri, String> {
     let expected = "expected http://HOST:PORT or https://HOST:PORT of a collector";
-    let uri: Uri = text.parse().map_err(|error| format!("which is no URL ({error}), {expected}"))?;
+    let uri: Uri = text.parse().map_err(|error| format!("which is not a URL ({error}), {expected}"))?;
     let authority = uri.authority().ok_or_else(|| format!("which names no host, {expected}"))?;
     if authority.host().is_empty() {
         return Err(format!("which names no host, {expected}"));
@@ -273,7 +273,7 @@ pub(super) fn check_endpoint(text: &str) -> Result<Uri, String> {
     }
     let behind_host = authority.as_str().rsplit(']').next().unwrap_or_default();
     if behind_host.contains(':') && authority.port_u16().is_none() {
-        return Err(format!("whose port is none, {expected}"));
+        return Err(format!("whose port is not a number from 0 to 65535, {expected}"));
     }
     match uri.scheme_str() {
         Some("http" | "https") => Ok(uri),
@@ -281,7 +281,7 @@ pub(super) fn check_endpoint(text: &str) -> Result<Uri, String> {
     }
 }
 
-/// Of `KEY=VALUE,KEY=VALUE`, with percent-encoded values.
+/// Parses `KEY=VALUE,KEY=VALUE` with percent-encoded values; `None` if any part is malformed.
 fn attributes(text: &str) -> Option<Vec<(String, String)>> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts
@@ -344,7 +344,7 @@ mod tests {
         let both = [(ENDPOINT, "http://c:1"), (TRACES_ENDPOINT, "http://d:2")];
         check_endpoint_of(&both, "http://d:2", Grpc, &[]);
         let grpc = (PROTOCOL, "grpc");
-        check_endpoint_of(&[(ENDPOINT, "http://c:4318/x"), grpc], "http://c:4318", Grpc, &["no meaning over gRPC"]);
+        check_endpoint_of(&[(ENDPOINT, "http://c:4318/x"), grpc], "http://c:4318", Grpc, &["ignored over gRPC"]);
     }
 
     #[test]
@@ -354,7 +354,7 @@ mod tests {
         let secure = [(ENDPOINT, "c:4317"), ("OTEL_EXPORTER_OTLP_INSECURE", "false")];
         check_endpoint_of(&secure, "https://c:4317", Grpc, &["taken as https://c:4317"]);
         let whole = [(ENDPOINT, "http://c:4318/v1/traces")];
-        check_endpoint_of(&whole, "http://c:4318/v1/traces", HttpProtobuf, &["ends so already"]);
+        check_endpoint_of(&whole, "http://c:4318/v1/traces", HttpProtobuf, &["already ends with /v1/traces"]);
         let json = [(ENDPOINT, "http://c:4318"), (PROTOCOL, "http/json")];
         check_endpoint_of(&json, "http://c:4318/v1/traces", HttpProtobuf, &["http/protobuf is used"]);
         let odd = [(ENDPOINT, "http://c:4317"), (PROTOCOL, "thrift")];

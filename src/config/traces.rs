@@ -8,25 +8,26 @@ use crate::telemetry::traces::{Protocol, TRACES_PER_SECOND_MAX, TracesConfig};
 /// Flags of traces, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TracesArgs {
-    /// OpenTelemetry collector that traces go to, over gRPC or HTTP, for example http://127.0.0.1:4317 (gRPC) or
-    /// http://127.0.0.1:4318/v1/traces (HTTP); empty: nothing is traced [default: as OpenTelemetry's variables of the environment
-    /// say, or empty]
+    /// URL of the OpenTelemetry collector, over gRPC or HTTP, for example http://127.0.0.1:4317 (gRPC) or
+    /// http://127.0.0.1:4318/v1/traces (HTTP); empty disables traces [default: as the OTEL_* variables of the
+    /// environment say, or empty]
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<String>,
-    /// What traces call this service [default: OTEL_SERVICE_NAME of the environment, or halfhitch]
+    /// Service name in traces, 1 to 255 characters [default: OTEL_SERVICE_NAME of the environment, or halfhitch]
     #[arg(long, value_name = "NAME")]
     pub otlp_service_name: Option<String>,
-    /// Share of the calls that are traced whose callers say nothing of it, 0 to 1; a caller's `traceparent` is followed
-    /// [default: 0.01]
+    /// Share of the calls without a `traceparent` header that are traced, 0 to 1; a `traceparent` of the caller decides
+    /// for its call [default: 0.01]
     #[arg(long, value_name = "SHARE")]
     pub trace_ratio: Option<String>,
-    /// Calls a second that are traced at most, whoever asks for it [default: 100]
+    /// Maximum calls traced per second, also of those that callers want traced, 1 to 100000 [default: 100]
     #[arg(long, value_name = "COUNT")]
     pub traces_per_second_max: Option<String>,
 }
 
 impl Layers<'_> {
-    /// Ours is strict: a mistake in it is refused. The standard's variables are weaker, and what is wrong with them is a warning.
+    /// A mistake in our own settings is an error. The variables of OpenTelemetry are weaker, and a mistake in them is
+    /// only a warning.
     pub(super) fn traces(&mut self, args: &TracesArgs, defaults: &TracesConfig) -> Result<TracesConfig, ConfigError> {
         let standard = StandardTraces::of(self.variables);
         self.warnings.extend(standard.warnings);
@@ -44,7 +45,7 @@ impl Layers<'_> {
                 Some(check_endpoint(&text).map_err(|_| ConfigError::Value {
                     setting: "otlp_endpoint",
                     origin: origin.clone(),
-                    // It may have a password.
+                    // A URL with `@` may contain a password.
                     got: if text.contains('@') { "(not shown)".to_owned() } else { text.clone() },
                     expected:
                         "http://HOST:PORT or https://HOST:PORT of a collector, without user and password".to_owned(),
@@ -103,7 +104,8 @@ impl Layers<'_> {
         })
     }
 
-    /// The text of a setting that a variable without our prefix may have too, weaker than all of ours.
+    /// The text of a setting. A standard variable, without our prefix, counts only where none of our own sources sets
+    /// it.
     fn or_standard(
         &mut self,
         name: &'static str,

@@ -1,4 +1,4 @@
-//! Settings of HTTP/2.
+//! Settings of HTTP/2 and of connections.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,53 +10,55 @@ use crate::server::{TransportConfig, transport};
 /// Flags of the transport, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TransportArgs {
-    /// Largest message taken in [default: 16MiB]
+    /// Maximum size of a received message, 1KiB to 2GiB [default: 16MiB]
     #[arg(long, value_name = "BYTES")]
     pub message_bytes_max: Option<String>,
-    /// What a client may send of one call before it is read; more is faster over long distances [default: 1MiB]
+    /// HTTP/2 flow-control window of one call: bytes that a client may send before they are read; larger is faster over
+    /// long distances [default: 1MiB]
     #[arg(long, value_name = "BYTES")]
     pub stream_window_bytes: Option<String>,
-    /// The same for all calls of a connection together, at least as much as for one [default: 4MiB]
+    /// HTTP/2 flow-control window of one connection, for all its calls; at least stream_window_bytes [default: 4MiB]
     #[arg(long, value_name = "BYTES")]
     pub connection_window_bytes: Option<String>,
-    /// Largest HTTP/2 frame taken in: larger ones cost less for bulk, and hold up other calls for longer [default: 1MiB]
+    /// Maximum size of a received HTTP/2 frame, 16KiB to 16777215; larger frames cost less for bulk, but delay other
+    /// calls [default: 1MiB]
     #[arg(long, value_name = "BYTES")]
     pub frame_bytes_max: Option<String>,
-    /// Calls in flight on one connection; clients hold back what is more [default: 256]
+    /// Maximum calls in flight on one connection, 1 to 1000000; clients hold back further calls [default: 256]
     #[arg(long, value_name = "COUNT")]
     pub streams_per_connection_max: Option<String>,
-    /// Ask a connection that was silent for this long whether it is alive; 0: never [default: 30]
+    /// Ping a connection that is silent for this long, up to 86400; 0 never pings [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub keepalive_interval_seconds: Option<String>,
-    /// Close a connection that has not answered that for this long [default: 20]
+    /// Close a connection that does not answer a ping within this time, 1 to 86400 [default: 20]
     #[arg(long, value_name = "SECONDS")]
     pub keepalive_timeout_seconds: Option<String>,
-    /// Ask clients to connect anew after this long, give or take 10 %, so that load spreads over servers that came later;
-    /// calls under way go on to their end, one that crosses with the notice has to be sent again; 0: never [default: 0]
+    /// Ask clients to reconnect after this long, give or take 10 %, so that load spreads to new servers; 0 never asks.
+    /// Calls in flight finish; a call that crosses the notice must be sent again [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub connection_age_seconds_max: Option<String>,
-    /// Calls under way at a time, of all connections, further ones are refused; one address has at most four fifths of them,
-    /// as of connections and of bytes in transit [default: 65536]
+    /// Maximum calls in flight on all connections; further calls are rejected. One address gets at most four fifths, as
+    /// of connections_max and in_flight_bytes_max [default: 65536]
     #[arg(long, value_name = "COUNT")]
     pub calls_max: Option<String>,
-    /// Bytes of messages that have come in part, and of answers that their callers have not taken; what is more is refused
-    /// [default: 1GiB]
+    /// Maximum bytes of partial requests and of unsent responses; further calls are rejected. At least
+    /// message_bytes_max [default: 1GiB]
     #[arg(long, value_name = "BYTES")]
     pub in_flight_bytes_max: Option<String>,
-    /// End a call when the rest of a message that has begun was waited for so long [default: 60]
+    /// End a call when the rest of a partial message does not arrive within this time, 1 to 86400 [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub message_timeout_seconds: Option<String>,
-    /// Connections at a time, further ones are closed at once; one address has at most four fifths of them
+    /// Maximum open connections, 1 to 1000000; further ones are closed at once. One address gets at most four fifths
     /// [default: 16384]
     #[arg(long, value_name = "COUNT")]
     pub connections_max: Option<String>,
-    /// Close a connection that has not begun to speak TLS or HTTP/2 after this long [default: 10]
+    /// Close a connection that has not started TLS or HTTP/2 within this time, 1 to 3600 [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub handshake_timeout_seconds: Option<String>,
-    /// Close a connection that has made no call after this long; 0: never [default: 300]
+    /// Close a connection that makes no call within this time, up to 86400; 0 never closes [default: 300]
     #[arg(long, value_name = "SECONDS")]
     pub first_call_timeout_seconds: Option<String>,
-    /// Headers of one call [default: 16KiB]
+    /// Maximum size of the headers of one call, 1KiB to 1MiB [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     pub header_bytes_max: Option<String>,
 }
@@ -135,7 +137,7 @@ impl Layers<'_> {
         Ok(config)
     }
 
-    /// What all clients have together, and how long they are waited for.
+    /// Limits on all clients together, and timeouts.
     fn bounds(&mut self, args: &TransportArgs, defaults: TransportConfig) -> Result<TransportConfig, ConfigError> {
         Ok(TransportConfig {
             calls_max: self.count(

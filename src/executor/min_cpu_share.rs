@@ -1,9 +1,9 @@
-//! The least that training gets, however much there is to be served.
+//! The minimum CPU share of training, under any serving load.
 //!
-//! Training runs at the lowest priority: beside threads that always have work it would get next to nothing. No thread may
-//! raise its own priority again, so that whoever serves has to give way: now and then it looks at what the scheduler says of
-//! the training threads, and where they ran for less than their share of the time in which they could have run, it pauses
-//! for what is missing.
+//! Training runs at the lowest priority, so busy serving threads would leave it almost no CPU time. A thread may not
+//! raise its own priority again, so serving threads must yield. They periodically read the scheduler's statistics of
+//! the training threads. If those ran for less than their share of the time in which they were runnable, serving
+//! threads pause for the missing time.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -12,30 +12,33 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Times are looked at this often.
+/// Interval between two reads of the scheduler statistics.
 const LOOK_EVERY: Duration = Duration::from_millis(40);
-/// A pause takes at most this times the share of the time between two looks, and so do all of them on each core: what
-/// training cannot use, because others take the core, costs serving no more.
+/// Limit of one pause, and of all pauses per core: this factor times the share of the time between two reads. It bounds
+/// the cost for serving when other processes take the freed core and training cannot use it.
 const PAUSES_PER_SHARE: f64 = 2.0;
 
-/// A wait is believed up to this length.
+/// Limit, per core, of the time that the statistics do not cover yet: a longer wait does not count in full.
 const UNHEARD_MAX: Duration = Duration::from_secs(1);
-/// Of what may be paid from one look to the next, so much is remembered.
+/// Limit of the remembered debt, as a multiple of what can be paid between two reads.
 const MISSING_LOOKS_MAX: f64 = 4.0;
-/// What is kept of it from a look at which nothing was heard of any thread: it fades within a second, if they sleep.
+/// Share of the debt that is kept when a read shows no activity of any thread: the debt of sleeping threads fades
+/// within a second.
 const KEPT_UNHEARD: f64 = 0.8;
 
-/// Training's share of the time, and who trains. [`MinCpuShare::default`] has no share: training gets what is left. So it does on
-/// systems that do not say for how long a thread ran.
+/// The minimum CPU share of training, and the watched training threads.
+///
+/// [`MinCpuShare::default`] has no share: training gets what serving leaves. The same holds on systems without
+/// per-thread scheduler statistics.
 #[derive(Debug, Default)]
 pub struct MinCpuShare {
     share: f64,
     cores: usize,
-    /// Of the clocks: most of the time there is none, and nothing to lock.
+    /// Number of clocks. It is mostly 0, and then nothing is locked.
     watched: AtomicUsize,
-    /// Serving threads that pause.
+    /// Serving threads that pause now.
     pausing: AtomicUsize,
-    /// For how long all of them did, in nanoseconds.
+    /// Total pause time of all serving threads, in nanoseconds.
     paused_ns: AtomicU64,
     state: Mutex<ShareState>,
 }
@@ -48,21 +51,21 @@ struct ShareState {
 }
 
 impl MinCpuShare {
-    /// Training gets at least `share` of the time in which it could run, 0 to 1, on `cores`.
+    /// Training gets at least `share`, 0 to 1, of the time in which it is runnable, on `cores` cores.
     ///
     /// # Panics
-    /// With any other share.
+    /// If `share` is not within 0 to 1.
     pub fn new(share: f64, cores: usize) -> Self {
         assert!((0.0..=1.0).contains(&share), "a share of 0 to 1, got {share}");
         Self { share, cores, ..Self::default() }
     }
 
-    /// With one pause to be made, of `debt`.
+    /// With one pause of length `debt` to be paid.
     #[cfg(test)]
     pub(crate) fn in_debt(debt: Duration) -> Self {
         let seconds = debt.as_secs_f64();
         let state = ShareState {
-            // So late that nobody looks again.
+            // In the future, so that no thread reads the statistics again.
             looked: Some(Instant::now() + Duration::from_hours(1)),
             debt: Debt { payable: seconds, pause_max: seconds, ..Debt::default() },
             ..ShareState::default()
@@ -70,7 +73,7 @@ impl MinCpuShare {
         Self { watched: AtomicUsize::new(1), state: Mutex::new(state), ..Self::default() }
     }
 
-    /// From now on, until it ends, this thread is one of those that train.
+    /// Registers this thread as a training thread until it ends.
     pub(super) fn watch_this_thread(&self) {
         static WARNED: Once = Once::new();
         if self.share == 0.0 {
@@ -79,27 +82,27 @@ impl MinCpuShare {
         match Clock::of_this_thread() {
             Ok(clock) => {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                // Those of jobs before, where nobody has looked since.
+                // Remove the clocks of ended threads: without serving load, no read has removed them.
                 state.clocks.retain_mut(|clock| clock.since_last().is_some());
                 state.clocks.push(clock);
                 self.watched.store(state.clocks.len(), Ordering::Release);
             }
             Err(error) => WARNED.call_once(|| {
-                tracing::warn!(%error, "this system does not say how long threads ran: training gets what serving leaves");
+                tracing::warn!(%error, "no scheduler statistics of threads: training gets only what serving leaves");
             }),
         }
     }
 
-    /// Whether those who serve have to leave their core to training, or do so at the moment. Then nothing is computed that
-    /// could wait for them.
+    /// Whether serving threads owe training a pause, or pause now. Optional work is then skipped.
     pub fn is_owed(&self, now: Instant) -> bool {
-        // In this order: who pays says so before the debt can be seen to be gone. While somebody else looks, all is possible.
+        // The order matters: a paying thread sets `pausing` before its debt disappears. While another thread holds the
+        // state, assume a debt.
         self.watched.load(Ordering::Acquire) > 0
             && (self.looked(now).is_none_or(|state| state.debt.payable > 0.0)
                 || self.pausing.load(Ordering::Acquire) > 0)
     }
 
-    /// A serving thread that is between two batches pauses, if training is owed something.
+    /// Pauses this serving thread, between two batches, if training is owed time.
     pub fn give_way(&self, now: Instant) {
         if self.watched.load(Ordering::Acquire) == 0 {
             return;
@@ -107,7 +110,7 @@ impl MinCpuShare {
         let pause = self.looked(now).map_or(Duration::ZERO, |mut state| {
             let pause = state.debt.pay();
             if pause > Duration::ZERO {
-                // Under the lock: there is no moment at which training seems to have what it is owed.
+                // Under the lock: `is_owed` always sees either the debt or the pause.
                 self.pausing.fetch_add(1, Ordering::AcqRel);
             }
             pause
@@ -116,18 +119,18 @@ impl MinCpuShare {
             let began = Instant::now();
             thread::sleep(pause);
             self.pausing.fetch_sub(1, Ordering::AcqRel);
-            // A sleeper is woken late.
+            // Sleeping takes longer than requested: count the real time.
             let slept_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.paused_ns.fetch_add(slept_ns, Ordering::Relaxed);
         }
     }
 
-    /// What training has cost those who are served: for how long serving threads have paused for it, all of them added up.
+    /// Total time that serving threads have paused for training, summed over threads.
     pub fn paused(&self) -> Duration {
         Duration::from_nanos(self.paused_ns.load(Ordering::Relaxed))
     }
 
-    /// The state, not older than [`LOOK_EVERY`]; `None` while somebody else has it.
+    /// The state, at most [`LOOK_EVERY`] old; `None` while another thread holds it.
     fn looked(&self, now: Instant) -> Option<MutexGuard<'_, ShareState>> {
         let mut guard = match self.state.try_lock() {
             Ok(guard) => guard,
@@ -153,38 +156,38 @@ impl MinCpuShare {
     }
 }
 
-/// What training is owed, in seconds.
+/// CPU time owed to training, in seconds.
 #[derive(Debug, Default)]
 struct Debt {
-    /// For how much less than its share it ran. What it ran for more is not kept.
+    /// Missing time compared with the share. Surplus time is not kept.
     missing: f64,
-    /// Of all cores, that nothing was heard of yet: the system counts a wait when it is over.
+    /// Time on all cores that the statistics do not cover yet: the system counts a wait only when it ends.
     unheard: f64,
-    /// Of that, what may be paid before the next look.
+    /// The part of `missing` that may be paid before the next read.
     payable: f64,
-    /// Most that one pause pays.
+    /// Longest pause.
     pause_max: f64,
 }
 
 impl Debt {
-    /// All training threads together ran and waited for `times` in the `since` that have passed.
+    /// Updates the debt: in the last `since`, all training threads together ran and waited for `times`.
     fn look(&mut self, share: f64, cores: usize, times: Times, since: Duration) {
         self.pause_max = PAUSES_PER_SHARE * share * since.min(LOOK_EVERY).as_secs_f64();
         let most = self.pause_max * cores as f64;
-        // More threads than cores wait for each other, too.
+        // Limited to the cores' time: with more threads than cores, threads also wait for each other.
         let heard = self.unheard + since.as_secs_f64() * cores as f64;
         let could_run = (times.ran + times.waited).as_secs_f64().min(heard);
         self.unheard = (heard - could_run).min(UNHEARD_MAX.as_secs_f64() * cores as f64);
         self.missing = if could_run > 0.0 {
             (self.missing + share * could_run - times.ran.as_secs_f64()).clamp(0.0, MISSING_LOOKS_MAX * most)
         } else {
-            // They wait, or they sleep.
+            // The threads wait or sleep: the statistics do not tell which.
             self.missing * KEPT_UNHEARD
         };
         self.payable = self.missing.min(most);
     }
 
-    /// One serving thread's part of it.
+    /// Takes one serving thread's pause from the debt.
     fn pay(&mut self) -> Duration {
         let pause = self.payable.min(self.pause_max);
         self.payable -= pause;
@@ -192,23 +195,23 @@ impl Debt {
     }
 }
 
-/// For how long threads ran, and for how long they could have run and others did.
+/// How long threads ran, and how long they were runnable but waited for a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Times {
     ran: Duration,
     waited: Duration,
 }
 
-/// What the scheduler says of a thread.
+/// Reads the scheduler statistics of one thread.
 #[derive(Debug)]
 struct Clock {
-    /// Stays that of the thread; unreadable once that has ended.
+    /// Stays bound to the thread; unreadable after it has ended.
     schedstat: File,
     last: Times,
 }
 
 impl Clock {
-    /// See proc_pid_schedstat in the kernel's `Documentation/scheduler/sched-stats`.
+    /// Format: `proc_pid_schedstat` in the kernel's `Documentation/scheduler/sched-stats`.
     fn of_this_thread() -> io::Result<Self> {
         let mut clock = Self { schedstat: File::open("/proc/thread-self/schedstat")?, last: Times::default() };
         clock.last = clock.read()?;
@@ -227,7 +230,7 @@ impl Clock {
         }
     }
 
-    /// What came since the last call; `None` if the thread has ended.
+    /// The times since the last call; `None` if the thread has ended.
     fn since_last(&mut self) -> Option<Times> {
         let now = self.read().ok()?;
         let last = std::mem::replace(&mut self.last, now);
@@ -247,7 +250,7 @@ mod tests {
         pauses.take(100).map(|pause| pause.as_micros()).collect()
     }
 
-    /// Pauses, in microseconds, after one look at threads that ran and waited for so many milliseconds.
+    /// Checks the pauses, in microseconds, after one read of threads that ran and waited for these milliseconds.
     #[track_caller]
     fn check_pauses(cores: usize, ran_ms: u32, waited_ms: u32, expected: &[u128]) {
         let mut debt = Debt::default();
@@ -259,7 +262,7 @@ mod tests {
     fn serving_pauses_for_what_is_missing() {
         check_pauses(1, 0, 40, &[2000]);
         check_pauses(1, 1, 39, &[1000]);
-        // Those who have enough, and those who want nothing.
+        // Threads with enough time, and threads without work.
         check_pauses(1, 2, 38, &[]);
         check_pauses(1, 40, 0, &[]);
         check_pauses(1, 0, 0, &[]);
@@ -268,7 +271,7 @@ mod tests {
     #[test]
     fn many_threads_are_owed_pauses_on_many_cores() {
         check_pauses(16, 0, 16 * 40, &[4000; 8]);
-        // No more than that, however many wait for each other.
+        // The same limit for any number of threads that wait for each other.
         check_pauses(16, 0, 1000 * 40, &[4000; 8]);
         check_pauses(2, 4, 1000 * 40, &[]);
     }
@@ -278,7 +281,7 @@ mod tests {
         let most = LOOK_EVERY.mul_f64(PAUSES_PER_SHARE * SHARE).as_micros();
         let mut debt = Debt::default();
         for round in 0..1000 {
-            // A wait of a second, counted when it was over, after a look that was late.
+            // A wait of a second, counted when it ended, after a late read.
             let waited = if round % 10 == 0 { 1000 } else { 40 };
             debt.look(SHARE, 1, Times { ran: Duration::ZERO, waited: waited * MS }, waited * MS);
             assert!(paid(&mut debt).iter().sum::<u128>() <= most);
@@ -294,7 +297,7 @@ mod tests {
         assert_eq!(paid(&mut debt), [0_u128; 0]);
         debt.look(SHARE, 1, Times { ran: Duration::ZERO, waited: 80 * MS }, LOOK_EVERY);
         assert_eq!(paid(&mut debt), [4000]);
-        // More than there was time for does not.
+        // A wait longer than the elapsed time does not count in full.
         debt.look(SHARE, 1, Times { ran: 4 * MS, waited: 80 * MS }, LOOK_EVERY);
         assert_eq!(paid(&mut debt), [2000]);
     }
@@ -325,7 +328,7 @@ mod tests {
         let (min_share, now) = (MinCpuShare::in_debt(MS), Instant::now());
         assert!(min_share.is_owed(now));
         min_share.give_way(now);
-        assert!(!min_share.is_owed(now), "paid, and nobody pauses any more");
+        assert!(!min_share.is_owed(now), "paid, and no thread pauses");
         min_share.pausing.store(1, Ordering::Release);
         assert!(min_share.is_owed(now));
     }
@@ -335,10 +338,10 @@ mod tests {
     fn threads_that_have_ended_are_forgotten() {
         let min_share = MinCpuShare::new(0.5, 1);
         if Clock::of_this_thread().is_err() {
-            eprintln!("skipped: this system does not say how long threads ran");
+            eprintln!("skipped: no scheduler statistics of threads");
             return;
         }
-        // Though nobody looks; the system may take a moment to put a thread away.
+        // Ended threads are removed without reads by serving threads; the system may take a moment to remove a thread.
         for _ in 0..100 {
             thread::scope(|scope| scope.spawn(|| min_share.watch_this_thread()).join()).expect("no panic");
             assert!((1..=50).contains(&min_share.watched.load(Ordering::Acquire)));

@@ -1,8 +1,9 @@
-//! Zip archives: NumPy's `.npz`, which is one of `.npy` files, and archives of one file, which is read as if it were alone.
+//! Zip archives: NumPy's `.npz`, an archive of `.npy` files, and archives with a single file, which is read as if it
+//! were alone.
 
 //!
-//! Of the directory (PKWARE's APPNOTE.TXT, 4.3) only what tells where files are is needed, with the extension for large
-//! archives that NumPy always writes.
+//! The directory (PKWARE's APPNOTE.TXT, 4.3) is parsed only for the location of the files, with the ZIP64 extension
+//! that NumPy always writes.
 
 use std::io::{self, BufReader, Read};
 
@@ -13,26 +14,26 @@ use super::input::Input;
 use super::region::Region;
 use super::{FileError, ReadOptions, RowReader, foreign, npy};
 
-/// Files of an archive whose names are kept.
+/// Maximum number of files in an archive.
 const ENTRIES_MAX: usize = 10_000;
-/// Names that are listed in a message.
+/// Maximum number of names that a message lists.
 const SHOWN_MAX: usize = 30;
-/// Longest directory: names of some hundred bytes each.
+/// Maximum size of the directory, enough for names of some hundred bytes each.
 const DIRECTORY_BYTES_MAX: u64 = 16 << 20;
 const BUFFER_BYTES: usize = 1 << 16;
-/// Methods of packing.
+/// Compression methods.
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
 
-/// What an archive has to be to be read.
+/// What an archive contains.
 pub(super) enum Content {
-    /// Its arrays.
+    /// `.npy` arrays.
     Arrays(Archive),
-    /// Its only file.
+    /// A single file, opened.
     One(Box<Input>),
 }
 
-/// An archive with files.
+/// A zip archive and its files.
 pub(super) struct Archive {
     path: String,
     entries: Vec<Entry>,
@@ -42,14 +43,14 @@ struct Entry {
     name: String,
     method: u16,
     encrypted: bool,
-    /// The packed bytes.
+    /// The compressed bytes.
     data: Region,
-    /// Bytes when unpacked, and their checksum.
+    /// Size in bytes after decompression, and CRC-32 of those bytes.
     size: u64,
     crc: u32,
 }
 
-/// Looks into an archive.
+/// Opens an archive and finds out what it contains.
 pub(super) fn open(input: &mut Input) -> Result<Content, FileError> {
     let region = input.positions("a zip archive")?;
     let archive = Archive::read(&input.path, &region)?;
@@ -81,13 +82,14 @@ pub(super) fn open(input: &mut Input) -> Result<Content, FileError> {
 impl Archive {
     fn read(path: &str, region: &Region) -> Result<Self, FileError> {
         let broken = |reason: String| {
-            FileError::content(path, format!("its directory is broken ({reason})"), "a whole zip archive")
+            FileError::content(path, format!("its directory is invalid ({reason})"), "a whole zip archive")
         };
         let entries = entries(region).map_err(broken)?;
         Ok(Self { path: path.to_owned(), entries })
     }
 
-    /// The unpacked bytes of a file, checked at their end; and at any position if they are not packed.
+    /// A stream of the decompressed bytes of a file, checked at their end; also a region for random access if the file
+    /// is stored uncompressed.
     fn bytes(&self, entry: &Entry) -> Result<(Box<dyn Read + Send>, Option<Region>), FileError> {
         let name = &entry.name;
         let wrong = |got: String, expected| FileError::content(&self.path, got, expected);
@@ -109,7 +111,7 @@ impl Archive {
                 Ok((Box::new(checked(Box::new(DeflateDecoder::new(packed)))), None))
             }
             other => {
-                Err(wrong(format!("{name} in it is packed by method {other}"), "deflate, as zip and numpy.savez write"))
+                Err(wrong(format!("{name} in it is compressed by method {other}"), "deflate, as zip and NumPy write"))
             }
         }
     }
@@ -123,7 +125,7 @@ impl Archive {
     }
 }
 
-/// Bytes at a position.
+/// Reads `N` bytes at an offset.
 fn bytes<const N: usize>(region: &Region, at: u64) -> Result<[u8; N], String> {
     let mut bytes = [0; N];
     region.read_exact_at(&mut bytes, at).map_err(|error| format!("byte {at}: {error}"))?;
@@ -142,9 +144,9 @@ fn huge(bytes: &[u8], at: usize) -> u64 {
     long(bytes, at) | long(bytes, at + 4) << 32
 }
 
-/// Where the directory is: its first byte, its bytes, its files.
+/// Location of the directory: first byte, length in bytes, number of files.
 fn directory(region: &Region) -> Result<(u64, u64, u64), String> {
-    /// The end without its comment, of at most 65,535 bytes.
+    /// Size of the end record without its comment, which has at most 65,535 bytes.
     const END: usize = 22;
     let tail_length = region.length().min((END + usize::from(u16::MAX)) as u64);
     let first = region.length() - tail_length;
@@ -154,27 +156,27 @@ fn directory(region: &Region) -> Result<(u64, u64, u64), String> {
         let end = &tail[*at..];
         end.starts_with(b"PK\x05\x06") && END + usize::from(short(end, 20)) == end.len()
     };
-    let at = (0..(tail.len() + 1).saturating_sub(END)).rev().find(is_end).ok_or("it has no end")?;
+    let at = (0..(tail.len() + 1).saturating_sub(END)).rev().find(is_end).ok_or("it has no end record")?;
     let end = &tail[at..];
     let found = (long(end, 16), long(end, 12), u64::from(short(end, 10)));
     let is_large = found.0 == u64::from(u32::MAX) || found.1 == u64::from(u32::MAX) || found.2 == u64::from(u16::MAX);
     if !is_large {
         return Ok(found);
     }
-    let locator = (first + at as u64).checked_sub(20).ok_or("it has no end")?;
+    let locator = (first + at as u64).checked_sub(20).ok_or("it has no ZIP64 locator")?;
     let locator: [u8; 20] = bytes(region, locator)?;
     if !locator.starts_with(b"PK\x06\x07") {
         return Ok(found);
     }
     let end: [u8; 56] = bytes(region, huge(&locator, 8))?;
     if !end.starts_with(b"PK\x06\x06") {
-        return Err("its large end is not where it says".to_owned());
+        return Err("its ZIP64 end record is not at the stated offset".to_owned());
     }
     Ok((huge(&end, 48), huge(&end, 40), huge(&end, 32)))
 }
 
 fn entries(region: &Region) -> Result<Vec<Entry>, String> {
-    /// An entry without its name and what follows.
+    /// Size of a directory entry without its name, extra field and comment.
     const HEAD: usize = 46;
     let (first, length, count) = directory(region)?;
     if count > ENTRIES_MAX as u64 || length > DIRECTORY_BYTES_MAX {
@@ -201,7 +203,7 @@ fn entries(region: &Region) -> Result<Vec<Entry>, String> {
         let mut sizes = [long(head, 24), long(head, 20), long(head, 42)];
         enlarge(&mut sizes, &behind[name..name + extra]).ok_or_else(|| format!("{name_text} has no sizes"))?;
         let [size, packed, local] = sizes;
-        // What macOS and Windows add, and folders.
+        // Skip folders and the files that macOS and Windows add.
         let hidden =
             name_text.starts_with("__MACOSX/") || name_text.ends_with(".DS_Store") || name_text.ends_with("Thumbs.db");
         if hidden || name_text.ends_with('/') {
@@ -226,7 +228,8 @@ fn entries(region: &Region) -> Result<Vec<Entry>, String> {
     Ok(entries)
 }
 
-/// Of sizes and places that do not fit into 32 bits, the values in 64; nothing if they are not there.
+/// Replaces sizes and offsets that do not fit into 32 bits by the 64-bit values of the ZIP64 extra field; `None` if
+/// these are missing.
 fn enlarge(sizes: &mut [u64; 3], mut extra: &[u8]) -> Option<()> {
     let is_large = |size: &u64| *size == u64::from(u32::MAX);
     if !sizes.iter().any(is_large) {
@@ -247,7 +250,7 @@ fn enlarge(sizes: &mut [u64; 3], mut extra: &[u8]) -> Option<()> {
     None
 }
 
-/// Bytes of a known number and checksum: an error at their end if they are not those.
+/// A stream of known length and checksum; reading fails at the end if either differs.
 struct Checked {
     inner: Box<dyn Read + Send>,
     crc: crc32fast::Hasher,
@@ -282,12 +285,12 @@ impl Read for Checked {
     }
 }
 
-/// Reads one of the arrays of an `.npz` file.
+/// Opens one of the arrays of an `.npz` file.
 pub(super) fn npz(archive: &Archive, input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
     let mut arrays = Vec::new();
     for entry in &archive.entries {
         let name = entry.name.strip_suffix(".npy").unwrap_or(&entry.name).to_owned();
-        // What is wrong with one that is not read is no reason to refuse the others.
+        // An unreadable array must not prevent reading another one.
         let described = archive.input(entry).and_then(|mut input| npy::describe(&mut input));
         let (shown, is_table) = described.unwrap_or_else(|_| ("not readable".to_owned(), false));
         arrays.push(Array { name, shown, is_table });

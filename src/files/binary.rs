@@ -1,4 +1,4 @@
-//! Numbers of one kind, row after row: what NPY and IDX come down to.
+//! Rows of numbers of one type, as in NPY, IDX and other binary formats.
 
 use std::io::Read;
 
@@ -8,23 +8,23 @@ use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Location, RowReader};
 use crate::model::Missing;
 
-/// Bytes that are read at a time.
+/// Maximum number of bytes per read, or one row if that is longer.
 const PIECE_BYTES: usize = 1 << 20;
-/// Below it f64 has every whole number.
+/// 2^53: f64 represents every integer below it exactly.
 const WHOLE_MAX: f64 = (1u64 << 53) as f64;
 
-/// Whether a whole number of 64 bits that was read as `value` may have been another one.
+/// Whether a 64-bit integer that was converted to `value` may have been rounded.
 pub(super) fn may_be_rounded(value: f64) -> bool {
     value.abs() >= WHOLE_MAX
 }
 
-/// The note on such numbers, if there were some.
+/// The note on rounded integers, if there are any.
 pub(super) fn rounded_note(rounded: bool) -> Vec<String> {
     let note = "it has whole numbers beyond 2^53, which are rounded to the nearest 64-bit float";
     if rounded { vec![note.to_owned()] } else { Vec::new() }
 }
 
-/// How a number is written.
+/// The type of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     U8,
@@ -38,13 +38,13 @@ pub(super) enum Kind {
     F16,
     F32,
     F64,
-    /// One byte: 0, or anything else for 1.
+    /// One byte: 0 is false, anything else is true.
     Bool,
-    /// The upper half of an F32.
+    /// bfloat16: the upper half of an F32.
     BF16,
 }
 
-/// A kind in an order of its bytes.
+/// A number type with its byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Encoding {
     pub(super) kind: Kind,
@@ -52,12 +52,12 @@ pub(super) struct Encoding {
 }
 
 impl Encoding {
-    /// Whether its numbers are whole and of 64 bits.
+    /// Whether the numbers are 64-bit integers.
     pub(super) fn is_long(self) -> bool {
         matches!(self.kind, Kind::I64 | Kind::U64)
     }
 
-    /// Bytes of a number.
+    /// Size of a number in bytes.
     pub(super) fn bytes(self) -> usize {
         match self.kind {
             Kind::U8 | Kind::I8 | Kind::Bool => 1,
@@ -67,7 +67,7 @@ impl Encoding {
         }
     }
 
-    /// One number of exactly [`Encoding::bytes`] bytes; whole numbers beyond 2^53 are rounded.
+    /// Decodes one number of exactly [`Encoding::bytes`] bytes. Integers beyond 2^53 are rounded.
     pub(super) fn number(self, bytes: &[u8]) -> f64 {
         let mut raw = [0; 8];
         raw[..bytes.len()].copy_from_slice(bytes);
@@ -90,7 +90,7 @@ impl Encoding {
     }
 }
 
-/// What a header claims, checked before anything is read by it: the width of a row.
+/// Checks the shape in a header before anything is allocated. Returns the width of a row.
 pub(super) fn check_shape(path: &str, rows: u64, columns: u64) -> Result<usize, FileError> {
     if rows == 0 || columns == 0 {
         return Err(FileError::content(path, format!("its shape is {rows} x {columns}"), "at least 1 x 1"));
@@ -102,7 +102,8 @@ pub(super) fn check_shape(path: &str, rows: u64, columns: u64) -> Result<usize, 
     Ok(columns as usize)
 }
 
-/// Refuses the first number that is not finite; `first_row` (from 0) is the row of the first of `values`.
+/// Rejects values that are not finite (NaN is accepted if `missing` allows it). `first_row` is the index, from 0, of
+/// the first row in `values`.
 pub(super) fn check_values(
     path: &str,
     values: &[f64],
@@ -116,32 +117,32 @@ pub(super) fn check_values(
     Err(FileError::at(path, place, values[index].to_string(), FileError::finite(values[index])))
 }
 
-/// Rows of fixed size, one after the other.
+/// Reads rows of fixed size.
 pub(super) struct Binary {
     input: Input,
     encoding: Encoding,
     columns: usize,
     rows: u64,
     rows_read: u64,
-    /// Bytes of the file behind the rows.
+    /// Number of bytes after the rows.
     trailing: u64,
     rounded: bool,
-    /// Bytes of a few rows.
+    /// Buffer for the bytes of some rows.
     piece: Vec<u8>,
 }
 
 impl Binary {
-    /// What follows in `input` is `rows` rows.
+    /// Reads `rows` rows from the current position of `input`.
     pub(super) fn new(input: Input, encoding: Encoding, columns: usize, rows: u64) -> Self {
         Self { input, encoding, columns, rows, rows_read: 0, trailing: 0, rounded: false, piece: Vec::new() }
     }
 
-    /// The same rows in a file that has `bytes` more bytes behind them.
+    /// Expects `bytes` more bytes after the rows.
     pub(super) fn followed_by(self, bytes: u64) -> Self {
         Self { trailing: bytes, ..self }
     }
 
-    /// The next rows, at most a piece of them and at most `rows_max`.
+    /// Appends the next rows: at most `rows_max`, and at most one piece.
     fn next_piece(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         let row_bytes = self.columns * self.encoding.bytes();
         let left = usize::try_from(self.rows - self.rows_read).unwrap_or(usize::MAX);
@@ -165,7 +166,7 @@ impl Binary {
         Ok(wanted)
     }
 
-    /// The rows have been read: the file ends where its header says, and not before.
+    /// Checks, after the last row, that the file ends where its header says.
     fn check_end(&mut self) -> Result<(), FileError> {
         let path = &self.input.path;
         let mut trailing = (&mut self.input.stream).take(self.trailing);

@@ -1,11 +1,11 @@
-//! Rows of a file in the order of features: columns that have names are matched with them.
+//! Reorders the columns of a file by name to match a model's features.
 
 use std::sync::Arc;
 
 use super::{FileError, RowReader};
 use crate::model::{ColumnMap, match_columns};
 
-/// The rows of `reader` in the order of `features`, if both have names; `path` is what errors call the file.
+/// Returns the rows of `reader` in the order of `features`, if both have names. Errors call the file `path`.
 ///
 /// # Errors
 /// If a feature has no column.
@@ -22,13 +22,13 @@ pub fn by_name(path: &str, reader: Box<dyn RowReader>, features: &[String]) -> R
     }
 }
 
-/// A reader whose columns were matched.
+/// A reader with reordered columns.
 struct ByName {
     reader: Box<dyn RowReader>,
     map: Option<Arc<ColumnMap>>,
     names: Vec<String>,
     notes: Vec<String>,
-    /// Rows as they are in the file; kept for its memory.
+    /// Buffer for rows in the file's order.
     read: Vec<f64>,
 }
 

@@ -1,23 +1,23 @@
-//! Which array of a file with several is read.
+//! Chooses the array to read from a file with several.
 
 use super::{FileError, ReadOptions};
 
-/// Names that are usual for the rows of a data set, first the strongest.
+/// Common names for the rows of a data set, in order of preference.
 const USUAL: [&str; 4] = ["X", "x", "data", "arr_0"];
-/// Names that are listed in a message.
+/// Maximum number of names that a message lists.
 const SHOWN_MAX: usize = 30;
 
-/// An array of a file.
+/// An array in a file.
 pub(super) struct Array {
     pub(super) name: String,
     /// Its type and shape, for messages.
     pub(super) shown: String,
-    /// Whether it could be rows: numbers in two or more dimensions.
+    /// Whether it can be rows: numbers in two or more dimensions.
     pub(super) is_table: bool,
 }
 
-/// The array to read: the one asked for; else the only one that could be rows, or the one of them with a usual name. A note
-/// tells which, where there was a choice.
+/// Chooses the array to read: the one that the caller names; else the only one that can be rows, or the one of them
+/// with a common name. Adds a note if the file has several arrays.
 pub(super) fn choose(
     path: &str,
     arrays: &[Array],
@@ -39,7 +39,7 @@ pub(super) fn choose(
     let Some(chosen) = chosen else {
         let is_there = |name: &str| arrays.iter().any(|array| array.name == name);
         if ["indices", "indptr", "data", "shape"].into_iter().all(is_there) {
-            let expected = "all numbers of it: numpy.save('rows.npy', scipy.sparse.load_npz('FILE').toarray())";
+            let expected = "a dense array: numpy.save('rows.npy', scipy.sparse.load_npz('FILE').toarray())";
             return Err(FileError::content(path, "it is a sparse matrix of SciPy", expected));
         }
         let got = if arrays.is_empty() {
@@ -47,9 +47,9 @@ pub(super) fn choose(
         } else if tables.is_empty() {
             "none of its arrays has rows and columns of numbers"
         } else {
-            "several of its arrays could be the rows"
+            "several of its arrays can be the rows"
         };
-        let expected = format!("a choice with --array NAME: {}", listed(arrays));
+        let expected = format!("--array NAME to choose one of {}", listed(arrays));
         return Err(FileError::content(path, got, expected));
     };
     if arrays.len() > 1 {

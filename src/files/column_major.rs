@@ -1,4 +1,4 @@
-//! Column-major numbers, read as rows: some rows of every column at a time.
+//! Reads column-major arrays as rows, a tile of rows at a time.
 
 use std::io::Read;
 
@@ -8,14 +8,14 @@ use super::region::Region;
 use super::{FileError, RowReader};
 use crate::model::Missing;
 
-/// Numbers that are turned at a time: enough for long reads, little beside a model in training.
+/// Size of a tile in memory: large enough for long reads, small compared with a model in training.
 const TILE_BYTES: usize = 32 << 20;
 
-/// Columns, one after the other.
+/// The source of the columns, which are stored one after the other.
 enum Columns {
-    /// At any position, from a byte on.
+    /// A region, and the byte offset of its first number.
     Positions(Region, u64),
-    /// In memory.
+    /// The numbers in memory.
     Kept(Vec<u8>),
 }
 
@@ -26,22 +26,22 @@ pub(super) struct ColumnMajor {
     encoding: Encoding,
     columns: usize,
     rows: u64,
-    /// Rows that were turned, row-major, and the next of them.
+    /// The current tile, row-major, and the index of its next value.
     tile: Vec<f64>,
     next: usize,
     rows_done: u64,
     missing: Missing,
-    /// Bytes of a column's part.
+    /// Buffer for one column's part of a tile.
     part: Vec<u8>,
-    /// Of a flattened row: which column of the file each of its numbers is; nothing where they are in order.
+    /// For each number of a flattened row, its column in the file; `None` if they are in order.
     places: Option<Vec<u32>>,
     rounded: bool,
     notes: Vec<String>,
 }
 
 impl ColumnMajor {
-    /// `rows` x `columns` numbers follow in `input`, of which `start` bytes were read. `places`: which column of the file
-    /// each number of a row is, where they are not in order.
+    /// Reads `rows` x `columns` numbers that follow the first `start` bytes of `input`. `places` gives for each number
+    /// of a row its column in the file; `None` if they are in order.
     pub(super) fn new(
         input: Input,
         start: u64,
@@ -69,8 +69,8 @@ impl ColumnMajor {
             if expected > KEPT_BYTES_MAX {
                 return Err(FileError::content(
                     &path,
-                    "it is in Fortran order, and not a plain file",
-                    format!("at most {KEPT_BYTES_MAX} bytes of such: unpack it, or save it with np.ascontiguousarray"),
+                    "it is in Fortran order, and compressed or from a stream",
+                    format!("at most {KEPT_BYTES_MAX} bytes: decompress it, or save it with np.ascontiguousarray"),
                 ));
             }
             let mut bytes = Vec::new();
@@ -100,7 +100,7 @@ impl ColumnMajor {
         })
     }
 
-    /// Turns the next rows; false at the end.
+    /// Transposes the next tile of rows; false at the end.
     fn turn(&mut self) -> Result<bool, FileError> {
         let rows_max = (TILE_BYTES / (8 * self.columns)).max(1) as u64;
         let rows = rows_max.min(self.rows - self.rows_done) as usize;

@@ -1,91 +1,91 @@
-//! What can be wrong with a file.
+//! Errors of files.
 
 use std::fmt;
 use std::io;
 
-/// Why a file is refused: which, where in it, what was expected and what came.
+/// Why a file is rejected: the file, the location, what was found and what was expected.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The system.
+    /// The operating system reports an error.
     #[error("{path}: {source}")]
     Io {
-        /// Which file.
+        /// The name of the file.
         path: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Something in it is not as it has to be.
+    /// The content is invalid.
     #[error("{path}: {place}{got}, expected {expected}")]
     Content {
-        /// Which file.
+        /// The name of the file.
         path: String,
-        /// Where in it.
+        /// The location of the error.
         place: Location,
-        /// What came.
+        /// What the file contains.
         got: String,
-        /// What would be right.
+        /// What is accepted instead.
         expected: String,
     },
-    /// What the caller says of its text cannot be.
+    /// The caller's text options are invalid.
     #[error("{path}: {source}")]
     Dialect {
-        /// Which file.
+        /// The name of the file.
         path: String,
-        /// What cannot be.
+        /// The invalid option.
         source: super::table::DialectError,
     },
-    /// It ends too early.
-    #[error("{path}: it ends after {rows} rows, its header promises {rows_promised}")]
+    /// The file is truncated.
+    #[error("{path}: it ends after {rows} rows, but its header promises {rows_promised}")]
     Truncated {
-        /// Which file.
+        /// The name of the file.
         path: String,
-        /// Whole rows that are there.
+        /// Complete rows in the file.
         rows: u64,
-        /// Rows that its header promises.
+        /// Rows according to its header.
         rows_promised: u64,
     },
-    /// Its format is known, but what reads it was left out of this program.
-    #[error("{path}: it is {format}, which this program was built without: build it with `--features arrow`")]
+    /// The format is supported, but this build omits it.
+    #[error("{path}: it is {format}, which this build does not support: rebuild with `--features arrow`")]
     NotBuiltIn {
-        /// Which file.
+        /// The name of the file.
         path: String,
-        /// Its format.
+        /// The name of the format.
         format: &'static str,
     },
 }
 
-/// Where in a file. Rows, columns, lines and fields count from 1, as editors do; bytes from 0.
+/// A location in a file. Rows, columns, lines and fields count from 1, as in editors; bytes count from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// Nowhere in particular.
+    /// The whole file.
     Whole,
-    /// At a byte (of what a gzip stream holds, if the file is one).
+    /// A byte offset, in the decompressed data if the file is compressed.
     Byte(u64),
-    /// In a line of text.
+    /// A line of text.
     Line(u64),
-    /// In a field of a line of text.
+    /// A field in a line of text.
     Field {
-        /// Which line.
+        /// The line, from 1.
         line: u64,
-        /// Which column of the file.
+        /// The column of the file, from 1.
         column: usize,
-        /// The name of the column.
+        /// The column's name, if it has one.
         name: Option<String>,
     },
-    /// In a row.
+    /// A row, from 1.
     Row(u64),
-    /// In a number of a row.
+    /// One value of a row.
     Cell {
-        /// Which row.
+        /// The row, from 1.
         row: u64,
-        /// Which column, by number or by name.
+        /// The column, by number (from 1) or by name.
         column: String,
     },
-    /// In a column.
+    /// A column, by name.
     Column(String),
 }
 
-/// As the beginning of a sentence that goes on with what came.
+/// Writes a prefix such as `line 3: ` for an error message.
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -102,31 +102,31 @@ impl fmt::Display for Location {
 }
 
 impl FileError {
-    /// Something is not as it has to be, nowhere in particular.
+    /// Invalid content of the file as a whole.
     pub(super) fn content(path: &str, got: impl Into<String>, expected: impl Into<String>) -> Self {
         Self::at(path, Location::Whole, got, expected)
     }
 
-    /// Something at a place is not as it has to be.
+    /// Invalid content at a location.
     pub(super) fn at(path: &str, place: Location, got: impl Into<String>, expected: impl Into<String>) -> Self {
         Self::Content { path: path.to_owned(), place, got: got.into(), expected: expected.into() }
     }
 
-    /// What was expected where `value` is no number that may be.
+    /// The `expected` text of an error for `value`, which is not finite.
     pub(super) fn finite(value: f64) -> &'static str {
         if value.is_nan() { "a finite number, unless values may be missing" } else { "a finite number" }
     }
 
-    /// What the system says, of a file.
+    /// Converts an I/O error of a file.
     pub(super) fn io(path: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), source }
     }
 
-    /// The same for reading `what`, of which all has to be there.
+    /// Like [`FileError::io`], but reports an early end of the file as a truncated `what`.
     pub(super) fn short(path: &str, what: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| {
             if source.kind() == io::ErrorKind::UnexpectedEof {
-                Self::content(path, format!("it ends within {what}"), "a whole file")
+                Self::content(path, format!("it ends within {what}"), "a complete file")
             } else {
                 Self::Io { path: path.to_owned(), source }
             }

@@ -1,4 +1,4 @@
-//! Files that a client may name: those below one folder, and no others.
+//! Resolves file names of clients: only regular files below one folder are allowed.
 
 use crate::model::text::shown;
 use std::fs::File;
@@ -7,61 +7,64 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-/// Why a path that a client gave is refused. The texts name what was asked and nothing else of the server's disk.
+/// Why a client's path is rejected. The messages repeat the path and reveal nothing else about the server's disk.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// The server has no folder for this.
+    /// The server has no `train_folder`.
     #[error(
-        "file {:?} is asked for, but this server reads no files: it was started without train_folder",
+        "cannot read file {:?}: this server reads no files, because it was started without train_folder",
         shown(asked)
     )]
     NotConfigured {
-        /// What the client asked for.
+        /// The path that the client requested.
         asked: String,
     },
-    /// The path does not say where below the folder the file is.
+    /// The path is empty, absolute or contains `..`.
     #[error("file {:?} is {got}, expected a path below the server's train_folder, without `..`", shown(asked))]
     Path {
-        /// What the client asked for.
+        /// The path that the client requested.
         asked: String,
-        /// What is wrong with it.
+        /// The kind of invalid path.
         got: &'static str,
     },
-    /// A symbolic link leads elsewhere.
-    #[error("file {:?} leads out of the server's train_folder, expected a file below it", shown(asked))]
+    /// A symbolic link points outside the folder.
+    #[error(
+        "file {:?} leads out of the server's train_folder by a symbolic link, expected a file below the folder",
+        shown(asked)
+    )]
     Outside {
-        /// What the client asked for.
+        /// The path that the client requested.
         asked: String,
     },
-    /// It is there, but holds no bytes in order.
+    /// The path exists but is not a regular file.
     #[error("file {:?} is {got}, expected a regular file", shown(asked))]
     NotRegular {
-        /// What the client asked for.
+        /// The path that the client requested.
         asked: String,
-        /// What it is.
+        /// The kind of file.
         got: &'static str,
     },
-    /// There is no such file.
+    /// The file does not exist.
     #[error("file {:?} is not in the server's train_folder", shown(asked))]
     NotFound {
-        /// What the client asked for.
+        /// The path that the client requested.
         asked: String,
     },
-    /// The system.
+    /// The operating system reports an error.
     #[error("file {:?}: {source}", shown(asked))]
     Io {
-        /// What the client asked for.
+        /// The path that the client requested.
         asked: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// The file that a client means by `asked`, a path relative to `folder`: canonical, regular and below the folder, whatever
-/// symbolic links there are. It is not opened: a pipe would wait for its other end.
+/// Resolves `asked`, a path relative to `folder`, to its canonical path. The result is a regular file below the folder,
+/// after following symbolic links. The file is not opened, because opening a pipe would block.
 ///
 /// # Errors
-/// If there is no folder, or the path is none of a regular file below it.
+/// If there is no folder, or the path is not a regular file below it.
 pub fn resolve(folder: Option<&Path>, asked: &str) -> Result<PathBuf, FolderError> {
     let name = || asked.to_owned();
     let folder = folder.ok_or_else(|| FolderError::NotConfigured { asked: name() })?;
@@ -69,7 +72,7 @@ pub fn resolve(folder: Option<&Path>, asked: &str) -> Result<PathBuf, FolderErro
         return Err(FolderError::Path { asked: name(), got });
     }
     let failed = |source: io::Error| match source.kind() {
-        // The same answer for what is not there, wherever a link would have led.
+        // Report every missing file the same way, so that links reveal nothing about the disk.
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FolderError::NotFound { asked: name() },
         _ => FolderError::Io { asked: name(), source },
     };
@@ -88,7 +91,8 @@ pub fn resolve(folder: Option<&Path>, asked: &str) -> Result<PathBuf, FolderErro
     Ok(path)
 }
 
-/// The same file, open. What was put in its place since [`resolve`] looked does not get anything else opened, nor waited for.
+/// Opens the file that [`resolve`] finds. If something replaces the file in between, this fails without following a
+/// link and without blocking.
 pub fn open(folder: Option<&Path>, asked: &str) -> Result<File, FolderError> {
     let path = resolve(folder, asked)?;
     open_resolved(&path, asked)
@@ -100,23 +104,24 @@ fn open_resolved(path: &Path, asked: &str) -> Result<File, FolderError> {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FolderError::NotFound { asked: name() },
         _ => FolderError::Io { asked: name(), source },
     };
-    // It is canonical: no part of it is a link, unless somebody has made one of it.
+    // The path is canonical. A link in it was created after `resolve`.
     let opened = without_links(path).map_err(|error| failed(error.into()))?;
     let file = File::from(opened);
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(FolderError::NotRegular { asked: name(), got: "something else by now" });
+        return Err(FolderError::NotRegular { asked: name(), got: "no longer a regular file" });
     }
     Ok(file)
 }
 
-/// Opens a file to read; a pipe does not wait for its other end.
+/// Opens a file for reading without following symbolic links (on Linux before 5.6 and on other systems: in the last
+/// component only). Does not block on a pipe.
 fn without_links(path: &Path) -> rustix::io::Result<std::os::fd::OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{CWD, ResolveFlags, openat2};
         match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-            // Of Linux 5.6: an older one, or a sandbox, does not have it.
+            // `openat2` needs Linux 5.6; some sandboxes forbid it.
             Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
             other => return other,
         }
@@ -124,7 +129,7 @@ fn without_links(path: &Path) -> rustix::io::Result<std::os::fd::OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// What a path has that one below a folder has not.
+/// Why a path cannot be below a folder, if so.
 fn wrong(asked: &Path) -> Option<&'static str> {
     if asked.as_os_str().is_empty() {
         return Some("empty");
@@ -145,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with a file in a folder in it, and a file beside it.
+    /// A folder with `deep/rows.csv`, and a file `secret` next to the folder.
     fn folder() -> (TempDir, PathBuf) {
         let above = tempfile::tempdir().expect("a folder");
         let folder = above.path().join("train");
@@ -263,7 +268,7 @@ mod tests {
         if made.is_ok_and(|status| status.success()) {
             refused("a pipe");
         }
-        // A link that would lead to another file of that name.
+        // A link in the path to a folder with a file of the same name.
         fs::remove_dir_all(folder.join("deep")).expect("removes");
         fs::create_dir(above.path().join("other")).expect("creates");
         fs::write(above.path().join("other/rows.csv"), "7\n").expect("writes");

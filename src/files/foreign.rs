@@ -1,17 +1,17 @@
-//! Formats that are recognized and not read: what they are called, and the line of Python that converts them.
+//! Formats that are recognized but not read: their names, and Python commands that convert them.
 
 use super::{FileError, Location};
 
-/// A format that is not read.
+/// A recognized format that is not read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
-    /// "it is ..."
+    /// The name, as in "it is ...".
     name: &'static str,
-    /// Python that writes what is read; `FILE` stands for the name of the file. Empty where there is no such thing.
+    /// A Python command that converts the file; `FILE` stands for the file name. Empty if there is none.
     python: &'static str,
-    /// How a file of it begins, and where; empty where that does not tell.
+    /// Magic bytes with their offsets; empty if the format has none.
     magic: &'static [(usize, &'static [u8])],
-    /// What its name ends with, in lower case.
+    /// Endings of file names, in lower case.
     endings: &'static [&'static str],
 }
 
@@ -76,9 +76,9 @@ const JOBLIB: Foreign = Foreign {
     endings: &["joblib"],
 };
 
-/// Those that their first bytes or their names tell. The first match counts.
+/// All formats recognized by their first bytes or file names. The first match wins.
 static KNOWN: &[Foreign] = &[
-    // MATLAB 7.3 is HDF5 inside; its first bytes say MATLAB.
+    // A MATLAB 7.3 file is HDF5, but its first bytes say MATLAB.
     Foreign {
         name: "a MATLAB file of version 7.3, which is HDF5",
         python: "import h5py, numpy; f = h5py.File('FILE'); print(list(f)); numpy.save('rows.npy', f['NAME'][:].T)",
@@ -208,37 +208,37 @@ static KNOWN: &[Foreign] = &[
         endings: &["rar"],
     },
     Foreign {
-        name: "packed with LZ4",
+        name: "compressed with LZ4",
         python: "import lz4.frame; open('rows', 'wb').write(lz4.frame.open('FILE').read())",
         magic: &[(0, b"\x04\x22\x4d\x18")],
         endings: &["lz4"],
     },
     Foreign {
-        name: "packed with Snappy",
+        name: "compressed with Snappy",
         python: "import snappy; snappy.stream_decompress(open('FILE', 'rb'), open('rows', 'wb'))",
         magic: &[(0, b"\xff\x06\0\0sNaPpY")],
         endings: &["sz", "snappy"],
     },
     Foreign {
-        name: "packed with LZMA",
+        name: "compressed with LZMA",
         python: "import lzma; open('rows', 'wb').write(lzma.open('FILE').read())",
         magic: &[(0, b"\x5d\0\0\x80\0\xff\xff\xff")],
         endings: &["lzma"],
     },
     Foreign {
-        name: "packed with compress",
+        name: "compressed with compress",
         python: "import os; os.system('gzip -dc FILE > rows')",
         magic: &[(0, b"\x1f\x9d")],
         endings: &["z"],
     },
 ];
 
-/// Marks that are too short to tell a text from other bytes.
+/// Magic bytes up to this length do not identify a text file.
 const SHORT_MARK_BYTES: usize = 5;
 
-/// What its first bytes tell; of pickles, the name tells which program wrote them.
+/// The format by the first bytes. For pickles, the file name tells which program wrote them.
 pub(super) fn by_magic(first: &[u8], name: &str) -> Option<&'static Foreign> {
-    // A text may begin with a short mark as well: a column may be called ORC.
+    // Text can begin with short magic bytes: a column can be named ORC.
     let short = if is_binary(first) { 0 } else { SHORT_MARK_BYTES };
     let begins = |foreign: &&Foreign| {
         let is_at = |(at, mark): &(usize, &[u8])| first.get(*at..).is_some_and(|rest| rest.starts_with(mark));
@@ -248,19 +248,20 @@ pub(super) fn by_magic(first: &[u8], name: &str) -> Option<&'static Foreign> {
     KNOWN.iter().find(begins).or_else(|| is_pickle(first).then(pickle))
 }
 
-/// What its name ends with.
+/// The format by the file name's ending.
 fn by_ending(name: &str) -> Option<&'static Foreign> {
     let name = name.to_ascii_lowercase();
     let ending = name.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|(_, ending)| ending)?;
     KNOWN.iter().find(|foreign| foreign.endings.contains(&ending))
 }
 
-/// What its name tells of bytes that are none of what is read, or the first lines of a text.
+/// The format by the file name's ending, or by the first lines of the text.
 pub(super) fn of(first: &[u8], name: &str) -> Option<&'static Foreign> {
     by_ending(name).or_else(|| by_text(first))
 }
 
-/// Opcodes: the protocol, and one that can come first in it. Or, before protocol 2, nothing that tells it from text.
+/// Whether the bytes begin with pickle opcodes: the protocol, then a valid first opcode. Protocols 0 and 1 look like
+/// text and are not detected.
 fn is_pickle(first: &[u8]) -> bool {
     matches!(first, [0x80, 2..=5, 0x95 | b'c' | b'}' | b']' | b'(' | b'K' | b'X' | b'G' | b')' | 0x8c | 0x8a, ..])
 }
@@ -272,12 +273,12 @@ fn by_text(first: &[u8]) -> Option<&'static Foreign> {
     if line.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("@relation")) {
         return Some(&ARFF);
     }
-    // A name of a column may begin with `<` too.
+    // A column name can also begin with `<`.
     let starts = |mark: &&str| line.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark));
     if ["<!doctype", "<?xml", "<html", "<table", "<!--"].iter().any(starts) {
         return Some(&HTML);
     }
-    // A label, then index:value, indices rising.
+    // libsvm: a label, then index:value pairs.
     let mut words = line.split_ascii_whitespace();
     let is_label = words.next().is_some_and(|label| label.split(',').all(|part| part.parse::<f64>().is_ok()));
     let is_pair = |word: &str| {
@@ -289,7 +290,7 @@ fn by_text(first: &[u8]) -> Option<&'static Foreign> {
     (is_label && pairs.peek().is_some() && pairs.all(is_pair)).then_some(&LIBSVM)
 }
 
-/// Whether bytes are no text, whatever the encoding: UTF-16 has zeros in every other place.
+/// Whether bytes are not text in any encoding. In UTF-16, every second byte can be zero.
 pub(super) fn is_binary(first: &[u8]) -> bool {
     if first.starts_with(&[0xff, 0xfe]) || first.starts_with(&[0xfe, 0xff]) {
         return false;
@@ -297,17 +298,17 @@ pub(super) fn is_binary(first: &[u8]) -> bool {
     let zeros = |parity: usize| first.iter().skip(parity).step_by(2).filter(|byte| **byte == 0).count();
     let (even, odd) = (zeros(0), zeros(1));
     let is_wide = first.len() >= 2 && even.max(odd) * 4 > first.len() && even.min(odd) == 0;
-    // What no text has: all but tab, line ends, form feed, the DOS end of file and escape.
+    // Control characters, except tab, line ends, vertical tab, form feed, the DOS end-of-file mark and escape.
     let is_control = |byte: u8| byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0b | 0x0c | 0x1a | 0x1b);
     let controls = first.iter().filter(|byte| is_control(**byte) && (**byte != 0 || !is_wide)).count();
     controls > 0
 }
 
 impl Foreign {
-    /// Says what it is, and how to convert it.
+    /// An error that names the format and the conversion command.
     pub(super) fn refusal(&self, path: &str) -> FileError {
         let file = path.rsplit('/').next().unwrap_or(path);
-        // A name with a quote in it would end the text of the line.
+        // A quote in the name would end the string in the command.
         let file = if file == "-" || file.contains(['\'', '\\', '"']) || file.len() > 100 { "FILE" } else { file };
         let convert = match self.python {
             "" => String::new(),
@@ -317,23 +318,23 @@ impl Foreign {
     }
 }
 
-/// What is read, for messages.
+/// The supported formats, for messages.
 const READ: &str = "CSV, JSON Lines, .npy, .npz, Parquet, Arrow, safetensors, IDX, .fvecs or word vectors";
 
-/// Bytes that are nothing that is known.
+/// The error for an unknown format.
 pub(super) fn unknown(path: &str, first: &[u8]) -> FileError {
     let is_text = |byte: &u8| *byte == b'\n' || *byte == b'\r' || *byte == b'\t' || (b' '..=b'~').contains(byte);
     let text = first.iter().take_while(|byte| is_text(byte)).count();
     if text >= 4 && first.get(text) == Some(&0) {
         let line = 1 + memchr::memchr_iter(b'\n', &first[..text]).count() as u64;
-        let expected = "text without it: tr -d '\\000' < FILE removes all of them";
-        return FileError::at(path, Location::Line(line), "it has a byte 0", expected);
+        let expected = "text without zero bytes: remove them with tr -d '\\000' < FILE";
+        return FileError::at(path, Location::Line(line), "it has a zero byte", expected);
     }
     let shown: Vec<String> = first.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     FileError::content(path, format!("it is not a table: it begins with the bytes {}", shown.join(" ")), READ)
 }
 
-/// Of archives, by the names of the files in them.
+/// The format of a zip archive, by the names of its files.
 pub(super) fn by_entries(names: &[String]) -> Option<&'static Foreign> {
     let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|name| test(name));
     if any(&|name| name == "data.pkl" || name.ends_with("/data.pkl")) {

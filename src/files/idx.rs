@@ -1,5 +1,5 @@
-//! The format of MNIST (its description is on the page of the data set): big-endian, a number of dimensions; the first
-//! counts rows, the others are flattened.
+//! The IDX format of MNIST (described on the page of the data set): a big-endian array of several dimensions. The first
+//! dimension counts the rows; the others are flattened.
 
 use std::io::Read;
 
@@ -7,10 +7,10 @@ use super::binary::{Binary, Encoding, Kind, check_shape};
 use super::input::Input;
 use super::{FileError, RowReader};
 
-/// Images have three dimensions; nobody needs more than this.
+/// Maximum number of dimensions; images have three.
 const DIMENSIONS_MAX: usize = 8;
 
-/// Whether bytes begin as the format does: two zeros, a type of numbers, a number of dimensions.
+/// Whether bytes begin like IDX: two zeros, a number type, a number of dimensions.
 pub(super) fn is_magic(first: &[u8]) -> bool {
     matches!(first, [0, 0, 0x08 | 0x09 | 0x0b..=0x0e, dimensions, ..] if (1..=DIMENSIONS_MAX).contains(&usize::from(*dimensions)))
 }

@@ -1,4 +1,4 @@
-//! Bytes of a file: unpacked, and what they look like.
+//! Opens files: decompresses them and detects their format.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -12,44 +12,45 @@ use super::region::Region;
 use super::{FileError, Format, words};
 use crate::model::Missing;
 
-/// The format is recognized from these bytes.
+/// Buffer size; the format is detected from the bytes in the first buffer.
 const BUFFER_BYTES: usize = 1 << 16;
-/// What has no positions (a packed file, standard input) is kept in memory where positions are needed, up to this size.
+/// Maximum size of a stream (compressed file, standard input) that is kept in memory where a format needs random
+/// access.
 pub(super) const KEPT_BYTES_MAX: u64 = 256 << 20;
-/// Memory that unpacking may take: `xz -9` takes 64 MiB.
+/// Memory limit of xz decompression; `xz -9` needs 64 MiB.
 const UNPACKING_KIB_MAX: u32 = 256 << 10;
-/// Compression within compression that is unpacked.
+/// Maximum number of nested compression layers.
 const LAYERS_MAX: usize = 4;
 
-/// A file that is open.
+/// An open file.
 pub(super) struct Input {
-    /// What it is called in errors.
+    /// The name in error messages.
     pub(super) path: String,
-    /// The name whose ending may tell the format: that of the file, or of the file in an archive.
+    /// The name whose ending can decide the format: that of the file, or of the file in an archive.
     pub(super) name: String,
-    /// Its bytes, unpacked, from the first on.
+    /// The decompressed bytes, from the first.
     pub(super) stream: Box<dyn BufRead + Send>,
-    /// The same bytes at any position, where they have positions.
+    /// The same bytes with random access, if the file is not compressed and not a stream.
     pub(super) region: Option<Region>,
     /// Whether values may be missing.
     pub(super) missing: Missing,
-    /// Whether the stream may pause for long: no more of it than its first lines is waited for.
+    /// Whether the stream may pause for long; opening then waits only for its first lines.
     pub(super) live: bool,
-    /// What was decided so far.
+    /// Notes for the user so far.
     pub(super) notes: Vec<String>,
 }
 
-/// What a file is by its first bytes or its name.
+/// The kind of file, detected from its first bytes or its name.
 pub(super) enum Seen {
     Format(Format),
-    /// An archive, which may be `.npz` or hold one file.
+    /// A zip archive: `.npz`, or one with a single file.
     Zip,
     Foreign(&'static Foreign),
-    /// Neither text nor anything that is known.
+    /// Binary data of an unknown format.
     Unknown,
 }
 
-/// How bytes are packed.
+/// A compression format.
 #[derive(Clone, Copy)]
 enum Packing {
     Gzip,
@@ -63,7 +64,7 @@ impl Packing {
         if first.starts_with(&[0x1f, 0x8b]) {
             Some(Self::Gzip)
         } else if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
-            // A frame to skip, as parallel compressors put before the first.
+            // A skippable frame, which parallel compressors write first.
             || first.get(1..4) == Some(&[0x2a, 0x4d, 0x18]) && first[0] >> 4 == 5
         {
             Some(Self::Zstd)
@@ -88,7 +89,7 @@ impl Packing {
 }
 
 impl Input {
-    /// Opens a file; `name` is what it is called in errors.
+    /// Opens a file; errors call it `name`.
     pub(super) fn open(name: &str, path: &Path) -> Result<Self, FileError> {
         let file = File::open(path).map_err(FileError::io(name))?;
         if file.metadata().is_ok_and(|data| data.is_dir()) {
@@ -97,15 +98,15 @@ impl Input {
         Self::of_file(name, file)
     }
 
-    /// Takes a file that is open.
+    /// Uses a file that is already open.
     pub(super) fn of_file(name: &str, file: File) -> Result<Self, FileError> {
-        // Reading at a position is for files alone: a pipe has none.
+        // Only regular files support random access; a pipe does not.
         let again = file.metadata().is_ok_and(|data| data.is_file()).then(|| file.try_clone()).transpose();
         let region = again.and_then(|file| file.map(Region::of_file).transpose()).map_err(FileError::io(name))?;
         Self::new(name, Box::new(file), region)
     }
 
-    /// Takes what comes from a reader.
+    /// Reads from a stream, with `region` for random access if it has that.
     pub(super) fn new(path: &str, raw: Box<dyn Read + Send>, region: Option<Region>) -> Result<Self, FileError> {
         let mut stream: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(BUFFER_BYTES, raw));
         let mut region = region;
@@ -119,7 +120,7 @@ impl Input {
         Ok(Self { path, name, stream, region, missing: Missing::Refused, live: false, notes: Vec::new() })
     }
 
-    /// The format: by the first bytes, else by the name, else CSV if they are text.
+    /// Detects the format: by the first bytes, then by the name; otherwise CSV if the bytes are text.
     pub(super) fn seen(&mut self) -> Result<Seen, FileError> {
         let (path, name) = (&self.path, &self.name);
         let first = self.stream.fill_buf().map_err(FileError::io(path))?;
@@ -144,7 +145,7 @@ impl Input {
         Ok(if foreign::is_binary(first) { Seen::Unknown } else { Seen::Format(Format::Csv) })
     }
 
-    /// Its bytes at any position; kept in memory if they come as a stream.
+    /// Random access to the bytes; a stream is read into memory.
     pub(super) fn positions(&mut self, what: &str) -> Result<Region, FileError> {
         if let Some(region) = &self.region {
             return Ok(region.clone());
@@ -153,8 +154,8 @@ impl Input {
         let mut taken = (&mut self.stream).take(KEPT_BYTES_MAX + 1);
         taken.read_to_end(&mut bytes).map_err(FileError::io(&self.path))?;
         if bytes.len() as u64 > KEPT_BYTES_MAX {
-            let got = format!("it is {what}, packed or from a stream, of more than {KEPT_BYTES_MAX} bytes");
-            return Err(FileError::content(&self.path, got, "a plain file: unpack it first"));
+            let got = format!("it is {what}, compressed or from a stream, of more than {KEPT_BYTES_MAX} bytes");
+            return Err(FileError::content(&self.path, got, "a plain file: decompress it first"));
         }
         let region = Region::of_bytes(bytes);
         self.region = Some(region.clone());
@@ -182,7 +183,7 @@ fn by_bytes(first: &[u8]) -> Option<Seen> {
     }
 }
 
-/// By what the name ends with, but for a packing.
+/// The format by the file name's ending, after removing a compression ending.
 fn by_name(name: &str) -> Option<Format> {
     let name = name.to_ascii_lowercase();
     let plain = [".gz", ".zst", ".zstd", ".bz2", ".xz"].iter().find_map(|ending| name.strip_suffix(ending));

@@ -1,5 +1,5 @@
-//! JSON Lines: one row a value, which is an array of numbers or an object whose keys name the columns. One array of such
-//! values is read likewise. `null` is a missing value.
+//! JSON Lines: each value is a row, either an array of numbers or an object whose keys name the columns. One array of
+//! such values is read too. `null` is a missing value.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,20 +12,20 @@ use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Location, ReadOptions, RowReader};
 use crate::model::Missing;
 
-/// Longest row: the widest with 200 characters a number, so that a value without end is not read whole.
+/// Maximum size of a row, with 200 characters for each number. It limits the memory for a value that never ends.
 const RECORD_BYTES_MAX: usize = COLUMNS_MAX * 200;
-/// What is shown of a text that is no number.
+/// Maximum number of characters of a text in a message.
 const SHOWN_CHARACTERS_MAX: usize = 40;
-/// What a table of JSON is.
+/// The accepted form, for messages.
 const EXPECTED: &str =
     "one array of numbers or one object a row, as pandas writes with to_json(orient=\"records\", lines=True)";
 
-/// A value of JSON whose objects keep their order.
+/// A JSON value; objects keep the order of their keys.
 #[derive(Clone, Debug, PartialEq)]
 enum Node {
     Null,
     Number(f64),
-    /// Written without a decimal point or exponent.
+    /// A number written without a decimal point or exponent.
     Whole(f64),
     Text(String),
     List(Vec<Node>),
@@ -38,7 +38,7 @@ impl<'de> Deserialize<'de> for Node {
         impl<'de> Visitor<'de> for Nodes {
             type Value = Node;
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a value of JSON")
+                formatter.write_str("a JSON value")
             }
             fn visit_unit<E>(self) -> Result<Node, E> {
                 Ok(Node::Null)
@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for Node {
 }
 
 impl Node {
-    /// What it is called in errors.
+    /// The value, as error messages show it.
     fn shown(&self) -> String {
         match self {
             Self::Null => "null".to_owned(),
@@ -90,7 +90,7 @@ impl Node {
     }
 }
 
-/// Whether bytes begin as JSON does: an array or an object, and what may come in it.
+/// Whether bytes begin like JSON: an array or an object, and a valid first token in it.
 pub(super) fn is_start(first: &[u8]) -> bool {
     let first = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first).trim_ascii_start();
     match first.split_first() {
@@ -104,20 +104,20 @@ pub(super) fn is_start(first: &[u8]) -> bool {
     }
 }
 
-/// Where between two values reading is.
+/// The reader's position between two values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReaderState {
     Start,
-    /// Values with white space between them.
+    /// Values separated by white space.
     Lines,
-    /// Values of one array, before its first.
+    /// In one array of rows, before a value.
     ArrayStart,
-    /// Values of one array, after one of them.
+    /// In one array of rows, after a value.
     Array,
     End,
 }
 
-/// One value after the other.
+/// Reads one value after the other.
 struct Values {
     input: Input,
     state: ReaderState,
@@ -137,10 +137,10 @@ impl Values {
         self.input.stream.consume(1);
     }
 
-    /// The next byte that is no white space; not consumed.
+    /// The next byte that is not white space; it is not consumed.
     fn peek_value(&mut self) -> Result<Option<u8>, FileError> {
         while let Some(byte) = self.peek()? {
-            // 0x1e: the mark of RFC 7464 before each value.
+            // 0x1e: the record separator of RFC 7464.
             if !byte.is_ascii_whitespace() && byte != 0x1e {
                 return Ok(Some(byte));
             }
@@ -153,15 +153,15 @@ impl Values {
         FileError::at(&self.input.path, Location::Line(self.line), got, expected)
     }
 
-    /// Goes to the next value; false at the end.
+    /// Moves to the next value; false at the end.
     fn advance(&mut self) -> Result<bool, FileError> {
         let next = self.peek_value()?;
         match (self.state, next) {
-            (ReaderState::End, Some(_)) => Err(self.wrong("it goes on after its array", "the end")),
+            (ReaderState::End, Some(_)) => Err(self.wrong("data follows the end of its array", "the end of the file")),
             (ReaderState::Start, Some(b'[')) => {
                 self.consume(b'[');
                 self.text.push(b'[');
-                // Of rows, or a row itself.
+                // The array is a list of rows, or the first row.
                 if matches!(self.peek_value()?, Some(b'[' | b'{')) {
                     self.state = ReaderState::Array;
                     self.text.clear();
@@ -188,12 +188,12 @@ impl Values {
             }
             (ReaderState::Lines | ReaderState::ArrayStart | ReaderState::Array, Some(_)) => Ok(true),
             (ReaderState::ArrayStart | ReaderState::Array, None) => {
-                Err(self.wrong("its array has no end", "a whole file"))
+                Err(self.wrong("its array has no end", "a complete file"))
             }
         }
     }
 
-    /// The next value and the line where it begins; nothing at the end.
+    /// The next value and the line where it begins; `None` at the end.
     fn next(&mut self) -> Result<Option<(u64, Node)>, FileError> {
         self.text.clear();
         if !self.advance()? {
@@ -203,11 +203,11 @@ impl Values {
         let (mut depth, mut in_text, mut escaped) = (usize::from(!self.text.is_empty()), false, false);
         loop {
             let Some(byte) = self.peek()? else {
-                // A number on the last line needs no end.
+                // A number at the end of the file needs no delimiter.
                 if depth == 0 && !in_text {
                     break;
                 }
-                return Err(self.wrong("it ends within a value", "a whole file"));
+                return Err(self.wrong("it ends within a value", "a complete file"));
             };
             if depth == 0 && !in_text && (byte.is_ascii_whitespace() || matches!(byte, b',' | b']' | 0x1e)) {
                 break;
@@ -237,13 +237,13 @@ impl Values {
         }
         let node = match serde_json::from_slice::<Node>(&self.text) {
             Ok(node) => node,
-            // Python writes NaN, which is no JSON.
+            // Python writes NaN, which is not valid JSON.
             Err(error) => match serde_json::from_slice::<Node>(&with_null_for_nan(&self.text)) {
                 Ok(node) => node,
                 Err(_) => {
                     let is_infinite = self.text.windows(8).any(|word| word == b"Infinity");
                     let got =
-                        if is_infinite { "a value is Infinity".to_owned() } else { format!("it is no JSON ({error})") };
+                        if is_infinite { "a value is Infinity".to_owned() } else { format!("it is not JSON: {error}") };
                     return Err(FileError::at(&self.input.path, Location::Line(line), got, EXPECTED));
                 }
             },
@@ -252,7 +252,7 @@ impl Values {
     }
 }
 
-/// The same text with `null` in place of each `NaN` that is no part of a string.
+/// Replaces each `NaN` outside of strings with `null`.
 fn with_null_for_nan(text: &[u8]) -> Vec<u8> {
     let (mut out, mut in_text, mut escaped, mut i) = (Vec::with_capacity(text.len()), false, false, 0);
     while i < text.len() {
@@ -277,17 +277,17 @@ fn with_null_for_nan(text: &[u8]) -> Vec<u8> {
 /// A column of the table.
 struct Column {
     key: String,
-    /// Length of its lists; nothing for plain numbers.
+    /// Length of its lists; `None` for plain numbers.
     width: Option<usize>,
 }
 
 struct JsonLinesReader {
     values: Values,
-    /// Of objects: the columns that are kept, in their order; empty for arrays.
+    /// For objects: the columns to read, in order. Empty for arrays.
     columns: Vec<Column>,
-    /// Keys of the first object that are left out.
+    /// Keys of the first object that are not read.
     left_out: Vec<String>,
-    /// Whether the caller says which columns count: keys that the first object does not have are no mistake then.
+    /// Whether the caller chooses columns; then keys that the first object lacks are ignored.
     chosen: bool,
     names: Vec<String>,
     width: usize,
@@ -322,7 +322,7 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
         other => {
             if options.names_columns() {
                 let got = "columns are chosen, but its rows are arrays without names";
-                return Err(FileError::content(&path, got, "objects for that"));
+                return Err(FileError::content(&path, got, "rows that are objects"));
             }
             let nested = matches!(other, Node::List(list) if list.iter().any(|node| matches!(node, Node::List(_))));
             rows.width = count(other);
@@ -337,7 +337,7 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
     Ok(Box::new(rows))
 }
 
-/// Numbers of a value, in lists and lists of lists.
+/// Number of values in a node, including nested lists.
 fn count(node: &Node) -> usize {
     match node {
         Node::List(list) => list.iter().map(count).sum(),
@@ -346,20 +346,20 @@ fn count(node: &Node) -> usize {
 }
 
 impl JsonLinesReader {
-    /// Refuses a whole table in one object: by columns, not by rows.
+    /// Rejects a whole table in one object, stored by columns instead of rows.
     fn check_is_a_row(&mut self, first: &(u64, Node)) -> Result<(), FileError> {
         let Node::Object(entries) = &first.1 else { return Ok(()) };
         let is_scalar = |node: &Node| !matches!(node, Node::List(_) | Node::Object(_));
         if entries.is_empty() || entries.iter().any(|(_, node)| is_scalar(node)) || entries.len() == 1 {
             return Ok(());
         }
-        // A second row, and it was one.
+        // A second object follows, so the first one is a row.
         if self.values.peek_value()?.is_some_and(|byte| byte == b'{' || byte == b',') {
             return Ok(());
         }
         let has = |key: &str| entries.iter().any(|(name, _)| name == key);
         let is_list = |node: &Node| matches!(node, Node::List(_));
-        // As pandas calls them.
+        // The names that pandas uses.
         let (orient, python) = if has("columns") && has("data") {
             ("orient='split'", "pandas.read_json('FILE', orient='split')")
         } else if has("schema") && has("data") {
@@ -395,7 +395,7 @@ impl JsonLinesReader {
         sorted.sort_unstable();
         if let Some([twice, _]) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             let got = format!("its first object has the key {twice:?} twice");
-            return Err(FileError::content(&path, got, "each once"));
+            return Err(FileError::content(&path, got, "each key once"));
         }
         let kept = options.kept(&path, &keys, keys.len())?;
         for index in &kept {
@@ -439,7 +439,7 @@ impl JsonLinesReader {
         };
         let mut found = 0;
         for (place, column) in self.columns.iter().enumerate() {
-            // Mostly all objects have their keys in one order.
+            // Objects usually have their keys in the same order.
             let entry = entries.get(place).filter(|entry| entry.0 == column.key);
             let entry = entry.or_else(|| entries.iter().find(|entry| entry.0 == column.key));
             found += usize::from(entry.is_some());
@@ -479,21 +479,21 @@ impl JsonLinesReader {
                 |key: &String| self.columns.iter().any(|column| column.key == *key) || self.left_out.contains(key);
             if let Some((key, _)) = entries.iter().find(|(key, _)| !is_known(key)) {
                 let shown: String = key.chars().take(SHOWN_CHARACTERS_MAX).collect();
-                let expected = "the keys of the first row, or --columns that says which of them count";
+                let expected = "only the keys of the first row (or choose keys with --columns)";
                 return Err(wrong(format!("it has the key {shown:?}"), expected.to_owned()));
             }
         }
         Ok(())
     }
 
-    /// Appends the numbers of a value; or says what it is instead, and what was expected.
+    /// Appends the numbers of a value. On failure returns what was found and what was expected.
     fn numbers(
         &self,
         node: &Node,
         name: &dyn Fn(usize) -> String,
         values: &mut Vec<f64>,
     ) -> Result<(), (String, String)> {
-        // Lists in lists as deep as the parser goes.
+        // An explicit stack: lists can be nested as deep as the JSON parser allows.
         let (start, mut open) = (values.len(), vec![std::slice::from_ref(node).iter()]);
         while let Some(nodes) = open.last_mut() {
             let Some(node) = nodes.next() else {

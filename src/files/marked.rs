@@ -1,29 +1,29 @@
-//! Numbers that stand for missing values, in files of numbers.
+//! Replaces numbers that stand for missing values, in formats without text.
 
 use super::{FileError, RowReader};
 
-/// Rows in which some numbers stand for missing values.
+/// Reads rows and replaces marks of missing values with NaN.
 pub(super) struct Marked {
     reader: Box<dyn RowReader>,
     marks: Vec<f64>,
 }
 
 impl Marked {
-    /// The same rows with NaN for each number among `marks`; texts that are not numbers mark nothing there.
+    /// Wraps `reader` to replace each number among `marks` with NaN. Marks that are not numbers are ignored.
     pub(super) fn wrap(reader: Box<dyn RowReader>, marks: &[String]) -> Box<dyn RowReader> {
         let mut numbers: Vec<f64> = marks.iter().filter_map(|mark| mark.trim().parse().ok()).collect();
         if numbers.is_empty() {
             return reader;
         }
         if reader.is_single() {
-            // -999.1 in a file of 32-bit numbers is its nearest neighbor.
+            // In a file of f32 values, a mark such as -999.1 is stored as its nearest f32.
             numbers.iter_mut().for_each(|number| *number = f64::from(*number as f32));
         }
         Box::new(Self { reader, marks: numbers })
     }
 }
 
-/// With NaN among them, values are not bytes: `is_bytes` stays false.
+/// `is_bytes` stays false, because values can be NaN.
 impl RowReader for Marked {
     fn columns(&self) -> usize {
         self.reader.columns()

@@ -1,5 +1,6 @@
-//! Rows in files: text tables, arrays, vectors, JSON Lines, and with the feature `arrow` Parquet and Arrow IPC; each plain
-//! or packed. Read from front to back, a few rows in memory at a time, so that a file may be larger than that.
+//! Reads and writes rows in files: text tables, arrays, vectors, JSON Lines, and with the feature `arrow` Parquet and
+//! Arrow IPC. Each can be compressed. Most readers stream: a few rows are in memory at a time, so a file may be larger
+//! than memory.
 
 mod archive;
 #[cfg(feature = "arrow")]
@@ -43,69 +44,69 @@ use input::{Input, Seen};
 pub use table::{Decimal, DialectError, Separator, TextEncoding, TextOptions, TextReader, Thousands};
 pub use write::{RowWriter, Values, create, csv_writer, format_of};
 
-/// Widest rows that are read: the widest layer.
+/// Maximum number of columns: the widest layer of a model.
 const COLUMNS_MAX: usize = crate::model::spec::WIDTH_MAX;
 
-/// Which format.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// A table of text: CSV and its relatives, with or without names of columns.
+    /// A text table: CSV and its relatives, with or without column names.
     Csv,
     /// NumPy's array file; dimensions after the first are flattened.
     Npy,
-    /// The format of MNIST: images are flattened.
+    /// The IDX format of MNIST; images are flattened.
     Idx,
     /// Apache Parquet.
     Parquet,
-    /// Apache Arrow's inter-process format, as a file (also known as Feather 2) or as a stream.
+    /// Apache Arrow's IPC format, as a file (also known as Feather 2) or as a stream.
     Arrow,
-    /// NumPy's archive of arrays.
+    /// NumPy's archive of arrays; one of them is read.
     Npz,
-    /// safetensors: one of its tensors.
+    /// safetensors; one of the tensors is read.
     Safetensors,
-    /// JSON Lines: an array of numbers or an object a row; also one array of such rows.
+    /// JSON Lines: each row is an array of numbers or an object. One array of such rows is read too.
     JsonLines,
-    /// Rows of 32-bit floats, each behind its length.
+    /// Rows of 32-bit floats, each preceded by its length.
     Fvecs,
-    /// Rows of bytes, each behind its length.
+    /// Rows of unsigned bytes, each preceded by its length.
     Bvecs,
-    /// Rows of 32-bit whole numbers, each behind its length.
+    /// Rows of 32-bit integers, each preceded by its length.
     Ivecs,
-    /// Rows of 32-bit floats behind their number and length.
+    /// Rows of 32-bit floats after a header with the number of rows and their length.
     Fbin,
-    /// Rows of bytes behind their number and length.
+    /// Rows of unsigned bytes after a header with the number of rows and their length.
     U8bin,
-    /// Rows of signed bytes behind their number and length.
+    /// Rows of signed bytes after a header with the number of rows and their length.
     I8bin,
-    /// Word vectors of GloVe, fastText or word2vec.
+    /// Word vectors of GloVe, fastText or word2vec; the words are skipped.
     WordVectors,
 }
 
-/// How to read.
+/// Options for reading a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadOptions {
-    /// Otherwise seen from the first bytes, or from the name.
+    /// The format; if absent, detected from the first bytes or from the file name.
     pub format: Option<Format>,
-    /// CSV: whether the first line names the columns; otherwise seen from it and the lines below.
+    /// CSV: whether the first line names the columns; if absent, decided from that line and the lines below it.
     pub header: Option<bool>,
-    /// Columns to take, in this order, by name or by number from 1; all if empty. Where columns have names or numbers:
-    /// CSV, Parquet, Arrow.
+    /// Columns to read, in this order, by name or by number (from 1); all columns if empty. For formats with columns:
+    /// CSV, JSON Lines (objects), Parquet and Arrow.
     pub columns: Vec<String>,
-    /// Columns to leave out, likewise.
+    /// Columns to leave out, by name or number, for the same formats.
     pub drop_columns: Vec<String>,
-    /// Whether values may be missing: NaN, in CSV also an empty field, `NA` and the other usual marks, in Parquet and Arrow a
-    /// null.
+    /// Whether values may be missing: NaN in every format; in CSV also an empty field, `NA` and other common marks; in
+    /// Parquet, Arrow and JSON a null.
     #[serde(default)]
     pub missing_values: bool,
-    /// CSV: separator, decimal mark, encoding and the like, where they are not to be seen from the file.
+    /// CSV: separator, decimal mark, encoding and so on, where detection is wrong or impossible.
     #[serde(default)]
     pub text: TextOptions,
-    /// Features of a model, by name: of a file that names them all, its other columns are not read, whatever they hold. Columns that
-    /// are named above come first.
+    /// Feature names of a model. If the file has all of them, its other columns are not read, whatever they hold.
+    /// Ignored where `columns` or `drop_columns` is set.
     #[serde(skip)]
     pub features: Vec<String>,
-    /// The array to read of a file with several (`.npz`, safetensors); otherwise the only one that could be rows.
+    /// The array to read from a file with several (`.npz`, safetensors); if absent, the only array that can be rows.
     #[serde(default)]
     pub array: Option<String>,
 }
@@ -116,19 +117,19 @@ impl ReadOptions {
     }
 }
 
-/// Rows, some at a time.
+/// Reads the rows of a file in blocks.
 pub trait RowReader: Send {
-    /// Width of the rows.
+    /// Number of values in a row.
     fn columns(&self) -> usize;
-    /// Names of the columns, if the file has them.
+    /// Column names; empty if the file has none.
     fn names(&self) -> &[String] {
         &[]
     }
-    /// Number of rows, if the file says so.
+    /// Number of rows, if the file states it.
     fn rows_hint(&self) -> Option<u64> {
         None
     }
-    /// Whether the values are 8-bit whole numbers without a sign.
+    /// Whether the values are unsigned 8-bit integers.
     fn is_bytes(&self) -> bool {
         false
     }
@@ -136,27 +137,28 @@ pub trait RowReader: Send {
     fn is_single(&self) -> bool {
         false
     }
-    /// Notes that need all rows: what was rounded, what was left out. Complete once the last row is read.
+    /// Notes that need all rows, such as rounded values or skipped rows. Complete after the last row is read.
     fn notes_at_end(&self) -> Vec<String> {
         Vec::new()
     }
-    /// What the reader decided about the file on its own, for people: one sentence each. Complete once the file is open.
+    /// What the reader decided about the file on its own: one sentence each, for the user. Complete when the file is
+    /// open.
     fn notes(&self) -> &[String] {
         &[]
     }
-    /// Appends at most `rows_max` rows to `values`: row-major, finite, or NaN where a value is missing and may be.
-    /// Every number that the file holds fits: a binary32 is exact in f64. Returns the number of rows; fewer than
-    /// `rows_max` only at the end of the file. After an error neither `values` nor the reader can be used.
+    /// Appends at most `rows_max` rows to `values`, row-major. Values are finite, or NaN where values may be missing. A
+    /// binary32 is exact in f64; 64-bit integers beyond 2^53 are rounded. Returns the number of rows; fewer than
+    /// `rows_max` only at the end of the file. After an error, do not use `values` or the reader.
     fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError>;
 }
 
-/// The same values, each rounded to the nearest f32.
+/// Rounds each value to the nearest f32.
 pub fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|value| *value as f32).collect()
 }
 
-/// Whether a value is lost where each is rounded to the nearest f32. It is not where that is the same number, or is written with
-/// the same digits: 0.1 has an f32 that is written 0.1, and 1700000001 has none.
+/// Whether a value loses precision as an f32. It does not if the nearest f32 is equal, or prints the same digits: 0.1
+/// has an f32 that prints as 0.1, but 1700000001 has none.
 pub fn needs_f64(values: &[f64]) -> bool {
     let mut text = String::new();
     values.iter().any(|value| {
@@ -171,17 +173,18 @@ pub fn needs_f64(values: &[f64]) -> bool {
     })
 }
 
-/// Opens a file, whatever of the formats it has, plain or packed.
+/// Opens a file of any supported format, compressed or not.
 pub fn open(path: &Path, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
     choose(Input::open(&path.display().to_string(), path)?, options)
 }
 
-/// The same for a file that is open: called `name` in errors, and told by it where its first bytes do not say what it is.
+/// Reads a file that is already open. Errors call it `name`; the ending of `name` decides the format where the first
+/// bytes do not.
 pub fn read_file(name: &str, file: File, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
     choose(Input::of_file(name, file)?, options)
 }
 
-/// The same for bytes from anywhere, which are called `name` in errors.
+/// Reads a stream of bytes. Errors call it `name`.
 pub fn read(
     name: &str,
     bytes: impl Read + Send + 'static,
@@ -190,7 +193,8 @@ pub fn read(
     choose(Input::new(name, Box::new(bytes), None)?, options)
 }
 
-/// The same for a stream that may pause for long, as what `tail -f` writes: it is decided by its first two lines what it is.
+/// Reads a stream that may pause for long, such as the output of `tail -f`. Text is classified from its first two
+/// lines.
 pub fn read_live(
     name: &str,
     bytes: impl Read + Send + 'static,
@@ -201,20 +205,20 @@ pub fn read_live(
     choose(input, options)
 }
 
-/// A table that is open.
+/// An open file of rows.
 pub enum Table {
-    /// Text, whose records can be had as they stand in the file.
+    /// Text; the reader can also return each record as it is written in the file.
     Text(Box<TextReader>),
-    /// Anything else.
+    /// Any other format.
     Other(Box<dyn RowReader>),
 }
 
-/// The same as [`open`], for a caller who wants the records of a text as they stand in it.
+/// Like [`open`], for a caller that needs the original text of the records.
 pub fn open_table(path: &Path, options: &ReadOptions) -> Result<Table, FileError> {
     choose_table(Input::open(&path.display().to_string(), path)?, options)
 }
 
-/// The same as [`read`], likewise.
+/// Like [`read`], for a caller that needs the original text of the records.
 pub fn read_table(name: &str, bytes: impl Read + Send + 'static, options: &ReadOptions) -> Result<Table, FileError> {
     choose_table(Input::new(name, Box::new(bytes), None)?, options)
 }
@@ -239,7 +243,7 @@ fn choose_reader(mut input: Input, options: &ReadOptions) -> Result<Table, FileE
     input.missing = options.missing();
     let seen = input.seen()?;
     let format = match (options.format, seen) {
-        // Whatever is asked for, it is in the archive.
+        // The requested format is that of the file in the archive.
         (asked, Seen::Zip) => match archive::open(&mut input)? {
             Content::Arrays(arrays) if asked.is_none_or(|format| format == Format::Npz) => {
                 refuse_columns(&input, options)?;
@@ -249,7 +253,7 @@ fn choose_reader(mut input: Input, options: &ReadOptions) -> Result<Table, FileE
                 return Err(FileError::content(
                     &input.path,
                     "it is a zip archive of arrays",
-                    "the format npz for that",
+                    "the format npz for such an archive",
                 ));
             }
             Content::One(only) => {
@@ -270,8 +274,8 @@ fn choose_reader(mut input: Input, options: &ReadOptions) -> Result<Table, FileE
         checked.map_err(|source| FileError::Dialect { path: input.path.clone(), source })?;
     }
     if options.array.is_some() && !matches!(format, Format::Npz | Format::Safetensors) {
-        let got = "an array is chosen, but its format has no names for arrays";
-        return Err(FileError::content(&input.path, got, ".npz or safetensors for that"));
+        let got = "an array is chosen, but this format has no named arrays";
+        return Err(FileError::content(&input.path, got, ".npz or safetensors"));
     }
     if !matches!(format, Format::Csv | Format::Parquet | Format::Arrow | Format::JsonLines) {
         refuse_columns(&input, options)?;
@@ -281,7 +285,7 @@ fn choose_reader(mut input: Input, options: &ReadOptions) -> Result<Table, FileE
         Format::Npy => npy::open(input),
         Format::Idx => idx::open(input),
         Format::Npz => {
-            let got = "it is no zip archive";
+            let got = "it is not a zip archive";
             Err(FileError::content(&input.path, got, "the archive that numpy.savez writes"))
         }
         Format::Safetensors => safetensors::open(input, options),
@@ -305,16 +309,16 @@ fn choose_reader(mut input: Input, options: &ReadOptions) -> Result<Table, FileE
     reader.map(Table::Other)
 }
 
-/// Arrays have no columns to choose by name.
+/// Rejects a choice of columns: arrays have no column names.
 fn refuse_columns(input: &Input, options: &ReadOptions) -> Result<(), FileError> {
     if options.names_columns() {
-        let got = "columns are chosen, but it has one array";
-        return Err(FileError::content(&input.path, got, "CSV, JSON Lines, Parquet or Arrow for that"));
+        let got = "columns are chosen, but an array has no named columns";
+        return Err(FileError::content(&input.path, got, "CSV, JSON Lines, Parquet or Arrow"));
     }
     Ok(())
 }
 
-/// Why something that is no table is not read.
+/// The error for a file that cannot be read as rows.
 fn refusal(input: &mut Input, seen: &Seen) -> FileError {
     match seen {
         Seen::Foreign(foreign) => foreign.refusal(&input.path),

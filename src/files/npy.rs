@@ -1,4 +1,4 @@
-//! NumPy's array file, versions 1 to 3 (the format is documented in `numpy.lib.format`).
+//! NumPy's array file `.npy`, versions 1 to 3 (documented in `numpy.lib.format`).
 
 use std::io::Read;
 
@@ -7,17 +7,17 @@ use super::column_major::ColumnMajor;
 use super::input::Input;
 use super::{FileError, RowReader, shape};
 
-/// Longer than any header of a plain array.
+/// Maximum size of a header; headers of plain arrays are smaller.
 const HEADER_BYTES_MAX: usize = 1 << 16;
-/// What is shown of a type.
+/// Maximum number of characters of a type in a message.
 const SHOWN_CHARACTERS_MAX: usize = 60;
 
-/// What stands before the numbers.
+/// The header before the numbers.
 struct Header {
     descr: String,
     fortran: bool,
     shape: Vec<u64>,
-    /// Where the numbers begin.
+    /// Byte offset of the first number.
     start: u64,
 }
 
@@ -34,7 +34,7 @@ pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
     Ok(Box::new(Binary::new(input, encoding, columns, rows)))
 }
 
-/// The type and shape of an array, for people, and whether it could be rows.
+/// The type and shape of an array for messages, and whether it can be rows.
 pub(super) fn describe(input: &mut Input) -> Result<(String, bool), FileError> {
     let header = Header::read(input)?;
     let shown = format!("{} {}", shown(&header.descr), shape::shown(&header.shape));
@@ -57,7 +57,7 @@ impl Header {
             }
         };
         let shape = value(path, &text, "shape")?;
-        // Python 2 wrote 10L.
+        // Python 2 wrote sizes as 10L.
         let size = |part: &str| part.strip_suffix('L').unwrap_or(part).parse::<u64>().ok();
         let sizes = shape.strip_prefix('(').and_then(|shape| shape.strip_suffix(')')).and_then(|shape| {
             shape.split(',').map(str::trim).filter(|part| !part.is_empty()).map(size).collect::<Option<Vec<u64>>>()
@@ -69,7 +69,7 @@ impl Header {
     }
 }
 
-/// The dictionary behind the magic string, and where the numbers begin.
+/// The header's dictionary, and the byte offset of the first number.
 fn text(input: &mut Input) -> Result<(String, u64), FileError> {
     let Input { path, stream, .. } = input;
     let mut read = |bytes: &mut [u8]| stream.read_exact(bytes).map_err(FileError::short(path, "its header"));
@@ -101,7 +101,7 @@ fn text(input: &mut Input) -> Result<(String, u64), FileError> {
     }
     let mut header = vec![0; length];
     read(&mut header)?;
-    // Versions 1 and 2 are Latin-1; the names of a structured array may have other letters than ASCII.
+    // Versions 1 and 2 are Latin-1; names in a structured array may be non-ASCII.
     let header = String::from_utf8(header)
         .unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect::<String>());
     Ok((header, begins + length as u64))
@@ -110,7 +110,7 @@ fn text(input: &mut Input) -> Result<(String, u64), FileError> {
 /// The value of a key of the dictionary, as written.
 fn value<'a>(path: &str, header: &'a str, key: &str) -> Result<&'a str, FileError> {
     let missing = || FileError::content(path, format!("its header has no {key:?}"), "descr, fortran_order and shape");
-    // A structured array may have a column of that name: that of the dictionary is outside of the brackets.
+    // A structured array may have a field of that name; the dictionary's own key is outside of the brackets.
     let (mut depth, mut found) = (0usize, None);
     let quoted = format!("'{key}'");
     for (at, letter) in header.char_indices() {
@@ -136,7 +136,7 @@ fn value<'a>(path: &str, header: &'a str, key: &str) -> Result<&'a str, FileErro
     Ok(rest[..end.ok_or_else(missing)?].trim())
 }
 
-/// Behind the bracket that closes the first.
+/// The index after the bracket that closes the first.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 0usize;
     for (at, letter) in text.char_indices() {
@@ -182,7 +182,7 @@ fn encoding(path: &str, descr: &str) -> Result<Encoding, FileError> {
     Ok(Encoding { kind, big_endian })
 }
 
-/// What a type that is not read is called, and how Python converts an array `a` of it.
+/// The name of a type that is not read, and a Python command that converts an array `a` of it.
 fn other_type(descr: &str) -> (&'static str, &'static str) {
     if descr.starts_with('[') {
         return (
@@ -206,14 +206,14 @@ fn other_type(descr: &str) -> (&'static str, &'static str) {
             ". To convert it to seconds since 1970: numpy.save('rows.npy', a.astype('datetime64[us]').astype('f8') / 1e6)",
         ),
         Some('m') => (
-            "spans of time",
+            "durations",
             ". To convert it to seconds: numpy.save('rows.npy', a.astype('timedelta64[us]').astype('f8') / 1e6)",
         ),
         Some('V') if kind == "V2" => (
             "raw bytes",
             ". To convert them, if they are bfloat16: numpy.save('rows.npy', (a.view('u2').astype('u4') << 16).view('f4'))",
         ),
-        Some('V') => ("raw bytes", ". To convert it: numpy.save('rows.npy', a.view('f4')), if they are such numbers"),
+        Some('V') => ("raw bytes", ". To convert it: numpy.save('rows.npy', a.view('f4')), if they are 32-bit floats"),
         _ => ("of an unknown type", ""),
     }
 }

@@ -1,7 +1,7 @@
-//! Files that results go to: whole, or as they were before.
+//! Output files: complete, or unchanged.
 //!
-//! A result is written to a file without a name in the folder of its target. Once it is whole and on disk it takes the
-//! target's name, in one step. An error, Ctrl-C or a crash before that leaves the target as it was.
+//! A result is written to an unnamed file in the folder of its target. When it is complete and on disk, it replaces the
+//! target in one step. An error, Ctrl-C or a crash before that leaves the target unchanged.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,12 +12,12 @@ use tempfile::TempPath;
 
 use super::FileError;
 
-/// Symbolic links that are followed, as the system does.
+/// Maximum number of symbolic links to follow; the same as Linux.
 const LINKS_MAX: usize = 40;
-/// Names of standard output beside `-`.
+/// Names of standard output, besides `-`.
 const STANDARD: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
-/// Where a result goes. Dropped before [`Output::finish`], it leaves no trace.
+/// The destination of a result. If dropped before [`Output::finish`], it leaves no trace.
 #[derive(Debug)]
 pub struct Output {
     path: String,
@@ -28,25 +28,25 @@ pub struct Output {
 enum Sink {
     /// Standard output.
     Standard,
-    /// A pipe or a device: it cannot be replaced, so it is written as the result comes.
+    /// A pipe or a device. It cannot be replaced, so bytes are written immediately.
     Direct(File),
-    /// A file that is replaced at the end.
+    /// A file, replaced by [`Output::finish`].
     Pending(Pending),
 }
 
-/// The result of a file, so far.
+/// An unfinished output file.
 #[derive(Debug)]
 struct Pending {
     file: File,
-    /// Its name until it has that of the target; nothing where the file system can do without one.
+    /// Its temporary name; `None` where the file system supports unnamed files.
     name: Option<TempPath>,
     target: PathBuf,
     folder: PathBuf,
-    /// Of the file that it replaces.
+    /// Owner and permissions of the file that it replaces.
     before: Option<Before>,
 }
 
-/// Whose a file is, and who may do what with it.
+/// Owner, group and permissions of a file.
 #[derive(Debug)]
 struct Before {
     owner: u32,
@@ -61,10 +61,11 @@ impl From<&Metadata> for Before {
 }
 
 impl Output {
-    /// Prepares a file (`-`: standard output). Call it before any work, so that a path that cannot be written costs none.
+    /// Prepares an output file (`-` for standard output). Call it before any work, so that an unwritable path fails at
+    /// once.
     ///
     /// # Errors
-    /// If there is no such folder, or nothing can be written there.
+    /// If the folder does not exist or is not writable.
     pub fn create(path: &str) -> Result<Self, FileError> {
         let target = resolved(path)?;
         let Some(target) = target else { return Ok(Self { path: "-".to_owned(), sink: Sink::Standard }) };
@@ -96,20 +97,20 @@ impl Output {
         Ok(Self { path: path.to_owned(), sink: Sink::Pending(pending) })
     }
 
-    /// What it is called in errors: `-` for standard output.
+    /// The path as errors show it; `-` for standard output.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Whether what was written can be read and written again before the end.
+    /// Whether the output is a regular file, so that earlier bytes can be rewritten before [`Output::finish`].
     pub fn is_file(&self) -> bool {
         matches!(self.sink, Sink::Pending(_))
     }
 
-    /// Puts the result in its place.
+    /// Replaces the target with the result.
     ///
     /// # Errors
-    /// What the system says; the target is as it was then.
+    /// If the system reports an error; the target file is then unchanged.
     pub fn finish(self) -> Result<(), FileError> {
         let Self { path, sink } = self;
         let finished = match sink {
@@ -121,10 +122,10 @@ impl Output {
     }
 }
 
-/// Whether two outputs would be the same file.
+/// Whether two output paths lead to the same file.
 ///
 /// # Errors
-/// If one of them cannot be looked at.
+/// If a path is empty or has too many symbolic links.
 pub fn is_same(one: &str, other: &str) -> Result<bool, FileError> {
     let (one, other) = (resolved(one)?, resolved(other)?);
     let absolute = |path: &Option<PathBuf>| match path {
@@ -133,12 +134,12 @@ pub fn is_same(one: &str, other: &str) -> Result<bool, FileError> {
     };
     match (absolute(&one), absolute(&other)) {
         (Ok(one), Ok(other)) => Ok(one == other),
-        // What has no folder is refused where it is created.
+        // A missing folder is reported when the output is created.
         _ => Ok(one == other),
     }
 }
 
-/// The folder's real path, and the name in it.
+/// The canonical path of the folder, joined with the file name.
 fn canonical(path: &Path) -> io::Result<PathBuf> {
     Ok(folder_of(path).canonicalize()?.join(path.file_name().unwrap_or_default()))
 }
@@ -147,17 +148,17 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The path behind all symbolic links, whether or not anything is there; nothing for standard output.
+/// The path after following symbolic links, whether or not it exists; `None` for standard output.
 fn resolved(path: &str) -> Result<Option<PathBuf>, FileError> {
     if path.is_empty() {
-        return Err(FileError::content("output", "got no name", "that of a file, or - for standard output"));
+        return Err(FileError::content("output", "the name is empty", "a file name, or - for standard output"));
     }
     if path == "-" || STANDARD.contains(&path) {
         return Ok(None);
     }
     let mut target = PathBuf::from(path);
     for _ in 0..LINKS_MAX {
-        // What is behind /dev/fd/3 is open already.
+        // /dev/fd/N is an open file; do not follow it.
         if target.starts_with("/dev/fd") || target.starts_with("/proc") {
             return Ok(Some(target));
         }
@@ -185,7 +186,7 @@ impl Write for Output {
     }
 }
 
-/// For files alone.
+/// Only regular files can seek.
 impl Seek for Output {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         match &mut self.sink {
@@ -196,19 +197,19 @@ impl Seek for Output {
 }
 
 impl Pending {
-    /// Makes a file in the target's folder; `named`: one with a name, although it could do without.
+    /// Creates a file in the target's folder; `named` forces a temporary name.
     fn create(path: &str, target: PathBuf, before: Option<Before>, named: bool) -> Result<Self, FileError> {
         let folder = folder_of(&target).to_owned();
         if !folder.is_dir() {
-            let got = if folder.exists() { "is no folder" } else { "does not exist" };
+            let got = if folder.exists() { "is not a folder" } else { "does not exist" };
             let got = format!("{} {got}", folder.display());
-            return Err(FileError::content(path, got, "a folder to write to: make it, or choose another output"));
+            return Err(FileError::content(path, got, "a folder to write to: create it, or choose another output"));
         }
         let failed = |source: io::Error| {
             let folder = folder.display();
             FileError::content(
                 path,
-                format!("no file can be made in {folder} ({source})"),
+                format!("cannot create a file in {folder} ({source})"),
                 "a folder that can be written to",
             )
         };
@@ -227,7 +228,7 @@ impl Pending {
 
     fn finish(mut self) -> io::Result<()> {
         if let Some(before) = &self.before {
-            // The owner first: a change of it takes bits of the mode away. Not everybody may do either.
+            // Owner first: changing it clears mode bits. The user may lack the right to do either.
             let _ = std::os::unix::fs::fchown(&self.file, Some(before.owner), Some(before.group));
             let _ = self.file.set_permissions(before.permissions.clone());
         }
@@ -237,17 +238,17 @@ impl Pending {
             None => self.give_name()?,
         };
         name.persist(&self.target).map_err(|error| error.error)?;
-        // The result is there; only a crash of the machine could still take its name away.
+        // The result is in place. Syncing the folder makes its name survive a crash of the machine.
         let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
         Ok(())
     }
 
-    /// Gives the file a name beside the target's.
+    /// Gives the unnamed file a temporary name next to the target.
     fn give_name(&mut self) -> io::Result<TempPath> {
         if let Ok(((), name)) = with_name(&self.target, |path| link(&self.file, path)) {
             return Ok(name);
         }
-        // Some file systems make files without a name and give them none later.
+        // Some file systems create unnamed files but cannot link them later: copy the content.
         let (mut copy, name) = with_name(&self.target, |path| options().open(path))?;
         self.file.seek(SeekFrom::Start(0))?;
         io::copy(&mut self.file, &mut copy)?;
@@ -259,30 +260,30 @@ impl Pending {
     }
 }
 
-/// Creates a file that does not exist yet.
+/// Options that create a new file and fail if it exists.
 fn options() -> fs::OpenOptions {
     let mut options = File::options();
     options.read(true).write(true).create_new(true);
     options
 }
 
-/// Makes something at a hidden name beside the target.
+/// Calls `make` with a hidden name next to the target until a name is free.
 fn with_name<T>(target: &Path, make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<(T, TempPath)> {
     let mut prefix = std::ffi::OsString::from(".");
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    // The longest name of a file has 255 bytes.
+    // File names are limited to 255 bytes.
     prefix.push(name.chars().take(50).collect::<String>());
     prefix.push(".");
     let made = tempfile::Builder::new().prefix(&prefix).suffix(".part").make_in(folder_of(target), make)?;
     Ok(made.into_parts())
 }
 
-/// A file that is gone when it is closed, in a folder; nothing where that is not to be had.
+/// Opens an unnamed file in a folder; it disappears when closed. `None` if the system does not support this.
 #[cfg(target_os = "linux")]
 fn without_name(folder: &Path) -> io::Result<Option<File>> {
     use rustix::fs::{Mode, OFlags};
     use rustix::io::Errno;
-    // It gets its name through this folder.
+    // `link` needs this folder to name the file.
     if !Path::new("/proc/self/fd").is_dir() {
         return Ok(None);
     }
@@ -299,7 +300,7 @@ fn without_name(_: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// Gives a file without a name one.
+/// Links an unnamed file to a path.
 #[cfg(target_os = "linux")]
 fn link(file: &File, path: &Path) -> io::Result<()> {
     use std::os::fd::AsRawFd;
@@ -314,8 +315,8 @@ fn link(_: &File, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Ctrl-C ends the process without running destructors: removes the file then. Where files need no name this is not
-/// needed, and the process ends as it always does.
+/// Removes a temporary file on Ctrl-C or SIGTERM, which end the process without running destructors. Only called where
+/// the file has a name.
 #[cfg(not(test))]
 fn remove_at_interrupt(name: PathBuf) {
     use tokio::signal::unix::{SignalKind, signal};
@@ -324,7 +325,7 @@ fn remove_at_interrupt(name: PathBuf) {
         runtime.block_on(async {
             let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
             let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else { return };
-            // As shells count: 128 and the number of the signal.
+            // The exit code of shells: 128 plus the signal number.
             let code = tokio::select! {
                 _ = interrupt.recv() => 130,
                 _ = terminate.recv() => 143,
@@ -335,7 +336,7 @@ fn remove_at_interrupt(name: PathBuf) {
     });
 }
 
-/// A place for a result that has to be complete before its first byte can be written.
+/// A temporary file for a result that must be complete before its first byte can be written.
 pub(super) struct Spool {
     file: File,
 }
@@ -345,7 +346,7 @@ impl Spool {
         Ok(Self { file: tempfile::tempfile()? })
     }
 
-    /// Copies everything to `output`, from the first byte on.
+    /// Copies the whole content to `output`.
     pub(super) fn copy_to(mut self, output: &mut Output) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
         let mut buffer = vec![0; 1 << 16];
@@ -486,7 +487,7 @@ mod tests {
         fs::write(folder.path().join("file"), "").expect("writes");
         check_refused(folder.path(), "it is a folder, expected a file");
         check_refused(&folder.path().join("away/rows.csv"), "away does not exist, expected a folder");
-        check_refused(&folder.path().join("file/rows.csv"), "file is no folder, expected a folder");
+        check_refused(&folder.path().join("file/rows.csv"), "file is not a folder, expected a folder");
         let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).expect("binds");
         check_refused(&folder.path().join("socket"), "it is a socket");
         assert!(Output::create("").is_err());

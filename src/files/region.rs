@@ -1,4 +1,4 @@
-//! Bytes that can be read at any position: those of a file, of a part of it, or in memory.
+//! Random access to bytes: of a file, of a part of it, or in memory.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,7 +13,7 @@ enum Source {
     Memory(Bytes),
 }
 
-/// A part of a file, or of memory.
+/// A range of bytes of a file or of memory.
 #[derive(Clone, Debug)]
 pub(super) struct Region {
     source: Source,
@@ -22,7 +22,7 @@ pub(super) struct Region {
 }
 
 impl Region {
-    /// All of a file.
+    /// A whole file.
     pub(super) fn of_file(file: File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         Ok(Self { source: Source::File(Arc::new(file)), start: 0, length })
@@ -38,13 +38,13 @@ impl Region {
         self.length
     }
 
-    /// A part of it; nothing if it ends before that.
+    /// A part of this region; `None` if it extends beyond the end.
     pub(super) fn part(&self, start: u64, length: u64) -> Option<Self> {
         let end = start.checked_add(length)?;
         (end <= self.length).then(|| Self { source: self.source.clone(), start: self.start + start, length })
     }
 
-    /// Reads what there is from a position on, at most what `buffer` holds.
+    /// Reads at most `buffer.len()` bytes from an offset; 0 at the end.
     pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let left = self.length.saturating_sub(at);
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
@@ -55,7 +55,7 @@ impl Region {
         match &self.source {
             Source::File(file) => file.read_at(buffer, self.start + at),
             Source::Memory(bytes) => {
-                // In memory, every position is a `usize`.
+                // Offsets in memory fit into `usize`.
                 let first = (self.start + at) as usize;
                 buffer.copy_from_slice(&bytes[first..first + count]);
                 Ok(count)
@@ -63,18 +63,18 @@ impl Region {
         }
     }
 
-    /// Fills `buffer` from a position on.
+    /// Fills `buffer` from an offset.
     pub(super) fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         self.reader(at).read_exact(buffer)
     }
 
-    /// Its bytes from a position on, whatever others read of it.
+    /// An independent reader that starts at an offset.
     pub(super) fn reader(&self, position: u64) -> Cursor {
         Cursor { region: self.clone(), position }
     }
 }
 
-/// A place in a region.
+/// A reader over a region.
 pub(super) struct Cursor {
     region: Region,
     position: u64,

@@ -1,4 +1,4 @@
-//! safetensors: named tensors behind a header of JSON.
+//! safetensors: a JSON header, followed by named tensors.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,12 +10,12 @@ use super::choice::{Array, choose};
 use super::input::Input;
 use super::{FileError, ReadOptions, RowReader, shape};
 
-/// Longest header that is read; the format allows 100 MB.
+/// Maximum size of the header; the format allows 100 MB.
 const HEADER_BYTES_MAX: u64 = 16 << 20;
-/// Bytes of the header's length.
+/// Size of the header's length field.
 const LENGTH_BYTES: u64 = 8;
 
-/// A tensor of the header.
+/// A tensor entry of the header.
 #[derive(Deserialize)]
 struct Tensor {
     dtype: String,
@@ -23,7 +23,7 @@ struct Tensor {
     data_offsets: (u64, u64),
 }
 
-/// A tensor, or the map of texts that the format also allows.
+/// A tensor, or the metadata map that the format also allows.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Entry {
@@ -31,7 +31,7 @@ enum Entry {
     Other(serde::de::IgnoredAny),
 }
 
-/// Whether bytes begin as the format does: a plausible length, then an object of JSON.
+/// Whether bytes begin like safetensors: a plausible length, then a JSON object.
 pub(super) fn is_start(first: &[u8]) -> bool {
     let Some((length, rest)) = first.split_first_chunk::<8>() else { return false };
     u64::from_le_bytes(*length) <= 100_000_000 && rest.starts_with(b"{\"")
@@ -49,10 +49,10 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
     let mut header = Vec::new();
     (&mut input.stream).take(length).read_to_end(&mut header).map_err(FileError::io(&path))?;
     if (header.len() as u64) < length {
-        return Err(FileError::content(&path, "it ends within its header", "a whole file"));
+        return Err(FileError::content(&path, "it ends within its header", "a complete file"));
     }
     let entries: BTreeMap<String, Entry> = serde_json::from_slice(&header)
-        .map_err(|error| FileError::content(&path, format!("its header is broken ({error})"), "that of safetensors"))?;
+        .map_err(|error| FileError::content(&path, format!("its header is invalid ({error})"), "a valid header"))?;
     let tensors: Vec<(String, Tensor)> = entries
         .into_iter()
         .filter_map(|(name, entry)| match entry {
@@ -81,7 +81,7 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
     if last.checked_sub(first) != bytes {
         let got = format!("tensor {name:?} has the bytes from {first} to {last}");
         let shape = shape::shown(&tensor.shape);
-        return Err(FileError::content(&path, got, format!("as many as {} {shape} takes", tensor.dtype)));
+        return Err(FileError::content(&path, got, format!("as many bytes as {} {shape} needs", tensor.dtype)));
     }
     let promised = (LENGTH_BYTES + length).checked_add(end);
     let region = input.region.take();
@@ -98,7 +98,7 @@ pub(super) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn Ro
     if skipped < first {
         return Err(FileError::Truncated { path, rows: 0, rows_promised: rows });
     }
-    // Of a file, the size is known to be right; of a stream, only its end tells.
+    // A file's size is checked above; a stream's size is known only at its end.
     if region.is_some() {
         input.stream = Box::new(input.stream.take(last - first));
     }

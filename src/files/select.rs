@@ -1,22 +1,22 @@
-//! Which columns of a file are wanted.
+//! Selects columns of a file.
 
 use super::{FileError, ReadOptions};
 use crate::model::text;
 
 impl ReadOptions {
-    /// Whether the caller names columns.
+    /// Whether the caller chooses columns.
     pub(super) fn names_columns(&self) -> bool {
         !self.columns.is_empty() || !self.drop_columns.is_empty()
     }
 
-    /// The columns to keep, of `count`, in the order in which they are given. `names` is empty where there are none. A text that is
-    /// the name of one column and the number of another is refused, and so is a name that several columns have; `#3` is always
-    /// a number.
+    /// Indices of the columns to keep, out of `count`, in the caller's order. `names` is empty if the columns have no
+    /// names. A text that is the name of one column and the number of another is rejected, and so is a name of several
+    /// columns. `#3` is always a number.
     pub(super) fn kept(&self, path: &str, names: &[String], count: usize) -> Result<Vec<usize>, FileError> {
         self.kept_of_table(path, names, names, count)
     }
 
-    /// The same where names were repaired: a column is also known by its name as `written` in the file.
+    /// Like [`ReadOptions::kept`] for repaired names: a column can also be chosen by its name as `written` in the file.
     pub(super) fn kept_of_table(
         &self,
         path: &str,
@@ -49,7 +49,7 @@ impl ReadOptions {
             }
             by_name.or(by_number).ok_or_else(|| {
                 let known = if names.is_empty() { "it has no names".to_owned() } else { shown(names) };
-                let got = format!("column {:?} to {purpose} is not there", text::shown(column));
+                let got = format!("column {:?} to {purpose} does not exist", text::shown(column));
                 FileError::content(path, got, format!("a number from 1 to {count} or a name ({known})"))
             })
         };
@@ -59,8 +59,8 @@ impl ReadOptions {
             if wanted.contains(&index) {
                 return Err(FileError::content(
                     path,
-                    format!("column {:?} is named twice", text::shown(column)),
-                    "each once",
+                    format!("column {:?} is chosen twice", text::shown(column)),
+                    "each column once",
                 ));
             }
             wanted.push(index);
@@ -73,14 +73,15 @@ impl ReadOptions {
             wanted.retain(|kept| *kept != index);
         }
         if wanted.is_empty() {
-            return Err(FileError::content(path, "every column is dropped", "at least one to stay"));
+            return Err(FileError::content(path, "every column is dropped", "at least one column to keep"));
         }
         Ok(wanted)
     }
 }
 
 impl ReadOptions {
-    /// The places of the features, in the order of the file, if it names all of them and columns are not chosen otherwise.
+    /// Indices of the model's features, in the file's order. `None` unless the file has all of them and the caller
+    /// chooses no columns.
     fn only_features(&self, path: &str, names: &[String], written: &[String]) -> Result<Option<Vec<usize>>, FileError> {
         if self.names_columns() || self.features.is_empty() {
             return Ok(None);
@@ -88,7 +89,7 @@ impl ReadOptions {
         let place = |feature: &String| names.iter().position(|name| name == feature);
         let Some(mut places) = self.features.iter().map(place).collect::<Option<Vec<usize>>>() else { return Ok(None) };
         places.sort_unstable();
-        // A name that was repeated is the feature's by accident, unless the model was trained on such a file.
+        // A feature whose name is on two columns is ambiguous, unless the model has both as features.
         let again = |place: &usize| {
             let name = written[*place].trim();
             let later = |other: &usize| !name.is_empty() && written[*other].trim() == name && !places.contains(other);
@@ -97,13 +98,13 @@ impl ReadOptions {
         if let Some((place, again)) = places.iter().find_map(|place| Some((*place, again(place)?))) {
             let (name, place, again) = (text::shown(&names[place]), place + 1, again + 1);
             let got = format!("feature {name:?} is column {place} and column {again}");
-            return Err(FileError::content(path, got, "one column of that name: --columns chooses, such as #1 or #2"));
+            return Err(FileError::content(path, got, "one such column: choose it with --columns, such as #1 or #2"));
         }
         Ok(Some(places))
     }
 }
 
-/// A list of names that stays readable.
+/// A list of names, cut to 20.
 fn shown(names: &[String]) -> String {
     const SHOWN_MAX: usize = 20;
     let more = if names.len() > SHOWN_MAX { format!(", and {} more", names.len() - SHOWN_MAX) } else { String::new() };

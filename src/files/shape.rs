@@ -1,8 +1,8 @@
-//! Shapes of arrays, and how those with more than two dimensions become rows.
+//! Shapes of arrays, and how arrays with more than two dimensions become rows.
 
 use super::FileError;
 
-/// As Python writes it.
+/// The shape as Python prints it.
 pub(super) fn shown(shape: &[u64]) -> String {
     match shape {
         [only] => format!("({only},)"),
@@ -10,7 +10,8 @@ pub(super) fn shown(shape: &[u64]) -> String {
     }
 }
 
-/// The first dimension counts rows, the others are flattened, with a note where there are several.
+/// Number of rows and columns: the first dimension counts rows, the others are flattened. Adds a note if there are
+/// several others.
 pub(super) fn rows_and_columns(path: &str, shape: &[u64], notes: &mut Vec<String>) -> Result<(u64, u64), FileError> {
     match shape {
         [] => Err(FileError::content(path, "it is a single number (shape ())", "rows and columns")),
@@ -32,7 +33,7 @@ pub(super) fn rows_and_columns(path: &str, shape: &[u64], notes: &mut Vec<String
     }
 }
 
-/// Where each number of a flattened row is in a column-major array: the row-major place of `others` to the column-major one.
+/// For each row-major position in a flattened row of shape `others`, its position in column-major order.
 pub(super) fn column_major_places(others: &[u64]) -> Vec<u32> {
     let count: u64 = others.iter().product();
     let mut strides = Vec::with_capacity(others.len());
@@ -47,7 +48,7 @@ pub(super) fn column_major_places(others: &[u64]) -> Vec<u32> {
             sum += index % size * stride;
             index /= size;
         }
-        // At most 65,536 columns.
+        // Fits: there are at most 65,536 columns.
         sum as u32
     };
     (0..count).map(place).collect()

@@ -1,4 +1,4 @@
-//! Every format, and every way in which a file can be wrong.
+//! Every format, and every kind of invalid file.
 
 use std::io::{Cursor, Write};
 
@@ -22,7 +22,7 @@ fn read_all(mut reader: Box<dyn RowReader>) -> Result<(Vec<f64>, usize), FileErr
     }
 }
 
-/// The same bytes as a file: some formats are read otherwise then.
+/// Reads the bytes from a file; some formats use random access then.
 fn read_file(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<(Vec<f64>, usize), FileError> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(name);
@@ -109,7 +109,7 @@ fn csv_columns_can_be_taken_in_any_order() {
     assert_eq!(read_bytes(rows, &take(&["c", "a"])).expect("reads").0, [3.0, 1.0, 6.0, 4.0]);
     assert_eq!(read("f", &rows[..], &take(&["c", "1"])).expect("opens").names(), ["c", "a"]);
     check_says(read_bytes(rows, &take(&["d"])), &["\"d\" to take", "a, b, c"]);
-    check_says(read_bytes(rows, &take(&["c", "3"])), &["\"3\" is named twice"]);
+    check_says(read_bytes(rows, &take(&["c", "3"])), &["\"3\" is chosen twice"]);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn values_may_be_missing_where_that_is_allowed() {
         }
     };
     check(b"a,b\n,2\n3, NaN\nNA,null\n", &[nan, 2.0, 3.0, nan, nan, nan]);
-    // The first line is no header for having gaps.
+    // Gaps do not make the first line a header.
     check(b"1,,3\n4,5,\n", &[1.0, nan, 3.0, 4.0, 5.0, nan]);
     for fortran in ["False", "True"] {
         check(&npy("<f4", fortran, "(1, 3)", &floats(&[1.0, f32::NAN, 3.0])), &[1.0, nan, 3.0]);
@@ -233,7 +233,7 @@ fn what_is_written_is_read_back() {
 
 #[test]
 fn a_column_major_file_is_turned_tile_by_tile() {
-    // Three tiles and a bit: 65,536 columns leave 128 rows in one.
+    // Three tiles and one row: a tile holds 128 rows of 65,536 columns.
     let (rows, columns) = (3 * 128 + 1, COLUMNS_MAX);
     let bytes: Vec<u8> = (0..columns).flat_map(|c| (0..rows).map(move |r| (r * 31 + c * 7) as u8)).collect();
     let (values, _) =
@@ -264,7 +264,7 @@ fn formats_that_were_left_out_say_how_to_get_them() {
     }
 }
 
-/// A small file of each format that is always there.
+/// A small file of some formats that are always built in.
 fn samples() -> Vec<Vec<u8>> {
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     packed.write_all(b"1,2\n3,4\n").expect("compresses");
@@ -296,7 +296,7 @@ proptest! {
             bytes[at] ^= 1 << bit;
         }
         let options = ReadOptions::default();
-        // Column-major, a file is read otherwise.
+        // A column-major array is read differently from a file.
         let from_file = (which == 1).then(|| read_file("rows", &bytes, &options));
         for got in from_file.into_iter().chain([read_bytes(&bytes, &options)]) {
             prop_assert!(got.map_or(true, |(values, _)| values.iter().all(|value| value.is_finite())));
@@ -335,7 +335,7 @@ proptest! {
     }
 }
 
-/// Numbers that stand for missing values, in files that have no text for them.
+/// Numbers can stand for missing values in formats without text.
 #[test]
 fn marks_of_missing_values_hold_in_every_format() {
     let options = |marks: &[&str]| ReadOptions {
@@ -373,7 +373,7 @@ fn whole_numbers_that_are_rounded_are_reported() {
 fn what_converts_a_file_gives_its_numbers() {
     let dates = npy("<M8[ns]", "False", "(1, 2)", &[0; 16]);
     check_refused(&dates, &["dates or times", "a.astype('datetime64[us]').astype('f8') / 1e6"]);
-    check_refused(&npy("<m8[ms]", "False", "(1, 2)", &[0; 16]), &["spans of time", "timedelta64[us]"]);
+    check_refused(&npy("<m8[ms]", "False", "(1, 2)", &[0; 16]), &["durations", "timedelta64[us]"]);
     let tables: [(&[u8], &str); 4] = [
         (br#"{"columns":["a"],"index":[0],"data":[[1]]}"#, "orient='split'"),
         (br#"{"schema":{"fields":[]},"data":[{"a":1}]}"#, "orient='table'"),
@@ -407,7 +407,7 @@ fn the_mark_of_sql_exports_is_a_missing_value() {
     assert!(values[1].is_nan() && values[2].is_nan() && values[0] == 1.5 && values[3] == 2.0, "{values:?}");
 }
 
-/// The second word of GloVe and the first one of fastText is a comma.
+/// The second word of GloVe and the first word of fastText is a comma.
 #[test]
 fn punctuation_is_a_word() {
     check_read(b"the 0.1 0.2\n, 0.3 0.4\nof 0.5 0.6\n", &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 2);

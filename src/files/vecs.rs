@@ -1,5 +1,5 @@
-//! Vectors as nearest-neighbor benchmarks have them: `.fvecs`, `.bvecs` and `.ivecs` (each row behind its length), and
-//! `.fbin`, `.u8bin` and `.i8bin` (two numbers before all rows: how many, how long).
+//! Vector files of nearest-neighbor benchmarks: `.fvecs`, `.bvecs` and `.ivecs` (each row preceded by its length), and
+//! `.fbin`, `.u8bin` and `.i8bin` (a header with the number of rows and their length).
 
 use std::io::Read;
 
@@ -7,9 +7,9 @@ use super::binary::{Binary, Encoding, Kind, check_shape, check_values};
 use super::input::Input;
 use super::{FileError, Location, RowReader};
 
-/// Bytes that are read at a time.
+/// Maximum number of bytes per read, or one row if that is longer.
 const PIECE_BYTES: usize = 1 << 20;
-/// Bytes of a row's length.
+/// Size of a row's length field.
 const LENGTH_BYTES: usize = 4;
 
 struct Vecs {
@@ -20,18 +20,18 @@ struct Vecs {
     piece: Vec<u8>,
 }
 
-/// Rows that begin with their length.
+/// Opens a file whose rows begin with their length.
 pub(super) fn open(mut input: Input, kind: Kind) -> Result<Box<dyn RowReader>, FileError> {
     let first = input.stream.fill_buf().map_err(FileError::io(&input.path))?;
     let Some(length) = first.first_chunk::<LENGTH_BYTES>() else {
-        return Err(FileError::content(&input.path, "it ends within the length of its first row", "a whole file"));
+        return Err(FileError::content(&input.path, "it ends within the length of its first row", "a complete file"));
     };
     let columns = check_shape(&input.path, 1, u64::from(u32::from_le_bytes(*length)))?;
     let encoding = Encoding { kind, big_endian: false };
     Ok(Box::new(Vecs { input, encoding, columns, rows_read: 0, piece: Vec::new() }))
 }
 
-/// Rows behind their number and their length.
+/// Opens a file whose header gives the number of rows and their length.
 pub(super) fn open_counted(mut input: Input, kind: Kind) -> Result<Box<dyn RowReader>, FileError> {
     let mut head = [0; 8];
     input.stream.read_exact(&mut head).map_err(FileError::short(&input.path, "its header"))?;
@@ -46,7 +46,7 @@ impl Vecs {
         LENGTH_BYTES + self.columns * self.encoding.bytes()
     }
 
-    /// The next rows, at most a piece of them and at most `rows_max`.
+    /// Appends the next rows: at most `rows_max`, and at most one piece.
     fn next_piece(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError> {
         let row_bytes = self.row_bytes();
         let wanted = rows_max.min((PIECE_BYTES / row_bytes).max(1));
@@ -64,7 +64,7 @@ impl Vecs {
                 return Err(FileError::at(path, place, got, format!("{} as the first row", self.columns)));
             }
             if row.len() < row_bytes {
-                return Err(FileError::at(path, place, "the file ends within it", "a whole row"));
+                return Err(FileError::at(path, place, "the file ends within it", "a complete row"));
             }
             let numbers = row[LENGTH_BYTES..].chunks_exact(self.encoding.bytes());
             values.extend(numbers.map(|number| self.encoding.number(number)));

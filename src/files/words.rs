@@ -1,5 +1,5 @@
-//! Word vectors: a word and its numbers a line, as GloVe, fastText and word2vec write them; or word2vec's binary file. The
-//! words are left out.
+//! Word vectors: text lines of a word and its numbers, as GloVe, fastText and word2vec write them, or word2vec's binary
+//! format. The words are skipped.
 
 use std::io::{BufRead, Read};
 
@@ -7,17 +7,17 @@ use super::binary::{check_shape, check_values};
 use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Format, Location, RowReader};
 
-/// Longest line: the widest rows with 200 characters a number.
+/// Maximum length of a line, with 200 characters for each number.
 const LINE_BYTES_MAX: usize = COLUMNS_MAX * 200;
-/// Longest word of a binary file.
+/// Maximum length of a word in a binary file.
 const WORD_BYTES_MAX: usize = 4096;
-/// Lines that are looked at to see the format.
+/// Number of lines examined to detect the format.
 const LINES_SEEN_MAX: usize = 64;
-/// What is shown of a field that is no number.
+/// Maximum number of characters of a field in a message.
 const SHOWN_CHARACTERS_MAX: usize = 40;
 
-/// Whether bytes are word vectors: each line a word and at least two numbers, with single blanks between them; the first
-/// line may be the number of words and their length.
+/// Detects word vectors: each line is a word and at least two numbers, separated by single spaces. The first line may
+/// be the number of words and their length.
 pub(super) fn seen(first: &[u8]) -> Option<Format> {
     let mut lines = first.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let head = lines.next()?;
@@ -34,8 +34,8 @@ pub(super) fn seen(first: &[u8]) -> Option<Format> {
     found.then_some(Format::WordVectors)
 }
 
-/// Whether each line is a word and `length` numbers. A table of numbers is not, whatever its first line is: most words are not
-/// numbers, and few have marks in them that separate fields.
+/// Whether each line is a word and `length` numbers. To exclude tables of numbers, most words must not be numbers, and
+/// at most a quarter may contain a field separator.
 fn are_words<'a>(lines: impl Iterator<Item = &'a [u8]>, length: usize) -> bool {
     let (mut rows, mut words, mut marked) = (0, 0, 0);
     for line in lines.take(LINES_SEEN_MAX) {
@@ -47,14 +47,14 @@ fn are_words<'a>(lines: impl Iterator<Item = &'a [u8]>, length: usize) -> bool {
     rows > 0 && words * 2 > rows && marked * 4 <= rows
 }
 
-/// What stands before the numbers of a line.
+/// The text before the numbers of a line.
 struct Before {
     is_number: bool,
-    /// Whether it is more than a mark that could separate fields, and has such a mark in it.
+    /// See [`has_marks`].
     has_marks: bool,
 }
 
-/// The word of a line that ends with `length` numbers. Words may have blanks in them.
+/// Examines the word of a line that ends with `length` numbers. Words may contain spaces.
 fn before_numbers(line: &[u8], length: usize) -> Option<Before> {
     let line = std::str::from_utf8(line).ok()?.trim_end();
     let mut fields = line.rsplitn(length + 1, ' ');
@@ -66,12 +66,12 @@ fn before_numbers(line: &[u8], length: usize) -> Option<Before> {
     Some(Before { is_number, has_marks: has_marks(word) })
 }
 
-/// Whether a word has a mark in it that could separate fields. Punctuation alone is a word of every vocabulary.
+/// Whether a word contains both a possible field separator and a letter or digit. Punctuation alone is a normal word.
 fn has_marks(word: &str) -> bool {
     word.contains([',', ';', '\t']) && word.contains(char::is_alphanumeric)
 }
 
-/// Of a line of a word and numbers: whether the word is a number as well, and how many others there are.
+/// For a line of a word and numbers: whether the word is itself a number, and how many numbers follow.
 fn fields(line: &[u8]) -> Option<(bool, usize)> {
     let line = std::str::from_utf8(line).ok()?.trim_end();
     let mut fields = line.split(' ');
@@ -84,7 +84,7 @@ fn fields(line: &[u8]) -> Option<(bool, usize)> {
     Some((word.parse::<f64>().is_ok(), numbers)).filter(|_| numbers > 0 && !has_marks(word))
 }
 
-/// Of the first line of word2vec: how many words, and how many numbers each has.
+/// Parses the first line of word2vec: the number of words and the length of each vector.
 fn counts(line: &[u8]) -> Option<(u64, u64)> {
     let (count, length) = std::str::from_utf8(line).ok()?.trim_end().split_once(' ')?;
     let counts = (count.parse().ok()?, length.parse().ok()?);
@@ -94,20 +94,20 @@ fn counts(line: &[u8]) -> Option<(u64, u64)> {
 struct Words {
     input: Input,
     columns: usize,
-    /// Number of words, if the file says so.
+    /// Number of words, if the file states it.
     rows: Option<u64>,
     is_binary: bool,
     rows_read: u64,
-    /// Lines that were read.
+    /// Number of lines read.
     lines: u64,
-    /// A first line that was read to see how long its row is.
+    /// The first line, if it was read to determine the row length.
     first: Option<Vec<u8>>,
 }
 
 pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
     let head = line(&mut input, 1)?;
     let path = input.path.clone();
-    input.notes.push("its first field in each line is a word, which is left out".to_owned());
+    input.notes.push("the first field of each line is a word, which is left out".to_owned());
     let mut words = Words { input, columns: 0, rows: None, is_binary: false, rows_read: 0, lines: 0, first: None };
     let columns = match counts(&head) {
         Some((rows, columns)) => {
@@ -128,7 +128,7 @@ pub(super) fn open(mut input: Input) -> Result<Box<dyn RowReader>, FileError> {
     Ok(Box::new(words))
 }
 
-/// The next line, with its end; empty at the end of the file.
+/// The next line with its line end; empty at the end of the file.
 fn line(input: &mut Input, number: u64) -> Result<Vec<u8>, FileError> {
     let mut line = Vec::new();
     let mut taken = (&mut input.stream).take(LINE_BYTES_MAX as u64 + 1);
@@ -151,7 +151,7 @@ impl Words {
         let place = Location::Line(self.lines);
         let trimmed = line.trim_ascii_end();
         if trimmed.is_empty() {
-            // Blank lines at the end are none.
+            // A blank line is allowed only at the end.
             if line.is_empty() {
                 return Ok(false);
             }
@@ -161,7 +161,7 @@ impl Words {
             }
             return Err(FileError::at(&self.input.path, place, "it is empty", "a word and its numbers"));
         }
-        // From behind: words may have blanks in them.
+        // Split from the right, because words may contain spaces.
         let before = values.len();
         let mut fields = trimmed.rsplitn(self.columns + 1, |byte| *byte == b' ');
         for _ in 0..self.columns {
@@ -169,7 +169,7 @@ impl Words {
             let number = std::str::from_utf8(field).ok().and_then(|text| text.parse::<f64>().ok());
             let Some(number) = number else {
                 let shown: String = String::from_utf8_lossy(field).chars().take(SHOWN_CHARACTERS_MAX).collect();
-                let expected = format!("{} numbers behind a word, as before", self.columns);
+                let expected = format!("{} numbers after a word, as before", self.columns);
                 return Err(FileError::at(&self.input.path, place, format!("{shown:?}"), expected));
             };
             values.push(number);
@@ -193,12 +193,12 @@ impl Words {
         let mut taken = (&mut self.input.stream).take(WORD_BYTES_MAX as u64);
         taken.read_until(b' ', &mut word).map_err(FileError::io(path))?;
         if !word.ends_with(b" ") {
-            // Some write a line end behind the last row.
+            // Some programs write a line end after the last row.
             if word == b"\n" {
                 return Ok(false);
             }
-            let got = format!("no blank follows within {} bytes", word.len());
-            return Err(FileError::at(path, Location::Row(self.rows_read + 1), got, "a word and a blank"));
+            let got = format!("no space follows within {} bytes", word.len());
+            return Err(FileError::at(path, Location::Row(self.rows_read + 1), got, "a word and a space"));
         }
         let mut bytes = vec![0; 4 * self.columns];
         self.input.stream.read_exact(&mut bytes).map_err(FileError::short(path, "a row"))?;

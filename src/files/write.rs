@@ -1,11 +1,11 @@
-//! Rows to files: CSV or NPY, and with the feature `arrow` Parquet. A file appears when it is whole.
+//! Writes rows to files: CSV, NPY, and with the feature `arrow` Parquet. A file appears only when it is complete.
 
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
 use super::output::{Output, Spool};
 use super::{FileError, Format};
 
-/// Numbers of an answer, as wide as they came.
+/// Values to write, in their original precision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Values<'a> {
     /// 32-bit floats.
@@ -15,7 +15,7 @@ pub enum Values<'a> {
 }
 
 impl Values<'_> {
-    /// How many numbers there are.
+    /// Number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
@@ -23,7 +23,7 @@ impl Values<'_> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -35,7 +35,7 @@ impl Values<'_> {
         }
     }
 
-    /// The number at a place, as the shortest text that reads back as the same number of its width.
+    /// The value at `index`, as the shortest text that parses to the same value in its precision.
     pub fn text(&self, index: usize) -> String {
         match self {
             Self::F32(values) => values[index].to_string(),
@@ -56,35 +56,35 @@ impl<'a> From<&'a [f64]> for Values<'a> {
     }
 }
 
-/// The width of a file's numbers.
+/// The precision of a file's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     F32,
     F64,
 }
 
-/// Writes rows as they come. Dropped before [`RowWriter::finish`], it leaves the file as it was.
+/// Writes rows block by block. If dropped before [`RowWriter::finish`], it leaves the target file unchanged.
 pub trait RowWriter {
-    /// Names the columns, where the format has names. Call it before the first rows; without it they are `column_1` and so
-    /// on.
+    /// Sets the column names, if the format has them. Call it before the first rows; the default is `column_1`,
+    /// `column_2` and so on.
     fn set_names(&mut self, _names: &[String]) {}
-    /// Appends rows, row-major: all of one width, that of the first.
+    /// Appends rows, row-major. All rows have the width of the first.
     ///
     /// # Errors
-    /// What the system says, or that the rows have another width than the first.
+    /// If the system reports an error, or the width differs from that of the first rows.
     fn write(&mut self, values: Values<'_>, columns: usize) -> Result<(), FileError>;
-    /// Puts the whole file in its place.
+    /// Completes the file and replaces the target with it.
     ///
     /// # Errors
-    /// What the system says.
+    /// If the system reports an error.
     fn finish(self: Box<Self>) -> Result<(), FileError>;
 }
 
-/// Creates a file (`-`: standard output). The format is the one asked for, or that of the name: `.npy` and `.parquet`,
-/// otherwise CSV.
+/// Creates a file (`-` for standard output). The format is `format`, or else decided by the name: `.npy`, `.parquet`
+/// and `.pq`, otherwise CSV.
 ///
 /// # Errors
-/// If the format is none that is written, or nothing can be written there.
+/// If the format cannot be written, or the path is not writable.
 pub fn create(path: &str, format: Option<Format>) -> Result<Box<dyn RowWriter>, FileError> {
     match format_of(path, format)? {
         Format::Csv => Ok(csv_writer(Output::create(path)?)),
@@ -95,23 +95,23 @@ pub fn create(path: &str, format: Option<Format>) -> Result<Box<dyn RowWriter>, 
     }
 }
 
-/// Rows as CSV, to an output that nothing was written to.
+/// Writes CSV to a fresh output.
 pub fn csv_writer(output: Output) -> Box<dyn RowWriter> {
     Box::new(CsvWriter { output: BufWriter::new(output) })
 }
 
-/// The format of a file that is to be written: the one asked for, or that of its name.
+/// The format of an output file: `format`, or else decided by the name.
 ///
 /// # Errors
-/// If the name is that of a format that is not written.
+/// If the name's ending stands for a format that cannot be written.
 pub fn format_of(path: &str, format: Option<Format>) -> Result<Format, FileError> {
     format.map_or_else(|| by_name(path), Ok)
 }
 
-/// The formats that are written.
+/// The writable formats, for messages.
 const WRITTEN: &str = ".npy, .parquet or .csv";
 
-/// Formats that a name could mean and that are not written: CSV under such a name would deceive.
+/// Endings of formats that cannot be written. Writing CSV under such a name would mislead the reader.
 const NOT_WRITTEN: [&str; 18] = [
     "npz",
     "arrow",
@@ -132,7 +132,7 @@ const NOT_WRITTEN: [&str; 18] = [
     "fvecs",
     "tsv",
 ];
-/// What packs files.
+/// Endings of compressed files.
 const PACKED: [&str; 5] = ["gz", "zst", "bz2", "xz", "zip"];
 
 fn by_name(path: &str) -> Result<Format, FileError> {
@@ -145,7 +145,7 @@ fn by_name(path: &str) -> Result<Format, FileError> {
             Err(FileError::content(path, format!("rows are not written as .{ending}"), WRITTEN))
         }
         _ if PACKED.contains(&ending) => {
-            let expected = format!("{WRITTEN}, without compression: pack the file afterwards, or write to - and pipe");
+            let expected = format!("{WRITTEN}, without compression: compress it afterwards, or write to - and pipe");
             Err(FileError::content(path, format!("rows are not written as .{ending}"), expected))
         }
         _ => Ok(Format::Csv),
@@ -161,7 +161,7 @@ impl RowWriter for CsvWriter {
         use std::fmt::Write as _;
         let mut text = String::new();
         for index in 0..values.len() {
-            // The shortest text that reads back as the same bits.
+            // `Display` writes the shortest text that parses to the same bits.
             let _ = match values {
                 Values::F32(values) => write!(text, "{}", values[index]),
                 Values::F64(values) => write!(text, "{}", values[index]),
@@ -176,13 +176,13 @@ impl RowWriter for CsvWriter {
     }
 }
 
-/// What is buffered goes out before the file takes its place.
+/// Flushes the buffer, then finishes the output.
 pub(super) fn finish(output: BufWriter<Output>) -> Result<(), FileError> {
     let path = output.get_ref().path().to_owned();
     output.into_inner().map_err(|error| FileError::Io { path, source: error.into_error() })?.finish()
 }
 
-/// The head of an array tells the number of rows, which is known at the end: the head is written again then.
+/// Writes NPY. The header contains the number of rows, known only at the end, so it is rewritten then.
 struct NpyWriter {
     body: Body,
     rows: u64,
@@ -192,7 +192,7 @@ struct NpyWriter {
 
 enum Body {
     File(BufWriter<Output>),
-    /// What cannot be written twice, a pipe for example, gets the rows when all of them are there.
+    /// Output without random access, such as a pipe, gets the data when all rows are known.
     Spooled(BufWriter<Spool>, Output),
 }
 
@@ -221,7 +221,7 @@ impl RowWriter for NpyWriter {
     fn write(&mut self, values: Values<'_>, columns: usize) -> Result<(), FileError> {
         let kind = *self.kind.get_or_insert(values.kind());
         if kind != values.kind() || self.rows > 0 && columns != self.columns {
-            return Err(FileError::content(self.path(), "rows of another width", "rows as before"));
+            return Err(FileError::content(self.path(), "rows of another width or type", "rows like the first ones"));
         }
         self.columns = columns;
         self.rows += (values.len() / columns.max(1)) as u64;
@@ -255,7 +255,7 @@ impl RowWriter for NpyWriter {
     }
 }
 
-/// The head of version 1, always of the same length.
+/// A version 1 header of fixed length.
 fn npy_head(kind: Kind, rows: u64, columns: usize) -> Vec<u8> {
     const LENGTH: usize = 118;
     let descr = match kind {

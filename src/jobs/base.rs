@@ -1,4 +1,4 @@
-//! The version that a job begins with: looked up when its upload begins, settled when it begins to train.
+//! Base version of a job: checked when the job is created, resolved and recorded when training starts.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::model::{Artifact, Autoencoder, ModelKey, ModelSpec, Selector};
 use crate::store::StoreError;
 use crate::training::{Base, CheckedTrainSpec};
 
-/// What a job trains with: its specification with the widths of its base, and the base.
+/// Resolved training input: the specification with the widths of the base, and the base itself.
 #[derive(Debug)]
 pub(super) struct Settled {
     pub(super) spec: CheckedTrainSpec,
     pub(super) base: Option<(ModelKey, Arc<Autoencoder>)>,
 }
 
-/// The version that is meant now; `None`: there is none yet, and training may begin fresh.
+/// Resolves a base to a version; `None` if the model does not exist yet and training may start fresh.
 fn resolve(table: &JobRegistry, base: &Base) -> Result<Option<ModelKey>, StoreError> {
     match table.registry.resolve(&base.name, &base.selector) {
         Ok(key) => Ok(Some(key)),
@@ -26,7 +26,7 @@ fn resolve(table: &JobRegistry, base: &Base) -> Result<Option<ModelKey>, StoreEr
     }
 }
 
-/// The version that a job begins with, if there is one: as it was settled, or as it would be now.
+/// The base version of a job, if it has one: the recorded one, or else what the base resolves to now.
 pub(super) fn needed(table: &JobRegistry, job: &Job) -> Option<ModelKey> {
     match lock(&job.record).beginning.clone() {
         Some(Beginning::From(key)) => Some(key),
@@ -35,8 +35,7 @@ pub(super) fn needed(table: &JobRegistry, job: &Job) -> Option<ModelKey> {
     }
 }
 
-/// Width of the rows of a job that is to be made, and the names of its features: its base must exist and have the widths that are
-/// asked for.
+/// Number of columns and feature names of a new job. The base must exist and fit the requested widths.
 pub(super) fn columns(table: &JobRegistry, spec: &CheckedTrainSpec) -> Result<(usize, Vec<String>), JobError> {
     let key = spec.spec().base.as_ref().map_or(Ok(None), |base| resolve(table, base))?;
     let Some(key) = key else { return Ok((spec.features(), spec.spec().feature_names.clone())) };
@@ -44,7 +43,7 @@ pub(super) fn columns(table: &JobRegistry, spec: &CheckedTrainSpec) -> Result<(u
     Ok((spec.with_base(&shape)?.features(), shape.raw().feature_names.clone()))
 }
 
-/// Names of the features of a job, as its base has them now, if it has one.
+/// Feature names of a job: those of its base version, or else those of its specification.
 pub(super) fn feature_names(table: &JobRegistry, job: &Job) -> Result<Vec<String>, JobError> {
     match needed(table, job) {
         Some(key) => Ok(shape(table, key)?.raw().feature_names.clone()),
@@ -58,7 +57,7 @@ fn shape(table: &JobRegistry, key: ModelKey) -> Result<ModelSpec, JobError> {
     Ok(shape)
 }
 
-/// Settles what a job begins with, and writes it down: after a crash it is the same.
+/// Resolves the base of a job and records it in the journal, so that a restart uses the same version.
 pub(super) fn settle(table: &JobRegistry, job: &Job) -> Result<Settled, JobError> {
     let (known, names) = {
         let record = lock(&job.record);
@@ -93,7 +92,7 @@ pub(super) fn settle(table: &JobRegistry, job: &Job) -> Result<Settled, JobError
 }
 
 fn load(table: &JobRegistry, key: &ModelKey) -> Result<Autoencoder, JobError> {
-    // One that was deleted may be in memory still: that it is gone is the same for all.
+    // A deleted version may still be in memory. Resolve first, so that deletion always gives the same error.
     table
         .registry
         .resolve(&key.name, &Selector::Version(key.version))

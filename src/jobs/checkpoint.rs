@@ -1,7 +1,7 @@
-//! Where a job's training can go on after a crash: one checksummed file, replaced atomically.
+//! Checkpoint file, from which a job's training resumes after a crash. It is checksummed and replaced atomically.
 //!
-//! An 8-byte mark, the length of what follows (u64), a CRC-32 of mark, length and the rest (u32), and the rest. All
-//! little-endian.
+//! The file contains an 8-byte magic number, the length of the content (u64), a CRC-32 of the magic number, the length
+//! and the content (u32), and the content. All numbers are little-endian.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -14,22 +14,23 @@ use crate::store::role::role;
 const MARK: &[u8; 8] = b"hhpoint1";
 const HEAD_BYTES: usize = 20;
 
-/// Where the checkpoint of the job in `folder` is.
+/// Path of the checkpoint of the job in `folder`.
 pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("checkpoint")
 }
 
-/// Bytes that a checkpoint of `bytes` takes.
+/// Bytes on disk of a checkpoint with content `bytes`.
 pub(super) fn bytes_on_disk(bytes: &[u8]) -> u64 {
     (HEAD_BYTES + bytes.len()) as u64
 }
 
-/// Replaces the checkpoint of the job in `folder`: after this, it survives any crash; before, the old one does.
+/// Replaces the checkpoint of the job in `folder`. When this returns, the new one survives a crash; until then, the old
+/// one does.
 pub(super) fn write(folder: &Path, bytes: &[u8]) -> Result<(), JobError> {
     write_at(folder, &path(folder), bytes)
 }
 
-/// The same for another file in that folder.
+/// Writes another file in that folder in the same format.
 pub(super) fn write_at(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), JobError> {
     let temporary = temporary_in(folder);
     let mut head = [0; HEAD_BYTES];
@@ -45,26 +46,26 @@ pub(super) fn write_at(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), J
         std::fs::rename(&temporary, path)
     };
     if let Err(error) = write() {
-        // What was half written is of no use; the old one stays.
+        // Remove the incomplete file; the old one stays.
         remove_or_warn(&temporary);
         return Err(failed("cannot write", path)(error).into());
     }
     Ok(sync_folder(folder)?)
 }
 
-/// The checkpoint of the job in `folder`, if it has one.
+/// Reads the checkpoint of the job in `folder`, if it has one.
 ///
 /// # Errors
-/// [`JobError::Damaged`] for one that is not as it was written.
+/// [`JobError::Damaged`] if the file is not as it was written.
 pub(super) fn read(folder: &Path) -> Result<Option<Vec<u8>>, JobError> {
     read_at(&path(folder))
 }
 
-/// The same for any file that was written so.
+/// Reads any file that [`write_at`] wrote.
 pub(super) fn read_at(path: &Path) -> Result<Option<Vec<u8>>, JobError> {
     let damaged = |reason: String| JobError::Damaged {
         role: role(path),
-        reason: format!("{reason}; its job cannot go on from there: train again, with the rows sent anew"),
+        reason: format!("{reason}; its job cannot resume: train again as a new job, and send the rows again"),
     };
     let mut file = match open_regular(path, Access::Read) {
         Ok(file) => file,
@@ -79,18 +80,18 @@ pub(super) fn read_at(path: &Path) -> Result<Option<Vec<u8>>, JobError> {
     file.read_exact(&mut head).map_err(failed("cannot read", path))?;
     let told = head[8..16].first_chunk().map_or(0, |told| u64::from_le_bytes(*told));
     if head[..8] != *MARK {
-        return Err(damaged("it does not begin like a checkpoint".to_owned()));
+        return Err(damaged("its magic number is wrong".to_owned()));
     }
-    // Before anything of that size is asked for.
+    // Check the length before allocating that much.
     if told != length - HEAD_BYTES as u64 {
         return Err(damaged(format!("it holds {} bytes, expected {told}", length - HEAD_BYTES as u64)));
     }
     let mut bytes = Vec::new();
     let room = usize::try_from(told).ok().and_then(|told| bytes.try_reserve_exact(told).ok());
-    room.ok_or_else(|| damaged(format!("its {told} bytes do not fit this machine's memory")))?;
+    room.ok_or_else(|| damaged(format!("its {told} bytes do not fit in memory")))?;
     file.take(told).read_to_end(&mut bytes).map_err(failed("cannot read", path))?;
     if head[16..] != checksum(&head[..16], &bytes).to_le_bytes() {
-        return Err(damaged("it does not fit its checksum".to_owned()));
+        return Err(damaged("it does not match its checksum".to_owned()));
     }
     Ok(Some(bytes))
 }

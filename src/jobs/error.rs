@@ -1,4 +1,4 @@
-//! Why a job is refused or fails: each variant names what was expected and what came.
+//! Errors of jobs: each variant states what was expected and what was received.
 
 use std::time::Duration;
 
@@ -9,253 +9,260 @@ use crate::model::{IdError, MatrixError, ModelKey};
 use crate::store::StoreError;
 use crate::training::ParamError;
 
-/// What was sent ahead of its turn stays for a moment only.
+/// Retry delay for a full reorder buffer: chunks ahead of their turn usually leave it soon.
 const AHEAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Why a job is refused or fails.
+/// Why a job was rejected or failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JobError {
-    /// No such job.
+    /// No job has this id.
     #[error("job {:?} does not exist", shown(_0))]
     Unknown(String),
-    /// The specification.
+    /// The training specification is invalid.
     #[error(transparent)]
     Spec(#[from] ParamError),
-    /// The files that it names.
+    /// The server files that the job names cannot be used.
     #[error(transparent)]
     ServerFiles(#[from] ServerFilesError),
-    /// A name.
+    /// A name is invalid.
     #[error(transparent)]
     Id(#[from] IdError),
-    /// Not a key.
+    /// The idempotency key is invalid.
     #[error("idempotency key {:?} is not allowed: expected 1 to 128 printable ASCII characters", shown(got))]
     Key {
-        /// What came, cut to a printable length.
+        /// The received key, cut to 80 characters.
         got: String,
     },
-    /// Not a priority.
+    /// The priority is out of range.
     #[error("priority {got} is not allowed: expected {} to {}", Priority::RANGE.start(), Priority::RANGE.end())]
     Priority {
-        /// What came.
+        /// The received priority.
         got: i32,
     },
-    /// The key belongs to another specification.
+    /// The idempotency key belongs to a job with another specification.
     #[error(
         "idempotency key {key:?} belongs to job {job} with another specification: use another key, or send the same specification"
     )]
     KeyTaken {
-        /// The key.
+        /// The idempotency key.
         key: String,
-        /// Its job.
+        /// The job that has the key.
         job: JobId,
     },
-    /// Another stream with the same key took over.
+    /// Another stream with the same key took over the upload.
     #[error("another stream took over the upload of job {0}")]
     TakenOver(JobId),
-    /// The job ended (cancelled, expired) while rows were being sent.
+    /// The job ended (cancelled, failed, expired) while its rows were being sent.
     #[error("job {id} {how}{}", reason.as_deref().map_or(String::new(), |reason| format!(": {reason}")))]
     Ended {
         /// The job.
         id: JobId,
-        /// In words.
+        /// How the job ended, as words that follow "job ID".
         how: &'static str,
-        /// Why, if that is known.
+        /// Why the job ended, if known.
         reason: Option<String>,
     },
-    /// A state that forbids it.
+    /// The job's state does not allow the change.
     #[error(transparent)]
     IllegalMove(#[from] IllegalMove),
-    /// Rows of another width.
+    /// The rows have the wrong number of columns.
     #[error("the rows have {got} columns, the specification's first width is {expected}")]
     Columns {
-        /// What came.
+        /// Columns received.
         got: usize,
-        /// What was expected.
+        /// Columns expected.
         expected: usize,
     },
-    /// NaN or infinity.
+    /// The rows contain values that are not allowed, such as NaN or infinity.
     #[error(transparent)]
     Matrix(#[from] MatrixError),
-    /// Not the number of a chunk.
-    #[error("a chunk with number 0 came, expected numbers from 1 on; the next is {expected}")]
+    /// The chunk number is 0.
+    #[error("chunk number 0 is not allowed: numbers start at 1; the next chunk is {expected}")]
     ChunkZero {
-        /// What was expected.
+        /// Number of the next chunk.
         expected: u64,
     },
-    /// A number that came before, with other rows.
-    #[error("chunk {number} came before with other rows or another role: expected the same again, or another number")]
+    /// A chunk with this number was received before, with different content.
+    #[error(
+        "chunk {number} was received before with other rows or another role: send it unchanged, or use another number"
+    )]
     ChunkDiffers {
-        /// Of both.
+        /// Number of the chunk.
         number: u64,
     },
-    /// Too much that waits for a chunk that did not come.
+    /// The reorder buffer of this upload is full: too many chunks arrived ahead of a missing chunk.
     #[error(
-        "chunk {next} has not come yet: at most {chunks_max} chunks and {bytes_max} bytes are kept meanwhile; send it, and what came after it again"
+        "chunk {next} is missing, and the server buffers at most {chunks_max} chunks and {bytes_max} bytes after it: \
+         send it, then send the chunks after it again"
     )]
     TooFarAhead {
-        /// What was expected.
+        /// Number of the missing chunk.
         next: u64,
-        /// The limit.
+        /// Maximum number of buffered chunks.
         chunks_max: usize,
-        /// The limit.
+        /// Maximum number of buffered bytes.
         bytes_max: u64,
     },
-    /// The same, of all uploads together.
+    /// The reorder buffers of all uploads together are full.
     #[error(
-        "chunk {next} has not come yet, and what all uploads sent ahead of its turn takes {bytes_max} bytes, the most allowed: come back, and send chunks in their order"
+        "chunk {next} is missing, and the out-of-order chunks of all uploads take {bytes_max} bytes, the most \
+         allowed: retry later, and send chunks in order"
     )]
     AheadFull {
-        /// What was expected.
+        /// Number of the missing chunk.
         next: u64,
-        /// The limit.
+        /// Maximum number of buffered bytes of all uploads.
         bytes_max: u64,
     },
-    /// `finish` that does not count what came.
-    #[error("finish counts {chunks} chunks and {rows} rows, on disk are {chunks_here} chunks and {rows_here} rows")]
+    /// The counts in `finish` differ from the counts on disk.
+    #[error("finish counts {chunks} chunks and {rows} rows, but {chunks_here} chunks and {rows_here} rows are on disk")]
     CountsDiffer {
-        /// As the client says.
+        /// Chunks that the client counted.
         chunks: u64,
-        /// As the client says.
+        /// Rows that the client counted.
         rows: u64,
-        /// On disk.
+        /// Chunks on disk.
         chunks_here: u64,
-        /// On disk, of both roles.
+        /// Rows on disk, training and test rows together.
         rows_here: u64,
     },
-    /// Nothing to train on.
-    #[error("no training rows came, expected at least 1")]
+    /// The job has no training rows.
+    #[error("received no training rows, expected at least 1")]
     NoTrainingRows,
-    /// The base is not there any more.
-    #[error("the version that training was to begin with is gone: {reason}; train again from another one")]
+    /// The base version no longer exists.
+    #[error("the base version no longer exists: {reason}; train again from another version")]
     BaseGone {
-        /// What the store says.
+        /// The error from the store.
         reason: String,
     },
-    /// The newest version became one of another width meanwhile.
-    #[error("{base}, the base, takes rows of {expected} numbers, those that came have {got}")]
+    /// The base was replaced after the upload began, by a version with another number of features.
+    #[error("the base version {base} expects rows with {expected} features, the rows of this job have {got}")]
     BaseWidth {
-        /// The base.
+        /// The base version.
         base: ModelKey,
-        /// What came.
+        /// Features of the job's rows.
         got: usize,
-        /// What was expected.
+        /// Features of the base version.
         expected: usize,
     },
-    /// The newest version became one with other features meanwhile, or with the same in another order.
+    /// The base was replaced after the upload began, by a version with other feature names or another feature order.
     #[error(
-        "{base}, the base, has the features {}, the rows came for {}: train again, so that their columns are matched with it",
+        "the base version {base} has the features {}, this job's rows have {}: train again to match columns by name",
         shown_list(expected.iter().map(String::as_str)),
         shown_list(got.iter().map(String::as_str))
     )]
     BaseFeatures {
-        /// The base.
+        /// The base version.
         base: ModelKey,
-        /// As the rows are.
+        /// Feature names of the job's rows, in order.
         got: Vec<String>,
-        /// As those of the base are.
+        /// Feature names of the base version, in order.
         expected: Vec<String>,
     },
-    /// Too many jobs.
+    /// Too many open jobs, in all or of this caller.
     #[error(
-        "{open_jobs_max} jobs have not ended yet, the most allowed, or this caller has four fifths of them: wait for one, or \
-         cancel one"
+        "too many open jobs: {open_jobs_max} are allowed, of which one caller may hold four fifths; wait for a \
+         job to end, or cancel one"
     )]
     TooManyJobs {
-        /// The limit.
+        /// Maximum number of open jobs.
         open_jobs_max: usize,
-        /// When one may have ended.
+        /// Delay after which a job may have ended.
         retry_after: Duration,
     },
-    /// Too many uploads.
+    /// Too many open uploads, in all or of this caller.
     #[error(
-        "{open_uploads_max} uploads are open, the most allowed, or this caller has four fifths of them: finish one, or cancel \
-         its job"
+        "too many open uploads: {open_uploads_max} are allowed, of which one caller may hold four fifths; finish \
+         one, or cancel its job"
     )]
     TooManyUploads {
-        /// The limit.
+        /// Maximum number of open uploads.
         open_uploads_max: usize,
-        /// When one may have ended.
+        /// Delay after which a job may have ended.
         retry_after: Duration,
     },
     /// Too many watchers.
-    #[error("there are {max} watchers of {of}, the most allowed: ask for the job with GetJob, or come back later")]
+    #[error("there are {max} watchers of {of}, the most allowed: call GetJob instead, or retry later")]
     TooManyWatchers {
-        /// Of what.
+        /// What is watched: this job, jobs by this caller, or all jobs.
         of: &'static str,
-        /// The limit.
+        /// Maximum number of watchers.
         max: usize,
-        /// When a place may be free.
+        /// Delay after which a slot may be free.
         retry_after: Duration,
     },
-    /// Too many rows of one job.
+    /// The job has too many rows.
     #[error("the job would have {rows} rows, at most {rows_max} are allowed: train on a sample of them")]
     TooManyRows {
-        /// With this chunk.
+        /// Rows of the job, including the new ones.
         rows: u64,
-        /// The limit.
+        /// Maximum rows of one job.
         rows_max: u64,
     },
-    /// Too many bytes of one job.
+    /// The job takes too many bytes on disk.
     #[error("the job would take {bytes} bytes on disk, at most {bytes_max} are allowed: train on a sample of its rows")]
     JobTooLarge {
-        /// With this chunk.
+        /// Bytes of the job, including the new ones.
         bytes: u64,
-        /// The limit.
+        /// Maximum bytes of one job.
         bytes_max: u64,
     },
-    /// Too many bytes of rows.
+    /// All jobs together take too many bytes on disk.
     #[error(
         "the rows of all jobs would take {bytes} bytes on disk, at most {bytes_max} are allowed: wait for a job to end, or cancel one"
     )]
     SpoolFull {
-        /// With this chunk.
+        /// Bytes of all jobs, including the new ones.
         bytes: u64,
-        /// The limit.
+        /// Maximum bytes of all jobs.
         bytes_max: u64,
-        /// When a job may have ended.
+        /// Delay after which a job may have ended.
         retry_after: Duration,
     },
-    /// The disk is nearly full.
+    /// The write would leave too little free space on the disk.
     #[error(
-        "{free} bytes are free on the server's disk, {free_min} have to stay so: wait for a job to end, or free some"
+        "{free} bytes are free on the server's disk, {free_min} must stay free: wait for a job to end, or free \
+         disk space"
     )]
     DiskReserve {
-        /// What is free.
+        /// Free bytes on the disk.
         free: u64,
-        /// The limit.
+        /// Bytes that must stay free.
         free_min: u64,
-        /// When a job may have ended.
+        /// Delay after which a job may have ended.
         retry_after: Duration,
     },
-    /// The disk is full: the job has failed.
+    /// The disk is full, so the job failed.
     #[error(
-        "the server's disk is full ({reason}): free some of it, then send the rows again as a new job (with another idempotency key)"
+        "the server's disk is full ({reason}): free disk space, then send the rows again as a new job (with another \
+         idempotency key)"
     )]
     DiskFull {
-        /// What was tried, and what the system says.
+        /// The job, the attempted action and file, and the error of the system.
         reason: String,
     },
     /// A file of the job is damaged.
     #[error("{role} is damaged: {reason}")]
     Damaged {
-        /// Which.
+        /// The damaged file, named by its role.
         role: String,
-        /// What is wrong.
+        /// What is wrong with it.
         reason: String,
     },
-    /// The store or the disk.
+    /// An error of the store or the disk.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The server stops.
-    #[error("the server is shutting down: acknowledged rows are kept, come back with the same idempotency key")]
+    /// The server is shutting down.
+    #[error("the server is shutting down: acknowledged rows are kept, resume with the same idempotency key")]
     ShuttingDown,
-    /// A task of ours was lost.
+    /// A blocking disk task panicked or was cancelled.
     #[error("a disk task was lost: {0}")]
     TaskLost(String),
 }
 
 impl JobError {
-    /// The same error, but that of a full disk says what to do: its job has failed.
+    /// Turns a full-disk error of the store into [`JobError::DiskFull`], which names the job and says what to do. Other
+    /// errors stay the same.
     #[must_use]
     pub(super) fn of_job(self, job: &JobId) -> Self {
         match self {
@@ -266,12 +273,12 @@ impl JobError {
         }
     }
 
-    /// Whether a file of a job is gone or not as it was written, so that another start would find nothing better.
+    /// Whether a file of a job is missing or damaged, so that a restart would not help.
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Store(StoreError::NotAFile { .. })) || is_missing(self)
     }
 
-    /// The same error of a round, with the numbers that its stream's client knows: so many chunks were in the rounds before.
+    /// Converts the chunk numbers of a round to the client's numbers in the whole stream, by adding `chunks_before`.
     #[must_use]
     pub fn of_stream(self, chunks_before: u64) -> Self {
         match self {
@@ -285,7 +292,7 @@ impl JobError {
         }
     }
 
-    /// When it is worth coming back, where that is known.
+    /// Retry delay, if known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManyJobs { retry_after, .. }

@@ -1,4 +1,4 @@
-//! The files of the server whose rows a job is to train on: which, how they are read, and what may be wrong with them.
+//! Server files that a job trains on: their paths, how they are read, and their errors.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,60 +10,61 @@ use crate::files::folder::{self, FolderError};
 use crate::files::{self, FileError, ReadOptions, RowReader};
 use crate::model::text::shown;
 
-/// Files of one job, of both roles.
+/// Maximum number of files of one job, training and test files together.
 pub const FILES_MAX: usize = 10_000;
 
-/// Bytes of everything that names them and their columns: it is kept with the job.
+/// Maximum bytes of all file and column names of one job; they are stored in its journal.
 const TEXT_BYTES_MAX: usize = 4 << 20;
 
-/// Files below the server's folder of such, as a client names them. Equality decides whether two specifications are the same.
+/// Files in the server's `train_folder`, as a client names them. Two requests with the same idempotency key must have
+/// equal files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerFiles {
-    /// Rows to train on, in this order; relative to the folder.
+    /// Files of training rows, in this order; relative to the folder.
     pub paths: Vec<String>,
-    /// Rows to measure on, likewise.
+    /// Files of test rows, likewise.
     pub test_paths: Vec<String>,
-    /// How all of them are read.
+    /// Read options of all files.
     pub options: ReadOptions,
 }
 
-/// What is wrong with the files that a client names. The texts name what was asked and nothing else of the server's disk.
+/// Errors of server files. The texts contain the path that the client sent and no other path of the server.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServerFilesError {
-    /// None to train on.
-    #[error("no file to train on is named, expected at least 1")]
+    /// No training file.
+    #[error("no training file is named, expected at least 1")]
     NoPaths,
-    /// Too many.
+    /// Too many files.
     #[error("{got} files are named, expected at most {FILES_MAX}")]
     TooMany {
-        /// What came.
+        /// Number of files in the request.
         got: usize,
     },
-    /// Too much text.
+    /// The names of files and columns are too long in total.
     #[error(
         "the names of files and columns take {got} bytes, expected at most {TEXT_BYTES_MAX}: name fewer, or shorter ones"
     )]
     TooLong {
-        /// What came.
+        /// Bytes of all names, with 1 more for each name.
         got: usize,
     },
-    /// Where it is.
+    /// The file cannot be opened in the folder.
     #[error(transparent)]
     Folder(Arc<FolderError>),
-    /// What is in it.
+    /// The content of the file cannot be read.
     #[error(transparent)]
     Content(Arc<FileError>),
-    /// Rows of another width.
+    /// The file has the wrong number of columns.
     #[error(
         "file {:?}: its rows have {got} numbers, expected {expected}, the specification's first width",
         shown(asked)
     )]
     Columns {
-        /// What the client asked for.
+        /// The path that the client sent.
         asked: String,
-        /// What came.
+        /// Columns of the file.
         got: usize,
-        /// What was expected.
+        /// Columns expected.
         expected: usize,
     },
 }
@@ -81,7 +82,7 @@ impl From<FileError> for ServerFilesError {
 }
 
 impl ServerFiles {
-    /// The files in the order in which they are read, each with what its rows are for.
+    /// The files in reading order, each with the role of its rows.
     pub(super) fn each(&self) -> impl Iterator<Item = (RowRole, &str)> {
         let of = |role, paths| std::iter::repeat(role).zip(paths);
         of(RowRole::Training, &self.paths)
@@ -89,8 +90,8 @@ impl ServerFiles {
             .map(|(role, path)| (role, path.as_str()))
     }
 
-    /// Looks at every file without reading its rows: that it is there, can be read, and has `columns` columns, `features` by name.
-    /// Returns how many rows those files say to have that say it.
+    /// Checks every file without reading all its rows: it exists, can be opened, and has `columns` columns and, by
+    /// name, the `features`. Returns the sum of the row counts of those files whose format states one.
     pub(super) fn check(
         &self,
         folder: Option<&Path>,
@@ -115,8 +116,8 @@ impl ServerFiles {
         })
     }
 
-    /// Opens one of the files. Its rows come in the order of `features`, where both have names; without features the names of
-    /// the first file that has some become those of all files after it.
+    /// Opens one file. If the file and `features` both have names, the columns come in the order of `features`. If
+    /// `features` is empty, it is set to the names of this file, and later files follow them.
     pub(super) fn open(
         &self,
         folder: Option<&Path>,

@@ -1,5 +1,5 @@
-//! Held-out rows that a round of a stream hands on to the next: a checksummed file beside the rows of that round, so that what
-//! its version has to be better on is more than its own few rows.
+//! Held-out rows that a round passes on to the next round, in a checksummed file next to its rows. The next round then
+//! compares its model with the base on more than its own few rows.
 
 use std::path::{Path, PathBuf};
 
@@ -9,19 +9,19 @@ use super::{JobError, checkpoint, rows};
 use crate::store::role::role;
 use crate::training::held_out;
 
-/// Rows that are handed on, at most, and their bytes: the newest.
+/// Maximum rows to pass on, and maximum bytes; the newest rows are kept.
 const ROWS_MAX: usize = 4096;
 const BYTES_MAX: usize = 16 << 20;
 
-/// What the values begin with: they are binary64. Without it they are binary32.
+/// Prefix of binary64 values. Without it, the values are binary32.
 const WIDE_MARK: &[u8; 8] = b"hhheld64";
 
-/// Where the rows are that the job in `folder` was given.
+/// Path of the held-out rows that the job in `folder` received.
 pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("held_out")
 }
 
-/// Writes them (row-major) for the job in `folder`; bytes on disk.
+/// Writes row-major held-out rows for the job in `folder`; returns the bytes on disk.
 pub(super) fn write(folder: &Path, rows: &[f64]) -> Result<u64, JobError> {
     if rows.is_empty() {
         return Ok(0);
@@ -32,7 +32,7 @@ pub(super) fn write(folder: &Path, rows: &[f64]) -> Result<u64, JobError> {
     Ok(checkpoint::bytes_on_disk(&bytes))
 }
 
-/// Reads those of the job in `folder`; none if it was given none.
+/// Reads the held-out rows of the job in `folder`; empty if it received none.
 pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f64>, JobError> {
     let bytes = checkpoint::read_at(&path(folder))?.unwrap_or_default();
     let values: Vec<f64> = match bytes.strip_prefix(WIDE_MARK) {
@@ -43,8 +43,8 @@ pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f64>, JobError> 
     Ok(values[..whole].to_vec())
 }
 
-/// What a job whose rows are on disk hands on, newest first: the rows that its training will hold out, and those that it was
-/// given itself.
+/// The rows that a job passes on, newest first: the rows that its own training holds out, then the rows that it
+/// received. All rows of the job must be on disk.
 pub(super) fn hand_on(job: &Job, counts: Counts) -> Result<Vec<f64>, JobError> {
     let Some(received) = rows::open(&job.folder, job.columns, counts, &|| true)? else { return Ok(Vec::new()) };
     let damaged = |reason: String| JobError::Damaged { role: role(&path(&job.folder)), reason };

@@ -1,7 +1,7 @@
-//! Copies the rows of files to a job's spool, so that what it trains on is its own from then on: checksummed, digested, and
-//! the same after any restart, whatever becomes of the files.
+//! Import of server files: copies their rows to the job's spool. Training then uses checksummed rows that stay the same
+//! after a restart, even if the files change.
 //!
-//! An import ends in the journal. One that was cut off before that begins anew: the files may have changed meanwhile.
+//! The journal records a complete import. An interrupted import starts again, because the files may have changed.
 
 use super::base;
 use super::files::ServerFiles;
@@ -13,35 +13,35 @@ use crate::files::{narrow, needs_f64};
 use crate::model::{Matrix, Values};
 use crate::store::disk::remove;
 
-/// Bytes of the values of a chunk: what a disk writes at its full speed, and little to be undone where it is refused.
+/// Bytes of values in a chunk, counted as binary32: large enough for full disk speed, small enough to undo.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Chunks that are written before it is waited until they are on the disk: who cancels waits no longer than for these.
+/// Number of chunks between two syncs of the file. It bounds how long a cancel waits for the disk.
 const UNSYNCED_CHUNKS_MAX: u64 = 32;
 
-/// Notes on files that a job keeps.
+/// Maximum number of notes on files that a job keeps.
 const NOTES_MAX: usize = 20;
 
-/// Copies the rows of the job's files to its spool, unless that was done before, within the bounds. False, and nothing left
-/// on disk, if `go_on` said no meanwhile.
+/// Copies the rows of the job's files to its spool, within the limits, unless that is already done. If `go_on` returns
+/// false in the meantime, it removes the partial copy and returns false.
 pub(super) fn import(table: &JobRegistry, job: &Job, go_on: &dyn Fn() -> bool) -> Result<bool, JobError> {
     let Some(files) = job.files_to_import() else { return Ok(true) };
     forget(table, job)?;
-    tracing::info!(job = %job.id, files = files.paths.len() + files.test_paths.len(), "rows are copied from files");
+    tracing::info!(job = %job.id, files = files.paths.len() + files.test_paths.len(), "copying rows from files");
     match copy(table, job, &files, go_on)? {
         Some(Copied { counts, names, notes }) => {
             job.settle_import(counts, names, notes)?;
-            tracing::info!(job = %job.id, rows = counts.rows(), "rows are copied");
+            tracing::info!(job = %job.id, rows = counts.rows(), "copied rows from files");
             Ok(true)
         }
         None => {
             forget(table, job)?;
-            tracing::info!(job = %job.id, "stopped before all rows were copied: that begins anew");
+            tracing::info!(job = %job.id, "stopped before all rows were copied; the copy starts again with the job");
             Ok(false)
         }
     }
 }
 
-/// Removes what an import that was cut off left.
+/// Removes the remains of an interrupted import.
 fn forget(table: &JobRegistry, job: &Job) -> Result<(), JobError> {
     remove(&spool::path(&job.folder))?;
     table.quota.release_all(&job.share);
@@ -49,16 +49,17 @@ fn forget(table: &JobRegistry, job: &Job) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What an import leaves on the disk.
+/// Result of a complete import.
 struct Copied {
     counts: Counts,
-    /// Names of the columns, in the order of the rows in the spool; empty if no file names them.
+    /// Column names, in the order of the spool's columns; empty if neither the base, the specification nor a file has
+    /// names.
     names: Vec<String>,
-    /// What the readers of the files decided on their own.
+    /// What the readers of the files detected automatically.
     notes: Vec<String>,
 }
 
-/// Copies all rows; `None` if it was stopped.
+/// Copies all rows; `None` if `go_on` returned false.
 fn copy(
     table: &JobRegistry,
     job: &Job,
@@ -91,7 +92,7 @@ fn copy(
     Ok(Some(Copied { counts, names: features, notes: notes.kept }))
 }
 
-/// What the readers of files decided on their own: each sentence once, with the first file that it is about.
+/// Notes of the file readers, each once, with the first file that it is about.
 #[derive(Default)]
 struct Notes {
     seen: std::collections::HashSet<String>,
@@ -102,14 +103,14 @@ impl Notes {
     fn add(&mut self, job: &Job, asked: &str, notes: &[String]) {
         for note in notes {
             if self.kept.len() < NOTES_MAX && self.seen.insert(note.clone()) {
-                tracing::info!(job = %job.id, file = asked, note, "a file is read otherwise than plain CSV");
+                tracing::info!(job = %job.id, file = asked, note, "a file is not read as plain CSV");
                 self.kept.push(format!("file {asked}: {note}"));
             }
         }
     }
 }
 
-/// A spool, and the rows that do not fill a chunk yet: chunks go across files, but not across roles.
+/// A spool and the rows that do not fill a chunk yet. A chunk may contain rows of several files, but of one role only.
 struct Copying<'a> {
     table: &'a JobRegistry,
     job: &'a Job,
@@ -134,7 +135,7 @@ impl<'a> Copying<'a> {
         self.chunk_rows - self.values.len() / self.columns
     }
 
-    /// What comes now is for `role`.
+    /// Sets the role of the following rows; rows of the previous role are written as a chunk first.
     fn turn_to(&mut self, role: RowRole) -> Result<(), JobError> {
         if self.role != role {
             self.put()?;
@@ -143,7 +144,7 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// Writes the rows that are there as a chunk.
+    /// Writes the collected rows as a chunk.
     fn put(&mut self) -> Result<(), JobError> {
         if self.values.is_empty() {
             return Ok(());
@@ -168,7 +169,7 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// Everything is on the disk when this returns; the spool's name is once its folder was synced.
+    /// Writes and syncs the remaining rows. The spool's file name is durable only once its folder is synced.
     fn finish(mut self) -> Result<Counts, JobError> {
         self.put()?;
         self.spool.sync()?;

@@ -1,17 +1,18 @@
-//! Where chunks are in a spool: runs of equal ones, so that a spool of any size has a small index.
+//! Index of the chunks in a spool. It stores runs of chunks of equal size, so that even a large spool has a small
+//! index.
 
 use super::RowRole;
 
-/// Equal chunks, one after the other.
+/// Consecutive chunks with the same role, row count and value width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
-    /// Number of its first chunk.
+    /// Number of the first chunk.
     chunk: u64,
     chunks: u64,
-    /// Rows of its role before it.
+    /// Rows of the same role before the run.
     row: u64,
     rows_per_chunk: u64,
-    /// Where it begins in the file.
+    /// Offset of the run in the file.
     offset: u64,
     bytes_per_chunk: u64,
     is_wide: bool,
@@ -23,20 +24,20 @@ impl Run {
     }
 }
 
-/// Where the rows of one role are: a piece of one chunk.
+/// Position of rows of one role within one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowPosition {
-    /// Where its chunk begins in the file.
+    /// Offset of the chunk in the file.
     pub(super) chunk_offset: u64,
-    /// Rows of the chunk before the piece.
+    /// Rows of the chunk before this position.
     pub(super) row_in_chunk: u64,
-    /// Rows from there to the end of the chunk.
+    /// Rows from this position to the end of the chunk.
     pub(super) rows: u64,
-    /// Whether its values are binary64.
+    /// Whether the chunk's values are binary64.
     pub(super) is_wide: bool,
 }
 
-/// Where the chunks of a spool are.
+/// Index of the chunks of a spool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
     training: Vec<Run>,
@@ -45,7 +46,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Adds the next chunk, which begins at `offset` and takes `bytes`; `is_wide` says whether its values are binary64.
+    /// Adds the next chunk, which starts at `offset` and takes `bytes`; `is_wide` says whether its values are binary64.
     pub(super) fn push(&mut self, role: RowRole, rows: u64, offset: u64, bytes: u64, is_wide: bool) {
         let number = self.chunks + 1;
         self.chunks = number;
@@ -64,7 +65,7 @@ impl Index {
         runs.push(Run { chunk: number, chunks: 1, row, rows_per_chunk: rows, offset, bytes_per_chunk: bytes, is_wide });
     }
 
-    /// Where chunk `number` begins in the file, if there is one.
+    /// Offset of chunk `number` in the file, if it exists.
     pub(super) fn chunk(&self, number: u64) -> Option<u64> {
         [&self.training, &self.test].into_iter().find_map(|runs| {
             let after = runs.partition_point(|run| run.chunk <= number);
@@ -74,7 +75,7 @@ impl Index {
         })
     }
 
-    /// Where row `row` of a role is, if there is one, with those that follow it in its chunk.
+    /// Position of row `row` (from 0) of a role, if it exists.
     pub(super) fn row(&self, role: RowRole, row: u64) -> Option<RowPosition> {
         let runs = match role {
             RowRole::Training => &self.training,
@@ -90,7 +91,7 @@ impl Index {
         })
     }
 
-    /// Whether a chunk of a role has values of binary64.
+    /// Whether any chunk of a role has binary64 values.
     pub(super) fn has_wide(&self, role: RowRole) -> bool {
         let runs = match role {
             RowRole::Training => &self.training,

@@ -1,4 +1,4 @@
-//! One job in memory, and its moves: on disk first, then told.
+//! One job in memory, and its state changes. Each change is written to disk before watchers are notified.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -20,59 +20,61 @@ use crate::training::CheckedTrainSpec;
 pub(super) struct Job {
     pub(super) id: JobId,
     pub(super) spec: CheckedTrainSpec,
-    /// Width of the rows.
+    /// Columns of the rows.
     pub(super) columns: usize,
     pub(super) priority: Priority,
     pub(super) owner: Owner,
     pub(super) round: Option<Round>,
     pub(super) folder: PathBuf,
-    /// What it has on disk.
+    /// Bytes that the job has on disk.
     pub(super) share: Share,
     pub(super) record: Mutex<Record>,
     news: watch::Sender<JobSnapshot>,
-    /// Where rows go while it uploads; whoever appends holds it. Locked on threads for disk work alone, so that who holds it has
-    /// one, however many wait.
+    /// The spool, while the job uploads. Whoever appends holds the lock. It is locked only on threads for disk work, so
+    /// its holder already has a thread, however many other threads wait for it.
     pub(super) spool: Mutex<Option<Spool>>,
-    /// Counts the streams that took the upload over; each holds the number that was its own.
+    /// Number of streams that have taken over the upload so far. Each stream keeps its own number, to see that a later
+    /// one took over.
     pub(super) stream: watch::Sender<u64>,
-    /// What training is asked for.
+    /// A [`StopRequest`] as a number.
     stop_request: AtomicU8,
-    /// Whether it comes from before a restart, and may have run then: its version may be published already.
+    /// Whether the job was read from disk and may have run before the restart. Its version may then be published
+    /// already.
     pub(super) may_be_published: bool,
-    /// When the last stream that sent its rows ended, or it was read from the disk.
+    /// When the last stream that sent rows ended, or when the job was created or read from disk.
     pub(super) detached: Mutex<SystemTime>,
-    /// Why the last wish to pause could not be written down.
+    /// Why the last pause request could not be persisted.
     pause_refused: Mutex<Option<JobError>>,
     pub(super) shared: Shared,
 }
 
-/// What all jobs of a server have together. Cheap to clone.
+/// State that all jobs of a server share. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) measures: Arc<TrainingMeasures>,
     pub(super) reserve: Arc<DiskReserve>,
 }
 
-/// What became of a wish to pause when training had stopped.
+/// Result of a pause request after training stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PauseOutcome {
-    /// It is on the disk that the job is paused.
+    /// The job is paused, and its journal says so.
     Paused,
-    /// The job is to be cancelled.
+    /// A cancel request came in the meantime.
     Cancelled,
-    /// The disk refuses: the job goes on, and the callers get the reason.
+    /// The journal cannot be written: the job continues, and the callers get the reason.
     Refused,
 }
 
-/// What whoever trains a job is asked to do, at the next step.
+/// Request to a running job. Training checks it at every step. A greater value takes precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum StopRequest {
-    /// Go on.
+    /// No request: keep training.
     GoOn,
-    /// Stop, and let it wait.
+    /// Save a checkpoint, stop, and become PAUSED.
     Pause,
-    /// Stop for good.
+    /// Stop and become CANCELLED.
     Cancel,
 }
 
@@ -121,7 +123,7 @@ impl Job {
         self.news.subscribe()
     }
 
-    /// The state that everybody was told of: waits for no disk.
+    /// The published state. Unlike [`Job::state`], it does not wait for a journal write in progress.
     pub(super) fn told_state(&self) -> JobState {
         self.news.borrow().state
     }
@@ -130,7 +132,7 @@ impl Job {
         lock(&self.record).state
     }
 
-    /// What its training is asked for.
+    /// The pending request to the training loop.
     pub(super) fn stop_request(&self) -> StopRequest {
         match self.stop_request.load(Ordering::Acquire) {
             stop_request if stop_request == StopRequest::GoOn as u8 => StopRequest::GoOn,
@@ -139,12 +141,12 @@ impl Job {
         }
     }
 
-    /// Asks its training to stop. Who cancels is stronger than who pauses.
+    /// Asks training to stop. A cancel overrides a pause.
     fn ask(&self, stop_request: StopRequest) {
         self.stop_request.fetch_max(stop_request as u8, Ordering::AcqRel);
     }
 
-    /// Tells what is not worth waking watchers for: they see it with the next change.
+    /// Updates the snapshot without waking watchers; they see the change with the next update.
     pub(super) fn tell_quietly(&self, change: impl FnOnce(&mut JobSnapshot)) {
         self.news.send_if_modified(|snapshot| {
             change(snapshot);
@@ -153,7 +155,7 @@ impl Job {
         });
     }
 
-    /// Tells watchers of a change that needs no journal.
+    /// Updates the snapshot and wakes watchers, without writing the journal.
     pub(super) fn tell(&self, change: impl FnOnce(&mut JobSnapshot)) {
         self.news.send_modify(|snapshot| {
             change(snapshot);
@@ -161,7 +163,7 @@ impl Job {
         });
     }
 
-    /// What is on disk now, for watchers.
+    /// Publishes the counts on disk and the new expiry time.
     pub(super) fn tell_counts(&self, counts: Counts, expires: Option<SystemTime>) {
         self.tell(|snapshot| {
             snapshot.chunks = counts.chunks;
@@ -171,14 +173,14 @@ impl Job {
         });
     }
 
-    /// The files whose rows are not all in the spool yet.
+    /// The server files to import, if their rows are not all in the spool yet.
     pub(super) fn files_to_import(&self) -> Option<ServerFiles> {
         let record = lock(&self.record);
         if record.waits_for_import() { record.files.clone() } else { None }
     }
 
-    /// Writes down that the rows of its files are in the spool, the names of their columns, and `notes` on how they were read:
-    /// after this, no crash makes it look at the files again.
+    /// Records in the journal that all rows of the files are in the spool, with the column names and the `notes` of the
+    /// readers. After this, a restart does not read the files again.
     pub(super) fn settle_import(&self, counts: Counts, names: Vec<String>, notes: Vec<String>) -> Result<(), JobError> {
         let mut record = lock(&self.record);
         let mut changed = record.clone();
@@ -195,13 +197,14 @@ impl Job {
         Ok(())
     }
 
-    /// Moves to another state: refused if there is no such move, else on disk before anybody hears of it.
+    /// Changes the state: writes the journal, then notifies watchers. Fails if the state machine does not allow the
+    /// change.
     pub(super) fn go(&self, next: JobState, change: impl FnOnce(&mut Record)) -> Result<JobSnapshot, JobError> {
         self.go_from(lock(&self.record), next, change, Durable::Yes, || ())
     }
 
-    /// Ends the job: on disk first, then `remove_rows` runs, then everybody hears of it. A crash in between leaves rows of a job
-    /// that has ended, which the next start removes.
+    /// Ends the job: writes the journal, runs `remove_rows`, then notifies watchers. If a crash leaves rows of an ended
+    /// job, the next start removes them.
     pub(super) fn end(
         &self,
         next: JobState,
@@ -211,24 +214,24 @@ impl Job {
         self.go_from(lock(&self.record), next, change, Durable::Yes, remove_rows)
     }
 
-    /// Lets a job that waits begin to train. A journal that says that it waits means the same to the next start: where the disk
-    /// refuses, it trains all the same.
+    /// Sets a queued job to RUNNING. If the journal cannot be written, the job runs anyway: a restart treats QUEUED and
+    /// RUNNING alike.
     pub(super) fn start(&self) -> Result<(), JobError> {
         match self.go(JobState::Running, |_| ()) {
             Err(JobError::Store(error)) => {
-                tracing::warn!(job = %self.id, %error, "it cannot be written down that a job trains: it trains all the same");
+                tracing::warn!(job = %self.id, %error, "cannot persist that a job is running; it runs anyway");
                 self.go_from(lock(&self.record), JobState::Running, |_| (), Durable::No, || ()).map(|_| ())
             }
             other => other.map(|_| ()),
         }
     }
 
-    /// Writes a journal, from the reserve where the disk is full.
+    /// Writes the journal. If the disk is full, it uses the disk reserve.
     fn write(&self, record: &Record) -> Result<(), JobError> {
         self.shared.reserve.spend(|| record.write(&self.folder))
     }
 
-    /// Writes down what was found out while it runs: on disk when this returns.
+    /// Changes the journal of a running job. The change is on disk when this returns.
     pub(super) fn write_down(&self, change: impl FnOnce(&mut Record)) -> Result<(), JobError> {
         let mut record = lock(&self.record);
         let mut changed = record.clone();
@@ -238,15 +241,15 @@ impl Job {
         Ok(())
     }
 
-    /// Lets a job that was caught while it ran wait again. Its journal may say that it runs: the next start understands the
-    /// same, and a disk that is full keeps no server from starting.
+    /// Sets a job that was RUNNING when the server stopped back to QUEUED, in memory only. The journal may still say
+    /// RUNNING: the next start treats it alike, and a full disk cannot prevent a start.
     pub(super) fn put_back(&self) {
-        // There is such a move.
+        // RUNNING to QUEUED is always allowed.
         let _ = self.go_from(lock(&self.record), JobState::Queued, |_| (), Durable::No, || ());
     }
 
-    /// Cancels a job that does not train, and says whether it did: one that trains is stopped by its training. `remove_rows`
-    /// as in [`Job::end`].
+    /// Cancels a job that is not running and returns true. For a running job it only requests the stop and returns
+    /// false. `remove_rows` is as in [`Job::end`].
     pub(super) fn cancel_unless_running(
         &self,
         reason: Option<String>,
@@ -261,7 +264,8 @@ impl Job {
         self.go_from(record, JobState::Cancelled, change, Durable::Yes, remove_rows).map(|_| true)
     }
 
-    /// Cancels a job that is paused since before `since`, and says whether it did. `remove_rows` as in [`Job::end`].
+    /// Cancels a job that has been paused since `since` or earlier. Returns whether it did. `remove_rows` is as in
+    /// [`Job::end`].
     pub(super) fn cancel_if_paused_before(
         &self,
         since: SystemTime,
@@ -276,7 +280,7 @@ impl Job {
         self.go_from(record, JobState::Cancelled, change, Durable::Yes, remove_rows).map(|_| true)
     }
 
-    /// Pauses a job that waits, and says whether it did: one that trains is told to stop.
+    /// Pauses a queued job and returns true. For a running job it only requests the pause and returns false.
     pub(super) fn pause(&self) -> Result<bool, JobError> {
         let record = lock(&self.record);
         if record.state == JobState::Running {
@@ -287,31 +291,32 @@ impl Job {
         self.go_from(record, JobState::Paused, |_| (), Durable::Yes, || ()).map(|_| true)
     }
 
-    /// Why the last wish to pause was refused, if it was.
+    /// Why the last pause request failed, if it did.
     pub(super) fn pause_refused(&self) -> Option<JobError> {
         lock(&self.pause_refused).clone()
     }
 
-    /// Lets a paused job wait for its turn.
+    /// Sets a paused job back to QUEUED.
     pub(super) fn resume(&self) -> Result<JobSnapshot, JobError> {
         let record = lock(&self.record);
         if record.state != JobState::Paused {
             return Err(IllegalMove { from: record.state, to: JobState::Queued }.into());
         }
-        // Whoever cancels holds the lock too: what is forgotten here is that it was paused.
+        // A cancel takes the same lock, so this can only clear a pause request.
         self.stop_request.store(StopRequest::GoOn as u8, Ordering::Release);
         self.go_from(record, JobState::Queued, |_| (), Durable::Yes, || ())
     }
 
-    /// Ends a job whose end cannot be written down: those who wait are told, and a restart settles it again.
+    /// Ends a job in memory when its journal cannot be written: watchers are notified, and a restart settles the job
+    /// again.
     pub(super) fn end_in_memory(&self, next: JobState, failure: String) {
-        // Refused only if it has ended.
+        // This fails only if the job has already ended.
         let change = |record: &mut Record| record.failure = Some(failure);
         let _ = self.go_from(lock(&self.record), next, change, Durable::No, || ());
     }
 
-    /// Writes down that a job whose training was stopped waits until it is resumed. Where the disk refuses, the job is not
-    /// paused: it goes on, and the callers get the reason.
+    /// Sets a job to PAUSED after its training has stopped. If the journal cannot be written, the job is not paused: it
+    /// continues, and the callers get the reason.
     pub(super) fn settle_as_paused(&self) -> PauseOutcome {
         let record = lock(&self.record);
         if self.stop_request() == StopRequest::Cancel {
@@ -321,12 +326,12 @@ impl Job {
             tracing::info!(job = %self.id, "paused");
             return PauseOutcome::Paused;
         };
-        tracing::error!(job = %self.id, %error, "a job cannot be paused: its journal cannot be written, and it goes on");
+        tracing::error!(job = %self.id, %error, "cannot pause a job: cannot write its journal; training continues");
         *lock(&self.pause_refused) = Some(error);
         let (asked, none) = (StopRequest::Pause as u8, StopRequest::GoOn as u8);
         // A concurrent cancel wins.
         let _ = self.stop_request.compare_exchange(asked, none, Ordering::AcqRel, Ordering::Acquire);
-        // Wakes those who wait for the pause.
+        // Wakes the callers that wait for the pause.
         self.news.send_modify(|_| ());
         PauseOutcome::Refused
     }
@@ -348,7 +353,7 @@ impl Job {
         }
         *record = changed;
         before_told();
-        // Before anybody is told: who hears that a job has ended finds it counted.
+        // Count before notifying: a caller that sees the job ended must also see it counted.
         let TrainingMeasures { succeeded, failed, cancelled, .. } = &*self.shared.measures;
         let counter = match next {
             JobState::Succeeded => Some(succeeded),
@@ -370,16 +375,19 @@ impl Job {
         });
         drop(record);
         if next.has_ended() {
-            // Wakes a stream that still uploads.
+            // Wakes a stream that is still uploading.
             self.stream.send_modify(|_| ());
         }
         Ok(self.snapshot())
     }
 
-    /// That it has, or had, all its rows, or that none was wanted.
+    /// Checks that the job received all its rows, or that its round ended without rows as intended.
+    ///
+    /// # Errors
+    /// [`JobError::Ended`] if the job ended before its upload was complete.
     pub(super) fn check_not_cut_off(&self) -> Result<(), JobError> {
         let record = lock(&self.record);
-        // Counted when the upload ends.
+        // The journal has the row counts only once the upload is complete.
         let had_rows = record.training_rows > 0;
         if had_rows || record.failure.as_deref() == Some(Round::LEFT) {
             return Ok(());
@@ -388,7 +396,7 @@ impl Job {
         Err(self.ended_error())
     }
 
-    /// Why a stream cannot go on with this upload.
+    /// The error for a stream that can no longer upload to this job.
     pub(super) fn ended_error(&self) -> JobError {
         let snapshot = self.snapshot();
         JobError::Ended { id: self.id.clone(), how: snapshot.state.ended_as(), reason: snapshot.failure }
@@ -418,8 +426,8 @@ fn snapshot(record: &Record) -> JobSnapshot {
     }
 }
 
-/// Locks, whatever became of those who held it.
+/// Locks a mutex, even if it is poisoned.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is held but for a fault of ours, and what is behind it stays consistent.
+    // Only a bug panics while the lock is held, and the data behind it stays consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

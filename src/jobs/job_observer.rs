@@ -1,4 +1,4 @@
-//! Who looks on while a job trains: tells watchers, has its state saved now and then, and stops it when it is asked to.
+//! Observer of a running job: notifies watchers, requests checkpoints, and stops training on request.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,19 +8,19 @@ use super::registry::JobRegistry;
 use super::{JobError, JobSnapshot, Progress};
 use crate::training::{Event, Next, Observer};
 
-/// Watchers hear of steps at most this often.
+/// Minimum interval between notifications of watchers about progress.
 const NEWS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks on while a job trains.
+/// Observes the training of one job.
 #[derive(Debug)]
 pub(super) struct JobObserver<'a> {
     table: &'a JobRegistry,
     job: &'a Job,
     news: News,
     started: Instant,
-    /// For how long serving had paused before.
+    /// Total pause of serving threads when this training started.
     paused_before: Duration,
-    /// When its state was saved last, or training began.
+    /// When the last checkpoint was saved, or when training started.
     saved: Instant,
 }
 
@@ -52,14 +52,14 @@ impl Observer for JobObserver<'_> {
         self.saved = Instant::now();
         match saved {
             Ok(()) => Ok(()),
-            // The checkpoint before stays: after a crash a little more is done again.
+            // The previous checkpoint stays; a crash then repeats more work.
             Err(
                 error @ (JobError::SpoolFull { .. }
                 | JobError::JobTooLarge { .. }
                 | JobError::DiskReserve { .. }
                 | JobError::DiskFull { .. }),
             ) => {
-                tracing::warn!(job = %self.job.id, %error, "checkpoint not saved: after a crash training goes on from the one before");
+                tracing::warn!(job = %self.job.id, %error, "checkpoint not saved: after a crash, training resumes from the previous one");
                 Ok(())
             }
             Err(error) => Err(error.to_string()),
@@ -73,22 +73,22 @@ impl Observer for JobObserver<'_> {
 
 #[cfg(test)]
 impl JobObserver<'_> {
-    /// Waits at the end of an epoch while a test holds this job after `event.step` steps.
+    /// Blocks at the end of an epoch while a test holds this job after `event.step` steps.
     fn hold(&self, event: &Event) {
         let goes_on = || event.epoch_ended && self.job.stop_request() == StopRequest::GoOn && !self.table.is_closing();
         while goes_on() && super::tests::faults::holds(&self.job.folder, event.step) {
-            // Watchers hear of a step at most once an interval, and a held job takes no further one.
+            // A held job makes no further step, so notify watchers here: the last step may not have been reported.
             std::thread::sleep(NEWS_INTERVAL);
             self.job.tell(|_| ());
         }
     }
 }
 
-/// Turns training's events into what watchers are told.
+/// Converts training events to progress for watchers.
 #[derive(Debug, Default)]
 struct News {
     last: Option<Instant>,
-    /// When the first step was done, and how many rows and steps were done then.
+    /// Time, rows and steps when the first step was done, as the start of the speed measurement.
     started: Option<(Instant, u64, u64)>,
 }
 
@@ -99,12 +99,13 @@ impl News {
         if !due && !event.epoch_ended {
             return;
         }
-        // Epochs of a small job end thousands of times a second: watchers are not woken that often.
+        // A small job can end thousands of epochs a second; do not wake watchers that often.
         if due {
             self.last = Some(now);
         }
         if event.step > 0 {
-            // From the first step on: what comes before is no measure of the speed. Training may begin again.
+            // Measure the speed from the first step on, without the preparation. Training may restart from an earlier
+            // step.
             self.started = self.started.filter(|(.., step)| *step <= event.step);
             self.started.get_or_insert((now, event.rows_processed, event.step));
         }

@@ -1,4 +1,4 @@
-//! What is known of a job across restarts: one small checksummed file, replaced atomically at every change of state.
+//! Journal of a job, `job.json`: one small checksummed file, replaced atomically at every state change.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,22 +13,22 @@ use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_i
 use crate::store::role::role;
 use crate::training::TrainSpec;
 
-/// The format that this software writes.
+/// Format version of the journals that this software reads and writes.
 const FORMAT_VERSION: u32 = 1;
-/// Larger than any journal of ours: reports have a line per epoch.
+/// Maximum bytes of a journal. No journal is larger, although reports have an entry per epoch.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// What training began with, settled once: a crash changes nothing of it.
+/// What training starts from. It is resolved once and recorded, so that a restart uses the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Beginning {
-    /// Its base had no version yet.
+    /// Random initialization: the base had no version yet.
     Fresh,
-    /// This version.
+    /// This base version.
     From(ModelKey),
 }
 
-/// What is known of a job across restarts.
+/// Content of a job's journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) format_version: u32,
@@ -36,46 +36,46 @@ pub(super) struct Record {
     pub(super) state: JobState,
     pub(super) spec: TrainSpec,
     pub(super) key: Option<IdempotencyKey>,
-    /// Whose it is: the scope of `key`.
+    /// Owner of the job, which gives `key` its scope.
     #[serde(default)]
     pub(super) owner: Owner,
-    /// Journals of before there were priorities have none.
+    /// Older journals have none and get the default.
     #[serde(default)]
     pub(super) priority: Priority,
-    /// Where its rows come from, unless they are uploaded.
+    /// The server files that the rows come from; `None` if they are uploaded.
     #[serde(default)]
     pub(super) files: Option<ServerFiles>,
-    /// Whether the rows of `files` are all in the spool.
+    /// Whether all rows of `files` are in the spool.
     #[serde(default)]
     pub(super) imported: bool,
-    /// What the readers of `files` decided on their own: it goes to the report.
+    /// What the readers of `files` detected automatically; it goes to the report.
     #[serde(default)]
     pub(super) file_notes: Vec<String>,
-    /// Names of the columns of its rows, in their order, where the specification, the base or its files name them.
+    /// Column names of the rows, in order, if the specification, the base or the files give names; else empty.
     #[serde(default)]
     pub(super) column_names: Vec<String>,
     pub(super) created_unix_ms: u64,
     pub(super) updated_unix_ms: u64,
-    /// Counted when the upload was finished, or the import.
+    /// Counted when the upload or the import is complete; the row counts likewise.
     pub(super) chunks: u64,
     pub(super) training_rows: u64,
     pub(super) test_rows: u64,
     pub(super) version: Option<Version>,
     pub(super) report: Option<TrainingReport>,
     pub(super) failure: Option<String>,
-    /// Whether it failed because a file of it is damaged or gone.
+    /// Whether the job failed because one of its files is damaged or missing.
     #[serde(default)]
     pub(super) data_lost: bool,
-    /// Width of the rows, where the specification leaves it to the base.
+    /// Columns of the rows. The specification may leave them to the base. `None` in older journals.
     #[serde(default)]
     pub(super) columns: Option<usize>,
-    /// Where the specification names a base, and training has begun.
+    /// Set once training starts, if the specification names a base.
     #[serde(default)]
     pub(super) beginning: Option<Beginning>,
-    /// Why there is no version, of one that is no better than its base.
+    /// Why no version was published, if the model is not better than its base.
     #[serde(default)]
     pub(super) kept_back: Option<String>,
-    /// Of a stream.
+    /// Position in a stream, if the job is a round of one.
     #[serde(default)]
     pub(super) round: Option<Round>,
 }
@@ -99,7 +99,7 @@ impl Record {
         Self {
             format_version: FORMAT_VERSION,
             id,
-            // Nobody is waited for where the server reads the rows.
+            // Rows from server files need no upload.
             state: if files.is_some() { JobState::Queued } else { JobState::Uploading },
             spec,
             key,
@@ -125,12 +125,12 @@ impl Record {
         }
     }
 
-    /// Width of the rows.
+    /// Columns of the rows.
     pub(super) fn columns(&self) -> usize {
         self.columns.or(self.spec.widths.first().copied()).unwrap_or_default()
     }
 
-    /// Writes `job.json` in `folder`: after this, it survives any crash.
+    /// Writes `job.json` in `folder`. When this returns, the journal survives a crash.
     pub(super) fn write(&self, folder: &Path) -> Result<(), JobError> {
         let path = path(folder);
         let encode = |error: serde_json::Error| JobError::Damaged {
@@ -145,7 +145,7 @@ impl Record {
             .and_then(|()| write_new(&temporary, &bytes))
             .and_then(|()| std::fs::rename(&temporary, &path).map_err(failed("cannot replace", &path)))
             .inspect_err(|_| {
-                // What was half written is of no use; the old journal stays.
+                // Remove the incomplete file; the old journal stays.
                 let _ = std::fs::remove_file(&temporary);
             })?;
         sync_folder(folder)?;
@@ -169,12 +169,12 @@ impl Record {
         let record: Self = serde_json::from_value(file.job).map_err(|error| damaged(error.to_string()))?;
         if record.format_version != FORMAT_VERSION {
             let got = record.format_version;
-            return Err(damaged(format!("format version {got}, this software knows {FORMAT_VERSION}")));
+            return Err(damaged(format!("its format version is {got}, expected {FORMAT_VERSION}")));
         }
         Ok(record)
     }
 
-    /// Whether its rows have yet to be copied from files.
+    /// Whether the rows must still be copied from server files.
     pub(super) fn waits_for_import(&self) -> bool {
         self.files.is_some() && !self.imported
     }
@@ -192,20 +192,20 @@ fn path(folder: &Path) -> PathBuf {
     folder.join("job.json")
 }
 
-/// The moments of a change between which a crash leaves something different behind.
+/// Steps of a state change. A crash before or after each of them leaves a different state on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// A journal of this size in bytes is about to be written.
     JournalBegun(u64),
-    /// It is on the disk.
+    /// The journal is on disk.
     JournalWritten,
-    /// The rows of a job that has ended are gone; its checkpoint and what was held out are not.
+    /// The rows of an ended job are removed; its checkpoint and held-out rows are not.
     RowsRemoved,
-    /// All of them are gone.
+    /// Rows, checkpoint and held-out rows are removed.
     FilesRemoved,
 }
 
-/// A moment at which a test may let a change of the job in `folder` crash or fail.
+/// Hook at which a test can make a change of the job in `folder` crash or fail.
 #[cfg(test)]
 pub(super) fn at(folder: &Path, step: Step) -> Result<(), StoreError> {
     super::tests::faults::at(folder, step)
@@ -218,17 +218,17 @@ pub(super) fn at(_folder: &Path, _step: Step) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Of the canonical form: sorted keys, no white space.
+/// CRC-32 of the canonical JSON: sorted keys, no white space.
 fn checksum(job: &Value) -> u32 {
     crc32fast::hash(job.to_string().as_bytes())
 }
 
-/// Milliseconds since 1970; 0 for a clock before that.
+/// Milliseconds since 1970; 0 for earlier times.
 pub(super) fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Whether an error says that there is nothing, rather than something broken.
+/// Whether the error means that a file does not exist, as opposed to a damaged file.
 pub(super) fn is_missing(error: &JobError) -> bool {
     matches!(error, JobError::Store(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
 }
@@ -277,7 +277,7 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[index] ^= 1 << (index % 8);
             std::fs::write(&path, &flipped).expect("writes");
-            // A flip may spell the same content otherwise (1e5 for 1E5); it may never become another content.
+            // A flipped bit may give another spelling of the same content (1e5 for 1E5), but never other content.
             if let Ok(read) = Record::read(folder.path()) {
                 assert_eq!(read, record, "byte {index}");
             }

@@ -1,9 +1,10 @@
-//! Durable training jobs: rows on disk, received or copied from files; states, one runner.
+//! Durable training jobs: rows on disk (uploaded, or copied from server files), job states, and one runner.
 //!
 //! ```text
 //! <folder>/<id>/job.json    the journal of a job (`journal.rs`)
-//! <folder>/<id>/rows.spool  its rows, until it has ended (`spool.rs`)
-//! <folder>/<id>/checkpoint  where its training can go on, until it has ended (`checkpoint.rs`)
+//! <folder>/<id>/rows.spool  its rows, until the job ends (`spool.rs`)
+//! <folder>/<id>/checkpoint  its training state, until the job ends (`checkpoint.rs`)
+//! <folder>/<id>/held_out    held-out rows from earlier rounds, until the job ends (`held_out.rs`)
 //! ```
 
 mod base;
@@ -55,19 +56,19 @@ use crate::store::StoreError;
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
-/// Names a job: text of a UUID v7, so that ids sort by age.
+/// Job id: the text of a UUID v7, so ids sort by age.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobId(Arc<str>);
 
 impl JobId {
-    /// One that no job has.
+    /// A new unique id.
     #[expect(clippy::new_without_default, reason = "a default that differs every time would surprise")]
     pub fn new() -> Self {
         Self(Arc::from(uuid::Uuid::now_v7().hyphenated().to_string()))
     }
 
-    /// The text.
+    /// The id as text, in lowercase with hyphens.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -100,7 +101,7 @@ impl From<JobId> for String {
     }
 }
 
-/// A client's key to come back with: 1 to 128 printable ASCII characters.
+/// Idempotency key that a client chooses to resume its upload: 1 to 128 printable ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct IdempotencyKey(String);
@@ -135,121 +136,121 @@ impl fmt::Display for IdempotencyKey {
     }
 }
 
-/// What rows are for.
+/// Purpose of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowRole {
-    /// Trained on; validation rows are taken from these.
+    /// Rows to train on. Validation rows are split off from these.
     Training,
-    /// Only measured on.
+    /// Rows for the test metrics only.
     Test,
 }
 
-/// How far training is.
+/// Training progress.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
-    /// From 1; 0 while preparing.
+    /// Current epoch, counted from 1; 0 while training prepares.
     pub epoch: u32,
-    /// In all.
+    /// Total number of epochs.
     pub epoch_count: u32,
-    /// Steps done.
+    /// Completed steps.
     pub step: u64,
-    /// In all.
+    /// Total number of steps.
     pub step_count: u64,
-    /// Mean of this epoch so far.
+    /// Mean training loss of the current epoch so far.
     pub training_loss: f64,
-    /// After the last full epoch.
+    /// Validation loss after the last completed epoch.
     pub validation_loss: Option<f64>,
-    /// The lowest of all epochs so far.
+    /// Lowest validation loss of all epochs so far.
     pub best_validation_loss: Option<f64>,
-    /// After the last full epoch.
+    /// Explained variance on validation rows after the last completed epoch.
     pub explained_variance: Option<f64>,
-    /// PCA's.
+    /// Explained variance of the PCA baseline.
     pub pca_explained_variance: Option<f64>,
-    /// Over the job so far.
+    /// Training speed, averaged since the first step.
     pub rows_per_second: f64,
-    /// If every step takes as long as those so far.
+    /// Estimated time left, from the average time of a step so far.
     pub time_left: Option<Duration>,
-    /// For how long serving threads, added up, have paused for training since the job started or went on.
+    /// Total time that serving threads paused for training since the job started or resumed, summed over threads.
     pub serving_paused: Duration,
 }
 
-/// A job as it is now.
+/// Snapshot of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobSnapshot {
-    /// Its id.
+    /// The job's id.
     pub id: JobId,
-    /// What it trains.
+    /// Name of the model that the job trains.
     pub model_name: ModelName,
-    /// Its state.
+    /// Current state.
     pub state: JobState,
-    /// When its upload began.
+    /// When the job was created.
     pub created: SystemTime,
-    /// When it last changed.
+    /// When the job last changed.
     pub updated: SystemTime,
-    /// Among those that wait.
+    /// Priority among queued jobs.
     pub priority: Priority,
-    /// While uploading: when it expires.
+    /// When the upload expires; only while uploading.
     pub upload_expires: Option<SystemTime>,
-    /// On disk.
+    /// Chunks on disk.
     pub chunks: u64,
-    /// On disk.
+    /// Training rows on disk.
     pub training_rows: u64,
-    /// On disk.
+    /// Test rows on disk.
     pub test_rows: u64,
-    /// Once it runs.
+    /// Training progress, once the job runs.
     pub progress: Option<Progress>,
-    /// If it succeeded, and was not kept back.
+    /// The published version, if the job succeeded and published one.
     pub version: Option<Version>,
-    /// If it succeeded.
+    /// The training report, if the job succeeded.
     pub report: Option<Arc<TrainingReport>>,
-    /// If it failed, or the server cancelled it.
+    /// Why the job failed, or why the server cancelled it.
     pub failure: Option<String>,
-    /// Whether it failed because one of its files is damaged or gone.
+    /// Whether the job failed because one of its files is damaged or missing.
     pub data_lost: bool,
-    /// If it succeeded without a version: why, with both figures.
+    /// Why the job succeeded without publishing a version, with the two compared figures.
     pub kept_back: Option<String>,
-    /// If one was given.
+    /// The client's idempotency key, if it sent one.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// If it is a round of a stream.
+    /// Position in a stream, if the job is a round of one.
     pub round: Option<Round>,
 }
 
-/// Bounds of the jobs.
+/// Settings and limits of training jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobsConfig {
-    /// Folder of the jobs, beside the models.
+    /// Folder of the jobs, next to the models.
     pub folder: PathBuf,
-    /// An upload without a chunk for this long is cancelled and removed.
+    /// An upload that receives no chunk for this long is cancelled, and its rows are removed.
     pub upload_idle_max: Duration,
-    /// Maximum number of jobs that wait, train or are paused; further jobs are rejected. One caller has at most four fifths.
+    /// Maximum number of queued, running and paused jobs; more are rejected. One caller may hold at most four fifths.
     pub open_jobs_max: usize,
-    /// Uploads that are open, at most. One caller has at most four fifths.
+    /// Maximum number of open uploads. One caller may hold at most four fifths.
     pub open_uploads_max: usize,
-    /// Ended jobs remembered, at most (oldest forgotten first).
+    /// Maximum number of ended jobs to remember; the oldest are forgotten first.
     pub ended_jobs_max: usize,
-    /// A paused job is cancelled after this long.
+    /// A job that stays paused for this long is cancelled.
     pub paused_max: Duration,
-    /// Jobs that train at the same time, at most.
+    /// Maximum number of jobs that train at the same time.
     pub running_jobs_max: usize,
-    /// Rows of one job, of both roles, at most.
+    /// Maximum rows of one job, training and test rows together.
     pub job_rows_max: u64,
-    /// Bytes that one job has on disk (rows and checkpoint), at most.
+    /// Maximum bytes of one job on disk: rows, checkpoint and held-out rows.
     pub job_bytes_max: u64,
-    /// Bytes that all jobs have on disk, at most.
+    /// Maximum bytes of all jobs on disk.
     pub spool_bytes_max: u64,
-    /// Bytes of the disk that jobs leave free.
+    /// Minimum free bytes that jobs leave on the disk.
     pub disk_free_bytes_min: u64,
-    /// How often a job that trains writes down where it could go on.
+    /// Interval between checkpoints of a running job.
     pub checkpoint_every: Duration,
-    /// Threads that train.
+    /// Number of training threads.
     pub training_threads: usize,
-    /// Folder whose files clients may train on; none: no file is read for them.
+    /// Folder whose files clients may train on; if `None`, the server reads no files for clients.
     pub train_folder: Option<PathBuf>,
 }
 
 impl JobsConfig {
-    /// Every default, over a folder.
+    /// The defaults, with jobs in `folder`.
     pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
@@ -270,16 +271,16 @@ impl JobsConfig {
     }
 }
 
-/// A bound that admits nothing.
+/// A setting is zero, so it would admit nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} is 0, expected at least 1")]
 pub struct BadJobs {
-    /// Its name.
+    /// Name of the setting.
     pub setting: &'static str,
 }
 
 impl JobsConfig {
-    /// Refuses bounds that admit nothing.
+    /// Rejects settings that are zero where at least 1 is needed.
     pub fn check(&self) -> Result<(), BadJobs> {
         for (setting, is_zero) in [
             ("upload_idle_max", self.upload_idle_max.is_zero()),
@@ -302,21 +303,21 @@ impl JobsConfig {
     }
 }
 
-/// How an upload began.
+/// Result of starting an upload.
 #[derive(Debug)]
 pub enum Begun {
-    /// Send chunks after `last_chunk`.
+    /// The upload is open: send the chunks after `last_chunk`.
     Uploading {
-        /// To append to.
+        /// The upload to append to.
         upload: Upload,
-        /// The job as it is.
+        /// Current state of the job.
         snapshot: JobSnapshot,
         /// The last chunk on disk, 0 if none.
         last_chunk: u64,
     },
-    /// The key's job has all its rows already (or has ended): watch it.
+    /// The job with this key already has all its rows, or has ended: watch it.
     Complete {
-        /// The job as it is.
+        /// Current state of the job.
         snapshot: JobSnapshot,
         /// The last chunk on disk.
         last_chunk: u64,
@@ -331,14 +332,15 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Opens the folder, if this server may write to it (otherwise as soon as it may): cuts off torn chunks, expires
-    /// uploads, queues again what a crash caught. Blocking; within a runtime, since it starts the runner.
+    /// Opens the jobs folder: truncates torn chunks and requeues the jobs that a crash interrupted. If this server
+    /// holds no write lock yet, it does so once it gets the lock. Blocks; call it within a runtime, since it starts the
+    /// runner.
     pub fn open(config: JobsConfig, registry: Registry, min_share: Arc<MinCpuShare>) -> Result<Self, JobError> {
         let table = Arc::new(JobRegistry::new(config, registry, min_share));
         match table.activate() {
-            // Models are served from a folder that cannot be written to; each training call gets the reason.
+            // Models can still be served from a folder that is not writable; each training call returns the reason.
             Err(error @ JobError::Store(StoreError::Denied { .. })) => {
-                tracing::warn!(%error, "no jobs are accepted until the store's folder can be written to");
+                tracing::warn!(%error, "no jobs are accepted until the store's folder is writable");
             }
             other => other?,
         }
@@ -346,7 +348,7 @@ impl Jobs {
         Ok(Self { table, runner })
     }
 
-    /// Starts an upload, or finds the one of the key and takes it over; that keeps the priority that it has.
+    /// Starts an upload, or takes over the existing upload with this key. An existing job keeps its priority.
     pub async fn begin(
         &self,
         spec: CheckedTrainSpec,
@@ -359,11 +361,11 @@ impl Jobs {
         blocking(move || table.begin(&spec, None, (key, owner), priority, None, turn)).await
     }
 
-    /// Starts a stream that is cut into rounds, or finds that of the key and takes its newest round over.
+    /// Starts a stream that is split into rounds, or takes over the newest round of the existing stream with this key.
     ///
     /// # Errors
-    /// Besides those of every upload [`JobError::Ended`], if that round ended before it had its rows: what was acknowledged of
-    /// them is gone.
+    /// Those of [`Jobs::begin`], and [`JobError::Ended`] if that round ended before it had all its rows: its
+    /// acknowledged rows are lost.
     pub async fn begin_round(
         &self,
         spec: CheckedTrainSpec,
@@ -388,7 +390,7 @@ impl Jobs {
                 Ok((round, begun))
             })
             .await?;
-            // Whoever had the stream may have cut it meanwhile.
+            // The previous client of the stream may have started a new round in the meantime.
             let newest = self.table.newest_round(&round.stream, owner);
             if newest.is_none_or(|newest| newest.number <= round.number) {
                 return Ok((round, begun));
@@ -396,15 +398,15 @@ impl Jobs {
         }
     }
 
-    /// The rounds of an owner's stream that are remembered, oldest first.
+    /// The remembered rounds of an owner's stream, oldest first.
     pub fn rounds(&self, stream: &IdempotencyKey, owner: &Owner) -> Vec<JobSnapshot> {
         let mut rounds = self.table.rounds(stream, owner);
         rounds.sort_by_key(|job| job.round.as_ref().map(|round| round.number));
         rounds
     }
 
-    /// Makes a job whose rows the server reads from its own files, or finds the one of the key. The files are looked at first,
-    /// unless the key's job is there already.
+    /// Creates a job whose rows the server reads from its own files, or returns the existing job with this key. A new
+    /// job's files are checked first.
     pub async fn begin_with_files(
         &self,
         spec: CheckedTrainSpec,
@@ -414,7 +416,7 @@ impl Jobs {
         owner: Owner,
     ) -> Result<JobSnapshot, JobError> {
         let table = Arc::clone(&self.table);
-        // One at a time: a file system that answers slowly takes one thread, and keeps nobody from uploading.
+        // One check at a time: a slow file system then occupies only one thread and does not block uploads.
         let looking = Arc::clone(&table.looking).lock_owned().await;
         let (at, asked, of, known) = (Arc::clone(&table), files.clone(), spec.clone(), key.clone());
         let whose = owner.clone();
@@ -435,7 +437,7 @@ impl Jobs {
         }
     }
 
-    /// Versions that jobs begin with that have not ended: those that must stay until they do.
+    /// Base versions of jobs that have not ended. They must not be deleted until those jobs end.
     pub fn bases(&self) -> BTreeSet<ModelKey> {
         self.table.bases()
     }
@@ -445,36 +447,37 @@ impl Jobs {
         self.table.list()
     }
 
-    /// What is counted of them.
+    /// Counters of training jobs.
     pub fn measures(&self) -> &TrainingMeasures {
         &self.table.measures
     }
 
-    /// One job.
+    /// The snapshot of one job.
     pub fn snapshot(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
         Ok(self.table.job(id)?.snapshot())
     }
 
-    /// The job at every change; the last value has ended. Closed without that when the server stops.
+    /// Receives the job's snapshot at every change; the last one has an ended state. If the server stops first, the
+    /// channel closes without it.
     pub fn watch(&self, id: &JobId) -> Result<tokio::sync::watch::Receiver<JobSnapshot>, JobError> {
         Ok(self.table.job(id)?.watch())
     }
 
-    /// Follows a job at a bounded rate, for the stream that sent its rows.
+    /// Watches a job at a bounded rate, for the stream that uploaded its rows. It takes no watcher slot.
     pub fn follow(&self, id: &JobId) -> Result<Watcher, JobError> {
         Ok(Watcher::new(self.watch(id)?, None))
     }
 
-    /// Follows a job at a bounded rate, as one of its watchers.
+    /// Watches a job at a bounded rate, using one watcher slot.
     ///
     /// # Errors
-    /// [`JobError::TooManyWatchers`] if there are as many as there may be.
+    /// [`JobError::TooManyWatchers`] if no slot is free.
     pub fn follow_as_watcher(&self, id: &JobId, owner: &Owner) -> Result<Watcher, JobError> {
         let news = self.watch(id)?;
         Ok(Watcher::new(news, Some(self.table.watchers.enter(id, owner)?)))
     }
 
-    /// Stops a job; returns once it is cancelled.
+    /// Cancels a job; returns once it is cancelled.
     pub async fn cancel(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
         let (table, job) = (Arc::clone(&self.table), self.table.job(id)?);
         let mut news = job.watch();
@@ -483,7 +486,7 @@ impl Jobs {
         if blocking(move || table.cancel(&cancelled)).await? {
             return self.snapshot(id);
         }
-        // It runs: the training loop looks at the flag at every step.
+        // The job is running: the training loop checks the stop request at every step.
         let ended = news.wait_for(|job| job.state.has_ended()).await.map_err(|_| JobError::ShuttingDown)?.clone();
         if ended.state == JobState::Cancelled {
             Ok(ended)
@@ -492,7 +495,7 @@ impl Jobs {
         }
     }
 
-    /// Lets a job wait; returns once it is paused. One that trains stops at its next step.
+    /// Pauses a job; returns once it is paused. A running job stops at its next step.
     pub async fn pause(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
         let job = self.table.job(id)?;
         let mut news = job.watch();
@@ -503,7 +506,8 @@ impl Jobs {
         let asked = Arc::downgrade(&job);
         let refused = || asked.upgrade().and_then(|job| job.pause_refused());
         drop(job);
-        // Paused and resumed at once, it may be in line again before this hears of it: then the wish is gone.
+        // If the job is resumed right away, this watcher may never see PAUSED. The cleared stop request shows it
+        // instead.
         let answered = |now: &JobSnapshot| {
             now.state == JobState::Paused
                 || now.state.has_ended()
@@ -517,13 +521,13 @@ impl Jobs {
         }
     }
 
-    /// Puts a paused job in line again.
+    /// Puts a paused job back in the queue.
     pub async fn resume(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
         let (table, id) = (Arc::clone(&self.table), id.clone());
         blocking(move || table.resume(&id)).await
     }
 
-    /// Takes nothing more, stops training (it starts again at the next start), ends the streams that watch. Again is
+    /// Rejects new work, stops training (it resumes at the next start), and closes all watchers. Calling it again is
     /// harmless.
     pub async fn shut_down(&self) {
         self.table.close();
@@ -532,7 +536,7 @@ impl Jobs {
     }
 }
 
-/// Disk work, off the async threads. It goes on to its end even if nobody waits for it any more.
+/// Runs disk work off the async threads. The work runs to its end even if the caller drops the future.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, JobError> {

@@ -1,28 +1,29 @@
-//! Whose a job is.
+//! Owner of a job.
 
 use serde::{Deserialize, Serialize};
 
-/// Whose a job is: the scope of its idempotency key, and whose share of uploads and jobs it takes.
+/// Owner of a job: the scope of its idempotency key, and the caller whose quota the job counts against.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// The name of the credential; empty for callers without one, who have one scope together.
+    /// Name of the credential; empty for callers without one, which share one scope.
     scope: String,
-    /// The name of the credential, or the network of the address.
+    /// Name of the credential, or the network of the caller's address.
     share: String,
 }
 
 impl Owner {
-    /// A caller with a credential (`scope` is its name), or without one (`scope` is empty, `share` its network).
+    /// An owner with a credential (`scope` is its name) or without one (`scope` is empty, `share` is the caller's
+    /// network).
     pub fn new(scope: &str, share: &str) -> Self {
         Self { scope: scope.to_owned(), share: share.to_owned() }
     }
 
-    /// The scope of idempotency keys: a caller cannot learn the keys of others.
+    /// Scope of idempotency keys, so that a caller cannot find jobs by the keys of others.
     pub(super) fn scope(&self) -> &str {
         &self.scope
     }
 
-    /// Whose share of uploads, jobs and watchers it takes.
+    /// The caller whose quota of uploads, jobs and watchers is used.
     pub(super) fn share(&self) -> &str {
         &self.share
     }

@@ -1,4 +1,4 @@
-//! Which of the jobs that wait is the next: higher priorities first, then names in turn, then the oldest.
+//! Order of queued jobs: by priority, then round-robin over model names, then oldest first.
 
 use std::cmp::Reverse;
 
@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 use super::JobError;
 use crate::model::ModelName;
 
-/// How urgent a job is among those that wait: -10 to 10, the higher the earlier.
+/// Priority of a queued job, from -10 to 10. Higher priorities run first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "i32", into = "i32")]
 pub struct Priority(i8);
 
 impl Priority {
-    /// The least and the greatest.
+    /// Lowest and highest priority.
     pub const RANGE: std::ops::RangeInclusive<i32> = -10..=10;
 
-    /// The number.
+    /// The priority as a number.
     pub fn number(self) -> i32 {
         self.0.into()
     }
@@ -38,17 +38,18 @@ impl From<Priority> for i32 {
     }
 }
 
-/// What is to be known of a job that waits.
+/// The properties of a queued job that decide its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting<'a> {
     pub(super) name: &'a ModelName,
     pub(super) priority: Priority,
 }
 
-/// The place of the next to start among `waiting`, which are in the order in which they came; `None` if nobody waits.
+/// Index of the next job to start in `waiting`, which is in order of arrival; `None` if it is empty.
 ///
-/// Among those of the highest priority names take turns: it is the turn of the name whose last start is the longest ago, of
-/// those that never started first. `last_start` counts starts. Within a name, and where names are equal, the oldest is next.
+/// Among the jobs of the highest priority, model names take turns. A name that never started is first, then the name
+/// whose last start is longest ago. `last_start` is the number of that start. Within a name, and between equal names,
+/// the oldest job is next.
 pub(super) fn next<'a>(
     waiting: impl Iterator<Item = Waiting<'a>>,
     last_start: impl Fn(&ModelName) -> Option<u64>,
@@ -69,7 +70,7 @@ mod tests {
         text.parse().expect("a name")
     }
 
-    /// The names in the order in which they start, one after the other.
+    /// Indices of the jobs in the order in which they start, one at a time.
     fn order(jobs: &[(&str, i32)]) -> Vec<usize> {
         let mut waiting: Vec<(usize, ModelName, Priority)> = jobs
             .iter()
@@ -135,8 +136,8 @@ mod tests {
     }
 
     proptest! {
-        /// Nobody is forgotten, priorities are never crossed, and while two names wait with the same priority, neither
-        /// starts twice before the other does.
+        /// Every job starts, and a lower priority never starts before a higher one. While two names wait with the same
+        /// priority, neither starts twice before the other starts.
         #[test]
         fn turns_are_fair(jobs in proptest::collection::vec((0usize..4, -2i32..=2), 0..40)) {
             let named: Vec<(&str, i32)> = jobs.iter().map(|(name, priority)| (["a", "b", "c", "d"][*name], *priority)).collect();
@@ -148,7 +149,7 @@ mod tests {
                 prop_assert!(named[pair[0]].1 >= named[pair[1]].1);
                 if named[pair[0]] == named[pair[1]] {
                     prop_assert!(pair[0] < pair[1]);
-                    // The same name twice: nobody else of this priority waited.
+                    // The same name twice in a row: no other name of this priority waited.
                     let at = order.iter().position(|job| *job == pair[1]).expect("started");
                     prop_assert!(order[at..].iter().all(|job| named[*job].1 < named[pair[1]].1 || named[*job].0 == named[pair[1]].0));
                 }

@@ -1,4 +1,4 @@
-//! How much of the disk jobs may have: each, all of them, and what stays free.
+//! Disk quotas of jobs: per job, for all jobs, and the free space to keep.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{JobError, JobsConfig};
 use crate::store::disk::free_bytes;
 
-/// What jobs have on disk and may have.
+/// Disk usage of all jobs, and its limits.
 #[derive(Debug)]
 pub(super) struct Quota {
     folder: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Quota {
     taken: AtomicU64,
 }
 
-/// What one job has of it.
+/// Bytes of the quota that one job uses.
 #[derive(Debug, Default)]
 pub(super) struct Share(AtomicU64);
 
@@ -32,7 +32,11 @@ impl Quota {
         }
     }
 
-    /// Takes `bytes` more for a job, or refuses; `retry_after` says when a job may have ended.
+    /// Reserves `bytes` more for a job.
+    ///
+    /// # Errors
+    /// [`JobError::JobTooLarge`], [`JobError::DiskReserve`] or [`JobError::SpoolFull`]. `retry_after` gives the delay
+    /// for the last two.
     pub(super) fn reserve(
         &self,
         share: &Share,
@@ -55,13 +59,13 @@ impl Quota {
         Ok(())
     }
 
-    /// Counts `bytes` that a job has on disk already.
+    /// Counts `bytes` that a job already has on disk.
     pub(super) fn add(&self, share: &Share, bytes: u64) {
         share.0.fetch_add(bytes, Ordering::Relaxed);
         self.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives `bytes` of a job back.
+    /// Releases `bytes` of a job.
     pub(super) fn release(&self, share: &Share, bytes: u64) {
         let subtract = |counter: &AtomicU64, bytes: u64| {
             let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |had| Some(had.saturating_sub(bytes)));
@@ -70,7 +74,7 @@ impl Quota {
         subtract(&self.taken, bytes);
     }
 
-    /// Gives back all that a job has.
+    /// Releases all bytes of a job.
     pub(super) fn release_all(&self, share: &Share) {
         let bytes = share.0.swap(0, Ordering::Relaxed);
         self.taken.fetch_sub(bytes, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! All jobs by id and by key, and every change of their states: on disk first, then in memory.
+//! Registry of all jobs, by id and by key. It creates, queues, expires, ends and forgets jobs, on disk first and then
+//! in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -30,12 +31,12 @@ use crate::store::role::role;
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
-/// Jobs that run say when they end; this is said where none does, and the most.
+/// Retry delay if no running job has an estimated end, and the maximum retry delay.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
-/// An upload whose stream has ended, and of which nothing would be lost, is cancelled after this long.
+/// An upload without a stream is cancelled after this long, if its client would lose nothing.
 const ABANDONED_MAX: Duration = Duration::from_mins(1);
-/// A caller may hold this multiple of the free space: alone it leaves a fifth to others.
+/// One caller may hold this multiple of the free places, so a caller alone leaves a fifth to others.
 const TIMES_FREE_MAX: usize = 4;
 
 /// All jobs.
@@ -45,17 +46,18 @@ pub(super) struct JobRegistry {
     pub(super) registry: Registry,
     pub(super) min_share: Arc<MinCpuShare>,
     jobs: Mutex<Jobs>,
-    /// Serializes what makes and forgets jobs, so that `jobs` is never held during disk work.
+    /// Serializes the creation and removal of jobs, so that `jobs` is not locked during that disk work.
     making: Mutex<()>,
-    /// Whose turn it is to begin an upload: who has left meanwhile takes no thread to wait for `making`.
+    /// Async lock for creating jobs: callers wait here instead of on a thread for `making`, and can leave while they
+    /// wait.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
-    /// Whose turn it is to look at the files that a job names.
+    /// Async lock for checking the server files of a new job.
     pub(super) looking: Arc<tokio::sync::Mutex<()>>,
     pub(super) quota: Quota,
     pub(super) measures: Arc<TrainingMeasures>,
     pub(super) shared: Shared,
     pub(super) watchers: Watchers,
-    /// Why the folder could not be read at the last try, so that each reason is logged once.
+    /// Why the last attempt to read the folder failed, so that each reason is logged once.
     refusal: Mutex<String>,
     pub(super) ahead: ReorderBuffers,
     pub(super) closing: AtomicBool,
@@ -65,15 +67,15 @@ pub(super) struct JobRegistry {
 #[derive(Debug, Default)]
 struct Jobs {
     by_id: BTreeMap<JobId, Arc<Job>>,
-    /// By scope and key: the keys of one owner mean nothing to another.
+    /// By owner scope and key: owners do not share keys.
     by_key: HashMap<(String, IdempotencyKey), JobId>,
-    /// Jobs whose journals cannot be read, and why.
+    /// Jobs whose journals cannot be read, with the error.
     unreadable: HashMap<JobId, JobError>,
-    /// In the order in which they came.
+    /// Queued jobs, in order of arrival.
     waiting: Vec<JobId>,
-    /// Those that [`JobRegistry::next`] gave and that have not stopped.
+    /// Jobs that [`JobRegistry::next`] returned and that have not stopped.
     started: HashSet<JobId>,
-    /// How many jobs have started, and when the last of a name did.
+    /// Number of starts so far, and for each model name the number of its last start.
     starts: u64,
     last_start: HashMap<ModelName, u64>,
     active: bool,
@@ -106,17 +108,17 @@ impl JobRegistry {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// [`JobRegistry::activate`], where somebody else tries again: logs each reason once.
+    /// Calls [`JobRegistry::activate`] from a periodic task. Each failure reason is logged once.
     pub(super) fn try_activate(&self) {
         let reason = self.activate().map_or_else(|error| error.to_string(), |()| String::new());
         let mut told = lock(&self.refusal);
         if *told != reason && !reason.is_empty() {
-            tracing::warn!(%reason, "the jobs' folder cannot be used");
+            tracing::warn!(%reason, "cannot use the jobs folder");
         }
         *told = reason;
     }
 
-    /// Reads the folder, once this server may write to it.
+    /// Reads the jobs folder, if this server holds the write lock and has not read it yet.
     pub(super) fn activate(&self) -> Result<(), JobError> {
         let _making = lock(&self.making);
         if lock(&self.jobs).active || !self.registry.store().is_writable() {
@@ -124,20 +126,20 @@ impl JobRegistry {
         }
         let folder = &self.config.folder;
         ensure_folder(folder)?;
-        // Its name, too, is to survive a crash.
+        // The folder's name must survive a crash, too.
         folder.parent().map_or(Ok(()), sync_folder)?;
         self.shared.reserve.fill();
         let mut queued = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(failed("cannot list", folder))? {
             let path = entry.map_err(failed("cannot list", folder))?.path();
             let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse::<JobId>().ok()) else {
-                tracing::warn!(path = %path.display(), "not a job: left alone");
+                tracing::warn!(path = %path.display(), "not a job folder: ignored");
                 continue;
             };
             match self.recover(&id, path.clone()) {
                 Ok(Some(job)) => {
                     if job.state() == JobState::Running {
-                        // It was caught while it ran: it is the first to run again.
+                        // It was running when the server stopped, so it runs first.
                         job.put_back();
                         queued.push((0, id));
                     } else if job.state() == JobState::Queued {
@@ -147,9 +149,9 @@ impl JobRegistry {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "a job cannot be read: left alone");
+                    tracing::error!(path = %path.display(), %error, "cannot read a job: ignored");
                     let missing = || {
-                        let reason = "it is missing, and there are rows; remove the job's folder if it is of no use";
+                        let reason = "it is missing, but the job has rows; remove the job's folder if unneeded";
                         JobError::Damaged { role: format!("the journal of job {id}"), reason: reason.to_owned() }
                     };
                     let error = if is_missing(&error) { missing() } else { error };
@@ -162,17 +164,18 @@ impl JobRegistry {
         jobs.waiting.extend(queued.into_iter().map(|(_, id)| id));
         jobs.active = true;
         drop(jobs);
-        // What a crash left between two rounds.
+        // A crash between two rounds may have left an open upload.
         self.finish_cut_rounds();
         self.wakeup.notify_one();
         Ok(())
     }
 
-    /// One job as a crash, or a stop, left it. `None`: its upload had not even begun.
+    /// Reads one job after a restart. `None`: the folder had neither a journal nor rows, and was removed.
     fn recover(&self, id: &JobId, folder: PathBuf) -> Result<Option<Job>, JobError> {
         let record = match Record::read(&folder) {
             Ok(record) => record,
-            // The journal is written before the first chunk is taken: rows without a journal are not ours to remove.
+            // The journal is written before the first chunk. Rows without a journal are unexpected, so do not remove
+            // them.
             Err(error) if is_missing(&error) && !spool::holds_chunks(&folder) => {
                 remove(&folder)?;
                 return Ok(None);
@@ -210,7 +213,7 @@ impl JobRegistry {
                     job.tell_counts(counts, last.checked_add(self.config.upload_idle_max));
                     job
                 }
-                // Nothing that another start would find better.
+                // Another restart would not help.
                 Err(error) if error.is_damage() => {
                     let job = Job::new(record, folder, None, false, self.shared.clone())?;
                     self.fail(&job, &error);
@@ -221,13 +224,13 @@ impl JobRegistry {
             return Ok(Some(job));
         }
         if record.waits_for_import() {
-            // What was copied is forgotten: the files may have changed.
+            // Remove the partial copy: the files may have changed.
             remove(&spool::path(&folder))?;
-            tracing::info!(job = %id, "its rows are copied from files anew");
+            tracing::info!(job = %id, "rows will be copied from files again");
         }
         let bytes = |path: PathBuf| path.metadata().map_or(0, |data| data.len());
         let bytes = bytes(spool::path(&folder)) + bytes(checkpoint::path(&folder)) + bytes(held_out::path(&folder));
-        // QUEUED too: it may have run before the last restart but one.
+        // A QUEUED job may also have published: it may have run before an earlier restart.
         let job = Job::new(record, folder, None, true, self.shared.clone())?;
         self.quota.add(&job.share, bytes);
         Ok(Some(job))
@@ -253,7 +256,7 @@ impl JobRegistry {
         lock(&self.jobs).by_id.values().rev().map(|job| job.snapshot()).collect()
     }
 
-    /// Versions that jobs begin with that have not ended, as far as they exist.
+    /// Base versions of jobs that have not ended, if they exist.
     pub(super) fn bases(&self) -> BTreeSet<ModelKey> {
         let open: Vec<_> = {
             let jobs = lock(&self.jobs);
@@ -262,12 +265,12 @@ impl JobRegistry {
         open.iter().filter_map(|job| base::needed(self, job)).collect()
     }
 
-    /// Whether the owner's key has a job.
+    /// Whether a job with this key of the owner exists.
     pub(super) fn knows(&self, key: Option<&IdempotencyKey>, owner: &Owner) -> bool {
         key.is_some_and(|key| self.of_key(key, owner).is_some())
     }
 
-    /// Looks at the files that a job names, as far as that is possible without reading them.
+    /// Checks the server files of a new job without reading all their rows.
     pub(super) fn check_files(
         &self,
         files: &ServerFiles,
@@ -313,14 +316,14 @@ impl JobRegistry {
             (None, key) => self.make(spec, files, (key, owner), priority, round, &[])?,
         };
         drop((making, turn));
-        // Whoever sends rows now gets to finish the chunk that it is writing.
+        // Waits until the current stream has finished the chunk that it is writing.
         let spool = lock(&job.spool);
         let snapshot = job.snapshot();
         if snapshot.state != JobState::Uploading {
             return Ok(Begun::Complete { last_chunk: snapshot.chunks, snapshot });
         }
         let last_chunk = spool.as_ref().map_or(0, |spool| spool.counts().chunks);
-        // While the spool is held: what the stream before could still have appended is counted.
+        // Take over while the spool is locked, so that `last_chunk` includes all chunks of the previous stream.
         let upload = Upload::take_over(Arc::clone(self), Arc::clone(&job));
         drop(spool);
         Ok(Begun::Uploading { upload, snapshot, last_chunk })
@@ -331,13 +334,13 @@ impl JobRegistry {
         jobs.by_id.get(jobs.by_key.get(&(owner.scope().to_owned(), key.clone()))?).cloned()
     }
 
-    /// The newest round of an owner's stream that is remembered.
+    /// The newest remembered round of an owner's stream.
     pub(super) fn newest_round(&self, stream: &IdempotencyKey, owner: &Owner) -> Option<Round> {
         let rounds = self.rounds(stream, owner).into_iter().filter_map(|job| job.round);
         rounds.max_by_key(|round| round.number)
     }
 
-    /// The rounds of an owner's stream that are remembered.
+    /// The remembered rounds of an owner's stream.
     pub(super) fn rounds(&self, stream: &IdempotencyKey, owner: &Owner) -> Vec<JobSnapshot> {
         let of_stream = |job: &&Arc<Job>| {
             job.owner.scope() == owner.scope() && job.round.as_ref().is_some_and(|round| round.stream == *stream)
@@ -345,8 +348,8 @@ impl JobRegistry {
         lock(&self.jobs).by_id.values().filter(of_stream).map(|job| job.snapshot()).collect()
     }
 
-    /// Makes the round after that of `job`, which had so much, and gives it the held-out rows; finds it, if that was done
-    /// before.
+    /// Creates the job of `round`, the round after that of `job`, with the held-out rows. Returns the existing job if
+    /// it was created before.
     pub(super) fn next_round(&self, job: &Job, round: &Round, held_out: &[f64]) -> Result<Arc<Job>, JobError> {
         let _making = lock(&self.making);
         let key = round.key();
@@ -360,30 +363,30 @@ impl JobRegistry {
         }
     }
 
-    /// Ends the uploads of rounds whose next round is there: a crash came between the two.
+    /// Ends the uploads of rounds whose next round already exists, which happens after a crash between the two steps.
     pub(super) fn finish_cut_rounds(&self) {
         let rounds: Vec<Arc<Job>> =
             lock(&self.jobs).by_id.values().filter(|job| job.round.is_some()).cloned().collect();
         let has_next = |job: &Job| rounds.iter().any(|other| is_later_round(other, job));
         for job in rounds.iter().filter(|job| job.told_state() == JobState::Uploading && has_next(job)) {
             let mut spool = lock(&job.spool);
-            // Whoever cuts it holds the spool until it is done.
+            // The stream that ends this round holds the spool until it is done.
             if job.state() != JobState::Uploading {
                 continue;
             }
             if let Err(error) = upload::queue(self, job, &mut spool) {
-                tracing::warn!(job = %job.id, %error, "the upload of a round cannot be ended");
+                tracing::warn!(job = %job.id, %error, "cannot end the upload of a round");
             }
         }
     }
 
-    /// Whether a round before that of `job` has its rows, and has not ended: rounds build on each other.
+    /// Whether an earlier round of the stream of `job` has not ended: rounds build on each other.
     fn waits_for_a_round(by_id: &BTreeMap<JobId, Arc<Job>>, job: &Job) -> bool {
         job.round.is_some() && by_id.values().any(|other| is_later_round(job, other) && !other.told_state().has_ended())
     }
 
-    /// Refuses a job for which there is no room: others keep a fifth of what there is from any one caller. An abandoned upload
-    /// of which nothing would be lost makes room for another.
+    /// Checks that another job fits. One caller alone cannot take more than four fifths of the places. An abandoned
+    /// upload without rows is cancelled if its place is needed.
     fn check_room(&self, owner: &Owner, uploads: bool) -> Result<(), JobError> {
         let (open_jobs_max, open_uploads_max) = (self.config.open_jobs_max, self.config.open_uploads_max);
         let has_room = |uploading: bool, max: usize| {
@@ -408,15 +411,15 @@ impl JobRegistry {
         Ok(())
     }
 
-    /// Cancels the oldest upload that has no rows and no sender; false if there is none.
+    /// Cancels the oldest upload that has no rows and no stream; returns false if there is none.
     fn cancel_abandoned(&self) -> bool {
         let uploads: Vec<Arc<Job>> = {
             let jobs = lock(&self.jobs);
             jobs.by_id.values().filter(|job| job.told_state() == JobState::Uploading).cloned().collect()
         };
-        let reason = "the upload was abandoned: its stream ended before a chunk came, and others needed its place";
+        let reason = "the upload was abandoned: its stream ended before the first chunk, and others needed its place";
         uploads.iter().filter(|job| job.round.is_none() && job.snapshot().chunks == 0).any(|job| {
-            // The holder of the lock is sending rows.
+            // A locked spool means that rows are being written.
             let Ok(mut spool) = job.spool.try_lock() else { return false };
             if job.stream.receiver_count() > 0 || job.state() != JobState::Uploading || job.snapshot().chunks > 0 {
                 return false;
@@ -442,7 +445,7 @@ impl JobRegistry {
         let folder = self.config.folder.join(id.as_str());
         ensure_folder(&folder)?;
         let make = || {
-            // Rows from files have their spool once they are copied.
+            // For rows from server files, the import creates the spool.
             let spool = if files.is_none() { Some(Spool::create(&folder, columns)?) } else { None };
             let mut record = Record::new(id, spec.spec().clone(), files, key, priority, SystemTime::now());
             record.columns = Some(columns);
@@ -478,7 +481,7 @@ impl JobRegistry {
         let surplus = (ended.len() + 1).saturating_sub(self.config.ended_jobs_max.max(1));
         for job in &ended[..surplus.min(ended.len())] {
             remove(&job.folder)?;
-            // Where its rows could not be removed before.
+            // Needed if its rows could not be removed before.
             self.quota.release_all(&job.share);
             let mut jobs = lock(&self.jobs);
             jobs.by_id.remove(&job.id);
@@ -492,12 +495,12 @@ impl JobRegistry {
         Ok(())
     }
 
-    /// Takes `bytes` more of the disk for a job, or refuses.
+    /// Reserves `bytes` more of the disk quota for a job.
     pub(super) fn reserve(&self, job: &Job, bytes: u64) -> Result<(), JobError> {
         self.quota.reserve(&job.share, bytes, || self.retry_after())
     }
 
-    /// When a job that runs may have ended, and its rows are gone.
+    /// Retry delay: the shortest estimated time until a running job ends and frees its rows, from 1 s to 1 min.
     fn retry_after(&self) -> Duration {
         let jobs = lock(&self.jobs);
         let running = jobs.by_id.values().filter(|job| job.told_state() == JobState::Running);
@@ -505,23 +508,23 @@ impl JobRegistry {
         left.unwrap_or(RETRY_AFTER).clamp(Duration::from_secs(1), RETRY_AFTER_MAX)
     }
 
-    /// Puts a job whose rows are all here in line.
+    /// Adds a job to the end of the queue and wakes the runner.
     pub(super) fn enqueue(&self, id: JobId) {
         let mut jobs = lock(&self.jobs);
-        // One that was paused and resumed comes last.
+        // A job that was paused and resumed goes to the end.
         jobs.waiting.retain(|other| *other != id);
         jobs.waiting.push(id);
         drop(jobs);
         self.wakeup.notify_one();
     }
 
-    /// The next job to train, in the order of [`queue::next`].
+    /// Takes the next job to train, in the order of [`queue::next`].
     pub(super) fn next(&self) -> Option<Arc<Job>> {
         let mut jobs = lock(&self.jobs);
         let Jobs { by_id, waiting, started, starts, last_start, .. } = &mut *jobs;
-        // Others were cancelled or paused meanwhile.
+        // Some may have been cancelled or paused in the meantime.
         waiting.retain(|id| by_id.get(id).is_some_and(|job| job.told_state() == JobState::Queued));
-        // What runs may publish the version that another job of its name has to be better than.
+        // A running job may publish the version that a later job of the same model must be better than.
         let runs = |name: &ModelName| {
             started.iter().filter_map(|id| by_id.get(id)).any(|job| job.spec.spec().model_name == *name)
         };
@@ -543,34 +546,33 @@ impl JobRegistry {
         Some(job)
     }
 
-    /// A job that [`JobRegistry::next`] gave does not run any more.
+    /// Records that a job from [`JobRegistry::next`] no longer runs.
     pub(super) fn has_stopped(&self, id: &JobId) {
         lock(&self.jobs).started.remove(id);
     }
 
-    /// Whether a job was started and has not stopped.
+    /// Whether a job has started and not stopped.
     #[cfg(test)]
     pub(super) fn has_started(&self, id: &JobId) -> bool {
         lock(&self.jobs).started.contains(id)
     }
 
-    /// Whether any job waits or was started and has not stopped.
+    /// Whether any job is queued, or has started and not stopped.
     #[cfg(test)]
     pub(super) fn has_waiting_or_started(&self) -> bool {
         let jobs = lock(&self.jobs);
         !jobs.waiting.is_empty() || !jobs.started.is_empty()
     }
 
-    /// Writes down where a job's training can go on.
+    /// Saves a checkpoint of a job, within its quota.
     ///
     /// # Errors
-    /// Those of the quota, which harm nothing: the checkpoint before stays. Others, a full disk above all, are to fail the
-    /// job.
+    /// Those of the quota, and those of writing the file. The previous checkpoint stays in both cases.
     pub(super) fn save_checkpoint(&self, job: &Job, bytes: &[u8]) -> Result<(), JobError> {
         let path = checkpoint::path(&job.folder);
         let before = path.metadata().map_or(0, |data| data.len());
         let bytes_now = checkpoint::bytes_on_disk(bytes);
-        // Both are there for a moment.
+        // The old and the new checkpoint exist at the same time for a moment.
         self.reserve(job, bytes_now)?;
         match checkpoint::write(&job.folder, bytes) {
             Ok(()) => self.quota.release(&job.share, before),
@@ -582,27 +584,28 @@ impl JobRegistry {
         Ok(())
     }
 
-    /// Cancels a job that does not run and says true; tells one that runs to stop and says false.
+    /// Cancels a job that is not running and returns true. For a running job it only requests the stop and returns
+    /// false.
     pub(super) fn cancel(&self, id: &JobId) -> Result<bool, JobError> {
         let job = self.job(id)?;
         let mut spool = lock(&job.spool);
         job.cancel_unless_running(None, || self.let_go(&job, &mut spool))
     }
 
-    /// Puts a paused job in line again.
+    /// Puts a paused job back in the queue.
     pub(super) fn resume(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
         let snapshot = self.job(id)?.resume()?;
         self.enqueue(id.clone());
         Ok(snapshot)
     }
 
-    /// Ends a job that cannot go on.
+    /// Fails a job.
     pub(super) fn fail(&self, job: &Job, error: &JobError) {
         self.fail_upload(job, &mut lock(&job.spool), error);
     }
 
-    /// The same for the holder of the spool. The journal comes first; where the disk is so full that not even the reserve
-    /// suffices, the rows make room for it.
+    /// Fails a job whose spool the caller has locked. It writes the journal before it removes the rows. If the disk is
+    /// full and even the reserve is not enough, it removes the rows first to make room for the journal.
     pub(super) fn fail_upload(&self, job: &Job, spool: &mut Option<Spool>, error: &JobError) {
         tracing::warn!(job = %job.id, %error, "a job failed");
         *spool = None;
@@ -631,7 +634,8 @@ impl JobRegistry {
         self.remove_rows(job);
     }
 
-    /// Removes the rows and the checkpoint of a job that has ended, or cannot end otherwise. The spool is not open.
+    /// Removes the rows, checkpoint and held-out rows of a job that has ended, or that needs the space to end. The
+    /// spool must be closed.
     pub(super) fn remove_rows(&self, job: &Job) {
         let removed = remove(&spool::path(&job.folder))
             .and_then(|()| at(&job.folder, Step::RowsRemoved))
@@ -640,11 +644,11 @@ impl JobRegistry {
             .and_then(|()| at(&job.folder, Step::FilesRemoved));
         match removed {
             Ok(()) => self.quota.release_all(&job.share),
-            Err(error) => tracing::warn!(job = %job.id, %error, "the rows of an ended job stay on disk"),
+            Err(error) => tracing::warn!(job = %job.id, %error, "cannot remove the rows of an ended job"),
         }
     }
 
-    /// Cancels uploads that nobody has sent a chunk to for too long, and jobs that nobody has resumed.
+    /// Cancels expired uploads, and jobs that were paused for too long.
     pub(super) fn expire(&self, now: SystemTime) {
         let open: Vec<Arc<Job>> = lock(&self.jobs).by_id.values().cloned().collect();
         for job in open {
@@ -654,13 +658,13 @@ impl JobRegistry {
                 _ => Ok(false),
             };
             if let Err(error) = ended {
-                tracing::warn!(job = %job.id, %error, "a job that expired cannot be ended");
+                tracing::warn!(job = %job.id, %error, "cannot end an expired job");
             }
         }
     }
 
     fn expire_upload(&self, job: &Job, now: SystemTime) -> Result<bool, JobError> {
-        // Not to wait for a chunk that is being written.
+        // Check before locking, so as not to wait for a chunk that is being written.
         if self.expiry(job, now).is_none() {
             return Ok(false);
         }
@@ -672,18 +676,18 @@ impl JobRegistry {
         job.cancel_unless_running(Some(reason), || self.let_go(job, &mut spool))
     }
 
-    /// Why an upload has expired, if it has.
+    /// The reason for cancelling an upload, if it has expired.
     fn expiry(&self, job: &Job, now: SystemTime) -> Option<String> {
         let is_attached = job.stream.receiver_count() > 0;
-        // A stream of rounds that is connected may wait for rounds, not for its client; its rows may be few and far between.
+        // A connected stream of rounds may be waiting for running rounds, and its rows may be rare. It never expires.
         if is_attached && job.round.is_some() {
             return None;
         }
         let snapshot = job.snapshot();
         if snapshot.upload_expires.is_some_and(|at| at <= now) {
-            return Some(format!("the upload expired: no chunk came for {:?}", self.config.upload_idle_max));
+            return Some(format!("the upload expired: no chunk was received for {:?}", self.config.upload_idle_max));
         }
-        // Nobody comes back to it, or would find no more than what a new one has.
+        // Without a key it cannot be resumed; without chunks, resuming it gains nothing over a new upload.
         let loses_nothing = snapshot.chunks == 0 || snapshot.idempotency_key.is_none();
         let abandoned_max = ABANDONED_MAX.min(self.config.upload_idle_max);
         let abandoned_at = lock(&job.detached).checked_add(abandoned_max)?;
@@ -698,7 +702,7 @@ impl JobRegistry {
         job.cancel_if_paused_before(since, reason, || self.let_go(job, &mut spool))
     }
 
-    /// Takes nothing more, and tells everybody.
+    /// Rejects new work from now on, and wakes the streams and the runner.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         for job in lock(&self.jobs).by_id.values() {
@@ -707,7 +711,7 @@ impl JobRegistry {
         self.wakeup.notify_one();
     }
 
-    /// Drops all jobs from memory: their watchers' channels close.
+    /// Drops all jobs from memory, which closes their watchers' channels.
     pub(super) fn forget_all(&self) {
         let mut jobs = lock(&self.jobs);
         jobs.by_id.clear();
@@ -716,7 +720,7 @@ impl JobRegistry {
     }
 }
 
-/// Whether `later` is a round of the same stream of the same owner, after `earlier`.
+/// Whether `later` is a later round than `earlier` of the same stream and owner.
 fn is_later_round(later: &Job, earlier: &Job) -> bool {
     match (&later.round, &earlier.round) {
         (Some(round), Some(before)) => later.owner.scope() == earlier.owner.scope() && round.is_after(before),

@@ -1,4 +1,4 @@
-//! Chunks that came ahead of their turn: kept in memory, within bounds, until those before them have come.
+//! Reorder buffer: keeps chunks that arrive ahead of a missing one in memory, within limits.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::JobError;
 use super::spool::Chunk;
 
-/// Chunks that an upload may be ahead.
+/// Maximum buffered chunks of one upload.
 pub(super) const CHUNKS_MAX: usize = 64;
-/// Bytes of them.
+/// Maximum buffered bytes of one upload.
 const BYTES_MAX: u64 = 64 << 20;
-/// Bytes of all uploads together.
+/// Maximum buffered bytes of all uploads together.
 const ALL_BYTES_MAX: u64 = 256 << 20;
 
-/// Bytes that chunks ahead of their turn take, of all uploads. Cheap to clone.
+/// Buffered bytes of all uploads. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReorderBuffers(Arc<AtomicU64>);
 
-/// The chunks of one upload that came ahead of their turn.
+/// The buffered chunks of one upload.
 #[derive(Debug)]
 pub(super) struct ReorderBuffer {
     chunks: BTreeMap<u64, Chunk>,
@@ -32,7 +32,8 @@ impl ReorderBuffer {
         Self { chunks: BTreeMap::new(), bytes: 0, all }
     }
 
-    /// Keeps a chunk until its turn; `next` is whose turn it is. One that is kept already is kept once.
+    /// Buffers a chunk. `next` is the number of the missing chunk, for error texts. A chunk that is already buffered is
+    /// not stored twice.
     pub(super) fn keep(&mut self, chunk: Chunk, next: u64) -> Result<(), JobError> {
         let (count, bytes) = (self.chunks.len(), chunk.bytes());
         match self.chunks.entry(chunk.number()) {
@@ -53,12 +54,12 @@ impl ReorderBuffer {
         }
     }
 
-    /// Whether none is kept.
+    /// Whether no chunk is buffered.
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
-    /// The chunk of this number, if it was kept.
+    /// Removes and returns the chunk with this number, if it is buffered.
     pub(super) fn take(&mut self, number: u64) -> Option<Chunk> {
         let chunk = self.chunks.remove(&number)?;
         self.bytes -= chunk.bytes();

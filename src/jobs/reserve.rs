@@ -1,5 +1,4 @@
-//! Space on the disk that is kept for journals: where the disk is full, a job can still be paused, cancelled and failed, and its
-//! rows can go.
+//! Disk reserve for journals: on a full disk, jobs can still be paused, cancelled or failed, and their rows removed.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -11,30 +10,30 @@ use super::job::lock;
 use crate::store::StoreError;
 use crate::store::disk::{Access, free_bytes, open_regular, remove};
 
-/// Bytes of the reserve: two blocks for each of 64 jobs.
+/// Bytes of the reserve: two 4 KiB blocks for each of 64 jobs.
 pub(super) const RESERVE_BYTES: u64 = 512 << 10;
-/// Less than this is no use: the file goes as a whole, and a name with it.
+/// Smallest reserve to keep, in bytes. Instead of shrinking below it, the file is deleted, which also frees its name.
 const PIECE_BYTES_MIN: u64 = 8 << 10;
 
-/// A file that takes space until a journal needs it.
+/// A file that occupies disk space until a journal needs it.
 #[derive(Debug)]
 pub(super) struct DiskReserve {
     path: PathBuf,
-    /// Held while a journal is written from the reserve, and while the reserve is filled.
+    /// Held while a journal is written from the reserve and while the reserve is filled.
     turn: Mutex<()>,
 }
 
 impl DiskReserve {
-    /// The reserve of the store that has its jobs in `jobs`. It is filled by [`DiskReserve::fill`].
+    /// The reserve of the store whose jobs folder is `jobs`. [`DiskReserve::fill`] fills it.
     pub(super) fn new(jobs: &Path) -> Self {
         Self { path: jobs.parent().unwrap_or(jobs).join(".reserve"), turn: Mutex::default() }
     }
 
-    /// Takes what the reserve lacks, where twice as much is free. What cannot be taken now is taken later.
+    /// Refills the reserve if the disk has twice the missing bytes free. Otherwise a later call does.
     pub(super) fn fill(&self) {
         let _turn = lock(&self.turn);
         if let Err(error) = self.try_fill() {
-            tracing::debug!(%error, "the disk reserve of the store cannot be filled now");
+            tracing::debug!(%error, "cannot fill the store's disk reserve now");
         }
     }
 
@@ -49,16 +48,16 @@ impl DiskReserve {
         file.seek(SeekFrom::Start(length))?;
         let filled = write_noise(&mut file, lacks).and_then(|()| file.sync_all());
         if filled.is_err() {
-            // Half of it may be there: what the disk refused is not to be taken from others.
+            // Part of the bytes may be written: give them back, since others need the space more.
             file.set_len(length)?;
         }
         filled
     }
 
-    /// Writes a journal. Each time the disk is full, a part of the reserve is given back and the journal is written again.
+    /// Writes a journal. While the disk is full, it releases half of the reserve and writes again.
     ///
     /// # Errors
-    /// Those of `write`; that of a full disk once the reserve is used up.
+    /// Those of `write`. A full disk is an error only once the reserve is used up.
     pub(super) fn spend<T>(&self, write: impl Fn() -> Result<T, JobError>) -> Result<T, JobError> {
         let mut outcome = write();
         if !is_full(&outcome) {
@@ -68,7 +67,7 @@ impl DiskReserve {
         while is_full(&outcome) && self.give_back() {
             outcome = write();
         }
-        // The old journal is gone, and its space is free.
+        // The old journal was replaced, so its space is free again.
         let filled = self.try_fill();
         drop(turn);
         if outcome.is_ok() {
@@ -77,7 +76,7 @@ impl DiskReserve {
         outcome
     }
 
-    /// Gives half of the reserve back to the disk; false if nothing is left of it.
+    /// Releases half of the reserve; returns false if no reserve is left.
     fn give_back(&self) -> bool {
         let Ok(length) = std::fs::symlink_metadata(&self.path).map(|data| data.len()) else { return false };
         if length / 2 < PIECE_BYTES_MIN {
@@ -95,7 +94,7 @@ fn is_full<T>(outcome: &Result<T, JobError>) -> bool {
     matches!(outcome, Err(JobError::DiskFull { .. } | JobError::Store(StoreError::DiskFull { .. })))
 }
 
-/// Writes `count` bytes that no file system stores in less space.
+/// Writes `count` pseudorandom bytes, which a compressing file system cannot store in less space.
 fn write_noise(file: &mut File, count: u64) -> std::io::Result<()> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut block = Vec::with_capacity(count as usize + 8);
@@ -129,7 +128,7 @@ mod tests {
         let length = || std::fs::metadata(&reserve.path).map_or(0, |data| data.len());
         reserve.fill();
         assert_eq!(length(), RESERVE_BYTES);
-        // A disk on which nothing is free but what the reserve gives back.
+        // A disk on which only the bytes that the reserve releases are free.
         for needed in [1, RESERVE_BYTES / 2, RESERVE_BYTES] {
             let tries = Cell::new(0);
             let written = reserve.spend(|| {

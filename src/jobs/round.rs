@@ -1,35 +1,35 @@
-//! Rounds of a stream whose rows never end: each is a job of its own, and knows where in the stream it begins.
+//! Rounds of an endless stream: each round is a separate job that records where in the stream it starts.
 
 use serde::{Deserialize, Serialize};
 
 use super::IdempotencyKey;
 
-/// Which part of a stream a job is.
+/// Position of a job in its stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
-    /// The client's key: that of the whole stream.
+    /// The client's key of the whole stream.
     pub stream: IdempotencyKey,
-    /// From 1.
+    /// Number of the round, from 1.
     pub number: u64,
-    /// Chunks of the stream in the rounds before.
+    /// Chunks in all earlier rounds of the stream.
     pub chunks_before: u64,
-    /// Rows of the stream in the rounds before, of both roles.
+    /// Rows in all earlier rounds of the stream, training and test rows together.
     pub rows_before: u64,
 }
 
 impl Round {
-    /// Bytes of a stream's key, at most: those of its rounds are longer.
+    /// Maximum bytes of a stream's key. The keys of its rounds append `#` and a number.
     pub const STREAM_KEY_BYTES_MAX: usize = 100;
 
-    /// Why a round was cancelled for which no row came; its stream has ended well.
-    pub const LEFT: &str = "the stream ended, and no row came for another round";
+    /// Cancel reason of a round that received no rows because its stream ended normally.
+    pub const LEFT: &str = "the stream ended without rows for another round";
 
     /// The first round of a stream.
     pub fn first(stream: IdempotencyKey) -> Self {
         Self { stream, number: 1, chunks_before: 0, rows_before: 0 }
     }
 
-    /// The round after this one, which had so much.
+    /// The next round, if this one has `chunks` chunks and `rows` rows.
     pub(super) fn next(&self, chunks: u64, rows: u64) -> Self {
         Self {
             stream: self.stream.clone(),
@@ -44,7 +44,7 @@ impl Round {
         IdempotencyKey(format!("{}#{}", self.stream, self.number))
     }
 
-    /// Whether `other` is a round of the same stream before this one.
+    /// Whether `other` is an earlier round of the same stream.
     pub(super) fn is_after(&self, other: &Self) -> bool {
         self.stream == other.stream && self.number > other.number
     }

@@ -1,4 +1,4 @@
-//! The rows of a finished spool, read where they are: what training sees of them.
+//! Training's view of a finished spool: rows are read from disk on demand.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -16,16 +16,16 @@ use crate::store::disk::{Access, failed, open_regular};
 use crate::store::role::role;
 use crate::training::{RowSource, SourceError};
 
-/// Numbers that are put into the digest at a time.
+/// Number of values that are hashed at a time.
 const BLOCK_NUMBERS: usize = 1 << 16;
 
-/// The rows of one role in a spool whose checksums were right when it was opened.
+/// Rows of one role in a spool whose checksums were verified when it was opened.
 #[derive(Clone, Debug)]
 pub(super) struct SpooledRows {
     spool: Arc<OpenSpool>,
     role: RowRole,
     count: u64,
-    /// Whether a chunk of them has values of binary64.
+    /// Whether any chunk of this role has binary64 values.
     is_wide: bool,
 }
 
@@ -35,24 +35,25 @@ struct OpenSpool {
     file: File,
     columns: usize,
     index: Index,
-    /// When it was opened: a file that somebody changes is noticed.
+    /// Length and modification time when the file was opened, to detect later changes.
     length: u64,
     modified: Option<SystemTime>,
 }
 
-/// A finished spool.
+/// A verified, finished spool.
 #[derive(Clone, Debug)]
 pub(super) struct Received {
-    /// Rows to train on.
+    /// Training rows.
     pub(super) training: SpooledRows,
-    /// Rows to measure on.
+    /// Test rows.
     pub(super) test: SpooledRows,
-    /// Of the training rows and then the test rows, as they lie in the spool, each after the count of their numbers.
+    /// SHA-256 of the training rows followed by the test rows, as stored in the spool. Each part starts with its number
+    /// of values (u64).
     pub(super) sha256: String,
 }
 
-/// Opens the finished spool in `folder`, which must hold what `expected` says (but for its bytes), and verifies it: every
-/// chunk once, a block in memory at a time. `None` if `go_on` said no meanwhile.
+/// Opens the finished spool in `folder` and verifies every chunk, with one block in memory at a time. The counts must
+/// equal `expected`, except for the bytes. Returns `None` if `go_on` returns false in the meantime.
 pub(super) fn open(
     folder: &Path,
     columns: usize,
@@ -83,7 +84,7 @@ pub(super) fn open(
     {
         let (here, told) = (counts.rows(), expected.rows());
         let reason = format!(
-            "it holds {} chunks with {here} rows, {} chunks with {told} rows were acknowledged",
+            "it holds {} chunks with {here} rows, but {} chunks with {told} rows were acknowledged",
             counts.chunks, expected.chunks
         );
         return Err(damaged(&path, &reason));
@@ -91,7 +92,7 @@ pub(super) fn open(
     let spool = Arc::new(OpenSpool { path, file, columns, index, length, modified });
     let training = SpooledRows::new(&spool, RowRole::Training, counts.training_rows);
     let test = SpooledRows::new(&spool, RowRole::Test, counts.test_rows);
-    // Test rows may lie between training rows: they are read again.
+    // Test rows may lie between training rows, so they are hashed in a second pass.
     digest.update(counts.test_rows.saturating_mul(columns as u64).to_le_bytes());
     let block = (BLOCK_NUMBERS / columns).max(1) as u64;
     let (mut values, mut first) = (Vec::<u8>::new(), 0);
@@ -137,7 +138,7 @@ impl RowSource for SpooledRows {
         let (mut row, mut unread) = (first, values);
         while !unread.is_empty() {
             let Some(place) = index.row(self.role, row) else {
-                return Err(failed(format!("there is no row {row}, it has {}", self.count)));
+                return Err(failed(format!("row {row} does not exist: there are {} rows", self.count)));
             };
             let rows = place.rows.min((unread.len() / columns) as u64).max(1);
             let numbers = unread.len().min(rows as usize * columns);
@@ -167,8 +168,8 @@ impl RowSource for SpooledRows {
     }
 }
 
-/// The 64-bit number with the shortest digits of a 32-bit one. Beside chunks that need 64 bits, those that do not came as 32 bits:
-/// 0.1 is then one number in all of them.
+/// Converts a binary32 value to the binary64 value with the same shortest decimal digits. In a job with both widths,
+/// 0.1 is then the same number in every chunk.
 fn widened(value: f32) -> f64 {
     let exact = f64::from(value);
     if exact == exact.trunc() || !exact.is_finite() {
@@ -182,8 +183,9 @@ impl SpooledRows {
         Self { is_wide: spool.index.has_wide(role), spool: Arc::clone(spool), role, count }
     }
 
-    /// Calls `found(places of its numbers among those that are asked for, whether they are binary64, bytes)` for each piece of
-    /// `rows` rows from row `first` on that lies in one chunk; `bytes` is room for it.
+    /// Reads `rows` rows from row `first` on, and calls `found(range, is_wide, bytes)` once for each contiguous piece
+    /// in one chunk. `range` is the position of the piece among the requested values, and `is_wide` says whether they
+    /// are binary64. `bytes` is a reusable buffer.
     fn pieces(
         &self,
         first: u64,
@@ -197,7 +199,7 @@ impl SpooledRows {
         let mut row = first;
         while row < first + rows {
             let Some(place) = index.row(self.role, row) else {
-                return Err(failed(format!("there is no row {row}, it has {}", self.count)));
+                return Err(failed(format!("row {row} does not exist: there are {} rows", self.count)));
             };
             let count = place.rows.min(first + rows - row);
             let row_bytes = *columns as u64 * number_bytes(place.is_wide);
@@ -213,13 +215,13 @@ impl SpooledRows {
 }
 
 impl OpenSpool {
-    /// Refuses a file that was written to after its checksums were right.
+    /// Fails if the file's length or modification time changed since it was opened.
     fn check_unchanged(&self) -> Result<(), String> {
         let data = self.file.metadata().map_err(|error| error.to_string())?;
         if (data.len(), data.modified().ok()) == (self.length, self.modified) {
             Ok(())
         } else {
-            Err("it was changed while it was read; its rows have to be sent again, as a new job".to_owned())
+            Err("it was changed while it was read; send its rows again, as a new job".to_owned())
         }
     }
 }
@@ -278,7 +280,7 @@ mod tests {
                 }
             }
             let error = rows.read(rows.count(), &mut [0.0; COLUMNS]).expect_err("behind the end");
-            assert!(error.to_string().contains("there is no row"), "{error}");
+            assert!(error.to_string().contains("does not exist"), "{error}");
         }
     }
 
@@ -335,7 +337,7 @@ mod tests {
             Counts { test_rows: 0, ..counts },
         ] {
             let error = open(folder.path(), COLUMNS, other, &|| true).expect_err("refused").to_string();
-            assert!(error.contains("were acknowledged") && error.contains("sent again"), "{error}");
+            assert!(error.contains("were acknowledged") && error.contains("send its rows again"), "{error}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Trains queued jobs, a few at a time, and looks after the others meanwhile.
+//! Job runner: trains queued jobs, at most `running_jobs_max` at a time, and does periodic housekeeping.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -20,12 +20,12 @@ use crate::training::{
     train,
 };
 
-/// How often uploads are looked at for their age, and the store for whether it has become writable.
+/// Interval of housekeeping: expiring jobs, checking whether the store became writable, and filling the disk reserve.
 const TICK: Duration = Duration::from_millis(500);
-/// How often, and after which pause, it is tried to write down how a job ended.
+/// Number of attempts to write a job's final state, and the pause after each.
 const SETTLE_TRIES: usize = 5;
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
-/// Newest versions that are searched for the one of a job that a crash caught.
+/// Maximum number of newest versions to search for the one that an interrupted job published.
 const ADOPTION_SEARCH_MAX: usize = 1000;
 
 /// How a job's training ended.
@@ -33,22 +33,22 @@ const ADOPTION_SEARCH_MAX: usize = 1000;
 pub(super) enum Outcome {
     /// A version was published.
     Published(Version, Box<TrainingReport>),
-    /// It is no better than its base, as its journal says already.
+    /// The model is not better than its base, so it was not published. The journal already records the reason.
     KeptBack,
-    /// It was cancelled.
+    /// A cancel request stopped it.
     Cancelled,
-    /// It was paused.
+    /// A pause request stopped it.
     Paused,
-    /// The server stops; the job starts again.
+    /// The server is shutting down; the job resumes at the next start.
     Stopped,
-    /// It failed.
+    /// Training failed, for this reason.
     Failed(String),
-    /// It failed: one of its files is damaged or gone.
+    /// Training failed because one of the job's files is damaged or missing.
     DataLost(String),
 }
 
 impl Outcome {
-    /// Of a job whose training was stopped.
+    /// The outcome of a job whose training was stopped, by its stop request.
     pub(super) fn stopped(job: &Job) -> Self {
         match job.stop_request() {
             StopRequest::GoOn => Self::Stopped,
@@ -58,10 +58,10 @@ impl Outcome {
     }
 }
 
-/// Trains a job. Runs on a thread of its own.
+/// Function that trains a job, on a thread of its own.
 pub(super) type Work = fn(&JobRegistry, &Job) -> Outcome;
 
-/// The task that trains.
+/// The task that runs jobs.
 #[derive(Debug)]
 pub(super) struct Runner {
     task: Mutex<Option<JoinHandle<()>>>,
@@ -72,7 +72,7 @@ impl Runner {
         Self { task: Mutex::new(Some(tokio::spawn(run(table, work)))) }
     }
 
-    /// Waits until it has ended, after [`JobRegistry::close`].
+    /// Waits until the task has ended. Call [`JobRegistry::close`] first.
     pub(super) async fn join(&self) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
@@ -103,7 +103,7 @@ async fn run(table: Arc<JobRegistry>, work: Work) {
     }
 }
 
-/// Trains one job, if it can still start, and writes down how it ended.
+/// Runs one job, if it can still start, and records its outcome.
 async fn see_through(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
     let id = job.id.clone();
     run_one(Arc::clone(&table), job, work).await;
@@ -114,7 +114,7 @@ async fn run_one(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
     let (starting, at) = (Arc::clone(&job), Arc::clone(&table));
     let started = tokio::task::spawn_blocking(move || match starting.start() {
         Ok(()) => true,
-        // Cancelled or paused meanwhile.
+        // The job was cancelled or paused in the meantime.
         Err(JobError::IllegalMove(_)) => false,
         Err(error) => {
             at.fail(&starting, &error.of_job(&starting.id));
@@ -130,13 +130,13 @@ async fn run_one(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
         let outcome = match spawn_training("train", move || work(&at, &trained)) {
             Ok(outcome) => match outcome.await {
                 Ok(Ok(outcome)) => outcome,
-                Ok(Err(panicked)) => Outcome::Failed(format!("a fault of the server: {panicked}")),
-                Err(_) => Outcome::Failed("a fault of the server: the training thread was lost".to_owned()),
+                Ok(Err(panicked)) => Outcome::Failed(format!("internal server error: {panicked}")),
+                Err(_) => Outcome::Failed("internal server error: the training thread was lost".to_owned()),
             },
-            Err(error) => Outcome::Failed(format!("no thread to train on: {error}")),
+            Err(error) => Outcome::Failed(format!("cannot start a training thread: {error}")),
         };
         let (settled, at) = (Arc::clone(&job), Arc::clone(&table));
-        // A pause that cannot be written down is no pause: training goes on from its checkpoint.
+        // If the pause could not be persisted, the job is not paused: training resumes from its checkpoint.
         match tokio::task::spawn_blocking(move || settle(&at, &settled, outcome)).await {
             Ok(Settled::GoesOn) if !table.is_closing() => {}
             _ => return,
@@ -144,16 +144,16 @@ async fn run_one(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
     }
 }
 
-/// Whether a job has more to do.
+/// Whether a job continues after its outcome was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Settled {
-    /// Nothing, now.
+    /// The job stops for now.
     Stopped,
-    /// It is to train on.
+    /// Training continues.
     GoesOn,
 }
 
-/// What goes on beside training.
+/// Periodic housekeeping, independent of training.
 async fn look_after(table: &Arc<JobRegistry>) {
     let table = Arc::clone(table);
     let done = tokio::task::spawn_blocking(move || {
@@ -164,8 +164,9 @@ async fn look_after(table: &Arc<JobRegistry>) {
     let _ = done.await;
 }
 
-/// Writes down how a job ended, then removes its rows, then tells everybody. Where the disk refuses, it is tried again; at last
-/// those who wait are told, and a restart settles it (a published version is found again by its job's id).
+/// Records a job's outcome: writes the journal, removes the rows, then notifies watchers. If the disk fails, it
+/// retries; after the last attempt the job ends in memory only, and a restart settles it (a published version is found
+/// by its job id).
 fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
     let data_lost = matches!(outcome, Outcome::DataLost(_));
     let (next, failure, published) = match outcome {
@@ -215,14 +216,14 @@ fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
                 is_full = matches!(error, JobError::Store(StoreError::DiskFull { .. }));
             }
         }
-        // A version that is published needs no rows any more; without it they are the last to go.
+        // After publishing, the rows are not needed. Without a version, they are removed only as the last resort.
         if published.is_some() && is_full {
             table.remove_rows(job);
         }
         std::thread::sleep(SETTLE_PAUSE);
     }
     if is_full {
-        // Not even the reserve suffices: the rows make room for the journal.
+        // Even the disk reserve was not enough: remove the rows to make room for the journal.
         table.remove_rows(job);
         if end().is_ok() {
             return Settled::Stopped;
@@ -235,14 +236,14 @@ fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
     Settled::Stopped
 }
 
-/// Copies the rows, where they are in files; reads them, trains, publishes.
+/// Imports the rows from server files if needed, verifies them, trains, and publishes a version.
 pub(super) fn train_and_publish(table: &JobRegistry, job: &Job) -> Outcome {
     if job.may_be_published
         && let Some((version, report)) = published_already(table, job)
     {
         return Outcome::Published(version, report);
     }
-    // A crash caught it after that was written down.
+    // The server stopped after this outcome was recorded and before the job ended.
     if lock(&job.record).kept_back.is_some() {
         return Outcome::KeptBack;
     }
@@ -272,18 +273,18 @@ fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
         Some(checkpoint) => Start::Checkpoint(checkpoint, model.clone()),
         None => anew(),
     };
-    // A pool of its own: with one for all jobs, a thread that waits for its part of one job's step takes up another job, and
-    // comes back only when that has ended.
+    // Each job needs its own pool: in a shared pool, a thread that waits inside a step of one job can pick up work of
+    // another job, and returns only when that is done.
     let pool = match training_pool(table.config.training_threads, Arc::clone(&table.min_share)) {
         Ok(pool) => pool,
-        Err(error) => return Ok(Outcome::Failed(format!("no threads to train on: {error}"))),
+        Err(error) => return Ok(Outcome::Failed(format!("cannot start training threads: {error}"))),
     };
     let held_out = held_out::read(&job.folder, job.columns)?;
     let training: Arc<dyn RowSource> = Arc::new(received.training);
     let mut overseer = JobObserver::new(table, job);
     let mut trained = train(&spec, &training, &held_out, &received.test, start, &pool, &mut overseer);
     if let Err(TrainError::Checkpoint(error @ CheckpointError::Software { .. })) = &trained {
-        tracing::warn!(job = %job.id, %error, "training begins anew");
+        tracing::warn!(job = %job.id, %error, "training restarts from the beginning");
         trained = train(&spec, &training, &held_out, &received.test, anew(), &pool, &mut overseer);
     }
     let mut trained = match trained {
@@ -299,7 +300,7 @@ fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
     if job.spec.spec().publish_if_better
         && let Some(reason) = gate::kept_back(&trained.report)
     {
-        // Before the rows go: after a crash there is nothing to find that out from again.
+        // Record this before the rows are removed: a restart could not find it out again.
         job.write_down(|record| (record.kept_back, record.report) = (Some(reason), Some(trained.report)))?;
         return Ok(Outcome::KeptBack);
     }
@@ -315,7 +316,7 @@ fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
     Ok(Outcome::Published(version, Box::new(trained.report)))
 }
 
-/// The file of the held-out rows that the version is to keep.
+/// Encodes the validation sample to store with the version; `None` if it has no rows.
 fn sample_of(job: &Job, spec: &CheckedTrainSpec, training: &dyn RowSource) -> Result<Option<Vec<u8>>, JobError> {
     let rows_max = sample::affordable(spec.spec().validation_sample_rows, spec.features(), training.is_wide());
     let unreadable = |error: SourceError| JobError::Damaged {
@@ -326,7 +327,7 @@ fn sample_of(job: &Job, spec: &CheckedTrainSpec, training: &dyn RowSource) -> Re
     Ok((!rows.is_empty()).then(|| sample::to_bytes(&rows, spec.features())))
 }
 
-/// The version that this job published before a crash kept it from saying so.
+/// Finds the version that this job published before a crash, when its journal does not name it yet.
 fn published_already(table: &JobRegistry, job: &Job) -> Option<(Version, Box<TrainingReport>)> {
     let store = table.registry.store();
     let name = &job.spec.spec().model_name;
@@ -337,8 +338,8 @@ fn published_already(table: &JobRegistry, job: &Job) -> Option<(Version, Box<Tra
         let report = match header.and_then(|header| Artifact::peek(&header).map_err(|error| error.to_string())) {
             Ok((_, report, _)) => report,
             Err(error) => {
-                // Most likely not ours: ours was complete.
-                tracing::warn!(%key, %error, "a version cannot be read while a job looks for its own");
+                // Most likely another job's version: the version that we published was complete.
+                tracing::warn!(%key, %error, "cannot read a version while searching for the one that a job published");
                 None
             }
         };

@@ -1,8 +1,9 @@
-//! Received rows on disk: an append-only file of checksummed chunks. A chunk is durable before it is acknowledged.
+//! Spool file of received rows: append-only, in checksummed chunks. A chunk is durable before it is acknowledged.
 //!
-//! After an 8-byte mark and the width of the rows (u32), each chunk is: its number (u64), role and form (u32: the role, and 256
-//! more where the values are binary64), rows (u32), a CRC-32 of these and of the values (u32), and the values (row-major; binary64
-//! where they came so, else binary32). All little-endian.
+//! The file starts with an 8-byte magic number and the number of columns (u32). Each chunk consists of its number
+//! (u64), its role (u32, plus 256 if the values are binary64), its row count (u32), a CRC-32 of these fields and the
+//! values (u32), and the values. Values are row-major, binary64 if they were sent so, else binary32. All numbers are
+//! little-endian.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -18,10 +19,10 @@ use crate::store::role::role;
 const MARK: &[u8; 8] = b"hhspool1";
 pub(super) const HEAD_BYTES: u64 = 12;
 pub(super) const CHUNK_HEAD_BYTES: usize = 20;
-/// Read at a time.
+/// Bytes read at a time.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// What is safe on disk.
+/// Counts of what is on disk; `bytes` is the length of the spool file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) chunks: u64,
@@ -45,12 +46,12 @@ impl Counts {
     }
 }
 
-/// What is known of a chunk without its values.
+/// Header of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ChunkHead {
     number: u64,
     role: RowRole,
-    /// Whether its values are binary64.
+    /// Whether the values are binary64; else they are binary32.
     is_wide: bool,
     rows: u32,
     crc32: u32,
@@ -87,7 +88,7 @@ impl ChunkHead {
     }
 }
 
-/// A chunk as it is on disk.
+/// An encoded chunk: the bytes to write, with the parsed header.
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
     head: ChunkHead,
@@ -95,7 +96,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Number `number`, with its checksum.
+    /// Encodes `rows` as chunk `number`.
     pub(super) fn new(number: u64, role: RowRole, rows: &Matrix) -> Self {
         let mut bytes = Vec::with_capacity(CHUNK_HEAD_BYTES + rows.bytes());
         bytes.extend_from_slice(&number.to_le_bytes());
@@ -106,7 +107,7 @@ impl Chunk {
         match rows.values() {
             Values::Float32Le(values) | Values::Float64Le(values) => bytes.extend_from_slice(values),
             Values::Floats(values) => values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes())),
-            // Exact as binary32.
+            // Binary32 represents these values exactly.
             Values::Float16Le(_) | Values::Bfloat16Le(_) | Values::Uint8(_) | Values::Int8(_) => {
                 rows.values().to_f32().iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
             }
@@ -119,28 +120,28 @@ impl Chunk {
         Self { head: ChunkHead { number, role, is_wide, rows: rows.rows() as u32, crc32 }, bytes }
     }
 
-    /// Its number, from 1.
+    /// Number of the chunk, from 1.
     pub(super) fn number(&self) -> u64 {
         self.head.number
     }
 
-    /// Its rows.
+    /// Number of rows.
     pub(super) fn rows(&self) -> u64 {
         self.head.rows.into()
     }
 
-    /// Bytes that it takes.
+    /// Bytes on disk, including the header.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// Whether `other` has the same number, role and rows: by their checksums.
+    /// Whether `other` has the same number, role and rows, judged by the checksums.
     pub(super) fn is_same_as(&self, other: &Self) -> bool {
         self.head == other.head
     }
 }
 
-/// A spool that is being written.
+/// A spool that is open for appending.
 #[derive(Debug)]
 pub(super) struct Spool {
     path: PathBuf,
@@ -150,18 +151,18 @@ pub(super) struct Spool {
     index: Index,
 }
 
-/// Where the rows of the job in `folder` are.
+/// Path of the spool of the job in `folder`.
 pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("rows.spool")
 }
 
-/// Whether rows were received for the job in `folder`.
+/// Whether the job in `folder` has a spool with more than its header.
 pub(super) fn holds_chunks(folder: &Path) -> bool {
     path(folder).metadata().is_ok_and(|data| data.len() > HEAD_BYTES)
 }
 
 impl Spool {
-    /// A new spool in `folder`. Its name is durable once the caller has synced the folder.
+    /// Creates a spool in `folder`. The file name is durable only once the caller has synced the folder.
     pub(super) fn create(folder: &Path, columns: usize) -> Result<Self, JobError> {
         let path = path(folder);
         let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
@@ -173,8 +174,8 @@ impl Spool {
         Ok(Self { path, file, columns, counts, index: Index::default() })
     }
 
-    /// Opens a spool that a crash may have torn: what follows the last whole chunk is cut off, since it was never
-    /// acknowledged. Damage before that is an error.
+    /// Opens a spool after a possible crash: truncates a torn last chunk, which was never acknowledged. Damage before
+    /// that is an error.
     pub(super) fn recover(folder: &Path, columns: usize) -> Result<Self, JobError> {
         let path = path(folder);
         let mut file = open_regular(&path, Access::ReadWrite).map_err(failed("cannot open", &path))?;
@@ -190,33 +191,33 @@ impl Spool {
         Ok(Self { path, file, columns, counts, index })
     }
 
-    /// What is safe on disk.
+    /// Counts of what was written so far.
     pub(super) fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Width of the rows.
+    /// Columns of each row.
     pub(super) fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Appends the next chunk; when this returns, it survives any crash.
+    /// Appends the next chunk and syncs the file: when this returns, the chunk survives a crash.
     ///
     /// # Panics
-    /// If it is not the next.
+    /// If `chunk` does not have the next number.
     pub(super) fn append(&mut self, chunk: &Chunk) -> Result<Counts, JobError> {
         self.write(chunk, File::sync_data)
     }
 
-    /// The same, but it survives a crash only after [`Spool::sync`].
+    /// Appends the next chunk without syncing: it survives a crash only after [`Spool::sync`].
     ///
     /// # Panics
-    /// If it is not the next.
+    /// If `chunk` does not have the next number.
     pub(super) fn put(&mut self, chunk: &Chunk) -> Result<Counts, JobError> {
         self.write(chunk, |_| Ok(()))
     }
 
-    /// Waits until everything that was put is on the disk.
+    /// Syncs all written chunks to the disk.
     pub(super) fn sync(&self) -> Result<(), JobError> {
         Ok(self.file.sync_data().map_err(failed("cannot make durable", &self.path))?)
     }
@@ -224,7 +225,7 @@ impl Spool {
     fn write(&mut self, chunk: &Chunk, sync: fn(&File) -> io::Result<()>) -> Result<Counts, JobError> {
         assert_eq!(chunk.number(), self.counts.chunks + 1, "chunks are appended in their order");
         if let Err(error) = self.file.write_all(&chunk.bytes).and_then(|()| sync(&self.file)) {
-            // Back to the last whole chunk, so that the next append does not follow half a chunk.
+            // Truncate to the last whole chunk, so that the next append does not follow half a chunk.
             let _ = self.file.set_len(self.counts.bytes);
             let _ = self.file.seek(SeekFrom::Start(self.counts.bytes));
             return Err(failed("cannot write", &self.path)(error).into());
@@ -234,7 +235,8 @@ impl Spool {
         Ok(self.counts)
     }
 
-    /// Whether what is on disk under the number of `chunk`, which must be there, is the same: by its checksum.
+    /// Whether the chunk on disk with the number of `chunk` has the same header, and so the same checksum. The number
+    /// must be on disk.
     pub(super) fn holds(&self, chunk: &Chunk) -> Result<bool, JobError> {
         let mut head = [0; CHUNK_HEAD_BYTES];
         let offset = self.index.chunk(chunk.number()).unwrap_or(self.counts.bytes);
@@ -242,14 +244,14 @@ impl Spool {
         Ok(ChunkHead::read(&head) == Some(chunk.head))
     }
 
-    /// Writes to a disk that is full from now on.
+    /// Makes all later writes fail with a full disk.
     #[cfg(all(test, target_os = "linux"))]
     pub(super) fn fill_the_disk(&mut self) {
         self.file = OpenOptions::new().read(true).write(true).open("/dev/full").expect("Linux has it");
     }
 }
 
-/// Fills `bytes` from `offset` on, whatever else reads the file.
+/// Reads `bytes` at `offset`, without using the file's shared position (on Unix).
 pub(super) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -274,16 +276,16 @@ pub(super) enum Tail {
     IsWhole,
 }
 
-/// What [`scan`] comes past.
+/// What [`scan`] reports.
 pub(super) enum Seen<'a> {
-    /// Values of the chunk that it reads; whether they are right is not known yet.
+    /// A block of values of the current chunk; their checksum is not verified yet.
     Values(RowRole, &'a [u8]),
-    /// A whole chunk: its role, its rows, where it begins, whether its values are binary64.
+    /// A verified chunk: its role, its row count, its offset in the file, and whether its values are binary64.
     Chunk(RowRole, u64, u64, bool),
 }
 
 impl Seen<'_> {
-    /// Notes where a chunk is.
+    /// Adds a verified chunk to the index; does nothing for [`Seen::Values`].
     pub(super) fn add_to(&self, index: &mut Index, columns: usize) {
         if let Self::Chunk(role, rows, offset, is_wide) = *self {
             let bytes = CHUNK_HEAD_BYTES as u64 + rows * columns as u64 * number_bytes(is_wide);
@@ -292,17 +294,17 @@ impl Seen<'_> {
     }
 }
 
-/// Bytes of a value.
+/// Bytes of one value.
 pub(super) fn number_bytes(is_wide: bool) -> u64 {
     if is_wide { Form::Float64Le } else { Form::Float32Le }.number_bytes() as u64
 }
 
-/// What is wrong with the spool at `path`, and what to do.
+/// The error for a damaged spool at `path`, with what to do.
 pub(super) fn damaged(path: &Path, reason: &str) -> JobError {
-    JobError::Damaged { role: role(path), reason: format!("{reason}; its rows have to be sent again, as a new job") }
+    JobError::Damaged { role: role(path), reason: format!("{reason}; send its rows again, as a new job") }
 }
 
-/// Reads chunk after chunk, a block in memory at a time; ends early with the counts so far where `see` breaks.
+/// Reads and verifies all chunks, with one block in memory at a time. If `see` breaks, it returns the counts so far.
 pub(super) fn scan(
     file: &mut File,
     path: &Path,
@@ -321,7 +323,7 @@ pub(super) fn scan(
     reader.read_exact(&mut head).map_err(io_failed)?;
     let (mark, width) = head.split_at(8);
     if mark != MARK {
-        return Err(damaged(path, "it does not begin like a spool"));
+        return Err(damaged(path, "its magic number is wrong"));
     }
     if width != (columns as u32).to_le_bytes() {
         return Err(damaged(path, &format!("its rows do not have {columns} columns")));
@@ -335,18 +337,18 @@ pub(super) fn scan(
             if tail == Tail::MayBeTorn { Ok(counts) } else { Err(damaged(path, &format!("chunk {number} {reason}"))) }
         };
         if left < CHUNK_HEAD_BYTES as u64 {
-            return torn("is cut off");
+            return torn("is truncated");
         }
         let mut bytes = [0; CHUNK_HEAD_BYTES];
         reader.read_exact(&mut bytes).map_err(io_failed)?;
         let head = ChunkHead::read(&bytes);
         let size = head.as_ref().map_or(u64::MAX, |head| head.value_bytes(columns));
         let (Some(head), true) = (head, size <= left - CHUNK_HEAD_BYTES as u64) else {
-            // At most one chunk was not acknowledged: where another follows, this one has rotted.
+            // Only the last chunk can be unacknowledged: if another one follows, this one was damaged later.
             if tail == Tail::MayBeTorn && has_chunk(reader.get_ref(), number + 1, counts.bytes, length, columns)? {
-                return Err(damaged(path, &format!("the head of chunk {number} is broken")));
+                return Err(damaged(path, &format!("the header of chunk {number} is damaged")));
             }
-            return torn("is cut off, or its head is broken");
+            return torn("is truncated, or its header is damaged");
         };
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&bytes[..16]);
@@ -361,13 +363,13 @@ pub(super) fn scan(
             }
         }
         if head.number != number || head.crc32 != hasher.finalize() {
-            // The last chunk may be torn; one that others follow was acknowledged and has rotted.
+            // The last chunk may be torn. A chunk that others follow was acknowledged, so it was damaged later.
             let is_last = size + CHUNK_HEAD_BYTES as u64 == left;
             let may_be_torn = tail == Tail::MayBeTorn && is_last;
             if may_be_torn && !has_chunk(reader.get_ref(), number + 1, counts.bytes, length, columns)? {
-                return torn("does not fit its checksum");
+                return torn("does not match its checksum");
             }
-            return Err(damaged(path, &format!("chunk {number} does not fit its checksum")));
+            return Err(damaged(path, &format!("chunk {number} does not match its checksum")));
         }
         let _ = see(Seen::Chunk(head.role, head.rows.into(), counts.bytes, head.is_wide));
         counts.add(&head, CHUNK_HEAD_BYTES as u64 + size);
@@ -375,7 +377,7 @@ pub(super) fn scan(
     Ok(counts)
 }
 
-/// Whether a whole chunk `number` is anywhere between `offset` and `length`.
+/// Whether an intact chunk `number` lies anywhere between `offset` and `length`.
 fn has_chunk(file: &File, number: u64, offset: u64, length: u64, columns: usize) -> Result<bool, JobError> {
     let failed = |error| JobError::from(failed("cannot read", Path::new("rows.spool"))(error));
     let mark = number.to_le_bytes();
@@ -429,7 +431,7 @@ mod tests {
         Matrix::new((values.len() / 2) as u32, 2, Values::from_f64(values)).expect("whole rows")
     }
 
-    /// Chunks of binary32, binary64, binary32 and binary64; what is safe after each.
+    /// Writes chunks of binary32, binary64, binary32 and binary64; returns the length of the spool after each.
     fn mixed(folder: &Path) -> Vec<u64> {
         let mut spool = Spool::create(folder, 2).expect("creates");
         let chunks = [
@@ -538,7 +540,7 @@ mod tests {
         }
     }
 
-    /// What a spool that must be whole holds.
+    /// Counts of a spool that must be whole.
     fn whole(folder: &Path) -> Result<Counts, JobError> {
         let path = path(folder);
         scan(&mut File::open(&path).expect("there"), &path, 2, Tail::IsWhole, &mut |_| ControlFlow::Continue(()))
@@ -570,7 +572,7 @@ mod tests {
             flipped[index] ^= 1 << (index % 8);
             std::fs::write(&path, &flipped).expect("writes");
             assert!(whole(folder.path()).is_err(), "byte {index}");
-            // The last chunk may have been torn; one before it was acknowledged, and is never forgotten silently.
+            // The last chunk may be torn. Earlier chunks were acknowledged and must never be dropped silently.
             match Spool::recover(folder.path(), 2) {
                 Ok(spool) => assert_eq!((spool.counts().chunks, index as u64 >= ends[1]), (2, true), "byte {index}"),
                 Err(error) => assert!(matches!(error, JobError::Damaged { .. }), "byte {index}: {error}"),

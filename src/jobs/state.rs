@@ -1,48 +1,48 @@
-//! Where a job is in its life, and which moves there are.
+//! States of a job, and the allowed state changes.
 
 use serde::{Deserialize, Serialize};
 
-/// Where a job is in its life.
+/// State of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// Rows are being received, or awaited.
+    /// The server receives rows, or waits for them.
     Uploading,
-    /// All rows are here.
+    /// Waits to run: all rows are on disk, or the server reads them from files when the job starts.
     Queued,
-    /// It trains.
+    /// Training.
     Running,
     /// Paused by an operator.
     Paused,
-    /// A version was published.
+    /// Training is complete. A version was published, unless it was no better than its base.
     Succeeded,
-    /// Ended without a version.
+    /// Ended with an error.
     Failed,
-    /// Cancelled.
+    /// Cancelled by a client or by the server.
     Cancelled,
 }
 
-/// A move that a job cannot make.
+/// A state change that is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the job is {}: it cannot become {}; {}", from.name(), to.name(), self.advice())]
 pub struct IllegalMove {
-    /// Where it is.
+    /// Current state.
     pub from: JobState,
-    /// Where it was to go.
+    /// Requested state.
     pub to: JobState,
 }
 
 impl IllegalMove {
-    /// What would have to change.
+    /// What the caller can do.
     fn advice(self) -> &'static str {
         match (self.from, self.to) {
             (JobState::Succeeded | JobState::Failed | JobState::Cancelled, _) => {
-                "it has ended, train again to have a new one"
+                "it has ended; train again to start a new job"
             }
             (JobState::Uploading, _) => "finish its upload first",
             (JobState::Paused, JobState::Paused) => "resume it first",
             (JobState::Paused, _) => "resume it first, then wait until it runs",
-            (JobState::Queued | JobState::Running, JobState::Queued) => "only one that is paused can be resumed",
+            (JobState::Queued | JobState::Running, JobState::Queued) => "only a paused job can be resumed",
             (JobState::Queued, _) => "wait until it runs",
             (JobState::Running, _) => "wait until it has ended, or cancel it",
         }
@@ -54,8 +54,10 @@ impl JobState {
     pub const ALL: [Self; 7] =
         [Self::Uploading, Self::Queued, Self::Running, Self::Paused, Self::Succeeded, Self::Failed, Self::Cancelled];
 
-    /// The state after the move, if there is such a move. RUNNING to QUEUED is what a restart makes of a job that a crash
-    /// caught; nobody can ask for it.
+    /// The state after the change. RUNNING to QUEUED happens only when a restart finds a job that was running.
+    ///
+    /// # Errors
+    /// [`IllegalMove`] if the change is not allowed.
     pub fn to(self, next: Self) -> Result<Self, IllegalMove> {
         let allowed = match self {
             Self::Uploading => matches!(next, Self::Queued | Self::Failed | Self::Cancelled),
@@ -69,7 +71,7 @@ impl JobState {
         if allowed { Ok(next) } else { Err(IllegalMove { from: self, to: next }) }
     }
 
-    /// Whether nothing more will happen.
+    /// Whether this state is final.
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
@@ -136,7 +138,7 @@ mod tests {
             text(JobState::Uploading, JobState::Paused),
             "the job is uploading: it cannot become paused; finish its upload first"
         );
-        assert!(text(JobState::Queued, JobState::Queued).ends_with("only one that is paused can be resumed"));
+        assert!(text(JobState::Queued, JobState::Queued).ends_with("only a paused job can be resumed"));
         assert!(text(JobState::Paused, JobState::Paused).ends_with("resume it first"));
         assert!(text(JobState::Succeeded, JobState::Queued).contains("it has ended"));
     }

@@ -1,5 +1,5 @@
-//! Jobs over a real folder, with a training that the tests control. Dropping everything and opening the folder again is a
-//! crash: nothing is written on the way out.
+//! Tests of jobs in a real folder, with training that the tests control. A crash is simulated by dropping everything,
+//! which writes nothing, and opening the folder again.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::registry::RegistryConfig;
 use crate::store::{LocalStore, StoreError};
 use crate::training::{Base, TrainSpec};
 
-/// Where a test lets a change of a job end.
+/// Faults that tests inject into state changes of jobs.
 pub(super) mod faults {
     use std::any::Any;
     use std::collections::HashMap;
@@ -30,11 +30,12 @@ pub(super) mod faults {
 
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub(in crate::jobs) enum Fault {
-        /// The process dies at this step (a panic: no clean-up after an error runs); of a journal, whatever its size.
+        /// The process dies at this step. It panics, so that no clean-up after an error runs. A journal's size is
+        /// ignored.
         CrashAt(Step),
-        /// Nothing is free on the disk but what the reserve gives back.
+        /// The disk is full, except for the space that the reserve releases.
         DiskFull,
-        /// Nothing is free on the disk, and the reserve is gone, until the rows of the job are gone.
+        /// The disk is full and the reserve is used up, until the rows of the job are removed.
         DiskFullWithoutReserve,
         /// Access is denied.
         Denied,
@@ -43,7 +44,7 @@ pub(super) mod faults {
     static PLANS: Mutex<Option<HashMap<PathBuf, Fault>>> = Mutex::new(None);
     static HOLDS: Mutex<Option<HashMap<PathBuf, u64>>> = Mutex::new(None);
 
-    /// From now on, training of jobs in `folder` waits after this many steps until something stops it.
+    /// From now on, training of jobs in `folder` blocks after this many steps until it is stopped.
     pub(in crate::jobs) fn hold(folder: &Path, steps: Option<u64>) {
         let mut holds = HOLDS.lock().unwrap_or_else(PoisonError::into_inner);
         let holds = holds.get_or_insert_default();
@@ -53,13 +54,13 @@ pub(super) mod faults {
         };
     }
 
-    /// Whether training of the job in `folder` waits after `step` steps.
+    /// Whether training of the job in `folder` must block after `step` steps.
     pub(in crate::jobs) fn holds(folder: &Path, step: u64) -> bool {
         let holds = HOLDS.lock().unwrap_or_else(PoisonError::into_inner);
         folder.parent().and_then(|jobs| holds.as_ref()?.get(jobs)).is_some_and(|&steps| step >= steps)
     }
 
-    /// Plans what happens to jobs of the store in `store` from now on.
+    /// Injects a fault for jobs of the store in `store` from now on.
     pub(in crate::jobs) fn plan(store: &Path, fault: Option<Fault>) {
         let mut plans = PLANS.lock().unwrap_or_else(PoisonError::into_inner);
         let plans = plans.get_or_insert_default();
@@ -90,7 +91,7 @@ pub(super) mod faults {
     }
 }
 
-/// A job in some state.
+/// A snapshot of a job in some state.
 pub(super) fn snapshot(state: JobState) -> JobSnapshot {
     JobSnapshot {
         id: JobId::new(),
@@ -114,7 +115,7 @@ pub(super) fn snapshot(state: JobState) -> JobSnapshot {
     }
 }
 
-/// Training that never ends by itself.
+/// Training that runs until it is stopped.
 fn until_stopped(table: &JobRegistry, job: &Job) -> Outcome {
     loop {
         if table.is_closing() || job.stop_request() != StopRequest::GoOn {
@@ -154,7 +155,7 @@ impl Server {
         Self::open_with(folder, work, |_| ()).await
     }
 
-    /// As if killed: whatever runs is stopped, and nothing is written about it.
+    /// Simulates a kill: running jobs stop, and nothing is written about them.
     async fn crash(self) {
         self.jobs.shut_down().await;
     }
@@ -332,11 +333,11 @@ async fn a_reserve_stays_free_on_the_disk() {
     assert!(matches!(refused, Err(JobError::DiskReserve { .. })), "{refused:?}");
     assert_eq!(server.jobs.list(), []);
     let left = std::fs::read_dir(folder.path().join("jobs")).expect("lists").count();
-    assert_eq!(left, 0, "nothing stays of a job that was refused");
+    assert_eq!(left, 0, "a rejected job leaves nothing on disk");
     server.crash().await;
 }
 
-/// What the quota thinks that all jobs have must be what they have, after everything that can become of them.
+/// The quota's count must equal the bytes on disk after every way in which a job can end.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_are_given_back_whatever_becomes_of_a_job() {
     let folder = folder();
@@ -382,7 +383,10 @@ async fn a_full_disk_fails_the_job_that_met_it_and_frees_its_rows() {
     let ended = server.jobs.snapshot(&failing.id).expect("known");
     assert_eq!(ended.state, JobState::Failed);
     let text = ended.failure.expect("a reason");
-    assert!(text.contains(failing.id.as_str()) && text.contains("is full") && text.contains("free some"), "{text}");
+    assert!(
+        text.contains(failing.id.as_str()) && text.contains("is full") && text.contains("free disk space"),
+        "{text}"
+    );
     assert!(!spool::path(&job.folder).exists(), "its rows are gone");
     assert!(matches!(upload.append(2, RowRole::Training, rows(5, 0)).await, Err(JobError::Ended { .. })));
     drop((upload, job));
@@ -411,12 +415,12 @@ async fn a_chunk_ahead_of_its_turn_is_stored_when_those_before_it_have_come() {
     assert_eq!(upload.append(5, RowRole::Training, rows(1, 1)).await.expect("is kept"), []);
     drop(upload);
     let (upload, again, last) = server.uploading(spec(), "ahead").await;
-    assert_eq!((again.id, last), (snapshot.id, 3), "what was kept went with its stream");
+    assert_eq!((again.id, last), (snapshot.id, 3), "buffered chunks are dropped with their stream");
     upload.finish(3, 6).await.expect("finishes");
     server.crash().await;
 }
 
-/// Whoever holds a spool has a thread: others that wait for it, be they ever so many, cannot take it away.
+/// The holder of a spool lock already has a thread, so any number of waiting threads cannot block it.
 #[test]
 fn many_uploads_need_few_threads() {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -442,7 +446,7 @@ fn many_uploads_need_few_threads() {
             });
         }
         let all = tokio::time::timeout(Duration::from_mins(1), clients.join_all());
-        all.await.expect("nobody waits for ever");
+        all.await.expect("no task waits forever");
         server.crash().await;
     });
 }
@@ -499,7 +503,7 @@ async fn what_has_to_be_better_than_the_newest_version_waits_until_that_is_known
     let better = server.finished(TrainSpec { base, publish_if_better: true, ..spec() }, "", 4).await;
     let other = TrainSpec { model_name: "other".parse().expect("a name"), ..spec() };
     let other = server.finished(other, "", 4).await;
-    // Though it came later.
+    // It starts first, although it was queued later.
     server.until(&other, JobState::Running).await;
     assert_eq!(server.jobs.snapshot(&better).expect("known").state, JobState::Queued);
     server.jobs.cancel(&other).await.expect("runs");
@@ -552,7 +556,7 @@ async fn a_checkpoint_is_kept_over_a_restart_counted_and_removed_with_the_rows()
     assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]));
     let refused = server.jobs.table.save_checkpoint(&job, &[3; 10]);
     assert!(matches!(refused, Err(JobError::SpoolFull { .. })), "{refused:?}");
-    assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]), "the one before stays");
+    assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]), "the previous one stays");
     let (_upload, ..) = server.uploading(spec(), "").await;
     server.jobs.cancel(&id).await.expect("runs");
     assert!(!path.exists());
@@ -560,7 +564,7 @@ async fn a_checkpoint_is_kept_over_a_restart_counted_and_removed_with_the_rows()
     server.crash().await;
 }
 
-/// Paused, over a restart, and stopped with its server: the rest has the same losses to the last bit.
+/// Training that was paused, restarted and stopped with its server has bit-identical losses.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_was_interrupted_goes_on_as_if_nothing_had_been() {
     let folder = folder();
@@ -670,7 +674,7 @@ async fn a_job_that_waits_or_runs_can_be_paused_and_resumed() {
     assert!(matches!(again, Err(JobError::IllegalMove(_))), "{again:?}");
     server.until(&queued, JobState::Running).await;
     let resumed = server.jobs.resume(&queued).await;
-    assert!(matches!(resumed, Err(JobError::IllegalMove(_))), "a job that runs is not put in line twice: {resumed:?}");
+    assert!(matches!(resumed, Err(JobError::IllegalMove(_))), "a running job is not queued twice: {resumed:?}");
     server.crash().await;
 
     let server = Server::open(folder.path(), train_and_publish).await;
@@ -789,7 +793,7 @@ async fn a_job_that_was_caught_starts_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_published_before_the_crash_is_adopted() {
-    /// Publishes, and "crashes" before anybody is told.
+    /// Publishes a version, and "crashes" before the outcome is recorded.
     fn publish_and_vanish(table: &JobRegistry, job: &Job) -> Outcome {
         match train_and_publish(table, job) {
             Outcome::Published(..) => until_stopped(table, job),
@@ -885,14 +889,14 @@ async fn stopping_ends_watchers_and_uploads() {
     server.jobs.shut_down().await;
 }
 
-/// The training rows on disk.
+/// Reads the training rows on disk.
 fn kept(server: &Server, id: &JobId) -> Vec<f32> {
     use crate::training::RowSource as _;
     let told = server.jobs.snapshot(id).expect("known");
     let (chunks, training_rows, test_rows) = (told.chunks, told.training_rows, told.test_rows);
     let counts = spool::Counts { chunks, training_rows, test_rows, bytes: 0 };
     let job = server.jobs.table.job(id).expect("known");
-    let received = rows::open(&job.folder, 3, counts, &|| true).expect("whole").expect("nobody stops it");
+    let received = rows::open(&job.folder, 3, counts, &|| true).expect("whole").expect("not stopped");
     let mut values = vec![0.0; training_rows as usize * 3];
     received.training.read(0, &mut values).expect("reads");
     values
@@ -911,7 +915,7 @@ fn keys_are_printable_ascii() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whatever order chunks come in, what is on disk is exactly what was acknowledged, each number once.
+    /// For any order of chunks, exactly the acknowledged chunks are on disk, each number once.
     #[test]
     fn any_order_of_chunks_keeps_exactly_the_acknowledged_rows(numbers in proptest::collection::vec(0u64..9, 1..25)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -950,7 +954,7 @@ async fn a_crash_between_two_rounds_ends_the_first_and_hands_on_its_held_out_row
     let begun = server.jobs.begin_round(checked, &key, Priority::default(), &Owner::default()).await.expect("begins");
     let (round, Begun::Uploading { mut upload, snapshot, .. }) = begun else { panic!("{begun:?}") };
     upload.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
-    // The first half of a cut.
+    // The first half of ending a round: the next round exists, but this one is still uploading.
     let table = Arc::clone(&server.jobs.table);
     let next = {
         let job = table.job(&snapshot.id).expect("known");
@@ -975,15 +979,15 @@ async fn a_crash_between_two_rounds_ends_the_first_and_hands_on_its_held_out_row
     let (second, round) = upload.cut().await.expect("cuts");
     assert_eq!((second.state, round.number, round.rows_before), (JobState::Queued, 3, 80));
     let given = held_out::read(&folder.path().join("jobs").join(upload_id(&server, &key, 3)), 3).expect("reads");
-    assert_eq!(given.len(), 16 * 3, "its own, and those of the round before");
-    // Its turn comes when the round before has ended.
+    assert_eq!(given.len(), 16 * 3, "its own and those of the previous round");
+    // It can start only when the round before has ended.
     assert_eq!(server.jobs.snapshot(&second.id).expect("known").state, JobState::Queued);
     server.jobs.cancel(&snapshot.id).await.expect("runs");
     assert_eq!(server.until(&second.id, JobState::Running).await.state, JobState::Running);
     server.crash().await;
 }
 
-/// A stream that is cut while another one comes back to it does not take the next round from that one.
+/// If a second stream resumes while the first one ends a round, the first one does not take the next round back.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_comes_back_between_two_rounds_has_the_next_one() {
     let folder = folder();
@@ -994,7 +998,7 @@ async fn whoever_comes_back_between_two_rounds_has_the_next_one() {
     let begin = async || server.jobs.begin_round(checked(), &key, Priority::default(), &owner).await;
     let Ok((round, Begun::Uploading { upload: mut old, snapshot, .. })) = begin().await else { panic!("new") };
     old.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
-    // The next round is there, and the old stream has not come to it yet.
+    // The next round exists, and the old stream has not reached it yet.
     let table = Arc::clone(&server.jobs.table);
     let job = table.job(&snapshot.id).expect("known");
     table.next_round(&job, &round.next(1, 40), &[]).expect("makes");
@@ -1015,7 +1019,7 @@ fn upload_id(server: &Server, stream: &IdempotencyKey, number: u64) -> String {
     found.expect("a round").id.to_string()
 }
 
-/// A crash at any step of a cancel leaves a job that is as before, or cancelled and without rows: never one that failed.
+/// A crash at any step of a cancel leaves the job unchanged, or cancelled without rows, but never failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
     use super::journal::Step;
@@ -1029,7 +1033,7 @@ async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
             upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
             let mut upload = Some(upload);
             if wanted == JobState::Queued {
-                // It waits behind another one.
+                // It waits behind another job.
                 let other = server.finished(spec(), "", 4).await;
                 server.until(&other, JobState::Running).await;
             }
@@ -1057,7 +1061,7 @@ async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
                 server.jobs.cancel(&job.id).await.expect_err("it crashes");
             }
             plan(folder.path(), None);
-            // It holds the store.
+            // It holds the store's lock.
             drop(upload);
             server.crash().await;
             let server = Server::open(folder.path(), until_stopped).await;
@@ -1075,7 +1079,7 @@ async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
     }
 }
 
-/// The reason of a failed job survives a crash at any step, or the job runs again and finds the same reason.
+/// After a crash at any step, a failed job keeps its reason, or it runs again and fails with the same reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_while_a_job_fails_does_not_lose_the_reason() {
     use super::journal::Step;
@@ -1112,18 +1116,18 @@ async fn on_a_full_disk_pausing_and_cancelling_are_durable_by_the_reserve() {
     let (mut upload, uploading, _) = server.uploading(spec(), "").await;
     upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
     plan(folder.path(), Some(Fault::DiskFull));
-    assert_eq!(server.jobs.pause(&running).await.expect("by the reserve").state, JobState::Paused);
-    server.jobs.cancel(&uploading.id).await.expect("by the reserve");
-    server.jobs.cancel(&queued).await.expect("by the reserve");
+    assert_eq!(server.jobs.pause(&running).await.expect("the reserve provides the space").state, JobState::Paused);
+    server.jobs.cancel(&uploading.id).await.expect("the reserve provides the space");
+    server.jobs.cancel(&queued).await.expect("the reserve provides the space");
     plan(folder.path(), None);
     drop(upload);
     server.crash().await;
     let server = Server::open(folder.path(), until_stopped).await;
     let state = |id| server.jobs.snapshot(id).expect("remembered").state;
-    assert_eq!(state(&running), JobState::Paused, "what was answered is on the disk");
+    assert_eq!(state(&running), JobState::Paused, "reported changes are on disk");
     assert_eq!((state(&uploading.id), state(&queued)), (JobState::Cancelled, JobState::Cancelled));
     plan(folder.path(), Some(Fault::DiskFull));
-    server.jobs.cancel(&running).await.expect("by the reserve");
+    server.jobs.cancel(&running).await.expect("the reserve provides the space");
     for id in [&running, &queued, &uploading.id] {
         assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists(), "its space is free");
     }
@@ -1131,7 +1135,7 @@ async fn on_a_full_disk_pausing_and_cancelling_are_durable_by_the_reserve() {
     server.crash().await;
 }
 
-/// Where not even the reserve helps, nothing is answered that is not on the disk.
+/// If even the reserve is not enough, no response reports a change that is not on disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_that_cannot_be_written_down_is_refused_and_training_goes_on() {
     use faults::{Fault, plan};
@@ -1199,13 +1203,13 @@ async fn the_keys_of_one_owner_mean_nothing_to_another() {
     let of_nobody = begin(&server, TrainSpec { seed: 10, ..spec() }, &Owner::default()).await;
     assert!(of_a != of_b && of_b != of_nobody);
     for _ in 0..2 {
-        // Each finds its own again, also after a restart.
+        // Each caller finds its own job again, also after a restart.
         assert_eq!(begin(&server, spec(), &a).await, of_a);
         assert_eq!(begin(&server, other(), &b).await, of_b);
         server.crash().await;
         server = Server::open(folder.path(), until_stopped).await;
     }
-    // Streams of rounds, too.
+    // The same holds for streams of rounds.
     let rounds = async |owner: &Owner| {
         let stream = "stream".parse().expect("a key");
         let checked = spec().check().expect("valid");
@@ -1243,7 +1247,7 @@ async fn one_caller_leaves_a_fifth_of_the_uploads_to_others_and_abandoned_ones_m
     assert_eq!(held.len(), 8);
     let Ok(Begun::Uploading { mut upload, .. }) = begin(&other).await else { panic!("others have room") };
     upload.append(1, RowRole::Training, rows(2, 0)).await.expect("appends");
-    // Streams that end without a row leave nothing that is worth a place.
+    // Uploads whose streams ended without rows give up their places.
     held.clear();
     for _ in 0..30 {
         begin(&one).await.expect("an abandoned upload makes room");
@@ -1254,7 +1258,7 @@ async fn one_caller_leaves_a_fifth_of_the_uploads_to_others_and_abandoned_ones_m
         begin(&other).await.expect("an abandoned upload makes room");
     }
     let with_rows = server.jobs.list().into_iter().filter(|job| job.chunks > 0).map(|job| job.state);
-    assert_eq!(with_rows.collect::<Vec<_>>(), [JobState::Uploading], "one with rows makes room for nobody");
+    assert_eq!(with_rows.collect::<Vec<_>>(), [JobState::Uploading], "an upload with rows keeps its place");
     server.crash().await;
 }
 

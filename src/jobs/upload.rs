@@ -1,4 +1,4 @@
-//! The receiving end of one upload.
+//! Server side of one upload: receives chunks, reorders them and appends them to the spool.
 
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -12,19 +12,19 @@ use super::spool::{Chunk, Spool};
 use super::{JobError, JobSnapshot, JobState, Round, RowRole, blocking, held_out};
 use crate::model::{Matrix, Missing};
 
-/// The receiving end of one upload. Dropping it leaves the upload to be resumed.
+/// Server side of one upload. Dropping it keeps the upload, so that a client can resume it.
 #[derive(Debug)]
 pub struct Upload {
     table: Arc<JobRegistry>,
     job: Arc<Job>,
-    /// The number of this stream among those that took the upload over.
+    /// Number of this stream, from 1: each stream that takes over the upload gets the next one.
     number: u64,
     stream: watch::Receiver<u64>,
     ahead: Arc<Mutex<ReorderBuffer>>,
     _attached: Attached,
 }
 
-/// Notes when a stream leaves its job.
+/// Records when a stream leaves its job.
 #[derive(Debug)]
 struct Attached(Arc<Job>);
 
@@ -34,17 +34,17 @@ impl Drop for Attached {
     }
 }
 
-/// A chunk is safe on disk.
+/// Acknowledgment of a chunk that is durable on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// Its number.
+    /// Number of the chunk.
     pub number: u64,
-    /// Rows on disk then, of both roles.
+    /// Rows on disk after this chunk, training and test rows together.
     pub rows: u64,
 }
 
 impl Upload {
-    /// Makes the stream that had the upload before end with [`JobError::TakenOver`].
+    /// Takes over the upload. The previous stream ends with [`JobError::TakenOver`].
     pub(super) fn take_over(table: Arc<JobRegistry>, job: Arc<Job>) -> Self {
         let mut number = 0;
         job.stream.send_modify(|current| {
@@ -54,7 +54,7 @@ impl Upload {
         Self::with_number(table, job, number)
     }
 
-    /// Has the upload, unless a stream had it before.
+    /// Takes the upload if no other stream had it before.
     fn take_first(table: Arc<JobRegistry>, job: Arc<Job>) -> Result<Self, JobError> {
         let is_first = job.stream.send_if_modified(|current| {
             let is_first = *current == 0;
@@ -71,9 +71,10 @@ impl Upload {
         Self { table, job, number, stream, ahead, _attached: attached }
     }
 
-    /// Takes a chunk, and returns which chunks are on disk now and were not acknowledged before: none if it came ahead of its
-    /// turn (it is kept, within bounds), several if others waited for it. One that is there already, with the same rows, is
-    /// acknowledged again and not stored twice. Dropping the future does not tear a chunk: it is on disk whole, or not at all.
+    /// Accepts a chunk and returns the newly acknowledged chunks: none if the chunk is ahead of a missing one (it is
+    /// buffered, within limits), several if buffered chunks follow it. A chunk that is already on disk with the same
+    /// rows is acknowledged again and not stored twice. Dropping the future does not tear a chunk: it is on disk whole,
+    /// or not at all.
     pub async fn append(&mut self, number: u64, role: RowRole, rows: Matrix) -> Result<Vec<Acknowledged>, JobError> {
         let (table, job, stream) = (Arc::clone(&self.table), Arc::clone(&self.job), self.number);
         let ahead = Arc::clone(&self.ahead);
@@ -90,7 +91,7 @@ impl Upload {
         .await
     }
 
-    /// Ends the upload if the counts agree; the job is QUEUED.
+    /// Ends the upload if the client's counts match those on disk; the job becomes QUEUED.
     pub async fn finish(self, chunks: u64, rows: u64) -> Result<JobSnapshot, JobError> {
         let Self { table, job, number, .. } = self;
         blocking(move || {
@@ -109,11 +110,12 @@ impl Upload {
         .await
     }
 
-    /// Ends the upload, and begins that of the next round of its stream, which this is from then on: the job as it is, QUEUED,
-    /// and the next round. The next round comes first, so that a crash between the two loses nothing: it ends this one then.
+    /// Ends the upload of this round and continues with the next round of the stream, which `self` then uploads to.
+    /// Returns the ended job, now QUEUED, and the next round. The next round is created first, so that a crash in
+    /// between loses nothing: this round is then ended by the next start, or when the stream resumes.
     ///
     /// # Panics
-    /// If the job is no round.
+    /// If the job is not a round.
     pub async fn cut(&mut self) -> Result<(JobSnapshot, Round), JobError> {
         let (table, job, stream) = (Arc::clone(&self.table), Arc::clone(&self.job), self.number);
         let (ended, next, round) = blocking(move || {
@@ -128,12 +130,12 @@ impl Upload {
             Ok((queue(&table, &job, &mut guard)?, next, round))
         })
         .await?;
-        // Whoever came back to the stream meanwhile may have found the next round already: then it is theirs.
+        // Another client may have resumed the stream and taken the next round in the meantime; then this one fails.
         *self = Self::take_first(Arc::clone(&self.table), next)?;
         Ok((ended, round))
     }
 
-    /// Cancels a round for which no row came: see [`Round::LEFT`].
+    /// Cancels a round that received no rows, with the reason [`Round::LEFT`].
     pub async fn leave(self) -> Result<JobSnapshot, JobError> {
         let Self { table, job, number, .. } = self;
         blocking(move || {
@@ -148,28 +150,28 @@ impl Upload {
         .await
     }
 
-    /// Chunks on disk.
+    /// Number of chunks on disk.
     pub fn chunks(&self) -> u64 {
         self.job.snapshot().chunks
     }
 
-    /// Rows on disk, of both roles.
+    /// Number of rows on disk, training and test rows together.
     pub fn rows(&self) -> u64 {
         let snapshot = self.job.snapshot();
         snapshot.training_rows + snapshot.test_rows
     }
 
-    /// Rows to train on, on disk.
+    /// Number of training rows on disk.
     pub fn training_rows(&self) -> u64 {
         self.job.snapshot().training_rows
     }
 
-    /// Whether a chunk came ahead of its turn, and waits for one before it.
+    /// Whether a buffered chunk waits for an earlier one.
     pub fn waits_for_a_chunk(&self) -> bool {
         !lock(&self.ahead).is_empty()
     }
 
-    /// Resolves when another stream takes this upload over, when the job ends, or when the server stops.
+    /// Resolves when another stream takes over this upload, when the job ends, or when the server shuts down.
     pub async fn taken_over(&mut self) -> JobError {
         loop {
             if self.table.is_closing() {
@@ -188,7 +190,7 @@ impl Upload {
     }
 }
 
-/// Ends an upload whose spool is held: the job is QUEUED.
+/// Ends an upload whose spool the caller has locked; the job becomes QUEUED.
 pub(super) fn queue(table: &JobRegistry, job: &Job, spool: &mut Option<Spool>) -> Result<JobSnapshot, JobError> {
     let counts = spool.as_ref().map(Spool::counts).unwrap_or_default();
     if counts.training_rows == 0 {
@@ -199,14 +201,14 @@ pub(super) fn queue(table: &JobRegistry, job: &Job, spool: &mut Option<Spool>) -
         record.training_rows = counts.training_rows;
         record.test_rows = counts.test_rows;
     })?;
-    // Nothing more is written: the file is closed.
+    // No more rows are written, so close the file.
     *spool = None;
     table.enqueue(job.id.clone());
     Ok(snapshot)
 }
 
-/// Keeps, knows or stores a chunk, and stores those that waited for it. Where one of these fails, what was stored before is
-/// safe, though nobody is told: who comes back is.
+/// Buffers, recognizes or stores a chunk, then stores the buffered chunks that follow it. If one of them fails, the
+/// chunks stored before it stay on disk without an acknowledgment. A client that resumes learns of them.
 fn take(
     table: &JobRegistry,
     job: &Job,
@@ -245,7 +247,7 @@ fn take(
     Ok(acknowledged)
 }
 
-/// Puts the next chunk on disk, within the bounds: the rows on disk then.
+/// Writes the next chunk to disk, within the limits; returns the total rows on disk.
 fn store(table: &JobRegistry, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u64, JobError> {
     let (rows, rows_max) = (spool.counts().rows() + chunk.rows(), table.config.job_rows_max);
     if rows > rows_max {
@@ -260,7 +262,7 @@ fn store(table: &JobRegistry, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Re
     Ok(counts.rows())
 }
 
-/// The spool, if this stream may still write to it.
+/// Returns the spool if this stream may still write to it.
 fn usable<'a>(
     table: &JobRegistry,
     job: &Job,

@@ -1,4 +1,4 @@
-//! Watchers of jobs: how often one hears of a change, and how many there may be.
+//! Watchers of jobs, with limits on their number and their update rate.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,18 +11,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::job::lock;
 use super::{JobError, JobId, JobSnapshot, Owner};
 
-/// A watcher hears of changes at most this often; that the job has ended it hears at once.
+/// Minimum interval between updates to one watcher. The end of the job is sent at once.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A watcher hears of the job at least this often, changed or not.
+/// Maximum interval between updates to one watcher, even without a change.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// Watchers at a time: of one job, of one caller, of all jobs.
+/// Maximum number of watchers of one job, by one caller, and in all.
 const OF_A_JOB_MAX: usize = 64;
 const OF_A_CALLER_MAX: usize = 128;
 const OF_ALL_MAX: usize = 512;
-/// When a place may be free again.
+/// Retry delay when no slot is free.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Who watches. Cheap to clone.
+/// Counts of current watchers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watchers(Arc<Mutex<Counts>>);
 
@@ -33,7 +33,7 @@ struct Counts {
     of_caller: HashMap<Arc<str>, usize>,
 }
 
-/// One place among the watchers, free again when it is dropped.
+/// A watcher slot; dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct WatcherSlot {
     watchers: Watchers,
@@ -42,10 +42,10 @@ pub(super) struct WatcherSlot {
 }
 
 impl Watchers {
-    /// A place for a caller at a job.
+    /// Takes a watcher slot for a caller at a job.
     ///
     /// # Errors
-    /// [`JobError::TooManyWatchers`].
+    /// [`JobError::TooManyWatchers`] if no slot is free.
     pub(super) fn enter(&self, job: &JobId, owner: &Owner) -> Result<WatcherSlot, JobError> {
         let full = |of, max| Err(JobError::TooManyWatchers { of, max, retry_after: RETRY_AFTER });
         let mut counts = lock(&self.0);
@@ -76,7 +76,7 @@ impl Drop for WatcherSlot {
     }
 }
 
-/// One less; who has none left is forgotten.
+/// Decrements a count, and removes it at zero.
 fn leave<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
@@ -86,12 +86,12 @@ fn leave<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     }
 }
 
-/// Hears of one job, at a bounded rate.
+/// Watches one job at a bounded rate.
 #[derive(Debug)]
 pub struct Watcher {
     news: watch::Receiver<JobSnapshot>,
     pause: Duration,
-    /// When the last snapshot was given.
+    /// When the last snapshot was returned.
     last: Option<Instant>,
     _place: Option<WatcherSlot>,
 }
@@ -101,8 +101,8 @@ impl Watcher {
         Self { news, pause: PAUSE, last: None, _place: place }
     }
 
-    /// The job as it is: at once the first time; then after a change, at most ten times a second, and at least once a second;
-    /// at once when it has ended. `None`: the server stops.
+    /// Returns the next snapshot. The first one and the end of the job come at once. Other changes come at most ten
+    /// times a second, and without a change one comes each second. `None`: the server shuts down.
     pub async fn next(&mut self) -> Option<JobSnapshot> {
         if let Some(last) = self.last {
             let changed = self.rest(last + self.pause).await?;
@@ -117,7 +117,7 @@ impl Watcher {
         Some(self.news.borrow_and_update().clone())
     }
 
-    /// Waits until then, or until the job has ended; whether it changed meanwhile. `None`: the server stops.
+    /// Waits until `until`, or until the job ends; returns whether the job changed. `None`: the server shuts down.
     async fn rest(&mut self, until: Instant) -> Option<bool> {
         let mut changed = false;
         let over = sleep_until(until);
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::jobs::JobState;
 
-    /// Counts messages: the pause is so long that it does not end during the test.
+    /// Counts messages. The pause is too long to end during the test.
     #[tokio::test]
     async fn changes_within_the_pause_are_one_message_and_the_end_is_told_at_once() {
         let (sender, news) = watch::channel(snapshot(JobState::Running));

@@ -1,4 +1,4 @@
-//! A tied-weight autoencoder: encode, decode, reconstruct.
+//! The tied-weight autoencoder: encode, decode, reconstruct.
 
 use super::inverse::PseudoInverse;
 use super::normalization::Normalizer;
@@ -9,19 +9,19 @@ use crate::numeric::{BufferPool, PanelMatrix};
 /// Encoder layer l and the decoder layer that uses its transpose (l counts from 0).
 #[derive(Clone, Debug, PartialEq)]
 pub struct TiedLayer {
-    /// W, (d_{l+1}, d_l): the only copy.
+    /// W, (d_{l+1}, d_l): stored once for both directions.
     pub weight: Weights,
-    /// (d_{l+1},)
+    /// b, (d_{l+1},).
     pub encoder_bias: Vec<f32>,
-    /// (d_l,)
+    /// c, (d_l,).
     pub decoder_bias: Vec<f32>,
-    /// (d_{l+1},): the decoder layer reads γ∘g. `spec.has_gain(l)` says whether it exists.
+    /// γ, (d_{l+1},): the decoder layer reads γ∘g. Present if `spec.has_gain(l)`.
     pub gain: Option<Vec<f32>>,
 }
 
-/// A complete model. Each matrix exists once: the decoder uses the transposed view of the encoder's.
+/// A complete model. Each matrix is stored once: the decoder uses the transpose of the encoder's matrix.
 ///
-/// With h_0 = normalize(x), encoding is h_{l+1} = f_l(W_l h_l + b_l) and the code is h_K; with g_K = code, decoding is
+/// With h_0 = normalize(x), encoding is h_{l+1} = f_l(W_l h_l + b_l), and the code is h_K. With g_K = code, decoding is
 /// g_l = f'_l(W_lᵀ(γ_l∘g_{l+1}) + c_l), and x̂ = denormalize(g_0).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Autoencoder {
@@ -30,16 +30,17 @@ pub struct Autoencoder {
     layers: Vec<TiedLayer>,
 }
 
-/// The space that the rows of a batch are in: its input and, where its result is rows, its result.
+/// The space of the rows of a batch: of its input and, if its result is rows, of its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Space {
     /// Units of the input.
     Input,
-    /// Normalized, as 64-bit rows come: they are normalized while they are loaded, and denormalized while they are written.
+    /// The normalized space, used for 64-bit rows: they are normalized while they are loaded, and denormalized while
+    /// they are written.
     Normalized,
 }
 
-/// What decodes.
+/// The matrices that decode.
 #[derive(Clone, Copy, Debug)]
 pub enum Decoder<'a> {
     /// Wᵀ, as trained.
@@ -48,22 +49,22 @@ pub enum Decoder<'a> {
     PseudoInverse(&'a PseudoInverse),
 }
 
-/// Rows, and their reconstructions' errors.
+/// Reconstructed rows and their errors.
 #[derive(Debug)]
 pub struct Reconstruction {
-    /// (n, d_0), in the space of the rows that came.
+    /// x̂, (n, d_0), in the space of the input rows.
     pub rows: PanelMatrix,
     /// Per row: sum over features of (x - x̂)², normalized space.
     pub squared_errors: Vec<f32>,
-    /// Per row: the same in the units of the input.
+    /// Per row: the same sum in the units of the input.
     pub squared_errors_input_units: Vec<f32>,
 }
 
 impl Autoencoder {
-    /// From its parts.
+    /// Creates a model from its parts.
     ///
     /// # Panics
-    /// If a shape disagrees with the specification: files and callers check before.
+    /// If a shape disagrees with the specification; readers of files and other callers check first.
     pub fn new(spec: ModelSpec, normalizer: Normalizer, layers: Vec<TiedLayer>) -> Self {
         assert_eq!(layers.len(), spec.layers(), "as many layers as the specification");
         for (l, (layer, pair)) in layers.iter().zip(spec.raw().widths.windows(2)).enumerate() {
@@ -71,26 +72,26 @@ impl Autoencoder {
             assert_eq!((layer.decoder_bias.len(), layer.encoder_bias.len()), (pair[0], pair[1]), "biases {l}");
             assert_eq!(layer.gain.as_ref().map(Vec::len), spec.has_gain(l).then_some(pair[1]), "gain {l}");
         }
-        assert_eq!(normalizer.takes_missing(), spec.raw().missing_values, "what stands for missing values");
+        assert_eq!(normalizer.takes_missing(), spec.raw().missing_values, "fill values for missing values");
         Self { spec, normalizer, layers }
     }
 
-    /// The same, whose code is ordered by how it is trained now, or is not any more.
+    /// The same model, with `ordered_code` of the specification set.
     #[must_use]
     pub fn with_ordered_code(self, ordered_code: bool) -> Self {
         Self { spec: self.spec.with_ordered_code(ordered_code), ..self }
     }
 
-    /// The same for rows from which `shift`, its normalizer's offset, was subtracted.
+    /// The same model for rows from which `shift`, the offset of its normalizer, has been subtracted.
     ///
     /// # Panics
-    /// If that is another.
+    /// If `shift` is not that offset.
     #[must_use]
     pub fn without_offset(&self, shift: &[f64]) -> Self {
         Self { normalizer: self.normalizer.without_offset(shift), ..self.clone() }
     }
 
-    /// The same for rows in the units of the input, of a model of rows from which `shift` was subtracted.
+    /// Turns a model of rows from which `shift` was subtracted into a model of rows in the units of the input.
     #[must_use]
     pub fn with_shift(self, shift: &[f64]) -> Self {
         Self { normalizer: self.normalizer.with_shift(shift), ..self }
@@ -111,17 +112,17 @@ impl Autoencoder {
         &self.layers
     }
 
-    /// The same, for the optimizer.
+    /// The layers, mutable, for the optimizer.
     pub fn layers_mut(&mut self) -> &mut [TiedLayer] {
         &mut self.layers
     }
 
-    /// Rows (n, d_0) in input units to codes (n, d_K). A row's code has the same bits in every batch.
+    /// Encodes rows (n, d_0) in input units to codes (n, d_K). A row's code has the same bits in every batch.
     ///
-    /// Needs matrices for what lies between; `buffers` has them ready if it was used before.
+    /// Takes its intermediate matrices from `buffers` and returns them there.
     ///
     /// # Panics
-    /// If the rows are not d_0 wide; callers check that at the edge.
+    /// If the rows are not d_0 wide; callers check that earlier.
     pub fn encode(&self, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         if self.normalizer.kind == NormalizationKind::None && !self.normalizer.takes_missing() {
             return self.encode_normalized(rows, buffers);
@@ -137,7 +138,7 @@ impl Autoencoder {
     /// [`Autoencoder::encode`] of rows in a space.
     ///
     /// # Panics
-    /// If the rows are not d_0 wide; callers check that at the edge.
+    /// If the rows are not d_0 wide; callers check that earlier.
     pub fn encode_in(&self, space: Space, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         match space {
             Space::Input => self.encode(rows, buffers),
@@ -148,7 +149,7 @@ impl Autoencoder {
     /// [`Autoencoder::decode`] to rows in a space.
     ///
     /// # Panics
-    /// If the codes are not d_K wide; callers check that at the edge.
+    /// If the codes are not d_K wide; callers check that earlier.
     pub fn decode_in(
         &self,
         space: Space,
@@ -165,7 +166,7 @@ impl Autoencoder {
     /// [`Autoencoder::reconstruct`] of rows in a space, to rows in that space.
     ///
     /// # Panics
-    /// If the rows are not d_0 wide; callers check that at the edge.
+    /// If the rows are not d_0 wide; callers check that earlier.
     pub fn reconstruct_in(
         &self,
         space: Space,
@@ -187,7 +188,7 @@ impl Autoencoder {
     /// [`Autoencoder::encode_with_errors`] of rows in the normalized space.
     ///
     /// # Panics
-    /// If the rows are not d_0 wide; callers check that at the edge.
+    /// If the rows are not d_0 wide; callers check that earlier.
     pub fn encode_normalized_with_errors(&self, x: &PanelMatrix, buffers: &mut BufferPool) -> (PanelMatrix, Vec<f32>) {
         let codes = self.encode_with_missing(x, buffers);
         let x_hat = self.decode_normalized(&codes, Decoder::Transpose, buffers);
@@ -196,8 +197,9 @@ impl Autoencoder {
         (codes, squared_errors)
     }
 
-    /// Per row the sum over features of (x - x̂)² in the units of the input, of rows in the normalized space: the offset
-    /// cancels, so that nothing is lost however large it is. In 64 bits, feature after feature, without what is missing.
+    /// Per row: the sum over features of (x - x̂)² in the units of the input, from rows in the normalized space. The
+    /// offset cancels, so that a large offset loses no digits. Summed in f64 in the order of the features, without
+    /// missing values.
     fn squared_distances_input_units(&self, x: &PanelMatrix, x_hat: &PanelMatrix) -> Vec<f32> {
         let mut sums = vec![0.0f64; x.rows()];
         for ((first, rows, x), (_, _, x_hat)) in x.panels().zip(x_hat.panels()) {
@@ -215,20 +217,20 @@ impl Autoencoder {
         sums.into_iter().map(|sum| sum as f32).collect()
     }
 
-    /// Codes (n, d_K) to rows (n, d_0) in input units. A code's row has the same bits in every batch.
+    /// Decodes codes (n, d_K) to rows (n, d_0) in input units. A row has the same bits in every batch.
     ///
     /// # Panics
-    /// If the codes are not d_K wide; callers check that at the edge.
+    /// If the codes are not d_K wide; callers check that earlier.
     pub fn decode(&self, codes: &PanelMatrix, decoder: Decoder<'_>, buffers: &mut BufferPool) -> PanelMatrix {
         let mut rows = self.decode_normalized(codes, decoder, buffers);
         self.normalizer.undo(&mut rows);
         rows
     }
 
-    /// Rows (n, d_0) to codes and back, with the error of each row; what is missing of it has none.
+    /// Encodes rows (n, d_0) and decodes them, with the error of each row. Missing values have no error.
     ///
     /// # Panics
-    /// If the rows are not d_0 wide; callers check that at the edge.
+    /// If the rows are not d_0 wide; callers check that earlier.
     pub fn reconstruct(&self, rows: &PanelMatrix, decoder: Decoder<'_>, buffers: &mut BufferPool) -> Reconstruction {
         let mut x = buffers.take();
         self.normalizer.apply_to(rows, &mut x);
@@ -242,11 +244,11 @@ impl Autoencoder {
         Reconstruction { rows: x_hat, squared_errors, squared_errors_input_units }
     }
 
-    /// Rows (n, d_0) in input units to codes (n, d_K), with the squared error of each reconstruction in the normalized space:
-    /// the bits of [`Autoencoder::encode`] and [`Autoencoder::reconstruct`].
+    /// Encodes rows (n, d_0) in input units to codes (n, d_K), with the squared error of each reconstruction in the
+    /// normalized space. The bits are those of [`Autoencoder::encode`] and [`Autoencoder::reconstruct`].
     ///
     /// # Panics
-    /// If the rows are not d_0 wide; callers check that at the edge.
+    /// If the rows are not d_0 wide; callers check that earlier.
     pub fn encode_with_errors(&self, rows: &PanelMatrix, buffers: &mut BufferPool) -> (PanelMatrix, Vec<f32>) {
         let mut x = buffers.take();
         self.normalizer.apply_to(rows, &mut x);
@@ -255,11 +257,11 @@ impl Autoencoder {
         found
     }
 
-    /// Rows (n, d_0) with what is missing of them taken from their reconstruction, in the units of the input; all other values
-    /// as they came. A row has the same bits in every batch.
+    /// Rows (n, d_0) in the units of the input, with missing values replaced by their reconstruction and all others
+    /// unchanged. A row has the same bits in every batch.
     ///
     /// # Panics
-    /// If the rows are not d_0 wide; callers check that at the edge.
+    /// If the rows are not d_0 wide; callers check that earlier.
     pub fn impute(&self, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         let Reconstruction { rows: mut whole, .. } = self.reconstruct(rows, Decoder::Transpose, buffers);
         for (whole, value) in whole.values_mut().iter_mut().zip(rows.values()) {
@@ -268,11 +270,11 @@ impl Autoencoder {
         whole
     }
 
-    /// The same in a space; in the normalized one every value of a row is that of its reconstruction: who writes the answer
-    /// keeps the values that came, in 64 bits.
+    /// [`Autoencoder::impute`] of rows in a space. In the normalized space every value of the result is a
+    /// reconstruction; the writer of the response keeps the present values, in 64 bits.
     ///
     /// # Panics
-    /// If the rows are not d_0 wide; callers check that at the edge.
+    /// If the rows are not d_0 wide; callers check that earlier.
     pub fn impute_in(&self, space: Space, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         match space {
             Space::Input => self.impute(rows, buffers),
@@ -280,7 +282,7 @@ impl Autoencoder {
         }
     }
 
-    /// The encoder in the normalized space, of rows with missing values.
+    /// Encodes normalized rows that may have missing values.
     fn encode_with_missing(&self, x: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         if !self.normalizer.takes_missing() {
             return self.encode_normalized(x, buffers);
@@ -293,7 +295,7 @@ impl Autoencoder {
         codes
     }
 
-    /// The encoder in the normalized space.
+    /// Encodes normalized rows without missing values.
     fn encode_normalized(&self, x: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         let mut h = None;
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().encoder_activations) {
@@ -304,7 +306,7 @@ impl Autoencoder {
         h.unwrap_or_default()
     }
 
-    /// The decoder in the normalized space.
+    /// Decodes codes to normalized rows.
     fn decode_normalized(&self, codes: &PanelMatrix, decoder: Decoder<'_>, buffers: &mut BufferPool) -> PanelMatrix {
         let mut g: Option<PanelMatrix> = None;
         if let Decoder::PseudoInverse(inverse) = decoder {
@@ -317,7 +319,7 @@ impl Autoencoder {
         for (layer, activation) in self.layers.iter().zip(&self.spec.raw().decoder_activations).rev() {
             if let Some(gain) = &layer.gain {
                 let mut scaled = buffers.take();
-                scaled.map_from(g.as_ref().unwrap_or(codes), |j, value| value * gain[j]);
+                scaled.map_columns_from(g.as_ref().unwrap_or(codes), [gain], |value, [gain]| value * gain);
                 g.replace(scaled).into_iter().for_each(|done| buffers.put(done));
             }
             let mut next = buffers.take();
@@ -333,7 +335,7 @@ pub(super) fn scale_columns(g: &mut PanelMatrix, gain: &[f32]) {
     g.each_column_mut(|j, part| part.iter_mut().for_each(|value| *value *= gain[j]));
 }
 
-/// Per row the sum over columns of (a - b)², column after column, but where a is missing.
+/// Per row: the sum over columns of (a - b)² in the order of the columns, without missing values of a.
 fn squared_distances(a: &PanelMatrix, b: &PanelMatrix) -> Vec<f32> {
     let mut sums = vec![0.0f32; a.rows()];
     for ((first, rows, a), (_, _, b)) in a.panels().zip(b.panels()) {

@@ -1,9 +1,10 @@
-//! A linear code, centered and turned onto its principal axes: the same reconstructions, and codes that can be cut short.
+//! Canonical codes: a linear code, centered and rotated to its principal axes. Reconstructions stay the same, and codes
+//! can be truncated.
 //!
-//! With m the mean of the codes and R a rotation whose rows are the principal axes of the codes, the greatest variance first:
-//! W' = R·W, b' = R·(b - m), c' = c + Wᵀ·m for the layer that makes the code. A code becomes h' = R·(h - m), and since
-//! W'ᵀh' + c' = WᵀRᵀR(h - m) + c + Wᵀm = Wᵀh + c, what it decodes to stays. Codes then have mean 0 and uncorrelated units, so
-//! that the first few numbers are the best few, and a number that is missing, 0, is average.
+//! With m the mean of the codes and R a rotation whose rows are the principal axes of the codes, in descending order of
+//! variance: W' = R·W, b' = R·(b - m), c' = c + Wᵀ·m for the layer that computes the code. A code becomes h' = R·(h -
+//! m). Since W'ᵀh' + c' = WᵀRᵀR(h - m) + c + Wᵀm = Wᵀh + c, it decodes to the same rows. The new codes have mean 0 and
+//! uncorrelated units. So the first numbers are the best few, and a missing number counts as 0, the mean.
 
 use super::score::is_live;
 use super::{Autoencoder, Statistics};
@@ -11,27 +12,28 @@ use crate::numeric::Activation;
 use crate::numeric::linalg::symmetric_axes;
 use crate::numeric::matmul::Weights;
 
-/// Share of the greatest variance that every unit has at least, if it lives: more than that of one that is taken for dead.
+/// Lower bound of the variance of a live unit, as a share of the largest variance. It is above the limit for a dead
+/// unit.
 const LEAST_VARIANCE: f64 = 1e-11;
 
 /// Why codes cannot be made canonical.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CanonicalError {
-    /// What is turned must come out of the activation as it went in.
-    #[error("the activation of its code is {0}, expected linear: a rotation passes through no other")]
+    /// The activation of the code is not linear.
+    #[error("the activation of its code is {0}, expected linear: only a linear code can be rotated")]
     Activation(String),
-    /// Not known where the codes are.
+    /// The model has no statistics of its codes.
     #[error("it has no statistics of its codes: train it again, with a code of at most 1024 numbers")]
     NoStatistics,
-    /// They are already.
+    /// The codes are canonical already.
     #[error("its codes are canonical already")]
     Already,
-    /// Eigenvalues that do not converge.
+    /// The eigenvalues do not converge, or a result is not finite.
     #[error("the principal axes of its codes could not be computed: their values may be too large")]
     Axes,
 }
 
-/// The model with canonical codes, and its statistics.
+/// Makes the codes of a model canonical. Returns the new model and its statistics.
 ///
 /// # Errors
 /// See [`CanonicalError`].
@@ -51,12 +53,12 @@ pub fn canonicalize(
     let covariance: Vec<f64> = statistics.code_covariance.iter().map(|value| f64::from(*value)).collect();
     let (variances, axes) = symmetric_axes(&covariance, k).ok_or(CanonicalError::Axes)?;
 
-    // Another order than that of training, if it had one.
+    // The order that training gave the units, if any, does not hold after the rotation.
     let mut turned = model.clone().with_ordered_code(false);
     let Some(layer) = turned.layers_mut().last_mut() else { return Err(CanonicalError::Already) };
     let (w, d) = (layer.weight.to_row_major(), layer.weight.inputs());
     let mean: Vec<f64> = statistics.code_mean.iter().map(|value| f64::from(*value)).collect();
-    // Of W and of b - m, row by row of R, in f64: rounded once.
+    // R·W and R·(b - m), row by row of R, in f64: rounded once.
     let mut values = Vec::with_capacity(k * d);
     let mut bias = Vec::with_capacity(k);
     for axis in axes.chunks_exact(k) {
@@ -79,7 +81,7 @@ pub fn canonicalize(
     layer.weight = Weights::from_row_major(k, d, &values);
     layer.encoder_bias = bias;
 
-    // As many units stay alive as there were: the scores of before were made with these.
+    // The number of live units stays the same: the stored calibration scores depend on it.
     let largest = (0..k).map(|unit| covariance[unit * k + unit]).fold(0.0, f64::max);
     let live = (0..k).filter(|unit| is_live(covariance[unit * k + unit], largest)).count();
     let least = variances.first().copied().unwrap_or(0.0) * LEAST_VARIANCE;
@@ -176,7 +178,7 @@ mod tests {
                 assert!(measured.code_covariance[i * 4 + j].abs() < 1e-4 * (variance * other).sqrt(), "[{i}, {j}]");
             }
         }
-        // Nor does it change how unusual a row is.
+        // The scores of rows stay the same.
         let (old, new) = (Scorer::new(&before).expect("definite"), Scorer::new(&after).expect("definite"));
         let (old, new) = (old.score(&model, &rows, buffers), new.score(&turned, &rows, buffers));
         for row in 0..ROWS {
@@ -191,14 +193,14 @@ mod tests {
         let mut model = model(Activation::Linear);
         let layer = &mut model.layers_mut()[1];
         let mut w = layer.weight.to_row_major();
-        // The last unit says what the first does.
+        // The last unit equals the first.
         w.copy_within(0..6, 18);
         layer.weight = Weights::from_row_major(4, 6, &w);
         let before = statistics(&model);
         let after = canonicalize(&model, Some(&before)).expect("a linear code").1;
         let variances: Vec<f32> = (0..4).map(|unit| after.code_covariance[unit * 5]).collect();
         assert!(variances[3] > 0.0 && variances[3] < 1e-5 * variances[0], "{variances:?}");
-        // Beside what rows vary by, the shrunk covariance is the same: so is the distance of a code that no row has.
+        // Where the codes do not vary, the shrunk covariance is the same. So is the distance of a code that no row has.
         let distance = |of: &Statistics, code: &[f64]| {
             let code: Vec<f32> = code.iter().map(|x| *x as f32).collect();
             f64::from(Scorer::new(of).expect("definite").squared_distances_of(&code)[0])

@@ -1,85 +1,85 @@
-//! Which column of some rows is which feature of a model: by name where both have names.
+//! Matches the columns of rows with the features of a model: by name, if both have names.
 //!
 //! | the columns are | then |
 //! |---|---|
 //! | the features, in order | nothing changes |
 //! | the features, in another order | they are put in order |
-//! | the features and others | the others are left out, with a note |
-//! | numbers that count from 0 or 1, or the features are | they are matched by position, with a note |
-//! | without some of the features | refused |
-//! | two of one name | refused |
+//! | the features and others | the others are ignored, with a note |
+//! | numbers that count from 0 or 1, or the features are such numbers | matched by position, with a note |
+//! | without some of the features | rejected |
+//! | two with the same name | rejected |
 //!
-//! Blanks at both ends of a name do not count, everything else does.
+//! Blanks at both ends of a name are ignored; everything else is compared.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::text::{shown, shown_list};
 
-/// Why the columns of some rows cannot be matched with the features of a model.
+/// Why columns cannot be matched with the features of a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ColumnError {
-    /// Some names, but not one per column.
-    #[error("{got} names came, expected none or {columns}, one per column")]
+    /// There are names, but not one per column.
+    #[error("got {got} column names, expected none or {columns}, one per column")]
     Count {
-        /// Names that came.
+        /// Number of names.
         got: usize,
         /// Columns of the rows.
         columns: usize,
     },
-    /// Two columns of one name.
+    /// Two columns have the same name.
     #[error("columns {first} and {second} are both named {name:?}, expected different names")]
     Twice {
-        /// Their name.
+        /// The name.
         name: String,
-        /// The earlier one, from 1.
+        /// The first column, from 1.
         first: usize,
-        /// The later one, from 1.
+        /// The second column, from 1.
         second: usize,
     },
-    /// Features without a column.
+    /// Some features have no column.
     #[error(
         "the rows have no column {missing}, expected a column for each of the model's {features} features; their columns are {columns}{alike}: \
          rename them, or send the rows without names and in the order of the features"
     )]
     Missing {
-        /// The features, in quotes.
+        /// Names of the missing features, in quotes.
         missing: String,
         /// Features of the model.
         features: usize,
-        /// The columns, in quotes.
+        /// Names of the columns, in quotes.
         columns: String,
-        /// Columns whose names differ from missing features by case alone.
+        /// A column whose name differs from a missing feature only in case, as a parenthesis; or empty.
         alike: String,
     },
 }
 
-/// How columns were matched.
+/// How the columns were matched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matching {
     /// Column i is feature i.
     InOrder,
-    /// The same, although the names differ: they only count the columns.
+    /// Column i is feature i, because the names on one side are only counting numbers.
     ByPosition,
-    /// By name.
+    /// Matched by name.
     ByName(Arc<ColumnMap>),
 }
 
-/// The column of each feature, where that is not the one at its place.
+/// The column of each feature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnMap {
-    /// Of the rows.
+    /// Number of columns of the rows.
     width: usize,
     /// For each feature its column, from 0.
     column_of: Vec<usize>,
     /// For each column that is kept, in the order of the rows, its feature.
     feature_of: Vec<usize>,
-    /// What is to be told of columns that are left out.
+    /// The note about ignored columns, if any.
     left_out: Option<String>,
 }
 
 impl ColumnMap {
-    /// Columns of the rows.
+    /// Number of columns of the rows.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -89,31 +89,31 @@ impl ColumnMap {
         &self.column_of
     }
 
-    /// For each column that is a feature, in the order of the rows, which one, from 0.
+    /// For each column that is a feature, in the order of the rows: the feature, from 0.
     pub fn feature_of(&self) -> &[usize] {
         &self.feature_of
     }
 
-    /// Whether some columns are no features.
+    /// Whether some columns are not features and are ignored.
     pub fn leaves_out(&self) -> bool {
         self.left_out.is_some()
     }
 }
 
 impl Matching {
-    /// What a caller should know of it.
+    /// A note for the caller, if any.
     pub fn note(&self) -> Option<String> {
         match self {
             Self::InOrder => None,
             Self::ByPosition => Some(
-                "columns are matched by position: the names of the columns, or those of the features, only count them"
+                "columns are matched by position: the column names, or the feature names, are only counting numbers"
                     .to_owned(),
             ),
             Self::ByName(map) => map.left_out.clone(),
         }
     }
 
-    /// Its map, if there is something to move.
+    /// The map, if columns must be moved.
     pub fn map(&self) -> Option<&Arc<ColumnMap>> {
         match self {
             Self::InOrder | Self::ByPosition => None,
@@ -122,10 +122,10 @@ impl Matching {
     }
 }
 
-/// Matches `columns` with `features`; where either has no names, or they are the same, [`Matching::InOrder`].
+/// Matches `columns` with `features`. [`Matching::InOrder`] if either has no names, or if the names are the same.
 ///
 /// # Errors
-/// If two columns have one name, or a feature has no column.
+/// If two columns have the same name, or a feature has no column.
 pub fn match_columns<S: AsRef<str>>(features: &[String], columns: &[S]) -> Result<Matching, ColumnError> {
     if features.is_empty() || columns.is_empty() || are_same(features, columns) {
         return Ok(Matching::InOrder);
@@ -146,7 +146,7 @@ pub fn match_columns<S: AsRef<str>>(features: &[String], columns: &[S]) -> Resul
     };
     let mut feature_at = vec![None; columns.len()];
     for (feature, column) in column_of.iter().enumerate() {
-        // Features whose names differ by blanks alone.
+        // Two features whose names differ only in blanks at the ends.
         if let Some(first) = feature_at[*column].replace(feature) {
             let name = shown(features[feature].trim());
             return Err(ColumnError::Twice { name, first: first + 1, second: feature + 1 });
@@ -171,18 +171,18 @@ pub fn match_columns<S: AsRef<str>>(features: &[String], columns: &[S]) -> Resul
     Ok(Matching::ByName(Arc::new(ColumnMap { width: columns.len(), column_of, feature_of, left_out })))
 }
 
-/// Whether they have the same names in the same order.
+/// Whether both have the same names in the same order.
 fn are_same<S: AsRef<str>>(features: &[String], columns: &[S]) -> bool {
     features.len() == columns.len()
         && features.iter().zip(columns).all(|(feature, column)| feature.trim() == column.as_ref().trim())
 }
 
-/// Whether names are 0, 1, 2, ... or 1, 2, 3, ...: they say no more than the place does.
+/// Whether the names are 0, 1, 2, ... or 1, 2, 3, ...: then they only repeat the position.
 fn is_counting<S: AsRef<str>>(names: &[S]) -> bool {
     let counts_from = |first: usize| {
         names.iter().enumerate().all(|(place, name)| {
             let name = name.as_ref().trim();
-            // 007 is a name.
+            // A number with leading zeros is a name.
             (name == "0" || !name.starts_with(['0', '+'])) && name.parse() == Ok(place + first)
         })
     };
@@ -196,7 +196,7 @@ fn missing<S: AsRef<str>>(features: &[String], columns: &[S], found: &[Option<us
         columns.iter().map(|column| column.as_ref().trim()).map(|name| (name.to_lowercase(), name)).collect();
     let alike = missing.iter().find_map(|name| Some((name, by_lowercase.get(&name.to_lowercase())?)));
     let alike = alike.map_or(String::new(), |(feature, column)| {
-        format!(" ({:?} differs from {:?} by upper and lower case)", shown(column), shown(feature))
+        format!(" ({:?} differs from {:?} only in upper and lower case)", shown(column), shown(feature))
     });
     ColumnError::Missing {
         missing: shown_list(missing.iter().copied()),
@@ -241,7 +241,7 @@ mod tests {
     fn another_order_is_put_in_order_without_a_note() {
         check_map("a,b,c", "c,a,b", &[1, 2, 0], None);
         check_map("a,b,c", " c , a,b", &[1, 2, 0], None);
-        // Numbers may be names as well.
+        // Numbers may be names, too.
         check_map("0,1,2", "2,0,1", &[1, 2, 0], None);
     }
 
@@ -269,7 +269,7 @@ mod tests {
             "c,x,y",
             &[r#"no column "a" and "b","#, "3 features", r#"columns are "c", "x" and "y""#],
         );
-        check_refused("temp,flow", "Temp,flow", &[r#""Temp" differs from "temp" by upper and lower case"#]);
+        check_refused("temp,flow", "Temp,flow", &[r#""Temp" differs from "temp" only in upper and lower case"#]);
         check_refused("a,b,c", "a,b", &[r#"no column "c""#]);
     }
 
@@ -286,11 +286,11 @@ mod tests {
             assert_eq!(matching, Matching::ByPosition);
             assert!(matching.note().expect("a note").contains("by position"));
         }
-        // Not 0, 1, 2: a choice of columns, which means something.
+        // Not 0, 1, 2: a selection of columns, so the numbers have a meaning.
         check_refused("a,b,c", "2,1,0", &[r#"no column "a""#]);
         check_refused("a,b,c", "5,6,7", &[r#"no column "a""#]);
         check_refused("a,b,c", "00,01,02", &[r#"no column "a""#]);
-        // Both count, and differ.
+        // Both count, but they differ.
         check_refused("0,1,2", "1,2,3", &[r#"no column "0""#]);
     }
 
@@ -303,7 +303,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order and whatever else there is, each feature finds its own column.
+        /// Each feature finds its column, for any order and any extra columns.
         #[test]
         fn each_feature_finds_its_column(
             order in Just((0..12).collect::<Vec<usize>>()).prop_shuffle(),

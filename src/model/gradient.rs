@@ -1,14 +1,14 @@
-//! The gradient of a tied-weight autoencoder: both uses of each matrix, summed once.
+//! The gradient of a tied-weight autoencoder: the sum over both uses of each matrix.
 //!
-//! With δᵉ_l the derivative of the loss by the pre-activations of encoder layer l, δᵈ_l the same for the decoder layer that
-//! uses W_lᵀ, h_l and g_l as in [`Autoencoder`], and u_l = γ_l∘g_{l+1} what that decoder layer reads:
+//! With δᵉ_l the derivative of the loss by the pre-activations of encoder layer l, δᵈ_l the same for the decoder layer
+//! that uses W_lᵀ, h_l and g_l as in [`Autoencoder`], and u_l = γ_l∘g_{l+1} the input of that decoder layer:
 //!
 //! ∂L/∂W_l = δᵉ_lᵀ h_l + u_lᵀ δᵈ_l (rows of a batch are samples).
 //!
 //! # The same bits at any number of threads
-//! A mini-batch is cut into [`Tape`]s of a fixed number of rows, each computed alone. The gradient of a matrix is cut into
-//! panels of a fixed number of outputs; each of its numbers is one chain over the tapes in the order of their rows. Nothing
-//! is added across threads.
+//! A mini-batch is cut into [`Tape`]s of a fixed number of rows; each is computed alone. The gradient of a matrix is
+//! cut into panels of a fixed number of outputs. Each of its numbers is one chain over the tapes in the order of their
+//! rows. No sum crosses threads.
 
 use super::Autoencoder;
 use super::autoencoder::scale_columns;
@@ -16,26 +16,26 @@ use super::spec::Loss;
 use crate::numeric::matmul::{self, Panel};
 use crate::numeric::{Activation, PanelMatrix, losses};
 
-/// Rows of a tape.
+/// Largest number of rows of a tape.
 pub const TAPE_ROWS: usize = 64;
 
-/// A number for each parameter of a model: its gradient, or a moment of it.
+/// One number per parameter of a model: the gradient, or a moment of it.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// In the order of encoding.
     pub layers: Vec<LayerGradient>,
 }
 
-/// A number for each parameter of a tied layer, in the same shapes.
+/// One number per parameter of a tied layer, in the same shapes.
 #[derive(Clone, Debug)]
 pub struct LayerGradient {
     /// (d_{l+1}, d_l), in the layout of [`Weights::panels`](crate::numeric::matmul::Weights::panels).
     pub weight: Vec<f32>,
-    /// (d_{l+1},)
+    /// (d_{l+1},).
     pub encoder_bias: Vec<f32>,
-    /// (d_l,)
+    /// (d_l,).
     pub decoder_bias: Vec<f32>,
-    /// (d_{l+1},), where the layer has one.
+    /// (d_{l+1},), if the layer has a gain.
     pub gain: Option<Vec<f32>>,
 }
 
@@ -51,7 +51,7 @@ impl Gradient {
         Self { layers: layers.collect() }
     }
 
-    /// All numbers, by name.
+    /// All tensors, by name.
     pub fn tensors(&self) -> Vec<(String, &[f32])> {
         let mut tensors = Vec::new();
         for (l, layer) in self.layers.iter().enumerate() {
@@ -63,7 +63,7 @@ impl Gradient {
         tensors
     }
 
-    /// The same, to write.
+    /// All tensors, mutable, by name.
     pub fn tensors_mut(&mut self) -> Vec<(String, &mut [f32])> {
         let mut tensors = Vec::new();
         for (l, layer) in self.layers.iter_mut().enumerate() {
@@ -94,7 +94,7 @@ impl Gradient {
     /// Cuts the gradient of the matrix of layer `l` into panels.
     ///
     /// # Panics
-    /// If there is no such layer.
+    /// If the layer does not exist.
     pub fn panels(&mut self, l: usize) -> impl Iterator<Item = Panel<'_>> {
         let layer = &mut self.layers[l];
         let (outputs, inputs) = (layer.encoder_bias.len(), layer.decoder_bias.len());
@@ -102,10 +102,11 @@ impl Gradient {
     }
 }
 
-/// Sums the tapes of a mini-batch into a panel of the gradient of the matrix of layer `l`, which is overwritten: both uses.
+/// Sums both uses of the matrix of layer `l` over the tapes of a mini-batch into a panel of its gradient, which is
+/// overwritten.
 ///
 /// # Panics
-/// If there is no such layer, or the panel is not of its matrix.
+/// If the layer does not exist, or the panel is not of its matrix.
 pub fn fill<'a>(panel: &mut Panel<'_>, tapes: impl Iterator<Item = &'a Tape>, l: usize) {
     for (i, tape) in tapes.enumerate() {
         if i == 0 {
@@ -117,7 +118,7 @@ pub fn fill<'a>(panel: &mut Panel<'_>, tapes: impl Iterator<Item = &'a Tape>, l:
     }
 }
 
-/// The derivative of `l2`'s term of the loss, 2·l2·‖W‖², by a weight.
+/// The derivative by a weight of the `l2` term of the loss, 2·l2·‖W‖².
 #[inline]
 pub fn l2_slope(l2: f32, weight: f32) -> f32 {
     4.0 * l2 * weight
@@ -127,22 +128,22 @@ fn add(sum: &mut [f32], values: &[f32]) {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
-/// Everything that forward and backward of a few rows leave behind. Its buffers are used again from batch to batch.
+/// All results of the forward and backward pass for a few rows. The buffers are reused from batch to batch.
 #[derive(Clone, Debug, Default)]
 pub struct Tape {
     /// h_0 (the normalized rows) to h_K (the code).
     h: Vec<PanelMatrix>,
-    /// What is to be reconstructed, where that is not h_0; NaN where there is nothing to compare with.
+    /// The target of the reconstruction, if it differs from h_0; NaN where a value is missing.
     clean: Option<PanelMatrix>,
-    /// Units of the code that are decoded, row by row; empty: all of every row.
+    /// Per row: number of units of the code that are decoded. Empty: all units of every row.
     kept: Vec<usize>,
     /// 1 / rows of the batch.
     share: f32,
     /// g_0 (x̂; logits under cross-entropy) to g_{K-1}.
     g: Vec<PanelMatrix>,
-    /// What decoder layer l reads, where that is not g_{l+1} itself.
+    /// The input of decoder layer l, if it differs from g_{l+1}.
     gained: Vec<PanelMatrix>,
-    /// f' by layer, where it cannot be had from the outputs.
+    /// f' per layer, if the outputs do not give it.
     encoder_slope: Vec<Option<PanelMatrix>>,
     decoder_slope: Vec<Option<PanelMatrix>>,
     /// δᵉ_l (n, d_{l+1}) and δᵈ_l (n, d_l).
@@ -156,7 +157,7 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// For a model of `layers` layers.
+    /// A tape for a model of `layers` layers.
     pub fn new(layers: usize) -> Self {
         Self {
             h: vec![PanelMatrix::default(); layers + 1],
@@ -176,19 +177,20 @@ impl Tape {
         }
     }
 
-    /// Where the normalized rows (n, d_0) go.
+    /// The buffer for the normalized rows (n, d_0).
     pub fn rows_mut(&mut self) -> &mut PanelMatrix {
         &mut self.h[0]
     }
 
-    /// The normalized rows, to be changed: what they are now is what is to be reconstructed, but for what is missing (NaN).
+    /// The normalized rows, mutable. Their present values become the target of the reconstruction, except missing ones
+    /// (NaN).
     pub fn changed_mut(&mut self) -> &mut PanelMatrix {
         self.clean.get_or_insert_default().clone_from(&self.h[0]);
         &mut self.h[0]
     }
 
-    /// Cuts codes short: of each row only so many of the first units of the code are decoded, the others are 0, and nothing is
-    /// learned from what they would have been.
+    /// Truncates codes: of each row only the first `kept` units of the code are decoded. The others are 0 and have no
+    /// gradient.
     pub fn cut_codes(&mut self, kept: impl Iterator<Item = usize>) {
         self.kept.clear();
         self.kept.extend(kept);
@@ -204,7 +206,8 @@ impl Tape {
         self.loss
     }
 
-    /// After [`Tape::forward`]: calls `found(row, column, x, x̂)` for every number that is not missing, normalized, in an order that depends on the shape alone.
+    /// After [`Tape::forward`]: calls `found(row, column, x, x̂)` for every number that is not missing, in the
+    /// normalized space. The order depends on the shape alone.
     pub fn each_reconstructed(&self, model: &Autoencoder, mut found: impl FnMut(usize, usize, f32, f32)) {
         let activation = model.spec().raw().decoder_activations[0];
         let logits = model.spec().raw().loss == Loss::BinaryCrossEntropy;
@@ -216,11 +219,11 @@ impl Tape {
         }
     }
 
-    /// Encodes and decodes the rows, keeping every activation, and takes the loss and its derivative, as a part of a batch
-    /// of `batch_rows` rows.
+    /// Encodes and decodes the rows, keeps every activation, and computes the loss and its derivative. The rows are a
+    /// part of a batch of `batch_rows` rows.
     ///
     /// # Panics
-    /// If [`Tape::cut_codes`] had another number of rows.
+    /// If [`Tape::cut_codes`] got another number of rows.
     pub fn forward(&mut self, model: &Autoencoder, batch_rows: usize) {
         let (raw, layers) = (model.spec().raw(), model.layers());
         for (l, layer) in layers.iter().enumerate() {
@@ -249,7 +252,7 @@ impl Tape {
             };
             let mut activation = raw.decoder_activations[l];
             if l == 0 && raw.loss == Loss::BinaryCrossEntropy {
-                // The loss is taken on the logits, where it cannot overflow.
+                // The loss uses the logits, so that it cannot overflow.
                 activation = Activation::Linear;
             }
             let (output, bias) = (&mut g[l], &layer.decoder_bias);
@@ -269,17 +272,17 @@ impl Tape {
         };
     }
 
-    /// After [`Tape::forward`]: of each row the squared derivative of the loss by x̂ (logits under cross-entropy), which grows
-    /// as the squared error does.
+    /// After [`Tape::forward`]: per row, the squared derivative of the loss by x̂ (by the logits under cross-entropy).
+    /// It grows like the squared error.
     pub fn squared_slopes(&self) -> Vec<f32> {
         self.decoder_delta[0].squares_by_row()
     }
 
-    /// Before [`Tape::backward`]: makes the derivatives those of the mean of the loss over the rows that are `kept`, of which the
-    /// batch has a share of 1 / `scale`.
+    /// Before [`Tape::backward`]: restricts the loss to the mean over the rows that are `kept`, which are a share of 1
+    /// / `scale` of the batch.
     ///
     /// # Panics
-    /// If it is not said of every row.
+    /// If `kept` does not have one entry per row.
     pub fn count_only(&mut self, kept: &[bool], scale: f32) {
         let delta = &mut self.decoder_delta[0];
         assert_eq!(kept.len(), delta.rows(), "one for each row");
@@ -291,8 +294,7 @@ impl Tape {
         }
     }
 
-    /// The derivatives of the mean over the batch of the loss and of `activity_l2`·‖code‖² by everything, after
-    /// [`Tape::forward`].
+    /// After [`Tape::forward`]: computes the derivatives of the batch mean of the loss plus `activity_l2`·‖code‖².
     pub fn backward(&mut self, model: &Autoencoder, activity_l2: f32) {
         if model.spec().raw().loss == Loss::SquaredError {
             let activation = model.spec().raw().decoder_activations[0];
@@ -309,7 +311,7 @@ impl Tape {
         self.back_from_code(model);
     }
 
-    /// From δᵈ_0 to the derivative by the code, which takes the place of δᵉ_{K-1}.
+    /// From δᵈ_0 to the derivative by the code, which is stored in δᵉ_{K-1}.
     fn back_to_code(&mut self, model: &Autoencoder) {
         let (raw, layers) = (model.spec().raw(), model.layers());
         let last = layers.len() - 1;
@@ -317,7 +319,7 @@ impl Tape {
             let (known, next) = self.decoder_delta.split_at_mut(l + 1);
             let delta = &known[l];
             losses::column_sums(delta, &mut self.decoder_bias[l]);
-            // What decoder layer l reads is g_{l+1}, or the code.
+            // The input of decoder layer l is g_{l+1}, or the code.
             let (target, outputs) =
                 if l == last { (&mut self.encoder_delta[l], &self.h[l + 1]) } else { (&mut next[0], &self.g[l + 1]) };
             layer.weight.encode(delta, target);
@@ -345,22 +347,22 @@ impl Tape {
         }
     }
 
-    /// After [`Tape::forward`]: ½ ∂/∂x of ‖x - x̂‖²·`precision` + a(code), where `pull` (n, d_K) is ½ ∂a/∂code; (n, d_0), in the
-    /// normalized space; 0 where x is missing. What the tape knew of a gradient is gone.
+    /// After [`Tape::forward`]: ½ ∂/∂x of ‖x - x̂‖²·`precision` + a(code), where `pull` (n, d_K) is ½ ∂a/∂code. Shape
+    /// (n, d_0), in the normalized space; 0 where x is missing. Overwrites the gradients in the tape.
     pub(super) fn score_slopes(&mut self, model: &Autoencoder, pull: &PanelMatrix, precision: f32) -> PanelMatrix {
         let (raw, layers) = (model.spec().raw(), model.layers());
         let activation = raw.decoder_activations[0];
         let logits = raw.loss == Loss::BinaryCrossEntropy;
         let mut x_hat = self.g[0].clone();
         if logits {
-            x_hat.map_from(&self.g[0], |_, logit| activation.value(logit));
+            x_hat.map_from(&self.g[0], |logit| activation.value(logit));
         }
         let mut error = PanelMatrix::default();
         error.clone_from(self.target());
         for (error, x_hat) in error.values_mut().iter_mut().zip(x_hat.values()) {
             *error = if error.is_nan() { 0.0 } else { (*error - x_hat) * precision };
         }
-        self.decoder_delta[0].map_from(&error, |_, error| -error);
+        self.decoder_delta[0].map_from(&error, |error| -error);
         let slope = if logits { None } else { self.decoder_slope[0].as_ref() };
         multiply_slope(&mut self.decoder_delta[0], activation, &x_hat, slope);
         self.back_to_code(model);
@@ -377,7 +379,7 @@ impl Tape {
         slopes
     }
 
-    /// What is to be reconstructed.
+    /// The target of the reconstruction.
     fn target(&self) -> &PanelMatrix {
         self.clean.as_ref().unwrap_or(&self.h[0])
     }
@@ -387,18 +389,18 @@ impl Tape {
         &self.h[self.h.len() - 1]
     }
 
-    /// After [`Tape::forward`]: what encoder layer l gives (n, d_{l+1}).
+    /// After [`Tape::forward`]: the output of encoder layer l (n, d_{l+1}).
     pub(super) fn encoded(&self, l: usize) -> &PanelMatrix {
         &self.h[l + 1]
     }
 
-    /// What decoder layer l reads: γ_l∘g_{l+1}, g_{l+1}, or the code.
+    /// The input of decoder layer l: γ_l∘g_{l+1}, g_{l+1}, or the code.
     fn decoder_input(&self, l: usize) -> &PanelMatrix {
         if self.gain[l].is_empty() { self.g.get(l + 1).unwrap_or(&self.h[l + 1]) } else { &self.gained[l] }
     }
 }
 
-/// Sets to 0 what is not `kept` of each row, of the first columns so many; nothing where that is not said.
+/// Sets the columns of each row from its `kept` on to 0. Does nothing if `kept` is empty.
 fn cut(codes: &mut PanelMatrix, kept: &[usize]) {
     assert!(kept.is_empty() || kept.len() == codes.rows(), "as many rows as codes that are cut");
     for (row, kept) in kept.iter().enumerate() {

@@ -1,8 +1,10 @@
-//! Gram-Schmidt on the layer that makes a linear code: orthonormal rows, and codes that are the old ones but for a one-to-one map.
+//! Gram-Schmidt on the layer that computes a linear code: its rows become orthonormal, and codes change by an
+//! invertible linear map.
 //!
-//! With W = R·Q, R lower triangular and the rows of Q orthonormal: W' = Q, b' = R⁻¹·b, so that a code h becomes h' = R⁻¹·h. No
-//! information is lost, but a *tied* reconstruction changes: Wᵀ·h becomes Qᵀ·R⁻¹·h, which is W⁺·h, the pseudo-inverse. The decoder's
-//! bias becomes c' = c + Wᵀ·m - Qᵀ·R⁻¹·m, with m the mean code, where it is known: the mean code decodes to what it did.
+//! With W = R·Q, R lower triangular and the rows of Q orthonormal: W' = Q, b' = R⁻¹·b, so that a code h becomes h' =
+//! R⁻¹·h. No information is lost, but a *tied* reconstruction changes: Wᵀ·h becomes Qᵀ·R⁻¹·h, which is W⁺·h, the
+//! pseudo-inverse. The decoder's bias becomes c' = c + Wᵀ·m - Qᵀ·R⁻¹·m, with m the mean code, if it is known: the mean
+//! code decodes to the same row as before.
 
 use super::gradient::TAPE_ROWS;
 use super::{Autoencoder, Matrix, Statistics};
@@ -10,52 +12,54 @@ use crate::numeric::linalg::{dot, orthonormalize_rows};
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, BufferPool, PanelMatrix};
 
-/// Share of a row's length that is new in it, at least: below that it is a sum of those before, but for rounding.
+/// Least share of a row's norm that must be orthogonal to the earlier rows. Below it, the row is a linear combination
+/// of them up to rounding.
 const NEW_MIN: f64 = 1e-6;
 
-/// Most multiply-adds of one pass over the rows, of which there are several: some seconds.
+/// Largest number of multiply-adds of one pass over the rows: some seconds. There are several passes.
 const WORK_MAX: usize = 4_000_000_000;
 
 /// Why the code layer cannot be made orthonormal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrthonormalError {
-    /// A change of the code must come out of the activation as it went in.
-    #[error("the activation of its code is {0}, expected linear: a change of the code passes through no other")]
+    /// The activation of the code is not linear.
+    #[error("the activation of its code is {0}, expected linear: only a linear code can be mapped linearly")]
     Activation(String),
-    /// More rows than there is room for at right angles.
-    #[error("its code has {outputs} numbers, made of {inputs}: expected at most as many")]
+    /// The code layer has more outputs than inputs: so many orthonormal rows do not exist.
+    #[error("its code layer has {outputs} outputs and {inputs} inputs, expected at most as many outputs as inputs")]
     Expands {
-        /// Numbers of the code.
+        /// Outputs of the code layer.
         outputs: usize,
-        /// What they are made of.
+        /// Inputs of the code layer.
         inputs: usize,
     },
-    /// It would take minutes, and gigabytes.
+    /// The code layer is too large: it would take minutes, and gigabytes.
     #[error(
-        "its code has {outputs} numbers, made of {inputs}: expected that times the first again to be at most {WORK_MAX}, since \
-         every row is compared with all before it"
+        "its code layer has {outputs} outputs and {inputs} inputs, expected outputs x outputs x inputs to be at most \
+         {WORK_MAX}, since every row is compared with all rows before it"
     )]
     TooLarge {
-        /// Numbers of the code.
+        /// Outputs of the code layer.
         outputs: usize,
-        /// What they are made of.
+        /// Inputs of the code layer.
         inputs: usize,
     },
-    /// A row that the others span.
+    /// A row is a linear combination of earlier rows.
     #[error(
-        "row {row} of the matrix that makes its code is a sum of those before it: there is nothing at right angles to them"
+        "row {} of its code layer's matrix is a linear combination of the rows before it: train with a shorter code",
+        row + 1
     )]
     Dependent {
-        /// From 0.
+        /// The row, from 0.
         row: usize,
     },
-    /// Figures that leave the numbers.
+    /// A result is not finite.
     #[error("its code layer could not be made orthonormal: its values may be too large")]
     NotFinite,
 }
 
-/// The model whose code layer has orthonormal rows, and what it keeps of its codes; of held-out rows nothing, since their errors
-/// are others now.
+/// The model with an orthonormal code layer, and the statistics of its codes. Statistics of held-out rows are dropped,
+/// since the reconstruction errors change.
 ///
 /// # Errors
 /// See [`OrthonormalError`].
@@ -67,7 +71,7 @@ pub fn orthonormalize_code(
     if activation != Activation::Linear {
         return Err(OrthonormalError::Activation(format!("{activation:?}")));
     }
-    // What was trained to be cut short was trained with other biases.
+    // Training with nested dropout ordered the code for other biases.
     let mut changed = model.clone().with_ordered_code(false);
     let Some(layer) = changed.layers_mut().last_mut() else { return Err(OrthonormalError::NotFinite) };
     let (k, d) = (layer.weight.outputs(), layer.weight.inputs());
@@ -112,8 +116,8 @@ pub fn orthonormalize_code(
     }
 }
 
-/// Mean squared error of the reconstructions of `rows`, which are finite and as wide as the model: sum over features, normalized
-/// space.
+/// Mean over `rows` of the squared reconstruction error: sum over features, in the normalized space. The rows must be
+/// finite and as wide as the model.
 pub fn mean_squared_error(model: &Autoencoder, rows: &Matrix) -> f64 {
     let (mut lanes, buffers) = (PanelMatrix::default(), &mut BufferPool::default());
     let mut sum = 0.0;
@@ -133,13 +137,13 @@ pub fn mean_squared_error(model: &Autoencoder, rows: &Matrix) -> f64 {
     sum / rows.rows() as f64
 }
 
-/// Mean R⁻¹·m and covariance R⁻¹·Σ·R⁻ᵀ.
+/// Statistics of the changed codes: mean R⁻¹·m and covariance R⁻¹·Σ·R⁻ᵀ.
 fn of_changed_codes(statistics: &Statistics, r: &[f64]) -> Statistics {
     let k = statistics.code_mean.len();
     let double = |values: &[f32]| -> Vec<f64> { values.iter().map(|value| f64::from(*value)).collect() };
     let half = columns_solved(r, &double(&statistics.code_covariance), k);
     let covariance = columns_solved(r, &transposed(&half, k), k);
-    // Symmetric to the last bit, as files must have it.
+    // Symmetric to the last bit, as the file format requires.
     let symmetric = (0..k * k).map(|at| f64::midpoint(covariance[at], covariance[at % k * k + at / k]));
     Statistics {
         code_mean: single(&solved(r, &double(&statistics.code_mean))),
@@ -248,19 +252,19 @@ mod tests {
             let layer = &changed.layers()[widths.len() - 2];
             assert!(Gram::of(&layer.weight).defect().largest < 1e-6);
             assert_eq!(changed.layers()[..widths.len() - 2], model.layers()[..widths.len() - 2]);
-            // The first of each code is the old one, divided: R is lower triangular.
+            // The first number of each code is the old one divided by a constant, since R is lower triangular.
             let (before, after) = (codes(&model, &rows), codes(&changed, &rows));
             let share = before[0] / after[0];
             for (before, after) in before.chunks_exact(4).zip(after.chunks_exact(4)) {
                 assert!((before[0] - share * after[0]).abs() < 1e-4 * before[0].abs().max(1.0));
             }
-            // And what is kept of them is so.
+            // The returned statistics match the changed codes.
             let (found, expected) = (found.expect("there were some"), statistics(&changed, &rows));
             let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3 * b.abs().max(1.0));
             assert!(near(&found.code_mean, &expected.code_mean), "{found:?} {expected:?}");
             assert!(near(&found.code_covariance, &expected.code_covariance), "{found:?} {expected:?}");
             assert!(found.calibration.is_empty(), "the old scores are no more");
-            // The mean code decodes to what it did.
+            // The mean code decodes to the same row as before.
             let decoded = |model: &Autoencoder, mean: &[f32]| {
                 let mut lanes = PanelMatrix::zeros(1, 4);
                 lanes.load(0, mean);
@@ -271,7 +275,8 @@ mod tests {
         }
     }
 
-    /// Tied, it reconstructs as the pseudo-inverse of before did: what two rows differ by, since biases are others.
+    /// The tied model reconstructs as the pseudo-inverse of the old model did. Compares differences between rows, since
+    /// biases differ.
     #[test]
     fn a_linear_model_reconstructs_as_with_its_pseudo_inverse() {
         let (model, rows) = (model(&[9, 4], Activation::Linear), rows(9));

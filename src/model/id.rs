@@ -1,4 +1,4 @@
-//! Names of models, versions and aliases, parsed once into types that cannot be wrong.
+//! Names of models, versions and aliases, parsed into types that are always valid.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -9,32 +9,32 @@ use serde::{Deserialize, Serialize};
 
 use super::text::shown;
 
-/// The longest name or alias, in bytes.
+/// Largest length of a name or alias, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 
-/// The word that stands for the newest version and therefore is no alias.
+/// The word for the newest version; it is not allowed as an alias.
 pub const LATEST: &str = "latest";
 
-/// Why a name, alias or version is refused.
+/// Why a name, alias or version is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Not `[a-z0-9][a-z0-9._-]{0,62}`.
+    /// The name does not match `[a-z0-9][a-z0-9._-]{0,62}`.
     #[error(
         "{what} {got:?} is not allowed: expected 1 to {NAME_BYTES_MAX} characters a-z, 0-9, '.', '_' or '-', the first a letter or digit"
     )]
     Pattern {
         /// "model name" or "alias".
         what: &'static str,
-        /// What came, cut to a printable length.
+        /// The rejected text, cut to a printable length.
         got: String,
     },
-    /// An alias that could be taken for a version number.
+    /// The alias could be read as a version number.
     #[error("alias {0:?} is all digits and could be taken for a version: expected at least one other character")]
     AliasIsNumber(String),
-    /// An alias that means something else.
+    /// The alias is the reserved word `latest`.
     #[error("alias {LATEST:?} is reserved: it always means the newest version")]
     AliasReserved,
-    /// Version 0.
+    /// The version is 0.
     #[error("version 0 does not exist: versions count from 1")]
     VersionZero,
 }
@@ -49,12 +49,12 @@ fn check_pattern(what: &'static str, text: &str) -> Result<(), IdError> {
     }
 }
 
-/// The name of a model. Safe as the name of a folder.
+/// The name of a model. Safe as a folder name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ModelName(Arc<str>);
 
-/// A name that points at a version of a model.
+/// A name that points to a version of a model.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Alias(Arc<str>);
@@ -114,7 +114,10 @@ impl Version {
     /// The first version of a model.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
 
-    /// Refuses 0.
+    /// A version from its number.
+    ///
+    /// # Errors
+    /// If the number is 0.
     pub fn new(number: u64) -> Result<Self, IdError> {
         NonZeroU64::new(number).map(Self).ok_or(IdError::VersionZero)
     }
@@ -124,7 +127,7 @@ impl Version {
         self.0.get()
     }
 
-    /// The one after this.
+    /// The version after this one.
     ///
     /// # Panics
     /// After 2^64 - 1 versions.
@@ -140,15 +143,15 @@ impl fmt::Display for Version {
     }
 }
 
-/// Which version of a model is meant.
+/// Selects a version of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Selector {
-    /// The newest complete one.
+    /// The newest complete version.
     Latest,
-    /// This one.
+    /// The version with this number.
     Version(Version),
-    /// The one that this alias points at.
+    /// The version that the alias points to.
     Alias(Alias),
 }
 
@@ -167,12 +170,12 @@ impl FromStr for Selector {
     }
 }
 
-/// A version of a model, as people name it: `NAME`, `NAME@VERSION` or `NAME@ALIAS`.
+/// A version of a model in text form: `NAME`, `NAME@VERSION` or `NAME@ALIAS`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelReference {
     /// The model.
     pub name: ModelName,
-    /// Which version.
+    /// The version.
     pub selector: Selector,
 }
 
@@ -195,7 +198,7 @@ impl fmt::Display for ModelReference {
     }
 }
 
-/// One version of one model: what never changes its bytes.
+/// One version of one model. Its bytes never change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModelKey {
     /// The model.

@@ -1,4 +1,4 @@
-//! What there is to see of a model: how orthonormal each matrix is, and what decodes best.
+//! Inspection of a model: how orthonormal each matrix is, and which decoder reconstructs best.
 
 use std::ops::ControlFlow;
 
@@ -10,56 +10,58 @@ use crate::numeric::linalg::{Defect, Pca, RowsInTurn, affordable_rows};
 use crate::numeric::matmul::Weights;
 use crate::numeric::{BufferPool, PanelMatrix};
 
-/// One matrix W (outputs, inputs).
+/// Properties of one matrix W (outputs, inputs).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerInspection {
     /// Outputs.
     pub outputs: usize,
     /// Inputs.
     pub inputs: usize,
-    /// Of the smaller Gram matrix: 0 where the rows (the columns, where W has more outputs than inputs) are orthonormal.
+    /// Defect of the smaller Gram matrix: 0 if the rows of W are orthonormal (the columns, if W has more outputs than
+    /// inputs).
     pub defect: Defect,
-    /// The greatest first; as many as the smaller side has.
+    /// In descending order; as many as the smaller side of W.
     pub singular_values: Vec<f64>,
-    /// The greatest by the smallest; infinite where that is 0.
+    /// Condition number: the largest singular value divided by the smallest; infinite if that is 0.
     pub condition: f64,
-    /// Singular values above a millionth of the greatest.
+    /// Number of singular values above a millionth of the largest.
     pub rank: usize,
     /// (outputs,): Euclidean norms of the rows.
     pub row_norms: Vec<f64>,
-    /// Units that cannot matter, from 0: whose weights are all next to nothing (a millionth of the longest row), or whose output
-    /// was the same for every row.
+    /// Dead units, from 0. The norm of their weights is at most a millionth of the longest row, or their output is the
+    /// same for every row.
     pub dead_units: Vec<usize>,
 }
 
-/// What a model makes of some rows. Squared errors are sums over features, means over rows, normalized space.
+/// Reconstruction errors on some rows. Squared errors are sums over features and means over rows, in the normalized
+/// space.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
     /// Rows measured.
     pub rows: usize,
-    /// Decoded with the transpose, as trained.
+    /// Error with the transpose as decoder, as trained.
     pub transpose: f64,
-    /// With the pseudo-inverse, where there is one.
+    /// Error with the pseudo-inverse as decoder, or why there is none.
     pub pseudo_inverse: Result<f64, InverseError>,
-    /// What PCA with the same code size leaves of these rows, fitted on them: no linear model can do better.
+    /// Error of PCA with the same code length, fitted on these rows: no linear model can do better.
     pub pca: f64,
-    /// The squared distance to their mean.
+    /// Squared distance to the mean of the rows.
     pub spread: f64,
 }
 
-/// What there is to see.
+/// The result of [`inspect`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inspection {
     /// In the order of encoding.
     pub layers: Vec<LayerInspection>,
-    /// On rows, if there were any.
+    /// Reconstruction errors, if rows were given.
     pub comparison: Option<Comparison>,
 }
 
-/// Looks at every matrix and, on rows (n, d_0) in the units of the input, at what becomes of them.
+/// Inspects every matrix and, on rows (n, d_0) in the units of the input, compares the decoders.
 ///
 /// # Errors
-/// If a matrix is too large, or has no known singular values.
+/// If a matrix is too large, or its singular values cannot be computed.
 ///
 /// # Panics
 /// If the rows are not d_0 wide.
@@ -77,7 +79,7 @@ pub fn inspect(model: &Autoencoder, rows: Option<&Matrix>) -> Result<Inspection,
         let mut outputs: Vec<Ranges> = layers.iter().map(|layer| Ranges::new(layer.outputs)).collect();
         let comparison = compare(model, rows, factors.into_iter().collect(), &mut outputs);
         for (layer, outputs) in layers.iter_mut().zip(outputs) {
-            // Of one row everything is the same.
+            // With a single row, every output is constant.
             let same = |unit: &usize| rows.rows() > 1 && outputs.is_constant(*unit);
             layer.dead_units =
                 (0..layer.outputs).filter(|unit| layer.dead_units.contains(unit) || same(unit)).collect();
@@ -104,7 +106,7 @@ fn look_at(w: &Weights, spectrum: Spectrum) -> LayerInspection {
     }
 }
 
-/// Measures a model on rows, and adds what each encoder layer gives for them to `outputs`.
+/// Measures a model on rows, and adds the outputs of each encoder layer to `outputs`.
 fn compare(
     model: &Autoencoder,
     rows: &Matrix,
@@ -151,7 +153,7 @@ fn compare(
     }
 }
 
-/// The least and the greatest that each unit of a layer gave.
+/// The smallest and the largest output of each unit of a layer.
 struct Ranges(Vec<(f32, f32)>);
 
 impl Ranges {
@@ -190,7 +192,7 @@ impl Sum {
     }
 }
 
-/// Normalized rows, every `step`th of them.
+/// Normalized rows; every `step`th is used.
 struct Table<'a> {
     values: &'a [f64],
     columns: usize,
@@ -209,8 +211,8 @@ impl RowsInTurn for Table<'_> {
     }
 }
 
-/// What `k` directions leave of a row in the mean, and its squared distance to the mean row. NaN where the decomposition does
-/// not converge. Fitted on as many rows, evenly taken, as that can be afforded for.
+/// Mean over the rows of the squared error that `k` PCA directions leave, and of the squared distance to the mean row.
+/// NaN if the decomposition does not converge. The fit uses as many evenly spaced rows as it can afford.
 fn pca(values: &[f64], columns: usize, k: usize) -> (f64, f64) {
     let all = Table { values, columns, step: 1 };
     let sample = Table { step: all.rows().div_ceil(affordable_rows(all.rows(), columns).max(1)), ..all };

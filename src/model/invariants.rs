@@ -1,76 +1,78 @@
-//! What all rows have in common: columns that never change, and linear relations between columns that always hold.
+//! Properties that all rows share: columns that never change, and linear relations between columns that always hold.
 //!
-//! A distance that divides by variances cannot judge a direction without variance: a small change along it is invisible beside
-//! the noise of other directions, and a linear code reconstructs it exactly. So such directions have terms of their own, taken
-//! from the input and not from the code. They do not depend on the model or on the length of its code.
+//! A distance that divides by variances cannot judge a direction without variance. A small change along it is invisible
+//! beside the noise of other directions, and a linear code reconstructs it exactly. So such directions have terms of
+//! their own, computed from the input and not from the code. They do not depend on the model or on the code length.
 //!
-//! - A constant column. The floor of its standard deviation is half the distance between neighboring 32-bit floats at its
-//!   value: a column that varied by less would read as one value in every row, so no column is known to vary by less. A value is
-//!   a change if it is further from the constant than two such distances, which the same number may differ by if it comes in
-//!   another width, and than a billionth of the least scale of a column that varies: `0.1 + 0.2 - 0.3` is no change of a 0.
-//! - A relation `a·x = c` (a total of other columns, a column twice in two units). Its floor is the greatest deviation among the
-//!   rows that were looked at, and at least what rounding makes of it. More than [`LIMIT`] times that is a change.
+//! - A constant column. The floor of its standard deviation is half the distance between neighboring 32-bit floats at
+//!   its value. A column that varied by less would have one value in every row, so a smaller variation cannot be known.
+//!   A value counts as a change if its distance from the constant exceeds two limits. The first is two such float
+//!   spacings, by which the same number may differ if it arrives in another width. The second is a billionth of the
+//!   smallest scale of a varying column: `0.1 + 0.2 - 0.3` is no change of a 0.
+//! - A relation `a·x = c` (a total of other columns, or one column in two units). Its floor is the largest deviation
+//!   among the rows that were examined, and at least the rounding error. A deviation of more than [`LIMIT`] times the
+//!   floor is a change.
 //!
-//! No training row and no held-out row shows such a change, so its term is the square of the change in units of the floor, plus
-//! twice the greatest score of a held-out row: the row is then more unusual than each of those, whatever else it holds.
+//! No training row and no held-out row has such a change. So the term of a change is its square in units of the floor,
+//! plus twice the largest score of a held-out row. The row then scores higher than every held-out row.
 
 use super::normalization::Normalizer;
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, PanelMatrix};
 
-/// A relation is broken where it deviates by this many times the greatest deviation of the rows that were looked at.
+/// A relation is broken if its deviation exceeds this many times the largest deviation of the examined rows.
 pub const LIMIT: f32 = 4.0;
 
 /// Half the distance between neighboring 32-bit floats, relative.
 const HALF_SPACING: f32 = 1.0 / (1 << 24) as f32;
-/// Constants are compared within this, relative: rows of 32 and of 64 bits are rounded at different places.
+/// Relative tolerance for constants: 32-bit and 64-bit rows are rounded at different steps.
 const TOLERANCE: f32 = 4.0 * HALF_SPACING;
 
-/// What arithmetic makes of a constant 0, in units of the least scale of a column that varies.
+/// Rounding error of a constant 0, in units of the smallest scale of a varying column.
 const NOISE: f32 = 1e-9;
 
-/// Numbers of all relations, at most: (relations, features).
+/// Largest number of coefficients of all relations: (relations, features).
 pub const RELATION_NUMBERS_MAX: usize = 1 << 20;
 
-/// What all training rows and all held-out rows have in common, in the normalized space.
+/// The invariants of all training rows and all held-out rows, in the normalized space.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Invariants {
-    /// Columns that have one value, in ascending order: index from 0, value.
+    /// Constant columns in ascending order: index from 0, value.
     pub constants: Vec<(usize, f32)>,
-    /// (r, d), row-major, each of length 1: a.
+    /// a of each relation: (r, d), row-major, each of norm 1.
     pub relations: Vec<f32>,
-    /// (r,): c.
+    /// c of each relation: (r,).
     pub centers: Vec<f32>,
-    /// (r,), each above 0: the greatest |a·x - c|.
+    /// Largest |a·x - c| of each relation: (r,), each above 0.
     pub deviations: Vec<f32>,
 }
 
 impl Invariants {
-    /// What they take in memory.
+    /// Size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let Self { constants, relations, centers, deviations } = self;
         12 * constants.len() + 4 * (relations.len() + centers.len() + deviations.len())
     }
 }
 
-/// Tells rows in which something changed that never did.
+/// Detects rows that violate an invariant.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Checks {
     constants: Vec<(usize, f32)>,
     relations: Option<Relations>,
-    /// What every change adds beside its square.
+    /// The term that every change adds to its square.
     base: f64,
 }
 
 #[derive(Clone, Debug)]
 struct Relations {
     weights: Weights,
-    /// -c.
+    /// -c of each relation.
     bias: Vec<f32>,
     deviations: Vec<f32>,
 }
 
-/// A change of a row: its feature, its term of the score, and whether a smaller value would be the usual one.
+/// A change of a row: its feature, its term of the score, and whether the value is too large.
 struct Change {
     feature: usize,
     term: f64,
@@ -78,7 +80,7 @@ struct Change {
 }
 
 impl Checks {
-    /// `greatest_score`: of a held-out row.
+    /// `greatest_score`: the largest score of a held-out row.
     pub(super) fn new(invariants: &Invariants, features: usize, greatest_score: f32) -> Self {
         let Invariants { constants, relations, centers, deviations } = invariants;
         let relations = (!centers.is_empty()).then(|| Relations {
@@ -94,12 +96,12 @@ impl Checks {
         16 * self.constants.len() + 4 * relations
     }
 
-    /// Multiply-adds of a row.
+    /// Multiply-adds per row.
     pub(super) fn multiply_adds(&self) -> usize {
         self.relations.as_ref().map_or(0, |of| of.weights.outputs() * of.weights.inputs())
     }
 
-    /// By row of `x` (n, d; normalized, NaN where a value is missing): the sum of the terms, 0 where nothing changed.
+    /// Per row of `x` (n, d; normalized, NaN where a value is missing): the sum of the terms, 0 without a change.
     pub(super) fn terms(&self, normalizer: &Normalizer, x: &PanelMatrix) -> Vec<f32> {
         let mut terms = vec![0.0f64; x.rows()];
         self.each_constant_change(normalizer, x, |row, change| terms[row] += change.term);
@@ -112,8 +114,8 @@ impl Checks {
         terms.into_iter().map(|term| term.min(f64::from(f32::MAX)) as f32).collect()
     }
 
-    /// Calls `found(row, feature, contribution)` for every feature that explains a change, with the sign of a contribution (see
-    /// [`super::Scorer::explain`]).
+    /// Calls `found(row, feature, contribution)` for every feature that explains a change, with the sign of a
+    /// contribution (see [`super::Scorer::explain`]).
     pub(super) fn each_contribution(
         &self,
         normalizer: &Normalizer,
@@ -131,7 +133,7 @@ impl Checks {
             if broken.is_empty() {
                 continue;
             }
-            // As for the other contributions: g²/h, of the relations alone, and as large a share of what changes add.
+            // As for the other contributions: g²/h, for the relations alone, plus the same share of the base term.
             for feature in 0..x.columns() {
                 let (mut slope, mut curvature) = (0.0, 0.0);
                 for (relation, ratio) in &broken {
@@ -149,7 +151,7 @@ impl Checks {
         }
     }
 
-    /// The least scale of a column that varies, in the units of the input; 0 where none is known.
+    /// The smallest scale of a varying column, in the units of the input; 0 if none is known.
     fn least_scale(&self, normalizer: &Normalizer, columns: usize) -> f32 {
         if self.constants.is_empty() || normalizer.scale.is_empty() {
             return 0.0;
@@ -170,7 +172,7 @@ impl Checks {
             for row in 0..x.rows() {
                 let value = x.at(row, feature);
                 let change = f64::from(value) - f64::from(constant);
-                // A missing value is NaN and no change.
+                // A missing value is NaN, and not a change.
                 if change.abs() > f64::from(tolerance) {
                     let term = (change / floor).powi(2) + self.base;
                     found(row, Change { feature, term, too_great: change > 0.0 });
@@ -181,7 +183,7 @@ impl Checks {
 }
 
 impl Relations {
-    /// (n, r): (a·x - c) / deviation.
+    /// (a·x - c) / deviation: (n, r).
     fn ratios(&self, x: &PanelMatrix) -> PanelMatrix {
         let mut ratios = PanelMatrix::default();
         self.weights.encode_layer(x, &self.bias, Activation::Linear, &mut ratios);
@@ -191,7 +193,8 @@ impl Relations {
         ratios
     }
 
-    /// The relations that row `row` breaks, with their ratios. Of a row with missing values none: they are not known.
+    /// The relations that row `row` breaks, with their ratios. None if values of the relations are missing: NaN passes
+    /// no comparison.
     fn broken<'a>(&'a self, ratios: &'a PanelMatrix, row: usize) -> impl Iterator<Item = (usize, f64)> + 'a {
         (0..self.bias.len())
             .map(move |relation| (relation, ratios.at(row, relation)))
@@ -211,7 +214,7 @@ mod tests {
         lanes
     }
 
-    /// Column 1 is 7, and column 2 is twice column 0.
+    /// Column 1 is constant 7, and column 2 is twice column 0.
     fn checks(greatest_score: f32) -> Checks {
         let root = 5f32.sqrt();
         let invariants = Invariants {
@@ -243,13 +246,13 @@ mod tests {
                     named.push((row, feature));
                     assert!(row == 1 || (value > 0.0) == (by > 0.0), "the sign of a change of {by}: {value}");
                 });
-                // Either column may be the wrong one of the two that a relation joins.
+                // Either column of a relation may be the wrong one.
                 assert_eq!(named, [(0, 1), (1, 0), (1, 2)]);
             }
         }
     }
 
-    /// Column 1 is 0.1 or 0 in training; the others have standard deviations of 2.
+    /// Column 1 is constant in training; the others have standard deviations of 2.
     #[test]
     fn what_rounding_and_arithmetic_make_of_a_constant_is_no_change() {
         for constant in [0.0, 0.1, 9.81, 1013.2, 1e9] {
@@ -278,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_rounding_of_another_width_is_no_change() {
-        // The same value, normalized by way of 64 bits: a last place away.
+        // The same value, normalized through 64 bits: it differs in the last place.
         let normalizer = Normalizer {
             kind: NormalizationKind::UnitInterval,
             offset: vec![0.05; 3],

@@ -1,50 +1,52 @@
 //! Decoding with the pseudo-inverse of each matrix instead of its transpose.
 //!
-//! Of all h with W·h + b = g the one nearest c is h = W⁺(g - b) + (I - W⁺W)c: so a decoder layer reads
-//! f'(W⁺(g - b) + (I - W⁺W)c), biases and all. Where every activation is linear, what is decoded has that very
-//! code, and with one layer it is the best that can be decoded; with more, the transpose may be far nearer to the data. Else it
-//! is a linear approximation: the activation that made g is not undone. Gains are left out: they are there for the transpose.
+//! Of all h with W·h + b = g, the one nearest to c is h = W⁺(g - b) + (I - W⁺W)c. So a decoder layer computes f'(W⁺(g -
+//! b) + (I - W⁺W)c), with both biases. If every activation is linear, a decoded row has exactly the code that it was
+//! decoded from. With one layer, this is the best possible reconstruction; with more layers, the transpose may be much
+//! nearer to the data. With other activations it is a linear approximation: the activation that produced g is not
+//! inverted. Gains are not used: they belong to the transpose.
 //!
-//! W is not copied. With M the inverse Cholesky factor of the smaller Gram matrix, W⁺ is Wᵀ·MᵀM where W does not expand, and
-//! MᵀM·Wᵀ where it does: two small products beside the large one, each through a matrix that is read both ways.
+//! W is not copied. With M the inverse Cholesky factor of the smaller Gram matrix, W⁺ is Wᵀ·MᵀM if W does not expand,
+//! and MᵀM·Wᵀ if it does. These are two small products besides the large one, both with the same matrix M, read in both
+//! directions.
 
 use super::spectrum::{CONDITION_MAX, Spectrum, SpectrumError};
 use super::{Autoencoder, TiedLayer};
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, BufferPool, PanelMatrix};
 
-/// Up to this condition number W⁺ is taken as it is. Beyond that, (σ / this)² of the greatest singular value σ, or up to twice
-/// that, is added to the Gram matrix's diagonal; beyond [`CONDITION_MAX`] there is no pseudo-inverse worth the name.
+/// Up to this condition number, W⁺ is exact. Above it, (σ / this)² of the largest singular value σ, or up to twice
+/// that, is added to the diagonal of the Gram matrix. Above [`CONDITION_MAX`], there is no useful pseudo-inverse.
 pub const CONDITION_EXACT_MAX: f64 = 1e4;
 
 /// Why a model has no pseudo-inverse.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum InverseError {
-    /// Rows (or columns) of W that the others span.
+    /// Rows (or columns) of W are linearly dependent.
     #[error(
-        "the matrix of layer {layer} is singular: {rank} of its {size} singular values are above {share:e} of the greatest, \
-         expected all of them; decode with the transpose, or train with fewer units",
+        "the matrix of layer {layer} is singular: {rank} of its {size} singular values are above {share:e} of the \
+         largest, expected all of them; decode with the transpose, or train with fewer units",
         share = 1.0 / CONDITION_MAX
     )]
     Singular {
-        /// From 1.
+        /// The layer, from 1.
         layer: usize,
-        /// Of its smaller side.
+        /// The smaller side of W.
         size: usize,
-        /// Singular values that count.
+        /// Number of singular values that are large enough.
         rank: usize,
     },
-    /// Its singular values are not known.
+    /// The singular values cannot be computed.
     #[error(transparent)]
     Spectrum(#[from] SpectrumError),
 }
 
-/// What decoding one layer with W⁺ needs beside W.
+/// The data, besides W, for decoding one layer with W⁺.
 #[derive(Clone, Debug)]
 pub(super) struct Factor {
     /// M, (n, n).
     inverse: Weights,
-    /// (n,): what z = M·… starts from, so that biases come out right.
+    /// (n,): the start value of z = M·…, which accounts for the biases.
     offset: Vec<f32>,
     of_rows: bool,
     condition: f64,
@@ -52,7 +54,7 @@ pub(super) struct Factor {
 }
 
 impl Factor {
-    /// Of layer `number`, from 1.
+    /// The factor of layer `number`, from 1.
     pub(super) fn of(number: usize, layer: &TiedLayer, spectrum: &Spectrum) -> Result<Self, InverseError> {
         let Spectrum { gram, singular_values } = spectrum;
         let (size, rank, of_rows) = (singular_values.len(), spectrum.rank(), gram.is_of_rows());
@@ -62,7 +64,7 @@ impl Factor {
         }
         let condition = spectrum.condition();
         let regularized = condition > CONDITION_EXACT_MAX;
-        // A power of two: the singular values are those of a library, whose last bits are another machine's business.
+        // Rounded up to a power of two: the last bits of the library's singular values depend on the machine.
         let ridge = || (spectrum.greatest() / CONDITION_EXACT_MAX).powi(2).log2().ceil().exp2();
         let inverse = gram.inverse_factor(if regularized { ridge() } else { 0.0 }).ok_or(singular)?;
         let offset = offset(&inverse, layer, of_rows);
@@ -71,14 +73,14 @@ impl Factor {
     }
 }
 
-/// The factors of all layers of a model. Belongs to the model that it was made of.
+/// The factors of all layers of one model. Valid only for that model.
 #[derive(Clone, Debug)]
 pub struct PseudoInverse {
     layers: Vec<Factor>,
 }
 
 impl FromIterator<Factor> for PseudoInverse {
-    /// In the order of encoding.
+    /// Collects factors in the order of encoding.
     fn from_iter<T: IntoIterator<Item = Factor>>(factors: T) -> Self {
         Self { layers: factors.into_iter().collect() }
     }
@@ -97,25 +99,25 @@ impl PseudoInverse {
         factors.collect()
     }
 
-    /// What it takes in memory.
+    /// Size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(|factor| 4 * (factor.inverse.panels().len() + factor.offset.len())).sum()
     }
 
-    /// The greatest condition number of a matrix, and whether one was regularized for it.
+    /// The largest condition number of a matrix, and whether a matrix was regularized.
     pub fn condition(&self) -> (f64, bool) {
         let condition = self.layers.iter().map(|factor| factor.condition).fold(1.0, f64::max);
         (condition, self.layers.iter().any(|factor| factor.regularized))
     }
 
-    /// Multiply-adds a row, those of the transpose included.
+    /// Multiply-adds per row, including those of the transpose.
     pub fn multiply_adds(&self, model: &Autoencoder) -> usize {
         let squares = self.layers.iter().map(|factor| 2 * factor.inverse.outputs().pow(2));
         let products = model.layers().iter().map(|layer| layer.weight.outputs() * layer.weight.inputs());
         squares.sum::<usize>() + products.sum::<usize>()
     }
 
-    /// What decoder layer l makes of `g` (n, d_{l+1}), in place of f'(Wᵀg + c).
+    /// The output of decoder layer l for `g` (n, d_{l+1}), in place of f'(Wᵀg + c).
     pub(super) fn decode_layer(
         &self,
         model: &Autoencoder,
@@ -141,7 +143,8 @@ impl PseudoInverse {
     }
 }
 
-/// -M(b + W·c), and where W expands -M·Wᵀ(b + W·c): then what c adds at the end is taken away as far as W sees it.
+/// -M(b + W·c), and if W expands -M·Wᵀ(b + W·c). This removes from c, which is added at the end, its part within the
+/// row space of W.
 fn offset(inverse: &[f64], layer: &TiedLayer, of_rows: bool) -> Vec<f32> {
     let TiedLayer { weight: w, encoder_bias: b, decoder_bias: c, .. } = layer;
     let at = |o: usize, i: usize| f64::from(w.at(o, i));
@@ -160,7 +163,7 @@ mod tests {
     use crate::model::{Decoder, Normalizer};
     use crate::numeric::rng::{Stream, Use};
 
-    /// A linear model of random numbers; `change` may have a last look at each matrix, row-major.
+    /// A linear model of random numbers; `change` may modify each row-major matrix.
     fn linear(widths: &[usize], change: impl Fn(&mut [f32])) -> Autoencoder {
         let mut stream = Stream::new(5, 0, 0, Use::Weights);
         let mut numbers = |count: usize| (0..count).map(|_| stream.normal() as f32 * 0.5).collect::<Vec<_>>();
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn of_all_that_have_the_code_it_is_the_nearest_to_the_bias() {
-        // Of one output: what is added to c lies along the only row of W.
+        // With one output, the difference from c is a multiple of the only row of W.
         let model = linear(&[6, 1], |_| ());
         let inverse = PseudoInverse::of(&model).expect("it has one");
         let decoded = model.decode(&rows(1, 1), Decoder::PseudoInverse(&inverse), &mut BufferPool::default());
@@ -233,7 +236,7 @@ mod tests {
             matrix.iter_mut().zip(rows).for_each(|(value, row)| *value = row as f32);
         });
         let mut model = model;
-        // Where both sides agree on the center: b = -W·c.
+        // Both decoders have the same center if b = -W·c.
         let layer = &mut model.layers_mut()[0];
         for o in 0..8 {
             layer.encoder_bias[o] = -(0..30).map(|i| layer.weight.at(o, i) * layer.decoder_bias[i]).sum::<f32>();

@@ -1,4 +1,4 @@
-//! Rows as they arrive and leave: row-major, in the form in which the caller sent them.
+//! Row-major rows of requests and responses, in the number format that the caller sent.
 
 use std::ops::Range;
 
@@ -8,30 +8,30 @@ use half::{bf16, f16};
 use super::{Autoencoder, Normalizer};
 use crate::numeric::{LANES, PanelMatrix};
 
-/// Why a matrix is refused. Every variant names what was expected and what came.
+/// Why a matrix is rejected. Every variant names what was expected and what was found.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MatrixError {
-    /// No rows.
+    /// The matrix has no rows.
     #[error("matrix has 0 rows, expected at least 1")]
     NoRows,
-    /// No columns.
+    /// The matrix has no columns.
     #[error("matrix has 0 columns, expected at least 1")]
     NoColumns,
-    /// No form is set.
+    /// None of the value fields is set.
     #[error(
         "matrix has no values, expected one of `float32_le`, `floats`, `float64_le`, `float16_le`, `bfloat16_le`, `uint8`, `int8`"
     )]
     NoValues,
-    /// The byte count is not rows x columns x the bytes of a number.
+    /// The byte count is not rows x columns x bytes per number.
     #[error("matrix of {rows} x {columns} has {got} bytes, expected {expected}")]
     ByteLength {
         /// Declared rows.
         rows: u32,
         /// Declared columns.
         columns: u32,
-        /// Bytes that came.
+        /// Number of bytes.
         got: usize,
-        /// rows x columns x the bytes of a number.
+        /// rows x columns x bytes per number.
         expected: u128,
     },
     /// The count of floats is not rows x columns.
@@ -41,19 +41,19 @@ pub enum MatrixError {
         rows: u32,
         /// Declared columns.
         columns: u32,
-        /// Floats that came.
+        /// Number of floats.
         got: usize,
         /// rows x columns.
         expected: u128,
     },
-    /// NaN or infinity.
+    /// A value is NaN or infinite.
     #[error("value at row {}, column {} is {value}, expected a finite number{}", row + 1, column + 1, of_missing(*value))]
     NotFinite {
-        /// Row, from 0; people read it from 1.
+        /// Row, from 0; the message counts from 1.
         row: usize,
-        /// Column, from 0; people read it from 1.
+        /// Column, from 0; the message counts from 1.
         column: usize,
-        /// What came.
+        /// The value.
         value: f32,
     },
 }
@@ -63,7 +63,7 @@ pub enum MatrixError {
 pub enum Missing {
     /// Every value is a finite number.
     Refused,
-    /// NaN is a value that is missing.
+    /// NaN is a missing value.
     Allowed,
 }
 
@@ -74,12 +74,12 @@ impl From<bool> for Missing {
 }
 
 impl Missing {
-    /// Whether a value may be there.
+    /// Whether a matrix may contain this value.
     pub fn allows(self, value: f32) -> bool {
         value.is_finite() || self == Self::Allowed && value.is_nan()
     }
 
-    /// The same for an f64.
+    /// [`Missing::allows`] for an f64.
     pub fn allows_wide(self, value: f64) -> bool {
         value.is_finite() || self == Self::Allowed && value.is_nan()
     }
@@ -89,7 +89,7 @@ fn of_missing(value: f32) -> &'static str {
     if value.is_nan() { " (values may be missing only for models trained with `missing_values`)" } else { "" }
 }
 
-/// The form of a matrix: how each number is encoded.
+/// The format of a matrix: how each number is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Little-endian binary32.
@@ -102,9 +102,9 @@ pub enum Form {
     Float16Le,
     /// Little-endian bfloat16: the upper half of a binary32.
     Bfloat16Le,
-    /// Whole numbers from 0 to 255.
+    /// Unsigned integers from 0 to 255.
     Uint8,
-    /// Whole numbers from -128 to 127.
+    /// Signed integers from -128 to 127.
     Int8,
 }
 
@@ -119,7 +119,7 @@ impl Form {
         }
     }
 
-    /// As the API spells it.
+    /// The name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Float32Le => "float32_le",
@@ -132,26 +132,26 @@ impl Form {
         }
     }
 
-    /// Whether its numbers have more digits than a binary32 holds.
+    /// Whether the numbers have more digits than binary32.
     pub fn is_wide(self) -> bool {
         self == Self::Float64Le
     }
 }
 
-/// The form that a caller wants for an answer.
+/// The number format that a caller requests for the response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AnswerFormat {
-    /// The form of the request, but binary32 for whole numbers: neither codes nor rows fit 8 bits.
+    /// The format of the request, but binary32 for integers: codes and rows do not fit 8 bits.
     #[default]
     AsRequest,
     /// This form.
     Form(Form),
-    /// Binary64 where the version was trained on rows that need it, else binary32.
+    /// Binary64 if the version was trained on 64-bit rows, else binary32.
     AsTrained,
 }
 
 impl AnswerFormat {
-    /// The form of an answer to a request of a form.
+    /// The format of the response to a request of a given format.
     pub fn form(self, request: Form, model: &Autoencoder) -> Form {
         match self {
             Self::AsRequest => match request {
@@ -165,7 +165,7 @@ impl AnswerFormat {
     }
 }
 
-/// Row-major values in one of the forms of the API. Bytes share the receive buffer.
+/// Row-major values in one of the formats of the API. Bytes share the receive buffer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
     /// Little-endian binary32.
@@ -185,17 +185,17 @@ pub enum Values {
 }
 
 impl Values {
-    /// Numbers as binary64.
+    /// Encodes numbers as binary64.
     pub fn from_f64(values: &[f64]) -> Self {
         Self::Float64Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
     }
 
-    /// Numbers as binary32.
+    /// Encodes numbers as binary32.
     pub fn from_f32(values: &[f32]) -> Self {
         Self::Float32Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
     }
 
-    /// Which form they have.
+    /// The format of the values.
     pub fn form(&self) -> Form {
         match self {
             Self::Float32Le(_) => Form::Float32Le,
@@ -208,14 +208,14 @@ impl Values {
         }
     }
 
-    /// All of them, each exactly.
+    /// All values, each exactly.
     pub fn to_f64(&self) -> Vec<f64> {
         let mut values = Vec::new();
         self.widen(0..usize::MAX, &mut values);
         values
     }
 
-    /// All of them as binary32: exact but for binary64, which is rounded.
+    /// All values as binary32: exact, except that binary64 is rounded.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Self::Floats(values) => values.clone(),
@@ -223,7 +223,7 @@ impl Values {
         }
     }
 
-    /// Appends the numbers of `range`, as many as there are, to `out`.
+    /// Appends the numbers of `range`, as far as they exist, to `out`.
     fn widen(&self, range: Range<usize>, out: &mut Vec<f64>) {
         fn add<const N: usize>(bytes: &[u8], range: Range<usize>, out: &mut Vec<f64>, value: impl Fn([u8; N]) -> f64) {
             let numbers = bytes.as_chunks::<N>().0;
@@ -245,8 +245,8 @@ impl Values {
     }
 }
 
-/// A checked matrix: at least 1 x 1, and exactly rows x columns values. They may still be NaN:
-/// see [`Matrix::check_values`].
+/// A checked matrix: at least 1 x 1, with exactly rows x columns values. Values may still be NaN or infinite: see
+/// [`Matrix::check_values`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     rows: usize,
@@ -255,7 +255,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Checks shape against length.
+    /// Checks the shape against the number of values.
     pub fn new(rows: u32, columns: u32, values: Values) -> Result<Self, MatrixError> {
         if rows == 0 {
             return Err(MatrixError::NoRows);
@@ -299,30 +299,30 @@ impl Matrix {
         self.rows * self.columns * self.form().number_bytes()
     }
 
-    /// Which form the values have.
+    /// The format of the values.
     pub fn form(&self) -> Form {
         self.values.form()
     }
 
-    /// The values in the form in which they came.
+    /// The values in the format that the caller sent.
     pub fn values(&self) -> &Values {
         &self.values
     }
 
-    /// The values, taken out.
+    /// The values, moved out.
     pub fn into_values(self) -> Values {
         self.values
     }
 
-    /// With the first `columns` of each row, and zeros where it has fewer.
+    /// The matrix with the first `columns` of each row, padded with zeros if it has fewer.
     ///
     /// # Panics
-    /// If there are to be none.
+    /// If `columns` is 0.
     #[must_use]
     pub fn resized(self, columns: usize) -> Self {
         assert!(columns > 0, "at least one column");
         let kept = self.columns.min(columns);
-        // All bits 0 is the number 0 in every form.
+        // All bits 0 is the number 0 in every format.
         let size = self.values.form().number_bytes();
         let of_bytes = |bytes: &Bytes| resized(bytes, size * self.columns, size * kept, size * columns).into();
         let values = match &self.values {
@@ -337,10 +337,10 @@ impl Matrix {
         Self { rows: self.rows, columns, values }
     }
 
-    /// With columns `columns` of each row, from 0, in this order; some may be left out.
+    /// The matrix with the given columns (from 0) of each row, in this order.
     ///
     /// # Panics
-    /// If there are to be none, or there is no such column.
+    /// If `columns` is empty, or a column does not exist.
     #[must_use]
     pub fn selected(&self, columns: &[usize]) -> Self {
         assert!(!columns.is_empty(), "at least one column");
@@ -358,12 +358,12 @@ impl Matrix {
         Self { rows: self.rows, columns: columns.len(), values }
     }
 
-    /// Refuses NaN and infinities, naming the first.
+    /// Rejects NaN and infinities; the error names the first.
     pub fn check_finite(&self) -> Result<(), MatrixError> {
         self.check_values(Missing::Refused)
     }
 
-    /// Refuses NaN, unless it may be missing, and infinities, naming the first.
+    /// Rejects infinities and, unless values may be missing, NaN; the error names the first.
     pub fn check_values(&self, missing: Missing) -> Result<(), MatrixError> {
         let narrow = |value| missing.allows(value);
         let found = match &self.values {
@@ -374,7 +374,7 @@ impl Matrix {
             Values::Floats(floats) => first_refused(floats.iter().copied(), narrow),
             Values::Float64Le(bytes) => {
                 let numbers = bytes.as_chunks::<8>().0.iter().map(|number| f64::from_le_bytes(*number));
-                // What is refused is NaN or infinite: the same as a binary32.
+                // A rejected value is NaN or infinite, which binary32 represents, too.
                 first_refused(numbers, |value| missing.allows_wide(value)).map(|(i, value)| (i, value as f32))
             }
             Values::Float16Le(bytes) => {
@@ -393,10 +393,11 @@ impl Matrix {
         }
     }
 
-    /// Copies the rows of `range` into `batch` from row `first` on: the one copy from the receive buffer to the batch.
+    /// Copies the rows of `range` into `batch` from row `first` on. This is the only copy from the receive buffer to
+    /// the batch.
     ///
     /// # Panics
-    /// If the range or the widths disagree; callers check them at the edge.
+    /// If the range or the widths disagree; callers check that earlier.
     pub fn load_into(&self, range: Range<usize>, batch: &mut PanelMatrix, first: usize) {
         assert_eq!(self.columns, batch.columns(), "as many columns as the batch");
         let numbers = range.start * self.columns..range.end * self.columns;
@@ -417,7 +418,8 @@ impl Matrix {
         }
     }
 
-    /// The same in the normalized space: each number is normalized in 64 bits and rounded once. Missing values stay NaN.
+    /// [`Matrix::load_into`] to the normalized space. Each number is normalized in 64 bits and rounded once. Missing
+    /// values stay NaN.
     ///
     /// # Panics
     /// As [`Matrix::load_into`].
@@ -445,7 +447,7 @@ impl Matrix {
     /// The numbers of the rows of `range`, each exactly.
     ///
     /// # Panics
-    /// If there are no such rows.
+    /// If the range exceeds the rows.
     pub fn rows_f64(&self, range: Range<usize>) -> Vec<f64> {
         assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
         let mut values = Vec::with_capacity(range.len() * self.columns);
@@ -466,7 +468,7 @@ fn load<const N: usize>(
     batch.load_with(first, &numbers[range], value);
 }
 
-/// Of each `from` numbers the first `kept`, then zeros until there are `to`.
+/// The first `kept` of every `from` numbers, padded with zeros to `to` numbers.
 fn resized<T: Copy + Default>(numbers: &[T], from: usize, kept: usize, to: usize) -> Vec<T> {
     let mut resized = vec![T::default(); numbers.len() / from * to];
     for (new, old) in resized.chunks_exact_mut(to).zip(numbers.chunks_exact(from)) {
@@ -475,7 +477,7 @@ fn resized<T: Copy + Default>(numbers: &[T], from: usize, kept: usize, to: usize
     resized
 }
 
-/// Of each `width` values, of `size` parts each, those of `columns`.
+/// The values of `columns` from each row of `width` values, where each value has `size` parts.
 fn selected<T: Copy>(parts: &[T], width: usize, columns: &[usize], size: usize) -> Vec<T> {
     let mut kept = Vec::with_capacity(parts.len() / width * columns.len());
     for row in parts.chunks_exact(width * size) {
@@ -487,7 +489,7 @@ fn selected<T: Copy>(parts: &[T], width: usize, columns: &[usize], size: usize) 
 }
 
 fn first_refused<T: Copy>(values: impl Iterator<Item = T> + Clone, allows: impl Fn(T) -> bool) -> Option<(usize, T)> {
-    // Almost always all are: one look without a way out is a vector operation for many.
+    // Almost always all values are allowed: a loop without early exit is vectorized.
     if values.clone().fold(true, |allowed, value| allowed & allows(value)) {
         return None;
     }
@@ -505,7 +507,7 @@ mod tests {
         Values::Float32Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
     }
 
-    /// The same numbers in both forms.
+    /// The same numbers in both formats.
     fn both(values: &[f32]) -> [Values; 2] {
         [le(values), Values::Floats(values.to_vec())]
     }
@@ -535,7 +537,7 @@ mod tests {
         for values in both(&[0.0]) {
             assert!(Matrix::new(u32::MAX, u32::MAX, values).is_err());
         }
-        // In 64 bits 2^31 x 2^31 x 4 bytes wrap around to nothing.
+        // In 64 bits, 2^31 x 2^31 x 4 bytes wrap around to 0.
         check_refused(
             1 << 31,
             1 << 31,
@@ -564,7 +566,7 @@ mod tests {
         }
     }
 
-    /// Bytes in every form that has bytes.
+    /// The bytes in every format of bytes.
     fn in_every_form(bytes: &[u8]) -> [Values; 6] {
         let bytes = Bytes::copy_from_slice(bytes);
         [
@@ -577,7 +579,7 @@ mod tests {
         ]
     }
 
-    /// The same small numbers in every form: whole, from 0 to 127, so that each form holds them.
+    /// The same small integers in every format: from 0 to 127, which each format can represent.
     fn whole_numbers(values: &[u8]) -> Vec<Values> {
         let floats: Vec<f32> = values.iter().copied().map(f32::from).collect();
         let halves = |half: fn(f32) -> [u8; 2]| floats.iter().flat_map(|x| half(*x)).collect::<Vec<u8>>().into();

@@ -1,4 +1,4 @@
-//! Models: their names, specifications, arithmetic and file. Pure: no clock, no disk, no network.
+//! Models: names, specifications, arithmetic and file format. Pure functions, with no access to clock, disk or network.
 
 pub mod artifact;
 pub mod autoencoder;

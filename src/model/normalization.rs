@@ -1,7 +1,7 @@
-//! Between the units of the input and the space in which a model works.
+//! Maps between the units of the input and the normalized space in which a model works.
 //!
-//! A missing value is NaN, in the units of the input and in the normalized space. A model that takes missing values reads the
-//! mean of the feature in their place.
+//! A missing value is NaN, in the units of the input and in the normalized space. A model that accepts missing values
+//! replaces them by the mean of the feature.
 
 use super::spec::NormalizationKind;
 use crate::numeric::PanelMatrix;
@@ -9,31 +9,31 @@ use crate::numeric::PanelMatrix;
 /// A learned affine map per feature: normalized = (x - offset) / scale. No vectors for [`NormalizationKind::None`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalizer {
-    /// How it was learned.
+    /// How offset and scale were learned.
     pub kind: NormalizationKind,
     /// (d_0,), or empty for `None`.
     pub offset: Vec<f32>,
     /// (d_0,), each finite and above 0, or empty for `None`.
     pub scale: Vec<f32>,
-    /// (d_0,): what stands for a missing value, normalized space; empty where none may be missing.
+    /// (d_0,): normalized value that replaces a missing one; empty if no value may be missing.
     pub fill: Vec<f32>,
-    /// (d_0,): the offsets in 64 bits, of a model that was trained on 64-bit rows; else empty. `offset` has them rounded.
+    /// (d_0,): the offsets in f64 if the model was trained on 64-bit rows, else empty. `offset` has them rounded.
     pub exact_offset: Vec<f64>,
 }
 
-/// A feature whose values are too large for its range to be a number.
+/// The range of a feature is too large for f32.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("feature {} spans {minimum} to {maximum}, more than a 32-bit float can hold: scale the values down", feature + 1)]
 pub struct RangeTooLarge {
-    /// Its index, from 0; people read it from 1.
+    /// Index of the feature, from 0; the message counts from 1.
     pub feature: usize,
-    /// Least value.
+    /// Smallest value.
     pub minimum: f32,
-    /// Greatest value.
+    /// Largest value.
     pub maximum: f32,
 }
 
-/// What is known of one feature.
+/// Running statistics of one feature.
 #[derive(Clone, Copy, Debug)]
 struct Summary {
     minimum: f32,
@@ -41,11 +41,11 @@ struct Summary {
     mean: f64,
     /// Sum of squared distances to the mean (Welford 1962).
     squares: f64,
-    /// Rows in which it is missing.
+    /// Rows in which the feature is missing.
     missing: f64,
 }
 
-/// Learns a [`Normalizer`] from rows, one after another.
+/// Learns a [`Normalizer`] from a stream of rows.
 #[derive(Clone, Debug)]
 pub struct Learner {
     summaries: Vec<Summary>,
@@ -53,17 +53,17 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// For rows of `features` numbers.
+    /// A learner for rows of `features` numbers.
     pub fn new(features: usize) -> Self {
         let first =
             Summary { minimum: f32::INFINITY, maximum: f32::NEG_INFINITY, mean: 0.0, squares: 0.0, missing: 0.0 };
         Self { summaries: vec![first; features], count: 0.0 }
     }
 
-    /// Takes a row into account.
+    /// Adds a row to the statistics.
     pub fn add(&mut self, row: &[f32]) {
         self.count += 1.0;
-        // A division by row, not by number.
+        // One division per row, not per number.
         let share = 1.0 / self.count;
         for (summary, &value) in self.summaries.iter_mut().zip(row) {
             if value.is_nan() {
@@ -79,23 +79,23 @@ impl Learner {
         }
     }
 
-    /// Least and greatest value of feature `j` so far.
+    /// Smallest and largest value of feature `j` so far.
     ///
     /// # Panics
-    /// If there is no such feature.
+    /// If the feature does not exist.
     pub fn range(&self, j: usize) -> (f32, f32) {
         (self.summaries[j].minimum, self.summaries[j].maximum)
     }
 
-    /// Mean squared distance of feature `j` to its mean so far; a row in which it is missing counts with 0.
+    /// Mean squared distance of feature `j` to its mean so far; a row in which it is missing counts as 0.
     ///
     /// # Panics
-    /// If there is no such feature.
+    /// If the feature does not exist.
     pub fn variance(&self, j: usize) -> f64 {
         self.summaries[j].squares / self.count
     }
 
-    /// Share of all values that are missing so far.
+    /// Share of missing values among all values so far.
     pub fn missing_share(&self) -> f64 {
         let missing: f64 = self.summaries.iter().map(|summary| summary.missing).sum();
         missing / (self.count * self.summaries.len() as f64)
@@ -106,7 +106,7 @@ impl Learner {
         self.summaries.iter().position(|summary| summary.missing == self.count)
     }
 
-    /// What was learned, for rows that may have missing values.
+    /// The learned normalizer, for rows that may have missing values.
     ///
     /// # Errors
     /// As [`Learner::normalizer`].
@@ -121,7 +121,7 @@ impl Learner {
         Ok(normalizer)
     }
 
-    /// What was learned; `range` is the common range for the unit interval, where it is known.
+    /// The learned normalizer. `range` is the common range for the unit interval, if it is known.
     pub fn normalizer(&self, kind: NormalizationKind, range: Option<(f32, f32)>) -> Result<Normalizer, RangeTooLarge> {
         if kind == NormalizationKind::None {
             return Ok(Normalizer::none());
@@ -147,7 +147,7 @@ impl Learner {
                 return Err(RangeTooLarge { feature, minimum: summary.minimum, maximum: summary.maximum });
             }
             offset.push(from);
-            // A constant feature has no width (nor one that is only rounding): it becomes 0.
+            // A constant feature (or one that varies only by rounding) has no width: it becomes 0.
             let constant = summary.minimum == summary.maximum && kind != NormalizationKind::UnitInterval;
             let width = if constant || width < f32::MIN_POSITIVE { 1.0 } else { width };
             if !((summary.minimum - from) / width).is_finite() || !((summary.maximum - from) / width).is_finite() {
@@ -160,7 +160,7 @@ impl Learner {
 }
 
 impl Normalizer {
-    /// Values as they are, none missing.
+    /// A normalizer that changes nothing and accepts no missing values.
     pub fn none() -> Self {
         Self {
             kind: NormalizationKind::None,
@@ -171,7 +171,7 @@ impl Normalizer {
         }
     }
 
-    /// Whether the model was trained on rows that need 64 bits.
+    /// Whether the model was trained on 64-bit rows.
     pub fn is_wide(&self) -> bool {
         !self.exact_offset.is_empty()
     }
@@ -185,8 +185,8 @@ impl Normalizer {
         }
     }
 
-    /// A 64-bit value of feature `j`, normalized in 64 bits and rounded once; what is missing stays NaN. Infinite where the
-    /// result is beyond 32 bits.
+    /// Normalizes a 64-bit value of feature `j` in 64 bits and rounds it once. A missing value stays NaN. The result is
+    /// infinite if it exceeds 32 bits.
     pub fn normalized(&self, j: usize, x: f64) -> f32 {
         match self.scale.get(j) {
             Some(scale) => ((x - self.exact_offset_of(j)) / f64::from(*scale)) as f32,
@@ -194,7 +194,7 @@ impl Normalizer {
         }
     }
 
-    /// A value of feature `j` in the normalized space, in the units of the input, in 64 bits.
+    /// Denormalizes a value of feature `j` to the units of the input, in 64 bits.
     pub fn denormalized(&self, j: usize, x: f32) -> f64 {
         match self.scale.get(j) {
             Some(scale) => f64::from(x) * f64::from(*scale) + self.exact_offset_of(j),
@@ -202,7 +202,7 @@ impl Normalizer {
         }
     }
 
-    /// The same for rows from which `shift` (one number per feature) was subtracted: they have no offset of their own.
+    /// The normalizer for rows from which `shift` (one number per feature) has been subtracted: its offset is 0.
     ///
     /// # Panics
     /// If the shift is not this normalizer's offset.
@@ -212,8 +212,8 @@ impl Normalizer {
         Self { offset: vec![0.0; self.offset.len()], exact_offset: Vec::new(), ..self.clone() }
     }
 
-    /// The normalizer of rows in the units of the input, from one of rows from which `shift` (one number per feature) was
-    /// subtracted.
+    /// Turns a normalizer of rows from which `shift` (one number per feature) was subtracted into one of rows in the
+    /// units of the input.
     #[must_use]
     pub fn with_shift(self, shift: &[f64]) -> Self {
         if self.offset.is_empty() {
@@ -228,7 +228,7 @@ impl Normalizer {
         !self.fill.is_empty()
     }
 
-    /// Puts the mean of its feature in the place of every missing value, in place. Shape (n, d_0), normalized space.
+    /// Replaces every missing value by the mean of its feature, in place. Shape (n, d_0), normalized space.
     pub fn fill_missing(&self, x: &mut PanelMatrix) {
         if self.takes_missing() {
             x.each_column_mut(|j, part| {
@@ -238,7 +238,7 @@ impl Normalizer {
         }
     }
 
-    /// Input units to normalized, in place; what is missing stays NaN. Shape (n, d_0).
+    /// Input units to normalized space, in place; missing values stay NaN. Shape (n, d_0).
     pub fn apply(&self, rows: &mut PanelMatrix) {
         if self.offset.is_empty() {
             return;
@@ -249,16 +249,16 @@ impl Normalizer {
         });
     }
 
-    /// The same, from `rows` into `x`, which is overwritten.
+    /// [`Normalizer::apply`] from `rows` into `x`, which is overwritten.
     pub fn apply_to(&self, rows: &PanelMatrix, x: &mut PanelMatrix) {
         if self.offset.is_empty() {
-            x.map_from(rows, |_, value| value);
+            x.map_from(rows, |value| value);
         } else {
-            x.map_from(rows, |j, value| (value - self.offset[j]) / self.scale[j]);
+            x.map_columns_from(rows, [&self.offset, &self.scale], |value, [offset, scale]| (value - offset) / scale);
         }
     }
 
-    /// Normalized to input units, in place. Shape (n, d_0).
+    /// Normalized space to input units, in place. Shape (n, d_0).
     pub fn undo(&self, rows: &mut PanelMatrix) {
         if self.offset.is_empty() {
             return;
@@ -269,7 +269,7 @@ impl Normalizer {
         });
     }
 
-    /// One value of feature `j`, normalized, and filled if it is missing: the same bits as [`Normalizer::apply`] and
+    /// Normalizes one value of feature `j`, and fills it if it is missing: the same bits as [`Normalizer::apply`] and
     /// [`Normalizer::fill_missing`].
     pub fn value(&self, j: usize, x: f32) -> f32 {
         if let (true, Some(fill)) = (x.is_nan(), self.fill.get(j)) {
@@ -281,7 +281,7 @@ impl Normalizer {
         }
     }
 
-    /// How far feature `j` is shifted, in the normalized space: |offset| / scale.
+    /// Shift of feature `j` in the normalized space: |offset| / scale.
     pub fn shift(&self, j: usize) -> f32 {
         match (self.offset.get(j), self.scale.get(j)) {
             (Some(offset), Some(scale)) => (offset / scale).abs(),
@@ -289,7 +289,7 @@ impl Normalizer {
         }
     }
 
-    /// What a distance of 1 in feature `j` is in the units of the input.
+    /// A distance of 1 in feature `j` of the normalized space, in the units of the input.
     pub fn unit(&self, j: usize) -> f32 {
         self.scale.get(j).copied().unwrap_or(1.0)
     }

@@ -1,7 +1,8 @@
-//! Rows that training held out and a version keeps beside its model, where its maker asked for that: a file of its own.
+//! The validation sample: held-out rows that a version keeps beside its model, if the training request asks for it. It
+//! has a file of its own.
 //!
-//! A safetensors file with one tensor, `rows` (n, `d_0`), F32 or, where the rows need it, F64, in the units of the input, NaN where a value is missing;
-//! `__metadata__` has the SHA-256 of its data as `sha256`.
+//! The file is a safetensors file with one tensor, `rows` (n, `d_0`), in the units of the input, NaN where a value is
+//! missing. The type is F32 or, if F32 would lose digits, F64. `__metadata__` has the SHA-256 of the data as `sha256`.
 
 use std::collections::HashMap;
 
@@ -11,31 +12,32 @@ use sha2::{Digest, Sha256};
 use super::artifact::hexadecimal;
 use super::matrix::{Matrix, Values};
 
-/// Most rows of a sample.
+/// Largest number of rows of a sample.
 pub const SAMPLE_ROWS_MAX: u32 = 4096;
-/// And most bytes of their values.
+/// Largest size of the values, in bytes.
 pub const SAMPLE_BYTES_MAX: usize = 16 << 20;
-/// Most bytes of its file: the values, and room for a header.
+/// Largest size of the file, in bytes: the values, and room for a header.
 pub const SAMPLE_FILE_BYTES_MAX: u64 = SAMPLE_BYTES_MAX as u64 + 4096;
 
 const ROWS: &str = "rows";
 const SHA256: &str = "sha256";
 
-/// Why the file of a sample is refused.
+/// Why a sample file is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the validation sample is damaged: {0}")]
 pub struct SampleError(String);
 
-/// As many of `rows_max` rows as a sample has room for, at `features` numbers each; of 64 bits if they are wide.
+/// The number of rows, at most `rows_max`, that a sample has room for, with `features` numbers each; 64-bit numbers if
+/// `is_wide`.
 pub fn affordable(rows_max: u32, features: usize, is_wide: bool) -> usize {
     let number_bytes = if is_wide { 8 } else { 4 };
     (rows_max.min(SAMPLE_ROWS_MAX) as usize).min(SAMPLE_BYTES_MAX / (number_bytes * features))
 }
 
-/// The file of rows (row-major).
+/// Encodes rows (row-major) as a sample file.
 ///
 /// # Panics
-/// If they are not whole rows.
+/// If `rows` is not a whole number of rows.
 pub fn to_bytes(rows: &[f64], features: usize) -> Vec<u8> {
     assert!(rows.len().is_multiple_of(features), "whole rows");
     let is_narrow = rows.iter().all(|value| value.is_nan() || f64::from(*value as f32).to_bits() == value.to_bits());
@@ -49,10 +51,10 @@ pub fn to_bytes(rows: &[f64], features: usize) -> Vec<u8> {
     safetensors::serialize([(ROWS, view)], Some(metadata)).expect("one tensor")
 }
 
-/// The rows of a file, as wide as the model's input.
+/// Reads the rows of a sample file. They must be as wide as the model's input.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the file is damaged, or its rows have another type or width.
 pub fn from_bytes(bytes: &[u8], features: usize) -> Result<Matrix, SampleError> {
     let refused = |reason: String| SampleError(reason);
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| refused(error.to_string()))?;
@@ -60,7 +62,7 @@ pub fn from_bytes(bytes: &[u8], features: usize) -> Result<Matrix, SampleError> 
     let rows = file.tensor(ROWS).map_err(|error| refused(error.to_string()))?;
     let expected = header.metadata().as_ref().and_then(|metadata| metadata.get(SHA256));
     if expected.is_none_or(|expected| *expected != checksum(rows.data())) {
-        return Err(refused("its checksum is not that of its rows".to_owned()));
+        return Err(refused("its checksum does not match its rows".to_owned()));
     }
     let (dtype, shape) = (rows.dtype(), rows.shape());
     let count = match *shape {
@@ -124,7 +126,7 @@ mod tests {
             let mut flipped = bytes.clone();
             let at = at % bytes.len();
             flipped[at] ^= 1 << bit;
-            // The name of the checksum's key, and white space, are no damage that matters.
+            // Damage to the name of the checksum key or to white space has no effect.
             if let Ok(read) = from_bytes(&flipped, 4) {
                 prop_assert_eq!(read, from_bytes(&bytes, 4).expect("valid"));
             }

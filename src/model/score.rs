@@ -1,24 +1,26 @@
-//! How unusual a row is for a model, and why.
+//! Anomaly scores: how unusual a row is for a model, and which features explain it.
 //!
-//! With e = x - x̂ in the normalized space, c the code, m and Σ mean and covariance of codes and σ² the residual variance:
+//! With e = x - x̂ in the normalized space, c the code, m and Σ the mean and covariance of codes, and σ² the residual
+//! variance:
 //!
 //! score = (c - m)ᵀ Σ⁻¹ (c - m) + ‖e‖² / σ² + changes
 //!
-//! which for a linear model is, but for a constant and the changes, -2 times the log likelihood under probabilistic PCA (Tipping
-//! and Bishop 1999): far from the other codes, or far from what codes can say. Changes are those of columns and relations that
-//! never changed: see [`super::invariants`].
+//! For a linear model this is, except for a constant and the changes, -2 times the log likelihood under probabilistic
+//! PCA (Tipping and Bishop 1999). A row scores high if its code is far from the other codes, or if it is far from its
+//! reconstruction. Changes are those of constant columns and of relations: see [`super::invariants`].
 //!
-//! No direction of the code is left out. Σ is shrunk (Chen et al. 2010), so that every combination of units that change has
-//! variance. A unit that never changed has the floor: the residual variance, which under probabilistic PCA is the least variance
-//! of any direction of the code, and at least what rounding makes of 32-bit codes.
+//! The distance uses every direction of the code. Σ is shrunk (Chen et al. 2010), so that every combination of units
+//! that vary has a variance. A unit that never varied gets a floor. The floor is the residual variance, which under
+//! probabilistic PCA is the smallest variance of any direction of the code, and at least the rounding error of 32-bit
+//! codes.
 //!
-//! The reasons are reconstruction-based contributions (Alcala and Qin 2009): with g = ½ ∂score/∂x and h = ½ ∂²score/∂x²,
-//! feature j contributes `g_j² / h_j`. That is by how much the score would fall if this feature alone took its most usual value:
-//! exactly for a linear model, and about so for others, where h is a mean over held-out rows. If one feature of a usual row is
-//! moved far enough, it is the first reason.
+//! The explanations are reconstruction-based contributions (Alcala and Qin 2009). With g = ½ ∂score/∂x and h = ½
+//! ∂²score/∂x², feature j contributes `g_j² / h_j`: the fall of the score if this feature alone took its most usual
+//! value. This is exact for a linear model and approximate for others, where h is a mean over held-out rows. If one
+//! feature of a usual row is moved far enough, it has the largest contribution.
 //!
-//! A row whose values are so large that the figures leave the floats has the greatest score, [`f32::MAX`], and its reasons are
-//! the features with the largest normalized values. It never changes what other rows get.
+//! If the values of a row are so large that its figures overflow, its score is the largest, [`f32::MAX`], and its
+//! explanation is the features with the largest normalized values. This never changes the results of other rows.
 
 use super::gradient::{TAPE_ROWS, Tape};
 use super::invariants::Checks;
@@ -27,39 +29,40 @@ use crate::numeric::linalg::inverse_factor;
 use crate::numeric::matmul::Weights;
 use crate::numeric::{BufferPool, PanelMatrix};
 
-/// A unit whose variance is this share of the largest, or less, never changes.
+/// A unit with this share of the largest variance, or less, counts as constant.
 const DEAD: f64 = 1e-12;
-/// What rounding makes of a code, relative, at most: a sum of 32-bit floats.
+/// Largest relative rounding error of a code, a sum of 32-bit floats.
 const CODE_ROUNDING: f64 = 1e-6;
-/// Share of the mean variance that is added to Σ where it has no inverse otherwise.
+/// Share of the mean variance that is added to Σ if it has no inverse otherwise.
 const RIDGE: f64 = 1e-6;
-/// So little residual variance is none: what is reconstructed without error gives no scale.
+/// Lower bound of the residual variance: reconstruction without error gives no scale.
 const RESIDUAL_VARIANCE_MIN: f64 = 1e-10;
-/// Least share of the mean curvature that a feature counts with: one that hardly matters would be a reason for everything.
+/// Lower bound of a feature's curvature, as a share of the mean: otherwise a feature with almost no effect would
+/// explain everything.
 const CURVATURE_MIN: f64 = 1e-6;
 
-/// What a feature is moved by to see how its slope changes, in the normalized space.
+/// The step of a feature, in the normalized space, to measure the change of its slope.
 const STEP: f32 = 0.01;
 
-/// Figures of a row: squared error in the normalized space, squared Mahalanobis distance of the code, and changes of what never
-/// changed. Each is finite.
+/// Number of figures of a row: squared error in the normalized space, squared Mahalanobis distance of the code, and
+/// changes of invariants. Each is finite.
 pub const FIGURES: usize = 3;
 
-/// Scores rows.
+/// Computes scores of rows.
 #[derive(Clone, Debug)]
 pub struct Scorer {
     mean: Vec<f32>,
     /// M of Σ⁻¹ = MᵀM: (k, k).
     whitening: Weights,
-    /// 1 / σ²
+    /// 1 / σ².
     precision: f32,
-    /// (d,): h.
+    /// h: (d,).
     curvature: Vec<f32>,
     checks: Checks,
 }
 
 impl Scorer {
-    /// From what the model keeps; `None` where the covariance has no inverse, or no rows were held out.
+    /// From the statistics of a model. `None` if the covariance has no inverse, or no rows were held out.
     pub fn new(statistics: &Statistics) -> Option<Self> {
         if statistics.calibration.is_empty() {
             return None;
@@ -67,7 +70,7 @@ impl Scorer {
         Self::uncalibrated(statistics)
     }
 
-    /// The same, to find the scores of held-out rows with.
+    /// [`Scorer::new`] without calibration scores, to compute them.
     pub(crate) fn uncalibrated(statistics: &Statistics) -> Option<Self> {
         let k = statistics.code_mean.len();
         let covariance: Vec<f64> = statistics.code_covariance.iter().map(|value| f64::from(*value)).collect();
@@ -109,15 +112,16 @@ impl Scorer {
         })
     }
 
-    /// The score of a row, from its figures: finite, at most [`f32::MAX`].
+    /// The score of a row from its figures: finite, at most [`f32::MAX`].
     pub fn combined(&self, [squared_error, squared_distance, changes]: [f32; FIGURES]) -> f32 {
         saturated(squared_error.mul_add(self.precision, squared_distance) + changes)
     }
 
-    /// The [`FIGURES`] of rows (n, d) in the units of the input: (n, 3). A row's figures have the same bits in every batch.
+    /// The [`FIGURES`] of rows (n, d) in the units of the input: (n, 3). A row's figures have the same bits in every
+    /// batch.
     ///
     /// # Panics
-    /// If the rows are not as wide as the model, or it is another model's.
+    /// If the rows are not as wide as the model, or the model is not the one of the statistics.
     pub fn score(&self, model: &Autoencoder, rows: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         let mut x = buffers.take();
         model.normalizer().apply_to(rows, &mut x);
@@ -126,7 +130,7 @@ impl Scorer {
         scores
     }
 
-    /// The same of rows in the normalized space, NaN where a value is missing.
+    /// [`Scorer::score`] of rows in the normalized space, NaN where a value is missing.
     ///
     /// # Panics
     /// As [`Scorer::score`].
@@ -145,8 +149,8 @@ impl Scorer {
         scores
     }
 
-    /// The same, and what each feature contributes: (n, 3 + d). A contribution has the sign of g: positive where a smaller value
-    /// would make the row more usual. What is missing contributes nothing.
+    /// The figures and the contribution of each feature: (n, 3 + d). A contribution has the sign of g: positive if a
+    /// smaller value would make the row more usual. A missing value contributes nothing.
     ///
     /// # Panics
     /// As [`Scorer::score`].
@@ -158,13 +162,13 @@ impl Scorer {
         explained
     }
 
-    /// The same of rows in the normalized space, NaN where a value is missing.
+    /// [`Scorer::explain`] of rows in the normalized space, NaN where a value is missing.
     ///
     /// # Panics
     /// As [`Scorer::score`].
     pub fn explain_normalized(&self, model: &Autoencoder, x: &PanelMatrix, buffers: &mut BufferPool) -> PanelMatrix {
         let features = model.spec().features();
-        // Not from the tape below, though it has them too: these have the bits that a score without reasons has.
+        // Not from the tape below, which has the figures too: these have the same bits as a score without explanation.
         let scores = self.score_normalized(model, x, buffers);
         let mut explained = buffers.take();
         explained.reset(x.rows(), FIGURES + features);
@@ -176,7 +180,7 @@ impl Scorer {
             *explained.at_mut(row, FIGURES + feature) = contribution.copysign(slope);
         });
         self.checks.each_contribution(model.normalizer(), x, |row, feature, contribution| {
-            // The sign of what never changed counts: it is the greater.
+            // The sign of the invariants' contribution wins: it is the larger part.
             let value = explained.at_mut(row, FIGURES + feature);
             *value = (contribution.abs() + f64::from(value.abs())).copysign(contribution) as f32;
         });
@@ -198,7 +202,7 @@ impl Scorer {
         self.each_slope_normalized(model, &x, found);
     }
 
-    /// The same of rows in the normalized space; changes of what never changed are left out.
+    /// Calls `found(row, feature, g)` for rows in the normalized space. g excludes the changes of invariants.
     fn each_slope_normalized(&self, model: &Autoencoder, x: &PanelMatrix, mut found: impl FnMut(usize, usize, f32)) {
         let features = model.spec().features();
         let mut tape = Tape::new(model.layers().len());
@@ -216,7 +220,7 @@ impl Scorer {
         }
     }
 
-    /// h by feature, mean over `rows` in the units of the input, from differences of g.
+    /// h per feature: the mean over `rows` (in the units of the input), from differences of g.
     pub(crate) fn curvatures(&self, model: &Autoencoder, rows: &PanelMatrix) -> Vec<f64> {
         let (features, count) = (model.spec().features(), rows.rows());
         let mut tape = Tape::new(model.layers().len());
@@ -225,7 +229,7 @@ impl Scorer {
         model.normalizer().fill_missing(&mut lanes);
         let mut x = vec![0.0; count * features];
         lanes.store(0..count, &mut x);
-        // Exact at any distance where the model is linear, and the further the less of it is rounding.
+        // For a linear model any step is exact, and a larger step has less rounding error.
         let step = if model.spec().is_linear() { 8.0 } else { STEP };
         let mut curvatures = vec![0.0; features];
         for x in x.chunks_exact(features) {
@@ -263,23 +267,23 @@ impl Scorer {
         tape.score_slopes(model, &pull, self.precision)
     }
 
-    /// What it takes in memory.
+    /// Size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         4 * (self.whitening.panels().len() + self.mean.len() + self.curvature.len()) + self.checks.bytes()
     }
 
-    /// Multiply-adds of a row besides those of the model.
+    /// Multiply-adds per row besides those of the model.
     pub fn multiply_adds(&self) -> usize {
         self.whitening.outputs() * self.whitening.inputs() + self.checks.multiply_adds()
     }
 
     fn centered(&self, codes: &PanelMatrix) -> PanelMatrix {
         let mut centered = PanelMatrix::default();
-        centered.map_from(codes, |unit, value| value - self.mean[unit]);
+        centered.map_columns_from(codes, [&self.mean], |value, [mean]| value - mean);
         centered
     }
 
-    /// Of codes (n, k; row-major).
+    /// Squared distances of codes (n, k; row-major).
     pub(crate) fn squared_distances_of(&self, codes: &[f32]) -> Vec<f32> {
         let k = self.mean.len();
         let mut distances = Vec::with_capacity(codes.len() / k);
@@ -298,16 +302,16 @@ impl Scorer {
     }
 }
 
-/// A figure that left the floats is the greatest of them.
+/// Replaces NaN and infinity by the largest float.
 fn saturated(figure: f32) -> f32 {
     if figure.is_finite() { figure } else { f32::MAX }
 }
 
-/// Contributions in proportion to the squares of the normalized values, the largest of which is the greatest float.
+/// Contributions in proportion to the squares of the normalized values; the largest becomes the largest float.
 fn explain_by_size(x: &PanelMatrix, row: usize, explained: &mut PanelMatrix) {
     let value = |feature: usize| {
         let value = x.at(row, feature);
-        // Infinite: a 64-bit value beyond 32 bits. The others are then nothing beside it.
+        // Infinite for a 64-bit value beyond the range of 32 bits; the other values are then negligible.
         if value.is_nan() { 0.0 } else { f64::from(value).clamp(-1e300, 1e300) }
     };
     let largest = (0..x.columns()).map(|feature| value(feature).abs()).fold(0.0, f64::max);
@@ -317,7 +321,7 @@ fn explain_by_size(x: &PanelMatrix, row: usize, explained: &mut PanelMatrix) {
     }
 }
 
-/// Whether a unit of such a variance, beside the `largest`, ever changes.
+/// Whether a unit with this variance varies, compared with the `largest` variance.
 pub(super) fn is_live(variance: f64, largest: f64) -> bool {
     variance > largest * DEAD
 }

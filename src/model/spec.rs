@@ -1,4 +1,4 @@
-//! The specification of a model: what must be known to use its tensors. Checked once, then trusted.
+//! The specification of a model: what is needed to use its tensors. It is checked once, then trusted.
 
 use std::collections::HashMap;
 
@@ -7,47 +7,47 @@ use serde::{Deserialize, Serialize};
 use super::text::shown;
 use crate::numeric::Activation;
 
-/// Most encoder layers of a model.
+/// Largest number of encoder layers of a model.
 pub const LAYERS_MAX: usize = 16;
-/// Widest layer.
+/// Largest width of a layer.
 pub const WIDTH_MAX: usize = 65_536;
-/// Most parameters of a model (512 MiB of f32).
+/// Largest number of parameters of a model (512 MiB of f32).
 pub const PARAMETERS_MAX: usize = 1 << 27;
 
-/// What training minimizes, in the normalized space.
+/// The loss that training minimizes, in the normalized space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// Sum over features of (x - x̂)², mean over rows.
     SquaredError,
-    /// On logits, in nats, sum over features, mean over rows. Data in [0, 1].
+    /// Binary cross-entropy on logits, in nats: sum over features, mean over rows. Requires data in [0, 1].
     BinaryCrossEntropy,
 }
 
-/// How input units map to the space in which the model works.
+/// How values in input units map to the normalized space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormalizationKind {
-    /// Values as they are.
+    /// No normalization.
     None,
-    /// Minus the mean, over the standard deviation, by feature.
+    /// (x - mean) / standard deviation, per feature.
     #[serde(rename = "standardise")]
     Standardize,
-    /// To [0, 1] by each feature's own range.
+    /// To [0, 1] by the range of each feature.
     MinMax,
-    /// To [0, 1] by one common range.
+    /// To [0, 1] by one range for all features.
     UnitInterval,
-    /// As [`NormalizationKind::Standardize`], of rows whose broken values were clipped.
+    /// As [`NormalizationKind::Standardize`], after outliers have been clipped.
     Robust,
 }
 
-/// Longest feature name, in bytes.
+/// Largest length of a feature name, in bytes.
 pub const FEATURE_NAME_BYTES_MAX: usize = 200;
-/// Most bytes of all feature names together: keeps the header of a model's file small.
+/// Largest size of all feature names together, in bytes: keeps the header of a model file small.
 pub const FEATURE_NAMES_BYTES_MAX: usize = 4 << 20;
 
 impl NormalizationKind {
-    /// In words, for people.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -59,103 +59,103 @@ impl NormalizationKind {
     }
 }
 
-/// Why a specification is refused. Layers and features count from 0.
+/// Why a specification is rejected. Layers and features count from 0.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpecError {
-    /// Not 2 to 17 widths.
+    /// The number of widths is not from 2 to 17.
     #[error("widths has {got} numbers, expected 2 to {} (from the input to the code)", LAYERS_MAX + 1)]
     WidthCount {
-        /// How many came.
+        /// Number of widths.
         got: usize,
     },
-    /// A layer of no or too many units.
+    /// A layer has no units, or too many.
     #[error("widths[{index}] is {got}, expected 1 to {WIDTH_MAX}")]
     Width {
-        /// Which.
+        /// Index of the width.
         index: usize,
-        /// What came.
+        /// The width.
         got: usize,
     },
     /// More than [`PARAMETERS_MAX`].
     #[error("the widths make {got} parameters, expected at most {PARAMETERS_MAX}")]
     Parameters {
-        /// What they make.
+        /// Number of parameters.
         got: u64,
     },
-    /// Not one activation per layer.
+    /// The number of activations differs from the number of layers.
     #[error("{field} has {got} entries, expected {expected}, one per layer")]
     ActivationCount {
         /// `encoder_activations` or `decoder_activations`.
         field: &'static str,
-        /// How many came.
+        /// Number of activations.
         got: usize,
         /// The number of layers.
         expected: usize,
     },
-    /// The parameter of an activation.
+    /// The parameter of an activation is out of range.
     #[error("the {parameter} of {field}[{index}] is {got}, expected {expected}")]
     ActivationParameter {
         /// `encoder_activations` or `decoder_activations`.
         field: &'static str,
-        /// Which layer.
+        /// Index of the layer.
         index: usize,
         /// `slope` or `alpha`.
         parameter: &'static str,
-        /// What came.
+        /// The value.
         got: f32,
-        /// What is allowed.
+        /// The accepted range.
         expected: &'static str,
     },
-    /// Binary cross-entropy without a sigmoid at the end.
+    /// Binary cross-entropy requires a sigmoid as the output activation.
     #[error("binary cross-entropy needs the sigmoid as decoder_activations[0], got {got:?}")]
     CrossEntropyOutput {
-        /// What came.
+        /// The output activation.
         got: Activation,
     },
-    /// Binary cross-entropy on data that leaves [0, 1].
+    /// Binary cross-entropy requires a normalization to [0, 1], or none.
     #[error(
         "binary cross-entropy needs data in [0, 1]: normalization is standardize or robust, expected none, min-max or unit interval"
     )]
     CrossEntropyStandardize,
-    /// A gain that no layer would have.
+    /// `gain` is on, but no layer can have a gain.
     #[error("gain has no effect: the only decoder layer reads a linear code, expected gain off or a non-linear code")]
     GainWithoutEffect,
-    /// Not one name per feature.
+    /// The number of names differs from the number of features.
     #[error("feature_names has {got} names, expected none or {expected}, one per feature")]
     FeatureNameCount {
-        /// How many came.
+        /// Number of names.
         got: usize,
         /// The number of features.
         expected: usize,
     },
-    /// A name that is too long.
+    /// A feature name is too long.
     #[error("feature_names[{index}] has {got} bytes, expected at most {FEATURE_NAME_BYTES_MAX}")]
     FeatureNameBytes {
-        /// Which.
+        /// Index of the name.
         index: usize,
-        /// Its length.
+        /// Its length, in bytes.
         got: usize,
     },
-    /// Names that are too long together.
+    /// The feature names together are too long.
     #[error("feature_names has {got} bytes in all, expected at most {FEATURE_NAMES_BYTES_MAX}")]
     FeatureNamesBytes {
-        /// Their length.
+        /// Their length, in bytes.
         got: usize,
     },
-    /// A line break, say, in a name.
+    /// A feature name has a control character, such as a line break.
     #[error("feature_names[{index}] is {:?}, expected no control characters", shown(got))]
     FeatureNameControl {
-        /// Which.
+        /// Index of the name.
         index: usize,
         /// The name.
         got: String,
     },
-    /// A name twice.
+    /// Two features have the same name.
     #[error("feature_names[{index}] is {:?} as is feature_names[{first}], expected different names", shown(got))]
     FeatureNameTwice {
-        /// The later one.
+        /// Index of the second.
         index: usize,
-        /// The earlier one.
+        /// Index of the first.
         first: usize,
         /// The name.
         got: String,
@@ -163,7 +163,7 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    /// The field of the specification that is wrong.
+    /// The name of the wrong field of the specification.
     pub fn field(&self) -> &'static str {
         match self {
             Self::WidthCount { .. } | Self::Width { .. } | Self::Parameters { .. } => "widths",
@@ -180,39 +180,39 @@ impl SpecError {
     }
 }
 
-/// The shape of a model; K = `layers()` encoder layers. Only [`ModelSpec::new`] and deserializing make one, and both check.
+/// A checked specification, with K = `layers()` encoder layers. [`ModelSpec::new`] and deserialization check it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "RawModelSpec", into = "RawModelSpec")]
 pub struct ModelSpec {
     raw: RawModelSpec,
 }
 
-/// A specification as written, not yet checked.
+/// A specification as written, unchecked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawModelSpec {
     /// `d_0` (features) to `d_K` (code), K + 1 numbers.
     pub widths: Vec<usize>,
-    /// K activations in the order of encoding.
+    /// K activations, in the order of encoding.
     pub encoder_activations: Vec<Activation>,
     /// K activations; entry l belongs to the decoder layer that uses the transpose of encoder layer l.
     pub decoder_activations: Vec<Activation>,
-    /// What it was trained with.
+    /// The loss of training.
     pub loss: Loss,
     /// How rows are normalized.
     #[serde(rename = "normalisation")]
     pub normalization: NormalizationKind,
-    /// Whether decoder units have a stored gain. Never on a linear code.
+    /// Whether decoder units have a stored gain; never on a linear code.
     #[serde(default)]
     pub gain: bool,
-    /// Empty or one per feature.
+    /// Empty, or one name per feature.
     #[serde(default)]
     pub feature_names: Vec<String>,
-    /// Whether values of a row may be missing.
+    /// Whether rows may have missing values.
     #[serde(default, skip_serializing_if = "is_false")]
     pub missing_values: bool,
-    /// Whether it was trained with nested dropout: the first numbers of its codes are the best few, and those that are missing
-    /// are 0.
+    /// Whether the model was trained with nested dropout: the first numbers of a code are the best few, and missing
+    /// ones count as 0.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ordered_code: bool,
 }
@@ -223,7 +223,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl ModelSpec {
-    /// Checks everything a file or a caller could get wrong.
+    /// Checks all fields.
     pub fn new(raw: RawModelSpec) -> Result<Self, SpecError> {
         check_widths(&raw.widths)?;
         let layers = raw.widths.len() - 1;
@@ -251,10 +251,10 @@ impl ModelSpec {
         &self.raw
     }
 
-    /// The same, of a model whose code is ordered, or not.
+    /// The same specification with another `ordered_code`.
     #[must_use]
     pub fn with_ordered_code(self, ordered_code: bool) -> Self {
-        // No other field depends on it.
+        // No check depends on this field.
         Self { raw: RawModelSpec { ordered_code, ..self.raw } }
     }
 
@@ -273,20 +273,19 @@ impl ModelSpec {
         self.raw.widths[self.layers()]
     }
 
-    /// Whether decoder layer l (the one that uses `W_lᵀ`) reads through a gain: `gain` is on and its input is not a
-    /// linear code.
+    /// Whether decoder layer l (the one that uses `W_lᵀ`) has a gain: `gain` is on and its input is not a linear code.
     pub fn has_gain(&self, layer: usize) -> bool {
         let linear_code = self.raw.encoder_activations[self.layers() - 1] == Activation::Linear;
         self.raw.gain && !(layer + 1 == self.layers() && linear_code)
     }
 
-    /// Whether a decoder layer has a gain at all.
+    /// Whether any decoder layer has a gain.
     pub fn has_any_gain(&self) -> bool {
         (0..self.layers()).any(|layer| self.has_gain(layer))
     }
 
-    /// Whether hidden units or the code saturate (tanh, sigmoid) and decode without a gain: with tied weights they
-    /// reconstruct badly, which is worth a warning.
+    /// Whether hidden units or the code saturate (tanh, sigmoid) and decode without a gain. With tied weights such
+    /// models reconstruct badly: training adds a warning.
     pub fn saturates_without_gain(&self) -> bool {
         let saturates = |f: &Activation| matches!(f, Activation::Tanh | Activation::Sigmoid);
         !self.raw.gain
@@ -294,13 +293,13 @@ impl ModelSpec {
                 || self.raw.decoder_activations[1..].iter().any(saturates))
     }
 
-    /// Whether all of its layers are linear.
+    /// Whether all layers are linear.
     pub fn is_linear(&self) -> bool {
         let mut activations = self.raw.encoder_activations.iter().chain(&self.raw.decoder_activations);
         activations.all(|activation| *activation == Activation::Linear)
     }
 
-    /// Bytes of all tensors, each matrix once, normalization vectors included.
+    /// Size of all tensors in bytes: each matrix once, with the normalization vectors.
     pub fn tensor_bytes(&self) -> u64 {
         // At most 16 matrices of 2^32 numbers: no overflow.
         let width = |l: usize| self.raw.widths[l] as u64;
@@ -312,12 +311,12 @@ impl ModelSpec {
         4 * (self.matrix_values() + biases + gains + normalization + fill)
     }
 
-    /// Bytes of the same model with a matrix of its own for every decoder layer.
+    /// Size in bytes of the same model with separate decoder matrices.
     pub fn untied_tensor_bytes(&self) -> u64 {
         self.tensor_bytes() + 4 * self.matrix_values()
     }
 
-    /// Numbers in all matrices.
+    /// Number of values in all matrices.
     fn matrix_values(&self) -> u64 {
         self.raw.widths.windows(2).map(|pair| pair[0] as u64 * pair[1] as u64).sum()
     }
@@ -341,7 +340,7 @@ impl From<ModelSpec> for RawModelSpec {
     }
 }
 
-/// 1 to 16 layers of 1 to 65,536 units.
+/// Checks for 1 to 16 layers of 1 to 65,536 units.
 pub(crate) fn check_widths(widths: &[usize]) -> Result<(), SpecError> {
     if !(2..=LAYERS_MAX + 1).contains(&widths.len()) {
         return Err(SpecError::WidthCount { got: widths.len() });
@@ -352,7 +351,7 @@ pub(crate) fn check_widths(widths: &[usize]) -> Result<(), SpecError> {
     }
 }
 
-/// One per layer, each with a parameter that makes it a function worth having.
+/// Checks for one activation per layer, each with a parameter in range.
 fn check_activations(field: &'static str, activations: &[Activation], layers: usize) -> Result<(), SpecError> {
     if activations.len() != layers {
         return Err(SpecError::ActivationCount { field, got: activations.len(), expected: layers });
@@ -385,7 +384,7 @@ pub(crate) fn wrong_parameter(activation: Activation) -> Option<(&'static str, f
     }
 }
 
-/// None or one per feature: short, printable, different.
+/// Checks for no names or one per feature: short, printable, different.
 pub(crate) fn check_feature_names(names: &[String], features: usize) -> Result<(), SpecError> {
     if !names.is_empty() && names.len() != features {
         return Err(SpecError::FeatureNameCount { got: names.len(), expected: features });
@@ -410,7 +409,7 @@ pub(crate) fn check_feature_names(names: &[String], features: usize) -> Result<(
 pub(crate) mod tests {
     use super::*;
 
-    /// A valid specification: ELU inside, linear code and output.
+    /// A valid specification: ELU in hidden layers, linear code and output.
     pub(crate) fn raw(widths: &[usize]) -> RawModelSpec {
         let layers = widths.len() - 1;
         let mut encoder_activations = vec![Activation::Elu { alpha: 1.0 }; layers];
@@ -430,7 +429,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Rows as they are, the code and the output linear, and this activation between.
+    /// No normalization, a linear code and output, and the given activation in hidden layers.
     pub(crate) fn plain(widths: &[usize], hidden: Activation) -> ModelSpec {
         let mut raw = raw(widths);
         raw.normalization = NormalizationKind::None;

@@ -1,40 +1,41 @@
-//! What a model keeps of the rows that it was made from, to tell unusual ones: figures, never rows.
+//! Statistics of the training and held-out rows that a model stores for anomaly scores; it stores no rows.
 
 use crate::model::{Invariants, ModelSpec};
 
-/// Longest code that has statistics: its covariance is a square matrix.
+/// Largest code length with statistics: the covariance is a square matrix.
 pub const STATISTICS_CODE_MAX: usize = 1024;
 
-/// Most calibration scores that are kept.
+/// Largest number of calibration scores.
 pub const CALIBRATION_ROWS_MAX: usize = 4096;
 
-/// Of k-long codes of rows of d features, in the normalized space.
+/// Statistics of codes of length k and rows of d features, in the normalized space.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
-    /// Training rows whose codes were looked at.
+    /// Number of training rows whose codes were examined.
     pub code_rows: u64,
-    /// Mean squared error of held-out rows by residual dimension, of which there are d - k, at least 1.
+    /// Mean squared error of held-out rows per residual dimension, of which there are d - k, at least 1.
     pub residual_variance: f64,
-    /// (k,)
+    /// Mean code: (k,).
     pub code_mean: Vec<f32>,
-    /// (k, k), row-major, symmetric.
+    /// Covariance of the codes: (k, k), row-major, symmetric.
     pub code_covariance: Vec<f32>,
-    /// (d,): ½ ∂²score/∂x² by feature, mean over some held-out rows. How steeply the score rises when a feature alone moves.
+    /// (d,): ½ ∂²score/∂x² per feature, mean over some held-out rows. How steeply the score rises when only this
+    /// feature moves.
     pub curvature: Vec<f32>,
-    /// Scores of held-out rows, ascending: at most [`CALIBRATION_ROWS_MAX`]. None where no rows were held out: then nothing can be
-    /// scored, and what is said of held-out rows is 0.
+    /// Scores of held-out rows, ascending: at most [`CALIBRATION_ROWS_MAX`]. Empty if no rows were held out: then rows
+    /// cannot be scored, and the other statistics of held-out rows are 0.
     pub calibration: Vec<f32>,
-    /// What never changes; empty for files that were written before it was looked for.
+    /// Invariants of the rows; empty in files of versions before they were computed.
     pub invariants: Invariants,
 }
 
 impl Statistics {
-    /// Whether a model can have any.
+    /// Whether a model with this specification can have statistics.
     pub fn are_possible(spec: &ModelSpec) -> bool {
         spec.code_length() <= STATISTICS_CODE_MAX
     }
 
-    /// What they take in memory.
+    /// Size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let Self { code_mean, code_covariance, curvature, calibration, invariants, .. } = self;
         4 * (code_mean.len() + code_covariance.len() + curvature.len() + calibration.len()) + invariants.bytes()
@@ -45,8 +46,8 @@ impl Statistics {
         spec.features().saturating_sub(spec.code_length()).max(1)
     }
 
-    /// Whether codes have mean 0 and uncorrelated units, the greatest variance first: see [`super::canonical`]. Then the first
-    /// numbers of a code are the best few.
+    /// Whether codes have mean 0 and uncorrelated units in descending order of variance: see [`super::canonical`]. Then
+    /// the first numbers of a code are the best few.
     pub fn are_canonical(&self) -> bool {
         let k = self.code_mean.len();
         let variances = (0..k).map(|i| self.code_covariance[i * k + i]);
@@ -55,22 +56,22 @@ impl Statistics {
             && self.code_covariance.iter().enumerate().all(|(place, value)| place / k == place % k || *value == 0.0)
     }
 
-    /// The probability that a row like those that were held out scores at least as high, (1 + #{calibration ≥ score}) / (n + 1):
-    /// split conformal (Vovk, Gammerman and Shafer 2005; Bates et al. 2023).
+    /// The probability that a row like the held-out ones scores at least as high, (1 + #{calibration ≥ score}) / (n +
+    /// 1): split conformal prediction (Vovk, Gammerman and Shafer 2005; Bates et al. 2023).
     pub fn p_value(&self, score: f32) -> f64 {
         let below = self.calibration.partition_point(|calibration| *calibration < score);
         (self.calibration.len() - below + 1) as f64 / (self.calibration.len() + 1) as f64
     }
 
-    /// The score above which a row is an alarm, so that of rows like those that were held out at most the share `false_alarm_rate`
-    /// is: their p-values are at most that.
+    /// The score above which a row is an alarm. Of rows like the held-out ones, at most the share `false_alarm_rate`
+    /// scores above it: their p-values are at most that rate.
     ///
     /// # Errors
-    /// The least rate that so few calibration scores allow, 1 / (n + 1), if it is greater.
+    /// The smallest possible rate with this many calibration scores, 1 / (n + 1), if it is above `false_alarm_rate`.
     pub fn threshold(&self, false_alarm_rate: f64) -> Result<f32, f64> {
         let count = self.calibration.len();
         let least = 1.0 / (count as f64 + 1.0);
-        // What is meant to be 1 / (n + 1) may be a rounding below it.
+        // A rate of exactly 1 / (n + 1) may be rounded slightly below it.
         let places = (false_alarm_rate * (count as f64 + 1.0) + 1e-9).floor() as usize;
         match count.checked_sub(places) {
             _ if places == 0 => Err(least),

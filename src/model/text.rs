@@ -1,11 +1,11 @@
-//! Text from outside, as messages quote it.
+//! Quotes text from clients and files in messages.
 
-/// Characters of a text from outside that a message quotes.
+/// Largest number of characters that a message quotes of a text.
 pub const SHOWN_CHARS_MAX: usize = 100;
-/// Texts of a list that a message quotes.
+/// Largest number of texts that a message quotes of a list.
 pub const SHOWN_TEXTS_MAX: usize = 5;
 
-/// `text` if it is short; otherwise its first [`SHOWN_CHARS_MAX`] characters and how many bytes it has in all.
+/// `text` if it is short; otherwise its first [`SHOWN_CHARS_MAX`] characters and its length in bytes.
 pub fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         None => text.to_owned(),
@@ -13,7 +13,7 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-/// The first [`SHOWN_TEXTS_MAX`] of `texts` in quotes, each as [`shown`], and how many more there are.
+/// The first [`SHOWN_TEXTS_MAX`] of `texts` in quotes, each as [`shown`] gives it, and the number of others.
 pub fn shown_list<'a>(texts: impl ExactSizeIterator<Item = &'a str>) -> String {
     let count = texts.len();
     let mut list = String::new();

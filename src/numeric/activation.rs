@@ -1,16 +1,16 @@
-//! Element-wise functions of a layer and their derivatives.
+//! Activation functions of a layer, element by element, and their derivatives.
 //!
-//! Exponential and error function are ours: polynomials in plain operations without branches, which the compiler turns
-//! into vector code for each kind of machine, with the same bits wherever it runs.
+//! The exponential and the error function are polynomials in plain operations without branches. The compiler vectorizes
+//! them for each instruction set, and they give the same bits on every machine.
 
-// The kernels compile these functions for each kind of machine: only what is inlined there becomes vector code.
+// The kernels compile these functions once per instruction set: only inlined code is vectorized.
 #![allow(clippy::inline_always)]
 
 use serde::{Deserialize, Serialize};
 
 use super::{PanelMatrix, kernels};
 
-/// An element-wise function with its parameters.
+/// An element-wise activation function with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Activation {
@@ -20,24 +20,24 @@ pub enum Activation {
     Relu,
     /// f(x) = x for x > 0, `slope * x` otherwise.
     LeakyRelu {
-        /// From 0 to below 1; 0.01 by default.
+        /// In [0, 1); 0.01 by default.
         slope: f32,
     },
     /// f(x) = x for x > 0, `alpha * (exp(x) - 1)` otherwise.
     Elu {
-        /// Above 0; 1 by default.
+        /// Greater than 0; 1 by default.
         alpha: f32,
     },
-    /// f(x) = x Φ(x), exactly (with erf).
+    /// f(x) = x Φ(x), exact (with erf), not the tanh approximation.
     Gelu,
-    /// The hyperbolic tangent.
+    /// f(x) = tanh(x).
     Tanh,
-    /// 1 / (1 + exp(-x)).
+    /// f(x) = 1 / (1 + exp(-x)).
     Sigmoid,
 }
 
 impl Activation {
-    /// One of each, for tests.
+    /// One activation of each kind, for tests.
     #[cfg(test)]
     pub(crate) const EACH: [Self; 7] = [
         Self::Linear,
@@ -49,7 +49,10 @@ impl Activation {
         Self::Sigmoid,
     ];
 
-    /// Refuses parameters that make no sense, saying what was expected and what came.
+    /// Checks the parameters.
+    ///
+    /// # Errors
+    /// If a parameter is out of range; the text names the value and the accepted range.
     pub fn check(&self) -> Result<(), String> {
         match *self {
             Self::LeakyRelu { slope } if !(0.0..1.0).contains(&slope) => {
@@ -62,13 +65,13 @@ impl Activation {
         }
     }
 
-    /// Whether the function flattens on both sides, which fights with tying: see `ModelSpec::gain`.
+    /// Whether the function saturates on both sides, which conflicts with tied weights: see `ModelSpec::gain`.
     pub fn saturates(&self) -> bool {
         matches!(self, Self::Tanh | Self::Sigmoid)
     }
 
-    /// Whether [`Activation::slope_from_output`] gives the derivative. Where not (GELU is not monotonic), it must be
-    /// taken before the function is applied.
+    /// Whether [`Activation::slope_from_output`] gives the derivative. It does not for GELU, which is not monotonic:
+    /// there the derivative must be computed before the function is applied.
     pub fn has_slope_from_output(&self) -> bool {
         !matches!(self, Self::Gelu)
     }
@@ -86,7 +89,7 @@ impl Activation {
         }
     }
 
-    /// f'(x) by x: for [`Activation::Gelu`].
+    /// f'(x), from x. Needed for [`Activation::Gelu`].
     pub fn slope_at(&self, x: f32) -> f32 {
         match *self {
             Self::Gelu => gelu_slope(x),
@@ -94,7 +97,7 @@ impl Activation {
         }
     }
 
-    /// f'(x) by y = f(x), where [`Activation::has_slope_from_output`] says so.
+    /// f'(x), from y = f(x). Valid only if [`Activation::has_slope_from_output`] is true.
     pub fn slope_from_output(&self, y: f32) -> f32 {
         match *self {
             Self::Linear | Self::Gelu => 1.0,
@@ -118,7 +121,7 @@ impl Activation {
         }
     }
 
-    /// `values = f(values)`. Compiled once for each kind of machine, by the kernels.
+    /// `values = f(values)`. The kernels compile it once per instruction set.
     #[inline(always)]
     pub(super) fn apply(self, values: &mut [f32]) {
         match self {
@@ -135,14 +138,14 @@ impl Activation {
     /// `H = f(H + b)`. Shapes: `h` (n, d), `bias` (d,).
     ///
     /// # Panics
-    /// If there is not one bias per column.
+    /// If `bias` does not have one number per column.
     pub fn apply_with_bias(self, h: &mut PanelMatrix, bias: &[f32]) {
         assert_eq!(h.columns(), bias.len(), "one bias per column");
         h.each_column_mut(|j, part| part.iter_mut().for_each(|x| *x += bias[j]));
         kernels::activate(self, h.values_mut());
     }
 
-    /// `δ = δ∘f'`, by the outputs y = f(x). Shapes: all (n, d).
+    /// `δ = δ∘f'`, from the outputs y = f(x). Shapes: all (n, d).
     ///
     /// # Panics
     /// If the shapes disagree.
@@ -171,7 +174,7 @@ fn each(values: &mut [f32], f: impl Fn(f32) -> f32) {
     values.iter_mut().for_each(|x| *x = f(*x));
 }
 
-// The comparisons are such that NaN stays NaN: a result that is no number must not look like one.
+// The comparisons keep NaN as NaN: an invalid result must not look like a number.
 
 #[inline(always)]
 fn relu(x: f32) -> f32 {
@@ -185,14 +188,14 @@ fn leaky_relu(x: f32, slope: f32) -> f32 {
 
 #[inline(always)]
 fn elu(x: f32, alpha: f32) -> f32 {
-    // The clamp keeps the branch that is not taken from overflowing.
+    // The clamp prevents an overflow in the branch that is not taken.
     let below = alpha * (exp(x.clamp(-87.0, 0.0)) - 1.0);
     if x < 0.0 { below } else { x }
 }
 
-/// σ(x) and ln(1 + exp(-|x|)), of one exponential.
+/// σ(x) and ln(1 + exp(-|x|)), from one exponential.
 ///
-/// ln(1 + e) = 2 artanh(s) with s = e / (2 + e), at most 1/3; the series to s¹⁷ leaves less than 1e-9 of it.
+/// ln(1 + e) = 2 artanh(s) with s = e / (2 + e), at most 1/3. The series up to s¹⁷ has an error below 1e-9.
 #[inline(always)]
 pub(super) fn logistic(x: f32) -> Logistic {
     let e = exp(-x.abs());
@@ -207,7 +210,7 @@ pub(super) fn logistic(x: f32) -> Logistic {
     Logistic { sigmoid, log_term: 2.0 * s * series }
 }
 
-/// What [`logistic`] gives.
+/// The result of [`logistic`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Logistic {
     /// σ(x).
@@ -239,9 +242,9 @@ fn gelu_slope(x: f32) -> f32 {
 
 /// Φ(x) = (1 + erf(x/√2)) / 2 = erfc(-x/√2) / 2.
 ///
-/// erfc(z) = t P(t) exp(-z²) for z >= 0 with t = 1 / (1 + 0.4 z), the form of Hastings (1955; Abramowitz and Stegun 7.1.26)
-/// with a polynomial of degree 9, least squares at Chebyshev points: 7e-9 from erfc(z) exp(z²). It is taken at |z|, where it
-/// is small, so that the left tail keeps its digits.
+/// erfc(z) = t P(t) exp(-z²) for z >= 0 with t = 1 / (1 + 0.4 z), the form of Hastings (1955; Abramowitz and Stegun
+/// 7.1.26). The polynomial P has degree 9, by least squares at Chebyshev points: t P(t) is within 7e-9 of
+/// erfc(z) exp(z²). It is evaluated at |z|, where erfc is small, so that the left tail keeps its digits.
 #[inline(always)]
 fn normal_distribution(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
@@ -270,7 +273,7 @@ fn normal_distribution(x: f32) -> f32 {
 /// and the Taylor polynomial of degree 7 for exp(r), whose remainder is below 1e-8 there.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+    // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
     const MAGIC: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;

@@ -1,13 +1,13 @@
-//! Memory for many floats.
+//! Aligned memory for large arrays of floats.
 
 use bytemuck::{Pod, Zeroable};
 use memmap2::MmapMut;
 
-/// From here on floats have pages of their own: they go back to the system the moment they are dropped, whatever the
-/// allocator would keep of them.
+/// Arrays of at least this size get their own memory mapping. The system takes the pages back as soon as they are
+/// dropped; the allocator could keep them.
 const OWN_PAGES_BYTES_MIN: usize = 128 << 10;
-/// What the processor's table of pages holds in one place, where the system has such: decoding jumps from panel to panel
-/// of W, and would look up nearly every one of its small pages anew.
+/// The size of a huge page. Decoding jumps from panel to panel of W: with small pages, nearly every jump would miss the
+/// TLB.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A cache line.
@@ -22,7 +22,7 @@ enum Memory {
 }
 
 impl Memory {
-    /// Zeros, at least `len` of them.
+    /// At least `len` zeros.
     fn zeros(len: usize) -> Self {
         let bytes = size_of::<f32>() * len;
         if bytes >= OWN_PAGES_BYTES_MIN
@@ -48,24 +48,25 @@ impl Memory {
     }
 }
 
-/// `None` where the system has none to give: the allocator has the last word then.
+/// An anonymous mapping of at least `bytes`; `None` if the system refuses it, and the caller then uses the allocator.
 fn pages(bytes: usize) -> Option<MmapMut> {
-    // A whole number of huge pages begins at one. What is never touched takes no memory.
+    // A mapping of a whole number of huge pages starts at a huge page boundary. Pages that are never touched take no
+    // memory.
     let mapped = if bytes < HUGE_PAGE_BYTES { bytes } else { bytes.next_multiple_of(HUGE_PAGE_BYTES) };
     let pages = MmapMut::map_anon(mapped).ok()?;
     #[cfg(target_os = "linux")]
     {
-        // The last of them would be touched in part and taken whole.
+        // The last huge page is left out: it would be used in part, but take all of its memory.
         let huge = bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
         if huge > 0 {
-            // A wish: small pages are right, too.
+            // The advice may be ignored: small pages are correct, too.
             let _ = pages.advise_range(memmap2::Advice::HugePage, 0, huge);
         }
     }
     Some(pages)
 }
 
-/// Floats that begin at a cache line: a vector then never lies across two of them.
+/// Floats that start at a cache line, so that no vector load crosses two cache lines.
 #[derive(Debug)]
 pub struct Floats {
     memory: Memory,
@@ -78,7 +79,7 @@ impl Floats {
         Self { memory: Memory::zeros(len), len }
     }
 
-    /// Another length. The memory is kept where it suffices; the values are whatever was there.
+    /// Changes the length. Keeps the memory if it suffices; the values are unspecified.
     pub fn reset(&mut self, len: usize) {
         if len > self.memory.as_slice().len() {
             self.memory = Memory::zeros(len);
@@ -86,12 +87,12 @@ impl Floats {
         self.len = len;
     }
 
-    /// All of them.
+    /// All values.
     pub fn as_slice(&self) -> &[f32] {
         &self.memory.as_slice()[..self.len]
     }
 
-    /// The same, to write.
+    /// All values, mutable.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         &mut self.memory.as_mut_slice()[..self.len]
     }
@@ -121,7 +122,7 @@ impl PartialEq for Floats {
 mod tests {
     use super::*;
 
-    /// Below and above what has pages of its own, and huge ones.
+    /// Lengths below and above the thresholds for mappings of their own and for huge pages.
     const LENGTHS: [usize; 8] = [0, 1, 16, 1_000, 32_767, 32_768, 600_001, 1 << 20];
 
     #[test]

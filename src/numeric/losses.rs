@@ -1,15 +1,17 @@
-//! Losses with their derivatives, and sums over rows: what training does to every number once.
+//! Losses with their derivatives, and sums over rows: the element-wise work of a training step.
 //!
-//! Sums run in 16 lanes, added in a fixed order at the end: vector code, and the same bits on every machine.
+//! Sums run in 16 lanes, which are added in a fixed order at the end. This gives vector code with the same bits on
+//! every machine.
 
 use super::PanelMatrix;
 use super::activation::logistic;
 use super::kernels::{PANEL, vectorized};
 
-/// Numbers whose losses are taken before they are added.
+/// Losses that are computed before they are added.
 const BLOCK: usize = 64 * PANEL;
 
-/// Sum of (x̂ - x)² over all numbers, but where x is NaN: what is missing counts as reconstructed. `delta` becomes its derivative by x̂, times `share`. Shapes: all (n, d).
+/// Sum of (x̂ - x)² over all numbers, except where x is NaN: a missing number counts as reconstructed. `delta` becomes
+/// the derivative by x̂, times `share`. Shapes: all (n, d).
 ///
 /// # Panics
 /// If the shapes disagree.
@@ -20,21 +22,22 @@ pub fn squared_error(x: &PanelMatrix, x_hat: &PanelMatrix, share: f32, delta: &m
     })
 }
 
-/// Sum of -x ln σ(z) - (1-x) ln(1-σ(z)) = max(z, 0) - x z + ln(1 + exp(-|z|)) over all numbers, in nats, but where
-/// x is NaN; `delta` becomes its derivative σ(z) - x by the logits z, times `share`. Shapes: all (n, d).
+/// Sum of -x ln σ(z) - (1-x) ln(1-σ(z)) = max(z, 0) - x z + ln(1 + exp(-|z|)) over all numbers, in nats, except where x
+/// is NaN. `delta` becomes the derivative σ(z) - x by the logits z, times `share`. Shapes: all (n, d).
 ///
 /// # Panics
 /// If the shapes disagree.
 pub fn cross_entropy(x: &PanelMatrix, z: &PanelMatrix, share: f32, delta: &mut PanelMatrix) -> f64 {
     pairs(x, z, delta, move |x, z| {
         let logistic = logistic(z);
-        // No `max`: the compiler makes no vectors of it.
+        // Not `f32::max`: the compiler does not vectorize it.
         let above = if z > 0.0 { z } else { 0.0 };
         (share * (logistic.sigmoid - x), (above - x * z) + logistic.log_term)
     })
 }
 
-/// Sets each number of `delta` to the first of what `f` gives, and sums up the second.
+/// `f` returns a derivative and a loss. Sets each number of `delta` to the derivative, and returns the sum of the
+/// losses.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "what is not inlined is compiled for a machine without vectors")]
 fn pairs(x: &PanelMatrix, g: &PanelMatrix, delta: &mut PanelMatrix, f: impl Fn(f32, f32) -> (f32, f32)) -> f64 {
@@ -42,13 +45,13 @@ fn pairs(x: &PanelMatrix, g: &PanelMatrix, delta: &mut PanelMatrix, f: impl Fn(f
     delta.reset(x.rows(), x.columns());
     let (x, g, delta) = (x.values(), g.values(), delta.values_mut());
     vectorized(
-        // What is only referred to might be written to meanwhile, for all that the compiler knows: no vectors.
+        // `move`: the compiler must assume that captured references may change, and would not vectorize.
         #[inline(always)]
         move || {
             let mut sums = [0.0f64; PANEL];
             let mut losses = [0.0f32; BLOCK];
             for ((x, g), delta) in x.chunks(BLOCK).zip(g.chunks(BLOCK)).zip(delta.chunks_mut(BLOCK)) {
-                // A loop of its own, long enough for the compiler to see vectors in it.
+                // A separate loop, long enough for the compiler to vectorize.
                 let losses = &mut losses[..x.len()];
                 for (((x, g), delta), loss) in x.iter().zip(g).zip(delta).zip(&mut *losses) {
                     let (derivative, of_one) = f(*x, *g);
@@ -148,7 +151,7 @@ mod tests {
                 let (a, b) = on(isa, || {
                     (squared_error(&x, &z, 0.5, &mut by_square), cross_entropy(&x, &z, 0.5, &mut by_entropy))
                 });
-                // Single precision a number, double precision for the sum.
+                // Each loss is in single precision, the sum in double precision.
                 assert!((a - squared).abs() < 1e-6 * squared && (b - entropy).abs() < 1e-6 * entropy, "{a} {b}");
                 for (i, (x, z)) in x.values().iter().zip(z.values()).enumerate() {
                     assert!((by_square.values()[i] - (z - x)).abs() < 1e-6);

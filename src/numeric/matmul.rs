@@ -1,18 +1,19 @@
 //! Every matrix product of the program.
 //!
-//! W is in memory once, in panels of 16 outputs ([`Weights`]), activations are in panels of 16 rows ([`PanelMatrix`]): encode
-//! and decode read the same bytes. Callers spread rows or outputs over threads; nothing is ever added across threads.
+//! W is in memory once, in panels of 16 outputs ([`Weights`]). Activations are in panels of 16 rows ([`PanelMatrix`]).
+//! Encode and decode read the same bytes. Callers spread rows or outputs over threads; no sum crosses threads.
 //!
 //! # Order
 //! Each number of a result is one chain of fused multiply-adds, s ← fma(w, x, s) from s = 0, each rounded once:
 //!
 //! - [`Weights::encode`]: y\[n, o\] over the inputs i = 0, 1, 2, ...
 //! - [`Weights::decode`]: y\[n, i\] over the outputs o = 0, 1, 2, ...
-//! - [`Panel::replace`] and [`Panel::add`]: dW\[o, i\] over the rows n = 0, 1, 2, ..., from what was there where it is added.
+//! - [`Panel::replace`] and [`Panel::add`]: dW\[o, i\] over the rows n = 0, 1, 2, ...; `add` starts from the value that
+//!   is there.
 //!
-//! A bias is added after the last step, and the activation is taken of that. So the bits of a row depend on the row and W
-//! alone: not on the number of rows, nor its position, its neighbors, the threads or the instructions. `kernels` computes
-//! these chains in several ways; the tests compare each with the loop above, bit for bit.
+//! The bias is added after the last step, and the activation is applied to that. So the bits of a row depend on the row
+//! and W alone: not on the number of rows, its position, its neighbors, the threads or the instruction set. `kernels`
+//! computes these chains in several ways; the tests compare each with a plain loop, bit for bit.
 
 use super::floats::Floats;
 use super::kernels::{self, Direction, Outer, PANEL, Product};
@@ -20,7 +21,7 @@ use super::{Activation, PanelMatrix, vectorized};
 
 /// A weight matrix W of shape (outputs, inputs). Both directions of a tied layer read this one copy.
 ///
-/// In memory: `[outputs / 16][inputs][16]`, the last panel as narrow as the outputs that are left.
+/// Memory layout: `[outputs / 16][inputs][16]`; the last panel is only as wide as the remaining outputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
     values: Floats,
@@ -28,10 +29,10 @@ pub struct Weights {
     inputs: usize,
 }
 
-/// Panels whose distance is a multiple of this many floats share their places in the caches: decoding, which goes from
-/// panel to panel, would find none of them there a second time.
+/// Panels whose distance is a multiple of this many floats map to the same cache sets. Decoding goes from panel to
+/// panel, and would evict each panel before its next use.
 const ALIASING_FLOATS: usize = 2048;
-/// So they are moved apart by 16 lines, where that costs little.
+/// Such panels are moved apart by 16 cache lines, if that adds little memory.
 const GAP_FLOATS: usize = PANEL * PANEL;
 const GAP_INPUTS_MIN: usize = 512;
 
@@ -41,7 +42,7 @@ fn stride(inputs: usize) -> usize {
     if inputs >= GAP_INPUTS_MIN && panel.is_multiple_of(ALIASING_FLOATS) { panel + GAP_FLOATS } else { panel }
 }
 
-/// Floats of all panels of `outputs`, the gaps between them included.
+/// Floats of all panels for `outputs` outputs, with the gaps between them.
 fn length(outputs: usize, inputs: usize) -> usize {
     let (full, rest) = (outputs / PANEL, outputs % PANEL);
     let gap = stride(inputs) - PANEL * inputs;
@@ -54,10 +55,10 @@ impl Weights {
         Self { values: Floats::zeros(length(outputs, inputs)), outputs, inputs }
     }
 
-    /// From row-major (outputs, inputs) values, as the file holds them.
+    /// From row-major (outputs, inputs) values, the order of the model file.
     ///
     /// # Panics
-    /// If there are not `outputs * inputs` of them.
+    /// If there are not `outputs * inputs` values.
     pub fn from_row_major(outputs: usize, inputs: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), outputs * inputs, "outputs x inputs values");
         let mut weights = Self::zeros(outputs, inputs);
@@ -86,15 +87,15 @@ impl Weights {
     /// W\[output, input\].
     ///
     /// # Panics
-    /// If there is no such number.
+    /// If the indexes are out of range.
     pub fn at(&self, output: usize, input: usize) -> f32 {
         self.panels()[self.place(output, input)]
     }
 
-    /// The same, to write.
+    /// W\[output, input\], mutable.
     ///
     /// # Panics
-    /// If there is no such number.
+    /// If the indexes are out of range.
     pub fn at_mut(&mut self, output: usize, input: usize) -> &mut f32 {
         let place = self.place(output, input);
         &mut self.panels_mut()[place]
@@ -107,8 +108,8 @@ impl Weights {
         panel * stride(self.inputs) + input * width + output % PANEL
     }
 
-    /// Copies those rows of W whose gradient is [`Panel`] `index` into `rows` (n, inputs), for products of W with itself; returns
-    /// the number of the first.
+    /// Copies the rows of W that belong to [`Panel`] `index` into `rows` (n, inputs), for products of W with itself.
+    /// Returns the number of the first row.
     ///
     /// # Panics
     /// If there is no such panel.
@@ -124,18 +125,18 @@ impl Weights {
         first
     }
 
-    /// A copy in row-major order, as the file holds it.
+    /// A copy in row-major order, the order of the model file.
     pub fn to_row_major(&self) -> Vec<f32> {
         let rows = (0..self.outputs).flat_map(|o| (0..self.inputs).map(move |i| (o, i)));
         rows.map(|(o, i)| self.at(o, i)).collect()
     }
 
-    /// The numbers in the order of the panels, zeros between them included: for what treats every number alike.
+    /// The numbers in panel order, with the zeros in the gaps: for operations on every number.
     pub fn panels(&self) -> &[f32] {
         self.values.as_slice()
     }
 
-    /// The same, for the optimizer. What is zero between the panels must stay finite.
+    /// The numbers in panel order, mutable, for the optimizer. The zeros in the gaps must stay finite.
     pub fn panels_mut(&mut self) -> &mut [f32] {
         self.values.as_mut_slice()
     }
@@ -204,7 +205,7 @@ impl Weights {
 /// Outputs of a [`Panel`].
 const PANEL_OUTPUTS: usize = 128;
 
-/// Some outputs of the gradient of a matrix, in the layout of [`Weights::panels`].
+/// A block of outputs of the gradient of a matrix, in the layout of [`Weights::panels`].
 #[derive(Debug)]
 pub struct Panel<'a> {
     values: &'a mut [f32],
@@ -213,7 +214,7 @@ pub struct Panel<'a> {
     inputs: usize,
 }
 
-/// Whether there are floats between the panels of a matrix of so many inputs, which belong to none of its numbers.
+/// Whether a matrix with that many inputs has gaps between its panels: floats that belong to no number of it.
 pub fn has_gaps(inputs: usize) -> bool {
     stride(inputs) > PANEL * inputs
 }
@@ -223,20 +224,21 @@ pub fn panel_floats(inputs: usize) -> usize {
     (PANEL_OUTPUTS / PANEL * stride(inputs)).max(1)
 }
 
-/// How many [`Panel`]s a matrix of so many outputs has.
+/// How many [`Panel`]s a matrix with that many outputs has.
 pub fn panel_count(outputs: usize) -> usize {
     outputs.div_ceil(PANEL_OUTPUTS)
 }
 
 /// Cuts the gradient of a matrix of shape (outputs, inputs), in the layout of [`Weights::panels`], into panels of
-/// [`panel_floats`] that threads can share out. The cuts depend on the shape alone.
+/// [`panel_floats`] for the threads. The cuts depend on the shape alone.
 pub fn panels(values: &mut [f32], outputs: usize, inputs: usize) -> impl Iterator<Item = Panel<'_>> {
     let chunks = values.chunks_mut(panel_floats(inputs)).enumerate();
     chunks.map(move |(index, values)| Panel::new(values, index, outputs, inputs))
 }
 
 impl<'a> Panel<'a> {
-    /// Panel `index` of a matrix of shape (outputs, inputs), in memory of its own: as many floats as the panel has.
+    /// Panel `index` of a matrix of shape (outputs, inputs), over memory of its own with as many floats as the panel
+    /// has.
     ///
     /// # Panics
     /// If there is no such panel.
@@ -246,7 +248,7 @@ impl<'a> Panel<'a> {
         Self { values, first, outputs, inputs }
     }
 
-    /// Which of the panels of its matrix it is.
+    /// Index of this panel in its matrix.
     pub fn index(&self) -> usize {
         self.first / PANEL_OUTPUTS
     }
@@ -318,7 +320,7 @@ mod tests {
         lanes
     }
 
-    /// Shapes of W, odd ones among them.
+    /// Shapes of W, with odd sizes.
     const SHAPES: [(usize, usize); 8] =
         [(7, 13), (1, 784), (100, 1), (3, 3000), (32, 64), (8, 32), (250, 500), (129, 301)];
 
@@ -334,7 +336,8 @@ mod tests {
             for row in 0..5 {
                 for o in 0..outputs {
                     let expected: f64 = (0..inputs).map(|i| weight(o, i) * f64::from(x[row * inputs + i])).sum();
-                    // f32 sums of `inputs` terms of size 1: an error grows like sqrt(inputs) roundings.
+                    // f32 sums of `inputs` terms of size 1: the error grows like the square root of the number of
+                    // roundings.
                     let tolerance = 2e-6 * (inputs as f64).sqrt() * 4.0;
                     assert!((f64::from(y.at(row, o)) - expected).abs() < tolerance, "{outputs}x{inputs} encode");
                 }
@@ -423,7 +426,7 @@ mod tests {
             let values = random(outputs, inputs, 9);
             let w = Weights::from_row_major(outputs, inputs, &values);
             assert_eq!(w.to_row_major(), values);
-            // The gaps are few.
+            // The gaps are small.
             let floats = w.panels().len();
             assert!(floats as f64 <= 1.04 * values.len() as f64, "{outputs}x{inputs} takes {floats} floats");
         }

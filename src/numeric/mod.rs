@@ -1,4 +1,5 @@
-//! Matrix products, activations, decompositions and random numbers. Pure: knows nothing of models, files or clocks.
+//! Matrix products, activations, decompositions and random numbers. Pure functions, with no knowledge of models, files
+//! or clocks.
 
 pub mod activation;
 mod floats;

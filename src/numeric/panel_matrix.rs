@@ -1,19 +1,19 @@
 //! Batches whose rows lie along the SIMD lanes.
 //!
-//! Requests arrive row-major; the copy into the batch turns them, so that no further copy is needed.
+//! Requests arrive row-major. The copy into the batch transposes them, so that no further copy is needed.
 
 use std::ops::Range;
 
 use super::floats::Floats;
 use super::kernels::PANEL;
 
-/// Rows of a panel. A batch of a multiple of this many rows makes full use of the machine.
+/// Rows of a panel. A batch with a multiple of this many rows uses the machine best.
 pub const LANES: usize = PANEL;
 
-/// A matrix of `rows` x `columns`, cut into panels of [`LANES`] rows. A panel is column-major; the last one holds the rows
-/// that are left, and no padding.
+/// A matrix of `rows` x `columns`, cut into panels of [`LANES`] rows. A panel is column-major. The last one holds the
+/// remaining rows without padding.
 ///
-/// So one row is plain, and 16 rows or more are columns of 16 with no large stride between them, whatever their number.
+/// So a single row is a plain slice, and 16 rows or more are columns of 16 adjacent floats without large strides.
 #[derive(Debug, Default)]
 pub struct PanelMatrix {
     values: Floats,
@@ -26,7 +26,7 @@ impl Clone for PanelMatrix {
         Self { values: self.values.clone(), ..*self }
     }
 
-    /// Keeps the memory where it suffices.
+    /// Keeps the memory if it suffices.
     fn clone_from(&mut self, source: &Self) {
         self.reset(source.rows, source.columns);
         self.values_mut().copy_from_slice(source.values());
@@ -39,8 +39,7 @@ impl PanelMatrix {
         Self { values: Floats::zeros(rows * columns), rows, columns }
     }
 
-    /// Becomes a matrix of another shape; keeps the memory where it suffices. The values are whatever was there: to be
-    /// overwritten.
+    /// Changes the shape. Keeps the memory if it suffices. The values are unspecified: overwrite them.
     pub fn reset(&mut self, rows: usize, columns: usize) {
         self.rows = rows;
         self.columns = columns;
@@ -57,12 +56,12 @@ impl PanelMatrix {
         self.columns
     }
 
-    /// All `rows * columns` values, in the order of the panels: for what treats every number alike.
+    /// All `rows * columns` values in panel order: for operations on every number.
     pub fn values(&self) -> &[f32] {
         self.values.as_slice()
     }
 
-    /// The same, to write.
+    /// All values in panel order, mutable.
     pub fn values_mut(&mut self) -> &mut [f32] {
         self.values.as_mut_slice()
     }
@@ -70,7 +69,7 @@ impl PanelMatrix {
     /// One value.
     ///
     /// # Panics
-    /// If there is no such row or column.
+    /// If the row or the column is out of range.
     pub fn at(&self, row: usize, column: usize) -> f32 {
         assert!(
             row < self.rows && column < self.columns,
@@ -82,10 +81,10 @@ impl PanelMatrix {
         self.values()[first * self.columns + column * width + row - first]
     }
 
-    /// The same, to write.
+    /// One value, mutable.
     ///
     /// # Panics
-    /// If there is no such row or column.
+    /// If the row or the column is out of range.
     pub fn at_mut(&mut self, row: usize, column: usize) -> &mut f32 {
         assert!(
             row < self.rows && column < self.columns,
@@ -101,7 +100,7 @@ impl PanelMatrix {
     /// A copy of one column.
     ///
     /// # Panics
-    /// If there is no such column.
+    /// If the column is out of range.
     pub fn column(&self, column: usize) -> Vec<f32> {
         (0..self.rows).map(|row| self.at(row, column)).collect()
     }
@@ -118,7 +117,7 @@ impl PanelMatrix {
         panels.map(|(i, panel)| (i * LANES, panel.len() / self.columns, panel))
     }
 
-    /// The sum of the squares of each row, column after column: the same bits in every batch.
+    /// The sum of squares of each row, added in the order of the columns: the same bits in every batch.
     pub fn squares_by_row(&self) -> Vec<f32> {
         let mut sums = vec![0.0; self.rows];
         for (first, rows, panel) in self.panels() {
@@ -130,21 +129,45 @@ impl PanelMatrix {
         sums
     }
 
-    /// Becomes `f(j, value)` of each value of `source`, j being its column.
-    pub fn map_from(&mut self, source: &Self, f: impl Fn(usize, f32) -> f32) {
+    /// Becomes `f(value)` of each value of `source`.
+    pub fn map_from(&mut self, source: &Self, f: impl Fn(f32) -> f32) {
         self.reset(source.rows, source.columns);
-        let columns = self.columns.max(1);
-        let panels = self.values_mut().chunks_mut(LANES * columns).zip(source.values().chunks(LANES * columns));
+        self.values_mut().iter_mut().zip(source.values()).for_each(|(target, value)| *target = f(*value));
+    }
+
+    /// Becomes `f(value, constants)` of each value of `source`, with the constants of its column.
+    ///
+    /// # Panics
+    /// If there are fewer constants than columns.
+    pub fn map_columns_from<const N: usize>(
+        &mut self,
+        source: &Self,
+        constants: [&[f32]; N],
+        f: impl Fn(f32, [f32; N]) -> f32,
+    ) {
+        self.reset(source.rows, source.columns);
+        let columns = self.columns;
+        // The compiler drops the checks of bounds below.
+        let constants = constants.map(|constants| &constants[..columns]);
+        let panel_values = (LANES * columns).max(1);
+        let panels = self.values_mut().chunks_mut(panel_values).zip(source.values().chunks(panel_values));
         for (target, source) in panels {
             let rows = target.len() / columns;
-            let columns = target.chunks_exact_mut(rows).zip(source.chunks_exact(rows));
-            columns.enumerate().for_each(|(j, (target, source))| {
-                target.iter_mut().zip(source).for_each(|(target, value)| *target = f(j, *value));
-            });
+            if rows == 1 {
+                // Single rows are the most frequent requests: no loop within the loop.
+                for (j, (target, value)) in target.iter_mut().zip(source).enumerate().take(columns) {
+                    *target = f(*value, constants.map(|constants| constants[j]));
+                }
+                continue;
+            }
+            for (j, (target, source)) in target.chunks_exact_mut(rows).zip(source.chunks_exact(rows)).enumerate() {
+                let constants = constants.map(|constants| constants[j]);
+                target.iter_mut().zip(source).for_each(|(target, value)| *target = f(*value, constants));
+            }
         }
     }
 
-    /// Calls `change(j, part)` for the part of each column j that lies in a panel, panel after panel.
+    /// Calls `change(j, part)` for the part of each column j in each panel, panel after panel.
     pub fn each_column_mut(&mut self, mut change: impl FnMut(usize, &mut [f32])) {
         let columns = self.columns;
         for panel in self.values_mut().chunks_mut((LANES * columns).max(1)) {
@@ -171,7 +194,7 @@ impl PanelMatrix {
         self.load_with(first, numbers, f32::from_le_bytes);
     }
 
-    /// Writes row-major `numbers`, each as `value` gives it, into this matrix from row `first` on.
+    /// Writes row-major `numbers`, each converted with `value`, into this matrix from row `first` on.
     ///
     /// # Panics
     /// If `numbers` is not a whole number of rows or does not fit.
@@ -198,7 +221,7 @@ impl PanelMatrix {
     /// Writes the rows of `range`, row-major, to `out`.
     ///
     /// # Panics
-    /// If `out` is not as long as they are.
+    /// If `out` is not as long as these rows.
     pub fn store(&self, range: Range<usize>, out: &mut [f32]) {
         self.store_with(range, out, |value| value);
     }
@@ -206,7 +229,7 @@ impl PanelMatrix {
     /// Writes the rows of `range`, row-major little-endian binary32, to `out`.
     ///
     /// # Panics
-    /// If `out` is not as long as they are.
+    /// If `out` is not as long as these rows.
     pub fn store_le(&self, range: Range<usize>, out: &mut [u8]) {
         let (numbers, rest) = out.as_chunks_mut::<4>();
         assert!(rest.is_empty(), "four bytes a number");
@@ -233,28 +256,28 @@ impl PanelMatrix {
     }
 }
 
-/// Matrices that are not needed any more, for what needs some next: their pages are there and warm.
+/// Matrices for reuse: their pages are mapped and in the caches.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     matrices: Vec<PanelMatrix>,
 }
 
 impl BufferPool {
-    /// A matrix of some shape with some values, to be [`PanelMatrix::reset`].
+    /// A matrix of unspecified shape and values: call [`PanelMatrix::reset`] on it.
     pub fn take(&mut self) -> PanelMatrix {
         self.matrices.pop().unwrap_or_default()
     }
 
-    /// The counterpart of [`BufferPool::take`].
+    /// Returns a matrix to the pool.
     pub fn put(&mut self, matrix: PanelMatrix) {
         self.matrices.push(matrix);
     }
 }
 
-/// Columns that are turned at once: their lines and those of the rows stay in the first-level cache.
+/// Columns that are transposed at once: their cache lines and those of the rows fit the L1 cache.
 const TURNED_COLUMNS: usize = 16;
 
-/// Row-major `source` to rows `first..` of a panel of `width` rows.
+/// Copies row-major `source` to rows `first..` of a panel of `width` rows.
 #[inline]
 fn turn_in<T: Copy>(
     source: &[T],
@@ -275,7 +298,7 @@ fn turn_in<T: Copy>(
     }
 }
 
-/// Rows `first..` of a panel of `width` rows to row-major `target`.
+/// Copies rows `first..` of a panel of `width` rows to row-major `target`.
 #[inline]
 fn turn_out<T>(source: &[f32], width: usize, first: usize, target: &mut [T], columns: usize, form: &impl Fn(f32) -> T) {
     for start in (0..columns).step_by(TURNED_COLUMNS) {

@@ -1,22 +1,23 @@
-//! Random numbers as a pure function of (seed, epoch, row, use): no state to save, no order to keep.
+//! Random numbers as a pure function of (seed, epoch, row, use). There is no state to save and no order of calls to
+//! keep.
 //!
-//! A stream is keyed by hashing the four with the finalizer of `SplitMix64` (Steele, Lea and Flood, "Fast splittable
-//! pseudorandom number generators", 2014), and counts on from there with `SplitMix64` itself.
+//! The four keys are hashed with the finalizer of `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom
+//! number generators", 2014). The hash is the initial state of a `SplitMix64` generator.
 
-/// What random numbers are for: streams of different uses are independent.
+/// What random numbers are for. Streams of different uses are independent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// First weights; `row` is the layer.
+    /// Initial weights; `row` is the layer.
     Weights,
-    /// Which rows are held back for validation.
+    /// Which rows are held out for validation.
     Split,
-    /// The order of rows in an epoch.
+    /// The order of the rows in an epoch.
     Shuffle,
-    /// Which rows a yardstick samples.
+    /// Which rows the PCA baseline samples.
     Sample,
-    /// How a row is corrupted.
+    /// The corruption of a row.
     Corruption,
-    /// After which unit the code of a row is cut.
+    /// The unit after which the code of a row is truncated.
     NestedDropout,
 }
 

@@ -1,9 +1,9 @@
-//! What an optimizer does to each number: the formulas, compiled for each kind of machine.
+//! The formulas of the optimizers for each number, compiled for each instruction set.
 //!
-//! All of it is element by element, with one rounding after each operation of the formula as it is written and nothing
-//! contracted: the same bits with any instructions, wherever a tensor is cut.
+//! All updates are element by element. Each operation of a formula is rounded once, as written, and nothing is
+//! contracted. The bits are the same with any instruction set and any split of a tensor.
 
-// Only what is inlined into `vectorized` becomes vector code.
+// Only code that is inlined into `vectorized` is vectorized.
 #![allow(clippy::inline_always)]
 
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ use super::kernels::vectorized;
 /// m ← β₁m + (1-β₁)g′, v ← β₂v + (1-β₂)g′², w ← w - rate·(m·c₁ / (√(v·c₂) + ε) + decay·w), with c = 1 / (1 - βᵗ).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
-    /// Below 1 where the gradient is too long.
+    /// Factor of the gradient; below 1 if its norm is too large.
     pub scale: f32,
     /// β₁
     pub beta1: f32,
@@ -48,27 +48,29 @@ impl Adam {
     }
 }
 
-/// How much longer than usual a gradient may be.
+/// The limit of a gradient's norm, as a multiple of the usual norm.
 const SURGE: f64 = 2.0;
 
 impl Adam {
-    /// The same step, but with a gradient that is more than twice as long as usual scaled down to that; usual is the root mean
-    /// square of those before, which the second moments (v) add up to. Of one gradient out of proportion the first moments
-    /// would remember ten times as much as the second ones, and move every weight for many steps by several times the rate:
-    /// that is how a model is lost in one step. In the manner of `AdaGC` (Wang et al. 2025), whose mean is one of norms.
+    /// The same step, with a gradient that is more than twice as long as usual scaled down to twice the usual length.
+    /// The usual length is the root mean square of earlier gradients, from the sum of the second moments (v).
     ///
-    /// Adds in a fixed order: what is one tensor, or one panel of it, is a part of the definition.
+    /// The first moments would remember one outlier gradient ten times as much as the second moments. They would then
+    /// move every weight by several times the learning rate for many steps, which can ruin a model in one step. The
+    /// method follows `AdaGC` (Wang et al. 2025), whose mean is one of norms.
+    ///
+    /// Adds in a fixed order. The extent of `gradient`, a tensor or one panel of it, is a part of the definition.
     #[must_use]
     pub fn tamed(self, gradient: &[f32], second: &[f32]) -> Self {
         let sum = vectorized(
             #[inline(always)]
             move || sum(second),
         );
-        // The correction is that of this step, whose gradient the moments do not have yet: by 1 step in 1000 too low, and
-        // half of what it should be at the second.
+        // `correction2` belongs to this step, but the moments do not include its gradient yet. The estimate is too low:
+        // by 1 step in 1000, and by half at the second step.
         let most = SURGE * SURGE * sum * f64::from(self.correction2);
         let now = squared_norm(gradient, false) * f64::from(self.scale).powi(2);
-        // Nothing is usual at the first step.
+        // At the first step there is no usual length yet.
         if most > 0.0 && now > most { Self { scale: self.scale * (most / now).sqrt() as f32, ..self } } else { self }
     }
 }
@@ -86,7 +88,7 @@ fn sum(values: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
-// A function of its own: what does not overlap is known of its arguments, so that vectors come of it without a test.
+// A separate function: its arguments are known not to overlap, so the compiler vectorizes without a check.
 #[inline(always)]
 fn adam(step: Adam, weights: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
     let Adam { scale, beta1, beta2, correction1, correction2, rate, decay } = step;
@@ -99,12 +101,12 @@ fn adam(step: Adam, weights: &mut [f32], gradient: &[f32], first: &mut [f32], se
     }
 }
 
-/// One step with Nesterov momentum, in the form of Sutskever et al. (2013) that needs no look ahead, with g′ = scale·g:
+/// One step with Nesterov momentum, in the form of Sutskever et al. (2013) that needs no look-ahead, with g′ = scale·g:
 ///
 /// u ← μu + g′, w ← w - rate·(g′ + μu + decay·w).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Nesterov {
-    /// Below 1 where the gradient is too long.
+    /// Factor of the gradient; below 1 if its norm is too large.
     pub scale: f32,
     /// μ
     pub momentum: f32,
@@ -145,8 +147,8 @@ fn check_lengths(lengths: &[usize]) {
 /// Numbers that are squared and added at a time. Parts are added in order, so their size is a part of the definition.
 const PART: usize = 1 << 14;
 
-/// Σ x², in f64: parts of 16,384 numbers in order, each as eight chains over every eighth number, added in order. The same
-/// bits on any number of threads.
+/// Σ x², in f64: parts of 16,384 numbers in order, each as eight chains over every eighth number, added in order. The
+/// same bits on any number of threads.
 pub fn squared_norm(values: &[f32], parallel: bool) -> f64 {
     let part = |values: &[f32]| {
         vectorized(
@@ -217,7 +219,7 @@ mod tests {
         let (g, usual) =
             (random(999, 1), |scale: f32| random(999, 2).iter().map(|g| scale * g * g).collect::<Vec<_>>());
         let norm = |g: &[f32]| squared_norm(g, false).sqrt();
-        // (1-β₂)·g² once, which the correction of that step makes g² again.
+        // (1-β₂)·g² once; the bias correction of that step makes it g² again.
         let (step, second) = (adam_at(1, 0.1, 0.0), usual(0.001));
         let usual_norm = norm(&random(999, 2));
         let scaled = |factor: f32| -> f64 {
@@ -229,13 +231,13 @@ mod tests {
         for factor in [3.0, 1e3, 1e15] {
             assert!((scaled(factor) - 2.0).abs() < 1e-3, "{factor}: {}", scaled(factor));
         }
-        // Nothing is usual before the first.
+        // Before the first step, nothing is usual.
         assert_eq!(step.tamed(&g, &[0.0; 999]), step);
-        // One that was scaled already is looked at as it is then.
+        // A gradient that is already scaled is compared after scaling.
         let halved = Adam { scale: 0.5, ..step };
         let long: Vec<f32> = g.iter().map(|g| 3.0 * g).collect();
         assert_eq!(halved.tamed(&long, &second), halved);
-        // What is no number shows in the weights.
+        // NaN is not scaled: it shows in the weights.
         assert!(step.tamed(&[f32::NAN; 3], &[1.0; 3]).scale.to_bits() == 1f32.to_bits());
     }
 
@@ -284,7 +286,7 @@ mod tests {
         assert_eq!((a, ua), (b, ub));
     }
 
-    /// Lengths around those of the vectors, so that their ends are met.
+    /// Lengths around the vector lengths, to test partial vectors.
     #[test]
     fn every_path_has_the_same_bits() {
         for count in [0, 1, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 1000, PART + 5] {

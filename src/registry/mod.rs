@@ -1,4 +1,5 @@
-//! Models in memory: (name, version) to `Arc<Model>`; loads once, evicts by bytes.
+//! Models in memory, by name and version: each version is loaded once; the least recently used is evicted above a limit
+//! in bytes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -20,13 +21,13 @@ mod residents;
 mod tests;
 pub mod usage;
 
-/// Most versions that are being loaded, or wait for it, at once; callers of the same version count once.
+/// Most versions that are loading or waiting to load at once; callers of the same version count once.
 pub const LOADS_MAX: usize = 64;
 
-/// A model ready to serve.
+/// A loaded version of a model.
 #[derive(Debug)]
 pub struct LoadedModel {
-    /// Which.
+    /// Name and version.
     pub key: ModelKey,
     /// The model and its report.
     pub artifact: Artifact,
@@ -39,34 +40,34 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// A model that was read. Where the code is long, what scores its rows takes a core for a second.
+    /// Makes a loaded version, with its scorer. For a long code, making the scorer takes a core for a second.
     pub fn new(key: ModelKey, artifact: Artifact, file_bytes: u64) -> Self {
         let scorer = artifact.statistics.as_ref().and_then(Scorer::new);
         let (usage, measures) = (Arc::default(), Arc::default());
         Self { key, artifact, file_bytes, inverse: OnceLock::new(), scorer, usage, measures }
     }
 
-    /// What was asked of it.
+    /// Request counters of this version.
     pub fn usage(&self) -> &Usage {
         &self.usage
     }
 
-    /// What is measured of all versions of its name.
+    /// Counters of all versions of the model.
     pub fn measures(&self) -> &ModelMeasures {
         &self.measures
     }
 
-    /// What scores rows, if the version has statistics.
+    /// The scorer of rows, if the version has statistics.
     pub fn scorer(&self) -> Option<&Scorer> {
         self.scorer.as_ref()
     }
 
-    /// The pseudo-inverses of its matrices, if [`Registry::load_inverse`] has made them and there are any.
+    /// The pseudo-inverses of its matrices, if they exist and [`Registry::load_inverse`] has computed them.
     pub fn inverse(&self) -> Option<&PseudoInverse> {
         self.inverse.get()?.as_ref().ok()
     }
 
-    /// What it takes in memory.
+    /// Memory of the model in bytes: tensors, statistics, scorer and pseudo-inverses.
     fn bytes(&self) -> u64 {
         let kept = self.artifact.statistics.as_ref().map_or(0, Statistics::bytes);
         let made = self.inverse().map_or(0, PseudoInverse::bytes) + self.scorer().map_or(0, Scorer::bytes);
@@ -74,10 +75,10 @@ impl LoadedModel {
     }
 }
 
-/// How much memory models may take. Every value is possible: the model loaded last always stays.
+/// Memory limit of loaded models. Every value is valid: the model loaded last always stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistryConfig {
-    /// Resident models are evicted, least recently used first, while their tensors take more than this.
+    /// Bytes of resident models above which the least recently used are evicted.
     pub resident_bytes_max: u64,
 }
 
@@ -90,9 +91,9 @@ impl Default for RegistryConfig {
 /// A model in memory, for listings and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResidentModel {
-    /// Which.
+    /// Name and version.
     pub key: ModelKey,
-    /// What its tensors take, and what was made of them.
+    /// Bytes of its tensors, statistics, scorer and pseudo-inverses.
     pub tensor_bytes: u64,
 }
 
@@ -106,18 +107,18 @@ pub struct Registry {
 
 struct Inner {
     store: Arc<dyn ModelStore>,
-    /// Which versions are served.
+    /// Version policies by model.
     policies: RwLock<VersionPolicies>,
     residents: Residents<LoadedModel>,
-    /// What is being loaded: callers of the same version wait for the same load.
+    /// Loads in progress: callers of the same version share one load.
     loading: Mutex<HashMap<ModelKey, Loading>>,
-    /// Of every version that was ever loaded and is not deleted.
+    /// Counters of every version that was loaded since the start and is not deleted.
     usages: Mutex<BTreeMap<ModelKey, Arc<Usage>>>,
-    /// Of every model that was asked for and is not deleted.
+    /// Counters of every model that was requested since the start and is not deleted.
     measures: RwLock<BTreeMap<ModelName, Arc<ModelMeasures>>>,
-    /// Held while a file is read and decoded: one at a time, so that memory holds one file beside the models.
+    /// Locked while a file is read and decoded, so that memory holds at most one file beside the models.
     one_at_a_time: Mutex<()>,
-    /// Held while pseudo-inverses are made: some take a core for seconds.
+    /// Locked while pseudo-inverses are computed: some take a core for seconds.
     one_inverse_at_a_time: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -129,7 +130,7 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// Over a store.
+    /// A registry that loads from `store`.
     pub fn new(store: Arc<dyn ModelStore>, config: RegistryConfig) -> Self {
         let RegistryConfig { resident_bytes_max } = config;
         let residents = Residents::new(resident_bytes_max);
@@ -147,20 +148,20 @@ impl Registry {
         }
     }
 
-    /// The store below.
+    /// The store that models are loaded from.
     pub fn store(&self) -> &Arc<dyn ModelStore> {
         &self.inner.store
     }
 
-    /// Which version a selector means now. From memory; a version that was deleted is unknown, resident or not.
+    /// Resolves a selector to a version. From memory; a deleted version is unknown, even if it is still resident.
     ///
     /// # Errors
-    /// The errors of [`ModelStore::resolve`], which name what there is.
+    /// The errors of [`ModelStore::resolve`].
     pub fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError> {
         self.inner.store.resolve(name, selector)
     }
 
-    /// Which version a selector means now, among those that are served.
+    /// Resolves a selector among the versions that the policies serve.
     ///
     /// # Errors
     /// The errors of [`ModelStore::resolve_served`].
@@ -169,28 +170,28 @@ impl Registry {
         self.inner.store.resolve_served(name, selector, policies.of(name))
     }
 
-    /// Whether a version is served.
+    /// Whether the policies serve a version.
     pub fn is_served(&self, model: &ModelEntry, version: Version) -> bool {
         self.policies().of(&model.name).serves(model, version)
     }
 
-    /// Which versions are served.
+    /// The version policies.
     pub fn policies(&self) -> VersionPolicies {
         self.inner.policies.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Serves other versions from now on.
+    /// Replaces the version policies.
     pub fn set_policies(&self, policies: VersionPolicies) {
         *self.inner.policies.write().unwrap_or_else(PoisonError::into_inner) = policies;
     }
 
-    /// The model if it is in memory (never blocks on disk): the fast path of every request.
+    /// The model if it is in memory: the fast path of every request. Never blocks on disk.
     pub fn resident(&self, key: &ModelKey) -> Option<Arc<LoadedModel>> {
         self.inner.residents.get(key)
     }
 
-    /// The model, loaded if need be: concurrent callers load once. Blocking on disk is moved off the async threads.
-    /// A load goes on when its callers leave. A failure is told to all who wait, and the next call tries again.
+    /// The model, loaded if necessary, on a thread for blocking work. Concurrent callers share one load, which
+    /// continues if they leave. All waiting callers get its failure; the next call tries again.
     ///
     /// # Errors
     /// Those of [`ModelStore::read`]; `Damaged` if the file is; `LoadsFull` above [`LOADS_MAX`].
@@ -206,7 +207,7 @@ impl Registry {
             if let Some(load) = loading.get(key) {
                 load.clone()
             } else if let Some(model) = self.resident(key) {
-                // A load ended between the first look and the lock.
+                // A load ended between the first check and the lock.
                 return Ok(model);
             } else if loading.len() >= LOADS_MAX {
                 return Err(StoreError::LoadsFull { key: key.clone(), loads_max: LOADS_MAX });
@@ -219,11 +220,12 @@ impl Registry {
         load.await
     }
 
-    /// Makes the pseudo-inverses of a model's matrices unless they were made before, on a thread for blocking work, one model
-    /// at a time. They stay as long as the model, and count with it.
+    /// Computes the pseudo-inverses of a model's matrices once, on a thread for blocking work, one model at a time.
+    /// They stay in memory with the model and count toward its bytes.
     ///
     /// # Errors
-    /// `LoadLost` if the work was; inside, those of [`PseudoInverse::of`], which stay, too.
+    /// `LoadLost` if the work was interrupted. The inner result has the errors of [`PseudoInverse::of`], which are
+    /// kept, too.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -234,44 +236,44 @@ impl Registry {
         let turn = Arc::clone(&self.inner.one_inverse_at_a_time).lock_owned().await;
         let (inner, inverted) = (Arc::clone(&self.inner), Arc::clone(model));
         let made = tokio::task::spawn_blocking(move || {
-            // Whoever leaves meanwhile leaves the turn to the work.
+            // The work holds the lock itself, so it keeps it if the caller leaves.
             let _turn = turn;
             inner.invert_now(&inverted)
         });
         made.await.map_err(|lost| StoreError::LoadLost { key: model.key.clone(), reason: lost.to_string() })
     }
 
-    /// Forgets a deleted version (those that still serve it keep it alive).
+    /// Removes a deleted version and its counters. Requests in flight keep the model alive.
     pub fn forget(&self, key: &ModelKey) {
         self.inner.forget(key);
     }
 
-    /// Lets the memory of a version go: the next question loads it again.
+    /// Evicts a version from memory: the next request loads it again.
     pub fn unload(&self, key: &ModelKey) {
         self.inner.residents.remove(key);
     }
 
-    /// What was asked of every version that was loaded since the start and is not deleted, by name and version.
+    /// Request counters of every version that was loaded since the start and is not deleted, by name and version.
     pub fn usages(&self) -> Vec<(ModelKey, Arc<Usage>)> {
         self.inner.lock_usages().iter().map(|(key, usage)| (key.clone(), Arc::clone(usage))).collect()
     }
 
-    /// What is measured of a model, if there is one of that name.
+    /// Counters of a model, if it exists.
     pub fn measures(&self, name: &ModelName) -> Option<Arc<ModelMeasures>> {
         self.inner.measures(name)
     }
 
-    /// What was measured of every model that was asked for since the start and is not deleted, by name.
+    /// Counters of every model that was requested since the start and is not deleted, by name.
     pub fn all_measures(&self) -> Vec<(ModelName, Arc<ModelMeasures>)> {
         let all = self.inner.measures.read().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<_> = all.iter().map(|(name, measures)| (name.clone(), Arc::clone(measures))).collect();
-        // One that was deleted while it was asked for may have come back.
+        // A request during the deletion may have added a deleted model again.
         all.into_iter().filter(|(name, _)| self.inner.forget_if_gone(name)).collect()
     }
 
-    /// Forgets every version that the store no longer has: for after a refresh that changed something.
+    /// Removes every version that the store no longer has; to be called after a refresh that changed something.
     pub fn forget_deleted(&self) {
-        // Whatever is in memory was counted.
+        // Every resident version has an entry in `usages`.
         for (key, _) in self.usages() {
             if !self.inner.exists(&key) {
                 self.forget(&key);
@@ -279,7 +281,7 @@ impl Registry {
         }
     }
 
-    /// What is in memory, by name and version.
+    /// The resident models, by name and version.
     pub fn resident_models(&self) -> Vec<ResidentModel> {
         self.inner.residents.list()
     }
@@ -305,13 +307,13 @@ impl Inner {
         if known.is_some() {
             return known;
         }
-        // Names that nobody has published take no room.
+        // Names of models that do not exist take no memory.
         self.store.resolve(name, &Selector::Latest).ok()?;
         let mut all = self.measures.write().unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(all.entry(name.clone()).or_default()))
     }
 
-    /// Forgets what was measured of a model that has no version any more; whether it has one.
+    /// Removes the counters of a model without versions. Returns whether the model exists.
     fn forget_if_gone(&self, name: &ModelName) -> bool {
         let exists = self.store.resolve(name, &Selector::Latest).is_ok();
         if !exists {
@@ -324,9 +326,9 @@ impl Inner {
         self.store.resolve(&key.name, &Selector::Version(key.version)).is_ok()
     }
 
-    /// Starts reading on a thread for blocking work; whoever awaits the result or does not.
+    /// Starts a load on a thread for blocking work. It runs to its end even if no caller awaits it.
     fn start_load(inner: &Arc<Self>, key: ModelKey) -> Loading {
-        // Part of the closure, so that the entry goes even if the runtime drops it without running it.
+        // Part of the closure, so that the entry is removed even if the runtime drops the closure without running it.
         let ends = EndOfLoad { inner: Arc::clone(inner), key: key.clone() };
         let task = tokio::task::spawn_blocking(move || ends.inner.load_now(&ends.key));
         async move {
@@ -356,7 +358,8 @@ impl Inner {
     fn keep(&self, model: &Arc<LoadedModel>) {
         self.residents.insert(&model.key, Arc::clone(model), model.bytes());
         if !self.exists(&model.key) {
-            // Deleted meanwhile, and `forget` may have come before the insertion: serve who waits, keep nothing.
+            // The version was deleted meanwhile, and `forget` may have run before the insertion: serve waiting callers,
+            // keep nothing.
             self.forget(&model.key);
         }
     }
@@ -368,14 +371,14 @@ impl Inner {
             PseudoInverse::of(&model.artifact.model)
         });
         if made {
-            // It takes more from now on.
+            // The model now takes more memory: insert it again with its new size.
             self.keep(model);
         }
         inverse.as_ref().map(|_| ()).map_err(Clone::clone)
     }
 }
 
-/// Takes a load off the list when it ends, however it ends.
+/// Guard: removes a load from the list when it ends, also by a panic.
 struct EndOfLoad {
     inner: Arc<Inner>,
     key: ModelKey,
@@ -384,6 +387,6 @@ struct EndOfLoad {
 impl Drop for EndOfLoad {
     fn drop(&mut self) {
         let ended = self.inner.lock_loading().remove(&self.key);
-        drop(ended); // after the lock: it may hold the last reference to the model
+        drop(ended); // after the lock is released: this may drop the model
     }
 }

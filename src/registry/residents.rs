@@ -1,4 +1,4 @@
-//! Least recently used values by key, bounded in bytes.
+//! A least-recently-used cache, bounded in bytes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,10 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::ResidentModel;
 use crate::model::ModelKey;
 
-/// Values in memory. Looking one up takes a read lock and two relaxed atomics: part of every request.
+/// The cache. A lookup takes a read lock and two relaxed atomics, because every request makes one.
 pub(super) struct Residents<T> {
     slots: RwLock<Slots<T>>,
-    /// Counts uses: a larger number was used later.
+    /// Counts lookups and insertions: a larger number was used later.
     clock: AtomicU64,
     bytes_max: u64,
 }
@@ -43,7 +43,7 @@ impl<T> Residents<T> {
         Some(Arc::clone(&slot.value))
     }
 
-    /// Adds a value and evicts others, least recently used first, while the bytes are above the bound.
+    /// Adds a value, and evicts the least recently used others while the total is above the limit.
     pub(super) fn insert(&self, key: &ModelKey, value: Arc<T>, bytes: u64) {
         let mut evicted = Vec::new();
         {
@@ -57,7 +57,7 @@ impl<T> Residents<T> {
                 evicted.extend(slots.remove(&oldest));
             }
         }
-        drop(evicted); // outside the lock: giving back a large model takes a while
+        drop(evicted); // outside the lock: freeing a large model takes a while
     }
 
     pub(super) fn remove(&self, key: &ModelKey) {
@@ -96,7 +96,7 @@ mod tests {
         ModelKey { name: "a".parse().expect("a name"), version: Version::new(number).expect("not zero") }
     }
 
-    /// Inserts pairs of version and bytes in order, uses the touched ones, inserts the last, compares what stays.
+    /// Inserts pairs of version and bytes in order, looks up `touched`, inserts `last`, and compares what stays.
     #[track_caller]
     fn check_kept(bytes_max: u64, inserted: &[(u64, u64)], touched: &[u64], last: (u64, u64), expected: &[u64]) {
         let residents = Residents::new(bytes_max);

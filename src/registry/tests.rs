@@ -1,4 +1,4 @@
-//! Loading through a store that counts its reads, holds them back, and fails when told to.
+//! Tests with a store that counts reads, blocks them, and fails on request.
 
 use std::panic::resume_unwind;
 use std::sync::Condvar;
@@ -19,7 +19,7 @@ struct Watched {
     folder: tempfile::TempDir,
     store: LocalStore,
     reads: AtomicUsize,
-    /// Reads wait while it is closed.
+    /// Reads block while this is false.
     open: Mutex<bool>,
     opened: Condvar,
     after_read: Mutex<Option<NoDebug<AfterRead>>>,
@@ -195,7 +195,7 @@ async fn concurrent_callers_load_once() {
     store.set_open(false);
     let (key, loads) = (key(1), (0..16));
     let loads = futures_util::future::join_all(loads.map(|_| registry.load(&key)));
-    // The loads are polled first: all of them wait when the store opens.
+    // `biased` polls the loads first: all of them wait when the store opens.
     let (loaded, ()) = tokio::join!(biased; loads, async { store.set_open(true) });
     let first = loaded[0].as_ref().expect("loaded");
     assert!(loaded.iter().all(|model| Arc::ptr_eq(model.as_ref().expect("loaded"), first)));
@@ -206,7 +206,7 @@ async fn concurrent_callers_load_once() {
 async fn a_load_goes_on_without_its_callers() {
     let (store, registry) = registry(1, 1);
     store.set_open(false);
-    assert!(registry.load(&key(1)).now_or_never().is_none(), "it waits, and then nobody does");
+    assert!(registry.load(&key(1)).now_or_never().is_none(), "it waits, and its caller leaves");
     store.set_open(true);
     registry.load(&key(1)).await.expect("loaded");
     assert_eq!(store.reads(), 1);

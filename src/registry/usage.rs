@@ -1,4 +1,4 @@
-//! What was asked of a version, and how long it took: counters that outlive its stay in memory.
+//! Request counters of a version. They survive its eviction from memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use crate::telemetry::measures::KINDS;
 use crate::telemetry::measures::nanoseconds;
 
-/// Counters of one version, by kind of question.
+/// Counters of one version, by request kind.
 #[derive(Debug, Default)]
 pub struct Usage {
     kinds: [Counters; KINDS],
@@ -26,37 +26,38 @@ struct Counters {
     last_ms: AtomicU64,
 }
 
-/// What they say now.
+/// A snapshot of the counters of one request kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Questions answered with a result, and their time from arrival to answer.
+    /// Requests answered with a result.
     pub answered: u64,
-    /// See `answered`.
+    /// Total time of these requests, from arrival to response.
     pub answered_time: Duration,
-    /// Questions answered with an error, and their time.
+    /// Requests answered with an error.
     pub failed: u64,
-    /// See `failed`.
+    /// Total time of the failed requests.
     pub failed_time: Duration,
-    /// Of those answered: time until their first batch began.
+    /// Of the `answered` requests: total time until their first batch began.
     pub queued: Duration,
-    /// Of those answered: time in which the rows of the batches that they were in were copied together, each counted whole.
+    /// Of the `answered` requests: total time to assemble their batches. Each batch counts in full for each of its
+    /// requests.
     pub assembly: Duration,
-    /// Of those answered: time of the arithmetic of these batches, each counted whole.
+    /// Of the `answered` requests: total compute time of these batches, counted in the same way.
     pub compute: Duration,
     /// Rows computed.
     pub rows: u64,
     /// Batches computed.
     pub batches: u64,
-    /// When the last question was answered, in milliseconds since 1970; 0: never.
+    /// When the last request was answered with a result, in milliseconds since 1970; 0: never.
     pub last_ms: u64,
 }
 
 impl Usage {
-    /// A question of this kind was answered after `time`, of which it waited `queued`; the batches that it was in took
-    /// `assembly` to be copied together and `compute` to be computed.
+    /// Counts a request of this kind that was answered after `time`. It waited `queued` in the queue; its batches took
+    /// `assembly` to assemble and `compute` to compute.
     ///
     /// # Panics
-    /// If there is no such kind.
+    /// If `kind` is not below [`KINDS`].
     pub fn answered(&self, kind: usize, time: Duration, queued: Duration, assembly: Duration, compute: Duration) {
         let counters = &self.kinds[kind];
         counters.answered.fetch_add(1, Ordering::Relaxed);
@@ -68,34 +69,34 @@ impl Usage {
         counters.last_ms.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// A question of this kind was answered with an error after `time`.
+    /// Counts a request of this kind that failed after `time`.
     ///
     /// # Panics
-    /// If there is no such kind.
+    /// If `kind` is not below [`KINDS`].
     pub fn failed(&self, kind: usize, time: Duration) {
         self.kinds[kind].failed.fetch_add(1, Ordering::Relaxed);
         self.kinds[kind].failed_ns.fetch_add(nanoseconds(time), Ordering::Relaxed);
     }
 
-    /// A batch of this kind was computed.
+    /// Counts a computed batch of this kind.
     ///
     /// # Panics
-    /// If there is no such kind.
+    /// If `kind` is not below [`KINDS`].
     pub fn batch(&self, kind: usize, rows: usize) {
         self.kinds[kind].rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.kinds[kind].batches.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// When the last question of any kind was answered, if one was.
+    /// When the last request of any kind was answered with a result.
     pub fn last(&self) -> Option<SystemTime> {
         let last_ms = self.kinds.iter().map(|counters| counters.last_ms.load(Ordering::Relaxed)).max()?;
         (last_ms > 0).then(|| UNIX_EPOCH + Duration::from_millis(last_ms))
     }
 
-    /// What was counted of a kind.
+    /// The counters of one kind.
     ///
     /// # Panics
-    /// If there is no such kind.
+    /// If `kind` is not below [`KINDS`].
     pub fn counts(&self, kind: usize) -> Counts {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.kinds[kind];

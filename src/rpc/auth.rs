@@ -1,4 +1,4 @@
-//! Lets calls in, or not, before anything of them is read; and keeps count of what they send.
+//! Authenticates and authorizes calls before their bodies are read, and charges request bytes to callers.
 
 use std::convert::Infallible;
 use std::ops::Deref;
@@ -20,7 +20,7 @@ use crate::security::log_throttle::LogThrottle;
 use crate::security::{Caller, CallerQuotaGuard, Refusal};
 use crate::service::{Matrix, ServiceError};
 
-/// Whose call it is, and whether its messages are compressed.
+/// The caller of a call, and whether its messages are compressed.
 #[derive(Clone, Debug)]
 pub(super) struct CallerOf {
     caller: Caller,
@@ -36,16 +36,17 @@ impl Deref for CallerOf {
 }
 
 impl CallerOf {
-    /// The rows of the one message of a call, and its bytes where they were not counted as they came.
+    /// Charges the rows of a unary call's message to the caller. Also charges its bytes if they were not counted on
+    /// arrival, because the message was compressed.
     pub(super) fn hold_message(&self, rows: &Matrix) -> Result<Option<CallerQuotaGuard>, Refusal> {
         let bytes = if self.is_compressed { rows.bytes() as u64 } else { 0 };
         self.caller.hold(rows.rows() as u64, bytes)
     }
 }
 
-/// Whose call it is, of one that came through [`Auth`]; of any other, nobody's.
+/// The caller of a call. Without [`Auth`] in front: the `Caller` in the extensions, or a caller without any rights.
 pub(super) fn caller(extensions: &Extensions) -> CallerOf {
-    // A service that stands behind no gate names its caller itself.
+    // A service without a gate sets its caller itself.
     let ungated = || {
         let caller = extensions.get::<Caller>().map_or_else(Caller::nobody, Caller::clone);
         CallerOf { caller, is_compressed: false }
@@ -53,7 +54,7 @@ pub(super) fn caller(extensions: &Extensions) -> CallerOf {
     extensions.get::<CallerOf>().cloned().unwrap_or_else(ungated)
 }
 
-/// Asks the gate, and tells the service inside who calls.
+/// Admits calls through the gate, and passes the caller to the inner service.
 #[derive(Clone, Debug)]
 pub struct Auth<S> {
     inner: S,
@@ -62,7 +63,7 @@ pub struct Auth<S> {
 }
 
 impl<S> Auth<S> {
-    /// Before a service.
+    /// Wraps a service.
     pub fn new(inner: S, gate: Arc<Gate>, in_flight: Arc<InFlight>) -> Self {
         Self { inner, gate, in_flight }
     }
@@ -71,7 +72,7 @@ impl<S> Auth<S> {
 type HttpResult = Result<Response<Body>, Infallible>;
 
 pin_project! {
-    /// An answer, whose body keeps what its call has.
+    /// A response whose body holds the call's quotas until it is sent.
     #[derive(Debug)]
     pub struct Admitting<F> {
         #[pin]
@@ -106,7 +107,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // Without one the transport is not ours, and neither are its clients.
+        // Without a peer the call did not come over the server's own transport, so it is refused.
         let peer = request.extensions().get::<Arc<Peer>>().cloned().ok_or(Refusal::Unknown);
         let admitted = peer.and_then(|peer| {
             let token = bearer(request.headers());
@@ -124,10 +125,10 @@ where
                 return Either::Right(at_once(Ok(Status::from(ServiceError::from(refusal)).into_http())));
             }
         };
-        // Of compressed messages it is only known what they take once they are unpacked.
+        // The size of a compressed message is known only after decompression.
         let is_compressed = is_compressed(request.headers());
         request.extensions_mut().insert(CallerOf { caller: caller.clone(), is_compressed });
-        // Streams count their messages themselves, each for as long as it is under way.
+        // Streams charge each message themselves, for as long as it is in flight.
         let counted =
             (caller.has_bytes_max() && !takes_stream && !is_compressed).then(|| Arc::new(Counted::new(caller.clone())));
         let request = request.map(|body| {
@@ -147,7 +148,7 @@ where
     }
 }
 
-/// The token of `authorization: Bearer TOKEN`. Whatever else is there is a token that nobody has.
+/// The token of `authorization: Bearer TOKEN`. Any other value gives an empty token, which is never valid.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(http::header::AUTHORIZATION)?.as_bytes();
     let token = match value.split_at_checked(7) {
@@ -157,7 +158,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     Some(token)
 }
 
-/// Says once a minute what would otherwise be said of every call, refused when it began or ended while it was under way.
+/// Logs a refusal at most once a minute per kind. `has_begun`: the call was refused while it was in flight.
 pub(super) fn tell(refusal: &Refusal, peer: &Peer, has_begun: bool) {
     static UNKNOWN: LogThrottle = LogThrottle::never();
     static ENDED: LogThrottle = LogThrottle::never();
@@ -166,14 +167,12 @@ pub(super) fn tell(refusal: &Refusal, peer: &Peer, has_begun: bool) {
     static NO_ROOM: LogThrottle = LogThrottle::never();
     static TOO_SLOW: LogThrottle = LogThrottle::never();
     let (told, what) = match refusal {
-        Refusal::Unknown if has_begun => (&ENDED, "a stream was ended whose credential is no longer in force"),
-        Refusal::Unknown => (&UNKNOWN, "a call without a valid credential was refused"),
-        Refusal::Method { .. } | Refusal::Model { .. } => {
-            (&FORBIDDEN, "a call was refused that its caller may not make")
-        }
+        Refusal::Unknown if has_begun => (&ENDED, "stream ended: its credential is no longer valid"),
+        Refusal::Unknown => (&UNKNOWN, "call refused: missing or invalid credential"),
+        Refusal::Method { .. } | Refusal::Model { .. } => (&FORBIDDEN, "call refused: its caller lacks permission"),
         Refusal::TooMuch { .. } | Refusal::TooOften { .. } => (&TOO_MUCH, "a caller has reached a limit"),
-        Refusal::NoRoom { .. } => (&NO_ROOM, "a call was refused: too much is under way, or of this address"),
-        Refusal::TooSlow { .. } => (&TOO_SLOW, "a call was ended whose message did not come in time"),
+        Refusal::NoRoom { .. } => (&NO_ROOM, "call refused: too much in flight, in total or from this address"),
+        Refusal::TooSlow { .. } => (&TOO_SLOW, "call ended: its message did not arrive in time"),
     };
     told.once(|unsaid| {
         let address = peer.address.map(|address| address.to_string()).unwrap_or_default();
@@ -181,7 +180,7 @@ pub(super) fn tell(refusal: &Refusal, peer: &Peer, has_begun: bool) {
     });
 }
 
-/// What came of a request.
+/// Bytes of a request that were charged to its caller.
 #[derive(Debug)]
 pub(super) struct Counted {
     caller: Caller,
@@ -193,7 +192,7 @@ impl Counted {
         Self { caller, held: Mutex::default() }
     }
 
-    /// Counts that many more.
+    /// Charges `bytes` more.
     pub(super) fn add(&self, bytes: usize) -> Result<(), Refusal> {
         let more = self.caller.hold(0, bytes as u64)?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

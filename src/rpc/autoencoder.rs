@@ -166,7 +166,7 @@ impl AutoencoderService for Api {
     }
 }
 
-/// One `Train` stream, from specification to result.
+/// Serves a `Train` stream, from specification to result.
 async fn train(
     service: Service,
     caller: CallerOf,
@@ -188,8 +188,7 @@ async fn train(
     }
     if let Some(incremental) = incremental {
         if files.is_some() {
-            let reason =
-                "files are set together with incremental, expected one of them: rounds are of rows that are sent";
+            let reason = "are set together with incremental, expected one of them: its rows come from the client";
             return Err(ServiceError::invalid("spec.files", reason).into());
         }
         let cadence = convert::cadence(incremental)?;
@@ -212,7 +211,7 @@ async fn train(
             let job = receive(upload, (&service, features), &caller, &mut requests, &responses).await?;
             service.jobs().follow(&job.id)?
         }
-        // The rows are all here: whatever the client still sends is settled already.
+        // All rows are here already; further messages of the client are not read.
         Begun::Complete { snapshot, last_chunk } => {
             let watcher = service.jobs().follow_as_watcher(&snapshot.id, &owner(&caller))?;
             responses.send(accepted(snapshot, last_chunk)).await?;
@@ -222,33 +221,31 @@ async fn train(
     see_through(watcher, &responses).await
 }
 
-/// Tells of a job whose rows are the server's until it has ended, and how.
+/// Sends progress of a job that needs no more rows from the client until it has ended, then its result.
 async fn see_through(watcher: Watcher, responses: &ResponseSender<pb::TrainResponse>) -> Result<(), Ending> {
     let news = |job| answer(ResponseMessage::Progress(convert::job(job, convert::Report::Without)));
     let ended = follow(watcher, responses, news).await?;
     responses.send(result(ended)?).await
 }
 
-/// Resolves if a client sends rows to a job that has files.
+/// Resolves if the client sends rows for a job with `spec.files`, or if reading fails.
 async fn no_rows(requests: &mut Streaming<pb::TrainRequest>) -> Ending {
     loop {
         match next(requests).await {
             Ok(Some(RequestMessage::Finish(pb::TrainFinish { chunk_count: 0, row_count: 0 }))) => {}
             Ok(None) => return std::future::pending().await,
             Ok(Some(RequestMessage::Finish(_))) => {
-                return ServiceError::invalid("finish", "it counts rows, expected 0: the server reads `spec.files`")
-                    .into();
+                return ServiceError::invalid("finish", "its counts must be 0: the server reads `spec.files`").into();
             }
             Ok(other) => {
-                return out_of_order("nothing but `finish`, since the server reads `spec.files`", other.as_ref())
-                    .into();
+                return out_of_order("only `finish`, because the server reads `spec.files`", other.as_ref()).into();
             }
             Err(ending) => return ending,
         }
     }
 }
 
-/// Puts the chunks of one stream on disk, acknowledging each, until `finish`; returns the queued job.
+/// Stores and acknowledges the chunks of a stream until `finish`; returns the queued job.
 async fn receive(
     mut upload: Upload,
     (service, features): (&Service, Features),
@@ -281,7 +278,7 @@ async fn receive(
     }
 }
 
-/// The next message; `None` when the client has closed its side.
+/// The next message; `None` if the client has closed its side.
 pub(super) async fn next(requests: &mut Streaming<pb::TrainRequest>) -> Result<Option<RequestMessage>, Ending> {
     match requests.message().await {
         Ok(None) => Ok(None),
@@ -298,7 +295,7 @@ pub(super) fn out_of_order(expected: &str, came: Option<&RequestMessage>) -> Ser
         Some(RequestMessage::Spec(_)) => "a second `spec`",
         Some(RequestMessage::Chunk(_)) => "a `chunk`",
         Some(RequestMessage::Finish(_)) => "`finish`",
-        None => "the end of the stream (acknowledged chunks are kept: come back with the same idempotency key)",
+        None => "the end of the stream (acknowledged chunks are kept: reconnect with the same idempotency key)",
     };
     ServiceError::invalid("message", format!("expected {expected}, got {came}"))
 }
@@ -317,15 +314,15 @@ pub(super) fn acknowledged(Acknowledged { number, rows }: Acknowledged, note: Op
     answer(ResponseMessage::Acknowledged(pb::ChunkAcknowledged { number, row_count: rows, notes }))
 }
 
-/// Where the names of the features of an upload are: those of its base, if it has one and the base has some, else its own.
+/// Source of an upload's feature names: the base version, if there is one; else the specification.
 #[derive(Clone, Debug)]
 pub(super) struct Features {
     pub(super) base: Option<Base>,
     pub(super) names: Vec<String>,
 }
 
-/// The rows of a chunk in the order of the features, and what is to be told of them. The names of the features are looked up
-/// for the first chunk whose columns have names.
+/// Reorders the rows of a chunk into the features, and returns a note for the client. Feature names are looked up at
+/// the first chunk with column names.
 pub(super) async fn align(
     service: &Service,
     features: &Features,
@@ -345,11 +342,11 @@ pub(super) async fn align(
     columns.align(rows).await
 }
 
-/// How a job ended.
+/// The result of a job that has ended.
 pub(super) fn result_of(ended: JobSnapshot) -> pb::TrainResult {
     let failure = match ended.state {
         JobState::Succeeded => String::new(),
-        state => format!("the job {}: {}", state.ended_as(), ended.failure.as_deref().unwrap_or("nobody said why")),
+        state => format!("the job {}: {}", state.ended_as(), ended.failure.as_deref().unwrap_or("no reason given")),
     };
     pb::TrainResult {
         model_name: ended.model_name.to_string(),
@@ -362,7 +359,7 @@ pub(super) fn result_of(ended: JobSnapshot) -> pb::TrainResult {
     }
 }
 
-/// The last answer: the version or why it is kept back, or why there is none.
+/// The last response: a result for a job that succeeded, an error for any other.
 fn result(ended: JobSnapshot) -> Result<pb::TrainResponse, ServiceError> {
     if ended.state == JobState::Succeeded {
         return Ok(answer(ResponseMessage::Result(result_of(ended))));

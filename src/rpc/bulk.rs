@@ -1,4 +1,5 @@
-//! `EncodeStream` and `DecodeStream`: an answer per message, in order, no further ahead than the reader lets.
+//! `EncodeStream` and `DecodeStream`: one response per message, in order, with a bounded number of messages ahead of
+//! the reader.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -25,29 +26,29 @@ use crate::service::{
 };
 use crate::telemetry::call::within;
 
-/// Messages that are read before the first of them is answered: enough for a batch to fill while another is computed.
+/// Maximum messages read ahead of the first unanswered one: enough to fill a batch while another is computed.
 const MESSAGES_AHEAD_MAX: usize = 8;
-/// Bytes of such messages and their answers, beyond which no further one is read.
+/// Maximum bytes of these messages and their responses; at this limit, reading stops.
 const BYTES_AHEAD_MAX: usize = 4 << 20;
 
-/// A message of either stream.
+/// The common content of messages of both streams.
 pub(super) struct StreamRequest {
     model: Option<pb::ModelRef>,
     matrix: Option<pb::Matrix>,
     answer: AnswerFormat,
-    /// If it says more than the stream's name does.
+    /// The task, if the message sets one.
     task: Option<BulkTask>,
 }
 
-/// A message of one of the streams.
+/// A message of `EncodeStream` or `DecodeStream`.
 pub(super) trait Message: Send + 'static {
-    /// What a stream is for whose first message does not say.
+    /// The task of a stream whose first message does not set one.
     const TASK: BulkTask;
 
-    /// What it asks.
+    /// Splits the message into its parts.
     ///
     /// # Errors
-    /// If it names something that there is not.
+    /// If a field has an unknown value.
     fn question(self) -> Result<StreamRequest, ServiceError>;
 }
 
@@ -72,9 +73,10 @@ impl Message for pb::DecodeStreamRequest {
     }
 }
 
-/// The answers to `requests`.
+/// The responses to `requests`.
 ///
-/// Polled by the transport alone, and only while the reader takes answers away: a reader that stops stops the reading.
+/// The transport polls this stream only while the client reads responses. So a client that stops reading also stops
+/// the reading of its requests.
 pub(super) fn answers<Q, A>(
     service: &Service,
     request: Request<Streaming<Q>>,
@@ -109,7 +111,7 @@ where
     Box::pin(served.map(move |served| served.map(|(served, notes)| answer(served, notes))))
 }
 
-/// One stream, from its first message to its last answer.
+/// State of one stream, from its first message to its last response.
 struct Exchange<Q> {
     service: Service,
     context: RequestContext,
@@ -117,42 +119,42 @@ struct Exchange<Q> {
     caller: CallerOf,
     requests: Streaming<Q>,
     stopping: watch::Receiver<Readiness>,
-    /// What the first message named.
+    /// What the first message set.
     opened: Option<Opened>,
     messages_read: u64,
-    /// Why no further message is read: there is none, or the status that the stream ends with.
+    /// Why reading has ended: no more messages, or the status that ends the stream.
     end: Option<Result<(), Status>>,
-    /// Read and not yet answered, in order.
+    /// Messages in flight, in order.
     under_way: VecDeque<UnderWay>,
     bytes_ahead: usize,
-    /// Read, and more than the caller may have under way: until an answer is given.
+    /// A message that exceeds what the caller may have in flight; it waits until a response is sent.
     waiting: Option<Read>,
 }
 
-/// A message whose rows are in order.
+/// A message whose columns are in the order of the features.
 struct Read {
     matrix: Matrix,
     answer: AnswerFormat,
-    /// What is to be told of its columns.
+    /// Notes about its columns, for the response.
     notes: Vec<String>,
 }
 
-/// What holds for all messages of a stream.
+/// Values that hold for all messages of a stream.
 struct Opened {
     model: pb::ModelRef,
     task: BulkTask,
-    /// The version that was chosen.
+    /// The resolved version.
     bulk: Bulk,
-    /// How the columns of the newest message whose columns had names were matched, if something had to be moved.
+    /// Column map of the newest message with column names; `None` if it needs no reordering.
     columns: Option<Arc<ColumnMap>>,
-    /// What was told of columns last.
+    /// The notes about columns that were sent last.
     told: Vec<String>,
 }
 
-/// A message that is being served.
+/// A message in flight.
 ///
-/// Its task goes on while the reader pauses, so that a reader who never comes back keeps no place in the queue that
-/// others wait for. It ends with its owner.
+/// It is computed in a task of its own, which continues while the client does not read. So a client that never reads
+/// again keeps no place in the queue. The task is aborted when this is dropped.
 struct UnderWay {
     number: u64,
     bytes: usize,
@@ -168,7 +170,7 @@ impl Drop for UnderWay {
 }
 
 impl<Q: Message> Exchange<Q> {
-    /// The next answer; `None` after the last.
+    /// The next response; `None` after the last.
     async fn next(&mut self) -> Result<Option<(Served, Vec<String>)>, Status> {
         loop {
             if self.under_way.is_empty()
@@ -179,11 +181,11 @@ impl<Q: Message> Exchange<Q> {
             let reads = self.end.is_none() && self.waiting.is_none();
             let has_room = self.under_way.len() < MESSAGES_AHEAD_MAX && self.bytes_ahead < BYTES_AHEAD_MAX;
             tokio::select! {
-                // Reading comes before answering: what is read can be computed meanwhile.
+                // Read before responding, so that the message read can be computed meanwhile.
                 biased;
                 () = passed(self.deadline) => return Err(ServiceError::from(BatchError::DeadlineExceeded).into()),
                 () = stopped(&mut self.stopping), if reads => {
-                    let error = ServiceError::ShuttingDown("what was answered stands, send the rest again");
+                    let error = ServiceError::ShuttingDown("responses already sent are valid, send the rest again");
                     self.end = Some(Err(error.into()));
                 }
                 question = self.requests.message(), if reads && has_room => {
@@ -209,7 +211,7 @@ impl<Q: Message> Exchange<Q> {
         }
     }
 
-    /// Starts on a message, or says why it is the end.
+    /// Starts a message. An error is how the stream ends.
     async fn take(&mut self, question: Result<Option<Q>, Status>) -> Result<(), Result<(), Status>> {
         let number = self.messages_read + 1;
         match question {
@@ -232,7 +234,7 @@ impl<Q: Message> Exchange<Q> {
                     _ => None,
                 };
                 if let Some(field) = another {
-                    let message = "is another one than in the first message: open another stream";
+                    let message = "differs from the first message: open another stream";
                     return Err(ServiceError::invalid(field, message));
                 }
                 first
@@ -266,8 +268,8 @@ impl<Q: Message> Exchange<Q> {
         self.enter(number, Read { matrix, answer, notes })
     }
 
-    /// Begins with a message, if the caller may have that much under way; if it has other messages of this stream under way,
-    /// later.
+    /// Submits a message if the caller's limits allow it. If they do not, and other messages of this stream are in
+    /// flight, the message waits for one of these.
     fn enter(&mut self, number: u64, read: Read) -> Result<(), ServiceError> {
         let Some(Opened { bulk, .. }) = &self.opened else { return Ok(()) };
         let held = match self.caller.hold(read.matrix.rows() as u64, read.matrix.bytes() as u64) {
@@ -289,7 +291,7 @@ impl<Q: Message> Exchange<Q> {
     }
 }
 
-/// What came of the first of them; never, if there is none.
+/// Result of the oldest message in flight; never resolves if there is none.
 async fn first(under_way: &mut VecDeque<UnderWay>) -> Result<Served, ServiceError> {
     match under_way.front_mut() {
         Some(first) => (&mut first.task).await.unwrap_or_else(|lost| Err(ServiceError::Internal(lost.to_string()))),
@@ -305,11 +307,11 @@ async fn passed(deadline: Option<Instant>) {
 }
 
 async fn stopped(stopping: &mut watch::Receiver<Readiness>) {
-    // An error means that the service is gone: that is a stop, too.
+    // An error means that the service is gone, which is also a stop.
     let _ = stopping.wait_for(|now| *now >= Readiness::Stopping).await;
 }
 
-/// Says which message could not be read, if it was the message and not the connection.
+/// Adds the message number to a status about a message, but not to one about the connection.
 fn of_message(number: u64, status: Status) -> Status {
     match status.code() {
         Code::InvalidArgument | Code::ResourceExhausted => {

@@ -1,11 +1,11 @@
-//! Compressed messages: gzip and zstd, in both directions.
+//! Message compression: gzip and zstd, in both directions.
 //!
-//! tonic packs and unpacks; the bound on a message holds for what is unpacked. What is left to do is here:
+//! tonic compresses and decompresses. The message limit applies to the decompressed size. This layer adds two things:
 //!
-//! - An answer is compressed only where the request was, and in the same way. Many clients say of every call that they would
-//!   understand compressed answers, although they did not ask for them, and to compress floats costs far more than to send them.
-//! - Packing and unpacking a large message takes tens of milliseconds, which the threads that serve do not have: others take over
-//!   their work meanwhile.
+//! - A response is compressed only if its request was, and with the same encoding. Many clients accept compressed
+//!   responses by default, but compressing floats costs far more than sending them.
+//! - Compressing a large message takes tens of milliseconds, so it must not block a serving thread: other threads take
+//!   over its work meanwhile.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -29,9 +29,11 @@ pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
     headers.get(ENCODING).is_some_and(|encoding| encoding != "identity")
 }
 
-/// Leaves of the encodings that a client understands the one that it uses itself, if it does.
-fn answer_in_kind(headers: &mut HeaderMap) {
+/// Keeps only the request's own encoding in `grpc-accept-encoding`, if the client accepts it. Returns whether the request
+/// is compressed.
+fn answer_in_kind(headers: &mut HeaderMap) -> bool {
     let used = headers.get(ENCODING).filter(|encoding| *encoding != "identity").cloned();
+    let is_compressed = used.is_some();
     let understood = |used: &http::HeaderValue| {
         let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
         accepted.flat_map(|value| value.split(',')).any(|name| name.trim().as_bytes() == used.as_bytes())
@@ -40,14 +42,15 @@ fn answer_in_kind(headers: &mut HeaderMap) {
         Some(used) => _ = headers.insert(ACCEPT_ENCODING, used),
         None => _ = headers.remove(ACCEPT_ENCODING),
     }
+    is_compressed
 }
 
-/// Before the services.
+/// Adds the layer to a service.
 #[derive(Clone, Debug)]
 pub struct Compression<S>(S);
 
 impl<S> Compression<S> {
-    /// Before a service.
+    /// Wraps a service.
     pub fn new(inner: S) -> Self {
         Self(inner)
     }
@@ -66,21 +69,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let is_compressed = is_compressed(request.headers());
-        answer_in_kind(request.headers_mut());
+        let is_compressed = answer_in_kind(request.headers_mut());
         let answer = self.0.call(request);
         if is_compressed { Either::Right(Heavy { answer }) } else { Either::Left(answer) }
     }
 }
 
-/// Does what may take long, while another thread does the work of this one.
+/// Runs work that may take long. On a multi-threaded runtime, another thread takes over this thread's tasks.
 fn blocking<T>(work: impl FnOnce() -> T) -> T {
     let has_others = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
     if has_others { tokio::task::block_in_place(work) } else { work() }
 }
 
 pin_project! {
-    /// The answer to a call whose messages are compressed.
+    /// The response future of a call with compressed messages.
     #[derive(Debug)]
     pub struct Heavy<F> {
         #[pin]
@@ -94,12 +96,12 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Heavy<F>
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let answer = self.project().answer;
         let answer = ready!(blocking(|| answer.poll(context)));
-        // Of a stream, messages are unpacked while answers are asked for.
+        // For streams, request messages are decompressed while the response body is polled.
         Poll::Ready(answer.map(|response| response.map(|body| Body::new(HeavyBody(body)))))
     }
 }
 
-/// Its body.
+/// The body of such a response.
 struct HeavyBody(Body);
 
 impl http_body::Body for HeavyBody {

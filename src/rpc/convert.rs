@@ -1,4 +1,4 @@
-//! Between the generated types and ours. Total: no input can panic; what is wrong names its field.
+//! Conversions between the generated types and the service types. They never panic; an error names the wrong field.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -12,49 +12,49 @@ use crate::service::{
     ServerFiles, ServiceError, TextOptions, TrainSpec, TrainingReport, Values, Version, VersionDescription, shown,
 };
 
-/// Whether an answer carries the training report.
+/// Whether a response includes the training report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// It does.
+    /// Include the report.
     With,
-    /// It does not: listings stay small.
+    /// Leave it out, so that listings stay small.
     Without,
 }
 
-/// Entries of a page where the caller does not say.
+/// Page size if the request sets none.
 const PAGE_DEFAULT: u32 = 100;
-/// Entries of a page at most.
+/// Maximum page size.
 const PAGE_MAX: u32 = 1000;
 
 // ---- names and pages ----
 
-/// A model's name in `field`.
+/// Parses the model name in `field`.
 pub fn model_name(field: &'static str, text: &str) -> Result<ModelName, ServiceError> {
     text.parse().map_err(|error: IdError| ServiceError::invalid(field, error))
 }
 
-/// An alias in `field`.
+/// Parses the alias in `field`.
 pub fn alias(field: &'static str, text: &str) -> Result<Alias, ServiceError> {
     text.parse().map_err(|error: IdError| ServiceError::invalid(field, error))
 }
 
-/// A version number in `field`.
+/// Parses the version number in `field`.
 pub fn version_number(field: &'static str, number: u64) -> Result<Version, ServiceError> {
     Version::new(number).map_err(|error| ServiceError::invalid(field, error))
 }
 
-/// A job's id. One that cannot be an id is simply unknown.
+/// Parses a job id. An invalid id is reported as an unknown job.
 pub fn job_id(text: &str) -> Result<JobId, ServiceError> {
     text.parse().map_err(|error: JobError| error.into())
 }
 
-/// A reference to a model in the field `model`.
+/// Parses the model reference in the field `model`.
 pub fn model_ref(model: Option<pb::ModelRef>) -> Result<(ModelName, Selector), ServiceError> {
     let model = model.ok_or_else(|| ServiceError::invalid("model", "is not set, expected the name of a model"))?;
     name_and_selector(model, ["model.name", "model.version", "model.alias"])
 }
 
-/// The same in any field; `fields` are those of its name, version and alias.
+/// Parses a model reference in any field; `fields` are the paths of its name, version and alias.
 fn name_and_selector(model: pb::ModelRef, fields: [&'static str; 3]) -> Result<(ModelName, Selector), ServiceError> {
     let name = model_name(fields[0], &model.name)?;
     let selector = match model.selector {
@@ -65,7 +65,7 @@ fn name_and_selector(model: pb::ModelRef, fields: [&'static str; 3]) -> Result<(
     Ok((name, selector))
 }
 
-/// The last entry of the page before; `None` for the first page.
+/// Parses a page token: the last entry of the previous page. `None` for the first page.
 pub fn page_token<T: FromStr>(token: &str) -> Result<Option<T>, ServiceError> {
     if token.is_empty() {
         return Ok(None);
@@ -73,7 +73,7 @@ pub fn page_token<T: FromStr>(token: &str) -> Result<Option<T>, ServiceError> {
     token.parse().map(Some).map_err(|_| bad_token(token))
 }
 
-/// The same where entries are versions.
+/// As [`page_token`], for entries that are versions.
 pub fn version_token(token: &str) -> Result<Option<Version>, ServiceError> {
     let number: Option<u64> = page_token(token)?;
     number.map(|number| Version::new(number).map_err(|_| bad_token(token))).transpose()
@@ -84,7 +84,7 @@ fn bad_token(token: &str) -> ServiceError {
     ServiceError::invalid("page_token", format!("{shown:?} is not a token of this list, expected `next_page_token`"))
 }
 
-/// Cuts a page off `entries`, and names the token of the next (empty on the last).
+/// Takes a page from `entries`. Returns it with the token of the next page, which is empty on the last.
 pub fn page<T>(entries: impl Iterator<Item = T>, size: u32, token: impl Fn(&T) -> String) -> (Vec<T>, String) {
     let size = if size == 0 { PAGE_DEFAULT } else { size.min(PAGE_MAX) } as usize;
     let mut entries = entries.peekable();
@@ -95,7 +95,7 @@ pub fn page<T>(entries: impl Iterator<Item = T>, size: u32, token: impl Fn(&T) -
 
 // ---- matrices ----
 
-/// A matrix in `field`, its shape checked against its length.
+/// Converts the matrix in `field`, and checks its shape against its length.
 pub fn matrix(field: &'static str, matrix: Option<pb::Matrix>) -> Result<Matrix, ServiceError> {
     let matrix = matrix.ok_or_else(|| ServiceError::invalid(field, "is not set, expected a matrix"))?;
     let values = match matrix.values {
@@ -111,14 +111,14 @@ pub fn matrix(field: &'static str, matrix: Option<pb::Matrix>) -> Result<Matrix,
     Matrix::new(matrix.rows, matrix.columns, values).map_err(|error| ServiceError::invalid(field, error))
 }
 
-/// Rows in `field`, and the names of their columns.
+/// Converts the matrix in `field` with its column names.
 pub fn named_rows(field: &'static str, matrix: Option<pb::Matrix>) -> Result<NamedRows, ServiceError> {
     let mut matrix = matrix;
     let names = matrix.as_mut().map_or(Vec::new(), |matrix| std::mem::take(&mut matrix.column_names));
     NamedRows::new(field, self::matrix(field, matrix)?, names)
 }
 
-/// The form that an answer is to have.
+/// Converts the requested form of the response.
 pub fn answer_format(number: i32) -> Result<AnswerFormat, ServiceError> {
     match pb::AnswerFormat::try_from(number).map_err(|_| unknown_enum("answer_format", number))? {
         pb::AnswerFormat::Unspecified => Ok(AnswerFormat::AsRequest),
@@ -131,10 +131,10 @@ pub fn answer_format(number: i32) -> Result<AnswerFormat, ServiceError> {
     }
 }
 
-/// A matrix as an answer, in its form.
+/// Converts a matrix into a response, in its own form.
 pub fn matrix_answer(matrix: Matrix) -> pb::Matrix {
-    // Results are as many rows as the question and as many columns as a layer: both came as u32 or fit by the limit
-    // on widths.
+    // Results have as many rows as the request and as many columns as a layer: rows came as u32, and widths are
+    // limited.
     let (rows, columns) = (matrix.rows() as u32, matrix.columns() as u32);
     let values = match matrix.into_values() {
         Values::Float32Le(bytes) => pb::matrix::Values::Float32Le(bytes),
@@ -151,7 +151,7 @@ pub fn matrix_answer(matrix: Matrix) -> pb::Matrix {
 // ---- specifications ----
 
 fn unknown_enum(field: &'static str, number: i32) -> ServiceError {
-    ServiceError::invalid(field, format!("{number} is not a value of this enumeration that the server knows"))
+    ServiceError::invalid(field, format!("{number} is not a known value of this enumeration"))
 }
 
 fn activation(field: &'static str, number: i32) -> Result<Option<Activation>, ServiceError> {
@@ -240,7 +240,7 @@ fn regularization(regularization: pb::Regularization) -> Regularization {
     Regularization { l2, activity_l2, orthogonality, masking, gaussian, input_dropout, trim, nested_dropout }
 }
 
-/// What training begins with, if anything.
+/// Converts the base version, if there is one.
 fn base(model: Option<pb::ModelRef>, or_fresh: bool) -> Result<Option<Base>, ServiceError> {
     let Some(model) = model else {
         let needs = || ServiceError::invalid("spec.fresh_without_base", "is set, which needs a base, got none");
@@ -250,7 +250,7 @@ fn base(model: Option<pb::ModelRef>, or_fresh: bool) -> Result<Option<Base>, Ser
     Ok(Some(Base { name, selector, or_fresh }))
 }
 
-/// A length of time in `field`: the past is refused, its range is not looked at.
+/// Converts the duration in `field`. Negative durations are errors; the caller checks the range.
 fn length_of_time(
     field: &'static str,
     duration: Option<prost_types::Duration>,
@@ -263,13 +263,13 @@ fn length_of_time(
     duration.map(positive).transpose()
 }
 
-/// When the rounds of a stream end.
+/// Converts the limits of a round.
 pub fn cadence(incremental: pb::Incremental) -> Result<Cadence, ServiceError> {
     let rows = (incremental.publish_rows != 0).then_some(incremental.publish_rows);
     Cadence::new(rows, length_of_time("spec.incremental.publish_interval", incremental.publish_interval)?)
 }
 
-/// What a chunk's rows are for.
+/// Converts the role of a chunk's rows.
 pub fn row_role(number: i32) -> Result<RowRole, ServiceError> {
     match pb::RowRole::try_from(number).map_err(|_| unknown_enum("chunk.role", number))? {
         pb::RowRole::Unspecified | pb::RowRole::Training => Ok(RowRole::Training),
@@ -277,7 +277,7 @@ pub fn row_role(number: i32) -> Result<RowRole, ServiceError> {
     }
 }
 
-/// What decodes.
+/// Converts the decoder.
 pub fn decoder(number: i32) -> Result<Decoder, ServiceError> {
     match pb::Decoder::try_from(number).map_err(|_| unknown_enum("decoder", number))? {
         pb::Decoder::Unspecified | pb::Decoder::Transpose => Ok(Decoder::Transpose),
@@ -285,13 +285,13 @@ pub fn decoder(number: i32) -> Result<Decoder, ServiceError> {
     }
 }
 
-/// How far the pseudo-inverse can be trusted.
+/// Converts the accuracy of the pseudo-inverse.
 pub fn inverted(inverted: Inverted) -> pb::PseudoInverse {
     let Inverted { condition, regularized, approximate } = inverted;
     pb::PseudoInverse { is_linear_approximation: approximate, condition, is_regularized: regularized }
 }
 
-/// How unusual rows are.
+/// Converts anomaly scores.
 pub fn scored(scored: Scored) -> pb::ScoreResponse {
     let Scored { version, scores, threshold, calibration_rows, residual_variance, feature_names, .. } = scored;
     let name = |feature: u32| feature_names.get(feature as usize).cloned().unwrap_or_default();
@@ -313,7 +313,7 @@ pub fn scored(scored: Scored) -> pb::ScoreResponse {
     }
 }
 
-/// What was seen of a version.
+/// Converts the result of an inspection.
 pub fn inspection(inspected: Inspected) -> pb::InspectModelResponse {
     let Inspected { key, seen, tensor_bytes, untied_tensor_bytes } = inspected;
     pb::InspectModelResponse {
@@ -353,12 +353,12 @@ fn comparison(found: Comparison) -> pb::DecoderComparison {
     }
 }
 
-/// Among the jobs that wait.
+/// Converts the priority of a job.
 pub fn priority(number: i32) -> Result<Priority, ServiceError> {
     Priority::try_from(number).map_err(ServiceError::from)
 }
 
-/// How the text of files is read; an empty setting leaves it to the file.
+/// Converts the text options of files; an empty option is detected from the file.
 fn text_options(files: &pb::ServerFiles, missing_values: bool) -> Result<TextOptions, ServiceError> {
     fn set<T: FromStr<Err = DialectError>>(field: &str, text: &str) -> Result<Option<T>, ServiceError> {
         let field = || format!("spec.files.{field}");
@@ -386,7 +386,7 @@ fn text_options(files: &pb::ServerFiles, missing_values: bool) -> Result<TextOpt
     Ok(options)
 }
 
-/// The files to read rows from, in which values may be missing.
+/// Converts the files to read rows from. `missing_values`: values may be missing.
 pub fn server_files(files: pb::ServerFiles, missing_values: bool) -> Result<ServerFiles, ServiceError> {
     let text = text_options(&files, missing_values)?;
     let pb::ServerFiles { paths, test_paths, format, header, columns, drop_columns, array, .. } = files;
@@ -425,8 +425,8 @@ pub fn server_files(files: pb::ServerFiles, missing_values: bool) -> Result<Serv
     })
 }
 
-/// What to train, as sent, and the key to come back with. Numbers that mean "the server's choice" become `None`; the
-/// rest is checked by [`TrainSpec::check`].
+/// Converts a training specification and its idempotency key. Numbers that mean "the server's choice" become `None`.
+/// [`TrainSpec::check`] checks the rest.
 pub fn train_spec(spec: pb::TrainSpec) -> Result<(TrainSpec, Option<IdempotencyKey>), ServiceError> {
     let key = match spec.idempotency_key.as_str() {
         "" => None,
@@ -494,7 +494,7 @@ fn spec_answer(spec: &ModelSpec) -> pb::ModelSpec {
 
 // ---- models and reports ----
 
-/// A model in a listing.
+/// Converts a model for a listing.
 pub fn model(entry: &ModelEntry) -> pb::Model {
     pb::Model {
         name: entry.name.to_string(),
@@ -508,7 +508,7 @@ pub fn model(entry: &ModelEntry) -> pb::Model {
     }
 }
 
-/// A version.
+/// Converts a version.
 pub fn version(description: VersionDescription, with: Report) -> pb::ModelVersion {
     let report = description.report.as_ref().filter(|_| with == Report::With);
     pb::ModelVersion {
@@ -525,7 +525,7 @@ pub fn version(description: VersionDescription, with: Report) -> pb::ModelVersio
     }
 }
 
-/// A training report.
+/// Converts a training report.
 pub fn report(report: &TrainingReport) -> pb::TrainingReport {
     pb::TrainingReport {
         epochs: report.epochs.iter().map(epoch_losses).collect(),
@@ -579,7 +579,7 @@ fn evaluation(evaluation: &Evaluation) -> pb::Evaluation {
 
 // ---- jobs ----
 
-/// A job.
+/// Converts a job.
 pub fn job(snapshot: JobSnapshot, with: Report) -> pb::Job {
     let state = match snapshot.state {
         JobState::Uploading => pb::JobState::Uploading,

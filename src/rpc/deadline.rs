@@ -1,4 +1,4 @@
-//! When a caller stops waiting, and that it is told so by us.
+//! Deadlines of calls: the handler knows them, and the server itself sends the status at the deadline.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -17,25 +17,26 @@ use crate::service::{BatchError, ServiceError};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// From the moment when the call's headers were there: to receive the rest takes part of the time too.
+/// Measured from the arrival of the call's headers, so that receiving the body counts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Deadline(Instant);
 
-/// When the caller stops waiting, of a call that came through [`InTime`].
+/// The deadline of a call that came through [`InTime`].
 pub(super) fn deadline(extensions: &Extensions) -> Option<Instant> {
     extensions.get::<Deadline>().map(|deadline| deadline.0)
 }
 
-/// Answers `DEADLINE_EXCEEDED` where the service inside does not answer in time, even if the question is not all there yet.
+/// Returns `DEADLINE_EXCEEDED` if the inner service does not respond in time, even if the request is still
+/// incomplete.
 ///
-/// tonic would answer `CANCELLED`.
+/// tonic would return `CANCELLED`.
 #[derive(Clone, Debug)]
 pub struct InTime<S> {
     inner: S,
 }
 
 impl<S> InTime<S> {
-    /// Around a service.
+    /// Wraps a service.
     pub fn new(inner: S) -> Self {
         Self { inner }
     }
@@ -68,14 +69,14 @@ fn in_time(answer: Result<HttpResult, Elapsed>) -> HttpResult {
     answer.unwrap_or_else(|_| Ok(Status::from(ServiceError::from(BatchError::DeadlineExceeded)).into_http()))
 }
 
-/// A little before the caller's own clock and the transport's: who is last to know is told.
+/// The deadline, slightly before that of the client and of the transport, so that our status arrives first.
 fn told(headers: &HeaderMap, now: Instant) -> Option<Deadline> {
     let timeout = timeout(headers)?;
     let margin = (timeout / 10).min(Duration::from_millis(2));
     now.checked_add(timeout.saturating_sub(margin)).map(Deadline)
 }
 
-/// `grpc-timeout`: 1 to 8 digits and a unit (gRPC over HTTP/2, "Timeout"). Anything else is no timeout.
+/// Parses `grpc-timeout`: 1 to 8 digits and a unit (gRPC over HTTP/2, "Timeout"). Any other value means no timeout.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -135,7 +136,7 @@ mod tests {
         assert_eq!(told(&headers, now).map(|deadline| deadline.0), Some(now + Duration::from_micros(900)));
     }
 
-    /// Answers with the deadline that it finds, or never.
+    /// Responds with the deadline that it finds, or never.
     async fn answer(request: Request<bool>) -> Result<Response<Body>, Infallible> {
         if *request.body() {
             std::future::pending::<()>().await;

@@ -1,7 +1,7 @@
-//! A large question for which there is no room is refused by its beginning, which tells its model and its length: what
-//! follows is read off the wire and thrown away.
+//! Rejects a large request on its first bytes if the queue has no room. They contain the model and the message
+//! length. The rest of the body is read and discarded.
 //!
-//! Under overload most questions are refused, and to put one together costs nearly as much as to answer it.
+//! Under overload most requests are rejected, and assembling a large request costs almost as much as serving it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::observe::RequestContext;
 use super::{Api, convert, pb};
 use crate::service::{Operation, Service, ServiceError};
 
-/// One question, one answer: the methods that wait in the queue.
+/// The unary methods that use the queue.
 const UNARY: [(&str, Operation); 5] = [
     ("/Encode", Operation::Encode),
     ("/Decode", Operation::Decode),
@@ -28,15 +28,15 @@ const UNARY: [(&str, Operation); 5] = [
     ("/Score", Operation::Score),
     ("/Impute", Operation::Impute),
 ];
-/// The model is field 1 of all questions, and a message.
+/// Protobuf tag of the model: field 1 of every such request, a message.
 const MODEL_TAG: u8 = 0x0a;
-/// Of a question, at most, beside its model and its matrix: tags and lengths.
+/// Maximum bytes of a request besides its model and its matrix: tags and lengths.
 const FRAMING_BYTES_MAX: usize = 64;
 
 impl Api {
-    /// Looks at the beginning of questions that are to wait in the queue.
+    /// Checks the first bytes of requests to the queue while the queues are nearly full.
     pub fn early(&self) -> impl Fn(Request<Body>) -> Request<Body> + Clone + use<> {
-        // It is cloned for every call.
+        // In an `Arc`, because it is cloned for every call.
         let service = Arc::new(self.service.clone());
         move |request| {
             let method = UNARY.iter().find(|(method, _)| request.uri().path().ends_with(method));
@@ -52,7 +52,7 @@ impl Api {
     }
 }
 
-/// A body that may turn out to be too long.
+/// A request body whose first bytes are checked.
 struct Watched {
     inner: Body,
     service: Arc<Service>,
@@ -62,11 +62,11 @@ struct Watched {
 }
 
 enum Stage {
-    /// Nothing of it was seen.
+    /// No bytes seen yet.
     Beginning(Operation),
-    /// It goes through as it is.
+    /// Accepted: frames pass unchanged.
     Passing,
-    /// The rest is thrown away; then comes this.
+    /// Rejected: the rest is discarded, then this status is returned.
     Refused(Status),
 }
 
@@ -102,11 +102,11 @@ impl http_body::Body for Watched {
 }
 
 impl Watched {
-    /// The refusal of the question that begins here, if that much of it can be told.
+    /// The error for the request that starts with `data`, if it must be rejected.
     fn refusal(&self, operation: Operation, data: &[u8]) -> Option<ServiceError> {
         let (model, rest_bytes) = beginning(data)?;
         let (name, selector) = convert::model_ref(Some(model)).ok()?;
-        // Of other models it is not even told that they are busy: the handler refuses.
+        // A model that the caller may not use is left to the handler, so that its load stays hidden.
         self.caller.check_model(name.as_str()).ok()?;
         let matrix_bytes = rest_bytes.saturating_sub(FRAMING_BYTES_MAX);
         let refusal = self.service.refuse_early(&name, &selector, operation, matrix_bytes)?;
@@ -115,9 +115,9 @@ impl Watched {
     }
 }
 
-/// The model, and how many bytes of the message follow it.
+/// The model, and the number of message bytes after it.
 fn beginning(data: &[u8]) -> Option<(pb::ModelRef, usize)> {
-    // One that is compressed does not show what it begins with.
+    // Only uncompressed messages can be parsed here.
     let ([0, length @ ..], message) = data.split_first_chunk::<PREFIX_BYTES>()? else { return None };
     let message_bytes = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     let (&MODEL_TAG, mut model) = message.split_first()? else { return None };

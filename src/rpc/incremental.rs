@@ -1,4 +1,5 @@
-//! A `Train` stream whose rows never end: chunks go in, rounds are cut off, and each round's end is told.
+//! A `Train` stream for incremental training: reads chunks, divides them into rounds, and sends the result of each
+//! round.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -21,10 +22,10 @@ use crate::service::{
     Selector, Service, ServiceError, StreamBegun, Taken, TrainSpec,
 };
 
-/// Where there is no room for a chunk or another job, it is looked again after this long.
+/// Retry delay if there is no room for a chunk or another job.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// A chunk for which there was no room.
+/// A chunk that waits for room.
 struct Waiting {
     number: u64,
     role: RowRole,
@@ -32,26 +33,26 @@ struct Waiting {
     note: Option<String>,
 }
 
-/// What a stream knows between two events.
+/// State of a stream.
 struct Driver {
     service: Service,
     caller: CallerOf,
     features: Features,
-    /// How columns are matched, once a chunk had names.
+    /// Column matching; set at the first chunk with column names.
     columns: Option<ChunkColumns>,
     responses: ResponseSender<pb::TrainResponse>,
     stream: RoundStream,
-    /// Rounds that have their rows and whose end was not told, oldest first: they train in this order.
+    /// Complete rounds whose results were not sent yet, oldest first. They train in this order.
     rounds: VecDeque<JobId>,
-    /// News of the first of them.
+    /// Updates of the first of these rounds.
     news: Option<watch::Receiver<JobSnapshot>>,
-    /// What came and could not be kept yet.
+    /// A chunk that waits for room.
     waiting: Option<Waiting>,
-    /// There was no room, before this nothing is tried again.
+    /// Time of the next retry, if there was no room.
     not_before: Option<Instant>,
 }
 
-/// What happens next.
+/// The next event of a stream.
 #[expect(clippy::large_enum_variant, reason = "one at a time, and not kept")]
 enum Happens {
     Came(Option<RequestMessage>),
@@ -60,7 +61,7 @@ enum Happens {
     News,
 }
 
-/// One stream of rounds, from its specification to the result of its last round.
+/// Serves a stream of rounds, from the specification to the result of the last round.
 pub(super) async fn train(
     service: Service,
     caller: CallerOf,
@@ -68,7 +69,7 @@ pub(super) async fn train(
     mut requests: Streaming<pb::TrainRequest>,
     responses: ResponseSender<pb::TrainResponse>,
 ) -> Result<(), Ending> {
-    // The features are those of the newest version, or, before there is one, of the specification.
+    // Feature names come from the newest version. Before there is one, they come from the specification.
     let newest = Base { name: spec.model_name.clone(), selector: Selector::Latest, or_fresh: true };
     let features = Features { base: Some(newest), names: spec.feature_names.clone() };
     let StreamBegun { stream, snapshot, last_chunk, rounds } =
@@ -105,7 +106,8 @@ impl Driver {
     async fn next(&mut self, requests: &mut Streaming<pb::TrainRequest>) -> Result<Happens, Ending> {
         let has_room = self.stream.has_room(self.rounds.len());
         let is_stuck = self.not_before.is_some();
-        // Where rounds wait, or there is no room, nothing is read: the client's side fills up and waits, too.
+        // Without room, or with too many waiting rounds, nothing is read: flow control then makes the client wait,
+        // too.
         let reads = self.stream.is_open() && has_room && !is_stuck && !self.stream.is_due();
         let due_at = self.stream.due_at().filter(|_| has_room && !is_stuck).map(Instant::from_std);
         let due_now = has_room && !is_stuck && self.stream.is_due();
@@ -114,7 +116,7 @@ impl Driver {
             error = self.stream.taken_over() => Err(error.into()),
             changed = news_of(news) => match changed {
                 Ok(()) => Ok(Happens::News),
-                Err(_) => Err(ServiceError::ShuttingDown("come back with the same idempotency key").into()),
+                Err(_) => Err(ServiceError::ShuttingDown("reconnect with the same idempotency key").into()),
             },
             () = until(again) => Ok(Happens::Again),
             () = until(due_at.or_else(|| due_now.then(Instant::now))) => Ok(Happens::Due),
@@ -149,7 +151,7 @@ impl Driver {
             }
             Taken::Later(rows) => {
                 self.waiting = Some(Waiting { number, role, rows, note });
-                // Where the round is full, its end is what comes next.
+                // If the round is full, cutting it comes next, without a delay.
                 self.not_before = (!self.stream.is_due()).then(|| Instant::now() + RETRY_PAUSE);
             }
         }
@@ -175,7 +177,7 @@ impl Driver {
         }
     }
 
-    /// Tells how the first round is, or how it ended.
+    /// Sends progress of the first round, or its result.
     async fn tell(&mut self) -> Result<(), Ending> {
         let Some(news) = &mut self.news else { return Ok(()) };
         let snapshot = news.borrow_and_update().clone();
@@ -206,7 +208,7 @@ impl Driver {
                 self.news = Some(news);
                 return;
             }
-            // Forgotten: it ended long ago.
+            // The server keeps this job no longer: it ended long ago.
             self.rounds.pop_front();
         }
     }

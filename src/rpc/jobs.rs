@@ -79,7 +79,7 @@ impl JobService for Api {
 }
 
 impl Api {
-    /// A job of a model that the caller may use. Any other is as unknown to it as one that does not exist.
+    /// A job of a model that the caller may use. Any other job is reported as unknown.
     fn job_of(&self, caller: &Caller, id: &JobId) -> Result<JobSnapshot, ServiceError> {
         let snapshot = self.service.jobs().snapshot(id)?;
         if caller.may_use(snapshot.model_name.as_str()) {
@@ -89,12 +89,13 @@ impl Api {
     }
 }
 
-/// Whose jobs a caller makes.
+/// The owner of the jobs that a caller creates.
 pub(super) fn owner(caller: &Caller) -> Owner {
     Owner::new(caller.scope(), &caller.share())
 }
 
-/// Answers with the job now, after changes at a bounded rate, and at least every second, until it has ended; returns how.
+/// Sends the current job, then updates at a limited rate and at least every second, until the job has ended. Returns
+/// its final state.
 pub(super) async fn follow<T>(
     mut watcher: Watcher,
     responses: &ResponseSender<T>,
@@ -102,7 +103,7 @@ pub(super) async fn follow<T>(
 ) -> Result<JobSnapshot, Ending> {
     loop {
         let Some(snapshot) = watcher.next().await else {
-            return Err(ServiceError::ShuttingDown("the job goes on when the server starts again").into());
+            return Err(ServiceError::ShuttingDown("the job continues when the server restarts").into());
         };
         let ended = snapshot.state.has_ended();
         responses.send(news(snapshot.clone())).await?;

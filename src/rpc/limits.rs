@@ -1,19 +1,19 @@
-//! Limits that tonic enforces in its own words.
+//! Translates the statuses that tonic creates into those of this API.
 
 use http::Response;
 use tonic::Status;
 
 use super::status::{bounded, translate};
 
-/// Longer messages of tonic's own are looked at: it quotes what it cannot read.
+/// Status messages above this length in bytes are shortened: tonic quotes invalid input in them.
 const LONG_BYTES_MIN: usize = 2048;
 
-/// Replaces a status that tonic answered before any handler ran by the one that this API promises.
+/// Replaces a status that tonic returned before any handler ran.
 pub fn translate_response<B: Default>(response: Response<B>) -> Response<B> {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
     match translate(&status) {
         Some(status) => status.into_http(),
-        // Of ours nothing is lost: they are as short as that.
+        // Never shortens a status of this API: those are shorter.
         None if response.headers().get("grpc-message").is_some_and(|message| message.len() > LONG_BYTES_MIN) => {
             bounded(status).into_http()
         }
@@ -21,7 +21,7 @@ pub fn translate_response<B: Default>(response: Response<B>) -> Response<B> {
     }
 }
 
-/// The same for a status that a handler met while it read a stream.
+/// Translates a status that a handler received while reading a stream.
 pub fn translate_status(status: Status) -> Status {
     translate(&status).unwrap_or_else(|| bounded(status))
 }

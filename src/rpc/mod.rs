@@ -1,4 +1,4 @@
-//! gRPC in and out: handlers (thin), conversions (total), status codes (one table).
+//! The gRPC layer: thin handlers, conversions that never panic, and one table of status codes.
 
 pub mod auth;
 pub mod autoencoder;
@@ -19,7 +19,7 @@ pub mod pb;
 pub mod status;
 mod stream;
 
-/// The handlers of all three services over the use cases.
+/// The handlers of the three `halfhitch.v1` services and of the Open Inference Protocol.
 #[derive(Clone, Debug)]
 pub struct Api {
     service: crate::service::Service,
@@ -28,7 +28,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Over the use cases.
+    /// Creates the handlers.
     pub fn new(service: crate::service::Service) -> Self {
         let places = || std::sync::Arc::new(tokio::sync::Semaphore::new(models::TRANSFERS_MAX));
         Self { service, imports: places(), exports: places() }

@@ -19,14 +19,14 @@ use super::pb::model_service_server::ModelService;
 use super::stream::ResponseStream;
 use crate::service::{Aligned, FILE_BYTES_MAX, InspectionRows, ModelKey, ServiceError, Version};
 
-/// Files that are received, and as many that are sent, at the same time: each is held in memory.
+/// Maximum concurrent imports, and maximum concurrent exports. Each holds a file in memory.
 pub const TRANSFERS_MAX: usize = 2;
-/// How long one more waits for its turn.
+/// Maximum wait for a free transfer slot.
 const TURN_MAX: Duration = Duration::from_secs(10);
-/// How long the next piece is waited for, in either direction.
+/// Maximum wait for the client to send or read one chunk.
 const PIECE_MAX: Duration = Duration::from_secs(30);
 
-/// Bytes of a chunk of an exported file.
+/// Chunk size of an exported file in bytes.
 const EXPORT_CHUNK_BYTES: usize = 1 << 20;
 
 #[tonic::async_trait]
@@ -233,14 +233,15 @@ impl ModelService for Api {
         let version = key.version.number();
         let file_bytes = file.len() as u64;
         let (sender, responses) = mpsc::channel(1);
-        // In a task of its own: nobody asks a stream whose reader takes nothing, and its time would not pass.
+        // In a task of its own: the transport does not poll a stream whose client does not read, so its timeout would
+        // never fire.
         tokio::spawn(async move {
             for chunk in file.chunks(EXPORT_CHUNK_BYTES) {
-                // A copy: what waits for its reader is not to keep the whole file.
+                // Copied, so that an unread chunk does not keep the whole file in memory.
                 let chunk = Bytes::copy_from_slice(chunk);
                 match in_time(sender.send(Ok(pb::ExportModelVersionResponse { version, file_bytes, chunk }))).await {
                     Ok(Ok(())) => {}
-                    // Nobody reads any more.
+                    // The client has left.
                     Ok(Err(_)) => return,
                     Err(idle) => {
                         drop((turn, file));
@@ -254,15 +255,15 @@ impl ModelService for Api {
     }
 }
 
-/// A place among the files under way.
+/// Waits for a transfer slot.
 async fn turn(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ServiceError> {
     let place = timeout(TURN_MAX, Arc::clone(places).acquire_owned()).await;
     place
         .map_err(|_| ServiceError::TransfersFull { max: TRANSFERS_MAX })?
-        .map_err(|_| ServiceError::ShuttingDown("no files are taken"))
+        .map_err(|_| ServiceError::ShuttingDown("no new transfers are accepted"))
 }
 
-/// One piece of a file. Whoever dawdles makes place for others.
+/// Limits the time for one chunk, so that a slow client frees its slot.
 async fn in_time<T>(piece: impl Future<Output = T>) -> Result<T, ServiceError> {
     timeout(PIECE_MAX, piece).await.map_err(|_| ServiceError::TransferIdle { wait_max: PIECE_MAX })
 }

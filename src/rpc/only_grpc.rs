@@ -1,6 +1,8 @@
-//! Requests that are not gRPC are answered as the gRPC specification says, in HTTP's words, before anything else sees them.
+//! Rejects requests that are not gRPC with an HTTP status, as the gRPC specification requires, before any other
+//! layer.
 //!
-//! Without this a form on a web page could call every method: browsers send `text/plain` to any address without asking first.
+//! Without this, a form on a web page could call every method: browsers send `text/plain` to any address without a
+//! preflight request.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -11,12 +13,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tonic::body::Body;
 use tower::Service;
 
-/// Lets only gRPC requests through: POST with a content type of gRPC over protobuf. Others are answered with 405 and 415.
+/// Passes only gRPC requests on: POST with a content type of gRPC over protobuf. Others get status 405 or 415.
 #[derive(Clone, Debug)]
 pub struct OnlyGrpc<S>(S);
 
 impl<S> OnlyGrpc<S> {
-    /// Before a service.
+    /// Wraps a service.
     pub fn new(inner: S) -> Self {
         Self(inner)
     }
@@ -49,7 +51,7 @@ where
     }
 }
 
-/// The status of HTTP that a request is refused with, if it is not gRPC.
+/// The HTTP status for a request that is not gRPC; `None` for gRPC.
 fn refusal(method: &Method, headers: &HeaderMap) -> Option<StatusCode> {
     if *method != Method::POST {
         return Some(StatusCode::METHOD_NOT_ALLOWED);
@@ -59,9 +61,12 @@ fn refusal(method: &Method, headers: &HeaderMap) -> Option<StatusCode> {
     (!is_grpc || content_types.next().is_some()).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
-/// Whether a content type is `application/grpc` or `application/grpc+proto`, with or without parameters. The messages of other
-/// subtypes, and of `application/grpc-web`, are not what this server reads.
+/// Whether a content type is `application/grpc` or `application/grpc+proto`, with or without parameters. The server
+/// does not read the messages of other subtypes or of `application/grpc-web`.
 fn is_grpc(content_type: &[u8]) -> bool {
+    if content_type == b"application/grpc" {
+        return true;
+    }
     let end = content_type.iter().position(|byte| *byte == b';').unwrap_or(content_type.len());
     let media_type = content_type[..end].trim_ascii();
     [&b"application/grpc"[..], b"application/grpc+proto"].iter().any(|known| media_type.eq_ignore_ascii_case(known))

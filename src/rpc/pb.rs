@@ -9,5 +9,5 @@ pub mod inference {
     tonic::include_proto!("inference");
 }
 
-/// All of it as `google.protobuf.FileDescriptorSet`, for reflection.
+/// All definitions as an encoded `google.protobuf.FileDescriptorSet`, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));

@@ -1,10 +1,10 @@
-//! The one place where errors become gRPC status codes.
+//! The only place that maps errors to gRPC status codes.
 //!
 //! | kind | code | details |
 //! |---|---|---|
 //! | `NotFound` | `NOT_FOUND` | |
 //! | `Invalid` | `INVALID_ARGUMENT` | `BadRequest` with the field |
-//! | `Exhausted` | `RESOURCE_EXHAUSTED` | `RetryInfo` where a delay is known |
+//! | `Exhausted` | `RESOURCE_EXHAUSTED` | `RetryInfo` if a retry delay is known |
 //! | `DeadlineExceeded` | `DEADLINE_EXCEEDED` | |
 //! | `Precondition` | `FAILED_PRECONDITION` | |
 //! | `Aborted` | `ABORTED` | |
@@ -14,9 +14,9 @@
 //! | `Damaged` | `DATA_LOSS` | |
 //! | `Unauthenticated` | `UNAUTHENTICATED` | |
 //! | `Forbidden` | `PERMISSION_DENIED` | |
-//! | `Internal` | `INTERNAL` | the request's id, which the log carries too |
+//! | `Internal` | `INTERNAL` | the request id, which is also in the server's log |
 //!
-//! Where one row of the request is wrong, `ErrorInfo` has the reason `ROW` and its number, from 1, as `row`.
+//! If one row of the request is wrong, `ErrorInfo` has the reason `ROW` and the row number, from 1, as `row`.
 
 use std::borrow::Cow;
 
@@ -27,7 +27,7 @@ use crate::security::Refusal;
 use crate::service::{Kind, ServiceError};
 use crate::telemetry::call::{RequestId, current};
 
-/// The code of a kind.
+/// The status code of a kind.
 pub fn code(kind: Kind) -> Code {
     match kind {
         Kind::NotFound => Code::NotFound,
@@ -46,16 +46,16 @@ pub fn code(kind: Kind) -> Code {
     }
 }
 
-/// Bytes of a status message as its header carries it, percent-encoded. Clients lose the whole status when its headers are too
-/// large, some from about 5 KiB on.
+/// Maximum bytes of a status message as percent-encoded in its header. Clients lose the whole status if its headers
+/// are too large, some from about 5 KiB.
 const MESSAGE_BYTES_MAX: usize = 1200;
-/// Bytes of the description of a field that is wrong. The details repeat the message, and base64 makes them a third longer: all
-/// together a status stays below 4 KiB.
+/// Maximum bytes of a field's error description. The details repeat the message, and base64 adds a third. In total a
+/// status stays below 4 KiB.
 const DESCRIPTION_BYTES_MAX: usize = 400;
-/// Bytes of the path of such a field.
+/// Maximum bytes of a field's path.
 const FIELD_BYTES_MAX: usize = 100;
 
-/// How many bytes a character takes in the header `grpc-message`, where everything but plain characters is percent-encoded.
+/// Bytes of a character in the header `grpc-message`, which percent-encodes everything but plain characters.
 fn header_bytes(character: char) -> usize {
     match character {
         ' ' | '"' | '#' | '%' | '<' | '>' | '`' | '?' | '{' | '}' => 3,
@@ -64,7 +64,7 @@ fn header_bytes(character: char) -> usize {
     }
 }
 
-/// `text`, or as many of its first characters as fit `bytes_max` bytes of a header, and how many bytes it has in all.
+/// Shortens `text` to at most `bytes_max` bytes of a header, and appends its full length. Shorter text is unchanged.
 fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if text.len() <= bytes_max / 3 {
         return text.into();
@@ -80,7 +80,7 @@ fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
     }
 }
 
-/// A status that tonic made, with no more text than a client takes. What we make ourselves is as short from the beginning.
+/// Shortens the message of a status that tonic created. Statuses of this API are short from the start.
 pub(super) fn bounded(status: Status) -> Status {
     match cut(status.message(), MESSAGE_BYTES_MAX) {
         Cow::Borrowed(_) => status,
@@ -91,7 +91,7 @@ pub(super) fn bounded(status: Status) -> Status {
     }
 }
 
-/// What the caller of a call that ends so is told.
+/// The status for the error that ends a call. Also records the cause for the metrics.
 pub fn status(error: ServiceError) -> Status {
     if let Some(ids) = current() {
         ids.refused(error.cause());
@@ -99,7 +99,7 @@ pub fn status(error: ServiceError) -> Status {
     told(error)
 }
 
-/// What a caller is told. A fault of ours is logged under the request's id, and only the id is told.
+/// The status for an error. An internal error is logged under the request id, and the client receives only this id.
 #[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
 pub(super) fn told(error: ServiceError) -> Status {
     let kind = error.kind();
@@ -107,7 +107,7 @@ pub(super) fn told(error: ServiceError) -> Status {
         let id = current().map_or_else(RequestId::unique, |ids| ids.request_id.clone());
         let id = id.as_str();
         tracing::error!(id, %error, "internal error");
-        return Status::internal(format!("internal error {id}: the server's log has more under this id"));
+        return Status::internal(format!("internal error {id}: see the server log under this id"));
     }
     let text = error.to_string();
     let mut details = ErrorDetails::new();
@@ -115,7 +115,7 @@ pub(super) fn told(error: ServiceError) -> Status {
         details.add_bad_request_violation(cut(&field, FIELD_BYTES_MAX), cut(&text, DESCRIPTION_BYTES_MAX));
     }
     if let Some(row) = error.row() {
-        // Clients that send a file in parts know which row of the file that is.
+        // A client that sends a file in parts can compute the row of the file from this.
         details.set_error_info("ROW", "halfhitch", [("row".to_owned(), (row + 1).to_string())]);
     }
     if let Some(delay) = error.retry_after() {
@@ -136,12 +136,12 @@ impl From<Refusal> for Status {
     }
 }
 
-/// How messages may be compressed.
+/// Supported compression encodings.
 const ENCODINGS: &str = "gzip, zstd, identity";
 
-/// Says of a status that tonic made itself what this API promises: a message above the limit is
-/// `RESOURCE_EXHAUSTED` (tonic: `OUT_OF_RANGE`), bytes that are no message of ours are `INVALID_ARGUMENT` (tonic:
-/// `INTERNAL`), and so is a message with a wrong flag, and none. `None`: leave it as it is.
+/// Translates a status that tonic created; `None`: keep it. A message above the limit becomes `RESOURCE_EXHAUSTED`
+/// (tonic: `OUT_OF_RANGE`). Invalid messages, wrong compression flags and a missing message become `INVALID_ARGUMENT`
+/// (tonic: `INTERNAL`).
 pub(super) fn translate(status: &Status) -> Option<Status> {
     let text = status.message();
     if status.code() == Code::OutOfRange && text.starts_with("Error, decoded message length too large") {
@@ -151,29 +151,29 @@ pub(super) fn translate(status: &Status) -> Option<Status> {
     if status.code() == Code::Internal && text.starts_with("failed to decode Protobuf message") {
         return Some(Status::invalid_argument(cut(text, MESSAGE_BYTES_MAX)));
     }
-    // Also of a call that was given up: nobody can tell which, and nobody reads it then.
+    // A cancelled call looks the same, but then nobody reads the status.
     if status.code() == Code::Internal && text == "Missing request message." {
-        return Some(Status::invalid_argument("no message came, expected one"));
+        return Some(Status::invalid_argument("received no message, expected one"));
     }
     if status.code() == Code::ResourceExhausted && text.starts_with("Error decompressing: size limit") {
         let limit = text
             .split_once("limit, of ")
             .and_then(|(_, rest)| rest.split_once(" bytes"))
             .map_or("", |(limit, _)| limit);
-        let text = format!("message too large when unpacked (the limit is: {limit} bytes): send the rows in parts");
+        let text = format!("message too large when decompressed (the limit is: {limit} bytes): send the rows in parts");
         return Some(Status::resource_exhausted(text));
     }
     if status.code() == Code::Internal && text.starts_with("Error decompressing: ") {
-        return Some(Status::invalid_argument("a message is compressed, but not as `grpc-encoding` says"));
+        return Some(Status::invalid_argument("a message cannot be decompressed as `grpc-encoding` says"));
     }
     if status.code() == Code::Unimplemented && text.starts_with("Content is compressed with ") {
         let mut answer = Status::unimplemented(format!(
-            "messages are compressed as the header `grpc-encoding` says, which is none of {ENCODINGS}: expected one of these"
+            "the header `grpc-encoding` has an unsupported compression, expected one of {ENCODINGS}"
         ));
         *answer.metadata_mut() = status.metadata().clone();
         return Some(answer);
     }
-    // Compressed without a word of how, or no flag at all.
+    // A compressed message without `grpc-encoding`, or an invalid flag.
     if status.code() == Code::Internal && text.starts_with("protocol error: received message with") {
         return Some(Status::invalid_argument(text.to_owned()));
     }

@@ -1,4 +1,4 @@
-//! Answer streams that drive their own work: nothing is spawned, so nothing outlives a caller that leaves.
+//! Response streams that drive their own work. No task is spawned, so nothing outlives a client that disconnects.
 
 use std::pin::Pin;
 
@@ -10,24 +10,24 @@ use tonic::Status;
 
 use crate::service::ServiceError;
 
-/// What a streaming handler returns.
+/// The return type of streaming handlers.
 pub(super) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Answers that wait for the reader. A slow reader stops the driver here: memory stays bounded.
+/// Maximum responses that wait for the client. A slow reader stops the driver here, so memory stays bounded.
 const ANSWERS_WAITING_MAX: usize = 8;
 
-/// Where a driver puts its answers.
+/// Sends the responses of a driver.
 #[derive(Debug)]
 pub(super) struct ResponseSender<T>(mpsc::Sender<Result<T, Status>>);
 
-/// Why a driver ends early: an error of a use case, a status that tonic made, or a reader that has left.
+/// Why a driver ends early.
 #[derive(Debug)]
 pub(super) enum Ending {
     /// An error of a use case.
     Service(ServiceError),
-    /// A status met while reading.
+    /// A status received while reading requests.
     Status(Status),
-    /// Nobody reads any more.
+    /// The client has disconnected.
     Departed,
 }
 
@@ -38,13 +38,13 @@ impl<E: Into<ServiceError>> From<E> for Ending {
 }
 
 impl<T> ResponseSender<T> {
-    /// Gives one answer.
+    /// Sends one response.
     pub(super) async fn send(&self, answer: T) -> Result<(), Ending> {
         self.0.send(Ok(answer)).await.map_err(|_| Ending::Departed)
     }
 }
 
-/// A stream of the answers of `drive`, polled together with it: when the caller leaves, both are dropped.
+/// The responses of `drive` as a stream that also polls `drive`. If the client disconnects, both are dropped.
 pub(super) fn driven<T, F>(drive: impl FnOnce(ResponseSender<T>) -> F) -> ResponseStream<T>
 where
     T: Send + 'static,
@@ -59,7 +59,7 @@ where
             Err(Ending::Service(error)) => error.into(),
             Err(Ending::Status(status)) => status,
         };
-        // Through the channel, so that the error comes after the answers that were given before it.
+        // Sent through the channel, so that the error comes after all earlier responses.
         let _ = last.send(Err(status)).await;
     };
     let silent = stream::once(work).filter_map(|()| ready(None));

@@ -1,4 +1,4 @@
-//! What one caller has under way, and how much it may.
+//! Quotas of one caller: requests, rows and bytes in flight, and requests per second.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,34 +8,34 @@ use std::time::Duration;
 
 use super::Refusal;
 
-/// What a caller may have at a time; 0: as much as it likes.
+/// Limits of one caller; 0 means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallerLimits {
     /// Requests in flight; a stream is one.
     pub requests_max: u64,
     /// Rows in flight.
     pub rows_max: u64,
-    /// Bytes of requests in flight, as they came.
+    /// Bytes of requests in flight, as received.
     pub bytes_max: u64,
-    /// Requests that begin in a second; those of one second may come at once.
+    /// Requests that begin per second; a burst of one second's requests is allowed.
     pub requests_per_second_max: u64,
 }
 
-/// Where something is under way, its end makes room: it is asked for again after this.
+/// Retry delay where the end of another request of the caller frees its quota.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// Counters of a caller.
+/// What one caller has in flight.
 #[derive(Debug, Default)]
 pub struct Usage {
     requests: AtomicU64,
     rows: AtomicU64,
     bytes: AtomicU64,
-    /// When the requests that were let in so far would all have begun, were they evenly spread (GCRA; ATM Forum 1996).
+    /// When the admitted requests would all have begun if they were evenly spaced (GCRA; ATM Forum 1996).
     paid_until_ns: AtomicU64,
 }
 
-/// A part of what a caller may have; given back when dropped.
+/// A part of a caller's quota; returned when dropped.
 #[derive(Debug)]
 pub struct CallerQuotaGuard {
     usage: Arc<Usage>,
@@ -45,7 +45,7 @@ pub struct CallerQuotaGuard {
 }
 
 impl CallerQuotaGuard {
-    /// Takes over what another of the same caller holds.
+    /// Moves the holdings of another guard of the same caller into this one.
     pub fn absorb(&mut self, mut other: Self) {
         self.requests += std::mem::take(&mut other.requests);
         self.rows += std::mem::take(&mut other.rows);
@@ -61,7 +61,7 @@ impl Drop for CallerQuotaGuard {
     }
 }
 
-/// Adds if that stays within `max`; else says what it would have been.
+/// Adds `more` if the sum stays within `max` (0: no limit); else returns the sum that would exceed it.
 fn add(counter: &AtomicU64, more: u64, max: u64) -> Result<(), u64> {
     if max == 0 {
         counter.fetch_add(more, Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Usage {
         Ok(held)
     }
 
-    /// Takes the place of one request in the second; else says when there is one.
+    /// Admits one request within the rate; else returns the delay until one is admitted.
     fn pay(&self, per_second: u64, now_ns: u64) -> Result<(), Duration> {
         let interval = (SECOND_NS / per_second).max(1);
         let next = |paid: u64| {
@@ -137,13 +137,13 @@ impl Usage {
         Ok(Some(held))
     }
 
-    /// Whether it would begin anew as it is.
+    /// Whether the rate limit has fully recovered, so that the counters can be dropped.
     fn is_as_new(&self, now_ns: u64) -> bool {
         self.paid_until_ns.load(Ordering::Relaxed) <= now_ns
     }
 }
 
-/// Those who are known by their address alone, while they are connected.
+/// Counters of callers without a credential, by the network of their address.
 #[derive(Debug, Default)]
 pub struct Addresses {
     known: Mutex<Known>,
@@ -152,15 +152,15 @@ pub struct Addresses {
 #[derive(Debug, Default)]
 struct Known {
     callers: HashMap<IpAddr, Arc<Usage>>,
-    /// With so many it is looked who has left.
+    /// Number of entries at which departed callers are removed.
     look_at: usize,
 }
 
-/// Fewer are not worth a look.
+/// Below this number of entries, departed callers are not removed.
 const LOOK_AT_MIN: usize = 1024;
 
 impl Addresses {
-    /// The counters of an address, for a connection to keep. Who has left is forgotten, in time.
+    /// The counters of an address, to be kept by the connection. Counters of departed addresses are removed later.
     pub fn caller(&self, address: IpAddr, now_ns: u64) -> Arc<Usage> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let network = network(address);
@@ -172,7 +172,8 @@ impl Addresses {
     }
 }
 
-/// Whom an address belongs to: one subscriber has 2^64 of IPv6.
+/// The network that counts as one caller: an IPv4 address, or an IPv6 /64, since one subscriber has 2^64 IPv6
+/// addresses.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -231,7 +232,7 @@ mod tests {
         usage.pay(10, start + 100_000_000).expect("after that");
         usage.pay(10, start + 100_000_000).expect_err("one only");
         for _ in 0..10 {
-            usage.pay(10, start + 3 * SECOND_NS).expect("who was quiet has one second's, and no more");
+            usage.pay(10, start + 3 * SECOND_NS).expect("after a pause, a burst of one second and no more");
         }
         usage.pay(10, start + 3 * SECOND_NS).expect_err("no more");
         let other = Usage::default();

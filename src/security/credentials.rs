@@ -1,4 +1,4 @@
-//! The file of credentials: who is known by which token or certificate, and what each may do.
+//! The credentials file: tokens and certificates, with roles, models and limits.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,58 +16,58 @@ use super::files::Unreadable;
 use super::roles::{Role, Roles};
 use super::{Caller, Refusal, Term};
 
-/// Entries of a file: each is compared with every token that comes.
+/// Most entries of a file. The limit bounds the work of a call: every received token is compared with all entries.
 pub const ENTRIES_MAX: usize = 1000;
 /// Longest name of an entry, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
-/// Longest token that is looked at, in bytes.
+/// Longest token that is checked, in bytes; longer ones are refused.
 pub const TOKEN_BYTES_MAX: usize = 4096;
 const PREFIXES_MAX: usize = 100;
 const SHA256_BYTES: usize = 32;
 
-/// Why a file of credentials is refused.
+/// Why a credentials file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("credentials file {0}")]
     Unreadable(#[from] Unreadable),
-    /// It is no TOML.
+    /// The file is not valid TOML.
     #[error("credentials file {path} is not TOML: line {line}: {reason}")]
     Syntax {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong. Not the line: it may hold a secret.
+        /// What is wrong. It never quotes the line, which may hold a secret.
         reason: String,
     },
-    /// Something in it is not as it has to be.
+    /// An entry is invalid.
     #[error("credentials file {path}, {entry}: {key} is {got}, expected {expected}")]
     Entry {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which entry.
+        /// The entry, for example `[[token]] 1 (NAME)`.
         entry: String,
-        /// Which key.
+        /// The key of the entry.
         key: String,
-        /// What came; not the value where that might be a secret.
+        /// What the file has; never the value if it might be a secret.
         got: String,
-        /// What is possible.
+        /// What is allowed.
         expected: String,
     },
 }
 
-/// The digest of a token or a certificate.
+/// SHA-256 digest of a token or a certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; SHA256_BYTES]);
 
 impl Fingerprint {
-    /// Of these bytes.
+    /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// 64 hexadecimal digits; colons may stand between pairs of them.
+    /// Parses 64 hexadecimal digits; colons between them are ignored.
     fn parse(text: &str) -> Option<Self> {
         let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
         let mut bytes = [0; SHA256_BYTES];
@@ -87,29 +87,29 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// A digest is no secret, but nobody needs it in a log.
+/// Hides the digest: it is not secret, but of no use in a log.
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint(..)")
     }
 }
 
-/// What is known of a client's certificate, which its authority has signed.
+/// A client certificate that the TLS handshake has verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presented {
-    /// Of all of it.
+    /// Digest of the whole certificate.
     pub fingerprint: Fingerprint,
-    /// Names of its extension, in lower case.
+    /// DNS names of its subject alternative name extension, in lower case.
     pub dns: Vec<String>,
-    /// Of its subject.
+    /// Common name of its subject.
     pub common_name: Option<String>,
-    /// After this it is none.
+    /// End of its validity.
     pub ends: SystemTime,
-    /// It and those between it and its authority, in DER.
+    /// The certificate and its intermediates, in DER.
     pub chain: Vec<Vec<u8>>,
 }
 
-/// By what a certificate is known.
+/// How an entry identifies a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Mark {
     Dns(String),
@@ -127,7 +127,7 @@ impl Mark {
     }
 }
 
-/// What holds for tokens and certificates alike.
+/// The part that entries of tokens and of certificates share.
 #[derive(Debug)]
 struct Entry {
     caller: Caller,
@@ -144,13 +144,13 @@ impl Entry {
         Ok((&self.caller, self.roles))
     }
 
-    /// Whether it lets in the same, for the same and as long, as one of the same credential.
+    /// Whether an entry of the same credential grants the same name, roles, models and expiry.
     fn says(&self, name: &str, roles: Roles, models: &[String], ends: Option<SystemTime>) -> bool {
         self.caller.name() == name && self.roles == roles && *self.caller.0.models == *models && self.term.ends == ends
     }
 }
 
-/// All that are in force.
+/// All valid entries of a credentials file.
 #[derive(Debug, Default)]
 pub struct Credentials {
     tokens: Vec<(Fingerprint, Entry)>,
@@ -158,7 +158,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads them. Who was known before, by the same name, keeps what it has under way.
+    /// Parses a credentials file. A caller whose name was in `before` keeps its counters in flight.
     pub fn parse(
         text: &[u8],
         path: &Path,
@@ -168,9 +168,9 @@ impl Credentials {
         Reader { path, limits, before }.read(text)
     }
 
-    /// Whose token it is.
+    /// The caller and roles of a token.
     pub fn by_token(&self, token: &[u8], now: SystemTime) -> Result<(&Caller, Roles), Refusal> {
-        // What was no token at all stands for nobody, whatever the file says.
+        // An empty token is never valid, even if the file lists its digest.
         if token.is_empty() {
             return Err(Refusal::Unknown);
         }
@@ -178,7 +178,7 @@ impl Credentials {
             return Err(Refusal::Unknown);
         }
         let asked = Fingerprint::of(token);
-        // All are compared, and all of each: how long it takes says nothing.
+        // Compares all entries in constant time, so that the time reveals nothing.
         let mut found = u32::MAX;
         for (i, (known, _)) in (0_u32..).zip(&self.tokens) {
             found.conditional_assign(&i, known.0.ct_eq(&asked.0));
@@ -187,7 +187,7 @@ impl Credentials {
         entry.if_in_force(now)
     }
 
-    /// Whose certificate it is.
+    /// The caller and roles of a certificate.
     pub fn by_certificate(&self, presented: &Presented, now: SystemTime) -> Result<(&Caller, Roles), Refusal> {
         if presented.ends <= now {
             return Err(Refusal::Unknown);
@@ -196,7 +196,7 @@ impl Credentials {
         found.ok_or(Refusal::Unknown)?.1.if_in_force(now)
     }
 
-    /// How many tokens and certificates there are.
+    /// Numbers of tokens and of certificates.
     pub fn counts(&self) -> (usize, usize) {
         (self.tokens.len(), self.certificates.len())
     }
@@ -209,7 +209,7 @@ impl Credentials {
         self.entries().find(|entry| entry.caller.name() == name).map(|entry| Arc::clone(&entry.usage))
     }
 
-    /// Ends those that `after` has not taken over: their streams end too.
+    /// Revokes the entries that `after` has not taken over; their open streams end too.
     pub fn end_all_but(&self, after: &Self) {
         let lasts = |entry: &Entry| after.entries().any(|other| Arc::ptr_eq(&other.term.is_over, &entry.term.is_over));
         self.entries().filter(|entry| !lasts(entry)).for_each(|entry| entry.term.end());
@@ -222,7 +222,7 @@ struct Reader<'a> {
     before: Option<&'a Credentials>,
 }
 
-/// A table that is taken apart, key by key.
+/// A TOML table whose keys are taken out one by one.
 struct Taken<'a> {
     path: &'a Path,
     entry: String,
@@ -236,7 +236,7 @@ impl Reader<'_> {
             line: before.split(|byte| *byte == b'\n').count(),
             reason: reason.to_owned(),
         };
-        let text = std::str::from_utf8(text).map_err(|error| syntax(&text[..error.valid_up_to()], "it is no UTF-8"))?;
+        let text = std::str::from_utf8(text).map_err(|error| syntax(&text[..error.valid_up_to()], "invalid UTF-8"))?;
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             let at = error.span().map_or(0, |span| span.start.min(text.len()));
             syntax(&text.as_bytes()[..at], error.message().lines().next().unwrap_or("it cannot be read"))
@@ -255,7 +255,7 @@ impl Reader<'_> {
                 let name = taken.name()?;
                 taken.entry = format!("[[{kind}]] {} ({name})", i + 1);
                 if let Some(other) = names.insert(name.clone(), taken.entry.clone()) {
-                    return Err(taken.wrong("name", format!("{name:?}"), format!("another than that of {other}")));
+                    return Err(taken.wrong("name", format!("{name:?}"), format!("another name than that of {other}")));
                 }
                 if kind == "token" {
                     let hash = taken.sha256()?.ok_or_else(|| taken.missing("sha256", SHA256_EXPECTED))?;
@@ -284,7 +284,7 @@ impl Reader<'_> {
         Ok(read)
     }
 
-    /// What is left of an entry, once it is known whose. `before`: what the same credential said.
+    /// Parses the rest of an entry. `before`: the previous entry of the same credential.
     fn entry(&self, name: String, mut taken: Taken<'_>, before: Option<&Entry>) -> Result<Entry, CredentialsError> {
         let roles = taken.roles()?;
         let models = taken.models()?;
@@ -364,8 +364,8 @@ impl Taken<'_> {
 
     fn sha256(&mut self) -> Result<Option<Fingerprint>, CredentialsError> {
         let Some(text) = self.text("sha256", SHA256_EXPECTED)? else { return Ok(None) };
-        // Not what came: it may be the token itself.
-        let wrong = || self.wrong("sha256", format!("{} other characters", text.len()), SHA256_EXPECTED.to_owned());
+        // Never quotes the value: it may be the token itself.
+        let wrong = || self.wrong("sha256", format!("a text of {} bytes", text.len()), SHA256_EXPECTED.to_owned());
         Fingerprint::parse(&text).map(Some).ok_or_else(wrong)
     }
 
@@ -402,7 +402,7 @@ impl Taken<'_> {
     }
 
     fn models(&mut self) -> Result<Vec<String>, CredentialsError> {
-        let expected = format!("a list of at most {PREFIXES_MAX} beginnings of names, none of them empty");
+        let expected = format!("a list of at most {PREFIXES_MAX} prefixes of model names, none of them empty");
         let models = self.texts("models", &expected)?.unwrap_or_default();
         if models.len() > PREFIXES_MAX {
             return Err(self.wrong("models", format!("{} texts", models.len()), expected));
@@ -440,7 +440,7 @@ impl Taken<'_> {
         }
     }
 
-    /// Nothing may be left.
+    /// Refuses keys that are left over.
     fn finish(self, known: &str) -> Result<(), CredentialsError> {
         match self.table.keys().next() {
             None => Ok(()),
@@ -452,14 +452,14 @@ impl Taken<'_> {
     }
 }
 
-/// Whether the name of a model can begin so.
+/// Whether a model name can begin with this text.
 fn could_begin(text: &str) -> bool {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
     text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         && text.bytes().all(allowed)
 }
 
-/// What a value is, without saying which.
+/// The type of a value, without the value itself.
 fn kind(value: &Value) -> String {
     format!("a value of type {}", value.type_str())
 }

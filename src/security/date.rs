@@ -1,11 +1,11 @@
-//! When a credential ends.
+//! Expiry dates of credentials.
 
 use std::time::{Duration, SystemTime};
 
 use toml::value::{Datetime, Offset};
 
-/// The moment that a TOML date means: a day is its beginning, and without an offset the time is UTC.
-/// `None` for a time without a day, and for what lies before 1970.
+/// The moment of a TOML date. A date without a time means the start of the day; without an offset, the time is UTC.
+/// `None` for a time without a date, and for a moment before 1970.
 pub fn moment(datetime: &Datetime) -> Option<SystemTime> {
     let date = datetime.date?;
     let days = days_since_1970(date.year.into(), date.month.into(), date.day.into());
@@ -20,7 +20,7 @@ pub fn moment(datetime: &Datetime) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
-/// Days from 1970-01-01, in the Gregorian calendar: years of March to February, in eras of 400 (Hinnant 2014).
+/// Days since 1970-01-01 in the Gregorian calendar, with years from March to February in eras of 400 (Hinnant 2014).
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -39,7 +39,7 @@ mod tests {
         assert_eq!(moment(&datetime), expected, "{text}");
     }
 
-    /// `date -u -d TEXT +%s`.
+    /// Expected values: `date -u -d TEXT +%s`.
     #[test]
     fn dates_are_seconds_since_1970() {
         check("1970-01-01", Some(0));

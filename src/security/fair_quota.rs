@@ -1,4 +1,4 @@
-//! So many of something there are, and one address does not get all of them.
+//! A quota that all addresses share; one address cannot use all of it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::callers::network;
 
-/// An address may have so many times what is free: alone it leaves a fifth to others (as with lines of the queue).
+/// An address may hold at most this multiple of the free part: alone, it leaves a fifth to others (as in the batch
+/// queue).
 const TIMES_FREE_MAX: u64 = 4;
 
-/// Connections, calls or bytes. Cheap to clone.
+/// A shared quota of connections, calls or bytes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FairQuota {
     taken: Arc<Mutex<Taken>>,
@@ -19,11 +20,11 @@ pub struct FairQuota {
 #[derive(Debug, Default)]
 struct Taken {
     all: u64,
-    /// Ordered: with few, what every call does, it is faster than to hash.
+    /// A tree, because every call looks it up: with few entries it is faster than a hash map.
     by_network: BTreeMap<IpAddr, u64>,
 }
 
-/// A part that is free again when this is dropped.
+/// A part of the quota; returned when dropped.
 #[derive(Debug)]
 pub struct QuotaGuard {
     shares: FairQuota,
@@ -32,24 +33,25 @@ pub struct QuotaGuard {
 }
 
 impl QuotaGuard {
-    /// Whose it is.
+    /// The address that holds this part.
     pub fn address(&self) -> IpAddr {
         self.address
     }
 }
 
 impl FairQuota {
-    /// Of `max`.
+    /// A quota of `max` units.
     pub fn new(max: u64) -> Self {
         Self { taken: Arc::default(), max }
     }
 
-    /// How many there are.
+    /// Size of the quota.
     pub fn max(&self) -> u64 {
         self.max
     }
 
-    /// So many, if there are as many for this address: what is free before counts, so that one piece may be all there is.
+    /// Takes `count` units for an address; `None` if they are not free or exceed its share. The share is four times
+    /// what is free before this call, so one request may take the whole quota.
     pub fn take(&self, address: IpAddr, count: u64) -> Option<QuotaGuard> {
         let network = network(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,29 +1,29 @@
-//! Files that are read again when they have changed.
+//! Files that are reloaded when their contents change.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// No file of credentials or certificates is larger, in bytes.
+/// Largest file of credentials or certificates, in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// A file that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {source}")]
 pub struct Unreadable {
-    /// Which.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What the system says.
+    /// The system's error.
     pub source: io::Error,
 }
 
-/// The contents, at most [`FILE_BYTES_MAX`].
+/// Reads the contents of a file of at most [`FILE_BYTES_MAX`] bytes.
 pub fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
     let read = || {
         let mut bytes = Vec::new();
         File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
-            let text = format!("it is larger than {FILE_BYTES_MAX} bytes, the most that is read of such a file");
+            let text = format!("the file is larger than {FILE_BYTES_MAX} bytes, the most allowed");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
         Ok(bytes)
@@ -31,30 +31,31 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
     read().map_err(|source| Unreadable { path: path.to_owned(), source })
 }
 
-/// Something made of files, remade when their contents change.
+/// Watches files for changes of their contents.
 ///
-/// Contents are compared, not times: links are swapped where secrets are mounted, and times are coarse.
+/// It compares contents, not modification times: mounted secrets change by swapped links, and times are coarse.
 #[derive(Debug)]
 pub struct Watched {
     paths: Vec<PathBuf>,
-    /// What was last told, good or bad.
+    /// Contents that were last reported; `None` for a file that could not be read.
     seen: Vec<Option<Vec<u8>>>,
-    /// What the look before saw.
+    /// Contents at the previous check.
     looked: Vec<Option<Vec<u8>>>,
 }
 
 impl Watched {
-    /// These files, not looked at yet.
+    /// Watches these files; the first check reports them as changed.
     pub fn new(paths: Vec<PathBuf>) -> Self {
         Self { seen: Vec::new(), looked: Vec::new(), paths }
     }
 
-    /// The contents in order, or why not, if they are not what was told last.
+    /// Checks the files. Returns their contents in order, or the error, if they differ from the last report.
     pub fn changed(&mut self) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
         self.look(false)
     }
 
-    /// The same once two looks in a row saw the same: what is being written is not taken for whole.
+    /// Like [`Watched::changed`], but only once two checks in a row saw the same contents: a file that is being written
+    /// is not taken for complete.
     pub fn settled(&mut self) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
         self.look(true)
     }

@@ -1,4 +1,4 @@
-//! Who comes in: a connection's peer, a call's credential, its method.
+//! Admission of calls, by the connection's certificate, the call's credential and its method.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,57 +13,57 @@ use super::log_throttle::now_ns;
 use super::roles::{Need, method};
 use super::{Caller, Credentials, CredentialsError, Refusal, Term};
 
-/// Checks certificates as handshakes do, with the authorities and the revocations of now.
+/// Checks certificates as TLS handshakes do, with the current authorities and revocation lists.
 pub trait CertificateCheck: std::fmt::Debug + Send + Sync {
-    /// Whether a certificate, in DER, the client's own first, is good.
+    /// Whether a certificate chain is valid. The chain is in DER, the client's own certificate first.
     fn is_good(&self, chain: &[Vec<u8>]) -> bool;
 }
 
-/// A client's certificate, on one connection.
+/// The client certificate of one connection.
 #[derive(Debug)]
 struct Certificate {
     presented: Presented,
     term: Term,
 }
 
-/// The other side of a connection.
+/// The client side of a connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// Where it calls from.
+    /// IP address of the client, if known.
     pub address: Option<IpAddr>,
     certificate: Option<Certificate>,
-    /// Who it is as long as it does not say.
+    /// The caller of calls without a credential.
     caller: Caller,
     called: AtomicBool,
     answers: AtomicU32,
 }
 
 impl Peer {
-    /// Counts an answer; how many there were before.
+    /// Counts a response and returns the number of earlier ones.
     pub fn answer(&self) -> u32 {
         self.answers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether it has made a call.
+    /// Whether the connection has made a call.
     pub fn has_called(&self) -> bool {
         self.called.load(Ordering::Relaxed)
     }
 }
 
-/// A call that may go on.
+/// An admitted call.
 #[derive(Debug)]
 pub struct Admitted {
-    /// Whose it is.
+    /// The caller.
     pub caller: Caller,
-    /// To be kept until it has ended.
+    /// The caller's quota of one request; keep it until the call ends.
     pub held: Option<CallerQuotaGuard>,
-    /// Whether messages come without end.
+    /// Whether the client may send an unbounded stream of messages.
     pub takes_stream: bool,
-    /// Whether it asks for health alone.
+    /// Whether the call is a health check.
     pub is_probe: bool,
 }
 
-/// Decides. Without a file of credentials everything is allowed.
+/// Decides whether a call is admitted. Without a credentials file, every call is.
 #[derive(Debug)]
 pub struct Gate {
     known: Option<RwLock<Arc<Credentials>>>,
@@ -73,23 +73,24 @@ pub struct Gate {
     certificates: Mutex<Certificates>,
 }
 
-/// Certificates of open connections, and who checks them.
+/// Certificates of open connections, and their checker.
 #[derive(Debug, Default)]
 struct Certificates {
     check: Option<Arc<dyn CertificateCheck>>,
     open: Vec<Weak<Peer>>,
-    /// With so many it is looked who has left.
+    /// Number of entries at which closed connections are removed.
     look_at: usize,
 }
 
-/// Fewer are not worth a look.
+/// Below this number of entries, closed connections are not removed.
 const LOOK_AT_MIN: usize = 1024;
 
 impl Gate {
-    /// With the credentials of a file, which is read once.
+    /// Reads the credentials file at `path` once; without a path, every call is admitted. Also returns the watcher of
+    /// the file.
     ///
     /// # Errors
-    /// If it is not as it has to be.
+    /// If the file cannot be read or is invalid.
     pub fn open(path: Option<PathBuf>, limits: CallerLimits) -> Result<(Self, Option<Watched>), CredentialsError> {
         let (addresses, certificates) = <(Addresses, Mutex<Certificates>)>::default();
         let Some(path) = path else {
@@ -102,15 +103,16 @@ impl Gate {
         Ok((Self { known, path, limits, addresses, certificates }, Some(watched)))
     }
 
-    /// Whether everything is allowed.
+    /// Whether every call is admitted, because there is no credentials file.
     pub fn is_open(&self) -> bool {
         self.known.is_none()
     }
 
-    /// Puts other contents of the file in force; what is no longer in it, or says something else, ends.
+    /// Applies new contents of the credentials file. Entries that are removed or changed are revoked. Returns the
+    /// numbers of tokens and certificates.
     ///
     /// # Errors
-    /// If they are not as they have to be; then nothing changes.
+    /// If the contents are invalid; then nothing changes.
     pub fn replace(&self, text: &[u8]) -> Result<(usize, usize), CredentialsError> {
         let Some(known) = &self.known else { return Ok((0, 0)) };
         let before = Arc::clone(&known.read().unwrap_or_else(PoisonError::into_inner));
@@ -121,7 +123,7 @@ impl Gate {
         Ok(counts)
     }
 
-    /// Puts other authorities and revocations in force, for open connections too.
+    /// Applies new authorities and revocation lists, also to open connections.
     pub fn check_certificates(&self, check: &Arc<dyn CertificateCheck>) {
         let open: Vec<_> = {
             let mut certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +137,7 @@ impl Gate {
         }
     }
 
-    /// A connection from there. Its certificate was good when its handshake began.
+    /// Registers a connection. Its certificate was valid when the handshake began.
     pub fn peer(&self, address: Option<IpAddr>, certificate: Option<Presented>) -> Arc<Peer> {
         let usage = address.map(|address| self.addresses.caller(address, now_ns())).unwrap_or_default();
         let name = address.map_or_else(|| "somebody".into(), |address| address.to_canonical().to_string());
@@ -148,7 +150,7 @@ impl Gate {
         let peer =
             Arc::new(Peer { address, certificate, caller, called: AtomicBool::new(false), answers: AtomicU32::new(0) });
         if let Some(certificate) = &peer.certificate {
-            // First it is known, then it is checked again: whatever changes meanwhile, one of the two sees it.
+            // Register first, then check again: a concurrent change of the checker is seen by one of the two.
             if !self.watch(&peer).is_none_or(|check| check.is_good(&certificate.presented.chain)) {
                 certificate.term.end();
             }
@@ -166,14 +168,14 @@ impl Gate {
         certificates.check.clone()
     }
 
-    /// Lets a call in, or says why not.
+    /// Admits a call, or returns why it is refused.
     pub fn admit(&self, path: &str, token: Option<&[u8]>, peer: &Peer) -> Result<Admitted, Refusal> {
         if !peer.called.load(Ordering::Relaxed) {
             peer.called.store(true, Ordering::Relaxed);
         }
         let method = method(path);
         let caller = self.caller(path, method.need, token, peer)?;
-        // Probes are not to fail because of others.
+        // Health checks do not count: they must not fail because of other calls.
         let is_probe = method.need == Need::Nothing;
         let held = if is_probe { None } else { caller.begin(now_ns())? };
         Ok(Admitted { caller, held, takes_stream: method.takes_stream, is_probe })
@@ -183,7 +185,7 @@ impl Gate {
         if need == Need::Nothing {
             return Ok(peer.caller.clone());
         }
-        // Its handshake would fail now.
+        // The certificate is expired or revoked: a new handshake would fail.
         if peer.certificate.as_ref().is_some_and(|certificate| !certificate.term.lasts()) {
             return Err(Refusal::Unknown);
         }
@@ -195,7 +197,7 @@ impl Gate {
         let known = known.read().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
         let (caller, roles) = match (token, &peer.certificate) {
-            // Whoever shows a token is judged by it.
+            // A token takes precedence over the certificate.
             (Some(token), _) => known.by_token(token, now)?,
             (None, Some(certificate)) => known.by_certificate(&certificate.presented, now)?,
             (None, None) => return Err(Refusal::Unknown),

@@ -1,37 +1,37 @@
-//! Warnings that somebody outside can cause as often as they like, said once a while.
+//! Rate limit for warnings that clients can cause at will.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What may be said again after so long.
+/// Shortest time between two warnings of one kind.
 pub const INTERVAL: Duration = Duration::from_mins(1);
 
-/// One kind of warning.
+/// The rate limit of one kind of warning.
 #[derive(Debug)]
 pub struct LogThrottle {
-    /// When it was said last, in ms after [`start`], plus 1; 0: never.
+    /// Time of the last warning in ms after [`start`], plus 1; 0: none yet.
     at_ms: AtomicU64,
     unsaid: AtomicU64,
 }
 
-/// Some moment of this process.
+/// Origin of the process clock: the first call of this function.
 pub fn start() -> Instant {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     *START
 }
 
-/// Nanoseconds of this process's clock.
+/// Nanoseconds since [`start`].
 pub fn now_ns() -> u64 {
     u64::try_from(start().elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl LogThrottle {
-    /// Not yet said.
+    /// No warning yet.
     pub const fn never() -> Self {
         Self { at_ms: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
     }
 
-    /// Says it with the number of times that it was not said since the last; or counts this one.
+    /// Calls `say` with the number of warnings suppressed since the last one; within [`INTERVAL`] of that, only counts.
     pub fn once(&self, say: impl FnOnce(u64)) {
         self.once_at(now_ns() / 1_000_000, say);
     }

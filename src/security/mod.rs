@@ -1,4 +1,4 @@
-//! Who may do what: credentials, roles, and what one caller may use at a time. No transport.
+//! Access control: credentials, roles, and quotas of callers. Independent of the transport.
 
 pub mod callers;
 pub mod credentials;
@@ -19,81 +19,81 @@ pub use credentials::{Credentials, CredentialsError};
 pub use fair_quota::{FairQuota, QuotaGuard};
 pub use roles::{Need, Role, Roles};
 
-/// Why a call is refused. None of them says which part of a credential was wrong.
+/// Why a call is refused. No variant reveals which part of a credential was wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No credential, or one that is not, or no longer, in force.
+    /// The credential is missing, unknown, expired or revoked.
     #[error(
-        "this server serves nobody whom it does not know, expected a valid credential: `authorization: Bearer TOKEN`, or a client certificate"
+        "missing or invalid credential: send a bearer token (`authorization: Bearer TOKEN`) or a client certificate"
     )]
     Unknown,
-    /// The caller is known, and may not do this.
+    /// The caller is known, but its roles do not allow the method.
     #[error("{caller} may not call {method}, expected {expected}")]
     Method {
-        /// Its name.
+        /// The caller's name.
         caller: Arc<str>,
-        /// What it asked for.
+        /// Path of the method.
         method: String,
-        /// Who may.
+        /// The required roles.
         expected: &'static str,
     },
-    /// The caller is known, and may not use this model. It is said of models that do not exist as well.
-    #[error("{caller} may not use the model {model:?}, expected a name that begins as its credential says")]
+    /// The caller is known, but may not use this model. Models that do not exist give the same error.
+    #[error("{caller} may not use the model {model:?}, expected a name with a prefix that its credential allows")]
     Model {
-        /// Its name.
+        /// The caller's name.
         caller: Arc<str>,
-        /// What it asked for.
+        /// The requested model, cut to 80 characters.
         model: String,
     },
-    /// The caller has as much under way as one may.
-    #[error("{caller} has reached {limit}, {max}: {got} would be under way")]
+    /// The caller has used up its quota in flight.
+    #[error("{caller} has reached {limit}, {max}: {got} would be in flight")]
     TooMuch {
-        /// Its name.
+        /// The caller's name.
         caller: Arc<str>,
-        /// The limit.
+        /// The limit, for example `rows_max`.
         limit: &'static str,
-        /// What it would have.
+        /// Usage with this request.
         got: u64,
-        /// What it may have.
+        /// Value of the limit.
         max: u64,
-        /// When it is worth coming back.
+        /// Retry delay.
         retry_after: Duration,
     },
-    /// The caller asks too often.
+    /// The caller has reached its rate limit.
     #[error("{caller} has reached requests_per_second_max, {max}")]
     TooOften {
-        /// Its name.
+        /// The caller's name.
         caller: Arc<str>,
-        /// What it may.
+        /// Value of the limit, in requests per second.
         max: u64,
-        /// When it is worth coming back.
+        /// Delay until the next request is admitted.
         retry_after: Duration,
     },
-    /// As much is under way as this server takes, of everybody or of one address.
-    #[error("this server has reached {limit}, {max}, or this address its four fifths of it: come back in a while")]
+    /// The server's quota in flight is used up, or the share of the caller's address.
+    #[error("this server has reached {limit}, {max}, or this address has reached its four fifths: retry later")]
     NoRoom {
-        /// The limit.
+        /// The limit, for example `calls_max`.
         limit: &'static str,
-        /// What it is.
+        /// Value of the limit.
         max: u64,
     },
-    /// The rest of a message did not come.
+    /// The rest of a message did not arrive in time.
     #[error(
-        "{got_bytes} bytes of a message came, expected {}, and {message_wait_max:?} is as long as this server waits for the \
-         rest of it (message_timeout_seconds)",
+        "received {got_bytes} bytes of a message, expected {}: the rest did not arrive within {message_wait_max:?} \
+         (message_timeout_seconds)",
         message_bytes.map_or_else(|| "its prefix".to_owned(), |bytes| bytes.to_string())
     )]
     TooSlow {
-        /// What has come of it.
+        /// Bytes received so far.
         got_bytes: usize,
-        /// What was to come, once that was told.
+        /// Bytes of the whole message; `None` until its length prefix has arrived.
         message_bytes: Option<usize>,
-        /// How long it was waited for.
+        /// Longest wait for the rest of a message.
         message_wait_max: Duration,
     },
 }
 
-/// Until when a credential is in force. Cheap to clone.
+/// Validity of a credential: it ends at a time or by revocation. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Term {
     is_over: Arc<AtomicBool>,
@@ -101,12 +101,12 @@ pub struct Term {
 }
 
 impl Term {
-    /// Until then, if it is not ended before.
+    /// Valid until `ends` unless revoked before; without `ends`, until revoked.
     pub fn until(ends: Option<SystemTime>) -> Self {
         Self { is_over: Arc::default(), ends }
     }
 
-    /// Whether it lasts.
+    /// Whether the credential is still valid.
     pub fn lasts(&self) -> bool {
         !self.is_over.load(Ordering::Relaxed) && self.ends.is_none_or(|ends| SystemTime::now() < ends)
     }
@@ -116,86 +116,86 @@ impl Term {
     }
 }
 
-/// Whoever makes a call. Cheap to clone.
+/// The identity of a caller, with its quotas. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Caller(Arc<Known>);
 
 #[derive(Clone, Debug)]
 struct Known {
     name: Arc<str>,
-    /// Beginnings of the names of its models; empty: all.
+    /// Allowed prefixes of model names; empty: all models.
     models: Arc<[String]>,
     usage: Arc<Usage>,
     limits: CallerLimits,
     term: Term,
-    /// Of the connection's certificate.
+    /// Validity of the connection's certificate.
     certificate: Option<Term>,
-    /// The network of the address, of a caller without a credential.
+    /// The network of the caller's address; set only for callers without a credential.
     network: Option<IpAddr>,
 }
 
 impl Caller {
-    /// Known as `name`.
+    /// A caller with the name of its credential or address.
     pub fn new(name: Arc<str>, models: Arc<[String]>, usage: Arc<Usage>, limits: CallerLimits, term: Term) -> Self {
         Self(Arc::new(Known { name, models, usage, limits, term, certificate: None, network: None }))
     }
 
-    /// The same, known by its address alone.
+    /// Marks the caller as identified by its address alone.
     #[must_use]
     fn without_credential(mut self, address: Option<IpAddr>) -> Self {
-        // An address that is not known is one of its own.
+        // All unknown addresses count as one network.
         let network = address.map_or(Ipv4Addr::UNSPECIFIED.into(), callers::network);
         Arc::make_mut(&mut self.0).network = Some(network);
         self
     }
 
-    /// The scope of what it names (idempotency keys): the name of its credential; empty for callers without one, who have one
-    /// scope together.
+    /// The scope of the caller's idempotency keys: the name of its credential. Callers without a credential share one
+    /// scope, the empty name.
     pub fn scope(&self) -> &str {
         if self.0.network.is_some() { "" } else { &self.0.name }
     }
 
-    /// Whose share it takes of what there is: that of its credential, or of its network.
+    /// The key of the caller's share of a fair quota: the name of its credential, or its network.
     pub fn share(&self) -> String {
         self.0.network.map_or_else(|| self.0.name.to_string(), |network| network.to_string())
     }
 
-    /// The same, as long as its certificate is good.
+    /// Ties the caller to the validity of its certificate.
     #[must_use]
     fn with_certificate(mut self, term: Term) -> Self {
         Arc::make_mut(&mut self.0).certificate = Some(term);
         self
     }
 
-    /// Whether its credential still says who it is.
+    /// Whether the credential and the certificate are still valid.
     pub fn is_in_force(&self) -> bool {
         self.0.term.lasts() && self.0.certificate.as_ref().is_none_or(Term::lasts)
     }
 
-    /// One of whom nothing is known and to whom nothing is forbidden: for handlers that stand behind no gate.
+    /// An anonymous caller without restrictions, for handlers without a [`Gate`](gate::Gate).
     pub fn anybody() -> Self {
         Self::new("anybody".into(), Arc::default(), Arc::default(), CallerLimits::default(), Term::default())
             .without_credential(None)
     }
 
-    /// One who may use no model.
+    /// A caller that may use no model.
     pub fn nobody() -> Self {
-        // No name of a model begins so.
+        // No model name begins with a slash.
         let models = ["/".to_owned()].into();
         Self::new("nobody".into(), models, Arc::default(), CallerLimits::default(), Term::default())
     }
 
-    /// How it is called in logs and errors.
+    /// The caller's name in logs and errors.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Whether a model is one of those that it may use.
+    /// Whether the caller may use a model of this name.
     pub fn may_use(&self, model: &str) -> bool {
         self.0.models.is_empty() || self.0.models.iter().any(|prefix| model.starts_with(&**prefix))
     }
 
-    /// Refuses a model that it may not use, whether or not there is one of that name.
+    /// Refuses a model that the caller may not use, whether or not the model exists.
     pub fn check_model(&self, model: &str) -> Result<(), Refusal> {
         if self.may_use(model) {
             return Ok(());
@@ -203,17 +203,17 @@ impl Caller {
         Err(Refusal::Model { caller: Arc::clone(&self.0.name), model: model.chars().take(80).collect() })
     }
 
-    /// One more request, for as long as what is returned lives.
+    /// Counts one more request, until the guard is dropped. `None` without a limit on requests.
     pub fn begin(&self, now_ns: u64) -> Result<Option<CallerQuotaGuard>, Refusal> {
         self.0.usage.begin(&self.0.name, &self.0.limits, now_ns)
     }
 
-    /// Rows and bytes of a request, for as long as what is returned lives; none where neither is limited.
+    /// Counts rows and bytes of a request, until the guard is dropped. `None` without a limit on either.
     pub fn hold(&self, rows: u64, bytes: u64) -> Result<Option<CallerQuotaGuard>, Refusal> {
         self.0.usage.hold(&self.0.name, &self.0.limits, rows, bytes)
     }
 
-    /// Whether bytes count for it.
+    /// Whether the caller's bytes in flight are limited.
     pub fn has_bytes_max(&self) -> bool {
         self.0.limits.bytes_max > 0
     }

@@ -1,21 +1,21 @@
-//! Roles, and what each may call: one table.
+//! Roles, and the one table of methods that each may call.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What a credential is for.
+/// Role of a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Asks models, and reads what is known of them.
+    /// Runs inference and reads models.
     Infer,
-    /// Makes versions, by training or import, and has their jobs in hand.
+    /// Creates versions by training or import, and manages jobs.
     Train,
-    /// Everything: aliases, deleting, loading and unloading too.
+    /// Everything, including aliases, deletion, loading and unloading.
     Admin,
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Self; 3] = [Self::Infer, Self::Train, Self::Admin];
 
     fn name(self) -> &'static str {
@@ -41,38 +41,38 @@ impl FromStr for Role {
     }
 }
 
-/// Some of the roles.
+/// A set of roles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Roles(u8);
 
 impl Roles {
-    /// These and one more.
+    /// The set with one more role.
     #[must_use]
     pub const fn with(self, role: Role) -> Self {
         Self(self.0 | 1 << role as u8)
     }
 
-    /// Whether it is one of them.
+    /// Whether the set contains the role.
     pub const fn has(self, role: Role) -> bool {
         self.0 & 1 << role as u8 != 0
     }
 }
 
-/// Whom a method is for.
+/// What a method requires of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Everybody, known or not.
+    /// Nothing: no credential is needed.
     Nothing,
-    /// Whoever is known.
+    /// Any valid credential.
     Known,
-    /// One of two roles, or `admin`.
+    /// Either of two roles, or `admin`.
     Either(Role, Role),
-    /// The role, or `admin`.
+    /// The given role, or `admin`.
     Role(Role),
 }
 
 impl Need {
-    /// Whether somebody who is known and has these roles may.
+    /// Whether a valid credential with these roles meets the requirement.
     pub fn is_met_by(self, roles: Roles) -> bool {
         let has = |role| roles.has(role) || roles.has(Role::Admin);
         match self {
@@ -82,7 +82,7 @@ impl Need {
         }
     }
 
-    /// In words.
+    /// The requirement in words, for errors.
     pub fn expected(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -95,18 +95,18 @@ impl Need {
     }
 }
 
-/// What is known of a method.
+/// Properties of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {
-    /// Whom it is for.
+    /// What it requires of its caller.
     pub need: Need,
-    /// Whether clients send it messages without end.
+    /// Whether clients may send it an unbounded stream of messages.
     pub takes_stream: bool,
 }
 
 const READ: Need = Need::Either(Role::Infer, Role::Train);
 
-/// The method behind a path of gRPC (`/package.Service/Method`). What is not in the table is for `admin` alone.
+/// The method of a gRPC path (`/package.Service/Method`). A method that is not in the table requires `admin`.
 pub fn method(path: &str) -> Method {
     let find = || {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
@@ -126,7 +126,7 @@ pub fn method(path: &str) -> Method {
     Method { need, takes_stream }
 }
 
-/// The table.
+/// What a method requires; `None` if it is not in the table.
 pub fn need(service: &str, method: &str) -> Option<Need> {
     let need = match service {
         "grpc.health.v1.Health" => match method {

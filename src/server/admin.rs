@@ -1,4 +1,4 @@
-//! The operator's port: `/metrics`, `/livez`, `/readyz` over HTTP/1.1.
+//! Admin port: `/metrics`, `/livez` and `/readyz` over HTTP/1.1.
 
 use std::future::ready;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use super::page::Figures;
 use crate::service::{Lifecycle, Readiness};
 use crate::telemetry::metrics::CONTENT_TYPE;
 
-/// Connections at a time: scrapers and probes are few. Others wait in the system's queue.
+/// Maximum concurrent connections: scrapers and probes are few. More wait in the system's accept queue.
 const CONNECTIONS_MAX: usize = 32;
-/// How long the head of a request may take.
+/// Timeout for the headers of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long a connection may live, and so an answer that nobody reads: a scraper comes again.
+/// Maximum lifetime of a connection, which also ends responses that are not read. A scraper reconnects.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
-/// The least that hyper allows: a scraper's head has a few hundred bytes.
+/// Maximum bytes of request headers: the minimum that hyper allows. A scraper sends a few hundred.
 const HEAD_BYTES_MAX: usize = 8192;
-/// Where the system has no room for another connection, it is asked again after this.
+/// Pause after a failed accept.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Serves until it is dropped.
+/// Serves until the future is dropped.
 pub(super) async fn serve(listener: TcpListener, figures: Figures, lifecycle: Lifecycle) {
     let routes = routes(figures, lifecycle);
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -39,7 +39,7 @@ pub(super) async fn serve(listener: TcpListener, figures: Figures, lifecycle: Li
             Ok((connection, _)) => connection,
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "a connection to the admin port cannot be accepted; it is tried again");
+                    tracing::warn!(%error, "cannot accept a connection to the admin port; retrying");
                 }
                 sleep(ACCEPT_RETRY_AFTER).await;
                 continue;
@@ -51,7 +51,7 @@ pub(super) async fn serve(listener: TcpListener, figures: Figures, lifecycle: Li
             let mut http = hyper::server::conn::http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(HEAD_BYTES_MAX);
             let served = http.serve_connection(TokioIo::new(connection), service);
-            // What goes wrong on a connection ends it, and concerns nobody else.
+            // An error ends only this connection.
             let _ = timeout(CONNECTION_TIME_MAX, served).await;
             drop(place);
         });
@@ -62,7 +62,7 @@ fn routes(figures: Figures, lifecycle: Lifecycle) -> Router {
     let metrics = move || {
         let figures = figures.clone();
         async move {
-            // Reads files of the system.
+            // Building the page reads files in /proc, which blocks.
             match tokio::task::spawn_blocking(move || figures.page().to_text()).await {
                 Ok(Ok(text)) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
                 _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -81,7 +81,7 @@ fn routes(figures: Figures, lifecycle: Lifecycle) -> Router {
         .fallback(|| ready((StatusCode::NOT_FOUND, "expected /metrics, /livez or /readyz\n")))
 }
 
-/// A state in a word, for probes and for a label.
+/// Name of a state, for probes and metric labels.
 pub(super) fn word(readiness: Readiness) -> &'static str {
     match readiness {
         Readiness::Starting => "starting",

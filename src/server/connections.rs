@@ -1,4 +1,4 @@
-//! Accepts connections and hands each to a server, which decides how old it becomes.
+//! Accepts connections and passes each to one of several tonic servers, which differ in the maximum connection age.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,22 +37,22 @@ use crate::service::Readiness;
 use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::Traces;
 
-/// Ages that connections reach in turn, all within 10 % of the setting: clients that came together, after a restart for
-/// example, do not all come back together. tonic knows one age a server, so there is a server for each.
+/// Number of different maximum ages, within 10 % of the setting. Connections get them in turn, so that clients that
+/// connected together do not all reconnect together. tonic supports one age per server, so there is a server for each.
 const AGES: u32 = 16;
-/// Accepted connections that wait for their server: it takes them at once.
+/// Capacity of each server's channel of accepted connections. A server takes them at once.
 const ACCEPTED_WAITING_MAX: usize = 16;
-/// Where the system has no room for another connection (no file descriptor, most often), it is asked again after this.
+/// Pause after a failed accept, usually for lack of file descriptors.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Connections that have not said yet what they want; of more, those that take longest are closed.
+/// Maximum number of connections in their handshake. If there are more, the oldest are closed.
 const GREETING_AT_ONCE_MAX: usize = 1024;
 
 type Accepted = Result<WriteCoalescer<GuardedStream>, io::Error>;
 
-/// Serves `routes` on `listener` until it is told to stop; then accepts nothing and returns when all connections are
-/// closed.
-#[expect(clippy::too_many_arguments, reason = "everything that a server is made of, once")]
+/// Serves `routes` on `listener` until the lifecycle is stopping. Then it accepts nothing more, and returns when all
+/// connections are closed.
+#[expect(clippy::too_many_arguments, reason = "all parts of a server, passed once")]
 pub(super) async fn serve<F>(
     listener: TcpListener,
     transport: TransportConfig,
@@ -112,7 +112,8 @@ async fn stopped(mut lifecycle: watch::Receiver<Readiness>) {
     let _ = lifecycle.wait_for(|now| *now == Readiness::Stopping).await;
 }
 
-/// Greets those who come, and hands them out in turn, until nobody takes them.
+/// Accepts connections, does their handshakes and passes them to the servers in turn, until a server no longer takes
+/// them.
 async fn accept(
     listener: TcpListener,
     transport: &TransportConfig,
@@ -132,12 +133,12 @@ async fn accept(
                         greeting.begin(connection, address, server.clone());
                     }
                 }
-                // The client was gone before it was accepted.
+                // The client closed the connection before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Once until it is over: it would be said ten times a second.
+                    // Log it once until an accept succeeds, because it would repeat ten times a second.
                     if !told {
-                        tracing::warn!(%error, "a connection cannot be accepted; it is tried again");
+                        tracing::warn!(%error, "cannot accept a connection; retrying");
                     }
                     told = true;
                     sleep(ACCEPT_RETRY_AFTER).await;
@@ -152,10 +153,10 @@ async fn accept(
     }
 }
 
-/// Connections that have not said yet what they want, each in a task of its own. They end with their owner.
+/// Connections in their handshake, each in its own task. Dropping this ends them.
 struct Greeting {
     tasks: JoinSet<Greeted>,
-    /// In the order in which they came.
+    /// Handshakes in order of arrival.
     waiting: VecDeque<AbortHandle>,
     places: FairQuota,
     security: Security,
@@ -164,7 +165,7 @@ struct Greeting {
     header_bytes_max: u64,
 }
 
-/// How a greeting went.
+/// Result of a handshake.
 enum Greeted {
     Handed,
     Left,
@@ -190,12 +191,12 @@ impl Greeting {
         static BAD: LogThrottle = LogThrottle::never();
         let Some(place) = self.places.take(address.ip(), 1) else {
             FULL.once(|unsaid| {
-                tracing::warn!(%address, unsaid, "a connection was refused: connections_max is reached, or this address's share");
+                tracing::warn!(%address, unsaid, "rejected a connection: connections_max is reached, or the share of its address");
             });
             return;
         };
         if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection goes on without TCP_NODELAY");
+            tracing::debug!(%error, "cannot set TCP_NODELAY; the connection continues without it");
         }
         while self.waiting.front().is_some_and(AbortHandle::is_finished) {
             self.waiting.pop_front();
@@ -208,7 +209,7 @@ impl Greeting {
         {
             oldest.abort();
             CROWDED.once(|unsaid| {
-                tracing::warn!(unsaid, "a connection was closed that said nothing: too many of them wait");
+                tracing::warn!(unsaid, "closed a connection before its handshake was complete: too many are waiting");
             });
         }
         let (acceptor, gate) = (self.security.acceptor(), Arc::clone(self.security.gate()));
@@ -220,11 +221,11 @@ impl Greeting {
                     Ok(()) => Greeted::Handed,
                     Err(_) => Greeted::NobodyTakesIt,
                 },
-                // Gone without a word: a look whether the port is open.
+                // The client closed early, for example to check that the port is open.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Greeted::Left,
                 Err(error) => {
                     BAD.once(
-                        |unsaid| tracing::warn!(%address, %error, unsaid, "a connection was closed at its beginning"),
+                        |unsaid| tracing::warn!(%address, %error, unsaid, "closed a connection during its handshake"),
                     );
                     Greeted::Left
                 }

@@ -1,5 +1,5 @@
-//! The services that are asked for rows, behind no router: small questions would spend more time on finding their way, and in
-//! boxes on it, than at the gate and on being counted.
+//! Direct dispatch of the services that process rows, without a router. For small requests, routing and its boxed
+//! futures would cost more than authentication and metrics.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -18,7 +18,7 @@ use crate::rpc::pb::inference::grpc_inference_service_server::GrpcInferenceServi
 const AUTOENCODER: &str = "/halfhitch.v1.AutoencoderService/";
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
 
-/// Both of them; `early` sees what goes to the first.
+/// The two services that process rows. `early` wraps each request to the first one.
 #[derive(Clone, Debug)]
 pub(super) struct BusyServices<F> {
     autoencoder: AutoencoderServiceServer<Api>,
@@ -27,7 +27,7 @@ pub(super) struct BusyServices<F> {
 }
 
 impl<F> BusyServices<F> {
-    /// Over the handlers, for messages of at most so many bytes.
+    /// The services over `api`, for request messages of at most `bytes_max` bytes.
     pub(super) fn new(api: &Api, early: F, bytes_max: usize) -> Self {
         Self {
             autoencoder: AutoencoderServiceServer::new(api.clone())
@@ -49,7 +49,7 @@ impl<F> BusyServices<F> {
     }
 }
 
-/// Before a router that has all other services.
+/// Dispatches to [`BusyServices`], and to the router `routes` for all other services.
 #[derive(Clone, Debug)]
 pub(super) struct Direct<R, F> {
     routes: R,
@@ -72,7 +72,7 @@ where
     type Future = Either<BoxFuture<Response<Body>, Infallible>, R::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The others always are.
+        // The direct services are always ready.
         self.routes.poll_ready(context)
     }
 

@@ -1,10 +1,10 @@
-//! Looks at the heads of the frames that a client sends, for what HTTP/2 itself lets pass or refuses in silence.
+//! Abuse detection on HTTP/2 frame headers, for floods that the HTTP/2 library accepts or rejects silently.
 
 use std::time::Instant;
 
 /// Length, type, flags, stream (RFC 9113, 4.1).
 const HEAD_BYTES: usize = 9;
-/// The payload of a reset: why (6.4).
+/// Payload of a reset: the error code (6.4).
 const REASON_BYTES: usize = 4;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -14,33 +14,34 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
-/// Reasons for which we reset a stream and its client is to blame (7): protocol, flow control, closed streams, sizes.
+/// Error codes of our resets that are the client's fault (7): protocol, flow control, closed streams, frame sizes.
 const CLIENTS_FAULTS: [u32; 4] = [1, 3, 5, 6];
 
-/// What a client may do in excess before its connection is closed.
+/// Capacity of a [`TokenBucket`]: the excess that a client may use before its connection is closed.
 const SPARE_MAX: f64 = 4096.0;
-/// And what of that comes back in a second.
+/// Tokens that are refilled per second.
 const SPARE_PER_SECOND: f64 = 1000.0;
-/// Bytes of ours for which a client may open its windows once: it may do so twice an answer, of which none has fewer than 14.
+/// Sent bytes per window update that the client may send. It may send two per response, and no response has fewer than
+/// 14 bytes.
 const BYTES_PER_UPDATE: f64 = 7.0;
-/// And for which it may ask how long they took: some ask with a PING for each answer, whose own answer of 17 bytes is not to
-/// pay for the next.
+/// Sent bytes per idle frame that the client may send. Some clients send a PING for each response. The PING's own
+/// acknowledgment of 17 bytes must not pay for the next PING.
 const BYTES_PER_IDLE: f64 = 24.0;
-/// A padded frame of so many bytes need not hold more than its padding.
+/// A padded frame of at most this many bytes may contain only padding.
 const PADDING_BYTES_MAX: usize = 256;
 
-/// What was seen.
+/// Kind of abuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Abuse {
-    /// The headers of one call are too large.
+    /// The headers of one call are larger than `header_bytes_max`.
     Headers,
-    /// Calls are begun only to be given up: more than half of them, for thousands.
+    /// The client started thousands of calls and canceled more than half of them.
     Resets,
-    /// Frames that ask nothing and bring nothing.
+    /// Too many frames without content, such as empty DATA, PING, SETTINGS or WINDOW_UPDATE frames.
     IdleFrames,
 }
 
-/// What may be done in excess: it is used up, and comes back with time.
+/// Token bucket: spending takes tokens, and sent responses and time refill it.
 #[derive(Debug)]
 struct TokenBucket {
     left: f64,
@@ -56,13 +57,13 @@ impl TokenBucket {
         self.left = (self.left + count).min(SPARE_MAX);
     }
 
-    /// Whether there was any.
+    /// Takes `count` tokens; returns whether there were enough.
     fn spend(&mut self, count: f64, now: impl FnOnce() -> Instant) -> bool {
         self.left -= count;
         if self.left >= 0.0 {
             return true;
         }
-        // Time is looked at only where it matters.
+        // Read the clock only when the bucket is empty.
         let now = now();
         let passed = now.saturating_duration_since(self.at).as_secs_f64() * SPARE_PER_SECOND;
         self.at = now;
@@ -71,7 +72,7 @@ impl TokenBucket {
     }
 }
 
-/// The beginning of a frame; of a reset, that and the reason.
+/// Header of a frame; for a reset, also its error code.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     kind: u8,
@@ -81,12 +82,12 @@ struct Head {
     reason: u32,
 }
 
-/// Takes heads out of bytes as they come.
+/// Parses frame headers from a byte stream.
 #[derive(Debug, Default)]
 struct Heads {
     head: [u8; HEAD_BYTES + REASON_BYTES],
     head_bytes: usize,
-    /// Of the frame that is passing.
+    /// Payload bytes of the current frame that are still to come.
     payload_left: usize,
 }
 
@@ -121,7 +122,7 @@ impl Heads {
     }
 }
 
-/// One connection's frames, as they pass.
+/// Frame inspection of one connection, in both directions.
 #[derive(Debug)]
 pub(super) struct Frames {
     received: Heads,
@@ -129,13 +130,13 @@ pub(super) struct Frames {
     tally: Tally,
 }
 
-/// What is counted of them.
+/// Counters of one connection.
 #[derive(Debug)]
 struct Tally {
     header_bytes_max: u64,
-    /// Of the call that is beginning.
+    /// Header bytes of the call that is starting.
     header_bytes: u64,
-    /// The newest call's stream.
+    /// Stream id of the newest call.
     newest: u32,
     resets: TokenBucket,
     updates: TokenBucket,
@@ -143,12 +144,12 @@ struct Tally {
 }
 
 impl Frames {
-    /// Of a connection that begins `now`.
+    /// For a connection that starts at `now`.
     pub(super) fn new(header_bytes_max: u64, now: Instant) -> Self {
         Self { received: Heads::default(), sent: Heads::default(), tally: Tally::new(header_bytes_max, now) }
     }
 
-    /// The first abuse in `bytes`, which came behind what was seen before.
+    /// Inspects the next received bytes; returns the first abuse in them.
     pub(super) fn see(&mut self, bytes: &[u8]) -> Option<Abuse> {
         let (tally, mut first) = (&mut self.tally, None);
         self.received.see(bytes, |head| {
@@ -158,7 +159,7 @@ impl Frames {
         first
     }
 
-    /// The same for bytes that went.
+    /// Inspects the next sent bytes; returns the first abuse.
     pub(super) fn sent(&mut self, bytes: &[u8]) -> Option<Abuse> {
         self.tally.earn(bytes.len());
         let (tally, mut first) = (&mut self.tally, None);
@@ -182,13 +183,13 @@ impl Tally {
         }
     }
 
-    /// So many bytes were sent to the client: it may answer to that.
+    /// Adds tokens for `bytes` sent bytes, since the client may react to them.
     fn earn(&mut self, bytes: usize) {
         self.updates.earn(bytes as f64 / BYTES_PER_UPDATE);
         self.idle.earn(bytes as f64 / BYTES_PER_IDLE);
     }
 
-    /// A stream that we reset because of what its client did is as good as one that it reset itself.
+    /// Counts a stream that we reset through the client's fault like one that the client reset.
     fn sent(&mut self, head: Head, now: impl FnOnce() -> Instant) -> Option<Abuse> {
         let is_clients = head.kind == RST_STREAM && CLIENTS_FAULTS.contains(&head.reason);
         (is_clients && !self.resets.spend(2.0, now)).then_some(Abuse::Resets)
@@ -200,7 +201,7 @@ impl Tally {
             HEADERS | CONTINUATION => {
                 if kind == HEADERS {
                     self.header_bytes = 0;
-                    // Not those at the end of a call.
+                    // Only a new stream is a new call; trailers reuse the stream of their call.
                     if stream > self.newest {
                         self.newest = stream;
                         self.resets.earn(1.0);
@@ -212,7 +213,7 @@ impl Tally {
                 if is_over {
                     return Some(Abuse::Headers);
                 }
-                // A call's headers come in a few frames, or it is no call.
+                // A normal call sends its headers in few frames, none of them empty.
                 let is_idle = kind == CONTINUATION && bytes == 0 && flags & END_HEADERS == 0;
                 (is_idle && !self.idle.spend(1.0, now)).then_some(Abuse::IdleFrames)
             }
@@ -247,7 +248,7 @@ mod tests {
         assert_eq!(frames.see(&frame(HEADERS, END_HEADERS, 101)), Some(Abuse::Headers));
         assert_eq!(frames.see(&frame(HEADERS, 0, 60)), None);
         assert_eq!(frames.see(&frame(CONTINUATION, 0, 60)), Some(Abuse::Headers));
-        assert_eq!(frames.see(&frame(CONTINUATION, 0, 60)), None, "it was said");
+        assert_eq!(frames.see(&frame(CONTINUATION, 0, 60)), None, "reported once");
         assert_eq!(frames.see(&frame(DATA, 0, 1000)), None);
     }
 
@@ -255,7 +256,7 @@ mod tests {
         Head { kind, flags, stream: 0, bytes, reason: 0 }
     }
 
-    /// A new call.
+    /// Receives the headers of a new call.
     fn begin(tally: &mut Tally, at: Instant) {
         let stream = tally.newest + 2;
         tally.received(Head { stream, ..head(HEADERS, END_HEADERS, 10) }, || at);
@@ -270,8 +271,8 @@ mod tests {
             frames.received(head(RST_STREAM, 0, 4), || at)
         };
         let until = (0..100_000).take_while(|_| pair(&mut frames, at).is_none()).count();
-        assert_eq!(until, 4095, "each but the first cost one that its call brought, and one more");
-        assert_eq!(pair(&mut frames, at + Duration::from_secs(1)), None, "with time it is well again");
+        assert_eq!(until, 4095, "each reset costs two tokens, and its call earns one, except the first");
+        assert_eq!(pair(&mut frames, at + Duration::from_secs(1)), None, "time refills the bucket");
         for i in 0..100_000 {
             begin(&mut frames, at);
             assert_eq!(pair(&mut frames, at), None, "every second of {i}");
@@ -321,7 +322,7 @@ mod tests {
         for _ in 0..100_000 {
             assert_eq!(frames.received(head(DATA, 0, 1), || at), None);
             assert_eq!(frames.received(head(DATA, PADDED, 257), || at), None);
-            // An answer of nothing, in a frame of its own, and windows opened twice for it.
+            // An empty response in a frame of its own, and two window updates for it.
             frames.earn(HEAD_BYTES + 5);
             assert_eq!(frames.received(head(WINDOW_UPDATE, 0, 4), || at), None);
             assert_eq!(frames.received(head(WINDOW_UPDATE, 0, 4), || at), None);
@@ -334,7 +335,7 @@ mod tests {
         let at = Instant::now();
         let mut frames = Tally::new(100, at);
         for _ in 0..100_000 {
-            // A code of two numbers, and the answer to the PING before.
+            // A response with a code of two numbers, and the acknowledgment of the previous PING.
             frames.earn(HEAD_BYTES + 5 + 12);
             frames.earn(HEAD_BYTES + 8);
             assert_eq!(frames.received(head(PING, 0, 8), || at), None);

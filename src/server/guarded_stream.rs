@@ -1,4 +1,4 @@
-//! A connection that has said that it speaks HTTP/2, plain or encrypted.
+//! Guarded stream: a plain or TLS connection after its HTTP/2 preface, with timeouts and abuse detection.
 
 use std::io;
 use std::pin::Pin;
@@ -19,23 +19,23 @@ use crate::security::QuotaGuard;
 use crate::security::gate::{Gate, Peer};
 use crate::security::log_throttle::LogThrottle;
 
-/// What every client says first (RFC 9113, 3.4).
+/// The HTTP/2 preface, which every client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What is still read of a client whose socket takes no more.
+/// Maximum bytes to read from a client that does not accept our writes.
 const READ_UNTAKEN_BYTES_MAX: usize = 64 << 10;
 
-/// Under HTTP/2, above the socket.
+/// A connection below HTTP/2 and above the socket.
 #[derive(Debug)]
 pub(super) struct GuardedStream {
     stream: Stream,
-    /// Bytes of the preface that were not read yet from above.
+    /// Preface bytes that HTTP/2 has not read yet.
     preface_left: usize,
     frames: Frames,
-    /// What was read since the client has not taken what it was sent; `None`: it takes it.
+    /// Bytes read since a write to the client blocked; `None`: writes do not block.
     read_untaken_bytes: Option<usize>,
     peer: Arc<Peer>,
-    /// Until its first call.
+    /// Timeout of the first call; `None` once it was made, or without a timeout.
     first_call: Option<Pin<Box<Sleep>>>,
     _place: QuotaGuard,
 }
@@ -46,20 +46,20 @@ enum Stream {
     Tls(Box<TlsStream<Lingering>>),
 }
 
-/// How long a client may take for what.
+/// Timeouts of a new connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// For the handshake and the first bytes.
+    /// Time for the TLS handshake and the HTTP/2 preface.
     pub(super) greeting: Duration,
-    /// For the first call.
+    /// Time until the first call; `None`: no limit.
     pub(super) first_call: Option<Duration>,
 }
 
 impl GuardedStream {
-    /// Shakes hands if that is wanted, and waits for the preface.
+    /// Does the TLS handshake, if `acceptor` is given, and waits for the HTTP/2 preface.
     ///
     /// # Errors
-    /// If the client is too slow, or speaks something else.
+    /// If the client is too slow, fails the handshake, or does not speak HTTP/2.
     pub(super) async fn greet(
         connection: Lingering,
         acceptor: Option<TlsAcceptor>,
@@ -84,11 +84,11 @@ impl GuardedStream {
                 Stream::Tls(stream) => stream.read_exact(&mut preface).await?,
             };
             if preface != *PREFACE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak HTTP/2"));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak HTTP/2"));
             }
             Ok((stream, certificate))
         };
-        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it said too little in time");
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "TLS and the HTTP/2 preface were not complete in time");
         let (stream, certificate) = timeout_at(until, greeting).await.map_err(late)??;
         let peer = gate.peer(Some(place.address()), certificate);
         Ok(Self {
@@ -102,7 +102,7 @@ impl GuardedStream {
         })
     }
 
-    /// Takes note of what was written of `parts`.
+    /// Records the result of writing `parts`, and inspects the written bytes.
     fn count(&mut self, written: Poll<io::Result<usize>>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match written {
             Poll::Pending => _ = self.read_untaken_bytes.get_or_insert(0),
@@ -122,7 +122,7 @@ impl GuardedStream {
         written
     }
 
-    /// Whether it may go on without a call.
+    /// Fails if the timeout of the first call has passed.
     fn check_called(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(first_call) = &mut self.first_call else { return Ok(()) };
         if self.peer.has_called() {
@@ -130,23 +130,23 @@ impl GuardedStream {
         } else if first_call.as_mut().poll(cx).is_ready() {
             static TOLD: LogThrottle = LogThrottle::never();
             let address = self.peer.address;
-            TOLD.once(|unsaid| tracing::warn!(?address, unsaid, "a connection that never made a call was closed"));
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no call came"));
+            TOLD.once(|unsaid| tracing::warn!(?address, unsaid, "closed a connection that never made a call"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no call was made in time"));
         }
         Ok(())
     }
 }
 
-/// Says it, and ends the connection where nothing else does.
+/// Logs an abuse, and returns an error if the connection must be closed.
 fn tell(abuse: Abuse, peer: &Peer) -> io::Result<()> {
     static HEADERS: LogThrottle = LogThrottle::never();
     static RESETS: LogThrottle = LogThrottle::never();
     static IDLE_FRAMES: LogThrottle = LogThrottle::never();
     let (told, what, ends) = match abuse {
-        // HTTP/2 answers it for itself, with 431.
-        Abuse::Headers => (&HEADERS, "a call was refused whose headers are larger than header_bytes_max", false),
-        Abuse::Resets => (&RESETS, "a connection was closed that began calls only to give them up", true),
-        Abuse::IdleFrames => (&IDLE_FRAMES, "a connection was closed that sent a flood of empty frames", true),
+        // The HTTP/2 library itself responds with status 431.
+        Abuse::Headers => (&HEADERS, "rejected a call whose headers are larger than header_bytes_max", false),
+        Abuse::Resets => (&RESETS, "closed a connection that started calls only to cancel them", true),
+        Abuse::IdleFrames => (&IDLE_FRAMES, "closed a connection that sent a flood of empty frames", true),
     };
     let address = peer.address;
     told.once(|unsaid| tracing::warn!(?address, unsaid, "{what}"));
@@ -172,8 +172,8 @@ impl AsyncRead for GuardedStream {
             return Poll::Ready(Ok(()));
         }
         this.check_called(cx)?;
-        // Whoever takes no answers is asked nothing more: each frame may want one, and they would pile up. The task is woken when
-        // there is room for what waits.
+        // Stop reading from a client that accepts no responses: each frame may need a response, and they would
+        // accumulate. The task wakes when the pending write can continue.
         if this.read_untaken_bytes.is_some_and(|bytes| bytes > READ_UNTAKEN_BYTES_MAX) {
             return Poll::Pending;
         }

@@ -1,7 +1,7 @@
-//! `grpc.health.v1`: where the server stands, for the probes that ask over gRPC.
+//! `grpc.health.v1`: readiness of the server, for probes over gRPC.
 //!
-//! Names that can be asked for: `""`, the server as a whole; each of its services; and `models/NAME`,
-//! `models/NAME@VERSION`, `models/NAME@ALIAS`, which can be served as long as they exist.
+//! Valid names are `""` (the whole server), each of its services, and `models/NAME`, `models/NAME@VERSION` and
+//! `models/NAME@ALIAS`. A model is healthy if the server is ready and serves that version.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::service::{ModelReference, Readiness, Service, shown};
 
-/// Services by name.
+/// Names of the services.
 const SERVICES: [&str; 5] = [
     "",
     "halfhitch.v1.AutoencoderService",
@@ -26,24 +26,24 @@ const SERVICES: [&str; 5] = [
     "halfhitch.v1.JobService",
     "inference.GRPCInferenceService",
 ];
-/// What a model's name begins with: no service is called so.
+/// Prefix of model names; no service name starts with it.
 const MODELS: &str = "models/";
-/// Watchers at a time.
+/// Maximum number of concurrent watchers.
 const WATCHERS_MAX: usize = 4096;
-/// How often a watcher of a model looks whether it is still there.
+/// Interval at which a watcher of a model checks that it is still served.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The health service over the use cases.
+/// Implementation of the health service.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
     service: Service,
-    /// Places of watchers: they need no credential.
+    /// Slots of watchers. They are limited because health needs no credential.
     watchers: Arc<Semaphore>,
 }
 
 impl Health {
     pub(super) fn over(service: Service) -> HealthServer<Self> {
-        // A watcher keeps its question: a name is short.
+        // A watcher keeps its request in memory, and a name is short.
         let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
         HealthServer::new(Self { service, watchers }).max_decoding_message_size(1 << 10)
     }
@@ -65,7 +65,7 @@ impl Health {
         reference.is_ok_and(|model| self.service.resolve_served(&model.name, &model.selector).is_ok())
     }
 
-    /// The next status that is not `told`; none when there will be no other, because the server stops.
+    /// Waits for a status other than `told`; `None` once the server is stopping.
     async fn next(&self, name: &str, told: Option<ServingStatus>) -> Option<ServingStatus> {
         let mut lifecycle = self.service.lifecycle().watch();
         loop {
@@ -97,13 +97,13 @@ impl HealthApi for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let name = request.into_inner().service;
         match self.status(&name) {
-            // So the protocol wants it, of Check alone.
+            // The protocol requires NOT_FOUND for Check only.
             ServingStatus::ServiceUnknown => {
                 let shown = shown(&name);
                 let known = SERVICES[1..].join(", ");
                 Err(Status::not_found(format!(
-                    "nothing here is called {shown:?}, expected nothing, one of {known}, or models/NAME, \
-                     models/NAME@VERSION or models/NAME@ALIAS of a model that exists"
+                    "unknown service {shown:?}, expected an empty name, one of {known}, or models/NAME, \
+                     models/NAME@VERSION or models/NAME@ALIAS of an existing model"
                 )))
             }
             status => Ok(Response::new(response(status))),
@@ -112,7 +112,7 @@ impl HealthApi for Health {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let Ok(place) = Arc::clone(&self.watchers).try_acquire_owned() else {
-            let text = format!("{WATCHERS_MAX} watch already, the most that this server tells; ask with Check instead");
+            let text = format!("{WATCHERS_MAX} health watchers are open, the most allowed; call Check instead");
             return Err(Status::resource_exhausted(text));
         };
         let (health, name) = (self.clone(), request.into_inner().service);

@@ -1,4 +1,4 @@
-//! A connection that is closed without losing what was said last.
+//! Lingering close: closes a connection without losing the last response.
 
 use std::io;
 use std::pin::Pin;
@@ -14,19 +14,19 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::telemetry::measures::ServerMeasures;
 
-/// How long a client may take to close its side.
+/// Maximum time for the client to close its side.
 const LINGER_MAX: Duration = Duration::from_secs(1);
 const DISCARDED_AT_ONCE_BYTES: usize = 16 << 10;
 
-/// Closing a socket that has unread bytes resets it, and a reset takes from the client what it has not read yet: the
-/// status that ended its stream, while it was still sending. So, after the last byte out, what comes in is thrown away
-/// until the client closes too, or [`LINGER_MAX`] has passed.
+/// A TCP connection with a lingering close. Closing a socket with unread bytes resets the connection. A reset discards
+/// what the client has not read yet, such as the status of a stream that it is still sending. So, after the last write,
+/// incoming bytes are discarded until the client closes too, or until [`LINGER_MAX`] has passed.
 #[derive(Debug)]
 pub(super) struct Lingering {
     stream: TcpStream,
-    /// There once our side is closed.
+    /// Set once our side is closed.
     until: Option<Pin<Box<Sleep>>>,
-    /// Counts the connection and its bytes.
+    /// Counters of connections and bytes.
     measures: Arc<ServerMeasures>,
 }
 
@@ -37,7 +37,7 @@ impl Drop for Lingering {
 }
 
 impl Lingering {
-    /// A connection that was accepted.
+    /// Wraps and counts an accepted connection.
     pub(super) fn new(stream: TcpStream, measures: Arc<ServerMeasures>) -> Self {
         measures.accepted.fetch_add(1, Ordering::Relaxed);
         Self { stream, until: None, measures }

@@ -1,4 +1,4 @@
-//! Listens, serves, stops: everything of the program that outlives a request.
+//! The server: opens the store, listens, serves and shuts down.
 
 mod admin;
 mod connections;
@@ -45,48 +45,48 @@ pub use security::{Security, SecurityConfig, SecurityError};
 pub use tls::TlsConfig;
 pub use transport::{BadTransport, TransportConfig};
 
-/// How often the store's folder is looked at for what another server did.
+/// Interval at which the store's folder is checked for changes by another server.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
-/// Open files that are no connections: models, jobs, the folder.
+/// Open files to allow besides connections: models, jobs, folders.
 const OTHER_FILES_MAX: u64 = 256;
-/// How often use is noted and versions that need not be kept are removed.
+/// Interval at which the use of versions is recorded and versions beyond the retention limits are removed.
 const TIDY_INTERVAL: Duration = Duration::from_mins(1);
-/// Training that is stopped in a hurry has this long to write down where it can go on.
+/// Time for training to save its checkpoint after a further stop signal.
 const HURRIED_GRACE: Duration = Duration::from_secs(2);
-/// How long the end waits for a collector of traces.
+/// How long the shutdown waits for the trace collector.
 const TRACES_GRACE: Duration = Duration::from_secs(2);
 
-/// What a server is told. Each layer checks its own part.
+/// Settings of a server. Each layer checks its own part.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Folder of the models (and of the jobs' rows).
+    /// Folder of the models and jobs.
     pub store: PathBuf,
-    /// Messages, windows, connections.
+    /// Settings of HTTP/2 and limits of connections, calls and messages.
     pub transport: TransportConfig,
-    /// Who may come in, and how much of the server one may have.
+    /// Credentials, TLS and limits per caller.
     pub security: SecurityConfig,
-    /// Bounds of the batching layer.
+    /// Limits of the batching layer.
     pub batching: BatchingConfig,
-    /// Threads.
+    /// Numbers of threads, and the minimum CPU share of training.
     pub executor: ExecutorConfig,
-    /// Bounds of the jobs.
+    /// Limits of training jobs.
     pub jobs: JobsConfig,
-    /// Bounds of the models in memory.
+    /// Limits of the models in memory.
     pub registry: RegistryConfig,
-    /// Models in memory, versions served and kept.
+    /// Models to keep in memory, and the version and retention policies.
     pub upkeep: UpkeepConfig,
-    /// From a signal to drain until no new connection is accepted; part of the grace.
+    /// Time from a drain signal until the server stops accepting connections; part of `shutdown_grace`.
     pub drain: Duration,
-    /// What is traced.
+    /// Settings of traces.
     pub traces: TracesConfig,
-    /// Where operators ask for metrics and probes; none: nowhere.
+    /// Address of the admin port for metrics and probes; `None`: no admin port.
     pub admin_listen: Option<SocketAddr>,
-    /// From the signal to stop until everything that was accepted must have been answered.
+    /// Time from the stop signal until all accepted calls must be complete.
     pub shutdown_grace: Duration,
 }
 
 impl ServerConfig {
-    /// Every default, over a folder.
+    /// The defaults, with the store in folder `store`.
     pub fn new(store: PathBuf) -> Self {
         Self {
             jobs: JobsConfig::new(store.join("jobs")),
@@ -105,56 +105,56 @@ impl ServerConfig {
     }
 }
 
-/// Why a server could not start, or ended.
+/// Why a server could not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The models' folder.
+    /// The store cannot be opened.
     #[error("store {}: {source}", folder.display())]
     Store {
-        /// As it is set.
+        /// The store's folder, as configured.
         folder: PathBuf,
-        /// What is wrong.
+        /// The error of the store.
         source: StoreError,
     },
-    /// The jobs' folder.
+    /// The jobs folder cannot be opened.
     #[error("the jobs of store {}: {source}", folder.display())]
     Jobs {
-        /// The store, as it is set.
+        /// The store's folder, as configured.
         folder: PathBuf,
-        /// What is wrong.
+        /// The error of the jobs.
         source: Box<JobError>,
     },
-    /// The system refused threads.
-    #[error("threads cannot be started: {0}")]
+    /// The system cannot start the threads.
+    #[error("cannot start threads: {0}")]
     Threads(io::Error),
-    /// The folder of files to train on.
-    #[error("setting train_folder is {folder:?}, expected a folder that can be read: {source}")]
+    /// The folder of server files cannot be read.
+    #[error("setting train_folder is {folder:?}, expected a readable folder: {source}")]
     TrainFolder {
-        /// What is set.
+        /// The configured folder.
         folder: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The operators' port.
-    #[error("setting admin_listen is {address}, which cannot be listened on: {source}")]
+    /// The admin port cannot be opened.
+    #[error("setting admin_listen is {address}, expected an address to listen on: {source}")]
     Admin {
-        /// What is set.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A setting of the transport.
+    /// A transport setting is out of range.
     #[error(transparent)]
     Setting(#[from] BadTransport),
-    /// Credentials or certificates.
+    /// Credentials or certificates cannot be used.
     #[error(transparent)]
     Security(#[from] SecurityError),
-    /// The network.
+    /// The transport failed while serving.
     #[error("serving failed: {0}")]
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Opens and serves: see [`open`] and [`Opened::serve`].
+/// Opens a server and serves until `shutdown` resolves: see [`open`] and [`Opened::serve`].
 pub async fn run(
     listener: TcpListener,
     config: ServerConfig,
@@ -164,7 +164,7 @@ pub async fn run(
     open(config).await?.serve(listener, orders).await
 }
 
-/// A server whose folder is open and whose threads run.
+/// An opened server: the store is open and the threads run.
 #[derive(Debug)]
 pub struct Opened {
     registry: Registry,
@@ -181,7 +181,7 @@ pub struct Opened {
 /// Opens everything that can fail before the first request.
 pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     config.transport.check()?;
-    // The memory watch must not stop the server.
+    // A failure of tracing must not stop the server.
     let traces = Traces::start(&config.traces).unwrap_or_else(|error| {
         tracing::warn!(%error, "nothing is traced");
         Traces::default()
@@ -200,13 +200,13 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         blocking(move || LocalStore::open(&folder).map_err(|source| ServerError::Store { folder, source })).await?;
     let store: Arc<dyn ModelStore> = Arc::new(store);
     let registry = Registry::new(store, config.registry);
-    tracing::info!(instructions = %isa(), "matrix products");
+    tracing::info!(instructions = %isa(), "instructions for matrix products");
     let connections_max = config.transport.connections_max as u64;
     if let Some(files_max) = process::raise_open_files().filter(|max| *max < connections_max + OTHER_FILES_MAX) {
         tracing::warn!(
             files_max,
             connections_max,
-            "fewer files may be open than there may be connections: raise `ulimit -n`, or lower connections_max"
+            "the limit of open files is too low for connections_max: raise `ulimit -n`, or lower connections_max"
         );
     }
     let min_share = Arc::new(config.executor.min_share().map_err(ServerError::Threads)?);
@@ -234,19 +234,19 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
 }
 
 impl Opened {
-    /// Where operators may ask.
+    /// Address of the admin port, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref()?.local_addr().ok()
     }
 
-    /// Credentials and certificates, to be read again when somebody says so.
+    /// Credentials and certificates; [`Security::reload`] reads them again.
     pub fn security(&self) -> &Security {
         &self.security
     }
 
-    /// Serves on `listener` until it is told to stop, then stops in order: not ready, still serving for a while, no new
-    /// connections, answers to what was accepted, training to a checkpoint (it goes on at the next start), return. A
-    /// further order to stop ends the step that is under way.
+    /// Serves on `listener` until a stop order, then shuts down in order. It becomes not ready, drains, stops accepting
+    /// connections, saves a checkpoint of running training, completes accepted calls, and returns. Training resumes at
+    /// the next start. A further stop order skips the current step.
     pub async fn serve(self, listener: TcpListener, mut orders: Orders) -> Result<(), ServerError> {
         let Self { registry, batcher, jobs, transport, security, drain, traces, admin, shutdown_grace } = self;
         let lifecycle = Lifecycle::default();
@@ -269,7 +269,7 @@ impl Opened {
         let upkeep = orders.upkeep.borrow().clone();
         registry.set_policies(upkeep.policies);
         if upkeep.warm_models.is_empty() {
-            // Nothing is left to wait for.
+            // There is no model to wait for.
             lifecycle.advance(Readiness::Ready);
         }
         let keeper = tokio::spawn(keep(service.clone(), registry, orders.upkeep.clone()));
@@ -295,7 +295,7 @@ impl Opened {
         tokio::pin!(serving);
 
         let (stop, outcome) = tokio::select! {
-            // The transport ended by itself: that is an error, or a fault of ours.
+            // The transport ended by itself: an error, or a bug.
             ended = &mut serving => (Stop::Now, Some(joined(ended))),
             stop = orders.stop() => (stop, None),
         };
@@ -306,16 +306,16 @@ impl Opened {
             None => {
                 lifecycle.advance(Readiness::Draining);
                 if stop == Stop::Drain && !drain.is_zero() {
-                    tracing::info!(?drain, "draining: not ready, and still serving; a second signal ends this");
+                    tracing::info!(?drain, "draining: not ready, but still serving; a second signal ends draining");
                     let drained = until.min(Instant::now() + drain);
                     let _ = timeout_at(drained, orders.stop()).await;
                 }
                 tracing::info!("shutting down");
                 lifecycle.advance(Readiness::Stopping);
                 let closed = async {
-                    // Ends the streams that watch jobs, which would otherwise keep their connections.
+                    // Closes the streams that watch jobs, which would otherwise keep their connections open.
                     if timeout_at(until, jobs.shut_down()).await.is_err() {
-                        tracing::warn!("training did not stop in time: its job goes on from its last checkpoint");
+                        tracing::warn!("training did not stop in time: its job resumes from its last checkpoint");
                     }
                     timeout_at(until, &mut serving).await
                 };
@@ -328,7 +328,7 @@ impl Opened {
                         }
                     },
                     _ = orders.stop() => {
-                        tracing::warn!("told to hurry: connections that did not close yet are closed");
+                        tracing::warn!("further stop signal: closing the remaining connections");
                         hurried = true;
                         Ok(())
                     }
@@ -346,15 +346,15 @@ impl Opened {
         traces.shut_down(TRACES_GRACE).await;
         let Stats { answered, refused, batches, rows, cancelled_rows, .. } = batcher.stats();
         tracing::info!(answered, refused, batches, rows, cancelled_rows, "stopped");
-        // Until now it was told what this server does.
+        // The admin port stays open until here, so that probes see the whole shutdown.
         drop(admin);
         Ok(outcome?)
     }
 }
 
-/// Everything that is served over gRPC, but for [`direct`].
+/// Routes of all gRPC services except those of [`direct`].
 fn routes(service: &Service, api: Api, bytes_max: usize) -> Routes {
-    /// Messages may be compressed in both directions.
+    /// Enables gzip and zstd in both directions.
     macro_rules! compressed {
         ($server:expr) => {
             $server
@@ -374,8 +374,8 @@ fn routes(service: &Service, api: Api, bytes_max: usize) -> Routes {
         .add_service(compressed!(jobs))
 }
 
-/// Everything that is done now and then: looks at the store's folder for what another server did, has models in memory,
-/// and so makes this server ready; notes use and removes what need not be kept.
+/// Periodic maintenance. It checks the store's folder for changes by another server, loads the warm models and then
+/// sets the server ready, records the use of versions, and removes versions beyond the retention limits.
 async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<UpkeepConfig>) {
     let lifecycle = service.lifecycle();
     let mut upkeep = Upkeep::default();
@@ -402,8 +402,8 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
         }
         tokio::select! {
             () = lifecycle.reaches(Readiness::Stopping) => return,
-            // Whoever sends it may be gone: then nothing changes any more.
-            // Nothing is removed at once: what was set by mistake can be set right.
+            // An error means that the sender is gone; the branch is then disabled.
+            // After a change, removal waits a full interval, so that a mistake can be corrected first.
             Ok(()) = config.changed() => tidied = Some(Instant::now()),
             () = sleep(REFRESH_INTERVAL) => {}
         }
@@ -416,17 +416,17 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
                     registry.forget_deleted();
                 }
             }
-            // Once: the same folder fails the same way twice a second.
+            // Log this once, because it would repeat twice a second.
             Err(error) if !told => {
                 told = true;
-                tracing::warn!(%error, "the store's folder cannot be read; what is known goes on being served");
+                tracing::warn!(%error, "cannot read the store's folder; known models are still served");
             }
             Err(_) => {}
         }
     }
 }
 
-/// A task that ends with its owner.
+/// A task that is aborted when its owner is dropped.
 #[derive(Debug)]
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
@@ -436,7 +436,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Runs blocking work off the async threads; a panic in it goes on here.
+/// Runs blocking work off the async threads, and propagates its panics.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,

@@ -1,4 +1,4 @@
-//! What whoever runs the server tells it while it runs.
+//! Orders from the operator to a running server: stop signals and changed settings.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,12 +8,12 @@ use tokio::sync::watch;
 
 use crate::service::UpkeepConfig;
 
-/// How to stop. Every further one hurries.
+/// How to stop. A further stop skips the current step of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Be not ready, but go on serving for a while: whoever sends clients here needs a moment to notice.
+    /// Become not ready, but keep serving for a while, so that load balancers have time to notice.
     Drain,
-    /// Take nothing new from now on.
+    /// Stop accepting connections now.
     Now,
 }
 
@@ -30,15 +30,15 @@ impl fmt::Debug for Orders {
 }
 
 impl Orders {
-    /// Stops when `stops` says so, or ends; keeps models as `upkeep` says at the time.
+    /// Stops for each item of `stops`, and when `stops` ends. `upkeep` gives the current upkeep settings.
     pub fn new(stops: impl Stream<Item = Stop> + Send + 'static, upkeep: watch::Receiver<UpkeepConfig>) -> Self {
         let stops = stops.chain(once(async { Stop::Now })).chain(futures_util::stream::pending());
         Self { stops: Box::pin(stops), upkeep }
     }
 
-    /// Stops when `shutdown` resolves; nothing else changes.
+    /// Stops when `shutdown` resolves; `upkeep` never changes.
     pub fn until(shutdown: impl Future<Output = ()> + Send + 'static, upkeep: UpkeepConfig) -> Self {
-        // A receiver goes on knowing the last value when its sender is gone.
+        // A receiver keeps the last value after its sender is dropped.
         let (_, upkeep) = watch::channel(upkeep);
         let stop = async {
             shutdown.await;
@@ -47,9 +47,9 @@ impl Orders {
         Self { stops: Box::pin(once(stop).chain(futures_util::stream::pending())), upkeep }
     }
 
-    /// The next stop.
+    /// Waits for the next stop order.
     pub(super) async fn stop(&mut self) -> Stop {
-        // It never ends.
+        // The stream never ends.
         self.stops.next().await.unwrap_or(Stop::Now)
     }
 }

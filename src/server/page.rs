@@ -1,4 +1,4 @@
-//! What `/metrics` says: read where it is counted, at the moment when it is asked for.
+//! The `/metrics` page: reads all counters when it is requested.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::telemetry::measures::{Calls, Cause, ModelMeasures, ServerMeasures, Tr
 use crate::telemetry::metrics::{self as all, Page};
 use crate::telemetry::traces::{TraceCounts, Traces};
 
-/// Everything that counts. Cheap to clone.
+/// Sources of all metrics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Figures {
     pub(super) registry: Registry,
@@ -28,7 +28,7 @@ pub(super) struct Figures {
 const READINESSES: [Readiness; 4] = [Readiness::Starting, Readiness::Ready, Readiness::Draining, Readiness::Stopping];
 
 impl Figures {
-    /// What they are now.
+    /// Builds the page from the current values.
     pub(super) fn page(&self) -> Page {
         let mut page = Page::default();
         self.calls(&mut page);
@@ -100,7 +100,7 @@ impl Figures {
             page.add(&all::ENDED_JOBS, &[("outcome", state.name())], of(count));
         }
         page.add(&all::TRAINED_ROWS, &[], of(rows));
-        // Of several jobs of one model the last to come.
+        // If a model has several running jobs, the newest one counts.
         let running: BTreeMap<&str, _> = jobs
             .iter()
             .rev()
@@ -141,7 +141,7 @@ fn of(counter: &AtomicU64) -> f64 {
     counter.load(Ordering::Relaxed) as f64
 }
 
-/// Of the operations that a model was asked for.
+/// Adds the histograms of the operations that were called on a model.
 fn histograms(page: &mut Page, name: &str, model: &ModelMeasures) {
     for operation in Operation::ALL {
         let measures = &model.kinds[operation as usize];

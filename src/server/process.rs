@@ -1,16 +1,17 @@
-//! What the system says of this process, and lets it have. Where it says nothing, nothing is told.
+//! Process metrics from `/proc`, memory trimming, and the limit of open files. A metric that the system does not
+//! provide is left out.
 
 use std::fs;
 use std::time::Duration;
 
 use crate::telemetry::metrics::{self as all, Page};
 
-/// Ticks of a second in /proc: Linux shows programs 100.
+/// Clock ticks per second in /proc: Linux shows 100 to programs.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 pub(super) fn add(page: &mut Page) {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The second field is the name in brackets, which may hold anything; those behind it are counted from the third on.
+    // Field 2 is the name in parentheses, which may contain anything. The fields after it start with number 3.
     let fields: Vec<f64> = stat
         .rsplit_once(')')
         .map_or("", |(_, rest)| rest)
@@ -41,7 +42,7 @@ pub(super) fn add(page: &mut Page) {
         }
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
-        // Without the one that reads this.
+        // Without the descriptor that reads this folder.
         page.add(&all::OPEN_FDS, &[], open.count().saturating_sub(1) as f64);
     }
     if let Some(max) = fds_max() {
@@ -49,16 +50,16 @@ pub(super) fn add(page: &mut Page) {
     }
 }
 
-/// How often the memory of this process is read.
+/// Interval at which the memory use of this process is read.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// Growth since the last time that makes it worth giving memory back, in bytes.
+/// Minimum growth since the last trim that makes another one worthwhile, in bytes.
 const GROWN_BYTES_MIN: u64 = 16 << 20;
 
-/// Gives memory that the program has freed back to the system, for as long as it is polled.
+/// Returns freed memory to the system, for as long as it is polled.
 ///
-/// The GNU allocator returns free memory by itself at the end of a heap alone. One small piece that stays above what many calls
-/// or connections had keeps all of that: 127 MB after 9,000 idle calls had ended, 4 MB with this. Memory that grows is left
-/// alone; once it has grown by [`GROWN_BYTES_MIN`] and stays, what is free of it goes.
+/// The GNU allocator returns only free memory at the end of a heap. One small live allocation above it keeps all the
+/// memory that many calls or connections used: 127 MB after 9,000 idle calls had ended, 4 MB with this task. It trims
+/// once memory has grown by [`GROWN_BYTES_MIN`] and has stopped growing.
 pub(super) async fn give_memory_back() {
     let Some(mut before) = anonymous_bytes() else { return };
     let mut kept = before;
@@ -67,16 +68,16 @@ pub(super) async fn give_memory_back() {
         let Some(now) = anonymous_bytes() else { return };
         kept = kept.min(now);
         if now <= before && now > kept.saturating_add(GROWN_BYTES_MIN) {
-            // It walks through all that is free, and holds up those who ask for memory meanwhile: for milliseconds.
+            // Trimming walks through all free memory and blocks other allocations for milliseconds.
             let _ = tokio::task::spawn_blocking(trim).await;
             kept = anonymous_bytes().unwrap_or(now);
-            tracing::debug!(before = now, after = kept, "memory is given back");
+            tracing::debug!(before = now, after = kept, "returned free memory to the system");
         }
         before = now;
     }
 }
 
-/// Bytes of this process that no file backs, where the system says.
+/// Anonymous resident memory of this process in bytes, if the system reports it.
 fn anonymous_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
@@ -84,25 +85,25 @@ fn anonymous_bytes() -> Option<u64> {
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "the allocator has no other door")]
+#[expect(unsafe_code, reason = "the allocator has no safe interface")]
 fn trim() {
-    // SAFETY: it takes no pointer and touches no live memory; the allocator locks what it looks through.
+    // SAFETY: it takes no pointer and touches no live memory; the allocator locks its own data.
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// Other allocators give memory back themselves.
+/// Other allocators return free memory themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn trim() {}
 
-/// The limit that is in force, the first of the two; none where it is "unlimited".
+/// The soft limit of open files; `None` if it is "unlimited".
 fn fds_max() -> Option<f64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Lets this process open as many files as it may: connections are files, and shells begin programs with 1,024. How many that
-/// are; none where nobody says.
+/// Raises the soft limit of open files to the hard limit, since connections are files and shells often set 1,024.
+/// Returns the new limit; `None` if there is none or it is unknown.
 #[cfg(unix)]
 pub(super) fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -111,7 +112,7 @@ pub(super) fn raise_open_files() -> Option<u64> {
     if raised.is_ok() { limit.maximum } else { limit.current }
 }
 
-/// Nobody counts.
+/// Other systems have no such limit.
 #[cfg(not(unix))]
 pub(super) fn raise_open_files() -> Option<u64> {
     None

@@ -1,4 +1,4 @@
-//! `grpc.reflection`: what this server speaks, for tools that have no .proto files.
+//! `grpc.reflection`: describes the services of this server, for tools without .proto files.
 
 use tonic_reflection::server::{Builder, v1, v1alpha};
 
@@ -10,10 +10,10 @@ fn builder() -> Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// The service in the version of today and in the older one, which many tools still ask for.
+/// The reflection service in its current version, and in the older one that many tools still use.
 ///
 /// # Panics
-/// Never: the descriptors are part of the program, and a test starts with them.
+/// Never in practice: the descriptors are part of the program, and a test starts with them.
 pub(super) fn services() -> (
     v1::ServerReflectionServer<impl v1::ServerReflection>,
     v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection>,

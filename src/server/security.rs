@@ -1,4 +1,4 @@
-//! Credentials and certificates of a running server: opened at the start, read again when they change.
+//! Credentials and certificates of a running server: read at the start, and again when the files change.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,32 +15,32 @@ use crate::security::gate::Gate;
 use crate::security::{CallerLimits, CredentialsError};
 use crate::service::Readiness;
 
-/// How often the files are looked at.
+/// Interval at which the files are checked for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who may come in, and how much of the server one may have.
+/// Credentials, TLS and limits per caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecurityConfig {
-    /// The file of tokens and certificates; `None`: everybody may do everything.
+    /// File of tokens and certificates; `None`: every caller may do everything.
     pub credentials: Option<PathBuf>,
-    /// Encryption; `None`: none.
+    /// TLS; `None`: no encryption.
     pub tls: Option<TlsConfig>,
-    /// What a caller may have, whose credential says nothing else.
+    /// Default limits of a caller; its credential can set others.
     pub caller: CallerLimits,
 }
 
 /// Why security could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {
-    /// The credentials.
+    /// The credentials cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// The certificates.
+    /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
-/// Both, in force. Cheap to clone.
+/// The current credentials and certificates. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Security {
     inner: Arc<Inner>,
@@ -53,7 +53,7 @@ struct Inner {
     files: Mutex<Files>,
 }
 
-/// The files of each, to be looked at.
+/// The watched files.
 #[derive(Debug)]
 struct Files {
     credentials: Option<Watched>,
@@ -69,7 +69,8 @@ impl std::fmt::Debug for TlsAcceptorShown {
 }
 
 impl Security {
-    /// Reads all files. What is wrong with them at the start is an error; later it is told, and what was stays.
+    /// Reads all files. Unlike here, an invalid file after the start is only logged, and the previous content stays in
+    /// force.
     pub fn open(config: SecurityConfig) -> Result<Self, SecurityError> {
         let (gate, credentials) = Gate::open(config.credentials, config.caller)?;
         let mut watched = config.tls.as_ref().map(|tls| Watched::new(tls.files()));
@@ -88,18 +89,18 @@ impl Security {
         Ok(Self { inner: Arc::new(Inner { gate: Arc::new(gate), tls, files }) })
     }
 
-    /// Who comes in.
+    /// The gate that authenticates callers.
     pub fn gate(&self) -> &Arc<Gate> {
         &self.inner.gate
     }
 
-    /// Takes handshakes with the certificate of now; `None` where nothing is encrypted.
+    /// The TLS acceptor with the current certificate; `None` without TLS.
     pub(super) fn acceptor(&self) -> Option<TlsAcceptor> {
         let (_, acceptor) = self.inner.tls.as_ref()?;
         Some(acceptor.read().unwrap_or_else(PoisonError::into_inner).0.clone())
     }
 
-    /// Looks at all files, and puts in force what has changed and is as it has to be. Blocks on the disk.
+    /// Reads all changed files, and applies those that are valid. Blocks on the disk.
     pub fn reload(&self) {
         self.look(Watched::changed);
     }
@@ -112,7 +113,7 @@ impl Security {
                 .and_then(|files| self.inner.gate.replace(files.first().map_or(&[], Vec::as_slice)));
             match replaced {
                 Ok((tokens, certificates)) => tracing::info!(tokens, certificates, "new credentials are in force"),
-                Err(error) => tracing::error!(%error, "the new credentials are refused; those before stay in force"),
+                Err(error) => tracing::error!(%error, "new credentials are invalid; the previous ones stay in force"),
             }
         }
         if let (Some((config, acceptor)), Some(watched)) = (&self.inner.tls, &mut files.tls)
@@ -126,12 +127,12 @@ impl Security {
                     }
                     tracing::info!("new certificates are in force");
                 }
-                Err(error) => tracing::error!(%error, "the new certificates are refused; those before stay in force"),
+                Err(error) => tracing::error!(%error, "new certificates are invalid; the previous ones stay in force"),
             }
         }
     }
 
-    /// Says loudly what is open to everybody at an address that others can reach.
+    /// Warns if a non-loopback address is served without TLS or without credentials.
     pub(super) fn warn(&self, address: SocketAddr) {
         if is_loopback(address.ip()) {
             return;
@@ -139,20 +140,20 @@ impl Security {
         if self.inner.tls.is_none() {
             tracing::warn!(
                 %address,
-                "NOT ENCRYPTED: everybody on the way can read and change what is sent, tokens too; \
+                "NOT ENCRYPTED: anyone on the network path can read and change the traffic, including tokens; \
                  set tls_certificate and tls_key, or listen on 127.0.0.1"
             );
         }
         if self.inner.gate.is_open() {
             tracing::warn!(
                 %address,
-                "OPEN TO EVERYBODY: whoever reaches this address may train, read and delete every model; \
+                "OPEN TO EVERYBODY: anyone who can reach this address can train, read and delete every model; \
                  set credentials, or listen on 127.0.0.1"
             );
         }
     }
 
-    /// Looks at the files now and then until the server stops.
+    /// Checks the files periodically until the server stops.
     pub(super) async fn watch(self, mut lifecycle: watch::Receiver<Readiness>) {
         if self.inner.tls.is_none() && self.inner.gate.is_open() {
             return;

@@ -1,4 +1,4 @@
-//! TLS: from files in PEM to what accepts a handshake, and what a client's certificate says.
+//! TLS: builds the acceptor from PEM files, verifies client certificates and extracts their names.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,73 +16,73 @@ use crate::security::credentials::{Fingerprint, Presented};
 use crate::security::files::Unreadable;
 use crate::security::gate::CertificateCheck;
 
-/// Which files. All are read again when they change.
+/// TLS files and options. The files are read again when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// The server's certificate and those between it and its authority, in PEM.
+    /// The server's certificate and its intermediate certificates, in PEM.
     pub certificate: PathBuf,
-    /// Its private key, in PEM.
+    /// The server's private key, in PEM.
     pub key: PathBuf,
-    /// Authorities whose certificates clients show; `None`: clients show none.
+    /// Authorities that sign client certificates; `None`: no client certificates.
     pub client_ca: Option<PathBuf>,
-    /// What those authorities have revoked.
+    /// Revocation lists of those authorities.
     pub client_crl: Option<PathBuf>,
-    /// Clients may come without one.
+    /// Whether clients may connect without a certificate.
     pub client_optional: bool,
 }
 
-/// Why files make no TLS.
+/// Why TLS cannot be set up from the files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// One cannot be read.
+    /// A file cannot be read.
     #[error("TLS file {0}")]
     Unreadable(#[from] Unreadable),
-    /// One holds something else.
+    /// A file has the wrong content.
     #[error("{path:?} has {got}, expected {expected} in PEM")]
     Content {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What came.
+        /// What it contains, in words.
         got: String,
-        /// What is needed.
+        /// What it must contain.
         expected: &'static str,
     },
-    /// Certificate and key do not belong together, or are of a kind that is not known.
+    /// Certificate and key do not match, or their type is not supported.
     #[error("{certificate:?} and {key:?} cannot be used together: {reason}")]
     Pair {
-        /// The one.
+        /// The certificate file.
         certificate: PathBuf,
-        /// The other.
+        /// The key file.
         key: PathBuf,
-        /// What is wrong.
+        /// The error of the TLS library.
         reason: String,
     },
-    /// Clients' certificates cannot be checked with these.
-    #[error("{path:?} cannot be used to check clients: {reason}")]
+    /// The authorities or revocation lists cannot be used to verify client certificates.
+    #[error("{path:?} cannot be used to verify client certificates: {reason}")]
     Clients {
-        /// The authorities.
+        /// The file of authorities.
         path: PathBuf,
-        /// What is wrong.
+        /// The error of the TLS library.
         reason: String,
     },
 }
 
-/// What accepts handshakes, and what checks the certificates of clients if there are to be any.
+/// The TLS configuration, and the check of client certificates if they are enabled.
 type Built = (Arc<ServerConfig>, Option<Arc<dyn CertificateCheck>>);
 
 impl TlsConfig {
-    /// All files, in the order in which [`Self::build`] takes their contents.
+    /// All files, in the order that [`Self::build`] expects their contents in.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let clients = self.client_ca.iter().chain(&self.client_crl);
         [&self.certificate, &self.key].into_iter().chain(clients).cloned().collect()
     }
 
-    /// Of the contents of all files.
+    /// Builds the TLS configuration from the contents of all files.
     pub(super) fn build(&self, files: &[Vec<u8>]) -> Result<Built, TlsError> {
         let mut files = files.iter().map(Vec::as_slice);
         let mut next = || files.next().unwrap_or_default();
         let chain: Vec<CertificateDer<'static>> = all(next(), &self.certificate, "certificates")?;
-        // The value is a secret: do not quote it.
+        // The key is a secret: do not quote it.
         let key = PrivateKeyDer::from_pem_slice(next()).map_err(|_| TlsError::Content {
             path: self.key.clone(),
             got: "no private key".to_owned(),
@@ -120,7 +120,7 @@ impl TlsConfig {
     }
 }
 
-/// Checks the certificates of clients, as their handshakes do.
+/// Checks client certificates by the same rules as the handshake.
 #[derive(Debug)]
 pub(super) struct Clients(Arc<dyn ClientCertVerifier>);
 
@@ -134,7 +134,7 @@ impl CertificateCheck for Clients {
     }
 }
 
-/// All sections of one kind, at least one.
+/// Parses all PEM sections of one kind, at least one.
 fn all<T: PemObject>(pem: &[u8], path: &std::path::Path, expected: &'static str) -> Result<Vec<T>, TlsError> {
     let content = |got: String| TlsError::Content { path: path.to_owned(), got, expected };
     let found: Vec<T> =
@@ -142,7 +142,8 @@ fn all<T: PemObject>(pem: &[u8], path: &std::path::Path, expected: &'static str)
     if found.is_empty() { Err(content("none".to_owned())) } else { Ok(found) }
 }
 
-/// What a certificate says that its authority has signed; `None` if it is not understood, and then it is nobody's.
+/// Extracts the identity from a verified client certificate. `None` if it cannot be parsed; it then identifies no
+/// caller.
 pub(super) fn presented(chain: &[CertificateDer<'_>]) -> Option<Presented> {
     let certificate = chain.first()?;
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

@@ -1,86 +1,88 @@
-//! Settings of HTTP/2, and the one place where they are applied.
+//! Settings of HTTP/2 and of connections, and the function that applies those of HTTP/2.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tonic::transport::Server;
 
-/// How connections are spoken over. The windows bound what a client may send before it is read: they cost memory only
-/// while they are used. `TCP_NODELAY` is always on: answers are small, and somebody waits for them.
+/// Transport settings. The flow-control windows limit what a client may send before the server reads it; they cost
+/// memory only while in use. `TCP_NODELAY` is always on, because responses are small and callers wait for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportConfig {
-    /// Largest message that is taken in, in bytes.
+    /// Maximum size of a request message in bytes.
     pub message_bytes_max: usize,
-    /// Flow-control window of one stream.
+    /// Flow-control window of one stream, in bytes.
     pub stream_window_bytes: u32,
-    /// Flow-control window of one connection, of all its streams together.
+    /// Flow-control window of one connection, for all its streams together, in bytes.
     pub connection_window_bytes: u32,
-    /// Largest HTTP/2 frame that is taken in: fewer, larger frames cost less for bulk.
+    /// Maximum size of a received HTTP/2 frame in bytes. Large frames are cheaper for bulk transfers.
     pub frame_bytes_max: u32,
-    /// Requests in flight on one connection; further ones wait in the client, where they cost nothing if they are given up.
+    /// Maximum concurrent calls on one connection. More wait in the client, where canceling them costs the server
+    /// nothing.
     pub streams_per_connection_max: u32,
-    /// A connection on which nothing comes for this long is asked whether it is alive; `None`: never.
+    /// A connection that receives nothing for this long gets a keepalive PING; `None`: never.
     pub keepalive_interval: Option<Duration>,
-    /// A connection that does not answer that for this long is closed.
+    /// A connection that does not acknowledge the PING within this time is closed.
     pub keepalive_timeout: Duration,
-    /// A connection of this age, give or take 10 %, takes no new calls and closes after the last; `None`: any age. A
-    /// call that crosses with the notice is not served; clients that do not send it again by themselves see it fail.
+    /// A connection of this age, within 10 %, takes no new calls and closes after the last one; `None`: no limit. A
+    /// call that crosses with the GOAWAY is not served. It fails unless the client sends it again by itself.
     pub connection_age_max: Option<Duration>,
-    /// Calls at a time, of all connections; further ones are refused. One address may have four times what is free, as of
-    /// connections and of `in_flight_bytes_max`.
+    /// Maximum concurrent calls of all connections; more are rejected. One address may hold at most four times what is
+    /// free, as for connections and `in_flight_bytes_max`.
     pub calls_max: usize,
-    /// Bytes of messages that have come in part and of answers that are not out.
+    /// Maximum bytes of partial requests and unsent responses.
     pub in_flight_bytes_max: u64,
-    /// How long the rest of a message is waited for.
+    /// Timeout for the rest of a partly received message.
     pub message_wait_max: Duration,
-    /// Connections at a time; further ones are closed at once. One address may have four times what is free.
+    /// Maximum number of connections; more are closed at once. One address may hold at most four times what is free.
     pub connections_max: usize,
-    /// From the connection until TLS is settled and HTTP/2 has begun.
+    /// Timeout for the TLS handshake and the HTTP/2 preface.
     pub greeting_max: Duration,
-    /// A connection that has made no call by then is closed; `None`: never.
+    /// A connection without a call after this time is closed; `None`: never.
     pub first_call_max: Option<Duration>,
-    /// Headers of one call, in bytes.
+    /// Maximum size of the headers of one call in bytes.
     pub header_bytes_max: u32,
 }
 
-/// A message of fewer bytes could hold no row of most models; of more, protobuf forbids it.
+/// Range of `message_bytes_max`. Smaller messages could not hold one row of most models; protobuf forbids larger ones.
 pub const MESSAGE_BYTES_MAX: RangeInclusive<usize> = 1 << 10..=2 << 30;
-/// From the least that HTTP/2 begins with (RFC 9113, 6.9.2) to the most that it allows.
+/// Range of flow-control windows: from HTTP/2's initial size (RFC 9113, 6.9.2) to its maximum.
 pub const WINDOW_BYTES: RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
-/// What HTTP/2 allows (RFC 9113, 6.5.2).
+/// Range of `frame_bytes_max` that HTTP/2 allows (RFC 9113, 6.5.2).
 pub const FRAME_BYTES_MAX: RangeInclusive<u32> = 1 << 14..=(1 << 24) - 1;
-/// At least the one that asks.
+/// Range of `streams_per_connection_max`.
 pub const STREAMS_PER_CONNECTION_MAX: RangeInclusive<u32> = 1..=1_000_000;
-/// A day of silence is as good as for ever.
+/// Range of keepalive, message and first-call timeouts in seconds, up to a day.
 pub const KEEPALIVE_SECONDS: RangeInclusive<u64> = 1..=86_400;
-/// A year.
+/// Range of the connection age in seconds, up to a year.
 pub const CONNECTION_AGE_SECONDS: RangeInclusive<u64> = 1..=365 * 86_400;
 
-/// At least one.
+/// Range of `calls_max`.
 pub const CALLS_MAX: RangeInclusive<usize> = 1..=100_000_000;
-/// At least one message.
+/// Range of `in_flight_bytes_max`; it must also hold one message.
 pub const IN_FLIGHT_BYTES_MAX: RangeInclusive<u64> = 1 << 20..=1 << 40;
-/// At least one.
+/// Range of `connections_max`.
 pub const CONNECTIONS_MAX: RangeInclusive<usize> = 1..=1_000_000;
-/// A client that is far away needs a second.
+/// Range of the handshake timeout in seconds. A distant client needs a second.
 pub const GREETING_SECONDS: RangeInclusive<u64> = 1..=3600;
-/// From what any client sends to what no server should hold.
+/// Range of `header_bytes_max`.
 pub const HEADER_BYTES_MAX: RangeInclusive<u32> = 1 << 10..=1 << 20;
 
-/// A setting that cannot be meant.
+/// A setting is out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} is {got}, expected {expected}")]
 pub struct BadTransport {
-    /// Its name.
+    /// Name of the setting.
     pub setting: &'static str,
-    /// What came.
+    /// Its value.
     pub got: String,
-    /// What is possible.
+    /// The allowed range, in words.
     pub expected: String,
 }
 
-/// Calls that may depart before anything looks at them: whoever leaves makes place for the next, who may leave as well.
-/// More than what the watch of frames lets pass, which says whose they were.
+/// Minimum limit of calls that the client may reset before the server has handled them. A reset call makes room for
+/// another, which can be reset as well. The limit is above that of the frame inspection, so that the latter closes such
+/// connections and logs their address.
 const RESETS_MIN: usize = 8192;
 
 impl Default for TransportConfig {
@@ -106,7 +108,7 @@ impl Default for TransportConfig {
 }
 
 impl TransportConfig {
-    /// Refuses what cannot be meant.
+    /// Rejects settings that are out of range.
     pub fn check(&self) -> Result<(), BadTransport> {
         within("message_bytes_max", &self.message_bytes_max, &MESSAGE_BYTES_MAX)?;
         within("stream_window_bytes", &self.stream_window_bytes, &WINDOW_BYTES)?;
@@ -129,7 +131,7 @@ impl TransportConfig {
         if let Some(first) = self.first_call_max {
             within("first_call_timeout_seconds", &first, &seconds(&KEEPALIVE_SECONDS))?;
         }
-        // Some messages could otherwise never come.
+        // Otherwise the largest messages could never be received.
         if self.in_flight_bytes_max < self.message_bytes_max as u64 {
             return Err(BadTransport {
                 setting: "in_flight_bytes_max",
@@ -137,7 +139,7 @@ impl TransportConfig {
                 expected: format!("at least message_bytes_max, {}", self.message_bytes_max),
             });
         }
-        // A stream could otherwise never fill its window.
+        // Otherwise a stream could never fill its window.
         if self.connection_window_bytes < self.stream_window_bytes {
             return Err(BadTransport {
                 setting: "connection_window_bytes",
@@ -148,7 +150,7 @@ impl TransportConfig {
         Ok(())
     }
 
-    /// A server whose connections reach `age`.
+    /// A tonic server with these settings, whose connections have the maximum age `age`.
     pub fn builder(&self, age: Option<Duration>) -> Server {
         let server = Server::builder()
             .initial_stream_window_size(self.stream_window_bytes)
@@ -156,12 +158,13 @@ impl TransportConfig {
             .max_frame_size(self.frame_bytes_max)
             .http2_max_header_list_size(self.header_bytes_max)
             .max_concurrent_streams(self.streams_per_connection_max)
-            // All of them may depart before this thread looks at one: no reason to close the connection of the others.
+            // All calls of a connection may be reset before this thread handles one. That must not close the
+            // connection.
             .http2_max_pending_accept_reset_streams(Some(RESETS_MIN.max(self.streams_per_connection_max as usize)))
             .http2_keepalive_interval(self.keepalive_interval)
             .http2_keepalive_timeout(Some(self.keepalive_timeout));
         match age {
-            // Without tonic's grace, with which it closes at the end of it and never asks before.
+            // Set no grace period: with one, tonic closes the connection at its end without sending GOAWAY first.
             Some(age) => server.max_connection_age(age),
             None => server,
         }

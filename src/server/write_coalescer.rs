@@ -1,4 +1,4 @@
-//! Small writes of one moment go out together.
+//! Write coalescing: combines small writes that come at nearly the same time into one system call.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,39 +8,41 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// No more than this is gathered: what would exceed it goes out at once, behind the rest.
+/// Maximum buffered bytes. A write that would exceed this first sends the buffer and is then written directly.
 const GATHERED_BYTES_MAX: usize = 16 << 10;
-/// What an idle connection keeps of it.
+/// Buffer capacity that a connection keeps after sending.
 const KEPT_BYTES_MAX: usize = 4 << 10;
-/// A connection that is flushed so often gathers: with fewer, the system calls take a hundredth of a core.
+/// Minimum flush rate for coalescing. At lower rates, the system calls take only about 1 % of a core.
 const FLUSHES_PER_SECOND_MIN: u32 = 2500;
-/// Over so many flushes.
+/// Number of flushes over which the rate is measured.
 const WINDOW_FLUSHES: u32 = 32;
 
-/// HTTP/2 writes and flushes every answer by itself, often twice, and a system call is dearer than all else that there is to
-/// do for a small answer. The answers of a batch come at the same moment, but each wakes the connection's task before the
-/// next is there. So what is to be flushed waits until that task has its next turn, which it asks for: those who are ready
-/// have theirs before (tokio takes what another thread has woken by the handful), and most of their answers are one write.
+/// A stream that coalesces writes. HTTP/2 writes and flushes every response separately, often twice, and for a small
+/// response the system call is the most expensive part. The responses of a batch come at the same time, but each wakes
+/// the connection's task before the next one is ready. So a flush only marks the buffer and wakes the task. Other ready
+/// tasks run before its next poll (tokio takes tasks that another thread has woken in groups), and most responses
+/// become one write.
 ///
-/// Who asks seldom does not wait for that: under load the next turn may be far, and there is little to gain.
+/// A connection with few flushes does not wait: under load the next poll may come late, and there is little to gain.
 ///
-/// For a task that begins each turn by reading until nothing is there, as hyper's does: there is where the writing is done.
+/// The task must start each poll by reading until nothing is available, as hyper's does: reading is what sends the
+/// buffer.
 #[derive(Debug)]
 pub(super) struct WriteCoalescer<S> {
     stream: S,
     gathered: Vec<u8>,
-    /// Bytes of `gathered` that are out.
+    /// Bytes of `gathered` that are already written.
     written: usize,
-    /// The next turn shall send it.
+    /// Whether the next poll must send the buffer.
     flush: bool,
     rate: Rate,
 }
 
-/// Whether a connection is flushed often.
+/// Flush rate of a connection.
 #[derive(Debug, Default)]
 struct Rate {
     is_high: bool,
-    /// Of this window.
+    /// Flushes in the current window.
     flushes: u32,
     begun: Option<Instant>,
 }
@@ -61,7 +63,7 @@ impl<S: AsyncWrite + Unpin> WriteCoalescer<S> {
         Self { stream, gathered: Vec::new(), written: 0, flush: false, rate: Rate::default() }
     }
 
-    /// Writes all that was gathered.
+    /// Writes and flushes the whole buffer.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.gathered.len() {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.written..]))? {
@@ -69,7 +71,7 @@ impl<S: AsyncWrite + Unpin> WriteCoalescer<S> {
                 count => self.written += count,
             }
         }
-        // Below, what is encrypted may still be held back.
+        // The TLS layer below may still buffer encrypted bytes.
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         (self.written, self.flush) = (0, false);
         self.gathered.clear();
@@ -89,7 +91,7 @@ impl<S: Connected> Connected for WriteCoalescer<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WriteCoalescer<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Where the other side takes nothing at the moment, it may still have something to say.
+        // If the client accepts no bytes now, still read what it sends.
         if this.flush {
             let _ = this.poll_send(cx)?;
         }
@@ -154,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// Has nothing to say, and takes `room` bytes until it blocks.
+    /// A peer that sends nothing, and accepts `room` bytes before it blocks.
     #[derive(Debug, Default)]
     struct Other {
         room: usize,
@@ -205,7 +207,7 @@ mod tests {
         }
     }
 
-    /// A connection and the task that has it.
+    /// A connection and the task that owns it.
     #[derive(Debug)]
     struct Task {
         connection: WriteCoalescer<Other>,
@@ -213,7 +215,7 @@ mod tests {
     }
 
     impl Task {
-        /// With answers to gather.
+        /// A connection that coalesces, whose peer accepts `room` bytes.
         fn new(room: usize) -> Self {
             let mut connection = WriteCoalescer::new(Other { room, ..Other::default() });
             connection.rate.is_high = true;
@@ -256,7 +258,7 @@ mod tests {
         assert_eq!((task.other().writes, task.turns_asked_for()), (0, 1));
         assert!(task.read().is_pending());
         assert_eq!((task.other().heard.as_slice(), task.other().writes), (b"one, two, ".as_slice(), 1));
-        // Nothing is owed any more, and the next answer asks for a turn again.
+        // The buffer is empty now, and the next response wakes the task again.
         assert!(task.flush().is_ready() && task.read().is_pending());
         assert_eq!((task.other().writes, task.turns_asked_for()), (1, 1));
         assert!(task.write(b"three").is_ready() && task.flush().is_ready());
@@ -284,7 +286,7 @@ mod tests {
             rate.is_high
         };
         let [often, seldom] = [3000, 2000].map(|per_second| Duration::from_secs(1) / per_second);
-        assert!(!after(2 * WINDOW_FLUSHES - 1, often), "not known yet");
+        assert!(!after(2 * WINDOW_FLUSHES - 1, often), "not measured yet");
         assert!(after(1, often));
         assert!(!after(WINDOW_FLUSHES, seldom));
         assert!(after(WINDOW_FLUSHES, often));
@@ -345,7 +347,7 @@ mod tests {
     }
 
     proptest! {
-        /// A turn: (bytes of each write, what the other side takes before it).
+        /// A turn: (bytes of each write, bytes that the peer accepts before it).
         #[test]
         fn every_byte_arrives_once_and_in_order(
             turns in prop::collection::vec((prop::collection::vec(0_usize..20_000, 0..6), 0_usize..50_000), 1..20),

@@ -1,4 +1,4 @@
-//! Rows in bulk: every message from one version, and where there is no room now, bulk waits.
+//! Bulk encoding and decoding: all messages of a stream use one version, and wait when the queue has no room.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use super::{Aligned, Decoder, NamedRows, Served, Service, ServiceError, check_co
 use crate::batching::{BatchError, BatchingConfig, Operation, Urgency};
 use crate::model::{AnswerFormat, ColumnMap, Matrix, ModelKey, ModelName, Selector};
 
-/// A refused message comes back no later than this: other room may become free earlier than was said.
+/// Maximum wait before a retry: room may become free earlier than the retry delay in the error.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(100);
 
-/// What bulk may take of the queue: half of its rows and half of its bytes, of all streams together. Whoever does not
-/// wait finds the rest.
+/// Limits bulk streams to half of the queue's rows and half of its bytes, all streams together. The rest is left for
+/// calls that do not wait.
 ///
-/// First come, first served; a message that is larger than all of it has it alone.
+/// Waiting messages are served in order of arrival. A message larger than the whole quota takes all of it.
 #[derive(Debug)]
 pub(super) struct BulkQuota {
     rows_max: usize,
@@ -24,7 +24,7 @@ pub(super) struct BulkQuota {
     shares: Semaphore,
 }
 
-/// Rows and bytes in one measure: a message takes as large a share of the room as the larger of its two parts.
+/// Units of the semaphore for the whole quota. A message takes the larger of its shares of rows and of bytes.
 const SHARES: u32 = 1 << 16;
 
 impl BulkQuota {
@@ -36,9 +36,9 @@ impl BulkQuota {
         }
     }
 
-    /// Waits for a place, which is free again when it is dropped.
+    /// Waits for a share of the quota. Dropping the permit frees it.
     async fn place(&self, rows: usize, bytes: usize) -> Result<SemaphorePermit<'_>, ServiceError> {
-        // Never closed.
+        // The semaphore is never closed.
         self.shares.acquire_many(self.share(rows, bytes)).await.map_err(|_| BatchError::ShuttingDown.into())
     }
 
@@ -49,20 +49,20 @@ impl BulkQuota {
     }
 }
 
-/// What a stream is for.
+/// The task of a bulk stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BulkTask {
-    /// Rows to codes.
+    /// Encodes rows into codes.
     Encode {
-        /// Only the first numbers of each code, so many; 0: all of them.
+        /// Keep only this many first numbers of each code; 0: all.
         code_length: u32,
     },
-    /// Codes to rows.
+    /// Decodes codes into rows.
     Decode(Decoder),
 }
 
 impl BulkTask {
-    /// What is computed.
+    /// The operation to compute.
     pub fn operation(self) -> Operation {
         match self {
             Self::Encode { .. } => Operation::Encode,
@@ -70,7 +70,7 @@ impl BulkTask {
         }
     }
 
-    /// The field that says more than the stream's name does.
+    /// The request field that sets the task's option.
     pub fn field(self) -> &'static str {
         match self {
             Self::Encode { .. } => "code_length",
@@ -78,7 +78,7 @@ impl BulkTask {
         }
     }
 
-    /// The length that codes are cut to; 0 if they are not.
+    /// The length to cut codes to; 0: codes are not cut.
     fn code_length(self) -> u32 {
         match self {
             Self::Encode { code_length } => code_length,
@@ -87,9 +87,9 @@ impl BulkTask {
     }
 }
 
-/// A task of one version, for many messages.
+/// A bulk task bound to one version.
 ///
-/// It holds the version's name and not its matrices: an idle stream keeps no model in memory.
+/// It holds the version's name and not its matrices, so an idle stream keeps no model in memory.
 #[derive(Clone, Debug)]
 pub struct Bulk {
     service: Service,
@@ -100,8 +100,8 @@ pub struct Bulk {
 }
 
 impl Service {
-    /// Chooses the version that serves all of a stream, and loads it, with all that the stream needs: what is found out here
-    /// takes no room that others wait for.
+    /// Resolves the version for all messages of a stream, and loads it with everything that the task needs. Errors
+    /// found here use no quota.
     pub async fn bulk(
         &self,
         name: &ModelName,
@@ -125,22 +125,22 @@ impl Service {
 }
 
 impl Bulk {
-    /// What a message takes in memory together with its answer.
+    /// Memory of a message and its response, in bytes.
     pub fn bytes(&self, rows: &Matrix, answer: AnswerFormat) -> usize {
         let size = rows.form().number_bytes();
-        // What the version says is not known here: it is one of the two largest.
+        // `AsTrained` depends on the version, which is not loaded here: 8 bytes is the larger of its two forms.
         let answer_size = match answer {
             AnswerFormat::AsRequest => size.max(2),
             AnswerFormat::Form(form) => form.number_bytes(),
             AnswerFormat::AsTrained => 8,
         };
-        // Short codes are completed.
+        // Short codes are extended to full length.
         let columns = rows.columns().max(if self.task.operation().decodes() { self.code_length } else { 0 });
         rows.rows().saturating_mul(self.answer_columns * answer_size + columns * size)
     }
 
-    /// The rows of a message in the order of the model's features: by the names of their columns, or, where they have none, as
-    /// `known`, which is how an earlier message was matched.
+    /// Reorders the columns of a message into the model's features. Columns without names use `known`, the match of
+    /// an earlier message of the stream.
     pub async fn align(&self, rows: NamedRows, known: Option<&Arc<ColumnMap>>) -> Result<Aligned, ServiceError> {
         match known {
             Some(map) if !rows.is_named() => self.service.align_again(&self.key, Arc::clone(map), rows).await,
@@ -148,7 +148,7 @@ impl Bulk {
         }
     }
 
-    /// One message: as the call for a single one, but it waits until there is room.
+    /// Computes one message. Unlike the unary call, it waits until the queue has room.
     pub async fn compute(
         &self,
         rows: Matrix,
@@ -157,13 +157,13 @@ impl Bulk {
     ) -> Result<Served, ServiceError> {
         let Self { service, key, task, .. } = self;
         let _place = by(deadline, service.room.place(rows.rows(), self.bytes(&rows, answer))).await??;
-        // The copy is one of a pointer, except of rows in the convenient form.
+        // The clone copies a pointer, except for rows in the form `Floats`.
         let attempt = || service.compute(key, task.operation(), rows.clone(), answer, deadline, Urgency::Bulk);
         service.cut(patiently(deadline, attempt).await?, task.code_length()).await
     }
 }
 
-/// Tries again for as long as there is only no room now.
+/// Retries while the error has a retry delay.
 async fn patiently<T, F>(deadline: Option<Instant>, attempt: impl Fn() -> F) -> Result<T, ServiceError>
 where
     F: Future<Output = Result<T, ServiceError>>,

@@ -1,5 +1,5 @@
-//! Rows whose columns have names: matched with the features of the model before anything is computed, and results put back into
-//! the order of the request.
+//! Rows with column names: columns are matched with the features of the model before computing, and results are put
+//! back into the order of the request.
 //!
 //! Rows without names cost nothing here: no version is resolved and no model is loaded for them.
 
@@ -13,10 +13,10 @@ use crate::registry::LoadedModel;
 use crate::store::StoreError;
 use crate::training::Base;
 
-/// Names that are looked at where they arrive; more are on a thread for blocking work.
+/// More column names than this are matched on a blocking thread.
 const NAMES_AT_ONCE_MAX: usize = 2048;
 
-/// Rows as they were sent, with the names of their columns: none, or one per column.
+/// Rows of a request, with the names of their columns: none, or one per column.
 #[derive(Clone, Debug)]
 pub struct NamedRows {
     field: &'static str,
@@ -25,7 +25,7 @@ pub struct NamedRows {
 }
 
 impl NamedRows {
-    /// Rows of the request's field `field`.
+    /// Creates rows of the request's field `field`.
     ///
     /// # Errors
     /// If there are names, but not one per column.
@@ -58,7 +58,7 @@ impl NamedRows {
 pub struct Aligned {
     /// The rows.
     pub rows: Matrix,
-    /// What was done to their columns.
+    /// How their columns were matched.
     pub columns: AlignedColumns,
 }
 
@@ -66,19 +66,20 @@ pub struct Aligned {
 #[derive(Clone, Debug, Default)]
 pub struct AlignedColumns {
     map: Option<Arc<ColumnMap>>,
-    /// Of the columns that stay, in the order of the request; only if some were left out.
+    /// Names of the columns that were kept, in the order of the request; empty if no column was left out.
     kept_names: Vec<String>,
-    /// What the caller should know of it.
+    /// Notes for the caller, one sentence each.
     pub notes: Vec<String>,
 }
 
 impl AlignedColumns {
-    /// How they were matched, if something had to be moved.
+    /// The column map; `None` if the columns need no reordering.
     pub fn map(&self) -> Option<&Arc<ColumnMap>> {
         self.map.as_ref()
     }
 
-    /// A result with a column per feature, in the order of the request's columns, and their names if some were left out.
+    /// Puts a result with one column per feature into the order of the request's columns. Returns the names of the
+    /// columns that were kept, if some were left out.
     pub async fn restore(self, results: Matrix) -> Result<(Matrix, Vec<String>), ServiceError> {
         let Self { map, kept_names, .. } = self;
         let Some(map) = map else { return Ok((results, kept_names)) };
@@ -88,8 +89,8 @@ impl AlignedColumns {
 }
 
 impl Service {
-    /// Rows for a version that is served, in the order of its features, and the version, which a later call must name: another
-    /// one may have other features.
+    /// Reorders rows into the features of a served version. Returns a selector of that version, which later calls
+    /// must use: another version may have other features.
     pub async fn align_served(
         &self,
         name: &ModelName,
@@ -103,7 +104,7 @@ impl Service {
         Ok((Selector::Version(key.version), self.align(&key, rows).await?))
     }
 
-    /// The same for any version, served or not.
+    /// As [`Service::align_served`], for any version, served or not.
     pub async fn align_any(
         &self,
         name: &ModelName,
@@ -117,7 +118,7 @@ impl Service {
         Ok((Selector::Version(key.version), self.align(&key, rows).await?))
     }
 
-    /// The names of the features of what is trained: those of the base as it is now, or `own` where there is none.
+    /// The feature names for training: those of the current base version, or `own` without a base.
     pub async fn feature_names(&self, base: Option<&Base>, own: &[String]) -> Result<Vec<String>, ServiceError> {
         let Some(base) = base else { return Ok(own.to_vec()) };
         match self.describe(&base.name, &base.selector).await {
@@ -127,7 +128,7 @@ impl Service {
         }
     }
 
-    /// Rows in the order of a version's features.
+    /// Reorders rows into the features of a version.
     pub(super) async fn align(&self, key: &ModelKey, rows: NamedRows) -> Result<Aligned, ServiceError> {
         if !rows.is_named() {
             return Ok(unnamed(rows));
@@ -141,7 +142,7 @@ impl Service {
         work.await.unwrap_or_else(lost)
     }
 
-    /// Rows that are matched as earlier ones of the same columns were.
+    /// Reorders rows with the column map of an earlier message.
     pub(super) async fn align_again(
         &self,
         key: &ModelKey,
@@ -151,7 +152,7 @@ impl Service {
         let NamedRows { field, matrix, .. } = rows;
         let (got, columns) = (matrix.columns(), map.width());
         if got != columns {
-            let message = format!("has {got} columns, expected {columns}: those that the first message named");
+            let message = format!("has {got} columns, expected {columns}, as the last message with column names");
             return Err(ServiceError::invalid(field, message));
         }
         let model = self.loaded(key).await?;
@@ -187,7 +188,8 @@ fn aligned(
     Ok(Aligned { rows, columns: AlignedColumns { map: Some(Arc::clone(map)), kept_names, notes } })
 }
 
-/// The columns that are features, in their order. Errors in values name the caller's own columns.
+/// Selects the columns that are features, in the order of the features. Errors report the column number of the
+/// request.
 fn taken(model: &LoadedModel, field: &'static str, matrix: &Matrix, map: &ColumnMap) -> Result<Matrix, ServiceError> {
     let rows = matrix.selected(map.column_of());
     let missing = Missing::from(model.artifact.model.normalizer().takes_missing());
@@ -200,7 +202,7 @@ fn taken(model: &LoadedModel, field: &'static str, matrix: &Matrix, map: &Column
     Ok(rows)
 }
 
-/// The work on a matrix, on a thread for blocking work if it is large.
+/// Runs work on a matrix; on a blocking thread if the matrix is large.
 async fn moved(
     matrix: Matrix,
     work: impl FnOnce(Matrix) -> Result<Matrix, ServiceError> + Send + 'static,
@@ -213,28 +215,29 @@ async fn moved(
 
 #[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
 fn lost<T>(error: tokio::task::JoinError) -> Result<T, ServiceError> {
-    Err(ServiceError::Internal(format!("rows were lost: {error}")))
+    Err(ServiceError::Internal(format!("a task that reorders columns failed: {error}")))
 }
 
 fn invalid(field: &str, error: &ColumnError) -> ServiceError {
     ServiceError::invalid(format!("{field}.column_names"), error)
 }
 
-/// How the chunks of an upload are matched: their columns mostly have the same names, which are matched once.
+/// Matches the columns of an upload's chunks. Chunks usually have equal column names, so the newest match is kept.
 #[derive(Debug)]
 pub struct ChunkColumns {
     features: Vec<String>,
-    /// Of the newest chunk that had names.
+    /// Names and match of the newest chunk with names.
     newest: Option<(Vec<String>, Matching)>,
 }
 
 impl ChunkColumns {
-    /// For rows of these features; none: rows are taken as they are.
+    /// For rows with these feature names. If there are none, rows are used as they are.
     pub fn new(features: Vec<String>) -> Self {
         Self { features, newest: None }
     }
 
-    /// The rows in the order of the features, and what their sender should know that was not told before.
+    /// Reorders the rows into the features. If the column names are new and columns are left out, returns a note for
+    /// the sender.
     pub async fn align(&mut self, rows: NamedRows) -> Result<(Matrix, Option<String>), ServiceError> {
         if !rows.is_named() || self.features.is_empty() {
             return Ok((rows.matrix, None));

@@ -1,4 +1,4 @@
-//! What can go wrong in a use case, and of which kind it is.
+//! Errors of the use cases, and their kinds.
 
 use std::time::Duration;
 
@@ -14,57 +14,59 @@ use crate::security::Refusal;
 use crate::store::StoreError;
 use crate::telemetry::measures::Cause;
 
-/// Models are read from disk one at a time: a moment later there is room again.
+/// Retry delay when too many models load or too much is in flight. Models are read from disk one at a time, so room
+/// is free again soon.
 const LOAD_RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// An inspection takes from moments to a minute.
+/// Retry delay for inspections and transfers. An inspection takes up to a minute.
 const INSPECTION_RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// The kinds of failure a caller can tell apart, each with one meaning.
+/// Kinds of failure that a caller can tell apart. Each has one meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// What was asked for does not exist.
+    /// The requested item does not exist.
     NotFound,
-    /// The request can never succeed as it is.
+    /// The request is wrong and will never succeed unchanged.
     Invalid,
-    /// No room now: come back later, or send less.
+    /// No room now: retry later, or send less.
     Exhausted,
     /// The caller's deadline passed.
     DeadlineExceeded,
-    /// The state of the system forbids it; the message says what would have to change.
+    /// The state of the system forbids it. The message says what would have to change.
     Precondition,
-    /// Somebody else was faster.
+    /// Another client was faster.
     Aborted,
-    /// The key is taken.
+    /// The idempotency key is in use for another specification.
     AlreadyExists,
-    /// The result cannot be represented.
+    /// The result is not finite, or does not fit the requested form.
     NotRepresentable,
     /// A stored file is damaged.
     Damaged,
-    /// Not now, perhaps elsewhere: the server is shutting down.
+    /// The server is shutting down. Another server may accept the request.
     Unavailable,
-    /// Nobody knows who asks.
+    /// Missing or invalid credential.
     Unauthenticated,
-    /// Whoever asks may not.
+    /// The caller lacks the permission.
     Forbidden,
-    /// A fault of ours.
+    /// A fault of the server.
     Internal,
 }
 
 /// Why a use case failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// A field of a request.
+    /// A field of a request is wrong.
     #[error("{field}: {message}")]
     Invalid {
         /// Path of the field in the API.
         field: String,
-        /// What was expected and what came.
+        /// What was expected, and what was received.
         message: String,
     },
-    /// Decode without a version.
+    /// Decoding without a version.
     #[error(
-        "name the version or alias that made these codes, they belong to it alone; the newest version of {name} is {newest}"
+        "name the version or alias that made these codes: no other can decode them (the newest version of {name} is \
+         {newest})"
     )]
     VersionRequired {
         /// The model.
@@ -72,58 +74,56 @@ pub enum ServiceError {
         /// Its newest version.
         newest: Version,
     },
-    /// A file that is imported is larger than the server takes.
-    #[error("the file is larger than {bytes_max} bytes, the most that this server imports")]
+    /// An imported file is larger than the limit.
+    #[error("the file is larger than {bytes_max} bytes, the limit for imports")]
     FileTooLarge {
         /// The limit.
         bytes_max: u64,
     },
-    /// A file that is imported.
+    /// An imported file is invalid.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// Batching.
+    /// An error of the batcher.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// The store.
+    /// An error of the model store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Decoding with the pseudo-inverse.
+    /// Decoding with the pseudo-inverse, of a model that has none.
     #[error("{key} has no pseudo-inverse: {error}")]
     NoInverse {
         /// The version.
         key: ModelKey,
-        /// Why.
+        /// Why there is none.
         error: InverseError,
     },
-    /// Scoring.
-    #[error(
-        "{0} has no statistics to score by: train it again, with validation rows held out and a code of at most 1024 numbers"
-    )]
+    /// Scoring with a version without statistics.
+    #[error("{0} has no statistics for scoring: train it again with validation rows and a code length of at most 1024")]
     NoStatistics(ModelKey),
-    /// A name that no model can have, in the words of the Open Inference Protocol.
+    /// A name that no model can have, in the wording of the Open Inference Protocol.
     #[error("{0}")]
     UnknownToProtocol(String),
-    /// Filling in what is missing.
+    /// Imputing with a model that takes no missing values.
     #[error("{key} does not take missing values: train it with `missing_values` (`halfhitch train --missing-values`)")]
     NoMissingValues {
         /// The version.
         key: ModelKey,
     },
-    /// Codes that are to be cut short.
+    /// Cutting codes short whose first numbers are not the best ones.
     #[error(
-        "the codes of {0} are not ordered, their first numbers are not the best: `halfhitch models canonicalize` makes a version \
-         whose are, and so does training with `nested_dropout`"
+        "the codes of {0} are not ordered, so they cannot be cut short: run `halfhitch models canonicalize`, \
+         or train with `nested_dropout`"
     )]
     NotOrdered(ModelKey),
-    /// Making codes canonical.
+    /// The codes cannot be made canonical.
     #[error("{key} cannot be made canonical: {error}")]
     Canonical {
         /// The version.
         key: ModelKey,
-        /// Why.
+        /// The reason.
         error: CanonicalError,
     },
-    /// Measuring on what it does not have.
+    /// The version stores no validation sample.
     #[error(
         "{key} keeps no validation sample: send rows, or train it with `validation_sample_rows` \
          (`halfhitch train --validation-sample ROWS`)"
@@ -132,7 +132,7 @@ pub enum ServiceError {
         /// The version.
         key: ModelKey,
     },
-    /// A validation sample that is not as it was written.
+    /// The stored validation sample is damaged.
     #[error("{key}: {error}")]
     DamagedSample {
         /// The version.
@@ -140,84 +140,82 @@ pub enum ServiceError {
         /// What is wrong with it.
         error: SampleError,
     },
-    /// Making rows orthonormal.
+    /// The code layer cannot be made orthonormal.
     #[error("{key} cannot be made orthonormal: {error}")]
     Orthonormal {
         /// The version.
         key: ModelKey,
-        /// Why.
+        /// The reason.
         error: OrthonormalError,
     },
-    /// Inspecting.
+    /// The version cannot be inspected.
     #[error("{key} cannot be inspected: {error}")]
     NotInspected {
         /// The version.
         key: ModelKey,
-        /// Why.
+        /// The reason.
         error: SpectrumError,
     },
-    /// Too many at once.
-    #[error("{max} inspections run or wait already, the most that this server takes; come back in a while")]
+    /// Too many inspections at once.
+    #[error("{max} inspections run or wait already, the limit of this server: retry later")]
     InspectionsFull {
         /// The limit.
         max: usize,
     },
-    /// Too many at once.
-    #[error(
-        "{max} files of models are sent or received already, the most that this server holds; come back in a while"
-    )]
+    /// Too many imports or exports at once.
+    #[error("{max} model files are being sent or received already, the limit of this server: retry later")]
     TransfersFull {
         /// The limit.
         max: usize,
     },
-    /// The other side stopped.
-    #[error("the next piece of the file was not sent, or not taken, within {wait_max:?}: begin again")]
+    /// The client stopped sending or reading.
+    #[error("the next chunk of the file was not sent or not read within {wait_max:?}: start the transfer again")]
     TransferIdle {
-        /// How long it was waited for.
+        /// Maximum wait for one chunk.
         wait_max: Duration,
     },
-    /// Jobs.
+    /// An error of the training jobs.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// The job that a stream waited for failed.
+    /// The job that a stream followed failed or was cancelled.
     #[error("{0}")]
     JobEnded(String),
-    /// It failed because one of its files is damaged or gone.
+    /// The job failed because one of its files is damaged or missing.
     #[error("{0}")]
     JobLost(String),
-    /// One of many messages of a stream.
+    /// An error in one message of a stream.
     #[error("message {number}: {error}")]
     Message {
-        /// Which, from 1.
+        /// Number of the message, from 1.
         number: u64,
-        /// Why.
+        /// The error.
         error: Box<ServiceError>,
     },
-    /// Who asks may not, or not now.
+    /// The caller lacks permission, or has reached a limit.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The server stops.
+    /// The server is shutting down.
     #[error("the server is shutting down: {0}")]
     ShuttingDown(&'static str),
-    /// A fault of ours.
+    /// A fault of the server.
     #[error("{0}")]
     Internal(String),
 }
 
 impl ServiceError {
-    /// A field of a request that is wrong.
+    /// An error in a field of a request.
     #[expect(clippy::needless_pass_by_value, reason = "errors and literals, all about to be text")]
     pub fn invalid(field: impl Into<String>, message: impl ToString) -> Self {
         Self::Invalid { field: field.into(), message: message.to_string() }
     }
 
-    /// The same error, of one message of a stream.
+    /// The same error, as that of message `number` of a stream.
     #[must_use]
     pub fn of_message(self, number: u64) -> Self {
         Self::Message { number, error: Box::new(self) }
     }
 
-    /// Of which kind it is.
+    /// The kind of the error.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Invalid { .. } | Self::VersionRequired { .. } | Self::Artifact(_) => Kind::Invalid,
@@ -249,7 +247,7 @@ impl ServiceError {
         }
     }
 
-    /// As what it is counted.
+    /// The cause under which metrics count the error.
     pub fn cause(&self) -> Cause {
         match (self, self.kind()) {
             (Self::Message { error, .. }, _) => error.cause(),
@@ -274,7 +272,7 @@ impl ServiceError {
         }
     }
 
-    /// The field that is wrong, as a path in the request, if one is.
+    /// Path of the wrong field in the request, if the error has one.
     pub fn field(&self) -> Option<String> {
         match self {
             Self::Invalid { field, .. } => Some(field.clone()),
@@ -286,7 +284,7 @@ impl ServiceError {
         }
     }
 
-    /// The row of the request that is wrong, from 0, if one is.
+    /// Index of the wrong row in the request, from 0, if the error has one.
     pub fn row(&self) -> Option<usize> {
         match self {
             Self::Batch(
@@ -300,7 +298,7 @@ impl ServiceError {
         }
     }
 
-    /// When it is worth coming back, where that is known.
+    /// The retry delay, if known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Batch(BatchError::Full { retry_after, .. }) => Some(*retry_after),
@@ -316,7 +314,7 @@ impl ServiceError {
     }
 }
 
-/// The field of a `Train` stream that is wrong, if one is.
+/// The wrong field of a `Train` stream, if the error has one.
 fn job_field(error: &JobError) -> Option<String> {
     match error {
         JobError::Spec(error) => Some(format!("spec.{}", error.field())),

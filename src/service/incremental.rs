@@ -1,5 +1,6 @@
-//! Incremental training: a stream whose rows never end is cut into rounds. Each round is an ordinary durable job that begins
-//! with the newest version and is published if it is better; the stream goes on into the next one meanwhile.
+//! Incremental training: an endless stream of rows is divided into rounds. Each round is an ordinary durable job. It
+//! starts from the newest version, and publishes only if the result is better. The stream continues with the next
+//! round meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +12,15 @@ use crate::jobs::{
 use crate::model::{Matrix, Selector};
 use crate::training::{Base, CheckedTrainSpec, ParamError, TrainSpec};
 
-/// Rows after which a round may end.
+/// Allowed values of `publish_rows`: training rows per round.
 pub const PUBLISH_ROWS: std::ops::RangeInclusive<u64> = 10..=1_000_000_000;
-/// Time after which a round may end.
+/// Allowed values of `publish_interval`.
 pub const PUBLISH_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
-/// Training rows of a round that ends by time: with fewer it waits for more.
+/// Minimum training rows of a round that ends by time; with fewer, it continues.
 pub const INTERVAL_ROWS_MIN: u64 = 100;
-/// Rounds of a stream that have their rows and have not ended, at most: the stream waits then.
+/// Maximum rounds of a stream that are complete and have not ended; at this limit the stream waits.
 const ROUNDS_WAITING_MAX: usize = 8;
-/// Rounds whose results are told again to who comes back.
+/// Maximum results that are sent again to a client that reconnects.
 const RETOLD_MAX: usize = 16;
 
 /// When a round ends.
@@ -30,7 +31,7 @@ pub struct Cadence {
 }
 
 impl Cadence {
-    /// After so many training rows, or after so long; at least one of them.
+    /// A round ends after `rows` training rows or after `interval`. At least one must be set.
     pub fn new(rows: Option<u64>, interval: Option<Duration>) -> Result<Self, ServiceError> {
         if let Some(got) = rows.filter(|rows| !PUBLISH_ROWS.contains(rows)) {
             return Err(ServiceError::invalid(
@@ -53,7 +54,7 @@ impl Cadence {
         Ok(Self { rows, interval })
     }
 
-    /// Whether a round with so many training rows, whose first came so long ago, has come to its end.
+    /// Whether a round with `rows` training rows, whose first chunk arrived `age` ago, is complete.
     fn is_due(&self, rows: u64, age: Duration) -> bool {
         let enough = self.rows.is_some_and(|wanted| rows >= wanted);
         enough || (self.is_enough_for_time(rows) && self.interval.is_some_and(|interval| age >= interval))
@@ -64,41 +65,41 @@ impl Cadence {
     }
 }
 
-/// A stream that is being cut into rounds.
+/// A stream that is divided into rounds.
 #[derive(Debug)]
 pub struct RoundStream {
     upload: Option<Upload>,
     round: Round,
     cadence: Cadence,
-    /// When the first chunk of the round came, or the stream came back to it.
+    /// When the first chunk of the round arrived, or the client reconnected to the round.
     began: Option<Instant>,
-    /// It has as many rows as a job may have.
+    /// The round has the maximum number of rows or bytes of a job.
     is_full: bool,
 }
 
-/// How a stream began.
+/// The start of a stream.
 #[derive(Debug)]
 pub struct StreamBegun {
-    /// To send chunks to; takes none any more if all of them came before.
+    /// Takes the chunks; closed if all chunks were received before.
     pub stream: RoundStream,
-    /// The round that takes chunks now, or took the last ones.
+    /// The current round, or the last one.
     pub snapshot: JobSnapshot,
-    /// The last chunk of the stream on disk, 0 if none.
+    /// The last chunk of the stream that is on disk; 0: none.
     pub last_chunk: u64,
-    /// Rounds before it whose end was not told, or may not have been, oldest first.
+    /// Earlier rounds whose results may not have reached the client, oldest first.
     pub rounds: Vec<JobId>,
 }
 
-/// What became of a chunk.
+/// What happened to a chunk.
 #[derive(Debug)]
 pub enum Taken {
-    /// These are on disk now; numbers and rows are those of the stream.
+    /// These chunks are on disk. Numbers and rows are those of the stream.
     Acknowledged(Vec<Acknowledged>),
-    /// There is no room for it now: it is to be given again once a round has ended, or this one was cut.
+    /// No room now: append the chunk again when a round has ended or this one was cut.
     Later(Matrix),
 }
 
-/// The specification of every round: it begins with the newest version, and is published if it is better.
+/// The specification of every round: it starts from the newest version, and publishes only if the result is better.
 fn of_rounds(mut spec: TrainSpec) -> Result<CheckedTrainSpec, ServiceError> {
     for (is_set, field) in [(spec.base.is_some(), "base"), (spec.publish_if_better, "publish_if_better")] {
         if is_set {
@@ -112,7 +113,7 @@ fn of_rounds(mut spec: TrainSpec) -> Result<CheckedTrainSpec, ServiceError> {
 }
 
 impl Service {
-    /// Begins a stream of rounds, or finds that of the key and takes it over.
+    /// Starts a stream of rounds, or takes over the existing stream with the same key.
     pub async fn train_in_rounds(
         &self,
         spec: TrainSpec,
@@ -124,7 +125,7 @@ impl Service {
         let spec = of_rounds(spec)?;
         let key = match key {
             Some(key) => key,
-            // Nobody can come back to it.
+            // A random key: the client cannot reconnect.
             None => JobId::new().as_str().parse()?,
         };
         let key_bytes = key.to_string().len();
@@ -152,24 +153,24 @@ impl Service {
     }
 }
 
-/// Whether a round was given up because no row came for it.
+/// Whether a round was abandoned because it received no rows.
 fn is_left(snapshot: &JobSnapshot) -> bool {
     snapshot.state == JobState::Cancelled && snapshot.failure.as_deref() == Some(Round::LEFT)
 }
 
 impl RoundStream {
-    /// Whether it takes chunks.
+    /// Whether the stream takes chunks.
     pub fn is_open(&self) -> bool {
         self.upload.is_some()
     }
 
-    /// Whether it takes more now, while so many of its rounds have not ended.
+    /// Whether the stream takes more chunks, with `rounds_waiting` rounds that have not ended.
     pub fn has_room(&self, rounds_waiting: usize) -> bool {
         rounds_waiting < ROUNDS_WAITING_MAX
     }
 
-    /// Puts a chunk into the round that it belongs to. One of a round before was acknowledged already, and is so again.
-    /// `may_wait`: rounds have not ended yet, and will make room.
+    /// Adds a chunk to the current round. A chunk of an earlier round is acknowledged again. `may_wait`: other rounds
+    /// have not ended yet, and will free space.
     pub async fn append(
         &mut self,
         number: u64,
@@ -199,7 +200,7 @@ impl RoundStream {
                 self.is_full = true;
                 Ok(Taken::Later(rows))
             }
-            // With chunks that wait for others it is not known which of them there was no room for.
+            // If early chunks are buffered, it is unknown which of them did not fit.
             Err(JobError::SpoolFull { .. } | JobError::DiskReserve { .. }) if may_wait && !was_ahead => {
                 Ok(Taken::Later(rows))
             }
@@ -207,21 +208,22 @@ impl RoundStream {
         }
     }
 
-    /// Whether the round has come to its end.
+    /// Whether the round is complete.
     pub fn is_due(&self) -> bool {
         let Some(upload) = &self.upload else { return false };
         let age = self.began.map_or(Duration::ZERO, |began| began.elapsed());
         (self.is_full || self.cadence.is_due(upload.training_rows(), age)) && !upload.waits_for_a_chunk()
     }
 
-    /// When the round comes to its end by time, if it has the rows for that.
+    /// When the round ends by time, if it has enough rows for that.
     pub fn due_at(&self) -> Option<Instant> {
         let upload = self.upload.as_ref()?;
         let enough = self.cadence.is_enough_for_time(upload.training_rows()) && !upload.waits_for_a_chunk();
         self.began.filter(|_| enough)?.checked_add(self.cadence.interval?)
     }
 
-    /// Ends the round, which is QUEUED then, and begins the next one. `None`: there are too many jobs now, later.
+    /// Ends the round, which becomes QUEUED, and starts the next one. `None`: too many jobs or no space now; retry
+    /// later.
     pub async fn cut(&mut self) -> Result<Option<JobSnapshot>, ServiceError> {
         let upload = self.upload()?;
         match upload.cut().await {
@@ -239,7 +241,7 @@ impl RoundStream {
         }
     }
 
-    /// Ends the stream if the counts (of the stream) agree; the last round, if any row came for it.
+    /// Ends the stream if the counts of the whole stream match. Returns the last round, if it has rows.
     pub async fn finish(&mut self, chunks: u64, rows: u64) -> Result<Option<JobSnapshot>, ServiceError> {
         let Round { chunks_before, rows_before, number, .. } = self.round;
         let Some(upload) = self.upload.take() else { return Ok(None) };
@@ -254,7 +256,7 @@ impl RoundStream {
         Ok(Some(upload.finish(chunks - chunks_before, rows - rows_before).await?))
     }
 
-    /// Resolves when another stream takes this one over, when its round ends without it, or when the server stops.
+    /// Resolves when another stream takes over, when the round ends without this stream, or when the server stops.
     pub async fn taken_over(&mut self) -> ServiceError {
         match &mut self.upload {
             Some(upload) => upload.taken_over().await.into(),
@@ -263,9 +265,9 @@ impl RoundStream {
     }
 
     fn upload(&mut self) -> Result<&mut Upload, ServiceError> {
-        self.upload.as_mut().ok_or_else(|| {
-            ServiceError::invalid("message", "the stream has all its rows already, expected nothing more")
-        })
+        self.upload
+            .as_mut()
+            .ok_or_else(|| ServiceError::invalid("message", "the stream is complete, expected no more messages"))
     }
 }
 
@@ -292,7 +294,7 @@ mod tests {
         assert!(!by_time.is_due(INTERVAL_ROWS_MIN - 1, 9 * SECOND));
         assert!(!by_time.is_due(INTERVAL_ROWS_MIN, SECOND));
         assert!(by_time.is_due(INTERVAL_ROWS_MIN, 2 * SECOND));
-        // Who wants rounds of few rows has them by time, too.
+        // With `publish_rows` below the minimum, that many rows are enough for a round by time too.
         assert!(cadence(Some(20), Some(2)).is_due(20, Duration::ZERO));
     }
 

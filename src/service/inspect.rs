@@ -1,4 +1,4 @@
-//! What there is to see of a version: its matrices, and what decodes best.
+//! Inspection of a version: its matrices, and a comparison of decoders.
 
 use std::sync::Arc;
 
@@ -6,35 +6,35 @@ use super::{Service, ServiceError};
 use crate::model::inspect::{Inspection, inspect};
 use crate::model::{Matrix, Missing, ModelKey, ModelName, Selector, sample};
 
-/// Inspections that run or wait at once; more are refused. Each keeps its rows meanwhile.
+/// Maximum inspections that run or wait at once; more are refused. Each holds its rows in memory.
 pub(super) const INSPECTIONS_MAX: usize = 4;
 
-/// What to measure on.
+/// Rows to measure on.
 #[derive(Clone, Debug)]
 pub enum InspectionRows {
-    /// Nothing.
+    /// No rows.
     None,
     /// Rows as wide as the model's input.
     Sent(Matrix),
-    /// The validation sample of the version.
+    /// The validation sample stored with the version.
     Sample,
 }
 
-/// What was seen.
+/// The result of an inspection.
 #[derive(Clone, Debug)]
 pub struct Inspected {
-    /// Of which version.
+    /// The inspected version.
     pub key: ModelKey,
-    /// Its matrices, and what became of the rows that came along.
+    /// Properties of its matrices, and measurements on the rows, if there were any.
     pub seen: Inspection,
-    /// Each matrix once.
+    /// Size of the tensors in bytes: each matrix once.
     pub tensor_bytes: u64,
-    /// With a matrix of its own for every decoder layer.
+    /// Size of the tensors in bytes if every decoder layer had a matrix of its own.
     pub untied_tensor_bytes: u64,
 }
 
 impl Service {
-    /// Looks at a version, and measures it on `rows`.
+    /// Inspects a version, and measures it on `rows`.
     pub async fn inspect(
         &self,
         name: &ModelName,
@@ -53,7 +53,8 @@ impl Service {
         }
         let (key_of_error, full) = (key.clone(), |_| ServiceError::InspectionsFull { max: INSPECTIONS_MAX });
         let place = Arc::clone(&self.inspections).try_acquire_owned().map_err(full)?;
-        // One at a time: it may take a core for a minute. Who leaves meanwhile leaves the rest to its end.
+        // One at a time, because an inspection may take a core for a minute. It runs to its end even if the caller
+        // leaves.
         let turn = Arc::clone(&self.inspecting).lock_owned().await;
         let store = Arc::clone(self.registry.store());
         let looked = tokio::task::spawn_blocking(move || {
@@ -77,6 +78,6 @@ impl Service {
             let (tensor_bytes, untied_tensor_bytes) = (model.spec().tensor_bytes(), model.spec().untied_tensor_bytes());
             Ok(Inspected { key, seen, tensor_bytes, untied_tensor_bytes })
         });
-        looked.await.unwrap_or_else(|lost| Err(ServiceError::Internal(format!("an inspection was lost: {lost}"))))
+        looked.await.unwrap_or_else(|lost| Err(ServiceError::Internal(format!("an inspection task failed: {lost}"))))
     }
 }

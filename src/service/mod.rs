@@ -1,6 +1,6 @@
-//! The use cases, free of transport: what a caller can ask for, whatever protocol it speaks.
+//! The use cases, independent of the protocol.
 //!
-//! The types that the use cases speak are re-exported here, so that a protocol needs this module alone.
+//! Re-exports the types that the use cases need, so that a protocol depends on this module only.
 
 pub mod bulk;
 pub mod columns;
@@ -49,10 +49,10 @@ pub use readiness::{Lifecycle, Readiness};
 pub use score::{ScoreOptions, Scored};
 pub use upkeep::{Upkeep, UpkeepConfig};
 
-/// The largest model file that is taken in, in bytes: the parameters that a model may have, and room for its header.
+/// Maximum size of an imported model file in bytes: the maximum number of parameters, and room for the header.
 pub const FILE_BYTES_MAX: u64 = (crate::model::spec::PARAMETERS_MAX * 4 + (16 << 20)) as u64;
 
-/// What is copied where it arrives; more is on a thread for blocking work.
+/// Larger matrices are copied on a blocking thread.
 const COPIED_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// Every use case of the server. Cheap to clone.
@@ -67,24 +67,24 @@ pub struct Service {
     inspecting: Arc<Mutex<()>>,
 }
 
-/// What a request for rows got.
+/// The result of a request for rows or codes.
 #[derive(Debug)]
 pub struct Served {
     /// The version that served it.
     pub version: Version,
-    /// The results, in the form that was asked for.
+    /// The results, in the requested form.
     pub output: Output,
-    /// What is to be known of them, if they were decoded with the pseudo-inverse.
+    /// Accuracy of the pseudo-inverse, if it was the decoder.
     pub inverted: Option<Inverted>,
 }
 
-/// What decodes codes.
+/// How codes are decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Decoder {
     /// The transpose of each matrix, as trained.
     #[default]
     Transpose,
-    /// Its pseudo-inverse.
+    /// The pseudo-inverse of each matrix.
     PseudoInverse,
 }
 
@@ -97,18 +97,18 @@ impl Decoder {
     }
 }
 
-/// How far decoding with the pseudo-inverse can be trusted.
+/// Accuracy of decoding with the pseudo-inverse.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Inverted {
-    /// The greatest condition number of a matrix.
+    /// The greatest condition number of any matrix.
     pub condition: f64,
-    /// Whether a matrix was regularized for it.
+    /// Whether a matrix was regularized to invert it.
     pub regularized: bool,
-    /// Whether the model is not linear: activations are not undone.
+    /// Whether the model is not linear: the decoder does not invert the encoder's activations.
     pub approximate: bool,
 }
 
-/// The field that a question's rows come in.
+/// The request field with the rows or codes of an operation.
 pub fn field(operation: Operation) -> &'static str {
     match operation {
         Operation::Encode
@@ -122,14 +122,14 @@ pub fn field(operation: Operation) -> &'static str {
 }
 
 impl Service {
-    /// Over the layers below.
+    /// Creates the service from the layers below.
     pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs, lifecycle: Lifecycle) -> Self {
         let room = Arc::new(bulk::BulkQuota::new(batcher.config()));
         let inspections = Arc::new(Semaphore::new(inspect::INSPECTIONS_MAX));
         Self { registry, batcher, jobs, lifecycle, room, inspections, inspecting: Arc::default() }
     }
 
-    /// Where the server stands.
+    /// The lifecycle of the server.
     pub fn lifecycle(&self) -> &Lifecycle {
         &self.lifecycle
     }
@@ -139,7 +139,7 @@ impl Service {
         &self.jobs
     }
 
-    /// Rows (n, d_0) to codes (n, d_K), or to their first numbers, `code_length` of them if that is not 0.
+    /// Encodes rows (n, d_0) into codes (n, d_K). If `code_length` is not 0, codes are cut to this length.
     pub async fn encode(
         &self,
         name: &ModelName,
@@ -157,7 +157,7 @@ impl Service {
         self.cut(served, code_length).await
     }
 
-    /// Codes (n, d_K) to rows (n, d_0). The version must be named.
+    /// Decodes codes (n, d_K) into rows (n, d_0). The selector must name a version or alias.
     pub async fn decode(
         &self,
         name: &ModelName,
@@ -172,7 +172,7 @@ impl Service {
         self.compute(&key, operation, codes, answer, deadline, Urgency::Interactive).await
     }
 
-    /// Rows (n, d_0) to codes and back, with the error of each row.
+    /// Encodes and decodes rows (n, d_0), and returns the reconstruction error of each row.
     pub async fn reconstruct(
         &self,
         name: &ModelName,
@@ -190,7 +190,7 @@ impl Service {
         self.compute(&key, operation, rows, answer, deadline, Urgency::Interactive).await
     }
 
-    /// Rows (n, d_0) with missing values to whole ones.
+    /// Fills in the missing values of rows (n, d_0).
     pub async fn impute(
         &self,
         name: &ModelName,
@@ -206,13 +206,13 @@ impl Service {
         self.compute(&key, Operation::Impute, rows, answer, deadline, Urgency::Interactive).await
     }
 
-    /// Whether so much waits that large questions may find no room.
+    /// Whether the queues are so full that large requests may be refused.
     pub fn is_busy(&self) -> bool {
         self.batcher.is_busy()
     }
 
-    /// The refusal of a question that did not come yet, but whose matrix will take `matrix_bytes`, if there is no room for
-    /// it. Of anything else that may be wrong with it nothing is said.
+    /// The error for a request that has not arrived yet and whose matrix takes `matrix_bytes`, if the queue has no
+    /// room for it. `None` also if anything else is wrong with the request.
     pub fn refuse_early(
         &self,
         name: &ModelName,
@@ -225,8 +225,8 @@ impl Service {
         self.batcher.refuse_early(&model, operation, matrix_bytes).map(ServiceError::from)
     }
 
-    /// The version that is meant. To decode it must be named: codes belong to the version that made them, and decoding
-    /// them with another would be silent garbage.
+    /// Resolves the version. Decoding needs a version or alias: codes decoded with another version would be wrong
+    /// without an error.
     fn choose(&self, name: &ModelName, selector: &Selector, operation: Operation) -> Result<ModelKey, ServiceError> {
         let key = self.registry.resolve_served(name, selector)?;
         if operation.decodes() && *selector == Selector::Latest {
@@ -248,7 +248,8 @@ impl Service {
         let form = answer.form(rows.form(), &model.artifact.model);
         let code_length = model.artifact.model.spec().code_length();
         let is_short = operation.decodes() && rows.columns() < code_length && model.artifact.has_ordered_codes();
-        // What is missing of a code is average, or what it was in training where codes were cut: 0.
+        // The missing numbers of a short code are 0: the mean of canonical codes, and the value in training of
+        // ordered codes.
         let rows = if is_short { self.resized(rows, code_length).await? } else { rows };
         let inverted = model.inverse().filter(|_| operation.needs_inverse()).map(|inverse| {
             let (condition, regularized) = inverse.condition();
@@ -262,7 +263,7 @@ impl Service {
         Ok(Served { version: key.version, output, inverted })
     }
 
-    /// Codes as they are, or their first numbers, `code_length` of them if that is not 0.
+    /// Cuts codes to `code_length`; 0: codes stay as they are.
     async fn cut(&self, mut served: Served, code_length: u32) -> Result<Served, ServiceError> {
         if code_length > 0 {
             served.output.matrix = self.resized(served.output.matrix, code_length as usize).await?;
@@ -270,11 +271,11 @@ impl Service {
         Ok(served)
     }
 
-    /// Codes with so many numbers, the first of each and zeros where there are fewer. Refused if they do not fit the queue.
+    /// Codes of length `code_length`: cut, or extended with zeros. Refused if they do not fit the queue.
     async fn resized(&self, codes: Matrix, code_length: usize) -> Result<Matrix, ServiceError> {
         let BatchingConfig { queue_rows_max: rows_max, queue_bytes_max: bytes_max, .. } = self.batcher.config();
         let (rows, bytes) = (codes.rows(), codes.rows().saturating_mul(codes.form().number_bytes() * code_length));
-        // Before they take that room.
+        // Checked before the memory is allocated.
         if rows > rows_max || bytes > bytes_max {
             return Err(BatchError::TooLarge { rows, bytes, rows_max, bytes_max }.into());
         }
@@ -282,10 +283,10 @@ impl Service {
             return Ok(codes.resized(code_length));
         }
         let resized = tokio::task::spawn_blocking(move || codes.resized(code_length)).await;
-        resized.map_err(|lost| ServiceError::Internal(format!("codes were lost: {lost}")))
+        resized.map_err(|lost| ServiceError::Internal(format!("a task that copies codes failed: {lost}")))
     }
 
-    /// The version, with what the operation needs.
+    /// Loads the version, and its pseudo-inverse if the operation needs it.
     async fn ready(&self, key: &ModelKey, operation: Operation) -> Result<Arc<LoadedModel>, ServiceError> {
         let model = self.loaded(key).await?;
         if operation.needs_inverse() {
@@ -305,7 +306,7 @@ impl Service {
     }
 }
 
-/// Whether a version's codes can be cut to so many numbers, at least 1.
+/// Checks that the version's codes can be cut to `code_length` numbers, at least 1.
 fn check_code_length(model: &LoadedModel, code_length: u32) -> Result<(), ServiceError> {
     let most = model.artifact.model.spec().code_length();
     if code_length as usize > most {

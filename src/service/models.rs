@@ -1,4 +1,4 @@
-//! Use cases of published models: list, describe, move, remove, import, export.
+//! Use cases of published models: list, describe, alias, delete, import, export, derive.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,10 +13,10 @@ use crate::registry::usage::Usage;
 use crate::store::{ModelEntry, ModelStore, StoreError, VersionPolicy};
 use crate::telemetry::measures::ModelMeasures;
 
-/// One version, described without its tensors.
+/// Description of a version, without its tensors.
 #[derive(Clone, Debug)]
 pub struct VersionDescription {
-    /// Which.
+    /// Name and number of the version.
     pub key: ModelKey,
     /// Aliases that point at it.
     pub aliases: Vec<Alias>,
@@ -24,16 +24,16 @@ pub struct VersionDescription {
     pub published: SystemTime,
     /// Its shape.
     pub spec: ModelSpec,
-    /// Its report, if it has one.
+    /// Its training report, if it has one.
     pub report: Option<TrainingReport>,
-    /// Size of the stored file.
+    /// Size of the stored file in bytes.
     pub file_bytes: u64,
-    /// As recorded in the file, hexadecimal.
+    /// SHA-256 recorded in the file, hexadecimal.
     pub sha256: String,
 }
 
 impl Service {
-    /// All models, by name.
+    /// All models, ordered by name.
     pub fn models(&self) -> Vec<ModelEntry> {
         self.registry.store().entries()
     }
@@ -43,12 +43,12 @@ impl Service {
         Ok(self.registry.store().entry(name).ok_or_else(|| StoreError::UnknownModel(name.to_string()))?)
     }
 
-    /// Which version is meant.
+    /// Resolves a version.
     pub fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, ServiceError> {
         Ok(self.registry.resolve(name, selector)?)
     }
 
-    /// Which version is meant, among those that are served.
+    /// Resolves a version among the served ones.
     pub fn resolve_served(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, ServiceError> {
         Ok(self.registry.resolve_served(name, selector)?)
     }
@@ -58,19 +58,19 @@ impl Service {
         self.registry.is_served(model, version)
     }
 
-    /// Which versions of a model are served.
+    /// The version policy of a model.
     pub fn policy(&self, name: &ModelName) -> VersionPolicy {
         self.registry.policies().of(name).clone()
     }
 
-    /// Has the newest version of a model in memory.
+    /// Loads the newest version of a model into memory.
     pub async fn warm(&self, name: &ModelName) -> Result<(), ServiceError> {
         let key = self.registry.resolve_served(name, &Selector::Latest)?;
         self.loaded(&key).await?;
         Ok(())
     }
 
-    /// Lets the memory of all versions of a model go.
+    /// Unloads all versions of a model from memory.
     pub fn unload(&self, name: &ModelName) -> Result<(), ServiceError> {
         for version in self.model(name)?.versions.into_keys() {
             self.registry.unload(&ModelKey { name: name.clone(), version });
@@ -78,31 +78,31 @@ impl Service {
         Ok(())
     }
 
-    /// What was asked of each version that was loaded since the start, by name and version.
+    /// Usage counters of every version loaded since the start, ordered by name and version.
     pub fn usages(&self) -> Vec<(ModelKey, Arc<Usage>)> {
         self.registry.usages()
     }
 
-    /// What is measured of a model, if there is one of that name.
+    /// Metrics of a model, if it exists.
     pub fn measures(&self, name: &ModelName) -> Option<Arc<ModelMeasures>> {
         self.registry.measures(name)
     }
 
-    /// Describes the version that is meant, from its file's header.
+    /// Describes a version from the header of its file.
     pub async fn describe(&self, name: &ModelName, selector: &Selector) -> Result<VersionDescription, ServiceError> {
         let key = self.registry.resolve(name, selector)?;
         self.blocking(move |store| describe(store.as_ref(), key)).await
     }
 
-    /// Describes several versions of one model in one go, in the given order. A version whose file is damaged or has
-    /// just been deleted is left out, with a warning in the log.
+    /// Describes several versions of one model, in the given order. A version whose file is damaged is left out with
+    /// a warning in the log; a version deleted meanwhile is left out without one.
     pub async fn describe_all(&self, keys: Vec<ModelKey>) -> Result<Vec<VersionDescription>, ServiceError> {
         self.blocking(move |store| {
             Ok(keys
                 .into_iter()
                 .filter_map(|key| match describe(store.as_ref(), key) {
                     Ok(description) => Some(description),
-                    // Deleted since the listing began: nothing is wrong.
+                    // Deleted since the listing began: not an error.
                     Err(ServiceError::Store(StoreError::UnknownModel(_) | StoreError::UnknownVersion { .. })) => None,
                     Err(error) => {
                         tracing::warn!(%error, "a version is left out of a listing");
@@ -114,7 +114,7 @@ impl Service {
         .await
     }
 
-    /// Removes a version for good.
+    /// Deletes a version permanently.
     pub async fn delete_version(&self, key: ModelKey) -> Result<(), ServiceError> {
         let deleted = key.clone();
         self.blocking(move |store| Ok(store.delete(&deleted)?)).await?;
@@ -122,7 +122,8 @@ impl Service {
         Ok(())
     }
 
-    /// Points an alias at a version; `expected` as in [`ModelStore::set_alias`]. Returns where it pointed before.
+    /// Points an alias at a version; `expected` as in [`ModelStore::set_alias`]. Returns the version it pointed at
+    /// before.
     pub async fn set_alias(
         &self,
         key: ModelKey,
@@ -132,7 +133,7 @@ impl Service {
         self.blocking(move |store| Ok(store.set_alias(&key, &alias, expected)?)).await
     }
 
-    /// Removes an alias; the version stays.
+    /// Deletes an alias; the version stays.
     pub async fn delete_alias(
         &self,
         name: ModelName,
@@ -142,7 +143,7 @@ impl Service {
         self.blocking(move |store| Ok(store.delete_alias(&name, &alias, expected)?)).await
     }
 
-    /// Checks a file made here or elsewhere and publishes it as a new version.
+    /// Checks a model file and publishes it as a new version.
     pub async fn import(&self, name: ModelName, file: Vec<u8>) -> Result<VersionDescription, ServiceError> {
         self.blocking(move |store| {
             let artifact = Artifact::import(&file)?;
@@ -153,7 +154,8 @@ impl Service {
         .await
     }
 
-    /// Publishes a version with canonical codes: see [`crate::model::canonical`]. Returns it, and the variances of its codes.
+    /// Publishes a version with canonical codes; see [`crate::model::canonical`]. Returns the version and the
+    /// variances of its codes.
     pub async fn canonicalize(
         &self,
         name: &ModelName,
@@ -161,7 +163,7 @@ impl Service {
     ) -> Result<(VersionDescription, Vec<f32>), ServiceError> {
         let key = self.registry.resolve(name, selector)?;
         let full = |_| ServiceError::InspectionsFull { max: INSPECTIONS_MAX };
-        // Of the same size as an inspection, and as few at a time.
+        // Costs as much as an inspection, so it shares the limit.
         let place = Arc::clone(&self.inspections).try_acquire_owned().map_err(full)?;
         let turn = Arc::clone(&self.inspecting).lock_owned().await;
         let loaded = self.loaded(&key).await?;
@@ -172,7 +174,7 @@ impl Service {
             let (model, statistics) = made.map_err(|error| ServiceError::Canonical { key: key.clone(), error })?;
             let k = statistics.code_mean.len();
             let variances = (0..k).map(|unit| statistics.code_covariance[unit * k + unit]).collect();
-            let report = derived(report.as_deref(), &key, "codes: centered and turned onto their principal axes");
+            let report = derived(report.as_deref(), &key, "codes: centered and rotated onto their principal axes");
             let artifact = Artifact { model, report, statistics: Some(statistics), sha256: String::new() };
             let version = store.publish(&key.name, &artifact)?;
             Ok((describe(store.as_ref(), ModelKey { name: key.name, version })?, variances))
@@ -180,8 +182,8 @@ impl Service {
         .await
     }
 
-    /// What Gram-Schmidt on the code layer would do, measured on `rows`, and a version with it where `publish` says so: see
-    /// [`crate::model::gram_schmidt`].
+    /// Measures on `rows` what Gram-Schmidt on the code layer would change. With `publish`, also publishes the new
+    /// version. See [`crate::model::gram_schmidt`].
     pub async fn orthonormalize(
         &self,
         name: &ModelName,
@@ -213,7 +215,7 @@ impl Service {
             let mut published = None;
             if publish {
                 let how = format!(
-                    "code layer: made orthonormal by Gram-Schmidt, which took the error of {} rows from {before:.6} to {after:.6}",
+                    "code layer: made orthonormal by Gram-Schmidt; error of {} rows: {before:.6}, now {after:.6}",
                     rows.rows()
                 );
                 let report = derived(report.as_deref(), &key, &how).map(|report| Arc::new(without_figures(&report)));
@@ -226,7 +228,7 @@ impl Service {
         .await
     }
 
-    /// The file of a version, as it is stored and checked to be whole.
+    /// Returns the stored file of a version, after checking it.
     pub async fn export(&self, name: &ModelName, selector: &Selector) -> Result<(ModelKey, Vec<u8>), ServiceError> {
         let key = self.registry.resolve(name, selector)?;
         self.blocking(move |store| {
@@ -237,7 +239,7 @@ impl Service {
         .await
     }
 
-    /// Disk work, off the async threads.
+    /// Runs disk work on a blocking thread.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(Arc<dyn ModelStore>) -> Result<T, ServiceError> + Send + 'static,
@@ -245,33 +247,33 @@ impl Service {
         let store = Arc::clone(self.registry.store());
         tokio::task::spawn_blocking(move || work(store))
             .await
-            .unwrap_or_else(|error| Err(ServiceError::Internal(format!("a disk task was lost: {error}"))))
+            .unwrap_or_else(|error| Err(ServiceError::Internal(format!("a disk task failed: {error}"))))
     }
 }
 
-/// What Gram-Schmidt does to a version.
+/// The effect of Gram-Schmidt on a version.
 #[derive(Clone, Debug)]
 pub struct Orthonormalized {
-    /// Which version.
+    /// The original version.
     pub key: ModelKey,
-    /// Mean squared error of the rows as it is: sum over features, normalized space.
+    /// Mean squared error of the rows before: sum over features, normalized space.
     pub before: f64,
-    /// The same with an orthonormal code layer.
+    /// Mean squared error with an orthonormal code layer.
     pub after: f64,
-    /// The version that has it.
+    /// The new version, if published.
     pub published: Option<VersionDescription>,
 }
 
-/// The report of a version that is made from another without training.
+/// The report of a version derived from another without training.
 fn derived(report: Option<&TrainingReport>, from: &ModelKey, how: &str) -> Option<Arc<TrainingReport>> {
     let mut report = report?.clone();
     report.notes.push(format!("{how}, made from {from}"));
-    // No job made this version: one that begins again must not take it for its own.
+    // No job made this version. With the job's id, a restarted job would take it for its own.
     (report.base, report.job_id) = (Some(from.clone()), String::new());
     Some(Arc::new(report))
 }
 
-/// The same of a version that reconstructs otherwise: what was measured is not true of it.
+/// The report without the measurements that do not hold for a version that reconstructs differently.
 fn without_figures(report: &TrainingReport) -> TrainingReport {
     let mut report = report.clone();
     (report.validation, report.test, report.base_validation) = (None, None, None);

@@ -1,30 +1,30 @@
-//! Whether this server wants requests: asked by probes of every protocol, settled here.
+//! The lifecycle of the server. Health checks of all protocols read it.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The states of a server, in their order.
+/// States of the server, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Readiness {
-    /// Models that it shall have in memory are not there yet.
+    /// Warm models are not loaded yet.
     Starting,
-    /// It wants requests.
+    /// Ready for requests.
     Ready,
-    /// It still serves, and wants no new clients. For good.
+    /// Still serves, but new clients should go elsewhere. Never reverts.
     Draining,
-    /// It takes no connections any more. For good.
+    /// Accepts no connections any more. Never reverts.
     Stopping,
 }
 
 impl Readiness {
-    /// Whether it wants requests.
+    /// Whether the server is ready for requests.
     pub fn is_ready(self) -> bool {
         self == Self::Ready
     }
 }
 
-/// Where this server stands. Cheap to clone; all clones are one.
+/// The current state of the server. Cheap to clone; all clones share one state.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     state: Arc<watch::Sender<Readiness>>,
@@ -37,17 +37,17 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// Where it stands now.
+    /// The current state.
     pub fn now(&self) -> Readiness {
         *self.state.borrow()
     }
 
-    /// Tells of every change.
+    /// Watches the state.
     pub fn watch(&self) -> watch::Receiver<Readiness> {
         self.state.subscribe()
     }
 
-    /// Goes on to `next`; never back: who was told that this server drains is never told that it is ready again.
+    /// Moves forward to `next`, never back: a client that saw the server drain never sees it ready again.
     pub fn advance(&self, next: Readiness) {
         self.state.send_if_modified(|state| {
             let later = next > *state;
@@ -56,9 +56,9 @@ impl Lifecycle {
         });
     }
 
-    /// Until it stands there, or further.
+    /// Waits until the state is `state` or later.
     pub async fn reaches(&self, state: Readiness) {
-        // No error: a sender is held here.
+        // Cannot fail: `self` holds a sender.
         let _ = self.watch().wait_for(|now| *now >= state).await;
     }
 }

@@ -1,4 +1,4 @@
-//! How unusual rows are, and why.
+//! Anomaly scores of rows, and the reasons for them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,60 +9,60 @@ use crate::model::score::FIGURES;
 use crate::model::{AnswerFormat, Form, Matrix, ModelName, Selector, Version};
 use crate::registry::LoadedModel;
 
-/// Most features that are named for a row.
+/// Maximum features to name for a row.
 pub const REASONS_MAX: u32 = 100;
-/// Numbers of an answer that are looked through where they arrive; more are on a thread for blocking work.
+/// Larger results (in numbers) are evaluated on a blocking thread.
 const NUMBERS_AT_ONCE_MAX: usize = 10_000;
-/// Reasons of all rows of a question: each comes with the name of its feature.
+/// Maximum reasons over all rows of a request: each has the name of its feature.
 const REASONS_OF_ALL_MAX: usize = 262_144;
 
-/// The form of the figures of rows, whatever form these have.
+/// Form of the figures, independent of the form of the rows.
 const FIGURES_FORM: AnswerFormat = AnswerFormat::Form(Form::Floats);
 
-/// What is to be known of rows.
+/// Options of a score request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ScoreOptions {
-    /// Features to name for each row.
+    /// Number of features to name for each row.
     pub reasons: u32,
-    /// Share of usual rows that may be an alarm.
+    /// Maximum share of alarms among usual rows.
     pub false_alarm_rate: Option<f64>,
 }
 
-/// How unusual rows are: one number, or list, per row.
+/// Anomaly scores: one number or list per row.
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
-    /// Sums over features, normalized space.
+    /// Squared reconstruction errors: sums over features, normalized space.
     pub squared_errors: Vec<f32>,
     /// Mahalanobis distances of the codes.
     pub code_distances: Vec<f32>,
-    /// What changes of columns and relations add that never changed in training.
+    /// Part of the score for changes in columns and relations that never changed in training.
     pub changes: Vec<f32>,
-    /// All in one: see [`crate::model::score`].
+    /// Combined scores; see [`crate::model::score`].
     pub scores: Vec<f32>,
-    /// Among the scores of held-out rows.
+    /// P-values among the scores of held-out rows.
     pub p_values: Vec<f64>,
-    /// With a false-alarm rate.
+    /// Whether the row is an alarm; only with a false-alarm rate.
     pub alarms: Vec<bool>,
-    /// Feature and contribution, the greatest first; with reasons.
+    /// Feature index and contribution, greatest first; only with reasons.
     pub reasons: Vec<Vec<(u32, f32)>>,
 }
 
-/// The same, and what it is judged by.
+/// Scores of all rows, and the figures to judge them by.
 #[derive(Clone, Debug)]
 pub struct Scored {
     /// The version that served it.
     pub version: Version,
-    /// By row.
+    /// Scores by row.
     pub scores: Scores,
-    /// The score above which a row is an alarm, with a false-alarm rate.
+    /// The score above which a row is an alarm; only with a false-alarm rate.
     pub threshold: Option<f32>,
-    /// Held-out rows.
+    /// Number of held-out rows behind the p-values.
     pub calibration_rows: usize,
-    /// Mean squared error of held-out rows by residual dimension.
+    /// Mean squared error of the held-out rows, divided by the residual dimension.
     pub residual_variance: f64,
-    /// Of the model; empty, or one per feature.
+    /// Feature names of the model: none, or one per feature.
     pub feature_names: Vec<String>,
-    /// What its time was spent on.
+    /// Durations of the request.
     pub timing: Timing,
 }
 
@@ -101,7 +101,10 @@ impl Service {
             }
             statistics.threshold(rate).map_err(|least| {
                 let rows = statistics.calibration.len();
-                refused(format!("at least {least}: {rows} held-out rows can tell no smaller rate (train on more rows, or with a greater validation_fraction)"))
+                refused(format!(
+                    "at least {least}: {rows} held-out rows cannot resolve a smaller rate (train on more rows, \
+                     or with a greater validation_fraction)"
+                ))
             })
         });
         let threshold = threshold.transpose()?;
@@ -113,17 +116,17 @@ impl Service {
             judge(&judged, matrix, reasons, threshold)
         } else {
             let judging = tokio::task::spawn_blocking(move || judge(&judged, matrix, reasons, threshold));
-            judging.await.map_err(|lost| ServiceError::Internal(format!("scores were lost: {lost}")))?
+            judging.await.map_err(|lost| ServiceError::Internal(format!("a scoring task failed: {lost}")))?
         };
         let version = served.version;
         Ok(Scored { version, scores, threshold, calibration_rows, residual_variance, feature_names, timing })
     }
 }
 
-/// What the figures of [`crate::model::Scorer::score`] or `explain` say of each row.
+/// Scores from the figures of [`crate::model::Scorer::score`] or `explain`, row by row.
 fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f32>) -> Scores {
     let mut all = Scores::default();
-    // The caller has looked for both.
+    // The caller has checked both.
     let (Some(scorer), Some(statistics)) = (model.scorer(), &model.artifact.statistics) else { return all };
     let columns = figures.columns();
     let numbers = figures.into_values().to_f32();
@@ -144,7 +147,7 @@ fn judge(model: &LoadedModel, figures: Matrix, reasons: u32, threshold: Option<f
     all
 }
 
-/// The numbers that are furthest from 0, with their places, the furthest first.
+/// The `count` numbers with the greatest absolute value, with their indices, greatest first.
 fn greatest(numbers: &[f32], count: usize) -> Vec<(u32, f32)> {
     let mut all: Vec<(u32, f32)> = (0..).zip(numbers.iter().copied()).collect();
     let further = |a: &(u32, f32), b: &(u32, f32)| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0));

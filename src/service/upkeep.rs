@@ -1,5 +1,5 @@
-//! What a server does on its own while it runs: has models in memory before they are asked for, notes what is used, and
-//! removes versions that need not be kept.
+//! Background work of the server: loads warm models, records the use of versions, and deletes versions that the
+//! retention policy no longer keeps.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
@@ -8,36 +8,36 @@ use super::{Readiness, Service};
 use crate::model::{ModelKey, ModelReference};
 use crate::store::{Retention, VersionPolicies};
 
-/// A version that goes on being used is noted again after this.
+/// Use of a version is recorded again after this time.
 const NOTED_EVERY: Duration = Duration::from_mins(15);
 
-/// What upkeep shall do. May change while the server runs.
+/// Settings of upkeep. They may change while the server runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpkeepConfig {
-    /// Models that are in memory before the server is ready, and whose newest versions are loaded when they are published.
+    /// Models to load before the server is ready. A newer version of them is loaded when it is published.
     pub warm_models: Vec<ModelReference>,
     /// Which versions are served.
     pub policies: VersionPolicies,
-    /// Which versions are kept; all if there is none.
+    /// Which versions are kept; `None`: all.
     pub retention: Option<Retention>,
 }
 
-/// What was done.
+/// State of upkeep between runs.
 #[derive(Debug, Default)]
 pub struct Upkeep {
-    /// The version that was loaded last for each model that shall be warm. One that was evicted since is not loaded again
-    /// by itself: where there is no room for all, they would evict each other for ever.
+    /// The version loaded last for each warm model. A version that was evicted since is not loaded again: if not all
+    /// warm models fit, they would evict each other forever.
     warm: HashMap<ModelReference, ModelKey>,
-    /// Why a model is not warm, so that each reason is told once.
+    /// Why a model is not warm, to log each reason once.
     told: HashMap<ModelReference, String>,
-    /// When the use of a version was noted last.
+    /// When the use of a version was last recorded.
     noted: HashMap<ModelKey, SystemTime>,
-    /// Whether it was told that use cannot be noted.
+    /// Whether the failure to record use was logged.
     told_of_use: bool,
 }
 
 impl Upkeep {
-    /// Loads what shall be in memory and was not loaded yet. True if nothing is left to load.
+    /// Loads the warm models that are not loaded yet. Returns true if none is left.
     pub async fn warm(&mut self, service: &Service, models: &[ModelReference]) -> bool {
         self.warm.retain(|model, _| models.contains(model));
         self.told.retain(|model, _| models.contains(model));
@@ -50,7 +50,7 @@ impl Upkeep {
             };
             match outcome {
                 Ok(key) => {
-                    tracing::info!(%model, version = %key.version, "a model is warm");
+                    tracing::info!(%model, version = %key.version, "warm model loaded");
                     self.told.remove(model);
                     self.warm.insert(model.clone(), key);
                 }
@@ -58,7 +58,7 @@ impl Upkeep {
                     all = false;
                     let reason = error.to_string();
                     if self.told.get(model) != Some(&reason) {
-                        tracing::warn!(%model, %error, "a model that shall be warm cannot be loaded; it is tried again");
+                        tracing::warn!(%model, %error, "cannot load a warm model; retrying");
                         self.told.insert(model.clone(), reason);
                     }
                 }
@@ -67,9 +67,9 @@ impl Upkeep {
         all
     }
 
-    /// Notes in the store which versions were used lately, and removes those that need not be kept: bases of jobs that have
-    /// not ended, and what shall be warm, are. Blocks on the disk. What fails is tried again the next time. Returns early
-    /// when the server stops.
+    /// Records in the store which versions were used recently, and deletes versions that the retention policy no
+    /// longer keeps. Bases of jobs that have not ended and warm models are kept. Blocks on the disk. Failures are
+    /// retried in the next run. Returns early when the server stops.
     pub fn tidy(&mut self, service: &Service, config: &UpkeepConfig, now: SystemTime) {
         let used: HashMap<ModelKey, SystemTime> =
             service.registry.usages().into_iter().filter_map(|(key, usage)| Some((key, usage.last()?))).collect();
@@ -77,11 +77,11 @@ impl Upkeep {
         for (key, last) in &used {
             let is_noted = self.noted.get(key).is_some_and(|noted| *last <= *noted + NOTED_EVERY);
             if !is_noted {
-                // Also where this server removes nothing: another one may.
+                // Recorded even if this server deletes nothing: another server on the same store may.
                 if let Err(error) = store.note_use(key)
                     && !std::mem::replace(&mut self.told_of_use, true)
                 {
-                    tracing::warn!(%error, "the use of a version cannot be noted; a server that removes what is not used does not know of it");
+                    tracing::warn!(%error, "cannot record the use of a version; retention may delete a version in use");
                 }
                 self.noted.insert(key.clone(), now);
             }
@@ -107,9 +107,12 @@ impl Upkeep {
                 match store.delete(&key) {
                     Ok(()) => {
                         service.registry.forget(&key);
-                        tracing::info!(%key, "a version was removed: not among the newest, no alias, not pinned, not used for long");
+                        tracing::info!(
+                            %key,
+                            "retention deleted a version: not among the newest, no alias, not pinned, not used recently"
+                        );
                     }
-                    Err(error) => tracing::warn!(%error, %key, "a version that need not be kept cannot be removed"),
+                    Err(error) => tracing::warn!(%error, %key, "retention cannot delete a version"),
                 }
             }
         }

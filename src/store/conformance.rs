@@ -1,11 +1,11 @@
-//! What every store does: one suite, called with a way to make an empty, writable store.
+//! Conformance suite of every [`ModelStore`]. It is called with an expression that makes an empty, writable store.
 //!
-//! `conformance!(|| MyFixture::new())` makes one test of each behavior.
+//! `conformance!(MyFixture::new())` makes one test of each behavior.
 
 use super::{FILE_BYTES_MAX, ModelStore, StoreError};
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
 
-/// An empty store, and what must live as long as it does.
+/// An empty store, and its resources.
 pub(crate) trait Fixture {
     /// The store.
     fn store(&self) -> &dyn ModelStore;
@@ -227,13 +227,13 @@ pub(crate) fn aliases_are_bounded(fixture: &mut dyn Fixture) {
         set(&format!("alias-{i}")).expect("below the limit");
     }
     assert!(matches!(set("one-more"), Err(StoreError::TooManyAliases { .. })));
-    // One that is there already still moves.
+    // An existing alias can still be moved.
     assert_eq!(set("alias-0").expect("not a new one"), Some(version(1)));
 }
 
 pub(crate) fn a_file_above_the_limit_is_refused(fixture: &mut dyn Fixture) {
     let store = fixture.store();
-    // Zero pages of the system: nothing is written, as the length is looked at first.
+    // The system's zero pages: nothing is written, because the length is checked first.
     let huge = vec![0; usize::try_from(FILE_BYTES_MAX).expect("64 bits") + 1];
     let error = store.publish_bytes(&name("a"), &huge).expect_err("too large");
     assert!(matches!(error, StoreError::TooLarge { bytes, .. } if bytes == FILE_BYTES_MAX + 1), "{error}");

@@ -1,4 +1,4 @@
-//! Tests: a crash, or a full disk, at every step of every change.
+//! Tests of a crash, or a full disk, at every step of every change.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use super::local::Step;
 use super::{LocalStore, ModelStore, StoreError};
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
 
-/// Where a test lets a change end. A crash is a panic: no clean-up after an error runs.
+/// The step at which a test makes a change fail. A crash is a panic: no clean-up code runs.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     plan: Mutex<Option<(Step, Fault)>>,
@@ -66,7 +66,7 @@ fn prod() -> Alias {
     "prod".parse().expect("an alias")
 }
 
-/// A store with versions 1 and 3 of "digits" (2 is deleted), "prod" at 1, and version 1 of "other".
+/// A store with versions 1 and 3 of "digits" (2 is deleted), alias "prod" at 1, and version 1 of "other".
 fn prepared(folder: &Path) -> LocalStore {
     let store = LocalStore::open(folder).expect("a store");
     for content in ["one", "two", "three"] {
@@ -78,7 +78,7 @@ fn prepared(folder: &Path) -> LocalStore {
     store
 }
 
-/// What must hold whatever happened, but for what the change itself was about.
+/// Checks everything that the change must not affect.
 #[track_caller]
 fn check_intact(store: &LocalStore, folder: &Path, context: &str) {
     let other = ModelKey { name: "other".parse().expect("a name"), version: Version::FIRST };
@@ -97,7 +97,7 @@ fn check_intact(store: &LocalStore, folder: &Path, context: &str) {
     assert_eq!(leftovers(folder), BTreeSet::new(), "{context}");
 }
 
-/// Names of temporaries anywhere below a folder.
+/// Names of all temporaries below a folder.
 fn leftovers(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(folder).expect("a folder").flatten() {
@@ -111,7 +111,7 @@ fn leftovers(folder: &Path) -> BTreeSet<String> {
     found
 }
 
-/// Runs `change` with a crash at `step`, then opens the folder anew.
+/// Runs `change` with a crash at `step`, then opens the folder again.
 fn crashed(folder: &Path, step: Step, change: impl FnOnce(&LocalStore)) -> LocalStore {
     let store = prepared(folder);
     store.faults.set(step, Fault::Crash);
@@ -183,7 +183,7 @@ fn a_crash_while_an_alias_moves_leaves_the_old_or_the_new() {
 
 #[test]
 fn a_full_disk_at_any_step_harms_nothing_and_is_named() {
-    let last = PUBLISH_STEPS.len() - 1; // after the last nothing can fail any more
+    let last = PUBLISH_STEPS.len() - 1; // after the last step, nothing can fail
     for step in &PUBLISH_STEPS[..last] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let context = format!("disk full at {step:?}");

@@ -1,4 +1,4 @@
-//! Durable steps on files and folders, and what their failures mean.
+//! Durable operations on files and folders, and the errors of their failures.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -8,16 +8,16 @@ use std::sync::Arc;
 use super::StoreError;
 use super::role::role;
 
-/// Names that begin so are being built or being removed; the next writer sweeps them.
+/// Name prefix of files and folders that are being built or removed; the next writer deletes leftovers.
 pub(crate) const TEMPORARY_PREFIX: &str = ".tmp-";
 
-/// Something that is no regular file stands where a file of the store belongs: the text inside the I/O error of [`open_regular`].
+/// Payload of the I/O error of [`open_regular`] for a path that is not a regular file.
 #[derive(Debug, thiserror::Error)]
 #[error("is {0}, expected a regular file")]
 struct NotRegular(&'static str);
 
-/// Turns an I/O error into one of the store, naming what was tried: `.map_err(failed("cannot read", path))`. The path is named
-/// by its role.
+/// Converts an I/O error into a store error that names the action: `.map_err(failed("cannot read", path))`. The error
+/// names the path by its role.
 pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let role = role(path);
     move |error| {
@@ -34,12 +34,13 @@ pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
     }
 }
 
-/// A name in `folder` that nothing has yet.
+/// A new unique temporary path in `folder`.
 pub(crate) fn temporary_in(folder: &Path) -> PathBuf {
     folder.join(format!("{TEMPORARY_PREFIX}{}", uuid::Uuid::new_v4().simple()))
 }
 
-/// Makes `folder` if it is not there, so that its name survives a crash. Refuses to take a file or a symbolic link for it.
+/// Creates `folder` if it does not exist. Refuses a file or a symbolic link in its place. The name is durable only
+/// after [`sync_folder`] of the parent.
 pub(crate) fn ensure_folder(folder: &Path) -> Result<(), StoreError> {
     match fs::create_dir(folder) {
         Ok(()) => Ok(()),
@@ -48,16 +49,16 @@ pub(crate) fn ensure_folder(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Refuses what is not a folder itself: a link may lead out of the store.
+/// Checks that the path is a folder and not a link to one: a link may lead out of the store.
 pub(crate) fn check_folder(folder: &Path) -> Result<(), StoreError> {
-    let kind = fs::symlink_metadata(folder).map_err(failed("cannot look at", folder))?.file_type();
+    let kind = fs::symlink_metadata(folder).map_err(failed("cannot examine", folder))?.file_type();
     if kind.is_dir() {
         return Ok(());
     }
     Err(StoreError::NotAFolder { role: role(folder), found: kind_name(kind) })
 }
 
-/// What something that is no regular file is, as a clause: "is a named pipe".
+/// The kind of a file that is not regular, as a clause: "is a named pipe".
 pub(crate) fn is_kind(kind: FileType) -> &'static str {
     match kind_name(kind) {
         "a folder" => "is a folder",
@@ -69,7 +70,7 @@ pub(crate) fn is_kind(kind: FileType) -> &'static str {
     }
 }
 
-/// What something in a folder is, in words.
+/// The kind of a file in words: "a named pipe".
 fn kind_name(kind: FileType) -> &'static str {
     if kind.is_file() {
         return "a file";
@@ -96,23 +97,23 @@ fn kind_name(kind: FileType) -> &'static str {
     "no file"
 }
 
-/// Writes a new file and waits until its bytes are on the disk. Its name is durable only after [`sync_folder`].
+/// Writes a new file and syncs its bytes to disk. Its name is durable only after [`sync_folder`].
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed("cannot create", path))?;
     file.write_all(bytes).map_err(failed("cannot write", path))?;
     file.sync_all().map_err(failed("cannot make durable", path))
 }
 
-/// Waits until the names in `folder` are on the disk.
+/// Syncs the names in `folder` to disk.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     if cfg!(not(unix)) {
-        // Elsewhere folders cannot be opened, and renames are as durable as the system makes them.
+        // Other systems cannot open folders; renames are as durable as the system makes them.
         return Ok(());
     }
     File::open(folder).and_then(|file| file.sync_all()).map_err(failed("cannot make durable", folder))
 }
 
-/// Bytes that may still be written to the file system of `folder`, where the system says so.
+/// Free bytes of the file system of `folder`; `None` if the system does not report them.
 pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
@@ -126,27 +127,27 @@ pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     }
 }
 
-/// What [`read_bounded`] found.
+/// Result of [`read_bounded`].
 pub(crate) enum Bounded {
-    /// The bytes.
+    /// The content of the file.
     Bytes(Vec<u8>),
-    /// More bytes than allowed; they were not read.
+    /// The file is too large, with its size in bytes; the content was not returned.
     TooLarge(u64),
 }
 
 /// How a file of the store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// To read it.
+    /// Read only.
     Read,
-    /// To read and write it; it must exist.
+    /// Read and write; the file must exist.
     ReadWrite,
-    /// To write it; it is made if it does not exist.
+    /// Write only; creates the file if it does not exist.
     Write,
 }
 
-/// Opens a regular file: the one way to open a file of the store that may exist already. It never waits, whatever stands
-/// there: a named pipe, a device, a socket, a folder and a link are refused, and the error says which it is.
+/// Opens a regular file: the only way to open a file of the store that may exist already. It never blocks: it refuses
+/// named pipes, devices, sockets, folders and links, and the error names the kind.
 pub(crate) fn open_regular(path: &Path, access: Access) -> io::Result<File> {
     let refused = |kind| Err(io::Error::new(ErrorKind::InvalidData, NotRegular(kind_name(kind))));
     match fs::symlink_metadata(path) {
@@ -159,7 +160,7 @@ pub(crate) fn open_regular(path: &Path, access: Access) -> io::Result<File> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // It may have been replaced since it was looked at: opening it must not wait then, nor follow a link.
+        // The file may have been replaced since the check: opening it must neither block nor follow a link.
         let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
         options.custom_flags(flags.bits().cast_signed());
     }
@@ -177,14 +178,14 @@ pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Bounded> {
     }
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(usize::try_from(length).unwrap_or(usize::MAX))?;
-    // One byte more than allowed shows a file that grew meanwhile.
+    // Reading one byte more than allowed detects a file that grew meanwhile.
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     let got = bytes.len() as u64;
     Ok(if got > bytes_max { Bounded::TooLarge(got) } else { Bounded::Bytes(bytes) })
 }
 
-/// Reads the header of a safetensors file with the 8 bytes of its length before it, or as much of it as there is up to
-/// `bytes_max`: whether it is whole is judged by who understands it.
+/// Reads the 8 bytes of a safetensors header length and the header, at most `bytes_max` bytes. A truncated file gives
+/// fewer bytes: the caller checks completeness.
 pub(crate) fn read_header(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut file = open_regular(path, Access::Read)?;
     let mut bytes = Vec::new();
@@ -196,7 +197,7 @@ pub(crate) fn read_header(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Removes a file, a link (not what it points at) or a whole folder. Nothing there is fine.
+/// Removes a file, a link (not its target) or a whole folder. A missing path is not an error.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     let outcome = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -209,7 +210,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// [`remove`] where failing changes nothing: the next writer tries again.
+/// [`remove`] that only logs a failure: the next writer tries again.
 pub(crate) fn remove_or_warn(path: &Path) {
     if let Err(error) = remove(path) {
         tracing::warn!(%error, "a temporary stays behind; the next start of a writer removes it");

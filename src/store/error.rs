@@ -1,52 +1,52 @@
-//! Why the store refuses or fails: each variant names what was expected, what came, and what to do next.
+//! Errors of the store. Each message says what was expected, what was found, and what to do next.
 
 use std::sync::Arc;
 
 use super::VersionPolicy;
 use crate::model::{Alias, ArtifactError, ModelKey, ModelName, Version};
 
-/// Why the store refuses or fails. Cheap to clone: callers that wait for the same load share its error.
+/// Error of the store. Cheap to clone: callers that wait for the same load share its error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No such model.
+    /// The model does not exist.
     #[error("model {0:?} does not exist")]
     UnknownModel(String),
-    /// No such version.
+    /// The version does not exist.
     #[error("{key} does not exist{}", newest.map_or(String::new(), |v| format!("; the newest version is {v}")))]
     UnknownVersion {
-        /// What was asked for.
+        /// The requested version.
         key: ModelKey,
-        /// What there is.
+        /// The newest complete version.
         newest: Option<Version>,
     },
-    /// A version that the server's version policy leaves out.
-    #[error("{key} is not served: the version policy of {} is {policy}; an alias would have it served", key.name)]
+    /// The server's version policy excludes the version.
+    #[error("{key} is not served: the version policy of {} is {policy}; to serve it, set an alias", key.name)]
     NotServed {
-        /// What was asked for.
+        /// The requested version.
         key: ModelKey,
-        /// What is served.
+        /// The policy of the model.
         policy: VersionPolicy,
     },
-    /// No such alias.
+    /// The alias does not exist.
     #[error("model {name} has no alias {alias}; {}", list(aliases))]
     UnknownAlias {
         /// The model.
         name: ModelName,
-        /// What was asked for.
+        /// The requested alias.
         alias: Alias,
-        /// The aliases that there are, the first few of them.
+        /// The first existing aliases.
         aliases: Vec<Alias>,
     },
-    /// The alias points elsewhere than the caller believes.
+    /// The alias does not point at the version that the caller expects.
     #[error("alias {alias} of model {name} points at {}, expected {}", show(*got), show(*expected))]
     AliasMoved {
         /// The model.
         name: ModelName,
         /// The alias.
         alias: Alias,
-        /// Where the caller believes it to point; none: nowhere.
+        /// The version that the caller expects; `None`: no alias.
         expected: Option<Version>,
-        /// Where it points.
+        /// The version that it points at; `None`: no alias.
         got: Option<Version>,
     },
     /// The version to delete has an alias.
@@ -57,7 +57,7 @@ pub enum StoreError {
         /// The alias.
         alias: Alias,
     },
-    /// A model has as many aliases as it may have.
+    /// The model has the most aliases allowed.
     #[error("model {name} has {aliases_max} aliases, the most allowed; delete one first")]
     TooManyAliases {
         /// The model.
@@ -65,7 +65,7 @@ pub enum StoreError {
         /// The limit.
         aliases_max: usize,
     },
-    /// A version was published, was not deleted, and its file is gone or is no file.
+    /// A version that was published and not deleted has lost its file, or its file is not a regular file.
     #[error(
         "the file of {key} {found}, and the index lists the version: put its file back from a copy, or delete the version{}",
         older.map_or(String::new(), |older| format!("; without it the newest version is {older}"))
@@ -73,15 +73,15 @@ pub enum StoreError {
     VersionLost {
         /// The version.
         key: ModelKey,
-        /// What stands in its place: "is missing".
+        /// What was found instead: "is missing".
         found: &'static str,
-        /// The newest version that is there.
+        /// The newest complete version.
         older: Option<Version>,
     },
     /// This process does not hold the writer's lock.
     #[error("the store is read-only here: {reason}")]
     ReadOnly {
-        /// Why, for example that another server writes to it.
+        /// Why, for example another server holds the lock.
         reason: String,
     },
     /// The file of a version is damaged.
@@ -92,8 +92,8 @@ pub enum StoreError {
         /// What is wrong.
         reason: ArtifactError,
     },
-    /// The index of a model is damaged: its versions are served, but its aliases and the numbers already used are
-    /// unknown, so nothing may be changed.
+    /// The index of a model is damaged. Its versions are served by number, but its aliases and used numbers are
+    /// unknown, so the model cannot be changed.
     #[error(
         "the index of model {name} is damaged: {reason}; its versions are served by number, but nothing can be changed: \
          put models/{name}/index.json back from a copy, or remove it to rebuild it without aliases (numbers of deleted \
@@ -105,17 +105,17 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
-    /// A file larger than any model may be. It was not read.
+    /// A file is larger than allowed. It was not read or written.
     #[error("{what} has {bytes} bytes, expected at most {bytes_max}")]
     TooLarge {
         /// The version or the model.
         what: String,
-        /// Its size.
+        /// Its size in bytes.
         bytes: u64,
         /// The limit.
         bytes_max: u64,
     },
-    /// The last version number is taken; only a folder made by hand can bring this about.
+    /// The last version number is used. Only a folder made by hand can cause this.
     #[error("model {name} has used version {highest}, the last number; publish under another name")]
     NoVersionLeft {
         /// The model.
@@ -123,7 +123,7 @@ pub enum StoreError {
         /// The highest number.
         highest: Version,
     },
-    /// Something that is not ours stands where a folder of the store belongs.
+    /// The path of a store folder is not a folder.
     #[error("{role} is {found}, expected a folder; remove it or choose another model name")]
     NotAFolder {
         /// What the folder is for.
@@ -131,8 +131,8 @@ pub enum StoreError {
         /// "a symbolic link" or "a file".
         found: &'static str,
     },
-    /// Something that is no regular file stands where a file of the store belongs.
-    #[error("{role} is {found}, expected a regular file; put the file back from a copy, or remove what stands there")]
+    /// The path of a store file is not a regular file.
+    #[error("{role} is {found}, expected a regular file; put the file back from a copy, or remove what is there")]
     NotAFile {
         /// What the file is for.
         role: String,
@@ -144,34 +144,34 @@ pub enum StoreError {
         "{action} {role}: {source}; give the user that runs the server access to it, or mount the store's folder writable"
     )]
     Denied {
-        /// What was tried.
+        /// The failed action, for example "cannot read".
         action: &'static str,
-        /// On what.
+        /// Role of the file or folder.
         role: String,
-        /// What the system says.
+        /// The system's error.
         source: Arc<std::io::Error>,
     },
-    /// No space left, or the quota is used up. What was half written is removed.
+    /// No space is left, or the disk quota is used up. Partly written files are removed.
     #[error("the disk is full: {action} {role}: {source}; delete versions or add space, then try again")]
     DiskFull {
-        /// What was tried.
+        /// The failed action, for example "cannot read".
         action: &'static str,
-        /// On what.
+        /// Role of the file or folder.
         role: String,
-        /// What the system says.
+        /// The system's error.
         source: Arc<std::io::Error>,
     },
-    /// The disk.
+    /// Any other I/O error.
     #[error("{action} {role}: {source}")]
     Io {
-        /// What was tried.
+        /// The failed action, for example "cannot read".
         action: &'static str,
-        /// On what.
+        /// Role of the file or folder.
         role: String,
-        /// What the system says.
+        /// The system's error.
         source: Arc<std::io::Error>,
     },
-    /// Too many different models are being read from disk at once.
+    /// Too many versions are being loaded from disk at once.
     #[error(
         "{key} is not in memory and {loads_max} models are being loaded already, the most allowed; try again later"
     )]
@@ -181,12 +181,12 @@ pub enum StoreError {
         /// The limit.
         loads_max: usize,
     },
-    /// Loading a version ended without a result: a bug of ours, or the server is stopping.
+    /// Loading a version ended without a result: an internal error, or the server is stopping.
     #[error("loading {key} was interrupted: {reason}")]
     LoadLost {
         /// The version.
         key: ModelKey,
-        /// What the runtime says.
+        /// The runtime's error.
         reason: String,
     },
 }

@@ -1,7 +1,7 @@
-//! `index.json`: the aliases of a model, its versions, and the highest version ever used, which outlives deletion.
+//! `index.json`: the aliases of a model, its versions, and the highest version ever used, which survives deletions.
 //!
-//! One line of JSON with a CRC-32 of its content. The spelling is canonical: bytes that are not exactly those that this module
-//! writes are damage, so that no flipped bit passes.
+//! One line of JSON with a CRC-32 of its content. The encoding is canonical: any byte that this module would not write
+//! is damage, so every flipped bit is detected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -13,35 +13,35 @@ use super::disk::{self, Bounded, failed};
 use super::{ALIASES_MAX, IndexDamage};
 use crate::model::{Alias, Version};
 
-/// Its name in the folder of the model.
+/// Name of the index file in the model's folder.
 pub(super) const INDEX_FILE: &str = "index.json";
-/// The highest number a version may have: clients of other protocols read it as a signed 64-bit number.
+/// The highest version number: clients of other protocols read it as a signed 64-bit number.
 pub(super) const VERSION_MAX: u64 = i64::MAX as u64;
-/// The form written here, and the only one read.
+/// The only format version that is written and read.
 const FORMAT: u32 = 2;
-/// An index that is larger was not written here: 100,000 gaps between versions and `ALIASES_MAX` aliases take less.
+/// Largest index, in bytes: 100,000 gaps between versions and `ALIASES_MAX` aliases need less.
 const INDEX_BYTES_MAX: u64 = 8 << 20;
-/// Most versions that an index lists.
+/// Most versions that an index may list.
 const VERSIONS_MAX: u64 = 10_000_000;
 
-/// What the index holds.
+/// Content of the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Index {
-    /// The highest version ever used; none before the first.
+    /// The highest version ever used; `None` before the first.
     pub(super) version_highest: Option<Version>,
-    /// Versions that were published and not deleted. One that is on disk and not here was being published when the server
-    /// crashed: it is complete.
+    /// Versions that were published and not deleted. A version on disk that is not listed was being published during a
+    /// crash: it is complete.
     pub(super) versions: BTreeSet<Version>,
     /// Where each alias points.
     pub(super) aliases: BTreeMap<Alias, Version>,
 }
 
-/// The file, in the order of its fields.
+/// The JSON file. The order of the fields is part of the format.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     format: u32,
-    /// Of the canonical JSON of `content`.
+    /// CRC-32 of the canonical JSON of `content`.
     crc32: u32,
     content: Content,
 }
@@ -50,12 +50,12 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Content {
     version_highest: Option<Version>,
-    /// Ranges of versions, first and last, in rising order.
+    /// Ranges of versions, first and last, in ascending order.
     versions: Vec<(Version, Version)>,
     aliases: BTreeMap<Alias, Version>,
 }
 
-/// Enough to recognize an index of another form before its fields are judged.
+/// The fields that identify the format, read before all others.
 #[derive(Deserialize)]
 struct Head {
     format: u32,
@@ -63,7 +63,7 @@ struct Head {
 }
 
 impl Index {
-    /// Canonical: the same index gives the same bytes.
+    /// Canonical encoding: equal indexes give equal bytes.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut versions: Vec<(Version, Version)> = Vec::new();
         for version in &self.versions {
@@ -104,7 +104,7 @@ impl Index {
         for (first, last) in &ranges {
             let in_order = before < first.number() && first <= last && last.number() <= highest;
             count += last.number().saturating_sub(first.number()).saturating_add(1).min(VERSIONS_MAX + 1);
-            // What is listed takes memory: there are no more folders than that beside an index.
+            // Listed versions take memory, so their number is limited.
             if !in_order || count > VERSIONS_MAX {
                 return Err(format!("versions {first} to {last} are out of order, or above the highest, {highest}"));
             }
@@ -115,13 +115,13 @@ impl Index {
         let index = Self { version_highest, versions, aliases };
         let expected = index.to_bytes();
         if expected != bytes {
-            // The same content under another checksum, or in another spelling.
+            // The checksum is wrong, or the encoding is not canonical.
             return Err(format!("its checksum is {crc32:08x}, and its content does not fit it"));
         }
         Ok(index)
     }
 
-    /// The index in the folder of a model; none if there is none.
+    /// Reads the index of a model's folder; `None` if there is no index.
     pub(super) fn read(model_folder: &Path) -> Result<Option<Self>, IndexDamage> {
         let path = model_folder.join(INDEX_FILE);
         let damage = |reason| IndexDamage { reason };

@@ -1,8 +1,8 @@
-//! Models in a folder of this machine.
+//! Models in a local folder.
 //!
-//! Nothing is ever half there: a version is built under a temporary name and renamed into place; it is removed by
-//! renaming it away first. Its number is durable in the index before the rename, so that no crash and no deletion
-//! brings a number back. One process writes, the one with the lock; any other reads the same folder.
+//! Changes are atomic: a version is built under a temporary name and renamed into place; a deletion first renames it
+//! away. The version number is durable in the index before the rename, so neither a crash nor a deletion can reuse it.
+//! Only the process with the writer's lock writes; other processes read the same folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,20 +31,20 @@ pub struct LocalStore {
     folder: PathBuf,
     /// `<folder>/models`.
     models: PathBuf,
-    /// What the folder held when it was last looked at. Models without versions included. Held for moments only.
+    /// Content of the folder at the last scan, including models without versions. Locked only briefly.
     catalogue: RwLock<Catalogue>,
-    /// Held while the folder is changed or looked through: writers are served one after another.
+    /// Locked while the folder is changed or scanned: changes run one after another.
     writer: Mutex<WriterLock>,
-    /// Whether `writer` has the lock, and why not, for those who must not wait.
+    /// Whether `writer` holds the lock; readable without waiting.
     writable: AtomicBool,
     refusal: RwLock<Option<StoreError>>,
-    /// Warnings of the last look, so that each is logged once and not at every refresh.
+    /// Warnings of the last scan, so that each is logged once and not at every refresh.
     warned: Mutex<BTreeSet<String>>,
     #[cfg(test)]
     pub(super) faults: super::crash::Faults,
 }
 
-/// The moments of a change between which a crash leaves something different behind.
+/// Steps of a change. A crash leaves a different state after each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     FolderMade,
@@ -60,21 +60,21 @@ pub(super) enum Step {
 }
 
 impl LocalStore {
-    /// Opens a folder, making it if need be. Takes the writer's lock if it is free, and then sweeps what a crash left;
-    /// otherwise, or if the folder cannot be written to, opens it for reading.
+    /// Opens a folder and creates it if necessary. If the writer's lock is free, takes it and removes leftovers of a
+    /// crash. Otherwise, or without write access, opens the folder for reading.
     ///
     /// # Errors
-    /// If the folder can neither be made nor read.
+    /// If the folder can neither be created nor read.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let models = folder.join("models");
         let made = fs::create_dir_all(folder)
             .map_err(failed("cannot create", folder))
             .and_then(|()| disk::ensure_folder(&models))
             .and_then(|()| disk::sync_folder(folder));
-        // Of the folders above only the nearest is likely to be new, and only if it is ours to sync.
+        // Only the nearest parent is likely to be new. Without permission to sync it, continue.
         let _ = folder.parent().map(disk::sync_folder);
         if let Err(error) = made {
-            // A store on a read-only disk can be served from; a link in place of `models` cannot.
+            // A store on a read-only disk can be served; a link in place of `models` is refused.
             if !folder.is_dir() || matches!(error, StoreError::NotAFolder { .. }) {
                 return Err(error);
             }
@@ -99,18 +99,18 @@ impl LocalStore {
     }
 
     fn lock_writer(&self) -> MutexGuard<'_, WriterLock> {
-        // A panic while it was held left at worst a temporary and an old catalogue: each change looks at the disk anew.
+        // After a panic, at worst a temporary and an old catalogue remain: each change scans the disk again.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The right to change the folder, until the guard is dropped.
+    /// Locks the folder for a change, until the guard is dropped.
     fn begin_change(&self) -> Result<MutexGuard<'_, WriterLock>, StoreError> {
         let writer = self.lock_writer();
         writer.check()?;
         Ok(writer)
     }
 
-    /// Runs a change; if it fails, the catalogue is read from the disk again, which has the last word.
+    /// Runs a change. If it fails, reads the model from disk again, because the disk is authoritative.
     fn change<T>(
         &self,
         name: &ModelName,
@@ -129,7 +129,7 @@ impl LocalStore {
         outcome
     }
 
-    /// One model as it is on disk now. Its warnings were logged, or will be, by a refresh.
+    /// Scans one model on disk. Warnings are left to the refresh.
     fn look(&self, name: &ModelName) -> Result<ModelEntry, StoreError> {
         scan::scan_model(&self.models, name, &mut BTreeSet::new())
     }
@@ -137,7 +137,7 @@ impl LocalStore {
     fn install(&self, model: ModelEntry) {
         let mut catalogue = self.lock_catalogue();
         if model.is_blank() {
-            // Names that were only asked about take no memory.
+            // Unknown names from requests take no memory.
             catalogue.remove(&model.name);
         } else {
             catalogue.insert(model.name.clone(), model);
@@ -160,7 +160,7 @@ impl LocalStore {
         self.model_folder(&key.name).join(key.version.to_string())
     }
 
-    /// Replaces the index durably: after a crash it is the old or the new one.
+    /// Replaces the index durably: after a crash, the file is the old or the new one.
     fn write_index(&self, model: &ModelEntry) -> Result<(), StoreError> {
         let folder = self.model_folder(&model.name);
         let temporary = disk::temporary_in(&folder);
@@ -178,7 +178,7 @@ impl LocalStore {
         disk::sync_folder(&folder)
     }
 
-    /// Writes the version under a temporary name, takes its number, and puts it in its place.
+    /// Writes the version under a temporary name, makes its number durable, and renames it into place.
     fn build_version(
         &self,
         model: &ModelEntry,
@@ -194,23 +194,23 @@ impl LocalStore {
         disk::sync_folder(temporary)?;
         self.write_index(model)?;
         self.at(Step::NumberTaken)?;
-        fs::rename(temporary, place).map_err(failed("cannot put in its place", place))?;
+        fs::rename(temporary, place).map_err(failed("cannot rename into place", place))?;
         let durable = self.at(Step::VersionRenamed).and_then(|()| disk::sync_folder(&self.model_folder(&model.name)));
         if durable.is_err() && fs::rename(place, temporary).is_err() {
-            // The caller is told that it failed, yet it stands there, whole: the catalogue will list it.
-            tracing::warn!(path = %place.display(), "a version that may not survive a crash cannot be taken back");
+            // The caller gets an error although the complete version is in place: the catalogue will list it.
+            tracing::warn!(path = %place.display(), "cannot roll back a version that may not survive a crash");
         }
         durable
     }
 
-    /// Reads from the file of a version that the catalogue lists.
+    /// Reads from the model file of a version in the catalogue.
     fn read_file<T>(&self, key: &ModelKey, read: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, StoreError> {
         let asked = Selector::Version(key.version);
         self.resolve(&key.name, &asked)?;
         let path = self.version_folder(key).join(MODEL_FILE);
         read(&path).or_else(|error| {
             if error.kind() == ErrorKind::NotFound {
-                // Another writer removed it since the last look.
+                // Another writer removed the version since the last scan.
                 let _writer = self.lock_writer();
                 self.install(self.look(&key.name)?);
                 self.resolve(&key.name, &asked)?;
@@ -219,7 +219,7 @@ impl LocalStore {
         })
     }
 
-    /// Removes temporaries and empty folders of models. Only with the lock: another writer's would be alive.
+    /// Removes temporaries and empty model folders. Requires the lock: another writer could be using them.
     fn sweep(&self) -> Result<(), StoreError> {
         let entries = match fs::read_dir(&self.models) {
             Ok(entries) => entries,
@@ -237,13 +237,13 @@ impl LocalStore {
             for inner in found.flatten().filter(|inner| scan::is_temporary(&inner.file_name())) {
                 disk::remove_or_warn(&inner.path());
             }
-            // Fails, as it should, unless a crash came before the first version.
+            // Removes the folder only if it is empty, after a crash before the first version.
             let _ = fs::remove_dir(&folder);
         }
         Ok(())
     }
 
-    /// Logs what the last look did not find already.
+    /// Logs the warnings that the last scan did not have.
     fn warn(&self, warnings: BTreeSet<String>) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings.difference(&warned) {
@@ -252,7 +252,7 @@ impl LocalStore {
         *warned = warnings;
     }
 
-    /// A moment at which a test may let the change crash or fail.
+    /// A point at which a test can make the change crash or fail.
     #[cfg(test)]
     fn at(&self, step: Step) -> Result<(), StoreError> {
         self.faults.at(step)
@@ -343,14 +343,14 @@ impl ModelStore for LocalStore {
                 .inspect_err(|_| disk::remove_or_warn(&temporary))?;
             let entry = match scan::stat_version(&place) {
                 Ok(Found::Complete(entry)) => entry,
-                // It is durable: not being able to look at it now does not unpublish it.
+                // The version is durable: a failure to read its metadata does not unpublish it.
                 _ => VersionEntry { file_bytes: length, published: SystemTime::now() },
             };
             model.versions.insert(version, entry);
             self.install(model.clone());
             self.at(Step::VersionDurable)?;
-            // From now on a version whose file is gone is known to be lost. The version is published already: what cannot be
-            // listed now is listed by the next change.
+            // Once listed, the version counts as lost if its file disappears. It is already published, so a failure is
+            // only logged: the next change lists it.
             if let Err(error) = self.write_index(&model) {
                 tracing::warn!(%error, %name, %version, "a published version is not in the index yet");
             }
@@ -368,23 +368,23 @@ impl ModelStore for LocalStore {
             }
             model.versions.remove(&key.version);
             model.lost.remove(&key.version);
-            // The number outlives the folder, even one that was put there by hand and is not in the index. A folder that the
-            // index does not list is a version all the same: until it is moved away, nothing is deleted.
+            // The index first: the number must stay used, also that of a folder made by hand. A folder that the index
+            // does not list is still a version, so nothing is deleted until the rename.
             self.write_index(&model)?;
             let place = self.version_folder(key);
             let folder = self.model_folder(&key.name);
             let temporary = disk::temporary_in(&folder);
             match fs::rename(&place, &temporary) {
-                // All of it was lost.
+                // The whole folder was lost.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                moved => moved.map_err(failed("cannot move away", &place))?,
+                moved => moved.map_err(failed("cannot move", &place))?,
             }
             self.at(Step::VersionMovedAway).and_then(|()| disk::sync_folder(&folder)).inspect_err(|_| {
-                // The caller is told that it failed, so it should still be there.
+                // The caller gets an error, so the version must still exist.
                 if let Err(error) = fs::rename(&temporary, &place)
                     && error.kind() != ErrorKind::NotFound
                 {
-                    tracing::warn!(%error, %key, "a version whose deletion failed cannot be put back");
+                    tracing::warn!(%error, %key, "cannot restore a version whose deletion failed");
                 }
             })?;
             self.at(Step::DeletionDurable)?;
@@ -418,7 +418,7 @@ impl ModelStore for LocalStore {
 
     fn delete_alias(&self, name: &ModelName, alias: &Alias, expected: Option<Version>) -> Result<(), StoreError> {
         self.change(name, |mut model| {
-            // One that points at a lost version can be removed, too.
+            // An alias of a lost version can be deleted, too.
             if !model.aliases.contains_key(alias) {
                 model.resolve(&Selector::Alias(alias.clone()))?;
             }
@@ -434,9 +434,9 @@ impl ModelStore for LocalStore {
 
     fn note_use(&self, key: &ModelKey) -> Result<(), StoreError> {
         let path = self.version_folder(key).join(USE_FILE);
-        // Its folder is not made: a version that was deleted stays so.
+        // Does not create the folder: a deleted version stays deleted.
         let file = disk::open_regular(&path, Access::Write);
-        file.and_then(|file| file.set_modified(SystemTime::now())).map_err(failed("cannot note the use in", &path))
+        file.and_then(|file| file.set_modified(SystemTime::now())).map_err(failed("cannot update", &path))
     }
 
     fn last_use(&self, key: &ModelKey) -> Option<SystemTime> {
@@ -471,7 +471,7 @@ impl ModelStore for LocalStore {
         let mut scan = scan::scan_store(&self.models)?;
         let differs = self.with_catalogue(|known| {
             for name in &scan.unreadable {
-                // What was served goes on being served, as far as its files allow.
+                // A model that cannot be read now stays in the catalogue.
                 if let Some(model) = known.get(name) {
                     scan.models.insert(name.clone(), model.clone());
                 }
@@ -479,7 +479,7 @@ impl ModelStore for LocalStore {
             *known != scan.models
         });
         if differs {
-            // Nobody else changed it meanwhile: `writer` is held. Requests wait for the swap alone.
+            // `writer` is locked, so nothing else changed the catalogue. Requests wait only for the swap.
             let old = mem::replace(&mut *self.lock_catalogue(), scan.models);
             drop(old);
             changed = true;
@@ -489,7 +489,7 @@ impl ModelStore for LocalStore {
     }
 }
 
-/// The number after the highest ever used.
+/// The version after the highest ever used.
 fn next_version(model: &ModelEntry) -> Result<Version, StoreError> {
     match model.version_highest {
         None => Ok(Version::FIRST),

@@ -1,5 +1,5 @@
-//! One writer per folder: a file lock, which the system frees when its holder ends, however it ends. The file says who holds
-//! it: the process and the host.
+//! The writer's lock: a file lock, so that one process writes to a store. The system releases it when the process ends,
+//! also after a crash. The file names the holder's process and host.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -9,23 +9,23 @@ use super::StoreError;
 use super::disk::{Access, failed, open_regular};
 
 const LOCK_FILE: &str = ".lock";
-/// What is read of the holder's note.
+/// Most bytes that are read of the holder's note.
 const NOTE_BYTES_MAX: u64 = 200;
 
-/// The right to write, or the reason why this process does not have it.
+/// The writer's lock, or the reason why this process does not hold it.
 #[derive(Debug)]
 pub(super) enum WriterLock {
-    /// Held as long as the file is open.
+    /// The lock is held while the file is open.
     Held { _file: File },
-    /// Not held.
+    /// The lock is not held.
     Missing {
-        /// Why, for people.
+        /// The reason, as a text for people.
         reason: String,
     },
 }
 
 impl WriterLock {
-    /// Tries once, without waiting. A folder that cannot be written to is not an error: it can still be read.
+    /// Tries once, without waiting. A folder without write access is not an error: it can still be read.
     pub(super) fn acquire(folder: &Path) -> Self {
         let path = folder.join(LOCK_FILE);
         let missing = |reason| Self::Missing { reason };
@@ -41,7 +41,7 @@ impl WriterLock {
         };
         match file.try_lock() {
             Ok(()) => {
-                // Where the note cannot be written, others learn less: no reason not to serve.
+                // A failure to write the note is harmless: other processes then cannot name the holder.
                 let _ = file.set_len(0).and_then(|()| file.write_all(note().as_bytes()));
                 Self::Held { _file: file }
             }
@@ -66,7 +66,7 @@ impl WriterLock {
     }
 }
 
-/// Who this process is.
+/// The note of this process.
 fn note() -> String {
     format!("process {} on host {}\n", std::process::id(), host())
 }
@@ -82,7 +82,7 @@ fn host() -> String {
     }
 }
 
-/// Who holds the lock, as its file says.
+/// The holder of the lock, from its note. `None` for a note that this program would not write.
 fn holder(file: &mut File) -> Option<String> {
     let mut text = String::new();
     file.seek(SeekFrom::Start(0)).ok()?;

@@ -1,15 +1,15 @@
 //! Published models on disk.
 //!
-//! [`ModelStore`] is what the rest of the program knows; [`LocalStore`] keeps the models in a folder:
+//! [`ModelStore`] is the interface for the rest of the program; [`LocalStore`] keeps the models in a folder:
 //!
 //! ```text
 //! <folder>/.lock                                      held by the one process that may write
 //! <folder>/models/<name>/index.json                   aliases, versions, and the highest version ever used; checksummed
-//! <folder>/models/<name>/<version>/model.safetensors  complete, or not there
+//! <folder>/models/<name>/<version>/model.safetensors  complete, or absent
 //! <folder>/models/<name>/<version>/validation_sample.safetensors
-//!                                                     rows that were held out, where that was asked for
-//! <folder>/models/<name>/<version>/last_use           empty; its time says when the version was used last
-//! <folder>/models/<name>/.tmp-<uuid>                  being built or being removed; swept by the next writer
+//!                                                     held-out rows, if the version keeps a validation sample
+//! <folder>/models/<name>/<version>/last_use           empty; its modification time is the last use of the version
+//! <folder>/models/<name>/.tmp-<uuid>                  being built or removed; the next writer deletes it
 //! ```
 
 use std::collections::BTreeMap;
@@ -38,46 +38,47 @@ pub use error::StoreError;
 pub use local::LocalStore;
 pub use policy::{PolicyError, Retention, VersionPolicies, VersionPolicy};
 
-/// Largest file of a version, in bytes: twice the tensors of the largest model.
+/// Largest model file, in bytes: twice the tensors of the largest model.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
-/// Most bytes of [`ModelStore::read_header`]: the limit of the safetensors format and the 8 bytes before.
+/// Most bytes that [`ModelStore::read_header`] returns: the header limit of the safetensors format and the 8 bytes of
+/// its length.
 pub const HEADER_BYTES_MAX: u64 = 100_000_008;
-/// Most aliases of a model.
+/// Most aliases of one model.
 pub const ALIASES_MAX: usize = 100;
-/// Aliases that an error names.
+/// Most aliases that an error lists.
 const ALIASES_NAMED_MAX: usize = 10;
 
-/// A model as the store knows it. Every version listed is complete.
+/// A model in the store's catalogue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelEntry {
-    /// Its name.
+    /// The model's name.
     pub name: ModelName,
-    /// Complete versions, oldest first, with what a listing needs.
+    /// Complete versions, oldest first.
     pub versions: BTreeMap<Version, VersionEntry>,
     /// Aliases; each points at a complete version or at one of `lost`.
     pub aliases: BTreeMap<Alias, Version>,
-    /// Versions that the index lists and whose files are not there, and what is in their place ("is missing"). They were not
-    /// deleted: the store is damaged.
+    /// Versions that the index lists but whose files are gone, with what was found instead ("is missing"). They were
+    /// not deleted: the store is damaged.
     pub lost: BTreeMap<Version, &'static str>,
-    /// The highest version ever used; outlives deletion.
+    /// The highest version ever used; it survives deletions.
     pub version_highest: Option<Version>,
-    /// Set if the index is damaged: then aliases are unknown and nothing of this model can be changed.
+    /// Set if the index is damaged: then the aliases are unknown and the model cannot be changed.
     pub index_damage: Option<IndexDamage>,
 }
 
-/// What is wrong with the index of a model.
+/// The damage of a model's index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexDamage {
-    /// What was expected and what came.
+    /// What was expected and what was found.
     pub reason: String,
 }
 
-/// What a listing says of a version without reading its file.
+/// What the store knows of a version without reading its file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VersionEntry {
-    /// Size of the file.
+    /// Size of the model file in bytes.
     pub file_bytes: u64,
-    /// When it was published.
+    /// When the version was published: the modification time of its file.
     pub published: SystemTime,
 }
 
@@ -99,12 +100,12 @@ impl ModelEntry {
         self.versions.last_key_value().map(|(version, _)| *version)
     }
 
-    /// Whether there is nothing to know about it: no version, now or ever.
+    /// Whether the model never had a version and its index is not damaged.
     fn is_blank(&self) -> bool {
         self.version_highest.is_none() && self.index_damage.is_none()
     }
 
-    /// Which version a selector means.
+    /// Resolves a selector to a version.
     ///
     /// # Errors
     /// The errors of [`ModelStore::resolve`].
@@ -112,7 +113,7 @@ impl ModelEntry {
         let newest = self.latest();
         match selector {
             Selector::Latest => match (newest, self.lost.keys().next_back()) {
-                // An older version in its place would be a wrong answer without a word.
+                // To serve an older version instead would be a silent wrong result.
                 (_, Some(lost)) if Some(*lost) > newest => Err(self.version_lost(*lost)),
                 (Some(newest), _) => Ok(newest),
                 (None, _) => Err(StoreError::UnknownModel(self.name.as_str().to_owned())),
@@ -126,7 +127,7 @@ impl ModelEntry {
         }
     }
 
-    /// The version, if it is there.
+    /// Checks that the version is complete.
     fn complete(&self, version: Version) -> Result<Version, StoreError> {
         if self.versions.contains_key(&version) {
             return Ok(version);
@@ -159,7 +160,7 @@ impl ModelEntry {
     }
 
     fn unknown_alias(&self, alias: &Alias) -> StoreError {
-        // Whether a damaged index knew the alias cannot be told.
+        // With a damaged index, the aliases are unknown.
         self.check_index().err().unwrap_or_else(|| StoreError::UnknownAlias {
             name: self.name.clone(),
             alias: alias.clone(),
@@ -168,72 +169,74 @@ impl ModelEntry {
     }
 }
 
-/// Where models live. Blocking: callers on async threads go through `spawn_blocking`, except for `entry`, `entries`,
-/// `resolve`, `is_writable` and `check_writable`, which answer from memory.
+/// Storage of published models.
+///
+/// Methods block on disk: async callers use `spawn_blocking`. The methods marked "From memory" do not block.
 pub trait ModelStore: Send + Sync + Debug {
     /// All models with at least one complete version, by name. From memory.
     fn entries(&self) -> Vec<ModelEntry>;
-    /// One model, if it has at least one complete version. From memory.
+    /// The model `name`, if it has at least one complete version. From memory.
     fn entry(&self, name: &ModelName) -> Option<ModelEntry>;
-    /// Which version a selector means now. From memory, and without copying the entry: part of every request.
+    /// Resolves a selector to a version. From memory, without copying the entry: every request calls it.
     ///
     /// # Errors
-    /// `UnknownModel`, `UnknownVersion`, `UnknownAlias`; `BadIndex` for an alias of a model whose index is damaged;
-    /// `VersionLost` if the index lists the version that is meant and its file is gone.
+    /// `UnknownModel`, `UnknownVersion`, `UnknownAlias`; `BadIndex` for an alias of a model with a damaged index;
+    /// `VersionLost` if the index lists the version but its file is gone.
     fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError>;
-    /// The same among the versions that a policy serves.
+    /// Resolves a selector among the versions that the policy serves. From memory.
     ///
     /// # Errors
-    /// The same, and `NotServed`.
+    /// Those of [`ModelStore::resolve`], and `NotServed`.
     fn resolve_served(
         &self,
         name: &ModelName,
         selector: &Selector,
         policy: &VersionPolicy,
     ) -> Result<ModelKey, StoreError>;
-    /// The bytes of a version's file, as stored. Never more than [`FILE_BYTES_MAX`].
+    /// Reads the model file of a version, as stored. At most [`FILE_BYTES_MAX`] bytes.
     fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
-    /// The beginning of a version's file, up to its tensors: the 8 bytes of the length of the safetensors header, and
-    /// the header. Shorter if the file is; never more than [`HEADER_BYTES_MAX`].
+    /// Reads a model file up to its tensors: the 8 bytes of the safetensors header length, and the header. Shorter if
+    /// the file is; at most [`HEADER_BYTES_MAX`] bytes.
     fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
-    /// Publishes durably as the next version: when this returns, it survives any crash.
+    /// Publishes the model durably as the next version: after the return, the version survives a crash.
     fn publish(&self, name: &ModelName, artifact: &Artifact) -> Result<Version, StoreError> {
         self.publish_bytes(name, &artifact.to_bytes())
     }
-    /// [`ModelStore::publish`] of a file that [`Artifact::to_bytes`] made. The bytes are not looked at: files from
-    /// elsewhere go through [`Artifact::import`] first.
+    /// [`ModelStore::publish`] for a file from [`Artifact::to_bytes`]. The bytes are not checked: foreign files must
+    /// pass [`Artifact::import`] first.
     fn publish_bytes(&self, name: &ModelName, bytes: &[u8]) -> Result<Version, StoreError> {
         self.publish_files(name, bytes, None)
     }
-    /// The same, and the file of a validation sample beside it (see [`crate::model::sample`]).
+    /// [`ModelStore::publish_bytes`] with the file of a validation sample (see [`crate::model::sample`]).
     fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError>;
-    /// The file of a version's validation sample, as stored; none if it has none. Never more than
-    /// [`SAMPLE_FILE_BYTES_MAX`](crate::model::sample::SAMPLE_FILE_BYTES_MAX).
+    /// Reads the validation sample file of a version, as stored; `None` if there is none. At most
+    /// [`SAMPLE_FILE_BYTES_MAX`](crate::model::sample::SAMPLE_FILE_BYTES_MAX) bytes.
     fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Removes a version; its number never comes back.
+    /// Deletes a version; its number is never used again.
     fn delete(&self, key: &ModelKey) -> Result<(), StoreError>;
-    /// Points an alias; `expected`: outer none = do not check, inner none = must not exist. Returns where it pointed.
+    /// Points an alias at a version. `expected`: outer `None` = do not check, inner `None` = the alias must not exist.
+    /// Returns the previous version.
     fn set_alias(
         &self,
         key: &ModelKey,
         alias: &Alias,
         expected: Option<Option<Version>>,
     ) -> Result<Option<Version>, StoreError>;
-    /// Removes an alias; `expected`: none = do not check.
+    /// Deletes an alias. `expected`: the version that it must point at; `None` = do not check.
     fn delete_alias(&self, name: &ModelName, alias: &Alias, expected: Option<Version>) -> Result<(), StoreError>;
-    /// Notes that a version was used until now, for other processes and later ones. Not durable: it may be lost in a crash.
-    /// A process that does not hold the writer's lock may do so, too.
+    /// Records now as the last use of a version, for all processes on the store. A crash may lose the record. It does
+    /// not need the writer's lock.
     fn note_use(&self, key: &ModelKey) -> Result<(), StoreError>;
-    /// When a version was used last, as far as it was noted.
+    /// The recorded last use of a version.
     fn last_use(&self, key: &ModelKey) -> Option<SystemTime>;
     /// Whether this process holds the writer's lock. From memory.
     fn is_writable(&self) -> bool;
-    /// Refuses with the reason if this process does not hold the writer's lock. From memory.
+    /// Returns the reason as an error if this process does not hold the writer's lock. From memory.
     ///
     /// # Errors
-    /// `ReadOnly`, as of the last look.
+    /// `ReadOnly`, as of the last [`ModelStore::refresh`].
     fn check_writable(&self) -> Result<(), StoreError>;
-    /// Looks at the folder again (new versions of another writer) and takes the lock if it is free. True if anything
-    /// changed.
+    /// Scans the folder again for changes of another writer, and takes the writer's lock if it is free. True if
+    /// anything changed.
     fn refresh(&self) -> Result<bool, StoreError>;
 }

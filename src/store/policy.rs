@@ -1,4 +1,4 @@
-//! Which versions are served, and which are kept.
+//! Version policies: which versions are served, and which are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,24 +8,24 @@ use std::time::{Duration, SystemTime};
 use super::ModelEntry;
 use crate::model::{IdError, ModelName, Selector, Version};
 
-/// Which versions of a model are served. A version that an alias points at always is.
+/// Which versions of a model are served. A version with an alias is always served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum VersionPolicy {
     /// Every version.
     #[default]
     All,
-    /// The newest, so many.
+    /// The newest versions, up to this number.
     Latest(usize),
-    /// These.
+    /// These versions.
     Pinned(BTreeSet<Version>),
 }
 
 /// The policies of all models.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionPolicies {
-    /// Of models that are not named.
+    /// Policy of models without an own one.
     pub of_others: VersionPolicy,
-    /// Of those that are.
+    /// Policies of single models.
     pub by_name: BTreeMap<ModelName, VersionPolicy>,
 }
 
@@ -37,7 +37,7 @@ impl VersionPolicies {
 }
 
 impl VersionPolicy {
-    /// Whether a version of a model is served.
+    /// Whether the policy serves a version of a model.
     pub fn serves(&self, model: &ModelEntry, version: Version) -> bool {
         match self {
             Self::All => true,
@@ -47,7 +47,7 @@ impl VersionPolicy {
         }
     }
 
-    /// The newest version that is served, or would be if its file were there.
+    /// The newest served version; it may be one that has lost its file.
     pub(super) fn newest(&self, model: &ModelEntry) -> Option<Version> {
         model.newest_first().find(|version| self.serves(model, *version))
     }
@@ -66,16 +66,16 @@ impl fmt::Display for VersionPolicy {
     }
 }
 
-/// Why a policy is not understood.
+/// Why the text of a policy is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// None of the three.
-    #[error("{0:?} is no version policy, expected all, latest:COUNT (from 1 on) or pinned:VERSION+VERSION")]
+    /// The text is none of the three forms.
+    #[error("{0:?} is not a version policy, expected all, latest:COUNT (at least 1) or pinned:VERSION+VERSION")]
     Policy(String),
-    /// The name of a model.
+    /// The model name is invalid.
     #[error(transparent)]
     Name(#[from] IdError),
-    /// Two policies of one model, or of all others.
+    /// One model, or the default, has two policies.
     #[error("{0:?} has two policies, expected one")]
     Twice(String),
 }
@@ -100,8 +100,8 @@ impl FromStr for VersionPolicy {
 impl FromStr for VersionPolicies {
     type Err = PolicyError;
 
-    /// Policies by model, with commas between them: `latest:3,digits=pinned:1+4,embed=all`. One without a model is that of
-    /// all others.
+    /// Parses policies separated by commas: `latest:3,digits=pinned:1+4,embed=all`. A policy without a model applies to
+    /// all other models.
     fn from_str(text: &str) -> Result<Self, PolicyError> {
         let (mut by_name, mut of_others) = (BTreeMap::new(), None);
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -117,18 +117,18 @@ impl FromStr for VersionPolicies {
     }
 }
 
-/// Which versions are kept. Without it all are.
+/// Which versions are kept. Without a retention, all are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// The newest of each model, so many; at least 1.
+    /// Number of newest versions that are kept of each model; at least 1.
     pub newest: usize,
-    /// And every one that was used, or published, within this time.
+    /// Versions that were used or published within this time are kept, too.
     pub unused_max: Duration,
 }
 
 impl Retention {
-    /// The versions of a model that need not be kept: none of the newest, not aliased, not pinned, and unused for too long.
-    /// `used` tells when one was used last, if that is known.
+    /// The versions of a model that may be removed: not among the newest, without alias, not pinned, and unused for too
+    /// long. `used` returns the last use of a version, if known.
     pub fn superfluous(
         &self,
         model: &ModelEntry,
@@ -136,7 +136,7 @@ impl Retention {
         now: SystemTime,
         used: impl Fn(Version) -> Option<SystemTime>,
     ) -> Vec<Version> {
-        // Aliases of a model with a damaged index are not known, so none of its versions is superfluous for certain.
+        // With a damaged index, the aliases are unknown, so no version is certainly superfluous.
         if model.index_damage.is_some() {
             return Vec::new();
         }
@@ -145,7 +145,7 @@ impl Retention {
         let older = model.versions.iter().rev().skip(self.newest.max(1));
         let unused = older.filter(|(version, entry)| {
             let last = used(**version).map_or(entry.published, |used| used.max(entry.published));
-            // A time in the future is now: a clock was set back.
+            // A time in the future counts as now: a clock was set back.
             now.duration_since(last).is_ok_and(|since| since > self.unused_max)
         });
         unused.map(|(version, _)| *version).filter(|version| !is_pinned(*version) && !is_aliased(*version)).collect()
@@ -153,10 +153,10 @@ impl Retention {
 }
 
 impl ModelEntry {
-    /// [`ModelEntry::resolve`] among the versions that are served.
+    /// [`ModelEntry::resolve`] among the served versions.
     ///
     /// # Errors
-    /// The same, and [`NotServed`](super::StoreError::NotServed).
+    /// Those of [`ModelEntry::resolve`], and [`NotServed`](super::StoreError::NotServed).
     pub fn resolve_served(&self, selector: &Selector, policy: &VersionPolicy) -> Result<Version, super::StoreError> {
         let not_served = |version| super::StoreError::NotServed {
             key: crate::model::ModelKey { name: self.name.clone(), version },
@@ -172,7 +172,7 @@ impl ModelEntry {
         if policy.serves(self, version) { Ok(version) } else { Err(not_served(version)) }
     }
 
-    /// Versions that are there or lost, newest first.
+    /// Complete and lost versions, newest first.
     fn newest_first(&self) -> impl Iterator<Item = Version> {
         let (mut there, mut lost) = (self.versions.keys().rev().peekable(), self.lost.keys().rev().peekable());
         std::iter::from_fn(move || if there.peek() >= lost.peek() { there.next() } else { lost.next() }.copied())

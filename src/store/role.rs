@@ -1,14 +1,15 @@
-//! What a path of the store is for, in words. Errors name files by their role: callers learn nothing about the server's disk.
+//! Roles of paths in the store, in words. Errors name files by role, so callers learn no paths of the server.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
 use super::disk::TEMPORARY_PREFIX;
 
-/// The names that a role depends on: the last of a path first.
+/// Number of path components, from the end, that determine a role.
 const NAMES_MAX: usize = 4;
 
-/// What the file or folder at `path` is for: "the index of model digits". It depends on the last names of the path alone.
+/// The role of the file or folder at `path`, for example "the index of model digits". It depends only on the last
+/// components.
 pub(crate) fn role(path: &Path) -> String {
     let names: Vec<&str> = path.iter().rev().take(NAMES_MAX).map(|name| OsStr::to_str(name).unwrap_or("?")).collect();
     let is_temporary = |name: &str| name.starts_with(TEMPORARY_PREFIX);
@@ -40,8 +41,8 @@ fn of_version(file: &str) -> &'static str {
     match file {
         "model.safetensors" => "the file",
         "validation_sample.safetensors" => "the validation sample",
-        "last_use" => "the note of the last use",
-        _ => "a foreign file",
+        "last_use" => "the last-use record",
+        _ => "an unknown file",
     }
 }
 

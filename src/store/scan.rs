@@ -1,4 +1,4 @@
-//! What a folder holds: complete versions and aliases. Whatever is not ours is named in a warning and left alone.
+//! Scans a store's folder for complete versions and aliases. Foreign files cause a warning and are left untouched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -13,25 +13,25 @@ use super::role::role;
 use super::{ModelEntry, StoreError, VersionEntry};
 use crate::model::{ModelName, Version};
 
-/// The file of a version.
+/// Name of the model file in a version's folder.
 pub(super) const MODEL_FILE: &str = "model.safetensors";
-/// Empty; its time says when the version was used last.
+/// An empty file whose modification time is the last use of the version.
 pub(super) const USE_FILE: &str = "last_use";
-/// Beside it, where its maker asked for that.
+/// The validation sample of a version; optional.
 pub(super) const SAMPLE_FILE: &str = "validation_sample.safetensors";
 
-/// All models of a folder.
+/// Result of a scan of all models.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// By name, models of which only the highest version ever used is known included.
+    /// Models by name, including those of which only the highest version ever used is known.
     pub(super) models: BTreeMap<ModelName, ModelEntry>,
-    /// Models that are there and could not be read now.
+    /// Models that exist but could not be read.
     pub(super) unreadable: BTreeSet<ModelName>,
-    /// What was ignored and why.
+    /// What was ignored or damaged, and why.
     pub(super) warnings: BTreeSet<String>,
 }
 
-/// Reads the folder of all models. One that cannot be read does not stop the others.
+/// Scans all models. A model that cannot be read does not affect the others.
 pub(super) fn scan_store(models: &Path) -> Result<Scan, StoreError> {
     let mut scan = Scan::default();
     let entries = match fs::read_dir(models) {
@@ -41,7 +41,7 @@ pub(super) fn scan_store(models: &Path) -> Result<Scan, StoreError> {
     };
     for entry in entries {
         let entry = entry.map_err(failed("cannot list", models))?;
-        // The kind of the entry itself: a link is a link, whatever it points at.
+        // The kind of the entry itself: links are not followed.
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let Some(name) = model_name(&entry.file_name()).filter(|_| is_folder) else {
             scan.warnings.insert(format!("{} is not the folder of a model: ignored", entry.path().display()));
@@ -61,11 +61,11 @@ pub(super) fn scan_store(models: &Path) -> Result<Scan, StoreError> {
     Ok(scan)
 }
 
-/// Looks at a model at most this often before what seems inconsistent is believed.
+/// Most scans of one model before an inconsistent result is accepted.
 const LOOKS_MAX: usize = 5;
 
-/// Reads the folder of one model; no folder is a model without versions. Another writer may be at work meanwhile:
-/// what looks inconsistent is looked at again.
+/// Scans the folder of one model; a missing folder gives a model without versions. Another writer may change the folder
+/// meanwhile, so an inconsistent result is scanned again.
 pub(super) fn scan_model(
     models: &Path,
     name: &ModelName,
@@ -83,11 +83,11 @@ pub(super) fn scan_model(
     }
 }
 
-/// One look at the folder of a model.
+/// One scan of a model's folder.
 struct Look {
     model: ModelEntry,
     warnings: BTreeSet<String>,
-    /// Whether it was free of traces of a change during the look.
+    /// Whether the scan found no trace of a concurrent change.
     settled: bool,
 }
 
@@ -98,7 +98,8 @@ impl Look {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             _ => check_folder(&folder)?,
         }
-        // The index comes first: a writer publishes before it points an alias, so each alias read here has its version.
+        // Read the index first: a writer publishes a version before it sets an alias, so each alias read here has its
+        // version.
         let index = Index::read(&folder);
         let mut others = BTreeMap::new();
         let entries = fs::read_dir(&folder).map_err(failed("cannot list", &folder))?;
@@ -113,7 +114,7 @@ impl Look {
                 self.warnings.insert(format!("{} is not a version: ignored", path.display()));
                 continue;
             };
-            // Complete or not, the number is taken.
+            // The number is used, even if the version is not complete.
             self.model.version_highest = self.model.version_highest.max(Some(version));
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.warnings.insert(format!("{} is not a folder: ignored", path.display()));
@@ -124,7 +125,7 @@ impl Look {
                     self.model.versions.insert(version, found);
                 }
                 Ok(Found::Nothing) if !is_there(&path) => {
-                    // Removed since it was listed, and another may have been published: this look saw neither.
+                    // The version was removed since it was listed, and another one may have been published unseen.
                     self.settled = false;
                 }
                 Ok(found) => {
@@ -135,7 +136,7 @@ impl Look {
                 }
                 Err(error) => {
                     self.warnings.insert(error.to_string());
-                    others.insert(version, "cannot be looked at");
+                    others.insert(version, "cannot be examined");
                 }
             }
         }
@@ -143,10 +144,10 @@ impl Look {
             Ok(Some(index)) => self.add_index(index, &others),
             Ok(None) if self.model.versions.is_empty() => {}
             Ok(None) => {
-                // Damage by hand, or the first version came since the index was looked for.
+                // The index was removed by hand, or the first version was published after the index was read.
                 self.settled = false;
                 self.warnings
-                    .insert(format!("model {} has no {INDEX_FILE}: taken as one without aliases", self.model.name));
+                    .insert(format!("model {} has no {INDEX_FILE}: treated as having no aliases", self.model.name));
             }
             Err(damage) => {
                 self.warnings.insert(format!("{} is damaged: {}", role(&folder.join(INDEX_FILE)), damage.reason));
@@ -156,20 +157,20 @@ impl Look {
         Ok(())
     }
 
-    /// Adds what the index says. `others`: what stands where the files of some versions belong.
+    /// Adds the content of the index. `others`: what was found in place of the model files of some versions.
     fn add_index(&mut self, index: Index, others: &BTreeMap<Version, &'static str>) {
         let Self { model, warnings, settled } = self;
         model.version_highest = model.version_highest.max(index.version_highest);
         let mut listed = index.versions;
-        // An alias is never dropped because its version is gone: that is damage to be told.
+        // An alias of a missing version is not dropped: it is damage to report.
         listed.extend(index.aliases.values());
         for version in listed.into_iter().filter(|version| !model.versions.contains_key(version)) {
-            // Lost, or the writer deleted it since the index was read: another look tells.
+            // Lost, or deleted by the writer since the index was read: another scan decides.
             *settled = false;
             let found = others.get(&version).copied().unwrap_or("is missing");
             model.lost.insert(version, found);
             warnings.insert(format!(
-                "the file of {} version {version} {found}, and the index lists the version: calls for it are answered with DATA_LOSS",
+                "the file of {} version {version} {found}, and the index lists the version: calls for it fail with DATA_LOSS",
                 model.name
             ));
         }
@@ -177,18 +178,18 @@ impl Look {
     }
 }
 
-/// What is where the file of a version belongs.
+/// What was found at the path of a model file.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// A complete version: size and time.
+    /// A complete version.
     Complete(VersionEntry),
-    /// Something that is no regular file, in words.
+    /// Something that is not a regular file, in words.
     Other(&'static str),
     /// Nothing.
     Nothing,
 }
 
-/// Looks at the file of the version in `folder`.
+/// Reads the metadata of the model file in `folder`.
 pub(super) fn stat_version(folder: &Path) -> Result<Found, StoreError> {
     let path = folder.join(MODEL_FILE);
     match fs::symlink_metadata(&path) {
@@ -198,26 +199,26 @@ pub(super) fn stat_version(folder: &Path) -> Result<Found, StoreError> {
         })),
         Ok(found) => Ok(Found::Other(disk::is_kind(found.file_type()))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
-        Err(error) => Err(failed("cannot look at", &path)(error)),
+        Err(error) => Err(failed("cannot examine", &path)(error)),
     }
 }
 
-/// Whether something is at `path`; a link counts as itself.
+/// Whether `path` exists; links are not followed.
 fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Whether a name is that of something being built or removed.
+/// Whether a name is that of a temporary.
 pub(super) fn is_temporary(file_name: &OsStr) -> bool {
     file_name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes())
 }
 
-/// The model that a folder of this name is for.
+/// The model of a folder name; `None` if it is not a valid model name.
 pub(super) fn model_name(file_name: &OsStr) -> Option<ModelName> {
     file_name.to_str()?.parse().ok()
 }
 
-/// The version that a folder of this name is; only the one way to write the number counts ("7", not "07" or "+7").
+/// The version of a folder name. Only the canonical spelling counts ("7", not "07" or "+7").
 fn version_number(file_name: &OsStr) -> Option<Version> {
     let text = file_name.to_str()?;
     let number: u64 = text.parse().ok()?;

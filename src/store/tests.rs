@@ -1,4 +1,4 @@
-//! Tests of [`LocalStore`]: the suite of every store, and what only a folder can do.
+//! Tests of [`LocalStore`]: the conformance suite of every store, and cases of a folder.
 
 use std::fs;
 
@@ -63,7 +63,7 @@ fn a_second_server_reads_notices_and_takes_over() {
     assert!(!reader.refresh().expect("readable"), "nothing new");
     assert_eq!(reader.resolve(&name("a"), &Selector::Alias(prod())).expect("an alias"), key(2));
 
-    // What the other writer is building is not swept by a reader, and is by the next writer.
+    // A reader keeps the temporaries of the writer; the next writer removes them.
     let alive = folder.path().join("models/a/.tmp-alive");
     fs::create_dir(&alive).expect("a temporary");
     reader.refresh().expect("readable");
@@ -144,7 +144,7 @@ fn a_damaged_index_stops_changes_of_that_model_alone() {
     assert!(matches!(store.publish_bytes(&name("a"), b"two"), Err(StoreError::BadIndex { .. })));
     assert!(matches!(store.delete(&key(1)), Err(StoreError::BadIndex { .. })));
     assert_eq!(store.publish_bytes(&name("b"), b"two").expect("the others go on").number(), 2);
-    // The way out that the error names.
+    // The remedy that the error names.
     fs::remove_file(&index).expect("removed");
     assert_eq!(store.publish_bytes(&name("a"), b"two").expect("rebuilt").number(), 2);
 }
@@ -216,7 +216,7 @@ fn names_that_were_only_asked_about_leave_nothing_behind() {
     assert_eq!(fs::read_dir(fixture.folder.path().join("models")).expect("a folder").count(), 0);
 }
 
-/// Every flipped bit of an index is found: no alias is lost, renamed or moved, and no number comes back.
+/// Every flipped bit of an index is detected: no alias is lost, renamed or moved, and no number is used again.
 #[test]
 fn a_flipped_bit_of_an_index_is_never_taken_for_the_truth() {
     let fixture = Folder::new();
@@ -256,7 +256,8 @@ fn a_flipped_bit_of_an_index_is_never_taken_for_the_truth() {
     assert_eq!(store.publish_bytes(&name("a"), b"7").expect("published").number(), 7);
 }
 
-/// A version whose file is gone is damage, unless it was deleted: the bare name does not mean an older one then.
+/// A version whose file is gone is damage, unless it was deleted. The bare model name then does not select an older
+/// version.
 #[test]
 fn a_lost_version_is_told_and_a_deleted_one_is_not_missed() {
     let mut fixture = Folder::new();
@@ -291,7 +292,7 @@ fn a_lost_version_is_told_and_a_deleted_one_is_not_missed() {
     fs::write(&file, &content).expect("put back from a copy");
     store.refresh().expect("readable");
     assert_eq!(store.resolve(&name("a"), &Selector::Alias(prod())).expect("it is back"), key(2));
-    // The other way out.
+    // The other remedy.
     fs::remove_dir_all(fixture.folder.path().join("models/a/2")).expect("lost, with its folder");
     store.refresh().expect("readable");
     assert!(matches!(store.delete(&key(2)), Err(StoreError::Aliased { .. })));
@@ -343,7 +344,7 @@ fn what_is_no_regular_file_is_not_read_and_not_waited_for() {
             told(store.read(&key(2)).expect_err("lost"), "the file of a version 2");
             told(store.read_header(&key(2)).expect_err("lost"), "the file of a version 2");
             told(store.read_sample(&key(1)).expect_err("no file"), "the validation sample of a version 1");
-            told(store.note_use(&key(1)).expect_err("no file"), "the note of the last use of a version 1");
+            told(store.note_use(&key(1)).expect_err("no file"), "the last-use record of a version 1");
             let b = ModelKey { name: name("b"), version: Version::FIRST };
             told(store.set_alias(&b, &prod(), None).expect_err("no index"), "the index of model b");
             assert_eq!(store.read(&key(1)).expect("intact"), b"one");
@@ -361,7 +362,7 @@ fn a_folder_that_cannot_be_written_to_is_told_by_what_was_denied() {
     let set = |mode| fs::set_permissions(&models, fs::Permissions::from_mode(mode)).expect("set");
     set(0o555);
     if fs::write(models.join("probe"), "").is_ok() {
-        // Root is denied nothing.
+        // Root has all permissions.
         fs::remove_file(models.join("probe")).expect("removed");
         set(0o755);
         return;

@@ -1,4 +1,4 @@
-//! Which call a thread is at work for: what is logged meanwhile tells it.
+//! The current call of a thread: log lines carry its ids.
 
 use std::cell::RefCell;
 use std::mem;
@@ -14,61 +14,61 @@ use pin_project_lite::pin_project;
 use super::ids;
 use super::measures::Cause;
 
-/// Longest id that a caller may give.
+/// Longest request id that a caller may send, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// What a call is called, by its caller or by us: printable ASCII without spaces.
+/// Id of a call, from the caller or generated here: printable ASCII without spaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(Bytes);
 
 impl RequestId {
-    /// A caller's; `None` if it is empty, longer than [`REQUEST_ID_BYTES_MAX`], or has anything but printable ASCII: it goes
-    /// into logs.
+    /// Parses a caller's id. `None` if it is empty, longer than [`REQUEST_ID_BYTES_MAX`], or has other bytes than
+    /// printable ASCII without spaces: the id goes into logs.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len());
         (fits && bytes.iter().all(u8::is_ascii_graphic)).then(|| Self(Bytes::copy_from_slice(bytes)))
     }
 
-    /// A new one: 16 hexadecimal digits.
+    /// Generates an id of 16 hexadecimal digits.
     pub fn unique() -> Self {
         let number = ids::unique();
         let digit = |place: usize| b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 15];
         Self(Bytes::copy_from_slice(&std::array::from_fn::<u8, 16, _>(digit)))
     }
 
-    /// As text.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// As bytes that are shared.
+    /// The id as shared bytes: no copy.
     pub fn bytes(&self) -> Bytes {
         self.0.clone()
     }
 }
 
-/// What the lines of a log say of a call.
+/// Ids of a call that its log lines carry, and its first refusal cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallIds {
-    /// Always there.
+    /// The caller's id, or a generated one.
     pub request_id: RequestId,
-    /// If the call is part of a trace, whether or not that is exported.
+    /// Set if the call is part of a trace, whether or not the trace is exported.
     pub trace_id: Option<TraceId>,
     cause: OnceLock<Cause>,
 }
 
 impl CallIds {
-    /// Of a call that begins.
+    /// Ids of a new call, without a refusal cause.
     pub fn new(request_id: RequestId, trace_id: Option<TraceId>) -> Self {
         Self { request_id, trace_id, cause: OnceLock::new() }
     }
 
-    /// Something of the call was not done; the first cause counts.
+    /// Records why a part of the call was refused; the first cause wins.
     pub fn refused(&self, cause: Cause) {
         let _ = self.cause.set(cause);
     }
 
-    /// Why something of it was not done, if that was said.
+    /// The first recorded refusal cause.
     pub fn cause(&self) -> Option<Cause> {
         self.cause.get().copied()
     }
@@ -78,17 +78,17 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<CallIds>>> = const { RefCell::new(None) };
 }
 
-/// The call that this thread is at work for.
+/// The call that this thread works for.
 pub fn current() -> Option<Arc<CallIds>> {
     CURRENT.with(|current| current.borrow().clone())
 }
 
-/// While it lives, this thread is at work for a call; then for what it was before.
+/// Guard: while it lives, it sets the current call of this thread. Its drop restores the previous call.
 #[derive(Debug)]
 pub struct Entered<'a>(&'a mut Option<Arc<CallIds>>);
 
 impl<'a> Entered<'a> {
-    /// Takes the ids out of their place and puts them back: no count changes.
+    /// Swaps `ids` with the current call until the guard is dropped: no reference count changes.
     pub fn new(ids: &'a mut Option<Arc<CallIds>>) -> Self {
         CURRENT.with(|current| mem::swap(&mut *current.borrow_mut(), ids));
         Self(ids)
@@ -102,7 +102,7 @@ impl Drop for Entered<'_> {
 }
 
 pin_project! {
-    /// A future whose work is for a call.
+    /// A future that sets the current call while it is polled.
     #[derive(Debug)]
     pub struct Within<F> {
         ids: Option<Arc<CallIds>>,
@@ -111,7 +111,7 @@ pin_project! {
     }
 }
 
-/// Does `work` for a call.
+/// Runs `work` with `ids` as the current call.
 pub fn within<F: Future>(ids: Option<Arc<CallIds>>, work: F) -> Within<F> {
     Within { ids, work }
 }

@@ -1,4 +1,4 @@
-//! Speaks HTTP/1.1 to a collector of traces: a connection for each export, since exports are few.
+//! HTTP/1.1 client for a trace collector. It opens one connection per export: exports are rare.
 
 use std::io;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
-/// Of an answer, at most: it says how many spans were refused.
+/// Largest response of the collector, in bytes. A response only reports how many spans were rejected.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// What exports go through.
+/// The HTTP client of the OTLP exporter.
 #[derive(Clone, Debug)]
 pub(super) struct HttpExporterClient {
-    /// Only if the collector's URL wants it.
+    /// Set if the collector's URL begins with `https:`.
     tls: Option<Arc<ClientConfig>>,
 }
 
 impl HttpExporterClient {
-    /// For a collector at `endpoint`; encrypted if it begins so.
+    /// A client for the collector at `endpoint`; uses TLS if the URL begins with `https:`.
     ///
     /// # Errors
-    /// If this system has no authorities to know the collector by.
+    /// If the system's trust store has no CA certificate to verify the collector with.
     pub(super) fn new(endpoint: &str) -> Result<Self, String> {
         if !endpoint.starts_with("https:") {
             return Ok(Self { tls: None });
@@ -38,7 +38,7 @@ impl HttpExporterClient {
         let mut roots = RootCertStore::empty();
         let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if added == 0 {
-            return Err("this system has no certificates of authorities".to_owned());
+            return Err("the system trust store has no CA certificates".to_owned());
         }
         let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -48,7 +48,7 @@ impl HttpExporterClient {
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let uri = request.uri().clone();
-        let host = uri.host().ok_or("the URL of the collector names no host")?;
+        let host = uri.host().ok_or("the collector URL has no host")?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
         let stream = TcpStream::connect((host.as_str(), port)).await?;
@@ -63,7 +63,7 @@ impl HttpExporterClient {
     }
 }
 
-/// One request and its answer.
+/// Sends one request and reads its response.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     uri: &Uri,
@@ -86,7 +86,7 @@ async fn exchange(
         answer = &mut answer => answer,
         ended = &mut connection => {
             ended?;
-            // What it still has to give is there already.
+            // The connection has ended: a response that arrived completely is ready now.
             tokio::time::timeout(std::time::Duration::ZERO, answer)
                 .await
                 .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()))

@@ -1,25 +1,25 @@
-//! Numbers that look random and come once in a process: ids of requests, traces and spans.
+//! Pseudorandom numbers that are unique in a process: ids of requests, traces and spans.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::trace::{SpanId, TraceId};
 
-/// Of this process: two random numbers. Secret, or the ids could be guessed.
+/// Two random keys of this process. Secret: with them, ids could be guessed.
 static KEYS: LazyLock<[u64; 2]> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().into());
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// The odd number nearest to 2^64 divided by the golden ratio: its multiples lie far apart.
+/// The odd number nearest to 2^64 divided by the golden ratio: multiples of it are far apart modulo 2^64.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// splitmix64 (Steele, Lea and Flood 2014): a bijection, so that different numbers stay different.
+/// splitmix64 (Steele, Lea and Flood 2014): a bijection, so distinct inputs give distinct outputs.
 fn mixed(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     number ^ (number >> 31)
 }
 
-/// A number that no other call gets. Never 0.
+/// A number that no other call of this function returns. Never 0.
 pub fn unique() -> u64 {
     loop {
         let number = mixed(KEYS[0].wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(STEP)));
@@ -29,17 +29,18 @@ pub fn unique() -> u64 {
     }
 }
 
-/// For a trace that begins here.
+/// A new trace id.
 pub fn trace_id() -> TraceId {
     TraceId::from((u128::from(unique()) << 64) | u128::from(unique()))
 }
 
-/// For a span of a trace.
+/// A new span id.
 pub fn span_id() -> SpanId {
     SpanId::from(unique())
 }
 
-/// Where the span of a batch is: whoever was in it says the same, and nobody has to keep it.
+/// Trace and span id of a batch, computed from its number: all calls in the batch compute the same ids, so no table is
+/// kept.
 pub fn of_batch(number: u64) -> (TraceId, SpanId) {
     let at = number.wrapping_mul(STEP);
     let [high, low] = [mixed(KEYS[1].wrapping_add(at)), mixed(KEYS[1].wrapping_sub(at) ^ STEP)];

@@ -1,4 +1,4 @@
-//! Logs, to standard error: a line each, with the ids of the call that it is about.
+//! Logs to standard error: one line per event, with the ids of the current call.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
@@ -13,43 +13,44 @@ use tracing_subscriber::{EnvFilter, fmt as subscriber};
 
 use super::call;
 
-/// How a line of the log looks.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Human,
-    /// One JSON object a line, for programs.
+    /// One JSON object per line, for programs.
     Json,
 }
 
-/// Why logs cannot be set up.
+/// Why logging cannot be initialized.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter.
+    /// The log filter is invalid.
     #[error(
         "log filter {filter:?} is not understood: {reason}; expected for example \"info\" or \"halfhitch=debug,warn\""
     )]
     Filter {
-        /// What came.
+        /// The filter as given.
         filter: String,
-        /// What is wrong.
+        /// What is wrong with the filter.
         reason: String,
     },
-    /// Something logs already.
-    #[error("logs are set up already")]
+    /// This process has a global logger already.
+    #[error("logging is already initialized")]
     Twice,
 }
 
-/// These tell of every client that misbehaves, as often as it does; this program says it itself, and seldom.
+/// Filters for libraries that log every misbehaving client without a rate limit. This program logs such clients itself,
+/// at most once a minute per kind.
 const TALKATIVE: &str = "h2=error,rustls=error";
 
-/// Sets up the log of this process. `filter` is a level, or targets with levels.
+/// Initializes logging for this process. `filter` is a level, or targets with levels.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
     let refused = |reason| LogError::Filter { filter: filter.to_owned(), reason };
-    // A word alone is a level: any other would be a target that nothing has, and turn everything else off.
+    // A single word must be a level: `EnvFilter` would take any other word as a target, which turns all other logs off.
     let mut words = filter.split(',').map(str::trim).filter(|part| !part.is_empty() && !part.contains(['=', '[', ':']));
     if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
-        return Err(refused(format!("{word:?} is no level")));
+        return Err(refused(format!("{word:?} is not a log level")));
     }
     let filter = EnvFilter::try_new(format!("{TALKATIVE},{filter}")).map_err(|error| refused(error.to_string()))?;
     let log = log(format, filter, io::stderr, io::stderr().is_terminal());
@@ -63,7 +64,7 @@ where
     let builder = subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Human => {
-            // Said twice: a line is written to memory first, which is no terminal.
+            // `with_ansi` is set on both: the inner format writes to memory, so it cannot detect the terminal.
             let format = Format::default().with_ansi(colors);
             Box::new(builder.with_ansi(colors).event_format(WithIds { format, end: "\n", write: for_people }).finish())
         }
@@ -74,12 +75,12 @@ where
     }
 }
 
-/// Lines of another format, and before their end the ids of the call that they are about.
+/// Wraps another format and adds the ids of the current call at the end of each line.
 ///
-/// A span of `tracing` would do the same, but it is written down for each call, whether or not anything is logged.
+/// A `tracing` span would do the same, but costs work for every call, whether or not anything is logged.
 struct WithIds<F> {
     format: F,
-    /// What each line of the format ends with.
+    /// The end of each line of the inner format; the ids go before it.
     end: &'static str,
     write: fn(&call::CallIds, &mut String) -> fmt::Result,
 }
@@ -109,7 +110,7 @@ fn for_people(ids: &call::CallIds, line: &mut String) -> fmt::Result {
 }
 
 fn for_programs(ids: &call::CallIds, line: &mut String) -> fmt::Result {
-    // A caller's id may have quotes and backslashes.
+    // A caller's id may contain quotes and backslashes.
     let request_id = serde_json::Value::from(ids.request_id.as_str());
     write!(line, ",\"request_id\":{request_id}")?;
     ids.trace_id.map_or(Ok(()), |trace_id| write!(line, ",\"trace_id\":\"{trace_id}\""))
@@ -137,7 +138,7 @@ mod tests {
         }
     }
 
-    /// What is logged outside of a call, and inside of one that is called `request_id`.
+    /// The lines logged outside of a call, and inside a call with the id `request_id`.
     fn logged(format: LogFormat, request_id: &str) -> [String; 2] {
         let lines = Lines::default();
         let written = lines.clone();
@@ -177,7 +178,7 @@ mod tests {
     fn a_word_that_is_no_level_is_refused() {
         for filter in ["warning", "verbose", "info,fatal", "halfhitch"] {
             let error = init(LogFormat::Human, filter).expect_err(filter).to_string();
-            assert!(error.contains("is no level") && error.contains("\"info\""), "{error}");
+            assert!(error.contains("is not a log level") && error.contains("\"info\""), "{error}");
         }
     }
 }

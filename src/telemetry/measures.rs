@@ -1,11 +1,11 @@
-//! Counters where things happen: relaxed atomics, so that to count costs nanoseconds and nobody waits for a reader.
+//! Counters and histograms of relaxed atomics: counting takes nanoseconds and never waits for a reader.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Kinds of questions that are told apart.
+/// Number of request kinds that have counters of their own.
 pub const KINDS: usize = 8;
-/// gRPC's codes by number, in words.
+/// Names of the gRPC status codes, indexed by code.
 pub const CODES: [&str; 17] = [
     "ok",
     "cancelled",
@@ -26,7 +26,7 @@ pub const CODES: [&str; 17] = [
     "unauthenticated",
 ];
 
-/// Upper bounds of times: 10 us to 10 s.
+/// Upper bounds of the time buckets, in nanoseconds: 10 us to 10 s.
 const NANOSECONDS: &[u64] = &[
     10_000,
     25_000,
@@ -48,57 +48,57 @@ const NANOSECONDS: &[u64] = &[
     5_000_000_000,
     10_000_000_000,
 ];
-/// Upper bounds of rows: powers of two up to the largest batch that can be set.
+/// Upper bounds of the row buckets: powers of two up to the largest batch that can be configured.
 const ROWS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536];
-/// Buckets of either, and one for what is larger.
+/// Buckets of a histogram, including one for values above the largest bound.
 const BUCKETS: usize = 20;
 const _: () = assert!(NANOSECONDS.len() < BUCKETS && ROWS.len() < BUCKETS, "one bucket for what is larger");
 
-/// How often sizes came, by size.
+/// A histogram with fixed bucket bounds.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [u64],
-    /// What one of the unit that is told has of the unit that is counted.
+    /// Counted units per reported unit: 1e9 where nanoseconds are reported as seconds.
     scale: f64,
     buckets: [AtomicU64; BUCKETS],
     sum: AtomicU64,
 }
 
-/// What a [`Histogram`] says now.
+/// A snapshot of a [`Histogram`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistogramCounts {
-    /// Upper bounds, and how many were no larger.
+    /// Upper bounds in the reported unit, each with the cumulative count of values up to it.
     pub buckets: Vec<(f64, u64)>,
-    /// All.
+    /// Number of all values.
     pub count: u64,
-    /// Of all.
+    /// Sum of all values, in the reported unit.
     pub sum: f64,
 }
 
 impl Histogram {
-    /// Of times, told in seconds.
+    /// A histogram of times, reported in seconds.
     pub fn of_times() -> Self {
         Self { bounds: NANOSECONDS, scale: 1e9, buckets: Default::default(), sum: AtomicU64::new(0) }
     }
 
-    /// Of rows.
+    /// A histogram of row counts.
     pub fn of_rows() -> Self {
         Self { bounds: ROWS, scale: 1.0, ..Self::of_times() }
     }
 
-    /// Counts one.
+    /// Counts one value, in the counted unit.
     pub fn observe(&self, size: u64) {
         let place = self.bounds.partition_point(|bound| *bound < size);
         self.sum.fetch_add(size, Ordering::Relaxed);
         self.buckets[place].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a time.
+    /// Counts one time.
     pub fn observe_time(&self, time: Duration) {
         self.observe(nanoseconds(time));
     }
 
-    /// What it says now; the count is that of the buckets, whatever is counted meanwhile.
+    /// A snapshot. Its count is the sum of the buckets that it read, also while other threads count.
     pub fn counts(&self) -> HistogramCounts {
         let mut count = 0;
         let mut buckets = Vec::with_capacity(self.bounds.len());
@@ -112,12 +112,12 @@ impl Histogram {
     }
 }
 
-/// A time as a whole number.
+/// A time in whole nanoseconds, saturated at `u64::MAX`.
 pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Methods that are told apart; the last stands for all others: models, jobs, health, what there is not.
+/// Methods with counters of their own. The last entry stands for all others: models, jobs, health, unknown methods.
 pub const METHODS: [&str; 11] = [
     "Encode",
     "Decode",
@@ -132,23 +132,23 @@ pub const METHODS: [&str; 11] = [
     "other",
 ];
 
-/// The place of a name in [`METHODS`].
+/// Index of a method name in [`METHODS`]; that of `other` for an unknown name.
 pub fn method(name: &str) -> usize {
     METHODS.iter().position(|known| *known == name).unwrap_or(METHODS.len() - 1)
 }
 
-/// Calls that have ended, by method and code.
+/// Ended calls, by method and status code.
 #[derive(Debug, Default)]
 pub struct Calls([[AtomicU64; CODES.len()]; METHODS.len()]);
 
 impl Calls {
-    /// Counts one; what is not in the tables is `other`, and `unknown`.
+    /// Counts one call. A method outside of [`METHODS`] counts as `other`, a code outside of [`CODES`] as `unknown`.
     pub fn count(&self, method: usize, code: usize) {
         let code = if code < CODES.len() { code } else { 2 };
         self.0[method.min(METHODS.len() - 1)][code].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was counted: method, code in words, how often. Where there was none nothing is told.
+    /// Method, name of the code, and count, for each pair with a count above 0.
     pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut counts = Vec::new();
         for (method, codes) in METHODS.iter().zip(&self.0) {
@@ -163,18 +163,18 @@ impl Calls {
     }
 }
 
-/// What is counted of one kind of question about a model.
+/// Histograms of one request kind of a model.
 #[derive(Debug)]
 pub struct KindMeasures {
-    /// From the rows being there to the result.
+    /// Time from the complete rows to the result.
     pub request: Histogram,
-    /// Of that, until the first batch began.
+    /// The part of that time until the first batch began.
     pub queue: Histogram,
-    /// Of a batch.
+    /// Time to copy the rows of one batch together.
     pub assembly: Histogram,
-    /// Of a batch.
+    /// Time of the arithmetic of one batch.
     pub compute: Histogram,
-    /// Of a batch.
+    /// Rows of one batch.
     pub batch_rows: Histogram,
 }
 
@@ -190,50 +190,50 @@ impl Default for KindMeasures {
     }
 }
 
-/// What is counted of one model, of all its versions.
+/// Counters of one model, over all its versions.
 #[derive(Debug, Default)]
 pub struct ModelMeasures {
-    /// By kind of question.
+    /// Histograms by request kind.
     pub kinds: [KindMeasures; KINDS],
-    /// Calls that named it.
+    /// Ended calls that named this model.
     pub calls: Calls,
 }
 
-/// Why something was not done.
+/// Why a call, or a part of it, was refused or failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The queue has no room.
+    /// The queue is full.
     QueueFull,
-    /// Another bound is reached: loads, jobs, disk.
+    /// Another limit is reached: loads, jobs, disk.
     NoRoom,
-    /// It is more than ever fits.
+    /// The request is larger than the limit, so a retry cannot succeed.
     TooLarge,
-    /// What a caller may have is used up.
+    /// The caller's quota is used up.
     Limited,
-    /// Its deadline passed, or would have.
+    /// The deadline passed, or would pass before the result.
     Deadline,
-    /// The server stops.
+    /// The server is shutting down.
     Draining,
-    /// It is wrong.
+    /// The request is invalid.
     Invalid,
-    /// There is no such model, version, alias, job or file.
+    /// The model, version, alias, job or file does not exist.
     Unknown,
-    /// The state of things forbids it, or somebody else was faster.
+    /// The current state forbids it, or a concurrent change came first.
     State,
-    /// The result is no finite number.
+    /// A result is not finite.
     NotFinite,
-    /// Its caller left.
+    /// The caller cancelled or disconnected.
     Left,
-    /// No credential, or one that does not allow it.
+    /// The credential is missing, invalid, or does not allow the call.
     Denied,
-    /// There is no such method.
+    /// The method does not exist.
     Unimplemented,
-    /// A fault of ours, or a damaged file.
+    /// An internal error, or a damaged file.
     Fault,
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes, in the order of the variants.
     pub const ALL: [Self; 14] = [
         Self::QueueFull,
         Self::NoRoom,
@@ -251,7 +251,7 @@ impl Cause {
         Self::Fault,
     ];
 
-    /// Of a call that ended with a code for which nobody named a cause: what the transport refuses, mostly.
+    /// The cause for a status code where no layer recorded one, mostly for refusals of the transport. `None` for OK.
     pub fn of_code(code: usize) -> Option<Self> {
         Some(match CODES.get(code).copied().unwrap_or_default() {
             "ok" => return None,
@@ -269,7 +269,7 @@ impl Cause {
         })
     }
 
-    /// As a label.
+    /// The value of the metric label `cause`.
     pub fn word(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
@@ -290,19 +290,19 @@ impl Cause {
     }
 }
 
-/// What is counted of a whole server.
+/// Counters of the whole server.
 #[derive(Debug, Default)]
 pub struct ServerMeasures {
     refusals: [AtomicU64; Cause::ALL.len()],
-    /// Calls that named no model that there is.
+    /// Ended calls that named no existing model.
     pub calls: Calls,
-    /// Bytes that came over sockets.
+    /// Bytes received over client sockets.
     pub received_bytes: AtomicU64,
-    /// Bytes that went.
+    /// Bytes sent over client sockets.
     pub sent_bytes: AtomicU64,
-    /// Connections that were accepted.
+    /// Accepted connections.
     pub accepted: AtomicU64,
-    /// Connections that were closed.
+    /// Closed connections.
     pub closed: AtomicU64,
 }
 
@@ -312,22 +312,22 @@ impl ServerMeasures {
         self.refusals[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often there was that cause.
+    /// Number of refusals with this cause.
     pub fn refusals(&self, cause: Cause) -> u64 {
         self.refusals[cause as usize].load(Ordering::Relaxed)
     }
 }
 
-/// What is counted of training.
+/// Counters of training.
 #[derive(Debug, Default)]
 pub struct TrainingMeasures {
-    /// Rows of all steps: a row counts once an epoch.
+    /// Rows of all training steps: a row counts once per epoch.
     pub rows: AtomicU64,
-    /// Jobs that succeeded, with a version or without.
+    /// Jobs that succeeded, with or without a published version.
     pub succeeded: AtomicU64,
     /// Jobs that failed.
     pub failed: AtomicU64,
-    /// Jobs that were cancelled, or expired.
+    /// Jobs that were cancelled or expired.
     pub cancelled: AtomicU64,
 }
 

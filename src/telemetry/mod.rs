@@ -1,4 +1,4 @@
-//! What operators see of the process: logs, traces of calls, and figures.
+//! What operators observe of the process: logs, traces of calls, and metrics.
 
 pub mod call;
 mod collector;

@@ -1,6 +1,6 @@
-//! What a call was, as spans: one for the call, one for each part of it, one for the batch that it was in.
+//! Spans of a call: one for the call, one for each part of it, and one for its last batch.
 //!
-//! They are made after the call, from what was noted of it: what is not sampled makes none.
+//! Spans are built after the call ends, from recorded times. A call that is not sampled builds none.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -11,74 +11,75 @@ use opentelemetry_sdk::trace::{SpanData, SpanLinks};
 
 use super::ids;
 
-/// A call that is sampled, after its end. Times are from its beginning.
+/// A sampled call that has ended. Durations count from the beginning of the call.
 #[derive(Clone, Debug)]
 pub struct CallTrace {
-    /// The trace that it is part of.
+    /// Id of the trace that the call belongs to.
     pub trace_id: TraceId,
-    /// Its own span.
+    /// Id of the call's own span.
     pub span_id: SpanId,
-    /// Its caller's span; [`SpanId::INVALID`] if the trace begins here.
+    /// Id of the caller's span; [`SpanId::INVALID`] if the trace begins here.
     pub parent: SpanId,
-    /// Package and service.
+    /// Package and service, as in `halfhitch.v1.ModelService`.
     pub service: String,
-    /// Method.
+    /// Method name without the service.
     pub method: String,
-    /// Number of the gRPC status.
+    /// gRPC status code.
     pub code: i32,
-    /// Why it is a fault of ours, if it is.
+    /// Why the call failed by an internal error; sets the span's error status.
     pub fault: Option<&'static str>,
-    /// When its headers were there.
+    /// When the call's headers had arrived.
     pub began: SystemTime,
-    /// Until its last byte was handed on.
+    /// Time until its last byte was handed to the transport.
     pub took: Duration,
-    /// What is known of it: model, rows and the like.
+    /// Attributes of the call's span, for example model and rows.
     pub attributes: Vec<(&'static str, Value)>,
-    /// What was done, in order.
+    /// Parts of the call, in order.
     pub parts: Vec<Part>,
-    /// The last batch that it was in.
+    /// The last batch that held rows of the call.
     pub batch: Option<BatchTrace>,
 }
 
 /// A part of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What was done.
+    /// Name of the part, for example `compute`.
     pub name: &'static str,
-    /// From.
+    /// Start of the part.
     pub from: Duration,
-    /// Until.
+    /// End of the part.
     pub until: Duration,
-    /// Whether a batch did it.
+    /// Whether the part ran in a batch; its span then links to the batch.
     pub in_batch: bool,
 }
 
-/// The batch of a call. Whoever was in it says the same, but for the times, which count from the beginning of the call.
+/// The batch of a call. All calls of the batch carry the same values, except the times, which count from the beginning
+/// of each call.
 #[derive(Clone, Debug)]
 pub struct BatchTrace {
-    /// Its number in this process.
+    /// Number of the batch, unique in this process.
     pub number: u64,
-    /// Rows of all requests.
+    /// Rows of all requests in the batch.
     pub rows: usize,
-    /// Requests.
+    /// Requests in the batch.
     pub requests: usize,
-    /// Model and version.
+    /// Model name and version.
     pub model: String,
-    /// What was computed.
+    /// The operation that the batch computed.
     pub operation: String,
-    /// When it was begun.
+    /// When the batch began.
     pub from: Duration,
-    /// When it was computed.
+    /// When the batch was computed.
     pub until: Duration,
 }
 
-/// A count as an attribute.
+/// A count as an attribute value, saturated at `i64::MAX`.
 pub fn count(number: u64) -> Value {
     Value::I64(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
 impl CallTrace {
-    /// Its spans, without that of its batch.
+    /// The spans of the call and its parts, without the span of the batch.
     pub(super) fn spans(&self, scope: &InstrumentationScope) -> Vec<SpanData> {
         let mut attributes = vec![
             KeyValue::new("rpc.system", "grpc"),
@@ -110,7 +111,7 @@ impl CallTrace {
         std::iter::once(call).chain(parts).map(|span| span.data(scope)).collect()
     }
 
-    /// The span of its batch: a trace of its own, since it is part of many.
+    /// The span of the batch. It has a trace of its own, because many calls share the batch.
     pub(super) fn batch_span(&self, scope: &InstrumentationScope) -> Option<SpanData> {
         let BatchTrace { number, rows, requests, model, operation, from, until } = self.batch.as_ref()?;
         let span = Span {
@@ -133,7 +134,7 @@ impl CallTrace {
     }
 }
 
-/// A span, as far as ours differ.
+/// The fields of a span that differ between our spans.
 struct Span {
     place: (TraceId, SpanId),
     parent: SpanId,
@@ -145,7 +146,7 @@ struct Span {
     fault: Option<&'static str>,
 }
 
-/// Whoever is exported is sampled.
+/// The context of an exported span: always sampled.
 fn context((trace_id, span_id): (TraceId, SpanId)) -> SpanContext {
     SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, false, TraceState::NONE)
 }

@@ -1,7 +1,7 @@
-//! Traces of calls, to an OpenTelemetry collector.
+//! Exports traces of calls to an OpenTelemetry collector.
 //!
-//! Calls wait in a bounded line for a task that sends them on. A collector that is slow or not there costs spans and nothing
-//! else.
+//! Calls wait in a bounded queue for a task that exports them. A slow or unreachable collector loses spans, but never
+//! delays calls.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,18 +20,19 @@ use super::collector::HttpExporterClient;
 pub use super::spans::{BatchTrace, CallTrace, Part, count};
 use super::{call, ids};
 
-/// Calls that wait to be exported; further ones are dropped. About 2 KiB each.
+/// Most calls that wait for export, of about 2 KiB each; further calls are dropped.
 const CALLS_WAITING_MAX: usize = 1024;
-/// Calls of one export, of up to 7 spans each: well below the 4 MiB that a collector takes at once.
+/// Most calls of one export, of up to 7 spans each: well below the 4 MiB that a collector accepts at once.
 const CALLS_OF_EXPORT_MAX: usize = 256;
-/// A call waits this long for others to be exported with.
+/// Longest wait of a call for other calls to export with.
 const GATHERED_FOR: Duration = Duration::from_millis(500);
-/// Batches whose span is known to be out: calls of one batch end within moments of each other.
+/// Most remembered batches whose span was built. Calls of one batch end almost together, so older batches can be
+/// forgotten.
 const BATCHES_KNOWN_MAX: usize = 4096;
-/// Most traces a second that can be asked for.
+/// Largest value of [`TracesConfig::traces_per_second_max`].
 pub const TRACES_PER_SECOND_MAX: u32 = 100_000;
 
-/// How traces are sent to a collector.
+/// Protocol of the trace export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     /// OTLP over gRPC.
@@ -41,22 +42,22 @@ pub enum Protocol {
     HttpProtobuf,
 }
 
-/// What is traced, and who is told.
+/// Settings of the trace export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TracesConfig {
-    /// URL of the collector, with its path over HTTP; none: nothing is traced.
+    /// URL of the collector, over HTTP with its path. Without it, nothing is traced.
     pub otlp_endpoint: Option<String>,
-    /// How it is spoken to.
+    /// Protocol of the collector.
     pub protocol: Protocol,
-    /// One export, tries and all.
+    /// Timeout of one export, including retries.
     pub export_timeout: Duration,
-    /// What traces say of this service beside its name.
+    /// Resource attributes of this service beside its name.
     pub attributes: Vec<(String, String)>,
-    /// Share of the calls without a `traceparent` that are, 0 to 1.
+    /// Share of the calls without a `traceparent` that are traced, 0 to 1.
     pub trace_ratio: f64,
-    /// Calls a second that are, at most, whoever asks for it; 1 to [`TRACES_PER_SECOND_MAX`].
+    /// Most calls traced per second, including calls whose caller asks for a trace; 1 to [`TRACES_PER_SECOND_MAX`].
     pub traces_per_second_max: u32,
-    /// What this service is called.
+    /// Name of this service in traces.
     pub service_name: String,
 }
 
@@ -74,24 +75,25 @@ impl Default for TracesConfig {
     }
 }
 
-/// Why nothing can be traced.
+/// The trace exporter cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[error("traces cannot be exported to {endpoint:?}: {reason}")]
 pub struct BadTraces {
-    /// What is set.
+    /// The configured URL.
     pub endpoint: String,
-    /// What is wrong with it.
+    /// What is wrong with the URL.
     pub reason: String,
 }
 
-/// What became of what was to be traced.
+/// Counts of exported, dropped and rate-limited traces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceCounts {
-    /// Spans that a collector took.
+    /// Spans that the collector accepted.
     pub exported: u64,
-    /// Spans that none took: the collector was away, or too slow. (Of a call that found no room: one.)
+    /// Spans lost because the collector was unreachable or too slow. A call that finds the queue full counts as one
+    /// span.
     pub dropped: u64,
-    /// Calls that were to be traced, but for `traces_per_second_max`.
+    /// Calls that were sampled but not traced because of `traces_per_second_max`.
     pub limited: u64,
 }
 
@@ -102,7 +104,7 @@ struct Counters {
     limited: AtomicU64,
 }
 
-/// Where calls go to be traced. Cheap to clone.
+/// Queue of calls to export; records nothing without a collector. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Traces(Option<Arc<Inner>>);
 
@@ -113,15 +115,15 @@ struct Inner {
     calls: mpsc::Sender<Box<CallTrace>>,
     stop: Arc<Notify>,
     counters: Arc<Counters>,
-    /// None once it was waited for.
+    /// The export task; `None` after [`Traces::shut_down`] has taken it.
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Traces {
-    /// Starts to export, if a collector is named. It need not be there.
+    /// Starts the export task, if an endpoint is configured. The collector need not be reachable yet.
     ///
     /// # Errors
-    /// If its name is none.
+    /// If the endpoint is not usable.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -132,7 +134,7 @@ impl Traces {
             endpoint: endpoint.clone(),
             reason: error.to_string(),
         };
-        // Headers and compression are what the standard's variables say: the library reads these itself.
+        // The library itself reads headers and compression from the standard `OTEL_` variables.
         let mut exporter = match config.protocol {
             Protocol::Grpc => OtlpExporter::builder()
                 .with_tonic()
@@ -175,8 +177,8 @@ impl Traces {
         })))
     }
 
-    /// Whether a call is traced: one whose caller says so, or one of many whose caller says nothing, and either only within
-    /// the rate.
+    /// Whether a call is traced. The caller's decision counts if there is one, else `trace_ratio` draws; both only
+    /// within the rate limit.
     pub fn samples(&self, callers_word: Option<bool>) -> bool {
         let Some(inner) = &self.0 else { return false };
         let wanted = callers_word.unwrap_or_else(|| is_drawn(inner.ratio, ids::unique()));
@@ -187,7 +189,7 @@ impl Traces {
         false
     }
 
-    /// Hands a call on, if there is room.
+    /// Queues a call for export; drops and counts it if the queue is full.
     pub fn record(&self, call: CallTrace) {
         let Some(inner) = &self.0 else { return };
         if inner.calls.try_send(Box::new(call)).is_err() {
@@ -195,7 +197,7 @@ impl Traces {
         }
     }
 
-    /// What became of them.
+    /// The counts since the start.
     pub fn counts(&self) -> TraceCounts {
         let Some(inner) = &self.0 else { return TraceCounts::default() };
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -203,7 +205,7 @@ impl Traces {
         TraceCounts { exported: of(exported), dropped: of(dropped), limited: of(limited) }
     }
 
-    /// Exports what waits, for `at_most` so long; takes nothing more.
+    /// Closes the queue and exports the waiting calls, for at most `at_most`.
     pub async fn shut_down(&self, at_most: Duration) {
         let Some(inner) = &self.0 else { return };
         inner.stop.notify_one();
@@ -212,22 +214,22 @@ impl Traces {
             && timeout(at_most, &mut task).await.is_err()
         {
             task.abort();
-            tracing::warn!(waited = ?at_most, "the collector did not take the last traces in time");
+            tracing::warn!(waited = ?at_most, "the last traces were not exported in time");
         }
     }
 }
 
-/// Whether a number, one of all of 64 bits, is among that share of them.
+/// Whether a uniformly drawn 64-bit number falls into the lowest `ratio` of its range.
 fn is_drawn(ratio: f64, number: u64) -> bool {
     (number as f64) < ratio * 2_f64.powi(64) || ratio >= 1.0
 }
 
-/// So many a second, and after a pause as many at once: the generic cell rate algorithm (ITU-T I.371).
+/// Rate limit with a burst of one second: the generic cell rate algorithm (ITU-T I.371).
 #[derive(Debug)]
 struct Rate {
     begun: Instant,
     apart_ns: u64,
-    /// When those that were admitted would be through, had they come evenly.
+    /// When the admitted calls would have ended if they had come evenly spaced, in nanoseconds after `begun`.
     through_ns: AtomicU64,
 }
 
@@ -247,7 +249,7 @@ impl Rate {
     }
 }
 
-/// Batches whose spans are made, as far back as matters.
+/// The latest batches whose span was built; at most [`BATCHES_KNOWN_MAX`].
 #[derive(Debug, Default)]
 struct Batches {
     known: HashSet<u64>,
@@ -255,7 +257,7 @@ struct Batches {
 }
 
 impl Batches {
-    /// Whether it is new.
+    /// Adds a batch; true if it is new.
     fn insert(&mut self, number: u64) -> bool {
         if !self.known.insert(number) {
             return false;
@@ -270,7 +272,7 @@ impl Batches {
     }
 }
 
-/// Exports calls until there will be no more.
+/// Exports calls until the queue is closed and empty.
 async fn export(
     mut calls: mpsc::Receiver<Box<CallTrace>>,
     exporter: impl SpanExporter,
@@ -298,28 +300,28 @@ async fn export(
         let failure = match timeout(export_timeout, exporter.export(spans)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {export_timeout:?}")),
+            Err(_) => Some(format!("no response within {export_timeout:?}")),
         };
         let Some(failure) = failure else {
             counters.exported.fetch_add(count, Ordering::Relaxed);
             if told {
                 let dropped = counters.dropped.load(Ordering::Relaxed);
-                tracing::info!(spans_dropped_so_far = dropped, "the collector takes traces again");
+                tracing::info!(spans_dropped_so_far = dropped, "trace export works again");
             }
             told = false;
             continue;
         };
         let dropped = counters.dropped.fetch_add(count, Ordering::Relaxed) + count;
-        // Once until it is over: the same collector fails the same way again and again.
+        // Logs only the first failure of a series: the same collector fails repeatedly in the same way.
         if !told {
             let error = failure;
-            tracing::warn!(error, spans_dropped_so_far = dropped, "traces cannot be exported; calls go on without");
+            tracing::warn!(error, spans_dropped_so_far = dropped, "traces cannot be exported; calls continue");
         }
         told = true;
     }
 }
 
-/// The next calls to export together; none if there will be no more.
+/// The next calls to export together; empty if the queue is closed and empty.
 async fn gather(calls: &mut mpsc::Receiver<Box<CallTrace>>, stop: &Notify) -> Vec<Box<CallTrace>> {
     let mut gathered = Vec::new();
     let mut until = None;
@@ -337,10 +339,10 @@ async fn gather(calls: &mut mpsc::Receiver<Box<CallTrace>>, stop: &Notify) -> Ve
             Some(until) => timeout_at(until, more).await,
         };
         match more {
-            // Long enough, or nobody is left who could send more.
+            // The wait is over, or the queue is closed and empty.
             Err(_) | Ok(Some(0)) => break,
             Ok(Some(_)) => until = until.or_else(|| Some(tokio::time::Instant::now() + GATHERED_FOR)),
-            // What is there still goes out, and then there is none.
+            // Waiting calls are still exported; new calls are rejected.
             Ok(None) => calls.close(),
         }
     }
@@ -359,7 +361,7 @@ mod tests {
     #[derive(Debug, Clone, Default)]
     struct Collector {
         taken: Arc<Mutex<Vec<SpanData>>>,
-        /// How it fails: at once, or by never answering.
+        /// `fails`: exports fail at once; `hangs`: they never end.
         fails: bool,
         hangs: bool,
     }
@@ -412,7 +414,7 @@ mod tests {
         let batches = taken.iter().filter(|span| span.name == "batch").count();
         assert_eq!((taken.len(), batches), (4 * 2 + 2, 2));
         assert_eq!(traces.counts(), TraceCounts { exported: 10, ..TraceCounts::default() });
-        // Nothing is taken any more, and nobody is hurt.
+        // Recording and shutting down again after the shutdown are harmless.
         traces.record(of_batch(3));
         traces.shut_down(Duration::from_mins(1)).await;
     }

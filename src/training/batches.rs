@@ -1,9 +1,9 @@
-//! Which rows are trained on and which are held back, in which order, and how they come from their source.
+//! Splits rows into training and held-out rows, orders them, and reads them from their source.
 //!
-//! Rows are cut into blocks, which are read in one piece. Blocks are put together to windows, which are what is in memory:
-//! all of them, where the rows are few enough, and otherwise as many as memory is worth; an epoch takes the blocks in an
-//! order of its own and shuffles the rows of each window. So memory does not grow with the number of rows, and the disk is
-//! read in pieces that it likes. All of it is a function of the seed, the epoch and the shape of the data.
+//! Rows are cut into blocks, and each block is read in one piece. Blocks are combined to windows, which are held in
+//! memory. If the rows are few, one window has all blocks; otherwise a window has a bounded size. Each epoch takes the
+//! blocks in its own order and shuffles the rows within each window. So memory does not grow with the number of rows,
+//! and the disk is read in large pieces. All of it is a function of the seed, the epoch and the shape of the data.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,18 +13,18 @@ use crate::model::Normalizer;
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{LANES, PanelMatrix};
 
-/// Bytes of a block: what a disk reads at its full speed.
+/// Bytes of a block: large enough for the full speed of a disk.
 const BLOCK_BYTES: u64 = 256 << 10;
-/// Rows that take no more than this are all in memory.
+/// Up to this size, all rows are kept in memory.
 const RESIDENT_BYTES_MAX: u64 = 256 << 20;
-/// Bytes of a window of rows that do not fit; the next one is read meanwhile.
+/// Bytes of a window of rows that do not fit in memory; the next window is read in the background.
 const WINDOW_BYTES: u64 = 64 << 20;
-/// A row of a window is two numbers of the order, too.
+/// Largest number of rows of a window: each row also takes two numbers in `order`.
 const WINDOW_ROWS_MAX: u64 = 1 << 20;
-/// Held-back rows that take no more than this are kept in memory; more are read anew each time.
+/// Up to this size, held-out rows are kept in memory; larger sets are read again for each pass.
 pub(super) const HELD_BACK_BYTES_MAX: u64 = 64 << 20;
 
-/// How rows are cut: a function of their number, their width and the seed.
+/// The split of the rows: a function of their number, their width and the seed.
 #[derive(Clone, Debug)]
 pub struct Split {
     rows: u64,
@@ -36,7 +36,7 @@ pub struct Split {
 }
 
 impl Split {
-    /// Of `rows` rows, of which `held_back` are not trained on; one is left to train on, whatever is asked.
+    /// Splits `rows` rows, of which `held_back` are held out. At least one row is left for training.
     pub fn new(rows: u64, features: usize, held_back: u64, seed: u64) -> Self {
         Self::sized(rows, features, held_back, seed, RESIDENT_BYTES_MAX, WINDOW_BYTES)
     }
@@ -52,7 +52,7 @@ impl Split {
         Self { rows, features, held_back, seed, block_rows, window_blocks }
     }
 
-    /// Rows to train on.
+    /// Number of training rows.
     pub fn training_rows(&self) -> u64 {
         self.rows - self.held_back
     }
@@ -71,7 +71,7 @@ impl Split {
         (first, self.block_rows.min(self.rows - first))
     }
 
-    /// How many of the rows before `row` (the end of a block) are held back: the same share everywhere.
+    /// Number of held-out rows before `row` (the end of a block): the share is the same everywhere.
     fn held_back_before(&self, row: u64) -> u64 {
         (u128::from(row) * u128::from(self.held_back) / u128::from(self.rows.max(1))) as u64
     }
@@ -81,7 +81,7 @@ impl Split {
         rows - (self.held_back_before(first + rows) - self.held_back_before(first))
     }
 
-    /// The places in a block of the rows to train on, and of those held back, both in growing order.
+    /// Positions within a block of its training rows and of its held-out rows, both ascending.
     pub(super) fn partition(&self, block: u64) -> (Vec<u32>, Vec<u32>) {
         let rows = self.block(block).1;
         let mut places: Vec<u32> = (0..rows as u32).collect();
@@ -95,7 +95,8 @@ impl Split {
         (places, held_back)
     }
 
-    /// The blocks in the order of an epoch (from 1); growing where all are in memory: their rows are shuffled as a whole.
+    /// The blocks in the order of an epoch (from 1). Ascending if all rows are in memory: then the rows are shuffled as
+    /// a whole.
     fn order(&self, epoch: u32) -> Vec<u32> {
         let mut blocks: Vec<u32> = (0..self.blocks() as u32).collect();
         if !self.resident() {
@@ -118,7 +119,7 @@ impl Window {
         self.blocks.extend_from_slice(blocks);
         let rows: u64 = blocks.iter().map(|block| split.block(u64::from(*block)).1).sum();
         let length = rows as usize * split.features;
-        // In one piece, once: what grows is copied, and needs room twice.
+        // Allocated once: a growing vector copies its content, and needs the memory twice meanwhile.
         if self.values.capacity() < length {
             self.values = Vec::with_capacity(length);
         }
@@ -134,26 +135,26 @@ impl Window {
     }
 }
 
-/// A row of a window: its place there, and its number among all rows.
+/// A row of a window: its index there, and its index among all rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ShuffledRow {
     local: u32,
     row: u64,
 }
 
-/// Gives the rows to train on, epoch by epoch, batch by batch.
+/// Loads the training rows, epoch by epoch, batch by batch.
 #[derive(Debug)]
 pub struct BatchLoader {
     source: Arc<dyn RowSource>,
     split: Arc<Split>,
     window: Window,
-    /// Read meanwhile, on a thread of its own.
+    /// The next window, being read by a background thread.
     coming: Option<JoinHandle<Result<Window, SourceError>>>,
     epoch: u32,
-    /// The blocks of this epoch, and how many windows of them were begun.
+    /// The blocks of this epoch, and the number of windows that have begun.
     blocks: Vec<u32>,
     windows_begun: usize,
-    /// The rows of the window, shuffled, and how many of them were given.
+    /// The shuffled rows of the window, and the number of rows already given out.
     order: Vec<ShuffledRow>,
     given: usize,
 }
@@ -165,14 +166,14 @@ impl std::fmt::Debug for dyn RowSource {
 }
 
 impl BatchLoader {
-    /// Where its rows come from, and how they are cut.
+    /// The source of the rows, and their split.
     pub(super) fn parts(&self) -> (&dyn RowSource, &Split) {
         (self.source.as_ref(), &self.split)
     }
 }
 
 impl Drop for BatchLoader {
-    /// Whoever reads ahead has the file open.
+    /// Joins the background thread, which has the source open.
     fn drop(&mut self) {
         if let Some(coming) = self.coming.take() {
             let _ = coming.join();
@@ -180,16 +181,16 @@ impl Drop for BatchLoader {
     }
 }
 
-/// The rows of a mini-batch: where they are until the next one is asked for.
+/// The rows of a mini-batch. Valid until the next batch is loaded.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Row-major, in the units of the input, only where the rows lie in more than one window.
+    /// Row-major, in the units of the input. Filled only if the rows lie in more than one window.
     copied: Vec<f32>,
     places: Vec<ShuffledRow>,
 }
 
 impl BatchLoader {
-    /// Nothing is read yet.
+    /// A loader that has read nothing yet.
     pub fn new(source: Arc<dyn RowSource>, split: Arc<Split>) -> Self {
         Self {
             source,
@@ -204,14 +205,14 @@ impl BatchLoader {
         }
     }
 
-    /// Begins an epoch (from 1) after its first `given` rows.
+    /// Starts an epoch (from 1) after its first `given` rows.
     pub fn begin(&mut self, epoch: u32, given: u64) -> Result<(), SourceError> {
         self.epoch = epoch;
         self.blocks = self.split.order(epoch);
         self.windows_begun = 0;
         self.order.clear();
         self.given = 0;
-        // What was read ahead belongs to another epoch.
+        // The window that was read ahead belongs to another epoch.
         if let Some(coming) = self.coming.take() {
             let _ = coming.join();
         }
@@ -236,10 +237,10 @@ impl BatchLoader {
         &self.blocks[from..(from + size).min(self.blocks.len())]
     }
 
-    /// The next window of this epoch, and its order.
+    /// Loads the next window of this epoch, and shuffles it.
     fn next_window(&mut self) -> Result<(), SourceError> {
         let blocks = self.next_blocks().to_vec();
-        // All of the rows stay where they are from epoch to epoch.
+        // If all rows are in memory, they stay from epoch to epoch.
         if self.window.blocks != blocks {
             self.window = match self.coming.take() {
                 Some(coming) => {
@@ -270,7 +271,7 @@ impl BatchLoader {
         Ok(())
     }
 
-    /// The next `rows` rows of the epoch, fewer at its end.
+    /// Loads the next `rows` rows of the epoch; fewer at its end, none after it.
     pub fn next(&mut self, rows: usize, batch: &mut Batch) -> Result<(), SourceError> {
         batch.copied.clear();
         batch.places.clear();
@@ -280,7 +281,7 @@ impl BatchLoader {
                     return Ok(());
                 }
                 if !batch.places.is_empty() {
-                    // The window goes: what the batch has of it is copied.
+                    // The window is replaced next: copy the batch's rows out of it.
                     self.copy(batch);
                 }
                 self.next_window()?;
@@ -296,7 +297,7 @@ impl BatchLoader {
         Ok(())
     }
 
-    /// Copies the rows of the batch that are not copied yet.
+    /// Copies the rows of the batch that have not been copied yet.
     fn copy(&self, batch: &mut Batch) {
         let features = self.split.features;
         for place in &batch.places[batch.copied.len() / features..] {
@@ -304,7 +305,7 @@ impl BatchLoader {
         }
     }
 
-    /// Writes rows `first..first + count` of the batch, normalized, to `lanes`; `scratch` is room that can be used again.
+    /// Writes rows `first..first + count` of the batch, normalized, to `lanes`. `scratch` is a reusable buffer.
     pub fn gather(
         &self,
         batch: &Batch,
@@ -341,26 +342,26 @@ impl Batch {
         self.places.is_empty()
     }
 
-    /// The number, among all rows, of row `i`: what its random numbers belong to.
+    /// The index of row `i` among all rows; its random numbers depend on it.
     pub fn row(&self, i: usize) -> u64 {
         self.places[i].row
     }
 }
 
-/// The rows that are held back.
+/// The held-out rows.
 #[derive(Debug)]
 pub struct ValidationRows {
     source: Arc<dyn RowSource>,
     split: Arc<Split>,
-    /// All of them, where they are few.
+    /// All held-out rows, if they are few.
     values: Option<Vec<f32>>,
-    /// From elsewhere, measured on beside them.
+    /// Earlier held-out rows that are evaluated with them.
     more: Vec<f32>,
 }
 
 impl ValidationRows {
-    /// Reads them, where they are few. `more` (row-major) are rows from elsewhere, of which the first are taken: at most as
-    /// many as are held back here.
+    /// Reads the rows if they are few. `more` (row-major) are held-out rows from earlier training. The first of them
+    /// are used, at most as many as are held out here.
     pub fn new(source: Arc<dyn RowSource>, split: Arc<Split>, more: &[f32]) -> Result<Self, SourceError> {
         let bytes = (split.held_back * 4).saturating_mul(split.features as u64);
         let mut held_back = Self { source, split, values: None, more: Vec::new() };
@@ -377,12 +378,12 @@ impl ValidationRows {
         Ok(held_back)
     }
 
-    /// Their number.
+    /// Number of rows.
     pub fn count(&self) -> u64 {
         self.split.held_back + (self.more.len() / self.split.features) as u64
     }
 
-    /// Calls `found` with all of them in order, some at a time (row-major); its error ends it.
+    /// Calls `found` with all rows in order, several at a time (row-major). An error of `found` ends the pass.
     pub fn each<E: From<SourceError>>(&self, found: &mut dyn FnMut(&[f32]) -> Result<(), E>) -> Result<(), E> {
         if let Some(values) = &self.values {
             for values in [values, &self.more] {
@@ -415,8 +416,8 @@ impl ValidationRows {
     }
 }
 
-/// The rows that training with this seed would hold back of a source, row-major and not rounded: the same as
-/// [`ValidationRows`]'s, block by block from the last on, at most `rows_max` of them; no more of the source is read than has these.
+/// The rows of a source that training with this seed would hold out, row-major and not rounded. They are the rows of
+/// [`ValidationRows`], block by block from the last block on, at most `rows_max`. Reads no more blocks than needed.
 pub fn held_back_rows(
     source: &dyn RowSource,
     held_back: u64,
@@ -440,11 +441,11 @@ pub fn held_back_rows(
     Ok(values)
 }
 
-/// Takes a number and the row or rows that begin with it.
+/// Called with the index of the first row, and the rows.
 type Found<'a, E> = &'a mut dyn FnMut(u64, &[f32]) -> Result<(), E>;
 
-/// Calls `found(number of the first row, rows)` with all rows of a source in order, some at a time (row-major); its error
-/// ends it.
+/// Calls `found(index of the first row, rows)` with all rows of a source in order, several at a time (row-major). An
+/// error of `found` ends the pass.
 pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_, E>) -> Result<(), E> {
     let features = source.features();
     let split = Split::new(source.count(), features, 0, 0);
@@ -458,7 +459,7 @@ pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_,
     Ok(())
 }
 
-/// Calls `found(number of the row, row)` with the rows to train on, in order; its error ends it.
+/// Calls `found(index of the row, row)` with the training rows, in order. An error of `found` ends the pass.
 pub fn each_training_row<E: From<SourceError>>(
     source: &dyn RowSource,
     split: &Split,
@@ -488,7 +489,7 @@ mod tests {
         Arc::new(MemoryRows::new((0..rows).flat_map(|i| [i as f32, i as f32 + 0.5]).collect(), 2))
     }
 
-    /// Windows of four rows, blocks of two, where the rows are not all in memory.
+    /// Windows of four rows in blocks of two, unless `resident`.
     fn split(rows: u64, held_back: u64, resident: bool) -> Arc<Split> {
         let mut split = Split::sized(rows, 2, held_back, 7, if resident { u64::MAX } else { 0 }, 32);
         if !resident {

@@ -1,4 +1,4 @@
-//! What a finished model keeps to score rows by: statistics of codes and of held-out rows.
+//! Computes the statistics that a finished model stores for anomaly scores: of codes and of held-out rows.
 
 use super::batches::{Split, ValidationRows, each_training_row};
 use super::relations;
@@ -10,26 +10,27 @@ use crate::model::{Autoencoder, Invariants, Normalizer, Scorer, Statistics};
 use crate::numeric::linalg::covariance;
 use crate::numeric::{BufferPool, PanelMatrix};
 
-/// Training rows whose codes are looked at, however long these are: sixteen for each number of the longest.
+/// Training rows whose codes are examined for any code length: sixteen for each number of the longest code.
 const CODE_ROWS_ALWAYS: u64 = 16_384;
-/// Beyond that as many as these multiply-adds make a covariance of: some seconds.
+/// More rows than that are examined up to this number of multiply-adds for the covariance: some seconds.
 const COVARIANCE_WORK_MAX: u64 = 10_000_000_000;
-/// And no more than these.
+/// Largest number of training rows whose codes are examined.
 const CODE_ROWS_MAX: u64 = 1_000_000;
-/// Most bytes of codes, or of held-out rows, that are kept for a moment.
+/// Largest size of the codes, or of the held-out rows, that are kept temporarily, in bytes.
 const BYTES_MAX: usize = 32 << 20;
-/// Held-out rows whose curvatures are averaged, where the model is not linear.
+/// Held-out rows whose curvatures are averaged, if the model is not linear.
 const CURVATURE_ROWS: usize = 8;
-/// More features are not moved one by one: reasons are then those of the greatest slopes.
+/// Up to this number of features, each is moved alone; above it, explanations use the largest slopes.
 const CURVATURE_FEATURES_MAX: usize = 4096;
-/// Nor where that would take longer than some minutes: floating-point operations of the forward and backward of one row.
+/// The same limit in floating-point operations of the forward and backward pass of one row, times features: some
+/// minutes.
 const CURVATURE_WORK_MAX: u64 = 1_000_000_000_000;
-/// How often rows are left out, and those to leave out chosen anew.
+/// Number of times that outliers are selected anew and left out.
 const TRIM_ROUNDS: usize = 3;
 
-/// The statistics of a model: the codes are those of the training rows, everything else is of those held out, if there are any.
-/// Of rows that are not what they should be, the share `trim` that scores highest is left out (but for the calibration). None
-/// where the code is too long, or figures leave the numbers.
+/// The statistics of a model: of the codes of training rows, and of held-out rows if there are any. The share `trim` of
+/// the rows that score highest is left out (except from the calibration), because they may be bad. `None` if the code
+/// is too long, or if a number is not finite.
 pub(super) fn statistics(
     model: &Autoencoder,
     source: &dyn RowSource,
@@ -92,7 +93,7 @@ pub(super) fn statistics(
         }
         rounds -= 1;
         let combined = |code_distances: Vec<f32>, errors: &[f32]| -> Vec<f32> {
-            // No training row changes what never changed.
+            // Training rows have no changes of invariants.
             let of_one = |(distance, error): (f32, &f32)| scorer.combined([*error, distance, 0.0]);
             code_distances.into_iter().zip(errors).map(of_one).collect()
         };
@@ -105,7 +106,7 @@ pub(super) fn statistics(
     Ok(is_finite(&found).then_some(found))
 }
 
-/// What there is to know of codes (row-major), of those that `count`; of rows that were held out nothing.
+/// The statistics of those codes (row-major) that `count` selects, without those of held-out rows.
 fn of_codes(model: &Autoencoder, codes: &[f32], count: &[bool]) -> Statistics {
     let (mean, covariance) = covariance(codes, model.spec().code_length(), |row| count[row]);
     Statistics {
@@ -124,7 +125,7 @@ fn is_finite(found: &Statistics) -> bool {
     all.copied().all(f32::is_finite)
 }
 
-/// What `figures` has of some rows at a time, of all `values` (row-major): memory does not grow with the rows.
+/// Calls `figures` with a few rows of `values` (row-major) at a time, so that memory does not grow with the rows.
 fn each_part(model: &Autoencoder, values: &[f32], mut figures: impl FnMut(&PanelMatrix) -> Vec<f32>) -> Vec<f32> {
     let features = model.spec().features();
     let mut lanes = PanelMatrix::default();
@@ -136,7 +137,7 @@ fn each_part(model: &Autoencoder, values: &[f32], mut figures: impl FnMut(&Panel
     values.chunks(TAPE_ROWS * features).flat_map(part).collect()
 }
 
-/// By feature, of a few of the rows that are `held`; the same for all where there are too many.
+/// Curvature per feature, as a mean over a few of the `held` rows. All 1 if there are too many features.
 fn curvatures(
     scorer: &Scorer,
     model: &Autoencoder,
@@ -170,9 +171,9 @@ fn scores(scorer: &Scorer, model: &Autoencoder, rows: &[f32], buffers: &mut Buff
     })
 }
 
-/// What is found out of [`Invariants`], row after row.
+/// Finds [`Invariants`] in a stream of rows.
 struct Common {
-    /// Least and greatest value by feature, in the units of the input.
+    /// Smallest and largest value per feature, in the units of the input.
     ranges: Vec<(f32, f32)>,
     turns: Option<Turns>,
     /// Complete training rows, row-major, in the units of the input.
@@ -180,7 +181,7 @@ struct Common {
 }
 
 impl Common {
-    /// The number of training rows that it is for.
+    /// For `rows` training rows.
     fn new(rows: u64, features: usize) -> Self {
         let wanted = relations::wanted_rows(rows, features);
         Self {
@@ -190,7 +191,7 @@ impl Common {
         }
     }
 
-    /// A training row.
+    /// Adds a training row.
     fn take(&mut self, row: &[f32]) {
         self.widen(row);
         let wanted = self.turns.as_mut().is_some_and(Turns::next);
@@ -199,17 +200,17 @@ impl Common {
         }
     }
 
-    /// Any row.
+    /// Extends the ranges by any row.
     fn widen(&mut self, row: &[f32]) {
-        // Comparisons with NaN, which is missing, are false.
+        // Comparisons with NaN (a missing value) are false.
         for ((least, greatest), value) in self.ranges.iter_mut().zip(row) {
             *least = if value < least { *value } else { *least };
             *greatest = if value > greatest { *value } else { *greatest };
         }
     }
 
-    /// `held_out` (row-major, in the units of the input): what relations must hold in too.
-    /// `by` is what was subtracted from each feature before.
+    /// `held_out` (row-major, in the units of the input): rows in which relations must hold, too. `by`: the number that
+    /// was subtracted from each feature before.
     fn invariants(self, normalizer: &Normalizer, held_out: &[f32], by: Option<&[f64]>) -> Invariants {
         let features = self.ranges.len();
         let constant = self.ranges.iter().enumerate().filter(|(_, (least, greatest))| least == greatest);
@@ -222,7 +223,7 @@ impl Common {
                 let complete = rows.chunks_exact(features).filter(|row| row.iter().all(|value| value.is_finite()));
                 complete.flat_map(|row| row.iter().enumerate().map(|(j, x)| normalizer.value(j, *x))).collect()
             };
-            // Rows of 32 bits are rounded before that is subtracted.
+            // 32-bit rows are rounded before `by` is subtracted from them.
             let subtracted = |j: usize| by.map_or(0.0, |by| (by[j] / f64::from(normalizer.unit(j))).abs() as f32);
             let shifts: Vec<f32> = (0..features).map(|j| normalizer.shift(j) + subtracted(j)).collect();
             relations::find(&mut found, &normalized(&self.sample), &normalized(held_out), &shifts);
@@ -231,7 +232,7 @@ impl Common {
     }
 }
 
-/// Which are among the lowest, all but the share `trim` of them; at least one is.
+/// Marks the lowest scores: all except the share `trim`, but at least one.
 pub(super) fn lowest(scores: &[f32], trim: f64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
@@ -241,14 +242,14 @@ pub(super) fn lowest(scores: &[f32], trim: f64) -> Vec<bool> {
     lowest
 }
 
-/// Every so many rows one, so that few enough are taken, from everywhere.
+/// Selects every `step`-th row: few enough rows, spread over all.
 struct Turns {
     step: u64,
     seen: u64,
 }
 
 impl Turns {
-    /// Of `rows` rows at most `rows_max`, and as many as [`BYTES_MAX`] has room for at `columns` numbers each.
+    /// Selects at most `rows_max` of `rows` rows, and as many as fit [`BYTES_MAX`] with `columns` numbers each.
     fn new(rows: u64, rows_max: u64, columns: usize) -> Self {
         let fit = (BYTES_MAX / (4 * columns)).max(1) as u64;
         Self { step: rows.div_ceil(rows_max.min(fit)).max(1), seen: 0 }

@@ -1,7 +1,8 @@
-//! The whole state of training between two steps, as bytes: what goes on from them ends with the same bits.
+//! Checkpoints: the whole state of training between two steps, as bytes. Training that resumes from them ends with the
+//! same bits.
 //!
-//! A safetensors container: the state as JSON in its metadata; the weights, and the best ones so far, as model files; the
-//! optimizer's tensors; PCA. Whoever keeps the bytes guards them against rot.
+//! A safetensors container: the state as JSON in its metadata; the weights, and the best weights so far, as model
+//! files; the tensors of the optimizer; PCA. The caller protects the bytes against corruption.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,78 +21,78 @@ use crate::numeric::linalg::Pca;
 const KEY: &str = "halfhitch.checkpoint";
 const OPTIMIZER: &str = "optimizer.";
 
-/// Why a checkpoint cannot be gone on from.
+/// Why training cannot resume from a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
-    /// Not what this software writes.
+    /// The bytes are not a checkpoint of this software.
     #[error("the checkpoint cannot be read: {0}")]
     Unreadable(String),
-    /// Of something else.
+    /// The training specification differs.
     #[error("the checkpoint belongs to another specification")]
     Specification,
-    /// Of other rows.
-    #[error("the checkpoint was made with {got} training rows, there are {expected}")]
+    /// The number of rows differs.
+    #[error("the checkpoint has {got} training rows, the data has {expected}")]
     Rows {
-        /// As recorded.
+        /// Rows recorded in the checkpoint.
         got: u64,
-        /// As they are.
+        /// Rows of the data.
         expected: u64,
     },
-    /// Of another software: its order of arithmetic may be another.
+    /// Another version of the software wrote it: its order of arithmetic may differ.
     #[error("the checkpoint was written by {got}, this is {expected}")]
     Software {
-        /// As recorded.
+        /// Version recorded in the checkpoint.
         got: String,
-        /// This.
+        /// This version.
         expected: String,
     },
 }
 
-/// Where training is and what it has seen.
+/// The position of training, and its results so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct TrainingState {
     pub(super) software: String,
     pub(super) spec: TrainSpec,
     pub(super) source_rows: u64,
-    /// What broken values are clipped to.
+    /// Limits to which outliers are clipped.
     #[serde(default)]
     pub(super) limits: Vec<Limit>,
     pub(super) plan: Plan,
     pub(super) notes: Vec<String>,
     pub(super) validation_yardstick: Option<Measured>,
     pub(super) pca_rows: u64,
-    /// The epoch that is under way, from 1.
+    /// The current epoch, from 1.
     pub(super) epoch: u32,
-    /// Of this epoch.
+    /// Rows of this epoch.
     pub(super) rows_done: u64,
     pub(super) loss_sum: f64,
-    /// Of all epochs.
+    /// Steps of all epochs.
     pub(super) steps_done: u64,
     pub(super) rows_processed: u64,
-    /// On the held-back rows, after the last full epoch.
+    /// On the held-out rows, after the last full epoch.
     pub(super) squared_error: Option<f64>,
     pub(super) explained_variance: Option<f64>,
     /// Mean squared distance of the training rows to their mean, normalized space.
     pub(super) spread: f64,
-    /// What a loss is measured by: far above it, training has failed.
+    /// Reference for losses: training fails if a loss is far above it.
     pub(super) loss_start: Option<f64>,
-    /// Whether trials have said what only they can.
+    /// Whether trials have been run for the learning rate and the time budget.
     pub(super) settled: bool,
-    /// Whether training began again with a smaller rate.
+    /// Whether training has restarted with a smaller learning rate.
     pub(super) retried: bool,
     pub(super) report: TrainingReport,
     pub(super) best_loss: Option<f64>,
     pub(super) optimizer: Scalars,
 }
 
-/// A checkpoint, read.
+/// A parsed checkpoint.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     pub(super) state: TrainingState,
     pub(super) model: Autoencoder,
     pub(super) best: Option<Autoencoder>,
     pub(super) baseline: PcaBaseline,
-    /// By name.
+    /// Tensors by name.
     pub(super) optimizer_tensors: Vec<(String, Vec<f32>)>,
 }
 
@@ -144,7 +145,7 @@ fn model_bytes(model: &Autoencoder) -> Tensor<'static> {
 /// Writes a checkpoint.
 ///
 /// # Panics
-/// If a number of the state is not finite: training has failed before.
+/// If a number of the state is not finite; training fails before that.
 pub(super) fn write(
     state: &TrainingState,
     model: &Autoencoder,
@@ -164,14 +165,14 @@ pub(super) fn write(
 }
 
 impl Checkpoint {
-    /// Reads one, of this software.
+    /// Reads a checkpoint of this version of the software.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let unreadable = |error: &dyn std::fmt::Display| CheckpointError::Unreadable(error.to_string());
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| unreadable(&error))?;
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| unreadable(&error))?;
         let text = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
         let text = text.ok_or_else(|| unreadable(&"it has no state"))?;
-        // First of all: other software may have another state.
+        // Checked first: another version may have another state.
         let value: serde_json::Value = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
         let got = value.get("software").and_then(serde_json::Value::as_str).unwrap_or_default();
         if got != software() {
@@ -186,7 +187,7 @@ impl Checkpoint {
             let tensor = tensors.tensor(name).map_err(|error| unreadable(&error))?;
             let (numbers, rest) = tensor.data().as_chunks::<8>();
             if tensor.dtype() != Dtype::F64 || !rest.is_empty() {
-                return Err(unreadable(&format!("{name} holds no doubles")));
+                return Err(unreadable(&format!("{name} is not of type F64")));
             }
             Ok(numbers.iter().map(|number| f64::from_le_bytes(*number)).collect())
         };
@@ -199,7 +200,7 @@ impl Checkpoint {
         for (name, tensor) in tensors.tensors() {
             if let Some(name) = name.strip_prefix(OPTIMIZER) {
                 if tensor.dtype() != Dtype::F32 {
-                    return Err(unreadable(&format!("{name} holds no floats")));
+                    return Err(unreadable(&format!("{name} is not of type F32")));
                 }
                 let numbers = tensor.data().as_chunks::<4>().0;
                 optimizer.push((name.to_owned(), numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()));
@@ -210,7 +211,7 @@ impl Checkpoint {
     }
 }
 
-/// This software, as reports name it.
+/// Name and version of this software, as in reports.
 pub(super) fn software() -> String {
     format!("halfhitch {}", env!("CARGO_PKG_VERSION"))
 }

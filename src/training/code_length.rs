@@ -1,7 +1,8 @@
-//! The default code length: as many principal components as explain a share of the variance of the training rows.
+//! The default code length: the number of principal components that explain a given share of the variance of the
+//! training rows.
 //!
-//! The variances are eigenvalues of the covariance of the normalized rows, or, where these are wide, of the Gram matrix of an even
-//! sample of them, which has the same eigenvalues but for a factor.
+//! The variances are eigenvalues of the covariance of the normalized rows. For wide rows they are eigenvalues of the
+//! Gram matrix of an even sample, which are the same up to a factor.
 
 use super::batches::{Split, each_training_row};
 use super::source::{RowSource, SourceError};
@@ -11,28 +12,28 @@ use crate::numeric::linalg::{covariance, dot, symmetric_eigenvalues};
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::vectorized;
 
-/// Share of the variance that a code explains where the caller does not say.
+/// Default share of the variance that a code explains.
 pub const EXPLAINED_SHARE_DEFAULT: f64 = 0.95;
 /// Largest matrix whose eigenvalues are computed; a longer code would have no statistics either.
 const SIZE_MAX: usize = STATISTICS_CODE_MAX;
-/// Rows that are looked at, at most: as many as these multiply-adds make a covariance of.
+/// Limit of the rows examined: multiply-adds of their covariance.
 const WORK_MAX: u64 = 4_000_000_000;
 const ROWS_MAX: u64 = 65_536;
-/// Most bytes of the rows that are kept for a moment.
+/// Largest size of the rows that are kept temporarily, in bytes.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// What was chosen.
+/// The chosen code length.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Choice {
     /// At least 1.
     pub(super) length: usize,
-    /// Of the variance of the rows that were looked at, by as many principal components.
+    /// Share of the variance of the examined rows that this number of principal components explains.
     pub(super) explained: f64,
-    /// Rows that were looked at.
+    /// Number of rows examined.
     pub(super) rows: u64,
 }
 
-/// The least length from `least` to `most` that explains `share` of the variance, or `most`.
+/// The smallest length from `least` to `most` that explains `share` of the variance, or `most`.
 pub(super) fn choose(
     source: &dyn RowSource,
     split: &Split,
@@ -60,12 +61,13 @@ pub(super) fn choose(
     Ok(Choice { length, explained, rows: taken })
 }
 
-/// The least number of `variances` (greatest first) with `share` of their sum, within the bounds, and its share.
+/// The smallest number of `variances` (in descending order) with `share` of their sum, within the bounds, and the share
+/// that it explains.
 fn length(variances: &[f64], share: f64, least: usize, most: usize) -> (usize, f64) {
     let total: f64 = variances.iter().map(|variance| variance.max(0.0)).sum();
     let (mut sum, mut length) = (0.0, 0);
     for variance in variances.iter().take(most) {
-        // A sum that ends in rounding is whole.
+        // Tolerates the rounding of the sum.
         if length >= least && sum >= (share - 1e-9) * total {
             break;
         }
@@ -80,7 +82,7 @@ fn by_covariance(rows: &[f32], features: usize) -> Option<Vec<f64>> {
     symmetric_eigenvalues(&covariance, features)
 }
 
-/// Of rows (n, d) that are fewer than their columns: of the products of the centered rows (n, n).
+/// For fewer rows (n, d) than columns: from the products of the centered rows (n, n).
 fn by_gram(rows: Vec<f32>, features: usize) -> Option<Vec<f64>> {
     let n = rows.len() / features;
     let mut mean = vec![0.0; features];
@@ -137,7 +139,7 @@ mod tests {
 
     #[test]
     fn rows_of_rank_three_have_a_code_of_three() {
-        // Wider than a covariance is made of, too.
+        // Also wider than the limit for a covariance.
         for (count, features) in [(500, 10), (40, 10), (60, SIZE_MAX + 6)] {
             let split = Split::new(count as u64, features, 0, 1);
             let rows = rows(count, features);

@@ -1,4 +1,4 @@
-//! What is worth telling of single columns: those that teach a model nothing, or something else than was meant.
+//! Notes on single columns: those that teach a model nothing, or something unintended.
 
 use crate::model::normalization::Learner;
 
@@ -6,21 +6,22 @@ use crate::model::normalization::Learner;
 const NAMED_MAX: usize = 10;
 /// Characters of a name that a note shows.
 const NAME_CHARS_MAX: usize = 40;
-/// A column of fewer values is not said to look like anything.
+/// Fewest values of a column for a note on what it looks like.
 const VALUES_MIN: u64 = 10;
-/// Deviation as a share of the size of the values below which 32-bit floats keep too few digits: about ten steps of theirs.
+/// Standard deviation, as a share of the size of the values, below which f32 keeps too few digits: about ten steps
+/// between neighboring f32 values.
 const SWALLOWED: f64 = 1e-6;
-/// Whole numbers beyond this have neighbors that 32-bit floats do not tell apart.
+/// Above this, f32 cannot represent every integer.
 const EXACT_MAX: f32 = (1 << 24) as f32;
-/// A column of which less is explained on held-out rows is lost.
+/// A column is lost if less than this share of it is explained on held-out rows.
 pub(super) const LOST: f32 = 0.1;
 
-/// Names of columns, where they have some, and else their numbers from 1.
+/// Names of columns; without names, their numbers from 1.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names<'a>(pub(super) &'a [String]);
 
 impl Names<'_> {
-    /// Of column `index`, from 0.
+    /// The name of column `index`, from 0.
     pub(super) fn of(self, index: usize) -> String {
         match self.0.get(index).filter(|name| !name.is_empty()) {
             Some(name) if name.chars().count() > NAME_CHARS_MAX => {
@@ -31,7 +32,7 @@ impl Names<'_> {
         }
     }
 
-    /// The first few, and how many more.
+    /// The first few names, and the number of others.
     pub(super) fn list(columns: impl ExactSizeIterator<Item = String>) -> String {
         let more = columns.len().saturating_sub(NAMED_MAX);
         let named: Vec<String> = columns.take(NAMED_MAX).collect();
@@ -39,18 +40,18 @@ impl Names<'_> {
     }
 }
 
-/// What is found out of one column, value after value.
+/// Running statistics of one column.
 #[derive(Clone, Copy, Debug)]
 struct Column {
     last: f64,
     values: u64,
-    /// Whole numbers, each above the one before.
+    /// All values so far are integers, each above the one before.
     rises: bool,
-    /// 0 and 1 alone.
+    /// All values so far are 0 or 1.
     is_flag: bool,
 }
 
-/// What is found out of all columns, row after row.
+/// Running statistics of all columns.
 #[derive(Clone, Debug)]
 pub(super) struct Columns(Vec<Column>);
 
@@ -59,7 +60,7 @@ impl Columns {
         Self(vec![Column { last: f64::NEG_INFINITY, values: 0, rises: true, is_flag: true }; features])
     }
 
-    /// Takes a row, from which `shift` was subtracted, into account.
+    /// Adds a row from which `shift` was subtracted.
     pub(super) fn add(&mut self, row: &[f32], shift: Option<&[f64]>) {
         for (j, (column, &value)) in self.0.iter_mut().zip(row).enumerate() {
             let value = f64::from(value) + by(shift, j);
@@ -72,7 +73,7 @@ impl Columns {
         }
     }
 
-    /// One note for each kind of column that there is. `learner` has seen the same rows.
+    /// One note for each kind of conspicuous column. `learner` has seen the same rows.
     pub(super) fn notes(&self, learner: &Learner, names: Names<'_>, shift: Option<&[f64]>) -> Vec<String> {
         let size = |j: usize| {
             let (minimum, maximum) = learner.range(j);
@@ -93,10 +94,10 @@ impl Columns {
         let rising = of(&|j, column| column.rises && column.values >= VALUES_MIN && !is_constant(j));
         let mut flags = of(&|j, column| column.is_flag && column.values >= VALUES_MIN && !is_constant(j));
         if 2 * flags.len() > self.0.len() - constant.len() {
-            // Rows of flags: none of them is a label beside the data.
+            // If most columns are flags, none of them is a label beside the data.
             flags.clear();
         }
-        // By its shortest digits, of 32 bits where nothing was subtracted.
+        // In the shortest digits: of f32 if nothing was subtracted, else of f64.
         let value_of = |j: usize| match by(shift, j) {
             0.0 => learner.range(j).0.to_string(),
             by => (f64::from(learner.range(j).0) + by).to_string(),
@@ -106,32 +107,34 @@ impl Columns {
         if !constant.is_empty() {
             let values = constant.iter().map(|j| format!("{} ({})", names.of(*j), value_of(*j)));
             let unsure = if constant.iter().any(|j| size(*j) >= EXACT_MAX) {
-                "; where values above 16,777,216 differ by little, send them as float64: float32 may have made them equal"
+                "; if values above 16,777,216 differ by little, send them as float64: float32 may have made them equal"
             } else {
                 ""
             };
             notes.push(format!(
-                "constant columns: {}: a model learns nothing from them; a row that has another value is an alarm when it is scored{unsure}",
+                "constant columns: {}: a model learns nothing from them; a row with another value is an alarm when it \
+                 is scored{unsure}",
                 Names::list(values)
             ));
         }
         if !swallowed.is_empty() {
             notes.push(format!(
-                "columns that float32 damages: {}: they vary by less than a millionth of their size; send them as float64, or \
-                 subtract a constant first",
+                "columns that lose precision in float32: {}: they vary by less than a millionth of their size; send \
+                 them as float64, or subtract a constant first",
                 listed(&swallowed)
             ));
         }
         if !rising.is_empty() {
             notes.push(format!(
-                "columns that look like ids or row numbers (distinct whole numbers that only rise): {}: leave them out with \
-                 --drop-columns unless they mean something",
+                "columns that look like ids or row numbers (integers that only increase): {}: drop them with \
+                 --drop-columns unless they carry information",
                 listed(&rising)
             ));
         }
         if !flags.is_empty() {
             notes.push(format!(
-                "columns that look like labels (0 and 1 alone): {}: leave out with --drop-columns what the model should not see",
+                "columns that look like labels (only 0 and 1): {}: drop with --drop-columns what the model should not \
+                 see",
                 listed(&flags)
             ));
         }
@@ -139,12 +142,12 @@ impl Columns {
     }
 }
 
-/// What was subtracted from column `j`.
+/// The number that was subtracted from column `j`.
 fn by(shift: Option<&[f64]>, j: usize) -> f64 {
     shift.and_then(|shift| shift.get(j)).copied().unwrap_or(0.0)
 }
 
-/// A note of the columns that a model loses, by the share of each that is explained on held-out rows.
+/// A note on the columns that the model reconstructs poorly, by the share of each that is explained on held-out rows.
 pub(super) fn lost_note(explained: &[Option<f32>], names: Names<'_>) -> Option<String> {
     let mut lost: Vec<(usize, f32)> = explained
         .iter()
@@ -157,7 +160,8 @@ pub(super) fn lost_note(explained: &[Option<f32>], names: Names<'_>) -> Option<S
     lost.sort_by(|a, b| a.1.total_cmp(&b.1));
     let told = lost.iter().map(|(j, share)| format!("{} ({share:.2})", names.of(*j)));
     Some(format!(
-        "columns that the model loses (held-out R² below {LOST}), the worst first: {}: a longer code keeps more",
+        "columns that the model reconstructs poorly (held-out R² below {LOST}), the worst first: {}: a longer code \
+         keeps more",
         Names::list(told)
     ))
 }
@@ -187,9 +191,9 @@ mod tests {
         let found = notes(&rows, &names);
         let kinds = [
             "constant columns: fan (7.5), epoch (1700000000): ",
-            "float32 damages: time",
-            "rise): id:",
-            "alone): failed:",
+            "precision in float32: time",
+            "increase): id:",
+            "1): failed:",
         ];
         assert_eq!(found.len(), kinds.len(), "{found:?}");
         for (note, kind) in found.iter().zip(kinds) {

@@ -1,23 +1,23 @@
-//! Denoising: rows are spoilt before they are encoded, and compared with what they were (Vincent et al. 2008).
+//! Denoising: rows are corrupted before they are encoded, and compared with the original (Vincent et al. 2008).
 
 use super::recipe::Regularization;
 use crate::numeric::PanelMatrix;
 use crate::numeric::rng::{Stream, Use};
 
-/// How rows are spoilt, in the normalized space. All zeros: not at all.
+/// The corruption of rows, in the normalized space. All zeros: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Corruption {
-    /// Probability that a number is set to 0, or taken for missing where a model takes missing values.
+    /// Probability that a number is set to 0, or to the fill value if the model accepts missing values.
     pub(super) masking: f64,
-    /// What stays is multiplied with this.
+    /// Factor of the numbers that are not masked.
     pub(super) scale: f32,
-    /// Standard deviation of what is added.
+    /// Standard deviation of the added noise.
     pub(super) gaussian: f64,
 }
 
 impl Corruption {
     pub(super) fn new(asked: &Regularization) -> Self {
-        // The check has refused both at once.
+        // `Regularization::check` rejects both at once.
         let masking = asked.masking.max(asked.input_dropout);
         Self { masking, scale: (1.0 / (1.0 - asked.input_dropout)) as f32, gaussian: asked.gaussian }
     }
@@ -26,8 +26,8 @@ impl Corruption {
         self.masking == 0.0 && self.gaussian == 0.0
     }
 
-    /// Leaves what is missing (NaN) so. Spoils row `index` of `rows`, which is row `number` of all, in an epoch: a function of these and of the seed. `fill` is
-    /// what stands for missing values; empty where there are none.
+    /// Corrupts row `index` of `rows`, which is row `number` of all, in an epoch: a function of these and of the seed.
+    /// Missing values (NaN) stay missing. `fill` has the fill values of missing ones; empty if no value may be missing.
     pub(super) fn apply(&self, rows: &mut PanelMatrix, index: usize, number: u64, epoch: u32, seed: u64, fill: &[f32]) {
         if self.is_none() {
             return;
@@ -40,16 +40,16 @@ impl Corruption {
             }
             if self.masking > 0.0 {
                 let masked = fill.get(column).copied().unwrap_or(0.0);
-                // Around what stands for missing values, which then have no say in the sum.
+                // Scales around the fill value, so that a masked number does not contribute to the sum.
                 *value = if stream.uniform() < self.masking { masked } else { (*value - masked) * self.scale + masked };
             }
         }
     }
 }
 
-/// Mean 0, variance 1, and normal for what noise is for: the heads of 128 coins, spread evenly between whole numbers (de
-/// Moivre 1733). Kurtosis -0.016, none beyond 11 deviations; exact in integers, and in a tenth of the time that logarithms
-/// take, which would be as long as the rest of a step.
+/// A nearly normal random number with mean 0 and variance 1: the heads of 128 coins, spread evenly between integers (de
+/// Moivre 1733). Kurtosis -0.016, none beyond 11 deviations; exact in integers. It takes a tenth of the time of a
+/// logarithm, which would take as long as the rest of a step.
 fn bell(stream: &mut Stream) -> f64 {
     const COINS: f64 = 128.0;
     let heads = stream.bits().count_ones() + stream.bits().count_ones();

@@ -1,26 +1,26 @@
-//! How orthonormal the matrices are, from epoch to epoch: whether training brings them there is worth seeing.
+//! Measures how orthonormal the matrices are, epoch by epoch, for the training report.
 
 use super::plan::Plan;
 use crate::model::{Autoencoder, ModelSpec};
 use crate::numeric::linalg::Gram;
 
-/// Largest smaller side of a matrix that is looked at: its Gram matrix takes a second or two.
+/// Largest smaller side of a matrix that is measured: its Gram matrix takes a second or two.
 const SIZE_MAX: usize = 2048;
-/// Epochs that are looked at, at most: the report stays short.
+/// Largest number of measured epochs: keeps the report short.
 const LOOKS_MAX: u32 = 200;
-/// Of the time that training takes, about.
+/// Largest share of the training time, approximately.
 const SHARE_MAX: f64 = 0.02;
-/// A Gram matrix is summed in f64, by one thread, and by a loop that is no match for the kernels.
+/// Cost of a Gram matrix relative to the kernels: it is summed in f64, by one thread, with a slower loop.
 const FLOP_PRICE: f64 = 16.0;
 
-/// Whether this is an epoch after which to look: the last of the plan is, and of the others as many as cost next to nothing.
+/// Whether to measure after this epoch: after the last epoch of the plan, and after as many others as are cheap.
 pub(super) fn is_due(plan: &Plan, spec: &ModelSpec, training_rows: u64, epoch: u32) -> bool {
     let sides = || spec.raw().widths.windows(2).map(|pair| (pair[0].min(pair[1]), pair[0].max(pair[1])));
     if sides().any(|(size, _)| size > SIZE_MAX) {
         return false;
     }
     let look: f64 = sides().map(|(size, length)| FLOP_PRICE * (size * size) as f64 * length as f64).sum();
-    // Forward, backward and gradient, each both ways.
+    // Forward, backward and gradient, each with both uses of the matrix.
     let of_epoch = 6.0 * spec.flops_per_row() as f64 * training_rows as f64;
     let by_cost = (look / (SHARE_MAX * of_epoch)).ceil().clamp(1.0, f64::from(u32::MAX)) as u32;
     let every = by_cost.max(plan.epochs.div_ceil(LOOKS_MAX));

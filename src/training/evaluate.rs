@@ -1,4 +1,4 @@
-//! What a model does on rows that it was not trained on.
+//! Evaluates a model on rows that it was not trained on.
 
 use rayon::prelude::*;
 
@@ -7,7 +7,7 @@ use super::source::SourceError;
 use crate::model::gradient::{TAPE_ROWS, Tape};
 use crate::model::{Autoencoder, Evaluation, Loss};
 
-/// Calls its argument with rows (row-major), some at a time.
+/// Calls its argument with rows (row-major), several at a time.
 pub(super) type EachRows<'a> = &'a dyn Fn(&mut dyn FnMut(&[f32]) -> Result<(), SourceError>) -> Result<(), SourceError>;
 
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ struct Sums {
     squared: f64,
     input_units: f64,
     min_share: f64,
-    /// By feature: squared error, and squared distance to a mean. Empty where they are not wanted.
+    /// Per feature: squared error, and squared distance to a mean. Empty if not requested.
     by_feature: Vec<(f64, f64)>,
 }
 
@@ -37,8 +37,8 @@ impl Sums {
     }
 }
 
-/// What the model does on some rows, beside PCA's figures on them. Adds in the order of the rows: the same bits on any
-/// number of threads.
+/// Evaluates a model on some rows, beside the errors of PCA on them. Adds in the order of the rows: the same bits on
+/// any number of threads.
 pub(super) fn evaluate(
     model: &Autoencoder,
     each: EachRows<'_>,
@@ -48,8 +48,8 @@ pub(super) fn evaluate(
     Ok(sums(model, each, None, parallel)?.evaluation(model, pca))
 }
 
-/// The same, and the share of each feature's variance that is explained: 1 - squared error / squared distance to `mean` (d,;
-/// normalized space). None where a feature does not vary.
+/// [`evaluate`] with the explained share of each feature: 1 - squared error / squared distance to `mean` (d,;
+/// normalized space). `None` if a feature does not vary.
 pub(super) fn evaluate_features(
     model: &Autoencoder,
     each: EachRows<'_>,
@@ -60,7 +60,7 @@ pub(super) fn evaluate_features(
     let mut sums = sums(model, each, Some(mean), parallel)?;
     let share = |(error, spread): (f64, f64)| {
         let share = 1.0 - error / spread;
-        // Four digits: a report of 65,536 features stays short.
+        // Four digits keep a report of 65,536 features short.
         let digits = if share.abs() < 1e6 { (share * 1e4).round() / 1e4 } else { share };
         (spread > 0.0).then_some(digits as f32).filter(|share| share.is_finite())
     };
@@ -68,7 +68,7 @@ pub(super) fn evaluate_features(
     Ok((sums.evaluation(model, pca), shares))
 }
 
-/// With sums by feature where there is a `mean` of each.
+/// The sums over all rows; with sums per feature if `mean` is given.
 fn sums(model: &Autoencoder, each: EachRows<'_>, mean: Option<&[f64]>, parallel: bool) -> Result<Sums, SourceError> {
     let width = TAPE_ROWS * model.spec().features();
     let mut sums = Sums::default();
@@ -106,7 +106,7 @@ impl Sums {
     }
 }
 
-/// Squared errors, normalized space, row by row, of `rows_max` rows at most.
+/// Squared errors in the normalized space, row by row, of at most `rows_max` rows.
 pub(super) fn row_errors(model: &Autoencoder, each: EachRows<'_>, rows_max: usize) -> Result<Vec<f64>, SourceError> {
     let features = model.spec().features();
     let mut tape = Tape::new(model.layers().len());
@@ -162,14 +162,14 @@ fn measure(model: &Autoencoder, tape: &mut Tape, rows: &[f32], mean: Option<&[f6
     sums
 }
 
-/// 1 - error / spread; rows without any spread are explained if there is no error.
+/// 1 - error / spread. Rows without spread count as explained if there is no error.
 pub(super) fn explained(squared_error: f64, spread: f64) -> f64 {
     if spread > 0.0 { 1.0 - squared_error / spread } else { f64::from(u8::from(squared_error == 0.0)) }
 }
 
-/// Of a target in [0, 1], in nats.
+/// Entropy of a target in [0, 1], in nats.
 fn entropy(x: f64) -> f64 {
-    // Held-out rows may leave the range of the training rows a little.
+    // Held-out rows may leave the range of the training rows slightly.
     let x = x.clamp(0.0, 1.0);
     let part = |p: f64| if p > 0.0 { -p * libm::log(p) } else { 0.0 };
     part(x) + part(1.0 - x)

@@ -1,19 +1,19 @@
-//! Whether a version is worth publishing: it is better than the one that it began with, on the same rows.
+//! The publishing gate: a version must be better than its base on the same rows.
 
 use crate::model::TrainingReport;
 
-/// Why a version that was trained from a base is kept back, in words with both figures; `None`: it is better. Without a base
-/// there is nothing to be better than.
+/// Why a version that was trained from a base is not published, as a text with both losses. `None` if it is better, or
+/// if it has no base.
 pub fn kept_back(report: &TrainingReport) -> Option<String> {
     let base = report.base.as_ref()?;
     match (&report.validation, &report.base_validation) {
-        // A loss that is no number is not better.
+        // A NaN loss is not better.
         (Some(new), Some(old)) if new.loss < old.loss => None,
         (Some(new), Some(old)) => Some(format!(
             "its validation loss is {:.6}, that of {base} is {:.6} on the same {} rows",
             new.loss, old.loss, new.rows
         )),
-        _ => Some(format!("there are no validation rows to compare it with {base} on")),
+        _ => Some(format!("there are no validation rows to compare it with {base}")),
     }
 }
 

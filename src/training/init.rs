@@ -1,18 +1,20 @@
-//! The first weights.
+//! Initial weights.
 //!
 //! # From PCA
-//! A linear model starts where PCA ends, and others near there. Layers count as long as none is wider than what it reads:
+//! A linear model starts with the error of PCA, and other models start near it. This applies to the layers before the
+//! first one that expands (has more outputs than inputs):
 //!
-//! - The first rows of the first matrix are the principal directions of the normalized training rows, the greatest variance
-//!   first, as many as were fitted (a code's length) and are not without variance. Its other rows are random and
-//!   orthonormal to them. Its biases take the mean row m away and add it again: b = -W·m, c = m (logit(m) where the
-//!   reconstruction is a sigmoid).
-//! - Each matrix behind it hands these on: its first rows are those of the identity, the others random and orthonormal to
-//!   them.
-//! - From the first layer on that expands, and where there is no PCA, all matrices are orthogonal: what the first expanding
-//!   one reads would be spread by it over units that are no directions any more. See [`pca_note`].
+//! - The first rows of the first matrix are the principal directions of the normalized training rows, in descending
+//!   order of variance: as many as were fitted (the code length), without those of variance 0. Its other rows are
+//!   random and orthonormal to them. Its biases subtract the mean row m and add it again: b = -W·m, c = m (logit(m) if
+//!   the reconstruction is a sigmoid).
+//! - Each following matrix passes these on: its first rows are those of the identity, the others are random and
+//!   orthonormal to them.
+//! - From the first layer that expands, and without PCA, all matrices are orthogonal. A layer that expands would spread
+//!   its inputs over units that are no longer principal directions. See [`pca_note`].
 //!
-//! PCA goes through a library that promises no order of sums: the same bits on one machine, not on every one.
+//! PCA uses a library that does not guarantee the order of sums: the same bits on one machine, but not on every
+//! machine.
 
 use super::params::Initialization;
 use crate::model::{Autoencoder, ModelSpec, Normalizer, TiedLayer};
@@ -21,39 +23,40 @@ use crate::numeric::linalg::{Pca, orthonormalize_rows};
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
 
-/// Floating-point operations of Gram-Schmidt above which orthogonal is not chosen by default: some ten seconds.
+/// Floating-point operations of Gram-Schmidt above which orthogonal is not the default: about ten seconds.
 pub(super) const ORTHOGONAL_FLOPS_MAX: f64 = 2e10;
 
-/// What it takes to make `rows` rows of a width orthonormal.
+/// Floating-point operations to make `rows` rows of the given width orthonormal.
 pub(super) fn orthogonal_flops(rows: usize, width: usize) -> f64 {
     4.0 * (rows * rows) as f64 * width as f64
 }
 
-/// Whether orthogonal first weights of this model take no more than moments.
+/// Whether orthogonal initial weights of this model are cheap enough to be the default.
 pub fn orthogonal_is_cheap(spec: &ModelSpec) -> bool {
     let flops = |pair: &[usize]| orthogonal_flops(pair[0].min(pair[1]), pair[0].max(pair[1]));
     spec.raw().widths.windows(2).map(flops).sum::<f64>() <= ORTHOGONAL_FLOPS_MAX
 }
 
-/// How many layers, from the first on, can start from PCA: none of them expands.
+/// Number of layers, from the first on, that can start from PCA: those before the first that expands.
 fn pca_layers(spec: &ModelSpec) -> usize {
     spec.raw().widths.windows(2).take_while(|pair| pair[1] <= pair[0]).count()
 }
 
-/// What is to be told of first weights from PCA: which layers they do not reach.
+/// A note if the initialization from PCA does not reach all layers.
 pub fn pca_note(spec: &ModelSpec) -> Option<String> {
     let (reached, layers) = (pca_layers(spec), spec.layers());
     (reached < layers).then(|| {
         let pair = &spec.raw().widths[reached..reached + 2];
         let which = if reached == 0 { "in all layers".to_owned() } else { format!("from layer {} on", reached + 1) };
-        format!("first weights: orthogonal, not from PCA, {which}: {} to {} expands", pair[0], pair[1])
+        format!("initialization: orthogonal, not from PCA, {which}: {} to {} expands", pair[0], pair[1])
     })
 }
 
-/// A model with random matrices (or, from `pca` of the normalized training rows, as above), zero biases and gains of 1.
+/// A model with random matrices (or matrices from `pca` of the normalized training rows, as above), zero biases and
+/// gains of 1.
 ///
 /// # Panics
-/// If `pca` is that of rows of another width.
+/// If `pca` is of rows of another width.
 pub fn model(
     spec: ModelSpec,
     normalizer: Normalizer,
@@ -87,7 +90,7 @@ pub fn model(
     Autoencoder::new(spec, normalizer, layers)
 }
 
-/// The directions of `pca` that have variance, the greatest first.
+/// The directions of `pca` with variance, in descending order.
 pub(super) fn leading(pca: &Pca) -> Vec<Vec<f64>> {
     let directions = pca.directions();
     let growing = directions.chunks_exact(pca.mean().len());
@@ -99,8 +102,8 @@ pub(super) fn identity(rows: usize, columns: usize) -> Vec<f64> {
     (0..rows * columns).map(|at| f64::from(u8::from(at / columns == at % columns))).collect()
 }
 
-/// Row-major (outputs, inputs), outputs ≤ inputs: the orthonormal rows `given`, as many as there is room for, and random
-/// ones orthonormal to them.
+/// Row-major (outputs, inputs), outputs ≤ inputs: the orthonormal rows `given`, as far as they fit, and random rows
+/// orthonormal to them.
 pub(super) fn completed(mut given: Vec<f64>, outputs: usize, inputs: usize, mut stream: Stream) -> Vec<f32> {
     given.truncate(outputs * inputs);
     given.extend((given.len()..outputs * inputs).map(|_| stream.normal()));
@@ -108,7 +111,7 @@ pub(super) fn completed(mut given: Vec<f64>, outputs: usize, inputs: usize, mut 
     given.into_iter().map(|value| value as f32).collect()
 }
 
-/// Biases that take the mean row away and add it again.
+/// Sets the biases that subtract the mean row and add it again.
 pub(super) fn center(first: &mut TiedLayer, mean: &[f64], output: Activation) {
     assert_eq!(mean.len(), first.decoder_bias.len(), "PCA of rows as wide as the model's");
     for (o, bias) in first.encoder_bias.iter_mut().enumerate() {
@@ -117,7 +120,7 @@ pub(super) fn center(first: &mut TiedLayer, mean: &[f64], output: Activation) {
     }
     for (bias, mean) in first.decoder_bias.iter_mut().zip(mean) {
         *bias = match output {
-            // A feature that never leaves 0 or 1 has no finite logit: within what f32 still tells from them.
+            // A feature that is always 0 or 1 has no finite logit: clamp to what f32 still distinguishes from 0 and 1.
             Activation::Sigmoid => {
                 let mean = mean.clamp(1e-6, 1.0 - 1e-6);
                 libm::log(mean / (1.0 - mean)) as f32
@@ -127,7 +130,7 @@ pub(super) fn center(first: &mut TiedLayer, mean: &[f64], output: Activation) {
     }
 }
 
-/// Row-major (outputs, inputs).
+/// Random values of a matrix, row-major (outputs, inputs).
 fn matrix(outputs: usize, inputs: usize, initialization: Initialization, mut stream: Stream) -> Vec<f32> {
     let count = outputs * inputs;
     match initialization {
@@ -140,7 +143,7 @@ fn matrix(outputs: usize, inputs: usize, initialization: Initialization, mut str
             let bound = (6.0 / (inputs + outputs) as f64).sqrt();
             (0..count).map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32).collect()
         }
-        // What PCA does not reach.
+        // Orthogonal, or a layer that PCA does not reach.
         Initialization::Orthogonal | Initialization::Pca => {
             let mut values: Vec<f64> = (0..count).map(|_| stream.normal()).collect();
             if outputs <= inputs {
@@ -196,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Away from the origin, with a variance of its own in every column.
+    /// Rows away from the origin, with another variance in every column.
     fn table(rows: usize, columns: usize) -> Table {
         let mut stream = Stream::new(5, 0, 0, Use::Sample);
         let mix: Vec<f64> = (0..columns * columns).map(|_| stream.normal()).collect();
@@ -245,7 +248,7 @@ mod tests {
             let (w, inputs) = (&model.layers()[l].weight, model.layers()[l].weight.inputs());
             for o in 0..3 {
                 for i in 0..inputs {
-                    // The directions come in the order of growing variance.
+                    // The directions are in ascending order of variance.
                     let expected = if l == 0 { directions[(2 - o) * 12 + i] } else { f64::from(u8::from(o == i)) };
                     assert!((f64::from(w.at(o, i)) - expected).abs() < 1e-6, "layer {l}");
                 }
@@ -264,17 +267,17 @@ mod tests {
         let pca = fitted(&table(300, 12), 3);
         let model = from_pca(&[12, 20, 3], Activation::Relu, &pca);
         let told = pca_note(model.spec()).expect("a note");
-        assert_eq!(told, "first weights: orthogonal, not from PCA, in all layers: 12 to 20 expands");
+        assert_eq!(told, "initialization: orthogonal, not from PCA, in all layers: 12 to 20 expands");
         assert!(model.layers()[0].encoder_bias.iter().all(|bias| *bias == 0.0));
         let orthogonal = draw(20, 12, Initialization::Orthogonal);
         assert_eq!(model.layers()[0].weight.to_row_major(), orthogonal);
         let later = from_pca(&[12, 8, 9, 3], Activation::Relu, &pca);
         let told = pca_note(later.spec()).expect("a note");
-        assert_eq!(told, "first weights: orthogonal, not from PCA, from layer 2 on: 8 to 9 expands");
+        assert_eq!(told, "initialization: orthogonal, not from PCA, from layer 2 on: 8 to 9 expands");
         assert_eq!(pca_note(from_pca(&[12, 12, 3], Activation::Relu, &pca).spec()), None);
     }
 
-    /// Directions without variance are zero: they are not taken.
+    /// Directions without variance are zero and are not used.
     #[test]
     fn few_rows_give_few_directions() {
         let pca = fitted(&table(3, 12), 5);

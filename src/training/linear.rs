@@ -1,4 +1,4 @@
-//! PCA as a model: what a caller who left the choice to us gets where nothing bent is better on held-out rows.
+//! PCA as a model: used if the caller left the choice open and no nonlinear model beats PCA on held-out rows.
 
 use super::init::{ORTHOGONAL_FLOPS_MAX, center, completed, identity, leading, orthogonal_flops};
 use crate::model::spec::RawModelSpec;
@@ -8,15 +8,15 @@ use crate::numeric::linalg::Pca;
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
 
-/// Rows on which both are compared, at most.
+/// Largest number of rows for the comparison.
 pub(super) const COMPARED_ROWS_MAX: usize = 100_000;
-/// By how many standard errors a bent model must be better.
+/// Standard errors by which a nonlinear model must be better.
 const DEVIATIONS: f64 = 2.0;
 
-/// The linear model of the same widths and normalization that encodes by `pca`: the first rows of the first matrix are the
-/// principal directions, and the other matrices hand them on. Where every width has room for the code, its squared error is
-/// PCA's. Hidden units beyond that carry random directions as far as the code, so that every matrix has orthonormal rows, or
-/// columns, and a pseudo-inverse; where these would take long they stay 0.
+/// The linear model of the same widths and normalization that encodes by `pca`. The first rows of the first matrix are
+/// the principal directions, and the other matrices pass them on. If every width has room for the code, its squared
+/// error is that of PCA. Further hidden units get random directions up to the rank of the matrix, so that every matrix
+/// has orthonormal rows or columns, and a pseudo-inverse. If these are too expensive, they stay 0.
 pub(super) fn model(like: &ModelSpec, normalizer: Normalizer, pca: &Pca, seed: u64) -> Autoencoder {
     let like = like.raw();
     let layers = like.widths.len() - 1;
@@ -52,11 +52,12 @@ pub(super) fn model(like: &ModelSpec, normalizer: Normalizer, pca: &Pca, seed: u
     Autoencoder::new(spec, normalizer, tied)
 }
 
-/// Whether a linear model is to be taken instead, by the squared errors of both on the same held-out rows: a note that says
-/// why. A bent model has to be better by twice the standard error of the mean difference, row against row.
+/// Whether to use the linear model, from the squared errors of both models on the same held-out rows. Returns a note
+/// with the reason, or `None`. A nonlinear model must be better by twice the standard error of the mean paired
+/// difference.
 ///
 /// # Panics
-/// If there is not one error of each for each row.
+/// If the two do not have one error for each row.
 pub(super) fn is_enough(bent: &[f64], linear: &[f64]) -> Option<String> {
     assert_eq!(bent.len(), linear.len(), "both on the same rows");
     let count = bent.len() as f64;
@@ -69,8 +70,8 @@ pub(super) fn is_enough(bent: &[f64], linear: &[f64]) -> Option<String> {
         return None;
     }
     Some(format!(
-        "activations: linear throughout, from PCA: on {count} held-out rows its squared error is {:.4}, that of the trained \
-         model {:.4}; chance alone makes a difference of {needed:.4}",
+        "activations: linear in all layers, from PCA: on {count} held-out rows its squared error is {:.4}, that of \
+         the trained model {:.4}; a difference of up to {needed:.4} may be chance",
         mean(linear),
         mean(bent)
     ))
@@ -86,7 +87,7 @@ mod tests {
     use crate::numeric::linalg::{Gram, RowsInTurn};
     use crate::numeric::{BufferPool, PanelMatrix};
 
-    /// 25 rows of 8.
+    /// 25 rows of 8 features.
     struct Rows(Vec<f64>);
 
     impl RowsInTurn for Rows {
@@ -131,7 +132,7 @@ mod tests {
         assert_eq!(is_enough(&scaled(0.95), &linear), None, "a little better everywhere");
         assert!(is_enough(&scaled(1.0), &linear).is_some());
         assert!(is_enough(&scaled(1.05), &linear).is_some());
-        // As good in the mean but for chance: better by a half here, worse there.
+        // Equal in the mean up to chance: half the error on some rows, more on others.
         let mixed: Vec<f64> =
             linear.iter().enumerate().map(|(i, e)| if i % 2 == 0 { 0.5 * e } else { 1.45 * e }).collect();
         assert!(is_enough(&mixed, &linear).is_some());

@@ -1,5 +1,6 @@
-//! From rows to a trained model. Pure: same specification and rows, same bits, at any number of threads. It neither logs
-//! nor sleeps nor reads a clock nor writes: all that goes to an [`Observer`], which also stops it.
+//! Trains a model from rows. Pure: the same specification and rows give the same bits at any number of threads.
+//! Training does not log, sleep, read a clock or write. All of that goes through an [`Observer`], which can also stop
+//! it.
 
 pub mod batches;
 mod calibrate;

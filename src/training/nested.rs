@@ -1,20 +1,20 @@
-//! Nested dropout: codes are cut at random while a model trains, so that what matters most comes first in them (Rippel, Gelbart
-//! and Adams 2014).
+//! Nested dropout: training truncates codes at random, so that their first numbers carry the most information (Rippel,
+//! Gelbart and Adams 2014).
 //!
-//! Of a share of the rows only the first m of the k units of the code are decoded, m from 1 to k - 1, each as likely: the loss is
-//! a mean over all lengths that a code can be cut to. The geometric distribution of the paper leaves the last units of a long code
-//! next to no rows, which it makes up for by freezing the first ones, one after the other; of this one they see the rows that are
-//! not cut, and a share that does not depend on how long the code is needs no choice anew for each k.
+//! For a share of the rows only the first m of the k units of the code are decoded, with m uniform from 1 to k - 1. The
+//! loss is then a mean over all lengths to which a code can be truncated. The paper uses a geometric distribution. It
+//! leaves almost no rows for the last units of a long code, which the paper compensates by freezing the first units,
+//! one after the other. Here the last units get the rows that are not truncated, and the share does not depend on k.
 
 use super::recipe::Regularization;
 use crate::numeric::rng::{Stream, Use};
 
-/// Where codes are cut.
+/// Chooses where codes are truncated.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NestedDropout {
-    /// Of the rows whose codes are.
+    /// Share of the rows whose codes are truncated.
     share: f64,
-    /// Of a code.
+    /// Code length.
     units: u64,
 }
 
@@ -27,7 +27,7 @@ impl NestedDropout {
         self.share == 0.0
     }
 
-    /// How many units are decoded of the code of row `number` in an epoch: a function of these and of the seed.
+    /// Number of decoded units for the code of row `number` in an epoch: a function of these and of the seed.
     pub(super) fn kept(&self, number: u64, epoch: u32, seed: u64) -> usize {
         let mut stream = Stream::new(seed, u64::from(epoch), number, Use::NestedDropout);
         let kept = if stream.uniform() < self.share { 1 + stream.below(self.units - 1) } else { self.units };

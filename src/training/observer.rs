@@ -1,67 +1,69 @@
-//! Who is told how training goes, and says whether it goes on: the one door to the clock and the disk.
+//! The observer of training: it gets progress events, decides whether training continues, and provides the clock and
+//! the disk.
 
 use std::time::Duration;
 
-/// What the observer is told, at every mini-batch step, every epoch, and between the parts of long preparations.
+/// Progress of training: at every mini-batch step, at every epoch, and between the parts of long preparations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Event {
-    /// From 1; 0 while preparing (normalization, PCA).
+    /// Epoch, from 1; 0 during the preparation (normalization, PCA).
     pub epoch: u32,
-    /// In all.
+    /// Number of epochs.
     pub epoch_count: u32,
-    /// Mini-batch steps done, of all epochs.
+    /// Mini-batch steps done, over all epochs.
     pub step: u64,
-    /// In all.
+    /// Number of steps, over all epochs.
     pub step_count: u64,
-    /// Training rows processed so far, of all epochs.
+    /// Training rows processed so far, over all epochs.
     pub rows_processed: u64,
-    /// Those of the step that this tells of; 0 where it tells of something else.
+    /// Rows of the step that this event reports; 0 for other events.
     pub step_rows: u64,
-    /// Mean of this epoch's mini-batches so far.
+    /// Mean training loss of the mini-batches of this epoch so far.
     pub training_loss: f64,
-    /// After the last full epoch.
+    /// Validation loss after the last full epoch.
     pub validation_loss: Option<f64>,
-    /// The lowest of all epochs so far.
+    /// Lowest validation loss of all epochs so far.
     pub best_validation_loss: Option<f64>,
-    /// After the last full epoch, on validation rows: sum over features, mean over rows, normalized space.
+    /// Squared error on the validation rows after the last full epoch: sum over features, mean over rows, normalized
+    /// space.
     pub squared_error: Option<f64>,
-    /// After the last full epoch, on validation rows.
+    /// Explained variance on the validation rows after the last full epoch.
     pub explained_variance: Option<f64>,
-    /// PCA on the validation rows.
+    /// Explained variance of PCA on the validation rows.
     pub pca_explained_variance: Option<f64>,
-    /// Whether this event closes an epoch.
+    /// Whether this event ends an epoch.
     pub epoch_ended: bool,
 }
 
 /// What training does after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It goes on.
+    /// Continues.
     GoOn,
-    /// It has its state saved and goes on. While it prepares there is no state yet: then as `GoOn`.
+    /// Saves its state and continues. During the preparation there is no state yet: same as `GoOn`.
     Save,
-    /// It ends with [`TrainError::Stopped`](super::TrainError::Stopped).
+    /// Ends with [`TrainError::Stopped`](super::TrainError::Stopped).
     Stop,
-    /// The same, after its state was saved.
+    /// Saves its state, then ends with [`TrainError::Stopped`](super::TrainError::Stopped).
     SaveAndStop,
 }
 
-/// Who is told how training goes.
+/// Receives the progress of training.
 pub trait Observer: Send {
-    /// Something was done. Often called: it must be quick.
+    /// Reports an event. Called often: it must be fast.
     fn look(&mut self, event: &Event) -> Next;
 
-    /// Keeps a checkpoint, from which [`Start::Checkpoint`](super::Start::Checkpoint) goes on with the same bits.
+    /// Saves a checkpoint. [`Start::Checkpoint`](super::Start::Checkpoint) resumes from it with the same bits.
     ///
     /// # Errors
-    /// In words, why it could not; training then fails with them.
+    /// The reason as text; training then fails with it.
     fn save(&mut self, checkpoint: &[u8]) -> Result<(), String>;
 
-    /// Time since training began: what a time budget is measured by.
+    /// Time since training started; the time budget refers to it.
     fn elapsed(&mut self) -> Duration;
 }
 
-/// Looks on; keeps nothing and has no clock.
+/// An observer of events alone, without storage or clock.
 impl<F: FnMut(&Event) -> Next + Send> Observer for F {
     fn look(&mut self, event: &Event) -> Next {
         self(event)

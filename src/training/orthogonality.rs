@@ -1,15 +1,15 @@
-//! Keeps the rows of matrices orthonormal (the columns, where they expand): softly, by a term of the loss, or exactly, by
-//! retraction. Both go along one product,
+//! Keeps the rows of matrices orthonormal (the columns, if a matrix has more rows than columns): softly, by a term of
+//! the loss, or exactly, by retraction. Both use one product,
 //!
-//! P(W) = (W·Wᵀ - I)·W = W·(Wᵀ·W - I),
+//! P(W) = (W·Wᵀ - I)·W = W·(Wᵀ·W - I).
 //!
-//! of which the one with the smaller Gram matrix G is computed, by the kernels, block by block of rows of W: on any number of
-//! threads with the same bits.
+//! The form with the smaller Gram matrix G is computed by the kernels, block by block of rows of W, with the same bits
+//! on any number of threads.
 //!
-//! - The term λ·‖G - I‖² (Frobenius), over all matrices, has the slope 4λ·P(W).
-//! - The steps W ← W - P(W)/2 of Newton and Schulz keep the singular vectors and bring every singular value s between 0 and √3
-//!   to 1, by s ← (3s - s³)/2: to the nearest matrix with orthonormal rows, the orthogonal factor of the polar decomposition
-//!   (Higham 2008, chapter 8).
+//! - The term λ·‖G - I‖² (Frobenius), summed over all matrices, has the derivative 4λ·P(W).
+//! - The Newton-Schulz steps W ← W - P(W)/2 keep the singular vectors and bring every singular value s between 0 and √3
+//!   to 1, by s ← (3s - s³)/2. The limit is the nearest matrix with orthonormal rows, the orthogonal factor of the
+//!   polar decomposition (Higham 2008, chapter 8).
 
 use std::sync::Mutex;
 
@@ -20,25 +20,25 @@ use crate::numeric::PanelMatrix;
 use crate::numeric::matmul::{self, Panel, Weights, panel_count};
 use crate::numeric::update::squared_norm;
 
-/// ‖G - I‖ below which no singular value is above √2: each step then brings all of them nearer to 1.
+/// ‖G - I‖ below which no singular value is above √2: then each step brings all of them nearer to 1.
 const NEAR: f64 = 1.0;
-/// ‖G - I‖ / √n below which one step leaves less than f32 can tell, since each squares it.
+/// ‖G - I‖ / √n below which one more step reaches f32 precision, since each step squares it.
 const LAST: f64 = 1e-4;
-/// Steps at most. Each makes small singular values greater by half: those 10,000 times smaller than the greatest come to 1, and
-/// what is as good as 0 stays away from it, since there is no nearest.
+/// Largest number of steps. Each step grows small singular values by half: those 10,000 times smaller than the largest
+/// reach 1. Singular values near 0 stay away from 1; then there is no nearest matrix.
 const STEPS_MAX: u32 = 30;
 
-/// What keeps matrices orthonormal; used again from step to step.
+/// The orthogonality term and the retraction; buffers are reused from step to step.
 #[derive(Debug)]
 pub(super) struct Orthogonality {
-    /// λ; 0: there is no term.
+    /// λ; 0 means no term.
     strength: f32,
-    /// Steps from one retraction to the next; 0: there is none.
+    /// Steps between retractions; 0 means none.
     every: u64,
     parallel: bool,
-    /// By layer.
+    /// P(W) of each layer.
     pulls: Vec<Pull>,
-    /// One for each thread.
+    /// One buffer per thread.
     rooms: Vec<Mutex<Scratch>>,
 }
 
@@ -46,15 +46,15 @@ pub(super) struct Orthogonality {
 #[derive(Debug, Default)]
 struct Pull {
     blocks: Vec<Block>,
-    /// Wᵀ·W - I, where W expands.
+    /// Wᵀ·W - I, if W has more rows than columns.
     excess: Option<Weights>,
 }
 
-/// Rows of P(W), cut as the panels of the gradient are.
+/// Rows of P(W), in the same blocks as the panels of the gradient.
 #[derive(Debug, Default)]
 struct Block {
     rows: PanelMatrix,
-    /// The sum of the squares of these rows of W·Wᵀ - I, where W does not expand.
+    /// The sum of squares of these rows of W·Wᵀ - I, if W has at most as many rows as columns.
     squares: f64,
 }
 
@@ -72,7 +72,7 @@ impl Orthogonality {
         Self { strength, every, parallel, pulls: Vec::new(), rooms: Vec::new() }
     }
 
-    /// Makes the slopes ready that [`Orthogonality::add_slope`] adds: the step changes W under their hands.
+    /// Computes the derivatives that [`Orthogonality::add_slope`] adds, before the step changes W.
     pub(super) fn prepare(&mut self, model: &Autoencoder) {
         if self.strength == 0.0 {
             return;
@@ -83,7 +83,7 @@ impl Orthogonality {
         }
     }
 
-    /// Adds the slope of the term to a panel of the gradient of the matrix of layer `l`.
+    /// Adds the derivative of the term to a panel of the gradient of the matrix of layer `l`.
     pub(super) fn add_slope(&self, l: usize, panel: &mut Panel<'_>) {
         if self.strength > 0.0 {
             let index = panel.index();
@@ -91,19 +91,19 @@ impl Orthogonality {
         }
     }
 
-    /// Whether matrices are retracted after so many steps.
+    /// Whether to retract after `steps_done` steps.
     pub(super) fn is_due(&self, steps_done: u64) -> bool {
         self.every > 0 && steps_done.is_multiple_of(self.every)
     }
 
-    /// Whether they are at the end of an epoch, after so many steps, so that what is measured and published is orthonormal:
-    /// unless they just were.
+    /// Whether to retract at the end of an epoch, after `steps_done` steps, so that the measured and published matrices
+    /// are orthonormal. Not if the last step has just retracted.
     pub(super) fn is_due_at_end(&self, steps_done: u64) -> bool {
         self.every > 0 && !self.is_due(steps_done)
     }
 
-    /// Makes the rows of every matrix orthonormal (columns, where it expands): the nearest that there are. A matrix whose Gram
-    /// matrix has left the numbers stays as it is.
+    /// Replaces every matrix by the nearest one with orthonormal rows (columns, if it has more rows than columns). A
+    /// matrix whose Gram matrix is not finite stays unchanged.
     pub(super) fn retract(&mut self, model: &mut Autoencoder) {
         self.pulls.resize_with(model.layers().len(), Pull::default);
         for (pull, layer) in self.pulls.iter_mut().zip(model.layers_mut()) {
@@ -120,7 +120,7 @@ impl Pull {
             return;
         }
         if defect > NEAR {
-            // No eigenvalue of G is above 1 + ‖G - I‖: no singular value is above 1 then.
+            // No eigenvalue of G exceeds 1 + ‖G - I‖, so after scaling no singular value exceeds 1.
             let scale = (1.0 / (1.0 + defect)).sqrt() as f32;
             weights.panels_mut().iter_mut().for_each(|w| *w *= scale);
             defect = self.compute(weights, rooms, parallel);
@@ -138,7 +138,7 @@ impl Pull {
         }
     }
 
-    /// Becomes that of W; returns ‖G - I‖, Frobenius.
+    /// Computes P(W); returns ‖G - I‖, Frobenius.
     fn compute(&mut self, weights: &Weights, rooms: &mut Vec<Mutex<Scratch>>, parallel: bool) -> f64 {
         self.blocks.resize_with(panel_count(weights.outputs()), Block::default);
         if weights.outputs() <= weights.inputs() {
@@ -182,7 +182,7 @@ impl Pull {
         let excess = &*excess;
         let work = |room: &mut Scratch, (index, block): (usize, &mut Block)| {
             weights.copy_block(index, &mut room.rows);
-            // It is symmetric.
+            // The matrix is symmetric, so encode equals decode.
             excess.encode(&room.rows, &mut block.rows);
         };
         share_out_with(rooms, self.blocks.iter_mut().enumerate().collect(), parallel, |_| 1, work);
@@ -201,7 +201,7 @@ mod tests {
         Weights::from_row_major(outputs, inputs, &values)
     }
 
-    /// ‖G - I‖² by definition; `w` is row-major.
+    /// ‖G - I‖² from its definition; `w` is row-major.
     fn term(w: &[f64], outputs: usize, inputs: usize) -> f64 {
         let size = outputs.min(inputs);
         let at = |o: usize, i: usize| w[o * inputs + i];
@@ -216,7 +216,7 @@ mod tests {
         places.map(|(a, b)| (gram(a, b) - f64::from(u8::from(a == b))).powi(2)).sum()
     }
 
-    /// As much as the gradient's own: see its tests.
+    /// The tolerance is that of the tests of the gradient.
     #[test]
     fn the_slope_is_that_of_the_term() {
         for (outputs, inputs) in [(3, 7), (7, 3), (5, 5), (1, 4), (130, 2)] {
@@ -281,7 +281,7 @@ mod tests {
                 Weights::from_row_major(outputs, inputs, &places.map(at).collect::<Vec<_>>())
             };
             let nearest = product(&|_| 1.0);
-            // As after some steps, as He draws them, and far away.
+            // As after some steps, as after He initialization, and far away.
             let scales: [&dyn Fn(usize) -> f64; 4] = [
                 &|k| 1.0 + 0.1 * (k % 3) as f64,
                 &|k| 0.2 + 2.0 * k as f64 / size as f64,
@@ -307,7 +307,7 @@ mod tests {
         };
         let zero = Weights::zeros(3, 8);
         assert_eq!(retracted(zero.clone()), zero);
-        // Twice the same row: one direction, shared.
+        // The same row twice: one direction is shared.
         let twice = retracted(Weights::from_row_major(2, 3, &[1.0, 2.0, 2.0, 1.0, 2.0, 2.0]));
         assert!(twice.panels().iter().all(|w| w.is_finite() && w.abs() <= 1.0), "{twice:?}");
         for size in [1e30, f32::NAN, f32::INFINITY] {

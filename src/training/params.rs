@@ -1,4 +1,4 @@
-//! What a caller asks to be trained: as sent, and checked.
+//! The parameters of a training request: as sent, and checked.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -16,26 +16,26 @@ use crate::model::text::shown;
 use crate::model::{Loss, ModelName, ModelSpec, NormalizationKind, Selector, SpecError};
 use crate::numeric::Activation;
 
-/// Most passes over the training rows.
+/// Largest number of epochs.
 pub const EPOCHS_MAX: u32 = 100_000;
-/// Most rows of a mini-batch.
+/// Largest number of rows of a mini-batch.
 pub const BATCH_ROWS_MAX: u32 = 65_536;
-/// Bytes that a mini-batch may take on its way forward and backward.
+/// Largest size of a mini-batch in the forward and backward passes, in bytes.
 const BATCH_BYTES_MAX: u64 = 4 << 30;
-/// Numbers that are kept by row and unit, at most: what goes into a layer, and the derivatives by it, in both directions; slopes
-/// and gains where there are some.
+/// Largest number of values kept per row and unit: inputs of a layer and their derivatives, in both directions, plus
+/// slopes and gains where they exist.
 const KEPT_PER_UNIT: u64 = 7;
-/// Largest smaller side of a matrix that is kept orthonormal: each look at its Gram matrix costs the square of that by row.
+/// Largest smaller side of a matrix that is kept orthonormal: its Gram matrix costs the square of that per row.
 const ORTHONORMAL_SIZE_MAX: usize = 4096;
-/// Share of the steps over which the learning rate rises, unless another is asked for.
+/// Default share of the steps over which the learning rate rises.
 pub const WARMUP_FRACTION: f64 = 0.05;
-/// Probability with which a value is hidden where values may be missing: on the digits, with 10 to 50 % of them missing, 0.3 is
-/// better than 0.1 and, but for 50 %, than 0.5.
+/// Default probability of masking a value if values may be missing. On the digits with 10 to 50 % of the values
+/// missing, 0.3 is better than 0.1, and better than 0.5 except at 50 %.
 const MASKING_OF_MISSING: f64 = 0.3;
-/// Least and greatest time that training may be given.
+/// Smallest and largest time budget.
 pub const TIME_BUDGET: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
-/// How to draw the first weights.
+/// The distribution of the initial weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Initialization {
@@ -49,101 +49,101 @@ pub enum Initialization {
     Pca,
 }
 
-/// The version whose weights training begins with.
+/// The version whose weights training starts from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
-    /// Its model.
+    /// The model of the base.
     pub name: ModelName,
-    /// Which of its versions; the newest is that of the moment when training begins.
+    /// The version. The newest version is resolved when training starts.
     pub selector: Selector,
-    /// Whether training begins with fresh weights where the model has no version yet.
+    /// Whether training starts with fresh weights if the model has no version yet.
     pub or_fresh: bool,
 }
 
-/// What a caller asks for, as sent: `None` means the default. Equality decides whether two uploads are the same.
+/// A training request as sent: `None` means the default. Equality decides whether two uploads are the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSpec {
-    /// The model to make a version of.
+    /// The model that gets the new version.
     pub model_name: ModelName,
-    /// `d_0` to `d_K`; may be empty where a base has them.
+    /// `d_0` to `d_K`; may be empty if a base defines them.
     pub widths: Vec<usize>,
-    /// Of hidden layers; none: ELU.
+    /// Activation of hidden layers; default ELU.
     pub hidden_activation: Option<Activation>,
-    /// Of the code; none: linear.
+    /// Activation of the code; default linear.
     pub code_activation: Option<Activation>,
-    /// Of the reconstruction; none: linear, or sigmoid under BCE.
+    /// Activation of the reconstruction; default linear, or sigmoid under binary cross-entropy.
     pub output_activation: Option<Activation>,
-    /// Instead of the three: empty or one per encoder layer (`None`: that layer's default).
+    /// Replaces the three above: empty, or one per encoder layer (`None` means that layer's default).
     pub encoder_activations: Vec<Option<Activation>>,
-    /// Instead of the three: empty or one per decoder layer, entry l for the one that uses `W_lᵀ`.
+    /// Replaces the three above: empty, or one per decoder layer; entry l is for the layer that uses `W_lᵀ`.
     pub decoder_activations: Vec<Option<Activation>>,
-    /// None: squared error.
+    /// Default: squared error, or binary cross-entropy for values in the unit interval.
     pub loss: Option<Loss>,
-    /// None: chosen from the rows.
+    /// Default: chosen from the rows.
     #[serde(alias = "normalisation")]
     pub normalization: Option<NormalizationKind>,
-    /// The common range for the unit interval, if known.
+    /// The common range for the unit interval, if it is known.
     pub value_range: Option<(f32, f32)>,
-    /// A stored gain per decoder unit.
+    /// Whether decoder units have a stored gain.
     pub gain: bool,
-    /// How to optimize.
+    /// The optimizer and its parameters.
     #[serde(alias = "optimiser")]
     pub optimizer: OptimizerSpec,
-    /// None: orthogonal.
+    /// Default: orthogonal, or Glorot if orthogonal is too expensive.
     #[serde(alias = "initialisation")]
     pub initialization: Option<Initialization>,
-    /// None: by the time budget, or from the data.
+    /// Default: from the time budget, or from the data.
     pub epochs: Option<u32>,
-    /// None: from the data.
+    /// Default: from the data.
     pub batch_rows: Option<u32>,
-    /// None: 0.05, at least 100 rows where there are 500 or more, at most 50,000.
+    /// Default: 0.05, but at least 100 rows if there are 500 or more, and at most 50,000 rows.
     pub validation_fraction: Option<f64>,
-    /// None: never stop early.
+    /// Default: never stop early.
     pub patience_epochs: Option<u32>,
-    /// Of every random number.
+    /// Seed of every random number.
     pub seed: u64,
-    /// Empty or one per feature.
+    /// Empty, or one name per feature.
     pub feature_names: Vec<String>,
-    /// Instead of `epochs`.
+    /// Replaces `epochs`.
     #[serde(default)]
     pub time_budget: Option<Duration>,
-    /// What keeps it from learning the rows by heart.
+    /// Regularization against overfitting.
     #[serde(default, alias = "regularisation")]
     pub regularization: Regularization,
-    /// What to begin with; none: fresh weights.
+    /// The version to start from; default: fresh weights.
     #[serde(default)]
     pub base: Option<Base>,
-    /// Whether a version that is no better than its base on the validation rows is kept back.
+    /// Whether a version that is not better than its base on the validation rows is not published.
     #[serde(default)]
     pub publish_if_better: bool,
-    /// Whether values of rows may be missing, now and when the model serves; a base must take them too.
+    /// Whether rows may have missing values, in training and in serving; a base must accept them, too.
     #[serde(default)]
     pub missing_values: bool,
-    /// Held-out rows that the version keeps, at most.
+    /// Largest number of held-out rows that the version keeps.
     #[serde(default)]
     pub validation_sample_rows: u32,
-    /// Of the variance of the training rows, what a code explains whose length is not said.
+    /// Share of the variance of the training rows that a code of unspecified length explains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explained_share: Option<f64>,
 }
 
-/// Why parameters are refused. `field` is the name in the API.
+/// Why parameters are rejected. `field` is the name in the API.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ParamError {
-    /// The model's shape.
+    /// The shape of the model is not valid.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// A number outside its range.
+    /// A number is out of range.
     #[error("{field} is {got}, expected {expected}")]
     Range {
         /// Name of the field in the API.
         field: &'static str,
-        /// What came.
+        /// The value.
         got: String,
-        /// What is allowed.
+        /// The accepted range.
         expected: &'static str,
     },
-    /// Two fields that cannot both be meant.
+    /// Two fields exclude each other.
     #[error("{field} is set together with {other}, expected one of them")]
     Both {
         /// Name of the field in the API.
@@ -151,42 +151,42 @@ pub enum ParamError {
         /// The other field.
         other: &'static str,
     },
-    /// A field that the base settles.
-    #[error("{field} is set together with base, which has it already: expected it unset")]
+    /// The base already defines the field.
+    #[error("{field} is set together with base, which already defines it: leave it unset")]
     OfBase {
         /// Name of the field in the API.
         field: &'static str,
     },
-    /// Other widths than those of the base.
+    /// The widths differ from those of the base.
     #[error(
         "widths are {}, those of the base are {expected:?}: leave them out, or train without a base",
         shown(&format!("{got:?}"))
     )]
     BaseWidths {
-        /// What came.
+        /// The widths of the request.
         got: Vec<usize>,
-        /// What the base has.
+        /// The widths of the base.
         expected: Vec<usize>,
     },
-    /// A mini-batch whose activations would not fit into memory.
+    /// The activations of a mini-batch would not fit in memory.
     #[error(
-        "batch_rows is {got}, expected at most {expected} for these widths: more would take over {} GiB on its way forward and \
-         backward", BATCH_BYTES_MAX >> 30
+        "batch_rows is {got}, expected at most {expected} for these widths: more would take over {} GiB in the \
+         forward and backward passes", BATCH_BYTES_MAX >> 30
     )]
     BatchTooLarge {
-        /// What came.
+        /// The requested number of rows.
         got: u32,
-        /// What the widths allow.
+        /// The largest number of rows for these widths.
         expected: u64,
     },
-    /// A field that has no meaning beside another's value.
+    /// A field requires another value of another field.
     #[error("{field} is set, which needs {needs}, got {got}")]
     Needs {
         /// Name of the field in the API.
         field: &'static str,
-        /// What it needs.
+        /// The requirement.
         needs: &'static str,
-        /// What came instead.
+        /// The value found instead.
         got: String,
     },
 }
@@ -206,7 +206,7 @@ impl ParamError {
     }
 }
 
-/// A specification with nothing wrong that can be known before the rows.
+/// A training request that has passed all checks that do not need the rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "TrainSpec", into = "TrainSpec")]
 pub struct CheckedTrainSpec {
@@ -214,7 +214,7 @@ pub struct CheckedTrainSpec {
 }
 
 impl TrainSpec {
-    /// A specification with every default.
+    /// A request with every default.
     pub fn new(model_name: ModelName, widths: Vec<usize>) -> Self {
         Self {
             model_name,
@@ -246,12 +246,12 @@ impl TrainSpec {
         }
     }
 
-    /// Whether the length of the code is left to the rows: the last width is 0.
+    /// Whether the code length is chosen from the rows: the last width is 0.
     pub fn chooses_code_length(&self) -> bool {
         self.widths.len() >= 2 && self.widths.last() == Some(&0)
     }
 
-    /// Checks all that can be checked before the rows, and before the base is known.
+    /// Makes all checks that need neither the rows nor the base.
     pub fn check(self) -> Result<CheckedTrainSpec, ParamError> {
         self.check_base()?;
         self.check_explained_share()?;
@@ -260,7 +260,7 @@ impl TrainSpec {
             return Ok(CheckedTrainSpec { spec: self });
         }
         if self.chooses_code_length() {
-            // Whatever is chosen later is in between.
+            // The chosen length lies between these bounds.
             let (least, most) = self.code_length_bounds();
             check_widths(&self.widths[..self.widths.len() - 1].iter().copied().chain([most]).collect::<Vec<_>>())?;
             self.with_code_length(least).check_widths_known()?;
@@ -272,7 +272,7 @@ impl TrainSpec {
         Ok(CheckedTrainSpec { spec: self })
     }
 
-    /// All that can be checked before the rows, of widths that are.
+    /// Makes all checks that need the widths, but not the rows.
     fn check_widths_known(&self) -> Result<(), ParamError> {
         self.check_activations()?;
         self.check_loss()?;
@@ -280,7 +280,7 @@ impl TrainSpec {
         self.check_batch()?;
         self.check_options()?;
         self.check_value_range()?;
-        // The widest normalization that the loss allows: whichever is chosen from the rows needs no more.
+        // Any normalization that may be chosen from the rows passes if this one does.
         ModelSpec::new(self.raw_model_spec(self.normalization.unwrap_or(NormalizationKind::UnitInterval)))?;
         Ok(())
     }
@@ -296,8 +296,8 @@ impl TrainSpec {
         }
     }
 
-    /// Least and greatest length of a code that is chosen from the rows: no longer than any layer before it is wide, nor than one
-    /// that has statistics.
+    /// Smallest and largest code length that may be chosen from the rows. The largest is the smallest width before the
+    /// code, and at most the longest code with statistics.
     fn code_length_bounds(&self) -> (usize, usize) {
         let least = if self.regularization.orders_codes() { 2 } else { 1 };
         let narrowest = self.widths.iter().copied().rev().skip(1).min().unwrap_or(1);
@@ -309,7 +309,7 @@ impl TrainSpec {
         if let Some(last) = spec.widths.last_mut() {
             *last = length;
         }
-        // It has become a length.
+        // The share is resolved to a length.
         spec.explained_share = None;
         spec
     }
@@ -419,7 +419,7 @@ impl TrainSpec {
         self.check_time_budget()?;
         self.check_sample()?;
         if self.patience_epochs.is_some() && self.regularization.trim > 0.0 {
-            // What is held out has its share of bad rows: its loss does not say when to stop.
+            // Held-out rows also have bad rows, so their loss does not show when to stop.
             return Err(ParamError::Both { field: "patience_epochs", other: "regularization.trim" });
         }
         if self.patience_epochs.is_some() && self.validation_fraction == Some(0.0) {
@@ -432,7 +432,7 @@ impl TrainSpec {
         Ok(())
     }
 
-    /// For widths that are known.
+    /// Checks the mini-batch size; needs the widths.
     fn check_batch(&self) -> Result<(), ParamError> {
         let units: u64 = self.widths.iter().map(|width| *width as u64).sum();
         let expected = BATCH_BYTES_MAX / (4 * KEPT_PER_UNIT * units);
@@ -452,7 +452,7 @@ impl TrainSpec {
         Ok(())
     }
 
-    /// Options that not all widths admit; for widths that are known.
+    /// Checks options that not all widths allow; needs the widths.
     fn check_options(&self) -> Result<(), ParamError> {
         let code_length = self.widths.last().copied().unwrap_or(0);
         if self.regularization.orders_codes() && code_length < 2 {
@@ -494,7 +494,7 @@ impl TrainSpec {
 
     fn check_value_range(&self) -> Result<(), ParamError> {
         let Some((minimum, maximum)) = self.value_range else { return Ok(()) };
-        // The difference is what rows are divided by: it must be finite too.
+        // Rows are divided by the difference: it must be finite, too.
         if !(minimum < maximum && (maximum - minimum).is_finite()) {
             return Err(ParamError::Range {
                 field: "value_range",
@@ -512,9 +512,10 @@ impl TrainSpec {
         }
     }
 
-    /// As asked for; else cross-entropy for rows in the unit interval (unless their reconstruction is not a sigmoid), which
-    /// gives the lower squared error there too, and squared error for the rest. Orthonormal matrices make no logits that are
-    /// longer than rows: on the digits cross-entropy then explains half of what the squared error does, or less.
+    /// The requested loss. The default is cross-entropy for rows in the unit interval (unless their reconstruction is
+    /// not a sigmoid), where it gives a lower squared error, too, and squared error otherwise. With orthonormal
+    /// matrices the logits cannot be longer than the rows: on the digits, cross-entropy then explains at most half of
+    /// what the squared error does.
     fn resolved_loss(&self, normalization: NormalizationKind) -> Loss {
         let output = self.decoder_activations.first().copied().flatten().or(self.output_activation);
         self.loss.unwrap_or(match (normalization, output) {
@@ -524,7 +525,7 @@ impl TrainSpec {
         })
     }
 
-    /// Whether matrices are drawn to orthonormal ones, or made so.
+    /// Whether matrices are kept orthonormal, by the loss term or by retraction.
     pub(super) fn wants_orthonormal(&self) -> bool {
         self.regularization.orthogonality > 0.0 || self.optimizer.retraction_steps > 0
     }
@@ -556,7 +557,7 @@ impl TrainSpec {
     }
 }
 
-/// Refuses a value that is set and not allowed.
+/// Rejects a value that is set and not allowed.
 pub(super) fn check<T: Copy + Display>(
     field: &'static str,
     value: Option<T>,
@@ -570,7 +571,7 @@ pub(super) fn check<T: Copy + Display>(
 }
 
 impl CheckedTrainSpec {
-    /// As it was sent.
+    /// The request as sent.
     pub fn spec(&self) -> &TrainSpec {
         &self.spec
     }
@@ -583,12 +584,12 @@ impl CheckedTrainSpec {
         self.spec.widths[0]
     }
 
-    /// The same with the widths of its base.
+    /// The request with the widths of its base.
     ///
     /// # Errors
-    /// [`ParamError::BaseWidths`] if other widths were asked for, [`ParamError::Needs`] if values may be missing and the base does
-    /// not take that, or these widths do not admit an option, [`ParamError::BatchTooLarge`] if they are too wide for the
-    /// mini-batch.
+    /// [`ParamError::BaseWidths`] if the request has other widths; [`ParamError::Needs`] if values may be missing and
+    /// the base does not accept that, or if the widths do not allow an option; [`ParamError::BatchTooLarge`] if they
+    /// are too wide for the mini-batch.
     pub fn with_base(&self, base: &ModelSpec) -> Result<Self, ParamError> {
         let expected = &base.raw().widths;
         let asked = &self.spec.widths;
@@ -597,8 +598,8 @@ impl CheckedTrainSpec {
             return Err(ParamError::BaseWidths { got: self.spec.widths.clone(), expected: expected.clone() });
         }
         if self.spec.missing_values && !base.raw().missing_values {
-            let got = "one that was trained without".to_owned();
-            return Err(ParamError::Needs { field: "missing_values", needs: "a base that takes them", got });
+            let got = "a base trained without missing values".to_owned();
+            return Err(ParamError::Needs { field: "missing_values", needs: "a base that accepts them", got });
         }
         let missing_values = base.raw().missing_values;
         let spec = TrainSpec { widths: expected.clone(), missing_values, explained_share: None, ..self.spec.clone() };
@@ -607,7 +608,7 @@ impl CheckedTrainSpec {
         Ok(Self { spec })
     }
 
-    /// The same with these names of its features, where it has none and they can be such.
+    /// The request with these feature names, if it has none and the names are valid.
     #[must_use]
     pub fn with_feature_names(&self, names: &[String]) -> Self {
         let is_free = self.spec.feature_names.is_empty() && !self.spec.widths.is_empty();
@@ -617,29 +618,29 @@ impl CheckedTrainSpec {
         Self { spec: TrainSpec { feature_names: names.to_vec(), ..self.spec.clone() } }
     }
 
-    /// The share of the variance that the code is to explain, where its length is left to the rows.
+    /// The share of the variance that the code must explain, if its length is chosen from the rows.
     pub fn explained_share(&self) -> Option<f64> {
         self.spec.chooses_code_length().then(|| self.spec.explained_share.unwrap_or(EXPLAINED_SHARE_DEFAULT))
     }
 
-    /// Least and greatest length of a code that is chosen.
+    /// Smallest and largest code length that may be chosen.
     pub fn code_length_bounds(&self) -> (usize, usize) {
         self.spec.code_length_bounds()
     }
 
-    /// The same with a code of this length, where it was left to the rows.
+    /// The request with this code length, if the length is chosen from the rows.
     #[must_use]
     pub fn with_code_length(&self, length: usize) -> Self {
         if self.spec.chooses_code_length() { Self { spec: self.spec.with_code_length(length) } } else { self.clone() }
     }
 
-    /// How the first weights are drawn.
+    /// The distribution of the initial weights.
     pub fn initialization(&self) -> Initialization {
         self.spec.initialization.unwrap_or(Initialization::Orthogonal)
     }
 
-    /// What keeps the model from learning the rows by heart. Where values may be missing, some are masked unless the caller says
-    /// how: only what was hidden from a model teaches it to tell what is missing.
+    /// The regularization. If values may be missing, some are masked unless the request sets it: the model learns to
+    /// fill in missing values from values that training hides.
     pub fn regularization(&self) -> Regularization {
         let asked = self.spec.regularization;
         let masks = asked.masking > 0.0 || asked.input_dropout > 0.0;
@@ -652,8 +653,8 @@ impl CheckedTrainSpec {
         self.spec.optimizer.warmup_fraction.unwrap_or(WARMUP_FRACTION)
     }
 
-    /// Whether a linear model may be chosen instead: the caller said nothing of activations, loss, first weights, what keeps
-    /// the model from learning by heart or its matrices orthonormal, or missing values, which PCA was not made for.
+    /// Whether a linear model may be chosen instead. The request must leave these at their defaults: activations, loss,
+    /// initial weights, regularization, orthonormal matrices, and missing values, which PCA does not support.
     pub fn may_be_linear(&self) -> bool {
         let spec = &self.spec;
         spec.hidden_activation.is_none()
@@ -670,10 +671,10 @@ impl CheckedTrainSpec {
             && !spec.missing_values
     }
 
-    /// The normalization to use for training rows of such `values`.
+    /// The normalization for training rows with these `values`.
     ///
-    /// As asked for; else unit interval for bytes, for values in it, or where the common range is given; else standardize, or
-    /// min-max under binary cross-entropy, which needs data in [0, 1].
+    /// The requested one. The default is unit interval for pixels, for values in [0, 1], or if the common range is
+    /// given. Otherwise it is standardize, or min-max under binary cross-entropy, which needs data in [0, 1].
     pub fn normalization(&self, values: ValueKind) -> NormalizationKind {
         self.spec.normalization.unwrap_or(if values != ValueKind::Any || self.spec.value_range.is_some() {
             NormalizationKind::UnitInterval
@@ -685,10 +686,11 @@ impl CheckedTrainSpec {
         })
     }
 
-    /// The shape of the model, with every activation and the loss filled in.
+    /// The specification of the model, with every activation and the loss filled in.
     ///
     /// # Panics
-    /// If `normalization` is standardize under binary cross-entropy, which [`CheckedTrainSpec::normalization`] never is.
+    /// If `normalization` is standardize under binary cross-entropy, which [`CheckedTrainSpec::normalization`] never
+    /// returns.
     pub fn model_spec(&self, normalization: NormalizationKind) -> ModelSpec {
         ModelSpec::new(self.spec.raw_model_spec(normalization)).expect("checked when this was made")
     }

@@ -1,5 +1,5 @@
-//! The best that PCA could do: fitted on the same training rows, measured on the same held-out rows. Where values are missing, it
-//! is fitted with means in their place, and measured on the others.
+//! The PCA baseline: fitted on the same training rows as the model, measured on the same held-out rows. Missing values
+//! are replaced by means for the fit, and left out of the measurement.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,19 +15,19 @@ use crate::numeric::rng::{Stream, Use};
 /// PCA of normalized rows.
 #[derive(Clone, Debug)]
 pub struct PcaBaseline {
-    /// The principal subspace, normalized space.
+    /// The principal subspace, in the normalized space.
     pub pca: Pca,
-    /// Rows that it was fitted on.
+    /// Number of rows of the fit.
     pub fitted_rows: u64,
 }
 
-/// What PCA leaves of some rows: sums over features, means over rows.
+/// Errors of PCA on some rows: sums over features, means over rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Measured {
-    /// Normalized space.
+    /// Squared error in the normalized space.
     #[serde(with = "number")]
     pub squared_error: f64,
-    /// Units of the input.
+    /// Squared error in the units of the input.
     #[serde(with = "number")]
     pub squared_error_input_units: f64,
     /// Squared distance of the rows to the mean training row, normalized space.
@@ -35,10 +35,10 @@ pub struct Measured {
     pub spread: f64,
 }
 
-/// Some rows, whoever gives them.
+/// Calls its argument with rows (row-major), several at a time.
 type Each<'a> = &'a dyn Fn(&mut dyn FnMut(&[f32]) -> Result<(), Break>) -> Result<(), Break>;
 
-/// Why rows end early: they cannot be read, or are not wanted.
+/// Why a pass over the rows ends early: the rows cannot be read, or no more are needed.
 enum Break {
     Source(SourceError),
     Enough,
@@ -50,16 +50,16 @@ impl From<SourceError> for Break {
     }
 }
 
-/// Rows as the model sees them.
+/// Rows normalized as for the model.
 struct Normalized<'a> {
     rows: u64,
     features: usize,
     each: Each<'a>,
     normalizer: &'a Normalizer,
     failed: RefCell<Option<SourceError>>,
-    /// Whether the next is wanted.
+    /// Whether `missing` is recorded.
     keeps_missing: bool,
-    /// Which values of the rows that were given, and not measured yet, are missing; empty where none may be.
+    /// For rows that were given out but not yet measured: which values are missing. Empty if none may be.
     missing: RefCell<VecDeque<bool>>,
 }
 
@@ -116,8 +116,8 @@ impl RowsInTurn for Normalized<'_> {
 }
 
 impl PcaBaseline {
-    /// Fits as many directions as the code has numbers, on the rows to train on, or on an even sample of them where all
-    /// would be too dear. `None` if `go_on` breaks or the decomposition does not converge.
+    /// Fits as many directions as the code has numbers, on the training rows, or on an even sample if all rows are too
+    /// expensive. `None` if `go_on` breaks or the decomposition does not converge.
     pub fn fit(
         source: &dyn RowSource,
         cut: &Split,
@@ -149,13 +149,13 @@ impl PcaBaseline {
         Ok(pca.map(|pca| Self { pca, fitted_rows: count }))
     }
 
-    /// What it leaves of the rows that are held back.
+    /// Measures PCA on the held-out rows.
     pub fn measure_held_back(&self, rows: &ValidationRows, normalizer: &Normalizer) -> Result<Measured, SourceError> {
         let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| rows.each(found);
         self.measure(Normalized::new(rows.count(), self.pca.mean().len(), normalizer, &each))
     }
 
-    /// What it leaves of the rows of a source.
+    /// Measures PCA on the rows of a source.
     pub fn measure_all(&self, source: &dyn RowSource, normalizer: &Normalizer) -> Result<Measured, SourceError> {
         let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| each_block(source, &mut |_, rows| found(rows));
         self.measure(Normalized::new(source.count(), source.features(), normalizer, &each))

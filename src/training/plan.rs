@@ -1,4 +1,4 @@
-//! What the defaults come to: chosen from the rows and the widths, and told in notes.
+//! The training plan: defaults that are chosen from the rows and the widths, and explained in notes.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,24 +10,24 @@ use crate::model::spec::RawModelSpec;
 use crate::model::{Loss, ModelSpec, NormalizationKind};
 use crate::numeric::Activation;
 
-/// Steps to train for, by default.
+/// Default number of steps.
 const STEPS_DEFAULT: u64 = 4000;
 const EPOCHS_DEFAULT: std::ops::RangeInclusive<u64> = 15..=500;
-/// Peak learning rate times the root of the greatest width: measured on the digits (64-32-8) and on MNIST
-/// (784-1000-500-250-30). A model that is linear throughout bears twice as much.
+/// Default of the peak learning rate times the square root of the largest width: measured on the digits (64-32-8) and
+/// on MNIST (784-1000-500-250-30). A linear model tolerates twice as much.
 const LEARNING_RATE_WIDTH_DEFAULT: f64 = 0.1;
-/// SGD's steps are as long as the gradient, which sums over features.
+/// The length of an SGD step is that of the gradient, which sums over features.
 const LEARNING_RATE_SGD_DEFAULT: f64 = 1e-3;
-/// Of the rate, where the first weights are those of a version.
+/// Factor of the learning rate if training starts from the weights of a version.
 const GOING_ON: f64 = 0.25;
 const VALIDATION_FRACTION_DEFAULT: f64 = 0.05;
-/// A choice by validation rows needs some, as long as they are not a large part of all.
+/// A choice by validation rows needs at least this many, if they are not a large share of all rows.
 const VALIDATION_ROWS_DEFAULT_MIN: u64 = 100;
 const VALIDATION_FRACTION_DEFAULT_MAX: f64 = 0.2;
-/// More would make a choice no better, and memory would grow with the rows.
+/// More rows would not improve a choice, and memory would grow with the rows.
 const VALIDATION_ROWS_DEFAULT_MAX: u64 = 50_000;
 
-/// What is settled before the first step.
+/// The plan before the first step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) epochs: u32,
@@ -37,7 +37,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// `goes_on`: it begins with the weights of another version.
+    /// `goes_on`: whether training starts from the weights of another version.
     pub(super) fn new(
         spec: &CheckedTrainSpec,
         model: &ModelSpec,
@@ -65,7 +65,7 @@ impl Plan {
         let learning_rate = asked.optimizer.learning_rate.unwrap_or_else(|| {
             let (rate, why) = default_learning_rate(model.raw(), asked.optimizer.kind);
             let (rate, more) =
-                if goes_on { (rate * GOING_ON, ", and weights that are good already") } else { (rate, "") };
+                if goes_on { (rate * GOING_ON, ", reduced since the weights are already trained") } else { (rate, "") };
             if !asked.optimizer.find_learning_rate {
                 notes.push(format!("learning rate: {rate}, for {why}{more}"));
             }
@@ -79,7 +79,7 @@ impl Plan {
     }
 }
 
-/// Small data wants many small steps; large data wants steps that fill the machine.
+/// Small data needs many small steps; large data needs steps that use the whole machine.
 fn default_batch_rows(rows: u64) -> usize {
     match rows {
         0..512 => 16,
@@ -89,7 +89,7 @@ fn default_batch_rows(rows: u64) -> usize {
     }
 }
 
-/// Rounded to what it means, and what it is for.
+/// The default learning rate, rounded, and what it depends on.
 fn default_learning_rate(model: &RawModelSpec, kind: OptimizerKind) -> (f64, String) {
     let width = model.widths.iter().copied().max().unwrap_or(1);
     let linear = model.encoder_activations.iter().chain(&model.decoder_activations).all(|f| *f == Activation::Linear);
@@ -102,45 +102,45 @@ fn default_learning_rate(model: &RawModelSpec, kind: OptimizerKind) -> (f64, Str
     }
 }
 
-/// How many of `rows` rows of `features` numbers are held back.
+/// Number of held-out rows, of `rows` rows with `features` numbers each.
 pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, features: usize, notes: &mut Vec<String>) -> u64 {
     match spec.spec().validation_fraction {
         Some(fraction) => (rows as f64 * fraction).round() as u64,
         None => {
             let share = |fraction: f64| (rows as f64 * fraction).round() as u64;
             let most = share(VALIDATION_FRACTION_DEFAULT_MAX);
-            // More than fits into memory would be read anew in every epoch, with all the rows around it.
+            // More rows than fit in memory would be read again in every epoch, together with the rows around them.
             let kept = VALIDATION_ROWS_DEFAULT_MAX.min(HELD_BACK_BYTES_MAX / (4 * features as u64));
             let least = VALIDATION_ROWS_DEFAULT_MIN.min(most);
             let chosen = share(VALIDATION_FRACTION_DEFAULT).min(kept).max(least);
-            notes.push(format!("validation: {chosen} of {rows} rows are held back"));
+            notes.push(format!("validation: {chosen} of {rows} rows are held out"));
             chosen
         }
     }
 }
 
-/// Fewer columns are a table, whatever their values: an image of 8 x 8 is the smallest.
+/// With fewer columns, rows count as a table, whatever their values: the smallest image has 8 x 8 pixels.
 const PIXEL_COLUMNS_MIN: usize = 64;
-/// Fewer levels are grades.
+/// With a smaller largest value, columns count as grades.
 const PIXEL_GREATEST_MIN: f32 = 15.0;
-/// Pixels beyond this have 8 bits: their range is known, whatever these rows happen to hold.
+/// Above this, pixels count as 8-bit: their range is known, whatever the values of these rows.
 const BITS_7_GREATEST: f32 = 127.0;
 
-/// What all values of the training rows have in common.
+/// The kind of values of the training rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueKind {
-    /// Pixels: many columns of whole numbers from 0 to 255, most of which use most of one range.
+    /// Pixels: many columns of integers from 0 to 255, most of which use most of one common range.
     Pixels {
-        /// Whether the range is 0 to 255; otherwise it is that of the rows.
+        /// Whether the range is 0 to 255; otherwise it is the range of the rows.
         eight_bits: bool,
     },
-    /// From 0 to 1, of one range.
+    /// From 0 to 1, in one common range.
     Unit,
-    /// Neither.
+    /// Any other values.
     Any,
 }
 
-/// What is found out of [`ValueKind`], row after row.
+/// Determines the [`ValueKind`] from a stream of rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SeenValues {
     bytes: bool,
@@ -159,9 +159,9 @@ impl SeenValues {
         self.unit = self.unit && row.iter().all(|x| x.is_nan() || (0.0..=1.0).contains(x));
     }
 
-    /// `learner` has seen the same rows. Columns of a table that only happen to be whole numbers, or shares, have ranges of
-    /// their own: in one range most of those that are not constant go beyond half of the greatest value. Pixels are many, have
-    /// more levels than grades have, and most of them are dark in one row and bright in another.
+    /// `learner` has seen the same rows. In a table, columns of integers or shares have ranges of their own. In one
+    /// common range, most columns that vary exceed half of the largest value. Pixels are many, have more levels than
+    /// grades, and most of them are dark in one row and bright in another.
     pub(super) fn kind(self, learner: &Learner, features: usize) -> ValueKind {
         let ranges = (0..features).map(|j| learner.range(j));
         let greatest = ranges.clone().fold(0.0, |most: f32, (_, maximum)| most.max(maximum));
@@ -180,18 +180,19 @@ impl SeenValues {
     }
 }
 
-/// How much is masked where the caller did not say.
+/// A note on the masking, if the default applies.
 pub(super) fn masking_note(spec: &CheckedTrainSpec) -> Option<String> {
     let chosen = spec.regularization();
     (chosen != spec.spec().regularization).then(|| {
         format!(
-            "masking: {}, since values may be missing: what is hidden in training teaches the model to fill in what is missing",
+            "masking: {}, since values may be missing: the model learns to fill in missing values from values that \
+             training hides",
             chosen.masking
         )
     })
 }
 
-/// What is to be told of the normalization and the loss.
+/// Adds notes on the normalization and the loss.
 pub(super) fn tell_choices(
     spec: &CheckedTrainSpec,
     model: &ModelSpec,
@@ -202,7 +203,7 @@ pub(super) fn tell_choices(
 ) {
     if spec.spec().normalization.is_none() {
         let why = match values {
-            _ if spec.spec().value_range.is_some() => "for the range that is given",
+            _ if spec.spec().value_range.is_some() => "for the given range",
             _ if kind == NormalizationKind::MinMax => "for binary cross-entropy",
             ValueKind::Pixels { eight_bits: true } => {
                 "for pixels: many columns of whole numbers that share the range 0 to 255"
@@ -217,7 +218,7 @@ pub(super) fn tell_choices(
     if spec.spec().loss.is_none() {
         notes.push(match model.raw().loss {
             Loss::SquaredError if kind == NormalizationKind::UnitInterval && spec.spec().wants_orthonormal() => {
-                "loss: squared error, since orthonormal matrices make no logits as long as cross-entropy wants them"
+                "loss: squared error, since orthonormal matrices cannot make logits as large as cross-entropy needs"
                     .to_owned()
             }
             Loss::SquaredError => "loss: squared error".to_owned(),
@@ -228,12 +229,12 @@ pub(super) fn tell_choices(
         });
     }
     if spec.may_be_linear() && holds_back && model.layers() > 1 {
-        notes.push("hidden activation: ELU, unless PCA turns out to be as good on held-out rows".to_owned());
+        notes.push("hidden activation: ELU, unless PCA is as good on held-out rows".to_owned());
     }
     if model.saturates_without_gain() {
         notes.push(
-            "tanh or sigmoid hidden units with tied weights and no gain: they want small weights to stay linear, and the \
-             same weights are then too small to decode; switch `gain` on, or use ELU or ReLU"
+            "tanh or sigmoid hidden units with tied weights and no gain: they need small weights to avoid saturation, \
+             and the same weights are then too small to decode; turn `gain` on, or use ELU or ReLU"
                 .to_owned(),
         );
     }

@@ -1,33 +1,34 @@
-//! The range test of Smith (2017, "Cyclical learning rates for training neural networks"): a short sweep over growing
-//! learning rates, whose losses say which one to train with.
+//! The learning rate range test of Smith (2017, "Cyclical learning rates for training neural networks"): a short sweep
+//! over increasing learning rates, whose losses determine the rate for training.
 //!
 //! # The sweep
-//! Rates grow from [`RATE_FIRST`] to [`RATE_LAST`] by the same factor from step to step, one mini-batch each. It ends early
-//! where [`Sweep::add`] says so: the loss explodes, and what follows says nothing more.
+//! Rates grow from [`RATE_FIRST`] to [`RATE_LAST`] by a constant factor per step, one mini-batch each. The sweep ends
+//! early if [`Sweep::add`] returns false: the loss has exploded, and further steps give no information.
 //!
 //! # The rule
-//! Losses are smoothed by an exponential mean with weight 0.1 for the newest, without bias at the start (as Adam's moments),
-//! because single mini-batches differ. Where the smoothed loss is lowest the next greater rates begin to undo what was
-//! learned; that mean looks some ten steps back, and a rate that is right for a few steps from the start is beyond the edge
-//! for thousands of them. So: the rate at the lowest loss, divided by [`MARGIN`]. (The steepest descent, which others take,
-//! is a difference of neighbors: with small batches it is found in the noise of rates that do nothing at all.)
+//! Losses are smoothed by an exponential mean with weight 0.1 for the newest, with bias correction at the start (as
+//! Adam's moments), because single mini-batches differ. Beyond the lowest smoothed loss, larger rates begin to undo
+//! what was learned. The mean lags about ten steps, and a rate that works for a few steps from the start is too large
+//! for thousands of steps. So the chosen rate is the one at the lowest loss, divided by [`MARGIN`]. (Others use the
+//! steepest descent, which is a difference of neighbors. With small batches it is found in the noise of rates that have
+//! no effect.)
 
-/// Where a sweep begins.
+/// First rate of a sweep.
 pub const RATE_FIRST: f64 = 1e-6;
-/// Where it ends at the latest: the greatest rate that may be asked for.
+/// Last rate of a sweep: the largest rate that a request may set.
 pub const RATE_LAST: f64 = 1.0;
-/// What the rate of the lowest loss is divided with.
+/// The rate at the lowest loss is divided by this.
 pub const MARGIN: f64 = 10.0;
-/// Steps of a sweep: a factor of 1.15 each, fine enough for a figure that means no more than its first digit.
+/// Steps of a sweep: a factor of 1.15 each, fine enough for a result of one significant digit.
 pub const STEPS: u32 = 100;
 
-/// Weight of the mean so far.
+/// Weight of the previous mean.
 const KEPT: f64 = 0.9;
-/// A smoothed loss this many times the lowest is an explosion (as fast.ai's finder has it).
+/// A smoothed loss of this many times the lowest counts as an explosion (as in fast.ai's finder).
 const EXPLODED: f64 = 4.0;
-/// A fall to less than this share of the first loss is one.
+/// The loss must fall below this share of the first loss.
 const FALLEN: f64 = 0.95;
-/// Losses below which nothing can be said.
+/// Fewer losses give no result.
 const LOSSES_MIN: usize = 10;
 
 /// The losses of a sweep so far.
@@ -40,13 +41,14 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// The rate of the next step; `None` at the end.
+    /// The rate of the next step; `None` at the end of the sweep.
     pub fn rate(&self) -> Option<f64> {
         let step = self.losses.len() as u32;
         (step < STEPS).then(|| rate(step))
     }
 
-    /// Takes the loss (per row) that was measured before the step with [`Sweep::rate`]; false if the sweep is over.
+    /// Adds the loss (per row) that was measured before the step with [`Sweep::rate`]. Returns false if the sweep is
+    /// over.
     pub fn add(&mut self, loss: f64) -> bool {
         if !loss.is_finite() {
             return false;
@@ -60,20 +62,20 @@ impl Sweep {
         smooth <= EXPLODED * lowest && self.rate().is_some()
     }
 
-    /// The rate to train with, to two digits; `None` if the loss never fell, or the sweep was too short to say.
+    /// The rate for training, rounded to two digits. `None` if the loss never fell, or if the sweep was too short.
     pub fn chosen(&self) -> Option<f64> {
         let rates: Vec<f64> = (0..self.losses.len() as u32).map(rate).collect();
         Some(two_digits(lowest(&rates, &self.losses)? / MARGIN))
     }
 }
 
-/// Of step `step`, from 0.
+/// The rate of step `step`, from 0.
 fn rate(step: u32) -> f64 {
     RATE_FIRST * libm::pow(RATE_LAST / RATE_FIRST, f64::from(step) / f64::from(STEPS - 1))
 }
 
-/// The rate at which the smoothed `losses` are lowest. `None` if there are fewer than ten or they never fall by as much as a
-/// twentieth.
+/// The rate at the lowest of the smoothed `losses`. `None` if there are fewer than ten, or if they never fall by more
+/// than a twentieth.
 fn lowest(rates: &[f64], losses: &[f64]) -> Option<f64> {
     if losses.len() < LOSSES_MIN {
         return None;
@@ -84,7 +86,7 @@ fn lowest(rates: &[f64], losses: &[f64]) -> Option<f64> {
 
 fn two_digits(rate: f64) -> f64 {
     let unit = libm::pow(10.0, libm::floor(libm::log10(rate)) - 1.0);
-    // Divided by its inverse where it is below one: 31 / 1000 is the nearest number to 0.031, 31 * 0.001 is not.
+    // Divided by the inverse of the unit: 31 / 1000 is the number nearest to 0.031, 31 * 0.001 is not.
     (rate / unit).round() / (1.0 / unit).round()
 }
 
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
     use crate::numeric::rng::{Stream, Use};
 
-    /// Flat, then down around `middle`, then up beyond `edge`, with some noise.
+    /// Flat, then falling around `middle`, then rising beyond `edge`, with some noise.
     fn loss(rate: f64, middle: f64, edge: f64, noise: f64) -> f64 {
         let x = (rate / middle).ln();
         10.0 - 8.0 / (1.0 + (-2.0 * x).exp()) + (rate / edge).powi(3) + noise

@@ -1,13 +1,13 @@
-//! The parts of a training specification that say how to optimize and how to regularize: as sent, each default "off".
+//! The parts of a training request for optimization and regularization: as sent; each option is off by default.
 
 use serde::{Deserialize, Serialize};
 
 use super::params::{ParamError, check};
 
-/// Most steps from one retraction to the next; there is one at the end of each epoch too.
+/// Largest number of steps between retractions; there is also one at the end of each epoch.
 const RETRACTION_STEPS_MAX: u32 = 1_000_000;
 
-/// How parameters are moved by their gradient.
+/// The method that updates the parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
@@ -19,7 +19,7 @@ pub enum OptimizerKind {
 }
 
 impl OptimizerKind {
-    /// For people.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::AdamW => "AdamW",
@@ -39,29 +39,29 @@ pub enum Schedule {
     Constant,
 }
 
-/// How to optimize.
+/// Parameters of the optimizer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OptimizerSpec {
-    /// Peak rate; none: chosen.
+    /// Peak learning rate; default: chosen from the widths.
     pub learning_rate: Option<f64>,
     /// Decoupled weight decay of the matrices.
     pub weight_decay: f64,
-    /// Share of steps; none: 0.05.
+    /// Share of the steps over which the learning rate rises; default 0.05.
     pub warmup_fraction: Option<f64>,
-    /// Which method.
+    /// The method.
     pub kind: OptimizerKind,
-    /// From 0 to 0.999999; `AdamW` calls it β₁; none: 0.9.
+    /// Momentum (β₁ of `AdamW`), from 0 to 0.999999; default 0.9.
     pub momentum: Option<f64>,
-    /// β₂ of `AdamW`, from 0 to 0.999999; none: 0.999.
+    /// β₂ of `AdamW`, from 0 to 0.999999; default 0.999.
     pub beta2: Option<f64>,
-    /// How the rate goes after the warm-up.
+    /// The learning rate after the warm-up.
     pub schedule: Schedule,
-    /// Norm of the whole gradient to which longer ones are scaled; none: none is.
+    /// Largest norm of the whole gradient; longer gradients are scaled to it. Default: no limit.
     pub gradient_norm_max: Option<f64>,
-    /// Whether the peak rate is found by a sweep.
+    /// Whether a sweep finds the peak learning rate.
     pub find_learning_rate: bool,
-    /// Steps after which matrices are made orthonormal, and again; 0: never.
+    /// Steps between retractions to orthonormal matrices; 0 means never.
     #[serde(skip_serializing_if = "is_never")]
     pub retraction_steps: u32,
 }
@@ -71,27 +71,28 @@ fn is_never(steps: &u32) -> bool {
     *steps == 0
 }
 
-/// What keeps a model from learning the training rows by heart. Zeros are off.
+/// Regularization against overfitting. 0 turns an option off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Regularization {
-    /// A term 2·l2·‖W‖² of the loss, over all matrices.
+    /// Coefficient of the loss term 2·l2·‖W‖², summed over all matrices.
     pub l2: f64,
-    /// A term `activity_l2` · ‖code‖² of the loss, mean over rows.
+    /// Coefficient of the loss term `activity_l2` · ‖code‖², mean over rows.
     pub activity_l2: f64,
-    /// A term `orthogonality` · ‖G - I‖² of the loss, over all matrices, G being the smaller Gram matrix of each.
+    /// Coefficient of the loss term `orthogonality` · ‖G - I‖², summed over all matrices, where G is the smaller Gram
+    /// matrix.
     #[serde(skip_serializing_if = "is_zero")]
     pub orthogonality: f64,
-    /// Probability with which a number of a training row is set to 0, normalized space.
+    /// Probability that a number of a training row is set to 0, in the normalized space.
     pub masking: f64,
-    /// Standard deviation of the noise added to a training row, normalized space.
+    /// Standard deviation of the noise added to a training row, in the normalized space.
     pub gaussian: f64,
-    /// As `masking`, and what stays is divided by 1 - `input_dropout`.
+    /// As `masking`, with the other numbers divided by 1 - `input_dropout`.
     pub input_dropout: f64,
-    /// Share of the rows of a mini-batch, those with the greatest squared error, that do not count.
+    /// Share of the rows of a mini-batch that is left out: those with the largest squared error.
     #[serde(skip_serializing_if = "is_zero")]
     pub trim: f64,
-    /// Share of the rows of which only the first units of the code are decoded: each length from 1 to k - 1 as often.
+    /// Share of the rows of which only the first units of the code are decoded, with a length uniform from 1 to k - 1.
     #[serde(skip_serializing_if = "is_zero")]
     pub nested_dropout: f64,
 }
@@ -102,12 +103,12 @@ fn is_zero(value: &f64) -> bool {
 }
 
 impl Regularization {
-    /// Whether training rows differ from what they are compared with.
+    /// Whether the inputs of training rows differ from their targets.
     pub fn corrupts(&self) -> bool {
         self.masking > 0.0 || self.gaussian > 0.0 || self.input_dropout > 0.0
     }
 
-    /// Whether the first units of codes come to be the best few.
+    /// Whether training orders the units of the code, so that the first ones are the best few.
     pub fn orders_codes(&self) -> bool {
         self.nested_dropout > 0.0
     }
@@ -125,7 +126,7 @@ impl Regularization {
         check("regularization.trim", Some(trim), |x| (0.0..=0.5).contains(&x), "0 to 0.5")?;
         share("regularization.nested_dropout", nested_dropout)?;
         if nested_dropout > 0.0 && trim > 0.0 {
-            // The rows that reconstruct worst would be those whose codes are cut.
+            // The worst reconstructed rows would be those with truncated codes.
             return Err(ParamError::Both { field: "regularization.nested_dropout", other: "regularization.trim" });
         }
         if trim > 0.0 && activity_l2 > 0.0 {
@@ -141,7 +142,7 @@ impl Regularization {
 impl OptimizerSpec {
     pub(super) fn check(&self) -> Result<(), ParamError> {
         let share = |field, value| check(field, value, |x| (0.0..=1.0).contains(&x), "0 to 1");
-        // Nearer to 1 is 1, in 32 bits, or keeps nothing new.
+        // In f32, values nearer to 1 equal 1, or ignore new gradients.
         let kept = |field, value| check(field, value, |x| (0.0..=0.999_999).contains(&x), "0 to 0.999999");
         check("optimizer.learning_rate", self.learning_rate, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
         share("optimizer.weight_decay", Some(self.weight_decay))?;

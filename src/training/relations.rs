@@ -1,35 +1,38 @@
-//! Linear relations between columns that hold in every row: totals, a column in two units, shares that add up to 1.
+//! Finds linear relations between columns that hold in every row: totals, one column in two units, shares that add up
+//! to 1.
 //!
-//! A pivoted Cholesky factorization of the correlation matrix takes column after column, each time the one that those before
-//! explain least. What is left when the rest is explained but for a share of [`VARIANCE_MAX`] are columns that are combinations
-//! of others (Golub and Van Loan 2013, 4.2.8). Each is a relation if it also holds in the held-out rows.
+//! A pivoted Cholesky factorization of the correlation matrix selects column after column: each time the one that the
+//! selected columns explain least. It ends when the unexplained variance of every other column is at most a share of
+//! [`VARIANCE_MAX`]. The columns that are left are linear combinations of the selected ones (Golub and Van Loan 2013,
+//! 4.2.8). Each is a relation if it also holds in the held-out rows.
 
 use super::columns::Names;
 use crate::model::Invariants;
 use crate::model::invariants::{LIMIT, RELATION_NUMBERS_MAX};
 use crate::numeric::linalg::{covariance, dot};
 
-/// More columns than these are not searched: the factorization costs their cube, and its rows their square.
+/// Largest number of columns for the search: the factorization costs their cube, and its rows their square.
 pub(super) const COLUMNS_MAX: usize = 512;
-/// Rows per column, at least: fewer are explained by chance.
+/// Fewest rows per column: with fewer, columns are explained by chance.
 const ROWS_PER_COLUMN: usize = 4;
-/// Rows that are looked at: as many as these multiply-adds make a covariance of, and no more than [`ROWS_MAX`].
+/// Limit of the examined rows: multiply-adds of their covariance; also at most [`ROWS_MAX`] rows.
 const WORK_MAX: u64 = 2_000_000_000;
 const ROWS_MAX: u64 = 16_384;
 
-/// Share of a column's variance that is no longer more than rounding.
+/// Share of a column's variance that may be rounding error.
 const VARIANCE_MAX: f64 = 1e-8;
-/// Greatest deviation of a row, as a share of what the combination would vary by if its columns were independent.
+/// Largest deviation of a row, as a share of the standard deviation that the combination would have with independent
+/// columns.
 const DEVIATION_MAX: f64 = 1e-3;
-/// Coefficients below this share of the greatest are noise.
+/// Coefficients below this share of the largest are noise.
 const COEFFICIENT_MIN: f64 = 1e-4;
-/// What 32-bit arithmetic makes of a sum, relative to its terms.
+/// Rounding error of a sum in f32, relative to its terms.
 const ROUNDING: f64 = 1.0 / (1u64 << 22) as f64;
 
-/// Relations that a note names.
+/// Number of relations that a note names.
 const TOLD_MAX: usize = 3;
 
-/// How many of the training rows are worth looking at; 0 where there are too few, or too many columns.
+/// Number of training rows to examine; 0 if there are too few rows, or too many columns.
 pub(super) fn wanted_rows(rows: u64, features: usize) -> u64 {
     let square = (features * features) as u64;
     let least = (ROWS_PER_COLUMN * features) as u64;
@@ -39,8 +42,8 @@ pub(super) fn wanted_rows(rows: u64, features: usize) -> u64 {
     (WORK_MAX / square).clamp(least, ROWS_MAX)
 }
 
-/// Finds relations in `training` rows and keeps those that hold in `held_out` rows: both row-major, normalized, complete.
-/// `shifts` is how far each column is shifted in the normalized space.
+/// Finds relations in `training` rows and keeps those that hold in `held_out` rows. Both are row-major, normalized and
+/// complete. `shifts` is the shift of each column in the normalized space.
 pub(super) fn find(found: &mut Invariants, training: &[f32], held_out: &[f32], shifts: &[f32]) {
     let features = shifts.len();
     let is_constant = |column: &usize| found.constants.iter().any(|(constant, _)| constant == column);
@@ -60,7 +63,7 @@ pub(super) fn find(found: &mut Invariants, training: &[f32], held_out: &[f32], s
         (0..n * n).map(|at| covariance[at] / (deviations[at / n] * deviations[at % n])).collect();
     let most = features.min(RELATION_NUMBERS_MAX / features);
     for combination in combinations(&correlation, n).into_iter().take(most) {
-        // In units of the normalized space, with length 1.
+        // Coefficients for the normalized space, with norm 1.
         let mut weights = vec![0.0f64; features];
         for ((column, value), deviation) in varied.iter().zip(&combination).zip(&deviations) {
             weights[*column] = value / deviation;
@@ -82,7 +85,7 @@ pub(super) fn find(found: &mut Invariants, training: &[f32], held_out: &[f32], s
         let rounding = ROUNDING * (0..n).map(|i| f64::from(weights[varied[i]].abs()) * size(i)).sum::<f64>();
         let (trained, held) = (of(training), of(held_out));
         let deviation = trained.max(held).max(rounding);
-        // Not `<`: NaN is no relation.
+        // Written so that NaN gives no relation.
         let holds = trained <= DEVIATION_MAX * independent && held <= f64::from(LIMIT) * trained.max(rounding);
         if holds && deviation > 0.0 && deviation.is_finite() && center.is_finite() {
             found.relations.extend_from_slice(&weights);
@@ -92,7 +95,7 @@ pub(super) fn find(found: &mut Invariants, training: &[f32], held_out: &[f32], s
     }
 }
 
-/// Tells of what was found, if anything was. Unlike in a constant column there is nothing to be seen in the rows.
+/// A note on the relations, if any. Unlike a constant column, a relation is not visible in the rows.
 pub(super) fn note(found: &Invariants, names: Names<'_>) -> Option<String> {
     let features = found.relations.len() / found.centers.len().max(1);
     let columns = |relation: &[f32]| {
@@ -105,14 +108,14 @@ pub(super) fn note(found: &Invariants, names: Names<'_>) -> Option<String> {
     }
     (!told.is_empty()).then(|| {
         format!(
-            "columns that follow from each other in all rows: {}: a row in which they do not, such as one that is rounded \
-             otherwise, is an alarm when it is scored",
+            "linearly dependent columns: {}: a row that breaks their relation, even by other rounding, is an \
+             alarm when it is scored",
             told.join("; ")
         )
     })
 }
 
-/// Combinations (n,) of standardized columns without variance, by their correlation matrix (n, n).
+/// Combinations (n,) of standardized columns without variance, from their correlation matrix (n, n).
 fn combinations(correlation: &[f64], n: usize) -> Vec<Vec<f64>> {
     let mut order: Vec<usize> = (0..n).collect();
     // Row `i` belongs to column `order[i]`.
@@ -142,7 +145,7 @@ fn combinations(correlation: &[f64], n: usize) -> Vec<Vec<f64>> {
         rank += 1;
     }
     let combination = |i: usize| {
-        // b·L = the row's factor, from the last column on.
+        // Solves b·L = the row's factor, from the last column backward.
         let mut shares = factor[i * n..][..rank].to_vec();
         for k in (0..rank).rev() {
             let known: f64 = (k + 1..rank).map(|m| shares[m] * factor[m * n + k]).sum();
@@ -166,7 +169,8 @@ mod tests {
     use super::*;
     use crate::numeric::rng::{Stream, Use};
 
-    /// Rows of 6: three independent columns, their total, the second in another unit with a shift, and a noisy copy.
+    /// Rows of 6 columns: three independent ones, their total, the second in another unit with an offset, and a noisy
+    /// copy.
     fn rows(count: usize, seed: u64) -> Vec<f32> {
         let mut stream = Stream::new(seed, 0, 0, Use::Weights);
         let mut values = Vec::new();

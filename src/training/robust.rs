@@ -1,18 +1,19 @@
-//! Broken values among the training rows: a sensor that sent 1e30 once, a date typed as a price.
+//! Finds outliers among the training rows: a sensor that sent 1e30 once, a date entered as a price.
 //!
 //! # The rules
-//! From an even sample of the rows, each column has a median and a spread: the range of the middle of its values; where that is 0,
-//! the median distance of the values that are not the median. Each [`Rule`] has a limit in spreads and a gap. A value is beyond
-//! the rule if its distance to the median exceeds the limit, and exceeds that of every nearer value by the gap's factor. The gap
-//! keeps honest heavy tails: their largest values come in steps. If more than a share of a column would be beyond it, nothing is.
+//! Each column has a median and a spread, from an even sample of the rows. The spread is the range of the middle of its
+//! values; if that is 0, it is the median distance of the values that differ from the median. Each [`Rule`] has a limit
+//! in spreads and a gap. A value is beyond the rule if its distance to the median exceeds the limit, and exceeds that
+//! of every nearer value by the gap's factor. The gap keeps heavy tails of valid data: their largest values increase in
+//! small steps. If more than a given share of a column would be beyond the rule, no value is.
 //!
-//! - [`BROKEN`]: no measurement can be there. The middle is 98 % of the values (at least all but two on either side).
-//! - [`FAR`]: the value may be one, or a mark such as -999. The middle is 90 %.
+//! - [`BROKEN`]: no valid measurement. The middle is 98 % of the values (all except at least two on either side).
+//! - [`FAR`]: the value may be valid, or a mark such as -999. The middle is 90 %.
 //!
-//! # What becomes of them
-//! Instead of a broken value, training reads the nearest other value of the column: normalization, loss, PCA and every figure of
-//! the report. The row counts with its other values. Far values count, and a note names them, unless the robust normalization
-//! was asked for: it treats them as broken.
+//! # Treatment
+//! Training replaces a broken value by the nearest other value of the column, for normalization, loss, PCA and every
+//! figure of the report. The other values of the row are used. Far values are used, and a note names them. The robust
+//! normalization treats far values as broken.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -24,36 +25,37 @@ use super::columns::Names;
 use super::source::{RowSource, SourceError};
 use super::trainer::TrainError;
 
-/// When a value is too far from the others of its column.
+/// Limits beyond which a value is too far from the others of its column.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
-    /// Share of the values on either side that the middle leaves out.
+    /// Share of the values on either side that is not part of the middle.
     cut: f64,
-    /// Distance to the median, in spreads.
+    /// Limit of the distance to the median, in spreads.
     spreads: f64,
-    /// How many times as far as the farthest other value.
+    /// Limit of the distance relative to the farthest other value.
     gap: f64,
-    /// Share of the values of a column, at most.
+    /// Largest share of the values of a column that may be beyond the rule.
     share_max: f64,
 }
 
 const BROKEN: Rule = Rule { cut: 0.01, spreads: 1e3, gap: 100.0, share_max: 0.01 };
 const FAR: Rule = Rule { cut: 0.05, spreads: 20.0, gap: 10.0, share_max: 0.05 };
 const RULES: [Rule; 2] = [BROKEN, FAR];
-/// Where a column has no spread: the distance in units of the median or of 1.
+/// Limit of the distance for a column without spread, in units of the median or of 1.
 const SIZES: f64 = 1e6;
-/// Far values of all columns that are kept in memory, at most, and of each column, at least. Nearer ones are dropped first.
+/// Far values that are kept in memory: at most of all columns, and at least of each column. Nearer ones are dropped
+/// first.
 const KEPT_OF_ALL_MAX: usize = 1 << 20;
 const KEPT_MIN: usize = 1 << 10;
-/// Fewer rows have no spread worth the name.
+/// Fewest rows for a spread.
 const ROWS_MIN: u64 = 8;
-/// Rows of the sample, and its bytes.
+/// Largest number of rows of the sample, and its largest size in bytes.
 const SAMPLE_ROWS_MAX: u64 = 4096;
 const SAMPLE_BYTES_MAX: u64 = 32 << 20;
-/// Broken values that a note names.
+/// Number of broken values that a note names.
 const NAMED_MAX: usize = 5;
 
-/// What values of a column are clipped to.
+/// The limits to which values of a column are clipped.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Limit {
     pub(super) feature: usize,
@@ -61,52 +63,52 @@ pub(super) struct Limit {
     pub(super) greatest: f32,
 }
 
-/// A broken value.
+/// A value beyond a rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Value {
-    /// From 0.
+    /// Row, from 0.
     row: u64,
     feature: usize,
     number: f32,
 }
 
-/// Values beyond a rule.
+/// The values beyond a rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Broken {
-    /// Of the columns that have some.
+    /// Limits of the columns with such values.
     pub(super) limits: Vec<Limit>,
     pub(super) count: u64,
-    /// In the order of the rows.
+    /// The first values, in the order of the rows.
     first: Vec<Value>,
 }
 
-/// All values of some rows that are too far from the others.
+/// The outliers of some rows, by rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Outliers {
-    /// Beyond [`BROKEN`].
+    /// Values beyond [`BROKEN`].
     pub(super) broken: Option<Broken>,
-    /// Beyond [`FAR`], broken ones too.
+    /// Values beyond [`FAR`], including broken ones.
     pub(super) far: Option<Broken>,
 }
 
-/// A column in which there may be some.
+/// A column that may have outliers.
 struct Suspect {
     feature: usize,
     median: f64,
-    /// By rule: greatest distance to the median of what is certainly not beyond it.
+    /// By rule: the distance to the median up to which a value is certainly not beyond it.
     distances_max: [f64; 2],
-    /// What is within the smaller of them.
+    /// Range of the values within the smaller of these distances.
     least: f32,
     greatest: f32,
     farthest_kept: f64,
     values: u64,
-    /// The farthest of what is not, at most twice `kept_max`.
+    /// The farthest of the other values, at most twice `kept_max`.
     others: Vec<Value>,
     kept_max: usize,
 }
 
 impl Outliers {
-    /// Those of all rows of a source, held-out ones too.
+    /// Finds the outliers in all rows of a source, including held-out rows.
     pub(super) fn find(
         source: &dyn RowSource,
         go_on: &mut dyn FnMut() -> Result<(), TrainError>,
@@ -137,7 +139,7 @@ impl Value {
 }
 
 impl Broken {
-    /// Values beyond one of the [`RULES`].
+    /// The values beyond one of the [`RULES`].
     fn beyond(rule: usize, suspects: &[Suspect]) -> Option<Self> {
         let mut found = Self::default();
         for suspect in suspects {
@@ -151,30 +153,30 @@ impl Broken {
         (found.count > 0).then_some(found)
     }
 
-    /// Where they are, and what became of them.
+    /// A note on where broken values are, and how training treats them.
     pub(super) fn note(&self, names: Names<'_>, shift: Option<&[f64]>, clipped: bool) -> String {
         let (named, more) = self.named(names, shift);
         let outcome = if clipped {
-            "training takes the nearest other value of the column instead; correct them and train again"
+            "training replaces each by the nearest other value of the column; correct them and train again"
         } else {
-            "they count, since a normalization was chosen that takes values as they are: correct them, or choose robust"
+            "training uses them unchanged, as the chosen normalization requires: correct them, or choose robust"
         };
         self.sentence("broken values", &named, &more, "1,000 times the range of the middle 98 %", outcome)
     }
 
-    /// Where values are that are far from all others, and what to do about them.
+    /// A note on where far values are, and what to do about them.
     pub(super) fn note_of_far(&self, names: Names<'_>, shift: Option<&[f64]>) -> String {
-        let outcome = "they count, and make the scale of the column: correct them, mark them as missing (--missing-marks), or choose \
-                       the robust normalization, which leaves them out";
+        let outcome = "training uses them, and they dominate the scale of the column: correct them, mark them as \
+                       missing (--missing-marks), or choose the robust normalization, which clips them";
         let (named, more) = self.named(names, shift);
         self.sentence("far values", &named, &more, "20 times the range of the middle 90 %", outcome)
     }
 
-    /// The first ones with their places, and how many more there are.
+    /// The first values with their positions, and the number of others.
     fn named(&self, names: Names<'_>, shift: Option<&[f64]>) -> (String, String) {
         let named = self.first.iter().map(|of| {
             let by = shift.and_then(|shift| shift.get(of.feature)).copied().unwrap_or(0.0);
-            // By its shortest digits, of 32 bits where nothing was subtracted.
+            // In the shortest digits: of f32 if nothing was subtracted, else of f64.
             let value = if by == 0.0 { format!("{:e}", of.number) } else { format!("{:e}", f64::from(of.number) + by) };
             format!("row {}: {} is {value}", of.row + 1, names.of(of.feature))
         });
@@ -186,7 +188,8 @@ impl Broken {
         let columns = self.limits.len();
         let s = if columns == 1 { "" } else { "s" };
         format!(
-            "{what}: {} in {columns} column{s} ({named}{more}): more than {distance} of the column; {outcome}",
+            "{what}: {} in {columns} column{s} ({named}{more}): more than {distance} of the column from its median; \
+             {outcome}",
             self.count
         )
     }
@@ -209,13 +212,13 @@ impl Suspect {
         }
     }
 
-    /// A value that is not beyond any rule.
+    /// Adds a value that is not beyond any rule.
     fn keep(&mut self, value: f32, distance: f64) {
         self.farthest_kept = self.farthest_kept.max(distance);
         (self.least, self.greatest) = (self.least.min(value), self.greatest.max(value));
     }
 
-    /// Sorts the far values, farthest last, and drops those that are too many: they are not beyond any rule.
+    /// Sorts the far values, farthest last, and drops those above the limit: they are not beyond any rule.
     fn drop_nearest(&mut self) {
         let median = self.median;
         self.others.sort_by(|a, b| a.distance(median).total_cmp(&b.distance(median)));
@@ -225,7 +228,7 @@ impl Suspect {
         }
     }
 
-    /// What is beyond a rule, farthest last, and what the column is limited to without it.
+    /// The values beyond a rule, farthest last, and the limits of the column without them.
     fn beyond(&self, rule: usize) -> Option<(Limit, &[Value])> {
         let (distance_max, rule) = (self.distances_max[rule], RULES[rule]);
         let (mut least, mut greatest, mut farthest) = (self.least, self.greatest, self.farthest_kept);
@@ -243,7 +246,7 @@ impl Suspect {
     }
 }
 
-/// Columns whose greatest or least value is far enough away.
+/// Columns whose largest or smallest value is far enough from the median.
 fn suspects(
     source: &dyn RowSource,
     go_on: &mut dyn FnMut() -> Result<(), TrainError>,
@@ -259,7 +262,7 @@ fn suspects(
     each_block(source, &mut |first, rows| {
         for (row, values) in (first..).zip(rows.chunks_exact(features)) {
             for ((least, greatest), value) in ranges.iter_mut().zip(values) {
-                // Comparisons with NaN, which is missing, are false.
+                // Comparisons with NaN (a missing value) are false.
                 *least = if value < least { *value } else { *least };
                 *greatest = if value > greatest { *value } else { *greatest };
             }
@@ -293,7 +296,7 @@ fn suspects(
     Ok(found)
 }
 
-/// Median of some values, and how far from it a value may be, by rule.
+/// Median of some values, and the largest allowed distance from it, by rule.
 fn usual(values: &mut [f32]) -> Option<(f64, [f64; 2])> {
     let count = values.len();
     if (count as u64) < ROWS_MIN {
@@ -304,7 +307,7 @@ fn usual(values: &mut [f32]) -> Option<(f64, [f64; 2])> {
     let mut distances: Vec<f64> =
         values.iter().map(|value| (f64::from(*value) - median).abs()).filter(|distance| *distance > 0.0).collect();
     distances.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-    // One value alone may itself be the broken one.
+    // A single value may itself be the outlier.
     let typical = if distances.len() < 3 { 0.0 } else { distances[distances.len() / 2] };
     Some((
         median,
@@ -317,7 +320,7 @@ fn usual(values: &mut [f32]) -> Option<(f64, [f64; 2])> {
     ))
 }
 
-/// Clips values of rows (row-major).
+/// Clips values of rows (row-major) to the limits.
 pub(super) fn clip(values: &mut [f32], features: usize, limits: &[Limit]) {
     for row in values.chunks_exact_mut(features) {
         for limit in limits {
@@ -326,7 +329,7 @@ pub(super) fn clip(values: &mut [f32], features: usize, limits: &[Limit]) {
     }
 }
 
-/// Rows without what is broken.
+/// Rows with values clipped to limits.
 pub(super) struct Clipped<S> {
     pub(super) source: S,
     pub(super) limits: Vec<Limit>,
@@ -416,7 +419,7 @@ mod tests {
                 assert_eq!(find(values, 1), None, "{name}, seed {seed}");
             }
         }
-        // Pareto with a mean that does not exist: the largest is half of the sum.
+        // Pareto with an infinite mean: the largest value is half of the sum.
         for seed in 0..10 {
             let mut stream = Stream::new(seed, 0, 0, Use::Sample);
             let values: Vec<f32> = (0..20_000).map(|_| (1.0 / (1.0 - stream.uniform())) as f32).collect();
@@ -447,7 +450,7 @@ mod tests {
         assert_eq!(find(vec![1e30, 1.0, 2.0], 1), None, "three rows say nothing");
     }
 
-    /// More far values than are kept in memory do not hide a broken one.
+    /// More far values than fit in memory do not hide a broken one.
     #[test]
     fn a_heavy_tail_does_not_hide_a_broken_value() {
         let values = normal(400_000, 6).map(|x| (2.5 * x).exp() as f32);
@@ -473,7 +476,7 @@ mod tests {
         assert_eq!((beyond.len(), beyond[0].row, limit.least, limit.greatest), (1, 50, 21.0, 10_020.0));
     }
 
-    /// Unmarked missing values, and one broken value behind another.
+    /// Unmarked missing values, and one broken value beside another.
     #[test]
     fn far_values_are_found_with_and_without_broken_ones() {
         let plain = || normal(500, 8).map(|x| (10.0 + 2.0 * x) as f32).collect::<Vec<f32>>();

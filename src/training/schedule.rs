@@ -1,9 +1,9 @@
-//! The learning rate by step: linear warm-up, then what the schedule says.
+//! The learning rate per step: linear warm-up, then the schedule.
 
 use super::recipe::Schedule;
 
-/// The rate of `step` (from 0) of `steps`: it rises to `peak` over `warmup_fraction` of the steps; after that it falls to
-/// almost 0 by half a cosine (Loshchilov and Hutter 2017, without restarts), or stays.
+/// The learning rate of `step` (from 0) of `steps`. It rises to `peak` over `warmup_fraction` of the steps. Then it
+/// falls to almost 0 by half a cosine (Loshchilov and Hutter 2017, without restarts), or stays constant.
 pub fn learning_rate(schedule: Schedule, step: u64, steps: u64, warmup_fraction: f64, peak: f64) -> f64 {
     let warmup = ((steps as f64 * warmup_fraction) as u64).min(steps.saturating_sub(1));
     if step < warmup {
@@ -13,7 +13,7 @@ pub fn learning_rate(schedule: Schedule, step: u64, steps: u64, warmup_fraction:
         Schedule::Constant => peak,
         Schedule::Cosine => {
             let done = (step - warmup) as f64 / (steps - warmup).max(1) as f64;
-            // libm's cosine: the same bits everywhere.
+            // libm's cosine gives the same bits on every machine.
             0.5 * peak * (1.0 + libm::cos(std::f64::consts::PI * done))
         }
     }

@@ -1,18 +1,18 @@
-//! Work shared out over the threads of a pool, to the same thread every time.
+//! Distributes work over the threads of a pool, to the same thread every time.
 //!
-//! Who steals whatever comes next works on what another core has just written: moments of a panel, activations of a tape.
-//! Fetching it from there takes longer than the arithmetic. So every piece has an owner, and is only taken by others when
-//! they have nothing left: a core that is busy with something else holds nobody up.
+//! With plain work stealing, a thread works on data that another core has just written: moments of a panel, activations
+//! of a tape. Moving that data between caches takes longer than the arithmetic. So every job has an owner. Other
+//! threads take it only when their own jobs are done, so that a busy core does not delay the rest.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Calls `work` with each of `jobs` on the threads of the current pool; `cost` says how long they take, in any unit. The same
-/// costs give the same owners. Without `parallel`, one after the other.
+/// Calls `work` with each of `jobs` on the threads of the current pool. `cost` is the duration of a job, in any unit;
+/// the same costs give the same owners. Without `parallel`, runs the jobs in order on this thread.
 pub(super) fn share_out<J: Send>(jobs: Vec<J>, parallel: bool, cost: impl Fn(&J) -> usize, work: impl Fn(J) + Sync) {
     share_out_with(&mut Vec::new(), jobs, parallel, cost, |(): &mut (), job| work(job));
 }
 
-/// The same, with something that each thread keeps to itself: `kept` grows to one for each.
+/// [`share_out`] with a value per thread: `kept` grows to one value for each thread.
 pub(super) fn share_out_with<K: Default + Send, J: Send>(
     kept: &mut Vec<Mutex<K>>,
     jobs: Vec<J>,
@@ -43,7 +43,7 @@ pub(super) fn share_out_with<K: Default + Send, J: Send>(
     });
 }
 
-/// The owner of each job: the dearest first, to whoever has the least so far (Graham 1969).
+/// The owner of each job: the most expensive job first, to the thread with the smallest load so far (Graham 1969).
 fn owners(costs: &[usize], threads: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..costs.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(costs[*i]));

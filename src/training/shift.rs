@@ -1,9 +1,9 @@
-//! Rows of 64 bits: from each feature a number is subtracted in 64 bits, and the rest is rounded once. All of training sees the rest
-//! alone; the finished normalizer adds what was subtracted to its offsets. So a column of Unix times, milliseconds or ids near
-//! 1e12 keeps its digits, and rows of 32 bits take no part in this.
+//! 64-bit rows: a shift is subtracted from each feature in 64 bits, and the difference is rounded once. Training sees
+//! only the difference. The finished normalizer adds the shift to its offsets. So a column of Unix times, milliseconds
+//! or ids near 1e12 keeps its digits. 32-bit rows are not shifted.
 //!
-//! What is subtracted is a function of the rows, the specification and the base alone: training that resumes from a checkpoint finds it
-//! again.
+//! The shift is a function of the rows, the request and the base alone: training that resumes from a checkpoint
+//! computes it again.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use super::params::CheckedTrainSpec;
 use super::source::{RowSource, SourceError};
 use crate::model::{Autoencoder, NormalizationKind};
 
-/// Rows that are looked at, at most, and their bytes.
+/// Largest number of rows examined, and their largest size in bytes.
 const SAMPLE_ROWS_MAX: usize = 1024;
 const SAMPLE_BYTES_MAX: usize = 16 << 20;
-/// A feature is shifted if its median is further from 0 than this many times its spread: below that, rounding to 32 bits costs
-/// less than a millionth of the spread.
+/// A feature is shifted if its median is further from 0 than this many times its spread. Below that, rounding to 32
+/// bits costs less than a millionth of the spread.
 const SPREADS_MIN: f64 = 8.0;
-/// Values from here on are shifted even where those that were looked at fit 32 bits: whole numbers close to them may not.
+/// Values from here on are shifted even if the examined ones fit 32 bits: integers close to them may not.
 const LARGE: f64 = (1 << 20) as f64;
 
-/// What is subtracted from each feature.
+/// The number that is subtracted from each feature.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shift {
     by: Arc<[f64]>,
@@ -29,8 +29,8 @@ pub(super) struct Shift {
 }
 
 impl Shift {
-    /// For rows that train, rows that are measured on and rows of before (row-major). `None` where none of them, and no base, has
-    /// 64 bits: they stay as they are.
+    /// The shift for training rows, test rows and earlier held-out rows (row-major). `None` if neither they nor the
+    /// base have 64 bits: then rows stay unchanged.
     pub(super) fn of(
         spec: &CheckedTrainSpec,
         training: &dyn RowSource,
@@ -56,7 +56,7 @@ impl Shift {
         let by: Vec<f64> = match (base, kind) {
             (_, Some(NormalizationKind::None)) => vec![0.0; features],
             (Some(base), _) => (0..features).map(|j| base.normalizer().exact_offset_of(j)).collect(),
-            // One range for all features: one shift for all.
+            // One range for all features needs one shift for all.
             (None, Some(NormalizationKind::UnitInterval) | None) if range.is_some() => {
                 let (least, most) = range.map_or((0.0, 0.0), |(least, most)| (f64::from(least), f64::from(most)));
                 vec![if least.abs() > SPREADS_MIN * (most - least) { least } else { 0.0 }; features]
@@ -66,28 +66,29 @@ impl Shift {
         };
         let note = match kind {
             Some(NormalizationKind::None) => match columns.rounded() {
-                0 => "precision: values of 64 bits are rounded to 32 bits, since nothing normalizes them".to_owned(),
+                0 => "precision: 64-bit values are rounded to 32 bits, since the normalization is none".to_owned(),
                 count => format!(
-                    "precision: values of 64 bits are rounded to 32 bits, since nothing normalizes them: {count} of {features} \
-                     columns lose digits; choose a normalization to keep them"
+                    "precision: 64-bit values are rounded to 32 bits, since the normalization is none: {count} of \
+                     {features} columns lose digits; choose a normalization to keep them"
                 ),
             },
             _ => {
                 let shifted = by.iter().filter(|by| **by != 0.0).count();
                 format!(
-                    "precision: rows of 64 bits are normalized in 64 bits; from {shifted} of {features} columns an offset is subtracted before rounding"
+                    "precision: 64-bit rows are normalized in 64 bits; {shifted} of {features} columns are shifted \
+                     before rounding"
                 )
             }
         };
         Ok(Some(Self { by: by.into(), note }))
     }
 
-    /// What is subtracted, by feature.
+    /// The shift, per feature.
     pub(super) fn by(&self) -> &[f64] {
         &self.by
     }
 
-    /// What is to be told of it.
+    /// A note on the shift.
     pub(super) fn note(&self) -> &str {
         &self.note
     }
@@ -105,7 +106,7 @@ impl Shift {
     }
 }
 
-/// Rows from which something was subtracted.
+/// Rows from which a shift is subtracted.
 #[derive(Clone, Debug)]
 pub(super) struct Shifted<S> {
     source: S,
@@ -137,7 +138,7 @@ where
     }
 }
 
-/// What is beyond 32 bits becomes the largest number of 32 bits, and stays as unusual as that.
+/// Values beyond 32 bits become the largest f32, which stays equally unusual.
 fn subtract(by: &[f64], rows: &[f64], shifted: &mut [f32]) {
     let (least, most) = (f64::from(f32::MIN), f64::from(f32::MAX));
     for (row, shifted) in rows.chunks_exact(by.len()).zip(shifted.chunks_exact_mut(by.len())) {
@@ -147,7 +148,7 @@ fn subtract(by: &[f64], rows: &[f64], shifted: &mut [f32]) {
     }
 }
 
-/// Some rows from everywhere, by column: what is missing is left out, the others are sorted.
+/// A sample of rows spread over all, by column: sorted, without missing values.
 struct Columns(Vec<Vec<f64>>);
 
 impl Columns {
@@ -167,17 +168,17 @@ impl Columns {
         Ok(Self(columns))
     }
 
-    /// Columns with a value that 32 bits do not hold.
+    /// Number of columns with a value that f32 cannot represent.
     fn rounded(&self) -> usize {
         self.0.iter().filter(|column| column.iter().any(|value| f64::from(*value as f32) != *value)).count()
     }
 
-    /// What is subtracted from column `j`.
+    /// The shift of column `j`.
     fn of(&self, j: usize) -> f64 {
         shift_of(&self.0[j])
     }
 
-    /// What is subtracted from all columns alike.
+    /// The common shift of all columns.
     fn of_all(&self) -> f64 {
         let mut all = self.0.concat();
         all.sort_unstable_by(f64::total_cmp);
@@ -185,17 +186,17 @@ impl Columns {
     }
 }
 
-/// The median of sorted values, if they lie so close to it that rounding would lose much of what they differ by; else 0.
+/// The median of sorted values, if they are so close to it that rounding would lose much of their differences; else 0.
 fn shift_of(sorted: &[f64]) -> f64 {
     let Some(median) = sorted.get(sorted.len() / 2) else { return 0.0 };
-    // A few wild values tell nothing of the others.
+    // A few outliers must not affect the result.
     let (low, high) = (sorted[sorted.len() / 10], sorted[sorted.len() - 1 - sorted.len() / 10]);
     let is_far = median.abs() > SPREADS_MIN * (high - low);
     let is_lossy = median.abs() >= LARGE || sorted.iter().any(|value| f64::from(*value as f32) != *value);
     if is_far && is_lossy { *median } else { 0.0 }
 }
 
-/// Rows of 64 bits in memory.
+/// 64-bit rows in memory.
 #[cfg(test)]
 #[derive(Debug)]
 pub(super) struct WideRows {
@@ -238,7 +239,7 @@ mod tests {
 
     const FEATURES: usize = 6;
 
-    /// Unix times 2 s apart, ids near 1e12, a constant of that size, pixels, shares, and a broken value among times.
+    /// Unix times 2 s apart, ids near 1e12, a constant of that size, pixels, shares, and times with one outlier.
     fn table() -> WideRows {
         let row = |i: u32| {
             let at = f64::from(i);

@@ -1,26 +1,26 @@
-//! Where rows come from.
+//! Sources of rows.
 
-/// Rows in a fixed order that can be read again: in memory, or on disk.
+/// Rows in a fixed order that can be read more than once: in memory, or on disk.
 pub trait RowSource: Send + Sync {
     /// Number of rows.
     fn count(&self) -> u64;
     /// Numbers in a row.
     fn features(&self) -> usize;
-    /// Fills `values` (row-major, whole rows) with the rows from `first` on, in the units of the input: finite, or NaN where they are
-    /// missing and may be.
+    /// Fills `values` (row-major, whole rows) with the rows from `first` on, in the units of the input. Values are
+    /// finite, or NaN if missing values are allowed.
     fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError>;
-    /// Whether rows have values of 64 bits, which [`RowSource::read`] rounds.
+    /// Whether rows have 64-bit values, which [`RowSource::read`] rounds.
     fn is_wide(&self) -> bool {
         false
     }
-    /// The same as [`RowSource::read`] without rounding.
+    /// [`RowSource::read`] without rounding.
     fn read_wide(&self, first: u64, values: &mut [f64]) -> Result<(), SourceError> {
         let mut narrow = vec![0.0; values.len()];
         self.read(first, &mut narrow)?;
         values.iter_mut().zip(narrow).for_each(|(value, narrow)| *value = f64::from(narrow));
         Ok(())
     }
-    /// What was subtracted from the values of each feature, if anything was: see `training/shift.rs`.
+    /// The number that was subtracted from each feature, if any: see `training/shift.rs`.
     fn shift(&self) -> Option<&[f64]> {
         None
     }
@@ -42,7 +42,7 @@ impl MemoryRows {
     /// From row-major values.
     ///
     /// # Panics
-    /// If they are not whole rows of `features` numbers, or `features` is 0.
+    /// If `values` is not a whole number of rows of `features` numbers, or `features` is 0.
     pub fn new(values: Vec<f32>, features: usize) -> Self {
         assert!(values.len().is_multiple_of(features), "whole rows");
         Self { values, features }
@@ -61,7 +61,7 @@ impl RowSource for MemoryRows {
     fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError> {
         let from = usize::try_from(first).ok().and_then(|first| first.checked_mul(self.features));
         let rows = from.and_then(|from| self.values.get(from..)?.get(..values.len()));
-        let rows = rows.ok_or_else(|| SourceError(format!("there are no rows {first} and on, of {}", self.count())))?;
+        let rows = rows.ok_or_else(|| SourceError(format!("no rows from {first} on, of {}", self.count())))?;
         values.copy_from_slice(rows);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! One step: forward and backward of a mini-batch, and what the weights move by.
+//! One training step: forward and backward pass of a mini-batch, and the update of the weights.
 
 use super::batches::{Batch, BatchLoader};
 use super::calibrate;
@@ -12,7 +12,7 @@ use crate::model::Autoencoder;
 use crate::model::gradient::{Gradient, TAPE_ROWS, Tape, fill};
 use crate::numeric::matmul::Panel;
 
-/// Floating-point operations of a tape below which other threads are not worth waking.
+/// Floating-point operations of a tape below which a step runs on one thread.
 const PARALLEL_FLOPS_MIN: u64 = 4_000_000;
 
 /// Whether threads share the work of a step.
@@ -20,12 +20,12 @@ pub(super) fn is_parallel(model: &Autoencoder) -> bool {
     model.spec().flops_per_row() * TAPE_ROWS as u64 >= PARALLEL_FLOPS_MIN
 }
 
-/// What a step needs besides model and optimizer; used again from step to step.
+/// The state of steps besides model and optimizer; buffers are reused from step to step.
 #[derive(Debug)]
 pub(super) struct Steps {
-    /// Each with room for rows before they are turned.
+    /// Tapes, each with a buffer for rows before they are transposed.
     tapes: Vec<(Tape, Vec<f32>)>,
-    /// Tapes of the batch that was measured last.
+    /// Number of tapes of the last measured batch.
     used: usize,
     gradient: Gradient,
     corruption: Corruption,
@@ -56,11 +56,11 @@ impl Steps {
         }
     }
 
-    /// Forward and backward of a mini-batch of an epoch, tape by tape; returns the sum of the reconstruction's loss over its
-    /// rows.
+    /// Forward and backward pass of a mini-batch of an epoch, tape by tape. Returns the sum of the reconstruction loss
+    /// over its rows.
     pub(super) fn measure(&mut self, model: &Autoencoder, loader: &BatchLoader, batch: &Batch, epoch: u32) -> f64 {
         self.used = batch.len().div_ceil(TAPE_ROWS);
-        // The last batch of an epoch is smaller; the room for others stays.
+        // The last batch of an epoch is smaller; the other tapes are kept.
         let room = self.used.max(self.tapes.len());
         self.tapes.resize_with(room, || (Tape::new(model.layers().len()), Vec::new()));
         let tapes = &mut self.tapes[..self.used];
@@ -99,7 +99,8 @@ impl Steps {
         tapes.iter().map(|(tape, _)| tape.loss()).sum()
     }
 
-    /// Moves the weights by what [`Steps::measure`] has found, after `done` steps; retracts them where it is time.
+    /// Updates the weights by the gradient from [`Steps::measure`], after `done` steps; retracts the matrices if that
+    /// is due.
     pub(super) fn apply(&mut self, model: &mut Autoencoder, optimizer: &mut Optimizer, rate: f64, done: u64) {
         let tapes = &self.tapes[..self.used];
         self.orthogonality.prepare(model);
@@ -115,7 +116,7 @@ impl Steps {
         }
     }
 
-    /// What an epoch ends with, after `done` steps, before anything is measured.
+    /// Ends an epoch after `done` steps, before anything is measured: retracts the matrices if that is due.
     pub(super) fn end_epoch(&mut self, model: &mut Autoencoder, done: u64) {
         if self.orthogonality.is_due_at_end(done) {
             self.orthogonality.retract(model);

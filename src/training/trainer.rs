@@ -26,24 +26,24 @@ use crate::model::{
     Autoencoder, EpochLosses, Evaluation, Loss, ModelSpec, NormalizationKind, Normalizer, Statistics, TrainingReport,
 };
 
-/// A trained model and how it went. The caller fills `data_sha256`, `duration_seconds`, `job_id`.
+/// A trained model and its report. The caller fills `data_sha256`, `duration_seconds` and `job_id`.
 #[derive(Debug)]
 pub struct Trained {
     /// The best weights.
     pub model: Autoencoder,
-    /// How it went.
+    /// The training report.
     pub report: TrainingReport,
-    /// Of its codes, if these are not too long, and, where rows were held out, what scores need.
+    /// Statistics of the codes, if these are not too long, and, if rows were held out, what scores need.
     pub statistics: Option<Statistics>,
 }
 
 /// Why training ended without a model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TrainError {
-    /// The observer said so.
+    /// The observer stopped training.
     #[error("training was stopped")]
     Stopped,
-    /// Nothing to train on.
+    /// There are no training rows.
     #[error("there are no training rows, expected at least 1")]
     NoRows,
     /// The rows cannot be read.
@@ -52,97 +52,100 @@ pub enum TrainError {
     /// A feature that cannot be normalized.
     #[error(transparent)]
     Range(#[from] RangeTooLarge),
-    /// A feature that no row has.
+    /// A feature is missing in every row.
     #[error("{feature} is missing in every training row: leave it out, or send rows that have it")]
     NoValues {
         /// Its name, or its number from 1.
         feature: String,
     },
-    /// Cross-entropy wants [0, 1].
+    /// Cross-entropy needs values in [0, 1].
     #[error(
-        "binary cross-entropy wants values from 0 to 1 after normalization, training row {row} has {value} in {feature}: \
-         choose the normalization min-max or unit interval, or the squared error"
+        "binary cross-entropy needs values from 0 to 1 after normalization, training row {row} has {value} in \
+         {feature}: choose the normalization min-max or unit interval, or the squared error"
     )]
     OutsideUnitInterval {
-        /// From 1.
+        /// Row, from 1.
         row: u64,
         /// Its name, or its number from 1.
         feature: String,
-        /// Normalized.
+        /// The normalized value.
         value: f32,
     },
-    /// The same for a base, whose normalization and loss stay.
+    /// As [`TrainError::OutsideUnitInterval`], for a base, whose normalization and loss are fixed.
     #[error(
-        "binary cross-entropy, which the base has, wants values from 0 to 1 after the base's normalization, training row {row} \
-         has {value} in {feature}: train without a base, then the range is that of these rows"
+        "binary cross-entropy, the loss of the base, needs values from 0 to 1 after the base's normalization, \
+         training row {row} has {value} in {feature}: train without a base, so that the range is that of these rows"
     )]
     OutsideBase {
-        /// From 1.
+        /// Row, from 1.
         row: u64,
         /// Its name, or its number from 1.
         feature: String,
-        /// Normalized.
+        /// The normalized value.
         value: f32,
     },
-    /// The loss left the numbers, or all proportion.
+    /// The loss is not finite, or far too large.
     #[error(
         "training diverged: the loss of step {step} (epoch {epoch}) is {loss}; try a learning rate below {learning_rate}"
     )]
     Diverged {
-        /// From 1.
+        /// Epoch, from 1.
         epoch: u32,
-        /// From 1.
+        /// Step, from 1.
         step: u64,
-        /// What it was, per row.
+        /// The loss per row.
         loss: f64,
-        /// The peak rate.
+        /// Peak learning rate.
         learning_rate: f64,
     },
-    /// PCA failed.
+    /// The decomposition of PCA did not converge.
     #[error("the principal components of the training rows could not be computed: their values may be too large")]
     PcaBaseline,
-    /// A checkpoint that cannot be gone on from.
+    /// Training cannot resume from the checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The observer could not keep a checkpoint.
-    #[error("a checkpoint could not be kept: {0}")]
+    /// The observer could not save a checkpoint.
+    #[error("checkpoint not saved: {0}")]
     NotSaved(String),
 }
 
-/// A loss this many times that of the start is no bad batch any more: training fails.
+/// Training fails if a loss exceeds the initial loss by this factor: a bad batch does not explain it.
 const EXPLODED: f64 = 1e4;
-/// AdamW moves numbers by about its rate at each step, however small the rows are: errors of this many rates, of at most 1, are
-/// no divergence. Rows of subnormal numbers are learned badly by that, and a loss that grows without end passes it.
+/// AdamW changes numbers by about its learning rate per step, however small the rows are. So errors of up to this many
+/// learning rates, and at most 1, are no divergence. Rows of subnormal numbers are learned badly because of that; a
+/// loss that grows without bound exceeds it.
 const RATES_MAX: f64 = 100.0;
-/// An epoch whose loss is this many times the lowest of those before has lost what they had learned.
+/// An epoch whose loss exceeds the lowest of earlier epochs by this factor has lost what they had learned.
 const COLLAPSED: f64 = 3.0;
-/// What the learning rate is multiplied with when training begins again.
+/// Factor of the learning rate when training restarts.
 const RETRY_RATE: f64 = 0.25;
 
-/// Rows between two looks while the rows are gone through.
+/// Rows between two calls of the observer during a pass over the rows.
 const LOOK_ROWS: u64 = 10_000;
 
-/// Where training begins.
+/// Where training starts.
 #[derive(Clone, Debug)]
 pub enum Start {
-    /// With weights as the specification says.
+    /// From initial weights, as the specification defines.
     Fresh,
-    /// With the weights of a model, whose shape and normalization are kept.
+    /// From the weights of a model; its shape and normalization are kept.
     Model(Arc<Autoencoder>),
-    /// Where a checkpoint was taken, with the same specification, rows and base.
+    /// From a checkpoint, with the same specification, rows and base.
     Checkpoint(Vec<u8>, Option<Arc<Autoencoder>>),
 }
 
-/// Trains on `training`, measures on `test` (may be empty), on the threads of `pool`. `held_out` (row-major, may be empty) are
-/// rows of before: the first of them, at most as many as are held back of `training`, are measured on together with those.
-/// The result has the same bits for any number of threads, and wherever it was stopped and went on. Rows of 64 bits keep their
+/// Trains on `training` and evaluates on `test` (may be empty), on the threads of `pool`. `held_out` (row-major, may be
+/// empty) are held-out rows of earlier training. The first of them, at most as many as are held out of `training`, are
+/// evaluated together with those.
+///
+/// The result has the same bits for any number of threads, and after any stops and resumptions. 64-bit rows keep their
 /// digits: see `training/shift.rs`.
 ///
 /// # Errors
-/// See [`TrainError`]; [`TrainError::Stopped`] when `observer` says so.
+/// See [`TrainError`]; [`TrainError::Stopped`] if `observer` stops training.
 ///
 /// # Panics
-/// If the rows are not as wide as the specification says, or a model to begin with has other widths.
+/// If the rows are not as wide as the specification, or if a base has other widths.
 pub fn train(
     spec: &CheckedTrainSpec,
     training: &Arc<dyn RowSource>,
@@ -178,7 +181,7 @@ pub fn train(
     })
 }
 
-/// The same of rows of 32 bits.
+/// [`train`] for 32-bit rows.
 fn train_narrow(
     spec: &CheckedTrainSpec,
     training: &Arc<dyn RowSource>,
@@ -195,7 +198,7 @@ fn train_narrow(
     trainer.run(test, observer)
 }
 
-/// An error that speaks of values of shifted rows, of the values that came.
+/// Converts the values of shifted rows in an error back to input values.
 fn in_input_units(error: TrainError, shift: &[f64]) -> TrainError {
     match error {
         TrainError::Range(RangeTooLarge { feature, minimum, maximum }) => {
@@ -206,20 +209,20 @@ fn in_input_units(error: TrainError, shift: &[f64]) -> TrainError {
     }
 }
 
-/// At most `rows_max` of the rows (row-major, the newest first) that training on `training` holds out: what may be given to a
-/// later training as `held_out`. The widths may be left to a base.
+/// At most `rows_max` of the rows that training on `training` holds out (row-major, the newest first). A later training
+/// may use them as its `held_out`. A base may define the widths.
 pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usize) -> Result<Vec<f64>, SourceError> {
     let count = validation_rows(spec, training.count(), training.features(), &mut Vec::new());
     held_back_rows(training, count, spec.spec().seed, rows_max)
 }
 
 struct Trainer {
-    /// As asked for, with the length of the code that was chosen where that was left open.
+    /// The request, with the chosen code length if it was left open.
     spec: CheckedTrainSpec,
     loader: BatchLoader,
     held_back: ValidationRows,
     state: TrainingState,
-    /// What to begin with, and again.
+    /// The model to start from, also after a restart.
     base: Option<Arc<Autoencoder>>,
     model: Autoencoder,
     best: Option<Autoencoder>,
@@ -228,14 +231,14 @@ struct Trainer {
     baseline: PcaBaseline,
 }
 
-/// How an epoch ended.
+/// The result of an epoch.
 enum Epoch {
     Done,
     Diverged(TrainError),
 }
 
 impl Trainer {
-    /// Everything before the first step: split, normalization, PCA, first weights, and what the defaults come to.
+    /// Makes all preparations before the first step: split, normalization, PCA, initial weights, and defaults.
     #[expect(clippy::too_many_lines, reason = "one story from top to bottom")]
     fn prepare(
         asked: &CheckedTrainSpec,
@@ -275,7 +278,7 @@ impl Trainer {
                 assert_eq!(
                     base.spec().raw().widths,
                     asked.spec().widths,
-                    "a model to begin with has the widths asked for"
+                    "the base has the widths of the specification"
                 );
                 let (normalizer, model_spec) = (base.normalizer().clone(), base.spec().clone());
                 if model_spec.raw().loss == Loss::BinaryCrossEntropy {
@@ -363,7 +366,7 @@ impl Trainer {
         Ok(Self { spec, loader, held_back, state, base, model, best: None, optimizer, steps, baseline })
     }
 
-    /// As a checkpoint has it.
+    /// Restores a trainer from a checkpoint.
     fn resume(
         asked: &CheckedTrainSpec,
         source: &Arc<dyn RowSource>,
@@ -392,10 +395,11 @@ impl Trainer {
         Ok(Self { spec, loader, held_back, state, base, model, best, optimizer, steps, baseline })
     }
 
-    /// All epochs, then the figures.
+    /// Runs all epochs, then computes the figures of the report.
     fn run(mut self, test: &dyn RowSource, observer: &mut dyn Observer) -> Result<Trained, TrainError> {
         self.settle(observer)?;
-        // Asked before an epoch, not after it: who goes on from a checkpoint of its end asks too.
+        // Checked before each epoch, so that training that resumes from a checkpoint at the end of an epoch checks it,
+        // too.
         while self.state.epoch <= self.state.plan.epochs && self.is_patient() {
             match self.epoch(observer)? {
                 Epoch::Done => {}
@@ -420,9 +424,9 @@ impl Trainer {
                 let plain = linear::model(model.spec(), model.normalizer().clone(), &baseline.pca, spec.spec().seed);
                 let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
                 if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
-                    // They speak of what was trained.
+                    // These notes describe the model that is replaced.
                     state.notes.retain(|note| !["loss:", "hidden activation:"].iter().any(|of| note.starts_with(of)));
-                    state.notes.extend([note, "loss: squared error, as of a linear model".to_owned()]);
+                    state.notes.extend([note, "loss: squared error, as for every linear model".to_owned()]);
                     (of_model, by_feature) = figures(&plain, &pca)?;
                     model = plain;
                 }
@@ -467,7 +471,7 @@ impl Trainer {
         Ok(Trained { model, report, statistics })
     }
 
-    /// What only trials can tell: the learning rate, if it is to be found, and how many epochs a time budget is. Once.
+    /// Runs the trials, once: finds the learning rate, if requested, and the number of epochs for a time budget.
     fn settle(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         if self.state.settled {
             return Ok(());
@@ -485,13 +489,13 @@ impl Trainer {
             let validate = || evaluate(model, &|found| held_back.each(found), &Measured::default(), is_parallel(model));
             let note = bench.fit_budget(budget, &mut || validate().map(|_| ()))?;
             state.notes.push(note);
-            // What was measured once is not measured again, whatever happens.
+            // The measured result must not change when training resumes.
             self.save(observer)?;
         }
         Ok(())
     }
 
-    /// From where the state is to the end of its epoch.
+    /// Trains from the current position to the end of the epoch.
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<Epoch, TrainError> {
         self.loader.begin(self.state.epoch, self.state.rows_done)?;
         let mut batch = Batch::default();
@@ -502,9 +506,9 @@ impl Trainer {
             }
             let loss = self.steps.measure(&self.model, &self.loader, &batch, self.state.epoch);
             let per_row = loss / batch.len() as f64;
-            // A start may be a good one: then what the rows vary by is the measure.
+            // The initial weights may be good already: then the spread of the rows is the reference.
             let start = *self.state.loss_start.get_or_insert(per_row.max(self.state.spread));
-            // All that the rows vary by may be in one of them.
+            // A single row may have the whole spread.
             let of_one = self.state.spread * self.state.report.training_rows as f64 / batch.len() as f64;
             let error = (RATES_MAX * self.state.plan.learning_rate).min(1.0);
             let min_share = error * error * self.model.spec().features() as f64;
@@ -524,7 +528,7 @@ impl Trainer {
             self.tell(observer, epoch, training_loss, batch.len())?;
         }
         self.steps.end_epoch(&mut self.model, self.state.steps_done);
-        // A loss may hide it: some activations make a number of what is none.
+        // The loss may be finite although the weights are not: some activations map NaN to a number.
         if !is_finite(&self.model) {
             return Ok(Epoch::Diverged(diverged(&self.state, f64::NAN)));
         }
@@ -542,13 +546,13 @@ impl Trainer {
                 figures.as_ref().map(|figures| figures.squared_error).filter(|error| error.is_finite());
         }
         state.report.epochs.push(losses);
-        // One that is no number, a held-back row of enormous values makes it, tells nothing.
+        // A validation loss that is not finite, from a held-out row of enormous values, is ignored.
         if let Some(loss) = validation_loss.filter(|loss| loss.is_finite())
             && state.best_loss.is_none_or(|best| loss < best)
         {
             state.report.best_epoch = state.epoch;
             state.best_loss = Some(loss);
-            // What was held out has its share of bad rows, too: where these are not to count, the loss does not say what is best.
+            // With trimming, held-out rows also have bad rows, so their loss does not select the best weights.
             if self.spec.spec().regularization.trim == 0.0 {
                 match &mut self.best {
                     Some(best) => best.clone_from(&self.model),
@@ -559,13 +563,14 @@ impl Trainer {
         state.squared_error = figures.as_ref().map(|figures| figures.squared_error);
         state.explained_variance = figures.map(|figures| figures.explained_variance);
         let ended = state.epoch;
-        // The position of the next epoch, before anybody saves it.
+        // The position of the next epoch, set before the observer may save it.
         (state.epoch, state.rows_done, state.loss_sum) = (ended + 1, 0, 0.0);
         self.tell(observer, ended, training_loss, 0)?;
         Ok(Epoch::Done)
     }
 
-    /// Tells the observer where training is, after a step of so many rows or, with none, after an epoch; does what it says.
+    /// Reports the position to the observer, after a step of `step_rows` rows or, with 0, after an epoch. Then does
+    /// what the observer returns.
     fn tell(
         &mut self,
         observer: &mut dyn Observer,
@@ -597,7 +602,7 @@ impl Trainer {
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        // What becomes of that must not depend on when it is saved: the end of the epoch tells.
+        // The result must not depend on when it is saved: the check at the end of the epoch decides.
         if !is_finite(&self.model) {
             return Ok(());
         }
@@ -607,13 +612,13 @@ impl Trainer {
         observer.save(&bytes).map_err(TrainError::NotSaved)
     }
 
-    /// What the model does on the held-back rows, if there are any.
+    /// Evaluates the model on the held-out rows, if there are any.
     fn validate(&self) -> Result<Option<Evaluation>, SourceError> {
         let Some(pca) = self.state.validation_yardstick else { return Ok(None) };
         evaluate(&self.model, &|found| self.held_back.each(found), &pca, is_parallel(&self.model)).map(Some)
     }
 
-    /// Whether another epoch is worth it; a note if not.
+    /// Whether to train another epoch; adds a note if not.
     fn is_patient(&mut self) -> bool {
         let state = &mut self.state;
         let Some(patience) = self.spec.spec().patience_epochs else { return true };
@@ -625,24 +630,24 @@ impl Trainer {
         false
     }
 
-    /// Whether an epoch lost what those before it had learned: its loss is several times the lowest of theirs, and not only for
-    /// want of a better one to begin with.
+    /// Whether an epoch lost what earlier epochs had learned. Its loss exceeds their lowest loss by a factor, and also
+    /// a tenth of the initial loss.
     fn has_collapsed(&self, training_loss: f64) -> bool {
         let losses = self.state.report.epochs.iter().map(|epoch| epoch.training_loss);
         let lowest = losses.fold(f64::INFINITY, f64::min);
         training_loss > COLLAPSED * lowest && self.state.loss_start.is_some_and(|start| training_loss > 0.1 * start)
     }
 
-    /// A rate that was chosen for the caller may have been chosen wrong, once.
+    /// Training may restart once, if the learning rate was chosen by default.
     fn may_retry(&self) -> bool {
         self.spec.spec().optimizer.learning_rate.is_none() && !self.state.retried
     }
 
-    /// Fresh weights, and a smaller rate.
+    /// Restarts with initial weights and a smaller learning rate.
     fn begin_again(&mut self, error: &TrainError) {
         let state = &mut self.state;
         let rate = state.plan.learning_rate * RETRY_RATE;
-        state.notes.push(format!("{error}: began again with {rate}"));
+        state.notes.push(format!("{error}: restarted with learning rate {rate}"));
         (state.plan.learning_rate, state.report.learning_rate) = (rate, rate);
         state.report.epochs.clear();
         (state.epoch, state.rows_done, state.loss_sum) = (1, 0, 0.0);
@@ -661,14 +666,14 @@ impl Trainer {
     }
 }
 
-/// What everything is chosen by.
+/// The properties of the training rows that choices depend on.
 struct Seen {
     learner: Learner,
     columns: Columns,
     values: ValueKind,
 }
 
-/// Goes through the training rows, for as long as `go_on` says so.
+/// Examines the training rows; ends early if `go_on` fails.
 fn look_through(
     source: &dyn RowSource,
     split: &Split,
@@ -696,7 +701,7 @@ fn look_through(
     Ok(Seen { learner, columns, values })
 }
 
-/// The rows, without what is broken.
+/// The rows, with outliers clipped.
 fn clipped(source: &Arc<dyn RowSource>, limits: &[Limit]) -> Arc<dyn RowSource> {
     match limits {
         [] => Arc::clone(source),
@@ -704,7 +709,7 @@ fn clipped(source: &Arc<dyn RowSource>, limits: &[Limit]) -> Arc<dyn RowSource> 
     }
 }
 
-/// The same of rows in memory.
+/// Rows in memory, with outliers clipped.
 fn clipped_rows<'a>(rows: &'a [f32], features: usize, limits: &[Limit]) -> Cow<'a, [f32]> {
     let mut rows = Cow::Borrowed(rows);
     if !limits.is_empty() && !rows.is_empty() {
@@ -713,7 +718,7 @@ fn clipped_rows<'a>(rows: &'a [f32], features: usize, limits: &[Limit]) -> Cow<'
     rows
 }
 
-/// The specification with the length of the code, and a note of it where that was chosen here.
+/// The request with the code length, and a note if the length was chosen here.
 fn with_code_length(
     asked: &CheckedTrainSpec,
     source: &dyn RowSource,
@@ -724,23 +729,23 @@ fn with_code_length(
     let bounds = asked.code_length_bounds();
     let Choice { length, explained, rows } =
         code_length::choose(source, split, normalizer, share, bounds, asked.spec().seed)?;
-    let short = if explained < share && length == bounds.1 { ", the most that is possible here" } else { "" };
+    let short = if explained < share && length == bounds.1 { ", the maximum here" } else { "" };
     let note = format!(
-        "code length: {length}{short}: as many principal components explain {:.2} % of the variance of {rows} training rows, {} % \
-         were asked for",
+        "code length: {length}{short}: as many principal components explain {:.2} % of the variance of {rows} \
+         training rows, {} % requested",
         100.0 * explained,
         100.0 * share
     );
     Ok((asked.with_code_length(length), Some(note)))
 }
 
-/// How much of the training rows is missing.
+/// A note on the share of missing values.
 fn missing_note(learner: &Learner) -> Option<String> {
     let percent = 100.0 * learner.missing_share();
-    (percent > 0.0).then(|| format!("missing values: {percent:.2} % of those of the training rows"))
+    (percent > 0.0).then(|| format!("missing values: {percent:.2} % of the values of the training rows"))
 }
 
-/// What the training rows come to.
+/// The normalizer that the training rows give.
 fn fresh_normalizer(
     spec: &CheckedTrainSpec,
     learner: &Learner,
@@ -748,7 +753,7 @@ fn fresh_normalizer(
     values: ValueKind,
     shift: Option<&[f64]>,
 ) -> Result<Normalizer, TrainError> {
-    // Where a range is given, the same was subtracted from all features.
+    // With a given range, all features have the same shift.
     let by = shift.and_then(|shift| shift.first()).copied().unwrap_or(0.0);
     let shifted = |value: f32| (f64::from(value) - by) as f32;
     let eight_bits = (values == ValueKind::Pixels { eight_bits: true }).then_some((0.0, 255.0));
@@ -762,7 +767,7 @@ fn fresh_normalizer(
     }
 }
 
-/// PCA, for as long as `go_on` says so.
+/// Fits PCA; ends early if `go_on` returns false.
 fn fit_yardstick(
     source: &dyn RowSource,
     split: &Split,
@@ -783,12 +788,12 @@ fn fit_yardstick(
     }
 }
 
-/// A base as training begins with it: the order of its codes is that of this training.
+/// The base as the initial model, with the code order of this training.
 fn begun(base: &Autoencoder, spec: &CheckedTrainSpec) -> Autoencoder {
     base.clone().with_ordered_code(spec.spec().regularization.orders_codes())
 }
 
-/// A model with the first weights that are asked for, or that are affordable.
+/// A model with initial weights as requested, or as affordable.
 fn first_weights(
     spec: &CheckedTrainSpec,
     model: ModelSpec,
@@ -798,7 +803,7 @@ fn first_weights(
 ) -> Autoencoder {
     let initialization = match spec.spec().initialization {
         None if !init::orthogonal_is_cheap(&model) => {
-            notes.push("first weights: Glorot, orthogonal ones would take long at these widths".to_owned());
+            notes.push("initialization: Glorot, since orthogonal weights would take long at these widths".to_owned());
             Initialization::Glorot
         }
         _ => spec.initialization(),
@@ -838,7 +843,7 @@ fn check_unit_interval(
     if (0..source.features()).all(fits) {
         return Ok(());
     }
-    // Which row it is has to be looked for.
+    // Search for the row, to name it in the error.
     each_training_row(source, split, &mut |row, values| {
         for (feature, x) in values.iter().enumerate() {
             let value = normalizer.value(feature, *x);

@@ -1,4 +1,4 @@
-//! Trials on a copy of the model, before training begins: what cannot be known without them.
+//! Trials on a copy of the model before training starts: the learning rate sweep, and the timing for a time budget.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use super::source::SourceError;
 use super::steps::Steps;
 use crate::model::Autoencoder;
 
-/// How long steps are timed, at most, and as a share of the budget.
+/// Longest time for timing steps, and its largest share of the budget.
 const TIMED: Duration = Duration::from_secs(2);
 const TIMED_SHARE: u32 = 20;
-/// Share of a budget that is planned with: what comes after training takes time too.
+/// Share of a budget that is used for training: the evaluation after training also takes time.
 const PLANNED: f64 = 0.95;
-/// A budget never becomes more epochs than this: rows so few are known by heart long before.
+/// Largest number of epochs for a time budget: a model overfits so few rows long before.
 const EPOCHS_MAX: f64 = 1000.0;
 
-/// What trials are made with.
+/// The arguments of trials.
 pub(super) struct Bench<'a> {
     pub(super) spec: &'a TrainSpec,
     pub(super) loader: &'a mut BatchLoader,
-    /// As it begins; trials leave it alone.
+    /// The initial model; trials do not change it.
     pub(super) model: &'a Autoencoder,
     pub(super) steps: &'a mut Steps,
     pub(super) plan: &'a mut Plan,
@@ -33,7 +33,7 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// A range test (Smith 2017); a note of what it found. Where it finds nothing the rate stays.
+    /// Runs a range test (Smith 2017) and returns a note on its result. Without a result, the rate stays.
     pub(super) fn find_learning_rate(&mut self) -> Result<String, TrainError> {
         let mut sweep = Sweep::default();
         self.run(&mut |loss, _| if sweep.add(loss?) { sweep.rate() } else { None }, sweep_start())?;
@@ -46,7 +46,8 @@ impl Bench<'_> {
         })
     }
 
-    /// Makes a number of epochs of a time budget; a note of it. `validate` is what ends an epoch.
+    /// Sets the number of epochs that fits a time budget, and returns a note. `validate` is the evaluation at the end
+    /// of an epoch.
     pub(super) fn fit_budget(
         &mut self,
         budget: Duration,
@@ -57,7 +58,7 @@ impl Bench<'_> {
         let rate = self.plan.learning_rate;
         self.run(
             &mut |_, now| {
-                // The first step asks for memory, which the others have.
+                // The first step allocates memory, which later steps reuse.
                 if steps == 0 {
                     begun = now;
                 }
@@ -83,14 +84,14 @@ impl Bench<'_> {
             self.plan.epochs = (left / seconds_per_epoch).clamp(1.0, EPOCHS_MAX) as u32;
         }
         Ok(format!(
-            "epochs: {}, what a budget of {budget:?} was worth here, {seconds_per_epoch:.3} s each; for the same bits ask for as \
-             many epochs",
+            "epochs: {}, which fit a time budget of {budget:?} here, {seconds_per_epoch:.3} s each; for the same \
+             bits, request this number of epochs",
             self.plan.epochs
         ))
     }
 
-    /// Steps on a copy, the first with `rate`, for as long as `next(loss per row, time)` gives another one. A loss of `None`
-    /// is none that is a number.
+    /// Steps on a copy, the first with `rate`, while `next(loss per row, time)` returns another rate. The loss is
+    /// `None` if it is not finite.
     fn run(
         &mut self,
         next: &mut dyn FnMut(Option<f64>, Duration) -> Option<f64>,
@@ -124,7 +125,7 @@ impl Bench<'_> {
     }
 }
 
-/// Steps that are timed at most: a clock that stands still ends there too.
+/// Largest number of timed steps: ends the timing even if the clock stands still.
 const STEPS_MAX: u32 = 2000;
 
 fn sweep_start() -> f64 {

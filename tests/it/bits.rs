@@ -1,10 +1,10 @@
-//! A row's result is the same bits alone and in any batch.
+//! A row's result has the same bits alone and in any batch.
 
 use halfhitch::rpc::pb;
 
 use crate::support::{matrix, newest, numbers, sample, served, temporary_store, version};
 
-/// Encodes and decodes row 0 in batches of many sizes, at several positions; every size that fails is printed.
+/// Encodes and decodes row 0 in batches of many sizes, at several positions; prints every size that fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_is_the_same_in_every_batch() {
     for widths in [&[20, 12, 5][..], &[7, 3], &[33, 50, 17, 9]] {

@@ -1,4 +1,4 @@
-//! However long what a caller sends is, the status that answers it stays short: clients lose those that are not.
+//! Error statuses stay short, however long the request: clients cannot receive a status whose headers are too large.
 
 use std::fmt::Debug;
 
@@ -9,7 +9,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::{TestServer, collected, matrix, question, sample, served, spec, temporary_store};
 
-/// All headers of a status.
+/// Maximum size of all headers of a status.
 const STATUS_BYTES_MAX: usize = 4096;
 
 #[track_caller]
@@ -37,7 +37,7 @@ async fn train(server: &TestServer, messages: Vec<pb::TrainRequest>) -> Status {
     }
 }
 
-/// Specifications of which everything is long.
+/// Sends training specifications in which every text is long.
 async fn check_training(server: &TestServer, long: &str) {
     let base = || spec("n", &[6, 2]);
     let specs = [
@@ -115,7 +115,7 @@ async fn every_call_is_refused_in_few_words() {
         }
         let page = || (10, long.clone());
         let (page_size, page_token) = page();
-        // Any text may be the last name of a page; it is answered, or refused.
+        // Any text can be a page token; the call succeeds or fails with a short status.
         if let Err(status) = models.list_models(pb::ListModelsRequest { page_size, page_token }).await {
             check_status("ListModels", &status);
         }
@@ -143,13 +143,13 @@ async fn every_call_is_refused_in_few_words() {
         check_training(&server, &long).await;
         let names = pb::Matrix { column_names: vec![long.clone(); 6], ..matrix(6, &sample(2, 6, 1)) };
         let request = pb::EncodeRequest { model: named("m", None), rows: Some(names), ..Default::default() };
-        // The model has no names: they do not matter.
+        // The model has no feature names, so these names do not matter.
         rows.encode(request).await.expect("encodes");
     }
     server.stop().await;
 }
 
-/// What of a specification is set, in short.
+/// The fields of a specification that are set, abbreviated.
 trait EncodedFields {
     fn encoded_fields(&self) -> String;
 }

@@ -1,4 +1,4 @@
-//! EncodeStream and DecodeStream: bits and order of single calls, bounded whatever the reader does.
+//! EncodeStream and DecodeStream: same bits and order as single calls, and bounded memory, however slow the reader.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn decode(model: Option<pb::ModelRef>, columns: usize, codes: &[f32]) -> pb::Dec
     pb::DecodeStreamRequest { model, codes: Some(matrix(columns, codes)), ..Default::default() }
 }
 
-/// All answers, and how the stream ended.
+/// All responses, and the end of the stream.
 async fn encoded(
     mut client: AutoencoderServiceClient<Channel>,
     questions: impl Stream<Item = pb::EncodeStreamRequest> + Send + 'static,
@@ -44,7 +44,7 @@ async fn encoded(
     collected(client.encode_stream(questions).await.expect("errors come in the stream").into_inner()).await
 }
 
-/// The handlers over a model `name` that is not trained, with the queue in sight.
+/// The handlers with an untrained model `name`, and access to the queue.
 struct Inside {
     address: SocketAddr,
     batcher: Batcher,
@@ -63,7 +63,7 @@ impl Inside {
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = incoming.local_addr().expect("bound");
         let service = AutoencoderServiceServer::new(api).max_decoding_message_size(64 << 20);
-        // There is no gate, which would say who calls.
+        // The server has no authentication layer here, so set the caller.
         let anybody = |mut request: Request<()>| {
             request.extensions_mut().insert(Caller::anybody());
             Ok(request)
@@ -77,7 +77,7 @@ impl Inside {
         AutoencoderServiceClient::new(channel(self.address).await).max_decoding_message_size(64 << 20)
     }
 
-    /// Rows computed, once nothing waits and no more are computed for a while.
+    /// The number of computed rows, once the queue is empty and the number is stable.
     async fn settled(&self) -> u64 {
         let until = Instant::now() + Duration::from_mins(1);
         let mut before = self.batcher.stats();
@@ -147,14 +147,14 @@ async fn an_error_ends_the_stream_after_the_answers_before_it_and_names_its_mess
             "5 columns",
         ),
         (vec![good(newest("here")), encode(None, 6, &broken)], 1, "message 2: ", "row 2, column 3"),
-        (vec![good(newest("here")), good(newest("there"))], 1, "message 2: ", "another one"),
+        (vec![good(newest("here")), good(newest("there"))], 1, "message 2: ", "differs from the first message"),
         (vec![good(newest("here")), pb::EncodeStreamRequest::default()], 1, "message 2: ", "rows: is not set"),
         (vec![good(None)], 0, "message 1: ", "model: is not set"),
         (
             vec![good(newest("here")), pb::EncodeStreamRequest { code_length: 2, ..good(None) }],
             1,
             "message 2: ",
-            "code_length: is another one",
+            "code_length: differs from the first message",
         ),
     ];
     for (questions, answered, number, text) in cases {
@@ -172,7 +172,7 @@ async fn an_error_ends_the_stream_after_the_answers_before_it_and_names_its_mess
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("the newest version of here is 1"), "{status:?}");
 
-    // Nothing asked, nothing answered; and whoever repeats the model means the same one.
+    // An empty stream has no responses. A later message that repeats the model means the same model.
     let (given, end) = encoded(client.clone(), tokio_stream::iter([])).await;
     assert!(given.is_empty() && end.is_ok(), "{end:?}");
     let (given, end) = encoded(client, tokio_stream::iter([good(newest("here")), good(newest("here"))])).await;
@@ -180,7 +180,7 @@ async fn an_error_ends_the_stream_after_the_answers_before_it_and_names_its_mess
     server.stop().await;
 }
 
-/// `count` messages of `rows` rows of 8 numbers, all to be decoded by version 1 of `name`; how many were taken so far.
+/// `count` messages of `rows` rows of 8 numbers, for version 1 of `name`. Also returns a counter of the messages read.
 fn many_codes(
     name: &'static str,
     rows: usize,
@@ -201,8 +201,8 @@ fn many_codes(
     (questions, sent)
 }
 
-/// A client that sends 100 messages and reads nothing: at most `computed_max` of them are computed. Then it reads, and
-/// gets all of them.
+/// A client sends 100 messages and reads nothing: the server computes at most `computed_max`. Then the client reads,
+/// and receives all of them.
 async fn check_reader_who_pauses(rows: usize, computed_max: u64) {
     let store = temporary_store();
     let server = Inside::start(store.path(), "paused", &[64, 8], BatchingConfig::default());
@@ -220,13 +220,13 @@ async fn check_reader_who_pauses(rows: usize, computed_max: u64) {
     server.stop().await;
 }
 
-/// The client's end takes 2 MiB of answers by itself, 8 of these; 8 are computed ahead; the transport holds a few.
+/// The client's transport buffers 2 MiB, which is 8 responses; the server computes 8 ahead; its transport holds a few.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_who_pauses_stops_the_reading_of_messages() {
     check_reader_who_pauses(1024, 20).await;
 }
 
-/// Question and answer are 4.5 MiB: one of them is all that is read ahead.
+/// A request or response has 4.5 MiB: the server reads only one ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_who_pauses_stops_the_reading_of_bytes() {
     check_reader_who_pauses(16 * 1024, 4).await;
@@ -255,7 +255,7 @@ async fn bulk_waits_for_room_and_leaves_some() {
     let store = temporary_store();
     let batching = BatchingConfig { queue_rows_max: 100, batch_rows_max: 64, ..BatchingConfig::default() };
     let server = Inside::start(store.path(), "narrow", &[512, 256, 8], batching);
-    // A reader who never comes back takes no room from the others.
+    // A reader that stops reading takes no capacity from the others.
     let (questions, _) = many_codes("narrow", 40, 1_000);
     let paused = server.client().await.decode_stream(questions).await.expect("opens");
     let streams: Vec<_> = (0..6)
@@ -310,13 +310,13 @@ async fn a_stop_answers_what_was_read_and_ends_the_stream() {
     let stopped = tokio::spawn(server.stop());
     let status = answers.message().await.expect_err("the server stops");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    assert!(status.message().contains("what was answered stands"), "{status:?}");
+    assert!(status.message().contains("responses already sent are valid"), "{status:?}");
     drop((ask, answers, client));
     stopped.await.expect("stops in order");
     assert!(started.elapsed() < Duration::from_secs(10), "an open stream kept the server for {:?}", started.elapsed());
 }
 
-/// Streams that are at work when the server stops: every answer is right, and the end is a good one or UNAVAILABLE.
+/// Streams in progress when the server stops: every response is correct, and the status is OK or UNAVAILABLE.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
     let store = temporary_store();
@@ -358,7 +358,7 @@ async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
     }
 }
 
-/// A version that goes while a stream uses it: the stream ends as a single call would.
+/// A version is deleted while a stream uses it: the stream ends with the error of a single call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_stays_with_its_version_and_ends_with_it() {
     let store = temporary_store();

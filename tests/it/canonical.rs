@@ -1,4 +1,4 @@
-//! Codes that can be cut short: canonical ones, and those of nested dropout.
+//! Truncated codes: canonical codes, and those of nested dropout.
 
 use halfhitch::rpc::pb;
 use halfhitch::store::{LocalStore, ModelStore};
@@ -19,7 +19,7 @@ async fn trained(server: &TestServer, name: &str) {
     train(&mut server.autoencoder().await, spec, &sample(300, 8, 7)).await.expect("trains");
 }
 
-/// The newest version, and then one more.
+/// Canonicalizes the newest version, which creates another one.
 async fn canonicalized(server: &TestServer, name: &str) -> pb::CanonicalizeModelVersionResponse {
     let request = pb::CanonicalizeModelVersionRequest { model: newest(name) };
     server.models().await.canonicalize_model_version(request).await.expect("makes one").into_inner()
@@ -59,7 +59,7 @@ async fn a_canonical_version_reconstructs_the_same_and_its_codes_can_be_cut_shor
     for (short, whole) in short.chunks_exact(3).zip(whole.chunks_exact(4)) {
         assert_eq!(short, &whole[..3]);
     }
-    // What is missing is average.
+    // A missing code number counts as 0.
     let mut filled = whole.clone();
     filled.iter_mut().skip(3).step_by(4).for_each(|value| *value = 0.0);
     let decode = |columns, codes: &[f32]| pb::DecodeRequest {
@@ -106,7 +106,7 @@ async fn what_cannot_be_is_refused() {
     models.canonicalize_model_version(request.clone()).await.expect("makes one");
     let refused = models.canonicalize_model_version(request).await.expect_err("done");
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("already"), "{refused}");
-    // Completed it would be more than waits: refused before it takes that room.
+    // After completion the codes would exceed the queue: rejected before allocating.
     let many = pb::DecodeRequest {
         model: version("m", 2),
         codes: Some(matrix(1, &vec![0.0; 70_000])),
@@ -140,7 +140,7 @@ async fn streams_cut_codes_short_and_take_short_ones_as_single_calls_do() {
     let mut client = server.autoencoder().await;
 
     let pieces: Vec<Vec<f32>> = (1..=3).map(|i| sample(40 * i, 8, i as u64)).collect();
-    // Left out, and repeated.
+    // Messages without a model, and messages that repeat it.
     let lengths = [3, 0, 3];
     let mut model = newest("m");
     let questions: Vec<_> =
@@ -155,7 +155,7 @@ async fn streams_cut_codes_short_and_take_short_ones_as_single_calls_do() {
         assert_eq!(answer.codes.as_ref().map(|codes| codes.columns), Some(3));
     }
 
-    // Each message may have another length.
+    // Each message can have another code length.
     let codes: Vec<_> = [3, 1, 4].into_iter().map(|length| matrix(length, &sample(30, length, 5))).collect();
     let questions: Vec<_> = codes
         .iter()
@@ -192,8 +192,8 @@ async fn streams_refuse_what_single_calls_refuse() {
     let cases = [
         (vec![first(1, 3)], 0, Code::FailedPrecondition, "canonicalize"),
         (vec![first(2, 5)], 0, Code::InvalidArgument, "code_length: is 5, expected at most 4"),
-        (vec![first(2, 3), later(3), later(2)], 2, Code::InvalidArgument, "code_length: is another one"),
-        (vec![first(2, 0), later(3)], 1, Code::InvalidArgument, "code_length: is another one"),
+        (vec![first(2, 3), later(3), later(2)], 2, Code::InvalidArgument, "code_length: differs"),
+        (vec![first(2, 0), later(3)], 1, Code::InvalidArgument, "code_length: differs"),
     ];
     for (questions, answered, code, text) in cases {
         let answers = client.encode_stream(tokio_stream::iter(questions)).await.expect("opens").into_inner();

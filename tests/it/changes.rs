@@ -1,4 +1,4 @@
-//! What never changed in training and changes later is an alarm, at any length of the code.
+//! A change in a column that was constant in training is an alarm, for any code length.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ fn trained(
         hidden_activation: hidden,
         normalization: Some(kind),
         initialization: Some(Initialization::Pca),
-        // PCA is all that is wanted: without normalization other steps diverge.
+        // The test needs only the PCA start: without normalization, further steps would diverge.
         optimizer: OptimizerSpec { learning_rate: Some(1e-7), ..OptimizerSpec::default() },
         epochs: Some(2),
         missing_values: missing,
@@ -59,14 +59,14 @@ fn trained(
     let trained = train(&spec, &(rows as _), &[], &none, Start::Fresh, &pool, &mut go_on).expect("trains");
     let statistics = trained.statistics.expect("a short code");
     assert_eq!(statistics.calibration.len(), 100);
-    // Through its file, as a server has it.
+    // Through the file format, as a server loads it.
     let artifact = Artifact { model: trained.model, report: None, statistics: Some(statistics), sha256: String::new() };
     let read = Artifact::from_bytes(&artifact.to_bytes()).expect("reads");
     assert_eq!(read.statistics, artifact.statistics);
     (read.model, read.statistics.expect("kept"))
 }
 
-/// Score of a row, whether it is an alarm, and its first reason.
+/// Score of a row, whether it is an alarm, and the index of its first reason.
 fn judged(model: &Autoencoder, statistics: &Statistics, row: &[f32]) -> (f32, bool, usize) {
     let scorer = Scorer::new(statistics).expect("statistics");
     let mut lanes = PanelMatrix::zeros(1, FEATURES);
@@ -108,7 +108,7 @@ fn a_broken_relation_is_an_alarm_at_any_code_length() {
         for (i, row) in rows.chunks_exact(FEATURES).enumerate() {
             let column = if i % 2 == 0 { TOTAL } else { OTHER_UNIT };
             let mut changed = row.to_vec();
-            // The columns spread by about 5: a thousandth of that.
+            // A thousandth of the columns' spread of about 5.
             changed[column] += if i % 4 < 2 { 5e-3 } else { -5e-3 };
             assert!(judged(&model, &statistics, &changed).1, "code {code}, column {column}");
         }
@@ -126,7 +126,7 @@ fn usual_rows_change_nothing() {
         let threshold = statistics.threshold(RATE).expect("100 held-out rows");
         let alarms = (0..400).filter(|row| scorer.combined([0, 1, 2].map(|j| figures.at(*row, j))) > threshold).count();
         assert!((0..400).all(|row| figures.at(row, 2) == 0.0), "code {code}");
-        // 4 are expected; the 99.99 % bound of the beta-binomial with 100 held-out rows is 36.
+        // Expected: 4. The 99.99 % bound of the beta-binomial with 100 held-out rows is 36.
         assert!(alarms < 37, "code {code}: {alarms}");
     }
 }
@@ -145,7 +145,7 @@ fn nonlinear_models_and_missing_values_see_changes_too() {
             assert!(alarm && first == column, "code {code}, column {column}: {alarm} {first}");
             changed[column] = f32::NAN;
             let (score, ..) = judged(&model, &statistics, &changed);
-            // It has no error either.
+            // A missing value adds no error.
             assert!(score <= 1.001 * usual, "what is missing is no change: {score} {usual}");
         }
     }

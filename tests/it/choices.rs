@@ -1,5 +1,5 @@
-//! What the server chooses and tells by itself: the length of a code, what becomes of broken values, which columns are lost, and
-//! which row of a file is wrong.
+//! Automatic choices and notes of the server: code length, broken values, columns that the code loses, and the invalid
+//! row of a file.
 
 use halfhitch::rpc::pb;
 use tonic::Code;
@@ -31,13 +31,13 @@ fn notes(version: &pb::ModelVersion) -> &[String] {
 async fn a_code_length_that_nobody_chose_comes_from_the_spectrum() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
-    // Near a plane of 4 dimensions, with little noise.
+    // Rows near a plane of 4 dimensions, with little noise.
     let rows = sample(300, FEATURES, 7);
     let version = trained_version(&server, spec("m", &[FEATURES as u32, 0]), &rows).await;
     let length = *widths(&version).last().expect("widths");
     assert!((1..=4).contains(&length), "{:?}", widths(&version));
     let note = notes(&version).iter().find(|note| note.starts_with("code length: ")).expect("told");
-    assert!(note.starts_with(&format!("code length: {length}: ")) && note.contains("95 % were asked for"), "{note}");
+    assert!(note.starts_with(&format!("code length: {length}: ")) && note.contains("95 % requested"), "{note}");
 
     let mut whole = spec("whole", &[FEATURES as u32, 6, 0]);
     whole.explained_share = Some(1.0);
@@ -94,7 +94,7 @@ async fn one_broken_value_neither_ruins_a_column_nor_the_figures() {
     assert!(shares.iter().all(|share| *share > 0.8 && *share <= 1.0), "{shares:?}");
     assert!(validation.squared_error < 10.0 && validation.explained_variance > 0.8, "{validation:?}");
 
-    // Clean rows come back, and a broken one is an alarm that harms no other.
+    // Clean rows are reconstructed well. A broken row is an alarm and does not affect others.
     let mut client = server.autoencoder().await;
     let request =
         pb::ReconstructRequest { model: newest("auto"), rows: Some(matrix(FEATURES, &clean)), ..Default::default() };
@@ -137,7 +137,7 @@ async fn an_extreme_row_gets_its_own_verdict() {
             assert_eq!(with.scores[row].to_bits(), without.scores[row].to_bits(), "row {row}");
             assert_eq!(with.reasons[row], without.reasons[row], "row {row}");
         }
-        // What has no verdict fails its request, and says which row it is, from 1.
+        // A row that cannot be reconstructed fails its request; the error names the row, from 1.
         let request = pb::ReconstructRequest {
             model: newest("m"),
             rows: Some(float_matrix(FEATURES, &rows)),
@@ -164,7 +164,7 @@ fn the_command_line_needs_no_code_length_and_names_rows_of_the_file() {
         std::fs::write(&path, lines.collect::<String>()).expect("writes");
         path.to_str().expect("text").to_owned()
     };
-    // The sixth column is lost: noise of its own, in one row of ten.
+    // Column 4 looks like a label: it is 1 in one row of ten, otherwise 0.
     let mut rows = sample(600, FEATURES, 7);
     rows.chunks_exact_mut(FEATURES).enumerate().for_each(|(i, row)| row[3] = f32::from(u8::from(i % 10 == 3)));
     let training = write("training.csv", &rows);
@@ -180,14 +180,14 @@ fn the_command_line_needs_no_code_length_and_names_rows_of_the_file() {
     };
     let (trained, said, error) = run(&["train", "m", &training, "--epochs", "5"], None);
     assert!(trained, "{error}");
-    assert!(said.contains("note: code length: ") && said.contains("R² by feature, the worst first: "), "{said}");
-    assert!(said.contains("columns that look like labels (0 and 1 alone): column 4"), "{said}");
+    assert!(said.contains("note: code length: ") && said.contains("R² by feature, lowest first: "), "{said}");
+    assert!(said.contains("columns that look like labels (only 0 and 1): column 4"), "{said}");
     let (trained, said, error) = run(&["train", "m", "-", "--epochs", "2", "--explain", "0.5"], Some(&training));
-    assert!(trained && said.contains("50 % were asked for"), "{said} {error}");
+    assert!(trained && said.contains("50 % requested"), "{said} {error}");
     let (shown, said, error) = run(&["models", "show", "m"], None);
-    assert!(shown && said.contains("R² by feature, the worst first: "), "{said} {error}");
+    assert!(shown && said.contains("R² by feature, lowest first: "), "{said} {error}");
 
-    // Blocks of 32,768 rows: the row is in the second.
+    // The command sends blocks of 32,768 rows: the row is in the second.
     let mut many: Vec<f32> = sample(40_000, FEATURES, 9);
     many[35_000 * FEATURES + 1] = 1e30;
     let many = write("many.csv", &many);

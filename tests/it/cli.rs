@@ -1,4 +1,4 @@
-//! The command line, as people and scripts use it.
+//! The command line, as users and scripts call it.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -88,7 +88,7 @@ fn a_file_is_trained_encoded_decoded_and_reconstructed() {
     assert_eq!(read("errors.csv").lines().count(), 400);
     let to_output = succeeds(&server, folder.path(), &["encode", "plane", "rows.csv"]);
     assert_eq!(to_output.lines().count(), 400);
-    // The same rows beside others, in a file with names.
+    // The same rows with another column, in a file with names.
     let wide = read("rows.csv").lines().map(|line| ["x,", line, "\n"].concat()).collect::<String>();
     std::fs::write(
         at("wide.csv"),
@@ -177,7 +177,7 @@ fn settings_are_printed_with_where_they_came_from() {
     assert!(line("listen").ends_with("# default"), "{text}");
 }
 
-/// The figure of the README: held-out digits from codes of 8 numbers, beside PCA with 8 components.
+/// The published figure: held-out digits from codes of 8 numbers, compared with PCA of 8 components.
 #[test]
 fn the_quickstart_beats_pca_on_held_out_digits() {
     for seed in ["1", "2", "3"] {
@@ -189,7 +189,7 @@ fn the_quickstart_beats_pca_on_held_out_digits() {
     }
 }
 
-/// One linear layer comes to what PCA does.
+/// One linear layer matches PCA.
 #[test]
 fn a_linear_model_of_the_digits_is_within_one_percent_of_pca() {
     let store = temporary_store();
@@ -219,7 +219,7 @@ fn a_linear_model_of_the_digits_is_within_one_percent_of_pca() {
     }
 }
 
-/// A client that is killed while it uploads comes back with its key; the rows are exactly those of an undisturbed upload.
+/// A client that is killed during an upload resumes with its key; the rows equal those of an undisturbed upload.
 #[test]
 fn a_killed_client_resumes_its_upload() {
     let store = temporary_store();
@@ -256,7 +256,7 @@ fn open_jobs(server: &ServerProcess, folder: &Path) -> Vec<Value> {
     jobs.filter(|job| job["state"] == "JOB_STATE_UPLOADING").collect()
 }
 
-/// Many mistakes in files leave nothing behind that would keep others from training.
+/// Failed trainings with invalid files do not use up quotas that others need.
 #[test]
 fn a_train_whose_file_is_broken_cancels_its_job() {
     let (store, folder) = (temporary_store(), temporary_store());
@@ -276,13 +276,13 @@ fn a_train_whose_file_is_broken_cancels_its_job() {
     assert_eq!(open_jobs(&server, folder.path()), Vec::<Value>::new());
 }
 
-/// Ctrl-C while rows are sent: the job goes, unless a key was given to come back with.
+/// Ctrl-C while rows are sent cancels the job, unless a key was given to resume it.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_train_cancels_its_job_or_says_how_to_go_on() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
-    // More chunks than are on their way at a time.
+    // More chunks than can be in flight.
     let row = "0.25,0.5,0.75,1.5,2.5,3.5,4.5,5.5\n";
     std::fs::write(folder.path().join("many.csv"), row.repeat(600_000)).expect("writes");
     for (key, expected, left) in [(None, "is canceled", 0), (Some("again"), "idempotency key again", 1)] {
@@ -304,7 +304,7 @@ fn an_interrupted_train_cancels_its_job_or_says_how_to_go_on() {
             assert!(tries < 1000, "no upload was seen");
             std::thread::sleep(Duration::from_millis(5));
         }
-        // The upload cannot end meanwhile.
+        // The stopped server keeps the upload from ending.
         server.signal("STOP");
         let id = child.id().to_string();
         assert!(std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill exists").success());

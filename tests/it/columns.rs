@@ -1,4 +1,4 @@
-//! Columns have names: rows are matched with a model's features by name, on the wire and in every command.
+//! Column names: rows are matched to a model's features by name, in the API and in every command.
 
 use std::path::Path;
 
@@ -14,14 +14,14 @@ use crate::support::{
 };
 
 const NAMES: [&str; 6] = ["temp", "pressure", "flow", "volt", "amp", "rpm"];
-/// Where each feature is in the rows of these tests that have another order.
+/// The position of each feature in the reordered rows of these tests.
 const ORDER: [usize; 6] = [5, 4, 3, 2, 1, 0];
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// The rows with their columns in the order of `ORDER`, and before them one that no model has.
+/// The rows in the order of `ORDER`, after an extra column that no model has.
 fn with_extra(values: &[f32]) -> Vec<f32> {
     values.chunks(6).enumerate().flat_map(|(i, row)| [vec![i as f32], reordered(row)].concat()).collect()
 }
@@ -77,7 +77,7 @@ async fn another_order_of_columns_gives_the_same_bits() {
     let floats = pb::Matrix { column_names: reordered_names(), ..float_matrix(6, &values) };
     let answer = encode(&mut client, "named", Some(floats)).await.expect("encodes");
     assert_eq!(bits(answer.codes), bits(plain.codes.clone()));
-    // Without names of one or the other, by position.
+    // If the model or the rows have no names, columns are matched by position.
     let plain_model = encode(&mut client, "plain", Some(matrix(6, &rows))).await.expect("encodes");
     let answer = encode(&mut client, "plain", named(6, &rows, reordered_names())).await.expect("encodes");
     assert_eq!(bits(answer.codes), bits(plain_model.codes));
@@ -110,7 +110,7 @@ async fn results_come_in_the_order_of_the_request() {
         } else {
             assert!(kept.is_empty() && answer.notes.is_empty());
         }
-        // What is there comes back as it was, at its own place.
+        // Present values are returned unchanged, in their own positions.
         let mut gaps = values.clone();
         gaps[columns - 1] = f32::NAN;
         let request = pb::ImputeRequest {
@@ -153,15 +153,15 @@ async fn features_without_a_column_are_refused_by_name() {
     let twice = names(&["temp", "temp", "flow", "volt", "amp", "rpm"]);
     check_refused(encode(&mut client, "named", named(6, &rows, twice)).await, &["columns 1 and 2", "\"temp\""]);
     let few = names(&["temp"]);
-    check_refused(encode(&mut client, "named", named(6, &rows, few.clone())).await, &["1 names", "6"]);
-    check_refused(encode(&mut client, "plain", named(6, &rows, few)).await, &["1 names", "6"]);
+    check_refused(encode(&mut client, "named", named(6, &rows, few.clone())).await, &["1 column names", "6"]);
+    check_refused(encode(&mut client, "plain", named(6, &rows, few)).await, &["1 column names", "6"]);
     let score =
         pb::ScoreRequest { model: newest("named"), rows: named(6, &rows, others.clone()), ..Default::default() };
     check_refused(client.score(score).await, &["\"temp\""]);
     let inspect =
         pb::InspectModelRequest { model: newest("named"), rows: named(6, &rows, others), ..Default::default() };
     check_refused(server.models().await.inspect_model(inspect).await, &["\"temp\""]);
-    // What is wrong with a value names the column that the caller knows.
+    // The error for a value names the caller's column.
     let mut infinite = reordered(&rows);
     infinite[1] = f32::INFINITY;
     let status = encode(&mut client, "named", named(6, &infinite, reordered_names())).await.expect_err("refused");
@@ -201,7 +201,7 @@ async fn names_of_the_first_message_count_for_a_stream() {
     server.stop().await;
 }
 
-/// Everything that is trained on, in digits.
+/// The digest of all training rows.
 async fn digest(client: &mut AutoencoderClient, spec: pb::TrainSpec, chunks: Vec<pb::Matrix>) -> (String, Vec<String>) {
     use pb::train_request::Message as Question;
     use pb::train_response::Message as Answer;
@@ -261,7 +261,7 @@ async fn chunks_are_matched_with_the_base_and_with_the_specification() {
     server.stop().await;
 }
 
-/// Rows of a table, with a header.
+/// Writes a table with a header.
 fn table(path: &Path, names: &[String], values: &[f32]) {
     let lines = values.chunks(names.len()).map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
     let text = std::iter::once(names.join(",")).chain(lines).collect::<Vec<_>>().join("\n") + "\n";
@@ -303,7 +303,7 @@ fn every_command_matches_the_columns_of_its_file_by_name() {
     }
     fails(&server, folder.path(), &["encode", "co", "moved.csv", "--columns", "temp,flow"], 1, &["\"pressure\""]);
 
-    // Several files of one training, in different orders; and the next version.
+    // Several files of one training, with different column orders; then the next version.
     let whole = go(&["--json", "train", "two", "train.csv", "train.csv", "--code", "2", "--epochs", "1"]);
     let moved = go(&["--json", "train", "two", "train.csv", "train_moved.csv", "--code", "2", "--epochs", "1"]);
     let digest = |text: &str| {

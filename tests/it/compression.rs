@@ -1,4 +1,4 @@
-//! Compressed messages, both ways, and the bound on what is unpacked.
+//! Compressed messages in both directions, and the limit on the decompressed size.
 
 use std::io::Write;
 use std::path::Path;
@@ -34,7 +34,7 @@ async fn every_kind_of_call_may_be_compressed() {
     let mut plain = server.autoencoder().await;
     for encoding in [Gzip, Zstd] {
         let mut packed = client(&server, encoding).await;
-        // In one batch, and in several.
+        // In one batch and in several.
         for rows in [1, 3, 30_000] {
             let expected = plain.encode(request(rows)).await.expect("encodes");
             assert!(expected.metadata().get("grpc-encoding").is_none());
@@ -67,7 +67,7 @@ async fn every_kind_of_call_may_be_compressed() {
     server.stop().await;
 }
 
-/// Most clients say that they would understand compressed answers; whether they want them is another matter.
+/// Most clients announce support for compressed responses; that does not mean that they want them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_compressed_only_where_the_request_was() {
     let store = temporary_store();
@@ -75,7 +75,7 @@ async fn an_answer_is_compressed_only_where_the_request_was() {
     let mut understands = server.autoencoder().await.accept_compressed(Gzip).accept_compressed(Zstd);
     let answer = understands.encode(request(100)).await.expect("encodes");
     assert!(answer.metadata().get("grpc-encoding").is_none());
-    // Who compresses and understands no compressed answer.
+    // A client that sends compressed requests but does not accept compressed responses.
     let mut sends = server.autoencoder().await.send_compressed(Gzip);
     let answer = sends.encode(request(100)).await.expect("encodes");
     assert!(answer.metadata().get("grpc-encoding").is_none());
@@ -102,11 +102,11 @@ fn check_refused(result: Result<tonic::Response<pb::EncodeResponse>, Status>, te
 async fn the_bound_on_a_message_holds_for_what_is_unpacked() {
     let store = temporary_store();
     let server = start(store.path(), |config| config.transport.message_bytes_max = 64 << 10).await;
-    // 240 KB of zeros, which take a few hundred bytes.
+    // 240 KB of zeros, compressed to a few hundred bytes.
     let zeros = || pb::EncodeRequest { rows: Some(matrix(6, &vec![0.0; 60_000])), ..request(1) };
     for encoding in [Gzip, Zstd] {
         let mut packed = client(&server, encoding).await;
-        check_refused(packed.encode(zeros()).await, &["when unpacked", "65536", "send the rows in parts"]);
+        check_refused(packed.encode(zeros()).await, &["when decompressed", "65536", "send the rows in parts"]);
         let message = pb::EncodeStreamRequest { model: newest("m"), rows: zeros().rows, ..Default::default() };
         let answers = packed.encode_stream(tokio_stream::iter([message])).await.expect("opens").into_inner();
         let (_, end) = collected(answers).await;
@@ -132,7 +132,7 @@ async fn a_callers_bytes_are_counted_unpacked() {
     server.stop().await;
 }
 
-/// The headers that answer a message, as text.
+/// Sends a message, and returns the response headers as text.
 async fn answered(raw: &mut Raw, stream: u32, encoding: &str, message: &[u8]) -> String {
     let block = [call(ENCODE), header("grpc-encoding", encoding)].concat();
     raw.send(&frame(HEADERS, END_HEADERS, stream, &block)).await;
@@ -157,7 +157,7 @@ async fn what_cannot_be_unpacked_is_refused_in_plain_words() {
     let mut packed = GzEncoder::new(Vec::new(), Compression::default());
     packed.write_all(&[7; 1000]).expect("memory");
     let packed = packed.finish().expect("memory");
-    // HPACK may pack texts as well: what is looked for is not what is sent as text, but that the server goes on.
+    // HPACK may compress the header text, so the test checks only that the server keeps serving.
     for (stream, encoding, message) in
         [(1, "deflate", &packed[..]), (3, "gzip", &[1, 2, 3]), (5, "zstd", &packed[..]), (7, "gzip", &packed[..])]
     {

@@ -1,4 +1,4 @@
-//! Connections that cannot be made: each failure says what it is and what to do.
+//! Failed connections: each error names the cause and the remedy.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,13 +11,13 @@ use tempfile::TempDir;
 use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::temporary_store;
 
-/// Files of one certificate and its key.
+/// The files of a certificate and its key.
 struct Pair {
     certificate: PathBuf,
     key: PathBuf,
 }
 
-/// Certificates of all kinds, below one folder.
+/// Certificates of all kinds, in one folder.
 struct Certificates {
     folder: TempDir,
     authority: (CertificateParams, KeyPair),
@@ -76,7 +76,7 @@ fn serve(store: &Path, pair: &Pair, more: &[&str]) -> ServerProcess {
     ServerProcess::start_with(store, &[&["--tls-certificate", &certificate, "--tls-key", &key], more].concat())
 }
 
-/// What `halfhitch health` says of a server, and whether it succeeded.
+/// Runs `halfhitch health`: whether it succeeded, and its output.
 fn health(url: &str, more: &[&str]) -> (bool, String) {
     let output = halfhitch().args(["--server", url]).args(more).arg("health").output().expect("runs");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -91,7 +91,7 @@ fn check_fails(url: &str, more: &[&str], texts: &[&str]) {
         assert!(said.contains(text), "{url} {more:?}: {said:?} does not say {text:?}");
     }
     if !texts.iter().any(|text| text.contains("halfhitch serve")) {
-        assert!(!said.contains("no server answers"), "{url} {more:?}: there is one: {said}");
+        assert!(!said.contains("no server responds"), "{url} {more:?}: there is one: {said}");
     }
 }
 
@@ -111,14 +111,14 @@ fn a_certificate_of_an_authority_is_trusted_by_its_names() {
     let server = serve(&made.at("store"), &made.signed("server", &params(&["localhost", "127.0.0.1"], 2100)), &[]);
     check_serves(&https(&server, "localhost"), &["--ca", &made.ca()]);
     check_serves(&https(&server, "127.0.0.1"), &["--ca", &made.ca()]);
-    // With a file for TLS, a server without a scheme is one with TLS.
+    // With a TLS option, an address without a scheme uses TLS.
     check_serves(&server.address().to_string(), &["--ca", &made.ca()]);
     check_fails(&https(&server, "localhost"), &[], &["is not from an authority that this system trusts", "--ca FILE"]);
     let other = Certificates::new();
     check_fails(&https(&server, "localhost"), &["--ca", &other.ca()], &["not from an authority in --ca", &other.ca()]);
     let elsewhere =
         serve(&made.at("elsewhere"), &made.signed("names", &params(&["a.example", "b.example"], 2100)), &[]);
-    let texts = ["is for", "a.example", "b.example", "and not for \"localhost\"", "--server"];
+    let texts = ["is for", "a.example", "b.example", "not for \"localhost\"", "--server"];
     check_fails(&https(&elsewhere, "localhost"), &["--ca", &made.ca()], &texts);
     let nameless = serve(&made.at("nameless"), &made.signed("nameless", &params(&[], 2100)), &[]);
     check_fails(
@@ -130,7 +130,7 @@ fn a_certificate_of_an_authority_is_trusted_by_its_names() {
     check_fails(&https(&old, "localhost"), &["--ca", &made.ca()], &["expired", "days ago"]);
 }
 
-/// As `openssl req -x509` makes them: its own authority, or none.
+/// A certificate as from `openssl req -x509`: its own authority, or no authority.
 #[test]
 fn a_self_signed_certificate_is_trusted_where_it_is_named() {
     let made = Certificates::new();
@@ -142,7 +142,7 @@ fn a_self_signed_certificate_is_trusted_where_it_is_named() {
         let server = serve(&made.at(name), &pair, &[]);
         let ca = pair.certificate.display().to_string();
         check_serves(&https(&server, "localhost"), &["--ca", &ca]);
-        let texts = ["an authority that this system trusts", "that certificate"];
+        let texts = ["an authority that this system trusts", "the certificate itself"];
         check_fails(&https(&server, "localhost"), &[], &texts);
         check_fails(&https(&server, "localhost"), &["--ca", &made.ca()], &["in --ca", "that certificate"]);
         check_fails(&https(&server, "127.0.0.1"), &["--ca", &ca], &["is for", "localhost", "not for \"127.0.0.1\""]);
@@ -176,12 +176,12 @@ fn client_certificates_are_asked_for_and_judged() {
     };
     let args = with(&client.certificate, &client.key);
     check_serves(&url, &args.each_ref().map(String::as_str));
-    check_fails(&url, &["--ca", &made.ca()], &["wants to see a client certificate", "--client-certificate"]);
+    check_fails(&url, &["--ca", &made.ca()], &["requires a client certificate", "--client-certificate"]);
     let args = with(&stranger.certificate, &stranger.key);
     let args = args.each_ref().map(String::as_str);
-    // The server's alert comes after the handshake of TLS 1.3, and a reset may discard it: several tries, all the same.
+    // In TLS 1.3 the server's alert follows the handshake and a reset can discard it: try several times.
     for _ in 0..10 {
-        check_fails(&url, &args, &["refuses the client certificate", &text(&stranger.certificate)]);
+        check_fails(&url, &args, &["rejects the client certificate", &text(&stranger.certificate)]);
     }
     let args = with(&client.certificate, &stranger.key);
     check_fails(&url, &args.each_ref().map(String::as_str), &["is not the key of --client-certificate"]);
@@ -189,7 +189,7 @@ fn client_certificates_are_asked_for_and_judged() {
     check_fails(&url, &args.each_ref().map(String::as_str), &["it has no private key", "PRIVATE KEY"]);
     let args = with(&client.key, &client.key);
     check_fails(&url, &args.each_ref().map(String::as_str), &["it has no certificate", "CERTIFICATE"]);
-    check_fails(&url, &["--ca", &made.ca(), "--client-key", &text(&client.key)], &["go together"]);
+    check_fails(&url, &["--ca", &made.ca(), "--client-key", &text(&client.key)], &["must be given together"]);
     fs::write(made.at("der"), [0x30, 0x82, 1, 1]).expect("writes");
     check_fails(&url, &["--ca", &text(&made.at("der"))], &["it is DER", "openssl x509"]);
     check_fails(&url, &["--ca", "nowhere.pem"], &["--ca nowhere.pem"]);
@@ -216,13 +216,13 @@ fn what_is_no_server_of_ours_is_told() {
         check_fails(wrong, &[], &["expected http:// or https://"]);
     }
     for wrong in ["http://", "http://a b:1", "::", ""] {
-        check_fails(wrong, &[], &["is no URL", "http://host:50051"]);
+        check_fails(wrong, &[], &["is not a URL", "http://host:50051"]);
     }
     let nobody = "http://127.0.0.1:1";
-    check_fails(nobody, &[], &["no server answers at http://127.0.0.1:1", "start one with `halfhitch serve`"]);
-    check_fails("127.0.0.1:1", &[], &["no server answers at http://127.0.0.1:1", "start one with `halfhitch serve`"]);
+    check_fails(nobody, &[], &["no server responds at http://127.0.0.1:1", "start one with `halfhitch serve`"]);
+    check_fails("127.0.0.1:1", &[], &["no server responds at http://127.0.0.1:1", "start one with `halfhitch serve`"]);
     check_fails("http://no-such-host.invalid:1", &[], &["the host of", "is not found"]);
-    // Something that speaks HTTP/1 alone.
+    // A server that supports only HTTP/1.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     let web = std::thread::spawn(move || {
@@ -233,7 +233,7 @@ fn what_is_no_server_of_ours_is_told() {
             if request[..count].starts_with(b"stop") {
                 return;
             }
-            // Often closes over unread bytes, so that a reset discards the response.
+            // Closing with unread bytes often causes a reset that discards the response.
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
         }
     });

@@ -1,5 +1,5 @@
-//! Files of every container, written by NumPy, pandas and Arrow: read as those read them, or refused with the reason.
-//! `tests/golden/containers/make.py` writes them.
+//! Files of every container format, written by NumPy, pandas and Arrow: the reader returns the same values, or an error
+//! with the reason. `tests/golden/containers/make.py` writes the files.
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +16,9 @@ struct Case {
     /// Little-endian f64 in base64, row by row.
     values: Option<String>,
     names: Option<Vec<String>>,
-    /// Texts of the error.
+    /// Fragments of the error.
     refused: Option<Vec<String>>,
-    /// A text of the notes.
+    /// A fragment of the notes.
     note: Option<String>,
     #[serde(default)]
     missing_values: bool,
@@ -78,7 +78,7 @@ fn every_file_is_read_as_python_reads_it_or_refused() {
             drop_columns: case.columns_dropped.clone(),
             ..ReadOptions::default()
         };
-        // As a file, and as a stream that calls itself so.
+        // From a file, and from a stream with the file's name.
         for (rows_max, is_stream) in [(1, false), (4, false), (1000, true)] {
             let reader = if is_stream {
                 let bytes = std::fs::File::open(&path).expect("is there");
@@ -117,13 +117,13 @@ fn every_file_is_read_as_python_reads_it_or_refused() {
     }
 }
 
-/// Any part of a file is an error or, of a text, its first rows.
+/// A truncated file is an error or, for text, its first rows.
 #[test]
 fn no_torn_or_damaged_file_panics_or_reads_more_than_there_is() {
     let mut seen = std::collections::BTreeSet::new();
     let mut state = 1u64;
     let mut random = move |limit: usize| {
-        // xorshift64* (Vigna 2016): all a test needs.
+        // xorshift64* (Vigna 2016) suffices for a test.
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
@@ -151,8 +151,8 @@ fn no_torn_or_damaged_file_panics_or_reads_more_than_there_is() {
         for _ in 0..60 {
             let length = random(whole.len());
             let (from_file, from_stream) = attempt(&whole[..length]);
-            // Records without a count before them may end after any of them. "9 4" alone is a table. The line break behind the
-            // last vector of word2vec is optional: some writers leave it out.
+            // Formats without a row count can end after any record. "9 4" alone is a table. The line break after the
+            // last vector of word2vec is optional: some writers omit it.
             let at_a_row = case.file.ends_with("vecs")
                 || case.file == "word2vec.bin" && (length <= 4 || length + 1 == whole.len());
             let refused = from_file.is_err() && from_stream.is_err();
@@ -174,7 +174,7 @@ fn no_torn_or_damaged_file_panics_or_reads_more_than_there_is() {
     }
 }
 
-/// Reads it all; fails if there is more than bytes of that number can hold packed.
+/// Reads all rows; fails if there are more than a compressed file of `bytes` bytes can hold.
 fn bounded(mut reader: Box<dyn files::RowReader>, bytes: usize) -> Result<(), FileError> {
     let mut count = 0;
     loop {

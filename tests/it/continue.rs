@@ -1,4 +1,4 @@
-//! Training that begins with a version: its lineage, and the gate that keeps back what is no better.
+//! Training that starts from a version: its lineage, and the gate that rejects a version that is not better.
 
 use halfhitch::rpc::pb;
 use tonic::Code;
@@ -6,12 +6,12 @@ use tonic::Code;
 use crate::support::process::ServerProcess;
 use crate::support::{TestServer, alias, newest, sample, spec, temporary_store, train, version, whole_upload};
 
-/// What continues `base`: the widths are the base's.
+/// A specification that continues `base`, with the widths of the base.
 fn from(base: Option<pb::ModelRef>, name: &str) -> pb::TrainSpec {
     pb::TrainSpec { base, widths: Vec::new(), ..spec(name, &[]) }
 }
 
-/// As `whole_upload`, where the specification does not say how wide rows are.
+/// Like `whole_upload`, for a specification without widths.
 fn upload(spec: pb::TrainSpec, columns: u32, values: &[f32]) -> Vec<pb::TrainRequest> {
     let mut questions = whole_upload(pb::TrainSpec { widths: vec![columns], ..Default::default() }, values, 64);
     questions[0] = crate::support::question(pb::train_request::Message::Spec(spec));
@@ -54,7 +54,7 @@ async fn a_version_is_gone_on_from_by_number_alias_or_as_the_newest_and_its_repo
         assert_eq!(old.rows, new.rows);
         assert!(new.loss < 1.2 * old.loss, "{} after {}", new.loss, old.loss);
     }
-    // Another model goes on from it, and is like it.
+    // Another model continues from it and resembles it.
     let other = go_on(&server, from(version("plane", 2), "other"), &rows).await.expect("trains");
     assert_eq!((other.version, report(&other).base_model_name.as_str()), (1, "plane"));
     let request = pb::GetModelVersionRequest { model: newest("other") };
@@ -148,7 +148,7 @@ async fn what_is_no_better_than_its_base_is_kept_back_and_what_is_better_is_publ
     let mut news = jobs.watch_job(pb::WatchJobRequest { id: worse.job_id }).await.expect("known").into_inner();
     let last = news.message().await.expect("goes well").expect("news").job.expect("a job");
     assert_eq!(last.kept_back, worse.kept_back);
-    // Rows of another plane: whoever learns them is better on them.
+    // Rows of another plane: a model that learns them is better on them.
     let moved: Vec<f32> = sample(600, 6, 3).iter().map(|x| 2.0 * x + 1.0).collect();
     let better = go_on(&server, gated(30, 0.005), &moved).await.expect("trains");
     assert_eq!((better.version, better.kept_back.as_str()), (2, ""));
@@ -164,7 +164,7 @@ async fn a_job_that_a_crash_caught_goes_on_with_the_base_that_it_began_with() {
     train(&mut client, spec("plane", &[6, 5, 3]), &rows).await.expect("trains");
     let long = pb::TrainSpec { epochs: 100_000, idempotency_key: "long".into(), ..from(newest("plane"), "long") };
     let mut answers = client.train(tokio_stream::iter(upload(long, 6, &rows))).await.expect("accepted").into_inner();
-    // Until it trains: its base is settled.
+    // Wait until it trains: then its base is resolved.
     let id = loop {
         let answer = answers.message().await.expect("goes well").expect("an answer");
         if let Some(pb::train_response::Message::Progress(job)) = answer.message
@@ -179,7 +179,7 @@ async fn a_job_that_a_crash_caught_goes_on_with_the_base_that_it_began_with() {
     let text = std::fs::read_to_string(journal).expect("a journal");
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(value["job"]["beginning"]["from"]["version"], 1, "version 2 came after it had begun");
-    // Deleted meanwhile: the job cannot go on, and says why.
+    // The base is deleted meanwhile: the job fails with a clear error.
     let server = TestServer::start_with({
         std::fs::remove_dir_all(store.path().join("models").join("plane").join("1")).expect("removes");
         halfhitch::server::ServerConfig::new(store.path().to_owned())
@@ -191,6 +191,6 @@ async fn a_job_that_a_crash_caught_goes_on_with_the_base_that_it_began_with() {
         last = message.job.expect("a job");
     }
     assert_eq!(last.state(), pb::JobState::Failed);
-    assert!(last.failure.contains("is gone") && last.failure.contains("plane"), "{}", last.failure);
+    assert!(last.failure.contains("no longer exists") && last.failure.contains("plane"), "{}", last.failure);
     server.stop().await;
 }

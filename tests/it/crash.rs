@@ -1,4 +1,4 @@
-//! kill -9 at any moment: every published model is intact, no acknowledged row is lost, the store is clean.
+//! kill -9 at any moment: every published model is intact, no acknowledged row is lost, and the store is clean.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,8 +25,8 @@ fn chunk_values(rows: &[f32], number: u64) -> &[f32] {
     &rows[(number as usize - 1) * values..][..values]
 }
 
-/// Sends chunks until `stop_after` more are acknowledged (then the server is killed) or all are there (then the result
-/// is returned).
+/// Sends chunks until `stop_after` more are acknowledged (then kills the server) or all are sent (then returns the
+/// result).
 async fn upload(
     server: &ServerProcess,
     rows: &[f32],
@@ -64,7 +64,7 @@ async fn upload(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_a_server_that_is_killed_again_and_again() {
     let rows = sample(CHUNKS as usize * CHUNK_ROWS, COLUMNS, 3);
-    // What an upload that nothing disturbed comes to.
+    // The result of an undisturbed upload.
     let quiet = temporary_store();
     let server = ServerProcess::start(quiet.path());
     let expected =
@@ -89,7 +89,7 @@ async fn an_upload_survives_a_server_that_is_killed_again_and_again() {
     assert_eq!(report.epochs, expected.epochs, "and the same training");
 }
 
-/// Everything in the models' folder, relative to it.
+/// All files in the models' folder, as relative paths.
 fn files(folder: &Path, below: &Path, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten() {
         let path = entry.expect("readable").path();
@@ -114,7 +114,7 @@ async fn a_server_killed_while_it_publishes_starts_clean() {
     for round in 0..8u64 {
         let server = ServerProcess::start(store.path());
         let mut client = server.autoencoder().await;
-        // What was published before the kill is here, and answers with the same bits.
+        // Versions published before the kill still exist and return the same bits.
         for (number, before) in &codes {
             let now = client.encode(question(*number)).await.expect("is still here").into_inner();
             assert_eq!(now, *before, "version {number} after {round} kills");
@@ -122,7 +122,7 @@ async fn a_server_killed_while_it_publishes_starts_clean() {
         let result = train(&mut client, spec("busy", &[COLUMNS as u32, 4, 2]), &rows).await.expect("trains");
         assert!(codes.keys().all(|number| *number < result.version), "a version number came back");
         codes.insert(result.version, client.encode(question(result.version)).await.expect("encodes").into_inner());
-        // Keep it publishing, and kill it at another moment in each round.
+        // Keep the server publishing, and kill it at another moment in each round.
         let mut busy = server.autoencoder().await;
         let busy_rows = rows.clone();
         let publishing = tokio::spawn(async move {
@@ -133,7 +133,7 @@ async fn a_server_killed_while_it_publishes_starts_clean() {
         publishing.await.expect("ends when the server does");
     }
     let server = ServerProcess::start(store.path());
-    // Jobs that a kill caught start again; what they publish may not be half there while the folder is listed.
+    // Interrupted jobs restart. Their versions must not be half-written while the folder is listed.
     let mut jobs = pb::job_service_client::JobServiceClient::new(server.channel().await);
     for job in jobs
         .list_jobs(pb::ListJobsRequest { page_size: 1000, ..Default::default() })
@@ -153,7 +153,7 @@ async fn a_server_killed_while_it_publishes_starts_clean() {
     let models = store.path().join("models");
     let mut found = Vec::new();
     files(&models, &models, &mut found);
-    // Use is noted beside a version, once a minute: no part of it.
+    // The time of last use is stored next to a version, once a minute; it is not part of the version.
     found.retain(|file| file != "busy/index.json" && !file.ends_with("/last_use"));
     let listed = server
         .models()
@@ -184,7 +184,7 @@ async fn a_server_that_is_told_to_stop_ends_well() {
     assert_eq!(server.terminate(), Some(0));
 }
 
-/// A job that a kill caught while it trained starts again from its rows, and ends with the same losses.
+/// A job that was training when the server was killed restarts from its rows and ends with the same losses.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_job_starts_again_after_a_kill() {
     let store = temporary_store();

@@ -1,5 +1,5 @@
-//! Damage to the files of a store, over gRPC: every call is answered, no older version is served in place of a lost one, and no
-//! caller learns where the store is.
+//! Damage to the files of a store, over gRPC: every call gets a response, no older version replaces a lost one, and no
+//! message reveals the store's path.
 
 use std::fs;
 use std::path::Path;
@@ -12,8 +12,8 @@ use crate::support::{
     version, whole_upload,
 };
 
-/// What an answer said, or why there was none.
-type LogThrottle = (&'static str, Result<String, Status>);
+/// The name of a call, and a summary of its response or its error.
+type CallResult = (&'static str, Result<String, Status>);
 
 fn encode(of: Option<pb::ModelRef>) -> pb::EncodeRequest {
     pb::EncodeRequest { model: of, rows: Some(matrix(6, &sample(2, 6, 1))), ..Default::default() }
@@ -23,8 +23,8 @@ fn spoken<T: std::fmt::Debug>(answer: Result<tonic::Response<T>, Status>) -> Res
     answer.map(|answer| format!("{:?}", answer.into_inner()))
 }
 
-/// Every kind of call that touches files of the store.
-async fn every_call(server: &TestServer) -> Vec<LogThrottle> {
+/// One call of every kind that uses files of the store.
+async fn every_call(server: &TestServer) -> Vec<CallResult> {
     let (mut client, mut models, mut jobs) = (server.autoencoder().await, server.models().await, server.jobs().await);
     let mut told = Vec::new();
     for (name, of) in [
@@ -65,7 +65,7 @@ async fn every_call(server: &TestServer) -> Vec<LogThrottle> {
     told
 }
 
-/// Version 1 with `prod` and a validation sample, version 2, and an upload that waits.
+/// Version 1 with alias `prod` and a validation sample, version 2, and an unfinished upload.
 async fn prepared(store: &Path) -> String {
     let server = TestServer::start(store).await;
     let mut client = server.autoencoder().await;
@@ -79,7 +79,7 @@ async fn prepared(store: &Path) -> String {
     id
 }
 
-/// An upload with a chunk, whose stream ends.
+/// Starts an upload, sends one chunk, and ends the stream.
 async fn upload(mut client: AutoencoderClient) -> String {
     let spec = pb::TrainSpec { idempotency_key: "waits".into(), ..spec("waits", &[6, 2]) };
     let mut questions = whole_upload(spec, &sample(60, 6, 4), 60);
@@ -96,7 +96,7 @@ async fn upload(mut client: AutoencoderClient) -> String {
     id
 }
 
-/// The same upload again, to its end.
+/// Resumes the same upload and finishes it.
 async fn come_back(mut client: AutoencoderClient) -> Result<(), Status> {
     let spec = pb::TrainSpec { idempotency_key: "waits".into(), ..spec("waits", &[6, 2]) };
     let questions = whole_upload(spec, &sample(60, 6, 4), 60);
@@ -122,7 +122,7 @@ fn put(kind: &str, path: &Path) {
     }
 }
 
-/// A scan over error paths: each file of the store is damaged in each way, before and while a server runs.
+/// Damages each file of the store in each way, before and while a server runs.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_becomes_of_a_file_no_caller_is_told_where_it_is_and_nothing_waits() {
@@ -176,7 +176,7 @@ async fn whatever_becomes_of_a_file_no_caller_is_told_where_it_is_and_nothing_wa
                     assert_eq!((code("prod"), code("SetAlias")), (Code::DataLoss, Code::DataLoss), "{kind}");
                     assert_eq!((code("newest"), code("version 1")), (Code::Ok, Code::Ok), "{kind}");
                 }
-                // Aliases go with an index that is removed: that is the way out of a damaged one.
+                // Removing the index removes its aliases: that is how to recover from a damaged one.
                 "models/m/index.json" => assert_eq!((code("newest"), code("prod")), (Code::Ok, Code::NotFound)),
                 _ => assert_eq!((code("newest"), code("prod")), (Code::Ok, Code::Ok), "{file} is {kind}"),
             }
@@ -185,7 +185,7 @@ async fn whatever_becomes_of_a_file_no_caller_is_told_where_it_is_and_nothing_wa
     }
 }
 
-/// The file goes while the server runs and has not loaded it: the next call fails, and so do the calls after it.
+/// The file is deleted while the server runs and has not loaded it: the next call and all later ones fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_goes_while_the_server_runs_is_data_loss_and_not_an_older_version() {
     let store = temporary_store();
@@ -205,7 +205,7 @@ async fn a_file_that_goes_while_the_server_runs_is_data_loss_and_not_an_older_ve
     server.stop().await;
 }
 
-/// A store that cannot be written to, with a lock that can be taken: calls that write name what is denied.
+/// A read-only store whose lock can be taken: writing calls fail with an error that names what is denied.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_without_the_right_to_write_serves_and_says_what_is_denied() {
@@ -243,7 +243,7 @@ async fn a_folder_without_the_right_to_write_serves_and_says_what_is_denied() {
 async fn a_second_server_says_who_writes() {
     let store = temporary_store();
     let writer = TestServer::start(store.path()).await;
-    // Once it answers, it has the lock.
+    // After its first response, the server holds the lock.
     writer.models().await.list_models(pb::ListModelsRequest::default()).await.expect("lists");
     let reader = TestServer::start(store.path()).await;
     let questions = [question(pb::train_request::Message::Spec(spec("m", &[6, 2])))];

@@ -1,4 +1,4 @@
-//! Callers that leave, over the network: nobody else notices, and the server keeps nothing of theirs.
+//! Callers that cancel, over the network: other callers are not affected, and the server keeps no memory for them.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::support::process::ServerProcess;
 use crate::support::{import, matrix, newest, numbers, sample, temporary_store};
 
 const CALLERS: usize = 10_000;
-/// On a fast machine fewer leave of as many callers.
+/// Maximum number of floods. On a fast machine fewer callers of each flood cancel in time.
 const FLOODS_MAX: usize = 10;
 const CONNECTIONS: usize = 8;
-/// Callers at the same time.
+/// Number of concurrent callers.
 const AT_ONCE: usize = 64;
 const WIDTHS: [usize; 3] = [256, 512, 64];
 
@@ -45,7 +45,7 @@ async fn ten_thousand_departed_callers_leave_no_trace() {
                     let answer = if random.is_multiple_of(4) {
                         Ok(question.await)
                     } else {
-                        // Within some 16 ms: from before anything was sent to after the answer.
+                        // At a random time within about 16 ms: from before anything is sent to after the response.
                         tokio::time::timeout(Duration::from_micros((random / 32 % 16_000) as u64), question).await
                     };
                     match answer {
@@ -81,7 +81,7 @@ async fn ten_thousand_departed_callers_leave_no_trace() {
     println!("{answered} were answered, {left} left; RssAnon {warm:?} KiB before, {after:?} KiB after");
     assert!(answered >= CALLERS / 5 && left >= CALLERS, "{answered} were answered, {left} left");
     if let (Some(warm), Some(after)) = (warm, after) {
-        // A question takes 1 to 24 KiB; the allocator's own places settle within a megabyte or two.
+        // A request takes 1 to 24 KiB; the allocator's caches settle within 1 or 2 MiB.
         assert!(after <= warm + left as u64 / 2, "grew from {warm} to {after} KiB, half a KiB for each that left");
     }
     assert_eq!(numbers(clients[0].encode(ask(24)).await.expect("encodes").into_inner().codes), codes);

@@ -1,4 +1,4 @@
-//! A disk that is full or nearly so: the job that meets it fails with a clear reason, and nothing else is touched.
+//! A full or nearly full disk: the affected job fails with a clear reason, and nothing else is affected.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::support::{
 
 const COLUMNS: usize = 16;
 
-/// An upload that the test drives.
+/// An upload that the test controls.
 struct Upload {
     id: String,
     questions: mpsc::Sender<pb::TrainRequest>,
@@ -55,7 +55,7 @@ impl Upload {
     }
 }
 
-/// Whether this machine lets a test have a small disk of its own.
+/// Whether this machine allows the test to mount a small disk.
 fn small_disks_are_possible(folder: &Path) -> bool {
     let mounted =
         Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder).output();
@@ -91,12 +91,12 @@ async fn a_full_disk_fails_the_job_that_met_it_and_nothing_else() {
     let job = jobs.get_job(pb::GetJobRequest { id: upload.id }).await.expect("known").into_inner().job;
     let job = job.expect("a job");
     assert_eq!(job.state(), pb::JobState::Failed);
-    for text in ["is full", &job.id, "free some of it", "send the rows again"] {
+    for text in ["is full", &job.id, "free disk space", "send the rows again"] {
         assert!(job.failure.contains(text), "{:?} does not say {text:?}", job.failure);
         assert!(error.message().contains(text), "{error:?} does not say {text:?}");
     }
 
-    // Its rows are gone: there is room for others, and what was there is there.
+    // The failed job's rows are deleted: other jobs have space again, and existing data is intact.
     other.chunk(2, &large).await.expect("there is room again");
     other.questions.send(finish(2, 8_060)).await.expect("the stream is open");
     assert_eq!(other.result().await.expect("trains").version, 1);
@@ -139,7 +139,7 @@ async fn a_full_quota_is_told_when_to_come_back_and_the_upload_goes_on() {
     server.stop().await;
 }
 
-/// What PauseJob and CancelJob answer on a full disk is on the disk: a restart finds it, and cancelling frees the space.
+/// The effects of PauseJob and CancelJob on a full disk are stored: a restart finds them, and cancelling frees space.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_jobs_are_paused_and_cancelled_for_good() {
     let folder = temporary_store();
@@ -158,7 +158,7 @@ async fn on_a_full_disk_jobs_are_paused_and_cancelled_for_good() {
     let id = uploads[0].id.clone();
     let endless = uploads.remove(0);
     endless.questions.send(finish(1, 8_000)).await.expect("the stream is open");
-    // Until no block is left: by a file of somebody else.
+    // Fill the disk to the last block with an unrelated file.
     let filler = Command::new("sh")
         .args(["-c", r#"pid=$1; dd if=/dev/zero of="/proc/$pid/root$2/filler" bs=4k 2>/dev/null; true"#, "sh"])
         .arg(server.id().to_string())
@@ -178,7 +178,7 @@ async fn on_a_full_disk_jobs_are_paused_and_cancelled_for_good() {
             let text = String::from_utf8_lossy(&journal.stdout).into_owned();
             assert!(text.contains("\"state\":\"paused\""), "what was answered is on the disk: {text}");
         }
-        // It ended first.
+        // The job ended first.
         Err(status) => assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}"),
     }
     let waits = uploads.remove(0);

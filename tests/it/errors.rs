@@ -1,4 +1,4 @@
-//! Every refusal has its code, and says what was expected and what came.
+//! Every error has its status code, and names what was expected and what was received.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn check<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, texts: &[&st
     status
 }
 
-/// The field that a refusal names.
+/// The field that an error names.
 fn field(status: &Status) -> String {
     status.get_error_details().bad_request().expect("details").field_violations[0].field.clone()
 }
@@ -134,7 +134,7 @@ async fn a_request_that_can_never_fit_the_queue_is_refused_at_once() {
     server.stop().await;
 }
 
-/// As many callers at once as fill a small queue a few times over: those who are refused are told when to come back.
+/// Concurrent callers exceed a small queue several times: rejected callers receive a retry delay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_says_over_the_wire_when_to_come_back() {
     let store = temporary_store();
@@ -146,7 +146,7 @@ async fn a_full_queue_says_over_the_wire_when_to_come_back() {
     let server = TestServer::start_with(config).await;
     let client = server.autoencoder().await;
     let rows = matrix(1024, &sample(90, 1024, 1));
-    // More than the windows of the connection hold, over and over: what is refused is read all the same.
+    // Repeatedly send more than the connection's windows hold: rejected messages must be read too.
     let callers: Vec<_> = (0..16 * 8)
         .map(|_| {
             let (mut client, question) = (client.clone(), encode(newest("full"), Some(rows.clone())));
@@ -171,7 +171,7 @@ async fn a_full_queue_says_over_the_wire_when_to_come_back() {
     server.stop().await;
 }
 
-/// Without a connection: over one the client's own timer would answer first.
+/// Without a connection, because the client's own timer would fire first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_has_passed_is_told_as_such() {
     let store = temporary_store();

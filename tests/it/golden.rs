@@ -1,4 +1,4 @@
-//! The arithmetic of the models beside `PyTorch`'s: `tests/golden/make.py` made the references.
+//! Compares the models' arithmetic with `PyTorch`; `tests/golden/make.py` writes the references.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use halfhitch::model::{Artifact, Decoder};
 use halfhitch::numeric::{BufferPool, PanelMatrix};
 use serde::Deserialize;
 
-/// float32 against float64 over a few short sums: 1e-5 of the largest entry is what the format promises.
+/// Tolerance of float32 against float64 over short sums: the format promises 1e-5 of the largest entry.
 const TOLERANCE: f32 = 1e-5;
-/// A squared error doubles the relative error of a difference that is itself smaller than its terms.
+/// A squared error doubles the relative error of a difference, which is itself smaller than its terms.
 const TOLERANCE_OF_ERRORS: f32 = 1e-4;
 
-/// What `PyTorch` says, in float64. Matrices are row-major.
+/// Results of `PyTorch` in float64. Matrices are row-major.
 #[derive(Deserialize)]
 struct Reference {
     rows: Vec<f32>,
@@ -21,9 +21,9 @@ struct Reference {
     reconstruction: Vec<f32>,
     squared_errors: Vec<f32>,
     squared_errors_input_units: Vec<f32>,
-    /// Mean over the rows.
+    /// Mean loss over the rows.
     loss: f64,
-    /// Of the mean loss, by tensor.
+    /// Gradients of the mean loss, by tensor.
     gradients: BTreeMap<String, Vec<f32>>,
 }
 
@@ -119,7 +119,7 @@ fn a_file_of_pytorch_becomes_a_file_of_the_store() {
     }
 }
 
-/// The tied gradient beside autograd's.
+/// Compares the tied gradient with autograd.
 #[test]
 fn losses_and_gradients_are_pytorchs() {
     for name in names() {
@@ -151,7 +151,7 @@ fn losses_and_gradients_are_pytorchs() {
             for (side, part, got) in parts {
                 let tensor = format!("{side}.{l}.{part}");
                 match (got, reference.gradients.get(&tensor)) {
-                    // Sums of products of rounded numbers: a digit less than a value has.
+                    // Sums of products of rounded numbers lose one digit compared with values.
                     (Some(got), Some(expected)) => {
                         check_close(&format!("{name}: gradient of {tensor}"), got, expected, TOLERANCE_OF_ERRORS);
                     }

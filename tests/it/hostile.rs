@@ -1,4 +1,4 @@
-//! Clients that mean harm: each attempt costs the server a bounded amount and one line of its log, and others are served.
+//! Malicious clients: each attack costs the server a bounded amount and one log line, and others are served.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,10 +25,10 @@ use crate::support::{AutoencoderClient, matrix, newest, sample, served, temporar
 
 const ENCODE: &str = "/halfhitch.v1.AutoencoderService/Encode";
 const RECONSTRUCT: &str = "/halfhitch.v1.AutoencoderService/Reconstruct";
-/// What no attempt may exceed: a few connections with full windows, and what the allocator keeps of them.
+/// Maximum memory growth in one attack: a few connections with full windows, and what the allocator keeps of them.
 const GROWTH_KIB_MAX: u64 = 96 << 10;
 
-/// A server under attack, and an ordinary client of it.
+/// A server under attack, and an ordinary client.
 struct Besieged {
     server: ServerProcess,
     client: AutoencoderClient,
@@ -37,7 +37,7 @@ struct Besieged {
     _folder: TempDir,
 }
 
-/// The server logs the same warning at most once in this time.
+/// The server logs the same warning at most once per interval.
 const TOLD_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Besieged {
@@ -67,9 +67,9 @@ impl Besieged {
         Raw::connect(self.server.address()).await
     }
 
-    /// Others are served, memory has not grown by more than `growth_kib_max`, and the server ends well. The warnings of its
-    /// log, and how often each came. A slow machine may take longer than [`TOLD_INTERVAL`] for an attempt: what is told again
-    /// after that time counts once.
+    /// Checks that others are served, that memory has grown by at most `growth_kib_max`, and that the server ends
+    /// cleanly. Returns the warnings in its log with their counts. On a slow machine an attack can last longer than
+    /// [`TOLD_INTERVAL`]: warnings repeated after that time count once.
     async fn end(mut self, growth_kib_max: u64) -> BTreeMap<String, usize> {
         self.serves().await;
         let grown = self.memory().saturating_sub(self.memory_kib);
@@ -99,7 +99,7 @@ fn question() -> pb::EncodeRequest {
     pb::EncodeRequest { model: newest("m"), rows: Some(matrix(6, &sample(2, 6, 1))), ..Default::default() }
 }
 
-/// gRPC's prefix, and a message.
+/// A message with its gRPC prefix.
 fn on_the_wire(is_compressed: bool, message: &[u8]) -> Vec<u8> {
     let mut bytes = vec![u8::from(is_compressed)];
     bytes.extend((message.len() as u32).to_be_bytes());
@@ -117,7 +117,7 @@ fn check_told(warnings: &BTreeMap<String, usize>, expected: &[&str]) {
     }
 }
 
-/// A frame's flow of headers in pieces of 16 KiB, as a careful client would send them.
+/// A header block in frames of 16 KiB, as a correct client sends it.
 fn in_pieces(block: &[u8], stream: u32) -> Vec<u8> {
     let pieces: Vec<&[u8]> = block.chunks(16 << 10).collect();
     let last = pieces.len() - 1;
@@ -138,7 +138,7 @@ async fn headers_of_a_megabyte_are_refused() {
             for _ in 0..10 {
                 let mut raw = besieged.connect().await;
                 raw.send(&bytes).await;
-                // Either the call is refused or the connection is closed: it does not become a call that is answered.
+                // The call is rejected or the connection is closed; it is not served.
                 let mut refused = false;
                 while let Some(frame) = raw.frame().await {
                     refused |= matches!(frame.kind, GO_AWAY | RST_STREAM)
@@ -155,7 +155,7 @@ async fn headers_of_a_megabyte_are_refused() {
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &["whose headers are larger than header_bytes_max"]);
 }
 
-/// One header of 4,000 bytes, and then 16,000 times one byte that says "the same again".
+/// One header of 4,000 bytes, then 16,000 one-byte references to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_grow_when_they_are_unpacked_are_refused() {
     let mut besieged = Besieged::start(&[]).await;
@@ -181,9 +181,9 @@ async fn whoever_dawdles_is_sent_away() {
     for i in 0..60 {
         tasks.spawn(async move {
             let mut raw = match i % 3 {
-                // Silent.
+                // A silent connection.
                 0 => Raw(TcpStream::connect(address).await.expect("listens")),
-                // The preface, byte by byte.
+                // The HTTP/2 preface, byte by byte.
                 1 => {
                     let mut stream = TcpStream::connect(address).await.expect("listens");
                     for byte in PREFACE {
@@ -212,11 +212,11 @@ async fn whoever_dawdles_is_sent_away() {
     while let Some(ended) = tasks.join_next().await {
         ended.expect("the server closes it");
     }
-    let expected = ["a connection was closed at its beginning", "a connection that never made a call was closed"];
+    let expected = ["closed a connection during its handshake", "closed a connection that never made a call"];
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
-/// Sends `turn` again and again until the server has enough.
+/// Sends the frames of `turn` until the server closes the connection.
 async fn flood(besieged: &Besieged, turn: impl Fn(u32) -> Vec<u8>) {
     let (mut write, reading) = besieged.connect().await.split();
     let flooding = async {
@@ -245,7 +245,7 @@ async fn floods_of_resets_end_their_connections() {
         flood(&besieged, begin_and_reset).await;
         besieged.serves().await;
     }
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["began calls only to give them up"]);
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["started calls only to cancel them"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,7 +270,7 @@ async fn floods_of_frames_that_say_nothing_end_their_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compressed_bomb_is_not_unpacked_beyond_the_bound() {
     let mut besieged = Besieged::start(&[]).await;
-    // A gigabyte of zeros, which gzip makes a megabyte of and zstd far less.
+    // 1 GiB of zeros; gzip compresses it to about 1 MiB, zstd to far less.
     let zeros = vec![0; 1 << 20];
     let (mut gzip, mut zstd) =
         (GzEncoder::new(Vec::new(), Compression::best()), zstd::stream::Encoder::new(Vec::new(), 1).expect("memory"));
@@ -279,7 +279,7 @@ async fn a_compressed_bomb_is_not_unpacked_beyond_the_bound() {
         zstd.write_all(&zeros).expect("memory");
     }
     let (gzip, zstd) = (gzip.finish().expect("memory"), zstd.finish().expect("memory"));
-    // Less than a window of a stream: nothing has to be read for that.
+    // Smaller than a stream's window, so it can be sent without reading.
     assert!(gzip.len() < (1 << 20) - 64 && zstd.len() < 256 << 10, "{} and {}", gzip.len(), zstd.len());
     for (encoding, bomb) in [("gzip", &gzip), ("zstd", &zstd), ("zstd", &gzip), ("deflate", &gzip), ("", &gzip)] {
         for _ in 0..8 {
@@ -305,7 +305,7 @@ async fn a_compressed_bomb_is_not_unpacked_beyond_the_bound() {
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
 }
 
-/// Calls that each announce a large message and bring most of it, and then nothing.
+/// Calls that announce a large message, send most of it, and then nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_never_end_have_a_bound_together_and_are_not_awaited_for_ever() {
     const CALLS: usize = 10;
@@ -339,11 +339,11 @@ async fn messages_that_never_end_have_a_bound_together_and_are_not_awaited_for_e
         }
         drop(write);
     }
-    let expected = ["too much is under way", "whose message did not come in time"];
+    let expected = ["too much in flight", "its message did not arrive in time"];
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
-/// Questions whose answers are never taken, or one byte of them.
+/// Requests whose responses are never read, or only one byte of them.
 async fn answers_not_taken(window_bytes: u8) {
     let besieged = Besieged::start(&["--in-flight-bytes-max", "16MiB"]).await;
     let rows = 32_768;
@@ -352,7 +352,7 @@ async fn answers_not_taken(window_bytes: u8) {
     let message = on_the_wire(false, &question.encode_to_vec());
     let mut raw = besieged.connect().await;
     raw.settle().await;
-    // INITIAL_WINDOW_SIZE is 4.
+    // Setting 4 is INITIAL_WINDOW_SIZE.
     raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, window_bytes])).await;
     let (mut write, credit, mut answered) = raw.with_flow();
     for i in 0..250 {
@@ -369,7 +369,7 @@ async fn answers_not_taken(window_bytes: u8) {
     let grown = besieged.memory().saturating_sub(besieged.memory_kib);
     assert!(grown < (16 << 10) + GROWTH_KIB_MAX, "{grown} KiB hold what is less than 190 MiB");
     drop(write);
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much is under way"]);
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -382,7 +382,7 @@ async fn answers_of_which_one_byte_is_taken_have_the_same_bound() {
     answers_not_taken(1).await;
 }
 
-/// Whole messages, behind which the call does not end.
+/// Complete messages on calls that do not end.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_do_not_end_have_a_bound_together() {
     let flags = ["--in-flight-bytes-max", "16MiB", "--message-timeout-seconds", "600"];
@@ -407,7 +407,7 @@ async fn calls_that_do_not_end_have_a_bound_together() {
     let grown = besieged.memory().saturating_sub(besieged.memory_kib);
     assert!(grown < (16 << 10) + GROWTH_KIB_MAX, "{grown} KiB hold what is less than 180 MiB");
     drop(write);
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much is under way"]);
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -419,7 +419,7 @@ async fn calls_without_a_message_are_the_callers_fault() {
     let trailers = header("x", "y");
     for i in 0..100 {
         let stream = 6 * i + 1;
-        // None; half of one, and trailers; half of one, and an end.
+        // No message; half a message and trailers; half a message and the end of the stream.
         let ends: [Vec<u8>; 3] = [
             frame(HEADERS, END_HEADERS | END_STREAM, stream, &call(ENCODE)),
             [
@@ -441,7 +441,7 @@ async fn calls_without_a_message_are_the_callers_fault() {
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
 }
 
-/// Calls that stay open, up to `calls_max`, of which one address has four fifths; and connections likewise.
+/// Open calls are limited to `calls_max`, and those of one address to four fifths of it; connections likewise.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_and_connections_have_a_bound_together() {
     let flags = ["--calls-max", "100", "--connections-max", "20"];
@@ -451,7 +451,7 @@ async fn calls_and_connections_have_a_bound_together() {
     for i in 0..100 {
         raw.send(&frame(HEADERS, END_HEADERS, 2 * i + 1, &call(ENCODE))).await;
     }
-    // The client that is served has no place at this moment.
+    // The ordinary client gets no slot at this moment.
     for _ in 0..20 {
         raw.until_ended().await;
     }
@@ -476,11 +476,11 @@ async fn calls_and_connections_have_a_bound_together() {
     }
     assert!((5..20).contains(&closed), "{closed} of 20 were closed at once");
     drop(all);
-    let expected = ["too much is under way", "connections_max is reached"];
+    let expected = ["too much in flight", "connections_max is reached"];
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
-/// Connections that greet and then say nothing, until they have had so long for it.
+/// Connections that complete the HTTP/2 handshake and then stay silent until the timeout.
 async fn idle(count: usize, first_call_timeout_seconds: &str) {
     let flags = ["--keepalive-interval-seconds", "0", "--first-call-timeout-seconds", first_call_timeout_seconds];
     let mut besieged = Besieged::start(&flags).await;
@@ -491,7 +491,7 @@ async fn idle(count: usize, first_call_timeout_seconds: &str) {
             besieged.serves().await;
         }
     }
-    // Each was accepted and greeted.
+    // Each was accepted, and its handshake completed.
     for raw in &mut all {
         raw.until(SETTINGS).await;
     }
@@ -502,7 +502,7 @@ async fn idle(count: usize, first_call_timeout_seconds: &str) {
     for raw in &mut all {
         raw.until_closed().await;
     }
-    check_told(&besieged.end(u64::MAX).await, &["a connection that never made a call was closed"]);
+    check_told(&besieged.end(u64::MAX).await, &["closed a connection that never made a call"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -510,7 +510,7 @@ async fn idle_connections_cost_little() {
     idle(500, "5").await;
 }
 
-/// `ulimit -n` has to be above 10,100.
+/// Needs `ulimit -n` above 10,100.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "wants 10,000 file descriptors twice: cargo test --test it ten_thousand_idle -- --ignored --nocapture"]
 async fn ten_thousand_idle_connections_cost_little() {
@@ -530,7 +530,7 @@ async fn an_ordinary_question_frame_by_frame_is_answered() {
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
 }
 
-/// Whoever makes the server reset streams, or hides resets behind ends of calls, and reads nothing of it.
+/// Clients that make the server reset streams, or hide resets after the end of a call, and do not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_ways_to_a_flood_of_resets_are_seen_and_cost_nothing() {
     /// Headers with a priority (RFC 9113, 6.2).
@@ -552,7 +552,7 @@ async fn other_ways_to_a_flood_of_resets_are_seen_and_cost_nothing() {
     };
     flood(&besieged, overflows).await;
     besieged.serves().await;
-    // An end, and then a reset.
+    // The end of a stream, then a reset.
     let ends = |i: u32| {
         let stream = 2 * i + 1;
         let path = "/halfhitch.v1.AutoencoderService/EncodeStream";
@@ -562,13 +562,13 @@ async fn other_ways_to_a_flood_of_resets_are_seen_and_cost_nothing() {
     };
     flood(&besieged, ends).await;
     besieged.serves().await;
-    // The first again, and nothing of the answers is read.
+    // The first attack again, without reading any response.
     let mut raw = besieged.connect().await;
     let mut sent = 0;
     for i in 0..1_000_000 {
         match timeout(Duration::from_secs(3), raw.0.write_all(&depends(i))).await {
             Ok(Ok(())) => sent = i,
-            // Closed, or not read any more.
+            // The connection is closed or the server no longer reads.
             Ok(Err(_)) | Err(_) => break,
         }
     }
@@ -577,12 +577,12 @@ async fn other_ways_to_a_flood_of_resets_are_seen_and_cost_nothing() {
     let grown = besieged.memory().saturating_sub(besieged.memory_kib);
     assert!(grown < GROWTH_KIB_MAX, "{grown} KiB for {sent} streams");
     drop(raw);
-    // Two updates a stream are also more than a client needs.
-    let expected = ["began calls only to give them up", "a flood of empty frames"];
+    // Two window updates per stream also exceed what a client needs.
+    let expected = ["started calls only to cancel them", "a flood of empty frames"];
     check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
-/// As many small headers as are allowed, of calls that bring nothing else.
+/// The maximum number of small headers, on calls that send nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_of_calls_that_wait_have_a_bound_together() {
     let mut besieged = Besieged::start(&["--in-flight-bytes-max", "16MiB"]).await;
@@ -601,5 +601,5 @@ async fn headers_of_calls_that_wait_have_a_bound_together() {
     let grown = besieged.memory().saturating_sub(besieged.memory_kib);
     assert!(grown < GROWTH_KIB_MAX, "{grown} KiB hold the headers of 5,000 calls");
     drop(all);
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much is under way"]);
+    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
 }

@@ -1,4 +1,4 @@
-//! Rows with missing values: trained on, filled in, encoded, scored; and refused where they cannot be.
+//! Missing values: training, imputation, encoding and scores; and errors where they are not allowed.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::support::{
 
 const PIXELS: usize = 64;
 
-/// The digits in a shuffled order, without their labels.
+/// The digits in shuffled order, without labels.
 fn digits() -> Vec<f32> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits.csv.gz");
     let options = ReadOptions { drop_columns: vec!["65".to_owned()], ..ReadOptions::default() };
@@ -35,7 +35,7 @@ fn hash(i: usize) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Without a share of the values, by chance.
+/// Hides a random `share` of the values.
 fn hidden(values: &[f32], share: f64, seed: usize) -> Vec<f32> {
     let missing = |i: usize| (hash(i + (seed << 32)) >> 11) as f64 / (1u64 << 53) as f64 <= share;
     values.iter().enumerate().map(|(i, value)| if missing(i) { f32::NAN } else { *value }).collect()
@@ -46,7 +46,7 @@ async fn impute(client: &mut AutoencoderClient, name: &str, columns: usize, rows
     numbers(client.impute(question).await.expect("imputes").into_inner().rows)
 }
 
-/// Root mean squared errors of what was hidden: by the model, and by the means of the training rows.
+/// Root mean squared errors of the hidden values: for the model, and for the means of the training rows.
 fn errors(whole: &[f32], gaps: &[f32], filled: &[f32], means: &[f64]) -> (f64, f64) {
     let (mut by_model, mut by_mean, mut count) = (0.0, 0.0, 0.0);
     for (i, gap) in gaps.iter().enumerate() {
@@ -61,7 +61,7 @@ fn errors(whole: &[f32], gaps: &[f32], filled: &[f32], means: &[f64]) -> (f64, f
     ((by_model / count).sqrt(), (by_mean / count).sqrt())
 }
 
-/// Hidden values of digits that the model never saw, trained on complete rows and on rows with gaps.
+/// Imputes held-out digits with models trained on complete rows and on rows with gaps.
 #[tokio::test(flavor = "multi_thread")]
 async fn hidden_pixels_are_told_much_better_than_by_their_means() {
     let store = temporary_store();
@@ -95,7 +95,7 @@ async fn hidden_pixels_are_told_much_better_than_by_their_means() {
     server.stop().await;
 }
 
-/// A model of 8 features that takes missing values, and was trained on some.
+/// Trains a model of 8 features with missing values allowed, on rows with some.
 async fn with_gaps(server: &TestServer, name: &str) {
     let spec = pb::TrainSpec { missing_values: true, epochs: 20, ..spec(name, &[8, 6, 3]) };
     let result =
@@ -175,7 +175,7 @@ async fn what_cannot_be_is_refused() {
     let refused = client.encode(encode).await.expect_err("refused");
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("only for models trained with `missing_values`"), "{refused:?}");
-    // A code is never missing.
+    // Codes cannot have missing values.
     let model = crate::support::version("gaps", 1);
     let codes = Some(matrix(3, &[0.0, f32::NAN, 0.0]));
     let refused =
@@ -194,7 +194,7 @@ async fn what_cannot_be_is_refused() {
     server.stop().await;
 }
 
-/// From a file with gaps to a whole one, also where the server reads the rows.
+/// Imputes a file with gaps; also trains on it as a server file.
 #[test]
 fn the_command_fills_in_a_file() {
     let store = temporary_store();
@@ -227,7 +227,7 @@ fn the_command_fills_in_a_file() {
     assert!(whole.iter().zip(&gaps).all(|(whole, gap)| whole.is_finite() && (gap.is_nan() || whole == gap)));
 }
 
-/// Names, a column of text that is left out, ids that binary32 cannot hold, and three columns with gaps.
+/// A table with names, a text column that is skipped, ids that binary32 cannot represent, and three columns with gaps.
 fn table(separator: char, decimal: char, end: &str, quote: &str) -> String {
     let cell = |text: String| format!("{quote}{text}{quote}");
     let line = |cells: Vec<String>| cells.join(&separator.to_string()) + end;
@@ -264,7 +264,7 @@ fn only_the_gaps_of_a_text_change() {
             assert_eq!(before.len(), after.len());
             let fields = before.len();
             for (before, after) in before.into_iter().zip(after) {
-                // Behind the last line end there is nothing, which is no gap.
+                // The text after the last line end is empty but is not a gap.
                 let is_gap = ["", "NA", "\"\"", "\"NA\""].contains(&before) && fields > 1;
                 if is_gap {
                     let value = after.strip_prefix(quote).and_then(|text| text.strip_suffix(quote)).expect("in quotes");
@@ -277,7 +277,7 @@ fn only_the_gaps_of_a_text_change() {
             }
         }
         assert!(gaps > 20, "{gaps}");
-        // In place, and from standard input.
+        // In place and from standard input.
         let file = std::fs::File::open(folder.path().join("gaps.csv")).expect("opens");
         let mut command = crate::support::process::halfhitch();
         command.args(["--server", &server.url(), "impute", "m", "-"]).args(choose).stdin(file);

@@ -1,4 +1,4 @@
-//! Incremental training: a stream that goes on and on becomes version after version, whatever is killed meanwhile.
+//! Incremental training: an endless stream publishes one version after the other, even if client or server is killed.
 
 use halfhitch::rpc::pb;
 use halfhitch::server::ServerConfig;
@@ -14,7 +14,7 @@ use crate::support::{
 
 const COLUMNS: usize = 6;
 const CHUNK_ROWS: usize = 50;
-/// Two kinds of rows are near planes of their own.
+/// Offset of the rows after the drift: both kinds are near a plane of their own.
 const DRIFT: f32 = 3.0;
 
 /// `rows` rows, before or after the drift.
@@ -38,12 +38,12 @@ fn stream_spec(key: &str, publish_rows: u64) -> pb::TrainSpec {
     }
 }
 
-/// One connection of a stream.
+/// One connection of a training stream.
 struct Stream {
     questions: mpsc::Sender<pb::TrainRequest>,
     answers: Streaming<pb::TrainResponse>,
     accepted: pb::TrainAccepted,
-    /// Acknowledged last.
+    /// The last acknowledgment.
     acknowledged: pb::ChunkAcknowledged,
     results: Vec<pb::TrainResult>,
 }
@@ -64,7 +64,7 @@ impl Stream {
     async fn send(&self, from: u64, values: &[f32]) {
         for (number, values) in (1..).zip(values.chunks(CHUNK_ROWS * COLUMNS)) {
             if number >= from {
-                // If the stream has ended, its answers say why.
+                // If the stream has ended, its responses carry the reason.
                 let _ = self.questions.send(chunk(number, COLUMNS, values)).await;
             }
         }
@@ -75,7 +75,7 @@ impl Stream {
         let _ = self.questions.send(finish(chunks, (values.len() / COLUMNS) as u64)).await;
     }
 
-    /// The next answer; false at the end.
+    /// Reads the next response; false at the end.
     async fn hear(&mut self) -> Result<bool, Status> {
         match self.answers.message().await? {
             None => return Ok(false),
@@ -86,7 +86,7 @@ impl Stream {
         Ok(true)
     }
 
-    /// Until the result of this round is there.
+    /// Reads until the result of this round arrives.
     async fn until_round(&mut self, round: u64) -> Result<(), Status> {
         while self.results.last().is_none_or(|last| last.round < round) {
             assert!(self.hear().await?, "the stream ended before round {round}");
@@ -115,7 +115,7 @@ async fn error_of_newest(client: &mut AutoencoderClient, values: &[f32]) -> f64 
     errors.iter().map(|error| f64::from(*error)).sum::<f64>() / errors.len() as f64
 }
 
-/// The jobs of a stream, by round; each is there once, without a gap.
+/// The jobs of a stream by round; checks that each round has one job, without gaps.
 async fn rounds(jobs: &mut pb::job_service_client::JobServiceClient<tonic::transport::Channel>) -> Vec<pb::Job> {
     let page = pb::ListJobsRequest { page_size: 1000, ..Default::default() };
     let mut jobs = jobs.list_jobs(page).await.expect("lists").into_inner().jobs;
@@ -151,7 +151,7 @@ async fn versions_follow_a_drift() {
         assert_eq!(result.failure, "");
         let report = result.training_report.as_ref().expect("a report");
         let validation = report.validation.as_ref().expect("measured");
-        // Its own, and as many of the rounds before.
+        // The round's own held-out rows, and as many of the rounds before.
         assert_eq!(validation.rows, if result.round == 1 { 40 } else { 80 }, "round {}", result.round);
     }
     let jobs = rounds(&mut server.jobs().await).await;
@@ -171,13 +171,13 @@ async fn a_client_that_is_killed_comes_back_and_no_row_is_lost_or_doubled() {
     stream.send(1, &all[..500 * COLUMNS]).await;
     stream.until_acknowledged(7).await.expect("goes well");
     drop(stream);
-    // Twice at once: the second has it.
+    // Two connections at once: the second takes over the stream.
     let mut first = Stream::open(&mut client, spec()).await.expect("accepted");
     let mut stream = Stream::open(&mut client, spec()).await.expect("accepted");
     assert_eq!(first.until_it_ends().await.expect_err("taken over").code(), Code::Aborted);
     let last = stream.accepted.last_chunk_number;
     assert!((7..=10).contains(&last), "{last}");
-    // Some again, of a round that has ended too.
+    // Resend some chunks, including chunks of a finished round.
     stream.send(2, &all).await;
     stream.finish(&all).await;
     stream.until_it_ends().await.expect("ends well");
@@ -186,7 +186,7 @@ async fn a_client_that_is_killed_comes_back_and_no_row_is_lost_or_doubled() {
     let jobs = rounds(&mut server.jobs().await).await;
     assert_eq!(jobs.iter().map(|job| job.row_count).collect::<Vec<_>>(), [200, 200, 200, 200, 200, 30]);
     assert!(jobs.iter().all(|job| job.state() == pb::JobState::Succeeded), "{jobs:?}");
-    // Who comes back after the end is told the results again, and then that it is the end.
+    // A client that reconnects after the end receives the results again, and then the end.
     let mut again = Stream::open(&mut client, spec()).await.expect("accepted");
     assert_eq!(again.accepted.last_chunk_number, 21);
     again.until_it_ends().await.expect("ends well");
@@ -203,7 +203,7 @@ async fn a_server_that_is_killed_goes_on_with_every_round() {
     let all = rows(1200, 1, false);
     let spec = || stream_spec("server", 100);
     let mut heard = 0;
-    // After so many chunks were acknowledged: in the middle of a round, and about at the end of one.
+    // Kill after this many acknowledged chunks: in the middle of a round, and near its end.
     for chunks in [3, 8, 14, 20] {
         let server = ServerProcess::start(store.path());
         let mut stream = Stream::open(&mut server.autoencoder().await, spec()).await.expect("accepted");
@@ -247,7 +247,7 @@ async fn a_round_ends_by_time_while_nothing_comes() {
     server.stop().await;
 }
 
-/// The newest version has the widths.
+/// The newest version provides the widths.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_may_leave_the_widths_to_the_newest_version() {
     let store = temporary_store();
@@ -281,7 +281,7 @@ async fn a_round_that_has_as_many_rows_as_a_job_may_have_is_cut_before_it_is_due
     stream.until_it_ends().await.expect("ends well");
     assert_eq!(stream.acknowledged.number, 6);
     assert_eq!(stream.results.iter().map(|one| one.round).collect::<Vec<_>>(), [1, 2, 3]);
-    // A chunk that no round has room for.
+    // A chunk that is larger than a round may be.
     let stream = Stream::open(&mut client, stream_spec("large", 10_000)).await.expect("accepted");
     let _ = stream.questions.send(chunk(1, COLUMNS, &rows(121, 1, false))).await;
     let refused = { stream }.until_it_ends().await.expect_err("refused");
@@ -289,7 +289,7 @@ async fn a_round_that_has_as_many_rows_as_a_job_may_have_is_cut_before_it_is_due
     server.stop().await;
 }
 
-/// Numbers that come in errors are those that the client gave.
+/// Errors contain the client's chunk numbers.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_a_later_round_count_the_chunks_of_the_stream() {
     let store = temporary_store();
@@ -302,14 +302,14 @@ async fn errors_of_a_later_round_count_the_chunks_of_the_stream() {
     let _ = stream.questions.send(chunk(3, COLUMNS, &rows(50, 9, false))).await;
     let refused = stream.until_it_ends().await.expect_err("refused");
     assert!(
-        refused.message().starts_with("chunk.number: chunk 3 came before")
-            || refused.message().contains("chunk 3 came before"),
+        refused.message().starts_with("chunk.number: chunk 3 was received before")
+            || refused.message().contains("chunk 3 was received before"),
         "{refused:?}"
     );
     server.stop().await;
 }
 
-/// Rows to measure on that come after the last cut are rows of a round like any others.
+/// Test rows after the last complete round belong to a round like any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_last_round_with_test_rows_alone_says_so() {
     let store = temporary_store();
@@ -326,7 +326,7 @@ async fn a_last_round_with_test_rows_alone_says_so() {
     stream.until_acknowledged(3).await.expect("taken");
     stream.finish(&all).await;
     let refused = stream.until_it_ends().await.expect_err("refused");
-    assert!(refused.message().contains("no training rows came"), "{refused:?}");
+    assert!(refused.message().contains("received no training rows"), "{refused:?}");
     server.stop().await;
 }
 
@@ -351,7 +351,7 @@ async fn a_round_that_is_cancelled_does_not_end_the_stream() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let all = rows(400, 1, false);
-    // So long that it can be cancelled, however quick the machine.
+    // Long enough to be cancelled on any machine.
     let long = pb::TrainSpec { epochs: 100_000, ..stream_spec("cancelled", 200) };
     let mut stream = Stream::open(&mut server.autoencoder().await, long).await.expect("accepted");
     stream.send(1, &all).await;

@@ -1,4 +1,4 @@
-//! The Open Inference Protocol over gRPC: the same answers as our own API, for clients that know nothing of it.
+//! The Open Inference Protocol over gRPC returns the same results as halfhitch's own API.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ fn le(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// One raw tensor of rows of 8, or of codes of 3.
+/// A request with one raw tensor: rows of 8, or codes of 3.
 fn question(model: &str, version: &str, name: &str, columns: i64, values: &[f32]) -> pb::ModelInferRequest {
     pb::ModelInferRequest {
         model_name: model.to_owned(),
@@ -97,7 +97,7 @@ async fn every_datatype_means_the_same_numbers() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[8, 3]).await;
     let mut client = client(&server).await;
-    // Exact in 16 bits of either kind.
+    // Values that are exact in both 16-bit float types.
     let rows: Vec<f32> = (0..16).map(|i| (i as f32 - 8.0) / 4.0).collect();
     let plain = client.model_infer(question("m", "", "X", 8, &rows)).await.expect("infers").into_inner();
     let raw = |datatype: &str, bytes: Vec<u8>| {
@@ -127,7 +127,7 @@ async fn every_datatype_means_the_same_numbers() {
         of_doubles.clone(),
         typed("FP64", pb::InferTensorContents { fp64_contents: doubles.clone(), ..Default::default() }),
     ] {
-        // Normalized in 64 bits: the same but for the last bits.
+        // Normalized in f64: equal except for the last bits.
         let answer = client.model_infer(asked).await.expect("infers").into_inner();
         assert_eq!(answer.outputs[0].datatype, "FP32");
         let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
@@ -149,7 +149,7 @@ async fn every_datatype_means_the_same_numbers() {
     let refused = client.model_infer(asked_in("INT64")).await.expect_err("no such answer");
     assert!(refused.code() == Code::InvalidArgument && refused.message().contains("INT64"), "{refused}");
 
-    // Whole numbers of 8 bits, raw and typed.
+    // 8-bit integers, as raw and as typed contents.
     let whole: Vec<f32> = (0..16).map(|i| i as f32).collect();
     let plain = client.model_infer(question("m", "", "X", 8, &whole)).await.expect("infers").into_inner();
     let numbers: Vec<u8> = (0..16).collect();
@@ -260,7 +260,7 @@ async fn models_describe_themselves_and_count_what_they_are_asked() {
     let other = client.model_statistics(of("m:decode")).await.expect("answers").into_inner().model_stats;
     assert_eq!((other[0].inference_count, count(other[0].inference_stats.expect("some").success)), (0, 0));
 
-    // Out of memory and in again, and what was counted stays.
+    // Unload and load again; the counters stay.
     let unload = pb::RepositoryModelUnloadRequest { model_name: "m".into(), ..Default::default() };
     client.repository_model_unload(unload).await.expect("unloads");
     let load = pb::RepositoryModelLoadRequest { model_name: "m".into(), ..Default::default() };

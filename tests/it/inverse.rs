@@ -1,4 +1,4 @@
-//! The transpose beside the pseudo-inverse, and what there is to see of a model.
+//! Decoding with the transpose and with the pseudo-inverse, and InspectModel.
 
 use futures_util::future::join_all;
 use halfhitch::numeric::matmul::Weights;
@@ -16,7 +16,7 @@ fn decode(name: &str, codes: &[f32], length: usize, decoder: i32) -> pb::DecodeR
     pb::DecodeRequest { model: version(name, 1), codes: Some(matrix(length, codes)), decoder, ..Default::default() }
 }
 
-/// A linear model of 8 features and 3 numbers a code, hardly trained: its rows are not orthonormal.
+/// A linear model of 8 features and code length 3, hardly trained: its rows are not orthonormal.
 async fn linear(server: &TestServer, name: &str) {
     let mut spec = spec(name, &[8, 3]);
     spec.epochs = 1;
@@ -41,13 +41,13 @@ async fn the_pseudo_inverse_gives_rows_that_have_the_code() {
     let back = numbers(client.encode(back).await.expect("encodes").into_inner().codes);
     assert!(codes.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-3), "{codes:?} {back:?}");
 
-    // One row alone has the bits that it has among others.
+    // A row alone has the same bits as in a batch.
     let rows = numbers(rows);
     let alone = client.decode(decode("linear", &codes[3..6], 3, inverse)).await.expect("decodes").into_inner();
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&numbers(alone.rows)), bits(&rows[8..16]));
 
-    // Reconstruct goes the same way, and the transpose another, of which nothing is said.
+    // Reconstruct supports both decoders; only the pseudo-inverse has figures in the response.
     let question = |decoder: i32| pb::ReconstructRequest {
         model: newest("linear"),
         rows: Some(matrix(8, &sample(30, 8, 3))),
@@ -62,7 +62,7 @@ async fn the_pseudo_inverse_gives_rows_that_have_the_code() {
     server.stop().await;
 }
 
-/// What a stream answers to messages with these decoders, of which the first names the model.
+/// The responses of a stream to messages with these decoders; the first message names the model.
 async fn decode_stream(
     server: &TestServer,
     name: &str,
@@ -104,7 +104,7 @@ async fn a_stream_decodes_with_what_its_first_message_names() {
         let (answers, end) = decode_stream(&server, "linear", &[(&some, first), (&others, later)]).await;
         let refused = end.expect_err("another decoder");
         assert_eq!((answers.len(), refused.code()), (1, Code::InvalidArgument), "{refused}");
-        assert!(refused.message().starts_with("message 2: decoder: is another one"), "{refused}");
+        assert!(refused.message().starts_with("message 2: decoder: differs from the first message"), "{refused}");
     }
     let codes = Some(matrix(3, &some));
     let question = pb::DecodeStreamRequest { model: version("linear", 1), codes, decoder: 7, ..Default::default() };
@@ -208,7 +208,7 @@ async fn more_inspections_than_there_is_room_for_are_told_to_come_back() {
                 .await
         }
     };
-    // The first of them takes longer than it takes all of them to come.
+    // The first inspection takes longer than all requests need to arrive.
     let answers = join_all((0..16).map(|_| inspect())).await;
     let (seen, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     assert!(seen.len() >= 4 && !refused.is_empty(), "{} seen, {} refused", seen.len(), refused.len());

@@ -1,4 +1,4 @@
-//! Jobs as others see them: listed, watched, cancelled.
+//! Jobs: listing, watching, cancelling.
 
 use halfhitch::rpc::pb;
 use tonic::Code;
@@ -87,7 +87,7 @@ async fn a_running_job_can_be_cancelled() {
     server.stop().await;
 }
 
-/// Uploads rows for a job that goes on for ever, and waits until it trains; its id.
+/// Uploads rows for an endless job, waits until it trains, and returns its id.
 async fn endless(server: &TestServer, name: &str) -> String {
     let endless = pb::TrainSpec { epochs: 100_000, ..spec(name, &[5, 2]) };
     let questions = whole_upload(endless, &sample(500, 5, 1), 500);
@@ -182,7 +182,7 @@ async fn an_upload_can_be_cancelled() {
     server.stop().await;
 }
 
-/// A tiny job changes thousands of times a second; its watchers are bounded in number, and hear of its end.
+/// A tiny job changes thousands of times a second. The number of its watchers is limited, and all receive its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_has_so_many_watchers_and_the_next_is_told_when_to_come_back() {
     use tonic_types::StatusExt;
@@ -210,7 +210,7 @@ async fn a_job_has_so_many_watchers_and_the_next_is_told_when_to_come_back() {
     };
     assert_eq!((watchers.len(), refused.code()), (64, Code::ResourceExhausted), "{refused:?}");
     assert!(refused.get_error_details().retry_info().is_some(), "{refused:?}");
-    // A place is free again when a watcher leaves.
+    // A watcher that leaves frees its slot.
     drop(watchers.pop());
     let mut tries = 0;
     while jobs.watch_job(pb::WatchJobRequest { id: id.clone() }).await.is_err() {
@@ -218,7 +218,7 @@ async fn a_job_has_so_many_watchers_and_the_next_is_told_when_to_come_back() {
         assert!(tries < 10_000, "the place is not given back");
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    // Over a connection of its own: unread news fill that of the watchers.
+    // On a separate connection: unread updates fill the watchers' connection.
     server.jobs().await.cancel_job(pb::CancelJobRequest { id }).await.expect("runs");
     for mut news in watchers {
         let mut last = None;

@@ -1,12 +1,12 @@
-//! Who may import whom: the table of ARCHITECTURE.md, enforced on every file of `src/`.
+//! Allowed imports between modules: the table of ARCHITECTURE.md, enforced on every file of `src/`.
 //!
-//! Reads code as tokens, without comments, strings and `#[cfg(test)]` items. A rule that stands in the way of a better
-//! wall is changed here and in ARCHITECTURE.md together.
+//! Reads code as tokens, without comments, strings and `#[cfg(test)]` items. To change a rule, change it here and in
+//! ARCHITECTURE.md together.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A module of the crate's root, what it may import from the crate, and words that it never mentions.
+/// A root module, the modules that it may import, and words that it must not mention.
 struct Rule {
     module: &'static str,
     may_import: &'static [&'static str],
@@ -14,7 +14,7 @@ struct Rule {
 }
 
 const GRPC: &[&str] = &["tonic", "prost"];
-/// No async, no transport, no clock, no disk, no environment. (A `Duration` is no clock.)
+/// No async, transport, clock, disk or environment. (`Duration` is allowed.)
 const IMPURE: &[&str] =
     &["tokio", "tonic", "prost", "tracing", "Instant", "SystemTime", "std::fs", "std::env", "std::net"];
 const SERVICE_AND_BELOW: &[&str] = &[
@@ -61,7 +61,7 @@ const RULES: &[Rule] = &[
     Rule { module: "config", may_import: EVERYTHING, never_mentions: &[] },
     Rule { module: "cli", may_import: EVERYTHING, never_mentions: &[] },
     Rule { module: "main", may_import: &["cli", "config", "server", "telemetry"], never_mentions: &[] },
-    // The map: it declares the modules and uses none.
+    // The crate root declares the modules and uses none.
     Rule { module: "lib", may_import: &[], never_mentions: IMPURE },
 ];
 
@@ -84,19 +84,19 @@ const EVERYTHING: &[&str] = &[
     "cli",
 ];
 
-/// Where `std::env` may be read.
+/// The only module that may read `std::env`.
 const READER_OF_THE_ENVIRONMENT: &str = "config";
-/// The only modules that may be unsafe: the kernels, and one call of the allocator.
+/// The only modules that may use unsafe code: the kernels, and one call of the allocator.
 const UNSAFE: [[&str; 2]; 2] = [["numeric", "kernels"], ["server", "process"]];
 
-/// A word or a punctuation mark of the code.
+/// A word or punctuation mark.
 #[derive(Clone, Debug, PartialEq)]
 struct Token {
     line: usize,
     text: String,
 }
 
-/// The code without comments and literals.
+/// The tokens of the code, without comments and literals.
 fn tokens(source: &str) -> Vec<Token> {
     let text: Vec<char> = source.chars().collect();
     let (mut tokens, mut line, mut i) = (Vec::new(), 1, 0);
@@ -171,7 +171,7 @@ fn starts_with(tokens: &[Token], words: &[&str]) -> bool {
     tokens.len() >= words.len() && tokens.iter().zip(words).all(|(token, word)| token.text == *word)
 }
 
-/// The tokens without `#[cfg(test)]` items, and the names of the modules that those declare in files of their own.
+/// The tokens without `#[cfg(test)]` items, and the names of the test modules in separate files.
 fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<String>) {
     let (mut kept, mut modules, mut i) = (Vec::new(), Vec::new(), 0);
     while i < tokens.len() {
@@ -203,7 +203,7 @@ fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<String>) {
     (kept, modules)
 }
 
-/// Behind the bracket that closes the one at `open`.
+/// The index after the bracket that closes the one at `open`.
 fn end_of_group(tokens: &[Token], open: usize) -> usize {
     let mut depth = 0;
     for (i, token) in tokens.iter().enumerate().skip(open) {
@@ -219,7 +219,7 @@ fn end_of_group(tokens: &[Token], open: usize) -> usize {
     tokens.len()
 }
 
-/// The root modules that the code of a file names, with lines. `depth`: how many `super` lead to the root.
+/// The root modules that the code of a file names, with line numbers. `depth`: how many `super` lead to the root.
 fn imports(tokens: &[Token], depth: usize, is_main: bool) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut i = 0;
@@ -244,7 +244,7 @@ fn imports(tokens: &[Token], depth: usize, is_main: bool) -> Vec<(usize, String)
     found
 }
 
-/// The first names of a path or of every path of a group.
+/// The first names of a path, or of every path of a group.
 fn heads(tokens: &[Token]) -> Vec<(usize, String)> {
     if !starts_with(tokens, &["{"]) {
         return tokens.iter().take(1).map(|token| (token.line, token.text.clone())).collect();
@@ -274,7 +274,7 @@ fn mentions(tokens: &[Token], word: &str) -> Vec<usize> {
     tokens.iter().filter(|token| is_word(&token.text)).map(|token| token.line).collect()
 }
 
-/// What is wrong with a file: line and rule.
+/// Violations in a file: line and rule.
 fn violations(path: &[String], tokens: &[Token]) -> Vec<(usize, String)> {
     let module = path[0].as_str();
     let Some(rule) = RULES.iter().find(|rule| rule.module == module) else {
@@ -321,7 +321,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The path of a file's module from the crate's root: `src/model/artifact/mod.rs` is `["model", "artifact"]`.
+/// The module path of a file from the crate root: `src/model/artifact/mod.rs` is `["model", "artifact"]`.
 fn module_path(file: &Path) -> Vec<String> {
     let mut path: Vec<String> =
         file.with_extension("").components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();

@@ -1,5 +1,5 @@
-//! Starting and stopping: ready when models are warm, not ready and still serving while it drains, everything that was
-//! accepted answered, and settings that change on the way.
+//! Start and stop: ready when models are warm; not ready but still serving while it drains; every accepted call gets a
+//! response. Also settings that change at run time.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::{TestServer, matrix, newest, numbers, sample, temporary_store, untrained, version};
 
-/// How often a condition is looked at before a test gives up, 10 ms apart.
+/// Maximum number of checks of a condition, 10 ms apart.
 const LOOKS_MAX: usize = 3000;
 
 fn publish(store: &Path, name: &str) -> u64 {
@@ -99,7 +99,7 @@ async fn it_is_not_ready_before_what_shall_be_warm_is() {
     };
     let server = TestServer::start_with(config).await;
     let mut client = HealthClient::new(server.channel().await);
-    // It serves, but it is not ready: twice the time between two looks at the store.
+    // The server serves but is not ready, for twice the scan interval of the store.
     for _ in 0..100 {
         assert_eq!(health(&mut client, "").await, Ok(ServingStatus::NotServing));
         sleep(Duration::from_millis(10)).await;
@@ -138,14 +138,14 @@ async fn a_policy_leaves_versions_out_and_an_alias_brings_them_back() {
     server.stop().await;
 }
 
-/// Encodes over and over, each call on a connection of its own, until one is refused; how many were answered.
+/// Encodes repeatedly, each call on a new connection, until one is rejected; returns the number of successful calls.
 async fn encode_until_refused(client: AutoencoderServiceClient<Channel>) -> usize {
     let mut client = client;
     for answered in 0..1_000_000 {
         match client.encode(encode("m")).await {
             Ok(answer) => assert_eq!(numbers(answer.into_inner().codes).len(), 6),
             Err(status) => {
-                // Or the client's own transport, which had not sent it yet.
+                // The error can also come from the client's transport, before it sent the request.
                 let is_clients = std::error::Error::source(&status).is_some();
                 assert!(status.code() == Code::Unavailable || is_clients, "{status:?}");
                 return answered;
@@ -176,7 +176,7 @@ async fn while_it_drains_it_is_not_ready_and_answers() {
 async fn a_second_signal_hurries() {
     let folder = temporary_store();
     publish(folder.path(), "m");
-    // Longer than any test waits.
+    // Longer than any test lasts.
     let server =
         ServerProcess::start_with(folder.path(), &["--drain-seconds", "3600", "--shutdown-grace-seconds", "7200"]);
     let mut probe = HealthClient::new(crate::support::channel(server.address()).await);
@@ -211,11 +211,11 @@ async fn told_to_stop_with_a_full_queue_it_answers_everything_that_it_accepted()
                         assert_eq!(numbers(answer.into_inner().codes).len(), 1000);
                         answered += 1;
                     }
-                    // No room: not accepted.
+                    // The queue is full: not accepted.
                     Err(status) if status.code() == Code::ResourceExhausted => {}
                     Err(status) => {
-                        // Made by the client's transport, of a request that was not sent any more, or that crossed with
-                        // the notice to go: what the server says carries headers.
+                        // The client's transport creates this status for a request that it did not send, or that
+                        // crossed with GOAWAY. A status from the server carries headers.
                         let unsent = matches!(status.code(), Code::Cancelled | Code::Internal)
                             && status.metadata().is_empty()
                             && std::error::Error::source(&status).is_some();
@@ -232,7 +232,7 @@ async fn told_to_stop_with_a_full_queue_it_answers_everything_that_it_accepted()
     assert_eq!(server.wait().await, Some(0));
     let answered: u64 = callers.join_all().await.into_iter().sum();
     assert!(answered > 0);
-    // What the server answered came: it accepts nothing that it does not answer, and loses no answer.
+    // Every response arrived: the server completes what it accepts.
     let log = fs::read_to_string(log).expect("a log");
     let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let stopped = lines.rfind(|line| line["fields"]["message"] == "stopped").expect("its last line");
@@ -262,10 +262,10 @@ async fn settings_are_read_again_at_sighup_and_when_their_file_changes() {
         }
         panic!("{expected:?} never comes");
     };
-    // By the file alone.
+    // Change only the file.
     fs::write(&file, "version_policy = \"latest:1\"\n").expect("written");
     comes(Some(Code::FailedPrecondition)).await;
-    // A mistake changes nothing, and does not end the server.
+    // An invalid file changes nothing and does not stop the server.
     fs::write(&file, "version_policy = \"newest\"\n").expect("written");
     server.signal("HUP");
     sleep(Duration::from_millis(200)).await;
@@ -310,7 +310,7 @@ async fn retention_removes_what_nobody_needs() {
         };
         store.set_alias(&key, &"prod".parse().expect("an alias"), None).expect("aliased");
     }
-    // An upload that has not ended begins with version 1: that is made while everything is kept.
+    // An unfinished upload starts from version 1, so version 1 is published while all versions are kept.
     let server = ServerProcess::start(folder.path());
     let (questions, receiver) = tokio::sync::mpsc::channel(1);
     let spec = pb::TrainSpec {

@@ -1,4 +1,4 @@
-//! The whole program, tested from outside: one file a theme.
+//! Integration tests of the whole program: one file per topic.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Memory of the idle server with a large model loaded, and over many requests.
+//! Memory of an idle server with a large model, and over many requests.
 
 use crate::support::process::ServerProcess;
 use crate::support::{import, matrix, newest, sample, temporary_store, version};
@@ -8,7 +8,7 @@ use halfhitch::rpc::pb;
 
 const IDLE_KIB_MAX: u64 = 60 * 1024;
 
-/// The file's size, and RssAnon of a server that has loaded the model from it and served both directions.
+/// The size of the model file, and RssAnon of a server that has loaded it and served encode and decode.
 async fn loaded(widths: &[usize]) -> (usize, Option<u64>) {
     let store = temporary_store();
     let importing = ServerProcess::start(store.path());
@@ -17,7 +17,7 @@ async fn loaded(widths: &[usize]) -> (usize, Option<u64>) {
     let server = ServerProcess::start(store.path());
     let mut client = server.autoencoder().await;
     let (inputs, code) = (widths[0], widths[widths.len() - 1]);
-    // Every kernel, and messages so small that what the allocator keeps of them does not count.
+    // Row counts that use every kernel, in messages small enough that the allocator's caches do not matter.
     for rows in [1, 7, 16, 17].into_iter().cycle().take(40) {
         let encode = pb::EncodeRequest {
             model: newest("m"),
@@ -32,12 +32,12 @@ async fn loaded(widths: &[usize]) -> (usize, Option<u64>) {
         };
         client.decode(decode).await.expect("decodes");
     }
-    // Serving threads keep what they computed with for a moment.
+    // Serving threads keep their buffers for a moment.
     tokio::time::sleep(Duration::from_millis(200)).await;
     (file_bytes, server.memory_kib("RssAnon"))
 }
 
-/// The difference to a server with a 1x1 model is the model: each matrix is there once, for both directions.
+/// The difference to a server with a 1x1 model is the model: each matrix is in memory once, for both directions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loaded_model_takes_what_its_file_takes() {
     for widths in [&[784, 1000, 500, 250, 30][..], &[2048, 2048]] {
@@ -53,7 +53,7 @@ async fn a_loaded_model_takes_what_its_file_takes() {
     }
 }
 
-/// `HALFHITCH_TEST_REQUESTS` sets the number of requests (2,000 by default, 100,000 for the figure in the README).
+/// `HALFHITCH_TEST_REQUESTS` sets the number of requests (2,000 by default, 100,000 for the published figure).
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_server_is_small_and_does_not_grow() {
     let requests: u64 = std::env::var("HALFHITCH_TEST_REQUESTS").map_or(2_000, |text| text.parse().expect("a number"));
@@ -90,11 +90,11 @@ async fn an_idle_server_is_small_and_does_not_grow() {
     let after = server.memory_kib("RssAnon").expect("told before");
     println!("RssAnon after {} requests {warm} KiB, after {requests} more {after} KiB", requests / 4);
     assert!(warm <= IDLE_KIB_MAX, "idle server with the model: {warm} KiB, at most {IDLE_KIB_MAX}");
-    // Thread caches of the allocator settle within a megabyte.
+    // The allocator's thread caches settle within 1 MiB.
     assert!(after <= warm + 1024, "grew from {warm} to {after} KiB over {requests} requests");
 }
 
-/// What idle calls took goes back to the system when they and their connections have ended.
+/// Memory of idle calls returns to the system when the calls and their connections end.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_of_idle_calls_is_given_back() {
     use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
@@ -111,7 +111,7 @@ async fn memory_of_idle_calls_is_given_back() {
     for _ in 0..60 {
         let channel = server.channel().await;
         for _ in 0..80 {
-            // No message ever comes: the call waits for its first.
+            // No message is sent: the call waits for its first.
             let (sender, receiver) = mpsc::channel::<pb::EncodeStreamRequest>(1);
             let mut client = AutoencoderServiceClient::new(channel.clone());
             let call =
@@ -119,7 +119,7 @@ async fn memory_of_idle_calls_is_given_back() {
             calls.push((sender, call));
         }
     }
-    // Until they are there: bounded, and not measured.
+    // Wait, for a limited time, until the calls are open.
     let mut open = start;
     for _ in 0..200 {
         open = server.memory_kib("RssAnon").expect("told before");

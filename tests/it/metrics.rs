@@ -1,4 +1,4 @@
-//! `/metrics` against what callers counted, exactly; probes; a port that puts up with anything.
+//! `/metrics` agrees exactly with the callers' counts; health probes; an admin port that tolerates any input.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use crate::support::{
 };
 use crate::traces::Collector;
 
-/// How often a condition is looked at before a test gives up, 10 ms apart.
+/// Maximum number of checks of a condition, 10 ms apart.
 const LOOKS_MAX: usize = 1000;
 
 /// A server with an admin port.
@@ -60,7 +60,7 @@ impl Watched {
         self.task.await.expect("no panic");
     }
 
-    /// Code and body.
+    /// The HTTP status and body.
     async fn get(&self, path: &str) -> (u16, String) {
         ask(self.admin, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
     }
@@ -74,7 +74,7 @@ impl Watched {
 
 async fn ask(address: SocketAddr, request: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(address).await.expect("connects");
-    // It may answer, and close, before all of it was sent.
+    // The server may respond and close before it has received everything.
     let _ = connection.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = connection.read_to_end(&mut answer).await;
@@ -85,12 +85,12 @@ async fn ask(address: SocketAddr, request: &str) -> (u16, String) {
     (code, body.to_owned())
 }
 
-/// Samples by series, as written.
+/// Samples by series name, with labels as written.
 struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// Strictly: help and type before the samples of a metric, no series twice, counters end in `_total`, buckets are
-    /// cumulative and the last is the count.
+    /// Parses strictly: help and type precede the samples of a metric, no series occurs twice, counters end in
+    /// `_total`, buckets are cumulative and the last equals the count.
     fn parse(text: &str) -> Self {
         let (mut samples, mut types, mut helped, mut current) =
             (BTreeMap::new(), BTreeMap::new(), BTreeSet::new(), String::new());
@@ -145,13 +145,13 @@ impl Metrics {
         self.0.get(series).copied().unwrap_or(0.0)
     }
 
-    /// Jobs that succeeded, failed, and were cancelled.
+    /// Numbers of jobs that succeeded, failed, and were cancelled.
     fn ended_jobs(&self) -> [f64; 3] {
         ["succeeded", "failed", "cancelled"]
             .map(|outcome| self.0[&format!("halfhitch_ended_jobs_total{{outcome=\"{outcome}\"}}")])
     }
 
-    /// Calls by method and code, of one model.
+    /// Calls of one model, by method and code.
     fn calls(&self, model: &str) -> BTreeMap<(String, String), u64> {
         let of_model = |series: &str, value: f64| {
             let labels = series.strip_prefix("halfhitch_calls_total{")?.strip_suffix('}')?;
@@ -166,7 +166,7 @@ impl Metrics {
     }
 }
 
-/// What one caller got, by method and code.
+/// One caller's results, by method and code.
 type Counted = BTreeMap<(String, String), u64>;
 
 fn count<T>(counted: &mut Counted, method: &str, outcome: &Result<T, tonic::Status>) {
@@ -181,7 +181,7 @@ fn count<T>(counted: &mut Counted, method: &str, outcome: &Result<T, tonic::Stat
     *counted.entry((method.to_owned(), word.to_owned())).or_default() += 1;
 }
 
-/// One caller: good questions and wrong ones, over both APIs.
+/// One caller: valid and invalid requests, with both APIs.
 async fn call(server: Channel, seed: u64) -> Counted {
     let mut counted = Counted::new();
     let mut client = pb::autoencoder_service_client::AutoencoderServiceClient::new(server.clone());
@@ -233,18 +233,18 @@ async fn after_a_load_the_counters_are_what_its_callers_counted() {
             *expected.entry(what).or_default() += count;
         }
     }
-    // A call that nobody waits for any more is counted as such.
+    // A call that its client gave up is counted as such.
     let nowhere =
         pb::EncodeRequest { model: newest("nowhere"), rows: Some(matrix(8, &sample(1, 8, 1))), ..Default::default() };
     assert_eq!(client.encode(nowhere).await.expect_err("unknown").code(), Code::NotFound);
 
     let metrics = server.metrics().await;
     let mut counted = metrics.calls("m");
-    // The upload names it, too.
+    // The upload names the model too.
     assert!(counted.remove(&("Train".to_owned(), "ok".to_owned())).is_none_or(|trained| trained == 1));
     assert_eq!(counted, expected);
     assert_eq!(metrics.calls("").get(&("Encode".to_owned(), "not_found".to_owned())), Some(&1));
-    // Histograms know of every question that was answered, and of no other.
+    // Histograms count every served request, and no other.
     let of = |operation: &str| {
         metrics.get(&format!("halfhitch_request_seconds_count{{model=\"m\",operation=\"{operation}\"}}")) as u64
     };
@@ -253,7 +253,7 @@ async fn after_a_load_the_counters_are_what_its_callers_counted() {
     assert_eq!(of("reconstruct"), ok("Reconstruct"));
     let rows = metrics.get("halfhitch_batch_rows_sum{model=\"m\",operation=\"reconstruct\"}");
     assert_eq!(rows as u64, 6 * (0..20).map(|round| 1 + (round % 5) * 40).sum::<u64>());
-    // Every call that did not go well has a cause.
+    // Every failed call has a cause.
     let causes: f64 =
         metrics.0.iter().filter(|(name, _)| name.starts_with("halfhitch_refusals_total")).map(|(_, v)| v).sum();
     let failed: u64 = expected.iter().filter(|((_, code), _)| code != "ok").map(|(_, count)| count).sum();
@@ -283,7 +283,7 @@ async fn who_leaves_is_counted_and_connections_come_and_go() {
     let channel = server.channel().await;
     let mut client = pb::job_service_client::JobServiceClient::new(channel.clone());
     let mut autoencoder = pb::autoencoder_service_client::AutoencoderServiceClient::new(channel);
-    // An upload that begins and is left.
+    // An upload that is started and abandoned.
     let (questions, receiver) = tokio::sync::mpsc::channel(1);
     let begin = pb::TrainSpec { idempotency_key: "k".to_owned(), ..spec("m", &[8, 2]) };
     questions.send(crate::support::question(pb::train_request::Message::Spec(begin))).await.expect("room");
@@ -345,7 +345,7 @@ async fn a_stream_is_one_call_whatever_became_of_its_questions() {
     assert_eq!(refused.map(|(_, count)| count).sum::<f64>(), 0.0);
     assert_eq!(metrics.get("halfhitch_request_seconds_count{model=\"m\",operation=\"encode\"}"), 2.0);
 
-    // One that ends with an error is counted for that, not for the question that failed before.
+    // A stream that ends with an error is counted once with that error, not with the failure of an earlier request.
     let unknown = oip::ModelInferRequest { model_name: "nowhere".to_owned(), ..row_of_zeros(8) };
     let questions = tokio_stream::iter([unknown, row_of_zeros(2000)]);
     let answers = inference.model_stream_infer(questions).await.expect("begun");
@@ -357,7 +357,7 @@ async fn a_stream_is_one_call_whatever_became_of_its_questions() {
     server.stop().await;
 }
 
-/// Trains without an end; the stream that tells of it, and the job's id.
+/// Starts an endless training; returns its stream and the job's id.
 async fn endless(client: &mut AutoencoderClient, name: &str) -> (tonic::Streaming<pb::TrainResponse>, String) {
     let spec = pb::TrainSpec { epochs: 100_000, ..spec(name, &[8, 2]) };
     let questions = whole_upload(spec, &sample(300, 8, 1), 300);
@@ -383,7 +383,7 @@ async fn jobs_are_counted_as_they_end_and_rows_as_they_are_trained_on() {
         let report = report.expect("a report");
         rows += report.training_rows * report.epochs.len() as u64;
     }
-    // What cannot begin trains on no row.
+    // A job that cannot start trains on no row.
     let outside = pb::TrainSpec {
         loss: pb::Loss::BinaryCrossEntropy.into(),
         normalization: pb::Normalization::None.into(),
@@ -401,7 +401,7 @@ async fn jobs_are_counted_as_they_end_and_rows_as_they_are_trained_on() {
     for look in 0.. {
         let metrics = server.metrics().await;
         if let Some(best) = metrics.0.get(best) {
-            // The page of now knows of epochs that this test missed.
+            // The page may already contain epochs that this test missed.
             assert!(*best <= lowest.min(metrics.0[last]), "{best} after {lowest}");
             (lowest, seen) = (*best, seen + 1);
         }
@@ -420,7 +420,7 @@ async fn jobs_are_counted_as_they_end_and_rows_as_they_are_trained_on() {
     drop((answers, client, jobs));
     server.stop().await;
 
-    // Jobs that ended before are remembered, and did not end in this process.
+    // Jobs that ended before the restart are listed, but not counted by this process.
     let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
     let metrics = server.metrics().await;
     assert_eq!((metrics.ended_jobs(), metrics.get("halfhitch_trained_rows_total")), ([0.0; 3], 0.0));
@@ -428,7 +428,7 @@ async fn jobs_are_counted_as_they_end_and_rows_as_they_are_trained_on() {
     server.stop().await;
 }
 
-/// Calls that ask to be traced, to a server that allows one a second; what its page and its collector say in the end.
+/// Sends calls that ask for a trace to a server that allows one per second; returns the counts of its metrics.
 async fn traced(endpoint: SocketAddr, calls: u32, is_over: impl Fn([u64; 3]) -> bool) -> [u64; 3] {
     let folder = temporary_store();
     let mut config = ServerConfig::new(folder.path().to_owned());
@@ -461,11 +461,11 @@ async fn spans_are_counted_as_the_collector_takes_them_or_not() {
     let (collector, address) = Collector::start().await;
     let [exported, dropped, limited] =
         traced(address, 20, |[exported, _, limited]| exported > 0 && exported + limited >= 20).await;
-    // Of such a call there is one span.
+    // Each traced call has one span.
     assert_eq!((exported + limited, dropped), (20, 0));
     assert_eq!(collector.spans().len() as u64, exported);
     assert!(limited > 0, "one a second is not so many");
-    // A collector that is not there.
+    // No collector is listening.
     let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
     let [exported, dropped, limited] = traced(nobody, 1, |[_, dropped, _]| dropped > 0).await;
     assert_eq!([exported, dropped, limited], [0, 1, 0]);
@@ -515,7 +515,7 @@ async fn probes_tell_where_it_stands_and_what_is_wrong_is_answered() {
     let (code, _) = ask(server.admin, &format!("GET /livez HTTP/1.1\r\nhost: x\r\nlong: {long}\r\n\r\n")).await;
     assert!([0, 431].contains(&code), "{code}");
     ask(server.admin, "\0\0\0 not http\r\n\r\n").await;
-    // Who begins and does not go on holds nobody up.
+    // Clients that start a request and stop delay no others.
     let mut slow = Vec::new();
     for _ in 0..10 {
         let mut connection = TcpStream::connect(server.admin).await.expect("connects");

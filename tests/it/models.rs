@@ -1,4 +1,4 @@
-//! Published models: listings, aliases, deletion, files in and out.
+//! Published models: listing, aliases, deletion, import and export.
 
 use halfhitch::rpc::pb;
 use pb::import_model_version_request::Message as Import;
@@ -190,7 +190,7 @@ async fn broken_files_are_refused_and_leave_nothing_behind() {
     server.stop().await;
 }
 
-/// A file that rots on disk fails alone; the others go on being served.
+/// A damaged model file fails alone; the others are still served.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_version_fails_alone() {
     let store = temporary_store();

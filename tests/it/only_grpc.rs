@@ -1,4 +1,4 @@
-//! Requests that are not gRPC: answered in HTTP's words, before any handler runs.
+//! Requests that are not gRPC get an HTTP error before any handler runs.
 
 use halfhitch::rpc::pb;
 use prost::Message as _;
@@ -8,7 +8,7 @@ use crate::support::{served, temporary_store};
 
 const SET_ALIAS: &str = "/halfhitch.v1.ModelService/SetAlias";
 
-/// The status of HTTP that the server answers a SetAlias request with.
+/// The HTTP status of the response to a SetAlias request.
 async fn asked(raw: &mut Raw, stream: u32, method: &str, content_type: Option<&str>) -> String {
     let alias = pb::SetAliasRequest { name: "m".into(), alias: "prod".into(), version: 1, expected_version: None };
     let mut body = vec![0];
@@ -22,7 +22,7 @@ async fn asked(raw: &mut Raw, stream: u32, method: &str, content_type: Option<&s
     loop {
         let frame = raw.frame().await.expect("answered");
         if frame.kind == HEADERS && frame.stream == stream {
-            // HPACK: `:status` is the first header, in one byte of the static table, or a literal.
+            // HPACK: `:status` is the first header, either one byte for the static table or a literal.
             return match frame.payload[0] {
                 0x88 => "200".to_owned(),
                 _ => String::from_utf8_lossy(&frame.payload).into_owned(),

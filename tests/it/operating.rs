@@ -1,4 +1,4 @@
-//! The operator's guide against the program: every setting with its default, every metric, every cause.
+//! Compares the operator's guide with the program: every setting with its default, every metric, every cause.
 
 use std::collections::BTreeMap;
 use std::thread::available_parallelism;
@@ -11,25 +11,25 @@ use halfhitch::telemetry::metrics;
 use crate::support::process::halfhitch;
 
 const GUIDE: &str = include_str!("../../docs/operating.md");
-/// They are about settings, and none themselves.
+/// Options that are not settings themselves.
 const NO_SETTINGS: [&str; 3] = ["config", "print-config", "help"];
 
-/// The cells of the table that has this head.
+/// The cells of the table with this header.
 fn table(head: &str) -> Vec<Vec<&'static str>> {
     let (_, table) = GUIDE.split_once(head).unwrap_or_else(|| panic!("no table {head:?}"));
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
-/// The names of a cell.
+/// The names in a cell.
 fn names(cell: &'static str) -> impl Iterator<Item = &'static str> {
     cell.split('`').skip(1).step_by(2)
 }
 
-/// A default in words as `--print-config` says it.
+/// Converts a default of the guide to the form of `--print-config`.
 fn meant(text: &str) -> String {
     let text = text.split(" (").next().unwrap_or_default().trim_matches('`');
-    // Where another variable may say it first.
+    // Where another variable can set the default first.
     let text = text.rsplit_once(", or ").map_or(text, |(_, last)| last);
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
     let bytes = units.iter().find_map(|(unit, shift)| {
@@ -43,7 +43,7 @@ fn meant(text: &str) -> String {
     }
 }
 
-/// The defaults as the program has them.
+/// The defaults from `--print-config`.
 fn defaults() -> BTreeMap<String, String> {
     let printed = halfhitch().args(["serve", "--print-config"]).output().expect("runs").stdout;
     let printed: toml::Table = String::from_utf8(printed).expect("text").parse().expect("TOML");
@@ -57,7 +57,7 @@ fn every_setting_is_told_of_with_its_default() {
     for row in table("| setting | default |") {
         let defaults: Vec<&str> = row[1].split(", ").collect();
         for (place, name) in names(row[0]).enumerate() {
-            // One for all, or one for each.
+            // One default for all names, or one for each.
             let default = if defaults.len() == 1 { defaults[0] } else { defaults[place] };
             assert!(told.insert(name.to_owned(), meant(default)).is_none(), "{name} twice");
         }

@@ -1,4 +1,4 @@
-//! Gram-Schmidt on the code layer: figures beforehand, and a version where that is wanted.
+//! Gram-Schmidt on the code layer: first the figures, then on request a new version.
 
 use halfhitch::rpc::pb;
 use tonic::Code;
@@ -58,7 +58,7 @@ async fn figures_come_first_and_are_those_of_the_version() {
         .inspect_model(pb::InspectModelRequest { model: version("m", 2), rows: None, ..Default::default() })
         .await;
     assert!(seen.expect("looks").into_inner().layers[1].defect_largest < 1e-5);
-    // The old scores are no more, the codes can still be made canonical.
+    // The scores are gone; the codes can still be made canonical.
     let mut client = server.autoencoder().await;
     let score = pb::ScoreRequest { model: newest("m"), rows: Some(matrix(8, &rows)), ..Default::default() };
     assert_eq!(client.score(score).await.expect_err("no calibration").code(), Code::FailedPrecondition);
@@ -87,7 +87,7 @@ async fn what_cannot_be_is_refused() {
     let rows = sample(2, 8, 1);
     for (name, code, why) in [
         ("bent", Code::FailedPrecondition, "expected linear"),
-        ("wide", Code::FailedPrecondition, "its code has 10 numbers, made of 8"),
+        ("wide", Code::FailedPrecondition, "its code layer has 10 outputs and 8 inputs"),
         ("nowhere", Code::NotFound, "nowhere"),
     ] {
         let refused = models.orthonormalize_model_version(question(name, &rows, true)).await.expect_err("refused");
@@ -111,7 +111,7 @@ fn the_command_says_what_would_change() {
     let run = |args: &[&str]| succeeds(&server, store.path(), args);
     run(&["train", "m", "rows.csv", "--code", "3", "--epochs", "5"]);
     let said = run(&["models", "orthonormalize", "m", "rows.csv"]);
-    assert!(said.contains("reconstruction error of 300 rows") && said.contains("nothing has changed"), "{said}");
+    assert!(said.contains("reconstruction error of 300 rows") && said.contains("nothing was published"), "{said}");
     let said = run(&["models", "orthonormalize", "m", "rows.csv", "--publish"]);
     assert!(said.contains("m version 2 is published"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! Files that commands write: whole, or as they were before, whatever happens on the way.
+//! Output files of commands: complete, or unchanged, whatever fails.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,10 +17,10 @@ use crate::support::files::csv;
 use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::{sample, temporary_store};
 
-/// Where a child of [`killed_writers_leave_whole_files`] writes.
+/// Environment variable with the folder for a child of [`killed_writers_leave_whole_files`].
 const FOLDER: &str = "OUTPUTS_TEST_FOLDER";
 const COLUMNS: usize = 5;
-/// Rounds of a child: it is killed long before the last.
+/// Maximum rounds of a child; it is killed long before that.
 const ROUNDS_MAX: u32 = 100_000;
 const KILLS: usize = 400;
 const ERRORS: usize = 9_600;
@@ -38,13 +38,13 @@ impl Random {
     }
 }
 
-/// A table that only its generation determines.
+/// A table determined by its generation.
 fn table(generation: u32) -> Vec<f32> {
     let rows = 40 + generation as usize % 97;
     vec![generation as f32; rows * COLUMNS]
 }
 
-/// Writes it in pieces; `stop` says after which of them something happens.
+/// Writes the table in pieces, and calls `stop` after each.
 fn write(path: &Path, generation: u32, mut stop: impl FnMut(usize)) -> Result<(), files::FileError> {
     let mut writer = files::create(path.to_str().expect("text"), None)?;
     for (piece, values) in table(generation).chunks(7 * COLUMNS).enumerate() {
@@ -55,10 +55,10 @@ fn write(path: &Path, generation: u32, mut stop: impl FnMut(usize)) -> Result<()
     writer.finish()
 }
 
-/// The generation of a whole file; anything else is a failure.
+/// Reads the generation of a complete file; panics on anything else.
 #[track_caller]
 fn generation(path: &Path) -> u32 {
-    // Rows of equal numbers look like no names to people, whatever the reader thinks.
+    // The first row is not a header, although the reader may decide otherwise.
     let options = ReadOptions { header: Some(false), ..ReadOptions::default() };
     let mut reader = files::open(path, &options).expect("a whole file");
     let mut values = Vec::new();
@@ -68,7 +68,7 @@ fn generation(path: &Path) -> u32 {
     generation
 }
 
-/// Nothing lies beside the files of a folder.
+/// Checks that the folder has these files and no others.
 #[track_caller]
 fn check_only(folder: &TempDir, names: &[&str]) {
     let mut found: Vec<String> = fs::read_dir(folder.path())
@@ -97,11 +97,11 @@ fn errors_on_the_way_leave_the_old_file() {
         let at = if at == pieces { usize::MAX } else { at };
         let what = random.below(20);
         let ended = match what {
-            // Now and then nothing happens.
+            // In some rounds nothing fails.
             0 => write(&path, next, |_| {}).map(|()| now[which] = next),
             1..8 => {
                 let panicked = catch_unwind(AssertUnwindSafe(|| {
-                    // Unwinding without a message of a panic.
+                    // Unwind without printing a panic message.
                     write(&path, next, |piece| {
                         if piece == at {
                             std::panic::resume_unwind(Box::new(()));
@@ -112,7 +112,7 @@ fn errors_on_the_way_leave_the_old_file() {
                 Ok(())
             }
             8..14 => {
-                // Rows of another width, or numbers of another: refused by what is written, or by nobody.
+                // Rows of another width or precision; the format may reject or accept them.
                 let mut writer = files::create(path.to_str().expect("text"), None).expect("creates");
                 writer.write(table(next).as_slice().into(), COLUMNS).expect("writes");
                 if random.below(2) == 0 { writer.write([1.0f64].as_slice().into(), 1) } else { Ok(()) }
@@ -124,7 +124,7 @@ fn errors_on_the_way_leave_the_old_file() {
                 Ok(())
             }
             _ => {
-                // The place is taken by a folder when the rows are whole.
+                // A folder takes the target's name before the writer finishes.
                 let kept = folder.path().join("kept");
                 fs::rename(&path, &kept).expect("renames");
                 let refused = write(&path, next, |piece| {
@@ -145,7 +145,7 @@ fn errors_on_the_way_leave_the_old_file() {
     check_only(&folder, &names);
 }
 
-/// A child of the test below: writes until it is killed.
+/// A child of the next test: writes until it is killed.
 #[test]
 #[ignore = "begun by killed_writers_leave_whole_files"]
 fn writes_until_it_is_killed() {
@@ -187,7 +187,7 @@ fn killed_writers_leave_whole_files() {
         written += usize::from(before != after);
     }
     assert!(written > KILLS / 4, "most of them were killed while they wrote: {written}");
-    // What was killed between its name and its place is whole, hidden, and rare.
+    // A kill between naming and renaming leaves a complete hidden file; that is rare.
     let left: Vec<_> = fs::read_dir(folder.path()).expect("a folder").collect();
     assert!(left.len() <= 2 + KILLS / 4, "{left:?}");
 }
@@ -220,7 +220,7 @@ impl Place {
     }
 }
 
-/// Rows of more than one request.
+/// Rows for more than one request.
 fn many() -> Vec<f32> {
     sample(100_000, FEATURES, 3)
 }
@@ -284,7 +284,7 @@ fn after_an_error_the_old_file_is_there_or_none() {
     }
 }
 
-/// No server is asked, and nothing is read: both do not exist.
+/// Neither the server nor the input exists, and neither is used.
 #[test]
 fn an_output_that_cannot_be_written_is_refused_before_any_work() {
     let folder = temporary_store();
@@ -404,7 +404,7 @@ fn a_closed_pipe_ends_every_command_quietly() {
             }
             command.args(json.then_some("--json")).args(args);
             let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
-            // The reader reads nothing.
+            // The reader of standard output is closed.
             drop(child.stdout.take());
             let mut errors = String::new();
             child.stderr.take().expect("piped").read_to_string(&mut errors).expect("text");
@@ -413,7 +413,7 @@ fn a_closed_pipe_ends_every_command_quietly() {
             assert!(status.success(), "{args:?}: {status}: {errors}");
         }
     }
-    // The same for standard error, which has less to say.
+    // The same for standard error, with a shorter output.
     let mut child = halfhitch()
         .current_dir(place.folder.path())
         .args(["--server", &url, "encode", "m", "rows.csv", "-o", "codes.csv"])

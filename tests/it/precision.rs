@@ -1,4 +1,4 @@
-//! Columns of Unix times, milliseconds and ids: rows of 64 bits keep their digits from the file to the answer.
+//! Columns of Unix times, milliseconds and ids: 64-bit rows keep their digits from the file to the response.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,10 +16,10 @@ use crate::support::{
 };
 
 const ROWS: usize = 500;
-/// Unix time, milliseconds, an id, a wave.
+/// Unix time, milliseconds, an id, and a wave.
 const COLUMNS: usize = 4;
 
-/// Rows 2 s apart: all but the wave grow together, so that two numbers say all of a row.
+/// Rows 2 s apart. All columns but the wave grow together, so 2 numbers describe a row.
 fn times() -> Vec<f64> {
     let row = |i: usize| {
         let at = i as f64;
@@ -28,13 +28,13 @@ fn times() -> Vec<f64> {
     (0..ROWS).flat_map(row).collect()
 }
 
-/// A linear model that stays at the principal components: exact where the code is as long as the rank.
+/// A linear model that stays at the principal components: exact if the code length equals the rank.
 fn exact(name: &str, widths: &[u32]) -> pb::TrainSpec {
     let optimizer = Some(pb::Optimizer { learning_rate: 1e-9, ..Default::default() });
     pb::TrainSpec { initialization: pb::Initialization::Pca.into(), epochs: 1, optimizer, ..spec(name, widths) }
 }
 
-/// Everything a `Train` stream sends for rows, in chunks of `chunk_rows`.
+/// All messages of a `Train` stream for rows, in chunks of `chunk_rows`.
 fn upload(spec: pb::TrainSpec, columns: usize, rows: &[f64], chunk_rows: usize) -> Vec<pb::TrainRequest> {
     use pb::train_request::Message;
     let chunks = rows.chunks(chunk_rows * columns);
@@ -65,7 +65,7 @@ async fn reconstructed(client: &mut AutoencoderClient, name: &str, rows: pb::Mat
     client.reconstruct(question).await.expect("reconstructs").into_inner()
 }
 
-/// The times, milliseconds and ids of rows are right.
+/// Checks the times, milliseconds and ids of rows.
 #[track_caller]
 fn check_times(back: &[f64], rows: &[f64]) {
     assert_eq!(back.len(), rows.len());
@@ -92,7 +92,7 @@ async fn times_and_ids_come_back_through_every_call() {
     assert!(answer.squared_errors_input_units.iter().all(|error| *error < 200.0), "of milliseconds, squared");
     check_times(&wide_numbers(answer.rows), &rows);
 
-    // Codes are 32-bit numbers, and still say it all.
+    // Codes are 32-bit numbers and still sufficient.
     let encode = pb::EncodeRequest {
         model: newest("times"),
         rows: Some(wide_matrix(COLUMNS, &rows)),
@@ -109,7 +109,7 @@ async fn times_and_ids_come_back_through_every_call() {
         check_times(&wide_numbers(back), &rows);
     }
 
-    // The rows that are kept are not rounded either.
+    // The stored sample rows are not rounded either.
     let sampled = pb::InspectModelRequest { model: newest("times"), rows: None, validation_sample: true };
     let sent = pb::InspectModelRequest {
         rows: Some(wide_matrix(COLUMNS, &rows)),
@@ -122,7 +122,7 @@ async fn times_and_ids_come_back_through_every_call() {
         assert!(seen.transpose_squared_error < 1e-6 * seen.spread, "{seen:?}");
     }
 
-    // After a restart the offsets are those of the file.
+    // After a restart, the offsets come from the file.
     server.stop().await;
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -145,7 +145,7 @@ async fn a_base_is_gone_on_from_with_rows_of_64_bits() {
     assert_eq!(result.version, 2);
     let of_base = result.training_report.and_then(|report| report.base_validation).expect("measured");
     assert!(of_base.explained_variance > 0.999, "the base knows rows of later, too: {of_base:?}");
-    // One epoch of a rate that is not 0 moves the weights a little.
+    // One epoch with a nonzero learning rate moves the weights slightly.
     let answer = reconstructed(&mut client, "times", wide_matrix(COLUMNS, &later)).await;
     let back = wide_numbers(answer.rows);
     let off = back.chunks_exact(COLUMNS).zip(later.chunks_exact(COLUMNS)).map(|(a, b)| (a[0] - b[0]).abs());
@@ -209,7 +209,7 @@ async fn every_narrow_form_is_served_with_the_bits_of_float32() {
     for form in forms {
         let rows = of(form);
         assert_eq!(client.encode(encode(rows.clone())).await.expect("encodes").into_inner(), expected);
-        // Without a word, the answer has the form of the request, but of whole numbers.
+        // By default, the response has the format of the request, except for integers.
         let plain = pb::EncodeRequest { answer_format: 0, ..encode(rows.clone()) };
         let codes = client.encode(plain).await.expect("encodes").into_inner().codes.expect("codes");
         let same = |a: &pb::Matrix, b: &pb::Matrix| {
@@ -219,7 +219,7 @@ async fn every_narrow_form_is_served_with_the_bits_of_float32() {
         let is_whole = matches!(rows.values, Some(pb::matrix::Values::Uint8(_) | pb::matrix::Values::Int8(_)));
         assert!(same(&codes, if is_whole { expected.codes.as_ref().expect("codes") } else { &rows }));
     }
-    // Numbers that a 32-bit float holds, in 64 bits: the same but for rounding.
+    // Values exact in f32, sent as f64: the same results except for rounding.
     let doubles: Vec<f64> = whole.iter().copied().map(f64::from).collect();
     let wide = numbers(client.encode(encode(wide_matrix(6, &doubles))).await.expect("encodes").into_inner().codes);
     for (a, b) in wide.iter().zip(numbers(expected.codes)) {
@@ -266,7 +266,7 @@ async fn a_wrong_length_and_an_answer_that_does_not_fit_are_told() {
     server.stop().await;
 }
 
-/// Rows of 64 bits as NumPy writes them.
+/// Writes 64-bit rows as NumPy does.
 fn npy(path: &Path, columns: usize, rows: &[f64]) {
     let mut bytes = npy_head("<f8", (rows.len() / columns) as u64, columns);
     rows.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
@@ -313,7 +313,7 @@ fn files_of_times_come_back_from_the_command_line() {
         let back: Vec<f64> = data.as_chunks::<8>().0.iter().map(|number| f64::from_le_bytes(*number)).collect();
         check_times(&back, &rows);
     }
-    // Rows that 32 bits hold are written as they were.
+    // Rows that f32 represents are written as before.
     csv(&at("plain.csv"), COLUMNS, &sample(200, COLUMNS, 3));
     succeeds(&server, folder.path(), &["train", "plain", "plain.csv", "--code", "2", "--epochs", "1"]);
     succeeds(&server, folder.path(), &["reconstruct", "plain", "plain.csv", "-o", "back.npy"]);
@@ -321,7 +321,7 @@ fn files_of_times_come_back_from_the_command_line() {
     assert!(String::from_utf8_lossy(&bytes[..80]).contains("'<f4'"));
 }
 
-/// Masses of stars in kg: their squares are beyond 32 bits, and they are not.
+/// Masses of stars in kg: f32 can represent them, but not their squares.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_whose_squares_are_beyond_32_bits_come_back() {
     let store = temporary_store();

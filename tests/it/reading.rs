@@ -1,4 +1,4 @@
-//! Tables through the command line: every command reads a file alike, and tells what it decided.
+//! Tables in the command line: every command reads a file the same way and reports its decisions.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::{sample, temporary_store};
 const COLUMNS: usize = 4;
 const ROWS: usize = 60;
 
-/// Lines of numbers below a first line.
+/// A table of numbers below a first line.
 fn table(first: &str, separator: &str, decimal: &str, end: &str, values: &[f32]) -> String {
     let line =
         |row: &[f32]| row.iter().map(|v| v.to_string().replace('.', decimal)).collect::<Vec<_>>().join(separator);
@@ -92,7 +92,7 @@ fn a_table_of_another_dialect_is_read_by_every_command() {
     for (name, told) in [
         ("european.csv", "fields are separated by ';'; the decimal mark is \",\""),
         ("utf16.csv", "the text is UTF-16LE"),
-        ("blanks.txt", "fields are separated by blanks"),
+        ("blanks.txt", "fields are separated by spaces or tabs"),
         ("mac.tsv", "fields are separated by tabs"),
     ] {
         for command in ["encode", "reconstruct", "score"] {
@@ -102,7 +102,7 @@ fn a_table_of_another_dialect_is_read_by_every_command() {
             assert!(errors(&output).contains(told), "{command} {name}: {}", errors(&output));
         }
     }
-    // With every decision made by options, there is nothing to tell.
+    // With all decisions set by options, there are no notes.
     let options = ["encode", "m", "european.csv", "--separator", ";", "--decimal", ",", "--header", "yes"];
     let output = run(&server, folder.path(), &options);
     assert_eq!(output.stdout, plain.stdout, "{}", errors(&output));
@@ -134,7 +134,7 @@ fn settings_of_tables_that_cannot_be_say_so() {
     );
 }
 
-/// Pipes can be read once only: `<(zcat rows.gz)`, `/dev/stdin`.
+/// Pipes can be read only once: `<(zcat rows.gz)`, `/dev/stdin`.
 #[cfg(unix)]
 #[test]
 fn a_pipe_is_read_once() {
@@ -151,7 +151,7 @@ fn a_pipe_is_read_once() {
     }
 }
 
-/// More rows than a queue takes at once, in few bytes.
+/// More rows than the queue accepts at once, in few bytes.
 #[test]
 fn a_long_narrow_file_is_sent_in_parts() {
     let (store, folder) = (temporary_store(), temporary_store());
@@ -166,7 +166,7 @@ fn a_long_narrow_file_is_sent_in_parts() {
     }
 }
 
-/// Columns that a version does not have may hold anything.
+/// Columns that the version does not use can contain anything.
 #[test]
 fn text_in_columns_that_no_feature_needs_is_left_out() {
     let (store, folder) = (temporary_store(), temporary_store());
@@ -188,19 +188,19 @@ fn text_in_columns_that_no_feature_needs_is_left_out() {
     );
     let output = run_with_input(&server, folder.path(), &["encode", "m", "-"], text.as_bytes());
     assert_eq!(String::from_utf8_lossy(&output.stdout), plain, "{}", errors(&output));
-    // Two columns of one name: either could be the feature.
+    // Two columns have the same name: either can be the feature.
     std::fs::write(folder.path().join("twice.csv"), "a,a,b,c,d\n1,2,3,4,5\n").expect("writes");
     fails(&server, folder.path(), &["encode", "m", "twice.csv"], 1, &["feature \"a\" is column 1 and column 2"]);
-    // A column of numbers that is chosen counts, and text in a feature is an error.
+    // Chosen columns are read, and text in them is an error.
     fails(&server, folder.path(), &["encode", "m", "full.csv", "--columns", "site,a,b,c,d"], 1, &["line 2", "Bonn"]);
 }
 
-/// A file that has changed since the server took its first rows is not mixed with them.
+/// A file that changed since the server received its first rows is not mixed with them.
 #[test]
 fn an_upload_does_not_go_on_with_another_file() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
-    // Chunks of 2^18 rows of one number.
+    // Chunks have 2^18 rows of one number.
     let rows = |by: u32| (0..5_000_000u32).map(|i| format!("{}\n", i % 1000 + by)).collect::<Vec<_>>().concat();
     let good = folder.path().join("rows.csv");
     let args = ["train", "m", "rows.csv", "--widths", "1,1", "--epochs", "1", "--idempotency-key", "k"];
@@ -221,5 +221,5 @@ fn an_upload_does_not_go_on_with_another_file() {
     child.kill().expect("runs");
     child.wait().expect("ends");
     std::fs::write(&good, rows(2)).expect("writes");
-    fails(&server, folder.path(), &args, 1, &["chunk 1 came before with other rows"]);
+    fails(&server, folder.path(), &args, 1, &["chunk 1 was received before with other rows"]);
 }

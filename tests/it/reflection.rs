@@ -1,4 +1,4 @@
-//! What tools without .proto files are told.
+//! gRPC reflection, for tools without .proto files.
 
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;

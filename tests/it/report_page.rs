@@ -1,4 +1,4 @@
-//! The page of `halfhitch report`, as a browser would take it.
+//! The page of `halfhitch report`, as a browser reads it.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ const SECTIONS: [&str; 9] =
     ["model", "training", "orthonormality", "matrices", "figures", "errors", "code-length", "scores", "examples"];
 const PAGE_BYTES_MAX: usize = 2_000_000;
 
-/// Rows with names that are no markup, unless they are taken for it.
+/// Rows with column names that look like HTML markup.
 fn named_csv(path: &Path, rows: usize) {
     csv(path, FEATURES, &sample(rows, FEATURES, 4));
     let names: Vec<String> = (1..=FEATURES).map(|i| format!("<script>{i}&")).collect();
@@ -20,7 +20,7 @@ fn named_csv(path: &Path, rows: usize) {
     std::fs::write(path, names.join(",") + "\n" + &text).expect("writes");
 }
 
-/// The page, which is one whatever it tells.
+/// Reads a page and checks its form.
 #[track_caller]
 fn page(folder: &Path, name: &str) -> String {
     let page = std::fs::read_to_string(folder.join(name)).expect("a page");
@@ -29,13 +29,13 @@ fn page(folder: &Path, name: &str) -> String {
     for id in SECTIONS {
         assert!(page.contains(&format!("<section id=\"{id}\">")), "{id}");
     }
-    // Nothing from elsewhere, and nothing that runs.
+    // No external resources and no scripts.
     for word in ["http:", "https:", "\"//", "url(", "@import", "<script", "<iframe", "<object"] {
         assert!(!page.contains(word), "{word}");
     }
     let sources = page.matches("src=\"").count() + page.matches("href=\"").count();
     assert_eq!(sources, page.matches("=\"data:").count(), "all of them are in the page");
-    // Each drawing says what it is, and each tag that opens is closed.
+    // Each drawing has a title, and each opened tag is closed.
     assert_eq!(page.matches("<svg ").count(), page.matches("role=\"img\"><title>").count());
     for tag in ["svg", "figure", "table", "section", "div", "ul", "dl"] {
         let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
@@ -59,13 +59,13 @@ fn a_page_tells_of_training_matrices_and_rows() {
     }
     assert_eq!(plain.matches("halfhitch report tiny rows.npy").count(), 5, "what rows would add is told");
 
-    // In the place of the page before. Rows of 64 numbers are images of 8 x 8 pixels.
+    // Replaces the earlier page. Rows of 64 numbers are images of 8 x 8 pixels.
     succeeds(&server, folder.path(), &["report", "tiny@1", "rows.csv", "-o", "page.html"]);
     let with_rows = page(folder.path(), "page.html");
     for text in ["300 rows of rows.csv", "pseudo-inverse", "PCA, fitted on these rows", "95 % of the rows"] {
         assert!(with_rows.contains(text), "{text}");
     }
-    // Six of three kinds, each above its reconstruction.
+    // Six rows of each of three kinds, each above its reconstruction.
     assert_eq!(with_rows.matches("data:image/png;base64,").count(), 36);
     assert_eq!(
         with_rows.matches("class=\"missing\"").count(),
@@ -79,7 +79,7 @@ fn a_page_tells_of_training_matrices_and_rows() {
     let features = page(folder.path(), "features.html");
     assert!(features.contains("&lt;script&gt;1&amp;") && !features.contains("image/png"));
 
-    // The same model and rows: the same page, wherever it goes.
+    // The same model and rows give the same page, for any output.
     let output = run(&server, folder.path(), &["--json", "report", "tiny", "rows.csv", "-o", "-"]);
     assert!(output.status.success());
     assert_eq!(String::from_utf8(output.stdout).expect("text"), with_rows);
@@ -88,7 +88,7 @@ fn a_page_tells_of_training_matrices_and_rows() {
     assert_eq!(told["page_bytes"], with_rows.len());
 }
 
-/// The number between two texts.
+/// The number between two texts of the page.
 #[track_caller]
 fn figure(page: &str, before: &str, after: &str) -> f64 {
     let (_, rest) = page.split_once(before).expect(before);
@@ -96,7 +96,7 @@ fn figure(page: &str, before: &str, after: &str) -> f64 {
     text.parse().unwrap_or_else(|_| panic!("{text:?} after {before:?}"))
 }
 
-/// Figures on a page have four digits.
+/// Compares a figure that the page shows with four digits.
 #[track_caller]
 fn check_near(got: f64, expected: f64) {
     assert!((got - expected).abs() <= 1e-3 * expected.abs(), "{got}, expected {expected}");
@@ -126,7 +126,7 @@ fn short_codes_and_scores_are_those_of_the_other_commands() {
     let page = page(folder.path(), "page.html");
     assert!(!page.contains("class=\"missing\""), "everything is told");
 
-    // The two ends of the figure, from what the other commands write.
+    // The figure at half and at full code length, from the output of other commands.
     let error = |name: &str| {
         let text = std::fs::read_to_string(folder.path().join(name)).expect("written");
         let back = text.lines().flat_map(|line| line.split(',')).map(|value| value.parse::<f64>().expect("a number"));
@@ -136,9 +136,9 @@ fn short_codes_and_scores_are_those_of_the_other_commands() {
     assert!(half > 1.01 * whole, "{half} {whole}: there is nothing to tell apart");
     check_near(figure(&page, "With 2 of 4 it is ", ","), half);
     check_near(figure(&page, "with all of them ", ".<"), whole);
-    assert!(page.contains("<title>Squared error by code length</title>") && page.contains("in the units of the input"));
+    assert!(page.contains("<title>Squared error by code length</title>") && page.contains("in input units"));
 
-    // 100 rows were held out: they tell rates from 1 / 101.
+    // 100 held-out rows resolve rates down to 1 / 101.
     assert!(page.contains("<title>Distribution of the scores</title>") && page.contains("no rate below 0.009901"));
     for rate in ["0.05", "0.01"] {
         let score = ["--json", "score", "tiny", "rows.csv", "--false-alarm-rate", rate, "-o", "scores.csv"];

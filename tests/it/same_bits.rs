@@ -1,5 +1,5 @@
-//! A job ends with the same bits whatever the machine does to it: killed at random instants, with one thread or two, with any
-//! instructions.
+//! A job ends with the same bits in all conditions: killed at random instants, with one thread or two, with any
+//! instruction set.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,19 +16,19 @@ use crate::support::{finish, question, temporary_store};
 
 const COLUMNS: usize = 32;
 const ROWS: u64 = 6_000;
-/// So that there is about half a second of training for each kill.
+/// Gives about half a second of training for each kill.
 const EPOCHS_PER_KILL: u32 = 40;
 const KILLS_DEFAULT: u32 = 5;
 const SEED: u64 = 20_260_727;
 
-/// Where a job lives: a store, and the file that it trains on.
+/// A folder with a store and the training file.
 struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
         let place = temporary_store();
         npy_of(&place.path().join("rows.npy"), ROWS, COLUMNS, |row, values| {
-            // Three directions, bent, and a little of everything else.
+            // Three nonlinear directions, and small variations.
             let turn = |factor: u64| ((row * factor) % 1009) as f32 / 1009.0 - 0.5;
             let (a, b, c) = (turn(7), turn(131), turn(499));
             for (column, value) in values.iter_mut().enumerate() {
@@ -60,14 +60,14 @@ fn spec(epochs: u32) -> pb::TrainSpec {
         seed: 9,
         files: Some(pb::ServerFiles { paths: vec!["rows.npy".into()], ..Default::default() }),
         idempotency_key: "bits".into(),
-        // What has a state of its own is part of it: noise, clipping, the best weights.
+        // Include everything that has state: noise, clipping, the best weights.
         regularization: Some(pb::Regularization { gaussian: 0.05, ..Default::default() }),
         optimizer: Some(pb::Optimizer { gradient_norm_max: Some(0.5), ..Default::default() }),
         ..Default::default()
     }
 }
 
-/// Begins the job, or finds it: its id.
+/// Starts the job or finds it, and returns its id.
 async fn job(server: &ServerProcess, epochs: u32) -> String {
     let questions = vec![question(pb::train_request::Message::Spec(spec(epochs))), finish(0, 0)];
     let mut client = server.autoencoder().await;
@@ -78,7 +78,7 @@ async fn job(server: &ServerProcess, epochs: u32) -> String {
     }
 }
 
-/// The job when it has ended; how far it is, if the time ran out before.
+/// Waits for the end of the job; on timeout, returns its current state as the error.
 async fn end(server: &ServerProcess, id: &str, patience: Duration) -> Result<pb::Job, pb::Job> {
     let mut jobs = JobServiceClient::new(server.channel().await);
     let mut news = jobs.watch_job(pb::WatchJobRequest { id: id.to_owned() }).await.expect("known").into_inner();
@@ -97,7 +97,7 @@ fn tensors(store: &Path, job: &pb::Job) -> String {
     tensors_sha256(store, "bits", job.version)
 }
 
-/// The tensors of a job that nothing disturbs, and how long it took.
+/// The digest of the tensors of an undisturbed job, and its duration.
 async fn undisturbed(epochs: u32, threads: usize, isa: Option<Isa>) -> (String, Duration) {
     let place = Place::new();
     let server = place.serve(threads, isa);
@@ -107,7 +107,7 @@ async fn undisturbed(epochs: u32, threads: usize, isa: Option<Isa>) -> (String, 
     (tensors(&place.store(), &ended), began.elapsed())
 }
 
-/// `HALFHITCH_TEST_KILLS` sets the number of kills (5 by default, 100 for the figure in the README):
+/// `HALFHITCH_TEST_KILLS` sets the number of kills (5 by default, 100 for the published figure):
 /// `HALFHITCH_TEST_KILLS=100 cargo test --test it same_bits -- --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_killed_at_random_instants_ends_with_the_bits_of_one_that_nothing_disturbed() {
@@ -120,10 +120,10 @@ async fn a_job_killed_at_random_instants_ends_with_the_bits_of_one_that_nothing_
     let mut state = SEED | 1;
     let (mut killed, mut trained_on) = (0, 0);
     let ended = loop {
-        // Threads and instructions may change from life to life.
+        // Threads and instruction set may change with each restart.
         let server = place.serve(1 + killed as usize % 2, None);
         let id = job(&server, epochs).await;
-        // xorshift64* (Vigna 2016): lives that together are too short to end between kills.
+        // xorshift64* (Vigna 2016). The lives together are too short for the job to end between kills.
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
@@ -142,7 +142,7 @@ async fn a_job_killed_at_random_instants_ends_with_the_bits_of_one_that_nothing_
     };
     println!("killed {killed} times, {trained_on} times after it had trained in that life");
     assert_eq!(tensors(&place.store(), &ended), expected, "after {killed} kills");
-    // Where this machine was busy while the time of the whole was taken, the last kills find it done.
+    // If the machine was busy while the reference ran, the last kills come after the job's end.
     assert!(2 * killed >= kills, "it was killed {killed} times only");
 }
 

@@ -1,4 +1,4 @@
-//! Held-out rows that a version keeps, where its maker asked for that.
+//! Held-out rows that a version stores on request (`validation_sample_rows`).
 
 use halfhitch::rpc::pb;
 use tonic::Code;
@@ -27,7 +27,7 @@ async fn a_version_is_measured_on_the_rows_that_it_keeps() {
     let ratio = seen.transpose_squared_error / validation.squared_error;
     assert!((0.5..2.0).contains(&ratio), "half of the same rows: {ratio}");
 
-    // All of the rows that are held out: the very figure of training.
+    // The sample is all held-out rows, so the error equals that of training.
     let all = pb::TrainSpec { validation_sample_rows: 4096, validation_fraction: Some(0.25), ..spec("m", &[8, 3]) };
     let result = train(&mut server.autoencoder().await, all, &rows).await.expect("trains");
     let seen =
@@ -40,7 +40,7 @@ async fn a_version_is_measured_on_the_rows_that_it_keeps() {
     let server = TestServer::start(store.path()).await;
     let mut models = server.models().await;
     models.inspect_model(inspect(version("m", 2))).await.expect("after a restart");
-    // Damage is told, and harms nothing else.
+    // A damaged sample is reported and affects nothing else.
     let path = store.path().join("models/m/2/validation_sample.safetensors");
     let mut bytes = std::fs::read(&path).expect("there");
     *bytes.last_mut().expect("not empty") ^= 1;

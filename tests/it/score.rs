@@ -1,4 +1,4 @@
-//! How unusual rows are: figures, alarms, reasons, and what has none of them.
+//! Anomaly scores, alarms and reasons, and versions that have none.
 
 use halfhitch::rpc::pb;
 use halfhitch::store::{LocalStore, ModelStore};
@@ -11,7 +11,7 @@ use crate::support::{
 
 const FEATURES: usize = 8;
 
-/// A model whose features have names, with 100 rows held out.
+/// Trains a model with feature names, with 100 rows held out.
 async fn trained(server: &TestServer, name: &str) {
     let mut spec = spec(name, &[FEATURES as u32, 3]);
     spec.epochs = 30;
@@ -40,7 +40,7 @@ async fn usual_rows_are_rarely_alarms_and_a_broken_feature_is_named() {
         assert_eq!(usual.alarms[row], usual.p_values[row] <= 0.05 + 1e-12);
         assert_eq!(usual.alarms[row], score > threshold);
     }
-    // 20 are expected; the 99.99 % bound of the beta-binomial with 100 held-out rows is 63.
+    // Expected: 20. The 99.99 % bound of the beta-binomial with 100 held-out rows is 63.
     let alarms = usual.alarms.iter().filter(|alarm| **alarm).count();
     assert!(alarms < 64, "{alarms} of 400 usual rows");
 
@@ -154,7 +154,7 @@ fn a_file_is_scored() {
     let broken = lines.iter().find(|line| line[0] == "6").expect("the sixth row is an alarm");
     assert_eq!((broken[5], broken[6]), ("1", "3"), "column 3 of row 6");
     assert!(lines.len() < 5, "few others: {lines:?}");
-    assert!(said.contains("20 rows scored by version 1 beside 100 held-out rows"), "{said}");
+    assert!(said.contains("20 rows scored by version 1 against 100 held-out rows"), "{said}");
     let (scored, _, said) = run(&["score", "m", &rows, "--false-alarm-rate", "0.0001"]);
     assert!(!scored && said.contains("expected at least"), "{said}");
     let (scored, _, said) = run(&["score", "m", &rows, "--only-alarms"]);

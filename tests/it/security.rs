@@ -1,4 +1,4 @@
-//! Who may come in, and what each may do.
+//! Authentication and authorization.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn entry(name: &str, token: &str, more: &str) -> String {
     format!("[[token]]\nname = \"{name}\"\nsha256 = \"{}\"\n{more}\n", Fingerprint::of(token.as_bytes()))
 }
 
-/// Shows a token, or none.
+/// Sends a bearer token, or none.
 fn with_token(token: Option<&'static str>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |mut request| {
         if let Some(token) = token {
@@ -43,7 +43,7 @@ fn with_token(token: Option<&'static str>) -> impl FnMut(Request<()>) -> Result<
     }
 }
 
-/// A store with two models, and a file of credentials beside it.
+/// A store with two models, and a credentials file next to it.
 async fn prepared(text: &str) -> (TempDir, PathBuf) {
     let folder = temporary_store();
     let server = served(&folder.path().join("store"), "open-a", &[6, 2]).await;
@@ -210,7 +210,7 @@ async fn a_caller_has_its_limits_and_others_are_not_touched() {
     server.stop().await;
 }
 
-/// An authority and what it signs.
+/// A certificate authority.
 struct Authority {
     params: CertificateParams,
     key: KeyPair,
@@ -323,7 +323,7 @@ async fn client_certificates_of_each_kind_are_known_or_refused() {
     server.stop().await;
 }
 
-/// A stream with one question answered, to be asked more.
+/// A stream with one request served, open for more.
 struct Asking {
     ask: mpsc::Sender<pb::EncodeStreamRequest>,
     answers: tonic::Streaming<pb::EncodeStreamResponse>,
@@ -350,7 +350,7 @@ impl Asking {
         self.answers.message().await.map_or_else(|status| status.code(), |_| Code::Ok)
     }
 
-    /// Asks until it may not.
+    /// Sends requests until the stream ends; returns its code.
     async fn until_ended(&mut self) -> Code {
         for _ in 0..200 {
             let code = self.ask().await;
@@ -371,7 +371,7 @@ async fn a_stream_ends_with_its_credential() {
     let channel = server.channel().await;
     let mut of_one = Asking::begin(&channel, Some("t-stays")).await;
     let mut of_another = Asking::begin(&channel, Some("t-goes")).await;
-    // The same entry at another place, and another limit: nothing that ends it.
+    // The same entry at another position, with another limit: the stream continues.
     let stays = stays.replace("roles", "rows_max = 1000\nroles");
     fs::write(&path, entry("c", "t-new", "roles = [\"admin\"]") + &stays).expect("writes");
     assert_eq!(of_another.until_ended().await, Code::Unauthenticated);
@@ -403,9 +403,9 @@ async fn a_revoked_certificate_ends_what_its_connection_does() {
 const ROLES: [&str; 3] = ["infer", "train", "admin"];
 const NOBODY: [Code; 3] = [Code::Unauthenticated; 3];
 
-/// What each role may ask for, asked with one credential: rows to encode, rows to train on, an alias.
+/// The results of three calls with one credential, one for each role: encode, train, set an alias.
 async fn asked(channel: &Channel, token: Option<&str>) -> [Code; 3] {
-    // As many as the table has; leaked, for the interceptors of clients.
+    // Leaked, because interceptors need a `'static` token; there are only as many as table entries.
     let token: Option<&'static str> = token.map(|token| &*token.to_owned().leak());
     let encoded = encode(channel, token, "open-a").await.map_or_else(|status| status.code(), |()| Code::Ok);
     let mut maker = AutoencoderServiceClient::with_interceptor(channel.clone(), with_token(token));
@@ -497,7 +497,7 @@ async fn certificates_of_each_role_wrong_expired_missing_and_revoked() {
             ("expired", authority.sign(&name, serial + 100, 2021)),
             ("of another authority", Authority::new().sign(&name, serial + 200, 2100)),
         ] {
-            // The handshake fails, when it is made or when its end is noticed.
+            // The handshake fails, either on connect or on the first call.
             let codes = match connect(&server, &authority, Some(&signed)).await {
                 Ok(channel) => asked(&channel, None).await,
                 Err(_) => [Code::Unavailable; 3],
@@ -541,7 +541,7 @@ async fn a_certificate_is_swapped_under_load_and_no_request_fails() {
         }
         count
     });
-    // A pair that does not match is refused: what was stays.
+    // A certificate that does not match the key is rejected; the old pair stays.
     let other = new.sign("localhost", 2, 2100);
     fs::write(folder.path().join("cert.pem"), other.certificate).expect("writes");
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -562,7 +562,7 @@ async fn a_certificate_is_swapped_under_load_and_no_request_fails() {
     server.stop().await;
 }
 
-/// Starts an upload with a key; the job's id.
+/// Starts an upload with an idempotency key, and returns the job's id.
 async fn begin_with_key(channel: &Channel, token: &'static str, model: &str, key: &str) -> Result<String, Status> {
     let mut client = AutoencoderServiceClient::with_interceptor(channel.clone(), with_token(Some(token)));
     let spec = pb::TrainSpec { idempotency_key: key.into(), ..spec(model, &[6, 2]) };
@@ -576,7 +576,7 @@ async fn begin_with_key(channel: &Channel, token: &'static str, model: &str, key
     }
 }
 
-/// A tenant must not learn that another one used an idempotency key, nor the id of its job; also after a restart.
+/// A tenant must not learn another tenant's idempotency keys or job ids, even after a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn idempotency_keys_of_one_credential_mean_nothing_to_another() {
     let credentials = entry("tenant-a", "t-a", "roles = [\"train\"]\nmodels = [\"a-\"]")

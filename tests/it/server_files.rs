@@ -1,4 +1,4 @@
-//! Training on files of the server: what is read, what is refused, and what a crash leaves.
+//! Training on server files: accepted files, rejected files, and what a crash leaves.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,10 +23,10 @@ use crate::support::{
 
 const COLUMNS: usize = 8;
 
-/// What a test changes of the defaults.
+/// A test's change of the default settings.
 type Change = fn(&mut ServerConfig);
 
-/// A store and a folder of files beside it.
+/// A store, and a folder of files next to it.
 struct Place {
     above: TempDir,
 }
@@ -76,7 +76,7 @@ async fn begin(mut client: AutoencoderClient, spec: pb::TrainSpec) -> Result<Str
     Ok(client.train(tokio_stream::iter(questions)).await?.into_inner())
 }
 
-/// The result, and every state of the job that was told on the way.
+/// The result, and every job state reported before it.
 async fn outcome(client: AutoencoderClient, spec: pb::TrainSpec) -> Result<(pb::TrainResult, Vec<pb::Job>), Status> {
     let mut answers = begin(client, spec).await?;
     let mut told = Vec::new();
@@ -104,7 +104,7 @@ async fn listed(server: &TestServer) -> Vec<pb::Job> {
     server.jobs().await.list_jobs(pb::ListJobsRequest::default()).await.expect("lists").into_inner().jobs
 }
 
-/// What is in the folder of a job, by name.
+/// The names in the folder of a job.
 fn left(store: &Path, id: &str) -> Vec<String> {
     let entries = std::fs::read_dir(store.join("jobs").join(id)).expect("lists");
     let mut names: Vec<String> =
@@ -175,7 +175,7 @@ async fn columns_are_taken_and_left_out_as_they_are_named() {
     server.stop().await;
 }
 
-/// A version from files knows the names of their columns, and keeps the digits of their numbers.
+/// A version trained on files has the names of the columns and keeps the digits of the numbers.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_and_digits_of_files_reach_the_version() {
     let place = Place::new();
@@ -236,10 +236,10 @@ async fn files_that_cannot_be_trained_on_are_refused_at_once() {
         }
     }
     refused(&server, from("m", &[], &["good.npy"]), Code::InvalidArgument, &["expected at least 1"]).await;
-    // 100 rows and 991 more than there may be: a header says so before anything is copied.
+    // 991 more rows than allowed: the header reveals that before copying.
     std::fs::write(place.file("long.npy"), npy_head("<f4", 991, COLUMNS)).expect("writes");
     refused(&server, from("m", &["good.npy", "long.npy"], &[]), Code::ResourceExhausted, &["1001 rows", "1000"]).await;
-    assert!(listed(&server).await.is_empty(), "no job was made");
+    assert!(listed(&server).await.is_empty(), "no job was created");
     server.stop().await;
 
     let server = TestServer::start(&place.store()).await;
@@ -314,7 +314,7 @@ async fn what_is_wrong_deep_in_a_file_fails_the_job_and_its_rows_are_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_rows_or_bytes_than_are_allowed_fail_the_job() {
     let place = Place::new();
-    // No header says how many rows a CSV file has.
+    // A CSV file has no header that states the number of rows.
     csv(&place.file("rows.csv"), COLUMNS, &sample(500, COLUMNS, 1));
     csv(&place.file("few.csv"), COLUMNS, &sample(50, COLUMNS, 1));
     let quotas: [(Change, &str); 3] = [
@@ -328,12 +328,12 @@ async fn more_rows_or_bytes_than_are_allowed_fail_the_job() {
         refused(&server, from(&many, &["rows.csv"], &[]), Code::FailedPrecondition, &[text]).await;
         let job = listed(&server).await.into_iter().find(|job| job.model_name == many).expect("the job");
         assert_eq!((job.state(), left(&place.store(), &job.id)), (pb::JobState::Failed, vec!["job.json".to_owned()]));
-        // What it had is free again.
+        // The failed job's rows are deleted and its quota is free again.
         outcome(server.autoencoder().await, from(&few, &["few.csv"], &[])).await.expect("there is room");
         server.stop().await;
     }
     let server = place.server(|config| config.jobs.disk_free_bytes_min = u64::MAX).await;
-    refused(&server, from("reserve", &["few.csv"], &[]), Code::ResourceExhausted, &["have to stay so"]).await;
+    refused(&server, from("reserve", &["few.csv"], &[]), Code::ResourceExhausted, &["must stay free"]).await;
     server.stop().await;
 }
 
@@ -367,7 +367,7 @@ async fn rows_cannot_be_sent_to_a_job_that_has_files() {
     let sent = [chunk(1, COLUMNS, &rows), finish(1, 50)];
     for (number, wrong) in sent.into_iter().enumerate() {
         let name = format!("sent-{number}");
-        // Long enough for the second message to come before the result.
+        // Long enough for the second message to arrive before the result.
         let spec = pb::TrainSpec { epochs: 100_000, ..from(&name, &["a.csv"], &[]) };
         let (questions, receiver) = mpsc::channel(4);
         questions.send(question(pb::train_request::Message::Spec(spec))).await.expect("room");
@@ -388,7 +388,7 @@ async fn rows_cannot_be_sent_to_a_job_that_has_files() {
     server.stop().await;
 }
 
-/// So many files that it takes a while to copy them, and the rows that they hold.
+/// Enough files that copying takes a while, and their rows.
 fn many(place: &Place) -> (Vec<String>, Vec<f32>) {
     const FILES: usize = 1_200;
     let rows = sample(500, COLUMNS, 3);
@@ -401,7 +401,7 @@ fn slow(name: &str, paths: &[String]) -> pb::TrainSpec {
     pb::TrainSpec { epochs: 1, batch_rows: 4096, ..from(name, &paths, &[]) }
 }
 
-/// Waits until the job is as `wanted`; says how it is then.
+/// Waits for a job state that `wanted` accepts, and returns the job.
 async fn until(mut jobs: JobServiceClient<Channel>, id: &str, wanted: impl Fn(&pb::Job) -> bool) -> pb::Job {
     let mut news = jobs.watch_job(pb::WatchJobRequest { id: id.to_owned() }).await.expect("known").into_inner();
     while let Some(message) = news.message().await.expect("goes well") {
@@ -417,11 +417,11 @@ fn has_ended(job: &pb::Job) -> bool {
     matches!(job.state(), pb::JobState::Succeeded | pb::JobState::Failed | pb::JobState::Cancelled)
 }
 
-/// The id of the job, and how it was told of.
+/// Starts a job and returns its id.
 async fn begun(client: AutoencoderClient, spec: pb::TrainSpec) -> String {
     let mut answers = begin(client, spec).await.expect("accepted");
     match answers.message().await.expect("goes well").and_then(|answer| answer.message) {
-        // The stream is left: the job is the server's.
+        // The client leaves the stream; the job stays with the server.
         Some(Answer::Accepted(accepted)) => accepted.job.expect("a job").id,
         other => panic!("expected `accepted`, got {other:?}"),
     }
@@ -447,7 +447,7 @@ async fn a_server_killed_while_it_copies_and_while_it_trains_ends_with_the_same_
     assert!(left(&place.store(), &id).contains(&"rows.spool".to_owned()), "some rows were copied");
 
     let server = place.process();
-    // Told to stop in an orderly way, it leaves nothing half copied.
+    // A graceful stop leaves no incomplete copy.
     until(JobServiceClient::new(server.channel().await), &id, copying).await;
     assert_eq!(server.terminate(), Some(0));
     assert_eq!(left(&place.store(), &id), ["job.json"]);
@@ -456,7 +456,7 @@ async fn a_server_killed_while_it_copies_and_while_it_trains_ends_with_the_same_
     let job = until(JobServiceClient::new(server.channel().await), &id, |job| job.progress.is_some()).await;
     assert_eq!((job.row_count, job.version), (all, 0), "all rows are there, and no version yet");
     server.kill();
-    // From here on the rows are the job's.
+    // From now on the job has its own copy of the rows.
     std::fs::remove_file(place.file("part.csv")).expect("removes");
     let server = place.process();
     let ended = until(JobServiceClient::new(server.channel().await), &id, has_ended).await;

@@ -1,4 +1,4 @@
-//! Encode, Decode and Reconstruct beside each other, and how the server stops.
+//! Encode, Decode and Reconstruct, and how the server stops.
 
 use halfhitch::rpc::pb;
 use tonic::Code;

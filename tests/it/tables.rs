@@ -1,5 +1,5 @@
-//! Tables of text beside what pandas and NumPy read from them (`tests/golden/tables/make.py`), and random tables in random
-//! dialects: what is read is what was written, or an error.
+//! Text tables: compared with pandas and NumPy (`tests/golden/tables/make.py`), and random tables in random dialects.
+//! The reader returns what was written, or an error.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use halfhitch::files::{self, FileError, ReadOptions, TextOptions};
 use proptest::prelude::*;
 use serde::Deserialize;
 
-/// How a file is read, and what is in it.
+/// Options for a file, and its expected content.
 #[derive(Deserialize)]
 struct Expected {
     file: String,
@@ -58,7 +58,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tables")
 }
 
-/// Names and rows, read a few at a time.
+/// Reads names and rows, `rows_max` at a time.
 fn read(bytes: &[u8], options: &ReadOptions, rows_max: usize) -> Result<(Vec<String>, Vec<Vec<f64>>), FileError> {
     let mut reader = files::read("table", Cursor::new(bytes.to_vec()), options)?;
     let (names, columns) = (reader.names().to_vec(), reader.columns());
@@ -98,8 +98,8 @@ fn tables_are_read_as_pandas_and_numpy_read_them() {
     assert!(wrong.is_empty(), "{} tables are read otherwise:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// How a table is written.
-#[expect(clippy::struct_excessive_bools, reason = "each is one more thing that a file has or has not")]
+/// The dialect of a written table.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent property of a file")]
 #[derive(Clone, Debug)]
 struct Dialect {
     separator: &'static str,
@@ -136,7 +136,7 @@ fn dialects() -> impl Strategy<Value = Dialect> {
     )
 }
 
-/// Numbers as people have them: measured, whole, large, small, missing.
+/// Typical numbers: measured, whole, large, small, missing.
 fn values(missing: bool) -> BoxedStrategy<f64> {
     let gap = if missing { f64::NAN } else { 0.25 };
     prop_oneof![
@@ -197,7 +197,7 @@ proptest! {
     ) {
         let columns = rows[0].len();
         prop_assume!(columns > 1 || (!dialect.decimal_comma && !dialect.trailing_separator && !dialect.tail));
-        // One row alone may lack its last value, as well as end with a separator.
+        // In a single row, a trailing separator can also mean a missing last value.
         prop_assume!(!dialect.trailing_separator || rows.len() + usize::from(dialect.header) > 1);
         let names: Vec<String> = (0..columns).map(|column| format!("Größe {column}")).collect();
         let names = if dialect.separator.trim().is_empty() { (0..columns).map(|i| format!("g{i}")).collect() } else { names };
@@ -212,7 +212,7 @@ proptest! {
                     prop_assert_eq!(bits(&got), bits(&rows), "{}", shown);
                     prop_assert_eq!(got_names.is_empty(), !dialect.header, "{}", shown);
                 }
-                // What can be read in two ways is refused with the option that decides.
+                // An ambiguous table is rejected with the option that decides.
                 Err(error) => {
                     let error = error.to_string();
                     let options = ["--header", "--separator", "--decimal", "--thousands", "--missing-values", " as before"];
@@ -246,7 +246,7 @@ proptest! {
     }
 }
 
-/// Bytes that never end.
+/// An endless stream of bytes.
 struct Endless {
     piece: &'static [u8],
     given: usize,

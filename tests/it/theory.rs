@@ -1,5 +1,5 @@
-//! What is known of tied weights, found again by the trainer: orthonormal rows come by themselves in a linear model, L2 in the
-//! loss takes them away predictably, and saturating units want a gain.
+//! Known properties of tied weights, reproduced by the trainer: a linear model gets orthonormal rows; L2 in the loss
+//! breaks this predictably; saturating units need a gain.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -15,7 +15,7 @@ use halfhitch::training::{Event, MemoryRows, Next, RowSource, Start, TrainSpec, 
 
 use crate::support::data;
 
-/// The digits, 64 pixels from 0 to 16, without their labels.
+/// The digits, 64 pixels from 0 to 16, without labels.
 fn digits() -> Vec<f32> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits.csv.gz");
     let options = ReadOptions { drop_columns: vec!["65".to_owned()], ..ReadOptions::default() };
@@ -42,7 +42,7 @@ fn seen(trained: &Trained, values: &[f32]) -> Inspection {
     inspect(&trained.model, Some(&rows)).expect("small matrices")
 }
 
-/// Linear throughout, squared error, of the digits as they are over 16.
+/// A linear model with squared error, on the digits divided by 16.
 fn linear(code: usize) -> TrainSpec {
     TrainSpec {
         hidden_activation: Some(Activation::Linear),
@@ -57,7 +57,7 @@ fn linear(code: usize) -> TrainSpec {
     }
 }
 
-/// The 60,000 images, where they are.
+/// The 60,000 training images, if they are available.
 fn mnist() -> Option<Vec<f32>> {
     let path = data::folder()?.join("mnist/train-images-idx3-ubyte.gz");
     let mut reader = files::open(&path, &ReadOptions::default()).expect("images");
@@ -66,7 +66,7 @@ fn mnist() -> Option<Vec<f32>> {
     Some(files::narrow(&images))
 }
 
-/// The same of them, over 255.
+/// The same for these images, divided by 255.
 fn linear_mnist(code: usize) -> TrainSpec {
     TrainSpec { widths: vec![784, code], value_range: Some((0.0, 255.0)), epochs: Some(60), ..linear(code) }
 }
@@ -106,7 +106,7 @@ fn gram_schmidt_keeps_what_the_code_knows_but_not_what_a_tied_model_reconstructs
     assert!((new.transpose / old.transpose - 1.0).abs() > 0.01, "another reconstruction");
 }
 
-/// Mean squared error of codes cut to `m` numbers, and what PCA leaves with as many directions.
+/// Mean squared error of a row, in input units, after decoding codes cut to their first `m` numbers.
 fn cut_short(trained: &Trained, values: &[f32], m: usize) -> f64 {
     let features = trained.model.spec().features();
     let rows = values.len() / features;
@@ -125,7 +125,7 @@ fn cut_short(trained: &Trained, values: &[f32], m: usize) -> f64 {
     squares.sum::<f64>() / rows as f64
 }
 
-/// As it is, and with canonical codes.
+/// The model itself, and the model with canonical codes.
 fn canonical(trained: Trained) -> (Trained, Trained) {
     let (model, statistics) = canonicalize(&trained.model, trained.statistics.as_ref()).expect("a linear code");
     let report = trained.report.clone();
@@ -156,7 +156,7 @@ fn canonical_codes_can_be_cut_short() {
     let (before, after) = (cut_short(&plain, &digits, 30), cut_short(&turned, &digits, 30));
     assert!((after / before - 1.0).abs() < 1e-5, "{before} {after}");
     check_cut_short(&turned, &digits, 16.0, &(1..=30).collect::<Vec<_>>());
-    // Otherwise they cannot.
+    // Cutting codes that are not canonical loses much more.
     assert!(cut_short(&plain, &digits, 8) > 1.2 * cut_short(&turned, &digits, 8));
 }
 
@@ -184,7 +184,7 @@ fn mnist_codes_can_be_cut_short() {
     check_cut_short(&turned, &images, 255.0, &(1..=30).collect::<Vec<_>>());
 }
 
-/// Rows, and how wide they are.
+/// Row-major values, and the row width.
 struct Table(Vec<f64>, usize);
 
 impl RowsInTurn for Table {
@@ -199,7 +199,7 @@ impl RowsInTurn for Table {
     }
 }
 
-/// The `k` greatest variances along the principal directions, the greatest first.
+/// The `k` greatest variances along principal directions, in descending order.
 fn variances(table: &Table, k: usize) -> Vec<f64> {
     let pca = Pca::fit(table, k, &mut || ControlFlow::Continue(())).expect("goes on");
     let directions = pca.directions();
@@ -212,7 +212,7 @@ fn variances(table: &Table, k: usize) -> Vec<f64> {
     sums.into_iter().map(|sum| sum / table.rows() as f64).collect()
 }
 
-/// Trains with L2 in the loss; `range` is the greatest value there may be.
+/// Trains with L2 in the loss; `range` is the greatest possible value.
 #[track_caller]
 fn check_shrunk(mut spec: TrainSpec, values: &[f32], range: f64) {
     const L2: f64 = 0.05;
@@ -250,7 +250,8 @@ fn mnist_eigenvalues_shrink_as_predicted() {
     }
 }
 
-/// 2,000 rows of 20 features: normal, with standard deviations from `greatest` down to a hundredth of it along random directions.
+/// 2,000 normal rows of 20 features, with standard deviations from `greatest` down to a hundredth of it along random
+/// directions.
 fn toy(greatest: f64) -> Vec<f32> {
     const D: usize = 20;
     let mut stream = Stream::new(7, 0, 0, Use::Sample);
@@ -281,7 +282,7 @@ fn saturating_units_want_a_gain_and_are_warned_of() {
         let trained = trained(spec, &toy);
         let figures = seen(&trained, &toy).comparison.expect("rows");
         let ratio = figures.transpose / figures.pca;
-        let warned = trained.report.notes.iter().any(|note| note.contains("switch `gain` on"));
+        let warned = trained.report.notes.iter().any(|note| note.contains("turn `gain` on"));
         println!(
             "deviations from {greatest}, {activation:?}{}: {ratio:.3} of PCA's error",
             if gain { " with gain" } else { "" }

@@ -1,5 +1,5 @@
-//! Clients that are killed at any moment, chunks doubled and out of order, a server that is killed meanwhile: each job ends
-//! with exactly the rows that were acknowledged.
+//! Clients and the server are killed at any moment, and chunks arrive twice and out of order. Each job ends with
+//! exactly the acknowledged rows.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,9 +17,9 @@ use crate::support::process::ServerProcess;
 use crate::support::{AutoencoderClient, chunk, finish, question, sample, spec, temporary_store};
 
 const COLUMNS: usize = 8;
-/// A client that was killed so often lives on until it has its result, or the server is killed.
+/// After this many deaths a client lives on until it has its result, or the server is killed.
 const DEATHS_MAX: u32 = 6;
-/// Chunks come at most so far out of their order.
+/// Size of the windows in which chunks are shuffled.
 const SHUFFLED: usize = 12;
 
 /// xorshift64* (Vigna 2016).
@@ -37,7 +37,7 @@ impl Random {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % end
     }
 
-    /// Each thing changes places with one that is near.
+    /// Shuffles the items within windows.
     fn shuffle(&mut self, things: &mut [u64]) {
         for window in things.chunks_mut(SHUFFLED) {
             for i in (1..window.len()).rev() {
@@ -47,11 +47,11 @@ impl Random {
     }
 }
 
-/// What a client sends: chunks of all sizes.
+/// A client's data: chunks of all sizes.
 struct Data {
     number: u64,
     rows: Vec<f32>,
-    /// Where chunks begin, in rows, and where the last ends.
+    /// The first row of each chunk, and the end of the last.
     bounds: Vec<usize>,
 }
 
@@ -86,7 +86,7 @@ impl Data {
         digest.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
-    /// What is sent after chunk `last` was acknowledged: out of order, some of it twice, some of what was acknowledged again.
+    /// The messages after chunk `last` is acknowledged: out of order, some twice, some acknowledged before.
     fn questions(&self, last: u64, random: &mut Random) -> Vec<pb::TrainRequest> {
         let mut numbers: Vec<u64> = (last + 1..=self.chunks()).collect();
         random.shuffle(&mut numbers);
@@ -105,11 +105,11 @@ impl Data {
     }
 }
 
-/// What all know of each other.
+/// State shared by all clients and the test.
 #[derive(Clone)]
 struct World {
     address: watch::Receiver<SocketAddr>,
-    /// Chunks that clients heard to be safe.
+    /// Number of chunks acknowledged to clients.
     acknowledged: watch::Sender<u64>,
 }
 
@@ -121,7 +121,7 @@ impl World {
     }
 }
 
-/// A client that comes back until it has its result.
+/// A client that reconnects until it has its result.
 async fn client(world: World, data: Data, seed: u64) -> (Data, pb::TrainResult, u32) {
     let mut random = Random::new(seed);
     let mut acknowledged = BTreeSet::new();
@@ -129,7 +129,7 @@ async fn client(world: World, data: Data, seed: u64) -> (Data, pb::TrainResult, 
     loop {
         let life = live(&world, &data, &mut random, &mut acknowledged);
         if deaths < DEATHS_MAX {
-            // Dropped in the middle of whatever it does: the connection breaks.
+            // The timeout drops the client at any point, which breaks its connection.
             let patience = Random::new(seed + u64::from(deaths)).below(50 * u64::from(deaths + 1));
             match tokio::time::timeout(Duration::from_millis(patience), life).await {
                 Ok(Some(result)) => return (data, result, deaths),
@@ -144,7 +144,7 @@ async fn client(world: World, data: Data, seed: u64) -> (Data, pb::TrainResult, 
     }
 }
 
-/// One connection of a client; `None` if the server went away.
+/// One connection of a client; `None` if the server is gone.
 async fn live(
     world: &World,
     data: &Data,
@@ -160,7 +160,7 @@ async fn live(
         Ok(answers) => answers.into_inner(),
         Err(status) => return gone(&status),
     };
-    // Ends with this life.
+    // Dropped with this connection.
     let mut sending = JoinSet::new();
     loop {
         let answer = match answers.message().await {
@@ -184,7 +184,7 @@ async fn live(
                         }
                         tokio::time::sleep(pause).await;
                     }
-                    // The stream stays open until the result is there.
+                    // Keep the stream open until the result arrives.
                     questions.closed().await;
                 });
             }
@@ -197,7 +197,7 @@ async fn live(
     }
 }
 
-/// The server was killed, or still had the stream of a client that died: all other errors are wrong.
+/// Accepts errors of a killed server, or of a server that still has the stream of a dead client; panics on others.
 fn gone<T>(status: &Status) -> Option<T> {
     let transport = std::error::Error::source(status).is_some();
     let expected = matches!(status.code(), Code::Unavailable | Code::Aborted)
@@ -206,7 +206,7 @@ fn gone<T>(status: &Status) -> Option<T> {
     None
 }
 
-/// `clients` of them send `chunks` each, while the server is killed `kills` times.
+/// Runs `clients` clients with `chunks` chunks each, and kills the server `kills` times.
 async fn torture(clients: u64, chunks: u64, kills: u64) {
     let began = Instant::now();
     let store = temporary_store();
@@ -220,7 +220,7 @@ async fn torture(clients: u64, chunks: u64, kills: u64) {
     for number in 0..clients {
         running.spawn(client(world.clone(), Data::new(number, chunks), 1000 * (number + 1)));
     }
-    // Spread over the work that is to be done, at a moment that has nothing to do with it.
+    // The kills are spread over the work, at random moments.
     let mut random = Random::new(7);
     for kill in 1..=kills {
         let due = kill * clients * chunks / (kills + 1);
@@ -236,7 +236,7 @@ async fn torture(clients: u64, chunks: u64, kills: u64) {
         deaths += died;
         let report = result.training_report.expect("a report");
         assert_eq!(report.data_sha256, data.sha256(), "client {}: exactly the rows that were sent", data.number);
-        // Its number may be higher: one that was taken when the server was killed never comes back.
+        // The version number can be higher: a number taken when the server was killed is not reused.
         let folder = store.path().join("models").join(&result.model_name);
         let published = std::fs::read_dir(&folder)
             .expect("lists")

@@ -1,4 +1,4 @@
-//! What is told of a call: trailers, lines of the log, and a trace to a stand-in for a collector.
+//! Observability of a call: trailers, log lines, and a trace sent to a test collector.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,10 +23,10 @@ use crate::support::{AutoencoderClient, TestServer, matrix, newest, sample, spec
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
-/// Wide enough that a few rows are no tiny question.
+/// Wide enough that a few rows are not a tiny request.
 const WIDTHS: [u32; 2] = [128, 64];
 
-/// Keeps what it is sent.
+/// A collector that stores the received traces.
 #[derive(Clone, Default)]
 pub(crate) struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
 
@@ -75,7 +75,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The attributes of a span that are texts or whole numbers.
+/// The text and integer attributes of a span.
 fn attributes(span: &Span) -> HashMap<String, String> {
     let pair = |attribute: &opentelemetry_proto::tonic::common::v1::KeyValue| {
         Some((attribute.key.clone(), text(attribute.value.as_ref()?.value.as_ref()?)?))
@@ -91,7 +91,7 @@ fn traceparent(flags: &str) -> String {
     format!("00-{TRACE}-{CALLER}-{flags}")
 }
 
-/// A server with the model `m`, one serving thread, and a collector; nobody is traced who does not ask for it.
+/// A server with the model `m`, one serving thread, and a collector; only calls that ask for a trace are traced.
 async fn traced(store: &std::path::Path, collector: SocketAddr) -> (TestServer, AutoencoderClient) {
     let mut config = ServerConfig::new(store.to_owned());
     config.executor.serving_threads = 1;
@@ -168,8 +168,7 @@ async fn a_trace_links_client_queue_and_batch() {
     assert_eq!((said["halfhitch.model"].as_str(), said["halfhitch.operation"].as_str()), ("m@1", "Encode"));
 }
 
-/// Calls that wait behind a large one go into one batch; whether they come in time is for the machine to say, so it is tried
-/// again.
+/// Calls that wait behind a large one share a batch. Their timing depends on the machine, so the test retries.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_of_one_batch_link_to_the_same_span() {
     for _ in 0..20 {
@@ -247,7 +246,7 @@ async fn trailers_tell_what_a_call_cost() {
     let (_, nobody) = Collector::start().await;
     let (server, mut client) = traced(store.path(), nobody).await;
 
-    // As a stream of one answer, whose trailers are seen apart.
+    // As a stream of one response, whose trailers arrive separately.
     let mut grpc = tonic::client::Grpc::new(server.channel().await);
     grpc.ready().await.expect("connected");
     let codec = tonic_prost::ProstCodec::<pb::EncodeRequest, pb::EncodeResponse>::default();
@@ -323,7 +322,7 @@ async fn what_happened_to_a_call_is_in_the_log_and_no_secret_is() {
     assert_eq!((&fields["model"], &fields["code"]), (&"nobody".into(), &"NotFound".into()));
 }
 
-/// A collector that speaks HTTP/1.1 alone: the request lines and headers that came, and their bodies.
+/// A collector that speaks only HTTP/1.1: stores the request lines with headers, and the bodies.
 #[derive(Clone, Default)]
 struct HttpCollector(Arc<Mutex<Vec<(String, ExportTraceServiceRequest)>>>);
 
@@ -409,7 +408,7 @@ async fn a_collector_that_speaks_http_gets_traces() {
     }
 }
 
-/// Operators set these for all programs of a machine.
+/// Operators set these variables for all programs of a machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_variable_of_the_standard_keeps_the_server_from_starting() {
     let store = temporary_store();

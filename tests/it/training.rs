@@ -93,7 +93,7 @@ async fn test_rows_are_measured_and_not_trained_on() {
     server.stop().await;
 }
 
-/// A `Train` stream that the test drives message by message.
+/// A `Train` stream that the test controls message by message.
 struct Stream {
     questions: mpsc::Sender<pb::TrainRequest>,
     answers: tonic::Streaming<pb::TrainResponse>,
@@ -172,7 +172,7 @@ async fn an_upload_goes_on_where_it_was_acknowledged() {
     let again = stream.accepted().await;
     assert_eq!(again.last_chunk_number, 2);
     assert_eq!(again.job.expect("a job").id, first.job.expect("a job").id);
-    // A chunk that comes twice is acknowledged twice and stored once.
+    // A chunk sent twice is acknowledged twice and stored once.
     stream.send(chunk(2, 6, &rows[60..120])).await;
     assert_eq!(stream.acknowledged().await.row_count, 20);
     stream.send(chunk(3, 6, &rows[120..])).await;
@@ -180,7 +180,7 @@ async fn an_upload_goes_on_where_it_was_acknowledged() {
     stream.send(finish(3, 30)).await;
     let resumed = stream.result().await;
 
-    // The same rows in one go make the same tensors: the digest of the rows agrees, and so do the losses.
+    // The same rows in one upload give the same tensors: the digest of the rows agrees, and so do the losses.
     let mut whole = keyed("whole");
     whole.model_name = "keyed-whole".into();
     let result = train(&mut server.autoencoder().await, whole, &rows).await.expect("trains");
@@ -188,7 +188,7 @@ async fn an_upload_goes_on_where_it_was_acknowledged() {
     assert_eq!(resumed.data_sha256, whole.data_sha256);
     assert_eq!(resumed.epochs, whole.epochs);
 
-    // The key of a job that has ended returns that job with its result.
+    // The key of a finished job returns that job with its result.
     let mut stream = Stream::open(&server, keyed("resume")).await;
     assert_eq!(stream.accepted().await.last_chunk_number, 3);
     assert_eq!(stream.result().await.version, 1);
@@ -246,10 +246,10 @@ async fn what_does_not_add_up_is_refused_and_the_upload_goes_on() {
     check(&stream.error().await, Code::InvalidArgument, "21");
     let mut stream = open().await;
     stream.send(chunk(0, 6, &rows)).await;
-    check(&stream.error().await, Code::InvalidArgument, "from 1 on");
+    check(&stream.error().await, Code::InvalidArgument, "start at 1");
     let mut stream = open().await;
     stream.send(chunk(1, 6, &rows[..60])).await;
-    check(&stream.error().await, Code::InvalidArgument, "chunk 1 came before with other rows");
+    check(&stream.error().await, Code::InvalidArgument, "chunk 1 was received before with other rows");
     let mut stream = open().await;
     stream.send(chunk(3, 6, &rows)).await;
     stream.send(finish(3, 60)).await;
@@ -280,7 +280,7 @@ async fn a_client_that_leaves_after_finish_changes_nothing() {
     stream.send(chunk(1, 6, &sample(50, 6, 1))).await;
     stream.acknowledged().await;
     stream.send(finish(1, 50)).await;
-    // The first news after `finish` says that it was taken.
+    // The first message after `finish` confirms it.
     stream.next().await.expect("goes well");
     drop(stream);
     let mut jobs = server.jobs().await;

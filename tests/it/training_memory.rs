@@ -11,12 +11,12 @@ use crate::support::files::{npy_head, npy_of};
 use crate::support::process::ServerProcess;
 use crate::support::{finish, question, temporary_store};
 
-/// Highest RssAnon while the deep model trains on 60,000 rows.
+/// Maximum RssAnon while the deep model trains on 60,000 rows.
 const DEEP_KIB_MAX: u64 = 500 * 1000 * 1000 / 1024;
-/// How often it is looked at.
+/// Interval between memory samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whether it is worth going on.
+/// When the measurement ends.
 #[derive(Clone, Copy, PartialEq)]
 enum Until {
     /// The job has ended.
@@ -25,7 +25,7 @@ enum Until {
     Trains,
 }
 
-/// The highest RssAnon in KiB while rows are copied, and after that; `None` where the system does not tell.
+/// Peak RssAnon in KiB while rows are copied, and after that.
 #[derive(Clone, Copy, Debug, Default)]
 struct Peaks {
     copying: u64,
@@ -38,7 +38,7 @@ impl Peaks {
     }
 }
 
-/// Trains `spec` on `rows.npy` in `folder`, looking at the memory meanwhile.
+/// Trains `spec` on `rows.npy` in `folder` and measures memory; `None` where the system does not report it.
 async fn watched(folder: &Path, spec: pb::TrainSpec, until: Until) -> Option<Peaks> {
     let began = Instant::now();
     let folder_flag = folder.to_string_lossy();
@@ -56,7 +56,7 @@ async fn watched(folder: &Path, spec: pb::TrainSpec, until: Until) -> Option<Pea
     let mut jobs = JobServiceClient::new(server.channel().await);
     let mut peaks = Peaks::default();
     let last = loop {
-        // Before the job is asked: what it had then, it had at the latest in the state that it tells.
+        // Sample memory before reading the job's state: the sample belongs to that state or an earlier one.
         let now = server.memory_kib("RssAnon")?;
         let job = jobs.get_job(pb::GetJobRequest { id: id.clone() }).await.expect("known").into_inner().job;
         let job = job.expect("a job");
@@ -80,7 +80,7 @@ async fn watched(folder: &Path, spec: pb::TrainSpec, until: Until) -> Option<Pea
     Some(peaks)
 }
 
-/// Rows near a bent surface.
+/// Writes rows near a curved surface.
 fn write_rows(folder: &Path, rows: u64, columns: usize) {
     npy_of(&folder.join("rows.npy"), rows, columns, |row, values| {
         let turn = |factor: u64| ((row * factor) % 10_007) as f32 / 10_007.0 - 0.5;
@@ -92,7 +92,7 @@ fn write_rows(folder: &Path, rows: u64, columns: usize) {
     });
 }
 
-/// A file of `rows` rows of zeros that takes no room on the disk.
+/// Writes a sparse file of `rows` rows of zeros.
 fn write_zeros(folder: &Path, rows: u64, columns: usize) {
     let path = folder.join("rows.npy");
     let head = npy_head("<f4", rows, columns);
@@ -114,11 +114,11 @@ async fn copying_takes_no_memory_that_grows_with_the_files() {
         };
         highest.push(peaks.copying);
     }
-    // 80 MB of rows for 5: what one chunk and its copy take, and what the allocator keeps of them.
+    // 80 MB of rows instead of 5 MB. The tolerance covers one chunk, its copy, and what the allocator keeps.
     assert!(highest[1] <= highest[0] + 8 * 1024, "{highest:?} KiB");
 }
 
-/// The deep model of MNIST's size, whose rows are all in memory while it trains.
+/// The deep model of MNIST's size; all its rows are in memory while it trains.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: cargo test --test it training_memory -- --ignored --nocapture --test-threads 1"]
 async fn the_deep_model_on_60000_rows_stays_below_500_mb() {
@@ -129,7 +129,7 @@ async fn the_deep_model_on_60000_rows_stays_below_500_mb() {
     assert!(peaks.all() <= DEEP_KIB_MAX, "{peaks:?}, at most {DEEP_KIB_MAX} KiB");
 }
 
-/// A million rows are all in memory still; two and four are not, and take no more of it.
+/// One million rows are all in memory; two and four million are not, and take no more memory.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: cargo test --test it training_memory -- --ignored --nocapture --test-threads 1"]
 async fn rows_beyond_a_million_take_no_more_memory() {

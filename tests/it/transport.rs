@@ -1,4 +1,4 @@
-//! Settings of the transport, as a client that speaks plain HTTP/2 sees them.
+//! Settings of the transport, as a plain HTTP/2 client sees them.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -84,8 +84,8 @@ async fn a_connection_of_age_is_asked_to_go() {
     server.stop().await;
 }
 
-/// A call may cross with the notice on its way: then it was not served, the client's own transport says so, and it is well
-/// when it is sent again.
+/// A call can cross with GOAWAY. Then the server did not serve it, the client's transport reports an error, and a retry
+/// succeeds.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_go_on_while_connections_age() {
     let store = temporary_store();

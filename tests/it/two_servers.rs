@@ -1,4 +1,4 @@
-//! Two servers on one folder: one writes, the other reads, notices, and takes over.
+//! Two servers on one store: one writes; the other reads, notices changes, and takes over.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::support::{TestServer, matrix, newest, sample, served, spec, temporary_store, train};
 
-/// Tries until it succeeds; bounded.
+/// Retries until success, up to a limit.
 async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..400 {
         if let Some(value) = attempt().await {

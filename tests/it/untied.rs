@@ -1,4 +1,4 @@
-//! The untied experiment is the tied model in everything but the tying: or a comparison of the two would tell nothing.
+//! The untied experiment equals the tied model except for the tying; otherwise a comparison would mean nothing.
 
 use halfhitch::model::gradient::{Gradient, Tape, fill};
 use halfhitch::model::spec::RawModelSpec;
@@ -9,14 +9,14 @@ use halfhitch::numeric::rng::{Stream, Use};
 
 use crate::support::untied::{HIDDEN, Network, TAPE_ROWS, Tying, orthonormal};
 
-/// One layer is wider than a panel of the gradient, one expands.
+/// One layer is wider than a panel of the gradient, and one expands.
 const WIDTHS: [usize; 4] = [30, 140, 12, 17];
-/// More than a tape.
+/// More rows than a tape.
 const ROWS: usize = 75;
 const RATE: f32 = 1e-3;
 const LOSSES: [Loss; 2] = [Loss::SquaredError, Loss::BinaryCrossEntropy];
 
-/// From 0 to 1.
+/// Random rows from 0 to 1.
 fn rows() -> Vec<f32> {
     let mut stream = Stream::new(7, 0, 0, Use::Sample);
     (0..ROWS * WIDTHS[0]).map(|_| stream.uniform() as f32).collect()
@@ -55,7 +55,7 @@ fn the_gradients_of_two_matrices_add_up_to_that_of_one() {
             let size = tied.encoder.gradient.iter().fold(0.0f32, |most, g| most.max(g.abs()));
             assert!(size > 0.0);
             for ((sum, a), b) in tied.encoder.gradient.iter().zip(&encoder.gradient).zip(&decoder.gradient) {
-                // Two chains of some 75 roundings each.
+                // Two chains of about 75 roundings each.
                 assert!((sum - (a + b)).abs() < 1e-5 * size, "{sum} {a} {b}");
             }
             assert_eq!(tied.encoder_bias.gradient, two.encoder_bias.gradient);

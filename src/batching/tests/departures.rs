@@ -1,4 +1,4 @@
-//! Ten thousand callers, most of whom leave before they have their answer.
+//! Tests with ten thousand callers, most of which leave before they have a response.
 
 use std::collections::HashSet;
 
@@ -23,16 +23,16 @@ fn ask(batcher: &Batcher, model: &Arc<LoadedModel>, id: u32, rows: usize) -> Sub
     })
 }
 
-/// Nothing is left behind: no room taken, no request kept.
+/// Checks that nothing is left behind: no queue space and no request.
 #[track_caller]
 fn check_nothing_is_left(batcher: &Batcher, model: &Arc<LoadedModel>) {
     batcher.drain();
     let stats = batcher.stats();
     assert_eq!((stats.waiting_rows, stats.waiting_bytes), (0, 0));
-    assert_eq!(Arc::strong_count(model), 1, "every request is gone, and with it its hold on the model");
+    assert_eq!(Arc::strong_count(model), 1, "every request has released the model");
 }
 
-/// Between two batches everybody's place is known: whoever leaves is in the batch that is being computed, or in none.
+/// A caller that leaves between two batches is in the batch that is being computed, or in none.
 #[tokio::test]
 async fn who_left_the_queue_is_in_no_later_batch() {
     let (model, (gate, compute)) = (model(1), Gate::new());
@@ -47,7 +47,7 @@ async fn who_left_the_queue_is_in_no_later_batch() {
     gate.entered();
     let mut id = 0;
     while id < CALLERS {
-        // The first of every round stays, so that there is a next batch.
+        // The first caller of every round stays, so that there is a next batch.
         for n in 0..=random.below(30) {
             id += 1;
             let model_queue = if n == 0 { &mut stay } else { &mut undecided };
@@ -56,9 +56,9 @@ async fn who_left_the_queue_is_in_no_later_batch() {
         gone.extend(undecided.extract_if(.., |_| random.below(2) == 0).map(|(id, ..)| id));
         gate.release();
         let batch = gate.entered();
-        assert!(!batch.iter().any(|id| gone.contains(&(*id as u32))), "of {batch:?} somebody had left");
+        assert!(!batch.iter().any(|id| gone.contains(&(*id as u32))), "{batch:?} contains a caller that left");
     }
-    drop(gate); // Everything passes now.
+    drop(gate); // Every batch passes now.
     assert!(gone.len() as u32 > CALLERS / 2, "{} of {CALLERS} left", gone.len());
     for (id, rows, submission) in stay.into_iter().chain(undecided) {
         let output = submission.await.expect("an answer");
@@ -67,7 +67,7 @@ async fn who_left_the_queue_is_in_no_later_batch() {
     check_nothing_is_left(&batcher, &model);
 }
 
-/// The same with everybody at once, on several threads.
+/// The same with all callers at once, on several threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn who_stays_is_answered_whoever_leaves() {
     let model = model(1);

@@ -1,8 +1,8 @@
-//! Callers, serving threads and the end of the queue in many orders of their steps, chosen by a checker that also finds
-//! threads that wait for each other, and wake-ups that are lost.
+//! Tests of callers, serving threads and the closing of the queue under many thread interleavings. The checker also
+//! finds deadlocks and lost wake-ups.
 //!
-//! Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010, is what half of
-//! the schedules come from; the others are random.
+//! Half of the schedules come from Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding
+//! Bugs", ASPLOS 2010; the others are random.
 
 use shuttle::future::block_on;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -11,16 +11,16 @@ use shuttle::thread;
 use super::*;
 
 const SCHEDULES: usize = 20_000;
-/// Orderings that a bug of the kind that is looked for depends on.
+/// Number of ordering constraints that a bug of the expected kind depends on.
 const DEPTH: usize = 4;
 
-/// The checker's own default is too little for code that is not optimized.
+/// The checker's default is too small for unoptimized code.
 const STACK_BYTES: usize = 1 << 19;
 
 const SERVING_THREADS: usize = 2;
 const CALLERS: usize = 4;
 
-/// A batcher whose threads are the checker's.
+/// A batcher that runs on the checker's threads.
 fn started(config: BatchingConfig, compute: Compute) -> (Batcher, Vec<thread::JoinHandle<()>>) {
     let (queue, compute) = (Arc::new(Queue::new(config, SERVING_THREADS)), Arc::new(compute));
     let min_share: Arc<MinCpuShare> = Arc::default();
@@ -34,9 +34,9 @@ fn started(config: BatchingConfig, compute: Compute) -> (Batcher, Vec<thread::Jo
     (Batcher { inner: Arc::new(inner) }, threads)
 }
 
-/// What every order of steps must keep to.
+/// The scenario that must hold under every interleaving.
 fn callers_come_and_leave() {
-    // Room for some, so that refusals are among the answers; batches that split requests.
+    // Little room, so that some requests are rejected; small batches, so that requests are split.
     let config = BatchingConfig { batch_rows_max: 16, queue_rows_max: 50, ..BatchingConfig::default() };
     let (batcher, threads) = started(config, Compute::new(echo));
     let model = model(1);
@@ -55,7 +55,7 @@ fn callers_come_and_leave() {
                     Urgency::Interactive,
                 ));
                 if caller == 1 {
-                    // Leaves: before the batch, in it, or when the answer is there.
+                    // This caller leaves before the batch, during it, or when the response is ready.
                     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
                     let _ = request.as_mut().poll(&mut context);
                     thread::yield_now();
@@ -72,7 +72,7 @@ fn callers_come_and_leave() {
     let mut callers: Vec<_> = callers.collect();
     let last = callers.pop();
     callers.into_iter().for_each(|caller| caller.join().expect("no panic"));
-    // While the last caller is at it.
+    // Close while the last caller is still running.
     batcher.inner.queue.close();
     last.into_iter().for_each(|caller| caller.join().expect("no panic"));
     threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
@@ -88,11 +88,12 @@ fn check(scheduler: impl Scheduler + 'static) {
 }
 
 #[test]
-fn nobody_is_lost_in_random_orders() {
-    check(RandomScheduler::new(SCHEDULES));
-}
-
-#[test]
-fn nobody_is_lost_in_orders_with_few_switches() {
-    check(PctScheduler::new(DEPTH, SCHEDULES));
+fn no_request_is_lost_in_any_order_of_steps() {
+    // The checker's hook would add two lines about schedules to the panic of every other test.
+    let hook = std::panic::take_hook();
+    either::with_checker(|| {
+        check(RandomScheduler::new(SCHEDULES));
+        check(PctScheduler::new(DEPTH, SCHEDULES));
+    });
+    std::panic::set_hook(hook);
 }

@@ -1,14 +1,14 @@
-//! What the model is: name, shape, and how it came to be.
+//! The name, shape and training of the model.
 
 use maud::{Markup, html};
 
 use crate::cli::{models, report};
 use crate::rpc::pb;
 
-/// Names of features that are listed; of more, their number is told.
+/// Maximum feature names listed; the rest is a count.
 const FEATURE_NAMES_MAX: usize = 24;
 
-/// The head of the page.
+/// The header of the page.
 pub(super) fn header(version: &pb::ModelVersion) -> Markup {
     let spec = version.spec.clone().unwrap_or_default();
     html! {
@@ -23,12 +23,12 @@ pub(super) fn header(version: &pb::ModelVersion) -> Markup {
     }
 }
 
-/// Its shape.
+/// The shape of the model.
 pub(super) fn shape(version: &pb::ModelVersion) -> Markup {
     let spec = version.spec.clone().unwrap_or_default();
     html! {
         dl {
-            (entry("widths", &html! { (models::widths(Some(&spec))) " (the last is the length of the code)" }))
+            (entry("widths", &html! { (models::widths(Some(&spec))) " (the last is the code length)" }))
             (entry("encoder", &html! { (activations(&spec.encoder_activations)) }))
             (entry("decoder, as it undoes each", &html! { (activations(&spec.decoder_activations)) @if spec.gain { ", with gain" } }))
             (entry("loss", &html! { (report::short(spec.loss().as_str_name(), "LOSS_")) }))
@@ -44,11 +44,11 @@ pub(super) fn shape(version: &pb::ModelVersion) -> Markup {
     }
 }
 
-/// How it was trained.
+/// How the model was trained.
 pub(super) fn training(report: &pb::TrainingReport) -> Markup {
     html! {
         dl {
-            (entry("rows", &html! { (report.training_rows) " to train on" }))
+            (entry("rows", &html! { (report.training_rows) " for training" }))
             (entry("epochs", &html! {
                 (report.epochs.len()) " in " (format!("{:.1} s", report.duration_seconds))
                 ", the best after epoch " (report.best_epoch)
@@ -57,7 +57,7 @@ pub(super) fn training(report: &pb::TrainingReport) -> Markup {
             (entry("learning rate", &html! { (report.learning_rate) " at its peak" }))
             (entry("seed", &html! { (report.seed) }))
             @if report.base_version > 0 {
-                (entry("began with", &html! { (report.base_model_name) "@" (report.base_version) }))
+                (entry("started from", &html! { (report.base_model_name) "@" (report.base_version) }))
             }
             (entry("software", &html! { (report.software) }))
             (entry("rows, SHA-256", &html! { code { (report.data_sha256) } }))
@@ -69,7 +69,7 @@ pub(super) fn training(report: &pb::TrainingReport) -> Markup {
     }
 }
 
-/// `2026-01-31T12:00:00.5Z` as `2026-01-31 12:00:00 UTC`.
+/// Formats `2026-01-31T12:00:00.5Z` as `2026-01-31 12:00:00 UTC`.
 fn to_the_second(time: &str) -> String {
     let whole = time.trim_end_matches('Z');
     whole.split('.').next().unwrap_or(whole).replace('T', " ") + " UTC"

@@ -1,4 +1,4 @@
-//! Charts as inline SVG: from points to markup, and nothing else.
+//! Draws charts as inline SVG.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use plotters::prelude::*;
 
 use crate::cli::CliError;
 
-/// Their contrast is enough on white as on nearly black.
+/// Colors with enough contrast on white and on nearly black.
 const PALETTE: [RGBColor; 8] = [
     RGBColor(0x3B, 0x82, 0xD0),
     RGBColor(0xD9, 0x6A, 0x0D),
@@ -19,21 +19,21 @@ const PALETTE: [RGBColor; 8] = [
     RGBColor(0x8A, 0x6F, 0xE0),
     RGBColor(0x8F, 0x82, 0x1F),
 ];
-/// These two depend on the color scheme: `style` says what becomes of them.
+/// These two colors depend on the color scheme: [`style`] maps them to variables of the style sheet.
 const INK: RGBColor = RGBColor(0x57, 0x60, 0x6A);
 const GRID: RGBColor = RGBColor(0xDE, 0xE2, 0xE6);
-/// Units of the drawing by pixel of the page: its coordinates are whole numbers, and curves shall not look like stairs.
+/// Drawing units per pixel of the page. Coordinates are integers; with one unit per pixel, curves would show steps.
 const FINE: u32 = 4;
-/// More points than this are not to be seen.
+/// Maximum points of a curve; more are not visible.
 const POINTS_MAX: usize = 400;
-/// Up to here each point has a dot of its own.
+/// Maximum points that are marked with a dot each.
 const DOTS_MAX: usize = 30;
-/// Beyond these sizes, and in ranges narrower than this share of their ends, axes cannot count their ticks: steps that are lost
-/// in rounding never arrive.
+/// Limits of values on an axis, and minimum span of an axis relative to its ends. Beyond them, rounding would swallow
+/// the tick steps and the loop over ticks would not end.
 const SIZE_MAX: f64 = 1e30;
 const SIZE_MIN: f64 = 1e-30;
 const SPAN_MIN: f64 = 1e-4;
-/// What holds nothing gets this share of the range on each side.
+/// Margin above and below the values, as a share of the range.
 const MARGIN: f64 = 0.04;
 
 /// A curve.
@@ -42,13 +42,13 @@ pub(super) struct Series {
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// A straight line at a value.
+/// A straight line at a value, for example PCA.
 pub(super) struct Level {
     pub(super) name: String,
     pub(super) at: f64,
 }
 
-/// A bar of a histogram.
+/// A bar of a histogram: its range on the horizontal axis, and its height.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Bar {
     pub(super) from: f64,
@@ -56,19 +56,19 @@ pub(super) struct Bar {
     pub(super) height: f64,
 }
 
-/// How the vertical axis goes.
+/// Scale of the vertical axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum Scale {
-    /// Around the values.
+    /// Linear, around the values.
     #[default]
     Linear,
-    /// From 0; what is negative is left out.
+    /// Linear from 0; negative values are left out.
     FromZero,
-    /// Logarithmic, in whole decades; what is not positive is left out.
+    /// Logarithmic, in whole decades; values that are not positive are left out.
     Decades,
 }
 
-/// What is drawn. Names of lines are in the legend, in this order.
+/// A chart. The legend lists named lines in the order of the fields.
 #[derive(Default)]
 pub(super) struct Chart {
     pub(super) title: String,
@@ -77,16 +77,16 @@ pub(super) struct Chart {
     pub(super) scale: Scale,
     pub(super) series: Vec<Series>,
     pub(super) bars: Vec<Bar>,
-    /// Horizontal lines.
+    /// Horizontal lines, each at its value on the vertical axis.
     pub(super) levels: Vec<Level>,
-    /// Vertical lines.
+    /// Vertical lines, each at its value on the horizontal axis.
     pub(super) uprights: Vec<Level>,
-    /// One of many side by side.
+    /// One of several small charts side by side.
     pub(super) is_small: bool,
 }
 
 impl Chart {
-    /// The figure with its legend and `caption`.
+    /// Draws the figure with its legend and `caption`.
     ///
     /// # Errors
     /// [`CliError::Failed`] if it cannot be drawn.
@@ -94,7 +94,7 @@ impl Chart {
         self.make_fit();
         let (width, height) = self.size();
         let drawn = self.draw().map_err(|error| CliError::Failed(format!("chart {:?}: {error}", self.title)))?;
-        // What `svg` has to say of itself is said below, with a title inside.
+        // Replaces the outer `svg` element by the one below, which has a title.
         let inner = drawn.split_once('>').map_or("", |(_, rest)| rest);
         let inner = inner.trim_end().strip_suffix("</svg>").unwrap_or(inner);
         Ok(html! {
@@ -109,9 +109,9 @@ impl Chart {
         })
     }
 
-    /// Leaves out what has no place on the axes, or could not be told apart.
+    /// Removes values that do not fit the axes, and points that could not be told apart.
     fn make_fit(&mut self) {
-        // A point far outside would not be clipped: its place in the drawing is a whole number, which overflows.
+        // The drawing uses integer coordinates: a point far outside would overflow instead of being clipped.
         let least = match self.scale {
             Scale::Linear => -SIZE_MAX,
             Scale::FromZero => 0.0,
@@ -185,7 +185,7 @@ impl Chart {
                 .light_line_style(TRANSPARENT)
                 .label_style(("sans-serif", 15 * FINE).with_color(INK))
                 .draw()?;
-            // A hair of the ground between two bars.
+            // Leaves a small gap between two bars.
             chart.draw_series(self.bars.iter().map(|bar| {
                 let gap = (bar.to - bar.from) * 0.06;
                 Rectangle::new([(bar.from + gap, 0.0), (bar.to - gap, bar.height)], PALETTE[0].filled())
@@ -209,7 +209,7 @@ impl Chart {
         Ok(text)
     }
 
-    /// Colors go on after those of the curves and bars.
+    /// Straight lines use the colors after those of the curves and bars.
     fn straight_color(&self, i: usize) -> RGBColor {
         PALETTE[(self.series.len() + usize::from(!self.bars.is_empty()) + i) % PALETTE.len()]
     }
@@ -234,13 +234,13 @@ impl Chart {
     }
 }
 
-/// What the page's style sheet has to say of charts: which colors follow the scheme.
+/// Style rules for charts: the colors that follow the color scheme.
 pub(super) fn style() -> String {
     let (ink, grid) = (hex(INK), hex(GRID));
     format!("svg [fill=\"{ink}\"]{{fill:var(--quiet)}}svg [stroke=\"{grid}\"]{{stroke:var(--line)}}")
 }
 
-/// Curves beyond the colors have thin lines.
+/// Curves that repeat a color have thinner lines.
 fn line_width(i: usize) -> u32 {
     if i < PALETTE.len() { 2 } else { 1 }
 }
@@ -249,7 +249,7 @@ fn hex(RGBColor(red, green, blue): RGBColor) -> String {
     format!("#{red:02X}{green:02X}{blue:02X}")
 }
 
-/// At most `POINTS_MAX` of them, evenly, with the first and the last.
+/// At most `POINTS_MAX` points at even distances, with the first and the last.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= POINTS_MAX {
         return points.to_vec();
@@ -257,21 +257,21 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     (0..POINTS_MAX).map(|i| points[i * (points.len() - 1) / (POINTS_MAX - 1)]).collect()
 }
 
-/// The least and the greatest; of nothing 1 and 1.
+/// The smallest and the largest value; (1, 1) if there are none.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let ends =
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(value), most.max(value)));
     if ends.0 <= ends.1 { ends } else { (1.0, 1.0) }
 }
 
-/// The same, or a range around it that has room for ticks.
+/// The range, widened if it is too narrow for ticks.
 fn wide_enough(least: f64, most: f64) -> (f64, f64) {
     let size = least.abs().max(most.abs());
     let span = if size > SIZE_MIN { SPAN_MIN * size } else { 1.0 };
     if most - least >= span { (least, most) } else { (least - span / 2.0, most + span / 2.0) }
 }
 
-/// A figure at an axis: as many digits as it needs, five at most.
+/// A tick label with at most five decimals.
 fn tick(value: f64) -> String {
     let plain = |value: f64| short(format!("{value:.5}"));
     match value.abs() {
@@ -284,7 +284,7 @@ fn tick(value: f64) -> String {
     }
 }
 
-/// Without zeros at the end of a fraction.
+/// Removes trailing zeros of a fraction.
 fn short(digits: impl Display) -> String {
     let text = digits.to_string();
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }

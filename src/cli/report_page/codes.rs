@@ -1,4 +1,4 @@
-//! How much of a row the first numbers of its code tell: the error when the others are cut off, through `Encode` and `Decode`.
+//! Squared error by code length: rows are encoded, their codes truncated and decoded.
 
 use maud::{Markup, html};
 use tonic::Code;
@@ -12,21 +12,20 @@ use crate::cli::client::{Context, float_matrix, float_numbers, matrix, numbers};
 use crate::cli::data::request_rows;
 use crate::rpc::pb;
 
-/// Up to here each length is measured; beyond, each is a third longer than the one before.
+/// Every length up to this one is measured; further lengths grow by a third each.
 const EACH_LENGTH_MAX: usize = 16;
 
-/// Errors by length, where codes can be cut short.
+/// Errors by code length, for versions whose codes can be truncated.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ByLength {
-    /// How many numbers of each code were kept, and the squared error a row: in the units of the input, since `Decode`
-    /// answers in them. The shortest first; the last is the whole code.
+    /// Code length and mean squared error per row, in input units because `Decode` returns them. Shortest first; the
+    /// last is the full length.
     points: Vec<(usize, f64)>,
 }
 
-/// Measures; `None` where the codes are not canonical.
+/// Measures the errors; `None` if the codes are not canonical.
 ///
-/// # Errors
-/// What the server says, or that its answer is not as long as the question.
+/// [`CliError`] if a call fails or a response has the wrong length.
 pub(super) async fn measure(
     context: &Context,
     model: &pb::ModelRef,
@@ -35,11 +34,12 @@ pub(super) async fn measure(
 ) -> Result<Option<ByLength>, CliError> {
     let mut client = context.autoencoder().await?;
     let columns = measured.columns;
-    // Codes may be longer than rows.
+    // Codes may be longer than rows, so the longer of the two sets the block size.
     let blocks: Vec<&[f64]> = measured.rows.chunks(request_rows(columns.max(code_length)) * columns).collect();
     let mut codes = Vec::new();
     for block in &blocks {
-        // The whole length, named: refused where codes cannot be cut. Shorter ones begin the same, so that this asks once.
+        // Requests the full length explicitly, because the server rejects that if codes cannot be truncated. Shorter
+        // codes are prefixes, so one request per block is enough.
         let request = pb::EncodeRequest {
             model: Some(model.clone()),
             rows: Some(matrix(columns, block)),
@@ -74,20 +74,20 @@ pub(super) async fn measure(
     Ok(Some(ByLength { points }))
 }
 
-/// All of a short code; of a long one fewer, with both ends.
+/// The lengths to measure: all of a short code, fewer of a long one, always the first and the last.
 fn lengths(code_length: usize) -> Vec<usize> {
     let longer = |length: &usize| Some(if *length < EACH_LENGTH_MAX { length + 1 } else { length + length / 3 });
     let shorter = std::iter::successors(Some(1), longer).take_while(|length| *length < code_length);
     shorter.chain([code_length]).collect()
 }
 
-/// The sum over all numbers, but for those that are missing.
+/// The sum of squared errors over all values that are not missing.
 fn squared_error(rows: &[f64], back: &[f64]) -> f64 {
     let pairs = rows.iter().zip(back).filter(|(x, _)| !x.is_nan());
     pairs.map(|(x, y)| (x - y).powi(2)).sum()
 }
 
-/// The curve, beside the error of the whole code.
+/// The chart of the error by code length, with the error of the full code as a line.
 pub(super) fn by_length(found: &ByLength, measured: &Measured) -> Result<Markup, CliError> {
     let Some(&(code_length, whole)) = found.points.last() else { return Ok(html! {}) };
     let points = found.points.iter().map(|(length, error)| (*length as f64, *error)).collect();
@@ -95,29 +95,29 @@ pub(super) fn by_length(found: &ByLength, measured: &Measured) -> Result<Markup,
     let half = found.points.iter().find(|(length, _)| 2 * length >= code_length).filter(|_| code_length > 1);
     let chart = Chart {
         title: "Squared error by code length".to_owned(),
-        x: "numbers of the code that are kept",
-        y: "squared error a row",
+        x: "numbers of the code kept",
+        y: "squared error per row",
         scale: fitting_scale(&series),
         series,
-        levels: vec![Level { name: format!("the whole code, {code_length} numbers"), at: whole }],
+        levels: vec![Level { name: format!("the full code, {code_length} numbers"), at: whole }],
         ..Chart::default()
     };
     chart.figure(&html! {
-        "Squared error of " (measured.described()) " when only the first numbers of each code are kept, the others counting as "
-        "average: the sum over features, the mean over rows, in the units of the input. "
+        "Squared error of " (measured.described()) " when only the first numbers of each code are kept and the others "
+        "are set to their mean: sum over features, mean over rows, in input units. "
         @if let Some((length, error)) = half { "With " (length) " of " (code_length) " it is " (number(*error)) ", with" }
         @else { "With" }
         " all of them " (number(whole)) "."
     })
 }
 
-/// What stands there where codes cannot be cut.
+/// The text for versions whose codes cannot be truncated.
 pub(super) fn not_canonical(version: &pb::ModelVersion) -> Markup {
     let command = format!("halfhitch models canonicalize {}@{}", version.name, version.version);
     html! {
         p.missing {
-            "The codes of this version are not canonical: their first numbers are not the best few. Where its code is linear, "
-            code { (command) } " makes a version whose codes can be cut short."
+            "The codes of this version are not canonical: their first numbers do not carry the most information. "
+            "If the code is linear, " code { (command) } " publishes a version whose codes can be truncated."
         }
     }
 }
@@ -146,8 +146,7 @@ mod tests {
         let found = ByLength { points: vec![(1, 8.0), (2, 4.0), (3, 2.5)] };
         let measured = Measured { source: "<x>".to_owned(), errors: vec![1.0], ..Measured::default() };
         let text = by_length(&found, &measured).expect("draws").into_string();
-        for part in ["With 2 of 3 it is 4.000, with all of them 2.500.", "units of the input", "&lt;x&gt;", "3 numbers"]
-        {
+        for part in ["With 2 of 3 it is 4.000, with all of them 2.500.", "in input units", "&lt;x&gt;", "3 numbers"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert_eq!(text.matches("<circle").count(), 3, "{text}");

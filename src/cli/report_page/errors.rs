@@ -1,4 +1,4 @@
-//! How the errors of the rows are distributed.
+//! The distribution of the errors of the rows.
 
 use maud::{Markup, html};
 
@@ -8,10 +8,11 @@ use super::measured::Measured;
 use crate::cli::CliError;
 
 const BARS_MAX: usize = 48;
-/// The axis ends at this many times the 99 % quantile: a single row far away would press all others into one bar.
+/// The axis ends at this multiple of the 99 % quantile at most. Otherwise a single outlier would press all other rows
+/// into one bar.
 const END_BY_QUANTILE: f64 = 1.5;
 
-/// The histogram, with its quantiles.
+/// The histogram of the errors, with the 95 % and 99 % quantiles.
 pub(super) fn distribution(measured: &Measured) -> Result<Markup, CliError> {
     let mut sorted: Vec<f64> = measured.errors.iter().map(|error| f64::from(*error)).collect();
     sorted.sort_by(f64::total_cmp);
@@ -30,37 +31,37 @@ pub(super) fn distribution(measured: &Measured) -> Result<Markup, CliError> {
         ..Chart::default()
     };
     chart.figure(&html! {
-        "Squared errors of " (measured.described()) ", in the normalized space; half of them are at most " (number(median))
-        ", the greatest is " (number(quantile(&sorted, 1.0))) "."
+        "Squared errors of " (measured.described()) ", in the normalized space; the median is " (number(median))
+        ", the maximum is " (number(quantile(&sorted, 1.0))) "."
         (beyond_the_axis(&sorted, end))
     })
 }
 
-/// Where the axis of a histogram ends.
+/// The end of the horizontal axis of a histogram.
 pub(super) fn axis_end(sorted: &[f64]) -> f64 {
     quantile(sorted, 1.0).min(END_BY_QUANTILE * quantile(sorted, 0.99))
 }
 
-/// What a caption says of values that the axis leaves out.
+/// The sentence of a caption about values beyond the axis; empty if there are none.
 pub(super) fn beyond_the_axis(sorted: &[f64], end: f64) -> Markup {
     let beyond = sorted.iter().filter(|value| **value > end).count();
     let rows = if beyond == 1 { "row" } else { "rows" };
     html! { @if beyond > 0 { " The last bar also holds the " (beyond) " " (rows) " beyond the end of the axis." } }
 }
 
-/// The least value that at least this share of all are not above (nearest rank); of nothing 0.
+/// The nearest-rank quantile of sorted values; 0 if there are none.
 pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
 }
 
-/// Bars of the same width from the least value to `end`; the last one also counts what lies beyond.
+/// Bars of equal width from the smallest value to `end`. The last bar also counts larger values.
 pub(super) fn histogram(sorted: &[f64], end: f64) -> Vec<Bar> {
     let Some(&start) = sorted.first() else { return Vec::new() };
     let count = ((2.0 * (sorted.len() as f64).sqrt()).ceil() as usize).min(BARS_MAX);
     let width = (end - start) / count as f64;
     if width <= 0.0 {
-        // All the same: one bar, wide enough to be seen.
+        // All values are equal: one bar, wide enough to be visible.
         let half = if start == 0.0 { 0.5 } else { 0.05 * start.abs() };
         return vec![Bar { from: start - half, to: start + half, height: sorted.len() as f64 }];
     }
@@ -110,7 +111,7 @@ mod tests {
         let errors = [vec![1.0; 500], vec![2.0; 498], vec![1000.0, 2000.0]].concat();
         let measured = Measured { source: "<x>".to_owned(), errors, ..Measured::default() };
         let text = distribution(&measured).expect("draws").into_string();
-        assert!(text.contains("the 2 rows beyond the end") && text.contains("the greatest is 2000"), "{text}");
+        assert!(text.contains("the 2 rows beyond the end") && text.contains("the maximum is 2000"), "{text}");
         assert!(text.contains("1000 rows of &lt;x&gt;"), "{text}");
     }
 }

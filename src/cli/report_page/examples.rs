@@ -1,4 +1,4 @@
-//! Rows beside their reconstructions: as images, or by feature.
+//! Rows beside their reconstructions, as images or as a table of features.
 
 use maud::{Markup, html};
 
@@ -8,14 +8,14 @@ use super::measured::Measured;
 use crate::cli::CliError;
 use crate::files::narrow;
 
-/// Rows shown of each kind.
+/// Maximum rows of each kind: best, median, worst.
 const EXAMPLES_MAX: usize = 6;
-/// All pixels of all images: what keeps the page small.
+/// Maximum pixels of all images together; bounds the size of the page.
 const PIXELS_MAX: usize = 800_000;
-/// Features shown.
+/// Maximum features in the table.
 const FEATURES_MAX: usize = 20;
 
-/// Examples, as images if the rows are that.
+/// Images if the rows are images, else the table of features.
 pub(super) fn examples(
     measured: &Measured,
     choice: Option<ImageChoice>,
@@ -27,7 +27,7 @@ pub(super) fn examples(
     }
 }
 
-/// The best, the median and the worst.
+/// The rows with the lowest, median and highest errors, as images.
 fn images(measured: &Measured, size: ImageSize) -> Result<Markup, CliError> {
     let order = measured.by_error();
     let count = examples_of_each(order.len(), measured.columns);
@@ -69,9 +69,9 @@ fn images(measured: &Measured, size: ImageSize) -> Result<Markup, CliError> {
     })
 }
 
-/// A third of the rows at most, so that no row is of two kinds unless there are fewer than three.
+/// At most a third of the rows, so that no row appears in two kinds unless there are fewer than three rows.
 fn examples_of_each(rows: usize, pixels: usize) -> usize {
-    // Three kinds, each row twice.
+    // Six images per example: three kinds, row and reconstruction.
     (PIXELS_MAX / (6 * pixels)).min(rows / 3).clamp(1, EXAMPLES_MAX)
 }
 
@@ -81,15 +81,15 @@ fn ends(values: &[f64]) -> (f32, f32) {
     (least as f32, most as f32)
 }
 
-/// The features that are reconstructed worst.
+/// The table of the features with the largest errors.
 fn features(measured: &Measured, names: &[String]) -> Markup {
     let mut errors: Vec<FeatureError> = (0..measured.columns).map(|feature| feature_error(measured, feature)).collect();
     errors.sort_by(|a, b| b.squared_error.total_cmp(&a.squared_error));
     errors.truncate(FEATURES_MAX);
     html! {
         p.note {
-            "The features with the greatest mean squared error in " (measured.described()) ", of " (measured.columns)
-            ", in the units of the input. Rows that are images are shown with " code { "--image WIDTHxHEIGHT" } "."
+            "The features with the largest mean squared error in " (measured.described()) ", of " (measured.columns)
+            ", in input units. To show rows as images, add " code { "--image WIDTHxHEIGHT" } "."
         }
         div.scroll {
             table {
@@ -117,11 +117,11 @@ fn features(measured: &Measured, names: &[String]) -> Markup {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct FeatureError {
-    /// Which, from 0.
+    /// Index of the feature, from 0.
     feature: usize,
-    /// Mean over rows of (x - x_hat)^2, but those in which it is missing.
+    /// Mean over rows of (x - x_hat)^2, without rows in which the value is missing.
     squared_error: f64,
-    /// Mean over rows of (x - mean)^2.
+    /// Mean over the same rows of (x - mean)^2.
     variance: f64,
 }
 
@@ -129,7 +129,7 @@ fn feature_error(measured: &Measured, feature: usize) -> FeatureError {
     let of =
         |values: &'_ [f64]| -> Vec<f64> { values.iter().skip(feature).step_by(measured.columns).copied().collect() };
     let pairs = of(&measured.rows).into_iter().zip(of(&measured.reconstructions));
-    // What is missing has no error.
+    // Missing values have no error.
     let (rows, back): (Vec<f64>, Vec<f64>) = pairs.filter(|(x, _)| !x.is_nan()).unzip();
     let count = rows.len().max(1) as f64;
     let mean = rows.iter().sum::<f64>() / count;
@@ -154,7 +154,7 @@ fn explained(error: &FeatureError) -> String {
 mod tests {
     use super::*;
 
-    /// Rows of zeros, whose reconstructions are off by what `off` says.
+    /// Rows of zeros; `off` gives each value of their reconstructions.
     fn measured(columns: usize, rows: usize, off: impl Fn(usize, usize) -> f32) -> Measured {
         let reconstructions: Vec<f64> =
             (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))).map(|(i, j)| f64::from(off(i, j))).collect();

@@ -1,11 +1,11 @@
-//! Figures of the model: what decodes best, the errors beside PCA's, and what it takes to store.
+//! Tables: errors of the decoders and of PCA, R² by feature, and sizes.
 
 use maud::{Markup, html};
 
 use crate::cli::report;
 use crate::rpc::pb;
 
-/// A reconstruction error, in one of the tables.
+/// One line of a table of reconstruction errors.
 struct Line {
     name: String,
     squared_error: f64,
@@ -13,7 +13,7 @@ struct Line {
     explained_variance: f64,
 }
 
-/// Errors with the transpose, the pseudo-inverse and PCA of the rows that were given.
+/// Errors with the transpose, the pseudo-inverse and PCA on the given rows.
 pub(super) fn decoders(found: &pb::DecoderComparison, described: &str) -> Markup {
     let pca = found.pca_squared_error;
     let line = |name: &str, squared_error: f64| Line {
@@ -27,7 +27,7 @@ pub(super) fn decoders(found: &pb::DecoderComparison, described: &str) -> Markup
     lines.push(line("PCA, fitted on these rows", pca));
     html! {
         h3 { "Decoders" }
-        p.note { "Squared error of " (described) ": the sum over features, the mean over rows, in the normalized space." }
+        p.note { "Squared error of " (described) ": sum over features, mean over rows, in the normalized space." }
         (table("decoder", &lines))
         @if found.pseudo_inverse_squared_error.is_none() {
             p.note { "There is no pseudo-inverse: " (found.no_pseudo_inverse) "." }
@@ -35,7 +35,7 @@ pub(super) fn decoders(found: &pb::DecoderComparison, described: &str) -> Markup
     }
 }
 
-/// Errors on the rows that training held out.
+/// Errors on the held-out rows.
 pub(super) fn evaluations(report: &pb::TrainingReport, code_length: usize) -> Markup {
     let both = [("validation", &report.validation), ("test", &report.test)];
     let lines: Vec<Line> = both
@@ -46,18 +46,18 @@ pub(super) fn evaluations(report: &pb::TrainingReport, code_length: usize) -> Ma
     html! {
         h3 { "Held-out rows" }
         @if lines.is_empty() {
-            p.missing { "No rows were held out: " code { "halfhitch train --test FILE" } " measures on rows of their own." }
+            p.missing { "No rows were held out: " code { "halfhitch train --test FILE" } " measures on test rows." }
         } @else {
-            p.note { "Squared error, as the training report has it." }
+            p.note { "Squared error, from the training report." }
             (table("rows", &lines))
         }
     }
 }
 
-/// Features that the table names.
+/// Maximum features in the table.
 const FEATURES_MAX: usize = 24;
 
-/// R² of every feature on the validation rows, the worst first.
+/// R² of each feature on the validation rows, lowest first.
 pub(super) fn features(report: &pb::TrainingReport, names: &[String]) -> Markup {
     let features = report::by_feature(report, names);
     let more = features.len().saturating_sub(FEATURES_MAX);
@@ -65,8 +65,8 @@ pub(super) fn features(report: &pb::TrainingReport, names: &[String]) -> Markup 
         @if !features.is_empty() {
             h3 { "Features" }
             p.note {
-                "R² of each feature on the validation rows, the worst first: 1 where it is reconstructed exactly, 0 where its mean "
-                "would do as well."
+                "R² of each feature on the validation rows, lowest first: 1 means exact reconstruction, 0 means no "
+                "better than the mean of the feature."
                 @if more > 0 { " The table leaves out the " (more) " best." }
             }
             div.scroll {
@@ -87,7 +87,7 @@ pub(super) fn features(report: &pb::TrainingReport, names: &[String]) -> Markup 
     }
 }
 
-/// The model, and PCA on the same rows.
+/// A line for the model and one for PCA on the same rows.
 fn of_evaluation(name: &str, evaluation: &pb::Evaluation, code_length: usize) -> [Line; 2] {
     let line = |name: String, squared_error: f64, explained_variance: f64| Line {
         name,
@@ -114,7 +114,7 @@ fn table(what: &str, lines: &[Line]) -> Markup {
                 thead {
                     tr {
                         th scope="col" { (what) }
-                        th scope="col" { "squared error a row" }
+                        th scope="col" { "squared error per row" }
                         th scope="col" { "of PCA's" }
                         th scope="col" { "variance explained" }
                         th.wide aria-hidden="true" {}
@@ -136,7 +136,7 @@ fn table(what: &str, lines: &[Line]) -> Markup {
     }
 }
 
-/// Bytes stored, beside those of a model whose decoder has matrices of its own.
+/// Stored bytes, compared with a model whose decoder has its own matrices.
 pub(super) fn sizes(version: &pb::ModelVersion) -> Markup {
     let (tied, untied) = (version.tensor_bytes, version.untied_tensor_bytes);
     let share = tied as f64 / untied.max(1) as f64;
@@ -160,7 +160,7 @@ pub(super) fn sizes(version: &pb::ModelVersion) -> Markup {
                 }
             }
         }
-        p.note { "The file, with its training report, has " (report::bytes(version.file_bytes)) "." }
+        p.note { "Size of the file with its training report: " (report::bytes(version.file_bytes)) "." }
     }
 }
 
@@ -169,12 +169,12 @@ fn bar(share: f64) -> Markup {
     html! { span.bar style=(format!("width:{percent:.1}%")) {} }
 }
 
-/// Where PCA leaves rounding errors alone, there is nothing to compare with.
+/// A ratio to PCA; not meaningful if PCA has only rounding errors.
 fn ratio(value: f64) -> String {
     if value < 1e6 { format!("{value:.3}") } else { "PCA is exact".to_owned() }
 }
 
-/// A figure of any size, in four digits.
+/// A number with four significant digits.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

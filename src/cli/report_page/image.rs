@@ -1,4 +1,4 @@
-//! Rows as images: of which size, and as PNG in a URI of its own.
+//! Rows as images: their size, and PNG data URIs.
 
 use std::str::FromStr;
 
@@ -7,19 +7,19 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::cli::CliError;
 
-/// Square rows below this length are hardly images.
+/// Shorter rows are not taken for square images.
 const SQUARE_MIN: usize = 64;
 
-/// What the user says about rows.
+/// The value of `--image`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum ImageChoice {
-    /// They are images of this size.
+    /// Rows are images of this size.
     Size(ImageSize),
-    /// They are none.
+    /// Rows are not images.
     None,
 }
 
-/// In pixels.
+/// A size in pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct ImageSize {
     pub(super) width: usize,
@@ -42,10 +42,9 @@ impl FromStr for ImageChoice {
 }
 
 impl ImageChoice {
-    /// Whether rows of `columns` numbers can be that.
+    /// Checks that rows of `columns` numbers can have this size.
     ///
-    /// # Errors
-    /// [`CliError::Usage`] if the pixels are more or fewer.
+    /// [`CliError::Usage`] if the size has more or fewer pixels.
     pub(super) fn check(self, columns: usize) -> Result<(), CliError> {
         let Self::Size(ImageSize { width, height }) = self else { return Ok(()) };
         let pixels = width.checked_mul(height);
@@ -54,12 +53,12 @@ impl ImageChoice {
         }
         let pixels = pixels.map_or("too many".to_owned(), |pixels| pixels.to_string());
         Err(CliError::Usage(format!(
-            "--image {width}x{height} has {pixels} pixels, the model's rows have {columns} numbers"
+            "--image {width}x{height} has {pixels} pixels, but rows of the model have {columns} numbers"
         )))
     }
 }
 
-/// The size of rows of `columns` numbers, if they are images.
+/// The image size of rows of `columns` numbers; `None` if they are not images.
 pub(super) fn size(choice: Option<ImageChoice>, columns: usize) -> Option<ImageSize> {
     match choice {
         Some(ImageChoice::Size(size)) => Some(size),
@@ -71,16 +70,15 @@ pub(super) fn size(choice: Option<ImageChoice>, columns: usize) -> Option<ImageS
     }
 }
 
-/// Gray pixels, row by row, as the URI of a PNG. Values from `darkest` to `brightest` become black to white, others the
-/// nearer of them.
+/// A data URI of a PNG with gray pixels, row by row. `darkest` becomes black and `brightest` white; other values are
+/// clamped.
 ///
-/// # Errors
-/// [`CliError::Failed`] if it cannot be encoded: there are other than `size` values.
+/// [`CliError::Failed`] if the number of values does not match `size`.
 pub(super) fn uri(values: &[f32], size: ImageSize, darkest: f32, brightest: f32) -> Result<String, CliError> {
     let span = if brightest > darkest { brightest - darkest } else { 1.0 };
     let gray = |value: &f32| (255.0 * ((value - darkest) / span).clamp(0.0, 1.0)).round() as u8;
     let pixels: Vec<u8> = values.iter().map(gray).collect();
-    let failed = |error: png::EncodingError| CliError::Failed(format!("an image: {error}"));
+    let failed = |error: png::EncodingError| CliError::Failed(format!("cannot encode an image: {error}"));
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, size.width as u32, size.height as u32);
     encoder.set_color(png::ColorType::Grayscale);

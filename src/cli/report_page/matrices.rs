@@ -1,4 +1,4 @@
-//! The matrices: their singular values, and how far their rows are from orthonormal.
+//! The matrices: singular values, and how close their rows are to orthonormal.
 
 use maud::{Markup, html};
 
@@ -7,16 +7,16 @@ use super::figures::number;
 use crate::cli::CliError;
 use crate::rpc::pb;
 
-/// Condition numbers from here on are rounding errors.
+/// Condition numbers from here on are rounding errors and are shown as infinite.
 const CONDITION_MAX: f64 = 1e9;
 
-/// A table, and a chart for each.
+/// A table of all matrices, and a chart for each.
 pub(super) fn matrices(inspection: &Result<pb::InspectModelResponse, String>) -> Result<Markup, CliError> {
     let seen = match inspection {
         Ok(seen) => seen,
         Err(reason) => {
             return Ok(html! {
-                p.missing { "The server did not look into the matrices, as " code { "halfhitch inspect" } " would: " (reason) "." }
+                p.missing { "The server could not inspect the matrices: " (reason) "." }
             });
         }
     };
@@ -26,8 +26,8 @@ pub(super) fn matrices(inspection: &Result<pb::InspectModelResponse, String>) ->
         (table(&seen.layers))
         div.small-multiples { @for chart in charts { (chart) } }
         p.note {
-            "Singular values of each matrix, the greatest first. Where all of them are 1 (dashed), the rows are "
-            "orthonormal. A unit is dead if it cannot matter."
+            "Singular values of each matrix, largest first. If all are 1 (dashed), the rows are "
+            "orthonormal. A dead unit has weights of almost 0, or the same output for all rows."
         }
     })
 }

@@ -1,4 +1,4 @@
-//! What a model makes of rows: their reconstructions and errors, through `Reconstruct`.
+//! Reconstructions and errors of the given rows, through `Reconstruct`.
 
 use crate::cli::CliError;
 use crate::cli::client::{Context, matrix, numbers};
@@ -6,19 +6,19 @@ use crate::cli::data::request_rows;
 use crate::cli::reading::FirstRows;
 use crate::rpc::pb;
 
-/// Rows and what came back.
+/// Rows with their reconstructions and errors.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Measured {
-    /// What the rows are called.
+    /// Name of the source of the rows.
     pub(super) source: String,
     /// Whether these are all rows of the source.
     pub(super) is_all: bool,
     pub(super) columns: usize,
-    /// (n, columns), row-major, in the units of the input.
+    /// (n, columns), row-major, in input units.
     pub(super) rows: Vec<f64>,
-    /// Likewise.
+    /// Reconstructions in the same shape and units.
     pub(super) reconstructions: Vec<f64>,
-    /// By row: sum over features of (x - x_hat)^2, normalized space.
+    /// Per row: sum over features of (x - x_hat)^2, in normalized space.
     pub(super) errors: Vec<f32>,
 }
 
@@ -35,13 +35,13 @@ impl Measured {
         &self.reconstructions[i * self.columns..(i + 1) * self.columns]
     }
 
-    /// `1,797 rows of digits.csv`, for people.
+    /// A description such as `1797 rows of digits.csv`.
     pub(super) fn described(&self) -> String {
         let part = if self.is_all { "" } else { "the first " };
         format!("{part}{} rows of {}", self.row_count(), self.source)
     }
 
-    /// The numbers of the rows, from 0, that with the smallest error first.
+    /// Row indices, from 0, in order of rising error.
     pub(super) fn by_error(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.row_count()).collect();
         order.sort_by(|a, b| self.errors[*a].total_cmp(&self.errors[*b]));
@@ -49,10 +49,9 @@ impl Measured {
     }
 }
 
-/// Reconstructs all rows, a request at a time.
+/// Reconstructs all rows in several requests.
 ///
-/// # Errors
-/// What the server says, or that its answer is not as long as the question.
+/// [`CliError`] if a call fails or a response has the wrong length.
 pub(super) async fn measure(
     context: &Context,
     model: &pb::ModelRef,
@@ -79,11 +78,10 @@ pub(super) async fn measure(
     Ok(Measured { source, is_all, columns, rows: values, reconstructions, errors })
 }
 
-/// # Errors
-/// [`CliError::Failed`] if an answer is not as long as its question wants.
+/// [`CliError::Failed`] if a response has the wrong number of values.
 pub(super) fn check_count(got: usize, expected: usize) -> Result<(), CliError> {
     if got == expected {
         return Ok(());
     }
-    Err(CliError::Failed(format!("the server answered with {got} numbers, expected {expected}")))
+    Err(CliError::Failed(format!("the server returned {got} values, expected {expected}")))
 }

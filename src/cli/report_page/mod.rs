@@ -1,4 +1,4 @@
-//! `halfhitch report`: one HTML page about a model, which needs nothing but itself.
+//! `halfhitch report`: writes one self-contained HTML page about a model.
 
 mod about;
 mod chart;
@@ -31,34 +31,34 @@ use scores::Scores;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  halfhitch report digits -o digits.html                         how it was trained, and its matrices\n  halfhitch report digits@3 rows.npy -o digits.html              and what version 3 makes of these rows\n  halfhitch report faces rows.npy --image 32x24 -o faces.html    rows that are images of 32 x 24 pixels"
+    after_help = "Examples:\n  halfhitch report digits -o digits.html                         how it was trained, and its matrices\n  halfhitch report digits@3 rows.npy -o digits.html              and how version 3 reconstructs these rows\n  halfhitch report faces rows.npy --image 32x24 -o faces.html    rows that are images of 32 x 24 pixels"
 )]
 pub(super) struct ReportArgs {
-    /// NAME, NAME@VERSION or NAME@ALIAS
+    /// Model: NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows to measure on, the first 8 MiB of them: .csv, .npy, .npz, .parquet, .jsonl and others (README); - for
+    /// Rows to measure on, up to the first 8 MiB: .csv, .npy, .npz, .parquet, .jsonl and others (docs/guide.md); - for
     /// standard input
     file: Option<String>,
-    /// Where the page goes, replaced if it exists; - for standard output
+    /// Output HTML file, replaced if it exists; - for standard output
     #[arg(short, long, value_name = "FILE")]
     output: String,
-    /// Rows are images of this size, for example 28x28; none: they are no images [default: seen from whether their length
-    /// is a square of at least 64]
+    /// Show rows as images of this size, for example 28x28; none: rows are not images [default: square images if the
+    /// row length is a square of at least 64]
     #[arg(long, value_name = "WIDTHxHEIGHT", requires = "file")]
     image: Option<ImageChoice>,
     #[command(flatten)]
     read: ReadArgs,
 }
 
-/// What a page tells of.
+/// The content of a page.
 struct Facts {
     version: pb::ModelVersion,
-    /// Or why the server does not look at matrices of this size.
+    /// The inspection, or why the server cannot inspect matrices of this size.
     inspection: Result<pb::InspectModelResponse, String>,
     measured: Option<Measured>,
-    /// Of versions whose codes can be cut short.
+    /// Errors by code length, if the codes can be truncated.
     by_length: Option<ByLength>,
-    /// Of the rows, or why there are none.
+    /// Scores of the rows, or why the server cannot compute them.
     scores: Option<Result<Scores, String>>,
     image: Option<ImageChoice>,
 }
@@ -74,7 +74,7 @@ pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliEr
     if let Some(file) = &args.file {
         writing::check_keeps_input(("--output", &args.output), file)?;
     }
-    // A page that cannot be written is better known before rows are sent.
+    // Opens the output first, so that an unwritable path fails before rows are sent.
     let mut output = writing::output("--output", &args.output)?;
     let mut client = context.models().await?;
     let request = pb::GetModelVersionRequest { model: Some(model) };
@@ -89,7 +89,7 @@ pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliEr
         .as_deref()
         .map(|file| reading::first_rows(file, &args.read, Some((columns, features))))
         .transpose()?;
-    // The rest is of the version that was found, whatever is published meanwhile.
+    // All other requests use this version, even if a newer one is published meanwhile.
     let exact =
         pb::ModelRef { name: version.name.clone(), selector: Some(pb::model_ref::Selector::Version(version.version)) };
     let inspection = inspect(context, exact.clone(), rows.as_ref()).await?;
@@ -117,13 +117,13 @@ async fn inspect(
     let request = pb::InspectModelRequest { model: Some(model), rows, validation_sample: false };
     match context.models().await?.inspect_model(request).await {
         Ok(answer) => Ok(Ok(answer.into_inner())),
-        // Of matrices that are too large to look into, the rest can still be told.
+        // If the matrices are too large to inspect, the page shows everything else.
         Err(status) if status.code() == Code::FailedPrecondition => Ok(Err(status.message().to_owned())),
         Err(status) => Err(status.into()),
     }
 }
 
-/// How the page calls the rows: where they lie on this machine is nobody's business.
+/// The name of the rows on the page: the file name without its folder, which the page must not reveal.
 fn file_name(path: Option<&str>) -> String {
     match path {
         None | Some("-") => "standard input".to_owned(),

@@ -1,4 +1,4 @@
-//! The page: its sections in order, and what stands where a section has no data.
+//! The page: its sections in order, with a text for each section without data.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -8,7 +8,7 @@ use crate::cli::CliError;
 
 const STYLE: &str = include_str!("style.css");
 
-/// All of it.
+/// The whole page as HTML.
 ///
 /// # Errors
 /// [`CliError::Failed`] if a chart cannot be drawn.
@@ -21,7 +21,7 @@ pub(super) fn page(facts: &Facts) -> Result<String, CliError> {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                // The browser would ask the server of the page for one otherwise.
+                // Without this the browser would request an icon from the server of the page.
                 link rel="icon" href="data:,";
                 title { (title) }
                 style { (PreEscaped(STYLE)) (PreEscaped(chart::style())) }
@@ -31,7 +31,7 @@ pub(super) fn page(facts: &Facts) -> Result<String, CliError> {
                     (about::header(version))
                     (section("model", "Model", &about::shape(version)))
                     (section("training", "Training", &trained(facts)?))
-                    (section("orthonormality", "Orthonormality while training", &orthonormality(facts)?))
+                    (section("orthonormality", "Orthonormality during training", &orthonormality(facts)?))
                     (section("matrices", "Matrices", &matrices::matrices(&facts.inspection)?))
                     (section("figures", "Figures", &figures(facts)))
                     (section("errors", "Errors of the rows", &row_errors(facts)?))
@@ -89,7 +89,7 @@ fn figures(facts: &Facts) -> Markup {
 }
 
 fn row_errors(facts: &Facts) -> Result<Markup, CliError> {
-    let missing = || Ok(no_rows(facts, "how their errors are distributed"));
+    let missing = || Ok(no_rows(facts, "the distribution of their errors"));
     facts.measured.as_ref().map_or_else(missing, errors::distribution)
 }
 
@@ -97,7 +97,7 @@ fn by_code_length(facts: &Facts) -> Result<Markup, CliError> {
     match (&facts.measured, &facts.by_length) {
         (Some(measured), Some(found)) => codes::by_length(found, measured),
         (Some(_), None) => Ok(codes::not_canonical(&facts.version)),
-        (None, _) => Ok(no_rows(facts, "how much the first numbers of their codes tell")),
+        (None, _) => Ok(no_rows(facts, "the error by code length")),
     }
 }
 
@@ -105,13 +105,13 @@ fn row_scores(facts: &Facts) -> Result<Markup, CliError> {
     match (&facts.measured, &facts.scores) {
         (Some(measured), Some(Ok(found))) => scores::distribution(found, measured),
         (_, Some(Err(reason))) => Ok(scores::none(reason)),
-        _ => Ok(no_rows(facts, "how their scores are distributed, and which would be alarms")),
+        _ => Ok(no_rows(facts, "the distribution of their scores, and the alarms")),
     }
 }
 
 fn row_examples(facts: &Facts) -> Result<Markup, CliError> {
     let names = facts.version.spec.as_ref().map_or(&[][..], |spec| &spec.feature_names);
-    let missing = || Ok(no_rows(facts, "those that are reconstructed best and worst"));
+    let missing = || Ok(no_rows(facts, "the rows with the lowest and highest errors"));
     let shown = |measured: &Measured| examples::examples(measured, facts.image, names);
     facts.measured.as_ref().map_or_else(missing, shown)
 }
@@ -119,13 +119,13 @@ fn row_examples(facts: &Facts) -> Result<Markup, CliError> {
 fn no_report() -> Markup {
     html! {
         p.missing {
-            "This version has no training report, since it was imported: a version that " code { "halfhitch train" }
-            " makes has one."
+            "This version has no training report because it was imported. Versions from " code { "halfhitch train" }
+            " have one."
         }
     }
 }
 
-/// Rows were not named.
+/// The text of a section that needs rows.
 fn no_rows(facts: &Facts, what: &str) -> Markup {
     let command = format!("halfhitch report {} rows.npy -o report.html", facts.version.name);
     html! {

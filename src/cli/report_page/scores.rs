@@ -1,4 +1,4 @@
-//! How unusual the rows are, through `Score`: the distribution of their scores, and what would be an alarm.
+//! The distribution of the scores of the rows, through `Score`, and the alarms among them.
 
 use maud::{Markup, html};
 use tonic::Code;
@@ -12,26 +12,26 @@ use crate::cli::client::{Context, matrix};
 use crate::cli::data::request_rows;
 use crate::rpc::pb;
 
-/// Shares of usual rows that may be alarms, where there are enough held-out rows to tell them.
+/// False-alarm rates to show, if there are enough held-out rows for them.
 const FALSE_ALARM_RATES: [f64; 3] = [0.05, 0.01, 0.001];
-/// A threshold further away than so many times the bars would press all of them to one side: it is in the table alone.
+/// Thresholds beyond this multiple of the axis are only in the table: in the chart they would press all bars to one
+/// side.
 const DRAWN_BY_END_MAX: f64 = 3.0;
 
-/// Scores, and what they are judged by.
+/// Scores and the thresholds for alarms.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Scores {
-    /// In the order of the rows.
+    /// One score per row.
     by_row: Vec<f32>,
-    /// Rate and the score above which a row is an alarm, the greatest rate first.
+    /// False-alarm rate and the score above which a row is an alarm, highest rate first.
     thresholds: Vec<(f64, f32)>,
-    /// Held-out rows that thresholds are taken from.
+    /// Number of held-out rows that the thresholds come from.
     calibration_rows: u32,
 }
 
-/// Scores all rows, a request at a time; or says why this version cannot.
+/// Scores all rows in several requests. The inner error says why this version cannot score them.
 ///
-/// # Errors
-/// What else the server says, or that its answer is not as long as the question.
+/// [`CliError`] for any other failed call, or for a response with the wrong length.
 pub(super) async fn measure(
     context: &Context,
     model: &pb::ModelRef,
@@ -49,7 +49,7 @@ pub(super) async fn measure(
     for block in measured.rows.chunks(request_rows(columns) * columns) {
         let answer = match client.score(question(block, None)).await {
             Ok(answer) => answer.into_inner(),
-            // The rest can still be told: there are no statistics, or a score is beyond all numbers.
+            // The page can show everything else: the version has no statistics, or a score is not finite.
             Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::OutOfRange) => {
                 return Ok(Err(status.message().to_owned()));
             }
@@ -67,12 +67,12 @@ pub(super) async fn measure(
     Ok(Ok(found))
 }
 
-/// The smallest rate that so many held-out rows can tell.
+/// The smallest false-alarm rate that this number of held-out rows supports.
 fn least_rate(calibration_rows: u32) -> f64 {
     1.0 / (f64::from(calibration_rows) + 1.0)
 }
 
-/// The histogram with its thresholds, and the alarms.
+/// The histogram with its thresholds, and the table of alarms.
 pub(super) fn distribution(found: &Scores, measured: &Measured) -> Result<Markup, CliError> {
     let mut sorted: Vec<f64> = found.by_row.iter().map(|score| f64::from(*score)).collect();
     sorted.sort_by(f64::total_cmp);
@@ -92,8 +92,9 @@ pub(super) fn distribution(found: &Scores, measured: &Measured) -> Result<Markup
         ..Chart::default()
     };
     let figure = chart.figure(&html! {
-        "Scores of " (measured.described()) ", the higher the more unusual: squared Mahalanobis distance of the code, and squared "
-        "error by residual variance. Half of them are at most " (number(quantile(&sorted, 0.5))) ", the greatest is "
+        "Scores of " (measured.described()) "; higher is more unusual. A score is the squared Mahalanobis distance "
+        "of the code plus the squared error by residual variance. The median is " (number(quantile(&sorted, 0.5)))
+        ", the maximum is "
         (number(quantile(&sorted, 1.0))) "."
         (beyond_the_axis(&sorted, end))
     })?;
@@ -129,16 +130,16 @@ fn alarms(found: &Scores) -> Markup {
             }
         }
         p.note {
-            "Thresholds are taken from the scores of " (found.calibration_rows) " rows that training held out: of rows like those at "
-            "most the rate is an alarm."
+            "Thresholds come from the scores of " (found.calibration_rows) " held-out rows: of similar rows, at most "
+            "the given rate are alarms."
             @if FALSE_ALARM_RATES.iter().any(|rate| *rate < least) {
-                " So few can tell no rate below " (number(least)) "."
+                " So few rows support no rate below " (number(least)) "."
             }
         }
     }
 }
 
-/// What stands there where a version has no scores.
+/// The text for a version without scores.
 pub(super) fn none(reason: &str) -> Markup {
     html! { p.missing { "The server did not score these rows: " (reason) "." } }
 }
@@ -164,7 +165,7 @@ mod tests {
         assert!(
             text.contains("false-alarm rate 0.05: above 190.0") && text.contains("false-alarm rate 0.01: above 198.5")
         );
-        assert!(text.contains("can tell no rate below 0.006623") && text.contains("200 rows of &lt;x&gt;"), "{text}");
+        assert!(text.contains("support no rate below 0.006623") && text.contains("200 rows of &lt;x&gt;"), "{text}");
     }
 
     #[test]

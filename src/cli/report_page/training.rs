@@ -1,4 +1,4 @@
-//! How training went, epoch by epoch.
+//! Charts of the training by epoch.
 
 use maud::{Markup, html};
 
@@ -6,13 +6,13 @@ use super::chart::{Chart, Level, Scale, Series};
 use crate::cli::CliError;
 use crate::rpc::pb;
 
-/// From here on a curve that falls is seen better on a logarithmic axis.
+/// From this ratio of the largest to the smallest value, the axis is logarithmic.
 const LOGARITHMIC_FROM_RATIO: f64 = 30.0;
 
-/// Loss by epoch.
+/// The chart of the loss by epoch.
 pub(super) fn losses(report: &pb::TrainingReport) -> Result<Markup, CliError> {
     if report.epochs.is_empty() {
-        return Ok(html! { p.missing { "No epoch is in the training report: nothing was trained step by step." } });
+        return Ok(html! { p.missing { "The training report has no epochs: the model was not trained in steps." } });
     }
     let series = vec![
         Series { name: "training".to_owned(), points: by_epoch(report, |epoch| Some(epoch.training_loss)) },
@@ -21,23 +21,23 @@ pub(super) fn losses(report: &pb::TrainingReport) -> Result<Markup, CliError> {
     let has_validation = !series[1].points.is_empty();
     let scale = fitting_scale(&series);
     let title = "Loss by epoch".to_owned();
-    let chart = Chart { title, x: "epoch", y: "loss a row", scale, series, ..Chart::default() };
+    let chart = Chart { title, x: "epoch", y: "loss per row", scale, series, ..Chart::default() };
     chart.figure(&html! {
-        "Loss by epoch, a row, in the normalized space. The weights after epoch " (report.best_epoch) " were kept."
+        "Loss per row by epoch, in the normalized space. The version has the weights of epoch " (report.best_epoch) "."
         @if !has_validation {
-            " There were no validation rows: with " code { "halfhitch train --validation-fraction 0.05" } " there are."
+            " There were no validation rows; " code { "halfhitch train --validation-fraction 0.05" } " holds some out."
         }
     })
 }
 
-/// Squared error by epoch, with PCA's.
+/// The chart of the squared error by epoch, with that of PCA.
 pub(super) fn squared_errors(report: &pb::TrainingReport, code_length: usize) -> Result<Markup, CliError> {
     let points = by_epoch(report, |epoch| epoch.squared_error);
     if points.is_empty() {
         return Ok(html! {
             p.missing {
-                "No squared error by epoch is in the training report: it needs validation rows, which "
-                code { "halfhitch train" } " splits off where there are enough rows."
+                "The training report has no squared error by epoch. It needs validation rows, which "
+                code { "halfhitch train" } " holds out if there are enough rows."
             }
         });
     }
@@ -47,21 +47,21 @@ pub(super) fn squared_errors(report: &pb::TrainingReport, code_length: usize) ->
     let title = "Squared error on the validation rows by epoch, beside PCA".to_owned();
     let scale = fitting_scale(&series);
     let levels = level.into_iter().collect();
-    let chart = Chart { title, x: "epoch", y: "squared error a row", scale, series, levels, ..Chart::default() };
+    let chart = Chart { title, x: "epoch", y: "squared error per row", scale, series, levels, ..Chart::default() };
     chart.figure(&html! {
-        "Squared error on the validation rows: the sum over features, the mean over rows, in the normalized space."
-        @if pca.is_some() { " Below the line the model is better than PCA with a code of the same length." }
+        "Squared error on the validation rows: sum over features, mean over rows, in the normalized space."
+        @if pca.is_some() { " Below the line, the model is better than PCA with the same code length." }
     })
 }
 
-/// How far each matrix is from orthonormal, by epoch.
+/// The chart of the orthonormality defect of each matrix by epoch.
 pub(super) fn defects(report: &pb::TrainingReport) -> Result<Markup, CliError> {
     let matrices = report.epochs.iter().map(|epoch| epoch.defects.len()).max().unwrap_or_default();
     if matrices == 0 {
         return Ok(html! {
             p.missing {
-                "No defects by epoch are in the training report: they are measured by " code { "halfhitch train" }
-                ", where no matrix has more than 2048 of both rows and columns."
+                "The training report has no defects by epoch. " code { "halfhitch train" }
+                " measures them unless a matrix has more than 2048 rows and more than 2048 columns."
             }
         });
     }
@@ -74,7 +74,7 @@ pub(super) fn defects(report: &pb::TrainingReport) -> Result<Markup, CliError> {
     let scale = Scale::Decades;
     let chart = Chart { title, x: "epoch", y: "defect per row", scale, series, ..Chart::default() };
     chart.figure(&html! {
-        "How far W Wᵀ of each matrix (Wᵀ W, if it has more rows than columns) is from the identity, as a Frobenius norm "
+        "Distance of W Wᵀ from the identity for each matrix (Wᵀ W if it has more rows than columns): Frobenius norm "
         "divided by the square root of its rows. At 0 the transpose is the pseudo-inverse."
     })
 }
@@ -83,7 +83,7 @@ fn by_epoch(report: &pb::TrainingReport, value: impl Fn(&pb::EpochLosses) -> Opt
     report.epochs.iter().filter_map(|epoch| Some((f64::from(epoch.epoch), value(epoch)?))).collect()
 }
 
-/// Decades, where values are positive and far apart.
+/// Logarithmic if all values are positive and far apart, else linear.
 pub(super) fn fitting_scale(series: &[Series]) -> Scale {
     let values = || series.iter().flat_map(|series| &series.points).map(|(_, y)| *y);
     let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));

@@ -1,4 +1,4 @@
-//! Numbers of Arrow's arrays.
+//! Converts Arrow arrays to numbers.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -13,29 +13,29 @@ use arrow_schema::{DataType, Field, TimeUnit};
 use crate::files::{FileError, Location};
 use crate::model::Missing;
 
-/// A column of the file: one or more of the rows that come out.
+/// A column of the file: one or more columns of the resulting rows.
 pub(super) struct Column {
     pub(super) name: String,
-    /// Its place in a batch.
+    /// Its index in a batch.
     pub(super) index: usize,
-    /// Its first place in a row.
+    /// The index of its first value in a row.
     pub(super) first: usize,
-    /// Length of its lists; nothing for plain numbers.
+    /// Length of its lists; `None` for plain numbers.
     pub(super) width: Option<usize>,
-    /// Whether its whole numbers may be beyond 2^53.
+    /// Whether it can have integers beyond 2^53.
     pub(super) is_long: bool,
 }
 
-/// Whether whole numbers of a type may be beyond 2^53.
+/// Whether a column's type can have integers beyond 2^53.
 pub(super) fn is_long(field: &Field) -> bool {
     let data_type = list_of(field.data_type()).map_or(field.data_type(), Field::data_type);
     let value = if let DataType::Dictionary(_, value) = data_type { value } else { data_type };
     matches!(value, DataType::Int64 | DataType::UInt64 | DataType::Decimal128(..)) || time_unit(value).is_some()
 }
 
-/// Something in a batch that is not as it has to be.
+/// An invalid value in a batch.
 pub(super) struct Wrong {
-    /// Which row, from the first that was asked for, at 0.
+    /// The row, from 0, relative to the first requested row.
     pub(super) row: usize,
     pub(super) column: String,
     pub(super) got: String,
@@ -56,8 +56,8 @@ fn is_number(data_type: &DataType) -> bool {
 /// Powers of ten up to this are exact in f64.
 const DECIMAL_SCALE_MAX: i8 = 22;
 
-/// What a moment or a span of time is counted in; nothing for other types. The same for all of a kind, in whatever unit a
-/// file keeps them: a model that was trained on one file scores the next, and programs differ.
+/// The unit of a time or duration as f64; `None` for other types. It does not depend on the unit in the file: programs
+/// write different units, and a model must score files of all of them.
 fn time_unit(data_type: &DataType) -> Option<&'static str> {
     match data_type {
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => Some("seconds since 1970"),
@@ -83,7 +83,7 @@ fn list_of(data_type: &DataType) -> Option<&Field> {
     }
 }
 
-/// Refuses a column that has no numbers.
+/// Rejects a column without numbers.
 pub(super) fn check_type(path: &str, field: &Field) -> Result<(), FileError> {
     let data_type = field.data_type();
     if is_number(data_type) || list_of(data_type).is_some_and(|item| is_number(item.data_type())) {
@@ -100,12 +100,12 @@ pub(super) fn check_type(path: &str, field: &Field) -> Result<(), FileError> {
     ))
 }
 
-/// Whether a column has places in a dictionary in place of numbers.
+/// Whether a column stores indices into a dictionary instead of numbers.
 pub(super) fn is_dictionary(field: &Field) -> bool {
     matches!(list_of(field.data_type()).map_or(field.data_type(), Field::data_type), DataType::Dictionary(..))
 }
 
-/// The length of a column's lists, by the first that is there; nothing for plain numbers.
+/// The length of a column's lists, from the first list that is not null; `None` for plain numbers.
 pub(super) fn width(path: &str, field: &Field, array: &ArrayRef) -> Result<Option<usize>, FileError> {
     let first = (0..array.len()).find(|row| array.is_valid(*row)).unwrap_or(0);
     let width = match array.data_type() {
@@ -121,19 +121,19 @@ pub(super) fn width(path: &str, field: &Field, array: &ArrayRef) -> Result<Optio
     Ok(Some(width))
 }
 
-/// Whether an array holds 8-bit whole numbers without a sign.
+/// Whether an array holds unsigned 8-bit integers.
 pub(super) fn is_bytes(array: &ArrayRef) -> bool {
     list_of(array.data_type()).map_or(array.data_type(), Field::data_type) == &DataType::UInt8
 }
 
 impl Column {
-    /// The name of one of its numbers.
+    /// The name of the number at `place` in its lists.
     pub(super) fn name_of(&self, place: usize) -> String {
         if self.width.is_some() { format!("{}[{place}]", self.name) } else { self.name.clone() }
     }
 
-    /// Writes the numbers of `rows` rows from `next` on to their places in `target`, rows of `stride` numbers; NaN where one is null
-    /// and may be missing.
+    /// Writes the numbers of `rows` rows, from row `next` on, into `target`, whose rows have `stride` numbers. A null
+    /// becomes NaN if values may be missing, otherwise an error.
     pub(super) fn fill(
         &self,
         array: &ArrayRef,
@@ -151,7 +151,7 @@ impl Column {
         let Some(width) = self.width else {
             return self.spread(array.slice(next, rows).as_ref(), 1, target, stride, missing);
         };
-        // A list that is missing altogether has no length.
+        // A null list has no length: fill its places with NaN, row by row.
         if array.slice(next, rows).null_count() > 0 {
             for (row, target) in target.chunks_mut(stride).take(rows).enumerate() {
                 if array.is_null(next + row) {
@@ -188,7 +188,7 @@ impl Column {
         Err(wrong(row, self.name.clone(), &got, &format!("{width} numbers as in the first row")))
     }
 
-    /// Numbers of which `width` belong to each row.
+    /// Writes numbers, `width` for each row, into `target`.
     fn spread(
         &self,
         array: &dyn Array,
@@ -252,10 +252,10 @@ impl Column {
                 let dictionary = array.as_any_dictionary();
                 let mut known = vec![0.0; dictionary.values().len()];
                 let column = Self { name: self.name.clone(), index: 0, first: 0, width: None, is_long: false };
-                // A value of the dictionary may be null although no row has it.
+                // An unused dictionary value may be null.
                 column.spread(dictionary.values().as_ref(), 1, &mut known, 1, Missing::Allowed)?;
                 if known.is_empty() {
-                    // Every row is null, and was refused above unless that is allowed.
+                    // Every row is null; unless nulls are allowed, the check above has rejected that.
                     (0..array.len()).for_each(|index| place(index, f64::NAN));
                     return Ok(());
                 }
@@ -265,11 +265,11 @@ impl Column {
                     if missing == Missing::Refused && !array.is_null(index) && is_null(key) {
                         return Err(wrong(index / width, self.name_of(index % width), "null", "a number"));
                     }
-                    // The key of a null may be anything.
+                    // The key of a null is arbitrary.
                     place(index, known.get(key).copied().unwrap_or(f64::NAN));
                 }
             }
-            // The schema was checked; a batch that has other columns than it says is a mistake of the file.
+            // `check_type` accepted the schema, so this batch contradicts its schema.
             other => return Err(wrong(0, self.name.clone(), &other.to_string(), "what the schema says")),
         }
         Ok(())
@@ -278,7 +278,7 @@ impl Column {
 
 const DAY_SECONDS: f64 = 86_400.0;
 
-/// A count of some unit in seconds: the same f64 whatever the unit, so that one moment is one number.
+/// Converts a count of `unit` to seconds. The same time gives the same f64 in every unit.
 fn seconds(value: i64, unit: TimeUnit) -> f64 {
     let per_second = match unit {
         TimeUnit::Second => 1,
@@ -286,7 +286,7 @@ fn seconds(value: i64, unit: TimeUnit) -> f64 {
         TimeUnit::Microsecond => 1_000_000,
         TimeUnit::Nanosecond => 1_000_000_000,
     };
-    // A count beyond 2^53 has no f64 of its own; its whole seconds and their part have.
+    // A count beyond 2^53 is not exact in f64, but whole seconds and the fraction are.
     value.div_euclid(per_second) as f64 + value.rem_euclid(per_second) as f64 / per_second as f64
 }
 

@@ -1,9 +1,10 @@
-//! Arrow's inter-process format, message by message, as a stream or as a file: a file is a stream between a mark and a
-//! footer, which says where each batch is.
+//! Arrow's IPC format, read message by message, as a stream or as a file. A file is a stream between a magic mark and a
+//! footer; the footer lists the offsets of the batches.
 //!
-//! The framing is read here and not by the crate, so that a length that lies takes no memory, and so that an end without
-//! its mark is seen: to the crate it is an end like any other. Files are read by their footer where that is possible: Polars
-//! writes a beginning that is none of a stream. Only what comes through a pipe or as gzip is read from front to back.
+//! This module parses the framing itself, for two reasons. A false length must not allocate memory. And a stream that
+//! stops without its end mark must be an error; the crate accepts it. Files are read through their footer where
+//! possible, because Polars writes a beginning that is not a valid stream. Only pipes and compressed files are read
+//! from front to back.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read};
@@ -22,37 +23,36 @@ use crate::files::region::Region;
 use crate::files::{FileError, Location, ReadOptions, RowReader};
 
 const FILE_MARK: &[u8; 6] = b"ARROW1";
-/// The mark of a file is filled up with zeros, to this.
+/// Size of the file mark with its zero padding.
 const FILE_MARK_BYTES: u64 = 8;
-/// Some fill it up to this; elsewhere they would be the mark of the end.
+/// Some writers pad up to here. Later in the file, zeros are the end mark.
 const FILE_MARK_BYTES_MAX: u64 = 64;
-/// At the end of a file: the length of the footer, and the mark.
+/// Size of a file's end: the length of the footer, and the mark.
 const FILE_END_BYTES: u64 = 10;
-/// Before the length of a message, since version 0.15 of Arrow.
+/// Precedes the length of a message, since Arrow 0.15.
 const CONTINUATION: [u8; 4] = [0xff; 4];
-/// Longest description of a message: 65,536 columns with long names.
+/// Maximum size of a message's metadata: 65,536 columns with long names.
 const METADATA_BYTES_MAX: u32 = 64 << 20;
-/// Largest batch, packed or unpacked: one is in memory at a time.
+/// Maximum size of a batch, compressed or not: one batch is in memory at a time.
 const BATCH_BYTES_MAX: u64 = 1 << 30;
-/// Dictionaries that are kept.
+/// Maximum number of dictionaries.
 const DICTIONARIES_MAX: usize = 1000;
-/// What is called of the file in errors.
+/// The format's name in errors.
 const WHAT: &str = "Arrow IPC";
 
 struct Ipc {
     input: Input,
-    /// Bytes that were read.
+    /// Byte offset of the next read.
     at: u64,
     is_file: bool,
-    /// Of a file that is read by its footer: where the batches are that are still to come.
+    /// For a file read through its footer: the file, and the offsets of the remaining batches.
     blocks: Option<(Region, vec::IntoIter<u64>)>,
     schema: SchemaRef,
-    /// The columns to decode; nothing for all.
+    /// The columns to decode; `None` for all.
     fields: Option<Vec<usize>>,
-    /// Values of columns that have numbers of them, by the numbers that the schema gives these; nothing where no column that
-    /// is read is one.
+    /// Dictionaries by their id in the schema; `None` if no column that is read has one.
     dictionaries: Option<HashMap<i64, ArrayRef>>,
-    /// Messages come of it as long as it is open.
+    /// Whether the end mark was read.
     ended: bool,
 }
 
@@ -76,7 +76,7 @@ pub(in crate::files) fn open(mut input: Input, options: &ReadOptions) -> Result<
 }
 
 fn schema(schema: Option<Schema<'_>>) -> Result<SchemaRef, String> {
-    let schema = schema.ok_or("no schema where it has to be")?;
+    let schema = schema.ok_or("it has no schema")?;
     if schema.endianness() != Endianness::Little {
         return Err("its numbers are big-endian".to_owned());
     }
@@ -84,7 +84,7 @@ fn schema(schema: Option<Schema<'_>>) -> Result<SchemaRef, String> {
 }
 
 impl Ipc {
-    /// Reads the schema, which is the first message.
+    /// Reads the schema, the first message of a stream.
     fn read_front(&mut self) -> Result<SchemaRef, FileError> {
         if self.is_file {
             self.bytes(FILE_MARK_BYTES, "the mark of an Arrow file")?;
@@ -93,12 +93,12 @@ impl Ipc {
         let message = self.message()?;
         let path = &self.input.path;
         let Some((metadata, _)) = message else {
-            return Err(FileError::at(path, place, "the end of the stream", "a schema"));
+            return Err(FileError::at(path, place, "the stream ends", "a schema"));
         };
         decode(path, WHAT, || schema(root_as_message(&metadata).map_err(|error| error.to_string())?.header_as_schema()))
     }
 
-    /// Reads the footer: the schema, and where the batches are.
+    /// Reads the footer: the schema and the offsets of the batches.
     fn read_footer(&mut self, file: Region) -> Result<SchemaRef, FileError> {
         let path = &self.input.path;
         let length = file.length();
@@ -122,7 +122,7 @@ impl Ipc {
         let footer = read(count as usize, end - u64::from(count))?;
         let (schema, blocks) = decode(path, WHAT, || {
             let footer = root_as_footer(&footer).map_err(|error| error.to_string())?;
-            // What batches refer to comes first.
+            // Dictionaries first, because batches refer to them.
             let dictionaries = footer.dictionaries().into_iter().flatten();
             let batches = dictionaries.chain(footer.recordBatches().into_iter().flatten());
             let blocks: Result<Vec<u64>, _> = batches.map(|block| u64::try_from(block.offset())).collect();
@@ -133,7 +133,7 @@ impl Ipc {
         Ok(schema)
     }
 
-    /// The next message that may be a batch, and where it is.
+    /// The next message that can be a batch, and its location.
     fn next_message(&mut self) -> Result<Option<(Location, Vec<u8>, Buffer)>, FileError> {
         let Some((file, blocks)) = &mut self.blocks else {
             let place = Location::Byte(self.at);
@@ -146,13 +146,13 @@ impl Ipc {
         let place = Location::Byte(position);
         match self.message()? {
             Some((metadata, body)) => Ok(Some((place, metadata, body))),
-            None => Err(FileError::at(&self.input.path, place, "nothing", "a batch, as the footer promises")),
+            None => Err(FileError::at(&self.input.path, place, "no message", "a batch, as the footer promises")),
         }
     }
 }
 
 impl Ipc {
-    /// The next bytes; memory is taken as they come.
+    /// Reads the next `count` bytes. Memory grows with the bytes read, not with `count`.
     fn bytes(&mut self, count: u64, what: &str) -> Result<Vec<u8>, FileError> {
         let mut bytes = Vec::new();
         let mut taken = (&mut self.input.stream).take(count);
@@ -175,10 +175,10 @@ impl Ipc {
         Ok([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 
-    /// The next message: its description and its body. Nothing at the mark of the end.
+    /// The next message: its metadata and its body; `None` at the end mark.
     fn message(&mut self) -> Result<Option<(Vec<u8>, Buffer)>, FileError> {
         let at = self.at;
-        let mut length = self.number("a message, or the mark of the end")?;
+        let mut length = self.number("a message, or the end mark")?;
         while self.is_file && self.blocks.is_none() && self.at <= FILE_MARK_BYTES_MAX && length == [0; 4] {
             length = self.number("a schema")?;
         }
@@ -195,10 +195,10 @@ impl Ipc {
         }
         let path = self.input.path.clone();
         if length > METADATA_BYTES_MAX {
-            let got = format!("a description of {length} bytes");
+            let got = format!("message metadata of {length} bytes");
             return Err(FileError::at(&path, Location::Byte(at), got, format!("at most {METADATA_BYTES_MAX}")));
         }
-        let metadata = self.bytes(u64::from(length), "the description of a message")?;
+        let metadata = self.bytes(u64::from(length), "the metadata of a message")?;
         let body = decode(&path, WHAT, || root_as_message(&metadata).map(|message| message.bodyLength()))?;
         let length = u64::try_from(body).ok().filter(|length| *length <= BATCH_BYTES_MAX);
         let length = length.ok_or_else(|| {
@@ -209,7 +209,7 @@ impl Ipc {
         Ok(Some((metadata, Buffer::from_vec(body))))
     }
 
-    /// Behind the mark of the end there is nothing, or the footer of a file and its mark.
+    /// Checks that after the end mark there is nothing, or in a file only the footer and the mark.
     fn check_end(&mut self) -> Result<(), FileError> {
         let path = &self.input.path;
         let mut tail = [0; FILE_MARK.len()];
@@ -268,7 +268,7 @@ impl Batches for Ipc {
     }
 }
 
-/// The batch of a message; nothing for one of dictionaries, which is kept where it is needed.
+/// The batch of a message; `None` for a dictionary, which is stored if needed.
 fn batch(
     message: &Message<'_>,
     body: &Buffer,
@@ -279,7 +279,7 @@ fn batch(
     let version = message.version();
     if message.header_type() == MessageHeader::DictionaryBatch {
         let Some(dictionaries) = dictionaries else { return Ok(None) };
-        let batch = message.header_as_dictionary_batch().ok_or("a message that is no dictionary")?;
+        let batch = message.header_as_dictionary_batch().ok_or("a message that is not a dictionary")?;
         check_buffers(&batch.data().ok_or("a dictionary without values")?, body)?;
         if dictionaries.len() >= DICTIONARIES_MAX {
             return Err(format!("more than {DICTIONARIES_MAX} dictionaries"));
@@ -287,7 +287,7 @@ fn batch(
         read_dictionary(body, batch, schema, dictionaries, &version).map_err(|error| error.to_string())?;
         return Ok(None);
     }
-    let batch = message.header_as_record_batch().ok_or("a message that is no batch of rows")?;
+    let batch = message.header_as_record_batch().ok_or("a message that is not a batch of rows")?;
     check_buffers(&batch, body)?;
     let none = HashMap::new();
     let dictionaries = dictionaries.as_ref().unwrap_or(&none);
@@ -296,7 +296,7 @@ fn batch(
         .map_err(|error| error.to_string())
 }
 
-/// Refuses buffers that are not in the body, or that would be too large once unpacked: the crate trusts both.
+/// Rejects buffers outside of the body, and batches too large after decompression. The crate checks neither.
 fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<(), String> {
     let packed = batch.compression().is_some();
     let mut unpacked = 0u64;
@@ -305,15 +305,15 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<()
         let bytes = offset.ok().zip(length.ok()).and_then(|(offset, length)| body.get(offset..)?.get(..length));
         let Some(bytes) = bytes else {
             let (offset, length) = (buffer.offset(), buffer.length());
-            return Err(format!("a buffer of {length} bytes at {offset} in a batch of {}", body.len()));
+            return Err(format!("a buffer of {length} bytes at offset {offset} in a batch of {} bytes", body.len()));
         };
-        // Packed, it begins with its length; a negative one says that it is not packed after all.
+        // A compressed buffer begins with its uncompressed length; a negative length means that it is not compressed.
         if packed && let Some(length) = bytes.first_chunk::<8>() {
             unpacked = unpacked.saturating_add(u64::try_from(i64::from_le_bytes(*length)).unwrap_or(0));
         }
     }
     if unpacked > BATCH_BYTES_MAX {
-        return Err(format!("a batch of {unpacked} bytes unpacked, of which {BATCH_BYTES_MAX} are allowed"));
+        return Err(format!("a batch of {unpacked} bytes after decompression, at most {BATCH_BYTES_MAX} are allowed"));
     }
     Ok(())
 }

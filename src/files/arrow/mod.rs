@@ -1,4 +1,4 @@
-//! Columns of numbers from Parquet and Arrow IPC, by the crates of Apache Arrow.
+//! Reads columns of numbers from Parquet and Arrow IPC with the Apache Arrow crates.
 
 mod columns;
 mod ipc;
@@ -20,16 +20,16 @@ pub(super) use self::ipc::open as ipc;
 pub(super) use self::parquet::open as parquet;
 pub(super) use self::write::create;
 
-/// What comes of a file in batches.
+/// A file that is read in batches.
 trait Batches: Send {
-    /// The next batch of the chosen columns, in the order of the file; nothing at the end.
+    /// The next batch of the chosen columns, in the order of the file; `None` at the end.
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, FileError>;
-    /// Rows of the whole file, if it says so.
+    /// Number of rows in the file, if it states that.
     fn rows(&self) -> Option<u64>;
 }
 
-/// Calls into the crates that decode. They take bytes for what they ought to be: should one panic over them all the same,
-/// that is a mistake in the file, and not the end of whoever reads it.
+/// Calls the decoding crates. They trust their input and may panic on a damaged file: a panic becomes an error of the
+/// file.
 fn decode<T, E: std::fmt::Display>(
     path: &str,
     what: &str,
@@ -39,11 +39,11 @@ fn decode<T, E: std::fmt::Display>(
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(decoded)) => Ok(decoded),
         Ok(Err(error)) => Err(FileError::content(path, error.to_string(), expected())),
-        Err(_) => Err(FileError::content(path, "its bytes contradict each other", expected())),
+        Err(_) => Err(FileError::content(path, "its content is inconsistent", expected())),
     }
 }
 
-/// Rows from batches.
+/// Reads rows from batches.
 struct Table<B> {
     path: String,
     batches: B,
@@ -52,17 +52,17 @@ struct Table<B> {
     width: usize,
     rows_read: u64,
     batch: RecordBatch,
-    /// The next row of the batch.
+    /// Index of the next row in the batch.
     next: usize,
     missing: Missing,
     rounded: bool,
     notes: Vec<String>,
 }
 
-/// The columns that the caller wants: their places in the schema, ascending, and where each of these goes.
+/// The columns that the caller wants: their indices in the schema, ascending.
 struct Chosen {
     fields: Vec<usize>,
-    /// In the order of the caller: which of `fields`.
+    /// The caller's order, as indices into `fields`.
     order: Vec<usize>,
     missing: Missing,
 }
@@ -82,7 +82,7 @@ fn chosen(path: &str, schema: &SchemaRef, options: &ReadOptions) -> Result<Chose
     Ok(Chosen { fields, order, missing: options.missing() })
 }
 
-/// Reads the first rows, for the widths of lists.
+/// Creates a reader. Reads the first batch with rows, because that decides the length of lists.
 fn table<B: Batches + 'static>(
     path: &str,
     mut batches: B,
@@ -105,7 +105,7 @@ fn table<B: Batches + 'static>(
         let column =
             Column { name: field.name().clone(), index: *index, first, width, is_long: columns::is_long(field) };
         first += width.unwrap_or(1);
-        // Before there is a name for each.
+        // Check the width before building a name for each column.
         check_shape(path, batches.rows().unwrap_or(1), first as u64)?;
         names.extend((0..width.unwrap_or(1)).map(|place| column.name_of(place)));
         columns.push(column);
@@ -129,7 +129,7 @@ fn table<B: Batches + 'static>(
 }
 
 impl<B: Batches> Table<B> {
-    /// A batch with rows that were not taken is there; false at the end.
+    /// Makes sure that the current batch has unread rows; false at the end.
     fn advance(&mut self) -> Result<bool, FileError> {
         while self.next == self.batch.num_rows() {
             let Some(batch) = self.batches.next_batch()? else {

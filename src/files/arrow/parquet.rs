@@ -1,4 +1,4 @@
-//! Apache Parquet: page by page.
+//! Reads Apache Parquet, page by page.
 
 use std::io::BufReader;
 
@@ -14,9 +14,9 @@ use crate::files::input::Input;
 use crate::files::region::{Cursor, Region};
 use crate::files::{FileError, ReadOptions, RowReader};
 
-/// Rows that are decoded at a time.
+/// Number of rows decoded at a time.
 const BATCH_ROWS: usize = 1024;
-/// What is called of the file in errors.
+/// The format's name in errors.
 const WHAT: &str = "Parquet";
 
 struct Parquet {
@@ -26,7 +26,7 @@ struct Parquet {
 }
 
 pub(in crate::files) fn open(mut input: Input, options: &ReadOptions) -> Result<Box<dyn RowReader>, FileError> {
-    // It is read from its end.
+    // Parquet needs random access: its metadata is at the end.
     let file = Positioned(input.positions(WHAT)?);
     let Input { path, notes, .. } = input;
     let builder = decode(&path, WHAT, || ParquetRecordBatchReaderBuilder::try_new(file))?;
@@ -48,7 +48,7 @@ impl Batches for Parquet {
     }
 }
 
-/// Bytes that are never asked for more than there are.
+/// A region that rejects reads beyond its end.
 struct Positioned(Region);
 
 impl Length for Positioned {
@@ -65,7 +65,7 @@ impl ChunkReader for Positioned {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        // A header that lies about a length must not take memory for it.
+        // A false length in a header must not allocate memory.
         if self.0.part(start, length as u64).is_none() {
             let reason = format!("{length} bytes at {start} are beyond its {} bytes", self.0.length());
             return Err(ParquetError::EOF(reason));

@@ -1,4 +1,4 @@
-//! Files that the crates' own writers make, and every way in which such a file can be wrong.
+//! Reads files written by the crates' own writers, and damaged or unsupported files.
 
 use std::io::Cursor;
 use std::sync::{Arc, LazyLock};
@@ -20,10 +20,10 @@ use proptest::prelude::*;
 use crate::files::{FileError, ReadOptions, RowReader, open, read};
 
 const ROWS: usize = 10;
-/// Rows of one batch, or of a row group.
+/// Rows in one batch or row group.
 const BATCH: usize = 4;
 
-/// Names, three kinds of numbers, a list of fixed length and one of any.
+/// A text column, three number types, a fixed-size list and a variable-size list.
 fn batch() -> RecordBatch {
     let numbers = || (0i16..).take(ROWS);
     let name: ArrayRef = Arc::new(StringArray::from_iter_values(numbers().map(|row| format!("row {row}"))));
@@ -43,7 +43,7 @@ fn batch() -> RecordBatch {
     RecordBatch::try_from_iter(columns).expect("columns of one length")
 }
 
-/// Without the names, row by row.
+/// The rows without the text column, row-major.
 fn expected() -> Vec<f64> {
     let row = |row: usize| {
         let value = row as f64;
@@ -85,7 +85,7 @@ fn stream_of(batch: &RecordBatch, compression: Option<CompressionType>) -> Vec<u
     writer.into_inner().expect("bytes")
 }
 
-/// The batch in every format, plain and packed.
+/// The batch in every format, with and without compression.
 fn files(batch: &RecordBatch) -> Vec<(&'static str, Vec<u8>)> {
     let (lz4, zstd) = (Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD));
     vec![
@@ -225,7 +225,7 @@ fn nulls_are_missing_values_where_that_is_allowed() {
     }
 }
 
-/// A list that is null is missing in each of its places, also in the first row.
+/// A null list is missing in each of its places, even in the first row.
 #[test]
 fn a_null_list_is_missing_where_that_is_allowed() {
     let mut builder = ListBuilder::new(Float32Builder::new());
@@ -302,7 +302,7 @@ fn no_truncated_file_is_taken_for_a_whole_one() {
 #[test]
 fn lengths_that_lie_take_no_memory() {
     let whole = stream_of(&batch(), None);
-    // The first message, a schema, has no body; the second one's description holds the length of its body.
+    // The first message, a schema, has no body. The metadata of the second one contains the length of its body.
     for length in [u64::MAX, u64::MAX / 2, 1 << 40, 1 << 29] {
         for at in (0..whole.len() - 8).step_by(4) {
             let mut bytes = whole.clone();
@@ -321,11 +321,11 @@ proptest! {
         static FILES: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| files(&batch()));
         let (name, mut bytes) = FILES[which].clone();
         for (at, bit) in flips {
-            // Half of them in the last part, where Parquet has what describes it.
+            // Half of the flips are in the last half, where Parquet has its metadata.
             let (first, count) = if late { (bytes.len() / 2, bytes.len() - bytes.len() / 2) } else { (0, bytes.len()) };
             bytes[first + at % count] ^= 1 << bit;
         }
-        // A new file for each is slow; Parquet and a footer need one.
+        // Writing a file for each case is slow; only Parquet and a footer need one.
         let got = if name.ends_with("parquet") || (late && name.ends_with("arrow")) {
             read_file(name, &bytes, &without_names())
         } else {
@@ -371,7 +371,7 @@ fn a_moment_is_one_number_in_whatever_unit_it_is_kept() {
     for (name, bytes) in files(&batch) {
         assert_eq!(read_file(name, &bytes, &ReadOptions::default()).expect(name), expected, "{name}");
     }
-    // Parts of a second, rounded once.
+    // Fractions of a second are rounded once.
     let batch = |array: ArrayRef| RecordBatch::try_from_iter([("t", array)]).expect("a column");
     let ms = batch(Arc::new(TimestampMillisecondArray::from(vec![1_700_000_000_123])));
     let ns = batch(Arc::new(TimestampNanosecondArray::from(vec![1_700_000_000_123_000_000])));

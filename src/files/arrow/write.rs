@@ -1,4 +1,4 @@
-//! Rows to Parquet: one column a number, floats as wide as they came.
+//! Writes rows to Parquet: one column for each number, f32 or f64 as in the values.
 
 use std::io::BufWriter;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::files::output::Output;
 use crate::files::write::finish;
 use crate::files::{FileError, RowWriter, Values};
 
-/// Bytes of a row group: readers hold one in memory.
+/// Size of a row group in bytes; readers hold one in memory.
 const GROUP_BYTES: usize = 64 << 20;
 
-/// A file whose schema is known with its first rows.
+/// A Parquet writer. The schema is created with the first rows.
 struct Writer {
     path: String,
     names: Vec<String>,
@@ -29,7 +29,7 @@ enum WriterState {
     Open(Box<ArrowWriter<BufWriter<Output>>>, SchemaRef),
 }
 
-/// Takes an output that nothing was written to.
+/// Creates a writer for a fresh output.
 pub(in crate::files) fn create(output: Output) -> Box<dyn RowWriter> {
     let path = output.path().to_owned();
     Box::new(Writer { path, names: Vec::new(), state: Some(WriterState::Empty(BufWriter::new(output))) })
@@ -96,7 +96,7 @@ impl RowWriter for Writer {
             }
         };
         let batch = RecordBatch::try_new(Arc::clone(&open.1), (0..columns).map(column).collect())
-            .map_err(|error| FileError::content(&self.path, error.to_string(), "rows as before"))?;
+            .map_err(|error| FileError::content(&self.path, error.to_string(), "rows like the first ones"))?;
         open.0.write(&batch).map_err(&failed)?;
         self.state = Some(WriterState::Open(open.0, open.1));
         Ok(())

@@ -1,42 +1,43 @@
-//! What a field says: a number, a missing value, or text.
+//! Classifies a field: a number, a missing value, or text.
 
 use super::options::{Decimal, TextOptions};
 
-/// What pandas takes for a missing value, and the usual signs for it, in lower case.
+/// The marks of missing values that pandas accepts, and other common ones, in lower case.
 const MISSING_MARKS: [&str; 20] = [
     "", "nan", "-nan", "na", "n/a", "null", "none", "<na>", "#n/a", "#na", "#n/a n/a", "nat", "1.#ind", "-1.#ind",
     "1.#qnan", "-1.#qnan", "\\n", "?", "-", ".",
 ];
-/// The longest of them.
+/// Length of the longest of them in bytes.
 const MISSING_MARK_BYTES: usize = 8;
 
-/// What a field looks like.
+/// The class of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Class {
-    /// A number; `whole`: written without a decimal mark or exponent; `digits`: the significant ones.
+    /// A number; `whole`: written without a decimal mark or exponent; `digits`: number of significant digits.
     Number { value: f64, whole: bool, digits: usize },
     /// True or false.
     Bool,
-    /// Nothing.
+    /// An empty field.
     Empty,
     /// A mark of a missing value.
     Missing,
-    /// Nearly a number: with a currency, a percent sign, or marks between its digits; or the mark of one that did not fit.
+    /// Almost a number: with a currency sign, a percent sign, or marks between its digits; or the mark of a number that
+    /// did not fit its cell.
     Odd,
     /// Anything else.
     Text,
 }
 
-/// Reads fields of one dialect.
+/// Reads fields with one set of options.
 #[derive(Clone, Debug)]
 pub(super) struct CellReader {
     pub(super) decimal: Decimal,
     thousands: Option<char>,
     marks: Vec<String>,
-    /// Marks that are numbers: `-999` also means `-999.0`.
+    /// Marks that are numbers: `-999` also matches `-999.0`.
     mark_numbers: Vec<f64>,
     missing: bool,
-    /// Whether a number that Rust can read needs no second look.
+    /// Whether a number that Rust can parse needs no further check.
     plain: bool,
 }
 
@@ -55,7 +56,7 @@ impl CellReader {
         reader
     }
 
-    /// The value of a field, NaN where it is missing and may be; `None` if it is neither that nor a finite number.
+    /// The value of a field: a finite number, or NaN if it is missing and may be. `None` for anything else.
     pub(super) fn value(&self, field: &str) -> Option<f64> {
         if self.plain
             && let Ok(value) = field.trim_ascii().parse::<f64>()
@@ -70,7 +71,7 @@ impl CellReader {
         self.number(field).filter(|value| value.is_finite()).or_else(|| truth(field))
     }
 
-    /// Whether a field is empty or a mark of a missing value, whether or not values may be missing.
+    /// Whether a field is empty or a mark of a missing value, even if values may not be missing.
     pub(super) fn is_missing(&self, field: &str) -> bool {
         let field = clean(field);
         if self.marks.iter().any(|mark| mark == field) {
@@ -82,7 +83,7 @@ impl CellReader {
         field.len() <= MISSING_MARK_BYTES && MISSING_MARKS.iter().any(|mark| field.eq_ignore_ascii_case(mark))
     }
 
-    /// What a field looks like.
+    /// The class of a field.
     pub(super) fn class(&self, field: &str) -> Class {
         let field = clean(field);
         if field.is_empty() {
@@ -104,7 +105,7 @@ impl CellReader {
         }
     }
 
-    /// A number with the marks of this dialect; it may be infinite.
+    /// Parses a number with the decimal and thousands marks of this reader; it can be infinite.
     fn number(&self, field: &str) -> Option<f64> {
         let digits = field.strip_prefix(['-', '+', '\u{2212}']).unwrap_or(field);
         if !digits.starts_with(|first: char| first.is_ascii_digit() || first == self.decimal.mark()) {
@@ -130,8 +131,8 @@ impl CellReader {
     }
 }
 
-/// Whether a field that is not a number is nearly one, and so no name: `1,234.5`, `$5`, `50 %`, `0xff`, `1.0D+00`, `****`,
-/// `#DIV/0!`.
+/// Whether a field that is not a number is almost one, and so not a name: `1,234.5`, `$5`, `50 %`, `0xff`, `1.0D+00`,
+/// `****`, `#DIV/0!`.
 fn is_odd(field: &str) -> bool {
     if field.starts_with('#') && field.ends_with(['!', '?']) {
         return true;
@@ -167,7 +168,7 @@ fn is_date(text: &str) -> bool {
     matches!(parts.as_slice(), [day, month, year] if day.len() <= 2 && month.len() <= 2 && year.len() != 3)
 }
 
-/// Whether a field is a whole number that f64 has no room for.
+/// Whether a field is an integer that f64 cannot represent exactly.
 pub(super) fn is_rounded(field: &str) -> bool {
     let field = clean(field);
     let digits = field.strip_prefix(['-', '+']).unwrap_or(field);
@@ -180,7 +181,7 @@ pub(super) fn is_rounded(field: &str) -> bool {
     }
 }
 
-/// A field without what is around it: blanks, and quotes that came after a blank.
+/// Removes surrounding white space, and quotes that followed white space.
 fn clean(field: &str) -> &str {
     let field = field.trim();
     match field.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
@@ -189,7 +190,7 @@ fn clean(field: &str) -> &str {
     }
 }
 
-/// Digits without the marks between groups of three; `None` if a mark stands elsewhere.
+/// Removes the thousands marks; `None` if a mark is not between groups of three digits.
 fn ungrouped(digits: &str, mark: char, decimal: char) -> Option<String> {
     let end = digits.find([decimal, 'e', 'E']).unwrap_or(digits.len());
     let (whole, rest) = digits.split_at(end);
@@ -214,14 +215,14 @@ fn ungrouped(digits: &str, mark: char, decimal: char) -> Option<String> {
     Some(plain + rest)
 }
 
-/// Whether a character is this mark, or another way to write it: spreadsheets put narrow or unbreakable blanks between groups.
+/// Whether a character is this mark or a variant of it: spreadsheets use narrow or non-breaking spaces between groups.
 fn is_same_mark(character: char, mark: char) -> bool {
     let blanks = [' ', '\u{a0}', '\u{202f}', '\u{2009}'];
     let quotes = ['\'', '\u{2019}'];
     character == mark || [&blanks[..], &quotes].iter().any(|same| same.contains(&mark) && same.contains(&character))
 }
 
-/// What tables write for true and false.
+/// Parses the common spellings of true and false.
 fn truth(field: &str) -> Option<f64> {
     match field {
         "True" | "true" | "TRUE" => Some(1.0),
@@ -230,7 +231,8 @@ fn truth(field: &str) -> Option<f64> {
     }
 }
 
-/// Whether a field is a number whose comma is the decimal mark or stands between groups of three digits.
+/// The role of the comma in a number: decimal mark, thousands mark, or either. `None` if the field is not a number with
+/// a comma.
 pub(super) fn comma_in_number(field: &str) -> Option<CommaIs> {
     let field = clean(field);
     let digits = field.strip_prefix(['-', '+', '\u{2212}']).unwrap_or(field);
@@ -247,7 +249,7 @@ pub(super) fn comma_in_number(field: &str) -> Option<CommaIs> {
     grouped.then_some(CommaIs::Thousands)
 }
 
-/// Whether a field is a number with a mark between groups of three digits.
+/// Whether a field is a number with a thousands mark other than a comma.
 pub(super) fn has_thousands(field: &str) -> bool {
     let field = clean(field);
     let digits = field.strip_prefix(['-', '+', '\u{2212}']).unwrap_or(field);
@@ -259,14 +261,14 @@ pub(super) fn has_thousands(field: &str) -> bool {
     marks.into_iter().any(|mark| [',', '.'].into_iter().any(|decimal| decimal != mark && fits(mark, decimal)))
 }
 
-/// What a comma in a number can be.
+/// The role of a comma in a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CommaIs {
-    /// 1,5
+    /// The decimal mark, as in 1,5.
     Decimal,
-    /// 1,234,567 or 1,234.5
+    /// The thousands mark, as in 1,234,567 or 1,234.5.
     Thousands,
-    /// 1,234
+    /// Either, as in 1,234.
     Either,
 }
 

@@ -1,4 +1,4 @@
-//! What separates the fields of a file, and which decimal mark its numbers have: decided once, from a sample.
+//! Decides the field separator and the decimal mark of a file, once, from a sample.
 
 use super::cell::{CellReader, CommaIs, comma_in_number};
 use super::layout::names_of_comment;
@@ -6,10 +6,10 @@ use super::options::{Decimal, Separator, TextOptions, Thousands};
 use super::split::{Kind, Splitter};
 use crate::files::{FileError, Location};
 
-/// Records and fields of a sample that are looked at.
+/// Maximum number of records and fields of a sample.
 const RECORDS_MAX: usize = 500;
 const FIELDS_MAX: usize = 200_000;
-/// Separators besides the comma, the likelier ones first.
+/// Separators besides the comma, the most likely first.
 const OTHERS: [Separator; 4] =
     [Separator::Byte(b';'), Separator::Byte(b'\t'), Separator::Byte(b'|'), Separator::Blanks];
 
@@ -18,27 +18,27 @@ const OTHERS: [Separator; 4] =
 pub(super) struct Sampled {
     pub(super) line: u64,
     pub(super) fields: Vec<String>,
-    /// Whether all its fields are in quotes.
+    /// Whether all its fields are quoted.
     pub(super) quoted: bool,
 }
 
-/// The beginning of a file, split by one separator.
+/// A sample, split by one separator.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scan {
     pub(super) separator: Separator,
-    /// Without records whose fields are all empty.
+    /// The records, without those whose fields are all empty.
     pub(super) records: Vec<Sampled>,
-    /// Comments, and the last one before the first record.
+    /// Number of comments, and the last comment before the first record with its line.
     pub(super) comments: usize,
     pub(super) comment_before: Option<(u64, String)>,
-    /// Where quotes begin that nothing closes.
+    /// The line where an unclosed quoted field begins.
     pub(super) unclosed: Option<u64>,
-    /// The line with bytes that are not text.
+    /// The line that is not valid UTF-8.
     pub(super) no_text: Option<u64>,
 }
 
 impl Scan {
-    /// Splits the sample; it `ends` where the file ends, or is cut.
+    /// Splits the sample by a separator.
     pub(super) fn of(sample: &Sample, separator: Separator) -> Self {
         let mut splitter = Splitter::new(separator);
         let (mut rest, mut line, mut fields) = (sample.text, sample.line, 0);
@@ -52,7 +52,7 @@ impl Scan {
                     break;
                 }
             };
-            // Bytes that are not text fail when their line is read.
+            // The reader reports invalid bytes when it reaches their line.
             let Ok(content) = std::str::from_utf8(&rest[..extent.content_bytes]) else {
                 scan.no_text = Some(line);
                 break;
@@ -82,7 +82,7 @@ impl Scan {
         scan
     }
 
-    /// How many fields most records have; of as many, the greater number.
+    /// The most common number of fields in a record; the greater one if two are equally common.
     pub(super) fn width(&self) -> usize {
         let mut counts = std::collections::BTreeMap::new();
         for record in &self.records {
@@ -91,7 +91,7 @@ impl Scan {
         counts.into_iter().max_by_key(|(width, count)| (*count, *width)).map_or(0, |(width, _)| width)
     }
 
-    /// The share of fields that have a value or none, where all records were `width` wide.
+    /// The share of fields that are a number or a missing value. Records of another width count as wrong.
     fn values(&self, width: usize, cells: &CellReader) -> f64 {
         let good = |record: &&Sampled| record.fields.len() == width;
         let fields = self.records.iter().filter(good).flat_map(|record| &record.fields);
@@ -100,16 +100,16 @@ impl Scan {
     }
 }
 
-/// The beginning of a file.
+/// The beginning of a file, on which it is classified.
 pub(super) struct Sample<'a> {
     pub(super) text: &'a [u8],
-    /// The line that it begins with.
+    /// The number of its first line.
     pub(super) line: u64,
-    /// Whether the file ends with it.
+    /// Whether it is the whole file.
     pub(super) ends: bool,
 }
 
-/// A separator and a decimal mark, and what the sample is with them.
+/// A separator, a decimal mark, and the sample split with them.
 pub(super) struct Dialect {
     pub(super) separator: Separator,
     pub(super) decimal: Decimal,
@@ -118,7 +118,7 @@ pub(super) struct Dialect {
 }
 
 impl Dialect {
-    /// Finds what the options leave open; `line_separator` is what a first line `sep=;` says.
+    /// Finds the settings that the options leave open; `line_separator` comes from a first line `sep=;`.
     pub(super) fn find(
         path: &str,
         sample: &Sample,
@@ -145,7 +145,7 @@ impl Dialect {
             dialect.notes.push(match dialect.separator {
                 Separator::Nothing => "each line is one number".to_owned(),
                 Separator::Byte(b'\t') => "fields are separated by tabs".to_owned(),
-                Separator::Blanks => "fields are separated by blanks".to_owned(),
+                Separator::Blanks => "fields are separated by spaces or tabs".to_owned(),
                 Separator::Byte(byte) => format!("fields are separated by {:?}", char::from(byte)),
             });
         }
@@ -160,14 +160,15 @@ impl Dialect {
         Ok(dialect)
     }
 
-    /// Two numbers with a comma between them in each line can be one number with a decimal comma.
+    /// Decides a file whose lines are two numbers with a comma between them, which can also be one number with a
+    /// decimal comma.
     fn decide_pairs(&mut self, path: &str, sample: &Sample) -> Result<(), FileError> {
         let lines = Scan::of(sample, Separator::Nothing);
         let texts: Vec<&str> = lines.records.iter().map(|record| record.fields[0].as_str()).collect();
         match pairs(&texts) {
             Pairs::Columns => {}
             Pairs::TwoWholeNumbers => self.notes.push(
-                "each line is read as two whole numbers (say --decimal , if it is one with a decimal comma)".to_owned(),
+                "each line is read as two whole numbers (use --decimal , if it is one with a decimal comma)".to_owned(),
             ),
             Pairs::DecimalComma => {
                 (self.separator, self.decimal, self.scan) = (Separator::Nothing, Decimal::Comma, lines);
@@ -178,8 +179,8 @@ impl Dialect {
                 return Err(FileError::at(
                     path,
                     Location::Line(line),
-                    format!("{shown:?} is two whole numbers or one with a decimal comma, as are all lines"),
-                    "`--separator ,` or `--decimal ,` to say which (in ServerFiles: separator, decimal)",
+                    format!("{shown:?} can be two whole numbers or one number with a decimal comma, like every line"),
+                    "`--separator ,` or `--decimal ,` to choose (in ServerFiles: separator, decimal)",
                 ));
             }
         }
@@ -187,7 +188,7 @@ impl Dialect {
     }
 }
 
-/// The separator with which most fields are values.
+/// The separator that makes the most fields values.
 fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
     let told = options.decimal_told();
     let (dot, comma) = (
@@ -195,7 +196,7 @@ fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
         CellReader::new(told.unwrap_or(Decimal::Comma), options, true),
     );
     let grouped = grouped_readers(options);
-    // With a decimal comma, commas between fields are the last thing to be expected.
+    // With a decimal comma, a comma is the least likely separator.
     let decimal_comma = told == Some(Decimal::Comma);
     let order: Vec<Separator> = if decimal_comma {
         OTHERS.into_iter().chain([Separator::Nothing, Separator::COMMA]).collect()
@@ -211,29 +212,29 @@ fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
             continue;
         }
         let with_dot = scan.values(width, &dot);
-        // A line with one comma is one number only if nothing else is known: see `decide_pairs`.
+        // Lines with one comma are not read as decimal commas here: see `decide_pairs`.
         let mut share = if single { with_dot } else { with_dot.max(scan.values(width, &comma)) };
         if share < 1.0 && matches!(separator, Separator::Byte(b';' | b'\t' | b'|')) {
-            // Numbers with marks between their groups are refused later, with a word on the mark and not on the fields.
+            // Grouped numbers are rejected later, with an error about the thousands mark and not about the fields.
             share = grouped.iter().map(|cells| scan.values(width, cells)).fold(share, f64::max);
         }
         if best.as_ref().is_none_or(|(most, ..)| share > most + 1e-9) {
             best = Some((share, separator, scan));
         }
-        // All fields are values: nothing fits better.
+        // All fields are values: no other separator fits better.
         if share > 1.0 - 1e-9 {
             break;
         }
     }
     match best {
-        // One column has no separator; a comma in it would be one.
+        // A single column needs no separator; treat a later comma as one.
         Some((_, Separator::Nothing, _)) if !decimal_comma => (Separator::COMMA, Scan::of(sample, Separator::COMMA)),
         Some((_, separator, scan)) => (separator, scan),
         None => (Separator::COMMA, Scan::default()),
     }
 }
 
-/// Readers of numbers with marks between groups of three digits, as far as the settings leave them open.
+/// Readers of numbers with thousands marks, for the settings that are still possible.
 fn grouped_readers(options: &TextOptions) -> Vec<CellReader> {
     if options.thousands.is_some() {
         return Vec::new();
@@ -247,7 +248,7 @@ fn grouped_readers(options: &TextOptions) -> Vec<CellReader> {
     .collect()
 }
 
-/// Which decimal mark makes more fields numbers.
+/// The decimal mark that makes more fields numbers.
 fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, FileError> {
     let dot = CellReader::new(Decimal::Dot, options, false);
     let comma = CellReader::new(Decimal::Comma, options, false);
@@ -258,9 +259,9 @@ fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, Fi
             path,
             Location::Line(line),
             format!(
-                "{field:?} has a decimal point or a thousands mark, as have all numbers with a point in its column"
+                "the point in {field:?} can be a decimal point or a thousands mark, like every point in its column"
             ),
-            "`--decimal .` or `--decimal , --thousands .` to say which (in ServerFiles: decimal, thousands)",
+            "`--decimal .` or `--decimal , --thousands .` to choose (in ServerFiles: decimal, thousands)",
         ));
     }
     for record in &scan.records {
@@ -285,15 +286,16 @@ fn decimal(path: &str, scan: &Scan, options: &TextOptions) -> Result<Decimal, Fi
         Some((line, field)) if !decides => Err(FileError::at(
             path,
             Location::Line(line),
-            format!("{field:?} has a decimal comma or a thousands mark, as have all numbers with a comma"),
-            "`--decimal ,` or `--thousands ,` to say which (in ServerFiles: decimal, thousands)",
+            format!("the comma in {field:?} can be a decimal comma or a thousands mark, like every comma in a number"),
+            "`--decimal ,` or `--thousands ,` to choose (in ServerFiles: decimal, thousands)",
         )),
         _ => Ok(Decimal::Comma),
     }
 }
 
-/// A number of a column where some have points between groups of three digits, and the smaller ones have none: thousands, as
-/// German spreadsheets write them, or decimals. Only where another mark than the comma separates the fields.
+/// Finds a number in an ambiguous column: some numbers have points between groups of three digits, and the smaller ones
+/// have none. The points can be thousands marks, as in German spreadsheets, or decimal points. Only for the separator
+/// `;`.
 fn grouped_by_dots(scan: &Scan) -> Option<(u64, &str)> {
     if scan.separator != Separator::Byte(b';') {
         return None;
@@ -320,20 +322,20 @@ fn grouped_by_dots(scan: &Scan) -> Option<(u64, &str)> {
     })
 }
 
-/// What lines with one comma are.
+/// The meaning of lines with one comma.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pairs {
     /// Two columns.
     Columns,
-    /// Two columns, as far as one can tell: nothing speaks for a decimal comma.
+    /// Two columns, probably: nothing indicates a decimal comma.
     TwoWholeNumbers,
     /// One number with a decimal comma.
     DecimalComma,
-    /// Either.
+    /// Both are possible.
     Unclear,
 }
 
-/// Decides by the lines of a file in which a comma separates two fields.
+/// Classifies the lines of a file in which a comma separates two fields.
 fn pairs(lines: &[&str]) -> Pairs {
     let [first, rest @ ..] = lines else { return Pairs::Columns };
     let parts = |line: &str| -> Option<(String, String)> {
@@ -347,7 +349,7 @@ fn pairs(lines: &[&str]) -> Pairs {
     };
     let is_whole = |line: &str| line.parse::<i64>().is_ok();
     if parts(first).is_none() && !is_whole(first) {
-        // A header: it says how many columns there are.
+        // A header: it shows the number of columns.
         let numbers = !rest.is_empty() && rest.iter().all(|line| parts(line).is_some() || is_whole(line));
         let named_once = !first.contains(',') && first.parse::<f64>().is_err();
         return if named_once && numbers { Pairs::DecimalComma } else { Pairs::Columns };
@@ -362,14 +364,14 @@ fn pairs(lines: &[&str]) -> Pairs {
     if leading_zero || (same_length && length > 1 && pairs.len() > 1) {
         return Pairs::Unclear;
     }
-    // Numbers that are written as short as possible do not end in a zero after the decimal mark.
+    // Numbers in their shortest form do not end in a zero after the decimal mark.
     if !same_length && pairs.iter().any(|(_, fraction)| fraction.len() > 1 && fraction.ends_with('0')) {
         return Pairs::Columns;
     }
     Pairs::TwoWholeNumbers
 }
 
-/// The separator that a first line `sep=;` names, as Excel writes and reads it.
+/// The separator that a first line `sep=;` states, as Excel writes and reads it.
 pub(super) fn separator_line(line: &str) -> Option<Separator> {
     let line = line.trim_matches(['"', ' ', '\u{feff}']);
     let mark = line.get(..4).filter(|start| start.eq_ignore_ascii_case("sep=")).map(|_| &line[4..])?;

@@ -1,39 +1,40 @@
-//! Whether the first record names the columns or is a row: one decision per file, from the first record and those after it.
+//! Decides whether the first record names the columns or is a row, from that record and those after it.
 //!
-//! A wrong guess shifts every row by one, so there are three answers: it is clear, or it is a pattern that programs write (then
-//! a note tells), or it could be either (then the caller has to say).
+//! A wrong guess shifts every row by one, so there are three outcomes: the case is clear; it is a pattern that programs
+//! write (then a note reports the decision); or it is ambiguous (then the caller must decide).
 
 use super::cell::Class;
 
-/// Digits of a number that is a name, at most, and of one that was measured and is written in full, at least.
+/// Maximum number of digits of a number that is a name, and minimum number of digits of a measured value in full
+/// precision.
 const NAME_DIGITS_MAX: usize = 4;
 const FULL_DIGITS_MIN: usize = 8;
-/// Minimum number of possible rows below, before a first row of 0, 1, 2 is taken for names.
+/// Minimum number of possible rows, given the values below, to take a first row of 0, 1, 2 as names.
 const COMBINATIONS_MIN: f64 = 200.0;
-/// Fewer rows say little of a first row of two numbers.
+/// With fewer rows below, a first row of two numbers is ambiguous.
 const FEW_ROWS: usize = 8;
-/// Years that name columns.
+/// Numbers that count as years.
 const YEARS: std::ops::RangeInclusive<f64> = 1900.0..=2100.0;
 
-/// What the first record is.
+/// The decision on the first record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum First {
-    /// Names, told by text: nothing to mention.
+    /// Names, because they are text; no note.
     Names,
-    /// Numbers that are names: why.
+    /// Numbers that are names, with the reason for the note.
     NumbersAsNames(&'static str),
-    /// A row: nothing to mention.
+    /// A row; no note.
     Row,
-    /// A row with text in it, below which there is text too.
+    /// A row with text; the columns below its text have no numbers.
     RowWithText,
-    /// It can be either: why.
+    /// Ambiguous, with the reason for the error.
     Unclear(&'static str),
 }
 
-/// Decides from the fields of the first record, and of those that follow in a sample.
+/// Decides from the classes of the first record and of the records after it in the sample.
 pub(super) fn decide(first: &[Class], rest: &[Vec<Class>]) -> First {
     let rest: Vec<&[Class]> = rest.iter().map(Vec::as_slice).filter(|record| record.len() == first.len()).collect();
-    // Text above numbers is a name; a number above numbers is a value, unless it is a name by its pattern.
+    // Text above numbers is a name. A number above numbers is a value, unless it follows a naming pattern.
     let (mut names, mut values, mut texts, mut odd) = (0usize, 0usize, 0usize, 0usize);
     for (column, class) in first.iter().enumerate() {
         let below = || rest.iter().map(|record| record[column]);
@@ -65,14 +66,14 @@ pub(super) fn decide(first: &[Class], rest: &[Vec<Class>]) -> First {
         return pattern;
     }
     match pattern {
-        // Text and numbers: names only where the numbers are names too.
+        // A mix of text and numbers is names only if the numbers follow a naming pattern.
         First::NumbersAsNames(why) => First::NumbersAsNames(why),
         _ if names == 0 => First::RowWithText,
         _ => First::Unclear("some of its fields are numbers, and some are text above numbers"),
     }
 }
 
-/// True and false above numbers are names: pandas counts by them.
+/// True and false above numbers are names: pandas writes them when it counts by a Boolean.
 fn above_numbers(first: &[Class], rest: &[&[Class]]) -> Option<First> {
     let columns: Vec<usize> = (0..first.len()).filter(|column| first[*column] == Class::Bool).collect();
     let others = first.len() - columns.len();
@@ -82,7 +83,8 @@ fn above_numbers(first: &[Class], rest: &[&[Class]]) -> Option<First> {
         .then_some(First::NumbersAsNames("true and false above numbers"))
 }
 
-/// An empty first field, with values in all others, above a column without gaps: the corner above an index, or a row with a gap.
+/// Decides an empty first field, with values in all other fields, above a column without gaps: the corner above an
+/// index, or a row with a gap.
 fn corner(first: &[Class], rest: &[&[Class]]) -> Option<First> {
     let is_gap = |class: &Class| matches!(class, Class::Empty | Class::Missing);
     if first.len() < 2 || first[0] != Class::Empty || first[1..].iter().any(is_gap) || rest.is_empty() {
@@ -95,11 +97,11 @@ fn corner(first: &[Class], rest: &[&[Class]]) -> Option<First> {
     Some(if index {
         First::NumbersAsNames("the first field is empty, as above an index")
     } else {
-        First::Unclear("its first field is empty, as above an index, and no field below that is")
+        First::Unclear("its first field is empty, as above an index, and no field below it is empty")
     })
 }
 
-/// What the numbers of the first record look like, without its text.
+/// Decides from the numbers of the first record, ignoring its text.
 fn pattern(first: &[Class], rest: &[&[Class]]) -> First {
     let Some(numbers) = Numbers::of(first, rest) else { return First::Row };
     if let Some(decided) = numbers.as_years() {
@@ -117,31 +119,31 @@ fn pattern(first: &[Class], rest: &[&[Class]]) -> First {
     numbers.as_steps().unwrap_or_else(|| numbers.as_other(first))
 }
 
-/// The numbers of a first record, and what those below say of them.
-#[expect(clippy::struct_excessive_bools, reason = "each is evidence of its own")]
+/// The numbers of the first record, and evidence from the records below.
+#[expect(clippy::struct_excessive_bools, reason = "each is separate evidence")]
 struct Numbers<'a> {
     values: Vec<f64>,
     rest: &'a [&'a [Class]],
     /// Columns with a number in the first record.
     columns: Vec<usize>,
-    /// Whether all are written as whole numbers.
+    /// Whether all are written as integers.
     whole: bool,
-    /// First number and step, where the steps are equal.
+    /// First number and step, if all steps are equal.
     progression: Option<(f64, f64)>,
-    /// Columns whose every other number has a decimal mark or an exponent.
+    /// Number of columns in which every number below has a decimal mark or an exponent.
     fractions: usize,
-    /// Whether the first field is the corner of a table: above an index, or a name above numbers.
+    /// Whether the first field is the empty corner above an index, or a name above numbers.
     names_index: bool,
-    /// Whether the second record goes on in the same steps.
+    /// Whether the second record continues with the same steps.
     continues: bool,
     /// Whether a row below has the same numbers.
     repeats: bool,
-    /// Whether a column goes on as it begins, as time does.
+    /// Whether a column continues with the step between its first two numbers, as time does.
     fits: bool,
 }
 
 impl<'a> Numbers<'a> {
-    /// `None` unless all fields of the first record are numbers, or all but the first, and there are rows below.
+    /// `None` unless all fields of the first record, or all but the first, are numbers, and there are rows below.
     fn of(first: &[Class], rest: &'a [&'a [Class]]) -> Option<Self> {
         let columns: Vec<usize> = (0..first.len()).filter(|i| matches!(first[*i], Class::Number { .. })).collect();
         let corner = matches!(first[0], Class::Text | Class::Empty);
@@ -162,7 +164,7 @@ impl<'a> Numbers<'a> {
         let progression = steps(&values);
         let n = values.len();
         let continues = progression.is_some_and(|(zero, step)| {
-            // Rows of numbers that count on, or windows that move on: the third row goes as far on as the second.
+            // Rows that continue the count, or sliding windows: the third row moves as far as the second.
             let begins_third = rest.get(1).map(|record| value(record[columns[0]]));
             steps(&second).is_some_and(|(begin, other)| {
                 let moves_on = match begins_third {
@@ -197,7 +199,7 @@ impl<'a> Numbers<'a> {
         let below = self.rest.iter().flat_map(|record| self.columns.iter().filter_map(|column| value(record[*column])));
         Some(match below.filter(|number| is_year(*number)).count() {
             0 if n >= 2 || self.names_index => First::NumbersAsNames("years"),
-            0 => First::Unclear("it is a year, and no number below is one"),
+            0 => First::Unclear("it is a year, and no number below it is a year"),
             _ if n == 1 => return None,
             _ if consecutive && !self.continues => {
                 First::Unclear("its fields are years, one after the other, and there are years below them")
@@ -229,7 +231,7 @@ impl<'a> Numbers<'a> {
             return First::Unclear("its fields are 0, 1, 2 and so on, and a column continues them");
         }
         let unlikely = combinations(&self.columns, self.rest) > COMBINATIONS_MIN && !is_sorted(first, self.rest);
-        // Two numbers above a few rows may well be 0 and 1 by chance.
+        // With few rows, two numbers can be 0 and 1 by chance.
         let enough = n > 2 || self.rest.len() >= FEW_ROWS;
         if self.fractions >= 2 || unlikely && enough {
             names
@@ -248,14 +250,14 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    /// Four or more numbers in equal steps.
+    /// Decides numbers in equal steps: at least four integers, or three other numbers. `None` if they are no pattern.
     fn as_steps(&self) -> Option<First> {
         let (_, step) = self.progression?;
         let another = |record: &&[Class]| {
             let row: Vec<f64> = self.columns.iter().filter_map(|column| value(record[*column])).collect();
             steps(&row).is_some_and(|(_, step)| step != 0.0)
         };
-        // Three whole numbers in equal steps happen by chance.
+        // Three integers in equal steps occur by chance.
         let fewest = if self.whole { 4 } else { 3 };
         if self.values.len() < fewest || step == 0.0 || self.repeats || self.fits || self.rest.iter().any(another) {
             return None;
@@ -267,7 +269,8 @@ impl<'a> Numbers<'a> {
         })
     }
 
-    /// Numbers without a pattern: written otherwise than those below, or a row.
+    /// Decides numbers without a pattern: ambiguous if they are written differently from all numbers below, otherwise a
+    /// row.
     fn as_other(&self, first: &[Class]) -> First {
         let n = self.values.len();
         if self.rest.len() < 3 {
@@ -287,7 +290,7 @@ fn value(class: Class) -> Option<f64> {
     if let Class::Number { value, .. } = class { Some(value) } else { None }
 }
 
-/// Whether the numbers of a column go on in the steps with which they begin in the first record.
+/// Whether a column continues with the step between its first two numbers.
 fn goes_on(first: &[Class], rest: &[&[Class]], column: usize) -> bool {
     let at = |row: usize| rest.get(row).and_then(|record| value(record[column]));
     let (Some(zero), Some(one), Some(two)) = (value(first[column]), at(0), at(1)) else { return false };
@@ -296,14 +299,14 @@ fn goes_on(first: &[Class], rest: &[&[Class]], column: usize) -> bool {
     step != 0.0 && near(step, one - zero) && on
 }
 
-/// The first of some numbers in equal steps, and the step.
+/// The first number and the step, if all steps are equal.
 fn steps(numbers: &[f64]) -> Option<(f64, f64)> {
     let [first, second, ..] = numbers else { return None };
     let step = second - first;
     numbers.windows(2).all(|pair| near(pair[1] - pair[0], step)).then_some((*first, step))
 }
 
-/// How many rows are possible with the values that the columns have.
+/// Number of possible rows: the product of the ranges of the columns.
 fn combinations(columns: &[usize], rest: &[&[Class]]) -> f64 {
     let widths = columns.iter().map(|column| {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -319,7 +322,7 @@ fn combinations(columns: &[usize], rest: &[&[Class]]) -> f64 {
     widths.product()
 }
 
-/// Whether each row is at least as great as the one before it, as where all combinations are listed.
+/// Whether the rows are in ascending order, as in a list of all combinations.
 fn is_sorted(first: &[Class], rest: &[&[Class]]) -> bool {
     let values = |record: &[Class]| -> Vec<f64> {
         let value = |class: &Class| if let Class::Number { value, .. } = class { *value } else { 0.0 };
@@ -329,7 +332,7 @@ fn is_sorted(first: &[Class], rest: &[&[Class]]) -> bool {
     rows.len() > 2 && rows.windows(2).all(|pair| pair[0] <= pair[1])
 }
 
-/// Whether the numbers of the first record are written with few digits, and those of all other records with many.
+/// Whether the numbers of the first record have few digits, and at least 90 % of those below have many.
 fn is_short_above_long(first: &[Class], rest: &[&[Class]], columns: &[usize]) -> bool {
     let digits = |class: Class| if let Class::Number { digits, .. } = class { digits } else { 0 };
     columns.iter().all(|column| {
@@ -344,7 +347,7 @@ fn is_distinct(numbers: &[f64]) -> bool {
     bits.windows(2).all(|pair| pair[0] != pair[1])
 }
 
-/// Equal but for the rounding of differences of decimal numbers.
+/// Equal, up to the rounding of differences of decimal numbers.
 fn near(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
@@ -365,7 +368,7 @@ fn has_fractions(rest: &[&[Class]], column: usize) -> bool {
     }) && any
 }
 
-/// Whether a third of the numbers are farther from their columns than these are wide.
+/// Whether at least a third of the numbers are farther outside their column's range than that range is wide.
 fn far_outside(numbers: &[f64], columns: &[usize], rest: &[&[Class]]) -> bool {
     let far = numbers.iter().zip(columns).filter(|(number, column)| {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -380,7 +383,7 @@ fn far_outside(numbers: &[f64], columns: &[usize], rest: &[&[Class]]) -> bool {
     far.count() * 3 >= numbers.len()
 }
 
-/// Whether a record below names is a second line of names, such as units: text above numbers, and no number in it.
+/// Whether a record below the names is a second header line, such as units: text above numbers, and no number in it.
 pub(super) fn is_second_header(record: &[Class], rest: &[Vec<Class>]) -> bool {
     let has_value = record.iter().any(|class| matches!(class, Class::Number { .. } | Class::Bool | Class::Odd));
     let numbers_below = |column: usize| {
@@ -389,20 +392,20 @@ pub(super) fn is_second_header(record: &[Class], rest: &[Vec<Class>]) -> bool {
     !has_value && record.iter().enumerate().any(|(column, class)| *class == Class::Text && numbers_below(column))
 }
 
-/// Whether a record below names with an empty corner is one more level of names, as pandas writes them: its first field is
-/// empty, all others are not, and below there is an index.
+/// Whether a record below names with an empty corner is another level of names, as pandas writes them: only its first
+/// field is empty, and the first column below is an index.
 pub(super) fn is_level(record: &[Class], rest: &[Vec<Class>]) -> bool {
     let filled = record.iter().skip(1).all(|class| !matches!(class, Class::Empty | Class::Missing));
     let index = is_index(0, rest) || !rest.is_empty() && rest.iter().all(|row| row.first() == Some(&Class::Text));
     record.len() > 1 && record[0] == Class::Empty && filled && index
 }
 
-/// Whether a record is the name of an index alone: text, and nothing behind it.
+/// Whether a record is only the name of an index: text, followed by empty fields.
 pub(super) fn is_index_name(record: &[Class]) -> bool {
     record.len() > 1 && record[0] == Class::Text && record[1..].iter().all(|class| *class == Class::Empty)
 }
 
-/// Whether the numbers of a column count its rows, or number them: distinct whole numbers, as an index is.
+/// Whether a column is an index: distinct integers in every row.
 pub(super) fn is_index<R: AsRef<[Class]>>(column: usize, rows: &[R]) -> bool {
     let mut seen = std::collections::HashSet::new();
     !rows.is_empty()
@@ -446,12 +449,12 @@ mod tests {
             ("1,2 3,4.5 -6e1,7", Row),
             ("3,7,9 4,2,8 1,1,1", Row),
             ("1,,3 4,5,", Row),
-            (",2 3,", Unclear("its first field is empty, as above an index, and no field below that is")),
+            (",2 3,", Unclear("its first field is empty, as above an index, and no field below it is empty")),
             (",2 3, ,5", Row),
             ("NA,1 2,3", Row),
             ("NA,0 2,3", Row),
-            // A gap above values that are no index.
-            (",0,1 0.5,1,0", Unclear("its first field is empty, as above an index, and no field below that is")),
+            // A gap above values that are not an index.
+            (",0,1 0.5,1,0", Unclear("its first field is empty, as above an index, and no field below it is empty")),
             // As pandas writes crosstabs, pivots and MultiIndex frames.
             (",1,3,5 11,40,75,62 12,65,51,3 13,7,8,9", NumbersAsNames("the first field is empty, as above an index")),
             (",1,3 2024-01-01,4,5 2024-01-02,6,7", NumbersAsNames("the first field is empty, as above an index")),
@@ -468,7 +471,7 @@ mod tests {
             ("Bonn,0,1 Ulm,3,2", RowWithText),
             ("-0.04 0.13 0.5", Row),
             ("True,False,1 False,True,2", Row),
-            // Rows that count on.
+            // Rows that continue a count.
             ("0,1,2 3,4,5 6,7,8", Row),
             ("0,1,2,3 1,2,3,4 2,3,4,5", Row),
             ("0,1,2,3 2,3,4,5 4,5,6,7", Row),
@@ -525,14 +528,14 @@ mod tests {
             "0 1 2 3",
             "0 12 7 9",
             "0 True False True",
-            // Above an id from 1, a row in equal steps, and windows that begin elsewhere.
+            // Above an id from 1, a row in equal steps, and sliding windows that begin elsewhere.
             "0,1,2,3 1,27,0,8919 2,34,0,15838 3,41,0,22757",
             "0,1,2,3 8,2,8,6 4,6,5,9",
             "0,1,2,3 100,101,102,103 101,102,103,104 102,103,104,105",
             "2018,2019,2020 2000,83,2000 2001,34,2001 2002,5,2002",
             "2018 1.5 2.25 3",
             "1,2,3 7,1,4",
-            // The cosine, where 0 and 1 are written without a decimal mark.
+            // The cosine, with 0 and 1 written without a decimal mark.
             "0,1 0.1,0.995 0.2,0.980 0.3,0.955",
             "0,1,2 0.1,1.5,2.5 0.2,1.7,2.9 0.3,1.1,2.0",
             "oops,1 41,2 42,3",

@@ -1,4 +1,4 @@
-//! What a file of text is: separator, decimal mark, names and where its rows begin. Decided once, from its beginning.
+//! Decides how to read a text file, once, from its beginning: separator, decimal mark, column names and the first row.
 
 use super::cell::{CellReader, Class, is_rounded};
 use super::dialect::{Dialect, Sample, Sampled, separator_line};
@@ -7,38 +7,38 @@ use super::names;
 use super::options::{Decimal, Separator};
 use crate::files::{COLUMNS_MAX, FileError, Location, ReadOptions};
 
-/// Lines of names or units below the first line of names.
+/// Maximum number of further header lines, such as units, below the first one.
 const MORE_HEADERS_MAX: usize = 3;
-/// How a note begins that tells of a comment with names.
+/// The beginning of the note on column names from a comment.
 const NAMED_BY_COMMENT: &str = "the comment";
-/// The note on other comments.
+/// The note on comments that are skipped.
 pub(super) const COMMENTS_LEFT_OUT: &str = "lines that begin with # are left out";
-/// Words of a name in a comment.
+/// Maximum number of words of a column name in a comment.
 const NAME_WORDS_MAX: usize = 3;
-/// Characters of a name that is shown.
+/// Maximum number of characters of a name in a message.
 const SHOWN_CHARACTERS_MAX: usize = 40;
 
-/// How a file is read from its beginning to its end.
+/// How to read a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Layout {
     pub(super) separator: Separator,
     pub(super) decimal: Decimal,
-    /// Fields of a record, but for those at its end that are empty in all records.
+    /// Number of fields of a record, without the trailing fields that are empty in all records.
     pub(super) fields: usize,
-    /// How many of these there are.
+    /// Number of these trailing empty fields.
     pub(super) trailing: usize,
-    /// The line of the first row; what comes before is none.
+    /// The line of the first row; earlier lines are not rows.
     pub(super) first_line: u64,
-    /// Names of all fields: none, or one each.
+    /// Names of all fields, repaired; empty if there are none.
     pub(super) names: Vec<String>,
-    /// The same as they are in the file.
+    /// The names as written in the file.
     pub(super) written: Vec<String>,
-    /// Decisions that are not those of plain CSV, a sentence each.
+    /// Notes on decisions that differ from plain CSV, one sentence each.
     pub(super) notes: Vec<String>,
 }
 
 impl Layout {
-    /// Decides for the file that begins with `text`, and `ends` with it or not.
+    /// Decides for a file that begins with `text`; `ends`: the file has nothing more.
     pub(super) fn find(path: &str, text: &[u8], ends: bool, options: &ReadOptions) -> Result<Self, FileError> {
         let (line_separator, sample) = after_separator_line(text, ends);
         let Dialect { separator, decimal, scan, mut notes } =
@@ -85,7 +85,7 @@ impl Layout {
             notes,
         };
         let rows_from = layout.find_names(path, records, &classes, options, scan.comment_before.as_ref())?;
-        // Rows without a value may come before the first record of the sample, and are rows.
+        // Empty rows may precede the first record of the sample; they are rows too.
         layout.first_line = rows_from.checked_sub(1).map_or(sample.line, |names| records[names].line + 1);
         if trailing > 0 {
             layout.notes.push(if trailing == 1 {
@@ -102,7 +102,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Finds the names of the columns; returns which record is the first row.
+    /// Finds the column names; returns the index of the record that is the first row.
     fn find_names(
         &mut self,
         path: &str,
@@ -113,7 +113,7 @@ impl Layout {
     ) -> Result<usize, FileError> {
         let first = &records[0];
         let texts = classes[0].iter().filter(|class| **class == Class::Text).count();
-        // R leaves the name of the row names out.
+        // R writes no name for the column of row names.
         let row_names = first.fields.len() + 1 == self.fields
             && self.trailing == 0
             && (texts == first.fields.len() || options.header == Some(true))
@@ -125,9 +125,9 @@ impl Layout {
             return Err(FileError::at(
                 path,
                 Location::Line(first.line),
-                format!("it has {}, and most lines after it have {}", count(first.fields.len()), self.fields),
-                "lines of one table: remove those before it, or put # at their beginning (--header yes if it names all columns but \
-                 the first)",
+                format!("it has {}, but most lines have {}", count(first.fields.len()), self.fields),
+                "rows of one table: remove the lines above it, or put # in front of them (--header yes if the line \
+                 names all columns except the first)",
             ));
         }
         let by_comment = comment.filter(|_| texts == 0 && options.header != Some(false));
@@ -142,7 +142,7 @@ impl Layout {
             Some(true) => First::Names,
             Some(false) => First::Row,
             None if row_names => First::Names,
-            // R puts names in quotes, and numbers not.
+            // R quotes names but not numbers.
             None if first.quoted
                 && records.len() > 1
                 && !records[1..].iter().any(|record| record.quoted)
@@ -156,7 +156,7 @@ impl Layout {
             First::Row => return Ok(0),
             First::RowWithText => {
                 let note = format!(
-                    "line {} is read as a row, since it has numbers (--header yes if it names the columns)",
+                    "line {} is read as a row, because it has numbers (--header yes if it names the columns)",
                     first.line
                 );
                 self.notes.push(note);
@@ -166,8 +166,8 @@ impl Layout {
                 return Err(FileError::at(
                     path,
                     Location::Line(first.line),
-                    format!("it names the columns or is a row: {why}"),
-                    "`--header yes` or `--header no` to say which (in ServerFiles: header)",
+                    format!("it can be column names or a row: {why}"),
+                    "`--header yes` or `--header no` to choose (in ServerFiles: header)",
                 ));
             }
             First::NumbersAsNames(what) => {
@@ -181,7 +181,7 @@ impl Layout {
         let named =
             |record: usize| records[record].fields.iter().take(self.fields).filter(|field| !field.is_empty()).count();
         while rows_from <= MORE_HEADERS_MAX && Self::is_second_header(records, classes, rows_from) {
-            // A title has fewer fields than the names below it; units have no more.
+            // A title has fewer fields than the names below it; units do not have more.
             if !row_names && records[rows_from].fields.len() >= self.fields && named(rows_from) > named(names) {
                 names = rows_from;
             }
@@ -201,7 +201,7 @@ impl Layout {
         Ok(rows_from)
     }
 
-    /// Whether the record at `place`, below the names, is more of them: units, titles, levels of pandas.
+    /// Whether the record at `place`, below the names, is another header line: units, titles, or levels of pandas.
     fn is_second_header(records: &[Sampled], classes: &[Vec<Class>], place: usize) -> bool {
         let Some(record) = classes.get(place) else { return false };
         let below = &classes[place + 1..];
@@ -213,7 +213,7 @@ impl Layout {
         if has_corner && (header::is_level(record, rows) || place > 1 && header::is_index_name(record)) {
             return true;
         }
-        // A text that comes again below it is a value.
+        // A text that occurs again below is a value, not a header.
         let comes_again = |column: usize| {
             let field = &records[place].fields[column];
             record[column] == Class::Text
@@ -227,7 +227,7 @@ impl Layout {
         let (names, notes) = names::repair(&written, index);
         if index && written[0].starts_with("Unnamed: ") {
             self.notes.push(format!(
-                "column {:?} numbers the rows, as pandas writes an index (--drop-columns 1 leaves it out)",
+                "column {:?} numbers the rows, like an index of pandas (--drop-columns 1 leaves it out)",
                 written[0]
             ));
         }
@@ -244,7 +244,7 @@ impl Layout {
     }
 }
 
-/// What a first line `sep=;` says, and the text after it.
+/// The separator from a first line `sep=;`, and the text after that line.
 fn after_separator_line(text: &[u8], ends: bool) -> (Option<Separator>, Sample<'_>) {
     let whole = Sample { text, line: 1, ends };
     let Some(end) = memchr::memchr2(b'\n', b'\r', text) else { return (None, whole) };
@@ -253,7 +253,7 @@ fn after_separator_line(text: &[u8], ends: bool) -> (Option<Separator>, Sample<'
     (Some(separator), Sample { text: &text[end + line_end..], line: 2, ends })
 }
 
-/// How many fields at the end of each line are empty, so that they are no columns.
+/// Number of trailing fields that are empty in all records and so are not columns.
 fn trailing(separator: Separator, records: &[Sampled], width: usize, options: &ReadOptions) -> usize {
     if !matches!(separator, Separator::Byte(_)) || records.len() < 2 {
         return 0;
@@ -262,12 +262,12 @@ fn trailing(separator: Separator, records: &[Sampled], width: usize, options: &R
     let longest = records.iter().map(used).max().unwrap_or_default().max(1);
     let trailing = width.saturating_sub(longest);
     let asked_for = options.columns.iter().filter_map(|column| column.parse::<usize>().ok());
-    // Only where most records have them, and none has more.
+    // Only if every record has a width from `longest` to `width`.
     let fits = records.iter().all(|record| (longest..=width).contains(&record.fields.len()));
     if fits && !asked_for.into_iter().any(|column| column > longest) { trailing } else { 0 }
 }
 
-/// The names in a comment, if it has as many as there are fields.
+/// The column names in a comment, if their number is `fields`.
 pub(super) fn names_of_comment(text: &str, fields: usize, separator: Separator) -> Option<Vec<String>> {
     if fields == 1 {
         return (!text.is_empty() && !text.contains(char::is_whitespace)).then(|| vec![text.to_owned()]);
@@ -279,7 +279,7 @@ pub(super) fn names_of_comment(text: &str, fields: usize, separator: Separator) 
         splitter.next(text.as_bytes(), true).ok()??;
         let names: Vec<String> =
             (0..splitter.count()).map(|index| splitter.field(text, index).trim().to_owned()).collect();
-        // A sentence with commas is none, nor is a key with its value.
+        // A sentence with commas is not a list of names, nor is a key with its value.
         let is_name =
             |name: &String| name.split_whitespace().count() <= NAME_WORDS_MAX && !name.ends_with([',', ';', ':', '=']);
         let has_names = names.iter().any(|name| name.parse::<f64>().is_err()) && names.iter().all(is_name);
@@ -288,15 +288,15 @@ pub(super) fn names_of_comment(text: &str, fields: usize, separator: Separator) 
 }
 
 pub(super) fn unclosed(path: &str, line: u64) -> FileError {
-    FileError::at(path, Location::Line(line), "quotes begin in it that do not end", "a second \" after the field")
+    FileError::at(path, Location::Line(line), "a quoted field is not closed", "a closing \" after the field")
 }
 
-/// A number of fields, in words.
+/// A number of fields, as text.
 pub(super) fn count(fields: usize) -> String {
     if fields == 1 { "1 field".to_owned() } else { format!("{fields} fields") }
 }
 
-/// The beginning of a text.
+/// The beginning of a text, for messages.
 pub(super) fn shown(text: &str) -> String {
     let start: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
     if start.len() < text.len() { start + "..." } else { start }

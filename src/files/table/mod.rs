@@ -1,7 +1,7 @@
-//! Tables of text: CSV and its relatives, as spreadsheets, pandas, NumPy and R write them.
+//! Text tables: CSV and its relatives, as written by spreadsheets, pandas, NumPy and R.
 //!
-//! What a file is (encoding, separator, decimal mark, names) is decided once, from its beginning, before the first row is
-//! read (`layout.rs`). Then records are read one after the other, a few in memory at a time.
+//! The encoding, separator, decimal mark and names are decided once, from the beginning of the file, before the first
+//! row is read (`layout.rs`). Then records are read one after the other, a few in memory at a time.
 
 mod cell;
 mod dialect;
@@ -25,28 +25,29 @@ pub use options::{Decimal, DialectError, Separator, TextEncoding, TextOptions, T
 use source::Source;
 use split::{Kind, Splitter};
 
-/// Longest record: the widest rows with 200 characters a number, so that a file without line ends is not read whole.
+/// Maximum size of a record: the most columns with 200 characters for each number. It limits the memory for a file
+/// without line ends.
 const RECORD_BYTES_MAX: usize = COLUMNS_MAX * 200;
-/// Lines that a sample has at least, unless the file is shorter.
+/// Minimum number of lines in a sample, unless the file is shorter.
 const SAMPLE_LINES_MIN: usize = 4;
-/// Text between two rows that is kept for a caller who wants it, at most.
+/// Maximum size of the text that is kept for a caller between two rows.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// A record as it stands in its file.
+/// A record, as written in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextRecord {
-    /// The text between the record before it, or the beginning of the file, and this one: names, comments, blank lines.
+    /// The text between the previous record, or the beginning of the file, and this one: names, comments, blank lines.
     pub before: String,
     /// The record, with its line end.
     pub text: String,
-    /// Where its fields are in `text`, quotes included.
+    /// Byte ranges of the fields in `text`, quotes included.
     pub cells: Vec<Range<usize>>,
 }
 
-/// What comes next in a file.
+/// The next item of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// The record that was split last.
+    /// The record that was just split.
     Row,
     /// A row whose fields are all empty.
     EmptyRow,
@@ -60,31 +61,32 @@ pub struct TextReader {
     splitter: Splitter,
     layout: Layout,
     cells: CellReader,
-    /// Names of the columns that are kept.
+    /// Names of the columns to read.
     names: Vec<String>,
-    /// Which fields of a record are kept.
+    /// Indices of the fields to read.
     kept: Vec<usize>,
     missing: Missing,
-    /// The line of the last record, and of the one after it.
+    /// The line of the last record, and the line after it.
     line: u64,
     next_line: u64,
-    /// Bytes of the last record, without its line end and with it.
+    /// Size of the last record in bytes, without its line end and with it.
     content_bytes: usize,
     record_bytes: usize,
-    /// Rows whose fields are all empty that were read and not returned, and whether a record after them was.
+    /// Empty rows that were read and not returned, and whether a record after them was read.
     empty_rows: u64,
     has_record: bool,
-    /// Those at the end of the file, which are none; and blank lines between values of the only column, likewise.
+    /// Empty rows at the end of the file, which are not rows. Also blank lines between values of a single column, which
+    /// are skipped.
     empty_rows_at_end: u64,
     blank_lines: u64,
     blank_lines_waiting: u64,
-    /// Whether there was a row.
+    /// Whether a row was returned.
     any: bool,
-    /// Records that were read and not returned, for a caller who wants their text.
+    /// Records that were read and not returned, if the caller wants their text.
     records: Option<VecDeque<TextRecord>>,
-    /// Text since the last record, likewise.
+    /// Text since the last record, if the caller wants it.
     between: String,
-    /// Bytes of both.
+    /// Size of both in bytes.
     waiting_bytes: usize,
 }
 
@@ -94,7 +96,7 @@ pub(super) fn open(input: Input, options: &ReadOptions) -> Result<TextReader, Fi
     let checked = options.text.check(missing == Missing::Allowed);
     checked.map_err(|source| FileError::Dialect { path: path.clone(), source })?;
     let mut source = Source::open(&path, stream, options.text.encoding, live)?;
-    // Long lines: a decision on less than a few of them is none.
+    // Lines are long: read more, because a decision needs a few lines.
     while !live && !source.ended() && !has_lines(source.text(), SAMPLE_LINES_MIN) {
         let bytes = source.text().len();
         if bytes > RECORD_BYTES_MAX * (SAMPLE_LINES_MIN + 1)
@@ -151,7 +153,7 @@ fn too_long(path: &str, line: u64) -> FileError {
 }
 
 impl TextReader {
-    /// From now on keeps the text of records for [`TextReader::next_record`]. Call it before the first row is read.
+    /// Keeps the text of records for [`TextReader::next_record`]. Call it before the first row is read.
     pub fn keep_text(&mut self) {
         self.records = Some(VecDeque::new());
         if self.source.has_bom() {
@@ -159,11 +161,11 @@ impl TextReader {
         }
     }
 
-    /// Appends the values of the next row to `values`, as [`RowReader::next_rows`] does, and returns it as it stands in the
-    /// file; `None` at the end. Only after [`TextReader::keep_text`].
+    /// Appends the values of the next row to `values`, like [`RowReader::next_rows`], and returns the record as written
+    /// in the file; `None` at the end. Requires [`TextReader::keep_text`].
     ///
     /// # Errors
-    /// What is wrong with the record.
+    /// If the record is invalid.
     pub fn next_record(&mut self, values: &mut Vec<f64>) -> Result<Option<TextRecord>, FileError> {
         if self.next_rows(values, 1)? == 0 {
             return Ok(None);
@@ -173,7 +175,7 @@ impl TextReader {
         Ok(Some(record))
     }
 
-    /// After the last record: the text behind it, such as blank lines and rows that a spreadsheet left empty.
+    /// The text after the last record, such as blank lines and empty rows of a spreadsheet.
     pub fn rest(&mut self) -> String {
         let tail = self.records.iter_mut().flatten().map(|record| std::mem::take(&mut record.before) + &record.text);
         let tail: String = tail.collect();
@@ -183,12 +185,12 @@ impl TextReader {
         tail + &std::mem::take(&mut self.between)
     }
 
-    /// For each value of a row: which field of its record it is, from 0.
+    /// For each value of a row, the index (from 0) of its field in the record.
     pub fn kept(&self) -> &[usize] {
         &self.kept
     }
 
-    /// What separates the fields.
+    /// The field separator.
     pub fn separator(&self) -> Separator {
         self.layout.separator
     }
@@ -198,7 +200,7 @@ impl TextReader {
         self.layout.decimal
     }
 
-    /// The encoding of the file. The text of records is UTF-8, whatever it is.
+    /// The encoding of the file. The text of records is always UTF-8.
     pub fn encoding(&self) -> &'static str {
         self.source.encoding()
     }
@@ -246,7 +248,7 @@ impl TextReader {
         }
     }
 
-    /// Keeps the text of what was split last.
+    /// Keeps the text of the item that was just split.
     fn keep(&mut self, is_row: bool) -> Result<(), FileError> {
         let text = self.record()?.to_owned();
         self.waiting_bytes += text.len();
@@ -258,13 +260,13 @@ impl TextReader {
             self.between.push_str(&text);
         }
         if self.waiting_bytes > KEPT_BYTES_MAX {
-            let got = format!("more than {KEPT_BYTES_MAX} bytes follow a row without being one");
-            return Err(FileError::at(&self.path, Location::Line(self.line), got, "rows, or less between them"));
+            let got = format!("more than {KEPT_BYTES_MAX} bytes between two rows are not rows");
+            return Err(FileError::at(&self.path, Location::Line(self.line), got, "rows, or less text between them"));
         }
         Ok(())
     }
 
-    /// The record that was split last, with its line end.
+    /// The text of the record that was just split, with its line end.
     fn record(&self) -> Result<&str, FileError> {
         let bytes = self.source.consumed(self.record_bytes);
         std::str::from_utf8(bytes).map_err(|error| self.no_text(self.line, error.valid_up_to()))
@@ -283,7 +285,7 @@ impl TextReader {
         FileError::at(&self.path, Location::Line(line), format!("it has bytes that are not {encoding}"), expected)
     }
 
-    /// Finds the next row. Rows whose fields are all empty are rows only where another one follows.
+    /// Finds the next row. An empty row counts only if another row with values follows.
     fn next(&mut self) -> Result<Next, FileError> {
         if self.empty_rows > 0 {
             self.empty_rows -= 1;
@@ -295,7 +297,7 @@ impl TextReader {
         let mut empty: Option<(u64, usize)> = None;
         loop {
             if !self.advance()? {
-                // They are what a spreadsheet left empty below its table.
+                // Spreadsheets leave such rows below a table.
                 self.empty_rows_at_end += std::mem::take(&mut self.empty_rows);
                 return Ok(Next::End);
             }
@@ -316,14 +318,14 @@ impl TextReader {
         }
     }
 
-    /// Whether the last record has separators and blanks alone.
+    /// Whether the last record consists only of separators and white space.
     fn is_empty_row(&self) -> bool {
         let Separator::Byte(separator) = self.layout.separator else { return false };
         let bytes = self.source.consumed(self.record_bytes);
         self.splitter.count() > 1 && bytes.iter().all(|byte| *byte == separator || byte.is_ascii_whitespace())
     }
 
-    /// Whether a record has as many fields as there are columns.
+    /// Checks the number of fields of a record.
     fn check_count(&self, line: u64, fields: usize) -> Result<(), FileError> {
         let expected = self.layout.fields;
         if (expected..=expected + self.layout.trailing).contains(&fields) {
@@ -331,12 +333,12 @@ impl TextReader {
         }
         let comma =
             self.layout.separator == Separator::COMMA && self.layout.names.is_empty() && (fields == 2 || expected == 2);
-        let hint = if comma { " (if the comma is the decimal mark, say --decimal ,)" } else { "" };
+        let hint = if comma { " (if the comma is the decimal mark, use --decimal ,)" } else { "" };
         let expected = format!("{expected} as before{hint}");
         Err(FileError::at(&self.path, Location::Line(line), format!("it has {}", count(fields)), expected))
     }
 
-    /// Appends the values of the record that was split last.
+    /// Appends the values of the record that was just split.
     fn push_values(&self, values: &mut Vec<f64>) -> Result<(), FileError> {
         let record = self.record()?;
         self.check_count(self.line, self.splitter.count())?;
@@ -344,7 +346,7 @@ impl TextReader {
             let field = self.splitter.field(record, index).trim();
             if !field.is_empty() {
                 let place = Location::Field { line: self.line, column: index + 1, name: None };
-                let expected = "an empty field, as in all lines before";
+                let expected = "an empty field, as in all earlier lines";
                 return Err(FileError::at(&self.path, place, format!("{:?}", shown(field)), expected));
             }
         }
@@ -368,7 +370,7 @@ impl TextReader {
         FileError::content(&self.path, "it has a header and no rows", expected)
     }
 
-    /// Why a field is refused.
+    /// The error for a field that is not a valid value.
     fn no_number(&self, field: &str, index: usize) -> FileError {
         let field = field.trim();
         let (mut got, mut expected) = (format!("{:?}", shown(field)), "a finite number".to_owned());
@@ -382,7 +384,7 @@ impl TextReader {
                 }
                 (Some(_), _) => expected.push_str(" without thousands marks (--thousands names the mark)"),
                 (None, Decimal::Comma) if field.contains('.') && field.parse::<f64>().is_ok() => {
-                    expected.push_str(" with a decimal comma, as before (--decimal and --thousands say otherwise)");
+                    expected.push_str(" with a decimal comma, as before (--decimal and --thousands change that)");
                 }
                 _ if has_thousands(field) => {
                     expected.push_str(" without thousands marks (--thousands names the mark)");
@@ -404,7 +406,7 @@ impl TextReader {
     }
 }
 
-/// Line ends in a text.
+/// Number of line ends in a text.
 fn line_ends(text: &[u8]) -> u64 {
     let ends = memchr::memchr2_iter(b'\n', b'\r', text);
     ends.filter(|at| text[*at] == b'\n' || text.get(at + 1) != Some(&b'\n')).count() as u64

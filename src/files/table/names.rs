@@ -1,18 +1,19 @@
-//! Names of columns that a model can have: printable, short, and each once.
+//! Repairs column names so that a model accepts them: printable, short, and unique.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::model::spec::FEATURE_NAME_BYTES_MAX;
 
-/// Names that a note lists.
+/// Maximum number of names that a note lists.
 const LISTED_MAX: usize = 5;
 
-/// The names for columns whose header says `written`; `index`: the first one counts the rows. Each repair becomes a note.
+/// Repairs the names `written` in a header. `index`: the first column counts the rows. Returns the names and a note for
+/// each kind of repair.
 pub(in crate::files) fn repair(written: &[String], index: bool) -> (Vec<String>, Vec<String>) {
     let cleaned: Vec<String> = written.iter().map(|name| clean(name)).collect();
-    // The next number to try after a name: many columns with one name are not tried from 2 each.
+    // The next suffix to try for a name, so that many equal names do not each start at 2.
     let mut numbers: HashMap<String, u64> = HashMap::new();
-    // Names that need no repair stay as they are, whatever others become.
+    // Reserve valid names, so that no repaired name takes one.
     let mut taken: HashSet<String> =
         cleaned.iter().filter(|name| !name.is_empty() && name.len() <= FEATURE_NAME_BYTES_MAX).cloned().collect();
     let mut seen: HashSet<&str> = HashSet::new();
@@ -59,9 +60,9 @@ pub(in crate::files) fn repair(written: &[String], index: bool) -> (Vec<String>,
     }
     for (changed, what) in [
         (empty, "columns without a name are named"),
-        (twice, "repeated names of columns are numbered"),
-        (long, "names are cut to 200 bytes, and end with a checksum"),
-        (unprintable, "line breaks and control characters in names are blanks"),
+        (twice, "repeated column names are numbered"),
+        (long, "long names are cut to 200 bytes and end with a checksum"),
+        (unprintable, "line breaks and control characters in names become spaces"),
     ] {
         if !changed.is_empty() {
             notes.push(format!("{what}: {}", listed(&changed)));
@@ -70,7 +71,7 @@ pub(in crate::files) fn repair(written: &[String], index: bool) -> (Vec<String>,
     (names, notes)
 }
 
-/// Without what no name may have, and without blanks around it.
+/// Removes control characters and surrounding white space.
 fn clean(name: &str) -> String {
     if !name.chars().any(char::is_control) {
         return name.trim().to_owned();
@@ -81,13 +82,14 @@ fn clean(name: &str) -> String {
         .join(" ")
 }
 
-/// The beginning of a long name, and a checksum of all of it: names with the same beginning stay different, in any order.
+/// The beginning of a long name, plus a checksum of the whole name. Names with the same beginning stay different, in
+/// any order of the columns.
 fn shortened(name: &str) -> String {
     let ending = format!("_{:08x}", crc32fast::hash(name.as_bytes()));
     format!("{}{ending}", cut(name, FEATURE_NAME_BYTES_MAX - ending.len()))
 }
 
-/// The longest prefix of whole characters that fits the limit.
+/// The longest prefix of complete characters within `bytes_max` bytes, without trailing white space.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text[..end.unwrap_or(0)].trim_end()

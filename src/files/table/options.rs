@@ -1,4 +1,4 @@
-//! How the text of a table is read, as far as a caller says so: each setting is parsed into a type that cannot be wrong.
+//! Options for reading a text table. Each setting is parsed into a type that is always valid.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,39 +6,39 @@ use std::str::FromStr;
 use encoding_rs::Encoding;
 use serde::{Deserialize, Serialize};
 
-/// Marks of missing values, at most, and bytes of one.
+/// Maximum number of marks of missing values, and maximum size of one in bytes.
 const MARKS_MAX: usize = 100;
 const MARK_BYTES_MAX: usize = 100;
-/// Characters that an error shows of a setting.
+/// Maximum number of characters of a setting in an error.
 const SHOWN_CHARACTERS_MAX: usize = 40;
 
-/// What a caller says of the text; what is absent is seen from the file.
+/// The caller's text options; absent ones are detected from the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TextOptions {
-    /// What separates the fields.
+    /// The field separator.
     pub separator: Option<Separator>,
     /// The decimal mark.
     pub decimal: Option<Decimal>,
-    /// The mark between groups of three digits, which numbers may have then; absent: they have none.
+    /// The thousands mark, between groups of three digits; if absent, numbers have none.
     pub thousands: Option<Thousands>,
     /// The encoding of the text.
     pub encoding: Option<TextEncoding>,
-    /// What stands for a missing value, besides the usual marks.
+    /// Texts that stand for a missing value, in addition to the common marks.
     pub missing_marks: Vec<String>,
 }
 
 impl TextOptions {
-    /// The decimal mark that the settings leave: where a point stands between groups of digits, it is the comma.
+    /// The decimal mark that the options imply: a comma if the thousands mark is a point.
     pub(super) fn decimal_told(&self) -> Option<Decimal> {
         let by_thousands = self.thousands.filter(|mark| mark.0 == '.').map(|_| Decimal::Comma);
         self.decimal.or(by_thousands)
     }
 
-    /// Whether the settings fit together.
+    /// Checks that the options do not contradict each other.
     ///
     /// # Errors
-    /// Two settings that use the same character, or marks that no table can have.
+    /// If two options use the same character, or marks of missing values are invalid.
     pub fn check(&self, missing_values: bool) -> Result<(), DialectError> {
         let separator = match self.separator {
             Some(Separator::Byte(byte)) => Some(char::from(byte)),
@@ -74,15 +74,15 @@ impl TextOptions {
     }
 }
 
-/// What separates the fields of a record.
+/// The field separator of a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Separator {
     /// One ASCII character.
     Byte(u8),
-    /// One or more blanks or tabs.
+    /// One or more spaces or tabs.
     Blanks,
-    /// Nothing: each record is one field.
+    /// No separator: each record is one field.
     #[default]
     Nothing,
 }
@@ -107,7 +107,7 @@ impl FromStr for Separator {
                 _ => return Err(DialectError::Separator { got: shown(text) }),
             },
         };
-        // What numbers, quotes, comments and line ends are made of separates nothing.
+        // Characters of numbers, quotes, comments and line ends cannot separate fields.
         let part_of_numbers = byte.is_ascii_alphanumeric() || b".+-\"#_\\".contains(&byte);
         if part_of_numbers
             || (byte.is_ascii_control() && byte != b'\t' && byte != 0x1f && byte != 1)
@@ -134,9 +134,9 @@ impl fmt::Display for Separator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Decimal {
-    /// 1.5
+    /// A point, as in 1.5.
     Dot,
-    /// 1,5
+    /// A comma, as in 1,5.
     Comma,
 }
 
@@ -166,7 +166,7 @@ impl fmt::Display for Decimal {
     }
 }
 
-/// The mark between groups of three digits.
+/// The thousands mark, between groups of three digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Thousands(pub(super) char);
@@ -188,7 +188,8 @@ impl fmt::Display for Thousands {
     }
 }
 
-/// A text encoding, by a label of the WHATWG encoding standard: `utf-8`, `windows-1252`, `latin1`, `utf-16le`, `shift_jis`...
+/// A text encoding, named by a label of the WHATWG Encoding Standard: `utf-8`, `windows-1252`, `latin1`, `utf-16le`,
+/// `shift_jis` and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct TextEncoding(pub(super) &'static Encoding);
@@ -196,7 +197,7 @@ pub struct TextEncoding(pub(super) &'static Encoding);
 impl FromStr for TextEncoding {
     type Err = DialectError;
     fn from_str(text: &str) -> Result<Self, DialectError> {
-        // Windows code pages are also known by these names.
+        // Common aliases of these encodings.
         let text_lower = text.trim().to_ascii_lowercase();
         let label = match text_lower.as_str() {
             "cp1252" | "ansi" | "latin-1" => "windows-1252",
@@ -215,7 +216,7 @@ impl fmt::Display for TextEncoding {
     }
 }
 
-/// Settings are kept as the text that says them.
+/// Serializes settings as their text.
 macro_rules! kept_as_text {
     ($($setting:ty),*) => {$(
         impl From<$setting> for String {
@@ -233,44 +234,44 @@ macro_rules! kept_as_text {
 }
 kept_as_text!(Separator, Decimal, Thousands, TextEncoding);
 
-/// A setting that says how text is read, and cannot be.
+/// An invalid text option.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialectError {
-    /// No separator.
+    /// The separator is invalid.
     #[error("the separator is {got}, expected `,`, `;`, `tab`, `|`, `blanks`, or another single ASCII mark")]
     Separator {
         /// The value given.
         got: String,
     },
-    /// No decimal mark.
+    /// The decimal mark is invalid.
     #[error("the decimal mark is {got}, expected `.` or `,`")]
     Decimal {
         /// The value given.
         got: String,
     },
-    /// No thousands mark.
-    #[error("the thousands mark is {got}, expected one of `,` `.` `'` `_` or a blank")]
+    /// The thousands mark is invalid.
+    #[error("the thousands mark is {got}, expected one of `,` `.` `'` `_` or a space")]
     Thousands {
         /// The value given.
         got: String,
     },
-    /// No encoding.
+    /// The encoding is unknown.
     #[error("the encoding is {got}, expected a name such as utf-8, utf-16le, windows-1252 or shift_jis")]
     Encoding {
         /// The value given.
         got: String,
     },
-    /// One character for two purposes.
+    /// Two options use the same character.
     #[error("the {one} and the {other} are both {mark:?}, expected different marks")]
     SameMark {
-        /// The first purpose.
+        /// The first option.
         one: &'static str,
-        /// The second.
+        /// The second option.
         other: &'static str,
         /// The character.
         mark: char,
     },
-    /// A mark of missing values that no field can be.
+    /// A mark of missing values is empty or too long.
     #[error(
         "a mark of missing values is {got}, expected 1 to {MARK_BYTES_MAX} bytes (an empty field is missing without being named)"
     )]
@@ -278,20 +279,20 @@ pub enum DialectError {
         /// The value given.
         got: String,
     },
-    /// Too many of them.
+    /// There are too many marks of missing values.
     #[error("there are {got} marks of missing values, expected at most {MARKS_MAX}")]
     TooManyMarks {
         /// The value given.
         got: usize,
     },
-    /// Marks of what may not be.
+    /// Marks of missing values are given, but values may not be missing.
     #[error(
         "marks of missing values are given, but values may not be missing: set missing_values (--missing-values) too"
     )]
     MarksWithoutMissing,
 }
 
-/// A setting as an error shows it: quoted, and not too long.
+/// A setting as errors show it: quoted and cut.
 fn shown(text: &str) -> String {
     let start: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
     let more = if start.len() < text.len() { "..." } else { "" };

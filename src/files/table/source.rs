@@ -1,4 +1,4 @@
-//! The bytes of a text file as UTF-8, a piece at a time, whatever their encoding is.
+//! Decodes a text file of any encoding to UTF-8, a piece at a time.
 
 use std::io::BufRead;
 
@@ -7,33 +7,33 @@ use encoding_rs::{Decoder, DecoderResult, Encoding, UTF_8, UTF_16BE, UTF_16LE, W
 use super::options::TextEncoding;
 use crate::files::FileError;
 
-/// Bytes on which all decisions about a file are made, unless its first records are longer.
+/// Size of the sample for all decisions about a file, unless its first records are longer.
 const SAMPLE_BYTES: usize = 1 << 18;
-/// Lines that the sample of a stream has which may pause for long.
+/// Number of lines in the sample of a live stream, which may pause for long.
 const LIVE_LINES: usize = 2;
-/// Bytes that are read at a time.
+/// Minimum number of bytes to read at a time.
 const PIECE_BYTES: usize = 1 << 18;
 
-/// Text that is read from front to back. What was read and not consumed is in memory.
+/// Text, read from front to back. The part that is read but not consumed is in memory.
 pub(super) struct Source {
     path: String,
     stream: Box<dyn BufRead + Send>,
-    /// Turns bytes into UTF-8, unless they are.
+    /// Converts the bytes to UTF-8; `None` if the file is UTF-8.
     decoder: Option<Decoder>,
     encoding: &'static Encoding,
-    /// How the encoding was found, unless it is UTF-8.
+    /// How the encoding was detected, unless it is UTF-8.
     note: Option<String>,
     text: Vec<u8>,
     start: usize,
     ended: bool,
-    /// Where the bytes were no text of the encoding: reading ends there.
+    /// Whether a byte sequence is invalid in the encoding; reading stops there.
     damaged: bool,
     has_bom: bool,
 }
 
 impl Source {
-    /// Reads the beginning, and finds the encoding from it unless it is given. `live`: the stream may pause for long, so no
-    /// more than its first lines are waited for.
+    /// Reads the beginning, and detects the encoding unless it is given. With `live`, waits only for the first lines,
+    /// because the stream may pause for long.
     pub(super) fn open(
         path: &str,
         mut stream: Box<dyn BufRead + Send>,
@@ -77,7 +77,7 @@ impl Source {
         Ok(source)
     }
 
-    /// What was read and not consumed yet.
+    /// The text that is read and not consumed.
     pub(super) fn text(&self) -> &[u8] {
         &self.text[self.start..]
     }
@@ -87,7 +87,7 @@ impl Source {
         self.ended
     }
 
-    /// Whether the text ends because the bytes after it are none of the encoding.
+    /// Whether the text ends because the next bytes are invalid in the encoding.
     pub(super) fn damaged(&self) -> bool {
         self.damaged
     }
@@ -96,27 +96,27 @@ impl Source {
         self.encoding.name()
     }
 
-    /// A note on the encoding.
+    /// A note on the encoding, for the user.
     pub(super) fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
 
-    /// Whether the file begins with the byte order mark of UTF-8.
+    /// Whether the file begins with a UTF-8 byte order mark.
     pub(super) fn has_bom(&self) -> bool {
         self.has_bom
     }
 
-    /// The first `bytes` of the text are done with. They stay in memory until more is read.
+    /// Marks the first `bytes` of the text as consumed. They stay in memory until [`Source::more`] is called.
     pub(super) fn consume(&mut self, bytes: usize) {
         self.start += bytes;
     }
 
-    /// Text that was consumed last.
+    /// The last `bytes` of the consumed text.
     pub(super) fn consumed(&self, bytes: usize) -> &[u8] {
         &self.text[self.start - bytes..self.start]
     }
 
-    /// Reads on: at least doubles what is there, so that looking through it again costs no more than reading it.
+    /// Reads more: at least doubles the text in memory, so that scanning it again costs no more than reading it.
     pub(super) fn more(&mut self) -> Result<(), FileError> {
         self.text.drain(..self.start);
         self.start = 0;
@@ -132,7 +132,7 @@ impl Source {
             }
             self.stream.consume(bytes);
             self.ended |= last;
-            // A pipe gives what there is: whole lines are not kept waiting for more.
+            // A pipe may pause: return complete lines instead of waiting for more.
             if bytes < PIECE_BYTES / 8 && self.text.last() == Some(&b'\n') {
                 break;
             }
@@ -141,14 +141,14 @@ impl Source {
         Ok(())
     }
 
-    /// Removes the end-of-file mark of DOS.
+    /// Removes the DOS end-of-file mark.
     fn trim_end(&mut self) {
         if self.ended && self.text.last() == Some(&0x1a) {
             self.text.pop();
         }
     }
 
-    /// Adds bytes of the file, which are the `last` ones or not.
+    /// Decodes bytes of the file; `last` if no more follow.
     fn add(&mut self, bytes: &[u8], last: bool) {
         let Some(decoder) = &mut self.decoder else {
             self.text.extend_from_slice(bytes);
@@ -175,7 +175,7 @@ impl Source {
     }
 }
 
-/// The next bytes of a stream; a signal that comes between is no error.
+/// The next bytes of a stream; retries after an interrupting signal.
 fn fill(stream: &mut Box<dyn BufRead + Send>) -> std::io::Result<&[u8]> {
     loop {
         match stream.fill_buf() {
@@ -191,7 +191,7 @@ fn lines(bytes: &[u8]) -> usize {
     memchr::memchr2_iter(b'\n', b'\r', bytes).count()
 }
 
-/// An encoding, and how it was found.
+/// An encoding, and how it was detected.
 struct Found {
     encoding: &'static Encoding,
     bom_bytes: usize,
@@ -200,7 +200,7 @@ struct Found {
 
 impl Found {
     fn given(encoding: &'static Encoding, head: &[u8]) -> Self {
-        // The mark at the beginning says in which order the bytes of UTF-16 are.
+        // For UTF-16, a byte order mark decides the byte order.
         let (encoding, bom_bytes) = match Encoding::for_bom(head) {
             Some((by_mark, bytes)) if by_mark == encoding => (encoding, bytes),
             Some((by_mark, bytes)) if encoding == UTF_16LE && by_mark == UTF_16BE => (by_mark, bytes),
@@ -209,7 +209,7 @@ impl Found {
         Self { encoding, bom_bytes, note: None }
     }
 
-    /// By a mark at the beginning, by where zero bytes are, or by whether the bytes are UTF-8.
+    /// Detects the encoding: by a byte order mark, by the position of zero bytes, or by whether the bytes are UTF-8.
     fn by(head: &[u8], ended: bool) -> Result<Self, String> {
         if head.starts_with(&[0xff, 0xfe, 0, 0]) || head.starts_with(&[0, 0, 0xfe, 0xff]) {
             return Err("it is UTF-32".to_owned());
@@ -221,14 +221,14 @@ impl Found {
         let zeros = |parity: usize| head.iter().skip(parity).step_by(2).filter(|byte| **byte == 0).count();
         let (even, odd, pairs) = (zeros(0), zeros(1), head.len() / 2);
         if even + odd > 0 {
-            // Numbers, separators and line ends are ASCII, whose other byte is zero in UTF-16.
+            // Numbers, separators and line ends are ASCII; in UTF-16 the other byte of each is zero.
             let mostly = |many: usize, few: usize| pairs > 0 && many * 10 >= pairs * 7 && few * 20 <= pairs;
             let encoding = match (mostly(odd, even), mostly(even, odd)) {
                 (true, false) => UTF_16LE,
                 (false, true) => UTF_16BE,
                 _ => {
                     let byte = head.iter().position(|byte| *byte == 0).unwrap_or_default();
-                    return Err(format!("byte {byte} is 0, so it is no text"));
+                    return Err(format!("byte {byte} is 0, so it is not text"));
                 }
             };
             let note = format!("the text is {} without a byte order mark", encoding.name());
@@ -236,13 +236,13 @@ impl Found {
         }
         match std::str::from_utf8(head) {
             Ok(_) => return Ok(Self { encoding: UTF_8, bom_bytes: 0, note: None }),
-            // A character that the sample cuts.
+            // The sample ends within a character.
             Err(error) if error.error_len().is_none() && !ended => {
                 return Ok(Self { encoding: UTF_8, bom_bytes: 0, note: None });
             }
             Err(_) => {}
         }
-        // Text of another encoding has hardly a sequence that is UTF-8 by chance; damaged UTF-8 has many.
+        // Text in another encoding rarely contains valid multi-byte UTF-8; damaged UTF-8 contains many such sequences.
         let (mut sequences, mut damages) = (0usize, 0usize);
         for chunk in head.utf8_chunks() {
             sequences += chunk.valid().chars().filter(|character| !character.is_ascii()).count();
@@ -251,12 +251,12 @@ impl Found {
         if sequences > damages {
             return Ok(Self { encoding: UTF_8, bom_bytes: 0, note: None });
         }
-        let note = "the text is not UTF-8 and is read as windows-1252 (say --encoding if it is another)".to_owned();
+        let note = "the text is not UTF-8 and is read as windows-1252 (use --encoding if it is another)".to_owned();
         Ok(Self { encoding: WINDOWS_1252, bom_bytes: 0, note: Some(note) })
     }
 }
 
-/// All of a small text, for tests.
+/// Decodes a small text as a whole, for tests.
 #[cfg(test)]
 fn whole(bytes: &[u8]) -> Result<(String, &'static str, bool), FileError> {
     let mut source = Source::open("t", Box::new(std::io::Cursor::new(bytes.to_vec())), None, false)?;

@@ -1,4 +1,4 @@
-//! Text into records, and records into fields. Lines end as they do in a text editor: with LF, CRLF or CR.
+//! Splits text into records, and records into fields. Lines end as in a text editor: with LF, CRLF or CR.
 
 use std::ops::Range;
 
@@ -7,49 +7,49 @@ use memchr::{memchr, memchr_iter, memchr2};
 use super::options::Separator;
 use crate::files::COLUMNS_MAX;
 
-/// Maximum number of fields of a record that are kept: more than any table has columns.
+/// Maximum number of fields of a record that are stored: more than any table has columns.
 const FIELDS_MAX: usize = 2 * COLUMNS_MAX;
-/// What Excel writes where a formula failed: a line that begins with it is no comment.
+/// What Excel writes where a formula failed. A line that begins with one of these is not a comment.
 const EXCEL_ERRORS: [&str; 8] = ["#N/A", "#NA", "#DIV/0!", "#REF!", "#VALUE!", "#NUM!", "#NAME?", "#NULL!"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A line without a character to be seen.
+    /// A line with only white space.
     Blank,
     /// A line that begins with `#`.
     Comment,
-    /// Fields.
+    /// A line with fields.
     Record,
 }
 
-/// Some lines that belong together.
+/// The extent of a record, comment or blank line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) kind: Kind,
-    /// With the line end.
+    /// Size in bytes, with the line end.
     pub(super) bytes: usize,
-    /// Without the line end.
+    /// Size in bytes, without the line end.
     pub(super) content_bytes: usize,
-    /// Line ends.
+    /// Number of lines.
     pub(super) lines: u64,
 }
 
-/// Quotes that nothing closes.
+/// A quoted field is not closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unclosed;
 
-/// Splits text by one separator. The fields of the last record stay until the next one is split.
+/// Splits text by one separator. The fields of a record are valid until the next record is split.
 pub(super) struct Splitter {
     separator: Separator,
-    /// Reads records with quotes.
+    /// Parses records with quotes.
     quoted: csv_core::Reader,
-    /// Where the fields are in the record, quotes included.
+    /// Byte ranges of the fields in the record, quotes included.
     cells: Vec<Range<usize>>,
-    /// Where they are in `unquoted`, if the record has quotes.
+    /// Byte ranges of the fields in `unquoted`, if the record has quotes.
     texts: Vec<Range<usize>>,
     unquoted: Vec<u8>,
     has_quotes: bool,
-    /// A record whose tabs are blanks.
+    /// A copy of the record with spaces instead of tabs.
     scratch: Vec<u8>,
 }
 
@@ -58,7 +58,7 @@ impl Splitter {
         let delimiter = match separator {
             Separator::Byte(byte) => byte,
             Separator::Blanks => b' ',
-            // No text has it.
+            // A character that no text contains.
             Separator::Nothing => 0x1f,
         };
         Self {
@@ -72,7 +72,7 @@ impl Splitter {
         }
     }
 
-    /// The lines that `text` begins with; `None` if more of the text is needed, which there is unless it `ends` here.
+    /// Splits the first record of `text`; `None` if more text is needed. `ends`: no text follows.
     pub(super) fn next(&mut self, text: &[u8], ends: bool) -> Result<Option<Extent>, Unclosed> {
         if text.is_empty() {
             return Ok(None);
@@ -133,7 +133,7 @@ impl Splitter {
                 }
                 return Ok(Some(Extent { kind: Kind::Record, bytes: next, content_bytes: content_end, lines }));
             }
-            // The line ends within quotes.
+            // The line end is inside quotes.
             at = next;
             if at == text.len() {
                 return if ends { Err(Unclosed) } else { Ok(None) };
@@ -141,15 +141,15 @@ impl Splitter {
         }
     }
 
-    /// Fields of the last record; of more than twice the columns that a table may have, only so many are counted.
+    /// Number of fields of the last record, at most about twice the maximum number of columns.
     pub(super) fn count(&self) -> usize {
         self.cells.len()
     }
 
-    /// A field of the last record, without quotes; `record` is the text that it was split from.
+    /// A field of the last record, without quotes. `record` is the text that was split.
     pub(super) fn field<'a>(&'a self, record: &'a str, index: usize) -> &'a str {
         if self.has_quotes {
-            // Quotes are ASCII: what is between them is as valid as the record.
+            // Quotes are ASCII, so the text between them is as valid as the record.
             self.texts
                 .get(index)
                 .and_then(|range| std::str::from_utf8(&self.unquoted[range.clone()]).ok())
@@ -159,13 +159,13 @@ impl Splitter {
         }
     }
 
-    /// Where the fields are in the last record, quotes included.
+    /// Byte ranges of the fields in the last record, quotes included.
     pub(super) fn cells(&self) -> &[Range<usize>] {
         &self.cells
     }
 }
 
-/// The line that begins at `from`: where its content ends, and where the next one begins.
+/// The line that begins at `from`: the end of its content, and the start of the next line.
 fn line(text: &[u8], from: usize, ends: bool) -> Option<(usize, usize)> {
     match memchr2(b'\n', b'\r', &text[from..]).map(|index| from + index) {
         None => ends.then_some((text.len(), text.len())),
@@ -180,7 +180,7 @@ fn line(text: &[u8], from: usize, ends: bool) -> Option<(usize, usize)> {
 
 fn kind(content: &[u8], separator: Separator) -> Kind {
     let Some(first) = content.iter().position(|byte| !byte.is_ascii_whitespace()) else {
-        // Empty fields between tabs are fields.
+        // Tabs separate empty fields, so this is a record.
         let tabs = separator == Separator::Byte(b'\t') && content.contains(&b'\t');
         return if tabs { Kind::Record } else { Kind::Blank };
     };
@@ -227,13 +227,13 @@ fn split_plain(content: &[u8], separator: Separator, cells: &mut Vec<Range<usize
 mod tests {
     use super::*;
 
-    /// Lines, kinds and fields of a text that is all there, and of the same text piece by piece.
+    /// Line numbers, kinds and fields of a complete text. Also checks that an incomplete record is not split.
     fn split(text: &str, separator: Separator) -> Vec<(u64, Kind, Vec<String>)> {
         let (mut splitter, mut found, mut rest, mut line) = (Splitter::new(separator), Vec::new(), text, 1);
         while let Some(extent) = splitter.next(rest.as_bytes(), true).expect("quotes are closed") {
             let fields = if extent.kind == Kind::Record { splitter.count() } else { 0 };
             let fields: Vec<String> = (0..fields).map(|i| splitter.field(rest, i).to_owned()).collect();
-            // Without its end a record is not complete.
+            // A record without its line end is incomplete.
             for cut in 0..extent.bytes {
                 assert_eq!(splitter.next(&rest.as_bytes()[..cut], false), Ok(None), "{rest:?} {cut}");
             }

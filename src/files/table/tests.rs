@@ -1,4 +1,4 @@
-//! Whole files: decisions, notes and values.
+//! Complete files: decisions, notes and values.
 
 use std::io::Cursor;
 
@@ -58,7 +58,7 @@ fn decisions_are_told() {
     assert!(notes(b"x,y\nV,A\n1,2\n").contains("line 2 has no numbers"));
 }
 
-/// What pandas writes above an index, and in several levels.
+/// The header lines that pandas writes above an index, on one or several levels.
 #[test]
 fn headers_of_pandas_are_no_rows() {
     let all = [11.0, 40.0, 75.0, 12.0, 65.0, 51.0, 13.0, 7.0, 8.0];
@@ -75,7 +75,7 @@ fn headers_of_pandas_are_no_rows() {
     check_rows(b"False,True\n3,4\n5,6\n", &missing(), &["False", "True"], &[3.0, 4.0, 5.0, 6.0]);
 }
 
-/// A row whose fields are nearly numbers is a row, and its error names them.
+/// A row whose fields are almost numbers is a row, and its error shows them.
 #[test]
 fn what_is_nearly_a_number_is_no_unit() {
     for first in
@@ -110,7 +110,7 @@ fn marks_of_thousands_are_found_or_asked_for() {
     );
     let german = options(",", Some("."));
     check_rows(b"a;b\n1.234;2\n2.345;3\n345;4\n", &german, &["a", "b"], &[1234.0, 2.0, 2345.0, 3.0, 345.0, 4.0]);
-    // Three decimals each, or numbers that no thousands mark explains.
+    // Three decimals each, or numbers with a form that thousands marks cannot have.
     check_rows(b"a;b\n1.234;2\n2.345;3\n", &missing(), &["a", "b"], &[1.234, 2.0, 2.345, 3.0]);
     check_rows(b"a;b\n0.234;2\n2.345;3\n1;4\n", &missing(), &["a", "b"], &[0.234, 2.0, 2.345, 3.0, 1.0, 4.0]);
     let french = "a;b\n1\u{202f}234,5;2\n1\u{a0}000;3\n";
@@ -127,7 +127,7 @@ fn ends_and_bytes_that_are_no_text_are_named() {
     check_error(b"Gr\xf6\xdfe,b\n1,2\n", &utf8, &["line 1", "not UTF-8", "--encoding"]);
     let error = read_table("t", Cursor::new(b"a,b\n1,2\n3,\x004\n".to_vec()), &missing()).map(|_| ());
     let error = error.expect_err("refused").to_string();
-    assert!(error.contains("line 3: it has a byte 0"), "{error}");
+    assert!(error.contains("line 3: it has a zero byte"), "{error}");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn rows_of_empty_fields_are_rows_unless_they_end_the_file() {
         &["line 3", "all its fields are empty", "--missing-values"],
     );
     check_error(b"a,b\n1,2\n,,\n3,4\n", &missing(), &["line 3: it has 3 fields, expected 2"]);
-    // One at a time, too.
+    // The same with one row per call.
     let mut reader = text(b"a,b\n1,2\n,\n,\n3,4\n,\n", &missing()).expect("opens");
     let mut rows = 0;
     while reader.next_rows(&mut Vec::new(), 1).expect("reads") > 0 {
@@ -172,7 +172,7 @@ fn rows_of_empty_fields_are_rows_unless_they_end_the_file() {
     }
     assert_eq!(rows, 4);
     assert_eq!(reader.notes_at_end(), ["1 row without a value at its end is left out"]);
-    // They are counted where values may be missing; else they are what spreadsheets leave.
+    // They are reported only where values may be missing; otherwise they are leftovers of a spreadsheet.
     let at_end = |bytes: &[u8], options: &ReadOptions| {
         let mut reader = text(bytes, options).expect("opens");
         reader.next_rows(&mut Vec::new(), usize::MAX).expect("reads");
@@ -200,7 +200,7 @@ fn a_point_between_thousands_leaves_the_comma_for_decimals() {
         check_rows(b"kunde;umsatz\n6.060,5;104\n526;2.592\n", &options, &names, &[6060.5, 104.0, 526.0, 2592.0]);
         check_rows(b"kunde,umsatz\n\"6.060,5\",104\n", &options, &names, &[6060.5, 104.0]);
     }
-    // Without a word on thousands the error names the setting, however many commas a line has.
+    // Without the option for thousands, the error names it, however many commas a line has.
     let ask = ["--thousands"];
     check_error(b"Umsatz;Kosten\n6.060,50;1.104,20\n5.526,10;2.592,10\n", &ReadOptions::default(), &ask);
     check_error("Umsatz;Kosten\n6\u{202f}060,50;1\u{a0}104,20\n".as_bytes(), &ReadOptions::default(), &ask);
@@ -223,7 +223,7 @@ fn a_name_of_two_columns_names_none() {
     for options in [options(&["id"], &[]), options(&[], &["id"])] {
         check_error(rows, &options, &["\"id\"", "is column 1 and column 2", "#1 or #2"]);
     }
-    // A number that is a name as well.
+    // A number that is also a name.
     let counted = b"0,1,2\n0.5,1.75,2.5\n3.5,4.5,9.5\n";
     check_error(
         counted,
@@ -235,7 +235,7 @@ fn a_name_of_two_columns_names_none() {
     check_rows(rows, &options(&["1", "a"], &[]), &["id", "a"], &[1.0, 3.5]);
     check_rows(rows, &options(&["id_2"], &[]), &["id_2"], &[2.0]);
     check_rows(rows, &options(&[], &["2"]), &["id", "a"], &[1.0, 3.5]);
-    // A column that the last separator of each line would be behind, where it is asked for.
+    // A column after the last separator of each line, requested explicitly.
     check_rows(
         b"1.5,,\n2.5,,\n",
         &ReadOptions { missing_values: true, ..options(&["1", "3"], &[]) },
@@ -262,7 +262,7 @@ fn damage_is_told_with_its_line() {
     let utf16: Vec<u8> =
         "\u{feff}a,b\n1,2\n".encode_utf16().flat_map(u16::to_le_bytes).chain([0x00, 0xd8, 0x31, 0x00]).collect();
     check_error(&utf16, &ReadOptions::default(), &["line 3", "UTF-16LE"]);
-    check_error(b"a,b\n1,\"x\n2,3\n", &ReadOptions::default(), &["line 2", "quotes begin"]);
+    check_error(b"a,b\n1,\"x\n2,3\n", &ReadOptions::default(), &["line 2", "quoted field is not closed"]);
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn numbers_between_blanks_are_no_word_vectors() {
     );
 }
 
-/// Lines that come one by one, and a reader that must not wait for more than it needs.
+/// A source that returns one line per read and panics if the reader reads more than it needs.
 struct Slow(Vec<&'static str>);
 
 impl std::io::Read for Slow {

@@ -1,49 +1,49 @@
-//! Why a model's file is refused.
+//! Errors of reading a model file.
 
 use super::metadata::FORMAT_VERSION;
 use crate::model::SpecError;
 use crate::model::text::shown;
 
-/// Why a file is refused. Every variant names what was expected and what came.
+/// Why a model file is rejected. Every variant names what was expected and what was found.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ArtifactError {
-    /// Shorter than its header or its tensors.
+    /// The file is shorter than its header and tensors.
     #[error("the file is truncated: it has {got} bytes, expected {expected}")]
     Truncated {
-        /// Bytes that came.
+        /// Bytes of the file.
         got: u64,
-        /// Bytes that it should have (at least, if the header is incomplete).
+        /// Bytes that the file should have; a lower bound if the header is incomplete.
         expected: u64,
     },
-    /// Longer than header and tensors.
+    /// The file is longer than its header and tensors.
     #[error("the file has {got} bytes, expected {expected}: something was appended")]
     TrailingBytes {
-        /// Bytes that came.
+        /// Bytes of the file.
         got: u64,
-        /// Bytes that it should have.
+        /// Bytes that the file should have.
         expected: u64,
     },
-    /// A header larger than any model needs; usually this is no safetensors file.
+    /// The header is larger than any model needs; usually the file is not a safetensors file.
     #[error("the header claims {got} bytes, expected at most {max}: is this a safetensors file?")]
     HeaderLength {
-        /// What the first 8 bytes say.
+        /// Header length in bytes, as the first 8 bytes declare it.
         got: u64,
-        /// The limit.
+        /// The limit, in bytes.
         max: usize,
     },
-    /// The header is not the JSON of safetensors.
+    /// The header is not valid safetensors JSON.
     #[error("the header is not valid: {reason}")]
     Header {
         /// What is wrong.
         reason: String,
     },
-    /// The tensors' offsets.
-    #[error("the tensors' places in the file are not valid: {reason}")]
+    /// The offsets of the tensors are not valid.
+    #[error("the tensors' offsets in the file are not valid: {reason}")]
     Layout {
         /// What is wrong.
         reason: String,
     },
-    /// No specification.
+    /// The file has no specification.
     #[error(
         "the file has no metadata key \"halfhitch\": add `__metadata__` with \"halfhitch\" and JSON such as {EXAMPLE}"
     )]
@@ -54,91 +54,91 @@ pub enum ArtifactError {
         /// What is wrong.
         reason: String,
     },
-    /// Written by a later halfhitch, or by nobody.
+    /// The format version is unknown: a later halfhitch wrote the file, or the value is wrong or missing.
     #[error("the format version is {got}, expected {FORMAT_VERSION}")]
     FormatVersion {
-        /// What the file says.
+        /// The version in the file.
         got: String,
     },
-    /// The specification contradicts itself.
+    /// The specification is inconsistent.
     #[error("the specification is not valid: {0}")]
     Spec(#[from] SpecError),
-    /// A file of the store without a checksum.
+    /// A file of the store has no checksum.
     #[error("the file has no checksum, expected \"sha256\" in the metadata: import it first")]
     NoChecksum,
-    /// The bytes are not those that were written.
+    /// The checksum does not match the bytes.
     #[error("the file is damaged: its SHA-256 is {got}, expected {expected}")]
     Checksum {
-        /// Of what came.
+        /// SHA-256 of the bytes of the file.
         got: String,
-        /// As recorded.
+        /// SHA-256 recorded in the file.
         expected: String,
     },
-    /// The header says the same in another way than it was written.
-    #[error("the header was altered: {what}, expected the spelling that halfhitch writes")]
+    /// The header has the right content in a form that halfhitch does not write.
+    #[error("the header was altered: {what}, expected the exact form that halfhitch writes")]
     NotCanonical {
-        /// What is different.
+        /// What differs.
         what: &'static str,
     },
-    /// A tensor that the specification demands.
+    /// A tensor that the specification requires is missing.
     #[error("tensor {name} is missing, expected shape {expected:?}")]
     MissingTensor {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
         /// Its shape.
         expected: Vec<usize>,
     },
-    /// A tensor that the specification does not know.
+    /// The file has a tensor that is not part of the specification.
     #[error("tensor {name:?} is not part of the specification, expected {expected}")]
     UnexpectedTensor {
-        /// Its name, cut to a printable length.
+        /// Name of the tensor, cut to a printable length.
         name: String,
-        /// The names that are.
+        /// The expected names.
         expected: String,
     },
-    /// Not 32-bit floats.
+    /// A tensor is not of 32-bit floats.
     #[error("tensor {name} has type {got}, expected F32")]
     TensorType {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
         /// Its type, cut to a printable length.
         got: String,
     },
-    /// Another shape than the specification's.
+    /// A tensor has another shape than the specification requires.
     #[error("tensor {name} has shape {}, expected {expected:?}", shown(&format!("{got:?}")))]
     TensorShape {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// What came.
+        /// Its shape in the file.
         got: Vec<usize>,
-        /// What the widths demand.
+        /// The shape that the widths require.
         expected: Vec<usize>,
     },
-    /// NaN or infinity.
+    /// A tensor has NaN or infinity.
     #[error("tensor {name} has {got} at index {index} (row-major), expected a finite number")]
     NotFinite {
-        /// Its name.
+        /// Name of the tensor.
         name: String,
-        /// Where.
+        /// Row-major index of the value, from 0.
         index: usize,
-        /// What came.
+        /// The value.
         got: String,
     },
-    /// What scores need.
+    /// The statistics for scores are not valid.
     #[error("statistics: {reason}")]
     Statistics {
-        /// What was expected and what came.
+        /// What was expected and what was found.
         reason: String,
     },
-    /// Rows are divided by this.
+    /// A scale is not above 0; rows are divided by it.
     #[error("normalisation.scale is {got} for feature {}, expected a number above 0", feature + 1)]
     Scale {
-        /// From 0; people read it from 1.
+        /// Index from 0; the message counts from 1.
         feature: usize,
-        /// What came.
+        /// The value.
         got: f32,
     },
 }
 
-/// The least that a file from elsewhere must say.
+/// The minimal metadata of an imported file.
 const EXAMPLE: &str = r#"{"specification":{"widths":[64,8],"encoder_activations":[{"kind":"linear"}],"decoder_activations":[{"kind":"linear"}],"loss":"squared_error","normalisation":"none"}}"#;

@@ -1,7 +1,7 @@
-//! The head of a safetensors file, read with a limit on everything.
+//! The header of a safetensors file, read with a limit on everything.
 //!
-//! The safetensors crate reads headers too, but it builds whatever they say before anything can refuse it. This reads
-//! what a model can have and no more; the crate then takes a header whose size is known.
+//! The safetensors crate reads headers too, but allocates whatever they declare before a check is possible. This parser
+//! accepts only what a model file can contain. The crate then reads a header of known size.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,19 +13,19 @@ use super::metadata::KEY;
 use super::tensors::MAY_BE_F64;
 use crate::model::spec::LAYERS_MAX;
 
-/// Longest header, in bytes: room for 4 MiB of feature names, escaped twice, and 100,000 epochs of losses.
+/// Largest header, in bytes: room for 4 MiB of feature names, escaped twice, and 100,000 epochs of losses.
 pub const HEADER_BYTES_MAX: usize = 32 << 20;
 
-/// Four a layer, three of the normalization, nine of the statistics.
+/// Four tensors per layer, three of the normalization, nine of the statistics.
 const TENSORS_MAX: usize = 4 * LAYERS_MAX + 12;
-/// Keys of `__metadata__`, ours and those of others.
+/// Largest number of keys in `__metadata__`, our own and others.
 const METADATA_KEYS_MAX: usize = 64;
-/// Dimensions of a tensor.
+/// Largest number of dimensions of a tensor.
 const DIMENSIONS_MAX: usize = 8;
-/// Characters of a foreign name in an error.
+/// Characters of a foreign name that an error quotes.
 const SHOWN_CHARS_MAX: usize = 80;
 
-/// Of how many bytes, from the start of the file, [`super::Artifact::peek`] needs: read from the file's first 8.
+/// Number of bytes, from the start of the file, that [`super::Artifact::peek`] needs. Reads it from the first 8 bytes.
 pub fn header_bytes(prefix: &[u8]) -> Result<usize, ArtifactError> {
     let Some(length) = prefix.first_chunk::<8>() else {
         return Err(ArtifactError::Truncated { got: prefix.len() as u64, expected: 8 });
@@ -37,27 +37,27 @@ pub fn header_bytes(prefix: &[u8]) -> Result<usize, ArtifactError> {
     }
 }
 
-/// An upper bound for the length of the header that carries this metadata.
+/// An upper bound of the header length with this metadata, in bytes.
 pub(super) fn length_with(metadata: &str) -> usize {
     let escapes = metadata.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
     metadata.len() + escapes + (TENSORS_MAX + 1) * 128
 }
 
-/// What a header says.
+/// The parsed header.
 #[derive(Debug)]
 pub(super) struct Header {
-    /// Its bytes, with the 8 of the length: where the data begins.
+    /// Length of the header with the 8 bytes before it: the offset of the data.
     pub(super) length: usize,
-    /// The value of our key in `__metadata__`.
+    /// The value of the `halfhitch` key in `__metadata__`.
     pub(super) metadata: Option<String>,
     /// Whether `__metadata__` has other keys.
     foreign_keys: bool,
-    /// Whether anything but spaces follows the JSON.
+    /// Whether the padding is other than spaces after the JSON.
     odd_padding: bool,
     tensors: BTreeMap<String, Entry>,
 }
 
-/// What a header says of a tensor.
+/// The header entry of a tensor.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -67,7 +67,7 @@ struct Entry {
 }
 
 impl Header {
-    /// From the beginning of a file.
+    /// Parses the header at the start of a file.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, ArtifactError> {
         let length = header_bytes(bytes)?;
         let Some(json) = bytes.get(8..length) else {
@@ -81,7 +81,7 @@ impl Header {
         Ok(Self { length, metadata, foreign_keys, odd_padding, tensors: entries.tensors })
     }
 
-    /// Refuses what a file of the store never has.
+    /// Rejects forms that a file of the store never has.
     pub(super) fn check_canonical(&self) -> Result<(), ArtifactError> {
         let of = |is_wide| self.tensors.values().filter(move |entry| (entry.dtype == "F64") == is_wide);
         let begins = of(true).chain(of(false)).map(|entry| entry.data_offsets.0);
@@ -97,7 +97,7 @@ impl Header {
         Err(ArtifactError::NotCanonical { what })
     }
 
-    /// Exactly the tensors of the specification, each of its shape.
+    /// Checks that the tensors are exactly those of the specification, with the right types and shapes.
     pub(super) fn check_tensors(&self, expected: &BTreeMap<String, Vec<usize>>) -> Result<(), ArtifactError> {
         if let Some(name) = self.tensors.keys().find(|name| !expected.contains_key(*name)) {
             let names: Vec<&str> = expected.keys().map(String::as_str).collect();
@@ -130,7 +130,7 @@ fn cut(text: &str) -> String {
     text.chars().take(SHOWN_CHARS_MAX).collect()
 }
 
-/// The header's object: tensors by name, and `__metadata__`.
+/// The object in the header: tensors by name, and `__metadata__`.
 struct Entries {
     metadata: Option<MetadataKeys>,
     tensors: BTreeMap<String, Entry>,
@@ -169,7 +169,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     }
 }
 
-/// `__metadata__`: our key's value, and whether there are others.
+/// `__metadata__`: the value of the `halfhitch` key, and whether there are other keys.
 struct MetadataKeys {
     halfhitch: Option<String>,
     foreign_keys: bool,
@@ -210,7 +210,7 @@ impl<'de> Visitor<'de> for MetadataVisitor {
     }
 }
 
-/// The lengths of a tensor's dimensions, few.
+/// The dimensions of a tensor, at most [`DIMENSIONS_MAX`].
 #[derive(Debug)]
 struct Shape(Vec<usize>);
 

@@ -1,4 +1,4 @@
-//! The metadata of a model's file: canonical JSON in one key.
+//! The metadata of a model file: canonical JSON under one key.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,36 +12,36 @@ use crate::model::{ModelSpec, Statistics, TrainingReport};
 /// The version of the file format that this program writes and reads.
 pub const FORMAT_VERSION: u64 = 1;
 
-/// The key of the file's `__metadata__`.
+/// The key in the file's `__metadata__`.
 pub(super) const KEY: &str = "halfhitch";
 
 const SHA256: &str = "sha256";
 
-/// The metadata, checked.
+/// The checked metadata.
 #[derive(Debug)]
 pub(super) struct Metadata {
     pub(super) spec: ModelSpec,
     pub(super) report: Option<TrainingReport>,
     pub(super) statistics: Option<Figures>,
-    /// As recorded.
+    /// The SHA-256 recorded in the file.
     pub(super) sha256: Option<String>,
-    /// Whether the file names its format version; from elsewhere it need not.
+    /// Whether the file has a format version; imported files may lack it.
     names_version: bool,
-    /// The canonical JSON without `sha256`: what the checksum covers.
+    /// The canonical JSON without `sha256`, which the checksum covers.
     pub(super) canonical: String,
 }
 
-/// The numbers of [`Statistics`] that are no tensors.
+/// The numbers of [`Statistics`] that are not stored as tensors.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Figures {
     pub(super) calibration_rows: usize,
     pub(super) code_rows: u64,
     pub(super) residual_variance: f64,
-    /// Columns that never changed.
+    /// Number of constant columns.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) constant_columns: usize,
-    /// Linear relations between columns that always held.
+    /// Number of linear relations between columns.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) relations: usize,
 }
@@ -77,7 +77,7 @@ impl Figures {
     }
 }
 
-/// The metadata as it stands in the file.
+/// The metadata as stored in the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawMetadata {
@@ -92,11 +92,11 @@ struct RawMetadata {
 }
 
 impl Metadata {
-    /// From the text of the key.
+    /// Parses and checks the text of the key.
     pub(super) fn read(text: &str) -> Result<Self, ArtifactError> {
         let invalid = |error: serde_json::Error| ArtifactError::Metadata { reason: error.to_string() };
         let mut value: Value = serde_json::from_str(text).map_err(invalid)?;
-        // First of all: another version may have other fields.
+        // Checked first: another version may have other fields.
         match value.get("format_version") {
             None => {}
             Some(version) if version.as_u64() == Some(FORMAT_VERSION) => {}
@@ -121,7 +121,7 @@ impl Metadata {
         })
     }
 
-    /// Refuses what a file of the store never has.
+    /// Rejects forms that a file of the store never has.
     pub(super) fn check_canonical(&self, text: &str) -> Result<(), ArtifactError> {
         let sha256 = self.sha256.as_deref().ok_or(ArtifactError::NoChecksum)?;
         let with_checksum = serde_json::from_str(&self.canonical).map(|value| with_checksum(value, sha256));
@@ -135,7 +135,7 @@ impl Metadata {
     }
 }
 
-/// The text of the key: canonical JSON with the checksum that `checksum` gives for the JSON without it.
+/// The text of the key: canonical JSON with `sha256`. `checksum` computes it from the JSON without `sha256`.
 pub(super) fn write(
     spec: &ModelSpec,
     report: Option<&TrainingReport>,
@@ -155,14 +155,14 @@ pub(super) fn write(
         }),
         sha256: None,
     };
-    // Through text: it spells an f32 by its own shortest digits, where a `Value` would spell the f64 of it.
+    // Through text: it writes an f32 with its own shortest digits; a `Value` would write the digits of an f64.
     let text = serde_json::to_string(&raw).expect("plain structures with text keys serialize");
     let value: Value = serde_json::from_str(&text).expect("what was just written is JSON");
     let sha256 = checksum(&canonical(value.clone()));
     with_checksum(value, &sha256)
 }
 
-/// Sorted keys, no white space.
+/// JSON with sorted keys and no white space.
 fn canonical(mut value: Value) -> String {
     value.sort_all_objects();
     value.to_string()

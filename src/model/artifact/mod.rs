@@ -1,28 +1,29 @@
-//! A model's file: safetensors bytes to and from a model with its report.
+//! The model file: reads and writes a model with its report as safetensors bytes.
 //!
 //! # Format, version 1
 //!
 //! A [safetensors](https://github.com/huggingface/safetensors) file: 8 bytes (little-endian length of the header), the
-//! header (JSON, padded with spaces), the data. Tensors are F32 (`normalisation.offset` may be F64: it is where a version was
-//! trained on 64-bit rows), l counts encoder layers from 0, `d_0` is the number of features and `d_K` the length of the code:
+//! header (JSON, padded with spaces), the data. Tensors are F32. `normalisation.offset` is F64 if the version was
+//! trained on 64-bit rows. l counts encoder layers from 0, `d_0` is the number of features and `d_K` the length of the
+//! code:
 //!
 //! | tensor | shape | |
 //! |---|---|---|
 //! | `encoder.{l}.weight` | (`d_{l+1}`, `d_l`), row-major | `W_l`: the decoder layer uses its transpose, so it is stored once |
 //! | `encoder.{l}.bias` | (d_{l+1}) | |
-//! | `decoder.{l}.bias` | (`d_l`) | of the decoder layer that uses the transpose of `encoder.{l}.weight` |
-//! | `decoder.{l}.gain` | (`d_{l+1}`) | multiplies that layer's input; with `gain`, never on a linear code |
-//! | `normalisation.offset`, `normalisation.scale` | (`d_0`) | normalized = (x - offset) / scale; not with `none` |
-//! | `normalisation.fill` | (`d_0`) | what stands for a missing value, normalized; only with `"missing_values":true` in the specification |
-//! | `statistics.code_mean` | (`d_K`) | this one and those below only with `statistics` in the metadata |
+//! | `decoder.{l}.bias` | (`d_l`) | bias of the decoder layer that uses the transpose of `encoder.{l}.weight` |
+//! | `decoder.{l}.gain` | (`d_{l+1}`) | multiplies that layer's input; only with `gain`, and never on a linear code |
+//! | `normalisation.offset`, `normalisation.scale` | (`d_0`) | normalized = (x - offset) / scale; absent with `none` |
+//! | `normalisation.fill` | (`d_0`) | normalized value that replaces a missing one; only with `"missing_values":true` in the specification |
+//! | `statistics.code_mean` | (`d_K`) | this tensor and those below only with `statistics` in the metadata |
 //! | `statistics.code_covariance` | (`d_K`, `d_K`) | |
 //! | `statistics.curvature` | (`d_0`) | |
 //! | `statistics.calibration` | (`calibration_rows`) | ascending |
-//! | `statistics.constant_columns`, `statistics.constant_values` | (`constant_columns`) | only if that is above 0: columns from 0, ascending, and their normalized values |
-//! | `statistics.relations` | (`relations`, `d_0`), row-major | only if that is above 0: a of `a·x = c` between normalized columns |
-//! | `statistics.relation_centers`, `statistics.relation_deviations` | (`relations`) | c, and the greatest deviation from it, above 0 |
+//! | `statistics.constant_columns`, `statistics.constant_values` | (`constant_columns`) | only if `constant_columns` is above 0: columns from 0, ascending, and their normalized values |
+//! | `statistics.relations` | (`relations`, `d_0`), row-major | only if `relations` is above 0: a of `a·x = c` between normalized columns |
+//! | `statistics.relation_centers`, `statistics.relation_deviations` | (`relations`) | c, and the largest deviation from it, above 0 |
 //!
-//! `__metadata__` has the key `halfhitch`, its value is canonical JSON (keys sorted, no white space):
+//! `__metadata__` has the key `halfhitch`. Its value is canonical JSON (keys sorted, no white space):
 //!
 //! ```json
 //! {"format_version":1,
@@ -34,16 +35,17 @@
 //!    "loss":"squared_error","normalisation":"standardise","gain":false,"feature_names":[]}}
 //! ```
 //!
-//! What scores need besides is optional: `"statistics":{"calibration_rows":500,"code_rows":9000,"residual_variance":0.25}`.
+//! The metadata key `statistics` is optional, for example
+//! `"statistics":{"calibration_rows":500,"code_rows":9000,"residual_variance":0.25}`.
 //!
-//! `sha256` is taken over the data (everything behind the header) and then this JSON without `sha256`. The data holds
-//! the F64 tensors and then the others, each in the order of their names, without gaps; shapes follow from the specification; so the checksum fixes
-//! everything that the file means, and [`Artifact::from_bytes`] refuses any other spelling of the header.
+//! `sha256` is computed over the data (everything after the header) and then this JSON without `sha256`. The data holds
+//! the F64 tensors and then the others, each group in the order of names, without gaps. Shapes follow from the
+//! specification. So the checksum covers everything that the file means, and [`Artifact::from_bytes`] rejects any other
+//! form of the header.
 //!
-//! Names in the file keep the spelling of its first version: `normalisation`, `standardise`.
+//! Names in the file keep the spelling of the first version: `normalisation`, `standardise`.
 //!
-//! A file written elsewhere needs only `specification` (see `tests/golden/make.py`) and enters through
-//! [`Artifact::import`].
+//! A file from another program needs only `specification` (see `tests/golden/make.py`); [`Artifact::import`] reads it.
 
 mod error;
 mod header;
@@ -63,34 +65,36 @@ pub use self::header::{HEADER_BYTES_MAX, header_bytes};
 pub use self::metadata::FORMAT_VERSION;
 pub(super) use self::tensors::hexadecimal;
 
-/// A model with its report: what a version's file holds.
+/// A model with its report: the content of a version's file.
 #[derive(Debug)]
 pub struct Artifact {
     /// The model.
     pub model: Autoencoder,
-    /// How it came to be; none for a file from elsewhere without one.
+    /// How the model was trained; `None` if an imported file has no report.
     pub report: Option<Arc<TrainingReport>>,
-    /// What is kept of its codes and, where rows were held out, what scores need; none for a model made elsewhere, or whose code is
-    /// too long.
+    /// Statistics of the codes and, if rows were held out, what scores need. `None` for a model that was trained
+    /// elsewhere, or whose code is too long.
     pub statistics: Option<Statistics>,
-    /// SHA-256 recorded in the file (hexadecimal); empty before it was written.
+    /// SHA-256 recorded in the file (hexadecimal); empty before the file is written.
     pub sha256: String,
 }
 
-/// How much a file must bring along.
+/// Where a file comes from, which sets how strict the checks are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// Written by [`Artifact::to_bytes`]: a checksum, and the one canonical spelling.
+    /// Written by [`Artifact::to_bytes`]: requires a checksum and the canonical form.
     Store,
-    /// Written by anything that knows safetensors.
+    /// Written by another program.
     Elsewhere,
 }
 
 impl Artifact {
-    /// The file: canonical, the same model and report give the same bytes. `sha256` is computed, not taken from `self`.
+    /// The bytes of the file. The format is canonical: the same model and report give the same bytes. `sha256` is
+    /// computed, not taken from `self`.
     ///
     /// # Panics
-    /// If the report is so long that the header passes [`HEADER_BYTES_MAX`]: neither training nor importing makes one.
+    /// If the report makes the header longer than [`HEADER_BYTES_MAX`]; neither training nor importing creates such a
+    /// report.
     pub fn to_bytes(&self) -> Vec<u8> {
         let spec = self.model.spec();
         let tensors = tensors::of(&self.model, self.statistics.as_ref());
@@ -101,16 +105,16 @@ impl Artifact {
         safetensors::serialize(tensors, Some(metadata)).expect("shapes and lengths agree, and the header is short")
     }
 
-    /// Reads a file of the store; it must carry a checksum that fits.
+    /// Reads a file of the store, which must have a matching checksum.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ArtifactError> {
         Self::read(bytes, Origin::Store)
     }
 
-    /// Reads a file from elsewhere: only the specification is required; a checksum, if there is one, must fit.
+    /// Reads a file from another program. Only the specification is required; a checksum, if present, must match.
     /// Metadata keys other than `halfhitch` are ignored.
     pub fn import(bytes: &[u8]) -> Result<Self, ArtifactError> {
         let artifact = Self::read(bytes, Origin::Elsewhere)?;
-        // Another spelling of the same header can be shorter than ours, which must fit when this is published.
+        // The header may be shorter in the file than in our form, which must also fit when the model is published.
         let (report, statistics) = (artifact.report.as_deref(), artifact.statistics.as_ref());
         let text = metadata::write(artifact.model.spec(), report, statistics, |_| "0".repeat(64));
         let got = header::length_with(&text) as u64;
@@ -120,15 +124,15 @@ impl Artifact {
         Ok(artifact)
     }
 
-    /// What a listing shows of a version, from the first bytes of its file: [`header_bytes`] says how many. The
-    /// checksum is read, not verified: that takes the data.
+    /// Reads what a listing shows of a version from the first [`header_bytes`] bytes of its file. Does not verify the
+    /// checksum: that needs the data.
     pub fn peek(prefix: &[u8]) -> Result<(ModelSpec, Option<TrainingReport>, String), ArtifactError> {
         let (_, metadata) = read_header(prefix, Origin::Store)?;
         Ok((metadata.spec, metadata.report, metadata.sha256.unwrap_or_default()))
     }
 
-    /// Whether the first numbers of its codes are the best few, and those that are missing 0: they are canonical (see
-    /// [`super::canonical`]), or of nested dropout.
+    /// Whether the first numbers of a code are the best few and missing ones count as 0: the codes are canonical (see
+    /// [`super::canonical`]) or trained with nested dropout.
     pub fn has_ordered_codes(&self) -> bool {
         self.model.spec().raw().ordered_code || self.statistics.as_ref().is_some_and(Statistics::are_canonical)
     }
@@ -143,8 +147,8 @@ impl Artifact {
         if got > expected {
             return Err(ArtifactError::TrailingBytes { got, expected });
         }
-        // The crate checks that offsets are without gaps and overlaps and fit shapes and file. Names, types and shapes
-        // are known to be right already, and their number to be small.
+        // The crate checks that offsets have no gaps or overlaps and fit shapes and file. Names, types and shapes have
+        // been checked above, and the number of tensors is small.
         let file = SafeTensors::deserialize(bytes).map_err(|e| ArtifactError::Layout { reason: e.to_string() })?;
         let computed = tensors::checksum_of_bytes(&bytes[header.length..], &metadata.canonical);
         match &metadata.sha256 {
@@ -160,7 +164,7 @@ impl Artifact {
     }
 }
 
-/// Everything but the data: the header's own form, the metadata, and the tensors that the specification demands.
+/// Reads and checks everything before the data: the form of the header, the metadata, and the required tensors.
 fn read_header(bytes: &[u8], origin: Origin) -> Result<(Header, Metadata), ArtifactError> {
     let header = Header::read(bytes)?;
     let text = header.metadata.as_deref().ok_or(ArtifactError::NoMetadata)?;

@@ -1,4 +1,4 @@
-//! The tensors of a model's file: names, shapes, values, checksum.
+//! The tensors of a model file: names, shapes, values, checksum.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ fn name(side: &str, layer: usize, part: &str) -> String {
     format!("{side}.{layer}.{part}")
 }
 
-/// Name and shape of every tensor that the metadata demands.
+/// Name and shape of every tensor that the metadata requires.
 pub(super) fn shapes(metadata: &Metadata) -> BTreeMap<String, Vec<usize>> {
     let spec = &metadata.spec;
     let widths = &spec.raw().widths;
@@ -68,17 +68,17 @@ pub(super) fn shapes(metadata: &Metadata) -> BTreeMap<String, Vec<usize>> {
     shapes
 }
 
-/// The tensor that may be F64: it is where the model was trained on 64-bit rows.
+/// The only tensor that may be F64: it is, if the model was trained on 64-bit rows.
 pub(super) const MAY_BE_F64: &str = OFFSET;
 
-/// Bytes of all of them; `is_wide` says whether [`MAY_BE_F64`] is F64.
+/// Bytes of all tensors. `is_wide`: whether [`MAY_BE_F64`] is F64.
 pub(super) fn bytes(metadata: &Metadata, is_wide: bool) -> u64 {
     let numbers = |shape: &[usize]| shape.iter().map(|length| *length as u64).product::<u64>();
     let size = |name: &str| if is_wide && name == MAY_BE_F64 { 8 } else { 4 };
     shapes(metadata).iter().map(|(name, shape)| size(name) * numbers(shape)).sum()
 }
 
-/// A tensor of a model in memory, turned into bytes only while it is written.
+/// A tensor of a model in memory. It is converted to bytes only while the file is written.
 #[derive(Debug)]
 pub(super) struct Tensor<'a> {
     shape: Vec<usize>,
@@ -125,7 +125,7 @@ impl View for Tensor<'_> {
     }
 }
 
-/// The tensors of a model in the order of the file.
+/// The tensors of a model by name.
 pub(super) fn of<'a>(model: &'a Autoencoder, statistics: Option<&'a Statistics>) -> BTreeMap<String, Tensor<'a>> {
     let vector = |values| Tensor { shape: vec![<[f32]>::len(values)], values: Numbers::F32(Cow::Borrowed(values)) };
     let mut tensors = BTreeMap::new();
@@ -172,7 +172,7 @@ fn insert_invariants<'a>(tensors: &mut BTreeMap<String, Tensor<'a>>, invariants:
     let owned = |values: Vec<f32>| Tensor { shape: vec![values.len()], values: Numbers::F32(Cow::Owned(values)) };
     let borrowed = |shape: Vec<usize>, values: &'a [f32]| Tensor { shape, values: Numbers::F32(Cow::Borrowed(values)) };
     if !constants.is_empty() {
-        // Whole numbers below 65,536: exact in 32 bits.
+        // Integers below 65,536: exact in f32.
         tensors
             .insert(CONSTANT_COLUMNS.to_owned(), owned(constants.iter().map(|(column, _)| *column as f32).collect()));
         tensors.insert(CONSTANT_VALUES.to_owned(), owned(constants.iter().map(|(_, value)| *value).collect()));
@@ -184,11 +184,11 @@ fn insert_invariants<'a>(tensors: &mut BTreeMap<String, Tensor<'a>>, invariants:
     }
 }
 
-/// SHA-256 of the tensors' bytes in the order of the file, then of the metadata, in hexadecimal.
+/// SHA-256 of the bytes of the tensors in the order of the file, then of the metadata, in hexadecimal.
 pub(super) fn checksum(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &str) -> String {
     let mut hash = Sha256::new();
     let of = |dtype| tensors.values().filter(move |tensor| tensor.dtype() == dtype);
-    // As the crate writes them: numbers of 64 bits come first, so that all are aligned.
+    // The order in which the crate writes them: 64-bit numbers first, for alignment.
     for tensor in of(Dtype::F64).chain(of(Dtype::F32)) {
         hash.update(tensor.data());
     }
@@ -196,7 +196,7 @@ pub(super) fn checksum(tensors: &BTreeMap<String, Tensor<'_>>, metadata: &str) -
     hexadecimal(&hash.finalize())
 }
 
-/// The same from the data of a file.
+/// The checksum of a file, from its data and metadata.
 pub(super) fn checksum_of_bytes(data: &[u8], metadata: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(data);
@@ -212,7 +212,7 @@ pub(in crate::model) fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// The model, from a file whose names, types and shapes are those of [`shapes`].
+/// Builds the model from a file whose names, types and shapes match [`shapes`].
 pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencoder, ArtifactError> {
     let widths = spec.raw().widths.clone();
     let mut layers = Vec::with_capacity(spec.layers());
@@ -241,7 +241,7 @@ pub(super) fn load(spec: ModelSpec, file: &SafeTensors<'_>) -> Result<Autoencode
     Ok(Autoencoder::new(spec, Normalizer { kind, offset, scale, fill, exact_offset }, layers))
 }
 
-/// What scores need, from such a file.
+/// Builds the statistics from a file whose names, types and shapes match [`shapes`].
 pub(super) fn load_statistics(figures: Figures, file: &SafeTensors<'_>) -> Result<Statistics, ArtifactError> {
     let refused = |reason: &str| Err(ArtifactError::Statistics { reason: reason.to_owned() });
     let Figures { code_rows, residual_variance, .. } = figures;
@@ -282,7 +282,7 @@ fn load_invariants(figures: Figures, features: usize, file: &SafeTensors<'_>) ->
     Ok(found)
 }
 
-/// The values of one tensor, none of them NaN or infinite.
+/// The values of an F32 tensor, all finite.
 fn finite(file: &SafeTensors<'_>, name: &str) -> Result<Vec<f32>, ArtifactError> {
     let (numbers, _) = view(file, name)?.data().as_chunks::<4>();
     let values: Vec<f32> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
@@ -292,7 +292,7 @@ fn finite(file: &SafeTensors<'_>, name: &str) -> Result<Vec<f32>, ArtifactError>
     }
 }
 
-/// The same of a tensor that is F64.
+/// The values of an F64 tensor, all finite.
 fn finite_f64(file: &SafeTensors<'_>, name: &str) -> Result<Vec<f64>, ArtifactError> {
     let (numbers, _) = view(file, name)?.data().as_chunks::<8>();
     let values: Vec<f64> = numbers.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();

@@ -1,4 +1,4 @@
-//! What a model's file must survive.
+//! Tests of the model file: round trips, canonical form, damaged and foreign files.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::model::{EpochLosses, Invariants, NormalizationKind, Normalizer, SpecE
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 
-/// Any finite numbers, different ones.
+/// Distinct finite numbers.
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 31 + seed * 17) % 101) as f32 / 7.0 - 5.0).collect()
 }
@@ -49,7 +49,7 @@ fn report() -> TrainingReport {
     }
 }
 
-/// Small, with every kind of tensor.
+/// A small model with every kind of tensor.
 fn artifact() -> Artifact {
     let mut raw = raw(&[5, 3, 2]);
     raw.gain = true;
@@ -58,7 +58,7 @@ fn artifact() -> Artifact {
     Artifact { model: model(raw), report: Some(Arc::new(report())), statistics: None, sha256: String::new() }
 }
 
-/// The same, trained on rows of 64 bits.
+/// The same model, trained on 64-bit rows.
 fn wide_artifact() -> Artifact {
     let artifact = artifact();
     let shift: Vec<f64> = (0..5).map(|j| 1e12 + 0.1 + f64::from(j)).collect();
@@ -79,7 +79,7 @@ fn offsets_of_64_bits_come_back_as_they_went_and_damage_to_them_is_found() {
         flipped[index] ^= 1 << (index % 8);
         assert!(Artifact::from_bytes(&flipped).is_err(), "byte {index}");
     }
-    // Other tensors are of 32 bits.
+    // All other tensors are F32.
     let text = String::from_utf8_lossy(&artifact().to_bytes()).into_owned();
     assert!(!text.contains("F64"), "rows of 32 bits have the file that they had");
 }
@@ -100,7 +100,7 @@ fn foreign(metadata: Option<&Value>, tensors: &BTreeMap<String, (Vec<usize>, &st
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
 }
 
-/// The tensors of [`artifact`], to be changed.
+/// The tensors of [`artifact`], for tests that change them.
 fn foreign_tensors() -> BTreeMap<String, (Vec<usize>, &'static str, Vec<u8>)> {
     let artifact = artifact();
     let bytes = artifact.to_bytes();
@@ -125,7 +125,7 @@ fn check_import_refused(
     assert!(error.to_string().contains(expected), "{error}");
 }
 
-/// Exchanges text of the header for text of the same length.
+/// Replaces text of the header by text of the same length.
 fn exchanged(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len(), "the header's length stays");
     let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect("there");
@@ -261,12 +261,12 @@ fn every_flipped_bit_and_every_other_byte_is_refused() {
     let length = header_bytes(&bytes).expect("a header");
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
-        // Every other byte in the header; in the data, where the checksum rules alone, every bit.
+        // In the header every other byte; in the data, which only the checksum protects, every bit.
         let changes: Vec<u8> = if at < length { (1..=255).collect() } else { (0..8).map(|bit| 1 << bit).collect() };
         for change in changes {
             flipped[at] = bytes[at] ^ change;
             assert!(Artifact::from_bytes(&flipped).is_err(), "byte {at} is {:#04x}", flipped[at]);
-            // From elsewhere: refused or a valid model, never a panic.
+            // An import may fail or give a valid model, but must not panic.
             let _ = Artifact::import(&flipped);
         }
     }
@@ -297,7 +297,7 @@ fn a_lying_header_length_is_refused_before_anything_is_allocated() {
 
 #[test]
 fn swapped_tensors_of_the_same_shape_are_refused() {
-    // Neither name nor shape nor any byte of the data changes, so the checksum alone would not see it.
+    // Names, shapes and data stay the same, so the checksum alone would not detect the change.
     let raw = raw(&[3, 3, 3]);
     let bytes = Artifact { model: model(raw), report: None, statistics: None, sha256: String::new() }.to_bytes();
     let swapped = exchanged(&bytes, "encoder.0.bias", "encoder.9.bias");

@@ -1,4 +1,4 @@
-//! The promise: a row's result is the same bits whatever is computed beside it, and with whatever instructions.
+//! The result of a row has the same bits in any batch and with any instruction set.
 
 use proptest::prelude::*;
 
@@ -18,7 +18,7 @@ fn model(widths: &[usize], activation: Activation, gain: bool, normalized: bool,
     encoder_activations[layers - 1] = Activation::Linear;
     decoder_activations[0] = Activation::Linear;
     let normalization = if normalized { NormalizationKind::Standardize } else { NormalizationKind::None };
-    // A linear code is never decoded through one: with a single layer it is refused.
+    // A linear code has no gain: with a single layer, a gain is rejected.
     let gain = gain && layers > 1;
     let spec = ModelSpec::new(RawModelSpec {
         widths: widths.to_vec(),
@@ -49,7 +49,7 @@ fn bits(lanes: &PanelMatrix, row: usize) -> Vec<u32> {
     (0..lanes.columns()).map(|column| lanes.at(row, column).to_bits()).collect()
 }
 
-/// The rows of `x` from `from` on.
+/// `count` rows of `x`, starting at row `from`.
 fn part(x: &PanelMatrix, from: usize, count: usize) -> PanelMatrix {
     let mut part = PanelMatrix::zeros(count, x.columns());
     for row in 0..count {
@@ -60,14 +60,14 @@ fn part(x: &PanelMatrix, from: usize, count: usize) -> PanelMatrix {
     part
 }
 
-/// Code, decoded code, reconstruction and its errors of every row.
+/// The code, the decoded code, the reconstruction and its errors of every row.
 fn results(model: &Autoencoder, x: &PanelMatrix) -> Vec<Vec<u32>> {
-    // What was there before must not show.
+    // Reused buffers must not affect the results.
     let mut buffers = BufferPool::default();
     let codes = model.encode(x, &mut buffers);
     let decoded = model.decode(&codes, Decoder::Transpose, &mut buffers);
     let reconstruction = model.reconstruct(x, Decoder::Transpose, &mut buffers);
-    // A matrix that chance has made singular has none.
+    // A random matrix may be singular, without a pseudo-inverse.
     let inverse = PseudoInverse::of(model).ok();
     let inverted = inverse.map(|inverse| model.decode(&codes, Decoder::PseudoInverse(&inverse), &mut buffers));
     (0..x.rows())
@@ -116,7 +116,7 @@ proptest! {
     }
 }
 
-/// The same model, and what stands for missing values.
+/// The same model, with fill values for missing values.
 fn with_missing(model: &Autoencoder, fill: Vec<f32>) -> Autoencoder {
     let raw = RawModelSpec { missing_values: true, ..model.spec().raw().clone() };
     let normalizer = Normalizer { fill, ..model.normalizer().clone() };
@@ -139,7 +139,7 @@ fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
                 let value = stream.normal() as f32;
                 *whole.at_mut(row, column) = value;
                 *gaps.at_mut(row, column) = if missing(row, column) { f32::NAN } else { value };
-                // What has this normalized value.
+                // An input with this normalized value.
                 let mut one = PanelMatrix::zeros(1, 20);
                 *one.at_mut(0, column) = *fill;
                 model.normalizer().undo(&mut one);
@@ -149,7 +149,7 @@ fn a_missing_value_is_read_as_the_mean_and_has_no_error() {
         let near =
             |a: &PanelMatrix, b: &PanelMatrix| a.values().iter().zip(b.values()).all(|(a, b)| (a - b).abs() < 1e-4);
         assert!(near(&model.encode(&gaps, buffers), &plain.encode(&filled, buffers)));
-        // Where nothing is missing nothing is different.
+        // Without missing values, the results are the same.
         let (same, plain_codes) = (model.encode(&whole, buffers), plain.encode(&whole, buffers));
         assert!((0..rows).all(|row| bits(&same, row) == bits(&plain_codes, row)));
 

@@ -1,4 +1,4 @@
-//! The gradient against finite differences of an independent loss: plain loops in f64 over the same parameters.
+//! Compares the gradient with finite differences of an independent loss: plain loops in f64 over the same parameters.
 
 use super::*;
 use crate::model::TiedLayer;
@@ -41,7 +41,7 @@ fn model(widths: &[usize], hidden: Activation, code: Activation, loss: Loss, gai
     Autoencoder::new(spec, Normalizer::none(), tied)
 }
 
-/// f by definition, in f64.
+/// f from its definition, in f64.
 fn apply(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Linear => x,
@@ -89,23 +89,23 @@ fn plain(model: &Autoencoder) -> Vec<Plain> {
 /// A tensor of a layer.
 type Part = fn(&mut Plain) -> &mut Vec<f64>;
 
-/// Terms of the loss besides that of the reconstruction.
+/// Terms of the loss besides the reconstruction error.
 #[derive(Clone, Copy, Debug)]
 struct Penalty {
     l2: f32,
     activity_l2: f32,
-    /// Whether codes are cut short.
+    /// Whether codes are truncated.
     nested: bool,
 }
 
 const NONE: Penalty = Penalty { l2: 0.0, activity_l2: 0.0, nested: false };
 
-/// Every length, and whole codes.
+/// Covers every length, and whole codes.
 fn kept(row: usize, code_length: usize) -> usize {
     1 + row % code_length
 }
 
-/// The mean loss over the rows, written down again from the definition.
+/// The mean loss over the rows, written independently from the definition.
 fn loss(model: &Autoencoder, layers: &[Plain], rows: &[f32], penalty: Penalty) -> f64 {
     let raw = model.spec().raw();
     let features = raw.widths[0];
@@ -182,8 +182,9 @@ fn gradient(model: &Autoencoder, rows: &[f32], tapes: usize, penalty: Penalty) -
     (tapes.iter().map(Tape::loss).sum::<f64>() / ROWS as f64, gradient)
 }
 
-/// Central differences with a step of 1e-5 are exact to about 1e-9; the gradient is in f32, whose rounding of values of
-/// size 1 through a few layers leaves about 1e-6 of the largest entry. 1e-4 holds with margin and no mistake passes it.
+/// Central differences with a step of 1e-5 are exact to about 1e-9. The gradient is in f32: through a few layers,
+/// rounding of values of size 1 gives errors of about 1e-6 of the largest entry. A tolerance of 1e-4 has a margin and
+/// detects every mistake.
 #[track_caller]
 fn check(widths: &[usize], hidden: Activation, code: Activation, kind: Loss, gain: bool) {
     check_with(widths, hidden, code, kind, gain, NONE);

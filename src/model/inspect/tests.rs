@@ -5,7 +5,7 @@ use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
 use crate::numeric::rng::{Stream, Use};
 
-/// A model of one or more layers with these matrices, row-major, and no biases.
+/// A model of one or more layers with the given row-major matrices, without biases.
 fn model(widths: &[usize], activation: Activation, matrices: &[Vec<f32>]) -> Autoencoder {
     let tied = widths.windows(2).zip(matrices).map(|(pair, matrix)| TiedLayer {
         weight: Weights::from_row_major(pair[1], pair[0], matrix),
@@ -60,16 +60,16 @@ fn what_is_too_large_is_refused() {
 
 #[test]
 fn the_first_axes_are_as_good_as_pca_where_the_data_lies_along_them() {
-    // Of three features the first two vary the most, each around 0.
+    // The first two of three features vary most, each around 0.
     let rows: Vec<f32> = normal(300).chunks(3).flat_map(|x| [3.0 * x[0], 2.0 * x[1], 0.1 * x[2]]).collect();
     let axes = |size: f32| model(&[3, 2], Activation::Linear, &[vec![size, 0.0, 0.0, 0.0, size, 0.0]]);
     let found = compared(&axes(1.0), &table(3, &rows));
     assert_eq!(found.rows, 100);
     let inverse = found.pseudo_inverse.expect("it has one");
-    // PCA may turn its axes a little, and moves its center.
+    // PCA may rotate its axes a little, and moves its center.
     assert!(found.transpose < 1.1 * found.pca && (found.transpose / inverse - 1.0).abs() < 1e-5, "{}", found.transpose);
     assert!(found.pca <= found.transpose && found.spread > 5.0, "{} {}", found.pca, found.spread);
-    // Rows of another length: the transpose is wrong by as much, the pseudo-inverse is not.
+    // Rows of W with another norm: the transpose has a large error, the pseudo-inverse does not.
     let found = compared(&axes(0.5), &table(3, &rows));
     let inverse = found.pseudo_inverse.expect("it has one");
     assert!(found.transpose > 100.0 * inverse && inverse < 1.1 * found.pca, "{} {inverse}", found.transpose);
@@ -77,7 +77,7 @@ fn the_first_axes_are_as_good_as_pca_where_the_data_lies_along_them() {
 
 #[test]
 fn units_that_never_change_are_dead() {
-    // The second hidden unit sees negative numbers alone.
+    // The second hidden unit gets only negative inputs.
     let first = vec![1.0, 0.0, 0.0, -1.0, 1.0, 1.0];
     let model = model(&[2, 3, 1], Activation::Relu, &[first, vec![1.0, 1.0, 1.0]]);
     let rows: Vec<f32> = normal(40).iter().map(|x| x.abs()).collect();

@@ -11,7 +11,7 @@ fn random(count: usize, seed: u64) -> Vec<f32> {
 /// Six features through five units to a code of three.
 fn model(hidden: Activation, loss: Loss, gain: bool) -> Autoencoder {
     let output = if loss == Loss::BinaryCrossEntropy { Activation::Sigmoid } else { hidden };
-    // Cross-entropy wants data in [0, 1].
+    // Cross-entropy requires data in [0, 1].
     let kind =
         if loss == Loss::BinaryCrossEntropy { NormalizationKind::MinMax } else { NormalizationKind::Standardize };
     let spec = ModelSpec::new(RawModelSpec {
@@ -83,7 +83,7 @@ fn a_score_is_what_the_definition_says() {
         assert!((combined - (distance + error / 0.25)).abs() < 1e-4 * combined.max(1.0));
         assert_eq!(scores.at(row, 2), 0.0, "nothing is known that never changes");
     }
-    // A unit that never changed has the residual variance as its floor.
+    // A constant unit has the residual variance as its floor.
     of.code_covariance[0] = 0.0;
     let floored = Scorer::new(&of).expect("definite").score(&model, &rows, buffers);
     for row in 0..20 {
@@ -173,7 +173,7 @@ fn shrinking_keeps_the_trace() {
     assert!(
         (values[0] + values[3] - 3.0).abs() < 1e-12 && values[1] < 0.5 && values[1].to_bits() == values[2].to_bits()
     );
-    // Of many rows hardly anything is to be shrunk.
+    // With many rows, the shrinkage is negligible.
     let mut values = [2.0, 0.5, 0.5, 1.0];
     shrink(&mut values, 2, 1e12);
     assert!((values[1] - 0.5).abs() < 1e-9);
@@ -197,7 +197,7 @@ fn units_that_never_changed_count_with_a_floor() {
 
 #[test]
 fn a_covariance_that_rounding_made_indefinite_still_scores() {
-    // Two units that are one and the same but for the last place.
+    // Two units that are equal except for the last place.
     let nearly = 1f32.next_up();
     let of = statistics(vec![1.0, nearly, 0.0, nearly, 1.0, 0.0, 0.0, 0.0, 1.0]);
     let scorer = Scorer::new(&of).expect("a ridge");

@@ -1,4 +1,4 @@
-//! AVX2 with FMA: 16 floats are two registers of the sixteen.
+//! AVX2 with FMA: 16 floats take two of the sixteen registers.
 
 use std::arch::x86_64::{
     __m256, __m256i, _MM_HINT_T0, _mm_loadu_ps, _mm_prefetch, _mm256_add_ps, _mm256_castpd_ps, _mm256_castps_pd,
@@ -17,20 +17,21 @@ pub(super) struct Eight(__m256);
 #[derive(Clone, Copy)]
 pub(super) struct Sixteen(Eight, Eight);
 
-/// All bits of the first `count` lanes.
+/// A mask with all bits set in the first `count` lanes.
 #[inline(always)]
 unsafe fn mask(count: usize) -> __m256i {
-    // SAFETY: the caller's: AVX2 is there.
+    // SAFETY: the caller guarantees AVX2.
     unsafe {
         let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         _mm256_cmpgt_epi32(_mm256_set1_epi32(i32::from(count.min(8) as u8)), lanes)
     }
 }
 
-/// See [`Vector::turned`]. The loads do a part of it: lines j and j + 4 in the halves of one register.
+/// See [`Vector::turned`]. The loads do a part of the transposition: lines j and j + 4 go to the halves of one
+/// register.
 #[inline(always)]
 pub(super) unsafe fn turned(from: *const f32, step: usize) -> [__m256; 4] {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let line = |j: usize| {
             let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(j * step)));
@@ -50,7 +51,7 @@ pub(super) unsafe fn turned(from: *const f32, step: usize) -> [__m256; 4] {
     }
 }
 
-// SAFETY, of every block below: the caller has checked that AVX2 and FMA are there, and vouches for its pointers.
+// SAFETY, of every block below: the caller has checked for AVX2 and FMA, and guarantees that its pointers are valid.
 impl Vector for Eight {
     const LANES: usize = 8;
     const TILE: usize = 8;
@@ -140,7 +141,7 @@ impl Vector for Sixteen {
 
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
-        // A mask of nothing reads nothing, wherever the pointer is.
+        // An empty mask reads nothing, whatever the pointer.
         unsafe {
             Self(Eight::load_first(from, count), Eight::load_first(from.wrapping_add(8), count.saturating_sub(8)))
         }

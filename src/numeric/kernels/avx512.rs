@@ -1,4 +1,4 @@
-//! AVX-512: 16 floats are one register of thirty-two, and a mask costs nothing.
+//! AVX-512: 16 floats take one of the thirty-two registers, and masks are free.
 
 use std::arch::x86_64::{
     __m256, __m512, __mmask8, __mmask16, _MM_HINT_T0, _mm_loadu_ps, _mm_prefetch, _mm256_add_ps, _mm256_castps_pd,
@@ -20,7 +20,8 @@ pub(super) struct Eight(__m256);
 #[derive(Clone, Copy)]
 pub(super) struct Sixteen(__m512);
 
-// SAFETY, of every block below: the caller has checked that AVX-512 F and VL are there, and vouches for its pointers.
+// SAFETY, of every block below: the caller has checked for AVX-512 F and VL, and guarantees that its pointers are
+// valid.
 impl Vector for Eight {
     const LANES: usize = 8;
     const TILE: usize = 16;
@@ -81,7 +82,7 @@ impl Vector for Eight {
     }
 }
 
-/// The first `count` lanes, of at most 16.
+/// A mask of the first `count` lanes, at most 16.
 #[inline(always)]
 fn mask(count: usize) -> __mmask16 {
     ((1_u32 << count.min(16)) - 1) as __mmask16
@@ -144,7 +145,7 @@ impl Vector for Sixteen {
     #[inline(always)]
     unsafe fn turned(from: *const f32, step: usize) -> [Self; 4] {
         unsafe {
-            // Lines j, j + 4, j + 8 and j + 12 in the quarters of one register.
+            // Lines j, j + 4, j + 8 and j + 12 go to the quarters of one register.
             let lines = |j: usize| {
                 let pair = |j: usize| {
                     let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(j * step)));

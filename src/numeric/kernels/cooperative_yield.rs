@@ -1,20 +1,21 @@
-//! Long arithmetic gives the core to others in between.
+//! Long products yield the core from time to time.
 //!
-//! Left alone, the scheduler lets it go on for a whole time slice, milliseconds, and a thread on the same core that receives
-//! and answers waits that long before each of its few microseconds of work.
+//! Without this, the scheduler lets a product run for a whole time slice of several milliseconds. A network thread on
+//! the same core would wait that long before each of its few microseconds of work.
 
 use std::cell::Cell;
 use std::thread;
 
-/// FMAs of a thread from one turn to the next: about 0.2 ms. With half of it those who receive come so often that each time
-/// little is there to be received, and single rows of large models are answered a twentieth more slowly.
+/// FMAs of a thread between two yields: about 0.2 ms. With half of it, network threads run so often that each run finds
+/// little to receive, and single rows of large models take 5% longer.
 const TURN_FMAS: usize = 12 << 20;
 
 thread_local! {
     static DONE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// This thread has done `fmas` more: when that makes a turn, who waits for the core has it first.
+/// Adds `fmas` to the count of this thread. When the count reaches [`TURN_FMAS`], yields the core and starts again at
+/// 0.
 pub(super) fn done(fmas: usize) {
     let done = DONE.get() + fmas;
     if done < TURN_FMAS {

@@ -1,15 +1,15 @@
-//! Floats with nothing around them: whoever reads or writes beside them is found out.
+//! Floats with guarded memory around them: tests detect reads and writes out of bounds.
 
 use std::ops::{Deref, DerefMut};
 
 /// Where the floats lie.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Home {
-    /// A piece of the heap of exactly their size: AddressSanitizer and valgrind watch its ends.
+    /// A heap allocation of exactly their size: AddressSanitizer and valgrind watch its ends.
     Heap,
-    /// Before a page that may not be touched.
+    /// Directly before an inaccessible page.
     BeforeGuard,
-    /// After one.
+    /// Directly after an inaccessible page.
     AfterGuard,
 }
 
@@ -17,7 +17,7 @@ impl Home {
     pub(super) const ALL: [Self; 3] = [Self::Heap, Self::BeforeGuard, Self::AfterGuard];
 }
 
-/// A copy of some floats in a [`Home`].
+/// A copy of some floats at a [`Home`].
 pub(super) enum Guarded {
     Heap(Box<[f32]>),
     Pages(Pages),
@@ -39,7 +39,7 @@ impl Deref for Guarded {
     fn deref(&self) -> &[f32] {
         match self {
             Self::Heap(values) => values,
-            // SAFETY: `Pages::new` has put them there.
+            // SAFETY: `Pages::new` has written `len` floats there.
             Self::Pages(pages) => unsafe { std::slice::from_raw_parts(pages.values, pages.len) },
         }
     }
@@ -49,13 +49,13 @@ impl DerefMut for Guarded {
     fn deref_mut(&mut self) -> &mut [f32] {
         match self {
             Self::Heap(values) => values,
-            // SAFETY: as above, and nobody else has the pointer.
+            // SAFETY: as above, and `self` is borrowed exclusively.
             Self::Pages(pages) => unsafe { std::slice::from_raw_parts_mut(pages.values, pages.len) },
         }
     }
 }
 
-/// Pages of their own between two that may not be touched.
+/// Mapped pages between two inaccessible ones.
 pub(super) struct Pages {
     mapped: *mut libc::c_void,
     mapped_bytes: usize,
@@ -66,7 +66,7 @@ pub(super) struct Pages {
 impl Pages {
     fn new(values: &[f32], at_end: bool) -> Self {
         let bytes = size_of_val(values);
-        // SAFETY: a new mapping touches nothing that exists; the copy stays within its middle, which may be written.
+        // SAFETY: a new mapping overlaps no existing memory; the copy stays within its writable middle.
         unsafe {
             let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).expect("a size");
             let middle = bytes.next_multiple_of(page).max(page);
@@ -85,7 +85,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this one's, and the slices of it are gone.
+        // SAFETY: this value owns the mapping, and no slice of it is left.
         unsafe { libc::munmap(self.mapped, self.mapped_bytes) };
     }
 }

@@ -1,36 +1,36 @@
-//! Which instructions the kernels use.
+//! The instruction set that the kernels use.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// A set of instructions that there are kernels for. All give the same bits.
+/// An instruction set with kernels of its own. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     /// AVX-512 F, VL, DQ and BW.
     Avx512,
     /// AVX2 and FMA.
     Avx2,
-    /// Anything: plain floats and `f32::mul_add`.
+    /// Any machine: plain floats and `f32::mul_add`.
     Portable,
 }
 
-/// Why instructions cannot be used.
+/// Why an instruction set cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
-    /// No such name.
+    /// The name is unknown.
     #[error("instruction set is `{0}`, expected avx512, avx2 or portable")]
     Unknown(String),
-    /// The machine does not have it.
+    /// The machine does not support it.
     #[error("this machine has no {0}, expected one of: {available}", available = available())]
     Unavailable(Isa),
 }
 
 impl Isa {
-    /// All of them, the fastest first.
+    /// All instruction sets, the fastest first.
     pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Portable];
 
-    /// Whether this machine can.
+    /// Whether this machine supports the instruction set.
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -49,7 +49,7 @@ impl Isa {
         }
     }
 
-    /// Those that this machine has, the fastest first.
+    /// The instruction sets that this machine supports, the fastest first.
     pub fn available() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|isa| isa.is_available())
     }
@@ -77,15 +77,15 @@ impl FromStr for Isa {
     }
 }
 
-/// Index into [`Isa::ALL`]; [`UNKNOWN`] until somebody asks.
+/// Index into [`Isa::ALL`]; [`UNKNOWN`] until the first use.
 static CHOSEN: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = u8::MAX;
 
-/// Chooses the instructions of all products: `None` takes the fastest that the machine has, which is also what happens
-/// without a call. Called once, at start; benchmarks call it again.
+/// Chooses the instruction set of all products. `None` chooses the fastest that the machine supports, which is also the
+/// default without a call. The program calls it once, at start; benchmarks call it again.
 ///
 /// # Errors
-/// If the machine does not have them.
+/// If the machine does not support it.
 pub fn init(isa: Option<Isa>) -> Result<Isa, IsaError> {
     let isa = isa.unwrap_or_else(fastest);
     if !isa.is_available() {
@@ -96,14 +96,14 @@ pub fn init(isa: Option<Isa>) -> Result<Isa, IsaError> {
     Ok(isa)
 }
 
-/// The instructions in use: always such that the machine has.
+/// The instruction set in use. The machine always supports it.
 pub fn isa() -> Isa {
     #[cfg(test)]
     if let Some(isa) = FORCED.get() {
         return isa;
     }
     Isa::ALL.get(usize::from(CHOSEN.load(Ordering::Relaxed))).copied().unwrap_or_else(|| {
-        // Racing threads find the same.
+        // Racing threads get the same result.
         let isa = fastest();
         init(Some(isa)).unwrap_or(Isa::Portable)
     })
@@ -118,7 +118,7 @@ std::thread_local! {
     static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) };
 }
 
-/// Runs `test` with other instructions, on this thread.
+/// Runs `test` with the instruction set `isa` on this thread.
 #[cfg(test)]
 pub(crate) fn on<R>(isa: Isa, test: impl FnOnce() -> R) -> R {
     assert!(isa.is_available(), "{isa}");

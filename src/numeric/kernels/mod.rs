@@ -1,9 +1,9 @@
-//! The inner loops, one for each kind of machine, and the only `unsafe` of the program.
+//! The inner loops, one version per instruction set, and the only `unsafe` code of the program.
 //!
-//! A kernel is written once, over `vector::Vector`; a machine is an implementation of that trait and the functions
-//! below that compile the kernels for it. All give the same bits.
+//! A kernel is written once, over `vector::Vector`. An instruction set is an implementation of that trait plus the
+//! functions below, which compile the kernels for it. All give the same bits.
 #![allow(unsafe_code)]
-// Without these there is no kernel: what is not inlined is compiled for a machine without the instructions.
+// The kernels need inlining: a function that is not inlined is compiled without the vector instructions.
 #![allow(clippy::inline_always)]
 
 #[cfg(target_arch = "x86_64")]
@@ -31,13 +31,13 @@ pub(super) use product::{Direction, Product};
 
 use super::activation::Activation;
 
-/// Rows of a panel of W, X or Y: the lanes of the widest vector.
+/// Rows of a panel of W, X or Y: the number of lanes of the widest vector.
 pub const PANEL: usize = 16;
 
-/// `product` on the machine that [`init`] chose.
+/// Runs `product` with the instruction set that [`init`] chose.
 pub(super) fn product(product: &mut Product<'_>) {
     product.check();
-    // SAFETY: the product was checked, and `isa` names what the machine has.
+    // SAFETY: `check` has verified the product, and the machine supports what `isa` returns.
     match isa() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::product_avx512(product) },
@@ -47,7 +47,7 @@ pub(super) fn product(product: &mut Product<'_>) {
     }
 }
 
-/// `outer` on the machine that [`init`] chose.
+/// Runs `outer` with the instruction set that [`init`] chose.
 pub(super) fn outer(outer: &mut Outer<'_>) {
     outer.check();
     // SAFETY: as above.
@@ -60,7 +60,7 @@ pub(super) fn outer(outer: &mut Outer<'_>) {
     }
 }
 
-/// `values = f(values)`, on the machine that [`init`] chose.
+/// `values = f(values)`, with the instruction set that [`init`] chose.
 pub(super) fn activate(activation: Activation, values: &mut [f32]) {
     match isa() {
         #[cfg(target_arch = "x86_64")]
@@ -71,17 +71,18 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
     }
 }
 
-/// `work`, compiled for the machine that [`init`] chose: loops over floats become its vectors. The bits are the same
-/// everywhere: no operation is fused or reordered.
+/// Runs `work`, compiled for the instruction set that [`init`] chose, so that loops over floats are vectorized. The
+/// bits are the same everywhere: no operation is fused or reordered.
 ///
-/// Only what is inlined into `work` is compiled so: `work` must be short, and what it calls small or `#[inline(always)]`.
+/// Only code that is inlined into `work` is compiled this way. Keep `work` short, and its callees small or
+/// `#[inline(always)]`.
 #[inline]
 pub fn vectorized<T>(work: impl FnOnce() -> T) -> T {
     match isa() {
-        // SAFETY: `isa` names what the machine has.
+        // SAFETY: the machine supports what `isa` returns.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::vectorized_avx512(work) },
-        // SAFETY: the same.
+        // SAFETY: the machine supports what `isa` returns.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::vectorized_avx2(work) },
         _ => work(),
@@ -98,25 +99,25 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
     pub(super) unsafe fn product_avx512(job: &mut Product<'_>) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { product::run::<avx512::Sixteen>(job, activate_avx512) }
     }
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn product_avx2(job: &mut Product<'_>) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { product::run::<avx2::Sixteen>(job, activate_avx2) }
     }
 
     #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
     pub(super) unsafe fn outer_avx512(job: &mut Outer<'_>) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { outer::run::<avx512::Sixteen>(job) }
     }
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn outer_avx2(job: &mut Outer<'_>) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { outer::run::<avx2::Sixteen>(job) }
     }
 
@@ -135,7 +136,7 @@ mod x86 {
         fn compiled(activation: Activation, values: &mut [f32]) {
             activation.apply(values);
         }
-        // SAFETY: called only where the machine has it.
+        // SAFETY: called only where `isa` has found the instructions.
         unsafe { compiled(activation, values) }
     }
 
@@ -144,7 +145,7 @@ mod x86 {
         fn compiled(activation: Activation, values: &mut [f32]) {
             activation.apply(values);
         }
-        // SAFETY: called only where the machine has it.
+        // SAFETY: called only where `isa` has found the instructions.
         unsafe { compiled(activation, values) }
     }
 }

@@ -1,19 +1,19 @@
-//! The gradient of W: sums over the rows of a batch, in the layout of W.
+//! The gradient of W: sums of outer products over the rows of a batch, in the layout of W.
 
 use super::PANEL;
 use super::tiles::tiles;
 use super::vector::Vector;
 
-/// dW (+)= Uᵀ·V for some panels of outputs. Each number is one chain of FMAs in the order of the rows.
+/// dW = Uᵀ·V or dW += Uᵀ·V for some panels of outputs. Each number is one chain of FMAs in the order of the rows.
 #[derive(Debug)]
 pub(in crate::numeric) struct Outer<'a> {
-    /// The panels of dW, in the layout of W; the last may be narrow if it is the last of all.
+    /// The panels of dW, in the layout of W. Only the last panel of the matrix may be narrow.
     pub(in crate::numeric) w: &'a mut [f32],
     /// Floats from one panel of dW to the next.
     pub(in crate::numeric) w_stride: usize,
-    /// Outputs of the panels of `w`.
+    /// Number of outputs in `w`.
     pub(in crate::numeric) count: usize,
-    /// First output of `w`: a multiple of 16.
+    /// First output in `w`: a multiple of 16.
     pub(in crate::numeric) first: usize,
     pub(in crate::numeric) outputs: usize,
     pub(in crate::numeric) inputs: usize,
@@ -22,13 +22,13 @@ pub(in crate::numeric) struct Outer<'a> {
     pub(in crate::numeric) u: &'a [f32],
     /// (rows, inputs), in panels of 16 rows.
     pub(in crate::numeric) v: &'a [f32],
-    /// Whether what is there counts.
+    /// Whether to add to the values that are there.
     pub(in crate::numeric) add: bool,
 }
 
 impl Outer<'_> {
     /// # Panics
-    /// If a length disagrees: the kernels rely on them.
+    /// If a length disagrees: the kernels rely on the lengths.
     pub(super) fn check(&self) {
         assert!(self.first.is_multiple_of(PANEL) && self.first + self.count <= self.outputs, "outputs that exist");
         assert!(self.count.is_multiple_of(PANEL) || self.first + self.count == self.outputs, "whole panels");
@@ -45,14 +45,14 @@ impl Outer<'_> {
     }
 }
 
-/// Rows of U that are turned at once.
+/// Rows of U that are transposed at once.
 const TURNED_ROWS: usize = 64;
 
-/// Outputs of a panel, row after row, as the lanes want them: 16 side by side.
+/// The outputs of a panel, row after row: 16 adjacent floats per row, one per lane.
 type Turned = [f32; TURNED_ROWS * PANEL];
 
 /// # Safety
-/// As for [`Vector`]; `outer` was checked.
+/// As for [`Vector`]; [`Outer::check`] has passed.
 #[inline(always)]
 pub(super) unsafe fn run<V: Vector>(outer: &mut Outer<'_>) {
     let mut turned = [[0.0; TURNED_ROWS * PANEL]; 2];
@@ -68,7 +68,7 @@ pub(super) unsafe fn run<V: Vector>(outer: &mut Outer<'_>) {
             for (r, turned) in turned.iter_mut().enumerate().take(abreast) {
                 turn::<V>(outer, start, rows, output + r * PANEL, width, turned);
             }
-            // SAFETY: `check` has found all that these pointers reach.
+            // SAFETY: `check` has verified the lengths that these pointers reach.
             unsafe {
                 let (stride, inputs) = (outer.w_stride, outer.inputs);
                 let w = outer.w.as_mut_ptr().add(panel * stride);
@@ -105,12 +105,12 @@ fn turn<V: Vector>(outer: &Outer<'_>, start: usize, rows: usize, output: usize, 
     }
 }
 
-/// The same of 16 rows of 16 outputs, in registers.
+/// Transposes 16 rows of 16 outputs, in registers.
 #[inline(always)]
 unsafe fn turn_square<V: Vector>(from: *const f32, to: *mut f32) {
     for output in (0..PANEL).step_by(V::LANES) {
         for row in (0..PANEL).step_by(4) {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 for (r, outputs) in V::turned(from.add(output * PANEL + row), PANEL).into_iter().enumerate() {
                     outputs.store(to.add((row + r) * PANEL + output));
@@ -120,7 +120,7 @@ unsafe fn turn_square<V: Vector>(from: *const f32, to: *mut f32) {
     }
 }
 
-/// Sums of `I` inputs for the outputs of `R` panels; `MASKED` if there is one and it is narrow.
+/// Sums of `I` inputs for the outputs of `R` panels. `MASKED` means one panel that is narrow.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
 unsafe fn tile<V: Vector, const MASKED: bool, const R: usize, const I: usize>(
@@ -134,7 +134,7 @@ unsafe fn tile<V: Vector, const MASKED: bool, const R: usize, const I: usize>(
     width: usize,
     add: bool,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut sums = [[V::zero(); I]; R];
         let w = w.add(input * width);
@@ -150,9 +150,9 @@ unsafe fn tile<V: Vector, const MASKED: bool, const R: usize, const I: usize>(
             let lanes = PANEL.min(rows - first);
             let v = v.add(first * inputs + input * lanes);
             if lanes == PANEL {
-                // Of a whole panel the distances are known: one address does for all inputs.
+                // In a whole panel the strides are constants: one address serves all inputs.
                 for row in 0..PANEL {
-                    // Of the next tile, which may have to come from far.
+                    // Prefetches the next tile, which may be in a far cache or in memory.
                     if row < I {
                         V::prefetch(v.wrapping_add((I + row) * PANEL));
                     }
@@ -172,7 +172,7 @@ unsafe fn tile<V: Vector, const MASKED: bool, const R: usize, const I: usize>(
         for (r, sums) in sums.into_iter().enumerate() {
             for (i, sum) in sums.into_iter().enumerate() {
                 let at = w.add(r * w_stride + i * width);
-                // A masked store takes some machines as long as a whole chain.
+                // On some machines a masked store takes as long as a whole chain.
                 if MASKED {
                     sum.store_first(at, width);
                 } else {
@@ -192,7 +192,7 @@ unsafe fn step<V: Vector, const R: usize, const I: usize>(
     v: *const f32,
     v_apart: usize,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut outputs = [V::zero(); R];
         for (outputs, turned) in outputs.iter_mut().zip(turned) {

@@ -1,10 +1,10 @@
-//! The twin that the others are tested against: plain floats, right on every machine.
+//! The reference that the other instruction sets are tested against: plain floats, correct on every machine.
 
 use std::array::from_fn;
 
 use super::vector::Vector;
 
-/// `N` plain floats. Without FMA in the target, `mul_add` is a call for each of them: right, and slow.
+/// `N` plain floats. Without FMA in the target, `mul_add` is a function call per float: correct, but slow.
 #[derive(Clone, Copy)]
 pub(super) struct Floats<const N: usize>([f32; N]);
 
@@ -29,26 +29,26 @@ impl<const N: usize> Vector for Floats<N> {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         Self(from_fn(|lane| unsafe { *from.add(lane) }))
     }
 
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         Self(from_fn(|lane| if lane < count { unsafe { *from.add(lane) } } else { 0.0 }))
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.store_first(to, N) }
     }
 
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, count: usize) {
         for (lane, value) in self.0.into_iter().enumerate().take(count) {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { *to.add(lane) = value }
         }
     }
@@ -68,7 +68,7 @@ impl<const N: usize> Vector for Floats<N> {
 
     #[inline(always)]
     unsafe fn turned(from: *const f32, step: usize) -> [Self; 4] {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         from_fn(|k| Self(from_fn(|lane| unsafe { *from.add(lane * step + k) })))
     }
 }

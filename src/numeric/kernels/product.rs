@@ -1,7 +1,7 @@
 //! The products of a layer, in both directions from one copy of W, written once over [`Vector`].
 //!
-//! Every sum is one chain of FMAs from 0 in the order of the reduction index, whichever of these kernels computes it.
-//! That is what makes a row's bits independent of everything around it. See `matmul` for the definition.
+//! Every sum is one chain of FMAs from 0 in the order of the reduction index, in all kernels. So the bits of a row do
+//! not depend on the rest of the batch. See `matmul` for the definition.
 
 use super::PANEL;
 use super::cooperative_yield;
@@ -9,7 +9,7 @@ use super::tiles::tiles;
 use super::vector::Vector;
 use crate::numeric::activation::Activation;
 
-/// Which way through W.
+/// The direction of a product with W.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::numeric) enum Direction {
     /// Y = X·Wᵀ.
@@ -20,13 +20,14 @@ pub(in crate::numeric) enum Direction {
 
 /// Y = f(X·Wᵀ + b) or f(X·W + b).
 ///
-/// W, X and Y are cut into panels of 16 of their rows; see [`crate::numeric::PanelMatrix`]. The lengths agree: [`Product::check`].
+/// W, X and Y are cut into panels of 16 rows each; see [`crate::numeric::PanelMatrix`]. [`Product::check`] verifies the
+/// lengths.
 #[derive(Debug)]
 pub(in crate::numeric) struct Product<'a> {
     pub(in crate::numeric) direction: Direction,
     /// (outputs, inputs), panel after panel.
     pub(in crate::numeric) w: &'a [f32],
-    /// Floats from one panel of W to the next, at least 16 x inputs.
+    /// Floats from one panel of W to the next: at least 16 x inputs.
     pub(in crate::numeric) w_stride: usize,
     pub(in crate::numeric) outputs: usize,
     pub(in crate::numeric) inputs: usize,
@@ -34,24 +35,24 @@ pub(in crate::numeric) struct Product<'a> {
     pub(in crate::numeric) rows: usize,
     pub(in crate::numeric) x: &'a [f32],
     pub(in crate::numeric) y: &'a mut [f32],
-    /// One for each column of Y, or none.
+    /// One number per column of Y.
     pub(in crate::numeric) bias: Option<&'a [f32]>,
     pub(in crate::numeric) activation: Activation,
 }
 
-/// How W and X are gone through, so that both come from near: `x_bytes` of X stay in the second-level cache while W goes by,
-/// and chains stop after at most `steps_max` steps, to go on after all others have come as far.
+/// Cache blocking of a product. `x_bytes` of X stay in the L2 cache while W streams past. A chain pauses after at most
+/// `steps_max` steps, and continues when all other chains have reached the same step.
 struct Blocking {
     x_bytes: usize,
     steps_max: usize,
 }
 
-/// W is in the third-level cache, and the fewer stops the better.
+/// For W in the L3 cache: few pauses.
 const BLOCKING: Blocking = Blocking { x_bytes: 256 << 10, steps_max: 1600 };
-/// W comes from memory: many rows for each time that it does.
+/// For W in memory: many rows per read of W.
 const BLOCKING_OF_LARGE: Blocking = Blocking { x_bytes: 512 << 10, steps_max: 512 };
 const LARGE_BYTES: usize = 8 << 20;
-/// Of a part of the few-rows decode: a multiple of 16.
+/// Steps of a part of the few-rows decode: a multiple of 16.
 const DECODE_FEW_STEPS: usize = 64;
 
 impl Product<'_> {
@@ -63,7 +64,7 @@ impl Product<'_> {
     }
 
     /// # Panics
-    /// If a length disagrees: the kernels rely on them.
+    /// If a length disagrees: the kernels rely on the lengths.
     pub(super) fn check(&self) {
         let (x_columns, y_columns) = self.columns();
         let (full, rest) = (self.outputs / PANEL, self.outputs % PANEL);
@@ -80,11 +81,11 @@ impl Product<'_> {
     }
 }
 
-/// A function that applies an activation to numbers in place.
+/// A function that applies an activation in place.
 pub(super) type Activate = fn(Activation, &mut [f32]);
 
 /// # Safety
-/// As for [`Vector`]; `product` was checked.
+/// As for [`Vector`]; [`Product::check`] has passed.
 #[inline(always)]
 pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activate) {
     let (x_columns, y_columns) = product.columns();
@@ -101,11 +102,11 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
     let (x, y) = (product.x.as_ptr(), product.y.as_mut_ptr());
     let large = 4 * product.outputs * product.inputs > LARGE_BYTES;
     let blocking = if large { BLOCKING_OF_LARGE } else { BLOCKING };
-    // Parts of about the same length, each a whole number of panels.
+    // Parts of about equal length, each a whole number of panels.
     let parts = x_columns.div_ceil(blocking.steps_max).max(1);
     let steps = x_columns.div_ceil(parts).next_multiple_of(PANEL);
     let group = (blocking.x_bytes / (PANEL * 4 * steps.max(1))).max(1);
-    // SAFETY: every pointer below stays within what `check` has found to be there.
+    // SAFETY: every pointer below stays within the lengths that `check` has verified.
     unsafe {
         for first in (0..blocks).step_by(group) {
             let count = group.min(blocks - first);
@@ -138,7 +139,7 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
                 Direction::Encode => encode_blocks::<V, true>(&job, whole, x, y, 1, rest),
                 // Half a vector of rows wastes no lane.
                 Direction::Decode if rest == V::Half::LANES => {
-                    // In short parts W is read nearly as it lies; with so few rows to use it on, that counts.
+                    // Short parts read W almost sequentially, which matters with so few rows per read.
                     for from in (0..x_columns).step_by(DECODE_FEW_STEPS) {
                         let part = Part { from, to: x_columns.min(from + DECODE_FEW_STEPS), all: x_columns };
                         decode_blocks::<V::Half, false>(&job, part, x, y, 1, rest);
@@ -157,7 +158,7 @@ pub(super) unsafe fn run<V: Vector>(product: &mut Product<'_>, activate: Activat
     }
 }
 
-/// Steps `from..to` of all chains, which have `all` of them. Chains stop in Y and go on from there.
+/// Steps `from..to` of all chains, out of `all` steps. Partial sums wait in Y between parts.
 #[derive(Clone, Copy)]
 struct Part {
     from: usize,
@@ -171,13 +172,13 @@ impl Part {
     }
 }
 
-/// What all kernels of a product share.
+/// The arguments that all kernels of a product share.
 pub(super) struct Job {
     pub(super) w: *const f32,
     pub(super) w_stride: usize,
     pub(super) outputs: usize,
     pub(super) inputs: usize,
-    /// Null: none.
+    /// Null if there is no bias.
     pub(super) bias: *const f32,
     pub(super) activation: Activation,
     pub(super) activate: Activate,
@@ -185,23 +186,23 @@ pub(super) struct Job {
 
 impl Job {
     /// # Safety
-    /// `count` floats are at `y`.
+    /// `count` floats at `y` are valid.
     #[inline(always)]
     pub(super) unsafe fn finish(&self, y: *mut f32, count: usize) {
         if self.activation != Activation::Linear {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             (self.activate)(self.activation, unsafe { std::slice::from_raw_parts_mut(y, count) });
         }
     }
 
     #[inline(always)]
     pub(super) unsafe fn bias(&self, column: usize) -> f32 {
-        // SAFETY: a bias has as many numbers as Y has columns.
+        // SAFETY: a bias has one number per column of Y.
         if self.bias.is_null() { 0.0 } else { unsafe { *self.bias.add(column) } }
     }
 }
 
-/// `count` panels of X and of Y, `lanes` rows each; `MASKED` if that is fewer than the vector has lanes.
+/// Encodes `count` panels of X into Y, `lanes` rows each. `MASKED` if the vector has more lanes than that.
 #[inline(always)]
 unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
     job: &Job,
@@ -211,7 +212,7 @@ unsafe fn encode_blocks<V: Vector, const MASKED: bool>(
     count: usize,
     lanes: usize,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         for panel in 0..job.outputs.div_ceil(PANEL) {
             let width = PANEL.min(job.outputs - panel * PANEL);
@@ -244,7 +245,7 @@ unsafe fn encode_tile<V: Vector, const MASKED: bool, const R: usize, const O: us
     y: *mut f32,
     lanes: usize,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let output = panel * PANEL + first;
         let (x_apart, y_apart) = (lanes * job.inputs, lanes * job.outputs);
@@ -265,7 +266,7 @@ unsafe fn encode_tile<V: Vector, const MASKED: bool, const R: usize, const O: us
     }
 }
 
-/// As [`encode_blocks`], the other way.
+/// Decodes, as [`encode_blocks`] encodes.
 #[inline(always)]
 unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
     job: &Job,
@@ -275,9 +276,9 @@ unsafe fn decode_blocks<V: Vector, const MASKED: bool>(
     count: usize,
     lanes: usize,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
-        // Sixteen inputs at a time: the cache lines of W that they are in stay in the cache for all blocks.
+        // Sixteen inputs at a time: their cache lines of W stay in the cache for all blocks.
         for start in (0..job.inputs).step_by(PANEL) {
             let width = PANEL.min(job.inputs - start);
             let mut block = 0;
@@ -307,7 +308,7 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const R: usize, const O: us
     y: *mut f32,
     lanes: usize,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let first = start + first;
         let (x_apart, y_apart) = (lanes * job.outputs, lanes * job.inputs);
@@ -317,10 +318,10 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const R: usize, const O: us
         }
         let (panels, rest) = (part.to / PANEL, part.to % PANEL);
         let x_step = if MASKED { lanes } else { V::LANES };
-        // A part begins with a panel.
+        // A part starts at a panel boundary.
         for panel in part.from / PANEL..panels {
             let w = job.w.add(panel * job.w_stride + first * PANEL);
-            // The panels are far apart: nothing else would ask for the next one in time.
+            // The panels are far apart: the hardware prefetcher would not load the next one in time.
             let next = w.wrapping_add(job.w_stride);
             for line in 0..O {
                 V::prefetch(next.wrapping_add(line * PANEL));
@@ -337,8 +338,8 @@ unsafe fn decode_tile<V: Vector, const MASKED: bool, const R: usize, const O: us
     }
 }
 
-/// Continues `R` times `O` chains over `k` steps: sums[r][o] += w[o]·x[r], lanes along the rows; the vectors of x are
-/// `x_apart` floats apart.
+/// Continues `R` times `O` chains over `k` steps: sums\[r\]\[o\] += w\[o\]·x\[r\], lanes along the rows. The vectors of
+/// x are `x_apart` floats apart.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
 unsafe fn chain<V: Vector, const MASKED: bool, const R: usize, const O: usize>(
@@ -352,7 +353,7 @@ unsafe fn chain<V: Vector, const MASKED: bool, const R: usize, const O: usize>(
     w_output: usize,
 ) {
     for _ in 0..k {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let mut rows = [V::zero(); R];
             for (r, rows) in rows.iter_mut().enumerate() {
@@ -371,7 +372,7 @@ unsafe fn chain<V: Vector, const MASKED: bool, const R: usize, const O: usize>(
     }
 }
 
-/// Sums of `O` columns of a panel of Y, from `first` on, as far as they are.
+/// The partial sums of `O` columns of a panel of Y, from column `first` on; zeros in the first part.
 #[inline(always)]
 unsafe fn begin<V: Vector, const MASKED: bool, const O: usize>(
     part: Part,
@@ -379,7 +380,7 @@ unsafe fn begin<V: Vector, const MASKED: bool, const O: usize>(
     first: usize,
     lanes: usize,
 ) -> [V; O] {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut sums = [V::zero(); O];
         if part.from > 0 {
@@ -392,7 +393,7 @@ unsafe fn begin<V: Vector, const MASKED: bool, const O: usize>(
     }
 }
 
-/// Writes them; if that was the last part, with bias and activation.
+/// Writes the sums to Y; after the last part, adds the bias and applies the activation.
 #[inline(always)]
 unsafe fn put<V: Vector, const MASKED: bool, const O: usize>(
     job: &Job,
@@ -402,7 +403,7 @@ unsafe fn put<V: Vector, const MASKED: bool, const O: usize>(
     first: usize,
     lanes: usize,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let lanes = if MASKED { lanes } else { V::LANES };
         let y = y.add(first * lanes);
@@ -421,11 +422,11 @@ unsafe fn put<V: Vector, const MASKED: bool, const O: usize>(
     }
 }
 
-/// Kernels for fewer rows than lanes: here the numbers of W lie along the lanes, and W is read once, as a stream.
+/// Kernels for fewer rows than lanes. Here the numbers of W lie along the lanes, and W is read once, sequentially.
 mod few {
     use super::{Job, PANEL, Vector};
 
-    /// Calls `$kernel::<V, ROWS>(job, x, y)` with the rows as a constant, so that the sums stay in registers.
+    /// Calls `$kernel::<V, ROWS>(job, x, y)` with the number of rows as a constant, so that the sums stay in registers.
     macro_rules! by_rows {
         ($V:ident, $rows:expr, $most:expr, $kernel:ident($job:ident, $x:ident, $y:ident), [$($count:literal)*]) => {
             match $rows {
@@ -439,7 +440,7 @@ mod few {
     /// As for [`Vector`]; 1 to `V::FEW_ROWS_MAX` rows.
     #[inline(always)]
     pub(super) unsafe fn encode<V: Vector>(job: &Job, x: *const f32, y: *mut f32, rows: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             by_rows!(V, rows, V::FEW_ROWS_MAX, encode_rows(job, x, y), [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
         }
@@ -448,15 +449,15 @@ mod few {
     #[inline(always)]
     unsafe fn encode_rows<V: Vector, const ROWS: usize>(job: &Job, x: *const f32, y: *mut f32) {
         let panels = job.outputs.div_ceil(PANEL);
-        // Several panels at once: one chain alone would wait for its own additions.
+        // Several panels at once: a single chain would wait for the latency of its own additions.
         let most = (V::FEW_SUMS_MAX / ROWS).clamp(1, 4);
         let mut panel = 0;
         while panel < panels {
             let left = panels - panel;
-            // Nor shall the last be alone.
+            // Avoids a single panel at the end.
             let count = if most > 2 && left == most + 1 { most - 1 } else { left.min(most) };
             let narrow = count == left && !job.outputs.is_multiple_of(PANEL);
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 match (count, narrow) {
                     (4, false) if most >= 4 => encode_panels::<V, ROWS, 4, false>(job, x, y, panel),
@@ -473,7 +474,7 @@ mod few {
         }
     }
 
-    /// Panels `first..first + PANELS`, of which the last is `NARROW` if it has fewer than 16 outputs.
+    /// Encodes panels `first..first + PANELS`. `NARROW` if the last one has fewer than 16 outputs.
     #[inline(always)]
     unsafe fn encode_panels<V: Vector, const ROWS: usize, const PANELS: usize, const NARROW: bool>(
         job: &Job,
@@ -482,7 +483,7 @@ mod few {
         first: usize,
     ) {
         let width_of_last = if NARROW { job.outputs - (first + PANELS - 1) * PANEL } else { PANEL };
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let mut sums = [[V::zero(); PANELS]; ROWS];
             let w = job.w.add(first * job.w_stride);
@@ -518,21 +519,21 @@ mod few {
     /// As for [`Vector`]; 1 to `V::TURNED_ROWS_MAX` rows.
     #[inline(always)]
     pub(super) unsafe fn decode_turned<V: Vector>(job: &Job, x: *const f32, y: *mut f32, rows: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             by_rows!(V, rows, V::TURNED_ROWS_MAX, decode_rows(job, x, y), [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
         }
     }
 
-    /// Goes through W as it lies, panel after panel; the sums of all inputs wait in between.
+    /// Reads W sequentially, panel after panel. The sums of all inputs wait in memory in between.
     #[inline(always)]
     unsafe fn decode_rows<V: Vector, const ROWS: usize>(job: &Job, x: *const f32, y: *mut f32) {
         let (panels, rest) = (job.outputs / PANEL, job.outputs % PANEL);
         let places = job.inputs.next_multiple_of(PANEL);
-        // One row lies in Y as its sums do.
+        // With one row, the layout of Y is that of the sums.
         let in_place = ROWS == 1 && job.inputs >= V::LANES;
         let mut waiting = vec![0.0; if in_place { 0 } else { ROWS * places }];
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let sums = if in_place {
                 y.write_bytes(0, job.inputs);
@@ -559,10 +560,10 @@ mod few {
         }
     }
 
-    /// Between asking for a line of W and turning it: what the machine asks for by itself comes a little late.
+    /// Floats between a prefetch of W and its use: the hardware prefetcher alone is a little late.
     const AHEAD_FLOATS: usize = 512;
 
-    /// Continues all chains over the outputs of a panel, whose `width` floats of every input lie at `w`.
+    /// Continues all chains over the outputs of a panel. `w` holds `width` floats for each input.
     #[inline(always)]
     unsafe fn add_panel<V: Vector, const ROWS: usize>(
         job: &Job,
@@ -573,10 +574,10 @@ mod few {
         numbers: &Numbers<V, ROWS>,
     ) {
         let whole = job.inputs / V::LANES * V::LANES;
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
-            // The last inputs, as many as there are lanes, of which the last whole block has some too: both find the same
-            // sums before and leave the same after.
+            // The last block of inputs overlaps the last whole block. Both start from the same sums and end with the
+            // same sums.
             let mut last = [V::zero(); ROWS];
             let first_of_last = job.inputs.saturating_sub(V::LANES);
             if whole < job.inputs {
@@ -602,7 +603,7 @@ mod few {
         }
     }
 
-    /// The sums from input `first` on, as many as there are lanes, with the outputs of a panel added.
+    /// The sums of [`Vector::LANES`] inputs from `first` on, after adding the outputs of a panel.
     #[inline(always)]
     unsafe fn block<V: Vector, const ROWS: usize>(
         job: &Job,
@@ -613,10 +614,10 @@ mod few {
         numbers: &Numbers<V, ROWS>,
         first: usize,
     ) -> [V; ROWS] {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let (sums, lines) = (sums.add(first), w.add(first * width));
-            // Floats are read four at a time, those of a narrow line up to three too many.
+            // Floats are read four at a time: up to three past the end of a narrow line.
             let read = (first + V::LANES) * width + if width < PANEL { 3 } else { 0 };
             if read <= job.inputs * width {
                 return chains(sums, places, lines, width, numbers);
@@ -626,18 +627,18 @@ mod few {
         }
     }
 
-    /// The numbers of X that go with the outputs of a panel.
+    /// The numbers of X that belong to the outputs of a panel.
     struct Numbers<V, const ROWS: usize> {
         x: *const f32,
         steps: usize,
-        /// Of one row alone, for which they fit into registers.
+        /// Filled for a single row only: then they fit into registers.
         splat: [V; PANEL],
     }
 
     impl<V: Vector, const ROWS: usize> Numbers<V, ROWS> {
         #[inline(always)]
         unsafe fn of(x: *const f32, steps: usize) -> Self {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let mut splat = [V::zero(); PANEL];
                 if ROWS == 1 {
@@ -651,13 +652,13 @@ mod few {
 
         #[inline(always)]
         unsafe fn at(&self, step: usize, row: usize) -> V {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             if ROWS == 1 { self.splat[step] } else { unsafe { V::splat(*self.x.add(step * ROWS + row)) } }
         }
     }
 
-    /// The sums of as many inputs as there are lanes, with the outputs of a panel added. The line of an input is at
-    /// `w + line * input`.
+    /// The sums of [`Vector::LANES`] inputs, after adding the outputs of a panel. The floats of input i start at `w +
+    /// line * i`.
     #[inline(always)]
     unsafe fn chains<V: Vector, const ROWS: usize>(
         sums: *const f32,
@@ -666,7 +667,7 @@ mod few {
         line: usize,
         numbers: &Numbers<V, ROWS>,
     ) -> [V; ROWS] {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let mut chains = [V::zero(); ROWS];
             for (row, chain) in chains.iter_mut().enumerate() {
@@ -689,18 +690,18 @@ mod few {
     #[inline(always)]
     unsafe fn store<V: Vector, const ROWS: usize>(chains: [V; ROWS], sums: *mut f32, places: usize) {
         for (row, chain) in chains.into_iter().enumerate() {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { chain.store(sums.add(row * places)) };
         }
     }
 
-    /// A copy of `lines` lines of `width` floats, as lines of 16; the rest is zero.
+    /// Copies `lines` lines of `width` floats to lines of 16 floats; the rest is zero.
     #[inline(always)]
     unsafe fn square<V: Vector>(from: *const f32, lines: usize, width: usize) -> [f32; PANEL * PANEL] {
         let mut square = [0.0; PANEL * PANEL];
         for line in 0..lines {
             for first in (0..width).step_by(V::LANES) {
-                // SAFETY: the caller's.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     let part = V::load_first(from.add(line * width + first), V::LANES.min(width - first));
                     part.store(square.as_mut_ptr().add(line * PANEL + first));
@@ -714,7 +715,7 @@ mod few {
     #[inline(always)]
     unsafe fn add_bias(job: &Job, sums: *mut f32, first: usize, count: usize) {
         if !job.bias.is_null() {
-            // SAFETY: the caller's; a bias has as many numbers as Y has columns.
+            // SAFETY: guaranteed by the caller; a bias has one number per column of Y.
             let (sums, bias) = unsafe {
                 (std::slice::from_raw_parts_mut(sums, count), std::slice::from_raw_parts(job.bias.add(first), count))
             };
@@ -722,11 +723,11 @@ mod few {
         }
     }
 
-    /// Adds the bias and writes `count` columns of Y, from `first` on. Row r of the sums is at `sums + r * step`, with room
-    /// for 16.
+    /// Adds the bias, writes `count` columns of Y from `first` on, and applies the activation. Row r of the sums is at
+    /// `sums + r * step`, with room for 16 floats.
     #[inline(always)]
     unsafe fn put<const ROWS: usize>(job: &Job, sums: *mut f32, step: usize, y: *mut f32, first: usize, count: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let y = y.add(first * ROWS);
             for row in 0..ROWS {

@@ -1,4 +1,5 @@
-//! Every path against the definition in `matmul`, bit for bit, also where nothing lies around what it is given.
+//! Compares every instruction set with the definition in `matmul`, bit for bit, also with guarded memory around the
+//! data.
 
 use proptest::prelude::*;
 
@@ -18,7 +19,7 @@ fn lanes(rows: usize, columns: usize, row_major: &[f32]) -> PanelMatrix {
     lanes
 }
 
-/// The definition.
+/// The definition, as a plain loop.
 fn expected(
     direction: Direction,
     w: &[f32],
@@ -45,7 +46,7 @@ fn expected(
     y
 }
 
-/// Compares every path that this machine has with the definition.
+/// Compares every instruction set of this machine with the definition.
 fn check(outputs: usize, inputs: usize, rows: usize, f: Activation, seed: u64) -> Result<(), TestCaseError> {
     let w = random(outputs * inputs, seed);
     let weights = Weights::from_row_major(outputs, inputs, &w);
@@ -107,7 +108,7 @@ fn every_activation_has_the_same_bits_on_every_path() {
     }
 }
 
-/// Ragged sizes: no kernel reads or writes beside what it is given, wherever it lies.
+/// No kernel reads or writes out of bounds, for ragged sizes and each kind of memory.
 #[cfg(unix)]
 #[test]
 fn no_path_touches_what_lies_beside() {

@@ -1,6 +1,7 @@
-//! Columns in tiles whose sums the registers hold.
+//! Splits columns into tiles whose sums fit the registers.
 
-/// Calls `$tile::<V, MASKED, R, O>(first, ..)` over `$count` columns, as many at once as the registers hold: `R` vectors of each.
+/// Calls `$tile::<V, MASKED, R, O>(first, ..)` over `$count` columns, as many at once as the registers hold, with `R`
+/// vectors per column.
 macro_rules! tiles {
     ($V:ident, $MASKED:tt, $R:tt, $count:expr, $tile:ident($($argument:expr),*)) => {{
         let count = $count;
@@ -17,7 +18,7 @@ macro_rules! tiles {
                 $tile::<$V, $MASKED, $R, 6>(first, $($argument),*);
                 6
             } else if $V::TILE == 6 && left >= 5 && left != 8 {
-                // So that little is left for tiles of few: sixteen are 6 + 5 + 5, thirteen 5 + 4 + 4.
+                // Avoids small tiles at the end: sixteen are 6 + 5 + 5, thirteen 5 + 4 + 4.
                 $tile::<$V, $MASKED, $R, 5>(first, $($argument),*);
                 5
             } else if left >= 4 {

@@ -1,42 +1,44 @@
-//! What a kernel needs of a machine: vectors of floats and a few operations on them.
+//! The operations that a kernel needs from an instruction set: vectors of floats and a few operations on them.
 
-/// Some floats, side by side. The kernels are written once over this trait; an implementation is one way to run them.
+/// A vector of floats. The kernels are written once over this trait; each instruction set implements it.
 ///
-/// Every operation is exact or rounded once, as IEEE 754 says, so that all implementations give the same bits.
+/// Every operation is exact or rounded once, as IEEE 754 defines, so that all implementations give the same bits.
 ///
 /// # Safety
-/// Of all functions: the machine has the instructions of the implementation ([`super::Isa::is_available`]), and the
-/// floats that a pointer reaches are there.
+/// Of all functions: the machine supports the instructions of the implementation ([`super::Isa::is_available`]), and
+/// all floats that a pointer reaches are valid.
 pub(super) trait Vector: Copy {
-    /// How many.
+    /// Number of floats.
     const LANES: usize;
-    /// Outputs that a tile of many rows keeps in registers: 16, 8 or 6.
+    /// Columns of Y that a tile of many rows keeps in registers: 16, 8 or 6.
     const TILE: usize;
-    /// Vectors of rows that share each number of W: 1 or 2. Where the machine multiplies as fast as it loads, two.
+    /// Vectors of rows that share each load of a number of W: 1 or 2. Two, where the machine multiplies as fast as it
+    /// loads.
     const ABREAST: usize;
-    /// Most rows of the kernel for few rows.
+    /// Largest number of rows for the kernel for few rows.
     const FEW_ROWS_MAX: usize;
-    /// Registers that the kernel for few rows may fill with sums.
+    /// Registers that the kernel for few rows may use for sums.
     const FEW_SUMS_MAX: usize;
-    /// Most rows for which turning W in registers is the faster way to decode; beyond, those of `Half` are looked at.
+    /// Largest number of rows for which decoding is faster with W transposed in registers. Above it, the limit of
+    /// `Half` applies.
     const TURNED_ROWS_MAX: usize;
-    /// A vector of half the lanes.
+    /// A vector with half the lanes.
     type Half: Vector;
 
     unsafe fn zero() -> Self;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
-    /// The first `count` floats, and zeros.
+    /// The first `count` floats; zeros in the other lanes.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// The first `count` floats.
+    /// Stores the first `count` floats.
     unsafe fn store_first(self, to: *mut f32, count: usize);
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + sum`, rounded once.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
-    /// Asks for the cache line of `at`, which need not be valid.
+    /// Prefetches the cache line of `at`, which need not be valid.
     unsafe fn prefetch(at: *const f32);
-    /// Four floats of as many lines as there are lanes, line j at `from + j * step`, turned: lane j of vector k is float k
-    /// of line j.
+    /// Loads four floats from each of [`Vector::LANES`] lines, transposed. Line j starts at `from + j * step`; lane j
+    /// of vector k is float k of line j.
     unsafe fn turned(from: *const f32, step: usize) -> [Self; 4];
 }

@@ -2,11 +2,12 @@
 
 use faer::{MatRef, Side};
 
-/// Eigenvalues of a symmetric matrix (n, n; row-major), the greatest first, and their eigenvectors as the rows of a rotation
-/// (n, n; row-major), each with its largest number positive. `None` if they do not converge.
+/// Eigenvalues of a symmetric matrix (n, n; row-major) in descending order, and the eigenvectors as rows of a rotation
+/// (n, n; row-major). The number of largest magnitude in each eigenvector is positive. `None` if the computation does
+/// not converge.
 pub fn symmetric_axes(values: &[f64], n: usize) -> Option<(Vec<f64>, Vec<f64>)> {
     let eigen = MatRef::from_row_major_slice(values, n, n).self_adjoint_eigen(Side::Lower).ok()?;
-    // They come in growing order.
+    // faer returns them in ascending order.
     let eigenvalues: Vec<f64> = (0..n).rev().map(|j| eigen.S()[j]).collect();
     let mut axes = Vec::with_capacity(n * n);
     for j in (0..n).rev() {
@@ -18,7 +19,7 @@ pub fn symmetric_axes(values: &[f64], n: usize) -> Option<(Vec<f64>, Vec<f64>)> 
     axes.iter().chain(&eigenvalues).all(|value| value.is_finite()).then_some((eigenvalues, axes))
 }
 
-/// Eigenvalues of a symmetric matrix (n, n; row-major), the greatest first. `None` if they do not converge.
+/// Eigenvalues of a symmetric matrix (n, n; row-major) in descending order. `None` if they do not converge.
 pub fn symmetric_eigenvalues(values: &[f64], n: usize) -> Option<Vec<f64>> {
     let mut eigenvalues = MatRef::from_row_major_slice(values, n, n).self_adjoint_eigenvalues(Side::Lower).ok()?;
     eigenvalues.reverse();

@@ -6,8 +6,9 @@ use crate::numeric::vectorized;
 /// Rows that are multiplied at a time.
 const BLOCK: usize = 256;
 
-/// Mean (columns,) and covariance (columns, columns; row-major) of those of the rows (n, columns; row-major) that `counts`,
-/// by number from 0; in f64 and in one fixed order. The covariance is divided by their number. Zeros without any.
+/// Mean (columns,) and covariance (columns, columns; row-major) of the selected rows of `rows` (n, columns; row-major).
+/// `counts` selects a row by its index. Both are computed in f64 in one fixed order. The covariance is divided by the
+/// number of selected rows; without any, both are zero.
 ///
 /// # Panics
 /// If `rows` is not a whole number of rows.
@@ -24,7 +25,7 @@ pub fn covariance(rows: &[f32], columns: usize, counts: impl Fn(usize) -> bool) 
     let mut covariance = vec![0.0; columns * columns];
     let mut block = Vec::with_capacity(columns * BLOCK);
     for rows in chosen.chunks(BLOCK) {
-        // Column after column, so that the sums run over neighbors.
+        // Column-major, so that the sums run over adjacent numbers.
         block.clear();
         for (j, mean) in mean.iter().enumerate() {
             block.extend(rows.iter().map(|row| f64::from(row[j]) - mean));

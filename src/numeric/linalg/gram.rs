@@ -1,4 +1,4 @@
-//! The Gram matrix of W: how far its rows are from orthonormal, and the factor of its pseudo-inverse.
+//! The Gram matrix of W: the distance of its rows from orthonormal, and the factor of its pseudo-inverse.
 
 use faer::{MatRef, Side};
 
@@ -9,7 +9,7 @@ use crate::numeric::vectorized;
 /// Columns of W that are multiplied at a time.
 const BLOCK: usize = 256;
 
-/// W·Wᵀ, or Wᵀ·W where W has more rows than columns: the smaller of the two, in f64 and in one fixed order.
+/// W·Wᵀ, or Wᵀ·W if W has more rows than columns: the smaller of the two. In f64, summed in one fixed order.
 #[derive(Clone, Debug)]
 pub struct Gram {
     /// Row-major (n, n).
@@ -18,19 +18,19 @@ pub struct Gram {
     of_rows: bool,
 }
 
-/// How far a Gram matrix G of n rows is from the identity.
+/// Distance of a Gram matrix G of n rows from the identity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Defect {
-    /// ‖G - I‖, Frobenius.
+    /// ‖G - I‖, the Frobenius norm.
     pub frobenius: f64,
-    /// ‖G - I‖ / √n: the root mean square over the rows, to compare layers by.
+    /// ‖G - I‖ / √n: the root mean square over the rows. Comparable between layers.
     pub per_row: f64,
-    /// The largest |G - I|.
+    /// The largest |G - I| of all elements.
     pub largest: f64,
 }
 
 impl Gram {
-    /// Of W: (outputs, outputs), or (inputs, inputs) where that is smaller.
+    /// The Gram matrix of W: (outputs, outputs), or (inputs, inputs) if that is smaller.
     pub fn of(weights: &Weights) -> Self {
         let of_rows = weights.outputs() <= weights.inputs();
         let (size, length) =
@@ -67,12 +67,12 @@ impl Gram {
         self.size
     }
 
-    /// Whether it is W·Wᵀ: W does not expand.
+    /// Whether it is W·Wᵀ, that is, W has at most as many outputs as inputs.
     pub fn is_of_rows(&self) -> bool {
         self.of_rows
     }
 
-    /// How far W is from orthonormal rows (columns, where it expands).
+    /// Distance of W from orthonormal rows (from orthonormal columns, if it has more rows than columns).
     pub fn defect(&self) -> Defect {
         let (mut sum, mut largest) = (0.0, 0.0f64);
         for (place, value) in self.values.iter().enumerate() {
@@ -84,8 +84,8 @@ impl Gram {
         Defect { frobenius, per_row: frobenius / (self.size as f64).sqrt(), largest }
     }
 
-    /// The singular values of W, the greatest first: the square roots of the eigenvalues. Below about 1e-8 of the greatest
-    /// they are noise. `None` if the eigenvalues do not converge.
+    /// The singular values of W in descending order: the square roots of the eigenvalues. Values below about 1e-8 of
+    /// the largest are noise. `None` if the eigenvalues do not converge.
     pub fn singular_values(&self) -> Option<Vec<f64>> {
         let gram = MatRef::from_row_major_slice(&self.values, self.size, self.size);
         let mut eigenvalues = gram.self_adjoint_eigenvalues(Side::Lower).ok()?;
@@ -99,9 +99,8 @@ impl Gram {
     }
 }
 
-/// M = L⁻¹ of the Cholesky factor L·Lᵀ = G + `ridge`·I of a symmetric matrix G (n, n; row-major), so that MᵀM is its inverse:
-/// row-major (n, n), lower triangular.
-/// `None` if it is not positive definite.
+/// M = L⁻¹ of the Cholesky factor L·Lᵀ = G + `ridge`·I of a symmetric matrix G (n, n; row-major), so that MᵀM is its
+/// inverse. M is row-major (n, n), lower triangular. `None` if the matrix is not positive definite.
 ///
 /// Row by row with inner products (Golub and Van Loan 2013, 4.2), then forward substitution.
 pub fn inverse_factor(values: &[f64], n: usize, ridge: f64) -> Option<Vec<f64>> {
@@ -122,7 +121,7 @@ pub fn inverse_factor(values: &[f64], n: usize, ridge: f64) -> Option<Vec<f64>> 
             return None;
         }
     }
-    // L·M = I. Columns of M as rows here, so that the sums run over neighbors.
+    // L·M = I. The columns of M are stored as rows here, so that the sums run over adjacent numbers.
     let mut turned = vec![0.0; n * n];
     for (j, column) in turned.chunks_exact_mut(n).enumerate() {
         vectorized(|| {
@@ -187,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_defect_is_a_distance_from_the_identity() {
-        // G = diag(4, 1): 3 away at one place.
+        // G = diag(4, 1): it differs by 3 in one element.
         let gram = Gram::of(&weights(2, 3, &[2.0, 0.0, 0.0, 0.0, 1.0, 0.0]));
         let Defect { frobenius, per_row, largest } = gram.defect();
         assert_eq!((frobenius, largest), (3.0, 3.0));

@@ -1,5 +1,5 @@
-//! Decompositions. What trains, and what answers are made of, is added in our own fixed order; faer serves what is
-//! shown, and what is made once and kept: principal directions and axes.
+//! Decompositions. Code that affects training or responses sums in its own fixed order. faer computes figures for
+//! display, and results that are computed once and stored: principal directions and axes.
 
 mod axes;
 mod covariance;
@@ -13,7 +13,7 @@ pub use gram::{Defect, Gram, inverse_factor};
 pub use orthonormal::orthonormalize_rows;
 pub use pca::{Pca, RowsInTurn, affordable_rows};
 
-/// Sum of products, in partial sums that are added in a fixed order: vector code without a change of bits.
+/// The dot product, in eight partial sums that are added in a fixed order, so that vector code gives the same bits.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "what is not inlined is compiled for a machine without vectors")]
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {

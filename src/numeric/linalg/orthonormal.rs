@@ -1,11 +1,11 @@
-//! Orthonormal rows for first weights, in our own fixed order.
+//! Orthonormal rows for initial weights, in a fixed order of operations.
 
 use super::dot;
 use crate::numeric::vectorized;
 
 /// Makes the rows of a row-major (rows, columns) matrix orthonormal, rows ≤ columns: modified Gram-Schmidt, twice
-/// (Giraud, Langou and Rozložník 2005: twice is enough), in f64 and in one fixed order, since the result becomes weights.
-/// A row that the earlier ones span is left zero.
+/// (Giraud, Langou and Rozložník 2005: twice is enough). In f64 and in one fixed order, since the result becomes
+/// weights. A row in the span of earlier rows becomes zero.
 ///
 /// # Panics
 /// If there are more rows than columns.

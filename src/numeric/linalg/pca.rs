@@ -1,4 +1,4 @@
-//! PCA: the yardstick, in f64 through faer.
+//! PCA, the baseline for models: in f64, through faer.
 
 use std::ops::ControlFlow;
 
@@ -7,12 +7,12 @@ use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 
 /// Rows that are centered and multiplied at a time.
 const BLOCK_ROWS: usize = 512;
-/// Floating-point operations that a fit may cost: about two seconds of one core.
+/// Largest number of floating-point operations of a fit: about two seconds on one core.
 const FIT_FLOPS_MAX: f64 = 1e11;
 /// Largest matrix whose eigenvectors are computed.
 const EIGEN_SIZE_MAX: usize = 2048;
 
-/// The principal subspace of some rows: their mean, and `k` orthonormal directions of greatest variance.
+/// The principal subspace of some rows: their mean, and the `k` orthonormal directions of largest variance.
 #[derive(Clone, Debug)]
 pub struct Pca {
     mean: Vec<f64>,
@@ -20,28 +20,28 @@ pub struct Pca {
     directions: Mat<f64>,
 }
 
-/// Rows of width d, which can be gone through again.
+/// Rows of width d that can be read more than once.
 pub trait RowsInTurn {
     /// Number of rows.
     fn rows(&self) -> usize;
     /// Width d.
     fn columns(&self) -> usize;
-    /// Calls `found` with each row (d,) in order, until it breaks, or until the rows cannot be read; then it breaks too.
+    /// Calls `found` with each row (d,) in order until it breaks. Also breaks if the rows cannot be read.
     fn each(&self, found: &mut dyn FnMut(&[f64]) -> ControlFlow<()>) -> ControlFlow<()>;
 }
 
-/// How many of `rows` rows of width `columns` a fit can afford; the caller samples that many.
+/// The number of rows, of `rows` rows of width `columns`, that a fit can afford; the caller samples that many.
 pub fn affordable_rows(rows: usize, columns: usize) -> usize {
     let d = columns as f64;
     let by_covariance = if columns <= EIGEN_SIZE_MAX { (FIT_FLOPS_MAX / (2.0 * d * d)) as usize } else { 0 };
-    // Fewer rows than columns: the Gram matrix of the rows is the smaller one.
+    // With fewer rows than columns, the Gram matrix of the rows is the smaller one.
     let by_gram = ((FIT_FLOPS_MAX / (2.0 * d)).sqrt() as usize).min(EIGEN_SIZE_MAX);
     rows.min(by_covariance.max(by_gram))
 }
 
 impl Pca {
-    /// Fits `k` directions (fewer where there are fewer rows or columns). Covariance in f64, eigenvectors through faer.
-    /// `None` if `go_on` or `source` breaks, or the eigenvectors do not converge.
+    /// Fits `k` directions (fewer if there are fewer rows or columns): covariance in f64, eigenvectors through faer.
+    /// `None` if `go_on` or `source` breaks, or if the eigenvectors do not converge.
     ///
     /// # Panics
     /// If there are no rows.
@@ -63,10 +63,10 @@ impl Pca {
         Some(Self { mean, directions })
     }
 
-    /// From what [`Pca::mean`] and [`Pca::directions`] gave.
+    /// Restores a fit from [`Pca::mean`] and [`Pca::directions`].
     ///
     /// # Panics
-    /// If the directions are not whole columns as long as the mean.
+    /// If the directions are not a whole number of columns as long as the mean.
     pub fn from_parts(mean: Vec<f64>, directions: &[f64]) -> Self {
         let columns = mean.len();
         assert!(directions.len().is_multiple_of(columns), "whole directions");
@@ -74,18 +74,18 @@ impl Pca {
         Self { mean, directions }
     }
 
-    /// The mean of the rows it was fitted on (d,).
+    /// The mean (d,) of the rows that the fit used.
     pub fn mean(&self) -> &[f64] {
         &self.mean
     }
 
-    /// The k orthonormal directions, one after another, each (d,), in the order of growing variance. A direction without
+    /// The k orthonormal directions, one after another, each (d,), in ascending order of variance. A direction without
     /// variance may be zero.
     pub fn directions(&self) -> Vec<f64> {
         self.directions.col_iter().flat_map(|column| column.iter().copied()).collect()
     }
 
-    /// What is left of each row of `source` when it is projected: calls `residual(x - mean, x - x̂)` in order.
+    /// Projects each row of `source` and calls `residual(x - mean, x - x̂)` in order.
     pub fn residuals(&self, source: &dyn RowsInTurn, mut residual: impl FnMut(&[f64], &[f64])) {
         let columns = source.columns();
         let (mut centered, mut left) = (vec![0.0; columns], vec![0.0; columns]);
@@ -105,7 +105,7 @@ impl Pca {
     }
 }
 
-/// Calls `work(first row, centered block)` block by block; false if it, or the source, broke.
+/// Calls `work(first row, centered block)` block by block. False if `work` or the source breaks.
 fn blocks(
     source: &dyn RowsInTurn,
     mean: &[f64],
@@ -145,11 +145,11 @@ fn by_covariance(
         return None;
     }
     let vectors = covariance.self_adjoint_eigen(Side::Lower).ok()?;
-    // In the order of growing eigenvalues: the last ones are wanted.
+    // The eigenvalues ascend: take the last k.
     Some(vectors.U().subcols(columns - k, k).to_owned())
 }
 
-/// The same through the Gram matrix (n, n) of fewer rows than columns: if G u = λ u then Xᵀu / √λ is a direction.
+/// The same from the Gram matrix (n, n), for fewer rows than columns: if G u = λ u then Xᵀu / √λ is a direction.
 fn by_gram(
     source: &dyn RowsInTurn,
     mean: &[f64],
@@ -172,7 +172,7 @@ fn by_gram(
     let mut directions = Mat::<f64>::zeros(columns, k);
     for j in 0..k {
         let value = eigen.S()[rows - k + j];
-        // Directions without variance stay zero: they project nothing.
+        // Directions without variance stay zero: a projection on them is zero.
         if value > largest * 1e-12 && value > 0.0 {
             let u = eigen.U().col(rows - k + j);
             let direction = MatMut::from_column_major_slice_mut(
@@ -208,7 +208,7 @@ mod tests {
         }
     }
 
-    /// Rows on a plane of `k` dimensions in `columns`, away from the origin, with a little noise.
+    /// Rows on a plane of `k` dimensions in `columns` dimensions, away from the origin, with a little noise.
     fn plane(rows: usize, columns: usize, k: usize, noise: f64) -> Table {
         let mut stream = Stream::new(1, 0, 0, Use::Weights);
         let basis: Vec<f64> = (0..k * columns).map(|_| stream.normal()).collect();

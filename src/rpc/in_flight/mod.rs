@@ -1,5 +1,5 @@
-//! What is under way: calls that have begun, messages that have come in part, answers that are not out. All of them take
-//! memory before anybody can judge them, so there is a bound on each, of which one address does not get all.
+//! Limits on what is in flight: started calls, bytes of partial requests, and unsent responses. All of them take
+//! memory before any other limit applies. One address gets only a part of each limit.
 
 mod request_body;
 mod response_body;
@@ -17,15 +17,15 @@ pub(super) use response_body::{OfCall, ResponseBody};
 use crate::security::gate::Peer;
 use crate::security::{FairQuota, QuotaGuard, Refusal};
 
-/// Probes have places of their own: they are not to fail because of others.
+/// Maximum concurrent health checks. They have a limit of their own, so that other calls cannot make them fail.
 const PROBES_MAX: u64 = 8192;
-/// A message or an answer that is no larger is part of what a call costs anyway.
+/// Messages, responses and headers up to this size are not counted: the limit on calls covers them.
 const SMALL_BYTES_MAX: usize = 4 << 10;
 
-/// What a header takes beside its name and its value: a place in the map, and two allocations.
+/// Memory of a header besides its name and its value: an entry in the map, and two allocations.
 const HEADER_BYTES: usize = 160;
 
-/// The bounds, and what is under way.
+/// The limits, and their current use.
 #[derive(Debug)]
 pub struct InFlight {
     calls: FairQuota,
@@ -36,7 +36,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// So many calls and bytes under way, and so long a wait for the rest of a message of at most so many bytes.
+    /// Creates the limits: calls and bytes in flight, message size, and the wait for the rest of a message.
     pub fn new(calls_max: usize, bytes_max: u64, message_bytes_max: usize, message_wait_max: Duration) -> Self {
         Self {
             calls: FairQuota::new(calls_max as u64),
@@ -47,27 +47,27 @@ impl InFlight {
         }
     }
 
-    /// A place for a call, for as long as it is under way.
+    /// Reserves a slot for a call until the guard is dropped.
     pub(super) fn begin(&self, peer: &Peer, is_probe: bool) -> Result<QuotaGuard, Refusal> {
         let (places, limit) =
-            if is_probe { (&self.probes, "its health checks at a time") } else { (&self.calls, "calls_max") };
+            if is_probe { (&self.probes, "the limit on health checks") } else { (&self.calls, "calls_max") };
         places.take(address(peer), 1).ok_or(Refusal::NoRoom { limit, max: places.max() })
     }
 
-    /// Room for the headers of a call, where they are more than a call costs anyway.
+    /// Reserves the bytes of large headers.
     pub(super) fn hold_headers(&self, peer: &Peer, headers: &HeaderMap) -> Result<Option<QuotaGuard>, Refusal> {
         let bytes = headers.iter().map(|(name, value)| HEADER_BYTES + name.as_str().len() + value.len()).sum();
         if bytes <= SMALL_BYTES_MAX { Ok(None) } else { self.hold(peer, bytes).map(Some) }
     }
 
-    /// Room for bytes.
+    /// Reserves bytes.
     fn hold(&self, peer: &Peer, bytes: usize) -> Result<QuotaGuard, Refusal> {
         let share = self.bytes.take(address(peer), bytes as u64);
         share.ok_or(Refusal::NoRoom { limit: "in_flight_bytes_max", max: self.bytes.max() })
     }
 }
 
-/// Nobody comes without an address but in tests.
+/// The address of a peer. Only tests have peers without one.
 fn address(peer: &Peer) -> IpAddr {
     peer.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into())
 }

@@ -1,4 +1,4 @@
-//! The body of a call on its way in.
+//! The body of a request.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use crate::service::ServiceError;
 use crate::telemetry::call::current;
 use crate::telemetry::measures::Cause;
 
-/// gRPC's prefix of a message: one byte for compression, four for the length, big-endian.
+/// Length of gRPC's message prefix: one byte for compression, four for the length, big-endian.
 pub(in crate::rpc) const PREFIX_BYTES: usize = 5;
 
-/// Where the messages of a body are.
+/// Position within the messages of a body.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     prefix: [u8; PREFIX_BYTES],
     prefix_bytes: usize,
-    /// Messages whose prefix has come.
+    /// Messages whose prefix was received.
     pub(super) number: u64,
-    /// Of the newest.
+    /// Length of the newest message in bytes.
     length: usize,
     pub(super) left: usize,
 }
 
 impl Progress {
-    /// Passes `bytes` on. Messages of no bytes are whole at once.
+    /// Advances over `bytes`. An empty message is complete at once.
     pub(super) fn see(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -57,13 +57,13 @@ impl Progress {
         }
     }
 
-    /// Whether a message has begun and is not whole.
+    /// Whether a message has begun and is incomplete.
     pub(super) fn is_within(&self) -> bool {
         self.left > 0 || self.prefix_bytes > 0
     }
 }
 
-/// How long the rest of one message is still waited for. Only waiting counts: not the time in which nobody reads.
+/// Remaining wait for the rest of a message. Counts only the time in which the server reads and no bytes arrive.
 #[derive(Debug)]
 struct MessageWait {
     left: Duration,
@@ -79,13 +79,13 @@ impl MessageWait {
 
     fn came(&mut self) {
         if let Some((since, _)) = self.waiting.take() {
-            // Where the end of the wait was not seen, nobody looked: the caller's fault it was not.
+            // If nothing polled the timer in time, do not charge the caller for the wait.
             self.left = self.left.checked_sub(since.elapsed()).unwrap_or(self.left);
         }
     }
 }
 
-/// The body of a call.
+/// A request body with limits.
 pub(in crate::rpc) struct RequestBody {
     inner: Body,
     in_flight: Arc<InFlight>,
@@ -94,10 +94,11 @@ pub(in crate::rpc) struct RequestBody {
     counted: Option<Arc<Counted>>,
     is_stream: bool,
     progress: Progress,
-    /// For the message of this number: of a stream as long as it is not whole, else to the end, which the handler waits for.
+    /// Bytes reserved for the message with this number: on a stream until it is complete, else to the end of the
+    /// call.
     held: Option<(u64, QuotaGuard)>,
     wait: MessageWait,
-    /// Comes when the message of this number is through, which is thrown away.
+    /// The refusal to return after the message with this number, which is discarded.
     refused: Option<(u64, Refusal)>,
 }
 
@@ -125,7 +126,7 @@ impl RequestBody {
         }
     }
 
-    /// Takes note of bytes that came.
+    /// Counts received bytes and reserves the memory of their message.
     fn see(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let before = self.progress.number;
         self.progress.see(bytes);
@@ -140,25 +141,24 @@ impl RequestBody {
             counted.add(bytes.len())?;
         }
         let is_whole = left == 0 && (self.is_stream || self.inner.is_end_stream());
-        // A message that is too large is refused by whoever reads its prefix. One that is not gets its room at once, as whoever
-        // puts it together does.
+        // The decoder refuses a message above the limit by its prefix. For any other message it allocates the whole
+        // length at once, so all of it is reserved here.
         if is_whole || length <= SMALL_BYTES_MAX || length > self.in_flight.message_bytes_max {
             self.held = None;
         } else if self.held.as_ref().is_none_or(|(of, _)| *of != number) {
-            // What the one before it had can be had again.
+            // Release the previous message before reserving for this one.
             self.held = None;
             self.held = Some((number, self.in_flight.hold(&self.peer, length)?));
         }
         Ok(())
     }
 
-    /// Whether something has to come: the rest of a message, and of a call that is no stream everything.
+    /// Whether more bytes must arrive: the rest of a message, or of a unary call.
     fn is_awaited(&self) -> bool {
         self.progress.is_within() || !self.is_stream
     }
 
-    /// Whether what should have come before the end did not: whoever gives a call up ends it, to those who read, in
-    /// silence.
+    /// Whether the body ended too early. A client that cancels a call ends its body without an error.
     fn is_missing(&self) -> bool {
         self.progress.is_within() || (!self.is_stream && self.progress.number == 0)
     }
@@ -179,13 +179,13 @@ impl RequestBody {
     }
 }
 
-/// Of a call that its caller has left, most likely, and nobody reads this. Not `CANCELLED`, which tonic takes for a good
-/// end of a stream.
+/// The status of an incomplete request, which usually nobody reads, because the client has left. Not `CANCELLED`:
+/// tonic treats that as a normal end of a stream.
 fn broken_off(how: &str) -> Status {
     if let Some(ids) = current() {
         ids.refused(Cause::Left);
     }
-    Status::aborted(format!("the call broke off: {how}"))
+    Status::aborted(format!("the call ended early: {how}"))
 }
 
 impl http_body::Body for RequestBody {
@@ -203,7 +203,7 @@ impl http_body::Body for RequestBody {
                 return Poll::Pending;
             };
             this.wait.came();
-            // Whatever breaks off here is the transport, and behind it the caller.
+            // An error here comes from the transport, so the client has left.
             let frame = frame.map(|frame| frame.map_err(|status| broken_off(status.message())));
             let data = match &frame {
                 Some(Ok(frame)) => frame.data_ref(),
@@ -213,15 +213,15 @@ impl http_body::Body for RequestBody {
             match (&this.refused, data) {
                 (None, Some(bytes)) => match this.see(bytes) {
                     Ok(()) => return Poll::Ready(frame),
-                    // Nobody has to be read to the end of what one may not say any more.
+                    // Without a valid credential, do not read the rest of the message.
                     Err(Refusal::Unknown) => return this.refuse(Refusal::Unknown),
                     Err(refusal) => this.refused = Some((this.progress.number, refusal)),
                 },
                 (None, None) => {
                     this.held = None;
-                    // Trailers are an end as well.
+                    // Trailers end the body too.
                     if this.is_missing() && !matches!(frame, Some(Err(_))) {
-                        let how = "it ended before all of its message had come";
+                        let how = "its message is incomplete";
                         return Poll::Ready(Some(Err(broken_off(how))));
                     }
                     return Poll::Ready(frame);

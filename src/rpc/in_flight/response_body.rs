@@ -1,4 +1,4 @@
-//! The body of an answer on its way out.
+//! The body of a response.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,20 +17,21 @@ use crate::security::gate::Peer;
 use crate::security::{Caller, CallerQuotaGuard, QuotaGuard, Refusal};
 use crate::service::ServiceError;
 
-/// What a call has until its answer is out.
+/// Resources that a call holds until its response is sent.
 #[derive(Debug)]
 pub(in crate::rpc) struct OfCall {
     pub(in crate::rpc) in_flight: Arc<InFlight>,
     pub(in crate::rpc) peer: Arc<Peer>,
     pub(in crate::rpc) caller: Caller,
-    /// Among the calls that are under way, and of the bytes, if its headers are many.
+    /// The slot of the call, and the bytes of its headers if these are large.
     pub(in crate::rpc) _place: (QuotaGuard, Option<QuotaGuard>),
-    /// What its caller has under way.
+    /// The call's share of its caller's limits.
     pub(in crate::rpc) _held: Option<CallerQuotaGuard>,
     pub(in crate::rpc) _counted: Option<Arc<Counted>>,
 }
 
-/// Bytes that the transport drops when they are written, or never will be: it takes all that there is long before.
+/// Bytes of a response. The transport drops them when they are written, or when they never will be. It takes them
+/// from the body long before.
 struct Out {
     bytes: Bytes,
     _share: Option<QuotaGuard>,
@@ -43,11 +44,11 @@ impl AsRef<[u8]> for Out {
     }
 }
 
-/// The body of an answer.
+/// A response body with limits.
 pub(in crate::rpc) struct ResponseBody {
     inner: Body,
     of: Arc<OfCall>,
-    /// Is made before anybody can take it, which could be never: so that it counts.
+    /// The first frame. It is polled in `new`, so that its bytes count even if the transport never asks for it.
     first: Poll<Option<Result<Frame<Bytes>, Status>>>,
     is_first: bool,
     has_ended: bool,
@@ -58,7 +59,7 @@ impl ResponseBody {
         let first = if inner.is_end_stream() {
             Poll::Pending
         } else {
-            // Whoever sends it asks again.
+            // No waker is needed: the transport polls again.
             Pin::new(&mut inner).poll_frame(&mut Context::from_waker(noop_waker_ref()))
         };
         let mut response_body =
@@ -69,7 +70,7 @@ impl ResponseBody {
         response_body
     }
 
-    /// Takes note of what is to go out next, or puts a refusal in its place.
+    /// Reserves the bytes of a frame, or replaces the frame by a refusal.
     fn judge(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
         let bytes = match frame.into_data() {
             Ok(bytes) => bytes,
@@ -89,7 +90,7 @@ impl ResponseBody {
     }
 
     fn room(&mut self, bytes: usize) -> Result<Option<QuotaGuard>, Refusal> {
-        // What was asked while one might is answered.
+        // The first frame is sent even if the credential was revoked meanwhile: the call was permitted when it began.
         if !std::mem::take(&mut self.is_first) && !self.of.caller.is_in_force() {
             return Err(Refusal::Unknown);
         }

@@ -1,4 +1,4 @@
-//! Bodies in both directions.
+//! Tests of request and response bodies.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,7 +18,7 @@ use super::*;
 use crate::security::Caller;
 use crate::security::gate::Gate;
 
-/// Pieces, with none where it has to be waited; and then an end or nothing more.
+/// A body in pieces; `None` is a pending poll. The flag: whether it ends after the last piece.
 struct Pieces(VecDeque<Option<Vec<u8>>>, bool);
 
 impl http_body::Body for Pieces {
@@ -46,7 +46,7 @@ fn peer() -> Arc<Peer> {
     gate.peer(None, None)
 }
 
-/// 10,000 bytes in all, messages of at most 9,000, and no patience.
+/// 10,000 bytes in total, messages of at most 9,000 bytes, and a timeout of 1 ms.
 fn in_flight() -> Arc<InFlight> {
     Arc::new(InFlight::new(2, 10_000, 9_000, Duration::from_millis(1)))
 }
@@ -56,7 +56,7 @@ fn request_body(in_flight: &Arc<InFlight>, pieces: &[&[u8]], ends: bool, is_stre
     RequestBody::new(body, Arc::clone(in_flight), peer(), Caller::anybody(), None, is_stream)
 }
 
-/// All bytes until the end, or until something is wrong.
+/// Reads to the end or to an error; returns the number of bytes.
 async fn read(body: &mut (impl http_body::Body<Data = Bytes, Error = Status> + Unpin)) -> Result<usize, Status> {
     let mut bytes = 0;
     while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
@@ -107,10 +107,10 @@ async fn what_does_not_come_is_not_awaited_for_ever() {
     }
     let mut stream = request_body(&in_flight, &[&whole[..100]], false, true);
     let refused = read(&mut stream).await.expect_err("slow");
-    assert!(refused.message().starts_with("95 bytes of a message came, expected 8000"), "{refused:?}");
+    assert!(refused.message().starts_with("received 95 bytes of a message, expected 8000"), "{refused:?}");
     drop(stream);
     assert!(!held(&in_flight));
-    // Between messages a stream may rest.
+    // A stream may be idle between messages.
     let mut stream = request_body(&in_flight, &[&whole[..]], false, true);
     tokio::time::timeout(Duration::from_millis(50), read(&mut stream)).await.expect_err("it waits");
 }
@@ -123,7 +123,7 @@ async fn time_in_which_nobody_reads_is_not_the_callers() {
     let mut stream = RequestBody::new(body, in_flight(), peer(), Caller::anybody(), None, true);
     let mut poll = || Pin::new(&mut stream).poll_frame(&mut Context::from_waker(noop_waker_ref())).map(Option::unwrap);
     assert!(poll().is_ready() && poll().is_pending());
-    // Longer than it may be waited for.
+    // Longer than the timeout.
     std::thread::sleep(Duration::from_millis(20));
     assert!(matches!(poll(), Poll::Ready(Ok(_))));
     assert!(poll().is_pending(), "it is waited for anew");
@@ -157,7 +157,7 @@ async fn an_answer_counts_before_anybody_takes_it_and_until_it_is_out() {
     let trailers = frame.expect("well").into_trailers().expect("instead of the answer");
     assert_eq!(Status::from_header_map(&trailers).expect("a status").code(), Code::ResourceExhausted);
     assert_eq!(read(&mut second).await.expect("nothing more"), 0);
-    // Taken over by the transport, it is not out.
+    // The transport has taken the frame but not sent it.
     let mut first = first;
     let frame = poll_fn(|context| Pin::new(&mut first).poll_frame(context)).await.expect("a frame").expect("well");
     assert_eq!(read(&mut first).await.expect("nothing more"), 0);

@@ -1,4 +1,4 @@
-//! What models look like to clients of the protocol.
+//! Descriptions of models for clients of the protocol.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::tensors::dimension;
 use crate::rpc::pb::inference as pb;
 use crate::service::{Counts, ModelKey, ModelSpec, Operation, ServiceError, VersionPolicy, shown};
 
-/// What runs models, in the words of the protocol.
+/// Platform and backend of all models.
 const PLATFORM: &str = "halfhitch";
-/// Rows of a question, as stock clients know them.
+/// Maximum rows per request, as reported to clients.
 const BATCH_ROWS_MAX: i32 = 65_536;
 
-/// One of the faces of a model.
+/// The operation of a model name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Face {
     Encode,
@@ -22,7 +22,7 @@ pub(super) enum Face {
 impl Face {
     pub(super) const ALL: [Self; 3] = [Self::Encode, Self::Decode, Self::Reconstruct];
 
-    /// The name of a model as it is asked for, cut into the model's own and its face.
+    /// Splits a requested name into the model's name and the operation.
     pub(super) fn of(name: &str) -> Result<(&str, Self), ServiceError> {
         match name.split_once(':') {
             None => Ok((name, Self::Encode)),
@@ -45,7 +45,7 @@ impl Face {
         }
     }
 
-    /// A model's name with it.
+    /// The protocol's name of a model with this operation.
     pub(super) fn name(self, model: &str) -> String {
         if self == Self::Encode { model.to_owned() } else { format!("{model}:{}", self.word()) }
     }
@@ -58,12 +58,12 @@ impl Face {
         }
     }
 
-    /// The tensor that goes in.
+    /// Name of the input tensor.
     pub(super) fn input(self) -> &'static str {
         if self == Self::Decode { "CODE" } else { "X" }
     }
 
-    /// Name and width of what goes in and of what comes out.
+    /// Names and widths of the input tensor and of the output tensors.
     fn tensors(self, spec: &ModelSpec) -> ((&'static str, i64), Vec<(&'static str, i64)>) {
         let (x, code) = (dimension(spec.features()), dimension(spec.code_length()));
         match self {
@@ -79,7 +79,7 @@ pub(super) fn metadata(name: String, face: Face, spec: &ModelSpec, versions: Vec
     let tensor = |(name, columns): (&str, i64)| pb::model_metadata_response::TensorMetadata {
         name: name.to_owned(),
         datatype: "FP32".to_owned(),
-        // Stock clients want the rows in front where a model takes several.
+        // Standard clients expect the rows as the first dimension if a model is batched.
         shape: vec![-1, columns],
     };
     pb::ModelMetadataResponse {
@@ -126,7 +126,7 @@ fn version_policy(policy: VersionPolicy) -> pb::ModelVersionPolicy {
     pb::ModelVersionPolicy { policy_choice: Some(choice) }
 }
 
-/// What was counted of a face of a version.
+/// Converts the counters of one version and operation.
 pub(super) fn statistics(key: &ModelKey, face: Face, counts: &Counts) -> pb::ModelStatistics {
     let duration = |count, time: Duration| {
         Some(pb::StatisticDuration { count, ns: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) })

@@ -1,4 +1,4 @@
-//! The Open Inference Protocol, version 2: the use cases of our own API, for clients that know nothing of it.
+//! The Open Inference Protocol, version 2: the same use cases for clients of this protocol.
 
 mod describe;
 mod tensors;
@@ -23,16 +23,16 @@ use crate::service::{
     shown,
 };
 
-/// Extensions of the protocol that are served.
+/// Supported extensions of the protocol.
 const EXTENSIONS: [&str; 5] =
     ["model_repository", "model_configuration", "schedule_policy", "parameters", "statistics"];
 
-/// A name that is asked for: the model, and its face.
+/// Parses a requested name into model and operation.
 fn model(name: &str) -> Result<(ModelName, Face), ServiceError> {
     let (model, face) = Face::of(name)?;
     match model.parse() {
         Ok(model) => Ok((model, face)),
-        // No model can have it, and clients of the protocol know how to read this.
+        // No model can have this name. Clients of the protocol know this error text.
         Err(_) => Err(unknown(name)),
     }
 }
@@ -42,7 +42,7 @@ fn unknown(name: &str) -> ServiceError {
     ServiceError::UnknownToProtocol(format!("Request for unknown model: {shown:?} is not found"))
 }
 
-/// A version as it is asked for: a number, an alias, or empty.
+/// Parses a requested version: a number, an alias, or empty.
 fn selector(text: &str) -> Result<Selector, ServiceError> {
     if text.is_empty() {
         return Ok(Selector::Latest);
@@ -146,9 +146,9 @@ impl GrpcInferenceService for Api {
             let lifecycle = api.service.lifecycle().clone();
             loop {
                 let question = tokio::select! {
-                    // Whoever keeps its stream open would otherwise keep the server.
+                    // An open stream must not delay the shutdown.
                     () = lifecycle.reaches(Readiness::Stopping) => {
-                        let error = ServiceError::ShuttingDown("what was answered stands, send the rest again");
+                        let error = ServiceError::ShuttingDown("responses already sent are valid, send the rest again");
                         return Err(error.into());
                     }
                     question = requests.message() => question.map_err(|status| Ending::Status(translate_status(status)))?,
@@ -158,7 +158,7 @@ impl GrpcInferenceService for Api {
                 let answer = match infer(&api, &caller, question, &context, deadline, true).await {
                     Ok(answer) => pb::ModelStreamInferResponse { infer_response: Some(answer), ..Default::default() },
                     Err(error) => pb::ModelStreamInferResponse {
-                        // The call goes on: it is not refused.
+                        // `told` and not `status`: the call continues, so it is not counted as refused.
                         error_message: told(error).message().to_owned(),
                         infer_response: Some(pb::ModelInferResponse { model_name, id, ..Default::default() }),
                     },
@@ -177,7 +177,7 @@ impl GrpcInferenceService for Api {
         let pb::ModelStatisticsRequest { name, version } = request.into_inner();
         let usages = self.service.usages();
         let lines = |key: &ModelKey, face: Face| {
-            // A version that nobody asked anything of has counted nothing.
+            // A version without requests has no counters.
             let usage = usages.iter().find(|(counted, _)| counted == key);
             let counts = usage.map(|(_, usage)| usage.counts(face.operation() as usize)).unwrap_or_default();
             describe::statistics(key, face, &counts)
@@ -235,7 +235,7 @@ impl GrpcInferenceService for Api {
         repository(&repository_name)?;
         if let Some(parameter) = parameters.keys().next() {
             let shown = shown(parameter);
-            let message = format!("has {shown:?}, expected none: models come by Train or ImportModelVersion");
+            let message = format!("has {shown:?}, expected none: models come from Train or ImportModelVersion");
             return Err(ServiceError::invalid("parameters", message).into());
         }
         let (model, _) = model(&model_name)?;
@@ -267,14 +267,14 @@ fn repository(name: &str) -> Result<(), ServiceError> {
 }
 
 impl Api {
-    /// The version that is meant, among those that are served.
+    /// Describes a version, if it is served.
     async fn described(&self, name: &ModelName, selector: &Selector) -> Result<VersionDescription, ServiceError> {
         let key = self.service.resolve_served(name, selector)?;
         self.service.describe(&key.name, &Selector::Version(key.version)).await
     }
 }
 
-/// One question.
+/// Serves one request.
 async fn infer(
     api: &Api,
     caller: &CallerOf,
@@ -287,7 +287,7 @@ async fn infer(
     caller.check_model(name.as_str())?;
     if let Some(operation) = text(&question, "operation")? {
         if face != Face::Encode {
-            return Err(ServiceError::invalid("parameters", "`operation` is set on a name that has one already"));
+            return Err(ServiceError::invalid("parameters", "`operation` is set, but the name has one already"));
         }
         face = Face::parse(operation)?;
     }
@@ -296,11 +296,11 @@ async fn infer(
         (Some(timeout), Some(deadline)) => Some(deadline.min(timeout)),
         (timeout, deadline) => timeout.or(deadline),
     };
-    // Also of a question that turns out to be wrong it is known which model it names.
+    // Recorded before the rows are checked, so that an invalid request is counted for its model.
     context.asks(&name, 0);
     let rows = tensors::matrix(&mut question, face.input())?;
     context.add_rows(rows.rows());
-    // The bytes of a single call are counted as they come.
+    // The bytes of a unary call were counted on arrival.
     let _held =
         if of_stream { caller.hold(rows.rows() as u64, rows.bytes() as u64)? } else { caller.hold_message(&rows)? };
     let (service, answer) = (&api.service, tensors::answer_format(&question)?);
@@ -327,7 +327,7 @@ async fn infer(
     })
 }
 
-/// Those of `outputs` that the question names, in its order; all if it names none.
+/// The outputs that the request names, in its order; all if it names none.
 fn wanted<T>(
     question: &pb::ModelInferRequest,
     mut outputs: Vec<(pb::model_infer_response::InferOutputTensor, T)>,
@@ -348,23 +348,23 @@ fn wanted<T>(
     Ok(chosen)
 }
 
-/// A parameter that is a text.
+/// The value of a string parameter, if it is set.
 fn text<'a>(question: &'a pb::ModelInferRequest, name: &str) -> Result<Option<&'a str>, ServiceError> {
     match question.parameters.get(name).map(|parameter| &parameter.parameter_choice) {
         None => Ok(None),
         Some(Some(ParameterChoice::StringParam(text))) => Ok(Some(text)),
-        Some(_) => Err(ServiceError::invalid("parameters", format!("`{name}` is no string, expected one"))),
+        Some(_) => Err(ServiceError::invalid("parameters", format!("`{name}` is not a string, expected one"))),
     }
 }
 
-/// When nobody waits any more, from the parameter `timeout`; 0 is none.
+/// The deadline from the parameter `timeout`; 0: none.
 fn timeout(question: &pb::ModelInferRequest) -> Result<Option<Instant>, ServiceError> {
     let microseconds = match question.parameters.get("timeout").map(|parameter| &parameter.parameter_choice) {
         None => 0,
         Some(Some(ParameterChoice::Int64Param(number))) => u64::try_from(*number).unwrap_or(0),
         Some(Some(ParameterChoice::Uint64Param(number))) => *number,
         Some(_) => {
-            return Err(ServiceError::invalid("parameters", "`timeout` is no whole number of microseconds"));
+            return Err(ServiceError::invalid("parameters", "`timeout` is not an integer, expected microseconds"));
         }
     };
     let timeout = (microseconds > 0).then(|| Duration::from_micros(microseconds));

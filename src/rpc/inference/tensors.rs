@@ -1,4 +1,4 @@
-//! Tensors of the protocol to matrices, and back.
+//! Conversions between tensors of the protocol and matrices.
 
 use std::fmt::Display;
 
@@ -9,10 +9,10 @@ use crate::rpc::pb::inference::{InferTensorContents, ModelInferRequest};
 use crate::service::{AnswerFormat, Form, Matrix, ServiceError, Values, shown};
 use bytes::Bytes;
 
-/// The output that is no matrix of the model's: always FP32.
+/// The output with the squared error of each row. Always FP32.
 pub(super) const ERROR: &str = "ERROR";
 
-/// Types that are taken in.
+/// Data types of input tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Datatype {
     Fp16,
@@ -40,7 +40,7 @@ impl Datatype {
         }
     }
 
-    /// Of a number.
+    /// Bytes per number.
     fn bytes(self) -> u64 {
         match self {
             Self::Fp16 | Self::Bf16 => 2,
@@ -50,7 +50,7 @@ impl Datatype {
         }
     }
 
-    /// Numbers from little-endian bytes, which they share.
+    /// Values from little-endian bytes, without a copy.
     fn values(self, raw: Bytes) -> Values {
         match self {
             Self::Fp32 => Values::Float32Le(raw),
@@ -63,7 +63,7 @@ impl Datatype {
     }
 }
 
-/// The form of the answer's matrix: FP32, unless an output that is asked for has the parameter `datatype`.
+/// The form of the response's matrix: FP32, unless a requested output has the parameter `datatype`.
 pub(super) fn answer_format(question: &ModelInferRequest) -> Result<AnswerFormat, ServiceError> {
     let asked = question.outputs.iter().filter(|output| output.name != ERROR).find_map(|output| {
         let parameter = output.parameters.get("datatype")?;
@@ -83,13 +83,13 @@ pub(super) fn answer_format(question: &ModelInferRequest) -> Result<AnswerFormat
             }
         },
         Some(_) => {
-            return Err(ServiceError::invalid("outputs.parameters", "`datatype` is no string, expected one"));
+            return Err(ServiceError::invalid("outputs.parameters", "`datatype` is not a string, expected one"));
         }
     };
     Ok(AnswerFormat::Form(form))
 }
 
-/// The one tensor of a question, which is called `name`.
+/// The only tensor of a request, which must have the name `name`.
 pub(super) fn matrix(question: &mut ModelInferRequest, name: &str) -> Result<Matrix, ServiceError> {
     let raw = std::mem::take(&mut question.raw_input_contents);
     let [input] = &mut question.inputs[..] else {
@@ -114,7 +114,7 @@ pub(super) fn matrix(question: &mut ModelInferRequest, name: &str) -> Result<Mat
         }
         (Some(contents), 0) => typed(contents, datatype)?,
         (Some(_), _) => {
-            let message = "is set beside the contents of an input, expected one of them";
+            let message = "is set together with the contents of an input, expected one of them";
             return Err(ServiceError::invalid("raw_input_contents", message));
         }
         (None, count) => {
@@ -146,30 +146,30 @@ fn typed(contents: InferTensorContents, datatype: Datatype) -> Result<Values, Se
         Datatype::Uint8 => Ok(Values::Uint8(eight_bits(uint_contents, u8::to_le_bytes)?)),
         Datatype::Int8 => Ok(Values::Int8(eight_bits(int_contents, i8::to_le_bytes)?)),
         Datatype::Fp16 | Datatype::Bf16 => {
-            let message = "are set, which has no type for 16 bits: send them raw";
+            let message = "have no type for 16 bits: send raw values";
             Err(ServiceError::invalid("inputs.contents", message))
         }
     }
 }
 
-/// Whole numbers of 32 bits as those of 8 bits that they must be.
+/// Narrows 32-bit integers to 8 bits.
 fn eight_bits<T: Copy + Display, N: TryFrom<T>>(
     numbers: Vec<T>,
     bytes: fn(N) -> [u8; 1],
 ) -> Result<Bytes, ServiceError> {
     let narrow = |number: T| {
-        let refused = || ServiceError::invalid("inputs.contents", format!("has {number}, expected numbers of 8 bits"));
+        let refused = || ServiceError::invalid("inputs.contents", format!("has {number}, expected 8-bit integers"));
         N::try_from(number).map(|number| bytes(number)[0]).map_err(|_| refused())
     };
     Ok(numbers.into_iter().map(narrow).collect::<Result<Vec<u8>, _>>()?.into())
 }
 
-/// A size as the protocol has it.
+/// A dimension as the protocol's type.
 pub(super) fn dimension(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
-/// A tensor of an answer and its raw values.
+/// An output tensor and its raw values.
 pub(super) fn output(name: &str, matrix: Matrix) -> (InferOutputTensor, Bytes) {
     let shape = vec![dimension(matrix.rows()), dimension(matrix.columns())];
     let (datatype, raw) = match matrix.into_values() {
@@ -186,7 +186,7 @@ pub(super) fn output(name: &str, matrix: Matrix) -> (InferOutputTensor, Bytes) {
     (tensor(name, datatype, shape), raw)
 }
 
-/// The same of one number for each row.
+/// An output tensor with one number per row, and its raw values.
 pub(super) fn column(name: &str, values: &[f32]) -> (InferOutputTensor, Bytes) {
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     (tensor(name, "FP32", vec![dimension(values.len()), 1]), raw.into())

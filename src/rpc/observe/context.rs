@@ -1,4 +1,4 @@
-//! What is noted of a call while it is served.
+//! What is recorded about a call while it is served.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,7 +9,7 @@ use http::Extensions;
 use crate::service::{ModelName, Timing, Version};
 use crate::telemetry::call::{CallIds, RequestId};
 
-/// A call's ids, and what its handler finds out about it. Cheap to clone.
+/// A call's ids, and what its handler records about it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RequestContext(Arc<Notes>);
 
@@ -21,15 +21,15 @@ struct Notes {
     rows: AtomicU64,
 }
 
-/// What a call wants.
+/// The request of a call.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) model: ModelName,
-    /// When all of the question was there.
+    /// When the request was complete.
     pub(super) received_at: Instant,
 }
 
-/// What it got.
+/// The result of a call.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) version: Version,
@@ -42,30 +42,30 @@ impl RequestContext {
         Self(Arc::new(Notes { ids, asked: OnceLock::new(), served: OnceLock::new(), rows }))
     }
 
-    /// Of a call that came through [`super::Observe`]; any other is noted for nobody.
+    /// The context of a call that came through [`super::Observe`]; for any other call, a context that is discarded.
     pub fn of(extensions: &Extensions) -> Self {
         let unobserved = || Self::new(CallIds::new(RequestId::unique(), None));
         extensions.get::<Self>().cloned().unwrap_or_else(unobserved)
     }
 
-    /// The ids.
+    /// The ids of the call.
     pub fn ids(&self) -> &Arc<CallIds> {
         &self.0.ids
     }
 
-    /// The question is there: so many rows for a model.
+    /// Records the request: its model and its rows.
     pub(crate) fn asks(&self, model: &ModelName, rows: usize) {
         let received_at = Instant::now();
         let _ = self.0.asked.set(Asked { model: model.clone(), received_at });
         self.add_rows(rows);
     }
 
-    /// More rows, of a stream.
+    /// Adds rows of a stream.
     pub(crate) fn add_rows(&self, rows: usize) {
         self.0.rows.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
-    /// The question is answered; of a stream, the first.
+    /// Records the version and the timing; of a stream, only those of the first response.
     pub(crate) fn served(&self, version: Version, timing: Timing) {
         let _ = self.0.served.set(Outcome { version, timing });
     }

@@ -1,4 +1,4 @@
-//! A call from its headers to its last byte, and what is told of it then.
+//! A call from its headers to its last byte; when it ends, it is counted, logged and traced.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const QUEUE_US: HeaderName = HeaderName::from_static("halfhitch-queue-us");
 const COMPUTE_US: HeaderName = HeaderName::from_static("halfhitch-compute-us");
 const BATCH_ROWS: HeaderName = HeaderName::from_static("halfhitch-batch-rows");
 
-/// Methods whose questions are computed in batches, one question a call.
+/// Methods whose requests are computed in batches, one request per call.
 const IN_BATCHES: [&str; 6] = [
     "/halfhitch.v1.AutoencoderService/Encode",
     "/halfhitch.v1.AutoencoderService/Decode",
@@ -34,12 +34,12 @@ const IN_BATCHES: [&str; 6] = [
     "/inference.GRPCInferenceService/ModelInfer",
 ];
 
-/// Of so many answers of a connection, the trailers of one are remembered.
+/// One of this many responses of a connection has its trailers stored in the connection's header table.
 const ANSWERS_REMEMBERED_OF: u32 = 256;
 
 const INFERENCE: &str = "inference.GRPCInferenceService";
 
-/// One call. Dropped before its end, it was left by its caller.
+/// One call. If it is dropped before its end, its caller has left.
 #[derive(Debug)]
 pub(super) struct Call {
     context: RequestContext,
@@ -53,7 +53,7 @@ pub(super) struct Call {
     has_ended: bool,
 }
 
-/// Where its span will be.
+/// Ids and start of the call's span.
 #[derive(Clone, Copy, Debug)]
 struct Sampled {
     trace_id: TraceId,
@@ -96,15 +96,16 @@ impl Call {
         self.peer.as_ref()?.address
     }
 
-    /// Of a single question that was answered.
+    /// Durations of a unary call that succeeded.
     fn timing(&self) -> Option<Timing> {
         self.context.outcome().filter(|_| self.in_batches).map(|outcome| outcome.timing)
     }
 
-    /// Puts what there is to say into trailers.
+    /// Writes the request id and the durations into the trailers.
     pub(super) fn tell(&self, trailers: &mut HeaderMap) {
-        // Values that never come again crowd a connection's table of headers, and each is compared with all of them. So they
-        // are put there now and then, for the sake of their names, and else marked: "not to be remembered".
+        // Values that never repeat fill the connection's header table (HPACK), and each new value is compared with
+        // all entries. So they are usually marked as sensitive, which keeps them out of the table. Now and then they
+        // are stored, so that their names are in the table.
         let answers = self.peer.as_ref().map_or(0, |peer| peer.answer());
         let is_seldom = !answers.is_multiple_of(ANSWERS_REMEMBERED_OF);
         trailers.reserve(4);
@@ -124,7 +125,7 @@ impl Call {
         }
     }
 
-    /// Tells of its end; `None`: there was no status of gRPC.
+    /// Ends the call: counts it and, if enabled, logs and traces it. `None`: the response had no gRPC status.
     pub(super) fn end(&mut self, code: Option<Code>) {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
@@ -140,9 +141,9 @@ impl Call {
         }
     }
 
-    /// Counts it, and why it was refused if it was.
+    /// Counts the call, and the cause if it was refused.
     fn count(&self, code: Option<Code>) {
-        // Without a status of gRPC it is UNKNOWN, as clients take it.
+        // Without a gRPC status it counts as UNKNOWN, as clients report it.
         let code = code.unwrap_or(Code::Unknown) as usize;
         let named = self.method().filter(|(service, _)| service.starts_with("halfhitch.") || *service == INFERENCE);
         let method = measures::method(named.map_or("", |(_, method)| method));
@@ -174,18 +175,18 @@ impl Call {
             };
         }
         if is_ours {
-            line!(warn, "a call failed by a fault of ours");
+            line!(warn, "call failed: server fault");
         } else {
             line!(debug, "call");
         }
     }
 
-    /// Package and service, and method.
+    /// Service with package, and method.
     fn method(&self) -> Option<(&str, &str)> {
         self.uri.path().strip_prefix('/')?.split_once('/')
     }
 
-    /// Name and, once that is known, version.
+    /// The model's name, with the version once it is known.
     fn model(&self) -> Option<String> {
         let asked = self.context.asked()?;
         let version = self.context.outcome().map(|outcome| outcome.version);
@@ -195,7 +196,7 @@ impl Call {
     fn trace(&self, sampled: Sampled, code: Option<Code>, is_ours: bool) -> CallTrace {
         let Sampled { trace_id, span_id, parent, began } = sampled;
         let took = self.began.elapsed();
-        // What nobody serves has whatever name its caller gave it.
+        // An unknown method can have any name, so it is not recorded.
         let (service, method) = match (self.method(), code) {
             (Some((service, method)), Some(code)) if code != Code::Unimplemented => (shown(service), shown(method)),
             _ => ("_OTHER".to_owned(), "_OTHER".to_owned()),
@@ -220,7 +221,7 @@ impl Call {
             service,
             method,
             code: code.map_or(Code::Unknown, |code| code) as i32,
-            fault: is_ours.then_some("a fault of this server: its log has more under the request id"),
+            fault: is_ours.then_some("server fault: see the server log under the request id"),
             began,
             took,
             attributes,
@@ -229,20 +230,20 @@ impl Call {
         }
     }
 
-    /// So long after the call began, and not after its end.
+    /// Time from the start of the call to `at`, at most `took`.
     fn since(&self, at: Option<Instant>, took: Duration) -> Duration {
         at.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.began)).min(took)
     }
 
-    /// What was done: in order, and within the call.
+    /// The stages of the call: in order, and within the call.
     fn parts(&self, took: Duration) -> Vec<Part> {
         let Some(asked) = self.context.asked().filter(|_| self.in_batches) else { return Vec::new() };
         let received = self.since(Some(asked.received_at), took);
         let part = |name, from, until| Part { name, from, until, in_batch: name == "compute" };
         let mut parts = vec![part("receive", Duration::ZERO, received)];
         if let Some((timing, batch)) = self.timing().and_then(|timing| Some((timing, timing.batch?))) {
-            // Backwards from where a clock was read. Of a question that many batches computed, some at the same time, as much
-            // as there was time for.
+            // Computed backwards from the end of the batch, which is the only time recorded. If several batches
+            // computed the request, some at the same time, each stage is limited to the time that there was.
             let computed = self.since(Some(batch.computed_at), took).max(received);
             let back = |from: Duration, by: Duration| from.saturating_sub(by).max(received);
             let assembled = back(computed, timing.compute);
@@ -276,13 +277,13 @@ impl Drop for Call {
     }
 }
 
-/// In digits; most have one.
+/// A number as a header value; single digits need no allocation.
 fn number(number: u64) -> HeaderValue {
     const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     DIGITS.get(number as usize).map_or_else(|| number.into(), |digit| HeaderValue::from_static(digit))
 }
 
-/// What a caller calls something, as far as it is worth telling.
+/// A name sent by the caller, limited to 100 characters.
 fn shown(name: &str) -> String {
     name.chars().take(100).collect()
 }

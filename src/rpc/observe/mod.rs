@@ -1,6 +1,6 @@
-//! Around every call: its ids, what it cost as trailers, a line of the log, and its trace.
+//! Observes every call: assigns its ids and, when it ends, writes trailers and, if enabled, a log line and a trace.
 //!
-//! What is neither logged nor traced costs a request id, a few headers and nothing else.
+//! Without log line and trace, a call costs only a request id and a few headers.
 
 mod context;
 mod finished;
@@ -38,14 +38,14 @@ pub struct Observe<S> {
 /// Where calls are counted.
 #[derive(Debug)]
 pub struct Measured {
-    /// Knows the models.
+    /// Finds the metrics of a model.
     pub service: UseCases,
-    /// Counts what is about none of them.
+    /// Counts calls without a known model.
     pub server: Arc<ServerMeasures>,
 }
 
 impl<S> Observe<S> {
-    /// Around a service.
+    /// Wraps a service.
     pub fn new(inner: S, traces: Traces, measured: Arc<Measured>) -> Self {
         Self { inner, traces, measured }
     }
@@ -76,7 +76,7 @@ where
 }
 
 pin_project! {
-    /// An answer that is observed once it is there.
+    /// A response future; its response is observed when it arrives.
     #[derive(Debug)]
     pub struct Observing<F> {
         #[pin]
@@ -100,12 +100,12 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Observin
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// The status that headers or trailers tell.
+/// The gRPC status in headers or trailers.
 fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
-/// The answer, with what there is to say behind it.
+/// Adds the trailers to the response when they are due, and ends the call.
 fn observed(mut call: Call, mut response: Response<Body>) -> Response<Body> {
     if let Some(code) = code(response.headers()) {
         call.tell(response.headers_mut());
@@ -113,7 +113,7 @@ fn observed(mut call: Call, mut response: Response<Body>) -> Response<Body> {
         return response;
     }
     if response.body().is_end_stream() {
-        // Nothing that gRPC knows: a status of HTTP says what it is.
+        // Not a gRPC response: the HTTP status says what happened.
         call.end(None);
         return response;
     }
@@ -123,11 +123,11 @@ fn observed(mut call: Call, mut response: Response<Body>) -> Response<Body> {
     })
 }
 
-/// The body of an answer, whose trailers say more.
+/// A response body that adds trailers.
 struct Observed {
     inner: Body,
     ids: Option<Arc<CallIds>>,
-    /// Until its end was seen. Dropped before, it was left.
+    /// The call until its end was seen. If the body is dropped before, the caller has left.
     call: Option<Call>,
 }
 

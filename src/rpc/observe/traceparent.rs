@@ -3,10 +3,10 @@
 use http::HeaderMap;
 use opentelemetry::trace::{SpanId, TraceId};
 
-/// Version 00; later ones may go on after it.
+/// Length of version 00. Later versions may be longer.
 const LENGTH: usize = 55;
 
-/// Where a call comes from.
+/// The trace context of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TraceParent {
     pub(super) trace_id: TraceId,
@@ -17,7 +17,7 @@ pub(super) struct TraceParent {
 }
 
 impl TraceParent {
-    /// What a call says; `None` if it says nothing, nothing that is understood, or several things.
+    /// Parses the header. `None` if it is missing, invalid, or present more than once.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all("traceparent").iter();
         let value = values.next()?;
@@ -40,7 +40,7 @@ impl TraceParent {
         match &fields[..2] {
             b"ff" => return None,
             b"00" if !rest.is_empty() => return None,
-            // What a later version adds begins with a dash.
+            // Additions of later versions start with a dash.
             _ if rest.first().is_some_and(|byte| *byte != b'-') => return None,
             _ => {}
         }

@@ -1,7 +1,7 @@
-//! Moves the parameters of a model by their gradient: `AdamW`, or SGD with Nesterov momentum.
+//! Updates the parameters of a model from their gradient: `AdamW`, or SGD with Nesterov momentum.
 //!
-//! Every number is moved by itself, and norms are added in a fixed order: the same bits on
-//! any number of threads and with any instructions.
+//! Every number is updated on its own, and norms are added in a fixed order: the same bits on any number of threads and
+//! with any instruction set.
 
 mod state;
 #[cfg(test)]
@@ -21,14 +21,14 @@ use crate::numeric::matmul::{Panel, has_gaps, panel_floats};
 use crate::numeric::update::{Adam, Nesterov, squared_norm};
 use crate::numeric::{Floats, vectorized};
 
-/// β₁ of `AdamW`, and the momentum of SGD, unless another is asked for.
+/// Default β₁ of `AdamW`, and default momentum of SGD.
 const MOMENTUM: f64 = 0.9;
-/// β₂ of `AdamW`, unless another is asked for.
+/// Default β₂ of `AdamW`.
 const BETA2: f64 = 0.999;
-/// Parameters that one thread moves at a time.
+/// Parameters that one thread updates at a time.
 const CHUNK: usize = 1 << 14;
 
-/// A method and what it keeps from step to step.
+/// An optimizer and its state.
 #[derive(Debug)]
 pub struct Optimizer {
     /// In the order of the parameters: see [`each_mut`].
@@ -38,32 +38,32 @@ pub struct Optimizer {
     /// β₁ of `AdamW`.
     beta1: f64,
     beta2: f64,
-    /// Decoupled.
+    /// Decoupled weight decay.
     decay: f32,
     norm_max: Option<f64>,
-    /// Room for the gradient of a panel, one for each thread: it never leaves the cache.
+    /// Buffer for the gradient of a panel, one per thread: it stays in the cache.
     panels: Vec<Mutex<Vec<f32>>>,
 }
 
-/// How a step is made.
+/// The arguments of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// Learning rate.
     pub rate: f64,
-    /// Of the term 2·l2·‖W‖² of the loss.
+    /// Coefficient of the term 2·l2·‖W‖² of the loss.
     pub l2: f32,
-    /// Whether other threads of the pool help.
+    /// Whether the threads of the pool share the work.
     pub parallel: bool,
 }
 
-/// The single numbers of one step, without decay.
+/// The scalars of one step, without decay.
 #[derive(Clone, Copy)]
 struct Numbers {
     adam: Adam,
     nesterov: Nesterov,
 }
 
-/// A panel of a matrix, to be moved.
+/// A panel of a matrix, to be updated.
 struct Part<'a> {
     l: usize,
     index: usize,
@@ -73,7 +73,7 @@ struct Part<'a> {
     kept: Kept<'a>,
 }
 
-/// What is kept of a panel of a matrix.
+/// The optimizer state of a panel of a matrix.
 enum Kept<'a> {
     Adam(&'a mut [f32], &'a mut [f32]),
     Nesterov(&'a mut [f32]),
@@ -90,9 +90,9 @@ enum Which {
 struct Tensor {
     /// For example `0.weight`.
     name: String,
-    /// Decay is for matrices.
+    /// Whether it is a matrix: weight decay applies to matrices only.
     is_matrix: bool,
-    /// Numbers of a panel of a matrix; others are one.
+    /// Numbers of a panel of a matrix; other tensors are one panel.
     panel: usize,
     rule: Rule,
 }
@@ -104,7 +104,7 @@ enum Rule {
 }
 
 impl Optimizer {
-    /// At rest.
+    /// An optimizer before its first step.
     pub fn new(model: &Autoencoder, spec: &OptimizerSpec) -> Self {
         let momentum = spec.momentum.unwrap_or(MOMENTUM);
         let rule = |len| match spec.kind {
@@ -132,11 +132,11 @@ impl Optimizer {
         }
     }
 
-    /// Moves every parameter against its gradient.
+    /// Updates every parameter against its gradient.
     ///
-    /// `gradient` has those of biases and gains; `fill(l, panel)` writes those of the matrix of layer l, panel by panel, on
-    /// the threads of the caller's pool if `parallel`. Unless the norm of the whole gradient is asked for first, a panel is
-    /// moved while its gradient is in the cache. `l2` is that of the term 2·l2·‖W‖² of the loss.
+    /// `gradient` has the gradients of biases and gains. `fill(l, panel)` writes the gradient of the matrix of layer l,
+    /// panel by panel, on the threads of the caller's pool if `step.parallel`. Without a limit for the norm of the
+    /// whole gradient, a panel is updated while its gradient is in the cache.
     pub fn step(
         &mut self,
         model: &mut Autoencoder,
@@ -162,7 +162,7 @@ impl Optimizer {
         }
     }
 
-    /// The single numbers of the next step.
+    /// The scalars of the next step.
     fn begin(&mut self, rate: f64, scale: f32) -> Numbers {
         self.scalars.start_1 *= self.beta1;
         self.scalars.start_2 *= self.beta2;
@@ -175,7 +175,7 @@ impl Optimizer {
         }
     }
 
-    /// Panel by panel: gradient, penalty, update.
+    /// Updates the matrices panel by panel: gradient, penalty, update.
     fn move_matrices(
         &mut self,
         model: &mut Autoencoder,
@@ -208,7 +208,7 @@ impl Optimizer {
         let work = |gradient: &mut Vec<f32>, part: Part<'_>| {
             gradient.resize(part.weights.len(), 0.0);
             if has_gaps(part.inputs) {
-                // What lies between the panels of W stays zero, whatever another matrix has left there.
+                // The gaps between the panels of W stay zero, whatever another matrix has left in the buffer.
                 gradient.fill(0.0);
             }
             fill(part.l, &mut Panel::new(gradient, part.index, part.outputs, part.inputs));
@@ -221,7 +221,7 @@ impl Optimizer {
         share_out_with(&mut self.panels, jobs, step.parallel, |part| part.weights.len(), work);
     }
 
-    /// Tensor by tensor, each with the whole of its gradient.
+    /// Updates tensor by tensor, each with its whole gradient.
     fn move_tensors(
         &mut self,
         model: &mut Autoencoder,
@@ -241,7 +241,7 @@ impl Optimizer {
             match &mut tensor.rule {
                 Rule::Adam { first, second } => {
                     let (m, v) = (first.as_mut_slice(), second.as_mut_slice());
-                    // As panel by panel.
+                    // The same split as panel by panel.
                     let chunk = tensor.panel.min(w.len().max(1));
                     let mut jobs = Vec::new();
                     for ((w, g), (m, v)) in
@@ -265,8 +265,8 @@ impl Optimizer {
         }
     }
 
-    /// What the gradient is multiplied with, so that its norm over all parameters is not above the greatest that is
-    /// allowed. A norm that is no number changes nothing: such a gradient shows in the weights.
+    /// The factor of the gradient that limits its norm over all parameters. A NaN norm changes nothing: such a gradient
+    /// shows in the weights.
     fn scale(&self, gradient: &Gradient, parallel: bool) -> f32 {
         let Some(norm_max) = self.norm_max else { return 1.0 };
         let tensors = gradient.layers.iter().flat_map(|layer| gradients(layer).into_iter().flatten());
@@ -276,7 +276,7 @@ impl Optimizer {
     }
 }
 
-/// Adds the slope of the L2 term.
+/// Adds the derivative of the L2 term.
 fn penalize(gradient: &mut [f32], weights: &[f32], l2: f32) {
     if l2 > 0.0 {
         vectorized(move || gradient.iter_mut().zip(weights).for_each(move |(g, w)| *g += l2_slope(l2, *w)));
@@ -303,7 +303,7 @@ impl TensorKind {
     }
 }
 
-/// The order in which all below go through a layer.
+/// The tensors of a layer, in the order that all functions below use.
 fn parts(layer: &TiedLayer) -> [Option<(TensorKind, &[f32])>; 4] {
     [
         Some((TensorKind::Weight, layer.weight.panels())),
@@ -317,7 +317,7 @@ fn gradients(layer: &LayerGradient) -> [Option<&[f32]>; 4] {
     [Some(&layer.weight[..]), Some(&layer.encoder_bias[..]), Some(&layer.decoder_bias[..]), layer.gain.as_deref()]
 }
 
-/// Every tensor, to move, with its gradient.
+/// Every tensor, mutable, with its gradient.
 fn each_mut<'a>(
     model: &'a mut Autoencoder,
     gradient: &'a Gradient,

@@ -1,4 +1,4 @@
-//! What an optimizer keeps from step to step, to be saved and to go on from with the same bits.
+//! The state of an optimizer: saved and restored with the same bits.
 
 use std::collections::HashMap;
 
@@ -7,39 +7,39 @@ use serde::{Deserialize, Serialize};
 use super::{Optimizer, Rule, Tensor};
 use crate::numeric::Floats;
 
-/// The single numbers that an optimizer keeps.
+/// The scalars of an optimizer's state.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scalars {
-    /// β₁ᵗ: how much of the first moments is still their start at zero.
+    /// β₁ᵗ: weight of the initial zeros in the first moments.
     pub(super) start_1: f64,
-    /// β₂ᵗ
+    /// β₂ᵗ: weight of the initial zeros in the second moments.
     pub(super) start_2: f64,
 }
 
 impl Default for Scalars {
-    /// Before the first step.
+    /// The state before the first step.
     fn default() -> Self {
         Self { start_1: 1.0, start_2: 1.0 }
     }
 }
 
-/// Why a state is not that of this optimizer.
+/// Why a state does not belong to this optimizer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// A tensor that it does not have.
+    /// A tensor of this optimizer is missing.
     #[error("the optimizer's {0} is missing")]
     Missing(String),
-    /// A tensor of another model.
+    /// A tensor has the length of another model.
     #[error("the optimizer's {name} has {got} numbers, expected {expected}")]
     Length {
-        /// Of the tensor.
+        /// Name of the tensor.
         name: String,
-        /// As saved.
+        /// Numbers saved.
         got: usize,
-        /// As the model has parameters.
+        /// Parameters of the model.
         expected: usize,
     },
-    /// A tensor of another method.
+    /// A tensor belongs to another method.
     #[error("the optimizer's {0} is not a part of this method")]
     Unknown(String),
 }
@@ -62,8 +62,8 @@ impl Tensor {
 }
 
 impl Optimizer {
-    /// All numbers that are kept from step to step, by name: `first.0.weight` is the first moment of the matrix of layer 0,
-    /// in the layout of [`Weights::panels`](crate::numeric::matmul::Weights::panels).
+    /// All tensors of the state, by name: `first.0.weight` is the first moment of the matrix of layer 0, in the layout
+    /// of [`Weights::panels`](crate::numeric::matmul::Weights::panels).
     pub fn tensors(&self) -> Vec<(String, &[f32])> {
         let tensors = self.tensors.iter();
         tensors
@@ -71,7 +71,7 @@ impl Optimizer {
             .collect()
     }
 
-    /// The same, to write.
+    /// All tensors of the state, mutable, by name.
     pub fn tensors_mut(&mut self) -> Vec<(String, &mut [f32])> {
         let mut all = Vec::new();
         for tensor in &mut self.tensors {
@@ -81,15 +81,15 @@ impl Optimizer {
         all
     }
 
-    /// The single numbers that are kept from step to step.
+    /// The scalars of the state.
     pub fn scalars(&self) -> Scalars {
         self.scalars
     }
 
-    /// Becomes what [`Optimizer::scalars`] and [`Optimizer::tensors`] gave, of the same method and shapes.
+    /// Restores a state from [`Optimizer::scalars`] and [`Optimizer::tensors`], of the same method and shapes.
     ///
     /// # Errors
-    /// If a tensor is missing, too many, or of another length; nothing is promised of the state then.
+    /// If a tensor is missing, unknown, or of another length; the state is then unspecified.
     pub fn restore(&mut self, scalars: Scalars, tensors: Vec<(String, Vec<f32>)>) -> Result<(), RestoreError> {
         let mut tensors: HashMap<String, Vec<f32>> = tensors.into_iter().collect();
         for (name, values) in self.tensors_mut() {
@@ -99,7 +99,7 @@ impl Optimizer {
             }
             values.copy_from_slice(&kept);
         }
-        // The first by name: always the same words for the same state.
+        // The first by name: the same state always gives the same message.
         if let Some(name) = tensors.into_keys().min() {
             return Err(RestoreError::Unknown(name));
         }

@@ -1,4 +1,4 @@
-//! The optimizers as a whole: bits, state, and clipping.
+//! Tests of the optimizers: bits, state, and gradient clipping.
 
 use super::*;
 use crate::model::{NormalizationKind, Normalizer};
@@ -7,7 +7,7 @@ use crate::training::{Initialization, TrainSpec, init};
 
 const KINDS: [OptimizerKind; 2] = [OptimizerKind::AdamW, OptimizerKind::Sgd];
 
-/// Large enough that chunks and panels are several, with gains.
+/// Large enough for several chunks and panels, with gains.
 fn model() -> Autoencoder {
     let mut spec = TrainSpec::new("test".parse().expect("a name"), vec![260, 140, 20]);
     spec.gain = true;
@@ -34,7 +34,7 @@ fn values(model: &Autoencoder) -> impl Iterator<Item = f32> {
     tensors.flat_map(|(_, values)| values.iter().copied())
 }
 
-/// A step with a gradient that is there already.
+/// A step with a given gradient.
 fn go(optimizer: &mut Optimizer, model: &mut Autoencoder, gradient: &Gradient, rate: f64, parallel: bool) {
     let step = Step { rate, l2: 0.0, parallel };
     optimizer.step(model, &mut gradient.clone(), &|l, panel| copy(gradient, l, panel), step);
@@ -152,7 +152,7 @@ fn a_long_gradient_is_scaled_and_a_short_one_left_alone() {
     assert_eq!((scale(Some(norm * 1.001)), scale(None)), (1.0, 1.0));
 }
 
-/// AdamW as published would move every weight by some thirty times the rate.
+/// Plain AdamW would move every weight by about thirty times the learning rate.
 #[test]
 fn one_gradient_out_of_proportion_does_not_lose_the_model() {
     let mut model = model();
@@ -189,7 +189,7 @@ fn panel_by_panel_gives_the_same_bits_as_all_at_once() {
             }
             bits(&model)
         };
-        // A norm that nothing reaches.
+        // A limit that no gradient norm reaches.
         assert!(run(None) == run(Some(1e30)), "{kind:?}");
     }
 }

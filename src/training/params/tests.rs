@@ -1,4 +1,4 @@
-//! What is refused, by field, and what the defaults come to.
+//! Tests of rejected parameters, by field, and of the defaults.
 
 use proptest::prelude::*;
 
@@ -131,9 +131,9 @@ fn a_mini_batch_fits_into_memory() {
     check_allowed(|spec| spec.batch_rows = Some(BATCH_ROWS_MAX));
     let wide = |spec: &mut TrainSpec| (spec.widths, spec.batch_rows) = (vec![65_536, 2, 65_536], Some(1171));
     let text = "batch_rows is 1171, expected at most 1170 for these widths: \
-                more would take over 4 GiB on its way forward and backward";
+                more would take over 4 GiB in the forward and backward passes";
     check_refused(wide, "batch_rows", text);
-    // Widths that only the base knows.
+    // Widths that only the base defines.
     let widest = ModelSpec::new(
         check_allowed(|spec| spec.widths = vec![65_536, 2]).spec.raw_model_spec(NormalizationKind::None),
     );
@@ -143,7 +143,7 @@ fn a_mini_batch_fits_into_memory() {
     let later = later.check().expect("allowed as far as is known");
     let refused = later.with_base(&widest.expect("a shape"));
     assert_eq!(refused, Err(ParamError::BatchTooLarge { got: BATCH_ROWS_MAX, expected: 2340 }));
-    // What is chosen where nobody chooses always fits: the widest model that there may be.
+    // The default always fits, even for the widest model.
     check_allowed(|spec| {
         spec.widths = [65_536, 1].repeat(8);
         spec.widths.push(65_536);
@@ -292,7 +292,7 @@ fn a_time_budget_stands_instead_of_epochs() {
     );
 }
 
-/// As version 0.1.0 wrote them, before there were recipes.
+/// Requests as version 0.1.0 wrote them, before there were recipes.
 #[test]
 fn old_journals_are_read() {
     let text = r#"{"model_name":"digits","widths":[64,8],"hidden_activation":null,"code_activation":null,

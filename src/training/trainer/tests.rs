@@ -1,4 +1,4 @@
-//! The whole of training on small data: bits, defaults, and what goes wrong.
+//! Tests of the whole training on small data: bits, defaults, and failures.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     }
 }
 
-/// On the rows that it was trained on nothing linear is better than PCA.
+/// On the training rows, no linear model is better than PCA.
 #[test]
 fn a_linear_model_comes_to_the_principal_subspace() {
     let mut spec = spec(&[10, 3]);
@@ -152,7 +152,7 @@ fn patience_is_the_same_whoever_goes_on_from_the_end_of_an_epoch() {
     let checked = asked.check().expect("valid");
     let values = plane(50, 6, 2);
     let whole = go(&checked, &values, &[], Start::Fresh, 1, &mut |_: &Event| Next::GoOn).expect("trains");
-    // An epoch is a step, or what ends it: every checkpoint is one of an end.
+    // An epoch has a single step: every checkpoint is at the end of an epoch.
     let mut start = Start::Fresh;
     for _ in 0..2000 {
         let mut once = AtEnds { kept: None };
@@ -169,7 +169,7 @@ fn patience_is_the_same_whoever_goes_on_from_the_end_of_an_epoch() {
     panic!("it never ended");
 }
 
-/// Stops at the end of every epoch.
+/// An observer that stops at the end of every epoch.
 struct AtEnds {
     kept: Option<Vec<u8>>,
 }
@@ -189,7 +189,7 @@ impl Observer for AtEnds {
     }
 }
 
-/// A row of enormous values that is held back makes the validation loss no number, in every epoch.
+/// A held-out row of enormous values makes every validation loss infinite or NaN.
 #[test]
 fn a_validation_loss_that_is_no_number_chooses_nothing() {
     let mut asked = spec(&[6, 4, 2]);
@@ -205,7 +205,7 @@ fn a_validation_loss_that_is_no_number_chooses_nothing() {
     let trained = go(&checked, &values, &[], Start::Fresh, 1, go_on).expect("trains");
     assert!(trained.report.epochs.iter().all(|epoch| epoch.validation_loss.is_some_and(|loss| !loss.is_finite())));
     assert_eq!(trained.report.best_epoch, 3, "the last");
-    // The figures of PCA are no numbers either, and a checkpoint has them.
+    // The PCA figures are not finite either, and the checkpoint stores them.
     let mut once = Interrupted { every: 2, kept: None };
     go(&checked, &values, &[], Start::Fresh, 1, &mut once).expect_err("stopped");
     let from = Start::Checkpoint(once.kept.expect("saved"), None);
@@ -245,7 +245,7 @@ fn few_rows_and_constant_rows_train() {
     }
 }
 
-/// Has its state saved after every so many steps, and is stopped then.
+/// An observer that saves the state after every `every` steps, and stops then.
 struct Interrupted {
     every: u64,
     kept: Option<Vec<u8>>,
@@ -270,7 +270,7 @@ impl Observer for Interrupted {
     }
 }
 
-/// Rows of 64 bits: times, ids and a wave.
+/// 64-bit rows: times, ids and a wave.
 fn wide_rows() -> Vec<f64> {
     (0..200).map(f64::from).flat_map(|i| [1.7e9 + 2.0 * i, 1e12 + 1.0 + i, (i / 9.0).sin(), 0.25 * i]).collect()
 }
@@ -296,7 +296,7 @@ fn rows_of_64_bits_train_as_their_shifted_rows_do() {
     let by: Vec<f64> = (0..2).map(|j| wide.model.normalizer().exact_offset_of(j)).collect();
     assert!((by[0] - 1.7e9 - 199.0).abs() < 20.0 && (by[1] - 1e12 - 100.0).abs() < 10.0, "{by:?}");
     assert!(wide.model.normalizer().is_wide());
-    // The rows less the medians of the first two columns, in 32 bits: all that the model learns is the same.
+    // The rows minus the medians of the first two columns, in 32 bits: the model learns the same.
     let medians = [rows[4 * 100], rows[4 * 100 + 1], 0.0, 0.0];
     let shifted: Vec<f32> = rows.iter().enumerate().map(|(i, value)| (value - medians[i % 4]) as f32).collect();
     let narrow = go(&checked, &shifted, &[], Start::Fresh, 2, go_on).expect("trains");
@@ -351,7 +351,7 @@ fn wherever_it_is_interrupted_the_bits_are_the_same() {
     for every in 1..=24 {
         let (mut start, mut interruptions) = (Start::Fresh, 0);
         let trained = loop {
-            // A step is done before the next stop, however often.
+            // At least one step is done before the next stop, however often it stops.
             let mut observer = Interrupted { every, kept: None };
             match go(&checked, &values, &[], start, 1, &mut observer) {
                 Ok(trained) => break trained,
@@ -510,7 +510,7 @@ fn no_rows_are_refused() {
     assert_eq!(run(spec(&[5, 2]), &[], 1).expect_err("refused"), TrainError::NoRows);
 }
 
-/// A clock that goes on by the same time whenever it is looked at.
+/// A clock that advances by the same time at each reading.
 struct Ticking {
     tick: Duration,
     now: Duration,
@@ -546,13 +546,13 @@ fn a_time_budget_becomes_a_number_of_epochs_once() {
         assert_eq!(clock.saved, 1, "what was measured is kept");
         trained
     };
-    // Four steps an epoch and a validation, a second each.
+    // Four steps per epoch and a validation, one second each.
     let by_budget = run(1.0);
     let epochs = by_budget.report.epochs.len();
     assert!((17..=19).contains(&epochs), "{epochs}: {:?}", by_budget.report.notes);
     assert!(by_budget.report.notes.iter().any(|note| note.starts_with("epochs: ") && note.contains("100s")));
     assert_eq!(run(30.0).report.epochs.len(), 1);
-    // As many epochs give the same bits.
+    // The same number of epochs gives the same bits.
     let by_number = TrainSpec { time_budget: None, epochs: Some(epochs as u32), ..asked.clone() };
     assert_eq!(bits(&run_with(by_number, &values).model), bits(&by_budget.model));
 }
@@ -575,7 +575,7 @@ fn a_learning_rate_is_found_and_trains() {
 
 #[test]
 fn what_is_linear_is_found_to_be_and_what_is_bent_too() {
-    // On a plane with noise PCA is the best there is.
+    // On a plane with noise, PCA is optimal.
     let mut asked = spec(&[10, 8, 3]);
     asked.epochs = Some(30);
     let trained = run_with(asked.clone(), &plane(400, 10, 3));
@@ -590,10 +590,10 @@ fn what_is_linear_is_found_to_be_and_what_is_bent_too() {
     let of_what_was_left = |note: &&String| note.starts_with("hidden activation");
     assert_eq!(trained.report.notes.iter().find(of_what_was_left), None);
     assert_eq!(trained.report.notes.iter().filter(|note| note.starts_with("loss: squared error")).count(), 1);
-    // Who asked for a bend gets it.
+    // A request for a nonlinear activation is honored.
     let bent = TrainSpec { hidden_activation: Some(Activation::Tanh), ..asked };
     assert_eq!(run_with(bent, &plane(400, 10, 3)).model.spec().raw().encoder_activations[0], Activation::Tanh);
-    // A parabola has one dimension, which is no line.
+    // A parabola has one dimension, but is not a line.
     let parabola: Vec<f32> = (0..2000).map(|i| i as f32 * 0.001 - 1.0).flat_map(|t| [t, t * t]).collect();
     let mut asked = spec(&[2, 32, 16, 1]);
     asked.epochs = Some(60);
@@ -646,7 +646,7 @@ fn an_epoch_that_loses_what_was_learned_is_a_collapse_and_noise_is_none() {
     let epoch = |epoch, training_loss| EpochLosses::new(epoch, training_loss, None);
     trainer.state.report.epochs = vec![epoch(1, 2.0), epoch(2, 0.4), epoch(3, 0.5)];
     assert!(!trainer.has_collapsed(1.1) && trainer.has_collapsed(1.3));
-    // Of next to nothing there may be many times more.
+    // If the lowest loss is almost 0, a loss many times higher is still small.
     trainer.state.report.epochs = vec![epoch(1, 2.0), epoch(2, 1e-9)];
     assert!(!trainer.has_collapsed(0.7) && trainer.has_collapsed(0.9));
 }
@@ -695,7 +695,7 @@ fn corruption_and_penalties_change_what_is_learned_and_have_the_same_bits_anywhe
     }
 }
 
-/// With a layer that expands, and others that do not.
+/// With one layer that expands, and others that do not.
 #[test]
 fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
     let mut asked = spec(&[8, 12, 6, 3]);
@@ -707,7 +707,7 @@ fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
     asked.regularization.orthogonality = 10.0;
     let drawn = largest(&asked);
     assert!(drawn < 0.05 * plain && drawn < 0.05, "{drawn}, without {plain}");
-    // Also where the whole gradient is looked at first.
+    // Also with a limit of the gradient norm, which needs the whole gradient first.
     asked.optimizer.gradient_norm_max = Some(1e30);
     let looked_at = largest(&asked);
     assert!(looked_at.to_bits() == drawn.to_bits(), "{looked_at}");
@@ -717,7 +717,7 @@ fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
 fn matrices_that_are_retracted_are_orthonormal_whichever_epoch_is_the_best() {
     let mut asked = spec(&[8, 12, 6, 3]);
     (asked.epochs, asked.batch_rows, asked.initialization) = (Some(8), Some(32), Some(Initialization::He));
-    // Seldom, and as seldom as the end of an epoch: not after the last step of each.
+    // A retraction at the end of an epoch must not repeat one that the last step has just done.
     for every in [1, 3, 1000] {
         asked.optimizer.retraction_steps = every;
         let trained = run_with(asked.clone(), &plane(300, 8, 3));
@@ -738,7 +738,7 @@ fn orthonormal_matrices_and_ordered_codes_are_the_same_wherever_training_is_inte
     let checked = asked.clone().check().expect("valid");
     let values = plane(100, 8, 2);
     let whole = run(asked, &values, 2).expect("trains");
-    // Between retractions, at them, and at the ends of epochs of six steps.
+    // Between retractions, at retractions, and at the ends of epochs of six steps.
     for every in [1, 3, 4, 6] {
         let mut start = Start::Fresh;
         let trained = loop {
@@ -756,7 +756,7 @@ fn orthonormal_matrices_and_ordered_codes_are_the_same_wherever_training_is_inte
 
 #[test]
 fn nested_dropout_puts_what_matters_most_first() {
-    // Directions of very different strength, turned so that none is a feature.
+    // Directions of very different variance, rotated so that none is a feature.
     let mut stream = Stream::new(13, 0, 0, Use::Sample);
     let mut axes: Vec<f64> = (0..64).map(|_| stream.normal()).collect();
     orthonormalize_rows(&mut axes, 8);
@@ -766,7 +766,7 @@ fn nested_dropout_puts_what_matters_most_first() {
         let z = deviations.map(|deviation| deviation * stream.normal());
         values.extend((0..8).map(|j| (0..8).map(|i| z[i] * axes[i * 8 + j]).sum::<f64>() as f32));
     }
-    // Of the first m numbers of codes, the others 0.
+    // The error with the first m numbers of the codes, and the others 0.
     let error = |model: &Autoencoder, m: usize| {
         let (mut rows, buffers) = (PanelMatrix::zeros(400, 8), &mut BufferPool::default());
         rows.load(0, &values);
@@ -787,7 +787,7 @@ fn nested_dropout_puts_what_matters_most_first() {
         let [of_plain, of_nested] = [&plain, &nested].map(|model| [1, 2, 3, 4].map(|m| error(model, m)));
         for m in 0..3 {
             assert!(of_nested[m] < 0.6 * of_plain[m], "{widths:?}: {of_nested:?}, without {of_plain:?}");
-            // PCA leaves the variances of the directions behind.
+            // PCA leaves the variances of the remaining directions.
             let pca: f64 = deviations[m + 1..].iter().map(|deviation| deviation * deviation).sum();
             assert!(of_nested[m] < 1.5 * pca, "{widths:?}: {of_nested:?}, PCA {pca}");
         }
@@ -837,7 +837,7 @@ fn bad_rows_do_not_count_where_they_are_trimmed() {
     (asked.epochs, asked.batch_rows) = (Some(200), Some(100));
     asked.normalization = Some(NormalizationKind::None);
     asked.hidden_activation = Some(Activation::Linear);
-    // One row of ten is noise of many times the size.
+    // One row of ten is noise many times as large.
     let (clean, mut stream) = (plane(400, 6, 3), Stream::new(8, 0, 0, Use::Sample));
     let mut values = clean.clone();
     for row in values.chunks_exact_mut(6).step_by(10) {
@@ -854,7 +854,7 @@ fn bad_rows_do_not_count_where_they_are_trimmed() {
     asked.regularization.trim = 0.15;
     let (robust, of_robust) = error(asked);
     assert!(robust < 0.1 * plain, "{robust} of {plain}");
-    // Nor do they say how large a usual error is.
+    // The bad rows do not affect the usual error either.
     assert!(of_robust.residual_variance < 0.1 * of_plain.residual_variance);
     assert!(
         of_robust.code_covariance[0] + of_robust.code_covariance[3]
@@ -862,7 +862,7 @@ fn bad_rows_do_not_count_where_they_are_trimmed() {
     );
 }
 
-/// Theory 2 of the design: of each principal direction 1 - l2 / variance is kept.
+/// Theory: the share 1 - l2 / variance of each principal direction is kept.
 #[test]
 fn l2_shrinks_a_linear_model_as_predicted() {
     let mut asked = spec(&[4, 2]);
@@ -886,7 +886,7 @@ fn l2_shrinks_a_linear_model_as_predicted() {
     assert!((trace - expected).abs() < 0.01 * expected, "{trace}, expected {expected}");
 }
 
-/// Rows near a plane, of whose values some are missing.
+/// Rows near a plane, with some values missing.
 fn gaps(rows: usize, features: usize) -> Vec<f32> {
     let mut values = plane(rows, features, 2);
     values.iter_mut().step_by(5).for_each(|value| *value = f32::NAN);
@@ -901,7 +901,7 @@ fn missing_values_are_left_out_of_losses_and_figures() {
     let one = run(missing.clone(), &values, 1).expect("trains");
     assert_eq!(bits(&one.model), bits(&run(missing.clone(), &values, 2).expect("trains").model));
     let figures = one.report.validation.expect("rows were held out");
-    // A fifth of six features, which are standardized.
+    // Six standardized features, with a fifth of the values missing.
     let spread = figures.squared_error / (1.0 - figures.explained_variance);
     assert!((spread / 4.8 - 1.0).abs() < 0.15, "{spread}");
     assert!(figures.explained_variance > 0.8, "{figures:?}");
@@ -910,7 +910,7 @@ fn missing_values_are_left_out_of_losses_and_figures() {
     assert!(notes.iter().any(|note| note.starts_with("missing values: 19.88 %")), "{notes:?}");
     assert!(notes.iter().any(|note| note.starts_with("masking: 0.3")), "{notes:?}");
     assert!(one.statistics.is_some_and(|statistics| statistics.calibration.len() == 100));
-    // How much is masked is the caller's to say.
+    // The request can set the share of masked values.
     let asked = TrainSpec { regularization: Regularization { masking: 0.1, ..Default::default() }, ..missing };
     let notes = run(asked, &values, 1).expect("trains").report.notes;
     assert!(!notes.iter().any(|note| note.starts_with("masking")), "{notes:?}");
@@ -922,7 +922,7 @@ fn complete_rows_train_the_same_model_whether_or_not_values_may_be_missing() {
     let plain = TrainSpec { regularization: masked, ..spec(&[6, 4, 2]) };
     let missing = TrainSpec { missing_values: true, ..plain.clone() };
     let values = plane(300, 6, 2);
-    // Standardized, the mean is next to 0, which is what masks are elsewhere.
+    // Standardized features have a mean near 0, the value of masked numbers without missing values.
     let [a, b] = [plain, missing].map(|spec| run(spec, &values, 1).expect("trains").model);
     let near = a.layers()[0]
         .weight
@@ -953,7 +953,7 @@ fn missing_values_need_a_base_that_takes_them() {
     let refused = going_on.with_base(base(false).spec()).expect_err("refused");
     assert_eq!(
         refused.to_string(),
-        "missing_values is set, which needs a base that takes them, got one that was trained without"
+        "missing_values is set, which needs a base that accepts them, got a base trained without missing values"
     );
     let start = Start::Model(base(true));
     let trained = go(&going_on, &gaps(300, 6), &[], start, 1, &mut |_: &Event| Next::GoOn).expect("trains");

@@ -1,4 +1,4 @@
-//! Files of rows as others write them, and what a published file holds.
+//! Writers of row files in foreign formats, and digests of published model files.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// The beginning of a NumPy file of `rows` x `columns` numbers, `descr` as NumPy calls them.
+/// The header of a NumPy file of `rows` x `columns` numbers; `descr` is NumPy's name of their type.
 pub(crate) fn npy_head(descr: &str, rows: u64, columns: usize) -> Vec<u8> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     while !(header.len() + 11).is_multiple_of(64) {
@@ -20,14 +20,14 @@ pub(crate) fn npy_head(descr: &str, rows: u64, columns: usize) -> Vec<u8> {
     head
 }
 
-/// NumPy's array file of binary32.
+/// Writes a NumPy file of binary32.
 pub(crate) fn npy(path: &Path, columns: usize, values: &[f32]) {
     let mut bytes = npy_head("<f4", (values.len() / columns) as u64, columns);
     values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
     std::fs::write(path, bytes).expect("writes");
 }
 
-/// The same, row after row from `row(number, values)`, for files that are larger than memory should be.
+/// Writes a NumPy file of binary32 row by row, for files larger than memory. `row(number, values)` fills each row.
 pub(crate) fn npy_of(path: &Path, rows: u64, columns: usize, row: impl Fn(u64, &mut [f32])) {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).expect("creates"));
     file.write_all(&npy_head("<f4", rows, columns)).expect("writes");
@@ -39,7 +39,7 @@ pub(crate) fn npy_of(path: &Path, rows: u64, columns: usize, row: impl Fn(u64, &
     file.flush().expect("writes");
 }
 
-/// Lines of numbers, which read back as the same bits.
+/// Writes a CSV file; its numbers read back as the same bits.
 pub(crate) fn csv(path: &Path, columns: usize, values: &[f32]) {
     let mut text = String::new();
     for row in values.chunks(columns) {
@@ -49,7 +49,7 @@ pub(crate) fn csv(path: &Path, columns: usize, values: &[f32]) {
     std::fs::write(path, text).expect("writes");
 }
 
-/// The format of MNIST, with binary32.
+/// Writes an IDX file (the format of MNIST) of binary32.
 pub(crate) fn idx(path: &Path, columns: usize, values: &[f32]) {
     let mut bytes = vec![0, 0, 0x0d, 2];
     bytes.extend_from_slice(&((values.len() / columns) as u32).to_be_bytes());
@@ -58,7 +58,8 @@ pub(crate) fn idx(path: &Path, columns: usize, values: &[f32]) {
     std::fs::write(path, bytes).expect("writes");
 }
 
-/// The digest of the tensors of a version in a store's folder: of everything in its file but the header, which names the job.
+/// SHA-256 of the tensors of a version in a store's folder: of the model file without its header, because the header
+/// names the job.
 pub(crate) fn tensors_sha256(store: &Path, name: &str, version: u64) -> String {
     let path = store.join("models").join(name).join(version.to_string()).join("model.safetensors");
     let bytes = std::fs::read(&path).expect("published");
@@ -66,7 +67,7 @@ pub(crate) fn tensors_sha256(store: &Path, name: &str, version: u64) -> String {
     hex(&Sha256::digest(&bytes[8 + header..]))
 }
 
-/// The digest that a report has of training rows and no test rows.
+/// SHA-256 of training and test rows, as a training report has it.
 pub(crate) fn rows_sha256(training: &[f32], test: &[f32]) -> String {
     let mut digest = Sha256::new();
     for values in [training, test] {

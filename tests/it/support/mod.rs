@@ -1,4 +1,4 @@
-//! A real server on port 0 over a temporary store, clients of it, and seeded data.
+//! A real server on a free port with a temporary store, its clients, and seeded data.
 
 #[path = "../../../benches/support/data.rs"]
 pub(crate) mod data;
@@ -28,10 +28,10 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 use tonic::transport::Channel;
 
-/// A client of the service under test.
+/// Client of the autoencoder service.
 pub(crate) type AutoencoderClient = AutoencoderServiceClient<Channel>;
 
-/// A server in this process.
+/// A server in the test process.
 #[derive(Debug)]
 pub(crate) struct TestServer {
     address: SocketAddr,
@@ -40,7 +40,7 @@ pub(crate) struct TestServer {
 }
 
 impl TestServer {
-    /// With defaults, over `store`.
+    /// Starts a server with default settings and the store `store`.
     pub(crate) async fn start(store: &Path) -> Self {
         Self::start_with(ServerConfig::new(store.to_owned())).await
     }
@@ -75,14 +75,14 @@ impl TestServer {
         JobServiceClient::new(self.channel().await)
     }
 
-    /// Stops in order, and says how that went.
+    /// Shuts the server down in order; panics if it fails.
     pub(crate) async fn stop(self) {
         let _ = self.stop.send(());
         self.task.await.expect("the server does not panic").expect("the server ends well");
     }
 }
 
-/// Connects, waiting until the server listens: the listener is bound, so the first try succeeds.
+/// Connects to the server. The listener is already bound, so the first attempt succeeds.
 pub(crate) async fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).expect("a URL").connect().await.expect("the server listens")
 }
@@ -95,7 +95,7 @@ pub(crate) fn temporary_store() -> TempDir {
 pub(crate) fn sample(rows: usize, columns: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut uniform = move || {
-        // xorshift64* (Vigna 2016): all a test needs.
+        // xorshift64* (Vigna 2016): sufficient for tests.
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
@@ -114,7 +114,7 @@ pub(crate) fn sample(rows: usize, columns: usize, seed: u64) -> Vec<f32> {
     values
 }
 
-/// As the fast form of the API.
+/// Values as a matrix of the API in its fast form, little-endian bytes.
 pub(crate) fn matrix(columns: usize, values: &[f32]) -> pb::Matrix {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     pb::Matrix {
@@ -125,7 +125,7 @@ pub(crate) fn matrix(columns: usize, values: &[f32]) -> pb::Matrix {
     }
 }
 
-/// As the convenient form of the API.
+/// Values as a matrix of the API in its convenient form, a list of floats.
 pub(crate) fn float_matrix(columns: usize, values: &[f32]) -> pb::Matrix {
     pb::Matrix {
         rows: (values.len() / columns) as u32,
@@ -135,17 +135,17 @@ pub(crate) fn float_matrix(columns: usize, values: &[f32]) -> pb::Matrix {
     }
 }
 
-/// The numbers of an answer, whatever its form.
+/// The values of a response matrix in any form, as 32-bit floats.
 pub(crate) fn numbers(matrix: Option<pb::Matrix>) -> Vec<f32> {
     halfhitch::rpc::convert::matrix("matrix", matrix).expect("values").into_values().to_f32()
 }
 
-/// The same, not rounded.
+/// The values of a response matrix in any form, as 64-bit floats.
 pub(crate) fn wide_numbers(matrix: Option<pb::Matrix>) -> Vec<f64> {
     halfhitch::rpc::convert::matrix("matrix", matrix).expect("values").into_values().to_f64()
 }
 
-/// Numbers of 64 bits, as the API takes them.
+/// Values of 64 bits as a matrix of the API.
 pub(crate) fn wide_matrix(columns: usize, values: &[f64]) -> pb::Matrix {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     pb::Matrix {
@@ -168,7 +168,7 @@ pub(crate) fn alias(name: &str, alias: &str) -> Option<pb::ModelRef> {
     Some(pb::ModelRef { name: name.to_owned(), selector: Some(pb::model_ref::Selector::Alias(alias.to_owned())) })
 }
 
-/// A small specification that trains in a moment.
+/// A specification with 3 epochs, for short training.
 pub(crate) fn spec(name: &str, widths: &[u32]) -> pb::TrainSpec {
     pb::TrainSpec { model_name: name.to_owned(), widths: widths.to_vec(), epochs: 3, seed: 1, ..Default::default() }
 }
@@ -189,7 +189,7 @@ pub(crate) fn finish(chunk_count: u64, row_count: u64) -> pb::TrainRequest {
     question(pb::train_request::Message::Finish(pb::TrainFinish { chunk_count, row_count }))
 }
 
-/// Everything a `Train` stream sends for `values`, in chunks of `chunk_rows`.
+/// All messages of a `Train` stream for `values`, in chunks of `chunk_rows` rows.
 pub(crate) fn whole_upload(spec: pb::TrainSpec, values: &[f32], chunk_rows: usize) -> Vec<pb::TrainRequest> {
     let columns = spec.widths[0] as usize;
     let mut questions = vec![question(pb::train_request::Message::Spec(spec))];
@@ -200,7 +200,7 @@ pub(crate) fn whole_upload(spec: pb::TrainSpec, values: &[f32], chunk_rows: usiz
     questions
 }
 
-/// Trains and waits for the result.
+/// Trains a model and waits for the result.
 pub(crate) async fn train(
     client: &mut AutoencoderServiceClient<Channel>,
     spec: pb::TrainSpec,
@@ -216,7 +216,7 @@ pub(crate) async fn train(
     Err(Status::unknown("the stream ended without a result"))
 }
 
-/// A server with one trained model, `name` of `widths`.
+/// A server with one trained model `name` of `widths`.
 pub(crate) async fn served(store: &Path, name: &str, widths: &[u32]) -> TestServer {
     let server = TestServer::start(store).await;
     let rows = sample(200, widths[0] as usize, 7);
@@ -224,7 +224,7 @@ pub(crate) async fn served(store: &Path, name: &str, widths: &[u32]) -> TestServ
     server
 }
 
-/// A model of `widths` with small weights, as from elsewhere: for tests of a size that would take long to train.
+/// An untrained model of `widths` with small weights, for tests of sizes that take long to train.
 pub(crate) fn untrained(widths: &[usize]) -> Artifact {
     let elu = Activation::Elu { alpha: 1.0 };
     let layers = widths
@@ -264,7 +264,7 @@ pub(crate) fn untrained(widths: &[usize]) -> Artifact {
     }
 }
 
-/// Imports an untrained model; the size of its file in bytes.
+/// Imports an untrained model; returns the size of its file in bytes.
 pub(crate) async fn import(server: &process::ServerProcess, name: &str, widths: &[usize]) -> usize {
     use pb::import_model_version_request::Message as Import;
     let target = Import::Target(pb::ImportTarget { name: name.into() });
@@ -277,7 +277,7 @@ pub(crate) async fn import(server: &process::ServerProcess, name: &str, widths: 
     file.len()
 }
 
-/// All answers of a stream, and how it ended.
+/// All responses of a stream, and how it ended.
 pub(crate) async fn collected<T>(mut answers: tonic::Streaming<T>) -> (Vec<T>, Result<(), Status>) {
     let mut given = Vec::new();
     loop {

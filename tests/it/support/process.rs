@@ -1,4 +1,4 @@
-//! The binary as a process of its own: to be killed, measured, and told to stop.
+//! The binary as a separate process that a test can kill, measure and stop.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use halfhitch::rpc::pb::model_service_client::ModelServiceClient;
 use tonic::transport::Channel;
 
-/// `halfhitch` with no setting of the environment around.
+/// The `halfhitch` binary without `HALFHITCH_` and `OTEL_` variables of the environment.
 pub(crate) fn halfhitch() -> Command {
     undisturbed(env!("CARGO_BIN_EXE_halfhitch"))
 }
@@ -37,22 +37,22 @@ impl ServerProcess {
         Self::start_with(store, &[])
     }
 
-    /// With more flags.
+    /// Starts with more flags.
     pub(crate) fn start_with(store: &Path, flags: &[&str]) -> Self {
         Self::start_in(store, flags, &[])
     }
 
-    /// With more flags, and variables of the environment.
+    /// Starts with more flags and environment variables.
     pub(crate) fn start_in(store: &Path, flags: &[&str], variables: &[(&str, String)]) -> Self {
         let mut command = halfhitch();
-        // Before the flags, which may say otherwise.
+        // A variable, so that a flag can override it.
         command.env("HALFHITCH_DRAIN_SECONDS", "0");
         command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store).args(flags);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         Self::spawn(command, Stdio::null())
     }
 
-    /// With more flags, and a file for its log.
+    /// Starts with more flags, and logs to a file.
     pub(crate) fn start_logging(store: &Path, flags: &[&str], log: File) -> Self {
         let mut command = halfhitch();
         command.env("HALFHITCH_DRAIN_SECONDS", "0");
@@ -60,7 +60,8 @@ impl ServerProcess {
         Self::spawn(command, log.into())
     }
 
-    /// In a mount namespace of its own, over a disk of `size` that ends with it.
+    /// Starts in a separate mount namespace, with a `tmpfs` of `size` as its store. The disk disappears with the
+    /// process.
     pub(crate) fn start_on_small_disk(store: &Path, size: &str, flags: &[&str]) -> Self {
         let mut command = undisturbed("unshare");
         command
@@ -72,8 +73,8 @@ impl ServerProcess {
         Self::spawn(command, Stdio::null())
     }
 
-    /// In a mount namespace of its own where nothing can be written but `store`, a small disk that ends with it; none where
-    /// this machine does not permit that.
+    /// Starts in a separate mount namespace where only `store` is writable, a small disk that disappears with the
+    /// process. `None` if the system does not permit that.
     pub(crate) fn start_on_read_only_root(store: &Path) -> Option<Self> {
         const MOUNT: &str = r#"mount -t tmpfs -o size=64m tmpfs "$1" && mount -o remount,bind,ro / \
             && ! touch "$2" 2>/dev/null"#;
@@ -88,7 +89,7 @@ impl ServerProcess {
         }
         let mut command = shell(&format!(r#"{MOUNT} && shift 2 && exec "$@""#));
         command.args([env!("CARGO_BIN_EXE_halfhitch"), "serve", "--listen", "127.0.0.1:0", "--store"]).arg(store);
-        // Of so small a disk nothing can be left free.
+        // The disk is smaller than the default reserve.
         command.env("HALFHITCH_DRAIN_SECONDS", "0").env("HALFHITCH_DISK_FREE_BYTES_MIN", "0");
         Some(Self::spawn(command, Stdio::null()))
     }
@@ -109,7 +110,7 @@ impl ServerProcess {
         self.address
     }
 
-    /// The id of its process.
+    /// Process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -130,32 +131,32 @@ impl ServerProcess {
         ModelServiceClient::new(self.channel().await)
     }
 
-    /// SIGKILL: no instruction of the server runs after this.
+    /// Kills the server with SIGKILL: it runs no clean-up.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it has ended");
     }
 
-    /// Sends it a signal, for example `TERM`.
+    /// Sends a signal, for example `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill exists");
         assert!(sent.success(), "the server runs");
     }
 
-    /// SIGTERM, and its exit code.
+    /// Sends SIGTERM, waits for the end, and returns the exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
         self.signal("TERM");
         self.child.wait().expect("it has ended").code()
     }
 
-    /// Its exit code, without holding up other tasks of the test.
+    /// Waits for the end and returns the exit code. Does not block other tasks of the test.
     pub(crate) async fn wait(mut self) -> Option<i32> {
         let ended = move || self.child.wait().expect("it has ended").code();
         tokio::task::spawn_blocking(ended).await.expect("no panic")
     }
 
-    /// A figure of /proc/PID/status in KiB, for example `RssAnon`.
+    /// A value of `/proc/PID/status` in KiB, for example `RssAnon`.
     pub(crate) fn memory_kib(&self, name: &str) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/2 frame by frame, and need not behave.
+//! A client that sends single HTTP/2 frames, valid or not.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,14 +25,14 @@ pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const ACK: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
-/// What every client says first (section 3.4).
+/// The connection preface of every client (section 3.4).
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The flow-control window of a connection before any update (section 6.9.2).
 pub(crate) const WINDOW_BYTES_AT_FIRST: usize = 65_535;
-/// A server that does nothing for so long has failed.
+/// Timeout of the server in tests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One end of a connection that says only what it is told to: it answers no ping.
+/// The client end of a connection. It sends only what a test sends: it does not reply to pings.
 pub(crate) struct Raw(pub(crate) TcpStream);
 
 #[derive(Debug)]
@@ -51,24 +51,24 @@ impl Raw {
         raw
     }
 
-    /// Takes on the server's settings, its windows with them.
+    /// Acknowledges the server's settings and reads its connection window.
     pub(crate) async fn settle(&mut self) {
         self.until(SETTINGS).await;
         assert!(self.send(&frame(SETTINGS, ACK, 0, &[])).await, "open");
         self.until(WINDOW_UPDATE).await;
     }
 
-    /// Whether the server still takes it.
+    /// Sends bytes; false if the connection is closed.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
         timeout(PATIENCE, self.0.write_all(bytes)).await.expect("the server reads").is_ok()
     }
 
-    /// The next frame; `None` when the server has closed.
+    /// Reads the next frame; `None` if the server has closed the connection.
     pub(crate) async fn frame(&mut self) -> Option<Frame> {
         timeout(PATIENCE, next(&mut self.0)).await.expect("the server does something")
     }
 
-    /// The next frame of a kind that is no acknowledgement.
+    /// Reads up to the next frame of a kind without the acknowledgment flag.
     pub(crate) async fn until(&mut self, kind: u8) -> Frame {
         loop {
             let frame = self.frame().await.expect("open");
@@ -78,7 +78,7 @@ impl Raw {
         }
     }
 
-    /// The next end of a call.
+    /// Reads up to the end of a call: a HEADERS frame with END_STREAM.
     pub(crate) async fn until_ended(&mut self) {
         loop {
             let frame = self.frame().await.expect("open");
@@ -88,7 +88,7 @@ impl Raw {
         }
     }
 
-    /// To write for itself, while all that comes is thrown away.
+    /// Splits off the writing half; a task discards everything received.
     pub(crate) fn split(self) -> (OwnedWriteHalf, JoinHandle<()>) {
         let (mut read, write) = self.0.into_split();
         let reading = tokio::spawn(async move {
@@ -97,10 +97,11 @@ impl Raw {
         (write, reading)
     }
 
-    /// Once it is settled: to write as the server's windows allow, and the streams whose headers, of an answer or at its end, came.
+    /// Splits a settled connection into the writing half, the flow-control credit of the server, and a channel of the
+    /// streams whose headers or trailers arrive.
     pub(crate) fn with_flow(self) -> (OwnedWriteHalf, Credit, mpsc::UnboundedReceiver<u32>) {
         let credit = Credit::default();
-        // What `settle` has read.
+        // The window update that `settle` has read.
         credit.give(0, TransportConfig::default().connection_window_bytes as usize - WINDOW_BYTES_AT_FIRST);
         let (sender, ended) = mpsc::unbounded_channel();
         let (read, write) = self.0.into_split();
@@ -121,7 +122,7 @@ impl Raw {
         (write, credit, ended)
     }
 
-    /// All kinds of frames until the server closes.
+    /// The kinds of all frames until the server closes the connection.
     pub(crate) async fn until_closed(&mut self) -> Vec<u8> {
         let mut kinds = Vec::new();
         while let Some(frame) = self.frame().await {
@@ -140,7 +141,7 @@ async fn next(read: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
     Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
 }
 
-/// What the server still takes of a connection, 0, and of each stream.
+/// Flow-control windows of the server in bytes: of the connection (stream 0) and of each stream.
 #[derive(Clone, Default)]
 pub(crate) struct Credit(Arc<Mutex<HashMap<u32, Arc<Semaphore>>>>);
 
@@ -156,7 +157,7 @@ impl Credit {
         self.of(stream).add_permits(bytes);
     }
 
-    /// Waits until so many bytes of a stream may be sent.
+    /// Waits until `bytes` of a stream may be sent, and takes them from both windows.
     pub(crate) async fn take(&self, stream: u32, bytes: usize) {
         for id in [stream, 0] {
             let window = self.of(id);
@@ -175,7 +176,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
-/// A header in HPACK, literal and not indexed (RFC 7541, 6.2.2).
+/// A header in HPACK: literal without indexing (RFC 7541, 6.2.2).
 pub(crate) fn header(name: &str, value: &str) -> Vec<u8> {
     let mut bytes = vec![0];
     text(&mut bytes, name);
@@ -183,17 +184,17 @@ pub(crate) fn header(name: &str, value: &str) -> Vec<u8> {
     bytes
 }
 
-/// A header that becomes the newest of the dynamic table (6.2.1), to be named by [`NEWEST`].
+/// A header that becomes the newest entry of the dynamic table (6.2.1); [`NEWEST`] refers to it.
 pub(crate) fn remembered_header(name: &str, value: &str) -> Vec<u8> {
     let mut bytes = header(name, value);
     bytes[0] = 0x40;
     bytes
 }
 
-/// The newest of the dynamic table, in one byte (6.1).
+/// The newest entry of the dynamic table, as an indexed header of one byte (6.1).
 pub(crate) const NEWEST: u8 = 0x80 + 62;
 
-/// A text with its length, not Huffman coded (5.1 and 5.2).
+/// Appends a string with its length, without Huffman coding (5.1 and 5.2).
 fn text(bytes: &mut Vec<u8>, text: &str) {
     let mut length = text.len();
     if length < 127 {
