@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn training_work_gives_its_result_or_its_panic() {
+    fn training_work_returns_its_result_or_its_panic() {
         let result = spawn_training("train", || 6 * 7).expect("starts").blocking_recv().expect("sent");
         assert_eq!(result.expect("no panic"), 42);
         let result = spawn_training("train", || panic!("diverged")).expect("starts").blocking_recv().expect("sent");
@@ -297,7 +297,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn training_threads_give_way_to_all_others() {
+    fn training_threads_have_idle_priority() {
         use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
         if lowest_priority_is_refused_here() {
             eprintln!("skipped: this system does not let threads lower their priority");
@@ -315,7 +315,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn serving_threads_do_not_interrupt_and_keep_their_share() {
+    fn serving_threads_use_batch_policy_and_keep_their_priority() {
         use rustix::process::getpriority_process;
         use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
         if lowest_priority_is_refused_here() {

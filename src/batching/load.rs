@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_gives_back_all_it_took_and_no_more() {
+    fn a_claim_releases_exactly_what_it_took() {
         let [load, a, b] = [(); 3].map(|()| Arc::new(Load::default()));
         let first = Claim::new([Arc::clone(&load), Arc::clone(&a)], Size { rows: 10, bytes: 100, row_work: 7 });
         let second = Claim::new([Arc::clone(&load), Arc::clone(&b)], Size { rows: 5, bytes: 50, row_work: 2 });
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn loads_of_lines_that_are_empty_are_forgotten() {
+    fn loads_of_empty_queues_are_removed() {
         let (mut loads, one) = (Loads::new(), Size { rows: 1, bytes: 1, row_work: 1 });
         for key in 0..1_000 {
             let model_queue = loads.model_queue(&key);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_leaves_room_for_another() {
+    fn one_queue_leaves_space_for_others() {
         check_shares(1_000, 1, &[800]);
         check_shares(900, 1, &[400, 400]);
         check_shares(1_024, 64, &[832]);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_line_gets_what_the_whole_has_room_for() {
+    fn an_empty_queue_may_use_all_free_space() {
         assert!(has_room(100, 0, 0, 100));
         assert!(has_room(20, 0, 80, 100));
         assert!(!has_room(21, 0, 80, 100));
@@ -333,14 +333,14 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_work_over_pace() {
+    fn the_estimated_time_is_work_divided_by_rate() {
         check_time(&[(0, 100, 10)], 1_000, 1, Duration::from_millis(100));
         check_time(&[(0, 100, 10)], 1_000, 4, Duration::from_millis(25));
         check_time(&[(0, 100, 10), (0, 100, 30)], 1_000, 1, Duration::from_millis(200));
     }
 
     #[test]
-    fn a_quiet_hour_does_not_count() {
+    fn idle_time_does_not_lower_the_rate() {
         check_time(&[(0, 100, 10), (3_600, 100, 10)], 1_000, 1, Duration::from_millis(100));
     }
 
@@ -350,14 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_never_silly() {
+    fn time_estimates_need_data_and_have_a_maximum() {
         assert_eq!(ServiceRate::default().time_for(1_000, 1), None);
         check_time(&[(0, 1, 10)], 0, 1, Duration::ZERO);
         check_time(&[(0, 1, 60_000)], 65_536, 1, RETRY_AFTER_MAX);
     }
 
     #[test]
-    fn each_line_has_its_own_pace() {
+    fn each_queue_has_its_own_rate() {
         let (mut rates, now) = (ServiceRates::new(), Instant::now());
         assert_eq!(rates.seconds(&"new"), SECONDS_UNKNOWN);
         rates.record(&"copies", now, 100, Duration::from_secs(3));
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_paces_are_remembered_than_a_fixed_number() {
+    fn the_number_of_stored_rates_is_limited() {
         let (mut rates, now) = (ServiceRates::new(), Instant::now());
         for key in 0..3 * PACES_MAX {
             rates.record(&key, now, 1, Duration::from_secs(1));
@@ -380,24 +380,24 @@ mod tests {
     }
 
     #[test]
-    fn the_refused_come_back_one_after_the_other() {
+    fn rejected_clients_retry_one_after_another() {
         let (now, ms) = (Instant::now(), Duration::from_millis);
-        let mut returns = RetrySchedule::default();
-        let times: Vec<Duration> = (0..3).map(|_| returns.next(now, Some(ms(100)), Some(ms(5)))).collect();
+        let mut schedule = RetrySchedule::default();
+        let times: Vec<Duration> = (0..3).map(|_| schedule.next(now, Some(ms(100)), Some(ms(5)))).collect();
         assert_eq!(times, [ms(100), ms(120), ms(140)]);
         // After a while the earlier clients have retried, and only the current queue counts.
         let later = now + ms(1_000);
-        assert_eq!(returns.next(later, Some(ms(20)), Some(ms(5))), ms(20));
-        assert_eq!(returns.next(later, Some(ms(0)), Some(ms(5))), ms(40), "after the last scheduled retry");
+        assert_eq!(schedule.next(later, Some(ms(20)), Some(ms(5))), ms(20));
+        assert_eq!(schedule.next(later, Some(ms(0)), Some(ms(5))), ms(40), "after the last scheduled retry");
     }
 
     #[test]
-    fn nobody_is_told_a_silly_time() {
-        let (now, mut returns) = (Instant::now(), RetrySchedule::default());
-        assert_eq!(returns.next(now, None, None), RETRY_AFTER_UNKNOWN);
-        assert_eq!(returns.next(now, Some(Duration::ZERO), Some(Duration::ZERO)), RETRY_AFTER_MIN);
+    fn retry_delays_stay_between_1_ms_and_10_s() {
+        let (now, mut schedule) = (Instant::now(), RetrySchedule::default());
+        assert_eq!(schedule.next(now, None, None), RETRY_AFTER_UNKNOWN);
+        assert_eq!(schedule.next(now, Some(Duration::ZERO), Some(Duration::ZERO)), RETRY_AFTER_MIN);
         for _ in 0..100 {
-            assert!(returns.next(now, Some(Duration::from_secs(1)), Some(Duration::from_secs(1))) <= RETRY_AFTER_MAX);
+            assert!(schedule.next(now, Some(Duration::from_secs(1)), Some(Duration::from_secs(1))) <= RETRY_AFTER_MAX);
         }
     }
 }

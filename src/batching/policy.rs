@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_larger_than_a_batch_is_never_stranded() {
+    fn a_large_request_is_served_over_several_batches() {
         check_batches(&[70], 32, &[&[(0, 0..32)], &[(0, 32..64)], &[(0, 64..70)]]);
     }
 
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_as_many_rows_as_a_turn_is_long() {
+    fn batch_size_follows_the_quantum_within_limits() {
         let turn = QUANTUM.as_secs_f64();
         check_room(256, 10_000, turn / 100.5, 96);
         check_room(256, 100, turn / 100.5, 100);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_take_turns() {
+    fn queues_take_turns() {
         let mut queues = FairQueue::new();
         for (key, queued) in [("a", 0), ("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
             push(&mut queues, key, queued, 64);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_worth_the_same_to_every_line() {
+    fn queues_get_equal_compute_time() {
         let mut queues = FairQueue::new();
         // Rows of the second queue cost 500 times as much, and both queues are saturated.
         let seconds = |key: &&str, (): &()| if *key == "small" { 1e-7 } else { 5e-5 };
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_with_little_to_do_leaves_its_time_to_the_others() {
+    fn sparse_queues_leave_unused_time_to_others() {
         let mut queues = FairQueue::new();
         let seconds = QUANTUM.as_secs_f64() / 64.0;
         push(&mut queues, "flood", "flood", 64 * 100);
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_takes_many_turns_is_served_all_the_same() {
+    fn rows_that_cost_many_quanta_are_served() {
         let mut queues = FairQueue::new();
         push(&mut queues, "slow", 0, 640);
         push(&mut queues, "quick", 1, 64 * 1000);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn bulk_goes_after_those_who_wait() {
+    fn interactive_requests_precede_bulk() {
         let mut queues = FairQueue::new();
         for queued in 0..3 {
             queues.push("a", queued, 64, Urgency::Bulk);
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn bulk_does_not_stand_still_however_many_others_come() {
+    fn interactive_load_does_not_starve_bulk() {
         for rows_max in [16, 64, 256] {
             let mut queues = FairQueue::new();
             queues.push("a", "bulk", 100_000, Urgency::Bulk);
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn bulk_is_owed_nothing_for_the_time_when_there_was_none() {
+    fn bulk_earns_nothing_while_its_queue_is_empty() {
         let mut queues = FairQueue::new();
         push(&mut queues, "a", 0, 64 * 100);
         for _ in 0..50 {
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_request_leaves_its_line() {
+    fn a_withdrawn_request_leaves_its_queue() {
         for urgency in [Urgency::Interactive, Urgency::Bulk] {
             let mut queues = FairQueue::new();
             let tickets: Vec<u64> = (0..3).map(|queued| queues.push("a", queued, 20, urgency)).collect();
@@ -547,7 +547,7 @@ mod tests {
         /// For any row costs, the compute time of saturated queues differs by at most two turns, and two batches of the
         /// most expensive rows.
         #[test]
-        fn no_line_starves(costs in prop::collection::vec(1e-8_f64..1e-4, 2..8)) {
+        fn no_queue_starves(costs in prop::collection::vec(1e-8_f64..1e-4, 2..8)) {
             let mut queues = FairQueue::new();
             let seconds = |key: &usize, _: &usize| costs[*key];
             for key in 0..costs.len() {

@@ -275,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_in_any_order_make_the_whole(
+        fn pieces_in_any_order_form_the_complete_result(
             sizes in prop::collection::vec(1_usize..20, 1..8),
             order in any::<prop::sample::Index>(),
             (columns, first) in (1_usize..5, 0_usize..20),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_normalized_result_is_answered_in_64_bits_and_given_values_stay() {
+    fn float64_results_are_denormalized_and_keep_given_values() {
         let normalizer = Normalizer {
             kind: NormalizationKind::Standardize,
             offset: vec![1e12, 0.0],
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_row_that_is_not_finite_is_found_within_its_range() {
+    fn the_first_non_finite_row_of_a_range_is_found() {
         let mut computed = computed(0..8, 3, 0, true);
         assert!(computed.is_finite());
         *computed.values.at_mut(4, 2) = f32::NAN;

@@ -231,7 +231,7 @@ async fn every_caller_gets_their_own_rows_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_larger_than_a_batch_is_split_and_put_together() {
+async fn a_large_request_is_split_and_reassembled() {
     for threads in [1, 4] {
         let batcher = echoing(threads);
         let firsts: Vec<f32> = (0..1_003).map(|row| row as f32).collect();
@@ -268,7 +268,7 @@ async fn a_request_larger_than_a_batch_is_split_and_put_together() {
 }
 
 #[tokio::test]
-async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
+async fn results_are_bit_identical_in_any_batch() {
     let batcher = Batcher::start(small_batches(), 2, Arc::default()).expect("starts");
     let model = model(1);
     let firsts: Vec<f32> = (0..40).map(|row| row as f32 / 7.0).collect();
@@ -296,7 +296,7 @@ async fn the_models_own_arithmetic_gives_the_same_bits_in_any_company() {
 }
 
 #[tokio::test]
-async fn what_came_during_a_batch_forms_the_next() {
+async fn requests_during_a_batch_form_the_next_one() {
     let (batcher, gate, first) = busy(small_batches());
     let waiting: Vec<_> = (1..=10_u8).map(|row| queued(&batcher, matrix(FEATURES, &[f32::from(row)]))).collect();
     gate.release();
@@ -325,7 +325,7 @@ async fn departed_callers_are_not_computed() {
 }
 
 #[tokio::test]
-async fn a_caller_that_departs_in_the_middle_leaves_the_rest_undone() {
+async fn remaining_rows_of_a_departed_caller_are_not_computed() {
     let (batcher, gate, first) = busy(small_batches());
     let firsts: Vec<f32> = (1_u8..=40).map(f32::from).collect();
     let departs = queued(&batcher, matrix(FEATURES, &firsts));
@@ -371,7 +371,7 @@ fn expired_requests_are_dropped_when_their_turn_comes() {
 }
 
 #[test]
-fn a_deadline_that_cannot_be_met_is_told_at_once() {
+fn unreachable_deadlines_fail_at_once() {
     let queue = Queue::new(BatchingConfig::default(), 1);
     let now = Instant::now();
     let request = |rows: usize, ms: Option<u64>| Request {
@@ -394,7 +394,7 @@ fn a_deadline_that_cannot_be_met_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_deadline_ends_the_wait_though_the_thread_is_busy() {
+async fn deadlines_hold_while_the_serving_thread_is_busy() {
     let (batcher, gate, first) = busy(small_batches());
     let deadline = Some(Instant::now() + Duration::from_millis(5));
     let late = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), deadline).await;
@@ -408,7 +408,7 @@ async fn a_deadline_ends_the_wait_though_the_thread_is_busy() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
+async fn a_full_queue_rejects_with_a_retry_delay() {
     let (batcher, gate, first) = busy(BatchingConfig { queue_rows_max: 10, ..small_batches() });
     let waits = queued(&batcher, matrix(FEATURES, &[1.0; 6]));
     match refused(&batcher, Operation::Encode, matrix(FEATURES, &[2.0; 4])) {
@@ -432,7 +432,7 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
 
 /// The sizes are above [`request::SMALL_BYTES_MAX`], because smaller requests are never rejected early.
 #[test]
-fn what_has_no_room_is_refused_before_it_comes() {
+fn requests_without_space_are_rejected_early() {
     let (_gate, compute) = Gate::new();
     let config = BatchingConfig { queue_rows_max: 100_000, ..small_batches() };
     let batcher = Batcher::start_with(config, 1, Arc::default(), compute, false).expect("starts");
@@ -456,7 +456,7 @@ fn what_has_no_room_is_refused_before_it_comes() {
 }
 
 #[tokio::test]
-async fn bytes_are_bounded_too() {
+async fn queued_bytes_are_limited() {
     let row_bytes = (FEATURES + CODE) * 4;
     let (batcher, gate, first) = busy(BatchingConfig { queue_bytes_max: 4 * row_bytes, ..small_batches() });
     let error = refused(&batcher, Operation::Encode, matrix(FEATURES, &[1.0; 4]));
@@ -469,7 +469,7 @@ async fn bytes_are_bounded_too() {
 }
 
 #[test]
-fn a_wrong_width_is_refused_before_it_waits() {
+fn a_wrong_width_is_rejected_before_queueing() {
     let batcher = echoing(1);
     let expected = BatchError::Columns { what: "the code", got: FEATURES, expected: CODE };
     assert_eq!(refused(&batcher, Operation::Decode, matrix(FEATURES, &[1.0])), expected);
@@ -511,7 +511,7 @@ async fn a_panic_fails_the_whole_of_a_split_request() {
 }
 
 #[tokio::test]
-async fn not_a_number_fails_its_own_request_alone() {
+async fn a_non_finite_value_fails_only_its_own_request() {
     let not_finite = |row| MatrixError::NotFinite { row, column: 0, value: f32::INFINITY };
     let (batcher, gate, first) = busy(BatchingConfig::default());
     // A small request is checked before it is queued.
@@ -536,7 +536,7 @@ async fn not_a_number_fails_its_own_request_alone() {
 }
 
 #[tokio::test]
-async fn a_result_that_is_not_finite_fails_its_own_request_alone() {
+async fn a_non_finite_result_fails_only_its_own_request() {
     let (batcher, gate, first) = busy(small_batches());
     let before = queued(&batcher, matrix(FEATURES, &[1.0, 2.0]));
     let mut firsts = [3.0; 20];
@@ -553,7 +553,7 @@ async fn a_result_that_is_not_finite_fails_its_own_request_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
+async fn draining_serves_accepted_requests_and_rejects_new_ones() {
     let (batcher, gate, first) = busy(small_batches());
     let mut accepted = vec![first];
     accepted.extend((1..=40_u8).map(|row| queued(&batcher, matrix(FEATURES, &[f32::from(row)]))));
@@ -569,7 +569,7 @@ async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
 }
 
 #[tokio::test]
-async fn tiny_questions_wait_while_training_is_owed_something() {
+async fn small_requests_queue_while_training_lacks_cpu_time() {
     let (min_share, (gate, compute)) = (Arc::new(MinCpuShare::in_debt(Duration::from_millis(1))), Gate::new());
     let batcher = Batcher::start_with(small_batches(), 1, Arc::clone(&min_share), compute, true).expect("starts");
     let mut waits = submission(&batcher, Operation::Encode, matrix(FEATURES, &[1.0]), None);
@@ -609,7 +609,7 @@ fn check_bounds(config: BatchingConfig, expected: &str) {
 }
 
 #[test]
-fn bounds_that_cannot_be_meant_are_refused() {
+fn invalid_limits_are_rejected() {
     let default = BatchingConfig::default();
     assert_eq!(default.check(), Ok(()));
     for got in [0, 8, 100, 65_552] {

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_add_up_whatever_their_order() {
+    fn batch_times_add_up_in_any_order() {
         let ms = Duration::from_millis;
         let mut timing = Timing::after(ms(5));
         let (operation, computed_at) = (Operation::Encode, Instant::now());

@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_sent_in_the_smaller_form_that_keeps_its_numbers() {
+    fn a_block_uses_the_smaller_lossless_format() {
         let form = |values: &[f64]| {
             let sent = answered(Some(matrix(1, values))).expect("a matrix");
             let kept: Vec<f64> = sent.values().to_f64();
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_a_request_is_a_row_of_the_file() {
+    fn errors_name_the_row_of_the_file() {
         let mut details = tonic_types::ErrorDetails::new();
         details.set_error_info("ROW", "halfhitch", [("row".to_owned(), "7".to_owned())]);
         let status = || Status::with_error_details(Code::OutOfRange, "the result of row 7", details.clone());
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_server_is_asked_again_and_nothing_else_is() {
+    async fn only_a_full_server_with_a_retry_delay_is_retried() {
         let tries = std::cell::Cell::new(0);
         let attempt = |code: Code, delay: Option<Duration>, refusals: u32| {
             tries.set(tries.get() + 1);
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn details_of_a_status_are_told() {
+    fn errors_show_the_status_details() {
         let mut details = tonic_types::ErrorDetails::new();
         details.set_retry_info(Some(Duration::from_millis(20)));
         let status = Status::with_error_details(Code::ResourceExhausted, "full", details);

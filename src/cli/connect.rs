@@ -676,7 +676,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_certificates_are_told_as_people_write_them() {
+    fn certificate_names_are_shown_without_debug_syntax() {
         assert_eq!(plain_name("DnsName(\"localhost\")"), "localhost");
         assert_eq!(plain_name("IpAddress(127.0.0.1)"), "127.0.0.1");
         assert_eq!(plain_name("localhost"), "localhost");

@@ -95,20 +95,20 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_falls_from_the_left_above_to_the_right_below() {
+    fn falling_and_rising_curves_are_drawn() {
         check_drawn(&[4.0, 2.0, 1.0], 8, 2, &["⠉⠒⠤⣀    ", "    ⠉⠑⠢⢄"]);
         check_drawn(&[1.0, 100.0], 2, 2, &["⢠⠊", "⡸ "]);
     }
 
     #[test]
-    fn what_does_not_change_is_a_line_below_and_nothing_is_nothing() {
+    fn constant_values_draw_a_line_and_no_values_draw_nothing() {
         check_drawn(&[3.0; 5], 4, 2, &["    ", "⣀⣀⣀⣀"]);
         check_drawn(&[3.0], 2, 1, &["⣀⣀"]);
         check_drawn(&[], 3, 2, &["   ", "   "]);
     }
 
     #[test]
-    fn a_gap_is_left_where_there_is_no_number() {
+    fn nan_values_leave_a_gap() {
         check_drawn(&[1.0, 1.0, f64::NAN, 1.0, 1.0], 6, 1, &["⣀⡀  ⢀⣀"]);
     }
 
@@ -123,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_values_fill_exactly_the_room_that_there_is(
+        fn any_values_fill_exactly_the_given_size(
             values in proptest::collection::vec(any::<f64>(), 0..40), width in 0usize..30, height in 0usize..6
         ) {
             let scale = Scale::around(values.iter()).unwrap_or(Scale { least: 0.0, most: 1.0 });

@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused_in_words() {
+    fn invalid_durations_name_the_problem() {
         for (text, part) in [
             ("", "is empty"),
             ("10", "has the unit ``"),

@@ -29,7 +29,6 @@ const CHUNKS_KEPT_MAX: usize = 32;
 const ROWS_READ_MAX: usize = 1000;
 
 /// Rows between the files and the server.
-#[expect(clippy::struct_field_names, reason = "each counts other rows")]
 struct PendingRows {
     coming: mpsc::Receiver<Result<Vec<f64>, FileError>>,
     /// Column count and column names, set when the first file is opened.
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rows_become_chunks_that_are_kept_until_they_are_safe() {
+    async fn chunks_are_kept_until_they_are_safe() {
         let values: Vec<f32> = (0..50).map(|i| i as f32).collect();
         let (_folder, mut rows) = rows_of(&values, 2, 10);
         let mut sizes = Vec::new();
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_told_in_a_line() {
+    fn each_round_has_a_one_line_summary() {
         let result = pb::TrainResult { round: 2, model_name: "m".into(), version: 3, ..Default::default() };
         assert!(line(&result).starts_with("round 2: m@3 is published"));
         let kept = pb::TrainResult { round: 3, kept_back: "it is worse".into(), ..Default::default() };

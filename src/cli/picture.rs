@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn without_validation_the_training_loss_has_all_of_the_width() {
+    fn without_validation_the_training_loss_uses_the_full_width() {
         check_lines(
             &picture(20, false),
             80,
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_step_of_the_first_epoch_is_a_picture_too() {
+    fn the_first_step_can_be_drawn() {
         check_lines(
             &picture(1, true),
             80,
@@ -297,7 +297,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_server_says_no_line_is_too_long(
+        fn lines_fit_the_width_for_any_server_message(
             epoch in any::<u32>(), epoch_count in any::<u32>(), step in any::<u64>(), step_count in any::<u64>(),
             figures in proptest::array::uniform5(any::<f64>()), seconds in any::<i64>(), columns in 0usize..200
         ) {

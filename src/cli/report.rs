@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_model_has_no_word_of_warning_and_many_features_have_short_lines() {
+    fn good_models_have_no_warning_and_long_lists_are_shortened() {
         let lines = report_lines(&report(&vec![0.9; 5000]), 2, &[]);
         assert!(lines[1].ends_with("PCA 0.00 %"), "{}", lines[1]);
         assert!(lines[2].ends_with("column 10 0.90 and 4990 more"), "{}", lines[2]);

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_lets_its_token_in_and_no_other() {
+    fn the_entry_admits_only_its_own_token() {
         let args = TokenArgs { name: "indexer".to_owned(), ..args(&["infer", "train"], Some("2999-01-31")) };
         let entry = entry(&args, "hh_abc").expect("an entry");
         let credentials =
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_would_refuse_is_refused_here() {
+    fn invalid_roles_and_dates_are_rejected() {
         assert!(entry(&args(&["root"], None), "hh_abc").is_err());
         assert!(entry(&args(&["infer"], Some("tomorrow")), "hh_abc").is_err());
     }

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_follows_the_rules_of_its_signal() {
+    fn endpoints_follow_the_otlp_rules() {
         use Protocol::{Grpc, HttpProtobuf};
         check_endpoint_of(&[(ENDPOINT, "http://c:4317")], "http://c:4317", Grpc, &[]);
         check_endpoint_of(&[(ENDPOINT, "https://c:4317/")], "https://c:4317", Grpc, &[]);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_operators_inject_is_understood() {
+    fn common_deviations_from_the_standard_are_accepted() {
         use Protocol::{Grpc, HttpProtobuf};
         check_endpoint_of(&[(ENDPOINT, "c:4317")], "http://c:4317", Grpc, &["taken as http://c:4317"]);
         let secure = [(ENDPOINT, "c:4317"), ("OTEL_EXPORTER_OTLP_INSECURE", "false")];
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_is_a_warning() {
+    fn invalid_endpoints_cause_a_warning() {
         for wrong in
             ["http://", "dns:///c:4317", "ftp://c", "http://a b:1", "://", "http://me:secret@c:1", "c:99999999"]
         {
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exporter_without_an_endpoint_is_beside_this_program() {
+    fn an_exporter_without_an_endpoint_uses_localhost() {
         let found = of(&[("OTEL_TRACES_EXPORTER", "otlp")]);
         assert_eq!(found.endpoint.expect("the default").0, "http://localhost:4318/v1/traces");
         let found = of(&[("OTEL_TRACES_EXPORTER", "otlp"), (PROTOCOL, "grpc")]);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_is_described() {
+    fn the_service_name_and_attributes_are_read() {
         let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=a, deployment.environment=pro%20d,x=1");
         let found = of(&[attributes]);
         assert_eq!(found.service_name, Some(("a".to_owned(), "OTEL_RESOURCE_ATTRIBUTES")));

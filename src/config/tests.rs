@@ -22,7 +22,7 @@ fn everything_has_a_default() {
 }
 
 #[test]
-fn a_flag_is_stronger_than_a_variable_and_that_than_the_file() {
+fn flags_override_variables_and_variables_override_files() {
     let (_folder, mut args) = with_file("batch_rows_max = 32\nqueue_rows_max = 33\nopen_jobs_max = 34\n");
     let variables = variables(&[("HALFHITCH_BATCH_ROWS_MAX", "64"), ("HALFHITCH_QUEUE_ROWS_MAX", "65")]);
     args.batch_rows_max = Some("128".to_owned());
@@ -38,7 +38,7 @@ fn a_flag_is_stronger_than_a_variable_and_that_than_the_file() {
 }
 
 #[test]
-fn what_is_printed_can_be_fed_back() {
+fn printed_settings_can_be_read_back() {
     let mut args = ServeArgs::default();
     args.transport.message_bytes_max = Some("3MiB".to_owned());
     let printed = Settings::from(&args, &[]).expect("valid").print();
@@ -49,7 +49,7 @@ fn what_is_printed_can_be_fed_back() {
 }
 
 #[test]
-fn files_are_read_for_clients_only_where_a_folder_is_named() {
+fn the_train_folder_is_unset_unless_a_setting_names_it() {
     assert_eq!(Settings::from(&ServeArgs::default(), &[]).expect("defaults").server.jobs.train_folder, None);
     let (_folder, mut args) = with_file("train_folder = \"from-file\"\n");
     let set = |args: &ServeArgs, pairs: &[(&str, &str)]| {
@@ -65,7 +65,7 @@ fn files_are_read_for_clients_only_where_a_folder_is_named() {
 }
 
 #[test]
-fn checkpoints_may_be_parts_of_a_second_apart() {
+fn checkpoint_seconds_accepts_fractions() {
     let every = |text: &str| {
         let args = ServeArgs { checkpoint_seconds: Some(text.to_owned()), ..ServeArgs::default() };
         Settings::from(&args, &[]).map(|settings| settings.server.jobs.checkpoint_every)
@@ -79,7 +79,7 @@ fn checkpoints_may_be_parts_of_a_second_apart() {
 }
 
 #[test]
-fn the_transport_is_set_like_everything_else() {
+fn transport_settings_come_from_all_sources() {
     let defaults = Settings::from(&ServeArgs::default(), &[]).expect("defaults");
     assert_eq!(defaults.server.transport, TransportConfig::default());
     let (_folder, mut args) = with_file("stream_window_bytes = \"2MiB\"\nframe_bytes_max = 16384\n");
@@ -112,7 +112,7 @@ fn check_error(args: &ServeArgs, variables: &[(String, String)], texts: &[&str])
 }
 
 #[test]
-fn mistakes_name_the_setting_its_place_and_what_was_expected() {
+fn errors_name_the_setting_its_source_and_the_expected_value() {
     let flag = |args: ServeArgs| args;
     check_error(
         &flag(ServeArgs { listen: Some("nowhere".to_owned()), ..ServeArgs::default() }),
@@ -144,14 +144,14 @@ fn mistakes_name_the_setting_its_place_and_what_was_expected() {
 }
 
 #[test]
-fn instructions_are_named_or_found_out() {
+fn the_instruction_set_is_named_or_detected() {
     assert!(instructions(None).expect("the fastest").is_available());
     let error = instructions(Some("AVX512".into())).expect_err("refused").to_string();
     assert_eq!(error, "variable HALFHITCH_ISA: instruction set is `AVX512`, expected avx512, avx2 or portable");
 }
 
 #[test]
-fn an_unknown_variable_is_warned_of() {
+fn an_unknown_variable_causes_a_warning() {
     let settings = Settings::from(&ServeArgs::default(), &variables(&[("HALFHITCH_LISTN", "x"), ("PATH", "y")]));
     assert_eq!(settings.expect("valid").warnings.len(), 1);
 }

@@ -146,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_traced_unless_somebody_says_so() {
+    fn tracing_is_off_by_default() {
         assert_eq!(traces(TracesArgs::default(), &[]).expect("defaults"), TracesConfig::default());
         assert_eq!(TracesConfig::default().otlp_endpoint, None);
     }
 
     #[test]
-    fn the_variables_of_the_standard_are_weaker_than_ours() {
+    fn our_settings_override_otel_variables() {
         let theirs = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317"), ("OTEL_SERVICE_NAME", "embeddings")];
         let config = traces(TracesArgs::default(), &theirs).expect("valid");
         assert_eq!(config.otlp_endpoint.as_deref(), Some("http://collector:4317"));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_named() {
+    fn errors_name_the_invalid_setting() {
         for wrong in ["collector:4317", "http://", "ftp://a:1", "http://a b:1"] {
             let args = TracesArgs { otlp_endpoint: Some(wrong.to_owned()), ..TracesArgs::default() };
             check_refused(args, &["otlp_endpoint", wrong, "http://HOST:PORT"]);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_the_variables_of_the_standard_is_refused() {
+    fn invalid_otel_variables_are_not_rejected() {
         for (name, value) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_that_speaks_http_is_known_by_its_port_or_path() {
+    fn the_endpoint_determines_the_protocol() {
         for (url, protocol) in [
             ("http://c:4317", Protocol::Grpc),
             ("https://c:4317", Protocol::Grpc),

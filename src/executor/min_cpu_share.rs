@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn serving_pauses_for_what_is_missing() {
+    fn serving_pauses_for_the_missing_training_time() {
         check_pauses(1, 0, 40, &[2000]);
         check_pauses(1, 1, 39, &[1000]);
         // Threads with enough time, and threads without work.
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn many_threads_are_owed_pauses_on_many_cores() {
+    fn many_waiting_threads_get_a_limited_number_of_pauses() {
         check_pauses(16, 0, 16 * 40, &[4000; 8]);
         // The same limit for any number of threads that wait for each other.
         check_pauses(16, 0, 1000 * 40, &[4000; 8]);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_has_a_bound() {
+    fn the_debt_is_limited() {
         let most = LOOK_EVERY.mul_f64(PAUSES_PER_SHARE * SHARE).as_micros();
         let mut debt = Debt::default();
         for round in 0..1000 {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_heard_of_late_counts() {
+    fn a_wait_that_is_read_late_counts() {
         let mut debt = Debt::default();
         debt.look(SHARE, 1, Times::default(), LOOK_EVERY);
         assert_eq!(paid(&mut debt), [0_u128; 0]);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debt_to_threads_that_nothing_is_heard_of_fades() {
+    fn debt_decays_without_new_measurements() {
         let mut debt = Debt::default();
         debt.look(SHARE, 1, Times { ran: Duration::ZERO, waited: 40 * MS }, LOOK_EVERY);
         for expected in [[1600], [1280], [1024]] {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_owed_where_nobody_trains() {
+    fn no_debt_arises_without_training() {
         let min_share = MinCpuShare::new(0.5, 1);
         let mut now = Instant::now();
         for _ in 0..10 {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_wait_does_while_somebody_pauses() {
+    fn debt_is_reported_while_a_thread_pauses() {
         let (min_share, now) = (MinCpuShare::in_debt(MS), Instant::now());
         assert!(min_share.is_owed(now));
         min_share.give_way(now);
@@ -335,7 +335,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn threads_that_have_ended_are_forgotten() {
+    fn ended_threads_are_no_longer_watched() {
         let min_share = MinCpuShare::new(0.5, 1);
         if Clock::of_this_thread().is_err() {
             eprintln!("skipped: no scheduler statistics of threads");
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_share_nobody_is_watched() {
+    fn without_a_share_no_thread_is_watched() {
         let min_share = MinCpuShare::default();
         min_share.watch_this_thread();
         assert_eq!(min_share.watched.load(Ordering::Acquire), 0);

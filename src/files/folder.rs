@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_paths_are_refused_even_of_the_folder_itself() {
+    fn absolute_paths_are_refused_even_inside_the_folder() {
         let (_above, folder) = folder();
         check_refused(Some(&folder), "/etc/passwd", "an absolute path");
         let inside = folder.join("deep/rows.csv").to_string_lossy().into_owned();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn dot_dot_is_refused_wherever_it_leads() {
+    fn dot_dot_is_always_refused() {
         let (_above, folder) = folder();
         for asked in ["..", "../secret", "deep/../../secret", "deep/../deep/rows.csv", "deep/.."] {
             check_refused(Some(&folder), asked, "`..`");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_within_the_folder_and_not_out_of_it() {
+    fn links_are_followed_only_within_the_folder() {
         let (above, folder) = folder();
         symlink("deep/rows.csv", folder.join("inside")).expect("links");
         symlink(above.path().join("secret"), folder.join("outside")).expect("links");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_beside_it_with_the_same_beginning_is_outside() {
+    fn a_sibling_folder_with_the_same_prefix_is_outside() {
         let (above, folder) = folder();
         fs::create_dir(above.path().join("training")).expect("creates");
         fs::write(above.path().join("training/rows.csv"), "1\n").expect("writes");
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_and_not_opened() {
+    fn only_regular_files_are_accepted() {
         let (above, folder) = folder();
         check_refused(Some(&folder), "deep", "a folder");
         check_refused(Some(&folder), ".", "a folder");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_in_the_place_of_a_file_is_not_opened() {
+    fn a_file_replaced_after_the_check_is_not_opened() {
         let (above, folder) = folder();
         let path = resolve(Some(&folder), "deep/rows.csv").expect("found");
         open_resolved(&path, "deep/rows.csv").expect("opens");
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_and_what_can_be_no_name_is_refused() {
+    fn missing_files_and_invalid_names_are_refused() {
         let (_above, folder) = folder();
         check_refused(Some(&folder), "nothing.csv", "is not in");
         check_refused(Some(&folder), "deep/rows.csv/more", "is not in");

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_are_known_by_their_first_bytes_names_or_lines() {
+    fn formats_are_recognized_by_first_bytes_names_or_lines() {
         check(b"\x89HDF\r\n\x1a\n....", "x", Some("HDF5"));
         check(&[&[0; 512][..], b"\x89HDF\r\n\x1a\n"].concat(), "x", Some("HDF5"));
         check(b"MATLAB 5.0 MAT-file, Platform", "x", Some("a MATLAB file"));
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_told_from_other_bytes() {
+    fn text_is_distinguished_from_binary() {
         let wide: Vec<u8> = "a,b\n1,2\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let wide_other_way: Vec<u8> = "a,b\n1,2\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
         for text in [&b"1,2\r\n\x1a"[..], b"h\xe9,\xff\n", &wide, &wide_other_way, "ä,ß\n".as_bytes(), b"\t\n"] {
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_has_the_line_that_converts() {
+    fn a_refusal_contains_the_conversion_command() {
         let text = HDF5.refusal("/data/x.h5").to_string();
         assert!(text.contains("/data/x.h5: it is HDF5") && text.contains("h5py.File('x.h5')"), "{text}");
         let text = HDF5.refusal("/data/it's.h5").to_string();

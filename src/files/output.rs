@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_appears_when_it_is_whole() {
+    fn a_result_appears_only_when_complete() {
         let folder = folder();
         let path = folder.path().join("rows.csv");
         for content in ["a longer result", "a result"] {
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_is_dropped_leaves_the_old_one() {
+    fn a_dropped_result_leaves_the_old_one() {
         let folder = folder();
         let path = folder.path().join("rows.csv");
         let drop_half = || {
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_wants_names_gets_them_and_loses_them() {
+    fn hidden_temporary_files_are_removed() {
         let folder = folder();
         let path = folder.path().join("rows.csv");
         let create = || Pending::create("rows.csv", path.clone(), None, true).expect("creates");

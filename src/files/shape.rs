@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_of_a_column_major_array() {
+    fn column_major_arrays_have_the_expected_places() {
         // (2, 3): row-major (i, j) = 3 i + j is at i + 2 j.
         assert_eq!(column_major_places(&[2, 3]), [0, 2, 4, 1, 3, 5]);
         assert_eq!(column_major_places(&[5]), [0, 1, 2, 3, 4]);

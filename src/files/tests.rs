@@ -124,7 +124,7 @@ fn bad_csv_names_the_line_and_the_field() {
 }
 
 #[test]
-fn values_may_be_missing_where_that_is_allowed() {
+fn values_may_be_missing_when_allowed() {
     let nan = f64::NAN;
     let allowed = ReadOptions { missing_values: true, ..ReadOptions::default() };
     let present = |values: &[f64]| values.iter().map(|v| Some(*v).filter(|v| !v.is_nan())).collect::<Vec<_>>();
@@ -207,7 +207,7 @@ fn idx_images_are_flattened() {
 }
 
 #[test]
-fn gzip_is_seen_by_itself_and_its_end_is_missed() {
+fn gzip_is_detected_and_a_truncated_file_is_refused() {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(b"1,2\n3,4\n").expect("compresses");
     let packed = encoder.finish().expect("compresses");
@@ -216,7 +216,7 @@ fn gzip_is_seen_by_itself_and_its_end_is_missed() {
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn written_rows_are_read_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let values = [1.0f32, -0.1, 3e-30, 16_777_217.0, 5.5, -0.0];
     for name in ["rows.csv", "rows.npy"] {
@@ -232,7 +232,7 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
-fn a_column_major_file_is_turned_tile_by_tile() {
+fn a_column_major_file_is_transposed_tile_by_tile() {
     // Three tiles and one row: a tile holds 128 rows of 65,536 columns.
     let (rows, columns) = (3 * 128 + 1, COLUMNS_MAX);
     let bytes: Vec<u8> = (0..columns).flat_map(|c| (0..rows).map(move |r| (r * 31 + c * 7) as u8)).collect();
@@ -244,7 +244,7 @@ fn a_column_major_file_is_turned_tile_by_tile() {
 }
 
 #[test]
-fn rows_can_be_asked_for_in_any_number() {
+fn rows_can_be_read_in_blocks_of_any_size() {
     let bytes: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
     let file = idx(8, &[1_000_000, 3], &bytes);
     for rows_max in [1, 77, 400_000, usize::MAX] {
@@ -258,7 +258,7 @@ fn rows_can_be_asked_for_in_any_number() {
 
 #[cfg(not(feature = "arrow"))]
 #[test]
-fn formats_that_were_left_out_say_how_to_get_them() {
+fn formats_left_out_of_the_build_say_how_to_get_them() {
     for (name, start) in [("rows.parquet", &b"PAR1"[..]), ("rows.parquet", b"x"), ("rows.feather", b"ARROW1\0\0")] {
         check_says(read_file(name, start, &ReadOptions::default()), &[name, "--features arrow"]);
     }
@@ -277,7 +277,7 @@ fn samples() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_truncated_file_is_taken_for_a_whole_one() {
+fn every_truncated_file_is_refused() {
     for whole in samples() {
         for length in 0..whole.len() {
             let got = read_file("rows", &whole[..length], &ReadOptions::default());
@@ -327,7 +327,7 @@ fn binary64_is_needed_where_digits_would_be_lost() {
 
 proptest! {
     #[test]
-    fn a_number_of_binary32_needs_no_binary64_nor_does_its_text(bits: u32) {
+    fn float32_numbers_and_their_text_do_not_need_float64(bits: u32) {
         let value = f32::from_bits(bits);
         prop_assume!(value.is_finite());
         prop_assert!(!needs_f64(&[f64::from(value)]));
@@ -337,7 +337,7 @@ proptest! {
 
 /// Numbers can stand for missing values in formats without text.
 #[test]
-fn marks_of_missing_values_hold_in_every_format() {
+fn missing_value_marks_apply_to_every_format() {
     let options = |marks: &[&str]| ReadOptions {
         missing_values: true,
         text: TextOptions {
@@ -356,7 +356,7 @@ fn marks_of_missing_values_hold_in_every_format() {
 }
 
 #[test]
-fn whole_numbers_that_are_rounded_are_reported() {
+fn rounded_whole_numbers_are_reported() {
     for (number, expected) in [((1i64 << 53) - 1, false), ((1 << 53) + 1, true), (-(1 << 60) - 1, true)] {
         let array = |fortran| npy("<i8", fortran, "(2, 1)", &[number.to_le_bytes(), 1i64.to_le_bytes()].concat());
         let lines = format!("{{\"id\": 1, \"x\": 1e300}}\n{{\"id\": {number}, \"x\": 0.5}}\n");
@@ -370,7 +370,7 @@ fn whole_numbers_that_are_rounded_are_reported() {
 }
 
 #[test]
-fn what_converts_a_file_gives_its_numbers() {
+fn refusals_suggest_a_conversion() {
     let dates = npy("<M8[ns]", "False", "(1, 2)", &[0; 16]);
     check_refused(&dates, &["dates or times", "a.astype('datetime64[us]').astype('f8') / 1e6"]);
     check_refused(&npy("<m8[ms]", "False", "(1, 2)", &[0; 16]), &["durations", "timedelta64[us]"]);
@@ -380,8 +380,8 @@ fn what_converts_a_file_gives_its_numbers() {
         (br#"{"a":{"0":1,"1":2},"b":{"0":3,"1":4}}"#, "'index' where the outer names are those of rows"),
         (br#"{"a":[1,2],"b":[3,4]}"#, "pandas.DataFrame(json.load(open('FILE')))"),
     ];
-    for (bytes, told) in tables {
-        check_says(read("t.json", Cursor::new(bytes.to_vec()), &ReadOptions::default()).map(|_| ()), &[told]);
+    for (bytes, hint) in tables {
+        check_says(read("t.json", Cursor::new(bytes.to_vec()), &ReadOptions::default()).map(|_| ()), &[hint]);
     }
     let arrays = ["indices", "indptr", "format", "shape", "data"].map(|name| choice::Array {
         name: name.to_owned(),
@@ -393,7 +393,7 @@ fn what_converts_a_file_gives_its_numbers() {
 }
 
 #[test]
-fn an_encoding_that_is_told_makes_a_text() {
+fn a_given_encoding_makes_a_file_text() {
     let wide: Vec<u8> = "a,note,b\n1,ok \u{1f600},2\n3,y,4\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let text = TextOptions { encoding: Some("utf-16le".parse().expect("known")), ..TextOptions::default() };
     let options = ReadOptions { text, drop_columns: vec!["note".to_owned()], ..ReadOptions::default() };

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_comes_back_as_it_went_and_the_last_one_counts() {
+    fn the_last_checkpoint_is_read_back_unchanged() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(read(folder.path()).expect("nothing is broken"), None);
         let long = vec![7; 100_000];
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_other_length_is_refused() {
+    fn every_flipped_bit_and_wrong_length_is_detected() {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path(), b"weights, moments, position").expect("writes");
         let path = path(folder.path());
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_the_old_one() {
+    fn a_failed_write_keeps_the_old_checkpoint() {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path(), b"old").expect("writes");
         let gone = folder.path().join("gone");

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn training_files_come_first_and_each_is_looked_at() {
+    fn training_files_come_first_and_every_file_is_checked() {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("writes");
         write("a.csv", "1,2\n");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_of_where_the_folder_is() {
+    fn errors_do_not_reveal_the_folder() {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("empty.npy"), "").expect("writes");
         std::fs::write(folder.path().join("text.csv"), "1,2\n3,x\n").expect("writes");

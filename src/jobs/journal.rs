@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_back_as_it_went() {
+    fn a_journal_is_read_back_unchanged() {
         let folder = tempfile::tempdir().expect("a folder");
         let record = record();
         record.write(folder.path()).expect("writes");
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_of_before_there_were_priorities_and_files_is_read() {
+    fn journals_without_newer_fields_are_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let record = Record { files: None, ..record() };
         let mut job = serde_json::to_value(&record).expect("writes");
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_journal_is_told_from_a_broken_one() {
+    fn missing_and_broken_journals_are_distinguished() {
         let folder = tempfile::tempdir().expect("a folder");
         assert!(is_missing(&Record::read(folder.path()).expect_err("nothing there")));
         std::fs::write(folder.path().join("job.json"), "{}").expect("writes");

@@ -97,17 +97,17 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits() {
+    fn an_empty_queue_starts_nothing() {
         check(&[], &[]);
     }
 
     #[test]
-    fn the_oldest_of_a_name_is_first() {
+    fn the_oldest_job_of_a_name_is_first() {
         check(&[("a", 0), ("a", 0), ("a", 0)], &[0, 1, 2]);
     }
 
     #[test]
-    fn names_take_turns_however_many_jobs_they_have() {
+    fn names_take_turns_regardless_of_job_counts() {
         check(&[("a", 0), ("a", 0), ("a", 0), ("b", 0), ("b", 0), ("c", 0)], &[0, 3, 5, 1, 4, 2]);
     }
 
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_never_started_goes_before_one_that_did() {
+    fn new_names_start_before_names_that_ran() {
         let (old, new) = (named("old"), named("new"));
         let waiting = [&old, &new].map(|name| Waiting { name, priority: Priority::default() });
         assert_eq!(next(waiting.into_iter(), |name| (*name == old).then_some(0)), Some(1));

@@ -96,7 +96,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(3);
 
     #[test]
-    fn a_job_and_all_jobs_have_their_limits_and_what_is_given_back_can_be_taken() {
+    fn quotas_limit_one_job_and_all_jobs_and_can_be_released() {
         let quota = quota(|_| ());
         let (one, two) = (Share::default(), Share::default());
         quota.reserve(&one, 60, || SOON).expect("fits");

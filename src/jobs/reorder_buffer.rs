@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_there_when_their_turn_comes() {
+    fn chunks_are_returned_by_number() {
         let all = ReorderBuffers::default();
         let mut ahead = ReorderBuffer::new(all.clone());
         for number in [5, 3, 5] {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_so_many_chunks_and_so_many_bytes() {
+    fn the_chunk_count_and_the_bytes_are_limited() {
         let mut ahead = ReorderBuffer::new(ReorderBuffers::default());
         for number in 0..CHUNKS_MAX as u64 {
             ahead.keep(chunk(10 + number, 1, 1.0), 2).expect("room");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn all_uploads_have_a_limit_together() {
+    fn all_uploads_share_one_limit() {
         let all = ReorderBuffers::default();
         all.0.store(ALL_BYTES_MAX - 30, Ordering::Relaxed);
         let mut ahead = ReorderBuffer::new(all.clone());

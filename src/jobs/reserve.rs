@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_written_from_the_reserve_as_long_as_it_lasts() {
+    fn writes_on_a_full_disk_use_the_reserve() {
         let folder = tempfile::tempdir().expect("a folder");
         let reserve = DiskReserve::new(&folder.path().join("jobs"));
         let length = || std::fs::metadata(&reserve.path).map_or(0, |data| data.len());
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_no_reserve_and_does_no_harm() {
+    fn a_folder_in_place_of_the_reserve_is_harmless() {
         let folder = tempfile::tempdir().expect("a folder");
         let reserve = DiskReserve::new(&folder.path().join("jobs"));
         std::fs::create_dir(&reserve.path).expect("a folder in its place");

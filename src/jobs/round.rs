@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_rounds_are_keys() {
+    fn round_keys_are_valid_keys() {
         let longest: IdempotencyKey = "k".repeat(Round::STREAM_KEY_BYTES_MAX).parse().expect("a key");
         let round = Round { number: u64::MAX, ..Round::first(longest) };
         assert!(round.key().to_string().parse::<IdempotencyKey>().is_ok());

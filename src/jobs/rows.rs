@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_back_by_role_from_any_row_on() {
+    fn rows_of_each_role_are_read_from_any_position() {
         let folder = tempfile::tempdir().expect("a folder");
         let counts = spooled(folder.path());
         let received = received(folder.path(), counts);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_of_training_rows_and_then_test_rows_each_after_their_count() {
+    fn the_digest_covers_counts_training_rows_and_test_rows() {
         let folder = tempfile::tempdir().expect("a folder");
         let counts = spooled(folder.path());
         let mut digest = Sha256::new();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_of_binary64_keep_their_digits_among_those_of_binary32() {
+    fn binary64_chunks_stay_exact_among_binary32_chunks() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut spool = Spool::create(folder.path(), COLUMNS).expect("creates");
         let wide = [1_700_000_001.0, 0.1, 1e12 + 1.0, f64::NAN];
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spool_that_holds_something_else_than_was_acknowledged_is_refused() {
+    fn a_spool_with_other_counts_is_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let counts = spooled(folder.path());
         for other in [
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_while_it_is_read_is_noticed() {
+    fn a_file_change_during_reading_is_detected() {
         let folder = tempfile::tempdir().expect("a folder");
         let counts = spooled(folder.path());
         for change in [|file: &File| file.set_len(50), |file: &File| file.set_modified(SystemTime::UNIX_EPOCH)] {

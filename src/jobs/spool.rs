@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_forms_are_kept_as_the_binary32_that_they_are() {
+    fn narrow_formats_are_stored_as_binary32() {
         let bytes = bytes::Bytes::from_static(&[1, 2, 3, 4]);
         let small = Matrix::new(2, 2, Values::Uint8(bytes.clone())).expect("whole rows");
         let signed = Matrix::new(2, 2, Values::Int8(bytes)).expect("whole rows");
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_is_there_is_known_by_its_content() {
+    fn stored_chunks_are_recognized_by_content() {
         let folder = tempfile::tempdir().expect("a folder");
         spool_of(folder.path(), &three());
         for spool in [Spool::recover(folder.path(), 2).expect("recovers"), {
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_torn_at_any_byte_is_cut_off_and_the_upload_goes_on() {
+    fn a_torn_tail_is_cut_off_and_the_upload_continues() {
         let folder = tempfile::tempdir().expect("a folder");
         let ends = spool_of(folder.path(), &three());
         let path = path(folder.path());
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_is_never_taken_for_rows() {
+    fn flipped_bits_are_never_read_as_rows() {
         let folder = tempfile::tempdir().expect("a folder");
         let ends = spool_of(folder.path(), &three());
         let path = path(folder.path());

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_would_have_to_change() {
+    fn rejected_transitions_explain_the_reason() {
         let text = |from: JobState, to| from.to(to).expect_err("no such move").to_string();
         assert_eq!(
             text(JobState::Uploading, JobState::Paused),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_stays() {
+    fn ended_jobs_never_change_state() {
         for from in JobState::ALL {
             assert_eq!(from.has_ended(), JobState::ALL.iter().all(|to| from.to(*to).is_err()), "{from:?}");
         }

@@ -262,7 +262,7 @@ async fn a_key_belongs_to_one_specification_and_its_last_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_add_up_is_refused() {
+async fn inconsistent_uploads_are_rejected() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let (mut upload, ..) = server.uploading(spec(), "sums").await;
@@ -283,7 +283,7 @@ async fn what_does_not_add_up_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bounds_are_kept() {
+async fn spool_and_upload_limits_are_enforced() {
     let folder = folder();
     let server = Server::open_with(folder.path(), until_stopped, |config| {
         config.open_uploads_max = 2;
@@ -301,7 +301,7 @@ async fn bounds_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_has_so_many_rows_and_bytes_and_what_is_refused_loses_nothing() {
+async fn job_limits_reject_chunks_without_losing_rows() {
     let folder = folder();
     let server = Server::open_with(folder.path(), until_stopped, |config| {
         config.job_rows_max = 7;
@@ -339,7 +339,7 @@ async fn a_reserve_stays_free_on_the_disk() {
 
 /// The quota's count must equal the bytes on disk after every way in which a job can end.
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_are_given_back_whatever_becomes_of_a_job() {
+async fn ended_jobs_release_their_bytes() {
     let folder = folder();
     let room = 12 + 20 + 4 * 12;
     let only_one = |config: &mut JobsConfig| config.spool_bytes_max = room;
@@ -369,7 +369,7 @@ async fn bytes_are_given_back_whatever_becomes_of_a_job() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_fails_the_job_that_met_it_and_frees_its_rows() {
+async fn a_full_disk_fails_only_its_job_and_frees_its_rows() {
     let folder = folder();
     let server = Server::open(folder.path(), train_and_publish).await;
     let (mut other, untouched, _) = server.uploading(spec(), "other").await;
@@ -399,7 +399,7 @@ async fn a_full_disk_fails_the_job_that_met_it_and_frees_its_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chunk_ahead_of_its_turn_is_stored_when_those_before_it_have_come() {
+async fn early_chunks_are_stored_after_their_predecessors() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let (mut upload, snapshot, _) = server.uploading(spec(), "ahead").await;
@@ -493,7 +493,7 @@ async fn several_jobs_run_at_once_and_the_others_wait_their_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_to_be_better_than_the_newest_version_waits_until_that_is_known() {
+async fn publish_if_better_waits_for_jobs_of_the_same_name() {
     let folder = folder();
     let server = Server::open_with(folder.path(), until_stopped, |config| config.running_jobs_max = 2).await;
     let plain = server.finished(spec(), "", 4).await;
@@ -537,7 +537,7 @@ async fn a_paused_job_expires() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_is_kept_over_a_restart_counted_and_removed_with_the_rows() {
+async fn checkpoints_survive_restarts_and_count_toward_the_quota() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let id = server.finished(spec(), "", 4).await;
@@ -566,7 +566,7 @@ async fn a_checkpoint_is_kept_over_a_restart_counted_and_removed_with_the_rows()
 
 /// Training that was paused, restarted and stopped with its server has bit-identical losses.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_interrupted_goes_on_as_if_nothing_had_been() {
+async fn interrupted_training_continues_bit_identically() {
     let folder = folder();
     let jobs = folder.path().join("jobs");
     let mut server = Server::open(folder.path(), train_and_publish).await;
@@ -686,7 +686,7 @@ async fn a_job_that_waits_or_runs_can_be_paused_and_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_paused_or_resumed_says_what_would_have_to_change() {
+async fn rejected_pauses_and_resumes_name_the_remedy() {
     let folder = folder();
     let server = Server::open(folder.path(), failing).await;
     let (_upload, uploading, _) = server.uploading(spec(), "").await;
@@ -756,7 +756,7 @@ async fn an_idle_upload_expires() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_round_expires_only_where_its_stream_is_gone_and_then_says_so() {
+async fn a_round_expires_only_without_its_stream() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let key: IdempotencyKey = "rounds".parse().expect("a key");
@@ -778,7 +778,7 @@ async fn a_round_expires_only_where_its_stream_is_gone_and_then_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_caught_starts_again() {
+async fn queued_and_running_jobs_restart_after_a_crash() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let id = server.finished(spec(), "", 30).await;
@@ -819,7 +819,7 @@ async fn a_version_published_before_the_crash_is_adopted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rotten_rows_fail_their_job_alone() {
+async fn corrupt_rows_fail_only_their_job() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let first = server.finished(spec(), "", 30).await;
@@ -839,7 +839,7 @@ async fn rotten_rows_fail_their_job_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_only_reads_takes_no_jobs_until_it_may_write() {
+async fn a_reader_accepts_jobs_only_after_it_becomes_the_writer() {
     let folder = folder();
     let writer = Server::open(folder.path(), until_stopped).await;
     let reader = Server::open(folder.path(), until_stopped).await;
@@ -947,7 +947,7 @@ proptest! {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_between_two_rounds_ends_the_first_and_hands_on_its_held_out_rows() {
+async fn a_crash_between_rounds_keeps_the_held_out_rows() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let (key, checked) = ("key".parse().expect("a key"), spec().check().expect("valid"));
@@ -989,7 +989,7 @@ async fn a_crash_between_two_rounds_ends_the_first_and_hands_on_its_held_out_row
 
 /// If a second stream resumes while the first one ends a round, the first one does not take the next round back.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_comes_back_between_two_rounds_has_the_next_one() {
+async fn a_stream_that_resumes_between_rounds_owns_the_next_round() {
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
     let key: IdempotencyKey = "key".parse().expect("a key");
@@ -1106,7 +1106,7 @@ async fn a_crash_while_a_job_fails_does_not_lose_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_full_disk_pausing_and_cancelling_are_durable_by_the_reserve() {
+async fn the_reserve_makes_pause_and_cancel_durable_on_a_full_disk() {
     use faults::{Fault, plan};
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
@@ -1137,7 +1137,7 @@ async fn on_a_full_disk_pausing_and_cancelling_are_durable_by_the_reserve() {
 
 /// If even the reserve is not enough, no response reports a change that is not on disk.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_that_cannot_be_written_down_is_refused_and_training_goes_on() {
+async fn a_pause_that_cannot_be_saved_is_rejected() {
     use faults::{Fault, plan};
     for fault in [Fault::DiskFullWithoutReserve, Fault::Denied] {
         let folder = folder();
@@ -1166,7 +1166,7 @@ async fn a_pause_that_cannot_be_written_down_is_refused_and_training_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_fails_on_a_disk_without_any_room_makes_room_by_its_rows() {
+async fn a_failed_job_frees_its_rows_to_record_the_failure() {
     use faults::{Fault, plan};
     let folder = folder();
     let server = Server::open(folder.path(), until_stopped).await;
@@ -1185,7 +1185,7 @@ async fn a_job_that_fails_on_a_disk_without_any_room_makes_room_by_its_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_keys_of_one_owner_mean_nothing_to_another() {
+async fn keys_of_different_owners_are_independent() {
     let folder = folder();
     let mut server = Server::open(folder.path(), until_stopped).await;
     let (a, b) = (Owner::new("a", "a"), Owner::new("b", "b"));
@@ -1226,7 +1226,7 @@ async fn the_keys_of_one_owner_mean_nothing_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_caller_leaves_a_fifth_of_the_uploads_to_others_and_abandoned_ones_make_room() {
+async fn one_caller_leaves_a_fifth_of_the_uploads_to_others() {
     let folder = folder();
     let server = Server::open_with(folder.path(), until_stopped, |config| config.open_uploads_max = 10).await;
     let begin = async |owner: &Owner| {
@@ -1304,7 +1304,7 @@ async fn an_abandoned_upload_without_a_row_expires_within_minutes() {
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_regular_file_is_damage_that_is_named_by_its_role() {
+async fn non_regular_files_are_damage_named_by_role() {
     use std::os::unix::fs::symlink;
     let put = |kind: &str, path: &Path| {
         let _ = std::fs::remove_file(path);

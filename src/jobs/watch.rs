@@ -149,7 +149,7 @@ mod tests {
 
     /// Counts messages. The pause is too long to end during the test.
     #[tokio::test]
-    async fn changes_within_the_pause_are_one_message_and_the_end_is_told_at_once() {
+    async fn the_pause_merges_changes_but_never_delays_the_end() {
         let (sender, news) = watch::channel(snapshot(JobState::Running));
         let mut watcher = Watcher { pause: Duration::from_hours(1), ..Watcher::new(news, None) };
         assert_eq!(watcher.next().await.expect("the state now").chunks, 0);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_pause_every_change_that_is_seen_is_told_and_a_stop_ends_the_watch() {
+    async fn without_a_pause_every_change_is_reported() {
         let (sender, news) = watch::channel(snapshot(JobState::Running));
         let mut watcher = Watcher { pause: Duration::ZERO, ..Watcher::new(news, None) };
         watcher.next().await.expect("the state now");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_so_many_watchers_of_a_job_by_a_caller_and_in_all() {
+    fn watchers_are_limited_by_job_by_caller_and_in_total() {
         let watchers = Watchers::default();
         let owner = |name: &str| Owner::new("", name);
         let job = JobId::new();

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_stay_and_codes_are_uncorrelated_and_ordered() {
+    fn canonical_codes_are_uncorrelated_and_ordered() {
         let model = model(Activation::Linear);
         let before = statistics(&model);
         let (turned, after) = canonicalize(&model, Some(&before)).expect("a linear code");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn units_that_depend_on_each_other_stay_alive() {
+    fn dependent_units_keep_a_positive_variance() {
         let mut model = model(Activation::Linear);
         let layer = &mut model.layers_mut()[1];
         let mut w = layer.weight.to_row_major();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_turned_says_why() {
+    fn models_that_cannot_be_canonicalized_say_why() {
         let tanh = model(Activation::Tanh);
         let error = canonicalize(&tanh, Some(&statistics(&tanh))).expect_err("not linear");
         assert!(error.to_string().contains("expected linear"), "{error}");

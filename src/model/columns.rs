@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn another_order_is_put_in_order_without_a_note() {
+    fn reordered_columns_are_matched_without_a_note() {
         check_map("a,b,c", "c,a,b", &[1, 2, 0], None);
         check_map("a,b,c", " c , a,b", &[1, 2, 0], None);
         // Numbers may be names, too.
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn other_columns_are_left_out_with_a_note() {
+    fn extra_columns_are_left_out_with_a_note() {
         let note = r#"1 column is left out, the model has no such feature: "id""#;
         check_map("a,b", "id,a,b", &[1, 2], Some(note));
         let note = r#"2 columns are left out, the model has no such features: "id" and "x""#;
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_only_count_are_matched_by_position() {
+    fn numbered_names_are_matched_by_position() {
         for (features, columns) in [("a,b,c", "0,1,2"), ("a,b,c", "1,2,3"), ("0,1,2", "a,b,c"), ("1,2,3", "x,y,z")] {
             let matching = matched(features, columns).expect("matched");
             assert_eq!(matching, Matching::ByPosition);

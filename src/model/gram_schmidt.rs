@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_become_orthonormal_and_codes_are_the_old_ones_but_for_a_map() {
+    fn rows_become_orthonormal_and_codes_map_linearly() {
         for (widths, hidden) in [(&[9, 4][..], Activation::Linear), (&[9, 7, 4], Activation::Relu)] {
             let (model, rows) = (model(widths, hidden), rows(9));
             let known = statistics(&model, &rows);
@@ -278,7 +278,7 @@ mod tests {
     /// The tied model reconstructs as the pseudo-inverse of the old model did. Compares differences between rows, since
     /// biases differ.
     #[test]
-    fn a_linear_model_reconstructs_as_with_its_pseudo_inverse() {
+    fn a_linear_model_reconstructs_like_its_pseudo_inverse() {
         let (model, rows) = (model(&[9, 4], Activation::Linear), rows(9));
         let (changed, _) = orthonormalize_code(&model, Some(&statistics(&model, &rows))).expect("possible");
         let inverse = PseudoInverse::of(&model).expect("of full rank");
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_orthonormal_rows_is_refused() {
+    fn models_that_cannot_be_orthonormalized_are_refused() {
         let bent = RawModelSpec {
             encoder_activations: vec![Activation::Tanh],
             ..plain(&[9, 4], Activation::Linear).raw().clone()

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_change_adds_nothing() {
+    fn unchanged_invariants_add_nothing() {
         let rows = lanes(3, &[1.0, 7.0, 2.0, -1.0, 7.0, -2.0, f32::NAN, 7.0, 1.0, 0.5, f32::NAN, 1.0]);
         assert_eq!(checks(5.0).terms(&Normalizer::none(), &rows), [0.0; 4]);
         assert_eq!(Checks::default().terms(&Normalizer::none(), &rows), [0.0; 4]);
@@ -254,7 +254,7 @@ mod tests {
 
     /// Column 1 is constant in training; the others have standard deviations of 2.
     #[test]
-    fn what_rounding_and_arithmetic_make_of_a_constant_is_no_change() {
+    fn rounding_of_a_constant_is_not_a_change() {
         for constant in [0.0, 0.1, 9.81, 1013.2, 1e9] {
             let normalizer = Normalizer {
                 kind: NormalizationKind::Standardize,
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rounding_of_another_width_is_no_change() {
+    fn rounding_through_64_bits_is_not_a_change() {
         // The same value, normalized through 64 bits: it differs in the last place.
         let normalizer = Normalizer {
             kind: NormalizationKind::UnitInterval,

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_decoded_has_the_code_that_it_was_decoded_from() {
+    fn a_decoded_row_encodes_to_its_code() {
         for widths in [&[12, 5][..], &[40, 20, 6], &[3, 1], &[7, 7]] {
             let model = linear(widths, |_| ());
             let inverse = PseudoInverse::of(&model).expect("it has one");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn of_all_that_have_the_code_it_is_the_nearest_to_the_bias() {
+    fn the_decoded_row_is_the_nearest_to_the_bias() {
         // With one output, the difference from c is a multiple of the only row of W.
         let model = linear(&[6, 1], |_| ());
         let inverse = PseudoInverse::of(&model).expect("it has one");
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_expands_is_undone() {
+    fn an_expanding_layer_is_inverted() {
         let model = linear(&[4, 9], |_| ());
         let inverse = PseudoInverse::of(&model).expect("it has one");
         let (x, buffers) = (rows(20, 4), &mut BufferPool::default());
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn orthonormal_rows_make_it_the_transpose() {
+    fn orthonormal_rows_make_the_inverse_the_transpose() {
         let model = linear(&[30, 8], |matrix| {
             let mut rows: Vec<f64> = matrix.iter().map(|value| f64::from(*value)).collect();
             crate::numeric::linalg::orthonormalize_rows(&mut rows, 30);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ill_conditioned_is_regularized_and_what_is_singular_refused() {
+    fn near_singular_layers_are_regularized_singular_ones_refused() {
         // Two rows that differ by one part in `steepness`.
         let nearly = |steepness: f32| {
             linear(&[4, 2], move |matrix| {

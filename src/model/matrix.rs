@@ -611,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn binary64_beyond_binary32_is_finite_and_nan_is_named() {
+    fn values_beyond_float32_are_finite_and_nan_is_not() {
         let matrix = Matrix::new(1, 2, Values::from_f64(&[1e300, 1_700_000_001.0])).expect("a matrix");
         assert_eq!(matrix.check_finite(), Ok(()));
         for (wrong, missing) in [(f64::NAN, true), (f64::INFINITY, false), (f64::NEG_INFINITY, false)] {
@@ -691,14 +691,14 @@ mod tests {
         }
 
         #[test]
-        fn exactly_the_right_length_is_taken(rows in 0_u32..9, columns in 0_u32..9, bytes in 0_usize..400) {
+        fn only_the_right_length_is_accepted(rows in 0_u32..9, columns in 0_u32..9, bytes in 0_usize..400) {
             let fits = rows > 0 && columns > 0 && bytes == (rows * columns * 4) as usize;
             let values = Values::Float32Le(vec![0; bytes].into());
             prop_assert_eq!(Matrix::new(rows, columns, values).is_ok(), fits);
         }
 
         #[test]
-        fn no_shape_and_no_bytes_panic(rows: u32, columns: u32, bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn arbitrary_shapes_and_bytes_never_panic(rows: u32, columns: u32, bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             for values in in_every_form(&bytes) {
                 if let Ok(matrix) = Matrix::new(rows, columns, values) {
                     prop_assert_eq!(matrix.bytes(), bytes.len());
@@ -709,7 +709,7 @@ mod tests {
         }
 
         #[test]
-        fn rows_land_where_they_belong_in_either_form(
+        fn rows_load_at_the_right_place_in_either_form(
             (rows, columns) in (1_usize..40, 1_usize..6),
             (from, to) in (0_usize..40, 0_usize..40),
             first in 0_usize..20,

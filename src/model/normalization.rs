@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_each_features_own_or_common() {
+    fn ranges_are_per_feature_or_common() {
         assert_eq!(normalized(&learn(NormalizationKind::MinMax, None))[1][3], 1.0);
         assert_eq!(normalized(&learn(NormalizationKind::MinMax, None))[2], [0.0; 4]);
         let common = learn(NormalizationKind::UnitInterval, None);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_left_out_and_filled_with_the_mean() {
+    fn missing_values_are_skipped_and_filled_with_the_mean() {
         let nan = f32::NAN;
         let gaps = [[0.0, nan], [255.0, 20.0], [nan, 30.0], [45.0, 40.0]];
         for kind in [NormalizationKind::None, NormalizationKind::Standardize, NormalizationKind::MinMax] {

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_back_and_other_widths_are_refused() {
+    fn rows_survive_a_round_trip_and_other_widths_are_refused() {
         let rows = [1.0, f32::NAN, 3.0, -4.0, 0.0, 6.5];
         let bytes = to_bytes(&rows.map(f64::from), 3);
         let read = from_bytes(&bytes, 3).expect("valid");

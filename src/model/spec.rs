@@ -477,7 +477,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn activations_count_layers_and_have_sane_parameters() {
+    fn activations_match_the_layers_and_have_valid_parameters() {
         check_refused(
             |raw| raw.encoder_activations.truncate(1),
             &SpecError::ActivationCount { field: "encoder_activations", got: 1, expected: 2 },
@@ -496,7 +496,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn cross_entropy_wants_a_sigmoid_and_data_in_the_unit_interval() {
+    fn cross_entropy_needs_a_sigmoid_and_unit_interval_data() {
         check_refused(
             |raw| raw.loss = Loss::BinaryCrossEntropy,
             &SpecError::CrossEntropyOutput { got: Activation::Linear },
@@ -524,7 +524,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn saturating_units_without_a_gain_are_noticed_and_a_sigmoid_output_is_not() {
+    fn saturating_hidden_units_without_a_gain_are_noticed() {
         let mut deep = raw(&[4, 3, 2]);
         deep.decoder_activations[0] = Activation::Sigmoid;
         assert!(!ModelSpec::new(deep.clone()).expect("valid").saturates_without_gain());

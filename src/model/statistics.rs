@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn p_values_count_what_scores_at_least_as_high() {
+    fn p_values_count_rows_that_score_at_least_as_high() {
         let of = statistics(vec![1.0, 2.0, 2.0, 3.0]);
         for (score, expected) in [(0.0, 1.0), (1.0, 1.0), (1.5, 0.8), (2.0, 0.8), (2.5, 0.4), (3.0, 0.4), (9.0, 0.2)] {
             assert!((of.p_value(score) - expected).abs() < 1e-15, "{score}: {}", of.p_value(score));

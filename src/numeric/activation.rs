@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn slopes_are_finite_differences() {
+    fn slopes_match_finite_differences() {
         for activation in Activation::EACH {
             for x in points().filter(|x| x.abs() < 10.0 && x.abs() > 1e-3) {
                 let (x64, step) = (f64::from(x), 1e-6);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_of_one_exponential_are_within_2e_7() {
+    fn sigmoid_and_log_term_are_within_2e_7() {
         for x in points() {
             let got = logistic(x);
             let expected = reference(Activation::Sigmoid, f64::from(x));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_make_no_sense_are_refused() {
+    fn invalid_parameters_are_refused() {
         for bad in [
             Activation::LeakyRelu { slope: 1.0 },
             Activation::LeakyRelu { slope: -0.1 },
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_stays_none() {
+    fn nan_stays_nan() {
         for activation in Activation::EACH {
             assert!(activation.value(f32::NAN).is_nan(), "{activation:?}");
         }

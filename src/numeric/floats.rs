@@ -126,7 +126,7 @@ mod tests {
     const LENGTHS: [usize; 8] = [0, 1, 16, 1_000, 32_767, 32_768, 600_001, 1 << 20];
 
     #[test]
-    fn floats_begin_as_zeros_at_a_cache_line() {
+    fn new_floats_are_zeros_aligned_to_a_cache_line() {
         for len in LENGTHS {
             let floats = Floats::zeros(len);
             assert_eq!(floats.as_slice().len(), len);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_its_own() {
+    fn a_clone_is_independent() {
         for len in LENGTHS {
             let mut floats = Floats::zeros(len);
             floats.as_mut_slice().iter_mut().enumerate().for_each(|(i, value)| *value = i as f32);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn another_length_fits_whatever_was_before() {
+    fn reset_accepts_any_length() {
         let mut floats = Floats::default();
         for len in LENGTHS.into_iter().chain(LENGTHS.into_iter().rev()) {
             floats.reset(len);

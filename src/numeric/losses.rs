@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_what_their_formulas_say_on_every_machine() {
+    fn losses_match_their_formulas_on_every_instruction_set() {
         for (rows, columns) in [(1, 1), (7, 3), (16, 5), (64, 33), (75, 2)] {
             let x = random(rows, columns, 1, |v| 1.0 / (1.0 + v.abs()));
             let z = random(rows, columns, 2, |v| 3.0 * v);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_counts_as_reconstructed() {
+    fn missing_values_count_as_reconstructed() {
         let (rows, columns) = (75, 3);
         let (mut x, z) = (random(rows, columns, 1, |v| 1.0 / (1.0 + v.abs())), random(rows, columns, 2, |v| 3.0 * v));
         let missing = |row: usize, column: usize| (row * columns + column).is_multiple_of(5);

@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn row_major_goes_in_and_comes_out() {
+    fn row_major_values_survive_a_round_trip() {
         for (outputs, inputs) in SHAPES.into_iter().chain([(17, 512), (48, 1024), (16, 2048), (33, 2048)]) {
             let values = random(outputs, inputs, 9);
             let w = Weights::from_row_major(outputs, inputs, &values);

@@ -320,7 +320,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_back_as_they_went(rows in 1usize..70, columns in 1usize..40, first in 0usize..35) {
+        fn rows_survive_a_round_trip(rows in 1usize..70, columns in 1usize..40, first in 0usize..35) {
             let values: Vec<f32> = (0..rows * columns).map(|i| i as f32 - 3.5).collect();
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             let (mut a, mut b) = (PanelMatrix::zeros(first + rows, columns), PanelMatrix::zeros(first + rows, columns));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_changed_with_their_numbers() {
+    fn columns_are_changed_by_index() {
         let mut lanes = PanelMatrix::zeros(18, 2);
         lanes.each_column_mut(|j, part| part.fill(j as f32 + 1.0));
         for row in 0..18 {

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_out_of_proportion_is_scaled_down_to_twice_the_usual() {
+    fn an_outlier_gradient_is_scaled_to_twice_the_usual_norm() {
         let (g, usual) =
             (random(999, 1), |scale: f32| random(999, 2).iter().map(|g| scale * g * g).collect::<Vec<_>>());
         let norm = |g: &[f32]| squared_norm(g, false).sqrt();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn taming_has_the_same_bits_with_any_instructions() {
+    fn taming_has_the_same_bits_on_every_instruction_set() {
         let (g, v) = (random(1003, 1), random(1003, 2).iter().map(|v| 1e-4 * v * v).collect::<Vec<_>>());
         let scale = |isa| on(isa, || adam_at(9, 0.1, 0.0).tamed(&g, &v).scale.to_bits());
         let scales: Vec<u32> = Isa::available().map(scale).collect();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn both_find_the_lowest_point_of_a_bowl() {
+    fn both_optimizers_minimize_a_quadratic() {
         let gradient = |w: [f32; 2]| [2.0 * (w[0] - 1.0), 20.0 * (w[1] - 0.5)];
         let (mut w, mut m, mut v) = ([3.0, -2.0], [0.0; 2], [0.0; 2]);
         for t in 1..2000 {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scale_is_a_part_of_the_gradient() {
+    fn a_scale_multiplies_the_gradient() {
         let (mut a, mut b) = ([4.0, -2.0], [4.0, -2.0]);
         let (mut ua, mut ub) = ([0.0; 2], [0.0; 2]);
         let step = Nesterov { scale: 0.25, momentum: 0.9, rate: 0.1, decay: 0.0 };
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_norm_is_a_sum_of_squares_however_it_is_shared_out() {
+    fn a_norm_has_the_same_bits_with_any_number_of_threads() {
         let g = random(100_003, 5);
         let plain: f64 = g.iter().map(|g| f64::from(*g).powi(2)).sum();
         let one = squared_norm(&g, false);

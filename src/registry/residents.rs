@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_stays() {
+    fn values_that_fit_stay() {
         check_kept(30, &[(1, 10), (2, 10)], &[], (3, 10), &[1, 2, 3]);
     }
 
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_counts_no_more_and_lives_as_long_as_it_is_held() {
+    fn removed_values_are_not_counted_and_live_while_held() {
         let residents = Residents::new(10);
         residents.insert(&key(1), Arc::new("one"), 10);
         let held = residents.get(&key(1)).expect("resident");

@@ -213,7 +213,7 @@ async fn a_load_goes_on_without_its_callers() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_fails_its_version_alone_until_it_is_mended() {
+async fn a_damaged_file_fails_only_its_version_until_repaired() {
     let (store, registry) = registry(2, 2);
     let path = store.folder.path().join("models/a/1/model.safetensors");
     let good = std::fs::read(&path).expect("a file");
@@ -249,7 +249,7 @@ async fn the_least_recently_used_model_is_evicted() {
 }
 
 #[tokio::test]
-async fn a_deleted_version_is_unknown_to_new_requests_and_served_to_those_in_flight() {
+async fn deleted_versions_serve_only_requests_in_flight() {
     let (store, registry) = registry(2, 2);
     let in_flight = registry.load(&key(2)).await.expect("loaded");
     store.delete(&key(2)).expect("deleted");

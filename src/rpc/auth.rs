@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_what_follows_bearer() {
+    fn the_token_follows_the_bearer_scheme() {
         check_token(None, None);
         check_token(Some(b"Bearer abc"), Some(b"abc"));
         check_token(Some(b"bearer  abc "), Some(b"abc"));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn every_method_of_the_api_has_an_entry_in_the_table_of_roles() {
+    fn every_api_method_has_a_role_entry() {
         use prost::Message as _;
         let mut count = 0;
         for set in [
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_did_not_come_through_the_gate_is_nobody() {
+    fn a_request_without_a_caller_may_use_no_model() {
         let nobody = caller(&Extensions::new());
         assert!(!nobody.may_use("model") && !nobody.may_use(""));
     }

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_compressed_as_its_request_is() {
+    fn responses_use_the_compression_of_the_request() {
         check(None, None, None);
         check(None, Some("identity, deflate, gzip"), None);
         check(Some("identity"), Some("gzip"), None);

@@ -666,7 +666,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_names_its_field() {
+    fn errors_name_the_invalid_field() {
         let reference = |name: &str, selector| Some(pb::ModelRef { name: name.into(), selector });
         check_field(model_ref(None), "model");
         check_field(model_ref(reference("../x", None)), "model.name");
@@ -703,7 +703,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_comes_through_whole() {
+    fn a_training_recipe_is_converted_completely() {
         let spec = pb::TrainSpec {
             model_name: "m".into(),
             widths: vec![8, 3],
@@ -766,7 +766,7 @@ mod tests {
     proptest! {
         /// No message of any content panics, and a matrix that is accepted has as many values as it says.
         #[test]
-        fn any_matrix_is_refused_or_whole(rows in any::<u32>(), columns in any::<u32>(), bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn accepted_matrices_have_all_their_values(rows in any::<u32>(), columns in any::<u32>(), bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let length = bytes.len();
             let values = Some(pb::matrix::Values::Float32Le(bytes.into()));
             if let Ok(matrix) = matrix("rows", Some(pb::Matrix { rows, columns, values, ..pb::Matrix::default() })) {
@@ -796,15 +796,15 @@ mod tests {
 
         /// A matrix comes back as it went, in the same form.
         #[test]
-        fn answers_use_the_form_of_the_question(values in proptest::collection::vec(any::<f32>(), 1..30), as_bytes in any::<bool>()) {
+        fn responses_use_the_format_of_the_request(values in proptest::collection::vec(any::<f32>(), 1..30), as_bytes in any::<bool>()) {
             let form = if as_bytes {
                 pb::matrix::Values::Float32Le(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
             } else {
                 pb::matrix::Values::Floats(pb::FloatList { values: values.iter().map(|v| if v.is_nan() { 0.0 } else { *v }).collect() })
             };
-            let question = pb::Matrix { rows: 1, columns: values.len() as u32, values: Some(form), ..pb::Matrix::default() };
-            let answer = matrix_answer(matrix("rows", Some(question.clone())).expect("valid"));
-            prop_assert_eq!(answer, question);
+            let request = pb::Matrix { rows: 1, columns: values.len() as u32, values: Some(form), ..pb::Matrix::default() };
+            let response = matrix_answer(matrix("rows", Some(request.clone())).expect("valid"));
+            prop_assert_eq!(response, request);
         }
     }
 }

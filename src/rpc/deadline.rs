@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn every_unit_is_understood() {
+    fn every_timeout_unit_is_parsed() {
         check_timeout("2H", Some(Duration::from_hours(2)));
         check_timeout("3M", Some(Duration::from_mins(3)));
         check_timeout("10S", Some(Duration::from_secs(10)));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_timeout() {
+    fn invalid_timeouts_are_ignored() {
         for text in ["", "S", "10", "1x", "-1S", "+1S", "123456789S", "1.5S", "ä"] {
             let mut headers = HeaderMap::new();
             let Ok(value) = http::HeaderValue::from_bytes(text.as_bytes()) else { continue };
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn our_deadline_is_before_the_transports() {
+    fn the_server_deadline_is_before_the_client_deadline() {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", "100m".parse().expect("a value"));
         let now = Instant::now();
@@ -157,14 +157,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_is_told_at_the_deadline() {
+    async fn waiting_requests_fail_at_the_deadline() {
         let response = ask(Some("20m"), true).await;
         let status = Status::from_header_map(response.headers()).expect("a status");
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status:?}");
     }
 
     #[tokio::test]
-    async fn an_answer_in_time_passes_and_the_handler_knows_the_deadline() {
+    async fn timely_responses_pass_and_handlers_see_the_deadline() {
         assert!(ask(Some("10S"), false).await.extensions().get::<Instant>().is_some());
         assert!(ask(None, false).await.extensions().get::<Instant>().is_none());
     }

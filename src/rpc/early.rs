@@ -130,14 +130,14 @@ fn beginning(data: &[u8]) -> Option<(pb::ModelRef, usize)> {
 mod tests {
     use super::*;
 
-    fn on_the_wire(question: &pb::EncodeRequest) -> Vec<u8> {
+    fn on_the_wire(request: &pb::EncodeRequest) -> Vec<u8> {
         let mut bytes = vec![0];
-        bytes.extend((question.encoded_len() as u32).to_be_bytes());
-        question.encode(&mut bytes).expect("room");
+        bytes.extend((request.encoded_len() as u32).to_be_bytes());
+        request.encode(&mut bytes).expect("room");
         bytes
     }
 
-    fn question(columns: u32) -> pb::EncodeRequest {
+    fn request(columns: u32) -> pb::EncodeRequest {
         let values = pb::matrix::Values::Float32Le(vec![1; 4 * columns as usize].into());
         pb::EncodeRequest {
             model: Some(pb::ModelRef { name: "m".into(), selector: Some(pb::model_ref::Selector::Version(3)) }),
@@ -147,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_tells_the_model_and_how_much_follows() {
+    fn the_first_bytes_give_the_model_and_the_remaining_size() {
         for columns in [1, 100, 10_000] {
-            let bytes = on_the_wire(&question(columns));
+            let bytes = on_the_wire(&request(columns));
             for seen in [40, bytes.len()] {
                 let (model, rest_bytes) = beginning(&bytes[..seen.min(bytes.len())]).expect("it is all there");
-                assert_eq!(Some(model), question(columns).model);
+                assert_eq!(Some(model), request(columns).model);
                 let matrix_bytes = 4 * columns as usize;
                 assert!((matrix_bytes..=matrix_bytes + FRAMING_BYTES_MAX).contains(&rest_bytes), "{rest_bytes}");
             }
@@ -160,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_left_to_those_who_read_all_of_it() {
-        let bytes = on_the_wire(&question(100));
+    fn incomplete_or_unusual_beginnings_give_no_estimate() {
+        let bytes = on_the_wire(&request(100));
         for seen in 0..14 {
             assert!(beginning(&bytes[..seen]).is_none() || seen > 10, "{seen} bytes");
         }
-        assert_eq!(beginning(&on_the_wire(&pb::EncodeRequest { model: None, ..question(5) })), None);
+        assert_eq!(beginning(&on_the_wire(&pb::EncodeRequest { model: None, ..request(5) })), None);
         for (place, byte) in [(6, 0xff), (0, 1)] {
             let mut other = bytes.clone();
             other[place] = byte;

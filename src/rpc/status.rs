@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_says_when_to_come_back() {
+    fn a_full_queue_sends_a_retry_delay() {
         let full = BatchError::Full {
             waiting_rows: 10,
             waiting_bytes: 40,
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_makes_a_status_too_long() {
+    fn a_status_stays_below_4_kib_for_any_text() {
         for part in ["x", " ", "ß", "\u{10ffff}", "\n", "%"] {
             for length in [0, 1, 399, 400, 401, 1199, 1200, 1201, 5000, 1_000_000] {
                 let text = part.repeat(length);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_text_is_told_whole() {
+    fn only_long_messages_are_truncated() {
         let text = "x".repeat(MESSAGE_BYTES_MAX);
         assert_eq!(bounded(Status::aborted(text.clone())).message(), text);
         assert_eq!(cut("größe, 17 %", 30), "größe, 17 %");
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_internal_error_tells_its_id_alone() {
+    fn an_internal_error_reveals_only_its_id() {
         let status = status(ServiceError::Internal("secret path".to_owned()));
         assert_eq!(status.code(), Code::Internal);
         assert!(!status.message().contains("secret"), "{}", status.message());

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_bytes_are_given_back_also_by_those_who_were_refused() {
+    fn rows_and_bytes_are_released_also_after_a_rejection() {
         let limits = CallerLimits { rows_max: 10, bytes_max: 100, ..Default::default() };
         let usage = Arc::new(Usage::default());
         let hold = |rows, bytes| usage.hold(&caller(), &limits, rows, bytes);
@@ -214,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_where_nothing_is_limited() {
+    fn usage_is_not_tracked_without_limits() {
         let usage = Arc::new(Usage::default());
         assert!(usage.hold(&caller(), &CallerLimits::default(), 1, 1).expect("free").is_none());
         assert!(usage.begin(&caller(), &CallerLimits::default(), 1).expect("free").is_none());
     }
 
     #[test]
-    fn a_second_has_so_many_requests_and_says_when_the_next_may_come() {
+    fn the_request_rate_is_limited_with_a_retry_delay() {
         let usage = Usage::default();
         let start = 5 * SECOND_NS;
         for _ in 0..10 {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_have_left_are_forgotten() {
+    fn idle_addresses_are_removed() {
         let addresses = Addresses::default();
         let stays = addresses.caller("10.0.0.1".parse().expect("an address"), 0);
         stays.requests.fetch_add(7, Ordering::Relaxed);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_of_ipv6_is_one_caller() {
+    fn an_ipv6_prefix_of_64_bits_is_one_caller() {
         let of = |text: &str| network(text.parse().expect("an address"));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1:2:3"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));

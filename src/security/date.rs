@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_no_day_and_a_time_long_ago_are_none() {
+    fn times_without_a_date_or_before_1970_are_none() {
         check("12:00:00", None);
         check("1969-12-31", None);
     }

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_one_can_be_taken() {
+    fn a_single_unit_can_be_taken() {
         let shares = FairQuota::new(1);
         let share = shares.take(address(1), 1).expect("free");
         assert!(shares.take(address(2), 1).is_none());
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_it_can_be_taken_at_once_and_no_more() {
+    fn the_whole_quota_can_be_taken_at_once_and_no_more() {
         let shares = FairQuota::new(100);
         assert!(shares.take(address(1), 101).is_none());
         let all = shares.take(address(1), 100).expect("free");
@@ -124,11 +124,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_given_back_is_what_was_taken(takes in prop::collection::vec((0_u8..4, 0_u64..60, any::<bool>()), 0..100)) {
+        fn releases_return_exactly_what_was_taken(takes in prop::collection::vec((0_u8..4, 0_u64..60, any::<bool>()), 0..100)) {
             let shares = FairQuota::new(100);
             let mut held = Vec::new();
-            for (who, count, gives_back) in takes {
-                held.extend(shares.take(address(who), count));
+            for (caller, count, gives_back) in takes {
+                held.extend(shares.take(address(caller), count));
                 let sum: u64 = held.iter().map(|share: &QuotaGuard| share.count).sum();
                 prop_assert!(sum <= 100);
                 prop_assert_eq!(shares.taken.lock().expect("sound").all, sum);

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_seen_once_and_so_is_a_file_that_is_gone() {
+    fn changes_and_missing_files_are_reported_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
         std::fs::write(&a, "1").expect("writes");
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_written_is_not_taken_for_whole() {
+    fn a_file_is_read_only_after_it_has_settled() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a");
         std::fs::write(&path, "whole").expect("writes");
@@ -111,7 +111,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_that_is_swapped_is_a_change() {
+    fn a_swapped_link_is_a_change() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         for (version, text) in [("v1", "old"), ("v2", "new")] {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_end_is_not_read_to_it() {
+    fn endless_files_are_rejected() {
         let error = read(Path::new("/dev/zero")).expect_err("too large");
         assert!(error.to_string().contains("larger than 4194304 bytes"), "{error}");
     }

@@ -52,11 +52,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_one_line_a_minute_which_counts_the_rest() {
-        let (told, mut said) = (LogThrottle::never(), Vec::new());
+    fn a_flood_logs_one_line_per_minute_with_a_count() {
+        let (throttle, mut logged) = (LogThrottle::never(), Vec::new());
         for ms in 0..60_002 {
-            told.once_at(ms, |unsaid| said.push((ms, unsaid)));
+            throttle.once_at(ms, |suppressed| logged.push((ms, suppressed)));
         }
-        assert_eq!(said, [(0, 0), (60_000, 59_999)]);
+        assert_eq!(logged, [(0, 0), (60_000, 59_999)]);
     }
 }

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn each_role_may_what_it_is_for_and_no_more() {
+    fn roles_allow_only_their_methods_and_admin_allows_all() {
         let encode = "/halfhitch.v1.AutoencoderService/Encode";
         let train = "/halfhitch.v1.AutoencoderService/Train";
         let alias = "/halfhitch.v1.ModelService/SetAlias";
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_table_is_for_admins() {
+    fn unknown_methods_need_the_admin_role() {
         for path in ["", "/", "//", "/a/b", "/halfhitch.v1.AutoencoderService/Encode/", "/halfhitch.v1.JobService/New"]
         {
             assert_eq!(method(path).need, Need::Role(Role::Admin), "{path}");

@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_lie_within_a_tenth() {
+    fn connection_ages_vary_by_ten_percent() {
         let ages: Vec<f64> = ages(Some(Duration::from_secs(100))).iter().flatten().map(Duration::as_secs_f64).collect();
         assert_eq!((ages.len(), ages[0], ages[15]), (16, 90.0, 110.0));
         assert!(ages.is_sorted() && ages.windows(2).all(|pair| pair[1] - pair[0] < 1.5), "{ages:?}");

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_large_once_a_call_also_in_parts() {
+    fn large_headers_are_reported_once_also_in_parts() {
         let mut frames = Frames::new(100, Instant::now());
         assert_eq!(frames.see(&frame(HEADERS, END_HEADERS, 100)), None);
         assert_eq!(frames.see(&frame(HEADERS, END_HEADERS, 101)), Some(Abuse::Headers));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_may_be_given_up_but_not_all_of_thousands() {
+    fn only_mass_resets_by_the_client_are_abuse() {
         let at = Instant::now();
         let mut frames = Tally::new(100, at);
         let pair = |frames: &mut Tally, at: Instant| {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_call_is_none_that_begins() {
+    fn trailers_do_not_count_as_new_calls() {
         let at = Instant::now();
         let mut tally = Tally::new(100, at);
         let until = (0..100_000).take_while(|_| {
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_that_we_have_to_reset_count_and_those_that_we_refuse_do_not() {
+    fn only_resets_caused_by_client_errors_count() {
         let reset = |reason: u32| {
             let mut bytes = frame(RST_STREAM, 0, 4);
             bytes.truncate(HEAD_BYTES);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_frames_that_say_nothing_is_seen() {
+    fn floods_of_frames_without_data_are_detected() {
         let at = Instant::now();
         for (kind, flags, bytes) in [(2, 0, 5), (4, 0, 0), (6, 0, 8), (99, 0, 0), (DATA, 0, 0), (DATA, PADDED, 256)]
             .into_iter()
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_for_each_answer_is_no_flood_and_pings_for_pings_are() {
+    fn only_pings_without_responses_are_a_flood() {
         const PING: u8 = 6;
         let at = Instant::now();
         let mut frames = Tally::new(100, at);

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_word_arrives_though_the_client_is_still_talking() {
+    async fn the_last_bytes_arrive_while_the_client_still_sends() {
         let (mut client, mut server) = connected().await;
         let talk = vec![1; 100_000];
         client.write_all(&talk).await.expect("sends");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_never_closes_is_left() {
+    async fn shutdown_does_not_wait_forever_for_the_client() {
         let (_client, mut server) = connected().await;
         tokio::time::timeout(LINGER_MAX * 10, server.shutdown()).await.expect("ends by itself").expect("closes");
     }

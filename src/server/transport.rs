@@ -199,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_possible() {
+    fn the_defaults_are_valid() {
         TransportConfig::default().check().expect("possible");
     }
 
     #[test]
-    fn what_cannot_be_meant_is_named() {
+    fn errors_name_the_invalid_setting() {
         check_refused("message_bytes_max", |config| config.message_bytes_max = 0);
         check_refused("stream_window_bytes", |config| config.stream_window_bytes = 65_534);
         check_refused("connection_window_bytes", |config| config.connection_window_bytes = 1 << 31);

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_flushed_in_one_turn_is_one_write_of_the_next() {
+    fn flushes_of_one_turn_form_one_write_in_the_next() {
         let mut task = Task::new(usize::MAX);
         for answer in [b"one, ", b"two, "] {
             assert!(matches!(task.write(answer), Poll::Ready(Ok(5))));
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_to_those_who_ask_seldom_do_not_wait() {
+    fn responses_at_low_rates_are_written_at_once() {
         let mut task = Task::new(usize::MAX);
         task.connection.rate.is_high = false;
         for writes in 1..WINDOW_FLUSHES as usize {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_that_of_the_last_flushes() {
+    fn the_rate_covers_the_last_flushes() {
         let (mut rate, mut now) = (Rate::default(), Instant::now());
         let mut after = |times: u32, every: Duration| {
             for _ in 0..times {
@@ -294,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_flushed_yet_waits() {
+    fn unflushed_bytes_wait() {
         let mut task = Task::new(usize::MAX);
         assert!(task.write(b"half").is_ready() && task.read().is_pending());
         assert_eq!((task.other().writes, task.turns_asked_for()), (0, 0));
     }
 
     #[test]
-    fn much_goes_out_at_once_behind_what_was_gathered() {
+    fn large_writes_go_out_at_once_after_buffered_bytes() {
         let mut task = Task::new(usize::MAX);
         let much = vec![7; GATHERED_BYTES_MAX];
         assert!(task.write(b"little").is_ready());
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_nothing_is_given_a_bounded_amount_and_still_heard() {
+    fn a_client_that_reads_nothing_gets_a_limited_buffer() {
         let mut task = Task::new(0);
         let mut accepted = 0;
         while let Poll::Ready(Ok(count)) = task.write(&[1; 1000]) {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_sends_what_was_gathered() {
+    fn closing_sends_the_buffered_bytes() {
         let mut task = Task::new(2);
         assert!(task.write(b"bye").is_ready());
         assert!(task.with(WriteCoalescer::poll_shutdown).is_pending() && !task.other().closed);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_fails_later_is_told() {
+    fn late_write_errors_are_reported() {
         let mut task = Task::new(usize::MAX);
         assert!(task.write(b"lost").is_ready() && task.flush().is_ready());
         task.connection.stream.broken = true;

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_of_half_the_queue() {
+    fn a_share_is_a_fraction_of_half_the_queue() {
         check_share(1_000, 1, SHARES);
         check_share(500, 50_000, SHARES / 2);
         check_share(1, 25_000, SHARES / 4);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_only_full_now_is_tried_again_until_the_deadline() {
+    async fn full_queues_are_retried_until_the_deadline() {
         let full = || {
             let retry_after = Duration::from_millis(1);
             BatchError::Full { waiting_rows: 1, waiting_bytes: 1, rows_max: 1, bytes_max: 1, retry_after }

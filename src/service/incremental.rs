@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_ends_after_its_time_if_rows_came() {
+    fn a_round_ends_after_its_time_if_enough_rows_arrived() {
         let by_time = cadence(None, Some(2));
         assert!(!by_time.is_due(INTERVAL_ROWS_MIN - 1, 9 * SECOND));
         assert!(!by_time.is_due(INTERVAL_ROWS_MIN, SECOND));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_told() {
+    fn errors_name_the_limits() {
         for (rows, interval, text) in [
             (None, None, "at least one"),
             (Some(9), None, "is 9, expected 10 to"),

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn never_ready_again_once_draining() {
+    fn a_draining_server_never_becomes_ready() {
         let lifecycle = Lifecycle::default();
         assert!(!lifecycle.now().is_ready());
         lifecycle.advance(Readiness::Ready);

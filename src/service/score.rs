@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_furthest_from_zero_come_first() {
+    fn the_largest_magnitudes_come_first() {
         let numbers = [1.0, -5.0, 3.0, 0.0, 5.0];
         assert_eq!(greatest(&numbers, 3), [(1, -5.0), (4, 5.0), (2, 3.0)]);
         assert_eq!(greatest(&numbers, 9).len(), 5);

@@ -182,7 +182,7 @@ fn a_crash_while_an_alias_moves_leaves_the_old_or_the_new() {
 }
 
 #[test]
-fn a_full_disk_at_any_step_harms_nothing_and_is_named() {
+fn a_full_disk_at_any_step_is_reported_and_harms_nothing() {
     let last = PUBLISH_STEPS.len() - 1; // after the last step, nothing can fail
     for step in &PUBLISH_STEPS[..last] {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_ends_where_its_length_says_the_file_ends_or_the_limit_is() {
+    fn headers_end_at_their_length_the_file_end_or_the_limit() {
         check_header(b"\x02\0\0\0\0\0\0\0{}tensors", b"\x02\0\0\0\0\0\0\0{}");
         check_header(b"\x09\0\0\0\0\0\0\0abcdefghi", b"\x09\0\0\0\0\0\0\0abcdefgh");
         check_header(b"\xff\xff\xff\xff\xff\xff\xff\xff{}", b"\xff\xff\xff\xff\xff\xff\xff\xff{}");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_has_a_variant_of_its_own() {
+    fn a_full_disk_has_its_own_error_variant() {
         let error = |kind: ErrorKind| failed("cannot write", Path::new("x"))(kind.into());
         assert!(matches!(error(ErrorKind::StorageFull), StoreError::DiskFull { .. }));
         assert!(matches!(error(ErrorKind::QuotaExceeded), StoreError::DiskFull { .. }));

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_comes_back_as_it_was() {
+    fn an_index_is_read_back_unchanged() {
         let empty = Index { version_highest: None, versions: BTreeSet::new(), aliases: BTreeMap::new() };
         for index in [index(), empty] {
             assert_eq!(Index::from_bytes(&index.to_bytes()), Ok(index));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_named() {
+    fn a_damaged_index_is_rejected_with_a_reason() {
         check_refused("", "EOF");
         check_refused("{}", "missing field `format`");
         check_refused(r#"{"format":1,"version_highest":1,"aliases":{}}"#, "no checksum");
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn no_index_is_not_damage_and_a_huge_one_is() {
+    fn a_huge_index_is_damage_and_a_missing_one_is_not() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         assert_eq!(Index::read(folder.path()), Ok(None));
         let file = std::fs::File::create(folder.path().join(INDEX_FILE)).expect("a file");

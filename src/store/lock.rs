@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_holder_at_a_time_and_the_next_takes_over() {
+    fn the_lock_has_one_holder_and_the_next_takes_over() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let first = WriterLock::acquire(folder.path());
         assert!(first.is_held());
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_note_is_not_told() {
+    fn foreign_lock_notes_are_not_shown() {
         for text in ["", "\n", "somebody", "process \u{1b}[2J on host x\n", "process 1\u{0} on host x"] {
             let mut file = tempfile::tempfile().expect("a file");
             file.write_all(text.as_bytes()).expect("writes");

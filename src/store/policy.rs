@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_serves_what_it_says_and_what_an_alias_points_at() {
+    fn a_policy_serves_its_versions_and_aliased_versions() {
         check_served("all", &[1, 2, 3, 4, 5], 5);
         check_served("latest:1", &[2, 5], 5);
         check_served("latest:2", &[2, 4, 5], 5);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_served_where_what_is_pinned_is_not_there() {
+    fn a_missing_pinned_version_is_an_error() {
         let policy: VersionPolicy = "pinned:7".parse().expect("a policy");
         let model = ModelEntry { aliases: BTreeMap::new(), ..model() };
         let error = model.resolve_served(&Selector::Latest, &policy).expect_err("none").to_string();
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_the_aliased_the_pinned_and_the_used_are_kept() {
+    fn newest_aliased_pinned_and_used_versions_are_kept() {
         check_kept(2, 10, 100, "all", &[], &[1, 3]);
         check_kept(2, 10, 100, "pinned:3", &[], &[1]);
         check_kept(2, 10, 100, "all", &[(1, 95)], &[3]);
@@ -271,13 +271,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_published_just_now_is_kept_and_a_clock_that_was_set_back_deletes_nothing() {
+    fn new_versions_are_kept_even_if_the_clock_goes_back() {
         check_kept(1, 10, 12, "all", &[], &[1]);
         check_kept(1, 10, 0, "all", &[], &[]);
     }
 
     #[test]
-    fn of_a_model_whose_aliases_are_not_known_everything_is_kept() {
+    fn models_with_a_damaged_index_keep_all_versions() {
         use crate::store::IndexDamage;
         let index_damage = Some(IndexDamage { reason: "r".to_owned() });
         let model = ModelEntry { index_damage, ..model() };

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_index_leaves_the_versions_and_the_other_models() {
+    fn a_damaged_index_affects_no_versions_or_other_models() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         put(folder.path(), "bad/1/model.safetensors", "one");
         put(folder.path(), "bad/index.json", "{");

@@ -44,7 +44,7 @@ fn prod() -> Alias {
 }
 
 #[test]
-fn a_second_server_reads_notices_and_takes_over() {
+fn a_second_server_reads_and_takes_over_from_the_writer() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let writer = LocalStore::open(folder.path()).expect("a store");
     writer.publish_bytes(&name("a"), b"one").expect("published");
@@ -112,7 +112,7 @@ fn a_reader_sees_all_of_a_version_or_nothing() {
 }
 
 #[test]
-fn a_version_removed_by_another_writer_is_unknown_even_before_a_refresh() {
+fn removed_versions_are_unknown_before_a_refresh() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let writer = LocalStore::open(folder.path()).expect("a store");
     for content in ["one", "two"] {
@@ -162,7 +162,7 @@ fn a_huge_file_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn the_last_number_is_not_passed() {
+fn version_numbers_stop_at_the_maximum() {
     let mut fixture = Folder::new();
     fixture.store().publish_bytes(&name("a"), b"one").expect("published");
     fs::create_dir(fixture.folder.path().join("models/a").join(i64::MAX.to_string())).expect("a folder by hand");
@@ -171,7 +171,7 @@ fn the_last_number_is_not_passed() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_an_error_and_one_that_cannot_be_locked_is_read_only() {
+fn open_fails_without_a_folder_and_is_read_only_without_a_lock() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("file");
     fs::write(&file, "").expect("a file");
@@ -208,7 +208,7 @@ fn nothing_is_written_through_a_link() {
 }
 
 #[test]
-fn names_that_were_only_asked_about_leave_nothing_behind() {
+fn failed_operations_on_unknown_models_leave_no_folder() {
     let fixture = Folder::new();
     assert!(fixture.store().delete(&key(1)).is_err());
     assert!(fixture.store().set_alias(&key(1), &prod(), None).is_err());
@@ -218,7 +218,7 @@ fn names_that_were_only_asked_about_leave_nothing_behind() {
 
 /// Every flipped bit of an index is detected: no alias is lost, renamed or moved, and no number is used again.
 #[test]
-fn a_flipped_bit_of_an_index_is_never_taken_for_the_truth() {
+fn every_flipped_bit_of_an_index_is_detected() {
     let fixture = Folder::new();
     let store = fixture.store();
     for number in 1..=6 {
@@ -259,7 +259,7 @@ fn a_flipped_bit_of_an_index_is_never_taken_for_the_truth() {
 /// A version whose file is gone is damage, unless it was deleted. The bare model name then does not select an older
 /// version.
 #[test]
-fn a_lost_version_is_told_and_a_deleted_one_is_not_missed() {
+fn lost_versions_are_errors_and_deleted_ones_are_not() {
     let mut fixture = Folder::new();
     for content in ["one", "two", "three"] {
         fixture.store().publish_bytes(&name("a"), content.as_bytes()).expect("published");
@@ -304,7 +304,7 @@ fn a_lost_version_is_told_and_a_deleted_one_is_not_missed() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_regular_file_is_not_read_and_not_waited_for() {
+fn non_regular_files_are_rejected_without_waiting() {
     use std::os::unix::fs::symlink;
     type Make = fn(&std::path::Path);
     let kinds: [(&str, Make); 4] = [
@@ -335,18 +335,18 @@ fn what_is_no_regular_file_is_not_read_and_not_waited_for() {
                 fixture.store().refresh().expect("readable");
             }
             let store = fixture.store();
-            let told = |error: StoreError, role: &str| {
+            let check = |error: StoreError, role: &str| {
                 let text = error.to_string();
                 assert!(text.contains(role) && text.contains(kind), "{text} should name {role} and {kind}");
                 assert!(!text.contains(&root.display().to_string()), "{text}");
             };
-            told(store.resolve(&name("a"), &Selector::Latest).expect_err("lost"), "the file of a version 2");
-            told(store.read(&key(2)).expect_err("lost"), "the file of a version 2");
-            told(store.read_header(&key(2)).expect_err("lost"), "the file of a version 2");
-            told(store.read_sample(&key(1)).expect_err("no file"), "the validation sample of a version 1");
-            told(store.note_use(&key(1)).expect_err("no file"), "the last-use record of a version 1");
+            check(store.resolve(&name("a"), &Selector::Latest).expect_err("lost"), "the file of a version 2");
+            check(store.read(&key(2)).expect_err("lost"), "the file of a version 2");
+            check(store.read_header(&key(2)).expect_err("lost"), "the file of a version 2");
+            check(store.read_sample(&key(1)).expect_err("no file"), "the validation sample of a version 1");
+            check(store.note_use(&key(1)).expect_err("no file"), "the last-use record of a version 1");
             let b = ModelKey { name: name("b"), version: Version::FIRST };
-            told(store.set_alias(&b, &prod(), None).expect_err("no index"), "the index of model b");
+            check(store.set_alias(&b, &prod(), None).expect_err("no index"), "the index of model b");
             assert_eq!(store.read(&key(1)).expect("intact"), b"one");
         }
     }
@@ -354,7 +354,7 @@ fn what_is_no_regular_file_is_not_read_and_not_waited_for() {
 
 #[cfg(unix)]
 #[test]
-fn a_folder_that_cannot_be_written_to_is_told_by_what_was_denied() {
+fn permission_errors_name_the_model_and_not_the_path() {
     use std::os::unix::fs::PermissionsExt;
     let fixture = Folder::new();
     fixture.store().publish_bytes(&name("a"), b"one").expect("published");

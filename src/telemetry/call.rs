@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thread_is_at_work_for_whom_it_polls() {
+    async fn the_current_call_follows_the_polled_future() {
         let (outer, inner) = (ids(), ids());
         let (of_outer, of_inner) = (Arc::clone(&outer), Arc::clone(&inner));
         let work = within(Some(outer), async move {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_leaves_nobody_behind() {
+    fn a_panic_clears_the_current_call() {
         let mut of_call = Some(ids());
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _entered = Entered::new(&mut of_call);
@@ -173,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_is_taken_as_it_came_or_not_at_all(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn request_ids_are_accepted_unchanged_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let good = !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(|byte| (0x21..0x7f).contains(byte));
             let id = RequestId::parse(&bytes);
             prop_assert_eq!(id.is_some(), good);
@@ -183,14 +183,14 @@ mod tests {
         }
 
         #[test]
-        fn what_is_printable_and_short_is_taken(text in "[!-~]{1,128}") {
+        fn short_printable_ids_are_accepted(text in "[!-~]{1,128}") {
             let id = RequestId::parse(text.as_bytes()).expect("good");
             prop_assert_eq!(id.as_str(), text);
         }
     }
 
     #[test]
-    fn ours_have_the_form_that_we_ask_for() {
+    fn generated_ids_are_valid() {
         let id = RequestId::unique();
         assert_eq!((id.as_str().len(), RequestId::parse(id.as_str().as_bytes())), (16, Some(id.clone())));
     }

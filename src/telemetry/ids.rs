@@ -54,14 +54,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_number_comes_twice() {
+    fn unique_numbers_never_repeat() {
         let numbers: HashSet<u64> = (0..10_000).map(|_| unique()).collect();
         assert_eq!(numbers.len(), 10_000);
         assert!(!numbers.contains(&0));
     }
 
     #[test]
-    fn a_batch_is_at_one_place_and_no_other_is_there() {
+    fn each_batch_has_its_own_trace_position() {
         assert_eq!(of_batch(7), of_batch(7));
         let places: HashSet<(TraceId, SpanId)> = (0..10_000).map(of_batch).collect();
         assert_eq!(places.len(), 10_000);

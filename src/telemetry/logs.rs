@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_read_the_ids_of_the_call_that_a_line_is_about() {
+    fn json_lines_contain_the_ids_of_the_call() {
         let [outside, inside] = logged(LogFormat::Json, r#"a"b\c"#)
             .map(|line| serde_json::from_str::<serde_json::Value>(&line).expect("JSON"));
         assert_eq!((outside.get("request_id"), outside.get("trace_id")), (None, None));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn people_do_too() {
+    fn human_lines_contain_the_ids_of_the_call() {
         let [outside, inside] = logged(LogFormat::Human, "abc");
         assert!(outside.ends_with("outside rows=3"), "{outside}");
         let end = "inside rows=4 request_id=abc trace_id=00000000000000000000000000000abc";
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_no_level_is_refused() {
+    fn unknown_log_levels_are_rejected() {
         for filter in ["warning", "verbose", "info,fatal", "halfhitch"] {
             let error = init(LogFormat::Human, filter).expect_err(filter).to_string();
             assert!(error.contains("is not a log level") && error.contains("\"info\""), "{error}");

@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_counts_each_once_at_its_bound() {
+    fn histogram_buckets_are_cumulative() {
         let histogram = Histogram::of_times();
         for ns in [0, 10_000, 10_001, u64::MAX / 4, 10_000_000_000] {
             histogram.observe(ns);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_counted_where_they_belong() {
+    fn calls_are_counted_by_method_and_status() {
         let calls = Calls::default();
         calls.count(method("Train"), 0);
         calls.count(method("Train"), 0);

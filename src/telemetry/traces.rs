@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_is_out_before_the_end_and_a_batch_once() {
+    async fn shutdown_exports_waiting_spans_and_each_batch_once() {
         let collector = Collector::default();
         let traces = Traces::over(collector.clone(), &TracesConfig::default());
         for number in [1, 2, 1, 1] {
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_collector_that_fails_costs_its_spans() {
+    async fn spans_are_dropped_when_the_collector_fails() {
         let traces = Traces::over(Collector { fails: true, ..Collector::default() }, &TracesConfig::default());
         traces.record(of_batch(1));
         traces.shut_down(Duration::from_mins(1)).await;
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_never_answers_costs_what_does_not_fit_and_is_not_waited_for() {
+    async fn a_hanging_collector_drops_spans_and_delays_nothing() {
         let traces = Traces::over(Collector { hangs: true, ..Collector::default() }, &TracesConfig::default());
         let sent = 10 * CALLS_WAITING_MAX as u64;
         for number in 0..sent {
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_kept_and_a_pause_earns_no_more_than_a_second() {
+    fn a_pause_earns_at_most_one_second_of_the_rate() {
         let rate = Rate::new(10);
         let admitted = |at: Instant| (0..100).filter(|_| rate.admits(at)).count();
         let begun = rate.begun;
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_drawn() {
+    fn sampling_draws_the_given_share() {
         let drawn = |ratio| (0..10_000).filter(|_| is_drawn(ratio, ids::unique())).count();
         assert_eq!((drawn(0.0), drawn(1.0)), (0, 10_000));
         // The standard deviation is 40 of 10,000.
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_sampled_where_nothing_is_exported_or_the_caller_says_no() {
+    async fn unexported_or_declined_traces_are_not_sampled() {
         assert!(!Traces::default().samples(Some(true)));
         let config = TracesConfig { trace_ratio: 1.0, traces_per_second_max: 2, ..TracesConfig::default() };
         let traces = Traces::over(Collector::default(), &config);

@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_is_either_given_once_an_epoch_or_held_back() {
+    fn every_row_is_either_loaded_once_per_epoch_or_held_out() {
         for (rows, held_back) in [(1, 0), (1, 1), (2, 1), (9, 0), (23, 5), (40, 39)] {
             for resident in [false, true] {
                 let split = split(rows, held_back, resident);
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_goes_on_wherever_it_was_left() {
+    fn an_epoch_resumes_at_any_row() {
         for resident in [false, true] {
             let split = split(23, 4, resident);
             let mut loader = BatchLoader::new(numbered(23), Arc::clone(&split));
@@ -567,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_gathered_normalized() {
+    fn gathered_rows_are_normalized() {
         let normalizer = Normalizer {
             kind: NormalizationKind::MinMax,
             offset: vec![1.0, 2.0],

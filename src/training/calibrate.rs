@@ -305,14 +305,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_highest_are_left_out() {
+    fn the_highest_scores_are_left_out() {
         assert_eq!(lowest(&[3.0, 1.0, 9.0, 2.0], 0.25), [true, true, false, true]);
         assert_eq!(lowest(&[3.0, 1.0], 0.9), [false, true]);
         assert!(lowest(&[], 0.5).is_empty());
     }
 
     #[test]
-    fn turns_come_from_everywhere() {
+    fn selected_rows_span_all_rows() {
         for (rows, rows_max) in [(10, 20), (20, 20), (21, 20), (1000, 16), (1, 1)] {
             let mut turns = Turns::new(rows, rows_max, 1);
             let taken: Vec<u64> = (0..rows).filter(|_| turns.next()).collect();

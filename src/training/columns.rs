@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_short_however_many_columns_there_are() {
+    fn a_note_about_many_columns_is_short() {
         let names: Vec<String> = (0..1000).map(|j| format!("{j}{}", "x".repeat(200))).collect();
         let rows = vec![vec![3.0; 1000]; 20];
         let [note] = &notes(&rows, &names)[..] else { panic!("one note") };
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_columns_are_told_the_worst_first() {
+    fn lost_columns_are_listed_worst_first() {
         let explained = [Some(0.99), Some(0.05), None, Some(-3.0), Some(0.1)];
         let note = lost_note(&explained, Names(&[])).expect("two are lost");
         assert!(note.contains("the worst first: column 4 (-3.00), column 2 (0.05):"), "{note}");

@@ -60,7 +60,7 @@ fn bell(stream: &mut Stream) -> f64 {
 mod tests {
     use super::*;
 
-    fn spoilt(corruption: Corruption, number: u64, epoch: u32) -> Vec<f32> {
+    fn corrupted(corruption: Corruption, number: u64, epoch: u32) -> Vec<f32> {
         let mut rows = PanelMatrix::zeros(2, 10_000);
         rows.load(0, &vec![1.0; 20_000]);
         corruption.apply(&mut rows, 1, number, epoch, 3, &[]);
@@ -69,22 +69,22 @@ mod tests {
     }
 
     #[test]
-    fn masks_hit_as_often_as_asked_and_noise_is_as_wide() {
-        let masked = spoilt(Corruption { masking: 0.3, scale: 1.0, gaussian: 0.0 }, 7, 1);
+    fn masks_and_noise_have_the_requested_strength() {
+        let masked = corrupted(Corruption { masking: 0.3, scale: 1.0, gaussian: 0.0 }, 7, 1);
         let zeros = masked.iter().filter(|x| **x == 0.0).count() as f64 / 1e4;
         // Four standard errors.
         assert!((zeros - 0.3).abs() < 4.0 * (0.21f64 / 1e4).sqrt(), "{zeros}");
         assert!(masked.iter().all(|x| *x == 0.0 || *x == 1.0));
-        let scaled = spoilt(Corruption { masking: 0.5, scale: 2.0, gaussian: 0.0 }, 7, 1);
+        let scaled = corrupted(Corruption { masking: 0.5, scale: 2.0, gaussian: 0.0 }, 7, 1);
         let mean = scaled.iter().map(|x| f64::from(*x)).sum::<f64>() / 1e4;
         assert!((mean - 1.0).abs() < 4.0 / 100.0, "{mean}");
-        let noisy = spoilt(Corruption { masking: 0.0, scale: 1.0, gaussian: 0.5 }, 7, 1);
+        let noisy = corrupted(Corruption { masking: 0.0, scale: 1.0, gaussian: 0.5 }, 7, 1);
         let variance = noisy.iter().map(|x| f64::from(x - 1.0).powi(2)).sum::<f64>() / 1e4;
         assert!((variance / 0.25 - 1.0).abs() < 4.0 * (2.0f64 / 1e4).sqrt(), "{variance}");
     }
 
     #[test]
-    fn noise_is_normal_enough() {
+    fn noise_is_nearly_normal() {
         let mut stream = Stream::new(9, 0, 0, Use::Corruption);
         let draws: Vec<f64> = (0..100_000).map(|_| bell(&mut stream)).collect();
         let moment = |k| draws.iter().map(|x| x.powi(k)).sum::<f64>() / 1e5;
@@ -98,11 +98,11 @@ mod tests {
     }
 
     #[test]
-    fn each_row_is_spoilt_anew_in_each_epoch() {
+    fn each_epoch_corrupts_each_row_differently() {
         let corruption = Corruption { masking: 0.5, scale: 1.0, gaussian: 0.1 };
-        let one = spoilt(corruption, 7, 1);
-        assert_eq!(one, spoilt(corruption, 7, 1));
-        assert_ne!(one, spoilt(corruption, 8, 1));
-        assert_ne!(one, spoilt(corruption, 7, 2));
+        let one = corrupted(corruption, 7, 1);
+        assert_eq!(one, corrupted(corruption, 7, 1));
+        assert_ne!(one, corrupted(corruption, 8, 1));
+        assert_ne!(one, corrupted(corruption, 7, 2));
     }
 }

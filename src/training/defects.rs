@@ -45,12 +45,12 @@ mod tests {
     }
 
     #[test]
-    fn every_epoch_where_epochs_are_few_and_long() {
+    fn few_long_epochs_are_all_measured() {
         assert_eq!(due(&[784, 1000, 500, 250, 30], 5, 60_000), [1, 2, 3, 4, 5]);
     }
 
     #[test]
-    fn fewer_where_epochs_are_many_or_short_and_always_the_last() {
+    fn many_or_short_epochs_are_sampled_with_the_last() {
         let many = due(&[64, 8], 1001, 1_000_000);
         assert!(many.len() <= 201 && many.last() == Some(&1001), "{many:?}");
         assert_eq!(due(&[2048, 2048], 7, 10), [7]);

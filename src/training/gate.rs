@@ -47,12 +47,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_better_than_its_base_is_published() {
+    fn a_model_better_than_its_base_is_published() {
         assert_eq!(kept_back(&report(Some(0.1), Some(0.2))), None);
     }
 
     #[test]
-    fn what_is_not_better_is_kept_back_with_both_figures() {
+    fn a_model_no_better_than_its_base_is_kept_back() {
         for new in [0.2, 0.3, f64::NAN] {
             let reason = kept_back(&report(Some(new), Some(0.2))).expect("kept back");
             assert!(
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rows_to_compare_on_nothing_is_better_and_without_a_base_everything_is() {
+    fn missing_validation_rows_keep_back_only_models_with_a_base() {
         assert!(kept_back(&report(None, None)).expect("kept back").contains("no validation rows"));
         assert_eq!(kept_back(&TrainingReport { base: None, ..report(Some(0.3), Some(0.2)) }), None);
     }

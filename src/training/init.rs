@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn matrices_from_pca_are_orthonormal_and_lead_with_its_directions() {
+    fn matrices_from_pca_are_orthonormal_directions_first() {
         let pca = fitted(&table(300, 12), 3);
         let model = from_pca(&[12, 9, 7, 3], Activation::Relu, &pca);
         let directions = pca.directions();
@@ -263,17 +263,17 @@ mod tests {
     }
 
     #[test]
-    fn layers_that_expand_are_orthogonal_and_told_of() {
+    fn expanding_layers_are_orthogonal_and_noted() {
         let pca = fitted(&table(300, 12), 3);
         let model = from_pca(&[12, 20, 3], Activation::Relu, &pca);
-        let told = pca_note(model.spec()).expect("a note");
-        assert_eq!(told, "initialization: orthogonal, not from PCA, in all layers: 12 to 20 expands");
+        let note = pca_note(model.spec()).expect("a note");
+        assert_eq!(note, "initialization: orthogonal, not from PCA, in all layers: 12 to 20 expands");
         assert!(model.layers()[0].encoder_bias.iter().all(|bias| *bias == 0.0));
         let orthogonal = draw(20, 12, Initialization::Orthogonal);
         assert_eq!(model.layers()[0].weight.to_row_major(), orthogonal);
         let later = from_pca(&[12, 8, 9, 3], Activation::Relu, &pca);
-        let told = pca_note(later.spec()).expect("a note");
-        assert_eq!(told, "initialization: orthogonal, not from PCA, from layer 2 on: 8 to 9 expands");
+        let note = pca_note(later.spec()).expect("a note");
+        assert_eq!(note, "initialization: orthogonal, not from PCA, from layer 2 on: 8 to 9 expands");
         assert_eq!(pca_note(from_pca(&[12, 12, 3], Activation::Relu, &pca).spec()), None);
     }
 

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bent_model_must_be_better_by_more_than_chance() {
+    fn a_nonlinear_model_must_be_better_by_more_than_chance() {
         let linear: Vec<f64> = (0..100).map(|i| 1.0 + f64::from(i % 10)).collect();
         let scaled = |share: f64| linear.iter().map(|error| share * error).collect::<Vec<_>>();
         assert_eq!(is_enough(&scaled(0.95), &linear), None, "a little better everywhere");

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_length_is_as_likely_and_as_many_are_whole_as_asked() {
+    fn kept_lengths_follow_the_requested_distribution() {
         let dropout = NestedDropout { share: 0.6, units: 5 };
         let mut counts = [0.0; 6];
         (0..20_000).for_each(|row| counts[dropout.kept(row, 2, 7)] += 1.0);

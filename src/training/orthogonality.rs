@@ -218,7 +218,7 @@ mod tests {
 
     /// The tolerance is that of the tests of the gradient.
     #[test]
-    fn the_slope_is_that_of_the_term() {
+    fn the_slope_matches_finite_differences() {
         for (outputs, inputs) in [(3, 7), (7, 3), (5, 5), (1, 4), (130, 2)] {
             let w = random(outputs, inputs, 0.5);
             let mut pull = Pull::default();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_nearest_stays_in_the_numbers() {
+    fn retraction_does_no_harm_to_degenerate_matrices() {
         let retracted = |mut w: Weights| {
             Pull::default().retract(&mut w, &mut Vec::new(), false);
             w

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_grow_by_one_factor_from_end_to_end() {
+    fn rates_grow_by_a_constant_factor() {
         assert!((rate(0) / RATE_FIRST - 1.0).abs() < 1e-12 && (rate(STEPS - 1) / RATE_LAST - 1.0).abs() < 1e-12);
         let factor = rate(1) / rate(0);
         assert!((1..STEPS).all(|step| (rate(step) / rate(step - 1) / factor - 1.0).abs() < 1e-9));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_means_two_digits() {
+    fn rates_are_rounded_to_two_digits() {
         for (rate, rounded) in [(0.003_149, 0.0031), (0.098_7, 0.099), (1.0 / 3.0, 0.33), (9.99e-5, 1e-4)] {
             assert_eq!(two_digits(rate), rounded);
         }

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_names_the_columns_of_each() {
+    fn a_note_names_the_columns_of_each_relation() {
         let mut found = Invariants::default();
         assert_eq!(note(&found, Names(&[])), None);
         find(&mut found, &rows(500, 1), &rows(100, 2), &[0.0; 6]);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relation_that_held_out_rows_break_is_none() {
+    fn a_relation_that_held_out_rows_break_is_dropped() {
         let mut held_out = rows(100, 2);
         held_out[3] += 0.5;
         let mut found = Invariants::default();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_and_independent_columns_have_none() {
+    fn few_rows_and_independent_columns_have_no_relation() {
         let mut stream = Stream::new(7, 0, 0, Use::Weights);
         let independent: Vec<f32> = (0..6000).map(|_| stream.normal() as f32).collect();
         let mut found = Invariants::default();

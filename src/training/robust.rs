@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn one_broken_value_is_found_wherever_it_is() {
+    fn one_broken_value_is_found_in_any_row() {
         for rows in [20, 60, 150, 9000] {
             for (row, value) in [(0, 1e30), (7, -1e30), (rows - 1, 1e20), (11, 1e8)] {
                 let mut values: Vec<f32> = normal(3 * rows, 1).map(|x| (20.0 + 5.0 * x) as f32).collect();
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn honest_tails_are_not_broken() {
+    fn heavy_tails_are_not_broken() {
         type Tail = fn(f64) -> f64;
         let heavy: [(&str, Tail); 4] = [
             ("lognormal", |x| (2.5 * x).exp()),
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_column_may_have_a_flag_and_no_monster() {
+    fn a_constant_column_may_have_a_flag_but_no_huge_value() {
         let mut values = vec![3.0; 500];
         values[100] = 4.0;
         assert_eq!(find(values.clone(), 1), None);
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_many_rows_have_is_not_broken_and_missing_values_are_not_looked_at() {
+    fn frequent_and_missing_values_are_not_broken() {
         let mut values: Vec<f32> = normal(1000, 3).map(|x| x as f32).collect();
         values.iter_mut().step_by(20).for_each(|value| *value = -1e9);
         assert_eq!(find(values, 1), None, "5 % have it");

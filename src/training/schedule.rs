@@ -33,7 +33,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_rate_rises_in_the_same_way_and_stays() {
+    fn a_constant_rate_warms_up_like_a_cosine_and_stays() {
         for step in 0..1000 {
             let [constant, cosine] =
                 [Schedule::Constant, Schedule::Cosine].map(|schedule| learning_rate(schedule, step, 1000, 0.1, 2.0));

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_rounding_would_damage_is_shifted() {
+    fn only_columns_that_would_lose_digits_are_shifted() {
         let rows = table();
         let found = shift(&spec(None, None), &rows).expect("64 bits");
         let by = found.by();
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn shifted_rows_are_the_exact_differences_and_wild_ones_stay_finite() {
+    fn shifted_rows_are_exact_and_outliers_stay_finite() {
         let rows = Arc::new(table());
         let found = shift(&spec(None, None), rows.as_ref()).expect("64 bits");
         let shifted = found.rows(Arc::clone(&rows));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_common_range_has_a_common_shift_and_no_normalization_none() {
+    fn a_common_range_shifts_equally_and_no_normalization_by_0() {
         let rows = table();
         let common = shift(&spec(Some(NormalizationKind::UnitInterval), Some((1.7e9, 1.700_01e9))), &rows);
         assert_eq!(common.expect("64 bits").by(), [1.7e9; FEATURES]);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_stays_missing() {
+    fn missing_values_stay_missing() {
         let rows = WideRows { values: vec![f64::NAN, 1.7e9, 1e12 + 1.0, f64::NAN], features: 2 };
         let by: Arc<[f64]> = Arc::new([1e12, 1.7e9]);
         let mut shifted = [0.0; 4];

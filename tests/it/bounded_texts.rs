@@ -60,7 +60,7 @@ async fn check_training(server: &TestServer, long: &str) {
 }
 
 #[tokio::test]
-async fn every_call_is_refused_in_few_words() {
+async fn error_statuses_stay_short_for_long_texts() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[6, 2]).await;
     let (mut rows, mut models, mut jobs) = (server.autoencoder().await, server.models().await, server.jobs().await);

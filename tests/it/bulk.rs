@@ -99,7 +99,7 @@ impl Inside {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_come_in_order_with_the_bits_of_single_calls() {
+async fn responses_keep_their_order_and_equal_single_calls() {
     let store = temporary_store();
     let server = served(store.path(), "bulk", &[20, 12, 5]).await;
     let mut client = server.autoencoder().await;
@@ -132,7 +132,7 @@ async fn answers_come_in_order_with_the_bits_of_single_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_ends_the_stream_after_the_answers_before_it_and_names_its_message() {
+async fn an_error_ends_the_stream_and_names_its_message() {
     let store = temporary_store();
     let server = served(store.path(), "here", &[6, 2]).await;
     let client = server.autoencoder().await;
@@ -203,7 +203,7 @@ fn many_codes(
 
 /// A client sends 100 messages and reads nothing: the server computes at most `computed_max`. Then the client reads,
 /// and receives all of them.
-async fn check_reader_who_pauses(rows: usize, computed_max: u64) {
+async fn check_paused_reader(rows: usize, computed_max: u64) {
     let store = temporary_store();
     let server = Inside::start(store.path(), "paused", &[64, 8], BatchingConfig::default());
     let (questions, sent) = many_codes("paused", rows, 100);
@@ -222,18 +222,18 @@ async fn check_reader_who_pauses(rows: usize, computed_max: u64) {
 
 /// The client's transport buffers 2 MiB, which is 8 responses; the server computes 8 ahead; its transport holds a few.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_who_pauses_stops_the_reading_of_messages() {
-    check_reader_who_pauses(1024, 20).await;
+async fn a_paused_reader_limits_the_messages_computed_ahead() {
+    check_paused_reader(1024, 20).await;
 }
 
 /// A request or response has 4.5 MiB: the server reads only one ahead.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_who_pauses_stops_the_reading_of_bytes() {
-    check_reader_who_pauses(16 * 1024, 4).await;
+async fn a_paused_reader_limits_the_bytes_computed_ahead() {
+    check_paused_reader(16 * 1024, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_departs_leaves_nothing_behind() {
+async fn a_departed_client_stops_its_computation() {
     let store = temporary_store();
     let server = Inside::start(store.path(), "left", &[2048, 1024, 8], BatchingConfig::default());
     for paused in [true, false] {
@@ -251,7 +251,7 @@ async fn a_client_that_departs_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bulk_waits_for_room_and_leaves_some() {
+async fn bulk_streams_wait_and_leave_queue_space_for_single_calls() {
     let store = temporary_store();
     let batching = BatchingConfig { queue_rows_max: 100, batch_rows_max: 64, ..BatchingConfig::default() };
     let server = Inside::start(store.path(), "narrow", &[512, 256, 8], batching);
@@ -298,7 +298,7 @@ async fn a_deadline_ends_a_stream_that_waits_for_its_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_answers_what_was_read_and_ends_the_stream() {
+async fn a_server_stop_ends_an_idle_stream_with_unavailable() {
     let store = temporary_store();
     let server = served(store.path(), "stops", &[6, 2]).await;
     let (ask, questions) = mpsc::channel(1);
@@ -318,7 +318,7 @@ async fn a_stop_answers_what_was_read_and_ends_the_stream() {
 
 /// Streams in progress when the server stops: every response is correct, and the status is OK or UNAVAILABLE.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
+async fn a_server_stop_ends_a_busy_stream_with_correct_responses() {
     let store = temporary_store();
     let server = served(store.path(), "works", &[32, 8]).await;
     let rows = sample(500, 32, 3);
@@ -360,7 +360,7 @@ async fn a_stop_in_the_middle_of_the_work_loses_no_answer() {
 
 /// A version is deleted while a stream uses it: the stream ends with the error of a single call.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_stays_with_its_version_and_ends_with_it() {
+async fn a_stream_keeps_its_version_and_ends_when_it_is_deleted() {
     let store = temporary_store();
     let server = served(store.path(), "fixed", &[6, 2]).await;
     let rows = sample(200, 6, 7);
@@ -386,7 +386,7 @@ async fn a_stream_stays_with_its_version_and_ends_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_above_the_limit_is_named() {
+async fn the_error_names_a_message_above_the_size_limit() {
     let store = temporary_store();
     served(store.path(), "small", &[6, 2]).await.stop().await;
     let mut config = halfhitch::server::ServerConfig::new(store.path().to_owned());

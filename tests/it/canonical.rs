@@ -26,7 +26,7 @@ async fn canonicalized(server: &TestServer, name: &str) -> pb::CanonicalizeModel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canonical_version_reconstructs_the_same_and_its_codes_can_be_cut_short() {
+async fn a_canonical_version_keeps_results_and_allows_truncation() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
@@ -75,7 +75,7 @@ async fn a_canonical_version_reconstructs_the_same_and_its_codes_can_be_cut_shor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused() {
+async fn invalid_canonicalizations_and_truncations_are_rejected() {
     let store = temporary_store();
     let foreign = "foreign".parse().expect("a name");
     LocalStore::open(store.path()).expect("opens").publish(&foreign, &untrained(&[8, 4])).expect("publishes");
@@ -132,7 +132,7 @@ fn piece(of: Option<pb::ModelRef>, rows: &[f32], code_length: u32) -> pb::Encode
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_cut_codes_short_and_take_short_ones_as_single_calls_do() {
+async fn streams_truncate_and_decode_codes_like_single_calls() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
@@ -180,7 +180,7 @@ async fn streams_cut_codes_short_and_take_short_ones_as_single_calls_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_refuse_what_single_calls_refuse() {
+async fn streams_reject_invalid_code_lengths() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     trained(&server, "m").await;
@@ -214,7 +214,7 @@ async fn streams_refuse_what_single_calls_refuse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn codes_of_nested_dropout_can_be_cut_short_as_they_are() {
+async fn nested_dropout_codes_can_be_truncated_directly() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;

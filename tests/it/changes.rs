@@ -116,7 +116,7 @@ fn a_broken_relation_is_an_alarm_at_any_code_length() {
 }
 
 #[test]
-fn usual_rows_change_nothing() {
+fn usual_rows_rarely_raise_alarms() {
     for code in [1, 4, FEATURES] {
         let (model, statistics) = trained(code, None, NormalizationKind::Standardize, false);
         let mut lanes = PanelMatrix::zeros(400, FEATURES);
@@ -132,7 +132,7 @@ fn usual_rows_change_nothing() {
 }
 
 #[test]
-fn nonlinear_models_and_missing_values_see_changes_too() {
+fn nonlinear_models_detect_changes_and_ignore_missing_values() {
     for code in [2, 5] {
         let (model, statistics) =
             trained(code, Some(Activation::Elu { alpha: 1.0 }), NormalizationKind::Standardize, true);

@@ -28,7 +28,7 @@ fn notes(version: &pb::ModelVersion) -> &[String] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_length_that_nobody_chose_comes_from_the_spectrum() {
+async fn an_unset_code_length_is_chosen_from_the_spectrum() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     // Rows near a plane of 4 dimensions, with little noise.
@@ -72,7 +72,7 @@ async fn a_code_length_that_nobody_chose_comes_from_the_spectrum() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_broken_value_neither_ruins_a_column_nor_the_figures() {
+async fn one_broken_value_does_not_ruin_columns_or_figures() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let clean = sample(500, FEATURES, 7);
@@ -111,7 +111,7 @@ async fn one_broken_value_neither_ruins_a_column_nor_the_figures() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_extreme_row_gets_its_own_verdict() {
+async fn an_extreme_row_is_an_alarm_and_does_not_affect_others() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut named = spec("m", &[FEATURES as u32, 3]);
@@ -153,7 +153,7 @@ async fn an_extreme_row_gets_its_own_verdict() {
 }
 
 #[test]
-fn the_command_line_needs_no_code_length_and_names_rows_of_the_file() {
+fn commands_choose_code_lengths_and_report_file_row_numbers() {
     let store = temporary_store();
     let server = ServerProcess::start(store.path());
     let folder = tempfile::tempdir().expect("a folder");

@@ -38,7 +38,7 @@ pub(crate) fn fails(server: &ServerProcess, folder: &Path, args: &[&str], code: 
 }
 
 #[test]
-fn files_of_the_server_are_trained_on_and_not_sent() {
+fn train_uses_server_files_without_sending_them() {
     let (store, folder, here) = (temporary_store(), temporary_store(), temporary_store());
     let folder_flag = folder.path().to_string_lossy();
     let server = ServerProcess::start_with(store.path(), &["--train-folder", &folder_flag]);
@@ -60,7 +60,7 @@ fn files_of_the_server_are_trained_on_and_not_sent() {
 }
 
 #[test]
-fn a_file_is_trained_encoded_decoded_and_reconstructed() {
+fn commands_train_encode_decode_and_reconstruct_a_file() {
     let store = temporary_store();
     let server = ServerProcess::start(store.path());
     let folder = temporary_store();
@@ -119,7 +119,7 @@ fn a_file_is_trained_encoded_decoded_and_reconstructed() {
 }
 
 #[test]
-fn mistakes_say_what_to_do() {
+fn errors_name_the_cause_and_the_remedy() {
     let store = temporary_store();
     let server = ServerProcess::start(store.path());
     let folder = temporary_store();
@@ -163,7 +163,7 @@ fn mistakes_say_what_to_do() {
 }
 
 #[test]
-fn settings_are_printed_with_where_they_came_from() {
+fn print_config_shows_the_source_of_each_setting() {
     let printed = halfhitch()
         .env("HALFHITCH_BATCH_ROWS_MAX", "64")
         .args(["serve", "--print-config", "--open-jobs-max", "3"])
@@ -258,7 +258,7 @@ fn open_jobs(server: &ServerProcess, folder: &Path) -> Vec<Value> {
 
 /// Failed trainings with invalid files do not use up quotas that others need.
 #[test]
-fn a_train_whose_file_is_broken_cancels_its_job() {
+fn train_cancels_its_job_if_the_file_is_broken() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start_with(store.path(), &["--open-jobs-max", "2", "--open-uploads-max", "2"]);
     let lines: Vec<String> = (0..50).map(|i| format!("{i},{}", i * 2)).collect();
@@ -279,7 +279,7 @@ fn a_train_whose_file_is_broken_cancels_its_job() {
 /// Ctrl-C while rows are sent cancels the job, unless a key was given to resume it.
 #[cfg(unix)]
 #[test]
-fn an_interrupted_train_cancels_its_job_or_says_how_to_go_on() {
+fn an_interrupted_train_cancels_its_job_or_names_its_key() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     // More chunks than can be in flight.

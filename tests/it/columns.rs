@@ -139,7 +139,7 @@ fn check_refused<T: std::fmt::Debug>(result: Result<T, Status>, texts: &[&str]) 
 }
 
 #[tokio::test]
-async fn features_without_a_column_are_refused_by_name() {
+async fn errors_name_features_without_a_column() {
     let store = temporary_store();
     let (server, mut client) = prepared(store.path()).await;
     let rows = sample(5, 6, 3);
@@ -172,7 +172,7 @@ async fn features_without_a_column_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn names_of_the_first_message_count_for_a_stream() {
+async fn a_stream_uses_the_column_names_of_its_first_message() {
     let store = temporary_store();
     let (server, mut client) = prepared(store.path()).await;
     let rows = sample(30, 6, 3);
@@ -229,7 +229,7 @@ async fn digest(client: &mut AutoencoderClient, spec: pb::TrainSpec, chunks: Vec
 }
 
 #[tokio::test]
-async fn chunks_are_matched_with_the_base_and_with_the_specification() {
+async fn chunk_columns_match_names_from_the_spec_or_the_base() {
     let store = temporary_store();
     let (server, mut client) = prepared(store.path()).await;
     let rows = sample(200, 6, 4);
@@ -324,7 +324,7 @@ fn every_command_matches_the_columns_of_its_file_by_name() {
 }
 
 #[test]
-fn files_of_the_server_are_matched_by_name() {
+fn server_file_columns_are_matched_by_name() {
     let (store, folder, here) = (temporary_store(), temporary_store(), temporary_store());
     let server = ServerProcess::start_with(store.path(), &["--train-folder", &folder.path().to_string_lossy()]);
     let training = sample(200, 6, 1);

@@ -28,7 +28,7 @@ fn request(rows: usize) -> pb::EncodeRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_call_may_be_compressed() {
+async fn all_call_kinds_support_gzip_and_zstd() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[6, 2]).await;
     let mut plain = server.autoencoder().await;
@@ -69,7 +69,7 @@ async fn every_kind_of_call_may_be_compressed() {
 
 /// Most clients announce support for compressed responses; that does not mean that they want them.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_is_compressed_only_where_the_request_was() {
+async fn responses_are_compressed_only_if_requests_are() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[6, 2]).await;
     let mut understands = server.autoencoder().await.accept_compressed(Gzip).accept_compressed(Zstd);
@@ -99,7 +99,7 @@ fn check_refused(result: Result<tonic::Response<pb::EncodeResponse>, Status>, te
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_bound_on_a_message_holds_for_what_is_unpacked() {
+async fn the_message_limit_applies_to_decompressed_bytes() {
     let store = temporary_store();
     let server = start(store.path(), |config| config.transport.message_bytes_max = 64 << 10).await;
     // 240 KB of zeros, compressed to a few hundred bytes.
@@ -119,7 +119,7 @@ async fn the_bound_on_a_message_holds_for_what_is_unpacked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callers_bytes_are_counted_unpacked() {
+async fn caller_byte_limits_count_decompressed_bytes() {
     let store = temporary_store();
     let limits = halfhitch::security::CallerLimits { bytes_max: 100_000, ..Default::default() };
     let server =
@@ -149,7 +149,7 @@ async fn answered(raw: &mut Raw, stream: u32, encoding: &str, message: &[u8]) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_unpacked_is_refused_in_plain_words() {
+async fn undecodable_messages_do_not_stop_the_server() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[6, 2]).await;
     let mut raw = Raw::connect(server.address()).await;

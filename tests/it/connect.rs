@@ -106,7 +106,7 @@ fn https(server: &ServerProcess, host: &str) -> String {
 }
 
 #[test]
-fn a_certificate_of_an_authority_is_trusted_by_its_names() {
+fn ca_signed_certificates_are_trusted_for_their_names() {
     let made = Certificates::new();
     let server = serve(&made.at("store"), &made.signed("server", &params(&["localhost", "127.0.0.1"], 2100)), &[]);
     check_serves(&https(&server, "localhost"), &["--ca", &made.ca()]);
@@ -132,7 +132,7 @@ fn a_certificate_of_an_authority_is_trusted_by_its_names() {
 
 /// A certificate as from `openssl req -x509`: its own authority, or no authority.
 #[test]
-fn a_self_signed_certificate_is_trusted_where_it_is_named() {
+fn a_self_signed_certificate_is_trusted_if_given_as_ca() {
     let made = Certificates::new();
     for is_ca in [true, false] {
         let name = if is_ca { "ca" } else { "plain" };
@@ -156,7 +156,7 @@ fn a_self_signed_certificate_is_trusted_where_it_is_named() {
 }
 
 #[test]
-fn client_certificates_are_asked_for_and_judged() {
+fn client_certificates_are_required_and_checked() {
     let made = Certificates::new();
     let pair = made.signed("server", &params(&["localhost"], 2100));
     let server = serve(&made.at("store"), &pair, &["--tls-client-ca", &made.ca()]);
@@ -196,7 +196,7 @@ fn client_certificates_are_asked_for_and_judged() {
 }
 
 #[test]
-fn the_other_scheme_is_named() {
+fn a_wrong_scheme_error_names_the_right_url() {
     let made = Certificates::new();
     let encrypted = serve(&made.at("store"), &made.signed("server", &params(&["localhost"], 2100)), &[]);
     let plain = ServerProcess::start(&made.at("plain"));
@@ -211,7 +211,7 @@ fn the_other_scheme_is_named() {
 }
 
 #[test]
-fn what_is_no_server_of_ours_is_told() {
+fn wrong_addresses_and_foreign_servers_are_reported() {
     for wrong in ["ftp://127.0.0.1:1", "grpc://127.0.0.1:1"] {
         check_fails(wrong, &[], &["expected http:// or https://"]);
     }

@@ -65,7 +65,7 @@ fn needs_arrow(case: &Case) -> bool {
 }
 
 #[test]
-fn every_file_is_read_as_python_reads_it_or_refused() {
+fn files_are_read_as_in_python_or_rejected() {
     for case in cases() {
         if cfg!(not(feature = "arrow")) && needs_arrow(&case) {
             continue;
@@ -119,7 +119,7 @@ fn every_file_is_read_as_python_reads_it_or_refused() {
 
 /// A truncated file is an error or, for text, its first rows.
 #[test]
-fn no_torn_or_damaged_file_panics_or_reads_more_than_there_is() {
+fn truncated_or_damaged_files_never_panic_and_stay_bounded() {
     let mut seen = std::collections::BTreeSet::new();
     let mut state = 1u64;
     let mut random = move |limit: usize| {

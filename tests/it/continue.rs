@@ -34,7 +34,7 @@ fn report(result: &pb::TrainResult) -> &pb::TrainingReport {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_is_gone_on_from_by_number_alias_or_as_the_newest_and_its_report_says_so() {
+async fn training_continues_from_a_number_an_alias_or_the_newest() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let rows = sample(300, 6, 1);
@@ -67,7 +67,7 @@ async fn a_version_is_gone_on_from_by_number_alias_or_as_the_newest_and_its_repo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_base_that_is_not_there_or_does_not_fit_is_refused() {
+async fn missing_or_incompatible_bases_are_rejected() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let rows = sample(120, 6, 1);
@@ -100,7 +100,7 @@ async fn a_base_that_is_not_there_or_does_not_fit_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_version_training_begins_fresh_where_that_is_asked_for() {
+async fn training_starts_fresh_without_a_base_if_requested() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let rows = sample(120, 6, 1);
@@ -118,7 +118,7 @@ async fn without_a_version_training_begins_fresh_where_that_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_better_than_its_base_is_kept_back_and_what_is_better_is_published() {
+async fn publish_if_better_publishes_only_better_versions() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let rows = sample(600, 6, 1);
@@ -156,7 +156,7 @@ async fn what_is_no_better_than_its_base_is_kept_back_and_what_is_better_is_publ
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_a_crash_caught_goes_on_with_the_base_that_it_began_with() {
+async fn a_job_keeps_its_base_after_a_crash_and_fails_without_it() {
     let store = temporary_store();
     let server = ServerProcess::start_with(store.path(), &["--checkpoint-seconds", "1"]);
     let rows = sample(400, 6, 1);

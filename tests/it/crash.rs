@@ -62,7 +62,7 @@ async fn upload(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_survives_a_server_that_is_killed_again_and_again() {
+async fn an_upload_survives_repeated_server_kills() {
     let rows = sample(CHUNKS as usize * CHUNK_ROWS, COLUMNS, 3);
     // The result of an undisturbed upload.
     let quiet = temporary_store();
@@ -175,7 +175,7 @@ async fn a_server_killed_while_it_publishes_starts_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_told_to_stop_ends_well() {
+async fn a_terminated_server_exits_with_status_0() {
     let store = temporary_store();
     let server = ServerProcess::start(store.path());
     train(&mut server.autoencoder().await, spec("kept", &[COLUMNS as u32, 2]), &sample(50, COLUMNS, 1))

@@ -97,7 +97,7 @@ async fn upload(mut client: AutoencoderClient) -> String {
 }
 
 /// Resumes the same upload and finishes it.
-async fn come_back(mut client: AutoencoderClient) -> Result<(), Status> {
+async fn resume(mut client: AutoencoderClient) -> Result<(), Status> {
     let spec = pb::TrainSpec { idempotency_key: "waits".into(), ..spec("waits", &[6, 2]) };
     let questions = whole_upload(spec, &sample(60, 6, 4), 60);
     let mut answers = client.train(tokio_stream::iter(questions)).await?.into_inner();
@@ -125,7 +125,7 @@ fn put(kind: &str, path: &Path) {
 /// Damages each file of the store in each way, before and while a server runs.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_becomes_of_a_file_no_caller_is_told_where_it_is_and_nothing_waits() {
+async fn damaged_files_never_reveal_the_store_path_or_block_calls() {
     let template = temporary_store();
     let job = prepared(template.path()).await;
     let files = [
@@ -144,7 +144,7 @@ async fn whatever_becomes_of_a_file_no_caller_is_told_where_it_is_and_nothing_wa
             put(kind, &store.path().join(file));
             let server = TestServer::start(store.path()).await;
             if file.ends_with("rows.spool") && kind != "empty" {
-                let answer = come_back(server.autoencoder().await).await.expect_err("its rows are lost");
+                let answer = resume(server.autoencoder().await).await.expect_err("its rows are lost");
                 assert_eq!(answer.code(), Code::DataLoss, "{file} is {kind}: {answer:?}");
                 assert!(answer.message().contains(&format!("the rows of job {job}")), "{kind}: {answer:?}");
             }
@@ -187,7 +187,7 @@ async fn whatever_becomes_of_a_file_no_caller_is_told_where_it_is_and_nothing_wa
 
 /// The file is deleted while the server runs and has not loaded it: the next call and all later ones fail.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_goes_while_the_server_runs_is_data_loss_and_not_an_older_version() {
+async fn a_deleted_model_file_is_data_loss_not_an_older_version() {
     let store = temporary_store();
     prepared(store.path()).await;
     let server = TestServer::start(store.path()).await;
@@ -208,7 +208,7 @@ async fn a_file_that_goes_while_the_server_runs_is_data_loss_and_not_an_older_ve
 /// A read-only store whose lock can be taken: writing calls fail with an error that names what is denied.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_without_the_right_to_write_serves_and_says_what_is_denied() {
+async fn a_read_only_store_serves_and_reports_denied_writes() {
     use std::os::unix::fs::PermissionsExt;
     let store = temporary_store();
     prepared(store.path()).await;
@@ -240,7 +240,7 @@ async fn a_folder_without_the_right_to_write_serves_and_says_what_is_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_server_says_who_writes() {
+async fn a_second_server_names_the_writing_process() {
     let store = temporary_store();
     let writer = TestServer::start(store.path()).await;
     // After its first response, the server holds the lock.

@@ -16,7 +16,7 @@ const AT_ONCE: usize = 64;
 const WIDTHS: [usize; 3] = [256, 512, 64];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_departed_callers_leave_no_trace() {
+async fn ten_thousand_departures_leak_nothing() {
     let store = temporary_store();
     let server = ServerProcess::start(store.path());
     import(&server, "m", &WIDTHS).await;

@@ -63,7 +63,7 @@ fn small_disks_are_possible(folder: &Path) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_fails_the_job_that_met_it_and_nothing_else() {
+async fn a_full_disk_fails_only_the_job_that_fills_it() {
     let store = temporary_store();
     if !small_disks_are_possible(store.path()) {
         eprintln!("skipped: no mounts without privileges here");
@@ -106,7 +106,7 @@ async fn a_full_disk_fails_the_job_that_met_it_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_would_take_the_reserve_of_the_disk_is_told_when_to_come_back() {
+async fn uploads_into_the_disk_reserve_get_a_retry_delay() {
     let store = temporary_store();
     let mut config = halfhitch::server::ServerConfig::new(store.path().to_owned());
     config.jobs.disk_free_bytes_min = u64::MAX;
@@ -119,7 +119,7 @@ async fn what_would_take_the_reserve_of_the_disk_is_told_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_quota_is_told_when_to_come_back_and_the_upload_goes_on() {
+async fn a_full_quota_gives_a_retry_delay_and_uploads_can_resume() {
     let store = temporary_store();
     let mut config = halfhitch::server::ServerConfig::new(store.path().to_owned());
     let rows = sample(60, COLUMNS, 1);
@@ -141,7 +141,7 @@ async fn a_full_quota_is_told_when_to_come_back_and_the_upload_goes_on() {
 
 /// The effects of PauseJob and CancelJob on a full disk are stored: a restart finds them, and cancelling frees space.
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_full_disk_jobs_are_paused_and_cancelled_for_good() {
+async fn pausing_and_cancelling_jobs_works_on_a_full_disk() {
     let folder = temporary_store();
     if !small_disks_are_possible(folder.path()) {
         eprintln!("skipped: no mounts without privileges here");

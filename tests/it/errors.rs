@@ -41,7 +41,7 @@ fn encode(model: Option<pb::ModelRef>, rows: Option<pb::Matrix>) -> pb::EncodeRe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unhappy_requests_are_told_why() {
+async fn errors_name_what_is_wrong_with_a_request() {
     let store = temporary_store();
     let server = served(store.path(), "here", &[6, 2]).await;
     let mut client = server.autoencoder().await;
@@ -89,7 +89,7 @@ async fn unhappy_requests_are_told_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn codes_belong_to_the_version_that_made_them() {
+async fn decode_requires_a_version_and_matching_codes() {
     let store = temporary_store();
     let server = served(store.path(), "codes", &[6, 2]).await;
     let mut client = server.autoencoder().await;
@@ -136,7 +136,7 @@ async fn a_request_that_can_never_fit_the_queue_is_refused_at_once() {
 
 /// Concurrent callers exceed a small queue several times: rejected callers receive a retry delay.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_says_over_the_wire_when_to_come_back() {
+async fn a_full_queue_returns_a_retry_delay() {
     let store = temporary_store();
     let opened = LocalStore::open(store.path()).expect("opens");
     opened.publish(&"full".parse().expect("a name"), &untrained(&[1024, 2048, 8])).expect("publishes");
@@ -173,7 +173,7 @@ async fn a_full_queue_says_over_the_wire_when_to_come_back() {
 
 /// Without a connection, because the client's own timer would fire first.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_that_has_passed_is_told_as_such() {
+async fn a_passed_deadline_is_deadline_exceeded() {
     let store = temporary_store();
     served(store.path(), "late", &[6, 2]).await.stop().await;
     let store = Arc::new(LocalStore::open(store.path()).expect("opens"));

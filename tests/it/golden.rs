@@ -73,7 +73,7 @@ fn check_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
 }
 
 #[test]
-fn codes_are_pytorchs() {
+fn codes_match_pytorch() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
         let codes = model.encode(&lanes(&reference.rows, model.spec().features()), &mut BufferPool::default());
@@ -82,7 +82,7 @@ fn codes_are_pytorchs() {
 }
 
 #[test]
-fn decoded_codes_are_pytorchs() {
+fn decoded_codes_match_pytorch() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
         let rows = model.decode(
@@ -95,7 +95,7 @@ fn decoded_codes_are_pytorchs() {
 }
 
 #[test]
-fn reconstructions_and_their_errors_are_pytorchs() {
+fn reconstructions_and_their_errors_match_pytorch() {
     for name in names() {
         let (Artifact { model, .. }, reference) = read(&name);
         let got = model.reconstruct(
@@ -111,7 +111,7 @@ fn reconstructions_and_their_errors_are_pytorchs() {
 }
 
 #[test]
-fn a_file_of_pytorch_becomes_a_file_of_the_store() {
+fn imported_pytorch_models_survive_a_round_trip() {
     for name in names() {
         let (imported, _) = read(&name);
         let stored = Artifact::from_bytes(&imported.to_bytes()).expect("a valid file");
@@ -121,7 +121,7 @@ fn a_file_of_pytorch_becomes_a_file_of_the_store() {
 
 /// Compares the tied gradient with autograd.
 #[test]
-fn losses_and_gradients_are_pytorchs() {
+fn losses_and_gradients_match_pytorch() {
     for name in names() {
         let (artifact, reference) = read(&name);
         let model = &artifact.model;

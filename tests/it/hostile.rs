@@ -108,7 +108,7 @@ fn on_the_wire(is_compressed: bool, message: &[u8]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn check_told(warnings: &BTreeMap<String, usize>, expected: &[&str]) {
+fn check_warnings(warnings: &BTreeMap<String, usize>, expected: &[&str]) {
     let told: Vec<(&str, usize)> = warnings.iter().map(|(message, count)| (message.as_str(), *count)).collect();
     assert_eq!(told.len(), expected.len(), "{told:?}, expected {expected:?}");
     for text in expected {
@@ -152,12 +152,12 @@ async fn headers_of_a_megabyte_are_refused() {
         }
         besieged.serves().await;
     }
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["whose headers are larger than header_bytes_max"]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &["whose headers are larger than header_bytes_max"]);
 }
 
 /// One header of 4,000 bytes, then 16,000 one-byte references to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_that_grow_when_they_are_unpacked_are_refused() {
+async fn hpack_bombs_do_not_affect_other_clients() {
     let mut besieged = Besieged::start(&[]).await;
     let block = [call(ENCODE), remembered_header("x", &"y".repeat(4_000)), vec![NEWEST; 12_000]].concat();
     for _ in 0..20 {
@@ -170,11 +170,11 @@ async fn headers_that_grow_when_they_are_unpacked_are_refused() {
         }
     }
     besieged.serves().await;
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_dawdles_is_sent_away() {
+async fn slow_connections_are_closed() {
     let besieged = Besieged::start(&["--handshake-timeout-seconds", "1", "--first-call-timeout-seconds", "2"]).await;
     let address = besieged.server.address();
     let mut tasks = JoinSet::new();
@@ -213,7 +213,7 @@ async fn whoever_dawdles_is_sent_away() {
         ended.expect("the server closes it");
     }
     let expected = ["closed a connection during its handshake", "closed a connection that never made a call"];
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
 /// Sends the frames of `turn` until the server closes the connection.
@@ -245,11 +245,11 @@ async fn floods_of_resets_end_their_connections() {
         flood(&besieged, begin_and_reset).await;
         besieged.serves().await;
     }
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["started calls only to cancel them"]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &["started calls only to cancel them"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn floods_of_frames_that_say_nothing_end_their_connections() {
+async fn floods_of_empty_frames_end_their_connections() {
     let mut besieged = Besieged::start(&[]).await;
     let open = |i: u32| if i == 0 { frame(HEADERS, END_HEADERS, 1, &call(ENCODE)) } else { Vec::new() };
     let floods = [
@@ -264,11 +264,11 @@ async fn floods_of_frames_that_say_nothing_end_their_connections() {
         flood(&besieged, |i| [open(i), bytes.clone()].concat()).await;
         besieged.serves().await;
     }
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["a flood of empty frames"]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &["a flood of empty frames"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compressed_bomb_is_not_unpacked_beyond_the_bound() {
+async fn a_compression_bomb_is_rejected_at_the_size_limit() {
     let mut besieged = Besieged::start(&[]).await;
     // 1 GiB of zeros; gzip compresses it to about 1 MiB, zstd to far less.
     let zeros = vec![0; 1 << 20];
@@ -302,12 +302,12 @@ async fn a_compressed_bomb_is_not_unpacked_beyond_the_bound() {
         }
     }
     besieged.serves().await;
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &[]);
 }
 
 /// Calls that announce a large message, send most of it, and then nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_never_end_have_a_bound_together_and_are_not_awaited_for_ever() {
+async fn unfinished_messages_share_a_byte_limit_and_time_out() {
     const CALLS: usize = 10;
     let mut besieged = Besieged::start(&["--in-flight-bytes-max", "128MiB", "--message-timeout-seconds", "5"]).await;
     let mut prefix = vec![0];
@@ -340,11 +340,11 @@ async fn messages_that_never_end_have_a_bound_together_and_are_not_awaited_for_e
         drop(write);
     }
     let expected = ["too much in flight", "its message did not arrive in time"];
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
 /// Requests whose responses are never read, or only one byte of them.
-async fn answers_not_taken(window_bytes: u8) {
+async fn check_unread_responses(window_bytes: u8) {
     let besieged = Besieged::start(&["--in-flight-bytes-max", "16MiB"]).await;
     let rows = 32_768;
     let question =
@@ -369,22 +369,22 @@ async fn answers_not_taken(window_bytes: u8) {
     let grown = besieged.memory().saturating_sub(besieged.memory_kib);
     assert!(grown < (16 << 10) + GROWTH_KIB_MAX, "{grown} KiB hold what is less than 190 MiB");
     drop(write);
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_takes_have_a_bound_together() {
-    answers_not_taken(0).await;
+async fn unread_responses_share_a_byte_limit() {
+    check_unread_responses(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_of_which_one_byte_is_taken_have_the_same_bound() {
-    answers_not_taken(1).await;
+async fn partly_read_responses_share_the_byte_limit() {
+    check_unread_responses(1).await;
 }
 
 /// Complete messages on calls that do not end.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_do_not_end_have_a_bound_together() {
+async fn unfinished_calls_share_a_byte_limit() {
     let flags = ["--in-flight-bytes-max", "16MiB", "--message-timeout-seconds", "600"];
     let besieged = Besieged::start(&flags).await;
     let rows = Some(matrix(6, &sample(37_000, 6, 1)));
@@ -407,11 +407,11 @@ async fn calls_that_do_not_end_have_a_bound_together() {
     let grown = besieged.memory().saturating_sub(besieged.memory_kib);
     assert!(grown < (16 << 10) + GROWTH_KIB_MAX, "{grown} KiB hold what is less than 180 MiB");
     drop(write);
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_without_a_message_are_the_callers_fault() {
+async fn calls_without_a_complete_message_log_no_warning() {
     let mut besieged = Besieged::start(&[]).await;
     let mut raw = besieged.connect().await;
     raw.settle().await;
@@ -438,12 +438,12 @@ async fn calls_without_a_message_are_the_callers_fault() {
     }
     drop(raw);
     besieged.serves().await;
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &[]);
 }
 
 /// Open calls are limited to `calls_max`, and those of one address to four fifths of it; connections likewise.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_and_connections_have_a_bound_together() {
+async fn calls_and_connections_are_limited() {
     let flags = ["--calls-max", "100", "--connections-max", "20"];
     let mut besieged = Besieged::start(&flags).await;
     let mut raw = besieged.connect().await;
@@ -477,7 +477,7 @@ async fn calls_and_connections_have_a_bound_together() {
     assert!((5..20).contains(&closed), "{closed} of 20 were closed at once");
     drop(all);
     let expected = ["too much in flight", "connections_max is reached"];
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
 /// Connections that complete the HTTP/2 handshake and then stay silent until the timeout.
@@ -502,7 +502,7 @@ async fn idle(count: usize, first_call_timeout_seconds: &str) {
     for raw in &mut all {
         raw.until_closed().await;
     }
-    check_told(&besieged.end(u64::MAX).await, &["closed a connection that never made a call"]);
+    check_warnings(&besieged.end(u64::MAX).await, &["closed a connection that never made a call"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -518,7 +518,7 @@ async fn ten_thousand_idle_connections_cost_little() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ordinary_question_frame_by_frame_is_answered() {
+async fn a_request_sent_frame_by_frame_is_served() {
     let besieged = Besieged::start(&[]).await;
     let mut raw = besieged.connect().await;
     raw.send(&frame(HEADERS, END_HEADERS, 1, &call(ENCODE))).await;
@@ -527,12 +527,12 @@ async fn an_ordinary_question_frame_by_frame_is_answered() {
     let answer = pb::EncodeResponse::decode(&data.payload[5..]).expect("an answer");
     assert!(answer.codes.is_some());
     drop(raw);
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &[]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &[]);
 }
 
 /// Clients that make the server reset streams, or hide resets after the end of a call, and do not read.
 #[tokio::test(flavor = "multi_thread")]
-async fn other_ways_to_a_flood_of_resets_are_seen_and_cost_nothing() {
+async fn indirect_reset_floods_are_detected_and_bounded() {
     /// Headers with a priority (RFC 9113, 6.2).
     const PRIORITY: u8 = 0x20;
     let mut besieged = Besieged::start(&[]).await;
@@ -579,12 +579,12 @@ async fn other_ways_to_a_flood_of_resets_are_seen_and_cost_nothing() {
     drop(raw);
     // Two window updates per stream also exceed what a client needs.
     let expected = ["started calls only to cancel them", "a flood of empty frames"];
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &expected);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &expected);
 }
 
 /// The maximum number of small headers, on calls that send nothing else.
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_of_calls_that_wait_have_a_bound_together() {
+async fn headers_of_waiting_calls_share_a_byte_limit() {
     let mut besieged = Besieged::start(&["--in-flight-bytes-max", "16MiB"]).await;
     let many: Vec<u8> = (0..420).flat_map(|i| header(&format!("h{i:03}"), "")).collect();
     let block = [call(ENCODE), many].concat();
@@ -601,5 +601,5 @@ async fn headers_of_calls_that_wait_have_a_bound_together() {
     let grown = besieged.memory().saturating_sub(besieged.memory_kib);
     assert!(grown < GROWTH_KIB_MAX, "{grown} KiB hold the headers of 5,000 calls");
     drop(all);
-    check_told(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
+    check_warnings(&besieged.end(GROWTH_KIB_MAX).await, &["too much in flight"]);
 }

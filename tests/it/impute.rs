@@ -63,7 +63,7 @@ fn errors(whole: &[f32], gaps: &[f32], filled: &[f32], means: &[f64]) -> (f64, f
 
 /// Imputes held-out digits with models trained on complete rows and on rows with gaps.
 #[tokio::test(flavor = "multi_thread")]
-async fn hidden_pixels_are_told_much_better_than_by_their_means() {
+async fn hidden_pixels_are_imputed_much_better_than_by_means() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -105,7 +105,7 @@ async fn with_gaps(server: &TestServer, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_with_gaps_have_the_same_answers_alone_and_among_others() {
+async fn rows_with_gaps_give_the_same_results_in_any_batch() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     with_gaps(&server, "m").await;
@@ -149,7 +149,7 @@ async fn rows_with_gaps_have_the_same_answers_alone_and_among_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused() {
+async fn unsupported_missing_values_are_rejected() {
     let store = temporary_store();
     let server = served(store.path(), "plain", &[8, 3]).await;
     with_gaps(&server, "gaps").await;
@@ -245,7 +245,7 @@ fn table(separator: char, decimal: char, end: &str, quote: &str) -> String {
 }
 
 #[test]
-fn only_the_gaps_of_a_text_change() {
+fn impute_changes_only_the_gaps_of_a_text_file() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     for (separator, decimal, end, quote) in [(',', '.', "\n", ""), (';', ',', "\r\n", ""), ('\t', '.', "\n", "\"")] {
@@ -288,7 +288,7 @@ fn only_the_gaps_of_a_text_change() {
 }
 
 #[test]
-fn what_is_there_of_an_array_keeps_its_bits() {
+fn impute_keeps_the_bits_of_present_array_values() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     let single = hidden(&sample(300, 4, 7), 0.2, 3);

@@ -76,7 +76,7 @@ impl Stream {
     }
 
     /// Reads the next response; false at the end.
-    async fn hear(&mut self) -> Result<bool, Status> {
+    async fn read_next(&mut self) -> Result<bool, Status> {
         match self.answers.message().await? {
             None => return Ok(false),
             Some(pb::TrainResponse { message: Some(Answer::Acknowledged(one)) }) => self.acknowledged = one,
@@ -89,20 +89,20 @@ impl Stream {
     /// Reads until the result of this round arrives.
     async fn until_round(&mut self, round: u64) -> Result<(), Status> {
         while self.results.last().is_none_or(|last| last.round < round) {
-            assert!(self.hear().await?, "the stream ended before round {round}");
+            assert!(self.read_next().await?, "the stream ended before round {round}");
         }
         Ok(())
     }
 
     async fn until_acknowledged(&mut self, number: u64) -> Result<(), Status> {
         while self.acknowledged.number < number {
-            assert!(self.hear().await?, "the stream ended before chunk {number}");
+            assert!(self.read_next().await?, "the stream ended before chunk {number}");
         }
         Ok(())
     }
 
     async fn until_it_ends(&mut self) -> Result<(), Status> {
-        while self.hear().await? {}
+        while self.read_next().await? {}
         Ok(())
     }
 }
@@ -161,7 +161,7 @@ async fn versions_follow_a_drift() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_is_killed_comes_back_and_no_row_is_lost_or_doubled() {
+async fn a_killed_client_resumes_without_lost_or_doubled_rows() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -198,7 +198,7 @@ async fn a_client_that_is_killed_comes_back_and_no_row_is_lost_or_doubled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_goes_on_with_every_round() {
+async fn a_killed_server_resumes_every_round() {
     let store = temporary_store();
     let all = rows(1200, 1, false);
     let spec = || stream_spec("server", 100);
@@ -229,7 +229,7 @@ async fn a_server_that_is_killed_goes_on_with_every_round() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_round_ends_by_time_while_nothing_comes() {
+async fn a_round_ends_at_its_interval_without_new_rows() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let interval = prost_types::Duration { seconds: 1, nanos: 0 };
@@ -249,7 +249,7 @@ async fn a_round_ends_by_time_while_nothing_comes() {
 
 /// The newest version provides the widths.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_may_leave_the_widths_to_the_newest_version() {
+async fn a_stream_without_widths_uses_those_of_the_newest_version() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -268,7 +268,7 @@ async fn a_stream_may_leave_the_widths_to_the_newest_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_round_that_has_as_many_rows_as_a_job_may_have_is_cut_before_it_is_due() {
+async fn a_round_ends_early_at_the_row_limit_of_a_job() {
     let store = temporary_store();
     let mut config = ServerConfig::new(store.path().to_owned());
     config.jobs.job_rows_max = 120;
@@ -291,7 +291,7 @@ async fn a_round_that_has_as_many_rows_as_a_job_may_have_is_cut_before_it_is_due
 
 /// Errors contain the client's chunk numbers.
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_of_a_later_round_count_the_chunks_of_the_stream() {
+async fn errors_in_later_rounds_use_chunk_numbers_of_the_stream() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -311,7 +311,7 @@ async fn errors_of_a_later_round_count_the_chunks_of_the_stream() {
 
 /// Test rows after the last complete round belong to a round like any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_last_round_with_test_rows_alone_says_so() {
+async fn a_last_round_with_only_test_rows_is_rejected() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let all = rows(150, 1, false);
@@ -331,7 +331,7 @@ async fn a_last_round_with_test_rows_alone_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_too_many_rounds_wait_the_stream_is_slowed_and_does_not_fail() {
+async fn too_many_waiting_rounds_slow_the_stream_without_failing() {
     let store = temporary_store();
     let mut config = ServerConfig::new(store.path().to_owned());
     config.jobs.open_jobs_max = 3;
@@ -375,7 +375,7 @@ async fn a_round_that_is_cancelled_does_not_end_the_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_rounds_cannot_be_is_refused() {
+async fn invalid_incremental_streams_are_rejected() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;

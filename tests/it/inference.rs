@@ -50,7 +50,7 @@ fn named(operation: &str) -> HashMap<String, pb::InferParameter> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_three_faces_answer_as_our_own_api_does() {
+async fn encode_decode_and_reconstruct_match_our_own_api() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[8, 3]).await;
     let mut models = server.models().await;
@@ -169,7 +169,7 @@ async fn every_datatype_means_the_same_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_question_is_named() {
+async fn errors_name_what_is_wrong_with_a_request() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[8, 3]).await;
     let mut client = client(&server).await;
@@ -217,7 +217,7 @@ async fn what_is_wrong_with_a_question_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn models_describe_themselves_and_count_what_they_are_asked() {
+async fn model_metadata_and_request_counts_are_reported() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[8, 3]).await;
     let mut client = client(&server).await;
@@ -278,7 +278,7 @@ async fn models_describe_themselves_and_count_what_they_are_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_goes_on_after_a_question_that_was_wrong() {
+async fn a_stream_continues_after_an_invalid_request() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[8, 3]).await;
     let mut client = client(&server).await;

@@ -26,7 +26,7 @@ async fn linear(server: &TestServer, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pseudo_inverse_gives_rows_that_have_the_code() {
+async fn pseudo_inverse_decoding_gives_rows_with_the_same_code() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     linear(&server, "linear").await;
@@ -81,7 +81,7 @@ async fn decode_stream(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_decodes_with_what_its_first_message_names() {
+async fn a_stream_uses_the_decoder_of_its_first_message() {
     use pb::Decoder::{PseudoInverse, Transpose, Unspecified};
 
     let store = temporary_store();
@@ -116,7 +116,7 @@ async fn a_stream_decodes_with_what_its_first_message_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_that_is_not_linear_says_so() {
+async fn a_nonlinear_model_reports_a_linear_approximation() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut spec = spec("bent", &[6, 5, 2]);
@@ -129,7 +129,7 @@ async fn a_model_that_is_not_linear_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused() {
+async fn invalid_decodings_and_inspections_are_rejected() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     linear(&server, "linear").await;
@@ -160,7 +160,7 @@ async fn what_cannot_be_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_singular_matrix_has_no_pseudo_inverse_but_can_be_looked_at() {
+async fn a_singular_model_can_be_inspected_but_not_inverted() {
     let store = temporary_store();
     let mut artifact = untrained(&[8, 3]);
     let mut weights = artifact.model.layers()[0].weight.to_row_major();
@@ -194,7 +194,7 @@ async fn a_singular_matrix_has_no_pseudo_inverse_but_can_be_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_inspections_than_there_is_room_for_are_told_to_come_back() {
+async fn too_many_inspections_get_a_retry_delay() {
     let store = temporary_store();
     let name = "wide".parse().expect("a name");
     LocalStore::open(store.path()).expect("opens").publish(&name, &untrained(&[700, 700])).expect("publishes");
@@ -221,7 +221,7 @@ async fn more_inspections_than_there_is_room_for_are_told_to_come_back() {
 }
 
 #[test]
-fn inspect_shows_people_and_programs_the_same() {
+fn inspect_prints_text_and_json() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     let rows = sample(120, 6, 4);

@@ -104,7 +104,7 @@ async fn endless(server: &TestServer, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_job_can_be_paused_over_a_restart_and_resumed() {
+async fn a_paused_job_survives_a_restart_and_can_be_resumed() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let id = endless(&server, "endless").await;
@@ -184,7 +184,7 @@ async fn an_upload_can_be_cancelled() {
 
 /// A tiny job changes thousands of times a second. The number of its watchers is limited, and all receive its end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_has_so_many_watchers_and_the_next_is_told_when_to_come_back() {
+async fn watchers_above_the_limit_get_a_retry_delay() {
     use tonic_types::StatusExt;
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;

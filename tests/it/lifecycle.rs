@@ -49,7 +49,7 @@ fn encode(name: &str) -> pb::EncodeRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_service_and_every_model_has_its_health() {
+async fn every_service_and_model_reports_its_health() {
     let folder = temporary_store();
     publish(folder.path(), "m");
     let server = TestServer::start(folder.path()).await;
@@ -65,7 +65,7 @@ async fn every_service_and_every_model_has_its_health() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_watches_is_told_of_a_model_that_comes_and_goes_and_of_the_end() {
+async fn health_watchers_see_new_aliases_and_the_shutdown() {
     let folder = temporary_store();
     publish(folder.path(), "other");
     let server = TestServer::start(folder.path()).await;
@@ -90,7 +90,7 @@ async fn who_watches_is_told_of_a_model_that_comes_and_goes_and_of_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_not_ready_before_what_shall_be_warm_is() {
+async fn the_server_is_ready_once_warm_models_are_loaded() {
     let folder = temporary_store();
     let warm_models = vec!["late".parse().expect("a reference")];
     let config = ServerConfig {
@@ -112,7 +112,7 @@ async fn it_is_not_ready_before_what_shall_be_warm_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_leaves_versions_out_and_an_alias_brings_them_back() {
+async fn a_policy_excludes_versions_unless_they_have_an_alias() {
     let folder = temporary_store();
     for _ in 0..3 {
         publish(folder.path(), "m");
@@ -156,7 +156,7 @@ async fn encode_until_refused(client: AutoencoderServiceClient<Channel>) -> usiz
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_it_drains_it_is_not_ready_and_answers() {
+async fn a_draining_server_is_not_ready_but_serves() {
     let folder = temporary_store();
     publish(folder.path(), "m");
     let server = ServerProcess::start_with(folder.path(), &["--drain-seconds", "2"]);
@@ -173,7 +173,7 @@ async fn while_it_drains_it_is_not_ready_and_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_hurries() {
+async fn a_second_signal_stops_the_server_at_once() {
     let folder = temporary_store();
     publish(folder.path(), "m");
     // Longer than any test lasts.
@@ -188,7 +188,7 @@ async fn a_second_signal_hurries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_with_a_full_queue_it_answers_everything_that_it_accepted() {
+async fn a_stopping_server_completes_all_accepted_requests() {
     let folder = temporary_store();
     publish(folder.path(), "m");
     let log = folder.path().join("log");
@@ -241,7 +241,7 @@ async fn told_to_stop_with_a_full_queue_it_answers_everything_that_it_accepted()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_are_read_again_at_sighup_and_when_their_file_changes() {
+async fn settings_reload_on_sighup_and_on_file_changes() {
     let folder = temporary_store();
     let store = folder.path().join("store");
     for _ in 0..2 {
@@ -277,7 +277,7 @@ async fn settings_are_read_again_at_sighup_and_when_their_file_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_writes_nowhere_but_in_its_store_and_its_health_is_asked_by_the_binary() {
+async fn a_server_on_a_read_only_root_serves_and_reports_health() {
     let folder = temporary_store();
     let Some(server) = ServerProcess::start_on_read_only_root(folder.path()) else {
         eprintln!("skipped: this machine permits no mount namespaces");
@@ -297,7 +297,7 @@ async fn it_writes_nowhere_but_in_its_store_and_its_health_is_asked_by_the_binar
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retention_removes_what_nobody_needs() {
+async fn retention_removes_only_unneeded_versions() {
     let folder = temporary_store();
     for _ in 0..5 {
         publish(folder.path(), "m");

@@ -39,7 +39,7 @@ async fn loaded(widths: &[usize]) -> (usize, Option<u64>) {
 
 /// The difference to a server with a 1x1 model is the model: each matrix is in memory once, for both directions.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loaded_model_takes_what_its_file_takes() {
+async fn a_loaded_model_takes_little_more_than_its_file() {
     for widths in [&[784, 1000, 500, 250, 30][..], &[2048, 2048]] {
         let ((_, small), (file_bytes, large)) = (loaded(&[1, 1]).await, loaded(widths).await);
         let (Some(small), Some(large)) = (small, large) else {

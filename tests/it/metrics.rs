@@ -218,7 +218,7 @@ async fn call(server: Channel, seed: u64) -> Counted {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_load_the_counters_are_what_its_callers_counted() {
+async fn counters_match_what_the_callers_counted() {
     let folder = temporary_store();
     let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
     let mut client = pb::autoencoder_service_client::AutoencoderServiceClient::new(server.channel().await);
@@ -277,7 +277,7 @@ async fn after_a_load_the_counters_are_what_its_callers_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_leaves_is_counted_and_connections_come_and_go() {
+async fn abandoned_calls_and_connections_are_counted() {
     let folder = temporary_store();
     let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
     let channel = server.channel().await;
@@ -321,7 +321,7 @@ fn row_of_zeros(columns: i64) -> oip::ModelInferRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_one_call_whatever_became_of_its_questions() {
+async fn a_stream_counts_as_one_call_even_if_requests_fail() {
     let folder = temporary_store();
     let mut config = ServerConfig::new(folder.path().to_owned());
     config.transport.message_bytes_max = 4096;
@@ -371,7 +371,7 @@ async fn endless(client: &mut AutoencoderClient, name: &str) -> (tonic::Streamin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_are_counted_as_they_end_and_rows_as_they_are_trained_on() {
+async fn ended_jobs_and_trained_rows_are_counted() {
     let folder = temporary_store();
     let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
     let channel = server.channel().await;
@@ -457,7 +457,7 @@ async fn traced(endpoint: SocketAddr, calls: u32, is_over: impl Fn([u64; 3]) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn spans_are_counted_as_the_collector_takes_them_or_not() {
+async fn exported_and_dropped_spans_are_counted() {
     let (collector, address) = Collector::start().await;
     let [exported, dropped, limited] =
         traced(address, 20, |[exported, _, limited]| exported > 0 && exported + limited >= 20).await;
@@ -472,7 +472,7 @@ async fn spans_are_counted_as_the_collector_takes_them_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_series_of_a_deleted_model_go() {
+async fn the_series_of_a_deleted_model_disappear() {
     let folder = temporary_store();
     let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
     let channel = server.channel().await;
@@ -492,7 +492,7 @@ async fn the_series_of_a_deleted_model_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_tell_where_it_stands_and_what_is_wrong_is_answered() {
+async fn the_admin_port_serves_probes_despite_bad_requests() {
     let folder = temporary_store();
     let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
     for look in 0.. {

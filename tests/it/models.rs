@@ -69,7 +69,7 @@ async fn a_version_is_described_with_its_report() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alias_moves_only_from_where_it_is_believed_to_be() {
+async fn an_alias_moves_only_from_the_expected_version() {
     let store = temporary_store();
     let server = served(store.path(), "moves", &[6, 2]).await;
     train(&mut server.autoencoder().await, spec("moves", &[6, 2]), &sample(60, 6, 2)).await.expect("trains");
@@ -154,7 +154,7 @@ async fn import(server: &TestServer, name: &str, file: &[u8]) -> Result<pb::Mode
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exported_file_comes_back_as_the_same_model() {
+async fn an_exported_file_imports_as_the_same_model() {
     let store = temporary_store();
     let server = served(store.path(), "travels", &[9, 6, 4]).await;
     let file = export(&server, "travels").await;

@@ -52,7 +52,7 @@ fn defaults() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn every_setting_is_told_of_with_its_default() {
+fn the_guide_lists_every_setting_with_its_default() {
     let mut told = BTreeMap::new();
     for row in table("| setting | default |") {
         let defaults: Vec<&str> = row[1].split(", ").collect();
@@ -66,7 +66,7 @@ fn every_setting_is_told_of_with_its_default() {
 }
 
 #[test]
-fn help_tells_of_the_settings_and_their_defaults() {
+fn help_lists_the_settings_with_their_defaults() {
     let command = Cli::command();
     let serve = command.find_subcommand("serve").expect("there is one");
     let settings = serve.get_arguments().filter(|argument| !argument.is_global_set());
@@ -86,7 +86,7 @@ fn help_tells_of_the_settings_and_their_defaults() {
 }
 
 #[test]
-fn every_metric_is_told_of() {
+fn the_guide_lists_every_metric() {
     let told: BTreeMap<&str, &str> =
         table("| metric | type |").iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
     let all: BTreeMap<&str, &str> = metrics::ALL.iter().map(|metric| (metric.name, metric.kind())).collect();
@@ -94,7 +94,7 @@ fn every_metric_is_told_of() {
 }
 
 #[test]
-fn every_cause_is_told_of() {
+fn the_guide_lists_every_cause() {
     let told: Vec<&str> = table("| code | cause |").iter().flat_map(|row| names(row[1])).collect();
     for cause in Cause::ALL {
         assert!(told.contains(&cause.word()), "{}", cause.word());

@@ -26,7 +26,7 @@ async fn error(server: &TestServer, number: u64, rows: &[f32]) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn figures_come_first_and_are_those_of_the_version() {
+async fn reported_figures_match_the_published_version() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     train(&mut server.autoencoder().await, spec("m", &[8, 6, 4]), &sample(300, 8, 7)).await.expect("trains");
@@ -75,7 +75,7 @@ async fn figures_come_first_and_are_those_of_the_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused() {
+async fn invalid_orthonormalizations_are_rejected() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;

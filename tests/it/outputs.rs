@@ -80,7 +80,7 @@ fn check_only(folder: &TempDir, names: &[&str]) {
 }
 
 #[test]
-fn errors_on_the_way_leave_the_old_file() {
+fn errors_while_writing_leave_the_old_file() {
     let folder = temporary_store();
     let names = ["rows.csv", "rows.npy"];
     let mut now = [1, 1];
@@ -249,7 +249,7 @@ fn an_output_may_be_the_input() {
 }
 
 #[test]
-fn what_is_no_table_of_rows_never_replaces_them() {
+fn reports_and_errors_never_replace_the_input_rows() {
     let place = Place::new();
     csv(&place.at("rows.csv"), FEATURES, &many());
     let before = fs::read(place.at("rows.csv")).expect("there");
@@ -266,7 +266,7 @@ fn what_is_no_table_of_rows_never_replaces_them() {
 }
 
 #[test]
-fn after_an_error_the_old_file_is_there_or_none() {
+fn failed_commands_leave_the_old_file_or_none() {
     let place = Place::new();
     let mut rows = many();
     rows[FEATURES * 90_000] = f32::NAN;
@@ -319,7 +319,7 @@ fn an_output_that_cannot_be_written_is_refused_before_any_work() {
 }
 
 #[test]
-fn a_command_that_is_killed_or_interrupted_leaves_the_old_file() {
+fn killed_commands_leave_the_old_or_the_complete_file() {
     let place = Place::new();
     csv(&place.at("rows.csv"), FEATURES, &many());
     place.succeeds(&["encode", "m", "rows.csv", "-o", "codes.csv"]);
@@ -345,7 +345,7 @@ fn a_command_that_is_killed_or_interrupted_leaves_the_old_file() {
 }
 
 #[test]
-fn pipes_and_devices_are_written_as_they_are() {
+fn pipes_and_devices_are_written_directly() {
     let place = Place::new();
     place.succeeds(&["encode", "m", "train.csv", "-o", "codes.csv"]);
     place.succeeds(&["encode", "m", "train.csv", "-o", "codes.npy"]);

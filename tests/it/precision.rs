@@ -76,7 +76,7 @@ fn check_times(back: &[f64], rows: &[f64]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_and_ids_come_back_through_every_call() {
+async fn every_call_keeps_the_digits_of_times_and_ids() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -132,7 +132,7 @@ async fn times_and_ids_come_back_through_every_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_base_is_gone_on_from_with_rows_of_64_bits() {
+async fn training_continues_from_a_base_with_64_bit_rows() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -154,7 +154,7 @@ async fn a_base_is_gone_on_from_with_rows_of_64_bits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_of_64_bits_has_the_same_bits_alone_and_among_any_callers() {
+async fn a_64_bit_row_does_not_depend_on_other_callers() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -187,7 +187,7 @@ async fn a_row_of_64_bits_has_the_same_bits_alone_and_among_any_callers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_narrow_form_is_served_with_the_bits_of_float32() {
+async fn narrow_formats_give_the_same_codes_as_float32() {
     let store = temporary_store();
     let server = served(store.path(), "m", &[6, 3]).await;
     let mut client = server.autoencoder().await;
@@ -229,7 +229,7 @@ async fn every_narrow_form_is_served_with_the_bits_of_float32() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_length_and_an_answer_that_does_not_fit_are_told() {
+async fn wrong_lengths_and_overflowing_responses_are_rejected() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;
@@ -288,7 +288,7 @@ fn read_text(path: &Path) -> Vec<f64> {
 }
 
 #[test]
-fn files_of_times_come_back_from_the_command_line() {
+fn commands_keep_the_digits_of_times_in_files() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     let at = |name: &str| folder.path().join(name);
@@ -323,7 +323,7 @@ fn files_of_times_come_back_from_the_command_line() {
 
 /// Masses of stars in kg: f32 can represent them, but not their squares.
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_whose_squares_are_beyond_32_bits_come_back() {
+async fn rows_whose_squares_exceed_f32_are_reconstructed() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;

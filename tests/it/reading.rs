@@ -37,7 +37,7 @@ fn errors(output: &Output) -> String {
 }
 
 #[test]
-fn no_command_takes_a_header_of_numbers_for_a_row() {
+fn numeric_headers_are_not_read_as_rows() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     let rows = sample(ROWS, COLUMNS, 3);
@@ -110,7 +110,7 @@ fn a_table_of_another_dialect_is_read_by_every_command() {
 }
 
 #[test]
-fn settings_of_tables_that_cannot_be_say_so() {
+fn invalid_table_options_are_rejected() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     std::fs::write(folder.path().join("rows.csv"), "a,b\n1,2\n3,4\n").expect("writes");
@@ -168,7 +168,7 @@ fn a_long_narrow_file_is_sent_in_parts() {
 
 /// Columns that the version does not use can contain anything.
 #[test]
-fn text_in_columns_that_no_feature_needs_is_left_out() {
+fn text_in_unused_columns_is_ignored() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     let rows = sample(ROWS, COLUMNS, 3);
@@ -197,7 +197,7 @@ fn text_in_columns_that_no_feature_needs_is_left_out() {
 
 /// A file that changed since the server received its first rows is not mixed with them.
 #[test]
-fn an_upload_does_not_go_on_with_another_file() {
+fn an_upload_does_not_resume_with_a_changed_file() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     // Chunks have 2^18 rows of one number.

@@ -47,7 +47,7 @@ async fn all_services_are_listed_and_described() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn older_tools_are_told_the_same() {
+async fn reflection_v1alpha_is_supported() {
     use v1alpha::server_reflection_client::ServerReflectionClient;
     use v1alpha::server_reflection_request::MessageRequest;
     use v1alpha::server_reflection_response::MessageResponse;

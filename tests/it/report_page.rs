@@ -45,7 +45,7 @@ fn page(folder: &Path, name: &str) -> String {
 }
 
 #[test]
-fn a_page_tells_of_training_matrices_and_rows() {
+fn a_page_shows_training_matrices_and_rows() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     named_csv(&folder.path().join("rows.csv"), 300);
@@ -103,7 +103,7 @@ fn check_near(got: f64, expected: f64) {
 }
 
 #[test]
-fn short_codes_and_scores_are_those_of_the_other_commands() {
+fn code_length_and_score_figures_match_other_commands() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     named_csv(&folder.path().join("training.csv"), 1500);
@@ -168,7 +168,7 @@ async fn a_version_without_a_training_report_has_a_page() {
 }
 
 #[test]
-fn mistakes_are_told_and_leave_the_page_before() {
+fn errors_leave_the_earlier_page_unchanged() {
     let (store, folder) = (temporary_store(), temporary_store());
     let server = ServerProcess::start(store.path());
     named_csv(&folder.path().join("rows.csv"), 60);

@@ -110,7 +110,7 @@ async fn undisturbed(epochs: u32, threads: usize, isa: Option<Isa>) -> (String, 
 /// `HALFHITCH_TEST_KILLS` sets the number of kills (5 by default, 100 for the published figure):
 /// `HALFHITCH_TEST_KILLS=100 cargo test --test it same_bits -- --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_killed_at_random_instants_ends_with_the_bits_of_one_that_nothing_disturbed() {
+async fn random_kills_do_not_change_the_bits_of_a_job() {
     let kills = std::env::var("HALFHITCH_TEST_KILLS").map_or(KILLS_DEFAULT, |text| text.parse().expect("a number"));
     let epochs = EPOCHS_PER_KILL * kills.max(1);
     let (expected, whole) = undisturbed(epochs, 2, None).await;
@@ -147,7 +147,7 @@ async fn a_job_killed_at_random_instants_ends_with_the_bits_of_one_that_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_thread_or_two_and_all_instructions_give_the_same_bits() {
+async fn thread_counts_and_instruction_sets_give_the_same_bits() {
     let (expected, _) = undisturbed(10, 2, None).await;
     let (one, _) = undisturbed(10, 1, None).await;
     assert_eq!(one, expected, "1 training thread instead of 2");

@@ -13,7 +13,7 @@ fn inspect(of: Option<pb::ModelRef>) -> pb::InspectModelRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_is_measured_on_the_rows_that_it_keeps() {
+async fn inspect_uses_the_stored_validation_sample() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let rows = sample(400, 8, 7);
@@ -55,7 +55,7 @@ async fn a_version_is_measured_on_the_rows_that_it_keeps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_kept_is_not_there() {
+async fn missing_or_invalid_validation_samples_are_rejected() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut client = server.autoencoder().await;

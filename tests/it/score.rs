@@ -82,7 +82,7 @@ async fn a_row_scores_the_same_alone_and_among_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused() {
+async fn invalid_score_requests_are_rejected() {
     let store = temporary_store();
     let foreign = "foreign".parse().expect("a name");
     LocalStore::open(store.path()).expect("opens").publish(&foreign, &untrained(&[8, 3])).expect("publishes");

@@ -75,7 +75,7 @@ async fn set_alias(channel: &Channel, token: &'static str) -> Code {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_open_what_their_roles_and_models_say() {
+async fn tokens_grant_only_their_roles_and_models() {
     let credentials = entry("reader", "t-infer", "roles = [\"infer\"]\nmodels = [\"open-\"]")
         + &entry("maker", "t-train", "roles = [\"train\"]")
         + &entry("other-maker", "t-open", "roles = [\"train\"]\nmodels = [\"open-\"]")
@@ -146,7 +146,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_are_read_again_and_a_broken_file_changes_nothing() {
+async fn credentials_reload_and_a_broken_file_changes_nothing() {
     let (folder, path) = prepared(&entry("a", "t-a", "roles = [\"infer\"]")).await;
     let config = SecurityConfig { credentials: Some(path.clone()), ..Default::default() };
     let server = start(folder.path(), config).await;
@@ -186,7 +186,7 @@ async fn credentials_are_read_again_and_a_broken_file_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_has_its_limits_and_others_are_not_touched() {
+async fn caller_limits_do_not_affect_other_callers() {
     let credentials = entry("few", "t-few", "roles = [\"infer\"]\nrows_max = 1")
         + &entry("slow", "t-slow", "roles = [\"infer\"]\nrequests_per_second_max = 1")
         + &entry("small", "t-small", "roles = [\"infer\"]\nbytes_max = 20")
@@ -293,7 +293,7 @@ async fn connect(server: &TestServer, authority: &Authority, client: Option<&Sig
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn client_certificates_of_each_kind_are_known_or_refused() {
+async fn only_valid_listed_client_certificates_are_accepted() {
     let authority = Authority::new();
     let credentials = "[[certificate]]\nname = \"robot\"\ndns = \"robot.example\"\nroles = [\"infer\"]\n";
     let (folder, path) = prepared(credentials).await;
@@ -364,7 +364,7 @@ impl Asking {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_with_its_credential() {
+async fn a_stream_ends_when_its_credential_is_removed() {
     let (stays, goes) = (entry("a", "t-stays", "roles = [\"infer\"]"), entry("b", "t-goes", "roles = [\"infer\"]"));
     let (folder, path) = prepared(&format!("{stays}{goes}")).await;
     let server = start(folder.path(), SecurityConfig { credentials: Some(path.clone()), ..Default::default() }).await;
@@ -380,7 +380,7 @@ async fn a_stream_ends_with_its_credential() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_certificate_ends_what_its_connection_does() {
+async fn revoking_a_certificate_ends_its_streams_and_calls() {
     let authority = Authority::new();
     let (folder, _) = prepared("").await;
     let at = |name: &str| folder.path().join(name);
@@ -422,7 +422,7 @@ fn of_role(role: &str) -> [Code; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_of_each_role_wrong_expired_missing_and_revoked() {
+async fn only_valid_tokens_of_the_right_role_are_accepted() {
     let one = |role: &str, state: &str, more: &str| {
         let token = format!("{role}-{state}");
         entry(&token, &token, &format!("roles = [\"{role}\"]{more}"))
@@ -460,7 +460,7 @@ async fn tokens_of_each_role_wrong_expired_missing_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_of_each_role_wrong_expired_missing_and_revoked() {
+async fn only_valid_certificates_of_the_right_role_are_accepted() {
     const LISTED: u64 = 1000;
     let authority = Authority::new();
     let one = |role: &str, state: &str, more: &str| {
@@ -578,7 +578,7 @@ async fn begin_with_key(channel: &Channel, token: &'static str, model: &str, key
 
 /// A tenant must not learn another tenant's idempotency keys or job ids, even after a restart.
 #[tokio::test(flavor = "multi_thread")]
-async fn idempotency_keys_of_one_credential_mean_nothing_to_another() {
+async fn idempotency_keys_are_separate_for_each_credential() {
     let credentials = entry("tenant-a", "t-a", "roles = [\"train\"]\nmodels = [\"a-\"]")
         + &entry("tenant-b", "t-b", "roles = [\"train\"]\nmodels = [\"b-\"]")
         + &entry("twin-of-a", "t-c", "roles = [\"train\"]\nmodels = [\"a-\"]");

@@ -114,7 +114,7 @@ fn left(store: &Path, id: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_of_all_formats_train_the_same_bits_as_their_rows_in_a_stream() {
+async fn server_files_train_the_same_bits_as_streamed_rows() {
     let place = Place::new();
     let (rows, test) = (sample(300, COLUMNS, 1), sample(40, COLUMNS, 2));
     let parts: Vec<&[f32]> = rows.chunks(100 * COLUMNS).collect();
@@ -152,7 +152,7 @@ async fn files_of_all_formats_train_the_same_bits_as_their_rows_in_a_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn columns_are_taken_and_left_out_as_they_are_named() {
+async fn columns_can_be_dropped_by_name() {
     let place = Place::new();
     let rows = sample(60, 3, 1);
     let mut text = "x,label,y,z\n".to_owned();
@@ -177,7 +177,7 @@ async fn columns_are_taken_and_left_out_as_they_are_named() {
 
 /// A version trained on files has the names of the columns and keeps the digits of the numbers.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_and_digits_of_files_reach_the_version() {
+async fn versions_keep_column_names_and_digits_of_files() {
     let place = Place::new();
     let rows: Vec<f64> = (0..200).flat_map(|i| [1.7e9 + f64::from(i), f64::from(i % 7), f64::from(i % 5)]).collect();
     let mut text = "time,a,b\n".to_owned();
@@ -249,7 +249,7 @@ async fn files_that_cannot_be_trained_on_are_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_of_other_dialects_train_the_same_rows_and_the_report_tells() {
+async fn tables_of_other_dialects_train_on_the_same_rows() {
     let place = Place::new();
     let rows = sample(100, COLUMNS, 1);
     csv(&place.file("plain.csv"), COLUMNS, &rows);
@@ -280,7 +280,7 @@ async fn tables_of_other_dialects_train_the_same_rows_and_the_report_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_deep_in_a_file_fails_the_job_and_its_rows_are_removed() {
+async fn errors_deep_in_a_file_fail_the_job_and_delete_its_rows() {
     let place = Place::new();
     let rows = sample(200, COLUMNS, 1);
     npy(&place.file("good.npy"), COLUMNS, &rows);
@@ -312,7 +312,7 @@ async fn what_is_wrong_deep_in_a_file_fails_the_job_and_its_rows_are_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_rows_or_bytes_than_are_allowed_fail_the_job() {
+async fn exceeding_row_or_byte_limits_fails_the_job() {
     let place = Place::new();
     // A CSV file has no header that states the number of rows.
     csv(&place.file("rows.csv"), COLUMNS, &sample(500, COLUMNS, 1));
@@ -338,7 +338,7 @@ async fn more_rows_or_bytes_than_are_allowed_fail_the_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_belongs_to_its_files_and_finds_its_job_when_they_are_gone() {
+async fn a_key_belongs_to_its_files_even_after_deletion() {
     let place = Place::new();
     for name in ["a.csv", "b.csv"] {
         csv(&place.file(name), COLUMNS, &sample(50, COLUMNS, 1));
@@ -428,7 +428,7 @@ async fn begun(client: AutoencoderClient, spec: pb::TrainSpec) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_killed_while_it_copies_and_while_it_trains_ends_with_the_same_bits() {
+async fn kills_while_copying_or_training_do_not_change_the_bits() {
     let place = Place::new();
     let (paths, rows) = many(&place);
     let all = (rows.len() / COLUMNS) as u64;
@@ -468,7 +468,7 @@ async fn a_server_killed_while_it_copies_and_while_it_trains_ends_with_the_same_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_is_paused_resumed_and_cancelled() {
+async fn an_import_can_be_paused_resumed_and_cancelled() {
     let place = Place::new();
     let (paths, rows) = many(&place);
     let server = place.server(|_| ()).await;

@@ -9,7 +9,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::support::{TestServer, float_matrix, matrix, newest, numbers, sample, served, temporary_store, version};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_use_the_form_of_the_question() {
+async fn responses_use_the_format_of_the_request() {
     let store = temporary_store();
     let server = served(store.path(), "forms", &[6, 2]).await;
     let mut client = server.autoencoder().await;
@@ -88,7 +88,7 @@ async fn a_row_that_overflows_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_for_the_server_and_each_service() {
+async fn health_is_reported_for_the_server_and_each_service() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut health = HealthClient::new(server.channel().await);
@@ -102,7 +102,7 @@ async fn health_is_told_for_the_server_and_each_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_published_is_served_after_a_restart() {
+async fn published_models_are_served_after_a_restart() {
     let store = temporary_store();
     let server = served(store.path(), "stays", &[6, 2]).await;
     let rows = sample(5, 6, 8);

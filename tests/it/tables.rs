@@ -265,7 +265,7 @@ impl std::io::Read for Endless {
 }
 
 #[test]
-fn what_never_becomes_a_record_is_given_up() {
+fn endless_input_without_a_record_is_rejected() {
     for piece in [&b"1"[..], b"1,", b"\"1,2\n", b"1 ", b"#", b" ", b"1,\"x\n\n"] {
         let bytes = Endless { piece, given: 0, given_max: 200 << 20 };
         let options = ReadOptions { missing_values: true, ..ReadOptions::default() };

@@ -91,7 +91,7 @@ fn a_linear_model_becomes_pca_with_orthonormal_rows() {
 }
 
 #[test]
-fn gram_schmidt_keeps_what_the_code_knows_but_not_what_a_tied_model_reconstructs() {
+fn gram_schmidt_keeps_information_but_changes_reconstructions() {
     let digits = digits();
     let mut spec = linear(8);
     spec.regularization.l2 = 0.05;
@@ -150,7 +150,7 @@ fn check_cut_short(trained: &Trained, values: &[f32], range: f64, lengths: &[usi
 }
 
 #[test]
-fn canonical_codes_can_be_cut_short() {
+fn canonical_codes_can_be_truncated() {
     let digits = digits();
     let (plain, turned) = canonical(trained(linear(30), &digits));
     let (before, after) = (cut_short(&plain, &digits, 30), cut_short(&turned, &digits, 30));
@@ -162,7 +162,7 @@ fn canonical_codes_can_be_cut_short() {
 
 #[test]
 #[ignore = "takes a minute: cargo test --release --test it mnist_codes -- --ignored --nocapture"]
-fn mnist_codes_can_be_cut_short() {
+fn mnist_codes_can_be_truncated() {
     let Some(images) = mnist() else { return eprintln!("skipped: no data for tests") };
     let (plain, turned) = canonical(trained(linear_mnist(30), &images));
     let mut lanes = PanelMatrix::zeros(60_000, 784);
@@ -237,7 +237,7 @@ fn check_shrunk(mut spec: TrainSpec, values: &[f32], range: f64) {
 }
 
 #[test]
-fn l2_in_the_loss_shrinks_the_eigenvalues_as_predicted_and_the_pseudo_inverse_repairs_it() {
+fn l2_shrinks_eigenvalues_and_the_pseudo_inverse_repairs_it() {
     check_shrunk(linear(8), &digits(), 16.0);
 }
 
@@ -266,7 +266,7 @@ fn toy(greatest: f64) -> Vec<f32> {
 }
 
 #[test]
-fn saturating_units_want_a_gain_and_are_warned_of() {
+fn saturating_units_need_a_gain_and_produce_a_warning() {
     let run = |activation, gain, greatest| {
         let toy = toy(greatest);
         let spec = TrainSpec {

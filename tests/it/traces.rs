@@ -209,7 +209,7 @@ async fn callers_of_one_batch_link_to_the_same_span() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_who_asks_well_is_traced_and_an_unknown_method_names_nothing() {
+async fn only_calls_with_a_valid_sampled_traceparent_are_traced() {
     let store = temporary_store();
     let (collector, address) = Collector::start().await;
     let (server, mut client) = traced(store.path(), address).await;
@@ -228,7 +228,7 @@ async fn only_who_asks_well_is_traced_and_an_unknown_method_names_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_not_there_changes_no_answer() {
+async fn a_missing_collector_does_not_change_responses() {
     let store = temporary_store();
     let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
     let (server, mut client) = traced(store.path(), nobody).await;
@@ -241,7 +241,7 @@ async fn a_collector_that_is_not_there_changes_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trailers_tell_what_a_call_cost() {
+async fn trailers_report_the_cost_of_a_call() {
     let store = temporary_store();
     let (_, nobody) = Collector::start().await;
     let (server, mut client) = traced(store.path(), nobody).await;
@@ -286,7 +286,7 @@ async fn trailers_tell_what_a_call_cost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happened_to_a_call_is_in_the_log_and_no_secret_is() {
+async fn the_log_describes_each_call_without_secrets() {
     let (store, folder) = (temporary_store(), temporary_store());
     let path = folder.path().join("log");
     let flags = ["--log", "debug", "--log-format", "json"];
@@ -410,7 +410,7 @@ async fn a_collector_that_speaks_http_gets_traces() {
 
 /// Operators set these variables for all programs of a machine.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_variable_of_the_standard_keeps_the_server_from_starting() {
+async fn invalid_otel_variables_do_not_prevent_startup() {
     let store = temporary_store();
     crate::support::served(store.path(), "m", &WIDTHS).await.stop().await;
     for (variable, value) in [

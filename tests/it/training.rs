@@ -155,7 +155,7 @@ fn keyed(key: &str) -> pb::TrainSpec {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_goes_on_where_it_was_acknowledged() {
+async fn an_upload_resumes_after_the_last_acknowledged_chunk() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let rows = sample(30, 6, 5);
@@ -227,7 +227,7 @@ fn check(status: &tonic::Status, code: Code, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_add_up_is_refused_and_the_upload_goes_on() {
+async fn wrong_messages_are_rejected_and_the_upload_can_resume() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let rows = sample(20, 6, 6);
@@ -272,7 +272,7 @@ async fn what_does_not_add_up_is_refused_and_the_upload_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_after_finish_changes_nothing() {
+async fn a_job_completes_if_its_client_leaves_after_finish() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let mut stream = Stream::open(&server, keyed("leaves")).await;
@@ -297,7 +297,7 @@ async fn a_client_that_leaves_after_finish_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_specifications_name_what_is_wrong() {
+async fn errors_name_what_is_wrong_in_a_specification() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
     let base = || spec("bad", &[6, 2]);

@@ -102,7 +102,7 @@ fn write_zeros(folder: &Path, rows: u64, columns: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn copying_takes_no_memory_that_grows_with_the_files() {
+async fn copying_memory_does_not_grow_with_the_files() {
     let mut highest = Vec::new();
     for rows in [10_000, 160_000] {
         let folder = temporary_store();

@@ -22,7 +22,7 @@ async fn start(transport: TransportConfig) -> (tempfile::TempDir, TestServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn windows_frames_and_streams_are_told_to_clients() {
+async fn clients_receive_window_frame_and_stream_limits() {
     let (_store, server) = start(TransportConfig {
         stream_window_bytes: 200_000,
         connection_window_bytes: 300_000,
@@ -49,7 +49,7 @@ async fn windows_frames_and_streams_are_told_to_clients() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_connection_is_asked_and_closed() {
+async fn a_silent_connection_is_pinged_and_closed() {
     let second = Duration::from_secs(1);
     let (_store, server) = start(TransportConfig {
         keepalive_interval: Some(second),
@@ -69,7 +69,7 @@ async fn a_silent_connection_is_asked_and_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_of_age_is_asked_to_go() {
+async fn an_old_connection_receives_goaway() {
     let (_store, server) =
         start(TransportConfig { connection_age_max: Some(Duration::from_secs(1)), ..TransportConfig::default() }).await;
     let mut all: Vec<_> = Vec::new();
@@ -87,7 +87,7 @@ async fn a_connection_of_age_is_asked_to_go() {
 /// A call can cross with GOAWAY. Then the server did not serve it, the client's transport reports an error, and a retry
 /// succeeds.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_go_on_while_connections_age() {
+async fn calls_succeed_while_connections_age() {
     let store = temporary_store();
     served(store.path(), "ages", &[6, 2]).await.stop().await;
     let mut config = ServerConfig::new(store.path().to_owned());
@@ -112,7 +112,7 @@ async fn calls_go_on_while_connections_age() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_setting_that_cannot_be_meant_is_refused_before_anything_is_opened() {
+async fn invalid_settings_are_rejected_before_anything_is_opened() {
     let store = temporary_store();
     let mut config = ServerConfig::new(store.path().join("not made"));
     config.transport.frame_bytes_max = 1;

@@ -19,7 +19,7 @@ async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_second_reads_notices_and_takes_over() {
+async fn the_second_server_reads_updates_and_takes_over() {
     let store = temporary_store();
     let writer = served(store.path(), "shared", &[6, 2]).await;
     let reader = TestServer::start(store.path()).await;

@@ -29,7 +29,7 @@ fn network(tying: Tying, loss: Loss) -> Network {
 }
 
 #[test]
-fn two_matrices_that_are_kept_equal_make_the_tied_steps() {
+fn two_matrices_kept_equal_take_the_tied_steps() {
     for loss in LOSSES {
         let (mut tied, mut kept_equal) = (network(Tying::Tied, loss), network(Tying::KeptEqual, loss));
         for _ in 0..20 {
@@ -46,7 +46,7 @@ fn two_matrices_that_are_kept_equal_make_the_tied_steps() {
 }
 
 #[test]
-fn the_gradients_of_two_matrices_add_up_to_that_of_one() {
+fn two_untied_gradients_add_up_to_the_tied_gradient() {
     for loss in LOSSES {
         let (mut tied, mut untied) = (network(Tying::Tied, loss), network(Tying::Untied, loss));
         assert_eq!(tied.step(RATE).to_bits(), untied.step(RATE).to_bits());
@@ -66,7 +66,7 @@ fn the_gradients_of_two_matrices_add_up_to_that_of_one() {
 }
 
 #[test]
-fn the_tied_side_has_the_gradient_that_training_has() {
+fn the_tied_gradient_equals_that_of_training() {
     for loss in LOSSES {
         let first = orthonormal(&WIDTHS, 1);
         let model = model(&first, loss);

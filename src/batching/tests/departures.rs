@@ -34,7 +34,7 @@ fn check_nothing_is_left(batcher: &Batcher, model: &Arc<LoadedModel>) {
 
 /// A caller that leaves between two batches is in the batch that is being computed, or in none.
 #[tokio::test]
-async fn who_left_the_queue_is_in_no_later_batch() {
+async fn departed_requests_are_in_no_later_batch() {
     let (model, (gate, compute)) = (model(1), Gate::new());
     let batcher = Batcher::start_with(small_batches(), 1, Arc::default(), compute, false).expect("starts");
     let random = &mut Stream::new(1, 0, 0, Use::Shuffle);
@@ -69,7 +69,7 @@ async fn who_left_the_queue_is_in_no_later_batch() {
 
 /// The same with all callers at once, on several threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn who_stays_is_answered_whoever_leaves() {
+async fn departures_do_not_affect_other_requests() {
     let model = model(1);
     let batcher = Batcher::start_with(small_batches(), 3, Arc::default(), Compute::new(echo), false).expect("starts");
     let callers: Vec<_> = (0..CALLERS)

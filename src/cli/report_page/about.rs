@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_a_server_says_is_text() {
+    fn server_text_is_escaped() {
         let bad = "<script>\"&'".to_owned();
         let spec = pb::ModelSpec { feature_names: vec![bad.clone()], ..Default::default() };
         let version =
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_to_the_second() {
+    fn times_are_shown_to_the_second() {
         for time in ["2026-01-31T12:00:00.5Z", "2026-01-31T12:00:00Z"] {
             assert_eq!(to_the_second(time), "2026-01-31 12:00:00 UTC");
         }
     }
 
     #[test]
-    fn of_many_features_some_are_named() {
+    fn long_feature_lists_are_shortened() {
         let names: Vec<String> = (0..1000).map(|i| format!("f{i}")).collect();
         let text = feature_names(&names).into_string();
         assert!(text.ends_with("f23 and 976 more") && text.starts_with("f0, "), "{text}");

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn points_that_no_axis_has_are_left_out() {
+    fn points_that_the_scale_cannot_show_are_omitted() {
         let points = [(1.0, 0.0), (2.0, f64::NAN), (3.0, 1e-3), (4.0, f64::INFINITY), (5.0, 1e-5)];
         let mut chart = chart(Scale::Decades, &points);
         chart.levels.push(Level { name: "gone".to_owned(), at: 0.0 });
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_points_are_something_is_drawn() {
+    fn any_points_can_be_drawn() {
         let ends = [0.0, 1.0, 1.0 + 1e-15, -1.0, 1e-300, 1e-29, 1e29, 1e300, f64::MIN_POSITIVE, f64::MAX, f64::NAN];
         for scale in [Scale::Linear, Scale::FromZero, Scale::Decades] {
             assert!(drawn(chart(scale, &[])).contains("</svg>"), "{scale:?}");
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_alone_has_an_axis_around_it() {
+    fn a_single_value_has_an_axis_around_it() {
         assert_eq!(wide_enough(0.0, 0.0), (-0.5, 0.5));
         assert_eq!(wide_enough(1.0, 3.0), (1.0, 3.0));
         let (least, most) = wide_enough(1e6, 1e6);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn long_curves_keep_their_ends_and_few_points_between() {
+    fn long_curves_are_thinned_and_keep_their_ends() {
         let points: Vec<(f64, f64)> = (0..100_000).map(|i| (f64::from(i), 1.0)).collect();
         let thin = thinned(&points);
         assert_eq!((thin.len(), thin[0], thin[POINTS_MAX - 1]), (POINTS_MAX, points[0], points[99_999]));
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_at_an_axis_are_short() {
+    fn axis_labels_are_short() {
         let values = [0.0, 0.1 + 0.2, -2.5, 120.0, 1e-4, 2.5e6, 100_000.0, 0.001];
         assert_eq!(values.map(tick), ["0", "0.3", "-2.5", "120", "1e-4", "2.5e6", "1e5", "0.001"]);
     }

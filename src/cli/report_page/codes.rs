@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_are_all_and_then_thinned_and_have_both_ends() {
+    fn code_lengths_are_thinned_above_16_and_keep_both_ends() {
         assert_eq!(lengths(1), [1]);
         assert_eq!(lengths(4), [1, 2, 3, 4]);
         assert_eq!(lengths(16), (1..=16).collect::<Vec<_>>());
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_curve_has_a_point_a_length_and_says_its_units() {
+    fn the_curve_has_one_point_per_length_and_names_its_units() {
         let found = ByLength { points: vec![(1, 8.0), (2, 4.0), (3, 2.5)] };
         let measured = Measured { source: "<x>".to_owned(), errors: vec![1.0], ..Measured::default() };
         let text = by_length(&found, &measured).expect("draws").into_string();

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_values_that_came() {
+    fn quantiles_are_observed_values() {
         let values: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!([0.0, 0.5, 0.95, 0.99, 1.0].map(|share| quantile(&values, share)), [1.0, 50.0, 95.0, 99.0, 100.0]);
         assert_eq!(quantile(&[7.0], 0.95), 7.0);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_that_are_all_the_same_are_one_bar() {
+    fn equal_errors_form_one_bar() {
         for value in [0.0, 3.0] {
             let bars = histogram(&[value; 5], value);
             assert!(bars.len() == 1 && bars[0].from < value && value < bars[0].to, "{bars:?}");
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_far_away_are_counted_at_the_end() {
+    fn outliers_are_counted_at_the_end() {
         let errors = [vec![1.0; 500], vec![2.0; 498], vec![1000.0, 2000.0]].concat();
         let measured = Measured { source: "<x>".to_owned(), errors, ..Measured::default() };
         let text = distribution(&measured).expect("draws").into_string();

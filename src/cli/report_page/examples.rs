@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_the_median_and_the_worst_are_images() {
+    fn best_median_and_worst_rows_are_shown_as_images() {
         let measured = measured(64, 9, |i, _| [5.0, 1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0, 6.0][i]);
         let text = examples(&measured, None, &[]).expect("draws").into_string();
         let rows: Vec<&str> = text.split("<figcaption>row ").skip(1).map(|rest| &rest[..1]).collect();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_rows_or_larger_images_are_fewer_examples() {
+    fn fewer_rows_or_larger_images_give_fewer_examples() {
         assert_eq!(examples_of_each(1, 64), 1);
         assert_eq!(examples_of_each(8, 64), 2);
         assert_eq!(examples_of_each(1000, 64), 6);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_no_images_are_a_table_by_feature() {
+    fn rows_that_are_not_images_are_shown_as_a_feature_table() {
         let measured = measured(3, 2, |_, j| [1.0, 3.0, 2.0][j]);
         let names = ["a", "<b>"].map(str::to_owned);
         let text = examples(&measured, None, &names).expect("text").into_string();

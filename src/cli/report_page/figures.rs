@@ -210,25 +210,25 @@ mod tests {
     }
 
     #[test]
-    fn why_there_is_no_pseudo_inverse_is_told() {
+    fn a_missing_pseudo_inverse_is_explained() {
         let text = decoders(&comparison(None), "10 rows").into_string();
         assert!(text.contains("There is no pseudo-inverse: &lt;rank&gt;."), "{text}");
     }
 
     #[test]
-    fn nothing_held_out_says_how_to() {
+    fn missing_held_out_rows_are_explained() {
         let text = evaluations(&pb::TrainingReport::default(), 2).into_string();
         assert!(text.contains("class=\"missing\"") && text.contains("--test FILE"), "{text}");
     }
 
     #[test]
-    fn figures_have_four_digits_whatever_their_size() {
+    fn numbers_stay_short_at_any_size() {
         let values = [0.0, 0.123_456, -1.5, 12.3456, 99_999.4, 123_456.0, 0.000_123_456, f64::INFINITY];
         assert_eq!(values.map(number), ["0", "0.1235", "-1.500", "12.35", "99999", "1.235e5", "1.235e-4", "inf"]);
     }
 
     #[test]
-    fn half_the_bytes_are_a_bar_of_half_the_width() {
+    fn the_size_bar_is_proportional_to_the_bytes() {
         let version = pb::ModelVersion { tensor_bytes: 500, untied_tensor_bytes: 1000, ..Default::default() };
         let text = sizes(&version).into_string();
         assert!(text.contains("<td>50 %</td>") && text.contains("width:50.0%"), "{text}");

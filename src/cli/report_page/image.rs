@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_or_refused() {
+    fn image_sizes_are_parsed_or_rejected() {
         assert_eq!("28x20".parse(), Ok(ImageChoice::Size(ImageSize { width: 28, height: 20 })));
         assert_eq!("none".parse(), Ok(ImageChoice::None));
         for bad in ["", "28", "28x", "x28", "0x28", "-1x2", "8 x 8", "8x8x8"] {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_one_value_is_an_image() {
+    fn a_one_pixel_image_is_valid() {
         let size = ImageSize { width: 1, height: 1 };
         assert!(uri(&[3.0], size, 3.0, 3.0).is_ok());
         assert!(uri(&[3.0, 4.0], size, 3.0, 4.0).is_err(), "two values are not one pixel");

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn why_nothing_was_looked_at_is_told() {
+    fn a_missing_inspection_is_explained() {
         let text = matrices(&Err("a <large> matrix".to_owned())).expect("text").into_string();
         assert!(text.contains("a &lt;large&gt; matrix."), "{text}");
     }

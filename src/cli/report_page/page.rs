@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_version_is_a_page_that_says_what_is_missing() {
+    fn a_page_without_data_names_what_is_missing() {
         let page = page(&facts()).expect("a page");
         assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<title>x version 3</title>"), "{page}");
         for id in [
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn matrices_too_large_to_look_into_leave_the_errors_of_the_rows() {
+    fn row_errors_are_shown_without_matrix_inspection() {
         let measured = Measured {
             columns: 2,
             rows: vec![1.0; 2],
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_loaded_from_elsewhere() {
+    fn the_style_loads_no_external_resources() {
         for word in ["http:", "https:", "url(", "@import", "<script"] {
             assert!(!STYLE.contains(word), "{word}");
         }

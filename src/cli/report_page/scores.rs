@@ -169,14 +169,14 @@ mod tests {
     }
 
     #[test]
-    fn few_held_out_rows_tell_no_rate_at_all() {
+    fn few_held_out_rows_give_no_rate() {
         assert!(least_rate(18) > 0.05 && least_rate(19) <= 0.05 && least_rate(99) <= 0.01 && least_rate(999) <= 0.001);
         let text = text(&Scores { by_row: vec![1.0, 2.0], thresholds: Vec::new(), calibration_rows: 3 });
         assert!(!text.contains("<table") && text.contains("no rate below 0.2500"), "{text}");
     }
 
     #[test]
-    fn a_threshold_far_away_is_in_the_table_alone() {
+    fn a_distant_threshold_appears_only_in_the_table() {
         let found = Scores { by_row: vec![1.0; 50], thresholds: vec![(0.05, 2.0), (0.01, 1e6)], calibration_rows: 99 };
         let text = text(&found);
         assert!(text.contains("rate 0.05: above") && !text.contains("rate 0.01: above"), "{text}");

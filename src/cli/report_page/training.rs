@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn epochs_without_a_value_are_no_points() {
+    fn epochs_without_a_value_have_no_point() {
         let report = report(&[(3.0, None), (2.0, Some(1.5)), (1.0, None), (0.5, Some(0.7))]);
         assert_eq!(by_epoch(&report, |epoch| epoch.squared_error), [(2.0, 1.5), (4.0, 0.7)]);
     }
 
     #[test]
-    fn an_axis_is_logarithmic_where_values_are_far_apart_and_positive() {
+    fn a_wide_positive_range_has_a_logarithmic_axis() {
         let scale = |ys: &[f64]| {
             let points = ys.iter().map(|y| (0.0, *y)).collect();
             fitting_scale(&[Series { name: String::new(), points }])
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_says_what_would_fill_it() {
+    fn empty_sections_show_a_note_instead_of_a_chart() {
         let empty = pb::TrainingReport::default();
         for section in [losses(&empty), squared_errors(&empty, 2), defects(&empty)] {
             let text = section.expect("text").into_string();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn pca_is_a_line_where_the_report_has_it() {
+    fn the_pca_level_is_drawn_if_the_report_has_it() {
         let mut report = report(&[(3.0, Some(2.0)), (2.0, Some(1.0))]);
         let without = squared_errors(&report, 8).expect("draws").into_string();
         assert!(!without.contains("PCA with"), "{without}");

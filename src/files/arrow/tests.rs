@@ -152,7 +152,7 @@ fn every_format_gives_the_same_rows() {
 }
 
 #[test]
-fn a_stream_is_read_from_anywhere_plain_or_gzip() {
+fn streams_files_gzip_and_parquet_are_read_from_a_pipe() {
     use std::io::Write;
     let bytes = stream_of(&batch(), None);
     let file = file_of(&batch(), None);
@@ -181,7 +181,7 @@ fn columns_are_taken_in_the_order_asked_for() {
 }
 
 #[test]
-fn bytes_are_known_for_what_they_are() {
+fn byte_columns_are_recognized() {
     let pixels = ReadOptions { columns: vec!["pixels".to_owned()], ..ReadOptions::default() };
     for (name, bytes) in files(&batch()) {
         assert!(reader(name, &bytes, &pixels).expect(name).is_bytes(), "{name}");
@@ -202,7 +202,7 @@ fn check_column_refused(column: ArrayRef, texts: &[&str]) {
 }
 
 #[test]
-fn nulls_and_what_is_not_finite_are_refused_by_row_and_column() {
+fn nulls_and_non_finite_values_name_their_row_and_column() {
     let values = |bad: Option<f32>| -> ArrayRef {
         Arc::new((0..7).map(|row| if row == 5 { bad } else { Some(1.0) }).collect::<Float32Array>())
     };
@@ -213,7 +213,7 @@ fn nulls_and_what_is_not_finite_are_refused_by_row_and_column() {
 }
 
 #[test]
-fn nulls_are_missing_values_where_that_is_allowed() {
+fn nulls_are_missing_values_when_allowed() {
     let column: ArrayRef = Arc::new(Float32Array::from(vec![Some(1.0), None, Some(f32::NAN), Some(4.0)]));
     let whole: ArrayRef = Arc::new(Int16Array::from(vec![Some(1), Some(2), None, Some(4)]));
     let batch = RecordBatch::try_from_iter_with_nullable([("whole", whole, true), ("gaps", column, true)]);
@@ -227,7 +227,7 @@ fn nulls_are_missing_values_where_that_is_allowed() {
 
 /// A null list is missing in each of its places, even in the first row.
 #[test]
-fn a_null_list_is_missing_where_that_is_allowed() {
+fn a_null_list_is_missing_when_allowed() {
     let mut builder = ListBuilder::new(Float32Builder::new());
     builder.append_null();
     builder.append_value([Some(1.0), Some(2.0)]);
@@ -259,7 +259,7 @@ fn check_lists_refused(lists: &[Option<&[Option<f32>]>], texts: &[&str]) {
 }
 
 #[test]
-fn lists_of_several_lengths_and_nulls_in_them_are_refused() {
+fn lists_with_nulls_or_different_lengths_are_refused() {
     let (two, three) = (Some(&[Some(1.0); 2][..]), Some(&[Some(1.0); 3][..]));
     check_lists_refused(&[two, two, three], &["row 3, column bad: a list of 3, expected 2 numbers"]);
     check_lists_refused(&[two, two, two, two, two, None], &["row 6, column bad: null"]);
@@ -279,13 +279,13 @@ fn files_without_rows_or_columns_are_refused() {
 }
 
 #[test]
-fn old_feather_is_called_by_its_name() {
+fn feather_version_1_is_named_in_the_error() {
     let error = read_file("old.feather", b"FEA1\0\0\0\0", &ReadOptions::default()).expect_err("refused").to_string();
     assert!(error.contains("Feather of version 1"), "{error}");
 }
 
 #[test]
-fn no_truncated_file_is_taken_for_a_whole_one() {
+fn every_truncated_file_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, whole) in files(&batch()) {
         let path = folder.path().join(name);
@@ -300,7 +300,7 @@ fn no_truncated_file_is_taken_for_a_whole_one() {
 }
 
 #[test]
-fn lengths_that_lie_take_no_memory() {
+fn false_lengths_take_no_memory() {
     let whole = stream_of(&batch(), None);
     // The first message, a schema, has no body. The metadata of the second one contains the length of its body.
     for length in [u64::MAX, u64::MAX / 2, 1 << 40, 1 << 29] {
@@ -348,7 +348,7 @@ proptest! {
 }
 
 #[test]
-fn a_moment_is_one_number_in_whatever_unit_it_is_kept() {
+fn a_timestamp_is_the_same_number_in_every_unit() {
     use arrow_array::{
         Date32Array, Date64Array, DurationMillisecondArray, TimestampMicrosecondArray, TimestampMillisecondArray,
         TimestampNanosecondArray, TimestampSecondArray,

@@ -379,13 +379,13 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_that_are_rounded_are_seen() {
+    fn rounded_whole_numbers_are_detected() {
         assert!(!is_rounded("9007199254740992") && is_rounded("9007199254740993"));
         assert!(is_rounded("-1234567890123456789") && !is_rounded("1e30") && !is_rounded("1234567890123456.5"));
     }
 
     #[test]
-    fn a_comma_in_a_number_is_told_apart() {
+    fn decimal_and_thousands_commas_are_distinguished() {
         for (field, expected) in [
             ("1,5", Some(CommaIs::Decimal)),
             ("0,123", Some(CommaIs::Decimal)),

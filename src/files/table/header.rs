@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn one_table_of_examples() {
+    fn headers_are_recognized_in_examples() {
         use First::{Names, NumbersAsNames, Row, RowWithText, Unclear};
         for (text, expected) in [
             ("a,b 1,2", Names),
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_programs_write_as_names_are_names() {
+    fn numbers_written_as_names_are_recognized() {
         for text in [
             "0,1,2,3,4,5 -0.04,-0.56,-0.60,1.24,-0.37,1.57 -0.13,0.11,-0.92,0.48,2.45,-0.99",
             "0,1 -0.04,-0.56 -0.13,0.11",
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_either_is_left_to_the_caller() {
+    fn ambiguous_first_lines_are_reported_as_unclear() {
         for text in [
             "0,1 1,0 1,1 0,0",
             "0,1 0,1 1,0",
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_units_is_seen() {
+    fn a_line_of_units_is_recognized() {
         let rows = [classes("1,2,x"), classes("3,4,y")];
         assert!(is_second_header(&classes("°C,V,name"), &rows));
         assert!(is_second_header(&classes(",V,"), &rows));

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_repaired_and_told() {
+    fn repaired_names_are_noted() {
         check(&["a", " b "], false, &["a", "b"], &[]);
         check(&["id", "id", "a", "id"], false, &["id", "id_2", "a", "id_3"], &["id_2, id_3"]);
         check(&["id", "id", "id_2"], false, &["id", "id_3", "id_2"], &["id_3"]);

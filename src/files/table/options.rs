@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn separators_are_known_by_character_and_by_name() {
+    fn separators_parse_from_characters_and_names() {
         for (text, expected) in [
             (",", Some(Separator::COMMA)),
             ("semicolon", Some(Separator::Byte(b';'))),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_read_back() {
+    fn stored_options_are_read_back() {
         let options = TextOptions {
             separator: Some(Separator::Byte(b'\t')),
             decimal: Some(Decimal::Comma),

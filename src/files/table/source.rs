@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn encodings_are_found_with_and_without_a_mark() {
+    fn encodings_are_detected_with_and_without_a_bom() {
         let text = "Größe,b\n1.5,2\n";
         for (big_endian, name) in [(false, "UTF-16LE"), (true, "UTF-16BE")] {
             for bom in [false, true] {

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_of_a_text_editor() {
+    fn line_numbers_match_a_text_editor() {
         for end in ["\n", "\r\n", "\r"] {
             let text = ["a,b", "", "# c", "1,\"x", "y\"", "  ", "3,4"].join(end);
             let got = records(&text, Separator::COMMA);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_that_do_not_end_are_an_error() {
+    fn an_unclosed_quote_is_an_error() {
         let mut splitter = Splitter::new(Separator::COMMA);
         assert_eq!(splitter.next(b"1,\"2\n3,4\n", true), Err(Unclosed));
         assert_eq!(splitter.next(b"1,\"2\n3,4\n", false), Ok(None));

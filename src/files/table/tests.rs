@@ -39,14 +39,14 @@ fn check_rows(bytes: &[u8], options: &ReadOptions, names: &[&str], expected: &[f
 }
 
 #[test]
-fn plain_tables_need_no_word() {
+fn plain_tables_need_no_notes() {
     let options = ReadOptions::default();
     assert_eq!(check_rows(b"a,b\n1,2\n", &options, &["a", "b"], &[1.0, 2.0]), [""; 0]);
     assert_eq!(check_rows(b"1.5,2\r\n3,4\r\n", &options, &[], &[1.5, 2.0, 3.0, 4.0]), [""; 0]);
 }
 
 #[test]
-fn decisions_are_told() {
+fn decisions_are_noted() {
     let notes = |bytes: &[u8]| text(bytes, &missing()).expect("opens").notes().join("; ");
     assert!(notes(b"a;b\n1,5;2\n").contains("separated by ';'; the decimal mark is \",\""));
     assert!(notes(b"0,1,2\n0.5,1.7,2.1\n").contains("line 1 is read as names of columns"));
@@ -60,7 +60,7 @@ fn decisions_are_told() {
 
 /// The header lines that pandas writes above an index, on one or several levels.
 #[test]
-fn headers_of_pandas_are_no_rows() {
+fn pandas_headers_are_not_rows() {
     let all = [11.0, 40.0, 75.0, 12.0, 65.0, 51.0, 13.0, 7.0, 8.0];
     for options in [ReadOptions::default(), missing()] {
         check_rows(b",1,3\n11,40,75\n12,65,51\n13,7,8\n", &options, &["index", "1", "3"], &all);
@@ -77,7 +77,7 @@ fn headers_of_pandas_are_no_rows() {
 
 /// A row whose fields are almost numbers is a row, and its error shows them.
 #[test]
-fn what_is_nearly_a_number_is_no_unit() {
+fn almost_numbers_are_not_units() {
     for first in
         ["100%,50%", "\"1,234.5\",\"2,345.5\"", "\"$1,200\",\"$2,400\"", "0xff,0x0a", "****,****", "1.0D+00,2.0D+00"]
     {
@@ -92,7 +92,7 @@ fn what_is_nearly_a_number_is_no_unit() {
 }
 
 #[test]
-fn marks_of_thousands_are_found_or_asked_for() {
+fn thousands_marks_are_detected_or_requested() {
     check_error(b"a;b\n1.234;2\n2.345;3\n345;4\n", &missing(), &["line 2", "\"1.234\"", "--thousands ."]);
     let options = |decimal: &str, thousands: Option<&str>| ReadOptions {
         text: TextOptions {
@@ -118,7 +118,7 @@ fn marks_of_thousands_are_found_or_asked_for() {
 }
 
 #[test]
-fn ends_and_bytes_that_are_no_text_are_named() {
+fn bytes_that_are_not_text_are_named() {
     check_rows(b"a,b\n1,2\n\x1a", &missing(), &["a", "b"], &[1.0, 2.0]);
     let utf8 = ReadOptions {
         text: TextOptions { encoding: "utf-8".parse().ok(), ..Default::default() },
@@ -131,14 +131,14 @@ fn ends_and_bytes_that_are_no_text_are_named() {
 }
 
 #[test]
-fn a_comment_is_no_names_if_it_is_a_key_or_a_sentence() {
+fn a_comment_names_columns_unless_it_is_a_key() {
     let names = |bytes: &[u8]| text(bytes, &ReadOptions::default()).expect("opens").names().to_vec();
     assert_eq!(names(b"# columns: 2\n1.5 2.5\n3.5 4\n"), [""; 0]);
     assert_eq!(names(b"# time, temp, humid\n1.5 2 3\n4.5 5 6\n"), ["time", "temp", "humid"]);
 }
 
 #[test]
-fn an_option_is_not_told_again() {
+fn given_options_are_not_noted() {
     let options = ReadOptions {
         header: Some(true),
         text: TextOptions {
@@ -187,15 +187,15 @@ fn rows_of_empty_fields_are_rows_unless_they_end_the_file() {
 }
 
 #[test]
-fn a_point_between_thousands_leaves_the_comma_for_decimals() {
-    let told = |thousands: &str, decimal: Option<Decimal>| ReadOptions {
+fn a_thousands_point_makes_the_comma_decimal() {
+    let with_marks = |thousands: &str, decimal: Option<Decimal>| ReadOptions {
         text: TextOptions { thousands: Some(thousands.parse().expect("a mark")), decimal, ..TextOptions::default() },
         ..ReadOptions::default()
     };
     let whole = b"kunde;umsatz\n6.060;104\n526;2.592\n4.669;384\n";
     let names = ["kunde", "umsatz"];
     let rows = [6060.0, 104.0, 526.0, 2592.0, 4669.0, 384.0];
-    for options in [told(".", None), told(".", Some(Decimal::Comma))] {
+    for options in [with_marks(".", None), with_marks(".", Some(Decimal::Comma))] {
         check_rows(whole, &options, &names, &rows);
         check_rows(b"kunde;umsatz\n6.060,5;104\n526;2.592\n", &options, &names, &[6060.5, 104.0, 526.0, 2592.0]);
         check_rows(b"kunde,umsatz\n\"6.060,5\",104\n", &options, &names, &[6060.5, 104.0]);
@@ -208,12 +208,12 @@ fn a_point_between_thousands_leaves_the_comma_for_decimals() {
 }
 
 #[test]
-fn lines_of_comments_alone_are_no_rows() {
+fn comment_lines_are_not_rows() {
     check_error(b"color,a\n#ff0000,1\n#00ff00,2\n", &ReadOptions::default(), &["no rows", "begin with # are comments"]);
 }
 
 #[test]
-fn a_name_of_two_columns_names_none() {
+fn an_ambiguous_column_name_is_refused() {
     let options = |take: &[&str], drop: &[&str]| ReadOptions {
         columns: take.iter().map(|name| (*name).to_owned()).collect(),
         drop_columns: drop.iter().map(|name| (*name).to_owned()).collect(),
@@ -254,7 +254,7 @@ fn titles_above_names_are_left_out() {
 }
 
 #[test]
-fn damage_is_told_with_its_line() {
+fn damage_is_reported_with_its_line() {
     let mut rows = "ü,b\n".to_owned() + &"1.5,2\n".repeat(100_000);
     rows.push_str("1,");
     let damaged = [rows.as_bytes(), b"\xff2\n3,4\n"].concat();
@@ -266,7 +266,7 @@ fn damage_is_told_with_its_line() {
 }
 
 #[test]
-fn what_a_field_should_have_been_is_said() {
+fn field_errors_say_what_was_expected() {
     let plain = ReadOptions::default();
     check_error(b"a,b\n1,N/A\n", &plain, &["line 2, column 2 (b): \"N/A\"", "missing value", "--missing-values"]);
     check_error(b"a,b\n1,x\n", &plain, &["\"x\"", "--drop-columns"]);
@@ -287,7 +287,7 @@ fn what_a_field_should_have_been_is_said() {
 }
 
 #[test]
-fn options_that_cannot_be_are_errors() {
+fn conflicting_options_are_errors() {
     let same = TextOptions { separator: Some(Separator::COMMA), decimal: Some(Decimal::Comma), ..Default::default() };
     check_error(
         b"1,2\n",
@@ -299,7 +299,7 @@ fn options_that_cannot_be_are_errors() {
 }
 
 #[test]
-fn records_are_kept_as_they_stand() {
+fn records_keep_their_text() {
     let files = [
         "\u{feff}sep=;\r\n# made by hand\r\n\"Größe;1\";b ;c\r\n\r\n1,5;;\"3\"\r\n# note\r\n;2,5; 4 \r\n;;\r\n5;6;7\r\n;;\r\n\r\n;;",
         "a\tb\tc\r1\tNA\t3\r\r4\t5\t6",
@@ -330,7 +330,7 @@ fn records_are_kept_as_they_stand() {
 }
 
 #[test]
-fn a_table_that_is_no_text_is_the_other_kind() {
+fn a_binary_table_opens_as_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("rows.csv");
     std::fs::write(&path, "a\n1\n").expect("writes");
@@ -340,7 +340,7 @@ fn a_table_that_is_no_text_is_the_other_kind() {
 }
 
 #[test]
-fn numbers_between_blanks_are_no_word_vectors() {
+fn blank_separated_numbers_are_not_word_vectors() {
     check_rows(b"5 1\n3 4.5\n7 2\n", &ReadOptions::default(), &[], &[5.0, 1.0, 3.0, 4.5, 7.0, 2.0]);
     check_rows(
         b"t 0 1 2\n0.5 7 1 9.5\n0.7 5 5 1\n",
@@ -363,7 +363,7 @@ impl std::io::Read for Slow {
 }
 
 #[test]
-fn a_live_stream_is_not_waited_for() {
+fn a_live_stream_yields_rows_at_once() {
     let mut reader =
         read_live("live", Slow(vec!["a;b\n", "1,5;2\n", "3;4\n"]), &ReadOptions::default()).expect("opens");
     let mut values = Vec::new();
@@ -375,7 +375,7 @@ fn a_live_stream_is_not_waited_for() {
 }
 
 #[test]
-fn wide_records_are_decided_on_whole() {
+fn wide_records_are_analyzed_whole() {
     let line = |field: &dyn Fn(usize) -> String| (0..40_000).map(field).collect::<Vec<_>>().join(",");
     let (header, row) = (line(&|i| format!("column {i}")), line(&|i| format!("{i}.25")));
     let file = [header.as_str(), &row, &row, ""].join(

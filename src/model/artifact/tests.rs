@@ -66,7 +66,7 @@ fn wide_artifact() -> Artifact {
 }
 
 #[test]
-fn offsets_of_64_bits_come_back_as_they_went_and_damage_to_them_is_found() {
+fn wide_offsets_survive_a_round_trip_and_damage_is_refused() {
     let wide = wide_artifact();
     let bytes = wide.to_bytes();
     let read = Artifact::from_bytes(&bytes).expect("its own file");
@@ -135,7 +135,7 @@ fn exchanged(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_written_is_read_and_the_bytes_are_the_same_again() {
+fn an_artifact_survives_a_round_trip_byte_for_byte() {
     let original = artifact();
     let bytes = original.to_bytes();
     let read = Artifact::from_bytes(&bytes).expect("valid");
@@ -168,7 +168,7 @@ fn with_statistics() -> Artifact {
 }
 
 #[test]
-fn what_stands_for_missing_values_is_kept() {
+fn missing_value_fills_survive_a_round_trip() {
     use NormalizationKind::{MinMax, None, Standardize, UnitInterval};
     for normalization in [None, Standardize, MinMax, UnitInterval] {
         let mut raw = raw(&[5, 3]);
@@ -195,7 +195,7 @@ fn statistics_are_kept() {
 }
 
 #[test]
-fn statistics_that_cannot_be_are_refused() {
+fn invalid_statistics_are_refused() {
     type Change = fn(&mut Statistics);
     let cases: [(Change, &str); 5] = [
         (|s| s.calibration = vec![0.0; 4097], "`calibration_rows` is 4097, expected at most 4096"),
@@ -219,7 +219,7 @@ fn statistics_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn every_normalization_loss_and_depth_survives() {
+fn every_normalization_and_depth_survives() {
     use NormalizationKind::{MinMax, None, Standardize, UnitInterval};
     for (layers, normalization) in [(1, None), (2, Standardize), (11, MinMax), (16, UnitInterval)] {
         let mut raw = raw(&vec![3; layers + 1]);
@@ -256,7 +256,7 @@ fn the_metadata_is_canonical_json() {
 }
 
 #[test]
-fn every_flipped_bit_and_every_other_byte_is_refused() {
+fn every_flipped_bit_and_changed_header_byte_is_refused() {
     let bytes = artifact().to_bytes();
     let length = header_bytes(&bytes).expect("a header");
     for at in 0..bytes.len() {
@@ -286,7 +286,7 @@ fn every_truncation_and_anything_appended_is_refused() {
 }
 
 #[test]
-fn a_lying_header_length_is_refused_before_anything_is_allocated() {
+fn a_false_header_length_is_refused_before_allocation() {
     let mut bytes = artifact().to_bytes();
     bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     let error = Artifact::import(&bytes).expect_err("refused");
@@ -365,7 +365,7 @@ fn wrong_tensors_are_named() {
 }
 
 #[test]
-fn values_that_would_poison_every_result_are_named() {
+fn invalid_tensor_values_are_named() {
     for (wrong, text) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
         check_import_refused(
             |_, tensors| {
@@ -405,7 +405,7 @@ fn wrong_metadata_is_explained() {
 }
 
 #[test]
-fn more_tensors_dimensions_and_metadata_than_any_model_has_are_refused() {
+fn too_many_tensors_or_dimensions_are_refused() {
     check_import_refused(
         |_, tensors| tensors.extend((0..100).map(|i| (format!("t{i}"), (vec![0], "F32", Vec::new())))),
         "more than 76 tensors",

@@ -86,7 +86,7 @@ fn results(model: &Autoencoder, x: &PanelMatrix) -> Vec<Vec<u32>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
-    fn a_row_has_the_same_bits_in_any_company_with_any_instructions(
+    fn a_row_has_the_same_bits_in_any_batch_on_any_isa(
         widths in prop::collection::vec(1_usize..80, 2..6),
         activation in prop::sample::select(&Activation::EACH[..]),
         (gain, normalized) in (any::<bool>(), any::<bool>()),

@@ -235,7 +235,7 @@ fn check_with(widths: &[usize], hidden: Activation, code: Activation, kind: Loss
 }
 
 #[test]
-fn every_activation_has_its_gradient() {
+fn every_activation_has_the_right_gradient() {
     for hidden in Activation::EACH {
         check(&[6, 5, 4, 2], hidden, Activation::Linear, Loss::SquaredError, false);
         check(&[6, 4, 3], hidden, hidden, Loss::SquaredError, false);
@@ -243,7 +243,7 @@ fn every_activation_has_its_gradient() {
 }
 
 #[test]
-fn cross_entropy_has_its_gradient() {
+fn cross_entropy_has_the_right_gradient() {
     for hidden in [Activation::Elu { alpha: 1.0 }, Activation::Gelu, Activation::Tanh] {
         check(&[6, 5, 3], hidden, Activation::Linear, Loss::BinaryCrossEntropy, false);
     }
@@ -251,7 +251,7 @@ fn cross_entropy_has_its_gradient() {
 }
 
 #[test]
-fn a_gain_has_its_gradient() {
+fn a_gain_has_the_right_gradient() {
     for hidden in [Activation::Tanh, Activation::Sigmoid, Activation::Gelu] {
         check(&[6, 5, 4, 2], hidden, Activation::Linear, Loss::SquaredError, true);
         check(&[6, 4, 3], hidden, hidden, Loss::BinaryCrossEntropy, true);
@@ -260,7 +260,7 @@ fn a_gain_has_its_gradient() {
 }
 
 #[test]
-fn penalties_have_their_gradient() {
+fn penalties_have_the_right_gradient() {
     for code in [Activation::Linear, Activation::Tanh] {
         let penalty = Penalty { l2: 0.1, activity_l2: 0.3, nested: false };
         check_with(&[6, 4, 3], Activation::Elu { alpha: 1.0 }, code, Loss::SquaredError, true, penalty);
@@ -268,7 +268,7 @@ fn penalties_have_their_gradient() {
 }
 
 #[test]
-fn codes_that_are_cut_have_their_gradient() {
+fn truncated_codes_have_the_right_gradient() {
     for code in [Activation::Linear, Activation::Gelu, Activation::Sigmoid] {
         for penalty in [Penalty { nested: true, ..NONE }, Penalty { nested: true, activity_l2: 0.3, l2: 0.0 }] {
             check_with(&[6, 5, 4], Activation::Elu { alpha: 1.0 }, code, Loss::SquaredError, true, penalty);
@@ -278,7 +278,7 @@ fn codes_that_are_cut_have_their_gradient() {
 }
 
 #[test]
-fn layers_that_expand_have_their_gradient() {
+fn expanding_layers_have_the_right_gradient() {
     check(&[4, 9, 6, 2], Activation::Elu { alpha: 1.0 }, Activation::Linear, Loss::SquaredError, false);
     check(&[2, 5], Activation::Linear, Activation::Linear, Loss::SquaredError, false);
 }

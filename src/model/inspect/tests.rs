@@ -51,7 +51,7 @@ fn a_matrix_is_described() {
 }
 
 #[test]
-fn what_is_too_large_is_refused() {
+fn a_matrix_that_is_too_large_is_refused() {
     let wide = spectrum::SIZE_MAX + 1;
     let model = model(&[wide, wide], Activation::Linear, &[vec![0.0; wide * wide]]);
     let refused = inspect(&model, None).expect_err("too large");
@@ -59,7 +59,7 @@ fn what_is_too_large_is_refused() {
 }
 
 #[test]
-fn the_first_axes_are_as_good_as_pca_where_the_data_lies_along_them() {
+fn axes_along_the_data_are_nearly_as_good_as_pca() {
     // The first two of three features vary most, each around 0.
     let rows: Vec<f32> = normal(300).chunks(3).flat_map(|x| [3.0 * x[0], 2.0 * x[1], 0.1 * x[2]]).collect();
     let axes = |size: f32| model(&[3, 2], Activation::Linear, &[vec![size, 0.0, 0.0, 0.0, size, 0.0]]);
@@ -86,7 +86,7 @@ fn units_that_never_change_are_dead() {
 }
 
 #[test]
-fn without_a_pseudo_inverse_the_rest_is_there() {
+fn a_singular_matrix_lacks_only_the_pseudo_inverse() {
     let singular = model(&[3, 2], Activation::Linear, &[vec![1.0, 2.0, 0.0, 2.0, 4.0, 0.0]]);
     let found = compared(&singular, &table(3, &normal(30)));
     assert_eq!(found.pseudo_inverse, Err(InverseError::Singular { layer: 1, size: 2, rank: 1 }));

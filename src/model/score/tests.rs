@@ -64,7 +64,7 @@ fn lanes(rows: usize, values: &[f32]) -> PanelMatrix {
 const COVARIANCE: [f32; 9] = [2.0, 0.3, 0.1, 0.3, 1.0, -0.2, 0.1, -0.2, 0.5];
 
 #[test]
-fn a_score_is_what_the_definition_says() {
+fn a_score_matches_the_definition() {
     // Independent units of variance 4, 1 and 1/4.
     let model = model(Activation::Linear, Loss::SquaredError, false);
     let mut of = statistics(vec![4.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.25]);
@@ -94,7 +94,7 @@ fn a_score_is_what_the_definition_says() {
 }
 
 #[test]
-fn slopes_are_finite_differences() {
+fn slopes_match_finite_differences() {
     let cases = [
         (Activation::Linear, Loss::SquaredError, false),
         (Activation::Tanh, Loss::SquaredError, true),
@@ -152,7 +152,7 @@ fn a_row_has_the_same_figures_in_every_batch() {
 }
 
 #[test]
-fn what_sticks_out_is_the_reason() {
+fn an_extreme_feature_contributes_the_most() {
     let model = model(Activation::Linear, Loss::SquaredError, false);
     let scorer = Scorer::new(&statistics(COVARIANCE.to_vec())).expect("definite");
     for feature in 0..6 {
@@ -180,7 +180,7 @@ fn shrinking_keeps_the_trace() {
 }
 
 #[test]
-fn units_that_never_changed_count_with_a_floor() {
+fn constant_units_get_a_variance_floor() {
     let model = model(Activation::Linear, Loss::SquaredError, false);
     let rows = lanes(1, &[1.0; 6]);
     for residual_variance in [0.25, 0.0] {
@@ -196,7 +196,7 @@ fn units_that_never_changed_count_with_a_floor() {
 }
 
 #[test]
-fn a_covariance_that_rounding_made_indefinite_still_scores() {
+fn a_slightly_indefinite_covariance_still_scores() {
     // Two units that are equal except for the last place.
     let nearly = 1f32.next_up();
     let of = statistics(vec![1.0, nearly, 0.0, nearly, 1.0, 0.0, 0.0, 0.0, 1.0]);

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn something_is_always_available() {
+    fn an_instruction_set_is_always_available() {
         assert!(Isa::Portable.is_available());
         assert!(isa().is_available());
         assert!(IsaError::Unavailable(Isa::Avx512).to_string().ends_with("portable"));

@@ -76,7 +76,7 @@ fn say_paths() {
 }
 
 #[test]
-fn every_path_is_the_definition_for_every_number_of_rows() {
+fn every_path_matches_the_definition_for_1_to_49_rows() {
     say_paths();
     for rows in 1..=49 {
         for (outputs, inputs) in [(37, 29), (5, 18), (64, 32)] {
@@ -86,7 +86,7 @@ fn every_path_is_the_definition_for_every_number_of_rows() {
 }
 
 #[test]
-fn every_path_is_the_definition_where_panels_are_apart() {
+fn every_path_matches_the_definition_with_gaps_between_panels() {
     say_paths();
     for rows in [1, 2, 3, 7, 16, 35] {
         check(50, 512, rows, Activation::Relu, 3).expect("the same bits");
@@ -111,7 +111,7 @@ fn every_activation_has_the_same_bits_on_every_path() {
 /// No kernel reads or writes out of bounds, for ragged sizes and each kind of memory.
 #[cfg(unix)]
 #[test]
-fn no_path_touches_what_lies_beside() {
+fn no_path_accesses_memory_out_of_bounds() {
     use super::guarded::{Guarded, Home};
     say_paths();
     for (outputs, inputs) in [(1, 1), (3, 5), (16, 16), (17, 15), (31, 33), (50, 23), (32, 64)] {
@@ -181,7 +181,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn every_path_is_the_definition(
+    fn every_path_matches_the_definition(
         (outputs, inputs) in (1_usize..70, 1_usize..70),
         rows in 1_usize..70,
         f in prop::sample::select(&Activation::EACH[..]),

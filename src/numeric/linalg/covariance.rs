@@ -54,7 +54,7 @@ mod tests {
     use crate::numeric::rng::{Stream, Use};
 
     #[test]
-    fn it_is_what_the_definition_says() {
+    fn covariance_matches_the_definition() {
         let (rows, columns) = (600, 7);
         let mut stream = Stream::new(5, 0, 0, Use::Weights);
         let values: Vec<f32> = (0..rows * columns).map(|i| (stream.normal() + (i % columns) as f64) as f32).collect();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn of_no_rows_it_is_zero() {
+    fn covariance_of_no_rows_is_zero() {
         assert_eq!(covariance(&[1.0, 2.0], 2, |_| false), (vec![0.0; 2], vec![0.0; 4]));
     }
 }

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_taken_on_the_smaller_side() {
+    fn the_gram_matrix_has_the_smaller_side() {
         for (outputs, inputs) in [(3, 700), (700, 3), (5, 5), (1, 1), (17, 40)] {
             let w = weights(outputs, inputs, &random(outputs, inputs));
             let gram = Gram::of(&w);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_is_that_of_the_inverse() {
+    fn the_factor_reproduces_the_inverse() {
         for (outputs, inputs) in [(9, 50), (50, 9), (1, 4), (33, 33)] {
             let gram = Gram::of(&weights(outputs, inputs, &random(outputs, inputs)));
             let (n, factor) = (gram.size(), gram.inverse_factor(0.0).expect("definite"));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_singular_has_none_without_a_ridge() {
+    fn a_singular_matrix_has_no_factor_without_a_ridge() {
         let gram = Gram::of(&weights(2, 3, &[1.0, 2.0, 3.0, 2.0, 4.0, 6.0]));
         assert!(gram.inverse_factor(0.0).is_none());
         assert!(gram.inverse_factor(1e-6).is_some());

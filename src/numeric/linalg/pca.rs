@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plane_is_reproduced_by_as_many_directions() {
+    fn rank_three_rows_need_three_directions() {
         for (rows, columns) in [(700, 9), (7, 40)] {
             let table = plane(rows, columns, 3, 0.0);
             assert!(mean_residual(&fitted(&table, 3), &table) < 1e-20, "{rows} x {columns}");
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn more_directions_than_there_are_is_everything() {
+    fn excess_directions_reproduce_every_row() {
         let table = plane(4, 6, 2, 0.5);
         assert!(mean_residual(&fitted(&table, 6), &table) < 1e-20);
         let constant = Table { values: vec![2.0; 12], columns: 3 };
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_affordable_shrinks_with_the_width() {
+    fn affordable_rows_shrink_with_the_width() {
         assert_eq!(affordable_rows(60_000, 784), 60_000);
         assert!(affordable_rows(1_000_000, 784) < 100_000);
         assert!(affordable_rows(1_000_000, 65_536) > 500);

@@ -70,7 +70,7 @@ fn held(in_flight: &InFlight) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_whole_passes_and_holds_nothing() {
+async fn complete_messages_pass_and_hold_no_bytes() {
     let in_flight = in_flight();
     let (whole, two) = (message(8000), [message(5000), message(0), message(4100)].concat());
     for pieces in [vec![&whole[..]], vec![&whole[..3], &whole[3..100], &whole[100..]], vec![&two[..200], &two[200..]]] {
@@ -82,7 +82,7 @@ async fn what_is_whole_passes_and_holds_nothing() {
 }
 
 #[tokio::test]
-async fn a_message_holds_its_length_until_it_is_whole_and_others_are_refused() {
+async fn partial_messages_hold_their_length_until_complete() {
     let in_flight = in_flight();
     let whole = message(8000);
     let mut first = request_body(&in_flight, &[&whole[..10], &whole[10..]], true, false);
@@ -97,7 +97,7 @@ async fn a_message_holds_its_length_until_it_is_whole_and_others_are_refused() {
 }
 
 #[tokio::test]
-async fn what_does_not_come_is_not_awaited_for_ever() {
+async fn missing_request_bytes_time_out() {
     let in_flight = in_flight();
     let whole = message(8000);
     for pieces in [&[][..], &[&whole[..3]], &[&whole[..100]], &[&whole[..]]] {
@@ -116,7 +116,7 @@ async fn what_does_not_come_is_not_awaited_for_ever() {
 }
 
 #[tokio::test]
-async fn time_in_which_nobody_reads_is_not_the_callers() {
+async fn time_without_reads_does_not_count_toward_the_timeout() {
     let whole = message(8000);
     let pieces = [Some(&whole[..100]), None, Some(&whole[100..200])].map(|piece| piece.map(<[u8]>::to_vec));
     let body = Body::new(Pieces(pieces.into(), false));
@@ -130,7 +130,7 @@ async fn time_in_which_nobody_reads_is_not_the_callers() {
 }
 
 #[tokio::test]
-async fn a_call_that_breaks_off_was_left() {
+async fn broken_requests_are_aborted() {
     let whole = message(8000);
     for (pieces, is_stream) in [(&[][..], false), (&[&whole[..3]], true), (&[&whole[..100]], false)] {
         let mut body = request_body(&in_flight(), pieces, true, is_stream);
@@ -140,7 +140,7 @@ async fn a_call_that_breaks_off_was_left() {
 }
 
 #[tokio::test]
-async fn an_answer_counts_before_anybody_takes_it_and_until_it_is_out() {
+async fn responses_count_until_they_are_sent() {
     let in_flight = Arc::new(InFlight::new(9, 10_000, 10_000, Duration::from_secs(1)));
     let answer = |bytes: usize| {
         let place = in_flight.begin(&peer(), false).expect("a place");
@@ -169,7 +169,7 @@ async fn an_answer_counts_before_anybody_takes_it_and_until_it_is_out() {
 }
 
 #[test]
-fn there_are_so_many_places_for_calls_and_others_for_probes() {
+fn calls_are_limited_and_probes_have_their_own_places() {
     let in_flight = in_flight();
     let _both = [(); 2].map(|()| in_flight.begin(&peer(), false).expect("a place"));
     let refused = in_flight.begin(&peer(), false).expect_err("none left");

@@ -62,7 +62,7 @@ mod tests {
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn the_example_of_the_standard_is_understood() {
+    fn the_example_of_the_standard_is_parsed() {
         let parent = TraceParent::parse(GOOD.as_bytes()).expect("good");
         assert_eq!(parent.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(parent.span_id.to_string(), "b7ad6b7169203331");
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_as_if_there_were_none() {
+    fn invalid_headers_are_ignored() {
         check("", false);
         check(&GOOD[..54], false);
         check(&GOOD.to_uppercase(), false);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn later_versions_may_say_more_and_this_one_may_not() {
+    fn only_later_versions_may_have_more_fields() {
         check(&format!("{GOOD}-00"), false);
         let later = GOOD.replacen("00", "cc", 1);
         check(&later, true);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn two_of_them_are_none() {
+    fn duplicate_headers_are_ignored() {
         let mut headers = HeaderMap::new();
         headers.append("traceparent", http::HeaderValue::from_static(GOOD));
         assert!(TraceParent::of(&headers).is_some());
@@ -107,12 +107,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = TraceParent::parse(&bytes);
         }
 
         #[test]
-        fn what_is_written_is_read(trace_id in 1_u128.., span_id in 1_u64.., flags: u8) {
+        fn valid_headers_are_parsed(trace_id in 1_u128.., span_id in 1_u64.., flags: u8) {
             let text = format!("00-{trace_id:032x}-{span_id:016x}-{flags:02x}");
             let (trace_id, span_id) = (TraceId::from(trace_id), SpanId::from(span_id));
             let expected = TraceParent { trace_id, span_id, is_sampled: flags % 2 == 1 };
@@ -120,7 +120,7 @@ mod tests {
         }
 
         #[test]
-        fn one_wrong_byte_is_enough(place in 0..LENGTH, byte: u8) {
+        fn one_invalid_byte_invalidates_the_header(place in 0..LENGTH, byte: u8) {
             let mut bytes = GOOD.as_bytes().to_vec();
             let right = bytes[place];
             bytes[place] = byte;

@@ -42,14 +42,14 @@ fn a_token_is_known_by_its_hash() {
 }
 
 #[test]
-fn what_has_expired_is_as_unknown_as_what_never_was() {
+fn expired_tokens_are_unknown() {
     let known = read(&token("a", "s", &format!("{INFER}\nexpires = 2027-01-01"))).expect("valid");
     known.by_token(b"s", year(2027) - Duration::from_secs(1)).expect("in force");
     assert_eq!(known.by_token(b"s", year(2027)).expect_err("over"), Refusal::Unknown);
 }
 
 #[test]
-fn a_certificate_is_known_by_one_mark() {
+fn a_certificate_matches_by_name_or_fingerprint() {
     let presented = |name: &str, ends| Presented {
         fingerprint: Fingerprint::of(name.as_bytes()),
         dns: vec![format!("{name}.example")],
@@ -75,7 +75,7 @@ fn a_certificate_is_known_by_one_mark() {
 }
 
 #[test]
-fn a_caller_keeps_what_is_under_way_over_a_reload() {
+fn calls_in_progress_still_count_after_a_reload() {
     let text = token("a", "s", &format!("{INFER}\nrequests_max = 1"));
     let before = read(&text).expect("valid");
     let _held = before.by_token(b"s", year(2026)).expect("known").0.begin(0).expect("room");
@@ -85,7 +85,7 @@ fn a_caller_keeps_what_is_under_way_over_a_reload() {
 }
 
 #[test]
-fn limits_of_an_entry_are_stronger_than_those_of_all() {
+fn entry_limits_override_general_limits() {
     let limits = CallerLimits { requests_max: 1, rows_max: 7, ..Default::default() };
     let text = token("a", "s", &format!("{INFER}\nrequests_max = 0\nbytes_max = 9"));
     let read = Credentials::parse(text.as_bytes(), Path::new("f"), limits, None).expect("valid");
@@ -96,7 +96,7 @@ fn limits_of_an_entry_are_stronger_than_those_of_all() {
 }
 
 #[test]
-fn mistakes_are_named() {
+fn errors_name_the_entry_and_the_problem() {
     let hash = Fingerprint::of(b"s").to_string();
     check_refused("= 1", &["line 1", "not TOML"]);
     check_refused("x = 1", &["\"x\"", "token, certificate"]);
@@ -123,7 +123,7 @@ fn mistakes_are_named() {
 }
 
 #[test]
-fn a_token_that_was_pasted_by_mistake_is_not_repeated() {
+fn errors_never_repeat_a_pasted_token() {
     for text in [
         "[[token]]\nname = \"a\"\nsha256 = \"hh_my-very-secret\"\nroles = [\"infer\"]",
         "[[token]]\nname = \"a\"\nsha256 = hh_my-very-secret",
@@ -136,13 +136,13 @@ fn a_token_that_was_pasted_by_mistake_is_not_repeated() {
 
 proptest! {
     #[test]
-    fn anything_is_read_or_refused(text in ".{0,200}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_input_never_panics(text in ".{0,200}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = read(&text);
         let _ = Credentials::parse(&bytes, Path::new("f"), CallerLimits::default(), None);
     }
 
     #[test]
-    fn entries_of_odd_values_are_read_or_refused_by_name(
+    fn incomplete_entries_are_rejected_with_the_file_name(
         key in "name|sha256|roles|models|expires|rows_max|dns|[a-z]{1,8}",
         value in "[0-9]{1,20}|-[0-9]{1,3}|\"[ -!#-\\[\\]-~]{0,70}\"|\\[\\]|\\[1\\]|\\[\"a\"\\]|true|1\\.5|[0-9]{4}-01-01",
     ) {

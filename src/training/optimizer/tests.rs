@@ -78,7 +78,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 }
 
 #[test]
-fn what_was_saved_goes_on_with_the_same_bits() {
+fn a_restored_optimizer_continues_with_the_same_bits() {
     for kind in KINDS {
         let (spec, mut model) = (spec(kind), model());
         let mut optimizer = Optimizer::new(&model, &spec);
@@ -101,7 +101,7 @@ fn what_was_saved_goes_on_with_the_same_bits() {
 }
 
 #[test]
-fn a_state_of_something_else_is_refused_by_name() {
+fn a_state_that_does_not_fit_is_refused_by_name() {
     let model = model();
     let adam = Optimizer::new(&model, &OptimizerSpec::default());
     let kept = || adam.tensors().into_iter().map(|(name, values)| (name, values.to_vec())).collect::<Vec<_>>();
@@ -120,7 +120,7 @@ fn a_state_of_something_else_is_refused_by_name() {
 }
 
 #[test]
-fn every_method_goes_down() {
+fn every_optimizer_reduces_the_loss() {
     for kind in KINDS {
         // The bowl Σ (w - 0.1)², whose gradient is 2 (w - 0.1).
         let mut model = model();
@@ -154,7 +154,7 @@ fn a_long_gradient_is_scaled_and_a_short_one_left_alone() {
 
 /// Plain AdamW would move every weight by about thirty times the learning rate.
 #[test]
-fn one_gradient_out_of_proportion_does_not_lose_the_model() {
+fn one_outlier_gradient_does_not_ruin_the_model() {
     let mut model = model();
     let mut optimizer = Optimizer::new(&model, &OptimizerSpec::default());
     for step in 0..300 {

@@ -70,7 +70,7 @@ fn cross_entropy_ends_in_a_sigmoid_and_never_standardizes() {
 }
 
 #[test]
-fn lists_replace_the_three_and_leave_gaps_to_the_defaults() {
+fn activation_lists_fill_their_gaps_with_defaults() {
     let checked = check_allowed(|spec| {
         spec.hidden_activation = Some(Activation::Relu);
         spec.encoder_activations = vec![Some(Activation::Gelu), None];
@@ -248,7 +248,7 @@ fn regularization_is_checked_by_field() {
 }
 
 #[test]
-fn options_that_the_widths_do_not_admit_are_refused_also_where_only_the_base_has_them() {
+fn options_must_fit_the_widths_also_those_of_a_base() {
     let wide = |spec: &mut TrainSpec| (spec.widths, spec.batch_rows) = (vec![5000, 4097, 8], Some(64));
     let orthonormal = |spec: &mut TrainSpec| spec.regularization.orthogonality = 0.1;
     let text = "regularization.orthogonality is set, which needs matrices whose smaller side is at most 4096, got 4097";
@@ -275,7 +275,7 @@ fn options_that_the_widths_do_not_admit_are_refused_also_where_only_the_base_has
 }
 
 #[test]
-fn a_time_budget_stands_instead_of_epochs() {
+fn a_time_budget_replaces_epochs() {
     check_allowed(|spec| spec.time_budget = Some(Duration::from_secs(1)));
     check_allowed(|spec| spec.time_budget = Some(*TIME_BUDGET.end()));
     for (budget, shown) in [(Duration::from_millis(999), "999ms"), (Duration::from_secs(2_592_001), "2592001s")] {
@@ -319,7 +319,7 @@ fn patience_needs_validation_rows() {
 }
 
 #[test]
-fn a_value_range_rises_and_belongs_to_the_unit_interval() {
+fn a_value_range_ascends_and_needs_the_unit_interval() {
     let checked = check_allowed(|spec| spec.value_range = Some((0.0, 255.0)));
     assert_eq!(checked.normalization(ValueKind::Any), NormalizationKind::UnitInterval);
     for range in [(1.0, 1.0), (1.0, 0.0), (f32::NAN, 1.0), (0.0, f32::INFINITY), (f32::MIN, f32::MAX)] {
@@ -338,7 +338,7 @@ fn a_value_range_rises_and_belongs_to_the_unit_interval() {
 }
 
 #[test]
-fn shapes_are_refused_as_a_file_would_refuse_them() {
+fn invalid_shapes_are_refused_as_in_a_file() {
     check_refused(
         |spec| spec.widths = Vec::new(),
         "widths",
@@ -371,7 +371,7 @@ fn shapes_are_refused_as_a_file_would_refuse_them() {
 
 proptest! {
     #[test]
-    fn the_stored_form_gives_back_the_same_bits(
+    fn a_spec_survives_a_round_trip_through_json(
         rate in 0.0_f64..=1.0,
         decay in 0.0_f64..=1.0,
         slope in 0.0_f32..1.0,

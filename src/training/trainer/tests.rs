@@ -77,7 +77,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 
 /// On the training rows, no linear model is better than PCA.
 #[test]
-fn a_linear_model_comes_to_the_principal_subspace() {
+fn a_linear_model_reaches_the_error_of_pca() {
     let mut spec = spec(&[10, 3]);
     spec.epochs = Some(150);
     spec.normalization = Some(NormalizationKind::Standardize);
@@ -92,7 +92,7 @@ fn a_linear_model_comes_to_the_principal_subspace() {
 }
 
 #[test]
-fn every_default_is_told() {
+fn every_default_is_noted() {
     let mut asked = spec(&[6, 2]);
     asked.epochs = None;
     let trained = run(asked, &plane(40, 6, 2), 1).expect("trains");
@@ -115,7 +115,7 @@ fn the_best_weights_are_kept() {
 }
 
 #[test]
-fn steps_tell_their_rows_and_epochs_the_best_so_far() {
+fn events_report_rows_and_the_best_validation_loss() {
     let mut asked = spec(&[8, 6, 2]);
     (asked.epochs, asked.batch_rows) = (Some(20), Some(7));
     let checked = asked.check().expect("valid");
@@ -145,7 +145,7 @@ fn patience_ends_training_early() {
 }
 
 #[test]
-fn patience_is_the_same_whoever_goes_on_from_the_end_of_an_epoch() {
+fn patience_survives_a_resume_at_the_end_of_an_epoch() {
     let mut asked = spec(&[6, 4, 2]);
     (asked.epochs, asked.patience_epochs, asked.batch_rows) = (Some(400), Some(3), Some(50));
     asked.optimizer.learning_rate = Some(0.05);
@@ -191,7 +191,7 @@ impl Observer for AtEnds {
 
 /// A held-out row of enormous values makes every validation loss infinite or NaN.
 #[test]
-fn a_validation_loss_that_is_no_number_chooses_nothing() {
+fn non_finite_validation_losses_choose_the_last_epoch() {
     let mut asked = spec(&[6, 4, 2]);
     (asked.hidden_activation, asked.normalization) = (Some(Activation::Tanh), Some(NormalizationKind::None));
     let mut values = plane(50, 6, 2);
@@ -214,7 +214,7 @@ fn a_validation_loss_that_is_no_number_chooses_nothing() {
 }
 
 #[test]
-fn one_row_far_from_all_others_is_no_divergence() {
+fn an_outlier_row_is_not_a_divergence() {
     let mut asked = spec(&[3, 2]);
     (asked.batch_rows, asked.validation_fraction) = (Some(1), Some(0.0));
     asked.optimizer.learning_rate = Some(1e-6);
@@ -224,7 +224,7 @@ fn one_row_far_from_all_others_is_no_divergence() {
 }
 
 #[test]
-fn rows_of_subnormal_numbers_are_no_divergence() {
+fn subnormal_rows_train_without_divergence() {
     for scale in [1e-45, 1e-40, 1e-38, 1e-30] {
         for normalization in [None, Some(NormalizationKind::None), Some(NormalizationKind::Standardize)] {
             let mut asked = spec(&[5, 2]);
@@ -288,7 +288,7 @@ fn go_wide(
 }
 
 #[test]
-fn rows_of_64_bits_train_as_their_shifted_rows_do() {
+fn float64_rows_train_like_their_shifted_rows() {
     let checked = spec(&[4, 3, 2]).check().expect("valid");
     let rows = wide_rows();
     let go_on = &mut |_: &Event| Next::GoOn;
@@ -307,7 +307,7 @@ fn rows_of_64_bits_train_as_their_shifted_rows_do() {
 }
 
 #[test]
-fn rows_of_64_bits_go_on_from_a_checkpoint_with_the_same_bits_also_after_a_base() {
+fn float64_rows_resume_from_a_checkpoint_with_the_same_bits() {
     let checked = TrainSpec { batch_rows: Some(16), ..spec(&[4, 3, 2]) }.check().expect("valid");
     let rows = wide_rows();
     let go_on = &mut |_: &Event| Next::GoOn;
@@ -340,7 +340,7 @@ fn rows_of_64_bits_go_on_from_a_checkpoint_with_the_same_bits_also_after_a_base(
 }
 
 #[test]
-fn wherever_it_is_interrupted_the_bits_are_the_same() {
+fn interruptions_do_not_change_the_bits() {
     let mut asked = spec(&[8, 6, 2]);
     (asked.epochs, asked.batch_rows, asked.gain) = (Some(4), Some(16), true);
     asked.validation_fraction = Some(0.05);
@@ -369,7 +369,7 @@ fn wherever_it_is_interrupted_the_bits_are_the_same() {
 }
 
 #[test]
-fn a_checkpoint_of_something_else_is_refused() {
+fn mismatched_and_damaged_checkpoints_are_refused() {
     let values = plane(100, 8, 2);
     let checked = spec(&[8, 6, 2]).check().expect("valid");
     let mut observer = Interrupted { every: 2, kept: None };
@@ -392,7 +392,7 @@ fn a_checkpoint_of_something_else_is_refused() {
 }
 
 #[test]
-fn an_observer_stops_it() {
+fn an_observer_stops_training() {
     let checked = spec(&[5, 2]).check().expect("valid");
     let values = plane(50, 5, 2);
     for after in [0, 1, 4] {
@@ -439,7 +439,7 @@ fn cross_entropy_refuses_values_outside_the_unit_interval() {
 }
 
 #[test]
-fn rows_that_the_loss_of_a_base_does_not_fit_are_refused() {
+fn rows_outside_the_unit_interval_of_a_base_are_refused() {
     let mut asked = spec(&[5, 2]);
     (asked.loss, asked.normalization) = (Some(Loss::BinaryCrossEntropy), Some(NormalizationKind::MinMax));
     let base = run(asked, &plane(50, 5, 2), 1).expect("trains").model;
@@ -452,7 +452,7 @@ fn rows_that_the_loss_of_a_base_does_not_fit_are_refused() {
 }
 
 #[test]
-fn what_values_have_in_common_is_found() {
+fn the_kind_of_values_is_detected() {
     let of = |rows: &[[f32; 4]]| {
         let (mut learner, mut seen) = (Learner::new(4), SeenValues::default());
         rows.iter().for_each(|row| {
@@ -493,7 +493,7 @@ fn pixels_are_many_columns_that_use_most_of_one_range() {
 }
 
 #[test]
-fn saturating_units_without_gain_are_warned_of() {
+fn saturating_units_without_a_gain_get_a_note() {
     let mut asked = spec(&[6, 4, 2]);
     asked.hidden_activation = Some(Activation::Tanh);
     let warned = |spec: TrainSpec| {
@@ -506,7 +506,7 @@ fn saturating_units_without_gain_are_warned_of() {
 }
 
 #[test]
-fn no_rows_are_refused() {
+fn training_without_rows_is_refused() {
     assert_eq!(run(spec(&[5, 2]), &[], 1).expect_err("refused"), TrainError::NoRows);
 }
 
@@ -574,7 +574,7 @@ fn a_learning_rate_is_found_and_trains() {
 }
 
 #[test]
-fn what_is_linear_is_found_to_be_and_what_is_bent_too() {
+fn linear_and_nonlinear_data_are_distinguished() {
     // On a plane with noise, PCA is optimal.
     let mut asked = spec(&[10, 8, 3]);
     asked.epochs = Some(30);
@@ -602,7 +602,7 @@ fn what_is_linear_is_found_to_be_and_what_is_bent_too() {
 }
 
 #[test]
-fn training_goes_on_from_a_model() {
+fn training_continues_from_a_model() {
     let mut asked = spec(&[8, 6, 2]);
     (asked.epochs, asked.hidden_activation) = (Some(30), Some(Activation::Elu { alpha: 1.0 }));
     let values = plane(300, 8, 2);
@@ -621,7 +621,7 @@ fn training_goes_on_from_a_model() {
 }
 
 #[test]
-fn training_from_a_model_that_is_interrupted_begins_again_with_the_model_where_it_diverges() {
+fn a_resumed_training_that_diverges_restarts_from_its_base() {
     let values = plane(300, 8, 2);
     let asked = TrainSpec { epochs: Some(20), ..spec(&[8, 6, 2]) };
     let base = Arc::new(run_with(asked, &values).model);
@@ -637,7 +637,7 @@ fn training_from_a_model_that_is_interrupted_begins_again_with_the_model_where_i
 }
 
 #[test]
-fn an_epoch_that_loses_what_was_learned_is_a_collapse_and_noise_is_none() {
+fn a_large_loss_increase_is_a_collapse_and_noise_is_not() {
     let checked = spec(&[8, 6, 2]).check().expect("valid");
     let training: Arc<dyn RowSource> = Arc::new(MemoryRows::new(plane(300, 8, 2), 8));
     let mut trainer = Trainer::prepare(&checked, &training, &[], None, &mut |_: &Event| Next::GoOn).expect("prepares");
@@ -652,7 +652,7 @@ fn an_epoch_that_loses_what_was_learned_is_a_collapse_and_noise_is_none() {
 }
 
 #[test]
-fn rows_of_before_are_measured_on_beside_those_held_back_and_no_more_of_them() {
+fn older_rows_join_validation_up_to_the_held_out_count() {
     let values = plane(300, 8, 2);
     let (older, fraction) = (plane(100, 8, 3), Some(0.1));
     let checked = TrainSpec { validation_fraction: fraction, ..spec(&[8, 6, 2]) }.check().expect("valid");
@@ -670,7 +670,7 @@ fn rows_of_before_are_measured_on_beside_those_held_back_and_no_more_of_them() {
 }
 
 #[test]
-fn corruption_and_penalties_change_what_is_learned_and_have_the_same_bits_anywhere() {
+fn regularization_changes_the_model_and_is_deterministic() {
     let mut asked = spec(&[120, 150, 20]);
     (asked.epochs, asked.batch_rows) = (Some(2), Some(128));
     let values = plane(300, 120, 9);
@@ -697,7 +697,7 @@ fn corruption_and_penalties_change_what_is_learned_and_have_the_same_bits_anywhe
 
 /// With one layer that expands, and others that do not.
 #[test]
-fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
+fn the_orthogonality_penalty_reduces_defects() {
     let mut asked = spec(&[8, 12, 6, 3]);
     (asked.epochs, asked.batch_rows, asked.initialization) = (Some(60), Some(32), Some(Initialization::He));
     let values = plane(300, 8, 3);
@@ -714,7 +714,7 @@ fn matrices_that_are_drawn_to_orthonormal_ones_come_near() {
 }
 
 #[test]
-fn matrices_that_are_retracted_are_orthonormal_whichever_epoch_is_the_best() {
+fn retracted_matrices_are_orthonormal_after_every_epoch() {
     let mut asked = spec(&[8, 12, 6, 3]);
     (asked.epochs, asked.batch_rows, asked.initialization) = (Some(8), Some(32), Some(Initialization::He));
     // A retraction at the end of an epoch must not repeat one that the last step has just done.
@@ -730,7 +730,7 @@ fn matrices_that_are_retracted_are_orthonormal_whichever_epoch_is_the_best() {
 }
 
 #[test]
-fn orthonormal_matrices_and_ordered_codes_are_the_same_wherever_training_is_interrupted() {
+fn regularized_training_resumes_with_the_same_bits() {
     let mut asked = spec(&[8, 12, 6, 2]);
     (asked.epochs, asked.batch_rows, asked.validation_fraction) = (Some(3), Some(16), Some(0.05));
     (asked.optimizer.retraction_steps, asked.regularization.orthogonality) = (4, 0.5);
@@ -755,7 +755,7 @@ fn orthonormal_matrices_and_ordered_codes_are_the_same_wherever_training_is_inte
 }
 
 #[test]
-fn nested_dropout_puts_what_matters_most_first() {
+fn nested_dropout_orders_codes_by_importance() {
     // Directions of very different variance, rotated so that none is a feature.
     let mut stream = Stream::new(13, 0, 0, Use::Sample);
     let mut axes: Vec<f64> = (0..64).map(|_| stream.normal()).collect();
@@ -795,7 +795,7 @@ fn nested_dropout_puts_what_matters_most_first() {
 }
 
 #[test]
-fn the_order_of_codes_is_that_of_the_last_training() {
+fn the_last_training_decides_whether_codes_are_ordered() {
     let values = plane(100, 8, 2);
     let mut asked = spec(&[8, 6, 3]);
     let mut go_from = |base: Option<Autoencoder>, nested_dropout| {
@@ -812,7 +812,7 @@ fn the_order_of_codes_is_that_of_the_last_training() {
 }
 
 #[test]
-fn options_go_together_also_with_missing_values_and_from_a_base() {
+fn options_combine_with_missing_values_and_a_base() {
     let values = gaps(300, 8);
     let mut asked = TrainSpec { missing_values: true, gain: true, ..spec(&[8, 12, 6, 3]) };
     (asked.code_activation, asked.epochs) = (Some(Activation::Tanh), Some(4));
@@ -832,7 +832,7 @@ fn options_go_together_also_with_missing_values_and_from_a_base() {
 }
 
 #[test]
-fn bad_rows_do_not_count_where_they_are_trimmed() {
+fn trimming_reduces_the_effect_of_bad_rows() {
     let mut asked = spec(&[6, 2]);
     (asked.epochs, asked.batch_rows) = (Some(200), Some(100));
     asked.normalization = Some(NormalizationKind::None);
@@ -917,7 +917,7 @@ fn missing_values_are_left_out_of_losses_and_figures() {
 }
 
 #[test]
-fn complete_rows_train_the_same_model_whether_or_not_values_may_be_missing() {
+fn complete_rows_train_alike_with_missing_values_allowed() {
     let masked = Regularization { masking: 0.2, ..Default::default() };
     let plain = TrainSpec { regularization: masked, ..spec(&[6, 4, 2]) };
     let missing = TrainSpec { missing_values: true, ..plain.clone() };
