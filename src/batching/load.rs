@@ -170,7 +170,7 @@ impl ServiceRate {
 }
 
 /// Maximum number of queues whose rate is remembered.
-const PACES_MAX: usize = 1024;
+const RATES_MAX: usize = 1024;
 /// Seconds per fused multiply-add before anything was measured: half the speed of AVX-512.
 const SECONDS_UNKNOWN: f64 = 1.0 / 32e9;
 
@@ -181,26 +181,26 @@ const SECONDS_UNKNOWN: f64 = 1.0 / 32e9;
 #[derive(Debug)]
 pub(super) struct ServiceRates<K> {
     all: ServiceRate,
-    by_line: HashMap<K, ServiceRate>,
+    by_queue: HashMap<K, ServiceRate>,
 }
 
 impl<K: Clone + Eq + Hash> ServiceRates<K> {
     pub(super) fn new() -> Self {
-        Self { all: ServiceRate::default(), by_line: HashMap::new() }
+        Self { all: ServiceRate::default(), by_queue: HashMap::new() }
     }
 
     /// Records that one thread did `work` of a queue in the time `busy`, until `now`.
     pub(super) fn record(&mut self, key: &K, now: Instant, work: usize, busy: Duration) {
         self.all.record(now, work, busy);
-        if let Some(model_queue) = self.by_line.get_mut(key) {
+        if let Some(model_queue) = self.by_queue.get_mut(key) {
             model_queue.record(now, work, busy);
             return;
         }
-        if self.by_line.len() >= PACES_MAX {
+        if self.by_queue.len() >= RATES_MAX {
             // Active queues are measured again soon.
-            self.by_line.clear();
+            self.by_queue.clear();
         }
-        self.by_line.entry(key.clone()).or_default().record(now, work, busy);
+        self.by_queue.entry(key.clone()).or_default().record(now, work, busy);
     }
 
     /// The rate of all queues together.
@@ -211,13 +211,13 @@ impl<K: Clone + Eq + Hash> ServiceRates<K> {
     /// Seconds per multiply-add of a queue on one thread: measured, else that of all queues, else a constant. Always
     /// above zero.
     pub(super) fn seconds(&self, key: &K) -> f64 {
-        let known = self.by_line.get(key).unwrap_or(&self.all).seconds();
+        let known = self.by_queue.get(key).unwrap_or(&self.all).seconds();
         known.unwrap_or(SECONDS_UNKNOWN).max(f64::MIN_POSITIVE)
     }
 
     /// Time for `work` of a queue on `threads` threads; `None` before anything was measured.
     pub(super) fn time_for(&self, key: &K, work: usize, threads: usize) -> Option<Duration> {
-        self.by_line.get(key).unwrap_or(&self.all).time_for(work, threads)
+        self.by_queue.get(key).unwrap_or(&self.all).time_for(work, threads)
     }
 }
 
@@ -373,9 +373,9 @@ mod tests {
     #[test]
     fn the_number_of_stored_rates_is_limited() {
         let (mut rates, now) = (ServiceRates::new(), Instant::now());
-        for key in 0..3 * PACES_MAX {
+        for key in 0..3 * RATES_MAX {
             rates.record(&key, now, 1, Duration::from_secs(1));
-            assert!(rates.by_line.len() <= PACES_MAX);
+            assert!(rates.by_queue.len() <= RATES_MAX);
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Job {
     pub(super) share: Share,
     pub(super) record: Mutex<Record>,
     news: watch::Sender<JobSnapshot>,
-    /// The spool, while the job uploads. Whoever appends holds the lock. It is locked only on threads for disk work, so
+    /// The spool, while the job uploads. Appending holds the lock. It is locked only on threads for disk work, so
     /// its holder already has a thread, however many other threads wait for it.
     pub(super) spool: Mutex<Option<Spool>>,
     /// Number of streams that have taken over the upload so far. Each stream keeps its own number, to see that a later
@@ -389,7 +389,7 @@ impl Job {
         let record = lock(&self.record);
         // The journal has the row counts only once the upload is complete.
         let had_rows = record.training_rows > 0;
-        if had_rows || record.failure.as_deref() == Some(Round::LEFT) {
+        if had_rows || Round::is_left(record.failure.as_deref()) {
             return Ok(());
         }
         drop(record);

@@ -25,7 +25,7 @@ pub enum OrthonormalError {
     /// The activation of the code is not linear.
     #[error("the activation of its code is {0}, expected linear: only a linear code can be mapped linearly")]
     Activation(String),
-    /// The code layer has more outputs than inputs: so many orthonormal rows do not exist.
+    /// The code layer has more outputs than inputs: a space of that many dimensions has no more orthonormal rows.
     #[error("its code layer has {outputs} outputs and {inputs} inputs, expected at most as many outputs as inputs")]
     Expands {
         /// Outputs of the code layer.

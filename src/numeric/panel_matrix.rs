@@ -66,11 +66,8 @@ impl PanelMatrix {
         self.values.as_mut_slice()
     }
 
-    /// One value.
-    ///
-    /// # Panics
-    /// If the row or the column is out of range.
-    pub fn at(&self, row: usize, column: usize) -> f32 {
+    /// Index of a value in storage.
+    fn index(&self, row: usize, column: usize) -> usize {
         assert!(
             row < self.rows && column < self.columns,
             "row {row}, column {column} of {}x{}",
@@ -78,7 +75,15 @@ impl PanelMatrix {
             self.columns
         );
         let (first, width) = self.panel_of(row);
-        self.values()[first * self.columns + column * width + row - first]
+        first * self.columns + column * width + row - first
+    }
+
+    /// One value.
+    ///
+    /// # Panics
+    /// If the row or the column is out of range.
+    pub fn at(&self, row: usize, column: usize) -> f32 {
+        self.values()[self.index(row, column)]
     }
 
     /// One value, mutable.
@@ -86,15 +91,8 @@ impl PanelMatrix {
     /// # Panics
     /// If the row or the column is out of range.
     pub fn at_mut(&mut self, row: usize, column: usize) -> &mut f32 {
-        assert!(
-            row < self.rows && column < self.columns,
-            "row {row}, column {column} of {}x{}",
-            self.rows,
-            self.columns
-        );
-        let (first, width) = self.panel_of(row);
-        let place = first * self.columns + column * width + row - first;
-        &mut self.values_mut()[place]
+        let index = self.index(row, column);
+        &mut self.values_mut()[index]
     }
 
     /// A copy of one column.

@@ -151,7 +151,7 @@ pub(super) fn translate(status: &Status) -> Option<Status> {
     if status.code() == Code::Internal && text.starts_with("failed to decode Protobuf message") {
         return Some(Status::invalid_argument(cut(text, MESSAGE_BYTES_MAX)));
     }
-    // A cancelled call looks the same, but then nobody reads the status.
+    // A cancelled call looks the same, but its client does not read the status.
     if status.code() == Code::Internal && text == "Missing request message." {
         return Some(Status::invalid_argument("received no message, expected one"));
     }

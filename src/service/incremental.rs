@@ -155,7 +155,7 @@ impl Service {
 
 /// Whether a round was abandoned because it received no rows.
 fn is_left(snapshot: &JobSnapshot) -> bool {
-    snapshot.state == JobState::Cancelled && snapshot.failure.as_deref() == Some(Round::LEFT)
+    snapshot.state == JobState::Cancelled && Round::is_left(snapshot.failure.as_deref())
 }
 
 impl RoundStream {

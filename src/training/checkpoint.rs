@@ -19,7 +19,8 @@ use crate::model::{Artifact, Autoencoder, TrainingReport};
 use crate::numeric::linalg::Pca;
 
 const KEY: &str = "halfhitch.checkpoint";
-const OPTIMIZER: &str = "optimizer.";
+/// Spelled as in the first version of the format, as the key of the state: a job resumes after an upgrade.
+const OPTIMIZER: &str = "optimiser.";
 
 /// Why training cannot resume from a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +83,7 @@ pub(super) struct TrainingState {
     pub(super) retried: bool,
     pub(super) report: TrainingReport,
     pub(super) best_loss: Option<f64>,
+    #[serde(rename = "optimiser")]
     pub(super) optimizer: Scalars,
 }
 

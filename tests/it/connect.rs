@@ -218,8 +218,8 @@ fn wrong_addresses_and_foreign_servers_are_reported() {
     for wrong in ["http://", "http://a b:1", "::", ""] {
         check_fails(wrong, &[], &["is not a URL", "http://host:50051"]);
     }
-    let nobody = "http://127.0.0.1:1";
-    check_fails(nobody, &[], &["no server responds at http://127.0.0.1:1", "start one with `halfhitch serve`"]);
+    let unused_port = "http://127.0.0.1:1";
+    check_fails(unused_port, &[], &["no server responds at http://127.0.0.1:1", "start one with `halfhitch serve`"]);
     check_fails("127.0.0.1:1", &[], &["no server responds at http://127.0.0.1:1", "start one with `halfhitch serve`"]);
     check_fails("http://no-such-host.invalid:1", &[], &["the host of", "is not found"]);
     // A server that supports only HTTP/1.

@@ -179,7 +179,7 @@ impl RequestBody {
     }
 }
 
-/// The status of an incomplete request, which usually nobody reads, because the client has left. Not `CANCELLED`:
+/// The status of an incomplete request. The client has usually left and does not read it. Not `CANCELLED`:
 /// tonic treats that as a normal end of a stream.
 fn broken_off(how: &str) -> Status {
     if let Some(ids) = current() {

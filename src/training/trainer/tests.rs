@@ -368,6 +368,17 @@ fn interruptions_do_not_change_the_bits() {
     }
 }
 
+/// A job must resume after an upgrade, so names in the file stay.
+#[test]
+fn checkpoints_keep_the_spelling_of_their_first_version() {
+    let mut observer = Interrupted { every: 2, kept: None };
+    let checked = spec(&[8, 6, 2]).check().expect("valid");
+    go(&checked, &plane(100, 8, 2), &[], Start::Fresh, 1, &mut observer).expect_err("stopped");
+    let bytes = observer.kept.expect("saved");
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains(r#"\"optimiser\":"#) && text.contains(r#""optimiser."#), "{}", &text[..2000]);
+}
+
 #[test]
 fn mismatched_and_damaged_checkpoints_are_refused() {
     let values = plane(100, 8, 2);
