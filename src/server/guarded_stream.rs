@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -22,9 +22,6 @@ use crate::security::log_throttle::LogThrottle;
 /// The HTTP/2 preface, which every client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Maximum bytes to read from a client that does not accept our writes.
-const READ_UNTAKEN_BYTES_MAX: usize = 64 << 10;
-
 /// A connection below HTTP/2 and above the socket.
 #[derive(Debug)]
 pub(super) struct GuardedStream {
@@ -32,12 +29,50 @@ pub(super) struct GuardedStream {
     /// Preface bytes that HTTP/2 has not read yet.
     preface_left: usize,
     frames: Frames,
-    /// Bytes read since a write to the client blocked; `None`: writes do not block.
-    read_untaken_bytes: Option<usize>,
+    backpressure: Backpressure,
     peer: Arc<Peer>,
     /// Timeout of the first call; `None` once it was made, or without a timeout.
     first_call: Option<Pin<Box<Sleep>>>,
     _place: QuotaGuard,
+}
+
+/// Stops reading from a client that does not accept our writes: each frame may need a response, and they would
+/// accumulate.
+#[derive(Debug, Default)]
+struct Backpressure {
+    /// Bytes read since a write blocked; `None`: writes do not block.
+    read_bytes: Option<usize>,
+    /// Whether a read was refused. It has registered no waker.
+    is_paused: bool,
+}
+
+impl Backpressure {
+    /// Maximum bytes to read while writes block.
+    const READ_BYTES_MAX: usize = 64 << 10;
+
+    /// Pending until a write succeeds, once more than the maximum was read.
+    fn poll_read(&mut self) -> Poll<()> {
+        self.is_paused = self.read_bytes.is_some_and(|bytes| bytes > Self::READ_BYTES_MAX);
+        if self.is_paused { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn count_read(&mut self, bytes: usize) {
+        if let Some(read_bytes) = &mut self.read_bytes {
+            *read_bytes += bytes;
+        }
+    }
+
+    /// HTTP/2 reads before it writes, so a write that succeeds must wake the task for the read that it has refused.
+    fn count_write(&mut self, written: &Poll<io::Result<usize>>, cx: &mut Context<'_>) {
+        if written.is_pending() {
+            self.read_bytes.get_or_insert(0);
+            return;
+        }
+        self.read_bytes = None;
+        if std::mem::take(&mut self.is_paused) {
+            cx.waker().wake_by_ref();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -95,7 +130,7 @@ impl GuardedStream {
             stream,
             preface_left: PREFACE.len(),
             frames: Frames::new(header_bytes_max, Instant::now().into_std()),
-            read_untaken_bytes: None,
+            backpressure: Backpressure::default(),
             peer,
             first_call: patience.first_call.map(|patience| Box::pin(sleep(patience))),
             _place: place,
@@ -103,21 +138,22 @@ impl GuardedStream {
     }
 
     /// Records the result of writing `parts`, and inspects the written bytes.
-    fn count(&mut self, written: Poll<io::Result<usize>>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Pending => _ = self.read_untaken_bytes.get_or_insert(0),
-            Poll::Ready(Ok(bytes)) => {
-                self.read_untaken_bytes = None;
-                let mut left = bytes;
-                for part in parts {
-                    let passing = left.min(part.len());
-                    left -= passing;
-                    if let Some(abuse) = self.frames.sent(&part[..passing]) {
-                        tell(abuse, &self.peer)?;
-                    }
+    fn count(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        parts: &[io::IoSlice<'_>],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.backpressure.count_write(&written, cx);
+        if let Poll::Ready(Ok(bytes)) = written {
+            let mut left = bytes;
+            for part in parts {
+                let passing = left.min(part.len());
+                left -= passing;
+                if let Some(abuse) = self.frames.sent(&part[..passing]) {
+                    tell(abuse, &self.peer)?;
                 }
             }
-            Poll::Ready(Err(_)) => {}
         }
         written
     }
@@ -172,19 +208,13 @@ impl AsyncRead for GuardedStream {
             return Poll::Ready(Ok(()));
         }
         this.check_called(cx)?;
-        // Stop reading from a client that accepts no responses: each frame may need a response, and they would
-        // accumulate. The task wakes when the pending write can continue.
-        if this.read_untaken_bytes.is_some_and(|bytes| bytes > READ_UNTAKEN_BYTES_MAX) {
-            return Poll::Pending;
-        }
+        ready!(this.backpressure.poll_read());
         let before = buffer.filled().len();
         let read = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
-        if let Some(bytes) = &mut this.read_untaken_bytes {
-            *bytes += buffer.filled().len() - before;
-        }
+        this.backpressure.count_read(buffer.filled().len() - before);
         if let Some(abuse) = this.frames.see(&buffer.filled()[before..]) {
             tell(abuse, &this.peer)?;
         }
@@ -199,7 +229,7 @@ impl AsyncWrite for GuardedStream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        this.count(written, &[io::IoSlice::new(bytes)])
+        this.count(written, &[io::IoSlice::new(bytes)], cx)
     }
 
     fn poll_write_vectored(
@@ -212,7 +242,7 @@ impl AsyncWrite for GuardedStream {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         };
-        this.count(written, parts)
+        this.count(written, parts, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -234,5 +264,52 @@ impl AsyncWrite for GuardedStream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_read_refused_before_a_write_succeeds_is_woken() {
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut cx = Context::from_waker(&waker);
+        let mut backpressure = Backpressure::default();
+        let woken = || wakes.0.load(Ordering::SeqCst);
+
+        backpressure.count_read(1 << 20);
+        assert!(backpressure.poll_read().is_ready(), "writes do not block");
+        backpressure.count_write(&Poll::Pending, &mut cx);
+        backpressure.count_read(Backpressure::READ_BYTES_MAX);
+        assert!(backpressure.poll_read().is_ready(), "as much as the maximum");
+        // A write that succeeds before a read is refused owes nothing.
+        backpressure.count_write(&Poll::Ready(Ok(1)), &mut cx);
+        assert_eq!(woken(), 0);
+
+        backpressure.count_write(&Poll::Pending, &mut cx);
+        backpressure.count_read(Backpressure::READ_BYTES_MAX + 1);
+        assert!(backpressure.poll_read().is_pending());
+        backpressure.count_write(&Poll::Pending, &mut cx);
+        assert!(backpressure.poll_read().is_pending(), "still blocked");
+        assert_eq!(woken(), 0);
+        backpressure.count_write(&Poll::Ready(Ok(1)), &mut cx);
+        assert_eq!(woken(), 1);
+        assert!(backpressure.poll_read().is_ready());
+        backpressure.count_write(&Poll::Ready(Ok(1)), &mut cx);
+        assert_eq!(woken(), 1);
     }
 }
