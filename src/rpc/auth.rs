@@ -13,7 +13,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use super::compression::is_compressed;
+use super::compression;
 use super::in_flight::{InFlight, OfCall, RequestBody, ResponseBody};
 use crate::security::gate::{Admitted, Gate, Peer};
 use crate::security::log_throttle::LogThrottle;
@@ -52,6 +52,11 @@ pub(super) fn caller(extensions: &Extensions) -> CallerOf {
         CallerOf { caller, is_compressed: false }
     };
     extensions.get::<CallerOf>().cloned().unwrap_or_else(ungated)
+}
+
+/// Whether a call that came through [`Auth`] may have compressed messages.
+pub fn is_compressed(extensions: &Extensions) -> bool {
+    extensions.get::<CallerOf>().is_some_and(|of| of.is_compressed)
 }
 
 /// Admits calls through the gate, and passes the caller to the inner service.
@@ -126,7 +131,7 @@ where
             }
         };
         // The size of a compressed message is known only after decompression.
-        let is_compressed = is_compressed(request.headers());
+        let is_compressed = compression::is_compressed(request.headers());
         request.extensions_mut().insert(CallerOf { caller: caller.clone(), is_compressed });
         // Streams charge each message themselves, for as long as it is in flight.
         let counted =

@@ -1,6 +1,6 @@
 //! Message compression: gzip and zstd, in both directions.
 //!
-//! tonic compresses and decompresses. The message limit applies to the decompressed size. This layer adds two things:
+//! tonic compresses and decompresses. The message limit applies to the decompressed size. This module adds two things:
 //!
 //! - A response is compressed only if its request was, and with the same encoding. Many clients accept compressed
 //!   responses by default, but compressing floats costs far more than sending them.
@@ -12,14 +12,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::future::Either;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, Response};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tonic::Status;
 use tonic::body::Body;
-use tower::Service;
 
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -29,11 +27,9 @@ pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
     headers.get(ENCODING).is_some_and(|encoding| encoding != "identity")
 }
 
-/// Keeps only the request's own encoding in `grpc-accept-encoding`, if the client accepts it. Returns whether the request
-/// is compressed.
-fn answer_in_kind(headers: &mut HeaderMap) -> bool {
+/// Keeps only the request's own encoding in `grpc-accept-encoding`, if the client accepts it.
+pub fn answer_in_kind(headers: &mut HeaderMap) {
     let used = headers.get(ENCODING).filter(|encoding| *encoding != "identity").cloned();
-    let is_compressed = used.is_some();
     let understood = |used: &http::HeaderValue| {
         let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
         accepted.flat_map(|value| value.split(',')).any(|name| name.trim().as_bytes() == used.as_bytes())
@@ -41,37 +37,6 @@ fn answer_in_kind(headers: &mut HeaderMap) -> bool {
     match used.filter(understood) {
         Some(used) => _ = headers.insert(ACCEPT_ENCODING, used),
         None => _ = headers.remove(ACCEPT_ENCODING),
-    }
-    is_compressed
-}
-
-/// Adds the layer to a service.
-#[derive(Clone, Debug)]
-pub struct Compression<S>(S);
-
-impl<S> Compression<S> {
-    /// Wraps a service.
-    pub fn new(inner: S) -> Self {
-        Self(inner)
-    }
-}
-
-impl<S> Service<Request<Body>> for Compression<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<S::Future, Heavy<S::Future>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let is_compressed = answer_in_kind(request.headers_mut());
-        let answer = self.0.call(request);
-        if is_compressed { Either::Right(Heavy { answer }) } else { Either::Left(answer) }
     }
 }
 
@@ -87,6 +52,13 @@ pin_project! {
     pub struct Heavy<F> {
         #[pin]
         answer: F,
+    }
+}
+
+impl<F> Heavy<F> {
+    /// Wraps the response future of a call.
+    pub fn new(answer: F) -> Self {
+        Self { answer }
     }
 }
 

@@ -35,8 +35,8 @@ const FRAMING_BYTES_MAX: usize = 64;
 
 impl Api {
     /// Checks the first bytes of requests to the queue while the queues are nearly full.
-    pub fn early(&self) -> impl Fn(Request<Body>) -> Request<Body> + Clone + use<> {
-        // In an `Arc`, because it is cloned for every call.
+    pub fn early(&self) -> impl Fn(Request<Body>) -> Request<Body> + use<> {
+        // In an `Arc`, because every checked body has a clone.
         let service = Arc::new(self.service.clone());
         move |request| {
             let method = UNARY.iter().find(|(method, _)| request.uri().path().ends_with(method));

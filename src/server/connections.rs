@@ -25,7 +25,6 @@ use super::security::Security;
 use super::transport::TransportConfig;
 use super::write_coalescer::WriteCoalescer;
 use crate::rpc::auth::Auth;
-use crate::rpc::compression::Compression;
 use crate::rpc::deadline::InTime;
 use crate::rpc::in_flight::InFlight;
 use crate::rpc::limits;
@@ -58,13 +57,13 @@ pub(super) async fn serve<F>(
     transport: TransportConfig,
     security: Security,
     routes: Routes,
-    rows: BusyServices<F>,
+    rows: Arc<BusyServices<F>>,
     traces: Traces,
     measured: Arc<Measured>,
     lifecycle: watch::Receiver<Readiness>,
 ) -> Result<(), tonic::transport::Error>
 where
-    F: Fn(Request<Body>) -> Request<Body> + Clone + Send + Sync + 'static,
+    F: Fn(Request<Body>) -> Request<Body> + Send + Sync + 'static,
 {
     let in_flight = Arc::new(InFlight::new(
         transport.calls_max,
@@ -87,9 +86,8 @@ where
                     let (gate, in_flight) = (Arc::clone(security.gate()), Arc::clone(&in_flight));
                     move |inner| Auth::new(inner, Arc::clone(&gate), Arc::clone(&in_flight))
                 }))
-                .layer(layer_fn(Compression::new))
                 .layer(layer_fn({
-                    let rows = rows.clone();
+                    let rows = Arc::clone(&rows);
                     move |routes| Direct::new(routes, rows.clone())
                 }))
                 .add_routes(routes.clone());

@@ -2,6 +2,7 @@
 //! futures would cost more than authentication and metrics.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -12,6 +13,8 @@ use tonic::codegen::BoxFuture;
 use tower::Service;
 
 use crate::rpc::Api;
+use crate::rpc::auth::is_compressed;
+use crate::rpc::compression::{Heavy, answer_in_kind};
 use crate::rpc::pb::autoencoder_service_server::AutoencoderServiceServer;
 use crate::rpc::pb::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 
@@ -19,48 +22,70 @@ const AUTOENCODER: &str = "/halfhitch.v1.AutoencoderService/";
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
 
 /// The two services that process rows. `early` wraps each request to the first one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct BusyServices<F> {
+    /// For calls whose requests are not compressed, nor their responses. Does not look at what the client accepts.
+    plain: Pair,
+    compressed: Pair,
+    early: F,
+}
+
+#[derive(Debug)]
+struct Pair {
     autoencoder: AutoencoderServiceServer<Api>,
     inference: GrpcInferenceServiceServer<Api>,
-    early: F,
 }
 
 impl<F> BusyServices<F> {
     /// The services over `api`, for request messages of at most `bytes_max` bytes.
     pub(super) fn new(api: &Api, early: F, bytes_max: usize) -> Self {
-        Self {
+        let plain = Pair {
             autoencoder: AutoencoderServiceServer::new(api.clone())
                 .max_decoding_message_size(bytes_max)
-                .max_encoding_message_size(usize::MAX)
-                .accept_compressed(CompressionEncoding::Gzip)
-                .accept_compressed(CompressionEncoding::Zstd)
-                .send_compressed(CompressionEncoding::Gzip)
-                .send_compressed(CompressionEncoding::Zstd),
+                .max_encoding_message_size(usize::MAX),
             inference: GrpcInferenceServiceServer::new(api.clone())
                 .max_decoding_message_size(bytes_max)
-                .max_encoding_message_size(usize::MAX)
-                .accept_compressed(CompressionEncoding::Gzip)
-                .accept_compressed(CompressionEncoding::Zstd)
-                .send_compressed(CompressionEncoding::Gzip)
-                .send_compressed(CompressionEncoding::Zstd),
-            early,
-        }
+                .max_encoding_message_size(usize::MAX),
+        };
+        let [gzip, zstd] = [CompressionEncoding::Gzip, CompressionEncoding::Zstd];
+        let (autoencoder, inference) = (plain.autoencoder.clone(), plain.inference.clone());
+        let compressed = Pair {
+            autoencoder: autoencoder
+                .accept_compressed(gzip)
+                .accept_compressed(zstd)
+                .send_compressed(gzip)
+                .send_compressed(zstd),
+            inference: inference
+                .accept_compressed(gzip)
+                .accept_compressed(zstd)
+                .send_compressed(gzip)
+                .send_compressed(zstd),
+        };
+        Self { plain, compressed, early }
     }
 }
 
-/// Dispatches to [`BusyServices`], and to the router `routes` for all other services.
-#[derive(Clone, Debug)]
+/// Dispatches to [`BusyServices`], and to the router `routes` for all other services. Responses are compressed as
+/// [`crate::rpc::compression`] says.
+#[derive(Debug)]
 pub(super) struct Direct<R, F> {
     routes: R,
-    rows: BusyServices<F>,
+    rows: Arc<BusyServices<F>>,
+}
+
+impl<R: Clone, F> Clone for Direct<R, F> {
+    fn clone(&self) -> Self {
+        Self { routes: self.routes.clone(), rows: Arc::clone(&self.rows) }
+    }
 }
 
 impl<R, F> Direct<R, F> {
-    pub(super) fn new(routes: R, rows: BusyServices<F>) -> Self {
+    pub(super) fn new(routes: R, rows: Arc<BusyServices<F>>) -> Self {
         Self { routes, rows }
     }
 }
+
+type Routed<R> = Either<BoxFuture<Response<Body>, Infallible>, R>;
 
 impl<R, F> Service<Request<Body>> for Direct<R, F>
 where
@@ -69,21 +94,28 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<BoxFuture<Response<Body>, Infallible>, R::Future>;
+    type Future = Either<Routed<R::Future>, Heavy<Routed<R::Future>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The direct services are always ready.
         self.routes.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let is_compressed = is_compressed(request.extensions());
+        let services = if is_compressed { &self.rows.compressed } else { &self.rows.plain };
         let path = request.uri().path();
-        if path.starts_with(AUTOENCODER) {
-            Either::Left(self.rows.autoencoder.call((self.rows.early)(request)))
-        } else if path.starts_with(INFERENCE) {
-            Either::Left(self.rows.inference.call(request))
+        let (is_autoencoder, is_inference) = (path.starts_with(AUTOENCODER), path.starts_with(INFERENCE));
+        if is_compressed || !(is_autoencoder || is_inference) {
+            answer_in_kind(request.headers_mut());
+        }
+        let answer = if is_autoencoder {
+            Either::Left(services.autoencoder.clone().call((self.rows.early)(request)))
+        } else if is_inference {
+            Either::Left(services.inference.clone().call(request))
         } else {
             Either::Right(self.routes.call(request))
-        }
+        };
+        if is_compressed { Either::Right(Heavy::new(answer)) } else { Either::Left(answer) }
     }
 }

@@ -280,7 +280,7 @@ impl Opened {
         let looker = tokio::spawn(security.clone().watch(lifecycle.watch()));
         let _trimmer = AbortOnDrop(tokio::spawn(process::give_memory_back()));
 
-        let rows = direct::BusyServices::new(&api, api.early(), transport.message_bytes_max);
+        let rows = Arc::new(direct::BusyServices::new(&api, api.early(), transport.message_bytes_max));
         let routes = routes(&service, api, transport.message_bytes_max);
         let serving = tokio::spawn(connections::serve(
             listener,
