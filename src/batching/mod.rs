@@ -28,67 +28,17 @@ pub use policy::Urgency;
 pub use timing::{Batch, Timing};
 
 use crate::executor::{MinCpuShare, ServingThreads};
+pub use crate::methods::Operation;
 use crate::model::{Form, Matrix, Space};
 use crate::numeric::LANES;
 use crate::registry::LoadedModel;
-use crate::registry::usage::KINDS;
 use queue::{Admitted, Departure, Queue};
 use request::{BatchResult, Key, Request};
 use sync::atomic::{AtomicU64, Ordering};
 use sync::{Mutex, MutexGuard};
 use worker::Compute;
 
-/// Operation on rows or codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// Rows to codes.
-    Encode,
-    /// Codes to rows.
-    Decode,
-    /// Rows to rows, with reconstruction errors.
-    Reconstruct,
-    /// Codes to rows, with the pseudo-inverse of each matrix.
-    DecodePseudoInverse,
-    /// Rows to rows, with reconstruction errors, likewise with the pseudo-inverse.
-    ReconstructPseudoInverse,
-    /// Rows to anomaly scores: squared errors and squared distances of their codes.
-    Score,
-    /// Like [`Operation::Score`], with the contribution of each feature.
-    Explain,
-    /// Rows with missing values to complete rows; only for models that accept missing values.
-    Impute,
-}
-
-/// Each operation has its own counters.
-const _: () = assert!((Operation::Impute as usize) < KINDS, "every operation has counters");
-
 impl Operation {
-    /// All operations, in the order of their numbers.
-    pub const ALL: [Self; KINDS] = [
-        Self::Encode,
-        Self::Decode,
-        Self::Reconstruct,
-        Self::DecodePseudoInverse,
-        Self::ReconstructPseudoInverse,
-        Self::Score,
-        Self::Explain,
-        Self::Impute,
-    ];
-
-    /// Name for labels, in snake case.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Encode => "encode",
-            Self::Decode => "decode",
-            Self::Reconstruct => "reconstruct",
-            Self::DecodePseudoInverse => "decode_pseudo_inverse",
-            Self::ReconstructPseudoInverse => "reconstruct_pseudo_inverse",
-            Self::Score => "score",
-            Self::Explain => "explain",
-            Self::Impute => "impute",
-        }
-    }
-
     /// Whether it needs [`LoadedModel::inverse`].
     pub fn needs_inverse(self) -> bool {
         matches!(self, Self::DecodePseudoInverse | Self::ReconstructPseudoInverse)

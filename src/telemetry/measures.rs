@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Number of request kinds that have counters of their own.
-pub const KINDS: usize = 8;
+use crate::methods::Operation;
+
+/// Number of request kinds that have counters of their own: one per operation.
+pub const KINDS: usize = Operation::ALL.len();
 /// Names of the gRPC status codes, indexed by code.
 pub const CODES: [&str; 17] = [
     "ok",

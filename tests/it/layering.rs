@@ -21,6 +21,7 @@ const SERVICE_AND_BELOW: &[&str] = &[
     "numeric",
     "model",
     "training",
+    "methods",
     "telemetry",
     "security",
     "executor",
@@ -37,7 +38,8 @@ const RULES: &[Rule] = &[
     Rule { module: "numeric", may_import: &[], never_mentions: IMPURE },
     Rule { module: "model", may_import: &["numeric"], never_mentions: IMPURE },
     Rule { module: "training", may_import: &["model", "numeric"], never_mentions: IMPURE },
-    Rule { module: "telemetry", may_import: &[], never_mentions: GRPC },
+    Rule { module: "methods", may_import: &[], never_mentions: IMPURE },
+    Rule { module: "telemetry", may_import: &["methods"], never_mentions: GRPC },
     Rule { module: "security", may_import: &["telemetry"], never_mentions: GRPC },
     Rule { module: "executor", may_import: &["telemetry"], never_mentions: GRPC },
     Rule { module: "files", may_import: &["model"], never_mentions: GRPC },
@@ -46,7 +48,7 @@ const RULES: &[Rule] = &[
     // A batch is a `numeric::PanelMatrix`.
     Rule {
         module: "batching",
-        may_import: &["registry", "executor", "store", "model", "numeric", "telemetry"],
+        may_import: &["registry", "executor", "store", "model", "methods", "numeric", "telemetry"],
         never_mentions: GRPC,
     },
     Rule {
@@ -69,6 +71,7 @@ const EVERYTHING: &[&str] = &[
     "numeric",
     "model",
     "training",
+    "methods",
     "telemetry",
     "security",
     "executor",
