@@ -6,7 +6,7 @@
 //! - [`numeric`]: matrix products, activations, decompositions, random numbers
 //! - [`model`]: names, specifications, the autoencoder, its gradient, its file
 //! - [`training`]: from rows to a trained model; pure, no clock and no disk
-//! - [`methods`]: operations on rows
+//! - [`methods`]: the table of gRPC methods, and the operations on rows
 //! - [`telemetry`]: logs, metrics, traces
 //! - [`security`]: credentials, roles, limits per caller
 //! - [`executor`]: the CPU thread pools; [`store`]: models on disk; [`files`]: rows on disk

@@ -15,15 +15,18 @@ use tower::Service;
 
 use super::compression;
 use super::in_flight::{InFlight, OfCall, RequestBody, ResponseBody};
+use super::observe::RequestContext;
+use crate::methods::Method;
 use crate::security::gate::{Admitted, Gate, Peer};
 use crate::security::log_throttle::LogThrottle;
 use crate::security::{Caller, CallerQuotaGuard, Refusal};
 use crate::service::{Matrix, ServiceError};
 
-/// The caller of a call, and whether its messages are compressed.
+/// The caller of a call, its method, and whether its messages are compressed.
 #[derive(Clone, Debug)]
 pub(super) struct CallerOf {
     caller: Caller,
+    method: Option<Method>,
     is_compressed: bool,
 }
 
@@ -49,14 +52,15 @@ pub(super) fn caller(extensions: &Extensions) -> CallerOf {
     // A service without a gate sets its caller itself.
     let ungated = || {
         let caller = extensions.get::<Caller>().map_or_else(Caller::nobody, Caller::clone);
-        CallerOf { caller, is_compressed: false }
+        CallerOf { caller, method: None, is_compressed: false }
     };
     extensions.get::<CallerOf>().cloned().unwrap_or_else(ungated)
 }
 
-/// Whether a call that came through [`Auth`] may have compressed messages.
-pub fn is_compressed(extensions: &Extensions) -> bool {
-    extensions.get::<CallerOf>().is_some_and(|of| of.is_compressed)
+/// The method of a call that came through [`Auth`], and whether it may have compressed messages.
+pub fn dispatched(extensions: &Extensions) -> (Option<Method>, bool) {
+    // One lookup for both: it is on the path of every call.
+    extensions.get::<CallerOf>().map_or((None, false), |of| (of.method, of.is_compressed))
 }
 
 /// Admits calls through the gate, and passes the caller to the inner service.
@@ -114,9 +118,10 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // Without a peer the call did not come over the server's own transport, so it is refused.
         let peer = request.extensions().get::<Arc<Peer>>().cloned().ok_or(Refusal::Unknown);
+        let method = RequestContext::method_of(&request);
         let admitted = peer.and_then(|peer| {
             let token = bearer(request.headers());
-            let admitted = self.gate.admit(request.uri().path(), token, &peer).and_then(|admitted| {
+            let admitted = self.gate.admit(method, request.uri().path(), token, &peer).and_then(|admitted| {
                 let place = self.in_flight.begin(&peer, admitted.is_probe)?;
                 let headers = self.in_flight.hold_headers(&peer, request.headers())?;
                 Ok((admitted, (place, headers)))
@@ -132,7 +137,7 @@ where
         };
         // The size of a compressed message is known only after decompression.
         let is_compressed = compression::is_compressed(request.headers());
-        request.extensions_mut().insert(CallerOf { caller: caller.clone(), is_compressed });
+        request.extensions_mut().insert(CallerOf { caller: caller.clone(), method, is_compressed });
         // Streams charge each message themselves, for as long as it is in flight.
         let counted =
             (caller.has_bytes_max() && !takes_stream && !is_compressed).then(|| Arc::new(Counted::new(caller.clone())));
@@ -212,7 +217,6 @@ impl Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::security::roles;
 
     #[track_caller]
     fn check_token(header: Option<&[u8]>, expected: Option<&[u8]>) {
@@ -235,9 +239,9 @@ mod tests {
     }
 
     #[test]
-    fn every_api_method_has_a_role_entry() {
+    fn every_api_method_is_in_the_table() {
         use prost::Message as _;
-        let mut count = 0;
+        let mut found = Vec::new();
         for set in [
             crate::rpc::pb::DESCRIPTORS,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -247,19 +251,17 @@ mod tests {
             for file in prost_types::FileDescriptorSet::decode(set).expect("descriptors").file {
                 for service in &file.service {
                     for method in &service.method {
-                        let name = format!("{}.{}", file.package(), service.name());
-                        let path = format!("/{name}/{}", method.name());
-                        assert!(roles::need(&name, method.name()).is_some(), "{path} has no entry");
-                        let found = roles::method(&path);
-                        if found.need != roles::Need::Nothing {
-                            assert_eq!(found.takes_stream, method.client_streaming(), "{path}");
-                        }
-                        count += 1;
+                        let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                        let entry = Method::of(&path).unwrap_or_else(|| panic!("{path} has no entry"));
+                        assert_eq!(entry.takes_stream(), method.client_streaming(), "{path}");
+                        found.push(entry);
                     }
                 }
             }
         }
-        assert!(count > 35, "{count} methods are not all");
+        assert!(found.len() > 35, "{} methods are not all", found.len());
+        let others: Vec<Method> = Method::ALL.into_iter().filter(|method| !found.contains(method)).collect();
+        assert_eq!(others, [Method::ListHealth], "every other entry is a method of the API");
     }
 
     #[test]

@@ -18,37 +18,45 @@ use super::auth::{CallerOf, caller};
 use super::in_flight::PREFIX_BYTES;
 use super::observe::RequestContext;
 use super::{Api, convert, pb};
+use crate::methods::{Kind, Method};
 use crate::service::{Operation, Service, ServiceError};
 
-/// The unary methods that use the queue.
-const UNARY: [(&str, Operation); 5] = [
-    ("/Encode", Operation::Encode),
-    ("/Decode", Operation::Decode),
-    ("/Reconstruct", Operation::Reconstruct),
-    ("/Score", Operation::Score),
-    ("/Impute", Operation::Impute),
-];
 /// Protobuf tag of the model: field 1 of every such request, a message.
 const MODEL_TAG: u8 = 0x0a;
 /// Maximum bytes of a request besides its model and its matrix: tags and lengths.
 const FRAMING_BYTES_MAX: usize = 64;
 
 impl Api {
-    /// Checks the first bytes of requests to the queue while the queues are nearly full.
-    pub fn early(&self) -> impl Fn(Request<Body>) -> Request<Body> + use<> {
+    /// Checks the first bytes of requests to the queue while the queues are nearly full. The second argument is the
+    /// method of the request; `None` for an unknown one.
+    pub fn early(&self) -> impl Fn(Request<Body>, Option<Method>) -> Request<Body> + use<> {
         // In an `Arc`, because every checked body has a clone.
         let service = Arc::new(self.service.clone());
-        move |request| {
-            let method = UNARY.iter().find(|(method, _)| request.uri().path().ends_with(method));
-            match method {
-                Some((_, operation)) if service.is_busy() => {
-                    let (service, state) = (Arc::clone(&service), Stage::Beginning(*operation));
-                    let (caller, context) = (caller(request.extensions()), RequestContext::of(request.extensions()));
-                    request.map(|inner| Body::new(Watched { inner, service, caller, context, state }))
-                }
-                _ => request,
+        move |request, method| match method.and_then(checked_operation) {
+            Some(operation) if service.is_busy() => {
+                let (service, state) = (Arc::clone(&service), Stage::Beginning(operation));
+                let (caller, context) = (caller(request.extensions()), RequestContext::of(request.extensions()));
+                request.map(|inner| Body::new(Watched { inner, service, caller, context, state }))
             }
+            _ => request,
         }
+    }
+}
+
+/// The operation of a method whose requests are checked: one message, which begins with its model.
+const fn checked_operation(method: Method) -> Option<Operation> {
+    match method.kind() {
+        Kind::Rows(operation) => Some(operation),
+        // A request of `AnyRows` names its operation after other fields. Streams wait for room instead.
+        Kind::AnyRows
+        | Kind::RowsStream
+        | Kind::Train
+        | Kind::Jobs
+        | Kind::ReadModels
+        | Kind::CreateVersion
+        | Kind::ManageModels
+        | Kind::Describe
+        | Kind::Health => None,
     }
 }
 

@@ -10,8 +10,9 @@ use super::callers::{Addresses, CallerLimits, CallerQuotaGuard};
 use super::credentials::Presented;
 use super::files::Watched;
 use super::log_throttle::now_ns;
-use super::roles::{Need, method};
+use super::roles::Need;
 use super::{Caller, Credentials, CredentialsError, Refusal, Term};
+use crate::methods::Method;
 
 /// Checks certificates as TLS handshakes do, with the current authorities and revocation lists.
 pub trait CertificateCheck: std::fmt::Debug + Send + Sync {
@@ -168,17 +169,23 @@ impl Gate {
         certificates.check.clone()
     }
 
-    /// Admits a call, or returns why it is refused.
-    pub fn admit(&self, path: &str, token: Option<&[u8]>, peer: &Peer) -> Result<Admitted, Refusal> {
+    /// Admits a call, or returns why it is refused. `method`: that of `path`; `None` if the server has no such method.
+    pub fn admit(
+        &self,
+        method: Option<Method>,
+        path: &str,
+        token: Option<&[u8]>,
+        peer: &Peer,
+    ) -> Result<Admitted, Refusal> {
         if !peer.called.load(Ordering::Relaxed) {
             peer.called.store(true, Ordering::Relaxed);
         }
-        let method = method(path);
-        let caller = self.caller(path, method.need, token, peer)?;
+        let need = Need::of(method);
+        let caller = self.caller(path, need, token, peer)?;
         // Health checks do not count: they must not fail because of other calls.
-        let is_probe = method.need == Need::Nothing;
+        let is_probe = need == Need::Nothing;
         let held = if is_probe { None } else { caller.begin(now_ns())? };
-        Ok(Admitted { caller, held, takes_stream: method.takes_stream, is_probe })
+        Ok(Admitted { caller, held, takes_stream: method.is_some_and(Method::takes_stream), is_probe })
     }
 
     fn caller(&self, path: &str, need: Need, token: Option<&[u8]>, peer: &Peer) -> Result<Caller, Refusal> {

@@ -1,7 +1,9 @@
-//! Roles, and the one table of methods that each may call.
+//! Roles, and what each kind of method requires.
 
 use std::fmt;
 use std::str::FromStr;
+
+use crate::methods::{Kind, Method};
 
 /// Role of a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,19 @@ pub enum Need {
 }
 
 impl Need {
+    /// What a method requires. An unknown method requires `admin`.
+    pub const fn of(method: Option<Method>) -> Self {
+        let Some(method) = method else { return Self::Role(Role::Admin) };
+        match method.kind() {
+            Kind::Health => Self::Nothing,
+            Kind::Describe => Self::Known,
+            Kind::Rows(_) | Kind::AnyRows | Kind::RowsStream => Self::Role(Role::Infer),
+            Kind::ReadModels => Self::Either(Role::Infer, Role::Train),
+            Kind::Train | Kind::Jobs | Kind::CreateVersion => Self::Role(Role::Train),
+            Kind::ManageModels => Self::Role(Role::Admin),
+        }
+    }
+
     /// Whether a valid credential with these roles meets the requirement.
     pub fn is_met_by(self, roles: Roles) -> bool {
         let has = |role| roles.has(role) || roles.has(Role::Admin);
@@ -95,83 +110,12 @@ impl Need {
     }
 }
 
-/// Properties of a method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Method {
-    /// What it requires of its caller.
-    pub need: Need,
-    /// Whether clients may send it an unbounded stream of messages.
-    pub takes_stream: bool,
-}
-
-const READ: Need = Need::Either(Role::Infer, Role::Train);
-
-/// The method of a gRPC path (`/package.Service/Method`). A method that is not in the table requires `admin`.
-pub fn method(path: &str) -> Method {
-    let find = || {
-        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-        need(service, method)
-    };
-    let need = find().unwrap_or(Need::Role(Role::Admin));
-    let takes_stream = [
-        "/Train",
-        "/EncodeStream",
-        "/DecodeStream",
-        "/ImportModelVersion",
-        "/ModelStreamInfer",
-        "/ServerReflectionInfo",
-    ]
-    .iter()
-    .any(|method| path.ends_with(method));
-    Method { need, takes_stream }
-}
-
-/// What a method requires; `None` if it is not in the table.
-pub fn need(service: &str, method: &str) -> Option<Need> {
-    let need = match service {
-        "grpc.health.v1.Health" => match method {
-            "Check" | "List" | "Watch" => Need::Nothing,
-            _ => return None,
-        },
-        "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => match method {
-            "ServerReflectionInfo" => Need::Known,
-            _ => return None,
-        },
-        "halfhitch.v1.AutoencoderService" => match method {
-            "Encode" | "Decode" | "Reconstruct" | "Score" | "Impute" | "EncodeStream" | "DecodeStream" => {
-                Need::Role(Role::Infer)
-            }
-            "Train" => Need::Role(Role::Train),
-            _ => return None,
-        },
-        "halfhitch.v1.ModelService" => match method {
-            "ListModels" | "ListModelVersions" | "GetModelVersion" | "InspectModel" | "ExportModelVersion" => READ,
-            "ImportModelVersion" | "CanonicalizeModelVersion" | "OrthonormalizeModelVersion" => Need::Role(Role::Train),
-            "DeleteModelVersion" | "SetAlias" | "DeleteAlias" => Need::Role(Role::Admin),
-            _ => return None,
-        },
-        "halfhitch.v1.JobService" => match method {
-            "ListJobs" | "GetJob" | "WatchJob" | "CancelJob" | "PauseJob" | "ResumeJob" => Need::Role(Role::Train),
-            _ => return None,
-        },
-        "inference.GRPCInferenceService" => match method {
-            "ServerLive" | "ServerReady" | "ServerMetadata" => Need::Known,
-            "ModelReady" | "ModelMetadata" | "ModelConfig" | "ModelStatistics" | "RepositoryIndex" => READ,
-            "ModelInfer" | "ModelStreamInfer" => Need::Role(Role::Infer),
-            "RepositoryModelLoad" | "RepositoryModelUnload" => Need::Role(Role::Admin),
-            _ => return None,
-        },
-        _ => return None,
-    };
-    Some(need)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn may(path: &str, roles: &[Role]) -> bool {
-        method(path).need.is_met_by(roles.iter().fold(Roles::default(), |roles, role| roles.with(*role)))
+        Need::of(Method::of(path)).is_met_by(roles.iter().fold(Roles::default(), |roles, role| roles.with(*role)))
     }
 
     #[test]
@@ -189,7 +133,7 @@ mod tests {
     fn unknown_methods_need_the_admin_role() {
         for path in ["", "/", "//", "/a/b", "/halfhitch.v1.AutoencoderService/Encode/", "/halfhitch.v1.JobService/New"]
         {
-            assert_eq!(method(path).need, Need::Role(Role::Admin), "{path}");
+            assert_eq!(Need::of(Method::of(path)), Need::Role(Role::Admin), "{path}");
         }
     }
 }

@@ -24,6 +24,7 @@ use super::lingering::Lingering;
 use super::security::Security;
 use super::transport::TransportConfig;
 use super::write_coalescer::WriteCoalescer;
+use crate::methods::Method;
 use crate::rpc::auth::Auth;
 use crate::rpc::deadline::InTime;
 use crate::rpc::in_flight::InFlight;
@@ -63,7 +64,7 @@ pub(super) async fn serve<F>(
     lifecycle: watch::Receiver<Readiness>,
 ) -> Result<(), tonic::transport::Error>
 where
-    F: Fn(Request<Body>) -> Request<Body> + Send + Sync + 'static,
+    F: Fn(Request<Body>, Option<Method>) -> Request<Body> + Send + Sync + 'static,
 {
     let in_flight = Arc::new(InFlight::new(
         transport.calls_max,

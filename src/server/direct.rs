@@ -12,14 +12,12 @@ use tonic::codec::CompressionEncoding;
 use tonic::codegen::BoxFuture;
 use tower::Service;
 
+use crate::methods::{GrpcService, Method};
 use crate::rpc::Api;
-use crate::rpc::auth::is_compressed;
+use crate::rpc::auth::dispatched;
 use crate::rpc::compression::{Heavy, answer_in_kind};
 use crate::rpc::pb::autoencoder_service_server::AutoencoderServiceServer;
 use crate::rpc::pb::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
-
-const AUTOENCODER: &str = "/halfhitch.v1.AutoencoderService/";
-const INFERENCE: &str = "/inference.GRPCInferenceService/";
 
 /// The two services that process rows. `early` wraps each request to the first one.
 #[derive(Debug)]
@@ -90,7 +88,7 @@ type Routed<R> = Either<BoxFuture<Response<Body>, Infallible>, R>;
 impl<R, F> Service<Request<Body>> for Direct<R, F>
 where
     R: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    F: Fn(Request<Body>) -> Request<Body>,
+    F: Fn(Request<Body>, Option<Method>) -> Request<Body>,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -102,19 +100,27 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let is_compressed = is_compressed(request.extensions());
+        let (method, is_compressed) = dispatched(request.extensions());
         let services = if is_compressed { &self.rows.compressed } else { &self.rows.plain };
-        let path = request.uri().path();
-        let (is_autoencoder, is_inference) = (path.starts_with(AUTOENCODER), path.starts_with(INFERENCE));
-        if is_compressed || !(is_autoencoder || is_inference) {
+        // A service itself rejects a method that it does not have.
+        let service = method.map(Method::service).or_else(|| GrpcService::of(request.uri().path()));
+        let is_direct = matches!(service, Some(GrpcService::Autoencoder | GrpcService::Inference));
+        if is_compressed || !is_direct {
             answer_in_kind(request.headers_mut());
         }
-        let answer = if is_autoencoder {
-            Either::Left(services.autoencoder.clone().call((self.rows.early)(request)))
-        } else if is_inference {
-            Either::Left(services.inference.clone().call(request))
-        } else {
-            Either::Right(self.routes.call(request))
+        let answer = match service {
+            Some(GrpcService::Autoencoder) => {
+                Either::Left(services.autoencoder.clone().call((self.rows.early)(request, method)))
+            }
+            Some(GrpcService::Inference) => Either::Left(services.inference.clone().call(request)),
+            Some(
+                GrpcService::Models
+                | GrpcService::Jobs
+                | GrpcService::Health
+                | GrpcService::Reflection
+                | GrpcService::OlderReflection,
+            )
+            | None => Either::Right(self.routes.call(request)),
         };
         if is_compressed { Either::Right(Heavy::new(answer)) } else { Either::Left(answer) }
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::methods::Operation;
+use crate::methods::{Kind, Method, Operation};
 
 /// Number of request kinds that have counters of their own: one per operation.
 pub const KINDS: usize = Operation::ALL.len();
@@ -119,45 +119,55 @@ pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Methods with counters of their own. The last entry stands for all others: models, jobs, health, unknown methods.
-pub const METHODS: [&str; 11] = [
-    "Encode",
-    "Decode",
-    "Reconstruct",
-    "Score",
-    "Impute",
-    "EncodeStream",
-    "DecodeStream",
-    "Train",
-    "ModelInfer",
-    "ModelStreamInfer",
-    "other",
-];
+/// Whether a method has counters of its own. All others share one set of counters: models, jobs, health.
+const fn has_counters(method: Method) -> bool {
+    match method.kind() {
+        Kind::Rows(_) | Kind::AnyRows | Kind::RowsStream | Kind::Train => true,
+        Kind::Jobs | Kind::ReadModels | Kind::CreateVersion | Kind::ManageModels | Kind::Describe | Kind::Health => {
+            false
+        }
+    }
+}
 
-/// Index of a method name in [`METHODS`]; that of `other` for an unknown name.
-pub fn method(name: &str) -> usize {
-    METHODS.iter().position(|known| *known == name).unwrap_or(METHODS.len() - 1)
+/// Number of methods with counters of their own.
+const COUNTED: usize = places().1;
+/// Index of the counters of each method, by its number; above [`COUNTED`] for methods without counters of their own.
+static PLACES: [usize; Method::ALL.len()] = places().0;
+
+/// Numbers the methods with counters of their own. Returns the index of each method, and their count.
+const fn places() -> ([usize; Method::ALL.len()], usize) {
+    let (mut places, mut number, mut count) = ([usize::MAX; Method::ALL.len()], 0, 0);
+    while number < places.len() {
+        if has_counters(Method::ALL[number]) {
+            places[number] = count;
+            count += 1;
+        }
+        number += 1;
+    }
+    (places, count)
 }
 
 /// Ended calls, by method and status code.
 #[derive(Debug, Default)]
-pub struct Calls([[AtomicU64; CODES.len()]; METHODS.len()]);
+pub struct Calls([[AtomicU64; CODES.len()]; COUNTED + 1]);
 
 impl Calls {
-    /// Counts one call. A method outside of [`METHODS`] counts as `other`, a code outside of [`CODES`] as `unknown`.
-    pub fn count(&self, method: usize, code: usize) {
+    /// Counts one call. An unknown method counts as `other`, a code outside of [`CODES`] as `unknown`.
+    pub fn count(&self, method: Option<Method>, code: usize) {
         let code = if code < CODES.len() { code } else { 2 };
-        self.0[method.min(METHODS.len() - 1)][code].fetch_add(1, Ordering::Relaxed);
+        let place = method.map_or(COUNTED, |method| PLACES[method as usize].min(COUNTED));
+        self.0[place][code].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Method, name of the code, and count, for each pair with a count above 0.
     pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut counts = Vec::new();
-        for (method, codes) in METHODS.iter().zip(&self.0) {
+        let named = Method::ALL.into_iter().filter(|method| has_counters(*method)).map(Method::name);
+        for (method, codes) in named.chain(["other"]).zip(&self.0) {
             for (code, count) in CODES.iter().zip(codes) {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
-                    counts.push((*method, *code, count));
+                    counts.push((method, *code, count));
                 }
             }
         }
@@ -355,10 +365,10 @@ mod tests {
     #[test]
     fn calls_are_counted_by_method_and_status() {
         let calls = Calls::default();
-        calls.count(method("Train"), 0);
-        calls.count(method("Train"), 0);
-        calls.count(method("Score"), 99);
-        calls.count(method("ListJobs"), 5);
+        calls.count(Some(Method::Train), 0);
+        calls.count(Some(Method::Train), 0);
+        calls.count(Some(Method::Score), 99);
+        calls.count(Some(Method::ListJobs), 5);
         assert_eq!(calls.counts(), [("Score", "unknown", 1), ("Train", "ok", 2), ("other", "not_found", 1)]);
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use halfhitch::methods::Method;
 use halfhitch::rpc::pb;
 use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use halfhitch::rpc::pb::job_service_client::JobServiceClient;
@@ -172,7 +173,8 @@ async fn credentials_reload_and_a_broken_file_changes_nothing() {
     let security = security.expect("opens");
     let peer = security.gate().peer(None, None);
     let may = |token: &str| {
-        security.gate().admit("/halfhitch.v1.AutoencoderService/Encode", Some(token.as_bytes()), &peer).is_ok()
+        let path = "/halfhitch.v1.AutoencoderService/Encode";
+        security.gate().admit(Some(Method::Encode), path, Some(token.as_bytes()), &peer).is_ok()
     };
     fs::write(&path, "[[token]]\nname = 1").expect("writes");
     security.reload();

@@ -4,17 +4,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use http::Extensions;
+use http::{Extensions, Request};
 
+use crate::methods::Method;
 use crate::service::{ModelName, Timing, Version};
 use crate::telemetry::call::{CallIds, RequestId};
 
-/// A call's ids, and what its handler records about it. Cheap to clone.
+/// A call's method, its ids, and what its handler records about it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RequestContext(Arc<Notes>);
 
 #[derive(Debug)]
 struct Notes {
+    method: Option<Method>,
     ids: Arc<CallIds>,
     asked: OnceLock<Asked>,
     served: OnceLock<Outcome>,
@@ -37,15 +39,29 @@ pub(super) struct Outcome {
 }
 
 impl RequestContext {
-    pub(super) fn new(ids: CallIds) -> Self {
+    pub(super) fn new(method: Option<Method>, ids: CallIds) -> Self {
         let (ids, rows) = (Arc::new(ids), AtomicU64::new(0));
-        Self(Arc::new(Notes { ids, asked: OnceLock::new(), served: OnceLock::new(), rows }))
+        Self(Arc::new(Notes { method, ids, asked: OnceLock::new(), served: OnceLock::new(), rows }))
     }
 
     /// The context of a call that came through [`super::Observe`]; for any other call, a context that is discarded.
     pub fn of(extensions: &Extensions) -> Self {
-        let unobserved = || Self::new(CallIds::new(RequestId::unique(), None));
+        let unobserved = || Self::new(None, CallIds::new(RequestId::unique(), None));
         extensions.get::<Self>().cloned().unwrap_or_else(unobserved)
+    }
+
+    /// The method of a call: parsed by [`super::Observe`], or here if the call did not come through it. `None` if the
+    /// server has no such method.
+    pub fn method_of<B>(request: &Request<B>) -> Option<Method> {
+        match request.extensions().get::<Self>() {
+            Some(context) => context.method(),
+            None => Method::of(request.uri().path()),
+        }
+    }
+
+    /// The method of the call, as parsed from its path. `None` if the server has no such method.
+    pub fn method(&self) -> Option<Method> {
+        self.0.method
     }
 
     /// The ids of the call.

@@ -12,11 +12,12 @@ use tracing::Level;
 
 use super::traceparent::TraceParent;
 use super::{Measured, RequestContext};
+use crate::methods::{Kind, Method};
 use crate::security::gate::Peer;
 use crate::service::{Batch, Timing};
 use crate::telemetry::call::{CallIds, Entered, RequestId};
 use crate::telemetry::ids;
-use crate::telemetry::measures::{self, Cause};
+use crate::telemetry::measures::Cause;
 use crate::telemetry::traces::{BatchTrace, CallTrace, Part, Traces, count};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,20 +25,8 @@ const QUEUE_US: HeaderName = HeaderName::from_static("halfhitch-queue-us");
 const COMPUTE_US: HeaderName = HeaderName::from_static("halfhitch-compute-us");
 const BATCH_ROWS: HeaderName = HeaderName::from_static("halfhitch-batch-rows");
 
-/// Methods whose requests are computed in batches, one request per call.
-const IN_BATCHES: [&str; 6] = [
-    "/halfhitch.v1.AutoencoderService/Encode",
-    "/halfhitch.v1.AutoencoderService/Decode",
-    "/halfhitch.v1.AutoencoderService/Reconstruct",
-    "/halfhitch.v1.AutoencoderService/Score",
-    "/halfhitch.v1.AutoencoderService/Impute",
-    "/inference.GRPCInferenceService/ModelInfer",
-];
-
 /// One of this many responses of a connection has its trailers stored in the connection's header table.
 const ANSWERS_REMEMBERED_OF: u32 = 256;
-
-const INFERENCE: &str = "inference.GRPCInferenceService";
 
 /// One call. If it is dropped before its end, its caller has left.
 #[derive(Debug)]
@@ -74,14 +63,15 @@ impl Call {
         });
         let given = headers.get(REQUEST_ID).and_then(|id| RequestId::parse(id.as_bytes()));
         let request_id = given.unwrap_or_else(RequestId::unique);
+        let method = Method::of(request.uri().path());
         let trace_id = sampled.map(|sampled| sampled.trace_id).or(parent.map(|parent| parent.trace_id));
         Self {
-            context: RequestContext::new(CallIds::new(request_id, trace_id)),
+            context: RequestContext::new(method, CallIds::new(request_id, trace_id)),
             traces,
             measured,
             uri: request.uri().clone(),
             peer: request.extensions().get::<Arc<Peer>>().cloned(),
-            in_batches: IN_BATCHES.contains(&request.uri().path()),
+            in_batches: method.is_some_and(is_in_batches),
             began,
             sampled,
             has_ended: false,
@@ -145,8 +135,7 @@ impl Call {
     fn count(&self, code: Option<Code>) {
         // Without a gRPC status it counts as UNKNOWN, as clients report it.
         let code = code.unwrap_or(Code::Unknown) as usize;
-        let named = self.method().filter(|(service, _)| service.starts_with("halfhitch.") || *service == INFERENCE);
-        let method = measures::method(named.map_or("", |(_, method)| method));
+        let method = self.context.method();
         let model = self.context.asked().and_then(|asked| self.measured.service.measures(&asked.model));
         match model {
             Some(model) => model.calls.count(method, code),
@@ -181,7 +170,7 @@ impl Call {
         }
     }
 
-    /// Service with package, and method.
+    /// Service with package, and method, as the caller wrote them.
     fn method(&self) -> Option<(&str, &str)> {
         self.uri.path().strip_prefix('/')?.split_once('/')
     }
@@ -274,6 +263,21 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.end(Some(Code::Cancelled));
+    }
+}
+
+/// Whether the requests of a method are computed in batches, one request per call.
+const fn is_in_batches(method: Method) -> bool {
+    match method.kind() {
+        Kind::Rows(_) | Kind::AnyRows => true,
+        Kind::RowsStream
+        | Kind::Train
+        | Kind::Jobs
+        | Kind::ReadModels
+        | Kind::CreateVersion
+        | Kind::ManageModels
+        | Kind::Describe
+        | Kind::Health => false,
     }
 }
 
