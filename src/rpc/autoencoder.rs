@@ -8,7 +8,7 @@ use super::bulk;
 use super::convert;
 use super::deadline::deadline;
 use super::incremental;
-use super::jobs::{follow, owner};
+use super::jobs::follow;
 use super::limits::translate_status;
 use super::observe::RequestContext;
 use super::pb;
@@ -17,8 +17,8 @@ use super::pb::train_request::Message as RequestMessage;
 use super::pb::train_response::Message as ResponseMessage;
 use super::stream::{Ending, ResponseSender, ResponseStream, driven};
 use crate::service::{
-    Acknowledged, Aligned, Base, Begun, ChunkColumns, JobError, JobSnapshot, JobState, Matrix, NamedRows, ScoreOptions,
-    Served, Service, ServiceError, Upload, Version, Watcher,
+    Acknowledged, Aligned, AllowedModel, AllowedTraining, Begun, ChunkColumns, Features, JobSnapshot, JobState, Matrix,
+    NamedRows, ScoreOptions, Served, Service, ServiceError, Upload, Version, Watcher,
 };
 
 #[tonic::async_trait]
@@ -41,13 +41,13 @@ impl AutoencoderService for Api {
         let deadline = deadline(request.extensions());
         let pb::EncodeRequest { model, rows, code_length, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, name)?;
         let rows = convert::named_rows("rows", rows)?;
-        context.asks(&name, rows.matrix().rows());
+        context.asks(model.name(), rows.matrix().rows());
         let _held = caller.hold_message(rows.matrix())?;
-        let (selector, Aligned { rows, columns }) = self.service.align_served(&name, selector, rows).await?;
+        let (selector, Aligned { rows, columns }) = self.service.align_served(&model, selector, rows).await?;
         let answer = convert::answer_format(answer_format)?;
-        let served = self.service.encode(&name, &selector, rows, code_length, answer, deadline).await?;
+        let served = self.service.encode(&model, &selector, rows, code_length, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::EncodeResponse {
             version: served.version.number(),
@@ -61,12 +61,12 @@ impl AutoencoderService for Api {
         let deadline = deadline(request.extensions());
         let pb::DecodeRequest { model, codes, decoder, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, name)?;
         let codes = convert::matrix("codes", codes)?;
-        context.asks(&name, codes.rows());
+        context.asks(model.name(), codes.rows());
         let _held = caller.hold_message(&codes)?;
         let (decoder, answer) = (convert::decoder(decoder)?, convert::answer_format(answer_format)?);
-        let served = self.service.decode(&name, &selector, codes, decoder, answer, deadline).await?;
+        let served = self.service.decode(&model, &selector, codes, decoder, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         Ok(Response::new(pb::DecodeResponse {
             pseudo_inverse: served.inverted.map(convert::inverted),
@@ -83,13 +83,13 @@ impl AutoencoderService for Api {
         let deadline = deadline(request.extensions());
         let pb::ReconstructRequest { model, rows, decoder, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, name)?;
         let rows = convert::named_rows("rows", rows)?;
-        context.asks(&name, rows.matrix().rows());
+        context.asks(model.name(), rows.matrix().rows());
         let _held = caller.hold_message(rows.matrix())?;
-        let (selector, Aligned { rows, columns }) = self.service.align_served(&name, selector, rows).await?;
+        let (selector, Aligned { rows, columns }) = self.service.align_served(&model, selector, rows).await?;
         let (decoder, answer) = (convert::decoder(decoder)?, convert::answer_format(answer_format)?);
-        let served = self.service.reconstruct(&name, &selector, rows, decoder, answer, deadline).await?;
+        let served = self.service.reconstruct(&model, &selector, rows, decoder, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         let notes = columns.notes.clone();
         let (rows, names) = columns.restore(served.output.matrix).await?;
@@ -108,13 +108,13 @@ impl AutoencoderService for Api {
         let deadline = deadline(request.extensions());
         let pb::ScoreRequest { model, rows, reasons, false_alarm_rate } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, name)?;
         let rows = convert::named_rows("rows", rows)?;
-        context.asks(&name, rows.matrix().rows());
+        context.asks(model.name(), rows.matrix().rows());
         let _held = caller.hold_message(rows.matrix())?;
-        let (selector, Aligned { rows, columns }) = self.service.align_served(&name, selector, rows).await?;
+        let (selector, Aligned { rows, columns }) = self.service.align_served(&model, selector, rows).await?;
         let options = ScoreOptions { reasons, false_alarm_rate };
-        let scored = self.service.score(&name, &selector, rows, options, deadline).await?;
+        let scored = self.service.score(&model, &selector, rows, options, deadline).await?;
         context.served(scored.version, scored.timing);
         Ok(Response::new(pb::ScoreResponse { notes: columns.notes, ..convert::scored(scored) }))
     }
@@ -124,13 +124,13 @@ impl AutoencoderService for Api {
         let deadline = deadline(request.extensions());
         let pb::ImputeRequest { model, rows, answer_format } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, name)?;
         let rows = convert::named_rows("rows", rows)?;
-        context.asks(&name, rows.matrix().rows());
+        context.asks(model.name(), rows.matrix().rows());
         let _held = caller.hold_message(rows.matrix())?;
-        let (selector, Aligned { rows, columns }) = self.service.align_served(&name, selector, rows).await?;
+        let (selector, Aligned { rows, columns }) = self.service.align_served(&model, selector, rows).await?;
         let answer = convert::answer_format(answer_format)?;
-        let served = self.service.impute(&name, &selector, rows, answer, deadline).await?;
+        let served = self.service.impute(&model, &selector, rows, answer, deadline).await?;
         context.served(served.version, served.output.timing);
         let notes = columns.notes.clone();
         let (rows, names) = columns.restore(served.output.matrix).await?;
@@ -182,38 +182,34 @@ async fn train(
     let missing = spec.missing_values;
     let files = spec.files.take().map(|files| convert::server_files(files, missing)).transpose()?;
     let (spec, key) = convert::train_spec(spec)?;
-    caller.check_model(spec.model_name.as_str())?;
-    if let Some(base) = &spec.base {
-        caller.check_model(base.name.as_str())?;
-    }
+    let training = AllowedTraining::check(&caller, spec)?;
     if let Some(incremental) = incremental {
         if files.is_some() {
             let reason = "are set together with incremental, expected one of them: its rows come from the client";
             return Err(ServiceError::invalid("spec.files", reason).into());
         }
         let cadence = convert::cadence(incremental)?;
-        return incremental::train(service, caller, (spec, cadence, key, priority), requests, responses).await;
+        return incremental::train(service, caller, (training, cadence, key, priority), requests, responses).await;
     }
-    let features = Features { base: spec.base.clone(), names: spec.feature_names.clone() };
-    let spec = spec.check().map_err(JobError::from)?;
+    let features = training.features();
     if let Some(files) = files {
-        let job = service.jobs().begin_with_files(spec, files, key, priority, owner(&caller)).await?;
-        let watcher = service.jobs().follow_as_watcher(&job.id, &owner(&caller))?;
+        let job = service.train_on_files(training, files, key, priority).await?;
+        let watcher = service.watch_job(&caller, &job.id)?;
         responses.send(accepted(job.clone(), job.chunks)).await?;
         return tokio::select! {
             ended = see_through(watcher, &responses) => ended,
             refused = no_rows(&mut requests) => Err(refused),
         };
     }
-    let watcher = match service.jobs().begin(spec, key, priority, owner(&caller)).await? {
+    let watcher = match service.train(training, key, priority).await? {
         Begun::Uploading { upload, snapshot, last_chunk } => {
             responses.send(accepted(snapshot, last_chunk)).await?;
             let job = receive(upload, (&service, features), &caller, &mut requests, &responses).await?;
-            service.jobs().follow(&job.id)?
+            service.follow_upload(&job)?
         }
         // All rows are here already; further messages of the client are not read.
         Begun::Complete { snapshot, last_chunk } => {
-            let watcher = service.jobs().follow_as_watcher(&snapshot.id, &owner(&caller))?;
+            let watcher = service.watch_job(&caller, &snapshot.id)?;
             responses.send(accepted(snapshot, last_chunk)).await?;
             watcher
         }
@@ -314,13 +310,6 @@ pub(super) fn acknowledged(Acknowledged { number, rows }: Acknowledged, note: Op
     answer(ResponseMessage::Acknowledged(pb::ChunkAcknowledged { number, row_count: rows, notes }))
 }
 
-/// Source of an upload's feature names: the base version, if there is one; else the specification.
-#[derive(Clone, Debug)]
-pub(super) struct Features {
-    pub(super) base: Option<Base>,
-    pub(super) names: Vec<String>,
-}
-
 /// Reorders the rows of a chunk into the features, and returns a note for the client. Feature names are looked up at
 /// the first chunk with column names.
 pub(super) async fn align(
@@ -335,7 +324,7 @@ pub(super) async fn align(
     let columns = match columns {
         Some(columns) => columns,
         None => {
-            let names = service.feature_names(features.base.as_ref(), &features.names).await?;
+            let names = service.feature_names(features).await?;
             columns.insert(ChunkColumns::new(names))
         }
     };

@@ -21,8 +21,8 @@ use super::pb;
 use super::stream::ResponseStream;
 use crate::security::{CallerQuotaGuard, Refusal};
 use crate::service::{
-    Aligned, AnswerFormat, BatchError, Bulk, BulkTask, ColumnMap, Decoder, Matrix, Readiness, Served, Service,
-    ServiceError, field,
+    Aligned, AllowedModel, AnswerFormat, BatchError, Bulk, BulkTask, ColumnMap, Decoder, Matrix, Readiness, Served,
+    Service, ServiceError, field,
 };
 use crate::telemetry::call::within;
 
@@ -242,9 +242,9 @@ impl<Q: Message> Exchange<Q> {
             opened @ None => {
                 let (name, selector) = convert::model_ref(model.clone())?;
                 self.context.asks(&name, 0);
-                self.caller.check_model(name.as_str())?;
+                let allowed = AllowedModel::check(&self.caller, name)?;
                 let task = task.unwrap_or(Q::TASK);
-                let bulk = self.service.bulk(&name, &selector, task, self.deadline).await?;
+                let bulk = self.service.bulk(&allowed, &selector, task, self.deadline).await?;
                 let model = model.unwrap_or_default();
                 opened.insert(Opened { model, task, bulk, columns: None, told: Vec::new() })
             }

@@ -19,7 +19,7 @@ use super::in_flight::PREFIX_BYTES;
 use super::observe::RequestContext;
 use super::{Api, convert, pb};
 use crate::methods::{Kind, Method};
-use crate::service::{Operation, Service, ServiceError};
+use crate::service::{AllowedModel, Operation, Service, ServiceError};
 
 /// Protobuf tag of the model: field 1 of every such request, a message.
 const MODEL_TAG: u8 = 0x0a;
@@ -115,10 +115,10 @@ impl Watched {
         let (model, rest_bytes) = beginning(data)?;
         let (name, selector) = convert::model_ref(Some(model)).ok()?;
         // A model that the caller may not use is left to the handler, so that its load stays hidden.
-        self.caller.check_model(name.as_str()).ok()?;
+        let model = AllowedModel::check(&self.caller, name).ok()?;
         let matrix_bytes = rest_bytes.saturating_sub(FRAMING_BYTES_MAX);
-        let refusal = self.service.refuse_early(&name, &selector, operation, matrix_bytes)?;
-        self.context.asks(&name, 0);
+        let refusal = self.service.refuse_early(&model, &selector, operation, matrix_bytes)?;
+        self.context.asks(model.name(), 0);
         Some(refusal)
     }
 }

@@ -10,16 +10,15 @@ use tokio::time::{Instant, sleep_until};
 use tonic::Streaming;
 
 use super::auth::CallerOf;
-use super::autoencoder::{Features, acknowledged, align, answer, next, out_of_order, result_of};
+use super::autoencoder::{acknowledged, align, answer, next, out_of_order, result_of};
 use super::convert;
-use super::jobs::owner;
 use super::pb;
 use super::pb::train_request::Message as RequestMessage;
 use super::pb::train_response::Message as ResponseMessage;
 use super::stream::{Ending, ResponseSender};
 use crate::service::{
-    Base, Cadence, ChunkColumns, IdempotencyKey, JobId, JobSnapshot, JobState, Matrix, Priority, RoundStream, RowRole,
-    Selector, Service, ServiceError, StreamBegun, Taken, TrainSpec,
+    AllowedTraining, Cadence, ChunkColumns, Features, IdempotencyKey, JobSnapshot, JobState, Matrix, Priority,
+    RoundJob, RoundStream, RowRole, Service, ServiceError, StreamBegun, Taken,
 };
 
 /// Retry delay if there is no room for a chunk or another job.
@@ -43,7 +42,7 @@ struct Driver {
     responses: ResponseSender<pb::TrainResponse>,
     stream: RoundStream,
     /// Complete rounds whose results were not sent yet, oldest first. They train in this order.
-    rounds: VecDeque<JobId>,
+    rounds: VecDeque<RoundJob>,
     /// Updates of the first of these rounds.
     news: Option<watch::Receiver<JobSnapshot>>,
     /// A chunk that waits for room.
@@ -65,15 +64,13 @@ enum Happens {
 pub(super) async fn train(
     service: Service,
     caller: CallerOf,
-    (spec, cadence, key, priority): (TrainSpec, Cadence, Option<IdempotencyKey>, Priority),
+    (training, cadence, key, priority): (AllowedTraining, Cadence, Option<IdempotencyKey>, Priority),
     mut requests: Streaming<pb::TrainRequest>,
     responses: ResponseSender<pb::TrainResponse>,
 ) -> Result<(), Ending> {
-    // Feature names come from the newest version. Before there is one, they come from the specification.
-    let newest = Base { name: spec.model_name.clone(), selector: Selector::Latest, or_fresh: true };
-    let features = Features { base: Some(newest), names: spec.feature_names.clone() };
+    let features = training.features_of_rounds();
     let StreamBegun { stream, snapshot, last_chunk, rounds } =
-        service.train_in_rounds(spec, cadence, key, priority, &owner(&caller)).await?;
+        service.train_in_rounds(training, cadence, key, priority).await?;
     let job = convert::job(snapshot, convert::Report::Without);
     responses
         .send(answer(ResponseMessage::Accepted(pb::TrainAccepted { job: Some(job), last_chunk_number: last_chunk })))
@@ -134,7 +131,7 @@ impl Driver {
             }
             Some(RequestMessage::Finish(finish)) => {
                 let last = self.stream.finish(finish.chunk_count, finish.row_count).await?;
-                self.follow(last);
+                self.follow(last.as_ref());
                 Ok(())
             }
             other => Err(out_of_order("a `chunk` or `finish`", other.as_ref()).into()),
@@ -161,7 +158,7 @@ impl Driver {
     async fn cut(&mut self) -> Result<(), Ending> {
         match self.stream.cut().await? {
             Some(ended) => {
-                self.follow(Some(ended));
+                self.follow(Some(&ended));
                 return self.try_again().await;
             }
             None => self.not_before = Some(Instant::now() + RETRY_PAUSE),
@@ -193,8 +190,8 @@ impl Driver {
         self.responses.send(answer(ResponseMessage::Result(result_of(snapshot)))).await
     }
 
-    fn follow(&mut self, round: Option<JobSnapshot>) {
-        self.rounds.extend(round.map(|round| round.id));
+    fn follow(&mut self, round: Option<&JobSnapshot>) {
+        self.rounds.extend(round.map(RoundJob::from));
         if self.news.is_none() {
             self.watch_first();
         }
@@ -202,8 +199,8 @@ impl Driver {
 
     fn watch_first(&mut self) {
         self.news = None;
-        while let Some(id) = self.rounds.front() {
-            if let Ok(mut news) = self.service.jobs().watch(id) {
+        while let Some(round) = self.rounds.front() {
+            if let Ok(mut news) = self.service.watch_round(round) {
                 news.mark_changed();
                 self.news = Some(news);
                 return;

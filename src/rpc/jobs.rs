@@ -8,8 +8,7 @@ use super::convert;
 use super::pb;
 use super::pb::job_service_server::JobService;
 use super::stream::{Ending, ResponseSender, ResponseStream, driven};
-use crate::security::Caller;
-use crate::service::{JobError, JobId, JobSnapshot, Owner, ServiceError, Watcher};
+use crate::service::{JobId, JobSnapshot, ServiceError, Watcher};
 
 #[tonic::async_trait]
 impl JobService for Api {
@@ -19,7 +18,7 @@ impl JobService for Api {
         let caller = caller(request.extensions());
         let pb::ListJobsRequest { page_size, page_token } = request.into_inner();
         let after = convert::page_token::<JobId>(&page_token)?;
-        let seen = self.service.jobs().list().into_iter().filter(|job| caller.may_use(job.model_name.as_str()));
+        let seen = self.service.jobs_of(&caller).into_iter();
         let (jobs, next) = convert::page(
             seen.skip_while(|job| after.as_ref().is_some_and(|last| job.id >= *last)),
             page_size,
@@ -32,15 +31,14 @@ impl JobService for Api {
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
         let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
-        let snapshot = self.job_of(&caller, &id)?;
+        let snapshot = self.service.job(&caller, &id)?;
         Ok(Response::new(pb::GetJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
     }
 
     async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
-        self.job_of(&caller, &id)?;
-        let watcher = self.service.jobs().follow_as_watcher(&id, &owner(&caller)).map_err(ServiceError::from)?;
+        let watcher = self.service.watch_job(&caller, &id)?;
         Ok(Response::new(driven(|responses| async move {
             let news = |job| pb::WatchJobResponse { job: Some(convert::job(job, convert::Report::With)) };
             follow(watcher, &responses, news).await.map(|_| ())
@@ -53,16 +51,14 @@ impl JobService for Api {
     ) -> Result<Response<pb::CancelJobResponse>, Status> {
         let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
-        self.job_of(&caller, &id)?;
-        let snapshot = self.service.jobs().cancel(&id).await.map_err(ServiceError::from)?;
+        let snapshot = self.service.cancel_job(&caller, &id).await?;
         Ok(Response::new(pb::CancelJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
     }
 
     async fn pause_job(&self, request: Request<pb::PauseJobRequest>) -> Result<Response<pb::PauseJobResponse>, Status> {
         let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
-        self.job_of(&caller, &id)?;
-        let snapshot = self.service.jobs().pause(&id).await.map_err(ServiceError::from)?;
+        let snapshot = self.service.pause_job(&caller, &id).await?;
         Ok(Response::new(pb::PauseJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
     }
 
@@ -72,26 +68,9 @@ impl JobService for Api {
     ) -> Result<Response<pb::ResumeJobResponse>, Status> {
         let caller = caller(request.extensions());
         let id = convert::job_id(&request.into_inner().id)?;
-        self.job_of(&caller, &id)?;
-        let snapshot = self.service.jobs().resume(&id).await.map_err(ServiceError::from)?;
+        let snapshot = self.service.resume_job(&caller, &id).await?;
         Ok(Response::new(pb::ResumeJobResponse { job: Some(convert::job(snapshot, convert::Report::With)) }))
     }
-}
-
-impl Api {
-    /// A job of a model that the caller may use. Any other job is reported as unknown.
-    fn job_of(&self, caller: &Caller, id: &JobId) -> Result<JobSnapshot, ServiceError> {
-        let snapshot = self.service.jobs().snapshot(id)?;
-        if caller.may_use(snapshot.model_name.as_str()) {
-            return Ok(snapshot);
-        }
-        Err(JobError::Unknown(id.to_string()).into())
-    }
-}
-
-/// The owner of the jobs that a caller creates.
-pub(super) fn owner(caller: &Caller) -> Owner {
-    Owner::new(caller.scope(), &caller.share())
 }
 
 /// Sends the current job, then updates at a limited rate and at least every second, until the job has ended. Returns

@@ -17,7 +17,7 @@ use super::pb;
 use super::pb::import_model_version_request::Message as ImportMessage;
 use super::pb::model_service_server::ModelService;
 use super::stream::ResponseStream;
-use crate::service::{Aligned, FILE_BYTES_MAX, InspectionRows, ModelKey, ServiceError, Version};
+use crate::service::{Aligned, AllowedModel, FILE_BYTES_MAX, InspectionRows, ServiceError, Version};
 
 /// Maximum concurrent imports, and maximum concurrent exports. Each holds a file in memory.
 pub const TRANSFERS_MAX: usize = 2;
@@ -42,9 +42,8 @@ impl ModelService for Api {
         let after = convert::page_token(&page_token)?;
         let (models, next) = convert::page(
             self.service
-                .models()
+                .models(&caller)
                 .into_iter()
-                .filter(|model| caller.may_use(model.name.as_str()))
                 .skip_while(|model| after.as_ref().is_some_and(|last| model.name <= *last)),
             page_size,
             |model| model.name.to_string(),
@@ -59,18 +58,16 @@ impl ModelService for Api {
     ) -> Result<Response<pb::ListModelVersionsResponse>, Status> {
         let caller = caller(request.extensions());
         let pb::ListModelVersionsRequest { name, page_size, page_token } = request.into_inner();
-        let name = convert::model_name("name", &name)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, convert::model_name("name", &name)?)?;
         let after = convert::version_token(&page_token)?;
-        let entry = self.service.model(&name)?;
+        let entry = self.service.model(&model)?;
         let newest_first = entry.versions.keys().rev().copied();
         let (versions, next) = convert::page(
             newest_first.skip_while(|version| after.is_some_and(|last| *version >= last)),
             page_size,
             |version: &Version| version.to_string(),
         );
-        let keys = versions.into_iter().map(|version| ModelKey { name: name.clone(), version }).collect();
-        let versions = self.service.describe_all(keys).await?;
+        let versions = self.service.describe_all(&model, versions).await?;
         let versions = versions.into_iter().map(|one| convert::version(one, convert::Report::Without)).collect();
         Ok(Response::new(pb::ListModelVersionsResponse { versions, next_page_token: next }))
     }
@@ -81,8 +78,8 @@ impl ModelService for Api {
     ) -> Result<Response<pb::GetModelVersionResponse>, Status> {
         let caller = caller(request.extensions());
         let (name, selector) = convert::model_ref(request.into_inner().model)?;
-        caller.check_model(name.as_str())?;
-        let description = self.service.describe(&name, &selector).await?;
+        let model = AllowedModel::check(&caller, name)?;
+        let description = self.service.describe(&model, &selector).await?;
         let version = Some(convert::version(description, convert::Report::With));
         Ok(Response::new(pb::GetModelVersionResponse { version }))
     }
@@ -94,14 +91,14 @@ impl ModelService for Api {
         let caller = caller(request.extensions());
         let pb::InspectModelRequest { model, rows, validation_sample } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, name)?;
         let (mut selector, mut notes) = (selector, Vec::new());
         let rows = match (rows, validation_sample) {
             (None, false) => InspectionRows::None,
             (None, true) => InspectionRows::Sample,
             (Some(rows), false) => {
                 let rows = convert::named_rows("rows", Some(rows))?;
-                let (chosen, Aligned { rows, columns }) = self.service.align_any(&name, selector, rows).await?;
+                let (chosen, Aligned { rows, columns }) = self.service.align_any(&model, selector, rows).await?;
                 (selector, notes) = (chosen, columns.notes);
                 InspectionRows::Sent(rows)
             }
@@ -110,7 +107,7 @@ impl ModelService for Api {
                 return Err(ServiceError::invalid("validation_sample", reason).into());
             }
         };
-        let seen = self.service.inspect(&name, &selector, rows).await?;
+        let seen = self.service.inspect(&model, &selector, rows).await?;
         Ok(Response::new(pb::InspectModelResponse { notes, ..convert::inspection(seen) }))
     }
 
@@ -120,18 +117,16 @@ impl ModelService for Api {
     ) -> Result<Response<pb::DeleteModelVersionResponse>, Status> {
         let caller = caller(request.extensions());
         let pb::DeleteModelVersionRequest { name, version } = request.into_inner();
-        let name = convert::model_name("name", &name)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, convert::model_name("name", &name)?)?;
         let version = convert::version_number("version", version)?;
-        self.service.delete_version(ModelKey { name, version }).await?;
+        self.service.delete_version(model, version).await?;
         Ok(Response::new(pb::DeleteModelVersionResponse {}))
     }
 
     async fn set_alias(&self, request: Request<pb::SetAliasRequest>) -> Result<Response<pb::SetAliasResponse>, Status> {
         let caller = caller(request.extensions());
         let pb::SetAliasRequest { name, alias, version, expected_version } = request.into_inner();
-        let name = convert::model_name("name", &name)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, convert::model_name("name", &name)?)?;
         let alias = convert::alias("alias", &alias)?;
         let version = convert::version_number("version", version)?;
         let expected = match expected_version {
@@ -139,7 +134,7 @@ impl ModelService for Api {
             Some(0) => Some(None),
             Some(number) => Some(Some(convert::version_number("expected_version", number)?)),
         };
-        let before = self.service.set_alias(ModelKey { name, version }, alias.clone(), expected).await?;
+        let before = self.service.set_alias(model, version, alias.clone(), expected).await?;
         Ok(Response::new(pb::SetAliasResponse {
             alias: Some(pb::Alias { alias: alias.to_string(), version: version.number() }),
             previous_version: before.map_or(0, Version::number),
@@ -152,12 +147,11 @@ impl ModelService for Api {
     ) -> Result<Response<pb::DeleteAliasResponse>, Status> {
         let caller = caller(request.extensions());
         let pb::DeleteAliasRequest { name, alias, expected_version } = request.into_inner();
-        let name = convert::model_name("name", &name)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, convert::model_name("name", &name)?)?;
         let alias = convert::alias("alias", &alias)?;
         let expected =
             expected_version.map(|number| convert::version_number("expected_version", number)).transpose()?;
-        self.service.delete_alias(name, alias, expected).await?;
+        self.service.delete_alias(model, alias, expected).await?;
         Ok(Response::new(pb::DeleteAliasResponse {}))
     }
 
@@ -170,8 +164,7 @@ impl ModelService for Api {
         let Some(ImportMessage::Target(target)) = next(&mut messages).await? else {
             return Err(ServiceError::invalid("message", "expected `target` first").into());
         };
-        let name = convert::model_name("target.name", &target.name)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, convert::model_name("target.name", &target.name)?)?;
         let _turn = turn(&self.imports).await?;
         let mut file = Vec::new();
         while let Some(message) = in_time(next(&mut messages)).await?? {
@@ -183,7 +176,7 @@ impl ModelService for Api {
             }
             file.extend_from_slice(&chunk);
         }
-        let description = self.service.import(name, file).await?;
+        let description = self.service.import(model, file).await?;
         let version = Some(convert::version(description, convert::Report::With));
         Ok(Response::new(pb::ImportModelVersionResponse { version }))
     }
@@ -194,8 +187,8 @@ impl ModelService for Api {
     ) -> Result<Response<pb::CanonicalizeModelVersionResponse>, Status> {
         let caller = caller(request.extensions());
         let (name, selector) = convert::model_ref(request.into_inner().model)?;
-        caller.check_model(name.as_str())?;
-        let (description, variances) = self.service.canonicalize(&name, &selector).await?;
+        let model = AllowedModel::check(&caller, name)?;
+        let (description, variances) = self.service.canonicalize(&model, &selector).await?;
         let version = Some(convert::version(description, convert::Report::With));
         let code_variances = variances.into_iter().map(f64::from).collect();
         Ok(Response::new(pb::CanonicalizeModelVersionResponse { version, code_variances }))
@@ -208,10 +201,10 @@ impl ModelService for Api {
         let caller = caller(request.extensions());
         let pb::OrthonormalizeModelVersionRequest { model, rows, publish } = request.into_inner();
         let (name, selector) = convert::model_ref(model)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, name)?;
         let rows = convert::named_rows("rows", rows)?;
-        let (selector, Aligned { rows, columns }) = self.service.align_any(&name, selector, rows).await?;
-        let made = self.service.orthonormalize(&name, &selector, rows, publish).await?;
+        let (selector, Aligned { rows, columns }) = self.service.align_any(&model, selector, rows).await?;
+        let made = self.service.orthonormalize(&model, &selector, rows, publish).await?;
         Ok(Response::new(pb::OrthonormalizeModelVersionResponse {
             version: made.key.version.number(),
             squared_error: made.before,
@@ -227,9 +220,9 @@ impl ModelService for Api {
     ) -> Result<Response<Self::ExportModelVersionStream>, Status> {
         let caller = caller(request.extensions());
         let (name, selector) = convert::model_ref(request.into_inner().model)?;
-        caller.check_model(name.as_str())?;
+        let model = AllowedModel::check(&caller, name)?;
         let turn = turn(&self.exports).await?;
-        let (key, file) = self.service.export(&name, &selector).await?;
+        let (key, file) = self.service.export(&model, &selector).await?;
         let version = key.version.number();
         let file_bytes = file.len() as u64;
         let (sender, responses) = mpsc::channel(1);

@@ -62,7 +62,7 @@ impl Health {
 
     fn has_model(&self, model: &str) -> bool {
         let reference: Result<ModelReference, _> = model.parse();
-        reference.is_ok_and(|model| self.service.resolve_served(&model.name, &model.selector).is_ok())
+        reference.is_ok_and(|model| self.service.serves(&model))
     }
 
     /// Waits for a status other than `told`; `None` once the server is stopping.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout_at};
 
-use super::{Aligned, Decoder, NamedRows, Served, Service, ServiceError, check_code_length};
+use super::{Aligned, AllowedModel, Decoder, NamedRows, Served, Service, ServiceError, check_code_length};
 use crate::batching::{BatchError, BatchingConfig, Operation, Urgency};
-use crate::model::{AnswerFormat, ColumnMap, Matrix, ModelKey, ModelName, Selector};
+use crate::model::{AnswerFormat, ColumnMap, Matrix, ModelKey, Selector};
 
 /// Maximum wait before a retry: room may become free earlier than the retry delay in the error.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(100);
@@ -104,18 +104,18 @@ impl Service {
     /// found here use no quota.
     pub async fn bulk(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         task: BulkTask,
         deadline: Option<Instant>,
     ) -> Result<Bulk, ServiceError> {
         let operation = task.operation();
-        let key = self.choose(name, selector, operation)?;
-        let model = patiently(deadline, || self.ready(&key, operation)).await?;
+        let key = self.choose(model, selector, operation)?;
+        let loaded = patiently(deadline, || self.ready(&key, operation)).await?;
         if task.code_length() > 0 {
-            check_code_length(&model, task.code_length())?;
+            check_code_length(&loaded, task.code_length())?;
         }
-        let spec = model.artifact.model.spec();
+        let spec = loaded.artifact.model.spec();
         let answer_columns = match task {
             BulkTask::Encode { .. } => spec.code_length(),
             BulkTask::Decode(_) => spec.features(),

@@ -5,13 +5,10 @@
 
 use std::sync::Arc;
 
-use super::{COPIED_AT_ONCE_BYTES_MAX, Service, ServiceError};
-use crate::model::{
-    ColumnError, ColumnMap, Matching, Matrix, MatrixError, Missing, ModelKey, ModelName, Selector, match_columns,
-};
+use super::{AllowedModel, COPIED_AT_ONCE_BYTES_MAX, Features, Service, ServiceError};
+use crate::model::{ColumnError, ColumnMap, Matching, Matrix, MatrixError, Missing, ModelKey, Selector, match_columns};
 use crate::registry::LoadedModel;
 use crate::store::StoreError;
-use crate::training::Base;
 
 /// More column names than this are matched on a blocking thread.
 const NAMES_AT_ONCE_MAX: usize = 2048;
@@ -93,37 +90,38 @@ impl Service {
     /// must use: another version may have other features.
     pub async fn align_served(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: Selector,
         rows: NamedRows,
     ) -> Result<(Selector, Aligned), ServiceError> {
         if !rows.is_named() {
             return Ok((selector, unnamed(rows)));
         }
-        let key = self.resolve_served(name, &selector)?;
+        let key = self.resolve_served(model, &selector)?;
         Ok((Selector::Version(key.version), self.align(&key, rows).await?))
     }
 
     /// As [`Service::align_served`], for any version, served or not.
     pub async fn align_any(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: Selector,
         rows: NamedRows,
     ) -> Result<(Selector, Aligned), ServiceError> {
         if !rows.is_named() {
             return Ok((selector, unnamed(rows)));
         }
-        let key = self.resolve(name, &selector)?;
+        let key = self.resolve(model, &selector)?;
         Ok((Selector::Version(key.version), self.align(&key, rows).await?))
     }
 
-    /// The feature names for training: those of the current base version, or `own` without a base.
-    pub async fn feature_names(&self, base: Option<&Base>, own: &[String]) -> Result<Vec<String>, ServiceError> {
-        let Some(base) = base else { return Ok(own.to_vec()) };
-        match self.describe(&base.name, &base.selector).await {
+    /// The feature names for training: those of the current base version, or of the specification without a base.
+    pub async fn feature_names(&self, features: &Features) -> Result<Vec<String>, ServiceError> {
+        let Features { base, names } = features;
+        let Some(base) = base else { return Ok(names.clone()) };
+        match self.described(&base.name, &base.selector).await {
             Ok(description) => Ok(description.spec.raw().feature_names.clone()),
-            Err(ServiceError::Store(StoreError::UnknownModel(_))) if base.or_fresh => Ok(own.to_vec()),
+            Err(ServiceError::Store(StoreError::UnknownModel(_))) if base.or_fresh => Ok(names.clone()),
             Err(error) => Err(error),
         }
     }

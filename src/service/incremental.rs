@@ -4,13 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Service, ServiceError};
+use super::{AllowedTraining, RoundJob, Service, ServiceError};
 use crate::jobs::{
-    Acknowledged, Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, Owner, Priority, Round, RowRole,
-    Upload,
+    Acknowledged, Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, Priority, Round, RowRole, Upload,
 };
-use crate::model::{Matrix, Selector};
-use crate::training::{Base, CheckedTrainSpec, ParamError, TrainSpec};
+use crate::model::Matrix;
 
 /// Allowed values of `publish_rows`: training rows per round.
 pub const PUBLISH_ROWS: std::ops::RangeInclusive<u64> = 10..=1_000_000_000;
@@ -87,7 +85,7 @@ pub struct StreamBegun {
     /// The last chunk of the stream that is on disk; 0: none.
     pub last_chunk: u64,
     /// Earlier rounds whose results may not have reached the client, oldest first.
-    pub rounds: Vec<JobId>,
+    pub rounds: Vec<RoundJob>,
 }
 
 /// What happened to a chunk.
@@ -99,30 +97,16 @@ pub enum Taken {
     Later(Matrix),
 }
 
-/// The specification of every round: it starts from the newest version, and publishes only if the result is better.
-fn of_rounds(mut spec: TrainSpec) -> Result<CheckedTrainSpec, ServiceError> {
-    for (is_set, field) in [(spec.base.is_some(), "base"), (spec.publish_if_better, "publish_if_better")] {
-        if is_set {
-            return Err(JobError::from(ParamError::Both { field, other: "incremental" }).into());
-        }
-    }
-    let or_fresh = !spec.widths.is_empty();
-    spec.base = Some(Base { name: spec.model_name.clone(), selector: Selector::Latest, or_fresh });
-    spec.publish_if_better = true;
-    Ok(spec.check().map_err(JobError::from)?)
-}
-
 impl Service {
     /// Starts a stream of rounds, or takes over the existing stream with the same key.
     pub async fn train_in_rounds(
         &self,
-        spec: TrainSpec,
+        training: AllowedTraining,
         cadence: Cadence,
         key: Option<IdempotencyKey>,
         priority: Priority,
-        owner: &Owner,
     ) -> Result<StreamBegun, ServiceError> {
-        let spec = of_rounds(spec)?;
+        let (spec, owner) = training.of_rounds()?;
         let key = match key {
             Some(key) => key,
             // A random key: the client cannot reconnect.
@@ -136,20 +120,20 @@ impl Service {
                 format!("has {key_bytes} characters, expected at most {expected} for incremental training"),
             ));
         }
-        let (round, begun) = self.jobs().begin_round(spec, &key, priority, owner).await?;
+        let (round, begun) = self.jobs.begin_round(spec, &key, priority, &owner).await?;
         let (upload, snapshot, last_chunk) = match begun {
             Begun::Uploading { upload, snapshot, last_chunk } => (Some(upload), snapshot, last_chunk),
             Begun::Complete { snapshot, last_chunk } => (None, snapshot, last_chunk),
         };
-        let mut rounds: Vec<JobId> = self.jobs().rounds(&key, owner).into_iter().map(|job| job.id).collect();
+        let mut rounds = self.jobs.rounds(&key, &owner);
         if upload.is_some() || is_left(&snapshot) {
-            rounds.retain(|id| *id != snapshot.id);
+            rounds.retain(|round| round.id != snapshot.id);
         }
         let retold = rounds.split_off(rounds.len().saturating_sub(RETOLD_MAX));
         let last_chunk = round.chunks_before + last_chunk;
         let began = (snapshot.chunks > 0).then(Instant::now);
         let stream = RoundStream { upload, round, cadence, began, is_full: false };
-        Ok(StreamBegun { stream, snapshot, last_chunk, rounds: retold })
+        Ok(StreamBegun { stream, snapshot, last_chunk, rounds: retold.iter().map(RoundJob::from).collect() })
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Service, ServiceError};
+use super::{AllowedModel, Service, ServiceError};
 use crate::model::inspect::{Inspection, inspect};
-use crate::model::{Matrix, Missing, ModelKey, ModelName, Selector, sample};
+use crate::model::{Matrix, Missing, ModelKey, Selector, sample};
 
 /// Maximum inspections that run or wait at once; more are refused. Each holds its rows in memory.
 pub(super) const INSPECTIONS_MAX: usize = 4;
@@ -37,11 +37,11 @@ impl Service {
     /// Inspects a version, and measures it on `rows`.
     pub async fn inspect(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         rows: InspectionRows,
     ) -> Result<Inspected, ServiceError> {
-        let key = self.registry.resolve(name, selector)?;
+        let key = self.registry.resolve(model.name(), selector)?;
         let loaded = self.loaded(&key).await?;
         if let InspectionRows::Sent(rows) = &rows {
             let expected = loaded.artifact.model.spec().features();

@@ -1,12 +1,16 @@
 //! The use cases, independent of the protocol.
 //!
+//! A use case of a model takes an [`AllowedModel`] or the caller, so that no handler can forget the caller's rights.
+//!
 //! Re-exports the types that the use cases need, so that a protocol depends on this module only.
 
+pub mod allowed;
 pub mod bulk;
 pub mod columns;
 pub mod error;
 pub mod incremental;
 pub mod inspect;
+pub mod jobs;
 pub mod models;
 pub mod readiness;
 pub mod score;
@@ -21,8 +25,8 @@ pub use crate::batching::{Batch, BatchError, Batcher, Operation, Output, Timing}
 use crate::batching::{BatchingConfig, Urgency};
 pub use crate::files::{DialectError, Format as FileFormat, ReadOptions, TextOptions};
 pub use crate::jobs::{
-    Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Owner, Priority,
-    Progress, Round, RowRole, ServerFiles, Upload, Watcher,
+    Acknowledged, Begun, IdempotencyKey, IllegalMove, JobError, JobId, JobSnapshot, JobState, Jobs, Priority, Progress,
+    Round, RowRole, ServerFiles, Upload, Watcher,
 };
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalizationKind};
@@ -39,11 +43,13 @@ pub use crate::store::{ModelEntry, Retention, StoreError, VersionPolicies, Versi
 pub use crate::training::{
     Base, Initialization, OptimizerKind, OptimizerSpec, ParamError, Regularization, Schedule, TrainSpec,
 };
+pub use allowed::{AllowedModel, AllowedTraining, Features};
 pub use bulk::{Bulk, BulkTask};
 pub use columns::{Aligned, AlignedColumns, ChunkColumns, NamedRows};
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
 pub use inspect::{Inspected, InspectionRows};
+pub use jobs::RoundJob;
 pub use models::VersionDescription;
 pub use readiness::{Lifecycle, Readiness};
 pub use score::{ScoreOptions, Scored};
@@ -134,22 +140,17 @@ impl Service {
         &self.lifecycle
     }
 
-    /// The training jobs.
-    pub fn jobs(&self) -> &Jobs {
-        &self.jobs
-    }
-
     /// Encodes rows (n, d_0) into codes (n, d_K). If `code_length` is not 0, codes are cut to this length.
     pub async fn encode(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         rows: Matrix,
         code_length: u32,
         answer: AnswerFormat,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        let key = self.choose(name, selector, Operation::Encode)?;
+        let key = self.choose(model, selector, Operation::Encode)?;
         if code_length > 0 {
             check_code_length(&*self.loaded(&key).await?, code_length)?;
         }
@@ -160,7 +161,7 @@ impl Service {
     /// Decodes codes (n, d_K) into rows (n, d_0). The selector must name a version or alias.
     pub async fn decode(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         codes: Matrix,
         decoder: Decoder,
@@ -168,14 +169,14 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
         let operation = decoder.decoding();
-        let key = self.choose(name, selector, operation)?;
+        let key = self.choose(model, selector, operation)?;
         self.compute(&key, operation, codes, answer, deadline, Urgency::Interactive).await
     }
 
     /// Encodes and decodes rows (n, d_0), and returns the reconstruction error of each row.
     pub async fn reconstruct(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         rows: Matrix,
         decoder: Decoder,
@@ -186,20 +187,20 @@ impl Service {
             Decoder::Transpose => Operation::Reconstruct,
             Decoder::PseudoInverse => Operation::ReconstructPseudoInverse,
         };
-        let key = self.choose(name, selector, operation)?;
+        let key = self.choose(model, selector, operation)?;
         self.compute(&key, operation, rows, answer, deadline, Urgency::Interactive).await
     }
 
     /// Fills in the missing values of rows (n, d_0).
     pub async fn impute(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         rows: Matrix,
         answer: AnswerFormat,
         deadline: Option<Instant>,
     ) -> Result<Served, ServiceError> {
-        let key = self.choose(name, selector, Operation::Impute)?;
+        let key = self.choose(model, selector, Operation::Impute)?;
         if !self.loaded(&key).await?.artifact.model.normalizer().takes_missing() {
             return Err(ServiceError::NoMissingValues { key });
         }
@@ -215,20 +216,25 @@ impl Service {
     /// room for it. `None` also if anything else is wrong with the request.
     pub fn refuse_early(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         operation: Operation,
         matrix_bytes: usize,
     ) -> Option<ServiceError> {
-        let key = self.choose(name, selector, operation).ok()?;
-        let model = self.registry.resident(&key)?;
-        self.batcher.refuse_early(&model, operation, matrix_bytes).map(ServiceError::from)
+        let key = self.choose(model, selector, operation).ok()?;
+        let loaded = self.registry.resident(&key)?;
+        self.batcher.refuse_early(&loaded, operation, matrix_bytes).map(ServiceError::from)
     }
 
     /// Resolves the version. Decoding needs a version or alias: codes decoded with another version would be wrong
     /// without an error.
-    fn choose(&self, name: &ModelName, selector: &Selector, operation: Operation) -> Result<ModelKey, ServiceError> {
-        let key = self.registry.resolve_served(name, selector)?;
+    fn choose(
+        &self,
+        model: &AllowedModel,
+        selector: &Selector,
+        operation: Operation,
+    ) -> Result<ModelKey, ServiceError> {
+        let key = self.registry.resolve_served(model.name(), selector)?;
         if operation.decodes() && *selector == Selector::Latest {
             return Err(ServiceError::VersionRequired { name: key.name, newest: key.version });
         }

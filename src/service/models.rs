@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::inspect::INSPECTIONS_MAX;
-use super::{Service, ServiceError};
+use super::{AllowedModel, Service, ServiceError};
 use crate::model::{
-    Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelSpec, OrthonormalError, Selector, TrainingReport,
-    Version, canonicalize, mean_squared_error, orthonormalize_code,
+    Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelReference, ModelSpec, OrthonormalError, Selector,
+    TrainingReport, Version, canonicalize, mean_squared_error, orthonormalize_code,
 };
 use crate::registry::usage::Usage;
+use crate::security::Caller;
 use crate::store::{ModelEntry, ModelStore, StoreError, VersionPolicy};
 use crate::telemetry::measures::ModelMeasures;
 
@@ -33,24 +34,32 @@ pub struct VersionDescription {
 }
 
 impl Service {
-    /// All models, ordered by name.
-    pub fn models(&self) -> Vec<ModelEntry> {
-        self.registry.store().entries()
+    /// All models that the caller may use, ordered by name.
+    pub fn models(&self, caller: &Caller) -> Vec<ModelEntry> {
+        let mut models = self.registry.store().entries();
+        models.retain(|model| caller.may_use(model.name.as_str()));
+        models
     }
 
     /// One model.
-    pub fn model(&self, name: &ModelName) -> Result<ModelEntry, ServiceError> {
+    pub fn model(&self, model: &AllowedModel) -> Result<ModelEntry, ServiceError> {
+        let name = model.name();
         Ok(self.registry.store().entry(name).ok_or_else(|| StoreError::UnknownModel(name.to_string()))?)
     }
 
     /// Resolves a version.
-    pub fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, ServiceError> {
-        Ok(self.registry.resolve(name, selector)?)
+    pub fn resolve(&self, model: &AllowedModel, selector: &Selector) -> Result<ModelKey, ServiceError> {
+        Ok(self.registry.resolve(model.name(), selector)?)
     }
 
     /// Resolves a version among the served ones.
-    pub fn resolve_served(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, ServiceError> {
-        Ok(self.registry.resolve_served(name, selector)?)
+    pub fn resolve_served(&self, model: &AllowedModel, selector: &Selector) -> Result<ModelKey, ServiceError> {
+        Ok(self.registry.resolve_served(model.name(), selector)?)
+    }
+
+    /// Whether a version exists and is served. Takes any model: health checks need no credential.
+    pub fn serves(&self, model: &ModelReference) -> bool {
+        self.registry.resolve_served(&model.name, &model.selector).is_ok()
     }
 
     /// Whether a version is served.
@@ -58,48 +67,70 @@ impl Service {
         self.registry.is_served(model, version)
     }
 
-    /// The version policy of a model.
+    /// The version policy for a name, which is a setting of the server, whether or not the model exists.
     pub fn policy(&self, name: &ModelName) -> VersionPolicy {
         self.registry.policies().of(name).clone()
     }
 
     /// Loads the newest version of a model into memory.
-    pub async fn warm(&self, name: &ModelName) -> Result<(), ServiceError> {
-        let key = self.registry.resolve_served(name, &Selector::Latest)?;
+    pub async fn warm(&self, model: &AllowedModel) -> Result<(), ServiceError> {
+        let key = self.registry.resolve_served(model.name(), &Selector::Latest)?;
         self.loaded(&key).await?;
         Ok(())
     }
 
     /// Unloads all versions of a model from memory.
-    pub fn unload(&self, name: &ModelName) -> Result<(), ServiceError> {
-        for version in self.model(name)?.versions.into_keys() {
-            self.registry.unload(&ModelKey { name: name.clone(), version });
+    pub fn unload(&self, model: &AllowedModel) -> Result<(), ServiceError> {
+        for version in self.model(model)?.versions.into_keys() {
+            self.registry.unload(&ModelKey { name: model.name().clone(), version });
         }
         Ok(())
     }
 
-    /// Usage counters of every version loaded since the start, ordered by name and version.
-    pub fn usages(&self) -> Vec<(ModelKey, Arc<Usage>)> {
-        self.registry.usages()
+    /// Usage counters of every version loaded since the start whose model the caller may use, ordered by name and
+    /// version.
+    pub fn usages(&self, caller: &Caller) -> Vec<(ModelKey, Arc<Usage>)> {
+        let mut usages = self.registry.usages();
+        usages.retain(|(key, _)| caller.may_use(key.name.as_str()));
+        usages
     }
 
-    /// Metrics of a model, if it exists.
+    /// Metrics of a model, if it exists. Takes any model: these are the counters of calls, not an answer to them.
     pub fn measures(&self, name: &ModelName) -> Option<Arc<ModelMeasures>> {
         self.registry.measures(name)
     }
 
     /// Describes a version from the header of its file.
-    pub async fn describe(&self, name: &ModelName, selector: &Selector) -> Result<VersionDescription, ServiceError> {
+    pub async fn describe(
+        &self,
+        model: &AllowedModel,
+        selector: &Selector,
+    ) -> Result<VersionDescription, ServiceError> {
+        self.described(model.name(), selector).await
+    }
+
+    /// [`Service::describe`] of a model that was checked before.
+    pub(super) async fn described(
+        &self,
+        name: &ModelName,
+        selector: &Selector,
+    ) -> Result<VersionDescription, ServiceError> {
         let key = self.registry.resolve(name, selector)?;
         self.blocking(move |store| describe(store.as_ref(), key)).await
     }
 
     /// Describes several versions of one model, in the given order. A version whose file is damaged is left out with
     /// a warning in the log; a version deleted meanwhile is left out without one.
-    pub async fn describe_all(&self, keys: Vec<ModelKey>) -> Result<Vec<VersionDescription>, ServiceError> {
+    pub async fn describe_all(
+        &self,
+        model: &AllowedModel,
+        versions: Vec<Version>,
+    ) -> Result<Vec<VersionDescription>, ServiceError> {
+        let name = model.name().clone();
         self.blocking(move |store| {
-            Ok(keys
+            Ok(versions
                 .into_iter()
+                .map(|version| ModelKey { name: name.clone(), version })
                 .filter_map(|key| match describe(store.as_ref(), key) {
                     Ok(description) => Some(description),
                     // Deleted since the listing began: not an error.
@@ -115,7 +146,8 @@ impl Service {
     }
 
     /// Deletes a version permanently.
-    pub async fn delete_version(&self, key: ModelKey) -> Result<(), ServiceError> {
+    pub async fn delete_version(&self, model: AllowedModel, version: Version) -> Result<(), ServiceError> {
+        let key = ModelKey { name: model.into_name(), version };
         let deleted = key.clone();
         self.blocking(move |store| Ok(store.delete(&deleted)?)).await?;
         self.registry.forget(&key);
@@ -126,25 +158,28 @@ impl Service {
     /// before.
     pub async fn set_alias(
         &self,
-        key: ModelKey,
+        model: AllowedModel,
+        version: Version,
         alias: Alias,
         expected: Option<Option<Version>>,
     ) -> Result<Option<Version>, ServiceError> {
+        let key = ModelKey { name: model.into_name(), version };
         self.blocking(move |store| Ok(store.set_alias(&key, &alias, expected)?)).await
     }
 
     /// Deletes an alias; the version stays.
     pub async fn delete_alias(
         &self,
-        name: ModelName,
+        model: AllowedModel,
         alias: Alias,
         expected: Option<Version>,
     ) -> Result<(), ServiceError> {
-        self.blocking(move |store| Ok(store.delete_alias(&name, &alias, expected)?)).await
+        self.blocking(move |store| Ok(store.delete_alias(model.name(), &alias, expected)?)).await
     }
 
     /// Checks a model file and publishes it as a new version.
-    pub async fn import(&self, name: ModelName, file: Vec<u8>) -> Result<VersionDescription, ServiceError> {
+    pub async fn import(&self, model: AllowedModel, file: Vec<u8>) -> Result<VersionDescription, ServiceError> {
+        let name = model.into_name();
         self.blocking(move |store| {
             let artifact = Artifact::import(&file)?;
             drop(file);
@@ -158,10 +193,10 @@ impl Service {
     /// variances of its codes.
     pub async fn canonicalize(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
     ) -> Result<(VersionDescription, Vec<f32>), ServiceError> {
-        let key = self.registry.resolve(name, selector)?;
+        let key = self.resolve(model, selector)?;
         let full = |_| ServiceError::InspectionsFull { max: INSPECTIONS_MAX };
         // Costs as much as an inspection, so it shares the limit.
         let place = Arc::clone(&self.inspections).try_acquire_owned().map_err(full)?;
@@ -186,12 +221,12 @@ impl Service {
     /// version. See [`crate::model::gram_schmidt`].
     pub async fn orthonormalize(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         rows: Matrix,
         publish: bool,
     ) -> Result<Orthonormalized, ServiceError> {
-        let key = self.registry.resolve(name, selector)?;
+        let key = self.resolve(model, selector)?;
         let loaded = self.loaded(&key).await?;
         let spec = loaded.artifact.model.spec();
         if rows.columns() != spec.features() {
@@ -229,8 +264,8 @@ impl Service {
     }
 
     /// Returns the stored file of a version, after checking it.
-    pub async fn export(&self, name: &ModelName, selector: &Selector) -> Result<(ModelKey, Vec<u8>), ServiceError> {
-        let key = self.registry.resolve(name, selector)?;
+    pub async fn export(&self, model: &AllowedModel, selector: &Selector) -> Result<(ModelKey, Vec<u8>), ServiceError> {
+        let key = self.resolve(model, selector)?;
         self.blocking(move |store| {
             let file = store.read(&key)?;
             Artifact::from_bytes(&file).map_err(|reason| StoreError::Damaged { key: key.clone(), reason })?;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Operation, Service, ServiceError};
+use super::{AllowedModel, Operation, Service, ServiceError};
 use crate::batching::{Timing, Urgency};
 use crate::model::score::FIGURES;
-use crate::model::{AnswerFormat, Form, Matrix, ModelName, Selector, Version};
+use crate::model::{AnswerFormat, Form, Matrix, Selector, Version};
 use crate::registry::LoadedModel;
 
 /// Maximum features to name for a row.
@@ -70,7 +70,7 @@ impl Service {
     /// Scores rows (n, d_0).
     pub async fn score(
         &self,
-        name: &ModelName,
+        model: &AllowedModel,
         selector: &Selector,
         rows: Matrix,
         options: ScoreOptions,
@@ -89,9 +89,9 @@ impl Service {
             return Err(ServiceError::invalid("reasons", message));
         }
         let operation = if reasons > 0 { Operation::Explain } else { Operation::Score };
-        let key = self.choose(name, selector, operation)?;
-        let model = self.loaded(&key).await?;
-        let statistics = model.artifact.statistics.as_ref().filter(|_| model.scorer().is_some());
+        let key = self.choose(model, selector, operation)?;
+        let loaded = self.loaded(&key).await?;
+        let statistics = loaded.artifact.statistics.as_ref().filter(|_| loaded.scorer().is_some());
         let statistics = statistics.ok_or_else(|| ServiceError::NoStatistics(key.clone()))?;
         let threshold = false_alarm_rate.map(|rate| {
             let refused =
@@ -110,8 +110,8 @@ impl Service {
         let threshold = threshold.transpose()?;
         let served = self.compute(&key, operation, rows, FIGURES_FORM, deadline, Urgency::Interactive).await?;
         let (calibration_rows, residual_variance) = (statistics.calibration.len(), statistics.residual_variance);
-        let feature_names = model.artifact.model.spec().raw().feature_names.clone();
-        let (timing, matrix, judged) = (served.output.timing, served.output.matrix, Arc::clone(&model));
+        let feature_names = loaded.artifact.model.spec().raw().feature_names.clone();
+        let (timing, matrix, judged) = (served.output.timing, served.output.matrix, Arc::clone(&loaded));
         let scores = if matrix.rows() * matrix.columns() <= NUMBERS_AT_ONCE_MAX {
             judge(&judged, matrix, reasons, threshold)
         } else {

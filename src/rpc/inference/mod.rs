@@ -19,8 +19,8 @@ use super::pb::inference::infer_parameter::ParameterChoice;
 use super::status::told;
 use super::stream::{Ending, ResponseStream, driven};
 use crate::service::{
-    Decoder, ModelEntry, ModelKey, ModelName, Output, Readiness, Selector, ServiceError, Version, VersionDescription,
-    shown,
+    AllowedModel, Decoder, ModelEntry, ModelKey, ModelName, Output, Readiness, Selector, ServiceError, Version,
+    VersionDescription, shown,
 };
 
 /// Supported extensions of the protocol.
@@ -76,7 +76,7 @@ impl GrpcInferenceService for Api {
         let caller = caller(request.extensions());
         let pb::ModelReadyRequest { name, version } = request.into_inner();
         let (model, _) = model(&name)?;
-        caller.check_model(model.as_str())?;
+        let model = AllowedModel::check(&caller, model)?;
         self.service.resolve_served(&model, &selector(&version)?)?;
         Ok(Response::new(pb::ModelReadyResponse { ready: self.service.lifecycle().now().is_ready() }))
     }
@@ -99,7 +99,7 @@ impl GrpcInferenceService for Api {
         let caller = caller(request.extensions());
         let pb::ModelMetadataRequest { name, version } = request.into_inner();
         let (model, face) = model(&name)?;
-        caller.check_model(model.as_str())?;
+        let model = AllowedModel::check(&caller, model)?;
         let selector = selector(&version)?;
         let described = self.described(&model, &selector).await?;
         let versions = match selector {
@@ -120,9 +120,9 @@ impl GrpcInferenceService for Api {
         let caller = caller(request.extensions());
         let pb::ModelConfigRequest { name, version } = request.into_inner();
         let (model, face) = model(&name)?;
-        caller.check_model(model.as_str())?;
+        let model = AllowedModel::check(&caller, model)?;
         let described = self.described(&model, &selector(&version)?).await?;
-        let config = describe::config(name, face, &described.spec, self.service.policy(&model));
+        let config = describe::config(name, face, &described.spec, self.service.policy(model.name()));
         Ok(Response::new(pb::ModelConfigResponse { config: Some(config) }))
     }
 
@@ -175,7 +175,7 @@ impl GrpcInferenceService for Api {
     ) -> Result<Response<pb::ModelStatisticsResponse>, Status> {
         let caller = caller(request.extensions());
         let pb::ModelStatisticsRequest { name, version } = request.into_inner();
-        let usages = self.service.usages();
+        let usages = self.service.usages(&caller);
         let lines = |key: &ModelKey, face: Face| {
             // A version without requests has no counters.
             let usage = usages.iter().find(|(counted, _)| counted == key);
@@ -183,13 +183,12 @@ impl GrpcInferenceService for Api {
             describe::statistics(key, face, &counts)
         };
         let model_stats = if name.is_empty() {
-            let seen = usages.iter().filter(|(key, _)| caller.may_use(key.name.as_str()));
-            seen.flat_map(|(key, _)| Face::ALL.map(|face| lines(key, face))).collect()
+            usages.iter().flat_map(|(key, _)| Face::ALL.map(|face| lines(key, face))).collect()
         } else {
             let (model, face) = model(&name)?;
-            caller.check_model(model.as_str())?;
+            let model = AllowedModel::check(&caller, model)?;
             if version.is_empty() {
-                let of = |version: &Version| ModelKey { name: model.clone(), version: *version };
+                let of = |version: &Version| ModelKey { name: model.name().clone(), version: *version };
                 self.service.model(&model)?.versions.keys().map(|version| lines(&of(version), face)).collect()
             } else {
                 vec![lines(&self.service.resolve(&model, &selector(&version)?)?, face)]
@@ -219,7 +218,7 @@ impl GrpcInferenceService for Api {
             }
         };
         let mut models = Vec::new();
-        for entry in self.service.models().into_iter().filter(|entry| caller.may_use(entry.name.as_str())) {
+        for entry in self.service.models(&caller) {
             models.extend(entry.versions.keys().map(|version| index(&entry, *version)));
         }
         models.retain(|model| !only_ready || model.state == "READY");
@@ -239,7 +238,7 @@ impl GrpcInferenceService for Api {
             return Err(ServiceError::invalid("parameters", message).into());
         }
         let (model, _) = model(&model_name)?;
-        caller.check_model(model.as_str())?;
+        let model = AllowedModel::check(&caller, model)?;
         self.service.warm(&model).await?;
         Ok(Response::new(pb::RepositoryModelLoadResponse {}))
     }
@@ -252,7 +251,7 @@ impl GrpcInferenceService for Api {
         let pb::RepositoryModelUnloadRequest { repository_name, model_name, .. } = request.into_inner();
         repository(&repository_name)?;
         let (model, _) = model(&model_name)?;
-        caller.check_model(model.as_str())?;
+        let model = AllowedModel::check(&caller, model)?;
         self.service.unload(&model)?;
         Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
     }
@@ -268,9 +267,9 @@ fn repository(name: &str) -> Result<(), ServiceError> {
 
 impl Api {
     /// Describes a version, if it is served.
-    async fn described(&self, name: &ModelName, selector: &Selector) -> Result<VersionDescription, ServiceError> {
-        let key = self.service.resolve_served(name, selector)?;
-        self.service.describe(&key.name, &Selector::Version(key.version)).await
+    async fn described(&self, model: &AllowedModel, selector: &Selector) -> Result<VersionDescription, ServiceError> {
+        let key = self.service.resolve_served(model, selector)?;
+        self.service.describe(model, &Selector::Version(key.version)).await
     }
 }
 
@@ -284,7 +283,7 @@ async fn infer(
     of_stream: bool,
 ) -> Result<pb::ModelInferResponse, ServiceError> {
     let (name, mut face) = model(&question.model_name)?;
-    caller.check_model(name.as_str())?;
+    let model = AllowedModel::check(caller, name)?;
     if let Some(operation) = text(&question, "operation")? {
         if face != Face::Encode {
             return Err(ServiceError::invalid("parameters", "`operation` is set, but the name has one already"));
@@ -297,7 +296,7 @@ async fn infer(
         (timeout, deadline) => timeout.or(deadline),
     };
     // Recorded before the rows are checked, so that an invalid request is counted for its model.
-    context.asks(&name, 0);
+    context.asks(model.name(), 0);
     let rows = tensors::matrix(&mut question, face.input())?;
     context.add_rows(rows.rows());
     // The bytes of a unary call were counted on arrival.
@@ -305,9 +304,9 @@ async fn infer(
         if of_stream { caller.hold(rows.rows() as u64, rows.bytes() as u64)? } else { caller.hold_message(&rows)? };
     let (service, answer) = (&api.service, tensors::answer_format(&question)?);
     let served = match face {
-        Face::Encode => service.encode(&name, &selector, rows, 0, answer, deadline).await?,
-        Face::Decode => service.decode(&name, &selector, rows, Decoder::Transpose, answer, deadline).await?,
-        Face::Reconstruct => service.reconstruct(&name, &selector, rows, Decoder::Transpose, answer, deadline).await?,
+        Face::Encode => service.encode(&model, &selector, rows, 0, answer, deadline).await?,
+        Face::Decode => service.decode(&model, &selector, rows, Decoder::Transpose, answer, deadline).await?,
+        Face::Reconstruct => service.reconstruct(&model, &selector, rows, Decoder::Transpose, answer, deadline).await?,
     };
     context.served(served.version, served.output.timing);
     let Output { matrix, squared_errors, .. } = served.output;
