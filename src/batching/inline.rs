@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::operation::of_model;
 use super::queue::Queue;
 use super::reply::Assembly;
 use super::request::{BatchResult, Request};
 use super::timing::{Batch, Timing};
-use super::worker::of_model;
 use super::{BatchError, Output};
 use crate::executor::catch;
 use crate::numeric::{BufferPool, PanelMatrix};

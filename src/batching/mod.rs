@@ -2,13 +2,14 @@
 //! rows of its batch.
 //!
 //! Requests wait in one queue per (version, operation, space). Serving threads pull batches whenever they are free, so
-//! a batch has the rows that arrived while the last one was computed. No timer delays a request. `policy` forms
-//! batches, `load` limits what is accepted, `queue` combines both under a lock, `worker` computes, and `reply`
-//! assembles responses. `inline` computes tiny requests at once.
+//! a batch has the rows that arrived while the last one was computed. No timer delays a request. `operation` says what each operation
+//! does, `policy` forms batches, `load` limits what is accepted, `queue` combines both under a lock, `worker` computes,
+//! and `reply` assembles responses. `inline` computes tiny requests at once.
 
 mod error;
 mod inline;
 mod load;
+mod operation;
 mod policy;
 mod queue;
 mod reply;
@@ -29,7 +30,7 @@ pub use timing::{Batch, Timing};
 
 use crate::executor::{MinCpuShare, ServingThreads};
 pub use crate::methods::Operation;
-use crate::model::{Form, Matrix, Space};
+use crate::model::{Form, Matrix};
 use crate::numeric::LANES;
 use crate::registry::LoadedModel;
 use queue::{Admitted, Departure, Queue};
@@ -37,44 +38,6 @@ use request::{BatchResult, Key, Request};
 use sync::atomic::{AtomicU64, Ordering};
 use sync::{Mutex, MutexGuard};
 use worker::Compute;
-
-impl Operation {
-    /// Whether it needs [`LoadedModel::inverse`].
-    pub fn needs_inverse(self) -> bool {
-        matches!(self, Self::DecodePseudoInverse | Self::ReconstructPseudoInverse)
-    }
-
-    /// Whether it needs [`LoadedModel::scorer`].
-    pub fn needs_scorer(self) -> bool {
-        matches!(self, Self::Score | Self::Explain)
-    }
-
-    /// Whether its input is codes.
-    pub fn decodes(self) -> bool {
-        matches!(self, Self::Decode | Self::DecodePseudoInverse)
-    }
-
-    /// Whether its response contains rows in the units of the input.
-    pub fn answers_rows(self) -> bool {
-        match self {
-            Self::Decode
-            | Self::DecodePseudoInverse
-            | Self::Reconstruct
-            | Self::ReconstructPseudoInverse
-            | Self::Impute => true,
-            Self::Encode | Self::Score | Self::Explain => false,
-        }
-    }
-
-    /// The space of a batch. It is normalized if the model was trained on 64-bit rows, if the request has 64-bit rows,
-    /// or if the response has 64-bit rows.
-    fn space(self, model: &LoadedModel, rows: Form, answer: Form) -> Space {
-        let is_wide = model.artifact.model.normalizer().is_wide()
-            || rows.is_wide() && !self.decodes()
-            || answer.is_wide() && self.answers_rows();
-        if is_wide { Space::Normalized } else { Space::Input }
-    }
-}
 
 /// Limits of batches and of the queues. Rows count until they are computed. Bytes of a request and its response count
 /// until the response is sent to the caller's task.
@@ -241,8 +204,8 @@ impl Batcher {
         if matrix_bytes <= request::SMALL_BYTES_MAX {
             return None;
         }
-        let rows = matrix_bytes / (4 * request::columns(model, operation));
-        let size = request::size(model, operation, rows, matrix_bytes, Form::Float32Le);
+        let rows = matrix_bytes / (4 * operation.columns(model));
+        let size = operation.size(model, rows, matrix_bytes, Form::Float32Le);
         let space = operation.space(model, Form::Float32Le, Form::Float32Le);
         let refusal = self.inner.queue.refuse_early(&(model.key.clone(), operation, space), size)?;
         self.inner.refused.fetch_add(1, Ordering::Relaxed);

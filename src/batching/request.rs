@@ -12,8 +12,7 @@ use super::reply::{Assembly, Computed, ResponseForm};
 use super::sync::Mutex;
 use super::timing::{Batch, Timing};
 use super::{BatchError, Operation, Output, lock};
-use crate::model::score::FIGURES;
-use crate::model::{Form, Matrix, MatrixError, Missing, ModelKey, Scorer, Space};
+use crate::model::{Form, Matrix, MatrixError, Missing, ModelKey, Space};
 use crate::numeric::PanelMatrix;
 use crate::registry::LoadedModel;
 
@@ -39,7 +38,7 @@ pub(super) struct Request {
 impl Request {
     /// Rejects a wrong number of columns, a passed deadline and, for small requests, values that are not allowed.
     pub(super) fn check(&self, now: Instant) -> Result<(), BatchError> {
-        let expected = columns(&self.model, self.operation);
+        let expected = self.operation.columns(&self.model);
         let what = if self.operation.decodes() { "the code" } else { "the input" };
         if self.rows.columns() != expected {
             return Err(BatchError::Columns { what, got: self.rows.columns(), expected });
@@ -78,7 +77,7 @@ impl Request {
         let is_denormalized = self.space() == Space::Normalized && self.operation.answers_rows();
         ResponseForm {
             normalizer: is_denormalized.then(|| self.model.artifact.model.normalizer()),
-            given: (is_denormalized && self.operation == Operation::Impute).then_some(&self.rows),
+            given: (is_denormalized && self.operation.keeps_values()).then_some(&self.rows),
         }
     }
 
@@ -95,50 +94,8 @@ impl Request {
     }
 
     pub(super) fn size(&self) -> Size {
-        size(&self.model, self.operation, self.rows.rows(), self.rows.bytes(), self.answer)
+        self.operation.size(&self.model, self.rows.rows(), self.rows.bytes(), self.answer)
     }
-}
-
-/// Number of input columns of an operation.
-pub(super) fn columns(model: &LoadedModel, operation: Operation) -> usize {
-    let spec = model.artifact.model.spec();
-    match operation {
-        Operation::Encode
-        | Operation::Reconstruct
-        | Operation::ReconstructPseudoInverse
-        | Operation::Score
-        | Operation::Explain
-        | Operation::Impute => spec.features(),
-        Operation::Decode | Operation::DecodePseudoInverse => spec.code_length(),
-    }
-}
-
-/// Size of a request with `rows` rows and its response in the number format `answer`.
-pub(super) fn size(model: &LoadedModel, operation: Operation, rows: usize, matrix_bytes: usize, answer: Form) -> Size {
-    let spec = model.artifact.model.spec();
-    let of_answer = |columns: usize| columns * answer.number_bytes();
-    let answer_bytes = match operation {
-        Operation::Encode => of_answer(spec.code_length()),
-        Operation::Decode | Operation::DecodePseudoInverse | Operation::Impute => of_answer(spec.features()),
-        // Two 4-byte errors per row.
-        Operation::Reconstruct | Operation::ReconstructPseudoInverse => of_answer(spec.features()) + 8,
-        Operation::Explain => of_answer(spec.features() + FIGURES),
-        Operation::Score => of_answer(FIGURES),
-    };
-    let once: usize = spec.raw().widths.windows(2).map(|pair| pair[0] * pair[1]).sum();
-    let inverse = || model.inverse().map_or(once, |inverse| inverse.multiply_adds(&model.artifact.model));
-    let whitening = model.scorer().map_or(0, Scorer::multiply_adds);
-    let row_work = match operation {
-        Operation::Encode | Operation::Decode => once,
-        Operation::Reconstruct | Operation::Impute => 2 * once,
-        Operation::DecodePseudoInverse => inverse(),
-        Operation::ReconstructPseudoInverse => once + inverse(),
-        Operation::Score => 2 * once + whitening,
-        // The score, and then a forward and a gradient pass for the contributions.
-        Operation::Explain => 6 * once + 3 * whitening,
-    };
-    let bytes = rows.saturating_mul(answer_bytes).saturating_add(matrix_bytes);
-    Size { rows, bytes, row_work }
 }
 
 fn has_passed(deadline: Option<Instant>, now: Instant) -> bool {

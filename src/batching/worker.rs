@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::operation::of_model;
 use super::policy::Piece;
 use super::queue::{Queue, Wait};
 use super::reply::Computed;
@@ -12,7 +13,7 @@ use super::request::QueuedRequest;
 use super::timing::Batch;
 use super::{BatchError, Operation};
 use crate::executor::{MinCpuShare, catch};
-use crate::model::{Decoder, Space};
+use crate::model::Space;
 use crate::numeric::{BufferPool, PanelMatrix};
 use crate::registry::LoadedModel;
 
@@ -34,36 +35,6 @@ impl Compute {
     /// The models' own arithmetic.
     pub(super) fn of_models() -> Self {
         Self::new(of_model)
-    }
-}
-
-/// Computes an operation with the model's own arithmetic, on rows in `space`.
-pub(super) fn of_model(
-    model: &LoadedModel,
-    operation: Operation,
-    space: Space,
-    batch: &PanelMatrix,
-    buffers: &mut BufferPool,
-) -> Computed {
-    // Requests that need one of these are rejected earlier if the model has none.
-    let inverse = || Decoder::PseudoInverse(model.inverse().expect("the model has a pseudo-inverse"));
-    let scorer = || model.scorer().expect("the model has statistics");
-    let autoencoder = &model.artifact.model;
-    match operation {
-        Operation::Encode => autoencoder.encode_in(space, batch, buffers).into(),
-        Operation::Decode => autoencoder.decode_in(space, batch, Decoder::Transpose, buffers).into(),
-        Operation::Reconstruct => autoencoder.reconstruct_in(space, batch, Decoder::Transpose, buffers).into(),
-        Operation::DecodePseudoInverse => autoencoder.decode_in(space, batch, inverse(), buffers).into(),
-        Operation::ReconstructPseudoInverse => autoencoder.reconstruct_in(space, batch, inverse(), buffers).into(),
-        Operation::Impute => autoencoder.impute_in(space, batch, buffers).into(),
-        Operation::Score => match space {
-            Space::Input => scorer().score(autoencoder, batch, buffers).into(),
-            Space::Normalized => scorer().score_normalized(autoencoder, batch, buffers).into(),
-        },
-        Operation::Explain => match space {
-            Space::Input => scorer().explain(autoencoder, batch, buffers).into(),
-            Space::Normalized => scorer().explain_normalized(autoencoder, batch, buffers).into(),
-        },
     }
 }
 

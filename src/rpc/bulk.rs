@@ -22,7 +22,7 @@ use super::stream::ResponseStream;
 use crate::security::{CallerQuotaGuard, Refusal};
 use crate::service::{
     Aligned, AllowedModel, AnswerFormat, BatchError, Bulk, BulkTask, ColumnMap, Decoder, Matrix, Readiness, Served,
-    Service, ServiceError, field,
+    Service, ServiceError,
 };
 use crate::telemetry::call::within;
 
@@ -249,7 +249,7 @@ impl<Q: Message> Exchange<Q> {
                 opened.insert(Opened { model, task, bulk, columns: None, told: Vec::new() })
             }
         };
-        let field = field(task.operation());
+        let field = task.operation().field();
         if task.operation().decodes() {
             let matrix = convert::matrix(field, matrix)?;
             return self.enter(number, Read { matrix, answer, notes: Vec::new() });

@@ -114,19 +114,6 @@ pub struct Inverted {
     pub approximate: bool,
 }
 
-/// The request field with the rows or codes of an operation.
-pub fn field(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Encode
-        | Operation::Reconstruct
-        | Operation::ReconstructPseudoInverse
-        | Operation::Score
-        | Operation::Explain
-        | Operation::Impute => "rows",
-        Operation::Decode | Operation::DecodePseudoInverse => "codes",
-    }
-}
-
 impl Service {
     /// Creates the service from the layers below.
     pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs, lifecycle: Lifecycle) -> Self {
@@ -263,7 +250,7 @@ impl Service {
         });
         let output = self.batcher.submit(model, operation, rows, form, deadline, urgency).await;
         let output = output.map_err(|error| match error {
-            BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(field(operation), error),
+            BatchError::Columns { .. } | BatchError::Matrix(_) => ServiceError::invalid(operation.field(), error),
             other => other.into(),
         })?;
         Ok(Served { version: key.version, output, inverted })
