@@ -8,16 +8,33 @@ use std::io::{BufWriter, Write};
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::client::{Context, model_ref, tell_notes};
+use super::client::{Connection, Context, answered, model_ref, named_matrix, patiently, tell_notes};
 use super::data::request_rows;
-use super::reading::{self, tell_at_end};
-use super::rows::{Call, ImputeArgs, REQUESTS_MAX, call, progress_bar};
+use super::reading::{self, ReadArgs, tell_at_end};
+use super::rows::{REQUESTS_MAX, ROWS, WriteArgs, progress_bar};
 use super::{CliError, report, writing};
 use crate::files::output::Output;
 use crate::files::table::TextRecord;
 use crate::files::{self, Decimal, FileError, Format, RowReader, RowWriter, Separator, Table, TextReader};
 use crate::model::{Form, Matrix};
 use crate::rpc::pb;
+use crate::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  halfhitch train sensors history.csv --code 8 --missing-values\n  halfhitch impute sensors gaps.csv -o whole.csv\n\nOnly missing values change. A text file keeps its header, columns, quotes and the text of existing values, also in columns\nthat are left out. Arrays keep the bits of existing values."
+)]
+pub(super) struct ImputeArgs {
+    /// Model trained with --missing-values: NAME, NAME@VERSION or NAME@ALIAS
+    model: String,
+    /// Rows: .csv, .npy, .parquet, .jsonl, plain or compressed; - for standard input. NaN is missing; in CSV also an
+    /// empty field, NA or null; in Parquet and Arrow a null
+    file: String,
+    #[command(flatten)]
+    write: WriteArgs,
+    #[command(flatten)]
+    read: ReadArgs,
+}
 
 /// Maximum text of a block in bytes. Columns that are left out may be long.
 const BLOCK_TEXT_BYTES: usize = 8 << 20;
@@ -245,6 +262,38 @@ impl Sink {
     }
 }
 
+/// The response to a request.
+struct Filled {
+    version: u64,
+    values: Matrix,
+    notes: Vec<String>,
+    /// Names of the remaining columns; empty if no column was left out.
+    kept_names: Vec<String>,
+}
+
+/// Sends one request; retries while the server is full.
+async fn fill(
+    client: &AutoencoderServiceClient<Connection>,
+    model: &pb::ModelRef,
+    (columns, names): (usize, &[String]),
+    values: &[f64],
+) -> Result<Filled, CliError> {
+    patiently(|| fill_once(client.clone(), model.clone(), (columns, names), values)).await
+}
+
+async fn fill_once(
+    mut client: AutoencoderServiceClient<Connection>,
+    model: pb::ModelRef,
+    (columns, names): (usize, &[String]),
+    values: &[f64],
+) -> Result<Filled, CliError> {
+    let (model, rows) = (Some(model), Some(named_matrix(columns, values, names)));
+    let request = pb::ImputeRequest { model, rows, answer_format: ROWS.into() };
+    let pb::ImputeResponse { version, rows, notes } = client.impute(request).await?.into_inner();
+    let kept_names = rows.as_ref().map_or(Vec::new(), |rows| rows.column_names.clone());
+    Ok(Filled { version, values: answered(rows)?, notes, kept_names })
+}
+
 pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliError> {
     let ImputeArgs { model: name, file, write, mut read } = args;
     read.allow_missing_values();
@@ -294,7 +343,7 @@ pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliEr
         Blocks { file: file.clone(), source, block_rows: request_rows(columns), next_row: 0, ended: false };
     // The first response names the version; the other requests use the same version.
     let first = blocks.read()?;
-    let answer = call(client.clone(), Call::Impute, model.clone(), (columns, &names), first.values.clone()).await;
+    let answer = fill(&client, &model, (columns, &names), &first.values).await;
     let answer = answer.map_err(|error| error.in_file(&file, 0))?;
     tell_notes(context, &answer.notes);
     // If some columns are not features, the response names those that are.
@@ -310,13 +359,13 @@ pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliEr
     sink.write(&first, Some(&answer.values), &places)?;
     let mut answers = stream::iter(blocks)
         .map(|block| {
-            let (client, model, file, names) = (client.clone(), model.clone(), &file, names.as_slice());
+            let (client, model, file, names) = (&client, &model, &file, names.as_slice());
             async move {
                 let block = block?;
                 if block.values.is_empty() {
                     return Ok::<_, CliError>((block, None));
                 }
-                let answer = call(client, Call::Impute, model, (columns, names), block.values.clone()).await;
+                let answer = fill(client, model, (columns, names), &block.values).await;
                 let answer = answer.map_err(|error| error.in_file(file, block.first_row))?;
                 Ok((block, Some(answer.values)))
             }

@@ -74,7 +74,7 @@ enum Command {
     /// Encode and decode rows, and report the error of each row
     Reconstruct(rows::ReconstructArgs),
     /// Fill in missing values of rows
-    Impute(rows::ImputeArgs),
+    Impute(impute::ImputeArgs),
     /// Score how unusual rows are: p-values, alarms and the features that contribute most
     Score(score::ScoreArgs),
     /// Show how orthonormal the matrices of a model are, and compare decoders: transpose, pseudo-inverse, PCA

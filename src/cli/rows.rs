@@ -1,4 +1,4 @@
-//! `halfhitch encode`, `decode`, `reconstruct`, `impute`: read a file, send it in requests, write the results in order.
+//! `halfhitch encode`, `decode`, `reconstruct`: read a file, send it in requests, write the results in order.
 
 use std::io::IsTerminal;
 
@@ -86,22 +86,6 @@ pub(super) struct ReconstructArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  halfhitch train sensors history.csv --code 8 --missing-values\n  halfhitch impute sensors gaps.csv -o whole.csv\n\nOnly missing values change. A text file keeps its header, columns, quotes and the text of existing values, also in columns\nthat are left out. Arrays keep the bits of existing values."
-)]
-pub(super) struct ImputeArgs {
-    /// Model trained with --missing-values: NAME, NAME@VERSION or NAME@ALIAS
-    pub(super) model: String,
-    /// Rows: .csv, .npy, .parquet, .jsonl, plain or compressed; - for standard input. NaN is missing; in CSV also an
-    /// empty field, NA or null; in Parquet and Arrow a null
-    pub(super) file: String,
-    #[command(flatten)]
-    pub(super) write: WriteArgs,
-    #[command(flatten)]
-    pub(super) read: ReadArgs,
-}
-
-#[derive(Debug, clap::Args)]
 pub(super) struct WriteArgs {
     /// Output file: .npy, .parquet or .csv; - for standard output. The file appears when it is complete; it may replace
     /// the input
@@ -130,29 +114,28 @@ impl WriteArgs {
 }
 
 /// The response of one of the calls in [`Call`].
-pub(super) struct RowsResponse {
-    pub(super) version: u64,
-    pub(super) values: Matrix,
+struct RowsResponse {
+    version: u64,
+    values: Matrix,
     errors: Vec<f32>,
     errors_input_units: Vec<f32>,
     pseudo_inverse: Option<pb::PseudoInverse>,
-    pub(super) notes: Vec<String>,
+    notes: Vec<String>,
     /// Names of the remaining columns; empty if no column was left out.
-    pub(super) kept_names: Vec<String>,
+    kept_names: Vec<String>,
 }
 
 /// Format of returned codes. It is the same for all blocks of a file, whatever format the requests have.
 const CODES: pb::AnswerFormat = pb::AnswerFormat::Float32Le;
 /// Format of returned rows: 64-bit floats if the version was trained on 64-bit rows.
-const ROWS: pb::AnswerFormat = pb::AnswerFormat::AsTrained;
+pub(super) const ROWS: pb::AnswerFormat = pb::AnswerFormat::AsTrained;
 
 #[derive(Clone, Copy)]
-pub(super) enum Call {
+enum Call {
     /// With the number of code numbers to keep; 0 keeps all.
     Encode(u32),
     Decode(pb::Decoder),
     Reconstruct(pb::Decoder),
-    Impute,
 }
 
 /// Writes the values of a response in their own precision.
@@ -164,7 +147,7 @@ fn write(writer: &mut dyn RowWriter, answer: &Matrix) -> Result<(), FileError> {
 }
 
 /// Sends one request; retries while the server is full.
-pub(super) async fn call(
+async fn call(
     client: AutoencoderServiceClient<Connection>,
     call: Call,
     model: pb::ModelRef,
@@ -196,12 +179,6 @@ async fn call_once(
             let request = pb::DecodeRequest { model, codes: rows, decoder: decoder.into(), answer_format: ROWS.into() };
             let answer = client.decode(request).await?.into_inner();
             pseudo_inverse = answer.pseudo_inverse;
-            (answer.version, answer.rows, Vec::new(), Vec::new())
-        }
-        Call::Impute => {
-            let answer =
-                client.impute(pb::ImputeRequest { model, rows, answer_format: ROWS.into() }).await?.into_inner();
-            notes = answer.notes;
             (answer.version, answer.rows, Vec::new(), Vec::new())
         }
         Call::Reconstruct(decoder) => {
@@ -350,7 +327,7 @@ async fn run(
 fn names(kind: Call, columns: usize, features: &[String]) -> Vec<String> {
     match kind {
         Call::Encode(_) => (1..=columns).map(|column| format!("code_{column}")).collect(),
-        Call::Reconstruct(_) | Call::Impute => features.to_vec(),
+        Call::Reconstruct(_) => features.to_vec(),
         Call::Decode(_) => Vec::new(),
     }
 }
