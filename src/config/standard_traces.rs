@@ -102,6 +102,16 @@ impl StandardTraces {
         found
     }
 
+    /// The value that these variables give a setting of the server, and the variable that it comes from.
+    pub(super) fn value(&self, setting: &str) -> Option<(String, &'static str)> {
+        match setting {
+            "otlp_endpoint" => self.endpoint.clone(),
+            "otlp_service_name" => self.service_name.clone(),
+            "trace_ratio" => self.ratio.map(|(ratio, variable)| (ratio.to_string(), variable)),
+            _ => None,
+        }
+    }
+
     fn read_exporter(&mut self, variables: &mut Variables<'_>) {
         if variables.is_true("OTEL_SDK_DISABLED") {
             self.off = Some("OTEL_SDK_DISABLED");
