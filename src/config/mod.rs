@@ -2,7 +2,7 @@
 //! win over the file.
 //!
 //! The file `table.rs` has one entry for each setting of the server. From it come the flag and its help, the variable,
-//! the key of the file, the default, the check, and the line of `--print-config`.
+//! the key of the file, the default, the check, the line of `--print-config` and the page `docs/settings.md`.
 //!
 //! Settings are read in two steps: [`ServeArgs`] holds the text as written, [`Settings`] holds the checked values. No
 //! other module reads the environment.
@@ -11,6 +11,8 @@ mod allocator;
 mod client;
 mod flags;
 mod layers;
+#[cfg(test)]
+mod reference;
 mod security;
 mod setting;
 mod standard_traces;
