@@ -10,6 +10,7 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use super::error::CheckpointError;
 use super::optimizer::Scalars;
 use super::params::TrainSpec;
 use super::pca_baseline::{Measured, PcaBaseline};
@@ -21,33 +22,6 @@ use crate::numeric::linalg::Pca;
 const KEY: &str = "halfhitch.checkpoint";
 /// Spelled as in the first version of the format, as the key of the state: a job resumes after an upgrade.
 const OPTIMIZER: &str = "optimiser.";
-
-/// Why training cannot resume from a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CheckpointError {
-    /// The bytes are not a checkpoint of this software.
-    #[error("the checkpoint cannot be read: {0}")]
-    Unreadable(String),
-    /// The training specification differs.
-    #[error("the checkpoint belongs to another specification")]
-    Specification,
-    /// The number of rows differs.
-    #[error("the checkpoint has {got} training rows, the data has {expected}")]
-    Rows {
-        /// Rows recorded in the checkpoint.
-        got: u64,
-        /// Rows of the data.
-        expected: u64,
-    },
-    /// Another version of the software wrote it: its order of arithmetic may differ.
-    #[error("the checkpoint was written by {got}, this is {expected}")]
-    Software {
-        /// Version recorded in the checkpoint.
-        got: String,
-        /// This version.
-        expected: String,
-    },
-}
 
 /// The position of training, and its results so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

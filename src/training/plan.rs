@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::batches::HELD_BACK_BYTES_MAX;
 use super::params::CheckedTrainSpec;
 use super::recipe::OptimizerKind;
+use super::value_kind::ValueKind;
 use crate::model::normalization::Learner;
 use crate::model::spec::RawModelSpec;
 use crate::model::{Loss, ModelSpec, NormalizationKind};
@@ -125,20 +126,6 @@ const PIXEL_COLUMNS_MIN: usize = 64;
 const PIXEL_GREATEST_MIN: f32 = 15.0;
 /// Above this, pixels count as 8-bit: their range is known, whatever the values of these rows.
 const BITS_7_GREATEST: f32 = 127.0;
-
-/// The kind of values of the training rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueKind {
-    /// Pixels: many columns of integers from 0 to 255, most of which use most of one common range.
-    Pixels {
-        /// Whether the range is 0 to 255; otherwise it is the range of the rows.
-        eight_bits: bool,
-    },
-    /// From 0 to 1, in one common range.
-    Unit,
-    /// Any other values.
-    Any,
-}
 
 /// Determines the [`ValueKind`] from a stream of rows.
 #[derive(Clone, Copy, Debug)]

@@ -5,21 +5,23 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::batches::{Batch, BatchLoader, Split, ValidationRows, each_block, each_training_row, held_back_rows};
-use super::checkpoint::{self, Checkpoint, CheckpointError, TrainingState, software};
+use super::checkpoint::{self, Checkpoint, TrainingState, software};
 use super::code_length::{self, Choice};
 use super::columns::{Columns, Names, lost_note};
+use super::error::{CheckpointError, TrainError};
 use super::evaluate::{evaluate, evaluate_features, explained, row_errors};
 use super::init;
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimizer;
 use super::params::{CheckedTrainSpec, Initialization};
 use super::pca_baseline::{Measured, PcaBaseline};
-use super::plan::{Plan, SeenValues, ValueKind, masking_note, tell_choices, validation_rows};
+use super::plan::{Plan, SeenValues, masking_note, tell_choices, validation_rows};
 use super::robust::{Clipped, Limit, Outliers, clip};
 use super::schedule::learning_rate;
 use super::shift::Shift;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
+use super::value_kind::ValueKind;
 use super::{calibrate, defects, linear, relations, trial};
 use crate::model::normalization::{Learner, RangeTooLarge};
 use crate::model::{
@@ -35,78 +37,6 @@ pub struct Trained {
     pub report: TrainingReport,
     /// Statistics of the codes, if these are not too long, and, if rows were held out, what scores need.
     pub statistics: Option<Statistics>,
-}
-
-/// Why training ended without a model.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum TrainError {
-    /// The observer stopped training.
-    #[error("training was stopped")]
-    Stopped,
-    /// There are no training rows.
-    #[error("there are no training rows, expected at least 1")]
-    NoRows,
-    /// The rows cannot be read.
-    #[error("the rows cannot be read: {0}")]
-    Source(#[from] SourceError),
-    /// A feature that cannot be normalized.
-    #[error(transparent)]
-    Range(#[from] RangeTooLarge),
-    /// A feature is missing in every row.
-    #[error("{feature} is missing in every training row: leave it out, or send rows that have it")]
-    NoValues {
-        /// Its name, or its number from 1.
-        feature: String,
-    },
-    /// Cross-entropy needs values in [0, 1].
-    #[error(
-        "binary cross-entropy needs values from 0 to 1 after normalization, training row {row} has {value} in \
-         {feature}: choose the normalization min-max or unit interval, or the squared error"
-    )]
-    OutsideUnitInterval {
-        /// Row, from 1.
-        row: u64,
-        /// Its name, or its number from 1.
-        feature: String,
-        /// The normalized value.
-        value: f32,
-    },
-    /// As [`TrainError::OutsideUnitInterval`], for a base, whose normalization and loss are fixed.
-    #[error(
-        "binary cross-entropy, the loss of the base, needs values from 0 to 1 after the base's normalization, \
-         training row {row} has {value} in {feature}: train without a base, so that the range is that of these rows"
-    )]
-    OutsideBase {
-        /// Row, from 1.
-        row: u64,
-        /// Its name, or its number from 1.
-        feature: String,
-        /// The normalized value.
-        value: f32,
-    },
-    /// The loss is not finite, or far too large.
-    #[error(
-        "training diverged: the loss of step {step} (epoch {epoch}) is {loss}; try a learning rate below {learning_rate}"
-    )]
-    Diverged {
-        /// Epoch, from 1.
-        epoch: u32,
-        /// Step, from 1.
-        step: u64,
-        /// The loss per row.
-        loss: f64,
-        /// Peak learning rate.
-        learning_rate: f64,
-    },
-    /// The decomposition of PCA did not converge.
-    #[error("the principal components of the training rows could not be computed: their values may be too large")]
-    PcaBaseline,
-    /// Training cannot resume from the checkpoint.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The observer could not save a checkpoint.
-    #[error("checkpoint not saved: {0}")]
-    NotSaved(String),
 }
 
 /// Training fails if a loss exceeds the initial loss by this factor: a bad batch does not explain it.
