@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use futures_util::future::{FutureExt, Shared};
 
+pub use self::residents::ResidentModel;
 use self::residents::Residents;
 use self::usage::Usage;
 
@@ -86,15 +87,6 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         Self { resident_bytes_max: 4 << 30 }
     }
-}
-
-/// A model in memory, for listings and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResidentModel {
-    /// Name and version.
-    pub key: ModelKey,
-    /// Bytes of its tensors, statistics, scorer and pseudo-inverses.
-    pub tensor_bytes: u64,
 }
 
 type Loading = Shared<Pin<Box<dyn Future<Output = Result<Arc<LoadedModel>, StoreError>> + Send>>>;
