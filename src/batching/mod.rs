@@ -6,9 +6,12 @@
 //! batches, `load` limits what is accepted, `queue` combines both under a lock, `worker` computes, and `reply`
 //! assembles responses. `inline` computes tiny requests at once.
 
+mod config;
 mod error;
 mod inline;
 mod load;
+mod operation;
+mod output;
 mod policy;
 mod queue;
 mod reply;
@@ -20,159 +23,24 @@ mod timing;
 mod worker;
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use config::BatchingConfig;
 pub use error::{BadBatching, BatchError};
+pub use operation::Operation;
+pub use output::Output;
 pub use policy::Urgency;
 pub use timing::{Batch, Timing};
 
 use crate::executor::{MinCpuShare, ServingThreads};
-use crate::model::{Form, Matrix, Space};
-use crate::numeric::LANES;
+use crate::model::{Form, Matrix};
 use crate::registry::LoadedModel;
-use crate::registry::usage::KINDS;
 use queue::{Admitted, Departure, Queue};
 use request::{BatchResult, Key, Request};
 use sync::atomic::{AtomicU64, Ordering};
-use sync::{Mutex, MutexGuard};
+use sync::{Mutex, lock};
 use worker::Compute;
-
-/// Operation on rows or codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// Rows to codes.
-    Encode,
-    /// Codes to rows.
-    Decode,
-    /// Rows to rows, with reconstruction errors.
-    Reconstruct,
-    /// Codes to rows, with the pseudo-inverse of each matrix.
-    DecodePseudoInverse,
-    /// Rows to rows, with reconstruction errors, likewise with the pseudo-inverse.
-    ReconstructPseudoInverse,
-    /// Rows to anomaly scores: squared errors and squared distances of their codes.
-    Score,
-    /// Like [`Operation::Score`], with the contribution of each feature.
-    Explain,
-    /// Rows with missing values to complete rows; only for models that accept missing values.
-    Impute,
-}
-
-/// Each operation has its own counters.
-const _: () = assert!((Operation::Impute as usize) < KINDS, "every operation has counters");
-
-impl Operation {
-    /// All operations, in the order of their numbers.
-    pub const ALL: [Self; KINDS] = [
-        Self::Encode,
-        Self::Decode,
-        Self::Reconstruct,
-        Self::DecodePseudoInverse,
-        Self::ReconstructPseudoInverse,
-        Self::Score,
-        Self::Explain,
-        Self::Impute,
-    ];
-
-    /// Name for labels, in snake case.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Encode => "encode",
-            Self::Decode => "decode",
-            Self::Reconstruct => "reconstruct",
-            Self::DecodePseudoInverse => "decode_pseudo_inverse",
-            Self::ReconstructPseudoInverse => "reconstruct_pseudo_inverse",
-            Self::Score => "score",
-            Self::Explain => "explain",
-            Self::Impute => "impute",
-        }
-    }
-
-    /// Whether it needs [`LoadedModel::inverse`].
-    pub fn needs_inverse(self) -> bool {
-        matches!(self, Self::DecodePseudoInverse | Self::ReconstructPseudoInverse)
-    }
-
-    /// Whether it needs [`LoadedModel::scorer`].
-    pub fn needs_scorer(self) -> bool {
-        matches!(self, Self::Score | Self::Explain)
-    }
-
-    /// Whether its input is codes.
-    pub fn decodes(self) -> bool {
-        matches!(self, Self::Decode | Self::DecodePseudoInverse)
-    }
-
-    /// Whether its response contains rows in the units of the input.
-    pub fn answers_rows(self) -> bool {
-        match self {
-            Self::Decode
-            | Self::DecodePseudoInverse
-            | Self::Reconstruct
-            | Self::ReconstructPseudoInverse
-            | Self::Impute => true,
-            Self::Encode | Self::Score | Self::Explain => false,
-        }
-    }
-
-    /// The space of a batch. It is normalized if the model was trained on 64-bit rows, if the request has 64-bit rows,
-    /// or if the response has 64-bit rows.
-    fn space(self, model: &LoadedModel, rows: Form, answer: Form) -> Space {
-        let is_wide = model.artifact.model.normalizer().is_wide()
-            || rows.is_wide() && !self.decodes()
-            || answer.is_wide() && self.answers_rows();
-        if is_wide { Space::Normalized } else { Space::Input }
-    }
-}
-
-/// Limits of batches and of the queues. Rows count until they are computed. Bytes of a request and its response count
-/// until the response is sent to the caller's task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchingConfig {
-    /// Maximum rows of one batch: a multiple of 16.
-    pub batch_rows_max: usize,
-    /// Maximum rows in all queues together.
-    pub queue_rows_max: usize,
-    /// Maximum bytes in all queues together.
-    pub queue_bytes_max: usize,
-}
-
-impl Default for BatchingConfig {
-    fn default() -> Self {
-        Self { batch_rows_max: 256, queue_rows_max: 65_536, queue_bytes_max: 256 << 20 }
-    }
-}
-
-impl BatchingConfig {
-    /// Rejects settings that are out of range.
-    pub fn check(&self) -> Result<(), BadBatching> {
-        let refused = |setting, got, expected| Err(BadBatching { setting, got, expected });
-        if !(LANES..=65_536).contains(&self.batch_rows_max) || !self.batch_rows_max.is_multiple_of(LANES) {
-            return refused("batch_rows_max", self.batch_rows_max, "a multiple of 16 from 16 to 65536 rows");
-        }
-        if self.queue_rows_max == 0 {
-            return refused("queue_rows_max", self.queue_rows_max, "at least 1 row");
-        }
-        if self.queue_bytes_max == 0 {
-            return refused("queue_bytes_max", self.queue_bytes_max, "at least 1 byte");
-        }
-        Ok(())
-    }
-}
-
-/// Results of one request, in the requested number format.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Output {
-    /// Codes, rows or scores.
-    pub matrix: Matrix,
-    /// Squared error of each row in normalized space; only for reconstruction.
-    pub squared_errors: Vec<f32>,
-    /// Squared error of each row in the units of the input; only for reconstruction.
-    pub squared_errors_input_units: Vec<f32>,
-    /// Where the time of the request was spent.
-    pub timing: Timing,
-}
 
 /// Counters of the batching layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -384,9 +252,4 @@ impl Drop for QueueGuard<'_> {
             self.queue.withdraw(&self.key, self.ticket, why);
         }
     }
-}
-
-/// Locks a mutex, even if it is poisoned: no panic leaves inconsistent data behind these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,7 +14,7 @@ use super::*;
 use crate::model::normalization::Normalizer;
 use crate::model::spec::RawModelSpec;
 use crate::model::{
-    Artifact, Autoencoder, Loss, MatrixError, ModelKey, ModelSpec, NormalizationKind, TiedLayer, Values, Version,
+    Artifact, Autoencoder, Loss, MatrixError, ModelKey, ModelSpec, NormalizationKind, Space, TiedLayer, Values, Version,
 };
 use crate::numeric::matmul::Weights;
 use crate::numeric::{Activation, BufferPool, PanelMatrix};
