@@ -3,6 +3,7 @@
 //! Re-exports the types that the use cases need, so that a protocol depends on this module only.
 
 pub mod bulk;
+mod bulk_quota;
 pub mod columns;
 pub mod error;
 pub mod incremental;
@@ -40,6 +41,7 @@ pub use crate::training::{
     Base, Initialization, OptimizerKind, OptimizerSpec, ParamError, Regularization, Schedule, TrainSpec,
 };
 pub use bulk::{Bulk, BulkTask};
+use bulk_quota::BulkQuota;
 pub use columns::{Aligned, AlignedColumns, ChunkColumns, NamedRows};
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
@@ -55,6 +57,9 @@ pub const FILE_BYTES_MAX: u64 = (crate::model::spec::PARAMETERS_MAX * 4 + (16 <<
 /// Larger matrices are copied on a blocking thread.
 const COPIED_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
+/// Maximum inspections that run or wait at once; more are refused. Each holds its rows in memory.
+const INSPECTIONS_MAX: usize = 4;
+
 /// Every use case of the server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -62,7 +67,7 @@ pub struct Service {
     batcher: Batcher,
     jobs: Jobs,
     lifecycle: Lifecycle,
-    room: Arc<bulk::BulkQuota>,
+    room: Arc<BulkQuota>,
     inspections: Arc<Semaphore>,
     inspecting: Arc<Mutex<()>>,
 }
@@ -124,8 +129,8 @@ pub fn field(operation: Operation) -> &'static str {
 impl Service {
     /// Creates the service from the layers below.
     pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs, lifecycle: Lifecycle) -> Self {
-        let room = Arc::new(bulk::BulkQuota::new(batcher.config()));
-        let inspections = Arc::new(Semaphore::new(inspect::INSPECTIONS_MAX));
+        let room = Arc::new(BulkQuota::new(batcher.config()));
+        let inspections = Arc::new(Semaphore::new(INSPECTIONS_MAX));
         Self { registry, batcher, jobs, lifecycle, room, inspections, inspecting: Arc::default() }
     }
 

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::inspect::INSPECTIONS_MAX;
-use super::{Service, ServiceError};
+use super::{INSPECTIONS_MAX, Service, ServiceError};
 use crate::model::{
     Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelSpec, OrthonormalError, Selector, TrainingReport,
     Version, canonicalize, mean_squared_error, orthonormalize_code,
