@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep_until};
 use tonic::Streaming;
 
 use super::auth::CallerOf;
-use super::autoencoder::{Features, acknowledged, align, answer, next, out_of_order, result_of};
 use super::convert;
 use super::jobs::owner;
 use super::pb;
 use super::pb::train_request::Message as RequestMessage;
 use super::pb::train_response::Message as ResponseMessage;
 use super::stream::{Ending, ResponseSender};
+use super::train_messages::{Features, acknowledged, align, answer, next, out_of_order, result_of};
 use crate::service::{
     Base, Cadence, ChunkColumns, IdempotencyKey, JobId, JobSnapshot, JobState, Matrix, Priority, RoundStream, RowRole,
     Selector, Service, ServiceError, StreamBegun, Taken, TrainSpec,
