@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ConfigError, EffectiveSetting, Source};
+use super::source::EffectiveSetting;
+use super::{ConfigError, Source};
 
 /// Variables with the prefix `HALFHITCH_` that are not settings of the server.
 const OTHER_VARIABLES: [&str; 11] = [

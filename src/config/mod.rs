@@ -6,31 +6,36 @@
 
 mod allocator;
 mod client;
+mod error;
 mod layers;
 mod lifecycle;
 mod security;
+mod source;
 mod standard_traces;
 mod traces;
 mod transport;
 
 use std::ffi::OsString;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use allocator::settle_allocator;
 pub use client::{ClientArgs, ClientSettings, Token};
+pub use error::ConfigError;
 use layers::{Layers, read};
 pub use lifecycle::LifecycleArgs;
 pub use security::SecurityArgs;
+use source::EffectiveSetting;
+pub use source::Source;
 pub use traces::TracesArgs;
 pub use transport::TransportArgs;
 
 use crate::batching::BatchingConfig;
 use crate::executor::ExecutorConfig;
 use crate::jobs::JobsConfig;
-use crate::numeric::{Isa, IsaError, init};
+use crate::numeric::{Isa, init};
 use crate::registry::RegistryConfig;
 use crate::server::ServerConfig;
 use crate::telemetry::LogFormat;
@@ -136,79 +141,6 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
-
-/// Where the value of a setting came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The command line.
-    Flag,
-    /// An environment variable, by name.
-    Variable(String),
-    /// The settings file, by path.
-    File(PathBuf),
-    /// The built-in default.
-    Default,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag => f.write_str("flag"),
-            Self::Variable(name) => write!(f, "variable {name}"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Default => f.write_str("default"),
-        }
-    }
-}
-
-/// Why the settings are invalid.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// `HALFHITCH_ISA` names an unknown instruction set, or one that this machine lacks.
-    #[error("variable HALFHITCH_ISA: {0}")]
-    Instructions(IsaError),
-    /// A setting has a value that is not allowed.
-    #[error("setting {setting} ({origin}) is {got:?}, expected {expected}")]
-    Value {
-        /// The setting's name.
-        setting: &'static str,
-        /// Where the value came from.
-        origin: Source,
-        /// The value.
-        got: String,
-        /// The values that are allowed.
-        expected: String,
-    },
-    /// The settings file cannot be read.
-    #[error("settings file {path}: {source}")]
-    Unreadable {
-        /// Path of the file.
-        path: String,
-        /// The error of the system.
-        source: std::io::Error,
-    },
-    /// The settings file is not TOML.
-    #[error("settings file {path} is not TOML: {reason}")]
-    Syntax {
-        /// Path of the file.
-        path: String,
-        /// The parser's message, with the position.
-        reason: String,
-    },
-    /// The settings file has a key that is not a setting.
-    #[error("settings file {path} has the unknown key {key:?}, expected one of: {known}")]
-    UnknownKey {
-        /// Path of the file.
-        path: String,
-        /// The unknown key.
-        key: String,
-        /// All settings, separated by commas.
-        known: String,
-    },
-}
-
-/// A setting in force: name, value as TOML, source.
-type EffectiveSetting = (&'static str, String, Source);
 
 /// The settings in force, checked.
 #[derive(Clone, Debug)]
