@@ -1,6 +1,7 @@
 //! Decides how to read a text file, once, from its beginning: separator, decimal mark, column names and the first row.
 
 use super::cell::{CellReader, Class, is_rounded};
+use super::comment::names_of_comment;
 use super::dialect::{Dialect, Sample, Sampled, separator_line};
 use super::header::{self, First};
 use super::names;
@@ -13,8 +14,6 @@ const MORE_HEADERS_MAX: usize = 3;
 const NAMED_BY_COMMENT: &str = "the comment";
 /// The note on comments that are skipped.
 pub(super) const COMMENTS_LEFT_OUT: &str = "lines that begin with # are left out";
-/// Maximum number of words of a column name in a comment.
-const NAME_WORDS_MAX: usize = 3;
 /// Maximum number of characters of a name in a message.
 const SHOWN_CHARACTERS_MAX: usize = 40;
 
@@ -265,26 +264,6 @@ fn trailing(separator: Separator, records: &[Sampled], width: usize, options: &R
     // Only if every record has a width from `longest` to `width`.
     let fits = records.iter().all(|record| (longest..=width).contains(&record.fields.len()));
     if fits && !asked_for.into_iter().any(|column| column > longest) { trailing } else { 0 }
-}
-
-/// The column names in a comment, if their number is `fields`.
-pub(super) fn names_of_comment(text: &str, fields: usize, separator: Separator) -> Option<Vec<String>> {
-    if fields == 1 {
-        return (!text.is_empty() && !text.contains(char::is_whitespace)).then(|| vec![text.to_owned()]);
-    }
-    let others =
-        [Separator::COMMA, Separator::Byte(b';'), Separator::Byte(b'\t'), Separator::Byte(b'|'), Separator::Blanks];
-    std::iter::once(separator).chain(others).find_map(|separator| {
-        let mut splitter = super::split::Splitter::new(separator);
-        splitter.next(text.as_bytes(), true).ok()??;
-        let names: Vec<String> =
-            (0..splitter.count()).map(|index| splitter.field(text, index).trim().to_owned()).collect();
-        // A sentence with commas is not a list of names, nor is a key with its value.
-        let is_name =
-            |name: &String| name.split_whitespace().count() <= NAME_WORDS_MAX && !name.ends_with([',', ';', ':', '=']);
-        let has_names = names.iter().any(|name| name.parse::<f64>().is_err()) && names.iter().all(is_name);
-        (names.len() == fields && has_names).then_some(names)
-    })
 }
 
 pub(super) fn unclosed(path: &str, line: u64) -> FileError {

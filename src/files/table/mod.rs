@@ -4,6 +4,7 @@
 //! row is read (`layout.rs`). Then records are read one after the other, a few in memory at a time.
 
 mod cell;
+mod comment;
 mod dialect;
 mod header;
 mod layout;
