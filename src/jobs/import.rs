@@ -69,7 +69,7 @@ fn copy(
     let mut notes = Notes::default();
     let folder = table.config.train_folder.as_deref();
     let columns = job.columns;
-    let mut features = base::feature_names(table, job)?;
+    let mut features = base::feature_names(&table.registry, job)?;
     let mut copying = Copying::new(table, job)?;
     for (role, asked) in files.each() {
         copying.turn_to(role)?;

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use super::journal::{Record, unix_ms};
+use super::lock::lock;
 use super::quota::Share;
 use super::reserve::DiskReserve;
 use super::spool::{Counts, Spool};
@@ -424,10 +425,4 @@ fn snapshot(record: &Record) -> JobSnapshot {
         idempotency_key: record.key.clone(),
         round: record.round.clone(),
     }
-}
-
-/// Locks a mutex, even if it is poisoned.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Only a bug panics while the lock is held, and the data behind it stays consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

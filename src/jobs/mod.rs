@@ -8,321 +8,63 @@
 //! ```
 
 mod base;
+mod blocking;
 mod checkpoint;
+mod config;
 mod error;
 pub mod files;
 mod held_out;
+mod id;
 mod import;
 mod index;
 mod job;
 mod job_observer;
 mod journal;
+mod lock;
+mod opening;
 mod owner;
+mod parse;
+mod priority;
 mod queue;
 mod quota;
 mod registry;
 mod reorder_buffer;
 mod reserve;
 mod round;
+mod row_role;
 mod rows;
 mod runner;
+mod snapshot;
 mod spool;
 mod state;
 mod upload;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
+pub use config::{BadJobs, JobsConfig};
 pub use error::JobError;
 pub use files::{ServerFiles, ServerFilesError};
+pub use id::{IdempotencyKey, JobId};
+pub use opening::Begun;
 pub use owner::Owner;
-pub use queue::Priority;
+pub use priority::Priority;
 pub use round::Round;
-use serde::{Deserialize, Serialize};
+pub use row_role::RowRole;
+pub use snapshot::{JobSnapshot, Progress};
 pub use state::{IllegalMove, JobState};
 pub use upload::{Acknowledged, Upload};
 pub use watch::Watcher;
 
+use self::blocking::blocking;
 use self::registry::JobRegistry;
 use crate::executor::MinCpuShare;
-use crate::model::{ModelKey, ModelName, TrainingReport, Version};
+use crate::model::ModelKey;
 use crate::registry::Registry;
 use crate::store::StoreError;
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
-
-/// Job id: the text of a UUID v7, so ids sort by age.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct JobId(Arc<str>);
-
-impl JobId {
-    /// A new unique id.
-    #[expect(clippy::new_without_default, reason = "a default that differs every time would surprise")]
-    pub fn new() -> Self {
-        Self(Arc::from(uuid::Uuid::now_v7().hyphenated().to_string()))
-    }
-
-    /// The id as text, in lowercase with hyphens.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for JobId {
-    type Err = JobError;
-    fn from_str(text: &str) -> Result<Self, JobError> {
-        let id = uuid::Uuid::try_parse(text).map_err(|_| JobError::Unknown(text.chars().take(80).collect()))?;
-        Ok(Self(Arc::from(id.hyphenated().to_string())))
-    }
-}
-
-impl TryFrom<String> for JobId {
-    type Error = JobError;
-    fn try_from(text: String) -> Result<Self, JobError> {
-        text.parse()
-    }
-}
-
-impl From<JobId> for String {
-    fn from(id: JobId) -> Self {
-        id.0.as_ref().to_owned()
-    }
-}
-
-/// Idempotency key that a client chooses to resume its upload: 1 to 128 printable ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct IdempotencyKey(String);
-
-impl FromStr for IdempotencyKey {
-    type Err = JobError;
-    fn from_str(text: &str) -> Result<Self, JobError> {
-        if (1..=128).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(JobError::Key { got: text.chars().take(80).collect() })
-        }
-    }
-}
-
-impl TryFrom<String> for IdempotencyKey {
-    type Error = JobError;
-    fn try_from(text: String) -> Result<Self, JobError> {
-        text.parse()
-    }
-}
-
-impl From<IdempotencyKey> for String {
-    fn from(key: IdempotencyKey) -> Self {
-        key.0
-    }
-}
-
-impl fmt::Display for IdempotencyKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Purpose of rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RowRole {
-    /// Rows to train on. Validation rows are split off from these.
-    Training,
-    /// Rows for the test metrics only.
-    Test,
-}
-
-/// Training progress.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Progress {
-    /// Current epoch, counted from 1; 0 while training prepares.
-    pub epoch: u32,
-    /// Total number of epochs.
-    pub epoch_count: u32,
-    /// Completed steps.
-    pub step: u64,
-    /// Total number of steps.
-    pub step_count: u64,
-    /// Mean training loss of the current epoch so far.
-    pub training_loss: f64,
-    /// Validation loss after the last completed epoch.
-    pub validation_loss: Option<f64>,
-    /// Lowest validation loss of all epochs so far.
-    pub best_validation_loss: Option<f64>,
-    /// Explained variance on validation rows after the last completed epoch.
-    pub explained_variance: Option<f64>,
-    /// Explained variance of the PCA baseline.
-    pub pca_explained_variance: Option<f64>,
-    /// Training speed, averaged since the first step.
-    pub rows_per_second: f64,
-    /// Estimated time left, from the average time of a step so far.
-    pub time_left: Option<Duration>,
-    /// Total time that serving threads paused for training since the job started or resumed, summed over threads.
-    pub serving_paused: Duration,
-}
-
-/// Snapshot of a job.
-#[derive(Clone, Debug, PartialEq)]
-pub struct JobSnapshot {
-    /// The job's id.
-    pub id: JobId,
-    /// Name of the model that the job trains.
-    pub model_name: ModelName,
-    /// Current state.
-    pub state: JobState,
-    /// When the job was created.
-    pub created: SystemTime,
-    /// When the job last changed.
-    pub updated: SystemTime,
-    /// Priority among queued jobs.
-    pub priority: Priority,
-    /// When the upload expires; only while uploading.
-    pub upload_expires: Option<SystemTime>,
-    /// Chunks on disk.
-    pub chunks: u64,
-    /// Training rows on disk.
-    pub training_rows: u64,
-    /// Test rows on disk.
-    pub test_rows: u64,
-    /// Training progress, once the job runs.
-    pub progress: Option<Progress>,
-    /// The published version, if the job succeeded and published one.
-    pub version: Option<Version>,
-    /// The training report, if the job succeeded.
-    pub report: Option<Arc<TrainingReport>>,
-    /// Why the job failed, or why the server cancelled it.
-    pub failure: Option<String>,
-    /// Whether the job failed because one of its files is damaged or missing.
-    pub data_lost: bool,
-    /// Why the job succeeded without publishing a version, with the two compared figures.
-    pub kept_back: Option<String>,
-    /// The client's idempotency key, if it sent one.
-    pub idempotency_key: Option<IdempotencyKey>,
-    /// Position in a stream, if the job is a round of one.
-    pub round: Option<Round>,
-}
-
-/// Settings and limits of training jobs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobsConfig {
-    /// Folder of the jobs, next to the models.
-    pub folder: PathBuf,
-    /// An upload that receives no chunk for this long is cancelled, and its rows are removed.
-    pub upload_idle_max: Duration,
-    /// Maximum number of queued, running and paused jobs; more are rejected. One caller may hold at most four fifths.
-    pub open_jobs_max: usize,
-    /// Maximum number of open uploads. One caller may hold at most four fifths.
-    pub open_uploads_max: usize,
-    /// Maximum number of ended jobs to remember; the oldest are forgotten first.
-    pub ended_jobs_max: usize,
-    /// A job that stays paused for this long is cancelled.
-    pub paused_max: Duration,
-    /// Maximum number of jobs that train at the same time.
-    pub running_jobs_max: usize,
-    /// Maximum rows of one job, training and test rows together.
-    pub job_rows_max: u64,
-    /// Maximum bytes of one job on disk: rows, checkpoint and held-out rows.
-    pub job_bytes_max: u64,
-    /// Maximum bytes of all jobs on disk.
-    pub spool_bytes_max: u64,
-    /// Minimum free bytes that jobs leave on the disk.
-    pub disk_free_bytes_min: u64,
-    /// Interval between checkpoints of a running job.
-    pub checkpoint_every: Duration,
-    /// Number of training threads.
-    pub training_threads: usize,
-    /// Folder whose files clients may train on; if `None`, the server reads no files for clients.
-    pub train_folder: Option<PathBuf>,
-}
-
-impl JobsConfig {
-    /// The defaults, with jobs in `folder`.
-    pub fn new(folder: PathBuf) -> Self {
-        Self {
-            folder,
-            upload_idle_max: Duration::from_hours(1),
-            open_jobs_max: 64,
-            open_uploads_max: 256,
-            ended_jobs_max: 1000,
-            paused_max: Duration::from_hours(7 * 24),
-            running_jobs_max: 2,
-            job_rows_max: 1_000_000_000,
-            job_bytes_max: 32 << 30,
-            spool_bytes_max: 64 << 30,
-            disk_free_bytes_min: 256 << 20,
-            checkpoint_every: Duration::from_secs(30),
-            training_threads: crate::executor::ExecutorConfig::default().training_threads,
-            train_folder: None,
-        }
-    }
-}
-
-/// A setting is zero, so it would admit nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} is 0, expected at least 1")]
-pub struct BadJobs {
-    /// Name of the setting.
-    pub setting: &'static str,
-}
-
-impl JobsConfig {
-    /// Rejects settings that are zero where at least 1 is needed.
-    pub fn check(&self) -> Result<(), BadJobs> {
-        for (setting, is_zero) in [
-            ("upload_idle_max", self.upload_idle_max.is_zero()),
-            ("open_jobs_max", self.open_jobs_max == 0),
-            ("open_uploads_max", self.open_uploads_max == 0),
-            ("ended_jobs_max", self.ended_jobs_max == 0),
-            ("paused_max", self.paused_max.is_zero()),
-            ("running_jobs_max", self.running_jobs_max == 0),
-            ("job_rows_max", self.job_rows_max == 0),
-            ("job_bytes_max", self.job_bytes_max == 0),
-            ("spool_bytes_max", self.spool_bytes_max == 0),
-            ("checkpoint_every", self.checkpoint_every.is_zero()),
-            ("training_threads", self.training_threads == 0),
-        ] {
-            if is_zero {
-                return Err(BadJobs { setting });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Result of starting an upload.
-#[derive(Debug)]
-pub enum Begun {
-    /// The upload is open: send the chunks after `last_chunk`.
-    Uploading {
-        /// The upload to append to.
-        upload: Upload,
-        /// Current state of the job.
-        snapshot: JobSnapshot,
-        /// The last chunk on disk, 0 if none.
-        last_chunk: u64,
-    },
-    /// The job with this key already has all its rows, or has ended: watch it.
-    Complete {
-        /// Current state of the job.
-        snapshot: JobSnapshot,
-        /// The last chunk on disk.
-        last_chunk: u64,
-    },
-}
 
 /// All jobs of this server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -425,7 +167,8 @@ impl Jobs {
             let looked = if at.knows(known.as_ref(), &whose) {
                 Ok(())
             } else {
-                base::columns(&at, &of).and_then(|(columns, features)| at.check_files(&asked, columns, features))
+                base::columns(&at.registry, &of)
+                    .and_then(|(columns, features)| at.check_files(&asked, columns, features))
             };
             drop(looking);
             looked
@@ -534,13 +277,6 @@ impl Jobs {
         self.runner.join().await;
         self.table.forget_all();
     }
-}
-
-/// Runs disk work off the async threads. The work runs to its end even if the caller drops the future.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
-) -> Result<T, JobError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(JobError::TaskLost(error.to_string())))
 }
 
 #[cfg(test)]

@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::sync::Notify;
 
-use super::job::{Job, Shared, lock};
-use super::journal::{Record, Step, at, is_missing};
+use super::job::{Job, Shared};
+use super::journal::{Record, Step, at};
+use super::lock::lock;
 use super::queue::{self, Waiting};
 use super::quota::Quota;
 use super::reorder_buffer::ReorderBuffers;
 use super::reserve::DiskReserve;
 use super::spool::{self, Spool};
-use super::upload::{self, Upload};
 use super::watch::Watchers;
 use super::{
-    Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Owner, Priority, Round, ServerFiles,
-    base, checkpoint, held_out,
+    IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Owner, Priority, Round, ServerFiles, base,
+    checkpoint, held_out,
 };
 use crate::executor::MinCpuShare;
 use crate::model::{ModelKey, ModelName};
@@ -47,7 +47,7 @@ pub(super) struct JobRegistry {
     pub(super) min_share: Arc<MinCpuShare>,
     jobs: Mutex<Jobs>,
     /// Serializes the creation and removal of jobs, so that `jobs` is not locked during that disk work.
-    making: Mutex<()>,
+    pub(super) making: Mutex<()>,
     /// Async lock for creating jobs: callers wait here instead of on a thread for `making`, and can leave while they
     /// wait.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
@@ -104,6 +104,11 @@ impl JobRegistry {
         }
     }
 
+    /// Whether the jobs folder has been read.
+    pub(super) fn is_active(&self) -> bool {
+        lock(&self.jobs).active
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -154,7 +159,7 @@ impl JobRegistry {
                         let reason = "it is missing, but the job has rows; remove the job's folder if unneeded";
                         JobError::Damaged { role: format!("the journal of job {id}"), reason: reason.to_owned() }
                     };
-                    let error = if is_missing(&error) { missing() } else { error };
+                    let error = if error.is_missing() { missing() } else { error };
                     lock(&self.jobs).unreadable.insert(id, error);
                 }
             }
@@ -176,7 +181,7 @@ impl JobRegistry {
             Ok(record) => record,
             // The journal is written before the first chunk. Rows without a journal are unexpected, so do not remove
             // them.
-            Err(error) if is_missing(&error) && !spool::holds_chunks(&folder) => {
+            Err(error) if error.is_missing() && !spool::holds_chunks(&folder) => {
                 remove(&folder)?;
                 return Ok(None);
             }
@@ -262,7 +267,7 @@ impl JobRegistry {
             let jobs = lock(&self.jobs);
             jobs.by_id.values().filter(|job| !job.told_state().has_ended()).cloned().collect()
         };
-        open.iter().filter_map(|job| base::needed(self, job)).collect()
+        open.iter().filter_map(|job| base::needed(&self.registry, job)).collect()
     }
 
     /// Whether a job with this key of the owner exists.
@@ -289,47 +294,7 @@ impl JobRegistry {
         Ok(())
     }
 
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        spec: &CheckedTrainSpec,
-        files: Option<ServerFiles>,
-        (key, owner): (Option<IdempotencyKey>, Owner),
-        priority: Priority,
-        round: Option<Round>,
-        turn: OwnedMutexGuard<()>,
-    ) -> Result<Begun, JobError> {
-        self.activate()?;
-        let making = lock(&self.making);
-        if self.is_closing() {
-            return Err(JobError::ShuttingDown);
-        }
-        if !lock(&self.jobs).active {
-            self.registry.store().check_writable()?;
-            return Err(StoreError::ReadOnly { reason: "its jobs are still being read; try again".to_owned() }.into());
-        }
-        let known = key.as_ref().and_then(|key| self.of_key(key, &owner));
-        let job = match (known, key) {
-            (Some(job), Some(key)) if job.spec != *spec || job.round != round || lock(&job.record).files != files => {
-                return Err(JobError::KeyTaken { key: key.to_string(), job: job.id.clone() });
-            }
-            (Some(job), _) => job,
-            (None, key) => self.make(spec, files, (key, owner), priority, round, &[])?,
-        };
-        drop((making, turn));
-        // Waits until the current stream has finished the chunk that it is writing.
-        let spool = lock(&job.spool);
-        let snapshot = job.snapshot();
-        if snapshot.state != JobState::Uploading {
-            return Ok(Begun::Complete { last_chunk: snapshot.chunks, snapshot });
-        }
-        let last_chunk = spool.as_ref().map_or(0, |spool| spool.counts().chunks);
-        // Take over while the spool is locked, so that `last_chunk` includes all chunks of the previous stream.
-        let upload = Upload::take_over(Arc::clone(self), Arc::clone(&job));
-        drop(spool);
-        Ok(Begun::Uploading { upload, snapshot, last_chunk })
-    }
-
-    fn of_key(&self, key: &IdempotencyKey, owner: &Owner) -> Option<Arc<Job>> {
+    pub(super) fn of_key(&self, key: &IdempotencyKey, owner: &Owner) -> Option<Arc<Job>> {
         let jobs = lock(&self.jobs);
         jobs.by_id.get(jobs.by_key.get(&(owner.scope().to_owned(), key.clone()))?).cloned()
     }
@@ -374,7 +339,7 @@ impl JobRegistry {
             if job.state() != JobState::Uploading {
                 continue;
             }
-            if let Err(error) = upload::queue(self, job, &mut spool) {
+            if let Err(error) = self.queue_upload(job, &mut spool) {
                 tracing::warn!(job = %job.id, %error, "cannot end the upload of a round");
             }
         }
@@ -429,7 +394,7 @@ impl JobRegistry {
         })
     }
 
-    fn make(
+    pub(super) fn make(
         &self,
         spec: &CheckedTrainSpec,
         files: Option<ServerFiles>,
@@ -439,7 +404,7 @@ impl JobRegistry {
         held_out: &[f64],
     ) -> Result<Arc<Job>, JobError> {
         self.check_room(&owner, files.is_none())?;
-        let (columns, names) = base::columns(self, spec)?;
+        let (columns, names) = base::columns(&self.registry, spec)?;
         self.forget_oldest()?;
         let id = JobId::new();
         let folder = self.config.folder.join(id.as_str());
@@ -582,6 +547,23 @@ impl JobRegistry {
             }
         }
         Ok(())
+    }
+
+    /// Ends an upload whose spool the caller has locked; the job becomes QUEUED.
+    pub(super) fn queue_upload(&self, job: &Job, spool: &mut Option<Spool>) -> Result<JobSnapshot, JobError> {
+        let counts = spool.as_ref().map(Spool::counts).unwrap_or_default();
+        if counts.training_rows == 0 {
+            return Err(JobError::NoTrainingRows);
+        }
+        let snapshot = job.go(JobState::Queued, |record| {
+            record.chunks = counts.chunks;
+            record.training_rows = counts.training_rows;
+            record.test_rows = counts.test_rows;
+        })?;
+        // No more rows are written, so close the file.
+        *spool = None;
+        self.enqueue(job.id.clone());
+        Ok(snapshot)
     }
 
     /// Cancels a job that is not running and returns true. For a running job it only requests the stop and returns

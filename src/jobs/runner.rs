@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::job::{Job, PauseOutcome, StopRequest, lock};
+use super::job::{Job, PauseOutcome, StopRequest};
 use super::job_observer::JobObserver;
+use super::lock::lock;
 use super::registry::JobRegistry;
 use super::spool::Counts;
 use super::{JobError, JobState, base, checkpoint, held_out, import, rows};
@@ -266,7 +267,7 @@ fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
     let Some(received) = rows::open(&job.folder, job.columns, acknowledged, &go_on)? else {
         return Ok(Outcome::stopped(job));
     };
-    let base::Settled { spec, base } = base::settle(table, job)?;
+    let base::Settled { spec, base } = base::settle(&table.registry, job)?;
     let model = base.as_ref().map(|(_, model)| Arc::clone(model));
     let anew = || model.clone().map_or(Start::Fresh, Start::Model);
     let start = match checkpoint::read(&job.folder)? {

@@ -5,11 +5,13 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::job::{Job, lock};
+use super::blocking::blocking;
+use super::job::Job;
+use super::lock::lock;
 use super::registry::JobRegistry;
 use super::reorder_buffer::ReorderBuffer;
 use super::spool::{Chunk, Spool};
-use super::{JobError, JobSnapshot, JobState, Round, RowRole, blocking, held_out};
+use super::{JobError, JobSnapshot, JobState, Round, RowRole, held_out};
 use crate::model::{Matrix, Missing};
 
 /// Server side of one upload. Dropping it keeps the upload, so that a client can resume it.
@@ -105,7 +107,7 @@ impl Upload {
                     rows_here: counts.rows(),
                 });
             }
-            queue(&table, &job, &mut guard)
+            table.queue_upload(&job, &mut guard)
         })
         .await
     }
@@ -127,7 +129,7 @@ impl Upload {
             let round = job.round.as_ref().expect("a round").next(counts.chunks, counts.rows());
             let rows = held_out::hand_on(&job, counts)?;
             let next = table.next_round(&job, &round, &rows)?;
-            Ok((queue(&table, &job, &mut guard)?, next, round))
+            Ok((table.queue_upload(&job, &mut guard)?, next, round))
         })
         .await?;
         // Another client may have resumed the stream and taken the next round in the meantime; then this one fails.
@@ -188,23 +190,6 @@ impl Upload {
             }
         }
     }
-}
-
-/// Ends an upload whose spool the caller has locked; the job becomes QUEUED.
-pub(super) fn queue(table: &JobRegistry, job: &Job, spool: &mut Option<Spool>) -> Result<JobSnapshot, JobError> {
-    let counts = spool.as_ref().map(Spool::counts).unwrap_or_default();
-    if counts.training_rows == 0 {
-        return Err(JobError::NoTrainingRows);
-    }
-    let snapshot = job.go(JobState::Queued, |record| {
-        record.chunks = counts.chunks;
-        record.training_rows = counts.training_rows;
-        record.test_rows = counts.test_rows;
-    })?;
-    // No more rows are written, so close the file.
-    *spool = None;
-    table.enqueue(job.id.clone());
-    Ok(snapshot)
 }
 
 /// Buffers, recognizes or stores a chunk, then stores the buffered chunks that follow it. If one of them fails, the
