@@ -12,7 +12,7 @@ use super::lock::lock;
 use super::quota::Share;
 use super::reserve::DiskReserve;
 use super::spool::{Counts, Spool};
-use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Owner, Priority, Round, ServerFiles};
+use super::{EndReason, IllegalMove, JobError, JobId, JobSnapshot, JobState, Owner, Priority, Round, ServerFiles};
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
@@ -253,7 +253,7 @@ impl Job {
     /// false. `remove_rows` is as in [`Job::end`].
     pub(super) fn cancel_unless_running(
         &self,
-        reason: Option<String>,
+        reason: Option<EndReason>,
         remove_rows: impl FnOnce(),
     ) -> Result<bool, JobError> {
         let record = lock(&self.record);
@@ -277,7 +277,7 @@ impl Job {
         if record.state != JobState::Paused || record.updated() > since {
             return Ok(false);
         }
-        let change = |record: &mut Record| record.failure = Some(reason);
+        let change = |record: &mut Record| record.failure = Some(EndReason::Other(reason));
         self.go_from(record, JobState::Cancelled, change, Durable::Yes, remove_rows).map(|_| true)
     }
 
@@ -312,7 +312,7 @@ impl Job {
     /// again.
     pub(super) fn end_in_memory(&self, next: JobState, failure: String) {
         // This fails only if the job has already ended.
-        let change = |record: &mut Record| record.failure = Some(failure);
+        let change = |record: &mut Record| record.failure = Some(EndReason::Other(failure));
         let _ = self.go_from(lock(&self.record), next, change, Durable::No, || ());
     }
 
@@ -390,7 +390,7 @@ impl Job {
         let record = lock(&self.record);
         // The journal has the row counts only once the upload is complete.
         let had_rows = record.training_rows > 0;
-        if had_rows || Round::is_left(record.failure.as_deref()) {
+        if had_rows || record.failure.as_ref().is_some_and(EndReason::is_round_left) {
             return Ok(());
         }
         drop(record);
@@ -400,7 +400,11 @@ impl Job {
     /// The error for a stream that can no longer upload to this job.
     pub(super) fn ended_error(&self) -> JobError {
         let snapshot = self.snapshot();
-        JobError::Ended { id: self.id.clone(), how: snapshot.state.ended_as(), reason: snapshot.failure }
+        JobError::Ended {
+            id: self.id.clone(),
+            how: snapshot.state.ended_as(),
+            reason: snapshot.failure.map(String::from),
+        }
     }
 }
 

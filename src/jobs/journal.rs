@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{IdempotencyKey, JobError, JobId, JobState, Owner, Priority, Round, ServerFiles};
+use super::{EndReason, IdempotencyKey, JobError, JobId, JobState, Owner, Priority, Round, ServerFiles};
 use crate::model::{ModelKey, TrainingReport, Version};
 use crate::store::StoreError;
 use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
@@ -62,7 +62,7 @@ pub(super) struct Record {
     pub(super) test_rows: u64,
     pub(super) version: Option<Version>,
     pub(super) report: Option<TrainingReport>,
-    pub(super) failure: Option<String>,
+    pub(super) failure: Option<EndReason>,
     /// Whether the job failed because one of its files is damaged or missing.
     #[serde(default)]
     pub(super) data_lost: bool,

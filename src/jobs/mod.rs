@@ -11,6 +11,7 @@ mod base;
 mod blocking;
 mod checkpoint;
 mod config;
+mod end_reason;
 mod error;
 pub mod files;
 mod held_out;
@@ -44,6 +45,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use config::{BadJobs, JobsConfig};
+pub use end_reason::EndReason;
 pub use error::JobError;
 pub use files::{ServerFiles, ServerFilesError};
 pub use id::{IdempotencyKey, JobId};

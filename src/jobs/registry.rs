@@ -19,8 +19,8 @@ use super::reserve::DiskReserve;
 use super::spool::{self, Spool};
 use super::watch::Watchers;
 use super::{
-    IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Owner, Priority, Round, ServerFiles, base,
-    checkpoint, held_out,
+    EndReason, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, JobsConfig, Owner, Priority, Round, ServerFiles,
+    base, checkpoint, held_out,
 };
 use crate::executor::MinCpuShare;
 use crate::model::{ModelKey, ModelName};
@@ -389,7 +389,8 @@ impl JobRegistry {
             if job.stream.receiver_count() > 0 || job.state() != JobState::Uploading || job.snapshot().chunks > 0 {
                 return false;
             }
-            let cancelled = job.cancel_unless_running(Some(reason.to_owned()), || self.let_go(job, &mut spool));
+            let cancelled =
+                job.cancel_unless_running(Some(EndReason::Other(reason.to_owned())), || self.let_go(job, &mut spool));
             cancelled.unwrap_or(false)
         })
     }
@@ -593,7 +594,7 @@ impl JobRegistry {
         *spool = None;
         let text = error.to_string();
         let change = |record: &mut Record| {
-            record.failure = Some(text.clone());
+            record.failure = Some(EndReason::Other(text.clone()));
             record.data_lost = error.is_damage();
         };
         let end = || job.end(JobState::Failed, change, || self.remove_rows(job));
@@ -655,7 +656,7 @@ impl JobRegistry {
             return Ok(false);
         }
         let Some(reason) = self.expiry(job, now) else { return Ok(false) };
-        job.cancel_unless_running(Some(reason), || self.let_go(job, &mut spool))
+        job.cancel_unless_running(Some(EndReason::Other(reason)), || self.let_go(job, &mut spool))
     }
 
     /// The reason for cancelling an upload, if it has expired.

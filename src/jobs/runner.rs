@@ -12,7 +12,7 @@ use super::job_observer::JobObserver;
 use super::lock::lock;
 use super::registry::JobRegistry;
 use super::spool::Counts;
-use super::{JobError, JobState, base, checkpoint, held_out, import, rows};
+use super::{EndReason, JobError, JobState, base, checkpoint, held_out, import, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version, sample};
 use crate::store::StoreError;
@@ -198,7 +198,7 @@ fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
         job.end(
             next,
             |record| {
-                record.failure.clone_from(&failure);
+                record.failure = failure.clone().map(EndReason::Other);
                 record.data_lost = data_lost;
                 if let Some((version, report)) = &published {
                     record.version = Some(*version);

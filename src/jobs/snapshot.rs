@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{IdempotencyKey, JobId, JobState, Priority, Round};
+use super::{EndReason, IdempotencyKey, JobId, JobState, Priority, Round};
 use crate::model::{ModelName, TrainingReport, Version};
 
 /// Training progress.
@@ -65,7 +65,7 @@ pub struct JobSnapshot {
     /// The training report, if the job succeeded.
     pub report: Option<Arc<TrainingReport>>,
     /// Why the job failed, or why the server cancelled it.
-    pub failure: Option<String>,
+    pub failure: Option<EndReason>,
     /// Whether the job failed because one of its files is damaged or missing.
     pub data_lost: bool,
     /// Why the job succeeded without publishing a version, with the two compared figures.

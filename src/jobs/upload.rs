@@ -11,7 +11,7 @@ use super::lock::lock;
 use super::registry::JobRegistry;
 use super::reorder_buffer::ReorderBuffer;
 use super::spool::{Chunk, Spool};
-use super::{JobError, JobSnapshot, JobState, Round, RowRole, held_out};
+use super::{EndReason, JobError, JobSnapshot, JobState, Round, RowRole, held_out};
 use crate::model::{Matrix, Missing};
 
 /// Server side of one upload. Dropping it keeps the upload, so that a client can resume it.
@@ -137,13 +137,13 @@ impl Upload {
         Ok((ended, round))
     }
 
-    /// Cancels a round that received no rows, with the reason [`Round::LEFT`].
+    /// Cancels a round that received no rows, with the reason [`EndReason::RoundLeft`].
     pub async fn leave(self) -> Result<JobSnapshot, JobError> {
         let Self { table, job, number, .. } = self;
         blocking(move || {
             let mut guard = lock(&job.spool);
             usable(&table, &job, number, guard.as_mut())?;
-            job.cancel_unless_running(Some(Round::LEFT.to_owned()), || {
+            job.cancel_unless_running(Some(EndReason::ROUND_LEFT), || {
                 *guard = None;
                 table.remove_rows(&job);
             })?;

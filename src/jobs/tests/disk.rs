@@ -108,7 +108,7 @@ async fn a_failed_job_frees_its_rows_to_record_the_failure() {
     server.crash().await;
     let server = Server::open(folder.path(), until_stopped).await;
     let after = server.jobs.snapshot(&job.id).expect("remembered");
-    assert_eq!((after.state, after.failure), (JobState::Failed, Some(JobError::NoTrainingRows.to_string())));
+    assert_eq!((after.state, after.failure), (JobState::Failed, Some(JobError::NoTrainingRows.to_string().into())));
     server.crash().await;
 }
 
