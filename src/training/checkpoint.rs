@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use super::error::CheckpointError;
+use super::notes::Notes;
 use super::optimizer::Scalars;
 use super::params::TrainSpec;
 use super::pca_baseline::{Measured, PcaBaseline};
@@ -33,7 +34,7 @@ pub(super) struct TrainingState {
     #[serde(default)]
     pub(super) limits: Vec<Limit>,
     pub(super) plan: Plan,
-    pub(super) notes: Vec<String>,
+    pub(super) notes: Notes,
     pub(super) validation_yardstick: Option<Measured>,
     pub(super) pca_rows: u64,
     /// The current epoch, from 1.

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod init;
 mod linear;
 mod nested;
+mod notes;
 pub mod observer;
 pub mod optimizer;
 mod orthogonality;

@@ -11,6 +11,7 @@ use super::columns::{Columns, Names, lost_note};
 use super::error::{CheckpointError, TrainError};
 use super::evaluate::{evaluate, evaluate_features, explained, row_errors};
 use super::init;
+use super::notes::{Notes, Subject};
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimizer;
 use super::params::{CheckedTrainSpec, Initialization};
@@ -142,7 +143,7 @@ fn in_input_units(error: TrainError, shift: &[f64]) -> TrainError {
 /// At most `rows_max` of the rows that training on `training` holds out (row-major, the newest first). A later training
 /// may use them as its `held_out`. A base may define the widths.
 pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usize) -> Result<Vec<f64>, SourceError> {
-    let count = validation_rows(spec, training.count(), training.features(), &mut Vec::new());
+    let count = validation_rows(spec, training.count(), training.features(), &mut Notes::default());
     held_back_rows(training, count, spec.spec().seed, rows_max)
 }
 
@@ -181,7 +182,7 @@ impl Trainer {
         if count == 0 {
             return Err(TrainError::NoRows);
         }
-        let mut notes = Vec::new();
+        let mut notes = Notes::default();
         let seed = asked.spec().seed;
         let features = asked.features();
         let split = Arc::new(Split::new(count, features, validation_rows(asked, count, features, &mut notes), seed));
@@ -317,7 +318,7 @@ impl Trainer {
         let mut optimizer = Optimizer::new(&model, &spec.spec().optimizer);
         let restored = optimizer.restore(state.optimizer, optimizer_tensors);
         restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
-        let held_back = validation_rows(&spec, source.count(), spec.features(), &mut Vec::new());
+        let held_back = validation_rows(&spec, source.count(), spec.features(), &mut Notes::default());
         let split = Arc::new(Split::new(source.count(), spec.features(), held_back, spec.spec().seed));
         let held_back = ValidationRows::new(Arc::clone(source), Arc::clone(&split), held_out)?;
         let steps = Steps::new(&model, &spec);
@@ -355,7 +356,7 @@ impl Trainer {
                 let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
                 if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
                     // These notes describe the model that is replaced.
-                    state.notes.retain(|note| !["loss:", "hidden activation:"].iter().any(|of| note.starts_with(of)));
+                    state.notes.remove(Subject::NonlinearModel);
                     state.notes.extend([note, "loss: squared error, as for every linear model".to_owned()]);
                     (of_model, by_feature) = figures(&plain, &pca)?;
                     model = plain;
@@ -397,7 +398,7 @@ impl Trainer {
         let statistics = calibrate::statistics(&model, source, split, &held_back, trim, &mut go_on)?;
         let names = Names(&model.spec().raw().feature_names);
         state.notes.extend(statistics.as_ref().and_then(|found| relations::note(&found.invariants, names)));
-        report.notes = state.notes;
+        report.notes = state.notes.into();
         Ok(Trained { model, report, statistics })
     }
 
@@ -589,7 +590,7 @@ impl Trainer {
             Some(base) => begun(base, &self.spec),
             None => {
                 let (spec, normalizer) = (self.model.spec().clone(), self.model.normalizer().clone());
-                first_weights(&self.spec, spec, normalizer, &self.baseline, &mut Vec::new())
+                first_weights(&self.spec, spec, normalizer, &self.baseline, &mut Notes::default())
             }
         };
         self.optimizer = Optimizer::new(&self.model, &self.spec.spec().optimizer);
@@ -729,7 +730,7 @@ fn first_weights(
     model: ModelSpec,
     normalizer: Normalizer,
     baseline: &PcaBaseline,
-    notes: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Autoencoder {
     let initialization = match spec.spec().initialization {
         None if !init::orthogonal_is_cheap(&model) => {
