@@ -10,10 +10,6 @@ use crate::files::{COLUMNS_MAX, FileError, Location, ReadOptions};
 
 /// Maximum number of further header lines, such as units, below the first one.
 const MORE_HEADERS_MAX: usize = 3;
-/// The beginning of the note on column names from a comment.
-const NAMED_BY_COMMENT: &str = "the comment";
-/// The note on comments that are skipped.
-pub(super) const COMMENTS_LEFT_OUT: &str = "lines that begin with # are left out";
 /// Maximum number of characters of a name in a message.
 const SHOWN_CHARACTERS_MAX: usize = 40;
 
@@ -34,6 +30,10 @@ pub(super) struct Layout {
     pub(super) written: Vec<String>,
     /// Notes on decisions that differ from plain CSV, one sentence each.
     pub(super) notes: Vec<String>,
+    /// Whether a comment names the columns.
+    named_by_comment: bool,
+    /// Whether other comments are skipped.
+    pub(super) skips_comments: bool,
 }
 
 impl Layout {
@@ -82,6 +82,8 @@ impl Layout {
             names: Vec::new(),
             written: Vec::new(),
             notes,
+            named_by_comment: false,
+            skips_comments: false,
         };
         let rows_from = layout.find_names(path, records, &classes, options, scan.comment_before.as_ref())?;
         // Empty rows may precede the first record of the sample; they are rows too.
@@ -93,9 +95,9 @@ impl Layout {
                 format!("each line ends with {trailing} separators: the empty columns after them are left out")
             });
         }
-        let named = usize::from(layout.notes.iter().any(|note| note.starts_with(NAMED_BY_COMMENT)));
-        if scan.comments > named {
-            layout.notes.push(COMMENTS_LEFT_OUT.to_owned());
+        layout.skips_comments = scan.comments > usize::from(layout.named_by_comment);
+        if layout.skips_comments {
+            layout.notes.push("lines that begin with # are left out".to_owned());
         }
         layout.note_rounding(&records[rows_from.min(records.len())..]);
         Ok(layout)
@@ -133,7 +135,8 @@ impl Layout {
         let by_comment = by_comment
             .and_then(|(line, text)| names_of_comment(text, self.fields, self.separator).map(|names| (line, names)));
         if let Some((line, written)) = by_comment {
-            self.notes.push(format!("{NAMED_BY_COMMENT} in line {line} names the columns"));
+            self.named_by_comment = true;
+            self.notes.push(format!("the comment in line {line} names the columns"));
             self.name(written, classes);
             return Ok(0);
         }
