@@ -382,6 +382,14 @@ impl Job {
         Ok(self.snapshot())
     }
 
+    /// Whether this is a later round than `earlier` of the same stream and owner.
+    pub(super) fn is_later_round_than(&self, earlier: &Self) -> bool {
+        match (&self.round, &earlier.round) {
+            (Some(round), Some(before)) => self.owner.scope() == earlier.owner.scope() && round.is_after(before),
+            _ => false,
+        }
+    }
+
     /// Checks that the job received all its rows, or that its round ended without rows as intended.
     ///
     /// # Errors

@@ -11,8 +11,11 @@ mod base;
 mod blocking;
 mod checkpoint;
 mod config;
+mod creation;
 mod end_reason;
+mod ending;
 mod error;
+mod expiry;
 pub mod files;
 mod held_out;
 mod id;
@@ -22,12 +25,14 @@ mod job;
 mod job_observer;
 mod journal;
 mod lock;
+mod manager;
 mod opening;
 mod owner;
 mod parse;
 mod priority;
 mod queue;
 mod quota;
+mod recovery;
 mod registry;
 mod reorder_buffer;
 mod reserve;
@@ -35,9 +40,11 @@ mod round;
 mod row_role;
 mod rows;
 mod runner;
+mod scheduler;
 mod snapshot;
 mod spool;
 mod state;
+mod turns;
 mod upload;
 mod watch;
 
@@ -60,7 +67,7 @@ pub use upload::{Acknowledged, Upload};
 pub use watch::Watcher;
 
 use self::blocking::blocking;
-use self::registry::JobRegistry;
+use self::manager::JobManager;
 use crate::executor::MinCpuShare;
 use crate::model::ModelKey;
 use crate::registry::Registry;
@@ -71,7 +78,7 @@ use crate::training::CheckedTrainSpec;
 /// All jobs of this server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Jobs {
-    table: Arc<JobRegistry>,
+    manager: Arc<JobManager>,
     runner: Arc<runner::Runner>,
 }
 
@@ -80,16 +87,16 @@ impl Jobs {
     /// holds no write lock yet, it does so once it gets the lock. Blocks; call it within a runtime, since it starts the
     /// runner.
     pub fn open(config: JobsConfig, registry: Registry, min_share: Arc<MinCpuShare>) -> Result<Self, JobError> {
-        let table = Arc::new(JobRegistry::new(config, registry, min_share));
-        match table.activate() {
+        let manager = Arc::new(JobManager::new(config, registry, min_share));
+        match manager.activate() {
             // Models can still be served from a folder that is not writable; each training call returns the reason.
             Err(error @ JobError::Store(StoreError::Denied { .. })) => {
                 tracing::warn!(%error, "no jobs are accepted until the store's folder is writable");
             }
             other => other?,
         }
-        let runner = Arc::new(runner::Runner::start(Arc::clone(&table), runner::train_and_publish));
-        Ok(Self { table, runner })
+        let runner = Arc::new(runner::Runner::start(Arc::clone(&manager), runner::train_and_publish));
+        Ok(Self { manager, runner })
     }
 
     /// Starts an upload, or takes over the existing upload with this key. An existing job keeps its priority.
@@ -100,9 +107,9 @@ impl Jobs {
         priority: Priority,
         owner: Owner,
     ) -> Result<Begun, JobError> {
-        let table = Arc::clone(&self.table);
-        let turn = Arc::clone(&table.turn).lock_owned().await;
-        blocking(move || table.begin(&spec, None, (key, owner), priority, None, turn)).await
+        let manager = Arc::clone(&self.manager);
+        let turn = Arc::clone(&manager.turns.creating).lock_owned().await;
+        blocking(move || manager.begin(&spec, None, (key, owner), priority, None, turn)).await
     }
 
     /// Starts a stream that is split into rounds, or takes over the newest round of the existing stream with this key.
@@ -118,24 +125,24 @@ impl Jobs {
         owner: &Owner,
     ) -> Result<(Round, Begun), JobError> {
         loop {
-            let (table, spec, stream) = (Arc::clone(&self.table), spec.clone(), stream.clone());
+            let (manager, spec, stream) = (Arc::clone(&self.manager), spec.clone(), stream.clone());
             let whose = owner.clone();
-            let turn = Arc::clone(&table.turn).lock_owned().await;
+            let turn = Arc::clone(&manager.turns.creating).lock_owned().await;
             let (round, begun) = blocking(move || {
-                table.activate()?;
-                table.finish_cut_rounds();
-                let round = table.newest_round(&stream, &whose).unwrap_or_else(|| Round::first(stream));
+                manager.activate()?;
+                manager.finish_cut_rounds();
+                let round = manager.registry.newest_round(&stream, &whose).unwrap_or_else(|| Round::first(stream));
                 let key = Some(round.key());
-                let begun = table.begin(&spec, None, (key, whose), priority, Some(round.clone()), turn)?;
+                let begun = manager.begin(&spec, None, (key, whose), priority, Some(round.clone()), turn)?;
                 match &begun {
-                    Begun::Complete { snapshot, .. } => table.job(&snapshot.id)?.check_not_cut_off()?,
+                    Begun::Complete { snapshot, .. } => manager.registry.job(&snapshot.id)?.check_not_cut_off()?,
                     Begun::Uploading { .. } => {}
                 }
                 Ok((round, begun))
             })
             .await?;
             // The previous client of the stream may have started a new round in the meantime.
-            let newest = self.table.newest_round(&round.stream, owner);
+            let newest = self.manager.registry.newest_round(&round.stream, owner);
             if newest.is_none_or(|newest| newest.number <= round.number) {
                 return Ok((round, begun));
             }
@@ -144,7 +151,7 @@ impl Jobs {
 
     /// The remembered rounds of an owner's stream, oldest first.
     pub fn rounds(&self, stream: &IdempotencyKey, owner: &Owner) -> Vec<JobSnapshot> {
-        let mut rounds = self.table.rounds(stream, owner);
+        let mut rounds = self.manager.registry.rounds(stream, owner);
         rounds.sort_by_key(|job| job.round.as_ref().map(|round| round.number));
         rounds
     }
@@ -159,53 +166,52 @@ impl Jobs {
         priority: Priority,
         owner: Owner,
     ) -> Result<JobSnapshot, JobError> {
-        let table = Arc::clone(&self.table);
+        let manager = Arc::clone(&self.manager);
         // One check at a time: a slow file system then occupies only one thread and does not block uploads.
-        let looking = Arc::clone(&table.looking).lock_owned().await;
-        let (at, asked, of, known) = (Arc::clone(&table), files.clone(), spec.clone(), key.clone());
+        let looking = Arc::clone(&manager.turns.checking).lock_owned().await;
+        let (at, asked, of, known) = (Arc::clone(&manager), files.clone(), spec.clone(), key.clone());
         let whose = owner.clone();
         blocking(move || {
             at.activate()?;
-            let looked = if at.knows(known.as_ref(), &whose) {
+            let looked = if known.as_ref().is_some_and(|key| at.registry.of_key(key, &whose).is_some()) {
                 Ok(())
             } else {
-                base::columns(&at.registry, &of)
-                    .and_then(|(columns, features)| at.check_files(&asked, columns, features))
+                base::columns(&at.models, &of).and_then(|(columns, features)| at.check_files(&asked, columns, features))
             };
             drop(looking);
             looked
         })
         .await?;
-        let turn = Arc::clone(&table.turn).lock_owned().await;
-        match blocking(move || table.begin(&spec, Some(files), (key, owner), priority, None, turn)).await? {
+        let turn = Arc::clone(&manager.turns.creating).lock_owned().await;
+        match blocking(move || manager.begin(&spec, Some(files), (key, owner), priority, None, turn)).await? {
             Begun::Complete { snapshot, .. } | Begun::Uploading { snapshot, .. } => Ok(snapshot),
         }
     }
 
     /// Base versions of jobs that have not ended. They must not be deleted until those jobs end.
     pub fn bases(&self) -> BTreeSet<ModelKey> {
-        self.table.bases()
+        self.manager.bases()
     }
 
     /// All jobs, newest first.
     pub fn list(&self) -> Vec<JobSnapshot> {
-        self.table.list()
+        self.manager.registry.list()
     }
 
     /// Counters of training jobs.
     pub fn measures(&self) -> &TrainingMeasures {
-        &self.table.measures
+        &self.manager.shared.measures
     }
 
     /// The snapshot of one job.
     pub fn snapshot(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
-        Ok(self.table.job(id)?.snapshot())
+        Ok(self.manager.registry.job(id)?.snapshot())
     }
 
     /// Receives the job's snapshot at every change; the last one has an ended state. If the server stops first, the
     /// channel closes without it.
     pub fn watch(&self, id: &JobId) -> Result<tokio::sync::watch::Receiver<JobSnapshot>, JobError> {
-        Ok(self.table.job(id)?.watch())
+        Ok(self.manager.registry.job(id)?.watch())
     }
 
     /// Watches a job at a bounded rate, for the stream that uploaded its rows. It takes no watcher slot.
@@ -219,16 +225,16 @@ impl Jobs {
     /// [`JobError::TooManyWatchers`] if no slot is free.
     pub fn follow_as_watcher(&self, id: &JobId, owner: &Owner) -> Result<Watcher, JobError> {
         let news = self.watch(id)?;
-        Ok(Watcher::new(news, Some(self.table.watchers.enter(id, owner)?)))
+        Ok(Watcher::new(news, Some(self.manager.limits.watchers.enter(id, owner)?)))
     }
 
     /// Cancels a job; returns once it is cancelled.
     pub async fn cancel(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
-        let (table, job) = (Arc::clone(&self.table), self.table.job(id)?);
+        let (manager, job) = (Arc::clone(&self.manager), self.manager.registry.job(id)?);
         let mut news = job.watch();
         drop(job);
         let cancelled = id.clone();
-        if blocking(move || table.cancel(&cancelled)).await? {
+        if blocking(move || manager.cancel(&cancelled)).await? {
             return self.snapshot(id);
         }
         // The job is running: the training loop checks the stop request at every step.
@@ -242,7 +248,7 @@ impl Jobs {
 
     /// Pauses a job; returns once it is paused. A running job stops at its next step.
     pub async fn pause(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
-        let job = self.table.job(id)?;
+        let job = self.manager.registry.job(id)?;
         let mut news = job.watch();
         let pausing = Arc::clone(&job);
         if blocking(move || pausing.pause()).await? {
@@ -268,16 +274,16 @@ impl Jobs {
 
     /// Puts a paused job back in the queue.
     pub async fn resume(&self, id: &JobId) -> Result<JobSnapshot, JobError> {
-        let (table, id) = (Arc::clone(&self.table), id.clone());
-        blocking(move || table.resume(&id)).await
+        let (manager, id) = (Arc::clone(&self.manager), id.clone());
+        blocking(move || manager.resume(&id)).await
     }
 
     /// Rejects new work, stops training (it resumes at the next start), and closes all watchers. Calling it again is
     /// harmless.
     pub async fn shut_down(&self) {
-        self.table.close();
+        self.manager.close();
         self.runner.join().await;
-        self.table.forget_all();
+        self.manager.forget_all();
     }
 }
 

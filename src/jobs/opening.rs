@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 use super::lock::lock;
-use super::registry::JobRegistry;
+use super::manager::JobManager;
 use super::{IdempotencyKey, JobError, JobSnapshot, JobState, Owner, Priority, Round, ServerFiles, Upload};
 use crate::store::StoreError;
 use crate::training::CheckedTrainSpec;
@@ -31,7 +31,7 @@ pub enum Begun {
     },
 }
 
-impl JobRegistry {
+impl JobManager {
     /// Creates a job, or returns the job that has this key. If that job waits for rows, this takes over its upload.
     /// `turn` is held until the job exists.
     ///
@@ -47,15 +47,15 @@ impl JobRegistry {
         turn: OwnedMutexGuard<()>,
     ) -> Result<Begun, JobError> {
         self.activate()?;
-        let making = lock(&self.making);
+        let making = lock(&self.turns.making);
         if self.is_closing() {
             return Err(JobError::ShuttingDown);
         }
-        if !self.is_active() {
-            self.registry.store().check_writable()?;
+        if !self.registry.is_complete() {
+            self.models.store().check_writable()?;
             return Err(StoreError::ReadOnly { reason: "its jobs are still being read; try again".to_owned() }.into());
         }
-        let known = key.as_ref().and_then(|key| self.of_key(key, &owner));
+        let known = key.as_ref().and_then(|key| self.registry.of_key(key, &owner));
         let job = match (known, key) {
             (Some(job), Some(key)) if job.spec != *spec || job.round != round || lock(&job.record).files != files => {
                 return Err(JobError::KeyTaken { key: key.to_string(), job: job.id.clone() });

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::job::{Job, StopRequest};
-use super::registry::JobRegistry;
+use super::manager::JobManager;
 use super::runner::{Outcome, Runner, Work, train_and_publish};
 use super::*;
 use crate::model::{Matrix, Selector, Values, Version};
@@ -47,20 +47,20 @@ pub(super) fn snapshot(state: JobState) -> JobSnapshot {
 }
 
 /// Training that runs until it is stopped.
-fn until_stopped(table: &JobRegistry, job: &Job) -> Outcome {
+fn until_stopped(manager: &JobManager, job: &Job) -> Outcome {
     loop {
-        if table.is_closing() || job.stop_request() != StopRequest::GoOn {
+        if manager.is_closing() || job.stop_request() != StopRequest::GoOn {
             return Outcome::stopped(job);
         }
         std::thread::yield_now();
     }
 }
 
-fn failing(_: &JobRegistry, _: &Job) -> Outcome {
+fn failing(_: &JobManager, _: &Job) -> Outcome {
     Outcome::Failed("it rained".to_owned())
 }
 
-fn panicking(_: &JobRegistry, _: &Job) -> Outcome {
+fn panicking(_: &JobManager, _: &Job) -> Outcome {
     panic!("a bug")
 }
 
@@ -75,11 +75,11 @@ impl Server {
         let mut config = JobsConfig { training_threads: 1, running_jobs_max: 1, ..JobsConfig::new(jobs) };
         change(&mut config);
         let registry = Registry::new(Arc::new(store), RegistryConfig::default());
-        let table = Arc::new(JobRegistry::new(config, registry, Arc::default()));
-        let opened = Arc::clone(&table);
+        let manager = Arc::new(JobManager::new(config, registry, Arc::default()));
+        let opened = Arc::clone(&manager);
         tokio::task::spawn_blocking(move || opened.activate()).await.expect("no panic").expect("opens");
-        let runner = Arc::new(Runner::start(Arc::clone(&table), work));
-        Self { jobs: Jobs { table, runner } }
+        let runner = Arc::new(Runner::start(Arc::clone(&manager), work));
+        Self { jobs: Jobs { manager, runner } }
     }
 
     async fn open(folder: &Path, work: Work) -> Self {

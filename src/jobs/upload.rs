@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::blocking::blocking;
 use super::job::Job;
 use super::lock::lock;
-use super::registry::JobRegistry;
+use super::manager::JobManager;
 use super::reorder_buffer::ReorderBuffer;
 use super::spool::{Chunk, Spool};
 use super::{EndReason, JobError, JobSnapshot, JobState, Round, RowRole, held_out};
@@ -17,7 +17,7 @@ use crate::model::{Matrix, Missing};
 /// Server side of one upload. Dropping it keeps the upload, so that a client can resume it.
 #[derive(Debug)]
 pub struct Upload {
-    table: Arc<JobRegistry>,
+    manager: Arc<JobManager>,
     job: Arc<Job>,
     /// Number of this stream, from 1: each stream that takes over the upload gets the next one.
     number: u64,
@@ -47,30 +47,30 @@ pub struct Acknowledged {
 
 impl Upload {
     /// Takes over the upload. The previous stream ends with [`JobError::TakenOver`].
-    pub(super) fn take_over(table: Arc<JobRegistry>, job: Arc<Job>) -> Self {
+    pub(super) fn take_over(manager: Arc<JobManager>, job: Arc<Job>) -> Self {
         let mut number = 0;
         job.stream.send_modify(|current| {
             *current += 1;
             number = *current;
         });
-        Self::with_number(table, job, number)
+        Self::with_number(manager, job, number)
     }
 
     /// Takes the upload if no other stream had it before.
-    fn take_first(table: Arc<JobRegistry>, job: Arc<Job>) -> Result<Self, JobError> {
+    fn take_first(manager: Arc<JobManager>, job: Arc<Job>) -> Result<Self, JobError> {
         let is_first = job.stream.send_if_modified(|current| {
             let is_first = *current == 0;
             *current = (*current).max(1);
             is_first
         });
-        if is_first { Ok(Self::with_number(table, job, 1)) } else { Err(JobError::TakenOver(job.id.clone())) }
+        if is_first { Ok(Self::with_number(manager, job, 1)) } else { Err(JobError::TakenOver(job.id.clone())) }
     }
 
-    fn with_number(table: Arc<JobRegistry>, job: Arc<Job>, number: u64) -> Self {
+    fn with_number(manager: Arc<JobManager>, job: Arc<Job>, number: u64) -> Self {
         let stream = job.stream.subscribe();
-        let ahead = Arc::new(Mutex::new(ReorderBuffer::new(table.ahead.clone())));
+        let ahead = Arc::new(Mutex::new(ReorderBuffer::new(manager.limits.ahead.clone())));
         let attached = Attached(Arc::clone(&job));
-        Self { table, job, number, stream, ahead, _attached: attached }
+        Self { manager, job, number, stream, ahead, _attached: attached }
     }
 
     /// Accepts a chunk and returns the newly acknowledged chunks: none if the chunk is ahead of a missing one (it is
@@ -78,15 +78,15 @@ impl Upload {
     /// rows is acknowledged again and not stored twice. Dropping the future does not tear a chunk: it is on disk whole,
     /// or not at all.
     pub async fn append(&mut self, number: u64, role: RowRole, rows: Matrix) -> Result<Vec<Acknowledged>, JobError> {
-        let (table, job, stream) = (Arc::clone(&self.table), Arc::clone(&self.job), self.number);
+        let (manager, job, stream) = (Arc::clone(&self.manager), Arc::clone(&self.job), self.number);
         let ahead = Arc::clone(&self.ahead);
         blocking(move || {
             let mut spool = lock(&job.spool);
-            let taken = usable(&table, &job, stream, spool.as_mut())
-                .and_then(|spool| take(&table, &job, spool, &mut lock(&ahead), (number, role, rows)));
+            let taken = usable(&manager, &job, stream, spool.as_mut())
+                .and_then(|spool| take(&manager, &job, spool, &mut lock(&ahead), (number, role, rows)));
             taken.inspect_err(|error| {
                 if matches!(error, JobError::DiskFull { .. }) {
-                    table.fail_upload(&job, &mut spool, error);
+                    manager.fail_upload(&job, &mut spool, error);
                 }
             })
         })
@@ -95,10 +95,10 @@ impl Upload {
 
     /// Ends the upload if the client's counts match those on disk; the job becomes QUEUED.
     pub async fn finish(self, chunks: u64, rows: u64) -> Result<JobSnapshot, JobError> {
-        let Self { table, job, number, .. } = self;
+        let Self { manager, job, number, .. } = self;
         blocking(move || {
             let mut guard = lock(&job.spool);
-            let counts = usable(&table, &job, number, guard.as_mut())?.counts();
+            let counts = usable(&manager, &job, number, guard.as_mut())?.counts();
             if (chunks, rows) != (counts.chunks, counts.rows()) {
                 return Err(JobError::CountsDiffer {
                     chunks,
@@ -107,7 +107,7 @@ impl Upload {
                     rows_here: counts.rows(),
                 });
             }
-            table.queue_upload(&job, &mut guard)
+            manager.queue_upload(&job, &mut guard)
         })
         .await
     }
@@ -119,33 +119,33 @@ impl Upload {
     /// # Panics
     /// If the job is not a round.
     pub async fn cut(&mut self) -> Result<(JobSnapshot, Round), JobError> {
-        let (table, job, stream) = (Arc::clone(&self.table), Arc::clone(&self.job), self.number);
+        let (manager, job, stream) = (Arc::clone(&self.manager), Arc::clone(&self.job), self.number);
         let (ended, next, round) = blocking(move || {
             let mut guard = lock(&job.spool);
-            let counts = usable(&table, &job, stream, guard.as_mut())?.counts();
+            let counts = usable(&manager, &job, stream, guard.as_mut())?.counts();
             if counts.training_rows == 0 {
                 return Err(JobError::NoTrainingRows);
             }
             let round = job.round.as_ref().expect("a round").next(counts.chunks, counts.rows());
             let rows = held_out::hand_on(&job, counts)?;
-            let next = table.next_round(&job, &round, &rows)?;
-            Ok((table.queue_upload(&job, &mut guard)?, next, round))
+            let next = manager.next_round(&job, &round, &rows)?;
+            Ok((manager.queue_upload(&job, &mut guard)?, next, round))
         })
         .await?;
         // Another client may have resumed the stream and taken the next round in the meantime; then this one fails.
-        *self = Self::take_first(Arc::clone(&self.table), next)?;
+        *self = Self::take_first(Arc::clone(&self.manager), next)?;
         Ok((ended, round))
     }
 
     /// Cancels a round that received no rows, with the reason [`EndReason::RoundLeft`].
     pub async fn leave(self) -> Result<JobSnapshot, JobError> {
-        let Self { table, job, number, .. } = self;
+        let Self { manager, job, number, .. } = self;
         blocking(move || {
             let mut guard = lock(&job.spool);
-            usable(&table, &job, number, guard.as_mut())?;
+            usable(&manager, &job, number, guard.as_mut())?;
             job.cancel_unless_running(Some(EndReason::ROUND_LEFT), || {
                 *guard = None;
-                table.remove_rows(&job);
+                manager.remove_rows(&job);
             })?;
             Ok(job.snapshot())
         })
@@ -176,7 +176,7 @@ impl Upload {
     /// Resolves when another stream takes over this upload, when the job ends, or when the server shuts down.
     pub async fn taken_over(&mut self) -> JobError {
         loop {
-            if self.table.is_closing() {
+            if self.manager.is_closing() {
                 return JobError::ShuttingDown;
             }
             if self.job.state().has_ended() {
@@ -195,7 +195,7 @@ impl Upload {
 /// Buffers, recognizes or stores a chunk, then stores the buffered chunks that follow it. If one of them fails, the
 /// chunks stored before it stay on disk without an acknowledgment. A client that resumes learns of them.
 fn take(
-    table: &JobRegistry,
+    manager: &JobManager,
     job: &Job,
     spool: &mut Spool,
     ahead: &mut ReorderBuffer,
@@ -225,7 +225,7 @@ fn take(
     let mut acknowledged = Vec::new();
     let mut turn = Some(chunk);
     while let Some(chunk) = turn {
-        let rows = store(table, job, spool, &chunk)?;
+        let rows = store(manager, job, spool, &chunk)?;
         acknowledged.push(Acknowledged { number: chunk.number(), rows });
         turn = ahead.take(chunk.number() + 1);
     }
@@ -233,28 +233,28 @@ fn take(
 }
 
 /// Writes the next chunk to disk, within the limits; returns the total rows on disk.
-fn store(table: &JobRegistry, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u64, JobError> {
-    let (rows, rows_max) = (spool.counts().rows() + chunk.rows(), table.config.job_rows_max);
+fn store(manager: &JobManager, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u64, JobError> {
+    let (rows, rows_max) = (spool.counts().rows() + chunk.rows(), manager.config.job_rows_max);
     if rows > rows_max {
         return Err(JobError::TooManyRows { rows, rows_max });
     }
-    table.reserve(job, chunk.bytes())?;
+    manager.reserve(job, chunk.bytes())?;
     let counts = spool.append(chunk).map_err(|error| {
-        table.quota.release(&job.share, chunk.bytes());
+        manager.limits.quota.release(&job.share, chunk.bytes());
         error.of_job(&job.id)
     })?;
-    job.tell_counts(counts, SystemTime::now().checked_add(table.config.upload_idle_max));
+    job.tell_counts(counts, SystemTime::now().checked_add(manager.config.upload_idle_max));
     Ok(counts.rows())
 }
 
 /// Returns the spool if this stream may still write to it.
 fn usable<'a>(
-    table: &JobRegistry,
+    manager: &JobManager,
     job: &Job,
     number: u64,
     spool: Option<&'a mut Spool>,
 ) -> Result<&'a mut Spool, JobError> {
-    if table.is_closing() {
+    if manager.is_closing() {
         return Err(JobError::ShuttingDown);
     }
     if *job.stream.borrow() != number {

@@ -11,7 +11,7 @@ async fn a_full_disk_fails_only_its_job_and_frees_its_rows() {
     other.append(1, RowRole::Training, rows(30, 0)).await.expect("appends");
     let (mut upload, failing, _) = server.uploading(spec(), "full").await;
     upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
-    let job = server.jobs.table.job(&failing.id).expect("known");
+    let job = server.jobs.manager.registry.job(&failing.id).expect("known");
     lock::lock(&job.spool).as_mut().expect("uploads").fill_the_disk();
     let error = upload.append(2, RowRole::Training, rows(5, 0)).await.expect_err("the disk is full");
     assert!(matches!(error, JobError::DiskFull { .. }), "{error}");
@@ -101,8 +101,9 @@ async fn a_failed_job_frees_its_rows_to_record_the_failure() {
     let (mut upload, job, _) = server.uploading(spec(), "key").await;
     upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
     plan(folder.path(), Some(Fault::DiskFullWithoutReserve));
-    let (table, failing) = (Arc::clone(&server.jobs.table), server.jobs.table.job(&job.id).expect("known"));
-    tokio::task::spawn_blocking(move || table.fail(&failing, &JobError::NoTrainingRows)).await.expect("no panic");
+    let (manager, failing) =
+        (Arc::clone(&server.jobs.manager), server.jobs.manager.registry.job(&job.id).expect("known"));
+    tokio::task::spawn_blocking(move || manager.fail(&failing, &JobError::NoTrainingRows)).await.expect("no panic");
     plan(folder.path(), None);
     drop(upload);
     server.crash().await;
@@ -140,8 +141,8 @@ async fn a_damaged_checkpoint_fails_its_job_alone() {
         let first = server.finished(spec(), "", 30).await;
         let second = server.finished(spec(), "", 30).await;
         server.until(&first, JobState::Running).await;
-        let job = server.jobs.table.job(&first).expect("known");
-        server.jobs.table.save_checkpoint(&job, &[1; 50]).expect("there is room");
+        let job = server.jobs.manager.registry.job(&first).expect("known");
+        server.jobs.manager.save_checkpoint(&job, &[1; 50]).expect("there is room");
         let path = checkpoint::path(&job.folder);
         drop(job);
         server.crash().await;

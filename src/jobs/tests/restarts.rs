@@ -19,9 +19,9 @@ async fn queued_and_running_jobs_restart_after_a_crash() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_published_before_the_crash_is_adopted() {
     /// Publishes a version, and "crashes" before the outcome is recorded.
-    fn publish_and_vanish(table: &JobRegistry, job: &Job) -> Outcome {
-        match train_and_publish(table, job) {
-            Outcome::Published(..) => until_stopped(table, job),
+    fn publish_and_vanish(manager: &JobManager, job: &Job) -> Outcome {
+        match train_and_publish(manager, job) {
+            Outcome::Published(..) => until_stopped(manager, job),
             other => other,
         }
     }
@@ -29,7 +29,7 @@ async fn a_version_published_before_the_crash_is_adopted() {
     let server = Server::open(folder.path(), publish_and_vanish).await;
     let id = server.finished(spec(), "", 30).await;
     let name = "model".parse().expect("a name");
-    while server.jobs.table.registry.store().entry(&name).is_none() {
+    while server.jobs.manager.models.store().entry(&name).is_none() {
         tokio::task::yield_now().await;
     }
     server.crash().await;
@@ -38,7 +38,7 @@ async fn a_version_published_before_the_crash_is_adopted() {
     let server = Server::open(folder.path(), train_and_publish).await;
     let ended = server.until(&id, JobState::Succeeded).await;
     assert_eq!(ended.version, Some(Version::FIRST), "{ended:?}");
-    let entry = server.jobs.table.registry.store().entry(&name).expect("published");
+    let entry = server.jobs.manager.models.store().entry(&name).expect("published");
     assert_eq!(entry.versions.len(), 1, "not trained twice");
     server.crash().await;
 }
@@ -52,7 +52,7 @@ async fn a_reader_accepts_jobs_only_after_it_becomes_the_writer() {
     assert!(matches!(refused, Err(JobError::Store(StoreError::ReadOnly { .. }))), "{refused:?}");
     writer.uploading(spec(), "mine").await;
     writer.crash().await;
-    let store = Arc::clone(reader.jobs.table.registry.store());
+    let store = Arc::clone(reader.jobs.manager.models.store());
     let took = tokio::task::spawn_blocking(move || store.refresh()).await.expect("no panic").expect("refreshes");
     assert!(took);
     let (_, snapshot, _) = reader.uploading(spec(), "mine").await;
@@ -66,9 +66,9 @@ async fn checkpoints_survive_restarts_and_count_toward_the_quota() {
     let server = Server::open(folder.path(), until_stopped).await;
     let id = server.finished(spec(), "", 4).await;
     server.until(&id, JobState::Running).await;
-    let (table, job) = (&server.jobs.table, server.jobs.table.job(&id).expect("known"));
+    let (manager, job) = (&server.jobs.manager, server.jobs.manager.registry.job(&id).expect("known"));
     for bytes in [&[1; 50][..], &[2; 70]] {
-        table.save_checkpoint(&job, bytes).expect("there is room");
+        manager.save_checkpoint(&job, bytes).expect("there is room");
     }
     let path = checkpoint::path(&job.folder);
     drop(job);
@@ -76,9 +76,9 @@ async fn checkpoints_survive_restarts_and_count_toward_the_quota() {
     // 80 bytes of rows and 90 of the checkpoint.
     let server = Server::open_with(folder.path(), until_stopped, |config| config.spool_bytes_max = 80 + 90 + 12).await;
     server.until(&id, JobState::Running).await;
-    let job = server.jobs.table.job(&id).expect("known");
+    let job = server.jobs.manager.registry.job(&id).expect("known");
     assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]));
-    let refused = server.jobs.table.save_checkpoint(&job, &[3; 10]);
+    let refused = server.jobs.manager.save_checkpoint(&job, &[3; 10]);
     assert!(matches!(refused, Err(JobError::SpoolFull { .. })), "{refused:?}");
     assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]), "the previous one stays");
     let (_upload, ..) = server.uploading(spec(), "").await;
@@ -159,7 +159,7 @@ async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
                 // The settling task dies before it notifies watchers.
                 let (jobs, id) = (server.jobs.clone(), job.id.clone());
                 let asked = tokio::spawn(async move { jobs.cancel(&id).await });
-                while server.jobs.table.has_started(&job.id) {
+                while server.jobs.manager.scheduler.has_started(&job.id) {
                     tokio::task::yield_now().await;
                 }
                 asked.abort();
@@ -199,7 +199,7 @@ async fn a_crash_while_a_job_fails_does_not_lose_the_reason() {
         plan(folder.path(), None);
         let server =
             Server::open_with(folder.path(), failing, |_| plan(folder.path(), Some(Fault::CrashAt(step)))).await;
-        while server.jobs.table.has_waiting_or_started() {
+        while server.jobs.manager.scheduler.has_waiting_or_started() {
             tokio::task::yield_now().await;
         }
         plan(folder.path(), None);

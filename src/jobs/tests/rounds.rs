@@ -14,8 +14,8 @@ async fn a_round_expires_only_without_its_stream() {
     upload.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
     let late = SystemTime::now() + 10 * JobsConfig::new(folder.path().to_owned()).upload_idle_max;
     for (upload, state) in [(Some(upload), JobState::Uploading), (None, JobState::Cancelled)] {
-        let table = Arc::clone(&server.jobs.table);
-        tokio::task::spawn_blocking(move || table.expire(late)).await.expect("no panic");
+        let manager = Arc::clone(&server.jobs.manager);
+        tokio::task::spawn_blocking(move || manager.expire(late)).await.expect("no panic");
         assert_eq!(server.jobs.snapshot(&snapshot.id).expect("known").state, state);
         drop(upload);
     }
@@ -33,15 +33,15 @@ async fn a_crash_between_rounds_keeps_the_held_out_rows() {
     let (round, Begun::Uploading { mut upload, snapshot, .. }) = begun else { panic!("{begun:?}") };
     upload.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
     // The first half of ending a round: the next round exists, but this one is still uploading.
-    let table = Arc::clone(&server.jobs.table);
+    let manager = Arc::clone(&server.jobs.manager);
     let next = {
-        let job = table.job(&snapshot.id).expect("known");
+        let job = manager.registry.job(&snapshot.id).expect("known");
         let counts = job.spool.lock().expect("free").as_ref().expect("a spool").counts();
         let handed_on = held_out::hand_on(&job, counts).expect("reads");
         assert_eq!(handed_on.len(), 8 * 3, "a fifth");
-        table.next_round(&job, &round.next(1, 40), &handed_on).expect("makes").id.clone()
+        manager.next_round(&job, &round.next(1, 40), &handed_on).expect("makes").id.clone()
     };
-    drop((upload, table));
+    drop((upload, manager));
     server.crash().await;
 
     let server = Server::open(folder.path(), until_stopped).await;
@@ -77,13 +77,13 @@ async fn a_stream_that_resumes_between_rounds_owns_the_next_round() {
     let Ok((round, Begun::Uploading { upload: mut old, snapshot, .. })) = begin().await else { panic!("new") };
     old.append(1, RowRole::Training, rows(40, 0)).await.expect("appends");
     // The next round exists, and the old stream has not reached it yet.
-    let table = Arc::clone(&server.jobs.table);
-    let job = table.job(&snapshot.id).expect("known");
-    table.next_round(&job, &round.next(1, 40), &[]).expect("makes");
-    let next = table.newest_round(&key, &owner).expect("made");
-    let turn = Arc::clone(&table.turn).lock_owned().await;
+    let manager = Arc::clone(&server.jobs.manager);
+    let job = manager.registry.job(&snapshot.id).expect("known");
+    manager.next_round(&job, &round.next(1, 40), &[]).expect("makes");
+    let next = manager.registry.newest_round(&key, &owner).expect("made");
+    let turn = Arc::clone(&manager.turns.creating).lock_owned().await;
     let key = (Some(next.key()), owner.clone());
-    let begun = table.begin(&checked(), None, key, Priority::default(), Some(next), turn);
+    let begun = manager.begin(&checked(), None, key, Priority::default(), Some(next), turn);
     let Ok(Begun::Uploading { upload: mut new, .. }) = begun else { panic!("{begun:?}") };
     let error = old.cut().await.expect_err("too late");
     assert!(matches!(error, JobError::TakenOver(_)), "{error}");

@@ -11,7 +11,7 @@ async fn rows_become_a_published_version() {
     assert_eq!((ended.state, ended.version), (JobState::Succeeded, Some(Version::FIRST)), "{ended:?}");
     let report = ended.report.expect("a report");
     assert_eq!((report.job_id.as_str(), report.data_sha256.len()), (id.as_str(), 64));
-    assert!(server.jobs.table.registry.store().entry(&"model".parse().expect("a name")).is_some());
+    assert!(server.jobs.manager.models.store().entry(&"model".parse().expect("a name")).is_some());
     server.crash().await;
     let spool = spool::path(&folder.path().join("jobs").join(id.as_str()));
     assert!(!spool.exists(), "the rows are removed");
@@ -111,13 +111,13 @@ async fn a_paused_job_expires() {
     let id = server.finished(spec(), "", 4).await;
     server.until(&id, JobState::Running).await;
     let paused = server.jobs.pause(&id).await.expect("runs").updated;
-    let week = server.jobs.table.config.paused_max;
+    let week = server.jobs.manager.config.paused_max;
     for (now, state) in [
         (paused + week - Duration::from_secs(1), JobState::Paused),
         (paused + week + Duration::from_secs(1), JobState::Cancelled),
     ] {
-        let table = Arc::clone(&server.jobs.table);
-        tokio::task::spawn_blocking(move || table.expire(now)).await.expect("no panic");
+        let manager = Arc::clone(&server.jobs.manager);
+        tokio::task::spawn_blocking(move || manager.expire(now)).await.expect("no panic");
         assert_eq!(server.jobs.snapshot(&id).expect("known").state, state);
     }
     let reason = server.jobs.snapshot(&id).expect("known").failure.expect("a reason");

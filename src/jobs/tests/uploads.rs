@@ -132,8 +132,8 @@ async fn an_idle_upload_expires() {
         (expires - Duration::from_secs(1), JobState::Uploading),
         (expires + Duration::from_secs(1), JobState::Cancelled),
     ] {
-        let table = Arc::clone(&server.jobs.table);
-        tokio::task::spawn_blocking(move || table.expire(now)).await.expect("no panic");
+        let manager = Arc::clone(&server.jobs.manager);
+        tokio::task::spawn_blocking(move || manager.expire(now)).await.expect("no panic");
         assert_eq!(server.jobs.snapshot(&snapshot.id).expect("known").state, state);
     }
     let error = upload.taken_over().await;
@@ -151,9 +151,9 @@ async fn an_abandoned_upload_without_a_row_expires_within_minutes() {
     with_rows.append(1, RowRole::Training, rows(2, 0)).await.expect("appends");
     let (without, third, _) = server.uploading(spec(), "without").await;
     drop((with_rows, without));
-    let table = Arc::clone(&server.jobs.table);
+    let manager = Arc::clone(&server.jobs.manager);
     let later = SystemTime::now() + Duration::from_mins(2);
-    tokio::task::spawn_blocking(move || table.expire(later)).await.expect("no panic");
+    tokio::task::spawn_blocking(move || manager.expire(later)).await.expect("no panic");
     let state = |id| server.jobs.snapshot(id).expect("known").state;
     assert_eq!((state(&first.id), state(&second.id)), (JobState::Uploading, JobState::Uploading));
     assert_eq!(state(&third.id), JobState::Cancelled);
@@ -224,7 +224,7 @@ fn kept(server: &Server, id: &JobId) -> Vec<f32> {
     let told = server.jobs.snapshot(id).expect("known");
     let (chunks, training_rows, test_rows) = (told.chunks, told.training_rows, told.test_rows);
     let counts = spool::Counts { chunks, training_rows, test_rows, bytes: 0 };
-    let job = server.jobs.table.job(id).expect("known");
+    let job = server.jobs.manager.registry.job(id).expect("known");
     let received = rows::open(&job.folder, 3, counts, &|| true).expect("whole").expect("not stopped");
     let mut values = vec![0.0; training_rows as usize * 3];
     received.training.read(0, &mut values).expect("reads");
