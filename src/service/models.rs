@@ -121,8 +121,8 @@ impl Service {
         Ok(())
     }
 
-    /// Points an alias at a version; `expected` as in [`ModelStore::set_alias`]. Returns the version it pointed at
-    /// before.
+    /// Points an alias at a version; `expected` as in
+    /// [`ModelCatalogue::set_alias`](crate::store::ModelCatalogue::set_alias). Returns the version it pointed at before.
     pub async fn set_alias(
         &self,
         key: ModelKey,

@@ -12,11 +12,10 @@
 //! <folder>/models/<name>/.tmp-<uuid>                  being built or removed; the next writer deletes it
 //! ```
 
-use std::fmt::Debug;
-use std::time::SystemTime;
+use crate::model::{Artifact, ModelName, Version};
 
-use crate::model::{Alias, Artifact, ModelKey, ModelName, Selector, Version};
-
+mod blobs;
+mod catalogue;
 #[cfg(test)]
 #[macro_use]
 pub(crate) mod conformance;
@@ -35,6 +34,8 @@ mod served;
 #[cfg(test)]
 mod tests;
 
+pub use blobs::ModelBlobs;
+pub use catalogue::ModelCatalogue;
 pub use entry::{IndexDamage, ModelEntry, VersionEntry};
 pub use error::StoreError;
 pub use local::LocalStore;
@@ -43,41 +44,16 @@ pub use served::Retention;
 
 /// Largest model file, in bytes: twice the tensors of the largest model.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
-/// Most bytes that [`ModelStore::read_header`] returns: the header limit of the safetensors format and the 8 bytes of
+/// Most bytes that [`ModelBlobs::read_header`] returns: the header limit of the safetensors format and the 8 bytes of
 /// its length.
 pub const HEADER_BYTES_MAX: u64 = 100_000_008;
 /// Most aliases of one model.
 pub const ALIASES_MAX: usize = 100;
 
-/// Storage of published models.
+/// Storage of published models: a catalogue, the files of its versions, publication in both, and the writer's lock.
 ///
 /// Methods block on disk: async callers use `spawn_blocking`. The methods marked "From memory" do not block.
-pub trait ModelStore: Send + Sync + Debug {
-    /// All models with at least one complete version, by name. From memory.
-    fn entries(&self) -> Vec<ModelEntry>;
-    /// The model `name`, if it has at least one complete version. From memory.
-    fn entry(&self, name: &ModelName) -> Option<ModelEntry>;
-    /// Resolves a selector to a version. From memory, without copying the entry: every request calls it.
-    ///
-    /// # Errors
-    /// `UnknownModel`, `UnknownVersion`, `UnknownAlias`; `BadIndex` for an alias of a model with a damaged index;
-    /// `VersionLost` if the index lists the version but its file is gone.
-    fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError>;
-    /// Resolves a selector among the versions that the policy serves. From memory.
-    ///
-    /// # Errors
-    /// Those of [`ModelStore::resolve`], and `NotServed`.
-    fn resolve_served(
-        &self,
-        name: &ModelName,
-        selector: &Selector,
-        policy: &VersionPolicy,
-    ) -> Result<ModelKey, StoreError>;
-    /// Reads the model file of a version, as stored. At most [`FILE_BYTES_MAX`] bytes.
-    fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
-    /// Reads a model file up to its tensors: the 8 bytes of the safetensors header length, and the header. Shorter if
-    /// the file is; at most [`HEADER_BYTES_MAX`] bytes.
-    fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError>;
+pub trait ModelStore: ModelCatalogue + ModelBlobs {
     /// Publishes the model durably as the next version: after the return, the version survives a crash.
     fn publish(&self, name: &ModelName, artifact: &Artifact) -> Result<Version, StoreError> {
         self.publish_bytes(name, &artifact.to_bytes())
@@ -89,26 +65,6 @@ pub trait ModelStore: Send + Sync + Debug {
     }
     /// [`ModelStore::publish_bytes`] with the file of a validation sample (see [`crate::model::sample`]).
     fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError>;
-    /// Reads the validation sample file of a version, as stored; `None` if there is none. At most
-    /// [`SAMPLE_FILE_BYTES_MAX`](crate::model::sample::SAMPLE_FILE_BYTES_MAX) bytes.
-    fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Deletes a version; its number is never used again.
-    fn delete(&self, key: &ModelKey) -> Result<(), StoreError>;
-    /// Points an alias at a version. `expected`: outer `None` = do not check, inner `None` = the alias must not exist.
-    /// Returns the previous version.
-    fn set_alias(
-        &self,
-        key: &ModelKey,
-        alias: &Alias,
-        expected: Option<Option<Version>>,
-    ) -> Result<Option<Version>, StoreError>;
-    /// Deletes an alias. `expected`: the version that it must point at; `None` = do not check.
-    fn delete_alias(&self, name: &ModelName, alias: &Alias, expected: Option<Version>) -> Result<(), StoreError>;
-    /// Records now as the last use of a version, for all processes on the store. A crash may lose the record. It does
-    /// not need the writer's lock.
-    fn note_use(&self, key: &ModelKey) -> Result<(), StoreError>;
-    /// The recorded last use of a version.
-    fn last_use(&self, key: &ModelKey) -> Option<SystemTime>;
     /// Whether this process holds the writer's lock. From memory.
     fn is_writable(&self) -> bool;
     /// Returns the reason as an error if this process does not hold the writer's lock. From memory.
