@@ -2,14 +2,16 @@
 //! rows of its batch.
 //!
 //! Requests wait in one queue per (version, operation, space). Serving threads pull batches whenever they are free, so
-//! a batch has the rows that arrived while the last one was computed. No timer delays a request. `operation` says what each operation
-//! does, `policy` forms batches, `load` limits what is accepted, `queue` combines both under a lock, `worker` computes,
-//! and `reply` assembles responses. `inline` computes tiny requests at once.
+//! a batch has the rows that arrived while the last one was computed. No timer delays a request. `operation` says what
+//! each operation does, `policy` forms batches, `load` limits what is accepted, `queue` combines both under a lock,
+//! `worker` computes, and `reply` assembles responses. `inline` computes tiny requests at once.
 
+mod config;
 mod error;
 mod inline;
 mod load;
 mod operation;
+mod output;
 mod policy;
 mod queue;
 mod reply;
@@ -21,71 +23,24 @@ mod timing;
 mod worker;
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use config::BatchingConfig;
 pub use error::{BadBatching, BatchError};
+pub use output::Output;
 pub use policy::Urgency;
 pub use timing::{Batch, Timing};
 
 use crate::executor::{MinCpuShare, ServingThreads};
 pub use crate::methods::Operation;
 use crate::model::{Form, Matrix};
-use crate::numeric::LANES;
 use crate::registry::LoadedModel;
 use queue::{Admitted, Departure, Queue};
 use request::{BatchResult, Key, Request};
 use sync::atomic::{AtomicU64, Ordering};
-use sync::{Mutex, MutexGuard};
+use sync::{Mutex, lock};
 use worker::Compute;
-
-/// Limits of batches and of the queues. Rows count until they are computed. Bytes of a request and its response count
-/// until the response is sent to the caller's task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchingConfig {
-    /// Maximum rows of one batch: a multiple of 16.
-    pub batch_rows_max: usize,
-    /// Maximum rows in all queues together.
-    pub queue_rows_max: usize,
-    /// Maximum bytes in all queues together.
-    pub queue_bytes_max: usize,
-}
-
-impl Default for BatchingConfig {
-    fn default() -> Self {
-        Self { batch_rows_max: 256, queue_rows_max: 65_536, queue_bytes_max: 256 << 20 }
-    }
-}
-
-impl BatchingConfig {
-    /// Rejects settings that are out of range.
-    pub fn check(&self) -> Result<(), BadBatching> {
-        let refused = |setting, got, expected| Err(BadBatching { setting, got, expected });
-        if !(LANES..=65_536).contains(&self.batch_rows_max) || !self.batch_rows_max.is_multiple_of(LANES) {
-            return refused("batch_rows_max", self.batch_rows_max, "a multiple of 16 from 16 to 65536 rows");
-        }
-        if self.queue_rows_max == 0 {
-            return refused("queue_rows_max", self.queue_rows_max, "at least 1 row");
-        }
-        if self.queue_bytes_max == 0 {
-            return refused("queue_bytes_max", self.queue_bytes_max, "at least 1 byte");
-        }
-        Ok(())
-    }
-}
-
-/// Results of one request, in the requested number format.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Output {
-    /// Codes, rows or scores.
-    pub matrix: Matrix,
-    /// Squared error of each row in normalized space; only for reconstruction.
-    pub squared_errors: Vec<f32>,
-    /// Squared error of each row in the units of the input; only for reconstruction.
-    pub squared_errors_input_units: Vec<f32>,
-    /// Where the time of the request was spent.
-    pub timing: Timing,
-}
 
 /// Counters of the batching layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,9 +252,4 @@ impl Drop for QueueGuard<'_> {
             self.queue.withdraw(&self.key, self.ticket, why);
         }
     }
-}
-
-/// Locks a mutex, even if it is poisoned: no panic leaves inconsistent data behind these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

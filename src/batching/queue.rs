@@ -10,8 +10,8 @@ use super::load::{Load, Loads, RetrySchedule, ServiceRates, Size, has_room};
 use super::policy::{FairQueue, Piece, Turn, Urgency};
 use super::request::{BatchResult, Key, QueuedRequest, Request};
 use super::sync::atomic::{AtomicU64, Ordering};
-use super::sync::{Condvar, Mutex};
-use super::{BatchError, BatchingConfig, lock};
+use super::sync::{Condvar, Mutex, lock};
+use super::{BatchError, BatchingConfig};
 
 /// A request is rejected if this multiple of the predicted wait ends after its deadline. The prediction covers only the
 /// wait for a serving thread. Receiving the request and sending the response also take time, on threads that may need

@@ -27,7 +27,7 @@ use tokio_rustls::rustls::{
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::client::CliError;
+use super::CliError;
 use crate::model::text::shown_list;
 
 /// Timeout of name resolution, of a connection and of a TLS handshake.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::reading;
-use crate::files::{self, FileError, Location, ReadOptions, RowReader};
+use crate::files::{self, FileError, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
 /// Bytes of the binary32 values of a chunk or request; binary64 takes twice as many. Large enough to be fast, far below
@@ -86,7 +86,7 @@ impl ColumnsOfFiles {
         let Some((width, names, first)) = &self.first else {
             let names = if self.by_position { Vec::new() } else { reader.names().to_vec() };
             if names.is_empty() || !self.has_base {
-                check_columns(path, reader.as_ref(), columns)?;
+                reading::check_columns(path, reader.as_ref(), columns)?;
             }
             self.first = Some((reader.columns(), names, path.to_owned()));
             return Ok(reader);
@@ -101,7 +101,7 @@ impl ColumnsOfFiles {
             reader = files::by_name(path, reader, names)?;
             reading::tell(path, &reader.notes()[before..]);
         }
-        check_columns(path, reader.as_ref(), *width)?;
+        reading::check_columns(path, reader.as_ref(), *width)?;
         Ok(reader)
     }
 
@@ -163,16 +163,4 @@ impl Source {
             Self::Files { training, test, .. } => !training.iter().chain(test).any(|path| reading::is_stream(path)),
         }
     }
-}
-
-pub(super) fn check_columns(path: &str, reader: &dyn RowReader, columns: usize) -> Result<(), FileError> {
-    if reader.columns() == columns {
-        return Ok(());
-    }
-    Err(FileError::Content {
-        path: path.to_owned(),
-        place: Location::Whole,
-        got: format!("its rows have {} numbers", reader.columns()),
-        expected: columns.to_string(),
-    })
 }

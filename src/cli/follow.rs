@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::client::{Context, named_matrix};
 use super::data::{ColumnsOfFiles, chunk_rows};
 use super::live::Display;
-use super::train::{self, RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
+use super::retry::{self, RETRIES_MAX, RETRY_PAUSE, is_broken_connection, lies_with_the_rows};
 use super::{CliError, report};
 use crate::files::{FileError, ReadOptions};
 use crate::rpc::pb;
@@ -175,7 +175,7 @@ pub(super) async fn run(
             _ => false,
         };
         if !broken || retries == RETRIES_MAX {
-            if train::lies_with_the_rows(&error) {
+            if lies_with_the_rows(&error) {
                 cancel_open_round(context, &spec, &display).await;
             }
             display.finish();
@@ -195,7 +195,7 @@ async fn cancel_open_round(context: &Context, spec: &pb::TrainSpec, display: &Di
     let Ok(newest) = jobs.list_jobs(pb::ListJobsRequest::default()).await else { return };
     let is_open = |job: &pb::Job| job.state() == pb::JobState::Uploading && job.idempotency_key.starts_with(&key);
     for job in newest.into_inner().jobs.iter().filter(|job| is_open(job)) {
-        display.say(&train::cancel(context, &job.id).await);
+        display.say(&retry::cancel(context, &job.id).await);
     }
 }
 

@@ -11,6 +11,7 @@ mod curve;
 mod data;
 mod draw;
 mod duration;
+mod error;
 mod follow;
 mod health;
 mod impute;
@@ -23,6 +24,7 @@ mod quickstart;
 mod reading;
 mod report;
 mod report_page;
+mod retry;
 mod rows;
 mod score;
 mod serve;
@@ -37,7 +39,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::files::FileError;
-pub use client::CliError;
+pub use error::CliError;
 use print::{OutputClosed, OutputFailed};
 
 /// Train and serve tied-weight autoencoders over gRPC.

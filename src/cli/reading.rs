@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::CliError;
 use super::client::{Context, tell_notes};
-use super::data::check_columns;
 use crate::files::{
-    self, Decimal, FileError, Format, ReadOptions, RowReader, Separator, Table, TextEncoding, TextOptions, Thousands,
+    self, Decimal, FileError, Format, Location, ReadOptions, RowReader, Separator, Table, TextEncoding, TextOptions,
+    Thousands,
 };
 use crate::model::match_columns;
 use crate::rpc::pb;
@@ -383,4 +383,17 @@ pub(super) fn first_rows(
         is_all = false;
     }
     Ok(FirstRows { columns, names, values, is_all })
+}
+
+/// Checks that the rows of a file have `columns` numbers.
+pub(super) fn check_columns(path: &str, reader: &dyn RowReader, columns: usize) -> Result<(), FileError> {
+    if reader.columns() == columns {
+        return Ok(());
+    }
+    Err(FileError::Content {
+        path: path.to_owned(),
+        place: Location::Whole,
+        got: format!("its rows have {} numbers", reader.columns()),
+        expected: columns.to_string(),
+    })
 }

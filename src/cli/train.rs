@@ -6,20 +6,17 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
 
 use super::client::{Context, model_ref, named_matrix};
 use super::data::{Chunk, ColumnsOfFiles, Source};
 use super::live::Display;
 use super::reading::{self, ReadArgs};
+use super::retry::{RETRIES_MAX, RETRY_PAUSE, cancel, is_broken_connection, lies_with_the_rows};
 use super::{CliError, duration, follow, report};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as RequestMessage;
 use crate::rpc::pb::train_response::Message as ResponseMessage;
 
-/// Maximum retries of a broken connection, and the delay before the first retry, which then doubles.
-pub(super) const RETRIES_MAX: u32 = 8;
-pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Capacity of the queue of chunks to send.
 const CHUNKS_WAITING_MAX: usize = 4;
 
@@ -530,28 +527,6 @@ impl Sending {
     }
 }
 
-/// Cancels a job, so that its rows do not stay on the server; returns the outcome as text.
-pub(super) async fn cancel(context: &Context, id: &str) -> String {
-    let request = pb::CancelJobRequest { id: id.to_owned() };
-    let canceled = match context.jobs().await {
-        Ok(mut jobs) => jobs.cancel_job(request).await.map(|_| ()).map_err(CliError::from),
-        Err(error) => Err(error),
-    };
-    match canceled {
-        Ok(()) => format!("job {id} is canceled, and the server has removed its rows"),
-        Err(error) => format!("job {id} is still on the server ({error}); to remove it: halfhitch jobs cancel {id}"),
-    }
-}
-
-/// Whether the error comes from the rows or the command, so that a retry cannot succeed.
-pub(super) fn lies_with_the_rows(error: &CliError) -> bool {
-    match error {
-        CliError::File(_) | CliError::Usage(_) | CliError::Failed(_) => true,
-        CliError::Status(status) => matches!(status.code(), Code::InvalidArgument | Code::OutOfRange),
-        CliError::Config(_) | CliError::NoServer { .. } | CliError::Interrupted(_) => false,
-    }
-}
-
 /// Uploads the rows and waits for the result. Reconnects after a broken connection and resumes the upload.
 pub(super) async fn train(
     context: &Context,
@@ -604,13 +579,6 @@ pub(super) async fn train(
         display.say(&format!("the connection broke, retrying in {pause:?} ({retries} of {RETRIES_MAX})"));
         tokio::time::sleep(pause).await;
     }
-}
-
-/// Whether a retry over a new connection may succeed.
-pub(super) fn is_broken_connection(status: &Status) -> bool {
-    let transport = std::error::Error::source(status).is_some();
-    status.code() == Code::Unavailable
-        || (transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))
 }
 
 /// What happens to the job after an interrupt, as text.

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use super::setting::settings;
-use super::table::GROUPS;
+use super::table::{GROUPS, settings};
 use super::values::Values;
 
 /// The settings that flags set, as written. A setting is checked when all sources are read.

@@ -1,12 +1,13 @@
 //! The sources of settings: flags, variables and the settings file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::flags::SettingFlags;
-use super::setting::{Setting, settings};
+use super::setting::Setting;
+use super::source::EffectiveSetting;
 use super::standard_traces::StandardTraces;
 use super::values::Values;
-use super::{ConfigError, EffectiveSetting, Source};
+use super::{ConfigError, Source};
 
 /// Variables with the prefix `HALFHITCH_` that are not settings of the server.
 const OTHER_VARIABLES: [&str; 11] = [
@@ -33,7 +34,7 @@ pub(super) fn read(path: &Path) -> Result<toml::Table, ConfigError> {
 /// The sources of settings. A flag wins over a variable, and a variable wins over the file. Variables of OpenTelemetry
 /// win only over the default.
 pub(super) struct Layers<'a> {
-    flags: &'a SettingFlags,
+    flags: &'a BTreeMap<&'static str, String>,
     variables: &'a [(String, String)],
     path: PathBuf,
     file: toml::Table,
@@ -46,9 +47,10 @@ pub(super) struct Layers<'a> {
 }
 
 impl<'a> Layers<'a> {
-    /// `file` is the content of the settings file at `path`; both are empty without one.
+    /// `flags` has the text of each flag by the name of its setting. `file` is the content of the settings file at
+    /// `path`; both are empty without one.
     pub(super) fn new(
-        flags: &'a SettingFlags,
+        flags: &'a BTreeMap<&'static str, String>,
         variables: &'a [(String, String)],
         path: PathBuf,
         file: toml::Table,
@@ -75,7 +77,7 @@ impl<'a> Layers<'a> {
 
     /// The text of the strongest source that sets the setting.
     fn text(&self, setting: &Setting) -> Option<(String, Source)> {
-        if let Some(text) = self.flags.0.get(setting.name) {
+        if let Some(text) = self.flags.get(setting.name) {
             return Some((text.clone(), Source::Flag));
         }
         let variable = setting.variable();
@@ -106,13 +108,16 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Returns the settings and the warnings.
+    /// Returns the settings that were taken, and the warnings. `settings` has all settings of the table.
     ///
     /// # Errors
     /// [`ConfigError::UnknownKey`] if the file has a key that is not a setting.
-    pub(super) fn finish(mut self) -> Result<(Vec<EffectiveSetting>, Vec<String>), ConfigError> {
-        if let Some(key) = self.file.keys().find(|key| settings().all(|setting| setting.name != key.as_str())) {
-            let known: Vec<&str> = settings().map(|setting| setting.name).collect();
+    pub(super) fn finish(
+        mut self,
+        settings: &[&'static Setting],
+    ) -> Result<(Vec<EffectiveSetting>, Vec<String>), ConfigError> {
+        if let Some(key) = self.file.keys().find(|key| settings.iter().all(|setting| setting.name != key.as_str())) {
+            let known: Vec<&str> = settings.iter().map(|setting| setting.name).collect();
             return Err(ConfigError::UnknownKey {
                 path: self.path.display().to_string(),
                 key: key.clone(),
@@ -120,7 +125,7 @@ impl<'a> Layers<'a> {
             });
         }
         let known = |variable: &str| {
-            OTHER_VARIABLES.contains(&variable) || settings().any(|setting| variable == setting.variable())
+            OTHER_VARIABLES.contains(&variable) || settings.iter().any(|setting| variable == setting.variable())
         };
         let unknown = self.variables.iter().filter(|(name, _)| name.starts_with("HALFHITCH_") && !known(name));
         self.warnings.extend(unknown.map(|(name, _)| format!("variable {name} is not a setting and has no effect")));

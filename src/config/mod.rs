@@ -7,37 +7,42 @@
 //! Settings are read in two steps: [`ServeArgs`] holds the text as written, [`Settings`] holds the checked values. No
 //! other module reads the environment.
 
+mod address;
 mod allocator;
 mod client;
+mod error;
 mod flags;
+mod group;
 mod layers;
 #[cfg(test)]
 mod reference;
 mod security;
 mod setting;
+mod source;
 mod standard_traces;
 mod table;
 mod traces;
 mod values;
 
 use std::ffi::OsString;
-use std::fmt::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use address::ADDRESS_DEFAULT;
 pub use allocator::settle_allocator;
 pub use client::{ClientArgs, ClientSettings, Token};
+pub use error::ConfigError;
 pub use flags::SettingFlags;
 use layers::{Layers, read};
-use table::GROUPS;
+use source::EffectiveSetting;
+pub use source::Source;
+use table::{GROUPS, settings};
 use values::Values;
 
-use crate::numeric::{Isa, IsaError, init};
+use crate::numeric::{Isa, init};
 use crate::server::ServerConfig;
 use crate::telemetry::LogFormat;
-
-/// Default address of the server, 127.0.0.1:50051: `serve` listens here, and clients connect here.
-pub const ADDRESS_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_051);
 
 /// Flags of `halfhitch serve`, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -52,79 +57,6 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub settings: SettingFlags,
 }
-
-/// Where the value of a setting came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The command line.
-    Flag,
-    /// An environment variable, by name.
-    Variable(String),
-    /// The settings file, by path.
-    File(PathBuf),
-    /// The built-in default.
-    Default,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag => f.write_str("flag"),
-            Self::Variable(name) => write!(f, "variable {name}"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Default => f.write_str("default"),
-        }
-    }
-}
-
-/// Why the settings are invalid.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// `HALFHITCH_ISA` names an unknown instruction set, or one that this machine lacks.
-    #[error("variable HALFHITCH_ISA: {0}")]
-    Instructions(IsaError),
-    /// A setting has a value that is not allowed.
-    #[error("setting {setting} ({origin}) is {got:?}, expected {expected}")]
-    Value {
-        /// The setting's name.
-        setting: &'static str,
-        /// Where the value came from.
-        origin: Source,
-        /// The value.
-        got: String,
-        /// The values that are allowed.
-        expected: String,
-    },
-    /// The settings file cannot be read.
-    #[error("settings file {path}: {source}")]
-    Unreadable {
-        /// Path of the file.
-        path: String,
-        /// The error of the system.
-        source: std::io::Error,
-    },
-    /// The settings file is not TOML.
-    #[error("settings file {path} is not TOML: {reason}")]
-    Syntax {
-        /// Path of the file.
-        path: String,
-        /// The parser's message, with the position.
-        reason: String,
-    },
-    /// The settings file has a key that is not a setting.
-    #[error("settings file {path} has the unknown key {key:?}, expected one of: {known}")]
-    UnknownKey {
-        /// Path of the file.
-        path: String,
-        /// The unknown key.
-        key: String,
-        /// All settings, separated by commas.
-        known: String,
-    },
-}
-
-/// A setting in force: name, value as TOML, source.
-type EffectiveSetting = (&'static str, String, Source);
 
 /// The settings in force, checked.
 #[derive(Clone, Debug)]
@@ -161,7 +93,7 @@ impl Settings {
         let variable = |name: &str| variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
         let path = args.config.clone().or_else(|| variable("HALFHITCH_CONFIG").map(PathBuf::from));
         let file = path.as_deref().map_or_else(|| Ok(toml::Table::new()), read)?;
-        let mut layers = Layers::new(&args.settings, variables, path.clone().unwrap_or_default(), file);
+        let mut layers = Layers::new(&args.settings.0, variables, path.clone().unwrap_or_default(), file);
         let mut values = Values::default();
         for group in GROUPS {
             for setting in group.settings {
@@ -169,7 +101,7 @@ impl Settings {
             }
             (group.check)(&mut layers, &mut values)?;
         }
-        let (told, warnings) = layers.finish()?;
+        let (told, warnings) = layers.finish(&settings().collect::<Vec<_>>())?;
         let Values { listen, log, log_format, server, .. } = values;
         Ok(Self { listen, server, log, log_format, path, warnings, told })
     }

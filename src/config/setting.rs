@@ -3,9 +3,6 @@
 
 use std::ops::RangeInclusive;
 
-use super::ConfigError;
-use super::layers::Layers;
-use super::table::GROUPS;
 use super::values::{TextField, Values};
 
 /// One setting of the server. The name is also the key in the settings file; flag and variable are derived from it.
@@ -19,20 +16,6 @@ pub(super) struct Setting {
     pub(super) kind: Kind,
     /// What the setting does. Range and default are added to it.
     pub(super) help: &'static str,
-}
-
-/// Settings of one subject.
-#[derive(Debug)]
-pub(super) struct Group {
-    /// Heading in the help and in the reference page.
-    pub(super) title: &'static str,
-    /// Whether a change takes effect while the server runs. Then all values are stored in
-    /// [`UpkeepConfig`](crate::service::UpkeepConfig).
-    pub(super) reloads: bool,
-    /// The settings, in the order of `--print-config`.
-    pub(super) settings: &'static [Setting],
-    /// Checks and combines settings that depend on each other; called when all settings of the group are stored.
-    pub(super) check: fn(&mut Layers<'_>, &mut Values) -> Result<(), ConfigError>,
 }
 
 /// Allowed texts of a setting. The built-in default is the value that [`Values::default`] has at its place.
@@ -125,11 +108,6 @@ pub(super) use {count, decimal, number_place, size, text, text_place};
 /// Parses a text into `field`. Returns false, and changes nothing, if the text is not allowed.
 pub(super) fn put_text<T: TextField>(field: &mut T, text: &str, only_if: impl FnOnce(&T) -> bool) -> bool {
     T::parse(text).filter(only_if).map(|value| *field = value).is_some()
-}
-
-/// All settings, in the order of `--print-config`.
-pub(super) fn settings() -> impl Iterator<Item = &'static Setting> {
-    GROUPS.iter().flat_map(|group| group.settings)
 }
 
 impl Setting {

@@ -4,9 +4,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::setting::{
-    Group, Kind, Place, Setting, TextPlace, count, decimal, number_place, put_text, size, text, text_place,
-};
+use super::group::Group;
+use super::setting::{Kind, Place, Setting, TextPlace, count, decimal, number_place, put_text, size, text, text_place};
 use super::traces::{ENDPOINT_EXPECTED, is_service_name};
 use super::values::{NumberField, TextField};
 use super::{security, traces};
@@ -519,6 +518,11 @@ pub(super) static GROUPS: &[Group] = &[
         ],
     },
 ];
+
+/// All settings, in the order of `--print-config`.
+pub(super) fn settings() -> impl Iterator<Item = &'static Setting> {
+    GROUPS.iter().flat_map(|group| group.settings)
+}
 
 const fn of_u32(range: &RangeInclusive<u32>) -> RangeInclusive<u64> {
     *range.start() as u64..=*range.end() as u64

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::setting::{Kind, parse_bytes, settings};
+use super::setting::{Kind, parse_bytes};
 use super::*;
 use crate::batching::BatchingConfig;
 use crate::server::TransportConfig;

@@ -9,16 +9,21 @@ mod binary;
 mod by_name;
 mod choice;
 mod column_major;
+mod detect;
 mod error;
 pub mod folder;
 mod foreign;
+mod format;
 mod idx;
 mod input;
 mod json;
 mod marked;
 mod npy;
 pub mod output;
+mod read_options;
 mod region;
+mod row_reader;
+mod row_writer;
 mod safetensors;
 mod select;
 mod shape;
@@ -32,125 +37,19 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use crate::model::Missing;
-
 use archive::Content;
 use binary::Kind;
 pub use by_name::by_name;
+use detect::Seen;
 pub use error::{FileError, Location};
-use input::{Input, Seen};
+pub use format::Format;
+use input::Input;
+pub use read_options::ReadOptions;
+use row_reader::COLUMNS_MAX;
+pub use row_reader::RowReader;
+pub use row_writer::{RowWriter, Values};
 pub use table::{Decimal, DialectError, Separator, TextEncoding, TextOptions, TextReader, Thousands};
-pub use write::{RowWriter, Values, create, csv_writer, format_of};
-
-/// Maximum number of columns: the widest layer of a model.
-const COLUMNS_MAX: usize = crate::model::spec::WIDTH_MAX;
-
-/// A file format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// A text table: CSV and its relatives, with or without column names.
-    Csv,
-    /// NumPy's array file; dimensions after the first are flattened.
-    Npy,
-    /// The IDX format of MNIST; images are flattened.
-    Idx,
-    /// Apache Parquet.
-    Parquet,
-    /// Apache Arrow's IPC format, as a file (also known as Feather 2) or as a stream.
-    Arrow,
-    /// NumPy's archive of arrays; one of them is read.
-    Npz,
-    /// safetensors; one of the tensors is read.
-    Safetensors,
-    /// JSON Lines: each row is an array of numbers or an object. One array of such rows is read too.
-    JsonLines,
-    /// Rows of 32-bit floats, each preceded by its length.
-    Fvecs,
-    /// Rows of unsigned bytes, each preceded by its length.
-    Bvecs,
-    /// Rows of 32-bit integers, each preceded by its length.
-    Ivecs,
-    /// Rows of 32-bit floats after a header with the number of rows and their length.
-    Fbin,
-    /// Rows of unsigned bytes after a header with the number of rows and their length.
-    U8bin,
-    /// Rows of signed bytes after a header with the number of rows and their length.
-    I8bin,
-    /// Word vectors of GloVe, fastText or word2vec; the words are skipped.
-    WordVectors,
-}
-
-/// Options for reading a file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadOptions {
-    /// The format; if absent, detected from the first bytes or from the file name.
-    pub format: Option<Format>,
-    /// CSV: whether the first line names the columns; if absent, decided from that line and the lines below it.
-    pub header: Option<bool>,
-    /// Columns to read, in this order, by name or by number (from 1); all columns if empty. For formats with columns:
-    /// CSV, JSON Lines (objects), Parquet and Arrow.
-    pub columns: Vec<String>,
-    /// Columns to leave out, by name or number, for the same formats.
-    pub drop_columns: Vec<String>,
-    /// Whether values may be missing: NaN in every format; in CSV also an empty field, `NA` and other common marks; in
-    /// Parquet, Arrow and JSON a null.
-    #[serde(default)]
-    pub missing_values: bool,
-    /// CSV: separator, decimal mark, encoding and so on, where detection is wrong or impossible.
-    #[serde(default)]
-    pub text: TextOptions,
-    /// Feature names of a model. If the file has all of them, its other columns are not read, whatever they hold.
-    /// Ignored where `columns` or `drop_columns` is set.
-    #[serde(skip)]
-    pub features: Vec<String>,
-    /// The array to read from a file with several (`.npz`, safetensors); if absent, the only array that can be rows.
-    #[serde(default)]
-    pub array: Option<String>,
-}
-
-impl ReadOptions {
-    fn missing(&self) -> Missing {
-        Missing::from(self.missing_values)
-    }
-}
-
-/// Reads the rows of a file in blocks.
-pub trait RowReader: Send {
-    /// Number of values in a row.
-    fn columns(&self) -> usize;
-    /// Column names; empty if the file has none.
-    fn names(&self) -> &[String] {
-        &[]
-    }
-    /// Number of rows, if the file states it.
-    fn rows_hint(&self) -> Option<u64> {
-        None
-    }
-    /// Whether the values are unsigned 8-bit integers.
-    fn is_bytes(&self) -> bool {
-        false
-    }
-    /// Whether the values are floats of 32 bits or less.
-    fn is_single(&self) -> bool {
-        false
-    }
-    /// Notes that need all rows, such as rounded values or skipped rows. Complete after the last row is read.
-    fn notes_at_end(&self) -> Vec<String> {
-        Vec::new()
-    }
-    /// What the reader decided about the file on its own: one sentence each, for the user. Complete when the file is
-    /// open.
-    fn notes(&self) -> &[String] {
-        &[]
-    }
-    /// Appends at most `rows_max` rows to `values`, row-major. Values are finite, or NaN where values may be missing. A
-    /// binary32 is exact in f64; 64-bit integers beyond 2^53 are rounded. Returns the number of rows; fewer than
-    /// `rows_max` only at the end of the file. After an error, do not use `values` or the reader.
-    fn next_rows(&mut self, values: &mut Vec<f64>, rows_max: usize) -> Result<usize, FileError>;
-}
+pub use write::{create, csv_writer, format_of};
 
 /// Rounds each value to the nearest f32.
 pub fn narrow(values: &[f64]) -> Vec<f32> {

@@ -1,8 +1,8 @@
 //! Errors of jobs: each variant states what was expected and what was received.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::journal::is_missing;
 use super::{IllegalMove, JobId, Priority, ServerFilesError};
 use crate::model::text::{shown, shown_list};
 use crate::model::{IdError, MatrixError, ModelKey};
@@ -275,7 +275,12 @@ impl JobError {
 
     /// Whether a file of a job is missing or damaged, so that a restart would not help.
     pub(super) fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Store(StoreError::NotAFile { .. })) || is_missing(self)
+        matches!(self, Self::Damaged { .. } | Self::Store(StoreError::NotAFile { .. })) || self.is_missing()
+    }
+
+    /// Whether it means that a file does not exist, as opposed to a damaged file.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound)
     }
 
     /// Converts the chunk numbers of a round to the client's numbers in the whole stream, by adding `chunks_before`.

@@ -6,7 +6,7 @@
 use super::base;
 use super::files::ServerFiles;
 use super::job::Job;
-use super::registry::JobRegistry;
+use super::manager::JobManager;
 use super::spool::{self, Chunk, Counts, Spool};
 use super::{JobError, RowRole, ServerFilesError};
 use crate::files::{narrow, needs_f64};
@@ -23,18 +23,18 @@ const NOTES_MAX: usize = 20;
 
 /// Copies the rows of the job's files to its spool, within the limits, unless that is already done. If `go_on` returns
 /// false in the meantime, it removes the partial copy and returns false.
-pub(super) fn import(table: &JobRegistry, job: &Job, go_on: &dyn Fn() -> bool) -> Result<bool, JobError> {
+pub(super) fn import(manager: &JobManager, job: &Job, go_on: &dyn Fn() -> bool) -> Result<bool, JobError> {
     let Some(files) = job.files_to_import() else { return Ok(true) };
-    forget(table, job)?;
+    forget(manager, job)?;
     tracing::info!(job = %job.id, files = files.paths.len() + files.test_paths.len(), "copying rows from files");
-    match copy(table, job, &files, go_on)? {
+    match copy(manager, job, &files, go_on)? {
         Some(Copied { counts, names, notes }) => {
             job.settle_import(counts, names, notes)?;
             tracing::info!(job = %job.id, rows = counts.rows(), "copied rows from files");
             Ok(true)
         }
         None => {
-            forget(table, job)?;
+            forget(manager, job)?;
             tracing::info!(job = %job.id, "stopped before all rows were copied; the copy starts again with the job");
             Ok(false)
         }
@@ -42,9 +42,9 @@ pub(super) fn import(table: &JobRegistry, job: &Job, go_on: &dyn Fn() -> bool) -
 }
 
 /// Removes the remains of an interrupted import.
-fn forget(table: &JobRegistry, job: &Job) -> Result<(), JobError> {
+fn forget(manager: &JobManager, job: &Job) -> Result<(), JobError> {
     remove(&spool::path(&job.folder))?;
-    table.quota.release_all(&job.share);
+    manager.limits.quota.release_all(&job.share);
     job.tell_counts(Counts::default(), None);
     Ok(())
 }
@@ -61,16 +61,16 @@ struct Copied {
 
 /// Copies all rows; `None` if `go_on` returned false.
 fn copy(
-    table: &JobRegistry,
+    manager: &JobManager,
     job: &Job,
     files: &ServerFiles,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<Copied>, JobError> {
     let mut notes = Notes::default();
-    let folder = table.config.train_folder.as_deref();
+    let folder = manager.config.train_folder.as_deref();
     let columns = job.columns;
-    let mut features = base::feature_names(table, job)?;
-    let mut copying = Copying::new(table, job)?;
+    let mut features = base::feature_names(&manager.models, job)?;
+    let mut copying = Copying::new(manager, job)?;
     for (role, asked) in files.each() {
         copying.turn_to(role)?;
         let mut reader = files.open(folder, asked, columns, &mut features)?;
@@ -112,7 +112,7 @@ impl Notes {
 
 /// A spool and the rows that do not fill a chunk yet. A chunk may contain rows of several files, but of one role only.
 struct Copying<'a> {
-    table: &'a JobRegistry,
+    manager: &'a JobManager,
     job: &'a Job,
     spool: Spool,
     columns: usize,
@@ -122,13 +122,13 @@ struct Copying<'a> {
 }
 
 impl<'a> Copying<'a> {
-    fn new(table: &'a JobRegistry, job: &'a Job) -> Result<Self, JobError> {
+    fn new(manager: &'a JobManager, job: &'a Job) -> Result<Self, JobError> {
         let columns = job.columns;
-        table.reserve(job, spool::HEAD_BYTES)?;
+        manager.reserve(job, spool::HEAD_BYTES)?;
         let spool = Spool::create(&job.folder, columns)?;
         let chunk_rows = (CHUNK_BYTES / (4 * columns)).max(1);
         let values = Vec::with_capacity(chunk_rows * columns);
-        Ok(Self { table, job, spool, columns, chunk_rows, role: RowRole::Training, values })
+        Ok(Self { manager, job, spool, columns, chunk_rows, role: RowRole::Training, values })
     }
 
     fn rows_free(&self) -> usize {
@@ -149,18 +149,18 @@ impl<'a> Copying<'a> {
         if self.values.is_empty() {
             return Ok(());
         }
-        let Self { table, job, spool, columns, .. } = self;
+        let Self { manager, job, spool, columns, .. } = self;
         let rows = self.values.len() / *columns;
         let all = spool.counts().rows() + rows as u64;
-        if all > table.config.job_rows_max {
-            return Err(JobError::TooManyRows { rows: all, rows_max: table.config.job_rows_max });
+        if all > manager.config.job_rows_max {
+            return Err(JobError::TooManyRows { rows: all, rows_max: manager.config.job_rows_max });
         }
         let full =
             if needs_f64(&self.values) { Values::from_f64(&self.values) } else { Values::Floats(narrow(&self.values)) };
         self.values.clear();
         let matrix = Matrix::new(rows as u32, *columns as u32, full)?;
         let chunk = Chunk::new(spool.counts().chunks + 1, self.role, &matrix);
-        table.reserve(job, chunk.bytes())?;
+        manager.reserve(job, chunk.bytes())?;
         let counts = spool.put(&chunk)?;
         if counts.chunks.is_multiple_of(UNSYNCED_CHUNKS_MAX) {
             spool.sync()?;

@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use super::journal::{Record, unix_ms};
+use super::lock::lock;
 use super::quota::Share;
 use super::reserve::DiskReserve;
 use super::spool::{Counts, Spool};
-use super::{IllegalMove, JobError, JobId, JobSnapshot, JobState, Owner, Priority, Round, ServerFiles};
+use super::{EndReason, IllegalMove, JobError, JobId, JobSnapshot, JobState, Owner, Priority, Round, ServerFiles};
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
 
@@ -252,7 +253,7 @@ impl Job {
     /// false. `remove_rows` is as in [`Job::end`].
     pub(super) fn cancel_unless_running(
         &self,
-        reason: Option<String>,
+        reason: Option<EndReason>,
         remove_rows: impl FnOnce(),
     ) -> Result<bool, JobError> {
         let record = lock(&self.record);
@@ -276,7 +277,7 @@ impl Job {
         if record.state != JobState::Paused || record.updated() > since {
             return Ok(false);
         }
-        let change = |record: &mut Record| record.failure = Some(reason);
+        let change = |record: &mut Record| record.failure = Some(EndReason::Other(reason));
         self.go_from(record, JobState::Cancelled, change, Durable::Yes, remove_rows).map(|_| true)
     }
 
@@ -311,7 +312,7 @@ impl Job {
     /// again.
     pub(super) fn end_in_memory(&self, next: JobState, failure: String) {
         // This fails only if the job has already ended.
-        let change = |record: &mut Record| record.failure = Some(failure);
+        let change = |record: &mut Record| record.failure = Some(EndReason::Other(failure));
         let _ = self.go_from(lock(&self.record), next, change, Durable::No, || ());
     }
 
@@ -381,6 +382,14 @@ impl Job {
         Ok(self.snapshot())
     }
 
+    /// Whether this is a later round than `earlier` of the same stream and owner.
+    pub(super) fn is_later_round_than(&self, earlier: &Self) -> bool {
+        match (&self.round, &earlier.round) {
+            (Some(round), Some(before)) => self.owner.scope() == earlier.owner.scope() && round.is_after(before),
+            _ => false,
+        }
+    }
+
     /// Checks that the job received all its rows, or that its round ended without rows as intended.
     ///
     /// # Errors
@@ -389,7 +398,7 @@ impl Job {
         let record = lock(&self.record);
         // The journal has the row counts only once the upload is complete.
         let had_rows = record.training_rows > 0;
-        if had_rows || Round::is_left(record.failure.as_deref()) {
+        if had_rows || record.failure.as_ref().is_some_and(EndReason::is_round_left) {
             return Ok(());
         }
         drop(record);
@@ -399,7 +408,11 @@ impl Job {
     /// The error for a stream that can no longer upload to this job.
     pub(super) fn ended_error(&self) -> JobError {
         let snapshot = self.snapshot();
-        JobError::Ended { id: self.id.clone(), how: snapshot.state.ended_as(), reason: snapshot.failure }
+        JobError::Ended {
+            id: self.id.clone(),
+            how: snapshot.state.ended_as(),
+            reason: snapshot.failure.map(String::from),
+        }
     }
 }
 
@@ -424,10 +437,4 @@ fn snapshot(record: &Record) -> JobSnapshot {
         idempotency_key: record.key.clone(),
         round: record.round.clone(),
     }
-}
-
-/// Locks a mutex, even if it is poisoned.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Only a bug panics while the lock is held, and the data behind it stays consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

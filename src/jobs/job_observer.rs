@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::job::{Job, StopRequest};
-use super::registry::JobRegistry;
+use super::manager::JobManager;
 use super::{JobError, JobSnapshot, Progress};
 use crate::training::{Event, Next, Observer};
 
@@ -14,7 +14,7 @@ const NEWS_INTERVAL: Duration = Duration::from_millis(100);
 /// Observes the training of one job.
 #[derive(Debug)]
 pub(super) struct JobObserver<'a> {
-    table: &'a JobRegistry,
+    manager: &'a JobManager,
     job: &'a Job,
     news: News,
     started: Instant,
@@ -25,30 +25,37 @@ pub(super) struct JobObserver<'a> {
 }
 
 impl<'a> JobObserver<'a> {
-    pub(super) fn new(table: &'a JobRegistry, job: &'a Job) -> Self {
+    pub(super) fn new(manager: &'a JobManager, job: &'a Job) -> Self {
         let now = Instant::now();
-        Self { table, job, news: News::default(), started: now, paused_before: table.min_share.paused(), saved: now }
+        Self {
+            manager,
+            job,
+            news: News::default(),
+            started: now,
+            paused_before: manager.min_share.paused(),
+            saved: now,
+        }
     }
 }
 
 impl Observer for JobObserver<'_> {
     fn look(&mut self, event: &Event) -> Next {
         self.job.shared.measures.rows.fetch_add(event.step_rows, Ordering::Relaxed);
-        let paused = self.table.min_share.paused().saturating_sub(self.paused_before);
+        let paused = self.manager.min_share.paused().saturating_sub(self.paused_before);
         self.news.tell(self.job, event, paused);
         #[cfg(test)]
         self.hold(event);
         match self.job.stop_request() {
             StopRequest::Cancel => Next::Stop,
             StopRequest::Pause => Next::SaveAndStop,
-            StopRequest::GoOn if self.table.is_closing() => Next::SaveAndStop,
-            StopRequest::GoOn if self.saved.elapsed() >= self.table.config.checkpoint_every => Next::Save,
+            StopRequest::GoOn if self.manager.is_closing() => Next::SaveAndStop,
+            StopRequest::GoOn if self.saved.elapsed() >= self.manager.config.checkpoint_every => Next::Save,
             StopRequest::GoOn => Next::GoOn,
         }
     }
 
     fn save(&mut self, checkpoint: &[u8]) -> Result<(), String> {
-        let saved = self.table.save_checkpoint(self.job, checkpoint);
+        let saved = self.manager.save_checkpoint(self.job, checkpoint);
         self.saved = Instant::now();
         match saved {
             Ok(()) => Ok(()),
@@ -75,7 +82,8 @@ impl Observer for JobObserver<'_> {
 impl JobObserver<'_> {
     /// Blocks at the end of an epoch while a test holds this job after `event.step` steps.
     fn hold(&self, event: &Event) {
-        let goes_on = || event.epoch_ended && self.job.stop_request() == StopRequest::GoOn && !self.table.is_closing();
+        let goes_on =
+            || event.epoch_ended && self.job.stop_request() == StopRequest::GoOn && !self.manager.is_closing();
         while goes_on() && super::tests::faults::holds(&self.job.folder, event.step) {
             // A held job makes no further step, so notify watchers here: the last step may not have been reported.
             std::thread::sleep(NEWS_INTERVAL);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{IdempotencyKey, JobError, JobId, JobState, Owner, Priority, Round, ServerFiles};
+use super::{EndReason, IdempotencyKey, JobError, JobId, JobState, Owner, Priority, Round, ServerFiles};
 use crate::model::{ModelKey, TrainingReport, Version};
 use crate::store::StoreError;
 use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
@@ -62,7 +62,7 @@ pub(super) struct Record {
     pub(super) test_rows: u64,
     pub(super) version: Option<Version>,
     pub(super) report: Option<TrainingReport>,
-    pub(super) failure: Option<String>,
+    pub(super) failure: Option<EndReason>,
     /// Whether the job failed because one of its files is damaged or missing.
     #[serde(default)]
     pub(super) data_lost: bool,
@@ -228,11 +228,6 @@ pub(super) fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Whether the error means that a file does not exist, as opposed to a damaged file.
-pub(super) fn is_missing(error: &JobError) -> bool {
-    matches!(error, JobError::Store(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,8 +297,8 @@ mod tests {
     #[test]
     fn missing_and_broken_journals_are_distinguished() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert!(is_missing(&Record::read(folder.path()).expect_err("nothing there")));
+        assert!(Record::read(folder.path()).expect_err("nothing there").is_missing());
         std::fs::write(folder.path().join("job.json"), "{}").expect("writes");
-        assert!(!is_missing(&Record::read(folder.path()).expect_err("broken")));
+        assert!(!Record::read(folder.path()).expect_err("broken").is_missing());
     }
 }

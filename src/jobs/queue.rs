@@ -2,41 +2,8 @@
 
 use std::cmp::Reverse;
 
-use serde::{Deserialize, Serialize};
-
-use super::JobError;
+use super::Priority;
 use crate::model::ModelName;
-
-/// Priority of a queued job, from -10 to 10. Higher priorities run first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "i32", into = "i32")]
-pub struct Priority(i8);
-
-impl Priority {
-    /// Lowest and highest priority.
-    pub const RANGE: std::ops::RangeInclusive<i32> = -10..=10;
-
-    /// The priority as a number.
-    pub fn number(self) -> i32 {
-        self.0.into()
-    }
-}
-
-impl TryFrom<i32> for Priority {
-    type Error = JobError;
-    fn try_from(number: i32) -> Result<Self, JobError> {
-        match i8::try_from(number) {
-            Ok(small) if Self::RANGE.contains(&number) => Ok(Self(small)),
-            _ => Err(JobError::Priority { got: number }),
-        }
-    }
-}
-
-impl From<Priority> for i32 {
-    fn from(priority: Priority) -> Self {
-        priority.number()
-    }
-}
 
 /// The properties of a queued job that decide its place.
 #[derive(Clone, Copy, Debug)]
@@ -122,17 +89,6 @@ mod tests {
         let (old, new) = (named("old"), named("new"));
         let waiting = [&old, &new].map(|name| Waiting { name, priority: Priority::default() });
         assert_eq!(next(waiting.into_iter(), |name| (*name == old).then_some(0)), Some(1));
-    }
-
-    #[test]
-    fn a_priority_is_from_minus_ten_to_ten() {
-        for number in -10..=10 {
-            assert_eq!(Priority::try_from(number).expect("in range").number(), number);
-        }
-        for number in [-11, 11, i32::MIN, i32::MAX, 256] {
-            let error = Priority::try_from(number).expect_err("out of range").to_string();
-            assert!(error.contains(&number.to_string()) && error.contains("-10 to 10"), "{error}");
-        }
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::JobError;
-use super::job::lock;
+use super::lock::lock;
 use crate::store::StoreError;
 use crate::store::disk::{Access, free_bytes, open_regular, remove};
 

@@ -21,16 +21,6 @@ impl Round {
     /// Maximum bytes of a stream's key. The keys of its rounds append `#` and a number.
     pub const STREAM_KEY_BYTES_MAX: usize = 100;
 
-    /// Cancel reason of a round that received no rows because its stream ended normally.
-    pub const LEFT: &str = "the stream ended without rows for another round";
-    /// As journals of earlier builds spell it.
-    const LEFT_BEFORE: &str = "the stream ended, and no row came for another round";
-
-    /// Whether `reason` is [`Round::LEFT`].
-    pub fn is_left(reason: Option<&str>) -> bool {
-        reason.is_some_and(|reason| [Self::LEFT, Self::LEFT_BEFORE].contains(&reason))
-    }
-
     /// The first round of a stream.
     pub fn first(stream: IdempotencyKey) -> Self {
         Self { stream, number: 1, chunks_before: 0, rows_before: 0 }
@@ -60,13 +50,6 @@ impl Round {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons_of_earlier_builds_are_recognized() {
-        let before = "the stream ended, and no row came for another round";
-        assert!(Round::is_left(Some(Round::LEFT)) && Round::is_left(Some(before)));
-        assert!(!Round::is_left(None) && !Round::is_left(Some("cancelled by a caller")));
-    }
 
     #[test]
     fn rounds_follow_each_other_without_a_gap() {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::job::{Job, PauseOutcome, StopRequest, lock};
+use super::job::{Job, PauseOutcome, StopRequest};
 use super::job_observer::JobObserver;
-use super::registry::JobRegistry;
+use super::lock::lock;
+use super::manager::JobManager;
 use super::spool::Counts;
-use super::{JobError, JobState, base, checkpoint, held_out, import, rows};
+use super::{EndReason, JobError, JobState, base, checkpoint, held_out, import, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version, sample};
 use crate::store::StoreError;
@@ -59,7 +60,7 @@ impl Outcome {
 }
 
 /// Function that trains a job, on a thread of its own.
-pub(super) type Work = fn(&JobRegistry, &Job) -> Outcome;
+pub(super) type Work = fn(&JobManager, &Job) -> Outcome;
 
 /// The task that runs jobs.
 #[derive(Debug)]
@@ -68,11 +69,11 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn start(table: Arc<JobRegistry>, work: Work) -> Self {
-        Self { task: Mutex::new(Some(tokio::spawn(run(table, work)))) }
+    pub(super) fn start(manager: Arc<JobManager>, work: Work) -> Self {
+        Self { task: Mutex::new(Some(tokio::spawn(run(manager, work)))) }
     }
 
-    /// Waits until the task has ended. Call [`JobRegistry::close`] first.
+    /// Waits until the task has ended. Call [`JobManager::close`] first.
     pub(super) async fn join(&self) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
@@ -81,37 +82,37 @@ impl Runner {
     }
 }
 
-async fn run(table: Arc<JobRegistry>, work: Work) {
+async fn run(manager: Arc<JobManager>, work: Work) {
     let mut running = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        while running.len() < table.config.running_jobs_max
-            && !table.is_closing()
-            && let Some(job) = table.next()
+        while running.len() < manager.config.running_jobs_max
+            && !manager.is_closing()
+            && let Some(job) = manager.scheduler.next(&manager.registry)
         {
-            running.spawn(see_through(Arc::clone(&table), job, work));
+            running.spawn(see_through(Arc::clone(&manager), job, work));
         }
-        if table.is_closing() && running.is_empty() {
+        if manager.is_closing() && running.is_empty() {
             return;
         }
         tokio::select! {
-            () = table.wakeup.notified() => {}
+            () = manager.scheduler.woken() => {}
             Some(_) = running.join_next() => {}
-            _ = tick.tick() => look_after(&table).await,
+            _ = tick.tick() => look_after(&manager).await,
         }
     }
 }
 
 /// Runs one job, if it can still start, and records its outcome.
-async fn see_through(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
+async fn see_through(manager: Arc<JobManager>, job: Arc<Job>, work: Work) {
     let id = job.id.clone();
-    run_one(Arc::clone(&table), job, work).await;
-    table.has_stopped(&id);
+    run_one(Arc::clone(&manager), job, work).await;
+    manager.scheduler.has_stopped(&id);
 }
 
-async fn run_one(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
-    let (starting, at) = (Arc::clone(&job), Arc::clone(&table));
+async fn run_one(manager: Arc<JobManager>, job: Arc<Job>, work: Work) {
+    let (starting, at) = (Arc::clone(&job), Arc::clone(&manager));
     let started = tokio::task::spawn_blocking(move || match starting.start() {
         Ok(()) => true,
         // The job was cancelled or paused in the meantime.
@@ -126,7 +127,7 @@ async fn run_one(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
     }
     tracing::info!(job = %job.id, model = %job.spec.spec().model_name, "training starts");
     loop {
-        let (trained, at) = (Arc::clone(&job), Arc::clone(&table));
+        let (trained, at) = (Arc::clone(&job), Arc::clone(&manager));
         let outcome = match spawn_training("train", move || work(&at, &trained)) {
             Ok(outcome) => match outcome.await {
                 Ok(Ok(outcome)) => outcome,
@@ -135,10 +136,10 @@ async fn run_one(table: Arc<JobRegistry>, job: Arc<Job>, work: Work) {
             },
             Err(error) => Outcome::Failed(format!("cannot start a training thread: {error}")),
         };
-        let (settled, at) = (Arc::clone(&job), Arc::clone(&table));
+        let (settled, at) = (Arc::clone(&job), Arc::clone(&manager));
         // If the pause could not be persisted, the job is not paused: training resumes from its checkpoint.
         match tokio::task::spawn_blocking(move || settle(&at, &settled, outcome)).await {
-            Ok(Settled::GoesOn) if !table.is_closing() => {}
+            Ok(Settled::GoesOn) if !manager.is_closing() => {}
             _ => return,
         }
     }
@@ -154,12 +155,12 @@ enum Settled {
 }
 
 /// Periodic housekeeping, independent of training.
-async fn look_after(table: &Arc<JobRegistry>) {
-    let table = Arc::clone(table);
+async fn look_after(manager: &Arc<JobManager>) {
+    let manager = Arc::clone(manager);
     let done = tokio::task::spawn_blocking(move || {
-        table.try_activate();
-        table.expire(SystemTime::now());
-        table.shared.reserve.fill();
+        manager.try_activate();
+        manager.expire(SystemTime::now());
+        manager.shared.reserve.fill();
     });
     let _ = done.await;
 }
@@ -167,7 +168,7 @@ async fn look_after(table: &Arc<JobRegistry>) {
 /// Records a job's outcome: writes the journal, removes the rows, then notifies watchers. If the disk fails, it
 /// retries; after the last attempt the job ends in memory only, and a restart settles it (a published version is found
 /// by its job id).
-fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
+fn settle(manager: &JobManager, job: &Job, outcome: Outcome) -> Settled {
     let data_lost = matches!(outcome, Outcome::DataLost(_));
     let (next, failure, published) = match outcome {
         Outcome::Stopped => return Settled::Stopped,
@@ -197,14 +198,14 @@ fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
         job.end(
             next,
             |record| {
-                record.failure.clone_from(&failure);
+                record.failure = failure.clone().map(EndReason::Other);
                 record.data_lost = data_lost;
                 if let Some((version, report)) = &published {
                     record.version = Some(*version);
                     record.report = Some(report.as_ref().clone());
                 }
             },
-            || table.remove_rows(job),
+            || manager.remove_rows(job),
         )
     };
     let mut is_full = false;
@@ -218,13 +219,13 @@ fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
         }
         // After publishing, the rows are not needed. Without a version, they are removed only as the last resort.
         if published.is_some() && is_full {
-            table.remove_rows(job);
+            manager.remove_rows(job);
         }
         std::thread::sleep(SETTLE_PAUSE);
     }
     if is_full {
         // Even the disk reserve was not enough: remove the rows to make room for the journal.
-        table.remove_rows(job);
+        manager.remove_rows(job);
         if end().is_ok() {
             return Settled::Stopped;
         }
@@ -237,9 +238,9 @@ fn settle(table: &JobRegistry, job: &Job, outcome: Outcome) -> Settled {
 }
 
 /// Imports the rows from server files if needed, verifies them, trains, and publishes a version.
-pub(super) fn train_and_publish(table: &JobRegistry, job: &Job) -> Outcome {
+pub(super) fn train_and_publish(manager: &JobManager, job: &Job) -> Outcome {
     if job.may_be_published
-        && let Some((version, report)) = published_already(table, job)
+        && let Some((version, report)) = published_already(manager, job)
     {
         return Outcome::Published(version, report);
     }
@@ -247,17 +248,17 @@ pub(super) fn train_and_publish(table: &JobRegistry, job: &Job) -> Outcome {
     if lock(&job.record).kept_back.is_some() {
         return Outcome::KeptBack;
     }
-    match attempt(table, job) {
+    match attempt(manager, job) {
         Ok(outcome) => outcome,
         Err(error) if error.is_damage() => Outcome::DataLost(error.to_string()),
         Err(error) => Outcome::Failed(error.of_job(&job.id).to_string()),
     }
 }
 
-fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
+fn attempt(manager: &JobManager, job: &Job) -> Result<Outcome, JobError> {
     let started = Instant::now();
-    let go_on = || !table.is_closing() && job.stop_request() == StopRequest::GoOn;
-    if !import::import(table, job, &go_on)? {
+    let go_on = || !manager.is_closing() && job.stop_request() == StopRequest::GoOn;
+    if !import::import(manager, job, &go_on)? {
         return Ok(Outcome::stopped(job));
     }
     let told = job.snapshot();
@@ -266,7 +267,7 @@ fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
     let Some(received) = rows::open(&job.folder, job.columns, acknowledged, &go_on)? else {
         return Ok(Outcome::stopped(job));
     };
-    let base::Settled { spec, base } = base::settle(table, job)?;
+    let base::Settled { spec, base } = base::settle(&manager.models, job)?;
     let model = base.as_ref().map(|(_, model)| Arc::clone(model));
     let anew = || model.clone().map_or(Start::Fresh, Start::Model);
     let start = match checkpoint::read(&job.folder)? {
@@ -275,13 +276,13 @@ fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
     };
     // Each job needs its own pool: in a shared pool, a thread that waits inside a step of one job can pick up work of
     // another job, and returns only when that is done.
-    let pool = match training_pool(table.config.training_threads, Arc::clone(&table.min_share)) {
+    let pool = match training_pool(manager.config.training_threads, Arc::clone(&manager.min_share)) {
         Ok(pool) => pool,
         Err(error) => return Ok(Outcome::Failed(format!("cannot start training threads: {error}"))),
     };
     let held_out = held_out::read(&job.folder, job.columns)?;
     let training: Arc<dyn RowSource> = Arc::new(received.training);
-    let mut overseer = JobObserver::new(table, job);
+    let mut overseer = JobObserver::new(manager, job);
     let mut trained = train(&spec, &training, &held_out, &received.test, start, &pool, &mut overseer);
     if let Err(TrainError::Checkpoint(error @ CheckpointError::Software { .. })) = &trained {
         tracing::warn!(job = %job.id, %error, "training restarts from the beginning");
@@ -311,7 +312,7 @@ fn attempt(table: &JobRegistry, job: &Job) -> Result<Outcome, JobError> {
         sha256: String::new(),
     };
     let sample = sample_of(job, &spec, training.as_ref())?;
-    let (name, store) = (&job.spec.spec().model_name, table.registry.store());
+    let (name, store) = (&job.spec.spec().model_name, manager.models.store());
     let version = store.publish_files(name, &artifact.to_bytes(), sample.as_deref())?;
     Ok(Outcome::Published(version, Box::new(trained.report)))
 }
@@ -328,8 +329,8 @@ fn sample_of(job: &Job, spec: &CheckedTrainSpec, training: &dyn RowSource) -> Re
 }
 
 /// Finds the version that this job published before a crash, when its journal does not name it yet.
-fn published_already(table: &JobRegistry, job: &Job) -> Option<(Version, Box<TrainingReport>)> {
-    let store = table.registry.store();
+fn published_already(manager: &JobManager, job: &Job) -> Option<(Version, Box<TrainingReport>)> {
+    let store = manager.models.store();
     let name = &job.spec.spec().model_name;
     let entry = store.entry(name)?;
     for version in entry.versions.keys().rev().take(ADOPTION_SEARCH_MAX) {

@@ -5,23 +5,31 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::job::{Job, lock};
-use super::registry::JobRegistry;
+use super::blocking::blocking;
+use super::job::Job;
+use super::lock::lock;
+use super::manager::JobManager;
 use super::reorder_buffer::ReorderBuffer;
 use super::spool::{Chunk, Spool};
-use super::{JobError, JobSnapshot, JobState, Round, RowRole, blocking, held_out};
+use super::{EndReason, JobError, JobSnapshot, JobState, Round, RowRole, held_out};
 use crate::model::{Matrix, Missing};
 
 /// Server side of one upload. Dropping it keeps the upload, so that a client can resume it.
 #[derive(Debug)]
 pub struct Upload {
-    table: Arc<JobRegistry>,
-    job: Arc<Job>,
-    /// Number of this stream, from 1: each stream that takes over the upload gets the next one.
-    number: u64,
+    open: OpenUpload,
     stream: watch::Receiver<u64>,
     ahead: Arc<Mutex<ReorderBuffer>>,
     _attached: Attached,
+}
+
+/// A stream's hold on the upload of a job, until another stream takes over.
+#[derive(Clone, Debug)]
+struct OpenUpload {
+    manager: Arc<JobManager>,
+    job: Arc<Job>,
+    /// Number of this stream, from 1: each stream that takes over the upload gets the next one.
+    number: u64,
 }
 
 /// Records when a stream leaves its job.
@@ -45,30 +53,34 @@ pub struct Acknowledged {
 
 impl Upload {
     /// Takes over the upload. The previous stream ends with [`JobError::TakenOver`].
-    pub(super) fn take_over(table: Arc<JobRegistry>, job: Arc<Job>) -> Self {
+    pub(super) fn take_over(manager: Arc<JobManager>, job: Arc<Job>) -> Self {
         let mut number = 0;
         job.stream.send_modify(|current| {
             *current += 1;
             number = *current;
         });
-        Self::with_number(table, job, number)
+        Self::new(OpenUpload { manager, job, number })
     }
 
     /// Takes the upload if no other stream had it before.
-    fn take_first(table: Arc<JobRegistry>, job: Arc<Job>) -> Result<Self, JobError> {
+    fn take_first(manager: Arc<JobManager>, job: Arc<Job>) -> Result<Self, JobError> {
         let is_first = job.stream.send_if_modified(|current| {
             let is_first = *current == 0;
             *current = (*current).max(1);
             is_first
         });
-        if is_first { Ok(Self::with_number(table, job, 1)) } else { Err(JobError::TakenOver(job.id.clone())) }
+        if is_first {
+            Ok(Self::new(OpenUpload { manager, job, number: 1 }))
+        } else {
+            Err(JobError::TakenOver(job.id.clone()))
+        }
     }
 
-    fn with_number(table: Arc<JobRegistry>, job: Arc<Job>, number: u64) -> Self {
-        let stream = job.stream.subscribe();
-        let ahead = Arc::new(Mutex::new(ReorderBuffer::new(table.ahead.clone())));
-        let attached = Attached(Arc::clone(&job));
-        Self { table, job, number, stream, ahead, _attached: attached }
+    fn new(open: OpenUpload) -> Self {
+        let stream = open.job.stream.subscribe();
+        let ahead = Arc::new(Mutex::new(ReorderBuffer::new(open.manager.limits.ahead.clone())));
+        let attached = Attached(Arc::clone(&open.job));
+        Self { open, stream, ahead, _attached: attached }
     }
 
     /// Accepts a chunk and returns the newly acknowledged chunks: none if the chunk is ahead of a missing one (it is
@@ -76,15 +88,14 @@ impl Upload {
     /// rows is acknowledged again and not stored twice. Dropping the future does not tear a chunk: it is on disk whole,
     /// or not at all.
     pub async fn append(&mut self, number: u64, role: RowRole, rows: Matrix) -> Result<Vec<Acknowledged>, JobError> {
-        let (table, job, stream) = (Arc::clone(&self.table), Arc::clone(&self.job), self.number);
-        let ahead = Arc::clone(&self.ahead);
+        let (open, ahead) = (self.open.clone(), Arc::clone(&self.ahead));
         blocking(move || {
-            let mut spool = lock(&job.spool);
-            let taken = usable(&table, &job, stream, spool.as_mut())
-                .and_then(|spool| take(&table, &job, spool, &mut lock(&ahead), (number, role, rows)));
+            let mut spool = lock(&open.job.spool);
+            let taken =
+                open.usable(spool.as_mut()).and_then(|spool| open.take(spool, &mut lock(&ahead), number, role, rows));
             taken.inspect_err(|error| {
                 if matches!(error, JobError::DiskFull { .. }) {
-                    table.fail_upload(&job, &mut spool, error);
+                    open.manager.fail_upload(&open.job, &mut spool, error);
                 }
             })
         })
@@ -93,10 +104,10 @@ impl Upload {
 
     /// Ends the upload if the client's counts match those on disk; the job becomes QUEUED.
     pub async fn finish(self, chunks: u64, rows: u64) -> Result<JobSnapshot, JobError> {
-        let Self { table, job, number, .. } = self;
+        let Self { open, .. } = self;
         blocking(move || {
-            let mut guard = lock(&job.spool);
-            let counts = usable(&table, &job, number, guard.as_mut())?.counts();
+            let mut guard = lock(&open.job.spool);
+            let counts = open.usable(guard.as_mut())?.counts();
             if (chunks, rows) != (counts.chunks, counts.rows()) {
                 return Err(JobError::CountsDiffer {
                     chunks,
@@ -105,7 +116,7 @@ impl Upload {
                     rows_here: counts.rows(),
                 });
             }
-            queue(&table, &job, &mut guard)
+            open.manager.queue_upload(&open.job, &mut guard)
         })
         .await
     }
@@ -117,33 +128,35 @@ impl Upload {
     /// # Panics
     /// If the job is not a round.
     pub async fn cut(&mut self) -> Result<(JobSnapshot, Round), JobError> {
-        let (table, job, stream) = (Arc::clone(&self.table), Arc::clone(&self.job), self.number);
+        let open = self.open.clone();
         let (ended, next, round) = blocking(move || {
+            let OpenUpload { manager, job, .. } = &open;
             let mut guard = lock(&job.spool);
-            let counts = usable(&table, &job, stream, guard.as_mut())?.counts();
+            let counts = open.usable(guard.as_mut())?.counts();
             if counts.training_rows == 0 {
                 return Err(JobError::NoTrainingRows);
             }
             let round = job.round.as_ref().expect("a round").next(counts.chunks, counts.rows());
-            let rows = held_out::hand_on(&job, counts)?;
-            let next = table.next_round(&job, &round, &rows)?;
-            Ok((queue(&table, &job, &mut guard)?, next, round))
+            let rows = held_out::hand_on(job, counts)?;
+            let next = manager.next_round(job, &round, &rows)?;
+            Ok((manager.queue_upload(job, &mut guard)?, next, round))
         })
         .await?;
         // Another client may have resumed the stream and taken the next round in the meantime; then this one fails.
-        *self = Self::take_first(Arc::clone(&self.table), next)?;
+        *self = Self::take_first(Arc::clone(&self.open.manager), next)?;
         Ok((ended, round))
     }
 
-    /// Cancels a round that received no rows, with the reason [`Round::LEFT`].
+    /// Cancels a round that received no rows, with the reason [`EndReason::RoundLeft`].
     pub async fn leave(self) -> Result<JobSnapshot, JobError> {
-        let Self { table, job, number, .. } = self;
+        let Self { open, .. } = self;
         blocking(move || {
+            let OpenUpload { manager, job, .. } = &open;
             let mut guard = lock(&job.spool);
-            usable(&table, &job, number, guard.as_mut())?;
-            job.cancel_unless_running(Some(Round::LEFT.to_owned()), || {
+            open.usable(guard.as_mut())?;
+            job.cancel_unless_running(Some(EndReason::ROUND_LEFT), || {
                 *guard = None;
-                table.remove_rows(&job);
+                manager.remove_rows(job);
             })?;
             Ok(job.snapshot())
         })
@@ -152,18 +165,18 @@ impl Upload {
 
     /// Number of chunks on disk.
     pub fn chunks(&self) -> u64 {
-        self.job.snapshot().chunks
+        self.open.job.snapshot().chunks
     }
 
     /// Number of rows on disk, training and test rows together.
     pub fn rows(&self) -> u64 {
-        let snapshot = self.job.snapshot();
+        let snapshot = self.open.job.snapshot();
         snapshot.training_rows + snapshot.test_rows
     }
 
     /// Number of training rows on disk.
     pub fn training_rows(&self) -> u64 {
-        self.job.snapshot().training_rows
+        self.open.job.snapshot().training_rows
     }
 
     /// Whether a buffered chunk waits for an earlier one.
@@ -174,14 +187,14 @@ impl Upload {
     /// Resolves when another stream takes over this upload, when the job ends, or when the server shuts down.
     pub async fn taken_over(&mut self) -> JobError {
         loop {
-            if self.table.is_closing() {
+            if self.open.manager.is_closing() {
                 return JobError::ShuttingDown;
             }
-            if self.job.state().has_ended() {
-                return self.job.ended_error();
+            if self.open.job.state().has_ended() {
+                return self.open.job.ended_error();
             }
-            if *self.stream.borrow_and_update() != self.number {
-                return JobError::TakenOver(self.job.id.clone());
+            if *self.stream.borrow_and_update() != self.open.number {
+                return JobError::TakenOver(self.open.job.id.clone());
             }
             if self.stream.changed().await.is_err() {
                 return JobError::ShuttingDown;
@@ -190,93 +203,75 @@ impl Upload {
     }
 }
 
-/// Ends an upload whose spool the caller has locked; the job becomes QUEUED.
-pub(super) fn queue(table: &JobRegistry, job: &Job, spool: &mut Option<Spool>) -> Result<JobSnapshot, JobError> {
-    let counts = spool.as_ref().map(Spool::counts).unwrap_or_default();
-    if counts.training_rows == 0 {
-        return Err(JobError::NoTrainingRows);
+impl OpenUpload {
+    /// Buffers, recognizes or stores a chunk, then stores the buffered chunks that follow it. If one of them fails, the
+    /// chunks stored before it stay on disk without an acknowledgment. A client that resumes learns of them.
+    fn take(
+        &self,
+        spool: &mut Spool,
+        ahead: &mut ReorderBuffer,
+        number: u64,
+        role: RowRole,
+        rows: Matrix,
+    ) -> Result<Vec<Acknowledged>, JobError> {
+        let next = spool.counts().chunks + 1;
+        if number == 0 {
+            return Err(JobError::ChunkZero { expected: next });
+        }
+        if rows.columns() != spool.columns() {
+            return Err(JobError::Columns { got: rows.columns(), expected: spool.columns() });
+        }
+        rows.check_values(Missing::from(self.job.spec.spec().missing_values))?;
+        let chunk = Chunk::new(number, role, &rows);
+        drop(rows);
+        if number > next {
+            ahead.keep(chunk, next)?;
+            return Ok(Vec::new());
+        }
+        if number < next {
+            return if spool.holds(&chunk)? {
+                Ok(vec![Acknowledged { number, rows: spool.counts().rows() }])
+            } else {
+                Err(JobError::ChunkDiffers { number })
+            };
+        }
+        let mut acknowledged = Vec::new();
+        let mut turn = Some(chunk);
+        while let Some(chunk) = turn {
+            let rows = self.store(spool, &chunk)?;
+            acknowledged.push(Acknowledged { number: chunk.number(), rows });
+            turn = ahead.take(chunk.number() + 1);
+        }
+        Ok(acknowledged)
     }
-    let snapshot = job.go(JobState::Queued, |record| {
-        record.chunks = counts.chunks;
-        record.training_rows = counts.training_rows;
-        record.test_rows = counts.test_rows;
-    })?;
-    // No more rows are written, so close the file.
-    *spool = None;
-    table.enqueue(job.id.clone());
-    Ok(snapshot)
-}
 
-/// Buffers, recognizes or stores a chunk, then stores the buffered chunks that follow it. If one of them fails, the
-/// chunks stored before it stay on disk without an acknowledgment. A client that resumes learns of them.
-fn take(
-    table: &JobRegistry,
-    job: &Job,
-    spool: &mut Spool,
-    ahead: &mut ReorderBuffer,
-    (number, role, rows): (u64, RowRole, Matrix),
-) -> Result<Vec<Acknowledged>, JobError> {
-    let next = spool.counts().chunks + 1;
-    if number == 0 {
-        return Err(JobError::ChunkZero { expected: next });
+    /// Writes the next chunk to disk, within the limits; returns the total rows on disk.
+    fn store(&self, spool: &mut Spool, chunk: &Chunk) -> Result<u64, JobError> {
+        let Self { manager, job, .. } = self;
+        let (rows, rows_max) = (spool.counts().rows() + chunk.rows(), manager.config.job_rows_max);
+        if rows > rows_max {
+            return Err(JobError::TooManyRows { rows, rows_max });
+        }
+        manager.reserve(job, chunk.bytes())?;
+        let counts = spool.append(chunk).map_err(|error| {
+            manager.limits.quota.release(&job.share, chunk.bytes());
+            error.of_job(&job.id)
+        })?;
+        job.tell_counts(counts, SystemTime::now().checked_add(manager.config.upload_idle_max));
+        Ok(counts.rows())
     }
-    if rows.columns() != spool.columns() {
-        return Err(JobError::Columns { got: rows.columns(), expected: spool.columns() });
-    }
-    rows.check_values(Missing::from(job.spec.spec().missing_values))?;
-    let chunk = Chunk::new(number, role, &rows);
-    drop(rows);
-    if number > next {
-        ahead.keep(chunk, next)?;
-        return Ok(Vec::new());
-    }
-    if number < next {
-        return if spool.holds(&chunk)? {
-            Ok(vec![Acknowledged { number, rows: spool.counts().rows() }])
-        } else {
-            Err(JobError::ChunkDiffers { number })
-        };
-    }
-    let mut acknowledged = Vec::new();
-    let mut turn = Some(chunk);
-    while let Some(chunk) = turn {
-        let rows = store(table, job, spool, &chunk)?;
-        acknowledged.push(Acknowledged { number: chunk.number(), rows });
-        turn = ahead.take(chunk.number() + 1);
-    }
-    Ok(acknowledged)
-}
 
-/// Writes the next chunk to disk, within the limits; returns the total rows on disk.
-fn store(table: &JobRegistry, job: &Job, spool: &mut Spool, chunk: &Chunk) -> Result<u64, JobError> {
-    let (rows, rows_max) = (spool.counts().rows() + chunk.rows(), table.config.job_rows_max);
-    if rows > rows_max {
-        return Err(JobError::TooManyRows { rows, rows_max });
-    }
-    table.reserve(job, chunk.bytes())?;
-    let counts = spool.append(chunk).map_err(|error| {
-        table.quota.release(&job.share, chunk.bytes());
-        error.of_job(&job.id)
-    })?;
-    job.tell_counts(counts, SystemTime::now().checked_add(table.config.upload_idle_max));
-    Ok(counts.rows())
-}
-
-/// Returns the spool if this stream may still write to it.
-fn usable<'a>(
-    table: &JobRegistry,
-    job: &Job,
-    number: u64,
-    spool: Option<&'a mut Spool>,
-) -> Result<&'a mut Spool, JobError> {
-    if table.is_closing() {
-        return Err(JobError::ShuttingDown);
-    }
-    if *job.stream.borrow() != number {
-        return Err(JobError::TakenOver(job.id.clone()));
-    }
-    match spool {
-        Some(spool) if job.state() == JobState::Uploading => Ok(spool),
-        _ => Err(job.ended_error()),
+    /// Returns the spool if this stream may still write to it.
+    fn usable<'a>(&self, spool: Option<&'a mut Spool>) -> Result<&'a mut Spool, JobError> {
+        if self.manager.is_closing() {
+            return Err(JobError::ShuttingDown);
+        }
+        if *self.job.stream.borrow() != self.number {
+            return Err(JobError::TakenOver(self.job.id.clone()));
+        }
+        match spool {
+            Some(spool) if self.job.state() == JobState::Uploading => Ok(spool),
+            _ => Err(self.job.ended_error()),
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::job::lock;
+use super::lock::lock;
 use super::{JobError, JobId, JobSnapshot, Owner};
 
 /// Minimum interval between updates to one watcher. The end of the job is sent at once.

@@ -1,6 +1,7 @@
 //! Matrix products, activations, decompositions and random numbers. Pure functions, with no knowledge of models, files
 //! or clocks.
 
+mod activate;
 pub mod activation;
 mod floats;
 pub mod kernels;

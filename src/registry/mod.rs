@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use futures_util::future::{FutureExt, Shared};
 
+pub use self::residents::ResidentModel;
 use self::residents::Residents;
 use self::usage::Usage;
 
@@ -88,15 +89,6 @@ impl Default for RegistryConfig {
     }
 }
 
-/// A model in memory, for listings and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResidentModel {
-    /// Name and version.
-    pub key: ModelKey,
-    /// Bytes of its tensors, statistics, scorer and pseudo-inverses.
-    pub tensor_bytes: u64,
-}
-
 type Loading = Shared<Pin<Box<dyn Future<Output = Result<Arc<LoadedModel>, StoreError>> + Send>>>;
 
 /// Models in memory. Cheap to clone.
@@ -156,7 +148,7 @@ impl Registry {
     /// Resolves a selector to a version. From memory; a deleted version is unknown, even if it is still resident.
     ///
     /// # Errors
-    /// The errors of [`ModelStore::resolve`].
+    /// The errors of [`ModelCatalogue::resolve`](crate::store::ModelCatalogue::resolve).
     pub fn resolve(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError> {
         self.inner.store.resolve(name, selector)
     }
@@ -164,7 +156,7 @@ impl Registry {
     /// Resolves a selector among the versions that the policies serve.
     ///
     /// # Errors
-    /// The errors of [`ModelStore::resolve_served`].
+    /// The errors of [`ModelCatalogue::resolve_served`](crate::store::ModelCatalogue::resolve_served).
     pub fn resolve_served(&self, name: &ModelName, selector: &Selector) -> Result<ModelKey, StoreError> {
         let policies = self.inner.policies.read().unwrap_or_else(PoisonError::into_inner);
         self.inner.store.resolve_served(name, selector, policies.of(name))
@@ -194,7 +186,8 @@ impl Registry {
     /// continues if they leave. All waiting callers get its failure; the next call tries again.
     ///
     /// # Errors
-    /// Those of [`ModelStore::read`]; `Damaged` if the file is; `LoadsFull` above [`LOADS_MAX`].
+    /// Those of [`ModelBlobs::read`](crate::store::ModelBlobs::read); `Damaged` if the file is; `LoadsFull` above
+    /// [`LOADS_MAX`].
     ///
     /// # Panics
     /// Outside a tokio runtime.

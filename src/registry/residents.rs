@@ -1,11 +1,19 @@
-//! A least-recently-used cache, bounded in bytes.
+//! A least-recently-used cache of models, bounded in bytes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::ResidentModel;
 use crate::model::ModelKey;
+
+/// A model in memory, for listings and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResidentModel {
+    /// Name and version.
+    pub key: ModelKey,
+    /// Bytes of its tensors, statistics, scorer and pseudo-inverses.
+    pub tensor_bytes: u64,
+}
 
 /// The cache. A lookup takes a read lock and two relaxed atomics, because every request makes one.
 pub(super) struct Residents<T> {

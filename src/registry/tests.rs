@@ -10,7 +10,7 @@ use crate::model::spec::RawModelSpec;
 use crate::model::{Alias, Autoencoder, Loss, ModelSpec, NormalizationKind, Normalizer, TiedLayer, Version};
 use crate::numeric::Activation;
 use crate::numeric::matmul::Weights;
-use crate::store::{LocalStore, ModelEntry, VersionPolicy};
+use crate::store::{LocalStore, ModelBlobs, ModelCatalogue, ModelEntry, VersionPolicy};
 
 type AfterRead = Box<dyn FnOnce(&LocalStore) + Send>;
 
@@ -48,7 +48,7 @@ impl Watched {
     }
 }
 
-impl ModelStore for Watched {
+impl ModelCatalogue for Watched {
     fn entries(&self) -> Vec<ModelEntry> {
         self.store.entries()
     }
@@ -66,31 +66,6 @@ impl ModelStore for Watched {
     ) -> Result<ModelKey, StoreError> {
         self.store.resolve_served(name, selector, policy)
     }
-    fn note_use(&self, key: &ModelKey) -> Result<(), StoreError> {
-        self.store.note_use(key)
-    }
-    fn last_use(&self, key: &ModelKey) -> Option<SystemTime> {
-        self.store.last_use(key)
-    }
-    fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        drop(self.opened.wait_while(self.open.lock().expect("no panic"), |open| !*open).expect("no panic"));
-        let outcome = self.store.read(key);
-        let action = self.after_read.lock().expect("no panic").take();
-        if let Some(NoDebug(action)) = action {
-            action(&self.store);
-        }
-        outcome
-    }
-    fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
-        self.store.read_header(key)
-    }
-    fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError> {
-        self.store.publish_files(name, bytes, sample)
-    }
-    fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.read_sample(key)
-    }
     fn delete(&self, key: &ModelKey) -> Result<(), StoreError> {
         self.store.delete(key)
     }
@@ -104,6 +79,37 @@ impl ModelStore for Watched {
     }
     fn delete_alias(&self, name: &ModelName, alias: &Alias, expected: Option<Version>) -> Result<(), StoreError> {
         self.store.delete_alias(name, alias, expected)
+    }
+    fn note_use(&self, key: &ModelKey) -> Result<(), StoreError> {
+        self.store.note_use(key)
+    }
+    fn last_use(&self, key: &ModelKey) -> Option<SystemTime> {
+        self.store.last_use(key)
+    }
+}
+
+impl ModelBlobs for Watched {
+    fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        drop(self.opened.wait_while(self.open.lock().expect("no panic"), |open| !*open).expect("no panic"));
+        let outcome = self.store.read(key);
+        let action = self.after_read.lock().expect("no panic").take();
+        if let Some(NoDebug(action)) = action {
+            action(&self.store);
+        }
+        outcome
+    }
+    fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
+        self.store.read_header(key)
+    }
+    fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.read_sample(key)
+    }
+}
+
+impl ModelStore for Watched {
+    fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError> {
+        self.store.publish_files(name, bytes, sample)
     }
     fn is_writable(&self) -> bool {
         self.store.is_writable()

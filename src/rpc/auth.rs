@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::{Either, Ready, ready as at_once};
@@ -14,11 +14,11 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::compression;
-use super::in_flight::{InFlight, OfCall, RequestBody, ResponseBody};
+use super::in_flight::{Counted, InFlight, OfCall, RequestBody, ResponseBody};
 use super::observe::RequestContext;
+use super::refusals::tell;
 use crate::methods::Method;
 use crate::security::gate::{Admitted, Gate, Peer};
-use crate::security::log_throttle::LogThrottle;
 use crate::security::{Caller, CallerQuotaGuard, Refusal};
 use crate::service::{Matrix, ServiceError};
 
@@ -166,52 +166,6 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
         _ => &[],
     };
     Some(token)
-}
-
-/// Logs a refusal at most once a minute per kind. `has_begun`: the call was refused while it was in flight.
-pub(super) fn tell(refusal: &Refusal, peer: &Peer, has_begun: bool) {
-    static UNKNOWN: LogThrottle = LogThrottle::never();
-    static ENDED: LogThrottle = LogThrottle::never();
-    static FORBIDDEN: LogThrottle = LogThrottle::never();
-    static TOO_MUCH: LogThrottle = LogThrottle::never();
-    static NO_ROOM: LogThrottle = LogThrottle::never();
-    static TOO_SLOW: LogThrottle = LogThrottle::never();
-    let (told, what) = match refusal {
-        Refusal::Unknown if has_begun => (&ENDED, "stream ended: its credential is no longer valid"),
-        Refusal::Unknown => (&UNKNOWN, "call refused: missing or invalid credential"),
-        Refusal::Method { .. } | Refusal::Model { .. } => (&FORBIDDEN, "call refused: its caller lacks permission"),
-        Refusal::TooMuch { .. } | Refusal::TooOften { .. } => (&TOO_MUCH, "a caller has reached a limit"),
-        Refusal::NoRoom { .. } => (&NO_ROOM, "call refused: too much in flight, in total or from this address"),
-        Refusal::TooSlow { .. } => (&TOO_SLOW, "call ended: its message did not arrive in time"),
-    };
-    told.once(|unsaid| {
-        let address = peer.address.map(|address| address.to_string()).unwrap_or_default();
-        tracing::warn!(%refusal, address, unsaid, "{what}");
-    });
-}
-
-/// Bytes of a request that were charged to its caller.
-#[derive(Debug)]
-pub(super) struct Counted {
-    caller: Caller,
-    held: Mutex<Option<CallerQuotaGuard>>,
-}
-
-impl Counted {
-    fn new(caller: Caller) -> Self {
-        Self { caller, held: Mutex::default() }
-    }
-
-    /// Charges `bytes` more.
-    pub(super) fn add(&self, bytes: usize) -> Result<(), Refusal> {
-        let more = self.caller.hold(0, bytes as u64)?;
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&mut *held, more) {
-            (Some(held), Some(more)) => held.absorb(more),
-            (held, more) => *held = more,
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

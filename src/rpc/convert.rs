@@ -604,7 +604,7 @@ pub fn job(snapshot: JobSnapshot, with: Report) -> pb::Job {
         progress: snapshot.progress.as_ref().map(progress),
         version: snapshot.version.map_or(0, Version::number),
         training_report: snapshot.report.as_deref().filter(|_| with == Report::With).map(report),
-        failure: snapshot.failure.unwrap_or_default(),
+        failure: snapshot.failure.map(String::from).unwrap_or_default(),
         kept_back: snapshot.kept_back.unwrap_or_default(),
         round: snapshot.round.map_or(0, |round| round.number),
         idempotency_key: snapshot.idempotency_key.map(|key| key.to_string()).unwrap_or_default(),

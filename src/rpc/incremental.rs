@@ -10,12 +10,12 @@ use tokio::time::{Instant, sleep_until};
 use tonic::Streaming;
 
 use super::auth::CallerOf;
-use super::autoencoder::{acknowledged, align, answer, next, out_of_order, result_of};
 use super::convert;
 use super::pb;
 use super::pb::train_request::Message as RequestMessage;
 use super::pb::train_response::Message as ResponseMessage;
 use super::stream::{Ending, ResponseSender};
+use super::train_messages::{acknowledged, align, answer, next, out_of_order, result_of};
 use crate::service::{
     AllowedTraining, Cadence, ChunkColumns, Features, IdempotencyKey, JobSnapshot, JobState, Matrix, Priority,
     RoundJob, RoundStream, RowRole, Service, ServiceError, StreamBegun, Taken,

@@ -16,8 +16,11 @@ pub mod models;
 pub mod observe;
 pub mod only_grpc;
 pub mod pb;
+mod refusals;
 pub mod status;
 mod stream;
+mod train_messages;
+mod transfers;
 
 /// The handlers of the three `halfhitch.v1` services and of the Open Inference Protocol.
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ pub struct Api {
 impl Api {
     /// Creates the handlers.
     pub fn new(service: crate::service::Service) -> Self {
-        let places = || std::sync::Arc::new(tokio::sync::Semaphore::new(models::TRANSFERS_MAX));
+        let places = || std::sync::Arc::new(tokio::sync::Semaphore::new(transfers::TRANSFERS_MAX));
         Self { service, imports: places(), exports: places() }
     }
 }

@@ -17,10 +17,9 @@ use super::pb;
 use super::pb::import_model_version_request::Message as ImportMessage;
 use super::pb::model_service_server::ModelService;
 use super::stream::ResponseStream;
+use super::transfers::TRANSFERS_MAX;
 use crate::service::{Aligned, AllowedModel, FILE_BYTES_MAX, InspectionRows, ServiceError, Version};
 
-/// Maximum concurrent imports, and maximum concurrent exports. Each holds a file in memory.
-pub const TRANSFERS_MAX: usize = 2;
 /// Maximum wait for a free transfer slot.
 const TURN_MAX: Duration = Duration::from_secs(10);
 /// Maximum wait for the client to send or read one chunk.

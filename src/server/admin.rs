@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::page::Figures;
-use crate::service::{Lifecycle, Readiness};
+use super::page::{Figures, word};
+use crate::service::Lifecycle;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// Maximum concurrent connections: scrapers and probes are few. More wait in the system's accept queue.
@@ -79,14 +79,4 @@ fn routes(figures: Figures, lifecycle: Lifecycle) -> Router {
         .route("/livez", get(|| ready("alive\n")))
         .route("/readyz", get(is_ready))
         .fallback(|| ready((StatusCode::NOT_FOUND, "expected /metrics, /livez or /readyz\n")))
-}
-
-/// Name of a state, for probes and metric labels.
-pub(super) fn word(readiness: Readiness) -> &'static str {
-    match readiness {
-        Readiness::Starting => "starting",
-        Readiness::Ready => "ready",
-        Readiness::Draining => "draining",
-        Readiness::Stopping => "stopping",
-    }
 }

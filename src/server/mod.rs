@@ -1,6 +1,7 @@
 //! The server: opens the store, listens, serves and shuts down.
 
 mod admin;
+mod blocking;
 mod connections;
 mod direct;
 mod frames;
@@ -40,6 +41,7 @@ use crate::store::local::LocalStore;
 use crate::store::{ModelStore, StoreError};
 use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::{Traces, TracesConfig};
+use blocking::blocking;
 pub use orders::{Orders, Stop};
 pub use security::{Security, SecurityConfig, SecurityError};
 pub use tls::TlsConfig;
@@ -433,14 +435,6 @@ struct AbortOnDrop(tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Runs blocking work off the async threads, and propagates its panics.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::admin::word;
 use super::process;
 use crate::batching::{Batcher, Operation};
 use crate::jobs::{JobState, Jobs};
@@ -158,5 +157,15 @@ fn histograms(page: &mut Page, name: &str, model: &ModelMeasures) {
                 page.add_histogram(metric, &labels, &counts);
             }
         }
+    }
+}
+
+/// Name of a state, for probes and metric labels.
+pub(super) fn word(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::Starting => "starting",
+        Readiness::Ready => "ready",
+        Readiness::Draining => "draining",
+        Readiness::Stopping => "stopping",
     }
 }

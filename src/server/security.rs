@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::blocking;
+use super::blocking::blocking;
 use super::tls::{TlsConfig, TlsError};
 use crate::security::files::{Unreadable, Watched};
 use crate::security::gate::Gate;

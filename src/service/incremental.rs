@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::{AllowedTraining, RoundJob, Service, ServiceError};
 use crate::jobs::{
-    Acknowledged, Begun, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, Priority, Round, RowRole, Upload,
+    Acknowledged, Begun, EndReason, IdempotencyKey, JobError, JobId, JobSnapshot, JobState, Priority, Round, RowRole,
+    Upload,
 };
 use crate::model::Matrix;
 
@@ -139,7 +140,7 @@ impl Service {
 
 /// Whether a round was abandoned because it received no rows.
 fn is_left(snapshot: &JobSnapshot) -> bool {
-    snapshot.state == JobState::Cancelled && Round::is_left(snapshot.failure.as_deref())
+    snapshot.state == JobState::Cancelled && snapshot.failure.as_ref().is_some_and(EndReason::is_round_left)
 }
 
 impl RoundStream {

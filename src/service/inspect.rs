@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{AllowedModel, Service, ServiceError};
+use super::{AllowedModel, INSPECTIONS_MAX, Service, ServiceError};
 use crate::model::inspect::{Inspection, inspect};
 use crate::model::{Matrix, Missing, ModelKey, Selector, sample};
-
-/// Maximum inspections that run or wait at once; more are refused. Each holds its rows in memory.
-pub(super) const INSPECTIONS_MAX: usize = 4;
 
 /// Rows to measure on.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@
 
 pub mod allowed;
 pub mod bulk;
+mod bulk_quota;
 pub mod columns;
 pub mod error;
 pub mod incremental;
@@ -45,6 +46,7 @@ pub use crate::training::{
 };
 pub use allowed::{AllowedModel, AllowedTraining, Features};
 pub use bulk::{Bulk, BulkTask};
+use bulk_quota::BulkQuota;
 pub use columns::{Aligned, AlignedColumns, ChunkColumns, NamedRows};
 pub use error::{Kind, ServiceError};
 pub use incremental::{Cadence, RoundStream, StreamBegun, Taken};
@@ -61,6 +63,9 @@ pub const FILE_BYTES_MAX: u64 = (crate::model::spec::PARAMETERS_MAX * 4 + (16 <<
 /// Larger matrices are copied on a blocking thread.
 const COPIED_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
+/// Maximum inspections that run or wait at once; more are refused. Each holds its rows in memory.
+const INSPECTIONS_MAX: usize = 4;
+
 /// Every use case of the server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -68,7 +73,7 @@ pub struct Service {
     batcher: Batcher,
     jobs: Jobs,
     lifecycle: Lifecycle,
-    room: Arc<bulk::BulkQuota>,
+    room: Arc<BulkQuota>,
     inspections: Arc<Semaphore>,
     inspecting: Arc<Mutex<()>>,
 }
@@ -117,8 +122,8 @@ pub struct Inverted {
 impl Service {
     /// Creates the service from the layers below.
     pub fn new(registry: Registry, batcher: Batcher, jobs: Jobs, lifecycle: Lifecycle) -> Self {
-        let room = Arc::new(bulk::BulkQuota::new(batcher.config()));
-        let inspections = Arc::new(Semaphore::new(inspect::INSPECTIONS_MAX));
+        let room = Arc::new(BulkQuota::new(batcher.config()));
+        let inspections = Arc::new(Semaphore::new(INSPECTIONS_MAX));
         Self { registry, batcher, jobs, lifecycle, room, inspections, inspecting: Arc::default() }
     }
 

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::inspect::INSPECTIONS_MAX;
-use super::{AllowedModel, Service, ServiceError};
+use super::{AllowedModel, INSPECTIONS_MAX, Service, ServiceError};
 use crate::model::{
     Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelReference, ModelSpec, OrthonormalError, Selector,
     TrainingReport, Version, canonicalize, mean_squared_error, orthonormalize_code,
@@ -154,8 +153,8 @@ impl Service {
         Ok(())
     }
 
-    /// Points an alias at a version; `expected` as in [`ModelStore::set_alias`]. Returns the version it pointed at
-    /// before.
+    /// Points an alias at a version; `expected` as in
+    /// [`ModelCatalogue::set_alias`](crate::store::ModelCatalogue::set_alias). Returns the version it pointed at before.
     pub async fn set_alias(
         &self,
         model: AllowedModel,

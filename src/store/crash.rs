@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::local::Step;
-use super::{LocalStore, ModelStore, StoreError};
+use super::{LocalStore, ModelBlobs, ModelCatalogue, ModelStore, StoreError};
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
 
 /// The step at which a test makes a change fail. A crash is a panic: no clean-up code runs.

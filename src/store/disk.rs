@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StoreError;
-use super::role::role;
-
-/// Name prefix of files and folders that are being built or removed; the next writer deletes leftovers.
-pub(crate) const TEMPORARY_PREFIX: &str = ".tmp-";
+use super::role::{TEMPORARY_PREFIX, role};
 
 /// Payload of the I/O error of [`open_regular`] for a path that is not a regular file.
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,8 @@ use super::index::{INDEX_FILE, Index, VERSION_MAX};
 use super::lock::WriterLock;
 use super::scan::{self, Found, MODEL_FILE, SAMPLE_FILE, USE_FILE};
 use super::{
-    ALIASES_MAX, FILE_BYTES_MAX, HEADER_BYTES_MAX, ModelEntry, ModelStore, StoreError, VersionEntry, VersionPolicy,
+    ALIASES_MAX, FILE_BYTES_MAX, HEADER_BYTES_MAX, ModelBlobs, ModelCatalogue, ModelEntry, ModelStore, StoreError,
+    VersionEntry, VersionPolicy,
 };
 use crate::model::sample::SAMPLE_FILE_BYTES_MAX;
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
@@ -266,7 +267,7 @@ impl LocalStore {
     }
 }
 
-impl ModelStore for LocalStore {
+impl ModelCatalogue for LocalStore {
     fn entries(&self) -> Vec<ModelEntry> {
         self.with_catalogue(|models| models.values().filter(|model| model.latest().is_some()).cloned().collect())
     }
@@ -293,68 +294,6 @@ impl ModelStore for LocalStore {
                 model.resolve_served(selector, policy).map(|version| ModelKey { name: name.clone(), version })
             }
             None => Err(StoreError::UnknownModel(name.as_str().to_owned())),
-        })
-    }
-
-    fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
-        match self.read_file(key, |path| disk::read_bounded(path, FILE_BYTES_MAX))? {
-            Bounded::Bytes(bytes) => Ok(bytes),
-            Bounded::TooLarge(bytes) => {
-                Err(StoreError::TooLarge { what: key.to_string(), bytes, bytes_max: FILE_BYTES_MAX })
-            }
-        }
-    }
-
-    fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError> {
-        self.resolve(&key.name, &Selector::Version(key.version))?;
-        let path = self.version_folder(key).join(SAMPLE_FILE);
-        match disk::read_bounded(&path, SAMPLE_FILE_BYTES_MAX) {
-            Ok(Bounded::Bytes(bytes)) => Ok(Some(bytes)),
-            Ok(Bounded::TooLarge(bytes)) => {
-                let what = format!("the validation sample of {key}");
-                Err(StoreError::TooLarge { what, bytes, bytes_max: SAMPLE_FILE_BYTES_MAX })
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("cannot read", &path)(error)),
-        }
-    }
-
-    fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
-        self.read_file(key, |path| disk::read_header(path, HEADER_BYTES_MAX))
-    }
-
-    fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError> {
-        let length = bytes.len() as u64;
-        if length > FILE_BYTES_MAX {
-            let what = format!("the new version of model {name}");
-            return Err(StoreError::TooLarge { what, bytes: length, bytes_max: FILE_BYTES_MAX });
-        }
-        self.change(name, |mut model| {
-            let version = next_version(&model)?;
-            let folder = self.model_folder(name);
-            disk::ensure_folder(&self.models)?;
-            disk::ensure_folder(&folder)?;
-            self.at(Step::FolderMade)?;
-            disk::sync_folder(&self.models)?;
-            let temporary = disk::temporary_in(&folder);
-            let place = folder.join(version.to_string());
-            model.version_highest = Some(version);
-            self.build_version(&model, &temporary, &place, (bytes, sample))
-                .inspect_err(|_| disk::remove_or_warn(&temporary))?;
-            let entry = match scan::stat_version(&place) {
-                Ok(Found::Complete(entry)) => entry,
-                // The version is durable: a failure to read its metadata does not unpublish it.
-                _ => VersionEntry { file_bytes: length, published: SystemTime::now() },
-            };
-            model.versions.insert(version, entry);
-            self.install(model.clone());
-            self.at(Step::VersionDurable)?;
-            // Once listed, the version counts as lost if its file disappears. It is already published, so a failure is
-            // only logged: the next change lists it.
-            if let Err(error) = self.write_index(&model) {
-                tracing::warn!(%error, %name, %version, "a published version is not in the index yet");
-            }
-            Ok(version)
         })
     }
 
@@ -441,6 +380,72 @@ impl ModelStore for LocalStore {
 
     fn last_use(&self, key: &ModelKey) -> Option<SystemTime> {
         fs::symlink_metadata(self.version_folder(key).join(USE_FILE)).ok()?.modified().ok()
+    }
+}
+
+impl ModelBlobs for LocalStore {
+    fn read(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
+        match self.read_file(key, |path| disk::read_bounded(path, FILE_BYTES_MAX))? {
+            Bounded::Bytes(bytes) => Ok(bytes),
+            Bounded::TooLarge(bytes) => {
+                Err(StoreError::TooLarge { what: key.to_string(), bytes, bytes_max: FILE_BYTES_MAX })
+            }
+        }
+    }
+
+    fn read_header(&self, key: &ModelKey) -> Result<Vec<u8>, StoreError> {
+        self.read_file(key, |path| disk::read_header(path, HEADER_BYTES_MAX))
+    }
+
+    fn read_sample(&self, key: &ModelKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.resolve(&key.name, &Selector::Version(key.version))?;
+        let path = self.version_folder(key).join(SAMPLE_FILE);
+        match disk::read_bounded(&path, SAMPLE_FILE_BYTES_MAX) {
+            Ok(Bounded::Bytes(bytes)) => Ok(Some(bytes)),
+            Ok(Bounded::TooLarge(bytes)) => {
+                let what = format!("the validation sample of {key}");
+                Err(StoreError::TooLarge { what, bytes, bytes_max: SAMPLE_FILE_BYTES_MAX })
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("cannot read", &path)(error)),
+        }
+    }
+}
+
+impl ModelStore for LocalStore {
+    fn publish_files(&self, name: &ModelName, bytes: &[u8], sample: Option<&[u8]>) -> Result<Version, StoreError> {
+        let length = bytes.len() as u64;
+        if length > FILE_BYTES_MAX {
+            let what = format!("the new version of model {name}");
+            return Err(StoreError::TooLarge { what, bytes: length, bytes_max: FILE_BYTES_MAX });
+        }
+        self.change(name, |mut model| {
+            let version = next_version(&model)?;
+            let folder = self.model_folder(name);
+            disk::ensure_folder(&self.models)?;
+            disk::ensure_folder(&folder)?;
+            self.at(Step::FolderMade)?;
+            disk::sync_folder(&self.models)?;
+            let temporary = disk::temporary_in(&folder);
+            let place = folder.join(version.to_string());
+            model.version_highest = Some(version);
+            self.build_version(&model, &temporary, &place, (bytes, sample))
+                .inspect_err(|_| disk::remove_or_warn(&temporary))?;
+            let entry = match scan::stat_version(&place) {
+                Ok(Found::Complete(entry)) => entry,
+                // The version is durable: a failure to read its metadata does not unpublish it.
+                _ => VersionEntry { file_bytes: length, published: SystemTime::now() },
+            };
+            model.versions.insert(version, entry);
+            self.install(model.clone());
+            self.at(Step::VersionDurable)?;
+            // Once listed, the version counts as lost if its file disappears. It is already published, so a failure is
+            // only logged: the next change lists it.
+            if let Err(error) = self.write_index(&model) {
+                tracing::warn!(%error, %name, %version, "a published version is not in the index yet");
+            }
+            Ok(version)
+        })
     }
 
     fn is_writable(&self) -> bool {

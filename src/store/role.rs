@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::disk::TEMPORARY_PREFIX;
-
+/// Name prefix of files and folders that are being built or removed; the next writer deletes leftovers.
+pub(crate) const TEMPORARY_PREFIX: &str = ".tmp-";
 /// Number of path components, from the end, that determine a role.
 const NAMES_MAX: usize = 4;
 

@@ -7,8 +7,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::disk::{self, TEMPORARY_PREFIX, check_folder, failed};
+use super::disk::{self, check_folder, failed};
 use super::index::{INDEX_FILE, Index, VERSION_MAX};
+use super::role::TEMPORARY_PREFIX;
 use super::role::role;
 use super::{ModelEntry, StoreError, VersionEntry};
 use crate::model::{ModelName, Version};

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::conformance::Fixture;
-use super::{FILE_BYTES_MAX, LocalStore, ModelStore, StoreError};
+use super::{FILE_BYTES_MAX, LocalStore, ModelBlobs, ModelCatalogue, ModelStore, StoreError};
 use crate::model::{Alias, ModelKey, ModelName, Selector, Version};
 
 struct Folder {

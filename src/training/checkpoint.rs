@@ -10,6 +10,8 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use super::error::CheckpointError;
+use super::notes::Notes;
 use super::optimizer::Scalars;
 use super::params::TrainSpec;
 use super::pca_baseline::{Measured, PcaBaseline};
@@ -22,33 +24,6 @@ const KEY: &str = "halfhitch.checkpoint";
 /// Spelled as in the first version of the format, as the key of the state: a job resumes after an upgrade.
 const OPTIMIZER: &str = "optimiser.";
 
-/// Why training cannot resume from a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CheckpointError {
-    /// The bytes are not a checkpoint of this software.
-    #[error("the checkpoint cannot be read: {0}")]
-    Unreadable(String),
-    /// The training specification differs.
-    #[error("the checkpoint belongs to another specification")]
-    Specification,
-    /// The number of rows differs.
-    #[error("the checkpoint has {got} training rows, the data has {expected}")]
-    Rows {
-        /// Rows recorded in the checkpoint.
-        got: u64,
-        /// Rows of the data.
-        expected: u64,
-    },
-    /// Another version of the software wrote it: its order of arithmetic may differ.
-    #[error("the checkpoint was written by {got}, this is {expected}")]
-    Software {
-        /// Version recorded in the checkpoint.
-        got: String,
-        /// This version.
-        expected: String,
-    },
-}
-
 /// The position of training, and its results so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct TrainingState {
@@ -59,7 +34,7 @@ pub(super) struct TrainingState {
     #[serde(default)]
     pub(super) limits: Vec<Limit>,
     pub(super) plan: Plan,
-    pub(super) notes: Vec<String>,
+    pub(super) notes: Notes,
     pub(super) validation_yardstick: Option<Measured>,
     pub(super) pca_rows: u64,
     /// The current epoch, from 1.

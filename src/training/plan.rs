@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::batches::HELD_BACK_BYTES_MAX;
+use super::notes::{Notes, Subject};
 use super::params::CheckedTrainSpec;
 use super::recipe::OptimizerKind;
+use super::value_kind::ValueKind;
 use crate::model::normalization::Learner;
 use crate::model::spec::RawModelSpec;
 use crate::model::{Loss, ModelSpec, NormalizationKind};
@@ -38,13 +40,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// `goes_on`: whether training starts from the weights of another version.
-    pub(super) fn new(
-        spec: &CheckedTrainSpec,
-        model: &ModelSpec,
-        rows: u64,
-        goes_on: bool,
-        notes: &mut Vec<String>,
-    ) -> Self {
+    pub(super) fn new(spec: &CheckedTrainSpec, model: &ModelSpec, rows: u64, goes_on: bool, notes: &mut Notes) -> Self {
         let asked = spec.spec();
         let batch_rows = asked.batch_rows.map_or_else(
             || {
@@ -103,7 +99,7 @@ fn default_learning_rate(model: &RawModelSpec, kind: OptimizerKind) -> (f64, Str
 }
 
 /// Number of held-out rows, of `rows` rows with `features` numbers each.
-pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, features: usize, notes: &mut Vec<String>) -> u64 {
+pub(super) fn validation_rows(spec: &CheckedTrainSpec, rows: u64, features: usize, notes: &mut Notes) -> u64 {
     match spec.spec().validation_fraction {
         Some(fraction) => (rows as f64 * fraction).round() as u64,
         None => {
@@ -125,20 +121,6 @@ const PIXEL_COLUMNS_MIN: usize = 64;
 const PIXEL_GREATEST_MIN: f32 = 15.0;
 /// Above this, pixels count as 8-bit: their range is known, whatever the values of these rows.
 const BITS_7_GREATEST: f32 = 127.0;
-
-/// The kind of values of the training rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueKind {
-    /// Pixels: many columns of integers from 0 to 255, most of which use most of one common range.
-    Pixels {
-        /// Whether the range is 0 to 255; otherwise it is the range of the rows.
-        eight_bits: bool,
-    },
-    /// From 0 to 1, in one common range.
-    Unit,
-    /// Any other values.
-    Any,
-}
 
 /// Determines the [`ValueKind`] from a stream of rows.
 #[derive(Clone, Copy, Debug)]
@@ -199,7 +181,7 @@ pub(super) fn tell_choices(
     kind: NormalizationKind,
     values: ValueKind,
     holds_back: bool,
-    notes: &mut Vec<String>,
+    notes: &mut Notes,
 ) {
     if spec.spec().normalization.is_none() {
         let why = match values {
@@ -216,20 +198,20 @@ pub(super) fn tell_choices(
         notes.push(format!("normalization: {}, {why}", kind.name()));
     }
     if spec.spec().loss.is_none() {
-        notes.push(match model.raw().loss {
+        let text = match model.raw().loss {
             Loss::SquaredError if kind == NormalizationKind::UnitInterval && spec.spec().wants_orthonormal() => {
                 "loss: squared error, since orthonormal matrices cannot make logits as large as cross-entropy needs"
-                    .to_owned()
             }
-            Loss::SquaredError => "loss: squared error".to_owned(),
+            Loss::SquaredError => "loss: squared error",
             Loss::BinaryCrossEntropy => {
                 "loss: binary cross-entropy, for values in the unit interval; squared errors are reported beside it"
-                    .to_owned()
             }
-        });
+        };
+        notes.push_on(Subject::NonlinearModel, text.to_owned());
     }
     if spec.may_be_linear() && holds_back && model.layers() > 1 {
-        notes.push("hidden activation: ELU, unless PCA is as good on held-out rows".to_owned());
+        let text = "hidden activation: ELU, unless PCA is as good on held-out rows";
+        notes.push_on(Subject::NonlinearModel, text.to_owned());
     }
     if model.saturates_without_gain() {
         notes.push(

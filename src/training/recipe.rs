@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::params::{ParamError, check};
+use super::param_error::{ParamError, check};
 
 /// Largest number of steps between retractions; there is also one at the end of each epoch.
 const RETRACTION_STEPS_MAX: u32 = 1_000_000;

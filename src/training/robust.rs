@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use super::batches::each_block;
 use super::columns::Names;
+use super::error::TrainError;
 use super::source::{RowSource, SourceError};
-use super::trainer::TrainError;
 
 /// Limits beyond which a value is too far from the others of its column.
 #[derive(Clone, Copy, Debug)]

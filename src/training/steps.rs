@@ -1,13 +1,13 @@
 //! One training step: forward and backward pass of a mini-batch, and the update of the weights.
 
 use super::batches::{Batch, BatchLoader};
-use super::calibrate;
 use super::corruption::Corruption;
 use super::nested::NestedDropout;
 use super::optimizer::{Optimizer, Step};
 use super::orthogonality::Orthogonality;
 use super::params::CheckedTrainSpec;
 use super::shares::share_out;
+use super::trim::lowest;
 use crate::model::Autoencoder;
 use crate::model::gradient::{Gradient, TAPE_ROWS, Tape, fill};
 use crate::numeric::matmul::Panel;
@@ -87,7 +87,7 @@ impl Steps {
         share_out(tapes.iter_mut().enumerate().collect(), self.parallel, |_| 1, work);
         if trim > 0.0 {
             let errors: Vec<Vec<f32>> = tapes.iter().map(|(tape, _)| tape.squared_slopes()).collect();
-            let kept = calibrate::lowest(&errors.concat(), trim);
+            let kept = lowest(&errors.concat(), trim);
             let scale = batch.len() as f32 / kept.iter().filter(|kept| **kept).count() as f32;
             let work = |((tape, _), kept): (&mut (Tape, Vec<f32>), &[bool])| {
                 tape.count_only(kept, scale);

@@ -5,21 +5,24 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::batches::{Batch, BatchLoader, Split, ValidationRows, each_block, each_training_row, held_back_rows};
-use super::checkpoint::{self, Checkpoint, CheckpointError, TrainingState, software};
+use super::checkpoint::{self, Checkpoint, TrainingState, software};
 use super::code_length::{self, Choice};
 use super::columns::{Columns, Names, lost_note};
+use super::error::{CheckpointError, TrainError};
 use super::evaluate::{evaluate, evaluate_features, explained, row_errors};
 use super::init;
+use super::notes::{Notes, Subject};
 use super::observer::{Event, Next, Observer};
 use super::optimizer::Optimizer;
 use super::params::{CheckedTrainSpec, Initialization};
 use super::pca_baseline::{Measured, PcaBaseline};
-use super::plan::{Plan, SeenValues, ValueKind, masking_note, tell_choices, validation_rows};
+use super::plan::{Plan, SeenValues, masking_note, tell_choices, validation_rows};
 use super::robust::{Clipped, Limit, Outliers, clip};
 use super::schedule::learning_rate;
 use super::shift::Shift;
 use super::source::{RowSource, SourceError};
 use super::steps::{Steps, is_parallel};
+use super::value_kind::ValueKind;
 use super::{calibrate, defects, linear, relations, trial};
 use crate::model::normalization::{Learner, RangeTooLarge};
 use crate::model::{
@@ -35,78 +38,6 @@ pub struct Trained {
     pub report: TrainingReport,
     /// Statistics of the codes, if these are not too long, and, if rows were held out, what scores need.
     pub statistics: Option<Statistics>,
-}
-
-/// Why training ended without a model.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum TrainError {
-    /// The observer stopped training.
-    #[error("training was stopped")]
-    Stopped,
-    /// There are no training rows.
-    #[error("there are no training rows, expected at least 1")]
-    NoRows,
-    /// The rows cannot be read.
-    #[error("the rows cannot be read: {0}")]
-    Source(#[from] SourceError),
-    /// A feature that cannot be normalized.
-    #[error(transparent)]
-    Range(#[from] RangeTooLarge),
-    /// A feature is missing in every row.
-    #[error("{feature} is missing in every training row: leave it out, or send rows that have it")]
-    NoValues {
-        /// Its name, or its number from 1.
-        feature: String,
-    },
-    /// Cross-entropy needs values in [0, 1].
-    #[error(
-        "binary cross-entropy needs values from 0 to 1 after normalization, training row {row} has {value} in \
-         {feature}: choose the normalization min-max or unit interval, or the squared error"
-    )]
-    OutsideUnitInterval {
-        /// Row, from 1.
-        row: u64,
-        /// Its name, or its number from 1.
-        feature: String,
-        /// The normalized value.
-        value: f32,
-    },
-    /// As [`TrainError::OutsideUnitInterval`], for a base, whose normalization and loss are fixed.
-    #[error(
-        "binary cross-entropy, the loss of the base, needs values from 0 to 1 after the base's normalization, \
-         training row {row} has {value} in {feature}: train without a base, so that the range is that of these rows"
-    )]
-    OutsideBase {
-        /// Row, from 1.
-        row: u64,
-        /// Its name, or its number from 1.
-        feature: String,
-        /// The normalized value.
-        value: f32,
-    },
-    /// The loss is not finite, or far too large.
-    #[error(
-        "training diverged: the loss of step {step} (epoch {epoch}) is {loss}; try a learning rate below {learning_rate}"
-    )]
-    Diverged {
-        /// Epoch, from 1.
-        epoch: u32,
-        /// Step, from 1.
-        step: u64,
-        /// The loss per row.
-        loss: f64,
-        /// Peak learning rate.
-        learning_rate: f64,
-    },
-    /// The decomposition of PCA did not converge.
-    #[error("the principal components of the training rows could not be computed: their values may be too large")]
-    PcaBaseline,
-    /// Training cannot resume from the checkpoint.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The observer could not save a checkpoint.
-    #[error("checkpoint not saved: {0}")]
-    NotSaved(String),
 }
 
 /// Training fails if a loss exceeds the initial loss by this factor: a bad batch does not explain it.
@@ -212,7 +143,7 @@ fn in_input_units(error: TrainError, shift: &[f64]) -> TrainError {
 /// At most `rows_max` of the rows that training on `training` holds out (row-major, the newest first). A later training
 /// may use them as its `held_out`. A base may define the widths.
 pub fn held_out(spec: &CheckedTrainSpec, training: &dyn RowSource, rows_max: usize) -> Result<Vec<f64>, SourceError> {
-    let count = validation_rows(spec, training.count(), training.features(), &mut Vec::new());
+    let count = validation_rows(spec, training.count(), training.features(), &mut Notes::default());
     held_back_rows(training, count, spec.spec().seed, rows_max)
 }
 
@@ -251,7 +182,7 @@ impl Trainer {
         if count == 0 {
             return Err(TrainError::NoRows);
         }
-        let mut notes = Vec::new();
+        let mut notes = Notes::default();
         let seed = asked.spec().seed;
         let features = asked.features();
         let split = Arc::new(Split::new(count, features, validation_rows(asked, count, features, &mut notes), seed));
@@ -387,7 +318,7 @@ impl Trainer {
         let mut optimizer = Optimizer::new(&model, &spec.spec().optimizer);
         let restored = optimizer.restore(state.optimizer, optimizer_tensors);
         restored.map_err(|error| CheckpointError::Unreadable(error.to_string()))?;
-        let held_back = validation_rows(&spec, source.count(), spec.features(), &mut Vec::new());
+        let held_back = validation_rows(&spec, source.count(), spec.features(), &mut Notes::default());
         let split = Arc::new(Split::new(source.count(), spec.features(), held_back, spec.spec().seed));
         let held_back = ValidationRows::new(Arc::clone(source), Arc::clone(&split), held_out)?;
         let steps = Steps::new(&model, &spec);
@@ -425,7 +356,7 @@ impl Trainer {
                 let errors = |model| row_errors(model, &|found| held_back.each(found), linear::COMPARED_ROWS_MAX);
                 if let Some(note) = linear::is_enough(&errors(&model)?, &errors(&plain)?) {
                     // These notes describe the model that is replaced.
-                    state.notes.retain(|note| !["loss:", "hidden activation:"].iter().any(|of| note.starts_with(of)));
+                    state.notes.remove(Subject::NonlinearModel);
                     state.notes.extend([note, "loss: squared error, as for every linear model".to_owned()]);
                     (of_model, by_feature) = figures(&plain, &pca)?;
                     model = plain;
@@ -467,7 +398,7 @@ impl Trainer {
         let statistics = calibrate::statistics(&model, source, split, &held_back, trim, &mut go_on)?;
         let names = Names(&model.spec().raw().feature_names);
         state.notes.extend(statistics.as_ref().and_then(|found| relations::note(&found.invariants, names)));
-        report.notes = state.notes;
+        report.notes = state.notes.into();
         Ok(Trained { model, report, statistics })
     }
 
@@ -659,7 +590,7 @@ impl Trainer {
             Some(base) => begun(base, &self.spec),
             None => {
                 let (spec, normalizer) = (self.model.spec().clone(), self.model.normalizer().clone());
-                first_weights(&self.spec, spec, normalizer, &self.baseline, &mut Vec::new())
+                first_weights(&self.spec, spec, normalizer, &self.baseline, &mut Notes::default())
             }
         };
         self.optimizer = Optimizer::new(&self.model, &self.spec.spec().optimizer);
@@ -799,7 +730,7 @@ fn first_weights(
     model: ModelSpec,
     normalizer: Normalizer,
     baseline: &PcaBaseline,
-    notes: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Autoencoder {
     let initialization = match spec.spec().initialization {
         None if !init::orthogonal_is_cheap(&model) => {

@@ -9,7 +9,7 @@ use halfhitch::rpc::pb;
 use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use halfhitch::server::ServerConfig;
 use halfhitch::service::UpkeepConfig;
-use halfhitch::store::{LocalStore, ModelStore};
+use halfhitch::store::{LocalStore, ModelCatalogue, ModelStore};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::Code;

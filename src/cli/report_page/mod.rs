@@ -5,6 +5,7 @@ mod chart;
 mod codes;
 mod errors;
 mod examples;
+mod facts;
 mod figures;
 mod image;
 mod matrices;
@@ -24,10 +25,9 @@ use super::reading::{self, FirstRows, ReadArgs};
 use super::{CliError, report, writing};
 use crate::files::FileError;
 use crate::rpc::pb;
-use codes::ByLength;
+use facts::Facts;
 use image::ImageChoice;
 use measured::Measured;
-use scores::Scores;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -48,25 +48,6 @@ pub(super) struct ReportArgs {
     image: Option<ImageChoice>,
     #[command(flatten)]
     read: ReadArgs,
-}
-
-/// The content of a page.
-struct Facts {
-    version: pb::ModelVersion,
-    /// The inspection, or why the server cannot inspect matrices of this size.
-    inspection: Result<pb::InspectModelResponse, String>,
-    measured: Option<Measured>,
-    /// Errors by code length, if the codes can be truncated.
-    by_length: Option<ByLength>,
-    /// Scores of the rows, or why the server cannot compute them.
-    scores: Option<Result<Scores, String>>,
-    image: Option<ImageChoice>,
-}
-
-impl Facts {
-    fn code_length(&self) -> usize {
-        self.version.spec.as_ref().and_then(|spec| spec.widths.last().copied()).unwrap_or_default() as usize
-    }
 }
 
 pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliError> {

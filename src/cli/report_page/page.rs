@@ -2,8 +2,9 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::facts::Facts;
 use super::measured::Measured;
-use super::{Facts, about, chart, codes, errors, examples, figures, matrices, scores, training};
+use super::{about, chart, codes, errors, examples, figures, matrices, scores, training};
 use crate::cli::CliError;
 
 const STYLE: &str = include_str!("style.css");

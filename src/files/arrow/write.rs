@@ -10,9 +10,9 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
+use crate::files::FileError;
 use crate::files::output::Output;
-use crate::files::write::finish;
-use crate::files::{FileError, RowWriter, Values};
+use crate::files::row_writer::{RowWriter, Values, finish};
 
 /// Size of a row group in bytes; readers hold one in memory.
 const GROUP_BYTES: usize = 64 << 20;

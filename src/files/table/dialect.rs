@@ -1,7 +1,7 @@
 //! Decides the field separator and the decimal mark of a file, once, from a sample.
 
 use super::cell::{CellReader, CommaIs, comma_in_number};
-use super::layout::names_of_comment;
+use super::comment::names_of_comment;
 use super::options::{Decimal, Separator, TextOptions, Thousands};
 use super::split::{Kind, Splitter};
 use crate::files::{FileError, Location};

@@ -1,6 +1,7 @@
 //! Decides how to read a text file, once, from its beginning: separator, decimal mark, column names and the first row.
 
 use super::cell::{CellReader, Class, is_rounded};
+use super::comment::names_of_comment;
 use super::dialect::{Dialect, Sample, Sampled, separator_line};
 use super::header::{self, First};
 use super::names;
@@ -9,12 +10,6 @@ use crate::files::{COLUMNS_MAX, FileError, Location, ReadOptions};
 
 /// Maximum number of further header lines, such as units, below the first one.
 const MORE_HEADERS_MAX: usize = 3;
-/// The beginning of the note on column names from a comment.
-const NAMED_BY_COMMENT: &str = "the comment";
-/// The note on comments that are skipped.
-pub(super) const COMMENTS_LEFT_OUT: &str = "lines that begin with # are left out";
-/// Maximum number of words of a column name in a comment.
-const NAME_WORDS_MAX: usize = 3;
 /// Maximum number of characters of a name in a message.
 const SHOWN_CHARACTERS_MAX: usize = 40;
 
@@ -35,6 +30,10 @@ pub(super) struct Layout {
     pub(super) written: Vec<String>,
     /// Notes on decisions that differ from plain CSV, one sentence each.
     pub(super) notes: Vec<String>,
+    /// Whether a comment names the columns.
+    named_by_comment: bool,
+    /// Whether other comments are skipped.
+    pub(super) skips_comments: bool,
 }
 
 impl Layout {
@@ -83,6 +82,8 @@ impl Layout {
             names: Vec::new(),
             written: Vec::new(),
             notes,
+            named_by_comment: false,
+            skips_comments: false,
         };
         let rows_from = layout.find_names(path, records, &classes, options, scan.comment_before.as_ref())?;
         // Empty rows may precede the first record of the sample; they are rows too.
@@ -94,9 +95,9 @@ impl Layout {
                 format!("each line ends with {trailing} separators: the empty columns after them are left out")
             });
         }
-        let named = usize::from(layout.notes.iter().any(|note| note.starts_with(NAMED_BY_COMMENT)));
-        if scan.comments > named {
-            layout.notes.push(COMMENTS_LEFT_OUT.to_owned());
+        layout.skips_comments = scan.comments > usize::from(layout.named_by_comment);
+        if layout.skips_comments {
+            layout.notes.push("lines that begin with # are left out".to_owned());
         }
         layout.note_rounding(&records[rows_from.min(records.len())..]);
         Ok(layout)
@@ -134,7 +135,8 @@ impl Layout {
         let by_comment = by_comment
             .and_then(|(line, text)| names_of_comment(text, self.fields, self.separator).map(|names| (line, names)));
         if let Some((line, written)) = by_comment {
-            self.notes.push(format!("{NAMED_BY_COMMENT} in line {line} names the columns"));
+            self.named_by_comment = true;
+            self.notes.push(format!("the comment in line {line} names the columns"));
             self.name(written, classes);
             return Ok(0);
         }
@@ -265,26 +267,6 @@ fn trailing(separator: Separator, records: &[Sampled], width: usize, options: &R
     // Only if every record has a width from `longest` to `width`.
     let fits = records.iter().all(|record| (longest..=width).contains(&record.fields.len()));
     if fits && !asked_for.into_iter().any(|column| column > longest) { trailing } else { 0 }
-}
-
-/// The column names in a comment, if their number is `fields`.
-pub(super) fn names_of_comment(text: &str, fields: usize, separator: Separator) -> Option<Vec<String>> {
-    if fields == 1 {
-        return (!text.is_empty() && !text.contains(char::is_whitespace)).then(|| vec![text.to_owned()]);
-    }
-    let others =
-        [Separator::COMMA, Separator::Byte(b';'), Separator::Byte(b'\t'), Separator::Byte(b'|'), Separator::Blanks];
-    std::iter::once(separator).chain(others).find_map(|separator| {
-        let mut splitter = super::split::Splitter::new(separator);
-        splitter.next(text.as_bytes(), true).ok()??;
-        let names: Vec<String> =
-            (0..splitter.count()).map(|index| splitter.field(text, index).trim().to_owned()).collect();
-        // A sentence with commas is not a list of names, nor is a key with its value.
-        let is_name =
-            |name: &String| name.split_whitespace().count() <= NAME_WORDS_MAX && !name.ends_with([',', ';', ':', '=']);
-        let has_names = names.iter().any(|name| name.parse::<f64>().is_err()) && names.iter().all(is_name);
-        (names.len() == fields && has_names).then_some(names)
-    })
 }
 
 pub(super) fn unclosed(path: &str, line: u64) -> FileError {

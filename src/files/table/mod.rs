@@ -4,6 +4,7 @@
 //! row is read (`layout.rs`). Then records are read one after the other, a few in memory at a time.
 
 mod cell;
+mod comment;
 mod dialect;
 mod header;
 mod layout;
@@ -19,7 +20,7 @@ use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Location, ReadOptions, RowReader};
 use crate::model::Missing;
 use cell::{CellReader, CommaIs, comma_in_number, has_thousands};
-use layout::{COMMENTS_LEFT_OUT, Layout, count, shown, unclosed};
+use layout::{Layout, count, shown, unclosed};
 pub(in crate::files) use names::repair as repair_names;
 pub use options::{Decimal, DialectError, Separator, TextEncoding, TextOptions, Thousands};
 use source::Source;
@@ -362,7 +363,7 @@ impl TextReader {
     fn no_rows(&self) -> FileError {
         let expected = if self.empty_rows_at_end > 0 {
             "at least one with a value"
-        } else if self.layout.notes.iter().any(|note| note == COMMENTS_LEFT_OUT) {
+        } else if self.layout.skips_comments {
             "at least one: lines that begin with # are comments, unless the field is in quotes"
         } else {
             "at least one"

@@ -1,6 +1,6 @@
 //! Errors of reading a model file.
 
-use super::metadata::FORMAT_VERSION;
+use super::format_version::FORMAT_VERSION;
 use crate::model::SpecError;
 use crate::model::text::shown;
 

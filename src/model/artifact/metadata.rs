@@ -4,13 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::ArtifactError;
+use super::format_version::FORMAT_VERSION;
 use crate::model::invariants::RELATION_NUMBERS_MAX;
 use crate::model::spec::RawModelSpec;
 use crate::model::statistics::{CALIBRATION_ROWS_MAX, STATISTICS_CODE_MAX};
 use crate::model::{ModelSpec, Statistics, TrainingReport};
-
-/// The version of the file format that this program writes and reads.
-pub const FORMAT_VERSION: u64 = 1;
 
 /// The key in the file's `__metadata__`.
 pub(super) const KEY: &str = "halfhitch";

@@ -48,6 +48,7 @@
 //! A file from another program needs only `specification` (see `tests/golden/make.py`); [`Artifact::import`] reads it.
 
 mod error;
+mod format_version;
 mod header;
 mod metadata;
 mod tensors;
@@ -61,8 +62,8 @@ use self::metadata::Metadata;
 use super::{Autoencoder, ModelSpec, Statistics, TrainingReport};
 
 pub use self::error::ArtifactError;
+pub use self::format_version::FORMAT_VERSION;
 pub use self::header::{HEADER_BYTES_MAX, header_bytes};
-pub use self::metadata::FORMAT_VERSION;
 pub(super) use self::tensors::hexadecimal;
 
 /// A model with its report: the content of a version's file.

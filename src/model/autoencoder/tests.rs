@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::spec::{Loss, NormalizationKind, RawModelSpec};
+use crate::model::{Decoder, PseudoInverse};
 use crate::numeric::kernels::on;
 use crate::numeric::rng::{Stream, Use};
 use crate::numeric::{Activation, Isa};

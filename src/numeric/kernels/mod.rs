@@ -16,6 +16,7 @@ mod cooperative_yield;
 mod guarded;
 mod isa;
 mod outer;
+mod panel;
 mod portable;
 mod product;
 #[cfg(test)]
@@ -27,12 +28,10 @@ mod vector;
 pub(crate) use isa::on;
 pub use isa::{Isa, IsaError, init, isa};
 pub(super) use outer::Outer;
+pub use panel::PANEL;
 pub(super) use product::{Direction, Product};
 
 use super::activation::Activation;
-
-/// Rows of a panel of W, X or Y: the number of lanes of the widest vector.
-pub const PANEL: usize = 16;
 
 /// Runs `product` with the instruction set that [`init`] chose.
 pub(super) fn product(product: &mut Product<'_>) {

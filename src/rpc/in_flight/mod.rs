@@ -1,6 +1,7 @@
 //! Limits on what is in flight: started calls, bytes of partial requests, and unsent responses. All of them take
 //! memory before any other limit applies. One address gets only a part of each limit.
 
+mod counted;
 mod request_body;
 mod response_body;
 #[cfg(test)]
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+pub(super) use counted::Counted;
 pub(super) use request_body::{PREFIX_BYTES, RequestBody};
 pub(super) use response_body::{OfCall, ResponseBody};
 

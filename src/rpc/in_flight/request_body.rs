@@ -11,8 +11,8 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{InFlight, SMALL_BYTES_MAX};
-use crate::rpc::auth::{Counted, tell};
+use super::{Counted, InFlight, SMALL_BYTES_MAX};
+use crate::rpc::refusals::tell;
 use crate::security::gate::Peer;
 use crate::security::{Caller, QuotaGuard, Refusal};
 use crate::service::ServiceError;

@@ -11,8 +11,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{InFlight, SMALL_BYTES_MAX};
-use crate::rpc::auth::{Counted, tell};
+use super::{Counted, InFlight, SMALL_BYTES_MAX};
+use crate::rpc::refusals::tell;
 use crate::security::gate::Peer;
 use crate::security::{Caller, CallerQuotaGuard, QuotaGuard, Refusal};
 use crate::service::ServiceError;

@@ -4,6 +4,7 @@
 
 mod context;
 mod finished;
+mod measured;
 mod traceparent;
 
 use std::convert::Infallible;
@@ -21,10 +22,9 @@ use tower::Service;
 
 pub use context::RequestContext;
 use finished::Call;
+pub use measured::Measured;
 
-use crate::service::Service as UseCases;
 use crate::telemetry::call::{CallIds, Entered, Within, within};
-use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::Traces;
 
 /// Observes the calls of the service inside.
@@ -33,15 +33,6 @@ pub struct Observe<S> {
     inner: S,
     traces: Traces,
     measured: Arc<Measured>,
-}
-
-/// Where calls are counted.
-#[derive(Debug)]
-pub struct Measured {
-    /// Finds the metrics of a model.
-    pub service: UseCases,
-    /// Counts calls without a known model.
-    pub server: Arc<ServerMeasures>,
 }
 
 impl<S> Observe<S> {

@@ -3,6 +3,7 @@
 //! Every number is updated on its own, and norms are added in a fixed order: the same bits on any number of threads and
 //! with any instruction set.
 
+mod restore;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -11,7 +12,9 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-pub use state::{RestoreError, Scalars};
+pub use restore::RestoreError;
+pub use state::Scalars;
+use state::{Rule, Tensor};
 
 use super::recipe::{OptimizerKind, OptimizerSpec};
 use super::shares::{share_out, share_out_with};
@@ -83,24 +86,6 @@ enum Kept<'a> {
 enum Which {
     All,
     Vectors,
-}
-
-/// The state of one tensor of parameters.
-#[derive(Debug)]
-struct Tensor {
-    /// For example `0.weight`.
-    name: String,
-    /// Whether it is a matrix: weight decay applies to matrices only.
-    is_matrix: bool,
-    /// Numbers of a panel of a matrix; other tensors are one panel.
-    panel: usize,
-    rule: Rule,
-}
-
-#[derive(Debug)]
-enum Rule {
-    Adam { first: Floats, second: Floats },
-    Nesterov { velocity: Floats },
 }
 
 impl Optimizer {
