@@ -12,7 +12,7 @@
 //! - [`registry`]: models in memory
 //! - [`batching`]: batches of the rows of many callers; [`jobs`]: durable training jobs
 //! - [`service`]: the use cases, independent of the transport
-//! - [`rpc`]: the gRPC adapters
+//! - [`pb`]: the generated code of the API; [`rpc`]: the gRPC adapters
 //! - [`server`], [`config`], [`cli`]: the server, its settings and the command line
 
 pub mod batching;
@@ -23,6 +23,7 @@ pub mod files;
 pub mod jobs;
 pub mod model;
 pub mod numeric;
+pub mod pb;
 pub mod registry;
 pub mod rpc;
 pub mod security;

@@ -15,9 +15,10 @@ pub mod limits;
 pub mod models;
 pub mod observe;
 pub mod only_grpc;
-pub mod pb;
 pub mod status;
 mod stream;
+
+pub use crate::pb;
 
 /// The handlers of the three `halfhitch.v1` services and of the Open Inference Protocol.
 #[derive(Clone, Debug)]

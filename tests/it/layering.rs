@@ -55,8 +55,10 @@ const RULES: &[Rule] = &[
         never_mentions: GRPC,
     },
     Rule { module: "service", may_import: SERVICE_AND_BELOW, never_mentions: GRPC },
+    // The generated code of the API.
+    Rule { module: "pb", may_import: &[], never_mentions: &[] },
     // The service re-exports the domain types that the transport speaks.
-    Rule { module: "rpc", may_import: &["service", "security", "telemetry"], never_mentions: &[] },
+    Rule { module: "rpc", may_import: &["pb", "service", "security", "telemetry"], never_mentions: &[] },
     Rule { module: "server", may_import: EVERYTHING, never_mentions: &[] },
     Rule { module: "config", may_import: EVERYTHING, never_mentions: &[] },
     Rule { module: "cli", may_import: EVERYTHING, never_mentions: &[] },
@@ -78,6 +80,7 @@ const EVERYTHING: &[&str] = &[
     "batching",
     "jobs",
     "service",
+    "pb",
     "rpc",
     "server",
     "config",
