@@ -4,6 +4,8 @@ pub mod artifact;
 pub mod autoencoder;
 pub mod canonical;
 pub mod columns;
+#[cfg(feature = "server")]
+pub(crate) mod computed;
 pub mod gradient;
 pub mod gram_schmidt;
 pub mod id;
