@@ -1,10 +1,10 @@
-//! **halfhitch** trains and serves *tied-weight autoencoders* over gRPC.
+//! **halfhitch** trains and serves *tied-weight autoencoders*: over gRPC, or in your process with [`Model`].
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | | | [`numeric`], [`model`], [`training`] and [`files`]: a library without async code |
+//! | | | [`Model`], [`numeric`], [`model`], [`training`] and [`files`]: a library without async code |
 //! | `arrow` | yes | Parquet and Arrow IPC in [`files`] |
 //! | `client` | | the messages and clients of the gRPC API (module `pb`) |
 //! | `server` | yes | the program: all other modules; includes `client` |
@@ -20,6 +20,7 @@
 //! - `telemetry`: logs, metrics, traces
 //! - `security`: credentials, roles, limits per caller
 //! - `executor`: the CPU thread pools; `store`: models on disk; [`files`]: rows on disk
+//! - `library`: [`Model`]
 //! - `registry`: models in memory
 //! - `batching`: batches of the rows of many callers; `jobs`: durable training jobs
 //! - `service`: the use cases, independent of the transport
@@ -37,6 +38,7 @@ pub mod executor;
 pub mod files;
 #[cfg(feature = "server")]
 pub mod jobs;
+mod library;
 pub mod model;
 pub mod numeric;
 #[cfg(feature = "client")]
@@ -56,3 +58,7 @@ pub mod store;
 #[cfg(feature = "server")]
 pub mod telemetry;
 pub mod training;
+
+pub use library::{Model, ModelError, Reconstruction, Scores};
+/// The arrays of [`Model`]: a view of another version of ndarray has another type.
+pub use ndarray;

@@ -4,7 +4,6 @@ pub mod artifact;
 pub mod autoencoder;
 pub mod canonical;
 pub mod columns;
-#[cfg(feature = "server")]
 pub(crate) mod computed;
 pub mod gradient;
 pub mod gram_schmidt;

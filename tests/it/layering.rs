@@ -41,6 +41,11 @@ const RULES: &[Rule] = &[
     Rule { module: "security", may_import: &["telemetry"], never_mentions: GRPC },
     Rule { module: "executor", may_import: &["telemetry"], never_mentions: GRPC },
     Rule { module: "files", may_import: &["model"], never_mentions: GRPC },
+    Rule {
+        module: "library",
+        may_import: &["files", "training", "model", "numeric"],
+        never_mentions: &["tokio", "tonic", "prost"],
+    },
     Rule { module: "store", may_import: &["model", "telemetry"], never_mentions: GRPC },
     Rule { module: "registry", may_import: &["store", "model", "telemetry"], never_mentions: GRPC },
     // A batch is a `numeric::PanelMatrix`.
@@ -75,6 +80,7 @@ const EVERYTHING: &[&str] = &[
     "security",
     "executor",
     "files",
+    "library",
     "store",
     "registry",
     "batching",

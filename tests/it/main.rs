@@ -32,6 +32,7 @@ mod inference;
 mod inverse;
 mod jobs;
 mod layering;
+mod library;
 mod lifecycle;
 mod memory;
 mod metrics;
