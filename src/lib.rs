@@ -116,7 +116,7 @@
 //! |---|---|---|
 //! | | | [`Model`], [`numeric`], [`model`], [`training`] and [`files`]: a library without async code |
 //! | `arrow` | yes | Parquet and Arrow IPC in [`files`] |
-//! | `client` | | the messages and clients of the gRPC API (module `pb`) |
+//! | `client` | | `client`: calls to a server with the same arrays; `pb`: the messages of the API |
 //! | `server` | yes | the program: all other modules; includes `client` |
 //!
 //! # Modules
@@ -134,13 +134,15 @@
 //! - `registry`: models in memory
 //! - `batching`: batches of the rows of many callers; `jobs`: durable training jobs
 //! - `service`: the use cases, independent of the transport
-//! - `pb`: the generated code of the API; `rpc`: the gRPC adapters
+//! - `pb`: the generated code of the API; `rpc`: the gRPC adapters; `client`: the client
 //! - `server`, `config`, `cli`: the server, its settings and the command line
 
 #[cfg(feature = "server")]
 pub mod batching;
 #[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]

@@ -3,25 +3,9 @@
 use std::sync::Mutex;
 
 use super::reading;
+use crate::client::chunk_rows;
 use crate::files::{self, FileError, Location, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
-
-/// Bytes of the binary32 values of a chunk or request; binary64 takes twice as many. Large enough to be fast, far below
-/// the server's message limit.
-pub(super) const CHUNK_BYTES: usize = 1 << 20;
-
-/// Rows of a chunk. Depends only on the number of columns, so that a resumed upload cuts the same chunks.
-pub(super) fn chunk_rows(columns: usize) -> usize {
-    (CHUNK_BYTES / (4 * columns.max(1))).max(1)
-}
-
-/// Maximum rows of a request: a quarter of the rows that the server queues by default.
-const REQUEST_ROWS_MAX: usize = 16_384;
-
-/// Rows of a request to a row-by-row RPC such as Encode.
-pub(super) fn request_rows(columns: usize) -> usize {
-    chunk_rows(columns).min(REQUEST_ROWS_MAX)
-}
 
 /// Rows to train on.
 pub(super) enum Source {

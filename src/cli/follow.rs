@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::client::{Context, named_matrix};
-use super::data::{ColumnsOfFiles, chunk_rows};
+use super::data::ColumnsOfFiles;
 use super::live::Display;
 use super::train::{self, RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
 use super::{CliError, report};
+use crate::client::chunk_rows;
 use crate::files::{FileError, ReadOptions};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as RequestMessage;

@@ -8,11 +8,11 @@ use std::io::{BufWriter, Write};
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::client::{Context, model_ref, tell_notes};
-use super::data::request_rows;
+use super::client::{Context, tell_notes};
 use super::reading::{self, tell_at_end};
 use super::rows::{Call, ImputeArgs, REQUESTS_MAX, call, progress_bar};
 use super::{CliError, report, writing};
+use crate::client::{model_ref, request_rows};
 use crate::files::output::Output;
 use crate::files::table::TextRecord;
 use crate::files::{self, Decimal, FileError, Format, RowReader, RowWriter, Separator, Table, TextReader};

@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::client::{Context, model_ref, named_matrix};
+use super::client::{Context, named_matrix};
 use super::data::{Chunk, ColumnsOfFiles, Source};
 use super::live::Display;
 use super::reading::{self, ReadArgs};
 use super::{CliError, duration, follow, report};
+use crate::client::model_ref;
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as RequestMessage;
 use crate::rpc::pb::train_response::Message as ResponseMessage;

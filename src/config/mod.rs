@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use allocator::settle_allocator;
-pub use client::{ClientArgs, ClientSettings, Token};
+pub use client::ClientArgs;
 use layers::{Layers, read};
 pub use lifecycle::LifecycleArgs;
 pub use security::SecurityArgs;

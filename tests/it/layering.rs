@@ -62,6 +62,8 @@ const RULES: &[Rule] = &[
     Rule { module: "service", may_import: SERVICE_AND_BELOW, never_mentions: GRPC },
     // The generated code of the API.
     Rule { module: "pb", may_import: &[], never_mentions: &[] },
+    // The client speaks the arrays of the library.
+    Rule { module: "client", may_import: &["pb", "library", "model"], never_mentions: &[] },
     // The service re-exports the domain types that the transport speaks.
     Rule { module: "rpc", may_import: &["pb", "service", "security", "telemetry"], never_mentions: &[] },
     Rule { module: "server", may_import: EVERYTHING, never_mentions: &[] },
@@ -87,6 +89,7 @@ const EVERYTHING: &[&str] = &[
     "jobs",
     "service",
     "pb",
+    "client",
     "rpc",
     "server",
     "config",

@@ -14,6 +14,7 @@ mod canonical;
 mod changes;
 mod choices;
 mod cli;
+mod client;
 mod columns;
 mod compression;
 mod connect;
