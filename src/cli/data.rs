@@ -2,8 +2,10 @@
 
 use std::sync::Mutex;
 
+use super::client::named_matrix;
 use super::reading;
 use crate::client::chunk_rows;
+use crate::client::upload::{Chunk, ChunkSource};
 use crate::files::{self, FileError, Location, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
@@ -22,16 +24,6 @@ pub(super) enum Source {
     Server,
     /// Rows in memory, row-major.
     Memory { training: Vec<f32>, test: Vec<f32> },
-}
-
-/// Rows with their role.
-pub(super) struct Chunk {
-    pub(super) role: RowRole,
-    /// Row-major.
-    pub(super) values: Vec<f64>,
-    pub(super) columns: usize,
-    /// Column names; empty, or one per column.
-    pub(super) names: Vec<String>,
 }
 
 /// Matches the columns of several files.
@@ -95,9 +87,10 @@ impl ColumnsOfFiles {
     }
 }
 
-impl Source {
-    /// Calls `found` with each chunk in order, until it returns false.
-    pub(super) async fn each<F: Future<Output = bool>>(
+impl ChunkSource for Source {
+    type Error = FileError;
+
+    async fn each<F: Future<Output = bool>>(
         &self,
         columns: usize,
         mut found: impl FnMut(Chunk) -> F,
@@ -108,8 +101,7 @@ impl Source {
                 for (role, values) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for chunk in values.chunks(chunk_rows(columns) * columns) {
                         let values = chunk.iter().copied().map(f64::from).collect();
-                        let chunk = Chunk { role, values, columns, names: Vec::new() };
-                        if !found(chunk).await {
+                        if !found(chunk_of(role, columns, values, Vec::new())).await {
                             return Ok(());
                         }
                     }
@@ -129,7 +121,7 @@ impl Source {
                                 break;
                             }
                             let names = of_files.names().to_vec();
-                            if !found(Chunk { role, values, columns: reader.columns(), names }).await {
+                            if !found(chunk_of(role, reader.columns(), values, names)).await {
                                 return Ok(());
                             }
                         }
@@ -139,7 +131,15 @@ impl Source {
         }
         Ok(())
     }
+}
 
+/// A chunk of row-major values, with column names: none, or one per column.
+fn chunk_of(role: RowRole, columns: usize, values: Vec<f64>, names: Vec<String>) -> Chunk {
+    let rows = (values.len() / columns.max(1)) as u64;
+    Chunk { role, rows, matrix: Box::new(move || named_matrix(columns, &values, &names)) }
+}
+
+impl Source {
     /// Whether the rows can be read a second time.
     pub(super) fn can_be_read_again(&self) -> bool {
         match self {

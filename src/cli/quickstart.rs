@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 
 use super::client::{Context, float_matrix, float_numbers};
 use super::data::Source;
-use super::train::{Ended, OnInterrupt, train};
+use super::train::{OnInterrupt, train};
 use super::{CliError, draw, report};
 use crate::client::ClientSettings;
+use crate::client::upload::Ended;
 use crate::rpc::pb;
 use crate::server::{self, ServerConfig};
 

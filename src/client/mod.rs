@@ -13,7 +13,10 @@ mod reference;
 mod retry;
 mod settings;
 mod sizes;
+mod spec;
 mod streams;
+mod training;
+pub(crate) mod upload;
 
 use std::future::Future;
 
@@ -26,9 +29,9 @@ pub(crate) use self::error::{HasStatus, row_of};
 pub(crate) use self::error::{explain, no_server};
 pub(crate) use self::reference::model_ref;
 pub(crate) use self::retry::patiently;
-pub(crate) use self::sizes::request_rows;
 #[cfg(feature = "server")]
-pub(crate) use self::sizes::{CHUNK_BYTES, chunk_rows};
+pub(crate) use self::sizes::CHUNK_BYTES;
+pub(crate) use self::sizes::{chunk_rows, request_rows};
 use crate::library::{Reconstruction, Scores};
 use crate::pb;
 use crate::pb::autoencoder_service_client::AutoencoderServiceClient;

@@ -3,6 +3,8 @@
 use halfhitch::Model;
 use halfhitch::client::{Client, ClientError, ClientSettings, Token};
 use halfhitch::ndarray::Array2;
+use halfhitch::pb;
+use halfhitch::training::TrainSpec;
 use tokio_stream::StreamExt;
 use tonic::Code;
 
@@ -130,5 +132,33 @@ async fn streams_give_the_arrays_of_single_calls_in_order() {
     let error = codes.next().await.expect("an error").expect_err("refused").to_string();
     assert!(error.contains("message 2"), "{error}");
     assert!(codes.next().await.is_none());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn training_gives_the_model_of_the_library() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let client = connected(&server).await;
+    let rows = rows_of(400, 7);
+    let mut asked = TrainSpec::new("m".parse().expect("a name"), vec![FEATURES, 12, 3]);
+    (asked.epochs, asked.seed) = (Some(3), 5);
+    let (mut states, transposed) = (Vec::new(), rows.t().as_standard_layout().into_owned());
+    let trained = client.train(transposed.t(), &asked, |job| states.push(job.state())).await.expect("trains");
+    assert_eq!((trained.version, trained.kept_back.as_str()), (1, ""));
+    assert!(!states.is_empty());
+    let model = Model::train(rows.view(), &asked).expect("trains");
+    let codes = client.encode("m", rows.view()).await.expect("encodes").value;
+    assert_eq!(codes, model.encode(rows.view()).expect("encodes"));
+    let report = trained.training_report.expect("a report");
+    assert_eq!(Some(&report.data_sha256), model.report().map(|report| &report.data_sha256));
+
+    let mut broken = rows;
+    broken[[3, 1]] = f32::NAN;
+    let error = client.train(broken.view(), &asked, |_| ()).await.expect_err("refused");
+    assert!(matches!(&error, ClientError::Status(status) if status.code() == Code::InvalidArgument), "{error}");
+    let jobs = client.jobs().await.expect("connects").list_jobs(pb::ListJobsRequest::default()).await;
+    let open = jobs.expect("lists").into_inner().jobs.into_iter().filter(|job| job.state() == pb::JobState::Uploading);
+    assert_eq!(open.count(), 0, "the refused upload is canceled");
     server.stop().await;
 }

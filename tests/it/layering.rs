@@ -63,7 +63,11 @@ const RULES: &[Rule] = &[
     // The generated code of the API.
     Rule { module: "pb", may_import: &[], never_mentions: &[] },
     // The client speaks the arrays of the library.
-    Rule { module: "client", may_import: &["pb", "library", "model"], never_mentions: &[] },
+    Rule {
+        module: "client",
+        may_import: &["pb", "library", "training", "model", "numeric"],
+        never_mentions: &[],
+    },
     // The service re-exports the domain types that the transport speaks.
     Rule { module: "rpc", may_import: &["pb", "service", "security", "telemetry"], never_mentions: &[] },
     Rule { module: "server", may_import: EVERYTHING, never_mentions: &[] },
