@@ -109,7 +109,7 @@
 //! assert_eq!(Model::load(&path)?.encode(rows.view())?, model.encode(rows.view())?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//!
+#![cfg_attr(feature = "server", doc = include_str!("client/example.md"))]
 //! # Features
 //!
 //! | feature | default | adds |
