@@ -3,11 +3,10 @@
 //! `cargo run --example client -- http://127.0.0.1:50051` uses a running server. Without an address the example starts
 //! its own server.
 
-use halfhitch::rpc::pb;
-use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use halfhitch::client::{Client, ClientSettings};
+use halfhitch::ndarray::{Array2, Axis, Slice};
 use halfhitch::server::{self, ServerConfig};
-use pb::train_request::Message as Question;
-use pb::train_response::Message as Answer;
+use halfhitch::training::TrainSpec;
 
 const FEATURES: usize = 6;
 
@@ -36,58 +35,28 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn train_and_use(url: String) -> Result<(), Box<dyn std::error::Error>> {
-    let mut client = AutoencoderServiceClient::connect(url).await?;
+    let client = Client::connect(ClientSettings::plain(url)).await?;
     // Points on a two-dimensional curved surface in six dimensions.
-    let rows: Vec<f32> = (0..500)
-        .flat_map(|i| {
-            let (a, b) = ((i % 23) as f32 / 23.0, (i % 29) as f32 / 29.0);
-            [a, b, a * b, a - b, a * a, (3.0 * b).sin()]
-        })
-        .collect();
-
-    let ask = |message| pb::TrainRequest { message: Some(message) };
-    let spec = pb::TrainSpec {
-        model_name: "example".to_owned(),
-        widths: vec![FEATURES as u32, 16, 2],
-        epochs: 100,
-        seed: 1,
-        ..pb::TrainSpec::default()
-    };
-    let chunk = pb::RowChunk { number: 1, rows: Some(matrix(&rows)), role: pb::RowRole::Training.into() };
-    let finish = pb::TrainFinish { chunk_count: 1, row_count: 500 };
-    let questions = vec![ask(Question::Spec(spec)), ask(Question::Chunk(chunk)), ask(Question::Finish(finish))];
-    let mut answers = client.train(tokio_stream::iter(questions)).await?.into_inner();
-    let mut version = 0;
-    while let Some(answer) = answers.message().await? {
-        if let Some(Answer::Result(result)) = answer.message {
-            version = result.version;
-            if let Some(figures) = result.training_report.and_then(|report| report.validation) {
-                println!("error {:.4}, PCA {:.4}", figures.squared_error, figures.pca_squared_error);
-            }
-        }
+    let rows = Array2::from_shape_fn((500, FEATURES), |(i, j)| {
+        let (a, b) = ((i % 23) as f32 / 23.0, (i % 29) as f32 / 29.0);
+        [a, b, a * b, a - b, a * a, (3.0 * b).sin()][j]
+    });
+    let mut spec = TrainSpec::new("example".parse()?, vec![FEATURES, 16, 2]);
+    spec.epochs = Some(100);
+    spec.seed = 1;
+    let result = client.train(rows.view(), &spec, |_| ()).await?;
+    if let Some(figures) = result.training_report.and_then(|report| report.validation) {
+        println!("error {:.4}, PCA {:.4}", figures.squared_error, figures.pca_squared_error);
     }
 
-    let selector = Some(pb::model_ref::Selector::Version(version));
-    let model = Some(pb::ModelRef { name: "example".to_owned(), selector });
-    let some = matrix(&rows[..2 * FEATURES]);
-    let codes = client
-        .encode(pb::EncodeRequest { model: model.clone(), rows: Some(some), ..Default::default() })
-        .await?
-        .into_inner()
-        .codes;
-    let back = client.decode(pb::DecodeRequest { model, codes, ..Default::default() }).await?.into_inner().rows;
-    if let Some(pb::Matrix { values: Some(pb::matrix::Values::Floats(back)), .. }) = back {
-        println!("sent {:?}\nback {:?}", &rows[..FEATURES], &back.values[..FEATURES]);
-    }
+    let model = format!("example@{}", result.version);
+    let some = rows.slice_axis(Axis(0), Slice::from(..2));
+    let codes = client.encode(&model, some).await?.value;
+    let back = client.decode(&model, codes.view()).await?.value;
+    println!("sent {:.3}\nback {:.3}", some.row(0), back.row(0));
+
+    let mut broken = some.to_owned();
+    broken[[0, 3]] += 2.0;
+    println!("p-values of a broken and a usual row: {:.3}", client.score(&model, broken.view()).await?.value.p_values);
     Ok(())
-}
-
-/// A matrix with a list of floats. For many rows, bytes (`float32_le`) are faster.
-fn matrix(rows: &[f32]) -> pb::Matrix {
-    pb::Matrix {
-        rows: (rows.len() / FEATURES) as u32,
-        columns: FEATURES as u32,
-        values: Some(pb::matrix::Values::Floats(pb::FloatList { values: rows.to_vec() })),
-        ..Default::default()
-    }
 }

@@ -6,15 +6,15 @@
 use std::error::Error;
 use std::time::Duration;
 
-use halfhitch::rpc::pb;
-use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
+use halfhitch::client::{Client, ClientSettings};
+use halfhitch::ndarray::Array2;
+use halfhitch::pb;
 use halfhitch::server::{self, ServerConfig};
 use pb::train_request::Message as Question;
 use pb::train_response::Message as Answer;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 const FEATURES: usize = 16;
 const CHUNK_ROWS: usize = 50;
@@ -37,18 +37,18 @@ impl Random {
     }
 
     /// Rows near a three-dimensional curved surface; a drift changes its phase.
-    fn rows(&mut self, count: usize, drifted: bool) -> Vec<f32> {
+    fn rows(&mut self, count: usize, drifted: bool) -> Array2<f32> {
         let phase = if drifted { TURNED } else { 0.0 };
-        let mut values = Vec::with_capacity(count * FEATURES);
-        for _ in 0..count {
+        let mut rows = Array2::zeros((count, FEATURES));
+        for mut row in rows.rows_mut() {
             let z = [self.uniform(), self.uniform(), self.uniform()];
-            for j in 0..FEATURES {
+            for (j, value) in row.iter_mut().enumerate() {
                 let along: f32 =
                     z.iter().enumerate().map(|(i, z)| z * (((j + 1) * (i + 1)) as f32 * 0.7 + phase).sin()).sum();
-                values.push(along + 0.3 * (2.0 * along + phase).sin() + 0.02 * self.uniform());
+                *value = along + 0.3 * (2.0 * along + phase).sin() + 0.02 * self.uniform();
             }
         }
-        values
+        rows
     }
 }
 
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let serving = tokio::spawn(server::run(listener, ServerConfig::new(folder.path().to_owned()), async {
         let _ = stopped.await;
     }));
-    follow(AutoencoderServiceClient::connect(url).await?, length).await?;
+    follow(&Client::connect(ClientSettings::plain(url)).await?, length).await?;
     let _ = stop.send(());
     serving.await??;
     Ok(())
@@ -78,7 +78,7 @@ struct Tally {
     errors: [f64; 3],
 }
 
-async fn follow(mut client: AutoencoderServiceClient<Channel>, length: Duration) -> Result<(), Box<dyn Error>> {
+async fn follow(client: &Client, length: Duration) -> Result<(), Box<dyn Error>> {
     let spec = pb::TrainSpec {
         model_name: "drift".to_owned(),
         widths: vec![FEATURES as u32, 32, 3],
@@ -89,7 +89,7 @@ async fn follow(mut client: AutoencoderServiceClient<Channel>, length: Duration)
     };
     let (questions, receiver) = mpsc::channel(16);
     questions.send(pb::TrainRequest { message: Some(Question::Spec(spec)) }).await?;
-    let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
+    let mut answers = client.autoencoder().train(ReceiverStream::new(receiver)).await?.into_inner();
     let (mut random, mut tally) = (Random(0x9E37_79B9_7F4A_7C15), Tally::default());
     let (began, mut chunks, mut drifted) = (Instant::now(), 0u64, false);
     let mut arrival = interval(CHUNK_INTERVAL);
@@ -105,9 +105,9 @@ async fn follow(mut client: AutoencoderServiceClient<Channel>, length: Duration)
             },
             _ = arrival.tick(), if questions.is_some() => {
                 if !drifted && began.elapsed() > length / 2 {
-                    tally.errors[0] = error(&mut client, &random.rows(MEASURED_ROWS, false)).await.unwrap_or(f64::NAN);
+                    tally.errors[0] = error(client, &random.rows(MEASURED_ROWS, false)).await.unwrap_or(f64::NAN);
                     drifted = true;
-                    tally.errors[1] = error(&mut client, &random.rows(MEASURED_ROWS, true)).await.unwrap_or(f64::NAN);
+                    tally.errors[1] = error(client, &random.rows(MEASURED_ROWS, true)).await.unwrap_or(f64::NAN);
                     println!("{:6.1} s  the rows drift: {}", began.elapsed().as_secs_f64(), figure(tally.errors[1]));
                 }
                 let ended = began.elapsed() >= length;
@@ -127,13 +127,13 @@ async fn follow(mut client: AutoencoderServiceClient<Channel>, length: Duration)
             }
             _ = measuring.tick() => {
                 // There is no error before the first version.
-                if let Some(error) = error(&mut client, &random.rows(MEASURED_ROWS, drifted)).await {
+                if let Some(error) = error(client, &random.rows(MEASURED_ROWS, drifted)).await {
                     println!("{:6.1} s  {}", began.elapsed().as_secs_f64(), figure(error));
                 }
             }
         }
     }
-    tally.errors[2] = error(&mut client, &random.rows(MEASURED_ROWS, true)).await.unwrap_or(f64::NAN);
+    tally.errors[2] = error(client, &random.rows(MEASURED_ROWS, true)).await.unwrap_or(f64::NAN);
     let [before, after, end] = tally.errors;
     println!(
         "{} versions published, {} kept back; error on new rows: {before:.4} before the drift, {after:.4} after it, {end:.4} at the end",
@@ -167,18 +167,16 @@ fn tell(began: Instant, result: &pb::TrainResult, tally: &mut Tally) {
 }
 
 /// Mean squared error per row of the newest version, in input units; `None` if there is no version yet.
-async fn error(client: &mut AutoencoderServiceClient<Channel>, rows: &[f32]) -> Option<f64> {
-    let model = Some(pb::ModelRef { name: "drift".to_owned(), selector: None });
-    let request = pb::ReconstructRequest { model, rows: Some(matrix(rows)), ..Default::default() };
-    let errors = client.reconstruct(request).await.ok()?.into_inner().squared_errors_input_units;
+async fn error(client: &Client, rows: &Array2<f32>) -> Option<f64> {
+    let errors = client.reconstruct("drift", rows.view()).await.ok()?.value.squared_errors_input_units;
     Some(errors.iter().map(|error| f64::from(*error)).sum::<f64>() / errors.len() as f64)
 }
 
-fn matrix(rows: &[f32]) -> pb::Matrix {
+fn matrix(rows: &Array2<f32>) -> pb::Matrix {
     pb::Matrix {
-        rows: (rows.len() / FEATURES) as u32,
-        columns: FEATURES as u32,
-        values: Some(pb::matrix::Values::Floats(pb::FloatList { values: rows.to_vec() })),
+        rows: rows.nrows() as u32,
+        columns: rows.ncols() as u32,
+        values: Some(pb::matrix::Values::Floats(pb::FloatList { values: rows.iter().copied().collect() })),
         ..Default::default()
     }
 }

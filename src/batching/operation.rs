@@ -1,8 +1,8 @@
 //! What an operation does with rows: its columns, its size, its arithmetic. Its name is in [`crate::methods`].
 
 use super::load::Size;
-use super::reply::Computed;
 use crate::methods::Operation;
+use crate::model::computed::Computed;
 use crate::model::score::FIGURES;
 use crate::model::{Decoder, Form, Scorer, Space};
 use crate::numeric::{BufferPool, PanelMatrix};

@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 
 use super::load::{Claim, Load, Size};
 use super::policy::Urgency;
-use super::reply::{Assembly, Computed, ResponseForm};
+use super::reply::{Assembly, ResponseForm};
 use super::sync::{Mutex, lock};
 use super::timing::{Batch, Timing};
 use super::{BatchError, Operation, Output};
+use crate::model::computed::Computed;
 use crate::model::{Form, Matrix, MatrixError, Missing, ModelKey, Space};
 use crate::numeric::PanelMatrix;
 use crate::registry::LoadedModel;

@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::reply::Computed;
 use super::*;
+use crate::model::computed::Computed;
 use crate::model::normalization::Normalizer;
 use crate::model::spec::RawModelSpec;
 use crate::model::{

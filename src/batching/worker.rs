@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use super::operation::of_model;
 use super::policy::Piece;
 use super::queue::{Queue, Wait};
-use super::reply::Computed;
 use super::request::QueuedRequest;
 use super::timing::Batch;
 use super::{BatchError, Operation};
 use crate::executor::{MinCpuShare, catch};
 use crate::model::Space;
+use crate::model::computed::Computed;
 use crate::numeric::{BufferPool, PanelMatrix};
 use crate::registry::LoadedModel;
 

@@ -2,26 +2,12 @@
 
 use std::sync::Mutex;
 
+use super::client::named_matrix;
 use super::reading;
+use crate::client::chunk_rows;
+use crate::client::upload::{Chunk, ChunkSource};
 use crate::files::{self, FileError, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
-
-/// Bytes of the binary32 values of a chunk or request; binary64 takes twice as many. Large enough to be fast, far below
-/// the server's message limit.
-pub(super) const CHUNK_BYTES: usize = 1 << 20;
-
-/// Rows of a chunk. Depends only on the number of columns, so that a resumed upload cuts the same chunks.
-pub(super) fn chunk_rows(columns: usize) -> usize {
-    (CHUNK_BYTES / (4 * columns.max(1))).max(1)
-}
-
-/// Maximum rows of a request: a quarter of the rows that the server queues by default.
-const REQUEST_ROWS_MAX: usize = 16_384;
-
-/// Rows of a request to a row-by-row RPC such as Encode.
-pub(super) fn request_rows(columns: usize) -> usize {
-    chunk_rows(columns).min(REQUEST_ROWS_MAX)
-}
 
 /// Rows to train on.
 pub(super) enum Source {
@@ -38,16 +24,6 @@ pub(super) enum Source {
     Server,
     /// Rows in memory, row-major.
     Memory { training: Vec<f32>, test: Vec<f32> },
-}
-
-/// Rows with their role.
-pub(super) struct Chunk {
-    pub(super) role: RowRole,
-    /// Row-major.
-    pub(super) values: Vec<f64>,
-    pub(super) columns: usize,
-    /// Column names; empty, or one per column.
-    pub(super) names: Vec<String>,
 }
 
 /// Matches the columns of several files.
@@ -111,9 +87,10 @@ impl ColumnsOfFiles {
     }
 }
 
-impl Source {
-    /// Calls `found` with each chunk in order, until it returns false.
-    pub(super) async fn each<F: Future<Output = bool>>(
+impl ChunkSource for Source {
+    type Error = FileError;
+
+    async fn each<F: Future<Output = bool>>(
         &self,
         columns: usize,
         mut found: impl FnMut(Chunk) -> F,
@@ -124,8 +101,7 @@ impl Source {
                 for (role, values) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for chunk in values.chunks(chunk_rows(columns) * columns) {
                         let values = chunk.iter().copied().map(f64::from).collect();
-                        let chunk = Chunk { role, values, columns, names: Vec::new() };
-                        if !found(chunk).await {
+                        if !found(chunk_of(role, columns, values, Vec::new())).await {
                             return Ok(());
                         }
                     }
@@ -145,7 +121,7 @@ impl Source {
                                 break;
                             }
                             let names = of_files.names().to_vec();
-                            if !found(Chunk { role, values, columns: reader.columns(), names }).await {
+                            if !found(chunk_of(role, reader.columns(), values, names)).await {
                                 return Ok(());
                             }
                         }
@@ -155,7 +131,15 @@ impl Source {
         }
         Ok(())
     }
+}
 
+/// A chunk of row-major values, with column names: none, or one per column.
+fn chunk_of(role: RowRole, columns: usize, values: Vec<f64>, names: Vec<String>) -> Chunk {
+    let rows = (values.len() / columns.max(1)) as u64;
+    Chunk { role, rows, matrix: Box::new(move || named_matrix(columns, &values, &names)) }
+}
+
+impl Source {
     /// Whether the rows can be read a second time.
     pub(super) fn can_be_read_again(&self) -> bool {
         match self {

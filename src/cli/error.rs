@@ -1,8 +1,8 @@
-//! Errors of commands, and their texts.
+//! Errors of commands.
 
-use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic::Status;
 
+use crate::client::{ClientError, HasStatus, explain, no_server, row_of};
 use crate::config::ConfigError;
 use crate::files::FileError;
 
@@ -28,9 +28,7 @@ pub enum CliError {
     #[error("{}", explain(.0))]
     Status(Box<Status>),
     /// No server accepts connections at the address.
-    #[error(
-        "no server responds at {url}: {reason}\n  start one with `halfhitch serve`, or name another with --server URL"
-    )]
+    #[error("{}", no_server(url, reason))]
     NoServer {
         /// The address that was tried.
         url: String,
@@ -44,9 +42,7 @@ impl CliError {
     /// the file, counted from 0.
     pub(super) fn in_file(self, path: &str, first_row: u64) -> Self {
         let Self::Status(status) = &self else { return self };
-        let info = status.get_details_error_info().filter(|info| info.reason == "ROW");
-        let row = info.and_then(|info| info.metadata.get("row")?.parse::<u64>().ok());
-        match row {
+        match row_of(status) {
             Some(row) => Self::Failed(format!("{self}\n  that is row {} of {path}", first_row.saturating_add(row))),
             None => self,
         }
@@ -59,48 +55,38 @@ impl From<Status> for CliError {
     }
 }
 
-/// The code and message of a status, with wrong fields and the retry delay from its details.
-fn explain(status: &Status) -> String {
-    let mut text = format!("{}: {}", code_name(status.code()), status.message());
-    let details = status.get_error_details();
-    if let Some(bad) = details.bad_request() {
-        for violation in &bad.field_violations {
-            if !status.message().starts_with(&violation.field) {
-                text.push_str(&format!("\n  field {}", violation.field));
-            }
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Invalid(text) => Self::Usage(text),
+            ClientError::Failed(text) => Self::Failed(text),
+            ClientError::Status(status) => Self::Status(status),
+            ClientError::NoServer { url, reason } => Self::NoServer { url, reason },
         }
     }
-    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
-        text.push_str(&format!("\n  retry in {delay:?}"));
-    }
-    text
 }
 
-/// The name of a status code in the gRPC specification.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
+impl HasStatus for CliError {
+    fn status(&self) -> Option<&Status> {
+        match self {
+            Self::Status(status) => Some(status),
+            Self::Usage(_)
+            | Self::Failed(_)
+            | Self::Interrupted(_)
+            | Self::File(_)
+            | Self::Config(_)
+            | Self::NoServer { .. } => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tonic::Code;
+    use tonic_types::StatusExt;
+
     use super::*;
 
     #[test]
@@ -112,5 +98,14 @@ mod tests {
         assert_eq!(text, "OUT_OF_RANGE: the result of row 7\n  that is row 43697 of rows.npy");
         let other = CliError::from(Status::not_found("no model")).in_file("rows.npy", 5).to_string();
         assert_eq!(other, "NOT_FOUND: no model");
+    }
+
+    #[test]
+    fn errors_show_the_status_details() {
+        let mut details = tonic_types::ErrorDetails::new();
+        details.set_retry_info(Some(Duration::from_millis(20)));
+        let status = Status::with_error_details(Code::ResourceExhausted, "full", details);
+        let text = CliError::from(status).to_string();
+        assert!(text.starts_with("RESOURCE_EXHAUSTED: full") && text.contains("20ms"), "{text}");
     }
 }

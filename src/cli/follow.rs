@@ -9,11 +9,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::cancel::{cancel, lies_with_the_rows};
 use super::client::{Context, named_matrix};
-use super::data::{ColumnsOfFiles, chunk_rows};
+use super::data::ColumnsOfFiles;
 use super::live::Display;
-use super::retry::{self, RETRIES_MAX, RETRY_PAUSE, is_broken_connection, lies_with_the_rows};
 use super::{CliError, report};
+use crate::client::chunk_rows;
+use crate::client::upload::{RETRIES_MAX, RETRY_PAUSE, is_broken_connection};
 use crate::files::{FileError, ReadOptions};
 use crate::rpc::pb;
 use crate::rpc::pb::train_request::Message as RequestMessage;
@@ -195,7 +197,7 @@ async fn cancel_open_round(context: &Context, spec: &pb::TrainSpec, display: &Di
     let Ok(newest) = jobs.list_jobs(pb::ListJobsRequest::default()).await else { return };
     let is_open = |job: &pb::Job| job.state() == pb::JobState::Uploading && job.idempotency_key.starts_with(&key);
     for job in newest.into_inner().jobs.iter().filter(|job| is_open(job)) {
-        display.say(&retry::cancel(context, &job.id).await);
+        display.say(&cancel(context, &job.id).await);
     }
 }
 

@@ -26,6 +26,6 @@ pub(super) async fn run(context: &Context, args: HealthArgs) -> Result<(), CliEr
     if status == ServingStatus::Serving {
         Ok(())
     } else {
-        Err(CliError::Failed(format!("the server at {} is not ready", context.url)))
+        Err(CliError::Failed(format!("the server at {} is not ready", context.url())))
     }
 }

@@ -8,11 +8,11 @@ use std::io::{BufWriter, Write};
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::client::{Connection, Context, answered, model_ref, named_matrix, patiently, tell_notes};
-use super::data::request_rows;
+use super::client::{Context, answered, named_matrix, tell_notes};
 use super::reading::{self, ReadArgs, tell_at_end};
 use super::rows::{REQUESTS_MAX, ROWS, WriteArgs, progress_bar};
 use super::{CliError, report, writing};
+use crate::client::{Connection, model_ref, patiently, request_rows};
 use crate::files::output::Output;
 use crate::files::table::TextRecord;
 use crate::files::{self, Decimal, FileError, Format, RowReader, RowWriter, Separator, Table, TextReader};

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::client::{Context, model_ref, named_matrix, tell_notes};
+use super::client::{Context, named_matrix, tell_notes};
 use super::reading::{self, ReadArgs};
 use super::{CliError, draw, report};
+use crate::client::model_ref;
 use crate::rpc::pb;
 
 /// Width of the sparkline of singular values, in characters.

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::picture::Picture;
 use super::report;
+use crate::client::upload::UploadObserver;
 use crate::rpc::pb;
 
 /// Interval of the spinner during the upload.
@@ -92,6 +93,20 @@ impl Display {
             None if self.latest.0 > 0 => note_line!("{}", self.latest.1),
             None => {}
         }
+    }
+}
+
+impl UploadObserver for Display {
+    fn accepted(&mut self, job: &pb::Job, spec: &pb::TrainSpec, last_chunk_number: u64) {
+        Self::accepted(self, job, spec, last_chunk_number);
+    }
+
+    fn acknowledged(&mut self, acknowledged: &pb::ChunkAcknowledged) {
+        Self::acknowledged(self, acknowledged);
+    }
+
+    fn progress(&mut self, job: &pb::Job) {
+        Self::progress(self, job);
     }
 }
 

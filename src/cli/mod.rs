@@ -5,8 +5,8 @@
 #[macro_use]
 mod print;
 
+mod cancel;
 mod client;
-mod connect;
 mod curve;
 mod data;
 mod draw;
@@ -24,7 +24,6 @@ mod quickstart;
 mod reading;
 mod report;
 mod report_page;
-mod retry;
 mod rows;
 mod score;
 mod serve;
@@ -127,7 +126,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start the async runtime: {error}")))?;
-    let context = client::Context::new(crate::config::ClientSettings::load(cli.client), cli.json);
+    let context = client::Context::new(crate::client::ClientSettings::load(cli.client), cli.json);
     runtime.block_on(async move {
         let done = match cli.command {
             Command::Serve(_) | Command::Quickstart(_) | Command::Token(_) => Ok(()),

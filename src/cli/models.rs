@@ -5,10 +5,10 @@ use std::io::Write;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::client::{Context, model_ref, named_matrix, tell_notes};
-use super::data::CHUNK_BYTES;
+use super::client::{Context, named_matrix, tell_notes};
 use super::reading::{self, ReadArgs};
 use super::{CliError, report, writing};
+use crate::client::{CHUNK_BYTES, model_ref};
 use crate::files::FileError;
 use crate::rpc::pb;
 use crate::rpc::pb::import_model_version_request::Message as Import;

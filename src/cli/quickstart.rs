@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 
 use super::client::{Context, float_matrix, float_numbers};
 use super::data::Source;
-use super::train::{Ended, OnInterrupt, train};
+use super::train::{OnInterrupt, train};
 use super::{CliError, draw, report};
-use crate::config::ClientSettings;
+use crate::client::ClientSettings;
+use crate::client::upload::Ended;
 use crate::rpc::pb;
 use crate::server::{self, ServerConfig};
 
@@ -108,7 +109,7 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     let held_out_rows = held_out.len() / FEATURES;
     say(&format!(
         "A server runs at {}. It trains {}-{}-{} on {} handwritten digits of {SIDE} x {SIDE} pixels; {held_out_rows} others are held out.",
-        context.url,
+        context.url(),
         WIDTHS[0],
         WIDTHS[1],
         WIDTHS[2],

@@ -6,10 +6,10 @@ use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{Connection, Context, answered, model_ref, named_matrix, patiently, tell_notes};
-use super::data::request_rows;
+use super::client::{Context, answered, named_matrix, tell_notes};
 use super::reading::{self, ReadArgs, tell_at_end};
 use super::{CliError, report, writing};
+use crate::client::{Connection, model_ref, patiently, request_rows};
 use crate::files::{FileError, Format, RowReader, RowWriter};
 use crate::model::{Form, Matrix};
 use crate::rpc::pb;

@@ -5,11 +5,11 @@ use std::io::BufWriter;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::client::{Context, model_ref, named_matrix, patiently, tell_notes};
-use super::data::request_rows;
+use super::client::{Context, named_matrix, tell_notes};
 use super::reading::{self, ReadArgs};
 use super::rows::{Block, Blocks, REQUESTS_MAX, progress_bar};
 use super::{CliError, writing};
+use crate::client::{model_ref, patiently, request_rows};
 use crate::files::FileError;
 use crate::files::output::Output;
 use crate::rpc::pb;

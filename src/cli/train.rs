@@ -4,21 +4,16 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
-use super::client::{Context, model_ref, named_matrix};
-use super::data::{Chunk, ColumnsOfFiles, Source};
+use super::cancel::{cancel, lies_with_the_rows};
+use super::client::Context;
+use super::data::{ColumnsOfFiles, Source};
 use super::live::Display;
 use super::reading::{self, ReadArgs};
-use super::retry::{RETRIES_MAX, RETRY_PAUSE, cancel, is_broken_connection, lies_with_the_rows};
 use super::{CliError, duration, follow, report};
+use crate::client::model_ref;
+use crate::client::upload::{Ended, RETRIES_MAX, RETRY_PAUSE, Sending, attempt, is_broken_connection};
 use crate::rpc::pb;
-use crate::rpc::pb::train_request::Message as RequestMessage;
-use crate::rpc::pb::train_response::Message as ResponseMessage;
-
-/// Capacity of the queue of chunks to send.
-const CHUNKS_WAITING_MAX: usize = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -493,14 +488,6 @@ async fn widths_of(context: &Context, model: &str) -> Result<Vec<u32>, CliError>
     Ok(version.and_then(|version| version.spec).unwrap_or_default().widths)
 }
 
-/// The outcome of a training command.
-pub(super) enum Ended {
-    /// The job ended, with or without a new version.
-    Trained(Box<pb::TrainResult>),
-    /// The job continues; the text is its id.
-    Detached(String),
-}
-
 /// What Ctrl-C does during the upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnInterrupt {
@@ -508,23 +495,6 @@ pub(super) enum OnInterrupt {
     Cancel,
     /// Keeps the uploaded rows: the same command resumes after them.
     Keep,
-}
-
-/// The job that receives the rows.
-#[derive(Debug, Default)]
-struct Sending {
-    /// Id of the job, empty until the server accepts it.
-    id: String,
-    /// Whether the upload is still open.
-    uploads: bool,
-}
-
-impl Sending {
-    /// Cancels the job; returns the outcome as text.
-    async fn cancel(&mut self, context: &Context) -> String {
-        self.uploads = false;
-        cancel(context, &self.id).await
-    }
 }
 
 /// Uploads the rows and waits for the result. Reconnects after a broken connection and resumes the upload.
@@ -540,7 +510,9 @@ pub(super) async fn train(
     let mut retries = 0;
     loop {
         let attempted = tokio::select! {
-            attempted = attempt(context, spec, source, detach, &mut display, &mut sending) => Some(attempted),
+            attempted = async {
+                attempt(context.autoencoder().await?, spec, source, detach, &mut display, &mut sending).await
+            } => Some(attempted),
             // Reading standard input blocks this thread, so this handler cannot run then. The signal ends the process,
             // as it does by default.
             interrupted = tokio::signal::ctrl_c(), if source.can_be_read_again() => interrupted.err().map(|error| {
@@ -555,11 +527,12 @@ pub(super) async fn train(
             Some(Err(error)) => context.clarified(error).await,
             None => {
                 display.finish();
-                return Err(CliError::Interrupted(interrupted(context, spec, &mut sending, on_interrupt).await));
+                return Err(CliError::Interrupted(interrupted(context, spec, &sending, on_interrupt).await));
             }
         };
         if sending.uploads && lies_with_the_rows(&error) {
-            let told = sending.cancel(context).await;
+            sending.uploads = false;
+            let told = cancel(context, &sending.id).await;
             display.say(&told);
         }
         let broken = match &error {
@@ -582,14 +555,9 @@ pub(super) async fn train(
 }
 
 /// What happens to the job after an interrupt, as text.
-async fn interrupted(
-    context: &Context,
-    spec: &pb::TrainSpec,
-    sending: &mut Sending,
-    on_interrupt: OnInterrupt,
-) -> String {
+async fn interrupted(context: &Context, spec: &pb::TrainSpec, sending: &Sending, on_interrupt: OnInterrupt) -> String {
     if sending.uploads && on_interrupt == OnInterrupt::Cancel {
-        return sending.cancel(context).await;
+        return cancel(context, &sending.id).await;
     }
     let (id, key) = (&sending.id, &spec.idempotency_key);
     if id.is_empty() {
@@ -602,99 +570,4 @@ async fn interrupted(
         );
     }
     format!("job {id} continues on the server: halfhitch jobs watch {id}, or halfhitch jobs cancel {id}")
-}
-
-async fn attempt(
-    context: &Context,
-    spec: &pb::TrainSpec,
-    source: &Source,
-    detach: bool,
-    display: &mut Display,
-    sending: &mut Sending,
-) -> Result<Ended, CliError> {
-    let mut client = context.autoencoder().await?;
-    let (requests, receiver) = mpsc::channel::<pb::TrainRequest>(CHUNKS_WAITING_MAX);
-    let ask = |message| pb::TrainRequest { message: Some(message) };
-    // The channel is empty, so this does not wait.
-    let _ = requests.send(ask(RequestMessage::Spec(spec.clone()))).await;
-    let mut answers = client.train(ReceiverStream::new(receiver)).await?.into_inner();
-    let accepted = match answers.message().await?.and_then(|answer| answer.message) {
-        Some(ResponseMessage::Accepted(accepted)) => accepted,
-        other => return Err(CliError::Failed(format!("expected `accepted` from the server, got {other:?}"))),
-    };
-    let job = accepted.job.unwrap_or_default();
-    display.accepted(&job, spec, accepted.last_chunk_number);
-    *sending = Sending { id: job.id.clone(), uploads: job.state() == pb::JobState::Uploading };
-    let uploads = &mut sending.uploads;
-    let columns = spec.widths.first().copied().unwrap_or_default() as usize;
-    let upload = async {
-        if job.state() != pb::JobState::Uploading {
-            return Ok(());
-        }
-        upload(source, columns, accepted.last_chunk_number, &requests).await
-    };
-    let listen = async {
-        loop {
-            match answers.message().await? {
-                None => return Err(CliError::Failed("the server ended the stream without a result".to_owned())),
-                Some(pb::TrainResponse { message: Some(ResponseMessage::Result(result)) }) => {
-                    return Ok(Ended::Trained(Box::new(result)));
-                }
-                Some(pb::TrainResponse { message: Some(ResponseMessage::Progress(job)) }) => {
-                    *uploads = job.state() == pb::JobState::Uploading;
-                    if detach && job.state() != pb::JobState::Uploading {
-                        return Ok(Ended::Detached(job.id));
-                    }
-                    display.progress(&job);
-                }
-                Some(pb::TrainResponse { message: Some(ResponseMessage::Acknowledged(acknowledged)) }) => {
-                    display.acknowledged(&acknowledged);
-                }
-                Some(_) => {}
-            }
-        }
-    };
-    tokio::pin!(upload, listen);
-    // The response of the server wins: it says why an upload cannot continue. A file that cannot be read ends the
-    // command.
-    tokio::select! {
-        biased;
-        ended = &mut listen => ended,
-        uploaded = &mut upload => { uploaded?; listen.await }
-    }
-}
-
-/// Sends the remaining chunks and `finish`. The server already has the chunks up to `last`.
-async fn upload(
-    source: &Source,
-    columns: usize,
-    last: u64,
-    requests: &mpsc::Sender<pb::TrainRequest>,
-) -> Result<(), CliError> {
-    let (mut number, mut rows) = (0u64, 0u64);
-    source
-        .each(columns, |Chunk { role, values, columns, names }| {
-            number += 1;
-            rows += (values.len() / columns.max(1)) as u64;
-            // Repeats chunk 1 and chunk `last`: the server rejects them if the file has changed since.
-            let chunk = (number >= last || number == 1).then(|| pb::RowChunk {
-                number,
-                rows: Some(named_matrix(columns, &values, &names)),
-                role: role.into(),
-            });
-            async move {
-                match chunk {
-                    None => true,
-                    Some(chunk) => {
-                        let question = pb::TrainRequest { message: Some(RequestMessage::Chunk(chunk)) };
-                        requests.send(question).await.is_ok()
-                    }
-                }
-            }
-        })
-        .await?;
-    let finish = pb::TrainFinish { chunk_count: number, row_count: rows };
-    // If the stream has ended, its response says why.
-    let _ = requests.send(pb::TrainRequest { message: Some(RequestMessage::Finish(finish)) }).await;
-    Ok(())
 }

@@ -1,9 +1,9 @@
 //! Connection settings of client commands, from flags and variables.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use super::ADDRESS_DEFAULT;
+use crate::client::{ClientSettings, Token};
 
 /// Flags of every client command, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -31,47 +31,6 @@ pub struct ClientArgs {
     pub client_key: Option<PathBuf>,
 }
 
-/// A bearer token. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// A token without surrounding white space, such as the line end of a file.
-    pub fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
-    }
-
-    /// The secret text, only for sending it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
-    }
-}
-
-/// Where the server is, and the credentials of this client. Files are named here, not read yet.
-#[derive(Clone, Debug, Default)]
-pub struct ClientSettings {
-    /// Address of the server.
-    pub url: String,
-    /// The token, if a variable holds it.
-    pub token: Option<Token>,
-    /// The file that holds the token.
-    pub token_file: Option<PathBuf>,
-    /// Whether the token may go unencrypted to another machine.
-    pub insecure_token: bool,
-    /// Authority of the server's certificate, or that certificate.
-    pub ca: Option<PathBuf>,
-    /// The client certificate.
-    pub certificate: Option<PathBuf>,
-    /// Its private key.
-    pub key: Option<PathBuf>,
-}
-
 impl ClientSettings {
     /// Reads flags, and variables where a flag is missing.
     pub fn load(args: ClientArgs) -> Self {
@@ -89,10 +48,5 @@ impl ClientSettings {
             certificate: path(args.client_certificate, "HALFHITCH_CLIENT_CERTIFICATE"),
             key: path(args.client_key, "HALFHITCH_CLIENT_KEY"),
         }
-    }
-
-    /// Settings for a server without TLS and credentials.
-    pub fn plain(url: String) -> Self {
-        Self { url, ..Self::default() }
     }
 }

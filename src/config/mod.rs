@@ -31,7 +31,7 @@ use std::path::PathBuf;
 
 pub use address::ADDRESS_DEFAULT;
 pub use allocator::settle_allocator;
-pub use client::{ClientArgs, ClientSettings, Token};
+pub use client::ClientArgs;
 pub use error::ConfigError;
 pub use flags::SettingFlags;
 use layers::{Layers, read};

@@ -218,7 +218,7 @@ impl Pending {
             Some(file) => (file, None),
             None => {
                 let (file, name) = with_name(&target, |path| options().open(path)).map_err(failed)?;
-                #[cfg(not(test))]
+                #[cfg(all(feature = "server", not(test)))]
                 remove_at_interrupt(name.to_path_buf());
                 (file, Some(name))
             }
@@ -316,8 +316,8 @@ fn link(_: &File, _: &Path) -> io::Result<()> {
 }
 
 /// Removes a temporary file on Ctrl-C or SIGTERM, which end the process without running destructors. Only called where
-/// the file has a name.
-#[cfg(not(test))]
+/// the file has a name, and only in the program: a library leaves signals to its user.
+#[cfg(all(feature = "server", not(test)))]
 fn remove_at_interrupt(name: PathBuf) {
     use tokio::signal::unix::{SignalKind, signal};
     std::thread::spawn(move || {

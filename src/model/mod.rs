@@ -4,6 +4,7 @@ pub mod artifact;
 pub mod autoencoder;
 pub mod canonical;
 pub mod columns;
+pub(crate) mod computed;
 pub mod decode;
 pub mod gradient;
 pub mod gram_schmidt;

@@ -15,12 +15,13 @@ pub mod limits;
 pub mod models;
 pub mod observe;
 pub mod only_grpc;
-pub mod pb;
 mod refusals;
 pub mod status;
 mod stream;
 mod train_messages;
 mod transfers;
+
+pub use crate::pb;
 
 /// The handlers of the three `halfhitch.v1` services and of the Open Inference Protocol.
 #[derive(Clone, Debug)]

@@ -45,6 +45,11 @@ const RULES: &[Rule] = &[
     Rule { module: "security", may_import: &["telemetry", "methods"], never_mentions: GRPC },
     Rule { module: "executor", may_import: &["telemetry"], never_mentions: GRPC },
     Rule { module: "files", may_import: &["model"], never_mentions: GRPC },
+    Rule {
+        module: "library",
+        may_import: &["files", "training", "model", "numeric"],
+        never_mentions: &["tokio", "tonic", "prost"],
+    },
     Rule { module: "store", may_import: &["model", "telemetry"], never_mentions: GRPC },
     Rule { module: "registry", may_import: &["store", "model", "telemetry"], never_mentions: GRPC },
     // A batch is a `numeric::PanelMatrix`.
@@ -59,8 +64,16 @@ const RULES: &[Rule] = &[
         never_mentions: GRPC,
     },
     Rule { module: "service", may_import: SERVICE_AND_BELOW, never_mentions: GRPC },
+    // The generated code of the API.
+    Rule { module: "pb", may_import: &[], never_mentions: &[] },
+    // The client speaks the arrays of the library.
+    Rule {
+        module: "client",
+        may_import: &["pb", "library", "training", "model", "numeric"],
+        never_mentions: &[],
+    },
     // The service re-exports the domain types that the transport speaks.
-    Rule { module: "rpc", may_import: &["service", "security", "telemetry", "methods"], never_mentions: &[] },
+    Rule { module: "rpc", may_import: &["pb", "service", "security", "telemetry", "methods"], never_mentions: &[] },
     Rule { module: "server", may_import: EVERYTHING, never_mentions: &[] },
     Rule { module: "config", may_import: EVERYTHING, never_mentions: &[] },
     Rule { module: "cli", may_import: EVERYTHING, never_mentions: &[] },
@@ -78,11 +91,14 @@ const EVERYTHING: &[&str] = &[
     "security",
     "executor",
     "files",
+    "library",
     "store",
     "registry",
     "batching",
     "jobs",
     "service",
+    "pb",
+    "client",
     "rpc",
     "server",
     "config",

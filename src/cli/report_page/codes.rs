@@ -9,7 +9,7 @@ use super::measured::{Measured, check_count};
 use super::training::fitting_scale;
 use crate::cli::CliError;
 use crate::cli::client::{Context, float_matrix, float_numbers, matrix, numbers};
-use crate::cli::data::request_rows;
+use crate::client::request_rows;
 use crate::rpc::pb;
 
 /// Every length up to this one is measured; further lengths grow by a third each.

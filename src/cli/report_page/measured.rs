@@ -2,8 +2,8 @@
 
 use crate::cli::CliError;
 use crate::cli::client::{Context, matrix, numbers};
-use crate::cli::data::request_rows;
 use crate::cli::reading::FirstRows;
+use crate::client::request_rows;
 use crate::rpc::pb;
 
 /// Rows with their reconstructions and errors.

@@ -20,9 +20,10 @@ use std::path::Path;
 use serde_json::json;
 use tonic::Code;
 
-use super::client::{Context, matrix, model_ref};
+use super::client::{Context, matrix};
 use super::reading::{self, FirstRows, ReadArgs};
 use super::{CliError, report, writing};
+use crate::client::model_ref;
 use crate::files::FileError;
 use crate::rpc::pb;
 use facts::Facts;

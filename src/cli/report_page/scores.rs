@@ -9,7 +9,7 @@ use super::figures::number;
 use super::measured::{Measured, check_count};
 use crate::cli::CliError;
 use crate::cli::client::{Context, matrix};
-use crate::cli::data::request_rows;
+use crate::client::request_rows;
 use crate::rpc::pb;
 
 /// False-alarm rates to show, if there are enough held-out rows for them.

@@ -21,6 +21,7 @@ use super::{COLUMNS_MAX, FileError, Location, ReadOptions, RowReader};
 use crate::model::Missing;
 use cell::{CellReader, CommaIs, comma_in_number, has_thousands};
 use layout::{Layout, count, shown, unclosed};
+#[cfg(feature = "arrow")]
 pub(in crate::files) use names::repair as repair_names;
 pub use options::{Decimal, DialectError, Separator, TextEncoding, TextOptions, Thousands};
 use source::Source;

@@ -1,16 +1,10 @@
-//! What an upload does when it fails: retry over a new connection, or cancel its job.
+//! What a command does with an upload that failed: cancel its job if a retry cannot succeed.
 
-use std::time::Duration;
-
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::CliError;
 use super::client::Context;
 use crate::rpc::pb;
-
-/// Maximum retries of a broken connection, and the delay before the first retry, which then doubles.
-pub(super) const RETRIES_MAX: u32 = 8;
-pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// Cancels a job, so that its rows do not stay on the server; returns the outcome as text.
 pub(super) async fn cancel(context: &Context, id: &str) -> String {
@@ -32,11 +26,4 @@ pub(super) fn lies_with_the_rows(error: &CliError) -> bool {
         CliError::Status(status) => matches!(status.code(), Code::InvalidArgument | Code::OutOfRange),
         CliError::Config(_) | CliError::NoServer { .. } | CliError::Interrupted(_) => false,
     }
-}
-
-/// Whether a retry over a new connection may succeed.
-pub(super) fn is_broken_connection(status: &Status) -> bool {
-    let transport = std::error::Error::source(status).is_some();
-    status.code() == Code::Unavailable
-        || (transport && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled))
 }

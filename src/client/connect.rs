@@ -27,7 +27,7 @@ use tokio_rustls::rustls::{
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::CliError;
+use super::ClientError;
 use crate::model::text::shown_list;
 
 /// Timeout of name resolution, of a connection and of a TLS handshake.
@@ -105,13 +105,13 @@ pub(super) fn with_scheme(server: &str, has_tls_files: bool) -> String {
 
 impl Connector {
     /// A connector for the server of a URL.
-    pub(super) fn new(url: &str, uri: &Uri, files: Files, last_failure: LastFailure) -> Result<Self, CliError> {
+    pub(super) fn new(url: &str, uri: &Uri, files: Files, last_failure: LastFailure) -> Result<Self, ClientError> {
         let is_encrypted = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
             other => {
                 let other = other.unwrap_or_default();
-                return Err(CliError::Usage(format!(
+                return Err(ClientError::Invalid(format!(
                     "--server {url:?} begins with {other:?}, expected http:// or https://, for example http://host:{PORT_DEFAULT}"
                 )));
             }
@@ -407,13 +407,13 @@ fn tls_error(error: &io::Error) -> Option<&TlsError> {
     error.get_ref()?.downcast_ref()
 }
 
-fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, CliError> {
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, ClientError> {
     ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| CliError::Failed(format!("TLS cannot be used: {error}")))
+        .map_err(|error| ClientError::Failed(format!("TLS cannot be used: {error}")))
 }
 
-fn tls(files: &Files) -> Result<ClientConfig, CliError> {
+fn tls(files: &Files) -> Result<ClientConfig, ClientError> {
     let mut roots = RootCertStore::empty();
     let ours = match &files.ca {
         Some(path) => {
@@ -426,7 +426,7 @@ fn tls(files: &Files) -> Result<ClientConfig, CliError> {
             let found = rustls_native_certs::load_native_certs();
             let (added, _) = roots.add_parsable_certificates(found.certs);
             if added == 0 {
-                return Err(CliError::Failed(
+                return Err(ClientError::Failed(
                     "this system has no certificate authorities: name that of the server with --ca FILE".to_owned(),
                 ));
             }
@@ -438,7 +438,7 @@ fn tls(files: &Files) -> Result<ClientConfig, CliError> {
     } else {
         let provider = Arc::new(crypto::ring::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Some(verifier.map_err(|error| CliError::Failed(format!("--ca cannot be used: {error}")))?)
+        Some(verifier.map_err(|error| ClientError::Failed(format!("--ca cannot be used: {error}")))?)
     };
     let verifier = Verifier { by_authority, ours };
     let builder = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
@@ -446,7 +446,7 @@ fn tls(files: &Files) -> Result<ClientConfig, CliError> {
         (Some(certificate), Some(key)) => {
             let chain = certificates("--client-certificate", certificate)?;
             builder.with_client_auth_cert(chain, private_key(key)?).map_err(|error| {
-                CliError::Failed(match error {
+                ClientError::Failed(match error {
                     TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => format!(
                         "--client-key {} is not the key of --client-certificate {}",
                         key.display(),
@@ -458,7 +458,7 @@ fn tls(files: &Files) -> Result<ClientConfig, CliError> {
         }
         (None, None) => builder.with_no_client_auth(),
         _ => {
-            return Err(CliError::Usage(
+            return Err(ClientError::Invalid(
                 "--client-certificate and --client-key must be given together: one of them is missing".to_owned(),
             ));
         }
@@ -467,8 +467,8 @@ fn tls(files: &Files) -> Result<ClientConfig, CliError> {
     Ok(config)
 }
 
-fn bytes_of(flag: &str, path: &Path) -> Result<Vec<u8>, CliError> {
-    std::fs::read(path).map_err(|error| CliError::Failed(format!("{flag} {}: {error}", path.display())))
+fn bytes_of(flag: &str, path: &Path) -> Result<Vec<u8>, ClientError> {
+    std::fs::read(path).map_err(|error| ClientError::Failed(format!("{flag} {}: {error}", path.display())))
 }
 
 /// What a file without a PEM block should be, or how to convert it from DER.
@@ -481,9 +481,9 @@ fn instead(bytes: &[u8], what: &str, path: &Path) -> String {
     "a file that has -----BEGIN".to_owned()
 }
 
-fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
+fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
     let bytes = bytes_of(flag, path)?;
-    let failed = |text: String| CliError::Failed(format!("{flag} {}: {text}", path.display()));
+    let failed = |text: String| ClientError::Failed(format!("{flag} {}: {text}", path.display()));
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let all = all.map_err(|error| failed(format!("it is damaged: {error}")))?;
     if all.is_empty() {
@@ -493,7 +493,7 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
     Ok(all)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CliError> {
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ClientError> {
     let bytes = bytes_of("--client-key", path)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         let shown = path.display();
@@ -504,7 +504,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CliError> {
             let instead = instead(&bytes, "pkey", path);
             format!("it has no private key, expected one in PEM: {instead} PRIVATE KEY-----")
         };
-        CliError::Failed(format!("--client-key {shown}: {text}"))
+        ClientError::Failed(format!("--client-key {shown}: {text}"))
     })
 }
 
