@@ -98,6 +98,7 @@ enum Command {
 ///
 /// [`CliError`]: what went wrong and what to do next.
 pub fn run(cli: Cli) -> Result<(), CliError> {
+    crate::files::output::remove_unfinished_at_interrupt();
     match catch_unwind(AssertUnwindSafe(|| dispatch(cli))) {
         // A closed output is not an error: `| head -1` has read its line.
         Ok(Err(error)) if error.is_closed_output() => Ok(()),

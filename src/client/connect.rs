@@ -608,8 +608,10 @@ impl Connection {
             Ok(()) if !self.has_read && came.starts_with(b"HTTP/1") => Some(connector.refused(SPEAKS_HTTP1)),
             Ok(()) => None,
         };
-        self.has_read |= !came.is_empty();
-        if failure.is_some() {
+        // The first bytes without an objection show that the server accepts this client: earlier failures are over.
+        let is_first = !self.has_read && !came.is_empty();
+        self.has_read |= is_first;
+        if failure.is_some() || is_first {
             connector.last_failure.set(failure);
         }
     }

@@ -50,7 +50,8 @@ const FORM: pb::AnswerFormat = pb::AnswerFormat::Float32Le;
 ///
 /// Models are named `NAME`, `NAME@VERSION` or `NAME@ALIAS`. Rows are `(n, d)` and codes `(n, k)`, at least one row,
 /// views with any strides. A large array is sent in several requests, one after another, and all of them are served by
-/// one version. A call that a full server rejects is repeated after the delay that the server names, up to 12 times.
+/// one version. A computation that a full server rejects is repeated after the delay that the server names, up to 12
+/// times.
 #[derive(Clone, Debug)]
 pub struct Client {
     channels: Channels,

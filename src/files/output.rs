@@ -7,6 +7,8 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+#[cfg(feature = "server")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempPath;
 
@@ -218,8 +220,10 @@ impl Pending {
             Some(file) => (file, None),
             None => {
                 let (file, name) = with_name(&target, |path| options().open(path)).map_err(failed)?;
-                #[cfg(all(feature = "server", not(test)))]
-                remove_at_interrupt(name.to_path_buf());
+                #[cfg(feature = "server")]
+                if IS_PROGRAM.load(Ordering::Relaxed) {
+                    remove_at_interrupt(name.to_path_buf());
+                }
                 (file, Some(name))
             }
         };
@@ -315,9 +319,19 @@ fn link(_: &File, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Whether this process is the program. A library leaves signals to its user.
+#[cfg(feature = "server")]
+static IS_PROGRAM: AtomicBool = AtomicBool::new(false);
+
+/// From now on, Ctrl-C and SIGTERM remove unfinished output files and end the process.
+#[cfg(feature = "server")]
+pub fn remove_unfinished_at_interrupt() {
+    IS_PROGRAM.store(true, Ordering::Relaxed);
+}
+
 /// Removes a temporary file on Ctrl-C or SIGTERM, which end the process without running destructors. Only called where
-/// the file has a name, and only in the program: a library leaves signals to its user.
-#[cfg(all(feature = "server", not(test)))]
+/// the file has a name.
+#[cfg(feature = "server")]
 fn remove_at_interrupt(name: PathBuf) {
     use tokio::signal::unix::{SignalKind, signal};
     std::thread::spawn(move || {
