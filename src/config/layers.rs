@@ -101,7 +101,7 @@ impl<'a> Layers<'a> {
         ConfigError::Value { setting, origin: self.origin(setting), got, expected: expected.to_owned() }
     }
 
-    /// Replaces what is told of a text setting that was taken, if it has another value in force than the one written.
+    /// Replaces the reported value and origin of a text setting, if the value in use differs from the written one.
     pub(super) fn replace(&mut self, setting: &str, text: &str, origin: Source) {
         if let Some((_, value, source)) = self.told.iter_mut().find(|(name, ..)| *name == setting) {
             (*value, *source) = (toml::Value::from(text).to_string(), origin);
