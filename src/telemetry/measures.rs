@@ -120,7 +120,7 @@ pub fn nanoseconds(time: Duration) -> u64 {
 }
 
 /// Whether a method has counters of its own. All others share one set of counters: models, jobs, health.
-const fn has_counters(method: Method) -> bool {
+fn has_counters(method: Method) -> bool {
     match method.kind() {
         Kind::Rows(_) | Kind::AnyRows | Kind::RowsStream | Kind::Train => true,
         Kind::Jobs | Kind::ReadModels | Kind::CreateVersion | Kind::ManageModels | Kind::Describe | Kind::Health => {
@@ -129,41 +129,31 @@ const fn has_counters(method: Method) -> bool {
     }
 }
 
-/// Number of methods with counters of their own.
-const COUNTED: usize = places().1;
-/// Index of the counters of each method, by its number; above [`COUNTED`] for methods without counters of their own.
-static PLACES: [usize; Method::ALL.len()] = places().0;
-
-/// Numbers the methods with counters of their own. Returns the index of each method, and their count.
-const fn places() -> ([usize; Method::ALL.len()], usize) {
-    let (mut places, mut number, mut count) = ([usize::MAX; Method::ALL.len()], 0, 0);
-    while number < places.len() {
-        if has_counters(Method::ALL[number]) {
-            places[number] = count;
-            count += 1;
-        }
-        number += 1;
-    }
-    (places, count)
-}
+/// Index of the counters that methods without counters of their own share.
+const OTHER: usize = Method::ALL.len();
 
 /// Ended calls, by method and status code.
-#[derive(Debug, Default)]
-pub struct Calls([[AtomicU64; CODES.len()]; COUNTED + 1]);
+#[derive(Debug)]
+pub struct Calls([[AtomicU64; CODES.len()]; OTHER + 1]);
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Default::default()))
+    }
+}
 
 impl Calls {
     /// Counts one call. An unknown method counts as `other`, a code outside of [`CODES`] as `unknown`.
     pub fn count(&self, method: Option<Method>, code: usize) {
         let code = if code < CODES.len() { code } else { 2 };
-        let place = method.map_or(COUNTED, |method| PLACES[method as usize].min(COUNTED));
+        let place = method.filter(|method| has_counters(*method)).map_or(OTHER, |method| method as usize);
         self.0[place][code].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Method, name of the code, and count, for each pair with a count above 0.
     pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut counts = Vec::new();
-        let named = Method::ALL.into_iter().filter(|method| has_counters(*method)).map(Method::name);
-        for (method, codes) in named.chain(["other"]).zip(&self.0) {
+        for (method, codes) in Method::ALL.map(Method::name).into_iter().chain(["other"]).zip(&self.0) {
             for (code, count) in CODES.iter().zip(codes) {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
