@@ -1,6 +1,7 @@
-//! CPU threads: serving threads that pull batches, and training threads at the lowest priority. A panic becomes an
-//! error.
+//! CPU threads: serving threads that pull batches, training threads at the lowest priority, and blocking work of async
+//! callers. A panic becomes an error.
 
+mod blocking;
 mod min_cpu_share;
 
 use std::any::Any;
@@ -12,6 +13,7 @@ use std::thread::{Builder, JoinHandle};
 use thread_priority::{Error as PriorityError, ThreadPriority};
 use tokio::sync::oneshot;
 
+pub use blocking::{TaskLost, blocking, blocking_or_panic};
 pub use min_cpu_share::MinCpuShare;
 
 /// Most threads of one kind.

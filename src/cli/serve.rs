@@ -121,7 +121,7 @@ impl Following {
                 let changed = if told { file.changed() } else { file.settled() };
                 (file, changed.is_some_and(|read| read.is_ok()))
             };
-            let Ok((looked, changed)) = tokio::task::spawn_blocking(look).await else { return };
+            let Ok((looked, changed)) = executor::blocking(look).await else { return };
             file = looked;
             if told {
                 tracing::info!("SIGHUP: reloading the settings");
@@ -138,9 +138,9 @@ impl Following {
     async fn read_again(&self) {
         // `reload` logs its own errors.
         let security = self.security.clone();
-        let _ = tokio::task::spawn_blocking(move || security.reload()).await;
+        let _ = executor::blocking(move || security.reload()).await;
         let args = self.args.clone();
-        let read = tokio::task::spawn_blocking(move || Settings::load(&args)).await;
+        let read = executor::blocking(move || Settings::load(&args)).await;
         let settings = match read {
             Ok(Ok(settings)) => settings,
             Ok(Err(error)) => {

@@ -13,6 +13,7 @@ pub use self::residents::ResidentModel;
 use self::residents::Residents;
 use self::usage::Usage;
 
+use crate::executor::blocking;
 use crate::model::{Artifact, InverseError, ModelKey, ModelName, PseudoInverse, Scorer, Selector, Statistics, Version};
 use crate::store::{ModelEntry, ModelStore, StoreError, VersionPolicies};
 use crate::telemetry::measures::ModelMeasures;
@@ -228,7 +229,7 @@ impl Registry {
         }
         let turn = Arc::clone(&self.inner.one_inverse_at_a_time).lock_owned().await;
         let (inner, inverted) = (Arc::clone(&self.inner), Arc::clone(model));
-        let made = tokio::task::spawn_blocking(move || {
+        let made = blocking(move || {
             // The work holds the lock itself, so it keeps it if the caller leaves.
             let _turn = turn;
             inner.invert_now(&inverted)
@@ -323,7 +324,7 @@ impl Inner {
     fn start_load(inner: &Arc<Self>, key: ModelKey) -> Loading {
         // Part of the closure, so that the entry is removed even if the runtime drops the closure without running it.
         let ends = EndOfLoad { inner: Arc::clone(inner), key: key.clone() };
-        let task = tokio::task::spawn_blocking(move || ends.inner.load_now(&ends.key));
+        let task = blocking(move || ends.inner.load_now(&ends.key));
         async move {
             match task.await {
                 Ok(outcome) => outcome,

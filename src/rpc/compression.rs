@@ -40,8 +40,9 @@ pub fn answer_in_kind(headers: &mut HeaderMap) {
     }
 }
 
-/// Runs work that may take long. On a multi-threaded runtime, another thread takes over this thread's tasks.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+/// Runs work that may take long. On a multi-threaded runtime, another thread takes over this thread's tasks. A poll
+/// borrows its context, so it cannot move to a thread for blocking work.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
     let has_others = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
     if has_others { tokio::task::block_in_place(work) } else { work() }
 }
@@ -67,7 +68,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Heavy<F>
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let answer = self.project().answer;
-        let answer = ready!(blocking(|| answer.poll(context)));
+        let answer = ready!(in_place(|| answer.poll(context)));
         // For streams, request messages are decompressed while the response body is polled.
         Poll::Ready(answer.map(|response| response.map(|body| Body::new(HeavyBody(body)))))
     }
@@ -81,7 +82,7 @@ impl http_body::Body for HeavyBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        blocking(|| Pin::new(&mut self.0).poll_frame(context))
+        in_place(|| Pin::new(&mut self.0).poll_frame(context))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::page::{Figures, word};
+use crate::executor::blocking;
 use crate::service::Lifecycle;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
@@ -63,7 +64,7 @@ fn routes(figures: Figures, lifecycle: Lifecycle) -> Router {
         let figures = figures.clone();
         async move {
             // Building the page reads files in /proc, which blocks.
-            match tokio::task::spawn_blocking(move || figures.page().to_text()).await {
+            match blocking(move || figures.page().to_text()).await {
                 Ok(Ok(text)) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
                 _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             }

@@ -1,7 +1,6 @@
 //! The server: opens the store, listens, serves and shuts down.
 
 mod admin;
-mod blocking;
 mod connections;
 mod direct;
 mod frames;
@@ -30,7 +29,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
 use crate::batching::{Batcher, BatchingConfig, Stats};
-use crate::executor::ExecutorConfig;
+use crate::executor::{ExecutorConfig, blocking_or_panic};
 use crate::jobs::{JobError, Jobs, JobsConfig};
 use crate::numeric::isa;
 use crate::registry::{Registry, RegistryConfig};
@@ -41,7 +40,6 @@ use crate::store::local::LocalStore;
 use crate::store::{ModelStore, StoreError};
 use crate::telemetry::measures::ServerMeasures;
 use crate::telemetry::traces::{Traces, TracesConfig};
-use blocking::blocking;
 pub use orders::{Orders, Stop};
 pub use security::{Security, SecurityConfig, SecurityError};
 pub use tls::TlsConfig;
@@ -189,9 +187,9 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
         Traces::default()
     });
     let security = config.security.clone();
-    let security = blocking(move || Security::open(security)).await?;
+    let security = blocking_or_panic(move || Security::open(security)).await?;
     if let Some(folder) = config.jobs.train_folder.clone() {
-        blocking(move || match std::fs::read_dir(&folder) {
+        blocking_or_panic(move || match std::fs::read_dir(&folder) {
             Ok(_) => Ok(()),
             Err(source) => Err(ServerError::TrainFolder { folder, source }),
         })
@@ -199,7 +197,8 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
     }
     let folder = config.store.clone();
     let store =
-        blocking(move || LocalStore::open(&folder).map_err(|source| ServerError::Store { folder, source })).await?;
+        blocking_or_panic(move || LocalStore::open(&folder).map_err(|source| ServerError::Store { folder, source }))
+            .await?;
     let store: Arc<dyn ModelStore> = Arc::new(store);
     let registry = Registry::new(store, config.registry);
     tracing::info!(instructions = %isa(), "instructions for matrix products");
@@ -220,7 +219,7 @@ pub async fn open(config: ServerConfig) -> Result<Opened, ServerError> {
             Jobs::open(jobs, registry, min_share)
                 .map_err(|source| ServerError::Jobs { folder, source: Box::new(source) })
         };
-        blocking(opened).await?
+        blocking_or_panic(opened).await?
     };
     let admin = match config.admin_listen {
         Some(address) => {
@@ -342,7 +341,7 @@ impl Opened {
         let until = if hurried { until.min(Instant::now() + HURRIED_GRACE) } else { until };
         let _ = timeout_at(until, jobs.shut_down()).await;
         let drained = batcher.clone();
-        let _ = timeout_at(until, blocking(move || drained.drain())).await;
+        let _ = timeout_at(until, blocking_or_panic(move || drained.drain())).await;
         let _ = timeout_at(until, keeper).await;
         let _ = timeout_at(until, looker).await;
         traces.shut_down(TRACES_GRACE).await;
@@ -396,7 +395,7 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
         if tidied.is_none_or(|then| then.elapsed() >= TIDY_INTERVAL) {
             tidied = Some(Instant::now());
             let service = service.clone();
-            upkeep = blocking(move || {
+            upkeep = blocking_or_panic(move || {
                 upkeep.tidy(&service, &now, SystemTime::now());
                 upkeep
             })
@@ -410,7 +409,7 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
             () = sleep(REFRESH_INTERVAL) => {}
         }
         let store = Arc::clone(registry.store());
-        match blocking(move || store.refresh()).await {
+        match blocking_or_panic(move || store.refresh()).await {
             Ok(changed) => {
                 told = false;
                 if changed {

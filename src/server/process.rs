@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::executor::blocking;
 use crate::telemetry::metrics::{self as all, Page};
 
 /// Clock ticks per second in /proc: Linux shows 100 to programs.
@@ -69,7 +70,7 @@ pub(super) async fn give_memory_back() {
         kept = kept.min(now);
         if now <= before && now > kept.saturating_add(GROWN_BYTES_MIN) {
             // Trimming walks through all free memory and blocks other allocations for milliseconds.
-            let _ = tokio::task::spawn_blocking(trim).await;
+            let _ = blocking(trim).await;
             kept = anonymous_bytes().unwrap_or(now);
             tracing::debug!(before = now, after = kept, "returned free memory to the system");
         }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::blocking::blocking;
 use super::tls::{TlsConfig, TlsError};
+use crate::executor::blocking_or_panic;
 use crate::security::files::{Unreadable, Watched};
 use crate::security::gate::Gate;
 use crate::security::{CallerLimits, CredentialsError};
@@ -161,7 +161,7 @@ impl Security {
         let stopped = |now: &Readiness| *now >= Readiness::Stopping;
         while tokio::time::timeout(LOOK_INTERVAL, lifecycle.wait_for(stopped)).await.is_err() {
             let security = self.clone();
-            blocking(move || security.look(Watched::settled)).await;
+            blocking_or_panic(move || security.look(Watched::settled)).await;
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::blocking::blocking;
 use super::{AllowedModel, COPIED_AT_ONCE_BYTES_MAX, Features, Service, ServiceError};
 use crate::model::{ColumnError, ColumnMap, Matching, Matrix, MatrixError, Missing, ModelKey, Selector, match_columns};
 use crate::registry::LoadedModel;
@@ -12,6 +13,8 @@ use crate::store::StoreError;
 
 /// More column names than this are matched on a blocking thread.
 const NAMES_AT_ONCE_MAX: usize = 2048;
+/// Name of the blocking work in errors.
+const REORDERING: &str = "a task that reorders columns";
 
 /// Rows of a request, with the names of their columns: none, or one per column.
 #[derive(Clone, Debug)]
@@ -136,8 +139,7 @@ impl Service {
         if names.len() <= NAMES_AT_ONCE_MAX && matrix.bytes() <= COPIED_AT_ONCE_BYTES_MAX {
             return aligned(&model, field, matrix, names);
         }
-        let work = tokio::task::spawn_blocking(move || aligned(&model, field, matrix, names));
-        work.await.unwrap_or_else(lost)
+        blocking(REORDERING, move || aligned(&model, field, matrix, names)).await
     }
 
     /// Reorders rows with the column map of an earlier message.
@@ -208,12 +210,7 @@ async fn moved(
     if matrix.bytes() <= COPIED_AT_ONCE_BYTES_MAX {
         return work(matrix);
     }
-    tokio::task::spawn_blocking(move || work(matrix)).await.unwrap_or_else(lost)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
-fn lost<T>(error: tokio::task::JoinError) -> Result<T, ServiceError> {
-    Err(ServiceError::Internal(format!("a task that reorders columns failed: {error}")))
+    blocking(REORDERING, move || work(matrix)).await
 }
 
 fn invalid(field: &str, error: &ColumnError) -> ServiceError {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::blocking::blocking;
 use super::{AllowedModel, INSPECTIONS_MAX, Service, ServiceError};
 use crate::model::inspect::{Inspection, inspect};
 use crate::model::{Matrix, Missing, ModelKey, Selector, sample};
@@ -54,7 +55,7 @@ impl Service {
         // leaves.
         let turn = Arc::clone(&self.inspecting).lock_owned().await;
         let store = Arc::clone(self.registry.store());
-        let looked = tokio::task::spawn_blocking(move || {
+        blocking("an inspection task", move || {
             let _place_and_turn = (place, turn);
             let model = &loaded.artifact.model;
             let rows = match rows {
@@ -74,7 +75,7 @@ impl Service {
             let seen = seen.map_err(|error| ServiceError::NotInspected { key: key_of_error, error })?;
             let (tensor_bytes, untied_tensor_bytes) = (model.spec().tensor_bytes(), model.spec().untied_tensor_bytes());
             Ok(Inspected { key, seen, tensor_bytes, untied_tensor_bytes })
-        });
-        looked.await.unwrap_or_else(|lost| Err(ServiceError::Internal(format!("an inspection task failed: {lost}"))))
+        })
+        .await
     }
 }

@@ -5,6 +5,7 @@
 //! Re-exports the types that the use cases need, so that a protocol depends on this module only.
 
 pub mod allowed;
+mod blocking;
 pub mod bulk;
 mod bulk_quota;
 pub mod columns;
@@ -45,6 +46,7 @@ pub use crate::training::{
     Base, Initialization, OptimizerKind, OptimizerSpec, ParamError, Regularization, Schedule, TrainSpec,
 };
 pub use allowed::{AllowedModel, AllowedTraining, Features};
+use blocking::blocking;
 pub use bulk::{Bulk, BulkTask};
 use bulk_quota::BulkQuota;
 pub use columns::{Aligned, AlignedColumns, ChunkColumns, NamedRows};
@@ -280,8 +282,7 @@ impl Service {
         if bytes <= COPIED_AT_ONCE_BYTES_MAX {
             return Ok(codes.resized(code_length));
         }
-        let resized = tokio::task::spawn_blocking(move || codes.resized(code_length)).await;
-        resized.map_err(|lost| ServiceError::Internal(format!("a task that copies codes failed: {lost}")))
+        blocking("a task that copies codes", move || Ok(codes.resized(code_length))).await
     }
 
     /// Loads the version, and its pseudo-inverse if the operation needs it.

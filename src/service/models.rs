@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::blocking::blocking;
 use super::{AllowedModel, INSPECTIONS_MAX, Service, ServiceError};
 use crate::model::{
     Alias, Artifact, Matrix, Missing, ModelKey, ModelName, ModelReference, ModelSpec, OrthonormalError, Selector,
@@ -273,15 +274,13 @@ impl Service {
         .await
     }
 
-    /// Runs disk work on a blocking thread.
+    /// Runs disk work off the async threads.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(Arc<dyn ModelStore>) -> Result<T, ServiceError> + Send + 'static,
     ) -> Result<T, ServiceError> {
         let store = Arc::clone(self.registry.store());
-        tokio::task::spawn_blocking(move || work(store))
-            .await
-            .unwrap_or_else(|error| Err(ServiceError::Internal(format!("a disk task failed: {error}"))))
+        blocking("a disk task", move || work(store)).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::blocking::blocking;
 use super::{AllowedModel, Operation, Service, ServiceError};
 use crate::batching::{Timing, Urgency};
 use crate::model::score::FIGURES;
@@ -115,8 +116,7 @@ impl Service {
         let scores = if matrix.rows() * matrix.columns() <= NUMBERS_AT_ONCE_MAX {
             judge(&judged, matrix, reasons, threshold)
         } else {
-            let judging = tokio::task::spawn_blocking(move || judge(&judged, matrix, reasons, threshold));
-            judging.await.map_err(|lost| ServiceError::Internal(format!("a scoring task failed: {lost}")))?
+            blocking("a scoring task", move || Ok(judge(&judged, matrix, reasons, threshold))).await?
         };
         let version = served.version;
         Ok(Scored { version, scores, threshold, calibration_rows, residual_variance, feature_names, timing })

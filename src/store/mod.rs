@@ -52,7 +52,7 @@ pub const ALIASES_MAX: usize = 100;
 
 /// Storage of published models: a catalogue, the files of its versions, publication in both, and the writer's lock.
 ///
-/// Methods block on disk: async callers use `spawn_blocking`. The methods marked "From memory" do not block.
+/// Methods block on disk: async callers use `executor::blocking`. The methods marked "From memory" do not block.
 pub trait ModelStore: ModelCatalogue + ModelBlobs {
     /// Publishes the model durably as the next version: after the return, the version survives a crash.
     fn publish(&self, name: &ModelName, artifact: &Artifact) -> Result<Version, StoreError> {

@@ -51,7 +51,7 @@ const RULES: &[Rule] = &[
         never_mentions: &["tokio", "tonic", "prost"],
     },
     Rule { module: "store", may_import: &["model", "telemetry"], never_mentions: GRPC },
-    Rule { module: "registry", may_import: &["store", "model", "telemetry"], never_mentions: GRPC },
+    Rule { module: "registry", may_import: &["executor", "store", "model", "telemetry"], never_mentions: GRPC },
     // A batch is a `numeric::PanelMatrix`.
     Rule {
         module: "batching",
