@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Refusal;
+use crate::telemetry::rate_limit::{Rate, RateLimit};
 
 /// Limits of one caller; 0 means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,6 @@ pub struct CallerLimits {
 
 /// Retry delay where the end of another request of the caller frees its quota.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// What one caller has in flight.
 #[derive(Debug, Default)]
@@ -31,8 +31,7 @@ pub struct Usage {
     requests: AtomicU64,
     rows: AtomicU64,
     bytes: AtomicU64,
-    /// When the admitted requests would all have begun if they were evenly spaced (GCRA; ATM Forum 1996).
-    paid_until_ns: AtomicU64,
+    rate: RateLimit,
 }
 
 /// A part of a caller's quota; returned when dropped.
@@ -93,27 +92,13 @@ impl Usage {
         };
         if limits.requests_per_second_max > 0 {
             let max = limits.requests_per_second_max;
-            self.pay(max, now_ns).map_err(|retry_after| Refusal::TooOften {
+            self.rate.admit(Rate::per_second(max), now_ns).map_err(|retry_after| Refusal::TooOften {
                 caller: Arc::clone(caller),
                 max,
                 retry_after,
             })?;
         }
         Ok(held)
-    }
-
-    /// Admits one request within the rate; else returns the delay until one is admitted.
-    fn pay(&self, per_second: u64, now_ns: u64) -> Result<(), Duration> {
-        let interval = (SECOND_NS / per_second).max(1);
-        let next = |paid: u64| {
-            let until = paid.max(now_ns).saturating_add(interval);
-            (until <= now_ns.saturating_add(SECOND_NS.max(interval))).then_some(until)
-        };
-        let paid = self.paid_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        paid.map(|_| ()).map_err(|paid| {
-            let free_at = (paid + interval).saturating_sub(SECOND_NS.max(interval));
-            Duration::from_nanos(free_at.saturating_sub(now_ns).max(1))
-        })
     }
 
     pub(super) fn hold(
@@ -139,7 +124,7 @@ impl Usage {
 
     /// Whether the rate limit has fully recovered, so that the counters can be dropped.
     fn is_as_new(&self, now_ns: u64) -> bool {
-        self.paid_until_ns.load(Ordering::Relaxed) <= now_ns
+        self.rate.is_unused(now_ns)
     }
 }
 
@@ -218,26 +203,6 @@ mod tests {
         let usage = Arc::new(Usage::default());
         assert!(usage.hold(&caller(), &CallerLimits::default(), 1, 1).expect("free").is_none());
         assert!(usage.begin(&caller(), &CallerLimits::default(), 1).expect("free").is_none());
-    }
-
-    #[test]
-    fn the_request_rate_is_limited_with_a_retry_delay() {
-        let usage = Usage::default();
-        let start = 5 * SECOND_NS;
-        for _ in 0..10 {
-            usage.pay(10, start).expect("the burst of a second");
-        }
-        let wait = usage.pay(10, start).expect_err("the eleventh");
-        assert_eq!(wait, Duration::from_millis(100));
-        usage.pay(10, start + 100_000_000).expect("after that");
-        usage.pay(10, start + 100_000_000).expect_err("one only");
-        for _ in 0..10 {
-            usage.pay(10, start + 3 * SECOND_NS).expect("after a pause, a burst of one second and no more");
-        }
-        usage.pay(10, start + 3 * SECOND_NS).expect_err("no more");
-        let other = Usage::default();
-        other.pay(1, 0).expect("the first");
-        assert_eq!(other.pay(1, 0), Err(Duration::from_secs(1)));
     }
 
     #[test]

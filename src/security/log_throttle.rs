@@ -3,15 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Shortest time between two warnings of one kind.
-pub const INTERVAL: Duration = Duration::from_mins(1);
+use crate::telemetry::rate_limit::{Rate, RateLimit};
+
+/// At most one warning of a kind per minute.
+const RATE: Rate = Rate::one_per(Duration::from_mins(1));
 
 /// The rate limit of one kind of warning.
 #[derive(Debug)]
 pub struct LogThrottle {
-    /// Time of the last warning in ms after [`start`], plus 1; 0: none yet.
-    at_ms: AtomicU64,
-    unsaid: AtomicU64,
+    limit: RateLimit,
+    suppressed: AtomicU64,
 }
 
 /// Origin of the process clock: the first call of this function.
@@ -28,22 +29,19 @@ pub fn now_ns() -> u64 {
 impl LogThrottle {
     /// No warning yet.
     pub const fn never() -> Self {
-        Self { at_ms: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
+        Self { limit: RateLimit::new(), suppressed: AtomicU64::new(0) }
     }
 
-    /// Calls `say` with the number of warnings suppressed since the last one; within [`INTERVAL`] of that, only counts.
-    pub fn once(&self, say: impl FnOnce(u64)) {
-        self.once_at(now_ns() / 1_000_000, say);
+    /// Calls `log` with the number of warnings suppressed since the last one; within a minute of that, only counts.
+    pub fn once(&self, log: impl FnOnce(u64)) {
+        self.once_at(now_ns(), log);
     }
 
-    fn once_at(&self, now_ms: u64, say: impl FnOnce(u64)) {
-        let last = self.at_ms.load(Ordering::Relaxed);
-        let is_soon = last > 0 && now_ms + 1 < last + INTERVAL.as_millis() as u64;
-        if is_soon || self.at_ms.compare_exchange(last, now_ms + 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            self.unsaid.fetch_add(1, Ordering::Relaxed);
-            return;
+    fn once_at(&self, now_ns: u64, log: impl FnOnce(u64)) {
+        match self.limit.admit(RATE, now_ns) {
+            Ok(()) => log(self.suppressed.swap(0, Ordering::Relaxed)),
+            Err(_) => _ = self.suppressed.fetch_add(1, Ordering::Relaxed),
         }
-        say(self.unsaid.swap(0, Ordering::Relaxed));
     }
 }
 
@@ -55,7 +53,7 @@ mod tests {
     fn a_flood_logs_one_line_per_minute_with_a_count() {
         let (throttle, mut logged) = (LogThrottle::never(), Vec::new());
         for ms in 0..60_002 {
-            throttle.once_at(ms, |suppressed| logged.push((ms, suppressed)));
+            throttle.once_at(ms * 1_000_000, |suppressed| logged.push((ms, suppressed)));
         }
         assert_eq!(logged, [(0, 0), (60_000, 59_999)]);
     }

@@ -41,7 +41,8 @@ pub(super) enum Abuse {
     IdleFrames,
 }
 
-/// Token bucket: spending takes tokens, and sent responses and time refill it.
+/// Token bucket: spending takes tokens, and sent responses and time refill it. The rate limits of `telemetry` know only
+/// time.
 #[derive(Debug)]
 struct TokenBucket {
     left: f64,

@@ -38,7 +38,7 @@ pub(super) struct WriteCoalescer<S> {
     rate: Rate,
 }
 
-/// Flush rate of a connection.
+/// Measured flush rate of a connection; it limits nothing.
 #[derive(Debug, Default)]
 struct Rate {
     is_high: bool,

@@ -6,6 +6,7 @@ pub mod ids;
 mod logs;
 pub mod measures;
 pub mod metrics;
+pub mod rate_limit;
 mod spans;
 pub mod traces;
 

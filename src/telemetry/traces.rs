@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
 use super::collector::HttpExporterClient;
+use super::rate_limit::{Rate, RateLimit};
 pub use super::spans::{BatchTrace, CallTrace, Part, count};
 use super::{call, ids};
 
@@ -111,12 +112,22 @@ pub struct Traces(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     ratio: f64,
+    /// The limit of `traces_per_second_max`; its clock counts from `begun`.
     rate: Rate,
+    rate_limit: RateLimit,
+    begun: Instant,
     calls: mpsc::Sender<Box<CallTrace>>,
     stop: Arc<Notify>,
     counters: Arc<Counters>,
     /// The export task; `None` after [`Traces::shut_down`] has taken it.
     task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Inner {
+    fn admits(&self) -> bool {
+        let now_ns = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
+        self.rate_limit.admit(self.rate, now_ns).is_ok()
+    }
 }
 
 impl Traces {
@@ -169,7 +180,9 @@ impl Traces {
         let task = tokio::spawn(export(waiting, exporter, timeout, Arc::clone(&stop), Arc::clone(&counters)));
         Self(Some(Arc::new(Inner {
             ratio: config.trace_ratio,
-            rate: Rate::new(config.traces_per_second_max),
+            rate: Rate::per_second(config.traces_per_second_max.clamp(1, TRACES_PER_SECOND_MAX).into()),
+            rate_limit: RateLimit::new(),
+            begun: Instant::now(),
             calls,
             stop,
             counters,
@@ -182,7 +195,7 @@ impl Traces {
     pub fn samples(&self, callers_word: Option<bool>) -> bool {
         let Some(inner) = &self.0 else { return false };
         let wanted = callers_word.unwrap_or_else(|| is_drawn(inner.ratio, ids::unique()));
-        if !wanted || inner.rate.admits(Instant::now()) {
+        if !wanted || inner.admits() {
             return wanted;
         }
         inner.counters.limited.fetch_add(1, Ordering::Relaxed);
@@ -222,31 +235,6 @@ impl Traces {
 /// Whether a uniformly drawn 64-bit number falls into the lowest `ratio` of its range.
 fn is_drawn(ratio: f64, number: u64) -> bool {
     (number as f64) < ratio * 2_f64.powi(64) || ratio >= 1.0
-}
-
-/// Rate limit with a burst of one second: the generic cell rate algorithm (ITU-T I.371).
-#[derive(Debug)]
-struct Rate {
-    begun: Instant,
-    apart_ns: u64,
-    /// When the admitted calls would have ended if they had come evenly spaced, in nanoseconds after `begun`.
-    through_ns: AtomicU64,
-}
-
-impl Rate {
-    fn new(per_second: u32) -> Self {
-        let apart_ns = 1_000_000_000 / u64::from(per_second.clamp(1, TRACES_PER_SECOND_MAX));
-        Self { begun: Instant::now(), apart_ns, through_ns: AtomicU64::new(0) }
-    }
-
-    fn admits(&self, now: Instant) -> bool {
-        let now_ns = u64::try_from(now.saturating_duration_since(self.begun).as_nanos()).unwrap_or(u64::MAX / 2);
-        let next = |through_ns: u64| {
-            let through_ns = through_ns.max(now_ns) + self.apart_ns;
-            (through_ns <= now_ns + 1_000_000_000).then_some(through_ns)
-        };
-        self.through_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
-    }
 }
 
 /// The latest batches whose span was built; at most [`BATCHES_KNOWN_MAX`].
@@ -437,17 +425,6 @@ mod tests {
         assert_eq!(traces.counts().dropped, sent - CALLS_WAITING_MAX as u64);
         traces.shut_down(ms(10)).await;
         assert_eq!(traces.counts().exported, 0);
-    }
-
-    #[test]
-    fn a_pause_earns_at_most_one_second_of_the_rate() {
-        let rate = Rate::new(10);
-        let admitted = |at: Instant| (0..100).filter(|_| rate.admits(at)).count();
-        let begun = rate.begun;
-        assert_eq!(admitted(begun), 10);
-        assert_eq!(admitted(begun + ms(250)), 2);
-        assert_eq!(admitted(begun + ms(1250)), 10);
-        assert_eq!(admitted(begun + Duration::from_hours(24)), 10);
     }
 
     #[test]
