@@ -127,7 +127,7 @@
 //! - [`numeric`]: matrix products, activations, decompositions, random numbers
 //! - [`model`]: names, specifications, the autoencoder, its gradient, its file
 //! - [`training`]: from rows to a trained model; pure, no clock and no disk
-//! - `methods`: the table of gRPC methods, and the operations on rows
+//! - `methods`: the table of gRPC methods, and the operations on rows; `fair_share`: the share of a common limit
 //! - `telemetry`: logs, metrics, traces
 //! - `security`: credentials, roles, limits per caller
 //! - `executor`: the CPU thread pools; `store`: models on disk; [`files`]: rows on disk
@@ -148,6 +148,8 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod executor;
+#[cfg(feature = "server")]
+pub mod fair_share;
 pub mod files;
 #[cfg(feature = "server")]
 pub mod jobs;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::sync::atomic::{AtomicUsize, Ordering};
+use crate::fair_share;
 
 /// Size of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,18 +50,10 @@ impl Load {
     }
 }
 
-/// A model's queue may hold at most this multiple of the free space: the dynamic threshold of Choudhury and Hahne,
-/// "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6(2), 1998.
-///
-/// One queue alone can use 4/5 of a limit, and two saturated queues 4/9 each. The first to arrive cannot starve others.
-const LINE_PER_FREE: usize = 4;
-
 /// Whether a request of `size` fits within the limit `max`, of which all queues use `all` and its own queue uses
-/// `model_queue`.
+/// `model_queue`, and within the fair share of its queue.
 pub(super) fn has_room(size: usize, model_queue: usize, all: usize, max: usize) -> bool {
-    let free = max.saturating_sub(all);
-    // An empty queue may take all free space.
-    size <= free && (model_queue == 0 || model_queue.saturating_add(size) <= LINE_PER_FREE.saturating_mul(free))
+    fair_share::has_room(size as u64, model_queue as u64, all as u64, max as u64)
 }
 
 /// The load of each model's queue.
@@ -308,15 +301,6 @@ mod tests {
         check_shares(900, 1, &[400, 400]);
         check_shares(1_024, 64, &[832]);
         check_shares(100, 90, &[90]);
-    }
-
-    #[test]
-    fn an_empty_queue_may_use_all_free_space() {
-        assert!(has_room(100, 0, 0, 100));
-        assert!(has_room(20, 0, 80, 100));
-        assert!(!has_room(21, 0, 80, 100));
-        assert!(!has_room(1, 800, 800, 1_000));
-        assert!(has_room(1, 799, 799, 1_000));
     }
 
     /// Checks the predicted time after batches of (seconds since the start, work, compute milliseconds).

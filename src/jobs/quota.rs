@@ -1,4 +1,5 @@
-//! Disk quotas of jobs: per job, for all jobs, and the free space to keep.
+//! Disk quotas of jobs: per job, for all jobs, and the free space to keep. Unlike the quotas of calls, no guard returns
+//! the bytes: they stay on the disk after the call, and after a restart.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! Quotas of one caller: requests, rows and bytes in flight, and requests per second.
+//! Quotas of one caller: requests, rows and bytes in flight, and requests per second. They are fixed numbers, which do
+//! not depend on other callers.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

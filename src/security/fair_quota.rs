@@ -1,14 +1,12 @@
-//! A quota that all addresses share; one address cannot use all of it.
+//! A quota that all addresses share; one address cannot use all of it. Unlike the fixed limits of one caller
+//! (`callers.rs`), the share of an address shrinks while others use the quota.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::callers::network;
-
-/// An address may hold at most this multiple of the free part: alone, it leaves a fifth to others (as in the batch
-/// queue).
-const TIMES_FREE_MAX: u64 = 4;
+use crate::fair_share::has_room;
 
 /// A shared quota of connections, calls or bytes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,14 +48,12 @@ impl FairQuota {
         self.max
     }
 
-    /// Takes `count` units for an address; `None` if they are not free or exceed its share. The share is four times
-    /// what is free before this call, so one request may take the whole quota.
+    /// Takes `count` units for an address; `None` if they are not free or exceed its [fair share](crate::fair_share).
     pub fn take(&self, address: IpAddr, count: u64) -> Option<QuotaGuard> {
         let network = network(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = self.max.saturating_sub(taken.all);
         let own = taken.by_network.get(&network).copied().unwrap_or(0);
-        if count > free || own.saturating_add(count) > free.saturating_mul(TIMES_FREE_MAX) {
+        if !has_room(count, own, taken.all, self.max) {
             return None;
         }
         taken.all += count;

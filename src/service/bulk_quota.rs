@@ -1,4 +1,5 @@
-//! The part of the queue that all bulk streams together may use.
+//! The part of the queue that all bulk streams together may use. Unlike other quotas, it does not refuse: a message waits
+//! for its share.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 

@@ -24,6 +24,7 @@ const SERVICE_AND_BELOW: &[&str] = &[
     "model",
     "training",
     "methods",
+    "fair_share",
     "telemetry",
     "security",
     "executor",
@@ -41,8 +42,9 @@ const RULES: &[Rule] = &[
     Rule { module: "model", may_import: &["numeric"], never_mentions: IMPURE },
     Rule { module: "training", may_import: &["model", "numeric"], never_mentions: IMPURE },
     Rule { module: "methods", may_import: &[], never_mentions: IMPURE },
+    Rule { module: "fair_share", may_import: &[], never_mentions: IMPURE },
     Rule { module: "telemetry", may_import: &["methods"], never_mentions: GRPC },
-    Rule { module: "security", may_import: &["telemetry", "methods"], never_mentions: GRPC },
+    Rule { module: "security", may_import: &["telemetry", "methods", "fair_share"], never_mentions: GRPC },
     Rule { module: "executor", may_import: &["telemetry"], never_mentions: GRPC },
     Rule { module: "files", may_import: &["model"], never_mentions: GRPC },
     Rule {
@@ -55,7 +57,7 @@ const RULES: &[Rule] = &[
     // A batch is a `numeric::PanelMatrix`.
     Rule {
         module: "batching",
-        may_import: &["registry", "executor", "store", "model", "methods", "numeric", "telemetry"],
+        may_import: &["registry", "executor", "store", "model", "methods", "fair_share", "numeric", "telemetry"],
         never_mentions: GRPC,
     },
     Rule {
@@ -87,6 +89,7 @@ const EVERYTHING: &[&str] = &[
     "model",
     "training",
     "methods",
+    "fair_share",
     "telemetry",
     "security",
     "executor",

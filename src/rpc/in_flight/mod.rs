@@ -1,5 +1,6 @@
 //! Limits on what is in flight: started calls, bytes of partial requests, and unsent responses. All of them take
-//! memory before any other limit applies. One address gets only a part of each limit.
+//! memory before any other limit applies. Each limit is a fair quota of `security`, of which one address gets only a
+//! part; `counted.rs` also charges the bytes of a request to the fixed quota of its caller.
 
 mod counted;
 mod request_body;
