@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use halfhitch::numeric::rng::{GOLDEN, mix};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -117,10 +118,7 @@ fn count(tally: &mut Tally, answer: Option<&crate::answer::Answer>) {
 
 /// How long this caller waits before it cancels; `None`: until the response.
 fn patience(number: u64) -> Option<Duration> {
-    // A hash of the number (Steele, Lea and Flood 2014), so that the same callers cancel in every run.
-    let mut z = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^= z >> 31;
+    // A hash of the number, so that the same callers cancel in every run.
+    let z = mix(number.wrapping_mul(GOLDEN));
     z.is_multiple_of(DEPARTING_EVERY).then(|| TIMEOUT.mul_f64((z >> 11) as f64 / (1u64 << 53) as f64))
 }

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use super::JobError;
 use super::lock::lock;
+use crate::numeric::rng::splitmix64;
 use crate::store::StoreError;
 use crate::store::disk::{Access, free_bytes, open_regular, remove};
 
@@ -96,14 +97,9 @@ fn is_full<T>(outcome: &Result<T, JobError>) -> bool {
 
 /// Writes `count` pseudorandom bytes, which a compressing file system cannot store in less space.
 fn write_noise(file: &mut File, count: u64) -> std::io::Result<()> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut block = Vec::with_capacity(count as usize + 8);
+    let (mut state, mut block) = (0, Vec::with_capacity(count as usize + 8));
     while (block.len() as u64) < count {
-        // Xorshift (Marsaglia 2003).
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        block.extend_from_slice(&state.to_le_bytes());
+        block.extend_from_slice(&splitmix64(&mut state).to_le_bytes());
     }
     block.truncate(count as usize);
     file.write_all(&block)

@@ -28,12 +28,21 @@ pub struct Stream {
     buffers: Option<f64>,
 }
 
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+/// The increment of `SplitMix64`: the odd number nearest to 2^64 divided by the golden ratio. Its multiples are far
+/// apart modulo 2^64.
+pub const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-fn mix(mut z: u64) -> u64 {
+/// The finalizer of `SplitMix64`, a hash. Distinct inputs have distinct outputs, and 0 has 0.
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+/// The next 64 bits of `SplitMix64` with this state. The first state is the seed.
+pub fn splitmix64(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(GOLDEN);
+    mix(*state)
 }
 
 impl Stream {
@@ -48,8 +57,7 @@ impl Stream {
 
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(GOLDEN);
-        mix(self.state)
+        splitmix64(&mut self.state)
     }
 
     /// Uniform in [0, 1), 53 bits.

@@ -5,24 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::trace::{SpanId, TraceId};
 
+use crate::numeric::rng::{GOLDEN, mix};
+
 /// Two random keys of this process. Secret: with them, ids could be guessed.
 static KEYS: LazyLock<[u64; 2]> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().into());
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// The odd number nearest to 2^64 divided by the golden ratio: multiples of it are far apart modulo 2^64.
-const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// splitmix64 (Steele, Lea and Flood 2014): a bijection, so distinct inputs give distinct outputs.
-fn mixed(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    number ^ (number >> 31)
-}
-
 /// A number that no other call of this function returns. Never 0.
 pub fn unique() -> u64 {
     loop {
-        let number = mixed(KEYS[0].wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(STEP)));
+        // Distinct counts have distinct multiples, and these have distinct hashes.
+        let number = mix(KEYS[0].wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN)));
         if number != 0 {
             return number;
         }
@@ -42,8 +35,8 @@ pub fn span_id() -> SpanId {
 /// Trace and span id of a batch, computed from its number: all calls in the batch compute the same ids, so no table is
 /// kept.
 pub fn of_batch(number: u64) -> (TraceId, SpanId) {
-    let at = number.wrapping_mul(STEP);
-    let [high, low] = [mixed(KEYS[1].wrapping_add(at)), mixed(KEYS[1].wrapping_sub(at) ^ STEP)];
+    let at = number.wrapping_mul(GOLDEN);
+    let [high, low] = [mix(KEYS[1].wrapping_add(at)), mix(KEYS[1].wrapping_sub(at) ^ GOLDEN)];
     (TraceId::from((u128::from(high) << 64) | u128::from(low)), SpanId::from(high.max(1)))
 }
 

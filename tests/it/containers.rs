@@ -8,6 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use halfhitch::files::{self, FileError, ReadOptions};
 use serde::Deserialize;
 
+use crate::support::Random;
+
 #[derive(Debug, Deserialize)]
 struct Case {
     file: String,
@@ -121,14 +123,8 @@ fn files_are_read_as_in_python_or_rejected() {
 #[test]
 fn truncated_or_damaged_files_never_panic_and_stay_bounded() {
     let mut seen = std::collections::BTreeSet::new();
-    let mut state = 1u64;
-    let mut random = move |limit: usize| {
-        // xorshift64* (Vigna 2016) suffices for a test.
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
-    };
+    let mut numbers = Random::new(0);
+    let mut random = move |limit: usize| numbers.below(limit as u64) as usize;
     let place = tempfile::tempdir().expect("a folder");
     for case in cases() {
         if case.values.is_none()

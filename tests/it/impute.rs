@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use halfhitch::files::{ReadOptions, open};
+use halfhitch::numeric::rng::{GOLDEN, mix};
 use halfhitch::rpc::pb;
 use tonic::Code;
 
@@ -27,12 +28,8 @@ fn digits() -> Vec<f32> {
     rows.into_iter().flat_map(|(_, row)| row.to_vec()).collect()
 }
 
-/// splitmix64 (Steele et al. 2014).
 fn hash(i: usize) -> u64 {
-    let mut z = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+    mix((i as u64 + 1).wrapping_mul(GOLDEN))
 }
 
 /// Hides a random `share` of the values.

@@ -43,7 +43,7 @@ const RULES: &[Rule] = &[
     Rule { module: "training", may_import: &["model", "numeric"], never_mentions: IMPURE },
     Rule { module: "methods", may_import: &[], never_mentions: IMPURE },
     Rule { module: "fair_share", may_import: &[], never_mentions: IMPURE },
-    Rule { module: "telemetry", may_import: &["methods"], never_mentions: GRPC },
+    Rule { module: "telemetry", may_import: &["methods", "numeric"], never_mentions: GRPC },
     Rule { module: "security", may_import: &["telemetry", "methods", "fair_share"], never_mentions: GRPC },
     Rule { module: "executor", may_import: &["telemetry"], never_mentions: GRPC },
     Rule { module: "files", may_import: &["model"], never_mentions: GRPC },
@@ -62,7 +62,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "jobs",
-        may_import: &["registry", "executor", "files", "store", "training", "model", "telemetry"],
+        may_import: &["registry", "executor", "files", "store", "training", "model", "numeric", "telemetry"],
         never_mentions: GRPC,
     },
     Rule { module: "service", may_import: SERVICE_AND_BELOW, never_mentions: GRPC },

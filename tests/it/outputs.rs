@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::cli::{fails, run, succeeds};
 use crate::support::files::csv;
 use crate::support::process::{ServerProcess, halfhitch};
-use crate::support::{sample, temporary_store};
+use crate::support::{Random, sample, temporary_store};
 
 /// Environment variable with the folder for a child of [`killed_writers_leave_whole_files`].
 const FOLDER: &str = "OUTPUTS_TEST_FOLDER";
@@ -24,19 +24,6 @@ const COLUMNS: usize = 5;
 const ROUNDS_MAX: u32 = 100_000;
 const KILLS: usize = 400;
 const ERRORS: usize = 9_600;
-
-/// splitmix64 (Steele et al. 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % limit
-    }
-}
 
 /// A table determined by its generation.
 fn table(generation: u32) -> Vec<f32> {
@@ -87,7 +74,7 @@ fn errors_while_writing_leave_the_old_file() {
     for name in names {
         write(&folder.path().join(name), 1, |_| {}).expect("writes");
     }
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let mut next = 2;
     for round in 0..ERRORS {
         let which = random.below(2) as usize;
@@ -167,7 +154,7 @@ fn killed_writers_leave_whole_files() {
     for name in names {
         write(&folder.path().join(name), 1, |_| {}).expect("writes");
     }
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     let mut written = 0;
     for _ in 0..KILLS {
         let before = names.map(|name| generation(&folder.path().join(name)));
@@ -324,7 +311,7 @@ fn killed_commands_leave_the_old_or_the_complete_file() {
     csv(&place.at("rows.csv"), FEATURES, &many());
     place.succeeds(&["encode", "m", "rows.csv", "-o", "codes.csv"]);
     let whole = fs::read(place.at("codes.csv")).expect("is there");
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for round in 0..24 {
         fs::write(place.at("codes.csv"), "old").expect("writes");
         let mut child = halfhitch()

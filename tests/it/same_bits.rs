@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::files::{npy_of, tensors_sha256};
 use crate::support::process::ServerProcess;
-use crate::support::{finish, question, temporary_store};
+use crate::support::{Random, finish, question, temporary_store};
 
 const COLUMNS: usize = 32;
 const ROWS: u64 = 6_000;
@@ -117,17 +117,14 @@ async fn random_kills_do_not_change_the_bits_of_a_job() {
     println!("{epochs} epochs, not interrupted, 2 threads: {whole:.1?}, {expected}");
 
     let place = Place::new();
-    let mut state = SEED | 1;
+    let mut random = Random::new(SEED);
     let (mut killed, mut trained_on) = (0, 0);
     let ended = loop {
         // Threads and instruction set may change with each restart.
         let server = place.serve(1 + killed as usize % 2, None);
         let id = job(&server, epochs).await;
-        // xorshift64* (Vigna 2016). The lives together are too short for the job to end between kills.
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        let share = (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40) as f64 / f64::from(1 << 24);
+        // The lives together are too short for the job to end between kills.
+        let share = f64::from(random.uniform());
         let life = if killed < kills { whole.mul_f64(share / f64::from(kills)) } else { Duration::from_mins(30) };
         match end(&server, &id, life).await {
             Ok(ended) => break ended,

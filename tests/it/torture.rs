@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use crate::support::process::ServerProcess;
-use crate::support::{AutoencoderClient, chunk, finish, question, sample, spec, temporary_store};
+use crate::support::{AutoencoderClient, Random, chunk, finish, question, sample, spec, temporary_store};
 
 const COLUMNS: usize = 8;
 /// After this many deaths a client lives on until it has its result, or the server is killed.
@@ -22,27 +22,11 @@ const DEATHS_MAX: u32 = 6;
 /// Size of the windows in which chunks are shuffled.
 const SHUFFLED: usize = 12;
 
-/// xorshift64* (Vigna 2016).
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % end
-    }
-
-    /// Shuffles the items within windows.
-    fn shuffle(&mut self, things: &mut [u64]) {
-        for window in things.chunks_mut(SHUFFLED) {
-            for i in (1..window.len()).rev() {
-                window.swap(i, self.below(i as u64 + 1) as usize);
-            }
+/// Shuffles the numbers within windows.
+fn shuffle(numbers: &mut [u64], random: &mut Random) {
+    for window in numbers.chunks_mut(SHUFFLED) {
+        for i in (1..window.len()).rev() {
+            window.swap(i, random.below(i as u64 + 1) as usize);
         }
     }
 }
@@ -89,7 +73,7 @@ impl Data {
     /// The messages after chunk `last` is acknowledged: out of order, some twice, some acknowledged before.
     fn questions(&self, last: u64, random: &mut Random) -> Vec<pb::TrainRequest> {
         let mut numbers: Vec<u64> = (last + 1..=self.chunks()).collect();
-        random.shuffle(&mut numbers);
+        shuffle(&mut numbers, random);
         let mut sent = Vec::new();
         for (place, number) in numbers.iter().enumerate() {
             sent.push(*number);

@@ -4,6 +4,7 @@
 pub(crate) mod data;
 pub(crate) mod files;
 pub(crate) mod process;
+mod random;
 pub(crate) mod raw;
 #[path = "../../../benches/support/untied.rs"]
 pub(crate) mod untied;
@@ -21,6 +22,7 @@ use halfhitch::rpc::pb::autoencoder_service_client::AutoencoderServiceClient;
 use halfhitch::rpc::pb::job_service_client::JobServiceClient;
 use halfhitch::rpc::pb::model_service_client::ModelServiceClient;
 use halfhitch::server::{self, ServerConfig, ServerError};
+pub(crate) use random::Random;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -93,14 +95,8 @@ pub(crate) fn temporary_store() -> TempDir {
 
 /// `rows` rows of `columns` features that lie near a plane of `columns / 2` dimensions, row-major.
 pub(crate) fn sample(rows: usize, columns: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut uniform = move || {
-        // xorshift64* (Vigna 2016): sufficient for tests.
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
+    let mut random = Random::new(seed);
+    let mut uniform = move || random.uniform() - 0.5;
     let hidden = (columns / 2).max(1);
     let mut values = Vec::with_capacity(rows * columns);
     for _ in 0..rows {
