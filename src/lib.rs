@@ -114,7 +114,7 @@
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | | | [`Model`], [`numeric`], [`model`], [`training`] and [`files`]: a library without async code |
+//! | | | [`Model`], [`numeric`], [`text`], [`model`], [`training`] and [`files`]: a library without async code |
 //! | `arrow` | yes | Parquet and Arrow IPC in [`files`] |
 //! | `client` | | `client`: calls to a server with the same arrays; `pb`: the messages of the API |
 //! | `server` | yes | the program: all other modules; includes `client` |
@@ -125,6 +125,7 @@
 //! `layering` give the exact rules:
 //!
 //! - [`numeric`]: matrix products, activations, decompositions, random numbers
+//! - [`text`]: quoting and cutting of texts in messages
 //! - [`model`]: names, specifications, the autoencoder, its gradient, its file
 //! - [`training`]: from rows to a trained model; pure, no clock and no disk
 //! - `methods`: the table of gRPC methods, and the operations on rows; `fair_share`: the share of a common limit
@@ -174,6 +175,7 @@ pub mod service;
 pub mod store;
 #[cfg(feature = "server")]
 pub mod telemetry;
+pub mod text;
 pub mod training;
 
 pub use library::{Model, ModelError, Reconstruction, Scores};

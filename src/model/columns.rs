@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::text::{shown, shown_list};
+use crate::text::{shown, shown_list};
 
 /// Why columns cannot be matched with the features of a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

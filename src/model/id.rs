@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::shown;
+use crate::text::shown;
 
 /// Largest length of a name or alias, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;

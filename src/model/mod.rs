@@ -20,7 +20,6 @@ pub mod score;
 pub mod spec;
 pub mod spectrum;
 pub mod statistics;
-pub mod text;
 
 pub use artifact::{Artifact, ArtifactError};
 pub use autoencoder::{Autoencoder, Space, TiedLayer};
@@ -39,3 +38,5 @@ pub use score::Scorer;
 pub use spec::{Loss, ModelSpec, NormalizationKind, SpecError};
 pub use spectrum::SpectrumError;
 pub use statistics::Statistics;
+
+pub use crate::text;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::shown;
 use crate::numeric::Activation;
+use crate::text::shown;
 
 /// Largest number of encoder layers of a model.
 pub const LAYERS_MAX: usize = 16;

@@ -2,7 +2,7 @@
 
 use super::format_version::FORMAT_VERSION;
 use crate::model::SpecError;
-use crate::model::text::shown;
+use crate::text::shown;
 
 /// Why a model file is rejected. Every variant names what was expected and what was found.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
