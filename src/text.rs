@@ -1,16 +1,44 @@
-//! Quotes text from clients and files in messages.
+//! Texts in messages: quotes text from clients and files, and cuts long texts and lists.
+
+use std::fmt::Display;
 
 /// Largest number of characters that a message quotes of a text.
 pub const SHOWN_CHARS_MAX: usize = 100;
 /// Largest number of texts that a message quotes of a list.
 pub const SHOWN_TEXTS_MAX: usize = 5;
 
+/// The first `chars_max` characters of `text`.
+pub fn first_chars(text: &str, chars_max: usize) -> &str {
+    text.char_indices().nth(chars_max).map_or(text, |(end, _)| &text[..end])
+}
+
+/// The first `chars_max` characters of `text`, and `ending` if there are more.
+pub fn shortened(text: &str, chars_max: usize, ending: &str) -> String {
+    let start = first_chars(text, chars_max);
+    if start.len() < text.len() { format!("{start}{ending}") } else { start.to_owned() }
+}
+
 /// `text` if it is short; otherwise its first [`SHOWN_CHARS_MAX`] characters and its length in bytes.
 pub fn shown(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS_MAX) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}... ({} bytes in all)", &text[..end], text.len()),
-    }
+    shortened(text, SHOWN_CHARS_MAX, &format!("... ({} bytes in all)", text.len()))
+}
+
+/// The first `items_max` of `items`, and what `rest` says about the number of others, if there are any.
+pub fn first_items<T: Display>(
+    items: impl ExactSizeIterator<Item = T>,
+    items_max: usize,
+    separator: &str,
+    rest: impl FnOnce(usize) -> String,
+) -> String {
+    let others = items.len().saturating_sub(items_max);
+    let first: Vec<String> = items.take(items_max).map(|item| item.to_string()).collect();
+    let rest = if others > 0 { rest(others) } else { String::new() };
+    first.join(separator) + &rest
+}
+
+/// As [`first_items`], in the form "a, b and 7 more".
+pub fn listed<T: Display>(items: impl ExactSizeIterator<Item = T>, items_max: usize) -> String {
+    first_items(items, items_max, ", ", |others| format!(" and {others} more"))
 }
 
 /// The first [`SHOWN_TEXTS_MAX`] of `texts` in quotes, each as [`shown`] gives it, and the number of others.
@@ -41,6 +69,25 @@ mod tests {
         let exact = "ß".repeat(SHOWN_CHARS_MAX);
         assert_eq!(shown(&exact), exact);
         assert_eq!(shown(&"ß".repeat(1_000_000)), format!("{exact}... (2000000 bytes in all)"));
+    }
+
+    #[test]
+    fn a_text_is_shortened_only_if_it_is_longer() {
+        assert_eq!(
+            (first_chars("größe", 3), first_chars("größe", 5), first_chars("größe", 9)),
+            ("grö", "größe", "größe")
+        );
+        assert_eq!((shortened("größe", 3, "…"), shortened("größe", 5, "…")), ("grö…".to_owned(), "größe".to_owned()));
+    }
+
+    #[test]
+    fn a_list_has_its_first_items_and_counts_the_rest() {
+        assert_eq!(
+            (listed([1, 2, 3].iter(), 2), listed([1, 2].iter(), 2)),
+            ("1, 2 and 1 more".to_owned(), "1, 2".to_owned())
+        );
+        assert_eq!(first_items(["a", "b", "c"].iter(), 1, "; ", |others| format!("; {others}")), "a; 2");
+        assert_eq!(listed(std::iter::empty::<&str>(), 2), "");
     }
 
     #[test]

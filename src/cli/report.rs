@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::draw;
 use crate::rpc::pb;
+use crate::text;
 
 /// Maximum features in one line.
 const FEATURES_MAX: usize = 10;
@@ -19,7 +20,7 @@ pub(super) fn by_feature(report: &pb::TrainingReport, names: &[String]) -> Vec<(
     let mut known: Vec<(usize, f32)> = shares.filter(|(_, share)| !share.is_nan()).collect();
     known.sort_by(|a, b| a.1.total_cmp(&b.1));
     let name = |j: usize| match names.get(j).filter(|name| !name.is_empty()) {
-        Some(name) => name.chars().take(40).collect(),
+        Some(name) => text::first_chars(name, 40).to_owned(),
         None => format!("column {}", j + 1),
     };
     known.into_iter().map(|(j, share)| (name(j), share)).collect()
@@ -27,9 +28,7 @@ pub(super) fn by_feature(report: &pb::TrainingReport, names: &[String]) -> Vec<(
 
 /// The first `most` features, and the count of the others.
 fn listed(features: &[(String, f32)], most: usize) -> String {
-    let named: Vec<String> = features.iter().take(most).map(|(name, share)| format!("{name} {share:.2}")).collect();
-    let more = features.len().saturating_sub(most);
-    if more > 0 { format!("{} and {more} more", named.join(", ")) } else { named.join(", ") }
+    text::listed(features.iter().map(|(name, share)| format!("{name} {share:.2}")), most)
 }
 
 /// The lines of one evaluation.

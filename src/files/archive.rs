@@ -13,6 +13,7 @@ use super::choice::{Array, choose};
 use super::input::Input;
 use super::region::Region;
 use super::{FileError, ReadOptions, RowReader, foreign, npy};
+use crate::model::text::first_items;
 
 /// Maximum number of files in an archive.
 const ENTRIES_MAX: usize = 10_000;
@@ -63,11 +64,8 @@ pub(super) fn open(input: &mut Input) -> Result<Content, FileError> {
     }
     let [only] = archive.entries.as_slice() else {
         let got = format!("it is a zip archive of {} files", names.len());
-        let mut shown: Vec<&str> = names.iter().take(SHOWN_MAX).map(String::as_str).collect();
-        if names.len() > SHOWN_MAX {
-            shown.push("...");
-        }
-        let expected = format!("one file in it: unpack it and choose one of {}", shown.join(", "));
+        let names = first_items(names.iter(), SHOWN_MAX, ", ", |_| ", ...".to_owned());
+        let expected = format!("one file in it: unpack it and choose one of {names}");
         return Err(FileError::content(&input.path, got, expected));
     };
     let (stream, plain) = archive.bytes(only)?;

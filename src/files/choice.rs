@@ -1,6 +1,7 @@
 //! Chooses the array to read from a file with several.
 
 use super::{FileError, ReadOptions};
+use crate::model::text::first_items;
 
 /// Common names for the rows of a data set, in order of preference.
 const USUAL: [&str; 4] = ["X", "x", "data", "arr_0"];
@@ -60,10 +61,6 @@ pub(super) fn choose(
 }
 
 fn listed(arrays: &[Array]) -> String {
-    let mut names: Vec<String> =
-        arrays.iter().take(SHOWN_MAX).map(|array| format!("{:?} ({})", array.name, array.shown)).collect();
-    if arrays.len() > SHOWN_MAX {
-        names.push(format!("and {} more", arrays.len() - SHOWN_MAX));
-    }
-    names.join(", ")
+    let names = arrays.iter().map(|array| format!("{:?} ({})", array.name, array.shown));
+    first_items(names, SHOWN_MAX, ", ", |others| format!(", and {others} more"))
 }

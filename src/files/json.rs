@@ -11,6 +11,7 @@ use super::binary::{check_shape, may_be_rounded, rounded_note};
 use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Location, ReadOptions, RowReader};
 use crate::model::Missing;
+use crate::model::text::first_chars;
 
 /// Maximum size of a row, with 200 characters for each number. It limits the memory for a value that never ends.
 const RECORD_BYTES_MAX: usize = COLUMNS_MAX * 200;
@@ -83,7 +84,7 @@ impl Node {
         match self {
             Self::Null => "null".to_owned(),
             Self::Number(value) | Self::Whole(value) => value.to_string(),
-            Self::Text(text) => format!("{:?}", text.chars().take(SHOWN_CHARACTERS_MAX).collect::<String>()),
+            Self::Text(text) => format!("{:?}", first_chars(text, SHOWN_CHARACTERS_MAX)),
             Self::List(list) => format!("a list of {}", list.len()),
             Self::Object(_) => "an object".to_owned(),
         }
@@ -478,7 +479,7 @@ impl JsonLinesReader {
             let is_known =
                 |key: &String| self.columns.iter().any(|column| column.key == *key) || self.left_out.contains(key);
             if let Some((key, _)) = entries.iter().find(|(key, _)| !is_known(key)) {
-                let shown: String = key.chars().take(SHOWN_CHARACTERS_MAX).collect();
+                let shown = first_chars(key, SHOWN_CHARACTERS_MAX);
                 let expected = "only the keys of the first row (or choose keys with --columns)";
                 return Err(wrong(format!("it has the key {shown:?}"), expected.to_owned()));
             }

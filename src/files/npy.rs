@@ -6,6 +6,7 @@ use super::binary::{Binary, Encoding, Kind, check_shape};
 use super::column_major::ColumnMajor;
 use super::input::Input;
 use super::{FileError, RowReader, shape};
+use crate::model::text::first_chars;
 
 /// Maximum size of a header; headers of plain arrays are smaller.
 const HEADER_BYTES_MAX: usize = 1 << 16;
@@ -42,7 +43,7 @@ pub(super) fn describe(input: &mut Input) -> Result<(String, bool), FileError> {
 }
 
 fn shown(descr: &str) -> String {
-    descr.trim_matches(['\'', '"']).chars().take(SHOWN_CHARACTERS_MAX).collect()
+    first_chars(descr.trim_matches(['\'', '"']), SHOWN_CHARACTERS_MAX).to_owned()
 }
 
 impl Header {

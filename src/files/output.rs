@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempPath;
 
 use super::FileError;
+use crate::model::text::first_chars;
 
 /// Maximum number of symbolic links to follow; the same as Linux.
 const LINKS_MAX: usize = 40;
@@ -276,7 +277,7 @@ fn with_name<T>(target: &Path, make: impl FnMut(&Path) -> io::Result<T>) -> io::
     let mut prefix = std::ffi::OsString::from(".");
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     // File names are limited to 255 bytes.
-    prefix.push(name.chars().take(50).collect::<String>());
+    prefix.push(first_chars(&name, 50));
     prefix.push(".");
     let made = tempfile::Builder::new().prefix(&prefix).suffix(".part").make_in(folder_of(target), make)?;
     Ok(made.into_parts())

@@ -107,6 +107,6 @@ impl ReadOptions {
 /// A list of names, cut to 20.
 fn shown(names: &[String]) -> String {
     const SHOWN_MAX: usize = 20;
-    let more = if names.len() > SHOWN_MAX { format!(", and {} more", names.len() - SHOWN_MAX) } else { String::new() };
-    names.iter().take(SHOWN_MAX).map(|name| text::shown(name)).collect::<Vec<_>>().join(", ") + &more
+    let names = names.iter().map(|name| text::shown(name));
+    text::first_items(names, SHOWN_MAX, ", ", |others| format!(", and {others} more"))
 }

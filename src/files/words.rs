@@ -6,6 +6,7 @@ use std::io::{BufRead, Read};
 use super::binary::{check_shape, check_values};
 use super::input::Input;
 use super::{COLUMNS_MAX, FileError, Format, Location, RowReader};
+use crate::model::text::first_chars;
 
 /// Maximum length of a line, with 200 characters for each number.
 const LINE_BYTES_MAX: usize = COLUMNS_MAX * 200;
@@ -168,7 +169,8 @@ impl Words {
             let Some(field) = fields.next() else { break };
             let number = std::str::from_utf8(field).ok().and_then(|text| text.parse::<f64>().ok());
             let Some(number) = number else {
-                let shown: String = String::from_utf8_lossy(field).chars().take(SHOWN_CHARACTERS_MAX).collect();
+                let text = String::from_utf8_lossy(field);
+                let shown = first_chars(&text, SHOWN_CHARACTERS_MAX);
                 let expected = format!("{} numbers after a word, as before", self.columns);
                 return Err(FileError::at(&self.input.path, place, format!("{shown:?}"), expected));
             };

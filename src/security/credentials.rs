@@ -15,6 +15,7 @@ use super::date;
 use super::files::Unreadable;
 use super::roles::{Role, Roles};
 use super::{Caller, Refusal, Term};
+use crate::text::first_chars;
 
 /// Most entries of a file. The limit bounds the work of a call: every received token is compared with all entries.
 pub const ENTRIES_MAX: usize = 1000;
@@ -359,7 +360,7 @@ impl Taken<'_> {
         if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed) {
             return Ok(name);
         }
-        Err(self.wrong("name", format!("{:?}", name.chars().take(80).collect::<String>()), expected))
+        Err(self.wrong("name", format!("{:?}", first_chars(&name, 80)), expected))
     }
 
     fn sha256(&mut self) -> Result<Option<Fingerprint>, CredentialsError> {
@@ -395,7 +396,7 @@ impl Taken<'_> {
         texts.iter().try_fold(Roles::default(), |roles, text| match text.parse::<Role>() {
             Ok(role) => Ok(roles.with(role)),
             Err(()) => {
-                let shown: String = text.chars().take(80).collect();
+                let shown = first_chars(text, 80);
                 Err(self.wrong("roles", format!("{shown:?}"), expected.to_owned()))
             }
         })
@@ -410,7 +411,7 @@ impl Taken<'_> {
         match models.iter().find(|text| !could_begin(text)) {
             None => Ok(models),
             Some(other) => {
-                let shown: String = other.chars().take(80).collect();
+                let shown = first_chars(other, 80);
                 let expected = format!("{expected}, of characters a-z, 0-9, '.', '_' or '-'");
                 Err(self.wrong("models", format!("{shown:?}"), expected))
             }
@@ -445,7 +446,7 @@ impl Taken<'_> {
         match self.table.keys().next() {
             None => Ok(()),
             Some(key) => {
-                let shown: String = key.chars().take(80).collect();
+                let shown = first_chars(key, 80);
                 Err(self.wrong(&format!("the key {shown:?}"), "unknown".to_owned(), format!("one of: {known}")))
             }
         }

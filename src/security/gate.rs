@@ -13,6 +13,7 @@ use super::log_throttle::now_ns;
 use super::roles::Need;
 use super::{Caller, Credentials, CredentialsError, Refusal, Term};
 use crate::methods::Method;
+use crate::text::first_chars;
 
 /// Checks certificates as TLS handshakes do, with the current authorities and revocation lists.
 pub trait CertificateCheck: std::fmt::Debug + Send + Sync {
@@ -212,7 +213,7 @@ impl Gate {
         if need.is_met_by(roles) {
             return Ok(certified(caller));
         }
-        let method = path.chars().take(120).collect();
+        let method = first_chars(path, 120).to_owned();
         Err(Refusal::Method { caller: Arc::clone(&caller.0.name), method, expected: need.expected() })
     }
 }

@@ -21,6 +21,8 @@ pub use fair_quota::{FairQuota, QuotaGuard};
 pub use refusal::Refusal;
 pub use roles::{Need, Role, Roles};
 
+use crate::text::first_chars;
+
 /// Validity of a credential: it ends at a time or by revocation. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Term {
@@ -128,7 +130,7 @@ impl Caller {
         if self.may_use(model) {
             return Ok(());
         }
-        Err(Refusal::Model { caller: Arc::clone(&self.0.name), model: model.chars().take(80).collect() })
+        Err(Refusal::Model { caller: Arc::clone(&self.0.name), model: first_chars(model, 80).to_owned() })
     }
 
     /// Counts one more request, until the guard is dropped. `None` without a limit on requests.

@@ -32,7 +32,7 @@ pub use crate::jobs::{
 };
 pub use crate::model::report::{EpochLosses, Evaluation, TrainingReport};
 pub use crate::model::spec::{Loss, ModelSpec, NormalizationKind};
-pub use crate::model::text::shown;
+pub use crate::model::text::{first_chars, shown};
 pub use crate::model::{
     Alias, AnswerFormat, ArtifactError, ColumnMap, Comparison, Form, IdError, LayerInspection, Matrix, MatrixError,
     ModelKey, ModelName, ModelReference, Selector, Values, Version,

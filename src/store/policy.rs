@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use crate::model::text::first_chars;
 use crate::model::{IdError, ModelName, Version};
 
 /// Which versions of a model are served. A version with an alias is always served.
@@ -65,7 +66,7 @@ impl FromStr for VersionPolicy {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {
-        let bad = || PolicyError::Policy(text.chars().take(80).collect());
+        let bad = || PolicyError::Policy(first_chars(text, 80).to_owned());
         match text.split_once(':') {
             None if text == "all" => Ok(Self::All),
             Some(("latest", count)) => count.parse().ok().filter(|count| *count > 0).map(Self::Latest).ok_or_else(bad),
@@ -91,7 +92,7 @@ impl FromStr for VersionPolicies {
                 None => of_others.replace(part.parse()?).is_some(),
             };
             if twice {
-                return Err(PolicyError::Twice(part.chars().take(80).collect()));
+                return Err(PolicyError::Twice(first_chars(part, 80).to_owned()));
             }
         }
         Ok(Self { of_others: of_others.unwrap_or_default(), by_name })

@@ -1,6 +1,7 @@
 //! Notes on single columns: those that teach a model nothing, or something unintended.
 
 use crate::model::normalization::Learner;
+use crate::model::text::{listed, shortened};
 
 /// Maximum number of columns that a note names; beyond it, the note counts them.
 const NAMED_MAX: usize = 10;
@@ -24,19 +25,14 @@ impl Names<'_> {
     /// The name of column `index`, from 0.
     pub(super) fn of(self, index: usize) -> String {
         match self.0.get(index).filter(|name| !name.is_empty()) {
-            Some(name) if name.chars().count() > NAME_CHARS_MAX => {
-                format!("{}…", name.chars().take(NAME_CHARS_MAX).collect::<String>())
-            }
-            Some(name) => name.clone(),
+            Some(name) => shortened(name, NAME_CHARS_MAX, "…"),
             None => format!("column {}", index + 1),
         }
     }
 
     /// The first few names, and the number of others.
     pub(super) fn list(columns: impl ExactSizeIterator<Item = String>) -> String {
-        let more = columns.len().saturating_sub(NAMED_MAX);
-        let named: Vec<String> = columns.take(NAMED_MAX).collect();
-        if more > 0 { format!("{} and {more} more", named.join(", ")) } else { named.join(", ") }
+        listed(columns, NAMED_MAX)
     }
 }
 

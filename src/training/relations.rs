@@ -9,6 +9,7 @@
 use super::columns::Names;
 use crate::model::Invariants;
 use crate::model::invariants::{LIMIT, RELATION_NUMBERS_MAX};
+use crate::model::text::first_items;
 use crate::numeric::linalg::{covariance, dot};
 
 /// Largest number of columns for the search: the factorization costs their cube, and its rows their square.
@@ -30,7 +31,7 @@ const COEFFICIENT_MIN: f64 = 1e-4;
 const ROUNDING: f64 = 1.0 / (1u64 << 22) as f64;
 
 /// Number of relations that a note names.
-const TOLD_MAX: usize = 3;
+const NAMED_MAX: usize = 3;
 
 /// Number of training rows to examine; 0 if there are too few rows, or too many columns.
 pub(super) fn wanted_rows(rows: u64, features: usize) -> u64 {
@@ -102,15 +103,12 @@ pub(super) fn note(found: &Invariants, names: Names<'_>) -> Option<String> {
         let of: Vec<usize> = (0..features).filter(|j| relation[*j] != 0.0).collect();
         Names::list(of.into_iter().map(|j| names.of(j)))
     };
-    let mut told: Vec<String> = found.relations.chunks_exact(features.max(1)).take(TOLD_MAX).map(columns).collect();
-    if found.centers.len() > TOLD_MAX {
-        told.push(format!("{} more such groups", found.centers.len() - TOLD_MAX));
-    }
-    (!told.is_empty()).then(|| {
+    let groups = found.relations.chunks_exact(features.max(1)).map(columns);
+    (groups.len() > 0).then(|| {
         format!(
             "linearly dependent columns: {}: a row that breaks their relation, even by other rounding, is an \
              alarm when it is scored",
-            told.join("; ")
+            first_items(groups, NAMED_MAX, "; ", |others| format!("; {others} more such groups"))
         )
     })
 }

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use crate::cli::{models, report};
 use crate::rpc::pb;
+use crate::text::listed;
 
 /// Maximum feature names listed; the rest is a count.
 const FEATURE_NAMES_MAX: usize = 24;
@@ -86,11 +87,7 @@ fn activations(numbers: &[i32]) -> String {
 }
 
 fn feature_names(names: &[String]) -> Markup {
-    let more = names.len().saturating_sub(FEATURE_NAMES_MAX);
-    html! {
-        (names[..names.len() - more].join(", "))
-        @if more > 0 { " and " (more) " more" }
-    }
+    html! { (listed(names.iter(), FEATURE_NAMES_MAX)) }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::comment::names_of_comment;
 use super::options::{Decimal, Separator, TextOptions, Thousands};
 use super::split::{Kind, Splitter};
 use crate::files::{FileError, Location};
+use crate::model::text::first_chars;
 
 /// Maximum number of records and fields of a sample.
 const RECORDS_MAX: usize = 500;
@@ -175,7 +176,7 @@ impl Dialect {
             }
             Pairs::Unclear => {
                 let line = lines.records.first().map_or(1, |record| record.line);
-                let shown: String = texts.first().map(|text| text.chars().take(40).collect()).unwrap_or_default();
+                let shown = texts.first().map_or("", |text| first_chars(text, 40));
                 return Err(FileError::at(
                     path,
                     Location::Line(line),

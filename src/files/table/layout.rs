@@ -7,6 +7,7 @@ use super::header::{self, First};
 use super::names;
 use super::options::{Decimal, Separator};
 use crate::files::{COLUMNS_MAX, FileError, Location, ReadOptions};
+use crate::model::text::shortened;
 
 /// Maximum number of further header lines, such as units, below the first one.
 const MORE_HEADERS_MAX: usize = 3;
@@ -280,6 +281,5 @@ pub(super) fn count(fields: usize) -> String {
 
 /// The beginning of a text, for messages.
 pub(super) fn shown(text: &str) -> String {
-    let start: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
-    if start.len() < text.len() { start + "..." } else { start }
+    shortened(text, SHOWN_CHARACTERS_MAX, "...")
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::model::spec::FEATURE_NAME_BYTES_MAX;
+use crate::model::text::listed;
 
 /// Maximum number of names that a note lists.
 const LISTED_MAX: usize = 5;
@@ -65,7 +66,7 @@ pub(in crate::files) fn repair(written: &[String], index: bool) -> (Vec<String>,
         (unprintable, "line breaks and control characters in names become spaces"),
     ] {
         if !changed.is_empty() {
-            notes.push(format!("{what}: {}", listed(&changed)));
+            notes.push(format!("{what}: {}", listed(changed.iter(), LISTED_MAX)));
         }
     }
     (names, notes)
@@ -91,13 +92,7 @@ fn shortened(name: &str) -> String {
 
 /// The longest prefix of complete characters within `bytes_max` bytes, without trailing white space.
 fn cut(text: &str, bytes_max: usize) -> &str {
-    let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text[..end.unwrap_or(0)].trim_end()
-}
-
-fn listed(names: &[String]) -> String {
-    let more = if names.len() > LISTED_MAX { format!(" and {} more", names.len() - LISTED_MAX) } else { String::new() };
-    names.iter().take(LISTED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ") + &more
+    text[..text.floor_char_boundary(bytes_max)].trim_end()
 }
 
 #[cfg(test)]

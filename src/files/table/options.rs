@@ -6,6 +6,8 @@ use std::str::FromStr;
 use encoding_rs::Encoding;
 use serde::{Deserialize, Serialize};
 
+use crate::model::text::first_chars;
+
 /// Maximum number of marks of missing values, and maximum size of one in bytes.
 const MARKS_MAX: usize = 100;
 const MARK_BYTES_MAX: usize = 100;
@@ -294,7 +296,7 @@ pub enum DialectError {
 
 /// A setting as errors show it: quoted and cut.
 fn shown(text: &str) -> String {
-    let start: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
+    let start = first_chars(text, SHOWN_CHARACTERS_MAX);
     let more = if start.len() < text.len() { "..." } else { "" };
     format!("{start:?}{more}")
 }

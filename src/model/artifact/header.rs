@@ -12,6 +12,7 @@ use super::error::ArtifactError;
 use super::metadata::KEY;
 use super::tensors::MAY_BE_F64;
 use crate::model::spec::LAYERS_MAX;
+use crate::text::first_chars;
 
 /// Largest header, in bytes: room for 4 MiB of feature names, escaped twice, and 100,000 epochs of losses.
 pub const HEADER_BYTES_MAX: usize = 32 << 20;
@@ -127,7 +128,7 @@ impl Header {
 }
 
 fn cut(text: &str) -> String {
-    text.chars().take(SHOWN_CHARS_MAX).collect()
+    first_chars(text, SHOWN_CHARS_MAX).to_owned()
 }
 
 /// The object in the header: tensors by name, and `__metadata__`.

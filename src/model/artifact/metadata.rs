@@ -9,6 +9,7 @@ use crate::model::invariants::RELATION_NUMBERS_MAX;
 use crate::model::spec::RawModelSpec;
 use crate::model::statistics::{CALIBRATION_ROWS_MAX, STATISTICS_CODE_MAX};
 use crate::model::{ModelSpec, Statistics, TrainingReport};
+use crate::text::first_chars;
 
 /// The key in the file's `__metadata__`.
 pub(super) const KEY: &str = "halfhitch";
@@ -99,7 +100,7 @@ impl Metadata {
             None => {}
             Some(version) if version.as_u64() == Some(FORMAT_VERSION) => {}
             Some(other) => {
-                return Err(ArtifactError::FormatVersion { got: other.to_string().chars().take(80).collect() });
+                return Err(ArtifactError::FormatVersion { got: first_chars(&other.to_string(), 80).to_owned() });
             }
         }
         let raw: RawMetadata = serde_json::from_str(text).map_err(invalid)?;

@@ -60,6 +60,7 @@ use safetensors::SafeTensors;
 use self::header::Header;
 use self::metadata::Metadata;
 use super::{Autoencoder, ModelSpec, Statistics, TrainingReport};
+use crate::text::first_chars;
 
 pub use self::error::ArtifactError;
 pub use self::format_version::FORMAT_VERSION;
@@ -154,7 +155,8 @@ impl Artifact {
         let computed = tensors::checksum_of_bytes(&bytes[header.length..], &metadata.canonical);
         match &metadata.sha256 {
             Some(recorded) if *recorded != computed => {
-                return Err(ArtifactError::Checksum { got: computed, expected: recorded.chars().take(80).collect() });
+                let expected = first_chars(recorded, 80).to_owned();
+                return Err(ArtifactError::Checksum { got: computed, expected });
             }
             _ => {}
         }

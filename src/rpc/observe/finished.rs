@@ -14,7 +14,7 @@ use super::traceparent::TraceParent;
 use super::{Measured, RequestContext};
 use crate::methods::{Kind, Method};
 use crate::security::gate::Peer;
-use crate::service::{Batch, Timing};
+use crate::service::{Batch, Timing, first_chars};
 use crate::telemetry::call::{CallIds, Entered, RequestId};
 use crate::telemetry::ids;
 use crate::telemetry::measures::Cause;
@@ -289,7 +289,7 @@ fn number(number: u64) -> HeaderValue {
 
 /// A name sent by the caller, limited to 100 characters.
 fn shown(name: &str) -> String {
-    name.chars().take(100).collect()
+    first_chars(name, 100).to_owned()
 }
 
 fn microseconds(time: Duration) -> u64 {
