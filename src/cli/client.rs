@@ -85,7 +85,7 @@ pub(super) fn named_matrix(columns: usize, values: &[f64], names: &[String]) -> 
 }
 
 /// Prints the notes of a response to standard error.
-pub(super) fn tell_notes(context: &Context, notes: &[String]) {
+pub(super) fn print_notes(context: &Context, notes: &[String]) {
     for note in notes {
         if context.json {
             note_line!("{}", serde_json::json!({ "note": note }));

@@ -71,11 +71,11 @@ impl ColumnsOfFiles {
             if names.is_empty() != reader.names().is_empty() {
                 let without = if names.is_empty() { first } else { path };
                 let note = format!("its columns match those of {first} by position, since {without} has no names");
-                reading::tell(path, &[note]);
+                reading::print_notes_of(path, &[note]);
             }
             let before = reader.notes().len();
             reader = files::by_name(path, reader, names)?;
-            reading::tell(path, &reader.notes()[before..]);
+            reading::print_notes_of(path, &reader.notes()[before..]);
         }
         reading::check_columns(path, reader.as_ref(), *width)?;
         Ok(reader)
@@ -117,7 +117,7 @@ impl ChunkSource for Source {
                         loop {
                             let mut values = Vec::new();
                             if reader.next_rows(&mut values, chunk_rows(columns))? == 0 {
-                                reading::tell_at_end(path, reader.as_ref());
+                                reading::print_notes_at_end(path, reader.as_ref());
                                 break;
                             }
                             let names = of_files.names().to_vec();

@@ -158,17 +158,17 @@ pub(super) async fn run(
     let publish_rows = spec.incremental.map_or(0, |incremental| incremental.publish_rows);
     let mut rows = PendingRows::read(files, read, columns, publish_rows);
     let display = Display::new(context.json);
-    let (mut told, mut retries) = (0, 0);
+    let (mut printed, mut retries) = (0, 0);
     loop {
-        let before = (told, rows.chunks);
-        let error = match attempt(context, &spec, &mut rows, &display, &mut told).await {
+        let before = (printed, rows.chunks);
+        let error = match attempt(context, &spec, &mut rows, &display, &mut printed).await {
             Ok(()) => {
                 display.finish();
                 return Ok(());
             }
             Err(error) => context.clarified(error).await,
         };
-        if before != (told, rows.chunks) {
+        if before != (printed, rows.chunks) {
             retries = 0;
         }
         let broken = match &error {
@@ -201,12 +201,13 @@ async fn cancel_open_round(context: &Context, spec: &pb::TrainSpec, display: &Di
     }
 }
 
+/// Sends rows on one connection. `printed` is the newest round whose result was printed.
 async fn attempt(
     context: &Context,
     spec: &pb::TrainSpec,
     rows: &mut PendingRows,
     display: &Display,
-    told: &mut u64,
+    printed: &mut u64,
 ) -> Result<(), CliError> {
     let mut client = context.autoencoder().await?;
     // Capacity for all kept chunks, `spec` and `finish`: sending never blocks, so responses are always read.
@@ -239,9 +240,11 @@ async fn attempt(
                     display.acknowledged(&one);
                 }
                 // After a reconnect the server repeats the newest results.
-                Some(pb::TrainResponse { message: Some(ResponseMessage::Result(result)) }) if result.round > *told => {
-                    *told = result.round;
-                    tell(context, &result);
+                Some(pb::TrainResponse { message: Some(ResponseMessage::Result(result)) })
+                    if result.round > *printed =>
+                {
+                    *printed = result.round;
+                    print_round(context, &result);
                 }
                 Some(_) => {}
             },
@@ -254,7 +257,7 @@ async fn attempt(
 }
 
 /// Prints the result of a round.
-fn tell(context: &Context, result: &pb::TrainResult) {
+fn print_round(context: &Context, result: &pb::TrainResult) {
     if context.json {
         out_line!(
             "{}",

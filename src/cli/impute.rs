@@ -8,8 +8,8 @@ use std::io::{BufWriter, Write};
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::client::{Context, answered, named_matrix, tell_notes};
-use super::reading::{self, ReadArgs, tell_at_end};
+use super::client::{Context, answered, named_matrix, print_notes};
+use super::reading::{self, ReadArgs, print_notes_at_end};
 use super::rows::{REQUESTS_MAX, ROWS, WriteArgs, progress_bar};
 use super::{CliError, report, writing};
 use crate::client::{Connection, model_ref, patiently, request_rows};
@@ -84,7 +84,7 @@ impl Blocks {
                 let rows = reader.next_rows(&mut block.values, self.block_rows)?;
                 self.ended = rows == 0;
                 if self.ended {
-                    tell_at_end(&self.file, reader.as_ref());
+                    print_notes_at_end(&self.file, reader.as_ref());
                 }
                 self.next_row += rows as u64;
             }
@@ -93,7 +93,7 @@ impl Blocks {
                 while block.records.len() < self.block_rows && bytes < BLOCK_TEXT_BYTES {
                     let Some(record) = reader.next_record(&mut block.values)? else {
                         (self.ended, block.tail) = (true, reader.rest());
-                        tell_at_end(&self.file, reader.as_ref());
+                        print_notes_at_end(&self.file, reader.as_ref());
                         break;
                     };
                     bytes += record.before.len() + record.text.len();
@@ -345,7 +345,7 @@ pub(super) async fn run(context: &Context, args: ImputeArgs) -> Result<(), CliEr
     let first = blocks.read()?;
     let answer = fill(&client, &model, (columns, &names), &first.values).await;
     let answer = answer.map_err(|error| error.in_file(&file, 0))?;
-    tell_notes(context, &answer.notes);
+    print_notes(context, &answer.notes);
     // If some columns are not features, the response names those that are.
     let place = |column: usize| match answer.kept_names.as_slice() {
         [] => Some(column),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::client::{Context, named_matrix, tell_notes};
+use super::client::{Context, named_matrix, print_notes};
 use super::reading::{self, ReadArgs};
 use super::{CliError, draw, report};
 use crate::client::model_ref;
@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context, args: InspectArgs) -> Result<(), CliE
         .inspect_model(pb::InspectModelRequest { model, rows, validation_sample: args.validation_sample })
         .await?
         .into_inner();
-    tell_notes(context, &seen.notes);
+    print_notes(context, &seen.notes);
     if context.json {
         out_line!("{}", in_json(&args.model, &seen));
     } else {

@@ -76,7 +76,7 @@ pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), C
         }
         JobsCommand::Show { id } => {
             let job = client.get_job(pb::GetJobRequest { id }).await?.into_inner().job;
-            tell(context, &job.unwrap_or_default());
+            print_job(context, &job.unwrap_or_default());
             Ok(())
         }
         JobsCommand::Watch { id } => {
@@ -88,7 +88,7 @@ pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), C
                 display.progress(&last);
             }
             display.finish();
-            tell(context, &last);
+            print_job(context, &last);
             if last.state() == pb::JobState::Succeeded {
                 Ok(())
             } else {
@@ -97,17 +97,17 @@ pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), C
         }
         JobsCommand::Pause { id } => {
             let job = client.pause_job(pb::PauseJobRequest { id }).await?.into_inner().job;
-            tell(context, &job.unwrap_or_default());
+            print_job(context, &job.unwrap_or_default());
             Ok(())
         }
         JobsCommand::Resume { id } => {
             let job = client.resume_job(pb::ResumeJobRequest { id }).await?.into_inner().job;
-            tell(context, &job.unwrap_or_default());
+            print_job(context, &job.unwrap_or_default());
             Ok(())
         }
         JobsCommand::Cancel { id } => {
             let job = client.cancel_job(pb::CancelJobRequest { id }).await?.into_inner().job;
-            tell(context, &job.unwrap_or_default());
+            print_job(context, &job.unwrap_or_default());
             Ok(())
         }
     }
@@ -117,7 +117,7 @@ fn state(job: &pb::Job) -> String {
     report::short(job.state().as_str_name(), "JOB_STATE_")
 }
 
-fn tell(context: &Context, job: &pb::Job) {
+fn print_job(context: &Context, job: &pb::Job) {
     if context.json {
         out_line!("{}", report::job_json(job));
         return;

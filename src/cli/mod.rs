@@ -122,7 +122,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     if let Command::Quickstart(args) = &cli.command {
         return quickstart::run(args, cli.json);
     }
-    reading::tell_in_json(cli.json);
+    reading::print_notes_in_json(cli.json);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

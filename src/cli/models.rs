@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::client::{Context, named_matrix, tell_notes};
+use super::client::{Context, named_matrix, print_notes};
 use super::reading::{self, ReadArgs};
 use super::{CliError, report, writing};
 use crate::client::{CHUNK_BYTES, model_ref};
@@ -316,7 +316,7 @@ async fn orthonormalize(context: &Context, args: OrthonormalizeArgs) -> Result<(
         publish: args.publish,
     };
     let answer = context.models().await?.orthonormalize_model_version(request).await?.into_inner();
-    tell_notes(context, &answer.notes);
+    print_notes(context, &answer.notes);
     let (before, after) = (answer.squared_error, answer.orthonormal_squared_error);
     let rows = first.values.len() / first.columns;
     if context.json {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use serde_json::json;
 
 use super::CliError;
-use super::client::{Context, tell_notes};
+use super::client::{Context, print_notes};
 use crate::files::{
     self, Decimal, FileError, Format, Location, ReadOptions, RowReader, Separator, Table, TextEncoding, TextOptions,
     Thousands,
@@ -205,13 +205,13 @@ pub(super) fn open_table(path: &str, options: &ReadOptions) -> Result<Table, Fil
     } else {
         files::open_table(Path::new(path), options)
     }?;
-    tell_of(path, &table);
+    print_table_notes(path, &table);
     Ok(table)
 }
 
 /// Prints what the reader of a table detected.
-fn tell_of(path: &str, table: &Table) {
-    tell(
+fn print_table_notes(path: &str, table: &Table) {
+    print_notes_of(
         path,
         match table {
             Table::Text(reader) => reader.notes(),
@@ -245,10 +245,10 @@ pub(super) async fn open_for(
         let wanted = ReadOptions { features: features.clone(), ..options };
         match (files::open_table(Path::new(path), &wanted), &opened) {
             (Ok(table), _) if names_of(&table).len() == features.len() => {
-                tell_of(path, &table);
+                print_table_notes(path, &table);
                 let matching = names.and_then(|names| match_columns(&features, &names).ok()?.note());
                 let others = || "columns that are not features of the model are left out".to_owned();
-                tell_notes(context, &[matching.unwrap_or_else(others)]);
+                print_notes(context, &[matching.unwrap_or_else(others)]);
                 return Ok(table);
             }
             (Err(error), Ok(_)) => return Err(error.into()),
@@ -257,7 +257,7 @@ pub(super) async fn open_for(
         }
     }
     let table = opened?;
-    tell_of(path, &table);
+    print_table_notes(path, &table);
     Ok(table)
 }
 
@@ -295,23 +295,23 @@ pub(super) fn open_live(path: &str, options: &ReadOptions) -> Result<Box<dyn Row
         return open(path, options);
     }
     let reader = files::read_live(path, io::stdin(), options)?;
-    tell(path, reader.notes());
+    print_notes_of(path, reader.notes());
     Ok(reader)
 }
 
 /// Whether notes are printed as JSON. Set once at startup.
 static IN_JSON: OnceLock<bool> = OnceLock::new();
 /// Notes that were already printed. A file that is opened twice prints each note once.
-static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Sets whether notes are printed as JSON or text.
-pub(super) fn tell_in_json(json: bool) {
+pub(super) fn print_notes_in_json(json: bool) {
     // The first call wins; a process has one command line.
     let _ = IN_JSON.set(json);
 }
 
 /// Prints what the reader of a file detected, in one line on standard error.
-pub(super) fn tell(path: &str, notes: &[String]) {
+pub(super) fn print_notes_of(path: &str, notes: &[String]) {
     if notes.is_empty() {
         return;
     }
@@ -320,15 +320,15 @@ pub(super) fn tell(path: &str, notes: &[String]) {
     } else {
         format!("note: {path}: {}", notes.join("; "))
     };
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.insert(line.clone()) {
+    let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if printed.insert(line.clone()) {
         note_line!("{line}");
     }
 }
 
 /// Prints the notes that are known only at the end of a file.
-pub(super) fn tell_at_end(path: &str, reader: &dyn RowReader) {
-    tell(path, &reader.notes_at_end());
+pub(super) fn print_notes_at_end(path: &str, reader: &dyn RowReader) {
+    print_notes_of(path, &reader.notes_at_end());
 }
 
 /// Whether a path can be opened only once: standard input, a pipe, a process substitution.

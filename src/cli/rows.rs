@@ -6,8 +6,8 @@ use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{Context, answered, named_matrix, tell_notes};
-use super::reading::{self, ReadArgs, tell_at_end};
+use super::client::{Context, answered, named_matrix, print_notes};
+use super::reading::{self, ReadArgs, print_notes_at_end};
 use super::{CliError, report, writing};
 use crate::client::{Connection, model_ref, patiently, request_rows};
 use crate::files::{FileError, Format, RowReader, RowWriter};
@@ -273,7 +273,7 @@ async fn run(
     let first_rows = (first.len() / columns) as u64;
     let first = call(client.clone(), kind, model.clone(), (columns, &column_names), first).await;
     let first = first.map_err(|error| error.in_file(&args.file, 0))?;
-    tell_notes(context, &first.notes);
+    print_notes(context, &first.notes);
     let version = first.version;
     if let Some(trust) = &first.pseudo_inverse {
         note_line!("{}", caution(trust));
@@ -379,7 +379,7 @@ impl Iterator for Blocks {
         let mut block = Vec::new();
         match self.reader.next_rows(&mut block, self.block_rows) {
             Ok(0) => {
-                tell_at_end(&self.path, self.reader.as_ref());
+                print_notes_at_end(&self.path, self.reader.as_ref());
                 None
             }
             Ok(rows) => {

@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use super::client::{Context, named_matrix, tell_notes};
+use super::client::{Context, named_matrix, print_notes};
 use super::reading::{self, ReadArgs};
 use super::rows::{Block, Blocks, REQUESTS_MAX, progress_bar};
 use super::{CliError, writing};
@@ -163,7 +163,7 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
     reader.next_rows(&mut first, block_rows)?;
     let first_rows = (first.len() / columns) as u64;
     let first = ask(model.clone(), first).await.map_err(|error| error.in_file(&args.file, 0))?;
-    tell_notes(context, &first.notes);
+    print_notes(context, &first.notes);
     let (version, threshold, held_out) = (first.version, first.threshold, first.calibration_rows);
     let model = pb::ModelRef { selector: Some(pb::model_ref::Selector::Version(version)), ..model };
     let bar = progress_bar(context, reader.rows_hint());

@@ -45,10 +45,10 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         })?;
         let address = listener.local_addr().map_err(|error| failed("cannot read the local address", error))?;
         let signals = Signals::listen().map_err(|error| failed("cannot listen for signals", error))?;
-        let (upkeep, upkeep_told) = watch::channel(settings.server.upkeep.clone());
+        let (upkeep, upkeep_changes) = watch::channel(settings.server.upkeep.clone());
         let opened =
             server::open(settings.server.clone()).await.map_err(|error| CliError::Failed(error.to_string()))?;
-        let (stops, stops_told) = mpsc::channel(STOPS_WAITING_MAX);
+        let (stops, stop_requests) = mpsc::channel(STOPS_WAITING_MAX);
         let scheme = if settings.server.security.tls.is_some() { "https" } else { "http" };
         let security = opened.security().clone();
         let following = Following { args: args.clone(), started_with: settings, upkeep, security };
@@ -59,7 +59,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
         let mut output = io::stdout();
         let _ = writeln!(output, "halfhitch {} listens on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
         let _ = output.flush();
-        let orders = Orders::new(ReceiverStream::new(stops_told), upkeep_told);
+        let orders = Orders::new(ReceiverStream::new(stop_requests), upkeep_changes);
         opened.serve(listener, orders).await.map_err(|error| CliError::Failed(error.to_string()))
     });
     // Blocking tasks without a caller, such as an inspection, must not outlast the shutdown grace.
@@ -116,14 +116,14 @@ impl Following {
         let mut file = Watched::new(self.started_with.path.clone().into_iter().collect());
         let _ = file.changed();
         loop {
-            let told = timeout(LOOK_INTERVAL, read_again.notified()).await.is_ok();
+            let is_signaled = timeout(LOOK_INTERVAL, read_again.notified()).await.is_ok();
             let look = move || {
-                let changed = if told { file.changed() } else { file.settled() };
+                let changed = if is_signaled { file.changed() } else { file.settled() };
                 (file, changed.is_some_and(|read| read.is_ok()))
             };
             let Ok((looked, changed)) = executor::blocking(look).await else { return };
             file = looked;
-            if told {
+            if is_signaled {
                 tracing::info!("SIGHUP: reloading the settings");
             } else if changed {
                 tracing::info!("the settings file has changed: reloading the settings");

@@ -428,7 +428,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
                 return Ok(());
             }
             out_line!("{}: no version was published: {}", result.model_name, result.kept_back);
-            tell_report(&result, code_length(&spec.widths), &spec.feature_names);
+            print_report(&result, code_length(&spec.widths), &spec.feature_names);
         }
         Ended::Trained(result) => {
             let reference = pb::ModelRef {
@@ -450,7 +450,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
             }
             out_line!("{} version {} is published", result.model_name, result.version);
             let trained = version.as_ref().and_then(|version| version.spec.clone()).unwrap_or_default();
-            tell_report(&result, code_length(&trained.widths), &trained.feature_names);
+            print_report(&result, code_length(&trained.widths), &trained.feature_names);
             if let Some(version) = version {
                 out_line!(
                     "  size: {} of tensors, {} untied ({:.1} %), file {}",
@@ -466,7 +466,7 @@ pub(super) async fn run(context: &Context, mut args: TrainArgs) -> Result<(), Cl
     Ok(())
 }
 
-fn tell_report(result: &pb::TrainResult, code_length: usize, names: &[String]) {
+fn print_report(result: &pb::TrainResult, code_length: usize, names: &[String]) {
     for line in result.training_report.iter().flat_map(|one| report::report_lines(one, code_length, names)) {
         out_line!("  {line}");
     }
@@ -532,8 +532,8 @@ pub(super) async fn train(
         };
         if sending.uploads && lies_with_the_rows(&error) {
             sending.uploads = false;
-            let told = cancel(context, &sending.id).await;
-            display.say(&told);
+            let outcome = cancel(context, &sending.id).await;
+            display.say(&outcome);
         }
         let broken = match &error {
             CliError::Status(status) => is_broken_connection(status),

@@ -41,7 +41,7 @@ pub(super) struct Layers<'a> {
     /// Trace settings from the variables of OpenTelemetry.
     pub(super) standard: StandardTraces,
     /// The settings that were taken so far.
-    told: Vec<EffectiveSetting>,
+    effective: Vec<EffectiveSetting>,
     /// Warnings for the operator.
     pub(super) warnings: Vec<String>,
 }
@@ -57,7 +57,7 @@ impl<'a> Layers<'a> {
     ) -> Self {
         let mut standard = StandardTraces::of(variables);
         let warnings = std::mem::take(&mut standard.warnings);
-        Self { flags, variables, path, file, standard, told: Vec::new(), warnings }
+        Self { flags, variables, path, file, standard, effective: Vec::new(), warnings }
     }
 
     /// Stores a setting: the value of its strongest source, or its default.
@@ -68,7 +68,7 @@ impl<'a> Layers<'a> {
         let (text, origin) = self.text(setting).unwrap_or_else(|| (setting.default_text(values), Source::Default));
         match setting.put(values, &text) {
             Ok(value) => {
-                self.told.push((setting.name, value, origin));
+                self.effective.push((setting.name, value, origin));
                 Ok(())
             }
             Err(expected) => Err(ConfigError::Value { setting: setting.name, origin, got: text, expected }),
@@ -93,7 +93,7 @@ impl<'a> Layers<'a> {
 
     /// The source of a setting that was taken.
     pub(super) fn origin(&self, setting: &str) -> Source {
-        self.told.iter().find(|(name, ..)| *name == setting).map_or(Source::Default, |(.., origin)| origin.clone())
+        self.effective.iter().find(|(name, ..)| *name == setting).map_or(Source::Default, |(.., origin)| origin.clone())
     }
 
     /// The error for a value that parses, but that a later check rejects.
@@ -103,7 +103,7 @@ impl<'a> Layers<'a> {
 
     /// Replaces the reported value and origin of a text setting, if the value in use differs from the written one.
     pub(super) fn replace(&mut self, setting: &str, text: &str, origin: Source) {
-        if let Some((_, value, source)) = self.told.iter_mut().find(|(name, ..)| *name == setting) {
+        if let Some((_, value, source)) = self.effective.iter_mut().find(|(name, ..)| *name == setting) {
             (*value, *source) = (toml::Value::from(text).to_string(), origin);
         }
     }
@@ -129,7 +129,7 @@ impl<'a> Layers<'a> {
         };
         let unknown = self.variables.iter().filter(|(name, _)| name.starts_with("HALFHITCH_") && !known(name));
         self.warnings.extend(unknown.map(|(name, _)| format!("variable {name} is not a setting and has no effect")));
-        Ok((self.told, self.warnings))
+        Ok((self.effective, self.warnings))
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Settings {
     /// Warnings for the operator; `serve` logs them at startup.
     pub warnings: Vec<String>,
     /// All settings in the order of the printed file.
-    told: Vec<EffectiveSetting>,
+    effective: Vec<EffectiveSetting>,
 }
 
 impl Settings {
@@ -101,9 +101,9 @@ impl Settings {
             }
             (group.check)(&mut layers, &mut values)?;
         }
-        let (told, warnings) = layers.finish(&settings().collect::<Vec<_>>())?;
+        let (effective, warnings) = layers.finish(&settings().collect::<Vec<_>>())?;
         let Values { listen, log, log_format, server, .. } = values;
-        Ok(Self { listen, server, log, log_format, path, warnings, told })
+        Ok(Self { listen, server, log, log_format, path, warnings, effective })
     }
 
     /// Names of the settings that differ from `other` and take effect only after a restart.
@@ -111,16 +111,16 @@ impl Settings {
         let reloaded = GROUPS.iter().filter(|group| group.reloads).flat_map(|group| group.settings);
         let reloaded: Vec<&str> = reloaded.map(|setting| setting.name).collect();
         let differs = |(name, value, _): &&EffectiveSetting| {
-            other.told.iter().any(|(theirs, told, _)| name == theirs && value != told)
+            other.effective.iter().any(|(other, other_value, _)| name == other && value != other_value)
         };
-        let changed = self.told.iter().filter(differs).map(|(name, ..)| *name);
+        let changed = self.effective.iter().filter(differs).map(|(name, ..)| *name);
         changed.filter(|name| !reloaded.contains(name)).collect()
     }
 
     /// All settings as a TOML file, each with its source in a comment. `--config` can read the text back.
     pub fn print(&self) -> String {
-        let width = self.told.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0) + 3;
-        self.told.iter().fold(String::new(), |mut text, (name, value, source)| {
+        let width = self.effective.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0) + 3;
+        self.effective.iter().fold(String::new(), |mut text, (name, value, source)| {
             let setting = format!("{name} = {value}");
             let _ = writeln!(text, "{setting:width$}  # {source}");
             text

@@ -34,7 +34,7 @@ fn everything_has_a_default() {
     let settings = Settings::from(&ServeArgs::default(), &[]).expect("defaults");
     assert_eq!(settings.listen, ADDRESS_DEFAULT);
     assert_eq!(settings.server.batching, BatchingConfig::default());
-    assert!(settings.told.iter().all(|(_, _, source)| *source == Source::Default));
+    assert!(settings.effective.iter().all(|(_, _, source)| *source == Source::Default));
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn printed_settings_can_be_read_back() {
     let (_folder, args) = with_file(&printed);
     let again = Settings::from(&args, &[]).expect("valid");
     assert_eq!(again.server.transport.message_bytes_max, 3 << 20);
-    assert!(again.told.iter().all(|(_, _, source)| matches!(source, Source::File(_))));
+    assert!(again.effective.iter().all(|(_, _, source)| matches!(source, Source::File(_))));
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn the_default_of_every_setting_is_valid_and_in_its_help() {
     let defaults = Values::default();
     for setting in settings() {
         let text = setting.default_text(&defaults);
-        let told = setting.put(&mut Values::default(), &text);
-        assert!(told.is_ok(), "{}: {told:?}", setting.name);
+        let stored = setting.put(&mut Values::default(), &text);
+        assert!(stored.is_ok(), "{}: {stored:?}", setting.name);
         assert!(setting.flag_help(&defaults).ends_with(']'), "{}", setting.name);
     }
     let help = |name: &str| settings().find(|setting| setting.name == name).expect("known").flag_help(&defaults);

@@ -16,7 +16,7 @@ use tower::Service;
 use super::compression;
 use super::in_flight::{Counted, InFlight, OfCall, RequestBody, ResponseBody};
 use super::observe::RequestContext;
-use super::refusals::tell;
+use super::refusals::log_refusal;
 use crate::methods::Method;
 use crate::security::gate::{Admitted, Gate, Peer};
 use crate::security::{Caller, CallerQuotaGuard, Refusal};
@@ -51,7 +51,7 @@ impl CallerOf {
 pub(super) fn caller(extensions: &Extensions) -> CallerOf {
     // A service without a gate sets its caller itself.
     let ungated = || {
-        let caller = extensions.get::<Caller>().map_or_else(Caller::nobody, Caller::clone);
+        let caller = extensions.get::<Caller>().map_or_else(Caller::without_rights, Caller::clone);
         CallerOf { caller, method: None, is_compressed: false }
     };
     extensions.get::<CallerOf>().cloned().unwrap_or_else(ungated)
@@ -126,7 +126,7 @@ where
                 let headers = self.in_flight.hold_headers(&peer, request.headers())?;
                 Ok((admitted, (place, headers)))
             });
-            let (admitted, place) = admitted.inspect_err(|refusal| tell(refusal, &peer, false))?;
+            let (admitted, place) = admitted.inspect_err(|refusal| log_refusal(refusal, &peer, false))?;
             Ok((peer, admitted, place))
         });
         let (peer, Admitted { caller, held, takes_stream, .. }, place) = match admitted {
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_request_without_a_caller_may_use_no_model() {
-        let nobody = caller(&Extensions::new());
-        assert!(!nobody.may_use("model") && !nobody.may_use(""));
+        let caller = caller(&Extensions::new());
+        assert!(!caller.may_use("model") && !caller.may_use(""));
     }
 }

@@ -148,7 +148,7 @@ struct Opened {
     /// Column map of the newest message with column names; `None` if it needs no reordering.
     columns: Option<Arc<ColumnMap>>,
     /// The notes about columns that were sent last.
-    told: Vec<String>,
+    notes_sent: Vec<String>,
 }
 
 /// A message in flight.
@@ -226,7 +226,7 @@ impl<Q: Message> Exchange<Q> {
 
     async fn start(&mut self, number: u64, question: Q) -> Result<(), ServiceError> {
         let StreamRequest { model, matrix, answer, task } = question.question()?;
-        let Opened { task, bulk, columns, told, .. } = match &mut self.opened {
+        let Opened { task, bulk, columns, notes_sent, .. } = match &mut self.opened {
             Some(first) => {
                 let another = match (model, task) {
                     (Some(model), _) if model != first.model => Some("model"),
@@ -246,7 +246,7 @@ impl<Q: Message> Exchange<Q> {
                 let task = task.unwrap_or(Q::TASK);
                 let bulk = self.service.bulk(&allowed, &selector, task, self.deadline).await?;
                 let model = model.unwrap_or_default();
-                opened.insert(Opened { model, task, bulk, columns: None, told: Vec::new() })
+                opened.insert(Opened { model, task, bulk, columns: None, notes_sent: Vec::new() })
             }
         };
         let field = task.operation().field();
@@ -260,8 +260,8 @@ impl<Q: Message> Exchange<Q> {
         let mut notes = Vec::new();
         if is_named {
             *columns = how.map().cloned();
-            if how.notes != *told {
-                told.clone_from(&how.notes);
+            if how.notes != *notes_sent {
+                notes_sent.clone_from(&how.notes);
                 notes = how.notes;
             }
         }

@@ -57,7 +57,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Some(deadline) = told(request.headers(), Instant::now()) else {
+        let Some(deadline) = of_headers(request.headers(), Instant::now()) else {
             return Either::Right(self.inner.call(request));
         };
         request.extensions_mut().insert(deadline);
@@ -70,7 +70,7 @@ fn in_time(answer: Result<HttpResult, Elapsed>) -> HttpResult {
 }
 
 /// The deadline, slightly before that of the client and of the transport, so that our status arrives first.
-fn told(headers: &HeaderMap, now: Instant) -> Option<Deadline> {
+fn of_headers(headers: &HeaderMap, now: Instant) -> Option<Deadline> {
     let timeout = timeout(headers)?;
     let margin = (timeout / 10).min(Duration::from_millis(2));
     now.checked_add(timeout.saturating_sub(margin)).map(Deadline)
@@ -131,9 +131,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", "100m".parse().expect("a value"));
         let now = Instant::now();
-        assert_eq!(told(&headers, now).map(|deadline| deadline.0), Some(now + Duration::from_millis(98)));
+        assert_eq!(of_headers(&headers, now).map(|deadline| deadline.0), Some(now + Duration::from_millis(98)));
         headers.insert("grpc-timeout", "1m".parse().expect("a value"));
-        assert_eq!(told(&headers, now).map(|deadline| deadline.0), Some(now + Duration::from_micros(900)));
+        assert_eq!(of_headers(&headers, now).map(|deadline| deadline.0), Some(now + Duration::from_micros(900)));
     }
 
     /// Responds with the deadline that it finds, or never.

@@ -93,7 +93,7 @@ pub(super) async fn train(
             Happens::Came(question) => driver.take(question).await?,
             Happens::Due => driver.cut().await?,
             Happens::Again => driver.try_again().await?,
-            Happens::News => driver.tell().await?,
+            Happens::News => driver.send_news().await?,
         }
     }
     Ok(())
@@ -175,7 +175,7 @@ impl Driver {
     }
 
     /// Sends progress of the first round, or its result.
-    async fn tell(&mut self) -> Result<(), Ending> {
+    async fn send_news(&mut self) -> Result<(), Ending> {
         let Some(news) = &mut self.news else { return Ok(()) };
         let snapshot = news.borrow_and_update().clone();
         if !snapshot.state.has_ended() {

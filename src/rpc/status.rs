@@ -96,12 +96,12 @@ pub fn status(error: ServiceError) -> Status {
     if let Some(ids) = current() {
         ids.refused(error.cause());
     }
-    told(error)
+    uncounted_status(error)
 }
 
 /// The status for an error. An internal error is logged under the request id, and the client receives only this id.
 #[expect(clippy::needless_pass_by_value, reason = "the last thing that happens to an error")]
-pub(super) fn told(error: ServiceError) -> Status {
+pub(super) fn uncounted_status(error: ServiceError) -> Status {
     let kind = error.kind();
     if kind == Kind::Internal {
         let id = current().map_or_else(RequestId::unique, |ids| ids.request_id.clone());

@@ -103,13 +103,13 @@ impl Caller {
     }
 
     /// An anonymous caller without restrictions, for handlers without a [`Gate`](gate::Gate).
-    pub fn anybody() -> Self {
+    pub fn unrestricted() -> Self {
         Self::new("anybody".into(), Arc::default(), Arc::default(), CallerLimits::default(), Term::default())
             .without_credential(None)
     }
 
     /// A caller that may use no model.
-    pub fn nobody() -> Self {
+    pub fn without_rights() -> Self {
         // No model name begins with a slash.
         let models = ["/".to_owned()].into();
         Self::new("nobody".into(), models, Arc::default(), CallerLimits::default(), Term::default())

@@ -33,20 +33,20 @@ const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 pub(super) async fn serve(listener: TcpListener, figures: Figures, lifecycle: Lifecycle) {
     let routes = routes(figures, lifecycle);
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut told = false;
+    let mut is_logged = false;
     loop {
         let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
         let connection = match listener.accept().await {
             Ok((connection, _)) => connection,
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(%error, "cannot accept a connection to the admin port; retrying");
                 }
                 sleep(ACCEPT_RETRY_AFTER).await;
                 continue;
             }
         };
-        told = false;
+        is_logged = false;
         let service = TowerToHyperService::new(routes.clone());
         tokio::spawn(async move {
             let mut http = hyper::server::conn::http1::Builder::new();

@@ -120,14 +120,14 @@ async fn accept(
     servers: Vec<mpsc::Sender<Accepted>>,
     measures: &Arc<ServerMeasures>,
 ) {
-    let mut told = false;
+    let mut is_logged = false;
     let mut greeting = Greeting::new(transport, security.clone(), Arc::clone(measures));
     let mut next = servers.iter().cycle();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((connection, address)) => {
-                    told = false;
+                    is_logged = false;
                     if let Some(server) = next.next() {
                         greeting.begin(connection, address, server.clone());
                     }
@@ -136,15 +136,15 @@ async fn accept(
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Log it once until an accept succeeds, because it would repeat ten times a second.
-                    if !told {
+                    if !is_logged {
                         tracing::warn!(%error, "cannot accept a connection; retrying");
                     }
-                    told = true;
+                    is_logged = true;
                     sleep(ACCEPT_RETRY_AFTER).await;
                 }
             },
             Some(ended) = greeting.tasks.join_next(), if !greeting.tasks.is_empty() => {
-                if matches!(ended, Ok(Greeted::NobodyTakesIt)) {
+                if matches!(ended, Ok(Greeted::ServerStopped)) {
                     return;
                 }
             }
@@ -166,9 +166,12 @@ struct Greeting {
 
 /// Result of a handshake.
 enum Greeted {
+    /// A server took the connection.
     Handed,
+    /// The connection is closed.
     Left,
-    NobodyTakesIt,
+    /// The server no longer takes connections.
+    ServerStopped,
 }
 
 impl Greeting {
@@ -218,7 +221,7 @@ impl Greeting {
             match GuardedStream::greet(connection, acceptor, &gate, place, patience, header_bytes_max).await {
                 Ok(wire) => match server.send(Ok(WriteCoalescer::new(wire))).await {
                     Ok(()) => Greeted::Handed,
-                    Err(_) => Greeted::NobodyTakesIt,
+                    Err(_) => Greeted::ServerStopped,
                 },
                 // The client closed early, for example to check that the port is open.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Greeted::Left,

@@ -151,7 +151,7 @@ impl GuardedStream {
                 let passing = left.min(part.len());
                 left -= passing;
                 if let Some(abuse) = self.frames.sent(&part[..passing]) {
-                    tell(abuse, &self.peer)?;
+                    log_abuse(abuse, &self.peer)?;
                 }
             }
         }
@@ -164,9 +164,9 @@ impl GuardedStream {
         if self.peer.has_called() {
             self.first_call = None;
         } else if first_call.as_mut().poll(cx).is_ready() {
-            static TOLD: LogThrottle = LogThrottle::never();
+            static THROTTLE: LogThrottle = LogThrottle::never();
             let address = self.peer.address;
-            TOLD.once(|unsaid| tracing::warn!(?address, unsaid, "closed a connection that never made a call"));
+            THROTTLE.once(|unsaid| tracing::warn!(?address, unsaid, "closed a connection that never made a call"));
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no call was made in time"));
         }
         Ok(())
@@ -174,18 +174,18 @@ impl GuardedStream {
 }
 
 /// Logs an abuse, and returns an error if the connection must be closed.
-fn tell(abuse: Abuse, peer: &Peer) -> io::Result<()> {
+fn log_abuse(abuse: Abuse, peer: &Peer) -> io::Result<()> {
     static HEADERS: LogThrottle = LogThrottle::never();
     static RESETS: LogThrottle = LogThrottle::never();
     static IDLE_FRAMES: LogThrottle = LogThrottle::never();
-    let (told, what, ends) = match abuse {
+    let (throttle, what, ends) = match abuse {
         // The HTTP/2 library itself responds with status 431.
         Abuse::Headers => (&HEADERS, "rejected a call whose headers are larger than header_bytes_max", false),
         Abuse::Resets => (&RESETS, "closed a connection that started calls only to cancel them", true),
         Abuse::IdleFrames => (&IDLE_FRAMES, "closed a connection that sent a flood of empty frames", true),
     };
     let address = peer.address;
-    told.once(|unsaid| tracing::warn!(?address, unsaid, "{what}"));
+    throttle.once(|unsaid| tracing::warn!(?address, unsaid, "{what}"));
     if ends { Err(io::Error::new(io::ErrorKind::InvalidData, what)) } else { Ok(()) }
 }
 
@@ -216,7 +216,7 @@ impl AsyncRead for GuardedStream {
         };
         this.backpressure.count_read(buffer.filled().len() - before);
         if let Some(abuse) = this.frames.see(&buffer.filled()[before..]) {
-            tell(abuse, &this.peer)?;
+            log_abuse(abuse, &this.peer)?;
         }
         read
     }

@@ -65,13 +65,13 @@ impl Health {
         reference.is_ok_and(|model| self.service.serves(&model))
     }
 
-    /// Waits for a status other than `told`; `None` once the server is stopping.
-    async fn next(&self, name: &str, told: Option<ServingStatus>) -> Option<ServingStatus> {
+    /// Waits for a status other than `last`; `None` once the server is stopping.
+    async fn next(&self, name: &str, last: Option<ServingStatus>) -> Option<ServingStatus> {
         let mut lifecycle = self.service.lifecycle().watch();
         loop {
             let now = *lifecycle.borrow_and_update();
             let status = self.status(name);
-            if told != Some(status) {
+            if last != Some(status) {
                 return Some(status);
             }
             if now == Readiness::Stopping {
@@ -116,10 +116,10 @@ impl HealthApi for Health {
             return Err(Status::resource_exhausted(text));
         };
         let (health, name) = (self.clone(), request.into_inner().service);
-        let told = unfold((health, name, place, None), |(health, name, place, told)| async move {
-            let status = health.next(&name, told).await?;
+        let statuses = unfold((health, name, place, None), |(health, name, place, last)| async move {
+            let status = health.next(&name, last).await?;
             Some((Ok(response(status)), (health, name, place, Some(status))))
         });
-        Ok(Response::new(Box::pin(told)))
+        Ok(Response::new(Box::pin(statuses)))
     }
 }

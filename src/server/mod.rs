@@ -380,7 +380,7 @@ fn routes(service: &Service, api: Api, bytes_max: usize) -> Routes {
 async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<UpkeepConfig>) {
     let lifecycle = service.lifecycle();
     let mut upkeep = Upkeep::default();
-    let (mut told, mut tidied) = (false, None::<Instant>);
+    let (mut is_logged, mut tidied) = (false, None::<Instant>);
     loop {
         let now = config.borrow_and_update().clone();
         registry.set_policies(now.policies.clone());
@@ -411,15 +411,15 @@ async fn keep(service: Service, registry: Registry, mut config: watch::Receiver<
         let store = Arc::clone(registry.store());
         match blocking_or_panic(move || store.refresh()).await {
             Ok(changed) => {
-                told = false;
+                is_logged = false;
                 if changed {
                     tracing::info!(writable = registry.store().is_writable(), "the store's folder has changed");
                     registry.forget_deleted();
                 }
             }
             // Log this once, because it would repeat twice a second.
-            Err(error) if !told => {
-                told = true;
+            Err(error) if !is_logged => {
+                is_logged = true;
                 tracing::warn!(%error, "cannot read the store's folder; known models are still served");
             }
             Err(_) => {}

@@ -13,7 +13,7 @@ pub struct AllowedModel(ModelName);
 
 impl AllowedModel {
     /// Checks that the caller may use the model. There is no other constructor: a program that has no callers uses
-    /// [`Caller::anybody`].
+    /// [`Caller::unrestricted`].
     ///
     /// # Errors
     /// If the caller may not use it: the same error for a model that does not exist.
@@ -113,9 +113,9 @@ mod tests {
     #[test]
     fn only_allowed_models_pass_the_check() {
         let name: ModelName = "digits".parse().expect("a name");
-        let allowed = AllowedModel::check(&Caller::anybody(), name.clone()).expect("anybody may use it");
+        let allowed = AllowedModel::check(&Caller::unrestricted(), name.clone()).expect("it may use every model");
         assert_eq!(allowed.name(), &name);
-        let refused = AllowedModel::check(&Caller::nobody(), name).expect_err("nobody may not");
+        let refused = AllowedModel::check(&Caller::without_rights(), name).expect_err("it may use none");
         assert_eq!(refused, Refusal::Model { caller: "nobody".into(), model: "digits".to_owned() });
     }
 }

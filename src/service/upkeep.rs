@@ -29,18 +29,18 @@ pub struct Upkeep {
     /// warm models fit, they would evict each other forever.
     warm: HashMap<ModelReference, ModelKey>,
     /// Why a model is not warm, to log each reason once.
-    told: HashMap<ModelReference, String>,
+    logged: HashMap<ModelReference, String>,
     /// When the use of a version was last recorded.
     noted: HashMap<ModelKey, SystemTime>,
     /// Whether the failure to record use was logged.
-    told_of_use: bool,
+    is_use_failure_logged: bool,
 }
 
 impl Upkeep {
     /// Loads the warm models that are not loaded yet. Returns true if none is left.
     pub async fn warm(&mut self, service: &Service, models: &[ModelReference]) -> bool {
         self.warm.retain(|model, _| models.contains(model));
-        self.told.retain(|model, _| models.contains(model));
+        self.logged.retain(|model, _| models.contains(model));
         let mut all = true;
         for model in models {
             let outcome = match service.registry.resolve_served(&model.name, &model.selector) {
@@ -51,15 +51,15 @@ impl Upkeep {
             match outcome {
                 Ok(key) => {
                     tracing::info!(%model, version = %key.version, "warm model loaded");
-                    self.told.remove(model);
+                    self.logged.remove(model);
                     self.warm.insert(model.clone(), key);
                 }
                 Err(error) => {
                     all = false;
                     let reason = error.to_string();
-                    if self.told.get(model) != Some(&reason) {
+                    if self.logged.get(model) != Some(&reason) {
                         tracing::warn!(%model, %error, "cannot load a warm model; retrying");
-                        self.told.insert(model.clone(), reason);
+                        self.logged.insert(model.clone(), reason);
                     }
                 }
             }
@@ -79,7 +79,7 @@ impl Upkeep {
             if !is_noted {
                 // Recorded even if this server deletes nothing: another server on the same store may.
                 if let Err(error) = store.note_use(key)
-                    && !std::mem::replace(&mut self.told_of_use, true)
+                    && !std::mem::replace(&mut self.is_use_failure_logged, true)
                 {
                     tracing::warn!(%error, "cannot record the use of a version; retention may delete a version in use");
                 }

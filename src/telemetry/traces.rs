@@ -270,7 +270,7 @@ async fn export(
 ) {
     let scope = InstrumentationScope::builder(env!("CARGO_PKG_NAME")).with_version(env!("CARGO_PKG_VERSION")).build();
     let mut batches = Batches::default();
-    let mut told = false;
+    let mut is_failing = false;
     loop {
         let gathered = gather(&mut calls, &stop).await;
         if gathered.is_empty() {
@@ -292,20 +292,20 @@ async fn export(
         };
         let Some(failure) = failure else {
             counters.exported.fetch_add(count, Ordering::Relaxed);
-            if told {
+            if is_failing {
                 let dropped = counters.dropped.load(Ordering::Relaxed);
                 tracing::info!(spans_dropped_so_far = dropped, "trace export works again");
             }
-            told = false;
+            is_failing = false;
             continue;
         };
         let dropped = counters.dropped.fetch_add(count, Ordering::Relaxed) + count;
         // Logs only the first failure of a series: the same collector fails repeatedly in the same way.
-        if !told {
+        if !is_failing {
             let error = failure;
             tracing::warn!(error, spans_dropped_so_far = dropped, "traces cannot be exported; calls continue");
         }
-        told = true;
+        is_failing = true;
     }
 }
 

@@ -64,11 +64,11 @@ impl Inside {
         let address = incoming.local_addr().expect("bound");
         let service = AutoencoderServiceServer::new(api).max_decoding_message_size(64 << 20);
         // The server has no authentication layer here, so set the caller.
-        let anybody = |mut request: Request<()>| {
-            request.extensions_mut().insert(Caller::anybody());
+        let unrestricted = |mut request: Request<()>| {
+            request.extensions_mut().insert(Caller::unrestricted());
             Ok(request)
         };
-        let router = Server::builder().add_service(InterceptedService::new(service, anybody));
+        let router = Server::builder().add_service(InterceptedService::new(service, unrestricted));
         let serving = tokio::spawn(async move { router.serve_with_incoming(incoming).await.expect("serves") });
         Self { address, batcher, jobs, serving }
     }

@@ -86,7 +86,7 @@ pub(super) async fn run(context: &Context, args: ReportArgs) -> Result<(), CliEr
     let path = output.path().to_owned();
     output.write_all(page.as_bytes()).map_err(|source| FileError::Io { path, source })?;
     output.finish()?;
-    told(context, &args.output, &facts, page.len());
+    print_summary(context, &args.output, &facts, page.len());
     Ok(())
 }
 
@@ -113,13 +113,13 @@ fn file_name(path: Option<&str>) -> String {
     }
 }
 
-fn told(context: &Context, output: &str, facts: &Facts, page_bytes: usize) {
+fn print_summary(context: &Context, output: &str, facts: &Facts, page_bytes: usize) {
     let (name, version) = (&facts.version.name, facts.version.version);
     if context.json {
         let rows = facts.measured.as_ref().map(Measured::row_count);
-        let told =
+        let summary =
             json!({ "model": name, "version": version, "rows": rows, "output": output, "page_bytes": page_bytes });
-        note_line!("{told}");
+        note_line!("{summary}");
     } else {
         let output = if output == "-" { "standard output" } else { output };
         note_line!("{output}: {name} version {version}, {}", report::bytes(page_bytes as u64));

@@ -131,15 +131,15 @@ impl Dialect {
             Some(separator) => (separator, Scan::of(sample, separator)),
             None => best(sample, options),
         };
-        let told = options.decimal_told();
-        let mut dialect = Self { separator, decimal: told.unwrap_or(Decimal::Dot), scan, notes: Vec::new() };
+        let implied = options.implied_decimal();
+        let mut dialect = Self { separator, decimal: implied.unwrap_or(Decimal::Dot), scan, notes: Vec::new() };
         let named = dialect
             .scan
             .comment_before
             .as_ref()
             .is_some_and(|(_, text)| names_of_comment(text, 2, separator).is_some());
         let pairs = separator == Separator::COMMA && dialect.scan.width() == 2 && !named;
-        if given.is_none() && told.is_none() && pairs {
+        if given.is_none() && implied.is_none() && pairs {
             dialect.decide_pairs(path, sample)?;
         }
         if given.is_none() && dialect.separator != Separator::COMMA {
@@ -151,7 +151,7 @@ impl Dialect {
             });
         }
         if options.decimal.is_none() {
-            if told.is_none() && dialect.decimal == Decimal::Dot {
+            if implied.is_none() && dialect.decimal == Decimal::Dot {
                 dialect.decimal = decimal(path, &dialect.scan, options)?;
             }
             if dialect.decimal == Decimal::Comma {
@@ -191,14 +191,14 @@ impl Dialect {
 
 /// The separator that makes the most fields values.
 fn best(sample: &Sample, options: &TextOptions) -> (Separator, Scan) {
-    let told = options.decimal_told();
+    let implied = options.implied_decimal();
     let (dot, comma) = (
-        CellReader::new(told.unwrap_or(Decimal::Dot), options, true),
-        CellReader::new(told.unwrap_or(Decimal::Comma), options, true),
+        CellReader::new(implied.unwrap_or(Decimal::Dot), options, true),
+        CellReader::new(implied.unwrap_or(Decimal::Comma), options, true),
     );
     let grouped = grouped_readers(options);
     // With a decimal comma, a comma is the least likely separator.
-    let decimal_comma = told == Some(Decimal::Comma);
+    let decimal_comma = implied == Some(Decimal::Comma);
     let order: Vec<Separator> = if decimal_comma {
         OTHERS.into_iter().chain([Separator::Nothing, Separator::COMMA]).collect()
     } else {
@@ -241,10 +241,10 @@ fn grouped_readers(options: &TextOptions) -> Vec<CellReader> {
         return Vec::new();
     }
     let styles = [(Decimal::Comma, '.'), (Decimal::Comma, ' '), (Decimal::Dot, ','), (Decimal::Dot, '\'')];
-    let open = styles.into_iter().filter(|(decimal, _)| options.decimal.is_none_or(|told| told == *decimal));
+    let open = styles.into_iter().filter(|(decimal, _)| options.decimal.is_none_or(|chosen| chosen == *decimal));
     open.map(|(decimal, mark)| {
-        let told = TextOptions { thousands: Some(Thousands(mark)), ..options.clone() };
-        CellReader::new(decimal, &told, true)
+        let options = TextOptions { thousands: Some(Thousands(mark)), ..options.clone() };
+        CellReader::new(decimal, &options, true)
     })
     .collect()
 }

@@ -32,7 +32,7 @@ pub struct TextOptions {
 
 impl TextOptions {
     /// The decimal mark that the options imply: a comma if the thousands mark is a point.
-    pub(super) fn decimal_told(&self) -> Option<Decimal> {
+    pub(super) fn implied_decimal(&self) -> Option<Decimal> {
         let by_thousands = self.thousands.filter(|mark| mark.0 == '.').map(|_| Decimal::Comma);
         self.decimal.or(by_thousands)
     }

@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::{Counted, InFlight, SMALL_BYTES_MAX};
-use crate::rpc::refusals::tell;
+use crate::rpc::refusals::log_refusal;
 use crate::security::gate::Peer;
 use crate::security::{Caller, QuotaGuard, Refusal};
 use crate::service::ServiceError;
@@ -173,7 +173,7 @@ impl RequestBody {
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        tell(&refusal, &self.peer, true);
+        log_refusal(&refusal, &self.peer, true);
         self.held = None;
         Poll::Ready(Some(Err(ServiceError::from(refusal).into())))
     }

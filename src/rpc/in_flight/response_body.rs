@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::{Counted, InFlight, SMALL_BYTES_MAX};
-use crate::rpc::refusals::tell;
+use crate::rpc::refusals::log_refusal;
 use crate::security::gate::Peer;
 use crate::security::{Caller, CallerQuotaGuard, QuotaGuard, Refusal};
 use crate::service::ServiceError;
@@ -79,7 +79,7 @@ impl ResponseBody {
         match self.room(bytes.len()) {
             Ok(share) => Ok(Frame::data(Bytes::from_owner(Out { bytes, _share: share, _of: Arc::clone(&self.of) }))),
             Err(refusal) => {
-                tell(&refusal, &self.of.peer, true);
+                log_refusal(&refusal, &self.of.peer, true);
                 self.has_ended = true;
                 self.inner = Body::empty();
                 let mut trailers = HeaderMap::new();

@@ -53,7 +53,7 @@ fn in_flight() -> Arc<InFlight> {
 
 fn request_body(in_flight: &Arc<InFlight>, pieces: &[&[u8]], ends: bool, is_stream: bool) -> RequestBody {
     let body = Body::new(Pieces(pieces.iter().map(|piece| Some(piece.to_vec())).collect(), ends));
-    RequestBody::new(body, Arc::clone(in_flight), peer(), Caller::anybody(), None, is_stream)
+    RequestBody::new(body, Arc::clone(in_flight), peer(), Caller::unrestricted(), None, is_stream)
 }
 
 /// Reads to the end or to an error; returns the number of bytes.
@@ -120,7 +120,7 @@ async fn time_without_reads_does_not_count_toward_the_timeout() {
     let whole = message(8000);
     let pieces = [Some(&whole[..100]), None, Some(&whole[100..200])].map(|piece| piece.map(<[u8]>::to_vec));
     let body = Body::new(Pieces(pieces.into(), false));
-    let mut stream = RequestBody::new(body, in_flight(), peer(), Caller::anybody(), None, true);
+    let mut stream = RequestBody::new(body, in_flight(), peer(), Caller::unrestricted(), None, true);
     let mut poll = || Pin::new(&mut stream).poll_frame(&mut Context::from_waker(noop_waker_ref())).map(Option::unwrap);
     assert!(poll().is_ready() && poll().is_pending());
     // Longer than the timeout.
@@ -145,7 +145,7 @@ async fn responses_count_until_they_are_sent() {
     let answer = |bytes: usize| {
         let place = in_flight.begin(&peer(), false).expect("a place");
         let body = Body::new(Pieces([Some(vec![1; bytes])].into(), true));
-        let (in_flight, caller) = (Arc::clone(&in_flight), Caller::anybody());
+        let (in_flight, caller) = (Arc::clone(&in_flight), Caller::unrestricted());
         ResponseBody::new(
             body,
             OfCall { in_flight, peer: peer(), caller, _place: (place, None), _held: None, _counted: None },

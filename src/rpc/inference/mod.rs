@@ -16,7 +16,7 @@ use super::observe::RequestContext;
 use super::pb::inference as pb;
 use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
 use super::pb::inference::infer_parameter::ParameterChoice;
-use super::status::told;
+use super::status::uncounted_status;
 use super::stream::{Ending, ResponseStream, driven};
 use crate::service::{
     AllowedModel, Decoder, ModelEntry, ModelKey, ModelName, Output, Readiness, Selector, ServiceError, Version,
@@ -158,8 +158,8 @@ impl GrpcInferenceService for Api {
                 let answer = match infer(&api, &caller, question, &context, deadline, true).await {
                     Ok(answer) => pb::ModelStreamInferResponse { infer_response: Some(answer), ..Default::default() },
                     Err(error) => pb::ModelStreamInferResponse {
-                        // `told` and not `status`: the call continues, so it is not counted as refused.
-                        error_message: told(error).message().to_owned(),
+                        // `uncounted_status` and not `status`: the call continues, so it is not counted as refused.
+                        error_message: uncounted_status(error).message().to_owned(),
                         infer_response: Some(pb::ModelInferResponse { model_name, id, ..Default::default() }),
                     },
                 };

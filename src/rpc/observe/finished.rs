@@ -92,7 +92,7 @@ impl Call {
     }
 
     /// Writes the request id and the durations into the trailers.
-    pub(super) fn tell(&self, trailers: &mut HeaderMap) {
+    pub(super) fn write_trailers(&self, trailers: &mut HeaderMap) {
         // Values that never repeat fill the connection's header table (HPACK), and each new value is compared with
         // all entries. So they are usually marked as sensitive, which keeps them out of the table. Now and then they
         // are stored, so that their names are in the table.

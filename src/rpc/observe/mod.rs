@@ -99,7 +99,7 @@ fn code(headers: &HeaderMap) -> Option<Code> {
 /// Adds the trailers to the response when they are due, and ends the call.
 fn observed(mut call: Call, mut response: Response<Body>) -> Response<Body> {
     if let Some(code) = code(response.headers()) {
-        call.tell(response.headers_mut());
+        call.write_trailers(response.headers_mut());
         call.end(Some(code));
         return response;
     }
@@ -137,7 +137,7 @@ impl http_body::Body for Observed {
                 if let Some(trailers) = frame.trailers_mut()
                     && let Some(mut call) = call.take()
                 {
-                    call.tell(trailers);
+                    call.write_trailers(trailers);
                     call.end(code(trailers));
                 }
                 Some(Ok(frame))
