@@ -23,6 +23,12 @@ pub fn shown(text: &str) -> String {
     shortened(text, SHOWN_CHARS_MAX, &format!("... ({} bytes in all)", text.len()))
 }
 
+/// A count with its noun, which has a plural in "s": "1 row", "2 rows".
+pub fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// The first `items_max` of `items`, and what `rest` says about the number of others, if there are any.
 pub fn first_items<T: Display>(
     items: impl ExactSizeIterator<Item = T>,
@@ -78,6 +84,11 @@ mod tests {
             ("grö", "größe", "größe")
         );
         assert_eq!((shortened("größe", 3, "…"), shortened("größe", 5, "…")), ("grö…".to_owned(), "größe".to_owned()));
+    }
+
+    #[test]
+    fn only_one_has_the_singular() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "alarm")), ["0 alarms", "1 alarm", "2 alarms"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::client::{model_ref, patiently, request_rows};
 use crate::files::FileError;
 use crate::files::output::Output;
 use crate::rpc::pb;
+use crate::text::counted;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -197,9 +198,10 @@ pub(super) async fn run(context: &Context, args: ScoreArgs) -> Result<(), CliErr
         return Ok(());
     }
     let found = match (alarms, threshold) {
-        (Some(alarms), Some(threshold)) => format!(": {alarms} alarms, scores above {threshold:.3}"),
+        (Some(alarms), Some(threshold)) => format!(": {}, scores above {threshold:.3}", counted(alarms, "alarm")),
         _ => String::new(),
     };
-    note_line!("{rows} rows scored by version {version} against {held_out} held-out rows{found}");
+    let rows = counted(rows, "row");
+    note_line!("{rows} scored by version {version} against {held_out} held-out rows{found}");
     Ok(())
 }

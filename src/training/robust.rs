@@ -24,6 +24,7 @@ use super::batches::each_block;
 use super::columns::Names;
 use super::error::TrainError;
 use super::source::{RowSource, SourceError};
+use crate::model::text::counted;
 
 /// Limits beyond which a value is too far from the others of its column.
 #[derive(Clone, Copy, Debug)]
@@ -185,10 +186,9 @@ impl Broken {
     }
 
     fn sentence(&self, what: &str, named: &str, more: &str, distance: &str, outcome: &str) -> String {
-        let columns = self.limits.len();
-        let s = if columns == 1 { "" } else { "s" };
+        let columns = counted(self.limits.len() as u64, "column");
         format!(
-            "{what}: {} in {columns} column{s} ({named}{more}): more than {distance} of the column from its median; \
+            "{what}: {} in {columns} ({named}{more}): more than {distance} of the column from its median; \
              {outcome}",
             self.count
         )

@@ -7,7 +7,7 @@ use super::header::{self, First};
 use super::names;
 use super::options::{Decimal, Separator};
 use crate::files::{COLUMNS_MAX, FileError, Location, ReadOptions};
-use crate::model::text::shortened;
+use crate::model::text::{counted, shortened};
 
 /// Maximum number of further header lines, such as units, below the first one.
 const MORE_HEADERS_MAX: usize = 3;
@@ -276,7 +276,7 @@ pub(super) fn unclosed(path: &str, line: u64) -> FileError {
 
 /// A number of fields, as text.
 pub(super) fn count(fields: usize) -> String {
-    if fields == 1 { "1 field".to_owned() } else { format!("{fields} fields") }
+    counted(fields as u64, "field")
 }
 
 /// The beginning of a text, for messages.
