@@ -21,8 +21,8 @@ pub(super) struct Setting {
 /// Allowed texts of a setting. The built-in default is the value that [`Values::default`] has at its place.
 #[derive(Debug)]
 pub(super) enum Kind {
-    /// A whole number.
-    Count { range: RangeInclusive<u64>, place: Place<u64>, default_is: Option<&'static str> },
+    /// A whole number; `noun` is what errors call it.
+    Count { noun: &'static str, range: RangeInclusive<u64>, place: Place<u64>, default_is: Option<&'static str> },
     /// A number of bytes, also in KiB, MiB or GiB.
     Bytes { range: RangeInclusive<u64>, place: Place<u64> },
     /// A number with fractions.
@@ -47,13 +47,22 @@ pub(super) struct TextPlace {
 }
 
 /// A whole number at a field of [`Values`], for example `count!(1..=64, server.jobs.running_jobs_max)`. The help
-/// describes a default that depends on the machine with `default_is = "..."`.
+/// describes a default that depends on the machine with `default_is = "..."`. Errors describe numbers of which not all
+/// in the range are allowed with `noun = "..."`.
 macro_rules! count {
     ($range:expr, $($field:ident).+) => {
-        Kind::Count { range: $range, place: number_place!($($field).+), default_is: None }
+        count!($range, $($field).+, noun = "a whole number")
+    };
+    ($range:expr, $($field:ident).+, noun = $noun:literal) => {
+        Kind::Count { noun: $noun, range: $range, place: number_place!($($field).+), default_is: None }
     };
     ($range:expr, $($field:ident).+, default_is = $text:literal) => {
-        Kind::Count { range: $range, place: number_place!($($field).+), default_is: Some($text) }
+        Kind::Count {
+            noun: "a whole number",
+            range: $range,
+            place: number_place!($($field).+),
+            default_is: Some($text),
+        }
     };
 }
 
@@ -171,7 +180,7 @@ impl Setting {
     /// The allowed values, in words, if `text` is not one of them. Nothing is stored then.
     pub(super) fn put(&self, values: &mut Values, text: &str) -> Result<String, String> {
         match &self.kind {
-            Kind::Count { range, place, .. } => put_number(values, text.parse().ok(), range, place, "a whole number"),
+            Kind::Count { noun, range, place, .. } => put_number(values, text.parse().ok(), range, place, noun),
             Kind::Bytes { range, place } => {
                 put_number(values, parse_bytes(text), range, place, "bytes (KiB, MiB, GiB are understood)")
             }

@@ -294,7 +294,7 @@ pub(super) static GROUPS: &[Group] = &[
             Setting {
                 name: "batch_rows_max",
                 unit: "ROWS",
-                kind: count!(16..=65_536, server.batching.batch_rows_max),
+                kind: count!(16..=65_536, server.batching.batch_rows_max, noun = "a multiple of 16"),
                 help: "Maximum rows in one batch, a multiple of 16",
             },
             Setting {

@@ -216,7 +216,7 @@ fn errors_name_the_setting_its_source_and_the_expected_value() {
     let (_folder, args) = with_file("keepalive_timeout_seconds = 0\n");
     check_error(&args, &[], &["keepalive_timeout_seconds", "from 1 to 86400"]);
     let (_folder, args) = with_file("batch_rows_max = -1\n");
-    check_error(&args, &[], &["batch_rows_max", "file ", "\"-1\""]);
+    check_error(&args, &[], &["batch_rows_max", "file ", "\"-1\"", "a multiple of 16 from 16 to 65536"]);
     let (_folder, args) = with_file("batch_rows = 1\n");
     check_error(&args, &[], &["unknown key", "batch_rows", "batch_rows_max"]);
     let (_folder, args) = with_file("batch_rows_max = \n");
