@@ -12,7 +12,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tower::service_fn;
 
-use super::connect::{Connector, Failure, Files, LastFailure, with_scheme};
+use super::connect::Connector;
+use super::failure::{Failure, LastFailure};
+use super::target::with_scheme;
+use super::tls::Files;
 use super::{ClientError, ClientSettings, Token};
 use crate::pb::autoencoder_service_client::AutoencoderServiceClient;
 use crate::pb::job_service_client::JobServiceClient;

@@ -9,14 +9,20 @@ mod arrays;
 mod channels;
 mod connect;
 mod error;
+mod failure;
+mod probe;
 mod reference;
 mod retry;
 mod settings;
 mod sizes;
 mod spec;
 mod streams;
+mod target;
+mod tls;
+mod tls_failure;
 mod training;
 pub(crate) mod upload;
+mod watched_stream;
 
 use std::future::Future;
 
