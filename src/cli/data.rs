@@ -93,15 +93,18 @@ impl ChunkSource for Source {
     async fn each<F: Future<Output = bool>>(
         &self,
         columns: usize,
-        mut found: impl FnMut(Chunk) -> F,
+        mut found: impl FnMut(Chunk<'_>) -> F,
     ) -> Result<(), FileError> {
         match self {
             Self::Server => {}
             Self::Memory { training, test } => {
                 for (role, values) in [(RowRole::Training, training), (RowRole::Test, test)] {
                     for chunk in values.chunks(chunk_rows(columns) * columns) {
-                        let values = chunk.iter().copied().map(f64::from).collect();
-                        if !found(chunk_of(role, columns, values, Vec::new())).await {
+                        let matrix = Box::new(move || {
+                            let values: Vec<f64> = chunk.iter().copied().map(f64::from).collect();
+                            named_matrix(columns, &values, &[])
+                        });
+                        if !found(Chunk { role, rows: (chunk.len() / columns.max(1)) as u64, matrix }).await {
                             return Ok(());
                         }
                     }
@@ -134,7 +137,7 @@ impl ChunkSource for Source {
 }
 
 /// A chunk of row-major values, with column names: none, or one per column.
-fn chunk_of(role: RowRole, columns: usize, values: Vec<f64>, names: Vec<String>) -> Chunk {
+fn chunk_of(role: RowRole, columns: usize, values: Vec<f64>, names: Vec<String>) -> Chunk<'static> {
     let rows = (values.len() / columns.max(1)) as u64;
     Chunk { role, rows, matrix: Box::new(move || named_matrix(columns, &values, &names)) }
 }

@@ -73,13 +73,11 @@ impl ChunkSource for ArrayRows<'_> {
     async fn each<F: Future<Output = bool>>(
         &self,
         _: usize,
-        mut found: impl FnMut(Chunk) -> F,
+        mut found: impl FnMut(Chunk<'_>) -> F,
     ) -> Result<(), ClientError> {
         for rows in self.0.axis_chunks_iter(Axis(0), chunk_rows(self.0.ncols())) {
-            let matrix = arrays::matrix(rows);
-            let chunk =
-                Chunk { role: pb::RowRole::Training, rows: rows.nrows() as u64, matrix: Box::new(move || matrix) };
-            if !found(chunk).await {
+            let matrix = Box::new(move || arrays::matrix(rows));
+            if !found(Chunk { role: pb::RowRole::Training, rows: rows.nrows() as u64, matrix }).await {
                 return Ok(());
             }
         }

@@ -19,12 +19,12 @@ pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const CHUNKS_WAITING_MAX: usize = 4;
 
 /// Rows with their role.
-pub(crate) struct Chunk {
+pub(crate) struct Chunk<'a> {
     pub(crate) role: pb::RowRole,
     /// Number of rows.
     pub(crate) rows: u64,
     /// Makes the rows; not called for a chunk that the server has.
-    pub(crate) matrix: Box<dyn FnOnce() -> pb::Matrix + Send>,
+    pub(crate) matrix: Box<dyn FnOnce() -> pb::Matrix + Send + 'a>,
 }
 
 /// Rows to upload. They are cut into the same chunks every time.
@@ -36,7 +36,7 @@ pub(crate) trait ChunkSource {
     async fn each<F: Future<Output = bool>>(
         &self,
         columns: usize,
-        found: impl FnMut(Chunk) -> F,
+        found: impl FnMut(Chunk<'_>) -> F,
     ) -> Result<(), Self::Error>;
 }
 
@@ -171,4 +171,59 @@ async fn upload<S: ChunkSource>(
     // If the stream has ended, its response says why.
     let _ = requests.send(pb::TrainRequest { message: Some(RequestMessage::Finish(finish)) }).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Chunks of one row, and the numbers of those that were converted.
+    struct Counted {
+        chunk_count: u64,
+        converted: Mutex<Vec<u64>>,
+    }
+
+    impl ChunkSource for Counted {
+        type Error = ClientError;
+
+        async fn each<F: Future<Output = bool>>(
+            &self,
+            _: usize,
+            mut found: impl FnMut(Chunk<'_>) -> F,
+        ) -> Result<(), ClientError> {
+            for number in 1..=self.chunk_count {
+                let matrix = || {
+                    self.converted.lock().expect("no panic").push(number);
+                    pb::Matrix::default()
+                };
+                let _ = found(Chunk { role: pb::RowRole::Training, rows: 1, matrix: Box::new(matrix) }).await;
+            }
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn chunks_that_the_server_has_are_not_converted() {
+        for (last, expected) in
+            [(0, vec![1, 2, 3, 4, 5]), (1, vec![1, 2, 3, 4, 5]), (3, vec![1, 3, 4, 5]), (5, vec![1, 5])]
+        {
+            let source = Counted { chunk_count: 5, converted: Mutex::default() };
+            let (requests, mut receiver) = mpsc::channel(6);
+            upload(&source, 1, last, &requests).await.expect("rows can be read");
+            drop(requests);
+            let (mut sent, mut finish) = (Vec::new(), None);
+            while let Some(request) = receiver.recv().await {
+                match request.message {
+                    Some(RequestMessage::Chunk(chunk)) => sent.push(chunk.number),
+                    Some(RequestMessage::Finish(counts)) => finish = Some(counts),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(sent, expected);
+            assert_eq!(*source.converted.lock().expect("no panic"), expected);
+            assert_eq!(finish, Some(pb::TrainFinish { chunk_count: 5, row_count: 5 }));
+        }
+    }
 }
