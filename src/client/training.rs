@@ -25,12 +25,71 @@ impl Client {
         spec: &TrainSpec,
         progress: impl FnMut(&pb::Job),
     ) -> Result<pb::TrainResult, ClientError> {
-        let spec = spec::of(spec, uuid::Uuid::new_v4().to_string())?;
-        let (source, mut observer, mut sending) = (ArrayRows(rows), Progress(progress), Sending::default());
+        let (key, mut sending) = (uuid::Uuid::new_v4().to_string(), Sending::default());
+        let trained = self.train_job(rows, &spec::of(spec, key)?, progress, &mut sending).await;
+        if let Err(error) = &trained
+            && sending.uploads
+            && !is_broken(error)
+        {
+            // No other call has the key, so the upload cannot continue.
+            self.cancel(&sending.id).await;
+        }
+        trained
+    }
+
+    /// As [`Client::train`], with an idempotency key, so that another process can continue the upload. The key has 1
+    /// to 128 printable ASCII characters.
+    ///
+    /// A call with the key, an equal specification and the same rows continues after the rows that the server has. If
+    /// the job has all its rows, the call waits for its result; if the job has ended, the call returns its result. An
+    /// upload that ends early is not canceled: the server keeps its rows for a while.
+    ///
+    /// # Errors
+    /// As [`Client::train`]; [`ClientError::Invalid`] if the key is empty, and [`ClientError::Status`] if it belongs to
+    /// a job with another specification, or if another call continues the same upload.
+    ///
+    /// # Examples
+    /// A process that may be restarted during the upload:
+    ///
+    /// ```no_run
+    /// use halfhitch::client::{Client, ClientError};
+    /// use halfhitch::ndarray::Array2;
+    /// use halfhitch::training::TrainSpec;
+    ///
+    /// async fn train(client: &Client, rows: &Array2<f32>, spec: &TrainSpec) -> Result<u64, ClientError> {
+    ///     // The key names the rows: other rows need another key.
+    ///     let result = client.train_with_key(rows.view(), spec, "sensors 2026-11-28", |_| ()).await?;
+    ///     Ok(result.version)
+    /// }
+    /// ```
+    pub async fn train_with_key(
+        &self,
+        rows: ArrayView2<'_, f32>,
+        spec: &TrainSpec,
+        idempotency_key: &str,
+        progress: impl FnMut(&pb::Job),
+    ) -> Result<pb::TrainResult, ClientError> {
+        if idempotency_key.is_empty() {
+            let expected = "the idempotency key is empty, expected 1 to 128 printable ASCII characters";
+            return Err(ClientError::Invalid(expected.to_owned()));
+        }
+        self.train_job(rows, &spec::of(spec, idempotency_key.to_owned())?, progress, &mut Sending::default()).await
+    }
+
+    /// Uploads the rows that the server does not have, over a new connection after each broken one, and waits for the
+    /// result. `sending` is the state of the upload when this returns.
+    async fn train_job(
+        &self,
+        rows: ArrayView2<'_, f32>,
+        spec: &pb::TrainSpec,
+        progress: impl FnMut(&pb::Job),
+        sending: &mut Sending,
+    ) -> Result<pb::TrainResult, ClientError> {
+        let (source, mut observer) = (ArrayRows(rows), Progress(progress));
         let mut retries = 0;
         loop {
             let trained = match self.channels.autoencoder().await {
-                Ok(client) => attempt(client, &spec, &source, false, &mut observer, &mut sending).await,
+                Ok(client) => attempt(client, spec, &source, false, &mut observer, sending).await,
                 Err(error) => Err(error),
             };
             let error = match trained {
@@ -40,14 +99,8 @@ impl Client {
                 }
                 Err(error) => self.channels.clarified(error).await,
             };
-            let is_broken = match &error {
-                ClientError::NoServer { .. } => retries > 0,
-                other => other.status().is_some_and(is_broken_connection),
-            };
-            if !is_broken || retries == RETRIES_MAX {
-                if sending.uploads && !is_broken {
-                    self.cancel(&sending.id).await;
-                }
+            let never_connected = retries == 0 && matches!(error, ClientError::NoServer { .. });
+            if never_connected || !is_broken(&error) || retries == RETRIES_MAX {
                 return Err(error);
             }
             tokio::time::sleep(RETRY_PAUSE * 2u32.pow(retries)).await;
@@ -62,6 +115,11 @@ impl Client {
             let _ = jobs.cancel_job(pb::CancelJobRequest { id: id.to_owned() }).await;
         }
     }
+}
+
+/// Whether the connection broke, so that a new one may succeed.
+fn is_broken(error: &ClientError) -> bool {
+    matches!(error, ClientError::NoServer { .. }) || error.status().is_some_and(is_broken_connection)
 }
 
 /// Training rows.

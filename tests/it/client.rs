@@ -162,3 +162,43 @@ async fn training_gives_the_model_of_the_library() {
     assert_eq!(open.count(), 0, "the refused upload is canceled");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_continues_with_its_key() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    // Two chunks; the second has a value that the server refuses.
+    let rows = rows_of(34_000, 7);
+    let mut broken = rows.clone();
+    broken[[33_000, 1]] = f32::NAN;
+    let mut asked = TrainSpec::new("m".parse().expect("a name"), vec![FEATURES, 3]);
+    asked.epochs = Some(1);
+    let train = async |rows: &Array2<f32>, asked: &TrainSpec, key: &str| {
+        connected(&server).await.train_with_key(rows.view(), asked, key, |_| ()).await
+    };
+    let code = |error: &ClientError| match error {
+        ClientError::Status(status) => Some(status.code()),
+        _ => None,
+    };
+    let error = train(&broken, &asked, "key").await.expect_err("refused");
+    assert_eq!(code(&error), Some(Code::InvalidArgument), "{error}");
+    let jobs = async || {
+        let mut jobs = connected(&server).await.jobs().await.expect("connects");
+        jobs.list_jobs(pb::ListJobsRequest::default()).await.expect("lists").into_inner().jobs
+    };
+    let uploading = jobs().await;
+    assert_eq!(uploading.len(), 1);
+    assert_eq!((uploading[0].state(), uploading[0].idempotency_key.as_str()), (pb::JobState::Uploading, "key"));
+
+    assert_eq!(train(&rows, &asked, "key").await.expect("trains").version, 1);
+    let ended = jobs().await;
+    assert_eq!((ended.len(), &ended[0].id), (1, &uploading[0].id));
+    assert_eq!(train(&rows, &asked, "key").await.expect("has ended").version, 1);
+
+    asked.seed = 1;
+    let error = train(&rows, &asked, "key").await.expect_err("another specification");
+    assert_eq!(code(&error), Some(Code::AlreadyExists), "{error}");
+    let error = train(&rows, &asked, "").await.expect_err("no key");
+    assert!(matches!(error, ClientError::Invalid(_)), "{error}");
+    server.stop().await;
+}
