@@ -4,31 +4,25 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "a view is small, and ndarray passes views by value")]
 
+mod blocks;
 mod error;
 mod panels;
+mod training;
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use ndarray::{Array1, Array2, ArrayView2, Axis};
-use rayon::prelude::*;
-use sha2::{Digest, Sha256};
+use ndarray::{Array1, Array2, ArrayView2};
 
+use self::blocks::Blocks;
 use crate::files::FileError;
 use crate::files::output::Output;
 use crate::model::computed::Computed;
 use crate::model::score::FIGURES;
-use crate::model::{Artifact, Autoencoder, Decoder, Missing, ModelSpec, Normalizer, Scorer, Space, TrainingReport};
+use crate::model::{Artifact, Autoencoder, Decoder, Missing, ModelSpec, Scorer, Space, TrainingReport};
 use crate::numeric::{BufferPool, PanelMatrix};
-use crate::training::{self, Event, MemoryRows, Next, Observer, RowSource, Start, TrainSpec};
 
 pub use error::ModelError;
-
-/// Rows that a thread computes at once: a batch of the server.
-const BLOCK_ROWS: usize = 256;
 
 /// A trained model in memory.
 ///
@@ -74,36 +68,6 @@ pub struct Scores {
 }
 
 impl Model {
-    /// Trains a model on `rows` (n, d), NaN where a value is missing, on all threads of the machine. The result has the
-    /// same tensors for any number of threads. The rows are copied once.
-    ///
-    /// # Errors
-    /// [`ModelError::Spec`] if the specification is wrong, and [`ModelError::NeedsServer`] if it has a base or a
-    /// validation sample. [`ModelError::Columns`] and [`ModelError::Values`] if the rows do not match it.
-    /// [`ModelError::Train`] if there are no rows, or if training fails.
-    pub fn train(rows: ArrayView2<'_, f32>, spec: &TrainSpec) -> Result<Self, ModelError> {
-        if spec.base.is_some() {
-            return Err(ModelError::NeedsServer { field: "base" });
-        }
-        if spec.validation_sample_rows > 0 {
-            return Err(ModelError::NeedsServer { field: "validation_sample_rows" });
-        }
-        let spec = spec.clone().check()?;
-        check_columns("the input", rows.ncols(), spec.features())?;
-        panels::check_values(rows, Missing::from(spec.spec().missing_values))?;
-        let mut clock = Clock(Instant::now());
-        let values: Vec<f32> = rows.iter().copied().collect();
-        let data_sha256 = data_sha256(&values);
-        let source: Arc<dyn RowSource> = Arc::new(MemoryRows::new(values, spec.features()));
-        let no_test = MemoryRows::new(Vec::new(), spec.features());
-        let pool = rayon::ThreadPoolBuilder::new().build()?;
-        let mut trained = training::train(&spec, &source, &[], &no_test, Start::Fresh, &pool, &mut clock)?;
-        trained.report.data_sha256 = data_sha256;
-        trained.report.duration_seconds = clock.elapsed().as_secs_f64();
-        let (report, statistics) = (Some(Arc::new(trained.report)), trained.statistics);
-        Ok(Self::from(Artifact { model: trained.model, report, statistics, sha256: String::new() }))
-    }
-
     /// Reads a model file: one that [`Model::save`] has written, or `model.safetensors` of a server's store.
     ///
     /// # Errors
@@ -289,124 +253,6 @@ impl From<Artifact> for Model {
 
 fn check_columns(what: &'static str, got: usize, expected: usize) -> Result<(), ModelError> {
     if got == expected { Ok(()) } else { Err(ModelError::Columns { what, got, expected }) }
-}
-
-/// Rows or codes that are computed in blocks, on all threads.
-struct Blocks<'a> {
-    /// (n, c).
-    rows: ArrayView2<'a, f32>,
-    /// Columns of the result.
-    columns: usize,
-    /// Converts normalized results to the units of the input in 64 bits.
-    normalizer: Option<&'a Normalizer>,
-    /// With a normalizer: whether the values of `rows` stay unchanged except where they are missing.
-    keeps_given: bool,
-}
-
-/// The results of all blocks.
-struct Results {
-    /// (n, columns).
-    values: Array2<f32>,
-    /// (n,), or empty.
-    squared_errors: Vec<f32>,
-    /// (n,), or empty.
-    squared_errors_input_units: Vec<f32>,
-}
-
-impl Blocks<'_> {
-    /// Copies each block into a batch with `load`, and computes its result with `compute`. The error is that of the
-    /// first block.
-    fn compute(
-        &self,
-        load: &(impl Fn(ArrayView2<'_, f32>, &mut PanelMatrix) + Sync),
-        compute: &(impl Fn(&PanelMatrix, &mut BufferPool) -> Computed + Sync),
-    ) -> Result<Results, ModelError> {
-        let mut values = Array2::zeros((self.rows.nrows(), self.columns));
-        let blocks: Vec<ArrayView2<'_, f32>> = self.rows.axis_chunks_iter(Axis(0), BLOCK_ROWS).collect();
-        // A new array is in standard layout.
-        let targets = values.as_slice_mut().unwrap_or_default().par_chunks_mut(BLOCK_ROWS * self.columns.max(1));
-        let computed: Vec<Result<_, ModelError>> = blocks
-            .par_iter()
-            .zip(targets)
-            .enumerate()
-            .map_init(BufferPool::default, |buffers, (block, (rows, target))| {
-                let mut batch = buffers.take();
-                load(*rows, &mut batch);
-                let computed = compute(&batch, buffers);
-                buffers.put(batch);
-                self.write(&computed, block * BLOCK_ROWS, target)?;
-                buffers.put(computed.values);
-                Ok((computed.squared_errors, computed.squared_errors_input_units))
-            })
-            .collect();
-        let mut results = Results { values, squared_errors: Vec::new(), squared_errors_input_units: Vec::new() };
-        for block in computed {
-            let (squared_errors, squared_errors_input_units) = block?;
-            results.squared_errors.extend(squared_errors);
-            results.squared_errors_input_units.extend(squared_errors_input_units);
-        }
-        Ok(results)
-    }
-
-    /// Writes the values of a block, whose first row is `first`, row-major to `target`.
-    fn write(&self, computed: &Computed, first: usize, target: &mut [f32]) -> Result<(), ModelError> {
-        let rows = computed.values.rows();
-        if !computed.is_finite()
-            && let Some(row) = computed.first_not_finite(0..rows)
-        {
-            return Err(ModelError::ResultNotFinite { row: first + row });
-        }
-        computed.values.store(0..rows, target);
-        let Some(normalizer) = self.normalizer else { return Ok(()) };
-        for (row, values) in target.chunks_exact_mut(self.columns).enumerate() {
-            for (column, value) in values.iter_mut().enumerate() {
-                if self.keeps_given && !self.rows[[first + row, column]].is_nan() {
-                    *value = self.rows[[first + row, column]];
-                    continue;
-                }
-                let wide = normalizer.denormalized(column, *value);
-                *value = wide as f32;
-                if !value.is_finite() {
-                    return Err(ModelError::DoesNotFit { row: first + row, value: wide });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// SHA-256 of training rows (row-major), hexadecimal: the digest of the same rows in a job of a server. It covers the
-/// number of training values, the values, and the number of test values, which is 0.
-fn data_sha256(values: &[f32]) -> String {
-    let mut digest = Sha256::new();
-    digest.update((values.len() as u64).to_le_bytes());
-    for values in values.chunks(BLOCK_ROWS) {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        digest.update(bytes);
-    }
-    digest.update(0u64.to_le_bytes());
-    digest.finalize().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Measures the training time. It stores no checkpoints.
-struct Clock(Instant);
-
-impl Observer for Clock {
-    fn look(&mut self, _: &Event) -> Next {
-        Next::GoOn
-    }
-
-    fn save(&mut self, _: &[u8]) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn elapsed(&mut self) -> Duration {
-        self.0.elapsed()
-    }
 }
 
 #[cfg(test)]

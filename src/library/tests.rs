@@ -1,10 +1,12 @@
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use ndarray::{ShapeBuilder, Slice};
+use ndarray::{Axis, ShapeBuilder, Slice};
 use proptest::prelude::*;
 
+use super::blocks::BLOCK_ROWS;
 use super::*;
 use crate::model::{Matrix, Values};
+use crate::training::{self, Event, MemoryRows, Next, RowSource, Start, TrainSpec};
 
 const FEATURES: usize = 6;
 const CODE: usize = 3;
