@@ -75,6 +75,41 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! See how much each feature contributes to a score:
+//!
+//! ```
+//! # use halfhitch::Model;
+//! # use halfhitch::ndarray::Array2;
+//! # use halfhitch::training::TrainSpec;
+//! # let rows = Array2::from_shape_fn((200, 4), |(i, j)| (0.1 * (i * (j + 1)) as f32).sin());
+//! # let mut spec = TrainSpec::new("waves".parse()?, vec![4, 8, 2]);
+//! # spec.epochs = Some(5);
+//! # let model = Model::train(rows.view(), &spec)?;
+//! # let mut broken = rows.clone();
+//! # broken[[7, 3]] += 100.0;
+//! let explanation = model.explain(broken.view())?;
+//! assert_eq!(explanation.scores, model.score(broken.view())?);
+//! // A smaller value would make the row more usual.
+//! assert!(explanation.contributions[[7, 3]] > 0.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Continue with other rows, from the weights of a model:
+//!
+//! ```
+//! # use halfhitch::Model;
+//! # use halfhitch::ndarray::Array2;
+//! # use halfhitch::training::TrainSpec;
+//! # let rows = Array2::from_shape_fn((200, 4), |(i, j)| (0.1 * (i * (j + 1)) as f32).sin());
+//! # let mut spec = TrainSpec::new("waves".parse()?, vec![4, 8, 2]);
+//! # spec.epochs = Some(5);
+//! # let model = Model::train(rows.view(), &spec)?;
+//! let newer = Array2::from_shape_fn((200, 4), |(i, j)| (0.1 * (i * (j + 1)) as f32 + 1.0).sin());
+//! let continued = Model::train_from(&model, newer.view(), &spec)?;
+//! assert_eq!(continued.spec(), model.spec());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Fill in missing values, which are NaN:
 //!
 //! ```
@@ -178,6 +213,6 @@ pub mod telemetry;
 pub mod text;
 pub mod training;
 
-pub use library::{Model, ModelError, Reconstruction, Scores};
+pub use library::{Explanation, Model, ModelError, Reconstruction, Scores};
 /// The arrays of [`Model`]: a view of another version of ndarray has another type.
 pub use ndarray;

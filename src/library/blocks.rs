@@ -33,7 +33,12 @@ pub(super) struct Results {
     pub(super) squared_errors_input_units: Vec<f32>,
 }
 
-impl Blocks<'_> {
+impl<'a> Blocks<'a> {
+    /// Blocks whose results, `columns` wide, stay as they are computed.
+    pub(super) fn of_numbers(rows: ArrayView2<'a, f32>, columns: usize) -> Self {
+        Self { rows, columns, normalizer: None, keeps_given: false }
+    }
+
     /// Copies each block into a batch with `load`, and computes its result with `compute`. The error is that of the
     /// first block.
     pub(super) fn compute(

@@ -1,7 +1,7 @@
 //! Errors of the library.
 
 use crate::files::FileError;
-use crate::model::{ArtifactError, MatrixError};
+use crate::model::{ArtifactError, InverseError, MatrixError};
 use crate::training::{ParamError, TrainError};
 
 /// Why a call of [`Model`](crate::Model) failed. Rows count from 0 in the fields and from 1 in the texts.
@@ -39,6 +39,23 @@ pub enum ModelError {
         "the model has no statistics for scoring: train it again with validation rows and a code length of at most 1024"
     )]
     NoStatistics,
+    /// Decoding with the pseudo-inverse, of a model that has none.
+    #[error("the model has no pseudo-inverse: {0}")]
+    NoInverse(#[source] InverseError),
+    /// A length that truncated codes cannot have.
+    #[error("code_length is {got}, expected 1 to {code_length_max}: the length of the codes")]
+    CodeLength {
+        /// The requested length.
+        got: usize,
+        /// Length of the codes.
+        code_length_max: usize,
+    },
+    /// Truncated codes of a model whose codes are not ordered.
+    #[error(
+        "the codes of the model are not ordered, so they cannot be cut short: make them canonical with \
+         `model::canonicalize`, or train with `nested_dropout`"
+    )]
+    NotOrdered,
     /// Imputation with a model that takes no missing values.
     #[error("the model does not take missing values: train it with `missing_values`")]
     NoMissingValues,

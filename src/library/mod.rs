@@ -11,15 +11,19 @@ mod training;
 
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::sync::OnceLock;
 
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2, Axis, Slice};
 
-use self::blocks::Blocks;
+use self::blocks::{Blocks, Results};
 use crate::files::FileError;
 use crate::files::output::Output;
 use crate::model::computed::Computed;
 use crate::model::score::FIGURES;
-use crate::model::{Artifact, Autoencoder, Decoder, Missing, ModelSpec, Scorer, Space, TrainingReport};
+use crate::model::{
+    Artifact, Autoencoder, Decoder, InverseError, Missing, ModelSpec, PseudoInverse, Scorer, Space, Statistics,
+    TrainingReport,
+};
 use crate::numeric::{BufferPool, PanelMatrix};
 
 pub use error::ModelError;
@@ -35,6 +39,7 @@ pub use error::ModelError;
 #[derive(Debug)]
 pub struct Model {
     artifact: Artifact,
+    inverse: OnceLock<Result<PseudoInverse, InverseError>>,
     scorer: Option<Scorer>,
 }
 
@@ -65,6 +70,32 @@ pub struct Scores {
     pub code_distances: Array1<f32>,
     /// Part of the score for changes in columns and relations that never changed in training, `(n,)`.
     pub changes: Array1<f32>,
+}
+
+/// Anomaly scores and their reasons.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// The scores of the rows.
+    pub scores: Scores,
+    /// The contribution of each feature, (n, d): the decrease of the score if this feature alone took its most usual
+    /// value. Positive if that value is smaller than the value of the row, negative if it is greater; 0 for a missing
+    /// value. Exact for a linear model.
+    pub contributions: Array2<f32>,
+}
+
+impl Scores {
+    /// Scores from the first figures, (n, 3 or more), of a scorer.
+    fn of(figures: &Array2<f32>, scorer: &Scorer, statistics: &Statistics) -> Self {
+        let scores: Array1<f32> =
+            figures.rows().into_iter().map(|row| scorer.combined([row[0], row[1], row[2]])).collect();
+        Self {
+            p_values: scores.mapv(|score| statistics.p_value(score)),
+            squared_errors: figures.column(0).to_owned(),
+            code_distances: figures.column(1).mapv(f32::sqrt),
+            changes: figures.column(2).to_owned(),
+            scores,
+        }
+    }
 }
 
 impl Model {
@@ -101,13 +132,27 @@ impl Model {
     /// [`ModelError::Columns`] and [`ModelError::Values`] if the rows do not match the model;
     /// [`ModelError::ResultNotFinite`] if a value is too large for the model.
     pub fn encode(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>, ModelError> {
-        self.check_rows(rows)?;
         let (model, space) = (self.autoencoder(), self.space());
-        let load = |rows: ArrayView2<'_, f32>, batch: &mut PanelMatrix| self.load_rows(rows, batch);
         let compute =
             |batch: &PanelMatrix, buffers: &mut BufferPool| Computed::from(model.encode_in(space, batch, buffers));
-        let blocks = Blocks { rows, columns: model.spec().code_length(), normalizer: None, keeps_given: false };
-        Ok(blocks.compute(&load, &compute)?.values)
+        Ok(self.compute_rows(Blocks::of_numbers(rows, model.spec().code_length()), &compute)?.values)
+    }
+
+    /// Encodes rows (n, d) to the first `code_length` numbers of each code, (n, `code_length`). [`Model::decode`] and
+    /// [`Model::decode_pseudo_inverse`] accept such codes.
+    ///
+    /// # Errors
+    /// [`ModelError::CodeLength`] if the length is not 1 to k; [`ModelError::NotOrdered`] if the codes of the model are
+    /// neither canonical nor trained with `nested_dropout`; else as [`Model::encode`].
+    pub fn encode_truncated(&self, rows: ArrayView2<'_, f32>, code_length: usize) -> Result<Array2<f32>, ModelError> {
+        let code_length_max = self.spec().code_length();
+        if !(1..=code_length_max).contains(&code_length) {
+            return Err(ModelError::CodeLength { got: code_length, code_length_max });
+        }
+        if !self.artifact.has_ordered_codes() {
+            return Err(ModelError::NotOrdered);
+        }
+        Ok(self.encode(rows)?.slice_axis(Axis(1), Slice::from(..code_length)).to_owned())
     }
 
     /// Decodes codes (n, k) to rows (n, d) in the units of the input. If the codes of the model are ordered, they may be
@@ -117,18 +162,16 @@ impl Model {
     /// [`ModelError::Columns`] and [`ModelError::Values`] if the codes do not match the model;
     /// [`ModelError::ResultNotFinite`] and [`ModelError::DoesNotFit`] if a number is too large for the model.
     pub fn decode(&self, codes: ArrayView2<'_, f32>) -> Result<Array2<f32>, ModelError> {
-        let (model, space) = (self.autoencoder(), self.space());
-        let code_length = model.spec().code_length();
-        let is_short = self.artifact.has_ordered_codes() && (1..code_length).contains(&codes.ncols());
-        if !is_short {
-            check_columns("the code", codes.ncols(), code_length)?;
-        }
-        panels::check_values(codes, Missing::Refused)?;
-        let load = |codes: ArrayView2<'_, f32>, batch: &mut PanelMatrix| panels::load(codes, code_length, batch);
-        let compute = |batch: &PanelMatrix, buffers: &mut BufferPool| {
-            Computed::from(model.decode_in(space, batch, Decoder::Transpose, buffers))
-        };
-        Ok(self.blocks_of_rows(codes).compute(&load, &compute)?.values)
+        self.decode_by(Decoder::Transpose, codes)
+    }
+
+    /// As [`Model::decode`], with the pseudo-inverse of each matrix instead of its transpose; see
+    /// [`crate::model::inverse`].
+    ///
+    /// # Errors
+    /// As [`Model::pseudo_inverse`] and [`Model::decode`].
+    pub fn decode_pseudo_inverse(&self, codes: ArrayView2<'_, f32>) -> Result<Array2<f32>, ModelError> {
+        self.decode_by(Decoder::PseudoInverse(self.pseudo_inverse()?), codes)
     }
 
     /// Encodes rows (n, d) and decodes them, with the error of each row.
@@ -136,18 +179,15 @@ impl Model {
     /// # Errors
     /// As [`Model::encode`], and [`ModelError::DoesNotFit`] as [`Model::decode`].
     pub fn reconstruct(&self, rows: ArrayView2<'_, f32>) -> Result<Reconstruction, ModelError> {
-        self.check_rows(rows)?;
-        let (model, space) = (self.autoencoder(), self.space());
-        let load = |rows: ArrayView2<'_, f32>, batch: &mut PanelMatrix| self.load_rows(rows, batch);
-        let compute = |batch: &PanelMatrix, buffers: &mut BufferPool| {
-            Computed::from(model.reconstruct_in(space, batch, Decoder::Transpose, buffers))
-        };
-        let found = self.blocks_of_rows(rows).compute(&load, &compute)?;
-        Ok(Reconstruction {
-            rows: found.values,
-            squared_errors: found.squared_errors.into(),
-            squared_errors_input_units: found.squared_errors_input_units.into(),
-        })
+        self.reconstruct_by(Decoder::Transpose, rows)
+    }
+
+    /// As [`Model::reconstruct`], with the pseudo-inverse of each matrix instead of its transpose.
+    ///
+    /// # Errors
+    /// As [`Model::pseudo_inverse`] and [`Model::reconstruct`].
+    pub fn reconstruct_pseudo_inverse(&self, rows: ArrayView2<'_, f32>) -> Result<Reconstruction, ModelError> {
+        self.reconstruct_by(Decoder::PseudoInverse(self.pseudo_inverse()?), rows)
     }
 
     /// Rows (n, d) with missing values, which are NaN, replaced by their reconstruction. All other values keep their
@@ -161,11 +201,10 @@ impl Model {
         if !model.normalizer().takes_missing() {
             return Err(ModelError::NoMissingValues);
         }
-        self.check_rows(rows)?;
-        let load = |rows: ArrayView2<'_, f32>, batch: &mut PanelMatrix| self.load_rows(rows, batch);
         let compute =
             |batch: &PanelMatrix, buffers: &mut BufferPool| Computed::from(model.impute_in(space, batch, buffers));
-        Ok(Blocks { keeps_given: true, ..self.blocks_of_rows(rows) }.compute(&load, &compute)?.values)
+        let blocks = Blocks { keeps_given: true, ..self.blocks_of_rows(rows) };
+        Ok(self.compute_rows(blocks, &compute)?.values)
     }
 
     /// Scores how unusual rows (n, d) are.
@@ -174,29 +213,46 @@ impl Model {
     /// [`ModelError::NoStatistics`] if the model was trained without validation rows, or elsewhere; else as
     /// [`Model::encode`].
     pub fn score(&self, rows: ArrayView2<'_, f32>) -> Result<Scores, ModelError> {
-        let (Some(scorer), Some(statistics)) = (&self.scorer, &self.artifact.statistics) else {
-            return Err(ModelError::NoStatistics);
-        };
-        self.check_rows(rows)?;
+        let (scorer, statistics) = self.scorer()?;
         let (model, space) = (self.autoencoder(), self.space());
-        let load = |rows: ArrayView2<'_, f32>, batch: &mut PanelMatrix| self.load_rows(rows, batch);
         let compute = |batch: &PanelMatrix, buffers: &mut BufferPool| {
             Computed::from(match space {
                 Space::Input => scorer.score(model, batch, buffers),
                 Space::Normalized => scorer.score_normalized(model, batch, buffers),
             })
         };
-        let blocks = Blocks { rows, columns: FIGURES, normalizer: None, keeps_given: false };
-        let figures = blocks.compute(&load, &compute)?.values;
-        let scores: Array1<f32> =
-            figures.rows().into_iter().map(|row| scorer.combined([row[0], row[1], row[2]])).collect();
-        Ok(Scores {
-            p_values: scores.mapv(|score| statistics.p_value(score)),
-            squared_errors: figures.column(0).to_owned(),
-            code_distances: figures.column(1).mapv(f32::sqrt),
-            changes: figures.column(2).to_owned(),
-            scores,
-        })
+        let figures = self.compute_rows(Blocks::of_numbers(rows, FIGURES), &compute)?.values;
+        Ok(Scores::of(&figures, scorer, statistics))
+    }
+
+    /// Scores how unusual rows (n, d) are, and how much each feature contributes. The scores have the bits of
+    /// [`Model::score`].
+    ///
+    /// # Errors
+    /// As [`Model::score`].
+    pub fn explain(&self, rows: ArrayView2<'_, f32>) -> Result<Explanation, ModelError> {
+        let (scorer, statistics) = self.scorer()?;
+        let (model, space) = (self.autoencoder(), self.space());
+        let compute = |batch: &PanelMatrix, buffers: &mut BufferPool| {
+            Computed::from(match space {
+                Space::Input => scorer.explain(model, batch, buffers),
+                Space::Normalized => scorer.explain_normalized(model, batch, buffers),
+            })
+        };
+        let blocks = Blocks::of_numbers(rows, FIGURES + model.spec().features());
+        let figures = self.compute_rows(blocks, &compute)?.values;
+        let contributions = figures.slice_axis(Axis(1), Slice::from(FIGURES..)).to_owned();
+        Ok(Explanation { scores: Scores::of(&figures, scorer, statistics), contributions })
+    }
+
+    /// The pseudo-inverses of the matrices, which the first call computes: this takes a core for up to seconds. Their
+    /// [`PseudoInverse::condition`] shows how accurate decoding with them is.
+    ///
+    /// # Errors
+    /// [`ModelError::NoInverse`] if a matrix is singular or too large.
+    pub fn pseudo_inverse(&self) -> Result<&PseudoInverse, ModelError> {
+        let inverse = self.inverse.get_or_init(|| PseudoInverse::of(self.autoencoder()));
+        inverse.as_ref().map_err(|error| ModelError::NoInverse(error.clone()))
     }
 
     /// Shape, activations, loss and feature names.
@@ -228,6 +284,49 @@ impl Model {
         Ok(panels::check_values(rows, Missing::from(self.spec().raw().missing_values))?)
     }
 
+    /// The scorer, and the statistics for p-values.
+    fn scorer(&self) -> Result<(&Scorer, &Statistics), ModelError> {
+        self.scorer.as_ref().zip(self.artifact.statistics.as_ref()).ok_or(ModelError::NoStatistics)
+    }
+
+    fn decode_by(&self, decoder: Decoder<'_>, codes: ArrayView2<'_, f32>) -> Result<Array2<f32>, ModelError> {
+        let (model, space) = (self.autoencoder(), self.space());
+        let code_length = model.spec().code_length();
+        let is_short = self.artifact.has_ordered_codes() && (1..code_length).contains(&codes.ncols());
+        if !is_short {
+            check_columns("the code", codes.ncols(), code_length)?;
+        }
+        panels::check_values(codes, Missing::Refused)?;
+        let load = |codes: ArrayView2<'_, f32>, batch: &mut PanelMatrix| panels::load(codes, code_length, batch);
+        let compute = |batch: &PanelMatrix, buffers: &mut BufferPool| {
+            Computed::from(model.decode_in(space, batch, decoder, buffers))
+        };
+        Ok(self.blocks_of_rows(codes).compute(&load, &compute)?.values)
+    }
+
+    fn reconstruct_by(&self, decoder: Decoder<'_>, rows: ArrayView2<'_, f32>) -> Result<Reconstruction, ModelError> {
+        let (model, space) = (self.autoencoder(), self.space());
+        let compute = |batch: &PanelMatrix, buffers: &mut BufferPool| {
+            Computed::from(model.reconstruct_in(space, batch, decoder, buffers))
+        };
+        let found = self.compute_rows(self.blocks_of_rows(rows), &compute)?;
+        Ok(Reconstruction {
+            rows: found.values,
+            squared_errors: found.squared_errors.into(),
+            squared_errors_input_units: found.squared_errors_input_units.into(),
+        })
+    }
+
+    /// Checks rows (n, d), and computes their blocks in the space of the model.
+    fn compute_rows(
+        &self,
+        blocks: Blocks<'_>,
+        compute: &(impl Fn(&PanelMatrix, &mut BufferPool) -> Computed + Sync),
+    ) -> Result<Results, ModelError> {
+        self.check_rows(blocks.rows)?;
+        blocks.compute(&|rows: ArrayView2<'_, f32>, batch: &mut PanelMatrix| self.load_rows(rows, batch), compute)
+    }
+
     /// Copies rows (n, d) into a batch in the space of the model.
     fn load_rows(&self, rows: ArrayView2<'_, f32>, batch: &mut PanelMatrix) {
         match self.space() {
@@ -239,7 +338,7 @@ impl Model {
     /// Blocks whose results are rows in the units of the input.
     fn blocks_of_rows<'a>(&'a self, rows: ArrayView2<'a, f32>) -> Blocks<'a> {
         let normalizer = (self.space() == Space::Normalized).then(|| self.autoencoder().normalizer());
-        Blocks { rows, columns: self.spec().features(), normalizer, keeps_given: false }
+        Blocks { normalizer, ..Blocks::of_numbers(rows, self.spec().features()) }
     }
 }
 
@@ -247,7 +346,7 @@ impl Model {
 impl From<Artifact> for Model {
     fn from(artifact: Artifact) -> Self {
         let scorer = artifact.statistics.as_ref().and_then(Scorer::new);
-        Self { artifact, scorer }
+        Self { artifact, inverse: OnceLock::new(), scorer }
     }
 }
 

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::blocks::BLOCK_ROWS;
 use super::*;
-use crate::model::{Matrix, Values};
+use crate::model::{Loss, Matrix, Values};
+use crate::numeric::matmul::Weights;
 use crate::training::{self, Event, MemoryRows, Next, RowSource, Start, TrainSpec};
 
 const FEATURES: usize = 6;
@@ -102,24 +103,34 @@ fn check_same_bits(model: &Model, rows: &Array2<f32>) {
     let batch = batch_of(model, rows);
     let (of_batch, space, mut buffers) = (model.autoencoder(), model.space(), BufferPool::default());
     let codes = of_batch.encode_in(space, &batch, &mut buffers);
-    let reconstructed = of_batch.reconstruct_in(space, &batch, Decoder::Transpose, &mut buffers);
+    let inverse = Decoder::PseudoInverse(model.pseudo_inverse().expect("no matrix is singular"));
+    let [reconstructed, inverted] =
+        [Decoder::Transpose, inverse].map(|decoder| of_batch.reconstruct_in(space, &batch, decoder, &mut buffers));
     let scorer = model.scorer.as_ref().expect("rows were held out");
     let figures = match space {
         Space::Input => scorer.score(of_batch, &batch, &mut buffers),
         Space::Normalized => scorer.score_normalized(of_batch, &batch, &mut buffers),
     };
+    let explained = match space {
+        Space::Input => scorer.explain(of_batch, &batch, &mut buffers),
+        Space::Normalized => scorer.explain_normalized(of_batch, &batch, &mut buffers),
+    };
     each_layout(rows, |view| {
         assert_eq!(bits(&model.encode(view).expect("encodes")), values_of(&codes));
-        let found = model.reconstruct(view).expect("reconstructs");
-        assert_eq!(found.squared_errors.to_vec(), reconstructed.squared_errors);
-        assert_eq!(found.squared_errors_input_units.to_vec(), reconstructed.squared_errors_input_units);
-        for ((row, column), value) in found.rows.indexed_iter() {
-            let computed = reconstructed.rows.at(row, column);
-            let expected = match space {
-                Space::Input => computed,
-                Space::Normalized => of_batch.normalizer().denormalized(column, computed) as f32,
-            };
-            assert_eq!(value.to_bits(), expected.to_bits(), "row {row}, column {column}");
+        for (found, of_batch_alone) in
+            [(model.reconstruct(view), &reconstructed), (model.reconstruct_pseudo_inverse(view), &inverted)]
+        {
+            let found = found.expect("reconstructs");
+            assert_eq!(found.squared_errors.to_vec(), of_batch_alone.squared_errors);
+            assert_eq!(found.squared_errors_input_units.to_vec(), of_batch_alone.squared_errors_input_units);
+            for ((row, column), value) in found.rows.indexed_iter() {
+                let computed = of_batch_alone.rows.at(row, column);
+                let expected = match space {
+                    Space::Input => computed,
+                    Space::Normalized => of_batch.normalizer().denormalized(column, computed) as f32,
+                };
+                assert_eq!(value.to_bits(), expected.to_bits(), "row {row}, column {column}");
+            }
         }
         let scores = model.score(view).expect("scores");
         for row in 0..rows.nrows() {
@@ -129,11 +140,20 @@ fn check_same_bits(model: &Model, rows: &Array2<f32>) {
             assert_eq!(scores.scores[row].to_bits(), scorer.combined([error, distance, changes]).to_bits());
             assert!(scores.p_values[row] > 0.0 && scores.p_values[row] <= 1.0);
         }
+        let explanation = model.explain(view).expect("explains");
+        assert_eq!(explanation.scores, scores);
+        for ((row, feature), contribution) in explanation.contributions.indexed_iter() {
+            assert_eq!(contribution.to_bits(), explained.at(row, FIGURES + feature).to_bits());
+        }
     });
     let codes = model.encode(rows.view()).expect("encodes");
     let decoded = bits(&model.decode(codes.view()).expect("decodes"));
     assert_eq!(decoded, bits(&model.reconstruct(rows.view()).expect("reconstructs").rows));
     each_layout(&codes, |view| assert_eq!(bits(&model.decode(view).expect("decodes")), decoded));
+    let decoded = model.reconstruct_pseudo_inverse(rows.view()).expect("reconstructs").rows;
+    each_layout(&codes, |view| {
+        assert_eq!(bits(&model.decode_pseudo_inverse(view).expect("decodes")), bits(&decoded));
+    });
 }
 
 proptest! {
@@ -155,9 +175,12 @@ proptest! {
         };
         prop_assert!(fits(PLAIN.encode(rows.view()).map(drop), FEATURES));
         prop_assert!(fits(PLAIN.reconstruct(rows.view()).map(drop), FEATURES));
+        prop_assert!(fits(PLAIN.reconstruct_pseudo_inverse(rows.view()).map(drop), FEATURES));
         prop_assert!(fits(PLAIN.score(rows.view()).map(drop), FEATURES));
+        prop_assert!(fits(PLAIN.explain(rows.view()).map(drop), FEATURES));
         prop_assert!(fits(WITH_GAPS.impute(rows.view()).map(drop), FEATURES));
         prop_assert!(fits(PLAIN.decode(rows.view()).map(drop), CODE));
+        prop_assert!(fits(PLAIN.decode_pseudo_inverse(rows.view()).map(drop), CODE));
     }
 
     #[test]
@@ -206,6 +229,7 @@ fn no_rows_give_no_results() {
     let found = PLAIN.reconstruct(none.view()).expect("reconstructs");
     assert_eq!((found.rows.dim(), found.squared_errors.len()), ((0, FEATURES), 0));
     assert_eq!(PLAIN.score(none.view()).expect("scores").p_values.len(), 0);
+    assert_eq!(PLAIN.explain(none.view()).expect("explains").contributions.dim(), (0, FEATURES));
     assert_eq!(WITH_GAPS.impute(none.view()).expect("imputes").dim(), (0, FEATURES));
     let error = Model::train(none.view(), &spec()).expect_err("refused");
     assert!(matches!(error, ModelError::Train(training::TrainError::NoRows)), "{error}");
@@ -223,15 +247,26 @@ fn a_row_that_is_too_large_is_named() {
 }
 
 #[test]
-fn short_codes_are_decoded_if_codes_are_ordered() {
+fn codes_are_truncated_and_decoded_if_they_are_ordered() {
     let Artifact { model, statistics, .. } = trained(false).artifact;
     let model = model.with_ordered_code(true);
     let model = Model::from(Artifact { model, report: None, statistics, sha256: String::new() });
-    let mut codes = model.encode(rows(20, 1).view()).expect("encodes");
+    let rows = rows(20, 1);
+    let truncated = model.encode_truncated(rows.view(), CODE - 1).expect("encodes");
+    let mut codes = model.encode(rows.view()).expect("encodes");
     codes.column_mut(CODE - 1).fill(0.0);
     let mut short = codes.view();
     short.slice_axis_inplace(Axis(1), Slice::from(..CODE - 1));
+    assert_eq!(truncated, short);
     assert_eq!(bits(&model.decode(short).expect("decodes")), bits(&model.decode(codes.view()).expect("decodes")));
+    for code_length in [0, CODE + 1] {
+        let error = model.encode_truncated(rows.view(), code_length).expect_err("refused");
+        assert!(
+            matches!(error, ModelError::CodeLength { got, code_length_max: CODE } if got == code_length),
+            "{error}"
+        );
+    }
+    assert!(matches!(PLAIN.encode_truncated(rows.view(), 1), Err(ModelError::NotOrdered)));
     assert!(matches!(PLAIN.decode(short), Err(ModelError::Columns { got: 2, expected: CODE, .. })));
 }
 
@@ -241,6 +276,7 @@ fn missing_statistics_and_options_of_servers_are_typed_errors() {
     let spec_without = TrainSpec { validation_fraction: Some(0.0), ..spec() };
     let unscored = Model::train(rows.view(), &spec_without).expect("trains");
     assert!(matches!(unscored.score(rows.view()), Err(ModelError::NoStatistics)));
+    assert!(matches!(unscored.explain(rows.view()), Err(ModelError::NoStatistics)));
     assert!(matches!(unscored.impute(rows.view()), Err(ModelError::NoMissingValues)));
     let sampled = TrainSpec { validation_sample_rows: 5, ..spec() };
     let error = Model::train(rows.view(), &sampled).expect_err("refused");
@@ -249,6 +285,34 @@ fn missing_statistics_and_options_of_servers_are_typed_errors() {
     assert!(matches!(Model::train(rows.view(), &wrong), Err(ModelError::Spec(_))));
     let narrow = TrainSpec { widths: vec![5, 2], ..spec() };
     assert!(matches!(Model::train(rows.view(), &narrow), Err(ModelError::Columns { got: 6, expected: 5, .. })));
+}
+
+#[test]
+fn training_from_a_model_keeps_its_specification() {
+    let rows = rows(300, 2);
+    let free = TrainSpec { widths: Vec::new(), ..spec() };
+    let trained = Model::train_from(&PLAIN, rows.view(), &free).expect("trains");
+    assert_eq!(trained.spec(), PLAIN.spec());
+    assert!(trained.report().is_some_and(|report| report.base_validation.is_some()));
+    let other_widths = TrainSpec { widths: vec![FEATURES, 9, CODE], ..spec() };
+    let own_loss = TrainSpec { loss: Some(Loss::SquaredError), ..free.clone() };
+    for wrong in [other_widths, own_loss] {
+        assert!(matches!(Model::train_from(&PLAIN, rows.view(), &wrong), Err(ModelError::Spec(_))));
+    }
+    let gated = TrainSpec { publish_if_better: true, ..free };
+    let error = Model::train_from(&PLAIN, rows.view(), &gated).expect_err("refused");
+    assert!(matches!(error, ModelError::NeedsServer { field: "publish_if_better" }), "{error}");
+}
+
+#[test]
+fn a_singular_matrix_has_no_pseudo_inverse() {
+    let Artifact { mut model, statistics, .. } = trained(false).artifact;
+    let layer = &mut model.layers_mut()[0];
+    let (outputs, inputs) = (layer.weight.outputs(), layer.weight.inputs());
+    layer.weight = Weights::from_row_major(outputs, inputs, &vec![0.5; outputs * inputs]);
+    let model = Model::from(Artifact { model, report: None, statistics, sha256: String::new() });
+    let error = model.decode_pseudo_inverse(Array2::zeros((1, CODE)).view()).expect_err("singular");
+    assert!(matches!(error, ModelError::NoInverse(InverseError::Singular { layer: 1, .. })), "{error}");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::blocks::BLOCK_ROWS;
 use super::{Model, ModelError, check_columns, panels};
-use crate::model::{Artifact, Missing};
-use crate::training::{self, Event, MemoryRows, Next, Observer, RowSource, Start, TrainSpec};
+use crate::model::{Artifact, Missing, Selector};
+use crate::training::{self, Base, CheckedTrainSpec, Event, MemoryRows, Next, Observer, RowSource, Start, TrainSpec};
 
 impl Model {
     /// Trains a model on `rows` (n, d), NaN where a value is missing, on all threads of the machine. The result has the
@@ -21,27 +21,54 @@ impl Model {
     /// validation sample. [`ModelError::Columns`] and [`ModelError::Values`] if the rows do not match it.
     /// [`ModelError::Train`] if there are no rows, or if training fails.
     pub fn train(rows: ArrayView2<'_, f32>, spec: &TrainSpec) -> Result<Self, ModelError> {
-        if spec.base.is_some() {
-            return Err(ModelError::NeedsServer { field: "base" });
-        }
-        if spec.validation_sample_rows > 0 {
-            return Err(ModelError::NeedsServer { field: "validation_sample_rows" });
-        }
-        let spec = spec.clone().check()?;
-        check_columns("the input", rows.ncols(), spec.features())?;
-        panels::check_values(rows, Missing::from(spec.spec().missing_values))?;
-        let mut clock = Clock(Instant::now());
-        let values: Vec<f32> = rows.iter().copied().collect();
-        let data_sha256 = data_sha256(&values);
-        let source: Arc<dyn RowSource> = Arc::new(MemoryRows::new(values, spec.features()));
-        let no_test = MemoryRows::new(Vec::new(), spec.features());
-        let pool = rayon::ThreadPoolBuilder::new().build()?;
-        let mut trained = training::train(&spec, &source, &[], &no_test, Start::Fresh, &pool, &mut clock)?;
-        trained.report.data_sha256 = data_sha256;
-        trained.report.duration_seconds = clock.elapsed().as_secs_f64();
-        let (report, statistics) = (Some(Arc::new(trained.report)), trained.statistics);
-        Ok(Self::from(Artifact { model: trained.model, report, statistics, sha256: String::new() }))
+        check_options(spec)?;
+        train(rows, &spec.clone().check()?, Start::Fresh)
     }
+
+    /// As [`Model::train`], starting from the weights of `base`. The new model keeps the activations, loss,
+    /// normalization, gain and feature names of the base, so the specification must not set them. Its widths may be
+    /// empty. The report compares both models: `base_validation` is the error of the base on the held-out rows.
+    ///
+    /// # Errors
+    /// As [`Model::train`]: [`ModelError::Spec`] also if the specification does not fit the base, and
+    /// [`ModelError::NeedsServer`] also if it has `publish_if_better`.
+    pub fn train_from(base: &Self, rows: ArrayView2<'_, f32>, spec: &TrainSpec) -> Result<Self, ModelError> {
+        check_options(spec)?;
+        if spec.publish_if_better {
+            return Err(ModelError::NeedsServer { field: "publish_if_better" });
+        }
+        // A specification with a base has its own rules; the name of the base does not matter.
+        let named = Base { name: spec.model_name.clone(), selector: Selector::Latest, or_fresh: false };
+        let spec = TrainSpec { base: Some(named), ..spec.clone() }.check()?.with_base(base.spec())?;
+        train(rows, &spec, Start::Model(Arc::new(base.autoencoder().clone())))
+    }
+}
+
+/// Refuses options that name versions of a store.
+fn check_options(spec: &TrainSpec) -> Result<(), ModelError> {
+    if spec.base.is_some() {
+        return Err(ModelError::NeedsServer { field: "base" });
+    }
+    if spec.validation_sample_rows > 0 {
+        return Err(ModelError::NeedsServer { field: "validation_sample_rows" });
+    }
+    Ok(())
+}
+
+fn train(rows: ArrayView2<'_, f32>, spec: &CheckedTrainSpec, start: Start) -> Result<Model, ModelError> {
+    check_columns("the input", rows.ncols(), spec.features())?;
+    panels::check_values(rows, Missing::from(spec.spec().missing_values))?;
+    let mut clock = Clock(Instant::now());
+    let values: Vec<f32> = rows.iter().copied().collect();
+    let data_sha256 = data_sha256(&values);
+    let source: Arc<dyn RowSource> = Arc::new(MemoryRows::new(values, spec.features()));
+    let no_test = MemoryRows::new(Vec::new(), spec.features());
+    let pool = rayon::ThreadPoolBuilder::new().build()?;
+    let mut trained = training::train(spec, &source, &[], &no_test, start, &pool, &mut clock)?;
+    trained.report.data_sha256 = data_sha256;
+    trained.report.duration_seconds = clock.elapsed().as_secs_f64();
+    let (report, statistics) = (Some(Arc::new(trained.report)), trained.statistics);
+    Ok(Model::from(Artifact { model: trained.model, report, statistics, sha256: String::new() }))
 }
 
 /// SHA-256 of training rows (row-major), hexadecimal: the digest of the same rows in a job of a server. It covers the
