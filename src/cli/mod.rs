@@ -29,6 +29,8 @@ mod score;
 mod serve;
 mod token;
 mod train;
+mod train_args;
+mod uploading;
 mod writing;
 
 use std::io::ErrorKind;
@@ -67,7 +69,7 @@ enum Command {
     /// Train a model of handwritten digits, encode and decode them; needs no server and no files
     Quickstart(quickstart::QuickstartArgs),
     /// Train a model on rows in files
-    Train(Box<train::TrainArgs>),
+    Train(Box<train_args::TrainArgs>),
     /// Encode rows to codes
     Encode(rows::EncodeArgs),
     /// Decode codes to rows; the model version must be named

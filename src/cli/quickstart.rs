@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::client::{Context, float_matrix, float_numbers};
 use super::data::Source;
-use super::train::{OnInterrupt, train};
+use super::uploading::{OnInterrupt, train};
 use super::{CliError, draw, report};
 use crate::client::ClientSettings;
 use crate::client::upload::Ended;
