@@ -1,8 +1,10 @@
+use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::security::{CallerLimits, Role, date};
 
 fn read(text: &str) -> Result<Credentials, CredentialsError> {
     Credentials::parse(text.as_bytes(), Path::new("creds.toml"), CallerLimits::default(), None)
