@@ -2,6 +2,9 @@
 //! callers. A panic becomes an error.
 
 mod blocking;
+#[cfg(test)]
+#[path = "../tests/it/support/eventually.rs"]
+pub(crate) mod eventually;
 mod min_cpu_share;
 
 use std::any::Any;

@@ -241,6 +241,7 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::executor::eventually::eventually_blocking;
 
     const MS: Duration = Duration::from_millis(1);
     const SHARE: f64 = 0.05;
@@ -348,15 +349,14 @@ mod tests {
             thread::sleep(MS);
         }
         let mut now = Instant::now();
-        for _ in 0..1000 {
+        eventually_blocking("no thread that has ended is watched", || {
             now += LOOK_EVERY;
             assert!(!min_share.is_owed(now));
-            if min_share.watched.load(Ordering::Acquire) == 0 {
-                return;
+            match min_share.watched.load(Ordering::Acquire) {
+                0 => Ok(()),
+                watched => Err(watched),
             }
-            thread::sleep(MS);
-        }
-        panic!("a thread that has ended is still watched");
+        });
     }
 
     #[test]

@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
+use crate::support::eventually::eventually;
 use crate::support::{
     TestServer, channel, collected, matrix, newest, numbers, sample, served, temporary_store, untrained, version,
 };
@@ -79,17 +80,14 @@ impl Inside {
 
     /// The number of computed rows, once the queue is empty and the number is stable.
     async fn settled(&self) -> u64 {
-        let until = Instant::now() + Duration::from_mins(1);
-        let mut before = self.batcher.stats();
-        loop {
+        eventually("the queue settles", async || {
+            let before = self.batcher.stats();
             tokio::time::sleep(Duration::from_millis(300)).await;
             let now = self.batcher.stats();
-            if now == before && now.waiting_rows == 0 && now.waiting_bytes == 0 {
-                return now.rows;
-            }
-            assert!(Instant::now() < until, "the queue does not settle: {now:?}");
-            before = now;
-        }
+            let is_settled = now == before && now.waiting_rows == 0 && now.waiting_bytes == 0;
+            if is_settled { Ok(now.rows) } else { Err(now) }
+        })
+        .await
     }
 
     async fn stop(self) {

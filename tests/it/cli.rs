@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::eventually::eventually_blocking;
 use crate::support::files::csv;
 use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::{sample, temporary_store};
@@ -298,12 +299,10 @@ fn an_interrupted_train_cancels_its_job_or_names_its_key() {
         ]);
         command.args(key.map_or(vec![], |key| vec!["--idempotency-key", key]));
         let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
-        let mut tries = 0;
-        while open_jobs(&server, folder.path()).is_empty() {
-            tries += 1;
-            assert!(tries < 1000, "no upload was seen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        eventually_blocking("an upload is seen", || match open_jobs(&server, folder.path()).len() {
+            0 => Err("no open job"),
+            _ => Ok(()),
+        });
         // The stopped server keeps the upload from ending.
         server.signal("STOP");
         let id = child.id().to_string();

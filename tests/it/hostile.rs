@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::support::eventually::eventually;
 use crate::support::process::ServerProcess;
 use crate::support::raw::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GO_AWAY, HEADERS, NEWEST, PING, PREFACE, RST_STREAM, Raw, SETTINGS,
@@ -450,12 +451,7 @@ async fn calls_and_connections_are_limited() {
     }
     besieged.client.encode(question()).await.expect_err("no place for a call");
     drop(raw);
-    for _ in 0..100 {
-        if besieged.client.encode(question()).await.is_ok() {
-            break;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
+    eventually("a place for a call is free", async || besieged.client.encode(question()).await).await;
     let address = besieged.server.address();
     let mut all = Vec::new();
     for _ in 0..20 {

@@ -3,6 +3,7 @@
 use halfhitch::rpc::pb;
 use tonic::Code;
 
+use crate::support::eventually::eventually;
 use crate::support::{TestServer, question, sample, spec, temporary_store, train, whole_upload};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,12 +213,8 @@ async fn watchers_above_the_limit_get_a_retry_delay() {
     assert!(refused.get_error_details().retry_info().is_some(), "{refused:?}");
     // A watcher that leaves frees its slot.
     drop(watchers.pop());
-    let mut tries = 0;
-    while jobs.watch_job(pb::WatchJobRequest { id: id.clone() }).await.is_err() {
-        tries += 1;
-        assert!(tries < 10_000, "the place is not given back");
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    let watch = async || jobs.watch_job(pb::WatchJobRequest { id: id.clone() }).await.map(drop);
+    eventually("the slot of a watcher is free", watch).await;
     // On a separate connection: unread updates fill the watchers' connection.
     server.jobs().await.cancel_job(pb::CancelJobRequest { id }).await.expect("runs");
     for mut news in watchers {

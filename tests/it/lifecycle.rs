@@ -18,11 +18,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::eventually::eventually;
 use crate::support::process::{ServerProcess, halfhitch};
 use crate::support::{TestServer, matrix, newest, numbers, sample, temporary_store, untrained, version};
-
-/// Maximum number of checks of a condition, 10 ms apart.
-const LOOKS_MAX: usize = 3000;
 
 fn publish(store: &Path, name: &str) -> u64 {
     let store = LocalStore::open(store).expect("a store");
@@ -35,13 +33,11 @@ async fn health(client: &mut HealthClient<Channel>, name: &str) -> Result<Servin
 }
 
 async fn becomes(client: &mut HealthClient<Channel>, name: &str, expected: Result<ServingStatus, Code>) {
-    for _ in 0..LOOKS_MAX {
-        if health(client, name).await == expected {
-            return;
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{name:?} never becomes {expected:?}");
+    eventually(&format!("{name:?} becomes {expected:?}"), async || {
+        let now = health(client, name).await;
+        if now == expected { Ok(()) } else { Err(now) }
+    })
+    .await;
 }
 
 fn encode(name: &str) -> pb::EncodeRequest {
@@ -254,13 +250,11 @@ async fn settings_reload_on_sighup_and_on_file_changes() {
     let first = || pb::EncodeRequest { model: version("m", 1), ..encode("m") };
     client.encode(first()).await.expect("all versions are served");
     let mut comes = async |expected: Option<Code>| {
-        for _ in 0..LOOKS_MAX {
-            if client.encode(first()).await.err().map(|status| status.code()) == expected {
-                return;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{expected:?} never comes");
+        eventually(&format!("the response is {expected:?}"), async || {
+            let now = client.encode(first()).await.err().map(|status| status.code());
+            if now == expected { Ok(()) } else { Err(now) }
+        })
+        .await;
     };
     // Change only the file.
     fs::write(&file, "version_policy = \"latest:1\"\n").expect("written");
@@ -329,12 +323,7 @@ async fn retention_removes_only_unneeded_versions() {
     let flags = ["--retention-versions", "1", "--retention-days", "0", "--warm-models", "m@3"];
     let server = ServerProcess::start_with(folder.path(), &flags);
     let there = |number: u64| folder.path().join(format!("models/m/{number}")).exists();
-    for _ in 0..LOOKS_MAX {
-        if !there(4) {
-            break;
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
+    eventually("version 4 is removed", async || if there(4) { Err("it is there") } else { Ok(()) }).await;
     assert_eq!([1, 2, 3, 4, 5].map(there), [true, true, true, false, true]);
     assert_eq!(server.terminate(), Some(0));
 }

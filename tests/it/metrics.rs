@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use halfhitch::rpc::pb;
 use halfhitch::rpc::pb::inference as oip;
@@ -13,17 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::support::eventually::eventually;
 use crate::support::{
     AutoencoderClient, channel, collected, matrix, newest, sample, spec, temporary_store, train, version, whole_upload,
 };
 use crate::traces::Collector;
-
-/// Maximum number of checks of a condition, 10 ms apart.
-const LOOKS_MAX: usize = 1000;
 
 /// A server with an admin port.
 struct Watched {
@@ -292,17 +288,14 @@ async fn abandoned_calls_and_connections_are_counted() {
     client.list_jobs(pb::ListJobsRequest::default()).await.expect("listed");
     assert_eq!(server.metrics().await.get("halfhitch_open_connections"), 1.0);
     drop((client, autoencoder));
-    for look in 0.. {
+    let metrics = eventually("the upload and its connection have ended", async || {
         let metrics = server.metrics().await;
-        let left = metrics.calls("").get(&("Train".to_owned(), "cancelled".to_owned())).copied();
-        if metrics.get("halfhitch_open_connections") == 0.0 && left.is_some() {
-            assert_eq!(metrics.get("halfhitch_refusals_total{cause=\"left\"}"), 1.0);
-            assert_eq!(metrics.get("halfhitch_accepted_connections_total"), 1.0);
-            break;
-        }
-        assert!(look < LOOKS_MAX, "{:?}", metrics.0);
-        sleep(Duration::from_millis(10)).await;
-    }
+        let left = metrics.calls("").contains_key(&("Train".to_owned(), "cancelled".to_owned()));
+        if metrics.get("halfhitch_open_connections") == 0.0 && left { Ok(metrics) } else { Err(metrics.0) }
+    })
+    .await;
+    assert_eq!(metrics.get("halfhitch_refusals_total{cause=\"left\"}"), 1.0);
+    assert_eq!(metrics.get("halfhitch_accepted_connections_total"), 1.0);
     server.stop().await;
 }
 
@@ -398,20 +391,17 @@ async fn ended_jobs_and_trained_rows_are_counted() {
     let (last, best) =
         ("halfhitch_validation_loss{model=\"endless\"}", "halfhitch_best_validation_loss{model=\"endless\"}");
     let (mut lowest, mut seen) = (f64::INFINITY, 0);
-    for look in 0.. {
+    let metrics = eventually("three losses are seen", async || {
         let metrics = server.metrics().await;
         if let Some(best) = metrics.0.get(best) {
             // The page may already contain epochs that this test missed.
             assert!(*best <= lowest.min(metrics.0[last]), "{best} after {lowest}");
             (lowest, seen) = (*best, seen + 1);
         }
-        if seen == 3 {
-            assert!(metrics.get("halfhitch_trained_rows_total") as u64 > rows);
-            break;
-        }
-        assert!(look < LOOKS_MAX, "{:?}", metrics.0);
-        sleep(Duration::from_millis(10)).await;
-    }
+        if seen == 3 { Ok(metrics) } else { Err(metrics.0) }
+    })
+    .await;
+    assert!(metrics.get("halfhitch_trained_rows_total") as u64 > rows);
     let mut jobs = pb::job_service_client::JobServiceClient::new(channel);
     jobs.cancel_job(pb::CancelJobRequest { id }).await.expect("cancelled");
     let metrics = server.metrics().await;
@@ -442,18 +432,15 @@ async fn traced(endpoint: SocketAddr, calls: u32, is_over: impl Fn([u64; 3]) -> 
         request.metadata_mut().insert("traceparent", parent);
         client.list_jobs(request).await.expect("listed");
     }
-    for look in 0.. {
+    let counts = eventually("every call is counted", async || {
         let metrics = server.metrics().await;
         let counts = ["exported_spans", "dropped_spans", "limited_traces"]
             .map(|what| metrics.get(&format!("halfhitch_{what}_total")) as u64);
-        if is_over(counts) {
-            server.stop().await;
-            return counts;
-        }
-        assert!(look < LOOKS_MAX, "{counts:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
-    unreachable!("it looks until it gives up")
+        if is_over(counts) { Ok(counts) } else { Err(counts) }
+    })
+    .await;
+    server.stop().await;
+    counts
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -495,13 +482,11 @@ async fn the_series_of_a_deleted_model_disappear() {
 async fn the_admin_port_serves_probes_despite_bad_requests() {
     let folder = temporary_store();
     let server = Watched::start(ServerConfig::new(folder.path().to_owned())).await;
-    for look in 0.. {
-        if server.get("/readyz").await == (200, "ready\n".to_owned()) {
-            break;
-        }
-        assert!(look < LOOKS_MAX, "it never becomes ready");
-        sleep(Duration::from_millis(10)).await;
-    }
+    eventually("the server is ready", async || match server.get("/readyz").await {
+        (200, text) if text == "ready\n" => Ok(()),
+        other => Err(other),
+    })
+    .await;
     assert_eq!(server.get("/livez").await.0, 200);
     assert_eq!(server.get("/").await.0, 404);
     assert_eq!(server.get("/metrics/../etc/passwd").await.0, 404);

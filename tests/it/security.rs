@@ -27,6 +27,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
+use crate::support::eventually::eventually;
 use crate::support::{TestServer, matrix, newest, sample, served, spec, temporary_store, train};
 
 fn entry(name: &str, token: &str, more: &str) -> String {
@@ -155,16 +156,7 @@ async fn credentials_reload_and_a_broken_file_changes_nothing() {
     encode(&channel, Some("t-a"), "open-a").await.expect("known");
 
     fs::write(&path, entry("b", "t-b", "roles = [\"infer\"]")).expect("writes");
-    let comes_in = async |token| {
-        for _ in 0..200 {
-            if encode(&channel, Some(token), "open-a").await.is_ok() {
-                return true;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        false
-    };
-    assert!(comes_in("t-b").await, "a new token comes in");
+    eventually("the new token is accepted", async || encode(&channel, Some("t-b"), "open-a").await).await;
     let revoked = encode(&channel, Some("t-a"), "open-a").await.expect_err("revoked");
     assert_eq!(revoked.code(), Code::Unauthenticated);
     server.stop().await;
@@ -354,14 +346,11 @@ impl Asking {
 
     /// Sends requests until the stream ends; returns its code.
     async fn until_ended(&mut self) -> Code {
-        for _ in 0..200 {
-            let code = self.ask().await;
-            if code != Code::Ok {
-                return code;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Code::Ok
+        eventually("the stream ends", async || match self.ask().await {
+            Code::Ok => Err("it continues"),
+            code => Ok(code),
+        })
+        .await
     }
 }
 
@@ -447,15 +436,11 @@ async fn only_valid_tokens_of_the_right_role_are_accepted() {
     fs::write(&path, stays).expect("writes");
     for role in ROLES {
         let revoked = format!("{role}-revoked");
-        let mut codes = asked(&channel, Some(&revoked)).await;
-        for _ in 0..200 {
-            if codes == NOBODY {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            codes = asked(&channel, Some(&revoked)).await;
-        }
-        assert_eq!(codes, NOBODY, "{revoked}");
+        eventually(&format!("{revoked} is refused"), async || match asked(&channel, Some(&revoked)).await {
+            NOBODY => Ok(()),
+            codes => Err(codes),
+        })
+        .await;
         assert_eq!(asked(&channel, Some(&format!("{role}-good"))).await, of_role(role), "{role}");
     }
     server.stop().await;
@@ -511,15 +496,11 @@ async fn only_valid_certificates_of_the_right_role_are_accepted() {
     fs::write(&path, stays).expect("writes");
     for (role, state, channel) in open {
         if state == "revoked" {
-            let mut codes = asked(&channel, None).await;
-            for _ in 0..200 {
-                if codes == NOBODY {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                codes = asked(&channel, None).await;
-            }
-            assert_eq!(codes, NOBODY, "{role}: its entry is gone");
+            eventually(&format!("{role} without its entry is refused"), async || match asked(&channel, None).await {
+                NOBODY => Ok(()),
+                codes => Err(codes),
+            })
+            .await;
         } else if state == "good" {
             assert_eq!(asked(&channel, None).await, of_role(role), "{role}");
         }
@@ -549,15 +530,7 @@ async fn a_certificate_is_swapped_under_load_and_no_request_fails() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     connect(&server, &old, None).await.expect("the old pair stays in force");
     fs::write(folder.path().join("key.pem"), other.key).expect("writes");
-    let mut comes = false;
-    for _ in 0..200 {
-        comes = connect(&server, &new, None).await.is_ok();
-        if comes {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(comes, "new connections see the new certificate");
+    eventually("new connections see the new certificate", async || connect(&server, &new, None).await).await;
     connect(&server, &old, None).await.expect_err("and not the old one");
     stop.send(true).expect("runs");
     assert!(load.await.expect("no request failed") > 10);

@@ -1,22 +1,10 @@
 //! Two servers on one store: one writes; the other reads, notices changes, and takes over.
 
-use std::time::Duration;
-
 use halfhitch::rpc::pb;
 use tonic::Code;
 
+use crate::support::eventually::eventually;
 use crate::support::{TestServer, matrix, newest, sample, served, spec, temporary_store, train};
-
-/// Retries until success, up to a limit.
-async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..400 {
-        if let Some(value) = attempt().await {
-            return value;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{what}: not within 20 seconds");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_server_reads_updates_and_takes_over() {
@@ -41,15 +29,14 @@ async fn the_second_server_reads_updates_and_takes_over() {
     let mut client = reader.autoencoder().await;
     eventually("the reader notices version 2", async || {
         let version = client.encode(question()).await.expect("serves").into_inner().version;
-        (version == 2).then_some(())
+        if version == 2 { Ok(()) } else { Err(version) }
     })
     .await;
 
     writer.stop().await;
     let mut client = reader.autoencoder().await;
     let result =
-        eventually("the reader takes over", async || train(&mut client, spec("shared", &[6, 2]), &rows).await.ok())
-            .await;
+        eventually("the reader takes over", async || train(&mut client, spec("shared", &[6, 2]), &rows).await).await;
     assert_eq!(result.version, 3);
     reader.stop().await;
 }

@@ -2,6 +2,7 @@
 
 #[path = "../../../benches/support/data.rs"]
 pub(crate) mod data;
+pub(crate) mod eventually;
 pub(crate) mod files;
 pub(crate) mod process;
 mod random;
