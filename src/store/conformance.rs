@@ -33,7 +33,7 @@ macro_rules! conformance {
             a_model_without_versions_is_not_listed,
             models_are_listed_by_name,
             an_alias_is_set_only_if_it_points_where_the_caller_believes,
-            an_alias_is_deleted_only_if_it_points_where_the_caller_believes,
+            an_alias_is_deleted_only_where_the_caller_expects_it,
             a_version_with_an_alias_cannot_be_deleted,
             what_does_not_exist_is_named_with_what_does,
             aliases_are_bounded,
@@ -187,7 +187,7 @@ pub(crate) fn an_alias_is_set_only_if_it_points_where_the_caller_believes(fixtur
     assert!(matches!(set(3, None), Err(StoreError::UnknownVersion { .. })));
 }
 
-pub(crate) fn an_alias_is_deleted_only_if_it_points_where_the_caller_believes(fixture: &mut dyn Fixture) {
+pub(crate) fn an_alias_is_deleted_only_where_the_caller_expects_it(fixture: &mut dyn Fixture) {
     let store = fixture.store();
     publish(store, "a", "one");
     store.set_alias(&key("a", 1), &alias("prod"), None).expect("set");
