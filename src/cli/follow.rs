@@ -282,7 +282,7 @@ fn line(result: &pb::TrainResult) -> String {
         return format!("round {round}: {}", result.failure);
     }
     if !result.kept_back.is_empty() {
-        return format!("round {round}: kept back, {}", result.kept_back);
+        return format!("round {round}: not published: {}", result.kept_back);
     }
     let report = result.training_report.clone().unwrap_or_default();
     let mut text = format!("round {round}: {}@{} is published", result.model_name, result.version);
@@ -331,6 +331,6 @@ mod tests {
         let result = pb::TrainResult { round: 2, model_name: "m".into(), version: 3, ..Default::default() };
         assert!(line(&result).starts_with("round 2: m@3 is published"));
         let kept = pb::TrainResult { round: 3, kept_back: "it is worse".into(), ..Default::default() };
-        assert_eq!(line(&kept), "round 3: kept back, it is worse");
+        assert_eq!(line(&kept), "round 3: not published: it is worse");
     }
 }

@@ -9,7 +9,8 @@ use super::client::Context;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HealthArgs {
-    /// Service to check, for example halfhitch.v1.AutoencoderService; empty checks the whole server
+    /// Service or model to check, for example halfhitch.v1.AutoencoderService or models/NAME; empty checks the whole
+    /// server
     #[arg(long, default_value = "")]
     service: String,
 }

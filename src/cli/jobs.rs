@@ -57,7 +57,7 @@ pub(super) async fn run(context: &Context, command: JobsCommand) -> Result<(), C
                     any = true;
                     let version = match job.version {
                         0 if job.kept_back.is_empty() => String::new(),
-                        0 => "kept back".to_owned(),
+                        0 => "not published".to_owned(),
                         version => version.to_string(),
                     };
                     out_line!(
@@ -141,7 +141,7 @@ fn print_job(context: &Context, job: &pb::Job) {
         out_line!("  published: {}@{}", job.model_name, job.version);
     }
     if !job.kept_back.is_empty() {
-        out_line!("  kept back: {}", job.kept_back);
+        out_line!("  not published: {}", job.kept_back);
     }
     if !job.failure.is_empty() {
         out_line!("  failure: {}", job.failure);

@@ -45,8 +45,8 @@ use print::{OutputClosed, OutputFailed};
 
 /// Train and serve tied-weight autoencoders over gRPC.
 ///
-/// Decoder layers use the transposes of the encoder's matrices, so a model stores half as many. One process trains and
-/// serves. Every client command is also an RPC.
+/// Decoder layers use the transposes of the encoder's matrices, so a model stores half as many weights. One process
+/// trains and serves. The client commands call the same gRPC API as any other client.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -72,7 +72,7 @@ enum Command {
     Train(Box<train_args::TrainArgs>),
     /// Encode rows to codes
     Encode(rows::EncodeArgs),
-    /// Decode codes to rows; the model version must be named
+    /// Decode codes to rows; name the version or alias that made the codes
     Decode(rows::DecodeArgs),
     /// Encode and decode rows, and report the error of each row
     Reconstruct(rows::ReconstructArgs),

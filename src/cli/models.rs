@@ -63,7 +63,7 @@ pub(super) enum ModelsCommand {
 pub(super) struct OrthonormalizeArgs {
     /// Model: NAME, NAME@VERSION or NAME@ALIAS
     model: String,
-    /// Rows to measure on, the first ones that fit into one message; - for standard input
+    /// Rows to measure on, up to the first 8 MiB; - for standard input
     file: String,
     /// Publish the orthonormal version
     #[arg(long)]
@@ -151,7 +151,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
         }
     }
     if !any && !context.json {
-        out_line!("no models yet: halfhitch train NAME FILE --code LENGTH");
+        out_line!("no models yet; to train one: halfhitch train NAME FILE");
     }
     Ok(())
 }
@@ -212,7 +212,7 @@ async fn show(context: &Context, model: &str) -> Result<(), CliError> {
     if let Some(spec) = &version.spec {
         out_line!("  widths: {}", widths(Some(spec)));
         out_line!(
-            "  encoder: {}; decoder (as it undoes each): {}",
+            "  encoder: {}; decoder, in the order of the encoder layers: {}",
             names(&spec.encoder_activations),
             names(&spec.decoder_activations)
         );

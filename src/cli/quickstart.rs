@@ -53,9 +53,10 @@ pub(super) fn run(args: &QuickstartArgs, json: bool) -> Result<(), CliError> {
     runtime.block_on(async {
         let temporary = match &args.keep {
             Some(_) => None,
-            None => {
-                Some(tempfile::tempdir().map_err(|error| CliError::Failed(format!("no temporary folder: {error}")))?)
-            }
+            None => Some(
+                tempfile::tempdir()
+                    .map_err(|error| CliError::Failed(format!("cannot create a temporary folder: {error}")))?,
+            ),
         };
         let folder = match (&args.keep, &temporary) {
             (Some(folder), _) => folder.clone(),
@@ -64,7 +65,7 @@ pub(super) fn run(args: &QuickstartArgs, json: bool) -> Result<(), CliError> {
         };
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
-            .map_err(|error| CliError::Failed(format!("no free port on 127.0.0.1: {error}")))?;
+            .map_err(|error| CliError::Failed(format!("cannot listen on 127.0.0.1: {error}")))?;
         let address = listener
             .local_addr()
             .map_err(|error| CliError::Failed(format!("cannot read the local address: {error}")))?;
@@ -108,7 +109,7 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     let (training, held_out) = digits()?;
     let held_out_rows = held_out.len() / FEATURES;
     say(&format!(
-        "A server runs at {}. It trains {}-{}-{} on {} handwritten digits of {SIDE} x {SIDE} pixels; {held_out_rows} others are held out.",
+        "A server runs at {}. It trains a {}-{}-{} model on {} handwritten digits of {SIDE} x {SIDE} pixels; {held_out_rows} others are held out.",
         context.url(),
         WIDTHS[0],
         WIDTHS[1],
@@ -188,26 +189,26 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     };
     say("\nHeld-out digits:");
     pictures(&held_out).iter().for_each(|line| say(line));
-    say(&format!("\nThe same from their codes of {code_length} numbers:"));
+    say(&format!("\nThe same digits, decoded from codes of {code_length} numbers:"));
     pictures(&back).iter().for_each(|line| say(line));
     let first: Vec<String> = codes.iter().take(code_length).map(|value| format!("{value:.2}")).collect();
-    say(&format!("\nthe first one's code      {}", first.join(" ")));
+    say(&format!("\ncode of the first digit   {}", first.join(" ")));
     say(&format!(
-        "reconstruction error      {:.4} a row; PCA with {code_length} components {:.4}; ratio {ratio:.3}",
+        "reconstruction error      {:.4} per row; PCA with {code_length} components {:.4}; ratio {ratio:.3}",
         test.squared_error, test.pca_squared_error
     ));
     say(&format!(
-        "size of the tensors       {}, untied they would be {} ({:.0} %); the file with its report {}",
+        "size of the tensors       {}, {:.0} % of an untied model's {}; the file with its report {}",
         report::bytes(described.tensor_bytes),
-        report::bytes(described.untied_tensor_bytes),
         100.0 * described.tensor_bytes as f64 / described.untied_tensor_bytes as f64,
+        report::bytes(described.untied_tensor_bytes),
         report::bytes(described.file_bytes)
     ));
     say(&format!(
         "speed                     trained {training_a_second:.0} rows/s, encoded {encoded_a_second:.0} rows/s over gRPC"
     ));
     for note in &trained.notes {
-        say(&format!("chosen                    {note}"));
+        say(&format!("note                      {note}"));
     }
     let store = args.keep.as_ref().map(|folder| format!(" --store {}", folder.display())).unwrap_or_default();
     say("\nNext:");
@@ -215,7 +216,7 @@ async fn show(context: &Context, args: &QuickstartArgs) -> Result<(), CliError> 
     if args.keep.is_some() {
         say("  halfhitch models show digits");
     } else {
-        say("  halfhitch train mine rows.csv --code 8        (.csv, .npy or IDX; another terminal)");
+        say("  halfhitch train mine rows.csv --code 8        (.csv, .npy, Parquet and others; in another terminal)");
         say("  halfhitch encode mine rows.csv -o codes.npy");
     }
     say("  halfhitch train --help");

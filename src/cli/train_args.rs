@@ -89,8 +89,8 @@ pub(super) struct TrainArgs {
     /// Clip gradients to this Euclidean norm, above 0 [default: no clipping]
     #[arg(long, value_name = "NORM")]
     gradient_norm_max: Option<f64>,
-    /// Make the rows of every matrix orthonormal (columns, where it expands) after this many steps and at the end of
-    /// each epoch, 0 to 1000000; 0 means never [default: 0]
+    /// Every STEPS steps, and at the end of each epoch, make the rows of every matrix orthonormal (columns, where it
+    /// expands), 0 to 1000000; 0 means never [default: 0]
     #[arg(long, value_name = "STEPS", default_value_t = 0, hide_default_value = true)]
     retraction_steps: u32,
     /// Decoupled weight decay, 0 to 1
@@ -150,7 +150,8 @@ pub(super) struct TrainArgs {
     /// Seed of all random numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Share of the rows to hold out for validation, 0 to 0.9 [default: 0.05, at most 50000 rows]
+    /// Share of the rows to hold out for validation, 0 to 0.9 [default: 0.05; if that is less than 100 rows, up
+    /// to 0.2; at most 50000 rows]
     #[arg(long, value_name = "SHARE")]
     validation_fraction: Option<f64>,
     /// Held-out rows to store with the version, for `inspect --validation-sample`, 0 to 4096 [default: 0]
@@ -271,12 +272,14 @@ impl TrainArgs {
             let file = &self.files[0];
             if let Some(base) = &self.from {
                 return Err(CliError::Usage(format!(
-                    "{base} expects rows of {} columns, but {file} has {columns}",
+                    "{base} expects rows of {} columns, but {file} has {columns}: leave columns out with \
+                     --drop-columns, or train without --from",
                     widths[0]
                 )));
             }
             return Err(CliError::Usage(format!(
-                "--widths begins with {}, but {file} has {columns} columns",
+                "--widths begins with {}, but {file} has {columns} columns: correct --widths, or leave columns out \
+                 with --drop-columns",
                 widths[0]
             )));
         }

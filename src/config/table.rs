@@ -118,9 +118,9 @@ pub(super) static GROUPS: &[Group] = &[
                 name: "connection_age_seconds_max",
                 unit: "SECONDS",
                 kind: count!(or_zero(&transport::CONNECTION_AGE_SECONDS), server.transport.connection_age_max),
-                help: "Ask clients to reconnect after this long, give or take 10 %, so that load spreads to new \
-                       servers; 0 never asks. Calls in flight finish; a call that crosses the notice must be sent \
-                       again",
+                help: "Ask clients to reconnect (GOAWAY) after this long, give or take 10 %, so that load spreads to \
+                       new servers; 0 never asks. Calls in flight finish; a call that crosses the GOAWAY must be \
+                       sent again",
             },
             Setting {
                 name: "calls_max",
@@ -227,8 +227,8 @@ pub(super) static GROUPS: &[Group] = &[
                 name: "tls_certificate",
                 unit: "FILE",
                 kind: text!("a file", tls.certificate),
-                help: "Certificate chain of the server, in PEM, read again when it changes: its certificate and the \
-                       intermediates; without it, connections are not encrypted",
+                help: "Certificate chain of the server, in PEM: its certificate and the intermediates; read again when \
+                       it changes. Without it, connections are not encrypted",
             },
             Setting {
                 name: "tls_key",
@@ -453,8 +453,8 @@ pub(super) static GROUPS: &[Group] = &[
                 name: "version_policy",
                 unit: "POLICIES",
                 kind: text!(
-                    "all, latest:COUNT or pinned:VERSION+VERSION, each with NAME= in front or once without, and \
-                     commas between them",
+                    "all, latest:COUNT or pinned:VERSION+VERSION, once for all models, or with NAME= in front for one, \
+                     and commas between them",
                     server.upkeep.policies
                 ),
                 help: "Versions to serve: all, latest:COUNT or pinned:VERSION+VERSION; NAME= in front sets it for one \

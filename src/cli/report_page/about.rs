@@ -31,7 +31,7 @@ pub(super) fn shape(version: &pb::ModelVersion) -> Markup {
         dl {
             (entry("widths", &html! { (models::widths(Some(&spec))) " (the last is the code length)" }))
             (entry("encoder", &html! { (activations(&spec.encoder_activations)) }))
-            (entry("decoder, as it undoes each", &html! { (activations(&spec.decoder_activations)) @if spec.gain { ", with gain" } }))
+            (entry("decoder, in encoder order", &html! { (activations(&spec.decoder_activations)) @if spec.gain { ", with gain" } }))
             (entry("loss", &html! { (report::short(spec.loss().as_str_name(), "LOSS_")) }))
             (entry("normalization", &html! { (report::short(spec.normalization().as_str_name(), "NORMALIZATION_")) }))
             @if let Some(time) = &version.create_time {
