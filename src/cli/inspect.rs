@@ -75,7 +75,10 @@ fn lines(name: &str, seen: &pb::InspectModelResponse) -> Vec<String> {
         "  defect: distance of W W^T from the identity (0: orthonormal rows, and the transpose is the pseudo-inverse)"
             .into(),
     );
-    lines.push("  largest: its largest entry; dead: units with weights near 0, or the same output for all rows".into());
+    lines.push(
+        "  largest: largest entry of W W^T - I; dead: units with weights near 0, or the same output for all rows"
+            .into(),
+    );
     if let Some(found) = &seen.comparison {
         let of_pca = |error: f64| format!("{error:.6} per row, {:.4} of PCA's", error / found.pca_squared_error);
         let explained = |error: f64| format!("{:.2} % of the variance", 100.0 * (1.0 - error / found.spread));

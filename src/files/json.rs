@@ -19,7 +19,7 @@ const RECORD_BYTES_MAX: usize = COLUMNS_MAX * 200;
 const SHOWN_CHARACTERS_MAX: usize = 40;
 /// The accepted form, for messages.
 const EXPECTED: &str =
-    "one array of numbers or one object a row, as pandas writes with to_json(orient=\"records\", lines=True)";
+    "one array of numbers or one object per row, as pandas writes with to_json(orient=\"records\", lines=True)";
 
 /// A JSON value; objects keep the order of their keys.
 #[derive(Clone, Debug, PartialEq)]

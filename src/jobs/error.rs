@@ -66,7 +66,7 @@ pub enum JobError {
     #[error(transparent)]
     IllegalMove(#[from] IllegalMove),
     /// The rows have the wrong number of columns.
-    #[error("the rows have {got} columns, the specification's first width is {expected}")]
+    #[error("the rows have {got} columns, expected {expected}, the specification's first width")]
     Columns {
         /// Columns received.
         got: usize,
@@ -115,7 +115,10 @@ pub enum JobError {
         bytes_max: u64,
     },
     /// The counts in `finish` differ from the counts on disk.
-    #[error("finish counts {chunks} chunks and {rows} rows, but {chunks_here} chunks and {rows_here} rows are on disk")]
+    #[error(
+        "finish counts {chunks} chunks and {rows} rows, but {chunks_here} chunks and {rows_here} rows are on disk: correct \
+         the counts, or send the missing chunks"
+    )]
     CountsDiffer {
         /// Chunks that the client counted.
         chunks: u64,
@@ -136,7 +139,10 @@ pub enum JobError {
         reason: String,
     },
     /// The base was replaced after the upload began, by a version with another number of features.
-    #[error("the base version {base} expects rows with {expected} features, the rows of this job have {got}")]
+    #[error(
+        "the base version {base} expects rows with {expected} features, the rows of this job have {got}: train from \
+         another version, or without one"
+    )]
     BaseWidth {
         /// The base version.
         base: ModelKey,

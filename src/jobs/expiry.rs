@@ -53,8 +53,11 @@ impl JobManager {
         let loses_nothing = snapshot.chunks == 0 || snapshot.idempotency_key.is_none();
         let abandoned_max = ABANDONED_MAX.min(self.config.upload_idle_max);
         let abandoned_at = lock(&job.detached).checked_add(abandoned_max)?;
-        (!is_attached && loses_nothing && abandoned_at <= now)
-            .then(|| format!("the upload expired: its stream ended {abandoned_max:?} ago, and no rows would be lost"))
+        (!is_attached && loses_nothing && abandoned_at <= now).then(|| {
+            format!(
+                "the upload expired: its stream ended {abandoned_max:?} ago, and it has no chunks or no idempotency key"
+            )
+        })
     }
 
     fn expire_paused(&self, job: &Job, now: SystemTime) -> Result<bool, JobError> {

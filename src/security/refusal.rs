@@ -30,7 +30,7 @@ pub enum Refusal {
         model: String,
     },
     /// The caller has used up its quota in flight.
-    #[error("{caller} has reached {limit}, {max}: {got} would be in flight")]
+    #[error("{caller} has reached {limit}, {max}: {got} would be in flight; retry later, or send less at once")]
     TooMuch {
         /// The caller's name.
         caller: Arc<str>,
@@ -44,7 +44,7 @@ pub enum Refusal {
         retry_after: Duration,
     },
     /// The caller has reached its rate limit.
-    #[error("{caller} has reached requests_per_second_max, {max}")]
+    #[error("{caller} has reached requests_per_second_max, {max}: retry later")]
     TooOften {
         /// The caller's name.
         caller: Arc<str>,
@@ -54,7 +54,9 @@ pub enum Refusal {
         retry_after: Duration,
     },
     /// The server's quota in flight is used up, or the share of the caller's address.
-    #[error("this server has reached {limit}, {max}, or this address has reached its four fifths: retry later")]
+    #[error(
+        "this server has reached {limit}, {max}, or this address has reached its share of four fifths: retry later"
+    )]
     NoRoom {
         /// The limit, for example `calls_max`.
         limit: &'static str,
@@ -65,7 +67,7 @@ pub enum Refusal {
     #[error(
         "received {got_bytes} bytes of a message, expected {}: the rest did not arrive within {message_wait_max:?} \
          (message_timeout_seconds)",
-        message_bytes.map_or_else(|| "its prefix".to_owned(), |bytes| bytes.to_string())
+        message_bytes.map_or_else(|| "its length prefix".to_owned(), |bytes| bytes.to_string())
     )]
     TooSlow {
         /// Bytes received so far.
