@@ -11,7 +11,6 @@ use super::spool::Spool;
 use super::{
     EndReason, IdempotencyKey, JobError, JobId, JobState, Owner, Priority, Round, ServerFiles, base, held_out,
 };
-use crate::store::disk::{ensure_folder, remove, sync_folder};
 use crate::training::CheckedTrainSpec;
 
 /// One caller may hold this multiple of the free places, so a caller alone leaves a fifth to others.
@@ -52,10 +51,10 @@ impl JobManager {
         }
     }
 
-    /// Creates a job: writes its folder, then adds it to the registry. The caller holds `turns.making`.
+    /// Creates a job in the store, then adds it to the registry. The caller holds `turns.making`.
     ///
     /// # Errors
-    /// Those of the limits, of the base and of the disk; the folder is then removed.
+    /// Those of the limits, of the base and of the disk; nothing of the job stays.
     pub(super) fn make(
         &self,
         spec: &CheckedTrainSpec,
@@ -70,25 +69,25 @@ impl JobManager {
         self.forget_oldest()?;
         let id = JobId::new();
         let folder = self.config.folder.join(id.as_str());
-        ensure_folder(&folder)?;
+        let store = self.shared.store.as_ref();
+        store.begin(&id)?;
         let make = || {
             // For rows from server files, the import creates the spool.
             let spool = if files.is_none() { Some(Spool::create(&folder, columns)?) } else { None };
-            let mut record = Record::new(id, spec.spec().clone(), files, key, priority, SystemTime::now());
+            let mut record = Record::new(id.clone(), spec.spec().clone(), files, key, priority, SystemTime::now());
             record.columns = Some(columns);
             record.column_names = names;
             record.owner = owner;
             record.round = round;
-            let given = held_out::write(&folder, held_out)?;
-            record.write(&folder)?;
-            sync_folder(&self.config.folder)?;
+            let given = held_out::write(store, &id, held_out)?;
+            store.create(&record)?;
             let bytes = spool.as_ref().map_or(0, |spool| spool.counts().bytes) + given;
             let job = Job::new(record, folder.clone(), spool, false, self.shared.clone())?;
             self.limits.quota.reserve(&job.share, bytes, || self.retry_after())?;
             Ok(job)
         };
         let job = make().inspect_err(|_: &JobError| {
-            let _ = remove(&folder);
+            let _ = store.delete(&id);
         })?;
         let uploads = job.state() == JobState::Uploading;
         if uploads {
@@ -151,7 +150,7 @@ impl JobManager {
         let ended = self.registry.select(|job| job.state().has_ended());
         let surplus = (ended.len() + 1).saturating_sub(self.config.ended_jobs_max.max(1));
         for job in &ended[..surplus.min(ended.len())] {
-            remove(&job.folder)?;
+            self.shared.store.delete(&job.id)?;
             // Needed if its rows could not be removed before.
             self.limits.quota.release_all(&job.share);
             self.registry.remove(job);

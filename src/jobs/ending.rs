@@ -1,13 +1,12 @@
 //! Ends of uploads and jobs. The journal is written before rows are removed.
 
 use super::job::Job;
-use super::journal::{Record, Step, at};
+use super::journal::Record;
 use super::lock::lock;
 use super::manager::JobManager;
-use super::spool::{self, Spool};
-use super::{EndReason, JobError, JobId, JobSnapshot, JobState, checkpoint, held_out};
+use super::spool::Spool;
+use super::{EndReason, JobError, JobId, JobSnapshot, JobState};
 use crate::store::StoreError;
-use crate::store::disk::remove;
 
 impl JobManager {
     /// Ends an upload whose spool the caller has locked; the job becomes QUEUED.
@@ -71,7 +70,7 @@ impl JobManager {
         }
     }
 
-    /// Closes the spool of a job that has ended, and removes its files.
+    /// Closes the spool of a job that has ended, and removes its rows, checkpoint and held-out rows.
     pub(super) fn let_go(&self, job: &Job, spool: &mut Option<Spool>) {
         *spool = None;
         self.remove_rows(job);
@@ -80,12 +79,7 @@ impl JobManager {
     /// Removes the rows, checkpoint and held-out rows of a job that has ended, or that needs the space to end. The
     /// spool must be closed.
     pub(super) fn remove_rows(&self, job: &Job) {
-        let removed = remove(&spool::path(&job.folder))
-            .and_then(|()| at(&job.folder, Step::RowsRemoved))
-            .and_then(|()| remove(&checkpoint::path(&job.folder)))
-            .and_then(|()| remove(&held_out::path(&job.folder)))
-            .and_then(|()| at(&job.folder, Step::FilesRemoved));
-        match removed {
+        match job.store().clear(&job.id) {
             Ok(()) => self.limits.quota.release_all(&job.share),
             Err(error) => tracing::warn!(job = %job.id, %error, "cannot remove the rows of an ended job"),
         }

@@ -255,6 +255,9 @@ pub enum JobError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The stored record of the job is not the one that this server read or wrote last.
+    #[error("another server changed job {0} in the meantime: ask for the job again")]
+    Changed(JobId),
     /// An error of the store or the disk.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -1,12 +1,10 @@
-//! Held-out rows that a round passes on to the next round, in a checksummed file next to its rows. The next round then
-//! compares its model with the base on more than its own few rows.
-
-use std::path::{Path, PathBuf};
+//! Held-out rows that a round passes on to the next round, in a blob next to its rows. The next round then compares its
+//! model with the base on more than its own few rows.
 
 use super::job::Job;
 use super::spool::Counts;
-use super::{JobError, checkpoint, rows};
-use crate::store::role::role;
+use super::store::{Blob, JobStore, blob};
+use super::{JobError, JobId, rows};
 use crate::training::held_out;
 
 /// Maximum rows to pass on, and maximum bytes; the newest rows are kept.
@@ -16,25 +14,20 @@ const BYTES_MAX: usize = 16 << 20;
 /// Prefix of binary64 values. Without it, the values are binary32.
 const WIDE_MARK: &[u8; 8] = b"hhheld64";
 
-/// Path of the held-out rows that the job in `folder` received.
-pub(super) fn path(folder: &Path) -> PathBuf {
-    folder.join("held_out")
-}
-
-/// Writes row-major held-out rows for the job in `folder`; returns the bytes on disk.
-pub(super) fn write(folder: &Path, rows: &[f64]) -> Result<u64, JobError> {
+/// Writes row-major held-out rows for a job; returns the bytes on disk.
+pub(super) fn write(store: &dyn JobStore, id: &JobId, rows: &[f64]) -> Result<u64, JobError> {
     if rows.is_empty() {
         return Ok(0);
     }
     let mut bytes = WIDE_MARK.to_vec();
     bytes.extend(rows.iter().flat_map(|value| value.to_le_bytes()));
-    checkpoint::write_at(folder, &path(folder), &bytes)?;
-    Ok(checkpoint::bytes_on_disk(&bytes))
+    store.write_blob(id, Blob::HeldOut, &bytes)?;
+    Ok(blob::bytes_on_disk(&bytes))
 }
 
-/// Reads the held-out rows of the job in `folder`; empty if it received none.
-pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f64>, JobError> {
-    let bytes = checkpoint::read_at(&path(folder))?.unwrap_or_default();
+/// Reads the held-out rows of a job; empty if it received none.
+pub(super) fn read(store: &dyn JobStore, id: &JobId, columns: usize) -> Result<Vec<f64>, JobError> {
+    let bytes = store.read_blob(id, Blob::HeldOut)?.unwrap_or_default();
     let values: Vec<f64> = match bytes.strip_prefix(WIDE_MARK) {
         Some(bytes) => bytes.as_chunks::<8>().0.iter().map(|number| f64::from_le_bytes(*number)).collect(),
         None => bytes.as_chunks::<4>().0.iter().map(|number| f64::from(f32::from_le_bytes(*number))).collect(),
@@ -47,10 +40,10 @@ pub(super) fn read(folder: &Path, columns: usize) -> Result<Vec<f64>, JobError> 
 /// received. All rows of the job must be on disk.
 pub(super) fn hand_on(job: &Job, counts: Counts) -> Result<Vec<f64>, JobError> {
     let Some(received) = rows::open(&job.folder, job.columns, counts, &|| true)? else { return Ok(Vec::new()) };
-    let damaged = |reason: String| JobError::Damaged { role: role(&path(&job.folder)), reason };
+    let damaged = |reason: String| JobError::Damaged { role: format!("the held-out rows of job {}", job.id), reason };
     let rows_max = ROWS_MAX.min(BYTES_MAX / (8 * job.columns)).max(1);
     let mut values = held_out(&job.spec, &received.training, rows_max).map_err(|error| damaged(error.to_string()))?;
-    values.extend(read(&job.folder, job.columns)?);
+    values.extend(read(job.store(), &job.id, job.columns)?);
     values.truncate(rows_max * job.columns);
     Ok(values)
 }

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use super::journal::{Record, unix_ms};
 use super::lock::lock;
 use super::quota::Share;
-use super::reserve::DiskReserve;
 use super::spool::{Counts, Spool};
+use super::store::JobStore;
 use super::{EndReason, IllegalMove, JobError, JobId, JobSnapshot, JobState, Owner, Priority, Round, ServerFiles};
 use crate::telemetry::measures::TrainingMeasures;
 use crate::training::CheckedTrainSpec;
@@ -53,7 +53,7 @@ pub(super) struct Job {
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) measures: Arc<TrainingMeasures>,
-    pub(super) reserve: Arc<DiskReserve>,
+    pub(super) store: Arc<dyn JobStore>,
 }
 
 /// Result of a pause request after training stopped.
@@ -191,7 +191,7 @@ impl Job {
         changed.chunks = counts.chunks;
         changed.training_rows = counts.training_rows;
         changed.test_rows = counts.test_rows;
-        self.write(&changed)?;
+        self.write(&mut changed)?;
         *record = changed;
         drop(record);
         self.tell_counts(counts, None);
@@ -227,9 +227,15 @@ impl Job {
         }
     }
 
-    /// Writes the journal. If the disk is full, it uses the disk reserve.
-    fn write(&self, record: &Record) -> Result<(), JobError> {
-        self.shared.reserve.spend(|| record.write(&self.folder))
+    /// The storage of the job.
+    pub(super) fn store(&self) -> &dyn JobStore {
+        self.shared.store.as_ref()
+    }
+
+    /// Writes the journal as the successor of the stored one.
+    fn write(&self, record: &mut Record) -> Result<(), JobError> {
+        record.sequence += 1;
+        self.store().replace(record)
     }
 
     /// Changes the journal of a running job. The change is on disk when this returns.
@@ -237,7 +243,7 @@ impl Job {
         let mut record = lock(&self.record);
         let mut changed = record.clone();
         change(&mut changed);
-        self.write(&changed)?;
+        self.write(&mut changed)?;
         *record = changed;
         Ok(())
     }
@@ -350,7 +356,7 @@ impl Job {
         changed.updated_unix_ms = unix_ms(SystemTime::now());
         change(&mut changed);
         if durable == Durable::Yes {
-            self.write(&changed)?;
+            self.write(&mut changed)?;
         }
         *record = changed;
         before_told();

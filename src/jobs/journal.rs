@@ -1,22 +1,18 @@
-//! Journal of a job, `job.json`: one small checksummed file, replaced atomically at every state change.
+//! Journal of a job: its record in a small checksummed form, which the store replaces at every state change.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{EndReason, IdempotencyKey, JobError, JobId, JobState, Owner, Priority, Round, ServerFiles};
+use super::{EndReason, IdempotencyKey, JobId, JobState, Owner, Priority, Round, ServerFiles};
 use crate::model::{ModelKey, TrainingReport, Version};
-use crate::store::StoreError;
-use crate::store::disk::{Bounded, failed, read_bounded, sync_folder, temporary_in, write_new};
-use crate::store::role::role;
 use crate::training::TrainSpec;
 
 /// Format version of the journals that this software reads and writes.
 const FORMAT_VERSION: u32 = 1;
 /// Maximum bytes of a journal. No journal is larger, although reports have an entry per epoch.
-const BYTES_MAX: u64 = 64 << 20;
+pub(super) const BYTES_MAX: u64 = 64 << 20;
 
 /// What training starts from. It is resolved once and recorded, so that a restart uses the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +74,10 @@ pub(super) struct Record {
     /// Position in a stream, if the job is a round of one.
     #[serde(default)]
     pub(super) round: Option<Round>,
+    /// Number of changes in the store since the job was created or read. It only grows. A store may keep it outside of
+    /// the journal.
+    #[serde(skip)]
+    pub(super) sequence: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -122,6 +122,7 @@ impl Record {
             beginning: None,
             kept_back: None,
             round: None,
+            sequence: 0,
         }
     }
 
@@ -130,46 +131,29 @@ impl Record {
         self.columns.or(self.spec.widths.first().copied()).unwrap_or_default()
     }
 
-    /// Writes `job.json` in `folder`. When this returns, the journal survives a crash.
-    pub(super) fn write(&self, folder: &Path) -> Result<(), JobError> {
-        let path = path(folder);
-        let encode = |error: serde_json::Error| JobError::Damaged {
-            role: role(&path),
-            reason: format!("it cannot be written: {error}"),
-        };
-        let job = serde_json::to_value(self).map_err(encode)?;
-        let file = File { crc32: checksum(&job), job };
-        let bytes = serde_json::to_vec(&file).map_err(encode)?;
-        let temporary = temporary_in(folder);
-        at(folder, Step::JournalBegun(bytes.len() as u64))
-            .and_then(|()| write_new(&temporary, &bytes))
-            .and_then(|()| std::fs::rename(&temporary, &path).map_err(failed("cannot replace", &path)))
-            .inspect_err(|_| {
-                // Remove the incomplete file; the old journal stays.
-                let _ = std::fs::remove_file(&temporary);
-            })?;
-        sync_folder(folder)?;
-        Ok(at(folder, Step::JournalWritten)?)
+    /// The bytes of the journal.
+    ///
+    /// # Errors
+    /// If the record has no JSON form.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let job = serde_json::to_value(self)?;
+        serde_json::to_vec(&File { crc32: checksum(&job), job })
     }
 
-    /// Reads the journal in `folder`.
-    pub(super) fn read(folder: &Path) -> Result<Self, JobError> {
-        let path = path(folder);
-        let damaged = |reason: String| JobError::Damaged { role: role(&path), reason };
-        let bytes = match read_bounded(&path, BYTES_MAX).map_err(failed("cannot read", &path))? {
-            Bounded::Bytes(bytes) => bytes,
-            Bounded::TooLarge(bytes) => return Err(damaged(format!("{bytes} bytes, expected at most {BYTES_MAX}"))),
-        };
-        let file: File = serde_json::from_slice(&bytes)
-            .map_err(|error| damaged(format!("{error}; expected a journal with a checksum, \"crc32\"")))?;
+    /// Reads the bytes of a journal.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes, as a clause.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let file: File = serde_json::from_slice(bytes)
+            .map_err(|error| format!("{error}; expected a journal with a checksum, \"crc32\""))?;
         let expected = checksum(&file.job);
         if file.crc32 != expected {
-            return Err(damaged(format!("its checksum is {:08x}, its content has {expected:08x}", file.crc32)));
+            return Err(format!("its checksum is {:08x}, its content has {expected:08x}", file.crc32));
         }
-        let record: Self = serde_json::from_value(file.job).map_err(|error| damaged(error.to_string()))?;
+        let record: Self = serde_json::from_value(file.job).map_err(|error| error.to_string())?;
         if record.format_version != FORMAT_VERSION {
-            let got = record.format_version;
-            return Err(damaged(format!("its format version is {got}, expected {FORMAT_VERSION}")));
+            return Err(format!("its format version is {}, expected {FORMAT_VERSION}", record.format_version));
         }
         Ok(record)
     }
@@ -186,36 +170,6 @@ impl Record {
     pub(super) fn updated(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.updated_unix_ms)
     }
-}
-
-fn path(folder: &Path) -> PathBuf {
-    folder.join("job.json")
-}
-
-/// Steps of a state change. A crash before or after each of them leaves a different state on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// A journal of this size in bytes is about to be written.
-    JournalBegun(u64),
-    /// The journal is on disk.
-    JournalWritten,
-    /// The rows of an ended job are removed; its checkpoint and held-out rows are not.
-    RowsRemoved,
-    /// Rows, checkpoint and held-out rows are removed.
-    FilesRemoved,
-}
-
-/// Hook at which a test can make a change of the job in `folder` crash or fail.
-#[cfg(test)]
-pub(super) fn at(folder: &Path, step: Step) -> Result<(), StoreError> {
-    super::tests::faults::at(folder, step)
-}
-
-#[cfg(not(test))]
-#[expect(clippy::unnecessary_wraps, reason = "tests make it fail")]
-#[inline]
-pub(super) fn at(_folder: &Path, _step: Step) -> Result<(), StoreError> {
-    Ok(())
 }
 
 /// CRC-32 of the canonical JSON: sorted keys, no white space.
@@ -252,53 +206,29 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_read_back_unchanged() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let record = record();
-        record.write(folder.path()).expect("writes");
-        record.write(folder.path()).expect("replaces");
-        assert_eq!(Record::read(folder.path()).expect("reads"), record);
-        assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1, "nothing temporary stays");
-    }
-
-    #[test]
     fn every_flipped_bit_and_every_truncation_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
         let record = record();
-        record.write(folder.path()).expect("writes");
-        let path = folder.path().join("job.json");
-        let bytes = std::fs::read(&path).expect("reads");
+        let bytes = record.to_bytes().expect("encodes");
         for index in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[index] ^= 1 << (index % 8);
-            std::fs::write(&path, &flipped).expect("writes");
             // A flipped bit may give another spelling of the same content (1e5 for 1E5), but never other content.
-            if let Ok(read) = Record::read(folder.path()) {
+            if let Ok(read) = Record::from_bytes(&flipped) {
                 assert_eq!(read, record, "byte {index}");
             }
-            std::fs::write(&path, &bytes[..index]).expect("writes");
-            assert!(Record::read(folder.path()).is_err(), "cut to {index} bytes");
+            assert!(Record::from_bytes(&bytes[..index]).is_err(), "cut to {index} bytes");
         }
     }
 
     #[test]
     fn journals_without_newer_fields_are_read() {
-        let folder = tempfile::tempdir().expect("a folder");
         let record = Record { files: None, ..record() };
         let mut job = serde_json::to_value(&record).expect("writes");
         for newer in ["priority", "files", "imported", "owner"] {
             job.as_object_mut().expect("an object").remove(newer).expect("it is there");
         }
         let file = File { crc32: checksum(&job), job };
-        std::fs::write(path(folder.path()), serde_json::to_vec(&file).expect("writes")).expect("writes");
-        assert_eq!(Record::read(folder.path()).expect("reads"), record);
-    }
-
-    #[test]
-    fn missing_and_broken_journals_are_distinguished() {
-        let folder = tempfile::tempdir().expect("a folder");
-        assert!(Record::read(folder.path()).expect_err("nothing there").is_missing());
-        std::fs::write(folder.path().join("job.json"), "{}").expect("writes");
-        assert!(!Record::read(folder.path()).expect_err("broken").is_missing());
+        let bytes = serde_json::to_vec(&file).expect("writes");
+        assert_eq!(Record::from_bytes(&bytes).expect("reads"), record);
     }
 }

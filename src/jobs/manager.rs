@@ -4,8 +4,8 @@
 //! `expiry.rs` end them, and `recovery.rs` reads them after a restart.
 //!
 //! # Order of locks
-//! A thread takes these locks in this order: a job's spool, `turns.making`, the scheduler, the registry, a job's record.
-//! Under `making`, only recovery waits for a spool, and no upload is open then.
+//! A thread takes these locks in this order: a job's spool, `turns.making`, the scheduler, the registry, a job's record,
+//! the locks of the store. Under `making`, only recovery waits for a spool, and no upload is open then.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +16,11 @@ use super::job::{Job, Shared};
 use super::quota::Quota;
 use super::registry::JobRegistry;
 use super::reorder_buffer::ReorderBuffers;
-use super::reserve::DiskReserve;
 use super::scheduler::Scheduler;
+use super::store::{Blob, JobStore, blob};
 use super::turns::Turns;
 use super::watch::Watchers;
-use super::{JobError, JobState, JobsConfig, base, checkpoint};
+use super::{JobError, JobState, JobsConfig, base};
 use crate::executor::MinCpuShare;
 use crate::model::ModelKey;
 use crate::registry::Registry;
@@ -41,7 +41,7 @@ pub(super) struct JobManager {
     pub(super) turns: Turns,
     pub(super) limits: Limits,
     pub(super) shared: Shared,
-    /// Why the last attempt to read the folder failed, so that each reason is logged once.
+    /// Why the last attempt to read the jobs failed, so that each reason is logged once.
     pub(super) refusal: Mutex<String>,
     closing: AtomicBool,
 }
@@ -57,13 +57,17 @@ pub(super) struct Limits {
 }
 
 impl JobManager {
-    pub(super) fn new(config: JobsConfig, models: Registry, min_share: Arc<MinCpuShare>) -> Self {
-        let reserve = Arc::new(DiskReserve::new(&config.folder));
+    pub(super) fn new(
+        config: JobsConfig,
+        models: Registry,
+        min_share: Arc<MinCpuShare>,
+        store: Arc<dyn JobStore>,
+    ) -> Self {
         let limits =
             Limits { quota: Quota::new(&config), watchers: Watchers::default(), ahead: ReorderBuffers::default() };
         Self {
             limits,
-            shared: Shared { measures: Arc::<TrainingMeasures>::default(), reserve },
+            shared: Shared { measures: Arc::<TrainingMeasures>::default(), store },
             config,
             models,
             min_share,
@@ -118,13 +122,11 @@ impl JobManager {
     /// # Errors
     /// Those of the quota, and those of writing the file. The previous checkpoint stays in both cases.
     pub(super) fn save_checkpoint(&self, job: &Job, bytes: &[u8]) -> Result<(), JobError> {
-        let path = checkpoint::path(&job.folder);
-        let before = path.metadata().map_or(0, |data| data.len());
-        let bytes_now = checkpoint::bytes_on_disk(bytes);
+        let bytes_now = blob::bytes_on_disk(bytes);
         // The old and the new checkpoint exist at the same time for a moment.
         self.reserve(job, bytes_now)?;
-        match checkpoint::write(&job.folder, bytes) {
-            Ok(()) => self.limits.quota.release(&job.share, before),
+        match job.store().write_blob(&job.id, Blob::Checkpoint, bytes) {
+            Ok(before) => self.limits.quota.release(&job.share, before),
             Err(error) => {
                 self.limits.quota.release(&job.share, bytes_now);
                 return Err(error.of_job(&job.id));

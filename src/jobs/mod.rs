@@ -1,15 +1,9 @@
 //! Durable training jobs: rows on disk (uploaded, or copied from server files), job states, and one runner.
 //!
-//! ```text
-//! <folder>/<id>/job.json    the journal of a job (`journal.rs`)
-//! <folder>/<id>/rows.spool  its rows, until the job ends (`spool.rs`)
-//! <folder>/<id>/checkpoint  its training state, until the job ends (`checkpoint.rs`)
-//! <folder>/<id>/held_out    held-out rows from earlier rounds, until the job ends (`held_out.rs`)
-//! ```
+//! `store/` keeps all that a job has on disk.
 
 mod base;
 mod blocking;
-mod checkpoint;
 mod config;
 mod creation;
 mod end_reason;
@@ -35,7 +29,6 @@ mod quota;
 mod recovery;
 mod registry;
 mod reorder_buffer;
-mod reserve;
 mod round;
 mod row_role;
 mod rows;
@@ -44,6 +37,7 @@ mod scheduler;
 mod snapshot;
 mod spool;
 mod state;
+mod store;
 mod turns;
 mod upload;
 mod watch;
@@ -68,6 +62,7 @@ pub use watch::Watcher;
 
 use self::blocking::blocking;
 use self::manager::JobManager;
+use self::store::JobsFolder;
 use crate::executor::MinCpuShare;
 use crate::model::ModelKey;
 use crate::registry::Registry;
@@ -87,7 +82,8 @@ impl Jobs {
     /// holds no write lock yet, it does so once it gets the lock. Blocks; call it within a runtime, since it starts the
     /// runner.
     pub fn open(config: JobsConfig, registry: Registry, min_share: Arc<MinCpuShare>) -> Result<Self, JobError> {
-        let manager = Arc::new(JobManager::new(config, registry, min_share));
+        let store = Arc::new(JobsFolder::new(&config.folder));
+        let manager = Arc::new(JobManager::new(config, registry, min_share, store));
         match manager.activate() {
             // Models can still be served from a folder that is not writable; each training call returns the reason.
             Err(error @ JobError::Store(StoreError::Denied { .. })) => {

@@ -12,7 +12,8 @@ use super::job_observer::JobObserver;
 use super::lock::lock;
 use super::manager::JobManager;
 use super::spool::Counts;
-use super::{EndReason, JobError, JobState, base, checkpoint, held_out, import, rows};
+use super::store::Blob;
+use super::{EndReason, JobError, JobState, base, held_out, import, rows};
 use crate::executor::{spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version, sample};
 use crate::store::StoreError;
@@ -160,7 +161,7 @@ async fn look_after(manager: &Arc<JobManager>) {
     let done = tokio::task::spawn_blocking(move || {
         manager.try_activate();
         manager.expire(SystemTime::now());
-        manager.shared.reserve.fill();
+        manager.shared.store.look_after();
     });
     let _ = done.await;
 }
@@ -270,7 +271,7 @@ fn attempt(manager: &JobManager, job: &Job) -> Result<Outcome, JobError> {
     let base::Settled { spec, base } = base::settle(&manager.models, job)?;
     let model = base.as_ref().map(|(_, model)| Arc::clone(model));
     let anew = || model.clone().map_or(Start::Fresh, Start::Model);
-    let start = match checkpoint::read(&job.folder)? {
+    let start = match job.store().read_blob(&job.id, Blob::Checkpoint)? {
         Some(checkpoint) => Start::Checkpoint(checkpoint, model.clone()),
         None => anew(),
     };
@@ -280,7 +281,7 @@ fn attempt(manager: &JobManager, job: &Job) -> Result<Outcome, JobError> {
         Ok(pool) => pool,
         Err(error) => return Ok(Outcome::Failed(format!("cannot start training threads: {error}"))),
     };
-    let held_out = held_out::read(&job.folder, job.columns)?;
+    let held_out = held_out::read(job.store(), &job.id, job.columns)?;
     let training: Arc<dyn RowSource> = Arc::new(received.training);
     let mut overseer = JobObserver::new(manager, job);
     let mut trained = train(&spec, &training, &held_out, &received.test, start, &pool, &mut overseer);

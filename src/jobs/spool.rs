@@ -156,11 +156,6 @@ pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("rows.spool")
 }
 
-/// Whether the job in `folder` has a spool with more than its header.
-pub(super) fn holds_chunks(folder: &Path) -> bool {
-    path(folder).metadata().is_ok_and(|data| data.len() > HEAD_BYTES)
-}
-
 impl Spool {
     /// Creates a spool in `folder`. The file name is durable only once the caller has synced the folder.
     pub(super) fn create(folder: &Path, columns: usize) -> Result<Self, JobError> {

@@ -10,7 +10,7 @@ mod rounds;
 mod states;
 mod uploads;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::job::{Job, StopRequest};
@@ -75,7 +75,8 @@ impl Server {
         let mut config = JobsConfig { training_threads: 1, running_jobs_max: 1, ..JobsConfig::new(jobs) };
         change(&mut config);
         let registry = Registry::new(Arc::new(store), RegistryConfig::default());
-        let manager = Arc::new(JobManager::new(config, registry, Arc::default()));
+        let store = Arc::new(JobsFolder::new(&config.folder));
+        let manager = Arc::new(JobManager::new(config, registry, Arc::default(), store));
         let opened = Arc::clone(&manager);
         tokio::task::spawn_blocking(move || opened.activate()).await.expect("no panic").expect("opens");
         let runner = Arc::new(Runner::start(Arc::clone(&manager), work));
@@ -127,6 +128,11 @@ fn rows(count: usize, from: usize) -> Matrix {
 
 fn at(number: u64, rows: u64) -> Acknowledged {
     Acknowledged { number, rows }
+}
+
+/// Path of a file of a job, in the store in `folder`.
+fn file_of(folder: &Path, id: &JobId, file: &str) -> PathBuf {
+    folder.join("jobs").join(id.as_str()).join(file)
 }
 
 fn folder() -> tempfile::TempDir {

@@ -379,7 +379,7 @@ fn job_kind(error: &JobError) -> Kind {
         | JobError::NoTrainingRows => Kind::Invalid,
         JobError::ServerFiles(error) => files_kind(error),
         JobError::KeyTaken { .. } => Kind::AlreadyExists,
-        JobError::TakenOver(_) => Kind::Aborted,
+        JobError::TakenOver(_) | JobError::Changed(_) => Kind::Aborted,
         JobError::Ended { .. }
         | JobError::IllegalMove(_)
         | JobError::BaseGone { .. }

@@ -22,7 +22,7 @@ async fn a_full_disk_fails_only_its_job_and_frees_its_rows() {
         text.contains(failing.id.as_str()) && text.contains("is full") && text.contains("free disk space"),
         "{text}"
     );
-    assert!(!spool::path(&job.folder).exists(), "its rows are gone");
+    assert!(!file_of(folder.path(), &job.id, "rows.spool").exists(), "its rows are gone");
     assert!(matches!(upload.append(2, RowRole::Training, rows(5, 0)).await, Err(JobError::Ended { .. })));
     drop((upload, job));
     other.finish(1, 30).await.expect("goes on");
@@ -57,7 +57,7 @@ async fn the_reserve_makes_pause_and_cancel_durable_on_a_full_disk() {
     plan(folder.path(), Some(Fault::DiskFull));
     server.jobs.cancel(&running).await.expect("the reserve provides the space");
     for id in [&running, &queued, &uploading.id] {
-        assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists(), "its space is free");
+        assert!(!file_of(folder.path(), id, "rows.spool").exists(), "its space is free");
     }
     plan(folder.path(), None);
     server.crash().await;
@@ -121,7 +121,7 @@ async fn corrupt_rows_fail_only_their_job() {
     let second = server.finished(spec(), "", 30).await;
     server.until(&first, JobState::Running).await;
     server.crash().await;
-    let path = spool::path(&folder.path().join("jobs").join(first.as_str()));
+    let path = file_of(folder.path(), &first, "rows.spool");
     let mut bytes = std::fs::read(&path).expect("reads");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -143,7 +143,7 @@ async fn a_damaged_checkpoint_fails_its_job_alone() {
         server.until(&first, JobState::Running).await;
         let job = server.jobs.manager.registry.job(&first).expect("known");
         server.jobs.manager.save_checkpoint(&job, &[1; 50]).expect("there is room");
-        let path = checkpoint::path(&job.folder);
+        let path = file_of(folder.path(), &first, "checkpoint");
         drop(job);
         server.crash().await;
         let mut bytes = std::fs::read(&path).expect("reads");
@@ -189,7 +189,7 @@ async fn non_regular_files_are_damage_named_by_role() {
             let queued = server.finished(spec(), "", 30).await;
             server.until(&queued, JobState::Running).await;
             server.crash().await;
-            put(kind, &folder.path().join("jobs").join(queued.as_str()).join(file));
+            put(kind, &file_of(folder.path(), &queued, file));
             let server = Server::open(folder.path(), train_and_publish).await;
             let ended = server.until(&queued, JobState::Failed).await;
             let text = ended.failure.unwrap_or_else(|| panic!("{file} is {kind}"));
@@ -202,8 +202,8 @@ async fn non_regular_files_are_damage_named_by_role() {
         let (_, uploading, _) = server.uploading(spec(), "key").await;
         let other = server.finished(spec(), "", 4).await;
         server.crash().await;
-        put(kind, &folder.path().join("jobs").join(uploading.id.as_str()).join("rows.spool"));
-        put(kind, &folder.path().join("jobs").join(other.as_str()).join("job.json"));
+        put(kind, &file_of(folder.path(), &uploading.id, "rows.spool"));
+        put(kind, &file_of(folder.path(), &other, "job.json"));
         let server = Server::open(folder.path(), until_stopped).await;
         let text = server.jobs.snapshot(&uploading.id).expect("known").failure.expect("it failed");
         assert!(text.contains("the rows of job") && text.contains(kind), "{text}");

@@ -7,8 +7,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::super::journal::Step;
-use super::super::reserve::RESERVE_BYTES;
+use super::super::store::{RESERVE_BYTES, Step};
 use crate::store::StoreError;
 use crate::store::disk::failed;
 

@@ -70,17 +70,18 @@ async fn checkpoints_survive_restarts_and_count_toward_the_quota() {
     for bytes in [&[1; 50][..], &[2; 70]] {
         manager.save_checkpoint(&job, bytes).expect("there is room");
     }
-    let path = checkpoint::path(&job.folder);
+    let path = file_of(folder.path(), &id, "checkpoint");
     drop(job);
     server.crash().await;
     // 80 bytes of rows and 90 of the checkpoint.
     let server = Server::open_with(folder.path(), until_stopped, |config| config.spool_bytes_max = 80 + 90 + 12).await;
     server.until(&id, JobState::Running).await;
     let job = server.jobs.manager.registry.job(&id).expect("known");
-    assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]));
+    let saved = || job.store().read_blob(&id, store::Blob::Checkpoint).expect("whole");
+    assert_eq!(saved().as_deref(), Some(&[2; 70][..]));
     let refused = server.jobs.manager.save_checkpoint(&job, &[3; 10]);
     assert!(matches!(refused, Err(JobError::SpoolFull { .. })), "{refused:?}");
-    assert_eq!(checkpoint::read(&job.folder).expect("whole").as_deref(), Some(&[2; 70][..]), "the previous one stays");
+    assert_eq!(saved().as_deref(), Some(&[2; 70][..]), "the previous one stays");
     let (_upload, ..) = server.uploading(spec(), "").await;
     server.jobs.cancel(&id).await.expect("runs");
     assert!(!path.exists());
@@ -105,7 +106,7 @@ async fn interrupted_training_continues_bit_identically() {
     };
     trains(&server, 100).await;
     server.jobs.pause(&id).await.expect("runs");
-    let path = checkpoint::path(&jobs.join(id.as_str()));
+    let path = file_of(folder.path(), &id, "checkpoint");
     let saved = std::fs::read(&path).expect("the checkpoint exists");
     server.crash().await;
     faults::hold(&jobs, Some(200));
@@ -129,7 +130,7 @@ async fn interrupted_training_continues_bit_identically() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
     use super::faults::{Fault, plan};
-    use crate::jobs::journal::Step;
+    use crate::jobs::store::Step;
     for step in [Step::JournalBegun(0), Step::JournalWritten, Step::RowsRemoved, Step::FilesRemoved] {
         for wanted in [JobState::Uploading, JobState::Queued, JobState::Running, JobState::Paused] {
             let context = format!("crash at {step:?} of a job that is {}", wanted.name());
@@ -172,7 +173,7 @@ async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
             server.crash().await;
             let server = Server::open(folder.path(), until_stopped).await;
             let after = server.jobs.snapshot(&job.id).expect("remembered");
-            let spool = spool::path(&folder.path().join("jobs").join(job.id.as_str()));
+            let spool = file_of(folder.path(), &job.id, "rows.spool");
             if step == Step::JournalBegun(0) {
                 assert!(!after.state.has_ended(), "{context}: {after:?}");
                 assert!(spool.exists(), "{context}");
@@ -189,7 +190,7 @@ async fn a_crash_at_any_step_of_a_cancel_leaves_all_or_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_while_a_job_fails_does_not_lose_the_reason() {
     use super::faults::{Fault, plan};
-    use crate::jobs::journal::Step;
+    use crate::jobs::store::Step;
     for step in [Step::JournalBegun(0), Step::JournalWritten, Step::RowsRemoved, Step::FilesRemoved] {
         let folder = folder();
         let server = Server::open(folder.path(), until_stopped).await;

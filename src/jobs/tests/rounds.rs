@@ -45,8 +45,9 @@ async fn a_crash_between_rounds_keeps_the_held_out_rows() {
     server.crash().await;
 
     let server = Server::open(folder.path(), until_stopped).await;
+    let store = server.jobs.manager.shared.store.as_ref();
     assert_eq!(server.until(&snapshot.id, JobState::Running).await.state, JobState::Running);
-    let given = held_out::read(&folder.path().join("jobs").join(next.as_str()), 3).expect("reads");
+    let given = held_out::read(store, &next, 3).expect("reads");
     assert_eq!(given.len(), 8 * 3);
     let checked = spec().check().expect("valid");
     let (round, begun) =
@@ -56,7 +57,7 @@ async fn a_crash_between_rounds_keeps_the_held_out_rows() {
     upload.append(1, RowRole::Training, rows(40, 5)).await.expect("appends");
     let (second, round) = upload.cut().await.expect("cuts");
     assert_eq!((second.state, round.number, round.rows_before), (JobState::Queued, 3, 80));
-    let given = held_out::read(&folder.path().join("jobs").join(upload_id(&server, &key, 3)), 3).expect("reads");
+    let given = held_out::read(store, &upload_id(&server, &key, 3), 3).expect("reads");
     assert_eq!(given.len(), 16 * 3, "its own and those of the previous round");
     // It can start only when the round before has ended.
     assert_eq!(server.jobs.snapshot(&second.id).expect("known").state, JobState::Queued);
@@ -91,8 +92,8 @@ async fn a_stream_that_resumes_between_rounds_owns_the_next_round() {
     server.crash().await;
 }
 
-fn upload_id(server: &Server, stream: &IdempotencyKey, number: u64) -> String {
+fn upload_id(server: &Server, stream: &IdempotencyKey, number: u64) -> JobId {
     let rounds = server.jobs.rounds(stream, &Owner::default());
     let found = rounds.iter().find(|job| job.round.as_ref().is_some_and(|round| round.number == number));
-    found.expect("a round").id.to_string()
+    found.expect("a round").id.clone()
 }

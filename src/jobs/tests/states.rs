@@ -13,7 +13,7 @@ async fn rows_become_a_published_version() {
     assert_eq!((report.job_id.as_str(), report.data_sha256.len()), (id.as_str(), 64));
     assert!(server.jobs.manager.models.store().entry(&"model".parse().expect("a name")).is_some());
     server.crash().await;
-    let spool = spool::path(&folder.path().join("jobs").join(id.as_str()));
+    let spool = file_of(folder.path(), &id, "rows.spool");
     assert!(!spool.exists(), "the rows are removed");
 }
 
@@ -31,7 +31,7 @@ async fn a_job_can_be_cancelled_in_every_state_but_ended() {
         assert_eq!(cancelled.state, JobState::Cancelled);
         let again = server.jobs.cancel(id).await;
         assert!(matches!(again, Err(JobError::IllegalMove(_))), "{again:?}");
-        assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists() || id == &running);
+        assert!(!file_of(folder.path(), id, "rows.spool").exists() || id == &running);
     }
     assert!(matches!(upload.taken_over().await, JobError::Ended { .. }));
     assert!(matches!(upload.append(1, RowRole::Training, rows(1, 0)).await, Err(JobError::Ended { .. })));
@@ -100,7 +100,7 @@ async fn a_paused_job_can_be_cancelled() {
     server.until(&id, JobState::Running).await;
     server.jobs.pause(&id).await.expect("runs");
     assert_eq!(server.jobs.cancel(&id).await.expect("is paused").state, JobState::Cancelled);
-    assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists());
+    assert!(!file_of(folder.path(), &id, "rows.spool").exists());
     server.crash().await;
 }
 
@@ -122,7 +122,7 @@ async fn a_paused_job_expires() {
     }
     let reason = server.jobs.snapshot(&id).expect("known").failure.expect("a reason");
     assert!(reason.contains("paused, and not resumed"), "{reason}");
-    assert!(!spool::path(&folder.path().join("jobs").join(id.as_str())).exists(), "the rows are removed");
+    assert!(!file_of(folder.path(), &id, "rows.spool").exists(), "the rows are removed");
     server.crash().await;
 }
 

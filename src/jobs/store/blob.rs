@@ -1,37 +1,28 @@
-//! Checkpoint file, from which a job's training resumes after a crash. It is checksummed and replaced atomically.
+//! File of a blob of a job, such as the checkpoint from which training resumes after a crash. It is checksummed and
+//! replaced atomically.
 //!
 //! The file contains an 8-byte magic number, the length of the content (u64), a CRC-32 of the magic number, the length
 //! and the content (u32), and the content. All numbers are little-endian.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::JobError;
+use crate::jobs::JobError;
 use crate::store::disk::{Access, failed, open_regular, remove_or_warn, sync_folder, temporary_in};
 use crate::store::role::role;
 
 const MARK: &[u8; 8] = b"hhpoint1";
 const HEAD_BYTES: usize = 20;
 
-/// Path of the checkpoint of the job in `folder`.
-pub(super) fn path(folder: &Path) -> PathBuf {
-    folder.join("checkpoint")
-}
-
-/// Bytes on disk of a checkpoint with content `bytes`.
-pub(super) fn bytes_on_disk(bytes: &[u8]) -> u64 {
+/// Bytes on disk of a blob with content `bytes`.
+pub(in crate::jobs) fn bytes_on_disk(bytes: &[u8]) -> u64 {
     (HEAD_BYTES + bytes.len()) as u64
 }
 
-/// Replaces the checkpoint of the job in `folder`. When this returns, the new one survives a crash; until then, the old
-/// one does.
-pub(super) fn write(folder: &Path, bytes: &[u8]) -> Result<(), JobError> {
-    write_at(folder, &path(folder), bytes)
-}
-
-/// Writes another file in that folder in the same format.
-pub(super) fn write_at(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), JobError> {
+/// Replaces the file at `path`, in `folder`. When this returns, the new one survives a crash; until then, the old one
+/// does.
+pub(super) fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), JobError> {
     let temporary = temporary_in(folder);
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(MARK);
@@ -53,16 +44,11 @@ pub(super) fn write_at(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), J
     Ok(sync_folder(folder)?)
 }
 
-/// Reads the checkpoint of the job in `folder`, if it has one.
+/// Reads the file at `path`, if it exists.
 ///
 /// # Errors
 /// [`JobError::Damaged`] if the file is not as it was written.
-pub(super) fn read(folder: &Path) -> Result<Option<Vec<u8>>, JobError> {
-    read_at(&path(folder))
-}
-
-/// Reads any file that [`write_at`] wrote.
-pub(super) fn read_at(path: &Path) -> Result<Option<Vec<u8>>, JobError> {
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, JobError> {
     let damaged = |reason: String| JobError::Damaged {
         role: role(path),
         reason: format!("{reason}; its job cannot resume: train again as a new job, and send the rows again"),
@@ -110,12 +96,13 @@ mod tests {
     #[test]
     fn the_last_checkpoint_is_read_back_unchanged() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(read(folder.path()).expect("nothing is broken"), None);
+        let path = folder.path().join("checkpoint");
+        assert_eq!(read(&path).expect("nothing is broken"), None);
         let long = vec![7; 100_000];
         for bytes in [&b"first"[..], b"", &long] {
-            write(folder.path(), bytes).expect("writes");
-            assert_eq!(read(folder.path()).expect("reads").as_deref(), Some(bytes));
-            assert_eq!(path(folder.path()).metadata().expect("there").len(), bytes_on_disk(bytes));
+            write(folder.path(), &path, bytes).expect("writes");
+            assert_eq!(read(&path).expect("reads").as_deref(), Some(bytes));
+            assert_eq!(path.metadata().expect("there").len(), bytes_on_disk(bytes));
         }
         assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1, "nothing temporary stays");
     }
@@ -123,31 +110,32 @@ mod tests {
     #[test]
     fn every_flipped_bit_and_wrong_length_is_detected() {
         let folder = tempfile::tempdir().expect("a folder");
-        write(folder.path(), b"weights, moments, position").expect("writes");
-        let path = path(folder.path());
+        let path = folder.path().join("checkpoint");
+        write(folder.path(), &path, b"weights, moments, position").expect("writes");
         let whole = std::fs::read(&path).expect("reads");
         for index in 0..whole.len() {
             for bit in 0..8 {
                 let mut flipped = whole.clone();
                 flipped[index] ^= 1 << bit;
                 std::fs::write(&path, &flipped).expect("writes");
-                let error = read(folder.path()).expect_err("damaged").to_string();
+                let error = read(&path).expect_err("damaged").to_string();
                 assert!(error.contains("damaged") && error.contains("train again"), "byte {index}: {error}");
             }
             std::fs::write(&path, &whole[..index]).expect("writes");
-            assert!(matches!(read(folder.path()), Err(JobError::Damaged { .. })), "cut to {index} bytes");
+            assert!(matches!(read(&path), Err(JobError::Damaged { .. })), "cut to {index} bytes");
         }
         std::fs::write(&path, [&whole[..], b"x"].concat()).expect("writes");
-        assert!(matches!(read(folder.path()), Err(JobError::Damaged { .. })), "a byte more");
+        assert!(matches!(read(&path), Err(JobError::Damaged { .. })), "a byte more");
     }
 
     #[test]
     fn a_failed_write_keeps_the_old_checkpoint() {
         let folder = tempfile::tempdir().expect("a folder");
-        write(folder.path(), b"old").expect("writes");
+        let path = folder.path().join("checkpoint");
+        write(folder.path(), &path, b"old").expect("writes");
         let gone = folder.path().join("gone");
-        let error = write(&gone, b"new").expect_err("no such folder");
+        let error = write(&gone, &gone.join("checkpoint"), b"new").expect_err("no such folder");
         assert!(error.to_string().contains("cannot write"), "{error}");
-        assert_eq!(read(folder.path()).expect("reads").as_deref(), Some(&b"old"[..]));
+        assert_eq!(read(&path).expect("reads").as_deref(), Some(&b"old"[..]));
     }
 }

@@ -5,14 +5,14 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::JobError;
-use super::lock::lock;
+use crate::jobs::JobError;
+use crate::jobs::lock::lock;
 use crate::numeric::rng::splitmix64;
 use crate::store::StoreError;
 use crate::store::disk::{Access, free_bytes, open_regular, remove};
 
 /// Bytes of the reserve: two 4 KiB blocks for each of 64 jobs.
-pub(super) const RESERVE_BYTES: u64 = 512 << 10;
+pub(in crate::jobs) const RESERVE_BYTES: u64 = 512 << 10;
 /// Smallest reserve to keep, in bytes. Instead of shrinking below it, the file is deleted, which also frees its name.
 const PIECE_BYTES_MIN: u64 = 8 << 10;
 

@@ -1,0 +1,274 @@
+//! The jobs folder: the storage of jobs on the server's disk. The lock of the model store keeps other servers away.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::reserve::DiskReserve;
+use super::{Blob, JobStore, blob};
+use crate::jobs::journal::{BYTES_MAX, Record};
+use crate::jobs::lock::lock;
+use crate::jobs::{JobError, JobId, spool};
+use crate::store::StoreError;
+use crate::store::disk::{Bounded, ensure_folder, failed, read_bounded, remove, sync_folder, temporary_in, write_new};
+use crate::store::role::role;
+
+/// Names of the files of a job.
+const RECORD: &str = "job.json";
+const ROWS: &str = "rows.spool";
+const CHECKPOINT: &str = "checkpoint";
+const HELD_OUT: &str = "held_out";
+
+/// The jobs folder. It implements [`JobStore`].
+#[derive(Debug)]
+pub(in crate::jobs) struct JobsFolder {
+    folder: PathBuf,
+    reserve: DiskReserve,
+    /// Sequences of the records that this server created, recovered or replaced. The file does not store them: no other
+    /// server writes, so they start at 0. Each is locked while its record is written.
+    sequences: Mutex<HashMap<JobId, Arc<Mutex<u64>>>>,
+}
+
+impl JobsFolder {
+    /// The jobs in `folder`, next to the models. [`JobStore::open`] creates the folder.
+    pub(in crate::jobs) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), reserve: DiskReserve::new(folder), sequences: Mutex::default() }
+    }
+
+    /// Folder of a job.
+    fn folder_of(&self, id: &JobId) -> PathBuf {
+        self.folder.join(id.as_str())
+    }
+
+    fn path_of(&self, id: &JobId, blob: Blob) -> PathBuf {
+        self.folder_of(id).join(match blob {
+            Blob::Checkpoint => CHECKPOINT,
+            Blob::HeldOut => HELD_OUT,
+        })
+    }
+
+    /// Writes a record in the folder of its job.
+    fn write(&self, record: &Record) -> Result<(), JobError> {
+        let folder = self.folder_of(&record.id);
+        let path = folder.join(RECORD);
+        let bytes = record.to_bytes().map_err(|error| JobError::Damaged {
+            role: role(&path),
+            reason: format!("it cannot be written: {error}"),
+        })?;
+        let temporary = temporary_in(&folder);
+        at(&folder, Step::JournalBegun(bytes.len() as u64))
+            .and_then(|()| write_new(&temporary, &bytes))
+            .and_then(|()| std::fs::rename(&temporary, &path).map_err(failed("cannot replace", &path)))
+            .inspect_err(|_| {
+                // Remove the incomplete file; the old journal stays.
+                let _ = std::fs::remove_file(&temporary);
+            })?;
+        sync_folder(&folder)?;
+        Ok(at(&folder, Step::JournalWritten)?)
+    }
+
+    /// Remembers the sequence of a stored record.
+    fn remember(&self, record: &Record) {
+        lock(&self.sequences).insert(record.id.clone(), Arc::new(Mutex::new(record.sequence)));
+    }
+}
+
+impl JobStore for JobsFolder {
+    fn open(&self) -> Result<(), JobError> {
+        ensure_folder(&self.folder)?;
+        // The folder's name must survive a crash, too.
+        self.folder.parent().map_or(Ok(()), sync_folder)?;
+        self.reserve.fill();
+        Ok(())
+    }
+
+    fn look_after(&self) {
+        self.reserve.fill();
+    }
+
+    fn list(&self) -> Result<Vec<JobId>, JobError> {
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).map_err(failed("cannot list", &self.folder))? {
+            let path = entry.map_err(failed("cannot list", &self.folder))?.path();
+            match path.file_name().and_then(|name| name.to_str()?.parse::<JobId>().ok()) {
+                Some(id) => ids.push(id),
+                None => tracing::warn!(path = %path.display(), "not a job folder: ignored"),
+            }
+        }
+        Ok(ids)
+    }
+
+    fn recover(&self, id: &JobId) -> Result<Option<Record>, JobError> {
+        let folder = self.folder_of(id);
+        let record = match read(&folder.join(RECORD)) {
+            Ok(record) => record,
+            // The journal is written before the first chunk. Rows without a journal are unexpected, so do not remove
+            // them.
+            Err(error) if error.is_missing() && length(&folder.join(ROWS)) <= spool::HEAD_BYTES => {
+                remove(&folder)?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        if record.id != *id {
+            let reason = format!("it is the journal of job {}", record.id);
+            return Err(JobError::Damaged { role: role(&folder), reason });
+        }
+        for entry in std::fs::read_dir(&folder).map_err(failed("cannot list", &folder))? {
+            let path = entry.map_err(failed("cannot list", &folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if ![RECORD, ROWS, CHECKPOINT, HELD_OUT].contains(&name) {
+                remove(&path)?;
+            }
+        }
+        self.remember(&record);
+        Ok(Some(record))
+    }
+
+    fn begin(&self, id: &JobId) -> Result<(), JobError> {
+        let folder = self.folder_of(id);
+        Ok(std::fs::create_dir(&folder).map_err(failed("cannot create the folder", &folder))?)
+    }
+
+    fn create(&self, record: &Record) -> Result<(), JobError> {
+        if lock(&self.sequences).contains_key(&record.id) {
+            return Err(JobError::Changed(record.id.clone()));
+        }
+        self.write(record)?;
+        sync_folder(&self.folder)?;
+        self.remember(record);
+        Ok(())
+    }
+
+    fn replace(&self, record: &Record) -> Result<(), JobError> {
+        let changed = || JobError::Changed(record.id.clone());
+        let stored = lock(&self.sequences).get(&record.id).cloned().ok_or_else(changed)?;
+        let mut stored = lock(&stored);
+        if record.sequence != *stored + 1 {
+            return Err(changed());
+        }
+        self.reserve.spend(|| self.write(record))?;
+        *stored = record.sequence;
+        Ok(())
+    }
+
+    fn write_blob(&self, id: &JobId, blob: Blob, bytes: &[u8]) -> Result<u64, JobError> {
+        let path = self.path_of(id, blob);
+        let before = length(&path);
+        blob::write(&self.folder_of(id), &path, bytes)?;
+        Ok(before)
+    }
+
+    fn read_blob(&self, id: &JobId, blob: Blob) -> Result<Option<Vec<u8>>, JobError> {
+        blob::read(&self.path_of(id, blob))
+    }
+
+    fn bytes(&self, id: &JobId) -> u64 {
+        [ROWS, CHECKPOINT, HELD_OUT].into_iter().map(|file| length(&self.folder_of(id).join(file))).sum()
+    }
+
+    fn clear(&self, id: &JobId) -> Result<(), JobError> {
+        let folder = self.folder_of(id);
+        remove(&folder.join(ROWS))?;
+        at(&folder, Step::RowsRemoved)?;
+        remove(&folder.join(CHECKPOINT))?;
+        remove(&folder.join(HELD_OUT))?;
+        Ok(at(&folder, Step::FilesRemoved)?)
+    }
+
+    fn delete(&self, id: &JobId) -> Result<(), JobError> {
+        remove(&self.folder_of(id))?;
+        lock(&self.sequences).remove(id);
+        Ok(())
+    }
+}
+
+/// Reads the record at `path`.
+fn read(path: &Path) -> Result<Record, JobError> {
+    let damaged = |reason: String| JobError::Damaged { role: role(path), reason };
+    match read_bounded(path, BYTES_MAX).map_err(failed("cannot read", path))? {
+        Bounded::Bytes(bytes) => Record::from_bytes(&bytes).map_err(damaged),
+        Bounded::TooLarge(bytes) => Err(damaged(format!("{bytes} bytes, expected at most {BYTES_MAX}"))),
+    }
+}
+
+/// Bytes of a file; 0 if there is none.
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |data| data.len())
+}
+
+/// Steps of a state change. A crash before or after each of them leaves a different state on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::jobs) enum Step {
+    /// A journal of this size in bytes is about to be written.
+    JournalBegun(u64),
+    /// The journal is on disk.
+    JournalWritten,
+    /// The rows of an ended job are removed; its checkpoint and held-out rows are not.
+    RowsRemoved,
+    /// Rows, checkpoint and held-out rows are removed.
+    FilesRemoved,
+}
+
+/// Hook at which a test can make a change of the job in `folder` crash or fail.
+#[cfg(test)]
+fn at(folder: &Path, step: Step) -> Result<(), StoreError> {
+    crate::jobs::tests::faults::at(folder, step)
+}
+
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "tests make it fail")]
+#[inline]
+fn at(_folder: &Path, _step: Step) -> Result<(), StoreError> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::jobs::Priority;
+    use crate::training::TrainSpec;
+
+    fn stored(store: &JobsFolder) -> Record {
+        let spec = TrainSpec::new("digits".parse().expect("a name"), vec![64, 8]);
+        let record = Record::new(JobId::new(), spec, None, None, Priority::default(), SystemTime::now());
+        store.begin(&record.id).expect("begins");
+        store.create(&record).expect("creates");
+        record
+    }
+
+    #[test]
+    fn a_journal_is_read_back_unchanged() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = JobsFolder::new(folder.path());
+        let record = stored(&store);
+        store.replace(&Record { sequence: 1, ..record.clone() }).expect("replaces");
+        let folder = store.folder_of(&record.id);
+        assert_eq!(read(&folder.join(RECORD)).expect("reads"), record);
+        assert_eq!(std::fs::read_dir(folder).expect("lists").count(), 1, "nothing temporary stays");
+    }
+
+    #[test]
+    fn damaged_journals_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = JobsFolder::new(folder.path());
+        let path = store.folder_of(&stored(&store).id).join(RECORD);
+        let bytes = std::fs::read(&path).expect("reads");
+        for index in (0..bytes.len()).step_by(7) {
+            std::fs::write(&path, &bytes[..index]).expect("writes");
+            let error = read(&path).expect_err("damaged");
+            assert!(matches!(error, JobError::Damaged { .. }), "cut to {index} bytes: {error}");
+        }
+    }
+
+    #[test]
+    fn missing_and_broken_journals_are_distinguished() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(RECORD);
+        assert!(read(&path).expect_err("nothing there").is_missing());
+        std::fs::write(&path, "{}").expect("writes");
+        assert!(!read(&path).expect_err("broken").is_missing());
+    }
+}
