@@ -68,12 +68,11 @@ impl JobManager {
         let (columns, names) = base::columns(&self.models, spec)?;
         self.forget_oldest()?;
         let id = JobId::new();
-        let folder = self.config.folder.join(id.as_str());
         let store = self.shared.store.as_ref();
         store.begin(&id)?;
         let make = || {
             // For rows from server files, the import creates the spool.
-            let spool = if files.is_none() { Some(Spool::create(&folder, columns)?) } else { None };
+            let spool = if files.is_none() { Some(Spool::create(store, &id, columns)?) } else { None };
             let mut record = Record::new(id.clone(), spec.spec().clone(), files, key, priority, SystemTime::now());
             record.columns = Some(columns);
             record.column_names = names;
@@ -82,7 +81,7 @@ impl JobManager {
             let given = held_out::write(store, &id, held_out)?;
             store.create(&record)?;
             let bytes = spool.as_ref().map_or(0, |spool| spool.counts().bytes) + given;
-            let job = Job::new(record, folder.clone(), spool, false, self.shared.clone())?;
+            let job = Job::new(record, spool, false, self.shared.clone())?;
             self.limits.quota.reserve(&job.share, bytes, || self.retry_after())?;
             Ok(job)
         };

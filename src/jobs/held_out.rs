@@ -39,7 +39,9 @@ pub(super) fn read(store: &dyn JobStore, id: &JobId, columns: usize) -> Result<V
 /// The rows that a job passes on, newest first: the rows that its own training holds out, then the rows that it
 /// received. All rows of the job must be on disk.
 pub(super) fn hand_on(job: &Job, counts: Counts) -> Result<Vec<f64>, JobError> {
-    let Some(received) = rows::open(&job.folder, job.columns, counts, &|| true)? else { return Ok(Vec::new()) };
+    let Some(received) = rows::open(job.store(), &job.id, job.columns, counts, &|| true)? else {
+        return Ok(Vec::new());
+    };
     let damaged = |reason: String| JobError::Damaged { role: format!("the held-out rows of job {}", job.id), reason };
     let rows_max = ROWS_MAX.min(BYTES_MAX / (8 * job.columns)).max(1);
     let mut values = held_out(&job.spec, &received.training, rows_max).map_err(|error| damaged(error.to_string()))?;

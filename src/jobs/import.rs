@@ -11,7 +11,6 @@ use super::spool::{self, Chunk, Counts, Spool};
 use super::{JobError, RowRole, ServerFilesError};
 use crate::files::{narrow, needs_f64};
 use crate::model::{Matrix, Values};
-use crate::store::disk::remove;
 
 /// Bytes of values in a chunk, counted as binary32: large enough for full disk speed, small enough to undo.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -43,7 +42,7 @@ pub(super) fn import(manager: &JobManager, job: &Job, go_on: &dyn Fn() -> bool) 
 
 /// Removes the remains of an interrupted import.
 fn forget(manager: &JobManager, job: &Job) -> Result<(), JobError> {
-    remove(&spool::path(&job.folder))?;
+    job.store().remove_rows(&job.id)?;
     manager.limits.quota.release_all(&job.share);
     job.tell_counts(Counts::default(), None);
     Ok(())
@@ -125,7 +124,7 @@ impl<'a> Copying<'a> {
     fn new(manager: &'a JobManager, job: &'a Job) -> Result<Self, JobError> {
         let columns = job.columns;
         manager.reserve(job, spool::HEAD_BYTES)?;
-        let spool = Spool::create(&job.folder, columns)?;
+        let spool = Spool::create(job.store(), &job.id, columns)?;
         let chunk_rows = (CHUNK_BYTES / (4 * columns)).max(1);
         let values = Vec::with_capacity(chunk_rows * columns);
         Ok(Self { manager, job, spool, columns, chunk_rows, role: RowRole::Training, values })
@@ -169,7 +168,7 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// Writes and syncs the remaining rows. The spool's file name is durable only once its folder is synced.
+    /// Writes and syncs the remaining rows. The spool survives a crash only once the record of the job is written.
     fn finish(mut self) -> Result<Counts, JobError> {
         self.put()?;
         self.spool.sync()?;

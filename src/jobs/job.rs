@@ -1,6 +1,5 @@
 //! One job in memory, and its state changes. Each change is written to disk before watchers are notified.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -26,7 +25,6 @@ pub(super) struct Job {
     pub(super) priority: Priority,
     pub(super) owner: Owner,
     pub(super) round: Option<Round>,
-    pub(super) folder: PathBuf,
     /// Bytes that the job has on disk.
     pub(super) share: Share,
     pub(super) record: Mutex<Record>,
@@ -88,7 +86,6 @@ enum Durable {
 impl Job {
     pub(super) fn new(
         record: Record,
-        folder: PathBuf,
         spool: Option<Spool>,
         may_be_published: bool,
         shared: Shared,
@@ -102,7 +99,6 @@ impl Job {
             priority: record.priority,
             owner: record.owner.clone(),
             round: record.round.clone(),
-            folder,
             share: Share::default(),
             record: Mutex::new(record),
             news: watch::Sender::new(snapshot),

@@ -84,7 +84,7 @@ impl JobObserver<'_> {
     fn hold(&self, event: &Event) {
         let goes_on =
             || event.epoch_ended && self.job.stop_request() == StopRequest::GoOn && !self.manager.is_closing();
-        while goes_on() && super::tests::faults::holds(&self.job.folder, event.step) {
+        while goes_on() && super::tests::faults::holds(&self.manager.config.folder, event.step) {
             // A held job makes no further step, so notify watchers here: the last step may not have been reported.
             std::thread::sleep(NEWS_INTERVAL);
             self.job.tell(|_| ());

@@ -6,9 +6,8 @@ use std::time::SystemTime;
 use super::job::Job;
 use super::lock::lock;
 use super::manager::JobManager;
-use super::spool::{self, Spool};
+use super::spool::Spool;
 use super::{JobError, JobId, JobState};
-use crate::store::disk::remove;
 
 impl JobManager {
     /// Calls [`JobManager::activate`] from a periodic task. Each failure reason is logged once.
@@ -65,20 +64,20 @@ impl JobManager {
 
     /// Reads one job after a restart. `None`: its creation was interrupted, and nothing of it stays.
     fn recover(&self, id: &JobId) -> Result<Option<Job>, JobError> {
-        let (store, folder) = (&self.shared.store, self.config.folder.join(id.as_str()));
+        let store = self.shared.store.as_ref();
         let Some(record) = store.recover(id)? else { return Ok(None) };
         let columns = record.columns();
         let state = record.state;
         if state.has_ended() {
             store.clear(id)?;
-            return Job::new(record, folder, None, false, self.shared.clone()).map(Some);
+            return Job::new(record, None, false, self.shared.clone()).map(Some);
         }
         if state == JobState::Uploading {
-            let job = match Spool::recover(&folder, columns) {
+            let job = match Spool::recover(store, id, columns) {
                 Ok(spool) => {
                     let counts = spool.counts();
-                    let written = spool::path(&folder).metadata().and_then(|data| data.modified()).ok();
-                    let job = Job::new(record, folder, Some(spool), false, self.shared.clone())?;
+                    let written = spool.modified();
+                    let job = Job::new(record, Some(spool), false, self.shared.clone())?;
                     self.limits.quota.add(&job.share, store.bytes(id));
                     let last = written.unwrap_or_else(SystemTime::now);
                     job.tell_counts(counts, last.checked_add(self.config.upload_idle_max));
@@ -86,7 +85,7 @@ impl JobManager {
                 }
                 // Another restart would not help.
                 Err(error) if error.is_damage() => {
-                    let job = Job::new(record, folder, None, false, self.shared.clone())?;
+                    let job = Job::new(record, None, false, self.shared.clone())?;
                     self.fail(&job, &error);
                     job
                 }
@@ -96,11 +95,11 @@ impl JobManager {
         }
         if record.waits_for_import() {
             // Remove the partial copy: the files may have changed.
-            remove(&spool::path(&folder))?;
+            store.remove_rows(id)?;
             tracing::info!(job = %id, "rows will be copied from files again");
         }
         // A QUEUED job may also have published: it may have run before an earlier restart.
-        let job = Job::new(record, folder, None, true, self.shared.clone())?;
+        let job = Job::new(record, None, true, self.shared.clone())?;
         self.limits.quota.add(&job.share, store.bytes(id));
         Ok(Some(job))
     }

@@ -3,16 +3,17 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::ops::{ControlFlow, Range};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
 use super::index::Index;
-use super::spool::{CHUNK_HEAD_BYTES, Counts, Seen, Tail, damaged, number_bytes, path, read_exact_at, scan};
-use super::{JobError, RowRole};
-use crate::store::disk::{Access, failed, open_regular};
+use super::spool::{CHUNK_HEAD_BYTES, Counts, Seen, Tail, damaged, number_bytes, read_exact_at, scan};
+use super::store::{JobStore, RowsFile};
+use super::{JobError, JobId, RowRole};
+use crate::store::disk::failed;
 use crate::store::role::role;
 use crate::training::{RowSource, SourceError};
 
@@ -52,16 +53,16 @@ pub(super) struct Received {
     pub(super) sha256: String,
 }
 
-/// Opens the finished spool in `folder` and verifies every chunk, with one block in memory at a time. The counts must
+/// Opens the finished spool of a job and verifies every chunk, with one block in memory at a time. The counts must
 /// equal `expected`, except for the bytes. Returns `None` if `go_on` returns false in the meantime.
 pub(super) fn open(
-    folder: &Path,
+    store: &dyn JobStore,
+    id: &JobId,
     columns: usize,
     expected: Counts,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<Received>, JobError> {
-    let path = path(folder);
-    let mut file = open_regular(&path, Access::Read).map_err(failed("cannot open", &path))?;
+    let RowsFile { mut file, path } = store.read_rows(id)?;
     let data = file.metadata().map_err(failed("cannot read", &path))?;
     let (length, modified) = (data.len(), data.modified().ok());
     let mut index = Index::default();
@@ -230,6 +231,7 @@ impl OpenSpool {
 mod tests {
     use super::super::spool::{Chunk, Spool};
     use super::*;
+    use crate::jobs::tests::OneJob;
     use crate::model::{Matrix, Values};
 
     const COLUMNS: usize = 2;
@@ -247,8 +249,8 @@ mod tests {
             .to_vec()
     }
 
-    fn spooled(folder: &Path) -> Counts {
-        let mut spool = Spool::create(folder, COLUMNS).expect("creates");
+    fn spooled(job: &OneJob) -> Counts {
+        let mut spool = Spool::create(&job.store, &job.id, COLUMNS).expect("creates");
         for (number, (role, values)) in (1..).zip(chunks()) {
             let rows = Matrix::new((values.len() / COLUMNS) as u32, COLUMNS as u32, Values::Floats(values));
             spool.append(&Chunk::new(number, role, &rows.expect("whole rows"))).expect("appends");
@@ -260,15 +262,15 @@ mod tests {
         chunks().into_iter().filter(|chunk| chunk.0 == role).flat_map(|chunk| chunk.1).collect()
     }
 
-    fn received(folder: &Path, counts: Counts) -> Received {
-        open(folder, COLUMNS, counts, &|| true).expect("whole").expect("nobody stops it")
+    fn received(job: &OneJob, counts: Counts) -> Received {
+        open(&job.store, &job.id, COLUMNS, counts, &|| true).expect("whole").expect("nobody stops it")
     }
 
     #[test]
     fn rows_of_each_role_are_read_from_any_position() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let counts = spooled(folder.path());
-        let received = received(folder.path(), counts);
+        let job = OneJob::new();
+        let counts = spooled(&job);
+        let received = received(&job, counts);
         for (role, rows) in [(RowRole::Training, &received.training), (RowRole::Test, &received.test)] {
             let expected = values(role);
             assert_eq!((rows.count() as usize * COLUMNS, rows.features()), (expected.len(), COLUMNS));
@@ -286,8 +288,8 @@ mod tests {
 
     #[test]
     fn the_digest_covers_counts_training_rows_and_test_rows() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let counts = spooled(folder.path());
+        let job = OneJob::new();
+        let counts = spooled(&job);
         let mut digest = Sha256::new();
         for role in [RowRole::Training, RowRole::Test] {
             let values = values(role);
@@ -295,13 +297,13 @@ mod tests {
             values.iter().for_each(|value| digest.update(value.to_le_bytes()));
         }
         let expected = digest.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        assert_eq!(received(folder.path(), counts).sha256, expected);
+        assert_eq!(received(&job, counts).sha256, expected);
     }
 
     #[test]
     fn binary64_chunks_stay_exact_among_binary32_chunks() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut spool = Spool::create(folder.path(), COLUMNS).expect("creates");
+        let job = OneJob::new();
+        let mut spool = Spool::create(&job.store, &job.id, COLUMNS).expect("creates");
         let wide = [1_700_000_001.0, 0.1, 1e12 + 1.0, f64::NAN];
         let narrow = [1.5f32, 2.5, 3.5, 4.5];
         let chunks = [Values::Floats(narrow.to_vec()), Values::from_f64(&wide), Values::Floats(narrow.to_vec())];
@@ -309,7 +311,7 @@ mod tests {
             let rows = Matrix::new(2, COLUMNS as u32, values).expect("whole rows");
             spool.append(&Chunk::new(number, RowRole::Training, &rows)).expect("appends");
         }
-        let received = received(folder.path(), spool.counts());
+        let received = received(&job, spool.counts());
         assert!(received.training.is_wide() && !received.test.is_wide());
         let expected: Vec<f64> = narrow.into_iter().map(f64::from).chain(wide).chain(narrow.map(f64::from)).collect();
         for first in 0..6 {
@@ -329,34 +331,34 @@ mod tests {
 
     #[test]
     fn a_spool_with_other_counts_is_rejected() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let counts = spooled(folder.path());
+        let job = OneJob::new();
+        let counts = spooled(&job);
         for other in [
             Counts { chunks: counts.chunks + 1, ..counts },
             Counts { training_rows: counts.training_rows - 1, ..counts },
             Counts { test_rows: 0, ..counts },
         ] {
-            let error = open(folder.path(), COLUMNS, other, &|| true).expect_err("refused").to_string();
+            let error = open(&job.store, &job.id, COLUMNS, other, &|| true).expect_err("refused").to_string();
             assert!(error.contains("were acknowledged") && error.contains("send its rows again"), "{error}");
         }
     }
 
     #[test]
     fn opening_can_be_stopped() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let counts = spooled(folder.path());
-        assert!(open(folder.path(), COLUMNS, counts, &|| false).expect("no damage").is_none());
+        let job = OneJob::new();
+        let counts = spooled(&job);
+        assert!(open(&job.store, &job.id, COLUMNS, counts, &|| false).expect("no damage").is_none());
     }
 
     #[test]
     fn a_file_change_during_reading_is_detected() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let counts = spooled(folder.path());
+        let job = OneJob::new();
+        let counts = spooled(&job);
         for change in [|file: &File| file.set_len(50), |file: &File| file.set_modified(SystemTime::UNIX_EPOCH)] {
-            let _ = std::fs::remove_file(path(folder.path()));
-            spooled(folder.path());
-            let received = received(folder.path(), counts);
-            let file = File::options().write(true).open(path(folder.path())).expect("there");
+            let _ = std::fs::remove_file(job.rows());
+            spooled(&job);
+            let received = received(&job, counts);
+            let file = File::options().write(true).open(job.rows()).expect("there");
             change(&file).expect("changes");
             let error = received.training.read(0, &mut [0.0; COLUMNS]).expect_err("noticed").to_string();
             assert!(error.contains("was changed"), "{error}");

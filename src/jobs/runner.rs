@@ -265,7 +265,7 @@ fn attempt(manager: &JobManager, job: &Job) -> Result<Outcome, JobError> {
     let told = job.snapshot();
     let acknowledged =
         Counts { chunks: told.chunks, training_rows: told.training_rows, test_rows: told.test_rows, bytes: 0 };
-    let Some(received) = rows::open(&job.folder, job.columns, acknowledged, &go_on)? else {
+    let Some(received) = rows::open(job.store(), &job.id, job.columns, acknowledged, &go_on)? else {
         return Ok(Outcome::stopped(job));
     };
     let base::Settled { spec, base } = base::settle(&manager.models, job)?;

@@ -5,15 +5,17 @@
 //! values (u32), and the values. Values are row-major, binary64 if they were sent so, else binary32. All numbers are
 //! little-endian.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::SystemTime;
 
 use super::index::Index;
-use super::{JobError, RowRole};
+use super::store::{JobStore, RowLog, RowsFile};
+use super::{JobError, JobId, RowRole};
 use crate::model::{Form, Matrix, Values};
-use crate::store::disk::{Access, failed, open_regular};
+use crate::store::disk::failed;
 use crate::store::role::role;
 
 const MARK: &[u8; 8] = b"hhspool1";
@@ -144,46 +146,33 @@ impl Chunk {
 /// A spool that is open for appending.
 #[derive(Debug)]
 pub(super) struct Spool {
-    path: PathBuf,
-    file: File,
+    rows: Box<dyn RowLog>,
     columns: usize,
     counts: Counts,
     index: Index,
 }
 
-/// Path of the spool of the job in `folder`.
-pub(super) fn path(folder: &Path) -> PathBuf {
-    folder.join("rows.spool")
-}
-
 impl Spool {
-    /// Creates a spool in `folder`. The file name is durable only once the caller has synced the folder.
-    pub(super) fn create(folder: &Path, columns: usize) -> Result<Self, JobError> {
-        let path = path(folder);
-        let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let mut file = opened.map_err(failed("cannot create", &path))?;
+    /// Creates the spool of a job. It survives a crash only once the record of the job is written.
+    pub(super) fn create(store: &dyn JobStore, id: &JobId, columns: usize) -> Result<Self, JobError> {
         let mut head = MARK.to_vec();
         head.extend_from_slice(&(columns as u32).to_le_bytes());
-        file.write_all(&head).and_then(|()| file.sync_all()).map_err(failed("cannot write", &path))?;
+        let rows = store.create_rows(id, &head)?;
         let counts = Counts { bytes: HEAD_BYTES, ..Counts::default() };
-        Ok(Self { path, file, columns, counts, index: Index::default() })
+        Ok(Self { rows, columns, counts, index: Index::default() })
     }
 
     /// Opens a spool after a possible crash: truncates a torn last chunk, which was never acknowledged. Damage before
     /// that is an error.
-    pub(super) fn recover(folder: &Path, columns: usize) -> Result<Self, JobError> {
-        let path = path(folder);
-        let mut file = open_regular(&path, Access::ReadWrite).map_err(failed("cannot open", &path))?;
+    pub(super) fn recover(store: &dyn JobStore, id: &JobId, columns: usize) -> Result<Self, JobError> {
+        let RowsFile { mut file, path } = store.read_rows(id)?;
         let mut index = Index::default();
         let counts = scan(&mut file, &path, columns, Tail::MayBeTorn, &mut |seen| {
             seen.add_to(&mut index, columns);
             ControlFlow::Continue(())
         })?;
-        file.set_len(counts.bytes)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| file.seek(SeekFrom::End(0)))
-            .map_err(failed("cannot repair", &path))?;
-        Ok(Self { path, file, columns, counts, index })
+        let rows = store.append_rows(id, counts.bytes)?;
+        Ok(Self { rows, columns, counts, index })
     }
 
     /// Counts of what was written so far.
@@ -196,12 +185,19 @@ impl Spool {
         self.columns
     }
 
+    /// When the spool last changed, if known.
+    pub(super) fn modified(&self) -> Option<SystemTime> {
+        self.rows.modified()
+    }
+
     /// Appends the next chunk and syncs the file: when this returns, the chunk survives a crash.
     ///
     /// # Panics
     /// If `chunk` does not have the next number.
     pub(super) fn append(&mut self, chunk: &Chunk) -> Result<Counts, JobError> {
-        self.write(chunk, File::sync_data)
+        self.check_number(chunk);
+        self.rows.append(&chunk.bytes)?;
+        Ok(self.count(chunk))
     }
 
     /// Appends the next chunk without syncing: it survives a crash only after [`Spool::sync`].
@@ -209,25 +205,25 @@ impl Spool {
     /// # Panics
     /// If `chunk` does not have the next number.
     pub(super) fn put(&mut self, chunk: &Chunk) -> Result<Counts, JobError> {
-        self.write(chunk, |_| Ok(()))
+        self.check_number(chunk);
+        self.rows.put(&chunk.bytes)?;
+        Ok(self.count(chunk))
     }
 
     /// Syncs all written chunks to the disk.
-    pub(super) fn sync(&self) -> Result<(), JobError> {
-        Ok(self.file.sync_data().map_err(failed("cannot make durable", &self.path))?)
+    pub(super) fn sync(&mut self) -> Result<(), JobError> {
+        self.rows.sync()
     }
 
-    fn write(&mut self, chunk: &Chunk, sync: fn(&File) -> io::Result<()>) -> Result<Counts, JobError> {
+    fn check_number(&self, chunk: &Chunk) {
         assert_eq!(chunk.number(), self.counts.chunks + 1, "chunks are appended in their order");
-        if let Err(error) = self.file.write_all(&chunk.bytes).and_then(|()| sync(&self.file)) {
-            // Truncate to the last whole chunk, so that the next append does not follow half a chunk.
-            let _ = self.file.set_len(self.counts.bytes);
-            let _ = self.file.seek(SeekFrom::Start(self.counts.bytes));
-            return Err(failed("cannot write", &self.path)(error).into());
-        }
+    }
+
+    /// Counts a chunk that was appended.
+    fn count(&mut self, chunk: &Chunk) -> Counts {
         self.index.push(chunk.head.role, chunk.rows(), self.counts.bytes, chunk.bytes(), chunk.head.is_wide);
         self.counts.add(&chunk.head, chunk.bytes());
-        Ok(self.counts)
+        self.counts
     }
 
     /// Whether the chunk on disk with the number of `chunk` has the same header, and so the same checksum. The number
@@ -235,14 +231,14 @@ impl Spool {
     pub(super) fn holds(&self, chunk: &Chunk) -> Result<bool, JobError> {
         let mut head = [0; CHUNK_HEAD_BYTES];
         let offset = self.index.chunk(chunk.number()).unwrap_or(self.counts.bytes);
-        read_exact_at(&self.file, &mut head, offset).map_err(failed("cannot read", &self.path))?;
+        self.rows.read_at(&mut head, offset)?;
         Ok(ChunkHead::read(&head) == Some(chunk.head))
     }
 
-    /// Makes all later writes fail with a full disk.
+    /// Appends to other rows from now on.
     #[cfg(all(test, target_os = "linux"))]
-    pub(super) fn fill_the_disk(&mut self) {
-        self.file = OpenOptions::new().read(true).write(true).open("/dev/full").expect("Linux has it");
+    pub(super) fn set_rows(&mut self, rows: Box<dyn RowLog>) {
+        self.rows = rows;
     }
 }
 
@@ -417,6 +413,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::jobs::tests::OneJob;
 
     fn rows(values: &[f32]) -> Matrix {
         Matrix::new((values.len() / 2) as u32, 2, Values::Floats(values.to_vec())).expect("whole rows")
@@ -427,8 +424,8 @@ mod tests {
     }
 
     /// Writes chunks of binary32, binary64, binary32 and binary64; returns the length of the spool after each.
-    fn mixed(folder: &Path) -> Vec<u64> {
-        let mut spool = Spool::create(folder, 2).expect("creates");
+    fn mixed(job: &OneJob) -> Vec<u64> {
+        let mut spool = Spool::create(&job.store, &job.id, 2).expect("creates");
         let chunks = [
             (RowRole::Training, rows(&[1.0, 2.0, 3.0, 4.0])),
             (RowRole::Training, wide_rows(&[1_700_000_001.0, 1e12 + 1.0])),
@@ -443,18 +440,18 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_in_a_chunk_of_binary64_is_found() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ends = mixed(folder.path());
-        let path = path(folder.path());
+        let job = OneJob::new();
+        let ends = mixed(&job);
+        let path = job.rows();
         let intact = std::fs::read(&path).expect("reads");
-        assert_eq!(whole(folder.path()).expect("intact").training_rows, 5);
+        assert_eq!(whole(&job).expect("intact").training_rows, 5);
         for index in 0..intact.len() {
             for bit in 0..8 {
                 let mut flipped = intact.clone();
                 flipped[index] ^= 1 << bit;
                 std::fs::write(&path, &flipped).expect("writes");
-                assert!(whole(folder.path()).is_err(), "byte {index}, bit {bit}");
-                match Spool::recover(folder.path(), 2) {
+                assert!(whole(&job).is_err(), "byte {index}, bit {bit}");
+                match Spool::recover(&job.store, &job.id, 2) {
                     Ok(spool) => {
                         let is_last = index as u64 >= ends[2];
                         assert_eq!((spool.counts().chunks, is_last), (3, true), "byte {index}, bit {bit}");
@@ -467,14 +464,14 @@ mod tests {
 
     #[test]
     fn a_torn_chunk_of_binary64_is_cut_off_and_sent_again() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ends = mixed(folder.path());
-        let path = path(folder.path());
+        let job = OneJob::new();
+        let ends = mixed(&job);
+        let path = job.rows();
         let intact = std::fs::read(&path).expect("reads");
         let last = Chunk::new(4, RowRole::Training, &wide_rows(&[0.1, 0.2, 0.3, 0.4]));
         for length in ends[2]..ends[3] {
             std::fs::write(&path, &intact[..length as usize]).expect("writes");
-            let mut spool = Spool::recover(folder.path(), 2).expect("recovers");
+            let mut spool = Spool::recover(&job.store, &job.id, 2).expect("recovers");
             assert_eq!(spool.counts().chunks, 3, "cut to {length} bytes");
             spool.append(&last).expect("appends");
             assert_eq!(std::fs::read(&path).expect("reads"), intact, "cut to {length} bytes");
@@ -495,8 +492,8 @@ mod tests {
         }
     }
 
-    fn spool_of(folder: &Path, chunks: &[(RowRole, Vec<f32>)]) -> Vec<u64> {
-        let mut spool = Spool::create(folder, 2).expect("creates");
+    fn spool_of(job: &OneJob, chunks: &[(RowRole, Vec<f32>)]) -> Vec<u64> {
+        let mut spool = Spool::create(&job.store, &job.id, 2).expect("creates");
         (1..)
             .zip(chunks)
             .map(|(number, (role, values))| {
@@ -515,11 +512,11 @@ mod tests {
 
     #[test]
     fn stored_chunks_are_recognized_by_content() {
-        let folder = tempfile::tempdir().expect("a folder");
-        spool_of(folder.path(), &three());
-        for spool in [Spool::recover(folder.path(), 2).expect("recovers"), {
-            let again = tempfile::tempdir().expect("a folder");
-            let mut spool = Spool::create(again.path(), 2).expect("creates");
+        let job = OneJob::new();
+        spool_of(&job, &three());
+        for spool in [Spool::recover(&job.store, &job.id, 2).expect("recovers"), {
+            let again = OneJob::new();
+            let mut spool = Spool::create(&again.store, &again.id, 2).expect("creates");
             for (number, (role, values)) in (1..).zip(three()) {
                 spool.append(&Chunk::new(number, role, &rows(&values))).expect("appends");
             }
@@ -536,20 +533,20 @@ mod tests {
     }
 
     /// Counts of a spool that must be whole.
-    fn whole(folder: &Path) -> Result<Counts, JobError> {
-        let path = path(folder);
+    fn whole(job: &OneJob) -> Result<Counts, JobError> {
+        let path = job.rows();
         scan(&mut File::open(&path).expect("there"), &path, 2, Tail::IsWhole, &mut |_| ControlFlow::Continue(()))
     }
 
     #[test]
     fn a_torn_tail_is_cut_off_and_the_upload_continues() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ends = spool_of(folder.path(), &three());
-        let path = path(folder.path());
+        let job = OneJob::new();
+        let ends = spool_of(&job, &three());
+        let path = job.rows();
         let intact = std::fs::read(&path).expect("reads");
         for length in ends[1]..ends[2] {
             std::fs::write(&path, &intact[..length as usize]).expect("writes");
-            let mut spool = Spool::recover(folder.path(), 2).expect("recovers");
+            let mut spool = Spool::recover(&job.store, &job.id, 2).expect("recovers");
             assert_eq!(spool.counts().chunks, 2, "cut to {length} bytes");
             spool.append(&Chunk::new(3, RowRole::Training, &rows(&[7.0, 8.0]))).expect("appends");
             assert_eq!(std::fs::read(&path).expect("reads"), intact, "cut to {length} bytes");
@@ -558,17 +555,17 @@ mod tests {
 
     #[test]
     fn flipped_bits_are_never_read_as_rows() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ends = spool_of(folder.path(), &three());
-        let path = path(folder.path());
+        let job = OneJob::new();
+        let ends = spool_of(&job, &three());
+        let path = job.rows();
         let intact = std::fs::read(&path).expect("reads");
         for index in 0..intact.len() {
             let mut flipped = intact.clone();
             flipped[index] ^= 1 << (index % 8);
             std::fs::write(&path, &flipped).expect("writes");
-            assert!(whole(folder.path()).is_err(), "byte {index}");
+            assert!(whole(&job).is_err(), "byte {index}");
             // The last chunk may be torn. Earlier chunks were acknowledged and must never be dropped silently.
-            match Spool::recover(folder.path(), 2) {
+            match Spool::recover(&job.store, &job.id, 2) {
                 Ok(spool) => assert_eq!((spool.counts().chunks, index as u64 >= ends[1]), (2, true), "byte {index}"),
                 Err(error) => assert!(matches!(error, JobError::Damaged { .. }), "byte {index}: {error}"),
             }
@@ -577,20 +574,20 @@ mod tests {
 
     #[test]
     fn another_width_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        spool_of(folder.path(), &three());
-        assert!(matches!(Spool::recover(folder.path(), 3), Err(JobError::Damaged { .. })));
+        let job = OneJob::new();
+        spool_of(&job, &three());
+        assert!(matches!(Spool::recover(&job.store, &job.id, 3), Err(JobError::Damaged { .. })));
     }
 
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), with_head in any::<bool>()) {
-            let folder = tempfile::tempdir().expect("a folder");
+            let job = OneJob::new();
             let mut file = if with_head { [&MARK[..], &2u32.to_le_bytes()].concat() } else { Vec::new() };
             file.extend_from_slice(&bytes);
-            std::fs::write(path(folder.path()), &file).expect("writes");
-            let _ = whole(folder.path());
-            let _ = Spool::recover(folder.path(), 2);
+            std::fs::write(job.rows(), &file).expect("writes");
+            let _ = whole(&job);
+            let _ = Spool::recover(&job.store, &job.id, 2);
         }
     }
 }

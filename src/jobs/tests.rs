@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use super::job::{Job, StopRequest};
 use super::manager::JobManager;
 use super::runner::{Outcome, Runner, Work, train_and_publish};
+use super::store::JobStore;
 use super::*;
 use crate::model::{Matrix, Selector, Values, Version};
 use crate::registry::RegistryConfig;
@@ -128,6 +129,29 @@ fn rows(count: usize, from: usize) -> Matrix {
 
 fn at(number: u64, rows: u64) -> Acknowledged {
     Acknowledged { number, rows }
+}
+
+/// The storage of one job, which has no record yet.
+pub(super) struct OneJob {
+    folder: tempfile::TempDir,
+    pub(super) store: JobsFolder,
+    pub(super) id: JobId,
+}
+
+impl OneJob {
+    pub(super) fn new() -> Self {
+        let folder = folder();
+        let jobs = folder.path().join("jobs");
+        std::fs::create_dir(&jobs).expect("a folder");
+        let (store, id) = (JobsFolder::new(&jobs), JobId::new());
+        store.begin(&id).expect("begins");
+        Self { folder, store, id }
+    }
+
+    /// Path of its rows.
+    pub(super) fn rows(&self) -> PathBuf {
+        file_of(self.folder.path(), &self.id, "rows.spool")
+    }
 }
 
 /// Path of a file of a job, in the store in `folder`.

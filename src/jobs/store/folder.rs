@@ -1,16 +1,21 @@
 //! The jobs folder: the storage of jobs on the server's disk. The lock of the model store keeps other servers away.
 
 use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use super::reserve::DiskReserve;
-use super::{Blob, JobStore, blob};
+use super::{Blob, JobStore, RowLog, RowsFile, blob};
 use crate::jobs::journal::{BYTES_MAX, Record};
 use crate::jobs::lock::lock;
 use crate::jobs::{JobError, JobId, spool};
 use crate::store::StoreError;
-use crate::store::disk::{Bounded, ensure_folder, failed, read_bounded, remove, sync_folder, temporary_in, write_new};
+use crate::store::disk::{
+    Access, Bounded, ensure_folder, failed, open_regular, read_bounded, remove, sync_folder, temporary_in, write_new,
+};
 use crate::store::role::role;
 
 /// Names of the files of a job.
@@ -152,6 +157,35 @@ impl JobStore for JobsFolder {
         Ok(())
     }
 
+    fn create_rows(&self, id: &JobId, head: &[u8]) -> Result<Box<dyn RowLog>, JobError> {
+        let path = self.folder_of(id).join(ROWS);
+        let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let mut file = opened.map_err(failed("cannot create", &path))?;
+        // The name of the file is durable once the record is written, which syncs the folder.
+        file.write_all(head).and_then(|()| file.sync_all()).map_err(failed("cannot write", &path))?;
+        Ok(Box::new(FolderRows { path, file, length: head.len() as u64 }))
+    }
+
+    fn append_rows(&self, id: &JobId, length: u64) -> Result<Box<dyn RowLog>, JobError> {
+        let path = self.folder_of(id).join(ROWS);
+        let mut file = open_regular(&path, Access::ReadWrite).map_err(failed("cannot open", &path))?;
+        file.set_len(length)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| file.seek(SeekFrom::End(0)))
+            .map_err(failed("cannot repair", &path))?;
+        Ok(Box::new(FolderRows { path, file, length }))
+    }
+
+    fn read_rows(&self, id: &JobId) -> Result<RowsFile, JobError> {
+        let path = self.folder_of(id).join(ROWS);
+        let file = open_regular(&path, Access::Read).map_err(failed("cannot open", &path))?;
+        Ok(RowsFile { file, path })
+    }
+
+    fn remove_rows(&self, id: &JobId) -> Result<(), JobError> {
+        Ok(remove(&self.folder_of(id).join(ROWS))?)
+    }
+
     fn write_blob(&self, id: &JobId, blob: Blob, bytes: &[u8]) -> Result<u64, JobError> {
         let path = self.path_of(id, blob);
         let before = length(&path);
@@ -180,6 +214,55 @@ impl JobStore for JobsFolder {
         remove(&self.folder_of(id))?;
         lock(&self.sequences).remove(id);
         Ok(())
+    }
+}
+
+/// Rows of a job in its folder.
+#[derive(Debug)]
+pub(in crate::jobs) struct FolderRows {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl FolderRows {
+    /// Rows in another file.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(in crate::jobs) fn of(file: File) -> Self {
+        Self { path: ROWS.into(), file, length: 0 }
+    }
+
+    fn write(&mut self, bytes: &[u8], sync: fn(&File) -> io::Result<()>) -> Result<(), JobError> {
+        if let Err(error) = self.file.write_all(bytes).and_then(|()| sync(&self.file)) {
+            // Truncate to the last whole chunk, so that the next append does not follow half a chunk.
+            let _ = self.file.set_len(self.length);
+            let _ = self.file.seek(SeekFrom::Start(self.length));
+            return Err(failed("cannot write", &self.path)(error).into());
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl RowLog for FolderRows {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), JobError> {
+        self.write(bytes, File::sync_data)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), JobError> {
+        self.write(bytes, |_| Ok(()))
+    }
+
+    fn sync(&mut self) -> Result<(), JobError> {
+        Ok(self.file.sync_data().map_err(failed("cannot make durable", &self.path))?)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), JobError> {
+        Ok(spool::read_exact_at(&self.file, bytes, offset).map_err(failed("cannot read", &self.path))?)
+    }
+
+    fn modified(&self) -> Option<SystemTime> {
+        self.file.metadata().and_then(|data| data.modified()).ok()
     }
 }
 
@@ -225,8 +308,6 @@ fn at(_folder: &Path, _step: Step) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
     use crate::jobs::Priority;
     use crate::training::TrainSpec;

@@ -14,7 +14,12 @@ mod folder;
 mod reserve;
 
 use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::SystemTime;
 
+#[cfg(all(test, target_os = "linux"))]
+pub(super) use self::folder::FolderRows;
 pub(super) use self::folder::JobsFolder;
 #[cfg(test)]
 pub(super) use self::folder::Step;
@@ -30,6 +35,29 @@ pub(super) enum Blob {
     Checkpoint,
     /// Held-out rows of earlier rounds.
     HeldOut,
+}
+
+/// Rows of a job that are open for appending. They are a sequence of bytes; `spool.rs` gives them a form.
+pub(super) trait RowLog: fmt::Debug + Send {
+    /// Appends bytes, which survive a crash when this returns. If it fails, none of them stays.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), JobError>;
+    /// Appends bytes, which survive a crash only after [`RowLog::sync`]. If it fails, none of them stays.
+    fn put(&mut self, bytes: &[u8]) -> Result<(), JobError>;
+    /// Makes all bytes durable.
+    fn sync(&mut self) -> Result<(), JobError>;
+    /// Reads the bytes at `offset`.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), JobError>;
+    /// When the rows last changed, if known.
+    fn modified(&self) -> Option<SystemTime>;
+}
+
+/// Rows of a job in a local file that is open for reading. A store on another machine copies the rows to such a file.
+#[derive(Debug)]
+pub(super) struct RowsFile {
+    /// The file, at its start.
+    pub(super) file: File,
+    /// Its path, for errors.
+    pub(super) path: PathBuf,
 }
 
 /// Storage of jobs: the record, the rows and the blobs of each job.
@@ -60,6 +88,22 @@ pub(super) trait JobStore: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`JobError::Changed`] if the stored record is another one, or if there is none.
     fn replace(&self, record: &Record) -> Result<(), JobError>;
+    /// Creates the rows of a job, which begin with the bytes of `head`. They survive a crash once the record of the job
+    /// is written again.
+    ///
+    /// # Errors
+    /// Those of the disk, also if the job has rows.
+    fn create_rows(&self, id: &JobId, head: &[u8]) -> Result<Box<dyn RowLog>, JobError>;
+    /// Opens the rows of a job for appending after their first `length` bytes. Bytes after these are removed: they are
+    /// the torn end of an append that a crash interrupted.
+    fn append_rows(&self, id: &JobId, length: u64) -> Result<Box<dyn RowLog>, JobError>;
+    /// Opens the rows of a job for reading.
+    ///
+    /// # Errors
+    /// Those of the disk. If there are no rows, [`JobError::is_missing`] of the error is true.
+    fn read_rows(&self, id: &JobId) -> Result<RowsFile, JobError>;
+    /// Removes the rows of a job. Missing rows are not an error.
+    fn remove_rows(&self, id: &JobId) -> Result<(), JobError>;
     /// Replaces a blob. Returns the bytes that the previous one took, 0 if there was none. The new one takes
     /// [`blob::bytes_on_disk`].
     fn write_blob(&self, id: &JobId, blob: Blob, bytes: &[u8]) -> Result<u64, JobError>;

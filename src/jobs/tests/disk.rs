@@ -12,7 +12,8 @@ async fn a_full_disk_fails_only_its_job_and_frees_its_rows() {
     let (mut upload, failing, _) = server.uploading(spec(), "full").await;
     upload.append(1, RowRole::Training, rows(5, 0)).await.expect("appends");
     let job = server.jobs.manager.registry.job(&failing.id).expect("known");
-    lock::lock(&job.spool).as_mut().expect("uploads").fill_the_disk();
+    let full = std::fs::File::options().read(true).write(true).open("/dev/full").expect("Linux has it");
+    lock::lock(&job.spool).as_mut().expect("uploads").set_rows(Box::new(store::FolderRows::of(full)));
     let error = upload.append(2, RowRole::Training, rows(5, 0)).await.expect_err("the disk is full");
     assert!(matches!(error, JobError::DiskFull { .. }), "{error}");
     let ended = server.jobs.snapshot(&failing.id).expect("known");

@@ -37,10 +37,10 @@ pub(in crate::jobs) fn hold(folder: &Path, steps: Option<u64>) {
     };
 }
 
-/// Whether training of the job in `folder` must block after `step` steps.
+/// Whether training of jobs in `folder` must block after `step` steps.
 pub(in crate::jobs) fn holds(folder: &Path, step: u64) -> bool {
     let holds = HOLDS.lock().unwrap_or_else(PoisonError::into_inner);
-    folder.parent().and_then(|jobs| holds.as_ref()?.get(jobs)).is_some_and(|&steps| step >= steps)
+    holds.as_ref().and_then(|holds| holds.get(folder)).is_some_and(|&steps| step >= steps)
 }
 
 /// Injects a fault for jobs of the store in `store` from now on.

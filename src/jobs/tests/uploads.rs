@@ -225,7 +225,7 @@ fn kept(server: &Server, id: &JobId) -> Vec<f32> {
     let (chunks, training_rows, test_rows) = (told.chunks, told.training_rows, told.test_rows);
     let counts = spool::Counts { chunks, training_rows, test_rows, bytes: 0 };
     let job = server.jobs.manager.registry.job(id).expect("known");
-    let received = rows::open(&job.folder, 3, counts, &|| true).expect("whole").expect("not stopped");
+    let received = rows::open(job.store(), id, 3, counts, &|| true).expect("whole").expect("not stopped");
     let mut values = vec![0.0; training_rows as usize * 3];
     received.training.read(0, &mut values).expect("reads");
     values
