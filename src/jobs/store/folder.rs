@@ -308,10 +308,42 @@ fn at(_folder: &Path, _step: Step) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::conformance::Fixture;
     use super::*;
     use crate::jobs::Priority;
     use crate::training::TrainSpec;
 
+    struct Folder {
+        folder: tempfile::TempDir,
+        store: JobsFolder,
+    }
+
+    impl Folder {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let store = Self::open(folder.path());
+            Self { folder, store }
+        }
+
+        fn open(folder: &Path) -> JobsFolder {
+            let store = JobsFolder::new(&folder.join("jobs"));
+            store.open().expect("opens");
+            store
+        }
+    }
+
+    impl Fixture for Folder {
+        fn store(&self) -> &dyn JobStore {
+            &self.store
+        }
+        fn reopen(&mut self) {
+            self.store = Self::open(self.folder.path());
+        }
+    }
+
+    conformance!(Folder::new());
+
+    /// A new job.
     fn stored(store: &JobsFolder) -> Record {
         let spec = TrainSpec::new("digits".parse().expect("a name"), vec![64, 8]);
         let record = Record::new(JobId::new(), spec, None, None, Priority::default(), SystemTime::now());

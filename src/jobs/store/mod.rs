@@ -10,6 +10,9 @@
 //! ```
 
 pub(super) mod blob;
+#[cfg(test)]
+#[macro_use]
+mod conformance;
 mod folder;
 mod reserve;
 
