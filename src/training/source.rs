@@ -26,6 +26,12 @@ pub trait RowSource: Send + Sync {
     }
 }
 
+impl std::fmt::Debug for dyn RowSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} rows of {} numbers", self.count(), self.features())
+    }
+}
+
 /// Why rows could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
