@@ -10,13 +10,13 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use super::clip::Limit;
 use super::error::CheckpointError;
 use super::notes::Notes;
 use super::optimizer::Scalars;
 use super::params::TrainSpec;
 use super::pca_baseline::{Measured, PcaBaseline};
 use super::plan::Plan;
-use super::robust::Limit;
 use crate::model::{Artifact, Autoencoder, TrainingReport};
 use crate::numeric::linalg::Pca;
 

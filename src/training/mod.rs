@@ -5,6 +5,7 @@
 pub mod batches;
 mod calibrate;
 mod checkpoint;
+mod clip;
 pub mod code_length;
 mod columns;
 mod corruption;

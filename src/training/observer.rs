@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+/// Rows between two calls of the observer during a pass over the rows.
+pub(super) const LOOK_ROWS: u64 = 10_000;
+
 /// Progress of training: at every mini-batch step, at every epoch, and between the parts of long preparations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Event {

@@ -221,3 +221,52 @@ pub(super) fn tell_choices(
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_values_is_detected() {
+        let of = |rows: &[[f32; 4]]| {
+            let (mut learner, mut seen) = (Learner::new(4), SeenValues::default());
+            rows.iter().for_each(|row| {
+                learner.add(row);
+                seen.add(row);
+            });
+            seen.kind(&learner, 4)
+        };
+        assert_eq!(of(&[[0.0, 255.0, 0.0, 9.0], [0.0, 20.0, 200.0, 180.0]]), ValueKind::Any, "four bytes are a table");
+        assert_eq!(of(&[[0.0, 1.0, 0.0, 0.2], [0.0, 0.3, 0.9, 0.7]]), ValueKind::Unit);
+        assert_eq!(of(&[[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]]), ValueKind::Unit);
+        assert_eq!(of(&[[0.0, -1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]]), ValueKind::Any);
+        // An age, children, a size, rooms.
+        assert_eq!(of(&[[44.0, 1.0, 180.0, 3.0], [70.0, 3.0, 165.0, 5.0]]), ValueKind::Any);
+        assert_eq!(of(&[[0.01, 0.9, 0.02, 0.001], [0.0, 0.1, 0.03, 0.002]]), ValueKind::Any);
+        assert_eq!(of(&[[7.0; 4]; 2]), ValueKind::Any, "constant");
+    }
+
+    #[test]
+    fn pixels_are_many_columns_that_use_most_of_one_range() {
+        let of = |columns: usize, value: &dyn Fn(usize, usize) -> usize| {
+            let (mut learner, mut seen) = (Learner::new(columns), SeenValues::default());
+            for i in 0..50 {
+                let row: Vec<f32> = (0..columns).map(|j| value(i, j) as f32).collect();
+                learner.add(&row);
+                seen.add(&row);
+            }
+            seen.kind(&learner, columns)
+        };
+        let spread = |i: usize, j: usize| 37 * i * (j + 3) + 11 * j;
+        assert_eq!(of(784, &|i, j| spread(i, j) % 256), ValueKind::Pixels { eight_bits: true });
+        assert_eq!(
+            of(784, &|i, j| if j < 100 { 0 } else { spread(i, j) % 256 }),
+            ValueKind::Pixels { eight_bits: true }
+        );
+        assert_eq!(of(64, &|i, j| spread(i, j) % 17), ValueKind::Pixels { eight_bits: false }, "the digits");
+        assert_eq!(of(32, &|i, j| spread(i, j) % 16), ValueKind::Any, "too few columns");
+        assert_eq!(of(100, &|i, j| 1 + spread(i, j) % 10), ValueKind::Any, "grades");
+        assert_eq!(of(100, &|i, j| (j + 1) * 2 - spread(i, j) % 2), ValueKind::Any, "ranges of their own");
+        assert_eq!(of(100, &|i, j| 100 + spread(i, j) % 100), ValueKind::Any, "never dark");
+    }
+}
