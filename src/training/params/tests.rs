@@ -2,8 +2,11 @@
 
 use proptest::prelude::*;
 
+use super::checks::{BATCH_ROWS_MAX, TIME_BUDGET};
 use super::*;
-use crate::training::OptimizerKind;
+use crate::model::{ModelSpec, SpecError};
+use crate::training::value_kind::ValueKind;
+use crate::training::{OptimizerKind, ParamError};
 
 fn spec(widths: &[usize]) -> TrainSpec {
     TrainSpec::new("digits".parse().expect("a name"), widths.to_vec())
@@ -135,7 +138,7 @@ fn a_mini_batch_fits_into_memory() {
     check_refused(wide, "batch_rows", text);
     // Widths that only the base defines.
     let widest = ModelSpec::new(
-        check_allowed(|spec| spec.widths = vec![65_536, 2]).spec.raw_model_spec(NormalizationKind::None),
+        check_allowed(|spec| spec.widths = vec![65_536, 2]).spec().raw_model_spec(NormalizationKind::None),
     );
     let mut later = spec(&[]);
     later.base = Some(Base { name: later.model_name.clone(), selector: Selector::Latest, or_fresh: false });
