@@ -2,10 +2,11 @@
 
 use super::cell::{CellReader, Class, is_rounded};
 use super::comment::names_of_comment;
-use super::dialect::{Dialect, Sample, Sampled, separator_line};
+use super::dialect::{Dialect, separator_line};
 use super::header::{self, First};
 use super::names;
 use super::options::{Decimal, Separator};
+use super::scan::{Sample, Sampled};
 use crate::files::{COLUMNS_MAX, FileError, Location, ReadOptions};
 use crate::model::text::{counted, shortened};
 

@@ -2,8 +2,8 @@
 
 use std::io::Cursor;
 
-use super::super::{Table, open_table, read_live, read_table};
 use super::*;
+use crate::files::{FileError, ReadOptions, RowReader, Table, open_table, read_live, read_table};
 
 fn text(bytes: &[u8], options: &ReadOptions) -> Result<TextReader, FileError> {
     match read_table("t", Cursor::new(bytes.to_vec()), options)? {
