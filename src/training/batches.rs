@@ -10,11 +10,11 @@ mod passes;
 mod split;
 mod validation;
 
-pub use loader::{Batch, BatchLoader};
-pub use passes::{each_block, each_training_row};
-pub use split::Split;
+pub(super) use loader::{Batch, BatchLoader};
+pub(super) use passes::{each_block, each_training_row};
+pub(super) use split::Split;
 pub(super) use validation::HELD_BACK_BYTES_MAX;
-pub use validation::{ValidationRows, held_back_rows};
+pub(super) use validation::{ValidationRows, held_back_rows};
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use crate::numeric::rng::{Stream, Use};
 use crate::numeric::vectorized;
 
 /// Default share of the variance that a code explains.
-pub const EXPLAINED_SHARE_DEFAULT: f64 = 0.95;
+pub(super) const EXPLAINED_SHARE_DEFAULT: f64 = 0.95;
 /// Largest matrix whose eigenvalues are computed; a longer code would have no statistics either.
 const SIZE_MAX: usize = STATISTICS_CODE_MAX;
 /// Limit of the rows examined: multiply-adds of their covariance.

@@ -2,11 +2,11 @@
 //! Training does not log, sleep, read a clock or write. All of that goes through an [`Observer`], which can also stop
 //! it.
 
-pub mod batches;
+mod batches;
 mod calibrate;
 mod checkpoint;
 mod clip;
-pub mod code_length;
+mod code_length;
 mod columns;
 mod corruption;
 mod defects;
@@ -17,23 +17,23 @@ pub mod init;
 mod linear;
 mod nested;
 mod notes;
-pub mod observer;
-pub mod optimizer;
+mod observer;
+mod optimizer;
 mod orthogonality;
 mod param_error;
-pub mod params;
-pub mod pca_baseline;
+mod params;
+mod pca_baseline;
 mod plan;
-pub mod range_finder;
-pub mod recipe;
+mod range_finder;
+mod recipe;
 mod relations;
 mod robust;
-pub mod schedule;
+mod schedule;
 mod shares;
 mod shift;
-pub mod source;
+mod source;
 mod steps;
-pub mod trainer;
+mod trainer;
 mod trial;
 mod trim;
 mod value_kind;

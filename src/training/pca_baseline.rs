@@ -14,25 +14,25 @@ use crate::numeric::rng::{Stream, Use};
 
 /// PCA of normalized rows.
 #[derive(Clone, Debug)]
-pub struct PcaBaseline {
+pub(super) struct PcaBaseline {
     /// The principal subspace, in the normalized space.
-    pub pca: Pca,
+    pub(super) pca: Pca,
     /// Number of rows of the fit.
-    pub fitted_rows: u64,
+    pub(super) fitted_rows: u64,
 }
 
 /// Errors of PCA on some rows: sums over features, means over rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Measured {
+pub(super) struct Measured {
     /// Squared error in the normalized space.
     #[serde(with = "number")]
-    pub squared_error: f64,
+    pub(super) squared_error: f64,
     /// Squared error in the units of the input.
     #[serde(with = "number")]
-    pub squared_error_input_units: f64,
+    pub(super) squared_error_input_units: f64,
     /// Squared distance of the rows to the mean training row, normalized space.
     #[serde(with = "number")]
-    pub spread: f64,
+    pub(super) spread: f64,
 }
 
 /// Calls its argument with rows (row-major), several at a time.
@@ -118,7 +118,7 @@ impl RowsInTurn for Normalized<'_> {
 impl PcaBaseline {
     /// Fits as many directions as the code has numbers, on the training rows, or on an even sample if all rows are too
     /// expensive. `None` if `go_on` breaks or the decomposition does not converge.
-    pub fn fit(
+    pub(super) fn fit(
         source: &dyn RowSource,
         cut: &Split,
         normalizer: &Normalizer,
@@ -150,13 +150,17 @@ impl PcaBaseline {
     }
 
     /// Measures PCA on the held-out rows.
-    pub fn measure_held_back(&self, rows: &ValidationRows, normalizer: &Normalizer) -> Result<Measured, SourceError> {
+    pub(super) fn measure_held_back(
+        &self,
+        rows: &ValidationRows,
+        normalizer: &Normalizer,
+    ) -> Result<Measured, SourceError> {
         let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| rows.each(found);
         self.measure(Normalized::new(rows.count(), self.pca.mean().len(), normalizer, &each))
     }
 
     /// Measures PCA on the rows of a source.
-    pub fn measure_all(&self, source: &dyn RowSource, normalizer: &Normalizer) -> Result<Measured, SourceError> {
+    pub(super) fn measure_all(&self, source: &dyn RowSource, normalizer: &Normalizer) -> Result<Measured, SourceError> {
         let each = |found: &mut dyn FnMut(&[f32]) -> Result<(), Break>| each_block(source, &mut |_, rows| found(rows));
         self.measure(Normalized::new(source.count(), source.features(), normalizer, &each))
     }

@@ -14,13 +14,13 @@
 //! no effect.)
 
 /// First rate of a sweep.
-pub const RATE_FIRST: f64 = 1e-6;
+pub(super) const RATE_FIRST: f64 = 1e-6;
 /// Last rate of a sweep: the largest rate that a request may set.
-pub const RATE_LAST: f64 = 1.0;
+const RATE_LAST: f64 = 1.0;
 /// The rate at the lowest loss is divided by this.
-pub const MARGIN: f64 = 10.0;
+const MARGIN: f64 = 10.0;
 /// Steps of a sweep: a factor of 1.15 each, fine enough for a result of one significant digit.
-pub const STEPS: u32 = 100;
+const STEPS: u32 = 100;
 
 /// Weight of the previous mean.
 const KEPT: f64 = 0.9;
@@ -33,7 +33,7 @@ const LOSSES_MIN: usize = 10;
 
 /// The losses of a sweep so far.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sweep {
+pub(super) struct Sweep {
     losses: Vec<f64>,
     mean: f64,
     kept: f64,
@@ -42,14 +42,14 @@ pub struct Sweep {
 
 impl Sweep {
     /// The rate of the next step; `None` at the end of the sweep.
-    pub fn rate(&self) -> Option<f64> {
+    pub(super) fn rate(&self) -> Option<f64> {
         let step = self.losses.len() as u32;
         (step < STEPS).then(|| rate(step))
     }
 
     /// Adds the loss (per row) that was measured before the step with [`Sweep::rate`]. Returns false if the sweep is
     /// over.
-    pub fn add(&mut self, loss: f64) -> bool {
+    pub(super) fn add(&mut self, loss: f64) -> bool {
         if !loss.is_finite() {
             return false;
         }
@@ -63,7 +63,7 @@ impl Sweep {
     }
 
     /// The rate for training, rounded to two digits. `None` if the loss never fell, or if the sweep was too short.
-    pub fn chosen(&self) -> Option<f64> {
+    pub(super) fn chosen(&self) -> Option<f64> {
         let rates: Vec<f64> = (0..self.losses.len() as u32).map(rate).collect();
         Some(two_digits(lowest(&rates, &self.losses)? / MARGIN))
     }

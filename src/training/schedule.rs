@@ -4,7 +4,7 @@ use super::recipe::Schedule;
 
 /// The learning rate of `step` (from 0) of `steps`. It rises to `peak` over `warmup_fraction` of the steps. Then it
 /// falls to almost 0 by half a cosine (Loshchilov and Hutter 2017, without restarts), or stays constant.
-pub fn learning_rate(schedule: Schedule, step: u64, steps: u64, warmup_fraction: f64, peak: f64) -> f64 {
+pub(super) fn learning_rate(schedule: Schedule, step: u64, steps: u64, warmup_fraction: f64, peak: f64) -> f64 {
     let warmup = ((steps as f64 * warmup_fraction) as u64).min(steps.saturating_sub(1));
     if step < warmup {
         return peak * (step + 1) as f64 / (warmup + 1) as f64;

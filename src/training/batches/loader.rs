@@ -47,7 +47,7 @@ struct ShuffledRow {
 
 /// Loads the training rows, epoch by epoch, batch by batch.
 #[derive(Debug)]
-pub struct BatchLoader {
+pub(in crate::training) struct BatchLoader {
     source: Arc<dyn RowSource>,
     split: Arc<Split>,
     window: Window,
@@ -80,7 +80,7 @@ impl Drop for BatchLoader {
 
 /// The rows of a mini-batch. Valid until the next batch is loaded.
 #[derive(Clone, Debug, Default)]
-pub struct Batch {
+pub(in crate::training) struct Batch {
     /// Row-major, in the units of the input. Filled only if the rows lie in more than one window.
     copied: Vec<f32>,
     places: Vec<ShuffledRow>,
@@ -88,7 +88,7 @@ pub struct Batch {
 
 impl BatchLoader {
     /// A loader that has read nothing yet.
-    pub fn new(source: Arc<dyn RowSource>, split: Arc<Split>) -> Self {
+    pub(in crate::training) fn new(source: Arc<dyn RowSource>, split: Arc<Split>) -> Self {
         Self {
             source,
             split,
@@ -103,7 +103,7 @@ impl BatchLoader {
     }
 
     /// Starts an epoch (from 1) after its first `given` rows.
-    pub fn begin(&mut self, epoch: u32, given: u64) -> Result<(), SourceError> {
+    pub(in crate::training) fn begin(&mut self, epoch: u32, given: u64) -> Result<(), SourceError> {
         self.epoch = epoch;
         self.blocks = self.split.order(epoch);
         self.windows_begun = 0;
@@ -169,7 +169,7 @@ impl BatchLoader {
     }
 
     /// Loads the next `rows` rows of the epoch; fewer at its end, none after it.
-    pub fn next(&mut self, rows: usize, batch: &mut Batch) -> Result<(), SourceError> {
+    pub(in crate::training) fn next(&mut self, rows: usize, batch: &mut Batch) -> Result<(), SourceError> {
         batch.copied.clear();
         batch.places.clear();
         while batch.places.len() < rows {
@@ -203,7 +203,7 @@ impl BatchLoader {
     }
 
     /// Writes rows `first..first + count` of the batch, normalized, to `lanes`. `scratch` is a reusable buffer.
-    pub fn gather(
+    pub(in crate::training) fn gather(
         &self,
         batch: &Batch,
         first: usize,
@@ -230,17 +230,17 @@ impl BatchLoader {
 
 impl Batch {
     /// Number of rows.
-    pub fn len(&self) -> usize {
+    pub(in crate::training) fn len(&self) -> usize {
         self.places.len()
     }
 
     /// Whether the epoch has ended.
-    pub fn is_empty(&self) -> bool {
+    pub(in crate::training) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
     /// The index of row `i` among all rows; its random numbers depend on it.
-    pub fn row(&self, i: usize) -> u64 {
+    pub(in crate::training) fn row(&self, i: usize) -> u64 {
         self.places[i].row
     }
 }

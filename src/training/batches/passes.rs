@@ -8,7 +8,10 @@ type Found<'a, E> = &'a mut dyn FnMut(u64, &[f32]) -> Result<(), E>;
 
 /// Calls `found(index of the first row, rows)` with all rows of a source in order, several at a time (row-major). An
 /// error of `found` ends the pass.
-pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_, E>) -> Result<(), E> {
+pub(in crate::training) fn each_block<E: From<SourceError>>(
+    source: &dyn RowSource,
+    found: Found<'_, E>,
+) -> Result<(), E> {
     let features = source.features();
     let split = Split::new(source.count(), features, 0, 0);
     let mut values = Vec::new();
@@ -22,7 +25,7 @@ pub fn each_block<E: From<SourceError>>(source: &dyn RowSource, found: Found<'_,
 }
 
 /// Calls `found(index of the row, row)` with the training rows, in order. An error of `found` ends the pass.
-pub fn each_training_row<E: From<SourceError>>(
+pub(in crate::training) fn each_training_row<E: From<SourceError>>(
     source: &dyn RowSource,
     split: &Split,
     found: Found<'_, E>,

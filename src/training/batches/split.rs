@@ -13,7 +13,7 @@ const WINDOW_ROWS_MAX: u64 = 1 << 20;
 
 /// The split of the rows: a function of their number, their width and the seed.
 #[derive(Clone, Debug)]
-pub struct Split {
+pub(in crate::training) struct Split {
     rows: u64,
     pub(super) features: usize,
     pub(super) held_back: u64,
@@ -24,7 +24,7 @@ pub struct Split {
 
 impl Split {
     /// Splits `rows` rows, of which `held_back` are held out. At least one row is left for training.
-    pub fn new(rows: u64, features: usize, held_back: u64, seed: u64) -> Self {
+    pub(in crate::training) fn new(rows: u64, features: usize, held_back: u64, seed: u64) -> Self {
         Self::sized(rows, features, held_back, seed, RESIDENT_BYTES_MAX, WINDOW_BYTES)
     }
 
@@ -40,7 +40,7 @@ impl Split {
     }
 
     /// Number of training rows.
-    pub fn training_rows(&self) -> u64 {
+    pub(in crate::training) fn training_rows(&self) -> u64 {
         self.rows - self.held_back
     }
 

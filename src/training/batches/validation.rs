@@ -10,7 +10,7 @@ pub(in crate::training) const HELD_BACK_BYTES_MAX: u64 = 64 << 20;
 
 /// The held-out rows.
 #[derive(Debug)]
-pub struct ValidationRows {
+pub(in crate::training) struct ValidationRows {
     pub(super) source: Arc<dyn RowSource>,
     pub(super) split: Arc<Split>,
     /// All held-out rows, if they are few.
@@ -22,7 +22,11 @@ pub struct ValidationRows {
 impl ValidationRows {
     /// Reads the rows if they are few. `more` (row-major) are held-out rows from earlier training. The first of them
     /// are used, at most as many as are held out here.
-    pub fn new(source: Arc<dyn RowSource>, split: Arc<Split>, more: &[f32]) -> Result<Self, SourceError> {
+    pub(in crate::training) fn new(
+        source: Arc<dyn RowSource>,
+        split: Arc<Split>,
+        more: &[f32],
+    ) -> Result<Self, SourceError> {
         let bytes = (split.held_back * 4).saturating_mul(split.features as u64);
         let mut held_back = Self { source, split, values: None, more: Vec::new() };
         if bytes <= HELD_BACK_BYTES_MAX {
@@ -39,12 +43,15 @@ impl ValidationRows {
     }
 
     /// Number of rows.
-    pub fn count(&self) -> u64 {
+    pub(in crate::training) fn count(&self) -> u64 {
         self.split.held_back + (self.more.len() / self.split.features) as u64
     }
 
     /// Calls `found` with all rows in order, several at a time (row-major). An error of `found` ends the pass.
-    pub fn each<E: From<SourceError>>(&self, found: &mut dyn FnMut(&[f32]) -> Result<(), E>) -> Result<(), E> {
+    pub(in crate::training) fn each<E: From<SourceError>>(
+        &self,
+        found: &mut dyn FnMut(&[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
         if let Some(values) = &self.values {
             for values in [values, &self.more] {
                 if !values.is_empty() {
@@ -78,7 +85,7 @@ impl ValidationRows {
 
 /// The rows of a source that training with this seed would hold out, row-major and not rounded. They are the rows of
 /// [`ValidationRows`], block by block from the last block on, at most `rows_max`. Reads no more blocks than needed.
-pub fn held_back_rows(
+pub(in crate::training) fn held_back_rows(
     source: &dyn RowSource,
     held_back: u64,
     seed: u64,

@@ -12,8 +12,7 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-pub use restore::RestoreError;
-pub use state::Scalars;
+pub(super) use state::Scalars;
 use state::{Rule, Tensor};
 
 use super::recipe::{OptimizerKind, OptimizerSpec};
@@ -33,7 +32,7 @@ const CHUNK: usize = 1 << 14;
 
 /// An optimizer and its state.
 #[derive(Debug)]
-pub struct Optimizer {
+pub(super) struct Optimizer {
     /// In the order of the parameters: see [`each_mut`].
     tensors: Vec<Tensor>,
     scalars: Scalars,
@@ -50,13 +49,13 @@ pub struct Optimizer {
 
 /// The arguments of one step.
 #[derive(Clone, Copy, Debug)]
-pub struct Step {
+pub(super) struct Step {
     /// Learning rate.
-    pub rate: f64,
+    pub(super) rate: f64,
     /// Coefficient of the term 2·l2·‖W‖² of the loss.
-    pub l2: f32,
+    pub(super) l2: f32,
     /// Whether the threads of the pool share the work.
-    pub parallel: bool,
+    pub(super) parallel: bool,
 }
 
 /// The scalars of one step, without decay.
@@ -90,7 +89,7 @@ enum Which {
 
 impl Optimizer {
     /// An optimizer before its first step.
-    pub fn new(model: &Autoencoder, spec: &OptimizerSpec) -> Self {
+    pub(super) fn new(model: &Autoencoder, spec: &OptimizerSpec) -> Self {
         let momentum = spec.momentum.unwrap_or(MOMENTUM);
         let rule = |len| match spec.kind {
             OptimizerKind::AdamW => Rule::Adam { first: Floats::zeros(len), second: Floats::zeros(len) },
@@ -122,7 +121,7 @@ impl Optimizer {
     /// `gradient` has the gradients of biases and gains. `fill(l, panel)` writes the gradient of the matrix of layer l,
     /// panel by panel, on the threads of the caller's pool if `step.parallel`. Without a limit for the norm of the
     /// whole gradient, a panel is updated while its gradient is in the cache.
-    pub fn step(
+    pub(super) fn step(
         &mut self,
         model: &mut Autoencoder,
         gradient: &mut Gradient,

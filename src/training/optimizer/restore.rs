@@ -7,7 +7,7 @@ use super::state::Scalars;
 
 /// Why a state does not belong to this optimizer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
+pub(in crate::training) enum RestoreError {
     /// A tensor of this optimizer is missing.
     #[error("the optimizer's {0} is missing")]
     Missing(String),
@@ -29,7 +29,7 @@ pub enum RestoreError {
 impl Optimizer {
     /// All tensors of the state, by name: `first.0.weight` is the first moment of the matrix of layer 0, in the layout
     /// of [`Weights::panels`](crate::numeric::matmul::Weights::panels).
-    pub fn tensors(&self) -> Vec<(String, &[f32])> {
+    pub(in crate::training) fn tensors(&self) -> Vec<(String, &[f32])> {
         let tensors = self.tensors.iter();
         tensors
             .flat_map(|tensor| tensor.kept().into_iter().map(|(kind, kept)| (full(kind, &tensor.name), kept)))
@@ -37,7 +37,7 @@ impl Optimizer {
     }
 
     /// All tensors of the state, mutable, by name.
-    pub fn tensors_mut(&mut self) -> Vec<(String, &mut [f32])> {
+    pub(in crate::training) fn tensors_mut(&mut self) -> Vec<(String, &mut [f32])> {
         let mut all = Vec::new();
         for tensor in &mut self.tensors {
             let name = tensor.name.clone();
@@ -47,7 +47,7 @@ impl Optimizer {
     }
 
     /// The scalars of the state.
-    pub fn scalars(&self) -> Scalars {
+    pub(in crate::training) fn scalars(&self) -> Scalars {
         self.scalars
     }
 
@@ -55,7 +55,11 @@ impl Optimizer {
     ///
     /// # Errors
     /// If a tensor is missing, unknown, or of another length; the state is then unspecified.
-    pub fn restore(&mut self, scalars: Scalars, tensors: Vec<(String, Vec<f32>)>) -> Result<(), RestoreError> {
+    pub(in crate::training) fn restore(
+        &mut self,
+        scalars: Scalars,
+        tensors: Vec<(String, Vec<f32>)>,
+    ) -> Result<(), RestoreError> {
         let mut tensors: HashMap<String, Vec<f32>> = tensors.into_iter().collect();
         for (name, values) in self.tensors_mut() {
             let Some(kept) = tensors.remove(&name) else { return Err(RestoreError::Missing(name)) };

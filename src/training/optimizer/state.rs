@@ -6,7 +6,7 @@ use crate::numeric::Floats;
 
 /// The scalars of an optimizer's state.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Scalars {
+pub(in crate::training) struct Scalars {
     /// β₁ᵗ: weight of the initial zeros in the first moments.
     pub(super) start_1: f64,
     /// β₂ᵗ: weight of the initial zeros in the second moments.

@@ -1,5 +1,6 @@
 //! Tests of the optimizers: bits, state, and gradient clipping.
 
+use super::restore::RestoreError;
 use super::*;
 use crate::model::{NormalizationKind, Normalizer};
 use crate::numeric::rng::{Stream, Use};
