@@ -181,7 +181,7 @@ pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "server")]
-pub mod config;
+mod config;
 #[cfg(feature = "server")]
 pub mod executor;
 #[cfg(feature = "server")]

@@ -23,7 +23,7 @@ const KEPT_SMALL: &str = "glibc.malloc.tcache_count=2";
 /// takes either a variable that is read before `main`, or unsafe code; this function sets the variable. It does nothing
 /// if the variable is already set or if the system has another allocator. If the restart fails, the process continues
 /// unchanged.
-pub fn settle_allocator() {
+pub(crate) fn settle_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use std::os::unix::process::CommandExt;

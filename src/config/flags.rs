@@ -9,7 +9,7 @@ use super::values::Values;
 
 /// The settings that flags set, as written. A setting is checked when all sources are read.
 #[derive(Clone, Debug, Default)]
-pub struct SettingFlags(pub(super) BTreeMap<&'static str, String>);
+pub(crate) struct SettingFlags(pub(super) BTreeMap<&'static str, String>);
 
 impl Args for SettingFlags {
     fn augment_args(mut command: Command) -> Command {

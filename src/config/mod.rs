@@ -29,14 +29,14 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-pub use address::ADDRESS_DEFAULT;
-pub use allocator::settle_allocator;
-pub use client::ClientArgs;
-pub use error::ConfigError;
-pub use flags::SettingFlags;
+pub(crate) use address::ADDRESS_DEFAULT;
+pub(crate) use allocator::settle_allocator;
+pub(crate) use client::ClientArgs;
+pub(crate) use error::ConfigError;
+pub(crate) use flags::SettingFlags;
 use layers::{Layers, read};
 use source::EffectiveSetting;
-pub use source::Source;
+pub(crate) use source::Source;
 use table::{GROUPS, settings};
 use values::Values;
 
@@ -46,33 +46,33 @@ use crate::telemetry::LogFormat;
 
 /// Flags of `halfhitch serve`, as written.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// TOML file with the settings below; names as the flags, with _ in place of - [variable: HALFHITCH_CONFIG]
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Print the settings in force and the source of each, then exit
     #[arg(long)]
-    pub print_config: bool,
+    pub(crate) print_config: bool,
     /// Settings
     #[command(flatten)]
-    pub settings: SettingFlags,
+    pub(crate) settings: SettingFlags,
 }
 
 /// The settings in force, checked.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Address to listen on.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Settings of the server itself.
-    pub server: ServerConfig,
+    pub(crate) server: ServerConfig,
     /// Filter of the log: a level, or targets with levels.
-    pub log: String,
+    pub(crate) log: String,
     /// Format of the log.
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
     /// Path of the settings file, if one is used.
-    pub path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
     /// Warnings for the operator; `serve` logs them at startup.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// All settings in the order of the printed file.
     effective: Vec<EffectiveSetting>,
 }
@@ -82,7 +82,7 @@ impl Settings {
     ///
     /// # Errors
     /// [`ConfigError`] for a file that cannot be read, an unknown key or a value that is not allowed.
-    pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
+    pub(crate) fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
         let variables: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
@@ -107,7 +107,7 @@ impl Settings {
     }
 
     /// Names of the settings that differ from `other` and take effect only after a restart.
-    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+    pub(crate) fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
         let reloaded = GROUPS.iter().filter(|group| group.reloads).flat_map(|group| group.settings);
         let reloaded: Vec<&str> = reloaded.map(|setting| setting.name).collect();
         let differs = |(name, value, _): &&EffectiveSetting| {
@@ -118,7 +118,7 @@ impl Settings {
     }
 
     /// All settings as a TOML file, each with its source in a comment. `--config` can read the text back.
-    pub fn print(&self) -> String {
+    pub(crate) fn print(&self) -> String {
         let width = self.effective.iter().map(|(name, value, _)| name.len() + value.len()).max().unwrap_or(0) + 3;
         self.effective.iter().fold(String::new(), |mut text, (name, value, source)| {
             let setting = format!("{name} = {value}");
@@ -133,7 +133,7 @@ impl Settings {
 ///
 /// # Errors
 /// [`ConfigError::Instructions`] if the variable names an unknown instruction set, or one that this machine lacks.
-pub fn choose_instructions() -> Result<Isa, ConfigError> {
+pub(crate) fn choose_instructions() -> Result<Isa, ConfigError> {
     instructions(std::env::var_os("HALFHITCH_ISA"))
 }
 
