@@ -43,7 +43,7 @@ pub enum Schedule {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OptimizerSpec {
-    /// Peak learning rate; default: chosen from the widths.
+    /// Peak learning rate; default: chosen from the widths (`plan.rs`).
     pub learning_rate: Option<f64>,
     /// Decoupled weight decay of the matrices.
     pub weight_decay: f64,
