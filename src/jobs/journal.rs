@@ -209,6 +209,7 @@ mod tests {
     fn every_flipped_bit_and_every_truncation_is_refused() {
         let record = record();
         let bytes = record.to_bytes().expect("encodes");
+        assert_eq!(Record::from_bytes(&bytes).expect("reads"), record);
         for index in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[index] ^= 1 << (index % 8);

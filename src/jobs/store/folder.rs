@@ -30,8 +30,8 @@ pub(in crate::jobs) struct JobsFolder {
     folder: PathBuf,
     reserve: DiskReserve,
     /// Sequences of the records that this server created, recovered or replaced. The file does not store them: no other
-    /// server writes, so they start at 0. Each is locked while its record is written.
-    sequences: Mutex<HashMap<JobId, Arc<Mutex<u64>>>>,
+    /// server writes, so they start at 0. Each is locked while its record is written. `None`: the job is deleted.
+    sequences: Mutex<HashMap<JobId, Arc<Mutex<Option<u64>>>>>,
 }
 
 impl JobsFolder {
@@ -74,7 +74,7 @@ impl JobsFolder {
 
     /// Remembers the sequence of a stored record.
     fn remember(&self, record: &Record) {
-        lock(&self.sequences).insert(record.id.clone(), Arc::new(Mutex::new(record.sequence)));
+        lock(&self.sequences).insert(record.id.clone(), Arc::new(Mutex::new(Some(record.sequence))));
     }
 }
 
@@ -95,7 +95,9 @@ impl JobStore for JobsFolder {
         let mut ids = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(failed("cannot list", &self.folder))? {
             let path = entry.map_err(failed("cannot list", &self.folder))?.path();
-            match path.file_name().and_then(|name| name.to_str()?.parse::<JobId>().ok()) {
+            let name = path.file_name().and_then(|name| name.to_str());
+            // Another spelling of an id, such as in upper case, would be read as another folder.
+            match name.and_then(|name| name.parse::<JobId>().ok().filter(|id| id.as_str() == name)) {
                 Some(id) => ids.push(id),
                 None => tracing::warn!(path = %path.display(), "not a job folder: ignored"),
             }
@@ -136,7 +138,7 @@ impl JobStore for JobsFolder {
     }
 
     fn create(&self, record: &Record) -> Result<(), JobError> {
-        if lock(&self.sequences).contains_key(&record.id) {
+        if lock(&self.sequences).contains_key(&record.id) || self.folder_of(&record.id).join(RECORD).exists() {
             return Err(JobError::Changed(record.id.clone()));
         }
         self.write(record)?;
@@ -149,11 +151,11 @@ impl JobStore for JobsFolder {
         let changed = || JobError::Changed(record.id.clone());
         let stored = lock(&self.sequences).get(&record.id).cloned().ok_or_else(changed)?;
         let mut stored = lock(&stored);
-        if record.sequence != *stored + 1 {
+        if stored.is_none_or(|stored| record.sequence != stored + 1) {
             return Err(changed());
         }
         self.reserve.spend(|| self.write(record))?;
-        *stored = record.sequence;
+        *stored = Some(record.sequence);
         Ok(())
     }
 
@@ -211,7 +213,13 @@ impl JobStore for JobsFolder {
     }
 
     fn delete(&self, id: &JobId) -> Result<(), JobError> {
+        let stored = lock(&self.sequences).get(id).cloned();
+        // A change that waits for its turn meanwhile finds that the job is gone.
+        let mut stored = stored.as_deref().map(lock);
         remove(&self.folder_of(id))?;
+        if let Some(stored) = &mut stored {
+            **stored = None;
+        }
         lock(&self.sequences).remove(id);
         Ok(())
     }
@@ -361,6 +369,17 @@ mod tests {
         let folder = store.folder_of(&record.id);
         assert_eq!(read(&folder.join(RECORD)).expect("reads"), record);
         assert_eq!(std::fs::read_dir(folder).expect("lists").count(), 1, "nothing temporary stays");
+    }
+
+    #[test]
+    fn a_folder_with_another_spelling_of_an_id_is_no_job() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = JobsFolder::new(folder.path());
+        let id = stored(&store).id;
+        for name in [format!("{{{id}}}"), id.as_str().replace('-', "")] {
+            std::fs::create_dir(folder.path().join(name)).expect("creates");
+        }
+        assert_eq!(store.list().expect("lists"), [id]);
     }
 
     #[test]

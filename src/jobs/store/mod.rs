@@ -66,8 +66,8 @@ pub(super) struct RowsFile {
 /// Storage of jobs: the record, the rows and the blobs of each job.
 ///
 /// Methods block on disk: async callers use `executor::blocking`. When a method that writes returns, its change
-/// survives a crash, unless its text says otherwise. If it fails, what it would have replaced stays. A crash may undo a
-/// removal.
+/// survives a crash, unless its text says otherwise. If it fails, what it would have replaced stays, except if only the
+/// last step failed, which makes the new content durable. A crash may undo a removal.
 pub(super) trait JobStore: fmt::Debug + Send + Sync {
     /// Prepares the store. Called once this server may write, before any other method.
     fn open(&self) -> Result<(), JobError>;
