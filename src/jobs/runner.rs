@@ -14,7 +14,7 @@ use super::manager::JobManager;
 use super::spool::Counts;
 use super::store::Blob;
 use super::{EndReason, JobError, JobState, base, held_out, import, rows};
-use crate::executor::{spawn_training, training_pool};
+use crate::executor::{self, spawn_training, training_pool};
 use crate::model::{Artifact, ModelKey, TrainingReport, Version, sample};
 use crate::store::StoreError;
 use crate::training::{
@@ -114,7 +114,7 @@ async fn see_through(manager: Arc<JobManager>, job: Arc<Job>, work: Work) {
 
 async fn run_one(manager: Arc<JobManager>, job: Arc<Job>, work: Work) {
     let (starting, at) = (Arc::clone(&job), Arc::clone(&manager));
-    let started = tokio::task::spawn_blocking(move || match starting.start() {
+    let started = executor::blocking(move || match starting.start() {
         Ok(()) => true,
         // The job was cancelled or paused in the meantime.
         Err(JobError::IllegalMove(_)) => false,
@@ -139,7 +139,7 @@ async fn run_one(manager: Arc<JobManager>, job: Arc<Job>, work: Work) {
         };
         let (settled, at) = (Arc::clone(&job), Arc::clone(&manager));
         // If the pause could not be persisted, the job is not paused: training resumes from its checkpoint.
-        match tokio::task::spawn_blocking(move || settle(&at, &settled, outcome)).await {
+        match executor::blocking(move || settle(&at, &settled, outcome)).await {
             Ok(Settled::GoesOn) if !manager.is_closing() => {}
             _ => return,
         }
@@ -158,7 +158,7 @@ enum Settled {
 /// Periodic housekeeping, independent of training.
 async fn look_after(manager: &Arc<JobManager>) {
     let manager = Arc::clone(manager);
-    let done = tokio::task::spawn_blocking(move || {
+    let done = executor::blocking(move || {
         manager.try_activate();
         manager.expire(SystemTime::now());
         manager.shared.store.look_after();
