@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::client::named_matrix;
 use super::reading;
 use crate::client::chunk_rows;
-use crate::client::upload::{Chunk, ChunkSource};
+use crate::client::upload::{Chunk, ChunkSource, Sender};
 use crate::files::{self, FileError, ReadOptions, RowReader};
 use crate::rpc::pb::RowRole;
 
@@ -90,11 +90,7 @@ impl ColumnsOfFiles {
 impl ChunkSource for Source {
     type Error = FileError;
 
-    async fn each<F: Future<Output = bool>>(
-        &self,
-        columns: usize,
-        mut found: impl FnMut(Chunk<'_>) -> F,
-    ) -> Result<(), FileError> {
+    async fn each(&self, columns: usize, sender: &mut Sender<'_>) -> Result<(), FileError> {
         match self {
             Self::Server => {}
             Self::Memory { training, test } => {
@@ -104,7 +100,7 @@ impl ChunkSource for Source {
                             let values: Vec<f64> = chunk.iter().copied().map(f64::from).collect();
                             named_matrix(columns, &values, &[])
                         });
-                        if !found(Chunk { role, rows: (chunk.len() / columns.max(1)) as u64, matrix }).await {
+                        if !sender.send(Chunk { role, rows: (chunk.len() / columns.max(1)) as u64, matrix }).await {
                             return Ok(());
                         }
                     }
@@ -124,7 +120,7 @@ impl ChunkSource for Source {
                                 break;
                             }
                             let names = of_files.names().to_vec();
-                            if !found(chunk_of(role, reader.columns(), values, names)).await {
+                            if !sender.send(chunk_of(role, reader.columns(), values, names)).await {
                                 return Ok(());
                             }
                         }

@@ -57,7 +57,7 @@ pub(super) async fn train(
         }
         let broken = match &error {
             CliError::Status(status) => is_broken_connection(status),
-            CliError::NoServer { .. } => retries > 0,
+            CliError::NoServer { .. } => retries > 0 || !sending.id.is_empty(),
             _ => false,
         };
         if !broken || retries == RETRIES_MAX || !source.can_be_read_again() {

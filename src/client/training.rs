@@ -3,7 +3,7 @@
 use ndarray::{ArrayView2, Axis};
 
 use super::upload::{
-    Chunk, ChunkSource, Ended, RETRIES_MAX, RETRY_PAUSE, Sending, UploadObserver, attempt, is_broken_connection,
+    Chunk, ChunkSource, Ended, RETRIES_MAX, RETRY_PAUSE, Sender, Sending, UploadObserver, attempt, is_broken_connection,
 };
 use super::{Client, ClientError, HasStatus, arrays, chunk_rows, spec};
 use crate::pb;
@@ -41,12 +41,16 @@ impl Client {
     /// to 128 printable ASCII characters.
     ///
     /// A call with the key, an equal specification and the same rows continues after the rows that the server has. If
-    /// the job has all its rows, the call waits for its result; if the job has ended, the call returns its result. An
-    /// upload that ends early is not canceled: the server keeps its rows for a while.
+    /// the job has all its rows, the call waits for its result; if the job has succeeded, the call returns its result.
+    /// The server does not compare all rows: with other rows, the model may be trained on a mixture.
+    ///
+    /// An upload that ends early is not canceled: the server keeps its rows for `upload_idle_timeout_seconds`. After
+    /// that, or if the job failed or was canceled, training needs another key. The server remembers the newest
+    /// `ended_jobs_max` ended jobs: a call with the key of an older one trains again.
     ///
     /// # Errors
     /// As [`Client::train`]; [`ClientError::Invalid`] if the key is empty, and [`ClientError::Status`] if it belongs to
-    /// a job with another specification, or if another call continues the same upload.
+    /// a job with another specification or to one that did not succeed, or if another call continues the same upload.
     ///
     /// # Examples
     /// A process that may be restarted during the upload:
@@ -99,7 +103,8 @@ impl Client {
                 }
                 Err(error) => self.channels.clarified(error).await,
             };
-            let never_connected = retries == 0 && matches!(error, ClientError::NoServer { .. });
+            let never_connected =
+                retries == 0 && sending.id.is_empty() && matches!(error, ClientError::NoServer { .. });
             if never_connected || !is_broken(&error) || retries == RETRIES_MAX {
                 return Err(error);
             }
@@ -128,14 +133,10 @@ struct ArrayRows<'a>(ArrayView2<'a, f32>);
 impl ChunkSource for ArrayRows<'_> {
     type Error = ClientError;
 
-    async fn each<F: Future<Output = bool>>(
-        &self,
-        _: usize,
-        mut found: impl FnMut(Chunk<'_>) -> F,
-    ) -> Result<(), ClientError> {
+    async fn each(&self, _: usize, sender: &mut Sender<'_>) -> Result<(), ClientError> {
         for rows in self.0.axis_chunks_iter(Axis(0), chunk_rows(self.0.ncols())) {
             let matrix = Box::new(move || arrays::matrix(rows));
-            if !found(Chunk { role: pb::RowRole::Training, rows: rows.nrows() as u64, matrix }).await {
+            if !sender.send(Chunk { role: pb::RowRole::Training, rows: rows.nrows() as u64, matrix }).await {
                 return Ok(());
             }
         }

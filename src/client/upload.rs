@@ -32,12 +32,33 @@ pub(crate) trait ChunkSource {
     /// Why rows cannot be read.
     type Error;
 
-    /// Calls `found` with each chunk in order, until it returns false. Rows are `columns` wide.
-    async fn each<F: Future<Output = bool>>(
-        &self,
-        columns: usize,
-        found: impl FnMut(Chunk<'_>) -> F,
-    ) -> Result<(), Self::Error>;
+    /// Gives each chunk in order to `sender`, until it returns false. Rows are `columns` wide.
+    // Not to a closure that returns a future: the compiler could not prove that an upload is `Send`.
+    async fn each(&self, columns: usize, sender: &mut Sender<'_>) -> Result<(), Self::Error>;
+}
+
+/// Sends the chunks that the server lacks.
+pub(crate) struct Sender<'a> {
+    requests: &'a mpsc::Sender<pb::TrainRequest>,
+    /// The server has the chunks up to this one.
+    last: u64,
+    /// The chunks and rows so far.
+    counts: pb::TrainFinish,
+}
+
+impl Sender<'_> {
+    /// Sends the next chunk, if the server lacks it. False if the stream has ended.
+    pub(crate) async fn send(&mut self, Chunk { role, rows, matrix }: Chunk<'_>) -> bool {
+        self.counts.chunk_count += 1;
+        self.counts.row_count += rows;
+        let number = self.counts.chunk_count;
+        // Repeats chunk 1 and chunk `last`: the server rejects them if the rows have changed since.
+        if number < self.last && number != 1 {
+            return true;
+        }
+        let chunk = pb::RowChunk { number, rows: Some(matrix()), role: role.into() };
+        self.requests.send(pb::TrainRequest { message: Some(RequestMessage::Chunk(chunk)) }).await.is_ok()
+    }
 }
 
 /// Receives the responses of the server.
@@ -145,29 +166,9 @@ async fn upload<S: ChunkSource>(
     last: u64,
     requests: &mpsc::Sender<pb::TrainRequest>,
 ) -> Result<(), S::Error> {
-    let (mut number, mut row_count) = (0u64, 0u64);
-    source
-        .each(columns, |Chunk { role, rows, matrix }| {
-            number += 1;
-            row_count += rows;
-            // Repeats chunk 1 and chunk `last`: the server rejects them if the rows have changed since.
-            let chunk = (number >= last || number == 1).then(|| pb::RowChunk {
-                number,
-                rows: Some(matrix()),
-                role: role.into(),
-            });
-            async move {
-                match chunk {
-                    None => true,
-                    Some(chunk) => {
-                        let question = pb::TrainRequest { message: Some(RequestMessage::Chunk(chunk)) };
-                        requests.send(question).await.is_ok()
-                    }
-                }
-            }
-        })
-        .await?;
-    let finish = pb::TrainFinish { chunk_count: number, row_count };
+    let mut sender = Sender { requests, last, counts: pb::TrainFinish::default() };
+    source.each(columns, &mut sender).await?;
+    let finish = sender.counts;
     // If the stream has ended, its response says why.
     let _ = requests.send(pb::TrainRequest { message: Some(RequestMessage::Finish(finish)) }).await;
     Ok(())
@@ -188,17 +189,13 @@ mod tests {
     impl ChunkSource for Counted {
         type Error = ClientError;
 
-        async fn each<F: Future<Output = bool>>(
-            &self,
-            _: usize,
-            mut found: impl FnMut(Chunk<'_>) -> F,
-        ) -> Result<(), ClientError> {
+        async fn each(&self, _: usize, sender: &mut Sender<'_>) -> Result<(), ClientError> {
             for number in 1..=self.chunk_count {
                 let matrix = || {
                     self.converted.lock().expect("no panic").push(number);
                     pb::Matrix::default()
                 };
-                let _ = found(Chunk { role: pb::RowRole::Training, rows: 1, matrix: Box::new(matrix) }).await;
+                let _ = sender.send(Chunk { role: pb::RowRole::Training, rows: 1, matrix: Box::new(matrix) }).await;
             }
             Ok(())
         }

@@ -164,6 +164,18 @@ async fn training_gives_the_model_of_the_library() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn training_can_be_a_task() {
+    let store = temporary_store();
+    let server = TestServer::start(store.path()).await;
+    let (client, rows) = (connected(&server).await, rows_of(300, 7));
+    let mut asked = TrainSpec::new("m".parse().expect("a name"), vec![FEATURES, 3]);
+    asked.epochs = Some(1);
+    let task = tokio::spawn(async move { client.train(rows.view(), &asked, |_| ()).await });
+    assert_eq!(task.await.expect("no panic").expect("trains").version, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_continues_with_its_key() {
     let store = temporary_store();
     let server = TestServer::start(store.path()).await;
