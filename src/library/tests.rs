@@ -305,6 +305,18 @@ fn training_from_a_model_keeps_its_specification() {
 }
 
 #[test]
+fn training_from_a_model_takes_gaps_only_if_asked() {
+    let base = trained(true);
+    let mut rows = rows(300, 2);
+    rows[[7, 1]] = f32::NAN;
+    let mut asked = TrainSpec { widths: Vec::new(), missing_values: false, ..spec() };
+    let error = Model::train_from(&base, rows.view(), &asked).expect_err("refused");
+    assert!(matches!(error, ModelError::Values(_)), "{error}");
+    asked.missing_values = true;
+    Model::train_from(&base, rows.view(), &asked).expect("trains");
+}
+
+#[test]
 fn a_singular_matrix_has_no_pseudo_inverse() {
     let Artifact { mut model, statistics, .. } = trained(false).artifact;
     let layer = &mut model.layers_mut()[0];

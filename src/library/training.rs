@@ -22,7 +22,7 @@ impl Model {
     /// [`ModelError::Train`] if there are no rows, or if training fails.
     pub fn train(rows: ArrayView2<'_, f32>, spec: &TrainSpec) -> Result<Self, ModelError> {
         check_options(spec)?;
-        train(rows, &spec.clone().check()?, Start::Fresh)
+        train(rows, &spec.clone().check()?, Missing::from(spec.missing_values), Start::Fresh)
     }
 
     /// As [`Model::train`], starting from the weights of `base`. The new model keeps the activations, loss,
@@ -37,10 +37,12 @@ impl Model {
         if spec.publish_if_better {
             return Err(ModelError::NeedsServer { field: "publish_if_better" });
         }
+        // The rows must fit the specification as given, whatever the base accepts: so does a server.
+        let missing = Missing::from(spec.missing_values);
         // A specification with a base has its own rules; the name of the base does not matter.
         let named = Base { name: spec.model_name.clone(), selector: Selector::Latest, or_fresh: false };
         let spec = TrainSpec { base: Some(named), ..spec.clone() }.check()?.with_base(base.spec())?;
-        train(rows, &spec, Start::Model(Arc::new(base.autoencoder().clone())))
+        train(rows, &spec, missing, Start::Model(Arc::new(base.autoencoder().clone())))
     }
 }
 
@@ -55,9 +57,14 @@ fn check_options(spec: &TrainSpec) -> Result<(), ModelError> {
     Ok(())
 }
 
-fn train(rows: ArrayView2<'_, f32>, spec: &CheckedTrainSpec, start: Start) -> Result<Model, ModelError> {
+fn train(
+    rows: ArrayView2<'_, f32>,
+    spec: &CheckedTrainSpec,
+    missing: Missing,
+    start: Start,
+) -> Result<Model, ModelError> {
     check_columns("the input", rows.ncols(), spec.features())?;
-    panels::check_values(rows, Missing::from(spec.spec().missing_values))?;
+    panels::check_values(rows, missing)?;
     let mut clock = Clock(Instant::now());
     let values: Vec<f32> = rows.iter().copied().collect();
     let data_sha256 = data_sha256(&values);
