@@ -76,7 +76,8 @@ fn lines(name: &str, seen: &pb::InspectModelResponse) -> Vec<String> {
             .into(),
     );
     lines.push(
-        "  largest: largest entry of W W^T - I; dead: units with weights near 0, or the same output for all rows"
+        "  largest: largest absolute entry of W W^T - I (of W^T W - I where W expands); dead: units with weights near 0, or \
+         the same output for all rows"
             .into(),
     );
     if let Some(found) = &seen.comparison {
