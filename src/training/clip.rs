@@ -1,6 +1,7 @@
 //! Clips values of rows to limits, which keeps outliers from training.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -30,24 +31,7 @@ pub(super) struct Clipped<S> {
     pub(super) limits: Vec<Limit>,
 }
 
-impl RowSource for Clipped<Arc<dyn RowSource>> {
-    fn count(&self) -> u64 {
-        self.source.count()
-    }
-    fn features(&self) -> usize {
-        self.source.features()
-    }
-    fn read(&self, first: u64, values: &mut [f32]) -> Result<(), SourceError> {
-        self.source.read(first, values)?;
-        clip(values, self.features(), &self.limits);
-        Ok(())
-    }
-    fn shift(&self) -> Option<&[f64]> {
-        self.source.shift()
-    }
-}
-
-impl RowSource for Clipped<&dyn RowSource> {
+impl<S: Deref<Target: RowSource> + Send + Sync> RowSource for Clipped<S> {
     fn count(&self) -> u64 {
         self.source.count()
     }
