@@ -263,7 +263,7 @@ mod tests {
     }
 
     fn received(job: &OneJob, counts: Counts) -> Received {
-        open(&job.store, &job.id, COLUMNS, counts, &|| true).expect("whole").expect("nobody stops it")
+        open(&job.store, &job.id, COLUMNS, counts, &|| true).expect("whole").expect("not canceled")
     }
 
     #[test]

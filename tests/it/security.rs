@@ -255,7 +255,7 @@ async fn a_stream_ends_when_its_credential_is_removed() {
 }
 
 const ROLES: [&str; 3] = ["infer", "train", "admin"];
-const NOBODY: [Code; 3] = [Code::Unauthenticated; 3];
+const UNAUTHENTICATED: [Code; 3] = [Code::Unauthenticated; 3];
 
 /// The results of three calls with one credential, one for each role: encode, train, set an alias.
 async fn asked(channel: &Channel, token: Option<&str>) -> [Code; 3] {
@@ -287,20 +287,20 @@ async fn only_valid_tokens_of_the_right_role_are_accepted() {
     let (folder, path) = prepared(&format!("{stays}{goes}")).await;
     let server = start(folder.path(), SecurityConfig { credentials: Some(path.clone()), ..Default::default() }).await;
     let channel = server.channel().await;
-    assert_eq!(asked(&channel, None).await, NOBODY, "missing");
+    assert_eq!(asked(&channel, None).await, UNAUTHENTICATED, "missing");
     for role in ROLES {
         for state in ["good", "revoked"] {
             assert_eq!(asked(&channel, Some(&format!("{role}-{state}"))).await, of_role(role), "{role}, {state}");
         }
         for state in ["old", "wrong"] {
-            assert_eq!(asked(&channel, Some(&format!("{role}-{state}"))).await, NOBODY, "{role}, {state}");
+            assert_eq!(asked(&channel, Some(&format!("{role}-{state}"))).await, UNAUTHENTICATED, "{role}, {state}");
         }
     }
     fs::write(&path, stays).expect("writes");
     for role in ROLES {
         let revoked = format!("{role}-revoked");
         eventually(&format!("{revoked} is refused"), async || match asked(&channel, Some(&revoked)).await {
-            NOBODY => Ok(()),
+            UNAUTHENTICATED => Ok(()),
             codes => Err(codes),
         })
         .await;

@@ -132,7 +132,7 @@ pub(super) fn a_job_is_created_once(fixture: &mut dyn Fixture) {
     create(fixture.store(), &other).expect_err("it exists");
     fixture.reopen();
     create(fixture.store(), &other).expect_err("it exists");
-    fixture.store().create(&other).expect_err("it has a record, even if nobody has read it yet");
+    fixture.store().create(&other).expect_err("it has a record, even before it is recovered");
     assert_eq!(recovered(fixture.store(), &record.id).chunks, 0, "the first one stays");
     let error = fixture.store().create(&other).expect_err("it has a record");
     assert!(matches!(error, JobError::Changed(_)), "{error}");

@@ -12,7 +12,7 @@ use rcgen::{
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::{Asking, NOBODY, ROLES, asked, encode, of_role, prepared, start};
+use super::{Asking, ROLES, UNAUTHENTICATED, asked, encode, of_role, prepared, start};
 use crate::support::TestServer;
 use crate::support::eventually::eventually;
 
@@ -170,13 +170,13 @@ async fn only_valid_certificates_of_the_right_role_are_accepted() {
     let config = SecurityConfig { credentials: Some(path.clone()), tls: Some(tls), ..Default::default() };
     let server = start(folder.path(), config).await;
     let missing = connect(&server, &authority, None).await.expect("one may come without");
-    assert_eq!(asked(&missing, None).await, NOBODY);
+    assert_eq!(asked(&missing, None).await, UNAUTHENTICATED);
     let mut open = Vec::new();
     for (serial, role) in (10..).step_by(10).zip(ROLES) {
         for (serial, state) in (serial..).zip(["good", "revoked", "old", "wrong"]) {
             let name = format!("{role}-{state}.example");
             let channel = connect(&server, &authority, Some(&authority.sign(&name, serial, 2100))).await.expect(&name);
-            let expected = if ["good", "revoked"].contains(&state) { of_role(role) } else { NOBODY };
+            let expected = if ["good", "revoked"].contains(&state) { of_role(role) } else { UNAUTHENTICATED };
             assert_eq!(asked(&channel, None).await, expected, "{name}");
             open.push((role, state, channel));
         }
@@ -201,7 +201,7 @@ async fn only_valid_certificates_of_the_right_role_are_accepted() {
     for (role, state, channel) in open {
         if state == "revoked" {
             eventually(&format!("{role} without its entry is refused"), async || match asked(&channel, None).await {
-                NOBODY => Ok(()),
+                UNAUTHENTICATED => Ok(()),
                 codes => Err(codes),
             })
             .await;
